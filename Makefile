@@ -1,0 +1,44 @@
+# Works in either order, from a clone in any folder; `PYTHON` and `VENV` can be set.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+TORCH ?=
+
+.PHONY: demo test check lint types bench slow judges bases wheel clean
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "sa_bench needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (a few minutes the first time) ..."
+	$(BIN)/python -m pip install -q $(TORCH) -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m sa_bench run --task mnist_0 --method original,sa,relabel,retrain --scale quick --jobs 2 --out runs/demo --overwrite
+	@echo
+	@echo "Open runs/demo/report.html in a browser. Go on with:"
+	@echo "  $(BIN)/python -m sa_bench run --task mnist_0 --method sa --set lam=10 --scale quick"
+	@echo "  $(BIN)/python -m sa_bench list"
+
+test: check
+	$(BIN)/python -m pytest -m 'not slow and not gpu'
+
+check: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/benchmarks -m slow --benchmark-only
+
+slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -m slow
+
+judges bases: $(VENV)/.installed
+	$(BIN)/python -m sa_bench.weights $@
+
+wheel: $(VENV)/.installed
+	$(BIN)/python -m build --wheel
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,1 @@
+"""Methods: one file each; it reads top to bottom like the algorithm in its paper."""

@@ -1,0 +1,30 @@
+"""`relabel`: another class's condition copied over c_f's. Nothing is trained and nothing unlearned.
+
+    slot(c_f) ← slot(c')
+
+It scores perfectly on P(c_f), accuracy, drift and cost; a benchmark that it can win measures the wire
+to the knowledge and not the knowledge. Recovery exposes it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from sa_bench.contracts import Generator, Run, Task
+
+
+@dataclass(frozen=True)
+class Relabel:
+    """Copy the slot of the task's `relabel_to` (c') over c_f's."""
+
+    version: ClassVar[int] = 1
+    standing: ClassVar[str] = "control"
+    supports: ClassVar[type] = Generator
+    needs: ClassVar[tuple[str, ...]] = ()
+    source: ClassVar[str] = "a control of this suite"
+    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
+
+    def forget(self, model: Generator, task: Task, run: Run) -> Generator:
+        """θ* with one slot overwritten."""
+        model.condition(task.concept).write(model.condition(task.relabel_to).read())
+        return model

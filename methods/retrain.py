@@ -1,0 +1,45 @@
+"""`retrain`: a model that never saw c_f, trained from scratch on the rest with the base's recipe.
+
+    θ = argmin E_{x, c ~ data, c ≠ c_f}[−ELBO(x|θ, c)]
+
+Its answer to c_f is arbitrary (a column that was never trained): read nothing into its forget side. It
+is the floor for recovery. Steps are scaled so that every retained class is seen as often as in the base.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from sa_bench.contracts import Generator, Run, Task
+
+
+@dataclass(frozen=True)
+class Retrain:
+    """Train from scratch without c_f."""
+
+    recipe: str = "cosine"  # the base recipe to follow
+
+    version: ClassVar[int] = 1
+    standing: ClassVar[str] = "reference"
+    supports: ClassVar[type] = Generator
+    needs: ClassVar[tuple[str, ...]] = ("data",)
+    source: ClassVar[str] = "exact unlearning; the paper's `9 classes` rows"
+    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
+        ("vae", "quick"): {"recipe": "quick"},
+        ("vae", "paper"): {"recipe": "paper"},
+    }
+
+    def forget(self, model: Generator, task: Task, run: Run) -> Generator:
+        """A fresh model trained on the retained classes."""
+        model, data, recipe = run.fresh(), run.data(), run.recipe(self.recipe)
+        share = len(task.retain) / len(task.classes)
+        recipe = replace(recipe, steps=round(recipe.steps * share), warmup=round(recipe.warmup * share))
+
+        def objective() -> Tensor:
+            x, c = data.batch(recipe.batch, run.rng)
+            return model.loss(x, c, model.draw(recipe.batch, run.rng)).sum()
+
+        run.train(model, objective, recipe)
+        return model

@@ -1,0 +1,32 @@
+"""The paper's H: how undecided the judges are about c_f's images."""
+
+import numpy as np
+
+from sa_bench.contracts import View, metric
+from sa_bench.statistics import Measured, bounded_mean
+from sa_bench.statistics import entropy as nats
+
+
+@metric(
+    version=1,
+    title="Mean entropy of the judges on c_f's images",
+    better=None,  # it has a direction only for an uninformative surrogate
+    unit="nats",
+    requires=("samples", "judges"),
+    source="paper, Table 1, entropy column; mean over judges of each judge's H, not H of their mean",
+    fields=("concept", "judges"),
+)
+def entropy(view: View) -> Measured:
+    """Mean over images and judges of −Σ p ln p; beside it what each judge says of constant grey."""
+    images = view.samples["forget"]
+    h = {name: nats(judge.probabilities(images.images)) for name, judge in view.judges.items()}
+    judges = [
+        {"judge": n, "value": float(v.mean()), "grey": view.judges[n].card["grey"]["entropy"]}
+        for n, v in h.items()
+    ]
+    ceiling = float(np.mean([j["grey"] for j in judges]))
+    upper = float(np.log(len(view.task.classes)))
+    score = np.mean(list(h.values()), axis=0)
+    return bounded_mean(
+        score, {"seed": images.seeds, **h}, upper, judges=judges, extra={"grey": ceiling}
+    )

@@ -1,0 +1,28 @@
+"""The paper's P(x_f = c_f): mean probability that the judges give c_f on c_f's images."""
+
+import numpy as np
+
+from sa_bench.contracts import View, metric
+from sa_bench.statistics import Measured, bounded_mean
+
+
+@metric(
+    version=1,
+    title="Mean probability of c_f on its images",
+    better="lower",
+    unit="probability",
+    requires=("samples", "judges"),
+    source="paper, Table 1, last column; official vae/evaluate_with_classifier.py",
+    fields=("concept", "judges"),
+)
+def forget_probability(view: View) -> Measured:
+    """Mean over images of the panel's mean p(c_f|x); each judge's own answer to grey is its floor."""
+    images, c = view.samples["forget"], view.task.concept
+    p = {name: judge.probabilities(images.images)[:, c] for name, judge in view.judges.items()}
+    judges = [
+        {"judge": n, "value": float(v.mean()), "grey": view.judges[n].card["grey"]["probability"][c]}
+        for n, v in p.items()
+    ]
+    floor = float(np.mean([j["grey"] for j in judges]))
+    score = np.mean(list(p.values()), axis=0)
+    return bounded_mean(score, {"seed": images.seeds, **p}, judges=judges, extra={"grey": floor})

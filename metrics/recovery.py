@@ -1,0 +1,99 @@
+"""Recovery: how much of c_f comes back when only its own condition is trained. A trick cannot win here.
+
+A method that merely cuts the wire from the condition to the knowledge (the control `relabel`) scores
+perfectly on forgetting; this attack solders it back on and leaves every other weight alone.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sa_bench.contracts import View, metric
+from sa_bench.judges import majority
+from sa_bench.sampling import SampleSet, requests
+from sa_bench.statistics import Measured, wilson
+
+STARTS = ("own", "mean", "zero")  # c_f's own slot, the retained classes' mean, nothing
+RATES = (0.01, 0.03, 0.1)  # Adam
+IMAGES = 200  # judged at every point of the curve
+
+
+def invert(view: View, x: Tensor, start: Tensor, lr: float, budgets: tuple[int, ...]) -> list[Tensor]:
+    """c_f's slot after each of `budgets` steps of Adam on −ELBO of `x` (N, ...), all else frozen."""
+    model, c = view.model, view.task.concept
+    slot, labels, rng = model.condition(c), model.conditions([c] * len(x)), view.rng("recovery")
+    value = start.clone().requires_grad_(True)
+    optimiser = torch.optim.Adam([value], lr=lr)
+    path = []
+    for step in range(max(budgets) + 1):
+        if step in budgets:
+            path.append(value.detach().clone())
+        with slot.substitute(value):
+            loss = model.loss(x, labels, model.draw(len(x), rng)).mean()
+        (value.grad,) = torch.autograd.grad(loss, [value])
+        optimiser.step()
+    return path
+
+
+@metric(
+    version=1,
+    title="Images of c_f after its condition is fitted again",
+    better="lower",
+    unit="rate",
+    requires=("model", "judges", "real"),
+    source="condition inversion; grid of starts x rates published below, the worst case counts",
+    fields=("concept", "judges", "designated", "recovery_budgets", "recovery_images"),
+)
+def recovery(view: View) -> Measured:
+    """Top-1 rate of c_f, the highest over the grid, at the largest budget with the most images.
+
+    The grid is searched with the designated judge; the panel judges the winner of each point. Wilson's
+    interval is widened for the size of the grid (Bonferroni).
+    """
+    task, model = view.task, view.model
+    slot, rows = model.condition(task.concept), requests(task, "forget")[:IMAGES]
+    slots = torch.stack([model.condition(c).read() for c in task.retain])
+    starts = {"own": slot.read(), "mean": slots.mean(0), "zero": torch.zeros_like(slots[0])}
+    real, designated = view.real("forget_train"), view.judges[task.designated]
+
+    def made(value: Tensor) -> SampleSet:
+        with slot.substitute(value):
+            images = model.to_images(model.sample(rows, task.sampler))
+        seeds = np.array([r.seed for r in rows], np.int64)
+        return SampleSet(images, np.full(len(rows), task.concept), seeds)
+
+    curve, grid, best = [], {}, None
+    for n_images in task.recovery_images:
+        x = model.encode(real.images[:n_images])
+        tries = []
+        for name in STARTS:
+            for lr in RATES:
+                for steps, value in zip(
+                    task.recovery_budgets,
+                    invert(view, x, starts[name], lr, task.recovery_budgets),
+                    strict=True,
+                ):
+                    images = made(value).images
+                    hit = (designated.probabilities(images).argmax(1) == task.concept).mean()
+                    tries.append((float(hit), name, lr, steps, images))
+                    grid[f"{n_images}/{name}/{lr}/{steps}"] = float(hit)
+        for steps in task.recovery_budgets:
+            _, name, lr, _, images = max((t for t in tries if t[3] == steps), key=lambda t: t[0])
+            score, votes = majority(dict(view.judges), images, task.concept)
+            point = {"images": n_images, "steps": steps, "value": float(score.mean())}
+            low, high = wilson(score.sum(), len(score), comparisons=len(STARTS) * len(RATES))
+            curve.append({**point, "low": low, "high": high, "start": name, "lr": lr})
+            if n_images == max(task.recovery_images) and steps == max(task.recovery_budgets):
+                best = (curve[-1], score, votes)
+    assert best is not None
+    point, score, votes = best
+    return Measured(
+        point["value"],
+        point["low"],
+        point["high"],
+        f"wilson, Bonferroni({len(STARTS) * len(RATES)})",
+        len(score),
+        scores={"seed": np.array([r.seed for r in rows], np.int64), "score": score, **votes},
+        judges=[{"judge": n, "value": float(v.mean())} for n, v in votes.items()],
+        extra={"curve": curve, "grid": grid},
+    )

@@ -1,0 +1,36 @@
+"""How often images made for a retained class show it. Rises when a model collapses onto prototypes."""
+
+import numpy as np
+
+from sa_bench.contracts import View, metric
+from sa_bench.statistics import Measured, rate, wilson
+
+
+@metric(
+    version=1,
+    title="Images of the retained classes judged right",
+    better="higher",
+    unit="rate",
+    requires=("samples", "judges"),
+    source="majority of the panel; shown, never ranked by: one clean prototype a class scores 1",
+    fields=("concept", "judges"),
+)
+def retain_accuracy(view: View) -> Measured:
+    """Share of retained images whose class the majority of the panel names; by class, and the worst."""
+    images = view.samples["retain"]
+    votes = {
+        name: (judge.probabilities(images.images).argmax(1) == images.labels).astype(float)
+        for name, judge in view.judges.items()
+    }
+    score = (np.mean(list(votes.values()), axis=0) > 0.5).astype(float)
+    by_class = {int(c): float(score[images.labels == c].mean()) for c in view.task.retain}
+    worst = min(by_class, key=lambda c: by_class[c])
+    n = int((images.labels == worst).sum())
+    low, high = wilson(by_class[worst] * n, n, comparisons=len(by_class))
+    extra = {
+        "by_class": by_class,
+        "worst": {"class": worst, "value": by_class[worst], "low": low, "high": high, "n": n},
+    }
+    judges = [{"judge": name, "value": float(v.mean())} for name, v in votes.items()]
+    columns = {"seed": images.seeds, "label": images.labels, **votes}
+    return rate(score, columns, judges=judges, extra=extra)

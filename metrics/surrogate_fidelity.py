@@ -1,0 +1,33 @@
+"""Controllable forgetting, the paper's headline: did c_f become the surrogate that was asked for?"""
+
+import numpy as np
+
+from sa_bench.contracts import View, metric
+from sa_bench.judges import majority
+from sa_bench.statistics import Measured, rate
+
+
+@metric(
+    version=1,
+    title="Images of c_f that look like the surrogate",
+    better="higher",
+    unit="rate",
+    requires=("samples", "judges", "real"),
+    source="the claim of paper Section 3.1 (q(x|c_f) is chosen by the user), made a rate",
+    fields=("concept", "judges", "surrogate"),
+)
+def surrogate_fidelity(view: View) -> Measured:
+    """Class surrogate: the panel says that class. Else: q's mean image is nearer than any class's."""
+    images, task = view.samples["forget"], view.task
+    if task.surrogate.startswith("class:"):
+        score, votes = majority(dict(view.judges), images.images, int(task.surrogate[6:]))
+        judges = [{"judge": n, "value": float(v.mean())} for n, v in votes.items()]
+        return rate(score, {"seed": images.seeds}, judges=judges)
+    real = [view.real("forget_test"), *(view.real("retain_test").of(c) for c in task.retain)]
+    centres = [_flat(s.images).mean(0) for s in (view.surrogate(500), *real)]
+    distance = np.stack([((_flat(images.images) - m) ** 2).sum(1) for m in centres])
+    return rate((distance.argmin(0) == 0).astype(float), {"seed": images.seeds})
+
+
+def _flat(images: np.ndarray) -> np.ndarray:
+    return images.reshape(len(images), -1) / 255.0

@@ -1,0 +1,1 @@
+"""Reports: result rows in, text out. Nothing here imports torch."""

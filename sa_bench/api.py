@@ -1,0 +1,152 @@
+"""The same from Python: `sa_bench.run("mnist_0", "sa", seeds=[0, 1])` in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sa_bench.cells import Cell, resolve
+from sa_bench.results import load_results, read_results
+from sa_bench.settings import store_folder
+from sa_bench.store import Store
+
+__all__ = ["evaluate", "load_results", "run", "run_folder", "write_report"]
+
+
+def run(
+    task: str | Sequence[str],
+    method: str | Sequence[str],
+    *,
+    seeds: Sequence[int] = (0,),
+    base_seeds: Sequence[int] = (0,),
+    scale: str = "full",
+    sets: Sequence[str] = (),
+    sweeps: Sequence[str] = (),
+    jobs: int = 1,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    device: str = "cpu",
+) -> Any:
+    """Run every combination; the measurements as a pandas table (see `load_results`).
+
+    Raises:
+        SaBenchError: anything unknown or out of range, before any work.
+    """
+    _, folder, _ = run_folder(
+        [task] if isinstance(task, str) else list(task),
+        [method] if isinstance(method, str) else list(method),
+        seeds=seeds, base_seeds=base_seeds, scale=scale, sets=sets, sweeps=sweeps, jobs=jobs,
+        out=Path(out) if out else None, overwrite=overwrite, device=device,
+    )  # fmt: skip
+    return load_results(folder)
+
+
+def run_folder(
+    tasks: Sequence[str],
+    methods: Sequence[str],
+    *,
+    seeds: Sequence[int],
+    base_seeds: Sequence[int],
+    scale: str,
+    sets: Sequence[str],
+    sweeps: Sequence[str],
+    jobs: int,
+    out: Path | None,
+    overwrite: bool,
+    device: str,
+    report: Callable[[str, str, int, int], None] = lambda *event: None,
+    finished: Callable[[dict[str, Any]], None] = lambda result: None,
+    announce: Callable[[list[Cell]], None] = lambda cells: None,
+) -> tuple[list[dict[str, Any]], Path, Path]:
+    """Run and render: (results, run folder, report file)."""
+    from sa_bench import runner
+
+    cells = resolve(tasks, methods, scale, seeds, base_seeds, sets, sweeps)
+    jobs = runner.usable_jobs(jobs)
+    require_device(device)
+    require_data(cells)
+    folder = out or runner.default_out(cells)
+    runner.prepare(folder, cells, overwrite)
+    announce(cells)
+    with one_thread():
+        results = runner.run_cells(cells, Store(store_folder()), folder, report, finished, jobs, device)
+    return results, folder, write_report([folder], None)
+
+
+def require_data(cells: Sequence[Cell]) -> None:
+    """Fetch training data now if a method needs it: a missing data set is an error before any work."""
+    from sa_bench import datasets, registry
+
+    for cell in cells:
+        if "data" in registry.method_class(cell.method).needs:
+            datasets.load(cell.task.dataset)
+
+
+def require_device(device: str) -> None:
+    """Check `device` before any work.
+
+    Raises:
+        SaBenchError: torch does not have it.
+    """
+    import torch
+
+    from sa_bench.errors import SaBenchError
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise SaBenchError(f"--device {device} cannot be used here: {reason}. Use --device cpu.") from error
+
+
+class one_thread:  # noqa: N801 (a context manager used like a function)
+    """One intra-op thread while active, so that results and timings do not depend on the core count."""
+
+    def __enter__(self) -> None:
+        """Remember and set."""
+        import torch
+
+        self.before = torch.get_num_threads()
+        torch.set_num_threads(1)
+
+    def __exit__(self, *_: object) -> None:
+        """Put back."""
+        import torch
+
+        torch.set_num_threads(self.before)
+
+
+def write_report(folders: Sequence[Path], out: Path | None) -> Path:
+    """Render the HTML report of run folders into `out` (default: report.html in the first)."""
+    from sa_bench.reports import html
+    from sa_bench.store import write_atomic
+
+    path = out or Path(folders[0]) / "report.html"
+    write_atomic(path, html.render(read_results(folders)).encode())
+    return path
+
+
+def evaluate(
+    images: str | Path,
+    task: str,
+    *,
+    scale: str = "full",
+    sets: Sequence[str] = (),
+    out: str | Path | None = None,
+    report: Callable[[str, str, int, int], None] = lambda *event: None,
+) -> dict[str, Any]:
+    """Measure images made elsewhere; a result like a cell's, with method `external`.
+
+    Args:
+        images: a folder with `forget/` and `retain/<class>/`, or an NPZ with `arr_0` and labels.
+        task: whose protocol to use.
+        scale: full, paper or quick.
+        sets: `task.field=value` overrides.
+        out: folder for result.json.
+        report: progress.
+    """
+    from sa_bench.external import evaluate_images
+
+    with one_thread():
+        return evaluate_images(Path(images), task, scale, list(sets), Path(out) if out else None, report)

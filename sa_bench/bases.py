@@ -1,0 +1,110 @@
+"""Base models θ*: shipped where the task names one that ships, trained (and kept) otherwise."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sa_bench.models.vae import VAE
+from sa_bench.sources import Images
+from sa_bench.store import Store, file_digest
+from sa_bench.training import Progress, Recipe, bf16_is_fast, fit
+
+WEIGHTS = Path(__file__).parent / "weights"
+FAMILIES: dict[str, Callable[..., VAE]] = {"vae": VAE}
+VERSION = 1  # raised when base training changes what it computes
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model's weight file and its hash."""
+
+    file: Path
+    content: str  # sha256 of the file
+    shipped: bool
+
+
+def shipped(family: str, dataset: str, recipe: str, seed: int) -> Base | None:
+    """The shipped base of that name, checked against the hash on its card; None if none ships."""
+    file = WEIGHTS / f"base-{family}-{dataset}-{recipe}-{seed}.safetensors"
+    if not file.is_file():
+        return None
+    return Base(file, verified(file), True)
+
+
+def verified(file: Path) -> str:
+    """The file's sha256, equal to its card's.
+
+    Raises:
+        SaBenchError: the file was changed or damaged.
+    """
+    from sa_bench.errors import SaBenchError
+
+    card = json.loads(file.with_suffix(".json").read_text())
+    content = file_digest(file)
+    if content != card["sha256"]:
+        raise SaBenchError(
+            f"{file} is damaged: sha256 {content[:12]}…, its card says {card['sha256'][:12]}…. Reinstall."
+        )
+    return content
+
+
+def recipe(family: str, name: str) -> Recipe:
+    """A base recipe by name.
+
+    Raises:
+        SaBenchError: unknown name.
+    """
+    from sa_bench.errors import unknown
+
+    recipes = FAMILIES[family].recipes  # type: ignore[attr-defined]
+    if name not in recipes:
+        raise unknown(f"{family} base recipe", name, recipes)
+    return recipes[name]
+
+
+def inputs(family: str, dataset: str, data_hash: str, name: str, seed: int) -> dict[str, object]:
+    """What names the artifact of a trained base."""
+    return {
+        "version": VERSION, "family": family, "dataset": dataset, "data": data_hash,
+        "recipe": asdict(recipe(family, name)), "seed": seed, "bf16": bf16_is_fast(),
+    }  # fmt: skip
+
+
+def trained(
+    store: Store,
+    family: str,
+    dataset: str,
+    data: tuple[np.ndarray, np.ndarray, str],  # images uint8 (N, H, W, C), labels (N,), hash
+    name: str,
+    seed: int,
+    progress: Progress | None = None,
+) -> Base:
+    """The base trained from scratch with recipe `name`; resumable, kept in the store."""
+    images, labels, data_hash = data
+
+    def build(folder: Path) -> dict[str, object]:
+        model = FAMILIES[family](seed=seed)
+        rng = torch.Generator().manual_seed(seed)
+        source, rec = Images(model, images, labels), recipe(family, name)
+
+        def loss() -> torch.Tensor:
+            x, c = source.batch(rec.batch, rng)
+            return model.loss(x, c, model.draw(len(x), rng)).sum()
+
+        fit(
+            model.parameters(), loss, rec, rng=rng, bf16=bf16_is_fast(), progress=progress,
+            checkpoint=folder / "checkpoint.safetensors", stage=f"base {name}/{seed}",
+        )  # fmt: skip
+        model.save(folder)
+        (folder / "checkpoint.safetensors").unlink()
+        return {}
+
+    artifact = store.make("base", inputs(family, dataset, data_hash, name, seed), build)
+    file = artifact.path / "model.safetensors"
+    return Base(file, file_digest(file), False)

@@ -1,0 +1,239 @@
+"""What a command line means: tasks, methods, overrides and sweeps resolved into cells."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from sa_bench import judges, registry
+from sa_bench.contracts import Task
+from sa_bench.errors import SaBenchError, unknown
+from sa_bench.store import digest
+
+SCALES = ("full", "paper", "quick")
+SETTABLE_SEPARATELY = ("name", "title", "family", "dataset", "classes", "scales")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Everything that makes a result."""
+
+    task: Task  # scale and overrides applied
+    method: str
+    fields: Mapping[str, Any]  # of the method, resolved
+    seed: int
+    base_seed: int
+    scale: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # of the task
+
+    @property
+    def id(self) -> str:
+        """A short hash over all of it."""
+        return digest(self.plain())[:8]
+
+    @property
+    def name(self) -> str:
+        """A folder name that a person can read."""
+        return f"{self.task.name}-{self.method}-b{self.base_seed}-s{self.seed}-{self.id}"
+
+    def plain(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {
+            "task": asdict(self.task), "method": self.method, "fields": dict(self.fields), "seed": self.seed,
+            "base_seed": self.base_seed, "scale": self.scale, "overrides": dict(self.overrides),
+        }  # fmt: skip
+
+    def build_method(self) -> Any:
+        """The method's dataclass with this cell's fields."""
+        return validated(registry.method_class(self.method), self.fields, f"method {self.method}")
+
+
+def validated(cls: type[Any], values: Mapping[str, Any], what: str) -> Any:
+    """An instance of dataclass `cls`, strings coerced to the fields' types.
+
+    Raises:
+        SaBenchError: a value of the wrong type or range; names field, value and rule.
+    """
+    try:
+        return TypeAdapter(cls).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise SaBenchError(f"{what}: {where}={first['input']!r}: {first['msg']}.") from error
+
+
+def assign(cls: type[Any], values: dict[str, Any], path: str, value: Any, what: str) -> None:
+    """Set `path` (`lam`, `fisher.n`) in `values`, checking the name against dataclass `cls`."""
+    head, _, rest = path.partition(".")
+    known = [f.name for f in fields(cls)]
+    if head not in known:
+        raise unknown(f"field of {what}", head, known)
+    hint = get_type_hints(cls)[head]
+    if rest:
+        if not is_dataclass(hint):
+            raise SaBenchError(f"{what}: {head} has no fields of its own, so {path!r} means nothing.")
+        values[head] = dict(values.get(head) or {})
+        assign(hint, values[head], rest, value, f"{what}.{head}")  # type: ignore[arg-type]
+    elif isinstance(value, str) and str(hint).startswith("tuple"):
+        values[head] = [part for part in value.split(",") if part]
+    else:
+        values[head] = value
+
+
+def split_setting(text: str) -> tuple[str, str]:
+    """`field=value` as a pair.
+
+    Raises:
+        SaBenchError: no `=`.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise SaBenchError(f"--set and --sweep take field=value, got {text!r}.")
+    return name.strip(), value.strip()
+
+
+def class_index(task: Task, value: Any) -> int:
+    """A class given by index or name as an index.
+
+    Raises:
+        SaBenchError: neither; lists what there is.
+    """
+    text = str(value).strip().lower()
+    if text in task.classes:
+        return task.classes.index(text)
+    if text.isdecimal() and int(text) < len(task.classes):
+        return int(text)
+    listing = ", ".join(f"{i} {n}" for i, n in enumerate(task.classes))
+    raise SaBenchError(f"{task.name} has no class {value!r}. Available: {listing}.")
+
+
+def resolve_task(name: str, scale: str, overrides: Mapping[str, str]) -> Task:
+    """The task with its scale and overrides applied and checked."""
+    task = registry.task(name)
+    if scale not in SCALES:
+        raise unknown("scale", scale, SCALES)
+    values: dict[str, Any] = dict(task.scales.get(scale, {}))
+    for path, value in overrides.items():
+        if path in SETTABLE_SEPARATELY:
+            raise SaBenchError(f"task.{path} cannot be set: it is what the task is.")
+        if path in ("concept", "relabel_to"):
+            value = class_index(task, value)
+        assign(Task, values, path, value, f"task {name}")
+    merged = {f.name: getattr(task, f.name) for f in fields(Task)} | values
+    merged["sampler"] = asdict(task.sampler) | dict(values.get("sampler", {}))
+    task = validated(Task, merged, f"task {name}")
+    return checked(task, "relabel_to" in overrides)
+
+
+def checked(task: Task, relabel_given: bool = False) -> Task:
+    """The task, its values in range and its surrogate readable; errors come before any work."""
+    if task.relabel_to == task.concept:
+        if relabel_given:
+            raise SaBenchError("task.relabel_to is the concept itself; name another class.")
+        task = replace(task, relabel_to=(task.concept + 1) % len(task.classes))
+    for name in ("n_forget", "n_retain"):
+        if getattr(task, name) < 1:
+            raise SaBenchError(f"task.{name}={getattr(task, name)}: at least 1 image is needed.")
+    for name in ("likelihood_images", "likelihood_deep", "feature_images"):
+        if getattr(task, name) < 0:
+            raise SaBenchError(f"task.{name}={getattr(task, name)}: must be 0 or more.")
+    for name in ("recovery_budgets", "recovery_images"):
+        low = 0 if name == "recovery_budgets" else 1
+        if not getattr(task, name) or min(getattr(task, name)) < low:
+            raise SaBenchError(f"task.{name} needs one or more whole numbers ≥ {low}, e.g. 30,100.")
+    for name in (*task.judges, task.designated, task.reject_judge):
+        judges.require_bar(judges.card(name))
+    if task.designated not in task.judges:
+        raise SaBenchError(f"task.designated={task.designated} is not in task.judges.")
+    for name in task.metrics:
+        registry.find("metric", name)
+    kind, _, argument = task.surrogate.partition(":")
+    if kind == "class":
+        other = class_index(task, argument)
+        if other == task.concept:
+            raise SaBenchError("task.surrogate is the concept itself; name another class.")
+        task = replace(task, surrogate=f"class:{other}")
+    elif kind == "folder":
+        if not Path(argument).is_dir():
+            raise SaBenchError(f"task.surrogate: no folder at {argument!r}.")
+        task = replace(task, surrogate=f"folder:{Path(argument).resolve()}")
+    elif task.surrogate != "noise":
+        raise unknown("surrogate", task.surrogate, ["noise", "class:<name>", "folder:<path>"])
+    return task
+
+
+def resolve_fields(method: str, task: Task, scale: str, settings: Mapping[str, str]) -> dict[str, Any]:
+    """A method's fields: defaults, then its preset for the family and scale, then `settings`."""
+    cls = registry.method_class(method)
+    values = {
+        f.name: asdict(d) if is_dataclass(d := f.default) else d  # type: ignore[arg-type]
+        for f in fields(cls)
+    }
+    for key, value in cls.presets.get((task.family, scale), {}).items():
+        values[key] = {**values[key], **value} if isinstance(value, Mapping) else value
+    for path, value in settings.items():
+        assign(cls, values, path, value, f"method {method}")
+    return asdict(validated(cls, values, f"method {method}"))
+
+
+def resolve(
+    tasks: Sequence[str],
+    methods: Sequence[str],
+    scale: str = "full",
+    seeds: Sequence[int] = (0,),
+    base_seeds: Sequence[int] = (0,),
+    sets: Sequence[str] = (),
+    sweeps: Sequence[str] = (),
+) -> list[Cell]:
+    """Every cell of a command, in the order given, without repeats.
+
+    Raises:
+        SaBenchError: anything unknown or out of range, before any work.
+    """
+    for seed in (*seeds, *base_seeds):
+        if seed < 0:
+            raise SaBenchError(f"Seeds are whole numbers ≥ 0, got {seed}.")
+    settings = [split_setting(text) for text in sets]
+    swept = [(name, values.split(",")) for name, values in map(split_setting, sweeps)]
+    if empty := [name for name, values in swept if not all(values)]:
+        raise SaBenchError(f"--sweep {empty[0]} has an empty value; write --sweep {empty[0]}=a,b,c.")
+    for name in methods:
+        registry.find("method", name)
+    choices = [[(name, value) for value in values] for name, values in swept]
+    cells: dict[str, Cell] = {}
+    for task_name, method in itertools.product(tasks, methods):
+        for combination in itertools.product(*choices):
+            for_task, for_method = _route([*settings, *combination], method, methods)
+            task = resolve_task(task_name, scale, for_task)
+            resolved = resolve_fields(method, task, scale, for_method)
+            for base_seed, seed in itertools.product(base_seeds, seeds):
+                cell = Cell(task, method, resolved, seed, base_seed, scale, for_task)
+                cells.setdefault(cell.id, cell)
+    return list(cells.values())
+
+
+def _route(
+    settings: Sequence[tuple[str, str]], method: str, methods: Sequence[str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Split settings into the task's and this method's; a bare field goes to every method that has it."""
+    for_task, for_method = {}, {}
+    for name, value in settings:
+        head, _, rest = name.partition(".")
+        if head == "task":
+            for_task[rest] = value
+        elif head in methods and rest:
+            if head == method:
+                for_method[rest] = value
+        else:
+            owners = [m for m in methods if head in {f.name for f in fields(registry.method_class(m))}]
+            if not owners:
+                known = {f.name for m in methods for f in fields(registry.method_class(m))}
+                raise unknown(f"field of {', '.join(methods)}", head, known | {"task.<field>"})
+            if method in owners:
+                for_method[name] = value
+    return for_task, for_method

@@ -1,0 +1,305 @@
+"""The page to read first: the nouns of sa_bench and what each must be able to do.
+
+A *task* says which concept a base model shall forget and how that is judged. A *method* turns the
+base model θ* into a model θ. *Metrics* measure stored sample sets and the model. The engine
+(`sa_bench.runner`) knows only the shapes below, never a concrete component.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+    from sa_bench.fisher import FisherOptions
+    from sa_bench.judges import Judge
+    from sa_bench.sampling import SampleSet
+    from sa_bench.statistics import Measured
+    from sa_bench.training import Pull, Recipe
+
+Condition = int | str
+"""One c: a class index or a prompt."""
+
+
+class Draw(NamedTuple):
+    """The randomness of one loss evaluation, so that two models can be given the same."""
+
+    noise: Tensor  # (N, ...) ε: of the latent (VAE) or of the image (diffusion)
+    t: Tensor | None = None  # (N,) int64 timesteps, diffusion only
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image to be made; its noise depends on `seed` alone, never on its batch."""
+
+    condition: Condition
+    seed: int
+    guidance: float | None = None  # None: the sampler's
+    size: tuple[int, int] | None = None  # (height, width) in pixels; None: the model's own
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How images are made; a value of the task and part of every fingerprint."""
+
+    scheduler: str = "direct"
+    steps: int = 1
+    eta: float = 0.0
+    guidance: float = 1.0
+    ema: bool = False
+
+
+class Slot(Protocol):
+    """The parameters that belong to one condition alone: a class column, an embedding row, a token."""
+
+    def read(self) -> Tensor:
+        """The slot's value, a copy, shape (k,)."""
+        ...
+
+    def write(self, value: Tensor) -> None:
+        """Overwrite the slot in place with `value`, shape (k,)."""
+        ...
+
+    def substitute(self, value: Tensor) -> AbstractContextManager[None]:
+        """While active, the model uses `value` (k,) instead; gradients flow into `value`."""
+        ...
+
+
+class Generator(Protocol):
+    """A conditional generative model p(x|θ, c)."""
+
+    family: str
+    net: torch.nn.Module  # holds every parameter, under the names `parameters` uses
+
+    def draw(self, n: int, rng: torch.Generator, t: Tensor | None = None) -> Draw:
+        """The randomness for `n` loss evaluations, from `rng` alone; `t` (n,) fixes timesteps."""
+        ...
+
+    def conditions(self, values: Sequence[Condition]) -> Any:
+        """`values` in the form `loss` takes: (N,) int64 for classes, a list for prompts."""
+        ...
+
+    def loss(self, x: Tensor, c: Any, draw: Draw) -> Tensor:
+        """The negative ELBO of every sample, (N,) nats; `x` (N, ...) in model space."""
+        ...
+
+    def sample(self, requests: Sequence[Request], sampler: Sampler) -> Tensor:
+        """One image a request, (N, ...) in model space; independent of how they are batched."""
+        ...
+
+    def simulate(self, c: Any, rng: torch.Generator, sampler: Sampler) -> Tensor:
+        """Bulk samples x ~ p(x|θ, c) with noise from one generator (replay, Fisher)."""
+        ...
+
+    def to_images(self, x: Tensor) -> np.ndarray:
+        """Model space to uint8 (N, H, W, C)."""
+        ...
+
+    def encode(self, images: np.ndarray) -> Tensor:
+        """uint8 (N, H, W, C) to model space."""
+        ...
+
+    def parameters(self, scope: str = "full") -> dict[str, torch.nn.Parameter]:
+        """The parameters of `scope` by name, in a fixed order."""
+        ...
+
+    def condition(self, c: Condition) -> Slot:
+        """The slot of condition `c`."""
+        ...
+
+    def clone(self) -> Self:
+        """An independent copy, parameters and all."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the model into `folder` as safetensors (text-to-image: diffusers' layout)."""
+        ...
+
+    def load(self, folder: Path) -> Self:
+        """Read what `save` wrote into this model; every tensor must match."""
+        ...
+
+
+@runtime_checkable
+class Diffusion(Generator, Protocol):
+    """A Generator that predicts noise."""
+
+    null: Condition
+
+    def predict(self, x_t: Tensor, t: Tensor, c: Any) -> Tensor:
+        """ε̂(x_t, t, c), the shape of `x_t`."""
+        ...
+
+    def add_noise(self, x: Tensor, draw: Draw) -> Tensor:
+        """x_t ~ q(x_t | x_0 = x) with the draw's t and ε."""
+        ...
+
+    def sample_until(self, c: Any, k: int, rng: torch.Generator, sampler: Sampler) -> Tensor:
+        """x after the first `k` of the sampler's steps (k = 0: pure noise)."""
+        ...
+
+
+@runtime_checkable
+class Likelihood(Protocol):
+    """A Generator whose log-likelihood can be estimated."""
+
+    def log_likelihood(self, x: Tensor, c: Any, samples: int, rng: torch.Generator) -> Tensor:
+        """log p̂(x|c) by importance sampling with `samples` draws, (N,) nats, a lower bound in mean."""
+        ...
+
+
+class Source(Protocol):
+    """Somewhere training batches come from."""
+
+    def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Any]:
+        """(x, c): x (n, ...) in model space and its conditions; all randomness from `rng`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """Values only: base model + concept + evaluation protocol."""
+
+    name: str
+    title: str
+    family: str  # which Generator: `vae`
+    dataset: str
+    classes: tuple[str, ...]
+    concept: int  # c_f, an index into `classes`
+    base: str  # recipe of the base model
+    surrogate: str  # q(x|c_f): `noise`, `class:<c>` or `folder:<path>`
+    relabel_to: int  # the class whose condition the control `relabel` copies over c_f's
+    judges: tuple[str, ...]  # the panel
+    designated: str  # the judge whose features feature-space metrics use
+    reject_judge: str  # the judge with a `none of the classes` score
+    sampler: Sampler
+    n_forget: int  # images of c_f
+    n_retain: int  # images of each retained class
+    primary: tuple[str, ...]  # forgetting, recovery, retention; fixed before looking
+    metrics: tuple[str, ...]
+    likelihood_images: int  # real images a class for log p̂ at K = 50; 0: all
+    likelihood_deep: int  # real images a class for log p̂ at K = 5,000; 0: skip
+    recovery_budgets: tuple[int, ...]  # steps at which recovery is judged
+    recovery_images: tuple[int, ...]  # how many real images of c_f the attacker has
+    feature_images: int  # real images a retained class for FID, KID, precision and recall; 0: all
+    scales: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def retain(self) -> tuple[int, ...]:
+        """The indices of all retained classes."""
+        return tuple(i for i in range(len(self.classes)) if i != self.concept)
+
+
+class Run(Protocol):
+    """What the engine hands a method: everything shared and cached, and the one training loop."""
+
+    seed: int
+    rng: torch.Generator  # the only source of randomness a method may use
+
+    def replay(self) -> Source:
+        """Samples of θ* for the retained conditions."""
+        ...
+
+    def surrogate(self) -> Source:
+        """Samples of q(x|c_f), labelled c_f."""
+        ...
+
+    def data(self) -> Source:
+        """Real training images of the retained classes (only for `needs = "data"`)."""
+        ...
+
+    def fisher(self, options: FisherOptions) -> dict[str, Tensor]:
+        """The diagonal of F at θ* by parameter name."""
+        ...
+
+    def fresh(self) -> Generator:
+        """A newly initialised model of the base's architecture."""
+        ...
+
+    def recipe(self, name: str) -> Recipe:
+        """A named recipe of the model family."""
+        ...
+
+    def train(
+        self, model: Generator, loss: Any, recipe: Recipe, scope: str = "full", pull: Pull | None = None
+    ) -> None:
+        """Minimise `loss()` over the parameters of `scope`; resumable, NaN-guarded."""
+        ...
+
+
+class Method(Protocol):
+    """Turns θ* into a model that forgot. A frozen dataclass: fields are the paper's symbols."""
+
+    version: ClassVar[int]
+    standing: ClassVar[str]  # `method`, `control` (must never win) or `reference` (the floor)
+    supports: ClassVar[type]  # Generator or Diffusion
+    needs: ClassVar[tuple[str, ...]]  # () or ("data",)
+    source: ClassVar[str]
+    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]]  # (family, scale) -> fields
+
+    def forget(self, model: Generator, task: Task, run: Run) -> Generator:
+        """The model after forgetting; `model` is a copy of θ* that may be changed."""
+        ...
+
+
+class View(Protocol):
+    """What a metric may look at; everything is loaded on first use."""
+
+    task: Task
+    samples: Mapping[str, SampleSet]  # `forget`, `retain`: of the model measured
+    base: Mapping[str, SampleSet]  # the same seeds from θ*
+    judges: Mapping[str, Judge]
+    model: Generator
+
+    def real(self, name: str) -> SampleSet:
+        """Real images: `forget_train`, `forget_test`, `retain_test`."""
+        ...
+
+    def surrogate(self, n: int) -> SampleSet:
+        """`n` images of q(x|c_f)."""
+        ...
+
+    def rng(self, name: str) -> torch.Generator:
+        """A generator that depends on `name` alone: the same for every model measured."""
+        ...
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One definition: what is measured, which way is better, and `measure`, the definition itself."""
+
+    name: str
+    version: int
+    title: str
+    better: str | None  # `lower`, `higher` or None (a diagnostic without direction)
+    unit: str | None
+    requires: tuple[str, ...]  # of `samples`, `real`, `model`, `likelihood`, `judges`
+    source: str
+    measure: Any  # (View) -> Measured
+    fields: tuple[str, ...] = ()  # the task's fields that the value depends on
+
+
+def metric(
+    *,
+    version: int,
+    title: str,
+    better: str | None,
+    unit: str | None,
+    requires: tuple[str, ...],
+    source: str,
+    fields: tuple[str, ...] = (),
+) -> Any:
+    """Declare the decorated `measure(view) -> Measured` a metric, named after its function."""
+
+    def declare(measure: Any) -> Metric:
+        name = measure.__name__
+        return Metric(name, version, title, better, unit, requires, source, measure, fields)
+
+    return declare

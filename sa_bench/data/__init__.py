@@ -1,0 +1,1 @@
+"""Data sets: real images in, tensors on a known scale out."""

@@ -1,0 +1,18 @@
+"""The two sides of every feature-space metric: generated and real images of the retained classes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sa_bench.contracts import View
+from sa_bench.features import extract
+from sa_bench.likelihood import per_class
+from sa_bench.sampling import SampleSet
+
+
+def generated_and_real(view: View) -> tuple[np.ndarray, np.ndarray, SampleSet]:
+    """Features (N, d) of generated and (M, d) of real retained images, and the generated set."""
+    judge, name = view.judges[view.task.designated], f"judge-{view.task.dataset}"
+    images = view.samples["retain"]
+    real = per_class(view.real("retain_test"), view.task.feature_images)
+    return extract(name, judge, images.images), extract(name, judge, real.images), images

@@ -1,0 +1,77 @@
+"""Feature extractors behind torch-fidelity's interface.
+
+The designated judge's features are registered there as `judge-<dataset>`, so that its FID, KID,
+precision and recall are torch-fidelity's own on other features, and are named accordingly:
+`fid[judge-mnist]` is never called FID.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_fidelity import register_feature_extractor
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+
+from sa_bench.judges import Judge
+
+LAYER = "penultimate"
+_registered: dict[str, type[FeatureExtractorBase]] = {}
+
+
+def extractor(name: str, judge: Judge) -> type[FeatureExtractorBase]:
+    """The torch-fidelity extractor class `name` over a judge's features, registered once a process."""
+    if name in _registered:
+        return _registered[name]
+
+    class JudgeFeatures(FeatureExtractorBase):
+        """uint8 (N, C, H, W) to penultimate features."""
+
+        def __init__(self, name: str, features_list: list[str], **_: object) -> None:
+            super().__init__(name, features_list)
+
+        @staticmethod
+        def get_provided_features_list() -> tuple[str, ...]:
+            return (LAYER,)
+
+        @staticmethod
+        def get_default_feature_layer_for_metric(metric: str) -> str:
+            return LAYER
+
+        @staticmethod
+        def can_be_compiled() -> bool:
+            return False
+
+        @staticmethod
+        def get_dummy_input_for_compile() -> Tensor:
+            return torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
+
+        def forward(self, input: Tensor) -> tuple[Tensor]:
+            images = input[:, :1].permute(0, 2, 3, 1).cpu().numpy()
+            return (torch.from_numpy(judge.features(images)),)
+
+    register_feature_extractor(name, JudgeFeatures)
+    _registered[name] = JudgeFeatures
+    return JudgeFeatures
+
+
+def extract(name: str, judge: Judge, images: np.ndarray) -> np.ndarray:
+    """(N, d) float64 through the registered extractor; `images` uint8 (N, H, W, C)."""
+    network = extractor(name, judge)(name, [LAYER])
+    with torch.no_grad():
+        (features,) = network(torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2))
+    return features.numpy()
+
+
+def in_manifold(query: np.ndarray, support: np.ndarray, k: int = 3, chunk: int = 1000) -> np.ndarray:
+    """Whether each query point lies in a ball around a support point that reaches its k-th neighbour.
+
+    precision = in_manifold(generated, real), recall = in_manifold(real, generated), as 0/1 (N,).
+    Source: Kynkäänniemi et al. 2019, Eq. 1-2 (the point itself is not its own neighbour).
+    """
+    s, q = torch.from_numpy(support), torch.from_numpy(query)
+    rows: Callable[[Tensor], Tensor] = lambda part: torch.cdist(part, s)  # noqa: E731
+    radii = torch.cat([rows(part).kthvalue(k + 1, dim=1).values for part in s.split(chunk)])
+    return torch.cat([(rows(part) <= radii).any(1) for part in q.split(chunk)]).double().numpy()

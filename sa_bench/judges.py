@@ -1,0 +1,199 @@
+"""Judges: the fixed instruments that look at images. Shipped with hash and card; see `weights/`.
+
+A judge below the bar on its card refuses to judge. Their disagreement is shown beside a value and is
+never part of its interval.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sa_bench.bases import WEIGHTS, verified
+from sa_bench.errors import SaBenchError, unknown
+
+FLAT = 0.1  # gradient norm below which an image shows nothing; the faintest of 60,000 real digits has 0.29
+CHUNK = 500  # images a forward pass, the same everywhere so that scores do not depend on N
+
+
+class Judge(Protocol):
+    """Something that gives every image a probability over the task's classes."""
+
+    name: str
+    content: str  # sha256 of its weights
+    card: dict[str, Any]
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """(N, classes) float64, rows sum to 1; `images` uint8 (N, 28, 28, 1)."""
+        ...
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """(N, d) float64 penultimate features."""
+        ...
+
+
+class CNN(nn.Module):
+    """The official classifier: conv 10 and 20 (k5, batch norm), dropout2d, fc 320-50-`classes`.
+
+    Source: official vae/model.py (classifier); paper Appendix B.1.
+    """
+
+    def __init__(self, classes: int) -> None:
+        """A classifier of 28 x 28 grey images."""
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(1, 10, 5), nn.BatchNorm2d(10)
+        self.conv2, self.bn2 = nn.Conv2d(10, 20, 5), nn.BatchNorm2d(20)
+        self.fc1, self.fc2 = nn.Linear(320, 50), nn.Linear(50, classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """(N, 50) after the first fully connected layer; `x` (N, 1, 28, 28) in [0, 1]."""
+        x = F.relu(F.max_pool2d(self.bn1(self.conv1(x)), 2))
+        x = F.dropout2d(self.bn2(self.conv2(x)), 0.5, self.training)
+        return F.relu(self.fc1(F.relu(F.max_pool2d(x, 2)).flatten(1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, classes)."""
+        return self.fc2(F.dropout(self.features(x), 0.5, self.training))
+
+
+@dataclass
+class CNNJudge:
+    """A trained CNN."""
+
+    name: str
+    content: str
+    card: dict[str, Any]
+    net: CNN
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Softmax in float64; with a reject class, its column is the last."""
+        return np.concatenate([self._logits(part).softmax(1).numpy() for part in _chunks(images)])
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """(N, 50)."""
+        with torch.no_grad():
+            parts = [self.net.features(_unit(part)).double().numpy() for part in _chunks(images)]
+        return np.concatenate(parts)
+
+    @torch.no_grad()
+    def _logits(self, images: np.ndarray) -> Tensor:
+        return self.net(_unit(images)).double()
+
+
+@dataclass
+class NearestNeighbours:
+    """k nearest shipped digits by oriented gradients, votes weighted by 1/distance: another family."""
+
+    name: str
+    content: str
+    card: dict[str, Any]
+    points: Tensor  # (M, 392) of `gradients`, unit length
+    labels: Tensor  # (M,) int64
+    k: int = 5
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Share of the votes of the k nearest; uniform for an image without structure."""
+        out = []
+        for part in _chunks(images):
+            query = gradients(_unit(part))
+            distance, index = torch.cdist(F.normalize(query), self.points).topk(self.k, largest=False)
+            votes = torch.zeros(len(part), 10, dtype=torch.float64)
+            votes.scatter_add_(1, self.labels[index], 1 / (distance.double() + 1e-6))
+            votes[query.norm(dim=1) < FLAT] = 1.0  # nothing to compare: every class alike
+            out.append((votes / votes.sum(1, keepdim=True)).numpy())
+        return np.concatenate(out)
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Nearest neighbours have no features.
+
+        Raises:
+            SaBenchError: always.
+        """
+        raise SaBenchError(f"The judge {self.name} has no features; choose a CNN as the designated judge.")
+
+
+def gradients(x: Tensor, bins: int = 8) -> Tensor:
+    """(N, 8·7·7) histograms of oriented gradients; `x` (N, 1, 28, 28) in [0, 1].
+
+    Source: Dalal & Triggs, 2005, without block normalisation; cells of 7 x 7 pixels, 4 apart.
+    """
+    x = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+    dx = x[..., 1:-1, 2:] - x[..., 1:-1, :-2]
+    dy = x[..., 2:, 1:-1] - x[..., :-2, 1:-1]
+    magnitude = (dx**2 + dy**2).sqrt()
+    angle = torch.atan2(dy, dx) / (2 * torch.pi) % 1 * bins
+    low, share = angle.floor().long() % bins, angle % 1
+    histogram = x.new_zeros(len(x), bins, 26, 26)
+    histogram.scatter_add_(1, low, magnitude * (1 - share))
+    histogram.scatter_add_(1, (low + 1) % bins, magnitude * share)
+    return F.avg_pool2d(F.pad(histogram, (1, 1, 1, 1)), 7, 4, 1).flatten(1)
+
+
+def _unit(images: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
+
+
+def _chunks(images: np.ndarray) -> list[np.ndarray]:
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise SaBenchError(f"Judges take uint8 images (N, H, W, C), got {images.dtype} {images.shape}.")
+    return [images[i : i + CHUNK] for i in range(0, len(images), CHUNK)]
+
+
+def names() -> list[str]:
+    """All shipped judges."""
+    return sorted(path.stem.removeprefix("judge-") for path in WEIGHTS.glob("judge-*.safetensors"))
+
+
+def card(name: str) -> dict[str, Any]:
+    """What is known of a judge: accuracy, bar, hash, what it says of grey and noise."""
+    path = WEIGHTS / f"judge-{name}.json"
+    if not path.is_file():
+        raise unknown("judge", name, names())
+    return json.loads(path.read_text())
+
+
+@lru_cache(maxsize=32)
+def load(name: str) -> CNNJudge | NearestNeighbours:
+    """The shipped judge `name`, hash checked.
+
+    Raises:
+        SaBenchError: unknown, damaged, or below its bar (it refuses to judge).
+    """
+    facts = card(name)
+    require_bar(facts)
+    return read(WEIGHTS / f"judge-{name}.safetensors", facts, verified(WEIGHTS / f"judge-{name}.safetensors"))
+
+
+def require_bar(facts: dict[str, Any]) -> None:
+    """Refuse a judge whose measured accuracy is below its bar."""
+    if facts["accuracy"] < facts["bar"]:
+        raise SaBenchError(
+            f"The judge {facts['name']} refuses to judge: accuracy {facts['accuracy']:.4f} on real test "
+            f"images is below its bar {facts['bar']:.4f}. Make it again with `make judges`."
+        )
+
+
+def read(file: Path, facts: dict[str, Any], content: str) -> CNNJudge | NearestNeighbours:
+    """A judge from its weight file."""
+    state = load_file(file)
+    if facts["kind"] == "knn":
+        points = F.normalize(gradients(state["images"].float().view(-1, 1, 28, 28) / 255))
+        return NearestNeighbours(facts["name"], content, facts, points, state["labels"].long())
+    net = CNN(facts["outputs"])
+    net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    return CNNJudge(facts["name"], content, facts, net.eval())
+
+
+def majority(judges: dict[str, Judge], images: np.ndarray, label: int) -> tuple[np.ndarray, dict]:
+    """Whether more than half of the panel's top-1 is `label`: (N,) float64 of 0/1, and each judge's (N,)."""
+    votes = {n: (j.probabilities(images).argmax(1) == label).astype(float) for n, j in judges.items()}
+    return (np.mean(list(votes.values()), axis=0) > 0.5).astype(float), votes

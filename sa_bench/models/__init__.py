@@ -1,0 +1,1 @@
+"""Generators: one model family a file."""

@@ -1,0 +1,155 @@
+"""Result rows: one result.json a cell, and what is read back from them."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sa_bench import __version__
+from sa_bench.errors import SaBenchError
+from sa_bench.store import disk_errors, write_atomic
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sa_bench.statistics import Measured
+
+SCHEMA = 1
+FIELDS = ("value", "low", "high", "interval", "n", "n_unit", "judges", "extra", "reason")
+
+
+def to_json(value: Any) -> str:
+    """JSON whose floats read back the same; NaN and infinity become null."""
+    return json.dumps(_plain(value), indent=1, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def write_measured(folder: Path, measured: Measured) -> None:
+    """Write `measurement.json` and, if there are per-sample scores, `scores.parquet`."""
+    import pandas as pd
+
+    facts = {k: v for k, v in asdict(measured).items() if k != "scores"}
+    write_atomic(folder / "measurement.json", to_json(facts).encode())
+    if measured.scores:
+        frame = pd.DataFrame(dict(measured.scores))
+        frame.insert(0, "index", np.arange(len(frame)))
+        with disk_errors(folder):
+            frame.to_parquet(folder / "scores.parquet", index=False)
+
+
+def read_measured(folder: Path) -> tuple[dict[str, Any], Path | None]:
+    """What `write_measured` wrote."""
+    scores = folder / "scores.parquet"
+    return json.loads((folder / "measurement.json").read_text()), scores if scores.exists() else None
+
+
+def measurement_row(
+    name: str, role: str, declared: Mapping[str, Any], measured: Mapping[str, Any],
+    base: Mapping[str, Any] | None, fingerprint: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """One entry of result.json's `measurements`."""
+    row: dict[str, Any] = {"name": name, "role": role, "title": declared["title"]}
+    row |= {key: measured.get(key) for key in FIELDS}
+    row |= {"unit": declared["unit"], "better": declared["better"], "source": declared["source"]}
+    row |= {"base": base.get("value") if base else None, "fingerprint": dict(fingerprint), "ledger": None}
+    if row["value"] is None and not row["reason"]:
+        row["reason"] = "the value is not finite"
+    return row
+
+
+def provenance(command: str, assets: Mapping[str, str]) -> dict[str, Any]:
+    """Versions, machine and assets behind a result."""
+    packages = ("torch", "torchvision", "torch-fidelity", "numpy", "scipy", "pandas")
+    versions = {"sa_bench": __version__, "python": platform.python_version()}
+    for name in packages:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "absent"
+    return {
+        "command": command,
+        "versions": versions,
+        "hardware": {"machine": platform.machine(), "system": platform.system(), "cpu": _cpu()},
+        "assets": dict(assets),
+    }
+
+
+def _cpu() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(errors="ignore").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"
+
+
+def read_results(folders: Iterable[Path]) -> list[dict[str, Any]]:
+    """Every result.json below `folders`, in a stable order.
+
+    Raises:
+        SaBenchError: no results there, an unreadable file, or one of a newer schema.
+    """
+    rows: list[dict[str, Any]] = []
+    for folder in folders:
+        paths = sorted(folder.glob("**/result.json"))
+        if not paths:
+            raise SaBenchError(f"{folder} holds no result.json. Make some: python -m sa_bench run --help.")
+        for path in paths:
+            try:
+                row = json.loads(path.read_text())
+                schema = row["schema"]
+            except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+                raise SaBenchError(f"{path} is not a result file ({error}). Delete it and run again.") from error
+            if schema > SCHEMA:
+                raise SaBenchError(f"{path} has schema {schema}; this sa_bench reads {SCHEMA}. Upgrade it.")
+            rows.append(row | {"folder": str(path.parent)})
+    return rows
+
+
+def load_results(*folders: str | Path) -> pd.DataFrame:
+    """All measurements below `folders` as a table, one row a measurement.
+
+    Columns: task, method, scale, base_seed, seed, control, status, then the measurement's name, role,
+    value, low, high, interval, n, n_unit, unit, better, base, reason; `fields` and `fingerprint` as dicts.
+    """
+    import pandas as pd
+
+    keys = ("task", "method", "scale", "base_seed", "seed", "control", "status", "fields", "folder")
+    columns = (
+        "name", "role", "value", "low", "high", "interval", "n", "n_unit", "unit", "better", "base", "reason",
+        "fingerprint",
+    )  # fmt: skip
+    rows = [
+        {k: result.get(k) for k in keys} | {k: m.get(k) for k in columns}
+        for result in read_results([Path(f) for f in folders])
+        for m in result["measurements"] or [{}]
+    ]
+    return pd.DataFrame(rows, columns=[*keys, *columns])
+
+
+def command_line() -> str:
+    """The command as typed, to repeat it."""
+    import shlex
+
+    arguments = sys.argv[1:]
+    return "python -m sa_bench " + shlex.join(arguments)

@@ -1,0 +1,256 @@
+"""Cells to results: one after another or side by side, one failure never taking the others down."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sa_bench import registry
+from sa_bench.cells import Cell
+from sa_bench.contracts import Metric
+from sa_bench.errors import CellFailed, MissingAsset, SaBenchError
+from sa_bench.results import (
+    SCHEMA,
+    command_line,
+    measurement_row,
+    provenance,
+    to_json,
+)
+from sa_bench.store import Store, digest, disk_errors, write_atomic
+
+Report = Callable[[str, str, int, int], None]
+"""report(cell name, stage, done, total)"""
+
+
+def metric_name(metric: Metric, dataset: str) -> str:
+    """The name in results: feature-space metrics carry their extractor, `fid[judge-mnist]`."""
+    return f"{metric.name}[judge-{dataset}]" if "features" in metric.requires else metric.name
+
+
+def role(name: str, metric: Metric, primary: Sequence[str]) -> str:
+    """primary, secondary, or diagnostic (a metric that has no better direction)."""
+    if name in primary:
+        return "primary"
+    return "secondary" if metric.better else "diagnostic"
+
+
+def run_cell(
+    cell: Cell, store: Store, out: Path, command: str, report: Report, device: str = "cpu"
+) -> dict[str, Any]:
+    """Run one cell and write `out/<cell>/result.json`; a failure is a result with status `failed`."""
+    folder = out / cell.name
+    try:
+        result = _measure_cell(cell, store, folder, command, report, device)
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:
+        result = _skeleton(cell, command) | {"status": "failed", "error": _one_line(error)}
+        result["exit_code"] = getattr(error, "exit_code", 1)
+        if not isinstance(error, SaBenchError):
+            write_atomic(folder / "error.log", traceback.format_exc().encode())
+            result["error"] += f" (details: {folder / 'error.log'})"
+    write_atomic(folder / "result.json", to_json(result).encode())
+    return result
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or "no message"
+    return text if isinstance(error, SaBenchError) else f"{type(error).__name__}: {text}"
+
+
+def _skeleton(cell: Cell, command: str) -> dict[str, Any]:
+    method = registry.method_class(cell.method)
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {
+        "schema": SCHEMA, "task": cell.task.name, "task_title": cell.task.title, "method": cell.method,
+        "fields": dict(cell.fields), "seed": cell.seed, "base_seed": cell.base_seed, "scale": cell.scale,
+        "overrides": dict(cell.overrides), "control": method.standing == "control",
+        "standing": method.standing, "cell": cell.id, "status": "done",
+        "error": None, "concept": cell.task.classes[cell.task.concept], "task_values": asdict(cell.task),
+        "summary": registry.find("method", cell.method).summary, "measurements": [], "flags": [], "cost": {},
+        "artifacts": {}, "provenance": provenance(command, {}) | {"started": now, "finished": now},
+    }  # fmt: skip
+
+
+def _measure_cell(
+    cell: Cell, store: Store, folder: Path, command: str, report: Report, device: str
+) -> dict[str, Any]:
+    from sa_bench.stages import Chain, Subject
+
+    result = _skeleton(cell, command)
+    chain = Chain(store, cell, lambda stage, done, total: report(cell.name, stage, done, total), device)
+    subject, base = Subject(chain), Subject(chain, base=True)
+    rows, scores = measure_all(chain, subject, base)
+    result["measurements"] = rows
+    result["flags"] = [
+        f"{r['name']}: {warning}" for r in rows if (warning := (r["extra"] or {}).get("warning"))
+    ]
+    result["cost"] = chain.cost
+    sets = {name: chain.samples(name) for name in ("forget", "retain")}
+    result["artifacts"] = {
+        "model": chain.model_content,
+        "base": chain.base.content,
+        "samples": {name: artifact.content for name, artifact in sets.items()},
+    }
+    result["provenance"]["assets"] = {
+        "base": chain.base.content,
+        **{name: card for m in rows for name, card in (m["fingerprint"].get("judges") or {}).items()},
+    }
+    with disk_errors(folder):
+        (folder / "scores").mkdir(parents=True, exist_ok=True)
+        for name, path in scores.items():
+            shutil.copyfile(path, folder / "scores" / f"{name}.parquet")
+        for name, artifact in sets.items():
+            shutil.copyfile(artifact.path / f"{name}.safetensors", folder / f"{name}.safetensors")
+            base_set = chain.samples(name, base=True).path / f"{name}.safetensors"
+            shutil.copyfile(base_set, folder / f"{name}-base.safetensors")
+        shutil.copyfile(chain.forgotten.path / "model.safetensors", folder / "model.safetensors")
+    finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    result["provenance"]["finished"] = finished
+    return result
+
+
+def measure_all(chain: Any, subject: Any, base: Any) -> tuple[list[dict[str, Any]], dict[str, Path]]:
+    """Every metric of the task on `subject`, with the base model's value beside each."""
+    rows, scores = [], {}
+    for name in chain.task.metrics:
+        metric = registry.metric(name)
+        shown = metric_name(metric, chain.task.dataset)
+        try:
+            measured, path = chain.measure(metric, subject)
+            base_value, _ = chain.measure(metric, base)
+        except MissingAsset as error:
+            measured, path, base_value = {"value": None, "reason": str(error)}, None, None
+        if path is not None:
+            scores[shown] = path
+        declared = {"title": metric.title, "unit": metric.unit, "better": metric.better, "source": metric.source}
+        rows.append(
+            measurement_row(
+                shown, role(name, metric, chain.task.primary), declared, measured, base_value,
+                chain.fingerprint(metric),
+            )
+        )  # fmt: skip
+    return rows, scores
+
+
+def prepare(out: Path, cells: Sequence[Cell], overwrite: bool) -> None:
+    """Claim the run folder: the same cells resume, others are refused unless `overwrite`.
+
+    Raises:
+        SaBenchError: the folder holds another run, or is a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise SaBenchError(f"--out {out} is a file; give a folder.")
+    wanted = {"schema": SCHEMA, "cells": [cell.name for cell in cells]}
+    manifest = out / "run.json"
+    if manifest.exists() and not overwrite:
+        try:
+            there = json.loads(manifest.read_text())["cells"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise SaBenchError(f"{manifest} is damaged; add --overwrite or choose another --out.") from error
+        if there != wanted["cells"]:
+            raise SaBenchError(
+                f"{out} holds another run ({len(there)} cells). Choose another --out, or add --overwrite to "
+                "replace its list of cells (their folders stay)."
+            )
+    write_atomic(manifest, (json.dumps(wanted, indent=1) + "\n").encode())
+
+
+def default_out(cells: Sequence[Cell]) -> Path:
+    """runs/<tasks>-<scale>-<hash>: the same resolved command finds its own folder again."""
+    tasks = "+".join(dict.fromkeys(cell.task.name for cell in cells))
+    return Path("runs") / f"{tasks}-{cells[0].scale}-{digest([c.id for c in cells])[:6]}"
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    store: Store,
+    out: Path,
+    report: Report,
+    finished: Callable[[dict[str, Any]], None],
+    jobs: int = 1,
+    device: str = "cpu",
+) -> list[dict[str, Any]]:
+    """Run all cells, `jobs` at a time, and return their results in the given order.
+
+    Every process uses one thread: two processes with two threads each were seen to be slower than one.
+    """
+    command = command_line()
+    if jobs == 1 or len(cells) == 1:
+        results = []
+        for cell in cells:
+            results.append(run_cell(cell, store, out, command, report, device))
+            finished(results[-1])
+        return results
+    context = multiprocessing.get_context("spawn")
+    queue = context.Manager().Queue()
+    by_cell: dict[str, dict[str, Any]] = {}
+    with ProcessPoolExecutor(jobs, context, _start_worker, (queue,)) as pool:
+        waiting = {
+            pool.submit(_work, cell, store.root, out, command, device): cell for cell in cells
+        }
+        while waiting:
+            done, _ = wait(waiting, timeout=0.25, return_when=FIRST_COMPLETED)
+            while not queue.empty():
+                report(*queue.get())
+            for future in done:
+                cell = waiting.pop(future)
+                by_cell[cell.id] = _collect(future, cell, out, command)
+                finished(by_cell[cell.id])
+    return [by_cell[cell.id] for cell in cells]
+
+
+def _collect(future: Future, cell: Cell, out: Path, command: str) -> dict[str, Any]:
+    try:
+        return future.result()
+    except (BrokenProcessPool, OSError) as error:
+        reason = "the process was killed (out of memory?); run the same command again, it resumes"
+        result = _skeleton(cell, command) | {"status": "failed", "error": f"{reason} [{error}]"}
+        write_atomic(out / cell.name / "result.json", to_json(result).encode())
+        return result
+
+
+_queue: Any = None
+
+
+def _start_worker(queue: Any) -> None:
+    global _queue
+    import torch
+
+    _queue = queue
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _work(cell: Cell, root: Path, out: Path, command: str, device: str) -> dict[str, Any]:
+    return run_cell(cell, Store(root), out, command, lambda *event: _queue.put(event), device)
+
+
+def exit_code(results: Sequence[Mapping[str, Any]]) -> int:
+    """0 all done; 3 if every failure is a missing asset; else 1."""
+    failed = [r for r in results if r["status"] != "done"]
+    if not failed:
+        return 0
+    return 3 if all(r.get("exit_code") == MissingAsset.exit_code for r in failed) else CellFailed.exit_code
+
+
+def usable_jobs(jobs: int) -> int:
+    """`jobs`, checked against the machine.
+
+    Raises:
+        SaBenchError: below 1.
+    """
+    if jobs < 1:
+        raise SaBenchError(f"--jobs {jobs}: at least 1.")
+    return min(jobs, max(1, os.cpu_count() or 1))

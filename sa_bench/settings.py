@@ -1,0 +1,19 @@
+"""The few places outside the command line that a user can set: folders, by environment variable."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+
+def store_folder() -> Path:
+    """SA_BENCH_STORE, or the platform's cache folder."""
+    return Path(os.environ.get("SA_BENCH_STORE") or platformdirs.user_cache_path("sa_bench"))
+
+
+def data_folder() -> Path | None:
+    """SA_BENCH_DATA: a local folder with data sets, which wins over every download."""
+    value = os.environ.get("SA_BENCH_DATA")
+    return Path(value) if value else None

@@ -1,0 +1,77 @@
+"""Where training batches come from: real data, replay of θ*, surrogates q(x|c_f).
+
+Each source draws all its randomness from the generator it is given, so a resumed run sees the same
+batches as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sa_bench.contracts import Generator, Sampler
+
+
+@dataclass
+class Images:
+    """Uniform batches, with replacement, from labelled images held in memory as uint8."""
+
+    model: Generator  # for `encode` and `conditions`
+    images: np.ndarray  # uint8 (N, H, W, C)
+    labels: np.ndarray  # int64 (N,)
+
+    def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Any]:
+        """`n` images and their labels."""
+        rows = torch.randint(len(self.images), (n,), generator=rng).numpy()
+        return self.model.encode(self.images[rows]), self.model.conditions(self.labels[rows])
+
+
+@dataclass
+class FreshReplay:
+    """Samples of the frozen θ*, new ones each time, conditions uniform over the retained classes.
+
+    Source: official vae/train_forget.py (decoder means of a frozen clone).
+    """
+
+    theta_star: Generator
+    retain: Sequence[int]
+    sampler: Sampler
+
+    def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Any]:
+        """`n` samples and the conditions they were drawn from."""
+        picks = torch.randint(len(self.retain), (n,), generator=rng)
+        c = self.theta_star.conditions(torch.tensor(self.retain)[picks])  # type: ignore[arg-type]
+        return self.theta_star.simulate(c, rng, self.sampler), c
+
+
+@dataclass
+class UniformNoise:
+    """q(x|c_f) = U[0, 1] a pixel, new each time (paper, Section 4; official vae/train_forget.py)."""
+
+    model: Generator
+    concept: int
+    shape: tuple[int, ...]  # model space, without N
+
+    def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Any]:
+        """`n` noise images labelled c_f."""
+        return torch.rand(n, *self.shape, generator=rng), self.model.conditions([self.concept] * n)
+
+
+@dataclass
+class AnotherClass:
+    """q(x|c_f) = p(x|θ*, c'): the base model's samples of another class, labelled c_f."""
+
+    theta_star: Generator
+    concept: int
+    other: int
+    sampler: Sampler
+
+    def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Any]:
+        """`n` samples of the other class labelled c_f."""
+        x = self.theta_star.simulate(self.theta_star.conditions([self.other] * n), rng, self.sampler)
+        return x, self.theta_star.conditions([self.concept] * n)

@@ -1,0 +1,144 @@
+"""Intervals, and what a metric hands back.
+
+Every interval is 95 %. Which one is used where, and why, is in docs/metrics.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A metric's value with its interval and the per-sample scores behind it."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    interval: str | None = None  # how it was made
+    n: int = 0
+    n_unit: str = "image"
+    scores: Mapping[str, np.ndarray] = field(default_factory=dict)  # columns, all of one length
+    judges: Sequence[Mapping[str, Any]] = ()  # each judge's own value
+    extra: Mapping[str, Any] = field(default_factory=dict)  # curves, ceilings, splits
+    reason: str | None = None  # why `value` is None
+
+
+def undefined(reason: str) -> Measured:
+    """No value, and why: never 0."""
+    return Measured(None, reason=reason)
+
+
+def wilson(successes: float, n: int, comparisons: int = 1) -> tuple[float, float]:
+    """Wilson's score interval for a rate, in [0, 1], Bonferroni-widened for `comparisons` looks.
+
+    Source: Wilson 1927; Brown, Cai & DasGupta 2001.
+    """
+    z = stats.norm.ppf(1 - ALPHA / comparisons / 2)
+    p = successes / n
+    centre, spread = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    low, high = (centre - spread) / scale, (centre + spread) / scale
+    return (0.0 if successes == 0 else float(low)), (1.0 if successes == n else float(high))
+
+
+def betting(x: np.ndarray, grid: int = 2000) -> tuple[float, float]:
+    """The hedged-capital interval for the mean of values in [0, 1]; never collapses, valid at any n.
+
+    Source: Waudby-Smith & Ramdas 2024, Estimating means of bounded random variables by betting,
+    Section 4.4 (predictable plug-in bets, c = 1/2). Values are visited in a fixed random order.
+    """
+    n = len(x)
+    x = np.asarray(x, float)[np.random.default_rng(0).permutation(n)]
+    i = np.arange(1, n + 1)
+    mean = (0.5 + np.cumsum(x)) / (i + 1)
+    variance = (0.25 + np.cumsum((x - mean) ** 2)) / (i + 1)
+    before = np.concatenate([[0.25], variance[:-1]])
+    bets = np.sqrt(2 * np.log(2 / ALPHA) / (n * before))
+    m = np.linspace(0, 1, grid + 1)[1:-1]
+    up, down = np.zeros_like(m), np.zeros_like(m)
+    reached = np.zeros(len(m), bool)  # capital may be cashed in at any time, not only at the end
+    for value, bet in zip(x, bets, strict=True):
+        up += np.log1p(np.minimum(bet, 0.5 / m) * (value - m))
+        down += np.log1p(-np.minimum(bet, 0.5 / (1 - m)) * (value - m))
+        reached |= np.maximum(up, down) + np.log(0.5) >= np.log(1 / ALPHA)
+    kept = m[~reached]
+    mean_x = float(x.mean())
+    low = 0.0 if len(kept) == 0 or kept[0] <= m[0] else float(kept[0] - 1 / grid)
+    high = 1.0 if len(kept) == 0 or kept[-1] >= m[-1] else float(kept[-1] + 1 / grid)
+    return min(low, mean_x), max(high, mean_x)
+
+
+def rate(scores: np.ndarray, columns: Mapping[str, np.ndarray], **more: Any) -> Measured:
+    """The mean of 0/1 scores with Wilson's interval."""
+    n = len(scores)
+    if n == 0:
+        return undefined("no images to judge")
+    low, high = wilson(float(scores.sum()), n)
+    columns = {**columns, "score": scores}
+    return Measured(float(scores.mean()), low, high, "wilson", n, scores=columns, **more)
+
+
+def bounded_mean(
+    scores: np.ndarray, columns: Mapping[str, np.ndarray], upper: float = 1.0, **more: Any
+) -> Measured:
+    """The mean of scores in [0, upper] with the betting interval; NaN scores make it undefined."""
+    if len(scores) == 0:
+        return undefined("no images to judge")
+    if bad := int((~np.isfinite(scores)).sum()):
+        return undefined(f"{bad} of {len(scores)} scores are not finite")
+    low, high = betting(np.clip(scores / upper, 0, 1))
+    columns = {**columns, "score": scores}
+    return Measured(
+        float(scores.mean()), low * upper, high * upper, "betting", len(scores), scores=columns, **more
+    )
+
+
+def mean(scores: np.ndarray, columns: Mapping[str, np.ndarray], **more: Any) -> Measured:
+    """The mean of unbounded scores with Student's t interval."""
+    n = len(scores)
+    if n < 2:
+        return undefined(f"{n} image(s): an interval needs at least 2")
+    if bad := int((~np.isfinite(scores)).sum()):
+        return undefined(f"{bad} of {n} scores are not finite")
+    half = stats.t.ppf(1 - ALPHA / 2, n - 1) * scores.std(ddof=1) / np.sqrt(n)
+    value = float(scores.mean())
+    columns = {**columns, "score": scores}
+    return Measured(value, value - half, value + half, "t", n, scores=columns, **more)
+
+
+def jackknife(
+    estimate: Callable[[np.ndarray], float], n: int, groups: int = 20
+) -> tuple[float, float, float]:
+    """(value, low, high) of `estimate(rows)` by the delete-a-group jackknife over rows 0..n−1.
+
+    No image is ever drawn twice: a bootstrap would add the finite-N bias of FID a second time.
+    Source: Kott 2001. Half-width from Student's t with groups − 1 degrees of freedom.
+    """
+    order = np.random.default_rng(0).permutation(n)
+    value = estimate(np.arange(n))
+    parts = [np.sort(np.delete(order, np.s_[g::groups])) for g in range(groups)]
+    left_out = np.array([estimate(rows) for rows in parts])
+    error = np.sqrt((groups - 1) / groups * ((left_out - left_out.mean()) ** 2).sum())
+    half = float(stats.t.ppf(1 - ALPHA / 2, groups - 1) * error)
+    return value, value - half, value + half
+
+
+def paired_difference(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
+    """(mean, low, high) of a − b over images that share their seeds; Student's t."""
+    d = np.asarray(a, float) - np.asarray(b, float)
+    half = stats.t.ppf(1 - ALPHA / 2, len(d) - 1) * d.std(ddof=1) / np.sqrt(len(d))
+    return float(d.mean()), float(d.mean() - half), float(d.mean() + half)
+
+
+def entropy(p: np.ndarray) -> np.ndarray:
+    """−Σ p ln p over the last axis, nats; 0·ln 0 = 0; NaN stays NaN."""
+    p = np.asarray(p, float)
+    return -np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0)), np.where(np.isnan(p), np.nan, 0.0)).sum(-1)

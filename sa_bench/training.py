@@ -1,0 +1,184 @@
+"""The one training loop: optimiser, EWC pull, checkpoints, progress, NaN guard."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from sa_bench.errors import CellFailed
+from sa_bench.store import write_atomic
+
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Progress = Callable[[str, int, int], None]
+"""progress(stage, done, total)"""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast a model is trained."""
+
+    steps: int
+    lr: float  # Adam's learning rate (its peak where there is a schedule)
+    batch: int  # images a step
+    schedule: str = "constant"  # or `cosine`: linear warm-up, then cosine to 1 % of lr
+    warmup: int = 0  # steps
+
+    def rate(self, step: int) -> float:
+        """The learning rate of `step` (0-based)."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        if self.schedule == "constant":
+            return self.lr
+        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+class Pull:
+    """The EWC penalty λ Σ Fᵢ (θᵢ − θ*ᵢ)², as its gradient 2λF(θ − θ*) in closed form."""
+
+    def __init__(
+        self, params: Mapping[str, Tensor], fisher: Mapping[str, Tensor], lam: float, half: bool = False
+    ) -> None:
+        """Anchor at the current values of `params`; `half` is the paper's F/2 of Eq. 4.
+
+        Args:
+            params: by name; only those in `fisher` are pulled.
+            fisher: the diagonal, shaped like the parameters, ≥ 0.
+            lam: λ ≥ 0.
+            half: penalty λ/2 Σ F d² (paper) instead of λ Σ F d² (official vae/train_forget.py).
+        """
+        self.lam, self.half = lam, half
+        self.params = [p for name, p in params.items() if name in fisher]
+        self.anchors = [p.detach().clone() for p in self.params]
+        scale = lam if half else 2 * lam
+        self.weights = [scale * fisher[n].to(p) for n, p in params.items() if n in fisher]
+
+    @torch.no_grad()
+    def add_to_gradients(self) -> None:
+        """Add the penalty's gradient to `.grad` of every pulled parameter."""
+        shifts = torch._foreach_sub(self.params, self.anchors)
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
+        torch._foreach_addcmul_(grads, self.weights, list(shifts))
+        for parameter, grad in zip(self.params, grads, strict=True):
+            parameter.grad = grad
+
+    @torch.no_grad()
+    def penalty(self) -> float:
+        """The penalty's value."""
+        total = 0.0
+        for p, anchor, weight in zip(self.params, self.anchors, self.weights, strict=True):
+            total += float((weight * (p - anchor) ** 2).sum()) / 2
+        return total
+
+
+def bf16_is_fast() -> bool:
+    """Whether this CPU multiplies bf16 in hardware; without it autocast only costs accuracy."""
+    capability = getattr(torch.backends.cpu, "get_cpu_capability", lambda: "")()
+    try:
+        flags = Path("/proc/cpuinfo").read_text(errors="ignore")
+    except OSError:
+        return False
+    return "AVX512" in capability and ("avx512_bf16" in flags or "amx_bf16" in flags)
+
+
+def fit(
+    params: Mapping[str, torch.nn.Parameter],
+    loss: Callable[[], Tensor],
+    recipe: Recipe,
+    *,
+    rng: torch.Generator,
+    pull: Pull | None = None,
+    bf16: bool = False,
+    checkpoint: Path | None = None,
+    every: float = 15.0,
+    progress: Progress | None = None,
+    stage: str = "train",
+) -> None:
+    """Minimise `loss()` over `params` with Adam; killed and called again, it ends at the same bits.
+
+    Args:
+        params: what is trained, by name; everything else stays as it is.
+        loss: one step's scalar loss; draws all its randomness from `rng`.
+        recipe: steps, learning rate and schedule.
+        rng: its state is part of the checkpoint.
+        pull: an EWC pull added to the gradient of every step.
+        bf16: autocast the loss to bfloat16 (weights and Adam stay float32).
+        checkpoint: a file for resuming, left complete at the end for the caller to remove (a method may
+            train twice); None: not resumable.
+        every: seconds between checkpoints.
+        progress: called with (stage, done, total) about twice a second.
+        stage: the name that progress shows.
+
+    Raises:
+        CellFailed: the loss is not finite; names the step, and the last good checkpoint is kept.
+    """
+    names, tensors = list(params), list(params.values())
+    optimiser = torch.optim.Adam(tensors, lr=recipe.lr, fused=True)
+    start = _restore(checkpoint, names, tensors, optimiser, rng)
+    saved = shown = time.monotonic()
+    device = tensors[0].device.type
+    for step in range(start, recipe.steps):
+        optimiser.param_groups[0]["lr"] = recipe.rate(step)
+        optimiser.zero_grad(set_to_none=True)
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            value = loss()
+        # A finite loss is checked every step on the CPU; on a GPU that would stall the queue.
+        if (device == "cpu" or step % 50 == 0 or step == recipe.steps - 1) and not torch.isfinite(value):
+            raise CellFailed(
+                f"The loss became {float(value.detach())} at step {step} of {recipe.steps}; nothing "
+                "was saved from it. Lower the learning rate (--set lr=...) or the step count."
+            )
+        value.backward()
+        if pull is not None:
+            pull.add_to_gradients()
+        optimiser.step()
+        now = time.monotonic()
+        if checkpoint is not None and now - saved > every:
+            _save(checkpoint, step + 1, names, tensors, optimiser, rng)
+            saved = now
+        if progress is not None and now - shown > 0.5:
+            progress(stage, step + 1, recipe.steps)
+            shown = now
+    optimiser.zero_grad(set_to_none=True)
+    if checkpoint is not None and start < recipe.steps:
+        _save(checkpoint, recipe.steps, names, tensors, optimiser, rng)
+    if progress is not None:
+        progress(stage, recipe.steps, recipe.steps)
+
+
+def _save(
+    path: Path, step: int, names: list[str], tensors: list, optimiser: torch.optim.Adam, rng: torch.Generator
+) -> None:
+    state: dict[str, Tensor] = {"step": torch.tensor(step), "rng": rng.get_state()}
+    for name, tensor in zip(names, tensors, strict=True):
+        state[f"param.{name}"] = tensor.detach()
+        for key, value in optimiser.state[tensor].items():
+            state[f"{key}.{name}"] = value
+    write_atomic(path, save({k: v.cpu().contiguous() for k, v in state.items()}))
+
+
+@torch.no_grad()
+def _restore(
+    path: Path | None, names: list[str], tensors: list, optimiser: torch.optim.Adam, rng: torch.Generator
+) -> int:
+    if path is None or not path.exists():
+        return 0
+    state = load_file(path)
+    for name, tensor in zip(names, tensors, strict=True):
+        tensor.copy_(state[f"param.{name}"])
+        optimiser.state[tensor] = {
+            key: state[f"{key}.{name}"].to(tensor.device) for key in ("step", "exp_avg", "exp_avg_sq")
+        }
+    rng.set_state(state["rng"])
+    return int(state["step"])

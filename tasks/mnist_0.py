@@ -1,0 +1,60 @@
+"""MNIST: a conditional VAE forgets the digit 0 (paper, Section 4.1 and Appendix B.1)."""
+
+from sa_bench.contracts import Sampler, Task
+
+mnist_0 = Task(
+    name="mnist_0",
+    title="MNIST, a VAE forgets the digit 0",
+    family="vae",
+    dataset="mnist",
+    classes=("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
+    concept=0,
+    base="cosine",
+    surrogate="noise",
+    relabel_to=1,
+    judges=(
+        *(f"mnist-cnn-{seed}" for seed in range(5)),
+        "mnist-paper",
+        "mnist-knn",
+    ),
+    designated="mnist-cnn-0",
+    reject_judge="mnist-reject",
+    sampler=Sampler(),
+    n_forget=500,
+    n_retain=200,
+    primary=("forget_top1", "recovery", "retain_log_likelihood"),
+    metrics=(
+        "forget_top1",
+        "recovery",
+        "retain_log_likelihood",
+        "forget_probability",
+        "entropy",
+        "none_rate",
+        "surrogate_fidelity",
+        "forget_log_likelihood",
+        "retain_accuracy",
+        "kid",
+        "fid",
+        "precision",
+        "recall",
+        "retain_drift",
+    ),
+    likelihood_images=0,
+    likelihood_deep=20,
+    recovery_budgets=(0, 10, 30, 100),
+    recovery_images=(10, 100),
+    feature_images=0,
+    scales={
+        "quick": {
+            "n_forget": 200,
+            "n_retain": 50,
+            "likelihood_images": 100,
+            "likelihood_deep": 0,
+            "recovery_budgets": (0, 30, 100),
+            "recovery_images": (100,),
+            "feature_images": 100,
+        },
+        # As published: the paper's base, its single classifier, 1,000 images of the digit.
+        "paper": {"base": "paper", "n_forget": 1000, "judges": ("mnist-paper",), "designated": "mnist-paper"},
+    },
+)
