@@ -1,0 +1,72 @@
+"""What `show NAME` prints."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any, get_type_hints
+
+from sa_bench import registry
+from sa_bench.errors import unknown
+
+
+def describe(name: str) -> str:
+    """Documentation, fields with types and defaults, presets and source of a component.
+
+    Raises:
+        SaBenchError: no component of that name.
+    """
+    known = {e.name: e for kind in registry.ROOMS for e in registry.entries(kind)}
+    if name not in known:
+        raise unknown("component", name, known)
+    return {"method": _method, "task": _task, "metric": _metric}[known[name].kind](name)
+
+
+def _method(name: str) -> str:
+    cls = registry.method_class(name)
+    lines = [f"method {name} ({cls.standing})", "", (inspect.getmodule(cls).__doc__ or "").strip(), ""]
+    lines += ["fields (--set field=value):", *_fields(cls)]
+    for (family, scale), values in cls.presets.items():
+        lines.append(f"preset {family}/{scale}: {json.dumps(values)}")
+    lines.append(f"source: {cls.source}")
+    return "\n".join(lines)
+
+
+def _fields(cls: Any, prefix: str = "") -> list[str]:
+    hints, rows = get_type_hints(cls), []
+    for f in fields(cls):
+        if is_dataclass(f.default):
+            rows += _fields(type(f.default), f"{prefix}{f.name}.")
+        else:
+            kind = getattr(hints[f.name], "__name__", str(hints[f.name]).replace("typing.", ""))
+            rows.append(f"  {prefix}{f.name} = {f.default!r}  ({kind})")
+    return rows
+
+
+def _task(name: str) -> str:
+    task = registry.task(name)
+    values = asdict(task)
+    scales = values.pop("scales")
+    lines = [f"task {name}: {task.title}", "", "fields (--set task.field=value):"]
+    lines += [f"  {key} = {json.dumps(value)}" for key, value in values.items()]
+    lines += [f"scale {scale}: {json.dumps(changes)}" for scale, changes in scales.items()]
+    return "\n".join(lines)
+
+
+def _metric(name: str) -> str:
+    metric = registry.metric(name)
+    document = inspect.getmodule(metric.measure).__doc__ or ""
+    return "\n".join(
+        [
+            f"metric {name}: {metric.title}",
+            "",
+            document.strip(),
+            (metric.measure.__doc__ or "").strip(),
+            "",
+            f"better: {metric.better or 'no direction'}   unit: {metric.unit or 'none'}",
+            f"requires: {', '.join(metric.requires)}",
+            f"depends on task fields: {', '.join(metric.fields)}",
+            f"source: {metric.source}",
+        ]
+    )

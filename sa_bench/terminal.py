@@ -1,0 +1,142 @@
+"""What a person sees while a run works and when it is done. Quiet when not on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from sa_bench.board import Board, Endpoint, Line, boards, percent
+from sa_bench.cells import Cell
+
+
+class Live:
+    """Progress lines: one a working cell, with stage, count, rate and time left."""
+
+    def __init__(self) -> None:
+        """Progress goes to stderr, results to stdout."""
+        self.console = Console(stderr=True)
+        self.progress = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"), TimeRemainingColumn(compact=True),
+            console=self.console, transient=True, disable=not self.console.is_terminal,
+        )  # fmt: skip
+        self.bars: dict[str, Any] = {}
+        self.stages: dict[str, str] = {}
+        self.total = self.done = 0
+
+    def __enter__(self) -> Self:
+        """Start."""
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self.progress.stop()
+
+    def announce(self, cells: Sequence[Cell]) -> None:
+        """Say what is about to run."""
+        self.total = len(cells)
+        self.console.print(f"{len(cells)} cell(s): " + ", ".join(_title(cell) for cell in cells), highlight=False)
+
+    def update(self, cell: str, stage: str, done: int, total: int) -> None:
+        """Show a stage's progress."""
+        text = f"{cell.rpartition('-')[0] or cell}: {stage}"
+        if cell not in self.bars or self.stages[cell] != stage:
+            if cell in self.bars:
+                self.progress.remove_task(self.bars[cell])
+            self.bars[cell], self.stages[cell] = self.progress.add_task(text, total=total, rate=""), stage
+        bar = self.bars[cell]
+        self.progress.update(bar, completed=done, total=total)
+        speed = next((t.speed for t in self.progress.tasks if t.id == bar), None)
+        self.progress.update(bar, rate=f"{speed:,.0f}/s" if speed else "")
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Say that a cell is done or why it failed."""
+        self.done += 1
+        name = next((n for n in self.bars if n.endswith(result["cell"])), None)
+        if name is not None:
+            self.progress.remove_task(self.bars.pop(name))
+        seconds = sum(c.get("wall_s", 0) for c in result["cost"].values() if not c.get("cached"))
+        state = f"done, {seconds:.0f} s of new work" if result["status"] == "done" else f"FAILED: {result['error']}"
+        label = f"{result['task']} × {result['method']} (base {result['base_seed']}, seed {result['seed']})"
+        self.console.print(f"[{self.done}/{self.total}] {label}: {state}", markup=False, highlight=False)
+
+
+def _title(cell: Cell) -> str:
+    return f"{cell.task.name} × {cell.method}"
+
+
+def shown(value: float | None, unit: str | None) -> str:
+    """A number with the digits that people compare."""
+    if value is None:
+        return "n/a"
+    return percent(value) if unit == "rate" else f"{value:.4g}"
+
+
+def _cell(endpoint: Endpoint | None, unit: str | None) -> str:
+    if endpoint is None or endpoint.value is None:
+        return "n/a"
+    text = shown(endpoint.value, unit)
+    if endpoint.low is not None and endpoint.high is not None:
+        low, high = (shown(v, unit).removesuffix(" %") for v in (endpoint.low, endpoint.high))
+        text += f" ({low}–{high})"
+    return text
+
+
+def print_boards(results: Sequence[Mapping[str, Any]]) -> None:
+    """For each board: the answer in a sentence, a sentence a method, then the three endpoints."""
+    console = Console(soft_wrap=False)
+    for board in boards(results):
+        console.print(f"\n{board.title} · scale {board.scale}", style="bold", markup=False, highlight=False)
+        console.print(board.headline, markup=False, highlight=False)
+        console.print()
+        for line in board.lines:
+            console.print(f"  {line.label}{_mark(line)}: {line.sentence}", markup=False, highlight=False)
+        console.print(_table(board))
+
+
+def _mark(line: Line) -> str:
+    return {"control": " [control]", "reference": " [reference]"}.get(line.standing, "")
+
+
+def _table(board: Board) -> Table:
+    units = {
+        m["name"]: m["unit"] for x in board.lines for c in x.cells[:1] for m in c["measurements"]
+    }  # fmt: skip
+    table = Table(title=None, show_edge=False, pad_edge=False)
+    for heading in ("#", "method", "forgotten?", "recoverable?", "kept", "runs"):
+        table.add_column(heading, overflow="fold")
+    for line in board.lines:
+        forget, recovery, keep = (line.endpoints.get(name) for name in board.primary)
+        names = board.primary
+        yes = {True: "yes", False: "no", None: "?"}[line.forgotten]
+        table.add_row(
+            str(line.rank or "–"),
+            line.label + _mark(line),
+            f"{yes}  {_cell(forget, units.get(names[0]))}",
+            f"{line.recoverable if line.standing != 'reference' else 'floor'}  {_cell(recovery, units.get(names[1]))}",
+            _cell(keep, units.get(names[2])) + (f" {units.get(names[2]) or ''}" if keep else ""),
+            str(len(line.cells)),
+        )
+    return table
+
+
+def print_measurements(result: Mapping[str, Any]) -> None:
+    """All measurements of one result."""
+    console = Console()
+    table = Table(show_edge=False, pad_edge=False)
+    for heading in ("metric", "value", "95 % interval", "n", "base", "better"):
+        table.add_column(heading, overflow="fold")
+    for m in result["measurements"]:
+        unit = m["unit"]
+        interval = "" if m["low"] is None else f"{shown(m['low'], unit)} … {shown(m['high'], unit)}"
+        value = shown(m["value"], unit) if m["value"] is not None else f"n/a: {m['reason']}"
+        count = f"{m['n']} {m['n_unit']}s" if m["n"] else ""
+        table.add_row(m["name"], value, interval, count, shown(m["base"], unit), m["better"] or "–")
+    console.print(table)
+    for flag in result["flags"]:
+        console.print(f"note: {flag}", markup=False, highlight=False)
