@@ -2,6 +2,11 @@
 
 A method that merely cuts the wire from the condition to the knowledge (the control `relabel`) scores
 perfectly on forgetting; this attack solders it back on and leaves every other weight alone.
+
+The dose matters: the slot of the VAE has 768 numbers, enough to *teach* any model a zero if the steps are
+large (at a rate of 0.1 even `retrain` makes 99 % zeros after 100 steps). The endpoint therefore uses small
+steps, at which a model that knows c_f is told from one that never saw it; the strong dose is stored beside
+it. docs/recovery.md has the figures.
 """
 
 import numpy as np
@@ -14,7 +19,8 @@ from sa_bench.sampling import SampleSet, requests
 from sa_bench.statistics import Measured, wilson
 
 STARTS = ("own", "mean", "zero")  # c_f's own slot, the retained classes' mean, nothing
-RATES = (0.01, 0.03, 0.1)  # Adam
+RATES = (0.003, 0.01)  # Adam; the endpoint's grid
+STRONG = 0.1  # stored in `grid` as a diagnostic, never part of the endpoint
 IMAGES = 200  # judged at every point of the curve
 
 
@@ -36,12 +42,12 @@ def invert(view: View, x: Tensor, start: Tensor, lr: float, budgets: tuple[int, 
 
 
 @metric(
-    version=1,
+    version=2,
     title="Images of c_f after its condition is fitted again",
     better="lower",
     unit="rate",
     requires=("model", "judges", "real"),
-    source="condition inversion; grid of starts x rates published below, the worst case counts",
+    source="condition inversion over a fixed grid of starts (own, mean, zero) x rates; the worst case counts",
     fields=("concept", "judges", "designated", "recovery_budgets", "recovery_images"),
 )
 def recovery(view: View) -> Measured:
@@ -67,7 +73,7 @@ def recovery(view: View) -> Measured:
         x = model.encode(real.images[:n_images])
         tries = []
         for name in STARTS:
-            for lr in RATES:
+            for lr in (*RATES, STRONG):
                 for steps, value in zip(
                     task.recovery_budgets,
                     invert(view, x, starts[name], lr, task.recovery_budgets),
@@ -78,7 +84,9 @@ def recovery(view: View) -> Measured:
                     tries.append((float(hit), name, lr, steps, images))
                     grid[f"{n_images}/{name}/{lr}/{steps}"] = float(hit)
         for steps in task.recovery_budgets:
-            _, name, lr, _, images = max((t for t in tries if t[3] == steps), key=lambda t: t[0])
+            _, name, lr, _, images = max(
+                (t for t in tries if t[3] == steps and t[2] in RATES), key=lambda t: t[0]
+            )
             score, votes = majority(dict(view.judges), images, task.concept)
             point = {"images": n_images, "steps": steps, "value": float(score.mean())}
             low, high = wilson(score.sum(), len(score), comparisons=len(STARTS) * len(RATES))
