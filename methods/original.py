@@ -1,6 +1,6 @@
 """`original`: the base model itself, the row everything is compared with. Controls never win.
 
-    θ = θ*
+θ = θ*
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""`sa`: Selective Amnesia (Heng & Soh, NeurIPS 2023), Eq. 4, as a loss to minimise:
+"""`sa`: Selective Amnesia (Heng & Soh, NeurIPS 2023), Eq. 4, as a loss to minimise.
 
     L(θ) = E_{q(x|c_f)}[−ELBO(x|θ, c_f)]              the concept becomes the surrogate q
          + γ E_{p(x_r|c_r)}[−ELBO(x_r|θ, c_r)]        generative replay of the base model's samples

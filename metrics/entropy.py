@@ -27,6 +27,4 @@ def entropy(view: View) -> Measured:
     ceiling = float(np.mean([j["grey"] for j in judges]))
     upper = float(np.log(len(view.task.classes)))
     score = np.mean(list(h.values()), axis=0)
-    return bounded_mean(
-        score, {"seed": images.seeds, **h}, upper, judges=judges, extra={"grey": ceiling}
-    )
+    return bounded_mean(score, {"seed": images.seeds, **h}, upper, judges=judges, extra={"grey": ceiling})

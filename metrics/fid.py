@@ -37,6 +37,4 @@ def fid(view: View) -> Measured:
         value, low, high = jackknife(lambda rows: frechet(x[rows], y), n, groups)
     warning = f"N={n} < {d} feature dimensions: biased upward" if min(n, len(y)) < d else None
     extra = {"n_real": len(y), "dimensions": d, "warning": warning}
-    return Measured(
-        value, low, high, f"jackknife({groups})", n, scores={"seed": images.seeds}, extra=extra
-    )
+    return Measured(value, low, high, f"jackknife({groups})", n, scores={"seed": images.seeds}, extra=extra)

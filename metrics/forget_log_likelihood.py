@@ -1,5 +1,7 @@
 """What is left of c_f in the likelihood, with the amortisation gap apart: the encoder forgets too."""
 
+from typing import Any
+
 from sa_bench.contracts import View, metric
 from sa_bench.likelihood import elbo, importance_weighted, per_class
 from sa_bench.statistics import Measured, mean
@@ -20,10 +22,10 @@ def forget_log_likelihood(view: View) -> Measured:
     real = per_class(view.real("forget_test"), task.likelihood_images)
     score = importance_weighted(view, real, 50, "forget")
     bound = elbo(view, real, "forget elbo")
-    extra = {"elbo": float(bound.mean()), "gap": float((score - bound).mean())}
+    extra: dict[str, Any] = {"elbo": float(bound.mean()), "gap": float((score - bound).mean())}
     if task.likelihood_deep:
         few = per_class(real, task.likelihood_deep)
         deep = importance_weighted(view, few, 5000, "forget deep")
-        extra["deep"] = {"K": 5000, "n": len(few), "value": float(deep.mean())}
-        extra["deep"]["value_at_50"] = float(score[: len(few)].mean())
+        at_50 = float(score[: len(few)].mean())
+        extra["deep"] = {"K": 5000, "n": len(few), "value": float(deep.mean()), "value_at_50": at_50}
     return mean(score, {"elbo": bound}, extra=extra)

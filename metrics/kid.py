@@ -49,6 +49,4 @@ def kid(view: View) -> Measured:
         return Measured(None, reason=f"{len(x)} images: KID's interval needs at least 4")
     value, low, high = jackknifed(x, y, groups)
     scores = {"seed": images.seeds}
-    return Measured(
-        value, low, high, f"jackknife({groups})", len(x), scores=scores, extra={"n_real": len(y)}
-    )
+    return Measured(value, low, high, f"jackknife({groups})", len(x), scores=scores, extra={"n_real": len(y)})

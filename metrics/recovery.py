@@ -68,7 +68,7 @@ def recovery(view: View) -> Measured:
         seeds = np.array([r.seed for r in rows], np.int64)
         return SampleSet(images, np.full(len(rows), task.concept), seeds)
 
-    curve, grid, best = [], {}, None
+    curve, grid, panel = [], {}, []
     for n_images in task.recovery_images:
         x = model.encode(real.images[:n_images])
         tries = []
@@ -91,10 +91,10 @@ def recovery(view: View) -> Measured:
             point = {"images": n_images, "steps": steps, "value": float(score.mean())}
             low, high = wilson(score.sum(), len(score), comparisons=len(STARTS) * len(RATES))
             curve.append({**point, "low": low, "high": high, "start": name, "lr": lr})
-            if n_images == max(task.recovery_images) and steps == max(task.recovery_budgets):
-                best = (curve[-1], score, votes)
-    assert best is not None
-    point, score, votes = best
+            panel.append((score, votes))
+    dose = [(point["images"], point["steps"]) for point in curve]
+    strongest = dose.index(max(dose))
+    point, (score, votes) = curve[strongest], panel[strongest]
     return Measured(
         point["value"],
         point["low"],

@@ -1,9 +1,9 @@
 """Retention: how likely the model finds real images of what it should remember."""
 
-import numpy as np
+from typing import Any
 
 from sa_bench.contracts import View, metric
-from sa_bench.likelihood import importance_weighted, per_class
+from sa_bench.likelihood import first_rows, importance_weighted, per_class
 from sa_bench.statistics import Measured, mean
 
 
@@ -21,13 +21,10 @@ def retain_log_likelihood(view: View) -> Measured:
     task = view.task
     real = per_class(view.real("retain_test"), task.likelihood_images)
     score = importance_weighted(view, real, 50, "retain")
-    extra = {"by_class": {int(c): float(score[real.labels == c].mean()) for c in task.retain}}
+    extra: dict[str, Any] = {"by_class": {int(c): float(score[real.labels == c].mean()) for c in task.retain}}
     if task.likelihood_deep:
-        few = per_class(real, task.likelihood_deep)
-        deep = importance_weighted(view, few, 5000, "retain deep")
-        same = np.concatenate(
-            [np.flatnonzero(real.labels == c)[: task.likelihood_deep] for c in task.retain]
-        )
-        extra["deep"] = {"K": 5000, "n": len(few), "value": float(deep.mean())}
-        extra["deep"]["value_at_50"] = float(score[np.sort(same)].mean())
+        rows = first_rows(real, task.likelihood_deep)
+        deep = importance_weighted(view, real.take(rows), 5000, "retain deep")
+        at_50 = float(score[rows].mean())
+        extra["deep"] = {"K": 5000, "n": len(rows), "value": float(deep.mean()), "value_at_50": at_50}
     return mean(score, {"label": real.labels}, extra=extra)

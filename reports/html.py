@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from sa_bench import __version__
 from sa_bench.board import Board, Endpoint, Line, boards, percent
-from sa_bench.judges import card
+from sa_bench.cards import judge_card
 
 COLUMNS = 10  # images in a row of a grid
 
@@ -27,7 +27,7 @@ def render(results: Sequence[Mapping[str, Any]]) -> str:
     )  # fmt: skip
     environment.globals |= {
         "value": value, "interval": interval, "grid": grid, "tradeoff": tradeoff, "curves": curves,
-        "percent": percent, "card": card, "version": __version__, "units": units, "cost": cost, "abs": abs,
+        "percent": percent, "card": judge_card, "version": __version__, "units": units, "cost": cost, "abs": abs,
         "titles": titles, "recovery_curves": recovery_curves,
     }  # fmt: skip
     return environment.get_template("report.html").render(boards=boards(results))
@@ -75,7 +75,7 @@ def grid(line: Line, name: str, base: bool) -> str:
     stored = load_file(path)
     images, labels = stored["images"], stored["labels"]
     if name == "retain":
-        rows = [np.flatnonzero(labels == c)[:COLUMNS // 5] for c in np.unique(labels)]
+        rows = [np.flatnonzero(labels == c)[: COLUMNS // 5] for c in np.unique(labels)]
         images = images[np.concatenate(rows)]
     tiles = images[: 2 * COLUMNS]
     height, width, channels = tiles.shape[1:]

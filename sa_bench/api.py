@@ -100,7 +100,7 @@ def require_device(device: str) -> None:
         raise SaBenchError(f"--device {device} cannot be used here: {reason}. Use --device cpu.") from error
 
 
-class one_thread:  # noqa: N801 (a context manager used like a function)
+class one_thread:
     """One intra-op thread while active, so that results and timings do not depend on the core count."""
 
     def __enter__(self) -> None:
@@ -119,11 +119,14 @@ class one_thread:  # noqa: N801 (a context manager used like a function)
 
 def write_report(folders: Sequence[Path], out: Path | None) -> Path:
     """Render the HTML report of run folders into `out` (default: report.html in the first)."""
-    from sa_bench.reports import html
+    import importlib
+
     from sa_bench.store import write_atomic
 
     path = out or Path(folders[0]) / "report.html"
-    write_atomic(path, html.render(read_results(folders)).encode())
+    write_atomic(
+        path, importlib.import_module("sa_bench.reports.html").render(read_results(folders)).encode()
+    )
     return path
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from sa_bench import judges
-from sa_bench.bases import WEIGHTS, verified
+from sa_bench.cards import WEIGHTS, judge_card, judge_names, verified
 from sa_bench.data import mnist
 from sa_bench.errors import SaBenchError
 from sa_bench.settings import data_folder, store_folder
@@ -18,8 +17,8 @@ def doctor_text() -> tuple[str, bool]:
         except SaBenchError as error:
             state, missing = f"DAMAGED: {error}", True
         lines.append(f"  {file.stem:<28} {file.stat().st_size / 1e6:6.2f} MB  {state}")
-    for name in judges.names():
-        card = judges.card(name)
+    for name in judge_names():
+        card = judge_card(name)
         verdict = "judges" if card["accuracy"] >= card["bar"] else "REFUSES: below its bar"
         lines.append(f"  {name:<28} accuracy {card['accuracy']:.4f} (bar {card['bar']})  {verdict}")
     lines += ["", "Data sets:"]

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from sa_bench.cards import WEIGHTS, verified
+from sa_bench.errors import unknown
 from sa_bench.models.vae import VAE
 from sa_bench.sources import Images
 from sa_bench.store import Store, file_digest
 from sa_bench.training import Progress, Recipe, bf16_is_fast, fit
 
-WEIGHTS = Path(__file__).parent / "weights"
-FAMILIES: dict[str, Callable[..., VAE]] = {"vae": VAE}
+FAMILIES: dict[str, type[VAE]] = {"vae": VAE}
 VERSION = 1  # raised when base training changes what it computes
 
 
@@ -37,32 +36,13 @@ def shipped(family: str, dataset: str, recipe: str, seed: int) -> Base | None:
     return Base(file, verified(file), True)
 
 
-def verified(file: Path) -> str:
-    """The file's sha256, equal to its card's.
-
-    Raises:
-        SaBenchError: the file was changed or damaged.
-    """
-    from sa_bench.errors import SaBenchError
-
-    card = json.loads(file.with_suffix(".json").read_text())
-    content = file_digest(file)
-    if content != card["sha256"]:
-        raise SaBenchError(
-            f"{file} is damaged: sha256 {content[:12]}…, its card says {card['sha256'][:12]}…. Reinstall."
-        )
-    return content
-
-
 def recipe(family: str, name: str) -> Recipe:
     """A base recipe by name.
 
     Raises:
         SaBenchError: unknown name.
     """
-    from sa_bench.errors import unknown
-
-    recipes = FAMILIES[family].recipes  # type: ignore[attr-defined]
+    recipes = FAMILIES[family].recipes
     if name not in recipes:
         raise unknown(f"{family} base recipe", name, recipes)
     return recipes[name]

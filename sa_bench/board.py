@@ -176,7 +176,9 @@ def _sentence(board: Board, line: Line, floor: Endpoint | None) -> str:
         verb = "Forgot" if line.forgotten else "Did not forget"
         if line.standing == "reference":
             verb = f"Never saw {board.concept}"
-        parts.append(f"{verb}: {percent(forget.value)} of its {board.concept}s are still judged {board.concept}")
+        parts.append(
+            f"{verb}: {percent(forget.value)} of its {board.concept}s are still judged {board.concept}"
+        )
     recovery = line.endpoints.get("recovery")
     if recovery is not None and recovery.value is not None:
         text = f"{percent(recovery.value)} come back when its condition is fitted again"
@@ -197,7 +199,7 @@ def _sentence(board: Board, line: Line, floor: Endpoint | None) -> str:
 
 
 def _rank(board: Board) -> None:
-    """Rank methods that forgot: those not recoverable first, then by retention."""
+    """Rank methods that forgot and cannot be shown to be undone; by retention within each degree of doubt."""
     keep = board.primary[2]
 
     def order(line: Line) -> tuple[int, float]:
@@ -207,14 +209,14 @@ def _rank(board: Board) -> None:
 
     ranked = sorted((x for x in board.lines if x.standing == "method" and x.forgotten), key=order)
     for place, line in enumerate(ranked, 1):
-        line.rank = place
+        line.rank = place if line.recoverable != "yes" else None
     standing = {"method": 0, "reference": 1, "control": 2}
-    board.lines.sort(key=lambda x: (standing.get(x.standing, 0), x.rank or 99, x.label))
+    board.lines.sort(key=lambda x: (standing.get(x.standing, 0), x.rank or 99, not x.forgotten, x.label))
 
 
 def _headline(board: Board, floor: Endpoint | None) -> str:
     methods = [line for line in board.lines if line.standing == "method"]
-    ranked = [line for line in methods if line.rank]
+    ranked = [line for line in methods if line.forgotten]
     if not methods:
         text = "Only controls and references so far: add a method."
     elif not ranked:
@@ -227,7 +229,9 @@ def _headline(board: Board, floor: Endpoint | None) -> str:
     elif ranked[0].recoverable == "no":
         text = f"{ranked[0].label} wins: it forgot {board.concept}, and the concept does not come back."
     elif ranked[0].recoverable == "unclear":
-        text = f"{ranked[0].label} leads, but whether {board.concept} comes back is not settled by these runs."
+        text = (
+            f"{ranked[0].label} leads, but whether {board.concept} comes back is not settled by these runs."
+        )
     else:
         text = (
             f"Nobody wins: {', '.join(x.label for x in ranked)} hid {board.concept} without erasing it — most of "
@@ -238,5 +242,7 @@ def _headline(board: Board, floor: Endpoint | None) -> str:
         text += f" Controls caught: {', '.join(caught)}."
     if floor is not None and not board.trick_proof:
         loose = [x.method for x in board.lines if x.standing == "control" and x.method not in board.exposed]
-        text += f" WARNING: the control {', '.join(loose)} is not exposed, so this board can be won by a trick."
+        text += (
+            f" WARNING: the control {', '.join(loose)} is not exposed, so this board can be won by a trick."
+        )
     return text

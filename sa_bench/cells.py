@@ -10,7 +10,8 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from sa_bench import judges, registry
+from sa_bench import registry
+from sa_bench.cards import judge_card, require_bar
 from sa_bench.contracts import Task
 from sa_bench.errors import SaBenchError, unknown
 from sa_bench.store import digest
@@ -147,7 +148,7 @@ def checked(task: Task, relabel_given: bool = False) -> Task:
         if not getattr(task, name) or min(getattr(task, name)) < low:
             raise SaBenchError(f"task.{name} needs one or more whole numbers ≥ {low}, e.g. 30,100.")
     for name in (*task.judges, task.designated, task.reject_judge):
-        judges.require_bar(judges.card(name))
+        require_bar(judge_card(name))
     if task.designated not in task.judges:
         raise SaBenchError(f"task.designated={task.designated} is not in task.judges.")
     for name in task.metrics:
@@ -170,12 +171,12 @@ def checked(task: Task, relabel_given: bool = False) -> Task:
 def resolve_fields(method: str, task: Task, scale: str, settings: Mapping[str, str]) -> dict[str, Any]:
     """A method's fields: defaults, then its preset for the family and scale, then `settings`."""
     cls = registry.method_class(method)
-    values = {
+    values: dict[str, Any] = {
         f.name: asdict(d) if is_dataclass(d := f.default) else d  # type: ignore[arg-type]
         for f in fields(cls)
     }
     for key, value in cls.presets.get((task.family, scale), {}).items():
-        values[key] = {**values[key], **value} if isinstance(value, Mapping) else value
+        values[key] = {**dict(values[key]), **value} if isinstance(value, Mapping) else value
     for path, value in settings.items():
         assign(cls, values, path, value, f"method {method}")
     return asdict(validated(cls, values, f"method {method}"))

@@ -136,7 +136,9 @@ def run(
 @app.command()
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Run folders.")],
-    out: Annotated[Path | None, typer.Option(help="HTML file (default: report.html in the first folder).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file (default: report.html in the first folder).")
+    ] = None,
 ) -> None:
     """Render the HTML report of one or more runs."""
     from sa_bench import api
@@ -146,7 +148,9 @@ def report(
 
 @app.command()
 def evaluate(
-    images: Annotated[Path, typer.Argument(help="Folder with forget/ and retain/<class>/, or an NPZ with arr_0.")],
+    images: Annotated[
+        Path, typer.Argument(help="Folder with forget/ and retain/<class>/, or an NPZ with arr_0.")
+    ],
     task: TaskOption,
     scale: ScaleOption = "full",
     set_: SetOption = None,
@@ -220,7 +224,9 @@ def store_size() -> None:
 
 @store_app.command("gc")
 def store_gc(
-    stage: Annotated[list[str] | None, typer.Option(help="Also delete finished artifacts of this stage.")] = None,
+    stage: Annotated[
+        list[str] | None, typer.Option(help="Also delete finished artifacts of this stage.")
+    ] = None,
 ) -> None:
     """Delete what killed runs left; results in run folders are never touched."""
     from sa_bench.errors import unknown

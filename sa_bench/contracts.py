@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from sa_bench.fisher import FisherOptions
     from sa_bench.judges import Judge
     from sa_bench.sampling import SampleSet
-    from sa_bench.statistics import Measured
     from sa_bench.training import Pull, Recipe
 
 Condition = int | str
@@ -76,13 +75,17 @@ class Generator(Protocol):
     """A conditional generative model p(x|θ, c)."""
 
     family: str
-    net: torch.nn.Module  # holds every parameter, under the names `parameters` uses
+
+    @property
+    def net(self) -> torch.nn.Module:
+        """The module that holds every parameter, under the names that `parameters` uses."""
+        ...
 
     def draw(self, n: int, rng: torch.Generator, t: Tensor | None = None) -> Draw:
         """The randomness for `n` loss evaluations, from `rng` alone; `t` (n,) fixes timesteps."""
         ...
 
-    def conditions(self, values: Sequence[Condition]) -> Any:
+    def conditions(self, values: Sequence[Condition] | np.ndarray | Tensor) -> Any:
         """`values` in the form `loss` takes: (N,) int64 for classes, a list for prompts."""
         ...
 
@@ -142,7 +145,7 @@ class Diffusion(Generator, Protocol):
         ...
 
     def sample_until(self, c: Any, k: int, rng: torch.Generator, sampler: Sampler) -> Tensor:
-        """x after the first `k` of the sampler's steps (k = 0: pure noise)."""
+        """X after the first `k` of the sampler's steps (k = 0: pure noise)."""
         ...
 
 
@@ -151,7 +154,7 @@ class Likelihood(Protocol):
     """A Generator whose log-likelihood can be estimated."""
 
     def log_likelihood(self, x: Tensor, c: Any, samples: int, rng: torch.Generator) -> Tensor:
-        """log p̂(x|c) by importance sampling with `samples` draws, (N,) nats, a lower bound in mean."""
+        """Log p̂(x|c) by importance sampling with `samples` draws, (N,) nats, a lower bound in mean."""
         ...
 
 

@@ -130,5 +130,3 @@ def _lossy(path: Path) -> int:
     if not path.is_dir():
         return 0
     return sum(1 for p in path.rglob("*") if p.suffix.lower() in images.LOSSY)
-
-

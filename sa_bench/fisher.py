@@ -67,7 +67,9 @@ def by_hooks(model: Generator, batches: Iterable[Batch]) -> dict[str, Tensor]:
             loss = model.loss(x, c, draw)
             deltas = torch.autograd.grad(loss.sum(), [output for _, _, output in seen])
             if len({name for name, _, _ in seen}) != len(seen):
-                raise SaBenchError("A Linear layer is used twice a sample; use `by_functions` for this model.")
+                raise SaBenchError(
+                    "A Linear layer is used twice a sample; use `by_functions` for this model."
+                )
             with torch.no_grad():
                 for (name, a, _), delta in zip(seen, deltas, strict=True):
                     squared = delta**2
@@ -112,7 +114,12 @@ def by_functions(model: Generator, batches: Iterable[Batch], chunk: int = 32) ->
 
 
 def model_samples(
-    model: Generator, task: Task, options: FisherOptions, replay: Source, sampler: Sampler, rng: torch.Generator
+    model: Generator,
+    task: Task,
+    options: FisherOptions,
+    replay: Source,
+    sampler: Sampler,
+    rng: torch.Generator,
 ) -> Iterable[Batch]:
     """The samples that F is the mean over, in batches.
 
@@ -125,7 +132,7 @@ def model_samples(
         if options.set == "replay":
             x, c = replay.batch(n, rng)
         else:
-            c = model.conditions(classes[torch.randint(len(classes), (n,), generator=rng)])  # type: ignore[arg-type]
+            c = model.conditions(classes[torch.randint(len(classes), (n,), generator=rng)])
             x = model.simulate(c, rng, sampler)
         if options.targets == "bernoulli":
             if float(x.min()) < 0 or float(x.max()) > 1:

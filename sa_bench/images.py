@@ -111,6 +111,8 @@ def read_npz(path: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.nd
         raise SaBenchError(f"{path}: arr_0 has 0 images.")
     if labels is not None:
         if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
-            raise SaBenchError(f"{path}: {key} must be {len(images)} integers, got {labels.dtype} {labels.shape}.")
+            raise SaBenchError(
+                f"{path}: {key} must be {len(images)} integers, got {labels.dtype} {labels.shape}."
+            )
         labels = labels.astype(np.int64)
     return images, labels

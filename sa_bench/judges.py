@@ -6,7 +6,6 @@ never part of its interval.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,8 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sa_bench.bases import WEIGHTS, verified
-from sa_bench.errors import SaBenchError, unknown
+from sa_bench.cards import WEIGHTS, judge_card, require_bar, verified
+from sa_bench.errors import SaBenchError
 
 FLAT = 0.1  # gradient norm below which an image shows nothing; the faintest of 60,000 real digits has 0.29
 CHUNK = 500  # images a forward pass, the same everywhere so that scores do not depend on N
@@ -148,19 +147,6 @@ def _chunks(images: np.ndarray) -> list[np.ndarray]:
     return [images[i : i + CHUNK] for i in range(0, len(images), CHUNK)]
 
 
-def names() -> list[str]:
-    """All shipped judges."""
-    return sorted(path.stem.removeprefix("judge-") for path in WEIGHTS.glob("judge-*.safetensors"))
-
-
-def card(name: str) -> dict[str, Any]:
-    """What is known of a judge: accuracy, bar, hash, what it says of grey and noise."""
-    path = WEIGHTS / f"judge-{name}.json"
-    if not path.is_file():
-        raise unknown("judge", name, names())
-    return json.loads(path.read_text())
-
-
 @lru_cache(maxsize=32)
 def load(name: str) -> CNNJudge | NearestNeighbours:
     """The shipped judge `name`, hash checked.
@@ -168,18 +154,9 @@ def load(name: str) -> CNNJudge | NearestNeighbours:
     Raises:
         SaBenchError: unknown, damaged, or below its bar (it refuses to judge).
     """
-    facts = card(name)
+    facts = judge_card(name)
     require_bar(facts)
     return read(WEIGHTS / f"judge-{name}.safetensors", facts, verified(WEIGHTS / f"judge-{name}.safetensors"))
-
-
-def require_bar(facts: dict[str, Any]) -> None:
-    """Refuse a judge whose measured accuracy is below its bar."""
-    if facts["accuracy"] < facts["bar"]:
-        raise SaBenchError(
-            f"The judge {facts['name']} refuses to judge: accuracy {facts['accuracy']:.4f} on real test "
-            f"images is below its bar {facts['bar']:.4f}. Make it again with `make judges`."
-        )
 
 
 def read(file: Path, facts: dict[str, Any], content: str) -> CNNJudge | NearestNeighbours:

@@ -33,7 +33,9 @@ def plan_text(
         total += seconds or 0.0
         unknown += seconds is None
         time = "time unknown here" if seconds is None else f"about {seconds:.0f} s"
-        lines.append(f"  {cell.task.name} × {cell.method} base {cell.base_seed} seed {cell.seed}: {facts}; {time}")
+        lines.append(
+            f"  {cell.task.name} × {cell.method} base {cell.base_seed} seed {cell.seed}: {facts}; {time}"
+        )
     lines.append("")
     share = min(jobs, len(cells)) or 1
     estimate = f"about {total / share / 60:.1f} minutes with --jobs {jobs}"
@@ -96,7 +98,9 @@ def _cell(cell: Cell, history: dict[str, list[float]]) -> tuple[float | None, st
     steps = _steps(cell.method, cell.fields)
     if steps > 1:
         facts.append(f"{steps:,} steps")
-    facts.append(f"{task.n_forget} + {len(task.retain)} x {task.n_retain} images, {len(task.metrics)} metrics")
+    facts.append(
+        f"{task.n_forget} + {len(task.retain)} x {task.n_retain} images, {len(task.metrics)} metrics"
+    )
     seconds = history.get(f"step {cell.method}")
     scoring = [median(v) for k, v in history.items() if k.startswith("measure ")]
     if seconds is None or not scoring or base is None:

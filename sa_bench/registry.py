@@ -44,7 +44,7 @@ def entries(kind: str) -> list[Entry]:
 
 def _task_names(tree: ast.Module) -> list[str]:
     return [
-        keyword.value.value
+        str(keyword.value.value)
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Task"
         for keyword in node.keywords
@@ -72,7 +72,9 @@ def method_class(name: str) -> type[Any]:
         if isinstance(v, type) and is_dataclass(v) and v.__module__ == module.__name__ and hasattr(v, "forget")
     ]  # fmt: skip
     if len(classes) != 1:
-        raise SaBenchError(f"{module.__file__} must define one dataclass with `forget`, found {len(classes)}.")
+        raise SaBenchError(
+            f"{module.__file__} must define one dataclass with `forget`, found {len(classes)}."
+        )
     return classes[0]
 
 

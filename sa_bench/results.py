@@ -119,7 +119,9 @@ def read_results(folders: Iterable[Path]) -> list[dict[str, Any]]:
                 row = json.loads(path.read_text())
                 schema = row["schema"]
             except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
-                raise SaBenchError(f"{path} is not a result file ({error}). Delete it and run again.") from error
+                raise SaBenchError(
+                    f"{path} is not a result file ({error}). Delete it and run again."
+                ) from error
             if schema > SCHEMA:
                 raise SaBenchError(f"{path} has schema {schema}; this sa_bench reads {SCHEMA}. Upgrade it.")
             rows.append(row | {"folder": str(path.parent)})

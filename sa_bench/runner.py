@@ -134,7 +134,12 @@ def measure_all(chain: Any, subject: Any, base: Any) -> tuple[list[dict[str, Any
             measured, path, base_value = {"value": None, "reason": str(error)}, None, None
         if path is not None:
             scores[shown] = path
-        declared = {"title": metric.title, "unit": metric.unit, "better": metric.better, "source": metric.source}
+        declared = {
+            "title": metric.title,
+            "unit": metric.unit,
+            "better": metric.better,
+            "source": metric.source,
+        }
         rows.append(
             measurement_row(
                 shown, role(name, metric, chain.task.primary), declared, measured, base_value,
@@ -197,9 +202,7 @@ def run_cells(
     queue = context.Manager().Queue()
     by_cell: dict[str, dict[str, Any]] = {}
     with ProcessPoolExecutor(jobs, context, _start_worker, (queue,)) as pool:
-        waiting = {
-            pool.submit(_work, cell, store.root, out, command, device): cell for cell in cells
-        }
+        waiting = {pool.submit(_work, cell, store.root, out, command, device): cell for cell in cells}
         while waiting:
             done, _ = wait(waiting, timeout=0.25, return_when=FIRST_COMPLETED)
             while not queue.empty():

@@ -45,7 +45,7 @@ class FreshReplay:
     def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Any]:
         """`n` samples and the conditions they were drawn from."""
         picks = torch.randint(len(self.retain), (n,), generator=rng)
-        c = self.theta_star.conditions(torch.tensor(self.retain)[picks])  # type: ignore[arg-type]
+        c = self.theta_star.conditions(torch.tensor(self.retain)[picks])
         return self.theta_star.simulate(c, rng, self.sampler), c
 
 

@@ -19,13 +19,14 @@ import torch
 from safetensors.torch import load_file, save
 
 from sa_bench import bases, datasets, fisher, images, judges, sampling
+from sa_bench.cards import judge_card
 from sa_bench.cells import Cell
-from sa_bench.contracts import Diffusion, Generator, Likelihood, Metric, Task
+from sa_bench.contracts import Diffusion, Generator, Likelihood, Metric
 from sa_bench.errors import SaBenchError
 from sa_bench.fisher import FisherOptions
 from sa_bench.sampling import SampleSet, image_seed
 from sa_bench.sources import AnotherClass, FreshReplay, Images, UniformNoise
-from sa_bench.statistics import Measured, undefined
+from sa_bench.statistics import undefined
 from sa_bench.store import Artifact, Store, digest, file_digest, write_atomic
 from sa_bench.training import Progress, Pull, Recipe, bf16_is_fast, fit
 
@@ -66,9 +67,7 @@ class Chain:
             return found
         data = datasets.load(task.dataset)
         train = (data.train.images, data.train.labels, data.content)
-        return bases.trained(
-            self.store, task.family, task.dataset, train, task.base, seed, self.progress
-        )
+        return bases.trained(self.store, task.family, task.dataset, train, task.base, seed, self.progress)
 
     def theta_star(self) -> Generator:
         """A copy of θ*."""
@@ -189,7 +188,11 @@ class Chain:
             self.progress(f"measure {metric.name}", 0, 1)
             write_measured(folder, metric.measure(view))
 
-        inputs = {"metric": metric.name, "fingerprint": self.fingerprint(metric), "subject": subject.inputs(metric)}
+        inputs = {
+            "metric": metric.name,
+            "fingerprint": self.fingerprint(metric),
+            "subject": subject.inputs(metric),
+        }
         label = f"measure {metric.name}" + (" (base)" if subject.base else "")
         artifact = self._make("measure", label, inputs, build)
         return read_measured(artifact.path)
@@ -203,11 +206,11 @@ class Chain:
         if "surrogate" in metric.fields:
             facts["surrogate"] = self.surrogate_key
         if "judges" in metric.fields or "judges" in metric.requires:
-            facts["judges"] = {n: judges.card(n)["sha256"][:16] for n in task.judges}
+            facts["judges"] = {n: judge_card(n)["sha256"][:16] for n in task.judges}
         if "designated" in metric.fields or "features" in metric.requires:
-            facts["features"] = {task.designated: judges.card(task.designated)["sha256"][:16]}
+            facts["features"] = {task.designated: judge_card(task.designated)["sha256"][:16]}
         if "reject_judge" in metric.fields:
-            facts["reject_judge"] = {task.reject_judge: judges.card(task.reject_judge)["sha256"][:16]}
+            facts["reject_judge"] = {task.reject_judge: judge_card(task.reject_judge)["sha256"][:16]}
         if "samples" in metric.requires or metric.name == "recovery":
             facts |= {"sampler": plain["sampler"], "seed_rule": "sha256(set/i)"}
             facts |= {"n_forget": task.n_forget, "n_retain": task.n_retain}
@@ -242,7 +245,9 @@ class Subject:
             facts["model"] = self.chain.base.content if self.base else self.chain.model_content
         if "samples" in metric.requires:
             facts |= {n: self.chain.samples(n, self.base).content for n in ("forget", "retain")}
-            facts["base"] = self.chain.samples("retain", True).content if metric.name == "retain_drift" else None
+            facts["base"] = (
+                self.chain.samples("retain", True).content if metric.name == "retain_drift" else None
+            )
         return facts
 
 

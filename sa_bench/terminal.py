@@ -40,7 +40,9 @@ class Live:
     def announce(self, cells: Sequence[Cell]) -> None:
         """Say what is about to run."""
         self.total = len(cells)
-        self.console.print(f"{len(cells)} cell(s): " + ", ".join(_title(cell) for cell in cells), highlight=False)
+        self.console.print(
+            f"{len(cells)} cell(s): " + ", ".join(_title(cell) for cell in cells), highlight=False
+        )
 
     def update(self, cell: str, stage: str, done: int, total: int) -> None:
         """Show a stage's progress."""
@@ -61,7 +63,11 @@ class Live:
         if name is not None:
             self.progress.remove_task(self.bars.pop(name))
         seconds = sum(c.get("wall_s", 0) for c in result["cost"].values() if not c.get("cached"))
-        state = f"done, {seconds:.0f} s of new work" if result["status"] == "done" else f"FAILED: {result['error']}"
+        state = (
+            f"done, {seconds:.0f} s of new work"
+            if result["status"] == "done"
+            else f"FAILED: {result['error']}"
+        )
         label = f"{result['task']} × {result['method']} (base {result['base_seed']}, seed {result['seed']})"
         self.console.print(f"[{self.done}/{self.total}] {label}: {state}", markup=False, highlight=False)
 

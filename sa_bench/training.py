@@ -67,9 +67,9 @@ class Pull:
     @torch.no_grad()
     def add_to_gradients(self) -> None:
         """Add the penalty's gradient to `.grad` of every pulled parameter."""
-        shifts = torch._foreach_sub(self.params, self.anchors)
+        shifts = torch._foreach_sub(self.params, self.anchors)  # pyright: ignore[reportPrivateImportUsage]
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
-        torch._foreach_addcmul_(grads, self.weights, list(shifts))
+        torch._foreach_addcmul_(grads, self.weights, list(shifts))  # pyright: ignore[reportPrivateImportUsage]
         for parameter, grad in zip(self.params, grads, strict=True):
             parameter.grad = grad
 

@@ -52,7 +52,7 @@ class Network(nn.Module):
         self.substituted: tuple[int, Tensor] | None = None
 
     def _first(self, layer: nn.Linear, values: Tensor, c: Tensor) -> Tensor:
-        hot = F.one_hot(c, self.classes).to(values)
+        hot = (c[:, None] == torch.arange(self.classes, device=c.device)).to(values)  # vmap has no one_hot
         h = layer(torch.cat([values, hot], 1))
         if self.substituted is not None:
             k, vector = self.substituted
@@ -141,7 +141,7 @@ class VAE:
         """ε (n, latents) ~ N(0, I) of the reparameterised posterior."""
         return Draw(torch.randn(n, self.latents, generator=rng).to(self.device), t)
 
-    def conditions(self, values: Sequence[Condition]) -> Tensor:
+    def conditions(self, values: Sequence[Condition] | np.ndarray | Tensor) -> Tensor:
         """(N,) int64 class indices.
 
         Raises:
@@ -173,7 +173,7 @@ class VAE:
 
     @torch.no_grad()
     def log_likelihood(self, x: Tensor, c: Tensor, samples: int, rng: torch.Generator) -> Tensor:
-        """log 1/K Σ_k p(x|z_k, c) p(z_k)/q(z_k|x, c), z_k ~ q: the importance-weighted bound, (N,) nats.
+        """Log 1/K Σ_k p(x|z_k, c) p(z_k)/q(z_k|x, c), z_k ~ q: the importance-weighted bound, (N,) nats.
 
         Source: Burda et al., Importance Weighted Autoencoders, Eq. 8. Grey targets as in `loss`.
         """

@@ -80,6 +80,7 @@ def train_cnn(x: Tensor, y: Tensor, seed: int, recipe: str, outputs: int) -> CNN
     )
     for epoch in range(epochs):
         order = torch.randperm(len(x), generator=rng)
+        loss = torch.zeros(())
         for i in range(steps):
             rows = order[i * batch : (i + 1) * batch]
             xb, yb = x[rows], y[rows]
@@ -197,7 +198,7 @@ def make_bases() -> None:
         model = bases.FAMILIES["vae"]().load_file(base.file)
         rng = torch.Generator().manual_seed(0)
         x = model.encode(d["test_images"][..., None])
-        c = model.conditions(torch.from_numpy(d["test_labels"].astype(np.int64)))  # type: ignore[arg-type]
+        c = model.conditions(torch.from_numpy(d["test_labels"].astype(np.int64)))
         with torch.no_grad():
             nats = float(model.loss(x, c, model.draw(len(x), rng)).mean())
         facts = {

@@ -1,0 +1,57 @@
+"""Cards of the shipped weights: what each is, its hash, what it can do. No torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sa_bench.errors import SaBenchError, unknown
+from sa_bench.store import file_digest
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def judge_names() -> list[str]:
+    """All shipped judges."""
+    return sorted(path.stem.removeprefix("judge-") for path in WEIGHTS.glob("judge-*.safetensors"))
+
+
+def judge_card(name: str) -> dict[str, Any]:
+    """What is known of a judge: accuracy, bar, hash, what it says of grey and noise.
+
+    Raises:
+        SaBenchError: unknown name.
+    """
+    path = WEIGHTS / f"judge-{name}.json"
+    if not path.is_file():
+        raise unknown("judge", name, judge_names())
+    return json.loads(path.read_text())
+
+
+def require_bar(facts: dict[str, Any]) -> None:
+    """Refuse a judge whose measured accuracy is below its bar.
+
+    Raises:
+        SaBenchError: it is.
+    """
+    if facts["accuracy"] < facts["bar"]:
+        raise SaBenchError(
+            f"The judge {facts['name']} refuses to judge: accuracy {facts['accuracy']:.4f} on real test "
+            f"images is below its bar {facts['bar']:.4f}. Make it again with `make judges`."
+        )
+
+
+def verified(file: Path) -> str:
+    """The weight file's sha256, equal to its card's.
+
+    Raises:
+        SaBenchError: the file was changed or damaged.
+    """
+    card = json.loads(file.with_suffix(".json").read_text())
+    content = file_digest(file)
+    if content != card["sha256"]:
+        raise SaBenchError(
+            f"{file} is damaged: sha256 {content[:12]}…, its card says {card['sha256'][:12]}…. Reinstall."
+        )
+    return content

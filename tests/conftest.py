@@ -1,0 +1,240 @@
+"""Toy models whose every quantity is known, and small helpers, as fixtures."""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from sa_bench.contracts import Draw
+
+ROOT = Path(__file__).parent.parent
+torch.set_num_threads(1)
+
+
+class Row:
+    """A slot that is one row of an embedding."""
+
+    def __init__(self, model, c):
+        self.model, self.c = model, c
+
+    def read(self):
+        return self.model.net.weight[self.c].detach().clone()
+
+    @torch.no_grad()
+    def write(self, value):
+        self.model.net.weight[self.c] = value
+
+    @contextmanager
+    def substitute(self, value):
+        self.model.override = (self.c, value)
+        try:
+            yield
+        finally:
+            self.model.override = None
+
+
+class Gaussian:
+    """x | c ~ N(mu_c, I) in 2 dimensions: −ELBO = ‖x − mu_c‖²/2, F(mu_c) = p(c)·Var = p(c)."""
+
+    family = "gaussian"
+
+    def __init__(self, classes=3):
+        self.net = nn.Embedding(classes, 2)
+        self.override = None
+
+    def _mu(self, c):
+        mu = self.net(c)
+        if self.override is not None:
+            k, value = self.override
+            mu = torch.where((c == k)[:, None], value, mu)
+        return mu
+
+    def draw(self, n, rng, t=None):
+        return Draw(torch.zeros(n, 1), t)
+
+    def conditions(self, values):
+        return torch.as_tensor(values).long()
+
+    def loss(self, x, c, draw):
+        return 0.5 * ((x - self._mu(c)) ** 2).sum(1)
+
+    @torch.no_grad()
+    def sample(self, requests, sampler):
+        rows = [torch.randn(2, generator=torch.Generator().manual_seed(r.seed)) for r in requests]
+        return self._mu(self.conditions([r.condition for r in requests])) + torch.stack(rows)
+
+    @torch.no_grad()
+    def simulate(self, c, rng, sampler):
+        return self._mu(c) + torch.randn(len(c), 2, generator=rng)
+
+    def to_images(self, x):
+        return (x.clamp(-4, 4) * 31 + 128).to(torch.uint8).view(-1, 1, 2, 1).numpy()
+
+    def encode(self, images):
+        return (torch.from_numpy(images.astype(np.float32)).view(-1, 2) - 128) / 31
+
+    def parameters(self, scope="full"):
+        return dict(self.net.named_parameters())
+
+    def condition(self, c):
+        return Row(self, c)
+
+    def clone(self):
+        return copy.deepcopy(self)
+
+    def save(self, folder):
+        save_file({"weight": self.net.weight.detach()}, folder / "model.safetensors")
+
+    def load(self, folder):
+        self.net.load_state_dict(load_file(folder / "model.safetensors"))
+        return self
+
+
+class Noiser(nn.Module):
+    """ε̂ from (x_t, t, class embedding): two small layers."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.embed = nn.Embedding(classes + 1, 4)
+        self.one, self.two = nn.Linear(2 + 1 + 4, 16), nn.Linear(16, 2)
+        self.override = None
+
+    def forward(self, x, t, c):
+        e = self.embed(c)
+        if self.override is not None:
+            k, value = self.override
+            e = torch.where((c == k)[:, None], value, e)
+        return self.two(torch.tanh(self.one(torch.cat([x, t[:, None] / 10, e], 1))))
+
+
+class ToyDiffusion(Gaussian):
+    """A diffusion model of 2-d points with T = 10 steps; condition `classes` is null."""
+
+    family = "toy_diffusion"
+
+    def __init__(self, classes=3):
+        torch.manual_seed(0)
+        self.net = Noiser(classes)
+        self.null = classes
+        self.alpha = torch.linspace(0.98, 0.1, 10)  # cumulative
+
+    def draw(self, n, rng, t=None):
+        noise = torch.randn(n, 2, generator=rng)
+        return Draw(noise, torch.randint(10, (n,), generator=rng) if t is None else t)
+
+    def add_noise(self, x, draw):
+        a = self.alpha[draw.t][:, None]
+        return a.sqrt() * x + (1 - a).sqrt() * draw.noise
+
+    def predict(self, x_t, t, c):
+        return self.net(x_t, t, c)
+
+    def loss(self, x, c, draw):
+        return ((self.predict(self.add_noise(x, draw), draw.t, c) - draw.noise) ** 2).sum(1)
+
+    def _step(self, x, t, eps):
+        a, b = self.alpha[t], self.alpha[t - 1] if t else torch.tensor(1.0)
+        x0 = (x - (1 - a).sqrt() * eps) / a.sqrt()
+        return b.sqrt() * x0 + (1 - b).sqrt() * eps
+
+    @torch.no_grad()
+    def sample_until(self, c, k, rng, sampler):
+        x = torch.randn(len(c), 2, generator=rng)
+        for t in range(9, 9 - k, -1):
+            times = torch.full((len(c),), t)
+            eps, free = self.predict(x, times, c), self.predict(x, times, torch.full_like(c, self.null))
+            x = self._step(x, t, free + sampler.guidance * (eps - free))
+        return x
+
+    def simulate(self, c, rng, sampler):
+        return self.sample_until(c, 10, rng, sampler)
+
+    def condition(self, c):
+        slot = Row(self, c)
+        slot.model = SimpleNamespace(net=self.net.embed)
+        slot.substitute = lambda value: _override(self.net, c, value)
+        return slot
+
+
+@contextmanager
+def _override(net, c, value):
+    net.override = (c, value)
+    try:
+        yield
+    finally:
+        net.override = None
+
+
+@pytest.fixture
+def gaussian():
+    torch.manual_seed(0)
+    return Gaussian()
+
+
+@pytest.fixture
+def toy_diffusion():
+    return ToyDiffusion()
+
+
+@pytest.fixture
+def rng():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared_store(tmp_path_factory):
+    """One store for the tests that need MNIST or finished stages."""
+    return Path(os.environ.get("SA_BENCH_TEST_STORE") or tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture
+def store_env(shared_store, monkeypatch):
+    """The same store for code called in this process."""
+    from sa_bench import datasets
+
+    monkeypatch.setenv("SA_BENCH_STORE", str(shared_store))
+    monkeypatch.delenv("SA_BENCH_DATA", raising=False)
+    yield shared_store
+    datasets.load.cache_clear()
+
+
+@pytest.fixture
+def cli(shared_store, tmp_path):
+    """Run `python -m sa_bench ...` in an empty folder; returns the finished process."""
+
+    def call(*arguments, store=None, env=None, check=None, cwd=tmp_path, timeout=600):
+        full = {**os.environ, "SA_BENCH_STORE": str(store or shared_store), "PYTHONPATH": str(ROOT)}
+        full.update({"OMP_NUM_THREADS": "1", "COLUMNS": "120", **(env or {})})
+        done = subprocess.run(
+            [sys.executable, "-m", "sa_bench", *arguments],
+            capture_output=True, text=True, env=full, cwd=cwd, timeout=timeout, check=False,
+        )  # fmt: skip
+        assert "Traceback" not in done.stderr, done.stderr
+        if check is not None:
+            assert done.returncode == check, done.stdout + done.stderr
+        return done
+
+    return call
+
+
+TINY = [
+    "--scale", "quick", "--set", "task.n_forget=20", "--set", "task.n_retain=10", "--set", "task.likelihood_images=10",
+    "--set", "task.recovery_budgets=0,5", "--set", "task.recovery_images=10", "--set", "task.feature_images=10",
+]  # fmt: skip
+
+
+@pytest.fixture
+def tiny():
+    """Options that make a cell seconds long."""
+    return list(TINY)

@@ -1,0 +1,106 @@
+"""The diagonal Fisher: exact against a one-sample loop, and on models whose F is known."""
+
+import pytest
+import torch
+
+from sa_bench import fisher
+from sa_bench.contracts import Draw
+from sa_bench.models.vae import VAE
+
+
+def loop(model, batches):
+    """The definition: one sample, one gradient, squared, averaged."""
+    total = {n: torch.zeros_like(p) for n, p in model.net.named_parameters()}
+    count = 0
+    for x, c, draw in batches:
+        for i in range(len(x)):
+            one = Draw(draw.noise[i : i + 1], None if draw.t is None else draw.t[i : i + 1])
+            params = list(model.net.parameters())
+            grads = torch.autograd.grad(model.loss(x[i : i + 1], c[i : i + 1], one).sum(), params)
+            for (name, _), g in zip(model.net.named_parameters(), grads, strict=True):
+                total[name] += g**2
+            count += 1
+    return {n: v / count for n, v in total.items()}
+
+
+def relative(a, b):
+    return max(float((a[n] - b[n]).norm() / (b[n].norm() + 1e-300)) for n in b)
+
+
+@pytest.fixture
+def small():
+    return VAE(size=(6, 6), classes=3, latents=2, hidden=(16, 8), seed=1)
+
+
+def batch_of(model, rng, dtype, n=40):
+    x = torch.rand(n, 36, generator=rng).to(dtype)
+    c = torch.randint(3, (n,), generator=rng)
+    return [(x, c, Draw(torch.randn(n, 2, generator=rng).to(dtype)))]
+
+
+@pytest.mark.parametrize("estimate", [fisher.by_hooks, fisher.by_functions])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+def test_exact_on_the_vae(small, rng, estimate, dtype, tolerance):
+    small.net.to(dtype)
+    batches = batch_of(small, rng, dtype)
+    assert relative(estimate(small, batches), loop(small, batches)) <= tolerance
+
+
+def test_exact_on_a_diffusion_model(toy_diffusion, rng):
+    toy_diffusion.net.double()
+    toy_diffusion.alpha = toy_diffusion.alpha.double()
+    x, c = torch.randn(30, 2, generator=rng).double(), torch.randint(3, (30,), generator=rng)
+    draw = toy_diffusion.draw(30, rng)
+    batches = [(x, c, Draw(draw.noise.double(), draw.t))]
+    assert not fisher.all_linear(toy_diffusion.net)
+    assert relative(fisher.diagonal(toy_diffusion, batches), loop(toy_diffusion, batches)) <= 1e-10
+
+
+def test_gradients_1_minus1_2_minus2_give_two_and_a_half(gaussian):
+    """Squares before the mean: (1 + 1 + 4 + 4) / 4, not the square of the mean, 0."""
+    with torch.no_grad():
+        gaussian.net.weight.zero_()
+    x = torch.tensor([[1.0, 0], [-1, 0], [2, 0], [-2, 0]])
+    F = fisher.diagonal(gaussian, [(x, torch.zeros(4, dtype=torch.long), Draw(torch.zeros(4, 1)))])
+    assert F["weight"][0].tolist() == pytest.approx([2.5, 0.0])
+
+
+def test_the_gaussians_fisher_is_the_class_frequency(gaussian, rng):
+    c = torch.randint(3, (6000,), generator=rng)
+    x = gaussian.simulate(c, rng, None)
+    F = fisher.diagonal(gaussian, [(x, c, gaussian.draw(6000, rng))])["weight"]
+    torch.testing.assert_close(F, torch.full((3, 2), 1 / 3), atol=0.03, rtol=0)
+
+
+def test_split_into_batches_changes_nothing(small, rng):
+    small.net.double()
+    ((x, c, draw),) = batch_of(small, rng, torch.float64)
+    parts = [(x[i : i + 7], c[i : i + 7], Draw(draw.noise[i : i + 7])) for i in range(0, 40, 7)]
+    assert relative(fisher.by_hooks(small, parts), fisher.by_hooks(small, [(x, c, draw)])) < 1e-12
+
+
+def test_targets_and_sets_differ(rng):
+    """Decoder means and Bernoulli draws are two estimands; so are all classes and the retained."""
+    from dataclasses import replace
+
+    from sa_bench import registry
+
+    task = registry.task("mnist_0")
+    model = VAE(seed=0)
+
+    def estimate(**options):
+        chosen = replace(fisher.FisherOptions(n=300), **options)
+        source = type(
+            "S", (), {"batch": lambda self, n, rng: (torch.rand(n, 784, generator=rng), torch.ones(n).long())}
+        )()
+        generator = torch.Generator().manual_seed(0)
+        return fisher.diagonal(
+            model, fisher.model_samples(model, task, chosen, source, task.sampler, generator)
+        )  # fmt: skip
+
+    means, draws = estimate(), estimate(targets="bernoulli")
+    assert draws["dec3.weight"].sum() > 3 * means["dec3.weight"].sum()
+    assert float(means["enc1.weight"][:, 784].sum()) > 0
+    assert float(estimate(set="retain")["enc1.weight"][:, 784].abs().sum()) == 0
+    only_ones = estimate(set="replay")["enc1.weight"][:, 784:].sum(0)
+    assert int((only_ones > 0).sum()) == 1

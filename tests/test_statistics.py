@@ -1,0 +1,61 @@
+import math
+
+import numpy as np
+import pytest
+
+from sa_bench.statistics import betting, bounded_mean, entropy, jackknife, mean, rate, wilson
+
+
+def test_wilson_known_values():
+    low, high = wilson(0, 500)
+    assert low == 0.0
+    assert high == pytest.approx(0.00762, abs=1e-5)
+    low, high = wilson(50, 100)
+    assert (low, high) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    assert wilson(10, 10)[1] == 1.0
+
+
+def test_betting_never_collapses_and_narrows():
+    low, high = betting(np.zeros(500))
+    assert low == 0.0
+    assert 0.002 < high < 0.03
+    low, high = betting(np.full(500, 0.5))
+    assert low < 0.5 < high
+    assert high - low < 0.1
+    wide, narrow = betting(np.tile([0.0, 1.0], 100)), betting(np.tile([0.45, 0.55], 100))
+    assert narrow[1] - narrow[0] < wide[1] - wide[0]
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.05, 1.0), (0.5, 0.5), (5.0, 1.0)])
+def test_betting_covers(a, b):
+    rng = np.random.default_rng(1)
+    truth, hits = a / (a + b), 0
+    for _ in range(200):
+        low, high = betting(rng.beta(a, b, 100))
+        hits += low <= truth <= high
+    assert hits >= 186  # 95 % of 200 is 190; 186 is 2 standard errors below
+
+
+def test_nothing_to_average_is_undefined_not_zero():
+    assert rate(np.array([]), {}).value is None
+    assert bounded_mean(np.array([]), {}).value is None
+    assert mean(np.array([1.0]), {}).value is None
+    broken = bounded_mean(np.array([0.1, np.nan]), {})
+    assert broken.value is None
+    assert "1 of 2" in str(broken.reason)
+
+
+def test_entropy_values():
+    assert entropy(np.eye(10)[0]) == 0.0
+    assert entropy(np.full(10, 0.1)) == pytest.approx(math.log(10))
+    assert np.isnan(entropy(np.array([np.nan, 0.5])))
+    huge = np.array([1000.0] + [0.0] * 9)
+    p = np.exp(huge - huge.max()) / np.exp(huge - huge.max()).sum()
+    assert entropy(p) == 0.0
+
+
+def test_jackknife_of_a_mean_is_its_standard_error():
+    x = np.random.default_rng(0).normal(size=400)
+    value, low, high = jackknife(lambda rows: float(x[rows].mean()), 400)
+    assert value == pytest.approx(x.mean())
+    assert (high - low) / 2 == pytest.approx(2.093 * x.std(ddof=1) / 20, rel=0.35)
