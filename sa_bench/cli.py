@@ -40,7 +40,7 @@ OutOption = Annotated[Path | None, typer.Option(help="Run folder (default: runs/
 def main() -> None:
     """Entry point: every error a user can cause is one line and an exit code."""
     try:
-        app(standalone_mode=False)
+        sys.exit(app(standalone_mode=False) or 0)
     except SaBenchError as error:
         print(f"sa_bench: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
