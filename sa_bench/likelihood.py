@@ -20,11 +20,11 @@ def first_rows(images: SampleSet, n: int) -> np.ndarray:
     return np.sort(np.concatenate(rows))
 
 
-def importance_weighted(view: View, images: SampleSet, k: int, name: str) -> np.ndarray:
+def importance_weighted(view: View, images: SampleSet, k: int, name: str, refine: int = 0) -> np.ndarray:
     """Log p̂(x|c) with `k` draws, (N,) nats; the noise depends on `name` alone."""
     model = view.model
     x, c = model.encode(images.images), model.conditions(images.labels)
-    return model.log_likelihood(x, c, k, view.rng(name)).double().cpu().numpy()  # type: ignore[attr-defined]
+    return model.log_likelihood(x, c, k, view.rng(name), refine).double().cpu().numpy()  # type: ignore[attr-defined]
 
 
 @torch.no_grad()

@@ -171,25 +171,49 @@ class VAE:
         z = torch.randn(len(c), self.latents, generator=rng).to(self.device)
         return torch.sigmoid(self.net.decode(z, c))
 
-    @torch.no_grad()
-    def log_likelihood(self, x: Tensor, c: Tensor, samples: int, rng: torch.Generator) -> Tensor:
-        """Log 1/K Σ_k p(x|z_k, c) p(z_k)/q(z_k|x, c), z_k ~ q: the importance-weighted bound, (N,) nats.
+    def log_likelihood(
+        self, x: Tensor, c: Tensor, samples: int, rng: torch.Generator, refine: int = 0
+    ) -> Tensor:
+        """log 1/K Σ_k p(x|z_k, c) p(z_k)/q(z_k), z_k ~ q: the importance-weighted bound, (N,) nats.
 
-        Source: Burda et al., Importance Weighted Autoencoders, Eq. 8. Grey targets as in `loss`.
+        q is the encoder's posterior or, with `refine` steps, a Gaussian fitted to each image alone: after
+        forgetting, the encoder no longer finds the latents from which the decoder still makes x.
+
+        Source: Burda et al. 2016, Eq. 8. Grey targets as in `loss`.
         """
         out = []
         rows = max(1, 16384 // samples)
         for xs, cs in zip(x.split(rows), c.split(rows), strict=True):
-            mu, logvar = self.net.encode(xs, cs)
-            eps = torch.randn(len(xs), samples, self.latents, generator=rng).to(x.device)
-            z = mu[:, None] + torch.exp(0.5 * logvar)[:, None] * eps
-            logits = self.net.decode(z.flatten(0, 1), cs.repeat_interleave(samples))
-            logits = logits.view(len(xs), samples, -1)
-            # −BCE = x·l − softplus(l); the constants of the two Gaussians cancel.
-            log_px = torch.einsum("nkp,np->nk", logits, xs) - F.softplus(logits).sum(2)
-            log_w = log_px - 0.5 * (z**2).sum(2) + 0.5 * (eps**2 + logvar[:, None]).sum(2)
+            mu, logvar = self._posterior(xs, cs, rng, refine)
+            with torch.no_grad():
+                eps = torch.randn(len(xs), samples, self.latents, generator=rng).to(x.device)
+                z = mu[:, None] + torch.exp(0.5 * logvar)[:, None] * eps
+                log_w = self._log_joint(xs, cs, z) + 0.5 * (eps**2 + logvar[:, None]).sum(2)
             out.append(log_w.logsumexp(1) - torch.log(torch.tensor(float(samples))))
         return torch.cat(out)
+
+    def _log_joint(self, x: Tensor, c: Tensor, z: Tensor) -> Tensor:
+        """log p(x|z, c) − ‖z‖²/2, (N, K), for z (N, K, latents); −BCE = x·l − softplus(l)."""
+        logits = self.net.decode(z.flatten(0, 1), c.repeat_interleave(z.shape[1])).view(*z.shape[:2], -1)
+        return torch.einsum("nkp,np->nk", logits, x) - F.softplus(logits).sum(2) - 0.5 * (z**2).sum(2)
+
+    def _posterior(self, x: Tensor, c: Tensor, rng: torch.Generator, refine: int) -> tuple[Tensor, Tensor]:
+        """(μ, log σ²) of q(z|x, c): the encoder's, or fitted from the best of 200 draws of the prior."""
+        with torch.no_grad():
+            if not refine:
+                return self.net.encode(x, c)
+            z = torch.randn(len(x), 200, self.latents, generator=rng).to(x.device)
+            start = z[torch.arange(len(x)), self._log_joint(x, c, z).argmax(1)]
+        mu = start.clone().requires_grad_(True)
+        logvar = torch.full_like(mu, -3.0).requires_grad_(True)
+        optimiser = torch.optim.Adam([mu, logvar], lr=0.1)
+        for _ in range(refine):
+            eps = torch.randn(mu.shape, generator=rng).to(x.device)
+            z = mu + torch.exp(0.5 * logvar) * eps
+            elbo = self._log_joint(x, c, z[:, None]).sum() + 0.5 * logvar.sum()
+            mu.grad, logvar.grad = torch.autograd.grad(-elbo, [mu, logvar])
+            optimiser.step()
+        return mu.detach(), logvar.detach()
 
     def to_images(self, x: Tensor) -> np.ndarray:
         """uint8 (N, H, W, 1)."""
