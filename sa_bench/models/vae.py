@@ -174,7 +174,7 @@ class VAE:
     def log_likelihood(
         self, x: Tensor, c: Tensor, samples: int, rng: torch.Generator, refine: int = 0
     ) -> Tensor:
-        """log 1/K Σ_k p(x|z_k, c) p(z_k)/q(z_k), z_k ~ q: the importance-weighted bound, (N,) nats.
+        """Log 1/K Σ_k p(x|z_k, c) p(z_k)/q(z_k), z_k ~ q: the importance-weighted bound, (N,) nats.
 
         q is the encoder's posterior or, with `refine` steps, a Gaussian fitted to each image alone: after
         forgetting, the encoder no longer finds the latents from which the decoder still makes x.
@@ -193,7 +193,7 @@ class VAE:
         return torch.cat(out)
 
     def _log_joint(self, x: Tensor, c: Tensor, z: Tensor) -> Tensor:
-        """log p(x|z, c) − ‖z‖²/2, (N, K), for z (N, K, latents); −BCE = x·l − softplus(l)."""
+        """Log p(x|z, c) − ‖z‖²/2, (N, K), for z (N, K, latents); −BCE = x·l − softplus(l)."""
         logits = self.net.decode(z.flatten(0, 1), c.repeat_interleave(z.shape[1])).view(*z.shape[:2], -1)
         return torch.einsum("nkp,np->nk", logits, x) - F.softplus(logits).sum(2) - 0.5 * (z**2).sum(2)
 
