@@ -48,7 +48,7 @@ def invert(view: View, x: Tensor, start: Tensor, lr: float, budgets: tuple[int, 
     unit="rate",
     requires=("model", "judges", "real"),
     source="condition inversion over a fixed grid of starts (own, mean, zero) x rates; the worst case counts",
-    fields=("concept", "judges", "designated", "recovery_budgets", "recovery_images"),
+    fields=("concept", "judges", "designated", "recovery_budgets", "recovery_images", "sampler"),
 )
 def recovery(view: View) -> Measured:
     """Top-1 rate of c_f, the highest over the grid, at the largest budget with the most images.

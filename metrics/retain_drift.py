@@ -11,7 +11,7 @@ from sa_bench.statistics import Measured, mean
     title="Pixel distance to the base model's image of the same seed",
     better=None,  # rewards staying near θ*; retraining scores worst
     unit="L2 in [0, 1] pixels",
-    requires=("samples",),
+    requires=("samples", "base"),
     source="same-seed L2 distance, mean over retained images",
     fields=("concept",),
 )

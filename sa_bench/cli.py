@@ -27,6 +27,7 @@ app = typer.Typer(
 store_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The store of finished stages.")
 app.add_typer(store_app, name="store")
 
+INTERRUPTED = 130
 TaskOption = Annotated[str, typer.Option("--task", "-t", help="Task, or several: a,b.")]
 MethodOption = Annotated[str, typer.Option("--method", "-m", help="Method, or several: a,b.")]
 SeedOption = Annotated[str, typer.Option(help="Forgetting seeds: 0,1,2.")]
@@ -40,20 +41,22 @@ OutOption = Annotated[Path | None, typer.Option(help="Run folder (default: runs/
 def main() -> None:
     """Entry point: every error a user can cause is one line and an exit code."""
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        code = app(standalone_mode=False) or 0
     except SaBenchError as error:
         print(f"sa_bench: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        code = stop.exit_code
     except (typer.Abort, KeyboardInterrupt):
-        print("\nsa_bench: stopped. The same command goes on where this one was.", file=sys.stderr)
-        sys.exit(130)
+        code = INTERRUPTED
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's usage errors
             print(f"sa_bench: {error.format_message()} See --help.", file=sys.stderr)  # type: ignore[attr-defined]
             sys.exit(2)
         raise
+    if code == INTERRUPTED:  # typer turns Ctrl-C into this code as well
+        print("\nsa_bench: stopped. The same command goes on where this one was.", file=sys.stderr)
+    sys.exit(code)
 
 
 @app.callback(invoke_without_command=True)

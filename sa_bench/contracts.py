@@ -283,7 +283,7 @@ class Metric:
     title: str
     better: str | None  # `lower`, `higher` or None (a diagnostic without direction)
     unit: str | None
-    requires: tuple[str, ...]  # of `samples`, `real`, `model`, `likelihood`, `judges`
+    requires: tuple[str, ...]  # of `samples`, `base`, `real`, `model`, `likelihood`, `judges`, `features`
     source: str
     measure: Any  # (View) -> Measured
     fields: tuple[str, ...] = ()  # the task's fields that the value depends on

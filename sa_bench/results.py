@@ -104,14 +104,14 @@ def _cpu() -> str:
 
 
 def read_results(folders: Iterable[Path]) -> list[dict[str, Any]]:
-    """Every result.json below `folders`, in a stable order.
+    """Every result.json below `folders`, in a stable order; of a run folder, the cells of its last command.
 
     Raises:
         SaBenchError: no results there, an unreadable file, or one of a newer schema.
     """
     rows: list[dict[str, Any]] = []
     for folder in folders:
-        paths = sorted(folder.glob("**/result.json"))
+        paths = _result_files(folder)
         if not paths:
             raise SaBenchError(f"{folder} holds no result.json. Make some: python -m sa_bench run --help.")
         for path in paths:
@@ -126,6 +126,20 @@ def read_results(folders: Iterable[Path]) -> list[dict[str, Any]]:
                 raise SaBenchError(f"{path} has schema {schema}; this sa_bench reads {SCHEMA}. Upgrade it.")
             rows.append(row | {"folder": str(path.parent)})
     return rows
+
+
+def _result_files(folder: Path) -> list[Path]:
+    manifests = sorted(folder.glob("**/run.json"))
+    found = {p for p in folder.glob("**/result.json")}
+    for manifest in manifests:
+        try:
+            listed = set(json.loads(manifest.read_text())["cells"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise SaBenchError(
+                f"{manifest} is damaged ({error}). Run the command again with --overwrite."
+            ) from error
+        found -= {p for p in found if p.parent.parent == manifest.parent and p.parent.name not in listed}
+    return sorted(found)
 
 
 def load_results(*folders: str | Path) -> pd.DataFrame:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import multiprocessing
 import os
 import shutil
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -18,12 +20,10 @@ from typing import Any
 
 from sa_bench import registry
 from sa_bench.cells import Cell
-from sa_bench.contracts import Metric
 from sa_bench.errors import CellFailed, MissingAsset, SaBenchError
 from sa_bench.results import (
     SCHEMA,
     command_line,
-    measurement_row,
     provenance,
     to_json,
 )
@@ -31,18 +31,6 @@ from sa_bench.store import Store, digest, disk_errors, write_atomic
 
 Report = Callable[[str, str, int, int], None]
 """report(cell name, stage, done, total)"""
-
-
-def metric_name(metric: Metric, dataset: str) -> str:
-    """The name in results: feature-space metrics carry their extractor, `fid[judge-mnist]`."""
-    return f"{metric.name}[judge-{dataset}]" if "features" in metric.requires else metric.name
-
-
-def role(name: str, metric: Metric, primary: Sequence[str]) -> str:
-    """primary, secondary, or diagnostic (a metric that has no better direction)."""
-    if name in primary:
-        return "primary"
-    return "secondary" if metric.better else "diagnostic"
 
 
 def run_cell(
@@ -57,9 +45,12 @@ def run_cell(
     except Exception as error:
         result = _skeleton(cell, command) | {"status": "failed", "error": _one_line(error)}
         result["exit_code"] = getattr(error, "exit_code", 1)
-        if not isinstance(error, SaBenchError):
-            write_atomic(folder / "error.log", traceback.format_exc().encode())
-            result["error"] += f" (details: {folder / 'error.log'})"
+        with contextlib.suppress(CellFailed):  # on a full disk the line on the terminal has to do
+            if not isinstance(error, SaBenchError):
+                write_atomic(folder / "error.log", traceback.format_exc().encode())
+                result["error"] += f" (details: {folder / 'error.log'})"
+            write_atomic(folder / "result.json", to_json(result).encode())
+        return result
     write_atomic(folder / "result.json", to_json(result).encode())
     return result
 
@@ -86,7 +77,8 @@ def _skeleton(cell: Cell, command: str) -> dict[str, Any]:
 def _measure_cell(
     cell: Cell, store: Store, folder: Path, command: str, report: Report, device: str
 ) -> dict[str, Any]:
-    from sa_bench.stages import Chain, Subject
+    from sa_bench.measuring import Subject, measure_all
+    from sa_bench.stages import Chain
 
     result = _skeleton(cell, command)
     chain = Chain(store, cell, lambda stage, done, total: report(cell.name, stage, done, total), device)
@@ -119,34 +111,6 @@ def _measure_cell(
     finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     result["provenance"]["finished"] = finished
     return result
-
-
-def measure_all(chain: Any, subject: Any, base: Any) -> tuple[list[dict[str, Any]], dict[str, Path]]:
-    """Every metric of the task on `subject`, with the base model's value beside each."""
-    rows, scores = [], {}
-    for name in chain.task.metrics:
-        metric = registry.metric(name)
-        shown = metric_name(metric, chain.task.dataset)
-        try:
-            measured, path = chain.measure(metric, subject)
-            base_value, _ = chain.measure(metric, base)
-        except MissingAsset as error:
-            measured, path, base_value = {"value": None, "reason": str(error)}, None, None
-        if path is not None:
-            scores[shown] = path
-        declared = {
-            "title": metric.title,
-            "unit": metric.unit,
-            "better": metric.better,
-            "source": metric.source,
-        }
-        rows.append(
-            measurement_row(
-                shown, role(name, metric, chain.task.primary), declared, measured, base_value,
-                chain.fingerprint(metric),
-            )
-        )  # fmt: skip
-    return rows, scores
 
 
 def prepare(out: Path, cells: Sequence[Cell], overwrite: bool) -> None:
@@ -203,14 +167,20 @@ def run_cells(
     by_cell: dict[str, dict[str, Any]] = {}
     with ProcessPoolExecutor(jobs, context, _start_worker, (queue,)) as pool:
         waiting = {pool.submit(_work, cell, store.root, out, command, device): cell for cell in cells}
-        while waiting:
-            done, _ = wait(waiting, timeout=0.25, return_when=FIRST_COMPLETED)
-            while not queue.empty():
-                report(*queue.get())
-            for future in done:
-                cell = waiting.pop(future)
-                by_cell[cell.id] = _collect(future, cell, out, command)
-                finished(by_cell[cell.id])
+        try:
+            while waiting:
+                done, _ = wait(waiting, timeout=0.25, return_when=FIRST_COMPLETED)
+                while not queue.empty():
+                    report(*queue.get())
+                for future in done:
+                    cell = waiting.pop(future)
+                    by_cell[cell.id] = _collect(future, cell, out, command)
+                    finished(by_cell[cell.id])
+        except KeyboardInterrupt:  # do not wait for whole cells: the store resumes them
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            raise
     return [by_cell[cell.id] for cell in cells]
 
 
@@ -234,6 +204,15 @@ def _start_worker(queue: Any) -> None:
     _queue = queue
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    """A worker whose parent was killed would otherwise wait for work forever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(cell: Cell, root: Path, out: Path, command: str, device: str) -> dict[str, Any]:

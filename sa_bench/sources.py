@@ -59,7 +59,9 @@ class UniformNoise:
 
     def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Any]:
         """`n` noise images labelled c_f."""
-        return torch.rand(n, *self.shape, generator=rng), self.model.conditions([self.concept] * n)
+        device = next(self.model.net.parameters()).device
+        x = torch.rand(n, *self.shape, generator=rng).to(device)
+        return x, self.model.conditions([self.concept] * n)
 
 
 @dataclass

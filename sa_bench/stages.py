@@ -1,7 +1,6 @@
 """A cell as a chain of stages, each an artifact named by all that went into it.
 
-base → (replay, Fisher) → forget → sample sets → measurements. Metrics read stored sample sets, so one
-generation serves them all, and the base model's value is the same chain with nothing forgotten.
+base → (replay, Fisher) → forget → sample sets; `sa_bench.measuring` goes on from there.
 """
 
 from __future__ import annotations
@@ -18,15 +17,13 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save
 
-from sa_bench import bases, datasets, fisher, images, judges, sampling
-from sa_bench.cards import judge_card
+from sa_bench import bases, datasets, fisher, images, registry, sampling
 from sa_bench.cells import Cell
-from sa_bench.contracts import Diffusion, Generator, Likelihood, Metric
+from sa_bench.contracts import Diffusion, Generator
 from sa_bench.errors import SaBenchError
 from sa_bench.fisher import FisherOptions
-from sa_bench.sampling import SampleSet, image_seed
+from sa_bench.sampling import image_seed
 from sa_bench.sources import AnotherClass, FreshReplay, Images, UniformNoise
-from sa_bench.statistics import undefined
 from sa_bench.store import Artifact, Store, digest, file_digest, write_atomic
 from sa_bench.training import Progress, Pull, Recipe, bf16_is_fast, fit
 
@@ -43,9 +40,11 @@ class Chain:
         self.task = cell.task
         self.cost: dict[str, dict[str, Any]] = {}
 
-    def _make(
+    def make(
         self, stage: str, label: str, inputs: Mapping[str, Any], build: Callable[[Path], Mapping | None]
     ) -> Artifact:
+        """`Store.make` with its cost (wall and CPU seconds, peak MiB of this process) kept under `label`."""
+
         def timed(folder: Path) -> dict[str, Any]:
             started, cpu = time.monotonic(), time.process_time()
             facts = dict(build(folder) or {})
@@ -114,7 +113,7 @@ class Chain:
             "version": fisher.VERSION, "base": self.base.content, "options": asdict(options),
             "concept": None if options.set == "all" else task.concept, "sampler": asdict(task.sampler),
         }  # fmt: skip
-        return load_file(self._make("fisher", "fisher", inputs, build).path / "fisher.safetensors")
+        return load_file(self.make("fisher", "fisher", inputs, build).path / "fisher.safetensors")
 
     def _counted(self, batches: Any, n: int, stage: str) -> Any:
         done = 0
@@ -123,16 +122,12 @@ class Chain:
             done += len(batch[0])
             self.progress(stage, done, n)
 
-    @cached_property
-    def forgotten(self) -> Artifact:
-        """The model after forgetting."""
+    def forget_inputs(self) -> dict[str, Any]:
+        """What names the model after forgetting."""
         cell, task = self.cell, self.task
-        method = cell.build_method()
-        family = bases.FAMILIES[task.family]
-        if method.supports is Diffusion and not isinstance(self.theta_star(), Diffusion):
-            raise SaBenchError(f"The method {cell.method} needs a diffusion model; {task.name} has a VAE.")
+        method, family = registry.method_class(cell.method), bases.FAMILIES[task.family]
         needs_data = "data" in method.needs
-        inputs = {
+        return {
             "version": [FORGET_VERSION, method.version], "method": cell.method, "fields": dict(cell.fields),
             "seed": cell.seed, "base": self.base.content, "concept": task.concept,
             "surrogate": self.surrogate_key, "relabel_to": task.relabel_to, "sampler": asdict(task.sampler),
@@ -141,6 +136,14 @@ class Chain:
             "recipes": {k: asdict(v) for k, v in family.recipes.items()} if needs_data else None,
         }  # fmt: skip
 
+    @cached_property
+    def forgotten(self) -> Artifact:
+        """The model after forgetting."""
+        cell, task = self.cell, self.task
+        method = cell.build_method()
+        if method.supports is Diffusion and not isinstance(self.theta_star(), Diffusion):
+            raise SaBenchError(f"The method {cell.method} needs a diffusion model; {task.name} has a VAE.")
+
         def build(folder: Path) -> None:
             run = MethodRun(self, folder)
             model = method.forget(self.theta_star(), task, run)
@@ -148,7 +151,7 @@ class Chain:
             for path in folder.glob("checkpoint-*"):
                 path.unlink()
 
-        return self._make("forget", "forget", inputs, build)
+        return self.make("forget", "forget", self.forget_inputs(), build)
 
     def model(self) -> Generator:
         """The model after forgetting, loaded."""
@@ -159,162 +162,25 @@ class Chain:
         """sha256 of the weight file after forgetting."""
         return file_digest(self.forgotten.path / "model.safetensors")
 
+    def sample_inputs(self, name: str, base: bool = False) -> dict[str, Any]:
+        """What names a sample set."""
+        rows = sampling.requests(self.task, name)
+        return {
+            "version": SAMPLE_VERSION, "model": self.base.content if base else self.model_content,
+            "sampler": asdict(self.task.sampler), "rows": [[r.condition, r.seed] for r in rows],
+        }  # fmt: skip
+
     def samples(self, name: str, base: bool = False) -> Artifact:
         """The sample set `name` of the forgotten model, or of θ*."""
         task = self.task
-        rows = sampling.requests(task, name)
 
         def build(folder: Path) -> None:
             model = self.theta_star() if base else self.model()
             sampling.draw_set(model, task, name, folder, self.progress)
 
-        inputs = {
-            "version": SAMPLE_VERSION, "model": self.base.content if base else self.model_content,
-            "sampler": asdict(task.sampler), "rows": [[r.condition, r.seed] for r in rows],
-        }  # fmt: skip
+        inputs = self.sample_inputs(name, base)
         label = f"sample {name} (base)" if base else f"sample {name}"
-        return self._make("samples", label, inputs, build)
-
-    def measure(self, metric: Metric, subject: Subject) -> tuple[dict[str, Any], Path | None]:
-        """The metric's value for `subject` (measurement.json) and its per-sample scores (Parquet)."""
-        from sa_bench.results import read_measured, write_measured
-
-        view = LazyView(self, subject)
-        missing = view.lacks(metric)
-        if missing:
-            return asdict(undefined(missing)), None
-
-        def build(folder: Path) -> None:
-            self.progress(f"measure {metric.name}", 0, 1)
-            write_measured(folder, metric.measure(view))
-
-        inputs = {
-            "metric": metric.name,
-            "fingerprint": self.fingerprint(metric),
-            "subject": subject.inputs(metric),
-        }
-        label = f"measure {metric.name}" + (" (base)" if subject.base else "")
-        artifact = self._make("measure", label, inputs, build)
-        return read_measured(artifact.path)
-
-    def fingerprint(self, metric: Metric) -> dict[str, Any]:
-        """Everything the metric's value depends on besides the images and the model."""
-        task = self.task
-        facts: dict[str, Any] = {"metric": metric.name, "version": metric.version}
-        plain = asdict(task)
-        facts |= {name: plain[name] for name in metric.fields if name not in ("judges", "designated")}
-        if "surrogate" in metric.fields:
-            facts["surrogate"] = self.surrogate_key
-        if "judges" in metric.fields or "judges" in metric.requires:
-            facts["judges"] = {n: judge_card(n)["sha256"][:16] for n in task.judges}
-        if "designated" in metric.fields or "features" in metric.requires:
-            facts["features"] = {task.designated: judge_card(task.designated)["sha256"][:16]}
-        if "reject_judge" in metric.fields:
-            facts["reject_judge"] = {task.reject_judge: judge_card(task.reject_judge)["sha256"][:16]}
-        if "samples" in metric.requires or metric.name == "recovery":
-            facts |= {"sampler": plain["sampler"], "seed_rule": "sha256(set/i)"}
-            facts |= {"n_forget": task.n_forget, "n_retain": task.n_retain}
-        if "real" in metric.requires:
-            facts |= {"dataset": task.dataset, "data": datasets.HASHES[task.dataset]}
-        return facts
-
-
-class Subject:
-    """What is measured: a cell's model, its base, or images from elsewhere."""
-
-    def __init__(self, chain: Chain, base: bool = False, sets: Mapping[str, SampleSet] | None = None) -> None:
-        """`sets` are a stranger's images; then there is no model."""
-        self.chain, self.base, self.sets = chain, base, sets
-
-    def sample_set(self, name: str) -> SampleSet:
-        """The set `name`."""
-        if self.sets is not None:
-            return self.sets[name]
-        return SampleSet.load(self.chain.samples(name, self.base).path / f"{name}.safetensors")
-
-    def model(self) -> Generator:
-        """The model."""
-        return self.chain.theta_star() if self.base else self.chain.model()
-
-    def inputs(self, metric: Metric) -> dict[str, Any]:
-        """Content hashes of what the metric sees."""
-        if self.sets is not None:
-            return {k: digest([file_hash(v.images), v.labels.tolist()]) for k, v in self.sets.items()}
-        facts: dict[str, Any] = {}
-        if {"model", "likelihood"} & set(metric.requires):
-            facts["model"] = self.chain.base.content if self.base else self.chain.model_content
-        if "samples" in metric.requires:
-            facts |= {n: self.chain.samples(n, self.base).content for n in ("forget", "retain")}
-            facts["base"] = (
-                self.chain.samples("retain", True).content if metric.name == "retain_drift" else None
-            )
-        return facts
-
-
-def file_hash(array: np.ndarray) -> str:
-    """A hash of an array's bytes and shape."""
-    import hashlib
-
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes() + str(array.shape).encode()).hexdigest()
-
-
-class LazyView:
-    """The contract's View over a subject."""
-
-    def __init__(self, chain: Chain, subject: Subject) -> None:
-        """Nothing is loaded yet."""
-        self.chain, self.subject, self.task = chain, subject, chain.task
-        self.samples = _Lazy(subject.sample_set)
-        self.base = _Lazy(Subject(chain, base=True).sample_set)
-        self.judges = {name: judges.load(name) for name in chain.task.judges}
-
-    @cached_property
-    def model(self) -> Generator:
-        """The model measured, loaded once."""
-        return self.subject.model()
-
-    def lacks(self, metric: Metric) -> str | None:
-        """Why the metric cannot be taken here, or None."""
-        if self.subject.sets is not None:
-            if {"model", "likelihood"} & set(metric.requires):
-                return "needs the model; only images were given"
-            if "samples" in metric.requires and not {"forget", "retain"} <= set(self.subject.sets):
-                return "needs the sets forget/ and retain/"
-            return None
-        if "likelihood" in metric.requires and not isinstance(self.model, Likelihood):
-            return f"the family {self.task.family} has no likelihood"
-        return None
-
-    def real(self, name: str) -> SampleSet:
-        """Real images."""
-        return datasets.real(self.task, name)
-
-    def surrogate(self, n: int) -> SampleSet:
-        """`n` images of q."""
-        model = self.chain.theta_star()
-        x, _ = self.chain.surrogate(model).batch(n, self.rng("surrogate"))
-        labels = np.full(n, self.task.concept)
-        return SampleSet(model.to_images(x), labels, np.full(n, -1))
-
-    def rng(self, name: str) -> torch.Generator:
-        """The same stream for every model measured."""
-        return torch.Generator().manual_seed(image_seed(f"measure/{name}", 0))
-
-
-class _Lazy(Mapping[str, SampleSet]):
-    def __init__(self, load: Callable[[str], SampleSet]) -> None:
-        self._load, self._kept = load, {}
-
-    def __getitem__(self, name: str) -> SampleSet:
-        if name not in self._kept:
-            self._kept[name] = self._load(name)
-        return self._kept[name]
-
-    def __iter__(self) -> Any:
-        return iter(("forget", "retain"))
-
-    def __len__(self) -> int:
-        return 2
+        return self.make("samples", label, inputs, build)
 
 
 class MethodRun:

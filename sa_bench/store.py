@@ -85,14 +85,24 @@ class Store:
     def __init__(self, root: Path) -> None:
         """Use `root`, created on first write."""
         self.root = root
+        self._verified: set[tuple[str, str]] = set()
 
     def path(self, stage: str, key: str) -> Path:
         """Where the finished artifact lies or would lie."""
         return self.root / stage / key
 
     def has(self, stage: str, key: str) -> bool:
-        """Whether the artifact is finished."""
-        return (self.path(stage, key) / "meta.json").is_file()
+        """Whether the artifact is finished and its files are still what was written (checked once)."""
+        if (stage, key) not in self._verified:
+            path = self.path(stage, key)
+            try:
+                whole = json.loads((path / "meta.json").read_text())["content"] == _content(path)
+            except (OSError, ValueError, KeyError, TypeError):
+                return False
+            if not whole:
+                return False
+            self._verified.add((stage, key))
+        return True
 
     def get(self, stage: str, key: str, cached: bool = True) -> Artifact:
         """A finished artifact."""
@@ -106,7 +116,8 @@ class Store:
         """The artifact that `inputs` name; `build(folder)` makes it if it is not there.
 
         `build` writes its files into the folder it is given and returns what `meta.json` should
-        record (costs, counts). A folder left by a killed process is handed to it again.
+        record (costs, counts). A folder left by a killed process is handed to it again. An artifact
+        whose files were changed or lost since is made anew.
         """
         key = digest(inputs)
         final = self.path(stage, key)
@@ -118,8 +129,11 @@ class Store:
         with lock, disk_errors(self.root):
             if self.has(stage, key):
                 return self.get(stage, key)
+            shutil.rmtree(final, ignore_errors=True)
             partial = final.with_name(f"{key}.partial")
             partial.mkdir(parents=True, exist_ok=True)
+            for leftover in partial.rglob(".*.tmp"):
+                leftover.unlink()
             meta = dict(build(partial) or {})
             meta |= {"stage": stage, "inputs": dict(inputs), "content": _content(partial)}
             for file in partial.rglob("*"):
@@ -164,7 +178,10 @@ class Store:
 
 
 def _content(folder: Path) -> str:
-    files = sorted(f for f in folder.rglob("*") if f.is_file())
+    """A hash over names and bytes; hidden files (a file manager's, a killed write's) do not count."""
+    files = sorted(
+        f for f in folder.rglob("*") if f.is_file() and f.name != "meta.json" and not f.name.startswith(".")
+    )
     return digest([(f.relative_to(folder).as_posix(), file_digest(f)) for f in files])
 
 

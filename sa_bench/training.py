@@ -151,6 +151,11 @@ def fit(
             progress(stage, step + 1, recipe.steps)
             shown = now
     optimiser.zero_grad(set_to_none=True)
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+        raise CellFailed(
+            f"A weight is not finite after the last step ({recipe.steps}); nothing was saved from it. Lower "
+            "the learning rate (--set lr=...)."
+        )
     if checkpoint is not None and start < recipe.steps:
         _save(checkpoint, recipe.steps, names, tensors, optimiser, rng)
     if progress is not None:

@@ -1,0 +1,212 @@
+"""Measurements of a cell: each an artifact named by the metric, its fingerprint and the content it sees.
+
+Metrics read stored sample sets, so one generation serves them all, and the base model's value is the
+same chain with nothing forgotten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sa_bench import datasets, judges, registry
+from sa_bench.cards import judge_card
+from sa_bench.contracts import Generator, Likelihood, Metric
+from sa_bench.errors import MissingAsset
+from sa_bench.results import measurement_row, read_measured, write_measured
+from sa_bench.sampling import SampleSet, image_seed
+from sa_bench.stages import Chain
+from sa_bench.statistics import undefined
+from sa_bench.store import digest
+
+
+def metric_name(metric: Metric, dataset: str) -> str:
+    """The name in results: feature-space metrics carry their extractor, `fid[judge-mnist]`."""
+    return f"{metric.name}[judge-{dataset}]" if "features" in metric.requires else metric.name
+
+
+def role(name: str, metric: Metric, primary: Sequence[str]) -> str:
+    """primary, secondary, or diagnostic (a metric that has no better direction)."""
+    if name in primary:
+        return "primary"
+    return "secondary" if metric.better else "diagnostic"
+
+
+def measure_inputs(chain: Chain, metric: Metric, subject: Subject) -> dict[str, Any]:
+    """What names a measurement."""
+    return {
+        "metric": metric.name,
+        "fingerprint": fingerprint(chain, metric),
+        "subject": subject.inputs(metric),
+    }
+
+
+def measure(chain: Chain, metric: Metric, subject: Subject) -> tuple[dict[str, Any], Path | None]:
+    """The metric's value for `subject` (measurement.json) and its per-sample scores (Parquet)."""
+    view = LazyView(chain, subject)
+    missing = view.lacks(metric)
+    if missing:
+        return asdict(undefined(missing)), None
+
+    def build(folder: Path) -> None:
+        chain.progress(f"measure {metric.name}", 0, 1)
+        write_measured(folder, metric.measure(view))
+
+    inputs = measure_inputs(chain, metric, subject)
+    label = f"measure {metric.name}" + (" (base)" if subject.base else "")
+    artifact = chain.make("measure", label, inputs, build)
+    return read_measured(artifact.path)
+
+
+def fingerprint(chain: Chain, metric: Metric) -> dict[str, Any]:
+    """Everything the metric's value depends on besides the images and the model."""
+    task = chain.task
+    facts: dict[str, Any] = {"metric": metric.name, "version": metric.version}
+    plain = asdict(task)
+    facts |= {name: plain[name] for name in metric.fields if name not in ("judges", "designated")}
+    if "surrogate" in metric.fields:
+        facts["surrogate"] = chain.surrogate_key
+    if "judges" in metric.fields or "judges" in metric.requires:
+        facts["judges"] = {n: judge_card(n)["sha256"][:16] for n in task.judges}
+    if "designated" in metric.fields or "features" in metric.requires:
+        facts["features"] = {task.designated: judge_card(task.designated)["sha256"][:16]}
+    if "reject_judge" in metric.fields:
+        facts["reject_judge"] = {task.reject_judge: judge_card(task.reject_judge)["sha256"][:16]}
+    if "samples" in metric.requires or "sampler" in metric.fields:
+        facts |= {"sampler": plain["sampler"], "seed_rule": "sha256(set/i)"}
+        facts |= {"n_forget": task.n_forget, "n_retain": task.n_retain}
+    if "real" in metric.requires:
+        facts |= {"dataset": task.dataset, "data": datasets.HASHES[task.dataset]}
+    return facts
+
+
+def measure_all(
+    chain: Chain, subject: Subject, base: Subject
+) -> tuple[list[dict[str, Any]], dict[str, Path]]:
+    """Every metric of the task on `subject`, with the base model's value beside each."""
+    rows, scores = [], {}
+    for name in chain.task.metrics:
+        metric = registry.metric(name)
+        shown = metric_name(metric, chain.task.dataset)
+        try:
+            measured, path = measure(chain, metric, subject)
+            base_value, _ = measure(chain, metric, base)
+        except MissingAsset as error:
+            measured, path, base_value = {"value": None, "reason": str(error)}, None, None
+        if path is not None:
+            scores[shown] = path
+        declared = {
+            "title": metric.title,
+            "unit": metric.unit,
+            "better": metric.better,
+            "source": metric.source,
+        }
+        rows.append(
+            measurement_row(
+                shown, role(name, metric, chain.task.primary), declared, measured, base_value,
+                fingerprint(chain, metric),
+            )
+        )  # fmt: skip
+    return rows, scores
+
+
+class Subject:
+    """What is measured: a cell's model, its base, or images from elsewhere."""
+
+    def __init__(self, chain: Chain, base: bool = False, sets: Mapping[str, SampleSet] | None = None) -> None:
+        """`sets` are a stranger's images; then there is no model."""
+        self.chain, self.base, self.sets = chain, base, sets
+
+    def sample_set(self, name: str) -> SampleSet:
+        """The set `name`."""
+        if self.sets is not None:
+            return self.sets[name]
+        return SampleSet.load(self.chain.samples(name, self.base).path / f"{name}.safetensors")
+
+    def model(self) -> Generator:
+        """The model."""
+        return self.chain.theta_star() if self.base else self.chain.model()
+
+    def inputs(self, metric: Metric) -> dict[str, Any]:
+        """Content hashes of what the metric sees."""
+        if self.sets is not None:
+            return {k: digest([file_hash(v.images), v.labels.tolist()]) for k, v in self.sets.items()}
+        facts: dict[str, Any] = {}
+        if {"model", "likelihood"} & set(metric.requires):
+            facts["model"] = self.chain.base.content if self.base else self.chain.model_content
+        if "samples" in metric.requires:
+            facts |= {n: self.chain.samples(n, self.base).content for n in ("forget", "retain")}
+            paired = "base" in metric.requires
+            facts["base"] = self.chain.samples("retain", True).content if paired else None
+        return facts
+
+
+def file_hash(array: np.ndarray) -> str:
+    """A hash of an array's bytes and shape."""
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes() + str(array.shape).encode()).hexdigest()
+
+
+class LazyView:
+    """The contract's View over a subject."""
+
+    def __init__(self, chain: Chain, subject: Subject) -> None:
+        """Nothing is loaded yet."""
+        self.chain, self.subject, self.task = chain, subject, chain.task
+        self.samples = _Lazy(subject.sample_set)
+        self.base = _Lazy(Subject(chain, base=True).sample_set)
+        self.judges = {name: judges.load(name) for name in chain.task.judges}
+
+    @cached_property
+    def model(self) -> Generator:
+        """The model measured, loaded once."""
+        return self.subject.model()
+
+    def lacks(self, metric: Metric) -> str | None:
+        """Why the metric cannot be taken here, or None."""
+        if self.subject.sets is not None:
+            if {"model", "likelihood"} & set(metric.requires):
+                return "needs the model; only images were given"
+            if "samples" in metric.requires and not {"forget", "retain"} <= set(self.subject.sets):
+                return "needs the sets forget/ and retain/"
+            return None
+        if "likelihood" in metric.requires and not isinstance(self.model, Likelihood):
+            return f"the family {self.task.family} has no likelihood"
+        return None
+
+    def real(self, name: str) -> SampleSet:
+        """Real images."""
+        return datasets.real(self.task, name)
+
+    def surrogate(self, n: int) -> SampleSet:
+        """`n` images of q."""
+        model = self.chain.theta_star()
+        x, _ = self.chain.surrogate(model).batch(n, self.rng("surrogate"))
+        labels = np.full(n, self.task.concept)
+        return SampleSet(model.to_images(x), labels, np.full(n, -1))
+
+    def rng(self, name: str) -> torch.Generator:
+        """The same stream for every model measured."""
+        return torch.Generator().manual_seed(image_seed(f"measure/{name}", 0))
+
+
+class _Lazy(Mapping[str, SampleSet]):
+    def __init__(self, load: Callable[[str], SampleSet]) -> None:
+        self._load, self._kept = load, {}
+
+    def __getitem__(self, name: str) -> SampleSet:
+        if name not in self._kept:
+            self._kept[name] = self._load(name)
+        return self._kept[name]
+
+    def __iter__(self) -> Any:
+        return iter(("forget", "retain"))
+
+    def __len__(self) -> int:
+        return 2

@@ -1,0 +1,105 @@
+"""Sample sets: every image can be made again alone, and a damaged shard is never trusted."""
+
+import numpy as np
+import pytest
+import torch
+
+from sa_bench import sampling
+from sa_bench.contracts import Request, Sampler
+from sa_bench.errors import SaBenchError
+from sa_bench.models.vae import VAE
+from sa_bench.registry import task as find_task
+from sa_bench.sampling import draw_set, image_seed, requests
+
+
+@pytest.fixture
+def task():
+    from dataclasses import replace
+
+    return replace(find_task("mnist_0"), n_forget=40, n_retain=5)
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    monkeypatch.setattr(sampling, "SHARD", 16)
+
+
+def test_the_sets_are_the_concept_and_everything_else(task):
+    assert [r.condition for r in requests(task, "forget")] == [0] * 40
+    assert sorted({r.condition for r in requests(task, "retain")}) == list(range(1, 10))
+    seeds = [r.seed for name in ("forget", "retain") for r in requests(task, name)]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    with pytest.raises(SaBenchError, match="forget, retain"):
+        requests(task, "all")
+
+
+def test_an_image_does_not_depend_on_its_batch():
+    model = VAE(seed=3)
+    rows = [Request(i % 10, image_seed("forget", i)) for i in range(32)]
+    whole = model.to_images(model.sample(rows, Sampler())).astype(int)
+    torch.rand(5)  # a stray draw from the global generator changes nothing
+    for size in (1, 5):
+        parts = [
+            model.to_images(model.sample(rows[i : i + size], Sampler())) for i in range(0, len(rows), size)
+        ]
+        assert np.abs(np.concatenate(parts).astype(int) - whole).max() <= 1
+
+
+def test_the_same_seeds_give_two_models_the_same_noise():
+    seeds = [image_seed("forget", i) for i in range(4)]
+    assert torch.equal(sampling.noise(seeds, (8,))[2:3], sampling.noise(seeds[2:3], (8,)))
+
+
+def test_resuming_makes_only_what_is_missing(task, tmp_path, small_shards, monkeypatch):
+    model = VAE(seed=3)
+    whole = draw_set(model, task, "retain", tmp_path / "a")
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["retain.safetensors"]
+
+    # A run that is killed after two of its three shards.
+    shards, original = [], sampling.SampleSet.save
+
+    def save(self, path):
+        if len(shards) == 2:
+            raise KeyboardInterrupt
+        shards.append(path)
+        original(self, path)
+
+    monkeypatch.setattr(sampling.SampleSet, "save", save)
+    with pytest.raises(KeyboardInterrupt):
+        draw_set(model, task, "retain", tmp_path / "b")
+    monkeypatch.setattr(sampling.SampleSet, "save", original)
+    made = []
+    sample = model.sample
+    monkeypatch.setattr(model, "sample", lambda rows, s: made.append(len(rows)) or sample(rows, s))
+    again = draw_set(model, task, "retain", tmp_path / "b")
+    assert made == [45 - 32]
+    assert np.array_equal(again.images, whole.images)
+    assert np.array_equal(again.seeds, whole.seeds)
+
+
+@pytest.mark.parametrize("harm", ["delete", "truncate", "other seeds", "empty"])
+def test_a_damaged_shard_is_made_again_with_its_own_seeds(task, tmp_path, small_shards, monkeypatch, harm):
+    model = VAE(seed=3)
+    whole = draw_set(model, task, "retain", tmp_path / "a")
+    folder = tmp_path / "b"
+    folder.mkdir()
+    for start in (0, 16, 32):
+        whole.take(slice(start, start + 16)).save(folder / f"shard-{start:06d}.safetensors")
+    shard = folder / "shard-000016.safetensors"
+    if harm == "delete":
+        shard.unlink()
+    elif harm == "truncate":
+        shard.write_bytes(shard.read_bytes()[:-100])
+    elif harm == "empty":
+        shard.write_bytes(b"")
+    else:
+        whole.take(slice(0, 16)).save(shard)
+    whole.take(slice(0, 16)).save(folder / "shard-009999.safetensors")  # a stray one
+    made = []
+    sample = model.sample
+    monkeypatch.setattr(model, "sample", lambda rows, s: made.append(len(rows)) or sample(rows, s))
+    again = draw_set(model, task, "retain", folder)
+    assert made == [16]
+    assert np.array_equal(again.images, whole.images)
+    assert len(again) == 45

@@ -1,0 +1,124 @@
+"""The training loop: closed-form pull, exact resumption, and a guard against NaN."""
+
+import pytest
+import torch
+
+from sa_bench.errors import CellFailed
+from sa_bench.training import Pull, Recipe, fit
+
+RECIPE = Recipe(steps=30, lr=0.05, batch=4, schedule="cosine", warmup=3)
+
+
+def problem(seed=0):
+    torch.manual_seed(seed)
+    net = torch.nn.Linear(3, 2)
+    return dict(net.named_parameters()), net
+
+
+def noisy_loss(net, rng, seen=None, stop_at=None):
+    def loss():
+        if seen is not None:
+            seen.append(1)
+            if stop_at is not None and len(seen) == stop_at:
+                raise KeyboardInterrupt
+        return (net(torch.randn(4, 3, generator=rng)) ** 2).sum()
+
+    return loss
+
+
+@pytest.mark.parametrize("kill", [1, 7, 29, 30])
+def test_killed_and_resumed_training_ends_at_the_same_bits(tmp_path, kill):
+    params, net = problem()
+    rng = torch.Generator().manual_seed(5)
+    fit(params, noisy_loss(net, rng), RECIPE, rng=rng)
+    want, after = {k: p.detach().clone() for k, p in params.items()}, torch.rand(1, generator=rng)
+
+    checkpoint = tmp_path / "c.safetensors"
+    params, net = problem()
+    rng = torch.Generator().manual_seed(5)
+    with pytest.raises(KeyboardInterrupt):
+        fit(params, noisy_loss(net, rng, [], kill), RECIPE, rng=rng, checkpoint=checkpoint, every=0.0)
+    params, net = problem(seed=9)  # the new process starts from anything; the checkpoint decides
+    if kill == 1:  # nothing was saved yet, so the start must be the same
+        params, net = problem()
+    rng, seen = torch.Generator().manual_seed(5), []
+    fit(params, noisy_loss(net, rng, seen), RECIPE, rng=rng, checkpoint=checkpoint, every=0.0)
+    assert len(seen) == RECIPE.steps - (kill - 1)
+    for name, p in params.items():
+        assert torch.equal(p, want[name])
+    assert torch.equal(torch.rand(1, generator=rng), after)
+
+
+def test_a_finished_training_is_not_done_twice(tmp_path):
+    params, net = problem()
+    rng, seen, checkpoint = torch.Generator().manual_seed(5), [], tmp_path / "c.safetensors"
+    fit(params, noisy_loss(net, rng), RECIPE, rng=rng, checkpoint=checkpoint)
+    fit(params, noisy_loss(net, rng, seen), RECIPE, rng=rng, checkpoint=checkpoint)
+    assert not seen
+
+
+def test_a_nan_loss_stops_the_run_with_its_step_and_keeps_the_last_good_checkpoint(tmp_path):
+    params, net = problem()
+    rng, steps, checkpoint = torch.Generator().manual_seed(5), [], tmp_path / "c.safetensors"
+
+    def loss():
+        steps.append(1)
+        return (net.weight**2).sum() * (float("nan") if len(steps) == 11 else 1.0)
+
+    with pytest.raises(CellFailed, match=r"nan at step 10 of 30.*learning rate"):
+        fit(params, loss, RECIPE, rng=rng, checkpoint=checkpoint, every=0.0)
+    assert all(torch.isfinite(p).all() for p in params.values())
+    from safetensors.torch import load_file
+
+    assert int(load_file(checkpoint)["step"]) == 10
+
+
+def test_weights_that_overflow_at_the_last_step_are_not_saved(tmp_path):
+    params, net = problem()
+    rng = torch.Generator().manual_seed(5)
+
+    def loss():  # finite, but its gradient is not
+        return torch.sqrt((net.weight * 0).abs().sum()) + net.bias.sum()
+
+    with pytest.raises(CellFailed, match="not finite after the last step"):
+        fit(params, loss, Recipe(1, 0.1, 4), rng=rng, checkpoint=tmp_path / "c.safetensors")
+    assert not (tmp_path / "c.safetensors").exists()
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_the_pull_is_the_gradient_of_the_penalty(half):
+    params, _ = problem()
+    fisher = {name: torch.rand_like(p) for name, p in params.items()}
+    pull = Pull(params, fisher, 7.0, half)
+    star = {name: p.detach().clone() for name, p in params.items()}
+    with torch.no_grad():
+        for p in params.values():
+            p += torch.randn_like(p)
+    penalty = sum((fisher[n] * (p - star[n]) ** 2).sum() for n, p in params.items()) * (3.5 if half else 7.0)
+    want = torch.autograd.grad(penalty, list(params.values()))
+    for p in params.values():
+        p.grad = torch.ones_like(p)
+    pull.add_to_gradients()
+    for p, g in zip(params.values(), want, strict=True):
+        torch.testing.assert_close(p.grad, 1 + g)
+    assert pull.penalty() == pytest.approx(float(penalty.detach()), rel=1e-5)
+
+
+def test_a_huge_lambda_leaves_theta_star_where_the_fisher_is_not_zero():
+    params, net = problem()
+    star = {name: p.detach().clone() for name, p in params.items()}
+    fisher = {"weight": torch.ones(2, 3), "bias": torch.zeros(2)}
+    rng = torch.Generator().manual_seed(5)
+    recipe = Recipe(200, 1e-3, 4)
+    fit(params, noisy_loss(net, rng), recipe, rng=rng, pull=Pull(params, fisher, 1e8))
+    assert (params["weight"] - star["weight"]).abs().max() < 2e-3
+    assert (params["bias"] - star["bias"]).abs().max() > 0.02
+
+
+def test_the_schedule_warms_up_and_ends_at_one_percent():
+    recipe = Recipe(steps=1000, lr=1.0, batch=1, schedule="cosine", warmup=100)
+    assert recipe.rate(0) == pytest.approx(0.01)
+    assert recipe.rate(99) == 1.0
+    assert recipe.rate(550) == pytest.approx(0.505)
+    assert recipe.rate(999) == pytest.approx(0.01, abs=1e-4)
+    assert Recipe(10, 0.3, 1).rate(7) == 0.3
