@@ -70,7 +70,7 @@ class SketchSLD:
 
 
 @torch.no_grad()
-def sketch_uce(model: Generator, c_f: int, c_to: int, keep: list[int]) -> Generator:
+def sketch_uce(model: Diffusion, c_f: int, c_to: int, keep: list[int]) -> Diffusion:
     """Closed form on the layer that reads the condition: W e(c_f) ← W e(c_to), W e(c_r) kept."""
     W = model.parameters()["one.weight"]
     columns = slice(3, 7)

@@ -1,0 +1,186 @@
+"""Every method of the registry on a model whose answer is known, and the closed forms of each."""
+
+import json
+from dataclasses import FrozenInstanceError, asdict, fields, replace
+
+import pytest
+import torch
+
+from sa_bench import fisher, registry
+from sa_bench.cells import SCALES, resolve, resolve_fields, resolve_task
+from sa_bench.contracts import Diffusion, Generator, Sampler
+from sa_bench.sources import AnotherClass, FreshReplay
+from sa_bench.training import Recipe, fit
+
+METHODS = [entry.name for entry in registry.entries("method")]
+TASKS = [entry.name for entry in registry.entries("task")]
+
+
+class Normal:
+    """q(x|c_f) = N(0, I)."""
+
+    def __init__(self, model, concept):
+        self.model, self.concept = model, concept
+
+    def batch(self, n, rng):
+        return torch.randn(n, 2, generator=rng), self.model.conditions([self.concept] * n)
+
+
+class ToyRun:
+    """The contract's Run on the Gaussian model, with a record of what was asked for."""
+
+    def __init__(self, star, task, seed=0, steps=None):
+        self.star, self.task, self.seed, self.steps = star, task, seed, steps
+        self.rng, self.asked = torch.Generator().manual_seed(seed), []
+
+    def replay(self):
+        self.asked.append("replay")
+        return FreshReplay(self.star.clone(), self.task.retain, self.task.sampler)
+
+    def surrogate(self):
+        self.asked.append("surrogate")
+        return Normal(self.star, self.task.concept)
+
+    def data(self):
+        self.asked.append("data")
+        return self.replay()
+
+    def fisher(self, options):
+        self.asked.append("fisher")
+        rng = torch.Generator().manual_seed(1)
+        options = replace(options, n=3000)
+        return fisher.diagonal(
+            self.star, fisher.model_samples(self.star, self.task, options, self.replay(), Sampler(), rng)
+        )
+
+    def fresh(self):
+        torch.manual_seed(self.seed)
+        return type(self.star)()
+
+    def recipe(self, name):
+        return Recipe(200, 0.05, 64)
+
+    def train(self, model, loss, recipe, scope="full", pull=None):
+        self.asked.append("train")
+        recipe = replace(recipe, steps=min(recipe.steps, self.steps or recipe.steps))
+        fit(model.parameters(scope), loss, recipe, rng=self.rng, pull=pull)
+
+
+@pytest.fixture
+def task():
+    whole = registry.task("mnist_0")
+    return replace(whole, classes=("a", "b", "c"), n_forget=10, n_retain=5)
+
+
+def forget(name, star, task, seed=0, steps=40, **values):
+    method = registry.method_class(name)(**values)
+    run = ToyRun(star, task, seed, steps)
+    return method.forget(star.clone(), task, run), run
+
+
+def sa(star, task, run=None, **values):
+    method = registry.method_class("sa")(lr=0.01, batch=64, steps=1500, **values)
+    return method.forget(star.clone(), task, run or ToyRun(star, task))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_keeps_its_contract(name, gaussian, task):
+    cls = registry.method_class(name)
+    assert cls.standing in ("method", "control", "reference")
+    assert cls.supports in (Generator, Diffusion)
+    assert set(cls.needs) <= {"data"}
+    assert isinstance(cls.version, int)
+    assert cls.source
+    star = gaussian.net.weight.detach().clone()
+    first, run = forget(name, gaussian, task)
+    again, _ = forget(name, gaussian, task)
+    assert torch.equal(gaussian.net.weight, star), "the method changed θ* itself"
+    assert torch.isfinite(first.net.weight).all()
+    assert torch.equal(first.net.weight, again.net.weight), "the same seed gave other bits"
+    assert ("data" in run.asked) == ("data" in cls.needs), "a method uses exactly the data it declares"
+    torch.rand(3)
+    third, _ = forget(name, gaussian, task)
+    assert torch.equal(third.net.weight, first.net.weight), "randomness from outside run.rng"
+    if "train" in run.asked:
+        other, _ = forget(name, gaussian, task, seed=1)
+        assert not torch.equal(other.net.weight, first.net.weight), "the seed is not used"
+    with pytest.raises(FrozenInstanceError):
+        cls().anything = 1
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_methods_fields_resolve_at_every_scale(name, scale):
+    for task_name in TASKS:
+        task = registry.task(task_name)
+        values = resolve_fields(name, task, scale, {})
+        assert set(values) == {f.name for f in fields(registry.method_class(name))}
+        for key, preset in registry.method_class(name).presets.get((task.family, scale), {}).items():
+            assert values[key] == ({**values[key], **preset} if isinstance(preset, dict) else preset)
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_task_is_plain_values_at_every_scale(name, scale):
+    task = resolve_task(name, scale, {})
+    assert json.loads(json.dumps(asdict(task)))["name"] == name
+    assert len(task.primary) == 3
+    assert set(task.primary) <= set(task.metrics)
+    assert len(resolve([name], METHODS, scale)) == len(METHODS)
+
+
+def test_original_is_theta_star(gaussian, task):
+    model, run = forget("original", gaussian, task)
+    assert torch.equal(model.net.weight, gaussian.net.weight)
+    assert run.asked == []
+
+
+def test_relabel_moves_one_slot_and_trains_nothing(gaussian, task):
+    model, run = forget("relabel", gaussian, replace(task, relabel_to=2))
+    assert torch.equal(model.net.weight[0], gaussian.net.weight[2])
+    assert torch.equal(model.net.weight[1:], gaussian.net.weight[1:])
+    assert run.asked == []
+
+
+def test_retrain_never_touches_what_it_never_saw(gaussian, task):
+    model, _ = forget("retrain", gaussian, task, steps=None)
+    torch.manual_seed(0)
+    assert torch.equal(model.net.weight[0], type(gaussian)().net.weight[0])
+    torch.testing.assert_close(model.net.weight[1:], gaussian.net.weight[1:], atol=0.2, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("values", "gradient", "factor"),
+    [
+        ({}, 64.0, 2.0),
+        ({"half": True}, 64.0, 1.0),
+        ({"reduction": "mean"}, 1.0, 2.0),
+    ],
+    ids=["sum, no half", "half", "mean over the batch"],
+)
+@pytest.mark.parametrize("lam", [0.0, 30.0, 1e6])
+def test_sa_ends_where_equation_4_says(gaussian, task, values, gradient, factor, lam):
+    """x|c ~ N(μ_c, I), q = N(0, I): 0 = B μ + 2λF(μ − μ*), F = p(c_f) = 1/3, so μ = μ* 2λF/(B + 2λF)."""
+    star = gaussian.net.weight.detach().clone()
+    model = sa(gaussian, task, lam=lam, **values)
+    F = ToyRun(gaussian, task).fisher(fisher.FisherOptions())["weight"]
+    torch.testing.assert_close(F, torch.full((3, 2), 1 / 3), atol=0.04, rtol=0)
+    pull = factor * lam * F[0]
+    torch.testing.assert_close(model.net.weight[0], star[0] * pull / (gradient + pull), atol=0.08, rtol=0)
+    torch.testing.assert_close(model.net.weight[1:], star[1:], atol=0.12, rtol=0)
+
+
+def test_sa_without_replay_weight_lets_the_rest_stay_only_by_the_pull(gaussian, task):
+    """γ = 0 and λ = 0 leave the retained means untouched here: each has its own parameters."""
+    star = gaussian.net.weight.detach().clone()
+    model = sa(gaussian, task, lam=0.0, gamma=0.0)
+    assert torch.equal(model.net.weight[1:], star[1:])
+
+
+def test_a_surrogate_of_another_class_is_learnt(gaussian, task):
+    class Run(ToyRun):
+        def surrogate(self):
+            return AnotherClass(self.star.clone(), 0, 2, Sampler())
+
+    model = sa(gaussian, task, Run(gaussian, task), lam=0.0)
+    torch.testing.assert_close(model.net.weight[0], gaussian.net.weight[2], atol=0.12, rtol=0)
