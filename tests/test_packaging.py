@@ -1,0 +1,55 @@
+"""The wheel a user installs holds what the checkout has."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def call(*arguments, cwd, path):
+    """Python without site-packages' editable copy in front: `path` comes first."""
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env={"PYTHONPATH": str(path), "HOME": str(cwd), "PATH": ""},
+        capture_output=True, text=True, check=True, timeout=300,
+    ).stdout  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A folder with the wheel's files alone."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    for command in (
+        [*pip, "wheel", "--no-deps", "-w", str(folder), str(ROOT)],
+        [*pip, "install", "--no-deps", "--target", str(folder / "site"), "--no-index", "--find-links", str(folder),
+         "sa_bench"],
+    ):  # fmt: skip
+        subprocess.run(command, check=True, cwd=folder, timeout=600)
+    return folder / "site"
+
+
+def test_the_installed_wheel_lists_what_the_checkout_lists(installed, tmp_path):
+    where = call("-c", "import sa_bench; print(sa_bench.__file__)", cwd=tmp_path, path=installed).strip()
+    assert Path(where).is_relative_to(installed)
+    for command in (["list"], ["show", "sa"], ["--version"]):
+        wheel = call("-m", "sa_bench", *command, cwd=tmp_path, path=installed)
+        assert wheel == call("-m", "sa_bench", *command, cwd=tmp_path, path=ROOT)
+        assert wheel.strip()
+
+
+def test_the_wheel_carries_every_weight_card_and_template(installed):
+    for pattern, inside in (
+        ("sa_bench/weights/*", "sa_bench/weights"),
+        ("reports/templates/*", "sa_bench/reports/templates"),
+    ):
+        names = {p.name for p in ROOT.glob(pattern) if p.is_file()}
+        assert names
+        assert names <= {p.name for p in (installed / inside).iterdir()}
+
+
+def test_the_wheel_brings_no_stray_top_level_package(installed):
+    top = {p.name for p in installed.iterdir() if not p.name.endswith(".dist-info")}
+    assert top - {"bin", "__pycache__"} == {"sa_bench"}
