@@ -29,7 +29,8 @@ check: $(VENV)/.installed
 	$(BIN)/pyright
 
 bench: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/benchmarks -m slow --benchmark-only
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/benchmarks -m slow --benchmark-json=.benchmarks/last.json
+	$(BIN)/python tests/benchmarks/report.py .benchmarks/last.json docs/benchmarks.md
 
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

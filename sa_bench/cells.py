@@ -54,6 +54,21 @@ class Cell:
         return validated(registry.method_class(self.method), self.fields, f"method {self.method}")
 
 
+def titled(cells: Sequence[Cell]) -> dict[str, str]:
+    """Cell id to a line for people; siblings of one method are told apart by the fields that differ."""
+    titles = {}
+    for cell in cells:
+        siblings = [other for other in cells if other.method == cell.method]
+        differing = [k for k in cell.fields if any(o.fields[k] != cell.fields[k] for o in siblings)]
+        settings = "".join(f" {k}={cell.fields[k]}" for k in differing)
+        changes = {k: v for k, v in cell.overrides.items() if any(o.overrides.get(k) != v for o in cells)}
+        settings += "".join(f" {k}={v}" for k, v in changes.items())
+        titles[cell.id] = (
+            f"{cell.task.name} × {cell.method}{settings} (base {cell.base_seed}, seed {cell.seed})"
+        )
+    return titles
+
+
 def validated(cls: type[Any], values: Mapping[str, Any], what: str) -> Any:
     """An instance of dataclass `cls`, strings coerced to the fields' types.
 

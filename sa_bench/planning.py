@@ -3,106 +3,204 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
-from sa_bench import bases, registry
-from sa_bench.cells import Cell, resolve
+from sa_bench import bases, datasets, registry
+from sa_bench.cells import resolve, titled
+from sa_bench.fisher import FisherOptions
+from sa_bench.measuring import Subject, fingerprint, measure_inputs
 from sa_bench.settings import store_folder
-from sa_bench.store import Store
+from sa_bench.stages import Chain
+from sa_bench.store import Store, digest
 
-STEP_BYTES = 7 * 4  # a parameter in training: weight, gradient, two moments, θ*, F, the replay copy
+PER_PARAMETER = 7 * 4  # bytes in training: weight, gradient, two moments, θ*, F, the replay copy
+LIBRARIES = 600  # MiB that torch and its friends take before any model
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a cell's chain."""
+
+    what: str  # `2,000 steps`
+    state: str  # `shipped`, `stored`, `shared` with an earlier cell, or `to do`
+    seconds: float | None  # CPU seconds still to spend; None: never measured here
 
 
 def plan_text(
     tasks: Sequence[str], methods: Sequence[str], seeds: Sequence[int], base_seeds: Sequence[int], scale: str,
     sets: Sequence[str], sweeps: Sequence[str], jobs: int,
 ) -> str:  # fmt: skip
-    """The cells with what is shipped or stored, then time, memory and disk.
+    """The cells stage by stage with what is shipped or stored, then time, memory and disk.
 
-    Times are measured: the median second a step, and seconds a measurement, of what this store holds from
+    Times are measured: the median second a step, a sample or a measurement of what this store holds from
     earlier runs on this machine. What was never run here is said to be unknown, not guessed.
     """
     cells = resolve(tasks, methods, scale, seeds, base_seeds, sets, sweeps)
     store = Store(store_folder())
-    history = _history(store)
+    history, claimed, titles = _history(store), set(), titled(cells)
     lines, total, unknown = [f"{len(cells)} cell(s) at scale {scale}:"], 0.0, 0
     for cell in cells:
-        seconds, facts = _cell(cell, history)
-        total += seconds or 0.0
-        unknown += seconds is None
-        time = "time unknown here" if seconds is None else f"about {seconds:.0f} s"
-        lines.append(
-            f"  {cell.task.name} × {cell.method} base {cell.base_seed} seed {cell.seed}: {facts}; {time}"
-        )
-    lines.append("")
-    share = min(jobs, len(cells)) or 1
-    estimate = f"about {total / share / 60:.1f} minutes with --jobs {jobs}"
-    if unknown == len(cells):
-        estimate = "unknown: nothing like it has run here yet (try --scale quick first)"
-    elif unknown:
-        estimate += f", and {unknown} cell(s) of unknown length"
+        stages = list(_walk(Chain(store, cell, lambda *event: None), history, claimed))
+        total += sum(s.seconds or 0.0 for s in stages)
+        unknown += any(s.seconds is None for s in stages)
+        lines.append(f"  {titles[cell.id]}: {' · '.join(map(_text, stages))}")
+    share = min(jobs, len(cells))
+    estimate = f"about {_minutes(total / share)} with --jobs {jobs}"
+    if unknown:
+        estimate += f", without {unknown} cell(s) of which a stage never ran on this machine"
+    if unknown == len(cells) and not total:
+        estimate = "unknown: nothing like it has run on this machine yet (try --scale quick first)"
     parameters = sum(p.numel() for p in bases.FAMILIES[cells[0].task.family]().net.parameters())
-    memory = 600 + parameters * STEP_BYTES / 2**20
+    images = max(c.task.n_forget + c.task.n_retain * len(c.task.retain) for c in cells)
+    disk = len(cells) * (2 * 4 * parameters + 4 * images * 1000) / 2**20
     free = shutil.disk_usage(_existing(store.root)).free / 2**30
     lines += [
-        f"time:   {estimate}; stages already in the store cost nothing",
-        f"memory: about {memory:.0f} MiB a process ({parameters:,} parameters)",
-        f"disk:   about {len(cells) * (4 * parameters * 2 / 2**20 + 3):.0f} MiB; {free:.0f} GiB free at {store.root}",
+        "",
+        f"time:   {estimate}",
+        f"memory: about {LIBRARIES + parameters * PER_PARAMETER / 2**20:.0f} MiB a process "
+        f"({parameters:,} parameters), {share} process(es)",
+        f"disk:   about {disk:.0f} MiB in the store and the run folder; {free:.0f} GiB free at {store.root}",
     ]
     return "\n".join(lines)
 
 
-def _existing(path: Any) -> Any:
+def _text(stage: Stage) -> str:
+    if stage.state != "to do":
+        return f"{stage.what} {stage.state}"
+    return f"{stage.what} {'time unknown' if stage.seconds is None else _minutes(stage.seconds)}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+
+
+def _existing(path: Path) -> Path:
     while not path.exists():
         path = path.parent
     return path
 
 
-def _history(store: Store) -> dict[str, list[float]]:
-    """CPU seconds: a step of each method, a measurement, by what the store's artifacts recorded."""
+History = Mapping[str, float]
+
+
+def _walk(chain: Chain, history: History, claimed: set[tuple[str, str]]) -> Iterator[Stage]:
+    """The chain's stages in order; `claimed` are those that an earlier cell of the plan will make."""
+    cell, task = chain.cell, chain.task
+
+    def state(stage: str, inputs: Mapping[str, Any]) -> str:
+        key = (stage, digest(inputs))
+        if chain.store.has(*key):
+            return "stored"
+        if key in claimed:
+            return "shared"
+        claimed.add(key)
+        return "to do"
+
+    def planned(what: str, found: str, seconds: float | None) -> Stage:
+        return Stage(what, found, seconds if found == "to do" else 0.0)
+
+    known, recipe = True, bases.recipe(task.family, task.base)
+    arguments = (task.family, task.dataset, datasets.HASHES[task.dataset], task.base, cell.base_seed)
+    if bases.shipped(task.family, task.dataset, task.base, cell.base_seed):
+        yield Stage("base", "shipped", 0.0)
+    else:
+        found = state("base", bases.inputs(*arguments))
+        known = found == "stored"  # what follows is named by the hash of weights that are not there yet
+        cost = _times(history, f"base step {task.base}", recipe.steps)
+        yield planned(f"base {recipe.steps:,} steps", found, cost)
+    for option in (v for v in vars(cell.build_method()).values() if isinstance(v, FisherOptions)):
+        found = state("fisher", chain.fisher_inputs(option)) if known else "to do"
+        yield planned(f"fisher {option.n:,} samples", found, _times(history, "fisher sample", option.n))
+    steps = _steps(task.family, cell.fields)
+    found = state("forget", chain.forget_inputs()) if known else "to do"
+    what = f"forget {steps:,} steps" if steps else "forget"
+    yield planned(what, found, _times(history, f"forget step {cell.method}", steps or 1))
+    yield from _scoring(chain, history, state) if found == "stored" else _unknown_model(chain, history)
+
+
+def _scoring(chain: Chain, history: History, state: Any) -> Iterator[Stage]:
+    """Sample sets and metrics of a model that is in the store."""
+    todo = [n for n in ("forget", "retain") if state("samples", chain.sample_inputs(n)) == "to do"]
+    if todo:
+        yield from _unknown_model(chain, history)
+        return
+    yield Stage("samples", "stored", 0.0)
+    metrics = [registry.metric(name) for name in chain.task.metrics]
+    subject = Subject(chain)
+    left = [m.name for m in metrics if state("measure", measure_inputs(chain, m, subject)) == "to do"]
+    if left:
+        yield Stage(f"{len(left)} of {len(metrics)} metrics", "to do", _scores(chain, history, left))
+    else:
+        yield Stage(f"{len(metrics)} metrics", "stored", 0.0)
+
+
+def _unknown_model(chain: Chain, history: History) -> Iterator[Stage]:
+    """Sampling and scoring of a model that does not exist yet."""
+    task = chain.task
+    images = task.n_forget + task.n_retain * len(task.retain)
+    yield Stage(f"samples {images:,} images", "to do", _times(history, "sample image", images))
+    yield Stage(f"{len(task.metrics)} metrics", "to do", _scores(chain, history, task.metrics))
+
+
+def _times(history: History, name: str, count: int) -> float | None:
+    return history[name] * count if name in history else None
+
+
+def _scores(chain: Chain, history: History, metrics: Sequence[str]) -> float | None:
+    """Seconds of measurements under these fingerprints or, where there are none yet, under any."""
+    total = 0.0
+    for name in metrics:
+        exact = digest(fingerprint(chain, registry.metric(name)))
+        seconds = history.get(f"measure {name} {exact}", history.get(f"measure {name}"))
+        if seconds is None:
+            return None
+        total += seconds
+    return total
+
+
+def _steps(family: str, values: Mapping[str, Any]) -> int:
+    """Training steps of a method, from its own `steps` or the base recipe it follows; 0: none."""
+    if "steps" in values:
+        return int(values["steps"])
+    return bases.recipe(family, values["recipe"]).steps if "recipe" in values else 0
+
+
+def _history(store: Store) -> dict[str, float]:
+    """Median CPU seconds a step, a sample, an image and a measurement, of all that the store holds."""
     found: dict[str, list[float]] = {}
     for stage, key, _, finished in store.entries():
-        if not finished or stage not in ("forget", "measure", "fisher", "samples"):
+        if not finished:
             continue
-        meta = store.get(stage, key).meta
-        cost = meta.get("cost", {}).get("cpu_s")
-        if cost is None:
+        try:
+            meta = store.get(stage, key).meta
+        except (OSError, ValueError):
             continue
-        inputs = meta["inputs"]
-        if stage == "forget":
-            steps = _steps(inputs["method"], inputs["fields"])
-            found.setdefault(f"step {inputs['method']}", []).append(cost / max(1, steps))
-        else:
-            name = inputs.get("metric", stage)
-            found.setdefault(f"{stage} {name}", []).append(cost)
-    return found
+        seconds, inputs = meta.get("cost", {}).get("cpu_s"), meta["inputs"]
+        if seconds is not None:
+            names, count = _units(stage, inputs)
+            for name in names:
+                found.setdefault(name, []).append(seconds / max(1, count))
+    return {name: median(values) for name, values in found.items()}
 
 
-def _steps(method: str, fields: Any) -> int:
-    if "steps" in fields:
-        return int(fields["steps"])
-    if "recipe" in fields:
-        return bases.recipe("vae", fields["recipe"]).steps
-    return 1
+def _units(stage: str, inputs: Mapping[str, Any]) -> tuple[list[str], int]:
+    if stage == "base":
+        return [f"base step {_recipe_name(inputs)}"], int(inputs["recipe"]["steps"])
+    if stage == "fisher":
+        return ["fisher sample"], int(inputs["options"]["n"])
+    if stage == "samples":
+        return ["sample image"], len(inputs["rows"])
+    if stage == "forget":
+        return [f"forget step {inputs['method']}"], _steps("vae", inputs["fields"])
+    name = f"measure {inputs['metric']}"
+    return [name, f"{name} {digest(inputs['fingerprint'])}"], 1
 
 
-def _cell(cell: Cell, history: dict[str, list[float]]) -> tuple[float | None, str]:
-    task = cell.task
-    base = bases.shipped(task.family, task.dataset, task.base, cell.base_seed)
-    facts = ["base shipped" if base else f"base {task.base} to be trained, or in the store"]
-    method = registry.method_class(cell.method)
-    if "data" in method.needs:
-        facts.append(f"needs {task.dataset} data")
-    steps = _steps(cell.method, cell.fields)
-    if steps > 1:
-        facts.append(f"{steps:,} steps")
-    facts.append(
-        f"{task.n_forget} + {len(task.retain)} x {task.n_retain} images, {len(task.metrics)} metrics"
-    )
-    seconds = history.get(f"step {cell.method}")
-    scoring = [median(v) for k, v in history.items() if k.startswith("measure ")]
-    if seconds is None or not scoring or base is None:
-        return None, ", ".join(facts)
-    return median(seconds) * steps + sum(scoring), ", ".join(facts)
+def _recipe_name(inputs: Mapping[str, Any]) -> str:
+    recipes = bases.FAMILIES[inputs["family"]].recipes
+    steps = {recipe.steps: name for name, recipe in recipes.items()}
+    return steps.get(inputs["recipe"]["steps"], "unknown")

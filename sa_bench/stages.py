@@ -109,11 +109,16 @@ class Chain:
             write_atomic(folder / "fisher.safetensors", save({k: v.cpu() for k, v in F.items()}))
             return {"trace": float(sum(float(v.double().sum()) for v in F.values()))}
 
-        inputs = {
+        artifact = self.make("fisher", "fisher", self.fisher_inputs(options), build)
+        return load_file(artifact.path / "fisher.safetensors")
+
+    def fisher_inputs(self, options: FisherOptions) -> dict[str, Any]:
+        """What names F."""
+        return {
             "version": fisher.VERSION, "base": self.base.content, "options": asdict(options),
-            "concept": None if options.set == "all" else task.concept, "sampler": asdict(task.sampler),
+            "concept": None if options.set == "all" else self.task.concept,
+            "sampler": asdict(self.task.sampler),
         }  # fmt: skip
-        return load_file(self.make("fisher", "fisher", inputs, build).path / "fisher.safetensors")
 
     def _counted(self, batches: Any, n: int, stage: str) -> Any:
         done = 0

@@ -151,6 +151,25 @@ def test_plan_and_doctor_run_nothing(cli, tmp_path):
     assert not store.exists()
 
 
+def test_plan_says_what_the_store_has_and_what_is_shared(cli, tiny, tmp_path):
+    store = tmp_path / "s"
+    (store / "data").mkdir(parents=True)
+    command = ["--task", "mnist_0", "--method", "relabel,sa", *tiny]
+    cold = cli("plan", *command, "--seed", "0,1", store=store, check=0).stdout
+    assert "time unknown" in cold
+    assert "fisher 10,000 samples shared" in cold
+    assert "nothing like it has run" in cold
+    assert not list(store.glob("*/*"))
+    cli("run", "--task", "mnist_0", "--method", "relabel", *tiny, check=0)
+    warm = cli("plan", *command, check=0).stdout
+    assert "relabel (base 0, seed 0): base shipped · forget stored · samples stored · 14 metrics stored" in warm
+    swept = cli("plan", *command, "--sweep", "sa.lam=1,50", check=0).stdout
+    assert "sa lam=50.0 (base 0, seed 0)" in swept
+    paper = cli("plan", "--task", "mnist_0", "--method", "sa", "--scale", "paper", store=store, check=0).stdout
+    assert "base 100,000 steps time unknown" in paper
+    assert "forget 10,000 steps" in paper
+
+
 def test_store_commands(cli, tmp_path):
     store = tmp_path / "s"
     (store / "forget" / "abc.partial").mkdir(parents=True)
