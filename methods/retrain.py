@@ -21,7 +21,7 @@ class Retrain:
 
     recipe: str = "cosine"  # the base recipe to follow
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     standing: ClassVar[str] = "reference"
     supports: ClassVar[type] = Generator
     needs: ClassVar[tuple[str, ...]] = ("data",)

@@ -6,7 +6,7 @@ from sa_bench.statistics import Measured, rate
 
 
 @metric(
-    version=1,
+    version=2,
     title="Images of c_f still judged c_f",
     better="lower",
     unit="rate",
@@ -17,6 +17,6 @@ from sa_bench.statistics import Measured, rate
 def forget_top1(view: View) -> Measured:
     """Share of c_f's images whose top-1 class is c_f for more than half of the panel."""
     images = view.samples["forget"]
-    score, votes = majority(dict(view.judges), images.images, view.task.concept)
+    score, votes = majority(view.judges, images.images, view.task.concept)
     judges = [{"judge": name, "value": float(v.mean())} for name, v in votes.items()]
     return rate(score, {"seed": images.seeds, **votes}, judges=judges)

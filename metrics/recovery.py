@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sa_bench.contracts import View, metric
-from sa_bench.judges import majority
+from sa_bench.judges import majority, top1
 from sa_bench.sampling import SampleSet, requests
 from sa_bench.statistics import Measured, wilson
 
@@ -42,7 +42,7 @@ def invert(view: View, x: Tensor, start: Tensor, lr: float, budgets: tuple[int, 
 
 
 @metric(
-    version=2,
+    version=3,
     title="Images of c_f after its condition is fitted again",
     better="lower",
     unit="rate",
@@ -80,14 +80,14 @@ def recovery(view: View) -> Measured:
                     strict=True,
                 ):
                     images = made(value).images
-                    hit = (designated.probabilities(images).argmax(1) == task.concept).mean()
+                    hit = top1(designated.probabilities(images), task.concept).mean()
                     tries.append((float(hit), name, lr, steps, images))
                     grid[f"{n_images}/{name}/{lr}/{steps}"] = float(hit)
         for steps in task.recovery_budgets:
             _, name, lr, _, images = max(
                 (t for t in tries if t[3] == steps and t[2] in RATES), key=lambda t: t[0]
             )
-            score, votes = majority(dict(view.judges), images, task.concept)
+            score, votes = majority(view.judges, images, task.concept)
             point = {"images": n_images, "steps": steps, "value": float(score.mean())}
             low, high = wilson(score.sum(), len(score), comparisons=len(STARTS) * len(RATES))
             curve.append({**point, "low": low, "high": high, "start": name, "lr": lr})

@@ -1,13 +1,12 @@
 """How often images made for a retained class show it. Rises when a model collapses onto prototypes."""
 
-import numpy as np
-
 from sa_bench.contracts import View, metric
+from sa_bench.judges import majority
 from sa_bench.statistics import Measured, rate, wilson
 
 
 @metric(
-    version=1,
+    version=2,
     title="Images of the retained classes judged right",
     better="higher",
     unit="rate",
@@ -18,11 +17,7 @@ from sa_bench.statistics import Measured, rate, wilson
 def retain_accuracy(view: View) -> Measured:
     """Share of retained images whose class the majority of the panel names; by class, and the worst."""
     images = view.samples["retain"]
-    votes = {
-        name: (judge.probabilities(images.images).argmax(1) == images.labels).astype(float)
-        for name, judge in view.judges.items()
-    }
-    score = (np.mean(list(votes.values()), axis=0) > 0.5).astype(float)
+    score, votes = majority(view.judges, images.images, images.labels)
     by_class = {int(c): float(score[images.labels == c].mean()) for c in view.task.retain}
     worst = min(by_class, key=lambda c: by_class[c])
     n = int((images.labels == worst).sum())

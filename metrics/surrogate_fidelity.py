@@ -8,7 +8,7 @@ from sa_bench.statistics import Measured, rate
 
 
 @metric(
-    version=1,
+    version=2,
     title="Images of c_f that look like the surrogate",
     better="higher",
     unit="rate",
@@ -20,7 +20,7 @@ def surrogate_fidelity(view: View) -> Measured:
     """Class surrogate: the panel says that class. Else: q's mean image is nearer than any class's."""
     images, task = view.samples["forget"], view.task
     if task.surrogate.startswith("class:"):
-        score, votes = majority(dict(view.judges), images.images, int(task.surrogate[6:]))
+        score, votes = majority(view.judges, images.images, int(task.surrogate[6:]))
         judges = [{"judge": n, "value": float(v.mean())} for n, v in votes.items()]
         return rate(score, {"seed": images.seeds}, judges=judges)
     real = [view.real("forget_test"), *(view.real("retain_test").of(c) for c in task.retain)]

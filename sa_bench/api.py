@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from sa_bench.cells import Cell, resolve
+from sa_bench.errors import SaBenchError, unknown
 from sa_bench.results import load_results, read_results
 from sa_bench.settings import store_folder
-from sa_bench.store import Store
+from sa_bench.store import Store, write_atomic
 
+RENDERERS = {".html": "html", ".htm": "html", ".md": "markdown"}
 __all__ = ["evaluate", "load_results", "run", "run_folder", "write_report"]
 
 
@@ -91,8 +94,6 @@ def require_device(device: str) -> None:
     """
     import torch
 
-    from sa_bench.errors import SaBenchError
-
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -118,15 +119,16 @@ class one_thread:
 
 
 def write_report(folders: Sequence[Path], out: Path | None) -> Path:
-    """Render the HTML report of run folders into `out` (default: report.html in the first)."""
-    import importlib
+    """Render run folders into `out`: HTML, or Markdown if it ends in .md (default: report.html in the first).
 
-    from sa_bench.store import write_atomic
-
+    Raises:
+        SaBenchError: no results there, or another ending.
+    """
     path = out or Path(folders[0]) / "report.html"
-    write_atomic(
-        path, importlib.import_module("sa_bench.reports.html").render(read_results(folders)).encode()
-    )
+    if path.suffix.lower() not in RENDERERS:
+        raise unknown("report format", path.suffix or path.name, RENDERERS)
+    renderer = importlib.import_module(f"sa_bench.reports.{RENDERERS[path.suffix.lower()]}")
+    write_atomic(path, renderer.render(read_results(folders)).encode())
     return path
 
 

@@ -140,10 +140,10 @@ def run(
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Run folders.")],
     out: Annotated[
-        Path | None, typer.Option(help="HTML file (default: report.html in the first folder).")
+        Path | None, typer.Option(help="File .html or .md (default: report.html in the first folder).")
     ] = None,
 ) -> None:
-    """Render the HTML report of one or more runs."""
+    """Render the report of one or more runs, as HTML or Markdown."""
     from sa_bench import api
 
     print(f"Report: {api.write_report(folders, out)}")

@@ -6,6 +6,7 @@ never part of its interval.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -170,7 +171,19 @@ def read(file: Path, facts: dict[str, Any], content: str) -> CNNJudge | NearestN
     return CNNJudge(facts["name"], content, facts, net.eval())
 
 
-def majority(judges: dict[str, Judge], images: np.ndarray, label: int) -> tuple[np.ndarray, dict]:
+def top1(probabilities: np.ndarray, label: int | np.ndarray) -> np.ndarray:
+    """Whether `label` (one, or (N,)) alone has the highest probability, (N,) float64 of 0/1.
+
+    A tie is nobody's: a judge that finds every class alike must not count for the first of them.
+    """
+    highest = probabilities == probabilities.max(1, keepdims=True)
+    chosen = highest[np.arange(len(highest)), label]
+    return (chosen & (highest.sum(1) == 1)).astype(float)
+
+
+def majority(
+    judges: Mapping[str, Judge], images: np.ndarray, label: int | np.ndarray
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Whether more than half of the panel's top-1 is `label`: (N,) float64 of 0/1, and each judge's (N,)."""
-    votes = {n: (j.probabilities(images).argmax(1) == label).astype(float) for n, j in judges.items()}
+    votes = {name: top1(judge.probabilities(images), label) for name, judge in judges.items()}
     return (np.mean(list(votes.values()), axis=0) > 0.5).astype(float), votes

@@ -217,8 +217,8 @@ class MethodRun:
         return self.chain.fisher(options)
 
     def fresh(self) -> Generator:
-        """A new model, initialised from this run's seed."""
-        return self.chain.theta_star().fresh(self.seed)  # type: ignore[attr-defined]
+        """A new model; its initialisation depends on the seed and the base seed, so no two cells share one."""
+        return self.chain.theta_star().fresh(image_seed(f"fresh/{self.chain.cell.base_seed}", self.seed))  # type: ignore[attr-defined]
 
     def recipe(self, name: str) -> Recipe:
         """A base recipe of the family."""

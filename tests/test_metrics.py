@@ -118,4 +118,4 @@ def test_every_metric_declares_itself(entry):
     from sa_bench.contracts import Task
 
     assert set(metric.fields) <= {f.name for f in fields(Task)}
-    assert set(metric.requires) <= {"samples", "real", "model", "likelihood", "judges", "features"}
+    assert set(metric.requires) <= {"samples", "base", "real", "model", "likelihood", "judges", "features"}

@@ -1,0 +1,165 @@
+"""The Markdown report: the same boards as tables for documents and pull requests."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sa_bench import __version__
+from sa_bench.board import Board, Endpoint, Line, boards, percent
+
+
+def render(results: Sequence[Mapping[str, Any]]) -> str:
+    """One section a board: the answer, the endpoints, all other metrics, recovery by dose, how to repeat."""
+    return "\n".join(_section(board) for board in boards(results)).rstrip() + "\n"
+
+
+def _section(board: Board) -> str:
+    parts = [f"## {escape(board.title)} · scale {board.scale}", "", escape(board.headline), ""]
+    parts += [f"- **{escape(line.label)}**{_mark(line)}: {escape(line.sentence)}" for line in board.lines]
+    parts += [
+        "",
+        *_endpoints(board),
+        "",
+        _notes(board),
+        "",
+        *_others(board),
+        *_recovery(board),
+        *_judges(board),
+    ]
+    return "\n".join([*parts, *_provenance(board), ""])
+
+
+def escape(text: object) -> str:
+    """Text that Markdown (and the HTML in it) shows literally."""
+    out = str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for mark in ("\\", "|", "*", "_", "`", "[", "]", "#"):
+        out = out.replace(mark, "\\" + mark)
+    return " ".join(out.split())
+
+
+def number(value: float | None, unit: str | None) -> str:
+    """A value for people; n/a where there is none."""
+    if value is None:
+        return "n/a"
+    return percent(value) if unit in ("rate", "probability") else f"{value:.4g}"
+
+
+def _mark(line: Line) -> str:
+    return {"control": " (control)", "reference": " (reference)"}.get(line.standing, "")
+
+
+def _rows(board: Board) -> dict[str, Mapping[str, Any]]:
+    return {m["name"]: m for line in board.lines for c in line.cells for m in c["measurements"]}
+
+
+def _cell(endpoint: Endpoint | None, unit: str | None) -> str:
+    if endpoint is None or endpoint.value is None:
+        return "n/a" + (f": {escape(endpoint.reason)}" if endpoint is not None and endpoint.reason else "")
+    text = number(endpoint.value, unit)
+    if endpoint.low is not None and endpoint.high is not None:
+        low, high = (number(v, unit).removesuffix(" %") for v in (endpoint.low, endpoint.high))
+        text += f" ({low} – {high})"
+    return text
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def _endpoints(board: Board) -> list[str]:
+    facts = _rows(board)
+    head = ["#", "method", *(f"{name} ({facts[name]['better']})" for name in board.primary if name in facts)]
+    head += ["recoverable?", "runs", "CPU s to forget"]
+    rows = []
+    for line in board.lines:
+        cells = [str(line.rank or "–"), escape(line.label) + _mark(line)]
+        cells += [
+            _cell(line.endpoints.get(name), facts[name]["unit"]) for name in board.primary if name in facts
+        ]
+        recoverable = "the floor" if line.standing == "reference" else line.recoverable
+        rows.append([*cells, recoverable, str(len(line.cells)), _cost(line)])
+    return _table(head, rows)
+
+
+def _cost(line: Line) -> str:
+    seconds = [c["cost"]["forget"]["cpu_s"] for c in line.cells if "cpu_s" in c["cost"].get("forget", {})]
+    return f"{sum(seconds) / len(seconds):.0f}" if seconds else "n/a"
+
+
+def _notes(board: Board) -> str:
+    several = any(len(line.cells) > 1 for line in board.lines)
+    text = "In brackets: the lowest and highest run" if several else "In brackets: 95 % intervals"
+    bases = sorted({c["base_seed"] for line in board.lines for c in line.cells})
+    seeds = sorted({c["seed"] for line in board.lines for c in line.cells})
+    return f"{text}. Base models {bases}, forgetting seeds {seeds}; every judge and every base ships with the package."
+
+
+def _others(board: Board) -> list[str]:
+    facts = _rows(board)
+    names = [name for name in facts if name not in board.primary]
+    head = ["metric", "better", "base", *(escape(line.label) for line in board.lines)]
+    rows = []
+    for name in names:
+        unit = facts[name]["unit"]
+        found = [line.endpoints.get(name) for line in board.lines]
+        base = next((e.base for e in found if e is not None and e.base is not None), None)
+        row = [escape(name), facts[name]["better"] or "–", number(base, unit)]
+        rows.append(row + [_cell(e, unit) for e in found])
+    return [*_table(head, rows), ""] if rows else []
+
+
+def _recovery(board: Board) -> list[str]:
+    """Means over cells of the best start at each rate and number of steps."""
+    rates: dict[tuple[str, str, str], dict[str, list[float]]] = {}
+    for line in board.lines:
+        for cell in line.cells:
+            for m in cell["measurements"]:
+                best: dict[tuple[str, str, str], float] = {}
+                grid = (m["extra"] or {}).get("grid", {}) if m["name"] == board.primary[1] else {}
+                for key, hit in grid.items():
+                    images, _, rate, steps = key.split("/")
+                    dose = (images, rate, steps)
+                    best[dose] = max(best.get(dose, 0.0), hit)
+                for dose, hit in best.items():
+                    rates.setdefault(dose, {}).setdefault(line.label, []).append(hit)
+    if not rates:
+        return []
+    head = ["real images", "rate", "steps", *(escape(line.label) for line in board.lines)]
+    rows = []
+    for dose in sorted(rates, key=lambda d: (int(d[0]), float(d[1]), int(d[2]))):
+        found = [rates[dose].get(line.label) for line in board.lines]
+        rows.append([*dose, *(percent(sum(f) / len(f)) if f else "n/a" for f in found)])
+    title = "Recovery by dose: the best start at each, by the designated judge alone, mean over runs."
+    return [title, "", *_table(head, rows), ""]
+
+
+def _judges(board: Board) -> list[str]:
+    """The primary forgetting rate by each judge: their disagreement, never part of an interval."""
+    names = dict.fromkeys(
+        j["judge"] for line in board.lines for c in line.cells for m in c["measurements"]
+        if m["name"] == board.primary[0] for j in m["judges"] or []
+    )  # fmt: skip
+    rows = []
+    for name in names:
+        row = [escape(name)]
+        for line in board.lines:
+            found = [
+                j["value"] for c in line.cells for m in c["measurements"] if m["name"] == board.primary[0]
+                for j in m["judges"] or [] if j["judge"] == name
+            ]  # fmt: skip
+            row.append(percent(sum(found) / len(found)) if found else "n/a")
+        rows.append(row)
+    head = [f"{board.primary[0]} by judge", *(escape(line.label) for line in board.lines)]
+    return [*_table(head, rows), ""] if rows else []
+
+
+def _provenance(board: Board) -> list[str]:
+    cells = [c for line in board.lines for c in (*line.cells, *line.failed)]
+    commands = dict.fromkeys(c["provenance"]["command"] for c in cells)
+    facts = cells[0]["provenance"]
+    versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
+    failed = [f"- {escape(c['method'])}: {escape(c['error'])}" for line in board.lines for c in line.failed]
+    return [
+        "Repeat it:", "", "```", *commands, "```", "",
+        f"{escape(facts['hardware']['cpu'])}; {escape(versions)}; written by sa\\_bench {__version__}.",
+        *(["", "Failed cells:", "", *failed] if failed else []),
+    ]  # fmt: skip

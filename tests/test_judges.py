@@ -1,0 +1,126 @@
+"""Judges are instruments: shipped with hash and card, of several families, and they can refuse."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from sa_bench import cards, judges, registry
+from sa_bench.errors import SaBenchError
+
+NAMES = cards.judge_names()
+TASK = registry.task("mnist_0")
+GREY = np.full((3, 28, 28, 1), 128, np.uint8)
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch):
+    """A copy of one judge that may be harmed."""
+    for suffix in (".json", ".safetensors"):
+        shutil.copy(cards.WEIGHTS / f"judge-mnist-cnn-0{suffix}", tmp_path)
+    monkeypatch.setattr(cards, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(judges, "WEIGHTS", tmp_path)
+    judges.load.cache_clear()
+    yield tmp_path
+    judges.load.cache_clear()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_shipped_judge_is_what_its_card_says(name):
+    judge = judges.load(name)
+    assert judge.content == judge.card["sha256"]
+    assert judge.card["accuracy"] >= judge.card["bar"]
+    assert judge.card["command"] == f"python -m sa_bench.weights judges {name}"
+    grey = judge.probabilities(GREY)
+    np.testing.assert_allclose(grey.sum(1), 1.0)
+    np.testing.assert_allclose(grey[0], judge.card["grey"]["probability"], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_accuracy_can_be_measured_again(name, store_env):
+    from sa_bench import datasets
+
+    judge, test = judges.load(name), datasets.load("mnist").test
+    part = test.take(slice(0, 2000))
+    right = judges.top1(judge.probabilities(part.images)[:, :10], part.labels).mean()
+    # 2,000 of the card's 10,000 digits: three standard errors, and the first half of MNIST's test set is harder
+    assert abs(right - judge.card["accuracy"]) < 0.02
+    by_class = judge.card["accuracy_by_class"]
+    assert len(by_class) == 10
+    assert min(by_class) > 0.9
+
+
+def test_the_panel_has_five_strong_cnns_the_papers_own_and_another_family():
+    cards_of = {name: cards.judge_card(name) for name in TASK.judges}
+    strong = [n for n, c in cards_of.items() if c["kind"] == "cnn" and c["accuracy"] >= 0.985]
+    assert len(strong) >= 5
+    assert any(c["recipe"] == "paper" for c in cards_of.values())
+    assert any(c["kind"] != "cnn" for c in cards_of.values())
+    assert TASK.designated in strong
+
+
+def test_judges_of_one_recipe_disagree_about_grey():
+    """Why one judge's entropy is no fact about a model: grey is not a digit, and each says something else."""
+    entropy = [cards.judge_card(n)["grey"]["entropy"] for n in TASK.judges if "cnn" in n or "paper" in n]
+    assert max(entropy) - min(entropy) > 0.5
+    assert cards.judge_card("mnist-knn")["grey"]["entropy"] == pytest.approx(np.log(10))
+
+
+def test_the_reject_judge_is_calibrated_on_hard_negatives():
+    card = cards.judge_card(TASK.reject_judge)
+    assert set(card["caught"]) >= {"half", "mirrored", "warped", "blend", "grey", "noise", "blank"}
+    assert card["false_reject"] < 0.03
+    assert min(card["caught"][k] for k in ("half", "mirrored", "warped")) > 0.9
+
+
+def test_a_judge_below_its_bar_refuses_before_any_work(shelf):
+    path = shelf / "judge-mnist-cnn-0.json"
+    card = json.loads(path.read_text())
+    path.write_text(json.dumps(card | {"accuracy": card["bar"] - 0.001}))
+    with pytest.raises(SaBenchError, match=r"mnist-cnn-0 refuses to judge.*below its bar.*make judges"):
+        judges.load("mnist-cnn-0")
+
+
+def test_a_damaged_judge_refuses(shelf):
+    path = shelf / "judge-mnist-cnn-0.safetensors"
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(SaBenchError, match="is damaged"):
+        judges.load("mnist-cnn-0")
+
+
+def test_an_unknown_judge_is_named_with_its_neighbours():
+    with pytest.raises(SaBenchError, match="mnist-cnn-0"):
+        judges.load("mnist-cn-0")
+
+
+def test_a_tie_is_nobodys_vote():
+    p = np.array([[0.5, 0.5, 0.0], [0.4, 0.3, 0.3], [1 / 3, 1 / 3, 1 / 3]])
+    assert judges.top1(p, 0).tolist() == [0.0, 1.0, 0.0]
+    assert judges.top1(p, np.array([1, 0, 2])).tolist() == [0.0, 1.0, 0.0]
+    grey, votes = judges.majority({"mnist-knn": judges.load("mnist-knn")}, GREY, 0)
+    assert votes["mnist-knn"].sum() == grey.sum() == 0
+
+
+def test_scores_do_not_depend_on_how_many_images_are_judged_together():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (620, 28, 28, 1), dtype=np.uint8)
+    for name in ("mnist-cnn-0", "mnist-knn"):
+        judge = judges.load(name)
+        whole = judge.probabilities(images)
+        np.testing.assert_allclose(judge.probabilities(images[:7]), whole[:7], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "images", [GREY.astype(np.float32) / 255, GREY[..., 0]], ids=["floats in 0..1", "no channel"]
+)
+def test_images_of_another_type_are_refused(images):
+    with pytest.raises(SaBenchError, match="uint8 images"):
+        judges.load("mnist-cnn-0").probabilities(images)
+
+
+def test_nearest_neighbours_have_no_features():
+    with pytest.raises(SaBenchError, match="designated judge"):
+        judges.load("mnist-knn").features(GREY)
