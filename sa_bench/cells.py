@@ -177,6 +177,12 @@ def checked(task: Task, relabel_given: bool = False) -> Task:
     elif kind == "folder":
         if not Path(argument).is_dir():
             raise SaBenchError(f"task.surrogate: no folder at {argument!r}.")
+        from sa_bench import datasets, images  # loads torch, so only where it is needed
+
+        height, width, channels = datasets.SHAPES[task.dataset]
+        images.read_folder(
+            Path(argument), channels, (height, width)
+        )  # a wrong image stops here, before any work
         task = replace(task, surrogate=f"folder:{Path(argument).resolve()}")
     elif task.surrogate != "noise":
         raise unknown("surrogate", task.surrogate, ["noise", "class:<name>", "folder:<path>"])
@@ -247,6 +253,10 @@ def _route(
                 for_method[rest] = value
         else:
             owners = [m for m in methods if head in {f.name for f in fields(registry.method_class(m))}]
+            if not owners and rest and head in {entry.name for entry in registry.entries("method")}:
+                raise SaBenchError(
+                    f"{name} is a field of {head}, which is not among --method {','.join(methods)}."
+                )
             if not owners:
                 known = {f.name for m in methods for f in fields(registry.method_class(m))}
                 raise unknown(f"field of {', '.join(methods)}", head, known | {"task.<field>"})

@@ -57,6 +57,7 @@ def test_start_up_is_fast_and_light(arguments):
         (["run", "--task", "mnist_0", "--method", "sa", "--sweep", "lam=1,,2"], "empty value"),
         (["run", "--task", "mnist_0", "--method", ","], "empty list"),
         (["run", "--task", "mnist_0"], "Missing option"),
+        (["run", "--task", "mnist_0", "--method", "original", "--set", "sa.lam=1"], "not among --method original"),
         (["show", "relable"], "Did you mean relabel"),
         (["evaluate", "nowhere", "--task", "mnist_0"], "neither a folder"),
         (["report", "nowhere"], "no result.json"),
@@ -162,10 +163,14 @@ def test_plan_says_what_the_store_has_and_what_is_shared(cli, tiny, tmp_path):
     assert not list(store.glob("*/*"))
     cli("run", "--task", "mnist_0", "--method", "relabel", *tiny, check=0)
     warm = cli("plan", *command, check=0).stdout
-    assert "relabel (base 0, seed 0): base shipped · forget stored · samples stored · 14 metrics stored" in warm
+    assert (
+        "relabel (base 0, seed 0): base shipped · forget stored · samples stored · 14 metrics stored" in warm
+    )
     swept = cli("plan", *command, "--sweep", "sa.lam=1,50", check=0).stdout
     assert "sa lam=50.0 (base 0, seed 0)" in swept
-    paper = cli("plan", "--task", "mnist_0", "--method", "sa", "--scale", "paper", store=store, check=0).stdout
+    paper = cli(
+        "plan", "--task", "mnist_0", "--method", "sa", "--scale", "paper", store=store, check=0
+    ).stdout
     assert "base 100,000 steps time unknown" in paper
     assert "forget 10,000 steps" in paper
 

@@ -1,0 +1,163 @@
+"""Cells end to end in this process: surrogates, other concepts, failures that take nobody down."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sa_bench import registry, runner
+from sa_bench.cells import resolve
+from sa_bench.errors import CellFailed, SaBenchError
+from sa_bench.results import load_results, read_results
+from sa_bench.sampling import SampleSet
+from sa_bench.store import Store
+
+QUICK = [
+    "task.n_forget=20", "task.n_retain=5", "task.likelihood_images=5", "task.recovery_budgets=0,5",
+    "task.recovery_images=10", "task.feature_images=10",
+]  # fmt: skip
+FAST = ["sa.fisher.n=2000", "sa.lr=0.003", "sa.batch=128", "sa.steps=250", "sa.lam=1"]
+
+
+def run(tmp_path, store_env, method="sa", sets=(), **options):
+    cells = resolve(
+        ["mnist_0"], [method] if isinstance(method, str) else method, "quick", sets=[*QUICK, *sets], **options
+    )
+    (tmp_path / "store" / "data").mkdir(parents=True, exist_ok=True)
+    runner.prepare(tmp_path / "run", cells, overwrite=True)
+    return runner.run_cells(
+        cells, Store(tmp_path / "store"), tmp_path / "run", lambda *e: None, lambda r: None
+    )
+
+
+def value(result, name):
+    return next(m["value"] for m in result["measurements"] if m["name"] == name)
+
+
+def forget_images(tmp_path, result):
+    return SampleSet.load(next((tmp_path / "run").glob(f"*{result['cell']}")) / "forget.safetensors").images
+
+
+def test_a_class_surrogate_turns_the_concept_into_that_class(tmp_path, store_env):
+    (result,) = run(tmp_path, store_env, sets=[*FAST, "task.surrogate=class:eight"])
+    assert result["status"] == "done", result["error"]
+    assert value(result, "forget_top1") <= 0.1
+    assert value(result, "surrogate_fidelity") >= 0.6
+    fingerprint = next(m for m in result["measurements"] if m["name"] == "surrogate_fidelity")["fingerprint"]
+    assert fingerprint["surrogate"] == "class:8"
+
+
+def test_a_folder_surrogate_is_learnt_and_keyed_by_content(tmp_path, store_env):
+    folder = tmp_path / "q"
+    folder.mkdir()
+    square = np.zeros((28, 28), np.uint8)
+    square[8:20, 8:20] = 255
+    for i in range(3):
+        Image.fromarray(square).save(folder / f"{i}.png")
+    sets = [*FAST, f"task.surrogate=folder:{folder}"]
+    (result,) = run(tmp_path, store_env, sets=sets)
+    assert result["status"] == "done", result["error"]
+    made = forget_images(tmp_path, result).astype(float).mean(0)[..., 0]
+    assert np.corrcoef(made.ravel(), square.ravel())[0, 1] > 0.9
+    before = [m["fingerprint"].get("surrogate") for m in result["measurements"]]
+    Image.fromarray(255 - square).save(folder / "1.png")
+    cell = resolve(["mnist_0"], ["sa"], "quick", sets=[*QUICK, *sets])[0]
+    from sa_bench.stages import Chain
+
+    assert Chain(Store(tmp_path / "store"), cell, lambda *e: None).surrogate_key not in before
+
+
+def test_a_wrong_image_in_a_surrogate_folder_stops_before_any_work(tmp_path):
+    Image.new("L", (32, 28)).save(tmp_path / "a.png")
+    with pytest.raises(SaBenchError, match=r"a\.png is 32x28, but 28x28 is needed"):
+        resolve(["mnist_0"], ["sa"], "quick", sets=[f"task.surrogate=folder:{tmp_path}"])
+
+
+def test_another_digit_can_be_forgotten_by_name(tmp_path, store_env):
+    (result,) = run(tmp_path, store_env, "relabel", sets=["task.concept=three", "task.relabel_to=five"])
+    assert result["concept"] == "three"
+    assert value(result, "forget_top1") <= 0.1
+    assert "three" in json.dumps(result["overrides"])
+
+
+def test_one_failure_takes_nobody_down_and_says_why(tmp_path, store_env, monkeypatch):
+    def breaks(self, model, task, run):
+        raise ZeroDivisionError("by\nzero")
+
+    monkeypatch.setattr(registry.method_class("relabel"), "forget", breaks)
+    bad, good = run(tmp_path, store_env, ["relabel", "original"])
+    assert (bad["status"], good["status"]) == ("failed", "done")
+    assert bad["error"].startswith("ZeroDivisionError: by zero (details: ")
+    log = bad["error"].partition("details: ")[2].rstrip(")")
+    assert "Traceback" in open(log).read()  # noqa: PTH123, SIM115
+    assert runner.exit_code([bad, good]) == 1
+    assert runner.exit_code([good]) == 0
+    stored = {r["method"]: r["status"] for r in read_results([tmp_path / "run"])}
+    assert stored == {"relabel": "failed", "original": "done"}
+    assert set(load_results(tmp_path / "run")["status"]) == {"failed", "done"}
+
+
+def test_a_loss_that_explodes_names_its_step_and_saves_nothing(tmp_path, store_env):
+    (result,) = run(tmp_path, store_env, sets=["sa.fisher.n=2000", "sa.steps=200", "sa.lr=1e8"])
+    assert result["status"] == "failed"
+    assert "at step" in result["error"] or "not finite after the last step" in result["error"]
+    assert "--set lr=" in result["error"]
+    assert not list((tmp_path / "store" / "forget").glob("*/model.safetensors"))
+
+
+def test_the_report_of_a_run_holds_the_cells_of_its_last_command_only(tmp_path, store_env):
+    run(tmp_path, store_env, "original")
+    run(tmp_path, store_env, "relabel")
+    assert [r["method"] for r in read_results([tmp_path / "run"])] == ["relabel"]
+    assert len(list((tmp_path / "run").glob("*/result.json"))) == 2
+
+
+def test_the_same_cells_resume_others_are_refused_and_damage_is_named(tmp_path):
+    one = resolve(["mnist_0"], ["original"], "quick")
+    two = resolve(["mnist_0"], ["relabel"], "quick")
+    runner.prepare(tmp_path, one, overwrite=False)
+    runner.prepare(tmp_path, one, overwrite=False)
+    with pytest.raises(SaBenchError, match="holds another run"):
+        runner.prepare(tmp_path, two, overwrite=False)
+    runner.prepare(tmp_path, two, overwrite=True)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(SaBenchError, match="damaged"):
+        runner.prepare(tmp_path, two, overwrite=False)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "result.json").write_text("{}")
+    with pytest.raises(SaBenchError, match="damaged"):
+        read_results([tmp_path])
+
+
+def test_cells_are_told_apart_by_everything_that_makes_a_result():
+    def ids(**options):
+        return [c.id for c in resolve(["mnist_0"], ["sa"], **options)]
+
+    base = ids()
+    different = [
+        ids(scale="quick"), ids(seeds=[1]), ids(base_seeds=[1]), ids(sets=["lam=1"]), ids(sets=["fisher.n=10"]),
+        ids(sets=["task.concept=1"]), ids(sets=["task.n_forget=7"]), ids(sets=["task.surrogate=class:1"]),
+    ]  # fmt: skip
+    assert len({i for found in (base, *different) for i in found}) == 1 + len(different)
+    assert ids(sets=["lam=100"]) == ids(sets=["sa.lam=100.0"]) == base
+    assert len(ids(sweeps=["lam=1,10", "steps=5,6,7"])) == 6
+    assert len(ids(sweeps=["lam=1,1"], seeds=[0, 0])) == 1
+
+
+def test_an_exit_code_of_3_means_that_only_assets_are_missing():
+    missing, broken = {"status": "failed", "exit_code": 3}, {"status": "failed", "exit_code": 1}
+    assert runner.exit_code([missing, {"status": "done"}]) == 3
+    assert runner.exit_code([missing, broken]) == CellFailed.exit_code == 1
+
+
+def test_a_killed_worker_is_a_failed_cell_that_resumes(tmp_path, store_env, monkeypatch):
+    from concurrent.futures import Future
+    from concurrent.futures.process import BrokenProcessPool
+
+    future = Future()
+    future.set_exception(BrokenProcessPool("died"))
+    cell = resolve(["mnist_0"], ["original"], "quick")[0]
+    result = runner._collect(future, cell, tmp_path, "command")
+    assert "run the same command again" in result["error"]
+    assert json.loads((tmp_path / cell.name / "result.json").read_text())["status"] == "failed"
