@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH ?=
 
-.PHONY: demo test check lint types bench slow judges bases wheel clean
+.PHONY: demo test check bench slow board judges bases wheel clean
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "sa_bench needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
@@ -34,6 +34,11 @@ bench: $(VENV)/.installed
 
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
+
+# Three bases, three seeds (about 75 minutes on two cores the first time); it resumes.
+board: $(VENV)/.installed
+	$(BIN)/python -m sa_bench run --task mnist_0 --method original,sa,relabel,retrain --base-seed 0,1,2 --seed 0,1,2 --jobs 2 --out runs/mnist_0
+	$(BIN)/python -m sa_bench report runs/mnist_0 --out docs/mnist_0.md
 
 judges bases: $(VENV)/.installed
 	$(BIN)/python -m sa_bench.weights $@

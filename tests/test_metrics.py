@@ -50,6 +50,20 @@ def test_fid_closed_forms():
     assert fid.frechet(x, 2 * x) == pytest.approx(fid.frechet(2 * x, x))
 
 
+def test_fid_at_infinite_n_takes_the_bias_away():
+    """Two samples of one Gaussian: the true distance is 0, FID_N is biased upward, FID∞ is not."""
+    rng = np.random.default_rng(0)
+    plain, infinite = [], []
+    for _ in range(10):
+        x, y = rng.normal(size=(400, 10)), rng.normal(size=(50_000, 10))
+        plain.append(fid.frechet(x, y))
+        infinite.append(fid.extrapolated(x, y))
+    bias = (10 + 10 * 11 / 4) / 400  # to first order: of the mean d/N, of the covariance d(d+1)/4N
+    assert np.mean(plain) == pytest.approx(bias, rel=0.2)
+    assert abs(np.mean(infinite)) < 0.25 * np.mean(plain)
+    assert fid.extrapolated(x[:79], y) is None
+
+
 def test_fid_with_fewer_images_than_dimensions_is_a_real_number():
     rng = np.random.default_rng(0)
     value = fid.frechet(rng.normal(size=(20, 100)), rng.normal(size=(20, 100)))
