@@ -56,7 +56,6 @@ def measure(chain: Chain, metric: Metric, subject: Subject) -> tuple[dict[str, A
         return asdict(undefined(missing)), None
 
     def build(folder: Path) -> None:
-        chain.progress(f"measure {metric.name}", 0, 1)
         write_measured(folder, metric.measure(view))
 
     inputs = measure_inputs(chain, metric, subject)
@@ -92,8 +91,9 @@ def measure_all(
 ) -> tuple[list[dict[str, Any]], dict[str, Path]]:
     """Every metric of the task on `subject`, with the base model's value beside each."""
     rows, scores = [], {}
-    for name in chain.task.metrics:
+    for done, name in enumerate(chain.task.metrics):
         metric = registry.metric(name)
+        chain.progress(f"measure {name}", done, len(chain.task.metrics))
         shown = metric_name(metric, chain.task.dataset)
         try:
             measured, path = measure(chain, metric, subject)

@@ -12,7 +12,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
@@ -153,20 +153,35 @@ def run_cells(
 ) -> list[dict[str, Any]]:
     """Run all cells, `jobs` at a time, and return their results in the given order.
 
-    Every process uses one thread: two processes with two threads each were seen to be slower than one.
+    Every process uses one thread: two processes with two threads each were seen to be slower than one. If a
+    worker is killed (out of memory, say), what it and its neighbours were at goes on alone, once.
     """
-    command = command_line()
+    command, by_cell = command_line(), {}
+
+    def keep(cell: Cell, result: dict[str, Any]) -> None:
+        by_cell[cell.id] = result
+        finished(result)
+
     if jobs == 1 or len(cells) == 1:
-        results = []
         for cell in cells:
-            results.append(run_cell(cell, store, out, command, report, device))
-            finished(results[-1])
-        return results
-    context = multiprocessing.get_context("spawn")
+            keep(cell, run_cell(cell, store, out, command, report, device))
+    else:
+        work = (store.root, out, command, device)
+        for cell in _side_by_side(cells, jobs, work, report, keep):
+            if _side_by_side([cell], 1, work, report, keep):
+                keep(cell, _lost(cell, out, command))
+    return [by_cell[cell.id] for cell in cells]
+
+
+def _side_by_side(
+    cells: Sequence[Cell], jobs: int, work: tuple[Path, Path, str, str], report: Report,
+    keep: Callable[[Cell, dict[str, Any]], None],
+) -> list[Cell]:  # fmt: skip
+    """Run cells in `jobs` processes; returns those that were lost because a process was killed."""
+    context, lost = multiprocessing.get_context("spawn"), []
     queue = context.Manager().Queue()
-    by_cell: dict[str, dict[str, Any]] = {}
     with ProcessPoolExecutor(jobs, context, _start_worker, (queue,)) as pool:
-        waiting = {pool.submit(_work, cell, store.root, out, command, device): cell for cell in cells}
+        waiting = {pool.submit(_work, cell, *work): cell for cell in cells}
         try:
             while waiting:
                 done, _ = wait(waiting, timeout=0.25, return_when=FIRST_COMPLETED)
@@ -174,24 +189,31 @@ def run_cells(
                     report(*queue.get())
                 for future in done:
                     cell = waiting.pop(future)
-                    by_cell[cell.id] = _collect(future, cell, out, command)
-                    finished(by_cell[cell.id])
+                    if isinstance(future.exception(), BrokenProcessPool):
+                        lost.append(cell)
+                    else:
+                        keep(cell, future.result())
         except KeyboardInterrupt:  # do not wait for whole cells: the store resumes them
             pool.shutdown(wait=False, cancel_futures=True)
             for worker in multiprocessing.active_children():
                 worker.kill()
             raise
-    return [by_cell[cell.id] for cell in cells]
+    return lost
 
 
-def _collect(future: Future, cell: Cell, out: Path, command: str) -> dict[str, Any]:
-    try:
-        return future.result()
-    except (BrokenProcessPool, OSError) as error:
-        reason = "the process was killed (out of memory?); run the same command again, it resumes"
-        result = _skeleton(cell, command) | {"status": "failed", "error": f"{reason} [{error}]"}
-        write_atomic(out / cell.name / "result.json", to_json(result).encode())
-        return result
+def _lost(cell: Cell, out: Path, command: str) -> dict[str, Any]:
+    """The result of a cell whose process was killed even when it ran alone."""
+    reason = (
+        "its process was killed, also when it ran alone (out of memory? in a script, is the call under "
+        "`if __name__ == '__main__':`?); the same command resumes"
+    )
+    result = _skeleton(cell, command) | {
+        "status": "failed",
+        "error": reason,
+        "exit_code": CellFailed.exit_code,
+    }
+    write_atomic(out / cell.name / "result.json", to_json(result).encode())
+    return result
 
 
 _queue: Any = None

@@ -83,6 +83,13 @@ def alive(store):
     return found
 
 
+def cmdline(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def kill_until_done(start, tmp_path, kills, seconds, *more, **options):
     """Kill at random moments, checking that what was finished stays; then let it end."""
     dice, kept = random.Random(20231), {}
@@ -145,6 +152,21 @@ def test_a_full_disk_is_one_clear_line_and_the_same_command_goes_on(start, tmp_p
     finish(start("full", "out-full"))
     finish(start("whole", "out-whole"))
     assert results(tmp_path / "out-full") == results(tmp_path / "out-whole")
+
+
+def test_a_worker_killed_by_the_system_is_started_again(start, tmp_path):
+    process = start("oom", "out-oom", "--jobs", "2", "--set", "sa.steps=400", method="sa,relabel")
+    victim, deadline = None, time.monotonic() + 60
+    while victim is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+        forgetting = list((tmp_path / "oom" / "forget").glob("*.partial"))
+        workers = [p for p in alive(tmp_path / "oom") if p != process.pid and b"spawn_main" in cmdline(p)]
+        victim = workers[-1] if forgetting and workers else None
+    os.kill(victim, signal.SIGKILL)
+    finish(process)
+    assert {json.loads(p.read_text())["status"] for p in (tmp_path / "out-oom").glob("*/result.json")} == {
+        "done"
+    }
 
 
 @pytest.mark.slow
