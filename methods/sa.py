@@ -16,8 +16,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from sa_bench.contracts import Generator, Run, Task
-from sa_bench.fisher import FisherOptions
+from sa_bench.contracts import FisherOptions, Generator, Run, Task
 from sa_bench.training import Count, Pull, Rate, Recipe, Weight
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from sa_bench.contracts import View, metric
 from sa_bench.judges import majority, top1
-from sa_bench.sampling import SampleSet, requests
+from sa_bench.sample_sets import SampleSet
+from sa_bench.sampling import requests
 from sa_bench.statistics import Measured, wilson
 
 STARTS = ("own", "mean", "zero")  # c_f's own slot, the retained classes' mean, nothing

@@ -11,16 +11,27 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Protocol,
+    Self,
+    runtime_checkable,
+)
+
+from pydantic import Field
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import Tensor
 
-    from sa_bench.fisher import FisherOptions
     from sa_bench.judges import Judge
-    from sa_bench.sampling import SampleSet
+    from sa_bench.sample_sets import SampleSet
     from sa_bench.training import Pull, Recipe
 
 Condition = int | str
@@ -53,6 +64,15 @@ class Sampler:
     eta: float = 0.0
     guidance: float = 1.0
     ema: bool = False
+
+
+@dataclass(frozen=True)
+class FisherOptions:
+    """How F is estimated; part of every key that depends on F."""
+
+    n: Annotated[int, Field(ge=1)] = 50_000  # samples
+    targets: Literal["means", "bernoulli"] = "means"  # decoder means (official) or draws from p(x|θ*)
+    set: Literal["all", "retain", "replay"] = "all"  # classes sampled; the official code includes c_f
 
 
 class Slot(Protocol):

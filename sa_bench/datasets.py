@@ -10,7 +10,7 @@ import numpy as np
 from sa_bench.contracts import Task
 from sa_bench.data import mnist
 from sa_bench.errors import unknown
-from sa_bench.sampling import SampleSet
+from sa_bench.sample_sets import SampleSet
 from sa_bench.settings import data_folder, store_folder
 from sa_bench.store import digest
 

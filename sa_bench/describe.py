@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from dataclasses import asdict, fields, is_dataclass
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from sa_bench import registry
 from sa_bench.errors import unknown
@@ -39,7 +39,8 @@ def _fields(cls: Any, prefix: str = "") -> list[str]:
         if is_dataclass(f.default):
             rows += _fields(type(f.default), f"{prefix}{f.name}.")
         else:
-            kind = getattr(hints[f.name], "__name__", str(hints[f.name]).replace("typing.", ""))
+            hint = hints[f.name]
+            kind = " | ".join(map(str, get_args(hint))) or getattr(hint, "__name__", str(hint))
             rows.append(f"  {prefix}{f.name} = {f.default!r}  ({kind})")
     return rows
 

@@ -7,7 +7,7 @@ import numpy as np
 from sa_bench.contracts import View
 from sa_bench.features import extract
 from sa_bench.likelihood import per_class
-from sa_bench.sampling import SampleSet
+from sa_bench.sample_sets import SampleSet
 
 
 def generated_and_real(view: View) -> tuple[np.ndarray, np.ndarray, SampleSet]:

@@ -11,29 +11,18 @@ torch.func in chunks. Both are exact; tests hold them against a one-sample loop.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from sa_bench.contracts import Draw, Generator, Sampler, Source, Task
+from sa_bench.contracts import Draw, FisherOptions, Generator, Sampler, Source, Task
 from sa_bench.errors import SaBenchError
-from sa_bench.training import Count
 
 VERSION = 1  # raised when F changes what it computes
 Batch = tuple[Tensor, Any, Draw]
 BATCH = 1000
-
-
-@dataclass(frozen=True)
-class FisherOptions:
-    """How F is estimated; part of every key that depends on F."""
-
-    n: Count = 50_000  # samples
-    targets: Literal["means", "bernoulli"] = "means"  # decoder means (official) or draws from p(x|θ*)
-    set: Literal["all", "retain", "replay"] = "all"  # classes sampled; the official code includes c_f
 
 
 def diagonal(model: Generator, batches: Iterable[Batch]) -> dict[str, Tensor]:

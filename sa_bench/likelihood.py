@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from sa_bench.contracts import View
-from sa_bench.sampling import SampleSet
+from sa_bench.sample_sets import SampleSet
 
 
 def per_class(images: SampleSet, n: int) -> SampleSet:

@@ -21,7 +21,8 @@ from sa_bench.cards import judge_card
 from sa_bench.contracts import Generator, Likelihood, Metric
 from sa_bench.errors import MissingAsset
 from sa_bench.results import measurement_row, read_measured, write_measured
-from sa_bench.sampling import SampleSet, image_seed
+from sa_bench.sample_sets import SampleSet
+from sa_bench.sampling import image_seed
 from sa_bench.stages import Chain
 from sa_bench.statistics import undefined
 from sa_bench.store import digest

@@ -11,7 +11,7 @@ from typing import Any
 
 from sa_bench import bases, datasets, registry
 from sa_bench.cells import resolve, titled
-from sa_bench.fisher import FisherOptions
+from sa_bench.contracts import FisherOptions
 from sa_bench.measuring import Subject, fingerprint, measure_inputs
 from sa_bench.settings import store_folder
 from sa_bench.stages import Chain

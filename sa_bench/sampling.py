@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save
 from torch import Tensor
 
 from sa_bench.contracts import Generator, Request, Task
 from sa_bench.errors import SaBenchError
-from sa_bench.store import write_atomic
+from sa_bench.sample_sets import SampleSet
 from sa_bench.training import Progress
 
 SHARD = 512  # images between two writes: what a kill can cost
@@ -33,46 +31,6 @@ def noise(seeds: Sequence[int], shape: tuple[int, ...]) -> Tensor:
     """Standard normal noise, (N, *shape) float32 on the CPU, row i from `seeds[i]` alone."""
     rng = torch.Generator()
     return torch.stack([torch.randn(shape, generator=rng.manual_seed(seed)) for seed in seeds])
-
-
-@dataclass(frozen=True)
-class SampleSet:
-    """Images with their conditions and seeds."""
-
-    images: np.ndarray  # uint8 (N, H, W, C)
-    labels: np.ndarray  # int64 (N,) the condition each was made from, or its true class
-    seeds: np.ndarray  # int64 (N,); −1 where an image has none (real data)
-
-    def __len__(self) -> int:
-        """N."""
-        return len(self.images)
-
-    def of(self, label: int) -> SampleSet:
-        """The rows of one class."""
-        return self.take(self.labels == label)
-
-    def take(self, rows: np.ndarray | slice) -> SampleSet:
-        """Some rows, by mask, indices or slice."""
-        return SampleSet(self.images[rows], self.labels[rows], self.seeds[rows])
-
-    def save(self, path: Path) -> None:
-        """Write as safetensors, atomically."""
-        tensors = {"images": self.images, "labels": self.labels, "seeds": self.seeds}
-        write_atomic(path, save({k: np.ascontiguousarray(v) for k, v in tensors.items()}))
-
-    @staticmethod
-    def load(path: Path) -> SampleSet:
-        """Read what `save` wrote."""
-        return SampleSet(**load_file(path))
-
-    @staticmethod
-    def concatenate(parts: Sequence[SampleSet]) -> SampleSet:
-        """All rows of `parts`, in order."""
-        return SampleSet(
-            np.concatenate([p.images for p in parts]),
-            np.concatenate([p.labels for p in parts]),
-            np.concatenate([p.seeds for p in parts]),
-        )
 
 
 def requests(task: Task, name: str) -> list[Request]:

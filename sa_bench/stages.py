@@ -19,9 +19,8 @@ from safetensors.torch import load_file, save
 
 from sa_bench import bases, datasets, fisher, images, registry, sampling
 from sa_bench.cells import Cell
-from sa_bench.contracts import Diffusion, Generator
+from sa_bench.contracts import Diffusion, FisherOptions, Generator
 from sa_bench.errors import SaBenchError
-from sa_bench.fisher import FisherOptions
 from sa_bench.sampling import image_seed
 from sa_bench.sources import AnotherClass, FreshReplay, Images, UniformNoise
 from sa_bench.store import Artifact, Store, digest, file_digest, write_atomic

@@ -82,7 +82,7 @@ def test_mistakes_are_one_line_and_exit_2(cli, arguments, message):
 
 def test_show_prints_fields_and_source(cli):
     out = cli("show", "sa", check=0).stdout
-    for text in ("lam = 100.0", "fisher.targets = 'means'", "preset vae/quick", "Eq. 4"):
+    for text in ("lam = 100.0", "fisher.targets = 'means'  (means | bernoulli)", "preset vae/quick", "Eq. 4"):
         assert text in out
     assert "n_forget = 500" in cli("show", "mnist_0", check=0).stdout
     assert "better: lower" in cli("show", "fid", check=0).stdout

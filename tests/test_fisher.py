@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sa_bench import fisher
-from sa_bench.contracts import Draw
+from sa_bench.contracts import Draw, FisherOptions
 from sa_bench.models.vae import VAE
 
 
@@ -89,7 +89,7 @@ def test_targets_and_sets_differ(rng):
     model = VAE(seed=0)
 
     def estimate(**options):
-        chosen = replace(fisher.FisherOptions(n=300), **options)
+        chosen = replace(FisherOptions(n=300), **options)
         source = type(
             "S", (), {"batch": lambda self, n, rng: (torch.rand(n, 784, generator=rng), torch.ones(n).long())}
         )()

@@ -8,7 +8,7 @@ import torch
 
 from sa_bench import fisher, registry
 from sa_bench.cells import SCALES, resolve, resolve_fields, resolve_task
-from sa_bench.contracts import Diffusion, Generator, Sampler
+from sa_bench.contracts import Diffusion, FisherOptions, Generator, Sampler
 from sa_bench.sources import AnotherClass, FreshReplay
 from sa_bench.training import Recipe, fit
 
@@ -163,7 +163,7 @@ def test_sa_ends_where_equation_4_says(gaussian, task, values, gradient, factor,
     """x|c ~ N(μ_c, I), q = N(0, I): 0 = B μ + 2λF(μ − μ*), F = p(c_f) = 1/3, so μ = μ* 2λF/(B + 2λF)."""
     star = gaussian.net.weight.detach().clone()
     model = sa(gaussian, task, lam=lam, **values)
-    F = ToyRun(gaussian, task).fisher(fisher.FisherOptions())["weight"]
+    F = ToyRun(gaussian, task).fisher(FisherOptions())["weight"]
     torch.testing.assert_close(F, torch.full((3, 2), 1 / 3), atol=0.04, rtol=0)
     pull = factor * lam * F[0]
     torch.testing.assert_close(model.net.weight[0], star[0] * pull / (gradient + pull), atol=0.08, rtol=0)

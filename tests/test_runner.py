@@ -10,7 +10,7 @@ from sa_bench import registry, runner
 from sa_bench.cells import resolve
 from sa_bench.errors import CellFailed, SaBenchError
 from sa_bench.results import load_results, read_results
-from sa_bench.sampling import SampleSet
+from sa_bench.sample_sets import SampleSet
 from sa_bench.store import Store
 
 QUICK = [

@@ -15,8 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from sa_bench import bases, fisher, registry
-from sa_bench.contracts import Sampler
-from sa_bench.fisher import FisherOptions
+from sa_bench.contracts import FisherOptions, Sampler
 from sa_bench.models.vae import VAE
 from sa_bench.sources import FreshReplay, UniformNoise
 from sa_bench.training import Pull, bf16_is_fast

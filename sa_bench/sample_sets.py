@@ -1,0 +1,52 @@
+"""A sample set: images with the condition and the seed of each, and how it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save
+
+from sa_bench.store import write_atomic
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """Images with their conditions and seeds."""
+
+    images: np.ndarray  # uint8 (N, H, W, C)
+    labels: np.ndarray  # int64 (N,) the condition each was made from, or its true class
+    seeds: np.ndarray  # int64 (N,); −1 where an image has none (real data)
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.images)
+
+    def of(self, label: int) -> SampleSet:
+        """The rows of one class."""
+        return self.take(self.labels == label)
+
+    def take(self, rows: np.ndarray | slice) -> SampleSet:
+        """Some rows, by mask, indices or slice."""
+        return SampleSet(self.images[rows], self.labels[rows], self.seeds[rows])
+
+    def save(self, path: Path) -> None:
+        """Write as safetensors, atomically."""
+        tensors = {"images": self.images, "labels": self.labels, "seeds": self.seeds}
+        write_atomic(path, save({k: np.ascontiguousarray(v) for k, v in tensors.items()}))
+
+    @staticmethod
+    def load(path: Path) -> SampleSet:
+        """Read what `save` wrote."""
+        return SampleSet(**load_file(path))
+
+    @staticmethod
+    def concatenate(parts: Sequence[SampleSet]) -> SampleSet:
+        """All rows of `parts`, in order."""
+        return SampleSet(
+            np.concatenate([p.images for p in parts]),
+            np.concatenate([p.labels for p in parts]),
+            np.concatenate([p.seeds for p in parts]),
+        )
