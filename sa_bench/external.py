@@ -1,8 +1,13 @@
-"""`evaluate`: images that somebody else made, measured under a task's protocol."""
+"""`evaluate`: images that somebody else made, measured under a task's protocol.
+
+A folder with `forget/` and `retain/<class>/`, or an NPZ with labels. The same images give the same values
+either way, in whatever order they come: the sets are ordered by class.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +17,9 @@ from sa_bench import datasets, images
 from sa_bench.cells import Cell, class_index, resolve_task, split_setting
 from sa_bench.contracts import Task
 from sa_bench.errors import SaBenchError
-from sa_bench.measuring import Subject, measure_all
+from sa_bench.measuring import Subject, file_hash, measure_all
 from sa_bench.results import SCHEMA, command_line, provenance, to_json
-from sa_bench.sampling import SampleSet
+from sa_bench.sample_sets import SampleSet
 from sa_bench.settings import store_folder
 from sa_bench.stages import Chain
 from sa_bench.store import Store, write_atomic
@@ -38,31 +43,55 @@ def evaluate_images(
         raise SaBenchError(f"evaluate has no method to set: --set {stray[0]}; use task.<field>.")
     overrides = {name.removeprefix("task."): value for name, value in settings.items()}
     task = resolve_task(task_name, scale, overrides)
-    found = read_sets(path, task)
+    asked = {"task": task.name, "fields": {"images": str(path)}, "scale": scale, "overrides": overrides}
+    if out is not None:
+        _claim(out, asked)
+    found, files = read_sets(path, task)
     cell = Cell(task, "original", {}, 0, 0, scale, overrides)
     chain = Chain(Store(store_folder()), cell, lambda *event: report("external", *event))
     rows, _ = measure_all(chain, Subject(chain, sets=found), Subject(chain, base=True))
     notes = [f"{r['name']}: {w}" for r in rows if (w := (r["extra"] or {}).get("warning"))]
-    if lossy := _lossy(path):
+    notes += _remarks(found, task)
+    if lossy := sum(map(images.is_lossy, files)):
         notes.append(f"lossy input: {lossy} of the files are JPEG or WebP, which changes feature distances")
+    if unused := _unused(path, files, out):
+        notes.append(f"not used: {', '.join(map(repr, unused[:3]))}{', …' if len(unused) > 3 else ''}")
     result = {
-        "schema": SCHEMA, "task": task.name, "task_title": task.title, "method": "external",
-        "fields": {"images": str(path)}, "seed": 0, "base_seed": 0, "scale": scale, "overrides": overrides,
+        "schema": SCHEMA, **asked, "task_title": task.title, "method": "external", "seed": 0, "base_seed": 0,
         "control": False, "standing": "method", "cell": "external", "status": "done", "error": None,
         "concept": task.classes[task.concept], "task_values": cell.plain()["task"], "summary": "images given",
         "measurements": rows, "flags": notes, "cost": chain.cost,
-        "artifacts": {"counts": {name: len(s) for name, s in found.items()}, "base": chain.base.content},
+        "artifacts": {
+            "counts": {name: len(s) for name, s in found.items()},
+            "images": {name: file_hash(s.images) for name, s in found.items()},
+            "base": chain.base.content,
+        },
         "provenance": provenance(command_line(), {"base": chain.base.content}),
     }  # fmt: skip
     if out is not None:
-        if out.is_file():
-            raise SaBenchError(f"--out {out} is a file; give a folder.")
         write_atomic(out / "result.json", to_json(result).encode())
     return result
 
 
-def read_sets(path: Path, task: Task) -> dict[str, SampleSet]:
-    """`forget` and `retain` from a folder or an NPZ.
+def _claim(out: Path, asked: dict[str, Any]) -> None:
+    """Refuse, before any work, an --out that cannot be written or that holds the answer to something else."""
+    for folder in (out, *out.parents):
+        if folder.exists() and not folder.is_dir():
+            raise SaBenchError(f"--out {out}: {folder} is a file; give a folder.")
+    file = out / "result.json"
+    if not file.exists():
+        return
+    try:
+        there = json.loads(file.read_text())
+        same = there["method"] == "external" and all(there[k] == v for k, v in asked.items())
+    except (OSError, ValueError, KeyError, TypeError):
+        same = False
+    if not same:
+        raise SaBenchError(f"{out} holds another result. Choose another --out, or delete {file}.")
+
+
+def read_sets(path: Path, task: Task) -> tuple[dict[str, SampleSet], list[Path]]:
+    """`forget` and `retain` from a folder or an NPZ, and the image files that they came from.
 
     Raises:
         SaBenchError: the path, the layout or an image is wrong.
@@ -70,47 +99,69 @@ def read_sets(path: Path, task: Task) -> dict[str, SampleSet]:
     if path.is_dir():
         return _from_folder(path, task)
     if path.suffix.lower() == ".npz" and path.is_file():
-        return _from_npz(path, task)
+        return _from_npz(path, task), []
     raise SaBenchError(f"{path} is neither a folder with forget/ and retain/<class>/ nor an .npz file.")
 
 
-def _from_folder(path: Path, task: Task) -> dict[str, SampleSet]:
-    *size, channels = datasets.SHAPES[task.dataset]
-    shape = (size[0], size[1])
-    if not (path / "forget").is_dir() and not (path / "retain").is_dir():
+def _from_folder(path: Path, task: Task) -> tuple[dict[str, SampleSet], list[Path]]:
+    height, width, channels = datasets.SHAPES[task.dataset]
+    here = [name for name in ("forget", "retain") if (path / name).exists()]
+    if not here:
         raise SaBenchError(f"{path} has neither forget/ nor retain/; one folder a set is needed.")
-    found = {}
-    if (path / "forget").is_dir():
-        array, _ = images.read_folder(path / "forget", channels, shape)
-        found["forget"] = _set(array, np.full(len(array), task.concept))
-    if (path / "retain").is_dir():
-        arrays, labels = [], []
-        for folder in sorted((p for p in (path / "retain").iterdir() if p.is_dir()), key=images.natural):
+    if no_folder := [name for name in here if not (path / name).is_dir()]:
+        raise SaBenchError(f"{path / no_folder[0]} is a file, must be a folder of images.")
+    found, files = {}, []
+    for name in here:
+        folders = {task.concept: path / name} if name == "forget" else _class_folders(path / name, task)
+        parts = []
+        for label, folder in sorted(folders.items()):
+            array, read = images.read_folder(folder, channels, (height, width))
+            parts.append(_set(array, np.full(len(array), label)))
+            files += read
+        found[name] = SampleSet.concatenate(parts)
+    if "retain" in found:
+        _require_all(found["retain"], task, path / "retain")
+    return found, files
+
+
+def _class_folders(retain: Path, task: Task) -> dict[int, Path]:
+    """The folder of each class in retain/, called by its number or its name."""
+    if loose := images.image_files(retain):
+        raise SaBenchError(
+            f"{loose[0]} is in no class folder; move it into its own (retain/1, retain/two, …)."
+        )
+    folders: dict[int, Path] = {}
+    for folder in sorted(retain.iterdir(), key=images.natural):
+        if not folder.is_dir() or folder.name.startswith("."):
+            continue
+        try:
             label = class_index(task, folder.name)
-            if label == task.concept:
-                raise SaBenchError(f"{folder}: {task.classes[label]} is the concept; put it into forget/.")
-            array, _ = images.read_folder(folder, channels, shape)
-            arrays.append(array)
-            labels.append(np.full(len(array), label))
-        if not arrays:
-            raise SaBenchError(f"{path / 'retain'} has no class folders (retain/1, retain/two, …).")
-        found["retain"] = _complete(_set(np.concatenate(arrays), np.concatenate(labels)), task, path)
-    return found
+        except SaBenchError as error:
+            raise SaBenchError(f"{folder}: {error}") from error
+        if label == task.concept:
+            raise SaBenchError(f"{folder}: {task.classes[label]} is the concept; put it into forget/.")
+        if label in folders:
+            raise SaBenchError(f"{folders[label]} and {folder} are the same class; put them into one folder.")
+        folders[label] = folder
+    if not folders:
+        raise SaBenchError(f"{retain} has no class folders (retain/1, retain/two, …).")
+    return folders
 
 
 def _from_npz(path: Path, task: Task) -> dict[str, SampleSet]:
     array, labels = images.read_npz(path, datasets.SHAPES[task.dataset])
     if labels is None:
         raise SaBenchError(f"{path} has no labels; add an integer array `labels` of one class an image.")
-    if labels.min() < 0 or labels.max() >= len(task.classes):
-        bad = labels[(labels < 0) | (labels >= len(task.classes))][0]
-        raise SaBenchError(f"{path}: label {bad} is outside 0..{len(task.classes) - 1}.")
-    whole = _set(array, labels)
+    if (bad := np.flatnonzero((labels < 0) | (labels >= len(task.classes)))).size:
+        row, last = bad[0], len(task.classes) - 1
+        raise SaBenchError(f"{path}: the label of image {row}, {labels[row]}, is outside 0..{last}.")
+    whole = _set(array, labels).take(np.argsort(labels, kind="stable"))
     found = {}
     if (labels == task.concept).any():
         found["forget"] = whole.of(task.concept)
     if (labels != task.concept).any():
-        found["retain"] = _complete(whole.take(labels != task.concept), task, path)
+        found["retain"] = whole.take(whole.labels != task.concept)
+        _require_all(found["retain"], task, path)
     return found
 
 
@@ -118,15 +169,35 @@ def _set(array: np.ndarray, labels: np.ndarray) -> SampleSet:
     return SampleSet(array, labels.astype(np.int64), np.full(len(array), -1))
 
 
-def _complete(images: SampleSet, task: Task, path: Path) -> SampleSet:
-    missing = sorted(set(task.retain) - set(images.labels.tolist()))
+def _require_all(retain: SampleSet, task: Task, where: Path) -> None:
+    missing = sorted(set(task.retain) - set(retain.labels.tolist()))
     if missing:
         names = ", ".join(task.classes[c] for c in missing)
-        raise SaBenchError(f"{path}: no images of the retained classes {names}; every one is scored.")
-    return images
+        raise SaBenchError(f"{where}: no images of the retained classes {names}; every one is scored.")
 
 
-def _lossy(path: Path) -> int:
+def _remarks(found: dict[str, SampleSet], task: Task) -> list[str]:
+    """What a reader of the values should know of the images."""
+    notes = []
+    for name, part in found.items():
+        flat = part.images.reshape(len(part), -1)
+        if blank := int((flat.min(1) == flat.max(1)).sum()):
+            notes.append(f"{name}: {blank} of {len(flat)} images are blank (one value everywhere)")
+    behind_base = len(task.retain) * task.n_retain
+    if "retain" in found and len(found["retain"]) != behind_base:
+        n = len(found["retain"])
+        notes.append(
+            f"retain: {n} images, but {behind_base} behind the base's values: fid and recall depend on N"
+        )
+    return notes
+
+
+def _unused(path: Path, files: Sequence[Path], out: Path | None) -> list[str]:
+    """What lies in the folder beside the images read: a misspelt set, notes, folders in folders."""
     if not path.is_dir():
-        return 0
-    return sum(1 for p in path.rglob("*") if p.suffix.lower() in images.LOSSY)
+        return []
+    sets = [p for p in (path / "forget", path / "retain") if p.is_dir()]
+    beside = [p for p in path.iterdir() if p not in sets and (out is None or p.resolve() != out.resolve())]
+    inside = [p for folder in sets for p in folder.rglob("*") if not p.is_dir()]
+    names = {p.relative_to(path).as_posix() for p in {*beside, *inside}.difference(files)}
+    return sorted(n for n in names if not any(part.startswith(".") for part in n.split("/")))

