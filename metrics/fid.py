@@ -54,4 +54,5 @@ def fid(view: View) -> Measured:
     fewer = min(n, len(y))
     warning = f"N={fewer} < {d} feature dimensions: biased upward" if fewer < d else None
     extra = {"n_real": len(y), "dimensions": d, "infinity": extrapolated(x, y), "warning": warning}
-    return Measured(value, low, high, f"jackknife({groups})", n, scores={"seed": images.seeds}, extra=extra)
+    how = f"jackknife({groups})" if groups > 1 else None
+    return Measured(value, low, high, how, n, scores={"seed": images.seeds}, extra=extra)

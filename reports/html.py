@@ -1,9 +1,10 @@
-"""The HTML report: result rows in, one self-contained page out."""
+"""The HTML report: result rows in, one self-contained page out. No script, no request to anywhere."""
 
 import base64
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,18 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from sa_bench import __version__
-from sa_bench.board import Board, Endpoint, Line, boards, percent
+from sa_bench.board import Board, Endpoint, Line, boards
 from sa_bench.cards import judge_card
+from sa_bench.errors import SaBenchError
+from sa_bench.wording import percent, shown
 
 COLUMNS = 10  # images in a row of a grid
+FEW = 5  # below this many runs a span would look like an interval: their points are printed
+
+# Plots, in units of the SVG's view box
+WIDTH, LEFT, TOP, PLOT = 400, 52, 24, 210
+GAP = 15  # between the baselines of two labels
+LETTER = 6.6  # a generous mean width of a letter at 13 px
 
 
 def render(results: Sequence[Mapping[str, Any]]) -> str:
@@ -26,114 +35,265 @@ def render(results: Sequence[Mapping[str, Any]]) -> str:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.globals |= {
-        "value": value, "interval": interval, "grid": grid, "tradeoff": tradeoff, "curves": curves,
-        "percent": percent, "card": judge_card, "version": __version__, "units": units, "cost": cost, "abs": abs,
-        "titles": titles, "recovery_curves": recovery_curves,
+        "shown": shown, "span": span, "count": count, "pictures": pictures, "tradeoff": tradeoff, "curves": curves,
+        "percent": percent, "cards": cards, "version": __version__, "cost": cost, "titles": titles, "notes": notes,
+        "unit": unit, "made_with": made_with, "seeds": seeds, "cells": cells,
     }  # fmt: skip
     return environment.get_template("report.html").render(boards=boards(results))
 
 
-def units(board: Board) -> dict[str, str | None]:
-    """Measurement name to unit."""
-    return {m["name"]: m["unit"] for line in board.lines for c in line.cells for m in c["measurements"]}
+def cells(board: Board) -> list[tuple[Line, Mapping[str, Any]]]:
+    """Every cell of the board with its line, failed ones too."""
+    return [(line, cell) for line in board.lines for cell in (*line.cells, *line.failed)]
 
 
-def titles(board: Board) -> dict[str, Mapping[str, Any]]:
-    """Measurement name to its last row (for title, direction, source)."""
-    return {m["name"]: m for line in board.lines for c in line.cells for m in c["measurements"]}
+def titles(board: Board) -> dict[str, dict[str, Any]]:
+    """Measurement name to its declaration; `c_f` in the title is the concept's name."""
+    found = {m["name"]: m for _, cell in cells(board) for m in cell["measurements"]}
+    return {n: {**m, "title": m["title"].replace("c_f", board.concept)} for n, m in found.items()}
 
 
-def value(number: float | None, unit: str | None) -> str:
-    """A number for people; n/a where there is none."""
-    if number is None:
-        return "n/a"
-    return percent(number) if unit in ("rate", "probability") else f"{number:.4g}"
+def unit(name: str | None) -> str:
+    """A unit to stand behind a number; rates carry their % already."""
+    return f" {name}" if name not in (None, "", "rate", "probability") else ""
 
 
-def interval(endpoint: Endpoint, unit: str | None) -> str:
-    """`low – high`, or nothing."""
-    if endpoint.low is None or endpoint.high is None:
-        return ""
-    low, high = value(endpoint.low, unit), value(endpoint.high, unit)
-    return f"{low.removesuffix(' %')} – {high}"
+def span(endpoint: Endpoint) -> str:
+    """What stands under a value: the cell's own interval, a few runs' points, or lowest to highest of many."""
+    name = endpoint.unit
+
+    def row(values: Sequence[float], between: str) -> str:
+        texts = [shown(v, name) for v in values]
+        return between.join([*(t.removesuffix(" %") for t in texts[:-1]), texts[-1]])
+
+    runs, n = len(endpoint.points), count(endpoint.n, endpoint.n_unit)
+    if 1 < runs < FEW:
+        text = f"{runs} runs: {row(sorted(endpoint.points), ', ')}"
+    elif endpoint.low is None or endpoint.high is None:
+        text = "no interval"
+    else:
+        text = row((endpoint.low, endpoint.high), " to ")
+        text = text if runs == 1 else f"lowest to highest of {runs} runs: {text}"
+    if n:
+        text += f"; n\u00a0=\u00a0{n}" + (" a run" if runs > 1 else "")
+    return text + (f"; {endpoint.missing} n/a: {endpoint.reason}" if endpoint.missing else "")
 
 
-def cost(line: Line) -> str:
-    """CPU seconds of forgetting, and the peak memory of the process."""
-    found = [c["cost"].get("forget", {}) for c in line.cells]
-    seconds = [f["cpu_s"] for f in found if "cpu_s" in f]
-    return f"{sum(seconds) / len(seconds):.0f} s CPU" if seconds else "n/a"
+def count(n: int | None, what: str | None) -> str:
+    """`200 images`, never broken over two lines; nothing for nothing."""
+    return f"{n:,}\u00a0{what or 'image'}{'' if n == 1 else 's'}" if n else ""
 
 
-def grid(line: Line, name: str, base: bool) -> str:
-    """A data URI: the same seeds of set `name` before (`base`) or after forgetting; empty if not there."""
-    if not line.cells:
-        return ""
-    path = Path(line.cells[0]["folder"]) / f"{name}{'-base' if base else ''}.safetensors"
+def cost(line: Line) -> tuple[str, str]:
+    """Mean CPU time of forgetting, and the peak memory and the devices that go with it."""
+    found = [c["cost"]["forget"] for c in line.cells if "cpu_s" in c["cost"].get("forget", {})]
+    if not found:
+        return "n/a", "not recorded"
+    devices = ", ".join(dict.fromkeys(f.get("device", "cpu") for f in found))
+    peak = max(f.get("peak_mib") or 0 for f in found)
+    return f"{fmean(f['cpu_s'] for f in found):.0f} s CPU", f"{peak:,} MiB, {devices}"
+
+
+def notes(board: Board) -> dict[str, str]:
+    """Each flag once, with the lines that carry it."""
+    found: dict[str, list[str]] = {}
+    for line, cell in cells(board):
+        for flag in cell["flags"]:
+            found.setdefault(flag, []).append(line.label)
+    return {flag: ", ".join(dict.fromkeys(labels)) for flag, labels in found.items()}
+
+
+def seeds(board: Board) -> dict[str, str]:
+    """The base models and forgetting seeds on the board."""
+    found = {"base model": "base_seed", "forgetting seed": "seed"}
+    return {k: ", ".join(map(str, sorted({c[v] for _, c in cells(board)}))) for k, v in found.items()}
+
+
+def made_with(board: Board) -> list[str]:
+    """Versions and machine, each combination once."""
+    facts = [cell["provenance"] for _, cell in cells(board)]
+    texts = (
+        ", ".join(f"{k} {v}" for k, v in p["versions"].items()) + f"; {p['hardware']['cpu']}" for p in facts
+    )
+    return list(dict.fromkeys(texts))
+
+
+def cards(board: Board) -> list[dict[str, Any]]:
+    """The card of every judge of the task; `problem` where it is missing or not of the judge that was used."""
+    task, assets = (cells(board)[0][1]["task_values"], {})
+    for _, cell in cells(board):
+        assets |= cell["provenance"].get("assets", {})
+    found = []
+    for name in dict.fromkeys([*task["judges"], task["reject_judge"]]):
+        try:
+            card = dict(judge_card(name))
+        except SaBenchError as error:
+            found.append({"name": name, "designated": False, "problem": str(error)})
+            continue
+        used = assets.get(name, "")
+        other = f"card of another judge: {card['sha256'][:12]}…, used was {used[:12]}…"
+        card["problem"] = "" if card["sha256"].startswith(used) else other
+        found.append({**card, "name": name, "designated": name == task["designated"]})
+    return found
+
+
+def pictures(board: Board) -> list[dict[str, Any]]:
+    """Grids of the same seeds, grouped by base model: `before`, then every line whose images changed.
+
+    Each grid is `{set name: data URI}`; a set whose file is not there is left out.
+    """
+    groups: dict[str, dict[str, Any]] = {}
+    for line in board.lines:
+        if not line.cells:
+            continue
+        folder = Path(line.cells[0]["folder"])
+        before, after = ({n: g for n in ("forget", "retain") if (g := sheet(folder / f"{n}{end}.safetensors"))}
+                         for end in ("-base", ""))  # fmt: skip
+        if before and after and after != before:
+            group = groups.setdefault(str(before), {"before": before, "after": []})
+            group["base_seed"] = line.cells[0]["base_seed"]
+            group["after"].append((line, after))
+    return list(groups.values())
+
+
+def sheet(path: Path) -> str:
+    """A data URI of the first images of a sample set, for the retain set of every class; "" if not there."""
     if not path.exists():
         return ""
     stored = load_file(path)
     images, labels = stored["images"], stored["labels"]
-    if name == "retain":
+    if path.name.startswith("retain"):
         rows = [np.flatnonzero(labels == c)[: COLUMNS // 5] for c in np.unique(labels)]
         images = images[np.concatenate(rows)]
     tiles = images[: 2 * COLUMNS]
     height, width, channels = tiles.shape[1:]
     down = -(-len(tiles) // COLUMNS)
-    sheet = np.zeros((down * height, COLUMNS * width, channels), np.uint8)
+    canvas = np.zeros((down * height, COLUMNS * width, channels), np.uint8)
     for i, tile in enumerate(tiles):
         y, x = divmod(i, COLUMNS)
-        sheet[y * height : (y + 1) * height, x * width : (x + 1) * width] = tile
+        canvas[y * height : (y + 1) * height, x * width : (x + 1) * width] = tile
     buffer = io.BytesIO()
-    Image.fromarray(sheet.squeeze() if channels == 1 else sheet).save(buffer, "WEBP", lossless=True)
+    Image.fromarray(canvas.squeeze(-1) if channels == 1 else canvas).save(buffer, "WEBP", lossless=True)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+def short(label: str, letters: int) -> str:
+    """The label cut in its middle: siblings share the beginning, and the end holds what differs."""
+    if len(label) <= letters:
+        return label
+    return label[: letters // 3] + "…" + label[len(label) - (letters - letters // 3 - 1) :]
+
+
+def nice_ticks(low: float, high: float) -> list[float]:
+    """Four to eight round numbers that span low to high."""
+    raw = max(high - low, 1e-9) / 4
+    power = 10 ** np.floor(np.log10(raw))
+    step = float(next(m for m in (1, 2, 5, 10) if m * power >= raw) * power)
+    first, last = np.floor(low / step), np.ceil(high / step)
+    return [float(i * step) for i in np.arange(first, last + 1)]
+
+
+def apart(wanted: Sequence[float], low: float, high: float) -> list[float]:
+    """The numbers moved as little as needed to be `GAP` apart, in their order, above `high` if they fit."""
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    out, edge = list(wanted), low
+    for i in order:
+        out[i] = max(wanted[i], edge)
+        edge = out[i] + GAP
+    edge = high
+    for i in reversed(order):
+        out[i] = min(out[i], edge)
+        edge = out[i] - GAP
+    return out
+
+
 def tradeoff(board: Board) -> dict[str, Any]:
-    """Points of the forgetting-retention plot in a 0..1 frame, with intervals and axis ticks."""
-    forget, keep = board.primary[0], board.primary[2]
-    points = []
-    for line in board.lines:
-        x, y = line.endpoints.get(forget), line.endpoints.get(keep)
-        if x is not None and y is not None and x.value is not None and y.value is not None:
-            points.append((line, x, y))
-    if not points:
+    """The forgetting-retention plot: points with intervals in the view box, labels that do not overlap."""
+    found = [(x, f, k) for x in board.lines
+             if (f := x.known(board.primary[0])) and (k := x.known(board.primary[2]))]  # fmt: skip
+    if not found:
         return {"points": []}
-    lows = [p[2].low if p[2].low is not None else p[2].value for p in points]
-    highs = [p[2].high if p[2].high is not None else p[2].value for p in points]
-    bottom, top = min(lows), max(highs)  # type: ignore[type-var]
-    pad = max(1.0, 0.15 * (top - bottom))  # type: ignore[operator]
-    bottom, top = bottom - pad, top + pad  # type: ignore[operator]
+    spans = [
+        (k.value if k.low is None else k.low, k.value if k.high is None else k.high) for _, _, k in found
+    ]
+    ticks = nice_ticks(min(low for low, _ in spans), max(high for _, high in spans))  # type: ignore[type-var]
+    bottom = TOP + max(PLOT, GAP * len(found))
 
-    def up(v: float | None, otherwise: float | None) -> float:
-        return ((v if v is not None else otherwise) - bottom) / (top - bottom)  # type: ignore[operator]
+    def across(rate: float) -> float:
+        return LEFT + (WIDTH - LEFT - 14) * rate
 
+    def up(value: float) -> float:
+        return bottom - (bottom - TOP) * (value - ticks[0]) / (ticks[-1] - ticks[0])
+
+    points = []
+    for (line, f, k), (low, high) in zip(found, spans, strict=True):
+        ends = [across(f.value if v is None else v) for v in (f.low, f.high)]  # type: ignore[arg-type]
+        points.append({
+            "line": line, "x": across(f.value), "y": up(k.value), "xs": ends, "ys": [up(low), up(high)],  # type: ignore[arg-type]
+            "text": f"{shown(f.value, f.unit)}, {shown(k.value, k.unit)}{unit(k.unit)}",
+        })  # fmt: skip
+    place(points, bottom)
+    keep = found[0][2]
     return {
-        "points": [
-            {
-                "label": line.label, "standing": line.standing, "x": x.value, "x_low": x.low or 0.0,
-                "x_high": x.high if x.high is not None else x.value, "y": up(y.value, 0), "y_low": up(y.low, y.value),
-                "y_high": up(y.high, y.value), "text": f"{percent(x.value)}, {y.value:.2f}",
-            }
-            for line, x, y in points
-        ],
-        "ticks": [{"y": i / 4, "text": f"{bottom + (top - bottom) * i / 4:.1f}"} for i in range(5)],
+        "points": points, "ticks": [(up(t), f"{t:.4g}") for t in ticks], "bottom": bottom, "unit": unit(keep.unit),
+        "direction": "down" if keep.better == "lower" else "up", "across": across, "chance": 1 / board.classes,
     }  # fmt: skip
 
 
-def recovery_curves(board: Board) -> list[dict[str, Any]]:
-    """For each line the recovery curve with the most images: steps, rate and interval."""
-    found = []
-    for line in board.lines:
-        rows = [m for c in line.cells[:1] for m in c["measurements"] if m["name"] == "recovery"]
-        points = (rows[0]["extra"] or {}).get("curve", []) if rows else []
-        if points:
-            most = max(p["images"] for p in points)
-            found.append({"line": line, "points": [p for p in points if p["images"] == most], "images": most})
-    return found
+def place(points: list[dict[str, Any]], bottom: float) -> None:
+    """Give every point a free place for its label, the nearest of some; a leader joins them if it is far."""
+    taken = [(p["x"] - 7, p["y"] - 7, p["x"] + 7, p["y"] + 7) for p in points]
+    moves = [(dx, dy * GAP / 2) for dx in (12, 60, 140) for dy in range(-40, 41)]
+    moves.sort(key=lambda move: abs(move[1]) + move[0] / 2)
+    for p in sorted(points, key=lambda p: p["y"]):  # from the top, so that leaders cross less
+        p["label"] = short(p["line"].label, 22)
+        wide = LETTER * len(p["label"])
+        tries = [
+            (side, p["x"] + dx if side == "start" else p["x"] - dx - wide, p["y"] + dy)
+            for dx, dy in moves for side in ("start", "end")
+        ]  # fmt: skip
+        inside = [t for t in tries if t[1] >= LEFT and t[1] + wide <= WIDTH and TOP + 6 <= t[2] <= bottom - 6]
+
+        def free(t: tuple[str, float, float], wide: float = wide) -> bool:
+            box = (t[1], t[2] - GAP / 2, t[1] + wide, t[2] + GAP / 2)
+            return not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken)
+
+        side, x, y = next(filter(free, inside), (inside or tries)[0])
+        taken.append((x, y - GAP / 2, x + wide, y + GAP / 2))
+        p |= {"anchor": side, "lx": x if side == "start" else x + wide, "ly": y}
 
 
 def curves(board: Board) -> dict[str, Any]:
-    """The recovery curves with the largest number of steps, for the axis."""
-    found = recovery_curves(board)
-    return {"curves": found, "most": max((p["steps"] for c in found for p in c["points"]), default=1) or 1}
+    """Recovery over steps with the most images, a line's mean over its cells, in the view box."""
+    name, found = board.primary[1], []
+    for line in board.lines:
+        rows = [m["extra"] or {} for c in line.cells for m in c["measurements"] if m["name"] == name]
+        points = [p for extra in rows for p in extra.get("curve", [])]
+        if points:
+            found.append((line, [p for p in points if p["images"] == max(q["images"] for q in points)]))
+    if not found:
+        return {"lines": []}
+    most = max(p["steps"] for _, points in found for p in points) or 1
+    bottom, right = TOP + max(PLOT, GAP * len(found)), 268.0
+
+    def up(rate: float) -> float:
+        return bottom - (bottom - TOP) * rate
+
+    lines = []
+    for line, points in found:
+        path = []
+        for steps in sorted({p["steps"] for p in points}):
+            here = [p for p in points if p["steps"] == steps]
+            rates = [p["value"] for p in here]
+            low, high = (here[0]["low"], here[0]["high"]) if len(here) == 1 else (min(rates), max(rates))
+            x, y = LEFT + (right - LEFT) * steps / most, up(fmean(rates))
+            path.append({"steps": steps, "rate": fmean(rates), "x": x, "y": y, "ys": (up(low), up(high))})
+        lines.append({"line": line, "path": path, "label": short(line.label, 17)})
+    places = apart([x["path"][-1]["y"] for x in lines], TOP, bottom)
+    for entry, y in zip(lines, places, strict=True):
+        entry["ly"] = y
+    steps = sorted({(p["steps"], p["x"]) for entry in lines for p in entry["path"]})
+    return {
+        "lines": lines, "up": up, "bottom": bottom, "right": right, "images": found[0][1][0]["images"],
+        "steps": [s for i, s in enumerate(steps) if s[0] == most or all(abs(s[1] - t[1]) > 22 for t in steps[i + 1 :])],
+    }  # fmt: skip

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sa_bench.cards import WEIGHTS, judge_card, judge_names, verified
 from sa_bench.data import mnist
 from sa_bench.errors import SaBenchError
 from sa_bench.settings import data_folder, store_folder
+
+
+def _complete(folder: Path) -> bool:
+    try:
+        return bool(mnist.idx_files(folder))
+    except SaBenchError:
+        return False
 
 
 def doctor_text() -> tuple[str, bool]:
@@ -24,7 +33,7 @@ def doctor_text() -> tuple[str, bool]:
     lines += ["", "Data sets:"]
     kept, local = store_folder() / "data" / "mnist.safetensors", data_folder()
     if local is not None:
-        where, here = f"the folder {local} (SA_BENCH_DATA)", local.is_dir()
+        where, here = f"the folder {local} (SA_BENCH_DATA)", _complete(local)
     else:
         where, here = str(kept), kept.is_file()
     if here:

@@ -2,35 +2,44 @@
 
 Gate: c_f is forgotten if the upper bound of its top-1 rate is at most chance (one over the number of
 classes). Recoverable is decided against the `retrain` rows of the same board: a method whose lower bound
-lies above retrain's upper bound only hid the concept. Controls and references are never ranked.
+lies above retrain's upper bound only hid the concept. A method is ranked, by retention, if it passes the
+gate, is not recoverable and all three endpoints have a value. Controls and references are never ranked.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-Rows = Sequence[Mapping[str, Any]]
+from sa_bench.wording import headline, sentence, verdict
+from sa_bench.wording import percent as percent
+
+Row = Mapping[str, Any]
+Rows = Sequence[Row]
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One measurement over the cells of a line."""
+    """One measurement over the cells of a line: a cell's own interval, or the lowest and highest of several."""
 
     value: float | None
     low: float | None
     high: float | None
     base: float | None
     points: tuple[float, ...] = ()  # one a cell
-    reason: str | None = None
-
-    @property
-    def spread(self) -> str:
-        """How low and high came about."""
-        return "95 % interval" if len(self.points) == 1 else f"lowest and highest of {len(self.points)} runs"
+    reason: str | None = None  # why there is no value, or none for `missing` of the cells
+    # Lowest lower and highest upper bound of the cells' own intervals, on which gates are decided: a second
+    # seed must not make a gate easier, as the span of two points would.
+    bounds: tuple[float, float] = (math.nan, math.nan)
+    missing: int = 0
+    unit: str | None = None
+    better: str | None = None
+    n: int | None = None  # the smallest of the cells'
+    n_unit: str = "image"
 
 
 @dataclass
@@ -39,14 +48,21 @@ class Line:
 
     method: str
     label: str  # the method and the fields in which it differs from its siblings
-    standing: str
-    cells: list[Mapping[str, Any]]
-    failed: list[Mapping[str, Any]]
+    standing: str  # `method`, `reference` or `control`
+    cells: list[Row]
+    failed: list[Row]
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
     forgotten: bool | None = None
     recoverable: str = "unknown"  # `yes`, `no`, `unclear`, `unknown`
+    collapsed: str | None = None  # the flag of a model that lost the rest as well
+    verdict: str = ""  # a few words
     sentence: str = ""
     rank: int | None = None
+
+    def known(self, name: str) -> Endpoint | None:
+        """The endpoint `name` if it has a value."""
+        found = self.endpoints.get(name)
+        return found if found is not None and found.value is not None else None
 
 
 @dataclass
@@ -58,191 +74,169 @@ class Board:
     scale: str
     concept: str
     classes: int
-    primary: tuple[str, ...]
+    primary: tuple[str, ...]  # names of measurements: forgetting, recovery, retention
     lines: list[Line]
     headline: str = ""
-    exposed: dict[str, str] = field(default_factory=dict)  # control -> the endpoint that it fails
+    exposed: dict[str, str] = field(default_factory=dict)  # a control's label -> `forgetting` or `recovery`
 
     @property
     def trick_proof(self) -> bool:
         """Whether every control on the board fails an endpoint."""
-        return all(line.method in self.exposed for line in self.lines if line.standing == "control")
+        return all(line.label in self.exposed for line in self.lines if line.standing == "control")
 
 
 def boards(results: Rows) -> list[Board]:
-    """The results sorted into boards; different tasks, scales or overrides never share one."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+    """The results sorted into boards; another task, scale, override or fingerprint is another board."""
+    groups: dict[str, list[tuple[list[Row], dict[str, Any]]]] = {}
     for row in results:
-        key = json.dumps([row["task"], row["scale"], row["task_values"]], sort_keys=True)
-        groups.setdefault(key, []).append(row)
-    return [_board(rows) for rows in groups.values()]
+        sheets = groups.setdefault(_text([row["task"], row["scale"], row["task_values"]]), [])
+        mine = {m["name"]: m["fingerprint"] for m in row["measurements"]}
+        for rows, prints in sheets:
+            if all(prints.get(name, mine[name]) == mine[name] for name in mine):
+                rows.append(row)
+                prints |= mine
+                break
+        else:
+            sheets.append(([row], mine))
+    found = []
+    for sheets in groups.values():
+        first = sheets[0][1]
+        for rows, prints in sheets:
+            changed = [name for name in prints if first.get(name, prints[name]) != prints[name]]
+            found.append(_board(rows, f" · another fingerprint: {', '.join(changed)}" if changed else ""))
+    return found
 
 
-def _board(rows: list[Mapping[str, Any]]) -> Board:
-    first = rows[0]
-    lines: dict[str, Line] = {}
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _board(rows: list[Row], remark: str) -> Board:
+    # The same cell may lie in several run folders; counted twice it would look like a second run.
+    unique: dict[str, Row] = {}
     for row in rows:
-        key = json.dumps([row["method"], row["fields"]], sort_keys=True)
+        key = _text([row["method"], row["fields"], row["base_seed"], row["seed"]])
+        if key not in unique or row["status"] == "done":
+            unique[key] = row
+    lines: dict[str, Line] = {}
+    for row in unique.values():
+        key = _text([row["method"], row["fields"]])
         line = lines.setdefault(key, Line(row["method"], row["method"], row["standing"], [], []))
         (line.cells if row["status"] == "done" else line.failed).append(row)
-    values = first["task_values"]
+    first = rows[0]
     title = first["task_title"]
     if first["overrides"]:
         title += " (" + ", ".join(f"{k}={v}" for k, v in first["overrides"].items()) + ")"
+    names = {m["name"]: None for row in rows for m in row["measurements"]}
+    # A feature-space metric is named with its extractor: `kid` is measured as `kid[judge-mnist]`.
+    primary = tuple(
+        next((n for n in names if n.partition("[")[0] == p), p) for p in first["task_values"]["primary"]
+    )
+    classes = len(first["task_values"]["classes"])
     board = Board(
-        first["task"], title, first["scale"], first["concept"], len(values["classes"]),
-        tuple(values["primary"]), list(lines.values()),
+        first["task"], title + remark, first["scale"], first["concept"], classes, primary,
+        list(lines.values()),
     )  # fmt: skip
     _label(board.lines)
     for line in board.lines:
-        names = dict.fromkeys(m["name"] for cell in line.cells for m in cell["measurements"])
-        line.endpoints = {name: _endpoint(line.cells, name) for name in names}
+        measured = dict.fromkeys(m["name"] for cell in line.cells for m in cell["measurements"])
+        line.endpoints = {name: _endpoint(line.cells, name) for name in measured}
+        flags = (flag for cell in line.cells for flag in cell["flags"])
+        line.collapsed = next((flag for flag in flags if flag.startswith("collapsed")), None)
     floor = _floor(board)
     for line in board.lines:
         _judge(board, line, floor)
     _rank(board)
-    board.headline = _headline(board, floor)
+    for line in board.lines:
+        line.verdict, line.sentence = verdict(board, line), sentence(board, line, floor)
+    board.headline = headline(board, floor)
     return board
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in fields.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
 
 
 def _label(lines: list[Line]) -> None:
     """Name siblings of one method by the fields in which they differ."""
+    fields = {id(line): _flat((line.cells or line.failed)[0]["fields"]) for line in lines}
     for line in lines:
-        siblings = [other for other in lines if other.method == line.method]
-        if len(siblings) > 1:
-            fields = [(other.cells or other.failed)[0]["fields"] for other in siblings]
-            mine = (line.cells or line.failed)[0]["fields"]
-            differing = [k for k in mine if len({json.dumps(f.get(k), sort_keys=True) for f in fields}) > 1]
-            line.label = f"{line.method} " + " ".join(f"{k}={mine[k]}" for k in differing)
+        mine = fields[id(line)]
+        siblings = [fields[id(other)] for other in lines if other.method == line.method]
+        differing = [k for k in mine if len({_text(f.get(k)) for f in siblings}) > 1]
+        line.label = " ".join([line.method, *(f"{k}={str(mine[k]).removesuffix('.0')}" for k in differing)])
 
 
 def _endpoint(cells: Rows, name: str) -> Endpoint:
     found = [m for cell in cells for m in cell["measurements"] if m["name"] == name]
-    kept = [m for m in found if m["value"] is not None]
+    kept = [m for m in found if m["value"] is not None and math.isfinite(m["value"])]
+    reason = next((m["reason"] or "the value is not finite" for m in found if m not in kept), None)
     if not kept:
-        return Endpoint(None, None, None, None, (), found[0]["reason"] if found else "not measured")
-    points = tuple(float(m["value"]) for m in kept)
+        return Endpoint(None, None, None, None, (), reason, missing=len(cells), unit=found[0]["unit"])
+    first, points = kept[0], tuple(float(m["value"]) for m in kept)
     bases = [m["base"] for m in kept if m["base"] is not None]
-    base = fmean(bases) if bases else None
-    if len(points) == 1:
-        return Endpoint(points[0], kept[0]["low"], kept[0]["high"], base, points)
-    return Endpoint(fmean(points), min(points), max(points), base, points)
+    single = len(points) == 1
+    return Endpoint(
+        fmean(points),
+        first["low"] if single else min(points),
+        first["high"] if single else max(points),
+        fmean(bases) if bases else None,
+        points,
+        reason,
+        (
+            min(m["value"] if m["low"] is None else m["low"] for m in kept),
+            max(m["value"] if m["high"] is None else m["high"] for m in kept),
+        ),
+        len(cells) - len(kept),
+        first["unit"],
+        first["better"],
+        min((m["n"] for m in kept if m["n"]), default=None),
+        first["n_unit"] or "image",
+    )
 
 
 def _floor(board: Board) -> Endpoint | None:
-    """Recovery of the reference: where nothing was ever learnt."""
-    for line in board.lines:
-        found = line.endpoints.get("recovery")
-        if line.standing == "reference" and found is not None and found.value is not None:
-            return found
-    return None
-
-
-def _bound(endpoint: Endpoint, side: str) -> float:
-    value = getattr(endpoint, side)
-    return endpoint.value if value is None else value  # type: ignore[return-value]
+    """Recovery of the reference, where nothing was ever learnt; of several, the one that is easiest to undo."""
+    found = [line.known(board.primary[1]) for line in board.lines if line.standing == "reference"]
+    return max((e for e in found if e is not None), key=lambda e: e.bounds[1], default=None)
 
 
 def _judge(board: Board, line: Line, floor: Endpoint | None) -> None:
-    forget, recovery = line.endpoints.get(board.primary[0]), line.endpoints.get("recovery")
-    if forget is not None and forget.value is not None:
-        line.forgotten = _bound(forget, "high") <= 1 / board.classes
+    forget, recovery = line.known(board.primary[0]), line.known(board.primary[1])
+    if forget is not None:
+        line.forgotten = forget.bounds[1] <= 1 / board.classes
     if recovery is not None and recovery.value is not None and floor is not None:
-        if _bound(recovery, "low") > _bound(floor, "high"):
+        if recovery.bounds[0] > floor.bounds[1]:
             line.recoverable = "yes"
-        elif recovery.value <= _bound(floor, "high"):
-            line.recoverable = "no"
         else:
-            line.recoverable = "unclear"
+            line.recoverable = "no" if recovery.value <= floor.bounds[1] else "unclear"
     if line.standing == "control":
         if line.forgotten is False:
-            board.exposed[line.method] = board.primary[0]
+            board.exposed[line.label] = "forgetting"
         elif line.recoverable == "yes":
-            board.exposed[line.method] = "recovery"
-    line.sentence = _sentence(board, line, floor)
-
-
-def percent(value: float | None) -> str:
-    """A rate for people."""
-    return "n/a" if value is None else f"{100 * value:.1f} %"
-
-
-def _sentence(board: Board, line: Line, floor: Endpoint | None) -> str:
-    if not line.cells:
-        return "Failed: " + (line.failed[0]["error"] or "no reason given")
-    parts = []
-    forget = line.endpoints.get(board.primary[0])
-    if forget is not None and forget.value is not None:
-        verb = "Forgot" if line.forgotten else "Did not forget"
-        if line.standing == "reference":
-            verb = f"Never saw {board.concept}"
-        parts.append(
-            f"{verb}: {percent(forget.value)} of its {board.concept}s are still judged {board.concept}"
-        )
-    recovery = line.endpoints.get("recovery")
-    if recovery is not None and recovery.value is not None:
-        text = f"{percent(recovery.value)} come back when its condition is fitted again"
-        if floor is not None and line.standing != "reference":
-            text += {
-                "yes": f" — far more than the {percent(floor.value)} of retrain, so the knowledge is still there",
-                "no": f" — no more than retrain's {percent(floor.value)}",
-                "unclear": f" — not clearly more than retrain's {percent(floor.value)}",
-            }.get(line.recoverable, "")
-        parts.append(text)
-    keep = line.endpoints.get(board.primary[2])
-    if keep is not None and keep.value is not None and keep.base is not None:
-        parts.append(f"the rest: {keep.value - keep.base:+.2f} nats against the base")
-    sentence = "; ".join(parts) + "." if parts else "Nothing could be measured."
-    if line.failed:
-        sentence += f" {len(line.failed)} of {len(line.failed) + len(line.cells)} cells failed."
-    return sentence
+            board.exposed[line.label] = "recovery"
 
 
 def _rank(board: Board) -> None:
     """Rank methods that forgot and cannot be shown to be undone; by retention within each degree of doubt."""
     keep = board.primary[2]
 
-    def order(line: Line) -> tuple[int, float]:
-        retention = line.endpoints[keep].value if keep in line.endpoints else None
-        standing = {"no": 0, "unclear": 1, "unknown": 2, "yes": 3}[line.recoverable]
-        return standing, -(retention if retention is not None else float("-inf"))
+    def order(line: Line) -> tuple[bool, float]:
+        found = line.endpoints[keep]
+        sign = 1 if found.better == "lower" else -1
+        return line.recoverable != "no", sign * (found.value or 0.0)
 
-    ranked = sorted((x for x in board.lines if x.standing == "method" and x.forgotten), key=order)
-    for place, line in enumerate(ranked, 1):
-        line.rank = place if line.recoverable != "yes" else None
+    able = [
+        line for line in board.lines
+        if line.standing == "method" and line.forgotten and line.recoverable in ("no", "unclear")
+        and line.known(keep) and not line.collapsed
+    ]  # fmt: skip
+    for place, line in enumerate(sorted(able, key=order), 1):
+        line.rank = place
     standing = {"method": 0, "reference": 1, "control": 2}
-    board.lines.sort(key=lambda x: (standing.get(x.standing, 0), x.rank or 99, not x.forgotten, x.label))
-
-
-def _headline(board: Board, floor: Endpoint | None) -> str:
-    methods = [line for line in board.lines if line.standing == "method"]
-    ranked = [line for line in methods if line.forgotten]
-    if not methods:
-        text = "Only controls and references so far: add a method."
-    elif not ranked:
-        text = f"No method here made the model forget {board.concept}."
-    elif floor is None:
-        text = (
-            f"{ranked[0].label} leads on forgetting {board.concept}, but without a retrain row nobody can say "
-            "whether it can be undone: add --method retrain."
-        )
-    elif ranked[0].recoverable == "no":
-        text = f"{ranked[0].label} wins: it forgot {board.concept}, and the concept does not come back."
-    elif ranked[0].recoverable == "unclear":
-        text = (
-            f"{ranked[0].label} leads, but whether {board.concept} comes back is not settled by these runs."
-        )
-    else:
-        text = (
-            f"Nobody wins: {', '.join(x.label for x in ranked)} hid {board.concept} without erasing it — most of "
-            "it comes back once the condition alone is fitted again."
-        )
-    caught = [f"{name} fails {endpoint}" for name, endpoint in board.exposed.items() if name != "original"]
-    if caught:
-        text += f" Controls caught: {', '.join(caught)}."
-    if floor is not None and not board.trick_proof:
-        loose = [x.method for x in board.lines if x.standing == "control" and x.method not in board.exposed]
-        text += (
-            f" WARNING: the control {', '.join(loose)} is not exposed, so this board can be won by a trick."
-        )
-    return text
+    board.lines.sort(
+        key=lambda x: (standing.get(x.standing, 0), x.rank or math.inf, not x.forgotten, not x.cells)
+    )

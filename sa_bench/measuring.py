@@ -92,15 +92,20 @@ def measure_all(
 ) -> tuple[list[dict[str, Any]], dict[str, Path]]:
     """Every metric of the task on `subject`, with the base model's value beside each."""
     rows, scores = [], {}
+    gone: MissingAsset | None = None  # asked for once: every further metric would wait for the network again
     for done, name in enumerate(chain.task.metrics):
         metric = registry.metric(name)
         chain.progress(f"measure {name}", done, len(chain.task.metrics))
         shown = metric_name(metric, chain.task.dataset)
+        measured, path, base_value = {"value": None, "reason": str(gone)}, None, None
         try:
-            measured, path = measure(chain, metric, subject)
-            base_value, _ = measure(chain, metric, base)
+            if gone is None or "real" not in metric.requires:
+                measured, path = measure(chain, metric, subject)
+                if measured["value"] is not None or subject.sets is None:
+                    base_value, _ = measure(chain, metric, base)
         except MissingAsset as error:
-            measured, path, base_value = {"value": None, "reason": str(error)}, None, None
+            gone = error
+            measured = {"value": None, "reason": str(error)}
         if path is not None:
             scores[shown] = path
         declared = {

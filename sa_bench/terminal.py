@@ -8,9 +8,11 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-from sa_bench.board import Board, Endpoint, Line, boards, percent
+from sa_bench.board import Board, Endpoint, Line, boards
 from sa_bench.cells import Cell
+from sa_bench.wording import shown
 
 
 class Live:
@@ -76,20 +78,13 @@ def _title(cell: Cell) -> str:
     return f"{cell.task.name} × {cell.method}"
 
 
-def shown(value: float | None, unit: str | None) -> str:
-    """A number with the digits that people compare."""
-    if value is None:
-        return "n/a"
-    return percent(value) if unit == "rate" else f"{value:.4g}"
-
-
-def _cell(endpoint: Endpoint | None, unit: str | None) -> str:
+def _cell(endpoint: Endpoint | None) -> str:
     if endpoint is None or endpoint.value is None:
-        return "n/a"
-    text = shown(endpoint.value, unit)
+        return "n/a: " + ((endpoint.reason if endpoint else None) or "not measured")
+    text = shown(endpoint.value, endpoint.unit)
     if endpoint.low is not None and endpoint.high is not None:
-        low, high = (shown(v, unit).removesuffix(" %") for v in (endpoint.low, endpoint.high))
-        text += f" ({low}–{high})"
+        low, high = (shown(v, endpoint.unit).removesuffix(" %") for v in (endpoint.low, endpoint.high))
+        text += f" ({low} to {high})"
     return text
 
 
@@ -109,40 +104,43 @@ def _mark(line: Line) -> str:
     return {"control": " [control]", "reference": " [reference]"}.get(line.standing, "")
 
 
-def _table(board: Board) -> Table:
-    units = {
-        m["name"]: m["unit"] for x in board.lines for c in x.cells[:1] for m in c["measurements"]
-    }  # fmt: skip
+def _empty(*headings: str) -> Table:
     table = Table(title=None, show_edge=False, pad_edge=False)
-    for heading in ("#", "method", "forgotten?", "recoverable?", "kept", "runs"):
+    for heading in headings:
         table.add_column(heading, overflow="fold")
+    return table
+
+
+def _add(table: Table, *cells: str) -> None:
+    # As Text: in a plain string rich would take the brackets of `fid[judge-mnist]` for a style and drop them.
+    table.add_row(*(Text(cell) for cell in cells))
+
+
+def _table(board: Board) -> Table:
+    table = _empty("#", "method", "forgotten?", "recoverable?", "kept", "runs")
     for line in board.lines:
         forget, recovery, keep = (line.endpoints.get(name) for name in board.primary)
-        names = board.primary
         yes = {True: "yes", False: "no", None: "?"}[line.forgotten]
-        table.add_row(
-            str(line.rank or "–"),
-            line.label + _mark(line),
-            f"{yes}  {_cell(forget, units.get(names[0]))}",
-            f"{line.recoverable if line.standing != 'reference' else 'floor'}  {_cell(recovery, units.get(names[1]))}",
-            _cell(keep, units.get(names[2])) + (f" {units.get(names[2]) or ''}" if keep else ""),
-            str(len(line.cells)),
-        )
+        undone = line.recoverable if line.standing != "reference" else "floor"
+        runs = f"{len(line.cells)}" + (f", {len(line.failed)} failed" if line.failed else "")
+        unit = keep.unit if keep is not None and keep.unit not in (None, "rate", "probability") else ""
+        _add(
+            table, str(line.rank or "–"), line.label + _mark(line), f"{yes}  {_cell(forget)}",
+            f"{undone}  {_cell(recovery)}", f"{_cell(keep)} {unit}", runs,
+        )  # fmt: skip
     return table
 
 
 def print_measurements(result: Mapping[str, Any]) -> None:
     """All measurements of one result."""
     console = Console()
-    table = Table(show_edge=False, pad_edge=False)
-    for heading in ("metric", "value", "95 % interval", "n", "base", "better"):
-        table.add_column(heading, overflow="fold")
+    table = _empty("metric", "value", "95 % interval", "n", "base", "better")
     for m in result["measurements"]:
         unit = m["unit"]
         interval = "" if m["low"] is None else f"{shown(m['low'], unit)} … {shown(m['high'], unit)}"
         value = shown(m["value"], unit) if m["value"] is not None else f"n/a: {m['reason']}"
         count = f"{m['n']} {m['n_unit']}s" if m["n"] else ""
-        table.add_row(m["name"], value, interval, count, shown(m["base"], unit), m["better"] or "–")
+        _add(table, m["name"], value, interval, count, shown(m["base"], unit), m["better"] or "–")
     console.print(table)
     for flag in result["flags"]:
         console.print(f"note: {flag}", markup=False, highlight=False)

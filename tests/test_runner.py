@@ -169,3 +169,26 @@ def test_a_killed_worker_takes_nobody_down_and_is_tried_once_more_alone(tmp_path
     assert [r["status"] for r in found] == ["done", "done", "failed"]
     assert "the same command resumes" in found[2]["error"]
     assert json.loads((tmp_path / cells[2].name / "result.json").read_text())["status"] == "failed"
+
+
+def test_a_data_set_that_cannot_be_had_is_asked_for_once_and_leaves_the_other_metrics(tmp_path, monkeypatch):
+    from sa_bench import datasets
+    from sa_bench.data import mnist
+    from sa_bench.errors import MissingAsset
+
+    asked = []
+
+    def nothing(*where):
+        asked.append(where)
+        raise MissingAsset("no MNIST here")
+
+    monkeypatch.setattr(mnist, "load", nothing)
+    datasets.load.cache_clear()
+    cells = resolve(["mnist_0"], ["relabel"], "quick", sets=QUICK)
+    (result,) = runner.run_cells(cells, Store(tmp_path), tmp_path / "run", lambda *e: None, lambda r: None)
+    assert result["status"] == "done"
+    reasons = {m["name"]: m["reason"] for m in result["measurements"] if m["value"] is None}
+    assert set(reasons.values()) == {"no MNIST here"}
+    assert "recovery" in reasons
+    assert "forget_top1" not in reasons
+    assert len(asked) == 1

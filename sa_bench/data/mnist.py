@@ -125,7 +125,7 @@ def _from_local(folder: Path) -> Arrays:
     if not folder.is_dir():
         raise MissingAsset(f"SA_BENCH_DATA={folder} is no folder; it needs MNIST's four idx files.")
     try:
-        arrays = {key: _idx(path.read_bytes(), str(path)) for key, path in _idx_files(folder).items()}
+        arrays = {key: _idx(path.read_bytes(), str(path)) for key, path in idx_files(folder).items()}
         return _checked(arrays, f"the folder {folder}")
     except MissingAsset:
         raise
@@ -135,7 +135,7 @@ def _from_local(folder: Path) -> Arrays:
         ) from error
 
 
-def _idx_files(folder: Path) -> dict[str, Path]:
+def idx_files(folder: Path) -> dict[str, Path]:
     """The four files, directly in `folder` or anywhere below it; some copies write `.idx` for `-idx`."""
     found = {}
     for key, stem in FILES.items():

@@ -1,0 +1,163 @@
+"""The words of a board: numbers for people, a verdict and a sentence a line, the headline. No torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sa_bench.board import Board, Endpoint, Line
+
+
+def percent(value: float | None) -> str:
+    """A rate for people."""
+    return "n/a" if value is None or not math.isfinite(value) else f"{100 * value:.1f} %"
+
+
+def shown(value: float | None, unit: str | None) -> str:
+    """A number with the digits that people compare, its unit only where that is %; n/a where there is none."""
+    if value is None or not math.isfinite(value) or unit in ("rate", "probability"):
+        return percent(value)
+    return f"{value:.2f}" if unit == "nats" else f"{value:.4g}"
+
+
+def _against_base(keep: Endpoint | None) -> str:
+    if keep is None or keep.value is None or keep.base is None:
+        return "what the rest lost is not known"
+    change = keep.value - keep.base
+    if keep.unit in ("rate", "probability"):
+        return f"the rest: {100 * change:+.1f} points against the base"
+    number = f"{change:+.2f}" if keep.unit == "nats" else f"{change:+.3g}"
+    return f"the rest: {number} {keep.unit + ' ' if keep.unit else ''}against the base"
+
+
+def verdict(board: Board, line: Line) -> str:
+    """How the line stands, in a few words."""
+    if not line.cells:
+        return "failed"
+    if line.standing == "reference":
+        return f"never saw {board.concept}"
+    if line.standing == "control":
+        caught = board.exposed.get(line.label)
+        if not caught and line.recoverable == "unknown":
+            return "a control, not caught: recovery unknown"
+        return f"a control, caught by {caught}" if caught else "a control, NOT caught"
+    if line.collapsed:
+        return "collapsed"
+    if not line.forgotten:
+        return "forgetting not measured" if line.forgotten is None else "did not forget"
+    if line.known(board.primary[2]) is None:
+        return "not ranked: retention not measured"
+    return {
+        "yes": "hidden, not erased",
+        "no": "forgotten and not recoverable",
+        "unclear": "forgotten; not settled whether recoverable",
+        "unknown": "not ranked: recovery unknown",
+    }[line.recoverable]
+
+
+def sentence(board: Board, line: Line, floor: Endpoint | None) -> str:
+    """The line's three endpoints as a sentence, and what failed."""
+    errors = [cell["error"] or "no reason given" for cell in line.failed]
+    if not line.cells:
+        return f"Failed: {errors[0]}"
+    parts = []
+    forget, recovery, keep = (line.known(name) for name in board.primary)
+    if forget is not None:
+        verb = "Forgot" if line.forgotten else "Did not forget"
+        if line.standing == "reference":
+            verb = f"Never saw {board.concept}"
+        parts.append(f"{verb}: {percent(forget.value)} of its images of {board.concept} are still judged so")
+    if recovery is not None:
+        text = f"{percent(recovery.value)} come back when its condition is fitted again"
+        if floor is not None and line.standing != "reference":
+            text += {
+                "yes": f" — more than the {percent(floor.value)} of retrain, so the knowledge is still there",
+                "no": f" — no more than retrain's {percent(floor.value)}",
+                "unclear": f" — not clearly more than retrain's {percent(floor.value)}",
+            }.get(line.recoverable, "")
+        parts.append(text)
+    if keep is not None:
+        parts.append(_against_base(keep))
+    text = "; ".join(parts) + "." if parts else "Nothing could be measured."
+    if line.collapsed:
+        text += f" {line.collapsed}."
+    if errors:
+        text += f" {len(errors)} of {len(errors) + len(line.cells)} cells failed: {errors[0]}"
+    return text
+
+
+def _names(lines: Iterable[Line]) -> str:
+    labels = [line.label for line in lines]
+    return ", ".join(labels[:3]) + (f" and {len(labels) - 3} more" if len(labels) > 3 else "")
+
+
+def headline(board: Board, floor: Endpoint | None) -> str:
+    """Who won and why, which controls were caught, and what is missing before one may say so."""
+    text = _answer(board, [line for line in board.lines if line.standing == "method"], floor)
+    tricks = [name for name, endpoint in board.exposed.items() if endpoint == "recovery"]
+    if tricks:
+        text += f" Controls caught: {', '.join(tricks)} (by recovery)."
+    loose = [x for x in board.lines if x.standing == "control" and x.label not in board.exposed]
+    if floor is not None and loose:
+        text += f" WARNING: the control {_names(loose)} is not exposed, so this board can be won by a trick."
+    if not any(line.standing == "control" for line in board.lines):
+        text += " No control stands beside it: add --method original,relabel."
+    return text
+
+
+def _answer(board: Board, methods: list[Line], floor: Endpoint | None) -> str:
+    done = [line for line in methods if line.cells]
+    forgot = [line for line in done if line.forgotten]
+    ranked = [line for line in done if line.rank]
+    hidden = [line for line in forgot if line.recoverable == "yes"]
+    name = board.primary[0]
+    if not methods:
+        return "Only controls and references so far: add a method."
+    if not done:
+        return f"No answer: {_names(methods)} failed."
+    if not forgot:
+        if all(line.forgotten is None for line in done):
+            return "No answer: forgetting was not measured."
+        best = min((x for x in done if x.known(name)), key=lambda x: x.endpoints[name].value or 0.0)
+        return (
+            f"No method here made the model forget {board.concept}: {percent(best.endpoints[name].value)} of the "
+            f"images of {best.label}, the best, are still judged so; chance is {percent(1 / board.classes)}."
+        )
+    if floor is None:
+        there = [line for line in board.lines if line.standing == "reference"]
+        cure = f"{_names(there)} has no recovery value" if there else "add --method retrain"
+        return (
+            f"{_names(forgot)} forgot {board.concept}, but without the floor of a retrain row nobody can say "
+            f"whether it can be undone: {cure}."
+        )
+    if ranked:
+        return _winner(board, ranked, floor)
+    if hidden:
+        least = min(line.endpoints[board.primary[1]].value or 0.0 for line in hidden)
+        return (
+            f"Nobody wins: {_names(hidden)} hid {board.concept} without erasing it — "
+            f"{'at least ' if len(hidden) > 1 else ''}{percent(least)} of the images show it again once its "
+            f"condition alone is refitted, against {percent(floor.value)} for a model that never saw it."
+        )
+    return f"Nobody can be ranked: {'; '.join(f'{x.label} ({x.verdict})' for x in forgot[:3])}."
+
+
+def _winner(board: Board, ranked: list[Line], floor: Endpoint) -> str:
+    first, keep = ranked[0], board.primary[2]
+    recovery, low, high = first.endpoints[board.primary[1]], *first.endpoints[keep].bounds
+    level = [
+        line for line in ranked[1:] if line.recoverable == first.recoverable
+        and line.endpoints[keep].bounds[0] <= high and line.endpoints[keep].bounds[1] >= low
+    ]  # fmt: skip
+    settled = first.recoverable == "no"
+    text = (
+        f"{first.label} {'wins' if settled and not level else 'leads'}: it forgot {board.concept}; "
+        f"{percent(recovery.value)} comes back once its condition alone is refitted, "
+        f"{'no more than' if settled else 'not clearly more than'} the {percent(floor.value)} of a model that never "
+        f"saw it; {_against_base(first.endpoints[keep])}."
+    )
+    if level:
+        text += f" On the rest {_names(level)} cannot be told from it: intervals overlap."
+    return text

@@ -1,0 +1,300 @@
+"""The board: gates, ranks, controls and words, on hand-made result rows."""
+
+import copy
+import json
+import math
+from dataclasses import asdict
+
+import pytest
+
+from sa_bench import registry
+from sa_bench.board import boards
+from sa_bench.results import measurement_row
+
+CHANCE = 0.1  # mnist_0 has ten classes
+STANDINGS = {"original": "control", "relabel": "control", "retrain": "reference"}
+DECLARED = {
+    "forget_top1": {"title": "Images of c_f still judged c_f", "unit": "rate", "better": "lower"},
+    "recovery": {"title": "Images of c_f after refitting", "unit": "rate", "better": "lower"},
+    "retain_log_likelihood": {"title": "Log-likelihood of the rest", "unit": "nats", "better": "higher"},
+}
+CURVE = [
+    {"images": 100, "steps": s, "value": v, "low": v - 0.05, "high": v + 0.05}
+    for s, v in ((0, 0.1), (100, 0.6))
+]
+
+
+def measurement(name, value, base=None, declared=None, **measured):
+    """One row: a number (interval ± .02 around it), (value, low, high), or the reason why there is none."""
+    value, low, high = value if isinstance(value, tuple) else (value, None, None)
+    found = {
+        "value": None,
+        "reason": value,
+        "interval": None,
+        "n": 0,
+        "n_unit": "image",
+        "judges": [],
+        "extra": {},
+    }
+    if not isinstance(value, str):
+        low, high = (value - 0.02, value + 0.02) if low is None else (low, high)
+        found |= {"value": value, "low": low, "high": high, "reason": None, "interval": "wilson", "n": 200}
+    declared = {"source": "made up", **(declared or DECLARED[name])}
+    prints = {"metric": name, "version": 1}
+    return measurement_row(name, "primary", declared, found | measured, {"value": base}, prints)
+
+
+def result_row(method="sa", forget=0.01, recovery=0.3, keep=-94.0, error=None, **changes):
+    """A schema-1 result; `error` makes it a failed one. The defaults forgot and do not come back."""
+    task = json.loads(json.dumps(asdict(registry.task("mnist_0"))))
+    row = {
+        "schema": 1, "task": "mnist_0", "task_title": task["title"], "method": method, "fields": {}, "seed": 0,
+        "base_seed": 0, "scale": "quick", "overrides": {}, "control": STANDINGS.get(method) == "control",
+        "standing": STANDINGS.get(method, "method"), "cell": "12345678", "status": "done", "error": None,
+        "concept": "zero", "task_values": task, "summary": f"`{method}`", "flags": [],
+        "cost": {"forget": {"wall_s": 3.0, "cpu_s": 2.0, "peak_mib": 800, "device": "cpu", "cached": False}},
+        "artifacts": {"model": "m" * 64, "base": "b" * 64, "samples": {}},
+        "provenance": {"command": f"python -m sa_bench run --method {method}", "versions": {"torch": "9.9"},
+                       "hardware": {"cpu": "a CPU"}, "assets": {}, "started": "now", "finished": "now"},
+        "measurements": [
+            measurement("forget_top1", forget, 0.99),
+            measurement("recovery", recovery, 0.99, extra={"curve": CURVE}),
+            measurement("retain_log_likelihood", keep, -93.0),
+        ],
+    }  # fmt: skip
+    if error is not None:
+        row |= {"status": "failed", "error": error, "measurements": [], "artifacts": {}, "cost": {}}
+    return row | changes
+
+
+RETRAIN = result_row("retrain", forget=0.09, recovery=(0.45, 0.40, 0.50), keep=-104.0)
+ORIGINAL = result_row("original", forget=0.99, recovery=0.98, keep=-93.0)
+RELABEL = result_row("relabel", forget=(0.0, 0.0, 0.02), recovery=0.8, keep=-93.0)
+OTHERS = [RETRAIN, ORIGINAL, RELABEL]
+
+
+def one(rows):
+    (board,) = boards(rows)
+    return board
+
+
+def line(board, label):
+    return next(x for x in board.lines if x.label == label)
+
+
+def test_hand_made_rows_have_the_shape_of_real_ones():
+    from sa_bench.cells import Cell
+    from sa_bench.runner import _skeleton
+
+    real = _skeleton(Cell(registry.task("mnist_0"), "sa", {}, 0, 0, "quick"), "")
+    assert real.keys() == result_row().keys()
+    assert real["provenance"].keys() == result_row()["provenance"].keys()
+    assert json.loads(json.dumps(real["task_values"])) == result_row()["task_values"]
+
+
+@pytest.mark.parametrize("method", ["original", "relabel", "retrain"])
+@pytest.mark.parametrize("recovery", [0.0, 0.3, 1.0, "no model"])
+@pytest.mark.parametrize("forget", [(0.0, 0.0, 0.0), 0.5, "no images"])
+def test_no_control_or_reference_has_a_rank_whatever_its_numbers(method, recovery, forget):
+    rows = [
+        result_row(method, forget, recovery, keep=500.0),
+        result_row(),
+        *(r for r in OTHERS if r["method"] != method),
+    ]
+    board = one(rows)
+    assert line(board, method).rank is None
+    assert board.lines[0].label == "sa"
+    assert not board.headline.startswith((f"{method} wins", f"{method} leads"))
+
+
+def test_a_control_with_perfect_numbers_is_warned_of_in_the_headline():
+    perfect = result_row("relabel", forget=(0.0, 0.0, 0.0), recovery=(0.0, 0.0, 0.0), keep=500.0)
+    board = one([result_row(), RETRAIN, ORIGINAL, perfect])
+    assert not board.trick_proof
+    assert "WARNING: the control relabel is not exposed" in board.headline
+    assert line(board, "relabel").verdict == "a control, NOT caught"
+
+
+def test_a_control_whose_recovery_is_above_the_floor_is_exposed():
+    board = one([result_row(), *OTHERS])
+    assert board.exposed == {"original": "forgetting", "relabel": "recovery"}
+    assert board.trick_proof
+    assert "WARNING" not in board.headline
+    assert "Controls caught: relabel (by recovery)." in board.headline
+
+
+def test_of_two_relabel_rows_the_one_that_is_not_exposed_is_named():
+    tame = result_row("relabel", forget=(0.0, 0.0, 0.02), recovery=0.1, fields={"to": 2})
+    board = one([result_row(), RETRAIN, RELABEL | {"fields": {"to": 1}}, tame])
+    assert board.exposed == {"relabel to=1": "recovery"}
+    assert "WARNING: the control relabel to=2" in board.headline
+
+
+@pytest.mark.parametrize(("high", "forgotten"), [(CHANCE, True), (math.nextafter(CHANCE, 1), False)])
+def test_the_gate_is_the_upper_bound_at_chance(high, forgotten):
+    board = one([result_row(forget=(0.05, 0.02, high)), *OTHERS])
+    assert line(board, "sa").forgotten is forgotten
+    assert (line(board, "sa").rank == 1) is forgotten
+    assert ("No method here made the model forget zero" in board.headline) is not forgotten
+
+
+def test_a_second_seed_does_not_make_the_gate_easier():
+    """Each run alone fails the gate; the span of their points alone would pass it."""
+    runs = [result_row(forget=(v, v - 0.03, v + 0.03), seed=i) for i, v in enumerate((0.08, 0.09))]
+    for rows in ([runs[0]], [runs[1]], runs):
+        assert line(one([*rows, *OTHERS]), "sa").forgotten is False
+
+
+@pytest.mark.parametrize(
+    ("recovery", "verdict", "ranked"),
+    [
+        ((0.9, math.nextafter(0.5, 1), 1.0), "yes", False),
+        ((0.9, 0.5, 1.0), "unclear", True),
+        ((0.5, 0.1, 0.9), "no", True),
+        ((math.nextafter(0.5, 1), 0.1, 0.9), "unclear", True),
+        ("the model is not here", "unknown", False),
+    ],
+)
+def test_recoverable_is_decided_at_the_floors_upper_bound(recovery, verdict, ranked):
+    """Retrain's upper bound is .50: above it with the lower bound yes, at or below it with the value no."""
+    sa = line(one([result_row(recovery=recovery), *OTHERS]), "sa")
+    assert sa.recoverable == verdict
+    assert (sa.rank == 1) is ranked
+
+
+def test_of_two_references_the_easier_one_to_undo_is_the_floor_in_either_order():
+    other = result_row("retrain", recovery=(0.2, 0.15, 0.25), fields={"steps": 5})
+    rows = [result_row(recovery=(0.4, 0.3, 0.5)), RETRAIN | {"fields": {"steps": 9}}, other]
+    assert line(one(rows), "sa").recoverable == "no"
+    assert line(one(rows[::-1]), "sa").recoverable == "no"
+
+
+def changed(**values):
+    """A row whose protocol differs: the task's values, as an override makes them."""
+    row = copy.deepcopy(result_row("other"))
+    row["task_values"] |= values
+    return row | {"overrides": values}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        result_row("other", scale="full"),
+        result_row("other", task="mnist_0_ddpm"),
+        changed(concept=3),
+        changed(n_forget=20),
+        changed(judges=["mnist-paper"]),
+        changed(recovery_budgets=[0, 7]) | {"overrides": {}},
+    ],
+    ids=["scale", "task", "concept", "n", "judges", "recovery"],
+)
+def test_another_protocol_is_another_board(row):
+    found = boards([result_row(), row, *OTHERS])
+    assert [[x.method for x in board.lines if x.standing == "method"] for board in found] == [
+        ["sa"],
+        ["other"],
+    ]
+    for key, value in row["overrides"].items():
+        assert f"{key}={value}" in found[1].title
+
+
+def test_another_fingerprint_is_another_board_and_a_failed_cell_has_none():
+    row = copy.deepcopy(result_row("other"))
+    row["measurements"][1]["fingerprint"]["version"] = 2
+    failed = result_row("broken", error="boom")
+    first, second = boards([result_row(), row, failed, *OTHERS])
+    assert [x.method for x in second.lines] == ["other"]
+    assert "another fingerprint: recovery" in second.title
+    assert {x.method for x in first.lines} == {"sa", "broken", "retrain", "original", "relabel"}
+
+
+def test_the_same_cell_from_two_folders_is_one_run():
+    for rows in ([result_row(error="boom"), result_row()], [result_row(), result_row(error="boom")]):
+        found = line(one([*rows, result_row(), *OTHERS]), "sa")
+        assert (len(found.cells), found.failed) == (1, [])
+
+
+@pytest.mark.parametrize("endpoint", ["forget", "recovery", "keep"])
+def test_a_missing_endpoint_never_ranks_first(endpoint):
+    """Even alone, and even with the best of everything else."""
+    missing = result_row("best", **{"forget": 0.0, "recovery": 0.0, "keep": 0.0, endpoint: "not here"})
+    alone, both = one([missing, *OTHERS]), one([missing, result_row(), *OTHERS])
+    assert line(alone, "best").rank is None
+    assert "wins" not in alone.headline
+    assert [x.label for x in both.lines if x.rank] == ["sa"]
+    reasons = [e.reason for e in line(alone, "best").endpoints.values() if e.value is None]
+    assert reasons == ["not here"]
+
+
+def test_a_value_that_is_not_finite_is_missing_with_a_reason():
+    row = copy.deepcopy(result_row())
+    row["measurements"][2] |= {"value": math.nan}
+    found = line(one([row, *OTHERS]), "sa")
+    assert found.endpoints["retain_log_likelihood"].value is None
+    assert found.endpoints["retain_log_likelihood"].reason == "the value is not finite"
+    assert found.rank is None
+
+
+def test_an_empty_list_of_measurements_is_said_and_not_ranked():
+    board = one([result_row(measurements=[]), *OTHERS])
+    assert line(board, "sa").sentence == "Nothing could be measured."
+    assert board.headline.startswith("No answer: forgetting was not measured.")
+
+
+def test_several_seeds_give_mean_lowest_and_highest():
+    rows = [result_row(keep=(k, k - 5, k + 5), seed=i) for i, k in enumerate((-90.0, -92.0, -97.0))]
+    found = line(one([*rows, *OTHERS]), "sa").endpoints["retain_log_likelihood"]
+    assert (found.value, found.low, found.high) == (-93.0, -97.0, -90.0)
+    assert found.points == (-90.0, -92.0, -97.0)
+    assert found.bounds == (-102.0, -85.0)
+    single = line(one([rows[0], *OTHERS]), "sa").endpoints["retain_log_likelihood"]
+    assert (single.value, single.low, single.high) == (-90.0, -95.0, -85.0)
+
+
+def test_seeds_without_a_value_are_counted_apart():
+    rows = [result_row(), result_row(seed=1, keep="too few images")]
+    found = line(one([*rows, *OTHERS]), "sa").endpoints["retain_log_likelihood"]
+    assert (found.value, found.missing, found.reason) == (-94.0, 1, "too few images")
+
+
+def test_siblings_are_told_apart_by_the_fields_that_differ():
+    rows = [
+        result_row(fields={"lam": lam, "lr": 0.1, "fisher": {"n": n, "set": "all"}})
+        for lam, n in ((1.0, 5), (50.5, 7))
+    ]
+    board = one([*rows, *OTHERS])
+    assert {x.label for x in board.lines if x.method == "sa"} == {
+        "sa lam=1 fisher.n=5",
+        "sa lam=50.5 fisher.n=7",
+    }
+
+
+def ranks(rows):
+    return {x.label: x.rank for x in one([*rows, *OTHERS]).lines if x.standing == "method"}
+
+
+def test_rank_is_by_retention_after_doubt_about_recovery():
+    rows = [
+        result_row("doubtful", recovery=(0.6, 0.4, 0.8), keep=-90.0),
+        result_row("good", keep=-94.0),
+        result_row("better", keep=-92.0),
+        result_row("hidden", recovery=0.9, keep=-80.0),
+        result_row("kept", forget=0.9, keep=-80.0),
+    ]
+    assert ranks(rows) == {"better": 1, "good": 2, "doubtful": 3, "hidden": None, "kept": None}
+
+
+def test_a_retention_metric_that_is_better_when_lower_ranks_that_way():
+    """And the task's `kid` is found under the name that carries its extractor."""
+    kid = {"title": "KID", "unit": None, "better": "lower"}
+    rows = []
+    for row, value in zip(
+        [result_row("far"), result_row("near"), *OTHERS], (9.0, 2.0, 1.0, 1.0, 1.0), strict=True
+    ):
+        row = copy.deepcopy(row)
+        row["task_values"]["primary"][2] = "kid"
+        row["measurements"][2] = measurement("kid[judge-mnist]", value, 1.0, kid)
+        rows.append(row)
+    found = one(rows)
+    assert {x.label: x.rank for x in found.lines if x.rank} == {"near": 1, "far": 2}
+    assert "the rest: +1 against the base" in found.headline

@@ -1,0 +1,87 @@
+"""The plots of the HTML report: labels apart, round ticks, curves over seeds."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+from sa_bench.reports.html import GAP, apart, curves, nice_ticks, render, short, span
+
+from sa_bench.board import Endpoint, boards
+
+# Tests are no package, so the rows that test_board.py makes are fetched by running it.
+ROWS = runpy.run_path(str(Path(__file__).with_name("test_board.py")))
+result_row, OTHERS = ROWS["result_row"], ROWS["OTHERS"]
+
+
+def test_few_runs_are_shown_as_points_and_many_as_lowest_to_highest():
+    def text(n):
+        points = tuple(0.01 * i for i in range(n))
+        return span(Endpoint(0.02, points[0], points[-1], None, points, unit="rate", n=200))
+
+    assert text(4) == "4 runs: 0.0, 1.0, 2.0, 3.0 %; n\u00a0=\u00a0200\u00a0images a run"
+    assert text(5) == "lowest to highest of 5 runs: 0.0 to 4.0 %; n\u00a0=\u00a0200\u00a0images a run"
+
+
+def test_a_recovery_curve_over_seeds_is_the_mean_and_the_span():
+    rows = [result_row(seed=i) for i in range(2)]
+    for row, value in zip(rows, (0.2, 0.6), strict=True):
+        point = {"images": 100, "steps": 100, "value": value, "low": 0.0, "high": 1.0}
+        row["measurements"][1]["extra"] = {"curve": [point | {"images": 10, "value": 0.9}, point]}
+    (board,) = boards(rows)
+    found = curves(board)
+    (end,) = found["lines"][0]["path"]
+    assert end["rate"] == pytest.approx(0.4)
+    assert end["ys"] == (found["up"](0.2), found["up"](0.6))
+    assert found["images"] == 100
+
+
+def test_labels_in_the_plots_do_not_overlap(tmp_path):
+    """Twelve values of a sweep on nearly the same spot, with the controls: no two label boxes meet."""
+    rows = [result_row(fields={"lam": float(i)}, forget=0.01 + i / 1e4, keep=-94 - i / 50) for i in range(12)]
+    for row in rows:
+        row["measurements"][1]["extra"] = {
+            "curve": [{"images": 1, "steps": 9, "value": 0.99, "low": 0.9, "high": 1.0}]
+        }
+    svgs = re.findall(
+        r"<svg.*?</svg>", render([r | {"folder": str(tmp_path)} for r in (*rows, *OTHERS)]), re.S
+    )
+    assert len(svgs) == 2
+    for svg in svgs:
+        found = re.findall(
+            r'<text x="([\d.]+)" y="([\d.]+)"(?: text-anchor="(\w+)")?>((?:sa|re|or)[^<]*)</text>', svg
+        )
+        assert len(found) == 15
+        boxes = []
+        for x, y, anchor, text in found:
+            left = float(x) - (6 * len(text) if anchor == "end" else 0)
+            boxes.append((left, left + 6 * len(text), float(y)))
+        for i, a in enumerate(boxes):
+            for b in boxes[:i]:
+                assert a[1] <= b[0] or b[1] <= a[0] or abs(a[2] - b[2]) >= GAP - 1, (a, b)
+
+
+def test_apart_keeps_order_and_distance_inside_the_frame():
+    out = apart([100.0, 99.0, 20.0, 101.0], 0.0, 110.0)
+    assert sorted(range(4), key=lambda i: out[i]) == [2, 1, 0, 3]
+    assert all(b - a >= GAP - 1e-9 for a, b in zip(sorted(out), sorted(out)[1:], strict=False))
+    assert min(out) >= 0
+    assert max(out) <= 110
+    assert apart([10.0, 90.0], 0.0, 110.0) == [10.0, 90.0]
+
+
+def test_ticks_are_round_and_span_the_data():
+    assert nice_ticks(-105.97, -90.93) == [-110.0, -105.0, -100.0, -95.0, -90.0]
+    for low, high in ((0.0, 0.0), (-1e-3, 2e-3), (5.0, 5e4)):
+        ticks = nice_ticks(low, high)
+        assert ticks[0] <= low
+        assert ticks[-1] >= high
+        assert 1 <= len(ticks) <= 9
+
+
+def test_a_short_label_keeps_the_end_that_tells_siblings_apart():
+    labels = [short(f"selective_amnesia_variant lam={i}", 17) for i in (10, 11)]
+    assert [len(x) for x in labels] == [17, 17]
+    assert labels[0].endswith("lam=10")
+    assert labels[1].endswith("lam=11")
+    assert short("sa", 17) == "sa"

@@ -1,0 +1,296 @@
+"""The HTML report, from hand-made result rows: what is said, escaped, kept out, and how wide it is."""
+
+import html
+import math
+import re
+import runpy
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sa_bench.reports.html import render
+from safetensors.numpy import save_file
+
+from sa_bench.cards import judge_card
+
+# Tests are no package, so the rows that test_board.py makes are fetched by running it.
+ROWS = runpy.run_path(str(Path(__file__).with_name("test_board.py")))
+result_row, measurement, OTHERS = ROWS["result_row"], ROWS["measurement"], ROWS["OTHERS"]
+HOSTILE = [
+    "<b>&x</b>", "celeb_brad_pitt", "50%", "\"double\" 'single'", "{{ 7 * 7 }}", "{% raw %}", "</script>",
+]  # fmt: skip
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A cell's folder with sample sets whose images changed."""
+    images = np.random.default_rng(0).integers(0, 255, (2, 30, 8, 8, 1), np.uint8)
+    for name, labels in (("forget", np.zeros(30)), ("retain", np.arange(30) % 9 + 1)):
+        for end, array in zip(("-base", ""), images, strict=True):
+            save_file(
+                {"images": array, "labels": labels.astype(np.int64)}, tmp_path / f"{name}{end}.safetensors"
+            )
+    return tmp_path
+
+
+@pytest.fixture
+def page(folder):
+    """Render rows as they are read back: with the folder that they came from."""
+
+    def call(*rows, at=folder):
+        return render([row | {"folder": str(at)} for row in rows])
+
+    return call
+
+
+class Reader(HTMLParser):
+    """The page as a browser takes it: tags with attributes, and the text that is seen."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("b", "a", "code"):
+            self.text += " "
+
+    def handle_data(self, data):
+        self.text += data
+
+    def words(self):
+        return " ".join(self.text.split())
+
+
+def board_rows(page):
+    """The words of each row of the first board, by method."""
+    body = re.search(r'<table class="board">.*?<tbody>(.*?)</tbody>', page, re.S)[1]
+    rows = [Reader(row).words() for row in re.findall(r"<tr.*?</tr>", body, re.S)]
+    return {re.split(r"[– 0-9]+", row, maxsplit=1)[1].split()[0]: row for row in rows}
+
+
+def test_the_first_screen_reads_as_expected(page):
+    """Golden text: headline, board and sentences of fixed rows, before anything else."""
+    words = Reader(page(result_row(recovery=(0.4, 0.3, 0.45)), *OTHERS)).words()
+    expected = [
+        "Did each method make the model forget zero, can it be undone, and what did the rest pay?",
+        "sa wins: it forgot zero; 40.0 % comes back",
+        "Controls caught: relabel (by recovery).",
+        "1 sa forgotten and not recoverable yes 1.0 % -1.0 to 3.0 %; n = 200 images no 40.0 % 30.0 to 45.0 %; "
+        "n = 200 images -94.00 nats -94.02 to -93.98; n = 200 images; base -93.00 2 s CPU 800 MiB, cpu; 1 run",
+        "– retrain reference never saw zero 9.0 %",
+        "– relabel control a control, caught by recovery yes 0.0 %",
+        "sa Forgot: 1.0 % of its images of zero are still judged so; 40.0 % come back when its condition is fitted "
+        "again — no more than retrain's 45.0 %; the rest: -1.00 nats against the base.",
+        "relabel control Forgot: 0.0 % of its images of zero are still judged so",
+        "Before and after, same seeds",
+        "Forgetting against retention, and recovery",
+        "All measurements",
+        "Judges",
+        "Provenance",
+    ]
+    at = 0
+    for text in expected:
+        assert text in words[at:], text
+        at = words.index(text, at)
+
+
+def test_every_ranked_row_has_an_interval_and_n(page):
+    rows = board_rows(page(result_row(), result_row("esd", keep=-99.0), *OTHERS))
+    ranked = [row for row in rows.values() if row[0].isdigit()]
+    assert len(ranked) == 2
+    for row in ranked:
+        assert len(re.findall(r"-?[\d.]+ to -?[\d.]+", row)) == 3
+        assert row.count("n = 200 images") == 3
+
+
+def test_controls_and_references_are_marked_in_every_table(page):
+    text = page(result_row(), *OTHERS)
+    for method, standing in (("original", "control"), ("relabel", "control"), ("retrain", "reference")):
+        assert len(re.findall(rf'<b>{method}</b><span class="tag">{standing}</span>', text)) >= 3
+    assert '<b>sa</b><span class="tag">' not in text
+
+
+def page_with(page, text):
+    """Every text that a user or a method can bring in begins with `text`."""
+    ours = {
+        "concept": f"{text} concept", "overrides": {"concept": f"{text} override"}, "flags": [f"{text} flag"],
+        "task_title": f"{text} title", "provenance": result_row()["provenance"] | {"command": f"{text} command"},
+    }  # fmt: skip
+    rows = [result_row(fields={"prompt": f"{text} field {i}"}, **ours) for i in range(2)]
+    rows.append(result_row("esd", error=f"{text} error", **ours))
+    rows.append(result_row("uce", keep=f"{text} reason", **ours))
+    return Reader(page(*rows, *(row | ours for row in OTHERS)))
+
+
+@pytest.mark.parametrize("evil", HOSTILE)
+def test_hostile_text_is_shown_literally(page, evil):
+    found, harmless = page_with(page, evil), page_with(page, "harmless")
+    for what in ("concept", "override", "flag", "title", "command", "field 1", "error", "reason"):
+        assert f"{evil} {what}" in found.words(), what
+    assert [tag for tag, _ in found.tags] == [tag for tag, _ in harmless.tags]
+    assert [sorted(a) for _, a in found.tags] == [sorted(a) for _, a in harmless.tags]
+
+
+def test_the_page_loads_nothing_from_anywhere(page):
+    text = page(result_row(), *OTHERS)
+    seen = Reader(text)
+    keys = ("src", "href", "data", "srcset", "poster", "action")
+    loads = [v for _, a in seen.tags for k, v in a.items() if k in keys]
+    assert loads
+    assert all(v.startswith(("data:image/webp;base64,", "#")) for v in loads)
+    assert not re.search(r"https?://|url\(|@import", text)
+    assert not {"script", "link", "iframe", "object", "embed"} & {tag for tag, _ in seen.tags}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, None])
+def test_a_missing_number_is_na_with_its_reason_and_nothing_else(page, value):
+    row = result_row()
+    row["measurements"][2] |= {"value": value, "low": None, "high": None, "reason": "too few images"}
+    row["measurements"].append(
+        measurement("kid", "no extractor", None, {"title": "KID", "unit": None, "better": "lower"})
+    )
+    row["measurements"][-1] |= {"judges": None, "extra": None, "n": None, "n_unit": None}
+    text = page(row, *OTHERS)
+    words = Reader(text).words()
+    assert "n/a too few images" in board_rows(text)["sa"]
+    assert "n/a: too few images" in words
+    assert "n/a: no extractor" in words
+    assert not re.search(r"\b(nan|inf|None)\b", words)
+
+
+def test_the_numbers_are_those_of_the_result_to_the_shown_precision(page):
+    row = result_row(
+        forget=(0.01234, 0.00567, 0.04321), recovery=(0.34567, 0.3, 0.4), keep=(-94.5678, -95.4321, -93.1)
+    )
+    row["measurements"].append(
+        measurement(
+            "kid", (12.34567, 11.98765, 13.0), 6.54321, {"title": "KID", "unit": None, "better": "lower"}
+        )
+    )
+    text = page(row, *OTHERS)
+    assert "yes 1.2 % 0.6 to 4.3 %" in board_rows(text)["sa"]
+    details = re.findall(r"<details><summary>(\w+) (.*?)</details>", text, re.S)
+    for m in row["measurements"]:
+        (body,) = [Reader(body).words() for name, body in details if name == m["name"]]
+        cells = re.search(
+            r"each judge sa (-?[\d.]+)[ %a-z]* (-?[\d.]+)[ %]* to (-?[\d.]+)[ %]* 200 images (-?[\d.]+)", body
+        )
+        scale, digits = {"rate": (100, 1), "nats": (1, 2), None: (1, 4)}[m["unit"]]
+        for shown, key in zip(cells.groups(), ("value", "low", "high", "base"), strict=True):
+            exact = scale * m[key]
+            step = 10.0**-digits if m["unit"] else 10.0 ** (1 + math.floor(math.log10(abs(exact))) - digits)
+            assert abs(float(shown) - exact) <= step / 2 * 1.0001, (m["name"], key)
+
+
+def test_the_command_to_repeat_each_row_is_there_failed_ones_too(page):
+    rows = [result_row(), result_row("esd", error="out of memory"), *OTHERS]
+    text = Reader(page(*rows)).words().partition("The command to repeat each row")[2]
+    for row in rows:
+        assert row["provenance"]["command"] in text
+    assert "failed: out of memory" in text
+
+
+def test_grids_are_there_with_the_samples_and_left_out_without(page, folder, tmp_path):
+    rows = [result_row(), *OTHERS]
+    text = page(*rows)
+    images = [a for tag, a in Reader(text).tags if tag == "img"]
+    assert len(images) == 2 + 2 * len(rows)  # before once, then after every line
+    assert {a["alt"] for a in images} >= {"images of zero, before forgetting", "the rest, after sa"}
+    (folder / "retain-base.safetensors").unlink()
+    assert page(*rows).count("<img") == 1 + 2 * len(rows)
+    without = page(*rows, at=tmp_path / "elsewhere")
+    assert "<img" not in without
+    assert "Before and after" not in without
+
+
+def test_a_line_that_changed_no_image_has_no_grid(page, folder):
+    for name in ("forget", "retain"):
+        shutil.copyfile(folder / f"{name}-base.safetensors", folder / f"{name}.safetensors")
+    assert "<img" not in page(result_row(), *OTHERS)
+
+
+def test_flags_stand_on_the_first_screen_once_with_their_lines(page):
+    flag = "fid: N is below the number of dimensions"
+    words = Reader(
+        page(result_row(flags=[flag]), *(r | {"flags": [flag]} for r in OTHERS[:1]), *OTHERS[1:])
+    ).words()
+    assert words.count(flag) == 1
+    assert f"Note (sa, retrain): {flag}" in words.partition("Before and after")[0]
+
+
+def test_failed_cells_show_their_error_on_the_first_screen(page):
+    rows = [result_row(), result_row(seed=1, error="disk full"), result_row("esd", error="no GPU"), *OTHERS]
+    text = page(*rows)
+    first = Reader(text).words().partition("Before and after")[0]
+    assert "1 of 2 cells failed: disk full" in first
+    assert "Failed: no GPU" in first
+    assert "1 run, 1 failed" in board_rows(text)["sa"]
+
+
+def test_rows_without_a_single_measurement_still_make_a_page(page, tmp_path):
+    words = Reader(
+        page(result_row(measurements=[]), result_row("esd", error="boom"), at=tmp_path / "none")
+    ).words()
+    assert "No answer: forgetting was not measured." in words
+    assert "All measurements" not in words
+    assert "Forgetting against retention" not in words
+
+
+def test_judge_cards_are_shown_and_one_of_another_judge_is_called_out(page):
+    name = "mnist-cnn-0"
+    provenance = result_row()["provenance"]
+    good, bad = ({"assets": {name: sha}} for sha in (judge_card(name)["sha256"][:16], "f" * 16))
+    for assets, called in ((good, False), (bad, True)):
+        words = Reader(page(result_row(provenance=provenance | assets), *OTHERS)).words()
+        assert f"{name} designated" in words
+        assert f"{100 * judge_card(name)['accuracy']:.2f} %" in words
+        assert ("card of another judge" in words) is called
+
+
+def test_a_judge_without_a_card_does_not_stop_the_report(page):
+    row = result_row()
+    row["task_values"] |= {"judges": ["of-a-plugin"]}
+    assert "of-a-plugin" in Reader(page(row)).words()
+
+
+def test_a_published_number_stands_beside_ours_with_its_verdict(page):
+    row = result_row()
+    row["measurements"][0]["ledger"] = {"published": 0.058, "source": "Table 1", "verdict": "consistent"}
+    assert "published 5.8 % (Table 1): consistent" in Reader(page(row, *OTHERS)).words()
+
+
+def test_two_boards_are_listed_on_top_and_told_not_to_be_compared(page):
+    text = page(result_row(), result_row(scale="full"))
+    assert "2 boards; their numbers may not be compared" in Reader(text).words()
+    targets = [a["href"].removeprefix("#") for tag, a in Reader(text).tags if tag == "a"]
+    assert targets == [a["id"] for tag, a in Reader(text).tags if tag == "section"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_a_phone_needs_no_sideways_scrolling(page, tmp_path):
+    """At 390 pixels, everything unfolded, with long names and values; wide tables scroll in their own box."""
+    long = "W" * 150
+    rows = [result_row(fields={"path": f"/{long}/{i}"}, flags=[long]) for i in range(3)]
+    rows += [result_row("esd", error=f"OSError: {long}"), result_row("uce", keep=long), *OTHERS]
+    inner = page(*(r | {"concept": f"a_{long}"} for r in rows)).replace("<details>", "<details open>")
+    wide = inner.replace("</body>", "<div style='width: 500px'>x</div></body>")
+    frames = "".join(
+        f'<iframe width="390" height="800" srcdoc="{html.escape(x)}"></iframe>' for x in (inner, wide)
+    )
+    script = "onload = () => document.body.dataset.w = Array.from(frames, f => f.document.documentElement.scrollWidth)"
+    (tmp_path / "host.html").write_text(f"<!doctype html><body>{frames}<script>{script}</script>")
+    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --hide-scrollbars"
+    done = subprocess.run(
+        [CHROMIUM, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
+         (tmp_path / "host.html").as_uri()],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    (widths,) = re.findall(r'data-w="(\d+),(\d+)"', done.stdout)
+    assert int(widths[1]) > 500  # the ruler works
+    assert int(widths[0]) <= 390

@@ -1,0 +1,101 @@
+"""The words of a board: headline, sentences, verdicts, and what the terminal shows."""
+
+import runpy
+from pathlib import Path
+
+from sa_bench.terminal import print_boards, print_measurements
+
+# Tests are no package, so the rows that test_board.py makes are fetched by running it.
+ROWS = runpy.run_path(str(Path(__file__).with_name("test_board.py")))
+result_row, measurement, one, line = (ROWS[name] for name in ("result_row", "measurement", "one", "line"))
+RETRAIN, ORIGINAL, RELABEL = OTHERS = ROWS["OTHERS"]
+
+
+def test_a_board_without_controls_says_how_to_add_them():
+    assert "add --method original,relabel" in one([result_row(), RETRAIN]).headline
+    assert "add --method original" not in one([result_row(), *OTHERS]).headline
+
+
+def test_without_retrain_nothing_is_ranked_and_the_headline_says_what_to_add():
+    board = one([result_row(), ORIGINAL, RELABEL])
+    assert line(board, "sa").recoverable == "unknown"
+    assert all(x.rank is None for x in board.lines)
+    assert "sa forgot zero" in board.headline
+    assert "add --method retrain" in board.headline
+    assert "wins" not in board.headline
+
+
+def test_a_retrain_row_without_recovery_is_named_instead_of_asked_for():
+    board = one([result_row(), result_row("retrain", recovery="no data"), ORIGINAL, RELABEL])
+    assert "retrain has no recovery value" in board.headline
+    assert "add --method retrain" not in board.headline
+
+
+def test_failed_cells_are_counted_and_say_why():
+    board = one(
+        [result_row(), result_row(seed=1, error="disk full"), result_row("esd", error="no GPU"), *OTHERS]
+    )
+    assert "1 of 2 cells failed: disk full" in line(board, "sa").sentence
+    assert line(board, "esd").sentence == "Failed: no GPU"
+    assert line(board, "esd").verdict == "failed"
+    assert line(board, "esd").rank is None
+
+
+def test_a_board_of_failures_only_has_no_answer():
+    board = one([result_row(error="boom"), result_row("retrain", error="boom")])
+    assert board.headline.startswith("No answer: sa failed.")
+
+
+def test_the_headline_says_who_won_and_why():
+    text = one([result_row(recovery=(0.4, 0.3, 0.45)), result_row("esd", keep=-99.0), *OTHERS]).headline
+    assert text.startswith(
+        "sa wins: it forgot zero; 40.0 % comes back once its condition alone is refitted, no more than the 45.0 % "
+        "of a model that never saw it; the rest: -1.00 nats against the base."
+    )
+
+
+def test_nobody_wins_by_a_difference_within_the_interval():
+    rows = [result_row("a", keep=(-94.0, -96.0, -92.0)), result_row("b", keep=(-95.0, -97.0, -93.0))]
+    text = one([*rows, *OTHERS]).headline
+    assert text.startswith("a leads")
+    assert "b cannot be told from it" in text
+
+
+def test_the_headline_names_those_who_hid_the_concept_and_the_least_that_comes_back():
+    text = one([result_row(recovery=0.9), result_row("esd", recovery=0.7), *OTHERS]).headline
+    assert text.startswith("Nobody wins: sa, esd hid zero without erasing it — at least 70.0 % of the images")
+
+
+def test_no_method_forgetting_is_said_with_the_best_rate_and_chance():
+    text = one([result_row(forget=0.5), result_row("esd", forget=0.34), *OTHERS]).headline
+    assert "34.0 % of the images of esd, the best, are still judged so; chance is 10.0 %" in text
+
+
+def test_controls_alone_ask_for_a_method():
+    assert one(OTHERS).headline.startswith("Only controls and references so far: add a method.")
+
+
+def test_the_terminal_shows_names_with_brackets_and_reasons(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    row = result_row("[bold]sa", keep="no model here", seed=1)
+    row["measurements"].append(
+        measurement("fid[judge-mnist]", 7.0, 1.0, {"title": "FID", "unit": None, "better": "lower"})
+    )
+    print_boards([row, result_row("[bold]sa", error="boom"), *OTHERS])
+    print_measurements(row)
+    out = capsys.readouterr().out
+    rows = [text for text in out.splitlines() if "│" in text]
+    assert any(
+        text.startswith("– │ [bold]sa") and "n/a: no model here" in text and "1, 1 failed" in text
+        for text in rows
+    )
+    assert any(text.startswith("fid[judge-mnist]") for text in rows)
+    assert "[control]" in out
+
+
+def test_a_collapsed_model_is_not_ranked_and_says_so():
+    board = one([result_row(flags=["collapsed: recall 0.00"]), *OTHERS])
+    assert line(board, "sa").rank is None
+    assert line(board, "sa").verdict == "collapsed"
+    assert "collapsed: recall 0.00" in line(board, "sa").sentence
+    assert "wins" not in board.headline
