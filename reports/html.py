@@ -13,9 +13,10 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from sa_bench import __version__
-from sa_bench.board import Board, Endpoint, Line, boards
+from sa_bench.board import Board, Endpoint, Line
 from sa_bench.cards import judge_card
 from sa_bench.errors import SaBenchError
+from sa_bench.ranking import boards
 from sa_bench.wording import percent, shown
 
 COLUMNS = 10  # images in a row of a grid

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sa_bench import __version__
-from sa_bench.board import Board, Endpoint, Line, boards, percent
+from sa_bench.board import Board, Endpoint, Line
+from sa_bench.ranking import boards
+from sa_bench.wording import percent, shown
 
 
 def render(results: Sequence[Mapping[str, Any]]) -> str:
@@ -36,13 +38,6 @@ def escape(text: object) -> str:
     return " ".join(out.split())
 
 
-def number(value: float | None, unit: str | None) -> str:
-    """A value for people; n/a where there is none."""
-    if value is None:
-        return "n/a"
-    return percent(value) if unit in ("rate", "probability") else f"{value:.4g}"
-
-
 def _mark(line: Line) -> str:
     return {"control": " (control)", "reference": " (reference)"}.get(line.standing, "")
 
@@ -54,9 +49,9 @@ def _rows(board: Board) -> dict[str, Mapping[str, Any]]:
 def _cell(endpoint: Endpoint | None, unit: str | None) -> str:
     if endpoint is None or endpoint.value is None:
         return "n/a" + (f": {escape(endpoint.reason)}" if endpoint is not None and endpoint.reason else "")
-    text = number(endpoint.value, unit)
+    text = shown(endpoint.value, unit)
     if endpoint.low is not None and endpoint.high is not None:
-        low, high = (number(v, unit).removesuffix(" %") for v in (endpoint.low, endpoint.high))
+        low, high = (shown(v, unit).removesuffix(" %") for v in (endpoint.low, endpoint.high))
         text += f" ({low} – {high})"
     return text
 
@@ -102,7 +97,7 @@ def _others(board: Board) -> list[str]:
         unit = facts[name]["unit"]
         found = [line.endpoints.get(name) for line in board.lines]
         base = next((e.base for e in found if e is not None and e.base is not None), None)
-        row = [escape(name), facts[name]["better"] or "–", number(base, unit)]
+        row = [escape(name), facts[name]["better"] or "–", shown(base, unit)]
         rows.append(row + [_cell(e, unit) for e in found])
     return [*_table(head, rows), ""] if rows else []
 

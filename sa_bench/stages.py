@@ -38,17 +38,23 @@ class Chain:
         self.store, self.cell, self.progress, self.device = store, cell, progress, device
         self.task = cell.task
         self.cost: dict[str, dict[str, Any]] = {}
+        self._spent = (0.0, 0.0)  # wall and CPU seconds of the stages made so far
 
     def make(
         self, stage: str, label: str, inputs: Mapping[str, Any], build: Callable[[Path], Mapping | None]
     ) -> Artifact:
-        """`Store.make` with its cost (wall and CPU seconds, peak MiB of this process) kept under `label`."""
+        """`Store.make` with its cost (wall and CPU seconds, peak MiB of this process) kept under `label`.
+
+        What a stage asks for on its way (F, say) is that stage's cost, not its own.
+        """
 
         def timed(folder: Path) -> dict[str, Any]:
-            started, cpu = time.monotonic(), time.process_time()
+            before, started, cpu = self._spent, time.monotonic(), time.process_time()
             facts = dict(build(folder) or {})
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            wall, used = time.monotonic() - started, time.process_time() - cpu
+            wall = time.monotonic() - started - (self._spent[0] - before[0])
+            used = time.process_time() - cpu - (self._spent[1] - before[1])
+            self._spent = (self._spent[0] + wall, self._spent[1] + used)
             cost = {"wall_s": round(wall, 3), "cpu_s": round(used, 3), "peak_mib": round(peak)}
             return facts | {"cost": cost | {"device": self.device}}
 

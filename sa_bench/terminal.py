@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from rich.console import Console
@@ -10,8 +10,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from sa_bench.board import Board, Endpoint, Line, boards
-from sa_bench.cells import Cell
+from sa_bench.board import Board, Endpoint, Line
+from sa_bench.cells import Cell, titled
+from sa_bench.ranking import boards
 from sa_bench.wording import shown
 
 
@@ -29,6 +30,11 @@ class Live:
         self.bars: dict[str, Any] = {}
         self.stages: dict[str, str] = {}
         self.total = self.done = 0
+        self.titles: dict[str, str] = {}  # by cell id
+
+    def _say(self, text: str) -> None:
+        # A log file gets one line a message, however long; a terminal wraps at words.
+        self.console.print(text, markup=False, highlight=False, soft_wrap=not self.console.is_terminal)
 
     def __enter__(self) -> Self:
         """Start."""
@@ -41,14 +47,14 @@ class Live:
 
     def announce(self, cells: Sequence[Cell]) -> None:
         """Say what is about to run."""
-        self.total = len(cells)
-        self.console.print(
-            f"{len(cells)} cell(s): " + ", ".join(_title(cell) for cell in cells), highlight=False
-        )
+        self.total, self.titles = len(cells), titled(cells)
+        names = ", ".join(dict.fromkeys(f"{cell.task.name} × {cell.method}" for cell in cells))
+        seeds = f"bases {_numbers(c.base_seed for c in cells)}, seeds {_numbers(c.seed for c in cells)}"
+        self._say(f"{len(cells)} cell(s): {names}; {seeds}")
 
     def update(self, cell: str, stage: str, done: int, total: int) -> None:
         """Show a stage's progress."""
-        text = f"{cell.rpartition('-')[0] or cell}: {stage}"
+        text = f"{self.titles.get(cell.rpartition('-')[2], cell)}: {stage}"
         if cell not in self.bars or self.stages[cell] != stage:
             if cell in self.bars:
                 self.progress.remove_task(self.bars[cell])
@@ -70,12 +76,12 @@ class Live:
             if result["status"] == "done"
             else f"FAILED: {result['error']}"
         )
-        label = f"{result['task']} × {result['method']} (base {result['base_seed']}, seed {result['seed']})"
-        self.console.print(f"[{self.done}/{self.total}] {label}: {state}", markup=False, highlight=False)
+        label = self.titles.get(result["cell"], result["method"])
+        self._say(f"[{self.done}/{self.total}] {label}: {state}")
 
 
-def _title(cell: Cell) -> str:
-    return f"{cell.task.name} × {cell.method}"
+def _numbers(values: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(set(values))))
 
 
 def _cell(endpoint: Endpoint | None) -> str:
@@ -90,7 +96,8 @@ def _cell(endpoint: Endpoint | None) -> str:
 
 def print_boards(results: Sequence[Mapping[str, Any]]) -> None:
     """For each board: the answer in a sentence, a sentence a method, then the three endpoints."""
-    console = Console(soft_wrap=False)
+    console = Console()
+    console.soft_wrap = not console.is_terminal  # whole sentences in a log
     for board in boards(results):
         console.print(f"\n{board.title} · scale {board.scale}", style="bold", markup=False, highlight=False)
         console.print(board.headline, markup=False, highlight=False)
@@ -120,8 +127,9 @@ def _table(board: Board) -> Table:
     table = _empty("#", "method", "forgotten?", "recoverable?", "kept", "runs")
     for line in board.lines:
         forget, recovery, keep = (line.endpoints.get(name) for name in board.primary)
-        yes = {True: "yes", False: "no", None: "?"}[line.forgotten]
-        undone = line.recoverable if line.standing != "reference" else "floor"
+        reference = line.standing == "reference"
+        yes = "–" if reference else {True: "yes", False: "no", None: "?"}[line.forgotten]
+        undone = "floor" if reference else line.recoverable
         runs = f"{len(line.cells)}" + (f", {len(line.failed)} failed" if line.failed else "")
         unit = keep.unit if keep is not None and keep.unit not in (None, "rate", "probability") else ""
         _add(

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from sa_bench.board import Board, Endpoint, Line
+from sa_bench.board import Board, Endpoint, Line
 
 
 def percent(value: float | None) -> str:

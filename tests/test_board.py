@@ -3,83 +3,14 @@
 import copy
 import json
 import math
-from dataclasses import asdict
 
 import pytest
+from result_rows import ORIGINAL, OTHERS, RELABEL, RETRAIN, line, measurement, one, result_row
 
 from sa_bench import registry
-from sa_bench.board import boards
-from sa_bench.results import measurement_row
+from sa_bench.ranking import boards
 
 CHANCE = 0.1  # mnist_0 has ten classes
-STANDINGS = {"original": "control", "relabel": "control", "retrain": "reference"}
-DECLARED = {
-    "forget_top1": {"title": "Images of c_f still judged c_f", "unit": "rate", "better": "lower"},
-    "recovery": {"title": "Images of c_f after refitting", "unit": "rate", "better": "lower"},
-    "retain_log_likelihood": {"title": "Log-likelihood of the rest", "unit": "nats", "better": "higher"},
-}
-CURVE = [
-    {"images": 100, "steps": s, "value": v, "low": v - 0.05, "high": v + 0.05}
-    for s, v in ((0, 0.1), (100, 0.6))
-]
-
-
-def measurement(name, value, base=None, declared=None, **measured):
-    """One row: a number (interval ± .02 around it), (value, low, high), or the reason why there is none."""
-    value, low, high = value if isinstance(value, tuple) else (value, None, None)
-    found = {
-        "value": None,
-        "reason": value,
-        "interval": None,
-        "n": 0,
-        "n_unit": "image",
-        "judges": [],
-        "extra": {},
-    }
-    if not isinstance(value, str):
-        low, high = (value - 0.02, value + 0.02) if low is None else (low, high)
-        found |= {"value": value, "low": low, "high": high, "reason": None, "interval": "wilson", "n": 200}
-    declared = {"source": "made up", **(declared or DECLARED[name])}
-    prints = {"metric": name, "version": 1}
-    return measurement_row(name, "primary", declared, found | measured, {"value": base}, prints)
-
-
-def result_row(method="sa", forget=0.01, recovery=0.3, keep=-94.0, error=None, **changes):
-    """A schema-1 result; `error` makes it a failed one. The defaults forgot and do not come back."""
-    task = json.loads(json.dumps(asdict(registry.task("mnist_0"))))
-    row = {
-        "schema": 1, "task": "mnist_0", "task_title": task["title"], "method": method, "fields": {}, "seed": 0,
-        "base_seed": 0, "scale": "quick", "overrides": {}, "control": STANDINGS.get(method) == "control",
-        "standing": STANDINGS.get(method, "method"), "cell": "12345678", "status": "done", "error": None,
-        "concept": "zero", "task_values": task, "summary": f"`{method}`", "flags": [],
-        "cost": {"forget": {"wall_s": 3.0, "cpu_s": 2.0, "peak_mib": 800, "device": "cpu", "cached": False}},
-        "artifacts": {"model": "m" * 64, "base": "b" * 64, "samples": {}},
-        "provenance": {"command": f"python -m sa_bench run --method {method}", "versions": {"torch": "9.9"},
-                       "hardware": {"cpu": "a CPU"}, "assets": {}, "started": "now", "finished": "now"},
-        "measurements": [
-            measurement("forget_top1", forget, 0.99),
-            measurement("recovery", recovery, 0.99, extra={"curve": CURVE}),
-            measurement("retain_log_likelihood", keep, -93.0),
-        ],
-    }  # fmt: skip
-    if error is not None:
-        row |= {"status": "failed", "error": error, "measurements": [], "artifacts": {}, "cost": {}}
-    return row | changes
-
-
-RETRAIN = result_row("retrain", forget=0.09, recovery=(0.45, 0.40, 0.50), keep=-104.0)
-ORIGINAL = result_row("original", forget=0.99, recovery=0.98, keep=-93.0)
-RELABEL = result_row("relabel", forget=(0.0, 0.0, 0.02), recovery=0.8, keep=-93.0)
-OTHERS = [RETRAIN, ORIGINAL, RELABEL]
-
-
-def one(rows):
-    (board,) = boards(rows)
-    return board
-
-
-def line(board, label):
-    return next(x for x in board.lines if x.label == label)
 
 
 def test_hand_made_rows_have_the_shape_of_real_ones():
@@ -298,3 +229,12 @@ def test_a_retention_metric_that_is_better_when_lower_ranks_that_way():
     found = one(rows)
     assert {x.label: x.rank for x in found.lines if x.rank} == {"near": 1, "far": 2}
     assert "the rest: +1 against the base" in found.headline
+
+
+def test_a_model_that_does_not_depend_on_the_seed_counts_once():
+    rows = [result_row("original", 0.99, 0.98, seed=i) for i in range(3)]
+    for row in rows:
+        row["artifacts"]["model"] = "the same"
+    board = one([result_row(), *rows, result_row("original", 0.98, 0.97, base_seed=1)])
+    assert len(line(board, "original").cells) == 2
+    assert line(board, "original").endpoints["forget_top1"].points == (0.99, 0.98)

@@ -1,17 +1,13 @@
 """The plots of the HTML report: labels apart, round ticks, curves over seeds."""
 
 import re
-import runpy
-from pathlib import Path
 
 import pytest
+from result_rows import OTHERS, result_row
 from sa_bench.reports.html import GAP, apart, curves, nice_ticks, render, short, span
 
-from sa_bench.board import Endpoint, boards
-
-# Tests are no package, so the rows that test_board.py makes are fetched by running it.
-ROWS = runpy.run_path(str(Path(__file__).with_name("test_board.py")))
-result_row, OTHERS = ROWS["result_row"], ROWS["OTHERS"]
+from sa_bench.board import Endpoint
+from sa_bench.ranking import boards
 
 
 def test_few_runs_are_shown_as_points_and_many_as_lowest_to_highest():

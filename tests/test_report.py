@@ -1,24 +1,21 @@
 """The HTML report, from hand-made result rows: what is said, escaped, kept out, and how wide it is."""
 
 import html
+import importlib
 import math
 import re
-import runpy
 import shutil
 import subprocess
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
+from result_rows import OTHERS, measurement, result_row
 from sa_bench.reports.html import render
 from safetensors.numpy import save_file
 
 from sa_bench.cards import judge_card
 
-# Tests are no package, so the rows that test_board.py makes are fetched by running it.
-ROWS = runpy.run_path(str(Path(__file__).with_name("test_board.py")))
-result_row, measurement, OTHERS = ROWS["result_row"], ROWS["measurement"], ROWS["OTHERS"]
 HOSTILE = [
     "<b>&x</b>", "celeb_brad_pitt", "50%", "\"double\" 'single'", "{{ 7 * 7 }}", "{% raw %}", "</script>",
 ]  # fmt: skip
@@ -294,3 +291,33 @@ def test_a_phone_needs_no_sideways_scrolling(page, tmp_path):
     (widths,) = re.findall(r'data-w="(\d+),(\d+)"', done.stdout)
     assert int(widths[1]) > 500  # the ruler works
     assert int(widths[0]) <= 390
+
+
+def test_markdown_carries_the_same_boards_and_escapes_what_strangers_wrote():
+    markdown = importlib.import_module("sa_bench.reports.markdown")
+    rows = [result_row(), result_row("esd", error="<b>no_GPU</b> | 50%"), *OTHERS]
+    for row in rows:
+        row["concept"] = "celeb_brad_pitt <i>"
+    text = markdown.render(rows)
+    assert "celeb\\_brad\\_pitt &lt;i&gt;" in text
+    assert "<b>" not in text
+    assert "&lt;b&gt;no\\_GPU&lt;/b&gt; \\| 50%" in text
+    assert "| retrain (reference) |" in text
+    assert "python -m sa_bench run --method sa" in text
+    for line in text.splitlines():
+        if line.startswith("|"):
+            assert line.count("|") - line.count("\\|") == text_columns(text, line)
+
+
+def text_columns(text, row):
+    """The number of bars in the heading of the table that holds `row`."""
+    lines = text.splitlines()
+    at = lines.index(row)
+    while at and lines[at - 1].startswith("|"):
+        at -= 1
+    return lines[at].count("|")
+
+
+def test_markdown_says_n_a_with_the_reason():
+    markdown = importlib.import_module("sa_bench.reports.markdown")
+    assert "n/a: no model" in markdown.render([result_row(recovery="no model"), *OTHERS])

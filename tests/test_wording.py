@@ -1,14 +1,8 @@
 """The words of a board: headline, sentences, verdicts, and what the terminal shows."""
 
-import runpy
-from pathlib import Path
+from result_rows import ORIGINAL, OTHERS, RELABEL, RETRAIN, line, measurement, one, result_row
 
 from sa_bench.terminal import print_boards, print_measurements
-
-# Tests are no package, so the rows that test_board.py makes are fetched by running it.
-ROWS = runpy.run_path(str(Path(__file__).with_name("test_board.py")))
-result_row, measurement, one, line = (ROWS[name] for name in ("result_row", "measurement", "one", "line"))
-RETRAIN, ORIGINAL, RELABEL = OTHERS = ROWS["OTHERS"]
 
 
 def test_a_board_without_controls_says_how_to_add_them():

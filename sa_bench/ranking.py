@@ -1,0 +1,179 @@
+"""From result rows to a board: who forgot, who can be undone, at what cost. No torch, no pandas.
+
+Gate: c_f is forgotten if the upper bound of its top-1 rate is at most chance (one over the number of
+classes). Recoverable is decided against the `retrain` rows of the same board: a method whose lower bound
+lies above retrain's upper bound only hid the concept. A method is ranked, by retention, if it passes the
+gate, is not recoverable and all three endpoints have a value. Controls and references are never ranked.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from statistics import fmean
+from typing import Any
+
+from sa_bench.board import Board, Endpoint, Line, Row, Rows
+from sa_bench.wording import headline, sentence, verdict
+
+
+def boards(results: Rows) -> list[Board]:
+    """The results sorted into boards; another task, scale, override or fingerprint is another board."""
+    groups: dict[str, list[tuple[list[Row], dict[str, Any]]]] = {}
+    for row in results:
+        sheets = groups.setdefault(_text([row["task"], row["scale"], row["task_values"]]), [])
+        mine = {m["name"]: m["fingerprint"] for m in row["measurements"]}
+        for rows, prints in sheets:
+            if all(prints.get(name, mine[name]) == mine[name] for name in mine):
+                rows.append(row)
+                prints |= mine
+                break
+        else:
+            sheets.append(([row], mine))
+    found = []
+    for sheets in groups.values():
+        first = sheets[0][1]
+        for rows, prints in sheets:
+            changed = [name for name in prints if first.get(name, prints[name]) != prints[name]]
+            found.append(_board(rows, f" · another fingerprint: {', '.join(changed)}" if changed else ""))
+    return found
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _board(rows: list[Row], remark: str) -> Board:
+    # The same cell may lie in several run folders; counted twice it would look like a second run.
+    unique: dict[str, Row] = {}
+    for row in rows:
+        key = _text([row["method"], row["fields"], row["base_seed"], row["seed"]])
+        if key not in unique or row["status"] == "done":
+            unique[key] = row
+    lines: dict[str, Line] = {}
+    for row in unique.values():
+        key = _text([row["method"], row["fields"]])
+        line = lines.setdefault(key, Line(row["method"], row["method"], row["standing"], [], []))
+        known = [cell["artifacts"]["model"] for cell in line.cells]
+        if row["status"] != "done":
+            line.failed.append(row)
+        elif row["artifacts"].get("model") not in known or row["artifacts"].get("model") is None:
+            line.cells.append(row)
+    first = rows[0]
+    title = first["task_title"]
+    if first["overrides"]:
+        title += " (" + ", ".join(f"{k}={v}" for k, v in first["overrides"].items()) + ")"
+    names = {m["name"]: None for row in rows for m in row["measurements"]}
+    # A feature-space metric is named with its extractor: `kid` is measured as `kid[judge-mnist]`.
+    primary = tuple(
+        next((n for n in names if n.partition("[")[0] == p), p) for p in first["task_values"]["primary"]
+    )
+    classes = len(first["task_values"]["classes"])
+    board = Board(
+        first["task"], title + remark, first["scale"], first["concept"], classes, primary,
+        list(lines.values()),
+    )  # fmt: skip
+    _label(board.lines)
+    for line in board.lines:
+        measured = dict.fromkeys(m["name"] for cell in line.cells for m in cell["measurements"])
+        line.endpoints = {name: _endpoint(line.cells, name) for name in measured}
+        flags = (flag for cell in line.cells for flag in cell["flags"])
+        line.collapsed = next((flag for flag in flags if flag.startswith("collapsed")), None)
+    floor = _floor(board)
+    for line in board.lines:
+        _judge(board, line, floor)
+    _rank(board)
+    for line in board.lines:
+        line.verdict, line.sentence = verdict(board, line), sentence(board, line, floor)
+    board.headline = headline(board, floor)
+    return board
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in fields.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def _label(lines: list[Line]) -> None:
+    """Name siblings of one method by the fields in which they differ."""
+    fields = {id(line): _flat((line.cells or line.failed)[0]["fields"]) for line in lines}
+    for line in lines:
+        mine = fields[id(line)]
+        siblings = [fields[id(other)] for other in lines if other.method == line.method]
+        differing = [k for k in mine if len({_text(f.get(k)) for f in siblings}) > 1]
+        line.label = " ".join([line.method, *(f"{k}={str(mine[k]).removesuffix('.0')}" for k in differing)])
+
+
+def _endpoint(cells: Rows, name: str) -> Endpoint:
+    found = [m for cell in cells for m in cell["measurements"] if m["name"] == name]
+    kept = [m for m in found if m["value"] is not None and math.isfinite(m["value"])]
+    reason = next((m["reason"] or "the value is not finite" for m in found if m not in kept), None)
+    if not kept:
+        return Endpoint(None, None, None, None, (), reason, missing=len(cells), unit=found[0]["unit"])
+    first, points = kept[0], tuple(float(m["value"]) for m in kept)
+    bases = [m["base"] for m in kept if m["base"] is not None]
+    single = len(points) == 1
+    return Endpoint(
+        fmean(points),
+        first["low"] if single else min(points),
+        first["high"] if single else max(points),
+        fmean(bases) if bases else None,
+        points,
+        reason,
+        (
+            min(m["value"] if m["low"] is None else m["low"] for m in kept),
+            max(m["value"] if m["high"] is None else m["high"] for m in kept),
+        ),
+        len(cells) - len(kept),
+        first["unit"],
+        first["better"],
+        min((m["n"] for m in kept if m["n"]), default=None),
+        first["n_unit"] or "image",
+    )
+
+
+def _floor(board: Board) -> Endpoint | None:
+    """Recovery of the reference, where nothing was ever learnt; of several, the one that is easiest to undo."""
+    found = [line.known(board.primary[1]) for line in board.lines if line.standing == "reference"]
+    return max((e for e in found if e is not None), key=lambda e: e.bounds[1], default=None)
+
+
+def _judge(board: Board, line: Line, floor: Endpoint | None) -> None:
+    forget, recovery = line.known(board.primary[0]), line.known(board.primary[1])
+    if forget is not None:
+        line.forgotten = forget.bounds[1] <= 1 / board.classes
+    if recovery is not None and recovery.value is not None and floor is not None:
+        if recovery.bounds[0] > floor.bounds[1]:
+            line.recoverable = "yes"
+        else:
+            line.recoverable = "no" if recovery.value <= floor.bounds[1] else "unclear"
+    if line.standing == "control":
+        if line.forgotten is False:
+            board.exposed[line.label] = "forgetting"
+        elif line.recoverable == "yes":
+            board.exposed[line.label] = "recovery"
+
+
+def _rank(board: Board) -> None:
+    """Rank methods that forgot and cannot be shown to be undone; by retention within each degree of doubt."""
+    keep = board.primary[2]
+
+    def order(line: Line) -> tuple[bool, float]:
+        found = line.endpoints[keep]
+        sign = 1 if found.better == "lower" else -1
+        return line.recoverable != "no", sign * (found.value or 0.0)
+
+    able = [
+        line for line in board.lines
+        if line.standing == "method" and line.forgotten and line.recoverable in ("no", "unclear")
+        and line.known(keep) and not line.collapsed
+    ]  # fmt: skip
+    for place, line in enumerate(sorted(able, key=order), 1):
+        line.rank = place
+    standing = {"method": 0, "reference": 1, "control": 2}
+    board.lines.sort(
+        key=lambda x: (standing.get(x.standing, 0), x.rank or math.inf, not x.forgotten, not x.cells)
+    )
