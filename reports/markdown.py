@@ -11,7 +11,7 @@ from sa_bench.wording import percent, shown
 
 def render(results: Sequence[Mapping[str, Any]]) -> str:
     """One section a board: the answer, the endpoints, all other metrics, recovery by dose, how to repeat."""
-    return "\n".join(_section(board) for board in boards(results)).rstrip() + "\n"
+    return "# Results\n\n" + "\n".join(map(_section, boards(results))).rstrip() + "\n"
 
 
 def _section(board: Board) -> str:

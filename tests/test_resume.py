@@ -34,10 +34,16 @@ def start(store_env, tmp_path, tiny):
             "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1",
         }
+
+        def before() -> None:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a test run in the background has it ignored
+            if preexec is not None:
+                preexec()
+
         command = [sys.executable, "-m", "sa_bench", "run", "--task", "mnist_0", "--method", method]
         return subprocess.Popen(
             [*command, *settings, "--out", str(tmp_path / out), *more], cwd=tmp_path, env=env, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=preexec, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=before, start_new_session=True,
         )  # fmt: skip
 
     return call
