@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from sa_bench.contracts import FisherOptions, Generator, Run, Task
+from sa_bench.sources import losses
 from sa_bench.training import Count, Pull, Rate, Recipe, Weight
 
 
@@ -53,10 +54,7 @@ class SA:
 
         # 3. Minimise L; the pull's gradient 2λF(θ − θ*) is added in closed form.
         def objective() -> Tensor:
-            x_f, c_f = q.batch(self.batch, run.rng)
-            x_r, c_r = replay.batch(self.batch, run.rng)
-            forget = model.loss(x_f, c_f, model.draw(self.batch, run.rng))
-            remember = model.loss(x_r, c_r, model.draw(self.batch, run.rng))
+            forget, remember = losses(model, (q, replay), self.batch, run.rng)
             if self.reduction == "mean":
                 return forget.mean() + self.gamma * remember.mean()
             return forget.sum() + self.gamma * remember.sum()

@@ -18,7 +18,7 @@ def retain_accuracy(view: View) -> Measured:
     """Share of retained images whose class the majority of the panel names; by class, and the worst."""
     images = view.samples["retain"]
     score, votes = majority(view.judges, images.images, images.labels)
-    by_class = {int(c): float(score[images.labels == c].mean()) for c in view.task.retain}
+    by_class = {int(c): float(score[images.labels == c].mean()) for c in view.task.scored}
     worst = min(by_class, key=lambda c: by_class[c])
     n = int((images.labels == worst).sum())
     low, high = wilson(by_class[worst] * n, n, comparisons=len(by_class))

@@ -21,7 +21,7 @@ def retain_log_likelihood(view: View) -> Measured:
     task = view.task
     real = per_class(view.real("retain_test"), task.likelihood_images)
     score = importance_weighted(view, real, 50, "retain")
-    extra: dict[str, Any] = {"by_class": {int(c): float(score[real.labels == c].mean()) for c in task.retain}}
+    extra: dict[str, Any] = {"by_class": {int(c): float(score[real.labels == c].mean()) for c in task.scored}}
     if task.likelihood_deep:
         rows = first_rows(real, task.likelihood_deep)
         deep = importance_weighted(view, real.take(rows), 5000, "retain deep")

@@ -23,7 +23,7 @@ def surrogate_fidelity(view: View) -> Measured:
         score, votes = majority(view.judges, images.images, int(task.surrogate[6:]))
         judges = [{"judge": n, "value": float(v.mean())} for n, v in votes.items()]
         return rate(score, {"seed": images.seeds}, judges=judges)
-    real = [view.real("forget_test"), *(view.real("retain_test").of(c) for c in task.retain)]
+    real = [view.real("forget_test"), *(view.real("retain_test").of(c) for c in task.scored)]
     centres = [_flat(s.images).mean(0) for s in (view.surrogate(500), *real)]
     distance = np.stack([((_flat(images.images) - m) ** 2).sum(1) for m in centres])
     return rate((distance.argmin(0) == 0).astype(float), {"seed": images.seeds})

@@ -162,6 +162,16 @@ def checked(task: Task, relabel_given: bool = False) -> Task:
         low = 0 if name == "recovery_budgets" else 1
         if not getattr(task, name) or min(getattr(task, name)) < low:
             raise SaBenchError(f"task.{name} needs one or more whole numbers ≥ {low}, e.g. 30,100.")
+    if task.replay_every < 1 or not task.scored:
+        raise SaBenchError(
+            f"task.replay_every={task.replay_every} with task.score={task.score} leaves no class to score; "
+            "use replay_every=2 or more for score=uncovered, 1 or more for score=retain."
+        )
+    if task.replay_images and task.replay_images < len(task.covered):
+        raise SaBenchError(
+            f"task.replay_images={task.replay_images}: at least one for each of the {len(task.covered)} classes "
+            "that replay covers, or 0 for fresh samples."
+        )
     for name in (*task.judges, task.designated, task.reject_judge):
         require_bar(judge_card(name))
     if task.designated not in task.judges:
@@ -198,9 +208,27 @@ def resolve_fields(method: str, task: Task, scale: str, settings: Mapping[str, s
     }
     for key, value in cls.presets.get((task.family, scale), {}).items():
         values[key] = {**dict(values[key]), **value} if isinstance(value, Mapping) else value
+    for key, value in task.presets.items():
+        if key in values:
+            values[key] = {**dict(values[key]), **value} if isinstance(value, Mapping) else value
     for path, value in settings.items():
         assign(cls, values, path, value, f"method {method}")
     return asdict(validated(cls, values, f"method {method}"))
+
+
+def with_files(method: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The fields, those that name files made absolute.
+
+    Raises:
+        SaBenchError: a file is not given or not there.
+    """
+    for name in getattr(registry.method_class(method), "files", ()):
+        if not values[name]:
+            raise SaBenchError(f"{method} needs a file: --set {method}.{name}=FILE.")
+        if not Path(values[name]).exists():
+            raise SaBenchError(f"method {method}: {name}={values[name]!r} does not exist.")
+        values[name] = str(Path(values[name]).resolve())
+    return values
 
 
 def resolve(
@@ -232,7 +260,7 @@ def resolve(
         for combination in itertools.product(*choices):
             for_task, for_method = _route([*settings, *combination], method, methods)
             task = resolve_task(task_name, scale, for_task)
-            resolved = resolve_fields(method, task, scale, for_method)
+            resolved = with_files(method, resolve_fields(method, task, scale, for_method))
             for base_seed, seed in itertools.product(base_seeds, seeds):
                 cell = Cell(task, method, resolved, seed, base_seed, scale, for_task)
                 cells.setdefault(cell.id, cell)

@@ -145,8 +145,8 @@ class Generator(Protocol):
         """Write the model into `folder` as safetensors (text-to-image: diffusers' layout)."""
         ...
 
-    def load(self, folder: Path) -> Self:
-        """Read what `save` wrote into this model; every tensor must match."""
+    def load(self, path: Path) -> Self:
+        """Read what `save` wrote, a folder, or one weight file; every tensor must match."""
         ...
 
 
@@ -211,13 +211,29 @@ class Task:
     likelihood_deep: int  # real images a class for log p̂ at K = 5,000; 0: skip
     recovery_budgets: tuple[int, ...]  # steps at which recovery is judged
     recovery_images: tuple[int, ...]  # how many real images of c_f the attacker has
-    feature_images: int  # real images a retained class for FID, KID, precision and recall; 0: all
+    feature_images: int  # real images a scored class for FID, KID, precision and recall; 0: all
+    replay_images: int = 0  # a fixed replay set of so many samples of θ*; 0: new ones each time
+    replay_every: int = 1  # replay covers every k-th retained class only
+    score: Literal["retain", "uncovered"] = "retain"  # the classes that retention is measured on
+    presets: Mapping[str, Any] = field(default_factory=dict)  # fields set in every method that has them
     scales: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def retain(self) -> tuple[int, ...]:
         """The indices of all retained classes."""
         return tuple(i for i in range(len(self.classes)) if i != self.concept)
+
+    @property
+    def covered(self) -> tuple[int, ...]:
+        """The retained classes that replay shows."""
+        return self.retain[:: self.replay_every]
+
+    @property
+    def scored(self) -> tuple[int, ...]:
+        """The retained classes that retention is measured on."""
+        if self.score == "retain":
+            return self.retain
+        return tuple(c for c in self.retain if c not in self.covered)
 
 
 class Run(Protocol):
@@ -251,9 +267,15 @@ class Run(Protocol):
         ...
 
     def train(
-        self, model: Generator, loss: Any, recipe: Recipe, scope: str = "full", pull: Pull | None = None
+        self,
+        model: Generator,
+        loss: Any,
+        recipe: Recipe,
+        scope: str = "full",
+        pull: Pull | None = None,
+        stop: Any = None,
     ) -> None:
-        """Minimise `loss()` over the parameters of `scope`; resumable, NaN-guarded."""
+        """Minimise `loss()` over the parameters of `scope`, until `stop()` if given; resumable, NaN-guarded."""
         ...
 
 
@@ -266,6 +288,7 @@ class Method(Protocol):
     needs: ClassVar[tuple[str, ...]]  # () or ("data",)
     source: ClassVar[str]
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]]  # (family, scale) -> fields
+    # Optional: `files: ClassVar[tuple[str, ...]]`, fields that name a file; keyed by its content.
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
         """The model after forgetting; `model` is a copy of θ* that may be changed."""

@@ -54,5 +54,5 @@ def real(task: Task, name: str) -> SampleSet:
     if name == "forget_test":
         return data.test.of(task.concept)
     if name == "retain_test":
-        return data.test.take(data.test.labels != task.concept)
+        return data.test.take(np.isin(data.test.labels, task.scored))
     raise unknown("real set", name, ["forget_train", "forget_test", "retain_test"])

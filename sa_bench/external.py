@@ -170,7 +170,7 @@ def _set(array: np.ndarray, labels: np.ndarray) -> SampleSet:
 
 
 def _require_all(retain: SampleSet, task: Task, where: Path) -> None:
-    missing = sorted(set(task.retain) - set(retain.labels.tolist()))
+    missing = sorted(set(task.scored) - set(retain.labels.tolist()))
     if missing:
         names = ", ".join(task.classes[c] for c in missing)
         raise SaBenchError(f"{where}: no images of the retained classes {names}; every one is scored.")
@@ -183,7 +183,7 @@ def _remarks(found: dict[str, SampleSet], task: Task) -> list[str]:
         flat = part.images.reshape(len(part), -1)
         if blank := int((flat.min(1) == flat.max(1)).sum()):
             notes.append(f"{name}: {blank} of {len(flat)} images are blank (one value everywhere)")
-    behind_base = len(task.retain) * task.n_retain
+    behind_base = len(task.scored) * task.n_retain
     if "retain" in found and len(found["retain"]) != behind_base:
         n = len(found["retain"])
         notes.append(

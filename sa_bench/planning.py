@@ -55,7 +55,7 @@ def plan_text(
     if unknown == len(cells) and not total:
         estimate = "unknown: nothing like it has run on this machine yet (try --scale quick first)"
     parameters = sum(p.numel() for p in bases.FAMILIES[cells[0].task.family]().net.parameters())
-    images = max(c.task.n_forget + c.task.n_retain * len(c.task.retain) for c in cells)
+    images = max(c.task.n_forget + c.task.n_retain * len(c.task.scored) for c in cells)
     disk = len(cells) * (2 * 4 * parameters + 4 * images * 1000) / 2**20
     free = shutil.disk_usage(_existing(store.root)).free / 2**30
     lines += [
@@ -141,7 +141,7 @@ def _scoring(chain: Chain, history: History, state: Any) -> Iterator[Stage]:
 def _unknown_model(chain: Chain, history: History) -> Iterator[Stage]:
     """Sampling and scoring of a model that does not exist yet."""
     task = chain.task
-    images = task.n_forget + task.n_retain * len(task.retain)
+    images = task.n_forget + task.n_retain * len(task.scored)
     yield Stage(f"samples {images:,} images", "to do", _times(history, "sample image", images))
     yield Stage(f"{len(task.metrics)} metrics", "to do", _scores(chain, history, task.metrics))
 

@@ -34,11 +34,11 @@ def noise(seeds: Sequence[int], shape: tuple[int, ...]) -> Tensor:
 
 
 def requests(task: Task, name: str) -> list[Request]:
-    """The images of the task's set `name`: `forget` (c_f only) or `retain` (every other class)."""
+    """The images of the task's set `name`: `forget` (c_f only) or `retain` (every scored class)."""
     if name == "forget":
         conditions = [task.concept] * task.n_forget
     elif name == "retain":
-        conditions = [c for c in task.retain for _ in range(task.n_retain)]
+        conditions = [c for c in task.scored for _ in range(task.n_retain)]
     else:
         raise SaBenchError(f"Unknown sample set {name!r}. Available: forget, retain.")
     return [Request(c, image_seed(name, i)) for i, c in enumerate(conditions)]

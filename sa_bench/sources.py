@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sa_bench.contracts import Generator, Sampler
+from sa_bench.contracts import Generator, Sampler, Source
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Images:
 
 @dataclass
 class FreshReplay:
-    """Samples of the frozen θ*, new ones each time, conditions uniform over the retained classes.
+    """Samples of the frozen θ*, new ones each time, conditions uniform over `retain`.
 
     Source: official vae/train_forget.py (decoder means of a frozen clone).
     """
@@ -47,6 +47,28 @@ class FreshReplay:
         picks = torch.randint(len(self.retain), (n,), generator=rng)
         c = self.theta_star.conditions(torch.tensor(self.retain)[picks])
         return self.theta_star.simulate(c, rng, self.sampler), c
+
+
+@dataclass
+class FixedReplay:
+    """Uniform batches, with replacement, from a set of samples of θ* that was drawn once."""
+
+    x: Tensor  # (N, ...) model space
+    c: Any  # their conditions
+
+    def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Any]:
+        """`n` samples and the conditions they were drawn from."""
+        rows = torch.randint(len(self.x), (n,), generator=rng)
+        return self.x[rows], self.c[rows]
+
+
+def losses(model: Generator, sources: Sequence[Source], n: int, rng: torch.Generator) -> list[Tensor]:
+    """The −ELBO of `n` new samples of each source, each (n,) nats.
+
+    First all batches are drawn, then all noise, so that methods which share sources share their randomness.
+    """
+    batches = [source.batch(n, rng) for source in sources]
+    return [model.loss(x, c, model.draw(n, rng)) for x, c in batches]
 
 
 @dataclass

@@ -22,12 +22,13 @@ from sa_bench.cells import Cell
 from sa_bench.contracts import Diffusion, FisherOptions, Generator
 from sa_bench.errors import SaBenchError
 from sa_bench.sampling import image_seed
-from sa_bench.sources import AnotherClass, FreshReplay, Images, UniformNoise
-from sa_bench.store import Artifact, Store, digest, file_digest, write_atomic
+from sa_bench.sources import AnotherClass, FixedReplay, FreshReplay, Images, UniformNoise
+from sa_bench.store import Artifact, Store, content, digest, file_digest, write_atomic
 from sa_bench.training import Progress, Pull, Recipe, bf16_is_fast, fit
 
 FORGET_VERSION = 1  # raised when the engine's part of forgetting changes what it computes
 SAMPLE_VERSION = 1
+REPLAY_VERSION = 1
 
 
 class Chain:
@@ -75,7 +76,7 @@ class Chain:
 
     def theta_star(self) -> Generator:
         """A copy of θ*."""
-        return bases.FAMILIES[self.task.family]().load_file(self.base.file).to(self.device)
+        return bases.FAMILIES[self.task.family]().load(self.base.file).to(self.device)
 
     def surrogate(self, model: Generator) -> Any:
         """The source q(x|c_f)."""
@@ -98,9 +99,30 @@ class Chain:
             return self.task.surrogate
         return digest([file_digest(p) for p in images.image_files(Path(argument))])
 
-    def replay(self, model: Generator) -> FreshReplay:
-        """The source of the base model's own samples."""
-        return FreshReplay(model.clone(), self.task.retain, self.task.sampler)
+    def replay(self) -> FreshReplay | FixedReplay:
+        """The source of the base model's own samples: fresh ones, or the task's fixed set of this seed."""
+        task, model = self.task, self.theta_star()
+        if task.replay_images == 0:
+            return FreshReplay(model, task.covered, task.sampler)
+
+        def build(folder: Path) -> None:
+            rng = torch.Generator().manual_seed(image_seed("replay", self.cell.seed))
+            c = model.conditions([task.covered[i % len(task.covered)] for i in range(task.replay_images)])
+            x = model.simulate(c, rng, task.sampler)
+            write_atomic(folder / "replay.safetensors", save({"x": x.cpu(), "c": c.cpu()}))
+
+        artifact = self.make("replay", "replay", {"base": self.base.content, **self.replay_inputs()}, build)
+        stored = load_file(artifact.path / "replay.safetensors", device=self.device)
+        return FixedReplay(stored["x"], stored["c"])
+
+    def replay_inputs(self) -> dict[str, Any]:
+        """What replay is besides the base; empty for fresh samples of all retained classes."""
+        task = self.task
+        facts: dict[str, Any] = {} if task.replay_every == 1 else {"covered": task.covered}
+        if task.replay_images:
+            facts |= {"n": task.replay_images, "covered": task.covered, "seed": self.cell.seed}
+            facts |= {"version": REPLAY_VERSION, "sampler": asdict(task.sampler)}
+        return facts
 
     def fisher(self, options: FisherOptions) -> dict[str, torch.Tensor]:
         """F at θ*, shared by every method and seed that asks with the same options."""
@@ -109,7 +131,7 @@ class Chain:
         def build(folder: Path) -> dict[str, Any]:
             model = self.theta_star()
             rng = torch.Generator().manual_seed(image_seed("fisher", 0))
-            batches = fisher.model_samples(model, task, options, self.replay(model), task.sampler, rng)
+            batches = fisher.model_samples(model, task, options, self.replay(), task.sampler, rng)
             F = fisher.diagonal(model, self._counted(batches, options.n, "fisher"))
             write_atomic(folder / "fisher.safetensors", save({k: v.cpu() for k, v in F.items()}))
             return {"trace": float(sum(float(v.double().sum()) for v in F.values()))}
@@ -122,7 +144,7 @@ class Chain:
         return {
             "version": fisher.VERSION, "base": self.base.content, "options": asdict(options),
             "concept": None if options.set == "all" else self.task.concept,
-            "sampler": asdict(self.task.sampler),
+            "sampler": asdict(self.task.sampler), **(self.replay_inputs() if options.set == "replay" else {}),
         }  # fmt: skip
 
     def _counted(self, batches: Any, n: int, stage: str) -> Any:
@@ -137,13 +159,16 @@ class Chain:
         cell, task = self.cell, self.task
         method, family = registry.method_class(cell.method), bases.FAMILIES[task.family]
         needs_data = "data" in method.needs
+        files = {name: content(Path(cell.fields[name])) for name in getattr(method, "files", ())}
         return {
-            "version": [FORGET_VERSION, method.version], "method": cell.method, "fields": dict(cell.fields),
+            "version": [FORGET_VERSION, method.version], "method": cell.method,
+            "fields": {**cell.fields, **files},
             "seed": cell.seed, "base": self.base.content, "concept": task.concept,
             "surrogate": self.surrogate_key, "relabel_to": task.relabel_to, "sampler": asdict(task.sampler),
             "fisher_version": fisher.VERSION, "bf16": bf16_is_fast(),
             "data": datasets.HASHES[task.dataset] if needs_data else None,
             "recipes": {k: asdict(v) for k, v in family.recipes.items()} if needs_data else None,
+            **({"replay": replay} if (replay := self.replay_inputs()) else {}),
         }  # fmt: skip
 
     @cached_property
@@ -202,9 +227,9 @@ class MethodRun:
         self.trainings = 0
         self.rng = torch.Generator().manual_seed(image_seed("forget", self.seed))
 
-    def replay(self) -> FreshReplay:
-        """Fresh samples of θ*."""
-        return self.chain.replay(self.chain.theta_star())
+    def replay(self) -> FreshReplay | FixedReplay:
+        """Samples of θ* for the retained conditions that the task lets replay cover."""
+        return self.chain.replay()
 
     def surrogate(self) -> Any:
         """q(x|c_f)."""
@@ -236,11 +261,12 @@ class MethodRun:
         recipe: Recipe,
         scope: str = "full",
         pull: Pull | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> None:
         """The engine's training loop over `scope`; the k-th call has the k-th checkpoint."""
         self.trainings += 1
         fit(
-            model.parameters(scope), loss, recipe, rng=self.rng, pull=pull, bf16=bf16_is_fast(),
+            model.parameters(scope), loss, recipe, rng=self.rng, pull=pull, stop=stop, bf16=bf16_is_fast(),
             checkpoint=self.folder / f"checkpoint-{self.trainings}.safetensors", progress=self.chain.progress,
             stage=f"forget {self.chain.cell.method}",
         )  # fmt: skip

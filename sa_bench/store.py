@@ -96,7 +96,7 @@ class Store:
         if (stage, key) not in self._verified:
             path = self.path(stage, key)
             try:
-                whole = json.loads((path / "meta.json").read_text())["content"] == _content(path)
+                whole = json.loads((path / "meta.json").read_text())["content"] == content(path)
             except (OSError, ValueError, KeyError, TypeError):
                 return False
             if not whole:
@@ -135,7 +135,7 @@ class Store:
             for leftover in partial.rglob(".*.tmp"):
                 leftover.unlink()
             meta = dict(build(partial) or {})
-            meta |= {"stage": stage, "inputs": dict(inputs), "content": _content(partial)}
+            meta |= {"stage": stage, "inputs": dict(inputs), "content": content(partial)}
             for file in partial.rglob("*"):
                 if file.is_file():
                     _fsync(file)
@@ -177,12 +177,17 @@ class Store:
         return freed
 
 
-def _content(folder: Path) -> str:
-    """A hash over names and bytes; hidden files (a file manager's, a killed write's) do not count."""
+def content(path: Path) -> str:
+    """A hash of a file's bytes, or over names and bytes of a folder's files.
+
+    Hidden files (a file manager's, a killed write's) and `meta.json` do not count.
+    """
+    if path.is_file():
+        return file_digest(path)
     files = sorted(
-        f for f in folder.rglob("*") if f.is_file() and f.name != "meta.json" and not f.name.startswith(".")
+        f for f in path.rglob("*") if f.is_file() and f.name != "meta.json" and not f.name.startswith(".")
     )
-    return digest([(f.relative_to(folder).as_posix(), file_digest(f)) for f in files])
+    return digest([(f.relative_to(path).as_posix(), file_digest(f)) for f in files])
 
 
 def _fsync(path: Path) -> None:

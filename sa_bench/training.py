@@ -99,6 +99,7 @@ def fit(
     *,
     rng: torch.Generator,
     pull: Pull | None = None,
+    stop: Callable[[], bool] | None = None,
     bf16: bool = False,
     checkpoint: Path | None = None,
     every: float = 15.0,
@@ -113,6 +114,7 @@ def fit(
         recipe: steps, learning rate and schedule.
         rng: its state is part of the checkpoint.
         pull: an EWC pull added to the gradient of every step.
+        stop: asked before every step is taken; True ends the training there.
         bf16: autocast the loss to bfloat16 (weights and Adam stay float32).
         checkpoint: a file for resuming, left complete at the end for the caller to remove (a method may
             train twice); None: not resumable.
@@ -139,6 +141,8 @@ def fit(
                 f"The loss became {float(value.detach())} at step {step} of {recipe.steps}; nothing "
                 "was saved from it. Lower the learning rate (--set lr=...) or the step count."
             )
+        if stop is not None and stop():
+            break
         value.backward()
         if pull is not None:
             pull.add_to_gradients()

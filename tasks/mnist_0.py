@@ -1,5 +1,7 @@
 """MNIST: a conditional VAE forgets the digit 0 (paper, Section 4.1 and Appendix B.1)."""
 
+from dataclasses import replace
+
 from sa_bench.contracts import Sampler, Task
 
 mnist_0 = Task(
@@ -57,4 +59,23 @@ mnist_0 = Task(
         # As published: the paper's base, its single classifier, 1,000 images of the digit.
         "paper": {"base": "paper", "n_forget": 1000, "judges": ("mnist-paper",), "designated": "mnist-paper"},
     },
+)
+
+# The paper's real budget for Stable Diffusion: replay is 1,000 images, drawn once, and F is taken from them.
+mnist_0_r1000 = replace(
+    mnist_0,
+    name="mnist_0_r1000",
+    title="MNIST, a VAE forgets the digit 0 with 1,000 replay images",
+    replay_images=1000,
+    presets={"fisher": {"set": "replay"}},
+)
+
+# Replay prompts never cover all that a model knows: here five of nine classes, and the others are scored.
+mnist_0_cover5 = replace(
+    mnist_0,
+    name="mnist_0_cover5",
+    title="MNIST, a VAE forgets the digit 0 with replay of five of nine classes",
+    replay_every=2,
+    score="uncovered",
+    presets={"fisher": {"set": "replay"}},
 )

@@ -253,14 +253,17 @@ class VAE:
         state = {k: v.detach().cpu().contiguous() for k, v in self.net.state_dict().items()}
         write_atomic(folder / "model.safetensors", save(state))
 
-    def load(self, folder: Path) -> Self:
-        """Read `model.safetensors`; every tensor must match in name and shape."""
-        return self.load_file(folder / "model.safetensors")
+    def load(self, path: Path) -> Self:
+        """Read `model.safetensors` in a folder, or one safetensors file.
 
-    def load_file(self, path: Path) -> Self:
-        """Read one safetensors file."""
+        Raises:
+            SaBenchError: a tensor differs in name or shape, or is not finite; names the file.
+        """
+        path = path / "model.safetensors" if path.is_dir() else path
         try:
             state = {k: v.float() for k, v in load_file(path).items()}
+            if bad := [name for name, value in state.items() if not bool(torch.isfinite(value).all())]:
+                raise ValueError(f"{bad[0]} is not finite")
             self.net.load_state_dict(state)
         except Exception as error:
             reason = str(error).splitlines()[-1].strip()

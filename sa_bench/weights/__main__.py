@@ -195,7 +195,7 @@ def make_bases() -> None:
     data = (d["train_images"][..., None], d["train_labels"].astype(np.int64), digest(mnist.CONTENT))
     for seed in range(3):
         base = bases.trained(Store(store_folder()), "vae", "mnist", data, "cosine", seed, show)
-        model = bases.FAMILIES["vae"]().load_file(base.file)
+        model = bases.FAMILIES["vae"]().load(base.file)
         rng = torch.Generator().manual_seed(0)
         x = model.encode(d["test_images"][..., None])
         c = model.conditions(torch.from_numpy(d["test_labels"].astype(np.int64)))

@@ -37,7 +37,7 @@ def one_thread():
 def model():
     found = bases.shipped("vae", "mnist", "cosine", 0)
     assert found is not None
-    return VAE().load_file(found.file)
+    return VAE().load(found.file)
 
 
 def timed(call: Callable[[], object]) -> float:

@@ -1,0 +1,30 @@
+"""`checkpoint`: a model that somebody else made forget, measured like any other row.
+
+θ = the weights in `path`
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from sa_bench.contracts import Generator, Run, Task
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Load a weight file of the base's architecture."""
+
+    path: str = ""  # a safetensors file, or a folder with model.safetensors
+
+    version: ClassVar[int] = 1
+    standing: ClassVar[str] = "method"
+    supports: ClassVar[type] = Generator
+    needs: ClassVar[tuple[str, ...]] = ()
+    files: ClassVar[tuple[str, ...]] = ("path",)
+    source: ClassVar[str] = "the file that is given"
+    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
+
+    def forget(self, model: Generator, task: Task, run: Run) -> Generator:
+        """The model in `path`."""
+        return model.load(Path(self.path))

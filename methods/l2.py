@@ -1,0 +1,56 @@
+"""`l2`: SA with F replaced by a constant: a plain anchor of the same trace. An ablation.
+
+    L(θ) = E_{q(x|c_f)}[−ELBO(x|θ, c_f)] + γ E_{p(x_r|c_r)}[−ELBO(x_r|θ, c_r)]
+         + λ f̄ Σ_i (θ_i − θ*_i)²,     f̄ = Σ_i F_i / number of weights
+
+At matched trace the two differ in shape alone: what is left between `sa` and this is what the Fisher
+weighting buys. λ is not matched by it; tune both.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from sa_bench.contracts import FisherOptions, Generator, Run, Task
+from sa_bench.sources import losses
+from sa_bench.training import Count, Pull, Rate, Recipe, Weight
+
+
+@dataclass(frozen=True)
+class L2:
+    """SA's fields."""
+
+    lam: Weight = 100.0  # λ, weight of the penalty
+    gamma: Weight = 1.0  # weight of replay
+    lr: Rate = 1e-3  # Adam
+    steps: Count = 2_000
+    batch: Count = 256  # surrogate and replay images each
+    fisher: FisherOptions = FisherOptions()  # noqa: RUF009 (frozen)
+
+    version: ClassVar[int] = 1
+    standing: ClassVar[str] = "method"
+    supports: ClassVar[type] = Generator
+    needs: ClassVar[tuple[str, ...]] = ()
+    source: ClassVar[str] = "an ablation of this suite"
+    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
+        ("vae", "quick"): {"steps": 1_000, "fisher": {"n": 10_000}},
+        ("vae", "paper"): {"steps": 10_000, "lr": 1e-4},
+    }
+
+    def forget(self, model: Generator, task: Task, run: Run) -> Generator:
+        """θ after minimising L from θ*."""
+        fisher = run.fisher(self.fisher)
+        mean = float(sum(F.double().sum() for F in fisher.values())) / sum(F.numel() for F in fisher.values())
+        flat = {name: torch.full_like(F, mean) for name, F in fisher.items()}
+        pull = Pull(model.parameters(), flat, self.lam)
+        q, replay = run.surrogate(), run.replay()
+
+        def objective() -> Tensor:
+            forget, remember = losses(model, (q, replay), self.batch, run.rng)
+            return forget.sum() + self.gamma * remember.sum()
+
+        run.train(model, objective, Recipe(self.steps, self.lr, self.batch), pull=pull)
+        return model

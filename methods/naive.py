@@ -1,0 +1,61 @@
+"""`naive`: drive the likelihood of c_f's own images down (Eq. 3 with ELBOs). The paper's strawman.
+
+    L(θ) = E_{p(x|θ*, c_f)}[ELBO(x|θ, c_f)]           the model's own images of c_f are made unlikely
+         + γ E_{p(x_r|c_r)}[−ELBO(x_r|θ, c_r)]        generative replay
+         + λ Σ_i F_i (θ_i − θ*_i)²                     the Fisher penalty
+
+The first term has no lower bound: it diverges without end and drags the rest along, which is why the
+paper maximises a surrogate's ELBO instead. `stop_at` ends it where c_f's images are as unlikely as under
+plain grey, the end point of `sa` (784 ln 2 = 543.4 nats).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from sa_bench.contracts import FisherOptions, Generator, Run, Task
+from sa_bench.training import Count, Pull, Rate, Recipe, Weight
+
+
+@dataclass(frozen=True)
+class Naive:
+    """SA's fields, and where to stop."""
+
+    lam: Weight = 100.0  # λ, weight of the EWC penalty
+    gamma: Weight = 1.0  # weight of replay
+    stop_at: Rate = 543.4  # nats: mean −ELBO of c_f's images at which it ends
+    lr: Rate = 1e-4  # Adam; at SA's 1e-3 it is past `stop_at` within a few steps
+    steps: Count = 10_000  # at the most
+    batch: Count = 256  # images of c_f and replay images each
+    fisher: FisherOptions = FisherOptions()  # noqa: RUF009 (frozen)
+
+    version: ClassVar[int] = 1
+    standing: ClassVar[str] = "method"
+    supports: ClassVar[type] = Generator
+    needs: ClassVar[tuple[str, ...]] = ()
+    source: ClassVar[str] = "Heng & Soh 2023, Eq. 3, likelihoods replaced by ELBOs (Section 3.1)"
+    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
+        ("vae", "quick"): {"fisher": {"n": 10_000}},
+    }
+
+    def forget(self, model: Generator, task: Task, run: Run) -> Generator:
+        """θ after minimising L from θ*, up to `stop_at`."""
+        pull = Pull(model.parameters(), run.fisher(self.fisher), self.lam)
+        theta_star, replay = model.clone(), run.replay()
+        c_f = model.conditions([task.concept] * self.batch)
+        reached = [0.0]
+
+        def objective() -> Tensor:
+            x_f = theta_star.simulate(c_f, run.rng, task.sampler)
+            x_r, c_r = replay.batch(self.batch, run.rng)
+            unlikely = model.loss(x_f, c_f, model.draw(self.batch, run.rng))
+            remember = model.loss(x_r, c_r, model.draw(self.batch, run.rng))
+            reached[0] = float(torch.mean(unlikely.detach()))
+            return -unlikely.sum() + self.gamma * remember.sum()
+
+        recipe = Recipe(self.steps, self.lr, self.batch)
+        run.train(model, objective, recipe, pull=pull, stop=lambda: reached[0] >= self.stop_at)
+        return model

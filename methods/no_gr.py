@@ -1,0 +1,49 @@
+"""`no_gr`: SA without generative replay: only the Fisher penalty holds the rest. An ablation.
+
+    L(θ) = E_{q(x|c_f)}[−ELBO(x|θ, c_f)] + λ Σ_i F_i (θ_i − θ*_i)²
+
+Source: the paper's ablation without replay (Section 4.1); everything else as in `sa`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from sa_bench.contracts import FisherOptions, Generator, Run, Task
+from sa_bench.sources import losses
+from sa_bench.training import Count, Pull, Rate, Recipe, Weight
+
+
+@dataclass(frozen=True)
+class NoReplay:
+    """SA's fields without γ."""
+
+    lam: Weight = 100.0  # λ, weight of the EWC penalty
+    lr: Rate = 1e-3  # Adam
+    steps: Count = 2_000
+    batch: Count = 256  # surrogate images each
+    fisher: FisherOptions = FisherOptions()  # noqa: RUF009 (frozen)
+
+    version: ClassVar[int] = 1
+    standing: ClassVar[str] = "method"
+    supports: ClassVar[type] = Generator
+    needs: ClassVar[tuple[str, ...]] = ()
+    source: ClassVar[str] = "Heng & Soh 2023, Eq. 4 without its last expectation"
+    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
+        ("vae", "quick"): {"steps": 1_000, "fisher": {"n": 10_000}},
+        ("vae", "paper"): {"steps": 10_000, "lr": 1e-4},
+    }
+
+    def forget(self, model: Generator, task: Task, run: Run) -> Generator:
+        """θ after minimising L from θ*."""
+        pull = Pull(model.parameters(), run.fisher(self.fisher), self.lam)
+        q = run.surrogate()
+
+        def objective() -> Tensor:
+            (forget,) = losses(model, (q,), self.batch, run.rng)
+            return forget.sum()
+
+        run.train(model, objective, Recipe(self.steps, self.lr, self.batch), pull=pull)
+        return model

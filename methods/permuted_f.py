@@ -1,0 +1,58 @@
+"""`permuted_f`: SA with F permuted within each tensor: the right values on the wrong weights. An ablation.
+
+    L(θ) = E_{q(x|c_f)}[−ELBO(x|θ, c_f)] + γ E_{p(x_r|c_r)}[−ELBO(x_r|θ, c_r)]
+         + λ Σ_i F_π(i) (θ_i − θ*_i)²,     π a fixed random permutation within each tensor
+
+Trace, spread and the share of each layer are F's own; only which weight is held how firmly is lost.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from sa_bench.contracts import FisherOptions, Generator, Run, Task
+from sa_bench.sources import losses
+from sa_bench.training import Count, Pull, Rate, Recipe, Weight
+
+
+@dataclass(frozen=True)
+class PermutedF:
+    """SA's fields, and the permutation."""
+
+    lam: Weight = 100.0  # λ, weight of the penalty
+    gamma: Weight = 1.0  # weight of replay
+    lr: Rate = 1e-3  # Adam
+    steps: Count = 2_000
+    batch: Count = 256  # surrogate and replay images each
+    permutation: int = 0  # seed of π, the same for all forgetting seeds
+    fisher: FisherOptions = FisherOptions()  # noqa: RUF009 (frozen)
+
+    version: ClassVar[int] = 1
+    standing: ClassVar[str] = "method"
+    supports: ClassVar[type] = Generator
+    needs: ClassVar[tuple[str, ...]] = ()
+    source: ClassVar[str] = "an ablation of this suite"
+    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
+        ("vae", "quick"): {"steps": 1_000, "fisher": {"n": 10_000}},
+        ("vae", "paper"): {"steps": 10_000, "lr": 1e-4},
+    }
+
+    def forget(self, model: Generator, task: Task, run: Run) -> Generator:
+        """θ after minimising L from θ*."""
+        rng = torch.Generator().manual_seed(self.permutation)
+        permuted = {
+            name: F.flatten()[torch.randperm(F.numel(), generator=rng)].view_as(F)
+            for name, F in run.fisher(self.fisher).items()
+        }
+        pull = Pull(model.parameters(), permuted, self.lam)
+        q, replay = run.surrogate(), run.replay()
+
+        def objective() -> Tensor:
+            forget, remember = losses(model, (q, replay), self.batch, run.rng)
+            return forget.sum() + self.gamma * remember.sum()
+
+        run.train(model, objective, Recipe(self.steps, self.lr, self.batch), pull=pull)
+        return model

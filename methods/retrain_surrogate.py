@@ -1,0 +1,47 @@
+"""`retrain_surrogate`: trained from scratch with the surrogate in c_f's place: SA's reference on the forget side.
+
+    θ = argmin (|D_r| E_{D_r}[−ELBO(x|θ, c)] + |D_f| E_{q(x|c_f)}[−ELBO(x|θ, c_f)]) / |D|
+
+`retrain` never sees c_f, so what it answers to c_f is arbitrary; this is the model that SA imitates.
+Every class counts as often as in the base's training.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from sa_bench.contracts import Generator, Run, Task
+from sa_bench.sources import losses
+
+
+@dataclass(frozen=True)
+class RetrainSurrogate:
+    """Train from scratch with q(x|c_f) for c_f."""
+
+    recipe: str = "cosine"  # the base recipe to follow
+
+    version: ClassVar[int] = 1
+    standing: ClassVar[str] = "reference"
+    supports: ClassVar[type] = Generator
+    needs: ClassVar[tuple[str, ...]] = ("data",)
+    source: ClassVar[str] = "the model that Heng & Soh 2023, Eq. 4 imitates"
+    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
+        ("vae", "quick"): {"recipe": "quick"},
+        ("vae", "paper"): {"recipe": "paper"},
+    }
+
+    def forget(self, model: Generator, task: Task, run: Run) -> Generator:
+        """A fresh model trained on the retained classes and the surrogate."""
+        model, recipe = run.fresh(), run.recipe(self.recipe)
+        data, q = run.data(), run.surrogate()
+        share = max(1, round(recipe.batch / len(task.classes)))  # rows of a batch that are the surrogate's
+
+        def objective() -> Tensor:
+            (remember,) = losses(model, (data,), recipe.batch - share, run.rng)
+            (surrogate,) = losses(model, (q,), share, run.rng)
+            return remember.sum() + surrogate.sum()
+
+        run.train(model, objective, recipe)
+        return model
