@@ -26,6 +26,7 @@ def run(
     scale: str = "full",
     sets: Sequence[str] = (),
     sweeps: Sequence[str] = (),
+    metrics: Sequence[str] = (),
     jobs: int = 1,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -33,13 +34,15 @@ def run(
 ) -> Any:
     """Run every combination; the measurements as a pandas table (see `load_results`).
 
+    Tasks, methods and metrics are names, or paths of plug-in files; `metrics` come on top of the task's own.
+
     Raises:
         SaBenchError: anything unknown or out of range, before any work.
     """
     _, folder, _ = run_folder(
         [task] if isinstance(task, str) else list(task),
         [method] if isinstance(method, str) else list(method),
-        seeds=seeds, base_seeds=base_seeds, scale=scale, sets=sets, sweeps=sweeps, jobs=jobs,
+        seeds=seeds, base_seeds=base_seeds, scale=scale, sets=sets, sweeps=sweeps, metrics=metrics, jobs=jobs,
         out=Path(out) if out else None, overwrite=overwrite, device=device,
     )  # fmt: skip
     return load_results(folder)
@@ -54,6 +57,7 @@ def run_folder(
     scale: str,
     sets: Sequence[str],
     sweeps: Sequence[str],
+    metrics: Sequence[str],
     jobs: int,
     out: Path | None,
     overwrite: bool,
@@ -65,7 +69,7 @@ def run_folder(
     """Run and render: (results, run folder, report file)."""
     from sa_bench import runner
 
-    cells = resolve(tasks, methods, scale, seeds, base_seeds, sets, sweeps)
+    cells = resolve(tasks, methods, scale, seeds, base_seeds, sets, sweeps, metrics)
     jobs = runner.usable_jobs(jobs)
     require_device(device)
     require_data(cells)
@@ -138,6 +142,7 @@ def evaluate(
     *,
     scale: str = "full",
     sets: Sequence[str] = (),
+    metrics: Sequence[str] = (),
     out: str | Path | None = None,
     report: Callable[[str, str, int, int], None] = lambda *event: None,
 ) -> dict[str, Any]:
@@ -148,10 +153,13 @@ def evaluate(
         task: whose protocol to use.
         scale: full, paper or quick.
         sets: `task.field=value` overrides.
+        metrics: further metrics, names or paths of plug-in files.
         out: folder for result.json.
         report: progress.
     """
     from sa_bench.external import evaluate_images
 
     with one_thread():
-        return evaluate_images(Path(images), task, scale, list(sets), Path(out) if out else None, report)
+        return evaluate_images(
+            Path(images), task, scale, list(sets), Path(out) if out else None, report, metrics
+        )

@@ -216,6 +216,13 @@ def resolve_fields(method: str, task: Task, scale: str, settings: Mapping[str, s
     return asdict(validated(cls, values, f"method {method}"))
 
 
+def with_metrics(task: Task, metrics: Sequence[str]) -> Task:
+    """The task with further metrics after its own."""
+    for name in metrics:
+        registry.find("metric", name)
+    return replace(task, metrics=tuple(dict.fromkeys((*task.metrics, *metrics))))
+
+
 def with_files(method: str, values: dict[str, Any]) -> dict[str, Any]:
     """The fields, those that name files made absolute.
 
@@ -239,8 +246,11 @@ def resolve(
     base_seeds: Sequence[int] = (0,),
     sets: Sequence[str] = (),
     sweeps: Sequence[str] = (),
+    metrics: Sequence[str] = (),
 ) -> list[Cell]:
     """Every cell of a command, in the order given, without repeats.
+
+    Tasks, methods and metrics are names or paths of plug-in files; `metrics` come on top of the task's own.
 
     Raises:
         SaBenchError: anything unknown or out of range, before any work.
@@ -252,6 +262,10 @@ def resolve(
     swept = [(name, values.split(",")) for name, values in map(split_setting, sweeps)]
     if empty := [name for name, values in swept if not all(values)]:
         raise SaBenchError(f"--sweep {empty[0]} has an empty value; write --sweep {empty[0]}=a,b,c.")
+    tasks, methods, metrics = (
+        [name for reference in references for name in registry.register(kind, reference)]
+        for kind, references in (("task", tasks), ("method", methods), ("metric", metrics))
+    )
     for name in methods:
         registry.find("method", name)
     choices = [[(name, value) for value in values] for name, values in swept]
@@ -259,7 +273,7 @@ def resolve(
     for task_name, method in itertools.product(tasks, methods):
         for combination in itertools.product(*choices):
             for_task, for_method = _route([*settings, *combination], method, methods)
-            task = resolve_task(task_name, scale, for_task)
+            task = with_metrics(resolve_task(task_name, scale, for_task), metrics)
             resolved = with_files(method, resolve_fields(method, task, scale, for_method))
             for base_seed, seed in itertools.product(base_seeds, seeds):
                 cell = Cell(task, method, resolved, seed, base_seed, scale, for_task)

@@ -28,13 +28,18 @@ store_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The s
 app.add_typer(store_app, name="store")
 
 INTERRUPTED = 130
-TaskOption = Annotated[str, typer.Option("--task", "-t", help="Task, or several: a,b.")]
-MethodOption = Annotated[str, typer.Option("--method", "-m", help="Method, or several: a,b.")]
+TaskOption = Annotated[str, typer.Option("--task", "-t", help="Task, or several: a,b; a name or ./mine.py.")]
+MethodOption = Annotated[
+    str, typer.Option("--method", "-m", help="Method, or several: a,b; a name or ./mine.py.")
+]
 SeedOption = Annotated[str, typer.Option(help="Forgetting seeds: 0,1,2.")]
 BaseOption = Annotated[str, typer.Option(help="Base model seeds: 0,1,2.")]
 ScaleOption = Annotated[str, typer.Option(help="full, paper or quick.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="field=value, sa.field=…, task.field=…")]
 SweepOption = Annotated[list[str] | None, typer.Option("--sweep", help="field=a,b,c: one cell a value.")]
+MetricOption = Annotated[
+    str, typer.Option("--metric", help="Further metrics on top of the task's: names or ./mine.py.")
+]
 OutOption = Annotated[Path | None, typer.Option(help="Run folder (default: runs/<task>-<scale>-<hash>).")]
 
 
@@ -113,6 +118,7 @@ def run(
     scale: ScaleOption = "full",
     set_: SetOption = None,
     sweep: SweepOption = None,
+    metric: MetricOption = "",
     jobs: Annotated[int, typer.Option(help="Cells side by side, one thread each.")] = 1,
     out: OutOption = None,
     overwrite: Annotated[bool, typer.Option(help="Replace another run in --out.")] = False,
@@ -126,6 +132,7 @@ def run(
         results, folder, report = api.run_folder(
             _split(task), _split(method), seeds=_seeds(seed, "--seed"),
             base_seeds=_seeds(base_seed, "--base-seed"), scale=scale, sets=set_ or [], sweeps=sweep or [],
+            metrics=_split(metric) if metric else [],
             jobs=jobs, out=out, overwrite=overwrite, device=device, report=live.update, finished=live.finish,
             announce=live.announce,
         )  # fmt: skip
@@ -157,6 +164,7 @@ def evaluate(
     task: TaskOption,
     scale: ScaleOption = "full",
     set_: SetOption = None,
+    metric: MetricOption = "",
     out: Annotated[Path | None, typer.Option(help="Write result.json into this folder.")] = None,
 ) -> None:
     """Measure images that were made elsewhere."""
@@ -164,7 +172,10 @@ def evaluate(
     from sa_bench.terminal import Live, print_measurements
 
     with Live() as live:
-        result = api.evaluate(images, task, scale=scale, sets=set_ or [], out=out, report=live.update)
+        result = api.evaluate(
+            images, task, scale=scale, sets=set_ or [], metrics=_split(metric) if metric else [], out=out,
+            report=live.update,
+        )  # fmt: skip
     print_measurements(result)
 
 
@@ -177,6 +188,7 @@ def plan(
     scale: ScaleOption = "full",
     set_: SetOption = None,
     sweep: SweepOption = None,
+    metric: MetricOption = "",
     jobs: Annotated[int, typer.Option(help="Cells side by side.")] = 1,
 ) -> None:
     """What `run` would do: stages, what the store has, time, memory and disk. Runs nothing."""
@@ -185,7 +197,7 @@ def plan(
     print(
         plan_text(
             _split(task), _split(method), _seeds(seed, "--seed"), _seeds(base_seed, "--base-seed"), scale,
-            set_ or [], sweep or [], jobs,
+            set_ or [], sweep or [], _split(metric) if metric else [], jobs,
         )
     )  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from sa_bench import registry
@@ -17,6 +18,10 @@ def describe(name: str) -> str:
     Raises:
         SaBenchError: no component of that name.
     """
+    if registry.is_path(name):
+        kind = registry.kind_of(Path(name))
+        names = registry.register(kind, name)
+        return "\n\n".join({"method": _method, "task": _task, "metric": _metric}[kind](n) for n in names)
     known = {e.name: e for kind in registry.ROOMS for e in registry.entries(kind)}
     if name not in known:
         raise unknown("component", name, known)

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from sa_bench import datasets, images
-from sa_bench.cells import Cell, class_index, resolve_task, split_setting
+from sa_bench import datasets, images, registry
+from sa_bench.cells import Cell, class_index, resolve_task, split_setting, with_metrics
 from sa_bench.contracts import Task
 from sa_bench.errors import SaBenchError
 from sa_bench.measuring import Subject, file_hash, measure_all
@@ -32,6 +32,7 @@ def evaluate_images(
     sets: list[str],
     out: Path | None,
     report: Callable[[str, str, int, int], None],
+    metrics: Sequence[str] = (),
 ) -> dict[str, Any]:
     """A result like a cell's, with method `external`; metrics that need the model are n/a.
 
@@ -42,7 +43,11 @@ def evaluate_images(
     if stray := [name for name in settings if not name.startswith("task.")]:
         raise SaBenchError(f"evaluate has no method to set: --set {stray[0]}; use task.<field>.")
     overrides = {name.removeprefix("task."): value for name, value in settings.items()}
-    task = resolve_task(task_name, scale, overrides)
+    names = registry.register("task", task_name)
+    if len(names) > 1:
+        raise SaBenchError(f"{task_name} defines {', '.join(names)}; evaluate takes one task.")
+    further = [name for reference in metrics for name in registry.register("metric", reference)]
+    task = with_metrics(resolve_task(names[0], scale, overrides), further)
     asked = {"task": task.name, "fields": {"images": str(path)}, "scale": scale, "overrides": overrides}
     if out is not None:
         _claim(out, asked)

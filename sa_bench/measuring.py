@@ -68,7 +68,8 @@ def measure(chain: Chain, metric: Metric, subject: Subject) -> tuple[dict[str, A
 def fingerprint(chain: Chain, metric: Metric) -> dict[str, Any]:
     """Everything the metric's value depends on besides the images and the model."""
     task = chain.task
-    facts: dict[str, Any] = {"metric": metric.name, "version": metric.version}
+    facts: dict[str, Any] = {"metric": metric.name}
+    facts["version"] = registry.version("metric", metric.name, metric.version)
     plain = asdict(task)
     facts |= {name: plain[name] for name in metric.fields if name not in ("judges", "designated")}
     if "surrogate" in metric.fields:

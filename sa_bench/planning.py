@@ -32,14 +32,14 @@ class Stage:
 
 def plan_text(
     tasks: Sequence[str], methods: Sequence[str], seeds: Sequence[int], base_seeds: Sequence[int], scale: str,
-    sets: Sequence[str], sweeps: Sequence[str], jobs: int,
+    sets: Sequence[str], sweeps: Sequence[str], metrics: Sequence[str], jobs: int,
 ) -> str:  # fmt: skip
     """The cells stage by stage with what is shipped or stored, then time, memory and disk.
 
     Times are measured: the median second a step, a sample or a measurement of what this store holds from
     earlier runs on this machine. What was never run here is said to be unknown, not guessed.
     """
-    cells = resolve(tasks, methods, scale, seeds, base_seeds, sets, sweeps)
+    cells = resolve(tasks, methods, scale, seeds, base_seeds, sets, sweeps, metrics)
     store = Store(store_folder())
     history, claimed, titles = _history(store), set(), titled(cells)
     lines, total, unknown = [f"{len(cells)} cell(s) at scale {scale}:"], 0.0, 0

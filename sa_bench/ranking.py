@@ -22,7 +22,9 @@ def boards(results: Rows) -> list[Board]:
     """The results sorted into boards; another task, scale, override or fingerprint is another board."""
     groups: dict[str, list[tuple[list[Row], dict[str, Any]]]] = {}
     for row in results:
-        sheets = groups.setdefault(_text([row["task"], row["scale"], row["task_values"]]), [])
+        # Which metrics were taken changes no value; that those taken agree is told by their fingerprints.
+        values = {k: v for k, v in row["task_values"].items() if k != "metrics"}
+        sheets = groups.setdefault(_text([row["task"], row["scale"], values]), [])
         mine = {m["name"]: m["fingerprint"] for m in row["measurements"]}
         for rows, prints in sheets:
             if all(prints.get(name, mine[name]) == mine[name] for name in mine):

@@ -62,6 +62,15 @@ def _one_line(error: Exception) -> str:
 
 def _skeleton(cell: Cell, command: str) -> dict[str, Any]:
     method = registry.method_class(cell.method)
+    plug_ins = {
+        f"{kind} {name}": found
+        for kind, name in (
+            ("task", cell.task.name),
+            ("method", cell.method),
+            *(("metric", m) for m in cell.task.metrics),
+        )
+        if (found := registry.source(kind, name))
+    }
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return {
         "schema": SCHEMA, "task": cell.task.name, "task_title": cell.task.title, "method": cell.method,
@@ -70,7 +79,8 @@ def _skeleton(cell: Cell, command: str) -> dict[str, Any]:
         "standing": method.standing, "cell": cell.id, "status": "done",
         "error": None, "concept": cell.task.classes[cell.task.concept], "task_values": asdict(cell.task),
         "summary": registry.find("method", cell.method).summary, "measurements": [], "flags": [], "cost": {},
-        "artifacts": {}, "provenance": provenance(command, {}) | {"started": now, "finished": now},
+        "artifacts": {}, "provenance": provenance(command, {})
+        | {"started": now, "finished": now, "plug_ins": plug_ins},
     }  # fmt: skip
 
 
@@ -180,7 +190,7 @@ def _side_by_side(
     """Run cells in `jobs` processes; returns those that were lost because a process was killed."""
     context, lost = multiprocessing.get_context("spawn"), []
     queue = context.Manager().Queue()
-    with ProcessPoolExecutor(jobs, context, _start_worker, (queue,)) as pool:
+    with ProcessPoolExecutor(jobs, context, _start_worker, (queue, registry.files())) as pool:
         waiting = {pool.submit(_work, cell, *work): cell for cell in cells}
         try:
             while waiting:
@@ -219,12 +229,14 @@ def _lost(cell: Cell, out: Path, command: str) -> dict[str, Any]:
 _queue: Any = None
 
 
-def _start_worker(queue: Any) -> None:
+def _start_worker(queue: Any, plug_ins: Sequence[tuple[str, str]]) -> None:
     global _queue
     import torch
 
     _queue = queue
     torch.set_num_threads(1)
+    for kind, path in plug_ins:
+        registry.register(kind, path)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 

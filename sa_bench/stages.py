@@ -161,7 +161,7 @@ class Chain:
         needs_data = "data" in method.needs
         files = {name: content(Path(cell.fields[name])) for name in getattr(method, "files", ())}
         return {
-            "version": [FORGET_VERSION, method.version], "method": cell.method,
+            "version": [FORGET_VERSION, registry.version("method", cell.method, method.version)], "method": cell.method,
             "fields": {**cell.fields, **files},
             "seed": cell.seed, "base": self.base.content, "concept": task.concept,
             "surrogate": self.surrogate_key, "relabel_to": task.relabel_to, "sampler": asdict(task.sampler),
