@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 store_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The store of finished stages.")
 app.add_typer(store_app, name="store")
+new_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="A file to start a component from.")
+app.add_typer(new_app, name="new")
 
 INTERRUPTED = 130
 TaskOption = Annotated[str, typer.Option("--task", "-t", help="Task, or several: a,b; a name or ./mine.py.")]
@@ -210,6 +212,33 @@ def doctor() -> None:
     text, missing = doctor_text()
     print(text)
     raise typer.Exit(3 if missing else 0)
+
+
+@app.command()
+def check(name: Annotated[str, typer.Argument(help="Component, or ./mine.py.")]) -> None:
+    """Does a component keep its contract? On a toy, in under a minute."""
+    from sa_bench.conformance import check as findings
+    from sa_bench.describe import components
+
+    found = [(kind, n, finding) for kind, n in components(name) for finding in findings(kind, n)]
+    for kind, n in dict.fromkeys((kind, n) for kind, n, _ in found):
+        print(f"{kind} {n}:")
+        for finding in (f for k, m, f in found if (k, m) == (kind, n)):
+            print(f"  {'ok  ' if finding.kept else 'FAIL'}  {finding.text}")
+    raise typer.Exit(0 if all(finding.kept for _, _, finding in found) else 1)
+
+
+@new_app.command("method")
+def new_method(
+    name: str, folder: Annotated[Path, typer.Option("--in", help="Where to write it.")] = Path()
+) -> None:
+    """Write NAME.py, a method that runs as it is."""
+    from sa_bench import scaffold
+
+    path = scaffold.new_method(name, folder)
+    print(f"Wrote {path}. Next:")
+    print(f"  python -m sa_bench check {path if path.is_absolute() else './' + str(path)}")
+    print(f"  python -m sa_bench run --task mnist_0 --method ./{path},retrain,relabel --scale quick")
 
 
 @store_app.command("ls")

@@ -18,14 +18,23 @@ def describe(name: str) -> str:
     Raises:
         SaBenchError: no component of that name.
     """
-    if registry.is_path(name):
-        kind = registry.kind_of(Path(name))
-        names = registry.register(kind, name)
-        return "\n\n".join({"method": _method, "task": _task, "metric": _metric}[kind](n) for n in names)
+    show = {"method": _method, "task": _task, "metric": _metric}
+    return "\n\n".join(show[kind](found) for kind, found in components(name))
+
+
+def components(reference: str) -> list[tuple[str, str]]:
+    """(kind, name) of what a name or the path of a plug-in file stands for.
+
+    Raises:
+        SaBenchError: no component of that name.
+    """
+    if registry.is_path(reference):
+        kind = registry.kind_of(Path(reference))
+        return [(kind, name) for name in registry.register(kind, reference)]
     known = {e.name: e for kind in registry.ROOMS for e in registry.entries(kind)}
-    if name not in known:
-        raise unknown("component", name, known)
-    return {"method": _method, "task": _task, "metric": _metric}[known[name].kind](name)
+    if reference not in known:
+        raise unknown("component", reference, known)
+    return [(known[reference].kind, reference)]
 
 
 def _method(name: str) -> str:

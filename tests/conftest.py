@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import subprocess
 import sys
@@ -10,95 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sa_bench.contracts import Draw
+from sa_bench.toy import Gaussian, Row
 
 ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)
-
-
-class Row:
-    """A slot that is one row of an embedding."""
-
-    def __init__(self, model, c):
-        self.model, self.c = model, c
-
-    def read(self):
-        return self.model.net.weight[self.c].detach().clone()
-
-    @torch.no_grad()
-    def write(self, value):
-        self.model.net.weight[self.c] = value
-
-    @contextmanager
-    def substitute(self, value):
-        self.model.override = (self.c, value)
-        try:
-            yield
-        finally:
-            self.model.override = None
-
-
-class Gaussian:
-    """x | c ~ N(mu_c, I) in 2 dimensions: −ELBO = ‖x − mu_c‖²/2, F(mu_c) = p(c)·Var = p(c)."""
-
-    family = "gaussian"
-
-    def __init__(self, classes=3):
-        self.net = nn.Embedding(classes, 2)
-        self.override = None
-
-    def _mu(self, c):
-        mu = self.net(c)
-        if self.override is not None:
-            k, value = self.override
-            mu = torch.where((c == k)[:, None], value, mu)
-        return mu
-
-    def draw(self, n, rng, t=None):
-        return Draw(torch.zeros(n, 1), t)
-
-    def conditions(self, values):
-        return torch.as_tensor(values).long()
-
-    def loss(self, x, c, draw):
-        return 0.5 * ((x - self._mu(c)) ** 2).sum(1)
-
-    @torch.no_grad()
-    def sample(self, requests, sampler):
-        rows = [torch.randn(2, generator=torch.Generator().manual_seed(r.seed)) for r in requests]
-        return self._mu(self.conditions([r.condition for r in requests])) + torch.stack(rows)
-
-    @torch.no_grad()
-    def simulate(self, c, rng, sampler):
-        return self._mu(c) + torch.randn(len(c), 2, generator=rng)
-
-    def to_images(self, x):
-        return (x.clamp(-4, 4) * 31 + 128).to(torch.uint8).view(-1, 1, 2, 1).numpy()
-
-    def encode(self, images):
-        return (torch.from_numpy(images.astype(np.float32)).view(-1, 2) - 128) / 31
-
-    def parameters(self, scope="full"):
-        return dict(self.net.named_parameters())
-
-    def condition(self, c):
-        return Row(self, c)
-
-    def clone(self):
-        return copy.deepcopy(self)
-
-    def save(self, folder):
-        save_file({"weight": self.net.weight.detach()}, folder / "model.safetensors")
-
-    def load(self, folder):
-        self.net.load_state_dict(load_file(folder / "model.safetensors"))
-        return self
 
 
 class Noiser(nn.Module):
@@ -178,7 +97,6 @@ def _override(net, c, value):
 
 @pytest.fixture
 def gaussian():
-    torch.manual_seed(0)
     return Gaussian()
 
 
