@@ -133,12 +133,12 @@ def test_an_installed_package_is_found_by_its_entry_point(tmp_path):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[sa_bench]\nmethod.finetune = finetune\n")
     code = (
-        "import sys; sys.path[:0] = [{!r}, {!r}]\n"
+        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(tmp_path)!r}]\n"
         "from sa_bench import registry\n"
         "entry = registry.find('method', 'finetune'); print(entry.summary)\n"
         "assert 'torch' not in sys.modules\n"
         "print(registry.method_class('finetune').__name__, registry.version('method', 'finetune', 1))"
-    ).format(str(ROOT), str(tmp_path))
+    )
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.splitlines()
