@@ -40,7 +40,7 @@ def test_start_up_is_fast_and_light(arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "--task", "mnist_O", "--method", "sa"], "Did you mean mnist_0?"),
+        (["run", "--task", "mnist_O", "--method", "sa"], "Did you mean mnist_0"),
         (["run", "--task", "mnist_0", "--method", "sea"], "Did you mean sa?"),
         (["run", "--task", "mnist_0", "--method", "sa", "--set", "lamb=5"], "Did you mean lam"),
         (["run", "--task", "mnist_0", "--method", "sa", "--set", "lam=lots"], "lam='lots'"),
