@@ -18,13 +18,16 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from sa_bench.judges import Judge
 
 LAYER = "penultimate"
-_registered: dict[str, type[FeatureExtractorBase]] = {}
+_registered: dict[tuple[str, str], type[FeatureExtractorBase]] = {}  # by name and judge
 
 
 def extractor(name: str, judge: Judge) -> type[FeatureExtractorBase]:
-    """The torch-fidelity extractor class `name` over a judge's features, registered once a process."""
-    if name in _registered:
-        return _registered[name]
+    """The torch-fidelity extractor class over a judge's features, registered once a process.
+
+    The first judge of a process is registered as `name`, another one as `name-<hash>`.
+    """
+    if (name, judge.content) in _registered:
+        return _registered[name, judge.content]
 
     class JudgeFeatures(FeatureExtractorBase):
         """uint8 (N, C, H, W) to penultimate features."""
@@ -52,8 +55,9 @@ def extractor(name: str, judge: Judge) -> type[FeatureExtractorBase]:
             images = input[:, :1].permute(0, 2, 3, 1).cpu().numpy()
             return (torch.from_numpy(judge.features(images)),)
 
-    register_feature_extractor(name, JudgeFeatures)
-    _registered[name] = JudgeFeatures
+    taken = any(known == name for known, _ in _registered)
+    register_feature_extractor(f"{name}-{judge.content[:8]}" if taken else name, JudgeFeatures)
+    _registered[name, judge.content] = JudgeFeatures
     return JudgeFeatures
 
 

@@ -133,3 +133,10 @@ def test_every_metric_declares_itself(entry):
 
     assert set(metric.fields) <= {f.name for f in fields(Task)}
     assert set(metric.requires) <= {"samples", "base", "real", "model", "likelihood", "judges", "features"}
+
+
+def test_two_designated_judges_in_one_process_keep_their_own_features():
+    images = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1), dtype=np.uint8)
+    for name in ("mnist-cnn-1", "mnist-paper", "mnist-cnn-1"):
+        judge = judges.load(name)
+        np.testing.assert_allclose(features.extract("judge-mnist", judge, images), judge.features(images))
