@@ -26,6 +26,7 @@ def _section(board: Board) -> str:
         *_others(board),
         *_recovery(board),
         *_judges(board),
+        *_ledger(board),
     ]
     return "\n".join([*parts, *_provenance(board), ""])
 
@@ -125,6 +126,24 @@ def _recovery(board: Board) -> list[str]:
         rows.append([*dose, *(percent(sum(f) / len(f)) if f else "n/a" for f in found)])
     title = "Recovery by dose: the best start at each, by the designated judge alone, mean over runs."
     return [title, "", *_table(head, rows), ""]
+
+
+def _ledger(board: Board) -> list[str]:
+    rows = []
+    for e in board.ledger:
+        ours = shown(e["ours"], e["unit"])
+        if "low" in e:
+            ours += f" (one new run by one new judge: {shown(e['low'], e['unit'])} to {shown(e['high'], e['unit'])})"
+        cells = (
+            e["label"],
+            e["metric"],
+            f"{shown(e['published'], e['unit'])} ({e['source']})",
+            ours,
+            e["verdict"],
+        )
+        rows.append([escape(cell) for cell in cells])
+    head = ["method", "metric", "published", "ours", "verdict"]
+    return ["Against what was published:", "", *_table(head, rows), ""] if rows else []
 
 
 def _judges(board: Board) -> list[str]:

@@ -66,6 +66,7 @@ class Board:
     primary: tuple[str, ...]  # names of measurements: forgetting, recovery, retention
     lines: list[Line]
     headline: str = ""
+    ledger: list[dict[str, Any]] = field(default_factory=list)  # what was published, and our verdicts
     exposed: dict[str, str] = field(default_factory=dict)  # a control's label -> `forgetting` or `recovery`
 
     @property

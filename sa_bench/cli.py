@@ -215,6 +215,19 @@ def doctor() -> None:
 
 
 @app.command()
+def explain(
+    cell: Annotated[Path, typer.Argument(help="A cell's folder in a run: runs/<run>/<cell>.")],
+    metric: Annotated[
+        str | None, typer.Option(help="One measurement (default: the three endpoints).")
+    ] = None,
+) -> None:
+    """How a number came about, in plain words."""
+    from sa_bench.explain import explain as story
+
+    print(story(cell, metric))
+
+
+@app.command()
 def check(name: Annotated[str, typer.Argument(help="Component, or ./mine.py.")]) -> None:
     """Does a component keep its contract? On a toy, in under a minute."""
     from sa_bench.conformance import check as findings

@@ -15,6 +15,8 @@ from statistics import fmean
 from typing import Any
 
 from sa_bench.board import Board, Endpoint, Line, Row, Rows
+from sa_bench.ledger import published
+from sa_bench.ledger import verdict as verdict_of
 from sa_bench.wording import headline, sentence, verdict
 
 
@@ -89,7 +91,24 @@ def _board(rows: list[Row], remark: str) -> Board:
     for line in board.lines:
         line.verdict, line.sentence = verdict(board, line), sentence(board, line, floor)
     board.headline = headline(board, floor)
+    board.ledger = [entry for line in board.lines for entry in _ledger(board, line)]
     return board
+
+
+def _ledger(board: Board, line: Line) -> list[dict[str, Any]]:
+    """What was published for this line's metrics, with the verdict of all its runs together."""
+    found = []
+    for name in line.endpoints:
+        entry = published(line.cells[0], name)
+        if entry is None:
+            continue
+        rows = [m for cell in line.cells for m in cell["measurements"] if m["name"] == name]
+        by_run = [{j["judge"]: j["value"] for j in m["judges"] or []} for m in rows if m["value"] is not None]
+        found.append({
+            "label": line.label, "metric": name, "unit": line.endpoints[name].unit,
+            "ours": line.endpoints[name].value, **verdict_of(entry, board.scale, by_run),
+        })  # fmt: skip
+    return found
 
 
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

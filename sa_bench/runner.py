@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sa_bench import registry
+from sa_bench import ledger, registry
 from sa_bench.cells import Cell
 from sa_bench.errors import CellFailed, MissingAsset, SaBenchError
 from sa_bench.results import (
@@ -94,6 +94,11 @@ def _measure_cell(
     chain = Chain(store, cell, lambda stage, done, total: report(cell.name, stage, done, total), device)
     subject, base = Subject(chain), Subject(chain, base=True)
     rows, scores = measure_all(chain, subject, base)
+    for m in rows:
+        entry = ledger.published(result, m["name"])
+        if entry is not None and m["value"] is not None:
+            by_judge = {j["judge"]: j["value"] for j in m["judges"] or []}
+            m["ledger"] = ledger.verdict(entry, cell.scale, [by_judge])
     result["measurements"] = rows
     result["flags"] = [
         f"{r['name']}: {warning}" for r in rows if (warning := (r["extra"] or {}).get("warning"))

@@ -119,6 +119,17 @@ def test_run_report_resume_and_refusal(cli, tiny, tmp_path):
         assert m["fingerprint"]
         if m["value"] is not None and m["low"] is not None:
             assert m["low"] <= m["value"] <= m["high"], m["name"]
+    told = cli("explain", str(results[1].parent), check=0).stdout
+    assert "relabel (no fields) was applied to base model 0" in told
+    assert "from 20 images (0 of 20 in forget_top1.parquet)" in told
+    assert "widened for 6 looks" in told
+    assert "Each judge alone: mnist-cnn-0" in told
+    assert (
+        "delete-a-group jackknife"
+        in cli("explain", str(results[1].parent), "--metric", "kid", check=0).stdout
+    )
+    assert "Did you mean entropy?" in cli("explain", str(results[1].parent), "--metric", "entropie").stderr
+    assert cli("explain", "nowhere").returncode == 2
     before = {p: p.read_text() for p in results}
     again = cli(*command, check=0)
     assert "0 s of new work" in again.stderr

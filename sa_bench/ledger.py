@@ -1,0 +1,115 @@
+"""The ledger: numbers published elsewhere, and what ours say of them.
+
+A verdict is given only under the published protocol (scale `paper`), from at least three runs and three
+judges of the published recipe: is the published value inside our 95 % prediction interval for one new run
+and one new judge, and is that interval narrower than the margin declared beforehand?
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from sa_bench.registry import room
+
+FEWEST = 3  # runs, and judges
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published number."""
+
+    task: str
+    method: str
+    fields: Mapping[str, float]  # of the method, where the publication states them
+    metric: str
+    value: float
+    n: int
+    margin: float  # half-width of our interval above which nothing can be said; declared before looking
+    source: str
+    protocol: str
+
+
+@lru_cache(maxsize=1)
+def entries() -> tuple[Published, ...]:
+    """All rows of tasks/published/*.csv."""
+    found = []
+    for path in sorted((room("task") / "published").glob("*.csv")):
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                pairs = [pair.split("=") for pair in row["fields"].split() if pair]
+                found.append(
+                    Published(
+                        row["task"], row["method"], {k: float(v) for k, v in pairs}, row["metric"],
+                        float(row["value"]), int(row["n"]), float(row["margin"]), row["source"], row["protocol"],
+                    )
+                )  # fmt: skip
+    return tuple(found)
+
+
+def published(row: Mapping[str, Any], metric: str) -> Published | None:
+    """What was published for a result's task, method, fields and metric; None if nothing was."""
+    if any(key != "n_forget" for key in row["overrides"]):
+        return None  # another concept, surrogate or panel is another experiment
+    for entry in entries():
+        same = (entry.task, entry.method, entry.metric) == (row["task"], row["method"], metric)
+        if same and all(row["fields"].get(k) == v for k, v in entry.fields.items()):
+            return entry
+    return None
+
+
+def prediction(values: np.ndarray) -> tuple[float, float]:
+    """(mean, half-width) of the 95 % prediction interval for one new run and one new judge.
+
+    Args:
+        values: (runs, judges), each a run's value by one judge; at least 2 x 2.
+
+    Two-way random effects by the method of moments; Student's t with min(runs, judges) − 1 degrees.
+    """
+    from scipy import stats
+
+    runs, judges = values.shape
+    mean = float(values.mean())
+    rows, columns = values.mean(1), values.mean(0)
+    rest = values - rows[:, None] - columns[None] + mean
+    noise = float((rest**2).sum()) / ((runs - 1) * (judges - 1))
+    of_runs = max(0.0, float(rows.var(ddof=1)) - noise / judges)
+    of_judges = max(0.0, float(columns.var(ddof=1)) - noise / runs)
+    variance = of_runs * (1 + 1 / runs) + of_judges * (1 + 1 / judges) + noise * (1 + 1 / (runs * judges))
+    return mean, float(stats.t.ppf(0.975, min(runs, judges) - 1)) * variance**0.5
+
+
+def verdict(entry: Published, scale: str, by_run: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """`consistent`, `differs`, `inconclusive ...` or `not comparable: why`, with the numbers behind it.
+
+    Args:
+        entry: what was published.
+        scale: of the runs.
+        by_run: for each run, judge name to value.
+    """
+    facts: dict[str, Any] = {"published": entry.value, "source": entry.source, "n": entry.n}
+    facts |= {"margin": entry.margin, "runs": len(by_run)}
+    if scale != "paper":
+        return facts | {
+            "verdict": f"not comparable: scale {scale} is not the published protocol ({entry.protocol})"
+        }
+    names = sorted(set.intersection(*(set(r) for r in by_run))) if by_run else []
+    facts["judges"] = len(names)
+    if len(by_run) < FEWEST or len(names) < FEWEST:
+        return facts | {
+            "verdict": f"inconclusive ({len(by_run)} run(s) and {len(names)} judge(s) of the published recipe; "
+            f"{FEWEST} of each are needed)"
+        }
+    mean, half = prediction(np.array([[r[name] for name in names] for r in by_run]))
+    facts |= {"mean": mean, "low": mean - half, "high": mean + half}
+    if half > entry.margin:
+        return facts | {
+            "verdict": f"inconclusive (too noisy: ± {half:.3g} against a margin of {entry.margin:g})"
+        }
+    inside = mean - half <= entry.value <= mean + half
+    return facts | {"verdict": "consistent" if inside else "differs"}

@@ -1,0 +1,94 @@
+"""The ledger: what was published is data, and a verdict needs the published protocol and enough runs."""
+
+import numpy as np
+import pytest
+from result_rows import result_row
+
+from sa_bench import ledger, registry
+from sa_bench.ledger import Published
+
+ENTRY = Published(
+    "mnist_0", "sa", {"lam": 100.0}, "forget_probability", 0.058, 1000, 0.05, "Table 1", "theirs"
+)
+
+
+def runs(values):
+    return [{f"judge-{j}": v for j, v in enumerate(row)} for row in values]
+
+
+def test_every_row_names_a_task_a_method_and_a_metric_that_exist():
+    assert ledger.entries()
+    for entry in ledger.entries():
+        registry.find("task", entry.task)
+        registry.find("metric", entry.metric)
+        fields = registry.method_class(entry.method).__dataclass_fields__
+        assert set(entry.fields) <= set(fields)
+        assert entry.margin > 0
+        assert entry.source
+
+
+def test_only_the_same_experiment_is_looked_up():
+    row = result_row("sa", fields={"lam": 100.0})
+    found = ledger.published(row, "forget_probability")
+    assert found is not None
+    assert found.value == 0.058
+    assert ledger.published(row, "fid") is None
+    assert ledger.published(result_row("sa", fields={"lam": 10.0}), "forget_probability") is None
+    assert ledger.published(row | {"overrides": {"concept": 3}}, "forget_probability") is None
+
+
+@pytest.mark.parametrize("scale", ["full", "quick"])
+def test_another_protocol_gets_no_verdict(scale):
+    assert ledger.verdict(ENTRY, scale, runs([[0.058] * 3] * 3))["verdict"].startswith(
+        "not comparable: scale"
+    )
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (3, 2), (0, 0), (1, 1)])
+def test_too_few_runs_or_judges_get_none_either(shape):
+    found = ledger.verdict(ENTRY, "paper", runs(np.full(shape, 0.058)))
+    assert found["verdict"].startswith("inconclusive (")
+    assert "3 of each" in found["verdict"]
+
+
+def test_consistent_differs_and_too_noisy():
+    rng = np.random.default_rng(0)
+    near = 0.06 + 0.002 * rng.normal(size=(4, 4))
+    assert ledger.verdict(ENTRY, "paper", runs(near))["verdict"] == "consistent"
+    assert ledger.verdict(ENTRY, "paper", runs(near + 0.1))["verdict"] == "differs"
+    judges = np.array([0.037, 0.097, 0.066, 0.107, 0.055])
+    noisy = ledger.verdict(ENTRY, "paper", runs(np.tile(judges, (3, 1)) + 0.001 * rng.normal(size=(3, 5))))
+    assert noisy["verdict"].startswith("inconclusive (too noisy")
+    assert noisy["low"] < 0.058 < noisy["high"]
+
+
+def test_the_interval_covers_one_new_run_by_one_new_judge():
+    """Coverage over simulated experiments with known variances: about 95 %, never far below."""
+    rng, covered, trials = np.random.default_rng(1), 0, 400
+    for _ in range(trials):
+        run, judge = rng.normal(0, 1, 4), rng.normal(0, 2, 5)
+        values = run[:, None] + judge[None] + rng.normal(0, 0.5, (4, 5))
+        new = rng.normal(0, 1) + rng.normal(0, 2) + rng.normal(0, 0.5)
+        mean, half = ledger.prediction(values)
+        covered += abs(new - mean) <= half
+    assert covered / trials > 0.93
+
+
+def test_a_board_at_scale_paper_carries_the_verdict_of_all_its_runs():
+    from result_rows import measurement
+
+    from sa_bench.ranking import boards
+
+    declared = {"title": "P", "unit": "probability", "better": "lower"}
+    rows = []
+    for seed, value in enumerate((0.055, 0.058, 0.061)):
+        judges = [{"judge": f"paper-{j}", "value": value + 0.001 * j} for j in range(3)]
+        row = result_row("sa", fields={"lam": 100.0}, seed=seed, scale="paper")
+        row["measurements"].append(measurement("forget_probability", value, 0.97, declared, judges=judges))
+        rows.append(row)
+    (board,) = boards(rows)
+    (found,) = board.ledger
+    assert (found["label"], found["metric"], found["verdict"]) == ("sa", "forget_probability", "consistent")
+    assert found["low"] < 0.058 < found["high"]
+    (alone,) = boards(rows[:1])
+    assert alone.ledger[0]["verdict"].startswith("inconclusive (1 run(s)")
