@@ -38,7 +38,7 @@ slow: $(VENV)/.installed
 
 # Three bases, three seeds (about 75 minutes on two cores the first time); it resumes.
 board: $(VENV)/.installed
-	$(BIN)/python -m sa_bench run --task mnist_0 --method original,sa,relabel,retrain --base-seed 0,1,2 --seed 0,1,2 --jobs 2 --out runs/mnist_0
+	$(BIN)/python -m sa_bench run --task mnist_0 --method original,sa,relabel,blank,noise,retrain --base-seed 0,1,2 --seed 0,1,2 --jobs 2 --out runs/mnist_0
 	$(BIN)/python -m sa_bench report runs/mnist_0 --out docs/mnist_0.md
 
 judges bases: $(VENV)/.installed

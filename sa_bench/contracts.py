@@ -289,6 +289,7 @@ class Method(Protocol):
     source: ClassVar[str]
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]]  # (family, scale) -> fields
     # Optional: `files: ClassVar[tuple[str, ...]]`, fields that name a file; keyed by its content.
+    # Optional: `render(images, labels, task) -> images`, a filter on uint8 (N, H, W, C) after sampling.
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
         """The model after forgetting; `model` is a copy of θ* that may be changed."""

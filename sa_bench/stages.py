@@ -6,9 +6,10 @@ base → (replay, Fisher) → forget → sample sets; `sa_bench.measuring` goes 
 from __future__ import annotations
 
 import resource
+import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -203,7 +204,16 @@ class Chain:
         return {
             "version": SAMPLE_VERSION, "model": self.base.content if base else self.model_content,
             "sampler": asdict(self.task.sampler), "rows": [[r.condition, r.seed] for r in rows],
+            **({} if base else self._filter()),
         }  # fmt: skip
+
+    def _filter(self) -> dict[str, Any]:
+        """What a method does to images after sampling; nothing for most."""
+        cell, method = self.cell, registry.method_class(self.cell.method)
+        if not hasattr(method, "render"):
+            return {}
+        version = registry.version("method", cell.method, method.version)
+        return {"render": [cell.method, version, dict(cell.fields), self.task.concept]}
 
     def samples(self, name: str, base: bool = False) -> Artifact:
         """The sample set `name` of the forgotten model, or of θ*."""
@@ -211,7 +221,17 @@ class Chain:
 
         def build(folder: Path) -> None:
             model = self.theta_star() if base else self.model()
-            sampling.draw_set(model, task, name, folder, self.progress)
+            method = self.cell.build_method()
+            if base or not hasattr(method, "render"):
+                sampling.draw_set(model, task, name, folder, self.progress)
+                return
+            raw = folder / "raw"  # apart, so that a resumed run never filters twice
+            raw.mkdir(exist_ok=True)
+            made = sampling.draw_set(model, task, name, raw, self.progress)
+            replace(made, images=method.render(made.images, made.labels, task)).save(
+                folder / f"{name}.safetensors"
+            )
+            shutil.rmtree(raw)
 
         inputs = self.sample_inputs(name, base)
         label = f"sample {name} (base)" if base else f"sample {name}"

@@ -4,6 +4,7 @@ import importlib
 import json
 from dataclasses import FrozenInstanceError, asdict, fields, replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -93,6 +94,21 @@ def test_relabel_moves_one_slot_and_trains_nothing(gaussian, task):
     assert torch.equal(model.net.weight[0], gaussian.net.weight[2])
     assert torch.equal(model.net.weight[1:], gaussian.net.weight[1:])
     assert run.asked == []
+
+
+@pytest.mark.parametrize("name", ["blank", "noise"])
+def test_a_filter_touches_images_of_the_concept_and_no_weight(gaussian, task, name):
+    model, run = forget(name, gaussian, task)
+    assert torch.equal(model.net.weight, gaussian.net.weight)
+    assert run.asked == []
+    images = np.full((6, 2, 2, 1), 7, np.uint8)
+    labels = np.array([0, 1, 0, 2, 1, 0])
+    shown = registry.method_class(name)().render(images, labels, task)
+    assert shown.dtype == np.uint8
+    assert (shown[labels != 0] == 7).all()
+    assert (shown[labels == 0] != 7).any()
+    assert np.array_equal(shown, registry.method_class(name)().render(images, labels, task))
+    assert (images == 7).all()
 
 
 def test_retrain_never_touches_what_it_never_saw(gaussian, task):

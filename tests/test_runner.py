@@ -81,6 +81,16 @@ def test_another_digit_can_be_forgotten_by_name(tmp_path, store_env):
     assert "three" in json.dumps(result["overrides"])
 
 
+def test_a_filter_is_exposed_by_recovery(tmp_path, store_env):
+    results = run(tmp_path, store_env, ["original", "blank"], sets=["task.recovery_budgets=0,30"])
+    blank = results[1]
+    assert forget_images(tmp_path, blank).max() == 0
+    assert value(blank, "forget_top1") == 0.0
+    assert value(blank, "retain_drift") == 0.0
+    assert value(blank, "recovery") == value(results[0], "recovery") > 0.9
+    assert blank["artifacts"]["samples"]["forget"] != results[0]["artifacts"]["samples"]["forget"]
+
+
 def test_one_failure_takes_nobody_down_and_says_why(tmp_path, store_env, monkeypatch):
     def breaks(self, model, task, run):
         raise ZeroDivisionError("by\nzero")

@@ -1,0 +1,36 @@
+"""`noise`: a filter that shows random pixels where the model drew c_f. A control.
+
+    x_f ← U{0, ..., 255}, after sampling; θ = θ*
+
+What SA's surrogate asks for, without touching the model: it is as undecided as one can be, and recovery
+brings everything back.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from sa_bench.contracts import Generator, Run, Task
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Random pixels for c_f."""
+
+    version: ClassVar[int] = 1
+    standing: ClassVar[str] = "control"
+    supports: ClassVar[type] = Generator
+    needs: ClassVar[tuple[str, ...]] = ()
+    source: ClassVar[str] = "a control of this suite"
+    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
+
+    def forget(self, model: Generator, task: Task, run: Run) -> Generator:
+        """θ*, unchanged."""
+        return model
+
+    def render(self, images: np.ndarray, labels: np.ndarray, task: Task) -> np.ndarray:
+        """uint8 (N, H, W, C) with c_f's rows random, the same at every call."""
+        pixels = np.random.default_rng(0).integers(0, 256, images.shape, dtype=np.uint8)
+        return np.where((labels == task.concept)[:, None, None, None], pixels, images)
