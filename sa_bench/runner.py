@@ -194,7 +194,7 @@ def _side_by_side(
 ) -> list[Cell]:  # fmt: skip
     """Run cells in `jobs` processes; returns those that were lost because a process was killed."""
     context, lost = multiprocessing.get_context("spawn"), []
-    queue = context.Manager().Queue()
+    queue = context.Queue()  # no Manager: its process would outlive a killed run
     with ProcessPoolExecutor(jobs, context, _start_worker, (queue, registry.files())) as pool:
         waiting = {pool.submit(_work, cell, *work): cell for cell in cells}
         try:
@@ -239,6 +239,7 @@ def _start_worker(queue: Any, plug_ins: Sequence[tuple[str, str]]) -> None:
     import torch
 
     _queue = queue
+    queue.cancel_join_thread()  # progress that nobody reads any more must not hold a worker back
     torch.set_num_threads(1)
     for kind, path in plug_ins:
         registry.register(kind, path)
