@@ -327,7 +327,9 @@ class Metric:
     title: str
     better: str | None  # `lower`, `higher` or None (a diagnostic without direction)
     unit: str | None
-    requires: tuple[str, ...]  # of `samples`, `base`, `real`, `model`, `likelihood`, `judges`, `features`
+    requires: tuple[
+        str, ...
+    ]  # of `samples`, `base`, `real`, `model`, `likelihood`, `judges`, `features`, `guard`
     source: str
     measure: Any  # (View) -> Measured
     fields: tuple[str, ...] = ()  # the task's fields that the value depends on

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sa_bench import datasets, judges, registry
+from sa_bench import datasets, guard, judges, registry
 from sa_bench.cards import judge_card
 from sa_bench.contracts import Generator, Likelihood, Metric
 from sa_bench.errors import MissingAsset
@@ -83,6 +83,8 @@ def fingerprint(chain: Chain, metric: Metric) -> dict[str, Any]:
     if "samples" in metric.requires or "sampler" in metric.fields:
         facts |= {"sampler": plain["sampler"], "seed_rule": "sha256(set/i)"}
         facts |= {"n_forget": task.n_forget, "n_retain": task.n_retain}
+    if "guard" in metric.requires:
+        facts["guard"] = guard.bounds(task.dataset)["bounds"]
     if "real" in metric.requires:
         facts |= {"dataset": task.dataset, "data": datasets.HASHES[task.dataset]}
     return facts

@@ -83,7 +83,7 @@ def _board(rows: list[Row], remark: str) -> Board:
         measured = dict.fromkeys(m["name"] for cell in line.cells for m in cell["measurements"])
         line.endpoints = {name: _endpoint(line.cells, name) for name in measured}
         flags = (flag for cell in line.cells for flag in cell["flags"])
-        line.collapsed = next((flag for flag in flags if flag.startswith("collapsed")), None)
+        line.collapsed = next((flag for flag in flags if flag.startswith("collapse")), None)
     floor = _floor(board)
     for line in board.lines:
         _judge(board, line, floor)

@@ -35,6 +35,7 @@ mnist_0 = Task(
         "surrogate_fidelity",
         "forget_log_likelihood",
         "retain_accuracy",
+        "collapse",
         "kid",
         "fid",
         "precision",

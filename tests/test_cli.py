@@ -41,7 +41,7 @@ def test_start_up_is_fast_and_light(arguments):
     ("arguments", "message"),
     [
         (["run", "--task", "mnist_O", "--method", "sa"], "Did you mean mnist_0"),
-        (["run", "--task", "mnist_0", "--method", "sea"], "Did you mean sa?"),
+        (["run", "--task", "mnist_0", "--method", "sea"], "Did you mean sa"),
         (["run", "--task", "mnist_0", "--method", "sa", "--set", "lamb=5"], "Did you mean lam"),
         (["run", "--task", "mnist_0", "--method", "sa", "--set", "lam=lots"], "lam='lots'"),
         (["run", "--task", "mnist_0", "--method", "sa", "--set", "lam=-1"], "greater than or equal to 0"),
@@ -175,7 +175,7 @@ def test_plan_says_what_the_store_has_and_what_is_shared(cli, tiny, tmp_path):
     cli("run", "--task", "mnist_0", "--method", "relabel", *tiny, check=0)
     warm = cli("plan", *command, check=0).stdout
     assert (
-        "relabel (base 0, seed 0): base shipped · forget stored · samples stored · 14 metrics stored" in warm
+        "relabel (base 0, seed 0): base shipped · forget stored · samples stored · 15 metrics stored" in warm
     )
     swept = cli("plan", *command, "--sweep", "sa.lam=1,50", check=0).stdout
     assert "sa lam=50.0 (base 0, seed 0)" in swept

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sa_bench import cards, registry
+from sa_bench import cards, guard, registry
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -23,6 +23,22 @@ def judge_table():
     return "\n".join(rows)
 
 
+def guard_table():
+    card = guard.bounds("mnist")
+    rows = ["| wreck | worst class | recall | flagged |", "|---|---|---|---|"]
+    for name, found in card["power"].items():
+        shares = [", ".join(f"{row[q]:.2f}" for row in found) for q in guard.QUANTITIES]
+        rows.append(
+            f"| {name} | {shares[0]} | {shares[1]} | {sum(row['flagged'] for row in found)} of {len(found)} |"
+        )
+    limits = ", ".join(f"{q} {card['bounds'][q]:.3f}" for q in guard.QUANTITIES)
+    rows += [
+        "",
+        f"Bounds: {limits}; false flags {card['null']['false_flags']} of {card['null']['resamples']}.",
+    ]
+    return "\n".join(rows)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
@@ -32,6 +48,10 @@ def test_links_lead_somewhere(page):
 
 def test_the_judge_table_equals_the_cards():
     assert judge_table() in (ROOT / "docs" / "metrics.md").read_text()
+
+
+def test_the_guards_table_equals_its_calibration():
+    assert guard_table() in (ROOT / "docs" / "metrics.md").read_text()
 
 
 def test_every_metric_is_documented():

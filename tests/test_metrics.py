@@ -132,7 +132,16 @@ def test_every_metric_declares_itself(entry):
     from sa_bench.contracts import Task
 
     assert set(metric.fields) <= {f.name for f in fields(Task)}
-    assert set(metric.requires) <= {"samples", "base", "real", "model", "likelihood", "judges", "features"}
+    assert set(metric.requires) <= {
+        "samples",
+        "base",
+        "real",
+        "model",
+        "likelihood",
+        "judges",
+        "features",
+        "guard",
+    }
 
 
 def test_two_designated_judges_in_one_process_keep_their_own_features():

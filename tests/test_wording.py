@@ -88,8 +88,8 @@ def test_the_terminal_shows_names_with_brackets_and_reasons(capsys, monkeypatch)
 
 
 def test_a_collapsed_model_is_not_ranked_and_says_so():
-    board = one([result_row(flags=["collapsed: recall 0.00"]), *OTHERS])
+    board = one([result_row(flags=["collapse: recall 0.00"]), *OTHERS])
     assert line(board, "sa").rank is None
     assert line(board, "sa").verdict == "collapsed"
-    assert "collapsed: recall 0.00" in line(board, "sa").sentence
+    assert "collapse: recall 0.00" in line(board, "sa").sentence
     assert "wins" not in board.headline

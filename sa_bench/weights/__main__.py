@@ -1,4 +1,4 @@
-"""Makes the shipped judges and base models again: `python -m sa_bench.weights judges|bases`.
+"""Makes the shipped judges and base models again: `python -m sa_bench.weights judges|bases|guard`.
 
 Writes into this folder; a card (JSON) beside each weight file says how it was made and what it can do.
 """
@@ -221,5 +221,9 @@ if __name__ == "__main__":
         make_judges(sys.argv[2] if len(sys.argv) > 2 else None)
     elif sys.argv[1:] == ["bases"]:
         make_bases()
+    elif sys.argv[1:] == ["guard"]:
+        from sa_bench.weights.guard import calibrate
+
+        calibrate(lambda text: print(text, flush=True))
     else:
         raise SystemExit(__doc__)

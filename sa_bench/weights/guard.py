@@ -1,0 +1,160 @@
+"""Calibrates the collapse guard: `python -m sa_bench.weights guard` (about 20 minutes on one core)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from sa_bench import __version__, bases, datasets, judges, registry
+from sa_bench.cards import WEIGHTS
+from sa_bench.cells import resolve_fields
+from sa_bench.contracts import Generator, Request, Task
+from sa_bench.guard import QUANTITIES, Share, collapsed, shares
+from sa_bench.sample_sets import SampleSet
+from sa_bench.sampling import image_seed
+from sa_bench.sources import FixedReplay
+from sa_bench.store import write_atomic
+from sa_bench.toy import ToyRun
+from sa_bench.training import Recipe, fit
+
+RESAMPLES = 300  # of the null: base models at other sampling seeds, every digit in turn left out
+FALSE = 0.01  # false flags allowed, over both quantities
+SHARE = 0.5  # a model has collapsed if it has lost more than half of what the null still has
+"""Below the null's own quantile by this factor: a method that pays a price is not a wreck, and the price is
+what the endpoints are for."""
+
+
+def draw(model: Generator, task: Task, name: str) -> SampleSet:
+    """The retained images of `task` from the noise of the set `name`."""
+    conditions = [c for c in task.retain for _ in range(task.n_retain)]
+    rows = [Request(c, image_seed(name, i)) for i, c in enumerate(conditions)]
+    images = model.to_images(model.sample(rows, task.sampler))
+    return SampleSet(images, np.array(conditions), np.array([r.seed for r in rows]))
+
+
+class Bench:
+    """The instruments, loaded once."""
+
+    def __init__(self, task: Task) -> None:
+        """`task` fixes judges, sizes and data."""
+        self.task, self.judges = task, {name: judges.load(name) for name in task.judges}
+
+    def base(self, seed: int) -> Generator:
+        """A shipped base model."""
+        found = bases.shipped(self.task.family, self.task.dataset, "cosine", seed)
+        if found is None:
+            raise SystemExit("the shipped bases are missing: python -m sa_bench.weights bases")
+        return bases.FAMILIES[self.task.family]().load(found.file)
+
+    def shares(self, images: SampleSet, base: SampleSet, task: Task) -> dict[str, Share]:
+        """As the metric takes them."""
+        real = datasets.real(task, "retain_test")
+        return shares(images, base, real, self.judges, task.designated, f"judge-{task.dataset}")
+
+
+def null(bench: Bench, say: Callable[[str], None]) -> dict[str, list[float]]:
+    """Upper bounds of both shares for base models at other sampling seeds."""
+    found: dict[str, list[float]] = {name: [] for name in QUANTITIES}
+    for i in range(RESAMPLES):
+        task = replace(bench.task, concept=i % len(bench.task.classes))
+        model = bench.base(i % 3)
+        kept = bench.shares(draw(model, task, f"guard/{i}"), draw(model, task, "retain"), task)
+        for name, share in kept.items():
+            found[name].append(share.high)
+        if i % 25 == 24:
+            say(f"null {i + 1}/{RESAMPLES}")
+    return found
+
+
+def wrecks(bench: Bench, seed: int) -> Iterator[tuple[str, SampleSet]]:
+    """Known wrecks of base `seed`, and their retained images."""
+    task, base = bench.task, bench.base(seed)
+    good = draw(base, task, "retain")
+    yield "blank images", replace(good, images=np.zeros_like(good.images))
+    firsts = {int(c): good.images[good.labels == c][0] for c in np.unique(good.labels)}
+    yield "one image a class", replace(good, images=np.stack([firsts[int(c)] for c in good.labels]))
+    for name, fields in (("no_gr", {"lam": 0.0}), ("naive", {"stop_at": 1e9, "steps": 1000})):
+        values = resolve_fields(name, task, "full", {}) | fields
+        yield name, draw(_forgotten(bench, seed, name, values), task, "retain")
+    yield (
+        "memorised replay of 9 images",
+        draw(_forgotten(bench, seed, "no_ewc", {"steps": 2000}, 9), task, "retain"),
+    )
+
+
+def _forgotten(bench: Bench, seed: int, name: str, fields: dict[str, Any], replay: int = 0) -> Generator:
+    """The base after a method that ruins it, on a run without a store."""
+    from sa_bench.cells import validated
+
+    task, base = bench.task, bench.base(seed)
+    run = WreckRun(base, task, seed=0, replay=replay)
+    return validated(registry.method_class(name), fields, name).forget(base.clone(), task, run)
+
+
+class WreckRun(ToyRun):
+    """A run on the real model that keeps nothing."""
+
+    def __init__(self, star: Generator, task: Task, seed: int, replay: int) -> None:
+        """`replay` images, one a class in turn; 0: fresh ones."""
+        super().__init__(star, task, seed)
+        self.images = replay
+
+    def replay(self) -> Any:
+        """Fresh samples, or the fixed few."""
+        if not self.images:
+            return super().replay()
+        c = self.star.conditions([self.task.retain[i % len(self.task.retain)] for i in range(self.images)])
+        rng = torch.Generator().manual_seed(0)
+        return FixedReplay(self.star.simulate(c, rng, self.task.sampler), c)
+
+    def surrogate(self) -> Any:
+        """U[0, 1] noise."""
+        from sa_bench.sources import UniformNoise
+
+        return UniformNoise(self.star, self.task.concept, (784,))
+
+    def train(
+        self,
+        model: Generator,
+        loss: Any,
+        recipe: Recipe,
+        scope: str = "full",
+        pull: Any = None,
+        stop: Any = None,
+    ) -> None:
+        """Without checkpoints."""
+        fit(model.parameters(scope), loss, recipe, rng=self.rng, pull=pull, stop=stop)
+
+
+def calibrate(say: Callable[[str], None]) -> None:
+    """Measure the null and the power, and ship both."""
+    bench = Bench(registry.task("mnist_0"))
+    found = null(bench, say)
+    lowest = {name: float(np.quantile(values, FALSE / len(QUANTITIES))) for name, values in found.items()}
+    limit = {name: SHARE * value for name, value in lowest.items()}
+    power: dict[str, Any] = {}
+    for seed in range(3):
+        good = draw(bench.base(seed), bench.task, "retain")
+        for name, images in wrecks(bench, seed):
+            kept = bench.shares(images, good, bench.task)
+            row = {"flagged": bool(collapsed(kept, limit)), **{q: s.share for q, s in kept.items()}}
+            power.setdefault(name, []).append(row)
+            say(f"base {seed}, {name}: {json.dumps(row)}")
+    facts = {
+        "bounds": limit,
+        "null": {
+            "resamples": RESAMPLES, "quantile": FALSE / len(QUANTITIES), "at_quantile": lowest,
+            "lowest": {name: min(values) for name, values in found.items()},
+            "false_flags": sum(any(found[q][i] < limit[q] for q in QUANTITIES) for i in range(RESAMPLES)),
+        },
+        "share": SHARE,
+        "power": power,
+        "command": "python -m sa_bench.weights guard",
+        "made_with": {"sa_bench": __version__, "torch": torch.__version__},
+    }  # fmt: skip
+    write_atomic(WEIGHTS / f"guard-{bench.task.dataset}.json", json.dumps(facts, indent=1).encode() + b"\n")
