@@ -179,7 +179,7 @@ def _history(store: Store) -> dict[str, float]:
             meta = store.get(stage, key).meta
         except (OSError, ValueError):
             continue
-        seconds, inputs = meta.get("cost", {}).get("cpu_s"), meta["inputs"]
+        seconds, inputs = meta.get("cost", {}).get("cpu_s"), meta.get("inputs", {})
         if seconds is not None:
             names, count = _units(stage, inputs)
             for name in names:
@@ -196,6 +196,8 @@ def _units(stage: str, inputs: Mapping[str, Any]) -> tuple[list[str], int]:
         return ["sample image"], len(inputs["rows"])
     if stage == "forget":
         return [f"forget step {inputs['method']}"], _steps("vae", inputs["fields"])
+    if stage != "measure":
+        return [], 1
     name = f"measure {inputs['metric']}"
     return [name, f"{name} {digest(inputs['fingerprint'])}"], 1
 

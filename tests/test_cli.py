@@ -177,6 +177,19 @@ def test_plan_says_what_the_store_has_and_what_is_shared(cli, tiny, tmp_path):
     assert (
         "relabel (base 0, seed 0): base shipped · forget stored · samples stored · 15 metrics stored" in warm
     )
+    limited = [
+        "--task",
+        "mnist_0_r1000,mnist_0_cover5",
+        "--method",
+        "sa",
+        *tiny,
+        "--set",
+        "sa.steps=3",
+        "--set",
+        "fisher.n=1000",
+    ]
+    cli("run", *limited, check=0)
+    assert "15 metrics stored" in cli("plan", *limited, check=0).stdout
     swept = cli("plan", *command, "--sweep", "sa.lam=1,50", check=0).stdout
     assert "sa lam=50.0 (base 0, seed 0)" in swept
     paper = cli(
