@@ -61,11 +61,17 @@ def plan_text(
     lines += [
         "",
         f"time:   {estimate}",
-        f"memory: about {LIBRARIES + parameters * PER_PARAMETER / 2**20:.0f} MiB a process "
-        f"({parameters:,} parameters), {share} process(es)",
+        f"memory: {_memory(history, parameters)} a process ({parameters:,} parameters), {share} process(es)",
         f"disk:   about {disk:.0f} MiB in the store and the run folder; {free:.0f} GiB free at {store.root}",
     ]
     return "\n".join(lines)
+
+
+def _memory(history: History, parameters: int) -> str:
+    """What scoring was seen to take here, else an estimate from the parameters alone."""
+    if "peak" in history:
+        return f"up to {history['peak']:,.0f} MiB, as seen here,"
+    return f"about {LIBRARIES + parameters * PER_PARAMETER / 2**20:,.0f} MiB, more for scoring at scale full,"
 
 
 def _text(stage: Stage) -> str:
@@ -172,6 +178,7 @@ def _steps(family: str, values: Mapping[str, Any]) -> int:
 def _history(store: Store) -> dict[str, float]:
     """Median CPU seconds a step, a sample, an image and a measurement, of all that the store holds."""
     found: dict[str, list[float]] = {}
+    peaks: list[float] = []
     for stage, key, _, finished in store.entries():
         if not finished:
             continue
@@ -179,12 +186,14 @@ def _history(store: Store) -> dict[str, float]:
             meta = store.get(stage, key).meta
         except (OSError, ValueError):
             continue
+        peaks += [meta["cost"]["peak_mib"]] if "peak_mib" in meta.get("cost", {}) else []
         seconds, inputs = meta.get("cost", {}).get("cpu_s"), meta.get("inputs", {})
         if seconds is not None:
             names, count = _units(stage, inputs)
             for name in names:
                 found.setdefault(name, []).append(seconds / max(1, count))
-    return {name: median(values) for name, values in found.items()}
+    history = {name: median(values) for name, values in found.items()}
+    return history | ({"peak": max(peaks)} if peaks else {})
 
 
 def _units(stage: str, inputs: Mapping[str, Any]) -> tuple[list[str], int]:
