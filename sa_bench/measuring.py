@@ -83,6 +83,8 @@ def fingerprint(chain: Chain, metric: Metric) -> dict[str, Any]:
     if "samples" in metric.requires or "sampler" in metric.fields:
         facts |= {"sampler": plain["sampler"], "seed_rule": "sha256(set/i)"}
         facts |= {"n_forget": task.n_forget, "n_retain": task.n_retain}
+    if task.scored != task.retain:  # what `retain` means to every metric of this task
+        facts["scored"] = list(task.scored)
     if "guard" in metric.requires:
         facts["guard"] = guard.bounds(task.dataset)["bounds"]
     if "real" in metric.requires:

@@ -91,6 +91,19 @@ def test_a_filter_is_exposed_by_recovery(tmp_path, store_env):
     assert blank["artifacts"]["samples"]["forget"] != results[0]["artifacts"]["samples"]["forget"]
 
 
+def test_a_task_that_scores_other_classes_never_shares_a_cached_value(tmp_path, store_env):
+    """θ* itself is measured under both tasks; the second must not find the first one's value."""
+    whole = run(tmp_path, store_env, "original")[0]
+    cells = resolve(["mnist_0_cover5"], ["original"], "quick", sets=QUICK)
+    (part,) = runner.run_cells(
+        cells, Store(tmp_path / "store"), tmp_path / "run2", lambda *e: None, lambda r: None
+    )
+    assert value(part, "retain_log_likelihood") != value(whole, "retain_log_likelihood")
+    by_name = {m["name"]: m for m in part["measurements"]}
+    assert set(by_name["retain_log_likelihood"]["extra"]["by_class"]) == {"2", "4", "6", "8"}
+    assert all(m["fingerprint"]["scored"] == [2, 4, 6, 8] for m in part["measurements"])
+
+
 def test_one_failure_takes_nobody_down_and_says_why(tmp_path, store_env, monkeypatch):
     def breaks(self, model, task, run):
         raise ZeroDivisionError("by\nzero")
