@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH ?=
 
-.PHONY: demo test check bench slow board judges bases wheel clean
+.PHONY: demo test check bench slow board-micro tune-micro board-paper judges bases wheel clean
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "sa_bench needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
@@ -36,10 +36,19 @@ bench: $(VENV)/.installed
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
 
-# Three bases, three seeds (about 75 minutes on two cores the first time); it resumes.
-board: $(VENV)/.installed
-	$(BIN)/python -m sa_bench run --task mnist_0 --method original,sa,relabel,blank,noise,retrain --base-seed 0,1,2 --seed 0,1,2 --jobs 2 --out runs/mnist_0
-	$(BIN)/python -m sa_bench report runs/mnist_0 --out docs/mnist_0.md
+# Each resumes where it was stopped. About 4 CPU-hours, 1 and 2.
+board-micro: $(VENV)/.installed
+	$(BIN)/python -m sa_bench plan --suite micro-1 --jobs 2 | tail -n 7
+	$(BIN)/python -m sa_bench run --suite micro-1 --jobs 2 --out runs/micro-1
+	$(BIN)/python -m sa_bench report runs/micro-1 --out docs/results-micro.md
+
+tune-micro: $(VENV)/.installed
+	$(BIN)/python -m sa_bench run --suite tune-micro-1 --jobs 2 --out runs/tune-micro-1
+	$(BIN)/python -m sa_bench tune runs/tune-micro-1 --out docs/tuning-micro.md
+
+board-paper: $(VENV)/.installed
+	$(BIN)/python -m sa_bench run --suite paper-mnist --jobs 2 --out runs/paper-mnist
+	$(BIN)/python -m sa_bench report runs/paper-mnist --out docs/results-paper.md
 
 judges bases: $(VENV)/.installed
 	$(BIN)/python -m sa_bench.weights $@

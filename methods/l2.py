@@ -25,19 +25,19 @@ class L2:
 
     lam: Weight = 100.0  # λ, weight of the penalty
     gamma: Weight = 1.0  # weight of replay
-    lr: Rate = 1e-3  # Adam
-    steps: Count = 2_000
+    lr: Rate = 1e-4  # Adam
+    steps: Count = 10_000
     batch: Count = 256  # surrogate and replay images each
     fisher: FisherOptions = FisherOptions()  # noqa: RUF009 (frozen)
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     standing: ClassVar[str] = "method"
     supports: ClassVar[type] = Generator
     needs: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = "an ablation of this suite"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
-        ("vae", "quick"): {"steps": 1_000, "fisher": {"n": 10_000}},
-        ("vae", "paper"): {"steps": 10_000, "lr": 1e-4},
+        ("vae", "full"): {"lam": 50.0, "batch": 128, "steps": 1_000, "lr": 1e-3},
+        ("vae", "quick"): {"lam": 50.0, "batch": 128, "steps": 1_000, "lr": 1e-3, "fisher": {"n": 10_000}},
     }
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:

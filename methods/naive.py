@@ -38,7 +38,8 @@ class Naive:
     needs: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = "Heng & Soh 2023, Eq. 3, likelihoods replaced by ELBOs (Section 3.1)"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
-        ("vae", "quick"): {"fisher": {"n": 10_000}},
+        ("vae", "full"): {"lam": 50.0, "batch": 128},
+        ("vae", "quick"): {"lam": 50.0, "batch": 128, "fisher": {"n": 10_000}},
     }
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:

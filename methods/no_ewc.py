@@ -22,18 +22,18 @@ class NoEWC:
     """SA's fields without λ and F."""
 
     gamma: Weight = 1.0  # weight of replay
-    lr: Rate = 1e-3  # Adam
-    steps: Count = 2_000
+    lr: Rate = 1e-4  # Adam
+    steps: Count = 10_000
     batch: Count = 256  # surrogate and replay images each
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     standing: ClassVar[str] = "method"
     supports: ClassVar[type] = Generator
     needs: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = "Heng & Soh 2023, Eq. 4 with λ = 0"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
-        ("vae", "quick"): {"steps": 1_000},
-        ("vae", "paper"): {"steps": 10_000, "lr": 1e-4},
+        ("vae", "full"): {"batch": 128, "steps": 1_000, "lr": 1e-3},
+        ("vae", "quick"): {"batch": 128, "steps": 1_000, "lr": 1e-3},
     }
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:

@@ -21,8 +21,8 @@ class NoReplay:
     """SA's fields without γ."""
 
     lam: Weight = 100.0  # λ, weight of the EWC penalty
-    lr: Rate = 1e-3  # Adam
-    steps: Count = 2_000
+    lr: Rate = 1e-4  # Adam
+    steps: Count = 10_000
     batch: Count = 256  # surrogate images each
     fisher: FisherOptions = FisherOptions()  # noqa: RUF009 (frozen)
 
@@ -32,8 +32,8 @@ class NoReplay:
     needs: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = "Heng & Soh 2023, Eq. 4 without its last expectation"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
-        ("vae", "quick"): {"steps": 1_000, "fisher": {"n": 10_000}},
-        ("vae", "paper"): {"steps": 10_000, "lr": 1e-4},
+        ("vae", "full"): {"lam": 50.0, "batch": 128, "steps": 1_000, "lr": 1e-3},
+        ("vae", "quick"): {"lam": 50.0, "batch": 128, "steps": 1_000, "lr": 1e-3, "fisher": {"n": 10_000}},
     }
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:

@@ -22,10 +22,11 @@ class RetrainSurrogate:
 
     recipe: str = "cosine"  # the base recipe to follow
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     standing: ClassVar[str] = "reference"
     supports: ClassVar[type] = Generator
     needs: ClassVar[tuple[str, ...]] = ("data",)
+    ignores: ClassVar[tuple[str, ...]] = ("replay",)
     source: ClassVar[str] = "the model that Heng & Soh 2023, Eq. 4 imitates"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
         ("vae", "quick"): {"recipe": "quick"},

@@ -14,7 +14,10 @@ from safetensors.numpy import load_file
 
 from sa_bench import __version__
 from sa_bench.board import Board, Endpoint, Line
+from sa_bench.cards import guard_card as shipped_guard
 from sa_bench.cards import judge_card
+from sa_bench.claims import verdicts
+from sa_bench.comparing import COMPARED, Comparison, checkpoints, comparisons, difference
 from sa_bench.errors import SaBenchError
 from sa_bench.ranking import boards
 from sa_bench.wording import percent, shown
@@ -38,6 +41,8 @@ def render(results: Sequence[Mapping[str, Any]]) -> str:
     environment.globals |= {
         "shown": shown, "span": span, "count": count, "pictures": pictures, "tradeoff": tradeoff, "curves": curves,
         "percent": percent, "cards": cards, "version": __version__, "cost": cost, "titles": titles, "notes": notes,
+        "comparisons": comparisons, "compared": compared, "difference": difference, "checkpoints": checkpoints,
+        "verdicts": verdicts, "guard": guard_card,
         "unit": unit, "made_with": made_with, "seeds": seeds, "cells": cells,
     }  # fmt: skip
     return environment.get_template("report.html").render(boards=boards(results))
@@ -136,6 +141,23 @@ def cards(board: Board) -> list[dict[str, Any]]:
         card["problem"] = "" if card["sha256"].startswith(used) else other
         found.append({**card, "name": name, "designated": name == task["designated"]})
     return found
+
+
+def compared(found: Sequence[Comparison]) -> str:
+    """What the two kinds of difference in the table mean."""
+    return COMPARED.format(runs=found[0].runs, bases=found[0].bases).replace("*", "")
+
+
+def guard_card(board: Board) -> dict[str, Any] | None:
+    """The collapse guard's calibration, if the board was guarded by it."""
+    rows = [m for _, cell in cells(board) for m in cell["measurements"] if "guard" in m["fingerprint"]]
+    try:
+        card = shipped_guard(cells(board)[0][1]["task_values"]["dataset"]) if rows else None
+    except SaBenchError:
+        return None
+    if card is None or card["bounds"] != rows[0]["fingerprint"]["guard"]:
+        return None
+    return card | {"resamples": sum(card["null"]["resamples"].values())}
 
 
 def pictures(board: Board) -> list[dict[str, Any]]:

@@ -5,6 +5,8 @@ from typing import Any
 
 from sa_bench import __version__
 from sa_bench.board import Board, Endpoint, Line
+from sa_bench.claims import verdicts
+from sa_bench.comparing import COMPARED, checkpoints, comparisons, difference
 from sa_bench.ranking import boards
 from sa_bench.wording import percent, shown
 
@@ -26,6 +28,8 @@ def _section(board: Board) -> str:
         *_others(board),
         *_recovery(board),
         *_judges(board),
+        *_comparisons(board),
+        *_claims(board),
         *_ledger(board),
     ]
     return "\n".join([*parts, *_provenance(board), ""])
@@ -144,6 +148,32 @@ def _ledger(board: Board) -> list[str]:
         rows.append([escape(cell) for cell in cells])
     head = ["method", "metric", "published", "ours", "verdict"]
     return ["Against what was published:", "", *_table(head, rows), ""] if rows else []
+
+
+def _comparisons(board: Board) -> list[str]:
+    found = comparisons(board)
+    if not found:
+        return []
+    rows = []
+    for row in found:
+        p = "–" if row.p is None else f"{row.p:.2g}"
+        cells = (f"{row.a} − {row.b}", f"{row.metric} ({row.better})", difference(row), p, checkpoints(row))
+        rows.append([escape(cell) for cell in cells])
+    head = ["methods", "endpoint", "methods differ: by", "p (Holm)", "checkpoints differ"]
+    return [COMPARED.format(runs=found[0].runs, bases=found[0].bases), "", *_table(head, rows), ""]
+
+
+def _claims(board: Board) -> list[str]:
+    found = verdicts(board)
+    rows = [
+        [
+            escape(cell)
+            for cell in (v.claim.claim, f"{v.claim.source} ({v.claim.kind})", v.evidence, v.verdict)
+        ]
+        for v in found
+    ]
+    head = ["claim", "source", "here", "verdict"]
+    return ["Claims:", "", *_table(head, rows), ""] if rows else []
 
 
 def _judges(board: Board) -> list[str]:

@@ -13,6 +13,7 @@ from sa_bench.results import load_results, read_results
 from sa_bench.settings import store_folder
 from sa_bench.store import Store, write_atomic
 
+MARK = "<!-- written by sa_bench report -->"  # what stands above it in a Markdown file is kept
 RENDERERS = {".html": "html", ".htm": "html", ".md": "markdown"}
 __all__ = ["evaluate", "load_results", "run", "run_folder", "write_report"]
 
@@ -39,25 +40,20 @@ def run(
     Raises:
         SaBenchError: anything unknown or out of range, before any work.
     """
-    _, folder, _ = run_folder(
+    cells = resolve(
         [task] if isinstance(task, str) else list(task),
         [method] if isinstance(method, str) else list(method),
-        seeds=seeds, base_seeds=base_seeds, scale=scale, sets=sets, sweeps=sweeps, metrics=metrics, jobs=jobs,
-        out=Path(out) if out else None, overwrite=overwrite, device=device,
+        scale, seeds, base_seeds, sets, sweeps, metrics,
     )  # fmt: skip
+    _, folder, _ = run_folder(
+        cells, jobs=jobs, out=Path(out) if out else None, overwrite=overwrite, device=device
+    )
     return load_results(folder)
 
 
 def run_folder(
-    tasks: Sequence[str],
-    methods: Sequence[str],
+    cells: list[Cell],
     *,
-    seeds: Sequence[int],
-    base_seeds: Sequence[int],
-    scale: str,
-    sets: Sequence[str],
-    sweeps: Sequence[str],
-    metrics: Sequence[str],
     jobs: int,
     out: Path | None,
     overwrite: bool,
@@ -66,10 +62,9 @@ def run_folder(
     finished: Callable[[dict[str, Any]], None] = lambda result: None,
     announce: Callable[[list[Cell]], None] = lambda cells: None,
 ) -> tuple[list[dict[str, Any]], Path, Path]:
-    """Run and render: (results, run folder, report file)."""
+    """Run and render `cells`: (results, run folder, report file)."""
     from sa_bench import runner
 
-    cells = resolve(tasks, methods, scale, seeds, base_seeds, sets, sweeps, metrics)
     jobs = runner.usable_jobs(jobs)
     require_device(device)
     require_data(cells)
@@ -125,6 +120,8 @@ class one_thread:
 def write_report(folders: Sequence[Path], out: Path | None) -> Path:
     """Render run folders into `out`: HTML, or Markdown if it ends in .md (default: report.html in the first).
 
+    In a Markdown file that holds the line `MARK`, only what stands below it is replaced.
+
     Raises:
         SaBenchError: no results there, or another ending.
     """
@@ -132,7 +129,11 @@ def write_report(folders: Sequence[Path], out: Path | None) -> Path:
     if path.suffix.lower() not in RENDERERS:
         raise unknown("report format", path.suffix or path.name, RENDERERS)
     renderer = importlib.import_module(f"sa_bench.reports.{RENDERERS[path.suffix.lower()]}")
-    write_atomic(path, renderer.render(read_results(folders)).encode())
+    text = renderer.render(read_results(folders))
+    if path.suffix.lower() == ".md" and path.is_file():
+        head, mark, _ = path.read_text(encoding="utf-8").partition(MARK)
+        text = f"{head}{mark}\n\n{text.partition(chr(10))[2].lstrip()}" if mark else text
+    write_atomic(path, text.encode())
     return path
 
 

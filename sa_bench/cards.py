@@ -42,6 +42,28 @@ def require_bar(facts: dict[str, Any]) -> None:
         )
 
 
+def guard_card(dataset: str) -> dict[str, Any]:
+    """The collapse guard's calibration: bounds, null, power, and how they were made.
+
+    Raises:
+        SaBenchError: there is none for that data set.
+    """
+    path = WEIGHTS / f"guard-{dataset}.json"
+    if not path.is_file():
+        raise SaBenchError(
+            f"There is no collapse guard for {dataset}; make one: python -m sa_bench.weights guard."
+        )
+    return json.loads(path.read_text())
+
+
+def variance_card() -> dict[str, Any]:
+    """Task to endpoint to the spread of differences between methods, as measured on the boards that ship."""
+    found: dict[str, Any] = {}
+    for path in sorted(WEIGHTS.glob("variance-*.json")):
+        found |= json.loads(path.read_text())
+    return found
+
+
 def verified(file: Path) -> str:
     """The weight file's sha256, equal to its card's.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -52,6 +53,33 @@ class Cell:
     def build_method(self) -> Any:
         """The method's dataclass with this cell's fields."""
         return validated(registry.method_class(self.method), self.fields, f"method {self.method}")
+
+
+def command(cell: Cell) -> str:
+    """The command that makes this cell alone."""
+    task = registry.task(cell.task.name)
+    parts = ["run", "--task", registry.reference("task", cell.task.name)]
+    parts += ["--method", registry.reference("method", cell.method)]
+    for option, value, default in (
+        ("--scale", cell.scale, "full"), ("--base-seed", cell.base_seed, 0), ("--seed", cell.seed, 0)
+    ):  # fmt: skip
+        parts += [option, str(value)] if value != default else []
+    for name, value in cell.overrides.items():
+        parts += ["--set", f"task.{name}={value}"]
+    plain = _flat(resolve_fields(cell.method, cell.task, cell.scale, {}))
+    for name, value in _flat(cell.fields).items():
+        parts += ["--set", f"{cell.method}.{name}={value}"] if value != plain[name] else []
+    own = dict(task.scales.get(cell.scale, {})).get("metrics", task.metrics)
+    further = [m for m in cell.task.metrics if m not in own] if "metrics" not in cell.overrides else []
+    parts += ["--metric", ",".join(registry.reference("metric", m) for m in further)] if further else []
+    return "python -m sa_bench " + shlex.join(parts)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
 
 
 def titled(cells: Sequence[Cell]) -> dict[str, str]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sa_bench import __version__
 from sa_bench.errors import SaBenchError
+
+if TYPE_CHECKING:
+    from sa_bench.cells import Cell
 
 # With two processes side by side OpenMP's spin-waiting costs more than it saves (81 ms against 31 a step).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -33,6 +36,10 @@ INTERRUPTED = 130
 TaskOption = Annotated[str, typer.Option("--task", "-t", help="Task, or several: a,b; a name or ./mine.py.")]
 MethodOption = Annotated[
     str, typer.Option("--method", "-m", help="Method, or several: a,b; a name or ./mine.py.")
+]
+SuiteOption = Annotated[
+    str,
+    typer.Option(help="A suite, or ./mine.toml, instead of --task, --method and all that belongs to them."),
 ]
 SeedOption = Annotated[str, typer.Option(help="Forgetting seeds: 0,1,2.")]
 BaseOption = Annotated[str, typer.Option(help="Base model seeds: 0,1,2.")]
@@ -90,9 +97,38 @@ def _seeds(text: str, option: str) -> list[int]:
         raise SaBenchError(f"{option} takes whole numbers separated by commas, got {text!r}.") from None
 
 
+def _cells(
+    suite: str, task: str, method: str, seed: str, base_seed: str, scale: str, sets: list[str] | None,
+    sweeps: list[str] | None, metric: str,
+) -> list[Cell]:  # fmt: skip
+    """What a command line asks for.
+
+    Raises:
+        SaBenchError: neither a suite nor task and method, or both, or anything in them that is wrong.
+    """
+    given = (task, method, sets, sweeps, metric, seed != "0", base_seed != "0", scale != "full")
+    if suite and any(given):
+        raise SaBenchError(
+            "--suite says which tasks, methods, seeds and settings; give it alone or not at all."
+        )
+    if suite:
+        from sa_bench import suites
+
+        return suites.cells(suite)
+    if not task or not method:
+        raise SaBenchError("Give --task and --method, or --suite. See `python -m sa_bench list`.")
+    from sa_bench.cells import resolve
+
+    return resolve(
+        _split(task), _split(method), scale, _seeds(seed, "--seed"), _seeds(base_seed, "--base-seed"),
+        sets or [], sweeps or [], _split(metric) if metric else [],
+    )  # fmt: skip
+
+
 @app.command("list")
 def list_components() -> None:
-    """All tasks, methods and metrics."""
+    """All tasks, methods, metrics and suites."""
+    from sa_bench import suites
     from sa_bench.registry import ROOMS, entries
 
     for kind in ("task", "method", "metric"):
@@ -101,6 +137,9 @@ def list_components() -> None:
         width = max(len(e.name) for e in found)
         for entry in found:
             print(f"  {entry.name:<{width}}  {entry.summary.replace('`', '')}")
+    print("suites:")
+    for name, summary in suites.entries():
+        print(f"  {name}  {summary}")
 
 
 @app.command()
@@ -113,8 +152,9 @@ def show(name: str) -> None:
 
 @app.command()
 def run(
-    task: TaskOption,
-    method: MethodOption,
+    task: TaskOption = "",
+    method: MethodOption = "",
+    suite: SuiteOption = "",
     seed: SeedOption = "0",
     base_seed: BaseOption = "0",
     scale: ScaleOption = "full",
@@ -130,13 +170,13 @@ def run(
     from sa_bench import api
     from sa_bench.terminal import Live, print_boards
 
+    cells = _cells(suite, task, method, seed, base_seed, scale, set_, sweep, metric)
+    if suite and out is None:
+        out = Path("runs") / Path(suite).stem
     with Live() as live:
         results, folder, report = api.run_folder(
-            _split(task), _split(method), seeds=_seeds(seed, "--seed"),
-            base_seeds=_seeds(base_seed, "--base-seed"), scale=scale, sets=set_ or [], sweeps=sweep or [],
-            metrics=_split(metric) if metric else [],
-            jobs=jobs, out=out, overwrite=overwrite, device=device, report=live.update, finished=live.finish,
-            announce=live.announce,
+            cells, jobs=jobs, out=out, overwrite=overwrite, device=device, report=live.update,
+            finished=live.finish, announce=live.announce,
         )  # fmt: skip
     from sa_bench.runner import exit_code
 
@@ -156,6 +196,22 @@ def report(
     from sa_bench import api
 
     print(f"Report: {api.write_report(folders, out)}")
+
+
+@app.command()
+def tune(
+    folders: Annotated[list[Path], typer.Argument(help="Run folders of the tries.")],
+    out: Annotated[Path | None, typer.Option(help="Also write it to this file, as Markdown.")] = None,
+) -> None:
+    """Choose a setting a method from the tries of a run: the objective, every try, the winner."""
+    from sa_bench import tuning
+    from sa_bench.results import read_results
+    from sa_bench.store import write_atomic
+
+    text = tuning.report(tuning.tries(read_results(folders)))
+    if out is not None:
+        write_atomic(out, text.encode())
+    print(text)
 
 
 @app.command()
@@ -183,8 +239,9 @@ def evaluate(
 
 @app.command()
 def plan(
-    task: TaskOption,
-    method: MethodOption,
+    task: TaskOption = "",
+    method: MethodOption = "",
+    suite: SuiteOption = "",
     seed: SeedOption = "0",
     base_seed: BaseOption = "0",
     scale: ScaleOption = "full",
@@ -196,12 +253,7 @@ def plan(
     """What `run` would do: stages, what the store has, time, memory and disk. Runs nothing."""
     from sa_bench.planning import plan_text
 
-    print(
-        plan_text(
-            _split(task), _split(method), _seeds(seed, "--seed"), _seeds(base_seed, "--base-seed"), scale,
-            set_ or [], sweep or [], _split(metric) if metric else [], jobs,
-        )
-    )  # fmt: skip
+    print(plan_text(_cells(suite, task, method, seed, base_seed, scale, set_, sweep, metric), jobs))
 
 
 @app.command()

@@ -288,6 +288,7 @@ class Method(Protocol):
     needs: ClassVar[tuple[str, ...]]  # () or ("data",)
     source: ClassVar[str]
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]]  # (family, scale) -> fields
+    # Optional: `ignores = ("replay",)`: tasks that differ in replay alone share the model.
     # Optional: `files: ClassVar[tuple[str, ...]]`, fields that name a file; keyed by its content.
     # Optional: `render(images, labels, task) -> images`, a filter on uint8 (N, H, W, C) after sampling.
 

@@ -43,7 +43,7 @@ def explain(cell: Path, metric: str | None) -> str:
     if metric is None and rows:
         others = ", ".join(m["name"] for m in rows if m["role"] != "primary")
         parts.append(f"Further measurements, with --metric NAME: {others}.")
-    parts.append(f"Make it again: {row['provenance']['command']}")
+    parts.append(f"Make it again: {row['provenance'].get('cell_command') or row['provenance']['command']}")
     return "\n\n".join(parts)
 
 

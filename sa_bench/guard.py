@@ -8,15 +8,12 @@ they were seen to have on known wrecks: `python -m sa_bench.weights guard`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from sa_bench.cards import WEIGHTS
-from sa_bench.errors import SaBenchError
+from sa_bench.cards import guard_card
 from sa_bench.features import extract, in_manifold
 from sa_bench.judges import Judge, majority
 from sa_bench.sample_sets import SampleSet
@@ -37,12 +34,12 @@ class Share:
 
 
 def shares(
-    images: SampleSet, base: SampleSet, real: SampleSet, judges: Mapping[str, Judge], designated: str,
-    extractor: str,
+    images: SampleSet, base: SampleSet, real: SampleSet, judges: Mapping[str, Judge], reject: Judge,
+    designated: str, extractor: str,
 ) -> dict[str, Share]:  # fmt: skip
     """Both quantities of `images` against `base` (the retained classes), with `real` images for recall."""
-    mine, _ = majority(judges, images.images, images.labels)
-    theirs, _ = majority(judges, base.images, base.labels)
+    mine, _ = majority(judges, reject, images.images, images.labels)
+    theirs, _ = majority(judges, reject, base.images, base.labels)
     by_class = []
     classes = [int(c) for c in np.unique(base.labels)]
     for c in classes:
@@ -69,18 +66,9 @@ def _of(s: Share) -> Share:
     return Share(s.value, s.base, s.value / s.base, s.high / s.base, s.where)
 
 
-def bounds(dataset: str) -> dict[str, Any]:
-    """The shipped calibration: bounds, null, power, and how they were made.
-
-    Raises:
-        SaBenchError: there is none for that data set.
-    """
-    path = WEIGHTS / f"guard-{dataset}.json"
-    if not path.is_file():
-        raise SaBenchError(
-            f"There is no collapse guard for {dataset}; make one: python -m sa_bench.weights guard."
-        )
-    return json.loads(path.read_text())
+def bounds(dataset: str) -> dict[str, float]:
+    """The shipped bounds by quantity."""
+    return guard_card(dataset)["bounds"]
 
 
 def collapsed(found: Mapping[str, Share], limit: Mapping[str, float]) -> list[str]:

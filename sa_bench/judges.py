@@ -6,11 +6,13 @@ never part of its interval.
 
 from __future__ import annotations
 
+import hashlib
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ from sa_bench.cards import WEIGHTS, judge_card, require_bar, verified
 from sa_bench.errors import SaBenchError
 
 FLAT = 0.1  # gradient norm below which an image shows nothing; the faintest of 60,000 real digits has 0.29
+NOTHING = 40.0  # nats by which `none` beats every class: base samples reach 28, grey and noise start at 53
 CHUNK = 500  # images a forward pass, the same everywhere so that scores do not depend on N
 
 
@@ -160,6 +163,33 @@ def load(name: str) -> CNNJudge | NearestNeighbours:
     return read(WEIGHTS / f"judge-{name}.safetensors", facts, verified(WEIGHTS / f"judge-{name}.safetensors"))
 
 
+@dataclass
+class Remembering:
+    """A judge that keeps what it said of the last few sets of images: metrics ask for the same again."""
+
+    judge: Judge
+    said: ClassVar[OrderedDict[tuple[str, str], np.ndarray]] = OrderedDict()
+
+    def __post_init__(self) -> None:
+        """Name, content and card are the judge's."""
+        self.name, self.content, self.card = self.judge.name, self.judge.content, self.judge.card
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """The judge's own; (N, classes), not to be written to."""
+        key = (self.content, hashlib.sha256(images.tobytes()).hexdigest())
+        if key not in self.said:
+            self.said[key] = self.judge.probabilities(images)
+            self.said[key].setflags(write=False)
+        self.said.move_to_end(key)
+        while len(self.said) > 64:
+            self.said.popitem(last=False)
+        return self.said[key]
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """The judge's own."""
+        return self.judge.features(images)
+
+
 def read(file: Path, facts: dict[str, Any], content: str) -> CNNJudge | NearestNeighbours:
     """A judge from its weight file."""
     state = load_file(file)
@@ -181,9 +211,24 @@ def top1(probabilities: np.ndarray, label: int | np.ndarray) -> np.ndarray:
     return (chosen & (highest.sum(1) == 1)).astype(float)
 
 
+def shows(reject: Judge, images: np.ndarray) -> np.ndarray:
+    """Whether an image (N, 28, 28, 1) shows anything at all, (N,) float64 of 0/1.
+
+    A classifier must name a class even for plain grey, and most of them say "one": without this, the digit
+    1 could never be forgotten. Only what is far from any digit counts as nothing, never a bad digit.
+    """
+    p = np.log(np.clip(reject.probabilities(images), 1e-300, None))
+    norms = np.concatenate([gradients(_unit(part)).norm(dim=1).numpy() for part in _chunks(images)])
+    return ((p[:, -1] - p[:, :-1].max(1) < NOTHING) & (norms >= FLAT)).astype(float)
+
+
 def majority(
-    judges: Mapping[str, Judge], images: np.ndarray, label: int | np.ndarray
+    judges: Mapping[str, Judge], reject: Judge, images: np.ndarray, label: int | np.ndarray
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Whether more than half of the panel's top-1 is `label`: (N,) float64 of 0/1, and each judge's (N,)."""
-    votes = {name: top1(judge.probabilities(images), label) for name, judge in judges.items()}
+    """Whether more than half of the panel's top-1 is `label`: (N,) float64 of 0/1, and each judge's (N,).
+
+    An image in which `reject` sees nothing is nobody's.
+    """
+    there = shows(reject, images)
+    votes = {name: there * top1(judge.probabilities(images), label) for name, judge in judges.items()}
     return (np.mean(list(votes.values()), axis=0) > 0.5).astype(float), votes

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sa_bench import datasets, guard, judges, registry
+from sa_bench import benchmark, datasets, guard, judges, registry
 from sa_bench.cards import judge_card
 from sa_bench.contracts import Generator, Likelihood, Metric
 from sa_bench.errors import MissingAsset
@@ -69,6 +69,8 @@ def fingerprint(chain: Chain, metric: Metric) -> dict[str, Any]:
     """Everything the metric's value depends on besides the images and the model."""
     task = chain.task
     facts: dict[str, Any] = {"metric": metric.name}
+    if (frozen := benchmark.name_of(task.name)) is not None:
+        facts["benchmark"] = frozen
     facts["version"] = registry.version("metric", metric.name, metric.version)
     plain = asdict(task)
     facts |= {name: plain[name] for name in metric.fields if name not in ("judges", "designated")}
@@ -86,7 +88,7 @@ def fingerprint(chain: Chain, metric: Metric) -> dict[str, Any]:
     if task.scored != task.retain:  # what `retain` means to every metric of this task
         facts["scored"] = list(task.scored)
     if "guard" in metric.requires:
-        facts["guard"] = guard.bounds(task.dataset)["bounds"]
+        facts["guard"] = guard.bounds(task.dataset)
     if "real" in metric.requires:
         facts |= {"dataset": task.dataset, "data": datasets.HASHES[task.dataset]}
     return facts
@@ -172,7 +174,7 @@ class LazyView:
         self.chain, self.subject, self.task = chain, subject, chain.task
         self.samples = _Lazy(subject.sample_set)
         self.base = _Lazy(Subject(chain, base=True).sample_set)
-        self.judges = {name: judges.load(name) for name in chain.task.judges}
+        self.judges = {name: judges.Remembering(judges.load(name)) for name in chain.task.judges}
 
     @cached_property
     def model(self) -> Generator:

@@ -10,11 +10,13 @@ from statistics import median
 from typing import Any
 
 from sa_bench import bases, datasets, registry
-from sa_bench.cells import resolve, titled
+from sa_bench.cards import variance_card
+from sa_bench.cells import Cell, titled
 from sa_bench.contracts import FisherOptions
 from sa_bench.measuring import Subject, fingerprint, measure_inputs
 from sa_bench.settings import store_folder
 from sa_bench.stages import Chain
+from sa_bench.statistics import detectable
 from sa_bench.store import Store, digest
 
 PER_PARAMETER = 7 * 4  # bytes in training: weight, gradient, two moments, θ*, F, the replay copy
@@ -30,19 +32,16 @@ class Stage:
     seconds: float | None  # CPU seconds still to spend; None: never measured here
 
 
-def plan_text(
-    tasks: Sequence[str], methods: Sequence[str], seeds: Sequence[int], base_seeds: Sequence[int], scale: str,
-    sets: Sequence[str], sweeps: Sequence[str], metrics: Sequence[str], jobs: int,
-) -> str:  # fmt: skip
+def plan_text(cells: Sequence[Cell], jobs: int) -> str:
     """The cells stage by stage with what is shipped or stored, then time, memory and disk.
 
     Times are measured: the median second a step, a sample or a measurement of what this store holds from
     earlier runs on this machine. What was never run here is said to be unknown, not guessed.
     """
-    cells = resolve(tasks, methods, scale, seeds, base_seeds, sets, sweeps, metrics)
     store = Store(store_folder())
     history, claimed, titles = _history(store), set(), titled(cells)
-    lines, total, unknown = [f"{len(cells)} cell(s) at scale {scale}:"], 0.0, 0
+    scales = ", ".join(dict.fromkeys(cell.scale for cell in cells))
+    lines, total, unknown = [f"{len(cells)} cell(s) at scale {scales}:"], 0.0, 0
     for cell in cells:
         stages = list(_walk(Chain(store, cell, lambda *event: None), history, claimed))
         total += sum(s.seconds or 0.0 for s in stages)
@@ -62,9 +61,27 @@ def plan_text(
         "",
         f"time:   {estimate}",
         f"memory: {_memory(history, parameters)} a process ({parameters:,} parameters), {share} process(es)",
+        *_detectable(cells),
         f"disk:   about {disk:.0f} MiB in the store and the run folder; {free:.0f} GiB free at {store.root}",
     ]
     return "\n".join(lines)
+
+
+def _detectable(cells: Sequence[Cell]) -> Iterator[str]:
+    """What so many runs could tell, from how much differences varied on the benchmark's own board."""
+    known = variance_card()
+    for task in dict.fromkeys(c.task.name for c in cells if c.scale == "full" and c.task.name in known):
+        mine = [c for c in cells if c.task.name == task]
+        bases, seeds = (len({getattr(c, k) for c in mine}) for k in ("base_seed", "seed"))
+        parts = []
+        for name, facts in known[task].items():
+            least = detectable(facts["base"], facts["seed"], bases, seeds)
+            if least is not None:
+                rate = facts["unit"] in ("rate", "probability")
+                text = f"{100 * least:.1f} points" if rate else f"{least:.2f} {facts['unit']}"
+                parts.append(f"{name} {text}")
+        found = ", ".join(parts) or "none: one run tells nothing of a method"
+        yield f"tells:  {task}, {bases} base(s) x {seeds} seed(s): differences from {found} (80 % power)"
 
 
 def _memory(history: History, parameters: int) -> str:

@@ -121,6 +121,12 @@ def register(kind: str, reference: str) -> list[str]:
     return [entry.name for entry in found]
 
 
+def reference(kind: str, name: str) -> str:
+    """How a command line names a component: by its path if it was given by path."""
+    entry = _files.get((kind, name))
+    return str(entry.path) if entry is not None else name
+
+
 def is_path(reference: str) -> bool:
     """Whether a reference names a file and not a component."""
     return reference.endswith(".py") or "/" in reference

@@ -20,6 +20,7 @@ from typing import Any
 
 from sa_bench import ledger, registry
 from sa_bench.cells import Cell
+from sa_bench.cells import command as cell_command
 from sa_bench.errors import CellFailed, MissingAsset, SaBenchError
 from sa_bench.results import (
     SCHEMA,
@@ -80,7 +81,7 @@ def _skeleton(cell: Cell, command: str) -> dict[str, Any]:
         "error": None, "concept": cell.task.classes[cell.task.concept], "task_values": asdict(cell.task),
         "summary": registry.find("method", cell.method).summary, "measurements": [], "flags": [], "cost": {},
         "artifacts": {}, "provenance": provenance(command, {})
-        | {"started": now, "finished": now, "plug_ins": plug_ins},
+        | {"cell_command": cell_command(cell), "started": now, "finished": now, "plug_ins": plug_ins},
     }  # fmt: skip
 
 

@@ -159,7 +159,7 @@ class Chain:
         """What names the model after forgetting."""
         cell, task = self.cell, self.task
         method, family = registry.method_class(cell.method), bases.FAMILIES[task.family]
-        needs_data = "data" in method.needs
+        needs_data, ignored = "data" in method.needs, getattr(method, "ignores", ())
         files = {name: content(Path(cell.fields[name])) for name in getattr(method, "files", ())}
         return {
             "version": [FORGET_VERSION, registry.version("method", cell.method, method.version)], "method": cell.method,
@@ -169,7 +169,7 @@ class Chain:
             "fisher_version": fisher.VERSION, "bf16": bf16_is_fast(),
             "data": datasets.HASHES[task.dataset] if needs_data else None,
             "recipes": {k: asdict(v) for k, v in family.recipes.items()} if needs_data else None,
-            **({"replay": replay} if (replay := self.replay_inputs()) else {}),
+            **({"replay": replay} if (replay := self.replay_inputs()) and "replay" not in ignored else {}),
         }  # fmt: skip
 
     @cached_property
@@ -248,7 +248,14 @@ class MethodRun:
         self.rng = torch.Generator().manual_seed(image_seed("forget", self.seed))
 
     def replay(self) -> FreshReplay | FixedReplay:
-        """Samples of θ* for the retained conditions that the task lets replay cover."""
+        """Samples of θ* for the retained conditions that the task lets replay cover.
+
+        Raises:
+            SaBenchError: the method says that it ignores replay, so that replay is not in its key.
+        """
+        name = self.chain.cell.method
+        if "replay" in getattr(registry.method_class(name), "ignores", ()):
+            raise SaBenchError(f"The method {name} says ignores = ('replay',) and then asks for replay.")
         return self.chain.replay()
 
     def surrogate(self) -> Any:

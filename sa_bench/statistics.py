@@ -138,6 +138,88 @@ def paired_difference(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float
     return float(d.mean()), float(d.mean() - half), float(d.mean() + half)
 
 
+def paired_p(a: np.ndarray, b: np.ndarray) -> float:
+    """Two-sided p that a and b, scores of two models on the same images, have one mean.
+
+    0/1 scores: the exact McNemar test on the images that differ; others: the paired t test.
+    """
+    if set(np.unique(np.concatenate([a, b]))) <= {0.0, 1.0}:
+        more, less = int((a > b).sum()), int((a < b).sum())
+        return 1.0 if more + less == 0 else float(stats.binomtest(more, more + less).pvalue)
+    d = a - b
+    error = float(d.std(ddof=1)) / len(d) ** 0.5
+    return float(not d.any()) if error == 0 else float(2 * stats.t.sf(abs(d.mean()) / error, len(d) - 1))
+
+
+def over_bases(
+    by_base: Mapping[int, Sequence[float]],
+) -> tuple[float, float | None, float | None, float | None]:
+    """(mean, low, high, p) of a difference for a new base model and seed.
+
+    Args:
+        by_base: base model to the differences of its runs.
+
+    Base models are the units: Student's t over their means, as many as they are minus one degrees. What seeds
+    add is in the spread of the means. With a single base model its runs are the units, and nothing is
+    said of another base.
+    """
+    units = [float(np.mean(v)) for v in by_base.values()]
+    if len(units) == 1:
+        units = [float(v) for v in next(iter(by_base.values()))]
+    mean_of = float(np.mean(units))
+    if len(units) < 2:
+        return mean_of, None, None, None
+    error = float(np.std(units, ddof=1)) / len(units) ** 0.5
+    half = float(stats.t.ppf(1 - ALPHA / 2, len(units) - 1)) * error
+    p = float(not mean_of) if error == 0 else float(2 * stats.t.sf(abs(mean_of) / error, len(units) - 1))
+    return mean_of, mean_of - half, mean_of + half, p
+
+
+def components(by_base: Mapping[int, Sequence[float]]) -> tuple[float, float]:
+    """(sd between base models, sd between seeds of one base) of a difference, by the method of moments."""
+    groups = [np.asarray(v, float) for v in by_base.values()]
+    within = float(np.mean([g.var(ddof=1) for g in groups]))
+    between = float(np.var([g.mean() for g in groups], ddof=1)) - within / float(
+        np.mean([len(g) for g in groups])
+    )
+    return max(0.0, between) ** 0.5, within**0.5
+
+
+def detectable(of_base: float, of_seed: float, bases: int, seeds: int, power: float = 0.8) -> float | None:
+    """The smallest true difference that `over_bases` finds (p < .05) with `power`; None with one run alone.
+
+    Args:
+        of_base: sd between base models of the difference.
+        of_seed: sd between seeds of one base.
+        bases: base models; with one, seeds are the units.
+        seeds: forgetting seeds on each.
+        power: chance to find it.
+    """
+    units = bases if bases > 1 else seeds
+    if units < 2:
+        return None
+    spread = of_base**2 + of_seed**2 / seeds if bases > 1 else of_seed**2
+    error, df = (spread / units) ** 0.5, units - 1
+    limit = float(stats.t.ppf(1 - ALPHA / 2, df))
+    low, high = 0.0, 200.0  # in standard errors
+    for _ in range(60):
+        middle = (low + high) / 2
+        found = stats.nct.sf(limit, df, middle) + stats.nct.cdf(-limit, df, middle)
+        low, high = (middle, high) if found < power else (low, middle)
+    return error * high
+
+
+def holm(p: Sequence[float | None]) -> list[float | None]:
+    """The p values adjusted by Holm's step-down method; None stays None and counts for nothing."""
+    known = sorted((value, i) for i, value in enumerate(p) if value is not None)
+    out: list[float | None] = [None] * len(p)
+    highest = 0.0
+    for rank, (value, i) in enumerate(known):
+        highest = max(highest, min(1.0, value * (len(known) - rank)))
+        out[i] = highest
+    return out
+
+
 def entropy(p: np.ndarray) -> np.ndarray:
     """−Σ p ln p over the last axis, nats; 0·ln 0 = 0; NaN stays NaN."""
     p = np.asarray(p, float)

@@ -42,11 +42,11 @@ mnist_0 = Task(
         "recall",
         "retain_drift",
     ),
-    likelihood_images=0,
-    likelihood_deep=20,
+    likelihood_images=200,
+    likelihood_deep=5,
     recovery_budgets=(0, 10, 30, 100),
     recovery_images=(10, 100),
-    feature_images=0,
+    feature_images=200,
     scales={
         "quick": {
             "n_forget": 200,
@@ -57,8 +57,13 @@ mnist_0 = Task(
             "recovery_images": (100,),
             "feature_images": 100,
         },
-        # As published: the paper's base, its single classifier, 1,000 images of the digit.
-        "paper": {"base": "paper", "n_forget": 1000, "judges": ("mnist-paper",), "designated": "mnist-paper"},
+        # As published: the paper's base, classifiers of its recipe (it had one), 1,000 images of the digit.
+        "paper": {
+            "base": "paper",
+            "n_forget": 1000,
+            "designated": "mnist-paper",
+            "judges": ("mnist-paper", "mnist-paper-2", "mnist-paper-3"),
+        },
     },
 )
 
@@ -68,6 +73,8 @@ mnist_0_r1000 = replace(
     name="mnist_0_r1000",
     title="MNIST, a VAE forgets the digit 0 with 1,000 replay images",
     replay_images=1000,
+    likelihood_deep=0,
+    recovery_images=(100,),
     presets={"fisher": {"set": "replay"}},
 )
 
@@ -78,5 +85,7 @@ mnist_0_cover5 = replace(
     title="MNIST, a VAE forgets the digit 0 with replay of five of nine classes",
     replay_every=2,
     score="uncovered",
+    likelihood_deep=0,
+    recovery_images=(100,),
     presets={"fisher": {"set": "replay"}},
 )

@@ -56,7 +56,7 @@ def test_start_up_is_fast_and_light(arguments):
         (["run", "--task", "mnist_0", "--method", "sa", "--device", "cuda:9"], "--device cuda:9"),
         (["run", "--task", "mnist_0", "--method", "sa", "--sweep", "lam=1,,2"], "empty value"),
         (["run", "--task", "mnist_0", "--method", ","], "empty list"),
-        (["run", "--task", "mnist_0"], "Missing option"),
+        (["run", "--task", "mnist_0"], "--task and --method, or --suite"),
         (["run", "--task", "mnist_0", "--method", "original", "--set", "sa.lam=1"], "not among --method original"),
         (["show", "relable"], "Did you mean relabel"),
         (["evaluate", "nowhere", "--task", "mnist_0"], "neither a folder"),

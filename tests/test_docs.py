@@ -24,7 +24,7 @@ def judge_table():
 
 
 def guard_table():
-    card = guard.bounds("mnist")
+    card = cards.guard_card("mnist")
     rows = ["| wreck | worst class | recall | flagged |", "|---|---|---|---|"]
     for name, found in card["power"].items():
         shares = [", ".join(f"{row[q]:.2f}" for row in found) for q in guard.QUANTITIES]
@@ -34,7 +34,7 @@ def guard_table():
     limits = ", ".join(f"{q} {card['bounds'][q]:.3f}" for q in guard.QUANTITIES)
     rows += [
         "",
-        f"Bounds: {limits}; false flags {card['null']['false_flags']} of {card['null']['resamples']}.",
+        f"Bounds: {limits}; false flags {card['null']['false_flags']} of {sum(card['null']['resamples'].values())}.",
     ]
     return "\n".join(rows)
 

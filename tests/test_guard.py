@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sa_bench import guard, judges, registry
+from sa_bench.cards import guard_card
 
 TASK = registry.task("mnist_0")
 
@@ -25,13 +26,15 @@ def digits():
 
 def shares(images, base, real):
     panel = {name: judges.load(name) for name in TASK.judges}
-    return guard.shares(images, base, real, panel, TASK.designated, "judge-mnist")
+    return guard.shares(
+        images, base, real, panel, judges.load(TASK.reject_judge), TASK.designated, "judge-mnist"
+    )
 
 
 def test_the_base_at_other_seeds_stands(store_env, digits):
     base, other, real = digits
     found = shares(other, base, real)
-    limit = guard.bounds("mnist")["bounds"]
+    limit = guard.bounds("mnist")
     assert guard.collapsed(found, limit) == []
     assert all(0.7 < s.share < 1.4 for s in found.values())
     assert all(s.high > s.share for s in found.values())
@@ -41,7 +44,7 @@ def test_the_base_at_other_seeds_stands(store_env, digits):
 
 def test_blank_images_and_one_image_a_class_are_flagged(store_env, digits):
     base, _, real = digits
-    limit = guard.bounds("mnist")["bounds"]
+    limit = guard.bounds("mnist")
     blank = replace(base, images=np.zeros_like(base.images))
     assert len(guard.collapsed(shares(blank, base, real), limit)) == 2
     first = {c: base.images[base.labels == c][0] for c in np.unique(base.labels)}
@@ -56,20 +59,20 @@ def test_one_lost_class_is_found_among_nine(store_env, digits):
     images[base.labels == 7] = base.images[base.labels == 1]
     found = shares(replace(base, images=images), base, real)
     assert found["worst class"].where == "7"
-    assert guard.collapsed(found, guard.bounds("mnist")["bounds"])[0].startswith("worst class (7)")
+    assert guard.collapsed(found, guard.bounds("mnist"))[0].startswith("worst class (7)")
 
 
 def test_few_images_do_not_flag_by_chance(store_env, digits):
     base, other, real = digits
     few = np.concatenate([np.flatnonzero(other.labels == c)[:3] for c in np.unique(other.labels)])
     found = shares(other.take(few), base, real)
-    assert found["worst class"].high > guard.bounds("mnist")["bounds"]["worst class"]
+    assert found["worst class"].high > guard.bounds("mnist")["worst class"]
 
 
 def test_the_shipped_calibration_has_few_false_flags_and_full_power():
-    card = guard.bounds("mnist")
-    assert card["null"]["resamples"] >= 300
-    assert card["null"]["false_flags"] <= 0.01 * card["null"]["resamples"]
+    card = guard_card("mnist")
+    assert card["null"]["resamples"] == {"mnist_0": 300, "mnist_0_cover5": 300}
+    assert card["null"]["false_flags"] <= 0.01 * 600
     assert set(card["power"]) == {
         "blank images", "one image a class", "no_gr", "naive", "memorised replay of 9 images"
     }  # fmt: skip
@@ -77,7 +80,7 @@ def test_the_shipped_calibration_has_few_false_flags_and_full_power():
         assert len(rows) == 3
         assert all(row["flagged"] for row in rows), name
     for name, value in card["bounds"].items():
-        assert value == card["share"] * card["null"]["at_quantile"][name]
+        assert value == card["share"] * min(at[name] for at in card["null"]["at_quantile"].values())
 
 
 def test_a_flag_takes_the_rank_away():

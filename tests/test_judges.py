@@ -100,7 +100,9 @@ def test_a_tie_is_nobodys_vote():
     p = np.array([[0.5, 0.5, 0.0], [0.4, 0.3, 0.3], [1 / 3, 1 / 3, 1 / 3]])
     assert judges.top1(p, 0).tolist() == [0.0, 1.0, 0.0]
     assert judges.top1(p, np.array([1, 0, 2])).tolist() == [0.0, 1.0, 0.0]
-    grey, votes = judges.majority({"mnist-knn": judges.load("mnist-knn")}, GREY, 0)
+    grey, votes = judges.majority(
+        {"mnist-knn": judges.load("mnist-knn")}, judges.load(TASK.reject_judge), GREY, 0
+    )
     assert votes["mnist-knn"].sum() == grey.sum() == 0
 
 
@@ -124,3 +126,36 @@ def test_images_of_another_type_are_refused(images):
 def test_nearest_neighbours_have_no_features():
     with pytest.raises(SaBenchError, match="designated judge"):
         judges.load("mnist-knn").features(GREY)
+
+
+def test_a_digit_shows_something_and_grey_noise_and_blank_show_nothing(store_env):
+    """Most judges call grey "one": without this no model could ever be said to have forgotten the 1."""
+    from sa_bench import bases, datasets
+    from sa_bench.contracts import Request, Sampler
+    from sa_bench.models.vae import VAE
+
+    reject = judges.load(TASK.reject_judge)
+    real = datasets.load("mnist").test.take(slice(0, 3000))
+    assert judges.shows(reject, real.images).mean() == 1.0
+    for seed in range(3):
+        model = VAE().load(bases.shipped("vae", "mnist", "cosine", seed).file)
+        rows = [Request(i % 10, i) for i in range(1000)]
+        assert judges.shows(reject, model.to_images(model.sample(rows, Sampler()))).mean() == 1.0
+    rng = np.random.default_rng(0)
+    for images in (
+        GREY,
+        np.zeros_like(GREY),
+        np.full_like(GREY, 255),
+        rng.integers(0, 256, (200, 28, 28, 1), dtype=np.uint8),
+        (128 + rng.normal(0, 8, (200, 28, 28, 1))).astype(np.uint8),
+    ):
+        assert judges.shows(reject, images).sum() == 0
+
+
+def test_grey_is_nobodys_one():
+    panel, reject = {n: judges.load(n) for n in TASK.judges}, judges.load(TASK.reject_judge)
+    closed = [judges.top1(j.probabilities(GREY), 1).mean() for j in panel.values()]
+    assert np.mean(closed) > 0.5  # what a panel without a veto says
+    score, votes = judges.majority(panel, reject, GREY, 1)
+    assert score.sum() == 0
+    assert all(v.sum() == 0 for v in votes.values())

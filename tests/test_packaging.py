@@ -45,6 +45,7 @@ def test_the_wheel_carries_every_weight_card_and_template(installed):
         ("sa_bench/weights/*", "sa_bench/weights"),
         ("reports/templates/*", "sa_bench/reports/templates"),
         ("tasks/published/*", "sa_bench/tasks/published"),
+        ("tasks/suites/*", "sa_bench/tasks/suites"),
     ):
         names = {p.name for p in ROOT.glob(pattern) if p.is_file()}
         assert names

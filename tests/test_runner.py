@@ -163,7 +163,7 @@ def test_cells_are_told_apart_by_everything_that_makes_a_result():
         ids(sets=["task.concept=1"]), ids(sets=["task.n_forget=7"]), ids(sets=["task.surrogate=class:1"]),
     ]  # fmt: skip
     assert len({i for found in (base, *different) for i in found}) == 1 + len(different)
-    assert ids(sets=["lam=100"]) == ids(sets=["sa.lam=100.0"]) == base
+    assert ids(sets=["lam=50"]) == ids(sets=["sa.lam=50.0"]) == base
     assert len(ids(sweeps=["lam=1,10", "steps=5,6,7"])) == 6
     assert len(ids(sweeps=["lam=1,1"], seeds=[0, 0])) == 1
 

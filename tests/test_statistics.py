@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from sa_bench import statistics
 from sa_bench.statistics import betting, bounded_mean, entropy, jackknife, mean, rate, wilson
 
 
@@ -59,3 +60,29 @@ def test_jackknife_of_a_mean_is_its_standard_error():
     value, low, high = jackknife(lambda rows: float(x[rows].mean()), 400)
     assert value == pytest.approx(x.mean())
     assert (high - low) / 2 == pytest.approx(2.093 * x.std(ddof=1) / 20, rel=0.35)
+
+
+def test_the_smallest_detectable_difference_is_found_as_often_as_said():
+    rng = np.random.default_rng(0)
+    for bases, seeds in ((3, 8), (1, 8), (5, 2)):
+        truth = statistics.detectable(0.3, 1.0, bases, seeds)
+        found = 0
+        for _ in range(1500):
+            shift = rng.normal(0, 0.3, bases) if bases > 1 else np.zeros(1)
+            runs = {b: truth + shift[b] + rng.normal(0, 1.0, seeds) for b in range(bases)}
+            found += statistics.over_bases(runs)[3] < 0.05
+        assert abs(found / 1500 - 0.8) < 0.035, (bases, seeds)
+    assert statistics.detectable(0.3, 1.0, 1, 1) is None
+    assert statistics.detectable(0.3, 1.0, 3, 8) < statistics.detectable(0.3, 1.0, 3, 2)
+
+
+def test_components_are_what_the_differences_were_drawn_from():
+    rng = np.random.default_rng(0)
+    found = [
+        statistics.components({b: rng.normal(0, 2) + rng.normal(0, 0.5, 8) for b in range(40)})
+        for _ in range(50)
+    ]
+    base, seed = np.mean(found, axis=0)
+    assert abs(base - 2) < 0.1
+    assert abs(seed - 0.5) < 0.02
+    assert statistics.components({0: [1.0, 1.0], 1: [1.0, 1.0]}) == (0.0, 0.0)

@@ -1,0 +1,158 @@
+"""Two lines of a board against each other, in two sentences that must not be mistaken for one another.
+
+*These checkpoints differ*: two models made from the same base and seed, paired over the images that both
+were measured on. *The methods differ*: over forgetting runs crossed with base models, so that it holds for
+another seed and another base. The first can be certain where the second is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sa_bench.board import Board, Line
+from sa_bench.statistics import holm, over_bases, paired_p
+
+FEWEST = 5  # shared runs below which there is no interval and no p
+
+
+COMPARED = (
+    "Two sentences, not one. *Methods differ*: over {runs} shared runs on {bases} base model(s), so that it holds for "
+    "another seed and another base; the interval is Student's t over base models. *Checkpoints differ*: of the pairs "
+    "made from the same base and seed, how many differ when paired over their images (p < .05), and in whose favour."
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One endpoint of two lines, over the runs that both have."""
+
+    metric: str
+    unit: str | None
+    better: str | None
+    a: str  # labels
+    b: str
+    difference: float  # a − b, the mean over base models of the mean over seeds
+    low: float | None  # 95 % interval for another base model and seed
+    high: float | None
+    p: float | None  # by Holm over the three endpoints
+    runs: int
+    bases: int
+    for_a: int  # pairs of checkpoints in which a is better (p < .05, paired over images)
+    for_b: int
+    pairs: int  # pairs of which the scores are at hand
+
+
+def comparisons(board: Board) -> list[Comparison]:
+    """Every pair of standing methods that shares the most runs with each other, the three endpoints each."""
+    lines = [line for line in board.lines if line.standing == "method" and line.cells and not line.collapsed]
+    shared = {(i, j): len(_shared(lines[i], lines[j])) for i, j in combinations(range(len(lines)), 2)}
+    most = max(shared.values(), default=0)
+    if most < FEWEST:
+        return []
+    found = []
+    for (i, j), runs in shared.items():
+        if runs == most:
+            found += _pair(board, lines[i], lines[j])
+    return found
+
+
+def _pair(board: Board, a: Line, b: Line) -> list[Comparison]:
+    rows = [row for name in board.primary if (row := endpoint(name, a, b)) is not None]
+    adjusted = holm([row.p for row in rows])
+    return [Comparison(**{**row.__dict__, "p": p}) for row, p in zip(rows, adjusted, strict=True)]
+
+
+def _shared(a: Line, b: Line) -> list[tuple[int, int]]:
+    """(base seed, seed) of the runs that both lines have."""
+    keys = [{(c["base_seed"], c["seed"]) for c in line.cells} for line in (a, b)]
+    return sorted(keys[0] & keys[1])
+
+
+def endpoint(name: str, a: Line, b: Line) -> Comparison | None:
+    """Measurement `name` of two lines over the runs that both have; None if there is no such run."""
+    cells = [{(c["base_seed"], c["seed"]): c for c in line.cells} for line in (a, b)]
+    by_base = differences(name, a, b)
+    if not by_base:
+        return None
+    facts, wins, pairs = a.endpoints[name], [0, 0], 0
+    for key in _shared(a, b):
+        scores = [_scores(str(side[key].get("folder", "")), name) for side in cells]
+        if any(s is None for s in scores) or len(scores[0]) != len(scores[1]):  # type: ignore[arg-type]
+            continue
+        pairs += 1
+        if paired_p(*scores) < 0.05:  # type: ignore[arg-type]
+            higher = bool(np.mean(scores[0]) > np.mean(scores[1]))  # type: ignore[arg-type]
+            wins[higher == (facts.better == "lower")] += 1
+    difference, low, high, p = over_bases(by_base)
+    runs = sum(map(len, by_base.values()))
+    if runs < FEWEST:
+        low = high = p = None
+    return Comparison(
+        name, facts.unit, facts.better, a.label, b.label, difference, low, high, p, runs, len(by_base),
+        wins[0], wins[1], pairs,
+    )  # fmt: skip
+
+
+def difference(row: Comparison) -> str:
+    """`+2.10 nats (95 %: 1.80 to 2.40)`; differences of rates in points."""
+    rate = row.unit in ("rate", "probability")
+
+    def text(value: float, sign: str = "") -> str:
+        return format(100 * value, f"{sign}.1f") if rate else format(value, f"{sign}.2f")
+
+    unit = " points" if rate else f" {row.unit}" if row.unit else ""
+    out = f"{text(row.difference, '+')}{unit}"
+    if row.low is not None and row.high is not None:
+        out += f" (95 %: {text(row.low)} to {text(row.high)})"
+    return out
+
+
+def checkpoints(row: Comparison) -> str:
+    """`24 of 24 for sa`; what the pairs of checkpoints say."""
+    if not row.pairs:
+        return "scores not at hand"
+    parts = [f"{n} of {row.pairs} for {label}" for n, label in ((row.for_a, row.a), (row.for_b, row.b)) if n]
+    return ", ".join(parts) or f"none of {row.pairs}"
+
+
+def differences(name: str, a: Line, b: Line) -> dict[int, list[float]]:
+    """Base model to a − b of measurement `name`, over the seeds that both lines have on it."""
+    cells = [{(c["base_seed"], c["seed"]): c for c in line.cells} for line in (a, b)]
+    found: dict[int, list[float]] = {}
+    for key in _shared(a, b):
+        rows = [_row(side[key], name) for side in cells]
+        values = [row["value"] for row in rows if row is not None and row["value"] is not None]
+        if len(values) == 2:
+            found.setdefault(key[0], []).append(values[0] - values[1])
+    return found
+
+
+def _row(cell: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    return next((m for m in cell["measurements"] if m["name"] == name), None)
+
+
+@lru_cache(maxsize=4096)
+def _scores(folder: str, name: str) -> np.ndarray | None:
+    """The per-image scores that a cell left in its run folder; None if they are not there."""
+    path = Path(folder) / "scores" / f"{name}.parquet"
+    if not folder or not path.is_file():
+        return None
+    import pandas as pd
+
+    frame = pd.read_parquet(path)
+    return frame["score"].to_numpy(float) if "score" in frame else None
+
+
+def by_pair(found: Sequence[Comparison]) -> list[list[Comparison]]:
+    """The comparisons, those of one pair together."""
+    groups: dict[tuple[str, str], list[Comparison]] = {}
+    for row in found:
+        groups.setdefault((row.a, row.b), []).append(row)
+    return list(groups.values())

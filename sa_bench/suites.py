@@ -1,0 +1,94 @@
+"""A suite: the cells of several runs under one name, `run --suite micro-1`. A TOML file, values only.
+
+    # The first comment line is what `list` prints.
+    [[run]]
+    task = ["mnist_0"]
+    method = ["sa", "retrain"]
+    base_seed = [0, 1, 2]
+    seed = [0, 1, 2]
+    set = ["task.n_forget=1000"]
+    sweep = ["sa.lam=10,100"]
+
+Each `[[run]]` means what `run` means with the same options; cells that several ask for are made once.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sa_bench.cells import Cell, resolve
+from sa_bench.errors import SaBenchError, unknown
+from sa_bench.registry import room
+
+KEYS = {"task": str, "method": str, "base_seed": int, "seed": int, "set": str, "sweep": str, "metric": str}
+
+
+def folder() -> Path:
+    """Where the suites that ship are."""
+    return room("task") / "suites"
+
+
+def entries() -> Iterator[tuple[str, str]]:
+    """(name, what it is) of every suite that ships."""
+    for path in sorted(folder().glob("*.toml")):
+        yield path.stem, path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+
+
+def find(reference: str) -> Path:
+    """The file of a suite given by name or path.
+
+    Raises:
+        SaBenchError: there is none.
+    """
+    if reference.endswith(".toml") or "/" in reference:
+        if Path(reference).is_file():
+            return Path(reference)
+        raise SaBenchError(f"There is no suite file at {reference}.")
+    known = [name for name, _ in entries()]
+    if reference not in known:
+        raise unknown("suite", reference, known)
+    return folder() / f"{reference}.toml"
+
+
+def cells(reference: str) -> list[Cell]:
+    """Every cell of a suite, in its order, without repeats.
+
+    Raises:
+        SaBenchError: no such suite, or a run in it that `run` would refuse; names file and run.
+    """
+    path = find(reference)
+    try:
+        runs = tomllib.loads(path.read_text(encoding="utf-8")).pop("run")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError) as error:
+        raise SaBenchError(f"{path} is no suite: {error}; it needs [[run]] tables in TOML.") from error
+    found: dict[str, Cell] = {}
+    for number, run in enumerate(runs, 1):
+        where = f"{path.name}, run {number}"
+        scale = run.pop("scale", "full")
+        _check(run, where)
+        try:
+            made = resolve(
+                run["task"], run["method"], scale, run.get("seed", [0]), run.get("base_seed", [0]),
+                run.get("set", []), run.get("sweep", []), run.get("metric", []),
+            )  # fmt: skip
+        except SaBenchError as error:
+            raise SaBenchError(f"{where}: {error}") from error
+        for cell in made:
+            found.setdefault(cell.id, cell)
+    if not found:
+        raise SaBenchError(f"{path} asks for no cell.")
+    return list(found.values())
+
+
+def _check(run: Any, where: str) -> None:
+    if missing := [key for key in ("task", "method") if key not in run]:
+        raise SaBenchError(f"{where}: {missing[0]} is missing.")
+    for key, value in run.items():
+        if key not in KEYS:
+            raise unknown(f"key of {where}", key, [*KEYS, "scale"])
+        if not isinstance(value, list) or not all(type(v) is KEYS[key] for v in value):
+            kind = {str: "texts", int: "whole numbers"}[KEYS[key]]
+            raise SaBenchError(f"{where}: {key} must be a list of {kind}, got {value!r}.")

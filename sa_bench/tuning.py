@@ -1,0 +1,152 @@
+"""How settings are chosen: from a declared space, by a declared objective, on concepts that are not reported.
+
+Objective: forget as much as can be had for non-inferior retention. A try passes if c_f is forgotten on
+every concept it was tried on (upper bound at most chance). Of the tries that keep the rest within `MARGIN`
+of the best that passes, the one with the lowest rate of c_f wins; between equals, the one that keeps more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import comb
+from statistics import fmean
+from typing import Any
+
+from sa_bench.errors import SaBenchError
+from sa_bench.wording import percent
+
+MARGIN = 0.5  # of the retention endpoint's unit: nats
+
+
+@dataclass(frozen=True)
+class Try:
+    """One setting of one method on one task, over all concepts and seeds that it was tried on."""
+
+    task: str
+    method: str
+    fields: Mapping[str, Any]
+    setting: str  # the fields in which it differs from its siblings
+    concepts: tuple[str, ...]
+    forget: float  # mean over cells of the forgetting endpoint
+    passes: bool
+    keep: float  # mean over cells of the retention endpoint, larger is better
+    seconds: float  # CPU, forgetting
+    runs: int
+
+
+def tries(results: Sequence[Mapping[str, Any]]) -> list[Try]:
+    """Every setting in `results`.
+
+    Raises:
+        SaBenchError: a result failed, or an endpoint is missing: a search with holes chooses by the holes.
+    """
+    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for row in sorted(results, key=lambda row: row.get("task_values", {}).get("concept", 0)):
+        if row["status"] != "done":
+            raise SaBenchError(
+                f"{row['folder']}: this run failed ({row['error']}); a search needs all of its tries."
+            )
+        if row["standing"] == "method":
+            key = (row["task"], row["method"], json.dumps(row["fields"], sort_keys=True))
+            groups.setdefault(key, []).append(row)
+    found = []
+    for (task, method, _), rows in groups.items():
+        siblings = [
+            r["fields"] for key, r in ((k, v[0]) for k, v in groups.items()) if key[:2] == (task, method)
+        ]
+        fields = rows[0]["fields"]
+        differing = [k for k in fields if any(other[k] != fields[k] for other in siblings)]
+        forget, keep = (_values(rows, i) for i in (0, 2))
+        sign = -1 if keep[0]["better"] == "lower" else 1
+        chance = 1 / len(rows[0]["task_values"]["classes"])
+        found.append(Try(
+            task, method, fields, ", ".join(f"{k}={fields[k]:g}" for k in differing) or "no setting",
+            tuple(dict.fromkeys(r["concept"] for r in rows)), fmean(m["value"] for m in forget),
+            all(m["high"] <= chance for m in forget), sign * fmean(m["value"] for m in keep),
+            sum(r["cost"].get("forget", {}).get("cpu_s", 0.0) for r in rows), len(rows),
+        ))  # fmt: skip
+    return sorted(
+        found, key=lambda t: (t.task, t.method, *(v for v in t.fields.values() if type(v) in (int, float)))
+    )
+
+
+def _values(rows: Sequence[Mapping[str, Any]], which: int) -> list[Mapping[str, Any]]:
+    found = []
+    for row in rows:
+        name = row["task_values"]["primary"][which]
+        m = next((m for m in row["measurements"] if m["name"].partition("[")[0] == name), None)
+        if m is None or m["value"] is None:
+            raise SaBenchError(f"{row['folder']}: {name} was not measured; a search needs both endpoints.")
+        found.append(m)
+    return found
+
+
+def choose(options: Sequence[Try]) -> Try | None:
+    """The winner by the objective above; None if no try passes."""
+    able = [t for t in options if t.passes]
+    if not able:
+        return None
+    best = max(t.keep for t in able)
+    return min((t for t in able if t.keep >= best - MARGIN), key=lambda t: (t.forget, -t.keep))
+
+
+def expected_best(options: Sequence[Try]) -> list[float | None]:
+    """For k = 1 … n: the retention to expect of the winner of k tries drawn at random from `options`.
+
+    A draw in which no try passes has no winner; the mean is over the draws that have one, None if none has.
+    The winner of a draw is taken to be the one that keeps most of those that pass.
+    """
+    keeps = sorted((t.keep for t in options if t.passes), reverse=True)
+    n, out = len(options), []
+    for k in range(1, n + 1):
+        # The i-th best wins if it is drawn, none better is, and the other k − 1 come from what is left.
+        chances = [comb(n - 1 - i, k - 1) / comb(n, k) for i in range(len(keeps))]
+        total = sum(chances)
+        out.append(sum(c * v for c, v in zip(chances, keeps, strict=True)) / total if total else None)
+    return out
+
+
+def report(found: Sequence[Try]) -> str:
+    """Markdown: every try, the winner of each method, the budget and the expected best of k."""
+    lines = [
+        "# The search",
+        "",
+        " ".join((__doc__ or "").split("\n\n", 1)[1].split()).replace("`MARGIN`", f"{MARGIN} nats"),
+        "",
+    ]
+    for task in dict.fromkeys(t.task for t in found):
+        mine = [t for t in found if t.task == task]
+        lines += [f"## {task}: tried on {', '.join(mine[0].concepts)}", ""]
+        lines += [
+            "| method | setting | still judged c_f | passes | retention | CPU s | |",
+            "|" + " --- |" * 7,
+        ]
+        curves = []
+        for method in dict.fromkeys(t.method for t in mine):
+            options = [t for t in mine if t.method == method]
+            winner = choose(options) if len(options) > 1 else None
+            for t in options:
+                mark = "**chosen**" if t is winner else ""
+                lines.append(
+                    f"| {method} | {t.setting} | {percent(t.forget)} | {'yes' if t.passes else 'no'} | {t.keep:.2f} | "
+                    f"{t.seconds:.0f} | {mark} |"
+                )
+            if len(options) > 1:
+                best = [("–" if v is None else f"{v:.2f}") for v in expected_best(options)]
+                spent = sum(t.seconds for t in options)
+                curves.append(f"| {method} | {len(options)} tries, {spent:.0f} s | {' | '.join(best)} |")
+        if curves:
+            wide = max(c.count("|") for c in curves) - 3
+            head = f"| method | budget | {' | '.join(f'k = {k + 1}' for k in range(wide))} |"
+            lines += [
+                "",
+                "Expected retention of the best of k tries:",
+                "",
+                head,
+                "|" + " --- |" * (wide + 2),
+                *curves,
+            ]
+        lines.append("")
+    return "\n".join(lines)

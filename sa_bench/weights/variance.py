@@ -1,0 +1,38 @@
+"""How much a difference between two methods varies: `python -m sa_bench.weights variance RUN`.
+
+From the board's runs: for every pair of methods that was compared, the spread of their difference between
+base models and between seeds of one base. `plan` turns it into the smallest difference a run can find.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+
+from sa_bench import benchmark
+from sa_bench.cards import WEIGHTS
+from sa_bench.comparing import comparisons, differences
+from sa_bench.ranking import boards
+from sa_bench.results import read_results
+from sa_bench.statistics import components
+from sa_bench.store import write_atomic
+
+
+def measure(run: Path, say: Callable[[str], None]) -> None:
+    """Write variance-<benchmark>.json from the boards of `run`."""
+    found: dict[str, dict[str, dict[str, float | int | str | None]]] = {}
+    for board in boards(read_results([run])):
+        lines = {line.label: line for line in board.lines}
+        pairs = comparisons(board)
+        for name in dict.fromkeys(row.metric for row in pairs):
+            rows = [row for row in pairs if row.metric == name]
+            sds = [components(differences(name, lines[row.a], lines[row.b])) for row in rows]
+            found.setdefault(board.task, {})[name] = {
+                "unit": rows[0].unit, "pairs": len(rows), "runs": rows[0].runs,
+                "base": fmean(b**2 for b, _ in sds) ** 0.5, "seed": fmean(s**2 for _, s in sds) ** 0.5,
+            }  # fmt: skip
+            say(f"{board.task} {name}: {json.dumps(found[board.task][name])}")
+    file = WEIGHTS / f"variance-{benchmark.CURRENT}.json"
+    write_atomic(file, json.dumps(found, indent=1).encode() + b"\n")

@@ -1,0 +1,65 @@
+"""The claims ledger: orderings that a publication argues from, told from the runs of a board."""
+
+import pytest
+from result_rows import OTHERS, one, result_row
+
+from sa_bench import claims, registry
+
+
+def line(method, keep, seeds=3, **changes):
+    return [
+        result_row(method, keep=keep + 0.1 * b + 0.01 * s * (b + 1), base_seed=b, seed=s, **changes)
+        for b in range(3)
+        for s in range(seeds)
+    ]
+
+
+def said(*lines):
+    board = one([row for rows in (*lines, OTHERS) for row in rows])
+    return {(v.claim.left, v.claim.right): v.verdict for v in claims.verdicts(board)}
+
+
+@pytest.mark.parametrize(
+    ("other", "verdict"), [(-97.0, "holds"), (-90.0, "reversed"), (-94.0, "cannot be told")]
+)
+def test_orderings(other, verdict):
+    rows = line("no_ewc", other)
+    for i, row in enumerate(rows):  # a spread between bases
+        row["measurements"][2]["value"] += (-1) ** (i // 3) * 0.2
+    assert said(line("sa", -94), rows)["sa", "no_ewc"] == verdict
+
+
+def test_too_few_runs_tell_nothing():
+    assert said(line("sa", -94, seeds=1), line("no_ewc", -99, seeds=1))["sa", "no_ewc"] == "cannot be told"
+
+
+def test_a_collapsed_line_still_answers_for_its_claim():
+    flagged = line("no_gr", -150, flags=["collapse: recall is 1 % of the base's"])
+    assert said(line("sa", -94), flagged)["sa", "no_gr"] == "holds"
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict"), [((0.0, 0.0, 0.02), "holds"), ((0.5, 0.4, 0.6), "reversed"), ((0.1, 0.05, 0.2), "cannot be told")]
+)  # fmt: skip
+def test_thresholds_are_told_by_the_bounds(value, verdict):
+    assert said([result_row("sa", forget=value)])["sa", "0.1"] == verdict
+
+
+def test_another_concept_is_another_experiment():
+    rows = [result_row("sa", overrides={"concept": 3}), result_row("no_gr", overrides={"concept": 3})]
+    assert claims.verdicts(one(rows)) == []
+
+
+def test_every_claim_names_what_is_there():
+    assert len(claims.entries()) > 10
+    methods = {e.name for e in registry.entries("method")}
+    for claim in claims.entries():
+        assert claim.relation in claims.RELATIONS
+        assert claim.kind in ("stated", "implied")
+        assert claim.left in methods
+        assert claim.metric in registry.task(claim.task).metrics
+        if claim.relation == "better":
+            assert claim.right in methods
+        else:
+            float(claim.right)
+        assert claim.source.startswith("Heng & Soh 2023")

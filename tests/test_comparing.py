@@ -1,0 +1,106 @@
+"""Checkpoints differ, methods differ: two sentences, each with its own units."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from result_rows import OTHERS, one, result_row
+from scipy import stats
+
+from sa_bench.comparing import comparisons
+from sa_bench.statistics import holm, over_bases, paired_p
+
+
+def rows(tmp_path, method, keep, scores, bases=3, seeds=3, **changes):
+    """A line of runs; `keep(base, seed)` its retention, `scores(rng)` the scores of 200 images."""
+    found = []
+    for base in range(bases):
+        for seed in range(seeds):
+            folder = tmp_path / f"{method}-{base}-{seed}"
+            (folder / "scores").mkdir(parents=True)
+            values = scores(np.random.default_rng([base, seed]))
+            pd.DataFrame({"score": values}).to_parquet(folder / "scores/retain_log_likelihood.parquet")
+            row = result_row(method, keep=keep(base, seed), base_seed=base, seed=seed, **changes)
+            found.append(row | {"folder": str(folder)})
+    return found
+
+
+def test_a_difference_in_every_pair_is_both_sentences(tmp_path):
+    a = rows(tmp_path, "sa", lambda b, s: -94 - b + 0.01 * s, lambda rng: rng.normal(1, 1, 200))
+    less = lambda rng: rng.normal(1, 1, 200) - rng.normal(2, 0.1, 200)  # noqa: E731
+    b = rows(tmp_path, "no_ewc", lambda b, s: -96 - b - 0.01 * b, less)
+    found = {c.metric: c for c in comparisons(one([*a, *b, *OTHERS]))}
+    kept = found["retain_log_likelihood"]
+    assert (kept.a, kept.b, kept.runs, kept.bases, kept.pairs) == ("sa", "no_ewc", 9, 3, 9)
+    assert kept.difference == pytest.approx(2.02)
+    assert (kept.for_a, kept.for_b) == (9, 0)
+    assert kept.low > 1.9
+    assert kept.p < 0.01
+    forget = found["forget_top1"]  # equal everywhere, and without scores
+    assert (forget.difference, forget.p, forget.pairs) == (0.0, 1.0, 0)
+
+
+def test_checkpoints_may_differ_where_the_methods_do_not(tmp_path):
+    """Every base pulls another way: certain within each pair, nothing to say of a new base."""
+    shift = {0: 3.0, 1: -3.0, 2: 0.5}
+    a = rows(tmp_path, "sa", lambda b, s: -94 + shift[b], lambda rng: rng.normal(3, 1, 200))
+    b = rows(
+        tmp_path, "no_ewc", lambda b, s: -94, lambda rng: rng.normal(3, 1, 200) - rng.normal(1, 0.1, 200)
+    )
+    kept = {c.metric: c for c in comparisons(one([*a, *b, *OTHERS]))}["retain_log_likelihood"]
+    assert kept.for_a == 9
+    assert kept.low < 0 < kept.high
+    assert kept.p > 0.5
+
+
+def test_below_five_shared_runs_nothing_is_compared(tmp_path):
+    made = [rows(tmp_path, m, lambda b, s: -94, lambda rng: rng.normal(0, 1, 20), bases=1, seeds=4)
+            for m in ("sa", "no_ewc")]  # fmt: skip
+    assert comparisons(one([*made[0], *made[1], *OTHERS])) == []
+
+
+def test_lines_with_fewer_runs_and_collapsed_ones_stay_out(tmp_path):
+    def line(method, **how):
+        return rows(tmp_path, method, lambda b, s: -94 - s, lambda rng: rng.normal(0, 1, 20), **how)
+
+    found = comparisons(one([*line("sa"), *line("no_ewc"), *line("no_gr", seeds=2),
+                             *line("naive", flags=["collapse: recall is 1 % of the base's"])]))  # fmt: skip
+    assert {(c.a, c.b) for c in found} == {("sa", "no_ewc")}
+
+
+def test_one_base_model_says_nothing_of_another():
+    difference, low, high, p = over_bases({0: [1.0, 1.2, 0.8, 1.1, 0.9]})
+    expected = stats.ttest_1samp([1.0, 1.2, 0.8, 1.1, 0.9], 0)
+    assert difference == pytest.approx(1.0)
+    assert p == pytest.approx(expected.pvalue)
+    assert (low, high) == pytest.approx(expected.confidence_interval())
+
+
+def test_the_interval_over_bases_covers_another_base():
+    """3 bases x 8 seeds, both with a spread of their own: 95 % of the intervals hold the true difference."""
+    rng, hits, n = np.random.default_rng(0), 0, 2000
+    for _ in range(n):
+        bases = rng.normal(1.0, 0.5, 3)
+        _, low, high, _ = over_bases({b: rng.normal(bases[b], 1.0, 8) for b in range(3)})
+        hits += low <= 1.0 <= high
+    assert 0.94 < hits / n < 0.96
+    pooled = 0  # what a t test over all 24 runs would do
+    for _ in range(n):
+        d = (rng.normal(1.0, 0.5, 3)[:, None] + rng.normal(0, 1.0, (3, 8))).ravel()
+        half = stats.t.ppf(0.975, 23) * d.std(ddof=1) / 24**0.5
+        pooled += abs(d.mean() - 1.0) <= half
+    assert pooled / n < 0.85
+
+
+def test_holm_is_the_textbook_example():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([None, 0.01]) == [None, 0.01]
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_paired_tests_by_kind_of_score():
+    a, b = np.array([1.0] * 8 + [0.0] * 12), np.array([0.0] * 20)
+    assert paired_p(a, b) == pytest.approx(2 * 0.5**8)  # McNemar, exact
+    assert paired_p(a, a) == 1.0
+    x, y = np.array([1.0, 2.5, 3.0, 4.2]), np.array([0.5, 2.0, 2.0, 3.0])
+    assert paired_p(x, y) == pytest.approx(stats.ttest_rel(x, y).pvalue)
+    assert paired_p(x, x + 1) == 0.0

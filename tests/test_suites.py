@@ -1,0 +1,93 @@
+"""Suites: the cells of several runs under one name; a mistake in one is a line, not a traceback."""
+
+import pytest
+
+from sa_bench import suites
+from sa_bench.cells import command, resolve
+from sa_bench.errors import SaBenchError
+
+GOOD = """# Two of them
+[[run]]
+task = ["mnist_0"]
+method = ["sa", "l2"]
+sweep = ["sa.lam=1,10"]
+[[run]]
+task = ["mnist_0"]
+method = ["sa"]
+base_seed = [0, 1]
+set = ["lam=10"]
+"""
+
+
+def suite(tmp_path, text):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_cells_of_all_runs_each_once(tmp_path):
+    found = [(c.method, c.fields["lam"], c.base_seed) for c in suites.cells(suite(tmp_path, GOOD))]
+    assert found == [("sa", 1.0, 0), ("sa", 10.0, 0), ("l2", 50.0, 0), ("sa", 10.0, 1)]
+
+
+@pytest.mark.parametrize("name", [name for name, _ in suites.entries()])
+def test_the_suites_that_ship_can_be_resolved_and_say_what_they_are(name):
+    assert suites.cells(name)
+    assert len(dict(suites.entries())[name]) > 20
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("[[run]]", "[run", "is no suite"),
+        ("[[run]]", "[[cells]]", "is no suite"),
+        ('method = ["sa", "l2"]\n', "", "run 1: method is missing"),
+        ('["sa", "l2"]', '"sa"', "method must be a list of texts"),
+        ("[0, 1]", '["0"]', "base_seed must be a list of whole numbers"),
+        ("[0, 1]", "[true]", "base_seed must be a list of whole numbers"),
+        ("sweep", "sweeps", "Did you mean"),
+        ('["lam=10"]', '["lamb=10"]', "run 2: Unknown field"),
+        ('method = ["sa"]', 'method = ["saa"]', "run 2: Unknown method"),
+    ],
+)
+def test_mistakes_name_the_file_and_the_run(tmp_path, old, new, says):
+    with pytest.raises(SaBenchError, match=r"mine\.toml") as caught:
+        suites.cells(suite(tmp_path, GOOD.replace(old, new)))
+    assert says in str(caught.value)
+
+
+def test_unknown_suites():
+    with pytest.raises(SaBenchError, match="tune-micro-1"):
+        suites.cells("tune-micro")
+    with pytest.raises(SaBenchError, match="no suite file"):
+        suites.cells("there/is/none.toml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "--suite", "tune-micro-1", "--task", "mnist_0"], "give it alone"),
+        (["plan", "--suite", "tune-micro-1", "--seed", "1"], "give it alone"),
+        (["run"], "--task and --method, or --suite"),
+        (["run", "--task", "mnist_0"], "--task and --method, or --suite"),
+    ],
+)
+def test_suite_or_task_and_method_on_the_command_line(cli, arguments, says):
+    assert says in cli(*arguments, check=2).stderr
+
+
+def test_the_command_of_a_cell_makes_that_cell():
+    (cell,) = resolve(
+        ["mnist_0_r1000"], ["sa"], "quick", [3], [1], ["task.concept=three", "sa.lam=7", "fisher.n=50"]
+    )
+    words = command(cell).split()
+    options = list(zip(words[4::2], words[5::2], strict=True))
+    sets = [value for name, value in options if name == "--set"]
+    given = dict(options)
+    (again,) = resolve(
+        [given["--task"]], [given["--method"]], given["--scale"], [int(given["--seed"])],
+        [int(given["--base-seed"])], sets,
+    )  # fmt: skip
+    assert (again.task, again.fields, again.seed, again.base_seed) == (
+        cell.task, cell.fields, cell.seed, cell.base_seed,
+    )  # fmt: skip

@@ -1,0 +1,72 @@
+"""The search: objective, gate, expected best of k."""
+
+import itertools
+
+import pytest
+from result_rows import measurement, result_row
+
+from sa_bench import tuning
+from sa_bench.errors import SaBenchError
+
+
+def cells(lam, forget, keep, **changes):
+    """One try on two concepts; `forget` and `keep` are one value each concept."""
+    return [
+        result_row("sa", fields={"lam": lam}, concept=concept, folder=f"{lam}-{concept}", measurements=[
+            measurement("forget_top1", f), measurement("retain_log_likelihood", k)
+        ], **changes)
+        for concept, f, k in zip(("one", "two"), forget, keep, strict=True)
+    ]  # fmt: skip
+
+
+def test_the_winner_forgets_most_among_those_that_keep_as_much():
+    found = tuning.tries([
+        *cells(1, (0.00, 0.00), (-99, -99)),  # keeps less than the margin allows
+        *cells(10, (0.01, 0.01), (-95.3, -95.3)),
+        *cells(100, (0.03, 0.03), (-95, -95)),
+        *cells(1000, (0.01, 0.50), (-93, -93)),  # one concept is not forgotten
+    ])  # fmt: skip
+    assert [t.passes for t in found] == [True, True, True, False]
+    assert tuning.choose(found).fields == {"lam": 10}
+    assert tuning.choose([t for t in found if not t.passes]) is None
+
+
+def test_equal_forgetting_is_decided_by_what_was_kept():
+    found = tuning.tries([*cells(1, (0, 0), (-95.2, -95.2)), *cells(10, (0, 0), (-95, -95))])
+    assert tuning.choose(found).setting == "lam=10"
+
+
+def test_expected_best_is_the_mean_over_all_draws():
+    keeps = [-99.0, -95.0, -97.0, -90.0]
+    passes = [True, True, True, False]
+    found = [
+        tuning.Try("t", "m", {}, "", (), 0.0, ok, k, 0.0, 1) for k, ok in zip(keeps, passes, strict=True)
+    ]
+    for k, got in enumerate(tuning.expected_best(found), 1):
+        draws = [[t.keep for t in d if t.passes] for d in itertools.combinations(found, k)]
+        best = [max(d) for d in draws if d]
+        assert got == pytest.approx(sum(best) / len(best))
+
+
+def test_a_search_with_a_hole_is_refused():
+    with pytest.raises(SaBenchError, match="failed"):
+        tuning.tries([result_row("sa", error="out of memory", folder="x")])
+    rows = cells(1, (0, 0), (-95, -95))
+    rows[0]["measurements"].pop()
+    with pytest.raises(SaBenchError, match="retain_log_likelihood was not measured"):
+        tuning.tries(rows)
+
+
+def test_the_report_lists_every_try_and_marks_the_winner():
+    rows = [
+        *cells(1, (0, 0), (-99, -99)),
+        *cells(10, (0, 0), (-95, -95)),
+        *cells(100, (0.9, 0.9), (-93, -93)),
+    ]
+    text = tuning.report(tuning.tries(rows))
+    assert "mnist_0: tried on one, two" in text
+    assert text.count("| sa | lam=") == 3
+    assert [x for x in text.splitlines() if "chosen" in x] == [
+        "| sa | lam=10 | 0.0 % | yes | -95.00 | 4 | **chosen** |"
+    ]
+    assert "3 tries, 12 s" in text
