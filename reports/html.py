@@ -42,7 +42,7 @@ def render(results: Sequence[Mapping[str, Any]]) -> str:
         "shown": shown, "span": span, "count": count, "pictures": pictures, "tradeoff": tradeoff, "curves": curves,
         "percent": percent, "cards": cards, "version": __version__, "cost": cost, "titles": titles, "notes": notes,
         "comparisons": comparisons, "compared": compared, "difference": difference, "checkpoints": checkpoints,
-        "verdicts": verdicts, "guard": guard_card,
+        "verdicts": verdicts, "commands": commands, "guard": guard_card,
         "unit": unit, "made_with": made_with, "seeds": seeds, "cells": cells,
     }  # fmt: skip
     return environment.get_template("report.html").render(boards=boards(results))
@@ -122,6 +122,11 @@ def made_with(board: Board) -> list[str]:
         ", ".join(f"{k} {v}" for k, v in p["versions"].items()) + f"; {p['hardware']['cpu']}" for p in facts
     )
     return list(dict.fromkeys(texts))
+
+
+def commands(board: Board) -> list[str]:
+    """The commands as typed, each once."""
+    return list(dict.fromkeys(cell["provenance"]["command"] for _, cell in cells(board)))
 
 
 def cards(board: Board) -> list[dict[str, Any]]:

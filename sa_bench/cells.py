@@ -86,7 +86,7 @@ def titled(cells: Sequence[Cell]) -> dict[str, str]:
     """Cell id to a line for people; siblings of one method are told apart by the fields that differ."""
     titles = {}
     for cell in cells:
-        siblings = [other for other in cells if other.method == cell.method]
+        siblings = [c for c in cells if (c.method, c.task.name) == (cell.method, cell.task.name)]
         differing = [k for k in cell.fields if any(o.fields[k] != cell.fields[k] for o in siblings)]
         settings = "".join(f" {k}={cell.fields[k]}" for k in differing)
         changes = {k: v for k, v in cell.overrides.items() if any(o.overrides.get(k) != v for o in cells)}

@@ -48,7 +48,8 @@ class Live:
     def announce(self, cells: Sequence[Cell]) -> None:
         """Say what is about to run."""
         self.total, self.titles = len(cells), titled(cells)
-        names = ", ".join(dict.fromkeys(f"{cell.task.name} × {cell.method}" for cell in cells))
+        tasks, methods = (dict.fromkeys(n) for n in ((c.task.name for c in cells), (c.method for c in cells)))
+        names = f"{', '.join(tasks)} × {', '.join(methods)}"
         seeds = f"bases {_numbers(c.base_seed for c in cells)}, seeds {_numbers(c.seed for c in cells)}"
         self._say(f"{len(cells)} cell(s): {names}; {seeds}")
 

@@ -230,3 +230,30 @@ def test_a_surrogate_of_another_class_is_learnt(gaussian, task):
 
     model = sa(gaussian, task, Run(gaussian, task), lam=0.0)
     torch.testing.assert_close(model.net.weight[0], gaussian.net.weight[2], atol=0.12, rtol=0)
+
+
+def chain(tmp_path, task, method):
+    from sa_bench.stages import Chain
+    from sa_bench.store import Store
+
+    (cell,) = resolve([task], [method])
+    return Chain(Store(tmp_path), cell, lambda *event: None)
+
+
+def test_what_ignores_replay_is_one_model_for_all_tasks_that_differ_in_it(tmp_path):
+    keys = {
+        (m, t): chain(tmp_path, t, m).forget_inputs()
+        for m in ("retrain", "retrain_surrogate", "no_ewc")
+        for t in ("mnist_0", "mnist_0_r1000", "mnist_0_cover5")
+    }
+    for method in ("retrain", "retrain_surrogate"):
+        assert keys[method, "mnist_0"] == keys[method, "mnist_0_r1000"] == keys[method, "mnist_0_cover5"]
+    assert len({str(keys["no_ewc", t]) for t in ("mnist_0", "mnist_0_r1000", "mnist_0_cover5")}) == 3
+
+
+def test_who_says_that_replay_is_ignored_cannot_ask_for_it(tmp_path):
+    from sa_bench.stages import MethodRun
+
+    run = MethodRun(chain(tmp_path, "mnist_0", "retrain"), tmp_path)
+    with pytest.raises(SaBenchError, match="ignores"):
+        run.replay()

@@ -117,7 +117,8 @@ def page_with(page, text):
     """Every text that a user or a method can bring in begins with `text`."""
     ours = {
         "concept": f"{text} concept", "overrides": {"concept": f"{text} override"}, "flags": [f"{text} flag"],
-        "task_title": f"{text} title", "provenance": result_row()["provenance"] | {"command": f"{text} command"},
+        "task_title": f"{text} title", "provenance": result_row()["provenance"]
+        | {"command": f"{text} command", "cell_command": f"{text} row"},
     }  # fmt: skip
     rows = [result_row(fields={"prompt": f"{text} field {i}"}, **ours) for i in range(2)]
     rows.append(result_row("esd", error=f"{text} error", **ours))
@@ -128,7 +129,7 @@ def page_with(page, text):
 @pytest.mark.parametrize("evil", HOSTILE)
 def test_hostile_text_is_shown_literally(page, evil):
     found, harmless = page_with(page, evil), page_with(page, "harmless")
-    for what in ("concept", "override", "flag", "title", "command", "field 1", "error", "reason"):
+    for what in ("concept", "override", "flag", "title", "command", "row", "field 1", "error", "reason"):
         assert f"{evil} {what}" in found.words(), what
     assert [tag for tag, _ in found.tags] == [tag for tag, _ in harmless.tags]
     assert [sorted(a) for _, a in found.tags] == [sorted(a) for _, a in harmless.tags]
@@ -321,3 +322,59 @@ def text_columns(text, row):
 def test_markdown_says_n_a_with_the_reason():
     markdown = importlib.import_module("sa_bench.reports.markdown")
     assert "n/a: no model" in markdown.render([result_row(recovery="no model"), *OTHERS])
+
+
+def line_of(method, keep):
+    return [
+        result_row(method, keep=keep + 0.1 * b + 0.01 * s * (b + 1), base_seed=b, seed=s)
+        for b in range(3)
+        for s in range(2)
+    ]
+
+
+@pytest.mark.parametrize("form", ["html", "markdown"])
+def test_methods_are_compared_and_claims_answered_where_there_are_runs_enough(form):
+    renderer = importlib.import_module(f"sa_bench.reports.{form}")
+    rows = [
+        row | {"folder": "/nowhere"} for row in (*line_of("sa", -94.0), *line_of("no_gr", -150.0), *OTHERS)
+    ]
+    text = Reader(renderer.render(rows)).words().replace("\\", "")
+    assert "+56.00 nats" in text
+    assert "over 6 shared runs on 3 base model(s)" in text
+    assert "without generative replay the rest is destroyed" in text
+    assert "holds" in text
+    few = Reader(renderer.render([r for r in rows if r["seed"] == 0])).words()
+    assert "shared runs on" not in few
+    assert "6 shared runs" not in few
+
+
+def test_a_markdown_report_keeps_what_a_person_wrote_above_it(tmp_path):
+    from sa_bench.api import MARK, write_report
+    from sa_bench.results import to_json
+
+    (tmp_path / "cell").mkdir()
+    (tmp_path / "cell" / "result.json").write_text(to_json(result_row()))
+    out = tmp_path / "board.md"
+    write_report([tmp_path], out)
+    plain = out.read_text()
+    assert plain.startswith("# Results")
+    out.write_text(f"# Mine\n\nWords.\n\n{MARK}\n\nold tables")
+    write_report([tmp_path], out)
+    first = out.read_text()
+    assert first.startswith(f"# Mine\n\nWords.\n\n{MARK}\n\n## MNIST")
+    assert "old tables" not in first
+    assert plain.partition("\n\n")[2] in first
+    write_report([tmp_path], out)
+    assert out.read_text() == first
+
+
+def test_the_guards_card_is_shown_only_with_the_bounds_that_were_used():
+    from sa_bench.cards import guard_card
+
+    def page_of(bounds):
+        row = result_row()
+        row["measurements"][0]["fingerprint"] = {"metric": "forget_top1", "guard": bounds}
+        return Reader(render([row | {"folder": "/nowhere"}])).words()
+
+    assert "memorised replay of 9 images" in page_of(guard_card("mnist")["bounds"])
+    assert "memorised replay of 9 images" not in page_of({"recall": 0.1})
