@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH ?=
 
-.PHONY: demo test check bench slow board-micro tune-micro board-paper judges bases wheel clean
+.PHONY: demo test check bench coverage slow board-micro tune-micro board-paper judges bases wheel clean
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "sa_bench needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
@@ -32,6 +32,9 @@ check: $(VENV)/.installed
 bench: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/benchmarks -m slow --benchmark-json=.benchmarks/last.json
 	$(BIN)/python tests/benchmarks/report.py .benchmarks/last.json docs/benchmarks.md
+
+coverage: $(VENV)/.installed
+	$(BIN)/python -m pytest -m 'not slow and not gpu' --cov --cov-report=term-missing:skip-covered
 
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

@@ -80,8 +80,9 @@ def _detectable(cells: Sequence[Cell]) -> Iterator[str]:
                 rate = facts["unit"] in ("rate", "probability")
                 text = f"{100 * least:.1f} points" if rate else f"{least:.2f} {facts['unit']}"
                 parts.append(f"{name} {text}")
-        found = ", ".join(parts) or "none: one run tells nothing of a method"
-        yield f"tells:  {task}, {bases} base(s) x {seeds} seed(s): differences from {found} (80 % power)"
+        found = f"differences from {', '.join(parts)} on (80 % power)"
+        found = found if parts else "nothing of a method, only of its one model"
+        yield f"tells:  {task}, {bases} base(s) x {seeds} seed(s): {found}"
 
 
 def _memory(history: History, parameters: int) -> str:

@@ -1,0 +1,43 @@
+"""`plan` says what so many runs could tell, from the spread that was measured."""
+
+import pytest
+
+from sa_bench import planning
+from sa_bench.cells import resolve
+
+CARD = {
+    "mnist_0": {
+        "recovery": {"unit": "rate", "base": 0.01, "seed": 0.02},
+        "retain_log_likelihood": {"unit": "nats", "base": 0.1, "seed": 0.2},
+    }
+}
+
+
+@pytest.fixture(autouse=True)
+def card(monkeypatch):
+    monkeypatch.setattr(planning, "variance_card", lambda: CARD)
+
+
+def tells(task="mnist_0", scale="full", **runs):
+    return list(planning._detectable(resolve([task], ["sa", "l2"], scale, **runs)))
+
+
+def test_more_runs_tell_smaller_differences():
+    (few,) = tells(seeds=[0, 1, 2], base_seeds=[0, 1, 2])
+    (many,) = tells(seeds=range(8), base_seeds=[0, 1, 2])
+    assert few.startswith("tells:  mnist_0, 3 base(s) x 3 seed(s): differences from recovery ")
+
+    def nats(line):
+        return float(line.partition("retain_log_likelihood ")[2].split()[0])
+
+    assert 0 < nats(many) < nats(few)
+    assert "points" in many
+
+
+def test_one_run_tells_nothing():
+    (line,) = tells()
+    assert line.endswith("1 base(s) x 1 seed(s): nothing of a method, only of its one model")
+
+
+def test_what_was_not_measured_is_not_guessed():
+    assert tells("mnist_0_r1000") == tells(scale="quick") == []
