@@ -36,7 +36,7 @@ class Naive:
     standing: ClassVar[str] = "method"
     supports: ClassVar[type] = Generator
     needs: ClassVar[tuple[str, ...]] = ()
-    source: ClassVar[str] = "Heng & Soh 2023, Eq. 3, likelihoods replaced by ELBOs (Section 3.1)"
+    source: ClassVar[str] = "Heng & Soh 2023, Eq. 3 and Fig. 2, likelihoods replaced by ELBOs"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
         ("vae", "full"): {"lam": 50.0, "batch": 128},
         ("vae", "quick"): {"lam": 50.0, "batch": 128, "fisher": {"n": 10_000}},

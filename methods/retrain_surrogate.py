@@ -23,7 +23,7 @@ class RetrainSurrogate:
     recipe: str = "cosine"  # the base recipe to follow
 
     version: ClassVar[int] = 2
-    standing: ClassVar[str] = "reference"
+    standing: ClassVar[str] = "target"
     supports: ClassVar[type] = Generator
     needs: ClassVar[tuple[str, ...]] = ("data",)
     ignores: ClassVar[tuple[str, ...]] = ("replay",)

@@ -17,13 +17,12 @@ from sa_bench.board import Board, Endpoint, Line
 from sa_bench.cards import guard_card as shipped_guard
 from sa_bench.cards import judge_card
 from sa_bench.claims import verdicts
-from sa_bench.comparing import COMPARED, Comparison, checkpoints, comparisons, difference
+from sa_bench.comparing import COMPARED, checkpoints, comparisons, difference
 from sa_bench.errors import SaBenchError
 from sa_bench.ranking import boards
-from sa_bench.wording import percent, shown
+from sa_bench.wording import FEW, percent, shown, spread
 
 COLUMNS = 10  # images in a row of a grid
-FEW = 5  # below this many runs a span would look like an interval: their points are printed
 
 # Plots, in units of the SVG's view box
 WIDTH, LEFT, TOP, PLOT = 400, 52, 24, 210
@@ -41,7 +40,8 @@ def render(results: Sequence[Mapping[str, Any]]) -> str:
     environment.globals |= {
         "shown": shown, "span": span, "count": count, "pictures": pictures, "tradeoff": tradeoff, "curves": curves,
         "percent": percent, "cards": cards, "version": __version__, "cost": cost, "titles": titles, "notes": notes,
-        "comparisons": comparisons, "compared": compared, "difference": difference, "checkpoints": checkpoints,
+        "comparisons": comparisons, "compared": COMPARED.replace("*", ""), "difference": difference,
+        "checkpoints": checkpoints,
         "verdicts": verdicts, "commands": commands, "guard": guard_card,
         "unit": unit, "made_with": made_with, "seeds": seeds, "cells": cells,
     }  # fmt: skip
@@ -66,20 +66,12 @@ def unit(name: str | None) -> str:
 
 def span(endpoint: Endpoint) -> str:
     """What stands under a value: the cell's own interval, a few runs' points, or lowest to highest of many."""
-    name = endpoint.unit
-
-    def row(values: Sequence[float], between: str) -> str:
-        texts = [shown(v, name) for v in values]
-        return between.join([*(t.removesuffix(" %") for t in texts[:-1]), texts[-1]])
-
     runs, n = len(endpoint.points), count(endpoint.n, endpoint.n_unit)
+    text = spread(endpoint, " to ") or "no interval"
     if 1 < runs < FEW:
-        text = f"{runs} runs: {row(sorted(endpoint.points), ', ')}"
-    elif endpoint.low is None or endpoint.high is None:
-        text = "no interval"
-    else:
-        text = row((endpoint.low, endpoint.high), " to ")
-        text = text if runs == 1 else f"lowest to highest of {runs} runs: {text}"
+        text = f"{runs} runs: {text}"
+    elif runs > 1:
+        text = f"lowest to highest of {runs} runs: {text}"
     if n:
         text += f"; n\u00a0=\u00a0{n}" + (" a run" if runs > 1 else "")
     return text + (f"; {endpoint.missing} n/a: {endpoint.reason}" if endpoint.missing else "")
@@ -148,11 +140,6 @@ def cards(board: Board) -> list[dict[str, Any]]:
     return found
 
 
-def compared(found: Sequence[Comparison]) -> str:
-    """What the two kinds of difference in the table mean."""
-    return COMPARED.format(runs=found[0].runs, bases=found[0].bases).replace("*", "")
-
-
 def guard_card(board: Board) -> dict[str, Any] | None:
     """The collapse guard's calibration, if the board was guarded by it."""
     rows = [m for _, cell in cells(board) for m in cell["measurements"] if "guard" in m["fingerprint"]]
@@ -218,6 +205,7 @@ def nice_ticks(low: float, high: float) -> list[float]:
     power = 10 ** np.floor(np.log10(raw))
     step = float(next(m for m in (1, 2, 5, 10) if m * power >= raw) * power)
     first, last = np.floor(low / step), np.ceil(high / step)
+    last = max(last, first + 1)
     return [float(i * step) for i in np.arange(first, last + 1)]
 
 

@@ -8,7 +8,7 @@ from sa_bench.board import Board, Endpoint, Line
 from sa_bench.claims import verdicts
 from sa_bench.comparing import COMPARED, checkpoints, comparisons, difference
 from sa_bench.ranking import boards
-from sa_bench.wording import percent, shown
+from sa_bench.wording import percent, shown, spread
 
 
 def render(results: Sequence[Mapping[str, Any]]) -> str:
@@ -44,7 +44,9 @@ def escape(text: object) -> str:
 
 
 def _mark(line: Line) -> str:
-    return {"control": " (control)", "reference": " (reference)"}.get(line.standing, "")
+    return {"control": " (control)", "reference": " (reference)", "target": " (target)"}.get(
+        line.standing, ""
+    )
 
 
 def _rows(board: Board) -> dict[str, Mapping[str, Any]]:
@@ -55,10 +57,8 @@ def _cell(endpoint: Endpoint | None, unit: str | None) -> str:
     if endpoint is None or endpoint.value is None:
         return "n/a" + (f": {escape(endpoint.reason)}" if endpoint is not None and endpoint.reason else "")
     text = shown(endpoint.value, unit)
-    if endpoint.low is not None and endpoint.high is not None:
-        low, high = (shown(v, unit).removesuffix(" %") for v in (endpoint.low, endpoint.high))
-        text += f" ({low} – {high})"
-    return text
+    found = spread(endpoint, " – ").removesuffix(" %")
+    return f"{text} ({found})" if found else text
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -86,8 +86,7 @@ def _cost(line: Line) -> str:
 
 
 def _notes(board: Board) -> str:
-    several = any(len(line.cells) > 1 for line in board.lines)
-    text = "In brackets: the lowest and highest run" if several else "In brackets: 95 % intervals"
+    text = "In brackets: of one run its 95 % interval, of two to four their points, of more the lowest and highest"
     bases = sorted({c["base_seed"] for line in board.lines for c in line.cells})
     seeds = sorted({c["seed"] for line in board.lines for c in line.cells})
     return f"{text}. Base models {bases}, forgetting seeds {seeds}; every judge and every base ships with the package."
@@ -157,10 +156,18 @@ def _comparisons(board: Board) -> list[str]:
     rows = []
     for row in found:
         p = "–" if row.p is None else f"{row.p:.2g}"
-        cells = (f"{row.a} − {row.b}", f"{row.metric} ({row.better})", difference(row), p, checkpoints(row))
+        runs = f"{row.runs} on {row.bases}"
+        cells = (
+            f"{row.a} − {row.b}",
+            f"{row.metric} ({row.better})",
+            difference(row),
+            p,
+            runs,
+            checkpoints(row),
+        )
         rows.append([escape(cell) for cell in cells])
-    head = ["methods", "endpoint", "methods differ: by", "p (Holm)", "checkpoints differ"]
-    return [COMPARED.format(runs=found[0].runs, bases=found[0].bases), "", *_table(head, rows), ""]
+    head = ["methods", "endpoint", "methods differ: by", "p (Holm)", "runs on bases", "checkpoints differ"]
+    return [COMPARED, "", *_table(head, rows), ""]
 
 
 def _claims(board: Board) -> list[str]:

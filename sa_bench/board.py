@@ -37,7 +37,7 @@ class Line:
 
     method: str
     label: str  # the method and the fields in which it differs from its siblings
-    standing: str  # `method`, `reference` or `control`
+    standing: str  # `method`, `reference`, `target` or `control`
     cells: list[Row]
     failed: list[Row]
     endpoints: dict[str, Endpoint] = field(default_factory=dict)

@@ -69,8 +69,9 @@ def command(cell: Cell) -> str:
     plain = _flat(resolve_fields(cell.method, cell.task, cell.scale, {}))
     for name, value in _flat(cell.fields).items():
         parts += ["--set", f"{cell.method}.{name}={value}"] if value != plain[name] else []
-    own = dict(task.scales.get(cell.scale, {})).get("metrics", task.metrics)
-    further = [m for m in cell.task.metrics if m not in own] if "metrics" not in cell.overrides else []
+    own = cell.overrides.get("metrics") or dict(task.scales.get(cell.scale, {})).get("metrics", task.metrics)
+    own = own.split(",") if isinstance(own, str) else own
+    further = [m for m in cell.task.metrics if m not in own]
     parts += ["--metric", ",".join(registry.reference("metric", m) for m in further)] if further else []
     return "python -m sa_bench " + shlex.join(parts)
 
@@ -169,7 +170,12 @@ def resolve_task(name: str, scale: str, overrides: Mapping[str, str]) -> Task:
             value = class_index(task, value)
         assign(Task, values, path, value, f"task {name}")
     merged = {f.name: getattr(task, f.name) for f in fields(Task)} | values
-    merged["sampler"] = asdict(task.sampler) | dict(values.get("sampler", {}))
+    sampler = values.get("sampler", {})
+    if not isinstance(sampler, Mapping):
+        raise SaBenchError(
+            f"task {name}: sampler={sampler!r} has fields of its own; set one, e.g. task.sampler.steps."
+        )
+    merged["sampler"] = asdict(task.sampler) | dict(sampler)
     task = validated(Task, merged, f"task {name}")
     return checked(task, "relabel_to" in overrides)
 

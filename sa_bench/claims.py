@@ -1,4 +1,8 @@
-"""The claims ledger: does the ordering that a publication argues from hold on this board?"""
+"""The claims ledger: does the ordering that a publication argues from hold on this board?
+
+An ordering holds, or is reversed, if the 95 % interval of the methods' difference lies on one side of zero; a
+threshold, if the intervals of all runs do. From five runs on; each claim is looked at by itself.
+"""
 
 from __future__ import annotations
 
@@ -46,28 +50,30 @@ def entries() -> tuple[Claim, ...]:
 
 
 def verdicts(board: Board) -> list[Verdict]:
-    """What `board` says of every claim about its task; none if a task's field was overridden."""
+    """What `board` says of every claim about its task; nothing at scale `quick` or with a task's field overridden."""
     if any(cell["overrides"] for line in board.lines for cell in line.cells):
         return []  # another concept or surrogate is another experiment
     found = []
-    for claim in entries():
-        left = _line(board, claim.left)
-        if claim.task != board.task or left is None or left.known(claim.metric) is None:
+    for claim in entries() if board.scale != "quick" else ():
+        if claim.task != board.task:
             continue
-        if claim.relation == "better":
-            right = _line(board, claim.right)
-            row = endpoint(claim.metric, left, right) if right is not None else None
-            if row is not None:
-                found.append(Verdict(claim, *_ordering(row)))
-        else:
-            found.append(Verdict(claim, *_threshold(claim, left)))
+        for left in _lines(board, claim.left):
+            if left.known(claim.metric) is None:
+                continue
+            if claim.relation != "better":
+                found.append(Verdict(claim, *_threshold(claim, left)))
+            for right in _lines(board, claim.right):
+                row = endpoint(claim.metric, left, right)
+                if row is not None:
+                    found.append(Verdict(claim, *_ordering(row)))
     return found
 
 
-def _line(board: Board, method: str) -> Line | None:
-    """The method's line with the most runs: of a tuned and a default row, the one that was studied."""
+def _lines(board: Board, method: str) -> list[Line]:
+    """The method's lines with the most runs: of a tuned and a default row, the one that was studied."""
     lines = [line for line in board.lines if line.method == method and line.cells]
-    return max(lines, key=lambda line: len(line.cells), default=None)
+    most = max((len(line.cells) for line in lines), default=0)
+    return [line for line in lines if len(line.cells) == most]
 
 
 def _ordering(row: Comparison) -> tuple[str, str]:
@@ -75,6 +81,7 @@ def _ordering(row: Comparison) -> tuple[str, str]:
     text = f"{row.a} − {row.b}: {difference(row)}"
     if row.low is None or row.high is None:
         return "cannot be told", f"{text}; {row.runs} shared runs, {FEWEST} are needed"
+    text += f", {row.runs} runs on {row.bases} base model(s)"
     if row.low <= 0 <= row.high:
         return "cannot be told", text
     return ("holds" if sign * row.difference > 0 else "reversed"), text
@@ -86,6 +93,6 @@ def _threshold(claim: Claim, line: Line) -> tuple[str, str]:
     text = f"{line.label}: {shown(found.value, found.unit)}, bounds of its {len(found.points)} runs "
     text += f"{shown(low, found.unit)} to {shown(high, found.unit)}, against {shown(limit, found.unit)}"
     above, below = low > limit, high < limit
-    if not above and not below:
+    if len(found.points) < FEWEST or not (above or below):
         return "cannot be told", text
     return ("holds" if above == (claim.relation == "above") else "reversed"), text

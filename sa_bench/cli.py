@@ -252,8 +252,11 @@ def plan(
 ) -> None:
     """What `run` would do: stages, what the store has, time, memory and disk. Runs nothing."""
     from sa_bench.planning import plan_text
+    from sa_bench.runner import usable_jobs
 
-    print(plan_text(_cells(suite, task, method, seed, base_seed, scale, set_, sweep, metric), jobs))
+    print(
+        plan_text(_cells(suite, task, method, seed, base_seed, scale, set_, sweep, metric), usable_jobs(jobs))
+    )
 
 
 @app.command()

@@ -7,7 +7,7 @@ another seed and another base. The first can be certain where the second is not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -23,9 +23,11 @@ FEWEST = 5  # shared runs below which there is no interval and no p
 
 
 COMPARED = (
-    "Two sentences, not one. *Methods differ*: over {runs} shared runs on {bases} base model(s), so that it holds for "
-    "another seed and another base; the interval is Student's t over base models. *Checkpoints differ*: of the pairs "
-    "made from the same base and seed, how many differ when paired over their images (p < .05), and in whose favour."
+    "Two sentences, not one. *Methods differ*: over the runs that both have; with several base models Student's t over "
+    "their means, so that it holds for another seed and another base, with a single one over its seeds, and nothing is "
+    "said of another base. p by Holm over the three endpoints. *Checkpoints differ*: of the pairs made from the same "
+    "base and seed, how many differ when paired over their images (p < .05), and in whose favour. Compared are methods "
+    "that share five runs or more, collapsed ones only with each other."
 )
 
 
@@ -39,7 +41,7 @@ class Comparison:
     a: str  # labels
     b: str
     difference: float  # a − b, the mean over base models of the mean over seeds
-    low: float | None  # 95 % interval for another base model and seed
+    low: float | None  # 95 % interval, for another seed, and for another base where there are several
     high: float | None
     p: float | None  # by Holm over the three endpoints
     runs: int
@@ -50,16 +52,15 @@ class Comparison:
 
 
 def comparisons(board: Board) -> list[Comparison]:
-    """Every pair of standing methods that shares the most runs with each other, the three endpoints each."""
-    lines = [line for line in board.lines if line.standing == "method" and line.cells and not line.collapsed]
-    shared = {(i, j): len(_shared(lines[i], lines[j])) for i, j in combinations(range(len(lines)), 2)}
-    most = max(shared.values(), default=0)
-    if most < FEWEST:
-        return []
+    """Every pair of methods that shares `FEWEST` runs or more, the three endpoints each.
+
+    A collapsed line is compared with collapsed ones alone: beside a standing one its numbers mislead.
+    """
+    lines = [line for line in board.lines if line.standing == "method" and line.cells]
     found = []
-    for (i, j), runs in shared.items():
-        if runs == most:
-            found += _pair(board, lines[i], lines[j])
+    for a, b in combinations(lines, 2):
+        if bool(a.collapsed) == bool(b.collapsed) and len(_shared(a, b)) >= FEWEST:
+            found += _pair(board, a, b)
     return found
 
 
@@ -148,11 +149,3 @@ def _scores(folder: str, name: str) -> np.ndarray | None:
 
     frame = pd.read_parquet(path)
     return frame["score"].to_numpy(float) if "score" in frame else None
-
-
-def by_pair(found: Sequence[Comparison]) -> list[list[Comparison]]:
-    """The comparisons, those of one pair together."""
-    groups: dict[tuple[str, str], list[Comparison]] = {}
-    for row in found:
-        groups.setdefault((row.a, row.b), []).append(row)
-    return list(groups.values())

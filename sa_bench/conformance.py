@@ -100,7 +100,9 @@ def _declarations(cls: type[Any]) -> Iterator[Finding]:
     for attribute in ("version", "standing", "supports", "needs", "source", "presets"):
         if not hasattr(cls, attribute):
             raise SaBenchError(f"the class attribute `{attribute}` is missing")
-    yield Finding(cls.standing in ("method", "control", "reference"), f"standing = {cls.standing!r}")
+    yield Finding(
+        cls.standing in ("method", "control", "reference", "target"), f"standing = {cls.standing!r}"
+    )
     yield Finding(cls.supports in (Generator, Diffusion), f"supports = {cls.supports.__name__}")
     yield Finding(set(cls.needs) <= {"data"}, f"needs = {cls.needs}")
     yield Finding(isinstance(cls.version, int) and bool(cls.source), "version is a number, source is given")

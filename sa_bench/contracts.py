@@ -283,7 +283,7 @@ class Method(Protocol):
     """Turns θ* into a model that forgot. A frozen dataclass: fields are the paper's symbols."""
 
     version: ClassVar[int]
-    standing: ClassVar[str]  # `method`, `control` (must never win) or `reference` (the floor)
+    standing: ClassVar[str]  # `method`, `control` (must never win), `reference` (the floor) or `target`
     supports: ClassVar[type]  # Generator or Diffusion
     needs: ClassVar[tuple[str, ...]]  # () or ("data",)
     source: ClassVar[str]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from sa_bench import bases, datasets, registry
 from sa_bench.cards import variance_card
 from sa_bench.cells import Cell, titled
+from sa_bench.comparing import FEWEST
 from sa_bench.contracts import FisherOptions
 from sa_bench.measuring import Subject, fingerprint, measure_inputs
 from sa_bench.settings import store_folder
@@ -71,17 +73,25 @@ def _detectable(cells: Sequence[Cell]) -> Iterator[str]:
     """What so many runs could tell, from how much differences varied on the benchmark's own board."""
     known = variance_card()
     for task in dict.fromkeys(c.task.name for c in cells if c.scale == "full" and c.task.name in known):
-        mine = [c for c in cells if c.task.name == task]
-        bases, seeds = (len({getattr(c, k) for c in mine}) for k in ("base_seed", "seed"))
+        lines: dict[str, set[tuple[int, int]]] = {}
+        for c in cells:
+            if c.task.name == task and registry.method_class(c.method).standing == "method":
+                lines.setdefault(digest([c.method, dict(c.fields)]), set()).add((c.base_seed, c.seed))
+        shared = max((a & b for a, b in combinations(lines.values(), 2)), key=len, default=set())
+        if len(shared) < FEWEST:
+            yield f"tells:  {task}: nothing of methods, no two of them share {FEWEST} runs"
+            continue
+        bases = len({base for base, _ in shared})
+        seeds = len(shared) // bases
         parts = []
         for name, facts in known[task].items():
-            least = detectable(facts["base"], facts["seed"], bases, seeds)
+            least = detectable(facts["base"], facts["seed"], bases, seeds, comparisons=len(known[task]))
             if least is not None:
                 rate = facts["unit"] in ("rate", "probability")
                 text = f"{100 * least:.1f} points" if rate else f"{least:.2f} {facts['unit']}"
                 parts.append(f"{name} {text}")
-        found = f"differences from {', '.join(parts)} on (80 % power)"
-        found = found if parts else "nothing of a method, only of its one model"
+        scope = "" if bases > 1 else ", on this base model alone"
+        found = f"differences from {', '.join(parts)} on (80 % power{scope})"
         yield f"tells:  {task}, {bases} base(s) x {seeds} seed(s): {found}"
 
 

@@ -111,16 +111,17 @@ def _ledger(board: Board, line: Line) -> list[dict[str, Any]]:
     return found
 
 
-def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested fields by dotted name."""
+    found: dict[str, Any] = {}
     for key, value in fields.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return found
 
 
 def _label(lines: list[Line]) -> None:
     """Name siblings of one method by the fields in which they differ."""
-    fields = {id(line): _flat((line.cells or line.failed)[0]["fields"]) for line in lines}
+    fields = {id(line): flat((line.cells or line.failed)[0]["fields"]) for line in lines}
     for line in lines:
         mine = fields[id(line)]
         siblings = [fields[id(other)] for other in lines if other.method == line.method]
@@ -157,7 +158,10 @@ def _endpoint(cells: Rows, name: str) -> Endpoint:
 
 
 def _floor(board: Board) -> Endpoint | None:
-    """Recovery of the reference, where nothing was ever learnt; of several, the one that is easiest to undo."""
+    """Recovery of the reference, where nothing was ever learnt; of several, the one that is easiest to undo.
+
+    A `target` (retrained with the surrogate in c_f's place) is no floor: it was taught something for c_f.
+    """
     found = [line.known(board.primary[1]) for line in board.lines if line.standing == "reference"]
     return max((e for e in found if e is not None), key=lambda e: e.bounds[1], default=None)
 
@@ -194,7 +198,7 @@ def _rank(board: Board) -> None:
     ]  # fmt: skip
     for place, line in enumerate(sorted(able, key=order), 1):
         line.rank = place
-    standing = {"method": 0, "reference": 1, "control": 2}
+    standing = {"method": 0, "reference": 1, "target": 2, "control": 3}
     board.lines.sort(
         key=lambda x: (standing.get(x.standing, 0), x.rank or math.inf, not x.forgotten, not x.cells)
     )

@@ -35,7 +35,7 @@ class {cls}:
     batch: Count = 256  # images of each source
 
     version: ClassVar[int] = 1
-    standing: ClassVar[str] = "method"  # or `control` (must never win), `reference` (the floor)
+    standing: ClassVar[str] = "method"  # or `control` (must never win), `reference` (the floor), `target`
     supports: ClassVar[type] = Generator  # or Diffusion
     needs: ClassVar[tuple[str, ...]] = ()  # ("data",) if it needs the training set
     source: ClassVar[str] = "yours"

@@ -253,10 +253,13 @@ class MethodRun:
         Raises:
             SaBenchError: the method says that it ignores replay, so that replay is not in its key.
         """
+        self._asks_for_replay()
+        return self.chain.replay()
+
+    def _asks_for_replay(self) -> None:
         name = self.chain.cell.method
         if "replay" in getattr(registry.method_class(name), "ignores", ()):
             raise SaBenchError(f"The method {name} says ignores = ('replay',) and then asks for replay.")
-        return self.chain.replay()
 
     def surrogate(self) -> Any:
         """q(x|c_f)."""
@@ -271,6 +274,8 @@ class MethodRun:
 
     def fisher(self, options: FisherOptions) -> dict[str, torch.Tensor]:
         """F at θ*."""
+        if options.set == "replay":
+            self._asks_for_replay()
         return self.chain.fisher(options)
 
     def fresh(self) -> Generator:

@@ -176,8 +176,14 @@ def over_bases(
 
 
 def components(by_base: Mapping[int, Sequence[float]]) -> tuple[float, float]:
-    """(sd between base models, sd between seeds of one base) of a difference, by the method of moments."""
-    groups = [np.asarray(v, float) for v in by_base.values()]
+    """(sd between base models, sd between seeds of one base) of a difference, by the method of moments.
+
+    Raises:
+        ValueError: fewer than two base models with two runs each: a spread that was not seen is not 0.
+    """
+    groups = [np.asarray(v, float) for v in by_base.values() if len(v) > 1]
+    if len(groups) < 2:
+        raise ValueError("two base models with two runs each are needed")
     within = float(np.mean([g.var(ddof=1) for g in groups]))
     between = float(np.var([g.mean() for g in groups], ddof=1)) - within / float(
         np.mean([len(g) for g in groups])
@@ -185,7 +191,9 @@ def components(by_base: Mapping[int, Sequence[float]]) -> tuple[float, float]:
     return max(0.0, between) ** 0.5, within**0.5
 
 
-def detectable(of_base: float, of_seed: float, bases: int, seeds: int, power: float = 0.8) -> float | None:
+def detectable(
+    of_base: float, of_seed: float, bases: int, seeds: int, power: float = 0.8, comparisons: int = 1
+) -> float | None:
     """The smallest true difference that `over_bases` finds (p < .05) with `power`; None with one run alone.
 
     Args:
@@ -194,13 +202,14 @@ def detectable(of_base: float, of_seed: float, bases: int, seeds: int, power: fl
         bases: base models; with one, seeds are the units.
         seeds: forgetting seeds on each.
         power: chance to find it.
+        comparisons: endpoints that share the error; the first step of Holm's method.
     """
     units = bases if bases > 1 else seeds
     if units < 2:
         return None
     spread = of_base**2 + of_seed**2 / seeds if bases > 1 else of_seed**2
     error, df = (spread / units) ** 0.5, units - 1
-    limit = float(stats.t.ppf(1 - ALPHA / 2, df))
+    limit = float(stats.t.ppf(1 - ALPHA / comparisons / 2, df))
     low, high = 0.0, 200.0  # in standard errors
     for _ in range(60):
         middle = (low + high) / 2

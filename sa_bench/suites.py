@@ -61,13 +61,22 @@ def cells(reference: str) -> list[Cell]:
     """
     path = find(reference)
     try:
-        runs = tomllib.loads(path.read_text(encoding="utf-8")).pop("run")
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError) as error:
-        raise SaBenchError(f"{path} is no suite: {error}; it needs [[run]] tables in TOML.") from error
+        whole = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SaBenchError(f"{path} is no suite: {error}.") from error
+    runs = whole.pop("run", None)
+    if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
+        raise SaBenchError(f"{path} is no suite: it needs [[run]] tables.")
+    if whole:
+        raise SaBenchError(
+            f"{path}: {next(iter(whole))} stands outside of every [[run]]; put it into each that needs it."
+        )
     found: dict[str, Cell] = {}
     for number, run in enumerate(runs, 1):
         where = f"{path.name}, run {number}"
         scale = run.pop("scale", "full")
+        if not isinstance(scale, str):
+            raise SaBenchError(f"{where}: scale must be a text, got {scale!r}.")
         _check(run, where)
         try:
             made = resolve(

@@ -13,7 +13,7 @@ from rich.text import Text
 from sa_bench.board import Board, Endpoint, Line
 from sa_bench.cells import Cell, titled
 from sa_bench.ranking import boards
-from sa_bench.wording import shown
+from sa_bench.wording import shown, spread
 
 
 class Live:
@@ -89,10 +89,8 @@ def _cell(endpoint: Endpoint | None) -> str:
     if endpoint is None or endpoint.value is None:
         return "n/a: " + ((endpoint.reason if endpoint else None) or "not measured")
     text = shown(endpoint.value, endpoint.unit)
-    if endpoint.low is not None and endpoint.high is not None:
-        low, high = (shown(v, endpoint.unit).removesuffix(" %") for v in (endpoint.low, endpoint.high))
-        text += f" ({low} to {high})"
-    return text
+    found = spread(endpoint, " to ").removesuffix(" %")
+    return f"{text} ({found})" if found else text
 
 
 def print_boards(results: Sequence[Mapping[str, Any]]) -> None:
@@ -109,7 +107,9 @@ def print_boards(results: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _mark(line: Line) -> str:
-    return {"control": " [control]", "reference": " [reference]"}.get(line.standing, "")
+    return {"control": " [control]", "reference": " [reference]", "target": " [target]"}.get(
+        line.standing, ""
+    )
 
 
 def _empty(*headings: str) -> Table:

@@ -2,7 +2,8 @@
 
 Objective: forget as much as can be had for non-inferior retention. A try passes if c_f is forgotten on
 every concept it was tried on (upper bound at most chance). Of the tries that keep the rest within `MARGIN`
-of the best that passes, the one with the lowest rate of c_f wins; between equals, the one that keeps more.
+(of the point estimates) of the best that passes, the one with the lowest rate of c_f wins; between equals,
+the one that keeps more.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import comb
+from itertools import combinations
 from statistics import fmean
 from typing import Any
 
 from sa_bench.errors import SaBenchError
+from sa_bench.ranking import flat
 from sa_bench.wording import percent
 
 MARGIN = 0.5  # of the retention endpoint's unit: nats
+MOST = 12  # tries of a method up to which every draw of k is enumerated
 
 
 @dataclass(frozen=True)
@@ -40,36 +43,66 @@ def tries(results: Sequence[Mapping[str, Any]]) -> list[Try]:
     """Every setting in `results`.
 
     Raises:
-        SaBenchError: a result failed, or an endpoint is missing: a search with holes chooses by the holes.
+        SaBenchError: a result failed, an endpoint is missing, two results differ in more than concept, seed and
+            setting, or a setting was not tried on all that its siblings were: a search with holes chooses by them.
     """
-    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[str, str, str], dict[str, Mapping[str, Any]]] = {}
+    protocols: dict[str, tuple[str, Mapping[str, Any]]] = {}
     for row in sorted(results, key=lambda row: row.get("task_values", {}).get("concept", 0)):
         if row["status"] != "done":
             raise SaBenchError(
                 f"{row['folder']}: this run failed ({row['error']}); a search needs all of its tries."
             )
-        if row["standing"] == "method":
-            key = (row["task"], row["method"], json.dumps(row["fields"], sort_keys=True))
-            groups.setdefault(key, []).append(row)
+        if row["standing"] != "method":
+            continue
+        first = protocols.setdefault(row["task"], (_protocol(row), row))
+        if first[0] != _protocol(row):
+            raise SaBenchError(
+                f"{row['folder']} and {first[1]['folder']} differ in scale or in a field of the task besides the concept; "
+                "give the folders of one search."
+            )
+        where = json.dumps([row["concept"], row["base_seed"], row["seed"]])
+        groups.setdefault((row["task"], row["method"], _text(row["fields"])), {})[where] = row
+    if not groups:
+        raise SaBenchError("No method's runs are in there: a search compares the settings of methods.")
     found = []
     for (task, method, _), rows in groups.items():
-        siblings = [
-            r["fields"] for key, r in ((k, v[0]) for k, v in groups.items()) if key[:2] == (task, method)
-        ]
-        fields = rows[0]["fields"]
-        differing = [k for k in fields if any(other[k] != fields[k] for other in siblings)]
-        forget, keep = (_values(rows, i) for i in (0, 2))
-        sign = -1 if keep[0]["better"] == "lower" else 1
-        chance = 1 / len(rows[0]["task_values"]["classes"])
-        found.append(Try(
-            task, method, fields, ", ".join(f"{k}={fields[k]:g}" for k in differing) or "no setting",
-            tuple(dict.fromkeys(r["concept"] for r in rows)), fmean(m["value"] for m in forget),
-            all(m["high"] <= chance for m in forget), sign * fmean(m["value"] for m in keep),
-            sum(r["cost"].get("forget", {}).get("cpu_s", 0.0) for r in rows), len(rows),
-        ))  # fmt: skip
+        siblings = [rows_ for key, rows_ in groups.items() if key[:2] == (task, method)]
+        if len({frozenset(s) for s in siblings}) > 1:
+            raise SaBenchError(
+                f"{task}, {method}: not every setting was tried on the same concepts and seeds; finish the search first "
+                "(the same `run` command goes on)."
+            )
+        found.append(_try(task, method, list(rows.values()), [next(iter(s.values())) for s in siblings]))
     return sorted(
         found, key=lambda t: (t.task, t.method, *(v for v in t.fields.values() if type(v) in (int, float)))
     )
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _protocol(row: Mapping[str, Any]) -> str:
+    """All that the results of one search must have in common."""
+    apart = ("concept", "relabel_to", "metrics")
+    return _text([row["scale"], {k: v for k, v in row["task_values"].items() if k not in apart}])
+
+
+def _try(
+    task: str, method: str, rows: Sequence[Mapping[str, Any]], siblings: Sequence[Mapping[str, Any]]
+) -> Try:
+    fields, others = flat(rows[0]["fields"]), [flat(s["fields"]) for s in siblings]
+    differing = [k for k in fields if any(other.get(k) != fields[k] for other in others)]
+    forget, keep = (_values(rows, i) for i in (0, 2))
+    sign = -1 if keep[0]["better"] == "lower" else 1
+    chance = 1 / len(rows[0]["task_values"]["classes"])
+    return Try(
+        task, method, fields, ", ".join(f"{k}={str(fields[k]).removesuffix('.0')}" for k in differing) or "no setting",
+        tuple(dict.fromkeys(r["concept"] for r in rows)), fmean(m["value"] for m in forget),
+        all(m["high"] <= chance for m in forget), sign * fmean(m["value"] for m in keep),
+        sum(r["cost"].get("forget", {}).get("cpu_s", 0.0) for r in rows), len(rows),
+    )  # fmt: skip
 
 
 def _values(rows: Sequence[Mapping[str, Any]], which: int) -> list[Mapping[str, Any]]:
@@ -96,15 +129,11 @@ def expected_best(options: Sequence[Try]) -> list[float | None]:
     """For k = 1 … n: the retention to expect of the winner of k tries drawn at random from `options`.
 
     A draw in which no try passes has no winner; the mean is over the draws that have one, None if none has.
-    The winner of a draw is taken to be the one that keeps most of those that pass.
     """
-    keeps = sorted((t.keep for t in options if t.passes), reverse=True)
-    n, out = len(options), []
-    for k in range(1, n + 1):
-        # The i-th best wins if it is drawn, none better is, and the other k − 1 come from what is left.
-        chances = [comb(n - 1 - i, k - 1) / comb(n, k) for i in range(len(keeps))]
-        total = sum(chances)
-        out.append(sum(c * v for c, v in zip(chances, keeps, strict=True)) / total if total else None)
+    out: list[float | None] = []
+    for k in range(1, len(options) + 1):
+        winners = [w for draw in combinations(options, k) if (w := choose(draw)) is not None]
+        out.append(fmean(w.keep for w in winners) if winners else None)
     return out
 
 
@@ -133,7 +162,7 @@ def report(found: Sequence[Try]) -> str:
                     f"| {method} | {t.setting} | {percent(t.forget)} | {'yes' if t.passes else 'no'} | {t.keep:.2f} | "
                     f"{t.seconds:.0f} | {mark} |"
                 )
-            if len(options) > 1:
+            if 1 < len(options) <= MOST:
                 best = [("–" if v is None else f"{v:.2f}") for v in expected_best(options)]
                 spent = sum(t.seconds for t in options)
                 curves.append(f"| {method} | {len(options)} tries, {spent:.0f} s | {' | '.join(best)} |")
@@ -142,7 +171,7 @@ def report(found: Sequence[Try]) -> str:
             head = f"| method | budget | {' | '.join(f'k = {k + 1}' for k in range(wide))} |"
             lines += [
                 "",
-                "Expected retention of the best of k tries:",
+                "Expected retention of the winner of k tries (over the draws in which one passes):",
                 "",
                 head,
                 "|" + " --- |" * (wide + 2),

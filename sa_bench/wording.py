@@ -20,6 +20,22 @@ def shown(value: float | None, unit: str | None) -> str:
     return f"{value:.2f}" if unit == "nats" else f"{value:.4g}"
 
 
+FEW = 5  # below this many runs a span would look like an interval: their points are printed
+
+
+def spread(endpoint: Endpoint, between: str) -> str:
+    """One run: its 95 % interval; two to four: their points; more: the lowest and the highest. "" if none."""
+    runs = len(endpoint.points)
+    if 1 < runs < FEW:
+        values, between = sorted(endpoint.points), ", "
+    elif endpoint.low is None or endpoint.high is None:
+        return ""
+    else:
+        values = [endpoint.low, endpoint.high]
+    texts = [shown(v, endpoint.unit) for v in values]
+    return between.join([*(t.removesuffix(" %") for t in texts[:-1]), texts[-1]])
+
+
 def _against_base(keep: Endpoint | None) -> str:
     if keep is None or keep.value is None or keep.base is None:
         return "what the rest lost is not known"
@@ -36,6 +52,8 @@ def verdict(board: Board, line: Line) -> str:
         return "failed"
     if line.standing == "reference":
         return f"never saw {board.concept}"
+    if line.standing == "target":
+        return "what a method imitates"
     if line.standing == "control":
         caught = board.exposed.get(line.label)
         if not caught and line.recoverable == "unknown":

@@ -238,3 +238,15 @@ def test_a_model_that_does_not_depend_on_the_seed_counts_once():
     board = one([result_row(), *rows, result_row("original", 0.98, 0.97, base_seed=1)])
     assert len(line(board, "original").cells) == 2
     assert line(board, "original").endpoints["forget_top1"].points == (0.99, 0.98)
+
+
+def test_a_target_is_no_floor():
+    """`retrain_surrogate` was taught something for c_f; that it comes back easily excuses nobody."""
+    retrain = result_row("retrain", recovery=(0.30, 0.25, 0.35))
+    target = result_row("retrain_surrogate", recovery=(0.60, 0.55, 0.65), standing="target")
+    board = one([result_row("sa", recovery=(0.5, 0.45, 0.55)), retrain, target])
+    assert line(board, "sa").recoverable == "yes"
+    assert line(board, "retrain_surrogate").rank is None
+    assert line(board, "retrain_surrogate").verdict == "what a method imitates"
+    assert registry.method_class("retrain_surrogate").standing == "target"
+    assert registry.method_class("retrain").standing == "reference"

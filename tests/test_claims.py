@@ -1,21 +1,23 @@
 """The claims ledger: orderings that a publication argues from, told from the runs of a board."""
 
 import pytest
-from result_rows import OTHERS, one, result_row
+from result_rows import one, result_row
 
 from sa_bench import claims, registry
 
 
 def line(method, keep, seeds=3, **changes):
     return [
-        result_row(method, keep=keep + 0.1 * b + 0.01 * s * (b + 1), base_seed=b, seed=s, **changes)
+        result_row(
+            method, keep=keep + 0.1 * b + 0.01 * s * (b + 1), base_seed=b, seed=s, scale="full", **changes
+        )
         for b in range(3)
         for s in range(seeds)
     ]
 
 
 def said(*lines):
-    board = one([row for rows in (*lines, OTHERS) for row in rows])
+    board = one([row for rows in lines for row in rows])
     return {(v.claim.left, v.claim.right): v.verdict for v in claims.verdicts(board)}
 
 
@@ -42,7 +44,23 @@ def test_a_collapsed_line_still_answers_for_its_claim():
     ("value", "verdict"), [((0.0, 0.0, 0.02), "holds"), ((0.5, 0.4, 0.6), "reversed"), ((0.1, 0.05, 0.2), "cannot be told")]
 )  # fmt: skip
 def test_thresholds_are_told_by_the_bounds(value, verdict):
-    assert said([result_row("sa", forget=value)])["sa", "0.1"] == verdict
+    runs = [result_row("sa", forget=value, seed=s, scale="full") for s in range(5)]
+    assert said(runs)["sa", "0.1"] == verdict
+    assert said(runs[:4])["sa", "0.1"] == "cannot be told"
+
+
+def test_scale_quick_answers_no_claim():
+    board = one([result_row("sa", seed=s) for s in range(5)])
+    assert board.scale == "quick"
+    assert claims.verdicts(board) == []
+
+
+def test_of_equally_many_runs_every_setting_answers():
+    runs = [result_row("sa", forget=f, fields={"lam": lam}, seed=s, scale="full")
+            for lam, f in ((1, (0.0, 0.0, 0.02)), (9, (0.9, 0.8, 0.95))) for s in range(5)]  # fmt: skip
+    board = one(runs)
+    found = {v.evidence.partition(":")[0]: v.verdict for v in claims.verdicts(board)}
+    assert found == {"sa lam=1": "holds", "sa lam=9": "reversed"}
 
 
 def test_another_concept_is_another_experiment():

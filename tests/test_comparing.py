@@ -58,13 +58,15 @@ def test_below_five_shared_runs_nothing_is_compared(tmp_path):
     assert comparisons(one([*made[0], *made[1], *OTHERS])) == []
 
 
-def test_lines_with_fewer_runs_and_collapsed_ones_stay_out(tmp_path):
+def test_collapsed_lines_are_compared_with_each_other_alone(tmp_path):
     def line(method, **how):
         return rows(tmp_path, method, lambda b, s: -94 - s, lambda rng: rng.normal(0, 1, 20), **how)
 
-    found = comparisons(one([*line("sa"), *line("no_ewc"), *line("no_gr", seeds=2),
-                             *line("naive", flags=["collapse: recall is 1 % of the base's"])]))  # fmt: skip
-    assert {(c.a, c.b) for c in found} == {("sa", "no_ewc")}
+    flags = ["collapse: recall is 1 % of the base's"]
+    board = one([*line("sa"), *line("no_ewc", seeds=2), *line("l2", seeds=1), *line("naive", flags=flags),
+                 *line("no_gr", flags=flags)])  # fmt: skip
+    pairs = {frozenset((c.a, c.b)): (c.runs, c.bases) for c in comparisons(board)}
+    assert pairs == {frozenset(("sa", "no_ewc")): (6, 3), frozenset(("naive", "no_gr")): (9, 3)}
 
 
 def test_one_base_model_says_nothing_of_another():

@@ -257,3 +257,5 @@ def test_who_says_that_replay_is_ignored_cannot_ask_for_it(tmp_path):
     run = MethodRun(chain(tmp_path, "mnist_0", "retrain"), tmp_path)
     with pytest.raises(SaBenchError, match="ignores"):
         run.replay()
+    with pytest.raises(SaBenchError, match="ignores"):
+        run.fisher(FisherOptions(set="replay"))

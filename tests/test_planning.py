@@ -34,9 +34,16 @@ def test_more_runs_tell_smaller_differences():
     assert "points" in many
 
 
-def test_one_run_tells_nothing():
-    (line,) = tells()
-    assert line.endswith("1 base(s) x 1 seed(s): nothing of a method, only of its one model")
+@pytest.mark.parametrize("runs", [{}, {"base_seeds": [0, 1, 2]}, {"seeds": [0, 1, 2, 3]}])
+def test_what_the_report_will_not_compare_is_not_promised(runs):
+    assert tells(**runs) == ["tells:  mnist_0: nothing of methods, no two of them share 5 runs"]
+    alone = resolve(["mnist_0"], ["sa", "retrain"], seeds=range(8))
+    assert list(planning._detectable(alone)) == tells(**runs)
+
+
+def test_one_base_model_speaks_for_itself():
+    (line,) = tells(seeds=range(8))
+    assert "on this base model alone" in line
 
 
 def test_what_was_not_measured_is_not_guessed():

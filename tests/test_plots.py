@@ -3,8 +3,8 @@
 import re
 
 import pytest
-from result_rows import OTHERS, result_row
-from sa_bench.reports.html import GAP, apart, curves, nice_ticks, render, short, span
+from result_rows import OTHERS, one, result_row
+from sa_bench.reports.html import GAP, apart, curves, nice_ticks, render, short, span, tradeoff
 
 from sa_bench.board import Endpoint
 from sa_bench.ranking import boards
@@ -81,3 +81,9 @@ def test_a_short_label_keeps_the_end_that_tells_siblings_apart():
     assert labels[0].endswith("lam=10")
     assert labels[1].endswith("lam=11")
     assert short("sa", 17) == "sa"
+
+
+def test_equal_retention_everywhere_is_drawn():
+    rows = [result_row(seed=s, keep=(-94.0, -94.0, -94.0)) for s in (0, 1)]
+    drawn = tradeoff(one([r | {"folder": "/nowhere"} for r in rows]))
+    assert len(drawn["points"]) == 1

@@ -86,3 +86,6 @@ def test_components_are_what_the_differences_were_drawn_from():
     assert abs(base - 2) < 0.1
     assert abs(seed - 0.5) < 0.02
     assert statistics.components({0: [1.0, 1.0], 1: [1.0, 1.0]}) == (0.0, 0.0)
+    for unseen in ({0: [1.0, 2.0, 3.0]}, {0: [1.0], 1: [2.0]}):
+        with pytest.raises(ValueError, match="two base models"):
+            statistics.components(unseen)

@@ -1,5 +1,6 @@
 """The search: objective, gate, expected best of k."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -27,7 +28,7 @@ def test_the_winner_forgets_most_among_those_that_keep_as_much():
         *cells(1000, (0.01, 0.50), (-93, -93)),  # one concept is not forgotten
     ])  # fmt: skip
     assert [t.passes for t in found] == [True, True, True, False]
-    assert tuning.choose(found).fields == {"lam": 10}
+    assert tuning.choose(found).fields["lam"] == 10
     assert tuning.choose([t for t in found if not t.passes]) is None
 
 
@@ -44,8 +45,11 @@ def test_expected_best_is_the_mean_over_all_draws():
     ]
     for k, got in enumerate(tuning.expected_best(found), 1):
         draws = [[t.keep for t in d if t.passes] for d in itertools.combinations(found, k)]
-        best = [max(d) for d in draws if d]
+        best = [max(d) for d in draws if d]  # all forget alike, so who keeps most wins
         assert got == pytest.approx(sum(best) / len(best))
+    within = [dataclasses.replace(t, forget=f) for t, f in zip(found[1:3], (0.05, 0.0), strict=True)]
+    within[1] = dataclasses.replace(within[1], keep=-95.4)  # forgets more, keeps as much within the margin
+    assert tuning.expected_best(within)[1] == -95.4
 
 
 def test_a_search_with_a_hole_is_refused():
@@ -55,6 +59,22 @@ def test_a_search_with_a_hole_is_refused():
     rows[0]["measurements"].pop()
     with pytest.raises(SaBenchError, match="retain_log_likelihood was not measured"):
         tuning.tries(rows)
+    with pytest.raises(SaBenchError, match="not every setting was tried on the same"):
+        tuning.tries([*cells(1, (0, 0), (-95, -97)), *cells(10, (0, 0), (-94, -94))[:1]])
+    with pytest.raises(SaBenchError, match="differ in scale"):
+        tuning.tries([*cells(1, (0, 0), (-95, -97)), *cells(10, (0, 0), (-94, -94), scale="full")])
+    with pytest.raises(SaBenchError, match="No method's runs"):
+        tuning.tries([])
+
+
+def test_settings_of_any_kind_are_named_and_a_cell_found_twice_counts_once():
+    rows = cells(1, (0, 0), (-95, -95))
+    others = cells(1, (0, 0), (-96, -96))
+    for row in others:
+        row["fields"] = {"lam": 1, "reduction": "mean", "fisher": {"n": 50}}
+    found = tuning.tries([*rows, *rows, *others])
+    assert [t.runs for t in found] == [2, 2]
+    assert {t.setting for t in found} == {"no setting", "reduction=mean, fisher.n=50"}
 
 
 def test_the_report_lists_every_try_and_marks_the_winner():

@@ -24,15 +24,22 @@ def measure(run: Path, say: Callable[[str], None]) -> None:
     """Write variance-<benchmark>.json from the boards of `run`."""
     found: dict[str, dict[str, dict[str, float | int | str | None]]] = {}
     for board in boards(read_results([run])):
+        if board.scale != "full" or any(c["overrides"] for line in board.lines for c in line.cells):
+            continue
         lines = {line.label: line for line in board.lines}
         pairs = comparisons(board)
         for name in dict.fromkeys(row.metric for row in pairs):
             rows = [row for row in pairs if row.metric == name]
-            sds = [components(differences(name, lines[row.a], lines[row.b])) for row in rows]
+            most = [row for row in rows if row.runs == max(r.runs for r in rows) and row.bases > 1]
+            sds = [components(differences(name, lines[row.a], lines[row.b])) for row in most]
+            if not sds:
+                continue
             found.setdefault(board.task, {})[name] = {
-                "unit": rows[0].unit, "pairs": len(rows), "runs": rows[0].runs,
+                "unit": most[0].unit, "pairs": len(most), "runs": most[0].runs,
                 "base": fmean(b**2 for b, _ in sds) ** 0.5, "seed": fmean(s**2 for _, s in sds) ** 0.5,
             }  # fmt: skip
             say(f"{board.task} {name}: {json.dumps(found[board.task][name])}")
+    if not found:
+        raise SystemExit(f"{run} compares no methods at scale full; nothing was written.")
     file = WEIGHTS / f"variance-{benchmark.CURRENT}.json"
     write_atomic(file, json.dumps(found, indent=1).encode() + b"\n")
