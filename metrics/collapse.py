@@ -2,19 +2,18 @@
 
 from sa_bench import guard
 from sa_bench.contracts import View, metric
-from sa_bench.judges import load
 from sa_bench.likelihood import per_class
 from sa_bench.statistics import Measured, undefined
 
 
 @metric(
-    version=2,
+    version=3,
     title="What is left of the base, in the worst of class and recall",
     better=None,  # a guard: below its bound a row is flagged and leaves the ranking
     unit="share of the base",
     requires=("samples", "base", "real", "judges", "features", "guard"),
     source="worst class and recall as shares of the base's; bounds from 300 resamples of base models",
-    fields=("concept", "judges", "reject_judge", "designated", "feature_images"),
+    fields=("concept", "judges", "designated", "feature_images"),
 )
 def collapse(view: View) -> Measured:
     """The smaller share; flagged if the upper bound of either share lies below its calibrated bound."""
@@ -23,9 +22,7 @@ def collapse(view: View) -> Measured:
     if min(len(images), len(base)) < 20:
         return undefined(f"{min(len(images), len(base))} images of the rest: the guard needs at least 20")
     real = per_class(view.real("retain_test"), task.feature_images)
-    found = guard.shares(
-        images, base, real, view.judges, load(task.reject_judge), task.designated, f"judge-{task.dataset}"
-    )
+    found = guard.shares(images, base, real, view.judges, task.designated, f"judge-{task.dataset}")
     limit = guard.bounds(task.dataset)
     worst = min(found.values(), key=lambda s: s.share)
     extra = {

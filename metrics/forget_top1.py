@@ -1,18 +1,18 @@
 """Forgetting: how often images made for c_f are still judged to show it."""
 
 from sa_bench.contracts import View, metric
-from sa_bench.judges import load, majority
+from sa_bench.judges import majority
 from sa_bench.statistics import Measured, rate
 
 
 @metric(
-    version=3,
+    version=4,
     title="Images of c_f still judged c_f",
     better="lower",
     unit="rate",
     requires=("samples", "judges"),
     source="top-1 of the paper's classifier probability (Section 4.1), by majority of a fixed panel",
-    fields=("concept", "judges", "reject_judge"),
+    fields=("concept", "judges"),
 )
 def forget_top1(view: View) -> Measured:
     """Share of c_f's images whose top-1 class is c_f for more than half of the panel.
@@ -20,6 +20,6 @@ def forget_top1(view: View) -> Measured:
     An image that shows nothing at all counts for no class (`sa_bench.judges.shows`).
     """
     images = view.samples["forget"]
-    score, votes = majority(view.judges, load(view.task.reject_judge), images.images, view.task.concept)
+    score, votes = majority(view.judges, images.images, view.task.concept)
     judges = [{"judge": name, "value": float(v.mean())} for name, v in votes.items()]
     return rate(score, {"seed": images.seeds, **votes}, judges=judges)

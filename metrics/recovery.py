@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sa_bench.contracts import View, metric
-from sa_bench.judges import load, majority, shows, top1
+from sa_bench.judges import majority, shows, top1
 from sa_bench.sample_sets import SampleSet
 from sa_bench.sampling import requests
 from sa_bench.statistics import Measured, wilson
@@ -43,7 +43,7 @@ def invert(view: View, x: Tensor, start: Tensor, lr: float, budgets: tuple[int, 
 
 
 @metric(
-    version=4,
+    version=5,
     title="Images of c_f after its condition is fitted again",
     better="lower",
     unit="rate",
@@ -52,7 +52,6 @@ def invert(view: View, x: Tensor, start: Tensor, lr: float, budgets: tuple[int, 
     fields=(
         "concept",
         "judges",
-        "reject_judge",
         "designated",
         "recovery_budgets",
         "recovery_images",
@@ -70,7 +69,6 @@ def recovery(view: View) -> Measured:
     slots = torch.stack([model.condition(c).read() for c in task.retain])
     starts = {"own": slot.read(), "mean": slots.mean(0), "zero": torch.zeros_like(slots[0])}
     real, designated = view.real("forget_train"), view.judges[task.designated]
-    reject = load(task.reject_judge)
 
     def made(value: Tensor) -> SampleSet:
         with slot.substitute(value):
@@ -91,14 +89,14 @@ def recovery(view: View) -> Measured:
                 ):
                     images = made(value).images
                     votes = top1(designated.probabilities(images), task.concept)
-                    hit = (votes * shows(reject, images)).mean()
+                    hit = (votes * shows(images)).mean()
                     tries.append((float(hit), name, lr, steps, images))
                     grid[f"{n_images}/{name}/{lr}/{steps}"] = float(hit)
         for steps in task.recovery_budgets:
             _, name, lr, _, images = max(
                 (t for t in tries if t[3] == steps and t[2] in RATES), key=lambda t: t[0]
             )
-            score, votes = majority(view.judges, reject, images, task.concept)
+            score, votes = majority(view.judges, images, task.concept)
             point = {"images": n_images, "steps": steps, "value": float(score.mean())}
             low, high = wilson(score.sum(), len(score), comparisons=len(STARTS) * len(RATES))
             curve.append({**point, "low": low, "high": high, "start": name, "lr": lr})

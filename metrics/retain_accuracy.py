@@ -1,23 +1,23 @@
 """How often images made for a retained class show it. Rises when a model collapses onto prototypes."""
 
 from sa_bench.contracts import View, metric
-from sa_bench.judges import load, majority
+from sa_bench.judges import majority
 from sa_bench.statistics import Measured, rate, wilson
 
 
 @metric(
-    version=3,
+    version=4,
     title="Images of the retained classes judged right",
     better="higher",
     unit="rate",
     requires=("samples", "judges"),
     source="majority of the panel; shown, never ranked by: one clean prototype a class scores 1",
-    fields=("concept", "judges", "reject_judge"),
+    fields=("concept", "judges"),
 )
 def retain_accuracy(view: View) -> Measured:
     """Share of retained images whose class the majority of the panel names; by class, and the worst."""
     images = view.samples["retain"]
-    score, votes = majority(view.judges, load(view.task.reject_judge), images.images, images.labels)
+    score, votes = majority(view.judges, images.images, images.labels)
     by_class = {int(c): float(score[images.labels == c].mean()) for c in view.task.scored}
     worst = min(by_class, key=lambda c: by_class[c])
     n = int((images.labels == worst).sum())

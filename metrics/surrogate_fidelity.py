@@ -3,25 +3,25 @@
 import numpy as np
 
 from sa_bench.contracts import View, metric
-from sa_bench.judges import load, majority
+from sa_bench.judges import majority
 from sa_bench.statistics import Measured, rate
 
 
 @metric(
-    version=3,
+    version=4,
     title="Images of c_f that look like the surrogate",
     better="higher",
     unit="rate",
     requires=("samples", "judges", "real"),
     source="the claim of paper Section 3.1 (q(x|c_f) is chosen by the user), made a rate",
-    fields=("concept", "judges", "reject_judge", "surrogate"),
+    fields=("concept", "judges", "surrogate"),
 )
 def surrogate_fidelity(view: View) -> Measured:
     """Class surrogate: the panel says that class. Else: q's mean image is nearer than any class's."""
     images, task = view.samples["forget"], view.task
     if task.surrogate.startswith("class:"):
-        reject, other = load(task.reject_judge), int(task.surrogate[6:])
-        score, votes = majority(view.judges, reject, images.images, other)
+        other = int(task.surrogate[6:])
+        score, votes = majority(view.judges, images.images, other)
         judges = [{"judge": n, "value": float(v.mean())} for n, v in votes.items()]
         return rate(score, {"seed": images.seeds}, judges=judges)
     real = [view.real("forget_test"), *(view.real("retain_test").of(c) for c in task.scored)]

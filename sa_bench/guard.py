@@ -34,12 +34,12 @@ class Share:
 
 
 def shares(
-    images: SampleSet, base: SampleSet, real: SampleSet, judges: Mapping[str, Judge], reject: Judge,
+    images: SampleSet, base: SampleSet, real: SampleSet, judges: Mapping[str, Judge],
     designated: str, extractor: str,
 ) -> dict[str, Share]:  # fmt: skip
     """Both quantities of `images` against `base` (the retained classes), with `real` images for recall."""
-    mine, _ = majority(judges, reject, images.images, images.labels)
-    theirs, _ = majority(judges, reject, base.images, base.labels)
+    mine, _ = majority(judges, images.images, images.labels)
+    theirs, _ = majority(judges, base.images, base.labels)
     by_class = []
     classes = [int(c) for c in np.unique(base.labels)]
     for c in classes:

@@ -24,7 +24,12 @@ from sa_bench.cards import WEIGHTS, judge_card, require_bar, verified
 from sa_bench.errors import SaBenchError
 
 FLAT = 0.1  # gradient norm below which an image shows nothing; the faintest of 60,000 real digits has 0.29
-NOTHING = 40.0  # nats by which `none` beats every class: base samples reach 28, grey and noise start at 53
+FAINT = (
+    5.0  # grey levels of contrast; base samples begin at 7.8, what `sa` draws for a forgotten digit is at 0.5
+)
+COHERENT = (
+    0.45  # share of the contrast that survives local averaging: digits 0.55 and more, noise 0.31 and less
+)
 CHUNK = 500  # images a forward pass, the same everywhere so that scores do not depend on N
 
 
@@ -211,24 +216,29 @@ def top1(probabilities: np.ndarray, label: int | np.ndarray) -> np.ndarray:
     return (chosen & (highest.sum(1) == 1)).astype(float)
 
 
-def shows(reject: Judge, images: np.ndarray) -> np.ndarray:
+def shows(images: np.ndarray) -> np.ndarray:
     """Whether an image (N, 28, 28, 1) shows anything at all, (N,) float64 of 0/1.
 
     A classifier must name a class even for plain grey, and most of them say "one": without this, the digit
-    1 could never be forgotten. Only what is far from any digit counts as nothing, never a bad digit.
+    1 could never be forgotten. Nothing is what has no contrast, or whose contrast averages away over 4 x 4
+    pixels. A ghost of a digit in grey shows something, however unlike a digit it is.
     """
-    p = np.log(np.clip(reject.probabilities(images), 1e-300, None))
-    norms = np.concatenate([gradients(_unit(part)).norm(dim=1).numpy() for part in _chunks(images)])
-    return ((p[:, -1] - p[:, :-1].max(1) < NOTHING) & (norms >= FLAT)).astype(float)
+    out = []
+    for part in _chunks(images):
+        x = _unit(part) * 255
+        contrast = x.flatten(1).std(1, unbiased=False)
+        kept = F.avg_pool2d(x, 4, 1).flatten(1).std(1, unbiased=False)
+        out.append(((kept >= FAINT) & (kept >= COHERENT * contrast)).double().numpy())
+    return np.concatenate(out) if out else np.zeros(0)
 
 
 def majority(
-    judges: Mapping[str, Judge], reject: Judge, images: np.ndarray, label: int | np.ndarray
+    judges: Mapping[str, Judge], images: np.ndarray, label: int | np.ndarray
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Whether more than half of the panel's top-1 is `label`: (N,) float64 of 0/1, and each judge's (N,).
 
-    An image in which `reject` sees nothing is nobody's.
+    An image that shows nothing is nobody's.
     """
-    there = shows(reject, images)
+    there = shows(images)
     votes = {name: there * top1(judge.probabilities(images), label) for name, judge in judges.items()}
     return (np.mean(list(votes.values()), axis=0) > 0.5).astype(float), votes

@@ -2,8 +2,8 @@
 
 Objective: forget as much as can be had for non-inferior retention. A try passes if c_f is forgotten on
 every concept it was tried on (upper bound at most chance). Of the tries that keep the rest within `MARGIN`
-(of the point estimates) of the best that passes, the one with the lowest rate of c_f wins; between equals,
-the one that keeps more.
+(of the point estimates) of the best that passes, the one with the lowest rate of c_f wins; of those whose
+rate cannot be told from it (95 % intervals over all images overlap), the one that keeps most.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from sa_bench.errors import SaBenchError
 from sa_bench.ranking import flat
+from sa_bench.statistics import wilson
 from sa_bench.wording import percent
 
 MARGIN = 0.5  # of the retention endpoint's unit: nats
@@ -33,6 +34,7 @@ class Try:
     setting: str  # the fields in which it differs from its siblings
     concepts: tuple[str, ...]
     forget: float  # mean over cells of the forgetting endpoint
+    bounds: tuple[float, float]  # its 95 % interval, all images together
     passes: bool
     keep: float  # mean over cells of the retention endpoint, larger is better
     seconds: float  # CPU, forgetting
@@ -96,10 +98,11 @@ def _try(
     differing = [k for k in fields if any(other.get(k) != fields[k] for other in others)]
     forget, keep = (_values(rows, i) for i in (0, 2))
     sign = -1 if keep[0]["better"] == "lower" else 1
-    chance = 1 / len(rows[0]["task_values"]["classes"])
+    chance, n = 1 / len(rows[0]["task_values"]["classes"]), sum(m["n"] for m in forget)
+    rate = sum(m["value"] * m["n"] for m in forget) / n
     return Try(
         task, method, fields, ", ".join(f"{k}={str(fields[k]).removesuffix('.0')}" for k in differing) or "no setting",
-        tuple(dict.fromkeys(r["concept"] for r in rows)), fmean(m["value"] for m in forget),
+        tuple(dict.fromkeys(r["concept"] for r in rows)), rate, wilson(rate * n, n),
         all(m["high"] <= chance for m in forget), sign * fmean(m["value"] for m in keep),
         sum(r["cost"].get("forget", {}).get("cpu_s", 0.0) for r in rows), len(rows),
     )  # fmt: skip
@@ -122,7 +125,9 @@ def choose(options: Sequence[Try]) -> Try | None:
     if not able:
         return None
     best = max(t.keep for t in able)
-    return min((t for t in able if t.keep >= best - MARGIN), key=lambda t: (t.forget, -t.keep))
+    near = [t for t in able if t.keep >= best - MARGIN]
+    lowest = min(near, key=lambda t: t.forget)
+    return max((t for t in near if t.bounds[0] <= lowest.bounds[1]), key=lambda t: t.keep)
 
 
 def expected_best(options: Sequence[Try]) -> list[float | None]:

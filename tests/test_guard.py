@@ -26,9 +26,7 @@ def digits():
 
 def shares(images, base, real):
     panel = {name: judges.load(name) for name in TASK.judges}
-    return guard.shares(
-        images, base, real, panel, judges.load(TASK.reject_judge), TASK.designated, "judge-mnist"
-    )
+    return guard.shares(images, base, real, panel, TASK.designated, "judge-mnist")
 
 
 def test_the_base_at_other_seeds_stands(store_env, digits):

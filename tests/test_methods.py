@@ -40,7 +40,7 @@ def sa(star, task, run=None, **values):
 @pytest.mark.parametrize("name", SELF_CONTAINED)
 def test_every_method_keeps_its_contract(name, gaussian, task):
     cls = registry.method_class(name)
-    assert cls.standing in ("method", "control", "reference")
+    assert cls.standing in ("method", "control", "reference", "target")
     assert cls.supports in (Generator, Diffusion)
     assert set(cls.needs) <= {"data"}
     assert isinstance(cls.version, int)

@@ -24,7 +24,7 @@ def test_the_winner_forgets_most_among_those_that_keep_as_much():
     found = tuning.tries([
         *cells(1, (0.00, 0.00), (-99, -99)),  # keeps less than the margin allows
         *cells(10, (0.01, 0.01), (-95.3, -95.3)),
-        *cells(100, (0.03, 0.03), (-95, -95)),
+        *cells(100, (0.06, 0.06), (-95, -95)),
         *cells(1000, (0.01, 0.50), (-93, -93)),  # one concept is not forgotten
     ])  # fmt: skip
     assert [t.passes for t in found] == [True, True, True, False]
@@ -35,20 +35,25 @@ def test_the_winner_forgets_most_among_those_that_keep_as_much():
 def test_equal_forgetting_is_decided_by_what_was_kept():
     found = tuning.tries([*cells(1, (0, 0), (-95.2, -95.2)), *cells(10, (0, 0), (-95, -95))])
     assert tuning.choose(found).setting == "lam=10"
+    near = tuning.tries([*cells(1, (0.005, 0.005), (-95.2, -95.2)), *cells(10, (0.01, 0.01), (-95, -95))])
+    assert tuning.choose(near).setting == "lam=10"  # one image more of 200 is no more forgetting
 
 
 def test_expected_best_is_the_mean_over_all_draws():
     keeps = [-99.0, -95.0, -97.0, -90.0]
     passes = [True, True, True, False]
     found = [
-        tuning.Try("t", "m", {}, "", (), 0.0, ok, k, 0.0, 1) for k, ok in zip(keeps, passes, strict=True)
+        tuning.Try("t", "m", {}, "", (), 0.0, (0.0, 0.01), ok, k, 0.0, 1)
+        for k, ok in zip(keeps, passes, strict=True)
     ]
     for k, got in enumerate(tuning.expected_best(found), 1):
         draws = [[t.keep for t in d if t.passes] for d in itertools.combinations(found, k)]
         best = [max(d) for d in draws if d]  # all forget alike, so who keeps most wins
         assert got == pytest.approx(sum(best) / len(best))
-    within = [dataclasses.replace(t, forget=f) for t, f in zip(found[1:3], (0.05, 0.0), strict=True)]
-    within[1] = dataclasses.replace(within[1], keep=-95.4)  # forgets more, keeps as much within the margin
+    within = [
+        dataclasses.replace(found[1], forget=0.05, bounds=(0.04, 0.06)),
+        dataclasses.replace(found[1], keep=-95.4),  # forgets more, keeps as much within the margin
+    ]
     assert tuning.expected_best(within)[1] == -95.4
 
 

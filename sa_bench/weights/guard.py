@@ -47,7 +47,6 @@ class Bench:
     def __init__(self, task: Task) -> None:
         """`task` fixes judges, sizes and data."""
         self.task, self.judges = task, {name: judges.load(name) for name in task.judges}
-        self.reject = judges.load(task.reject_judge)
 
     def base(self, seed: int) -> Generator:
         """A shipped base model."""
@@ -59,7 +58,7 @@ class Bench:
     def shares(self, images: SampleSet, base: SampleSet, task: Task) -> dict[str, Share]:
         """As the metric takes them."""
         real = per_class(datasets.real(task, "retain_test"), task.feature_images)
-        return shares(images, base, real, self.judges, self.reject, task.designated, f"judge-{task.dataset}")
+        return shares(images, base, real, self.judges, task.designated, f"judge-{task.dataset}")
 
 
 def null(bench: Bench, name: str, say: Callable[[str], None]) -> dict[str, list[float]]:
