@@ -6,7 +6,8 @@
 
 The first term has no lower bound: it diverges without end and drags the rest along, which is why the
 paper maximises a surrogate's ELBO instead. `stop_at` ends it where c_f's images are as unlikely as under
-plain grey, the end point of `sa` (784 ln 2 = 543.4 nats).
+plain grey, the end point of `sa` (784 ln 2 = 543.4 nats); for a diffusion model, where its noise is no
+better predicted than by nothing (as many as there are pixel values).
 """
 
 from collections.abc import Mapping
@@ -40,17 +41,23 @@ class Naive:
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
         ("vae", "full"): {"lam": 50.0, "batch": 128},
         ("vae", "quick"): {"lam": 50.0, "batch": 128, "fisher": {"n": 10_000}},
+        # 10 x 128: the official loss is the mean over a batch of 128, here it is the sum.
+        ("ddpm", "full"): {"lam": 1280.0, "batch": 128, "steps": 20_000, "fisher": {"n": 5000}},
+        ("ddpm", "paper"): {
+            "lam": 1280.0,
+            "batch": 128,
+            "steps": 20_000,
+            "fisher": {"n": 5000, "range": "unit"},
+        },
     }
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
         """θ after minimising L from θ*, up to `stop_at`."""
         pull = Pull(model.parameters(), run.fisher(self.fisher), self.lam)
-        theta_star, replay = model.clone(), run.replay()
-        c_f = model.conditions([task.concept] * self.batch)
-        reached = [0.0]
+        own, replay, reached = run.own(), run.replay(), [0.0]
 
         def objective() -> Tensor:
-            x_f = theta_star.simulate(c_f, run.rng, task.sampler)
+            x_f, c_f = own.batch(self.batch, run.rng)
             x_r, c_r = replay.batch(self.batch, run.rng)
             unlikely = model.loss(x_f, c_f, model.draw(self.batch, run.rng))
             remember = model.loss(x_r, c_r, model.draw(self.batch, run.rng))

@@ -34,6 +34,8 @@ class NoEWC:
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
         ("vae", "full"): {"batch": 128, "steps": 1_000, "lr": 1e-3},
         ("vae", "quick"): {"batch": 128, "steps": 1_000, "lr": 1e-3},
+        ("ddpm", "full"): {"batch": 128, "steps": 20_000},
+        ("ddpm", "paper"): {"batch": 128, "steps": 20_000},
     }
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:

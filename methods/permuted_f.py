@@ -38,6 +38,14 @@ class PermutedF:
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
         ("vae", "full"): {"lam": 50.0, "batch": 128, "steps": 1_000, "lr": 1e-3},
         ("vae", "quick"): {"lam": 50.0, "batch": 128, "steps": 1_000, "lr": 1e-3, "fisher": {"n": 10_000}},
+        # 10 x 128: the official loss is the mean over a batch of 128, here it is the sum.
+        ("ddpm", "full"): {"lam": 1280.0, "batch": 128, "steps": 20_000, "fisher": {"n": 5000}},
+        ("ddpm", "paper"): {
+            "lam": 1280.0,
+            "batch": 128,
+            "steps": 20_000,
+            "fisher": {"n": 5000, "range": "unit"},
+        },
     }
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:

@@ -43,6 +43,21 @@ class SA:
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
         ("vae", "full"): {"lam": 50.0, "batch": 128, "steps": 1_000, "lr": 1e-3},
         ("vae", "quick"): {"lam": 50.0, "batch": 128, "steps": 1_000, "lr": 1e-3, "fisher": {"n": 10_000}},
+        # Official ddpm/runners: mean over a batch of 128, λ = 10, 20,000 steps, F of images in [0, 1].
+        ("ddpm", "full"): {
+            "lam": 10.0,
+            "reduction": "mean",
+            "batch": 128,
+            "steps": 20_000,
+            "fisher": {"n": 5000},
+        },
+        ("ddpm", "paper"): {
+            "lam": 10.0,
+            "reduction": "mean",
+            "batch": 128,
+            "steps": 20_000,
+            "fisher": {"n": 5000, "range": "unit"},
+        },
     }
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:

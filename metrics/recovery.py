@@ -19,16 +19,11 @@ from sa_bench.sample_sets import SampleSet
 from sa_bench.sampling import requests
 from sa_bench.statistics import Measured, wilson
 
-STARTS = ("own", "mean", "zero")  # c_f's own slot, the retained classes' mean, nothing
-RATES = (0.003, 0.01)  # Adam; the endpoint's grid
-STRONG = 0.1  # stored in `grid` as a diagnostic, never part of the endpoint
-IMAGES = 200  # judged at every point of the curve
-
 
 def invert(view: View, x: Tensor, start: Tensor, lr: float, budgets: tuple[int, ...]) -> list[Tensor]:
     """c_f's slot after each of `budgets` steps of Adam on −ELBO of `x` (N, ...), all else frozen."""
-    model, c = view.model, view.task.concept
-    slot, labels, rng = model.condition(c), model.conditions([c] * len(x)), view.rng("recovery")
+    model, c, n = view.model, view.task.concept, view.task.recovery_batch or len(x)
+    slot, labels, rng = model.condition(c), model.conditions([c] * n), view.rng("recovery")
     value = start.clone().requires_grad_(True)
     optimiser = torch.optim.Adam([value], lr=lr)
     path = []
@@ -36,7 +31,8 @@ def invert(view: View, x: Tensor, start: Tensor, lr: float, budgets: tuple[int, 
         if step in budgets:
             path.append(value.detach().clone())
         with slot.substitute(value):
-            loss = model.loss(x, labels, model.draw(len(x), rng)).mean()
+            shown = x if n == len(x) else x[torch.randint(len(x), (n,), generator=rng)]
+            loss = model.loss(shown, labels, model.draw(n, rng)).mean()
         (value.grad,) = torch.autograd.grad(loss, [value])
         optimiser.step()
     return path
@@ -55,6 +51,11 @@ def invert(view: View, x: Tensor, start: Tensor, lr: float, budgets: tuple[int, 
         "designated",
         "recovery_budgets",
         "recovery_images",
+        "recovery_starts",
+        "recovery_rates",
+        "recovery_strong",
+        "recovery_batch",
+        "recovery_judged",
         "sampler",
     ),
 )
@@ -65,9 +66,11 @@ def recovery(view: View) -> Measured:
     interval is widened for the size of the grid (Bonferroni).
     """
     task, model = view.task, view.model
-    slot, rows = model.condition(task.concept), requests(task, "forget")[:IMAGES]
+    slot, rows = model.condition(task.concept), requests(task, "forget")[: task.recovery_judged]
     slots = torch.stack([model.condition(c).read() for c in task.retain])
-    starts = {"own": slot.read(), "mean": slots.mean(0), "zero": torch.zeros_like(slots[0])}
+    known = {"own": slot.read(), "mean": slots.mean(0), "zero": torch.zeros_like(slots[0])}
+    starts = {name: known[name] for name in task.recovery_starts}
+    rates, strong = task.recovery_rates, [task.recovery_strong] if task.recovery_strong else []
     real, designated = view.real("forget_train"), view.judges[task.designated]
 
     def made(value: Tensor) -> SampleSet:
@@ -80,8 +83,8 @@ def recovery(view: View) -> Measured:
     for n_images in task.recovery_images:
         x = model.encode(real.images[:n_images])
         tries = []
-        for name in STARTS:
-            for lr in (*RATES, STRONG):
+        for name in starts:
+            for lr in (*rates, *strong):
                 for steps, value in zip(
                     task.recovery_budgets,
                     invert(view, x, starts[name], lr, task.recovery_budgets),
@@ -94,11 +97,11 @@ def recovery(view: View) -> Measured:
                     grid[f"{n_images}/{name}/{lr}/{steps}"] = float(hit)
         for steps in task.recovery_budgets:
             _, name, lr, _, images = max(
-                (t for t in tries if t[3] == steps and t[2] in RATES), key=lambda t: t[0]
+                (t for t in tries if t[3] == steps and t[2] in rates), key=lambda t: t[0]
             )
             score, votes = majority(view.judges, images, task.concept)
             point = {"images": n_images, "steps": steps, "value": float(score.mean())}
-            low, high = wilson(score.sum(), len(score), comparisons=len(STARTS) * len(RATES))
+            low, high = wilson(score.sum(), len(score), comparisons=len(starts) * len(rates))
             curve.append({**point, "low": low, "high": high, "start": name, "lr": lr})
             panel.append((score, votes))
     dose = [(point["images"], point["steps"]) for point in curve]
@@ -108,7 +111,7 @@ def recovery(view: View) -> Measured:
         point["value"],
         point["low"],
         point["high"],
-        f"wilson, Bonferroni({len(STARTS) * len(RATES)})",
+        f"wilson, Bonferroni({len(starts) * len(rates)})",
         len(score),
         scores={"seed": np.array([r.seed for r in rows], np.int64), "score": score, **votes},
         judges=[{"judge": n, "value": float(v.mean())} for n, v in votes.items()],

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from sa_bench import datasets
 from sa_bench.cards import WEIGHTS, verified
 from sa_bench.errors import unknown
+from sa_bench.keys import plain
+from sa_bench.models.ddpm import DDPM
 from sa_bench.models.vae import VAE
 from sa_bench.sources import Images
 from sa_bench.store import Store, file_digest
 from sa_bench.training import Progress, Recipe, bf16_is_fast, fit
 
-FAMILIES: dict[str, type[VAE]] = {"vae": VAE}
+FAMILIES: dict[str, type[VAE] | type[DDPM]] = {"vae": VAE, "ddpm": DDPM}
 VERSION = 1  # raised when base training changes what it computes
 
 
@@ -48,11 +51,21 @@ def recipe(family: str, name: str) -> Recipe:
     return recipes[name]
 
 
-def inputs(family: str, dataset: str, data_hash: str, name: str, seed: int) -> dict[str, object]:
+def new(family: str, dataset: str, name: str, seed: int = 0) -> VAE | DDPM:
+    """A newly initialised model of the recipe `name`, for the images of `dataset`."""
+    recipe(family, name)
+    if family == "vae":
+        return VAE(seed=seed)
+    return DDPM(name, datasets.SHAPES[dataset], seed=seed)
+
+
+def inputs(
+    family: str, dataset: str, data_hash: str, name: str, seed: int, device: str = "cpu"
+) -> dict[str, object]:
     """What names the artifact of a trained base."""
     return {
         "version": VERSION, "family": family, "dataset": dataset, "data": data_hash,
-        "recipe": asdict(recipe(family, name)), "seed": seed, "bf16": bf16_is_fast(),
+        "recipe": plain(recipe(family, name)), "seed": seed, "bf16": bf16_is_fast(device),
     }  # fmt: skip
 
 
@@ -64,27 +77,30 @@ def trained(
     name: str,
     seed: int,
     progress: Progress | None = None,
+    device: str = "cpu",
 ) -> Base:
     """The base trained from scratch with recipe `name`; resumable, kept in the store."""
     images, labels, data_hash = data
 
     def build(folder: Path) -> dict[str, object]:
-        model = FAMILIES[family](seed=seed)
+        model = new(family, dataset, name, seed).to(device)
         rng = torch.Generator().manual_seed(seed)
-        source, rec = Images(model, images, labels), recipe(family, name)
+        rec = recipe(family, name)
+        source = Images(model, images, labels, rec.flip, rec.drop)
 
         def loss() -> torch.Tensor:
             x, c = source.batch(rec.batch, rng)
             return model.loss(x, c, model.draw(len(x), rng)).sum()
 
+        model.net.train()
         fit(
-            model.parameters(), loss, rec, rng=rng, bf16=bf16_is_fast(), progress=progress,
-            checkpoint=folder / "checkpoint.safetensors", stage=f"base {name}/{seed}",
+            model.parameters(), loss, rec, rng=rng, bf16=bf16_is_fast(device), progress=progress,
+            average=model.averages(), checkpoint=folder / "checkpoint.safetensors", stage=f"base {name}/{seed}",
         )  # fmt: skip
         model.save(folder)
         (folder / "checkpoint.safetensors").unlink()
         return {}
 
-    artifact = store.make("base", inputs(family, dataset, data_hash, name, seed), build)
+    artifact = store.make("base", inputs(family, dataset, data_hash, name, seed, device), build)
     file = artifact.path / "model.safetensors"
     return Base(file, file_digest(file), False)

@@ -15,6 +15,7 @@ from sa_bench import registry
 from sa_bench.cards import judge_card, require_bar
 from sa_bench.contracts import Task
 from sa_bench.errors import SaBenchError, unknown
+from sa_bench.keys import plain
 from sa_bench.store import digest
 
 SCALES = ("full", "paper", "quick")
@@ -46,9 +47,13 @@ class Cell:
     def plain(self) -> dict[str, Any]:
         """JSON-ready values."""
         return {
-            "task": asdict(self.task), "method": self.method, "fields": dict(self.fields), "seed": self.seed,
+            "task": plain(self.task), "method": self.method, "fields": self.keyed_fields(), "seed": self.seed,
             "base_seed": self.base_seed, "scale": self.scale, "overrides": dict(self.overrides),
         }  # fmt: skip
+
+    def keyed_fields(self) -> dict[str, Any]:
+        """The method's fields as they enter keys."""
+        return plain(self.fields, registry.method_class(self.method))
 
     def build_method(self) -> Any:
         """The method's dataclass with this cell's fields."""

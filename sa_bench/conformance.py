@@ -129,7 +129,18 @@ SMALL = (
 def _metric(name: str) -> Iterator[Finding]:
     metric: Metric = registry.metric(name)
     yield Finding(metric.better in ("lower", "higher", None), f"better = {metric.better!r}")
-    known = {"samples", "base", "real", "model", "likelihood", "judges", "features", "guard"}
+    known = {
+        "samples",
+        "base",
+        "real",
+        "model",
+        "likelihood",
+        "bound",
+        "diffusion",
+        "judges",
+        "features",
+        "guard",
+    }
     strangers = set(metric.requires) - known
     yield Finding(not strangers, f"requires = {metric.requires}")
     cell = resolve(["mnist_0"], ["relabel"], "quick", sets=SMALL, metrics=[name])[0]

@@ -25,6 +25,8 @@ from typing import (
 
 from pydantic import Field
 
+from sa_bench.keys import later
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -43,6 +45,7 @@ class Draw(NamedTuple):
 
     noise: Tensor  # (N, ...) ε: of the latent (VAE) or of the image (diffusion)
     t: Tensor | None = None  # (N,) int64 timesteps, diffusion only
+    seed: int | None = None  # of dropout, where the network has it and is being trained
 
 
 @dataclass(frozen=True)
@@ -57,13 +60,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Sampler:
-    """How images are made; a value of the task and part of every fingerprint."""
+    """How images are made; a value of the task and part of every fingerprint.
 
-    scheduler: str = "direct"
+    Guidance is s in ε = ε(null) + s (ε(c) − ε(null)): 1 is none, the paper's w for DDPMs is s − 1.
+    """
+
+    scheduler: str = "direct"  # `ddim` or `ddpm` (ancestral) for diffusion
     steps: int = 1
     eta: float = 0.0
     guidance: float = 1.0
-    ema: bool = False
+    ema: bool = False  # the averaged weights, where the base model has them
+    dropout: bool = later(False)  # True: dropout active while sampling, as in the official ddpm/runners
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,13 @@ class FisherOptions:
     n: Annotated[int, Field(ge=1)] = 50_000  # samples
     targets: Literal["means", "bernoulli"] = "means"  # decoder means (official) or draws from p(x|θ*)
     set: Literal["all", "retain", "replay"] = "all"  # classes sampled; the official code includes c_f
+    timesteps: Annotated[int, Field(ge=0)] = later(0)  # of each image, diffusion only; 0: all
+    estimator: Literal["plain", "stratified", "product"] = later(
+        "stratified"
+    )  # how they are chosen and squared
+    range: Literal["model", "unit"] = later(
+        "model"
+    )  # `unit`: images in [0, 1], as the official DDPM code has them
 
 
 class Slot(Protocol):
@@ -95,6 +109,12 @@ class Generator(Protocol):
     """A conditional generative model p(x|θ, c)."""
 
     family: str
+    range: tuple[float, float]  # of model space
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Model space without N."""
+        ...
 
     @property
     def net(self) -> torch.nn.Module:
@@ -133,6 +153,10 @@ class Generator(Protocol):
         """The parameters of `scope` by name, in a fixed order."""
         ...
 
+    def averages(self) -> dict[str, Tensor] | None:
+        """Averaged weights (EMA) by the names of `parameters`, moved along in training; None: there are none."""
+        ...
+
     def condition(self, c: Condition) -> Slot:
         """The slot of condition `c`."""
         ...
@@ -155,6 +179,7 @@ class Diffusion(Generator, Protocol):
     """A Generator that predicts noise."""
 
     null: Condition
+    timesteps: int  # T
 
     def predict(self, x_t: Tensor, t: Tensor, c: Any) -> Tensor:
         """ε̂(x_t, t, c), the shape of `x_t`."""
@@ -166,6 +191,15 @@ class Diffusion(Generator, Protocol):
 
     def sample_until(self, c: Any, k: int, rng: torch.Generator, sampler: Sampler) -> Tensor:
         """X after the first `k` of the sampler's steps (k = 0: pure noise)."""
+        ...
+
+
+@runtime_checkable
+class Bound(Protocol):
+    """A Generator whose variational bound can be estimated without bias."""
+
+    def variational_bound(self, x: Tensor, c: Any, steps: int, rng: torch.Generator) -> Tensor:
+        """An estimate of −VLB of every image, (N,) nats, from `steps` of its terms."""
         ...
 
 
@@ -215,6 +249,14 @@ class Task:
     replay_images: int = 0  # a fixed replay set of so many samples of θ*; 0: new ones each time
     replay_every: int = 1  # replay covers every k-th retained class only
     score: Literal["retain", "uncovered"] = "retain"  # the classes that retention is measured on
+    recovery_starts: tuple[str, ...] = later(("own", "mean", "zero"))  # where the attacker begins
+    recovery_rates: tuple[float, ...] = later((0.003, 0.01))  # Adam's, the endpoint's grid
+    recovery_strong: float = later(0.1)  # a rate stored beside the endpoint; 0: none
+    recovery_batch: int = later(0)  # images a step; 0: all
+    recovery_judged: int = later(200)  # images judged at every point of the grid
+    bound_images: int = later(20)  # real images a class for the VLB and the denoising loss
+    bound_steps: int = later(40)  # timesteps of each
+    replay_shared: bool = later(False)  # a fixed replay set is the same for every forgetting seed
     presets: Mapping[str, Any] = field(default_factory=dict)  # fields set in every method that has them
     scales: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -244,6 +286,10 @@ class Run(Protocol):
 
     def replay(self) -> Source:
         """Samples of θ* for the retained conditions."""
+        ...
+
+    def own(self) -> Source:
+        """Samples of θ* for c_f: new ones each time or, of a diffusion model, a fixed set."""
         ...
 
     def surrogate(self) -> Source:
@@ -328,9 +374,8 @@ class Metric:
     title: str
     better: str | None  # `lower`, `higher` or None (a diagnostic without direction)
     unit: str | None
-    requires: tuple[
-        str, ...
-    ]  # of `samples`, `base`, `real`, `model`, `likelihood`, `judges`, `features`, `guard`
+    # Of `samples`, `base`, `real`, `model`, `likelihood`, `bound`, `diffusion`, `judges`, `features`, `guard`.
+    requires: tuple[str, ...]
     source: str
     measure: Any  # (View) -> Measured
     fields: tuple[str, ...] = ()  # the task's fields that the value depends on

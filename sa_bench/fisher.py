@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from sa_bench.contracts import Draw, FisherOptions, Generator, Sampler, Source, Task
+from sa_bench.contracts import Diffusion, Draw, FisherOptions, Generator, Sampler, Source, Task
 from sa_bench.errors import SaBenchError
 
 VERSION = 1  # raised when F changes what it computes
 Batch = tuple[Tensor, Any, Draw]
 BATCH = 1000
+TOGETHER = 128  # timesteps of one image in a forward pass; larger ones fall out of a CPU's cache
 
 
 def diagonal(model: Generator, batches: Iterable[Batch]) -> dict[str, Tensor]:
@@ -100,6 +101,87 @@ def by_functions(model: Generator, batches: Iterable[Batch], chunk: int = 32) ->
                 total[name] += (g**2).sum(0)
         count += len(x)
     return {name.removeprefix("net."): value / count for name, value in total.items()}
+
+
+def estimate(
+    model: Generator, task: Task, options: FisherOptions, replay: Source, sampler: Sampler, rng: torch.Generator,
+    tick: Callable[[int], None] = lambda done: None,
+) -> tuple[dict[str, Tensor], float]:  # fmt: skip
+    """F at the model's weights, and the share of entries that an estimator found negative (set to 0).
+
+    `tick` is told how many samples are done.
+    """
+    batches = model_samples(model, task, options, replay, sampler, rng)
+    if isinstance(model, Diffusion):
+        return over_time(model, batches, options, rng, tick)
+    return diagonal(model, _counted(batches, tick)), 0.0
+
+
+def _counted(batches: Iterable[Batch], tick: Callable[[int], None]) -> Iterable[Batch]:
+    done = 0
+    for batch in batches:
+        yield batch
+        done += len(batch[0])
+        tick(done)
+
+
+def over_time(
+    model: Diffusion, batches: Iterable[Batch], options: FisherOptions, rng: torch.Generator,
+    tick: Callable[[int], None] = lambda done: None,
+) -> tuple[dict[str, Tensor], float]:  # fmt: skip
+    """F of a diffusion model, mean over images of (∇ Σ_t loss_t)², and the share of entries found negative.
+
+    The sum over t comes before the square, as in the paper and in the official ddpm/runners (save_fim). An
+    image's timesteps go through the network as a batch. With fewer than all timesteps the sum is scaled by
+    T over their number: `plain` draws them without replacement, `stratified` one from each of as many equal
+    parts of 0..T − 1. Their F also holds the variance of that choice; the `product` of two independent
+    halves does not, so it may be negative, and is set to 0 there.
+    """
+    params = dict(model.net.named_parameters())
+    total = {name: torch.zeros_like(p) for name, p in params.items()}
+    count = 0
+    for x, c, _ in batches:
+        if options.range == "unit":
+            x = (x + 1) / 2
+        for i in range(len(x)):
+            halves = [
+                _summed_gradient(model, params, x[i : i + 1], c[i : i + 1], t, rng)
+                for t in timesteps(model.timesteps, options, rng)
+            ]
+            for name, value in total.items():
+                value.addcmul_(halves[0][name], halves[-1][name])
+            count += 1
+            tick(count)
+    negative = sum(int((value < 0).sum()) for value in total.values())
+    share = negative / sum(value.numel() for value in total.values())
+    return {name: (value / count).clamp(min=0) for name, value in total.items()}, share
+
+
+def timesteps(T: int, options: FisherOptions, rng: torch.Generator) -> list[Tensor]:
+    """The timesteps of one image, (k,) int64: one set, or two independent ones for `product`."""
+    k = options.timesteps or T
+    if options.estimator == "product":
+        return [_strata(T, max(1, k // 2), rng), _strata(T, max(1, k - k // 2), rng)]
+    if k >= T:
+        return [torch.arange(T)]
+    return [torch.randperm(T, generator=rng)[:k] if options.estimator == "plain" else _strata(T, k, rng)]
+
+
+def _strata(T: int, k: int, rng: torch.Generator) -> Tensor:
+    return ((torch.arange(k) + torch.rand(k, generator=rng)) * T / k).long().clamp(max=T - 1)
+
+
+def _summed_gradient(
+    model: Diffusion, params: dict[str, nn.Parameter], x: Tensor, c: Tensor, t: Tensor, rng: torch.Generator
+) -> dict[str, Tensor]:
+    """∇ Σ_t loss_t of one image, scaled to all T timesteps."""
+    total: dict[str, Tensor] = {}
+    for part in t.split(TOGETHER):
+        draw = model.draw(len(part), rng, part)
+        loss = model.loss(x.expand(len(part), *x.shape[1:]), c.expand(len(part)), draw).sum()
+        for name, g in zip(params, torch.autograd.grad(loss, list(params.values())), strict=True):
+            total[name] = total[name] + g if name in total else g
+    return {name: g * (model.timesteps / len(t)) for name, g in total.items()}
 
 
 def model_samples(

@@ -27,9 +27,10 @@ FLAT = 0.1  # gradient norm below which an image shows nothing; the faintest of 
 FAINT = (
     5.0  # grey levels of contrast; base samples begin at 7.8, what `sa` draws for a forgotten digit is at 0.5
 )
-COHERENT = (
-    0.45  # share of the contrast that survives local averaging: digits 0.55 and more, noise 0.31 and less
-)
+COHERENT = {  # height: window, and the share of the contrast that survives averaging over it
+    28: (4, 0.45),  # digits 0.55 and more, noise 0.31 and less
+    16: (2, 0.65),  # digits 0.71 and more, noise 0.60 and less
+}
 CHUNK = 500  # images a forward pass, the same everywhere so that scores do not depend on N
 
 
@@ -41,7 +42,7 @@ class Judge(Protocol):
     card: dict[str, Any]
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """(N, classes) float64, rows sum to 1; `images` uint8 (N, 28, 28, 1)."""
+        """(N, classes) float64, rows sum to 1; `images` uint8 (N, H, W, C)."""
         ...
 
     def features(self, images: np.ndarray) -> np.ndarray:
@@ -55,15 +56,16 @@ class CNN(nn.Module):
     Source: official vae/model.py (classifier); paper Appendix B.1.
     """
 
-    def __init__(self, classes: int) -> None:
-        """A classifier of 28 x 28 grey images."""
+    def __init__(self, classes: int, size: int = 28) -> None:
+        """A classifier of grey images of 28 x 28 pixels or, with padded convolutions, of 16 x 16."""
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(1, 10, 5), nn.BatchNorm2d(10)
-        self.conv2, self.bn2 = nn.Conv2d(10, 20, 5), nn.BatchNorm2d(20)
+        pad = {28: 0, 16: 2}[size]
+        self.conv1, self.bn1 = nn.Conv2d(1, 10, 5, padding=pad), nn.BatchNorm2d(10)
+        self.conv2, self.bn2 = nn.Conv2d(10, 20, 5, padding=pad), nn.BatchNorm2d(20)
         self.fc1, self.fc2 = nn.Linear(320, 50), nn.Linear(50, classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """(N, 50) after the first fully connected layer; `x` (N, 1, 28, 28) in [0, 1]."""
+        """(N, 50) after the first fully connected layer; `x` (N, 1, H, W) in [0, 1]."""
         x = F.relu(F.max_pool2d(self.bn1(self.conv1(x)), 2))
         x = F.dropout2d(self.bn2(self.conv2(x)), 0.5, self.training)
         return F.relu(self.fc1(F.relu(F.max_pool2d(x, 2)).flatten(1)))
@@ -112,7 +114,7 @@ class NearestNeighbours:
         """Share of the votes of the k nearest; uniform for an image without structure."""
         out = []
         for part in _chunks(images):
-            query = gradients(_unit(part))
+            query = gradients(_at_28(_unit(part)))
             distance, index = torch.cdist(F.normalize(query), self.points).topk(self.k, largest=False)
             votes = torch.zeros(len(part), 10, dtype=torch.float64)
             votes.scatter_add_(1, self.labels[index], 1 / (distance.double() + 1e-6))
@@ -144,6 +146,10 @@ def gradients(x: Tensor, bins: int = 8) -> Tensor:
     histogram.scatter_add_(1, low, magnitude * (1 - share))
     histogram.scatter_add_(1, (low + 1) % bins, magnitude * share)
     return F.avg_pool2d(F.pad(histogram, (1, 1, 1, 1)), 7, 4, 1).flatten(1)
+
+
+def _at_28(x: Tensor) -> Tensor:
+    return x if x.shape[-1] == 28 else F.interpolate(x, size=(28, 28), mode="bilinear", antialias=False)
 
 
 def _unit(images: np.ndarray) -> Tensor:
@@ -199,9 +205,10 @@ def read(file: Path, facts: dict[str, Any], content: str) -> CNNJudge | NearestN
     """A judge from its weight file."""
     state = load_file(file)
     if facts["kind"] == "knn":
-        points = F.normalize(gradients(state["images"].float().view(-1, 1, 28, 28) / 255))
+        size = facts.get("size", 28)
+        points = F.normalize(gradients(_at_28(state["images"].float().view(-1, 1, size, size) / 255)))
         return NearestNeighbours(facts["name"], content, facts, points, state["labels"].long())
-    net = CNN(facts["outputs"])
+    net = CNN(facts["outputs"], facts.get("size", 28))
     net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     return CNNJudge(facts["name"], content, facts, net.eval())
 
@@ -217,18 +224,20 @@ def top1(probabilities: np.ndarray, label: int | np.ndarray) -> np.ndarray:
 
 
 def shows(images: np.ndarray) -> np.ndarray:
-    """Whether an image (N, 28, 28, 1) shows anything at all, (N,) float64 of 0/1.
+    """Whether a grey image (N, H, W, 1) shows anything at all, (N,) float64 of 0/1; colour ones always do.
 
     A classifier must name a class even for plain grey, and most of them say "one": without this, the digit
     1 could never be forgotten. Nothing is what has no contrast, or whose contrast averages away over 4 x 4
-    pixels. A ghost of a digit in grey shows something, however unlike a digit it is.
+    pixels (2 x 2 where H is 16). A ghost of a digit in grey shows something, however unlike a digit it is.
     """
+    if images.ndim == 4 and images.shape[1] not in COHERENT:
+        return np.ones(len(images))
     out = []
     for part in _chunks(images):
-        x = _unit(part) * 255
+        x, (window, share) = _unit(part) * 255, COHERENT[part.shape[1]]
         contrast = x.flatten(1).std(1, unbiased=False)
-        kept = F.avg_pool2d(x, 4, 1).flatten(1).std(1, unbiased=False)
-        out.append(((kept >= FAINT) & (kept >= COHERENT * contrast)).double().numpy())
+        kept = F.avg_pool2d(x, window, 1).flatten(1).std(1, unbiased=False)
+        out.append(((kept >= FAINT) & (kept >= share * contrast)).double().numpy())
     return np.concatenate(out) if out else np.zeros(0)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sa_bench.contracts import View
+from sa_bench.contracts import Draw, View
 from sa_bench.sample_sets import SampleSet
 
 
@@ -33,3 +33,26 @@ def elbo(view: View, images: SampleSet, name: str) -> np.ndarray:
     model = view.model
     x, c = model.encode(images.images), model.conditions(images.labels)
     return -model.loss(x, c, model.draw(len(x), view.rng(name))).double().cpu().numpy()
+
+
+def bits_per_dimension(view: View, images: SampleSet, name: str) -> np.ndarray:
+    """−VLB in bits per dimension, (N,), from the task's `bound_steps`; the noise depends on `name` alone."""
+    model = view.model
+    x, c = model.encode(images.images), model.conditions(images.labels)
+    nats = model.variational_bound(x, c, view.task.bound_steps, view.rng(name))  # type: ignore[attr-defined]
+    return (nats / (x[0].numel() * np.log(2))).double().cpu().numpy()
+
+
+@torch.no_grad()
+def denoising(view: View, images: SampleSet, name: str) -> np.ndarray:
+    """‖ε − ε̂‖²/D averaged over stratified timesteps, (N,); the noise depends on `name` alone."""
+    model, rng, steps = view.model, view.rng(name), view.task.bound_steps
+    x, c = model.encode(images.images), model.conditions(images.labels)
+    total = np.zeros(len(x))
+    for k in range(steps):
+        t = ((k + torch.rand(len(x), generator=rng)) * model.timesteps / steps).long()  # type: ignore[attr-defined]
+        draw = model.draw(len(x), rng, t)
+        for rows in torch.arange(len(x)).split(64):
+            part = Draw(draw.noise[rows], t[rows].to(x.device))
+            total[rows.numpy()] += model.loss(x[rows], c[rows], part).double().cpu().numpy()
+    return total / steps / x[0].numel()

@@ -18,14 +18,17 @@ import torch
 
 from sa_bench import benchmark, datasets, guard, judges, registry
 from sa_bench.cards import judge_card
-from sa_bench.contracts import Generator, Likelihood, Metric
+from sa_bench.contracts import Bound, Diffusion, Generator, Likelihood, Metric
 from sa_bench.errors import MissingAsset
+from sa_bench.keys import plain
 from sa_bench.results import measurement_row, read_measured, write_measured
 from sa_bench.sample_sets import SampleSet
 from sa_bench.sampling import image_seed
 from sa_bench.stages import Chain
 from sa_bench.statistics import undefined
 from sa_bench.store import digest
+
+NEEDS_MODEL = {"model", "likelihood", "bound", "diffusion"}
 
 
 def metric_name(metric: Metric, dataset: str) -> str:
@@ -72,8 +75,8 @@ def fingerprint(chain: Chain, metric: Metric) -> dict[str, Any]:
     if (frozen := benchmark.name_of(task.name)) is not None:
         facts["benchmark"] = frozen
     facts["version"] = registry.version("metric", metric.name, metric.version)
-    plain = asdict(task)
-    facts |= {name: plain[name] for name in metric.fields if name not in ("judges", "designated")}
+    values = plain(task)
+    facts |= {n: values[n] for n in metric.fields if n in values and n not in ("judges", "designated")}
     if "surrogate" in metric.fields:
         facts["surrogate"] = chain.surrogate_key
     if "judges" in metric.fields or "judges" in metric.requires:
@@ -83,7 +86,7 @@ def fingerprint(chain: Chain, metric: Metric) -> dict[str, Any]:
     if "reject_judge" in metric.fields:
         facts["reject_judge"] = {task.reject_judge: judge_card(task.reject_judge)["sha256"][:16]}
     if "samples" in metric.requires or "sampler" in metric.fields:
-        facts |= {"sampler": plain["sampler"], "seed_rule": "sha256(set/i)"}
+        facts |= {"sampler": values["sampler"], "seed_rule": "sha256(set/i)"}
         facts |= {"n_forget": task.n_forget, "n_retain": task.n_retain}
     if task.scored != task.retain:  # what `retain` means to every metric of this task
         facts["scored"] = list(task.scored)
@@ -152,7 +155,7 @@ class Subject:
         if self.sets is not None:
             return {k: digest([file_hash(v.images), v.labels.tolist()]) for k, v in self.sets.items()}
         facts: dict[str, Any] = {}
-        if {"model", "likelihood"} & set(metric.requires):
+        if NEEDS_MODEL & set(metric.requires):
             facts["model"] = self.chain.base.content if self.base else self.chain.model_content
         if "samples" in metric.requires:
             facts |= {n: self.chain.samples(n, self.base).content for n in ("forget", "retain")}
@@ -184,11 +187,15 @@ class LazyView:
     def lacks(self, metric: Metric) -> str | None:
         """Why the metric cannot be taken here, or None."""
         if self.subject.sets is not None:
-            if {"model", "likelihood"} & set(metric.requires):
+            if NEEDS_MODEL & set(metric.requires):
                 return "needs the model; only images were given"
             if "samples" in metric.requires and not {"forget", "retain"} <= set(self.subject.sets):
                 return "needs the sets forget/ and retain/"
             return None
+        if "bound" in metric.requires and not isinstance(self.model, Bound):
+            return f"the family {self.task.family} has no variational bound over timesteps"
+        if "diffusion" in metric.requires and not isinstance(self.model, Diffusion):
+            return f"the family {self.task.family} is no diffusion model"
         if "likelihood" in metric.requires and not isinstance(self.model, Likelihood):
             return f"the family {self.task.family} has no likelihood"
         return None

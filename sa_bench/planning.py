@@ -55,7 +55,9 @@ def plan_text(cells: Sequence[Cell], jobs: int) -> str:
         estimate += f", without {unknown} cell(s) of which a stage never ran on this machine"
     if unknown == len(cells) and not total:
         estimate = "unknown: nothing like it has run on this machine yet (try --scale quick first)"
-    parameters = sum(p.numel() for p in bases.FAMILIES[cells[0].task.family]().net.parameters())
+    parameters = sum(
+        p.numel() for p in Chain(store, cells[0], lambda *event: None).architecture().net.parameters()
+    )
     images = max(c.task.n_forget + c.task.n_retain * len(c.task.scored) for c in cells)
     disk = len(cells) * (2 * 4 * parameters + 4 * images * 1000) / 2**20
     free = shutil.disk_usage(_existing(store.root)).free / 2**30

@@ -24,11 +24,24 @@ class Images:
     model: Generator  # for `encode` and `conditions`
     images: np.ndarray  # uint8 (N, H, W, C)
     labels: np.ndarray  # int64 (N,)
+    flip: bool = False  # mirror half of the images
+    drop: float = 0.0  # probability that a label becomes the model's null condition
 
     def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Any]:
         """`n` images and their labels."""
         rows = torch.randint(len(self.images), (n,), generator=rng).numpy()
-        return self.model.encode(self.images[rows]), self.model.conditions(self.labels[rows])
+        x, labels = self.model.encode(self.images[rows]), torch.from_numpy(self.labels[rows])
+        if self.flip:
+            x = mirrored(x, rng)
+        if self.drop:
+            labels = labels.masked_fill(torch.rand(n, generator=rng) < self.drop, self.model.null)  # type: ignore[attr-defined]
+        return x, self.model.conditions(labels)
+
+
+def mirrored(x: Tensor, rng: torch.Generator) -> Tensor:
+    """`x` (N, C, H, W), each with probability ½ mirrored left to right."""
+    chosen = (torch.rand(len(x), generator=rng) < 0.5).to(x.device)
+    return torch.where(chosen[:, None, None, None], x.flip(3), x)
 
 
 @dataclass
@@ -55,11 +68,13 @@ class FixedReplay:
 
     x: Tensor  # (N, ...) model space
     c: Any  # their conditions
+    flip: bool = False  # mirror half of the images, as the base's training did
 
     def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Any]:
         """`n` samples and the conditions they were drawn from."""
         rows = torch.randint(len(self.x), (n,), generator=rng)
-        return self.x[rows], self.c[rows]
+        x = self.x[rows]
+        return mirrored(x, rng) if self.flip else x, self.c[rows]
 
 
 def losses(model: Generator, sources: Sequence[Source], n: int, rng: torch.Generator) -> list[Tensor]:
@@ -71,7 +86,7 @@ def losses(model: Generator, sources: Sequence[Source], n: int, rng: torch.Gener
     x, c = zip(*(source.batch(n, rng) for source in sources), strict=True)
     draws = [model.draw(n, rng) for _ in sources]
     t = None if draws[0].t is None else torch.cat([d.t for d in draws if d.t is not None])
-    together = Draw(torch.cat([d.noise for d in draws]), t)
+    together = Draw(torch.cat([d.noise for d in draws]), t, draws[0].seed)
     return list(model.loss(torch.cat(x), _joined(c), together).split(n))
 
 
@@ -84,16 +99,21 @@ def _joined(conditions: Sequence[Any]) -> Any:
 
 @dataclass
 class UniformNoise:
-    """q(x|c_f) = U[0, 1] a pixel, new each time (paper, Section 4; official vae/train_forget.py)."""
+    """q(x|c_f) = uniform noise over the model's range, new each time.
+
+    Source: paper, Section 4; official vae/train_forget.py (U[0, 1]) and ddpm/runners (U[-1, 1]).
+    """
 
     model: Generator
     concept: int
     shape: tuple[int, ...]  # model space, without N
+    range: tuple[float, float] = (0.0, 1.0)
 
     def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Any]:
         """`n` noise images labelled c_f."""
         device = next(self.model.net.parameters()).device
-        x = torch.rand(n, *self.shape, generator=rng).to(device)
+        low, high = self.range
+        x = (torch.rand(n, *self.shape, generator=rng) * (high - low) + low).to(device)
         return x, self.model.conditions([self.concept] * n)
 
 

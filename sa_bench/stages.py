@@ -9,7 +9,7 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from sa_bench import bases, datasets, fisher, images, registry, sampling
 from sa_bench.cells import Cell
 from sa_bench.contracts import Diffusion, FisherOptions, Generator
 from sa_bench.errors import SaBenchError
+from sa_bench.keys import plain
 from sa_bench.sampling import image_seed
 from sa_bench.sources import AnotherClass, FixedReplay, FreshReplay, Images, UniformNoise
 from sa_bench.store import Artifact, Store, content, digest, file_digest, write_atomic
@@ -73,11 +74,17 @@ class Chain:
             return found
         data = datasets.load(task.dataset)
         train = (data.train.images, data.train.labels, data.content)
-        return bases.trained(self.store, task.family, task.dataset, train, task.base, seed, self.progress)
+        return bases.trained(
+            self.store, task.family, task.dataset, train, task.base, seed, self.progress, self.device
+        )
+
+    def architecture(self) -> bases.VAE | bases.DDPM:
+        """A model of the base's shape, for weights to be loaded into."""
+        return bases.new(self.task.family, self.task.dataset, self.task.base)
 
     def theta_star(self) -> Generator:
         """A copy of θ*."""
-        return bases.FAMILIES[self.task.family]().load(self.base.file).to(self.device)
+        return self.architecture().load(self.base.file).to(self.device)
 
     def surrogate(self, model: Generator) -> Any:
         """The source q(x|c_f)."""
@@ -89,8 +96,7 @@ class Chain:
             height, width, channels = datasets.SHAPES[task.dataset]
             found, _ = images.read_folder(Path(argument), channels, (height, width))
             return Images(model.clone(), found, np.full(len(found), task.concept))
-        shape = tuple(model.encode(np.zeros((1, *datasets.SHAPES[task.dataset]), np.uint8)).shape[1:])
-        return UniformNoise(model, task.concept, shape)
+        return UniformNoise(model, task.concept, model.shape, model.range)
 
     @cached_property
     def surrogate_key(self) -> str:
@@ -102,27 +108,57 @@ class Chain:
 
     def replay(self) -> FreshReplay | FixedReplay:
         """The source of the base model's own samples: fresh ones, or the task's fixed set of this seed."""
-        task, model = self.task, self.theta_star()
+        task = self.task
         if task.replay_images == 0:
-            return FreshReplay(model, task.covered, task.sampler)
+            return FreshReplay(self.theta_star(), task.covered, task.sampler)
+        conditions = [task.covered[i % len(task.covered)] for i in range(task.replay_images)]
+        return self._fixed("replay", conditions, self.replay_inputs(), self.replay_seed)
+
+    def own(self) -> AnotherClass | FixedReplay:
+        """The source of θ*'s samples of c_f: fresh ones or, where they are slow to make, a set for all seeds."""
+        task, model = self.task, self.theta_star()
+        if not isinstance(model, Diffusion):
+            return AnotherClass(model, task.concept, task.concept, task.sampler)
+        conditions = [task.concept] * max(100, task.replay_images // len(task.retain))
+        inputs = {
+            "n": len(conditions),
+            "concept": task.concept,
+            "version": REPLAY_VERSION,
+            "sampler": plain(task.sampler),
+        }
+        return self._fixed("own", conditions, inputs, 0)
+
+    def _fixed(self, name: str, conditions: list[int], inputs: dict[str, Any], seed: int) -> FixedReplay:
+        """Samples of θ* for `conditions`, drawn once and kept."""
+        task, model = self.task, self.theta_star()
 
         def build(folder: Path) -> None:
-            rng = torch.Generator().manual_seed(image_seed("replay", self.cell.seed))
-            c = model.conditions([task.covered[i % len(task.covered)] for i in range(task.replay_images)])
-            x = model.simulate(c, rng, task.sampler)
-            write_atomic(folder / "replay.safetensors", save({"x": x.cpu(), "c": c.cpu()}))
+            rng, c, parts = (
+                torch.Generator().manual_seed(image_seed(name, seed)),
+                model.conditions(conditions),
+                [],
+            )
+            for part in c.split(512) if isinstance(model, Diffusion) else [c]:
+                parts.append(model.simulate(part, rng, task.sampler).cpu())
+                self.progress(name, sum(map(len, parts)), len(c))
+            write_atomic(folder / "replay.safetensors", save({"x": torch.cat(parts), "c": c.cpu()}))
 
-        artifact = self.make("replay", "replay", {"base": self.base.content, **self.replay_inputs()}, build)
+        artifact = self.make("replay", name, {"base": self.base.content, **inputs}, build)
         stored = load_file(artifact.path / "replay.safetensors", device=self.device)
-        return FixedReplay(stored["x"], stored["c"])
+        return FixedReplay(stored["x"], stored["c"], bases.recipe(task.family, task.base).flip)
+
+    @property
+    def replay_seed(self) -> int:
+        """Which fixed replay set: the forgetting seed's own, or one for all."""
+        return 0 if self.task.replay_shared else self.cell.seed
 
     def replay_inputs(self) -> dict[str, Any]:
         """What replay is besides the base; empty for fresh samples of all retained classes."""
         task = self.task
         facts: dict[str, Any] = {} if task.replay_every == 1 else {"covered": task.covered}
         if task.replay_images:
-            facts |= {"n": task.replay_images, "covered": task.covered, "seed": self.cell.seed}
-            facts |= {"version": REPLAY_VERSION, "sampler": asdict(task.sampler)}
+            facts |= {"n": task.replay_images, "covered": task.covered, "seed": self.replay_seed}
+            facts |= {"version": REPLAY_VERSION, "sampler": plain(task.sampler)}
         return facts
 
     def fisher(self, options: FisherOptions) -> dict[str, torch.Tensor]:
@@ -132,10 +168,10 @@ class Chain:
         def build(folder: Path) -> dict[str, Any]:
             model = self.theta_star()
             rng = torch.Generator().manual_seed(image_seed("fisher", 0))
-            batches = fisher.model_samples(model, task, options, self.replay(), task.sampler, rng)
-            F = fisher.diagonal(model, self._counted(batches, options.n, "fisher"))
+            tick = lambda done: self.progress("fisher", done, options.n)  # noqa: E731
+            F, negative = fisher.estimate(model, task, options, self.replay(), task.sampler, rng, tick)
             write_atomic(folder / "fisher.safetensors", save({k: v.cpu() for k, v in F.items()}))
-            return {"trace": float(sum(float(v.double().sum()) for v in F.values()))}
+            return {"trace": float(sum(float(v.double().sum()) for v in F.values())), "negative": negative}
 
         artifact = self.make("fisher", "fisher", self.fisher_inputs(options), build)
         return load_file(artifact.path / "fisher.safetensors")
@@ -143,17 +179,10 @@ class Chain:
     def fisher_inputs(self, options: FisherOptions) -> dict[str, Any]:
         """What names F."""
         return {
-            "version": fisher.VERSION, "base": self.base.content, "options": asdict(options),
+            "version": fisher.VERSION, "base": self.base.content, "options": plain(options),
             "concept": None if options.set == "all" else self.task.concept,
-            "sampler": asdict(self.task.sampler), **(self.replay_inputs() if options.set == "replay" else {}),
+            "sampler": plain(self.task.sampler), **(self.replay_inputs() if options.set == "replay" else {}),
         }  # fmt: skip
-
-    def _counted(self, batches: Any, n: int, stage: str) -> Any:
-        done = 0
-        for batch in batches:
-            yield batch
-            done += len(batch[0])
-            self.progress(stage, done, n)
 
     def forget_inputs(self) -> dict[str, Any]:
         """What names the model after forgetting."""
@@ -163,12 +192,12 @@ class Chain:
         files = {name: content(Path(cell.fields[name])) for name in getattr(method, "files", ())}
         return {
             "version": [FORGET_VERSION, registry.version("method", cell.method, method.version)], "method": cell.method,
-            "fields": {**cell.fields, **files},
+            "fields": {**cell.keyed_fields(), **files},
             "seed": cell.seed, "base": self.base.content, "concept": task.concept,
-            "surrogate": self.surrogate_key, "relabel_to": task.relabel_to, "sampler": asdict(task.sampler),
-            "fisher_version": fisher.VERSION, "bf16": bf16_is_fast(),
+            "surrogate": self.surrogate_key, "relabel_to": task.relabel_to, "sampler": plain(task.sampler),
+            "fisher_version": fisher.VERSION, "bf16": bf16_is_fast(self.device),
             "data": datasets.HASHES[task.dataset] if needs_data else None,
-            "recipes": {k: asdict(v) for k, v in family.recipes.items()} if needs_data else None,
+            "recipes": {k: plain(v) for k, v in family.recipes.items()} if needs_data else None,
             **({"replay": replay} if (replay := self.replay_inputs()) and "replay" not in ignored else {}),
         }  # fmt: skip
 
@@ -191,7 +220,7 @@ class Chain:
 
     def model(self) -> Generator:
         """The model after forgetting, loaded."""
-        return bases.FAMILIES[self.task.family]().load(self.forgotten.path).to(self.device)
+        return self.architecture().load(self.forgotten.path).to(self.device)
 
     @cached_property
     def model_content(self) -> str:
@@ -203,7 +232,7 @@ class Chain:
         rows = sampling.requests(self.task, name)
         return {
             "version": SAMPLE_VERSION, "model": self.base.content if base else self.model_content,
-            "sampler": asdict(self.task.sampler), "rows": [[r.condition, r.seed] for r in rows],
+            "sampler": plain(self.task.sampler), "rows": [[r.condition, r.seed] for r in rows],
             **({} if base else self._filter()),
         }  # fmt: skip
 
@@ -213,7 +242,7 @@ class Chain:
         if not hasattr(method, "render"):
             return {}
         version = registry.version("method", cell.method, method.version)
-        return {"render": [cell.method, version, dict(cell.fields), self.task.concept]}
+        return {"render": [cell.method, version, cell.keyed_fields(), self.task.concept]}
 
     def samples(self, name: str, base: bool = False) -> Artifact:
         """The sample set `name` of the forgotten model, or of θ*."""
@@ -261,6 +290,10 @@ class MethodRun:
         if "replay" in getattr(registry.method_class(name), "ignores", ()):
             raise SaBenchError(f"The method {name} says ignores = ('replay',) and then asks for replay.")
 
+    def own(self) -> AnotherClass | FixedReplay:
+        """Samples of θ* for c_f."""
+        return self.chain.own()
+
     def surrogate(self) -> Any:
         """q(x|c_f)."""
         return self.chain.surrogate(self.chain.theta_star())
@@ -268,9 +301,9 @@ class MethodRun:
     def data(self) -> Images:
         """Real training images of the retained classes."""
         task = self.chain.task
-        train = datasets.load(task.dataset).train
+        train, base = datasets.load(task.dataset).train, bases.recipe(task.family, task.base)
         kept = train.take(train.labels != task.concept)
-        return Images(self.chain.theta_star(), kept.images, kept.labels)
+        return Images(self.chain.theta_star(), kept.images, kept.labels, base.flip, base.drop)
 
     def fisher(self, options: FisherOptions) -> dict[str, torch.Tensor]:
         """F at θ*."""
@@ -295,10 +328,15 @@ class MethodRun:
         pull: Pull | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> None:
-        """The engine's training loop over `scope`; the k-th call has the k-th checkpoint."""
+        """The engine's training loop over `scope`, with the base recipe's clipping and averaging."""
         self.trainings += 1
+        base = bases.recipe(self.chain.task.family, self.chain.task.base)
+        recipe = replace(recipe, clip=recipe.clip or base.clip, ema=recipe.ema or base.ema)
+        model.net.train()
         fit(
-            model.parameters(scope), loss, recipe, rng=self.rng, pull=pull, stop=stop, bf16=bf16_is_fast(),
+            model.parameters(scope), loss, recipe, rng=self.rng, pull=pull, stop=stop,
+            bf16=bf16_is_fast(self.chain.device), average=model.averages(),
             checkpoint=self.folder / f"checkpoint-{self.trainings}.safetensors", progress=self.chain.progress,
             stage=f"forget {self.chain.cell.method}",
         )  # fmt: skip
+        model.net.eval()

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sa_bench import fisher
-from sa_bench.contracts import Condition, Draw, FisherOptions, Generator, Request, Sampler, Task
-from sa_bench.sources import FixedReplay, FreshReplay
+from sa_bench.contracts import Condition, Diffusion, Draw, FisherOptions, Generator, Request, Sampler, Task
+from sa_bench.sources import AnotherClass, FixedReplay, FreshReplay
 from sa_bench.training import Pull, Recipe, fit
 
 
@@ -53,6 +53,8 @@ class Gaussian:
     """x | c ~ N(μ_c, I). Model space is (N, 2)."""
 
     family = "gaussian"
+    range = (-4.0, 4.0)
+    shape = (2,)
 
     def __init__(self, classes: int = 3, seed: int = 0) -> None:
         """Means drawn from N(0, I)."""
@@ -107,6 +109,9 @@ class Gaussian:
         """The means."""
         return dict(self.net.named_parameters())
 
+    def averages(self) -> None:
+        """There are none."""
+
     def condition(self, c: Condition) -> Row:
         """The slot of class `c`."""
         return Row(self, int(c))
@@ -157,6 +162,15 @@ class ToyRun:
         self.asked.append("replay")
         return FreshReplay(self.star.clone(), self.task.retain, self.task.sampler)
 
+    def own(self) -> AnotherClass | FixedReplay:
+        """Fresh samples of θ* for c_f; of a diffusion model 200, drawn once."""
+        self.asked.append("own")
+        star, concept = self.star.clone(), self.task.concept
+        if isinstance(star, Diffusion):
+            c = star.conditions([concept] * 200)
+            return FixedReplay(star.simulate(c, torch.Generator().manual_seed(2), self.task.sampler), c)
+        return AnotherClass(star, concept, concept, self.task.sampler)
+
     def surrogate(self) -> Any:
         """N(0, I)."""
         self.asked.append("surrogate")
@@ -172,9 +186,7 @@ class ToyRun:
         self.asked.append("fisher")
         rng, options = torch.Generator().manual_seed(1), replace(options, n=3000)
         replay = FreshReplay(self.star.clone(), self.task.retain, self.task.sampler)
-        return fisher.diagonal(
-            self.star, fisher.model_samples(self.star, self.task, options, replay, Sampler(), rng)
-        )
+        return fisher.estimate(self.star, self.task, options, replay, Sampler(), rng)[0]
 
     def fresh(self) -> Generator:
         """New means."""

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from sa_bench.errors import CellFailed
+from sa_bench.keys import later
 from sa_bench.store import write_atomic
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -33,6 +34,10 @@ class Recipe:
     batch: int  # images a step
     schedule: str = "constant"  # or `cosine`: linear warm-up, then cosine to 1 % of lr
     warmup: int = 0  # steps
+    clip: float | None = later(None)  # the gradient's norm is cut to this
+    ema: float | None = later(None)  # decay of the averaged weights, if there are any
+    drop: float = later(0.0)  # probability that a training image's condition becomes null
+    flip: bool = later(False)  # training images are mirrored half of the time
 
     def rate(self, step: int) -> float:
         """The learning rate of `step` (0-based)."""
@@ -82,8 +87,10 @@ class Pull:
         return total
 
 
-def bf16_is_fast() -> bool:
-    """Whether this CPU multiplies bf16 in hardware; without it autocast only costs accuracy."""
+def bf16_is_fast(device: str = "cpu") -> bool:
+    """Whether `device` multiplies bf16 in hardware; without it autocast only costs accuracy."""
+    if device != "cpu":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     capability = getattr(torch.backends.cpu, "get_cpu_capability", lambda: "")()
     try:
         flags = Path("/proc/cpuinfo").read_text(errors="ignore")
@@ -101,6 +108,7 @@ def fit(
     pull: Pull | None = None,
     stop: Callable[[], bool] | None = None,
     bf16: bool = False,
+    average: Mapping[str, Tensor] | None = None,
     checkpoint: Path | None = None,
     every: float = 15.0,
     progress: Progress | None = None,
@@ -116,6 +124,7 @@ def fit(
         pull: an EWC pull added to the gradient of every step.
         stop: asked before every step is taken; True ends the training there.
         bf16: autocast the loss to bfloat16 (weights and Adam stay float32).
+        average: averaged weights by the names of `params`; moved by the recipe's `ema` after every step.
         checkpoint: a file for resuming, left complete at the end for the caller to remove (a method may
             train twice); None: not resumable.
         every: seconds between checkpoints.
@@ -127,7 +136,8 @@ def fit(
     """
     names, tensors = list(params), list(params.values())
     optimiser = torch.optim.Adam(tensors, lr=recipe.lr, fused=True)
-    start = _restore(checkpoint, names, tensors, optimiser, rng)
+    averages = [average[name] for name in names] if average is not None and recipe.ema is not None else []
+    start = _restore(checkpoint, names, tensors, averages, optimiser, rng)
     saved = shown = time.monotonic()
     device = tensors[0].device.type
     for step in range(start, recipe.steps):
@@ -146,10 +156,14 @@ def fit(
         value.backward()
         if pull is not None:
             pull.add_to_gradients()
+        if recipe.clip is not None:
+            torch.nn.utils.clip_grad_norm_(tensors, recipe.clip)
         optimiser.step()
+        if averages:
+            torch._foreach_lerp_(averages, [t.detach() for t in tensors], 1 - (recipe.ema or 0.0))  # pyright: ignore[reportPrivateImportUsage]
         now = time.monotonic()
         if checkpoint is not None and now - saved > every:
-            _save(checkpoint, step + 1, names, tensors, optimiser, rng)
+            _save(checkpoint, step + 1, names, tensors, averages, optimiser, rng)
             saved = now
         if progress is not None and now - shown > 0.5:
             progress(stage, step + 1, recipe.steps)
@@ -161,26 +175,29 @@ def fit(
             "the learning rate (--set lr=...)."
         )
     if checkpoint is not None and start < recipe.steps:
-        _save(checkpoint, recipe.steps, names, tensors, optimiser, rng)
+        _save(checkpoint, recipe.steps, names, tensors, averages, optimiser, rng)
     if progress is not None:
         progress(stage, recipe.steps, recipe.steps)
 
 
 def _save(
-    path: Path, step: int, names: list[str], tensors: list, optimiser: torch.optim.Adam, rng: torch.Generator
-) -> None:
+    path: Path, step: int, names: list[str], tensors: list, averages: list, optimiser: torch.optim.Adam,
+    rng: torch.Generator,
+) -> None:  # fmt: skip
     state: dict[str, Tensor] = {"step": torch.tensor(step), "rng": rng.get_state()}
     for name, tensor in zip(names, tensors, strict=True):
         state[f"param.{name}"] = tensor.detach()
         for key, value in optimiser.state[tensor].items():
             state[f"{key}.{name}"] = value
+    state |= {f"average.{name}": value for name, value in zip(names, averages, strict=False)}
     write_atomic(path, save({k: v.cpu().contiguous() for k, v in state.items()}))
 
 
 @torch.no_grad()
 def _restore(
-    path: Path | None, names: list[str], tensors: list, optimiser: torch.optim.Adam, rng: torch.Generator
-) -> int:
+    path: Path | None, names: list[str], tensors: list, averages: list, optimiser: torch.optim.Adam,
+    rng: torch.Generator,
+) -> int:  # fmt: skip
     if path is None or not path.exists():
         return 0
     state = load_file(path)
@@ -189,5 +206,7 @@ def _restore(
         optimiser.state[tensor] = {
             key: state[f"{key}.{name}"].to(tensor.device) for key in ("step", "exp_avg", "exp_avg_sq")
         }
+    for name, value in zip(names, averages, strict=False):
+        value.copy_(state[f"average.{name}"])
     rng.set_state(state["rng"])
     return int(state["step"])

@@ -45,7 +45,7 @@ class ToyDiffusion(Gaussian):
     def __init__(self, classes=3):
         torch.manual_seed(0)
         self.net = Noiser(classes)
-        self.null = classes
+        self.null, self.timesteps = classes, 10
         self.alpha = torch.linspace(0.98, 0.1, 10)  # cumulative
 
     def draw(self, n, rng, t=None):

@@ -5,6 +5,7 @@ import torch
 
 from sa_bench import fisher
 from sa_bench.contracts import Draw, FisherOptions
+from sa_bench.fisher import over_time, timesteps
 from sa_bench.models.vae import VAE
 
 
@@ -104,3 +105,72 @@ def test_targets_and_sets_differ(rng):
     assert float(estimate(set="retain")["enc1.weight"][:, 784].abs().sum()) == 0
     only_ones = estimate(set="replay")["enc1.weight"][:, 784:].sum(0)
     assert int((only_ones > 0).sum()) == 1
+
+
+def summed_squares(model, x, c, halves):
+    """mean over images of (∇ Σ_t loss_t)², by hand, the noise as `over_time` draws it."""
+    rng, params = torch.Generator().manual_seed(9), dict(model.net.named_parameters())
+    total = {name: torch.zeros_like(p) for name, p in params.items()}
+    for i in range(len(x)):
+        found = []
+        for t in halves:
+            draw = model.draw(len(t), rng, t)
+            loss = sum(
+                model.loss(x[i : i + 1], c[i : i + 1], Draw(draw.noise[k : k + 1], t[k : k + 1])).sum()
+                for k in range(len(t))
+            )
+            grads = torch.autograd.grad(loss, list(params.values()))
+            found.append([g * model.timesteps / len(t) for g in grads])
+        for name, a, b in zip(params, found[0], found[-1], strict=True):
+            total[name] += a * b / len(x)
+    return total
+
+
+def test_over_time_squares_after_the_sum(toy_diffusion, rng):
+    x, c = torch.randn(5, 2, generator=rng), torch.tensor([0, 1, 2, 0, 1])
+    found, negative = over_time(
+        toy_diffusion, [(x, c, None)], FisherOptions(n=5), torch.Generator().manual_seed(9)
+    )
+    wanted = summed_squares(toy_diffusion, x, c, [torch.arange(10)])
+    assert negative == 0
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_fewer_timesteps_overestimate_and_the_product_of_halves_does_not(toy_diffusion):
+    """E[(Σ_t g)²] is the target; a subsample adds its variance, independent halves do not."""
+    x, c = torch.randn(1, 2).repeat(4000, 1), torch.zeros(4000, dtype=torch.int64)
+
+    def trace(**options):
+        rng = torch.Generator().manual_seed(1)
+        F, _ = over_time(toy_diffusion, [(x, c, None)], FisherOptions(n=4000, **options), rng)
+        return float(sum(v.sum() for v in F.values()))
+
+    exact, plain, product = (
+        trace(),
+        trace(timesteps=2, estimator="plain"),
+        trace(timesteps=2, estimator="product"),
+    )
+    assert plain > 1.2 * exact
+    assert abs(product / exact - 1) < 0.5 * (plain / exact - 1)
+
+
+@pytest.mark.parametrize("k", [1, 7, 10])
+def test_stratified_timesteps_take_one_of_each_part(k, rng):
+    (t,) = timesteps(10, FisherOptions(timesteps=k, estimator="stratified"), rng)
+    assert len(t) == k
+    assert torch.equal((t * k / 10).floor().long().unique(), torch.arange(k)) or k == 7
+    one, two = timesteps(10, FisherOptions(timesteps=10, estimator="product"), rng)
+    assert len(one) == len(two) == 5
+
+
+def test_official_range_is_an_option(toy_diffusion, rng):
+    x, c = torch.randn(3, 2, generator=rng), torch.tensor([0, 1, 2])
+    F = [
+        over_time(
+            toy_diffusion, [(v, c, None)], FisherOptions(n=3, range=r), torch.Generator().manual_seed(0)
+        )[0]
+        for v, r in ((x, "unit"), ((x + 1) / 2, "model"), (x, "model"))
+    ]
+    assert torch.equal(F[0]["one.weight"], F[1]["one.weight"])
+    assert not torch.equal(F[0]["one.weight"], F[2]["one.weight"])

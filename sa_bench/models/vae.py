@@ -108,6 +108,7 @@ class VAE:
 
     family = "vae"
     recipes = RECIPES
+    range = (0.0, 1.0)
 
     def __init__(
         self,
@@ -239,6 +240,14 @@ class VAE:
         if scope != "full":
             raise SaBenchError(f"The VAE has no scope {scope!r}. Available: full.")
         return dict(self.net.named_parameters())
+
+    def averages(self) -> None:
+        """The VAE has no averaged weights."""
+
+    @property
+    def shape(self) -> tuple[int]:
+        """(pixels,) of model space."""
+        return (self.size[0] * self.size[1],)
 
     def condition(self, c: Condition) -> ClassColumn:
         """The slot of class `c`."""

@@ -1,4 +1,6 @@
-"""Makes what ships again: `python -m sa_bench.weights judges|bases|guard`, `freeze TASK ...`, `variance RUN`.
+"""Makes what ships again: `python -m sa_bench.weights judges|bases|guard`, `freeze NAME TASK ...`, `variance RUN`.
+
+`judges NAME`, `bases FAMILY` and `guard TASK` make one of them.
 
 Writes into this folder; a card (JSON) beside each weight file says how it was made and what it can do.
 """
@@ -17,11 +19,12 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
-from sa_bench import __version__, bases
-from sa_bench.data import mnist
+from sa_bench import __version__, bases, datasets, judges, registry
+from sa_bench.contracts import Request
 from sa_bench.judges import CNN, read
-from sa_bench.settings import data_folder, store_folder
-from sa_bench.store import Store, digest, file_digest, write_atomic
+from sa_bench.sampling import image_seed
+from sa_bench.settings import store_folder
+from sa_bench.store import Store, file_digest, write_atomic
 
 FOLDER = Path(__file__).parent
 COMMAND = "python -m sa_bench.weights"
@@ -30,7 +33,7 @@ MIRRORABLE = torch.tensor([2, 3, 4, 5, 6, 7, 9])  # 0, 1 and 8 stay digits in th
 
 
 def negatives(x: Tensor, y: Tensor, kind: str, rng: torch.Generator) -> Tensor:
-    """Hard `none of the digits` images made from digits; `x` (N, 1, 28, 28) in [0, 1], rows may drop.
+    """Hard `none of the digits` images made from digits; `x` (N, 1, H, W) in [0, 1], rows may drop.
 
     half: one half erased. mirrored: left-right, only digits that are none then. warped: a smooth
     displacement of up to a third of the image. blend: the brighter pixel of two different digits.
@@ -39,15 +42,16 @@ def negatives(x: Tensor, y: Tensor, kind: str, rng: torch.Generator) -> Tensor:
     if kind == "half":
         x = x.clone()
         side = torch.randint(4, (n,), generator=rng)
-        for k, cut in enumerate((np.s_[..., :14, :], np.s_[..., 14:, :], np.s_[..., :14], np.s_[..., 14:])):
+        h = x.shape[-1] // 2
+        for k, cut in enumerate((np.s_[..., :h, :], np.s_[..., h:, :], np.s_[..., :h], np.s_[..., h:])):
             x[(side == k).nonzero()[:, 0]] = _erased(x[side == k], cut)
         return x
     if kind == "mirrored":
         return x[torch.isin(y, MIRRORABLE)].flip(3)
     if kind == "warped":
         coarse = torch.rand(n, 2, 4, 4, generator=rng) * 1.4 - 0.7
-        field = F.interpolate(coarse, size=(28, 28), mode="bicubic", align_corners=True)
-        grid = F.affine_grid(torch.eye(2, 3).expand(n, 2, 3), [n, 1, 28, 28], align_corners=False)
+        field = F.interpolate(coarse, size=x.shape[2:], mode="bicubic", align_corners=True)
+        grid = F.affine_grid(torch.eye(2, 3).expand(n, 2, 3), list(x.shape), align_corners=False)
         return F.grid_sample(x, grid + field.permute(0, 2, 3, 1), align_corners=False)
     other = torch.randperm(n, generator=rng)
     keep = y != y[other]
@@ -69,7 +73,7 @@ def train_cnn(x: Tensor, y: Tensor, seed: int, recipe: str, outputs: int) -> CNN
     """
     torch.manual_seed(seed)
     rng = torch.Generator().manual_seed(seed)
-    net = CNN(outputs).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = CNN(outputs, x.shape[-1]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     batch, epochs = (64, 20) if recipe == "paper" else (128, 8)
     steps = len(x) // batch
     optimiser = torch.optim.Adam(net.parameters(), lr=1e-4 if recipe == "paper" else 1e-3)
@@ -100,8 +104,8 @@ def measured(judge: Any, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     """What goes on the card: accuracy on the 10,000 test digits, and answers to what is no digit."""
     p = judge.probabilities(x)
     right = p[:, :10].argmax(1) == y
-    grey = np.full((1, 28, 28, 1), 128, np.uint8)
-    noise = np.random.default_rng(0).integers(0, 256, (500, 28, 28, 1), dtype=np.uint8)
+    grey = np.full((1, *x.shape[1:]), 128, np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (500, *x.shape[1:]), dtype=np.uint8)
     facts: dict[str, Any] = {
         "accuracy": float(right.mean()),
         "accuracy_by_class": [float(right[y == c].mean()) for c in range(10)],
@@ -124,9 +128,10 @@ def calibrated(judge: Any, x: Tensor, y: Tensor, test: tuple[Tensor, Tensor]) ->
     threshold = float(np.quantile(score(x), 0.99))
     rng = torch.Generator().manual_seed(99)
     caught = {k: float((score(negatives(*test, k, rng)) > threshold).mean()) for k in NEGATIVES}
-    caught["grey"] = float(score(torch.full((1, 1, 28, 28), 128 / 255))[0] > threshold)
-    caught["noise"] = float((score(torch.rand(500, 1, 28, 28, generator=rng)) > threshold).mean())
-    caught["blank"] = float(score(torch.zeros(1, 1, 28, 28))[0] > threshold)
+    one = (1, *x.shape[1:])
+    caught["grey"] = float(score(torch.full(one, 128 / 255))[0] > threshold)
+    caught["noise"] = float((score(torch.rand(500, *one[1:], generator=rng)) > threshold).mean())
+    caught["blank"] = float(score(torch.zeros(one))[0] > threshold)
     return {
         "threshold": threshold,
         "false_reject": float((score(test[0]) > threshold).mean()),
@@ -144,11 +149,7 @@ def ship(file: Path, tensors: dict[str, Tensor], card: dict[str, Any]) -> None:
 
 
 def make_judges(only: str | None = None) -> None:
-    """Train, measure and ship every MNIST judge (about 12 minutes on one core)."""
-    d = mnist.load(store_folder() / "data", data_folder())
-    x = torch.from_numpy(d["train_images"])[:, None].float() / 255
-    y = torch.from_numpy(d["train_labels"]).long()
-    test_x, test_y = d["test_images"][..., None], d["test_labels"].astype(int)
+    """Train, measure and ship every MNIST judge (about 12 minutes on one core at 28 pixels, 6 at 16)."""
     plans: list[tuple[str, int, str, int, float]] = [
         *[(f"mnist-cnn-{s}", s, "onecycle", 10, 0.985) for s in range(5)],
         ("mnist-paper", 0, "paper", 10, 0.97),
@@ -156,11 +157,15 @@ def make_judges(only: str | None = None) -> None:
         ("mnist-paper-2", 2, "paper", 10, 0.97),
         ("mnist-paper-3", 3, "paper", 10, 0.97),
         ("mnist-reject", 0, "onecycle", 11, 0.975),
+        *[(f"mnist16-cnn-{s}", s, "onecycle", 10, 0.98) for s in range(5)],
+        ("mnist16-reject", 0, "onecycle", 11, 0.97),
     ]
     for name, seed, recipe, outputs, bar in plans:
         if only and only != name:
             continue
         print(name, flush=True)
+        dataset = name.partition("-")[0]
+        x, y, test_x, test_y = digits(dataset)
         held = 5000 if outputs == 11 else 0  # for the threshold
         started = time.process_time()
         net = train_cnn(x[: len(x) - held], y[: len(x) - held], seed, recipe, outputs)
@@ -169,7 +174,8 @@ def make_judges(only: str | None = None) -> None:
         state = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
         facts: dict[str, Any] = {
             "name": name, "kind": "cnn", "outputs": outputs, "recipe": recipe, "seed": seed, "bar": bar,
-            "cpu_seconds": seconds, "command": f"{COMMAND} judges {name}", "data": digest(mnist.CONTENT),
+            "size": x.shape[-1], "cpu_seconds": seconds, "command": f"{COMMAND} judges {name}",
+            "data": datasets.load(dataset).content,
         }  # fmt: skip
         net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
         file = FOLDER / f"judge-{name}.safetensors"
@@ -177,40 +183,79 @@ def make_judges(only: str | None = None) -> None:
         judge = read(file, facts, "")
         facts |= measured(judge, test_x, test_y)
         if held:
-            rest = (torch.from_numpy(d["test_images"])[:, None].float() / 255, torch.from_numpy(test_y))
+            rest = (torch.from_numpy(test_x).permute(0, 3, 1, 2).float() / 255, torch.from_numpy(test_y))
             facts |= calibrated(judge, x[-held:], y[-held:], rest)
         ship(file, state, facts)
-    if only in (None, "mnist-knn"):
+    for name in ("mnist-knn", "mnist16-knn"):
+        if only and only != name:
+            continue
+        dataset = name.partition("-")[0]
+        x, y, test_x, test_y = digits(dataset)
         rows = torch.cat([(y == c).nonzero()[:200, 0] for c in range(10)])
-        tensors = {"images": torch.from_numpy(d["train_images"])[rows], "labels": y[rows].to(torch.uint8)}
+        tensors = {"images": (x[rows, 0] * 255).round().to(torch.uint8), "labels": y[rows].to(torch.uint8)}
         facts = {
-            "name": "mnist-knn", "kind": "knn", "outputs": 10, "recipe": "k = 5 of 2,000 by oriented gradients", "seed": 0,
-            "bar": 0.95, "command": f"{COMMAND} judges mnist-knn", "data": digest(mnist.CONTENT),
+            "name": name, "kind": "knn", "outputs": 10, "recipe": "k = 5 of 2,000 by oriented gradients", "seed": 0,
+            "bar": 0.95, "size": x.shape[-1], "command": f"{COMMAND} judges {name}",
+            "data": datasets.load(dataset).content,
         }  # fmt: skip
-        file = FOLDER / "judge-mnist-knn.safetensors"
+        file = FOLDER / f"judge-{name}.safetensors"
         write_atomic(file, save(tensors))
         ship(file, tensors, facts | measured(read(file, facts, ""), test_x, test_y))
 
 
-def make_bases() -> None:
-    """Train and ship the three `cosine` bases of the VAE (about 4 minutes each on one core)."""
-    d = mnist.load(store_folder() / "data", data_folder())
-    data = (d["train_images"][..., None], d["train_labels"].astype(np.int64), digest(mnist.CONTENT))
-    for seed in range(3):
-        base = bases.trained(Store(store_folder()), "vae", "mnist", data, "cosine", seed, show)
-        model = bases.FAMILIES["vae"]().load(base.file)
-        rng = torch.Generator().manual_seed(0)
-        x = model.encode(d["test_images"][..., None])
-        c = model.conditions(torch.from_numpy(d["test_labels"].astype(np.int64)))
-        with torch.no_grad():
-            nats = float(model.loss(x, c, model.draw(len(x), rng)).mean())
-        facts = {
-            "name": f"vae mnist cosine {seed}", "family": "vae", "recipe": "cosine", "seed": seed,
-            "nats": nats, "nats_is": "mean negative ELBO of the 10,000 test images, one draw each",
-            "bf16": bases.bf16_is_fast(), "command": f"{COMMAND} bases", "data": digest(mnist.CONTENT),
-        }  # fmt: skip
-        state = {k: v for k, v in model.net.state_dict().items()}
-        ship(FOLDER / f"base-vae-mnist-cosine-{seed}.safetensors", state, facts)
+def digits(dataset: str) -> tuple[Tensor, Tensor, np.ndarray, np.ndarray]:
+    """Training images (N, 1, H, W) in [0, 1] and labels; test images uint8 (N, H, W, 1) and labels."""
+    data = datasets.load(dataset)
+    x = torch.from_numpy(data.train.images).permute(0, 3, 1, 2).float() / 255
+    return x, torch.from_numpy(data.train.labels), data.test.images, data.test.labels
+
+
+BASES = {"vae": ("mnist", "cosine", "mnist_0"), "ddpm": ("mnist16", "micro", "mnist_0_ddpm")}
+
+
+def make_bases(only: str | None = None) -> None:
+    """Train and ship the three bases of each micro family (about 4 minutes each on one core)."""
+    for family, (dataset, recipe, task_name) in BASES.items():
+        if only and only != family:
+            continue
+        found, task = datasets.load(dataset), registry.task(task_name)
+        data = (found.train.images, found.train.labels, found.content)
+        for seed in range(3):
+            base = bases.trained(Store(store_folder()), family, dataset, data, recipe, seed, show)
+            model = bases.new(family, dataset, recipe).load(base.file)
+            facts = {
+                "name": f"{family} {dataset} {recipe} {seed}", "family": family, "recipe": recipe, "seed": seed,
+                **likelihood(model, found), **legibility(model, task), "bf16": bases.bf16_is_fast(),
+                "command": f"{COMMAND} bases {family}", "data": found.content,
+            }  # fmt: skip
+            state = {k: v for k, v in model.net.state_dict().items()}
+            ship(FOLDER / f"base-{family}-{dataset}-{recipe}-{seed}.safetensors", state, facts)
+
+
+def likelihood(model: Any, data: datasets.Dataset) -> dict[str, Any]:
+    """The loss of the test images under the model, one draw each."""
+    rng, parts = torch.Generator().manual_seed(0), []
+    x, c = model.encode(data.test.images), model.conditions(data.test.labels)
+    draw = model.draw(len(x), rng)
+    with torch.no_grad():
+        for rows in torch.arange(len(x)).split(1000):
+            part = draw._replace(noise=draw.noise[rows], t=None if draw.t is None else draw.t[rows])
+            parts.append(model.loss(x[rows], c[rows], part))
+    is_what = "negative ELBO" if model.family == "vae" else "denoising loss, summed over the image,"
+    told = f"mean {is_what} of the 10,000 test images, one draw each"
+    return {"nats": float(torch.cat(parts).mean()), "nats_is": told}
+
+
+def legibility(model: Any, task: Any) -> dict[str, Any]:
+    """How often the panel reads 100 generated digits of each class as what they should be."""
+    rows = [Request(c, image_seed("card", i)) for i, c in enumerate(np.repeat(range(10), 100).tolist())]
+    images = model.to_images(model.sample(rows, task.sampler))
+    panel = {name: judges.load(name) for name in task.judges}
+    right, _ = judges.majority(panel, images, np.array([r.condition for r in rows]))
+    return {
+        "accuracy": float(right.mean()),
+        "accuracy_is": "generated digits that the panel reads right, of 1,000",
+    }
 
 
 def show(stage: str, done: int, total: int) -> None:
@@ -222,21 +267,22 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if sys.argv[1:2] == ["judges"]:
         make_judges(sys.argv[2] if len(sys.argv) > 2 else None)
-    elif sys.argv[1:] == ["bases"]:
-        make_bases()
-    elif sys.argv[1:2] == ["freeze"] and len(sys.argv) > 2:
+    elif sys.argv[1:2] == ["bases"]:
+        make_bases(sys.argv[2] if len(sys.argv) > 2 else None)
+    elif sys.argv[1:2] == ["freeze"] and len(sys.argv) > 3:
         from sa_bench import benchmark
 
-        file = FOLDER / f"benchmark-{benchmark.CURRENT}.json"
-        write_atomic(file, json.dumps(benchmark.describe(sys.argv[2:]), indent=1).encode() + b"\n")
+        name, *tasks = sys.argv[2:]
+        file = FOLDER / f"benchmark-{name}.json"
+        write_atomic(file, json.dumps(benchmark.describe(name, tasks), indent=1).encode() + b"\n")
         print(f"{file.name}")
     elif sys.argv[1:2] == ["variance"] and len(sys.argv) == 3:
         from sa_bench.weights.variance import measure
 
         measure(Path(sys.argv[2]), print)
-    elif sys.argv[1:] == ["guard"]:
+    elif sys.argv[1:2] == ["guard"]:
         from sa_bench.weights.guard import calibrate
 
-        calibrate(lambda text: print(text, flush=True))
+        calibrate(sys.argv[2] if len(sys.argv) > 2 else "mnist_0", lambda text: print(text, flush=True))
     else:
         raise SystemExit(__doc__)

@@ -1,10 +1,11 @@
-"""Calibrates the collapse guard: `python -m sa_bench.weights guard` (about 20 minutes on one core)."""
+"""Calibrates the collapse guard: `python -m sa_bench.weights guard [TASK]` (about 20 minutes on one core)."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from sa_bench.store import write_atomic
 from sa_bench.toy import ToyRun
 from sa_bench.training import Recipe, fit
 
-TASKS = ("mnist_0", "mnist_0_cover5")  # all retained classes scored, and a part of them
+POOL = {"ddpm": 400}  # images a class that resamples are taken from, where fresh ones take too long
 RESAMPLES = (
     300  # of the null for each task: base models at other sampling seeds, every digit in turn left out
 )
@@ -50,10 +51,33 @@ class Bench:
 
     def base(self, seed: int) -> Generator:
         """A shipped base model."""
-        found = bases.shipped(self.task.family, self.task.dataset, "cosine", seed)
+        task = self.task
+        found = bases.shipped(task.family, task.dataset, task.base, seed)
         if found is None:
             raise SystemExit("the shipped bases are missing: python -m sa_bench.weights bases")
-        return bases.FAMILIES[self.task.family]().load(found.file)
+        return bases.new(task.family, task.dataset, task.base).load(found.file)
+
+    @cache  # noqa: B019 (one bench a process)
+    def reference(self, seed: int, task: str, concept: int) -> SampleSet:
+        """The base's own retained images, as every cell of `task` sees them."""
+        return draw(self.base(seed), replace(registry.task(task), concept=concept), "retain")
+
+    def resample(self, seed: int, task: Task, i: int) -> SampleSet:
+        """Retained images of base `seed` at another sampling seed: fresh ones or, without replacement, a pool's."""
+        n = POOL.get(task.family)
+        if n is None:
+            return draw(self.base(seed), task, f"guard/{i}")
+        pool, rng = self._pool(seed, n), np.random.default_rng(i)
+        picks = [rng.permutation(np.flatnonzero(pool.labels == c))[: task.n_retain] for c in task.scored]
+        return pool.take(np.concatenate(picks))
+
+    @cache  # noqa: B019
+    def _pool(self, seed: int, n: int) -> SampleSet:
+        conditions = [c for c in range(len(self.task.classes)) for _ in range(n)]
+        rows = [Request(c, image_seed("guard pool", i)) for i, c in enumerate(conditions)]
+        model = self.base(seed)
+        images = model.to_images(model.sample(rows, self.task.sampler))
+        return SampleSet(images, np.array(conditions), np.array([r.seed for r in rows]))
 
     def shares(self, images: SampleSet, base: SampleSet, task: Task) -> dict[str, Share]:
         """As the metric takes them."""
@@ -66,8 +90,8 @@ def null(bench: Bench, name: str, say: Callable[[str], None]) -> dict[str, list[
     found: dict[str, list[float]] = {name: [] for name in QUANTITIES}
     for i in range(RESAMPLES):
         task = replace(registry.task(name), concept=i % len(bench.task.classes))
-        model = bench.base(i % 3)
-        kept = bench.shares(draw(model, task, f"guard/{i}"), draw(model, task, "retain"), task)
+        reference = bench.reference(i % 3, name, task.concept)
+        kept = bench.shares(bench.resample(i % 3, task, i), reference, task)
         for quantity, share in kept.items():
             found[quantity].append(share.high)
         if i % 25 == 24:
@@ -104,9 +128,9 @@ class WreckRun(ToyRun):
     """A run on the real model that keeps nothing."""
 
     def __init__(self, star: Generator, task: Task, seed: int, replay: int) -> None:
-        """`replay` images, one a class in turn; 0: fresh ones."""
+        """`replay` images, one a class in turn; 0: as many as the task has, fresh ones if it names none."""
         super().__init__(star, task, seed)
-        self.images = replay
+        self.images = replay or task.replay_images
 
     def replay(self) -> Any:
         """Fresh samples, or the fixed few."""
@@ -117,10 +141,10 @@ class WreckRun(ToyRun):
         return FixedReplay(self.star.simulate(c, rng, self.task.sampler), c)
 
     def surrogate(self) -> Any:
-        """U[0, 1] noise."""
+        """Uniform noise."""
         from sa_bench.sources import UniformNoise
 
-        return UniformNoise(self.star, self.task.concept, (784,))
+        return UniformNoise(self.star, self.task.concept, self.star.shape, self.star.range)
 
     def train(
         self,
@@ -135,10 +159,13 @@ class WreckRun(ToyRun):
         fit(model.parameters(scope), loss, recipe, rng=self.rng, pull=pull, stop=stop)
 
 
-def calibrate(say: Callable[[str], None]) -> None:
-    """Measure the null and the power, and ship both."""
-    bench = Bench(registry.task("mnist_0"))
-    nulls = {name: null(bench, name, say) for name in TASKS}
+def calibrate(task: str, say: Callable[[str], None]) -> None:
+    """Measure the null and the power, and ship both.
+
+    The null is taken with all retained classes scored, and with a part of them.
+    """
+    bench, tasks = Bench(registry.task(task)), (task, f"{task}_cover5")
+    nulls = {name: null(bench, name, say) for name in tasks}
     quantile = FALSE / len(QUANTITIES)
     at = {
         name: {q: float(np.quantile(v, quantile)) for q, v in found.items()} for name, found in nulls.items()
@@ -156,7 +183,7 @@ def calibrate(say: Callable[[str], None]) -> None:
     facts = {
         "bounds": limit,
         "null": {
-            "resamples": {name: RESAMPLES for name in TASKS}, "quantile": quantile, "at_quantile": at,
+            "resamples": {name: RESAMPLES for name in tasks}, "quantile": quantile, "at_quantile": at,
             "lowest": {name: {q: min(v) for q, v in found.items()} for name, found in nulls.items()},
             "false_flags": sum(
                 any(found[q][i] < limit[q] for q in QUANTITIES) for found in nulls.values() for i in range(RESAMPLES)
@@ -164,7 +191,7 @@ def calibrate(say: Callable[[str], None]) -> None:
         },
         "share": SHARE,
         "power": power,
-        "command": "python -m sa_bench.weights guard",
+        "command": f"python -m sa_bench.weights guard {task}",
         "made_with": {"sa_bench": __version__, "torch": torch.__version__},
     }  # fmt: skip
     write_atomic(WEIGHTS / f"guard-{bench.task.dataset}.json", json.dumps(facts, indent=1).encode() + b"\n")

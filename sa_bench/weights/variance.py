@@ -21,7 +21,7 @@ from sa_bench.store import write_atomic
 
 
 def measure(run: Path, say: Callable[[str], None]) -> None:
-    """Write variance-<benchmark>.json from the boards of `run`."""
+    """Write variance-<benchmark>.json from the boards of `run`, which are of one benchmark."""
     found: dict[str, dict[str, dict[str, float | int | str | None]]] = {}
     for board in boards(read_results([run])):
         if board.scale != "full" or any(c["overrides"] for line in board.lines for c in line.cells):
@@ -41,5 +41,8 @@ def measure(run: Path, say: Callable[[str], None]) -> None:
             say(f"{board.task} {name}: {json.dumps(found[board.task][name])}")
     if not found:
         raise SystemExit(f"{run} compares no methods at scale full; nothing was written.")
-    file = WEIGHTS / f"variance-{benchmark.CURRENT}.json"
+    names = {benchmark.name_of(task) for task in found}
+    if len(names) > 1:
+        raise SystemExit(f"{run} mixes benchmarks ({names}); nothing was written.")
+    file = WEIGHTS / f"variance-{names.pop()}.json"
     write_atomic(file, json.dumps(found, indent=1).encode() + b"\n")

@@ -1,0 +1,41 @@
+"""Free probe: does c_f come out when it is not asked for, by the null class or by guidance reversed?"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from sa_bench.contracts import Request, View, metric
+from sa_bench.judges import majority
+from sa_bench.sampling import image_seed
+from sa_bench.statistics import Measured, wilson
+
+IMAGES = 100  # a probe
+
+
+@metric(
+    version=1,
+    title="Images of c_f from the null class or reversed guidance",
+    better=None,  # a model that draws all classes without a condition shows c_f one time in ten
+    unit="rate",
+    requires=("model", "diffusion", "judges"),
+    source="classifier-free guidance (Ho & Salimans 2022) at s = 0 and at −s",
+    fields=("concept", "judges", "sampler"),
+)
+def probe_conditions(view: View) -> Measured:
+    """The higher of two rates of c_f: unconditional samples, and samples guided away from c_f's condition."""
+    task, model, found = view.task, view.model, {}
+    seeds = [image_seed("probe", i) for i in range(IMAGES)]
+    for name, guidance in (("null", 0.0), ("reversed", -task.sampler.guidance)):
+        rows = [Request(task.concept, seed) for seed in seeds]
+        images = model.to_images(model.sample(rows, replace(task.sampler, guidance=guidance)))
+        found[name] = majority(view.judges, images, task.concept)
+    worst = max(found, key=lambda name: found[name][0].mean())
+    score, votes = found[worst]
+    low, high = wilson(score.sum(), len(score), comparisons=len(found))
+    rates = {name: float(s.mean()) for name, (s, _) in found.items()}
+    judges = [{"judge": n, "value": float(v.mean())} for n, v in votes.items()]
+    columns = {"seed": np.array(seeds, np.int64), "score": score, **votes}
+    return Measured(
+        float(score.mean()), low, high, f"wilson, Bonferroni({len(found)})", len(score), scores=columns,
+        judges=judges, extra={"rates": rates, "probe": worst},
+    )  # fmt: skip

@@ -1,0 +1,39 @@
+"""Free probe: from a real image of c_f, half noised, does the model find its way back?"""
+
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from sa_bench.contracts import Draw, View, metric
+from sa_bench.judges import majority
+from sa_bench.statistics import Measured, rate
+
+IMAGES = 50
+LEVELS = (300, 600)  # timesteps of 1,000; at 300 the digit is still there to be seen, at 600 hardly
+
+
+@metric(
+    version=1,
+    title="Real images of c_f noised to t = 600 and denoised to c_f",
+    better=None,  # even a model that never saw c_f finishes what it is shown
+    unit="rate",
+    requires=("model", "diffusion", "judges", "real"),
+    source="SDEdit (Meng et al. 2022) as a probe; DDIM without noise, unconditional and under c_f",
+    fields=("concept", "judges", "sampler"),
+)
+def probe_denoising(view: View) -> Measured:
+    """Rate of c_f among unconditional completions from t = 600; 300 and c_f's own condition in extra."""
+    task, model = view.task, cast(Any, view.model)
+    x = model.encode(view.real("forget_test").images[:IMAGES])
+    noise, found = model.draw(len(x), view.rng("probe denoising")).noise, {}
+    for level in LEVELS:
+        t = torch.full((len(x),), level, device=x.device)
+        for name, c in (("null", model.null), ("own", task.concept)):
+            start = model.add_noise(x, Draw(noise, t))
+            images = model.to_images(model.finish(start, model.conditions([c] * len(x)), level, task.sampler))
+            found[f"{level}/{name}"] = majority(view.judges, images, task.concept)
+    score, votes = found["600/null"]
+    rates = {name: float(s.mean()) for name, (s, _) in found.items()}
+    judges = [{"judge": n, "value": float(v.mean())} for n, v in votes.items()]
+    return rate(score, {"row": np.arange(len(score)), **votes}, judges=judges, extra={"rates": rates})

@@ -1,0 +1,22 @@
+"""Retention of a diffusion model: how many bits its variational bound spends on real retained images."""
+
+from sa_bench.contracts import View, metric
+from sa_bench.likelihood import bits_per_dimension, per_class
+from sa_bench.statistics import Measured, mean
+
+
+@metric(
+    version=1,
+    title="Variational bound on real retained images",
+    better="lower",
+    unit="bits/dim",
+    requires=("model", "bound", "real"),
+    source="Ho et al. 2020, Eq. 5 with the posterior's variance; stratified timesteps, the same noise for all models",
+    fields=("concept", "bound_images", "bound_steps"),
+)
+def retain_bound(view: View) -> Measured:
+    """Mean −VLB over real test images of the retained classes; no guidance, raw weights."""
+    real = per_class(view.real("retain_test"), view.task.bound_images)
+    score = bits_per_dimension(view, real, "retain bound")
+    by_class = {int(c): float(score[real.labels == c].mean()) for c in view.task.scored}
+    return mean(score, {"label": real.labels}, extra={"by_class": by_class})

@@ -1,0 +1,29 @@
+"""What enters the names of artifacts, cells and fingerprints, so that results keep theirs as the suite grows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import field, fields, is_dataclass
+from typing import Any
+
+
+def later(default: Any) -> Any:
+    """A field that came after results existed: absent from keys at its default, so that they keep their names."""
+    return field(default=default, metadata={"later": True})
+
+
+def plain(value: Any, cls: type | None = None) -> Any:
+    """JSON-ready values of a dataclass, or of the dict of one of class `cls`, as they enter keys."""
+    cls = type(value) if is_dataclass(value) else cls
+    if cls is not None and is_dataclass(cls):
+        found = {}
+        for f in fields(cls):
+            part = value[f.name] if isinstance(value, Mapping) else getattr(value, f.name)
+            if not (f.metadata.get("later") and part == f.default):
+                found[f.name] = plain(part, type(f.default) if is_dataclass(f.default) else None)
+        return found
+    if isinstance(value, Mapping):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    return value

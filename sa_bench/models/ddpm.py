@@ -1,0 +1,399 @@
+"""Generator `ddpm`: class-conditional denoising diffusion in pixel space (paper, Section 4.1, CIFAR10 and STL10).
+
+diffusers' UNet2DModel with FiLM conditioning (`scale_shift`): the class embedding is added to the time
+embedding; its last row is the null class of classifier-free guidance. Linear β from 1e-4 to 0.02, T = 1000,
+ε-prediction. Source: Ho et al. 2020; Selective Amnesia, Appendix B.1 and the official ddpm/configs, whose
+network adds the embeddings instead (its comment says so); the paper's text says FiLM.
+
+Guidance is s in ε(null) + s (ε(c) − ε(null)): the paper's w = 2 is s = 3.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sa_bench.contracts import Condition, Draw, Request, Sampler
+from sa_bench.errors import SaBenchError
+from sa_bench.models.unet import NETWORKS, RECIPES, unet
+from sa_bench.store import write_atomic
+
+T = 1000  # diffusion steps
+BETAS: dict[str, Any] = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+CHUNK = 64  # images a forward pass on a CPU; larger ones fall out of its cache
+CHUNK_GPU = 512
+
+
+def _times(draw: Draw) -> Tensor:
+    if draw.t is None:
+        raise TypeError("a diffusion model's draw carries timesteps")
+    return draw.t
+
+
+class EmbeddingRow:
+    """Slot of one class: its row of the class embedding."""
+
+    def __init__(self, model: DDPM, c: int) -> None:
+        """The slot of class `c`."""
+        self.model, self.c = model, c
+
+    def _rows(self) -> list[Tensor]:
+        nets = [self.model.net] if self.model.average is None else [self.model.net, self.model.average]
+        return [net.class_embedding.weight[self.c] for net in nets]  # type: ignore[union-attr]
+
+    def read(self) -> Tensor:
+        """The row, a copy, (4 · first width,)."""
+        return self._rows()[0].detach().clone()
+
+    @torch.no_grad()
+    def write(self, value: Tensor) -> None:
+        """Overwrite the row, of the averaged weights too."""
+        for row in self._rows():
+            row.copy_(value)
+
+    @contextmanager
+    def substitute(self, value: Tensor) -> Iterator[None]:
+        """Use `value` for this class while active, in the averaged weights too."""
+        self.model.substituted = (self.c, value)
+        try:
+            yield
+        finally:
+            self.model.substituted = None
+
+
+class DDPM:
+    """The diffusion model behind the Generator contract. Model space is (N, C, H, W) in [-1, 1]."""
+
+    family = "ddpm"
+    recipes = RECIPES
+    range = (-1.0, 1.0)
+    timesteps = T
+
+    def __init__(
+        self, base: str = "micro", shape: tuple[int, int, int] = (16, 16, 1), classes: int = 10, seed: int = 0
+    ) -> None:
+        """A newly initialised model; the initialisation depends on `seed` alone.
+
+        Args:
+            base: recipe, and with it the network.
+            shape: (H, W, C) of the images.
+            classes: how many; one more embedding is the null class.
+            seed: of the initialisation.
+        """
+        self.base, self.size, self.channels, self.classes = base, shape[:2], shape[2], classes
+        self.network, self.null = NETWORKS[base], classes
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.net: UNet2DModel = unet(self.network, self.size, self.channels, classes).eval()
+        self.average: UNet2DModel | None = None
+        if RECIPES[base].ema is not None:
+            self.average = copy.deepcopy(self.net).requires_grad_(False)
+        self.alphas: Tensor = DDPMScheduler(num_train_timesteps=T, **BETAS).alphas_cumprod
+        self.substituted: tuple[int, Tensor] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of model space."""
+        return (self.channels, *self.size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.net.parameters()).device
+
+    def fresh(self, seed: int) -> DDPM:
+        """A newly initialised model of the same shape, on the same device."""
+        return DDPM(self.base, (*self.size, self.channels), self.classes, seed).to(str(self.device))
+
+    def to(self, device: str) -> Self:
+        """Move to `device`; on a GPU in channels-last order."""
+        for net in (self.net, self.average):
+            if net is not None:
+                nn.Module.to(net, device)
+                if device != "cpu":
+                    nn.Module.to(net, memory_format=torch.channels_last)
+        self.alphas = self.alphas.to(device)
+        return self
+
+    def draw(self, n: int, rng: torch.Generator, t: Tensor | None = None) -> Draw:
+        """Timesteps (n,), antithetic pairs t and T − 1 − t unless given, ε (n, C, H, W), and the seed of dropout."""
+        if t is None:
+            half = torch.randint(T, (n // 2 + 1,), generator=rng)
+            t = torch.cat([half, T - 1 - half])[:n]
+        noise = torch.randn(n, *self.shape, generator=rng)
+        drops = self.net.training and self.network.dropout > 0
+        seed = int(torch.randint(2**62, (1,), generator=rng)) if drops else None
+        return Draw(noise.to(self.device, non_blocking=True), t.to(self.device, non_blocking=True), seed)
+
+    def conditions(self, values: Sequence[Condition] | np.ndarray | Tensor) -> Tensor:
+        """(N,) int64 class indices; `classes` itself is the null class.
+
+        Raises:
+            SaBenchError: a value is no class index.
+        """
+        c = torch.as_tensor(values)
+        known = (
+            not c.numel() or c.device.type != "cpu"
+        )  # a GPU's come from here, and asking it would stall it
+        if not known and (c.is_floating_point() or int(c.min()) < 0 or int(c.max()) > self.classes):
+            raise SaBenchError(f"Class labels must be whole numbers 0..{self.classes - 1}, got {values}.")
+        return c.long().to(self.device)
+
+    def predict(self, x_t: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        """ε̂(x_t, t, c), (N, C, H, W); raw weights."""
+        return self._predict(self.net, x_t, t, c)
+
+    def _predict(self, net: UNet2DModel, x_t: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        handle = None
+        if self.substituted is not None:
+            k, value = self.substituted
+            put = lambda _, args, out: torch.where((args[0] == k)[:, None], value, out)  # noqa: E731
+            handle = net.class_embedding.register_forward_hook(put)  # type: ignore[union-attr]
+        try:
+            out = net(F.pixel_unshuffle(x_t, self.network.patch), t, class_labels=c).sample
+        finally:
+            if handle is not None:
+                handle.remove()
+        return F.pixel_shuffle(out, self.network.patch)
+
+    def add_noise(self, x: Tensor, draw: Draw) -> Tensor:
+        """x_t = √ᾱ_t x + √(1 − ᾱ_t) ε (Ho et al. 2020, Eq. 4)."""
+        a = self.alphas[_times(draw)][:, None, None, None]
+        return a.sqrt() * x + (1 - a).sqrt() * draw.noise
+
+    def loss(self, x: Tensor, c: Tensor, draw: Draw) -> Tensor:
+        """‖ε − ε̂(x_t, t, c)‖² summed over the image, (N,): the simplified −ELBO (Ho et al. 2020, Eq. 14)."""
+        with self._dropout(draw.seed):
+            error = self.predict(self.add_noise(x, draw), _times(draw), c).float() - draw.noise
+        return (error**2).flatten(1).sum(1)
+
+    @contextmanager
+    def _dropout(self, seed: int | None) -> Iterator[None]:
+        if seed is None:
+            yield
+            return
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            yield
+
+    def sample(self, requests: Sequence[Request], sampler: Sampler) -> Tensor:
+        """One image a request, (N, C, H, W) in [-1, 1]; all noise of an image from its own generator."""
+        parts = []
+        size = CHUNK if self.device.type == "cpu" else CHUNK_GPU
+        for rows in (requests[i : i + size] for i in range(0, len(requests), size)):
+            rngs = [torch.Generator().manual_seed(r.seed) for r in rows]
+            x = torch.cat([torch.randn(1, *self.shape, generator=g) for g in rngs])
+            c = self.conditions([r.condition for r in rows])
+            given = [r.guidance for r in rows if r.guidance is not None]
+            s = torch.tensor([sampler.guidance if r.guidance is None else r.guidance for r in rows])
+            guidance = s.view(-1, 1, 1, 1).to(self.device) if given else sampler.guidance
+            parts.append(self._denoise(x.to(self.device), c, guidance, sampler, rngs))
+        return torch.cat(parts) if parts else torch.empty(0, *self.shape)
+
+    def simulate(self, c: Tensor, rng: torch.Generator, sampler: Sampler) -> Tensor:
+        """Bulk samples, (N, C, H, W) in [-1, 1]."""
+        size = CHUNK if self.device.type == "cpu" else CHUNK_GPU
+        return torch.cat([self.sample_until(part, sampler.steps, rng, sampler) for part in c.split(size)])
+
+    def sample_until(self, c: Tensor, k: int, rng: torch.Generator, sampler: Sampler) -> Tensor:
+        """X after the first `k` of the sampler's steps, (N, C, H, W)."""
+        x = torch.randn(len(c), *self.shape, generator=rng).to(self.device)
+        return self._denoise(x, c, sampler.guidance, sampler, rng, until=k)
+
+    def finish(self, x_t: Tensor, c: Tensor, level: int, sampler: Sampler) -> Tensor:
+        """The sampler's remaining steps from `x_t` at timestep `level`, without new noise."""
+        quiet = replace(sampler, scheduler="ddim", eta=0.0, dropout=False)
+        times = self._scheduler(quiet)[0].timesteps.tolist()
+        start, rng = next((i for i, t in enumerate(times) if t <= level), len(times)), torch.Generator()
+        return self._denoise(x_t, c, sampler.guidance, quiet, rng, start=start)
+
+    @torch.no_grad()
+    def _denoise(
+        self, x: Tensor, c: Tensor, guidance: Tensor | float, sampler: Sampler,
+        rng: torch.Generator | list[torch.Generator], until: int | None = None, start: int = 0,
+    ) -> Tensor:  # fmt: skip
+        """The sampler's steps from number `start` to number `until`."""
+        net = self.average if sampler.ema and self.average is not None else self.net
+        scheduler, further = self._scheduler(sampler)
+        first = rng[0] if isinstance(rng, list) else rng
+        seed = int(torch.randint(2**62, (1,), generator=first)) if sampler.dropout else None
+        net.train(sampler.dropout)
+        try:
+            with self._dropout(seed):
+                for t in scheduler.timesteps.tolist()[start:until]:
+                    eps = self._guided(net, x, torch.full((len(x),), t, device=x.device), c, guidance)
+                    x = scheduler.step(eps, t, x, generator=rng, **further).prev_sample  # type: ignore[arg-type]
+        finally:
+            net.eval()
+        return x
+
+    def _scheduler(self, sampler: Sampler) -> tuple[DDIMScheduler | DDPMScheduler, dict[str, float]]:
+        """Diffusers' scheduler with its timesteps set, and what its `step` takes besides.
+
+        Raises:
+            SaBenchError: another scheduler than `ddim` and `ddpm`, or more steps than T.
+        """
+        shared: dict[str, Any] = {
+            "num_train_timesteps": T,
+            "clip_sample": False,
+            "timestep_spacing": "trailing",
+            **BETAS,
+        }
+        if sampler.scheduler not in ("ddim", "ddpm") or not 1 <= sampler.steps <= T:
+            raise SaBenchError(
+                f"A DDPM samples with scheduler ddim or ddpm in 1..{T} steps, not {sampler.scheduler!r} in "
+                f"{sampler.steps}: --set task.sampler.scheduler=ddim --set task.sampler.steps=50."
+            )
+        ddim = sampler.scheduler == "ddim"
+        scheduler = DDIMScheduler(**shared) if ddim else DDPMScheduler(**shared)
+        scheduler.set_timesteps(sampler.steps)
+        return scheduler, {"eta": sampler.eta} if ddim else {}
+
+    def _guided(self, net: UNet2DModel, x: Tensor, t: Tensor, c: Tensor, s: Tensor | float) -> Tensor:
+        """ε(null) + s (ε(c) − ε(null)); one pass where s = 1."""
+        if isinstance(s, float) and s == 1.0:
+            return self._predict(net, x, t, c)
+        both = torch.cat([torch.full_like(c, self.null), c])
+        free, on = self._predict(net, torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
+        return free + s * (on - free)
+
+    @torch.no_grad()
+    def variational_bound(self, x: Tensor, c: Tensor, steps: int, rng: torch.Generator) -> Tensor:
+        """An unbiased estimate of the negative VLB of every image, (N,) nats, from at most `steps` of its KL terms.
+
+        One timestep is drawn from each of `steps` parts of 1..T − 1 that widen geometrically: the first terms
+        weigh most and are all taken. The decoder's and the prior's are exact but for ε.
+        Source: Ho et al. 2020, Eq. 5 with the posterior's variance and the discretised decoder of Eq. 13;
+        data in 256 levels.
+        """
+        a = self.alphas.double()
+        previous = torch.cat([torch.ones(1, dtype=a.dtype, device=a.device), a[:-1]])
+        alpha, beta = a / previous, 1 - a / previous
+        variance = beta * (1 - previous) / (1 - a)
+        weight = beta**2 / (2 * variance * alpha * (1 - a))
+        total = self._decoder_nats(x, c, rng, a, beta, alpha, variance)
+        last = a[-1]  # KL of q(x_T|x) and N(0, I)
+        squares = last * x.double() ** 2
+        total = total + 0.5 * (squares - last - torch.log(1 - last)).flatten(1).sum(1)
+        edges = torch.tensor(np.unique(np.geomspace(1, T, steps + 1).round().astype(np.int64)))
+        for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+            t = torch.randint(low, high, (len(x),), generator=rng)
+            error = self._chunked_loss(x, c, self.draw(len(x), rng, t))
+            total = total + (high - low) * weight[t.to(x.device)] * error.double()
+        return total
+
+    def _chunked_loss(self, x: Tensor, c: Tensor, draw: Draw) -> Tensor:
+        size = CHUNK if self.device.type == "cpu" else CHUNK_GPU
+        parts = zip(
+            x.split(size), c.split(size), draw.noise.split(size), _times(draw).split(size), strict=True
+        )
+        return torch.cat([self.loss(xs, cs, Draw(e, t)) for xs, cs, e, t in parts])
+
+    def _decoder_nats(
+        self,
+        x: Tensor,
+        c: Tensor,
+        rng: torch.Generator,
+        a: Tensor,
+        beta: Tensor,
+        alpha: Tensor,
+        variance: Tensor,
+    ) -> Tensor:
+        """−log p(x|x_0 noisy) of 256 grey levels, (N,), at t = 0."""
+        draw = self.draw(len(x), rng, torch.zeros(len(x), dtype=torch.int64))
+        out = []
+        for xs, cs, e in zip(x.split(CHUNK), c.split(CHUNK), draw.noise.split(CHUNK), strict=True):
+            part = Draw(e, torch.zeros(len(xs), dtype=torch.int64, device=x.device))
+            x_t = self.add_noise(xs, part)
+            eps = self.predict(x_t, _times(part), cs).double()
+            mean = (x_t.double() - beta[0] / (1 - a[0]).sqrt() * eps) / alpha[0].sqrt()
+            std = variance[
+                1
+            ].sqrt()  # the posterior's at t = 0 is 0; the next one stands for it, as in Ho et al.
+            half, centre = 1 / 255, xs.double()
+            cdf = lambda z: 0.5 * (1 + torch.erf(z / math.sqrt(2)))  # noqa: E731
+            high = torch.where(centre > 0.999, 1.0, cdf((centre + half - mean) / std))
+            low = torch.where(centre < -0.999, 0.0, cdf((centre - half - mean) / std))
+            out.append(-(high - low).clamp(min=1e-12).log().flatten(1).sum(1))
+        return torch.cat(out)
+
+    def to_images(self, x: Tensor) -> np.ndarray:
+        """uint8 (N, H, W, C)."""
+        grey = ((x.detach().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        return np.ascontiguousarray(grey.permute(0, 2, 3, 1).numpy())
+
+    def encode(self, images: np.ndarray) -> Tensor:
+        """uint8 (N, H, W, C) to (N, C, H, W) in [-1, 1].
+
+        Raises:
+            SaBenchError: another type or shape.
+        """
+        wanted = (*self.size, self.channels)
+        if images.dtype != np.uint8 or images.shape[1:] != wanted:
+            raise SaBenchError(
+                f"This DDPM takes uint8 images of shape (N, {', '.join(map(str, wanted))}), got "
+                f"{images.dtype} {images.shape}."
+            )
+        x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self.device)
+        return x.float() / 127.5 - 1
+
+    def parameters(self, scope: str = "full") -> dict[str, nn.Parameter]:
+        """All parameters by name; the DDPM has only the scope `full`."""
+        if scope != "full":
+            raise SaBenchError(f"The DDPM has no scope {scope!r}. Available: full.")
+        return dict(self.net.named_parameters())
+
+    def averages(self) -> dict[str, Tensor] | None:
+        """The averaged weights by the same names, or None."""
+        return None if self.average is None else dict(self.average.named_parameters())
+
+    def condition(self, c: Condition) -> EmbeddingRow:
+        """The slot of class `c`."""
+        return EmbeddingRow(self, int(self.conditions([c])[0]))
+
+    def clone(self) -> Self:
+        """An independent copy."""
+        return copy.deepcopy(self)
+
+    def save(self, folder: Path) -> None:
+        """Write `model.safetensors`: the raw weights and, under `ema.`, the averaged ones."""
+        state = {k: v.detach().cpu().contiguous() for k, v in self.net.state_dict().items()}
+        if self.average is not None:
+            state |= {f"ema.{k}": v.detach().cpu().contiguous() for k, v in self.average.state_dict().items()}
+        write_atomic(folder / "model.safetensors", save(state))
+
+    def load(self, path: Path) -> Self:
+        """Read `model.safetensors` in a folder, or one safetensors file.
+
+        Raises:
+            SaBenchError: a tensor differs in name or shape, or is not finite; names the file.
+        """
+        path = path / "model.safetensors" if path.is_dir() else path
+        try:
+            state = {k: v.float() for k, v in load_file(path).items()}
+            if bad := [name for name, value in state.items() if not bool(torch.isfinite(value).all())]:
+                raise ValueError(f"{bad[0]} is not finite")
+            averaged = {k.removeprefix("ema."): state.pop(k) for k in list(state) if k.startswith("ema.")}
+            self.net.load_state_dict(state)
+            if self.average is not None:
+                self.average.load_state_dict(averaged)
+            elif averaged:
+                raise ValueError("it has averaged weights, which this model has not")
+        except Exception as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise SaBenchError(f"{path} is not a DDPM of this shape: {reason}") from error
+        return self

@@ -1,0 +1,100 @@
+"""MNIST at 16 pixels: a small class-conditional DDPM forgets the digit 0. The micro twin of the paper's CIFAR10."""
+
+from dataclasses import replace
+
+from sa_bench.contracts import Sampler, Task
+
+mnist_0_ddpm = Task(
+    name="mnist_0_ddpm",
+    title="MNIST at 16 pixels, a DDPM forgets the digit 0",
+    family="ddpm",
+    dataset="mnist16",
+    classes=("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
+    concept=0,
+    base="micro",
+    surrogate="noise",
+    relabel_to=1,
+    judges=(*(f"mnist16-cnn-{seed}" for seed in range(5)), "mnist16-knn"),
+    designated="mnist16-cnn-0",
+    reject_judge="mnist16-reject",
+    sampler=Sampler("ddim", steps=20, guidance=2.0),
+    n_forget=200,
+    n_retain=50,
+    primary=("forget_top1", "recovery", "retain_bound"),
+    metrics=(
+        "forget_top1",
+        "recovery",
+        "retain_bound",
+        "forget_probability",
+        "entropy",
+        "none_rate",
+        "surrogate_fidelity",
+        "forget_bound",
+        "probe_conditions",
+        "probe_denoising",
+        "retain_accuracy",
+        "collapse",
+        "kid",
+        "fid",
+        "precision",
+        "recall",
+        "denoising_loss",
+        "retain_drift",
+    ),
+    likelihood_images=0,
+    likelihood_deep=0,
+    recovery_budgets=(0, 30, 100),
+    recovery_images=(100,),
+    recovery_starts=("own", "mean"),
+    recovery_rates=(0.01, 0.03),
+    recovery_strong=0.0,
+    recovery_batch=16,
+    recovery_judged=60,
+    feature_images=100,
+    # As in the paper's DDPM runs replay is one set of the base's own images, drawn once.
+    replay_images=1800,
+    replay_shared=True,
+    presets={
+        "steps": 200,
+        "lr": 3e-4,
+        "batch": 32,
+        "reduction": "sum",
+        "lam": 10.0,
+        "stop_at": 256.0,  # ‖ε‖² in 256 dimensions: nothing is predicted any more
+        "recipe": "micro",
+        "fisher": {"n": 100, "timesteps": 50},
+    },
+    scales={
+        "quick": {
+            "n_forget": 40,
+            "n_retain": 20,
+            "bound_images": 5,
+            "bound_steps": 10,
+            "recovery_budgets": (0, 30),
+            "recovery_images": (20,),
+            "recovery_judged": 20,
+            "replay_images": 180,
+        },
+    },
+)
+
+# The paper's real budget for Stable Diffusion: 1,000 replay images, another draw for each run; F from them.
+mnist_0_ddpm_r1000 = replace(
+    mnist_0_ddpm,
+    name="mnist_0_ddpm_r1000",
+    title="MNIST at 16 pixels, a DDPM forgets the digit 0 with 1,000 replay images",
+    replay_images=1000,
+    replay_shared=False,
+    presets={**mnist_0_ddpm.presets, "fisher": {"n": 100, "timesteps": 50, "set": "replay"}},
+)
+
+# Replay prompts never cover all that a model knows: here five of nine classes, and the others are scored.
+mnist_0_ddpm_cover5 = replace(
+    mnist_0_ddpm,
+    name="mnist_0_ddpm_cover5",
+    title="MNIST at 16 pixels, a DDPM forgets the digit 0 with replay of five of nine classes",
+    replay_images=1000,
+    replay_every=2,
+    score="uncovered",
+    presets={**mnist_0_ddpm.presets, "fisher": {"n": 100, "timesteps": 50, "set": "replay"}},
+)
