@@ -129,7 +129,7 @@ SMALL = (
 def _metric(name: str) -> Iterator[Finding]:
     metric: Metric = registry.metric(name)
     yield Finding(metric.better in ("lower", "higher", None), f"better = {metric.better!r}")
-    known = {"samples", "base", "real", "model", "likelihood", "judges", "features", "guard"}
+    known = {"samples", "base", "real", "model", "likelihood", "judges", "features", "inception", "guard"}
     strangers = set(metric.requires) - known
     yield Finding(not strangers, f"requires = {metric.requires}")
     cell = resolve(["mnist_0"], ["relabel"], "quick", sets=SMALL, metrics=[name])[0]
@@ -154,7 +154,7 @@ def _metric(name: str) -> Iterator[Finding]:
                 f"relabel {value:.4g} in [{low}, {high}] by {measured['interval']}; base {base['value']}",
             )
             yield Finding(measured["n"] > 0, f"n = {measured['n']} {measured['n_unit']}s")
-        yield Finding(path is not None, "per-sample scores are stored")
+            yield Finding(path is not None, "per-sample scores are stored")
 
 
 def _task(name: str) -> Iterator[Finding]:

@@ -307,7 +307,11 @@ class View(Protocol):
     model: Generator
 
     def real(self, name: str) -> SampleSet:
-        """Real images: `forget_train`, `forget_test`, `retain_test`."""
+        """Real images: `forget_train`, `forget_test`, `retain_train`, `retain_test`."""
+        ...
+
+    def inception(self, images: SampleSet) -> np.ndarray:
+        """(N, 2048) float32 features of the Inception network, computed once for the same images and kept."""
         ...
 
     def surrogate(self, n: int) -> SampleSet:
@@ -330,10 +334,11 @@ class Metric:
     unit: str | None
     requires: tuple[
         str, ...
-    ]  # of `samples`, `base`, `real`, `model`, `likelihood`, `judges`, `features`, `guard`
+    ]  # of `samples`, `base`, `real`, `model`, `likelihood`, `judges`, `features`, `inception`, `guard`
     source: str
     measure: Any  # (View) -> Measured
     fields: tuple[str, ...] = ()  # the task's fields that the value depends on
+    protocol: Mapping[str, Any] = field(default_factory=dict)  # what else the fingerprint shows
 
 
 def metric(
@@ -345,11 +350,13 @@ def metric(
     requires: tuple[str, ...],
     source: str,
     fields: tuple[str, ...] = (),
+    protocol: Mapping[str, Any] | None = None,
 ) -> Any:
     """Declare the decorated `measure(view) -> Measured` a metric, named after its function."""
 
     def declare(measure: Any) -> Metric:
         name = measure.__name__
-        return Metric(name, version, title, better, unit, requires, source, measure, fields)
+        facts = dict(protocol or {})
+        return Metric(name, version, title, better, unit, requires, source, measure, fields, facts)
 
     return declare

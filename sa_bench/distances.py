@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
+from sa_bench.features import in_manifold
 from sa_bench.sample_sets import SampleSet
-from sa_bench.statistics import Measured, jackknife, jackknife_groups
+from sa_bench.statistics import Measured, jackknife, jackknife_groups, rate
 
 OfRows = Callable[[np.ndarray], float]
 """A distance to the real images of the generated images with these row numbers."""
@@ -47,11 +48,11 @@ class FrechetTo:
     def __call__(self, rows: np.ndarray) -> float:
         """The distance of `x[rows]`, at least two different rows."""
         if 2 * len(rows) > len(self.x):
-            left_out = _moments(self.x[np.setdiff1d(np.arange(len(self.x)), rows)], self.shift)
-            found = tuple(a - b for a, b in zip(self.all, left_out, strict=True))
+            n, total, outer = _moments(self.x[np.setdiff1d(np.arange(len(self.x)), rows)], self.shift)
+            n, total, outer = self.all[0] - n, self.all[1] - total, self.all[2] - outer
         else:
-            found = _moments(self.x[rows], self.shift)
-        mean, covariance = _mean_and_covariance(*found)
+            n, total, outer = _moments(self.x[rows], self.shift)
+        mean, covariance = _mean_and_covariance(n, total, outer)
         product = np.linalg.eigvalsh(self.root @ covariance @ self.root)
         difference = mean - self.mean
         return float(
@@ -163,3 +164,17 @@ def kid_measured(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
     value, low, high = kid_jackknifed(x, y, groups)
     scores, extra = {"seed": images.seeds}, {"n_real": len(y)}
     return Measured(value, low, high, f"jackknife({groups})", len(x), scores=scores, extra=extra)
+
+
+def precision_measured(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
+    """The share of generated `x` (N, d) inside the manifold of real `y` (M, d); the interval is over `x`."""
+    if len(y) < 5:
+        return Measured(None, reason=f"{len(y)} real images: k = 3 neighbours need at least 5")
+    return rate(in_manifold(x, y), {"seed": images.seeds, "label": images.labels}, extra={"n_real": len(y)})
+
+
+def recall_measured(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
+    """The share of real `y` (M, d) inside the manifold of generated `x` (N, d); the interval is over `y`."""
+    if len(x) < 5:
+        return Measured(None, reason=f"{len(x)} generated images: k = 3 neighbours need at least 5")
+    return rate(in_manifold(y, x), {}, extra={"n_generated": len(x)})

@@ -218,6 +218,7 @@ def test_every_metric_declares_itself(entry):
         "likelihood",
         "judges",
         "features",
+        "inception",
         "guard",
     }
 
