@@ -25,6 +25,8 @@ def _section(board: Board) -> str:
         "",
         _notes(board),
         "",
+        _protocol(board),
+        "",
         *_others(board),
         *_recovery(board),
         *_judges(board),
@@ -90,6 +92,18 @@ def _notes(board: Board) -> str:
     bases = sorted({c["base_seed"] for line in board.lines for c in line.cells})
     seeds = sorted({c["seed"] for line in board.lines for c in line.cells})
     return f"{text}. Base models {bases}, forgetting seeds {seeds}; every judge and every base ships with the package."
+
+
+def _protocol(board: Board) -> str:
+    """How images were made and how many: without it nobody reaches the same FID."""
+    task = next(c["task_values"] for line in board.lines for c in (*line.cells, *line.failed))
+    s, real = task["sampler"], task["feature_images"]
+    how = f"{s['scheduler']}, {s['steps']} steps, η = {s['eta']:g}, guidance {s['guidance']:g}"
+    return (
+        f"Images: {how}{', EMA weights' if s['ema'] else ''}; {task['n_forget']:,} of the concept, {task['n_retain']:,} "
+        f"of each retained class, against {f'{real:,}' if real else 'all'} real ones a class in feature distances. "
+        "Column `base`: the model before forgetting."
+    )
 
 
 def _others(board: Board) -> list[str]:

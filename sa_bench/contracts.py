@@ -13,19 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
-    Annotated,
     Any,
     ClassVar,
     Literal,
-    NamedTuple,
     Protocol,
     Self,
     runtime_checkable,
 )
 
-from pydantic import Field
-
 from sa_bench.keys import later
+from sa_bench.values import Condition, Draw, FisherOptions, Request, Sampler
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,58 +32,6 @@ if TYPE_CHECKING:
     from sa_bench.judges import Judge
     from sa_bench.sample_sets import SampleSet
     from sa_bench.training import Pull, Recipe
-
-Condition = int | str
-"""One c: a class index or a prompt."""
-
-
-class Draw(NamedTuple):
-    """The randomness of one loss evaluation, so that two models can be given the same."""
-
-    noise: Tensor  # (N, ...) ε: of the latent (VAE) or of the image (diffusion)
-    t: Tensor | None = None  # (N,) int64 timesteps, diffusion only
-    seed: int | None = None  # of dropout, where the network has it and is being trained
-
-
-@dataclass(frozen=True)
-class Request:
-    """One image to be made; its noise depends on `seed` alone, never on its batch."""
-
-    condition: Condition
-    seed: int
-    guidance: float | None = None  # None: the sampler's
-    size: tuple[int, int] | None = None  # (height, width) in pixels; None: the model's own
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """How images are made; a value of the task and part of every fingerprint.
-
-    Guidance is s in ε = ε(null) + s (ε(c) − ε(null)): 1 is none, the paper's w for DDPMs is s − 1.
-    """
-
-    scheduler: str = "direct"  # `ddim` or `ddpm` (ancestral) for diffusion
-    steps: int = 1
-    eta: float = 0.0
-    guidance: float = 1.0
-    ema: bool = False  # the averaged weights, where the base model has them
-    dropout: bool = later(False)  # True: dropout active while sampling, as in the official ddpm/runners
-
-
-@dataclass(frozen=True)
-class FisherOptions:
-    """How F is estimated; part of every key that depends on F."""
-
-    n: Annotated[int, Field(ge=1)] = 50_000  # samples
-    targets: Literal["means", "bernoulli"] = "means"  # decoder means (official) or draws from p(x|θ*)
-    set: Literal["all", "retain", "replay"] = "all"  # classes sampled; the official code includes c_f
-    timesteps: Annotated[int, Field(ge=0)] = later(0)  # of each image, diffusion only; 0: all
-    estimator: Literal["plain", "stratified", "product"] = later(
-        "stratified"
-    )  # how they are chosen and squared
-    range: Literal["model", "unit"] = later(
-        "model"
-    )  # `unit`: images in [0, 1], as the official DDPM code has them
 
 
 class Slot(Protocol):
@@ -353,7 +298,11 @@ class View(Protocol):
     model: Generator
 
     def real(self, name: str) -> SampleSet:
-        """Real images: `forget_train`, `forget_test`, `retain_test`."""
+        """Real images: `forget_train`, `forget_test`, `retain_train`, `retain_test`."""
+        ...
+
+    def inception(self, images: SampleSet) -> np.ndarray:
+        """(N, 2048) float32 features of the Inception network, computed once for the same images and kept."""
         ...
 
     def surrogate(self, n: int) -> SampleSet:
@@ -365,6 +314,22 @@ class View(Protocol):
         ...
 
 
+REQUIREMENTS = [
+    "samples",
+    "base",
+    "real",
+    "model",
+    "likelihood",
+    "bound",
+    "diffusion",
+    "judges",
+    "features",
+    "inception",
+    "guard",
+]
+"""What a metric may say it needs: `base` and `real` images beside the samples, a model with a certain ability, …"""
+
+
 @dataclass(frozen=True)
 class Metric:
     """One definition: what is measured, which way is better, and `measure`, the definition itself."""
@@ -374,11 +339,11 @@ class Metric:
     title: str
     better: str | None  # `lower`, `higher` or None (a diagnostic without direction)
     unit: str | None
-    # Of `samples`, `base`, `real`, `model`, `likelihood`, `bound`, `diffusion`, `judges`, `features`, `guard`.
-    requires: tuple[str, ...]
+    requires: tuple[str, ...]  # of `REQUIREMENTS`
     source: str
     measure: Any  # (View) -> Measured
     fields: tuple[str, ...] = ()  # the task's fields that the value depends on
+    protocol: Mapping[str, Any] = field(default_factory=dict)  # what else the fingerprint shows
 
 
 def metric(
@@ -390,11 +355,13 @@ def metric(
     requires: tuple[str, ...],
     source: str,
     fields: tuple[str, ...] = (),
+    protocol: Mapping[str, Any] | None = None,
 ) -> Any:
     """Declare the decorated `measure(view) -> Measured` a metric, named after its function."""
 
     def declare(measure: Any) -> Metric:
         name = measure.__name__
-        return Metric(name, version, title, better, unit, requires, source, measure, fields)
+        facts = dict(protocol or {})
+        return Metric(name, version, title, better, unit, requires, source, measure, fields, facts)
 
     return declare

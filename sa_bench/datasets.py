@@ -47,12 +47,14 @@ def load(name: str) -> Dataset:
 
 
 def real(task: Task, name: str) -> SampleSet:
-    """`forget_train`, `forget_test` or `retain_test` of the task's data set."""
+    """`forget_train`, `forget_test`, `retain_train` or `retain_test` of the task's data set."""
     data = load(task.dataset)
     if name == "forget_train":
         return data.train.of(task.concept)
     if name == "forget_test":
         return data.test.of(task.concept)
+    if name == "retain_train":
+        return data.train.take(np.isin(data.train.labels, task.scored))
     if name == "retain_test":
         return data.test.take(np.isin(data.test.labels, task.scored))
-    raise unknown("real set", name, ["forget_train", "forget_test", "retain_test"])
+    raise unknown("real set", name, ["forget_train", "forget_test", "retain_train", "retain_test"])

@@ -10,6 +10,7 @@ from typing import Any
 
 from sa_bench import registry
 from sa_bench.errors import SaBenchError, unknown
+from sa_bench.results import metric_of
 from sa_bench.wording import shown
 
 INTERVALS = {
@@ -32,7 +33,7 @@ def explain(cell: Path, metric: str | None) -> str:
         rows = row["measurements"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SaBenchError(f"{cell} is no cell folder with a result.json ({error}).") from error
-    names = {m["name"].partition("[")[0]: m for m in rows} | {m["name"]: m for m in rows}
+    names = {metric_of(m): m for m in rows} | {m["name"]: m for m in rows}
     if metric is not None and metric not in names:
         raise unknown("measurement", metric, {m["name"] for m in rows})
     chosen = [names[metric]] if metric else [m for m in rows if m["role"] == "primary"]
@@ -61,7 +62,7 @@ def _cell(row: Mapping[str, Any]) -> str:
 def _measurement(row: Mapping[str, Any], m: Mapping[str, Any], folder: Path) -> Iterator[str]:
     unit = f" {m['unit']}" if m["unit"] and m["unit"] not in ("rate", "probability") else ""
     yield f"{m['name']}: {m['title']}."
-    yield f"  {_definition(m['name'])}"
+    yield f"  {_definition(metric_of(m))}"
     if m["value"] is None:
         yield f"  There is no value: {m['reason']}."
     else:
@@ -94,10 +95,9 @@ def _rounded(value: Any) -> Any:
 
 
 def _definition(name: str) -> str:
-    stem = name.partition("[")[0]
-    if stem not in {entry.name for entry in registry.entries("metric")}:
+    if name not in {entry.name for entry in registry.entries("metric")}:
         return "Its definition is in a plug-in that is not loaded here."
-    metric = registry.metric(stem)
+    metric = registry.metric(name)
     return " ".join((inspect.getdoc(metric.measure) or "").split())
 
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.numpy import load_file, save
 
-from sa_bench import benchmark, datasets, guard, judges, registry
+from sa_bench import benchmark, datasets, guard, inception, judges, registry
 from sa_bench.cards import judge_card
 from sa_bench.contracts import Bound, Diffusion, Generator, Likelihood, Metric
 from sa_bench.errors import MissingAsset
@@ -26,13 +27,19 @@ from sa_bench.sample_sets import SampleSet
 from sa_bench.sampling import image_seed
 from sa_bench.stages import Chain
 from sa_bench.statistics import undefined
-from sa_bench.store import digest
+from sa_bench.store import digest, write_atomic
 
 NEEDS_MODEL = {"model", "likelihood", "bound", "diffusion"}
 
 
 def metric_name(metric: Metric, dataset: str) -> str:
-    """The name in results: feature-space metrics carry their extractor, `fid[judge-mnist]`."""
+    """The name in results: feature-space metrics carry their extractor, `fid[judge-mnist]`.
+
+    In Inception's features they carry its name, `fid[inception-v3-compat]`, or that of a published protocol.
+    """
+    if "inception" in metric.requires:
+        plain = metric.name.removeprefix("inception_").removeprefix("official_")
+        return f"{plain}[{metric.protocol.get('protocol', inception.NAME)}]"
     return f"{metric.name}[judge-{dataset}]" if "features" in metric.requires else metric.name
 
 
@@ -83,6 +90,9 @@ def fingerprint(chain: Chain, metric: Metric) -> dict[str, Any]:
         facts["judges"] = {n: judge_card(n)["sha256"][:16] for n in task.judges}
     if "designated" in metric.fields or "features" in metric.requires:
         facts["features"] = {task.designated: judge_card(task.designated)["sha256"][:16]}
+    if "inception" in metric.requires:
+        facts |= {"features": {inception.NAME: inception.SHA256}, "layer": inception.LAYER}
+        facts["reference"] = "retain_train"
     if "reject_judge" in metric.fields:
         facts["reject_judge"] = {task.reject_judge: judge_card(task.reject_judge)["sha256"][:16]}
     if "samples" in metric.requires or "sampler" in metric.fields:
@@ -94,7 +104,7 @@ def fingerprint(chain: Chain, metric: Metric) -> dict[str, Any]:
         facts["guard"] = guard.bounds(task.dataset)
     if "real" in metric.requires:
         facts |= {"dataset": task.dataset, "data": datasets.HASHES[task.dataset]}
-    return facts
+    return facts | dict(metric.protocol)
 
 
 def measure_all(
@@ -186,6 +196,8 @@ class LazyView:
 
     def lacks(self, metric: Metric) -> str | None:
         """Why the metric cannot be taken here, or None."""
+        if "inception" in metric.requires and (reason := inception.missing()):
+            return reason
         if self.subject.sets is not None:
             if NEEDS_MODEL & set(metric.requires):
                 return "needs the model; only images were given"
@@ -203,6 +215,18 @@ class LazyView:
     def real(self, name: str) -> SampleSet:
         """Real images."""
         return datasets.real(self.task, name)
+
+    def inception(self, images: SampleSet) -> np.ndarray:
+        """Inception features, kept in the store by the images' content and the weights' hash."""
+        chain, file = self.chain, "features.safetensors"
+
+        def build(folder: Path) -> None:
+            found = inception.features(images.images, chain.device, chain.progress)
+            write_atomic(folder / file, save({"features": found}))
+
+        inputs = {"images": file_hash(images.images), "network": [inception.NAME, inception.LAYER]}
+        inputs["weights"] = inception.weights()[1]
+        return load_file(chain.make("features", "features", inputs, build).path / file)["features"]
 
     def surrogate(self, n: int) -> SampleSet:
         """`n` images of q."""

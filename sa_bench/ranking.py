@@ -17,6 +17,7 @@ from typing import Any
 from sa_bench.board import Board, Endpoint, Line, Row, Rows
 from sa_bench.ledger import published
 from sa_bench.ledger import verdict as verdict_of
+from sa_bench.results import metric_of
 from sa_bench.wording import headline, sentence, verdict
 
 
@@ -68,11 +69,9 @@ def _board(rows: list[Row], remark: str) -> Board:
     title = first["task_title"]
     if first["overrides"]:
         title += " (" + ", ".join(f"{k}={v}" for k, v in first["overrides"].items()) + ")"
-    names = {m["name"]: None for row in rows for m in row["measurements"]}
     # A feature-space metric is named with its extractor: `kid` is measured as `kid[judge-mnist]`.
-    primary = tuple(
-        next((n for n in names if n.partition("[")[0] == p), p) for p in first["task_values"]["primary"]
-    )
+    names = {metric_of(m): m["name"] for row in rows for m in row["measurements"]}
+    primary = tuple(names.get(p, p) for p in first["task_values"]["primary"])
     classes = len(first["task_values"]["classes"])
     board = Board(
         first["task"], title + remark, first["scale"], first["concept"], classes, primary,

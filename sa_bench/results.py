@@ -76,6 +76,11 @@ def measurement_row(
     return row
 
 
+def metric_of(measurement: Mapping[str, Any]) -> str:
+    """The metric behind a measurement by its registered name: `inception_fid` of `fid[inception-v3-compat]`."""
+    return measurement["fingerprint"].get("metric", measurement["name"]).partition("[")[0]
+
+
 def provenance(command: str, assets: Mapping[str, str]) -> dict[str, Any]:
     """Versions, machine and assets behind a result."""
     packages = ("torch", "torchvision", "torch-fidelity", "numpy", "scipy", "pandas")

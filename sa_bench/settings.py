@@ -17,3 +17,9 @@ def data_folder() -> Path | None:
     """SA_BENCH_DATA: a local folder with data sets, which wins over every download."""
     value = os.environ.get("SA_BENCH_DATA")
     return Path(value) if value else None
+
+
+def weights_folder() -> Path | None:
+    """SA_BENCH_WEIGHTS: a local folder with weight files that are not shipped."""
+    value = os.environ.get("SA_BENCH_WEIGHTS")
+    return Path(value) if value else None

@@ -122,13 +122,19 @@ def jackknife(
     No image is ever drawn twice: a bootstrap would add the finite-N bias of FID a second time.
     Source: Kott 2001. Half-width from Student's t with groups − 1 degrees of freedom.
     """
-    order = np.random.default_rng(0).permutation(n)
+    group = jackknife_groups(n, groups)
     value = estimate(np.arange(n))
-    parts = [np.sort(np.delete(order, np.s_[g::groups])) for g in range(groups)]
-    left_out = np.array([estimate(rows) for rows in parts])
+    left_out = np.array([estimate(np.flatnonzero(group != g)) for g in range(groups)])
     error = np.sqrt((groups - 1) / groups * ((left_out - left_out.mean()) ** 2).sum())
     half = float(stats.t.ppf(1 - ALPHA / 2, groups - 1) * error)
     return value, value - half, value + half
+
+
+def jackknife_groups(n: int, groups: int) -> np.ndarray:
+    """The group 0..groups−1 of each row 0..n−1, at random but always the same, sizes equal to within one."""
+    group = np.empty(n, int)
+    group[np.random.default_rng(0).permutation(n)] = np.arange(n) % groups
+    return group
 
 
 def paired_difference(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from sa_bench.errors import SaBenchError
 from sa_bench.ranking import flat
+from sa_bench.results import metric_of
 from sa_bench.statistics import wilson
 from sa_bench.wording import percent
 
@@ -112,7 +113,7 @@ def _values(rows: Sequence[Mapping[str, Any]], which: int) -> list[Mapping[str, 
     found = []
     for row in rows:
         name = row["task_values"]["primary"][which]
-        m = next((m for m in row["measurements"] if m["name"].partition("[")[0] == name), None)
+        m = next((m for m in row["measurements"] if metric_of(m) == name), None)
         if m is None or m["value"] is None:
             raise SaBenchError(f"{row['folder']}: {name} was not measured; a search needs both endpoints.")
         found.append(m)

@@ -377,3 +377,43 @@ def test_the_guards_card_is_shown_only_with_the_bounds_that_were_used():
 
     assert "memorised replay of 9 images" in page_of(guard_card("mnist")["bounds"])
     assert "memorised replay of 9 images" not in page_of({"recall": 0.1})
+
+
+FID = {"title": "FID of retained images (Inception)", "unit": None, "better": "lower"}
+SAMPLER = {"scheduler": "ddim", "steps": 1000, "eta": 0.5, "guidance": 2.0, "ema": True}
+
+
+@pytest.mark.parametrize("kind", ["html", "markdown"])
+def test_a_published_fid_can_be_repeated_from_the_report(page, kind):
+    """Steps, guidance, η, N, the reference set and the base model's own FID stand on one page (base 23.8, method 23.5)."""
+    from sa_bench.reports import markdown
+
+    prints = {"metric": "inception_fid", "sampler": SAMPLER, "n_retain": 5000, "reference": "retain_train"}
+    m = measurement("fid[inception-v3-compat]", (23.5, 23.1, 23.9), 23.8, FID)
+    warned = "fid[inception-v3-compat]: N=50 < 2048 feature dimensions: biased upward"
+    row = result_row(flags=[warned])
+    row["task_values"] |= {"sampler": SAMPLER, "n_retain": 5000, "feature_images": 0}
+    row["measurements"].append(m | {"role": "secondary", "fingerprint": prints})
+    if kind == "html":
+        text = html.unescape(page(row))
+        parts = ['"steps": 1000', '"eta": 0.5', '"guidance": 2.0', '"n_retain": 5000', "retain_train", warned]
+    else:
+        text = markdown.render([row | {"folder": ""}])
+        parts = ["ddim, 1000 steps, η = 0.5, guidance 2", "5,000 of each retained class", "all real ones"]
+    for part in (*parts, "23.5", "23.8"):
+        assert part in text
+
+
+def test_a_board_takes_its_endpoint_by_the_metrics_own_name(page):
+    """`fid[judge-…]` and `fid[inception-…]` are two metrics; a task names one of them as its endpoint."""
+    from result_rows import one
+
+    row = result_row()
+    row["task_values"] |= {"primary": ("forget_top1", "recovery", "inception_fid")}
+    for metric, shown, value in (
+        ("fid", "fid[judge-x]", 5.0),
+        ("inception_fid", "fid[inception-v3-compat]", 23.5),
+    ):
+        m = measurement(shown, value, value, FID)
+        row["measurements"].append(m | {"fingerprint": {"metric": metric}})
+    assert one([row]).primary[2] == "fid[inception-v3-compat]"

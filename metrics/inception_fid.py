@@ -1,0 +1,23 @@
+"""FID: Fréchet distance of retained images to real ones in Inception's features."""
+
+from sa_bench.contracts import View, metric
+from sa_bench.distances import FrechetTo, frechet_measured
+from sa_bench.feature_sets import in_inception
+from sa_bench.statistics import Measured
+
+
+@metric(
+    version=1,
+    title="FID of retained images (Inception)",
+    better="lower",
+    unit=None,
+    requires=("samples", "real", "inception"),
+    source="Heusel et al. 2017 in torch-fidelity's inception-v3-compat, layer 2048; estimand E[FID_N], FID∞ beside it",
+    fields=("concept", "feature_images"),
+)
+def inception_fid(view: View) -> Measured:
+    """FID of generated against real training images; interval by delete-a-group jackknife."""
+    x, y, images = in_inception(view)
+    if min(len(x), len(y)) < 2:
+        return Measured(None, reason=f"{min(len(x), len(y))} image(s): a covariance needs at least 2")
+    return frechet_measured(FrechetTo(x, y), x, y, images)

@@ -1,0 +1,20 @@
+"""Recall in Inception's features: the share of real images that lie where generated ones do."""
+
+from sa_bench.contracts import View, metric
+from sa_bench.distances import recall_measured
+from sa_bench.feature_sets import in_inception
+from sa_bench.statistics import Measured
+
+
+@metric(
+    version=1,
+    title="Recall on the retained classes (Inception)",
+    better="higher",
+    unit="rate",
+    requires=("samples", "real", "inception"),
+    source="Kynkäänniemi et al. 2019, k = 3, in torch-fidelity's inception-v3-compat, layer 2048; radii frozen",
+    fields=("concept", "feature_images"),
+)
+def inception_recall(view: View) -> Measured:
+    """Share of real training images inside the generated images' manifold."""
+    return recall_measured(*in_inception(view))

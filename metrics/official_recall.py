@@ -1,0 +1,22 @@
+"""What Table 1 of the paper prints as recall, which is precision. For the ledger alone."""
+
+from sa_bench.contracts import View, metric
+from sa_bench.distances import precision_measured
+from sa_bench.feature_sets import in_inception
+from sa_bench.official import PROTOCOL, as_published
+from sa_bench.statistics import Measured
+
+
+@metric(
+    version=1,
+    title="Table 1's column “recall” (precision; BGR, stretched)",
+    better="higher",
+    unit="rate",
+    requires=("samples", "real", "inception"),
+    source="the official code's evaluator, called (generated, real); compares with Table 1 and nothing else",
+    fields=("concept", "feature_images"),
+    protocol=PROTOCOL,
+)
+def official_recall(view: View) -> Measured:
+    """Share of generated images inside the real images' manifold, under the name that Table 1 gives it."""
+    return precision_measured(*in_inception(view, as_published))

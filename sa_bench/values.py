@@ -1,0 +1,65 @@
+"""The small values that contracts speak of: a draw, a request, a sampler, the options of F."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+
+from pydantic import Field
+
+from sa_bench.keys import later
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Condition = int | str
+"""One c: a class index or a prompt."""
+
+
+class Draw(NamedTuple):
+    """The randomness of one loss evaluation, so that two models can be given the same."""
+
+    noise: Tensor  # (N, ...) ε: of the latent (VAE) or of the image (diffusion)
+    t: Tensor | None = None  # (N,) int64 timesteps, diffusion only
+    seed: int | None = None  # of dropout, where the network has it and is being trained
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image to be made; its noise depends on `seed` alone, never on its batch."""
+
+    condition: Condition
+    seed: int
+    guidance: float | None = None  # None: the sampler's
+    size: tuple[int, int] | None = None  # (height, width) in pixels; None: the model's own
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How images are made; a value of the task and part of every fingerprint.
+
+    Guidance is s in ε = ε(null) + s (ε(c) − ε(null)): 1 is none, the paper's w for DDPMs is s − 1.
+    """
+
+    scheduler: str = "direct"  # `ddim` or `ddpm` (ancestral) for diffusion
+    steps: int = 1
+    eta: float = 0.0
+    guidance: float = 1.0
+    ema: bool = False  # the averaged weights, where the base model has them
+    dropout: bool = later(False)  # True: dropout active while sampling, as in the official ddpm/runners
+
+
+@dataclass(frozen=True)
+class FisherOptions:
+    """How F is estimated; part of every key that depends on F."""
+
+    n: Annotated[int, Field(ge=1)] = 50_000  # samples
+    targets: Literal["means", "bernoulli"] = "means"  # decoder means (official) or draws from p(x|θ*)
+    set: Literal["all", "retain", "replay"] = "all"  # classes sampled; the official code includes c_f
+    timesteps: Annotated[int, Field(ge=0)] = later(0)  # of each image, diffusion only; 0: all
+    estimator: Literal["plain", "stratified", "product"] = later(
+        "stratified"
+    )  # how they are chosen and squared
+    range: Literal["model", "unit"] = later(
+        "model"
+    )  # `unit`: images in [0, 1], as the official DDPM code has them
