@@ -1,9 +1,11 @@
 """Tiny archives in the true formats of CIFAR10 and STL10, of simple coloured shapes that differ by class."""
 
+import gzip
 import io
 import pickle
 import struct
 import tarfile
+from typing import ClassVar
 
 import numpy as np
 
@@ -35,7 +37,7 @@ def shapes(per_class, side, seed=0):
 class Python2(pickle._Pickler):
     """Writes as Python 2 did: byte strings as its `str`, numpy's old module names (`python2_pickle`)."""
 
-    dispatch = dict(pickle._Pickler.dispatch)
+    dispatch: ClassVar = dict(pickle._Pickler.dispatch)
 
     def _string(self, value):
         raw = value.encode("latin1") if isinstance(value, str) else value
@@ -61,7 +63,11 @@ def cifar10_members(per_class):
         members[f"data_batch_{i}"] = batch(images[rows], labels[rows], f"training batch {i} of 5")
     members["test_batch"] = batch(*shapes(max(1, per_class // 2), 32, seed=1), "testing batch 1 of 1")
     members["batches.meta"] = python2_pickle(
-        {b"num_cases_per_batch": 10000, b"label_names": [n.encode() for n in cifar10.CLASSES], b"num_vis": 3072}
+        {
+            b"num_cases_per_batch": 10000,
+            b"label_names": [n.encode() for n in cifar10.CLASSES],
+            b"num_vis": 3072,
+        }
     )
     return members
 
@@ -94,14 +100,21 @@ def columns(images):
     return images.transpose(0, 3, 2, 1).tobytes()
 
 
-def write_tar(path, folder, members):
-    """A `.tar.gz` of `members` (name to bytes) in `folder`; returns its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w:gz", compresslevel=1) as tar:
+def packed(folder, members):
+    """The bytes of a `.tar.gz` of `members` (name to bytes) in `folder`; the same each time."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
         for name, raw in members.items():
             entry = tarfile.TarInfo(f"{folder}/{name}")
             entry.size = len(raw)
             tar.addfile(entry, io.BytesIO(raw))
+    return gzip.compress(out.getvalue(), 1, mtime=0)
+
+
+def write_tar(path, folder, members):
+    """Write what `packed` makes of `members`; returns `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(packed(folder, members))
     return path
 
 
