@@ -57,6 +57,8 @@ def evaluate_images(
     rows, _ = measure_all(chain, Subject(chain, sets=found), Subject(chain, base=True))
     notes = [f"{r['name']}: {w}" for r in rows if (w := (r["extra"] or {}).get("warning"))]
     notes += _remarks(found, task)
+    if said := datasets.remark(task.dataset):
+        notes.append(said)
     if lossy := sum(map(images.is_lossy, files)):
         notes.append(f"lossy input: {lossy} of the files are JPEG or WebP, which changes feature distances")
     if unused := _unused(path, files, out):
@@ -142,7 +144,9 @@ def _class_folders(retain: Path, task: Task) -> dict[int, Path]:
         try:
             label = class_index(task, folder.name)
         except SaBenchError as error:
-            raise SaBenchError(f"{folder}: {error}") from error
+            owners = datasets.owners(folder.name)
+            hint = f" It is a class of {' and '.join(owners)}." if owners else ""
+            raise SaBenchError(f"{folder}: {error}{hint}") from error
         if label == task.concept:
             raise SaBenchError(f"{folder}: {task.classes[label]} is the concept; put it into forget/.")
         if label in folders:

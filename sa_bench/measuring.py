@@ -103,7 +103,7 @@ def fingerprint(chain: Chain, metric: Metric) -> dict[str, Any]:
     if "guard" in metric.requires:
         facts["guard"] = guard.bounds(task.dataset)
     if "real" in metric.requires:
-        facts |= {"dataset": task.dataset, "data": datasets.HASHES[task.dataset]}
+        facts |= {"dataset": task.dataset, "data": datasets.content(task.dataset)}
     return facts | dict(metric.protocol)
 
 

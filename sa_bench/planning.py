@@ -140,7 +140,7 @@ def _walk(chain: Chain, history: History, claimed: set[tuple[str, str]]) -> Iter
         return Stage(what, found, seconds if found == "to do" else 0.0)
 
     known, recipe = True, bases.recipe(task.family, task.base)
-    arguments = (task.family, task.dataset, datasets.HASHES[task.dataset], task.base, cell.base_seed)
+    arguments = (task.family, task.dataset, datasets.content(task.dataset), task.base, cell.base_seed)
     if bases.shipped(task.family, task.dataset, task.base, cell.base_seed):
         yield Stage("base", "shipped", 0.0)
     else:

@@ -88,6 +88,7 @@ def _skeleton(cell: Cell, command: str) -> dict[str, Any]:
 def _measure_cell(
     cell: Cell, store: Store, folder: Path, command: str, report: Report, device: str
 ) -> dict[str, Any]:
+    from sa_bench import datasets
     from sa_bench.measuring import Subject, measure_all
     from sa_bench.stages import Chain
 
@@ -104,6 +105,8 @@ def _measure_cell(
     result["flags"] = [
         f"{r['name']}: {warning}" for r in rows if (warning := (r["extra"] or {}).get("warning"))
     ]
+    if said := datasets.remark(cell.task.dataset):
+        result["flags"].append(said)
     result["cost"] = chain.cost
     sets = {name: chain.samples(name) for name in ("forget", "retain")}
     result["artifacts"] = {

@@ -196,7 +196,7 @@ class Chain:
             "seed": cell.seed, "base": self.base.content, "concept": task.concept,
             "surrogate": self.surrogate_key, "relabel_to": task.relabel_to, "sampler": plain(task.sampler),
             "fisher_version": fisher.VERSION, "bf16": bf16_is_fast(self.device),
-            "data": datasets.HASHES[task.dataset] if needs_data else None,
+            "data": datasets.content(task.dataset) if needs_data else None,
             "recipes": {k: plain(v) for k, v in family.recipes.items()} if needs_data else None,
             **({"replay": replay} if (replay := self.replay_inputs()) and "replay" not in ignored else {}),
         }  # fmt: skip

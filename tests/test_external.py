@@ -365,6 +365,11 @@ def test_the_fid_warning_counts_the_smaller_side(digits, tmp_path):
     assert "fid[judge-mnist]: N=18 < 50 feature dimensions: biased upward" in result["flags"]
 
 
+def test_a_local_version_of_the_data_is_told(folder, monkeypatch):
+    monkeypatch.setattr(datasets, "remark", lambda name: f"data: not the published {name}")
+    assert "data: not the published mnist" in evaluate(folder)["flags"]
+
+
 def test_without_the_data_set_what_needs_it_says_so_and_the_rest_is_measured(folder, tmp_path, monkeypatch):
     def gone(*_):
         raise MissingAsset("MNIST cannot be had")

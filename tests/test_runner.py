@@ -206,6 +206,7 @@ def test_a_data_set_that_cannot_be_had_is_asked_for_once_and_leaves_the_other_me
         raise MissingAsset("no MNIST here")
 
     monkeypatch.setattr(mnist, "load", nothing)
+    monkeypatch.setattr(datasets, "remark", lambda name: f"data: not the published {name}")
     datasets.load.cache_clear()
     cells = resolve(["mnist_0"], ["relabel"], "quick", sets=QUICK)
     (result,) = runner.run_cells(cells, Store(tmp_path), tmp_path / "run", lambda *e: None, lambda r: None)
@@ -215,3 +216,4 @@ def test_a_data_set_that_cannot_be_had_is_asked_for_once_and_leaves_the_other_me
     assert "recovery" in reasons
     assert "forget_top1" not in reasons
     assert len(asked) == 1
+    assert "data: not the published mnist" in result["flags"]

