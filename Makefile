@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH ?=
 
-.PHONY: demo test check bench coverage slow board-micro tune-micro board-paper judges bases wheel clean
+.PHONY: demo test check bench coverage slow gpu-check board-micro tune-micro board-paper board-ddpm tune-ddpm judges bases wheel clean
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "sa_bench needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
@@ -36,6 +36,10 @@ bench: $(VENV)/.installed
 coverage: $(VENV)/.installed
 	$(BIN)/python -m pytest -m 'not slow and not gpu' --cov --cov-report=term-missing:skip-covered
 
+gpu-check: $(VENV)/.installed
+	$(BIN)/python -m pytest -m gpu tests/gpu
+	$(BIN)/python tests/gpu/check.py
+
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
 
@@ -52,6 +56,16 @@ tune-micro: $(VENV)/.installed
 board-paper: $(VENV)/.installed
 	$(BIN)/python -m sa_bench run --suite paper-mnist --jobs 2 --out runs/paper-mnist
 	$(BIN)/python -m sa_bench report runs/paper-mnist --out docs/results-paper.md
+
+# About 5 CPU-hours, and 1.
+board-ddpm: $(VENV)/.installed
+	$(BIN)/python -m sa_bench plan --suite micro-ddpm-1 --jobs 2 | tail -n 7
+	$(BIN)/python -m sa_bench run --suite micro-ddpm-1 --jobs 2 --out runs/micro-ddpm-1
+	$(BIN)/python -m sa_bench report runs/micro-ddpm-1 --out docs/results-micro-ddpm.md
+
+tune-ddpm: $(VENV)/.installed
+	$(BIN)/python -m sa_bench run --suite tune-micro-ddpm-1 --jobs 2 --out runs/tune-micro-ddpm-1
+	$(BIN)/python -m sa_bench tune runs/tune-micro-ddpm-1 --out docs/tuning-micro-ddpm.md
 
 judges bases: $(VENV)/.installed
 	$(BIN)/python -m sa_bench.weights $@

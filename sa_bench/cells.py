@@ -211,7 +211,7 @@ def checked(task: Task, relabel_given: bool = False) -> Task:
             f"task.replay_images={task.replay_images}: at least one for each of the {len(task.covered)} classes "
             "that replay covers, or 0 for fresh samples."
         )
-    for name in (*task.judges, task.designated, task.reject_judge):
+    for name in filter(None, (*task.judges, task.designated, task.reject_judge)):
         require_bar(judge_card(name))
     if task.designated not in task.judges:
         raise SaBenchError(f"task.designated={task.designated} is not in task.judges.")

@@ -52,7 +52,7 @@ def extractor(name: str, judge: Judge) -> type[FeatureExtractorBase]:
             return torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
 
         def forward(self, input: Tensor) -> tuple[Tensor]:
-            images = input[:, :1].permute(0, 2, 3, 1).cpu().numpy()
+            images = input[:, : judge.channels].permute(0, 2, 3, 1).cpu().numpy()
             return (torch.from_numpy(judge.features(images)),)
 
     taken = any(known == name for known, _ in _registered)

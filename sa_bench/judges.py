@@ -40,6 +40,7 @@ class Judge(Protocol):
     name: str
     content: str  # sha256 of its weights
     card: dict[str, Any]
+    channels: int  # of the images that it looks at
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """(N, classes) float64, rows sum to 1; `images` uint8 (N, H, W, C)."""
@@ -83,6 +84,7 @@ class CNNJudge:
     content: str
     card: dict[str, Any]
     net: CNN
+    channels: int = 1
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Softmax in float64; with a reject class, its column is the last."""
@@ -109,6 +111,7 @@ class NearestNeighbours:
     points: Tensor  # (M, 392) of `gradients`, unit length
     labels: Tensor  # (M,) int64
     k: int = 5
+    channels: int = 1
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Share of the votes of the k nearest; uniform for an image without structure."""
@@ -163,13 +166,19 @@ def _chunks(images: np.ndarray) -> list[np.ndarray]:
 
 
 @lru_cache(maxsize=32)
-def load(name: str) -> CNNJudge | NearestNeighbours:
-    """The shipped judge `name`, hash checked.
+def load(name: str) -> Judge:
+    """The judge `name`: shipped, its hash checked, or trained on first use.
 
     Raises:
         SaBenchError: unknown, damaged, or below its bar (it refuses to judge).
     """
     facts = judge_card(name)
+    if facts["kind"] == "trained":
+        from sa_bench import trained_judges  # a ResNet and its data, only where they are needed
+
+        trained = trained_judges.load(name)
+        require_bar(trained.card)
+        return trained
     require_bar(facts)
     return read(WEIGHTS / f"judge-{name}.safetensors", facts, verified(WEIGHTS / f"judge-{name}.safetensors"))
 
@@ -182,8 +191,9 @@ class Remembering:
     said: ClassVar[OrderedDict[tuple[str, str], np.ndarray]] = OrderedDict()
 
     def __post_init__(self) -> None:
-        """Name, content and card are the judge's."""
+        """Name, content, card and channels are the judge's."""
         self.name, self.content, self.card = self.judge.name, self.judge.content, self.judge.card
+        self.channels = self.judge.channels
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """The judge's own; (N, classes), not to be written to."""

@@ -90,6 +90,9 @@ def _board(rows: list[Row], remark: str) -> Board:
     for line in board.lines:
         line.verdict, line.sentence = verdict(board, line), sentence(board, line, floor)
     board.headline = headline(board, floor)
+    every = {flag for line in board.lines for cell in line.cells for flag in cell["flags"]}
+    if trial := next((flag for flag in every if flag.startswith("smoke run")), None):
+        board.headline = f"{trial[0].upper()}{trial[1:]}."
     board.ledger = [entry for line in board.lines for entry in _ledger(board, line)]
     return board
 

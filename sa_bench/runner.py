@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sa_bench import ledger, registry
+from sa_bench.cards import judge_card
 from sa_bench.cells import Cell
 from sa_bench.cells import command as cell_command
 from sa_bench.errors import CellFailed, MissingAsset, SaBenchError
@@ -105,6 +106,8 @@ def _measure_cell(
     result["flags"] = [
         f"{r['name']}: {warning}" for r in rows if (warning := (r["extra"] or {}).get("warning"))
     ]
+    if any(judge_card(name).get("network") == "smoke" for name in cell.task.judges):
+        result["flags"].append("smoke run: a trial of the code with toy networks; its numbers mean nothing")
     if said := datasets.remark(cell.task.dataset):
         result["flags"].append(said)
     result["cost"] = chain.cost

@@ -1,7 +1,7 @@
 """How settings are chosen: from a declared space, by a declared objective, on concepts that are not reported.
 
 Objective: forget as much as can be had for non-inferior retention. A try passes if c_f is forgotten on
-every concept it was tried on (upper bound at most chance). Of the tries that keep the rest within `MARGIN`
+every concept it was tried on (upper bound at most chance). Of the tries that keep the rest within a margin
 (of the point estimates) of the best that passes, the one with the lowest rate of c_f wins; of those whose
 rate cannot be told from it (95 % intervals over all images overlap), the one that keeps most.
 """
@@ -21,7 +21,7 @@ from sa_bench.results import metric_of
 from sa_bench.statistics import wilson
 from sa_bench.wording import percent
 
-MARGIN = 0.5  # of the retention endpoint's unit: nats
+MARGINS = {"nats": 0.5, "bits/dim": 0.02}  # by the retention endpoint's unit; of others, 0
 MOST = 12  # tries of a method up to which every draw of k is enumerated
 
 
@@ -40,6 +40,7 @@ class Try:
     keep: float  # mean over cells of the retention endpoint, larger is better
     seconds: float  # CPU, forgetting
     runs: int
+    unit: str | None  # of `keep`
 
 
 def tries(results: Sequence[Mapping[str, Any]]) -> list[Try]:
@@ -105,7 +106,7 @@ def _try(
         task, method, fields, ", ".join(f"{k}={str(fields[k]).removesuffix('.0')}" for k in differing) or "no setting",
         tuple(dict.fromkeys(r["concept"] for r in rows)), rate, wilson(rate * n, n),
         all(m["high"] <= chance for m in forget), sign * fmean(m["value"] for m in keep),
-        sum(r["cost"].get("forget", {}).get("cpu_s", 0.0) for r in rows), len(rows),
+        sum(r["cost"].get("forget", {}).get("cpu_s", 0.0) for r in rows), len(rows), keep[0]["unit"],
     )  # fmt: skip
 
 
@@ -126,7 +127,7 @@ def choose(options: Sequence[Try]) -> Try | None:
     if not able:
         return None
     best = max(t.keep for t in able)
-    near = [t for t in able if t.keep >= best - MARGIN]
+    near = [t for t in able if t.keep >= best - MARGINS.get(able[0].unit or "", 0.0)]
     lowest = min(near, key=lambda t: t.forget)
     return max((t for t in near if t.bounds[0] <= lowest.bounds[1]), key=lambda t: t.keep)
 
@@ -145,10 +146,12 @@ def expected_best(options: Sequence[Try]) -> list[float | None]:
 
 def report(found: Sequence[Try]) -> str:
     """Markdown: every try, the winner of each method, the budget and the expected best of k."""
+    unit = found[0].unit or ""
+    margin, digits = MARGINS.get(unit, 0.0), 4 if unit == "bits/dim" else 2
     lines = [
         "# The search",
         "",
-        " ".join((__doc__ or "").split("\n\n", 1)[1].split()).replace("`MARGIN`", f"{MARGIN} nats"),
+        " ".join((__doc__ or "").split("\n\n", 1)[1].split()).replace("a margin", f"{margin} {unit}"),
         "",
     ]
     for task in dict.fromkeys(t.task for t in found):
@@ -164,12 +167,13 @@ def report(found: Sequence[Try]) -> str:
             winner = choose(options) if len(options) > 1 else None
             for t in options:
                 mark = "**chosen**" if t is winner else ""
+                passes, keep = "yes" if t.passes else "no", f"{t.keep:.{digits}f}"
                 lines.append(
-                    f"| {method} | {t.setting} | {percent(t.forget)} | {'yes' if t.passes else 'no'} | {t.keep:.2f} | "
+                    f"| {method} | {t.setting} | {percent(t.forget)} | {passes} | {keep} | "
                     f"{t.seconds:.0f} | {mark} |"
                 )
             if 1 < len(options) <= MOST:
-                best = [("–" if v is None else f"{v:.2f}") for v in expected_best(options)]
+                best = [("–" if v is None else f"{v:.{digits}f}") for v in expected_best(options)]
                 spent = sum(t.seconds for t in options)
                 curves.append(f"| {method} | {len(options)} tries, {spent:.0f} s | {' | '.join(best)} |")
         if curves:

@@ -4,6 +4,17 @@ from dataclasses import replace
 
 from sa_bench.contracts import Sampler, Task
 
+PRESETS = {
+    "steps": 200,
+    "lr": 3e-4,
+    "batch": 32,
+    "reduction": "sum",
+    "lam": 3.0,
+    "stop_at": 256.0,  # ‖ε‖² in 256 dimensions: nothing is predicted any more
+    "recipe": "micro",
+    "fisher": {"n": 100, "timesteps": 50},
+}
+
 mnist_0_ddpm = Task(
     name="mnist_0_ddpm",
     title="MNIST at 16 pixels, a DDPM forgets the digit 0",
@@ -54,16 +65,7 @@ mnist_0_ddpm = Task(
     # As in the paper's DDPM runs replay is one set of the base's own images, drawn once.
     replay_images=1800,
     replay_shared=True,
-    presets={
-        "steps": 200,
-        "lr": 3e-4,
-        "batch": 32,
-        "reduction": "sum",
-        "lam": 10.0,
-        "stop_at": 256.0,  # ‖ε‖² in 256 dimensions: nothing is predicted any more
-        "recipe": "micro",
-        "fisher": {"n": 100, "timesteps": 50},
-    },
+    presets=PRESETS,
     scales={
         "quick": {
             "n_forget": 40,
@@ -74,6 +76,7 @@ mnist_0_ddpm = Task(
             "recovery_images": (20,),
             "recovery_judged": 20,
             "replay_images": 180,
+            "presets": {**PRESETS, "steps": 100, "recipe": "quick", "fisher": {"n": 20, "timesteps": 20}},
         },
     },
 )
@@ -85,7 +88,7 @@ mnist_0_ddpm_r1000 = replace(
     title="MNIST at 16 pixels, a DDPM forgets the digit 0 with 1,000 replay images",
     replay_images=1000,
     replay_shared=False,
-    presets={**mnist_0_ddpm.presets, "fisher": {"n": 100, "timesteps": 50, "set": "replay"}},
+    presets={**PRESETS, "fisher": {"n": 100, "timesteps": 50, "set": "replay"}},
 )
 
 # Replay prompts never cover all that a model knows: here five of nine classes, and the others are scored.
@@ -96,5 +99,5 @@ mnist_0_ddpm_cover5 = replace(
     replay_images=1000,
     replay_every=2,
     score="uncovered",
-    presets={**mnist_0_ddpm.presets, "fisher": {"n": 100, "timesteps": 50, "set": "replay"}},
+    presets={**PRESETS, "fisher": {"n": 100, "timesteps": 50, "set": "replay"}},
 )

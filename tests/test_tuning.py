@@ -43,7 +43,7 @@ def test_expected_best_is_the_mean_over_all_draws():
     keeps = [-99.0, -95.0, -97.0, -90.0]
     passes = [True, True, True, False]
     found = [
-        tuning.Try("t", "m", {}, "", (), 0.0, (0.0, 0.01), ok, k, 0.0, 1)
+        tuning.Try("t", "m", {}, "", (), 0.0, (0.0, 0.01), ok, k, 0.0, 1, "nats")
         for k, ok in zip(keeps, passes, strict=True)
     ]
     for k, got in enumerate(tuning.expected_best(found), 1):

@@ -9,7 +9,8 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from sa_bench.training import Recipe
 
 RECIPES = {
-    "micro": Recipe(steps=2_500, lr=2e-3, batch=64, schedule="cosine", warmup=100, clip=1.0, drop=0.1),
+    "micro": Recipe(steps=3_000, lr=2e-3, batch=64, schedule="cosine", warmup=100, clip=1.0, drop=0.1),
+    "quick": Recipe(steps=400, lr=2e-3, batch=64, schedule="cosine", warmup=50, clip=1.0, drop=0.1),
     # Official ddpm/configs: 800,000 iterations on CIFAR10, 250,000 on STL10, the same 2e-4 and 128 for both.
     "cifar10": Recipe(steps=800_000, lr=2e-4, batch=128, clip=1.0, ema=0.9999, drop=0.1, flip=True),
     "stl10": Recipe(steps=250_000, lr=2e-4, batch=128, clip=1.0, ema=0.9999, drop=0.1, flip=True),
@@ -32,6 +33,7 @@ class Network:
 
 NETWORKS = {
     "micro": Network((32, 64), layers=1, attention=0, dropout=0.0, groups=8, head=32, patch=2),
+    "quick": Network((32, 64), layers=1, attention=0, dropout=0.0, groups=8, head=32, patch=2),
     # Paper, Appendix B.1: 128 channels, multipliers 1-2-2-2 at 32 pixels and 1-2-2-2-4 at 64.
     "cifar10": Network((128, 256, 256, 256), layers=2, attention=16, dropout=0.1, groups=32, head=256),
     "stl10": Network((128, 256, 256, 256, 512), layers=2, attention=16, dropout=0.1, groups=32, head=256),

@@ -1,0 +1,116 @@
+"""The GPU tasks through every stage on a CPU: true archive formats, tiny networks, nothing downloaded."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from archives import write_cifar10, write_stl10
+
+from sa_bench import datasets, judges, registry, trained_judges
+from sa_bench.cards import TRAINED, judge_card
+from sa_bench.cells import resolve
+from sa_bench.errors import MissingAsset, SaBenchError
+
+WRITERS = {"cifar10_airplane": write_cifar10, "stl10_airplane": write_stl10}
+EVERY = "original,sa,no_gr,no_ewc,l2,permuted_f,naive,retrain,retrain_surrogate,relabel"
+
+
+@pytest.fixture
+def archives(tmp_path, monkeypatch):
+    """Tiny archives of both data sets in SA_BENCH_DATA, and a store of their own."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_cifar10(folder, 4)
+    write_stl10(folder, 3)
+    monkeypatch.setenv("SA_BENCH_DATA", str(folder))
+    monkeypatch.setenv("SA_BENCH_STORE", str(tmp_path / "store"))
+    datasets.load.cache_clear()
+    judges.load.cache_clear()
+    yield folder
+    datasets.load.cache_clear()
+    judges.load.cache_clear()
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_method_runs_through_every_stage(name, tmp_path, cli):
+    data = tmp_path / "data"
+    data.mkdir()
+    WRITERS[name](data, 4)
+    out = tmp_path / "out"
+    command = ["run", "--task", name, "--method", EVERY, "--scale", "quick", "--out", str(out)]
+    done = cli(*command, store=tmp_path / "store", env={"SA_BENCH_DATA": str(data)}, check=0)
+    assert "Smoke run" in done.stdout
+    results = [json.loads(p.read_text()) for p in out.glob("*/result.json")]
+    assert {r["method"] for r in results} == set(EVERY.split(","))
+    for result in results:
+        rows = {m["name"]: m for m in result["measurements"]}
+        assert (
+            rows["kid[judge-" + datasets.ENTRIES[name.split("_")[0]].title.lower() + "]"]["value"] is not None
+        )
+        assert "6726825d" in rows["fid[inception-v3-compat]"]["reason"]
+        assert any("smoke run" in flag for flag in result["flags"])
+        assert any("not the published" in flag for flag in result["flags"])
+
+
+def test_a_trained_judge_is_made_once_and_says_how_good_it_is(archives):
+    first = judges.load("cifar10-smoke")
+    judges.load.cache_clear()
+    again = judges.load("cifar10-smoke")
+    assert first.content == again.content
+    assert 0 <= again.card["accuracy"] <= 1
+    assert again.card["n_test"] == len(datasets.load("cifar10").test)
+    x = datasets.load("cifar10").test.images
+    np.testing.assert_allclose(first.probabilities(x).sum(1), 1)
+    assert first.features(x).shape == (len(x), 32)
+    with pytest.raises(SaBenchError, match="takes uint8"):
+        first.probabilities(x[..., :1])
+
+
+def test_its_recipe_and_its_data_name_it(archives):
+    mine = judge_card("cifar10-smoke")["sha256"]
+    assert mine != judge_card("stl10-smoke")["sha256"] != judge_card("stl10-resnet34")["sha256"]
+    write_cifar10(archives, 5)
+    datasets.load.cache_clear()
+    assert judge_card("cifar10-smoke")["sha256"] != mine
+
+
+def test_without_imagenet_weights_it_says_which_file_goes_where(archives, monkeypatch, tmp_path):
+    monkeypatch.setenv("SA_BENCH_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(MissingAsset, match=r"resnet34-b627a593\.pth .*weights.*https://"):
+        judges.load("cifar10-resnet34")
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "resnet34-b627a593.pth").write_bytes(b"<html>")
+    with pytest.raises(MissingAsset, match="is damaged"):
+        judges.load("cifar10-resnet34")
+
+
+def test_a_judge_below_its_bar_does_not_judge(archives, monkeypatch):
+    monkeypatch.setitem(TRAINED, "cifar10-smoke", TRAINED["cifar10-smoke"] | {"bar": 1.01})
+    with pytest.raises(SaBenchError, match="refuses to judge"):
+        judges.load("cifar10-smoke")
+
+
+def test_the_resnet_is_torchvisions_with_the_official_head():
+    net = trained_judges.ResNet34(10)
+    assert sum(p.numel() for p in net.parameters()) == pytest.approx(21.3e6, rel=0.01)
+    assert net.head.weight.shape == (10, 512)
+
+
+@pytest.mark.parametrize(
+    ("name", "seen", "batch"), [("cifar10_airplane", 45_000, 128), ("stl10_airplane", 11_700, 64)]
+)
+def test_the_papers_numbers_are_the_tasks(name, seen, batch):
+    """Appendix B.1: 5,000 and 1,300 images a class, w = 2, 1,000 steps, λ = 10, 20,000 steps of forgetting."""
+    (cell,) = resolve([name], ["sa"], "paper")
+    task = cell.task
+    assert task.n_retain * 9 == seen
+    assert (task.sampler.guidance, task.sampler.steps, task.sampler.scheduler) == (3.0, 1000, "ddpm")
+    assert task.sampler.ema
+    assert task.sampler.dropout
+    assert (cell.fields["lam"], cell.fields["steps"], cell.fields["batch"]) == (10.0, 20_000, batch)
+    assert cell.fields["fisher"]["n"] == 5000
+    assert cell.fields["fisher"]["range"] == "unit"
+    assert registry.task(name).classes == datasets.ENTRIES[task.dataset].classes
