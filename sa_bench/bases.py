@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,14 +14,22 @@ from sa_bench import datasets
 from sa_bench.cards import WEIGHTS, verified
 from sa_bench.errors import unknown
 from sa_bench.keys import plain
-from sa_bench.models.ddpm import DDPM
-from sa_bench.models.vae import VAE
 from sa_bench.sources import Images
 from sa_bench.store import Store, file_digest
 from sa_bench.training import Progress, Recipe, bf16_is_fast, fit
 
-FAMILIES: dict[str, type[VAE] | type[DDPM]] = {"vae": VAE, "ddpm": DDPM}
+if TYPE_CHECKING:
+    from sa_bench.models.ddpm import DDPM
+    from sa_bench.models.vae import VAE
+
+FAMILIES = {"vae": ("sa_bench.models.vae", "VAE"), "ddpm": ("sa_bench.models.ddpm", "DDPM")}
 VERSION = 1  # raised when base training changes what it computes
+
+
+def generator(family: str) -> type[VAE] | type[DDPM]:
+    """The family's class, imported when it is asked for: diffusers alone takes seconds."""
+    module, name = FAMILIES[family]
+    return getattr(importlib.import_module(module), name)
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ def recipe(family: str, name: str) -> Recipe:
     Raises:
         SaBenchError: unknown name.
     """
-    recipes = FAMILIES[family].recipes
+    recipes = generator(family).recipes
     if name not in recipes:
         raise unknown(f"{family} base recipe", name, recipes)
     return recipes[name]
@@ -55,8 +65,8 @@ def new(family: str, dataset: str, name: str, seed: int = 0) -> VAE | DDPM:
     """A newly initialised model of the recipe `name`, for the images of `dataset`."""
     recipe(family, name)
     if family == "vae":
-        return VAE(seed=seed)
-    return DDPM(name, datasets.SHAPES[dataset], seed=seed)
+        return generator("vae")(seed=seed)
+    return generator("ddpm")(name, datasets.SHAPES[dataset], seed=seed)  # type: ignore[arg-type, call-arg]
 
 
 def inputs(

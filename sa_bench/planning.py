@@ -15,6 +15,7 @@ from sa_bench.cards import variance_card
 from sa_bench.cells import Cell, titled
 from sa_bench.comparing import FEWEST
 from sa_bench.contracts import FisherOptions
+from sa_bench.keys import plain
 from sa_bench.measuring import Subject, fingerprint, measure_inputs
 from sa_bench.settings import store_folder
 from sa_bench.stages import Chain
@@ -146,15 +147,21 @@ def _walk(chain: Chain, history: History, claimed: set[tuple[str, str]]) -> Iter
     else:
         found = state("base", bases.inputs(*arguments))
         known = found == "stored"  # what follows is named by the hash of weights that are not there yet
-        cost = _times(history, f"base step {task.base}", recipe.steps)
+        cost = _times(history, f"base step {task.family} {task.base}", recipe.steps)
         yield planned(f"base {recipe.steps:,} steps", found, cost)
     for option in (v for v in vars(cell.build_method()).values() if isinstance(v, FisherOptions)):
-        found = state("fisher", chain.fisher_inputs(option)) if known else "to do"
-        yield planned(f"fisher {option.n:,} samples", found, _times(history, "fisher sample", option.n))
+        inputs = (
+            chain.fisher_inputs(option)
+            if known
+            else {"sampler": plain(task.sampler), "options": plain(option)}
+        )
+        found = state("fisher", inputs) if known else "to do"
+        yield planned(f"fisher {option.n:,} samples", found, _times(history, _fisher_name(inputs), option.n))
     steps = _steps(task.family, cell.fields)
     found = state("forget", chain.forget_inputs()) if known else "to do"
     what = f"forget {steps:,} steps" if steps else "forget"
-    yield planned(what, found, _times(history, f"forget step {cell.method}", steps or 1))
+    name = _forget_name(cell.method, cell.keyed_fields(), plain(task.sampler))
+    yield planned(what, found, _times(history, name, steps or 1))
     yield from _scoring(chain, history, state) if found == "stored" else _unknown_model(chain, history)
 
 
@@ -180,7 +187,9 @@ def _unknown_model(chain: Chain, history: History) -> Iterator[Stage]:
     """Sampling and scoring of a model that does not exist yet."""
     task = chain.task
     images = task.n_forget + task.n_retain * len(task.scored)
-    yield Stage(f"samples {images:,} images", "to do", _times(history, "sample image", images))
+    yield Stage(
+        f"samples {images:,} images", "to do", _times(history, _sample_name(plain(task.sampler)), images)
+    )
     yield Stage(f"{len(task.metrics)} metrics", "to do", _scores(chain, history, task.metrics))
 
 
@@ -230,20 +239,36 @@ def _history(store: Store) -> dict[str, float]:
 
 def _units(stage: str, inputs: Mapping[str, Any]) -> tuple[list[str], int]:
     if stage == "base":
-        return [f"base step {_recipe_name(inputs)}"], int(inputs["recipe"]["steps"])
+        return [f"base step {inputs['family']} {_recipe_name(inputs)}"], int(inputs["recipe"]["steps"])
     if stage == "fisher":
-        return ["fisher sample"], int(inputs["options"]["n"])
+        return [_fisher_name(inputs)], int(inputs["options"]["n"])
     if stage == "samples":
-        return ["sample image"], len(inputs["rows"])
+        return [_sample_name(inputs["sampler"])], len(inputs["rows"])
     if stage == "forget":
-        return [f"forget step {inputs['method']}"], _steps("vae", inputs["fields"])
+        fields = inputs["fields"]
+        recipe = (inputs.get("recipes") or {}).get(fields.get("recipe"), {})
+        name = _forget_name(inputs["method"], fields, inputs["sampler"])
+        return [name], int(fields.get("steps") or recipe.get("steps", 0))
     if stage != "measure":
         return [], 1
     name = f"measure {inputs['metric']}"
     return [name, f"{name} {digest(inputs['fingerprint'])}"], 1
 
 
+def _sample_name(sampler: Mapping[str, Any]) -> str:
+    """Images of one sampler take alike; it tells the families apart."""
+    return f"sample image {digest(sampler)}"
+
+
+def _fisher_name(inputs: Mapping[str, Any]) -> str:
+    return f"fisher sample {digest([inputs['sampler'], inputs['options'].get('timesteps', 0)])}"
+
+
+def _forget_name(method: str, fields: Mapping[str, Any], sampler: Mapping[str, Any]) -> str:
+    return f"forget step {method} {digest([sampler, fields.get('batch'), fields.get('recipe')])}"
+
+
 def _recipe_name(inputs: Mapping[str, Any]) -> str:
-    recipes = bases.FAMILIES[inputs["family"]].recipes
+    recipes = bases.generator(inputs["family"]).recipes
     steps = {recipe.steps: name for name, recipe in recipes.items()}
     return steps.get(inputs["recipe"]["steps"], "unknown")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +27,10 @@ from sa_bench.sampling import image_seed
 from sa_bench.sources import AnotherClass, FixedReplay, FreshReplay, Images, UniformNoise
 from sa_bench.store import Artifact, Store, content, digest, file_digest, write_atomic
 from sa_bench.training import Progress, Pull, Recipe, bf16_is_fast, fit
+
+if TYPE_CHECKING:
+    from sa_bench.models.ddpm import DDPM
+    from sa_bench.models.vae import VAE
 
 FORGET_VERSION = 1  # raised when the engine's part of forgetting changes what it computes
 SAMPLE_VERSION = 1
@@ -78,7 +82,7 @@ class Chain:
             self.store, task.family, task.dataset, train, task.base, seed, self.progress, self.device
         )
 
-    def architecture(self) -> bases.VAE | bases.DDPM:
+    def architecture(self) -> VAE | DDPM:
         """A model of the base's shape, for weights to be loaded into."""
         return bases.new(self.task.family, self.task.dataset, self.task.base)
 
@@ -187,7 +191,7 @@ class Chain:
     def forget_inputs(self) -> dict[str, Any]:
         """What names the model after forgetting."""
         cell, task = self.cell, self.task
-        method, family = registry.method_class(cell.method), bases.FAMILIES[task.family]
+        method, family = registry.method_class(cell.method), bases.generator(task.family)
         needs_data, ignored = "data" in method.needs, getattr(method, "ignores", ())
         files = {name: content(Path(cell.fields[name])) for name in getattr(method, "files", ())}
         return {

@@ -1,6 +1,6 @@
 """Makes what ships again: `python -m sa_bench.weights judges|bases|guard`, `freeze NAME TASK ...`, `variance RUN`.
 
-`judges NAME`, `bases FAMILY` and `guard TASK` make one of them.
+`judges NAME`, `bases FAMILY` and `guard TASK` make one of them; `fisher RUN` prints the tables of docs/fisher.md.
 
 Writes into this folder; a card (JSON) beside each weight file says how it was made and what it can do.
 """
@@ -266,6 +266,10 @@ if __name__ == "__main__":
         from sa_bench.weights.variance import measure
 
         measure(Path(sys.argv[2]), print)
+    elif sys.argv[1:2] == ["fisher"] and len(sys.argv) == 3:
+        from sa_bench.weights.fisher import study
+
+        study(Path(sys.argv[2]), print)
     elif sys.argv[1:2] == ["guard"]:
         from sa_bench.weights.guard import calibrate
 

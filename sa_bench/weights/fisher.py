@@ -1,0 +1,107 @@
+"""What a cheaper Fisher costs: `python -m sa_bench.weights fisher RUN` (of the suite fisher-ddpm).
+
+λ absorbs F's scale, so two questions are asked of an estimate: its shape at matched trace, and what becomes of
+forgetting and retention along a path of λ, by an equivalence test with margins declared here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+
+from sa_bench import fisher
+from sa_bench.cells import resolve
+from sa_bench.contracts import FisherOptions
+from sa_bench.errors import SaBenchError
+from sa_bench.results import metric_of, read_results
+from sa_bench.sampling import image_seed
+from sa_bench.settings import store_folder
+from sa_bench.stages import Chain
+from sa_bench.store import Store
+
+MARGINS = {"forget_top1": 0.05, "retain_bound": 0.01}  # points of the rate, bits/dim
+ESTIMATORS = ("plain", "stratified", "product")
+
+
+def study(run: Path, say: Callable[[str], None]) -> None:
+    """Print both tables as Markdown."""
+    rows = [r for r in read_results([run]) if r["status"] == "done"]
+    if not rows:
+        raise SystemExit(f"{run} holds no finished cells of the suite fisher-ddpm.")
+    options = sorted({r["fields"]["fisher"]["timesteps"] for r in rows if r["fields"]["fisher"]["timesteps"]})
+    (cell,) = resolve([rows[0]["task"]], ["sa"], sets=["fisher.timesteps=0"])
+    chain = Chain(Store(store_folder()), cell, lambda *event: None)
+    n = cell.fields["fisher"]["n"]
+    truth, spent = timed(chain, n, 0, "stratified", "study")
+    say(f"| F from | of | CPU s | trace | shape error | rank correlation | entries < 0 |\n|{' --- |' * 7}")
+    say(f"| all 1,000 timesteps | {n} images | {spent:.1f} | 1 | 0 | 1 | 0 % |")
+    again, spent = timed(chain, n, 0, "stratified", "study again")
+    say(shape("all 1,000, other ε: the floor", "", again[0], truth[0], spent, again[1]))
+    for k in options[::-1]:
+        for estimator in ESTIMATORS:
+            found, spent = timed(chain, n, k, estimator, "study")
+            say(shape(f"{k} timesteps", estimator, found[0], truth[0], spent, found[1]))
+    say("")
+    say(outcomes(rows))
+
+
+def timed(
+    chain: Chain, n: int, k: int, estimator: Any, seed: str
+) -> tuple[tuple[dict[str, torch.Tensor], float], float]:
+    """(F and its negative share, CPU seconds); the same images whatever `seed`, other ε and t."""
+    model, task = chain.theta_star(), chain.task
+    rng = torch.Generator().manual_seed(image_seed("fisher study images", 0))
+    c = model.conditions(torch.arange(n) % len(task.classes))
+    x = model.simulate(c, rng, task.sampler)
+    rng = torch.Generator().manual_seed(image_seed(f"fisher {seed}", 0))
+    started = time.process_time()
+    options = FisherOptions(n=n, timesteps=k, estimator=estimator)
+    found = fisher.over_time(model, [(x, c, None)], options, rng)  # type: ignore[arg-type, list-item]
+    return found, time.process_time() - started
+
+
+def shape(
+    name: str, estimator: str, found: Mapping[str, torch.Tensor], truth: Mapping[str, torch.Tensor], spent: float,
+    negative: float,
+) -> str:  # fmt: skip
+    """A row: half the L1 distance at matched trace (0 … 1), Spearman's rank correlation over all weights."""
+    a, b = (torch.cat([v.double().flatten() for v in F.values()]).numpy() for F in (found, truth))
+    error = 0.5 * np.abs(a / a.sum() - b / b.sum()).sum()
+    rank = float(stats.spearmanr(a, b).statistic)
+    return f"| {name} | {estimator} | {spent:.1f} | {a.sum() / b.sum():.3f} | {error:.3f} | {rank:.3f} | {100 * negative:.1f} % |"
+
+
+def outcomes(rows: list[dict[str, Any]]) -> str:
+    """Differences from the exact F's runs, paired by λ and seed, and whether they are within the margins."""
+    lines = [
+        "| F from | | forgetting: difference | equivalent? | retention: difference, bits/dim | equivalent? |",
+        "|" + " --- |" * 6,
+    ]
+    by: dict[tuple[int, str], dict[tuple[float, int], dict[str, float]]] = {}
+    for r in rows:
+        option = r["fields"]["fisher"]
+        key = (option["timesteps"], option["estimator"] if option["timesteps"] else "")
+        values = {metric_of(m): m["value"] for m in r["measurements"]}
+        by.setdefault(key, {})[r["fields"]["lam"], r["seed"]] = values
+    exact = by.pop((0, ""), None)
+    if exact is None:
+        raise SaBenchError("the runs with fisher.timesteps=0 are missing: what follows is compared with them")
+    for (k, estimator), found in sorted(
+        by.items(), key=lambda item: (-item[0][0], ESTIMATORS.index(item[0][1]))
+    ):
+        parts = [f"| {k} timesteps | {estimator} "]
+        for metric, margin in MARGINS.items():
+            shared = sorted(found.keys() & exact.keys())
+            d = np.array([found[key][metric] - exact[key][metric] for key in shared])
+            mean, half = d.mean(), stats.t.ppf(0.95, len(d) - 1) * d.std(ddof=1) / len(d) ** 0.5
+            same = "yes" if abs(mean) + half < margin else "no" if abs(mean) - half > margin else "not shown"
+            digits = 3 if metric == "forget_top1" else 4
+            parts.append(f"| {mean:+.{digits}f} ± {half:.{digits}f} | {same} (margin {margin:g}) ")
+        lines.append("".join(parts) + "|")
+    return "\n".join(lines)
