@@ -74,7 +74,8 @@ def shape(
     a, b = (torch.cat([v.double().flatten() for v in F.values()]).numpy() for F in (found, truth))
     error = 0.5 * np.abs(a / a.sum() - b / b.sum()).sum()
     rank = float(stats.spearmanr(a, b).statistic)
-    return f"| {name} | {estimator} | {spent:.1f} | {a.sum() / b.sum():.3f} | {error:.3f} | {rank:.3f} | {100 * negative:.1f} % |"
+    figures = f"{spent:.1f} | {a.sum() / b.sum():.3f} | {error:.3f} | {rank:.3f} | {100 * negative:.1f} %"
+    return f"| {name} | {estimator} | {figures} |"
 
 
 def outcomes(rows: list[dict[str, Any]]) -> str:
