@@ -73,7 +73,7 @@ def shape(
     """A row: half the L1 distance at matched trace (0 … 1), Spearman's rank correlation over all weights."""
     a, b = (torch.cat([v.double().flatten() for v in F.values()]).numpy() for F in (found, truth))
     error = 0.5 * np.abs(a / a.sum() - b / b.sum()).sum()
-    rank = float(stats.spearmanr(a, b).statistic)
+    rank = float(stats.spearmanr(a, b)[0])  # type: ignore[arg-type]
     figures = f"{spent:.1f} | {a.sum() / b.sum():.3f} | {error:.3f} | {rank:.3f} | {100 * negative:.1f} %"
     return f"| {name} | {estimator} | {figures} |"
 

@@ -1,0 +1,45 @@
+"""Fidelity and diversity along guidance: one weight is one point of a curve, and a weak model looks good at some."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from sa_bench.contracts import Request, View, metric
+from sa_bench.distances import frechet, in_manifold
+from sa_bench.features import extract
+from sa_bench.judges import majority
+from sa_bench.likelihood import per_class
+from sa_bench.sampling import image_seed
+from sa_bench.statistics import Measured
+
+WEIGHTS = (0.0, 0.5, 1.0, 2.0)  # the paper's w; s = w + 1
+IMAGES = 30  # a class
+
+
+@metric(
+    version=1,
+    title="Guidance weight with the lowest Fréchet distance",
+    better=None,  # at w = 2 a DDPM is over-guided, so whatever weakens guidance "improves" FID
+    unit="w",
+    requires=("model", "diffusion", "judges", "real", "features"),
+    source="classifier-free guidance (Ho & Salimans 2022, Section 4) in the judge's features",
+    fields=("concept", "judges", "designated", "feature_images", "sampler"),
+)
+def guidance_curve(view: View) -> Measured:
+    """The w of four at which retained images lie nearest to real ones; the whole curve in extra."""
+    task, model, curve = view.task, view.model, []
+    judge, name = view.judges[task.designated], f"judge-{task.dataset}"
+    real = per_class(view.real("retain_test"), task.feature_images)
+    y = extract(name, judge, real.images)
+    labels = np.repeat(task.scored, IMAGES)
+    rows = [Request(int(c), image_seed("guidance", i)) for i, c in enumerate(labels)]
+    for w in WEIGHTS:
+        images = model.to_images(model.sample(rows, replace(task.sampler, guidance=w + 1)))
+        x = extract(name, judge, images)
+        right, _ = majority(view.judges, images, labels)
+        curve.append({
+            "w": w, "frechet": frechet(x, y), "precision": float(in_manifold(x, y).mean()),
+            "recall": float(in_manifold(y, x).mean()), "accuracy": float(right.mean()),
+        })  # fmt: skip
+    best = min(curve, key=lambda point: point["frechet"])
+    return Measured(best["w"], None, None, None, len(rows), extra={"curve": curve})

@@ -1,0 +1,132 @@
+"""The micro diffusion task end to end: shipped bases, judges of its resolution, methods at scale quick."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sa_bench import bases, datasets, judges, registry
+from sa_bench.cards import WEIGHTS, judge_card
+from sa_bench.contracts import Request
+from sa_bench.judges import shows
+from sa_bench.sampling import image_seed
+
+ROOT = Path(__file__).parent.parent
+TASK = registry.task("mnist_0_ddpm")
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_shipped_bases_draw_digits(seed, store_env):
+    card = json.loads((WEIGHTS / f"base-ddpm-mnist16-micro-{seed}.json").read_text())
+    assert card["accuracy"] >= 0.97
+    found = bases.shipped("ddpm", "mnist16", "micro", seed)
+    assert found is not None
+    model = bases.new("ddpm", "mnist16", "micro").load(found.file)
+    rows = [Request(c, image_seed("card", 100 * c + i)) for c in range(10) for i in range(10)]
+    images, labels = model.to_images(model.sample(rows, TASK.sampler)), np.repeat(range(10), 10)
+    right, _ = judges.majority({n: judges.load(n) for n in TASK.judges}, images, labels)
+    assert right.mean() >= 0.95
+    assert shows(images).mean() >= 0.99
+
+
+@pytest.mark.parametrize("name", [*TASK.judges, TASK.reject_judge])
+def test_its_judges_are_of_its_resolution_and_above_their_bar(name, store_env):
+    card, test = judge_card(name), datasets.load("mnist16").test
+    assert card["size"] == 16
+    judge = judges.load(name)
+    right = judge.probabilities(test.images[:2000])[:, :10].argmax(1) == test.labels[:2000]
+    assert right.mean() == pytest.approx(card["accuracy"], abs=0.015)
+    assert card["accuracy"] >= card["bar"]
+
+
+def test_noise_and_grey_show_nothing_at_16_pixels_and_every_digit_does(store_env):
+    data, rng = datasets.load("mnist16"), np.random.default_rng(0)
+    noise = rng.integers(0, 256, (1000, 16, 16, 1), dtype=np.uint8)
+    assert shows(noise).sum() == 0
+    assert shows(np.full((1, 16, 16, 1), 128, np.uint8)).sum() == 0
+    assert shows(data.test.images).all()
+
+
+@pytest.fixture(scope="module")
+def quick(shared_store, tmp_path_factory):
+    """Four methods at scale quick, in one run."""
+    out = tmp_path_factory.mktemp("ddpm")
+    env = {**os.environ, "SA_BENCH_STORE": str(shared_store), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [
+        sys.executable,
+        "-m",
+        "sa_bench",
+        "run",
+        "--task",
+        "mnist_0_ddpm",
+        "--scale",
+        "quick",
+        "--out",
+        out,
+    ]
+    command += ["--method", "original,sa,relabel,naive"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = [json.loads(p.read_text()) for p in out.glob("*/result.json")]
+    return {r["method"]: {m["name"]: m for m in r["measurements"]} for r in results}, {
+        r["method"]: r for r in results
+    }
+
+
+def test_sa_forgets_and_keeps(quick):
+    rows, _ = quick
+    assert rows["original"]["forget_top1"]["value"] >= 0.95
+    assert rows["sa"]["forget_top1"]["value"] <= 0.1
+    assert rows["sa"]["retain_accuracy"]["value"] >= 0.9
+    assert rows["sa"]["retain_bound"]["value"] > rows["sa"]["retain_bound"]["base"]
+    assert rows["sa"]["forget_bound"]["value"] > rows["sa"]["forget_bound"]["base"] + 0.3
+
+
+def test_relabel_is_exposed_by_recovery_alone(quick):
+    rows, _ = quick
+    relabel, original = rows["relabel"], rows["original"]
+    assert relabel["forget_top1"]["value"] <= 0.05
+    assert relabel["retain_bound"]["value"] == pytest.approx(original["retain_bound"]["value"])
+    assert relabel["recovery"]["value"] >= 0.5
+
+
+def test_naive_stops_at_its_end_point(quick):
+    """At a loss of 256, nothing of the noise is predicted any more; it never became NaN."""
+    _, results = quick
+    assert results["naive"]["status"] == "done"
+    assert results["naive"]["fields"]["stop_at"] == 256.0
+
+
+def test_every_value_has_its_base_beside_it_and_none_is_missing(quick):
+    rows, _ = quick
+    for name, m in rows["sa"].items():
+        assert m["value"] is not None, (name, m["reason"])
+        assert m["base"] is not None, name
+
+
+def test_the_fisher_of_a_shared_set_is_made_once(quick):
+    _, results = quick
+    made = [r["cost"]["fisher"]["cached"] for r in results.values() if "fisher" in r["cost"]]
+    assert made.count(False) <= 1
+
+
+def test_threads_do_not_change_an_image():
+    found = bases.shipped("ddpm", "mnist16", "micro", 0)
+    assert found is not None
+    model = bases.new("ddpm", "mnist16", "micro").load(found.file)
+    rows = [Request(c, c) for c in range(8)]
+    one = model.to_images(model.sample(rows, TASK.sampler))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        two = model.to_images(model.sample(rows, TASK.sampler))
+    finally:
+        torch.set_num_threads(before)
+    assert abs(one.astype(int) - two.astype(int)).max() <= 1
