@@ -13,7 +13,7 @@ from sa_bench.contracts import Bound, Diffusion, Draw, Likelihood, Request, Samp
 from sa_bench.errors import SaBenchError
 from sa_bench.models.ddpm import DDPM, T
 from sa_bench.models.unet import NETWORKS, RECIPES, unet
-from sa_bench.training import Recipe, fit
+from sa_bench.training import Pull, Recipe, fit
 
 DDIM = Sampler("ddim", steps=4, guidance=2.0)
 
@@ -280,3 +280,16 @@ def test_finishing_from_a_clean_image_returns_it(tiny):
     x = torch.randn(2, 3, 16, 16)
     torch.testing.assert_close(tiny.finish(x, tiny.conditions([1, 2]), -1, DDIM), x)
     assert not torch.equal(tiny.finish(x, tiny.conditions([1, 2]), 600, DDIM), x)
+
+
+def test_forgetting_holds_six_floats_a_parameter(tiny, rng):
+    """θ, gradient, two moments of Adam, θ* and F: 24 bytes, besides activations and averaged weights."""
+    params = tiny.parameters()
+    pull = Pull(params, {name: torch.rand_like(p) for name, p in params.items()}, 1.0)
+    optimiser = torch.optim.Adam(params.values(), fused=True)
+    tiny.loss(torch.randn(2, 3, 16, 16), torch.tensor([0, 1]), tiny.draw(2, rng)).sum().backward()
+    optimiser.step()
+    held = [*params.values(), *(p.grad for p in params.values()), *pull.anchors, *pull.weights]
+    held += [v for state in optimiser.state.values() for v in state.values() if v.numel() > 1]
+    tensors = sum(p.numel() for p in params.values() if p.numel() == 1)  # whose moments are not counted
+    assert sum(v.numel() for v in held) == 6 * sum(p.numel() for p in params.values()) - 2 * tensors
