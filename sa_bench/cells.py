@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -13,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sa_bench import registry
 from sa_bench.cards import judge_card, require_bar
-from sa_bench.contracts import Task
+from sa_bench.contracts import FisherOptions, Task
 from sa_bench.errors import SaBenchError, unknown
 from sa_bench.keys import plain
 from sa_bench.store import digest
@@ -201,6 +202,16 @@ def checked(task: Task, relabel_given: bool = False) -> Task:
         low = 0 if name == "recovery_budgets" else 1
         if not getattr(task, name) or min(getattr(task, name)) < low:
             raise SaBenchError(f"task.{name} needs one or more whole numbers ≥ {low}, e.g. 30,100.")
+    for name in ("recovery_judged", "bound_images", "bound_steps"):
+        if getattr(task, name) < 1:
+            raise SaBenchError(f"task.{name}={getattr(task, name)}: must be 1 or more.")
+    if unknown_starts := set(task.recovery_starts) - {"own", "mean", "zero"}:
+        raise unknown("recovery start", unknown_starts.pop(), ["own", "mean", "zero"])
+    if not task.recovery_starts or not task.recovery_rates or min(task.recovery_rates) <= 0:
+        raise SaBenchError(
+            "task.recovery_starts and task.recovery_rates need at least one value, rates above 0."
+        )
+    _check_sampler(task)
     if task.replay_every < 1 or not task.scored:
         raise SaBenchError(
             f"task.replay_every={task.replay_every} with task.score={task.score} leaves no class to score; "
@@ -238,6 +249,22 @@ def checked(task: Task, relabel_given: bool = False) -> Task:
     return task
 
 
+SCHEDULERS = {"vae": ("direct",), "ddpm": ("ddim", "ddpm")}
+MOST_STEPS = {"vae": 1, "ddpm": 1000}
+
+
+def _check_sampler(task: Task) -> None:
+    sampler, most = task.sampler, MOST_STEPS[task.family]
+    if sampler.scheduler not in SCHEDULERS[task.family]:
+        raise unknown("scheduler", sampler.scheduler, SCHEDULERS[task.family])
+    if not math.isfinite(sampler.guidance) or not 0 <= sampler.eta <= 1:
+        raise SaBenchError(
+            f"task.sampler.guidance={sampler.guidance}, eta={sampler.eta}: a finite guidance and 0 ≤ eta ≤ 1 are needed."
+        )
+    if not 1 <= sampler.steps <= most:
+        raise SaBenchError(f"task.sampler.steps={sampler.steps}: {task.name} samples in 1 to {most} steps.")
+
+
 def resolve_fields(method: str, task: Task, scale: str, settings: Mapping[str, str]) -> dict[str, Any]:
     """A method's fields: defaults, then its preset for the family and scale, then `settings`."""
     cls = registry.method_class(method)
@@ -252,7 +279,26 @@ def resolve_fields(method: str, task: Task, scale: str, settings: Mapping[str, s
             values[key] = {**dict(values[key]), **value} if isinstance(value, Mapping) else value
     for path, value in settings.items():
         assign(cls, values, path, value, f"method {method}")
-    return asdict(validated(cls, values, f"method {method}"))
+    built = validated(cls, values, f"method {method}")
+    _check_fisher(built, task, f"method {method}")
+    return asdict(built)
+
+
+def _check_fisher(method: Any, task: Task, what: str) -> None:
+    """Refuse options of F that mean nothing for the task's family, before any work."""
+    for name, options in vars(method).items():
+        if not isinstance(options, FisherOptions):
+            continue
+        if task.family == "vae" and (options.timesteps or options.range != "model"):
+            raise SaBenchError(
+                f"{what}: {name}.timesteps and {name}.range are of diffusion models; {task.name} has none."
+            )
+        if task.family != "vae" and options.targets != "means":
+            raise SaBenchError(
+                f"{what}: {name}.targets={options.targets} is of VAEs; use {name}.targets=means."
+            )
+        if options.timesteps > 1000:
+            raise SaBenchError(f"{what}: {name}.timesteps={options.timesteps}: there are 1,000; 0 takes all.")
 
 
 def with_metrics(task: Task, metrics: Sequence[str]) -> Task:
