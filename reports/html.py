@@ -124,12 +124,14 @@ def commands(board: Board) -> list[str]:
 def cards(board: Board) -> list[dict[str, Any]]:
     """The card of every judge of the task; `problem` where it is missing or not of the judge that was used."""
     task, assets = (cells(board)[0][1]["task_values"], {})
+    trained: dict[str, dict[str, Any]] = {}
     for _, cell in cells(board):
         assets |= cell["provenance"].get("assets", {})
+        trained |= cell["artifacts"].get("judges", {})
     found = []
-    for name in dict.fromkeys([*task["judges"], task["reject_judge"]]):
+    for name in filter(None, dict.fromkeys([*task["judges"], task["reject_judge"]])):
         try:
-            card = dict(judge_card(name))
+            card = dict(judge_card(name)) | trained.get(name, {})
         except SaBenchError as error:
             found.append({"name": name, "designated": False, "problem": str(error)})
             continue

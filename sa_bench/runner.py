@@ -89,7 +89,7 @@ def _skeleton(cell: Cell, command: str) -> dict[str, Any]:
 def _measure_cell(
     cell: Cell, store: Store, folder: Path, command: str, report: Report, device: str
 ) -> dict[str, Any]:
-    from sa_bench import datasets
+    from sa_bench import datasets, judges
     from sa_bench.measuring import Subject, measure_all
     from sa_bench.stages import Chain
 
@@ -117,6 +117,8 @@ def _measure_cell(
         "base": chain.base.content,
         "samples": {name: artifact.content for name, artifact in sets.items()},
     }
+    if trained := [name for name in cell.task.judges if judge_card(name)["kind"] == "trained"]:
+        result["artifacts"]["judges"] = {name: judges.load(name).card for name in trained}
     result["provenance"]["assets"] = {
         "base": chain.base.content,
         **{name: card for m in rows for name, card in (m["fingerprint"].get("judges") or {}).items()},

@@ -130,7 +130,13 @@ def load(name: str) -> TrainedJudge:
     net.load_state_dict(load_file(artifact.path / "judge.safetensors"))
     facts = json.loads((artifact.path / "card.json").read_text())
     content = file_digest(artifact.path / "judge.safetensors")
-    return TrainedJudge(name, content, {"name": name, **spec, **facts}, net.eval().to(device), device)
+    card = {
+        "name": name,
+        **spec,
+        **facts,
+        "recipe": f"{spec['network']}, {spec['epochs']} epochs, trained here",
+    }
+    return TrainedJudge(name, content, card, net.eval().to(device), device)
 
 
 def train(network: str, dataset: str, epochs: int, device: str) -> tuple[ResNet34 | Smoke, dict[str, Any]]:

@@ -50,6 +50,9 @@ def test_every_method_runs_through_every_stage(name, tmp_path, cli):
             rows["kid[judge-" + datasets.ENTRIES[name.split("_")[0]].title.lower() + "]"]["value"] is not None
         )
         assert "6726825d" in rows["fid[inception-v3-compat]"]["reason"]
+        judge, card = next(iter(result["artifacts"]["judges"].items()))
+        assert judge.endswith("-smoke")
+        assert 0 <= card["accuracy"] <= 1
         assert any("smoke run" in flag for flag in result["flags"])
         assert any("not the published" in flag for flag in result["flags"])
 
