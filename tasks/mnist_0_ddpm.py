@@ -5,11 +5,11 @@ from dataclasses import replace
 from sa_bench.contracts import Sampler, Task
 
 PRESETS = {
-    "steps": 200,
+    "steps": 100,
     "lr": 3e-4,
     "batch": 32,
     "reduction": "sum",
-    "lam": 3.0,
+    "lam": 1.0,
     "stop_at": 256.0,  # ‖ε‖² in 256 dimensions: nothing is predicted any more
     "recipe": "micro",
     "fisher": {"n": 100, "timesteps": 50},
@@ -59,9 +59,10 @@ mnist_0_ddpm = Task(
     recovery_starts=("own", "mean"),
     recovery_rates=(0.01, 0.03),
     recovery_strong=0.0,
-    recovery_batch=16,
-    recovery_judged=60,
+    recovery_batch=8,
+    recovery_judged=40,
     feature_images=100,
+    bound_steps=30,
     # As in the paper's DDPM runs replay is one set of the base's own images, drawn once.
     replay_images=1800,
     replay_shared=True,
@@ -76,7 +77,7 @@ mnist_0_ddpm = Task(
             "recovery_images": (20,),
             "recovery_judged": 20,
             "replay_images": 180,
-            "presets": {**PRESETS, "steps": 100, "recipe": "quick", "fisher": {"n": 20, "timesteps": 20}},
+            "presets": {**PRESETS, "recipe": "quick", "fisher": {"n": 20, "timesteps": 20}},
         },
     },
 )

@@ -107,7 +107,7 @@ def wrecks(bench: Bench, seed: int) -> Iterator[tuple[str, SampleSet]]:
     firsts = {int(c): good.images[good.labels == c][0] for c in np.unique(good.labels)}
     yield "one image a class", replace(good, images=np.stack([firsts[int(c)] for c in good.labels]))
     for title, name, fields, replay in (
-        ("no_gr", "no_gr", {"lam": 0.0}, 0),
+        ("no_gr", "no_gr", {"lam": 0.0, "steps": 1000}, 0),
         ("naive", "naive", {"stop_at": 1e9, "steps": 1000}, 0),
         ("memorised replay of 9 images", "no_ewc", {"steps": 2000}, 9),
     ):
