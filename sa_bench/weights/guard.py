@@ -24,6 +24,7 @@ from sa_bench.store import write_atomic
 from sa_bench.toy import ToyRun
 from sa_bench.training import Recipe, fit
 
+WRECKING = {"vae": (1000, 1000, 2000), "ddpm": (500, 200, 600)}  # steps of no_gr, naive and memorised replay
 POOL = {"ddpm": 400}  # images a class that resamples are taken from, where fresh ones take too long
 RESAMPLES = (
     300  # of the null for each task: base models at other sampling seeds, every digit in turn left out
@@ -106,10 +107,11 @@ def wrecks(bench: Bench, seed: int) -> Iterator[tuple[str, SampleSet]]:
     yield "blank images", replace(good, images=np.zeros_like(good.images))
     firsts = {int(c): good.images[good.labels == c][0] for c in np.unique(good.labels)}
     yield "one image a class", replace(good, images=np.stack([firsts[int(c)] for c in good.labels]))
+    no_gr, naive, memorised = WRECKING[task.family]
     for title, name, fields, replay in (
-        ("no_gr", "no_gr", {"lam": 0.0, "steps": 1000}, 0),
-        ("naive", "naive", {"stop_at": 1e9, "steps": 1000}, 0),
-        ("memorised replay of 9 images", "no_ewc", {"steps": 2000}, 9),
+        ("no_gr", "no_gr", {"lam": 0.0, "steps": no_gr}, 0),
+        ("naive", "naive", {"stop_at": 1e9, "steps": naive}, 0),
+        ("memorised replay of 9 images", "no_ewc", {"steps": memorised}, 9),
     ):
         values = resolve_fields(name, task, "full", {}) | fields
         yield title, draw(_forgotten(bench, seed, name, values, replay), task, "retain")
