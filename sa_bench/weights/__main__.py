@@ -1,6 +1,6 @@
 """Makes what ships again: `python -m sa_bench.weights judges|bases|guard`, `freeze NAME TASK ...`, `variance RUN`.
 
-`judges NAME`, `bases FAMILY` and `guard TASK` make one of them; `fisher RUN` prints the tables of docs/fisher.md.
+`judges NAME`, `bases FAMILY` and `guard TASK` make one of them; `fisher RUN` prints what a cheaper Fisher costs.
 
 Writes into this folder; a card (JSON) beside each weight file says how it was made and what it can do.
 """
