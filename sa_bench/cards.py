@@ -82,7 +82,7 @@ def guard_card(dataset: str) -> dict[str, Any]:
     path = WEIGHTS / f"guard-{dataset}.json"
     if not path.is_file():
         raise SaBenchError(
-            f"There is no collapse guard for {dataset}; make one: python -m sa_bench.weights guard."
+            f"There is no collapse guard for {dataset}; make one: python -m sa_bench.weights guard TASK."
         )
     return json.loads(path.read_text())
 

@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from sa_bench import registry
-from sa_bench.cards import judge_card, require_bar
+from sa_bench.cards import guard_card, judge_card, require_bar
 from sa_bench.contracts import FisherOptions, Task
 from sa_bench.errors import SaBenchError, unknown
 from sa_bench.keys import plain
@@ -228,6 +228,8 @@ def checked(task: Task, relabel_given: bool = False) -> Task:
         raise SaBenchError(f"task.designated={task.designated} is not in task.judges.")
     for name in task.metrics:
         registry.find("metric", name)
+    if "collapse" in task.metrics:
+        guard_card(task.dataset)
     kind, _, argument = task.surrogate.partition(":")
     if kind == "class":
         other = class_index(task, argument)

@@ -18,6 +18,8 @@ def plain(value: Any, cls: type | None = None) -> Any:
     if cls is not None and is_dataclass(cls):
         found = {}
         for f in fields(cls):
+            if isinstance(value, Mapping) and f.name not in value:
+                continue
             part = value[f.name] if isinstance(value, Mapping) else getattr(value, f.name)
             if not (f.metadata.get("later") and part == f.default):
                 found[f.name] = plain(part, type(f.default) if is_dataclass(f.default) else None)

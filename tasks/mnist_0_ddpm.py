@@ -44,7 +44,6 @@ mnist_0_ddpm = Task(
         "probe_conditions",
         "probe_denoising",
         "retain_accuracy",
-        "collapse",
         "kid",
         "fid",
         "precision",
