@@ -65,18 +65,30 @@ def published(row: Mapping[str, Any], metric: str) -> Published | None:
     return None
 
 
+NO_JUDGE = ""
+
+
+def by_judge(measurement: Mapping[str, Any]) -> dict[str, float]:
+    """Judge to value; a metric that needs none (FID) has one value, under `NO_JUDGE`."""
+    return {j["judge"]: j["value"] for j in measurement["judges"] or []} or {NO_JUDGE: measurement["value"]}
+
+
 def prediction(values: np.ndarray) -> tuple[float, float]:
     """(mean, half-width) of the 95 % prediction interval for one new run and one new judge.
 
     Args:
-        values: (runs, judges), each a run's value by one judge; at least 2 x 2.
+        values: (runs, judges), each a run's value by one judge; at least 2 x 2, or (runs, 1) where none judges.
 
-    Two-way random effects by the method of moments; Student's t with min(runs, judges) − 1 degrees.
+    Two-way random effects by the method of moments; Student's t with min(runs, judges) − 1 degrees. Without
+    judges the runs alone, with runs − 1.
     """
     from scipy import stats
 
     runs, judges = values.shape
     mean = float(values.mean())
+    if judges == 1:
+        spread = float(values.std(ddof=1)) * (1 + 1 / runs) ** 0.5
+        return mean, float(stats.t.ppf(0.975, runs - 1)) * spread
     rows, columns = values.mean(1), values.mean(0)
     rest = values - rows[:, None] - columns[None] + mean
     noise = float((rest**2).sum()) / ((runs - 1) * (judges - 1))
@@ -102,7 +114,10 @@ def verdict(entry: Published, scale: str, by_run: Sequence[Mapping[str, float]])
         }
     names = sorted(set.intersection(*(set(r) for r in by_run))) if by_run else []
     facts["judges"] = len(names)
-    if len(by_run) < FEWEST or len(names) < FEWEST:
+    unjudged = names == [NO_JUDGE]
+    if len(by_run) < FEWEST or (len(names) < FEWEST and not unjudged):
+        if unjudged:
+            return facts | {"verdict": f"inconclusive ({len(by_run)} run(s); {FEWEST} are needed)"}
         return facts | {
             "verdict": f"inconclusive ({len(by_run)} run(s) and {len(names)} judge(s) of the published recipe; "
             f"{FEWEST} of each are needed)"

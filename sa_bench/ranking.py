@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from sa_bench.board import Board, Endpoint, Line, Row, Rows
-from sa_bench.ledger import published
+from sa_bench.ledger import by_judge, published
 from sa_bench.ledger import verdict as verdict_of
 from sa_bench.results import metric_of
 from sa_bench.wording import headline, sentence, verdict
@@ -101,11 +101,11 @@ def _ledger(board: Board, line: Line) -> list[dict[str, Any]]:
     """What was published for this line's metrics, with the verdict of all its runs together."""
     found = []
     for name in line.endpoints:
-        entry = published(line.cells[0], name)
+        rows = [m for cell in line.cells for m in cell["measurements"] if m["name"] == name]
+        entry = published(line.cells[0], metric_of(rows[0]))
         if entry is None:
             continue
-        rows = [m for cell in line.cells for m in cell["measurements"] if m["name"] == name]
-        by_run = [{j["judge"]: j["value"] for j in m["judges"] or []} for m in rows if m["value"] is not None]
+        by_run = [by_judge(m) for m in rows if m["value"] is not None]
         found.append({
             "label": line.label, "metric": name, "unit": line.endpoints[name].unit,
             "ours": line.endpoints[name].value, **verdict_of(entry, board.scale, by_run),

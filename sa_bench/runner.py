@@ -26,6 +26,7 @@ from sa_bench.errors import CellFailed, MissingAsset, SaBenchError
 from sa_bench.results import (
     SCHEMA,
     command_line,
+    metric_of,
     provenance,
     to_json,
 )
@@ -98,10 +99,9 @@ def _measure_cell(
     subject, base = Subject(chain), Subject(chain, base=True)
     rows, scores = measure_all(chain, subject, base)
     for m in rows:
-        entry = ledger.published(result, m["name"])
+        entry = ledger.published(result, metric_of(m))
         if entry is not None and m["value"] is not None:
-            by_judge = {j["judge"]: j["value"] for j in m["judges"] or []}
-            m["ledger"] = ledger.verdict(entry, cell.scale, [by_judge])
+            m["ledger"] = ledger.verdict(entry, cell.scale, [ledger.by_judge(m)])
     result["measurements"] = rows
     result["flags"] = [
         f"{r['name']}: {warning}" for r in rows if (warning := (r["extra"] or {}).get("warning"))

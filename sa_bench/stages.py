@@ -46,6 +46,7 @@ class Chain:
         self.task = cell.task
         self.cost: dict[str, dict[str, Any]] = {}
         self._spent = (0.0, 0.0)  # wall and CPU seconds of the stages made so far
+        self._sets: dict[tuple[str, bool], Artifact] = {}
 
     def make(
         self, stage: str, label: str, inputs: Mapping[str, Any], build: Callable[[Path], Mapping | None]
@@ -249,7 +250,12 @@ class Chain:
         return {"render": [cell.method, version, cell.keyed_fields(), self.task.concept]}
 
     def samples(self, name: str, base: bool = False) -> Artifact:
-        """The sample set `name` of the forgotten model, or of θ*."""
+        """The sample set `name` of the forgotten model, or of θ*; looked up once, every metric asks for it."""
+        if (name, base) not in self._sets:
+            self._sets[name, base] = self._sampled(name, base)
+        return self._sets[name, base]
+
+    def _sampled(self, name: str, base: bool) -> Artifact:
         task = self.task
 
         def build(folder: Path) -> None:

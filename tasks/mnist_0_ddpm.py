@@ -72,7 +72,7 @@ mnist_0_ddpm = Task(
             "n_retain": 20,
             "bound_images": 5,
             "bound_steps": 10,
-            "recovery_budgets": (0, 30),
+            "recovery_budgets": (0, 100),
             "recovery_images": (20,),
             "recovery_judged": 20,
             "replay_images": 180,

@@ -92,3 +92,20 @@ def test_a_board_at_scale_paper_carries_the_verdict_of_all_its_runs():
     assert found["low"] < 0.058 < found["high"]
     (alone,) = boards(rows[:1])
     assert alone.ledger[0]["verdict"].startswith("inconclusive (1 run(s)")
+
+
+def test_a_metric_without_judges_is_predicted_from_its_runs():
+    """Three runs of FID 10, 11, 12: t(2) = 4.303 times the spread of one new run."""
+    (entry,) = [
+        e
+        for e in ledger.entries()
+        if (e.task, e.method, e.metric) == ("cifar10_airplane", "original", "official_fid")
+    ]
+    runs = [ledger.by_judge({"judges": None, "value": v}) for v in (10.0, 11.0, 12.0)]
+    found = ledger.verdict(entry, "paper", runs)
+    assert found["mean"] == pytest.approx(11.0)
+    assert found["high"] - found["mean"] == pytest.approx(4.3027 * (1 + 1 / 3) ** 0.5, rel=1e-4)
+    assert found["verdict"].startswith("inconclusive (too noisy")
+    assert ledger.verdict(entry, "paper", runs[:2])["verdict"] == "inconclusive (2 run(s); 3 are needed)"
+    near = [ledger.by_judge({"judges": None, "value": v}) for v in (9.6, 9.7, 9.65)]
+    assert ledger.verdict(entry, "paper", near)["verdict"] == "consistent"
