@@ -11,6 +11,8 @@ thread, medians; the machine is noisy, so read the ratios. Targets are asserted:
 
 """
 
+GPU = "\nNo GPU figures yet: `make gpu-check` prints them, and has only been run on a CPU with a toy network.\n"
+
 
 def main(source: Path, target: Path) -> None:
     """Write the table."""
@@ -23,7 +25,7 @@ def main(source: Path, target: Path) -> None:
     machine = (
         f"\n{cpu.get('brand_raw', 'CPU unknown')}, one thread, Python {python}, {facts['datetime'][:10]}.\n"
     )
-    target.write_text(HEAD + "\n".join(lines) + "\n" + machine)
+    target.write_text(HEAD + "\n".join(lines) + "\n" + machine + GPU)
 
 
 if __name__ == "__main__":
