@@ -11,7 +11,9 @@ thread, medians; the machine is noisy, so read the ratios. Targets are asserted:
 
 """
 
-GPU = "\nNo GPU figures yet: `make gpu-check` prints them, and has only been run on a CPU with a toy network.\n"
+GPU = (
+    "\nNo GPU figures yet: `make gpu-check` prints them, and has only been run on a CPU with a toy network.\n"
+)
 
 
 def main(source: Path, target: Path) -> None:
