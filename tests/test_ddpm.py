@@ -293,3 +293,19 @@ def test_forgetting_holds_six_floats_a_parameter(tiny, rng):
     held += [v for state in optimiser.state.values() for v in state.values() if v.numel() > 1]
     tensors = sum(p.numel() for p in params.values() if p.numel() == 1)  # whose moments are not counted
     assert sum(v.numel() for v in held) == 6 * sum(p.numel() for p in params.values()) - 2 * tensors
+
+
+def test_a_compiled_network_gives_the_same_images_and_still_sees_a_substituted_row(tiny, rng, monkeypatch):
+    whole = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda net: whole(net, backend="eager"))
+    monkeypatch.setenv("SA_BENCH_COMPILE", "1")
+    compiled = tiny.clone().to("cpu")
+    assert compiled.net._compiled_call_impl is not None
+    assert tiny.clone().net._compiled_call_impl is None
+    rows, x, draw = [Request(3, 5), Request(4, 6)], torch.randn(2, 3, 16, 16), tiny.draw(2, rng)
+    torch.testing.assert_close(compiled.sample(rows, DDIM), tiny.sample(rows, DDIM), atol=1e-4, rtol=1e-4)
+    c = torch.tensor([3, 4])
+    torch.testing.assert_close(compiled.loss(x, c, draw), tiny.loss(x, c, draw))
+    value = tiny.condition(3).read() + 1
+    with tiny.condition(3).substitute(value), compiled.condition(3).substitute(value):
+        torch.testing.assert_close(compiled.loss(x, c, draw), tiny.loss(x, c, draw))

@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sa_bench import settings
 from sa_bench.contracts import Condition, Draw, Request, Sampler
 from sa_bench.errors import SaBenchError
 from sa_bench.models.unet import NETWORKS, RECIPES, unet
@@ -120,12 +121,14 @@ class DDPM:
         return DDPM(self.base, (*self.size, self.channels), self.classes, seed).to(str(self.device))
 
     def to(self, device: str) -> Self:
-        """Move to `device`; on a GPU in channels-last order."""
+        """Move to `device`; on a GPU in channels-last order, with SA_BENCH_COMPILE compiled."""
         for net in (self.net, self.average):
             if net is not None:
                 nn.Module.to(net, device)
                 if device != "cpu":
                     nn.Module.to(net, memory_format=torch.channels_last)
+                if settings.compile_networks():
+                    net.compile()
         self.alphas = self.alphas.to(device)
         return self
 
@@ -163,8 +166,9 @@ class DDPM:
             k, value = self.substituted
             put = lambda _, args, out: torch.where((args[0] == k)[:, None], value, out)  # noqa: E731
             handle = net.class_embedding.register_forward_hook(put)  # type: ignore[union-attr]
+        call = net if handle is None else net.forward  # a compiled network does not see a hook added later
         try:
-            out = net(F.pixel_unshuffle(x_t, self.network.patch), t, class_labels=c).sample
+            out = call(F.pixel_unshuffle(x_t, self.network.patch), t, class_labels=c).sample
         finally:
             if handle is not None:
                 handle.remove()
@@ -304,15 +308,8 @@ class DDPM:
         return torch.cat([self.loss(xs, cs, Draw(e, t)) for xs, cs, e, t in parts])
 
     def _decoder_nats(
-        self,
-        x: Tensor,
-        c: Tensor,
-        rng: torch.Generator,
-        a: Tensor,
-        beta: Tensor,
-        alpha: Tensor,
-        variance: Tensor,
-    ) -> Tensor:
+        self, x: Tensor, c: Tensor, rng: torch.Generator, a: Tensor, beta: Tensor, alpha: Tensor, variance: Tensor
+    ) -> Tensor:  # fmt: skip
         """−log p(x|x_0 noisy) of 256 grey levels, (N,), at t = 0."""
         draw = self.draw(len(x), rng, torch.zeros(len(x), dtype=torch.int64))
         out = []
