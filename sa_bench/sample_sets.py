@@ -19,6 +19,7 @@ class SampleSet:
     images: np.ndarray  # uint8 (N, H, W, C)
     labels: np.ndarray  # int64 (N,) the condition each was made from, or its true class
     seeds: np.ndarray  # int64 (N,); −1 where an image has none (real data)
+    prompts: np.ndarray | None = None  # int64 (N,) number of the prompt behind each; None: made from classes
 
     def __len__(self) -> int:
         """N."""
@@ -30,12 +31,12 @@ class SampleSet:
 
     def take(self, rows: np.ndarray | slice) -> SampleSet:
         """Some rows, by mask, indices or slice."""
-        return SampleSet(self.images[rows], self.labels[rows], self.seeds[rows])
+        prompts = None if self.prompts is None else self.prompts[rows]
+        return SampleSet(self.images[rows], self.labels[rows], self.seeds[rows], prompts)
 
     def save(self, path: Path) -> None:
         """Write as safetensors, atomically."""
-        tensors = {"images": self.images, "labels": self.labels, "seeds": self.seeds}
-        write_atomic(path, save({k: np.ascontiguousarray(v) for k, v in tensors.items()}))
+        write_atomic(path, save({k: np.ascontiguousarray(v) for k, v in vars(self).items() if v is not None}))
 
     @staticmethod
     def load(path: Path) -> SampleSet:
@@ -49,4 +50,5 @@ class SampleSet:
             np.concatenate([p.images for p in parts]),
             np.concatenate([p.labels for p in parts]),
             np.concatenate([p.seeds for p in parts]),
+            None if any(p.prompts is None for p in parts) else np.concatenate([p.prompts for p in parts]),  # type: ignore[misc]
         )

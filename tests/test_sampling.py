@@ -1,5 +1,7 @@
 """Sample sets: every image can be made again alone, and a damaged shard is never trusted."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,13 +11,12 @@ from sa_bench.contracts import Request, Sampler
 from sa_bench.errors import SaBenchError
 from sa_bench.models.vae import VAE
 from sa_bench.registry import task as find_task
+from sa_bench.sample_sets import SampleSet
 from sa_bench.sampling import draw_set, image_seed, requests
 
 
 @pytest.fixture
 def task():
-    from dataclasses import replace
-
     return replace(find_task("mnist_0"), n_forget=40, n_retain=5)
 
 
@@ -103,3 +104,14 @@ def test_a_damaged_shard_is_made_again_with_its_own_seeds(task, tmp_path, small_
     assert made == [16]
     assert np.array_equal(again.images, whole.images)
     assert len(again) == 45
+
+
+def test_a_set_keeps_the_prompt_of_every_image_and_writes_none_where_there_is_none(tmp_path):
+    plain = SampleSet(np.zeros((3, 2, 2, 1), np.uint8), np.arange(3), np.arange(3))
+    plain.save(tmp_path / "plain.safetensors")
+    assert SampleSet.load(tmp_path / "plain.safetensors").prompts is None
+    prompted = replace(plain, prompts=np.array([4, 4, 7]))
+    whole = SampleSet.concatenate([prompted.take(slice(0, 1)), prompted.of(2)])
+    whole.save(tmp_path / "prompted.safetensors")
+    assert SampleSet.load(tmp_path / "prompted.safetensors").prompts.tolist() == [4, 7]
+    assert SampleSet.concatenate([plain, prompted]).prompts is None
