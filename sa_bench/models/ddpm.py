@@ -166,7 +166,9 @@ class DDPM:
             k, value = self.substituted
             put = lambda _, args, out: torch.where((args[0] == k)[:, None], value, out)  # noqa: E731
             handle = net.class_embedding.register_forward_hook(put)  # type: ignore[union-attr]
-        call = net if handle is None else net.forward  # a compiled network does not see a hook added later
+        call: Any = (
+            net if handle is None else net.forward
+        )  # a compiled network does not see a hook added later
         try:
             out = call(F.pixel_unshuffle(x_t, self.network.patch), t, class_labels=c).sample
         finally:
