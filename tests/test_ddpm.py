@@ -84,7 +84,7 @@ def test_ancestral_sampling_is_ddim_with_full_noise(tiny):
     x, eps = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 16, 16)
     outs = []
     for sampler in (Sampler("ddpm", steps=T), Sampler("ddim", steps=T, eta=1.0)):
-        scheduler, further = tiny._scheduler(sampler)
+        scheduler, further = tiny.scheduler(sampler)
         rng = torch.Generator().manual_seed(3)
         outs.append(scheduler.step(eps, 500, x, generator=rng, **further).prev_sample)
     torch.testing.assert_close(*outs, atol=1e-4, rtol=1e-4)
@@ -233,7 +233,7 @@ class Oracle(DDPM):
 
     variance = 0.04
 
-    def _predict(self, net, x_t, t, c):
+    def output(self, net, x_t, t, c):
         a = self.alphas[t][:, None, None, None]
         return (1 - a).sqrt() * x_t / (a * self.variance + 1 - a)
 

@@ -14,35 +14,25 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sa_bench import settings
-from sa_bench.contracts import Condition, Draw, Request, Sampler
+from sa_bench.contracts import Condition, Draw, Sampler
 from sa_bench.errors import SaBenchError
+from sa_bench.models.denoising import CHUNK, Denoising, times
 from sa_bench.models.unet import NETWORKS, RECIPES, unet
 from sa_bench.store import write_atomic
 
 T = 1000  # diffusion steps
-BETAS: dict[str, Any] = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
-CHUNK = 64  # images a forward pass on a CPU; larger ones fall out of its cache
-CHUNK_GPU = 512
-
-
-def _times(draw: Draw) -> Tensor:
-    if draw.t is None:
-        raise TypeError("a diffusion model's draw carries timesteps")
-    return draw.t
 
 
 class EmbeddingRow:
@@ -76,7 +66,7 @@ class EmbeddingRow:
             self.model.substituted = None
 
 
-class DDPM:
+class DDPM(Denoising):
     """The diffusion model behind the Generator contract. Model space is (N, C, H, W) in [-1, 1]."""
 
     family = "ddpm"
@@ -95,15 +85,16 @@ class DDPM:
             classes: how many; one more embedding is the null class.
             seed: of the initialisation.
         """
+        self.betas = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
         self.base, self.size, self.channels, self.classes = base, shape[:2], shape[2], classes
-        self.network, self.null = NETWORKS[base], classes
+        self.layout, self.null = NETWORKS[base], classes
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.net: UNet2DModel = unet(self.network, self.size, self.channels, classes).eval()
+            self.net: UNet2DModel = unet(self.layout, self.size, self.channels, classes).eval()
         self.average: UNet2DModel | None = None
         if RECIPES[base].ema is not None:
             self.average = copy.deepcopy(self.net).requires_grad_(False)
-        self.alphas: Tensor = DDPMScheduler(num_train_timesteps=T, **BETAS).alphas_cumprod
+        self.alphas: Tensor = DDPMScheduler(num_train_timesteps=T, **self.betas).alphas_cumprod
         self.substituted: tuple[int, Tensor] | None = None
 
     @property
@@ -135,10 +126,9 @@ class DDPM:
     def draw(self, n: int, rng: torch.Generator, t: Tensor | None = None) -> Draw:
         """Timesteps (n,), antithetic pairs t and T − 1 − t unless given, ε (n, C, H, W), and the seed of dropout."""
         if t is None:
-            half = torch.randint(T, (n // 2 + 1,), generator=rng)
-            t = torch.cat([half, T - 1 - half])[:n]
+            t = self.antithetic(n, rng)
         noise = torch.randn(n, *self.shape, generator=rng)
-        drops = self.net.training and self.network.dropout > 0
+        drops = self.net.training and self.layout.dropout > 0
         seed = int(torch.randint(2**62, (1,), generator=rng)) if drops else None
         return Draw(noise.to(self.device, non_blocking=True), t.to(self.device, non_blocking=True), seed)
 
@@ -156,11 +146,20 @@ class DDPM:
             raise SaBenchError(f"Class labels must be whole numbers 0..{self.classes - 1}, got {values}.")
         return c.long().to(self.device)
 
+    def nulls(self, c: Tensor) -> Tensor:
+        """The null class, as often as there are rows in `c`."""
+        return torch.full_like(c, self.null)
+
+    def network(self, sampler: Sampler) -> UNet2DModel:
+        """The averaged weights where the sampler asks for them and the model has them."""
+        return self.average if sampler.ema and self.average is not None else self.net
+
     def predict(self, x_t: Tensor, t: Tensor, c: Tensor) -> Tensor:
         """ε̂(x_t, t, c), (N, C, H, W); raw weights."""
-        return self._predict(self.net, x_t, t, c)
+        return self.output(self.net, x_t, t, c)
 
-    def _predict(self, net: UNet2DModel, x_t: Tensor, t: Tensor, c: Tensor) -> Tensor:
+    def output(self, net: UNet2DModel, x_t: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        """ε̂ by `net`."""
         handle = None
         if self.substituted is not None:
             k, value = self.substituted
@@ -170,112 +169,17 @@ class DDPM:
             net if handle is None else net.forward
         )  # a compiled network does not see a hook added later
         try:
-            out = call(F.pixel_unshuffle(x_t, self.network.patch), t, class_labels=c).sample
+            out = call(F.pixel_unshuffle(x_t, self.layout.patch), t, class_labels=c).sample
         finally:
             if handle is not None:
                 handle.remove()
-        return F.pixel_shuffle(out, self.network.patch)
-
-    def add_noise(self, x: Tensor, draw: Draw) -> Tensor:
-        """x_t = √ᾱ_t x + √(1 − ᾱ_t) ε (Ho et al. 2020, Eq. 4)."""
-        a = self.alphas[_times(draw)][:, None, None, None]
-        return a.sqrt() * x + (1 - a).sqrt() * draw.noise
+        return F.pixel_shuffle(out, self.layout.patch)
 
     def loss(self, x: Tensor, c: Tensor, draw: Draw) -> Tensor:
         """‖ε − ε̂(x_t, t, c)‖² summed over the image, (N,): the simplified −ELBO (Ho et al. 2020, Eq. 14)."""
-        with self._dropout(draw.seed):
-            error = self.predict(self.add_noise(x, draw), _times(draw), c).float() - draw.noise
+        with self.with_dropout(draw.seed):
+            error = self.predict(self.add_noise(x, draw), times(draw), c).float() - draw.noise
         return (error**2).flatten(1).sum(1)
-
-    @contextmanager
-    def _dropout(self, seed: int | None) -> Iterator[None]:
-        if seed is None:
-            yield
-            return
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            yield
-
-    def sample(self, requests: Sequence[Request], sampler: Sampler) -> Tensor:
-        """One image a request, (N, C, H, W) in [-1, 1]; all noise of an image from its own generator."""
-        parts = []
-        size = CHUNK if self.device.type == "cpu" else CHUNK_GPU
-        for rows in (requests[i : i + size] for i in range(0, len(requests), size)):
-            rngs = [torch.Generator().manual_seed(r.seed) for r in rows]
-            x = torch.cat([torch.randn(1, *self.shape, generator=g) for g in rngs])
-            c = self.conditions([r.condition for r in rows])
-            given = [r.guidance for r in rows if r.guidance is not None]
-            s = torch.tensor([sampler.guidance if r.guidance is None else r.guidance for r in rows])
-            guidance = s.view(-1, 1, 1, 1).to(self.device) if given else sampler.guidance
-            parts.append(self._denoise(x.to(self.device), c, guidance, sampler, rngs))
-        return torch.cat(parts) if parts else torch.empty(0, *self.shape)
-
-    def simulate(self, c: Tensor, rng: torch.Generator, sampler: Sampler) -> Tensor:
-        """Bulk samples, (N, C, H, W) in [-1, 1]."""
-        size = CHUNK if self.device.type == "cpu" else CHUNK_GPU
-        return torch.cat([self.sample_until(part, sampler.steps, rng, sampler) for part in c.split(size)])
-
-    def sample_until(self, c: Tensor, k: int, rng: torch.Generator, sampler: Sampler) -> Tensor:
-        """X after the first `k` of the sampler's steps, (N, C, H, W)."""
-        x = torch.randn(len(c), *self.shape, generator=rng).to(self.device)
-        return self._denoise(x, c, sampler.guidance, sampler, rng, until=k)
-
-    def finish(self, x_t: Tensor, c: Tensor, level: int, sampler: Sampler) -> Tensor:
-        """The sampler's remaining steps from `x_t` at timestep `level`, without new noise."""
-        quiet = replace(sampler, scheduler="ddim", eta=0.0, dropout=False)
-        times = self._scheduler(quiet)[0].timesteps.tolist()
-        start, rng = next((i for i, t in enumerate(times) if t <= level), len(times)), torch.Generator()
-        return self._denoise(x_t, c, sampler.guidance, quiet, rng, start=start)
-
-    @torch.no_grad()
-    def _denoise(
-        self, x: Tensor, c: Tensor, guidance: Tensor | float, sampler: Sampler,
-        rng: torch.Generator | list[torch.Generator], until: int | None = None, start: int = 0,
-    ) -> Tensor:  # fmt: skip
-        """The sampler's steps from number `start` to number `until`."""
-        net = self.average if sampler.ema and self.average is not None else self.net
-        scheduler, further = self._scheduler(sampler)
-        first = rng[0] if isinstance(rng, list) else rng
-        seed = int(torch.randint(2**62, (1,), generator=first)) if sampler.dropout else None
-        net.train(sampler.dropout)
-        try:
-            with self._dropout(seed):
-                for t in scheduler.timesteps.tolist()[start:until]:
-                    eps = self._guided(net, x, torch.full((len(x),), t, device=x.device), c, guidance)
-                    x = scheduler.step(eps, t, x, generator=rng, **further).prev_sample  # type: ignore[arg-type]
-        finally:
-            net.eval()
-        return x
-
-    def _scheduler(self, sampler: Sampler) -> tuple[DDIMScheduler | DDPMScheduler, dict[str, float]]:
-        """Diffusers' scheduler with its timesteps set, and what its `step` takes besides.
-
-        Raises:
-            SaBenchError: another scheduler than `ddim` and `ddpm`, or more steps than T.
-        """
-        shared: dict[str, Any] = {
-            "num_train_timesteps": T,
-            "clip_sample": False,
-            "timestep_spacing": "trailing",
-            **BETAS,
-        }
-        if sampler.scheduler not in ("ddim", "ddpm") or not 1 <= sampler.steps <= T:
-            raise SaBenchError(
-                f"A DDPM samples with scheduler ddim or ddpm in 1..{T} steps, not {sampler.scheduler!r} in "
-                f"{sampler.steps}: --set task.sampler.scheduler=ddim --set task.sampler.steps=50."
-            )
-        ddim = sampler.scheduler == "ddim"
-        scheduler = DDIMScheduler(**shared) if ddim else DDPMScheduler(**shared)
-        scheduler.set_timesteps(sampler.steps)
-        return scheduler, {"eta": sampler.eta} if ddim else {}
-
-    def _guided(self, net: UNet2DModel, x: Tensor, t: Tensor, c: Tensor, s: Tensor | float) -> Tensor:
-        """ε(null) + s (ε(c) − ε(null)); one pass where s = 1."""
-        if isinstance(s, float) and s == 1.0:
-            return self._predict(net, x, t, c)
-        both = torch.cat([torch.full_like(c, self.null), c])
-        free, on = self._predict(net, torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
-        return free + s * (on - free)
 
     @torch.no_grad()
     def variational_bound(self, x: Tensor, c: Tensor, steps: int, rng: torch.Generator) -> Tensor:
@@ -303,10 +207,7 @@ class DDPM:
         return total
 
     def _chunked_loss(self, x: Tensor, c: Tensor, draw: Draw) -> Tensor:
-        size = CHUNK if self.device.type == "cpu" else CHUNK_GPU
-        parts = zip(
-            x.split(size), c.split(size), draw.noise.split(size), _times(draw).split(size), strict=True
-        )
+        parts = zip(*(v.split(self.together) for v in (x, c, draw.noise, times(draw))), strict=True)
         return torch.cat([self.loss(xs, cs, Draw(e, t)) for xs, cs, e, t in parts])
 
     def _decoder_nats(
@@ -318,7 +219,7 @@ class DDPM:
         for xs, cs, e in zip(x.split(CHUNK), c.split(CHUNK), draw.noise.split(CHUNK), strict=True):
             part = Draw(e, torch.zeros(len(xs), dtype=torch.int64, device=x.device))
             x_t = self.add_noise(xs, part)
-            eps = self.predict(x_t, _times(part), cs).double()
+            eps = self.predict(x_t, times(part), cs).double()
             mean = (x_t.double() - beta[0] / (1 - a[0]).sqrt() * eps) / alpha[0].sqrt()
             std = variance[
                 1

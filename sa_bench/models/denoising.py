@@ -1,0 +1,165 @@
+"""What the diffusion models here share: guidance and the sampler's loop, on diffusers' schedulers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from torch import Tensor, nn
+
+from sa_bench.contracts import Condition, Draw, Request, Sampler
+from sa_bench.errors import SaBenchError
+
+CHUNK = 64  # images a forward pass on a CPU; larger ones fall out of its cache
+CHUNK_GPU = 512
+
+
+def times(draw: Draw) -> Tensor:
+    """The draw's timesteps (N,)."""
+    if draw.t is None:
+        raise TypeError("a diffusion model's draw carries timesteps")
+    return draw.t
+
+
+class Denoising:
+    """Sampling, given what a network predicts; a base class of the diffusion models."""
+
+    timesteps: int  # T
+    betas: dict[str, Any]  # what diffusers' schedulers are told of the noise
+    alphas: Tensor  # (T,) ᾱ
+    chunk: ClassVar[int] = CHUNK
+    chunk_gpu: ClassVar[int] = CHUNK_GPU
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of model space."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        raise NotImplementedError
+
+    def conditions(self, values: Sequence[Condition] | np.ndarray | Tensor) -> Tensor:
+        """`values` as one row of integers each."""
+        raise NotImplementedError
+
+    def nulls(self, c: Tensor) -> Tensor:
+        """The null condition, as often as there are rows in `c`."""
+        raise NotImplementedError
+
+    def network(self, sampler: Sampler) -> nn.Module:
+        """The network that samples."""
+        raise NotImplementedError
+
+    def output(self, net: Any, x_t: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        """What `net` answers, in the scheduler's terms (ε or v), the shape of `x_t`."""
+        raise NotImplementedError
+
+    @contextmanager
+    def with_dropout(self, seed: int | None) -> Iterator[None]:
+        """Dropout's randomness from `seed` alone; the global generator stays as it was."""
+        if seed is None:
+            yield
+            return
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            yield
+
+    def add_noise(self, x: Tensor, draw: Draw) -> Tensor:
+        """x_t = √ᾱ_t x + √(1 − ᾱ_t) ε (Ho et al. 2020, Eq. 4)."""
+        a = self.alphas[times(draw)][:, None, None, None]
+        return a.sqrt() * x + (1 - a).sqrt() * draw.noise
+
+    def antithetic(self, n: int, rng: torch.Generator) -> Tensor:
+        """Timesteps (n,) in pairs t and T − 1 − t."""
+        half = torch.randint(self.timesteps, (n // 2 + 1,), generator=rng)
+        return torch.cat([half, self.timesteps - 1 - half])[:n]
+
+    def sample(self, requests: Sequence[Request], sampler: Sampler) -> Tensor:
+        """One image a request, (N, C, H, W) in model space; all noise of an image from its own generator."""
+        parts = []
+        for rows in (requests[i : i + self.together] for i in range(0, len(requests), self.together)):
+            rngs = [torch.Generator().manual_seed(r.seed) for r in rows]
+            x = torch.cat([torch.randn(1, *self.shape, generator=g) for g in rngs])
+            c = self.conditions([r.condition for r in rows])
+            given = [r.guidance for r in rows if r.guidance is not None]
+            s = torch.tensor([sampler.guidance if r.guidance is None else r.guidance for r in rows])
+            guidance = s.view(-1, 1, 1, 1).to(self.device) if given else sampler.guidance
+            parts.append(self._denoise(x.to(self.device), c, guidance, sampler, rngs))
+        return torch.cat(parts) if parts else torch.empty(0, *self.shape)
+
+    @property
+    def together(self) -> int:
+        """Images a forward pass."""
+        return self.chunk if self.device.type == "cpu" else self.chunk_gpu
+
+    def simulate(self, c: Tensor, rng: torch.Generator, sampler: Sampler) -> Tensor:
+        """Bulk samples, (N, C, H, W) in model space."""
+        return torch.cat(
+            [self.sample_until(part, sampler.steps, rng, sampler) for part in c.split(self.together)]
+        )
+
+    def sample_until(self, c: Tensor, k: int, rng: torch.Generator, sampler: Sampler) -> Tensor:
+        """X after the first `k` of the sampler's steps, (N, C, H, W)."""
+        x = torch.randn(len(c), *self.shape, generator=rng).to(self.device)
+        return self._denoise(x, c, sampler.guidance, sampler, rng, until=k)
+
+    def finish(self, x_t: Tensor, c: Tensor, level: int, sampler: Sampler) -> Tensor:
+        """The sampler's remaining steps from `x_t` at timestep `level`, without new noise."""
+        quiet = replace(sampler, scheduler="ddim", eta=0.0, dropout=False)
+        steps = self.scheduler(quiet)[0].timesteps.tolist()
+        start, rng = next((i for i, t in enumerate(steps) if t <= level), len(steps)), torch.Generator()
+        return self._denoise(x_t, c, sampler.guidance, quiet, rng, start=start)
+
+    @torch.no_grad()
+    def _denoise(
+        self, x: Tensor, c: Tensor, guidance: Tensor | float, sampler: Sampler,
+        rng: torch.Generator | list[torch.Generator], until: int | None = None, start: int = 0,
+    ) -> Tensor:  # fmt: skip
+        """The sampler's steps from number `start` to number `until`."""
+        net = self.network(sampler)
+        scheduler, further = self.scheduler(sampler)
+        first = rng[0] if isinstance(rng, list) else rng
+        seed = int(torch.randint(2**62, (1,), generator=first)) if sampler.dropout else None
+        net.train(sampler.dropout)
+        try:
+            with self.with_dropout(seed):
+                for t in scheduler.timesteps.tolist()[start:until]:
+                    out = self._guided(net, x, torch.full((len(x),), t, device=x.device), c, guidance)
+                    x = scheduler.step(out, t, x, generator=rng, **further).prev_sample  # type: ignore[arg-type]
+        finally:
+            net.eval()
+        return x
+
+    def scheduler(self, sampler: Sampler) -> tuple[DDIMScheduler | DDPMScheduler, dict[str, float]]:
+        """Diffusers' scheduler with its timesteps set, and what its `step` takes besides.
+
+        Raises:
+            SaBenchError: another scheduler than `ddim` and `ddpm`, or more steps than T.
+        """
+        shared: dict[str, Any] = {"num_train_timesteps": self.timesteps, "clip_sample": False}
+        shared |= {"timestep_spacing": "trailing"} | self.betas
+        if sampler.scheduler not in ("ddim", "ddpm") or not 1 <= sampler.steps <= self.timesteps:
+            raise SaBenchError(
+                f"A diffusion model samples with scheduler ddim or ddpm in 1..{self.timesteps} steps, not "
+                f"{sampler.scheduler!r} in {sampler.steps}: --set task.sampler.scheduler=ddim --set task.sampler.steps=50."
+            )
+        ddim = sampler.scheduler == "ddim"
+        scheduler = DDIMScheduler(**shared) if ddim else DDPMScheduler(**shared)
+        scheduler.set_timesteps(sampler.steps)
+        return scheduler, {"eta": sampler.eta} if ddim else {}
+
+    def _guided(self, net: Any, x: Tensor, t: Tensor, c: Tensor, s: Tensor | float) -> Tensor:
+        """out(null) + s (out(c) − out(null)); one pass where s = 1."""
+        if isinstance(s, float) and s == 1.0:
+            return self.output(net, x, t, c)
+        both = torch.cat([self.nulls(c), c])
+        free, on = self.output(net, torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
+        return free + s * (on - free)
