@@ -50,6 +50,7 @@ mnist_0_ddpm = Task(
         "recall",
         "denoising_loss",
         "retain_drift",
+        "collapse",
     ),
     likelihood_images=0,
     likelihood_deep=0,

@@ -67,9 +67,10 @@ def test_few_images_do_not_flag_by_chance(store_env, digits):
     assert found["worst class"].high > guard.bounds("mnist")["worst class"]
 
 
-def test_the_shipped_calibration_has_few_false_flags_and_full_power():
-    card = guard_card("mnist")
-    assert card["null"]["resamples"] == {"mnist_0": 300, "mnist_0_cover5": 300}
+@pytest.mark.parametrize(("dataset", "task"), [("mnist", "mnist_0"), ("mnist16", "mnist_0_ddpm")])
+def test_the_shipped_calibration_has_few_false_flags_and_full_power(dataset, task):
+    card = guard_card(dataset)
+    assert card["null"]["resamples"] == {task: 300, f"{task}_cover5": 300}
     assert card["null"]["false_flags"] <= 0.01 * 600
     assert set(card["power"]) == {
         "blank images", "one image a class", "no_gr", "naive", "memorised replay of 9 images"
