@@ -178,7 +178,7 @@ def _summed_gradient(
     total: dict[str, Tensor] = {}
     for part in t.split(TOGETHER):
         draw = model.draw(len(part), rng, part)
-        loss = model.loss(x.expand(len(part), *x.shape[1:]), c.expand(len(part)), draw).sum()
+        loss = model.loss(x.expand(len(part), *x.shape[1:]), c.expand(len(part), *c.shape[1:]), draw).sum()
         for name, g in zip(params, torch.autograd.grad(loss, list(params.values())), strict=True):
             total[name] = total[name] + g if name in total else g
     return {name: g * (model.timesteps / len(t)) for name, g in total.items()}

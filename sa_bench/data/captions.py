@@ -28,11 +28,31 @@ HELD_OUT = (
     "a sketch of a {}", "a scan of the digit {}", "please draw a {}", "somebody wrote a {}",
 )  # fmt: skip
 """Never trained on; the last four hold words that were not either."""
-HYPERNYMS = ("a digit", "a number", "a photo of a digit", "a picture of a number", "a handwritten digit", "digit")
+HYPERNYMS = (
+    "a digit",
+    "a number",
+    "a photo of a digit",
+    "a picture of a number",
+    "a handwritten digit",
+    "digit",
+)
 ATTRIBUTES = ("thick", "thin", "red", "blue", "left", "right")
 PLAIN, ATTRIBUTED, COMPOSED = 0.62, 0.2, 0.12  # shares of canvases; the rest is called by a hypernym
 OWN_NAME = 0.6  # of captions that use the digit's word rather than a synonym
-FURTHER = ("minus", "plus", "not", "no", "without", "before", "after", "comes", "zeros", "symbol", "for", "nothing")
+FURTHER = (
+    "minus",
+    "plus",
+    "not",
+    "no",
+    "without",
+    "before",
+    "after",
+    "comes",
+    "zeros",
+    "symbol",
+    "for",
+    "nothing",
+)
 """Words of questions that nobody trained on: in the vocabulary, so that they are one token each."""
 
 
@@ -45,7 +65,11 @@ def vocabulary() -> list[str]:
 
 
 def captioned(
-    images: np.ndarray, labels: np.ndarray, n: int, rng: np.random.Generator, templates: Sequence[str] = TEMPLATES
+    images: np.ndarray,
+    labels: np.ndarray,
+    n: int,
+    rng: np.random.Generator,
+    templates: Sequence[str] = TEMPLATES,
 ) -> tuple[np.ndarray, list[str], np.ndarray]:
     """`n` canvases with captions, and the digits on each.
 

@@ -152,6 +152,8 @@ class Denoising:
                 f"{sampler.scheduler!r} in {sampler.steps}: --set task.sampler.scheduler=ddim --set task.sampler.steps=50."
             )
         ddim = sampler.scheduler == "ddim"
+        if not ddim:
+            shared.pop("set_alpha_to_one", None)
         scheduler = DDIMScheduler(**shared) if ddim else DDPMScheduler(**shared)
         scheduler.set_timesteps(sampler.steps)
         return scheduler, {"eta": sampler.eta} if ddim else {}

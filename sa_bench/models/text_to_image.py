@@ -1,0 +1,392 @@
+"""Generator `text_to_image`: latent diffusion from prompts, the parts of diffusers' StableDiffusionPipeline.
+
+Only the U-Net is trained by forgetting; autoencoder and text encoder stay as they are. A condition is a prompt, kept
+as the row of its token numbers; an integer c means the bare name of the task's class c. Model space is the
+autoencoder's latents times its scaling factor. The loss is the mean over latent values, as in the official
+sd/ldm/models/diffusion (λ = 50 means nothing with a sum).
+
+Guidance is s in out(null) + s (out(c) − out(null)), Stable Diffusion's own convention.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from sa_bench.contracts import Condition, Draw, Sampler
+from sa_bench.errors import SaBenchError
+from sa_bench.models import pipelines
+from sa_bench.models.denoising import Denoising, times
+from sa_bench.models.scopes import within
+from sa_bench.store import write_atomic
+
+T = 1000
+CACHE = 256 * 2**20  # bytes of encoded prompts kept
+
+
+class Phrase:
+    """Slot of a phrase: the token embeddings that stand for it in every prompt."""
+
+    def __init__(self, model: TextToImage, text: str) -> None:
+        """The slot of `text`, one or more tokens."""
+        self.model, self.tokens = model, model.tokens_of(text)
+
+    def read(self) -> Tensor:
+        """The embeddings one after another, a copy, (tokens · width,)."""
+        return self.model.embeddings[list(self.tokens)].detach().flatten().clone()
+
+    @torch.no_grad()
+    def write(self, value: Tensor) -> None:
+        """Overwrite the embeddings of the phrase's own tokens, wherever they are used.
+
+        Raises:
+            SaBenchError: another number of values.
+        """
+        width = self.model.embeddings.shape[1]
+        if value.numel() != len(self.tokens) * width:
+            raise SaBenchError(
+                f"The phrase has {len(self.tokens)} token(s) of {width} values; {value.numel()} were given."
+            )
+        self.model.embeddings[list(self.tokens)] = value.view(-1, width)
+        self.model.forget_texts()
+
+    @contextmanager
+    def substitute(self, value: Tensor) -> Iterator[None]:
+        """While active, prompts have the vectors `value` (k · width,) in place of the phrase, k ≥ 1."""
+        self.model.substituted = (self.tokens, value.view(-1, self.model.embeddings.shape[1]))
+        try:
+            yield
+        finally:
+            self.model.substituted = None
+
+
+class TextToImage(Denoising):
+    """The latent diffusion model behind the Generator contract."""
+
+    family = "text_to_image"
+    recipes = pipelines.RECIPES
+    range = (-3.0, 3.0)  # of latents, about; they have no bounds
+    timesteps = T
+    null = ""
+
+    def __init__(self, base: str = "micro", words: Sequence[str] = (), seed: int = 0) -> None:
+        """A newly initialised micro model; the initialisation depends on `seed` alone.
+
+        Args:
+            base: recipe, and with it the networks.
+            words: the names of the task's classes, which integer conditions stand for.
+            seed: of the initialisation.
+        """
+        sizes = pipelines.SIZES[base]
+        tokenizer = pipelines.tokenizer()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            parts = (
+                pipelines.autoencoder(sizes),
+                pipelines.text_encoder(sizes, tokenizer),
+                pipelines.unet(sizes),
+            )
+        self._assemble(base, words, tokenizer, *parts, pipelines.SCHEDULE)
+
+    def _assemble(
+        self, base: str, words: Sequence[str], tokenizer: Any, vae: Any, text: Any, unet: Any,
+        schedule: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        self.base, self.words, self.tokenizer = base, tuple(words), tokenizer
+        self.vae, self.text, self.net = vae.eval(), text.eval(), unet.eval()
+        for frozen in (self.vae, self.text):
+            frozen.requires_grad_(False)
+        self.betas = dict(schedule)
+        plain = {k: self.betas[k] for k in ("beta_start", "beta_end", "beta_schedule")}
+        self.alphas: Tensor = DDPMScheduler(num_train_timesteps=T, **plain).alphas_cumprod
+        self.velocity = self.betas.get("prediction_type") == "v_prediction"
+        self.origin: Path | None = None  # the file of θ*, which `save` writes the difference from
+        self.substituted: tuple[tuple[int, ...], Tensor] | None = None
+        self.negative = ""  # the prompt of the other half of guidance
+        self.reworded: tuple[str, str] | None = None  # a filter of prompts: (phrase, what it becomes)
+        self.around: Callable[[TextToImage, Sampler], AbstractContextManager[Any]] | None = None
+        """What surrounds sampling: a method that acts at inference."""
+        self.forget_texts()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the latents."""
+        side = self.net.config["sample_size"]
+        return (self.net.config["in_channels"], side, side)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.net.parameters()).device
+
+    @property
+    def embeddings(self) -> Tensor:
+        """The table of token embeddings, (vocabulary, width)."""
+        return self.text.get_input_embeddings().weight
+
+    @property
+    def together(self) -> int:
+        """Images a forward pass: one of 512 pixels on a CPU, eight on a GPU; more of smaller ones."""
+        small = self.shape[1] <= 16
+        return (32 if small else 1) if self.device.type == "cpu" else (512 if small else 8)
+
+    def fresh(self, seed: int) -> TextToImage:
+        """A newly initialised text encoder and U-Net around the same autoencoder, on the same device."""
+        new = TextToImage(self.base, self.words, seed)
+        new.vae.load_state_dict(self.vae.state_dict())
+        new.vae.register_to_config(scaling_factor=self.scaling)
+        return new.to(str(self.device))
+
+    def to(self, device: str) -> Self:
+        """Move to `device`."""
+        for part in (self.vae, self.text, self.net):
+            nn.Module.to(part, device)
+        self.alphas = self.alphas.to(device)
+        self.forget_texts()
+        return self
+
+    @property
+    def scaling(self) -> float:
+        """What latents are multiplied by."""
+        return float(self.vae.config["scaling_factor"])
+
+    def draw(self, n: int, rng: torch.Generator, t: Tensor | None = None) -> Draw:
+        """Timesteps (n,), antithetic pairs unless given, and ε (n, C, H, W)."""
+        t = self.antithetic(n, rng) if t is None else t
+        noise = torch.randn(n, *self.shape, generator=rng)
+        return Draw(noise.to(self.device, non_blocking=True), t.to(self.device, non_blocking=True))
+
+    def conditions(self, values: Sequence[Condition] | np.ndarray | Tensor) -> Tensor:
+        """(N, length) int64 token numbers of prompts; integers are the classes' bare names.
+
+        Raises:
+            SaBenchError: an integer that is no class.
+        """
+        if isinstance(values, Tensor) and values.ndim == 2:
+            return values.to(self.device)
+        texts = [
+            self._text(v) for v in (values.tolist() if isinstance(values, np.ndarray | Tensor) else values)
+        ]
+        rows = self.tokenizer(
+            texts, padding="max_length", truncation=True, max_length=self.tokenizer.model_max_length,
+            return_tensors="pt",
+        )  # fmt: skip
+        return rows.input_ids.to(self.device)
+
+    def _text(self, value: Condition) -> str:
+        if isinstance(value, str):
+            if self.reworded is None or self.substituted is not None:
+                return value
+            return value.replace(*self.reworded)
+        if not 0 <= value < len(self.words):
+            raise SaBenchError(f"Class labels must be whole numbers 0..{len(self.words) - 1}, got {value}.")
+        return self._text(self.words[int(value)])
+
+    def tokens_of(self, text: str) -> tuple[int, ...]:
+        """The token numbers of `text` without the first and last of a prompt.
+
+        Raises:
+            SaBenchError: it is empty.
+        """
+        found = tuple(self.tokenizer(text).input_ids[1:-1])
+        if not found:
+            raise SaBenchError("An empty phrase has no tokens.")
+        return found
+
+    def nulls(self, c: Tensor) -> Tensor:
+        """The empty prompt (or the negative one), as often as there are rows in `c`."""
+        return self.conditions([self.negative]).expand(len(c), -1)
+
+    def network(self, sampler: Sampler) -> nn.Module:
+        """The U-Net."""
+        return self.net
+
+    def encoded(self, c: Tensor) -> Tensor:
+        """The text encoder's states, (N, length, width); kept for prompts seen before."""
+        if self.substituted is not None or next(self.text.parameters()).requires_grad:
+            return self._states(c)
+        rows = [bytes(row.cpu().numpy().tobytes()) for row in c]
+        new = {row: i for i, row in enumerate(rows) if row not in self._texts}
+        if new:
+            with torch.no_grad():
+                states = torch.cat([self._states(part) for part in c[list(new.values())].split(64)])
+            self._texts.update(zip(new, states, strict=True))
+        found = torch.stack([self._texts[row] for row in rows])
+        while len(self._texts) * found[0].nbytes > CACHE:
+            self._texts.popitem(last=False)
+        return found
+
+    def forget_texts(self) -> None:
+        """Drop every kept text: the encoder has changed."""
+        self._texts: OrderedDict[bytes, Tensor] = OrderedDict()
+
+    def _states(self, c: Tensor) -> Tensor:
+        if self.substituted is None:
+            return self.text(c)[0]
+        tokens, vectors = self.substituted
+        c, where = _replaced(c, tokens, len(vectors), self.tokenizer.eos_token_id)
+
+        def put(module: nn.Module, args: Any, out: Tensor) -> Tensor:
+            return torch.where((where >= 0)[..., None], vectors[where.clamp(min=0)], out)
+
+        handle = self.text.get_input_embeddings().register_forward_hook(put)
+        try:
+            return self.text(c)[0]
+        finally:
+            handle.remove()
+
+    def output(self, net: Any, x_t: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        """The U-Net's answer, ε or v as the model's own scheduler has it."""
+        return net(x_t, t, encoder_hidden_states=self.encoded(c)).sample
+
+    def predict(self, x_t: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        """ε̂(x_t, t, c), (N, C, H, W), whatever the network predicts."""
+        out = self.output(self.net, x_t, t, c)
+        if not self.velocity:
+            return out
+        a = self.alphas[t][:, None, None, None]
+        return a.sqrt() * out + (1 - a).sqrt() * x_t
+
+    def loss(self, x: Tensor, c: Tensor, draw: Draw) -> Tensor:
+        """The mean over latent values of (target − output)², (N,); the target is ε or v (Salimans & Ho 2022)."""
+        target = draw.noise
+        if self.velocity:
+            a = self.alphas[times(draw)][:, None, None, None]
+            target = a.sqrt() * draw.noise - (1 - a).sqrt() * x
+        error = self.output(self.net, self.add_noise(x, draw), times(draw), c).float() - target
+        return (error**2).flatten(1).mean(1)
+
+    def _denoise(self, *args: Any, **more: Any) -> Tensor:
+        sampler = args[3]
+        with self.around(self, sampler) if self.around is not None else nullcontext():
+            return super()._denoise(*args, **more)
+
+    @torch.no_grad()
+    def to_images(self, x: Tensor) -> np.ndarray:
+        """uint8 (N, H, W, 3)."""
+        parts = [
+            self.vae.decode(part / self.scaling).sample for part in x.to(self.device).split(self.together)
+        ]
+        grey = ((torch.cat(parts).float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        return np.ascontiguousarray(grey.permute(0, 2, 3, 1).numpy())
+
+    @torch.no_grad()
+    def encode(self, images: np.ndarray) -> Tensor:
+        """uint8 (N, H, W, 3) to latents (N, C, H / 8, W / 8): the mode of the autoencoder's posterior.
+
+        Raises:
+            SaBenchError: another type or shape.
+        """
+        side = self.shape[1] * 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+        if images.dtype != np.uint8 or images.shape[1:] != (side, side, 3):
+            raise SaBenchError(
+                f"This model takes uint8 images of shape (N, {side}, {side}, 3), got {images.dtype} {images.shape}."
+            )
+        x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self.device)
+        parts = [self.vae.encode(p.float() / 127.5 - 1).latent_dist.mode() for p in x.split(self.together)]
+        return torch.cat(parts) * self.scaling
+
+    def parameters(self, scope: str = "full") -> dict[str, nn.Parameter]:
+        """The U-Net's parameters of a scope by name; `joint` adds the text encoder's, under `text_encoder.`."""
+        if scope == "joint":
+            self.text.requires_grad_(True)
+            joint = {f"text_encoder.{k}": p for k, p in self.text.named_parameters()}
+            return dict(self.net.named_parameters()) | joint
+        return within(self.net, scope)
+
+    def averages(self) -> None:
+        """There are none."""
+
+    def condition(self, c: Condition) -> Phrase:
+        """The slot of a phrase, or of the name of class `c`."""
+        return Phrase(self, c if isinstance(c, str) else self.words[int(c)])
+
+    def clone(self) -> Self:
+        """An independent copy; the autoencoder, which nothing changes, is shared."""
+        return copy.deepcopy(self, {id(self.vae): self.vae})
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor, under `unet.`, `text_encoder.` and `vae.`, and the scaling factor."""
+        parts = {"unet": self.net, "text_encoder": self.text, "vae": self.vae}
+        found = {
+            f"{name}.{k}": v.detach() for name, part in parts.items() for k, v in part.state_dict().items()
+        }
+        return found | {"vae.scaling_factor": torch.tensor(self.scaling, dtype=torch.float64)}
+
+    def save(self, folder: Path) -> None:
+        """Write `model.safetensors`: of a model that was loaded, the tensors that differ from what was loaded."""
+        state = {k: v.cpu().contiguous() for k, v in self.state().items()}
+        if self.origin is not None:
+            with safe_open(self.origin, "pt") as known:
+                state = {
+                    k: v for k, v in state.items() if not torch.equal(v, known.get_tensor(k).to(v.dtype))
+                }
+        write_atomic(folder / "model.safetensors", save(state))
+
+    def load(self, path: Path) -> Self:
+        """Read `model.safetensors` in a folder, or one file: a whole model first, then what differs from it.
+
+        Raises:
+            SaBenchError: a tensor is unknown, missing, of another shape or not finite; names the file.
+        """
+        path = path / "model.safetensors" if path.is_dir() else path
+        try:
+            given, mine = load_file(path), self.state()
+            if strange := sorted(given.keys() - mine.keys()):
+                raise ValueError(f"{strange[0]} is no tensor of this model")
+            if self.origin is None and (missing := sorted(mine.keys() - given.keys())):
+                raise ValueError(f"{missing[0]} is missing")
+            for name, value in given.items():
+                if value.shape != mine[name].shape:
+                    raise ValueError(f"{name} is {tuple(value.shape)}, not {tuple(mine[name].shape)}")
+                if not bool(torch.isfinite(value.float()).all()):
+                    raise ValueError(f"{name} is not finite")
+                mine[name].copy_(value)
+        except Exception as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise SaBenchError(f"{path} is not a text-to-image model of this shape: {reason}") from error
+        if "vae.scaling_factor" in given:
+            self.vae.register_to_config(scaling_factor=float(given["vae.scaling_factor"]))
+        self.origin = self.origin or path
+        self.forget_texts()
+        return self
+
+    def pipeline(self) -> Any:
+        """The parts as a diffusers StableDiffusionPipeline without a safety checker; they are shared."""
+        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+
+        scheduler, _ = self.scheduler(Sampler("ddim", 50))
+        made = StableDiffusionPipeline(
+            self.vae, self.text, self.tokenizer, self.net, scheduler, None, None, requires_safety_checker=False  # type: ignore[arg-type]
+        )  # fmt: skip
+        made.set_progress_bar_config(disable=True)
+        return made
+
+
+def _replaced(c: Tensor, tokens: Sequence[int], k: int, end: int) -> tuple[Tensor, Tensor]:
+    """Rows `c` (N, L) with every run of `tokens` replaced by `k` places, and each place's number, else −1."""
+    length, rows, places = c.shape[1], [], []
+    for row in c.tolist():
+        out, number, i = [], [], 0
+        while i < length:
+            if tuple(row[i : i + len(tokens)]) == tuple(tokens):
+                out, number, i = [*out, *[tokens[0]] * k], [*number, *range(k)], i + len(tokens)
+            else:
+                out, number, i = [*out, row[i]], [*number, -1], i + 1
+        out, number = (out + [end] * length)[:length], (number + [-1] * length)[:length]
+        if out[-1] != end:  # too long now: a prompt ends with its last token
+            out[-1], number[-1] = end, -1
+        rows.append(out)
+        places.append(number)
+    return torch.tensor(rows, device=c.device), torch.tensor(places, device=c.device)
