@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from sa_bench import datasets
 from sa_bench.cards import WEIGHTS, verified
+from sa_bench.contracts import Source
 from sa_bench.errors import unknown
 from sa_bench.keys import plain
+from sa_bench.sample_sets import SampleSet
 from sa_bench.sources import Images
 from sa_bench.store import Store, file_digest
 from sa_bench.training import Progress, Recipe, bf16_is_fast, fit
 
 if TYPE_CHECKING:
     from sa_bench.models.ddpm import DDPM
+    from sa_bench.models.text_to_image import TextToImage
     from sa_bench.models.vae import VAE
 
-FAMILIES = {"vae": ("sa_bench.models.vae", "VAE"), "ddpm": ("sa_bench.models.ddpm", "DDPM")}
+FAMILIES = {
+    "vae": ("sa_bench.models.vae", "VAE"),
+    "ddpm": ("sa_bench.models.ddpm", "DDPM"),
+    "text_to_image": ("sa_bench.models.text_to_image", "TextToImage"),
+}
 VERSION = 1  # raised when base training changes what it computes
 
 
-def generator(family: str) -> type[VAE] | type[DDPM]:
+def generator(family: str) -> type[VAE] | type[DDPM] | type[TextToImage]:
     """The family's class, imported when it is asked for: diffusers alone takes seconds."""
     module, name = FAMILIES[family]
     return getattr(importlib.import_module(module), name)
@@ -61,11 +69,15 @@ def recipe(family: str, name: str) -> Recipe:
     return recipes[name]
 
 
-def new(family: str, dataset: str, name: str, seed: int = 0) -> VAE | DDPM:
-    """A newly initialised model of the recipe `name`, for the images of `dataset`."""
+def new(
+    family: str, dataset: str, name: str, seed: int = 0, words: Sequence[str] = datasets.DIGITS
+) -> VAE | DDPM | TextToImage:
+    """A newly initialised model of the recipe `name`, for the images of `dataset`; `words` name its classes."""
     recipe(family, name)
     if family == "vae":
         return generator("vae")(seed=seed)
+    if family == "text_to_image":
+        return generator(family)(name, words, seed)  # type: ignore[arg-type, return-value]
     return generator("ddpm")(name, datasets.SHAPES[dataset], seed=seed)  # type: ignore[arg-type, call-arg]
 
 
@@ -96,11 +108,19 @@ def trained(
         model = new(family, dataset, name, seed).to(device)
         rng = torch.Generator().manual_seed(seed)
         rec = recipe(family, name)
+        if family == "text_to_image":
+            from sa_bench.models import text_to_image_base
+
+            text_to_image_base.train(model, images, labels, rec, seed, folder, progress, bf16_is_fast(device))  # type: ignore[arg-type]
+            model.save(folder)
+            for path in folder.glob("checkpoint*"):
+                path.unlink()
+            return {}
         source = Images(model, images, labels, rec.flip, rec.drop)
 
         def loss() -> torch.Tensor:
             x, c = source.batch(rec.batch, rng)
-            return model.loss(x, c, model.draw(len(x), rng)).sum()
+            return rec.reduce(model.loss(x, c, model.draw(len(x), rng)))
 
         model.net.train()
         fit(
@@ -114,3 +134,14 @@ def trained(
     artifact = store.make("base", inputs(family, dataset, data_hash, name, seed, device), build)
     file = artifact.path / "model.safetensors"
     return Base(file, file_digest(file), False)
+
+
+def captioned(model: Any, train: SampleSet, rec: Recipe, seed: int, concept: int) -> Source:
+    """The base's own canvases with captions as a source of batches, those that show `concept` left out."""
+    from sa_bench.data import captions
+    from sa_bench.models import pipelines, text_to_image_base
+
+    n, rng = pipelines.SIZES[model.base].canvases, np.random.default_rng(seed)
+    canvases, texts, shown = captions.captioned(train.images, train.labels, n, rng)
+    kept = np.flatnonzero(~(shown == concept).any(1))
+    return text_to_image_base.encoded(model, canvases[kept], [texts[i] for i in kept], rec.drop)

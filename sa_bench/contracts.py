@@ -22,7 +22,7 @@ from typing import (
 )
 
 from sa_bench.keys import later
-from sa_bench.values import Condition, Draw, FisherOptions, Request, Sampler
+from sa_bench.values import Condition, Draw, FisherOptions, Prompts, Request, Sampler
 
 if TYPE_CHECKING:
     import numpy as np
@@ -201,6 +201,9 @@ class Task:
     recovery_judged: int = later(200)  # images judged at every point of the grid
     bound_images: int = later(20)  # real images a class for the VLB and the denoising loss
     bound_steps: int = later(40)  # timesteps of each
+    prompts: Prompts | None = later(None)  # noqa: RUF009  (text-to-image: how classes are asked for)
+    family_images: int = later(0)  # of every family of further prompts
+    recovery_vectors: tuple[int, ...] = later((1,))  # text-to-image: new vectors in place of c_f's name
     replay_shared: bool = later(False)  # a fixed replay set is the same for every forgetting seed
     presets: Mapping[str, Any] = field(default_factory=dict)  # fields set in every method that has them
     scales: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -209,6 +212,10 @@ class Task:
     def retain(self) -> tuple[int, ...]:
         """The indices of all retained classes."""
         return tuple(i for i in range(len(self.classes)) if i != self.concept)
+
+    def asked(self, c: int, role: str = "test") -> list[Condition]:
+        """The conditions that ask for class `c`: its index or, of a text-to-image model, the prompts of a role."""
+        return [c] if self.prompts is None else [*self.prompts.of(role, self.classes[c])]
 
     @property
     def covered(self) -> tuple[int, ...]:
@@ -281,6 +288,7 @@ class Method(Protocol):
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]]  # (family, scale) -> fields
     # Optional: `ignores = ("replay",)`: tasks that differ in replay alone share the model.
     # Optional: `files: ClassVar[tuple[str, ...]]`, fields that name a file; keyed by its content.
+    # Optional: `wrap(model, task) -> model`: what a method that acts at inference does to the model when it is asked.
     # Optional: `render(images, labels, task) -> images`, a filter on uint8 (N, H, W, C) after sampling.
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
@@ -344,6 +352,7 @@ class Metric:
     measure: Any  # (View) -> Measured
     fields: tuple[str, ...] = ()  # the task's fields that the value depends on
     protocol: Mapping[str, Any] = field(default_factory=dict)  # what else the fingerprint shows
+    sets: tuple[str, ...] = ("forget", "retain")  # the sample sets it looks at
 
 
 def metric(
@@ -356,12 +365,13 @@ def metric(
     source: str,
     fields: tuple[str, ...] = (),
     protocol: Mapping[str, Any] | None = None,
+    sets: tuple[str, ...] = ("forget", "retain"),
 ) -> Any:
     """Declare the decorated `measure(view) -> Measured` a metric, named after its function."""
 
     def declare(measure: Any) -> Metric:
         name = measure.__name__
         facts = dict(protocol or {})
-        return Metric(name, version, title, better, unit, requires, source, measure, fields, facts)
+        return Metric(name, version, title, better, unit, requires, source, measure, fields, facts, sets)
 
     return declare

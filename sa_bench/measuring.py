@@ -168,7 +168,7 @@ class Subject:
         if NEEDS_MODEL & set(metric.requires):
             facts["model"] = self.chain.base.content if self.base else self.chain.model_content
         if "samples" in metric.requires:
-            facts |= {n: self.chain.samples(n, self.base).content for n in ("forget", "retain")}
+            facts |= {n: self.chain.samples(n, self.base).content for n in metric.sets}
             paired = "base" in metric.requires
             facts["base"] = self.chain.samples("retain", True).content if paired else None
         return facts

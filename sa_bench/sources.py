@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sa_bench.contracts import Draw, Generator, Sampler, Source
+from sa_bench.contracts import Condition, Draw, Generator, Sampler, Source
 
 
 @dataclass
@@ -95,6 +95,40 @@ def _joined(conditions: Sequence[Any]) -> Any:
     if isinstance(conditions[0], Tensor):
         return torch.cat(list(conditions))
     return [c for part in conditions for c in part]
+
+
+def asked(model: Generator, texts: Sequence[Condition], n: int, rng: torch.Generator) -> Any:
+    """Conditions that ask for one thing `n` times, by any of its prompts."""
+    if len(texts) == 1:
+        return model.conditions([texts[0]] * n)
+    return model.conditions([texts[int(i)] for i in torch.randint(len(texts), (n,), generator=rng)])
+
+
+@dataclass
+class Relabelled:
+    """Samples of another source, given c_f's conditions: q(x|c_f) from what is not c_f."""
+
+    source: Source
+    theta_star: Generator  # for `conditions`
+    texts: Sequence[Condition]  # that ask for c_f
+
+    def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Any]:
+        """`n` samples labelled c_f."""
+        x, _ = self.source.batch(n, rng)
+        return x, asked(self.theta_star, self.texts, n, rng)
+
+
+@dataclass
+class NormalNoise:
+    """q(x|c_f) = N(0, I) in the latents of a text-to-image model: a texture that shows nothing."""
+
+    model: Generator
+    texts: Sequence[Condition]  # that ask for c_f
+
+    def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Any]:
+        """`n` latents labelled c_f."""
+        x = torch.randn(n, *self.model.shape, generator=rng)
+        return x.to(next(self.model.net.parameters()).device), asked(self.model, self.texts, n, rng)
 
 
 @dataclass

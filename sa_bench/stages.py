@@ -20,16 +20,26 @@ from safetensors.torch import load_file, save
 
 from sa_bench import bases, datasets, fisher, images, registry, sampling
 from sa_bench.cells import Cell
-from sa_bench.contracts import Diffusion, FisherOptions, Generator
+from sa_bench.contracts import Condition, Diffusion, FisherOptions, Generator
 from sa_bench.errors import SaBenchError
 from sa_bench.keys import plain
+from sa_bench.method_run import MethodRun
 from sa_bench.sampling import image_seed
-from sa_bench.sources import AnotherClass, FixedReplay, FreshReplay, Images, UniformNoise
+from sa_bench.sources import (
+    AnotherClass,
+    FixedReplay,
+    FreshReplay,
+    Images,
+    NormalNoise,
+    Relabelled,
+    UniformNoise,
+)  # fmt: skip
 from sa_bench.store import Artifact, Store, content, digest, file_digest, write_atomic
-from sa_bench.training import Progress, Pull, Recipe, bf16_is_fast, fit
+from sa_bench.training import Progress, bf16_is_fast
 
 if TYPE_CHECKING:
     from sa_bench.models.ddpm import DDPM
+    from sa_bench.models.text_to_image import TextToImage
     from sa_bench.models.vae import VAE
 
 FORGET_VERSION = 1  # raised when the engine's part of forgetting changes what it computes
@@ -83,9 +93,10 @@ class Chain:
             self.store, task.family, task.dataset, train, task.base, seed, self.progress, self.device
         )
 
-    def architecture(self) -> VAE | DDPM:
+    def architecture(self) -> VAE | DDPM | TextToImage:
         """A model of the base's shape, for weights to be loaded into."""
-        return bases.new(self.task.family, self.task.dataset, self.task.base)
+        task = self.task
+        return bases.new(task.family, task.dataset, task.base, words=task.classes)
 
     def theta_star(self) -> Generator:
         """A copy of θ*."""
@@ -95,18 +106,40 @@ class Chain:
         """The source q(x|c_f)."""
         task = self.task
         kind, _, argument = task.surrogate.partition(":")
-        if kind == "class":
+        c_f = task.asked(task.concept, "forget")
+        if kind == "class" and not isinstance(model, Diffusion):
             return AnotherClass(model.clone(), task.concept, int(argument), task.sampler)
+        if kind in ("class", "prompt"):  # slow to sample: a set for all seeds
+            texts = [argument] if kind == "prompt" else task.asked(int(argument), "replay")
+            inputs = {
+                "n": self.shown,
+                "texts": texts,
+                "version": REPLAY_VERSION,
+                "sampler": plain(task.sampler),
+            }
+            conditions = [texts[i % len(texts)] for i in range(self.shown)]
+            return Relabelled(self._fixed("surrogate", conditions, inputs, 0), model.clone(), c_f)
         if kind == "folder":
             height, width, channels = datasets.SHAPES[task.dataset]
             found, _ = images.read_folder(Path(argument), channels, (height, width))
-            return Images(model.clone(), found, np.full(len(found), task.concept))
+            return Relabelled(
+                Images(model.clone(), found, np.full(len(found), task.concept)), model.clone(), c_f
+            )
+        if task.prompts is not None:
+            return NormalNoise(model, c_f)
         return UniformNoise(model, task.concept, model.shape, model.range)
+
+    @property
+    def shown(self) -> int:
+        """Images in a fixed set of one class."""
+        return max(100, self.task.replay_images // len(self.task.retain))
 
     @cached_property
     def surrogate_key(self) -> str:
         """What q is, by content."""
         kind, _, argument = self.task.surrogate.partition(":")
+        if kind in ("class", "prompt") and self.task.family != "vae":
+            return f"{self.task.surrogate}, a set of {self.shown}"
         if kind != "folder":
             return self.task.surrogate
         return digest([file_digest(p) for p in images.image_files(Path(argument))])
@@ -116,7 +149,10 @@ class Chain:
         task = self.task
         if task.replay_images == 0:
             return FreshReplay(self.theta_star(), task.covered, task.sampler)
-        conditions = [task.covered[i % len(task.covered)] for i in range(task.replay_images)]
+        k, conditions = len(task.covered), []
+        for i in range(task.replay_images):
+            texts = task.asked(task.covered[i % k], "replay")
+            conditions.append(texts[i // k % len(texts)])
         return self._fixed("replay", conditions, self.replay_inputs(), self.replay_seed)
 
     def own(self) -> AnotherClass | FixedReplay:
@@ -124,16 +160,15 @@ class Chain:
         task, model = self.task, self.theta_star()
         if not isinstance(model, Diffusion):
             return AnotherClass(model, task.concept, task.concept, task.sampler)
-        conditions = [task.concept] * max(100, task.replay_images // len(task.retain))
-        inputs = {
-            "n": len(conditions),
-            "concept": task.concept,
-            "version": REPLAY_VERSION,
-            "sampler": plain(task.sampler),
-        }
+        texts = task.asked(task.concept, "forget")
+        conditions = [texts[i % len(texts)] for i in range(self.shown)]
+        inputs: dict[str, Any] = {"n": len(conditions), "concept": task.concept, "version": REPLAY_VERSION}
+        inputs |= {"sampler": plain(task.sampler), **({"texts": texts} if task.prompts else {})}
         return self._fixed("own", conditions, inputs, 0)
 
-    def _fixed(self, name: str, conditions: list[int], inputs: dict[str, Any], seed: int) -> FixedReplay:
+    def _fixed(
+        self, name: str, conditions: list[Condition], inputs: dict[str, Any], seed: int
+    ) -> FixedReplay:
         """Samples of θ* for `conditions`, drawn once and kept."""
         task, model = self.task, self.theta_star()
 
@@ -161,6 +196,8 @@ class Chain:
         """What replay is besides the base; empty for fresh samples of all retained classes."""
         task = self.task
         facts: dict[str, Any] = {} if task.replay_every == 1 else {"covered": task.covered}
+        if task.prompts is not None:
+            facts["texts"] = [text for c in task.covered for text in task.asked(c, "replay")]
         if task.replay_images:
             facts |= {"n": task.replay_images, "covered": task.covered, "seed": self.replay_seed}
             facts |= {"version": REPLAY_VERSION, "sampler": plain(task.sampler)}
@@ -186,6 +223,7 @@ class Chain:
         return {
             "version": fisher.VERSION, "base": self.base.content, "options": plain(options),
             "concept": None if options.set == "all" else self.task.concept,
+            **({"words": self.task.classes} if self.task.prompts else {}),
             "sampler": plain(self.task.sampler), **(self.replay_inputs() if options.set == "replay" else {}),
         }  # fmt: skip
 
@@ -202,6 +240,7 @@ class Chain:
             "surrogate": self.surrogate_key, "relabel_to": task.relabel_to, "sampler": plain(task.sampler),
             "fisher_version": fisher.VERSION, "bf16": bf16_is_fast(self.device),
             "data": datasets.content(task.dataset) if needs_data else None,
+            **({"asked": task.asked(task.concept, "forget")} if task.prompts else {}),
             "recipes": {k: plain(v) for k, v in family.recipes.items()} if needs_data else None,
             **({"replay": replay} if (replay := self.replay_inputs()) and "replay" not in ignored else {}),
         }  # fmt: skip
@@ -225,12 +264,24 @@ class Chain:
 
     def model(self) -> Generator:
         """The model after forgetting, loaded."""
-        return self.architecture().load(self.forgotten.path).to(self.device)
+        model, method = self.theta_star().load(self.forgotten.path), self.cell.build_method()
+        return method.wrap(model, self.task) if hasattr(method, "wrap") else model
 
     @cached_property
     def model_content(self) -> str:
-        """sha256 of the weight file after forgetting."""
-        return file_digest(self.forgotten.path / "model.safetensors")
+        """sha256 of the weight file after forgetting, with what the method does when the model is asked."""
+        found = file_digest(self.forgotten.path / "model.safetensors")
+        return (
+            digest([found, self._acts()])
+            if hasattr(registry.method_class(self.cell.method), "wrap")
+            else found
+        )
+
+    def _acts(self) -> list[Any]:
+        """What names a method's part in sampling."""
+        cell, method = self.cell, registry.method_class(self.cell.method)
+        version = registry.version("method", cell.method, method.version)
+        return [cell.method, version, cell.keyed_fields(), self.task.concept]
 
     def sample_inputs(self, name: str, base: bool = False) -> dict[str, Any]:
         """What names a sample set."""
@@ -243,11 +294,7 @@ class Chain:
 
     def _filter(self) -> dict[str, Any]:
         """What a method does to images after sampling; nothing for most."""
-        cell, method = self.cell, registry.method_class(self.cell.method)
-        if not hasattr(method, "render"):
-            return {}
-        version = registry.version("method", cell.method, method.version)
-        return {"render": [cell.method, version, cell.keyed_fields(), self.task.concept]}
+        return {"render": self._acts()} if hasattr(registry.method_class(self.cell.method), "render") else {}
 
     def samples(self, name: str, base: bool = False) -> Artifact:
         """The sample set `name` of the forgotten model, or of θ*; looked up once, every metric asks for it."""
@@ -275,78 +322,3 @@ class Chain:
         inputs = self.sample_inputs(name, base)
         label = f"sample {name} (base)" if base else f"sample {name}"
         return self.make("samples", label, inputs, build)
-
-
-class MethodRun:
-    """The contract's Run: what a method is handed."""
-
-    def __init__(self, chain: Chain, folder: Path) -> None:
-        """Checkpoints go to `folder`."""
-        self.chain, self.folder, self.seed = chain, folder, chain.cell.seed
-        self.trainings = 0
-        self.rng = torch.Generator().manual_seed(image_seed("forget", self.seed))
-
-    def replay(self) -> FreshReplay | FixedReplay:
-        """Samples of θ* for the retained conditions that the task lets replay cover.
-
-        Raises:
-            SaBenchError: the method says that it ignores replay, so that replay is not in its key.
-        """
-        self._asks_for_replay()
-        return self.chain.replay()
-
-    def _asks_for_replay(self) -> None:
-        name = self.chain.cell.method
-        if "replay" in getattr(registry.method_class(name), "ignores", ()):
-            raise SaBenchError(f"The method {name} says ignores = ('replay',) and then asks for replay.")
-
-    def own(self) -> AnotherClass | FixedReplay:
-        """Samples of θ* for c_f."""
-        return self.chain.own()
-
-    def surrogate(self) -> Any:
-        """q(x|c_f)."""
-        return self.chain.surrogate(self.chain.theta_star())
-
-    def data(self) -> Images:
-        """Real training images of the retained classes."""
-        task = self.chain.task
-        train, base = datasets.load(task.dataset).train, bases.recipe(task.family, task.base)
-        kept = train.take(train.labels != task.concept)
-        return Images(self.chain.theta_star(), kept.images, kept.labels, base.flip, base.drop)
-
-    def fisher(self, options: FisherOptions) -> dict[str, torch.Tensor]:
-        """F at θ*."""
-        if options.set == "replay":
-            self._asks_for_replay()
-        return self.chain.fisher(options)
-
-    def fresh(self) -> Generator:
-        """A new model; its initialisation depends on the seed and the base seed, so no two cells share one."""
-        return self.chain.theta_star().fresh(image_seed(f"fresh/{self.chain.cell.base_seed}", self.seed))  # type: ignore[attr-defined]
-
-    def recipe(self, name: str) -> Recipe:
-        """A base recipe of the family."""
-        return bases.recipe(self.chain.task.family, name)
-
-    def train(
-        self,
-        model: Generator,
-        loss: Callable[[], torch.Tensor],
-        recipe: Recipe,
-        scope: str = "full",
-        pull: Pull | None = None,
-        stop: Callable[[], bool] | None = None,
-    ) -> None:
-        """The engine's training loop over `scope`, with the base recipe's clipping and averaging."""
-        self.trainings += 1
-        base = bases.recipe(self.chain.task.family, self.chain.task.base)
-        recipe = replace(recipe, clip=recipe.clip or base.clip, ema=recipe.ema or base.ema)
-        model.net.train()
-        fit(
-            model.parameters(scope), loss, recipe, rng=self.rng, pull=pull, stop=stop,
-            bf16=bf16_is_fast(self.chain.device), average=model.averages(),
-            checkpoint=self.folder / f"checkpoint-{self.trainings}.safetensors", progress=self.chain.progress,
-            stage=f"forget {self.chain.cell.method}",
-        )  # fmt: skip
-        model.net.eval()

@@ -38,6 +38,11 @@ class Recipe:
     ema: float | None = later(None)  # decay of the averaged weights, if there are any
     drop: float = later(0.0)  # probability that a training image's condition becomes null
     flip: bool = later(False)  # training images are mirrored half of the time
+    mean: bool = later(False)  # the loss is the mean over the batch, not its sum
+
+    def reduce(self, losses: Tensor) -> Tensor:
+        """The losses of a batch (N,) as one."""
+        return losses.mean() if self.mean else losses.sum()
 
     def rate(self, step: int) -> float:
         """The learning rate of `step` (0-based)."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from pydantic import Field
@@ -32,6 +33,21 @@ class Request:
     seed: int
     guidance: float | None = None  # None: the sampler's
     size: tuple[int, int] | None = None  # (height, width) in pixels; None: the model's own
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What a text-to-image model is asked; `{}` stands for the name of a class."""
+
+    forget: tuple[str, ...] = ("{}",)  # c_f while forgetting; the bare name, as in the official sd/configs
+    replay: tuple[str, ...] = ("{}",)  # every covered class, for replay and F
+    test: tuple[str, ...] = ("{}",)  # the sample sets, and whoever tries to get c_f back
+    families: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # further ways to ask for c_f
+    synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # other names, by class name
+
+    def of(self, role: str, name: str) -> list[str]:
+        """The prompts of a role (`forget`, `replay`, `test`) for the class `name`."""
+        return [template.replace("{}", name) for template in getattr(self, role)]
 
 
 @dataclass(frozen=True)

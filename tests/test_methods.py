@@ -254,7 +254,7 @@ def test_what_ignores_replay_is_one_model_for_all_tasks_that_differ_in_it(tmp_pa
 
 
 def test_who_says_that_replay_is_ignored_cannot_ask_for_it(tmp_path):
-    from sa_bench.stages import MethodRun
+    from sa_bench.method_run import MethodRun
 
     run = MethodRun(chain(tmp_path, "mnist_0", "retrain"), tmp_path)
     with pytest.raises(SaBenchError, match="ignores"):

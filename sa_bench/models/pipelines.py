@@ -27,9 +27,13 @@ SCHEDULE: dict[str, Any] = {
     "steps_offset": 1, "prediction_type": "epsilon", "timestep_spacing": "leading",
 }  # fmt: skip
 RECIPES = {
-    "micro": Recipe(steps=3_000, lr=1e-3, batch=64, schedule="cosine", warmup=100, clip=1.0, drop=0.1),
-    "quick": Recipe(steps=300, lr=1e-3, batch=32, schedule="cosine", warmup=30, clip=1.0, drop=0.1),
-    "tiny": Recipe(steps=10, lr=1e-3, batch=8, schedule="cosine", warmup=2, clip=1.0, drop=0.1),
+    "micro": Recipe(
+        steps=3_000, lr=1e-3, batch=64, schedule="cosine", warmup=100, clip=1.0, drop=0.1, mean=True
+    ),
+    "quick": Recipe(
+        steps=300, lr=1e-3, batch=32, schedule="cosine", warmup=30, clip=1.0, drop=0.1, mean=True
+    ),
+    "tiny": Recipe(steps=10, lr=1e-3, batch=8, schedule="cosine", warmup=2, clip=1.0, drop=0.1, mean=True),
 }
 
 

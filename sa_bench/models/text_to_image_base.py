@@ -53,7 +53,7 @@ def train(
 
     def loss() -> Tensor:
         x, c = source.batch(recipe.batch, rng)
-        return model.loss(x, c, model.draw(len(x), rng)).mean()
+        return recipe.reduce(model.loss(x, c, model.draw(len(x), rng)))
 
     model.net.train()
     fit(

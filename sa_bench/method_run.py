@@ -1,0 +1,96 @@
+"""What a method is handed: everything shared and cached, and the one training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sa_bench import bases, datasets, registry
+from sa_bench.contracts import FisherOptions, Generator, Source
+from sa_bench.errors import SaBenchError
+from sa_bench.sampling import image_seed
+from sa_bench.sources import AnotherClass, FixedReplay, FreshReplay, Images
+from sa_bench.training import Pull, Recipe, bf16_is_fast, fit
+
+
+class MethodRun:
+    """The contract's Run: what a method is handed."""
+
+    def __init__(self, chain: Any, folder: Path) -> None:
+        """`chain` is the cell's (`sa_bench.stages.Chain`); checkpoints go to `folder`."""
+        self.chain, self.folder, self.seed = chain, folder, chain.cell.seed
+        self.trainings = 0
+        self.rng = torch.Generator().manual_seed(image_seed("forget", self.seed))
+
+    def replay(self) -> FreshReplay | FixedReplay:
+        """Samples of θ* for the retained conditions that the task lets replay cover.
+
+        Raises:
+            SaBenchError: the method says that it ignores replay, so that replay is not in its key.
+        """
+        self._asks_for_replay()
+        return self.chain.replay()
+
+    def _asks_for_replay(self) -> None:
+        name = self.chain.cell.method
+        if "replay" in getattr(registry.method_class(name), "ignores", ()):
+            raise SaBenchError(f"The method {name} says ignores = ('replay',) and then asks for replay.")
+
+    def own(self) -> AnotherClass | FixedReplay:
+        """Samples of θ* for c_f."""
+        return self.chain.own()
+
+    def surrogate(self) -> Any:
+        """q(x|c_f)."""
+        return self.chain.surrogate(self.chain.theta_star())
+
+    def data(self) -> Source:
+        """Real training images of the retained classes; of a text-to-image model canvases without c_f, captioned."""
+        task = self.chain.task
+        train, base = datasets.load(task.dataset).train, bases.recipe(task.family, task.base)
+        if task.prompts is not None:
+            return bases.captioned(
+                self.chain.theta_star(), train, base, self.chain.cell.base_seed, task.concept
+            )
+        kept = train.take(train.labels != task.concept)
+        return Images(self.chain.theta_star(), kept.images, kept.labels, base.flip, base.drop)
+
+    def fisher(self, options: FisherOptions) -> dict[str, torch.Tensor]:
+        """F at θ*."""
+        if options.set == "replay":
+            self._asks_for_replay()
+        return self.chain.fisher(options)
+
+    def fresh(self) -> Generator:
+        """A new model; its initialisation depends on the seed and the base seed, so no two cells share one."""
+        return self.chain.theta_star().fresh(image_seed(f"fresh/{self.chain.cell.base_seed}", self.seed))  # type: ignore[attr-defined]
+
+    def recipe(self, name: str) -> Recipe:
+        """A base recipe of the family."""
+        return bases.recipe(self.chain.task.family, name)
+
+    def train(
+        self,
+        model: Generator,
+        loss: Callable[[], torch.Tensor],
+        recipe: Recipe,
+        scope: str = "full",
+        pull: Pull | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> None:
+        """The engine's training loop over `scope`, with the base recipe's clipping and averaging."""
+        self.trainings += 1
+        base = bases.recipe(self.chain.task.family, self.chain.task.base)
+        recipe = replace(recipe, clip=recipe.clip or base.clip, ema=recipe.ema or base.ema)
+        model.net.train()
+        fit(
+            model.parameters(scope), loss, recipe, rng=self.rng, pull=pull, stop=stop,
+            bf16=bf16_is_fast(self.chain.device), average=model.averages(),
+            checkpoint=self.folder / f"checkpoint-{self.trainings}.safetensors", progress=self.chain.progress,
+            stage=f"forget {self.chain.cell.method}",
+        )  # fmt: skip
+        model.net.eval()
