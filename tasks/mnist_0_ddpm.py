@@ -12,7 +12,7 @@ PRESETS = {
     "lam": 1.0,
     "stop_at": 256.0,  # ‖ε‖² in 256 dimensions: nothing is predicted any more
     "recipe": "micro",
-    "fisher": {"n": 100, "timesteps": 50},
+    "fisher": {"n": 100, "timesteps": 200},
 }
 
 mnist_0_ddpm = Task(
@@ -89,7 +89,7 @@ mnist_0_ddpm_r1000 = replace(
     title="MNIST at 16 pixels, a DDPM forgets the digit 0 with 1,000 replay images",
     replay_images=1000,
     replay_shared=False,
-    presets={**PRESETS, "fisher": {"n": 100, "timesteps": 50, "set": "replay"}},
+    presets={**PRESETS, "fisher": {"n": 100, "timesteps": 200, "set": "replay"}},
 )
 
 # Replay prompts never cover all that a model knows: here five of nine classes, and the others are scored.
@@ -100,5 +100,5 @@ mnist_0_ddpm_cover5 = replace(
     replay_images=1000,
     replay_every=2,
     score="uncovered",
-    presets={**PRESETS, "fisher": {"n": 100, "timesteps": 50, "set": "replay"}},
+    presets={**PRESETS, "fisher": {"n": 100, "timesteps": 200, "set": "replay"}},
 )
