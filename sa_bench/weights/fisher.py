@@ -48,7 +48,13 @@ def study(run: Path, say: Callable[[str], None]) -> None:
             found, spent = timed(chain, n, k, estimator, "study")
             say(shape(f"{k} timesteps", estimator, found[0], truth[0], spent, found[1]))
     say("")
-    say(outcomes(rows))
+
+    def trace(option: Mapping[str, Any]) -> float:
+        (one,) = resolve([rows[0]["task"]], ["sa"], sets=[f"fisher.{k}={v}" for k, v in option.items()])
+        kept = Chain(Store(store_folder()), one, lambda *event: None).fisher(FisherOptions(**option))
+        return float(sum(float(v.double().sum()) for v in kept.values()))
+
+    say(outcomes(rows, trace))
 
 
 def timed(
@@ -78,31 +84,70 @@ def shape(
     return f"| {name} | {estimator} | {figures} |"
 
 
-def outcomes(rows: list[dict[str, Any]]) -> str:
-    """Differences from the exact F's runs, paired by λ and seed, and whether they are within the margins."""
-    lines = [
-        "| F from | | forgetting: difference | equivalent? | retention: difference, bits/dim | equivalent? |",
-        "|" + " --- |" * 6,
-    ]
-    by: dict[tuple[int, str], dict[tuple[float, int], dict[str, float]]] = {}
+Found = dict[tuple[float, int], dict[str, float]]
+"""(λ, seed) to the value of each metric."""
+
+
+def outcomes(rows: list[dict[str, Any]], trace: Callable[[Mapping[str, Any]], float]) -> str:
+    """Differences from the exact F's runs, paired by λ and seed, and whether they are within the margins.
+
+    Twice: at the same λ, and at the λ at which the two penalties have the same trace, where the exact F's runs
+    are interpolated in log λ and an estimate's run beyond the ends of their path is left out.
+
+    Args:
+        rows: results of the suite.
+        trace: of the F that a method's fields name.
+    """
+    by: dict[tuple[int, str], Found] = {}
+    traces: dict[tuple[int, str], float] = {}
     for r in rows:
         option = r["fields"]["fisher"]
         key = (option["timesteps"], option["estimator"] if option["timesteps"] else "")
         values = {metric_of(m): m["value"] for m in r["measurements"]}
         by.setdefault(key, {})[r["fields"]["lam"], r["seed"]] = values
-    exact = by.pop((0, ""), None)
-    if exact is None:
+        if key not in traces:
+            traces[key] = trace(option)
+    exact, whole = by.pop((0, ""), None), traces.pop((0, ""), None)
+    if exact is None or whole is None:
         raise SaBenchError("the runs with fisher.timesteps=0 are missing: what follows is compared with them")
-    for (k, estimator), found in sorted(
-        by.items(), key=lambda item: (-item[0][0], ESTIMATORS.index(item[0][1]))
-    ):
-        parts = [f"| {k} timesteps | {estimator} "]
-        for metric, margin in MARGINS.items():
-            shared = sorted(found.keys() & exact.keys())
-            d = np.array([found[key][metric] - exact[key][metric] for key in shared])
-            mean, half = d.mean(), stats.t.ppf(0.95, len(d) - 1) * d.std(ddof=1) / len(d) ** 0.5
-            same = "yes" if abs(mean) + half < margin else "no" if abs(mean) - half > margin else "not shown"
-            digits = 3 if metric == "forget_top1" else 4
-            parts.append(f"| {mean:+.{digits}f} ± {half:.{digits}f} | {same} (margin {margin:g}) ")
-        lines.append("".join(parts) + "|")
+    order = sorted(by, key=lambda key: (-key[0], ESTIMATORS.index(key[1])))
+    lines = []
+    for title, ratio in (("the same λ", False), ("the same trace", True)):
+        lines += [
+            f"| F from, at {title} | | pairs | forgetting: difference | equivalent? | retention: difference, bits/dim |"
+            " equivalent? |",
+            "|" + " --- |" * 7,
+        ]
+        for key in order:
+            scale = traces[key] / whole if ratio else 1.0
+            pairs = [(values, there) for at, values in by[key].items() if (there := along(exact, at, scale))]
+            lines.append(f"| {key[0]} timesteps | {key[1]} | {len(pairs)} {_verdicts(pairs)}|")
+        lines.append("")
     return "\n".join(lines)
+
+
+def along(exact: Found, at: tuple[float, int], scale: float) -> dict[str, float] | None:
+    """The exact F's values of the same seed at λ · `scale`, interpolated in log λ; None beyond its path."""
+    path = sorted((lam, values) for (lam, seed), values in exact.items() if seed == at[1])
+    where = at[0] * scale
+    known = [lam for lam, _ in path]
+    if not path or not known[0] * 0.999 <= where <= known[-1] * 1.001:
+        return None
+    return {
+        name: float(np.interp(np.log(where), np.log(known), [values[name] for _, values in path]))
+        for name in MARGINS
+    }
+
+
+def _verdicts(pairs: list[tuple[dict[str, float], dict[str, float]]]) -> str:
+    parts = []
+    for metric, margin in MARGINS.items():
+        d = np.array([mine[metric] - theirs[metric] for mine, theirs in pairs])
+        if len(d) < 3:
+            parts.append("| – | too few ")
+            continue
+        mean, half = d.mean(), stats.t.ppf(0.95, len(d) - 1) * d.std(ddof=1) / len(d) ** 0.5
+        same = "yes" if abs(mean) + half < margin else "no" if abs(mean) - half > margin else "not shown"
+        digits = 3 if metric == "forget_top1" else 4
+        parts.append(f"| {mean:+.{digits}f} ± {half:.{digits}f} | {same} (margin {margin:g}) ")
+    return "".join(parts)

@@ -1,0 +1,70 @@
+"""The study of cheaper Fishers: what is compared with what, and what counts as equivalent."""
+
+import pytest
+
+from sa_bench.errors import SaBenchError
+from sa_bench.weights.fisher import along, outcomes
+
+EXACT = {
+    (lam, seed): {"forget_top1": 0.1, "retain_bound": 3.0 - 0.1 * i + 0.01 * seed}
+    for i, lam in enumerate((1.0, 10.0, 100.0))
+    for seed in range(3)
+}
+
+
+def row(timesteps, lam, seed, values):
+    fisher = {"timesteps": timesteps, "estimator": "stratified"}
+    return {
+        "fields": {"lam": lam, "fisher": fisher}, "seed": seed,
+        "measurements": [{"name": name, "value": value} for name, value in values.items()],
+    }  # fmt: skip
+
+
+def rows(shift=0.0, bound=0.0):
+    """Runs of the exact F, and of one whose runs at λ are the exact ones at 10 λ, plus `bound`."""
+    found = [row(0, lam, seed, values) for (lam, seed), values in EXACT.items()]
+    for lam in (1.0, 10.0):
+        for seed in range(3):
+            there = EXACT[10 * lam, seed]
+            values = {
+                "forget_top1": there["forget_top1"] + shift,
+                "retain_bound": there["retain_bound"] + bound,
+            }
+            found.append(row(50, lam, seed, values))
+    return found
+
+
+def trace(option):
+    return 10.0 if option["timesteps"] else 1.0
+
+
+def lines(text):
+    return [line for line in text.splitlines() if line.startswith("| 50 timesteps")]
+
+
+def test_values_are_read_off_the_same_seeds_path_in_log_lambda_and_never_beyond_it():
+    assert along(EXACT, (1.0, 2), 1.0)["retain_bound"] == pytest.approx(3.02)
+    assert along(EXACT, (1.0, 0), 10**0.5)["retain_bound"] == pytest.approx(2.95)
+    assert along(EXACT, (10.0, 0), 100.0) is None
+    assert along(EXACT, (1.0, 0), 0.5) is None
+    assert along(EXACT, (1.0, 9), 1.0) is None
+
+
+def test_an_estimate_that_only_rescales_lambda_is_equivalent_at_the_same_trace_alone():
+    same, matched = lines(outcomes(rows(), trace))
+    assert "| 6 | +0.000 ± 0.000 | yes" in same
+    assert "-0.1000" in same
+    assert "| no (margin 0.01)" in same
+    assert "| 6 | +0.000 ± 0.000 | yes" in matched
+    assert "0.0000 ± 0.0000 | yes (margin 0.01)" in matched
+
+
+def test_differences_beyond_a_margin_are_said():
+    _, matched = lines(outcomes(rows(shift=0.06, bound=0.02), trace))
+    assert "+0.060 ± 0.000 | no (margin 0.05)" in matched
+    assert "+0.0200 ± 0.0000 | no (margin 0.01)" in matched
+
+
+def test_without_the_exact_f_there_is_nothing_to_compare_with():
+    with pytest.raises(SaBenchError, match=r"timesteps=0 are missing"):
+        outcomes([r for r in rows() if r["fields"]["fisher"]["timesteps"]], trace)
