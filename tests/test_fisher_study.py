@@ -16,7 +16,7 @@ def row(timesteps, lam, seed, values):
     fisher = {"timesteps": timesteps, "estimator": "stratified"}
     return {
         "fields": {"lam": lam, "fisher": fisher}, "seed": seed,
-        "measurements": [{"name": name, "value": value} for name, value in values.items()],
+        "measurements": [{"name": name, "value": value, "fingerprint": {"metric": name}} for name, value in values.items()],
     }  # fmt: skip
 
 
