@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sa_bench.contracts import View, metric
-from sa_bench.judges import majority, shows, top1
+from sa_bench.contracts import Slot, View, metric
+from sa_bench.judges import looked_at, majority, shows, top1
 from sa_bench.sample_sets import SampleSet
 from sa_bench.sampling import requests
 from sa_bench.statistics import Measured, wilson
@@ -23,7 +23,9 @@ from sa_bench.statistics import Measured, wilson
 def invert(view: View, x: Tensor, start: Tensor, lr: float, budgets: tuple[int, ...]) -> list[Tensor]:
     """c_f's slot after each of `budgets` steps of Adam on −ELBO of `x` (N, ...), all else frozen."""
     model, c, n = view.model, view.task.concept, view.task.recovery_batch or len(x)
-    slot, labels, rng = model.condition(c), model.conditions([c] * n), view.rng("recovery")
+    slot, rng, asked = model.condition(c), view.rng("recovery"), view.task.asked(c, "replay")
+    with slot.substitute(start):
+        labels = model.conditions([asked[i % len(asked)] for i in range(n)])
     value = start.clone().requires_grad_(True)
     optimiser = torch.optim.Adam([value], lr=lr)
     path = []
@@ -38,13 +40,21 @@ def invert(view: View, x: Tensor, start: Tensor, lr: float, budgets: tuple[int, 
     return path
 
 
+def vectors(slot: Slot, k: int) -> Tensor:
+    """`k` vectors of the slot's own, again from the first where it has fewer; a class's is its one."""
+    value = slot.read()
+    value = value.view(-1, getattr(slot, "width", len(value)))
+    return value[torch.arange(k) % len(value)].flatten()
+
+
 @metric(
     version=5,
     title="Images of c_f after its condition is fitted again",
     better="lower",
     unit="rate",
     requires=("model", "judges", "real"),
-    source="condition inversion over a fixed grid of starts (own, mean, zero) x rates; the worst case counts",
+    source="condition inversion over a fixed grid of starts (own, mean, zero) x rates; the worst case counts. "
+    "Text-to-image: textual inversion (Gal et al. 2023) into new vectors in place of c_f's name",
     fields=(
         "concept",
         "judges",
@@ -56,6 +66,8 @@ def invert(view: View, x: Tensor, start: Tensor, lr: float, budgets: tuple[int, 
         "recovery_strong",
         "recovery_batch",
         "recovery_judged",
+        "recovery_vectors",
+        "prompts",
         "sampler",
     ),
 )
@@ -67,9 +79,11 @@ def recovery(view: View) -> Measured:
     """
     task, model = view.task, view.model
     slot, rows = model.condition(task.concept), requests(task, "forget")[: task.recovery_judged]
-    slots = torch.stack([model.condition(c).read() for c in task.retain])
-    known = {"own": slot.read(), "mean": slots.mean(0), "zero": torch.zeros_like(slots[0])}
-    starts = {name: known[name] for name in task.recovery_starts}
+    mean = torch.stack([vectors(model.condition(c), 1) for c in task.retain]).mean(0)
+    starts: dict[str, Tensor] = {}
+    for k in task.recovery_vectors:
+        known = {"own": vectors(slot, k), "mean": mean.repeat(k), "zero": torch.zeros_like(mean).repeat(k)}
+        starts |= {name if k == 1 else f"{name} x {k}": known[name] for name in task.recovery_starts}
     rates, strong = task.recovery_rates, [task.recovery_strong] if task.recovery_strong else []
     real, designated = view.real("forget_train"), view.judges[task.designated]
 
@@ -92,7 +106,7 @@ def recovery(view: View) -> Measured:
                 ):
                     images = made(value).images
                     votes = top1(designated.probabilities(images), task.concept)
-                    hit = (votes * shows(images)).mean()
+                    hit = (votes * shows(looked_at(view.judges, images))).mean()
                     tries.append((float(hit), name, lr, steps, images))
                     grid[f"{n_images}/{name}/{lr}/{steps}"] = float(hit)
         for steps in task.recovery_budgets:

@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
 
 class Slot(Protocol):
-    """The parameters that belong to one condition alone: a class column, an embedding row, a token."""
+    """The parameters that belong to one condition alone: a class column, an embedding row, a token.
+
+    Optional: `width`, the values of one vector, of a slot that takes any number of vectors (a phrase).
+    """
 
     def read(self) -> Tensor:
         """The slot's value, a copy, shape (k,)."""

@@ -37,6 +37,15 @@ def _digits(load: Callable[[Path, Path | None], Arrays], cache: Path, content: s
     return Contents({k: a[..., None] if a.ndim == 3 else a for k, a in arrays.items()}, content, True)
 
 
+def _canvases(cache: Path) -> Contents:
+    """One digit a canvas, as the text-to-image model's plainest captions have it."""
+    found = _digits(mnist.load, cache, "").arrays
+    padded = {
+        k: np.pad(a, ((0, 0), (2, 2), (2, 2), (0, 0))).repeat(3, 3) for k, a in found.items() if "images" in k
+    }
+    return Contents({**found, **padded}, _mnist_content() + "-rgb32", True)
+
+
 def _mnist_content() -> str:
     return digest(mnist.CONTENT)
 
@@ -48,6 +57,9 @@ ENTRIES = {
     "mnist16": Entry(
         "MNIST at 16 px", (16, 16, 1), DIGITS,
         lambda cache, _: _digits(mnist16.load, cache, mnist16.content()), mnist16.content,
+    ),
+    "mnist_canvas": Entry(
+        "MNIST on RGB canvases", (32, 32, 3), DIGITS, lambda cache, _: _canvases(cache), lambda: _mnist_content() + "-rgb32"
     ),
     "cifar10": Entry(
         "CIFAR10", (32, 32, 3), cifar10.CLASSES, cifar10.load, lambda: cifar10.archive().content, cifar10.archive

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch_fidelity import register_feature_extractor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
-from sa_bench.judges import Judge
+from sa_bench.judges import Judge, looked_at
 
 LAYER = "penultimate"
 _registered: dict[tuple[str, str], type[FeatureExtractorBase]] = {}  # by name and judge
@@ -63,7 +63,7 @@ def extractor(name: str, judge: Judge) -> type[FeatureExtractorBase]:
 
 def extract(name: str, judge: Judge, images: np.ndarray) -> np.ndarray:
     """(N, d) float64 through the registered extractor; `images` uint8 (N, H, W, C)."""
-    network = extractor(name, judge)(name, [LAYER])
+    images, network = looked_at({name: judge}, images), extractor(name, judge)(name, [LAYER])
     with torch.no_grad():
         (features,) = network(torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2))
     return features.numpy()

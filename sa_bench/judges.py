@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sa_bench.cards import WEIGHTS, judge_card, require_bar, verified
+from sa_bench.data import captions
 from sa_bench.errors import SaBenchError
 
 FLAT = 0.1  # gradient norm below which an image shows nothing; the faintest of 60,000 real digits has 0.29
@@ -160,9 +161,18 @@ def _unit(images: np.ndarray) -> Tensor:
 
 
 def _chunks(images: np.ndarray) -> list[np.ndarray]:
+    images = seen(images)
     if images.dtype != np.uint8 or images.ndim != 4:
         raise SaBenchError(f"Judges take uint8 images (N, H, W, C), got {images.dtype} {images.shape}.")
     return [images[i : i + CHUNK] for i in range(0, len(images), CHUNK)]
+
+
+def seen(images: np.ndarray) -> np.ndarray:
+    """What a judge of digits looks at: of a canvas with captions (N, 32, 32, 3) its middle in grey (N, 28, 28, 1).
+
+    Anything else as it is.
+    """
+    return captions.digits(images) if images.shape[1:] == (captions.SIDE, captions.SIDE, 3) else images
 
 
 @lru_cache(maxsize=32)
@@ -240,7 +250,7 @@ def shows(images: np.ndarray) -> np.ndarray:
     1 could never be forgotten. Nothing is what has no contrast, or whose contrast averages away over 4 x 4
     pixels (2 x 2 where H is 16). A ghost of a digit in grey shows something, however unlike a digit it is.
     """
-    if images.ndim == 4 and images.shape[1] not in COHERENT:
+    if images.ndim == 4 and (images.shape[1] not in COHERENT or images.shape[3] != 1):
         return np.ones(len(images))
     out = []
     for part in _chunks(images):
@@ -251,6 +261,11 @@ def shows(images: np.ndarray) -> np.ndarray:
     return np.concatenate(out) if out else np.zeros(0)
 
 
+def looked_at(judges: Mapping[str, Judge], images: np.ndarray) -> np.ndarray:
+    """The images as a panel sees them: canvases in grey, if it judges digits."""
+    return seen(images) if all(judge.channels == 1 for judge in judges.values()) else images
+
+
 def majority(
     judges: Mapping[str, Judge], images: np.ndarray, label: int | np.ndarray
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -258,6 +273,6 @@ def majority(
 
     An image that shows nothing is nobody's.
     """
-    there = shows(images)
+    there = shows(looked_at(judges, images))
     votes = {name: there * top1(judge.probabilities(images), label) for name, judge in judges.items()}
     return (np.mean(list(votes.values()), axis=0) > 0.5).astype(float), votes

@@ -41,6 +41,7 @@ class Phrase:
     def __init__(self, model: TextToImage, text: str) -> None:
         """The slot of `text`, one or more tokens."""
         self.model, self.tokens = model, model.tokens_of(text)
+        self.width = model.embeddings.shape[1]  # values of one vector
 
     def read(self) -> Tensor:
         """The embeddings one after another, a copy, (tokens · width,)."""
@@ -53,18 +54,17 @@ class Phrase:
         Raises:
             SaBenchError: another number of values.
         """
-        width = self.model.embeddings.shape[1]
-        if value.numel() != len(self.tokens) * width:
+        if value.numel() != len(self.tokens) * self.width:
             raise SaBenchError(
-                f"The phrase has {len(self.tokens)} token(s) of {width} values; {value.numel()} were given."
+                f"The phrase has {len(self.tokens)} token(s) of {self.width} values; {value.numel()} were given."
             )
-        self.model.embeddings[list(self.tokens)] = value.view(-1, width)
+        self.model.embeddings[list(self.tokens)] = value.view(-1, self.width)
         self.model.forget_texts()
 
     @contextmanager
     def substitute(self, value: Tensor) -> Iterator[None]:
         """While active, prompts have the vectors `value` (k · width,) in place of the phrase, k ≥ 1."""
-        self.model.substituted = (self.tokens, value.view(-1, self.model.embeddings.shape[1]))
+        self.model.substituted = (self.tokens, value.view(-1, self.width))
         try:
             yield
         finally:
