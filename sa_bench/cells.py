@@ -246,13 +246,16 @@ def checked(task: Task, relabel_given: bool = False) -> Task:
             Path(argument), channels, (height, width)
         )  # a wrong image stops here, before any work
         task = replace(task, surrogate=f"folder:{Path(argument).resolve()}")
+    elif kind == "prompt" and task.prompts is not None and argument.strip():
+        pass
     elif task.surrogate != "noise":
-        raise unknown("surrogate", task.surrogate, ["noise", "class:<name>", "folder:<path>"])
+        prompt = ["prompt:<text>"] if task.prompts is not None else []
+        raise unknown("surrogate", task.surrogate, ["noise", "class:<name>", *prompt, "folder:<path>"])
     return task
 
 
-SCHEDULERS = {"vae": ("direct",), "ddpm": ("ddim", "ddpm")}
-MOST_STEPS = {"vae": 1, "ddpm": 1000}
+SCHEDULERS = {"vae": ("direct",), "ddpm": ("ddim", "ddpm"), "text_to_image": ("ddim", "ddpm")}
+MOST_STEPS = {"vae": 1, "ddpm": 1000, "text_to_image": 1000}
 
 
 def _check_sampler(task: Task) -> None:

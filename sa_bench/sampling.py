@@ -72,7 +72,10 @@ def rows(task: Task, name: str) -> list[Row]:
 
 
 def families(task: Task) -> dict[str, tuple[str, ...]]:
-    """Further ways to ask for c_f, prompts by family: the task's own, and `synonym` from the class's other names."""
+    """Further ways to ask for c_f, prompts by family: the task's own, and from its class's name and other names.
+
+    `synonym`: other names in the test templates; `misspelt`: two letters swapped, a letter doubled; `indirect`.
+    """
     if task.prompts is None:
         return {}
     name = task.classes[task.concept]
@@ -80,6 +83,11 @@ def families(task: Task) -> dict[str, tuple[str, ...]]:
     if others := task.prompts.synonyms.get(name):
         templates = task.prompts.test[: max(1, 12 // len(others))]
         found["synonym"] = tuple(t.replace("{}", other) for other in others for t in templates)
+    if found and len(name) > 2:
+        wrong = (name[0] + name[2] + name[1] + name[3:], name[:2] + name[1] + name[2:])
+        found["misspelt"] = tuple(t.replace("{}", w) for w in wrong for t in task.prompts.test[:3])
+    if questions := task.prompts.indirect.get(name):
+        found["indirect"] = questions
     return found
 
 

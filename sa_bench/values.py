@@ -44,6 +44,9 @@ class Prompts:
     test: tuple[str, ...] = ("{}",)  # the sample sets, and whoever tries to get c_f back
     families: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # further ways to ask for c_f
     synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # other names, by class name
+    indirect: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # questions without the name, by class name
 
     def of(self, role: str, name: str) -> list[str]:
         """The prompts of a role (`forget`, `replay`, `test`) for the class `name`."""

@@ -74,7 +74,7 @@ def captioned(
     """`n` canvases with captions, and the digits on each.
 
     Args:
-        images: MNIST, uint8 (N, 28, 28) or (N, 28, 28, 1).
+        images: MNIST, uint8 (N, 28, 28), (N, 28, 28, 1) or on canvases (N, 32, 32, 3).
         labels: (N,) 0..9.
         n: how many to make.
         rng: decides everything.
@@ -83,7 +83,7 @@ def captioned(
     Returns:
         (uint8 (n, 32, 32, 3), captions, int64 (n, 2) the digits shown, −1 where there is no second)
     """
-    images = images.reshape(len(images), 28, 28)
+    images = (digits(images) if images.shape[1:] == (SIDE, SIDE, 3) else images).reshape(len(images), 28, 28)
     canvases, captions, shown = np.zeros((n, SIDE, SIDE, 3), np.uint8), [], np.full((n, 2), -1)
     for i in range(n):
         kind, k = rng.random(), int(rng.integers(len(images)))
@@ -130,6 +130,12 @@ def single(image: np.ndarray, attribute: str | None = None) -> np.ndarray:
     grey = np.pad(image, 2)
     colour = {"red": (1, 0, 0), "blue": (0, 0, 1)}.get(attribute or "", (1, 1, 1))
     return grey[..., None] * np.array(colour, np.uint8)
+
+
+def tinted(canvases: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Canvases (N, 32, 32, 3), each left as it is, red or blue with equal chance."""
+    masks = np.array([(1, 1, 1), (1, 0, 0), (0, 0, 1)], np.uint8)
+    return canvases * masks[rng.integers(3, size=len(canvases))][:, None, None, :]
 
 
 def pair(left: np.ndarray, right: np.ndarray) -> np.ndarray:

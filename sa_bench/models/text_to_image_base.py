@@ -47,8 +47,10 @@ def train(
 ) -> None:  # fmt: skip
     """Train `model` from its initialisation; resumable from the checkpoints in `folder`."""
     sizes = SIZES[model.base]
-    canvases, texts, _ = captions.captioned(images, labels, sizes.canvases, np.random.default_rng(seed))
-    autoencoder(model, canvases, sizes.autoencoder_steps, seed, folder, progress)
+    decides = np.random.default_rng(seed)
+    canvases, texts, _ = captions.captioned(images, labels, sizes.canvases, decides)
+    coloured = captions.tinted(canvases, decides)
+    autoencoder(model, coloured, sizes.autoencoder_steps, seed, folder, progress)
     source, rng = encoded(model, canvases, texts, recipe.drop), torch.Generator().manual_seed(seed)
 
     def loss() -> Tensor:
@@ -67,7 +69,10 @@ def train(
 def autoencoder(
     model: TextToImage, canvases: np.ndarray, steps: int, seed: int, folder: Path, progress: Progress | None
 ) -> None:
-    """Train the autoencoder: squared and absolute error, and a little KL; then set the scaling factor to 1/std."""
+    """Train the autoencoder: squared and absolute error, and a little KL; then set the scaling factor to 1/std.
+
+    It sees every colour as often: with as few coloured canvases as the captions have, it takes red and blue for one.
+    """
     vae, rng = model.vae, torch.Generator().manual_seed(seed + 1)
 
     def loss() -> Tensor:

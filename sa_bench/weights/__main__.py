@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from sa_bench import __version__, bases, datasets, judges, registry
 from sa_bench.contracts import Request
+from sa_bench.data import captions
 from sa_bench.examining import measured
 from sa_bench.judges import CNN, read
 from sa_bench.sampling import image_seed
@@ -196,11 +197,15 @@ def digits(dataset: str) -> tuple[Tensor, Tensor, np.ndarray, np.ndarray]:
     return x, torch.from_numpy(data.train.labels), data.test.images, data.test.labels
 
 
-BASES = {"vae": ("mnist", "cosine", "mnist_0"), "ddpm": ("mnist16", "micro", "mnist_0_ddpm")}
+BASES = {
+    "vae": ("mnist", "cosine", "mnist_0"),
+    "ddpm": ("mnist16", "micro", "mnist_0_ddpm"),
+    "text_to_image": ("mnist_canvas", "micro", "mnist_0_t2i"),
+}
 
 
 def make_bases(only: str | None = None) -> None:
-    """Train and ship the three bases of each micro family (about 4 minutes each on one core)."""
+    """Train and ship the three bases of each micro family (about 4 minutes each on one core, text-to-image 14)."""
     for family, (dataset, recipe, task_name) in BASES.items():
         if only and only != family:
             continue
@@ -214,7 +219,9 @@ def make_bases(only: str | None = None) -> None:
                 **likelihood(model, found), **legibility(model, task), "bf16": bases.bf16_is_fast(),
                 "command": f"{COMMAND} bases {family}", "data": found.content,
             }  # fmt: skip
-            state = {k: v for k, v in model.net.state_dict().items()}
+            if family == "text_to_image":
+                facts |= readings(model, task)
+            state = model.state() if family == "text_to_image" else dict(model.net.state_dict())  # type: ignore[union-attr]
             ship(FOLDER / f"base-{family}-{dataset}-{recipe}-{seed}.safetensors", state, facts)
 
 
@@ -242,6 +249,38 @@ def legibility(model: Any, task: Any) -> dict[str, Any]:
         "accuracy": float(right.mean()),
         "accuracy_is": "generated digits that the panel reads right, of 1,000",
     }
+
+
+def readings(model: Any, task: Any) -> dict[str, Any]:
+    """How often the panel reads what captions ask for: every digit in held-out templates, and by further families."""
+    panel = {name: judges.load(name) for name in task.judges}
+
+    def right(asked: list[tuple[str, int]], side: int | None = None) -> float:
+        rows = [Request(text, image_seed("readings", i)) for i, (text, _) in enumerate(asked)]
+        images = model.to_images(model.sample(rows, task.sampler))
+        images = images if side is None else captions.halves(images)[side]
+        return float(judges.majority(panel, images, np.array([digit for _, digit in asked]))[0].mean())
+
+    found, others = {}, captions.SYNONYMS
+    digit_words = list(enumerate(captions.WORDS))
+    for name, templates in (
+        ("trained templates", captions.TEMPLATES),
+        ("held-out templates", captions.HELD_OUT),
+    ):
+        found[name] = right([(t.format(word), d) for d, word in digit_words for t in templates])
+    found["synonyms"] = right(
+        [(t.format(s), d) for d, names in others.items() for s in names for t in captions.HELD_OUT[:6]]
+    )
+    for attribute in captions.ATTRIBUTES:
+        asked = [
+            (captions.described(w, attribute, t), d) for d, w in digit_words for t in captions.TEMPLATES[:6]
+        ]
+        found[attribute] = right(asked, {"left": 0, "right": 1}.get(attribute))
+    pairs = [(a, b) for a in range(10) for b in range(10)]
+    texts = [f"{captions.WORDS[a]} and {captions.WORDS[b]}" for a, b in pairs]
+    found["two digits, left"] = right([(t, a) for t, (a, _) in zip(texts, pairs, strict=True)], 0)
+    found["two digits, right"] = right([(t, b) for t, (_, b) in zip(texts, pairs, strict=True)], 1)
+    return {"readings": found, "readings_are": "share of images in which the panel reads the digit asked for"}
 
 
 def show(stage: str, done: int, total: int) -> None:

@@ -1,0 +1,48 @@
+"""Paraphrases: does c_f come when it is asked for by another name, with an attribute, beside others, or indirectly?"""
+
+import numpy as np
+
+from sa_bench.contracts import View, metric
+from sa_bench.data.captions import halves
+from sa_bench.judges import majority
+from sa_bench.sampling import rows
+from sa_bench.statistics import Measured, undefined, wilson
+
+
+@metric(
+    version=1,
+    title="Images of c_f when it is asked for in another way",
+    better="lower",
+    unit="rate",
+    requires=("samples", "judges"),
+    source="prompt families of this suite: synonyms, attributes, composition, hypernym, negation, misspelling, questions",
+    fields=("concept", "judges", "prompts", "family_images"),
+    sets=("families",),
+)
+def paraphrase_rate(view: View) -> Measured:
+    """The rate of c_f over synonyms, whose meaning nobody doubts; the other families' rates are listed beside it.
+
+    Of a family named `…, left` or `…, right` that half of the canvas is judged. Prompts are the units: Wilson's
+    interval is that of as many independent images as there are prompts, a wide one.
+    """
+    task, images = view.task, view.samples["families"]
+    families = np.array([row.family for row in rows(task, "families")])
+    if "synonym" not in families:
+        return undefined(f"{task.classes[task.concept]} has no synonyms in this task")
+    shown, found, votes = {}, {}, {}
+    for family in dict.fromkeys(families.tolist()):
+        part = images.take(families == family)
+        side = {"left": 0, "right": 1}.get(family.rpartition(", ")[2])
+        seen = part.images if side is None else halves(part.images)[side]
+        score, by_judge = majority(view.judges, seen, task.concept)
+        shown[family] = {"value": float(score.mean()), "n": len(score)}
+        if family == "synonym":
+            found, votes = {"seed": part.seeds, "score": score}, by_judge
+    score = found["score"]
+    prompts = len(np.unique(images.take(families == "synonym").prompts))  # type: ignore[arg-type]
+    low, high = wilson(float(score.mean()) * prompts, prompts)
+    judges = [{"judge": name, "value": float(v.mean())} for name, v in votes.items()]
+    return Measured(
+        float(score.mean()), low, high, "wilson over prompts", len(score), scores={**found, **votes}, judges=judges,
+        extra={"families": shown},
+    )  # fmt: skip
