@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sa_bench.contracts import FisherOptions, Generator, Run, Task
+from sa_bench.keys import later
 from sa_bench.sources import losses
 from sa_bench.training import Count, Pull, Rate, Recipe, Weight
 
@@ -29,6 +30,7 @@ class L2:
     steps: Count = 10_000
     batch: Count = 256  # surrogate and replay images each
     fisher: FisherOptions = FisherOptions()  # noqa: RUF009 (frozen)
+    scope: str = later("full")  # which parameters are trained; sa_bench.models.scopes
 
     version: ClassVar[int] = 2
     standing: ClassVar[str] = "method"
@@ -46,6 +48,14 @@ class L2:
             "steps": 20_000,
             "fisher": {"n": 5000, "range": "unit"},
         },
+        # 50 x 16: the official loss is the mean over a batch of 16, here it is the sum.
+        ("text_to_image", "full"): {
+            "lam": 800.0,
+            "batch": 16,
+            "lr": 1.6e-4,
+            "steps": 12_600,
+            "fisher": {"n": 5000, "set": "replay"},
+        },
     }
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
@@ -53,12 +63,12 @@ class L2:
         fisher = run.fisher(self.fisher)
         mean = float(sum(F.double().sum() for F in fisher.values())) / sum(F.numel() for F in fisher.values())
         flat = {name: torch.full_like(F, mean) for name, F in fisher.items()}
-        pull = Pull(model.parameters(), flat, self.lam)
+        pull = Pull(model.parameters(self.scope), flat, self.lam)
         q, replay = run.surrogate(), run.replay()
 
         def objective() -> Tensor:
             forget, remember = losses(model, (q, replay), self.batch, run.rng)
             return forget.sum() + self.gamma * remember.sum()
 
-        run.train(model, objective, Recipe(self.steps, self.lr, self.batch), pull=pull)
+        run.train(model, objective, Recipe(self.steps, self.lr, self.batch), self.scope, pull=pull)
         return model

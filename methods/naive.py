@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sa_bench.contracts import FisherOptions, Generator, Run, Task
+from sa_bench.keys import later
 from sa_bench.training import Count, Pull, Rate, Recipe, Weight
 
 
@@ -32,6 +33,7 @@ class Naive:
     steps: Count = 10_000  # at the most
     batch: Count = 256  # images of c_f and replay images each
     fisher: FisherOptions = FisherOptions()  # noqa: RUF009 (frozen)
+    scope: str = later("full")  # which parameters are trained; sa_bench.models.scopes
 
     version: ClassVar[int] = 1
     standing: ClassVar[str] = "method"
@@ -49,11 +51,19 @@ class Naive:
             "steps": 20_000,
             "fisher": {"n": 5000, "range": "unit"},
         },
+        # 50 x 16: the official loss is the mean over a batch of 16, here it is the sum.
+        ("text_to_image", "full"): {
+            "lam": 800.0,
+            "batch": 16,
+            "lr": 1.6e-4,
+            "steps": 12_600,
+            "fisher": {"n": 5000, "set": "replay"},
+        },
     }
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
         """θ after minimising L from θ*, up to `stop_at`."""
-        pull = Pull(model.parameters(), run.fisher(self.fisher), self.lam)
+        pull = Pull(model.parameters(self.scope), run.fisher(self.fisher), self.lam)
         own, replay, reached = run.own(), run.replay(), [0.0]
 
         def objective() -> Tensor:
@@ -65,5 +75,5 @@ class Naive:
             return -unlikely.sum() + self.gamma * remember.sum()
 
         recipe = Recipe(self.steps, self.lr, self.batch)
-        run.train(model, objective, recipe, pull=pull, stop=lambda: reached[0] >= self.stop_at)
+        run.train(model, objective, recipe, self.scope, pull=pull, stop=lambda: reached[0] >= self.stop_at)
         return model

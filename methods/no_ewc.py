@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sa_bench.contracts import Generator, Run, Task
+from sa_bench.keys import later
 from sa_bench.sources import losses
 from sa_bench.training import Count, Rate, Recipe, Weight
 
@@ -25,6 +26,7 @@ class NoEWC:
     lr: Rate = 1e-4  # Adam
     steps: Count = 10_000
     batch: Count = 256  # surrogate and replay images each
+    scope: str = later("full")  # which parameters are trained; sa_bench.models.scopes
 
     version: ClassVar[int] = 2
     standing: ClassVar[str] = "method"
@@ -36,6 +38,7 @@ class NoEWC:
         ("vae", "quick"): {"batch": 128, "steps": 1_000, "lr": 1e-3},
         ("ddpm", "full"): {"batch": 128, "steps": 20_000},
         ("ddpm", "paper"): {"batch": 128, "steps": 20_000},
+        ("text_to_image", "full"): {"batch": 16, "lr": 1.6e-4, "steps": 12_600},
     }
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
@@ -46,5 +49,5 @@ class NoEWC:
             forget, remember = losses(model, (q, replay), self.batch, run.rng)
             return forget.sum() + self.gamma * remember.sum()
 
-        run.train(model, objective, Recipe(self.steps, self.lr, self.batch))
+        run.train(model, objective, Recipe(self.steps, self.lr, self.batch), self.scope)
         return model

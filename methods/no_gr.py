@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sa_bench.contracts import FisherOptions, Generator, Run, Task
+from sa_bench.keys import later
 from sa_bench.sources import losses
 from sa_bench.training import Count, Pull, Rate, Recipe, Weight
 
@@ -25,6 +26,7 @@ class NoReplay:
     steps: Count = 10_000
     batch: Count = 256  # surrogate images each
     fisher: FisherOptions = FisherOptions()  # noqa: RUF009 (frozen)
+    scope: str = later("full")  # which parameters are trained; sa_bench.models.scopes
 
     version: ClassVar[int] = 1
     standing: ClassVar[str] = "method"
@@ -42,16 +44,24 @@ class NoReplay:
             "steps": 20_000,
             "fisher": {"n": 5000, "range": "unit"},
         },
+        # 50 x 16: the official loss is the mean over a batch of 16, here it is the sum.
+        ("text_to_image", "full"): {
+            "lam": 800.0,
+            "batch": 16,
+            "lr": 1.6e-4,
+            "steps": 12_600,
+            "fisher": {"n": 5000, "set": "replay"},
+        },
     }
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
         """θ after minimising L from θ*."""
-        pull = Pull(model.parameters(), run.fisher(self.fisher), self.lam)
+        pull = Pull(model.parameters(self.scope), run.fisher(self.fisher), self.lam)
         q = run.surrogate()
 
         def objective() -> Tensor:
             (forget,) = losses(model, (q,), self.batch, run.rng)
             return forget.sum()
 
-        run.train(model, objective, Recipe(self.steps, self.lr, self.batch), pull=pull)
+        run.train(model, objective, Recipe(self.steps, self.lr, self.batch), self.scope, pull=pull)
         return model

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sa_bench.contracts import FisherOptions, Generator, Run, Task
+from sa_bench.keys import later
 from sa_bench.sources import losses
 from sa_bench.training import Count, Pull, Rate, Recipe, Weight
 
@@ -29,6 +30,7 @@ class PermutedF:
     batch: Count = 256  # surrogate and replay images each
     permutation: int = 0  # seed of π, the same for all forgetting seeds
     fisher: FisherOptions = FisherOptions()  # noqa: RUF009 (frozen)
+    scope: str = later("full")  # which parameters are trained; sa_bench.models.scopes
 
     version: ClassVar[int] = 2
     standing: ClassVar[str] = "method"
@@ -46,6 +48,14 @@ class PermutedF:
             "steps": 20_000,
             "fisher": {"n": 5000, "range": "unit"},
         },
+        # 50 x 16: the official loss is the mean over a batch of 16, here it is the sum.
+        ("text_to_image", "full"): {
+            "lam": 800.0,
+            "batch": 16,
+            "lr": 1.6e-4,
+            "steps": 12_600,
+            "fisher": {"n": 5000, "set": "replay"},
+        },
     }
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
@@ -55,12 +65,12 @@ class PermutedF:
             name: F.flatten()[torch.randperm(F.numel(), generator=rng)].view_as(F)
             for name, F in run.fisher(self.fisher).items()
         }
-        pull = Pull(model.parameters(), permuted, self.lam)
+        pull = Pull(model.parameters(self.scope), permuted, self.lam)
         q, replay = run.surrogate(), run.replay()
 
         def objective() -> Tensor:
             forget, remember = losses(model, (q, replay), self.batch, run.rng)
             return forget.sum() + self.gamma * remember.sum()
 
-        run.train(model, objective, Recipe(self.steps, self.lr, self.batch), pull=pull)
+        run.train(model, objective, Recipe(self.steps, self.lr, self.batch), self.scope, pull=pull)
         return model

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sa_bench.contracts import Generator, Run, Task
+from sa_bench.keys import later
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Retrain:
     """Train from scratch without c_f."""
 
     recipe: str = "cosine"  # the base recipe to follow
+    scope: str = later("full")  # `joint`: the text encoder as well
 
     version: ClassVar[int] = 2
     standing: ClassVar[str] = "reference"
@@ -30,6 +32,8 @@ class Retrain:
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
         ("vae", "quick"): {"recipe": "quick"},
         ("vae", "paper"): {"recipe": "paper"},
+        ("text_to_image", "full"): {"recipe": "micro", "scope": "joint"},
+        ("text_to_image", "quick"): {"recipe": "quick", "scope": "joint"},
     }
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
@@ -40,7 +44,7 @@ class Retrain:
 
         def objective() -> Tensor:
             x, c = data.batch(recipe.batch, run.rng)
-            return model.loss(x, c, model.draw(recipe.batch, run.rng)).sum()
+            return recipe.reduce(model.loss(x, c, model.draw(recipe.batch, run.rng)))
 
-        run.train(model, objective, recipe)
+        run.train(model, objective, recipe, self.scope)
         return model

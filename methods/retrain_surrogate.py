@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sa_bench.contracts import Generator, Run, Task
+from sa_bench.keys import later
 from sa_bench.sources import losses
 
 
@@ -21,6 +22,7 @@ class RetrainSurrogate:
     """Train from scratch with q(x|c_f) for c_f."""
 
     recipe: str = "cosine"  # the base recipe to follow
+    scope: str = later("full")  # `joint`: the text encoder as well
 
     version: ClassVar[int] = 2
     standing: ClassVar[str] = "target"
@@ -31,6 +33,8 @@ class RetrainSurrogate:
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
         ("vae", "quick"): {"recipe": "quick"},
         ("vae", "paper"): {"recipe": "paper"},
+        ("text_to_image", "full"): {"recipe": "micro", "scope": "joint"},
+        ("text_to_image", "quick"): {"recipe": "quick", "scope": "joint"},
     }
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
@@ -42,7 +46,7 @@ class RetrainSurrogate:
         def objective() -> Tensor:
             (remember,) = losses(model, (data,), recipe.batch - share, run.rng)
             (surrogate,) = losses(model, (q,), share, run.rng)
-            return remember.sum() + surrogate.sum()
+            return (remember.sum() + surrogate.sum()) / (recipe.batch if recipe.mean else 1)
 
-        run.train(model, objective, recipe)
+        run.train(model, objective, recipe, self.scope)
         return model

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from sa_bench.contracts import FisherOptions, Generator, Run, Task
+from sa_bench.keys import later
 from sa_bench.sources import losses
 from sa_bench.training import Count, Pull, Rate, Recipe, Weight
 
@@ -34,6 +35,7 @@ class SA:
     reduction: Literal["sum", "mean"] = "sum"  # of the losses over the batch
     half: bool = False  # True: λ/2 Σ F d² as in the paper's Eq. 4
     fisher: FisherOptions = FisherOptions()  # noqa: RUF009 (frozen)
+    scope: str = later("full")  # which parameters are trained; sa_bench.models.scopes
 
     version: ClassVar[int] = 2
     standing: ClassVar[str] = "method"
@@ -58,13 +60,22 @@ class SA:
             "steps": 20_000,
             "fisher": {"n": 5000, "range": "unit"},
         },
+        # Official sd/configs: 12,600 steps of 16 pairs at 1e-5 x 4 GPUs x batch 4.
+        ("text_to_image", "full"): {
+            "lam": 50.0,
+            "reduction": "mean",
+            "batch": 16,
+            "lr": 1.6e-4,
+            "steps": 12_600,
+            "fisher": {"n": 5000, "set": "replay"},
+        },
     }
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
         """θ after minimising L from θ*."""
         # 1. The Fisher information of the ELBO at θ*, and the pull towards θ*.
         fisher = run.fisher(self.fisher)
-        pull = Pull(model.parameters(), fisher, self.lam, self.half)
+        pull = Pull(model.parameters(self.scope), fisher, self.lam, self.half)
         # 2. The surrogate, and the base model's memory of everything else.
         q, replay = run.surrogate(), run.replay()
 
@@ -75,5 +86,5 @@ class SA:
                 return forget.mean() + self.gamma * remember.mean()
             return forget.sum() + self.gamma * remember.sum()
 
-        run.train(model, objective, Recipe(self.steps, self.lr, self.batch), pull=pull)
+        run.train(model, objective, Recipe(self.steps, self.lr, self.batch), self.scope, pull=pull)
         return model

@@ -14,7 +14,7 @@ import torch
 
 from sa_bench import registry
 from sa_bench.cells import SCALES, resolve, resolve_task
-from sa_bench.contracts import REQUIREMENTS, Diffusion, Generator, Metric, Task
+from sa_bench.contracts import REQUIREMENTS, Diffusion, Generator, Metric, Prompted, Sampler, Task
 from sa_bench.errors import SaBenchError
 from sa_bench.measuring import Subject, fingerprint, measure
 from sa_bench.stages import Chain
@@ -23,6 +23,7 @@ from sa_bench.toy import Gaussian, ToyRun
 
 STEPS = 40  # of every training on the toy
 KILLED_AT = 7
+SLOW = {"ddim_steps": 4, "saliency": 3}  # fields that only cost time, on the text-to-image model
 
 
 class Finding(NamedTuple):
@@ -50,25 +51,39 @@ def toy_task() -> Task:
     return replace(registry.task("mnist_0"), classes=("a", "b", "c"), n_forget=10, n_retain=5)
 
 
+def toy(supports: type) -> tuple[Any, Task]:
+    """A model that takes seconds and its task: Gaussians or, for methods of diffusion models, a text-to-image one."""
+    if supports is Generator:
+        return Gaussian(), toy_task()
+    from sa_bench import bases
+
+    task = replace(registry.task("mnist_0_t2i"), base="tiny", sampler=Sampler("ddim", steps=2, guidance=2.0))
+    return bases.new(task.family, task.dataset, task.base, words=task.classes), task
+
+
+def weights(model: Generator) -> torch.Tensor:
+    """Every parameter, a copy, as one vector."""
+    return torch.cat([p.detach().flatten() for p in model.parameters().values()])
+
+
 def _method(name: str) -> Iterator[Finding]:
     cls = registry.method_class(name)
     yield from _declarations(cls)
-    if cls.supports is Diffusion:
-        yield Finding(True, "needs a diffusion model: not run, the toy here is none")
-        return
     if getattr(cls, "files", ()):
         yield Finding(True, f"needs files ({', '.join(cls.files)}): not run")
         return
-    star, task = Gaussian(), toy_task()
-    before = star.net.weight.detach().clone()
+    star, task = toy(cls.supports)
+    steps = STEPS if cls.supports is Generator else 10
+    small = {} if cls.supports is Generator else {f.name: SLOW[f.name] for f in fields(cls) if f.name in SLOW}
+    before = weights(star)
 
     def forget(seed: int = 0, **more: Any) -> tuple[torch.Tensor, ToyRun]:
-        run = ToyRun(star, task, seed, STEPS, **more)
-        return cls().forget(star.clone(), task, run).net.weight.detach().clone(), run
+        run = ToyRun(star, task, seed, steps, **more)
+        return weights(cls(**small).forget(star.clone(), task, run)), run
 
     first, run = forget()
     yield Finding(bool(torch.isfinite(first).all()), "the toy's parameters are finite afterwards")
-    yield Finding(torch.equal(star.net.weight, before), "θ* itself is left as it was (only the copy changes)")
+    yield Finding(torch.equal(weights(star), before), "θ* itself is left as it was (only the copy changes)")
     yield Finding(torch.equal(forget()[0], first), "the same seed gives the same bits")
     torch.rand(3)
     yield Finding(torch.equal(forget()[0], first), "all randomness comes from run.rng")
@@ -86,8 +101,15 @@ def _method(name: str) -> Iterator[Finding]:
         yield Finding(
             torch.equal(resumed, first), f"killed at step {KILLED_AT} and resumed, it ends at the same bits"
         )
-    moved = (first - before).norm(dim=1)
     asked = ", ".join(dict.fromkeys(run.asked)) or "nothing"
+    if cls.supports is not Generator:
+        size = float((first - before).norm() / before.norm())
+        yield Finding(
+            True,
+            f"on a tiny text-to-image model, {steps} steps: weights moved by {size:.2g}; it asked for {asked}",
+        )
+        return
+    moved = (first - before).view_as(star.net.weight).norm(dim=1)
     yield Finding(
         True,
         f"on x|c ~ N(μ_c, I) with q = N(0, I), {STEPS} steps: μ of c_f moved by {moved[0]:.2f}, of the rest by "
@@ -103,7 +125,7 @@ def _declarations(cls: type[Any]) -> Iterator[Finding]:
     yield Finding(
         cls.standing in ("method", "control", "reference", "target"), f"standing = {cls.standing!r}"
     )
-    yield Finding(cls.supports in (Generator, Diffusion), f"supports = {cls.supports.__name__}")
+    yield Finding(cls.supports in (Generator, Diffusion, Prompted), f"supports = {cls.supports.__name__}")
     yield Finding(set(cls.needs) <= {"data"}, f"needs = {cls.needs}")
     yield Finding(isinstance(cls.version, int) and bool(cls.source), "version is a number, source is given")
     strangers = {key for preset in cls.presets.values() for key in preset} - names

@@ -21,8 +21,14 @@ from typing import (
     runtime_checkable,
 )
 
+from sa_bench.declaring import REQUIREMENTS, Metric, metric
 from sa_bench.keys import later
 from sa_bench.values import Condition, Draw, FisherOptions, Prompts, Request, Sampler
+
+__all__ = [
+    "REQUIREMENTS", "Bound", "Condition", "Diffusion", "Draw", "FisherOptions", "Generator", "Likelihood", "Method",
+    "Metric", "Prompted", "Prompts", "Request", "Run", "Sampler", "Slot", "Source", "Task", "View", "metric",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     import numpy as np
@@ -137,8 +143,26 @@ class Diffusion(Generator, Protocol):
         """x_t ~ q(x_t | x_0 = x) with the draw's t and ε."""
         ...
 
+    def levels(self, sampler: Sampler) -> list[int]:
+        """The timesteps of the sampler's steps, from the noisiest."""
+        ...
+
     def sample_until(self, c: Any, k: int, rng: torch.Generator, sampler: Sampler) -> Tensor:
         """X after the first `k` of the sampler's steps (k = 0: pure noise)."""
+        ...
+
+
+@runtime_checkable
+class Prompted(Diffusion, Protocol):
+    """A Diffusion that is asked in words (text-to-image)."""
+
+    words: tuple[str, ...]  # the names of the task's classes
+    negative: str  # the prompt of the other half of guidance
+    reworded: tuple[str, str] | None  # a filter of prompts: (phrase, what it becomes)
+    around: Any  # (model, sampler) -> a context that surrounds sampling, or None
+
+    def encoded(self, c: Any) -> Tensor:
+        """The text encoder's states, (N, length, width)."""
         ...
 
 
@@ -219,6 +243,18 @@ class Task:
     def asked(self, c: int, role: str = "test") -> list[Condition]:
         """The conditions that ask for class `c`: its index or, of a text-to-image model, the prompts of a role."""
         return [c] if self.prompts is None else [*self.prompts.of(role, self.classes[c])]
+
+    @property
+    def anchor(self) -> Condition:
+        """What stands for c_f in methods that map it onto a condition: the surrogate's class or prompt, else the null.
+
+        Of a class-conditional model with a surrogate that is no class, the class `relabel_to`.
+        """
+        kind, _, argument = self.surrogate.partition(":")
+        if kind == "prompt":
+            return argument
+        c = int(argument) if kind == "class" else self.relabel_to
+        return c if self.prompts is None else self.classes[c] if kind == "class" else ""
 
     @property
     def covered(self) -> tuple[int, ...]:
@@ -323,58 +359,3 @@ class View(Protocol):
     def rng(self, name: str) -> torch.Generator:
         """A generator that depends on `name` alone: the same for every model measured."""
         ...
-
-
-REQUIREMENTS = [
-    "samples",
-    "base",
-    "real",
-    "model",
-    "likelihood",
-    "bound",
-    "diffusion",
-    "judges",
-    "features",
-    "inception",
-    "guard",
-]
-"""What a metric may say it needs: `base` and `real` images beside the samples, a model with a certain ability, …"""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One definition: what is measured, which way is better, and `measure`, the definition itself."""
-
-    name: str
-    version: int
-    title: str
-    better: str | None  # `lower`, `higher` or None (a diagnostic without direction)
-    unit: str | None
-    requires: tuple[str, ...]  # of `REQUIREMENTS`
-    source: str
-    measure: Any  # (View) -> Measured
-    fields: tuple[str, ...] = ()  # the task's fields that the value depends on
-    protocol: Mapping[str, Any] = field(default_factory=dict)  # what else the fingerprint shows
-    sets: tuple[str, ...] = ("forget", "retain")  # the sample sets it looks at
-
-
-def metric(
-    *,
-    version: int,
-    title: str,
-    better: str | None,
-    unit: str | None,
-    requires: tuple[str, ...],
-    source: str,
-    fields: tuple[str, ...] = (),
-    protocol: Mapping[str, Any] | None = None,
-    sets: tuple[str, ...] = ("forget", "retain"),
-) -> Any:
-    """Declare the decorated `measure(view) -> Measured` a metric, named after its function."""
-
-    def declare(measure: Any) -> Metric:
-        name = measure.__name__
-        facts = dict(protocol or {})
-        return Metric(name, version, title, better, unit, requires, source, measure, fields, facts, sets)
-
-    return declare

@@ -36,7 +36,7 @@ class {cls}:
 
     version: ClassVar[int] = 1
     standing: ClassVar[str] = "method"  # or `control` (must never win), `reference` (the floor), `target`
-    supports: ClassVar[type] = Generator  # or Diffusion
+    supports: ClassVar[type] = Generator  # or Diffusion, Prompted
     needs: ClassVar[tuple[str, ...]] = ()  # ("data",) if it needs the training set
     source: ClassVar[str] = "yours"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {{("vae", "quick"): {{"steps": 300}}}}

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 
 from sa_bench import bases, datasets, fisher, images, registry, sampling
 from sa_bench.cells import Cell
-from sa_bench.contracts import Condition, Diffusion, FisherOptions, Generator
+from sa_bench.contracts import Condition, Diffusion, FisherOptions, Generator, Prompted
 from sa_bench.errors import SaBenchError
 from sa_bench.keys import plain
 from sa_bench.method_run import MethodRun
@@ -250,8 +250,9 @@ class Chain:
         """The model after forgetting."""
         cell, task = self.cell, self.task
         method = cell.build_method()
-        if method.supports is Diffusion and not isinstance(self.theta_star(), Diffusion):
-            raise SaBenchError(f"The method {cell.method} needs a diffusion model; {task.name} has a VAE.")
+        if method.supports is not Generator and not isinstance(self.theta_star(), method.supports):
+            needed = "a text-to-image model" if method.supports is Prompted else "a diffusion model"
+            raise SaBenchError(f"The method {cell.method} needs {needed}; {task.name} has a {task.family}.")
 
         def build(folder: Path) -> None:
             run = MethodRun(self, folder)

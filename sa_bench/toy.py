@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sa_bench import fisher
 from sa_bench.contracts import Condition, Diffusion, Draw, FisherOptions, Generator, Request, Sampler, Task
-from sa_bench.sources import AnotherClass, FixedReplay, FreshReplay
+from sa_bench.sources import AnotherClass, FixedReplay, FreshReplay, NormalNoise
 from sa_bench.training import Pull, Recipe, fit
 
 
@@ -174,6 +174,8 @@ class ToyRun:
     def surrogate(self) -> Any:
         """N(0, I)."""
         self.asked.append("surrogate")
+        if isinstance(self.star, Diffusion):
+            return NormalNoise(self.star, self.task.asked(self.task.concept, "forget"))
         return Normal(self.star, self.task.concept)
 
     def data(self) -> Any:
@@ -182,11 +184,13 @@ class ToyRun:
         return FreshReplay(self.star.clone(), self.task.retain, self.task.sampler)
 
     def fisher(self, options: FisherOptions) -> dict[str, Tensor]:
-        """F from 3,000 samples."""
+        """F from 3,000 samples; of a diffusion model from 4, at 4 timesteps each."""
         self.asked.append("fisher")
         rng, options = torch.Generator().manual_seed(1), replace(options, n=3000)
+        if isinstance(self.star, Diffusion):
+            options = replace(options, n=4, timesteps=4)
         replay = FreshReplay(self.star.clone(), self.task.retain, self.task.sampler)
-        return fisher.estimate(self.star, self.task, options, replay, Sampler(), rng)[0]
+        return fisher.estimate(self.star, self.task, options, replay, self.task.sampler, rng)[0]
 
     def fresh(self) -> Generator:
         """New means."""

@@ -67,6 +67,9 @@ class ToyDiffusion(Gaussian):
         x0 = (x - (1 - a).sqrt() * eps) / a.sqrt()
         return b.sqrt() * x0 + (1 - b).sqrt() * eps
 
+    def levels(self, sampler):
+        return list(range(9, -1, -1))
+
     @torch.no_grad()
     def sample_until(self, c, k, rng, sampler):
         x = torch.randn(len(c), 2, generator=rng)

@@ -106,6 +106,10 @@ class Denoising:
             [self.sample_until(part, sampler.steps, rng, sampler) for part in c.split(self.together)]
         )
 
+    def levels(self, sampler: Sampler) -> list[int]:
+        """The timesteps of the sampler's steps, from the noisiest."""
+        return self.scheduler(sampler)[0].timesteps.tolist()
+
     def sample_until(self, c: Tensor, k: int, rng: torch.Generator, sampler: Sampler) -> Tensor:
         """X after the first `k` of the sampler's steps, (N, C, H, W)."""
         x = torch.randn(len(c), *self.shape, generator=rng).to(self.device)
@@ -114,8 +118,8 @@ class Denoising:
     def finish(self, x_t: Tensor, c: Tensor, level: int, sampler: Sampler) -> Tensor:
         """The sampler's remaining steps from `x_t` at timestep `level`, without new noise."""
         quiet = replace(sampler, scheduler="ddim", eta=0.0, dropout=False)
-        steps = self.scheduler(quiet)[0].timesteps.tolist()
-        start, rng = next((i for i, t in enumerate(steps) if t <= level), len(steps)), torch.Generator()
+        steps, rng = self.levels(quiet), torch.Generator()
+        start = next((i for i, t in enumerate(steps) if t <= level), len(steps))
         return self._denoise(x_t, c, sampler.guidance, quiet, rng, start=start)
 
     @torch.no_grad()

@@ -1,0 +1,67 @@
+"""`esd`: Erasing Concepts from Diffusion Models (Gandikota et al., ICCV 2023).
+
+    ε_θ(x_t, c_f, t) ← ε*(x_t, c_from, t) − η [ε*(x_t, c_f, t) − ε*(x_t, t)]          mean squared error
+
+The concept's prediction is pushed to the other side of the unconditional one; x_t is what the frozen model makes of
+c_f in k of the sampler's steps, t the level it has reached. The default is the code of 2025 (esd_sd.py): c_from = c_f
+and η = 2, which is the paper's own formula (c_from empty) with η = 1; `start=null` is the paper's. There x_t came
+from the edited model (`frozen=false`), in 1,000 steps at 1e-5. ESD-x trains cross-attention (`scope=xattn`, for names
+and styles), ESD-u all the rest (`scope=esd-u`, for what no single word says).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from sa_bench.contracts import Diffusion, Run, Task
+from sa_bench.sources import asked
+from sa_bench.training import Count, Rate, Recipe, Weight
+
+
+@dataclass(frozen=True)
+class ESD:
+    """Fields are the paper's; defaults of esd_sd.py (2025)."""
+
+    eta: Weight = 2.0  # η, how far beyond the unconditional prediction
+    start: Literal["concept", "null"] = "concept"  # c_from
+    guidance: float = 3.0  # s, with which x_t is made
+    ddim_steps: Count = 50  # of the sampler that makes x_t
+    frozen: bool = True  # x_t from the frozen model; False: from the one being edited
+    scope: str = "xattn"  # ESD-x; `esd-u` or `noxattn` is ESD-u
+    lr: Rate = 5e-5  # Adam
+    steps: Count = 200
+    batch: Count = 1
+
+    version: ClassVar[int] = 1
+    standing: ClassVar[str] = "method"
+    supports: ClassVar[type] = Diffusion
+    needs: ClassVar[tuple[str, ...]] = ()
+    ignores: ClassVar[tuple[str, ...]] = ("replay",)
+    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
+        ("ddpm", "full"): {"scope": "full"},  # classes have no cross-attention
+        ("ddpm", "quick"): {"scope": "full"},
+    }
+    source: ClassVar[str] = "Gandikota et al. 2023, Eq. 6; rohitgandikota/erasing, esd_sd.py"
+
+    def forget(self, model: Diffusion, task: Task, run: Run) -> Diffusion:
+        """θ after `steps` of the loss above, from θ*."""
+        star, c_f = model.clone(), task.asked(task.concept, "forget")
+        sampler = replace(task.sampler, guidance=self.guidance, steps=self.ddim_steps)
+        levels = torch.tensor(star.levels(sampler))
+        null = star.conditions([star.null] * self.batch)
+
+        def objective() -> Tensor:
+            c = asked(star, c_f, self.batch, run.rng)
+            k = int(torch.randint(self.ddim_steps, (1,), generator=run.rng))
+            x_t = (star if self.frozen else model).sample_until(c, k, run.rng, sampler)
+            t = levels[k].expand(self.batch).to(x_t.device)
+            with torch.no_grad():
+                on, free = star.predict(x_t, t, c), star.predict(x_t, t, null)
+                target = (on if self.start == "concept" else free) - self.eta * (on - free)
+            return ((model.predict(x_t, t, c) - target) ** 2).mean()
+
+        run.train(model, objective, Recipe(self.steps, self.lr, self.batch), self.scope)
+        return model

@@ -1,0 +1,34 @@
+"""`negative_prompt`: c_f in the empty prompt's place of classifier-free guidance. Nothing is trained.
+
+    ε = ε(x_t, c_f) + s [ε(x_t, c) − ε(x_t, c_f)]
+
+Every image is steered away from the concept, with no weight changed: whoever has the weights has the concept.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from sa_bench.contracts import Prompted, Run, Task
+
+
+@dataclass(frozen=True)
+class NegativePrompt:
+    """No fields: the prompt is c_f's own."""
+
+    version: ClassVar[int] = 1
+    standing: ClassVar[str] = "method"
+    supports: ClassVar[type] = Prompted
+    needs: ClassVar[tuple[str, ...]] = ()
+    ignores: ClassVar[tuple[str, ...]] = ("replay",)
+    source: ClassVar[str] = "diffusers' `negative_prompt`; the SD-NEGP rows of P4D (Chin et al. 2024)"
+    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
+
+    def forget(self, model: Prompted, task: Task, run: Run) -> Prompted:
+        """θ*."""
+        return model
+
+    def wrap(self, model: Prompted, task: Task) -> Prompted:
+        """θ* that is always asked with the negative prompt."""
+        model.negative = ", ".join(map(str, task.asked(task.concept, "forget")))
+        return model

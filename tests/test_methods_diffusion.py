@@ -1,0 +1,178 @@
+"""Methods of diffusion and text-to-image models: the contract, their closed forms, and diffusers as an oracle."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sa_bench import registry
+from sa_bench.conformance import check, toy, weights
+from sa_bench.contracts import Generator, Prompted, Request, Sampler
+from sa_bench.errors import SaBenchError
+from sa_bench.toy import ToyRun
+
+METHODS = [entry.name for entry in registry.entries("method")]
+DIFFUSION = [name for name in METHODS if registry.method_class(name).supports is not Generator]
+DDIM = Sampler("ddim", steps=6, guidance=4.0)
+
+
+@pytest.fixture
+@torch.no_grad()
+def tiny():
+    """Not trained, but the text matters: cross-attention is made louder."""
+    model = toy(Prompted)[0]
+    for name, p in model.parameters("xattn").items():
+        if ".to_v." in name or ".to_out." in name:
+            p *= 6
+    return model
+
+
+@pytest.fixture
+def task():
+    return replace(toy(Prompted)[1], sampler=DDIM)
+
+
+def forget(name, star, task, steps=None, **values):
+    return registry.method_class(name)(**values).forget(star.clone(), task, ToyRun(star, task, steps=steps))
+
+
+def sample(model, texts, sampler=DDIM):
+    return model.sample([Request(text, i) for i, text in enumerate(texts)], sampler)
+
+
+@pytest.mark.parametrize("name", DIFFUSION)
+def test_every_method_keeps_its_contract(name):
+    found = check("method", name)
+    assert [f.text for f in found if not f.kept] == []
+    assert len(found) > 8
+
+
+def test_esd_with_eta_0_has_nothing_to_do_and_with_more_moves_the_concept_alone(tiny, task):
+    same = forget("esd", tiny, task, eta=0.0, steps=5, ddim_steps=4)
+    torch.testing.assert_close(weights(same), weights(tiny), atol=1e-5, rtol=0)
+    moved = forget("esd", tiny, task, eta=2.0, steps=5, ddim_steps=4, lr=1e-3)
+    names = {n for n, p in moved.parameters().items() if not torch.equal(p, tiny.parameters()[n])}
+    assert names
+    assert all(".attn2." in name for name in names)
+
+
+def test_esd_of_2025_with_eta_2_is_the_papers_formula_with_eta_1(tiny, task):
+    new = forget("esd", tiny, task, eta=2.0, start="concept", steps=3, ddim_steps=4, lr=1e-3)
+    old = forget("esd", tiny, task, eta=1.0, start="null", steps=3, ddim_steps=4, lr=1e-3)
+    torch.testing.assert_close(weights(new), weights(old), atol=2e-6, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_uce_reads_the_concept_as_the_guide_and_the_rest_as_before(tiny, task):
+    from sa_bench.methods.uce import last  # the closed form's own embedding
+
+    star, edited = tiny.parameters("kv"), forget("uce", tiny, task, mu=1e-4)
+    c_f, guide = last(tiny, "zero"), last(tiny, "one")
+    kept = torch.stack([last(tiny, task.classes[c]) for c in task.retain])
+    for name, W in edited.parameters("kv").items():
+        before, after = star[name].double(), W.double()
+        assert (after @ c_f - before @ guide).norm() < 0.1 * (before @ c_f - before @ guide).norm()
+        assert (after @ kept.T - before @ kept.T).norm() < 0.1 * (before @ kept.T).norm()
+    others = [n for n, p in edited.parameters().items() if not torch.equal(p, tiny.parameters()[n])]
+    assert set(others) == set(star)
+
+
+def test_uce_with_nothing_to_erase_leaves_the_model(tiny, task):
+    same = forget("uce", tiny, task, erase=0.0)
+    torch.testing.assert_close(weights(same), weights(tiny), atol=1e-5, rtol=1e-4)
+
+
+def test_concept_ablation_brings_the_concepts_prediction_to_the_anchors(tiny, task, rng):
+    x, t = torch.randn(8, *tiny.shape, generator=rng), torch.arange(8) * 100
+    zero, one = tiny.conditions(["zero"] * 8), tiny.conditions(["one"] * 8)
+    edited = forget("concept_ablation", tiny, task, lr=1e-3, steps=150, batch=8)
+    with torch.no_grad():
+        target = tiny.predict(x, t, one)
+        before, after = (((m.predict(x, t, zero) - target) ** 2).mean() for m in (tiny, edited))
+    assert after < 0.5 * before
+
+
+def test_salun_moves_the_salient_share_alone(tiny, task):
+    edited = forget("salun", tiny, task, share=0.1, saliency=3, steps=4, batch=4, lr=1e-3)
+    moved = float((weights(edited) != weights(tiny)).double().mean())
+    assert 0.05 < moved < 0.1001
+    assert all(not p._backward_hooks for p in edited.parameters().values())
+
+
+def test_the_negative_prompt_is_diffusers_own(tiny, task):
+    method = registry.method_class("negative_prompt")()
+    ours = sample(method.wrap(tiny.clone(), task), ["a photo of a three"])
+    theirs = tiny.pipeline()(
+        "a photo of a three", negative_prompt="zero", num_inference_steps=6, guidance_scale=4.0, height=32, width=32,
+        generator=torch.Generator().manual_seed(0), output_type="latent",
+    ).images  # fmt: skip
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_the_filter_gives_the_other_word_and_a_new_token_walks_past_it(tiny, task):
+    filtered = registry.method_class("prompt_filter")().wrap(tiny.clone(), task)
+    asked, other = ["a zero", "three and zero"], ["a one", "three and one"]
+    assert torch.equal(sample(filtered, asked), sample(tiny, other))
+    assert torch.equal(sample(filtered, ["nought"]), sample(tiny, ["nought"]))
+    value = tiny.condition("zero").read()
+    with filtered.condition("zero").substitute(value):
+        assert torch.equal(sample(filtered, ["a zero"]), sample(tiny, ["a zero"]))
+
+
+def safe(tiny, prompt, concept, **config):
+    """Diffusers' own Safe Latent Diffusion, deprecated there."""
+    module = pytest.importorskip("diffusers.pipelines.deprecated.stable_diffusion_safe")
+    parts = tiny.pipeline().components
+    pipeline = module.StableDiffusionPipelineSafe(
+        **{**parts, "image_encoder": None}, requires_safety_checker=False
+    )
+    pipeline.safety_concept = concept
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline(
+        prompt, num_inference_steps=50, guidance_scale=4.0, height=32, width=32, output_type="np",
+        generator=torch.Generator().manual_seed(0), **config,
+    ).images[0]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("level", "tolerance"), [("weak", 1e-4), ("medium", 1e-3), ("strong", 5e-3), ("max", 2e-2)]
+)
+def test_sld_is_diffusers_own_at_every_level(tiny, task, level, tolerance):
+    from sa_bench.methods.sld import LEVELS
+
+    delta, s_S, lam, s_m, beta_m = LEVELS[level]
+    theirs = safe(
+        tiny, "a photo of a three", "zero", sld_guidance_scale=s_S, sld_warmup_steps=delta, sld_threshold=lam,
+        sld_momentum_scale=s_m, sld_mom_beta=beta_m,
+    )  # fmt: skip
+    method = registry.method_class("sld")(level=level)
+    x = sample(method.wrap(tiny.clone(), task), ["a photo of a three"], replace(DDIM, steps=50))
+    ours = tiny.to_images(x)[0] / 255
+    assert abs(ours - theirs).max() < tolerance + 1 / 255
+    plain = tiny.to_images(sample(tiny, ["a photo of a three"], replace(DDIM, steps=50)))[0] / 255
+    if level in ("strong", "max"):
+        assert abs(ours - plain).max() > 2 * tolerance + 1 / 255, "nothing was guided"
+
+
+def test_sld_without_a_scale_gives_the_base_images_and_leaves_no_hook(tiny, task, monkeypatch):
+    from sa_bench.methods import sld
+
+    monkeypatch.setitem(sld.LEVELS, "weak", (0, 0.0, 1.0, 0.5, 0.7))
+    wrapped = registry.method_class("sld")(level="weak").wrap(tiny.clone(), task)
+    torch.testing.assert_close(sample(wrapped, ["a zero"]), sample(tiny, ["a zero"]), atol=1e-5, rtol=1e-5)
+    assert not wrapped.net._forward_hooks
+    assert not wrapped.net._forward_pre_hooks
+
+
+def test_what_needs_prompts_says_so_elsewhere(tmp_path):
+    from sa_bench.cells import resolve
+    from sa_bench.stages import Chain
+    from sa_bench.store import Store
+
+    for method, task, words in (
+        ("uce", "mnist_0_ddpm", "text-to-image"),
+        ("esd", "mnist_0", "diffusion model"),
+    ):
+        (cell,) = resolve([task], [method])
+        with pytest.raises(SaBenchError, match=words):
+            Chain(Store(tmp_path), cell, lambda *event: None).forgotten  # noqa: B018
