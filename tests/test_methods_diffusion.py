@@ -82,13 +82,12 @@ def test_uce_with_nothing_to_erase_leaves_the_model(tiny, task):
     torch.testing.assert_close(weights(same), weights(tiny), atol=1e-5, rtol=1e-4)
 
 
-def test_concept_ablation_brings_the_concepts_prediction_to_the_anchors(tiny, task, rng):
+def test_concept_ablation_makes_the_concepts_prediction_the_anchors(tiny, task, rng):
     x, t = torch.randn(8, *tiny.shape, generator=rng), torch.arange(8) * 100
     zero, one = tiny.conditions(["zero"] * 8), tiny.conditions(["one"] * 8)
-    edited = forget("concept_ablation", tiny, task, lr=1e-3, steps=150, batch=8)
+    edited = forget("concept_ablation", tiny, task, lr=1e-3, steps=40, batch=8)
     with torch.no_grad():
-        target = tiny.predict(x, t, one)
-        before, after = (((m.predict(x, t, zero) - target) ** 2).mean() for m in (tiny, edited))
+        before, after = (((m.predict(x, t, zero) - m.predict(x, t, one)) ** 2).mean() for m in (tiny, edited))
     assert after < 0.5 * before
 
 
