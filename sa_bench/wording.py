@@ -81,7 +81,8 @@ def sentence(board: Board, line: Line, floor: Endpoint | None) -> str:
     parts = []
     forget, recovery, keep = (line.known(name) for name in board.primary)
     if forget is not None:
-        verb = "Forgot" if line.forgotten else "Did not forget"
+        chance = forget.value is not None and forget.value <= 1 / board.classes
+        verb = "Forgot" if line.forgotten else "Not shown to have forgotten" if chance else "Did not forget"
         if line.standing == "reference":
             verb = f"Never saw {board.concept}"
         parts.append(f"{verb}: {percent(forget.value)} of its images of {board.concept} are still judged so")
@@ -137,6 +138,13 @@ def _answer(board: Board, methods: list[Line], floor: Endpoint | None) -> str:
         if all(line.forgotten is None for line in done):
             return "No answer: forgetting was not measured."
         best = min((x for x in done if x.known(name)), key=lambda x: x.endpoints[name].value or 0.0)
+        if (best.endpoints[name].value or 0.0) <= 1 / board.classes:
+            return (
+                f"No method here is shown to have made the model forget {board.concept}: "
+                f"{percent(best.endpoints[name].value)} of the images of {best.label}, the best, are still judged so, but "
+                f"the interval reaches {percent(best.endpoints[name].bounds[1])} and chance is "
+                f"{percent(1 / board.classes)}; more images would tell."
+            )
         return (
             f"No method here made the model forget {board.concept}: {percent(best.endpoints[name].value)} of the "
             f"images of {best.label}, the best, are still judged so; chance is {percent(1 / board.classes)}."

@@ -93,3 +93,12 @@ def test_a_collapsed_model_is_not_ranked_and_says_so():
     assert line(board, "sa").verdict == "collapsed"
     assert "collapse: recall 0.00" in line(board, "sa").sentence
     assert "wins" not in board.headline
+
+
+def test_too_few_images_are_said_to_be_too_few_and_not_a_failure_to_forget():
+    board = one([result_row(forget=(0.0, 0.0, 0.138)), *OTHERS])
+    assert line(board, "sa").sentence.startswith("Not shown to have forgotten: 0.0 %")
+    assert "the interval reaches 13.8 % and chance is 10.0 %; more images would tell" in board.headline
+    kept = one([result_row(forget=0.9), *OTHERS])
+    assert line(kept, "sa").sentence.startswith("Did not forget: 90.0 %")
+    assert "No method here made the model forget" in kept.headline
