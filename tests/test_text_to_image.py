@@ -115,11 +115,11 @@ def test_the_slot_is_the_phrase_wherever_it_stands_and_takes_any_number_of_vecto
 
 
 def test_a_phrase_that_grows_beyond_the_prompts_length_keeps_its_end(tiny):
-    from sa_bench.models.text_to_image import _replaced
+    from sa_bench.models.phrases import replaced
 
     end = tiny.tokenizer.eos_token_id
     c = tiny.conditions(["the image of the handwritten digit zero on the right"])
-    wider, places = _replaced(c, tiny.tokens_of("zero"), 8, end)
+    wider, places = replaced(c, tiny.tokens_of("zero"), 8, end)
     assert wider.shape == c.shape
     assert int(wider[0, -1]) == end
     assert places.max() == 7
@@ -174,6 +174,38 @@ def test_a_model_is_saved_whole_and_then_by_what_differs(tiny, tmp_path):
     again = TextToImage("tiny", captions.WORDS, 2).load(tmp_path / "star").load(tmp_path / "moved")
     assert torch.equal(again.sample(asked, DDIM), moved.sample(asked, DDIM))
     assert torch.equal(star.sample(asked, DDIM), tiny.sample(asked, DDIM)), "the clone shares what it changed"
+
+
+def test_a_pipeline_of_diffusers_is_taken_as_it_is(tiny, tmp_path):
+    from diffusers import StableDiffusionPipeline
+
+    tiny.pipeline().save_pretrained(tmp_path / "base")
+
+    def load():
+        return StableDiffusionPipeline.from_pretrained(
+            tmp_path / "base", safety_checker=None, requires_safety_checker=False, local_files_only=True
+        )
+
+    taken, asked = TextToImage.of(load, "mine", captions.WORDS), rows("a photo of a zero", "one")
+    assert torch.equal(taken.sample(asked, DDIM), tiny.sample(asked, DDIM))
+    taken.save(tmp_path)
+    from safetensors.torch import load_file
+
+    assert load_file(tmp_path / "model.safetensors") == {}
+    with torch.no_grad():
+        taken.net.conv_in.bias.add_(1)
+    taken.save(tmp_path)
+    assert set(load_file(tmp_path / "model.safetensors")) == {"unet.conv_in.bias"}
+    again = TextToImage.of(load, "mine", captions.WORDS).load(tmp_path)
+    assert torch.equal(again.sample(asked, DDIM), taken.sample(asked, DDIM))
+    taken.pipeline().save_pretrained(tmp_path / "forgotten")
+    opened = StableDiffusionPipeline.from_pretrained(tmp_path / "forgotten", safety_checker=None)
+    opened.set_progress_bar_config(disable=True)
+    shown = opened(
+        "one", num_inference_steps=4, guidance_scale=5.0, height=32, width=32, output_type="latent",
+        generator=torch.Generator().manual_seed(1),
+    ).images  # fmt: skip
+    torch.testing.assert_close(shown, taken.sample(asked, DDIM)[1:], atol=1e-5, rtol=1e-5)
 
 
 def test_wrong_weights_are_named(tiny, tmp_path):

@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -28,47 +27,12 @@ from sa_bench.contracts import Condition, Draw, Sampler
 from sa_bench.errors import SaBenchError
 from sa_bench.models import pipelines
 from sa_bench.models.denoising import Denoising, times
+from sa_bench.models.phrases import Phrase, replaced
 from sa_bench.models.scopes import within
 from sa_bench.store import write_atomic
 
 T = 1000
 CACHE = 256 * 2**20  # bytes of encoded prompts kept
-
-
-class Phrase:
-    """Slot of a phrase: the token embeddings that stand for it in every prompt."""
-
-    def __init__(self, model: TextToImage, text: str) -> None:
-        """The slot of `text`, one or more tokens."""
-        self.model, self.tokens = model, model.tokens_of(text)
-        self.width = model.embeddings.shape[1]  # values of one vector
-
-    def read(self) -> Tensor:
-        """The embeddings one after another, a copy, (tokens · width,)."""
-        return self.model.embeddings[list(self.tokens)].detach().flatten().clone()
-
-    @torch.no_grad()
-    def write(self, value: Tensor) -> None:
-        """Overwrite the embeddings of the phrase's own tokens, wherever they are used.
-
-        Raises:
-            SaBenchError: another number of values.
-        """
-        if value.numel() != len(self.tokens) * self.width:
-            raise SaBenchError(
-                f"The phrase has {len(self.tokens)} token(s) of {self.width} values; {value.numel()} were given."
-            )
-        self.model.embeddings[list(self.tokens)] = value.view(-1, self.width)
-        self.model.forget_texts()
-
-    @contextmanager
-    def substitute(self, value: Tensor) -> Iterator[None]:
-        """While active, prompts have the vectors `value` (k · width,) in place of the phrase, k ≥ 1."""
-        self.model.substituted = (self.tokens, value.view(-1, self.width))
-        try:
-            yield
-        finally:
-            self.model.substituted = None
 
 
 class TextToImage(Denoising):
@@ -111,13 +75,31 @@ class TextToImage(Denoising):
         plain = {k: self.betas[k] for k in ("beta_start", "beta_end", "beta_schedule")}
         self.alphas: Tensor = DDPMScheduler(num_train_timesteps=T, **plain).alphas_cumprod
         self.velocity = self.betas.get("prediction_type") == "v_prediction"
-        self.origin: Path | None = None  # the file of θ*, which `save` writes the difference from
+        self.origin: Callable[[], Mapping[str, Tensor]] | None = None
+        """Reads θ* again, which `save` writes the difference from; None: a new model."""
         self.substituted: tuple[tuple[int, ...], Tensor] | None = None
         self.negative = ""  # the prompt of the other half of guidance
         self.reworded: tuple[str, str] | None = None  # a filter of prompts: (phrase, what it becomes)
         self.around: Callable[[TextToImage, Sampler], AbstractContextManager[Any]] | None = None
         """What surrounds sampling: a method that acts at inference."""
         self.forget_texts()
+
+    @classmethod
+    def of(cls, load: Callable[[], Any], base: str, words: Sequence[str] = ()) -> Self:
+        """The model in a diffusers pipeline.
+
+        Args:
+            load: gives the pipeline (a StableDiffusionPipeline), and again whenever θ* is needed anew.
+            base: a name for it.
+            words: the names of the task's classes.
+        """
+        pipeline, made = load(), cls.__new__(cls)
+        made._assemble(
+            base, words, pipeline.tokenizer, pipeline.vae, pipeline.text_encoder, pipeline.unet,
+            {k: v for k, v in pipeline.scheduler.config.items() if k in pipelines.SCHEDULE},
+        )  # fmt: skip
+        made.origin = lambda: cls.of(load, base, words).state()
+        return made
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -235,7 +217,7 @@ class TextToImage(Denoising):
         if self.substituted is None:
             return self.text(c)[0]
         tokens, vectors = self.substituted
-        c, where = _replaced(c, tokens, len(vectors), self.tokenizer.eos_token_id)
+        c, where = replaced(c, tokens, len(vectors), self.tokenizer.eos_token_id)
 
         def put(module: nn.Module, args: Any, out: Tensor) -> Tensor:
             return torch.where((where >= 0)[..., None], vectors[where.clamp(min=0)], out)
@@ -328,10 +310,8 @@ class TextToImage(Denoising):
         """Write `model.safetensors`: of a model that was loaded, the tensors that differ from what was loaded."""
         state = {k: v.cpu().contiguous() for k, v in self.state().items()}
         if self.origin is not None:
-            with safe_open(self.origin, "pt") as known:
-                state = {
-                    k: v for k, v in state.items() if not torch.equal(v, known.get_tensor(k).to(v.dtype))
-                }
+            known = self.origin()
+            state = {k: v for k, v in state.items() if not torch.equal(v, known[k].to(v.dtype).cpu())}
         write_atomic(folder / "model.safetensors", save(state))
 
     def load(self, path: Path) -> Self:
@@ -358,7 +338,7 @@ class TextToImage(Denoising):
             raise SaBenchError(f"{path} is not a text-to-image model of this shape: {reason}") from error
         if "vae.scaling_factor" in given:
             self.vae.register_to_config(scaling_factor=float(given["vae.scaling_factor"]))
-        self.origin = self.origin or path
+        self.origin = self.origin or (lambda: load_file(path))
         self.forget_texts()
         return self
 
@@ -372,21 +352,3 @@ class TextToImage(Denoising):
         )  # fmt: skip
         made.set_progress_bar_config(disable=True)
         return made
-
-
-def _replaced(c: Tensor, tokens: Sequence[int], k: int, end: int) -> tuple[Tensor, Tensor]:
-    """Rows `c` (N, L) with every run of `tokens` replaced by `k` places, and each place's number, else −1."""
-    length, rows, places = c.shape[1], [], []
-    for row in c.tolist():
-        out, number, i = [], [], 0
-        while i < length:
-            if tuple(row[i : i + len(tokens)]) == tuple(tokens):
-                out, number, i = [*out, *[tokens[0]] * k], [*number, *range(k)], i + len(tokens)
-            else:
-                out, number, i = [*out, row[i]], [*number, -1], i + 1
-        out, number = (out + [end] * length)[:length], (number + [-1] * length)[:length]
-        if out[-1] != end:  # too long now: a prompt ends with its last token
-            out[-1], number[-1] = end, -1
-        rows.append(out)
-        places.append(number)
-    return torch.tensor(rows, device=c.device), torch.tensor(places, device=c.device)
