@@ -88,7 +88,18 @@ def inputs(
     return {
         "version": VERSION, "family": family, "dataset": dataset, "data": data_hash,
         "recipe": plain(recipe(family, name)), "seed": seed, "bf16": bf16_is_fast(device),
+        **captions_key(family, name),
     }  # fmt: skip
+
+
+def captions_key(family: str, name: str) -> dict[str, Any]:
+    """What training on captions depends on besides the images; nothing for other families."""
+    if family != "text_to_image":
+        return {}
+    from sa_bench.data import captions
+    from sa_bench.models.pipelines import SIZES
+
+    return {"captions": captions.VERSION, "sizes": plain(SIZES[name])}
 
 
 def trained(

@@ -240,6 +240,7 @@ class Chain:
             "surrogate": self.surrogate_key, "relabel_to": task.relabel_to, "sampler": plain(task.sampler),
             "fisher_version": fisher.VERSION, "bf16": bf16_is_fast(self.device),
             "data": datasets.content(task.dataset) if needs_data else None,
+            **(bases.captions_key(task.family, task.base) if needs_data else {}),
             **({"asked": task.asked(task.concept, "forget")} if task.prompts else {}),
             "recipes": {k: plain(v) for k, v in family.recipes.items()} if needs_data else None,
             **({"replay": replay} if (replay := self.replay_inputs()) and "replay" not in ignored else {}),
