@@ -279,7 +279,8 @@ def resolve_fields(method: str, task: Task, scale: str, settings: Mapping[str, s
     }
     for key, value in cls.presets.get((task.family, scale), {}).items():
         values[key] = {**dict(values[key]), **value} if isinstance(value, Mapping) else value
-    for key, value in task.presets.items():
+    own = {k.removeprefix(f"{method}."): v for k, v in task.presets.items() if k.startswith(f"{method}.")}
+    for key, value in {**task.presets, **own}.items():
         if key in values:
             values[key] = {**dict(values[key]), **value} if isinstance(value, Mapping) else value
     for path, value in settings.items():

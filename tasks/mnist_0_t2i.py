@@ -13,6 +13,10 @@ PRESETS = {
     "reduction": "sum",
     "stop_at": 1.0,  # mean (ε − ε̂)²: nothing is predicted any more
     "recipe": "micro",
+    "esd.steps": 100,
+    "esd.batch": 8,
+    "esd.ddim_steps": 20,
+    "salun.saliency": 20,
     "fisher": {"n": 100, "timesteps": 200, "set": "replay"},
 }
 

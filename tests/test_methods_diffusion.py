@@ -175,3 +175,12 @@ def test_what_needs_prompts_says_so_elsewhere(tmp_path):
         (cell,) = resolve([task], [method])
         with pytest.raises(SaBenchError, match=words):
             Chain(Store(tmp_path), cell, lambda *event: None).forgotten  # noqa: B018
+
+
+def test_a_tasks_preset_may_be_for_one_method_alone():
+    from sa_bench.cells import resolve_fields, resolve_task
+
+    task = resolve_task("mnist_0_t2i", "full", {})
+    assert resolve_fields("esd", task, "full", {})["batch"] == 8
+    assert resolve_fields("sa", task, "full", {})["batch"] == 32
+    assert resolve_fields("esd", task, "full", {"batch": "3"})["batch"] == 3
