@@ -283,6 +283,18 @@ def explain(
 
 
 @app.command()
+def export(
+    cell: Annotated[Path, typer.Argument(help="A cell's folder in a run.")],
+    folder: Annotated[Path, typer.Argument(help="Where to; new.")],
+) -> None:
+    """The forgotten model of a result as files, with a card."""
+    from sa_bench.exporting import export as written
+
+    for path in written(cell, folder):
+        print(path)
+
+
+@app.command()
 def check(name: Annotated[str, typer.Argument(help="Component, or ./mine.py.")]) -> None:
     """Does a component keep its contract? On a toy, in under a minute."""
     from sa_bench.conformance import check as findings

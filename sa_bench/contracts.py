@@ -232,7 +232,9 @@ class Task:
     family_images: int = later(0)  # of every family of further prompts
     recovery_vectors: tuple[int, ...] = later((1,))  # text-to-image: new vectors in place of c_f's name
     replay_shared: bool = later(False)  # a fixed replay set is the same for every forgetting seed
-    presets: Mapping[str, Any] = field(default_factory=dict)  # fields set in every method that has them, or in one (`esd.batch`)
+    presets: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # fields of every method that has them, or of one (`esd.batch`)
     scales: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property

@@ -1,0 +1,114 @@
+"""`export CELL FOLDER`: the forgotten model of a result as files for others, with a card of what it can and cannot do."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sa_bench.cells import Cell, resolve
+from sa_bench.errors import MissingAsset, SaBenchError
+from sa_bench.settings import store_folder
+from sa_bench.stages import Chain
+from sa_bench.store import Store, write_atomic
+from sa_bench.wording import shown
+
+DELTA = "changed.safetensors"
+
+
+def export(result: Path, folder: Path) -> list[Path]:
+    """Write the model of the result in `result` (a cell's folder) into the new folder `folder`.
+
+    A text-to-image model becomes a folder that `StableDiffusionPipeline.from_pretrained` opens, and the tensors that
+    differ from the base alone; another one its weight file. README.md is the model's card.
+
+    Raises:
+        SaBenchError: no finished result there, `folder` is not empty, or the method acts at inference (there is no
+            other model to hand out than the base).
+        MissingAsset: the store no longer has the model.
+    """
+    row = _row(result)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SaBenchError(f"{folder} is not empty; name a new folder.")
+    cell = again(row)
+    if hasattr(cell.build_method(), "wrap") or hasattr(cell.build_method(), "render"):
+        raise SaBenchError(
+            f"{cell.method} acts when images are made and changes no weight: what it would hand out is the base model."
+        )
+    chain = Chain(Store(store_folder()), cell, lambda *event: None)
+    if not chain.store.has("forget", _key(chain)):
+        raise MissingAsset(
+            f"The store no longer has this model. Make it again: {row['provenance']['cell_command']}"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = chain.forgotten.path / "model.safetensors"
+    if cell.task.family == "text_to_image":
+        chain.model().pipeline().save_pretrained(folder)  # type: ignore[attr-defined]
+        shutil.copyfile(kept, folder / DELTA)
+    else:
+        shutil.copyfile(kept, folder / "model.safetensors")
+    write_atomic(folder / "README.md", "\n".join(card(row)).encode() + b"\n")
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _key(chain: Chain) -> str:
+    from sa_bench.store import digest
+
+    return digest(chain.forget_inputs())
+
+
+def _row(result: Path) -> Mapping[str, Any]:
+    path = result / "result.json" if result.is_dir() else result
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+        if row["status"] != "done":
+            raise SaBenchError(f"{path}: this cell failed ({row['error']}); there is no model.")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SaBenchError(f"{result} is no cell folder with a result.json ({error}).") from error
+    return row
+
+
+def again(row: Mapping[str, Any]) -> Cell:
+    """The cell of a result, from the command that makes it."""
+    words = shlex.split(row["provenance"]["cell_command"])
+    options: dict[str, list[str]] = {}
+    for name, value in zip(words[4::2], words[5::2], strict=True):
+        options.setdefault(name, []).append(value)
+    (cell,) = resolve(
+        options["--task"], options["--method"], row["scale"], [row["seed"]], [row["base_seed"]],
+        options.get("--set", []), [], [m for text in options.get("--metric", []) for m in text.split(",")],
+    )  # fmt: skip
+    return cell
+
+
+def card(row: Mapping[str, Any]) -> Iterator[str]:
+    """A model card in Markdown: what was forgotten, from what, how, and what was measured afterwards."""
+    yield f"# {row['task_title']}: `{row['method']}`"
+    yield ""
+    yield f"A model made to forget **{row['concept']}** by `{row['method']}`, written by sa_bench."
+    yield ""
+    yield f"- base model {row['base_seed']}, sha256 `{row['artifacts']['base']}`"
+    yield f"- forgotten model, sha256 `{row['artifacts']['model']}`"
+    yield f"- fields: `{json.dumps(row['fields'], sort_keys=True)}`"
+    yield f"- made again by `{row['provenance']['cell_command']}`"
+    yield ""
+    yield "| measured | value | 95 % interval | n | the base model |"
+    yield "|---|---|---|---|---|"
+    for m in row["measurements"]:
+        if m["value"] is None:
+            yield f"| {m['title']} | n/a: {m['reason']} | | | |"
+            continue
+        bounds = "" if m["low"] is None else f"{shown(m['low'], m['unit'])} to {shown(m['high'], m['unit'])}"
+        base = "" if m["base"] is None else shown(m["base"], m["unit"])
+        yield f"| {m['title']} | {shown(m['value'], m['unit'])} | {bounds} | {m['n']} {m['n_unit']}s | {base} |"
+    yield ""
+    for flag in row["flags"]:
+        yield f"**{flag}**"
+        yield ""
+    yield (
+        "Forgetting is not erasure: `recovery` says how much comes back when only the condition is fitted again. Nothing is"
+        " promised about ways of asking that were not measured."
+    )
