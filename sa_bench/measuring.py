@@ -163,12 +163,14 @@ class Subject:
 
     def inputs(self, metric: Metric) -> dict[str, Any]:
         """Content hashes of what the metric sees."""
+        facts: dict[str, Any]
         if self.sets is not None:
-            rows = {k: [v.labels, *(() if v.prompts is None else (v.prompts,))] for k, v in self.sets.items()}
-            return {
-                k: digest([file_hash(v.images), *(r.tolist() for r in rows[k])]) for k, v in self.sets.items()
-            }
-        facts: dict[str, Any] = {}
+            facts = {"base": self.chain.base.content} if "base" in metric.requires else {}
+            for name, found in self.sets.items():
+                rows = [found.labels] if found.prompts is None else [found.labels, found.prompts]
+                facts[name] = digest([file_hash(found.images), *(r.tolist() for r in rows)])
+            return facts
+        facts = {}
         if NEEDS_MODEL & set(metric.requires):
             facts["model"] = self.chain.base.content if self.base else self.chain.model_content
         if "samples" in metric.requires:

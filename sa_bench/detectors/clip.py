@@ -50,13 +50,19 @@ def missing() -> str | None:
 @lru_cache(maxsize=1)
 def _network(folder: Path, content: str, device: str) -> tuple[Any, Any, Any]:
     from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+    from transformers.utils import logging
 
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         net: Any = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         words = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         look = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         raise SaBenchError(f"{folder} cannot be read as CLIP; it must be {HOW}.") from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
     return net.eval().to(device), words, look
 
 

@@ -33,7 +33,7 @@ def rgb(image: np.ndarray, row: int = 0) -> np.ndarray:
     if pixels.shape[2] == 4:
         alpha = pixels[..., 3:].astype(np.float64) / 255
         pixels = np.rint(pixels[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
-    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+    return np.array(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
 
 
 def each(images: Pixels) -> Iterator[np.ndarray]:
