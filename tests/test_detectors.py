@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import json
 import sys
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -163,7 +164,7 @@ def test_any_size_and_kind_of_picture(nudenet, person):
     assert len(nudity.detect([*odd, person])) == 5
 
 
-def test_another_netwoks_labels_are_refused(nudenet):
+def test_another_networks_labels_are_refused(nudenet):
     labels = list(getattr(nudenet.nudenet, "__labels"))
     nudity.check_schema(labels)
     assert len(nudity.COLUMNS) == 9
@@ -195,6 +196,35 @@ def test_files_with_and_without_alpha_are_one_picture(mtcnn, nudenet, person, tm
     for detector in (faces, nudity):
         first, second = detector.detect(found)
         assert first == second
+
+
+@pytest.mark.parametrize("detector", [nudity, faces])
+def test_pictures_are_let_go_one_by_one(monkeypatch, detector):
+    alive, most = {}, []
+
+    class Picture(np.ndarray):
+        pass
+
+    class Many:
+        def __len__(self):
+            return 50
+
+        def __iter__(self):
+            for _ in range(50):
+                image = np.zeros((64, 64, 3), np.uint8).view(Picture)
+                alive[id(image)] = None
+                weakref.finalize(image, alive.pop, id(image))
+                yield image
+                del image
+
+    def look(image):
+        most.append(len(alive))
+        return [] if detector is nudity else (None, [None])
+
+    monkeypatch.setattr(nudity, "_detector", lambda: SimpleNamespace(detect=look))
+    monkeypatch.setattr(faces, "_network", lambda device: SimpleNamespace(detect=look))
+    assert len(detector.detect(Many())) == len(most) == 50
+    assert max(most) <= 2
 
 
 # celebrities

@@ -101,8 +101,7 @@ def kept(chain: Chain, name: str, images: SampleSet, beside: Beside = None) -> l
                 write_atomic(file, json.dumps(records, allow_nan=False).encode())
 
     folder = chain.make("detections", f"detect {name}", inputs, build).path
-    parts = (p for p in sorted(folder.glob("*.json")) if p.name != "meta.json")
-    return [record for part in parts for record in json.loads(part.read_text())]
+    return [record for part in sorted(folder.glob("[0-9]*.json")) for record in json.loads(part.read_text())]
 
 
 def doctor_lines() -> list[str]:
