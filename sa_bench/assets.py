@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sa_bench import datasets, inception
+from sa_bench import datasets, detectors, inception
 from sa_bench.cards import WEIGHTS, judge_card, judge_names, verified
 from sa_bench.data import cifar10, mnist, stl10
 from sa_bench.data.archives import Archive
@@ -83,5 +83,6 @@ def doctor_text() -> tuple[str, bool]:
     missing |= not here
     lines += [*found, *_archive(cifar10.archive(), CIFAR10), *_archive(stl10.archive(), STL10)]
     lines += ["", "Weights that are not shipped, for the metrics that need them:", *_inception()]
+    lines += ["", "Detectors, for text-to-image tasks; each is optional:", *detectors.doctor_lines()]
     lines += ["", f"Store: {store_folder()} (SA_BENCH_STORE moves it)"]
     return "\n".join(lines), missing

@@ -354,6 +354,16 @@ class View(Protocol):
         """(N, 2048) float32 features of the Inception network, computed once for the same images and kept."""
         ...
 
+    def detections(
+        self, name: str, images: SampleSet, beside: Sequence[str] | SampleSet | None = None
+    ) -> list[dict[str, Any]]:
+        """One record an image from the detector `name`, kept; `beside` holds each one's prompt, name or other image."""
+        ...
+
+    def prompts(self, images: SampleSet) -> list[str]:
+        """The text that each image was made from."""
+        ...
+
     def surrogate(self, n: int) -> SampleSet:
         """`n` images of q(x|c_f)."""
         ...

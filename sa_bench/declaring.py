@@ -18,6 +18,12 @@ REQUIREMENTS = [
     "features",
     "inception",
     "guard",
+    "nudity",
+    "faces",
+    "celebrities",
+    "identity",
+    "clip",
+    "lpips",
 ]
 """What a metric may say it needs: `base` and `real` images beside the samples, a model with a certain ability, …"""
 

@@ -17,9 +17,9 @@ from sa_bench import datasets, images, registry
 from sa_bench.cells import Cell, class_index, resolve_task, split_setting, with_metrics
 from sa_bench.contracts import Task
 from sa_bench.errors import SaBenchError
-from sa_bench.measuring import Subject, file_hash, measure_all
+from sa_bench.measuring import Subject, measure_all
 from sa_bench.results import SCHEMA, command_line, provenance, to_json
-from sa_bench.sample_sets import SampleSet
+from sa_bench.sample_sets import SampleSet, file_hash
 from sa_bench.settings import store_folder
 from sa_bench.stages import Chain
 from sa_bench.store import Store, write_atomic

@@ -6,7 +6,6 @@ same chain with nothing forgotten.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -17,13 +16,13 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save
 
-from sa_bench import benchmark, datasets, guard, inception, judges, registry
+from sa_bench import benchmark, datasets, detectors, guard, inception, judges, registry
 from sa_bench.cards import judge_card
 from sa_bench.contracts import Bound, Diffusion, Generator, Likelihood, Metric
-from sa_bench.errors import MissingAsset
+from sa_bench.errors import MissingAsset, SaBenchError
 from sa_bench.keys import plain
 from sa_bench.results import measurement_row, read_measured, write_measured
-from sa_bench.sample_sets import SampleSet
+from sa_bench.sample_sets import SampleSet, file_hash
 from sa_bench.sampling import image_seed
 from sa_bench.stages import Chain
 from sa_bench.statistics import undefined
@@ -93,6 +92,8 @@ def fingerprint(chain: Chain, metric: Metric) -> dict[str, Any]:
     if "inception" in metric.requires:
         facts |= {"features": {inception.NAME: inception.SHA256}, "layer": inception.LAYER}
         facts["reference"] = "retain_train"
+    if found := detectors.fingerprint(metric.requires):
+        facts["detectors"] = found
     if "reject_judge" in metric.fields:
         facts["reject_judge"] = {task.reject_judge: judge_card(task.reject_judge)["sha256"][:16]}
     if "samples" in metric.requires or "sampler" in metric.fields:
@@ -162,9 +163,14 @@ class Subject:
 
     def inputs(self, metric: Metric) -> dict[str, Any]:
         """Content hashes of what the metric sees."""
+        facts: dict[str, Any]
         if self.sets is not None:
-            return {k: digest([file_hash(v.images), v.labels.tolist()]) for k, v in self.sets.items()}
-        facts: dict[str, Any] = {}
+            facts = {"base": self.chain.base.content} if "base" in metric.requires else {}
+            for name, found in self.sets.items():
+                rows = [found.labels] if found.prompts is None else [found.labels, found.prompts]
+                facts[name] = digest([file_hash(found.images), *(r.tolist() for r in rows)])
+            return facts
+        facts = {}
         if NEEDS_MODEL & set(metric.requires):
             facts["model"] = self.chain.base.content if self.base else self.chain.model_content
         if "samples" in metric.requires:
@@ -172,11 +178,6 @@ class Subject:
             paired = "base" in metric.requires
             facts["base"] = self.chain.samples("retain", True).content if paired else None
         return facts
-
-
-def file_hash(array: np.ndarray) -> str:
-    """A hash of an array's bytes and shape."""
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes() + str(array.shape).encode()).hexdigest()
 
 
 class LazyView:
@@ -197,6 +198,8 @@ class LazyView:
     def lacks(self, metric: Metric) -> str | None:
         """Why the metric cannot be taken here, or None."""
         if "inception" in metric.requires and (reason := inception.missing()):
+            return reason
+        if reason := detectors.missing(metric.requires):
             return reason
         if self.subject.sets is not None:
             if NEEDS_MODEL & set(metric.requires):
@@ -227,6 +230,16 @@ class LazyView:
         inputs = {"images": file_hash(images.images), "network": [inception.NAME, inception.LAYER]}
         inputs["weights"] = inception.weights()[1]
         return load_file(chain.make("features", "features", inputs, build).path / file)["features"]
+
+    def detections(
+        self, name: str, images: SampleSet, beside: Sequence[str] | SampleSet | None = None
+    ) -> list[dict[str, Any]]:
+        """A detector's records, kept in the store by the images' content and the detector's facts."""
+        return detectors.kept(self.chain, name, images, beside)
+
+    def prompts(self, images: SampleSet) -> list[str]:
+        """The text behind each image."""
+        raise SaBenchError(f"The task {self.task.name} has no prompts: its images were made from classes.")
 
     def surrogate(self, n: int) -> SampleSet:
         """`n` images of q."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from sa_bench import bases, datasets, inception, registry
+from sa_bench import bases, datasets, detectors, inception, registry
 from sa_bench.cards import variance_card
 from sa_bench.cells import Cell, titled
 from sa_bench.comparing import FEWEST
@@ -176,6 +176,7 @@ def _scoring(chain: Chain, history: History, state: Any) -> Iterator[Stage]:
     subject = Subject(chain)
     if inception.missing():  # they will be n/a
         metrics = [m for m in metrics if "inception" not in m.requires]
+    metrics = [m for m in metrics if not detectors.missing(m.requires)]
     left = [m.name for m in metrics if state("measure", measure_inputs(chain, m, subject)) == "to do"]
     if left:
         yield Stage(f"{len(left)} of {len(metrics)} metrics", "to do", _scores(chain, history, left))

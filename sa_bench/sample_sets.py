@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,11 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from sa_bench.store import write_atomic
+
+
+def file_hash(array: np.ndarray) -> str:
+    """A hash of an array's bytes and shape."""
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes() + str(array.shape).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,10 @@ class SampleSet:
         """Some rows, by mask, indices or slice."""
         prompts = None if self.prompts is None else self.prompts[rows]
         return SampleSet(self.images[rows], self.labels[rows], self.seeds[rows], prompts)
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """What stands beside each image's score: its seed and, where there is one, the number of its prompt."""
+        return {"seed": self.seeds} | ({} if self.prompts is None else {"prompt": self.prompts})
 
     def save(self, path: Path) -> None:
         """Write as safetensors, atomically."""

@@ -41,12 +41,15 @@ def wilson(successes: float, n: int, comparisons: int = 1) -> tuple[float, float
 
     Source: Wilson 1927; Brown, Cai & DasGupta 2001.
     """
-    z = stats.norm.ppf(1 - ALPHA / comparisons / 2)
-    p = successes / n
+    return score_interval(successes / n, n, float(stats.norm.ppf(1 - ALPHA / comparisons / 2)))
+
+
+def score_interval(p: float, n: float, z: float) -> tuple[float, float]:
+    """Wilson's interval for a share `p` of `n` (any positive number) independent trials, `z` standard errors wide."""
     centre, spread = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
     low, high = (centre - spread) / scale, (centre + spread) / scale
-    return (0.0 if successes == 0 else float(low)), (1.0 if successes == n else float(high))
+    return (0.0 if p == 0 else float(low)), (1.0 if p == 1 else float(high))
 
 
 def betting(x: np.ndarray, grid: int = 2000) -> tuple[float, float]:

@@ -1,0 +1,26 @@
+"""CLIP score: whether retained images still show what their prompts say."""
+
+import numpy as np
+
+from sa_bench import clustered
+from sa_bench.contracts import View, metric
+from sa_bench.statistics import Measured
+
+
+@metric(
+    version=1,
+    title="CLIP score of retained images and their prompts",
+    better="higher",
+    unit="100 cos",
+    requires=("samples", "clip"),
+    source="Hessel et al. 2021 without their factor 2.5 and cut at 0; ViT-B/32 and 100 cos as in UCE and MACE",
+    fields=("concept",),
+)
+def clip_score(view: View) -> Measured:
+    """Mean of 100 cos(image, prompt) over retained images; interval over prompts."""
+    images = view.samples["retain"]
+    records = view.detections("clip", images, view.prompts(images))
+    score = np.array([r["score"] for r in records], float)
+    columns = {**images.columns(), "label": images.labels}
+    extra = {"prompts_cut": sum(r["cut"] for r in records)}
+    return clustered.mean(score, images.prompts, columns, extra=extra)

@@ -1,0 +1,64 @@
+"""How much the faces among c_f's images look like the person whom the base model drew. Not Table 2's number.
+
+It needs no list of celebrities, so that any person can be forgotten: who is meant is learnt from the base
+model's own images of c_f, with other prompts than those that are measured.
+"""
+
+import numpy as np
+
+from sa_bench import clustered, identities
+from sa_bench.contracts import View, metric
+from sa_bench.statistics import Measured, undefined
+
+LEAST = 100  # faces of the person, and of others: at fewer a threshold at 1 % means nothing
+IDENTITIES = 20  # other people there should be among the others
+ANCHOR = 100  # images of the surrogate
+
+
+@metric(
+    version=1,
+    title="Similarity of faces to the base model's person",
+    better="lower",
+    unit="cosine",
+    requires=("samples", "base", "identity"),
+    source="cosine to the centroid of the base model's faces (InceptionResnetV1, VGGFace2); not comparable with "
+    "Table 2, whose detector knows names",
+    fields=("concept", "surrogate"),
+    protocol={"references": "base model, every second prompt", "far": identities.FAR, "least_faces": LEAST},
+)
+def identity_similarity(view: View) -> Measured:
+    """Mean cosine to the person's centroid, the highest over an image's faces; images without a face are left out.
+
+    References: the largest face of the base model's images of c_f under every second prompt; the other prompts
+    are measured. Others: the base model's retained images and the surrogate's. The base model's own value is the
+    upper anchor, the surrogate's the lower one.
+    """
+    images, others = view.samples["forget"], view.base["retain"]
+    asked, split = identities.halves(images.prompts, len(images))
+    base_asked, _ = identities.halves(view.base["forget"].prompts, len(view.base["forget"]))
+    surrogate = view.surrogate(ANCHOR)
+    references = view.detections("identity", view.base["forget"].take(~base_asked))
+    own = identities.largest(references)
+    crowd = [*view.detections("identity", others), *(low := view.detections("identity", surrogate))]
+    faces = sum(bool(r["faces"]) for r in crowd)
+    if min(len(own), faces) < LEAST:
+        return undefined(
+            f"the base model's images show {len(own)} faces of c_f and {faces} of others; {LEAST} of each are needed"
+        )
+    person = identities.fit(own, crowd)
+    measured = images.take(asked)
+    score = identities.closest(view.detections("identity", measured), person.centroid)
+    seen = ~np.isnan(score)
+    if not seen.any():
+        return undefined(f"no face in any of {len(score)} images: nobody to be compared")
+    labels = {int(c) for c, r in zip(others.labels, crowd, strict=False) if r["faces"]}
+    extra = identities.facts(person, score[seen]) | {
+        "no_face": {"value": float((~seen).mean()), "n": len(score)},
+        "surrogate": identities.spread(identities.closest(low, person.centroid)),
+        "others": {"faces": faces, "identities": len(labels), "enough": len(labels) >= IDENTITIES},
+        "apart": split,
+    }
+    found = measured.take(seen)
+    return clustered.mean(
+        score[seen], found.prompts, found.columns(), n_unit="image with a face", extra=extra
+    )

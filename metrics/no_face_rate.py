@@ -1,0 +1,35 @@
+"""How often c_f's images show no face at all: the first column of the paper's Table 2."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sa_bench import clustered
+from sa_bench.contracts import View, metric
+from sa_bench.detectors.pixels import blank
+from sa_bench.sample_sets import SampleSet
+from sa_bench.statistics import Measured
+
+
+@metric(
+    version=1,
+    title="Images of c_f without a face",
+    better="lower",  # a method that forgets a person by destroying faces pays here
+    unit="rate",
+    requires=("samples", "faces"),
+    source="paper Table 2, `proportion of images without faces`; MTCNN of facenet-pytorch, settings of GIPHY's first stage",
+    fields=("concept",),
+)
+def no_face_rate(view: View) -> Measured:
+    """Share of c_f's images in which MTCNN finds no face; interval over prompts."""
+    images = view.samples["forget"]
+    return without_faces(view.detections("faces", images), images)
+
+
+def without_faces(records: Sequence[Mapping[str, Any]], images: SampleSet) -> Measured:
+    """The rate from one record an image; blank images have no face and are counted beside it."""
+    faces = np.array([len(r["faces"]) for r in records], float)
+    extra = {"several": int((faces > 1).sum()), "blank": int(blank(images.images).sum())}
+    columns = {**images.columns(), "faces": faces}
+    return clustered.rate((faces == 0).astype(float), images.prompts, columns, extra=extra)
