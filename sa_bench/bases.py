@@ -14,7 +14,7 @@ import torch
 from sa_bench import datasets
 from sa_bench.cards import WEIGHTS, verified
 from sa_bench.contracts import Source
-from sa_bench.errors import unknown
+from sa_bench.errors import MissingAsset, unknown
 from sa_bench.keys import plain
 from sa_bench.sample_sets import SampleSet
 from sa_bench.sources import Images
@@ -37,7 +37,12 @@ VERSION = 1  # raised when base training changes what it computes
 def generator(family: str) -> type[VAE] | type[DDPM] | type[TextToImage]:
     """The family's class, imported when it is asked for: diffusers alone takes seconds."""
     module, name = FAMILIES[family]
-    return getattr(importlib.import_module(module), name)
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "transformers":
+            raise
+        raise MissingAsset("text-to-image needs transformers: pip install 'sa_bench[t2i]'") from error
 
 
 @dataclass(frozen=True)

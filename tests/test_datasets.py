@@ -272,7 +272,7 @@ def test_content_hashes_stay():
     """Every cache key and fingerprint depends on them: a change makes all earlier results another protocol's."""
     assert {name: datasets.content(name) for name in datasets.ENTRIES} == {
         "mnist": "a5ab3e5d9b3a5eb0", "mnist16": "70e7c4ea546d4f8f",
-        "cifar10": "e75fb7cf8ce1a24a", "stl10": "bbfa4994e00c9454",
+        "cifar10": "e75fb7cf8ce1a24a", "stl10": "bbfa4994e00c9454", "mnist_canvas": "a5ab3e5d9b3a5eb0-rgb32",
     }  # fmt: skip
 
 

@@ -285,3 +285,14 @@ def test_scopes_have_the_published_sizes(stable_diffusion, scope):
 def test_an_unknown_scope_is_named(tiny):
     with pytest.raises(SaBenchError, match="xattn"):
         tiny.parameters("xatn")
+
+
+def test_without_transformers_the_extra_is_named():
+    import subprocess
+    import sys
+
+    code = "import sys; sys.modules['transformers'] = None; from sa_bench import bases; bases.generator('text_to_image')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.strip().endswith(
+        "MissingAsset: text-to-image needs transformers: pip install 'sa_bench[t2i]'"
+    )

@@ -234,7 +234,11 @@ def likelihood(model: Any, data: datasets.Dataset) -> dict[str, Any]:
         for rows in torch.arange(len(x)).split(1000):
             part = draw._replace(noise=draw.noise[rows], t=None if draw.t is None else draw.t[rows])
             parts.append(model.loss(x[rows], c[rows], part))
-    is_what = "negative ELBO" if model.family == "vae" else "denoising loss, summed over the image,"
+    is_what = {
+        "vae": "negative ELBO",
+        "ddpm": "denoising loss, summed over the image,",
+        "text_to_image": "denoising loss, averaged over the latent values,",
+    }[model.family]
     told = f"mean {is_what} of the 10,000 test images, one draw each"
     return {"nats": float(torch.cat(parts).mean()), "nats_is": told}
 
