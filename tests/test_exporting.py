@@ -1,0 +1,40 @@
+"""`export`: the model of a result as files, with a card, and clear words where there is none."""
+
+import json
+
+import pytest
+
+import sa_bench
+from sa_bench.errors import SaBenchError
+from sa_bench.exporting import export
+from sa_bench.models.vae import VAE
+
+SMALL = ["task.n_forget=20", "task.n_retain=5", "task.metrics=forget_top1"]
+
+
+def made(tmp_path, method):
+    sa_bench.run("mnist_0", method, scale="quick", sets=SMALL, out=tmp_path / "run")
+    (cell,) = (p.parent for p in (tmp_path / "run").glob("*/result.json"))
+    return cell
+
+
+def test_a_model_is_written_with_its_card_and_loads(store_env, tmp_path):
+    cell = made(tmp_path, "relabel")
+    names = {p.name for p in export(cell, tmp_path / "out")}
+    assert names == {"model.safetensors", "README.md"}
+    VAE().load(tmp_path / "out" / "model.safetensors")
+    card = (tmp_path / "out" / "README.md").read_text()
+    row = json.loads((cell / "result.json").read_text())
+    assert "forget **zero** by `relabel`" in card
+    assert row["artifacts"]["model"] in card
+    assert "Images of c_f still judged c_f" in card
+    with pytest.raises(SaBenchError, match="not empty"):
+        export(cell, tmp_path / "out")
+
+
+def test_what_changes_no_weight_is_not_handed_out_and_no_result_is_named(store_env, tmp_path):
+    with pytest.raises(SaBenchError, match="changes no weight"):
+        export(made(tmp_path, "blank"), tmp_path / "out")
+    with pytest.raises(SaBenchError, match="no cell folder"):
+        export(tmp_path / "nothing", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
