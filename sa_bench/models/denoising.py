@@ -41,6 +41,19 @@ class Denoising:
         """(C, H, W) of model space."""
         raise NotImplementedError
 
+    def grid(self, size: tuple[int, int] | None) -> tuple[int, ...]:
+        """(C, H, W) of model space for an image of `size` (height, width) in pixels; None: the model's own.
+
+        Raises:
+            SaBenchError: the model cannot make that size.
+        """
+        own = tuple(self.shape[1:])
+        if size is not None and tuple(size) != own:
+            raise SaBenchError(
+                f"This model makes images of {own[0]} x {own[1]} pixels only, not {size[0]} x {size[1]}."
+            )
+        return self.shape
+
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
@@ -83,11 +96,18 @@ class Denoising:
         return torch.cat([half, self.timesteps - 1 - half])[:n]
 
     def sample(self, requests: Sequence[Request], sampler: Sampler) -> Tensor:
-        """One image a request, (N, C, H, W) in model space; all noise of an image from its own generator."""
-        parts = []
+        """One image a request, (N, C, H, W) in model space; all noise of an image from its own generator.
+
+        Raises:
+            SaBenchError: a size that the model cannot make, or more than one.
+        """
+        shapes, parts = {self.grid(r.size) for r in requests}, []
+        if len(shapes) > 1:
+            raise SaBenchError(f"The images of one set have one size; {len(shapes)} were asked for.")
+        shape = shapes.pop() if shapes else self.shape
         for rows in (requests[i : i + self.together] for i in range(0, len(requests), self.together)):
             rngs = [torch.Generator().manual_seed(r.seed) for r in rows]
-            x = torch.cat([torch.randn(1, *self.shape, generator=g) for g in rngs])
+            x = torch.cat([torch.randn(1, *shape, generator=g) for g in rngs])
             c = self.conditions([r.condition for r in rows])
             given = [r.guidance for r in rows if r.guidance is not None]
             s = torch.tensor([sampler.guidance if r.guidance is None else r.guidance for r in rows])

@@ -6,9 +6,12 @@ UNet2DConditionModel that attends to the text at both resolutions. A StableDiffu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,10 +58,11 @@ SIZES = {
 }
 
 
-def tokenizer(words: Sequence[str] | None = None) -> CLIPTokenizer:
+def tokenizer(words: Sequence[str] | None = None, length: int = LENGTH) -> CLIPTokenizer:
     """A CLIP tokenizer in which every word of `words` (default: the captions' vocabulary) is one token.
 
-    Byte symbols first, so that any other text is spelt letter by letter; the last token ends a prompt.
+    Byte symbols first, so that any other text is spelt letter by letter; the last token ends a prompt. Prompts have
+    `length` tokens, first and last included.
     """
     words = captions.vocabulary() if words is None else words
     symbols = _bytes()
@@ -73,7 +77,7 @@ def tokenizer(words: Sequence[str] | None = None) -> CLIPTokenizer:
     vocab += [BEGIN, END]
     made = CLIPTokenizer(
         vocab={token: i for i, token in enumerate(vocab)}, merges=merges,  # type: ignore[arg-type]
-        model_max_length=LENGTH, unk_token=END, bos_token=BEGIN, eos_token=END, pad_token=END,
+        model_max_length=length, unk_token=END, bos_token=BEGIN, eos_token=END, pad_token=END,
     )  # fmt: skip
     if len(made) != len(vocab):
         raise RuntimeError(f"the tokenizer has {len(made)} tokens, not {len(vocab)}")
@@ -98,15 +102,15 @@ def _bytes() -> list[str]:
     return [chr(b) for b in shown] + [chr(256 + i) for i in range(len(others))]
 
 
-def autoencoder(sizes: Sizes) -> AutoencoderKL:
-    """3 x 32 x 32 to latents 4 x 8 x 8."""
+def autoencoder(sizes: Sizes, side: int = captions.SIDE) -> AutoencoderKL:
+    """3 x 32 x 32 to latents 4 x 8 x 8; in general `side` pixels, halved between every two widths."""
     n = len(sizes.encoder)
     blocks: dict[str, Any] = {
         "block_out_channels": sizes.encoder, "down_block_types": ("DownEncoderBlock2D",) * n,
         "up_block_types": ("UpDecoderBlock2D",) * n,
     }  # fmt: skip
     return AutoencoderKL(
-        in_channels=3, out_channels=3, latent_channels=4, sample_size=captions.SIDE, layers_per_block=1,
+        in_channels=3, out_channels=3, latent_channels=4, sample_size=side, layers_per_block=1,
         norm_num_groups=4, mid_block_add_attention=False, **blocks,
     )  # fmt: skip
 
@@ -118,7 +122,7 @@ def text_encoder(sizes: Sizes, tokens: CLIPTokenizer) -> CLIPTextModel:
     }
     config = CLIPTextConfig(
         vocab_size=len(tokens), hidden_size=sizes.text, intermediate_size=2 * sizes.text, num_hidden_layers=2,
-        num_attention_heads=4, max_position_embeddings=LENGTH, projection_dim=sizes.text,
+        num_attention_heads=4, max_position_embeddings=tokens.model_max_length, projection_dim=sizes.text,
         **special,
     )  # fmt: skip
     model: Any = CLIPTextModel(config)
@@ -127,12 +131,64 @@ def text_encoder(sizes: Sizes, tokens: CLIPTokenizer) -> CLIPTextModel:
     return model
 
 
-def unet(sizes: Sizes) -> UNet2DConditionModel:
-    """Two resolutions, 8 and 4, both attending to the text."""
+def unet(sizes: Sizes, side: int = captions.SIDE) -> UNet2DConditionModel:
+    """Two resolutions, 8 and 4, both attending to the text; in general for images of `side` pixels."""
     n = len(sizes.unet)
     return UNet2DConditionModel(
-        sample_size=captions.SIDE // 2 ** (len(sizes.encoder) - 1), in_channels=4, out_channels=4,
+        sample_size=side // 2 ** (len(sizes.encoder) - 1), in_channels=4, out_channels=4,
         block_out_channels=sizes.unet, layers_per_block=1, norm_num_groups=8, cross_attention_dim=sizes.text,
         attention_head_dim=4, down_block_types=("CrossAttnDownBlock2D",) * n,
         up_block_types=("CrossAttnUpBlock2D",) * n,
     )  # fmt: skip
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without the libraries' bars and remarks while active."""
+    from diffusers.utils import logging as diffusers_log
+    from transformers.utils import logging as transformers_log
+
+    levels = [(log, log.get_verbosity()) for log in (diffusers_log, transformers_log)]
+    bars = transformers_log.is_progress_bar_enabled()
+    try:
+        for log, _ in levels:
+            log.set_verbosity_error()
+        transformers_log.disable_progress_bar()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for log, level in levels:
+            log.set_verbosity(level)
+        if bars:
+            transformers_log.enable_progress_bar()
+
+
+SMOKE = Sizes((8, 8, 16, 16), (32, 64), 32, 0, 0)  # as many halvings as Stable Diffusion's autoencoder has
+
+
+def smoke(folder: Path, seed: int = 0) -> Path:
+    """Write a tiny untrained StableDiffusionPipeline as a diffusers folder, to try out what needs Stable Diffusion.
+
+    About a million parameters; images of 64 x 64 pixels, latents 4 x 8 x 8, prompts of 77 tokens, in which the captions'
+    words are whole and all others spelt; the noise of Stable Diffusion 1.x. It draws nothing that is anything.
+
+    Args:
+        folder: where; what is in it is overwritten.
+        seed: of the weights, which depend on nothing else.
+
+    Returns:
+        `folder`.
+    """
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+    words = tokenizer(length=77)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parts: tuple[Any, ...] = autoencoder(SMOKE, 64), text_encoder(SMOKE, words), words, unet(SMOKE, 64)
+    scheduler = DDIMScheduler(clip_sample=False, **SCHEDULE)
+    made = StableDiffusionPipeline(*parts, scheduler, None, None, requires_safety_checker=False)  # type: ignore[arg-type]
+    with quietly():
+        made.save_pretrained(folder)
+    return folder

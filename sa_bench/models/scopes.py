@@ -13,6 +13,10 @@ LDM's names translate: `out.` is conv_norm_out and conv_out, `time_embed` is tim
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import torch
 from torch import nn
 
 from sa_bench.errors import unknown
@@ -34,6 +38,33 @@ def within(net: nn.Module, scope: str) -> dict[str, nn.Parameter]:
             if _belongs(name, module, scope):
                 chosen[name] = parameter
     return {name: chosen[name] for name, _ in net.named_parameters() if name in chosen}
+
+
+def memory(net: nn.Module | Mapping[str, Any], scope: str = "full") -> dict[str, int]:
+    """Bytes that forgetting holds of a U-Net in float32, without activations, by what they are for.
+
+    `weights` of the whole network; `theta_star`, `fisher`, `gradient` and `adam` (two moments) of the scope's
+    parameters; `total`, all of them: selective amnesia with Adam. A method without EWC holds neither of the second two.
+
+    Args:
+        net: the U-Net, on any device (`meta` will do), or its configuration.
+        scope: one of `SCOPES`.
+
+    Raises:
+        SaBenchError: no such scope.
+    """
+    if not isinstance(net, nn.Module):
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+        with torch.device("meta"):
+            built: Any = UNet2DConditionModel.from_config(dict(net))
+        return memory(built, scope)
+    trained = 4 * sum(p.numel() for p in within(net, scope).values())
+    found = {
+        "weights": 4 * sum(p.numel() for p in net.parameters()), "theta_star": trained, "fisher": trained,
+        "gradient": trained, "adam": 2 * trained,
+    }  # fmt: skip
+    return found | {"total": sum(found.values())}
 
 
 def _belongs(name: str, module: nn.Module, scope: str) -> bool:
