@@ -78,6 +78,34 @@ def test_an_image_does_not_depend_on_its_batch(tiny):
     )
 
 
+def test_an_image_has_the_size_that_is_asked_for(tiny):
+    wide = [replace(row, size=(32, 64)) for row in rows("a zero", "one")]
+    theirs = tiny.pipeline()(
+        ["a zero", "one"], num_inference_steps=4, guidance_scale=5.0, height=32, width=64, output_type="latent",
+        generator=[torch.Generator().manual_seed(i) for i in range(2)],
+    ).images  # fmt: skip
+    ours = tiny.sample(wide, DDIM)
+    assert ours.shape == (2, 4, 8, 16)
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+    assert tiny.to_images(ours).shape == (2, 32, 64, 3)
+    own = rows("a zero")
+    assert torch.equal(tiny.sample([replace(own[0], size=(32, 32))], DDIM), tiny.sample(own, DDIM))
+
+
+def test_a_size_that_cannot_be_made_is_refused_with_the_nearest(tiny):
+    from sa_bench.models.ddpm import DDPM
+
+    tiny.net = None  # before anything is computed
+    for size, near in (((30, 64), "32 x 64"), ((33, 9), "32 x 8"), ((1, 32), "4 x 32"), ((0, 32), "4 x 32")):
+        with pytest.raises(SaBenchError, match=f"multiples of 4.*{near}"):
+            tiny.sample([Request("one", 0, size=size)], DDIM)
+    tiny.net = TextToImage("tiny", captions.WORDS).net
+    with pytest.raises(SaBenchError, match="one size"):
+        tiny.sample([Request("one", 0, size=(32, 32)), Request("one", 1, size=(32, 64))], DDIM)
+    with pytest.raises(SaBenchError, match="16 x 16 pixels only"):
+        DDPM("tiny").sample([Request(1, 0, size=(32, 32))], DDIM)
+
+
 def test_integers_are_the_classes_bare_names(tiny):
     assert torch.equal(tiny.conditions([3, "three"])[0], tiny.conditions(["three"])[0])
     assert torch.equal(tiny.conditions(np.array([0, 1])), tiny.conditions(["zero", "one"]))
@@ -280,6 +308,18 @@ def stable_diffusion():
 def test_scopes_have_the_published_sizes(stable_diffusion, scope):
     found = scopes.within(stable_diffusion, scope)
     assert (len(found), sum(p.numel() for p in found.values())) == SD1[scope]
+
+
+def test_memory_is_four_bytes_a_number(stable_diffusion):
+    xattn = scopes.memory(stable_diffusion, "xattn")
+    assert xattn["weights"] == 4 * SD1["full"][1]
+    assert xattn["theta_star"] == xattn["fisher"] == xattn["gradient"] == 4 * SD1["xattn"][1]
+    assert xattn["adam"] == 8 * SD1["xattn"][1]
+    assert xattn["total"] == 4 * (SD1["full"][1] + 5 * SD1["xattn"][1])
+    whole = scopes.memory(dict(stable_diffusion.config))
+    assert whole["total"] == 24 * SD1["full"][1]  # 20.6 GB
+    with pytest.raises(SaBenchError, match="noxattn"):
+        scopes.memory(stable_diffusion, "noxatn")
 
 
 def test_an_unknown_scope_is_named(tiny):

@@ -20,7 +20,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from sa_bench.contracts import Condition, Draw, Sampler
@@ -69,6 +69,8 @@ class TextToImage(Denoising):
     ) -> None:  # fmt: skip
         self.base, self.words, self.tokenizer = base, tuple(words), tokenizer
         self.vae, self.text, self.net = vae.eval(), text.eval(), unet.eval()
+        places = text.config.max_position_embeddings  # a tokenizer without its configuration knows no limit
+        tokenizer.model_max_length = min(tokenizer.model_max_length, places)
         for frozen in (self.vae, self.text):
             frozen.requires_grad_(False)
         self.betas = dict(schedule)
@@ -106,6 +108,31 @@ class TextToImage(Denoising):
         """(C, H, W) of the latents."""
         side = self.net.config["sample_size"]
         return (self.net.config["in_channels"], side, side)
+
+    @property
+    def reduction(self) -> int:
+        """Pixels of an image along a side for one of the latents."""
+        return 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+
+    def grid(self, size: tuple[int, int] | None) -> tuple[int, ...]:
+        """(C, H, W) of the latents of an image of `size`.
+
+        Args:
+            size: (height, width) in pixels; None: the model's own.
+
+        Raises:
+            SaBenchError: not a multiple of the autoencoder's reduction; names the nearest that is.
+        """
+        if size is None:
+            return self.shape
+        k = self.reduction
+        if any(side <= 0 or side % k for side in size):
+            near = " x ".join(str(max(1, round(side / k)) * k) for side in size)
+            asked = " x ".join(map(str, size))
+            raise SaBenchError(
+                f"Height and width must be multiples of {k}, not {asked}; the nearest size is {near}."
+            )
+        return (self.shape[0], *(side // k for side in size))
 
     @property
     def device(self) -> torch.device:
@@ -185,6 +212,13 @@ class TextToImage(Denoising):
         if not found:
             raise SaBenchError("An empty phrase has no tokens.")
         return found
+
+    def cut(self, texts: Sequence[str]) -> int:
+        """How many of the prompts lose words: they have more tokens than the text encoder has places."""
+        if not texts:
+            return 0
+        rows = self.tokenizer([self._text(text) for text in texts], verbose=False).input_ids
+        return sum(len(row) > self.tokenizer.model_max_length for row in rows)
 
     def nulls(self, c: Tensor) -> Tensor:
         """The empty prompt (or the negative one), as often as there are rows in `c`."""
@@ -270,7 +304,7 @@ class TextToImage(Denoising):
         Raises:
             SaBenchError: another type or shape.
         """
-        side = self.shape[1] * 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+        side = self.shape[1] * self.reduction
         if images.dtype != np.uint8 or images.shape[1:] != (side, side, 3):
             raise SaBenchError(
                 f"This model takes uint8 images of shape (N, {side}, {side}, 3), got {images.dtype} {images.shape}."
@@ -315,31 +349,19 @@ class TextToImage(Denoising):
         write_atomic(folder / "model.safetensors", save(state))
 
     def load(self, path: Path) -> Self:
-        """Read `model.safetensors` in a folder, or one file: a whole model first, then what differs from it.
+        """Read `model.safetensors` in a folder, or one file: a whole model first, then a checkpoint to put onto it.
+
+        What comes second may have any layout of Stable Diffusion (`checkpoints.layout`), or be what differs.
 
         Raises:
             SaBenchError: a tensor is unknown, missing, of another shape or not finite; names the file.
         """
-        path = path / "model.safetensors" if path.is_dir() else path
-        try:
-            given, mine = load_file(path), self.state()
-            if strange := sorted(given.keys() - mine.keys()):
-                raise ValueError(f"{strange[0]} is no tensor of this model")
-            if self.origin is None and (missing := sorted(mine.keys() - given.keys())):
-                raise ValueError(f"{missing[0]} is missing")
-            for name, value in given.items():
-                if value.shape != mine[name].shape:
-                    raise ValueError(f"{name} is {tuple(value.shape)}, not {tuple(mine[name].shape)}")
-                if not bool(torch.isfinite(value.float()).all()):
-                    raise ValueError(f"{name} is not finite")
-                mine[name].copy_(value)
-        except Exception as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise SaBenchError(f"{path} is not a text-to-image model of this shape: {reason}") from error
-        if "vae.scaling_factor" in given:
-            self.vae.register_to_config(scaling_factor=float(given["vae.scaling_factor"]))
-        self.origin = self.origin or (lambda: load_file(path))
-        self.forget_texts()
+        from sa_bench.models import checkpoints
+
+        if self.origin is not None:
+            checkpoints.apply(self, str(path))
+        else:
+            checkpoints.restore(self, path)
         return self
 
     def pipeline(self) -> Any:

@@ -1,0 +1,204 @@
+"""A diffusers folder of Stable Diffusion 1.x or 2.x: what must be in it, and the pipeline built from it.
+
+Networks are built from their configurations and given their tensors here, one by one, so that nothing goes missing
+unseen, no code of strangers runs and nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sa_bench.errors import MissingAsset, SaBenchError
+from sa_bench.models.layouts import read_all, read_json, weight_files
+
+if TYPE_CHECKING:
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+
+PIPELINE = "StableDiffusionPipeline"
+CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}
+STEMS = {
+    "unet": ("diffusion_pytorch_model",), "vae": ("diffusion_pytorch_model",), "text_encoder": ("model", "pytorch_model"),
+}  # fmt: skip
+# Names that diffusers gave the autoencoder's attention before 2023; Stable Diffusion 1.4 is still kept so.
+OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+OLD_ATTENTION = re.compile(r"(.+\.attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
+NOISE = ("beta_start", "beta_end", "beta_schedule", "prediction_type")
+
+
+def cached(name: str) -> Path:
+    """The folder of the hub's model `name` in the local cache.
+
+    Raises:
+        MissingAsset: it is not there.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except Exception as error:
+        raise MissingAsset(
+            f"{name} is no path here and not in the hub's local cache: python -m sa_bench fetch {name}, or give the "
+            "path of a local copy."
+        ) from error
+
+
+def weights(folder: Path) -> dict[str, list[Path]]:
+    """The weight files of every part of the pipeline in `folder`.
+
+    Raises:
+        SaBenchError: it is another pipeline, or a part is missing.
+    """
+    index = read_json(folder / "model_index.json")
+    if (kind := index.get("_class_name")) != PIPELINE:
+        raise SaBenchError(f"{folder} is a {kind}; only {PIPELINE} (1.x, 2.x) is supported.")
+    for part, wanted in CLASSES.items():
+        held = index.get(part)
+        if held and (not isinstance(held, list) or held[-1] != wanted):
+            raise SaBenchError(f"{folder} has {held} as its {part}, not a {wanted}.")
+    found = {part: weight_files(folder / part, *stems) for part, stems in STEMS.items()}
+    lacks = [part for part in found if not found[part]]
+    lacks += [part for part in ("tokenizer", "scheduler") if not (folder / part).is_dir()]
+    if lacks:
+        what = "no weights in" if (folder / lacks[0]).is_dir() else "no"
+        raise SaBenchError(f"{folder} has {what} {lacks[0]}/. Get the folder again, in full.")
+    return found
+
+
+def parts(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a pipeline's folder, with `unet.`, `vae.` and `text_encoder.` before their names.
+
+    Raises:
+        SaBenchError: as `weights`, or a file is damaged.
+    """
+    found = {}
+    for part, files in weights(folder).items():
+        for name, value in read_all(files).items():
+            name = name.removeprefix("text_model.") if part == "text_encoder" else name
+            if name == "embeddings.position_ids":  # constants, which transformers once saved
+                continue
+            if part == "vae" and (old := OLD_ATTENTION.fullmatch(name)):
+                name = f"{old[1]}.{OLD[old[2]]}.{old[3]}"
+            found[f"{part}.{name}"] = value
+    return found
+
+
+def scheduler(folder: Path) -> Any:
+    """The model's own scheduler; its class says what its file leaves out.
+
+    Raises:
+        SaBenchError: diffusers does not know it, or its noise is none that is supported.
+    """
+    import diffusers
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+    configuration = read_json(folder / "scheduler" / "scheduler_config.json")
+    name = str(configuration.get("_class_name"))
+    kind = getattr(diffusers, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
+        raise SaBenchError(f"{folder} has the scheduler {name}, which diffusers does not know.")
+    made: Any = kind.from_config(configuration)  # type: ignore[attr-defined]
+    said = made.config
+    odd = [k for k in ("trained_betas", "rescale_betas_zero_snr") if said.get(k)]
+    odd += [k for k in NOISE if said.get(k) is None]
+    odd += [] if said.get("num_train_timesteps") == 1000 else ["num_train_timesteps"]
+    odd += [] if said.get("prediction_type") in ("epsilon", "v_prediction") else ["prediction_type"]
+    if odd:
+        raise SaBenchError(
+            f"{folder}: a scheduler with {odd[0]} {said.get(odd[0])} is not supported; only ε or v in 1,000 steps of "
+            "noise between beta_start and beta_end are."
+        )
+    return made
+
+
+def pipeline(folder: Path) -> StableDiffusionPipeline:
+    """The pipeline in `folder`.
+
+    Raises:
+        SaBenchError: as `parts` and `assembled`.
+    """
+    from transformers import CLIPTokenizer
+
+    weights(folder)
+    configurations = {part: read_json(folder / part / "config.json") for part in STEMS}
+    noise = scheduler(folder)
+    try:
+        words = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    except Exception as error:
+        raise SaBenchError(f"{folder}/tokenizer cannot be read. Get the folder again, in full.") from error
+    return assembled(configurations, parts(folder), words, noise, folder)
+
+
+def assembled(
+    configurations: Mapping[str, dict[str, Any]], tensors: Mapping[str, Tensor], words: Any, noise: Any, where: Path,
+) -> StableDiffusionPipeline:  # fmt: skip
+    """A pipeline of networks with exactly these tensors, in float32 and evaluation mode.
+
+    Args:
+        configurations: of `unet`, `vae` and `text_encoder`.
+        tensors: as `parts` names them.
+        words: the tokenizer.
+        noise: the scheduler.
+        where: they come from, for messages.
+
+    Raises:
+        SaBenchError: a configuration that cannot be built, or a tensor is missing, unknown or of another shape.
+    """
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    try:
+        with torch.device("meta"):  # initialising 10⁹ numbers takes longer than reading them
+            unet: Any = UNet2DConditionModel.from_config(configurations["unet"])
+            vae: Any = AutoencoderKL.from_config(configurations["vae"])
+        text: Any = CLIPTextModel(CLIPTextConfig.from_dict(configurations["text_encoder"]))
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SaBenchError(f"{where} has a configuration that cannot be built: {reason}") from error
+    for part, net in (("unet", unet), ("vae", vae), ("text_encoder", text)):
+        own = {f"{part}.{k}": v for k, v in net.state_dict().items()}
+        given = {k: v for k, v in tensors.items() if k.startswith(f"{part}.")}
+        require_matching(given, own, str(where))
+        require_all(own.keys(), given.keys(), str(where))
+        net.load_state_dict({k.removeprefix(f"{part}."): v.float() for k, v in given.items()}, assign=True)
+        net.eval()
+    made = StableDiffusionPipeline(vae, text, words, unet, noise, None, None, requires_safety_checker=False)  # type: ignore[arg-type]
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def require_matching(given: Mapping[str, Tensor], mine: Mapping[str, Tensor], source: str) -> None:
+    """Every tensor given must be one of `mine`, of its shape, and finite.
+
+    Raises:
+        SaBenchError: one is not; names it and `source`.
+    """
+    if strange := sorted(given.keys() - mine.keys()):
+        raise SaBenchError(f"{source}: {_count(strange)} no tensor of this model.")
+    for name, value in given.items():
+        if value.shape != mine[name].shape:
+            wanted = tuple(mine[name].shape)
+            raise SaBenchError(f"{source}: {name} is {tuple(value.shape)}, not {wanted}: another base model?")
+        if not bool(torch.isfinite(value.float()).all()):
+            raise SaBenchError(f"{source}: {name} is not finite.")
+
+
+def require_all(wanted: Any, given: Any, source: str) -> None:
+    """Every name wanted must be given.
+
+    Raises:
+        SaBenchError: one is not; names it and `source`.
+    """
+    if missing := sorted(set(wanted) - set(given)):
+        raise SaBenchError(f"{source}: {_count(missing)} missing.")
+
+
+def _count(names: Sequence[str]) -> str:
+    return f"{names[0]} is" if len(names) == 1 else f"{names[0]} and {len(names) - 1} more are"

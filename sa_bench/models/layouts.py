@@ -1,0 +1,283 @@
+"""What a checkpoint is, before anything is loaded, and its tensors, without running code that came with it."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sa_bench.errors import SaBenchError
+
+SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+ACCEPTED = (
+    "Accepted: a diffusers folder (model_index.json), a U-Net (folder or file), one file in the names of the original "
+    "Stable Diffusion (.ckpt, .safetensors), a LoRA, changed.safetensors of `export`, a hub id (owner/name)"
+)
+OURS = ("unet.", "text_encoder.", "vae.")
+DELTAS = ("changed.safetensors", "model.safetensors")
+# Of several weight files in a folder the one with such a name counts; trainers put their own state beside it.
+NAMED = (
+    *DELTAS,
+    *(f"{n}.{s}" for n in ("pytorch_lora_weights", "adapter_model") for s in ("safetensors", "bin")),
+)
+LDM = ("model.diffusion_model.", "diffusion_model.", "input_blocks.")
+UNET = ("down_blocks.", "mid_block.", "up_blocks.")
+ADAPTER = re.compile(
+    r"(^lora_|[._]lora_[AB]\b|\blora_(down|up)\b|[._]lora\.(down|up)\.|lora_linear_layer|\bhada_|\blokr_)"
+)
+HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+FOREIGN = {
+    "controlnet_": "of a ControlNet", "encoder.": "of an autoencoder", "text_model.": "of a text encoder",
+    "transformer_blocks.": "of a diffusion transformer", "double_blocks.": "of Flux",
+}  # fmt: skip
+
+
+class Found(NamedTuple):
+    """A checkpoint's layout and where its tensors are."""
+
+    layout: str
+    path: Path  # a folder (pipeline, unet) or a file
+
+
+def layout(source: str) -> str:
+    """What `source` is, from names alone.
+
+    Returns:
+        `pipeline` (a diffusers folder), `unet` (a U-Net's folder or file), `single` (one file in the names of the
+        original Stable Diffusion), `lora`, `delta` (what `save` and `export` write) or `hub` (owner/name, no path).
+
+    Raises:
+        SaBenchError: anything else; says what was found and what is accepted.
+    """
+    return locate(source).layout
+
+
+def locate(source: str) -> Found:
+    """The layout of `source`, and the folder or file that holds it (an id of the hub: itself).
+
+    Raises:
+        SaBenchError: as `layout`.
+    """
+    path = Path(source).expanduser()
+    if source and path.is_dir():
+        return _folder(path)
+    if path.is_file():
+        return Found(_kind(names(path), path), path)
+    if HUB.fullmatch(source) and path.suffix not in SUFFIXES:
+        return Found("hub", Path(source))
+    raise SaBenchError(f"{source or 'An empty path'} is no file or folder here. {ACCEPTED}.")
+
+
+def _folder(folder: Path) -> Found:
+    if (folder / "model_index.json").is_file():
+        return Found("pipeline", folder)
+    if (folder / "unet").is_dir():
+        if others := [p for p in ("vae", "text_encoder", "tokenizer") if (folder / p).is_dir()]:
+            raise SaBenchError(
+                f"{folder} has unet/ and {others[0]}/ but no model_index.json: get that file too, or name {folder}/unet."
+            )
+        return _folder(folder / "unet")
+    if (folder / "config.json").is_file() and weight_files(folder, "diffusion_pytorch_model"):
+        kind = read_json(folder / "config.json").get("_class_name")
+        if kind != "UNet2DConditionModel":
+            raise SaBenchError(f"{folder} holds a {kind}, not a UNet2DConditionModel. {ACCEPTED}.")
+        return Found("unet", folder)
+    files = sorted(f for f in folder.iterdir() if f.suffix in SUFFIXES and f.is_file() and f.name[0] != ".")
+    known = [folder / name for name in NAMED if folder / name in files]
+    if known or len(files) == 1:
+        path = (known or files)[0]
+        return Found(_kind(names(path), path), path)
+    held = sorted(p.name for p in folder.iterdir())
+    what = f"{len(files)} weight files ({files[0].name}, ...); name one" if files else "no weight file"
+    raise SaBenchError(
+        f"{folder} {f'has {what}: {_some(held)}' if held else 'is an empty folder'}. {ACCEPTED}."
+    )
+
+
+def _kind(found: Sequence[str], path: Path) -> str:
+    if not found:
+        if path.name in DELTAS:
+            return "delta"
+        raise SaBenchError(f"{path} holds no tensor. {ACCEPTED}.")
+    if any(ADAPTER.search(name) for name in found):
+        return "lora"
+    if any(name.startswith(LDM) for name in found):
+        return "single"
+    if all(name.startswith(OURS) for name in found):
+        return "delta"
+    foreign = next((what for start, what in FOREIGN.items() if any(n.startswith(start) for n in found)), "")
+    if any(name.startswith(UNET) for name in found) and not foreign:
+        return "unet"
+    raise SaBenchError(
+        f"{path} holds {len(found)} tensors {foreign or 'that no part of Stable Diffusion has'} ({_some(found)}). "
+        f"{ACCEPTED}."
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def weight_files(folder: Path, *stems: str) -> list[Path]:
+    """The weight files of one network in `folder`, all shards; safetensors first, half precision last; [] if none.
+
+    Raises:
+        SaBenchError: the index of the shards cannot be read, or a shard is missing.
+    """
+    for name in (f"{stem}{v}.{s}" for v in ("", ".fp16") for s in ("safetensors", "bin") for stem in stems):
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            shards = sorted({Path(str(n)).name for n in read_json(index).get("weight_map", {}).values()})
+            if absent := [n for n in shards if not (folder / n).is_file()]:
+                raise SaBenchError(
+                    f"{folder} lacks {absent[0]}, which {index.name} names. Get the folder again."
+                )
+            return [folder / n for n in shards]
+    return []
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        SaBenchError: it is not there, or is none.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SaBenchError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise SaBenchError(f"{path} is not JSON ({error}). Get the file again.") from error
+    if not isinstance(found, dict):
+        raise SaBenchError(f"{path} holds a {type(found).__name__}, not an object. Get the file again.")
+    return found
+
+
+def names(path: Path) -> list[str]:
+    """The names of a file's tensors; little of it is read.
+
+    Raises:
+        SaBenchError: as `read_tensors`.
+    """
+    if _format(path) == "safetensors":
+        return [name for name in header(path) if name != "__metadata__"]
+    return list(_unpickled(path, lazily=True))
+
+
+def header(path: Path) -> dict[str, Any]:
+    """A safetensors file's own table of its tensors (and `__metadata__`), held against the file's length.
+
+    Raises:
+        SaBenchError: it is damaged or cut short.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        n = int.from_bytes(file.read(8), "little")
+        text = file.read(n) if n <= size - 8 else b""
+    if len(text) < n:
+        raise SaBenchError(f"{path} is cut short at {size:,} bytes, within its header. Get the file again.")
+    try:
+        table = json.loads(text)
+        wanted = (
+            8 + n + max((t["data_offsets"][1] for k, t in table.items() if k != "__metadata__"), default=0)
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise SaBenchError(
+            f"{path} is damaged: its safetensors header is unreadable. Get the file again."
+        ) from error
+    if size != wanted:
+        what = "is cut short" if size < wanted else "is damaged"
+        raise SaBenchError(
+            f"{path} {what}: {size:,} bytes where its header says {wanted:,}. Get the file again."
+        )
+    return table
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a weight file by name, on the CPU: safetensors, or torch's own, of tensors and plain values alone.
+
+    Of a training checkpoint (`state_dict` among other things) the weights.
+
+    Raises:
+        SaBenchError: a web page, a Git LFS pointer, cut short, another format, or a pickle that would run code.
+    """
+    if _format(path) == "safetensors":
+        header(path)
+        return load_file(path)
+    return _unpickled(path)
+
+
+def read_all(paths: Iterable[Path]) -> dict[str, Tensor]:
+    """The tensors of several files (shards) together."""
+    return {name: value for path in paths for name, value in read_tensors(path).items()}
+
+
+def _format(path: Path) -> str:
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(200)
+    except OSError as error:
+        raise SaBenchError(f"{path} cannot be read: {error.strerror}.") from error
+    if not size:
+        said = "is empty"
+    elif start.startswith(b"version https://git-lfs"):
+        said = "is a Git LFS pointer, not the file itself (git lfs pull)"
+    elif start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        said = "is a web page, not weights (a login or licence page in place of the file)"
+    elif start.startswith(b"PK\x03\x04"):
+        if not zipfile.is_zipfile(path):
+            said = f"is cut short at {size:,} bytes"
+        else:
+            with zipfile.ZipFile(path) as archive:
+                held = archive.namelist()
+            if any(name.rpartition("/")[2] == "data.pkl" for name in held):
+                return "torch"
+            said = f"is a zip archive of {_some(held)}: unpack it, and name what is in it"
+    elif start.startswith(b"\x80"):
+        return "torch"
+    elif start[8:9] == b"{":
+        return "safetensors"
+    else:
+        said = f"is neither safetensors nor a file of torch: it begins with {start[:12]!r}"
+    raise SaBenchError(f"{path} {said}. Get the file again. {ACCEPTED}.")
+
+
+def _unpickled(path: Path, lazily: bool = False) -> dict[str, Tensor]:
+    zipped = zipfile.is_zipfile(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily and zipped)
+    except Exception as error:
+        said = str(error)
+        if unsafe := re.search(r"GLOBAL (\S+)|[Cc]lass (\S+) (?:was|is) not", said):
+            raise SaBenchError(
+                f"{path} holds more than tensors: reading it would run the code of {unsafe[1] or unsafe[2]}, so it is "
+                "not read. If you trust it, keep its weights alone, elsewhere: torch.save({'state_dict': "
+                "torch.load(FILE, weights_only=False)['state_dict']}, NEW)."
+            ) from error
+        lines = [line.strip() for line in said.splitlines() if line.strip()] or [type(error).__name__]
+        reason = next((line for line in lines if "Unpickler error" in line), lines[0])
+        raise SaBenchError(
+            f"{path} is damaged or no file of torch ({reason[:120]}). Get the file again."
+        ) from error
+    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
+        found = found["state_dict"]
+    if not isinstance(found, Mapping):
+        raise SaBenchError(f"{path} holds a {type(found).__name__}, no named tensors. {ACCEPTED}.")
+    tensors = {str(k): v.detach() for k, v in found.items() if isinstance(v, Tensor)}
+    if not tensors:
+        held = _some([str(k) for k in found])
+        raise SaBenchError(f"{path} holds no tensor{f' but {held}' if held else ''}. {ACCEPTED}.")
+    return tensors
