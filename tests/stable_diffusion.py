@@ -10,7 +10,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from sa_bench.models import pipelines
 
-LAYERS = 1  # residual blocks a resolution
+LAYERS = 2  # residual blocks a resolution
 RESNET = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3",
     "time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection",
@@ -21,28 +21,39 @@ ENDS = {
 }  # fmt: skip
 
 
+SMALL = {"unet": (32, 32, 64, 64), "vae": (32, 32, 32, 32), "text": 64, "layers": 2}
+SMALL_2 = {"unet": (64, 64, 128, 128), "vae": (32, 32, 32, 32), "text": 128, "layers": 3}
+FULL = {"unet": (320, 640, 1280, 1280), "vae": (128, 256, 512, 512), "text": 768, "layers": 12}
+FULL_2 = {**FULL, "text": 1024, "layers": 23}
+
+
+def networks(sizes, second=False, words=49_408):
+    """U-Net, autoencoder and text encoder of Stable Diffusion 1.x, or 2.x if `second`, in the sizes given."""
+    widths, width = sizes["unet"], sizes["text"]
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=widths, layers_per_block=LAYERS, cross_attention_dim=width,
+        attention_head_dim=[w // 64 for w in widths] if second else 8, use_linear_projection=second,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=sizes["vae"], latent_channels=4, layers_per_block=2, sample_size=64,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+    )  # fmt: skip
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=words, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=sizes["layers"],
+            num_attention_heads=width // 64, max_position_embeddings=77, hidden_act="gelu" if second else "quick_gelu",
+            projection_dim=width, bos_token_id=words - 2, eos_token_id=words - 1, pad_token_id=words - 1,
+        )
+    )  # fmt: skip
+    return unet, vae, text
+
+
 def pipeline(second=False, prediction="epsilon", seed=0):
-    """Shaped like Stable Diffusion 1.x, or 2.x if `second`, in the ways that its file's names tell."""
-    widths = (64, 128) if second else (32, 64)
+    """A small one, with another scheduler's prediction if asked."""
     words = pipelines.tokenizer(length=77)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        unet = UNet2DConditionModel(
-            sample_size=8, block_out_channels=widths, layers_per_block=LAYERS, cross_attention_dim=128,
-            attention_head_dim=[w // 64 for w in widths] if second else 8, use_linear_projection=second,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        )  # fmt: skip
-        vae = AutoencoderKL(
-            block_out_channels=(32, 32, 32, 32), latent_channels=4, layers_per_block=1, sample_size=64,
-            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        )  # fmt: skip
-        text = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(words), hidden_size=128, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-                max_position_embeddings=77, hidden_act="gelu" if second else "quick_gelu", projection_dim=128,
-                bos_token_id=len(words) - 2, eos_token_id=len(words) - 1, pad_token_id=len(words) - 1,
-            )
-        )  # fmt: skip
+        unet, vae, text = networks(SMALL_2 if second else SMALL, second, len(words))
     scheduler = DDIMScheduler(clip_sample=False, **{**pipelines.SCHEDULE, "prediction_type": prediction})
     made = StableDiffusionPipeline(
         vae, text, words, unet, scheduler, None, None, requires_safety_checker=False
@@ -81,14 +92,14 @@ def of_unet(name):
         block, kind, i, *inner = rest
         number = int(block) * (LAYERS + 1) + int(i)
         if side == "down_blocks":
-            k, place = 1 + number, "input_blocks"
+            place = f"input_blocks.{1 + number}"
             if kind == "downsamplers":
                 return f"input_blocks.{(int(block) + 1) * (LAYERS + 1)}.0.op.{inner[-1]}"
         else:
-            k, place = number, "output_blocks"
-            if kind == "upsamplers":  # after the attention, of which this block has none
-                return f"output_blocks.{int(block) * (LAYERS + 1) + LAYERS}.1.conv.{inner[-1]}"
-        place = f"{place}.{k}.{1 if kind == 'attentions' else 0}"
+            place = f"output_blocks.{number}"
+            if kind == "upsamplers":  # after the attention, which the first block has none of
+                return f"output_blocks.{int(block) * (LAYERS + 1) + LAYERS}.{min(int(block), 1) + 1}.conv.{inner[-1]}"
+        place = f"{place}.{1 if kind == 'attentions' else 0}"
     tail = ".".join(inner)
     if kind == "resnets":
         tail = f"{RESNET[inner[0]]}.{inner[1]}"
@@ -128,5 +139,5 @@ def of_open_clip(text):
         }.items():  # fmt: skip
             name = name.replace(ours, theirs)
         found[name] = value
-    found |= {"text_projection": torch.zeros(128, 128), "logit_scale": torch.ones([])}
+    found |= {"text_projection": torch.zeros(text.config.hidden_size, 512), "logit_scale": torch.ones([])}
     return {f"cond_stage_model.model.{k}": v for k, v in found.items()}

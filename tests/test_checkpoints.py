@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from stable_diffusion import original, pipeline, saved
+from stable_diffusion import FULL, FULL_2, networks, original, pipeline, saved
 
 from sa_bench.errors import MissingAsset, SaBenchError
-from sa_bench.models import checkpoints, layouts, pipelines, scopes
+from sa_bench.models import checkpoints, layouts, pipelines, scopes, single_file
 from sa_bench.models.checkpoints import apply, content, layout, load_pipeline
 from sa_bench.models.text_to_image import TextToImage
 
@@ -40,15 +40,23 @@ def copied(base, tmp_path):
     return shutil.copytree(base[1], tmp_path / "copied")
 
 
-@pytest.fixture
-def model(base):
+@pytest.fixture(scope="module")
+def star(base):
     return TextToImage.of(lambda: load_pipeline(str(base[1])), "mine", ("cat", "dog"))
 
 
-def same(one, other):
+@pytest.fixture
+def model(star):
+    return star.clone()
+
+
+def same(one, other, atol=0.0):
     """Whether two pipelines answer the same: U-Net, autoencoder, text encoder and tokenizer."""
     rng = torch.Generator().manual_seed(0)
-    x, text = torch.randn(2, 4, 8, 8, generator=rng), torch.randn(2, 77, 128, generator=rng)
+    x, text = (
+        torch.randn(2, 4, 8, 8, generator=rng),
+        torch.randn(2, 77, one.text_encoder.config.hidden_size, generator=rng),
+    )
     with torch.no_grad():
         for pipe in (one, other):
             rows = pipe.tokenizer(
@@ -59,7 +67,7 @@ def same(one, other):
                 pipe.vae.decode(x).sample,
                 pipe.text_encoder(rows)[0],
             )
-    return all(torch.equal(a, b) for a, b in zip(one.said, other.said, strict=True))
+    return all(torch.allclose(a, b, atol=atol, rtol=0) for a, b in zip(one.said, other.said, strict=True))
 
 
 def write_lora(path, tensors, **metadata):
@@ -175,7 +183,7 @@ def test_a_folder_gives_the_pipeline_that_diffusers_gives(base):
         folder, safety_checker=None, requires_safety_checker=False
     )
     ours = load_pipeline(str(folder))
-    assert same(ours, theirs)
+    assert same(ours, theirs, atol=1e-5)  # theirs are views of the file, not aligned, and round differently
     assert same(ours, pipe)
     assert dict(ours.scheduler.config) == dict(theirs.scheduler.config)
     assert {p.dtype for p in ours.unet.parameters()} == {torch.float32}
@@ -338,6 +346,35 @@ def test_a_single_file_is_the_folder_that_it_was_made_from(tmp_path, second):
         load_pipeline(str(tmp_path / "sd.ckpt"))
 
 
+@pytest.mark.parametrize("second", [False, True])
+def test_a_single_file_of_the_published_size_is_understood(tmp_path, second):
+    from types import SimpleNamespace
+
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with torch.device("meta"):
+        unet, vae, text = networks(FULL_2 if second else FULL, second)
+        found = single_file.parts(
+            original(SimpleNamespace(unet=unet, vae=vae, text_encoder=text), second), tmp_path
+        )
+        (tmp_path / "sd.yaml").write_text("model: {params: {parameterization: v}}")
+        said = single_file.configurations(found, tmp_path / "sd.ckpt")
+        built = (
+            UNet2DConditionModel.from_config(said["unet"]), AutoencoderKL.from_config(said["vae"]),
+            CLIPTextModel(CLIPTextConfig(**said["text_encoder"])),
+        )  # fmt: skip
+    for net, made in zip((unet, vae, text), built, strict=True):
+        assert {k: v.shape for k, v in net.state_dict().items()} == {
+            k: v.shape for k, v in made.state_dict().items()
+        }
+    assert built[0].config.attention_head_dim == ([5, 10, 20, 20] if second else 8)
+    assert built[0].config.sample_size == (96 if second else 64)
+    assert built[1].config.sample_size == (768 if second else 512)
+    assert second or sum(p.numel() for p in built[0].parameters()) == 859_520_964
+
+
 def test_single_files_of_other_models_are_refused_by_name(base, tmp_path):
     whole = original(base[0])
     first = "model.diffusion_model.input_blocks.0.0.weight"
@@ -405,11 +442,11 @@ def test_every_layout_of_a_whole_model_is_put_onto_the_base(base, moved, model, 
             torch.equal(own[f"text_encoder.{k}"], v) for k, v in theirs.text_encoder.state_dict().items()
         )
         assert text == (expected == "all")
-        put.save(tmp_path)
-        kept = load_file(tmp_path / "model.safetensors")
-        assert len(kept) == changed
-        again = model.clone().load(tmp_path).state()
-        assert all(torch.equal(own[k], v) for k, v in again.items())
+        if source in (folder, tmp_path / "unet.safetensors"):
+            put.save(tmp_path)
+            assert len(load_file(tmp_path / "model.safetensors")) == changed
+            again = model.clone().load(tmp_path).state()
+            assert all(torch.equal(own[k], v) for k, v in again.items())
     assert all(torch.equal(v, base[0].vae.state_dict()[k]) for k, v in model.vae.state_dict().items()), (
         "shared"
     )
@@ -545,7 +582,7 @@ def test_a_lora_of_convolutions_and_of_the_text_encoder(model, tmp_path, rng):
 
 
 def test_adapters_that_cannot_be_merged_are_refused(model, tmp_path, rng):
-    down, up = lora(rng, 64, 128)
+    down, up = lora(rng, 64, 64)
     key = f"unet.{ATTENTION}"
     for given, metadata, words in (
         ({f"{key}.lora_A.weight": down}, {}, "no up half"),

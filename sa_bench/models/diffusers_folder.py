@@ -163,11 +163,13 @@ def assembled(
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SaBenchError(f"{where} has a configuration that cannot be built: {reason}") from error
     for part, net in (("unet", unet), ("vae", vae), ("text_encoder", text)):
-        own = {f"{part}.{k}": v for k, v in net.state_dict().items()}
+        wanted = {f"{part}.{k}": v for k, v in net.state_dict().items()}
         given = {k: v for k, v in tensors.items() if k.startswith(f"{part}.")}
-        require_matching(given, own, str(where))
-        require_all(own.keys(), given.keys(), str(where))
-        net.load_state_dict({k.removeprefix(f"{part}."): v.float() for k, v in given.items()}, assign=True)
+        require_matching(given, wanted, str(where))
+        require_all(wanted, given, str(where))
+        # Copies: tensors in a mapped file are not aligned, and kernels round differently there.
+        own = {k.removeprefix(f"{part}."): v.to(torch.float32, copy=True) for k, v in given.items()}
+        net.load_state_dict(own, assign=True)
         net.eval()
     made = StableDiffusionPipeline(vae, text, words, unet, noise, None, None, requires_safety_checker=False)  # type: ignore[arg-type]
     made.set_progress_bar_config(disable=True)
