@@ -333,13 +333,13 @@ def test_a_single_file_is_the_folder_that_it_was_made_from(tmp_path, second):
     if second:
         with pytest.raises(SaBenchError, match=r"sd\.yaml"):
             load_pipeline(str(tmp_path / "sd.ckpt"))
-        (tmp_path / "sd.yaml").write_text("model: {params: {parameterization: v, image_size: 8}}")
+        (tmp_path / "sd.yaml").write_text("model: {params: {parameterization: v, image_size: 64}}")
     for name in ("sd.safetensors", "sd.ckpt"):
         found = load_pipeline(str(tmp_path / name))
         found.tokenizer.pad_token = pipe.tokenizer.pad_token
         assert same(found, pipe)
         assert found.scheduler.config.prediction_type == ("v_prediction" if second else "epsilon")
-        assert found.unet.config.sample_size == (8 if second else 64)
+        assert found.unet.config.sample_size == (96 if second else 64)
         assert found.vae.config.scaling_factor == 0.18215
     shutil.rmtree(tmp_path / "tokenizer")
     with pytest.raises(MissingAsset, match="tokenizer"):
@@ -356,9 +356,10 @@ def test_a_single_file_of_the_published_size_is_understood(tmp_path, second):
 
     with torch.device("meta"):
         unet, vae, text = networks(FULL_2 if second else FULL, second)
-        found = single_file.parts(
-            original(SimpleNamespace(unet=unet, vae=vae, text_encoder=text), second), tmp_path
-        )
+        held = original(SimpleNamespace(unet=unet, vae=vae, text_encoder=text), second)
+        if second:  # the last layer, which Stable Diffusion 2.x does not use
+            held |= {k: torch.ones(1) for k in single_file.ldm.SD_2_TEXT_ENCODER_KEYS_TO_IGNORE}
+        found = single_file.parts(held, tmp_path)
         (tmp_path / "sd.yaml").write_text("model: {params: {parameterization: v}}")
         said = single_file.configurations(found, tmp_path / "sd.ckpt")
         built = (
@@ -385,6 +386,8 @@ def test_single_files_of_other_models_are_refused_by_name(base, tmp_path):
         ({"first_stage_model.strange.weight": torch.ones(1)}, r"strange\.weight, which is no part"),
         ({"lora.weight": torch.ones(1)}, r"lora\.weight"),
         ({"alphas_cumprod": torch.linspace(1, 0, 1000)}, "noise schedule"),
+        ({"model.diffusion_model.input_blocks.odd.0.op.weight": torch.ones(1)}, "no complete"),
+        ({"first_stage_model.post_quant_conv.weight": None}, "no complete"),
         ({first.replace("input_blocks.0.0.weight", "out.2.bias"): None}, r"conv_out\.bias is missing"),
     ):
         save_file({k: v for k, v in {**whole, **change}.items() if v is not None}, tmp_path / "x.safetensors")

@@ -137,7 +137,10 @@ def weight_files(folder: Path, *stems: str) -> list[Path]:
             return [folder / name]
         index = folder / f"{name}.index.json"
         if index.is_file():
-            shards = sorted({Path(str(n)).name for n in read_json(index).get("weight_map", {}).values()})
+            said = read_json(index).get("weight_map")
+            if not isinstance(said, dict):
+                raise SaBenchError(f"{index} has no weight_map. Get the folder again.")
+            shards = sorted({Path(str(n)).name for n in said.values()})
             if absent := [n for n in shards if not (folder / n).is_file()]:
                 raise SaBenchError(
                     f"{folder} lacks {absent[0]}, which {index.name} names. Get the folder again."

@@ -9,7 +9,8 @@ The renaming is diffusers' own (loaders/single_file_utils.py); nothing is fetche
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,17 +84,29 @@ def parts(
         raise SaBenchError(f"{path} takes {first.shape[1]} channels (inpainting or editing), not 4.")
     if averages:
         given = _averaged(given, path)
-    found = _prefixed("unet.", _unet(given, layers or _layers(given), path))
-    if any(name.startswith(VAE) for name in given):
-        found |= _prefixed("vae.", _vae(given, path))
-        if (scale := given.get("scale_factor")) is not None:
-            found["vae.scaling_factor"] = scale.reshape(())
-    if any(name.startswith(TEXT) for name in given):
-        found |= _prefixed("text_encoder.", _text(given))
+    with _complete(path):
+        found = _prefixed("unet.", _unet(given, layers or _layers(given), path))
+        if any(name.startswith(VAE) for name in given):
+            found |= _prefixed("vae.", _vae(given, path))
+            if (scale := given.get("scale_factor")) is not None:
+                found["vae.scaling_factor"] = scale.reshape(())
+        if any(name.startswith(TEXT) for name in given):
+            found |= _prefixed("text_encoder.", _text(given))
     known = (UNET, VAE, TEXT, "model_ema.")
     if strange := sorted(n for n in given if "." in n and not n.startswith(known)):
         raise SaBenchError(f"{path} holds {strange[0]}, which is no part of Stable Diffusion.")
     return found
+
+
+@contextmanager
+def _complete(path: Path) -> Iterator[None]:
+    """A name that is looked up and not there, or is odd, as one line."""
+    try:
+        yield
+    except (KeyError, ValueError, IndexError, AttributeError) as error:
+        raise SaBenchError(
+            f"{path} is no complete Stable Diffusion ({error}). Get the file again."
+        ) from error
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -179,24 +192,26 @@ def configurations(found: Mapping[str, Tensor], path: Path) -> dict[str, dict[st
                 f"{path} has no {name}: it is no whole model but a part, to be put onto a base model."
             )
     said = _beside(path)
-    second = found["unet.mid_block.attentions.0.proj_in.weight"].ndim == 2
-    kind = said.get("parameterization", None if second else "eps")
-    if kind not in ("eps", "v"):
-        raise SaBenchError(
-            f"{path} is of Stable Diffusion 2.x and does not say whether it predicts noise or velocity: put the .yaml "
-            f"that came with it beside it as {path.with_suffix('.yaml').name}, or use the diffusers folder."
-        )
-    velocity = kind == "v"
-    side = int(said.get("image_size") or (96 if second and velocity else 64))
-    vae = _vae_config(found)
-    vae["sample_size"] = side * 2 ** (len(vae["block_out_channels"]) - 1)
-    return {
-        "unet": _unet_config(found, second) | {"sample_size": side}, "vae": vae, "text_encoder": _text_config(found, second),
-        "scheduler": {
-            **BETAS, "num_train_timesteps": 1000, "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,
-            "timestep_spacing": "leading", "prediction_type": "v_prediction" if velocity else "epsilon",
-        },
-    }  # fmt: skip
+    with _complete(path):
+        second = found["unet.mid_block.attentions.0.proj_in.weight"].ndim == 2
+        kind = said.get("parameterization", None if second else "eps")
+        if kind not in ("eps", "v"):
+            raise SaBenchError(
+                f"{path} is of Stable Diffusion 2.x and does not say whether it predicts noise or velocity: put the "
+                f".yaml that came with it beside it as {path.with_suffix('.yaml').name}, or use the diffusers folder."
+            )
+        side = (
+            96 if second and kind == "v" else 64
+        )  # 768 pixels or 512; what the .yaml says of sizes is not used
+        return {
+            "unet": {**_unet_config(found, second), "sample_size": side},
+            "vae": {**_vae_config(found), "sample_size": 8 * side},
+            "text_encoder": _text_config(found, second),
+            "scheduler": {
+                **BETAS, "num_train_timesteps": 1000, "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,
+                "timestep_spacing": "leading", "prediction_type": "v_prediction" if kind == "v" else "epsilon",
+            },
+        }  # fmt: skip
 
 
 def _beside(path: Path) -> Mapping[str, Any]:
