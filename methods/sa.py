@@ -22,6 +22,16 @@ from sa_bench.keys import later
 from sa_bench.sources import losses
 from sa_bench.training import Count, Pull, Rate, Recipe, Weight
 
+# Official ddpm/runners: mean over a batch of 128; F of images in [0, 1] at scale `paper`.
+DDPM: Mapping[str, Any] = {
+    "lam": 10.0, "reduction": "mean", "batch": 128, "steps": 20_000, "fisher": {"n": 5000}
+}  # fmt: skip
+# Official sd/configs: 12,600 steps of 16 pairs at 1e-5 x 4 GPUs x batch 4.
+SD: Mapping[str, Any] = {
+    "lam": 50.0, "reduction": "mean", "batch": 16, "lr": 1.6e-4, "steps": 12_600,
+    "fisher": {"n": 5000, "set": "replay"},
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class SA:
@@ -45,30 +55,10 @@ class SA:
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
         ("vae", "full"): {"lam": 50.0, "batch": 128, "steps": 1_000, "lr": 1e-3},
         ("vae", "quick"): {"lam": 50.0, "batch": 128, "steps": 1_000, "lr": 1e-3, "fisher": {"n": 10_000}},
-        # Official ddpm/runners: mean over a batch of 128, λ = 10, 20,000 steps, F of images in [0, 1].
-        ("ddpm", "full"): {
-            "lam": 10.0,
-            "reduction": "mean",
-            "batch": 128,
-            "steps": 20_000,
-            "fisher": {"n": 5000},
-        },
-        ("ddpm", "paper"): {
-            "lam": 10.0,
-            "reduction": "mean",
-            "batch": 128,
-            "steps": 20_000,
-            "fisher": {"n": 5000, "range": "unit"},
-        },
-        # Official sd/configs: 12,600 steps of 16 pairs at 1e-5 x 4 GPUs x batch 4.
-        ("text_to_image", "full"): {
-            "lam": 50.0,
-            "reduction": "mean",
-            "batch": 16,
-            "lr": 1.6e-4,
-            "steps": 12_600,
-            "fisher": {"n": 5000, "set": "replay"},
-        },
+        ("ddpm", "full"): DDPM,
+        ("ddpm", "paper"): {**DDPM, "fisher": {"n": 5000, "range": "unit"}},
+        ("text_to_image", "full"): SD,
+        ("text_to_image", "paper"): SD,
     }
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:

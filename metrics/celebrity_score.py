@@ -22,14 +22,16 @@ from sa_bench.statistics import Measured, undefined
     source="paper Table 2 (GCDS): mean over images with a face of the highest face's probability; several faces of one "
     "image are not merged, and MTCNN is another port",
     fields=("concept", "classes"),
+    sets=("forget", "retain", "leakage"),
 )
 def celebrity_score(view: View) -> Measured:
     """Mean over images with a face of the target's probability, the highest over the faces; interval over prompts.
 
-    The target's name is c_f's own. Where the retained conditions are celebrities too, how well each of them is
-    still recognised stands beside it.
+    The target's name is c_f's own. How well each of the other celebrities is still recognised stands beside it
+    (paper, Appendix E).
     """
-    task, images, kept = view.task, view.samples["forget"], view.samples["retain"]
+    task, images = view.task, view.samples["forget"]
+    kept = view.samples["leakage" if task.leakage_images else "retain"]
     names = [task.classes[task.concept]] * len(images)
     found = scored(view.detections("celebrities", images, names), images, names)
     own = [task.classes[int(c)] for c in kept.labels]

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from sa_bench import clustered
 from sa_bench.contracts import View, metric
-from sa_bench.statistics import Measured, bounded_mean
+from sa_bench.statistics import Measured
 from sa_bench.statistics import entropy as nats
 
 
@@ -27,4 +28,6 @@ def entropy(view: View) -> Measured:
     ceiling = float(np.mean([j["grey"] for j in judges]))
     upper = float(np.log(len(view.task.classes)))
     score = np.mean(list(h.values()), axis=0)
-    return bounded_mean(score, {"seed": images.seeds, **h}, upper, judges=judges, extra={"grey": ceiling})
+    return clustered.bounded_mean(
+        score, images.prompts, {**images.columns(), **h}, upper, judges=judges, extra={"grey": ceiling}
+    )

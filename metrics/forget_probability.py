@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from sa_bench import clustered
 from sa_bench.contracts import View, metric
-from sa_bench.statistics import Measured, bounded_mean
+from sa_bench.statistics import Measured
 
 
 @metric(
@@ -25,4 +26,6 @@ def forget_probability(view: View) -> Measured:
     ]
     floor = float(np.mean([j["grey"] for j in judges]))
     score = np.mean(list(p.values()), axis=0)
-    return bounded_mean(score, {"seed": images.seeds, **p}, judges=judges, extra={"grey": floor})
+    return clustered.bounded_mean(
+        score, images.prompts, {**images.columns(), **p}, judges=judges, extra={"grey": floor}
+    )

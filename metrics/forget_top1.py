@@ -1,8 +1,9 @@
 """Forgetting: how often images made for c_f are still judged to show it."""
 
+from sa_bench import clustered
 from sa_bench.contracts import View, metric
 from sa_bench.judges import majority
-from sa_bench.statistics import Measured, rate
+from sa_bench.statistics import Measured
 
 
 @metric(
@@ -22,4 +23,4 @@ def forget_top1(view: View) -> Measured:
     images = view.samples["forget"]
     score, votes = majority(view.judges, images.images, view.task.concept)
     judges = [{"judge": name, "value": float(v.mean())} for name, v in votes.items()]
-    return rate(score, {"seed": images.seeds, **votes}, judges=judges)
+    return clustered.rate(score, images.prompts, {**images.columns(), **votes}, judges=judges)

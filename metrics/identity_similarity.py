@@ -24,16 +24,18 @@ ANCHOR = 100  # images of the surrogate
     source="cosine to the centroid of the base model's faces (InceptionResnetV1, VGGFace2); not comparable with "
     "Table 2, whose detector knows names",
     fields=("concept", "surrogate"),
+    sets=("forget", "retain", "leakage"),
     protocol={"references": "base model, every second prompt", "far": identities.FAR, "least_faces": LEAST},
 )
 def identity_similarity(view: View) -> Measured:
     """Mean cosine to the person's centroid, the highest over an image's faces; images without a face are left out.
 
     References: the largest face of the base model's images of c_f under every second prompt; the other prompts
-    are measured. Others: the base model's retained images and the surrogate's. The base model's own value is the
+    are measured. Others: the base model's images of the other names (of the retain set, where the task has none)
+    and the surrogate's. The base model's own value is the
     upper anchor, the surrogate's the lower one.
     """
-    images, others = view.samples["forget"], view.base["retain"]
+    images, others = view.samples["forget"], view.base["leakage" if view.task.leakage_images else "retain"]
     asked, split = identities.halves(images.prompts, len(images))
     base_asked, _ = identities.halves(view.base["forget"].prompts, len(view.base["forget"]))
     surrogate = view.surrogate(ANCHOR)

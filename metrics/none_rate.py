@@ -1,8 +1,9 @@
 """How often c_f's images are judged to show none of the classes at all."""
 
+from sa_bench import clustered
 from sa_bench.contracts import View, metric
 from sa_bench.judges import load
-from sa_bench.statistics import Measured, rate
+from sa_bench.statistics import Measured
 
 
 @metric(
@@ -19,4 +20,6 @@ def none_rate(view: View) -> Measured:
     images, judge = view.samples["forget"], load(view.task.reject_judge)
     reject = judge.probabilities(images.images)[:, -1]
     score = (reject > judge.card["threshold"]).astype(float)
-    return rate(score, {"seed": images.seeds, "reject": reject}, extra={"caught": judge.card["caught"]})
+    return clustered.rate(
+        score, images.prompts, {**images.columns(), "reject": reject}, extra={"caught": judge.card["caught"]}
+    )

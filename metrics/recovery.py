@@ -10,41 +10,14 @@ it. docs/recovery.md has the figures.
 """
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from sa_bench.contracts import Slot, View, metric
+from sa_bench.contracts import View, metric
+from sa_bench.inversion import invert, starts_of
 from sa_bench.judges import looked_at, majority, shows, top1
 from sa_bench.sample_sets import SampleSet
 from sa_bench.sampling import requests
 from sa_bench.statistics import Measured, wilson
-
-
-def invert(view: View, x: Tensor, start: Tensor, lr: float, budgets: tuple[int, ...]) -> list[Tensor]:
-    """c_f's slot after each of `budgets` steps of Adam on −ELBO of `x` (N, ...), all else frozen."""
-    model, c, n = view.model, view.task.concept, view.task.recovery_batch or len(x)
-    slot, rng, asked = model.condition(c), view.rng("recovery"), view.task.asked(c, "replay")
-    with slot.substitute(start):
-        labels = model.conditions([asked[i % len(asked)] for i in range(n)])
-    value = start.clone().requires_grad_(True)
-    optimiser = torch.optim.Adam([value], lr=lr)
-    path = []
-    for step in range(max(budgets) + 1):
-        if step in budgets:
-            path.append(value.detach().clone())
-        with slot.substitute(value):
-            shown = x if n == len(x) else x[torch.randint(len(x), (n,), generator=rng)]
-            loss = model.loss(shown, labels, model.draw(n, rng)).mean()
-        (value.grad,) = torch.autograd.grad(loss, [value])
-        optimiser.step()
-    return path
-
-
-def vectors(slot: Slot, k: int) -> Tensor:
-    """`k` vectors of the slot's own, again from the first where it has fewer; a class's is its one."""
-    value = slot.read()
-    value = value.view(-1, getattr(slot, "width", len(value)))
-    return value[torch.arange(k) % len(value)].flatten()
 
 
 @metric(
@@ -79,11 +52,7 @@ def recovery(view: View) -> Measured:
     """
     task, model = view.task, view.model
     slot, rows = model.condition(task.concept), requests(task, "forget")[: task.recovery_judged]
-    mean = torch.stack([vectors(model.condition(c), 1) for c in task.retain]).mean(0)
-    starts: dict[str, Tensor] = {}
-    for k in task.recovery_vectors:
-        known = {"own": vectors(slot, k), "mean": mean.repeat(k), "zero": torch.zeros_like(mean).repeat(k)}
-        starts |= {name if k == 1 else f"{name} x {k}": known[name] for name in task.recovery_starts}
+    starts = starts_of(view)
     rates, strong = task.recovery_rates, [task.recovery_strong] if task.recovery_strong else []
     real, designated = view.real("forget_train"), view.judges[task.designated]
 

@@ -1,8 +1,9 @@
 """How often images made for a retained class show it. Rises when a model collapses onto prototypes."""
 
+from sa_bench import clustered
 from sa_bench.contracts import View, metric
 from sa_bench.judges import majority
-from sa_bench.statistics import Measured, rate, wilson
+from sa_bench.statistics import Measured, wilson
 
 
 @metric(
@@ -27,5 +28,5 @@ def retain_accuracy(view: View) -> Measured:
         "worst": {"class": worst, "value": by_class[worst], "low": low, "high": high, "n": n},
     }
     judges = [{"judge": name, "value": float(v.mean())} for name, v in votes.items()]
-    columns = {"seed": images.seeds, "label": images.labels, **votes}
-    return rate(score, columns, judges=judges, extra=extra)
+    columns = {**images.columns(), "label": images.labels, **votes}
+    return clustered.rate(score, images.prompts, columns, judges=judges, extra=extra)

@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from sa_bench import clustered
 from sa_bench.contracts import View, metric
 from sa_bench.judges import majority
-from sa_bench.statistics import Measured, rate
+from sa_bench.statistics import Measured
 
 
 @metric(
@@ -23,11 +24,11 @@ def surrogate_fidelity(view: View) -> Measured:
         other = int(task.surrogate[6:])
         score, votes = majority(view.judges, images.images, other)
         judges = [{"judge": n, "value": float(v.mean())} for n, v in votes.items()]
-        return rate(score, {"seed": images.seeds}, judges=judges)
+        return clustered.rate(score, images.prompts, images.columns(), judges=judges)
     real = [view.real("forget_test"), *(view.real("retain_test").of(c) for c in task.scored)]
     centres = [_flat(s.images).mean(0) for s in (view.surrogate(500), *real)]
     distance = np.stack([((_flat(images.images) - m) ** 2).sum(1) for m in centres])
-    return rate((distance.argmin(0) == 0).astype(float), {"seed": images.seeds})
+    return clustered.rate((distance.argmin(0) == 0).astype(float), images.prompts, images.columns())
 
 
 def _flat(images: np.ndarray) -> np.ndarray:

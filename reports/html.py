@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image
+from PIL import Image, ImageFilter
 from safetensors.numpy import load_file
 
 from sa_bench import __version__
@@ -23,6 +23,7 @@ from sa_bench.ranking import boards
 from sa_bench.wording import FEW, percent, shown, spread
 
 COLUMNS = 10  # images in a row of a grid
+TILE = 96  # pixels a side of the largest image in it
 
 # Plots, in units of the SVG's view box
 WIDTH, LEFT, TOP, PLOT = 400, 52, 24, 210
@@ -163,8 +164,8 @@ def pictures(board: Board) -> list[dict[str, Any]]:
     for line in board.lines:
         if not line.cells:
             continue
-        folder = Path(line.cells[0]["folder"])
-        before, after = ({n: g for n in ("forget", "retain") if (g := sheet(folder / f"{n}{end}.safetensors"))}
+        folder, veiled = Path(line.cells[0]["folder"]), "nudity" in line.cells[0]["task_values"]["metrics"]
+        before, after = ({n: g for n in ("forget", "retain") if (g := sheet(folder / f"{n}{end}.safetensors", veiled and n == "forget"))}
                          for end in ("-base", ""))  # fmt: skip
         if before and after and after != before:
             group = groups.setdefault(str(before), {"before": before, "after": []})
@@ -173,8 +174,11 @@ def pictures(board: Board) -> list[dict[str, Any]]:
     return list(groups.values())
 
 
-def sheet(path: Path) -> str:
-    """A data URI of the first images of a sample set, for the retain set of every class; "" if not there."""
+def sheet(path: Path, veiled: bool = False) -> str:
+    """A data URI of the first images of a sample set, for the retain set of every class; "" if not there.
+
+    Veiled images are blurred in the file itself: nothing in the report can bring them back.
+    """
     if not path.exists():
         return ""
     stored = load_file(path)
@@ -183,14 +187,18 @@ def sheet(path: Path) -> str:
         rows = [np.flatnonzero(labels == c)[: COLUMNS // 5] for c in np.unique(labels)]
         images = images[np.concatenate(rows)]
     tiles = images[: 2 * COLUMNS]
+    if large := max(tiles.shape[1:3]) > TILE:
+        tiles = np.stack([np.asarray(Image.fromarray(tile).resize((TILE, TILE))) for tile in tiles])
     height, width, channels = tiles.shape[1:]
     down = -(-len(tiles) // COLUMNS)
     canvas = np.zeros((down * height, COLUMNS * width, channels), np.uint8)
     for i, tile in enumerate(tiles):
+        if veiled:
+            tile = np.asarray(Image.fromarray(tile).filter(ImageFilter.GaussianBlur(max(height, width) / 12)))
         y, x = divmod(i, COLUMNS)
         canvas[y * height : (y + 1) * height, x * width : (x + 1) * width] = tile
     buffer = io.BytesIO()
-    Image.fromarray(canvas.squeeze(-1) if channels == 1 else canvas).save(buffer, "WEBP", lossless=True)
+    Image.fromarray(canvas.squeeze(-1) if channels == 1 else canvas).save(buffer, "WEBP", lossless=not large)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -254,7 +262,7 @@ def tradeoff(board: Board) -> dict[str, Any]:
     keep = found[0][2]
     return {
         "points": points, "ticks": [(up(t), f"{t:.4g}") for t in ticks], "bottom": bottom, "unit": unit(keep.unit),
-        "direction": "down" if keep.better == "lower" else "up", "across": across, "chance": 1 / board.classes,
+        "direction": "down" if keep.better == "lower" else "up", "across": across, "chance": board.chance,
     }  # fmt: skip
 
 

@@ -77,9 +77,14 @@ def run_folder(
 
 
 def require_data(cells: Sequence[Cell]) -> None:
-    """Fetch training data now if a method needs it: a missing data set is an error before any work."""
-    from sa_bench import datasets, registry
+    """Fetch training data now if a method needs it, and look for pretrained bases: what is missing is said before work."""
+    from sa_bench import bases, datasets, registry
 
+    for model in dict.fromkeys(cell.task.model for cell in cells):
+        if model and model != bases.SMOKE:
+            from sa_bench.models import checkpoints
+
+            checkpoints.content(model)
     for cell in cells:
         if "data" in registry.method_class(cell.method).needs:
             datasets.load(cell.task.dataset)

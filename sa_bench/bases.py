@@ -13,7 +13,7 @@ import torch
 
 from sa_bench import datasets
 from sa_bench.cards import WEIGHTS, verified
-from sa_bench.contracts import Source
+from sa_bench.contracts import Source, Task
 from sa_bench.errors import MissingAsset, unknown
 from sa_bench.keys import plain
 from sa_bench.sample_sets import SampleSet
@@ -31,6 +31,8 @@ FAMILIES = {
     "ddpm": ("sa_bench.models.ddpm", "DDPM"),
     "text_to_image": ("sa_bench.models.text_to_image", "TextToImage"),
 }
+SMOKE = "smoke"  # the random model that trials of the code use
+SMOKE_VERSION = 1
 VERSION = 1  # raised when base training changes what it computes
 
 
@@ -52,6 +54,32 @@ class Base:
     file: Path
     content: str  # sha256 of the file
     shipped: bool
+
+
+def pretrained(source: str, store: Store) -> Base:
+    """A pretrained text-to-image model by its content: a folder, a weight file, a hub id, or `smoke`, a random one.
+
+    Raises:
+        SaBenchError: it is no such thing.
+        MissingAsset: it is not here.
+    """
+    from sa_bench.models import checkpoints, pipelines
+
+    if source == SMOKE:
+
+        def build(folder: Path) -> None:
+            pipelines.smoke(folder)
+
+        source = str(store.make("base", {"smoke": SMOKE_VERSION}, build).path)
+    return Base(Path(source), checkpoints.content(source), False)
+
+
+def opened(base: Base, task: Task) -> TextToImage:
+    """The pretrained model of a task, read from where `pretrained` found it."""
+    from sa_bench.models import checkpoints
+
+    source = str(base.file)
+    return generator("text_to_image").of(lambda: checkpoints.load_pipeline(source), source, task.classes)  # type: ignore[attr-defined]
 
 
 def shipped(family: str, dataset: str, recipe: str, seed: int) -> Base | None:

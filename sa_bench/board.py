@@ -68,6 +68,18 @@ class Board:
     headline: str = ""
     ledger: list[dict[str, Any]] = field(default_factory=list)  # what was published, and our verdicts
     exposed: dict[str, str] = field(default_factory=dict)  # a control's label -> `forgetting` or `recovery`
+    gate: float = 0.0  # the task's, where it declares one
+
+    @property
+    def chance(self) -> float:
+        """The rate of c_f up to which it counts as forgotten."""
+        return self.gate or 1 / self.classes
+
+    @property
+    def excess(self) -> bool:
+        """Whether recovery is a loss above the base model's, whose zero is where nothing was unlearned."""
+        found = [line.known(self.primary[1]) for line in self.lines]
+        return any(e is not None and e.better == "higher" for e in found)
 
     @property
     def trick_proof(self) -> bool:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from sa_bench import registry
-from sa_bench.cards import guard_card, judge_card, require_bar
-from sa_bench.contracts import FisherOptions, Task
+from sa_bench.checking import check_fisher, check_standing, checked, class_index, with_concept
+from sa_bench.contracts import Task
 from sa_bench.errors import SaBenchError, unknown
 from sa_bench.keys import plain
 from sa_bench.store import digest
@@ -125,7 +124,10 @@ def assign(cls: type[Any], values: dict[str, Any], path: str, value: Any, what: 
     if head not in known:
         raise unknown(f"field of {what}", head, known)
     hint = get_type_hints(cls)[head]
-    if rest:
+    hint = next((part for part in get_args(hint) if is_dataclass(part)), hint)  # of `Prompts | None`
+    if rest and get_origin(hint) is Mapping:
+        values[head] = {**(values.get(head) or {}), rest: value}
+    elif rest:
         if not is_dataclass(hint):
             raise SaBenchError(f"{what}: {head} has no fields of its own, so {path!r} means nothing.")
         values[head] = dict(values.get(head) or {})
@@ -148,31 +150,20 @@ def split_setting(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def class_index(task: Task, value: Any) -> int:
-    """A class given by index or name as an index.
-
-    Raises:
-        SaBenchError: neither; lists what there is.
-    """
-    text = str(value).strip().lower()
-    if text in task.classes:
-        return task.classes.index(text)
-    if text.isdecimal() and int(text) < len(task.classes):
-        return int(text)
-    listing = ", ".join(f"{i} {n}" for i, n in enumerate(task.classes))
-    raise SaBenchError(f"{task.name} has no class {value!r}. Available: {listing}.")
-
-
 def resolve_task(name: str, scale: str, overrides: Mapping[str, str]) -> Task:
     """The task with its scale and overrides applied and checked."""
     task = registry.task(name)
     if scale not in SCALES:
         raise unknown("scale", scale, SCALES)
     values: dict[str, Any] = dict(task.scales.get(scale, {}))
+    if task.prompts is not None:
+        values["prompts"] = {"files": dict(task.prompts.files), **values.get("prompts", {})}
     for path, value in overrides.items():
         if path in SETTABLE_SEPARATELY:
             raise SaBenchError(f"task.{path} cannot be set: it is what the task is.")
-        if path in ("concept", "relabel_to"):
+        if path == "concept" and task.open:
+            task, value = with_concept(task, value), 0
+        elif path in ("concept", "relabel_to"):
             value = class_index(task, value)
         assign(Task, values, path, value, f"task {name}")
     merged = {f.name: getattr(task, f.name) for f in fields(Task)} | values
@@ -182,92 +173,10 @@ def resolve_task(name: str, scale: str, overrides: Mapping[str, str]) -> Task:
             f"task {name}: sampler={sampler!r} has fields of its own; set one, e.g. task.sampler.steps."
         )
     merged["sampler"] = asdict(task.sampler) | dict(sampler)
+    if task.prompts is not None:
+        merged["prompts"] = asdict(task.prompts) | values["prompts"]
     task = validated(Task, merged, f"task {name}")
     return checked(task, "relabel_to" in overrides)
-
-
-def checked(task: Task, relabel_given: bool = False) -> Task:
-    """The task, its values in range and its surrogate readable; errors come before any work."""
-    if task.relabel_to == task.concept:
-        if relabel_given:
-            raise SaBenchError("task.relabel_to is the concept itself; name another class.")
-        task = replace(task, relabel_to=(task.concept + 1) % len(task.classes))
-    for name in ("n_forget", "n_retain"):
-        if getattr(task, name) < 1:
-            raise SaBenchError(f"task.{name}={getattr(task, name)}: at least 1 image is needed.")
-    for name in ("likelihood_images", "likelihood_deep", "feature_images"):
-        if getattr(task, name) < 0:
-            raise SaBenchError(f"task.{name}={getattr(task, name)}: must be 0 or more.")
-    for name in ("recovery_budgets", "recovery_images"):
-        low = 0 if name == "recovery_budgets" else 1
-        if not getattr(task, name) or min(getattr(task, name)) < low:
-            raise SaBenchError(f"task.{name} needs one or more whole numbers ≥ {low}, e.g. 30,100.")
-    for name in ("recovery_judged", "bound_images", "bound_steps"):
-        if getattr(task, name) < 1:
-            raise SaBenchError(f"task.{name}={getattr(task, name)}: must be 1 or more.")
-    if unknown_starts := set(task.recovery_starts) - {"own", "mean", "zero"}:
-        raise unknown("recovery start", unknown_starts.pop(), ["own", "mean", "zero"])
-    if not task.recovery_starts or not task.recovery_rates or min(task.recovery_rates) <= 0:
-        raise SaBenchError(
-            "task.recovery_starts and task.recovery_rates need at least one value, rates above 0."
-        )
-    _check_sampler(task)
-    if task.replay_every < 1 or not task.scored:
-        raise SaBenchError(
-            f"task.replay_every={task.replay_every} with task.score={task.score} leaves no class to score; "
-            "use replay_every=2 or more for score=uncovered, 1 or more for score=retain."
-        )
-    if task.replay_images and task.replay_images < len(task.covered):
-        raise SaBenchError(
-            f"task.replay_images={task.replay_images}: at least one for each of the {len(task.covered)} classes "
-            "that replay covers, or 0 for fresh samples."
-        )
-    for name in filter(None, (*task.judges, task.designated, task.reject_judge)):
-        require_bar(judge_card(name))
-    if task.designated not in task.judges:
-        raise SaBenchError(f"task.designated={task.designated} is not in task.judges.")
-    for name in task.metrics:
-        registry.find("metric", name)
-    if "collapse" in task.metrics:
-        guard_card(task.dataset)
-    kind, _, argument = task.surrogate.partition(":")
-    if kind == "class":
-        other = class_index(task, argument)
-        if other == task.concept:
-            raise SaBenchError("task.surrogate is the concept itself; name another class.")
-        task = replace(task, surrogate=f"class:{other}")
-    elif kind == "folder":
-        if not Path(argument).is_dir():
-            raise SaBenchError(f"task.surrogate: no folder at {argument!r}.")
-        from sa_bench import datasets, images  # loads torch, so only where it is needed
-
-        height, width, channels = datasets.SHAPES[task.dataset]
-        images.read_folder(
-            Path(argument), channels, (height, width)
-        )  # a wrong image stops here, before any work
-        task = replace(task, surrogate=f"folder:{Path(argument).resolve()}")
-    elif kind == "prompt" and task.prompts is not None and argument.strip():
-        pass
-    elif task.surrogate != "noise":
-        prompt = ["prompt:<text>"] if task.prompts is not None else []
-        raise unknown("surrogate", task.surrogate, ["noise", "class:<name>", *prompt, "folder:<path>"])
-    return task
-
-
-SCHEDULERS = {"vae": ("direct",), "ddpm": ("ddim", "ddpm"), "text_to_image": ("ddim", "ddpm")}
-MOST_STEPS = {"vae": 1, "ddpm": 1000, "text_to_image": 1000}
-
-
-def _check_sampler(task: Task) -> None:
-    sampler, most = task.sampler, MOST_STEPS[task.family]
-    if sampler.scheduler not in SCHEDULERS[task.family]:
-        raise unknown("scheduler", sampler.scheduler, SCHEDULERS[task.family])
-    if not math.isfinite(sampler.guidance) or not 0 <= sampler.eta <= 1:
-        raise SaBenchError(
-            f"task.sampler.guidance={sampler.guidance}, eta={sampler.eta}: a finite guidance and 0 ≤ eta ≤ 1 are needed."
-        )
-    if not 1 <= sampler.steps <= most:
-        raise SaBenchError(f"task.sampler.steps={sampler.steps}: {task.name} samples in 1 to {most} steps.")
 
 
 def resolve_fields(method: str, task: Task, scale: str, settings: Mapping[str, str]) -> dict[str, Any]:
@@ -286,25 +195,8 @@ def resolve_fields(method: str, task: Task, scale: str, settings: Mapping[str, s
     for path, value in settings.items():
         assign(cls, values, path, value, f"method {method}")
     built = validated(cls, values, f"method {method}")
-    _check_fisher(built, task, f"method {method}")
+    check_fisher(built, task, f"method {method}")
     return asdict(built)
-
-
-def _check_fisher(method: Any, task: Task, what: str) -> None:
-    """Refuse options of F that mean nothing for the task's family, before any work."""
-    for name, options in vars(method).items():
-        if not isinstance(options, FisherOptions):
-            continue
-        if task.family == "vae" and (options.timesteps or options.range != "model"):
-            raise SaBenchError(
-                f"{what}: {name}.timesteps and {name}.range are of diffusion models; {task.name} has none."
-            )
-        if task.family != "vae" and options.targets != "means":
-            raise SaBenchError(
-                f"{what}: {name}.targets={options.targets} is of VAEs; use {name}.targets=means."
-            )
-        if options.timesteps > 1000:
-            raise SaBenchError(f"{what}: {name}.timesteps={options.timesteps}: there are 1,000; 0 takes all.")
 
 
 def with_metrics(task: Task, metrics: Sequence[str]) -> Task:
@@ -367,6 +259,7 @@ def resolve(
             task = with_metrics(resolve_task(task_name, scale, for_task), metrics)
             resolved = with_files(method, resolve_fields(method, task, scale, for_method))
             for base_seed, seed in itertools.product(base_seeds, seeds):
+                check_standing(registry.method_class(method), method, task, base_seed)
                 cell = Cell(task, method, resolved, seed, base_seed, scale, for_task)
                 cells.setdefault(cell.id, cell)
     return list(cells.values())

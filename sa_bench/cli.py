@@ -49,6 +49,12 @@ SweepOption = Annotated[list[str] | None, typer.Option("--sweep", help="field=a,
 MetricOption = Annotated[
     str, typer.Option("--metric", help="Further metrics on top of the task's: names or ./mine.py.")
 ]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        help="A Stable Diffusion to start from: diffusers folder, weight file or hub id (task.model)."
+    ),
+]
 OutOption = Annotated[Path | None, typer.Option(help="Run folder (default: runs/<task>-<scale>-<hash>).")]
 
 
@@ -99,14 +105,14 @@ def _seeds(text: str, option: str) -> list[int]:
 
 def _cells(
     suite: str, task: str, method: str, seed: str, base_seed: str, scale: str, sets: list[str] | None,
-    sweeps: list[str] | None, metric: str,
+    sweeps: list[str] | None, metric: str, model: str = "",
 ) -> list[Cell]:  # fmt: skip
     """What a command line asks for.
 
     Raises:
         SaBenchError: neither a suite nor task and method, or both, or anything in them that is wrong.
     """
-    given = (task, method, sets, sweeps, metric, seed != "0", base_seed != "0", scale != "full")
+    given = (task, method, sets, sweeps, metric, model, seed != "0", base_seed != "0", scale != "full")
     if suite and any(given):
         raise SaBenchError(
             "--suite says which tasks, methods, seeds and settings; give it alone or not at all."
@@ -121,7 +127,8 @@ def _cells(
 
     return resolve(
         _split(task), _split(method), scale, _seeds(seed, "--seed"), _seeds(base_seed, "--base-seed"),
-        sets or [], sweeps or [], _split(metric) if metric else [],
+        [*(sets or []), *([f"task.model={model}"] if model else [])], sweeps or [],
+        _split(metric) if metric else [],
     )  # fmt: skip
 
 
@@ -161,6 +168,7 @@ def run(
     set_: SetOption = None,
     sweep: SweepOption = None,
     metric: MetricOption = "",
+    model: ModelOption = "",
     jobs: Annotated[int, typer.Option(help="Cells side by side, one thread each.")] = 1,
     out: OutOption = None,
     overwrite: Annotated[bool, typer.Option(help="Replace another run in --out.")] = False,
@@ -170,7 +178,7 @@ def run(
     from sa_bench import api
     from sa_bench.terminal import Live, print_boards
 
-    cells = _cells(suite, task, method, seed, base_seed, scale, set_, sweep, metric)
+    cells = _cells(suite, task, method, seed, base_seed, scale, set_, sweep, metric, model)
     if suite and out is None:
         out = Path("runs") / Path(suite).stem
     with Live() as live:
@@ -217,18 +225,27 @@ def tune(
 @app.command()
 def evaluate(
     images: Annotated[
-        Path, typer.Argument(help="Folder with forget/ and retain/<class>/, or an NPZ with arr_0.")
+        Path,
+        typer.Argument(
+            help="Folder with forget/ and retain/<class>/, an NPZ with arr_0, or a Stable Diffusion checkpoint."
+        ),
     ],
     task: TaskOption,
     scale: ScaleOption = "full",
     set_: SetOption = None,
     metric: MetricOption = "",
+    model: ModelOption = "",
     out: Annotated[Path | None, typer.Option(help="Write result.json into this folder.")] = None,
+    device: Annotated[str, typer.Option(help="For a checkpoint: cpu, cuda, cuda:1.")] = "cpu",
 ) -> None:
-    """Measure images that were made elsewhere."""
+    """Measure images, or a checkpoint, that were made elsewhere."""
     from sa_bench import api
+    from sa_bench.external import is_checkpoint
     from sa_bench.terminal import Live, print_measurements
 
+    if is_checkpoint(images, task):
+        sets = [*(set_ or []), f"checkpoint.path={images}"]
+        run(task, "checkpoint", scale=scale, set_=sets, metric=metric, model=model, out=out, device=device)
     with Live() as live:
         result = api.evaluate(
             images, task, scale=scale, sets=set_ or [], metrics=_split(metric) if metric else [], out=out,
@@ -248,15 +265,15 @@ def plan(
     set_: SetOption = None,
     sweep: SweepOption = None,
     metric: MetricOption = "",
+    model: ModelOption = "",
     jobs: Annotated[int, typer.Option(help="Cells side by side.")] = 1,
 ) -> None:
     """What `run` would do: stages, what the store has, time, memory and disk. Runs nothing."""
     from sa_bench.planning import plan_text
     from sa_bench.runner import usable_jobs
 
-    print(
-        plan_text(_cells(suite, task, method, seed, base_seed, scale, set_, sweep, metric), usable_jobs(jobs))
-    )
+    cells = _cells(suite, task, method, seed, base_seed, scale, set_, sweep, metric, model)
+    print(plan_text(cells, usable_jobs(jobs)))
 
 
 @app.command()

@@ -232,6 +232,15 @@ class Task:
     family_images: int = later(0)  # of every family of further prompts
     recovery_vectors: tuple[int, ...] = later((1,))  # text-to-image: new vectors in place of c_f's name
     replay_shared: bool = later(False)  # a fixed replay set is the same for every forgetting seed
+    model: str = later(
+        ""
+    )  # a pretrained base: a diffusers folder, a weight file, a hub id, `smoke`; "": the recipe's
+    size: int = later(0)  # pixels a side of a pretrained model's images
+    surrogate_images: int = later(0)  # in a fixed set of q; 0: as many as replay has of a class, at least 100
+    leakage_images: int = later(0)  # of each other class, for the set `leakage`
+    open: bool = later(False)  # any text may be the concept
+    gate: float = later(0.0)  # c_f is forgotten at this rate or less; 0: chance, one in so many classes
+    keep_images: bool = later(True)  # False: images of c_f are deleted once they are measured
     presets: Mapping[str, Any] = field(
         default_factory=dict
     )  # fields of every method that has them, or of one (`esd.batch`)
@@ -245,6 +254,19 @@ class Task:
     def asked(self, c: int, role: str = "test") -> list[Condition]:
         """The conditions that ask for class `c`: its index or, of a text-to-image model, the prompts of a role."""
         return [c] if self.prompts is None else [*self.prompts.of(role, self.classes[c])]
+
+    def remembered(self) -> list[Condition]:
+        """What replay asks for, in turn: every covered class, or the replay prompts as they stand."""
+        if self.prompts is not None and self.keeps_prompts:
+            return [*self.prompts.of("replay", "")]
+        return [
+            c for turn in zip(*(self.asked(c, "replay") for c in self.covered), strict=True) for c in turn
+        ]
+
+    @property
+    def keeps_prompts(self) -> bool:
+        """Whether prompts that name no class are what is to be kept."""
+        return self.prompts is not None and bool(self.prompts.kept or "kept" in self.prompts.files)
 
     @property
     def anchor(self) -> Condition:
@@ -345,6 +367,7 @@ class View(Protocol):
     base: Mapping[str, SampleSet]  # the same seeds from θ*
     judges: Mapping[str, Judge]
     model: Generator
+    base_model: Generator  # θ*
 
     def real(self, name: str) -> SampleSet:
         """Real images: `forget_train`, `forget_test`, `retain_train`, `retain_test`."""

@@ -68,6 +68,7 @@ ENTRIES = {
         "STL10", (64, 64, 3), stl10.CLASSES, stl10.load, lambda: stl10.archive().content, stl10.archive
     ),
 }  # fmt: skip
+NONE = "none"  # of tasks on pretrained models, which bring no images
 SHAPES = {name: entry.shape for name, entry in ENTRIES.items()}
 
 
@@ -98,8 +99,15 @@ def load(name: str) -> Dataset:
     return Dataset(part("train"), part("test"), content, published)
 
 
+def shape(task: Task) -> tuple[int, int, int]:
+    """(H, W, C) of the task's images."""
+    return (task.size, task.size, 3) if task.dataset == NONE else _entry(task.dataset).shape
+
+
 def content(name: str) -> str:
     """The data set's content hash; it is read for that only where SA_BENCH_DATA may hold another version."""
+    if name == NONE:
+        return NONE
     return load(name).content if _is_local(name) else _entry(name).content()
 
 
@@ -110,7 +118,7 @@ def published(name: str) -> bool:
 
 def remark(name: str) -> str | None:
     """What a result must say of its data, or None."""
-    if published(name):
+    if name == NONE or published(name):
         return None
     return f"data: not the published {_entry(name).title}, content {content(name)} (from SA_BENCH_DATA)"
 

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sa_bench import datasets, images, registry
-from sa_bench.cells import Cell, class_index, resolve_task, split_setting, with_metrics
+from sa_bench import bases, datasets, images, registry
+from sa_bench.cells import Cell, resolve_task, split_setting, with_metrics
+from sa_bench.checking import class_index
 from sa_bench.contracts import Task
-from sa_bench.errors import SaBenchError
+from sa_bench.errors import MissingAsset, SaBenchError
 from sa_bench.measuring import Subject, measure_all
 from sa_bench.results import SCHEMA, command_line, provenance, to_json
 from sa_bench.sample_sets import SampleSet, file_hash
+from sa_bench.sampling import KEPT, rows
 from sa_bench.settings import store_folder
 from sa_bench.stages import Chain
-from sa_bench.store import Store, write_atomic
+from sa_bench.store import Store, digest, write_atomic
 
 
 def evaluate_images(
@@ -54,11 +57,14 @@ def evaluate_images(
     found, files = read_sets(path, task)
     cell = Cell(task, "original", {}, 0, 0, scale, overrides)
     chain = Chain(Store(store_folder()), cell, lambda *event: report("external", *event))
-    rows, _ = measure_all(chain, Subject(chain, sets=found), Subject(chain, base=True))
-    notes = [f"{r['name']}: {w}" for r in rows if (w := (r["extra"] or {}).get("warning"))]
+    base = Subject(chain, base=True) if _base_is_cheap(chain) else None
+    measured, _ = measure_all(chain, Subject(chain, sets=found), base)
+    notes = [f"{r['name']}: {w}" for r in measured if (w := (r["extra"] or {}).get("warning"))]
     notes += _remarks(found, task)
     if said := datasets.remark(task.dataset):
         notes.append(said)
+    if base is None:
+        notes.append(f"no base values: run --task {task.name} --method original first, and they stand beside")
     if lossy := sum(map(images.is_lossy, files)):
         notes.append(f"lossy input: {lossy} of the files are JPEG or WebP, which changes feature distances")
     if unused := _unused(path, files, out):
@@ -67,17 +73,30 @@ def evaluate_images(
         "schema": SCHEMA, **asked, "task_title": task.title, "method": "external", "seed": 0, "base_seed": 0,
         "control": False, "standing": "method", "cell": "external", "status": "done", "error": None,
         "concept": task.classes[task.concept], "task_values": cell.plain()["task"], "summary": "images given",
-        "measurements": rows, "flags": notes, "cost": chain.cost,
+        "measurements": measured, "flags": notes, "cost": chain.cost,
         "artifacts": {
             "counts": {name: len(s) for name, s in found.items()},
             "images": {name: file_hash(s.images) for name, s in found.items()},
-            "base": chain.base.content,
+            "base": chain.base.content if base else None,
         },
-        "provenance": provenance(command_line(), {"base": chain.base.content}),
+        "provenance": provenance(command_line(), {"base": chain.base.content} if base else {}),
     }  # fmt: skip
     if out is not None:
         write_atomic(out / "result.json", to_json(result).encode())
     return result
+
+
+def _base_is_cheap(chain: Chain) -> bool:
+    """Whether the base's values can stand beside: a pretrained base is not loaded, nor asked for days, for them."""
+    task = chain.task
+    if not task.model or task.model == bases.SMOKE:
+        return True
+    try:
+        return all(
+            chain.store.has("samples", digest(chain.sample_inputs(n, True))) for n in ("forget", "retain")
+        )
+    except MissingAsset:
+        return False
 
 
 def _claim(out: Path, asked: dict[str, Any]) -> None:
@@ -97,6 +116,18 @@ def _claim(out: Path, asked: dict[str, Any]) -> None:
         raise SaBenchError(f"{out} holds another result. Choose another --out, or delete {file}.")
 
 
+def is_checkpoint(path: Path, task_name: str) -> bool:
+    """Whether `path` holds weights for a text-to-image task and not images."""
+    if path.suffix.lower() == ".npz" or any((path / name).exists() for name in ("forget", "retain")):
+        return False
+    (name, *_) = registry.register("task", task_name)
+    if registry.task(name).family != "text_to_image" or not path.exists():
+        return False
+    from sa_bench.models import checkpoints
+
+    return bool(checkpoints.layout(str(path)))
+
+
 def read_sets(path: Path, task: Task) -> tuple[dict[str, SampleSet], list[Path]]:
     """`forget` and `retain` from a folder or an NPZ, and the image files that they came from.
 
@@ -111,7 +142,7 @@ def read_sets(path: Path, task: Task) -> tuple[dict[str, SampleSet], list[Path]]
 
 
 def _from_folder(path: Path, task: Task) -> tuple[dict[str, SampleSet], list[Path]]:
-    height, width, channels = datasets.SHAPES[task.dataset]
+    height, width, channels = datasets.shape(task)
     here = [name for name in ("forget", "retain") if (path / name).exists()]
     if not here:
         raise SaBenchError(f"{path} has neither forget/ nor retain/; one folder a set is needed.")
@@ -119,16 +150,30 @@ def _from_folder(path: Path, task: Task) -> tuple[dict[str, SampleSet], list[Pat
         raise SaBenchError(f"{path / no_folder[0]} is a file, must be a folder of images.")
     found, files = {}, []
     for name in here:
-        folders = {task.concept: path / name} if name == "forget" else _class_folders(path / name, task)
+        folders = {task.concept: path / name} if name == "forget" else _retained(path / name, task)
         parts = []
         for label, folder in sorted(folders.items()):
             array, read = images.read_folder(folder, channels, (height, width))
             parts.append(_set(array, np.full(len(array), label)))
             files += read
-        found[name] = SampleSet.concatenate(parts)
-    if "retain" in found:
+        found[name] = asked(SampleSet.concatenate(parts), task, name)
+    if "retain" in found and not task.keeps_prompts:
         _require_all(found["retain"], task, path / "retain")
     return found, files
+
+
+def _retained(retain: Path, task: Task) -> dict[int, Path]:
+    """The folder of each retained class; of kept prompts there is but one, retain/ itself."""
+    return {KEPT: retain} if task.keeps_prompts else _class_folders(retain, task)
+
+
+def asked(images: SampleSet, task: Task, name: str) -> SampleSet:
+    """Images with the seeds and prompts of the task's rows, in their order, where there are as many."""
+    wanted = rows(task, name)
+    if task.prompts is None or len(images) != len(wanted):
+        return images
+    seeds, prompts = ([r.request.seed for r in wanted], [r.prompt for r in wanted])
+    return replace(images, seeds=np.array(seeds, np.int64), prompts=np.array(prompts, np.int64))
 
 
 def _class_folders(retain: Path, task: Task) -> dict[int, Path]:
@@ -158,7 +203,7 @@ def _class_folders(retain: Path, task: Task) -> dict[int, Path]:
 
 
 def _from_npz(path: Path, task: Task) -> dict[str, SampleSet]:
-    array, labels = images.read_npz(path, datasets.SHAPES[task.dataset])
+    array, labels = images.read_npz(path, datasets.shape(task))
     if labels is None:
         raise SaBenchError(f"{path} has no labels; add an integer array `labels` of one class an image.")
     if (bad := np.flatnonzero((labels < 0) | (labels >= len(task.classes)))).size:
@@ -192,7 +237,7 @@ def _remarks(found: dict[str, SampleSet], task: Task) -> list[str]:
         flat = part.images.reshape(len(part), -1)
         if blank := int((flat.min(1) == flat.max(1)).sum()):
             notes.append(f"{name}: {blank} of {len(flat)} images are blank (one value everywhere)")
-    behind_base = len(task.scored) * task.n_retain
+    behind_base = len(rows(task, "retain"))
     if "retain" in found and len(found["retain"]) != behind_base:
         n = len(found["retain"])
         notes.append(

@@ -10,20 +10,26 @@ torch.func in chunks. Both are exact; tests hold them against a one-sample loop.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from sa_bench.contracts import Diffusion, Draw, FisherOptions, Generator, Sampler, Source, Task
 from sa_bench.errors import SaBenchError
+from sa_bench.store import write_atomic
 
 VERSION = 1  # raised when F changes what it computes
 Batch = tuple[Tensor, Any, Draw]
 BATCH = 1000
 TOGETHER = 128  # timesteps of one image in a forward pass; larger ones fall out of a CPU's cache
+TOGETHER_LARGE = 4  # where an image has more than 10,000 values, as Stable Diffusion's latents
+EVERY = 120.0  # seconds between two checkpoints: what a kill can cost
 
 
 def diagonal(model: Generator, batches: Iterable[Batch]) -> dict[str, Tensor]:
@@ -105,15 +111,19 @@ def by_functions(model: Generator, batches: Iterable[Batch], chunk: int = 32) ->
 
 def estimate(
     model: Generator, task: Task, options: FisherOptions, replay: Source, sampler: Sampler, rng: torch.Generator,
-    tick: Callable[[int], None] = lambda done: None,
+    tick: Callable[[int], None] = lambda done: None, checkpoint: Path | None = None,
 ) -> tuple[dict[str, Tensor], float]:  # fmt: skip
     """F at the model's weights, and the share of entries that an estimator found negative (set to 0).
 
-    `tick` is told how many samples are done.
+    `tick` is told how many samples are done; a diffusion model's F goes on from `checkpoint` after a kill.
     """
-    batches = model_samples(model, task, options, replay, sampler, rng)
     if isinstance(model, Diffusion):
-        return over_time(model, batches, options, rng, tick)
+        kept = Kept(checkpoint)
+        if kept.count:  # the batch that was being worked on is made again from the state it was made from
+            rng.set_state(kept.batch)
+        batches = model_samples(model, task, options, replay, sampler, rng, kept.count // BATCH * BATCH)
+        return over_time(model, batches, options, rng, tick, kept)
+    batches = model_samples(model, task, options, replay, sampler, rng)
     return diagonal(model, _counted(batches, tick)), 0.0
 
 
@@ -125,9 +135,29 @@ def _counted(batches: Iterable[Batch], tick: Callable[[int], None]) -> Iterable[
         tick(done)
 
 
+class Kept:
+    """The unfinished F of a diffusion model, in a file that is written every `EVERY` seconds."""
+
+    def __init__(self, path: Path | None) -> None:
+        """What `path` holds, if it is there."""
+        self.path, self.written = path, time.monotonic()
+        found = load_file(path) if path is not None and path.exists() else {}
+        self.count = int(found.pop("count", torch.zeros(1)))
+        self.batch, self.now = found.pop("batch", torch.empty(0)), found.pop("now", torch.empty(0))
+        self.total = found
+
+    def save(self, total: dict[str, Tensor], count: int, batch: Tensor, now: Tensor) -> None:
+        """Write, if it is time: the sums, how many samples are in them, and the generator's states."""
+        if self.path is None or time.monotonic() - self.written < EVERY:
+            return
+        states = {"count": torch.tensor([count]), "batch": batch, "now": now}
+        write_atomic(self.path, save({k: v.cpu() for k, v in total.items()} | states))
+        self.written = time.monotonic()
+
+
 def over_time(
     model: Diffusion, batches: Iterable[Batch], options: FisherOptions, rng: torch.Generator,
-    tick: Callable[[int], None] = lambda done: None,
+    tick: Callable[[int], None] = lambda done: None, kept: Kept | None = None,
 ) -> tuple[dict[str, Tensor], float]:  # fmt: skip
     """F of a diffusion model, mean over images of (∇ Σ_t loss_t)², and the share of entries found negative.
 
@@ -137,13 +167,22 @@ def over_time(
     parts of 0..T − 1. Their F also holds the variance of that choice; the `product` of two independent
     halves does not, so it may be negative, and is set to 0 there.
     """
-    params = dict(model.net.named_parameters())
+    params, kept = dict(model.net.named_parameters()), kept or Kept(None)
     total = {name: torch.zeros_like(p) for name, p in params.items()}
-    count = 0
-    for x, c, _ in batches:
+    count, first = kept.count, kept.count % BATCH
+    for name, value in kept.total.items():
+        total[name].copy_(value)
+    batches = iter(batches)
+    while True:
+        state = rng.get_state()
+        if (batch := next(batches, None)) is None:
+            break
+        x, c, _ = batch
+        if first:
+            rng.set_state(kept.now)
         if options.range == "unit":
             x = (x + 1) / 2
-        for i in range(len(x)):
+        for i in range(first, len(x)):
             halves = [
                 _summed_gradient(model, params, x[i : i + 1], c[i : i + 1], t, rng)
                 for t in timesteps(model.timesteps, options, rng)
@@ -152,6 +191,9 @@ def over_time(
                 value.addcmul_(halves[0][name], halves[-1][name])
             count += 1
             tick(count)
+            if i + 1 < len(x):
+                kept.save(total, count, state, rng.get_state())
+        first = 0
     negative = sum(int((value < 0).sum()) for value in total.values())
     share = negative / sum(value.numel() for value in total.values())
     return {name: (value / count).clamp(min=0) for name, value in total.items()}, share
@@ -176,7 +218,7 @@ def _summed_gradient(
 ) -> dict[str, Tensor]:
     """∇ Σ_t loss_t of one image, scaled to all T timesteps."""
     total: dict[str, Tensor] = {}
-    for part in t.split(TOGETHER):
+    for part in t.split(TOGETHER if x.numel() < 10_000 else TOGETHER_LARGE):
         draw = model.draw(len(part), rng, part)
         loss = model.loss(x.expand(len(part), *x.shape[1:]), c.expand(len(part), *c.shape[1:]), draw).sum()
         for name, g in zip(params, torch.autograd.grad(loss, list(params.values())), strict=True):
@@ -191,15 +233,16 @@ def model_samples(
     replay: Source,
     sampler: Sampler,
     rng: torch.Generator,
+    start: int = 0,
 ) -> Iterable[Batch]:
-    """The samples that F is the mean over, in batches.
+    """The samples that F is the mean over, in batches, from number `start` on.
 
     Raises:
         SaBenchError: `targets="bernoulli"` on a model whose space is not [0, 1].
     """
     classes = torch.tensor(range(len(task.classes)) if options.set == "all" else task.retain)
-    for start in range(0, options.n, BATCH):
-        n = min(BATCH, options.n - start)
+    for done in range(start, options.n, BATCH):
+        n = min(BATCH, options.n - done)
         if options.set == "replay":
             x, c = replay.batch(n, rng)
         else:

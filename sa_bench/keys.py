@@ -8,7 +8,12 @@ from typing import Any
 
 
 def later(default: Any) -> Any:
-    """A field that came after results existed: absent from keys at its default, so that they keep their names."""
+    """A field that came after results existed: absent from keys at its default, so that they keep their names.
+
+    `later(dict)` has an empty dict of its own.
+    """
+    if default is dict:
+        return field(default_factory=dict, metadata={"later": True})
     return field(default=default, metadata={"later": True})
 
 
@@ -21,7 +26,8 @@ def plain(value: Any, cls: type | None = None) -> Any:
             if isinstance(value, Mapping) and f.name not in value:
                 continue
             part = value[f.name] if isinstance(value, Mapping) else getattr(value, f.name)
-            if not (f.metadata.get("later") and part == f.default):
+            default = {} if f.default_factory is dict else f.default
+            if not (f.metadata.get("later") and part == default):
                 found[f.name] = plain(part, type(f.default) if is_dataclass(f.default) else None)
         return found
     if isinstance(value, Mapping):

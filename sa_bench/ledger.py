@@ -26,13 +26,14 @@ class Published:
 
     task: str
     method: str
-    fields: Mapping[str, float]  # of the method, where the publication states them
+    fields: Mapping[str, float | str]  # of the method, where the publication states them
     metric: str
     value: float
     n: int
     margin: float  # half-width of our interval above which nothing can be said; declared before looking
     source: str
     protocol: str
+    never: str = ""  # why no measurement of ours can be compared, where that is so
 
 
 @lru_cache(maxsize=1)
@@ -47,11 +48,19 @@ def entries() -> tuple[Published, ...]:
                 pairs = [pair.split("=") for pair in row["fields"].split() if pair]
                 found.append(
                     Published(
-                        row["task"], row["method"], {k: float(v) for k, v in pairs}, row["metric"],
+                        row["task"], row["method"], {k: _value(v) for k, v in pairs}, row["metric"],
                         float(row["value"]), int(row["n"]), float(row["margin"]), row["source"], row["protocol"],
+                        row.get("never") or "",
                     )
                 )  # fmt: skip
     return tuple(found)
+
+
+def _value(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def published(row: Mapping[str, Any], metric: str) -> Published | None:
@@ -108,6 +117,8 @@ def verdict(entry: Published, scale: str, by_run: Sequence[Mapping[str, float]])
     """
     facts: dict[str, Any] = {"published": entry.value, "source": entry.source, "n": entry.n}
     facts |= {"margin": entry.margin, "runs": len(by_run)}
+    if entry.never:
+        return facts | {"verdict": f"not comparable: {entry.never}"}
     if scale != "paper":
         return facts | {
             "verdict": f"not comparable: scale {scale} is not the published protocol ({entry.protocol})"

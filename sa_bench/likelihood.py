@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from sa_bench.contracts import Draw, View
 from sa_bench.sample_sets import SampleSet
@@ -46,13 +49,20 @@ def bits_per_dimension(view: View, images: SampleSet, name: str) -> np.ndarray:
 @torch.no_grad()
 def denoising(view: View, images: SampleSet, name: str) -> np.ndarray:
     """‖ε − ε̂‖²/D averaged over stratified timesteps, (N,); the noise depends on `name` alone."""
-    model, rng, steps = view.model, view.rng(name), view.task.bound_steps
-    x, c = model.encode(images.images), model.conditions(images.labels)
-    total = np.zeros(len(x))
+    x, c = view.model.encode(images.images), view.model.conditions(images.labels)
+    return noise_errors(view, x, c, name)
+
+
+@torch.no_grad()
+def noise_errors(view: View, x: Tensor, c: Any, name: str, model: Any = None) -> np.ndarray:
+    """The same of `x` (N, ...) in model space under `c`, by the model measured or by `model`."""
+    model = view.model if model is None else model
+    rng, steps, total = view.rng(name), view.task.bound_steps, np.zeros(len(x))
     for k in range(steps):
-        t = ((k + torch.rand(len(x), generator=rng)) * model.timesteps / steps).long()  # type: ignore[attr-defined]
+        t = ((k + torch.rand(len(x), generator=rng)) * model.timesteps / steps).long()
         draw = model.draw(len(x), rng, t)
-        for rows in torch.arange(len(x)).split(64):
+        for rows in torch.arange(len(x)).split(64 if x[0].numel() < 10_000 else 4):
             part = Draw(draw.noise[rows], t[rows].to(x.device))
-            total[rows.numpy()] += model.loss(x[rows], c[rows], part).double().cpu().numpy()
-    return total / steps / x[0].numel()
+            error = model.predict(model.add_noise(x[rows], part), part.t, c[rows]) - part.noise
+            total[rows.numpy()] += (error**2).flatten(1).mean(1).double().cpu().numpy()
+    return total / steps

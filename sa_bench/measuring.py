@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save
 
-from sa_bench import benchmark, datasets, detectors, guard, inception, judges, registry
+from sa_bench import benchmark, datasets, detectors, guard, inception, judges, registry, sampling
 from sa_bench.cards import judge_card
 from sa_bench.contracts import Bound, Diffusion, Generator, Likelihood, Metric
 from sa_bench.errors import MissingAsset, SaBenchError
@@ -99,6 +99,10 @@ def fingerprint(chain: Chain, metric: Metric) -> dict[str, Any]:
     if "samples" in metric.requires or "sampler" in metric.fields:
         facts |= {"sampler": values["sampler"], "seed_rule": "sha256(set/i)"}
         facts |= {"n_forget": task.n_forget, "n_retain": task.n_retain}
+        if task.prompts is not None and "prompts" not in metric.fields:
+            facts["prompts"] = digest(values["prompts"])[:16]
+        if task.prompts is not None and task.prompts.files:
+            facts |= {"files": dict(task.prompts.files), "seed_rule": "the row's, else sha256(set/i)"}
     if task.scored != task.retain:  # what `retain` means to every metric of this task
         facts["scored"] = list(task.scored)
     if "guard" in metric.requires:
@@ -109,9 +113,9 @@ def fingerprint(chain: Chain, metric: Metric) -> dict[str, Any]:
 
 
 def measure_all(
-    chain: Chain, subject: Subject, base: Subject
+    chain: Chain, subject: Subject, base: Subject | None
 ) -> tuple[list[dict[str, Any]], dict[str, Path]]:
-    """Every metric of the task on `subject`, with the base model's value beside each."""
+    """Every metric of the task on `subject`, with the base model's value beside each unless `base` is None."""
     rows, scores = [], {}
     gone: MissingAsset | None = None  # asked for once: every further metric would wait for the network again
     for done, name in enumerate(chain.task.metrics):
@@ -122,7 +126,7 @@ def measure_all(
         try:
             if gone is None or "real" not in metric.requires:
                 measured, path = measure(chain, metric, subject)
-                if measured["value"] is not None or subject.sets is None:
+                if base is not None and (measured["value"] is not None or subject.sets is None):
                     base_value, _ = measure(chain, metric, base)
         except MissingAsset as error:
             gone = error
@@ -174,9 +178,14 @@ class Subject:
         if NEEDS_MODEL & set(metric.requires):
             facts["model"] = self.chain.base.content if self.base else self.chain.model_content
         if "samples" in metric.requires:
-            facts |= {n: self.chain.samples(n, self.base).content for n in metric.sets}
+            there = sampling.sets(self.chain.task)
+            facts |= {n: self.chain.samples(n, self.base).content for n in metric.sets if n in there}
             paired = "base" in metric.requires
-            facts["base"] = self.chain.samples("retain", True).content if paired else None
+            before = (
+                ("retain",) if self.chain.task.prompts is None else [n for n in metric.sets if n in there]
+            )
+            contents = {n: self.chain.samples(n, True).content for n in before if paired}
+            facts["base"] = contents.get("retain") if self.chain.task.prompts is None else contents
         return facts
 
 
@@ -195,6 +204,11 @@ class LazyView:
         """The model measured, loaded once."""
         return self.subject.model()
 
+    @cached_property
+    def base_model(self) -> Generator:
+        """θ*, loaded once."""
+        return self.chain.theta_star()
+
     def lacks(self, metric: Metric) -> str | None:
         """Why the metric cannot be taken here, or None."""
         if "inception" in metric.requires and (reason := inception.missing()):
@@ -206,7 +220,15 @@ class LazyView:
                 return "needs the model; only images were given"
             if "samples" in metric.requires and not {"forget", "retain"} <= set(self.subject.sets):
                 return "needs the sets forget/ and retain/"
+            if "clip" in metric.requires and any(s.prompts is None for s in self.subject.sets.values()):
+                return "needs each image's prompt: give as many images as the task has, in its order"
             return None
+        if missing := set(metric.sets) - set(sampling.sets(self.task)) - {"leakage"}:
+            return f"the task has no set {missing.pop()}"
+        if "judges" in metric.requires and not self.task.judges:
+            return "the task has no judges; detectors stand in for them"
+        if "real" in metric.requires and self.task.dataset == datasets.NONE:
+            return "the task brings no real images"
         if "bound" in metric.requires and not isinstance(self.model, Bound):
             return f"the family {self.task.family} has no variational bound over timesteps"
         if "diffusion" in metric.requires and not isinstance(self.model, Diffusion):
@@ -238,8 +260,26 @@ class LazyView:
         return detectors.kept(self.chain, name, images, beside)
 
     def prompts(self, images: SampleSet) -> list[str]:
-        """The text behind each image."""
-        raise SaBenchError(f"The task {self.task.name} has no prompts: its images were made from classes.")
+        """The text behind each image of the task's sets, told by its seed and the number of its prompt.
+
+        Raises:
+            SaBenchError: images were made from classes, or elsewhere.
+        """
+        if self.task.prompts is None or images.prompts is None:
+            raise SaBenchError(
+                f"These images of {self.task.name} have no prompts: they were made from classes."
+            )
+        keys = list(zip(images.seeds.tolist(), images.prompts.tolist(), strict=True))
+        if strange := [key for key in keys if key not in self._texts]:
+            raise SaBenchError(
+                f"No prompt of {self.task.name} has the seed {strange[0][0]}: these are other images."
+            )
+        return [self._texts[key] for key in keys]
+
+    @cached_property
+    def _texts(self) -> dict[tuple[int, int], str]:
+        rows = [row for name in sampling.sets(self.task) for row in sampling.rows(self.task, name)]
+        return {(row.request.seed, row.prompt): str(row.request.condition) for row in rows}
 
     def surrogate(self, n: int) -> SampleSet:
         """`n` images of q."""

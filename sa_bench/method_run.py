@@ -84,8 +84,9 @@ class MethodRun:
     ) -> None:
         """The engine's training loop over `scope`, with the base recipe's clipping and averaging."""
         self.trainings += 1
-        base = bases.recipe(self.chain.task.family, self.chain.task.base)
-        recipe = replace(recipe, clip=recipe.clip or base.clip, ema=recipe.ema or base.ema)
+        if not self.chain.task.model:
+            base = bases.recipe(self.chain.task.family, self.chain.task.base)
+            recipe = replace(recipe, clip=recipe.clip or base.clip, ema=recipe.ema or base.ema)
         model.net.train()
         fit(
             model.parameters(scope), loss, recipe, rng=self.rng, pull=pull, stop=stop,

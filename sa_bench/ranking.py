@@ -75,7 +75,7 @@ def _board(rows: list[Row], remark: str) -> Board:
     classes = len(first["task_values"]["classes"])
     board = Board(
         first["task"], title + remark, first["scale"], first["concept"], classes, primary,
-        list(lines.values()),
+        list(lines.values()), gate=first["task_values"].get("gate", 0.0),
     )  # fmt: skip
     _label(board.lines)
     for line in board.lines:
@@ -171,8 +171,10 @@ def _floor(board: Board) -> Endpoint | None:
 def _judge(board: Board, line: Line, floor: Endpoint | None) -> None:
     forget, recovery = line.known(board.primary[0]), line.known(board.primary[1])
     if forget is not None:
-        line.forgotten = forget.bounds[1] <= 1 / board.classes
-    if recovery is not None and recovery.value is not None and floor is not None:
+        line.forgotten = forget.bounds[1] <= board.chance
+    if recovery is not None and recovery.value is not None and board.excess:
+        line.recoverable = "yes" if recovery.bounds[0] <= 0 else "unclear"
+    elif recovery is not None and recovery.value is not None and floor is not None:
         if recovery.bounds[0] > floor.bounds[1]:
             line.recoverable = "yes"
         else:

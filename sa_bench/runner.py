@@ -90,7 +90,7 @@ def _skeleton(cell: Cell, command: str) -> dict[str, Any]:
 def _measure_cell(
     cell: Cell, store: Store, folder: Path, command: str, report: Report, device: str
 ) -> dict[str, Any]:
-    from sa_bench import datasets, judges
+    from sa_bench import bases, datasets, judges, sampling
     from sa_bench.measuring import Subject, measure_all
     from sa_bench.stages import Chain
 
@@ -106,12 +106,13 @@ def _measure_cell(
     result["flags"] = [
         f"{r['name']}: {warning}" for r in rows if (warning := (r["extra"] or {}).get("warning"))
     ]
-    if any(judge_card(name).get("network") == "smoke" for name in cell.task.judges):
+    toys = [judge_card(name).get("network") == "smoke" for name in cell.task.judges]
+    if any(toys) or cell.task.model == bases.SMOKE:
         result["flags"].append("smoke run: a trial of the code with toy networks; its numbers mean nothing")
     if said := datasets.remark(cell.task.dataset):
         result["flags"].append(said)
     result["cost"] = chain.cost
-    sets = {name: chain.samples(name) for name in ("forget", "retain")}
+    sets = {name: chain.samples(name) for name in sampling.sets(cell.task) if name != "families"}
     result["artifacts"] = {
         "model": chain.model_content,
         "base": chain.base.content,
@@ -128,10 +129,15 @@ def _measure_cell(
         for name, path in scores.items():
             shutil.copyfile(path, folder / "scores" / f"{name}.parquet")
         for name, artifact in sets.items():
+            if name == "forget" and not cell.task.keep_images:
+                continue
             shutil.copyfile(artifact.path / f"{name}.safetensors", folder / f"{name}.safetensors")
             base_set = chain.samples(name, base=True).path / f"{name}.safetensors"
             shutil.copyfile(base_set, folder / f"{name}-base.safetensors")
         shutil.copyfile(chain.forgotten.path / "model.safetensors", folder / "model.safetensors")
+    if not cell.task.keep_images:
+        for before in (False, True):
+            store.drop(chain.samples("forget", before))
     finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     result["provenance"]["finished"] = finished
     return result

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sa_bench import prompt_files
 from sa_bench.contracts import Generator, Request, Task
 from sa_bench.errors import SaBenchError
 from sa_bench.sample_sets import SampleSet
 from sa_bench.training import Progress
 
 SHARD = 512  # images between two writes: what a kill can cost
+SHARD_LARGE = 32  # of pretrained models, seconds each
+KEPT = -1  # the label of an image that no class was asked for
+UNSEEDED = -1
 
 
 def image_seed(name: str, i: int) -> int:
@@ -45,30 +49,61 @@ class Row:
 
 
 def rows(task: Task, name: str) -> list[Row]:
-    """The images of the task's set `name`: `forget` (c_f), `retain` (every scored class) or `families`.
+    """The images of the task's set `name`: `forget` (c_f), `retain`, `families` or `leakage`.
 
-    `families` asks for c_f in further ways and exists for text-to-image tasks alone. A class's images are shared
-    out evenly among its prompts, one prompt after the other.
+    `retain` asks for every scored class, or for the prompts that are to be kept. `families` asks for c_f in further
+    ways, `leakage` for the other classes beside kept prompts; both exist for text-to-image tasks alone. A class's
+    images are shared out evenly among its prompts, one prompt after the other. A prompt file's row keeps its seed
+    for the first image made from it.
 
     Raises:
         SaBenchError: there is no such set.
     """
+    if name not in sets(task):
+        raise SaBenchError(f"Unknown sample set {name!r}. Available: {', '.join(sets(task))}.")
     if name == "forget":
-        wanted = [("", task.concept, task.asked(task.concept), task.n_forget)]
+        wanted = [("", task.concept, _asked(task, task.concept, "test"), task.n_forget)]
+    elif name == "retain" and task.keeps_prompts:
+        wanted = [("", KEPT, _asked(task, KEPT, "kept"), task.n_retain)]
     elif name == "retain":
-        wanted = [("", c, task.asked(c), task.n_retain) for c in task.scored]
-    elif name == "families" and task.prompts is not None:
-        wanted = [(f, task.concept, [*texts], task.family_images) for f, texts in families(task).items()]
+        wanted = [("", c, _asked(task, c, "test"), task.n_retain) for c in task.scored]
+    elif name == "leakage":
+        wanted = [("", c, _asked(task, c, "leakage"), task.leakage_images) for c in task.retain]
     else:
-        raise SaBenchError(f"Unknown sample set {name!r}. Available: forget, retain.")
+        further = {f: [Request(t, UNSEEDED) for t in texts] for f, texts in families(task).items()}
+        wanted = [(f, task.concept, asked, task.family_images) for f, asked in further.items()]
     found, number = [], {}
     for family, label, asked, n in wanted:
+        used = set()
         for i in range(n):
-            c = asked[i * len(asked) // n]
-            request = Request(c, image_seed(name, len(found)))
+            j = i * len(asked) // n
+            seed = image_seed(name, len(found)) if j in used or asked[j].seed == UNSEEDED else asked[j].seed
+            used.add(j)
+            request, c = replace(asked[j], seed=seed), asked[j].condition
             prompt = -1 if task.prompts is None else number.setdefault(c, len(number))
             found.append(Row(request, label, prompt, family))
     return found
+
+
+def sets(task: Task) -> tuple[str, ...]:
+    """The sample sets of a task."""
+    if task.prompts is None:
+        return ("forget", "retain")
+    further = (("families", families(task)), ("leakage", task.leakage_images))
+    return ("forget", "retain", *(name for name, there in further if there))
+
+
+def _asked(task: Task, c: int, role: str) -> list[Request]:
+    """What asks for class `c` in a role, seeds yet to be given; a file's rows with what they say of themselves."""
+    prompts = task.prompts
+    if prompts is None or role not in prompts.files:
+        texts = task.asked(c, role) if c != KEPT else [*prompts.kept] if prompts else []
+        return [Request(text, UNSEEDED) for text in texts]
+    own = prompts.rows == "own"
+    return [
+        Request(r.text, UNSEEDED if r.seed is None else r.seed, r.guidance if own else None, r.size if own else None)
+        for r in prompt_files.rows(prompts.files[role])
+    ]  # fmt: skip
 
 
 def families(task: Task) -> dict[str, tuple[str, ...]]:
@@ -107,12 +142,13 @@ def draw_set(
     finished = _read_shard(folder / f"{name}.safetensors", wanted_rows)
     if finished is not None:
         return finished
-    for start in range(0, len(wanted_rows), SHARD):
-        wanted = wanted_rows[start : start + SHARD]
+    shard = SHARD_LARGE if task.model else SHARD
+    for start in range(0, len(wanted_rows), shard):
+        wanted = wanted_rows[start : start + shard]
         path = folder / f"shard-{start:06d}.safetensors"
         part = _read_shard(path, wanted)
         if part is None:
-            images = model.to_images(model.sample([r.request for r in wanted], task.sampler))
+            images = made(model, [r.request for r in wanted], task)
             labels, seeds = ([r.label for r in wanted], [r.request.seed for r in wanted])
             prompts = None if task.prompts is None else np.array([r.prompt for r in wanted], np.int64)
             part = SampleSet(images, np.array(labels, np.int64), np.array(seeds, np.int64), prompts)
@@ -125,6 +161,23 @@ def draw_set(
     for path in folder.glob("shard-*"):
         path.unlink()
     return whole
+
+
+def made(model: Generator, requests: Sequence[Request], task: Task) -> np.ndarray:
+    """The images of `requests`, uint8 (N, H, W, C); those with a size of their own at the upper left of a black one."""
+    plain = [i for i, r in enumerate(requests) if r.size is None]
+    images = model.to_images(model.sample([requests[i] for i in plain], task.sampler)) if plain else None
+    if images is not None and len(plain) == len(requests):
+        return images
+    shape = (task.size, task.size, 3) if images is None else images.shape[1:]
+    canvas = np.zeros((len(requests), *shape), np.uint8)
+    if images is not None:
+        canvas[plain] = images
+    for i in set(range(len(requests))) - set(plain):
+        (image,) = model.to_images(model.sample([requests[i]], task.sampler))
+        image = image[: shape[0], : shape[1]]
+        canvas[i, : image.shape[0], : image.shape[1]] = image
+    return canvas
 
 
 def _read_shard(path: Path, wanted: Sequence[Row]) -> SampleSet | None:

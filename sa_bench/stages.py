@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 FORGET_VERSION = 1  # raised when the engine's part of forgetting changes what it computes
 SAMPLE_VERSION = 1
 REPLAY_VERSION = 1
+PART, PART_LARGE = 512, 32  # images of a fixed set between two writes; the latter of pretrained models
 
 
 class Chain:
@@ -84,6 +85,8 @@ class Chain:
     def base(self) -> bases.Base:
         """θ*: shipped, or trained and kept."""
         task, seed = self.task, self.cell.base_seed
+        if task.model:
+            return bases.pretrained(task.model, self.store)
         found = bases.shipped(task.family, task.dataset, task.base, seed)
         if found is not None:
             return found
@@ -100,7 +103,13 @@ class Chain:
 
     def theta_star(self) -> Generator:
         """A copy of θ*."""
+        if self.task.model:
+            return self._opened.clone()
         return self.architecture().load(self.base.file).to(self.device)
+
+    @cached_property
+    def _opened(self) -> Generator:
+        return bases.opened(self.base, self.task).to(self.device)
 
     def surrogate(self, model: Generator) -> Any:
         """The source q(x|c_f)."""
@@ -120,7 +129,7 @@ class Chain:
             conditions = [texts[i % len(texts)] for i in range(self.shown)]
             return Relabelled(self._fixed("surrogate", conditions, inputs, 0), model.clone(), c_f)
         if kind == "folder":
-            height, width, channels = datasets.SHAPES[task.dataset]
+            height, width, channels = datasets.shape(task)
             found, _ = images.read_folder(Path(argument), channels, (height, width))
             return Relabelled(
                 Images(model.clone(), found, np.full(len(found), task.concept)), model.clone(), c_f
@@ -132,7 +141,8 @@ class Chain:
     @property
     def shown(self) -> int:
         """Images in a fixed set of one class."""
-        return max(100, self.task.replay_images // len(self.task.retain))
+        task = self.task
+        return task.surrogate_images or max(100, task.replay_images // max(1, len(task.retain)))
 
     @cached_property
     def surrogate_key(self) -> str:
@@ -149,10 +159,8 @@ class Chain:
         task = self.task
         if task.replay_images == 0:
             return FreshReplay(self.theta_star(), task.covered, task.sampler)
-        k, conditions = len(task.covered), []
-        for i in range(task.replay_images):
-            texts = task.asked(task.covered[i % k], "replay")
-            conditions.append(texts[i // k % len(texts)])
+        asked = task.remembered()
+        conditions = [asked[i % len(asked)] for i in range(task.replay_images)]
         return self._fixed("replay", conditions, self.replay_inputs(), self.replay_seed)
 
     def own(self) -> AnotherClass | FixedReplay:
@@ -173,19 +181,28 @@ class Chain:
         task, model = self.task, self.theta_star()
 
         def build(folder: Path) -> None:
-            rng, c, parts = (
-                torch.Generator().manual_seed(image_seed(name, seed)),
-                model.conditions(conditions),
-                [],
-            )
-            for part in c.split(512) if isinstance(model, Diffusion) else [c]:
-                parts.append(model.simulate(part, rng, task.sampler).cpu())
+            rng, c = torch.Generator().manual_seed(image_seed(name, seed)), model.conditions(conditions)
+            parts, size = [], PART_LARGE if task.model else PART if isinstance(model, Diffusion) else len(c)
+            for i, part in enumerate(c.split(size)):
+                kept = (
+                    folder / f"part-{i:05d}.safetensors"
+                )  # with the generator's state: a killed run goes on here
+                if kept.exists():
+                    found = load_file(kept)
+                    rng.set_state(found["rng"])
+                else:
+                    found = {"x": model.simulate(part, rng, task.sampler).cpu(), "rng": rng.get_state()}
+                    write_atomic(kept, save(found))
+                parts.append(found["x"])
                 self.progress(name, sum(map(len, parts)), len(c))
             write_atomic(folder / "replay.safetensors", save({"x": torch.cat(parts), "c": c.cpu()}))
+            for kept in folder.glob("part-*"):
+                kept.unlink()
 
         artifact = self.make("replay", name, {"base": self.base.content, **inputs}, build)
         stored = load_file(artifact.path / "replay.safetensors", device=self.device)
-        return FixedReplay(stored["x"], stored["c"], bases.recipe(task.family, task.base).flip)
+        flip = not task.model and bases.recipe(task.family, task.base).flip
+        return FixedReplay(stored["x"], stored["c"], flip)
 
     @property
     def replay_seed(self) -> int:
@@ -197,7 +214,8 @@ class Chain:
         task = self.task
         facts: dict[str, Any] = {} if task.replay_every == 1 else {"covered": task.covered}
         if task.prompts is not None:
-            facts["texts"] = [text for c in task.covered for text in task.asked(c, "replay")]
+            texts = [text for c in task.covered for text in task.asked(c, "replay")]
+            facts["texts"] = task.remembered() if task.keeps_prompts else texts
         if task.replay_images:
             facts |= {"n": task.replay_images, "covered": task.covered, "seed": self.replay_seed}
             facts |= {"version": REPLAY_VERSION, "sampler": plain(task.sampler)}
@@ -211,8 +229,10 @@ class Chain:
             model = self.theta_star()
             rng = torch.Generator().manual_seed(image_seed("fisher", 0))
             tick = lambda done: self.progress("fisher", done, options.n)  # noqa: E731
-            F, negative = fisher.estimate(model, task, options, self.replay(), task.sampler, rng, tick)
+            kept, replay = folder / "unfinished.safetensors", self.replay()
+            F, negative = fisher.estimate(model, task, options, replay, task.sampler, rng, tick, kept)
             write_atomic(folder / "fisher.safetensors", save({k: v.cpu() for k, v in F.items()}))
+            kept.unlink(missing_ok=True)
             return {"trace": float(sum(float(v.double().sum()) for v in F.values())), "negative": negative}
 
         artifact = self.make("fisher", "fisher", self.fisher_inputs(options), build)
@@ -290,7 +310,8 @@ class Chain:
         rows = sampling.requests(self.task, name)
         return {
             "version": SAMPLE_VERSION, "model": self.base.content if base else self.model_content,
-            "sampler": plain(self.task.sampler), "rows": [[r.condition, r.seed] for r in rows],
+            "sampler": plain(self.task.sampler),
+            "rows": [[r.condition, r.seed, *(v for v in (r.guidance, r.size) if v is not None)] for r in rows],
             **({} if base else self._filter()),
         }  # fmt: skip
 

@@ -145,6 +145,13 @@ class Store:
             _fsync(final.parent)
         return self.get(stage, key, cached=False)
 
+    def drop(self, artifact: Artifact) -> None:
+        """Delete a finished artifact; whoever needs it again makes it again."""
+        stage = str(artifact.meta["stage"])
+        with FileLock(self.root / "locks" / f"{stage}-{artifact.key}.lock"):
+            shutil.rmtree(artifact.path, ignore_errors=True)
+            self._verified.discard((stage, artifact.key))
+
     def entries(self) -> list[tuple[str, str, int, bool]]:
         """(stage, key, bytes, finished) of everything in the store."""
         rows = []

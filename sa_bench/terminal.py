@@ -85,9 +85,12 @@ def _numbers(values: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(set(values))))
 
 
-def _cell(endpoint: Endpoint | None) -> str:
+def _cell(endpoint: Endpoint | None, notes: list[str]) -> str:
+    """The value with its interval; where there is none the number of the reason in `notes`."""
     if endpoint is None or endpoint.value is None:
-        return "n/a: " + ((endpoint.reason if endpoint else None) or "not measured")
+        reason = (endpoint.reason if endpoint else None) or "not measured"
+        notes += [reason] if reason not in notes else []
+        return f"n/a [{notes.index(reason) + 1}]"
     text = shown(endpoint.value, endpoint.unit)
     found = spread(endpoint, " to ").removesuffix(" %")
     return f"{text} ({found})" if found else text
@@ -103,7 +106,10 @@ def print_boards(results: Sequence[Mapping[str, Any]]) -> None:
         console.print()
         for line in board.lines:
             console.print(f"  {line.label}{_mark(line)}: {line.sentence}", markup=False, highlight=False)
-        console.print(_table(board))
+        notes: list[str] = []
+        console.print(_table(board, notes))
+        for number, reason in enumerate(notes, 1):
+            console.print(f"  [{number}] {reason}", markup=False, highlight=False)
 
 
 def _mark(line: Line) -> str:
@@ -124,7 +130,7 @@ def _add(table: Table, *cells: str) -> None:
     table.add_row(*(Text(cell) for cell in cells))
 
 
-def _table(board: Board) -> Table:
+def _table(board: Board, notes: list[str]) -> Table:
     table = _empty("#", "method", "forgotten?", "recoverable?", "kept", "runs")
     for line in board.lines:
         forget, recovery, keep = (line.endpoints.get(name) for name in board.primary)
@@ -134,8 +140,8 @@ def _table(board: Board) -> Table:
         runs = f"{len(line.cells)}" + (f", {len(line.failed)} failed" if line.failed else "")
         unit = keep.unit if keep is not None and keep.unit not in (None, "rate", "probability") else ""
         _add(
-            table, str(line.rank or "–"), line.label + _mark(line), f"{yes}  {_cell(forget)}",
-            f"{undone}  {_cell(recovery)}", f"{_cell(keep)} {unit}", runs,
+            table, str(line.rank or "–"), line.label + _mark(line), f"{yes}  {_cell(forget, notes)}",
+            f"{undone}  {_cell(recovery, notes)}", f"{_cell(keep, notes)} {unit}", runs,
         )  # fmt: skip
     return table
 

@@ -100,7 +100,8 @@ def _try(
     differing = [k for k in fields if any(other.get(k) != fields[k] for other in others)]
     forget, keep = (_values(rows, i) for i in (0, 2))
     sign = -1 if keep[0]["better"] == "lower" else 1
-    chance, n = 1 / len(rows[0]["task_values"]["classes"]), sum(m["n"] for m in forget)
+    values = rows[0]["task_values"]
+    chance, n = values.get("gate") or 1 / len(values["classes"]), sum(m["n"] for m in forget)
     rate = sum(m["value"] * m["n"] for m in forget) / n
     return Try(
         task, method, fields, ", ".join(f"{k}={str(fields[k]).removesuffix('.0')}" for k in differing) or "no setting",

@@ -47,9 +47,24 @@ class Prompts:
     indirect: Mapping[str, tuple[str, ...]] = field(
         default_factory=dict
     )  # questions without the name, by class name
+    kept: tuple[str, ...] = later(
+        ()
+    )  # the retain set's prompts as they stand; (): every retained class by its name
+    leakage: tuple[str, ...] = later(())  # how the other classes are asked for, in the set `leakage`
+    files: Mapping[str, str] = later(dict)  # role -> prompt file (sa_bench.prompt_files)
+    rows: Literal["fixed", "own"] = later(
+        "fixed"
+    )  # a file's guidance and size: the sampler's, or each row's own
 
     def of(self, role: str, name: str) -> list[str]:
-        """The prompts of a role (`forget`, `replay`, `test`) for the class `name`."""
+        """The prompts of a role (`forget`, `replay`, `test`, `kept`, `leakage`) for the class `name`.
+
+        Those of the role's file as they stand, where there is one; it must be here.
+        """
+        if role in self.files:
+            from sa_bench import prompt_files
+
+            return [row.text for row in prompt_files.rows(self.files[role])]
         return [template.replace("{}", name) for template in getattr(self, role)]
 
 

@@ -81,12 +81,14 @@ def sentence(board: Board, line: Line, floor: Endpoint | None) -> str:
     parts = []
     forget, recovery, keep = (line.known(name) for name in board.primary)
     if forget is not None:
-        chance = forget.value is not None and forget.value <= 1 / board.classes
+        chance = forget.value is not None and forget.value <= board.chance
         verb = "Forgot" if line.forgotten else "Not shown to have forgotten" if chance else "Did not forget"
         if line.standing == "reference":
             verb = f"Never saw {board.concept}"
         parts.append(f"{verb}: {percent(forget.value)} of its images of {board.concept} are still judged so")
-    if recovery is not None:
+    if recovery is not None and board.excess:
+        parts.append(_refitted(recovery, line.recoverable))
+    elif recovery is not None:
         text = f"{percent(recovery.value)} come back when its condition is fitted again"
         if floor is not None and line.standing != "reference":
             text += {
@@ -103,6 +105,16 @@ def sentence(board: Board, line: Line, floor: Endpoint | None) -> str:
     if errors:
         text += f" {len(errors)} of {len(errors) + len(line.cells)} cells failed: {errors[0]}"
     return text
+
+
+def _refitted(recovery: Endpoint, recoverable: str) -> str:
+    """Recovery as a loss above θ*'s, in words."""
+    text = f"its words, fitted again, denoise with a loss {recovery.value:.2g} above the base model's"
+    return text + (", no worse than where nothing was unlearned" if recoverable == "yes" else "")
+
+
+def _limit(board: Board) -> str:
+    return "the task's gate" if board.gate else "chance"
 
 
 def _names(lines: Iterable[Line]) -> str:
@@ -138,17 +150,27 @@ def _answer(board: Board, methods: list[Line], floor: Endpoint | None) -> str:
         if all(line.forgotten is None for line in done):
             return "No answer: forgetting was not measured."
         best = min((x for x in done if x.known(name)), key=lambda x: x.endpoints[name].value or 0.0)
-        if (best.endpoints[name].value or 0.0) <= 1 / board.classes:
+        if (best.endpoints[name].value or 0.0) <= board.chance:
             return (
                 f"No method here is shown to have made the model forget {board.concept}: "
                 f"{percent(best.endpoints[name].value)} of the images of {best.label}, the best, are still judged so, but "
-                f"the interval reaches {percent(best.endpoints[name].bounds[1])} and chance is "
-                f"{percent(1 / board.classes)}; more images would tell."
+                f"the interval reaches {percent(best.endpoints[name].bounds[1])} and {_limit(board)} is "
+                f"{percent(board.chance)}; more images would tell."
             )
         return (
             f"No method here made the model forget {board.concept}: {percent(best.endpoints[name].value)} of the "
-            f"images of {best.label}, the best, are still judged so; chance is {percent(1 / board.classes)}."
+            f"images of {best.label}, the best, are still judged so; {_limit(board)} is {percent(board.chance)}."
         )
+    if board.excess:
+        if ranked:
+            return (
+                f"{ranked[0].label} leads: it forgot {board.concept}; "
+                f"{_refitted(ranked[0].endpoints[board.primary[1]], 'unclear')}; {_against_base(ranked[0].endpoints[board.primary[2]])}. "
+                "No retrained model says how much of that is erasure."
+            )
+        if hidden:
+            return f"Nobody wins: {_names(hidden)} hid {board.concept}; fitted again, its words denoise as well as ever."
+        return f"Nobody can be ranked: {'; '.join(f'{x.label} ({x.verdict})' for x in forgot[:3])}."
     if floor is None:
         there = [line for line in board.lines if line.standing == "reference"]
         cure = f"{_names(there)} has no recovery value" if there else "add --method retrain"

@@ -30,7 +30,9 @@ def pictures(n, prompts=None, labels=0, seed=0):
 def view(records, **sets):
     """A view whose detectors say `records[name](images, beside)`."""
     return SimpleNamespace(
-        task=SimpleNamespace(classes=CLASSES, concept=0),
+        task=SimpleNamespace(
+            classes=CLASSES, concept=0, leakage_images=int("leakage" in sets.get("samples", {}))
+        ),
         samples=sets.get("samples", {}),
         base=sets.get("base", {}),
         detections=lambda name, images, beside=None: records[name](images, beside),
@@ -106,7 +108,7 @@ def test_the_others_are_shown_beside_the_target():
     kept = pictures(4)
     kept.labels[:] = [1, 1, 2, 2]
     found = celebrity_score.celebrity_score.measure(
-        view({"celebrities": detect}, samples={"forget": pictures(3), "retain": kept})
+        view({"celebrities": detect}, samples={"forget": pictures(3), "leakage": kept})
     )
     assert asked == [["brad pitt"] * 3, ["Emma_Stone"] * 2 + ["Adele"] * 2]
     assert found.value == pytest.approx(0.1)
@@ -375,7 +377,7 @@ def test_without_a_detector_a_metric_is_not_available(digits, monkeypatch, tmp_p
 
 def test_a_task_of_classes_says_that_it_has_no_prompts():
     chain = SimpleNamespace(task=registry.task("mnist_0"))
-    with pytest.raises(SaBenchError, match="The task mnist_0 has no prompts"):
+    with pytest.raises(SaBenchError, match="images of mnist_0 have no prompts"):
         LazyView(chain, Subject(chain)).prompts(pictures(1))
 
 

@@ -174,3 +174,36 @@ def test_official_range_is_an_option(toy_diffusion, rng):
     ]
     assert torch.equal(F[0]["one.weight"], F[1]["one.weight"])
     assert not torch.equal(F[0]["one.weight"], F[2]["one.weight"])
+
+
+def test_an_interrupted_fisher_goes_on_where_it_was(toy_diffusion, tmp_path, monkeypatch):
+    """Bit for bit, whether the kill came in the first batch or in a later one."""
+    from types import SimpleNamespace
+
+    from sa_bench.contracts import Sampler
+
+    monkeypatch.setattr(fisher, "BATCH", 4)
+    monkeypatch.setattr(fisher, "EVERY", 0.0)
+    task = SimpleNamespace(classes=("a", "b", "c"), retain=(1, 2))
+    options = FisherOptions(n=11, timesteps=3)
+
+    def run(tick=lambda done: None, checkpoint=None):
+        rng = torch.Generator().manual_seed(3)
+        return fisher.estimate(
+            toy_diffusion, task, options, None, Sampler("ddim", 10), rng, tick, checkpoint
+        )[0]
+
+    whole = run()
+    for at in (2, 7):
+        kept = tmp_path / f"{at}.safetensors"
+
+        def kill(done, at=at):
+            if done == at + 1:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run(kill, kept)
+        seen = []
+        resumed = run(seen.append, kept)
+        assert seen[0] == at + 1
+        assert all(torch.equal(whole[name], resumed[name]) for name in whole)

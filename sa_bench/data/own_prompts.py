@@ -97,6 +97,20 @@ KEPT_STYLE = (
     "a city bridge in the style of {}",
 )  # fmt: skip
 
+THING = (
+    "a photo of {}",
+    "a close-up of {}",
+    "{} in the evening sun",
+    "a drawing of {}",
+    "an oil painting of {}",
+    "{} in a city street",
+    "{} seen from above",
+    "a black and white photo of {}",
+    "{} and a child",
+    "{} in the snow",
+)  # fmt: skip
+"""Ways to ask for anything that has a name."""
+
 NEUTRAL = (
     "A lighthouse on a rocky coast at dusk.",
     "A bowl of ramen with a soft egg.",

@@ -15,19 +15,26 @@ from torch import Tensor
 from sa_bench import __version__, bases, datasets, judges, registry
 from sa_bench.cards import WEIGHTS
 from sa_bench.cells import resolve_fields
-from sa_bench.contracts import Diffusion, FisherOptions, Generator, Request, Task
+from sa_bench.contracts import Condition, Diffusion, FisherOptions, Generator, Request, Task
 from sa_bench.fisher import estimate
 from sa_bench.guard import QUANTITIES, Share, collapsed, shares
 from sa_bench.likelihood import per_class
 from sa_bench.sample_sets import SampleSet
-from sa_bench.sampling import image_seed
-from sa_bench.sources import FixedReplay
+from sa_bench.sampling import image_seed, rows
+from sa_bench.sources import FixedReplay, NormalNoise, UniformNoise
 from sa_bench.store import write_atomic
 from sa_bench.toy import ToyRun
 from sa_bench.training import Recipe, fit
 
-WRECKING = {"vae": (1000, 1000, 2000), "ddpm": (500, 200, 600)}  # steps of no_gr, naive and memorised replay
-POOL = {"ddpm": 400}  # images a class that resamples are taken from, where fresh ones take too long
+WRECKING = {  # steps of no_gr, naive and memorised replay
+    "vae": (1000, 1000, 2000),
+    "ddpm": (500, 200, 600),
+    "text_to_image": (300, 150, 400),
+}
+POOL = {
+    "ddpm": 400,
+    "text_to_image": 150,
+}  # images a class that resamples are taken from, where fresh ones take too long
 RESAMPLES = (
     300  # of the null for each task: base models at other sampling seeds, every digit in turn left out
 )
@@ -39,10 +46,14 @@ what the endpoints are for."""
 
 def draw(model: Generator, task: Task, name: str) -> SampleSet:
     """The retained images of `task` from the noise of the set `name`."""
-    conditions = [c for c in task.scored for _ in range(task.n_retain)]
-    rows = [Request(c, image_seed(name, i)) for i, c in enumerate(conditions)]
-    images = model.to_images(model.sample(rows, task.sampler))
-    return SampleSet(images, np.array(conditions), np.array([r.seed for r in rows]))
+    found = rows(task, "retain")
+    return _made(model, task, [row.request.condition for row in found], [row.label for row in found], name)
+
+
+def _made(model: Generator, task: Task, asked: list[Condition], labels: list[int], name: str) -> SampleSet:
+    requests = [Request(c, image_seed(name, i)) for i, c in enumerate(asked)]
+    images = model.to_images(model.sample(requests, task.sampler))
+    return SampleSet(images, np.array(labels), np.array([r.seed for r in requests]))
 
 
 class Bench:
@@ -58,7 +69,7 @@ class Bench:
         found = bases.shipped(task.family, task.dataset, task.base, seed)
         if found is None:
             raise SystemExit("the shipped bases are missing: python -m sa_bench.weights bases")
-        return bases.new(task.family, task.dataset, task.base).load(found.file)
+        return bases.new(task.family, task.dataset, task.base, words=task.classes).load(found.file)
 
     @cache  # noqa: B019 (one bench a process)
     def reference(self, seed: int, task: str, concept: int) -> SampleSet:
@@ -76,11 +87,14 @@ class Bench:
 
     @cache  # noqa: B019
     def _pool(self, seed: int, n: int) -> SampleSet:
-        conditions = [c for c in range(len(self.task.classes)) for _ in range(n)]
-        rows = [Request(c, image_seed("guard pool", i)) for i, c in enumerate(conditions)]
-        model = self.base(seed)
-        images = model.to_images(model.sample(rows, self.task.sampler))
-        return SampleSet(images, np.array(conditions), np.array([r.seed for r in rows]))
+        labels = [c for c in range(len(self.task.classes)) for _ in range(n)]
+        asked = [
+            texts[i % len(texts)]
+            for c in range(len(self.task.classes))
+            if (texts := self.task.asked(c))
+            for i in range(n)
+        ]
+        return _made(self.base(seed), self.task, asked, labels, "guard pool")
 
     def shares(self, images: SampleSet, base: SampleSet, task: Task) -> dict[str, Share]:
         """As the metric takes them."""
@@ -140,7 +154,8 @@ class WreckRun(ToyRun):
         """Fresh samples, or the fixed few."""
         if not self.images:
             return super().replay()
-        c = self.star.conditions([self.task.retain[i % len(self.task.retain)] for i in range(self.images)])
+        asked = self.task.remembered()
+        c = self.star.conditions([asked[i % len(asked)] for i in range(self.images)])
         rng = torch.Generator().manual_seed(0)
         return FixedReplay(self.star.simulate(c, rng, self.task.sampler), c)
 
@@ -152,9 +167,9 @@ class WreckRun(ToyRun):
         return estimate(self.star, self.task, options, self.replay(), self.task.sampler, rng)[0]
 
     def surrogate(self) -> Any:
-        """Uniform noise."""
-        from sa_bench.sources import UniformNoise
-
+        """Noise: uniform, or normal in latents."""
+        if self.task.prompts is not None:
+            return NormalNoise(self.star, self.task.asked(self.task.concept, "forget"))
         return UniformNoise(self.star, self.task.concept, self.star.shape, self.star.range)
 
     def train(
@@ -175,7 +190,8 @@ def calibrate(task: str, say: Callable[[str], None]) -> None:
 
     The null is taken with all retained classes scored, and with a part of them.
     """
-    bench, tasks = Bench(registry.task(task)), (task, f"{task}_cover5")
+    bench, known = Bench(registry.task(task)), {entry.name for entry in registry.entries("task")}
+    tasks = [name for name in (task, f"{task}_cover5") if name in known]
     nulls = {name: null(bench, name, say) for name in tasks}
     quantile = FALSE / len(QUANTITIES)
     at = {

@@ -1,0 +1,188 @@
+"""What a resolved task and method must be before any work: values in range, names known, files there."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sa_bench import registry
+from sa_bench.cards import guard_card, judge_card, require_bar
+from sa_bench.contracts import FisherOptions, Task
+from sa_bench.errors import SaBenchError, unknown
+
+
+def with_concept(task: Task, value: Any) -> Task:
+    """An open task for another concept: any text takes the place of the first class's name.
+
+    Raises:
+        SaBenchError: an empty text, or one that is another of the task's names.
+    """
+    text = " ".join(str(value).split())
+    if not text or text in task.classes[1:]:
+        raise SaBenchError(f"task.concept={value!r}: give the words that name what is to be forgotten.")
+    return replace(task, classes=(text, *task.classes[1:]))
+
+
+def class_index(task: Task, value: Any) -> int:
+    """A class given by index or name as an index.
+
+    Raises:
+        SaBenchError: neither; lists what there is.
+    """
+    text = str(value).strip().lower()
+    if text in task.classes:
+        return task.classes.index(text)
+    if text.isdecimal() and int(text) < len(task.classes):
+        return int(text)
+    listing = ", ".join(f"{i} {n}" for i, n in enumerate(task.classes))
+    raise SaBenchError(f"{task.name} has no class {value!r}. Available: {listing}.")
+
+
+def checked(task: Task, relabel_given: bool = False) -> Task:
+    """The task, its values in range and its surrogate readable; errors come before any work."""
+    if task.relabel_to == task.concept and len(task.classes) > 1:
+        if relabel_given:
+            raise SaBenchError("task.relabel_to is the concept itself; name another class.")
+        task = replace(task, relabel_to=(task.concept + 1) % len(task.classes))
+    for name in ("n_forget", "n_retain"):
+        if getattr(task, name) < 1:
+            raise SaBenchError(f"task.{name}={getattr(task, name)}: at least 1 image is needed.")
+    for name in ("likelihood_images", "likelihood_deep", "feature_images"):
+        if getattr(task, name) < 0:
+            raise SaBenchError(f"task.{name}={getattr(task, name)}: must be 0 or more.")
+    for name in ("recovery_budgets", "recovery_images"):
+        low = 0 if name == "recovery_budgets" else 1
+        if not getattr(task, name) or min(getattr(task, name)) < low:
+            raise SaBenchError(f"task.{name} needs one or more whole numbers ≥ {low}, e.g. 30,100.")
+    for name in ("recovery_judged", "bound_images", "bound_steps"):
+        if getattr(task, name) < 1:
+            raise SaBenchError(f"task.{name}={getattr(task, name)}: must be 1 or more.")
+    if unknown_starts := set(task.recovery_starts) - {"own", "mean", "zero"}:
+        raise unknown("recovery start", unknown_starts.pop(), ["own", "mean", "zero"])
+    if not task.recovery_starts or not task.recovery_rates or min(task.recovery_rates) <= 0:
+        raise SaBenchError(
+            "task.recovery_starts and task.recovery_rates need at least one value, rates above 0."
+        )
+    _check_sampler(task)
+    if task.prompts is not None and task.prompts.files:
+        from sa_bench import prompt_files
+
+        task = replace(task, prompts=prompt_files.resolved(task.prompts))
+    if task.model:
+        _check_pretrained(task)
+    if task.replay_every < 1 or not (task.scored or task.keeps_prompts):
+        raise SaBenchError(
+            f"task.replay_every={task.replay_every} with task.score={task.score} leaves no class to score; "
+            "use replay_every=2 or more for score=uncovered, 1 or more for score=retain."
+        )
+    if task.replay_images and task.replay_images < len(task.covered):
+        raise SaBenchError(
+            f"task.replay_images={task.replay_images}: at least one for each of the {len(task.covered)} classes "
+            "that replay covers, or 0 for fresh samples."
+        )
+    for name in filter(None, (*task.judges, task.designated, task.reject_judge)):
+        require_bar(judge_card(name))
+    if task.judges and task.designated not in task.judges:
+        raise SaBenchError(f"task.designated={task.designated} is not in task.judges.")
+    for name in task.metrics:
+        registry.find("metric", name)
+    if "collapse" in task.metrics:
+        guard_card(task.dataset)
+    kind, _, argument = task.surrogate.partition(":")
+    if kind == "class":
+        other = class_index(task, argument)
+        if other == task.concept:
+            raise SaBenchError("task.surrogate is the concept itself; name another class.")
+        task = replace(task, surrogate=f"class:{other}")
+    elif kind == "folder":
+        if not Path(argument).is_dir():
+            raise SaBenchError(f"task.surrogate: no folder at {argument!r}.")
+        from sa_bench import datasets, images  # loads torch, so only where it is needed
+
+        height, width, channels = datasets.shape(task)
+        images.read_folder(
+            Path(argument), channels, (height, width)
+        )  # a wrong image stops here, before any work
+        task = replace(task, surrogate=f"folder:{Path(argument).resolve()}")
+    elif kind == "prompt" and task.prompts is not None and argument.strip():
+        pass
+    elif task.prompts is not None and kind.strip() and not argument and kind != "noise":
+        task = replace(task, surrogate=f"prompt:{kind.strip()}")  # words alone
+    elif task.surrogate != "noise":
+        prompt = ["prompt:<text>"] if task.prompts is not None else []
+        raise unknown("surrogate", task.surrogate, ["noise", "class:<name>", *prompt, "folder:<path>"])
+    return task
+
+
+def _check_pretrained(task: Task) -> None:
+    """What only a task on a pretrained model can get wrong."""
+    from sa_bench.bases import SMOKE
+
+    if task.family != "text_to_image":
+        raise SaBenchError(
+            f"task.model={task.model}: {task.name} trains its own base, of the family {task.family}."
+        )
+    if task.size < 8 or task.size % 8:
+        near = max(8, round(task.size / 8) * 8)
+        raise SaBenchError(
+            f"task.size={task.size}: images of Stable Diffusion have sides of whole eights, e.g. {near}."
+        )
+    if task.model != SMOKE:
+        from sa_bench.models import checkpoints
+
+        if checkpoints.layout(task.model) not in ("pipeline", "single", "hub"):
+            raise SaBenchError(
+                f"task.model={task.model} is no whole model but a {checkpoints.layout(task.model)}; give the base here, "
+                "and measure this with --method checkpoint --set checkpoint.path=…"
+            )
+
+
+def check_standing(method: Any, name: str, task: Task, base_seed: int) -> None:
+    """Refuse what a pretrained base cannot do: be trained again, or have a second seed.
+
+    Raises:
+        SaBenchError: it is asked to.
+    """
+    if not task.model:
+        return
+    if "data" in method.needs:
+        raise SaBenchError(
+            f"{name} needs the data that {task.model} was trained on, which is not here to be had."
+        )
+    if base_seed:
+        raise SaBenchError(f"--base-seed {base_seed}: {task.name} has one base model, {task.model}; use 0.")
+
+
+SCHEDULERS = {"vae": ("direct",), "ddpm": ("ddim", "ddpm"), "text_to_image": ("ddim", "ddpm")}
+MOST_STEPS = {"vae": 1, "ddpm": 1000, "text_to_image": 1000}
+
+
+def _check_sampler(task: Task) -> None:
+    sampler, most = task.sampler, MOST_STEPS[task.family]
+    if sampler.scheduler not in SCHEDULERS[task.family]:
+        raise unknown("scheduler", sampler.scheduler, SCHEDULERS[task.family])
+    if not math.isfinite(sampler.guidance) or not 0 <= sampler.eta <= 1:
+        raise SaBenchError(
+            f"task.sampler.guidance={sampler.guidance}, eta={sampler.eta}: a finite guidance and 0 ≤ eta ≤ 1 are needed."
+        )
+    if not 1 <= sampler.steps <= most:
+        raise SaBenchError(f"task.sampler.steps={sampler.steps}: {task.name} samples in 1 to {most} steps.")
+
+
+def check_fisher(method: Any, task: Task, what: str) -> None:
+    """Refuse options of F that mean nothing for the task's family, before any work."""
+    for name, options in vars(method).items():
+        if not isinstance(options, FisherOptions):
+            continue
+        if task.family == "vae" and (options.timesteps or options.range != "model"):
+            raise SaBenchError(
+                f"{what}: {name}.timesteps and {name}.range are of diffusion models; {task.name} has none."
+            )
+        if task.family != "vae" and options.targets != "means":
+            raise SaBenchError(
+                f"{what}: {name}.targets={options.targets} is of VAEs; use {name}.targets=means."
+            )
+        if options.timesteps > 1000:
+            raise SaBenchError(f"{what}: {name}.timesteps={options.timesteps}: there are 1,000; 0 takes all.")

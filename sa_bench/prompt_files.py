@@ -1,0 +1,79 @@
+"""Files of prompts behind a task: found once, from then on named by their content."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+from sa_bench import catalogue
+from sa_bench.data.prompts import Asked, read
+from sa_bench.errors import MissingAsset, SaBenchError
+from sa_bench.store import file_digest
+from sa_bench.values import Prompts
+
+
+def resolved(prompts: Prompts) -> Prompts:
+    """The prompts with every file that is here named `name@sha256…`; roles whose file is absent use their own texts.
+
+    A file is an asset's name or a path.
+
+    Raises:
+        MissingAsset: a file is absent, and the role has no texts of its own.
+        SaBenchError: a file cannot be read, or has no prompts.
+    """
+    files: dict[str, str] = {}
+    for role, name in prompts.files.items():
+        if role not in ("forget", "replay", "test", "kept", "leakage"):
+            raise SaBenchError(
+                f"task.prompts.files.{role}: roles are forget, replay, test, kept and leakage."
+            )
+        if "@" in name:
+            name = name.rpartition("@")[0]
+        path = found(name)
+        if path is not None:
+            files[role] = f"{name if name in catalogue.ASSETS else path.resolve()}@{file_digest(path)[:12]}"
+            rows(files[role])
+        elif not getattr(prompts, role):
+            catalogue.need(name)
+    return replace(prompts, files=files)
+
+
+def found(name: str) -> Path | None:
+    """Where the asset or file `name` is; None: an asset that is not here.
+
+    Raises:
+        SaBenchError: it is no asset, and no file.
+    """
+    if name in catalogue.ASSETS:
+        return catalogue.find(name)
+    if not Path(name).is_file():
+        raise SaBenchError(f"No prompt file at {name!r}, and no asset of that name.")
+    return Path(name)
+
+
+def rows(reference: str) -> list[Asked]:
+    """The rows of the file `name@sha256…`.
+
+    Raises:
+        MissingAsset: it is no longer here.
+        SaBenchError: its content has changed.
+    """
+    name, _, content = reference.rpartition("@")
+    path = found(name)
+    if path is None:
+        raise MissingAsset(f"The prompt file {name} is no longer here. python -m sa_bench fetch {name}")
+    stat = path.stat()
+    if not _digest(path, stat.st_size, stat.st_mtime_ns).startswith(content):
+        raise SaBenchError(f"{path} has changed since the run was resolved; start again.")
+    return list(_rows(path, content))
+
+
+@lru_cache(maxsize=16)
+def _rows(path: Path, content: str) -> tuple[Asked, ...]:
+    return tuple(read(path))
+
+
+@lru_cache(maxsize=16)
+def _digest(path: Path, size: int, changed: int) -> str:
+    return file_digest(path)

@@ -1,0 +1,164 @@
+"""Tasks on pretrained models: what is asked, with which seeds, and what their command line may change."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sa_bench import prompt_files, registry, sampling
+from sa_bench.cells import resolve, resolve_task
+from sa_bench.contracts import Request, Sampler
+from sa_bench.errors import MissingAsset, SaBenchError
+from sa_bench.values import Prompts
+
+CSV = """prompt,sd_seed,sd_guidance_scale,sd_image_width,sd_image_height
+"a, b",4290749014,7.5,512,512
+c,3,9,128,448
+"a, b",5,7,512,512
+"""
+
+
+@pytest.fixture
+def task():
+    return resolve_task("celeb_brad_pitt", "quick", {})
+
+
+def test_kept_prompts_are_the_retain_set_and_other_names_the_leakage(task):
+    kept = sampling.rows(task, "retain")
+    assert {row.label for row in kept} == {sampling.KEPT}
+    assert [row.request.condition for row in kept] == list(
+        task.prompts.kept[:: len(task.prompts.kept) // 8][:8]
+    )
+    leak = sampling.rows(task, "leakage")
+    assert [row.label for row in leak] == list(task.retain)
+    assert all(task.classes[row.label] in row.request.condition for row in leak)
+    assert sampling.sets(task) == ("forget", "retain", "leakage")
+    assert sampling.sets(resolve_task("mnist_0", "quick", {})) == ("forget", "retain")
+    with pytest.raises(SaBenchError, match="Available: forget, retain, leakage"):
+        sampling.rows(task, "families")
+
+
+def test_replay_asks_for_what_is_kept_in_the_replay_prompts_as_they_stand(task):
+    assert task.remembered() == list(task.prompts.replay)
+    digits = resolve_task("mnist_0_t2i", "quick", {})
+    assert digits.remembered()[:9] == [digits.asked(c, "replay")[0] for c in digits.covered]
+    classes = resolve_task("mnist_0_ddpm", "quick", {})
+    assert classes.remembered() == list(classes.covered)
+
+
+def test_a_files_rows_keep_their_seeds_once(task, tmp_path):
+    (tmp_path / "i2p.csv").write_text(CSV)
+    file = str(tmp_path / "i2p.csv")
+    given = {"prompts.files.test": file, "n_forget": "3"}
+    fixed = resolve_task("celeb_brad_pitt", "quick", given)
+    rows = sampling.rows(fixed, "forget")
+    assert [r.request.condition for r in rows] == ["a, b", "c", "a, b"]
+    assert [r.request.seed for r in rows] == [4290749014, 3, 5]
+    assert [r.prompt for r in rows] == [0, 1, 0]  # one text is one cluster
+    assert {(r.request.guidance, r.request.size) for r in rows} == {(None, None)}
+    own = sampling.rows(resolve_task("celeb_brad_pitt", "quick", {**given, "prompts.rows": "own"}), "forget")
+    assert [(r.request.guidance, r.request.size) for r in own] == [
+        (7.5, (512, 512)),
+        (9, (448, 128)),
+        (7, (512, 512)),
+    ]
+    twice = sampling.rows(resolve_task("celeb_brad_pitt", "quick", {**given, "n_forget": "6"}), "forget")
+    assert len({r.request.seed for r in twice}) == 6
+    assert fixed.prompts.files["test"].startswith(file + "@")
+
+
+def test_a_changed_prompt_file_is_another_task(tmp_path):
+    file = tmp_path / "mine.txt"
+    file.write_text("one\ntwo\n")
+    before = resolve_task("celeb_brad_pitt", "quick", {"prompts.files.test": str(file)})
+    assert before.asked(0) == ["one", "two"]
+    file.write_text("one\nthree\n")
+    with pytest.raises(SaBenchError, match="has changed"):
+        sampling.rows(before, "forget")
+    after = resolve_task("celeb_brad_pitt", "quick", {"prompts.files.test": str(file)})
+    assert before.prompts != after.prompts
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"prompts.files.test": "nowhere.txt"}, "No prompt file at 'nowhere.txt'"),
+        ({"prompts.files.tset": "nowhere.txt"}, "roles are forget"),
+        ({"size": "427"}, "e.g. 424"),
+        ({"concept": "  "}, "give the words"),
+        ({"surrogate": "clas:x"}, "Unknown surrogate"),
+        ({"model": "/nowhere/at all"}, "nowhere"),
+    ],
+)
+def test_what_is_wrong_is_said_before_any_work(given, said):
+    with pytest.raises(SaBenchError, match=said):
+        resolve_task("celeb_brad_pitt", "quick", given)
+
+
+def test_a_file_without_prompts_of_our_own_is_asked_for(monkeypatch):
+    monkeypatch.setattr(prompt_files.catalogue, "find", lambda name: None)
+    with pytest.raises(MissingAsset, match="i2p"):
+        resolve_task("nudity_i2p", "full", {})
+    assert resolve_task("nudity_i2p", "quick", {}).prompts.files == {}
+    assert resolve_task("nudity_explicit", "full", {"model": "smoke"}).prompts.files == {}
+
+
+def test_any_words_can_be_the_concept_and_the_surrogate():
+    cell, *_ = resolve(
+        ["celeb_brad_pitt"], ["esd"], "quick", sets=["task.concept=emma  thompson", "task.surrogate=a woman"]
+    )
+    assert cell.task.classes[0] == "emma thompson"
+    assert (cell.task.concept, cell.task.surrogate, cell.task.anchor) == (0, "prompt:a woman", "a woman")
+    assert cell.task.asked(0, "forget") == ["emma thompson"]
+    with pytest.raises(SaBenchError, match="has no class"):
+        resolve_task("nudity_explicit", "quick", {"concept": "cats"})
+
+
+def test_a_pretrained_base_has_one_seed_and_no_training_data():
+    with pytest.raises(SaBenchError, match="has one base model"):
+        resolve(["celeb_brad_pitt"], ["original"], "quick", base_seeds=[1])
+    with pytest.raises(SaBenchError, match="needs the data"):
+        resolve(["celeb_brad_pitt"], ["retrain"], "quick")
+    with pytest.raises(SaBenchError, match="trains its own base"):
+        resolve_task("mnist_0", "quick", {"model": "smoke"})
+
+
+@pytest.mark.parametrize("name", [e.name for e in registry.entries("task")])
+def test_every_pretrained_task_says_what_it_asks(name):
+    task = registry.task(name)
+    if not task.model:
+        pytest.skip("trains its own base")
+    quick = resolve_task(name, "quick", {})
+    assert len(quick.primary) == 3
+    assert set(quick.primary) <= set(quick.metrics)
+    for part in sampling.sets(quick):
+        texts = [row.request.condition for row in sampling.rows(quick, part)]
+        assert texts
+        assert all(isinstance(t, str) and t and "{" not in t for t in texts)
+    assert not any(
+        quick.classes[0] in str(text) for text in (*quick.prompts.kept, *quick.remembered())
+    )  # what is kept does not name c_f
+
+
+def test_rows_of_their_own_size_lie_at_the_upper_left_of_a_black_canvas(task):
+    class Stub:
+        def sample(self, requests, sampler):
+            return requests
+
+        def to_images(self, requests):
+            h, w = requests[0].size or (64, 64)
+            return np.full((len(requests), h, w, 3), 200, np.uint8)
+
+    asked = [Request("a", 0), Request("b", 1, size=(32, 16)), Request("c", 2)]
+    images = sampling.made(Stub(), asked, replace(task, sampler=Sampler("ddim", 4)))
+    assert images.shape == (3, 64, 64, 3)
+    assert images[1].sum() == 200 * 32 * 16 * 3
+    assert images[1, :32, :16].min() == 200
+    assert sampling.made(Stub(), asked[1:2], task).shape == (1, 64, 64, 3)
+
+
+def test_prompts_without_the_later_fields_keep_their_key():
+    from sa_bench.keys import plain
+
+    assert set(plain(Prompts())) == {"forget", "replay", "test", "families", "synonyms", "indirect"}
+    assert plain(Prompts(files={"test": "x"}))["files"] == {"test": "x"}
