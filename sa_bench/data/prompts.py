@@ -1,0 +1,188 @@
+"""Prompt files of others: plain lists and the CSV files of I2P, ESD and COCO-30k, with each row's own settings.
+
+Nothing is reordered and nothing deduplicated: image i belongs to row i.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sa_bench.errors import SaBenchError
+
+SEEDS = ("sd_seed", "evaluation_seed", "seed")
+GUIDANCE = ("sd_guidance_scale", "evaluation_guidance")
+WIDTHS, HEIGHTS = ("sd_image_width",), ("sd_image_height",)
+TAGS = ("categories", "artist")
+LARGEST_SEED = 2**63 - 1  # seeds are kept as int64
+LARGEST_SIDE = 4096  # pixels
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One image that a prompt file asks for; None: the file does not say."""
+
+    text: str
+    seed: int | None = None
+    guidance: float | None = None  # s, as in `Sampler`
+    size: tuple[int, int] | None = None  # (height, width) in pixels
+    tags: tuple[str, ...] = ()  # I2P: its categories
+
+
+def read(path: Path) -> list[Asked]:
+    """The rows of a `.csv` or the lines of a `.txt` file.
+
+    Raises:
+        SaBenchError: another ending, or what `read_csv` and `read_lines` refuse.
+    """
+    if path.suffix.lower() == ".csv":
+        return read_csv(path)
+    if path.suffix.lower() == ".txt":
+        return [Asked(text) for text in read_lines(path)]
+    raise SaBenchError(f"{path}: prompt files end in .txt (one prompt a line) or .csv (a column `prompt`).")
+
+
+def read_lines(path: Path) -> list[str]:
+    """The prompts of a UTF-8 file, one a line, without trailing blanks and blank lines.
+
+    Raises:
+        SaBenchError: no such file, no prompt in it, or no text at all; names the file and the problem.
+    """
+    lines = [line.rstrip() for line in re.split(r"\r\n|\n|\r", _text(path))]
+    prompts = [line for line in lines if line]
+    if not prompts:
+        raise SaBenchError(f"{path} holds no prompt: every line is blank.")
+    return prompts
+
+
+def read_csv(path: Path) -> list[Asked]:
+    """The rows of a CSV file with a column `prompt`, in order.
+
+    Columns that are read where they are: `sd_seed`, `evaluation_seed` or `seed`; `sd_guidance_scale` or
+    `evaluation_guidance`; `sd_image_width` and `sd_image_height`; `categories` (joined by commas) and `artist` as
+    tags. All others, an unnamed index among them, are left alone. Without a column of seeds every seed is None.
+
+    Raises:
+        SaBenchError: no such file, no `prompt` column, no row, a row of another length or with a bad value; names
+            the file and the row, the first below the header being 1.
+    """
+    table = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    try:
+        rows = [row for row in table if row]
+    except csv.Error as error:
+        raise SaBenchError(f"{path}, near line {table.line_num}: no CSV ({error}).") from error
+    header = [name.strip().lower() for name in rows[0]] if rows else []
+    if "prompt" not in header:
+        raise SaBenchError(
+            f"{path} has no column `prompt`; it has {', '.join(filter(None, header)) or 'none'}."
+        )
+    if len(rows) == 1:
+        raise SaBenchError(f"{path} holds no prompt: there is no row below its header.")
+    return [_asked(header, row, f"{path}, row {number}") for number, row in enumerate(rows[1:], 1)]
+
+
+def problem(path: Path) -> str | None:
+    """What a file obviously is instead of the wanted one: empty, a web page, a Git LFS pointer; None: neither."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    start = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if not start:
+        return "is empty"
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "is a web page, not the file itself"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the file itself (git lfs pull fetches that)"
+    if start.startswith((b"404: not found", b"entry not found", b"repository not found", b"access to ")):
+        return "is a server's refusal, not the file itself"
+    return None
+
+
+def _text(path: Path) -> str:
+    if not path.is_file():
+        raise SaBenchError(f"There is no prompt file {path}.")
+    try:
+        if wrong := problem(path):
+            raise SaBenchError(f"{path} {wrong}.")
+        raw = path.read_bytes()
+    except OSError as error:
+        raise SaBenchError(f"{path} cannot be read ({error.strerror}).") from error
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise SaBenchError(
+            f"{path} is not UTF-8: line {line} holds byte {raw[error.start]:#04x}. Save it as UTF-8."
+        ) from error
+    if "\0" in text:
+        raise SaBenchError(
+            f"{path} is no text file: line {text.count(chr(10), 0, text.index(chr(0))) + 1} holds NUL."
+        )
+    return text
+
+
+def _asked(header: Sequence[str], row: Sequence[str], where: str) -> Asked:
+    if len(row) != len(header):
+        raise SaBenchError(f"{where} has {len(row)} fields, the header {len(header)}.")
+    fields = dict(zip(header, row, strict=True))
+    text = fields["prompt"].strip()
+    if not text:
+        raise SaBenchError(f"{where} has an empty prompt.")
+    height, width = _side(fields, HEIGHTS, where), _side(fields, WIDTHS, where)
+    if (height is None) != (width is None):
+        raise SaBenchError(f"{where} has a {'width' if height is None else 'height'} alone.")
+    tags = [tag.strip() for name in TAGS for tag in fields.get(name, "").split(",")]
+    return Asked(
+        text, _seed(fields, where), _guidance(fields, where),
+        None if height is None or width is None else (height, width), tuple(filter(None, tags)),
+    )  # fmt: skip
+
+
+def _first(fields: Mapping[str, str], names: Sequence[str]) -> tuple[str, str | None]:
+    """The first of the columns that is there and what the row has in it."""
+    return next(((name, fields[name].strip()) for name in names if name in fields), ("", None))
+
+
+def _whole(value: str) -> int:
+    """A whole number, also as `12.0`, which pandas makes of a column with gaps; −1: it is none."""
+    found = re.fullmatch(r"(\d{1,19})(\.0+)?", value, re.ASCII)
+    return int(found[1]) if found else -1
+
+
+def _seed(fields: Mapping[str, str], where: str) -> int | None:
+    name, value = _first(fields, SEEDS)
+    if value is None:
+        return None
+    seed = _whole(value)
+    if not 0 <= seed <= LARGEST_SEED:
+        raise SaBenchError(
+            f"{where}: {name} is {value!r}, must be a whole number from 0 to {LARGEST_SEED:,}."
+        )
+    return seed
+
+
+def _guidance(fields: Mapping[str, str], where: str) -> float | None:
+    name, value = _first(fields, GUIDANCE)
+    if not value:
+        return None
+    try:
+        guidance = float(value)
+    except ValueError:
+        guidance = math.nan
+    if not 0 <= guidance < math.inf:
+        raise SaBenchError(f"{where}: {name} is {value!r}, must be a number from 0 on.")
+    return guidance
+
+
+def _side(fields: Mapping[str, str], names: Sequence[str], where: str) -> int | None:
+    name, value = _first(fields, names)
+    if not value:
+        return None
+    side = _whole(value)
+    if not 1 <= side <= LARGEST_SIDE:
+        raise SaBenchError(f"{where}: {name} is {value!r}, must be 1 to {LARGEST_SIDE} pixels.")
+    return side
