@@ -260,11 +260,13 @@ def plan(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    task: Annotated[str, typer.Argument(help="Only what this task uses: a name or ./mine.py.")] = "",
+) -> None:
     """Assets here and missing, how to get them, their licence, what each unlocks."""
-    from sa_bench.assets import doctor_text
+    from sa_bench.assets import doctor_text, task_text
 
-    text, missing = doctor_text()
+    text, missing = task_text(task) if task else doctor_text()
     print(text)
     raise typer.Exit(3 if missing else 0)
 
