@@ -272,6 +272,24 @@ def doctor(
 
 
 @app.command()
+def fetch(
+    names: Annotated[
+        list[str], typer.Argument(help="Assets as doctor lists them, hub ids (owner/name), or tasks.")
+    ],
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Copy from this folder, by file name (or set SA_BENCH_MIRROR)."),
+    ] = None,
+) -> None:
+    """Get weights, prompt files and models; of a task, all that it can use. The same command resumes."""
+    from sa_bench import fetching
+    from sa_bench.settings import mirror_folder
+
+    for name in names:
+        fetching.fetch(name, source or mirror_folder())
+
+
+@app.command()
 def explain(
     cell: Annotated[Path, typer.Argument(help="A cell's folder in a run: runs/<run>/<cell>.")],
     metric: Annotated[
