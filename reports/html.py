@@ -164,9 +164,12 @@ def pictures(board: Board) -> list[dict[str, Any]]:
     for line in board.lines:
         if not line.cells:
             continue
-        folder, veiled = Path(line.cells[0]["folder"]), "nudity" in line.cells[0]["task_values"]["metrics"]
-        before, after = ({n: g for n in ("forget", "retain") if (g := sheet(folder / f"{n}{end}.safetensors", veiled and n == "forget"))}
-                         for end in ("-base", ""))  # fmt: skip
+        folder, task = Path(line.cells[0]["folder"]), line.cells[0]["task_values"]
+        before, after = (
+            {name: made for name in ("forget", "retain")
+             if (made := sheet(folder / f"{name}{end}.safetensors", "nudity" in task["metrics"] and name == "forget"))}
+            for end in ("-base", "")
+        )  # fmt: skip
         if before and after and after != before:
             group = groups.setdefault(str(before), {"before": before, "after": []})
             group["base_seed"] = line.cells[0]["base_seed"]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sa_bench import datasets, detectors, inception
+from sa_bench import catalogue, datasets, detectors, inception, registry
 from sa_bench.cards import WEIGHTS, judge_card, judge_names, verified
-from sa_bench.data import cifar10, mnist, stl10
-from sa_bench.data.archives import Archive
-from sa_bench.errors import SaBenchError
+from sa_bench.catalogue import Asset
+from sa_bench.data import mnist
+from sa_bench.errors import MissingAsset, SaBenchError
 from sa_bench.settings import data_folder, store_folder
 
-CIFAR10 = ("No explicit licence; cite Krizhevsky 2009.", "cifar10_airplane")
-STL10 = ("Derived from ImageNet: research use; cite Coates, Ng, Lee 2011.", "stl10_airplane")
+if TYPE_CHECKING:
+    from sa_bench.contracts import Task
 
 
 def _complete(folder: Path) -> bool:
@@ -20,14 +22,6 @@ def _complete(folder: Path) -> bool:
         return bool(mnist.idx_files(folder))
     except SaBenchError:
         return False
-
-
-def _inception() -> list[str]:
-    """Lines on Inception's weights; nothing needs them to run, so that their absence is no fault."""
-    licence = f"{inception.LICENCE}, torch-fidelity's port"
-    if (reason := inception.missing()) is None:
-        return [f"  {inception.NAME}: here, {inception.weights()[0]}. {inception.SIZE}, {licence}."]
-    return [f"  {inception.NAME}: {reason}. {licence}.", f"    unlocks: {inception.UNLOCKS}."]
 
 
 def _mnist() -> tuple[list[str], bool]:
@@ -46,14 +40,15 @@ def _mnist() -> tuple[list[str], bool]:
     ], False
 
 
-def _archive(archive: Archive, notes: tuple[str, str]) -> list[str]:
+def _archive(name: str) -> list[str]:
     """Lines on a data set that only its own tasks need, so its absence is no fault."""
-    licence, unlocks = notes
-    kept = store_folder() / "data" / archive.file
+    archive, asset = catalogue.DATA[name][0](), catalogue.dataset(name)
+    kept = catalogue.target(asset)
     try:
         local = archive.local(data_folder())
     except SaBenchError as error:
         return [f"  {archive.title}: {error}"]
+    licence = f"{asset.licence[0].upper()}{asset.licence[1:]}."
     if local is not None or kept.is_file():
         where = f"{local} (SA_BENCH_DATA)" if local else kept
         return [f"  {archive.title}: here, in {where}; its checksums are compared when it is read. {licence}"]
@@ -61,8 +56,127 @@ def _archive(archive: Archive, notes: tuple[str, str]) -> list[str]:
         f"  {archive.title}: not here ({kept}); optional. {licence}",
         f"    how: fetched on first use, {archive.size}, from {archive.url}; or set",
         f"    SA_BENCH_DATA to a folder with {archive.file} or {archive.folder}/ in it.",
-        f"    unlocks: {unlocks}.",
+        f"    unlocks: {asset.unlocks}.",
     ]
+
+
+def asset_lines(asset: Asset, role: str = "") -> tuple[list[str], bool]:
+    """(what `doctor` says of an asset, whether it is here).
+
+    Args:
+        asset: of the catalogue, or a path of the user's own.
+        role: what it is in a task, in words; empty: in none.
+    """
+    path, state = None, f"not here; python -m sa_bench fetch {asset.name}"
+    try:
+        if (path := catalogue.find(asset)) is not None:
+            state = f"here, {path}"
+        elif not asset.url:
+            state = "neither a path here nor a hub id"
+    except MissingAsset as error:
+        state = f"DAMAGED: {error}"
+    hashed = f"sha256 {asset.sha256}" if asset.sha256 else "sha256 not published"
+    if asset.md5:
+        hashed = f"md5 {asset.md5}"
+    gated = "gated: accept the licence at its page, then set HF_TOKEN" if asset.gated else "not gated"
+    lines = [f"  {asset.name}{f' ({role})' if role else ''}: {state}"]
+    if not asset.url:
+        return lines, path is not None
+    kind = "folder" if asset.hub else "file"
+    lines += [
+        f"    {kind} {asset.file}, {asset.size}, {'checked by the hub' if asset.hub else hashed}; {gated}",
+        f"    licence: {asset.licence}",
+        f"    from {asset.url}{f'; {asset.note}' if asset.note else ''}",
+        f"    unlocks: {asset.unlocks}.",
+    ]
+    return lines, path is not None
+
+
+def _detectors() -> list[str]:
+    lines = []
+    for name in detectors.NAMES:
+        detector, of = detectors.load(name), catalogue.OF_REQUIREMENT.get(name, ())
+        reason = detector.missing()
+        if reason and of and not all(asset_lines(catalogue.CATALOGUE[a])[1] for a in of):
+            reason = "needs what follows"
+        lines.append(f"  {name}: {reason or 'here'}. {detector.LICENCE}.")
+        if not of:
+            lines.append(f"    unlocks: {detector.UNLOCKS}.")
+        for asset in of:
+            lines += [
+                f"  {line}" for line in asset_lines(catalogue.CATALOGUE[asset])[0] if "licence:" not in line
+            ]
+    return lines
+
+
+def _weight(required: bool) -> str:
+    return "required" if required else "optional"
+
+
+def task_text(name: str) -> tuple[str, bool]:
+    """(what a task uses and whether it is here, whether anything that it cannot do without is missing).
+
+    Args:
+        name: of the task, or the file that defines it.
+
+    Raises:
+        SaBenchError: no such task.
+    """
+    lines, lacks = [], False
+    for task in (registry.task(n) for n in registry.register("task", name)):
+        lines.append(f"{task.name} uses:")
+        metrics = {m: registry.metric(m) for m in task.metrics}
+        if task.dataset in datasets.ENTRIES and task.dataset not in catalogue.DATA:
+            found, here = _mnist()
+            lines += found
+            lacks |= not here
+        for need in catalogue.needs(task):
+            found, here = asset_lines(need.asset, f"{need.what}; {_weight(need.required)}")
+            lines += found
+            lacks |= need.required and not here
+        for detector in detectors.used(r for m in metrics.values() for r in m.requires):
+            users = [m for m, metric in metrics.items() if detector in detectors.used(metric.requires)]
+            needed = any(m in task.primary for m in users)
+            reason = detector.missing()
+            if not catalogue.OF_REQUIREMENT.get(detector.NAME):
+                lines.append(
+                    f"  {detector.NAME} ({', '.join(users)}; {_weight(needed)}): {reason or 'here'}. {detector.LICENCE}."
+                )
+            lacks |= needed and reason is not None
+        if lines[-1].endswith("uses:"):
+            lines.append("  nothing beyond what is shipped")
+    return "\n".join(lines), lacks
+
+
+def plan_lines(tasks: Iterable[Task]) -> list[str]:
+    """What `plan` says of assets: of each task that uses any, what is not here and which metrics will be n/a.
+
+    Data sets are left out: a run fetches them itself.
+    """
+    lines = []
+    for task in tasks:
+        needs = [need for need in catalogue.needs(task) if need.asset.kind != "data"]
+        absent = [need for need in needs if not asset_lines(need.asset)[1]]
+        requires = {m: registry.metric(m).requires for m in task.metrics}
+        lost = [
+            m
+            for m, r in requires.items()
+            if detectors.missing(r) or ("inception" in r and inception.missing())
+        ]
+        if not needs and not lost:
+            continue
+        if not absent and not lost:
+            lines.append(f"assets: {task.name}: all here")
+            continue
+        vital = [need for need in absent if need.asset.kind in ("model", "prompts")]
+        needed = [f"{need.asset.name} ({need.what}, {need.asset.size})" for need in vital]
+        said = [f"cannot run without {', '.join(needed)}"] if needed else []
+        further = [need.asset.name for need in absent if need not in vital]
+        said += [f"can use {', '.join(further)}"] if further else []
+        lost = [f"{m} (primary)" if m in task.primary else m for m in lost]
+        said += [f"n/a as it is: {', '.join(lost)}"] if lost else []
+        lines.append(f"assets: {task.name}: {'; '.join(said)}; see python -m sa_bench doctor {task.name}")
+    return lines
 
 
 def doctor_text() -> tuple[str, bool]:
@@ -81,8 +195,12 @@ def doctor_text() -> tuple[str, bool]:
     lines += ["", "Data sets:"]
     found, here = _mnist()
     missing |= not here
-    lines += [*found, *_archive(cifar10.archive(), CIFAR10), *_archive(stl10.archive(), STL10)]
-    lines += ["", "Weights that are not shipped, for the metrics that need them:", *_inception()]
-    lines += ["", "Detectors, for text-to-image tasks; each is optional:", *detectors.doctor_lines()]
+    lines += [*found, *(line for name in catalogue.DATA for line in _archive(name))]
+    lines += ["", "Weights that are not shipped, for the metrics that need them:"]
+    lines += asset_lines(catalogue.CATALOGUE[inception.NAME])[0]
+    lines += ["", "Detectors, for text-to-image tasks; each is optional:", *_detectors()]
+    for kind, title in (("model", "Base models"), ("prompts", "Prompt files")):
+        lines += ["", f"{title}, for the tasks that name them:"]
+        lines += [line for a in catalogue.CATALOGUE.values() if a.kind == kind for line in asset_lines(a)[0]]
     lines += ["", f"Store: {store_folder()} (SA_BENCH_STORE moves it)"]
     return "\n".join(lines), missing

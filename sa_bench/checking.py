@@ -77,7 +77,7 @@ def checked(task: Task, relabel_given: bool = False) -> Task:
             f"task.replay_every={task.replay_every} with task.score={task.score} leaves no class to score; "
             "use replay_every=2 or more for score=uncovered, 1 or more for score=retain."
         )
-    if task.replay_images and task.replay_images < len(task.covered):
+    if task.replay_images and not task.keeps_prompts and task.replay_images < len(task.covered):
         raise SaBenchError(
             f"task.replay_images={task.replay_images}: at least one for each of the {len(task.covered)} classes "
             "that replay covers, or 0 for fresh samples."

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sa_bench import __version__
+from sa_bench.cli_store import store_app
 from sa_bench.errors import SaBenchError
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Did this method make this model forget this concept, at what cost, how sure are we?",
 )
-store_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The store of finished stages.")
 app.add_typer(store_app, name="store")
 new_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="A file to start a component from.")
 app.add_typer(new_app, name="new")
@@ -277,13 +277,33 @@ def plan(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    task: Annotated[str, typer.Argument(help="Only what this task uses: a name or ./mine.py.")] = "",
+) -> None:
     """Assets here and missing, how to get them, their licence, what each unlocks."""
-    from sa_bench.assets import doctor_text
+    from sa_bench.assets import doctor_text, task_text
 
-    text, missing = doctor_text()
+    text, missing = task_text(task) if task else doctor_text()
     print(text)
     raise typer.Exit(3 if missing else 0)
+
+
+@app.command()
+def fetch(
+    names: Annotated[
+        list[str], typer.Argument(help="Assets as doctor lists them, hub ids (owner/name), or tasks.")
+    ],
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Copy from this folder, by file name (or set SA_BENCH_MIRROR)."),
+    ] = None,
+) -> None:
+    """Get weights, prompt files and models; of a task, all that it can use. The same command resumes."""
+    from sa_bench import fetching
+    from sa_bench.settings import mirror_folder
+
+    for name in names:
+        fetching.fetch(name, source or mirror_folder())
 
 
 @app.command()
@@ -336,47 +356,3 @@ def new_method(
     print(f"Wrote {path}. Next:")
     print(f"  python -m sa_bench check {path if path.is_absolute() else './' + str(path)}")
     print(f"  python -m sa_bench run --task mnist_0 --method ./{path},retrain,relabel --scale quick")
-
-
-@store_app.command("ls")
-def store_ls() -> None:
-    """Every artifact with its size."""
-    from sa_bench.settings import store_folder
-    from sa_bench.store import Store
-
-    store = Store(store_folder())
-    for stage, key, size, finished in store.entries():
-        print(f"{size / 2**20:10.2f} MiB  {stage}/{key}{'' if finished else '  (unfinished)'}")
-
-
-@store_app.command("size")
-def store_size() -> None:
-    """Bytes a stage and in all."""
-    from sa_bench.settings import store_folder
-    from sa_bench.store import Store
-
-    sizes: dict[str, int] = {}
-    for stage, _, size, _ in Store(store_folder()).entries():
-        sizes[stage] = sizes.get(stage, 0) + size
-    for stage, size in sorted(sizes.items()):
-        print(f"{size / 2**20:10.2f} MiB  {stage}")
-    print(f"{sum(sizes.values()) / 2**20:10.2f} MiB  in {store_folder()}")
-
-
-@store_app.command("gc")
-def store_gc(
-    stage: Annotated[
-        list[str] | None, typer.Option(help="Also delete finished artifacts of this stage.")
-    ] = None,
-) -> None:
-    """Delete what killed runs left; results in run folders are never touched."""
-    from sa_bench.errors import unknown
-    from sa_bench.settings import store_folder
-    from sa_bench.store import Store
-
-    known = ("base", "fisher", "forget", "samples", "features", "measure")
-    for name in stage or []:
-        if name not in known:
-            raise unknown("stage", name, known)
-    freed = Store(store_folder()).gc(tuple(stage or ()))
-    print(f"Freed {freed / 2**20:.2f} MiB in {store_folder()}.")

@@ -52,7 +52,8 @@ def weights() -> tuple[Path, str]:
             return path, found
     first = weights_folder() or store_folder() / "weights"
     raise MissingAsset(
-        f"needs {FILE} ({SIZE}) in {first} (SA_BENCH_WEIGHTS names another folder); from {URL}"
+        f"needs {FILE} ({SIZE}) in {first} (SA_BENCH_WEIGHTS names another folder); from {URL}, or python -m sa_bench "
+        f"fetch {NAME}"
     )
 
 

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from sa_bench import bases, datasets, detectors, inception, registry
+from sa_bench.assets import plan_lines
 from sa_bench.cards import variance_card
 from sa_bench.cells import Cell, titled
 from sa_bench.comparing import FEWEST
@@ -67,6 +68,7 @@ def plan_text(cells: Sequence[Cell], jobs: int) -> str:
         f"time:   {estimate}",
         f"memory: {_memory(history, parameters)} a process ({parameters:,} parameters), {share} process(es)",
         *_detectable(cells),
+        *plan_lines({c.task.name: c.task for c in cells}.values()),
         f"disk:   about {disk:.0f} MiB in the store and the run folder; {free:.0f} GiB free at {store.root}",
     ]
     return "\n".join(lines)

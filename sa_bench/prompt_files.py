@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sa_bench import catalogue
 from sa_bench.data.prompts import Asked, read
 from sa_bench.errors import MissingAsset, SaBenchError
 from sa_bench.store import file_digest
-from sa_bench.values import Prompts
+
+if TYPE_CHECKING:
+    from sa_bench.values import Prompts
 
 
 def resolved(prompts: Prompts) -> Prompts:
@@ -32,7 +35,9 @@ def resolved(prompts: Prompts) -> Prompts:
             name = name.rpartition("@")[0]
         path = found(name)
         if path is not None:
-            files[role] = f"{name if name in catalogue.ASSETS else path.resolve()}@{file_digest(path)[:12]}"
+            files[role] = (
+                f"{name if name in catalogue.CATALOGUE else path.resolve()}@{file_digest(path)[:12]}"
+            )
             rows(files[role])
         elif not getattr(prompts, role):
             catalogue.need(name)
@@ -45,7 +50,7 @@ def found(name: str) -> Path | None:
     Raises:
         SaBenchError: it is no asset, and no file.
     """
-    if name in catalogue.ASSETS:
+    if name in catalogue.CATALOGUE:
         return catalogue.find(name)
     if not Path(name).is_file():
         raise SaBenchError(f"No prompt file at {name!r}, and no asset of that name.")

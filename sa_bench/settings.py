@@ -25,6 +25,12 @@ def weights_folder() -> Path | None:
     return Path(value) if value else None
 
 
+def mirror_folder() -> Path | None:
+    """SA_BENCH_MIRROR: a folder from which `fetch` copies files by name, instead of the network."""
+    value = os.environ.get("SA_BENCH_MIRROR")
+    return Path(value) if value else None
+
+
 def compile_networks() -> bool:
     """SA_BENCH_COMPILE=1: diffusion networks go through torch.compile (minutes once, a fifth to a half faster after)."""
     return os.environ.get("SA_BENCH_COMPILE", "") not in ("", "0")

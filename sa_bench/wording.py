@@ -163,10 +163,10 @@ def _answer(board: Board, methods: list[Line], floor: Endpoint | None) -> str:
         )
     if board.excess:
         if ranked:
+            _, recovery, keep = (ranked[0].endpoints[name] for name in board.primary)
             return (
-                f"{ranked[0].label} leads: it forgot {board.concept}; "
-                f"{_refitted(ranked[0].endpoints[board.primary[1]], 'unclear')}; {_against_base(ranked[0].endpoints[board.primary[2]])}. "
-                "No retrained model says how much of that is erasure."
+                f"{ranked[0].label} leads: it forgot {board.concept}; {_refitted(recovery, 'unclear')}; "
+                f"{_against_base(keep)}. No retrained model says how much of that is erasure."
             )
         if hidden:
             return f"Nobody wins: {_names(hidden)} hid {board.concept}; fitted again, its words denoise as well as ever."

@@ -12,7 +12,7 @@ PROMPTS = Prompts(
     leakage=own_prompts.STAGE,
     replay=own_prompts.REPLAY,
     kept=own_prompts.NEUTRAL,
-    files={"test": "brad_pitt_prompts", "replay": "fim_prompts", "kept": "coco_captions"},
+    files={"test": "brad_pitt_prompts", "replay": "fim_prompts", "kept": "coco_30k"},
 )
 
 celeb_brad_pitt = Task(
@@ -84,7 +84,7 @@ celeb_angelina_jolie = replace(
     surrogate="prompt:a middle aged woman",
     prompts=replace(
         PROMPTS,
-        files={"test": "angelina_jolie_prompts", "replay": "fim_prompts", "kept": "coco_captions"},
+        files={"test": "angelina_jolie_prompts", "replay": "fim_prompts", "kept": "coco_30k"},
     ),
 )
 

@@ -51,7 +51,7 @@ concept = Task(
         test=own_prompts.THING,
         replay=own_prompts.REPLAY,
         kept=own_prompts.NEUTRAL,
-        files={"replay": "fim_prompts", "kept": "coco_captions"},
+        files={"replay": "fim_prompts", "kept": "coco_30k"},
     ),
     presets={"fisher": {"n": 500, "timesteps": 100, "set": "replay"}},
     scales={"quick": SMOKE},

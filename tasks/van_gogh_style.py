@@ -56,7 +56,7 @@ van_gogh_style = Task(
         leakage=PAINTING,
         replay=own_prompts.REPLAY,
         kept=own_prompts.NEUTRAL,
-        files={"replay": "fim_prompts", "kept": "coco_captions"},
+        files={"replay": "fim_prompts", "kept": "coco_30k"},
     ),
     presets={"fisher": {"n": 500, "timesteps": 100, "set": "replay"}},
     scales={"quick": {**SMOKE, "leakage_images": 2}},

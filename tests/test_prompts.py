@@ -147,7 +147,7 @@ def test_a_bad_table_is_named(write, content, says):
 # our own
 
 
-@pytest.mark.parametrize("name", ["PORTRAIT", "STAGE", "KEPT_STYLE"])
+@pytest.mark.parametrize("name", ["PORTRAIT", "STAGE", "THING", "KEPT_STYLE"])
 def test_templates_take_one_name(name):
     texts = getattr(own_prompts, name)
     assert all(text.count("{}") == 1 and text.format("x") for text in texts)
@@ -156,7 +156,8 @@ def test_templates_take_one_name(name):
 def test_own_texts_are_all_different_and_as_many_as_they_say():
     counts = {n: len(set(v)) for n, v in vars(own_prompts).items() if n.isupper()}
     assert counts == {
-        "PORTRAIT": 50, "STAGE": 10, "CELEBRITIES": 20, "ARTISTS": 8, "KEPT_STYLE": 10, "NEUTRAL": 50, "REPLAY": 60
+        "PORTRAIT": 50, "STAGE": 10, "THING": 10, "CELEBRITIES": 20, "ARTISTS": 8, "KEPT_STYLE": 10, "NEUTRAL": 50,
+        "REPLAY": 60,
     }  # fmt: skip
     assert not {"brad pitt", "angelina jolie"} & {n.lower() for n in own_prompts.CELEBRITIES}
     assert "vincent van gogh" not in [n.lower() for n in own_prompts.ARTISTS]

@@ -102,12 +102,3 @@ def kept(chain: Chain, name: str, images: SampleSet, beside: Beside = None) -> l
 
     folder = chain.make("detections", f"detect {name}", inputs, build).path
     return [record for part in sorted(folder.glob("[0-9]*.json")) for record in json.loads(part.read_text())]
-
-
-def doctor_lines() -> list[str]:
-    """What `doctor` says of each: here or how to get it, its licence, what it unlocks."""
-    lines = []
-    for name in NAMES:
-        detector, reason = load(name), load(name).missing()
-        lines += [f"  {name}: {reason or 'here'}. {detector.LICENCE}.", f"    unlocks: {detector.UNLOCKS}."]
-    return lines

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 NAME, VERSION, AFTER = "clip", 1, None
 LICENCE = "OpenAI's CLIP, MIT; its weights are not shipped"
 UNLOCKS = "clip_score"
-FOLDER = "clip-vit-base-patch32"
-URL = f"https://huggingface.co/openai/{FOLDER}"
-HOW = f"a folder with config.json, model.safetensors (605 MB), tokenizer and preprocessor files, from {URL}"
+HUB, SIZE = "openai/clip-vit-base-patch32", "605 MB"
+FOLDER, URL = HUB.rpartition("/")[2], f"https://huggingface.co/{HUB}"
+HOW = f"a folder with config.json, model.safetensors ({SIZE}), tokenizer and preprocessor files, from {URL}"
+FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
 BATCH = 16
 
 
@@ -27,7 +28,7 @@ def facts() -> dict[str, Any]:
     """Library, version, weights and scale."""
     return {
         "library": f"transformers {version('transformers')}", "network": FOLDER, "scale": "100 cos",
-        "weights": known(f"{FOLDER}/model.safetensors"),
+        "weights": known(f"{FOLDER}/model.safetensors", hub=HUB),
     }  # fmt: skip
 
 
@@ -36,14 +37,10 @@ def missing() -> str | None:
     if reason := absent("transformers", "transformers", "t2i"):
         return reason
     try:
-        folder = find(FOLDER, HOW)
+        folder = find(FOLDER, HOW, hub=HUB)
     except MissingAsset as error:
         return str(error)
-    lacks = [
-        n
-        for n in ("config.json", "model.safetensors", "preprocessor_config.json")
-        if not (folder / n).is_file()
-    ]
+    lacks = [name for name in FILES if not (folder / name).is_file()]
     return f"{folder} lacks {', '.join(lacks)}: it must be {HOW}" if lacks else None
 
 
@@ -82,7 +79,7 @@ def detect(
         raise SaBenchError(
             f"CLIP needs one prompt an image: {len(images)} images, {len(beside or [])} prompts."
         )
-    net, words, look = _network(find(FOLDER, HOW), facts()["weights"], device)
+    net, words, look = _network(find(FOLDER, HOW, hub=HUB), facts()["weights"], device)
     longest, records, batch = net.config.text_config.max_position_embeddings, [], []
     for row, image in enumerate(each(images)):
         batch.append(image)

@@ -25,7 +25,8 @@ LICENCE = "facenet-pytorch, MIT; weights trained on VGGFace2, which is for resea
 UNLOCKS = "identity_similarity"
 FILE = "20180402-114759-vggface2.pt"
 URL = f"https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/{FILE}"
-HOW = f"107 MB, from {URL}"
+SIZE = "107 MB"
+HOW = f"{SIZE}, from {URL}"
 SIDE = 160  # pixels of a crop, as wide as the box
 
 

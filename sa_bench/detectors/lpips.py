@@ -27,7 +27,8 @@ NAME, VERSION, AFTER = "lpips", 1, None
 LICENCE = "lpips, BSD-2-Clause; AlexNet's weights (torchvision, BSD-3-Clause) are not shipped"
 UNLOCKS = "lpips"
 FILE, SHA256 = "alexnet-owt-7be5be79.pth", "7be5be79"
-HOW = f"233 MB, from https://download.pytorch.org/models/{FILE}"
+URL, SIZE = f"https://download.pytorch.org/models/{FILE}", "233 MB"
+HOW = f"{SIZE}, from {URL}"
 SIDE = 64  # pixels of the shorter side
 
 

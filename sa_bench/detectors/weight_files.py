@@ -14,33 +14,71 @@ from sa_bench.settings import store_folder, weights_folder
 from sa_bench.store import file_digest
 
 
-def places(name: str) -> list[Path]:
-    """Where a weight file or folder may lie, in the order in which it is looked for."""
+def places(name: str, hub: str = "") -> list[Path]:
+    """Where a weight file or folder may lie, in the order in which it is looked for.
+
+    Args:
+        name: of the file or folder.
+        hub: the repository on the Hugging Face hub that is the same folder; empty: there is none.
+    """
     from torch.hub import get_dir
 
-    own, hub = weights_folder(), Path(get_dir())
-    folders = [store_folder() / "weights", hub / "checkpoints", hub.parent / "checkpoints"]
-    return [folder / name for folder in ([own] if own else []) + folders]
+    own, torch_hub = weights_folder(), Path(get_dir())
+    folders = [store_folder() / "weights", torch_hub / "checkpoints", torch_hub.parent / "checkpoints"]
+    found = [folder / name for folder in ([own] if own else []) + folders]
+    inside = name.partition("/")[2]
+    cached = hub_file(hub, inside or "model.safetensors") if hub else None
+    return [*found, *([cached if inside else cached.parent] if cached else [])]
 
 
-def find(name: str, what: str, sha256: str = "") -> Path:
+def hub_file(repository: str, file: str, kind: str = "model") -> Path | None:
+    """A file of a hub repository as the local Hugging Face cache holds it, at its branch `main`; None: not there.
+
+    Args:
+        repository: `owner/name`.
+        file: its path inside.
+        kind: `model` or `dataset`.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        found = try_to_load_from_cache(repository, file, repo_type=kind)
+    except ValueError:  # no name that the hub admits
+        return None
+    return Path(found) if isinstance(found, str) else None
+
+
+def find(name: str, what: str, sha256: str = "", hub: str = "") -> Path:
     """The weight file or folder `name`.
 
     Args:
         name: of the file or folder.
         what: its size and where it comes from, for the message.
         sha256: how its digest must begin; empty: any.
+        hub: as `places` has it.
 
     Raises:
         MissingAsset: it is nowhere, or damaged.
     """
-    for path in places(name):
+    for path in places(name, hub):
         if path.exists():
-            if sha256 and not digest(path).startswith(sha256):
-                raise MissingAsset(f"{path} is damaged: its sha256 does not begin with {sha256}. Get {what}.")
+            begins = sha256 or noted(path)
+            if begins and not digest(path).startswith(begins):
+                raise MissingAsset(f"{path} is damaged: its sha256 does not begin with {begins}. Get {what}.")
             return path
     first = weights_folder() or store_folder() / "weights"
-    raise MissingAsset(f"needs {name} in {first} (SA_BENCH_WEIGHTS names another folder): {what}")
+    raise MissingAsset(
+        f"needs {name} in {first} (SA_BENCH_WEIGHTS names another folder): {what}; or python -m sa_bench fetch {name}"
+    )
+
+
+def noted(path: Path) -> str:
+    """The sha256 that `fetch` noted in `<file>.sha256` where nobody published one; empty: no such note."""
+    note = path.with_name(f"{path.name}.sha256")
+    try:
+        return next(iter(note.read_text(encoding="utf-8").split()), "")
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def absent(package: str, distribution: str, extra: str) -> str | None:
@@ -64,12 +102,12 @@ def digest(path: Path) -> str:
     return _digest(path, stat.st_size, stat.st_mtime_ns)
 
 
-def known(*names: str) -> str:
+def known(*names: str, hub: str = "") -> str:
     """16 hex digits of the weight files of these names, `absent` if one is missing; for fingerprints."""
     from sa_bench.store import digest as of
 
     try:
-        paths = [find(name, "") for name in names]
+        paths = [find(name, "", hub=hub) for name in names]
     except MissingAsset:
         return "absent"
     return digest(paths[0])[:16] if len(paths) == 1 else of([digest(path) for path in paths])

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sa_bench.errors import MissingAsset, SaBenchError
+from sa_bench import catalogue
+from sa_bench.errors import SaBenchError
 from sa_bench.models.layouts import read_all, read_json, weight_files
 
 if TYPE_CHECKING:
@@ -32,20 +33,12 @@ NOISE = ("beta_start", "beta_end", "beta_schedule", "prediction_type")
 
 
 def cached(name: str) -> Path:
-    """The folder of the hub's model `name` in the local cache.
+    """The folder of the hub's model `name`, in a folder of the user's, the store or the hub's own cache.
 
     Raises:
         MissingAsset: it is not there.
     """
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, local_files_only=True))
-    except Exception as error:
-        raise MissingAsset(
-            f"{name} is no path here and not in the hub's local cache: python -m sa_bench fetch {name}, or give the "
-            "path of a local copy."
-        ) from error
+    return catalogue.need(name)
 
 
 def weights(folder: Path) -> dict[str, list[Path]]:

@@ -1,0 +1,53 @@
+"""The commands of `store`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+store_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The store of finished stages.")
+
+
+@store_app.command("ls")
+def store_ls() -> None:
+    """Every artifact with its size."""
+    from sa_bench.settings import store_folder
+    from sa_bench.store import Store
+
+    store = Store(store_folder())
+    for stage, key, size, finished in store.entries():
+        print(f"{size / 2**20:10.2f} MiB  {stage}/{key}{'' if finished else '  (unfinished)'}")
+
+
+@store_app.command("size")
+def store_size() -> None:
+    """Bytes a stage and in all."""
+    from sa_bench.settings import store_folder
+    from sa_bench.store import Store
+
+    sizes: dict[str, int] = {}
+    for stage, _, size, _ in Store(store_folder()).entries():
+        sizes[stage] = sizes.get(stage, 0) + size
+    for stage, size in sorted(sizes.items()):
+        print(f"{size / 2**20:10.2f} MiB  {stage}")
+    print(f"{sum(sizes.values()) / 2**20:10.2f} MiB  in {store_folder()}")
+
+
+@store_app.command("gc")
+def store_gc(
+    stage: Annotated[
+        list[str] | None, typer.Option(help="Also delete finished artifacts of this stage.")
+    ] = None,
+) -> None:
+    """Delete what killed runs left; results in run folders are never touched."""
+    from sa_bench.errors import unknown
+    from sa_bench.settings import store_folder
+    from sa_bench.store import Store
+
+    known = ("base", "fisher", "forget", "samples", "features", "measure")
+    for name in stage or []:
+        if name not in known:
+            raise unknown("stage", name, known)
+    freed = Store(store_folder()).gc(tuple(stage or ()))
+    print(f"Freed {freed / 2**20:.2f} MiB in {store_folder()}.")

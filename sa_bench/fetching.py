@@ -1,0 +1,353 @@
+"""`fetch`: what the catalogue lists, from the network or from a folder.
+
+A file grows in `.<file>.part` and gets its own name when it is whole and right; whatever goes wrong before leaves
+nothing under that name. Models of the Hugging Face hub go into its cache, by its own library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tarfile
+import time
+from collections.abc import Callable
+from http.client import HTTPException
+from pathlib import Path
+
+from filelock import FileLock
+
+from sa_bench import catalogue, datasets, registry
+from sa_bench.catalogue import Asset
+from sa_bench.data import prompts
+from sa_bench.data.archives import reason
+from sa_bench.detectors import celebrities, weight_files
+from sa_bench.downloads import DEADLINE, DISK, Refused, Unreachable, download, drop, opened, size, why
+from sa_bench.errors import CellFailed, MissingAsset, SaBenchError, unknown
+from sa_bench.store import disk_errors, file_digest, write_atomic
+
+PICKLE = "best_model_states.pkl"
+LARGEST = 2**30  # its bytes, at most
+TEXTS = ("*.json", "*.txt")  # of the hub's models, in every folder
+BESIDE = ("*.fp16.*", "*non_ema*", "safety_checker/*")  # what a base model is not made of
+
+Say = Callable[[str], None]
+
+
+class Wrong(MissingAsset):
+    """Something came, but not the file."""
+
+
+def fetch(name: str, source: Path | None = None, say: Say = print) -> list[Path]:
+    """Get an asset, or all that a task can use; what is here already stays as it is.
+
+    Args:
+        name: an asset's name or file name, a hub id (owner/name), a task's name, or a task's file.
+        source: a folder that holds the files by name; None: the network.
+        say: told what happens, a line at a time.
+
+    Returns:
+        Where each asset is now.
+
+    Raises:
+        MissingAsset: something could not be had; of a task, all else that could be had is here.
+        CellFailed: the disk is full, or not to be written on.
+        SaBenchError: no asset and no task of that name, or no folder `source`.
+    """
+    if source is not None and not source.is_dir():
+        raise SaBenchError(f"There is no folder {source} to copy from (--from, SA_BENCH_MIRROR).")
+    tasks = _tasks(name)
+    asked = assets(tasks) if tasks else [_asset(name)]
+    found: list[Path] = []
+    failed: list[MissingAsset] = []
+    lost = 0.0  # seconds of waiting for nothing
+    for asset in asked:
+        start = time.monotonic()
+        try:
+            if lost > DEADLINE / 3:
+                raise Unreachable(f"{asset.name}: not tried, nothing answers")
+            found.append(_one(asset, source, say))
+        except MissingAsset as error:
+            lost += time.monotonic() - start if isinstance(error, Unreachable) else 0.0
+            failed.append(error)
+    if not failed and source is None:
+        for dataset in dict.fromkeys(registry.task(task).dataset for task in tasks):
+            if dataset in datasets.ENTRIES and dataset not in catalogue.DATA:  # small, and kept as it is read
+                datasets.load(dataset)
+                say(f"{datasets.ENTRIES[dataset].title}: here")
+    if len(failed) > 1:
+        said = "; ".join(str(error).partition(". ")[0].rstrip(".") for error in failed)
+        raise MissingAsset(
+            f"{len(failed)} of {len(asked)} could not be had: {said}. Fetched by its own name each says more."
+        )
+    if failed:
+        raise failed[0]
+    return found
+
+
+def assets(tasks: list[str]) -> list[Asset]:
+    """All that these tasks can use and that comes from somewhere."""
+    needed = [need.asset for task in tasks for need in catalogue.needs(registry.task(task))]
+    return list(dict.fromkeys(asset for asset in needed if asset.url))
+
+
+def _tasks(name: str) -> list[str]:
+    if name.endswith(".py"):
+        return registry.register("task", name)
+    return [name] if any(entry.name == name for entry in registry.entries("task")) else []
+
+
+def _asset(name: str) -> Asset:
+    try:
+        return catalogue.get(name)
+    except SaBenchError:
+        tasks = [entry.name for entry in registry.entries("task")]
+        raise unknown("asset or task", name, [*catalogue.CATALOGUE, *catalogue.DATA, *tasks]) from None
+
+
+def _one(asset: Asset, source: Path | None, say: Say) -> Path:
+    try:
+        if (path := catalogue.find(asset)) is not None:
+            say(f"{asset.name}: here, {path}")
+            return path
+    except MissingAsset as error:
+        if any(path.exists() and catalogue.is_own(path) for path in catalogue.places(asset)):
+            raise  # what lies there would win over whatever is fetched
+        say(f"{asset.name}: {error}")
+    to = catalogue.target(asset)
+    try:
+        if asset.hub and source is None:
+            path = _from_hub(asset, say)
+        else:
+            with disk_errors(to.parent):
+                to.parent.mkdir(parents=True, exist_ok=True)
+                with FileLock(to.with_name(f".{to.name}.lock")):
+                    path = (
+                        _folder(asset, source, to) if asset.hub and source else _file(asset, source, to, say)
+                    )
+    except OSError as error:  # a disk that fails, a file where a folder should be
+        raise CellFailed(f"{asset.name} cannot be kept: {error}.") from error
+    if wrong := catalogue.damage(asset, path):
+        raise MissingAsset(f"{asset.name}: {path} {wrong}.")
+    return path
+
+
+def _file(asset: Asset, source: Path | None, to: Path, say: Say) -> Path:
+    """One file at its place, checked before it gets its name."""
+    if to.is_file() and not catalogue.damage(asset, to):  # another process was quicker
+        return to
+    part = to.with_name(f".{to.name}.part")
+    resumed = source is None and size(part) > 0
+    try:
+        digest = _got(asset, source, part, to, say)
+    except Wrong:
+        if not resumed:  # what was kept from another time may have been another version's
+            raise
+        digest = _got(asset, source, part, to, say)
+    if len(asset.sha256) < len(digest) and not weight_files.noted(to):
+        note = to.with_name(f"{to.name}.sha256")
+        write_atomic(note, f"{digest}  {to.name}\n".encode())
+        if not asset.sha256:
+            say(
+                f"{asset.name}: no sha256 is published; the one found is kept in {note.name} and compared from now on"
+            )
+    part.replace(to)
+    drop(part)
+    say(f"{asset.name}: {'copied' if source else 'fetched'}, {size(to):,} bytes, sha256 {digest}, {to}")
+    return to
+
+
+def _got(asset: Asset, source: Path | None, part: Path, to: Path, say: Say) -> str:
+    """The sha256 of the right file, which is then in `part`.
+
+    Raises:
+        Wrong: another file came; it is dropped.
+        MissingAsset: none came.
+    """
+    final = _copied(asset, source, part) if source else _downloaded(asset, part, say)
+    try:
+        return _checked(asset, part, to, source, final)
+    except MissingAsset as error:
+        drop(part)
+        raise Wrong(str(error)) from error
+
+
+def _downloaded(asset: Asset, part: Path, say: Say) -> bool:
+    say(f"{asset.name}: fetching {asset.size} from {asset.url}")
+    try:
+        download(asset.url, part, asset.name, bool(asset.sha256 or asset.md5))
+    except Refused as refused:
+        raise MissingAsset(f"{asset.name}: {_advice(asset, refused)}") from refused
+    except MissingAsset as error:
+        raise type(error)(f"{asset.name}: {error}. {_offline(asset)}") from error
+    return asset.file != celebrities.FILE
+
+
+def _copied(asset: Asset, source: Path, part: Path) -> bool:
+    """Copy the file, or what it is made from; whether it is the file itself.
+
+    Raises:
+        MissingAsset: the folder has neither, or it cannot be read.
+    """
+    made = [PICKLE] if asset.file == celebrities.FILE else []
+    for name in dict.fromkeys((asset.file, asset.url.rpartition("/")[2], *made)):
+        if (source / name).is_file():
+            try:
+                (source / name).open("rb").close()
+            except OSError as error:
+                raise MissingAsset(
+                    f"{asset.name}: {source / name} cannot be read ({error.strerror})."
+                ) from error
+            shutil.copyfile(source / name, part)
+            return name == asset.file or asset.file != celebrities.FILE
+    raise MissingAsset(f"{asset.name}: {source} has no {asset.file} ({asset.size}, from {asset.url}).")
+
+
+def _checked(asset: Asset, part: Path, to: Path, source: Path | None, final: bool) -> str:
+    """The sha256 of what came, after a comparison with all that is known of the file.
+
+    Raises:
+        MissingAsset: it is not the file.
+    """
+    came = f"{asset.name}: what came from {source or asset.url}"
+    if wrong := prompts.problem(part):
+        raise MissingAsset(f"{came} {wrong}.")
+    if not final:
+        _convert(part, came)
+    digest = file_digest(part)
+    if not digest.startswith(asset.sha256):
+        raise MissingAsset(f"{came} is not the file: its sha256 is {digest}, not {asset.sha256}.")
+    if not asset.sha256 and not digest.startswith(noted := weight_files.noted(to)):
+        raise MissingAsset(
+            f"{came} is another file than the first time: its sha256 is {digest}, {to.name}.sha256 has {noted}. Delete "
+            f"{to}.sha256 if you trust the new one."
+        )
+    if asset.md5:
+        with part.open("rb") as file:
+            found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        if found != asset.md5:
+            raise MissingAsset(f"{came} is not the file: its md5 is {found}, not {asset.md5}.")
+    try:
+        if asset.kind == "prompts":
+            (prompts.read_csv if to.suffix == ".csv" else prompts.read_lines)(part)
+        elif asset.file == celebrities.LABELS:
+            celebrities.read_labels(part)
+    except (SaBenchError, UnicodeDecodeError) as error:
+        raise MissingAsset(
+            f"{asset.name}: {str(error).replace(str(part), str(source or asset.url))}"
+        ) from error
+    return digest
+
+
+def _convert(part: Path, came: str) -> None:
+    """GIPHY's archive, or the pickle from it, becomes the file of tensors that is read here.
+
+    Raises:
+        MissingAsset: it is neither.
+    """
+    pickle, tensors = part.with_name(f"{part.name}.pkl"), part.with_name(f"{part.name}.safetensors")
+    try:
+        if tarfile.is_tarfile(part):
+            with tarfile.open(part, "r:*") as tar:
+                member = next((m for m in tar if m.isfile() and m.name.rpartition("/")[2] == PICKLE), None)
+                file = tar.extractfile(member) if member and member.size <= LARGEST else None
+                if file is None:
+                    raise MissingAsset(f"it holds no {PICKLE}.")
+                with pickle.open("wb") as to:
+                    shutil.copyfileobj(file, to)
+        else:
+            shutil.copyfile(part, pickle)
+        celebrities.convert(pickle, tensors).replace(part)
+    except Exception as error:  # tarfile, gzip and zlib have their own, celebrities.convert ours
+        if isinstance(error, CellFailed) or getattr(error, "errno", None) in DISK:
+            raise
+        said = reason(error).replace(str(pickle), PICKLE)
+        raise MissingAsset(f"{came} cannot be converted: {said}") from error
+    finally:
+        pickle.unlink(missing_ok=True)
+        tensors.unlink(missing_ok=True)
+
+
+def _folder(asset: Asset, source: Path, to: Path) -> Path:
+    """Copy a model's folder; it gets its name when it is whole."""
+    inside = source / asset.file
+    if not inside.is_dir():
+        raise MissingAsset(
+            f"{asset.name}: {source} has no folder {asset.file} ({asset.size}, from {asset.url})."
+        )
+    if wrong := catalogue.damage(asset, inside):
+        raise MissingAsset(f"{asset.name}: {inside} {wrong}.")
+    part = to.with_name(f".{to.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(inside, part)
+    if to.exists():
+        shutil.rmtree(to)
+    part.rename(to)
+    return to
+
+
+def _from_hub(asset: Asset, say: Say) -> Path:
+    """A model's folder in the hub's cache.
+
+    Raises:
+        Unreachable: the hub gives no answer.
+        MissingAsset: it refuses, or the model is incomplete there.
+    """
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import GatedRepoError
+
+    say(
+        f"{asset.name}: fetching {asset.size} from {asset.url} into the Hugging Face cache (HF_HOME moves it), as "
+        f"`hf download {asset.hub}` would"
+    )
+    weights = "*/*"  # a pipeline's lie in its folders; beside them may be the same ones again, in one file
+    try:
+        opened(f"{asset.url}/resolve/main/model_index.json").close()
+    except Refused as refused:
+        if refused.kind != "EntryNotFound":
+            raise MissingAsset(f"{asset.name}: {_advice(asset, refused)}") from refused
+        weights = "*"  # a network alone
+    except (OSError, HTTPException) as error:
+        raise Unreachable(f"{asset.name}: {asset.url} {why(error)}. {_offline(asset)}") from error
+    path = Path()
+    for ending in ("safetensors", "bin"):
+        patterns = [*TEXTS, f"{weights}.{ending}"]
+        try:
+            path = Path(snapshot_download(asset.hub, allow_patterns=patterns, ignore_patterns=list(BESIDE)))
+        except GatedRepoError as error:
+            gated = Refused(asset.url, 403, "", "GatedRepo")
+            raise MissingAsset(f"{asset.name}: {_advice(asset, gated)}") from error
+        except Exception as error:  # of several libraries
+            if getattr(error, "errno", None) in DISK:
+                raise CellFailed(
+                    f"{asset.name} cannot be kept in {constants.HF_HUB_CACHE} ({reason(error)}); HF_HOME moves that folder."
+                ) from error
+            raise MissingAsset(
+                f"{asset.name}: {asset.url} cannot be had ({reason(error)}). The same command goes on where this one was."
+            ) from error
+        if not catalogue.damage(asset, path):
+            say(f"{asset.name}: fetched, {path}")
+            break
+    return path
+
+
+def _advice(asset: Asset, refused: Refused) -> str:
+    """What a refusal means and what to do."""
+    local = f"A local copy goes to {catalogue.target(asset)}."
+    if not asset.url.startswith(catalogue.HUGGING_FACE) or refused.code not in (401, 403, 404):
+        again = refused.code in (408, 425, 429) or refused.code >= 500
+        return f"{refused}: {'try again later' if again else 'it may have moved'}. {local}"
+    page = asset.url.partition("/resolve/")[0]
+    if refused.kind == "GatedRepo" or refused.code == 403:
+        return (
+            f"accept its licence at {page}, make a token in your account's settings there, set HF_TOKEN to it, and run "
+            f"this again. {local}"
+        )
+    note = f"; {asset.note}" if asset.note else ""
+    return (
+        f"the hub shows no {page} (HTTP {refused.code}): removed, renamed or private{note}. Who has access sets "
+        f"HF_TOKEN. {local}"
+    )
+
+
+def _offline(asset: Asset) -> str:
+    return f"Go online, or put it into {catalogue.target(asset)}, or name a folder that has it (--from)."
