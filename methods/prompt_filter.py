@@ -13,9 +13,9 @@ from sa_bench.contracts import Prompted, Run, Task
 
 @dataclass(frozen=True)
 class PromptFilter:
-    """c_f's name becomes that of the task's `relabel_to`."""
+    """c_f's words become the anchor's; without a surrogate in words they are struck out."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     standing: ClassVar[str] = "control"
     supports: ClassVar[type] = Prompted
     needs: ClassVar[tuple[str, ...]] = ()
@@ -29,5 +29,6 @@ class PromptFilter:
 
     def wrap(self, model: Prompted, task: Task) -> Prompted:
         """θ* behind the filter."""
-        model.reworded = (task.classes[task.concept], task.classes[task.relabel_to])
+        words = {task.classes[task.concept], *map(str, task.asked(task.concept, "forget"))}
+        model.reworded = (tuple(sorted(words, key=len, reverse=True)), str(task.anchor))
         return model

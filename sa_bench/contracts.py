@@ -158,7 +158,7 @@ class Prompted(Diffusion, Protocol):
 
     words: tuple[str, ...]  # the names of the task's classes
     negative: str  # the prompt of the other half of guidance
-    reworded: tuple[str, str] | None  # a filter of prompts: (phrase, what it becomes)
+    reworded: tuple[tuple[str, ...], str] | None  # a filter of prompts: (words, what they become)
     around: Any  # (model, sampler) -> a context that surrounds sampling, or None
 
     def encoded(self, c: Any) -> Tensor:
@@ -258,10 +258,14 @@ class Task:
     def remembered(self) -> list[Condition]:
         """What replay asks for, in turn: every covered class, or the replay prompts as they stand."""
         if self.prompts is not None and self.keeps_prompts:
-            return [*self.prompts.of("replay", "")]
+            return [text for text in self.prompts.of("replay", "") if not self.names(text)]
         return [
             c for turn in zip(*(self.asked(c, "replay") for c in self.covered), strict=True) for c in turn
         ]
+
+    def names(self, text: str) -> bool:
+        """Whether a prompt names c_f, which no prompt of what is to be kept may."""
+        return self.classes[self.concept].lower() in text.lower()
 
     @property
     def keeps_prompts(self) -> bool:

@@ -97,12 +97,18 @@ def _asked(task: Task, c: int, role: str) -> list[Request]:
     """What asks for class `c` in a role, seeds yet to be given; a file's rows with what they say of themselves."""
     prompts = task.prompts
     if prompts is None or role not in prompts.files:
-        texts = task.asked(c, role) if c != KEPT else [*prompts.kept] if prompts else []
+        texts = (
+            task.asked(c, role)
+            if c != KEPT
+            else [t for t in prompts.kept if not task.names(t)]
+            if prompts
+            else []
+        )
         return [Request(text, UNSEEDED) for text in texts]
-    own = prompts.rows == "own"
+    own, kept = prompts.rows == "own", c == KEPT
     return [
         Request(r.text, UNSEEDED if r.seed is None else r.seed, r.guidance if own else None, r.size if own else None)
-        for r in prompt_files.rows(prompts.files[role])
+        for r in prompt_files.rows(prompts.files[role]) if not (kept and task.names(r.text))
     ]  # fmt: skip
 
 

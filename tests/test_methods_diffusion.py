@@ -184,3 +184,19 @@ def test_a_tasks_preset_may_be_for_one_method_alone():
     assert resolve_fields("esd", task, "full", {})["batch"] == 8
     assert resolve_fields("sa", task, "full", {})["batch"] == 32
     assert resolve_fields("esd", task, "full", {"batch": "3"})["batch"] == 3
+
+
+def test_the_filter_strikes_every_word_for_the_concept_in_any_case(tiny):
+    from types import SimpleNamespace
+
+    from sa_bench import registry
+
+    task = SimpleNamespace(
+        classes=("nudity",),
+        concept=0,
+        anchor="a coat",
+        asked=lambda c, role: ["naked", "nudity", "nudity, naked"],
+    )
+    model = registry.method_class("prompt_filter")().wrap(tiny.clone(), task)
+    assert model._text("a NAKED man, nudity") == "a a coat man, a coat"
+    assert tiny._text("a NAKED man") == "a NAKED man"

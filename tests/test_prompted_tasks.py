@@ -26,9 +26,7 @@ def task():
 def test_kept_prompts_are_the_retain_set_and_other_names_the_leakage(task):
     kept = sampling.rows(task, "retain")
     assert {row.label for row in kept} == {sampling.KEPT}
-    assert [row.request.condition for row in kept] == list(
-        task.prompts.kept[:: len(task.prompts.kept) // 8][:8]
-    )
+    assert [row.request.condition for row in kept] == [task.prompts.kept[i * 50 // 8] for i in range(8)]
     leak = sampling.rows(task, "leakage")
     assert [row.label for row in leak] == list(task.retain)
     assert all(task.classes[row.label] in row.request.condition for row in leak)
@@ -135,6 +133,9 @@ def test_every_pretrained_task_says_what_it_asks(name):
         texts = [row.request.condition for row in sampling.rows(quick, part)]
         assert texts
         assert all(isinstance(t, str) and t and "{" not in t for t in texts)
+    of_fish = resolve_task("concept", "quick", {"concept": "Goldfish"})
+    assert "goldfish" in "".join(of_fish.prompts.kept)
+    assert not any("goldfish" in r.request.condition.lower() for r in sampling.rows(of_fish, "retain"))
     assert not any(
         quick.classes[0] in str(text) for text in (*quick.prompts.kept, *quick.remembered())
     )  # what is kept does not name c_f

@@ -11,6 +11,7 @@ Guidance is s in out(null) + s (out(c) − out(null)), Stable Diffusion's own co
 from __future__ import annotations
 
 import copy
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -81,7 +82,9 @@ class TextToImage(Denoising):
         """Reads θ* again, which `save` writes the difference from; None: a new model."""
         self.substituted: tuple[tuple[int, ...], Tensor] | None = None
         self.negative = ""  # the prompt of the other half of guidance
-        self.reworded: tuple[str, str] | None = None  # a filter of prompts: (phrase, what it becomes)
+        self.reworded: tuple[tuple[str, ...], str] | None = (
+            None  # a filter of prompts: (words, what they become)
+        )
         self.around: Callable[[TextToImage, Sampler], AbstractContextManager[Any]] | None = None
         """What surrounds sampling: a method that acts at inference."""
         self.forget_texts()
@@ -197,7 +200,8 @@ class TextToImage(Denoising):
         if isinstance(value, str):
             if self.reworded is None or self.substituted is not None:
                 return value
-            return value.replace(*self.reworded)
+            words, other = self.reworded
+            return re.sub("|".join(map(re.escape, words)), lambda _: other, value, flags=re.IGNORECASE)
         if not 0 <= value < len(self.words):
             raise SaBenchError(f"Class labels must be whole numbers 0..{len(self.words) - 1}, got {value}.")
         return self._text(self.words[int(value)])
