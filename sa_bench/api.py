@@ -10,7 +10,7 @@ from typing import Any
 from sa_bench.cells import Cell, resolve
 from sa_bench.errors import SaBenchError, unknown
 from sa_bench.results import load_results, read_results
-from sa_bench.settings import store_folder
+from sa_bench.settings import SMOKE_MODEL, store_folder
 from sa_bench.store import Store, write_atomic
 
 MARK = "<!-- written by sa_bench report -->"  # what stands above it in a Markdown file is kept
@@ -78,13 +78,12 @@ def run_folder(
 
 def require_data(cells: Sequence[Cell]) -> None:
     """Fetch training data now if a method needs it, and look for pretrained bases: what is missing is said before work."""
-    from sa_bench import bases, datasets, registry
+    from sa_bench import bases, catalogue, datasets, registry
 
     for model in dict.fromkeys(cell.task.model for cell in cells):
-        if model and model != bases.SMOKE:
-            from sa_bench.models import checkpoints
-
-            checkpoints.content(model)
+        if model and model != SMOKE_MODEL:
+            catalogue.need(catalogue.model(model))  # before anything heavy is imported
+            bases.pretrained(model, Store(store_folder()))
     for cell in cells:
         if "data" in registry.method_class(cell.method).needs:
             datasets.load(cell.task.dataset)

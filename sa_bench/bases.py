@@ -17,6 +17,7 @@ from sa_bench.contracts import Source, Task
 from sa_bench.errors import MissingAsset, unknown
 from sa_bench.keys import plain
 from sa_bench.sample_sets import SampleSet
+from sa_bench.settings import SMOKE_MODEL
 from sa_bench.sources import Images
 from sa_bench.store import Store, file_digest
 from sa_bench.training import Progress, Recipe, bf16_is_fast, fit
@@ -31,7 +32,6 @@ FAMILIES = {
     "ddpm": ("sa_bench.models.ddpm", "DDPM"),
     "text_to_image": ("sa_bench.models.text_to_image", "TextToImage"),
 }
-SMOKE = "smoke"  # the random model that trials of the code use
 SMOKE_VERSION = 1
 VERSION = 1  # raised when base training changes what it computes
 
@@ -65,7 +65,7 @@ def pretrained(source: str, store: Store) -> Base:
     """
     from sa_bench.models import checkpoints, pipelines
 
-    if source == SMOKE:
+    if source == SMOKE_MODEL:
 
         def build(folder: Path) -> None:
             pipelines.smoke(folder)

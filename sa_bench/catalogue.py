@@ -16,7 +16,7 @@ from sa_bench import detectors, inception, registry
 from sa_bench.data import cifar10, stl10
 from sa_bench.detectors import celebrities, clip, identity, lpips, weight_files
 from sa_bench.errors import MissingAsset, unknown
-from sa_bench.settings import data_folder, store_folder, weights_folder
+from sa_bench.settings import SMOKE_MODEL, data_folder, store_folder, weights_folder
 
 if TYPE_CHECKING:
     from sa_bench.contracts import Task
@@ -311,13 +311,16 @@ def needs(task: Task) -> list[Need]:
     found: list[Need] = []
     if task.dataset in DATA:
         found.append(Need(dataset(task.dataset), True, "data"))
-    if reference := getattr(task, "model", ""):
-        found.append(Need(model(reference), True, "base model"))
-    files: Mapping[str, str] = getattr(getattr(task, "prompts", None), "files", None) or {}
-    roles: dict[str, list[str]] = {}
-    for role, name in files.items():
-        roles.setdefault(name, []).append(role)
-    found += [Need(get(name), True, f"prompts {', '.join(of)}") for name, of in roles.items()]
+    if task.model and task.model != SMOKE_MODEL:
+        found.append(Need(model(task.model), True, "base model"))
+    files = {} if task.prompts is None else task.prompts.files
+    for role, reference in files.items():
+        name = reference.partition("@")[0]
+        if name not in CATALOGUE and Path(name).is_file():
+            continue  # the user's own
+        own = bool(getattr(task.prompts, role))
+        instead = ", else prompts of our own under another fingerprint" if own else ""
+        found.append(Need(get(name), not own, f"prompts {role}{instead}"))
     users: dict[str, list[str]] = {}
     for metric in task.metrics:
         for name in using(registry.metric(metric).requires):

@@ -11,6 +11,7 @@ from sa_bench import registry
 from sa_bench.cards import guard_card, judge_card, require_bar
 from sa_bench.contracts import FisherOptions, Task
 from sa_bench.errors import SaBenchError, unknown
+from sa_bench.settings import SMOKE_MODEL
 
 
 def with_concept(task: Task, value: Any) -> Task:
@@ -118,8 +119,6 @@ def checked(task: Task, relabel_given: bool = False) -> Task:
 
 def _check_pretrained(task: Task) -> None:
     """What only a task on a pretrained model can get wrong."""
-    from sa_bench.bases import SMOKE
-
     if task.family != "text_to_image":
         raise SaBenchError(
             f"task.model={task.model}: {task.name} trains its own base, of the family {task.family}."
@@ -129,12 +128,12 @@ def _check_pretrained(task: Task) -> None:
         raise SaBenchError(
             f"task.size={task.size}: images of Stable Diffusion have sides of whole eights, e.g. {near}."
         )
-    if task.model != SMOKE:
-        from sa_bench.models import checkpoints
+    if task.model != SMOKE_MODEL:
+        from sa_bench.models import layouts
 
-        if checkpoints.layout(task.model) not in ("pipeline", "single", "hub"):
+        if layouts.layout(task.model) not in ("pipeline", "single", "hub"):
             raise SaBenchError(
-                f"task.model={task.model} is no whole model but a {checkpoints.layout(task.model)}; give the base here, "
+                f"task.model={task.model} is no whole model but a {layouts.layout(task.model)}; give the base here, "
                 "and measure this with --method checkpoint --set checkpoint.path=…"
             )
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sa_bench import bases, datasets, images, registry
+from sa_bench import datasets, images, registry
 from sa_bench.cells import Cell, resolve_task, split_setting, with_metrics
 from sa_bench.checking import class_index
 from sa_bench.contracts import Task
@@ -23,7 +23,7 @@ from sa_bench.measuring import Subject, measure_all
 from sa_bench.results import SCHEMA, command_line, provenance, to_json
 from sa_bench.sample_sets import SampleSet, file_hash
 from sa_bench.sampling import KEPT, rows
-from sa_bench.settings import store_folder
+from sa_bench.settings import SMOKE_MODEL, store_folder
 from sa_bench.stages import Chain
 from sa_bench.store import Store, digest, write_atomic
 
@@ -89,7 +89,7 @@ def evaluate_images(
 def _base_is_cheap(chain: Chain) -> bool:
     """Whether the base's values can stand beside: a pretrained base is not loaded, nor asked for days, for them."""
     task = chain.task
-    if not task.model or task.model == bases.SMOKE:
+    if not task.model or task.model == SMOKE_MODEL:
         return True
     try:
         return all(
@@ -123,9 +123,9 @@ def is_checkpoint(path: Path, task_name: str) -> bool:
     (name, *_) = registry.register("task", task_name)
     if registry.task(name).family != "text_to_image" or not path.exists():
         return False
-    from sa_bench.models import checkpoints
+    from sa_bench.models import layouts
 
-    return bool(checkpoints.layout(str(path)))
+    return bool(layouts.layout(str(path)))
 
 
 def read_sets(path: Path, task: Task) -> tuple[dict[str, SampleSet], list[Path]]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from math import prod
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from sa_bench import bases, datasets, detectors, inception, registry
+from sa_bench import bases, datasets, detectors, inception, registry, sampling
 from sa_bench.assets import plan_lines
 from sa_bench.cards import variance_card
 from sa_bench.cells import Cell, titled
 from sa_bench.comparing import FEWEST
-from sa_bench.contracts import FisherOptions
+from sa_bench.contracts import FisherOptions, Task
+from sa_bench.errors import MissingAsset
 from sa_bench.keys import plain
 from sa_bench.measuring import Subject, fingerprint, measure_inputs
 from sa_bench.settings import store_folder
@@ -57,11 +60,9 @@ def plan_text(cells: Sequence[Cell], jobs: int) -> str:
         estimate += f", without {unknown} cell(s) of which a stage never ran on this machine"
     if unknown == len(cells) and not total:
         estimate = "unknown: nothing like it has run on this machine yet (try --scale quick first)"
-    parameters = sum(
-        p.numel() for p in Chain(store, cells[0], lambda *event: None).architecture().net.parameters()
-    )
-    images = max(c.task.n_forget + c.task.n_retain * len(c.task.scored) for c in cells)
-    disk = len(cells) * (2 * 4 * parameters + 4 * images * 1000) / 2**20
+    parameters = _parameters(Chain(store, cells[0], lambda *event: None))
+    images = max(_images(c.task) * prod(datasets.shape(c.task)) for c in cells)
+    disk = len(cells) * (2 * 4 * parameters + 4 * images) / 2**20
     free = shutil.disk_usage(_existing(store.root)).free / 2**30
     lines += [
         "",
@@ -72,6 +73,29 @@ def plan_text(cells: Sequence[Cell], jobs: int) -> str:
         f"disk:   about {disk:.0f} MiB in the store and the run folder; {free:.0f} GiB free at {store.root}",
     ]
     return "\n".join(lines)
+
+
+def _parameters(chain: Chain) -> int:
+    """Of the network that is trained; of a pretrained one that is not here, Stable Diffusion 1.x's."""
+    if not chain.task.model:
+        return sum(p.numel() for p in chain.architecture().net.parameters())
+    from sa_bench.models.scopes import SD_1, memory
+
+    config = chain.base.file / "unet" / "config.json" if _here(chain) else None
+    known = json.loads(config.read_text()) if config is not None and config.is_file() else SD_1
+    return memory(known)["weights"] // 4
+
+
+def _here(chain: Chain) -> bool:
+    """Whether the pretrained base is on this machine."""
+    try:
+        return bool(chain.base.content)
+    except MissingAsset:
+        return False
+
+
+def _images(task: Task) -> int:
+    return sum(len(sampling.rows(task, name)) for name in sampling.sets(task))
 
 
 def _detectable(cells: Sequence[Cell]) -> Iterator[str]:
@@ -102,9 +126,10 @@ def _detectable(cells: Sequence[Cell]) -> Iterator[str]:
 
 def _memory(history: History, parameters: int) -> str:
     """What scoring was seen to take here, else an estimate from the parameters alone."""
-    if "peak" in history:
+    least = LIBRARIES + parameters * PER_PARAMETER / 2**20
+    if history.get("peak", 0.0) > least:
         return f"up to {history['peak']:,.0f} MiB, as seen here,"
-    return f"about {LIBRARIES + parameters * PER_PARAMETER / 2**20:,.0f} MiB, more for scoring at scale full,"
+    return f"about {least:,.0f} MiB, more for scoring at scale full,"
 
 
 def _text(stage: Stage) -> str:
@@ -142,12 +167,15 @@ def _walk(chain: Chain, history: History, claimed: set[tuple[str, str]]) -> Iter
     def planned(what: str, found: str, seconds: float | None) -> Stage:
         return Stage(what, found, seconds if found == "to do" else 0.0)
 
-    known, recipe = True, bases.recipe(task.family, task.base)
-    arguments = (task.family, task.dataset, datasets.content(task.dataset), task.base, cell.base_seed)
-    if bases.shipped(task.family, task.dataset, task.base, cell.base_seed):
+    known = True
+    if task.model:
+        known = _here(chain)
+        yield Stage(f"base {task.model}", "here" if known else "missing", 0.0)
+    elif bases.shipped(task.family, task.dataset, task.base, cell.base_seed):
         yield Stage("base", "shipped", 0.0)
     else:
-        found = state("base", bases.inputs(*arguments))
+        recipe, data = bases.recipe(task.family, task.base), datasets.content(task.dataset)
+        found = state("base", bases.inputs(task.family, task.dataset, data, task.base, cell.base_seed))
         known = found == "stored"  # what follows is named by the hash of weights that are not there yet
         cost = _times(history, f"base step {task.family} {task.base}", recipe.steps)
         yield planned(f"base {recipe.steps:,} steps", found, cost)
@@ -189,7 +217,7 @@ def _scoring(chain: Chain, history: History, state: Any) -> Iterator[Stage]:
 def _unknown_model(chain: Chain, history: History) -> Iterator[Stage]:
     """Sampling and scoring of a model that does not exist yet."""
     task = chain.task
-    images = task.n_forget + task.n_retain * len(task.scored)
+    images = _images(task)
     yield Stage(
         f"samples {images:,} images", "to do", _times(history, _sample_name(plain(task.sampler)), images)
     )

@@ -30,6 +30,7 @@ from sa_bench.results import (
     provenance,
     to_json,
 )
+from sa_bench.settings import SMOKE_MODEL
 from sa_bench.store import Store, digest, disk_errors, write_atomic
 
 Report = Callable[[str, str, int, int], None]
@@ -90,7 +91,7 @@ def _skeleton(cell: Cell, command: str) -> dict[str, Any]:
 def _measure_cell(
     cell: Cell, store: Store, folder: Path, command: str, report: Report, device: str
 ) -> dict[str, Any]:
-    from sa_bench import bases, datasets, judges, sampling
+    from sa_bench import datasets, judges, sampling
     from sa_bench.measuring import Subject, measure_all
     from sa_bench.stages import Chain
 
@@ -107,7 +108,7 @@ def _measure_cell(
         f"{r['name']}: {warning}" for r in rows if (warning := (r["extra"] or {}).get("warning"))
     ]
     toys = [judge_card(name).get("network") == "smoke" for name in cell.task.judges]
-    if any(toys) or cell.task.model == bases.SMOKE:
+    if any(toys) or cell.task.model == SMOKE_MODEL:
         result["flags"].append("smoke run: a trial of the code with toy networks; its numbers mean nothing")
     if said := datasets.remark(cell.task.dataset):
         result["flags"].append(said)

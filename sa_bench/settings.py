@@ -7,6 +7,8 @@ from pathlib import Path
 
 import platformdirs
 
+SMOKE_MODEL = "smoke"  # in place of a pretrained model: the tiny random one that trials of the code use
+
 
 def store_folder() -> Path:
     """SA_BENCH_STORE, or the platform's cache folder."""

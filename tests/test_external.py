@@ -16,6 +16,7 @@ from sa_bench.cells import resolve_task
 from sa_bench.data import mnist
 from sa_bench.errors import MissingAsset, SaBenchError
 from sa_bench.models.vae import VAE
+from sa_bench.sample_sets import SampleSet
 from sa_bench.statistics import entropy
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -470,9 +471,8 @@ class Stub:
 
 
 def measured(name, *logits):
-    images = SimpleNamespace(
-        images=np.zeros((len(logits), 28, 28, 1), np.uint8), seeds=np.arange(len(logits))
-    )
+    n = len(logits)
+    images = SampleSet(np.zeros((n, 28, 28, 1), np.uint8), np.zeros(n, np.int64), np.arange(n))
     task = SimpleNamespace(classes=NAMES, concept=0)
     view = SimpleNamespace(samples={"forget": images}, judges={"stub": Stub(logits)}, task=task)
     return registry.metric(name).measure(view)

@@ -71,19 +71,24 @@ def test_every_methods_fields_resolve_at_every_scale(name, scale):
         values = resolve_fields(name, task, scale, {})
         assert set(values) == {f.name for f in fields(registry.method_class(name))}
         for key, preset in registry.method_class(name).presets.get((task.family, scale), {}).items():
-            if key in {**task.presets, **dict(task.scales.get(scale, {})).get("presets", {})}:
+            own = {**task.presets, **dict(task.scales.get(scale, {})).get("presets", {})}
+            if key in own or f"{name}.{key}" in own:
                 continue  # the task's own come last
             assert values[key] == ({**values[key], **preset} if isinstance(preset, dict) else preset)
 
 
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("scale", SCALES)
-def test_every_task_is_plain_values_at_every_scale(name, scale):
-    task = resolve_task(name, scale, {})
+def test_every_task_is_plain_values_at_every_scale(name, scale, tmp_path):
+    (tmp_path / "i2p.csv").write_text("prompt,sd_seed\na,1\n")
+    given = {"prompts.files.test": str(tmp_path / "i2p.csv")} if name == "nudity_i2p" else {}
+    task = resolve_task(name, scale, given)
     assert json.loads(json.dumps(asdict(task)))["name"] == name
     assert len(task.primary) == 3
     assert set(task.primary) <= set(task.metrics)
-    assert len(resolve([name], SELF_CONTAINED, scale)) == len(SELF_CONTAINED)
+    methods = [m for m in SELF_CONTAINED if not (task.model and registry.method_class(m).needs)]
+    sets = [f"task.{key}={value}" for key, value in given.items()]
+    assert len(resolve([name], methods, scale, sets=sets)) == len(methods) > 5
 
 
 def test_original_is_theta_star(gaussian, task):

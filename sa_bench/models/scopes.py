@@ -21,6 +21,8 @@ from torch import nn
 
 from sa_bench.errors import unknown
 
+SD_1 = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
+"""Stable Diffusion 1.x's U-Net where it differs from UNet2DConditionModel's defaults."""
 SCOPES = ("full", "xattn", "noxattn", "selfattn", "esd-u", "kv")
 
 
