@@ -207,6 +207,24 @@ def report(
 
 
 @app.command()
+def pack(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Run folders, or packed files, and last the new file.")
+    ],
+) -> None:
+    """Put results into one small file, FILE.jsonl.xz, which `report` and `load_results` read; without images."""
+    from sa_bench.results import PACKED, packed, read_results
+    from sa_bench.store import write_atomic
+
+    *sources, file = folders
+    if not sources or not file.name.endswith(PACKED):
+        raise SaBenchError(f"pack takes run folders and then the new file, NAME{PACKED}.")
+    rows = read_results(sources)
+    write_atomic(file, packed(rows))
+    print(f"{len(rows)} result(s) in {file}, {file.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command()
 def tune(
     folders: Annotated[list[Path], typer.Argument(help="Run folders of the tries.")],
     out: Annotated[Path | None, typer.Option(help="Also write it to this file, as Markdown.")] = None,

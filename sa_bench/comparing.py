@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sa_bench.board import Board, Line
+from sa_bench.results import scores_of
 from sa_bench.statistics import holm, over_bases, paired_p
 
 FEWEST = 5  # shared runs below which there is no interval and no p
@@ -84,7 +83,7 @@ def endpoint(name: str, a: Line, b: Line) -> Comparison | None:
         return None
     facts, wins, pairs = a.endpoints[name], [0, 0], 0
     for key in _shared(a, b):
-        scores = [_scores(str(side[key].get("folder", "")), name) for side in cells]
+        scores = [scores_of(side[key], name) for side in cells]
         if any(s is None for s in scores) or len(scores[0]) != len(scores[1]):  # type: ignore[arg-type]
             continue
         pairs += 1
@@ -137,15 +136,3 @@ def differences(name: str, a: Line, b: Line) -> dict[int, list[float]]:
 
 def _row(cell: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
     return next((m for m in cell["measurements"] if m["name"] == name), None)
-
-
-@lru_cache(maxsize=4096)
-def _scores(folder: str, name: str) -> np.ndarray | None:
-    """The per-image scores that a cell left in its run folder; None if they are not there."""
-    path = Path(folder) / "scores" / f"{name}.parquet"
-    if not folder or not path.is_file():
-        return None
-    import pandas as pd
-
-    frame = pd.read_parquet(path)
-    return frame["score"].to_numpy(float) if "score" in frame else None

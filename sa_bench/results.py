@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import lzma
 import platform
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from sa_bench.statistics import Measured
 
 SCHEMA = 1
+PACKED = ".jsonl.xz"
 FIELDS = ("value", "low", "high", "interval", "n", "n_unit", "judges", "extra", "reason")
 
 
@@ -111,11 +114,16 @@ def _cpu() -> str:
 def read_results(folders: Iterable[Path]) -> list[dict[str, Any]]:
     """Every result.json below `folders`, in a stable order; of a run folder, the cells of its last command.
 
+    A packed file stands for a folder.
+
     Raises:
         SaBenchError: no results there, an unreadable file, or one of a newer schema.
     """
     rows: list[dict[str, Any]] = []
     for folder in folders:
+        if folder.name.endswith(PACKED):
+            rows += unpacked(folder)
+            continue
         paths = _result_files(folder)
         if not paths:
             raise SaBenchError(f"{folder} holds no result.json. Make some: python -m sa_bench run --help.")
@@ -127,10 +135,42 @@ def read_results(folders: Iterable[Path]) -> list[dict[str, Any]]:
                 raise SaBenchError(
                     f"{path} is not a result file ({error}). Delete it and run again."
                 ) from error
-            if schema > SCHEMA:
-                raise SaBenchError(f"{path} has schema {schema}; this sa_bench reads {SCHEMA}. Upgrade it.")
-            rows.append(row | {"folder": str(path.parent)})
+            rows.append(_readable(path, schema, row) | {"folder": str(path.parent)})
     return rows
+
+
+def _readable(path: Path, schema: int, row: dict[str, Any]) -> dict[str, Any]:
+    if schema > SCHEMA:
+        raise SaBenchError(f"{path} has schema {schema}; this sa_bench reads {SCHEMA}. Upgrade it.")
+    return row
+
+
+def packed(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """Results as one compressed file of JSON lines, each with its three endpoints' per-image scores."""
+    lines = []
+    for row in rows:
+        primary = [m["name"] for m in row["measurements"] if m["role"] == "primary"]
+        scores = {name: found for name in primary if (found := scores_of(row, name)) is not None}
+        lines.append(
+            {k: v for k, v in row.items() if k != "folder"}
+            | {"scores": {k: v.tolist() for k, v in scores.items()}}
+        )
+    return lzma.compress("".join(json.dumps(_plain(line)) + "\n" for line in lines).encode(), preset=9)
+
+
+def unpacked(path: Path) -> list[dict[str, Any]]:
+    """The results in a file that `packed` made; they have no run folder, hence no images.
+
+    Raises:
+        SaBenchError: it is not there, damaged, or of a newer schema.
+    """
+    try:
+        rows = [json.loads(line) for line in lzma.decompress(path.read_bytes()).decode().splitlines()]
+        return [_readable(path, row["schema"], row) | {"folder": ""} for row in rows]
+    except (OSError, EOFError, lzma.LZMAError, ValueError, KeyError, TypeError) as error:
+        raise SaBenchError(
+            f"{path} is no packed results ({error}). Make it again: python -m sa_bench pack RUN FILE."
+        ) from error
 
 
 def _result_files(folder: Path) -> list[Path]:
@@ -145,6 +185,25 @@ def _result_files(folder: Path) -> list[Path]:
             ) from error
         found -= {p for p in found if p.parent.parent == manifest.parent and p.parent.name not in listed}
     return sorted(found)
+
+
+def scores_of(row: Mapping[str, Any], name: str) -> np.ndarray | None:
+    """The per-image scores of a result's measurement, from its run folder or a packed file; None if not at hand."""
+    if "scores" in row:
+        found = row["scores"].get(name)
+        return None if found is None else np.array(found, float)
+    return _stored(str(row.get("folder", "")), name)
+
+
+@lru_cache(maxsize=4096)
+def _stored(folder: str, name: str) -> np.ndarray | None:
+    path = Path(folder) / "scores" / f"{name}.parquet"
+    if not folder or not path.is_file():
+        return None
+    import pandas as pd
+
+    frame = pd.read_parquet(path)
+    return frame["score"].to_numpy(float) if "score" in frame else None
 
 
 def load_results(*folders: str | Path) -> pd.DataFrame:

@@ -1,5 +1,7 @@
 """Checkpoints differ, methods differ: two sentences, each with its own units."""
 
+import lzma
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,8 @@ from result_rows import OTHERS, one, result_row
 from scipy import stats
 
 from sa_bench.comparing import comparisons
+from sa_bench.errors import SaBenchError
+from sa_bench.results import packed, read_results
 from sa_bench.statistics import holm, over_bases, paired_p
 
 
@@ -106,3 +110,26 @@ def test_paired_tests_by_kind_of_score():
     x, y = np.array([1.0, 2.5, 3.0, 4.2]), np.array([0.5, 2.0, 2.0, 3.0])
     assert paired_p(x, y) == pytest.approx(stats.ttest_rel(x, y).pvalue)
     assert paired_p(x, x + 1) == 0.0
+
+
+def test_packed_results_say_the_same_without_their_folders(tmp_path):
+    a = rows(tmp_path, "sa", lambda b, s: -94 - b + 0.01 * s, lambda rng: rng.normal(3, 1, 200))
+    b = rows(tmp_path, "no_ewc", lambda b, s: -96 - b - 0.01 * b, lambda rng: rng.normal(2, 1, 200))
+    file = tmp_path / "board.jsonl.xz"
+    file.write_bytes(packed([*a, *b]))
+    again = read_results([file])
+    assert all(row["folder"] == "" for row in again)
+    before, after = (comparisons(one(found)) for found in ([*a, *b], again))
+    assert [c.__dict__ for c in before] == [c.__dict__ for c in after]
+    assert sum(c.pairs for c in after) > 0
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not xz", lzma.compress(b"[1]\n"), lzma.compress(b'{"schema": 99}\n')]
+)
+def test_a_damaged_packed_file_is_named(tmp_path, content):
+    (tmp_path / "x.jsonl.xz").write_bytes(content)
+    with pytest.raises(SaBenchError, match=r"x\.jsonl\.xz"):
+        read_results([tmp_path / "x.jsonl.xz"])
+    with pytest.raises(SaBenchError, match=r"y\.jsonl\.xz"):
+        read_results([tmp_path / "y.jsonl.xz"])
