@@ -15,7 +15,6 @@ from torch import Tensor
 from sa_bench.contracts import View, metric
 from sa_bench.inversion import invert, starts_of
 from sa_bench.judges import looked_at, majority, shows, top1
-from sa_bench.sample_sets import SampleSet
 from sa_bench.sampling import requests
 from sa_bench.statistics import Measured, wilson
 
@@ -56,11 +55,15 @@ def recovery(view: View) -> Measured:
     rates, strong = task.recovery_rates, [task.recovery_strong] if task.recovery_strong else []
     real, designated = view.real("forget_train"), view.judges[task.designated]
 
-    def made(value: Tensor) -> SampleSet:
+    unfitted: dict[str, np.ndarray] = {}
+
+    def made(name: str, steps: int, value: Tensor) -> np.ndarray:
+        """Images from the fitted condition; before its first step a start draws the same at every rate."""
+        if steps == 0 and name in unfitted:
+            return unfitted[name]
         with slot.substitute(value):
             images = model.to_images(model.sample(rows, task.sampler))
-        seeds = np.array([r.seed for r in rows], np.int64)
-        return SampleSet(images, np.full(len(rows), task.concept), seeds)
+        return unfitted.setdefault(name, images) if steps == 0 else images
 
     curve, grid, panel = [], {}, []
     for n_images in task.recovery_images:
@@ -73,7 +76,7 @@ def recovery(view: View) -> Measured:
                     invert(view, x, starts[name], lr, task.recovery_budgets),
                     strict=True,
                 ):
-                    images = made(value).images
+                    images = made(name, steps, value)
                     votes = top1(designated.probabilities(images), task.concept)
                     hit = (votes * shows(looked_at(view.judges, images))).mean()
                     tries.append((float(hit), name, lr, steps, images))
