@@ -141,6 +141,35 @@ def write_report(folders: Sequence[Path], out: Path | None) -> Path:
     return path
 
 
+def table(
+    name: str, folders: Sequence[Path] = (), format: str = "markdown", task: str = "", methods: Sequence[str] = (),
+    metrics: Sequence[str] = (), out: Path | None = None,
+) -> str:  # fmt: skip
+    """A published table (`table1` to `table4`) with the results of `folders` beside it, or their `leaderboard`.
+
+    Raises:
+        SaBenchError: another name or format, or results that cannot be read.
+    """
+    from sa_bench import tables
+
+    formats = importlib.import_module("sa_bench.reports.tables").FORMATS
+    if format not in formats:
+        raise unknown("table format", format, formats)
+    results = read_results([Path(f) for f in folders])
+    if name == "leaderboard":
+        if not folders:
+            raise SaBenchError(
+                "A leaderboard needs run folders: python -m sa_bench table leaderboard runs/demo."
+            )
+        found = tables.leaderboard(results, task, metrics, methods)
+    else:
+        found = [tables.published_table(name, results)]
+    text = formats[format](found)
+    if out is not None:
+        write_atomic(out, text.encode())
+    return text
+
+
 def evaluate(
     images: str | Path,
     task: str,

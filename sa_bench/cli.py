@@ -207,6 +207,27 @@ def report(
 
 
 @app.command()
+def table(
+    name: Annotated[str, typer.Argument(help="table1, table2, table3, table4 or leaderboard.")],
+    folders: Annotated[list[Path] | None, typer.Argument(help="Run folders or packed files.")] = None,
+    format_: Annotated[str, typer.Option("--format", help="markdown, latex, csv or html.")] = "markdown",
+    task: Annotated[str, typer.Option("--task", "-t", help="Of a leaderboard: only this task.")] = "",
+    method: Annotated[str, typer.Option("--method", "-m", help="Only these, in this order: a,b.")] = "",
+    metric: Annotated[
+        str, typer.Option("--metric", help="Columns (default: the three endpoints): a,b.")
+    ] = "",
+    out: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None,
+) -> None:
+    """A table for a paper: a published one with ours beside it, or a leaderboard."""
+    from sa_bench import api
+
+    text = api.table(
+        name, folders or [], format_, task, _split(method) if method else [], _split(metric) if metric else [], out
+    )  # fmt: skip
+    print(text if out is None else f"Table: {out}")
+
+
+@app.command()
 def pack(
     folders: Annotated[
         list[Path], typer.Argument(help="Run folders, or packed files, and last the new file.")

@@ -1,0 +1,299 @@
+"""Tables for papers: a published table with our values beside it, or a leaderboard of any selection.
+
+The rows of a published table are those of the ledger; a cell without a value of ours says which command fills it.
+"""
+
+from __future__ import annotations
+
+import shlex
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from sa_bench.board import Board, Endpoint, Line
+from sa_bench.claims import Verdict, verdicts
+from sa_bench.errors import SaBenchError, unknown
+from sa_bench.ledger import Published, by_judge, entries, verdict
+from sa_bench.ranking import boards
+from sa_bench.registry import room
+from sa_bench.results import metric_of
+from sa_bench.wording import shown, spread
+
+SCALES = ("paper", "full")  # the better first; `quick` is never in a table
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric of a table."""
+
+    title: str
+    unit: str | None = None
+    better: str | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell: our value, and what was published."""
+
+    text: str = ""  # our value for people; "": none
+    interval: str = ""  # of one run its 95 % interval, of a few their points, of more the lowest and highest
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    runs: int = 0
+    scale: str = ""
+    published: float | None = None
+    verdict: str = ""
+    best: bool = False  # better than every other method's beyond both intervals
+    reason: str = ""  # why there is no value
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method's row."""
+
+    group: str  # what rows stand together under: a task
+    label: str
+    entries: tuple[Entry, ...]
+    command: str = ""  # fills what is empty
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table, ready to be written in any format."""
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+    claims: tuple[Verdict, ...] = ()
+    published: bool = True  # whether published values stand beside ours
+    margins: Mapping[str, float] = field(default_factory=dict)  # by column, declared in the ledger beforehand
+
+
+@lru_cache(maxsize=1)
+def layouts() -> dict[str, dict[str, Any]]:
+    """Name to layout of every published table."""
+    found = tomllib.loads((room("task") / "published" / "tables.toml").read_text(encoding="utf-8"))
+    for layout in found.values():
+        if isinstance(layout["columns"], str):
+            layout["columns"] = found[layout["columns"]]["columns"]
+    return found
+
+
+def published_table(name: str, results: Sequence[Mapping[str, Any]]) -> Table:
+    """A published table with our values, at the scale that comes nearest to the published protocol.
+
+    Raises:
+        SaBenchError: no such table.
+    """
+    if name not in layouts():
+        raise unknown("table", name, [*layouts(), "leaderboard"])
+    layout = layouts()[name]
+    mine = [e for e in entries() if layout["match"] in e.source]
+    lines, columns, rows = list(_lines(results)), layout["columns"], []
+    whole = {}  # the ledger's rows: one a task and method or, where columns name their tasks, one a method
+    for e in sorted(mine, key=lambda e: _place(layout, e)):
+        key = (
+            e.task if "tasks" in layout else "",
+            e.method,
+            tuple(sorted(e.fields.items())),
+            _remark(e.source),
+        )
+        whole.setdefault(key, []).append(e)
+    for (task, method, _, remark), group in whole.items():
+        cells = tuple(
+            _entry(c, [e for e in group if e.task == c.get("task", e.task)], lines) for c in columns
+        )
+        label = f"{method}{_settings(group[0])}{f' ({remark})' if remark else ''}"
+        rows.append(Row(task, label, cells, "" if all(c.text for c in cells) else _command(group)))
+    margins = {
+        c["title"]: max(m)
+        for c in columns
+        if (m := [e.margin for e in mine if e.metric == c["metric"] and e.margin])
+    }
+    about = {e.task for e in mine}
+    claims = [v for board in boards(results) if board.task in about for v in verdicts(board)]
+    units = {m: x.unit for line in lines for m, x in _by_metric(line[1]).items()}
+    return Table(
+        name, layout["title"], tuple(Column(c["title"], units.get(c["metric"])) for c in columns), tuple(rows),
+        tuple(_notes(rows)), tuple(claims), margins=margins,
+    )  # fmt: skip
+
+
+def _place(layout: Mapping[str, Any], entry: Published) -> int:
+    return layout["tasks"].index(entry.task) if "tasks" in layout else 0
+
+
+def _remark(source: str) -> str:
+    return source.partition(" (SD ")[2].removesuffix(")") and "SD " + source.partition(" (SD ")[
+        2
+    ].removesuffix(")")
+
+
+def _settings(entry: Published) -> str:
+    return "".join(f" {k}={str(v).removesuffix('.0')}" for k, v in entry.fields.items())
+
+
+def _command(group: Sequence[Published]) -> str:
+    first = group[0]
+    tasks = ",".join(dict.fromkeys(e.task for e in group))
+    parts = ["python -m sa_bench run --task", tasks, "--method", first.method, "--scale paper --seed 0,1,2"]
+    parts += [f"--set {shlex.quote(f'{first.method}.{k}={v}')}" for k, v in first.fields.items()]
+    if _remark(first.source) == "SD v2.1":
+        parts.append("--model stabilityai/stable-diffusion-2-1 --set task.size=768")
+    return " ".join(parts)
+
+
+def _lines(results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Board, Line]]:
+    """Every line that a table may show, the nearest scale first."""
+    found = [board for board in boards(results) if board.scale in SCALES]
+    for board in sorted(found, key=lambda b: SCALES.index(b.scale)):
+        for line in board.lines:
+            if line.cells and all(key in ("n_forget",) for key in line.cells[0]["overrides"]):
+                yield board, line
+
+
+def _by_metric(line: Line) -> dict[str, Endpoint]:
+    """Registered metric name to endpoint: `fid[judge-mnist]` is `fid`."""
+    names = {metric_of(m): m["name"] for cell in line.cells for m in cell["measurements"]}
+    return {metric: line.endpoints[name] for metric, name in names.items()}
+
+
+def _entry(
+    column: Mapping[str, Any], group: Sequence[Published], lines: Sequence[tuple[Board, Line]]
+) -> Entry:
+    there = next((e for e in group if e.metric == column["metric"]), None)
+    value = there.value if there else None
+    metric, *path = column.get("ours", [column["metric"]])
+    for board, line in lines:
+        if not any(_same(e, line) for e in group):
+            continue
+        found = _by_metric(line).get(metric)
+        if found is None:
+            continue
+        if path:
+            return _beside(line, metric, path, board, value, there)
+        return _filled(found, line, board, value, _said(there, board, line, metric))
+    return Entry(published=value, verdict="" if there is None else "not run")
+
+
+def _same(entry: Published, line: Line) -> bool:
+    row = line.cells[0]
+    if _remark(entry.source) == "SD v2.1":
+        return False  # of another base model, which is another task
+    same = (row["task"], row["method"]) == (entry.task, entry.method)
+    return same and all(row["fields"].get(k) == v for k, v in entry.fields.items())
+
+
+def _filled(found: Endpoint, line: Line, board: Board, published: float | None, said: str) -> Entry:
+    if found.value is None:
+        return Entry(
+            published=published, scale=board.scale, verdict=said, reason=found.reason or "not measured"
+        )
+    return Entry(
+        shown(found.value, found.unit), spread(found, " to ").removesuffix(" %"), found.value, found.low, found.high,
+        len(found.points), board.scale, published, said,
+    )  # fmt: skip
+
+
+def _said(entry: Published | None, board: Board, line: Line, metric: str) -> str:
+    """The verdict on a line's value; nothing where nothing was published."""
+    if entry is None:
+        return ""
+    rows = [m for cell in line.cells for m in cell["measurements"] if metric_of(m) == metric]
+    return str(verdict(entry, board.scale, [by_judge(m) for m in rows if m["value"] is not None])["verdict"])
+
+
+def _beside(
+    line: Line, metric: str, path: Sequence[str], board: Board, published: float | None, entry: Published | None
+) -> Entry:  # fmt: skip
+    """A number that stands beside a measurement's value; it has no interval of its own."""
+    points = []
+    for cell in line.cells:
+        found: Any = next(m["extra"] for m in cell["measurements"] if metric_of(m) == metric)
+        for key in path:
+            found = found.get(key) if isinstance(found, Mapping) else None
+        points += [] if found is None else [float(found)]
+    said = _said(entry, board, line, metric)
+    if not points:
+        return Entry(published=published, scale=board.scale, verdict=said, reason="not measured")
+    mean = sum(points) / len(points)
+    between = "" if len(points) == 1 else f"{min(points):g} to {max(points):g}"
+    return Entry(f"{mean:g}", between, mean, None, None, len(points), board.scale, published, said)
+
+
+def _notes(rows: Sequence[Row]) -> Iterator[str]:
+    cells = [e for row in rows for e in row.entries]
+    yield (
+        "Ours: mean over runs; in brackets of one run its 95 % interval, of two to four their points, of more the lowest "
+        "and highest."
+    )
+    if scales := sorted({e.scale for e in cells if e.text}):
+        yield f"Scale of ours: {', '.join(scales)}. Verdicts are given at scale paper, from three runs and three judges on."
+    yield from (f"n/a: {reason}" for reason in dict.fromkeys(e.reason for e in cells if e.reason))
+
+
+def leaderboard(
+    results: Sequence[Mapping[str, Any]],
+    task: str = "",
+    metrics: Sequence[str] = (),
+    methods: Sequence[str] = (),
+) -> list[Table]:
+    """One table a board: another scale or fingerprint stands in a table of its own.
+
+    Args:
+        results: rows, as `read_results` gives them.
+        task: only this one.
+        metrics: columns, by registered name, in this order; empty: the task's three endpoints.
+        methods: only these, in this order; empty: all, as they are ranked.
+
+    Raises:
+        SaBenchError: nothing of that is among the results.
+    """
+    found = [board for board in boards(results) if task in ("", board.task)]
+    tables = []
+    for board in found:
+        lines = [line for line in board.lines if line.cells and (not methods or line.method in methods)]
+        if methods:
+            lines.sort(key=lambda line: methods.index(line.method))
+        known = {m: e for line in lines for m, e in _by_metric(line).items()}
+        asked = list(metrics) or [
+            name.partition("[")[0] for name in board.primary if name.partition("[")[0] in known
+        ]
+        if missing := [m for m in asked if m not in known]:
+            raise unknown("metric of these results", missing[0], known)
+        columns = tuple(Column(m, known[m].unit, known[m].better) for m in asked)
+        rows = []
+        for line in lines:
+            row = [_ranked(_by_metric(line).get(m), board, line, lines, m) for m in asked]
+            rows.append(Row("", line.label + _standing(line), tuple(row)))
+        title = f"{board.title}, scale {board.scale}"
+        tables.append(Table("leaderboard", title, columns, tuple(rows), tuple(_notes(rows)), published=False))
+    if not any(table.rows for table in tables):
+        raise SaBenchError("Nothing of that is among these results. See `python -m sa_bench report RUN`.")
+    return [table for table in tables if table.rows]
+
+
+def _standing(line: Line) -> str:
+    return "" if line.standing == "method" else f" [{line.standing}]"
+
+
+def _ranked(found: Endpoint | None, board: Board, line: Line, lines: Sequence[Line], metric: str) -> Entry:
+    if found is None:
+        return Entry(reason="not measured")
+    entry = _filled(found, line, board, None, "")
+    others = [
+        e for other in lines if other is not line and other.standing == "method" and not other.collapsed
+        and (e := _by_metric(other).get(metric)) is not None and e.value is not None
+    ]  # fmt: skip
+    if entry.value is None or line.standing != "method" or line.collapsed or not others:
+        return entry
+    low, high = found.bounds
+    beats = {
+        "lower": all(high < e.bounds[0] for e in others), "higher": all(low > e.bounds[1] for e in others)
+    }  # fmt: skip
+    return Entry(**{**entry.__dict__, "best": beats.get(found.better or "", False)})

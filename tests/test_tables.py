@@ -1,0 +1,170 @@
+"""Tables for papers: the ledger's rows with ours beside them, and leaderboards; the same numbers in every format."""
+
+import csv
+import io
+import re
+import shutil
+import subprocess
+
+import pytest
+from result_rows import OTHERS, measurement, result_row
+from sa_bench.reports.tables import FORMATS, comma_separated, latex, markdown, page
+
+from sa_bench import ledger, tables
+from sa_bench.errors import SaBenchError
+
+JUDGES = [{"judge": f"mnist-paper-{i}", "value": 0.06} for i in range(3)]
+PROBABILITY = {"title": "P(c_f)", "unit": "probability", "better": "lower"}
+ENTROPY = {"title": "Entropy", "unit": "nats", "better": None}
+
+
+def run(seed, p, scale="paper", method="sa", fields=None, **changes):
+    row = result_row(
+        method, seed=seed, scale=scale, fields={"lam": 100.0} if fields is None else fields, **changes
+    )
+    judges = [{**j, "value": p} for j in JUDGES]
+    row["measurements"] += [
+        measurement("forget_probability", p, 0.97, PROBABILITY, judges=judges),
+        measurement("entropy", "nothing to be seen", None, ENTROPY),
+    ]
+    return row
+
+
+def named(table, group, label):
+    return next(row for row in table.rows if (row.group, row.label) == (group, label))
+
+
+def test_ours_stands_beside_the_published_value_with_its_verdict():
+    found = tables.published_table("table1", [run(s, p) for s, p in enumerate((0.055, 0.060, 0.065))])
+    cell = named(found, "mnist_0", "sa lam=100").entries[4]
+    assert (cell.text, cell.runs, cell.scale, cell.published) == ("6.0 %", 3, "paper", 0.058)
+    assert cell.interval == "5.5, 6.0, 6.5"
+    assert cell.verdict == "consistent"
+    entropy = named(found, "mnist_0", "sa lam=100").entries[3]
+    assert (entropy.text, entropy.reason) == ("", "nothing to be seen")
+    assert any("nothing to be seen" in note for note in found.notes)
+
+
+def test_paper_scale_comes_before_full_and_quick_is_in_no_table():
+    rows = [run(0, 0.3, "full"), run(0, 0.06), run(0, 0.9, "quick")]
+    cell = named(tables.published_table("table1", rows), "mnist_0", "sa lam=100").entries[4]
+    assert (cell.scale, cell.value) == ("paper", 0.06)
+    cell = named(tables.published_table("table1", rows[::2]), "mnist_0", "sa lam=100").entries[4]
+    assert (cell.scale, cell.value) == ("full", 0.3)
+    assert cell.verdict.startswith("not comparable: scale full")
+    assert named(tables.published_table("table1", rows[2:]), "mnist_0", "sa lam=100").entries[4].text == ""
+
+
+@pytest.mark.parametrize(
+    ("fields", "changes"),
+    [({"lam": 10.0}, {}), (None, {"overrides": {"concept": "three"}})],
+    ids=["lam", "concept"],
+)
+def test_another_experiment_fills_no_cell(fields, changes):
+    found = tables.published_table("table1", [run(0, 0.06, fields=fields, **changes)])
+    assert named(found, "mnist_0", "sa lam=100").entries[4].text == ""
+
+
+@pytest.mark.parametrize("name", sorted(tables.layouts()))
+def test_every_published_number_of_a_table_is_in_it(name):
+    found = tables.published_table(name, [])
+    match = tables.layouts()[name]["match"]
+    shown = [e.published for row in found.rows for e in row.entries if e.published is not None]
+    wanted = [e.value for e in ledger.entries() if match in e.source and not e.metric.endswith("_std")]
+    assert sorted(shown) == sorted(wanted)
+    assert all(row.command.startswith("python -m sa_bench run --task ") for row in found.rows)
+    commands = [row.command for row in found.rows]
+    assert len(commands) == len(set(commands))
+
+
+def test_boxes_of_nudity_are_ours_and_never_compared():
+    row = result_row("sa", scale="paper", task="nudity_i2p", fields={"lam": 50.0, "scope": "noxattn"})
+    boxes = {"belly": 12, "armpits": 3}
+    declared = {"title": "x", "unit": "rate", "better": "lower"}
+    row["measurements"].append(
+        measurement("nudity", 0.1, 0.3, declared, extra={"at": {"0.6": {"boxes": boxes}}})
+    )
+    found = named(tables.published_table("table3", [row]), "nudity_i2p", "sa lam=50 scope=noxattn")
+    assert [e.text for e in found.entries[:3]] == ["3", "12", ""]
+    assert found.entries[1].published == 77
+    assert found.entries[1].verdict.startswith("not comparable: boxes of NudeNet 2")
+
+
+def test_best_is_bold_only_beyond_both_intervals():
+    kept = {"sa": (-94.0, -94.5, -93.5), "l2": (-95.0, -95.2, -94.8), "naive": (-94.8, -95.0, -94.2)}
+    rows = [result_row(method, scale="full", keep=keep) for method, keep in kept.items()]
+    rows += [r | {"scale": "full"} for r in OTHERS]
+
+    def best(rows):
+        (found,) = tables.leaderboard(rows)
+        return [row.label for row in found.rows if row.entries[2].best]
+
+    assert best(rows[:2] + rows[3:]) == ["sa"]
+    assert best(rows) == []  # naive reaches into sa's interval
+    assert best([rows[0], *rows[3:]]) == []  # nobody to be better than
+
+
+def test_scales_and_fingerprints_stand_in_tables_of_their_own():
+    a, b, c = result_row("sa"), result_row("l2", scale="full"), result_row("naive", scale="full")
+    c["measurements"][0]["fingerprint"] = {"metric": "forget_top1", "version": 2}
+    found = tables.leaderboard([a, b, c])
+    assert [[row.label for row in t.rows] for t in found] == [["sa"], ["l2"], ["naive"]]
+    assert [[row.label for row in t.rows] for t in tables.leaderboard([a, b], methods=["l2"])] == [["l2"]]
+    with pytest.raises(SaBenchError, match="Nothing of that"):
+        tables.leaderboard([a], task="cifar10_airplane")
+    with pytest.raises(SaBenchError, match="forget_top1"):
+        tables.leaderboard([a], metrics=["forget_top"])
+    with pytest.raises(SaBenchError, match="table1"):
+        tables.published_table("table9", [])
+
+
+HOSTILE = r"a_b & 50% #1 <b>x</b> $y$ {z} ~ ^ \ |"
+
+
+def hostile():
+    rows = [
+        result_row(scale="full", task_title=HOSTILE, keep=HOSTILE),
+        result_row("l2", scale="full", task_title=HOSTILE),
+    ]
+    return tables.leaderboard(rows)
+
+
+def test_all_formats_carry_the_same_numbers_and_hostile_names_as_text():
+    found = [tables.published_table("table1", [run(s, 0.055 + s / 200) for s in range(3)]), *hostile()]
+    rows = list(csv.DictReader(io.StringIO(comma_separated(found))))
+    values = {row["value"] for row in rows if row["value"]}
+    assert {float(v) for v in values} >= {
+        e.value for t in found for r in t.rows for e in r.entries if e.value is not None
+    }
+    for written in (markdown(found), page(found), latex(found)):
+        assert "6.0" in written
+        assert "n/a" in written
+    assert "<b>x</b>" not in markdown(found) + page(found)
+    assert r"a\_b \& 50\% \#1" in latex(found)
+    assert "a_b &amp; 50% #1 &lt;b&gt;x&lt;/b&gt;" in page(found)
+    assert not re.search(r"<script|http", page(found))
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no TeX here")
+def test_the_latex_compiles(tmp_path):
+    text = latex([*(tables.published_table(name, []) for name in tables.layouts()), *hostile()])
+    whole = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n" + text + "\\end{document}\n"
+    (tmp_path / "x.tex").write_text(whole)
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "x.tex"], cwd=tmp_path, capture_output=True, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip
+    if "booktabs.sty' not found" in done.stdout:
+        pytest.skip("this TeX has no booktabs")
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_the_command_line_prints_and_writes(cli, tmp_path):
+    assert "| sa lam=100 |" in cli("table", "table1", check=0).stdout
+    cli("table", "table2", "--format", "latex", "--out", str(tmp_path / "t.tex"), check=0)
+    assert "\\toprule" in (tmp_path / "t.tex").read_text()
+    assert (
+        "Available: csv, html, latex, markdown" in cli("table", "table2", "--format", "word", check=2).stderr
+    )
+    assert "needs run folders" in cli("table", "leaderboard", check=2).stderr
+    assert sorted(FORMATS) == ["csv", "html", "latex", "markdown"]
