@@ -99,7 +99,10 @@ class Chain:
     def architecture(self) -> VAE | DDPM | TextToImage:
         """A model of the base's shape, for weights to be loaded into."""
         task = self.task
-        return bases.new(task.family, task.dataset, task.base, words=task.classes)
+        made = bases.new(task.family, task.dataset, task.base, words=task.classes)
+        if task.prompts is not None:
+            made.precision = task.sampler.precision  # type: ignore[union-attr]
+        return made
 
     def theta_star(self) -> Generator:
         """A copy of θ*."""
