@@ -223,12 +223,12 @@ class TextToImage(Denoising):
             raise SaBenchError("An empty phrase has no tokens.")
         return found
 
-    def cut(self, texts: Sequence[str]) -> int:
-        """How many of the prompts lose words: they have more tokens than the text encoder has places."""
+    def cut(self, texts: Sequence[str]) -> list[int]:
+        """Which of the prompts lose their tail: they have more tokens than the text encoder has places."""
         if not texts:
-            return 0
+            return []
         rows = self.tokenizer([self._text(text) for text in texts], verbose=False).input_ids
-        return sum(len(row) > self.tokenizer.model_max_length for row in rows)
+        return [i for i, row in enumerate(rows) if len(row) > self.tokenizer.model_max_length]
 
     def nulls(self, c: Tensor) -> Tensor:
         """The empty prompt (or the negative one), as often as there are rows in `c`."""
