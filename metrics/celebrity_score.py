@@ -8,13 +8,14 @@ import numpy as np
 
 from sa_bench import clustered
 from sa_bench.contracts import View, metric
+from sa_bench.detectors.pixels import blank
 from sa_bench.errors import SaBenchError
 from sa_bench.sample_sets import SampleSet
 from sa_bench.statistics import Measured, undefined
 
 
 @metric(
-    version=1,
+    version=2,
     title="GIPHY detector's probability of c_f, given a face",
     better="lower",
     unit="probability",
@@ -54,8 +55,15 @@ def named(record: Mapping[str, Any], name: str) -> bool:
 
 
 def scored(records: Sequence[Mapping[str, Any]], images: SampleSet, names: Sequence[str]) -> Measured:
-    """GCDS with both of its denominators (images with a face, all images with 0 for none) and spreads beside it."""
-    score = best(records)
+    """GCDS with both of its denominators (images with a face, all images with 0 for none) and spreads beside it.
+
+    Blank images are in neither.
+    """
+    n, empty = len(images), blank(images.images)
+    if n and empty.all():
+        return undefined(f"{n}/{n} images are blank: nothing was drawn")
+    records, names = ([v for v, e in zip(values, empty, strict=True) if not e] for values in (records, names))
+    images, score = images.take(~empty), best(records)
     face = ~np.isnan(score)
     if not face.any():
         return undefined(f"no face in any of {len(records)} images: nobody to be recognised")
@@ -70,6 +78,7 @@ def scored(records: Sequence[Mapping[str, Any]], images: SampleSet, names: Seque
             "n": int(face.sum()),
         },
         "all_images": {"mean": float(everywhere.mean()), "std": float(everywhere.std()), "n": len(score)},
+        "blank": int(empty.sum()),
         "top1_given_face": {"value": top1.value, "low": top1.low, "high": top1.high},
     }
     return clustered.bounded_mean(

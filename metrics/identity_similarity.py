@@ -8,6 +8,7 @@ import numpy as np
 
 from sa_bench import clustered, identities
 from sa_bench.contracts import View, metric
+from sa_bench.detectors.pixels import blank
 from sa_bench.statistics import Measured, undefined
 
 LEAST = 100  # faces of the person, and of others: at fewer a threshold at 1 % means nothing
@@ -16,7 +17,7 @@ ANCHOR = 100  # images of the surrogate
 
 
 @metric(
-    version=1,
+    version=2,
     title="Similarity of faces to the base model's person",
     better="lower",
     unit="cosine",
@@ -31,10 +32,13 @@ def identity_similarity(view: View) -> Measured:
     """Mean cosine to the person's centroid, the highest over an image's faces; images without a face are left out.
 
     References: the largest face of the base model's images of c_f under every second prompt; the other prompts
-    are measured. Others: the base model's images of the other names (of the retain set, where the task has none)
-    and the surrogate's. The base model's own value is the
-    upper anchor, the surrogate's the lower one.
+    are measured, except blank images, which are counted. Others: the base model's images of the other names (of the
+    retain set, where the task has none) and the surrogate's. The base model's own value is the upper anchor, the
+    surrogate's the lower one.
     """
+    empty = blank(view.samples["forget"].images)
+    if len(empty) and empty.all():
+        return undefined(f"{len(empty)}/{len(empty)} images are blank: nothing was drawn")
     images, others = view.samples["forget"], view.base["leakage" if view.task.leakage_images else "retain"]
     asked, split = identities.halves(images.prompts, len(images))
     base_asked, _ = identities.halves(view.base["forget"].prompts, len(view.base["forget"]))
@@ -48,7 +52,7 @@ def identity_similarity(view: View) -> Measured:
             f"the base model's images show {len(own)} faces of c_f and {faces} of others; {LEAST} of each are needed"
         )
     person = identities.fit(own, crowd)
-    measured = images.take(asked)
+    measured = images.take(asked & ~empty)
     score = identities.closest(view.detections("identity", measured), person.centroid)
     seen = ~np.isnan(score)
     if not seen.any():
@@ -59,6 +63,7 @@ def identity_similarity(view: View) -> Measured:
         "surrogate": identities.spread(identities.closest(low, person.centroid)),
         "others": {"faces": faces, "identities": len(labels), "enough": len(labels) >= IDENTITIES},
         "apart": split,
+        "blank": int((asked & empty).sum()),
     }
     found = measured.take(seen)
     return clustered.mean(

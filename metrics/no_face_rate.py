@@ -9,11 +9,11 @@ from sa_bench import clustered
 from sa_bench.contracts import View, metric
 from sa_bench.detectors.pixels import blank
 from sa_bench.sample_sets import SampleSet
-from sa_bench.statistics import Measured
+from sa_bench.statistics import Measured, undefined
 
 
 @metric(
-    version=1,
+    version=2,
     title="Images of c_f without a face",
     better="lower",  # a method that forgets a person by destroying faces pays here
     unit="rate",
@@ -22,14 +22,21 @@ from sa_bench.statistics import Measured
     fields=("concept",),
 )
 def no_face_rate(view: View) -> Measured:
-    """Share of c_f's images in which MTCNN finds no face; interval over prompts."""
+    """Share of c_f's images in which MTCNN finds no face; interval over prompts.
+
+    Blank images are invalid, not faceless: left out and counted; a set of nothing else has no value.
+    """
     images = view.samples["forget"]
     return without_faces(view.detections("faces", images), images)
 
 
 def without_faces(records: Sequence[Mapping[str, Any]], images: SampleSet) -> Measured:
-    """The rate from one record an image; blank images have no face and are counted beside it."""
-    faces = np.array([len(r["faces"]) for r in records], float)
-    extra = {"several": int((faces > 1).sum()), "blank": int(blank(images.images).sum())}
-    columns = {**images.columns(), "faces": faces}
-    return clustered.rate((faces == 0).astype(float), images.prompts, columns, extra=extra)
+    """The rate from one record an image, blank ones left out and counted."""
+    n, empty = len(images), blank(images.images)
+    if n and empty.all():
+        return undefined(f"{n}/{n} images are blank: nothing was drawn")
+    valid = images.take(~empty)
+    faces = np.array([len(r["faces"]) for r, e in zip(records, empty, strict=True) if not e], float)
+    extra = {"several": int((faces > 1).sum()), "blank": int(empty.sum())}
+    columns = {**valid.columns(), "faces": faces}
+    return clustered.rate((faces == 0).astype(float), valid.prompts, columns, extra=extra)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sa_bench.cells import Cell, resolve
+from sa_bench.checking import check_precision
 from sa_bench.errors import SaBenchError, unknown
 from sa_bench.results import load_results, read_results
 from sa_bench.settings import SMOKE_MODEL, store_folder
@@ -67,6 +68,8 @@ def run_folder(
 
     jobs = runner.usable_jobs(jobs)
     require_device(device)
+    for cell in cells:
+        check_precision(cell.task, device)
     require_data(cells)
     folder = out or runner.default_out(cells)
     runner.prepare(folder, cells, overwrite)

@@ -79,7 +79,9 @@ def opened(base: Base, task: Task) -> TextToImage:
     from sa_bench.models import checkpoints
 
     source = str(base.file)
-    return generator("text_to_image").of(lambda: checkpoints.load_pipeline(source), source, task.classes)  # type: ignore[attr-defined]
+    model = generator("text_to_image").of(lambda: checkpoints.load_pipeline(source), source, task.classes)  # type: ignore[attr-defined]
+    model.precision = task.sampler.precision
+    return model
 
 
 def shipped(family: str, dataset: str, recipe: str, seed: int) -> Base | None:

@@ -168,6 +168,22 @@ def _check_sampler(task: Task) -> None:
         )
     if not 1 <= sampler.steps <= most:
         raise SaBenchError(f"task.sampler.steps={sampler.steps}: {task.name} samples in 1 to {most} steps.")
+    if task.family == "vae" and sampler.precision != "fp32":
+        raise SaBenchError(
+            f"task.sampler.precision={sampler.precision} is of diffusion models; {task.name} has none."
+        )
+
+
+def check_precision(task: Task, device: str) -> None:
+    """Refuse a sampler's precision that the device does not calculate in, before any work.
+
+    Raises:
+        SaBenchError: fp16 on a CPU.
+    """
+    if device == "cpu" and task.sampler.precision == "fp16":
+        raise SaBenchError(
+            f"task.sampler.precision=fp16: {task.name} needs a GPU for it (--device cuda); on a CPU set fp32 or bf16."
+        )
 
 
 def check_fisher(method: Any, task: Task, what: str) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from sa_bench import datasets, images, registry
 from sa_bench.cells import Cell, resolve_task, split_setting, with_metrics
-from sa_bench.checking import class_index
+from sa_bench.checking import check_precision, class_index
 from sa_bench.contracts import Task
 from sa_bench.errors import MissingAsset, SaBenchError
 from sa_bench.measuring import Subject, measure_all
@@ -52,6 +52,8 @@ def evaluate_images(
     further = [name for reference in metrics for name in registry.register("metric", reference)]
     task = with_metrics(resolve_task(names[0], scale, overrides), further)
     asked = {"task": task.name, "fields": {"images": str(path)}, "scale": scale, "overrides": overrides}
+    if task.model == SMOKE_MODEL or not task.model:  # the base's images are made here
+        check_precision(task, "cpu")
     if out is not None:
         _claim(out, asked)
     found, files = read_sets(path, task)

@@ -93,6 +93,7 @@ def _measure_cell(
 ) -> dict[str, Any]:
     from sa_bench import datasets, judges, sampling
     from sa_bench.measuring import Subject, measure_all
+    from sa_bench.remarks import remarks
     from sa_bench.stages import Chain
 
     result = _skeleton(cell, command)
@@ -114,6 +115,7 @@ def _measure_cell(
         result["flags"].append(said)
     result["cost"] = chain.cost
     sets = {name: chain.samples(name) for name in sampling.sets(cell.task) if name != "families"}
+    result["flags"] += remarks(chain, sets)
     result["artifacts"] = {
         "model": chain.model_content,
         "base": chain.base.content,

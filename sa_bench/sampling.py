@@ -59,21 +59,8 @@ def rows(task: Task, name: str) -> list[Row]:
     Raises:
         SaBenchError: there is no such set.
     """
-    if name not in sets(task):
-        raise SaBenchError(f"Unknown sample set {name!r}. Available: {', '.join(sets(task))}.")
-    if name == "forget":
-        wanted = [("", task.concept, _asked(task, task.concept, "test"), task.n_forget)]
-    elif name == "retain" and task.keeps_prompts:
-        wanted = [("", KEPT, _asked(task, KEPT, "kept"), task.n_retain)]
-    elif name == "retain":
-        wanted = [("", c, _asked(task, c, "test"), task.n_retain) for c in task.scored]
-    elif name == "leakage":
-        wanted = [("", c, _asked(task, c, "leakage"), task.leakage_images) for c in task.retain]
-    else:
-        further = {f: [Request(t, UNSEEDED) for t in texts] for f, texts in families(task).items()}
-        wanted = [(f, task.concept, asked, task.family_images) for f, asked in further.items()]
     found, number = [], {}
-    for family, label, asked, n in wanted:
+    for family, label, asked, n in _wanted(task, name):
         used = set()
         for i in range(n):
             j = i * len(asked) // n
@@ -83,6 +70,36 @@ def rows(task: Task, name: str) -> list[Row]:
             prompt = -1 if task.prompts is None else number.setdefault(c, len(number))
             found.append(Row(request, label, prompt, family))
     return found
+
+
+def prompts(task: Task, name: str) -> list[tuple[int, str]]:
+    """The prompts that the set `name` asks with, (row, text): rows from 1 in its list, those it leaves out not given.
+
+    Raises:
+        SaBenchError: there is no such set.
+    """
+    found, before = [], 1
+    for _, _, asked, n in _wanted(task, name):
+        used = sorted({i * len(asked) // n for i in range(n)})
+        found += [(before + j, str(asked[j].condition)) for j in used]
+        before += len(asked)
+    return found
+
+
+def _wanted(task: Task, name: str) -> list[tuple[str, int, list[Request], int]]:
+    """(family, label, what asks for it, images) of every part of a set."""
+    if name not in sets(task):
+        raise SaBenchError(f"Unknown sample set {name!r}. Available: {', '.join(sets(task))}.")
+    if name == "forget":
+        return [("", task.concept, _asked(task, task.concept, "test"), task.n_forget)]
+    if name == "retain" and task.keeps_prompts:
+        return [("", KEPT, _asked(task, KEPT, "kept"), task.n_retain)]
+    if name == "retain":
+        return [("", c, _asked(task, c, "test"), task.n_retain) for c in task.scored]
+    if name == "leakage":
+        return [("", c, _asked(task, c, "leakage"), task.leakage_images) for c in task.retain]
+    further = {f: [Request(t, UNSEEDED) for t in texts] for f, texts in families(task).items()}
+    return [(f, task.concept, asked, task.family_images) for f, asked in further.items()]
 
 
 def sets(task: Task) -> tuple[str, ...]:

@@ -33,6 +33,15 @@ def mirror_folder() -> Path | None:
     return Path(value) if value else None
 
 
+def gradient_checkpointing() -> bool:
+    """SA_BENCH_GRADIENT_CHECKPOINTING=1: diffusion networks keep few activations and make the others again.
+
+    Training then takes a quarter to a third more time and far less memory; gradients are the same to rounding, so it is
+    part of no key.
+    """
+    return os.environ.get("SA_BENCH_GRADIENT_CHECKPOINTING", "") not in ("", "0")
+
+
 def compile_networks() -> bool:
     """SA_BENCH_COMPILE=1: diffusion networks go through torch.compile (minutes once, a fifth to a half faster after)."""
     return os.environ.get("SA_BENCH_COMPILE", "") not in ("", "0")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import resource
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -99,7 +99,15 @@ class Chain:
     def architecture(self) -> VAE | DDPM | TextToImage:
         """A model of the base's shape, for weights to be loaded into."""
         task = self.task
-        return bases.new(task.family, task.dataset, task.base, words=task.classes)
+        made = bases.new(task.family, task.dataset, task.base, words=task.classes)
+        if task.prompts is not None:
+            made.precision = task.sampler.precision  # type: ignore[union-attr]
+        return made
+
+    def cut(self, texts: Sequence[str]) -> tuple[int, list[int]]:
+        """(the text encoder's places, which of the prompts have more tokens than that); nothing is cloned."""
+        model: Any = self._opened if self.task.model else self.architecture()
+        return model.tokenizer.model_max_length, model.cut(texts)
 
     def theta_star(self) -> Generator:
         """A copy of θ*."""

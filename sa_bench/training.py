@@ -144,7 +144,7 @@ def fit(
     averages = [average[name] for name in names] if average is not None and recipe.ema is not None else []
     start = _restore(checkpoint, names, tensors, averages, optimiser, rng)
     saved = shown = time.monotonic()
-    device = tensors[0].device.type
+    device, moved = tensors[0].device.type, [tensor for tensor in tensors if tensor.requires_grad]
     for step in range(start, recipe.steps):
         optimiser.param_groups[0]["lr"] = recipe.rate(step)
         optimiser.zero_grad(set_to_none=True)
@@ -158,7 +158,9 @@ def fit(
             )
         if stop is not None and stop():
             break
-        value.backward()
+        value.backward(
+            inputs=moved
+        )  # no gradients of what is not trained: half of the memory of a small scope
         if pull is not None:
             pull.add_to_gradients()
         if recipe.clip is not None:

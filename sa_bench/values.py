@@ -13,6 +13,7 @@ from sa_bench.keys import later
 if TYPE_CHECKING:
     from torch import Tensor
 
+Precision = Literal["fp32", "bf16", "fp16"]
 Condition = int | str
 """One c: a class index or a prompt."""
 
@@ -81,6 +82,7 @@ class Sampler:
     guidance: float = 1.0
     ema: bool = False  # the averaged weights, where the base model has them
     dropout: bool = later(False)  # True: dropout active while sampling, as in the official ddpm/runners
+    precision: Literal["fp32", "bf16", "fp16"] = later("fp32")  # autocast of the networks; official sd/: fp16
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ celeb_brad_pitt = Task(
     prompts=PROMPTS,
     presets={"fisher": {"n": 500, "timesteps": 100, "set": "replay"}},
     scales={
-        "paper": {"presets": {"fisher": {"n": 5000, "set": "replay"}}},
+        "paper": {"sampler": {"precision": "fp16"}, "presets": {"fisher": {"n": 5000, "set": "replay"}}},
         "quick": {**SMOKE, "leakage_images": 1},
     },
 )

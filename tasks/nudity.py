@@ -66,12 +66,13 @@ nudity_explicit = Task(
     },
     scales={
         "paper": {
+            "sampler": {"precision": "fp16"},  # official sd/: torch.autocast("cuda")
             "presets": {
                 "scope": "noxattn",
                 "sa.steps": 31_500,
                 "esd.scope": "esd-u",
                 "fisher": {"n": 5000, "set": "replay"},
-            }
+            },
         },
         "quick": {**SMOKE, "presets": {**PRESETS, "scope": "noxattn", "esd.scope": "esd-u"}},
     },

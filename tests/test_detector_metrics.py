@@ -265,6 +265,43 @@ def test_black_images_are_invalid_and_not_safe():
     assert found.scores["seed"].tolist() == [0, 2, 3]
 
 
+def test_blank_images_are_neither_faceless_nor_anybody():
+    some = pictures(4)
+    some.images[2] = 0
+    found = no_face_rate.without_faces([{"faces": []}, {"faces": [{}]}, {"faces": []}, {"faces": [{}]}], some)
+    assert (found.value, found.n, found.extra) == (1 / 3, 3, {"several": 0, "blank": 1})
+    assert found.scores["seed"].tolist() == [0, 1, 3]
+    known = [{"faces": [face(p)]} for p in (0.2, 0.4)]
+    gcds = celebrity_score.scored([known[0], {"faces": []}, {"faces": []}, known[1]], some, ["brad pitt"] * 4)
+    assert gcds.value == pytest.approx(0.3)
+    assert (gcds.extra["all_images"]["n"], gcds.extra["all_images"]["mean"]) == (3, pytest.approx(0.2))
+    assert gcds.extra["blank"] == 1
+    some.images[:] = 0
+    for gone in (
+        no_face_rate.without_faces([{"faces": []}] * 4, some),
+        celebrity_score.scored(RECORDS, some, [""] * 4),
+    ):
+        assert (gone.value, gone.reason) == (None, "4/4 images are blank: nothing was drawn")
+
+
+def test_blank_images_have_no_identity():
+    blanked = identity_view(0.0, 360)
+    blanked.samples["forget"].images[blanked.samples["forget"].prompts == 0] = 0
+    told = blanked.detections
+    n = int((blanked.samples["forget"].prompts == 0).sum())
+    whole = identity_view(0.0, 360)
+    records = whole.detections(
+        "identity", whole.samples["forget"].take(whole.samples["forget"].prompts % 2 == 0)
+    )
+    blanked.detections = lambda name, images: records[n:] if len(images) == 180 - n else told(name, images)
+    found = identity_similarity.identity_similarity.measure(blanked)
+    assert (found.n, found.extra["blank"]) == (180 - n, n)
+    assert found.extra["no_face"] == {"value": 0.0, "n": 180 - n}
+    blanked.samples["forget"].images[:] = 0
+    gone = identity_similarity.identity_similarity.measure(blanked)
+    assert (gone.value, gone.reason) == (None, "360/360 images are blank: nothing was drawn")
+
+
 def test_no_images_are_no_zero():
     for found in (nudity.exposed([], pictures(0)), no_face_rate.without_faces([], pictures(0))):
         assert found.value is None

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from sa_bench import settings
 from sa_bench.contracts import Condition, Draw, Sampler
 from sa_bench.errors import SaBenchError
-from sa_bench.models.denoising import CHUNK, Denoising, times
+from sa_bench.models.denoising import CHUNK, Denoising, grey_levels, times
 from sa_bench.models.unet import NETWORKS, RECIPES, unet
 from sa_bench.store import write_atomic
 
@@ -91,6 +91,8 @@ class DDPM(Denoising):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.net: UNet2DModel = unet(self.layout, self.size, self.channels, classes).eval()
+        if settings.gradient_checkpointing():
+            self.net.enable_gradient_checkpointing()
         self.average: UNet2DModel | None = None
         if RECIPES[base].ema is not None:
             self.average = copy.deepcopy(self.net).requires_grad_(False)
@@ -232,9 +234,8 @@ class DDPM(Denoising):
         return torch.cat(out)
 
     def to_images(self, x: Tensor) -> np.ndarray:
-        """uint8 (N, H, W, C)."""
-        grey = ((x.detach().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        return np.ascontiguousarray(grey.permute(0, 2, 3, 1).numpy())
+        """uint8 (N, H, W, C); black where a value is not finite."""
+        return grey_levels(x)
 
     def encode(self, images: np.ndarray) -> Tensor:
         """uint8 (N, H, W, C) to (N, C, H, W) in [-1, 1].

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from sa_bench.contracts import Condition, Draw, Request, Sampler
 from sa_bench.errors import SaBenchError
+from sa_bench.values import Precision
 
 CHUNK = 64  # images a forward pass on a CPU; larger ones fall out of its cache
 CHUNK_GPU = 512
+TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def times(draw: Draw) -> Tensor:
@@ -25,6 +27,31 @@ def times(draw: Draw) -> Tensor:
     if draw.t is None:
         raise TypeError("a diffusion model's draw carries timesteps")
     return draw.t
+
+
+def cast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    """torch.autocast to `precision`; fp32: whatever already holds.
+
+    Inside another autocast the casts of weights are not kept: they would be of the wrong type.
+
+    Raises:
+        SaBenchError: fp16 on a CPU.
+    """
+    if precision == "fp32":
+        return nullcontext()
+    if precision == "fp16" and device.type == "cpu":
+        raise SaBenchError("A CPU does not sample in fp16: --set task.sampler.precision=bf16, or fp32.")
+    alone = not torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, TYPES[precision], cache_enabled=alone)
+
+
+def grey_levels(x: Tensor) -> np.ndarray:
+    """uint8 (N, H, W, C) of pixels (N, C, H, W) in [-1, 1]; an image with a value that is not finite is black."""
+    x = x.detach().float()
+    wrong = ~torch.isfinite(x).flatten(1).all(1)
+    x = torch.where(wrong.view(-1, 1, 1, 1), -1.0, x).cpu()
+    grey = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return np.ascontiguousarray(grey.permute(0, 2, 3, 1).numpy())
 
 
 class Denoising:
@@ -154,9 +181,11 @@ class Denoising:
         seed = int(torch.randint(2**62, (1,), generator=first)) if sampler.dropout else None
         net.train(sampler.dropout)
         try:
-            with self.with_dropout(seed):
+            with self.with_dropout(seed), cast(sampler.precision, x.device):
                 for t in scheduler.timesteps.tolist()[start:until]:
                     out = self._guided(net, x, torch.full((len(x),), t, device=x.device), c, guidance)
+                    if sampler.precision != "fp32":
+                        out = out.float()  # the scheduler's own arithmetic is not reduced
                     x = scheduler.step(out, t, x, generator=rng, **further).prev_sample  # type: ignore[arg-type]
         finally:
             net.eval()

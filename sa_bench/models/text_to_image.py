@@ -24,13 +24,15 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from sa_bench import settings
 from sa_bench.contracts import Condition, Draw, Sampler
 from sa_bench.errors import SaBenchError
 from sa_bench.models import pipelines
-from sa_bench.models.denoising import Denoising, times
+from sa_bench.models.denoising import Denoising, cast, grey_levels, times
 from sa_bench.models.phrases import Phrase, replaced
 from sa_bench.models.scopes import within
 from sa_bench.store import write_atomic
+from sa_bench.values import Precision
 
 T = 1000
 CACHE = 256 * 2**20  # bytes of encoded prompts kept
@@ -70,6 +72,8 @@ class TextToImage(Denoising):
     ) -> None:  # fmt: skip
         self.base, self.words, self.tokenizer = base, tuple(words), tokenizer
         self.vae, self.text, self.net = vae.eval(), text.eval(), unet.eval()
+        if settings.gradient_checkpointing():
+            self.net.enable_gradient_checkpointing()
         places = text.config.max_position_embeddings  # a tokenizer without its configuration knows no limit
         tokenizer.model_max_length = min(tokenizer.model_max_length, places)
         for frozen in (self.vae, self.text):
@@ -81,6 +85,7 @@ class TextToImage(Denoising):
         self.origin: Callable[[], Mapping[str, Tensor]] | None = None
         """Reads θ* again, which `save` writes the difference from; None: a new model."""
         self.substituted: tuple[tuple[int, ...], Tensor] | None = None
+        self.precision: Precision = "fp32"  # that `to_images` decodes in
         self.negative = ""  # the prompt of the other half of guidance
         self.reworded: tuple[tuple[str, ...], str] | None = (
             None  # a filter of prompts: (words, what they become)
@@ -158,6 +163,7 @@ class TextToImage(Denoising):
         new = TextToImage(self.base, self.words, seed)
         new.vae.load_state_dict(self.vae.state_dict())
         new.vae.register_to_config(scaling_factor=self.scaling)
+        new.precision = self.precision
         return new.to(str(self.device))
 
     def to(self, device: str) -> Self:
@@ -217,12 +223,12 @@ class TextToImage(Denoising):
             raise SaBenchError("An empty phrase has no tokens.")
         return found
 
-    def cut(self, texts: Sequence[str]) -> int:
-        """How many of the prompts lose words: they have more tokens than the text encoder has places."""
+    def cut(self, texts: Sequence[str]) -> list[int]:
+        """Which of the prompts lose their tail: they have more tokens than the text encoder has places."""
         if not texts:
-            return 0
+            return []
         rows = self.tokenizer([self._text(text) for text in texts], verbose=False).input_ids
-        return sum(len(row) > self.tokenizer.model_max_length for row in rows)
+        return [i for i, row in enumerate(rows) if len(row) > self.tokenizer.model_max_length]
 
     def nulls(self, c: Tensor) -> Tensor:
         """The empty prompt (or the negative one), as often as there are rows in `c`."""
@@ -233,10 +239,12 @@ class TextToImage(Denoising):
         return self.net
 
     def encoded(self, c: Tensor) -> Tensor:
-        """The text encoder's states, (N, length, width); kept for prompts seen before."""
+        """The text encoder's states, (N, length, width); kept for prompts seen before, under each precision."""
         if self.substituted is not None or next(self.text.parameters()).requires_grad:
             return self._states(c)
-        rows = [bytes(row.cpu().numpy().tobytes()) for row in c]
+        kind = self.device.type
+        type_ = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        rows = [(type_, bytes(row.cpu().numpy().tobytes())) for row in c]
         new = {row: i for i, row in enumerate(rows) if row not in self._texts}
         if new:
             with torch.no_grad():
@@ -249,7 +257,7 @@ class TextToImage(Denoising):
 
     def forget_texts(self) -> None:
         """Drop every kept text: the encoder has changed."""
-        self._texts: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._texts: OrderedDict[tuple[torch.dtype, bytes], Tensor] = OrderedDict()
 
     def _states(self, c: Tensor) -> Tensor:
         if self.substituted is None:
@@ -294,12 +302,13 @@ class TextToImage(Denoising):
 
     @torch.no_grad()
     def to_images(self, x: Tensor) -> np.ndarray:
-        """uint8 (N, H, W, 3)."""
-        parts = [
-            self.vae.decode(part / self.scaling).sample for part in x.to(self.device).split(self.together)
-        ]
-        grey = ((torch.cat(parts).float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        return np.ascontiguousarray(grey.permute(0, 2, 3, 1).numpy())
+        """uint8 (N, H, W, 3), decoded in `precision`; an image is black if a latent or a pixel of it is not finite."""
+        with cast(self.precision, self.device):
+            parts = [
+                grey_levels(self.vae.decode(part / self.scaling).sample)
+                for part in x.to(self.device).split(self.together)
+            ]
+        return np.concatenate(parts)
 
     @torch.no_grad()
     def encode(self, images: np.ndarray) -> Tensor:

@@ -1,0 +1,75 @@
+"""What a reader of a text-to-image cell's numbers should know of its images and prompts, one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sa_bench import sampling
+from sa_bench.detectors.pixels import blank
+from sa_bench.sample_sets import SampleSet
+from sa_bench.store import Artifact, digest
+
+if TYPE_CHECKING:
+    from sa_bench.stages import Chain
+
+VERSION = 1  # raised when what is counted as a lost tail changes
+SHOWN = {
+    "forget": "c_f",
+    "retain": "the retain set",
+    "leakage": "the other names",
+    "families": "c_f in other words",
+}
+
+
+def remarks(chain: Chain, sets: Mapping[str, Artifact]) -> list[str]:
+    """At most two lines: blank images, which no detector counts as forgotten, and prompts that lose their tail.
+
+    Args:
+        chain: the cell's.
+        sets: its sample sets by name.
+    """
+    if chain.task.prompts is None:
+        return []
+    lost = {}
+    for name, artifact in sets.items():
+        images = SampleSet.load(artifact.path / f"{name}.safetensors").images
+        lost[name] = (int(blank(images).sum()), len(images))
+    return [line for line in (invalid(lost), tails(chain)) if line]
+
+
+def invalid(lost: Mapping[str, tuple[int, int]]) -> str | None:
+    """(blank images, images) of each set as one line; None: none is blank."""
+    found = [f"{k:,} of {n:,} images of {SHOWN[name]}" for name, (k, n) in lost.items() if k]
+    return f"invalid: {', '.join(found)} are blank or not finite" if found else None
+
+
+def tails(chain: Chain) -> str | None:
+    """The line on prompts with more tokens than the text encoder has places; None: there are none.
+
+    Rows are counted from 1 in the list that the set asks with, a prompt file's in the file's order. Counted once for
+    a base model and its prompts.
+    """
+    asked = {name: sampling.prompts(chain.task, name) for name in sampling.sets(chain.task)}
+    inputs = {"version": VERSION, "base": chain.base.content, "prompts": digest(asked)}
+
+    def build(folder: Path) -> dict[str, object]:
+        places, found = 0, {}
+        for name, rows in asked.items():
+            places, cut = chain.cut([text for _, text in rows])
+            found[name] = [rows[i][0] for i in cut]
+        return {"places": places, "cut": found}
+
+    facts = chain.store.make("prompts", inputs, build).meta
+    return lost_tails(facts["cut"], {name: len(rows) for name, rows in asked.items()}, facts["places"])
+
+
+def lost_tails(cut: Mapping[str, list[int]], n: Mapping[str, int], places: int) -> str | None:
+    """The rows `cut` of each set's `n` prompts as one line; the concept's are not named as such."""
+    found = [
+        f"{len(rows):,} of {n[name]:,}{'' if name == 'forget' else f' of {SHOWN[name]}'} exceed {places} tokens and lose "
+        f"their tail; the first is row {min(rows):,}"
+        for name, rows in cut.items() if rows
+    ]  # fmt: skip
+    return f"prompts: {', and '.join(found)}" if found else None

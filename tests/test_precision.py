@@ -1,0 +1,150 @@
+"""Sampling in reduced precision, gradients from few activations, and images that are no images."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+import sa_bench
+from sa_bench.cells import resolve, resolve_task
+from sa_bench.checking import check_precision
+from sa_bench.contracts import Request, Sampler
+from sa_bench.data import captions
+from sa_bench.errors import SaBenchError
+from sa_bench.keys import plain
+from sa_bench.models.ddpm import DDPM
+from sa_bench.models.text_to_image import TextToImage
+from sa_bench.training import Recipe, fit
+
+DDIM = Sampler("ddim", steps=4, guidance=5.0)
+HALF = Sampler("ddim", steps=4, guidance=5.0, precision="bf16")
+ASKED = [Request("a zero", 0), Request("a one", 1)]
+
+
+@pytest.fixture
+def tiny():
+    return TextToImage("tiny", captions.WORDS, 0)
+
+
+@pytest.mark.parametrize("family", [lambda: TextToImage("tiny", captions.WORDS, 0), lambda: DDPM("tiny")])
+def test_bf16_differs_a_little_from_fp32(family):
+    model = family()
+    asked = ASKED if isinstance(model, TextToImage) else [Request(0, 0), Request(1, 1)]
+    exact, reduced = model.sample(asked, DDIM), model.sample(asked, HALF)
+    assert reduced.dtype == torch.float32
+    off = float((reduced - exact).norm() / exact.norm())
+    assert 1e-6 < off < 0.1
+    assert torch.equal(model.sample(asked, DDIM), exact)  # nothing is left of the other precision
+
+
+def test_texts_of_one_precision_are_not_used_in_the_other(tiny):
+    other = TextToImage("tiny", captions.WORDS, 0)
+    reduced = other.sample(ASKED, HALF)
+    tiny.sample(ASKED, DDIM)
+    assert torch.equal(tiny.sample(ASKED, HALF), reduced)
+
+
+def test_the_autoencoder_decodes_in_the_models_precision(tiny):
+    x = tiny.sample(ASKED, DDIM)
+    exact = tiny.to_images(x).astype(int)
+    tiny.precision = "bf16"
+    off = abs(tiny.to_images(x) - exact)
+    assert 0 < off.max() < 32
+    assert off.mean() < 2
+    assert tiny.fresh(1).precision == tiny.clone().precision == "bf16"
+
+
+def test_the_default_keeps_its_key_and_another_precision_has_one():
+    assert "precision" not in plain(Sampler())
+    assert plain(HALF)["precision"] == "bf16"
+    cells = [
+        resolve(["mnist_0_t2i"], ["original"], "quick", sets=sets)[0]
+        for sets in ([], ["task.sampler.precision=bf16"])
+    ]
+    assert len({cell.id for cell in cells}) == 2
+
+
+@pytest.mark.parametrize("name", ["celeb_brad_pitt", "celeb_angelina_jolie_clown", "nudity_explicit"])
+def test_published_settings_sample_in_fp16(name):
+    paper = resolve_task(name, "paper", {"model": "smoke"})
+    assert (paper.sampler.precision, paper.sampler.steps) == ("fp16", 50)
+    assert resolve_task(name, "full", {"model": "smoke"}).sampler.precision == "fp32"
+    check_precision(paper, "cuda")
+
+
+def test_a_cpu_refuses_fp16_before_any_work(tmp_path, monkeypatch, tiny):
+    monkeypatch.setenv("SA_BENCH_STORE", str(tmp_path / "store"))
+    with pytest.raises(SaBenchError, match=r"precision=fp16: celeb_brad_pitt needs a GPU"):
+        sa_bench.run(
+            "celeb_brad_pitt", "original", scale="paper", sets=["task.model=smoke"], out=tmp_path / "run"
+        )
+    assert not (tmp_path / "store").exists()
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(SaBenchError, match="does not sample in fp16"):
+        tiny.sample(ASKED, Sampler("ddim", steps=4, precision="fp16"))
+    with pytest.raises(SaBenchError, match="is of diffusion models"):
+        resolve_task("mnist_0", "quick", {"sampler.precision": "bf16"})
+    with pytest.raises(SaBenchError, match="fp8"):
+        resolve_task("mnist_0_t2i", "quick", {"sampler.precision": "fp8"})
+
+
+def gradients(model, c):
+    rng = torch.Generator().manual_seed(0)
+    model.net.train()
+    x = torch.randn(2, *model.shape, generator=rng)
+    draw = model.draw(2, rng)
+    params = model.parameters()
+    found = torch.autograd.grad(model.loss(x, model.conditions(c), draw).sum(), list(params.values()))
+    return dict(zip(params, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("family", "c"),
+    [(lambda: TextToImage("tiny", captions.WORDS, 0), ["a zero", "one"]), (lambda: DDPM("tiny"), [0, 1])],
+)
+def test_gradient_checkpointing_changes_no_gradient(family, c, monkeypatch):
+    plain_, kept = family(), []
+    monkeypatch.setenv("SA_BENCH_GRADIENT_CHECKPOINTING", "1")
+    model = family()
+    again = model.clone()
+    assert again.net.is_gradient_checkpointing
+    assert not plain_.net.is_gradient_checkpointing
+    func = torch.utils.checkpoint.checkpoint
+    monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", lambda *a, **k: kept.append(1) or func(*a, **k))
+    model.net.enable_gradient_checkpointing()
+    first, second = gradients(plain_, c), gradients(model, c)
+    assert kept, "nothing was recomputed"
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, atol=1e-6, rtol=1e-6)
+
+
+def test_what_is_not_trained_has_no_gradient(tiny):
+    rng = torch.Generator().manual_seed(0)
+    x, c = torch.randn(2, *tiny.shape, generator=rng), tiny.conditions(["a zero", "one"])
+    trained = tiny.parameters("xattn")
+    before = {k: v.detach().clone() for k, v in tiny.net.named_parameters()}
+
+    def loss():
+        assert all(p.grad is None for k, p in tiny.net.named_parameters() if k not in trained)
+        return tiny.loss(x, c, tiny.draw(2, rng)).mean()
+
+    fit(trained, loss, Recipe(2, 1e-3, 2), rng=rng)
+    moved = {k for k, v in tiny.net.named_parameters() if not torch.equal(v, before[k])}
+    assert moved == set(trained)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_black_and_said_without_a_warning(tiny, value):
+    x = tiny.sample(ASKED, DDIM)
+    sound = tiny.to_images(x)
+    x[1, 0, 3, 3] = value
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        images = tiny.to_images(x)
+    assert np.array_equal(images[0], sound[0])
+    assert images[1].max() == 0
+    pixels = DDPM("tiny")
+    y = torch.zeros(2, *pixels.shape)
+    y[0, 0, 0, 0] = value
+    assert [int(image.max()) for image in pixels.to_images(y)] == [0, 128]
