@@ -22,7 +22,7 @@ IMAGES = 100  # of θ*, for fitting and for measuring, each
     version=1,
     title="Denoising loss above θ*'s after c_f's name is fitted again",
     better="higher",
-    unit="mean squared error",
+    unit="MSE",
     requires=("model", "diffusion", "samples", "base"),
     source="textual inversion (Gal et al. 2023) into an edited model, as in Concept Inversion (Pham et al. 2024); images of "
     "the base model under every second prompt are fitted, the others measured",
