@@ -14,7 +14,7 @@ import torch
 from sa_bench import catalogue, datasets
 from sa_bench.cards import WEIGHTS, verified
 from sa_bench.contracts import Source, Task
-from sa_bench.errors import MissingAsset, unknown
+from sa_bench.errors import MissingAsset, SaBenchError, unknown
 from sa_bench.keys import plain
 from sa_bench.sample_sets import SampleSet
 from sa_bench.settings import SMOKE_MODEL
@@ -89,8 +89,9 @@ def side(source: str) -> int:
     from sa_bench.models.layouts import read_json
 
     latents, widths = read_json(files[0]).get("sample_size"), read_json(files[1]).get("block_out_channels")
-    told = isinstance(latents, int) and isinstance(widths, list) and widths
-    return latents * 2 ** (len(widths) - 1) if told else 0
+    if not isinstance(latents, int) or not isinstance(widths, list) or not widths:
+        return 0
+    return latents * 2 ** (len(widths) - 1)
 
 
 def opened(base: Base, task: Task) -> TextToImage:
