@@ -25,6 +25,14 @@ class Checkpoint:
     source: ClassVar[str] = "the file that is given"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
 
+    def unfit(self, task: Task) -> str:
+        """Nothing; a file that holds no part of Stable Diffusion is refused here, before any work."""
+        if task.family == "text_to_image":
+            from sa_bench.models import layouts
+
+            layouts.layout(self.path)
+        return ""
+
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
         """The model in `path`."""
         return model.load(Path(self.path))

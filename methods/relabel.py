@@ -24,6 +24,15 @@ class Relabel:
     source: ClassVar[str] = "a control of this suite"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
 
+    def unfit(self, task: Task) -> str:
+        """A pretrained model's names are several tokens that other words share; elsewhere there may be no other class."""
+        if task.model:
+            return (
+                "a name is several tokens here, which other words share and other names have more or fewer of; the "
+                "control to use is prompt_filter"
+            )
+        return "there is no other class to copy from" if task.relabel_to == task.concept else ""
+
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
         """θ* with one slot overwritten."""
         model.condition(task.concept).write(model.condition(task.relabel_to).read())

@@ -22,7 +22,7 @@ IMAGES = 100  # of θ*, for fitting and for measuring, each
     version=1,
     title="Denoising loss above θ*'s after c_f's name is fitted again",
     better="higher",
-    unit="mean squared error",
+    unit="MSE",
     requires=("model", "diffusion", "samples", "base"),
     source="textual inversion (Gal et al. 2023) into an edited model, as in Concept Inversion (Pham et al. 2024); images of "
     "the base model under every second prompt are fitted, the others measured",
@@ -38,7 +38,11 @@ IMAGES = 100  # of θ*, for fitting and for measuring, each
     ),
 )
 def recovery_excess(view: View) -> Measured:
-    """Mean excess over θ*'s images of c_f that were not fitted, the lowest over starts and rates, at the largest budget."""
+    """Loss above θ*'s own, a latent value, on images that θ* made of c_f: the lowest over starts and rates.
+
+    The images measured were not fitted; the grid is start/rate/steps, of which the most steps count. 0 or less: c_f's
+    words denoise as well as before forgetting, and nothing is shown to be unlearned; the higher, the less comes back.
+    """
     task, model, made = view.task, view.model, view.base["forget"]
     measured, _ = identities.halves(made.prompts, len(made))
     fitted, held = (made.take(np.flatnonzero(rows)[:IMAGES]) for rows in (~measured, measured))

@@ -20,9 +20,20 @@ from sa_bench.claims import verdicts
 from sa_bench.comparing import COMPARED, checkpoints, comparisons, difference
 from sa_bench.errors import SaBenchError
 from sa_bench.ranking import boards
-from sa_bench.wording import FEW, percent, shown, spread
+from sa_bench.wording import FEW, Notes, percent, shown, spread
 
 COLUMNS = 10  # images in a row of a grid
+EXPLICIT = (
+    "nud",
+    "naked",
+    "nsfw",
+    "sex",
+    "erotic",
+    "porn",
+    "topless",
+    "undress",
+    "explicit",
+)  # parts of words
 TILE = 96  # pixels a side of the largest image in it
 
 # Plots, in units of the SVG's view box
@@ -44,7 +55,7 @@ def render(results: Sequence[Mapping[str, Any]]) -> str:
         "comparisons": comparisons, "compared": COMPARED.replace("*", ""), "difference": difference,
         "checkpoints": checkpoints,
         "verdicts": verdicts, "commands": commands, "guard": guard_card,
-        "unit": unit, "made_with": made_with, "seeds": seeds, "cells": cells,
+        "Notes": Notes, "only_reason": only_reason, "unit": unit, "made_with": made_with, "seeds": seeds, "cells": cells,
     }  # fmt: skip
     return environment.get_template("report.html").render(boards=boards(results))
 
@@ -58,6 +69,13 @@ def titles(board: Board) -> dict[str, dict[str, Any]]:
     """Measurement name to its declaration; `c_f` in the title is the concept's name."""
     found = {m["name"]: m for _, cell in cells(board) for m in cell["measurements"]}
     return {n: {**m, "title": m["title"].replace("c_f", board.concept)} for n, m in found.items()}
+
+
+def only_reason(board: Board, name: str) -> str:
+    """Why no cell has a value of the measurement, where it is the same in all; else ""."""
+    rows = [m for _, cell in cells(board) for m in cell["measurements"] if m["name"] == name]
+    reasons = {m["reason"] if m["value"] is None else "" for m in rows}
+    return (reasons.pop() or "") if len(reasons) == 1 else ""
 
 
 def unit(name: str | None) -> str:
@@ -167,7 +185,7 @@ def pictures(board: Board) -> list[dict[str, Any]]:
         folder, task = Path(line.cells[0]["folder"]), line.cells[0]["task_values"]
         before, after = (
             {name: made for name in ("forget", "retain")
-             if (made := sheet(folder / f"{name}{end}.safetensors", "nudity" in task["metrics"] and name == "forget"))}
+             if (made := sheet(folder / f"{name}{end}.safetensors", name == "forget" and explicit(task)))}
             for end in ("-base", "")
         )  # fmt: skip
         if before and after and after != before:
@@ -175,6 +193,14 @@ def pictures(board: Board) -> list[dict[str, Any]]:
             group["base_seed"] = line.cells[0]["base_seed"]
             group["after"].append((line, after))
     return list(groups.values())
+
+
+def explicit(task: Mapping[str, Any]) -> bool:
+    """Whether images of c_f may show nudity: the task measures it, or its concept or prompts for it have such a word."""
+    prompts = task.get("prompts") or {}
+    asked = [task["classes"][task["concept"]], *prompts.get("forget", ()), *prompts.get("test", ())]
+    named = any(word in text.lower() for text in asked for word in EXPLICIT)
+    return named or "nudity" in (*task["metrics"], *task["primary"]) or "i2p" in str(prompts.get("files"))
 
 
 def sheet(path: Path, veiled: bool = False) -> str:
@@ -187,14 +213,18 @@ def sheet(path: Path, veiled: bool = False) -> str:
     stored = load_file(path)
     images, labels = stored["images"], stored["labels"]
     if path.name.startswith("retain"):
-        rows = [np.flatnonzero(labels == c)[: COLUMNS // 5] for c in np.unique(labels)]
+        shown_classes = np.unique(labels)
+        each = max(2, 2 * COLUMNS // len(shown_classes))
+        rows = [np.flatnonzero(labels == c)[:each] for c in shown_classes]
         images = images[np.concatenate(rows)]
     tiles = images[: 2 * COLUMNS]
     if large := max(tiles.shape[1:3]) > TILE:
         tiles = np.stack([np.asarray(Image.fromarray(tile).resize((TILE, TILE))) for tile in tiles])
     height, width, channels = tiles.shape[1:]
     down = -(-len(tiles) // COLUMNS)
-    canvas = np.zeros((down * height, COLUMNS * width, channels), np.uint8)
+    canvas = np.full(
+        (down * height, COLUMNS * width, channels), 255, np.uint8
+    )  # black would look like an image
     for i, tile in enumerate(tiles):
         if veiled:
             tile = np.asarray(Image.fromarray(tile).filter(ImageFilter.GaussianBlur(max(height, width) / 12)))

@@ -8,7 +8,7 @@ from sa_bench.board import Board, Endpoint, Line
 from sa_bench.claims import verdicts
 from sa_bench.comparing import COMPARED, checkpoints, comparisons, difference
 from sa_bench.ranking import boards
-from sa_bench.wording import percent, shown, spread
+from sa_bench.wording import Notes, percent, shown, spread
 
 
 def render(results: Sequence[Mapping[str, Any]]) -> str:
@@ -17,17 +17,19 @@ def render(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _section(board: Board) -> str:
+    missing = Notes()
     parts = [f"## {escape(board.title)} · scale {board.scale}", "", escape(board.headline), ""]
     parts += [f"- **{escape(line.label)}**{_mark(line)}: {escape(line.sentence)}" for line in board.lines]
     parts += [
         "",
-        *_endpoints(board),
+        *_endpoints(board, missing),
         "",
         _notes(board),
         "",
         _protocol(board),
         "",
-        *_others(board),
+        *_others(board, missing),
+        *_reasons(missing),
         *_recovery(board),
         *_judges(board),
         *_comparisons(board),
@@ -55,9 +57,9 @@ def _rows(board: Board) -> dict[str, Mapping[str, Any]]:
     return {m["name"]: m for line in board.lines for c in line.cells for m in c["measurements"]}
 
 
-def _cell(endpoint: Endpoint | None, unit: str | None) -> str:
+def _cell(endpoint: Endpoint | None, unit: str | None, missing: Notes) -> str:
     if endpoint is None or endpoint.value is None:
-        return "n/a" + (f": {escape(endpoint.reason)}" if endpoint is not None and endpoint.reason else "")
+        return f"n/a \\[{missing.number(endpoint)}\\]"
     text = shown(endpoint.value, unit)
     found = spread(endpoint, " – ").removesuffix(" %")
     return f"{text} ({found})" if found else text
@@ -67,7 +69,13 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
 
 
-def _endpoints(board: Board) -> list[str]:
+def _reasons(missing: Notes) -> list[str]:
+    """Why numbers are missing, under the tables that say n/a."""
+    found = [f"- n/a \\[{i}\\]: {escape(reason)}" for i, reason in enumerate(missing.reasons, 1)]
+    return [*found, ""] if found else []
+
+
+def _endpoints(board: Board, missing: Notes) -> list[str]:
     facts = _rows(board)
     head = ["#", "method", *(f"{name} ({facts[name]['better']})" for name in board.primary if name in facts)]
     head += ["recoverable?", "runs", "CPU s to forget"]
@@ -75,7 +83,9 @@ def _endpoints(board: Board) -> list[str]:
     for line in board.lines:
         cells = [str(line.rank or "–"), escape(line.label) + _mark(line)]
         cells += [
-            _cell(line.endpoints.get(name), facts[name]["unit"]) for name in board.primary if name in facts
+            _cell(line.endpoints.get(name), facts[name]["unit"], missing) if line.cells else "failed"
+            for name in board.primary
+            if name in facts
         ]
         recoverable = "the floor" if line.standing == "reference" else line.recoverable
         rows.append([*cells, recoverable, str(len(line.cells)), _cost(line)])
@@ -91,6 +101,8 @@ def _notes(board: Board) -> str:
     text = "In brackets: of one run its 95 % interval, of two to four their points, of more the lowest and highest"
     bases = sorted({c["base_seed"] for line in board.lines for c in line.cells})
     seeds = sorted({c["seed"] for line in board.lines for c in line.cells})
+    if board.pretrained:
+        return f"{text}. Forgetting seeds {seeds}; base {escape(board.pretrained)}."
     return f"{text}. Base models {bases}, forgetting seeds {seeds}; every judge and every base ships with the package."
 
 
@@ -99,14 +111,16 @@ def _protocol(board: Board) -> str:
     task = next(c["task_values"] for line in board.lines for c in (*line.cells, *line.failed))
     s, real = task["sampler"], task["feature_images"]
     how = f"{s['scheduler']}, {s['steps']} steps, η = {s['eta']:g}, guidance {s['guidance']:g}"
+    of_rest = f"of each retained class, against {f'{real:,}' if real else 'all'} real ones a class in feature distances"
+    if board.pretrained:
+        of_rest = "for prompts that are to be kept"
     return (
         f"Images: {how}{', EMA weights' if s['ema'] else ''}; {task['n_forget']:,} of the concept, {task['n_retain']:,} "
-        f"of each retained class, against {f'{real:,}' if real else 'all'} real ones a class in feature distances. "
-        "Column `base`: the model before forgetting."
+        f"{of_rest}. Column `base`: the model before forgetting."
     )
 
 
-def _others(board: Board) -> list[str]:
+def _others(board: Board, missing: Notes) -> list[str]:
     facts = _rows(board)
     names = [name for name in facts if name not in board.primary]
     head = ["metric", "better", "base", *(escape(line.label) for line in board.lines)]
@@ -116,12 +130,14 @@ def _others(board: Board) -> list[str]:
         found = [line.endpoints.get(name) for line in board.lines]
         base = next((e.base for e in found if e is not None and e.base is not None), None)
         row = [escape(name), facts[name]["better"] or "–", shown(base, unit)]
-        rows.append(row + [_cell(e, unit) for e in found])
+        rows.append(row + [_cell(e, unit, missing) for e in found])
     return [*_table(head, rows), ""] if rows else []
 
 
 def _recovery(board: Board) -> list[str]:
-    """Means over cells of the best start at each rate and number of steps."""
+    """Means over cells of the best start at each rate and number of steps; of a loss without a judge nothing."""
+    if board.excess:
+        return []
     rates: dict[tuple[str, str, str], dict[str, list[float]]] = {}
     for line in board.lines:
         for cell in line.cells:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sa_bench import datasets
+from sa_bench import catalogue, datasets
 from sa_bench.cards import WEIGHTS, verified
 from sa_bench.contracts import Source, Task
-from sa_bench.errors import MissingAsset, unknown
+from sa_bench.errors import MissingAsset, SaBenchError, unknown
 from sa_bench.keys import plain
 from sa_bench.sample_sets import SampleSet
 from sa_bench.settings import SMOKE_MODEL
@@ -74,14 +74,43 @@ def pretrained(source: str, store: Store) -> Base:
     return Base(Path(source), checkpoints.content(source), False)
 
 
+def side(source: str) -> int:
+    """Pixels a side of the images of a pretrained model, from its folder's configurations; 0: they do not tell.
+
+    Raises:
+        SaBenchError: a configuration is damaged.
+    """
+    if source == SMOKE_MODEL:
+        return 64
+    folder = catalogue.find(catalogue.model(source)) if not Path(source).exists() else Path(source)
+    files = [folder / part / "config.json" for part in ("unet", "vae")] if folder is not None else []
+    if not files or not all(file.is_file() for file in files):
+        return 0
+    from sa_bench.models.layouts import read_json
+
+    latents, widths = read_json(files[0]).get("sample_size"), read_json(files[1]).get("block_out_channels")
+    if not isinstance(latents, int) or not isinstance(widths, list) or not widths:
+        return 0
+    return latents * 2 ** (len(widths) - 1)
+
+
 def opened(base: Base, task: Task) -> TextToImage:
-    """The pretrained model of a task, read from where `pretrained` found it."""
+    """The pretrained model of a task, read from where `pretrained` found it.
+
+    Raises:
+        SaBenchError: it makes images of another size than the task's.
+    """
     from sa_bench.models import checkpoints
 
     source = str(base.file)
-    model = generator("text_to_image").of(lambda: checkpoints.load_pipeline(source), source, task.classes)  # type: ignore[attr-defined]
-    model.precision = task.sampler.precision
-    return model
+    family: Any = generator("text_to_image")
+    made = family.of(lambda: checkpoints.load_pipeline(source), source, task.classes)
+    if (own := made.shape[1] * made.reduction) != task.size:
+        raise SaBenchError(
+            f"{source} makes images of {own} pixels a side, not {task.size}: --set task.size={own}."
+        )
+    made.precision = task.sampler.precision
+    return made
 
 
 def shipped(family: str, dataset: str, recipe: str, seed: int) -> Base | None:

@@ -69,6 +69,14 @@ class Board:
     ledger: list[dict[str, Any]] = field(default_factory=list)  # what was published, and our verdicts
     exposed: dict[str, str] = field(default_factory=dict)  # a control's label -> `forgetting` or `recovery`
     gate: float = 0.0  # the task's, where it declares one
+    trick: str = "relabel"  # the control that unlearns nothing and shows no c_f, in the task's family
+
+    @property
+    def pretrained(self) -> str:
+        """The base model where it was trained by others, "" where it is ours."""
+        return next(
+            (c["task_values"].get("model") or "" for x in self.lines for c in (*x.cells, *x.failed)), ""
+        )
 
     @property
     def chance(self) -> float:
@@ -78,7 +86,7 @@ class Board:
     @property
     def excess(self) -> bool:
         """Whether recovery is a loss above the base model's, whose zero is where nothing was unlearned."""
-        found = [line.known(self.primary[1]) for line in self.lines]
+        found = [line.endpoints.get(self.primary[1]) for line in self.lines]
         return any(e is not None and e.better == "higher" for e in found)
 
     @property

@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from sa_bench import registry
-from sa_bench.checking import check_fisher, check_standing, checked, class_index, with_concept
+from sa_bench.checking import check_fisher, check_fit, check_standing, checked, class_index, with_concept
 from sa_bench.contracts import Task
 from sa_bench.errors import SaBenchError, unknown
 from sa_bench.keys import plain
@@ -176,7 +176,7 @@ def resolve_task(name: str, scale: str, overrides: Mapping[str, str]) -> Task:
     if task.prompts is not None:
         merged["prompts"] = asdict(task.prompts) | values["prompts"]
     task = validated(Task, merged, f"task {name}")
-    return checked(task, "relabel_to" in overrides)
+    return checked(task, "relabel_to" in overrides, "size" in overrides)
 
 
 def resolve_fields(method: str, task: Task, scale: str, settings: Mapping[str, str]) -> dict[str, Any]:
@@ -258,6 +258,7 @@ def resolve(
             for_task, for_method = _route([*settings, *combination], method, methods)
             task = with_metrics(resolve_task(task_name, scale, for_task), metrics)
             resolved = with_files(method, resolve_fields(method, task, scale, for_method))
+            check_fit(validated(registry.method_class(method), resolved, f"method {method}"), method, task)
             for base_seed, seed in itertools.product(base_seeds, seeds):
                 check_standing(registry.method_class(method), method, task, base_seed)
                 cell = Cell(task, method, resolved, seed, base_seed, scale, for_task)

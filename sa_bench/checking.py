@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def class_index(task: Task, value: Any) -> int:
     raise SaBenchError(f"{task.name} has no class {value!r}. Available: {listing}.")
 
 
-def checked(task: Task, relabel_given: bool = False) -> Task:
+def checked(task: Task, relabel_given: bool = False, size_given: bool = False) -> Task:
     """The task, its values in range and its surrogate readable; errors come before any work."""
     if task.relabel_to == task.concept and len(task.classes) > 1:
         if relabel_given:
@@ -50,13 +51,16 @@ def checked(task: Task, relabel_given: bool = False) -> Task:
     for name in ("n_forget", "n_retain"):
         if getattr(task, name) < 1:
             raise SaBenchError(f"task.{name}={getattr(task, name)}: at least 1 image is needed.")
-    for name in ("likelihood_images", "likelihood_deep", "feature_images"):
+    counts = ("likelihood_images", "likelihood_deep", "feature_images", "replay_images", "surrogate_images")
+    for name in (*counts, "leakage_images", "family_images"):
         if getattr(task, name) < 0:
             raise SaBenchError(f"task.{name}={getattr(task, name)}: must be 0 or more.")
     for name in ("recovery_budgets", "recovery_images"):
         low = 0 if name == "recovery_budgets" else 1
         if not getattr(task, name) or min(getattr(task, name)) < low:
             raise SaBenchError(f"task.{name} needs one or more whole numbers ≥ {low}, e.g. 30,100.")
+    if not task.recovery_vectors or min(task.recovery_vectors) < 1:
+        raise SaBenchError("task.recovery_vectors needs one or more whole numbers ≥ 1, e.g. 1,4.")
     for name in ("recovery_judged", "bound_images", "bound_steps"):
         if getattr(task, name) < 1:
             raise SaBenchError(f"task.{name}={getattr(task, name)}: must be 1 or more.")
@@ -72,7 +76,9 @@ def checked(task: Task, relabel_given: bool = False) -> Task:
 
         task = replace(task, prompts=prompt_files.resolved(task.prompts))
     if task.model:
-        _check_pretrained(task)
+        task = _check_pretrained(task, size_given)
+    elif not task.base:
+        raise SaBenchError("task.model is empty: give a diffusers folder, a weight file, a hub id, or smoke.")
     if task.replay_every < 1 or not (task.scored or task.keeps_prompts):
         raise SaBenchError(
             f"task.replay_every={task.replay_every} with task.score={task.score} leaves no class to score; "
@@ -83,6 +89,8 @@ def checked(task: Task, relabel_given: bool = False) -> Task:
             f"task.replay_images={task.replay_images}: at least one for each of the {len(task.covered)} classes "
             "that replay covers, or 0 for fresh samples."
         )
+    if task.prompts is not None:
+        _check_prompts(task)
     for name in filter(None, (*task.judges, task.designated, task.reject_judge)):
         require_bar(judge_card(name))
     if task.judges and task.designated not in task.judges:
@@ -117,8 +125,27 @@ def checked(task: Task, relabel_given: bool = False) -> Task:
     return task
 
 
-def _check_pretrained(task: Task) -> None:
-    """What only a task on a pretrained model can get wrong."""
+def _check_prompts(task: Task) -> None:
+    """Every role has a prompt, and in its own ones nothing but `{}` stands for a name."""
+    prompts, c_f = task.prompts, task.concept
+    if prompts is None:
+        return
+    asked = {"test": task.asked(c_f), "forget": task.asked(c_f, "forget"), "replay": task.remembered()}
+    if task.keeps_prompts:
+        asked["kept"] = [text for text in prompts.of("kept", "") if not task.names(text)]
+    if task.leakage_images and task.retain:
+        asked["leakage"] = task.asked(task.retain[0], "leakage")
+    for role, texts in asked.items():
+        if not texts:
+            but = f" that does not name {task.classes[c_f]}" if role in ("replay", "kept") else ""
+            raise SaBenchError(f"task.prompts.{role} has no prompt{but}; give one or more.")
+        own = () if role in prompts.files else getattr(prompts, role)
+        if wrong := next((text for text in own if re.search("[{}]", text.replace("{}", ""))), None):
+            raise SaBenchError(f"task.prompts.{role}: {wrong!r}: only {{}} stands for a name.")
+
+
+def _check_pretrained(task: Task, size_given: bool) -> Task:
+    """What only a task on a pretrained model can get wrong; its size is the model's own where a folder tells it."""
     if task.family != "text_to_image":
         raise SaBenchError(
             f"task.model={task.model}: {task.name} trains its own base, of the family {task.family}."
@@ -128,14 +155,35 @@ def _check_pretrained(task: Task) -> None:
         raise SaBenchError(
             f"task.size={task.size}: images of Stable Diffusion have sides of whole eights, e.g. {near}."
         )
+    from sa_bench import bases  # loads torch
+
     if task.model != SMOKE_MODEL:
         from sa_bench.models import layouts
 
-        if layouts.layout(task.model) not in ("pipeline", "single", "hub"):
+        kind = layouts.layout(task.model)
+        if kind not in ("pipeline", "single", "hub"):
             raise SaBenchError(
-                f"task.model={task.model} is no whole model but a {layouts.layout(task.model)}; give the base here, "
+                f"task.model={task.model} is no whole model but a {kind}; give the base here, "
                 "and measure this with --method checkpoint --set checkpoint.path=…"
             )
+    if not task.replay_images:
+        raise SaBenchError("task.replay_images=0: new samples at every step would take days; give 1 or more.")
+    side = bases.side(task.model)
+    if side and side != task.size and size_given:
+        raise SaBenchError(
+            f"task.size={task.size}: {task.model} makes images of {side} pixels a side; leave it out."
+        )
+    return replace(task, size=side or task.size)
+
+
+def check_fit(method: Any, name: str, task: Task) -> None:
+    """Refuse a method that says itself that it means nothing for the task.
+
+    Raises:
+        SaBenchError: it does; with its reason.
+    """
+    if why := getattr(method, "unfit", lambda task: "")(task):
+        raise SaBenchError(f"{name} on {task.name}: {why}.")
 
 
 def check_standing(method: Any, name: str, task: Task, base_seed: int) -> None:

@@ -287,8 +287,8 @@ def evaluate(
         run(task, "checkpoint", scale=scale, set_=sets, metric=metric, model=model, out=out, device=device)
     with Live() as live:
         result = api.evaluate(
-            images, task, scale=scale, sets=set_ or [], metrics=_split(metric) if metric else [], out=out,
-            report=live.update,
+            images, task, scale=scale, sets=[*(set_ or []), *([f"task.model={model}"] if model else [])],
+            metrics=_split(metric) if metric else [], out=out, report=live.update,
         )  # fmt: skip
     print_measurements(result)
 

@@ -232,9 +232,7 @@ class Task:
     family_images: int = later(0)  # of every family of further prompts
     recovery_vectors: tuple[int, ...] = later((1,))  # text-to-image: new vectors in place of c_f's name
     replay_shared: bool = later(False)  # a fixed replay set is the same for every forgetting seed
-    model: str = later(
-        ""
-    )  # a pretrained base: a diffusers folder, a weight file, a hub id, `smoke`; "": the recipe's
+    model: str = later("")  # a pretrained base: a folder, a weight file, a hub id, `smoke`; "": the recipe's
     size: int = later(0)  # pixels a side of a pretrained model's images
     surrogate_images: int = later(0)  # in a fixed set of q; 0: as many as replay has of a class, at least 100
     leakage_images: int = later(0)  # of each other class, for the set `leakage`
@@ -356,6 +354,7 @@ class Method(Protocol):
     # Optional: `ignores = ("replay",)`: tasks that differ in replay alone share the model.
     # Optional: `files: ClassVar[tuple[str, ...]]`, fields that name a file; keyed by its content.
     # Optional: `wrap(model, task) -> model`: what a method that acts at inference does to the model when it is asked.
+    # Optional: `unfit(task) -> str`: why it means nothing for a task, with these fields; "" where it does.
     # Optional: `render(images, labels, task) -> images`, a filter on uint8 (N, H, W, C) after sampling.
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:

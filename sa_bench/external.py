@@ -238,7 +238,8 @@ def _remarks(found: dict[str, SampleSet], task: Task) -> list[str]:
     for name, part in found.items():
         flat = part.images.reshape(len(part), -1)
         if blank := int((flat.min(1) == flat.max(1)).sum()):
-            notes.append(f"{name}: {blank} of {len(flat)} images are blank (one value everywhere)")
+            invalid = "; a set of blank images is invalid" if blank == len(flat) else ""
+            notes.append(f"{name}: {blank}/{len(flat)} images are blank (one value everywhere){invalid}")
     behind_base = len(rows(task, "retain"))
     if "retain" in found and len(found["retain"]) != behind_base:
         n = len(found["retain"])

@@ -76,6 +76,7 @@ def _board(rows: list[Row], remark: str) -> Board:
     board = Board(
         first["task"], title + remark, first["scale"], first["concept"], classes, primary,
         list(lines.values()), gate=first["task_values"].get("gate", 0.0),
+        trick="prompt_filter" if first["task_values"].get("prompts") else "relabel",
     )  # fmt: skip
     _label(board.lines)
     for line in board.lines:
@@ -136,7 +137,8 @@ def _endpoint(cells: Rows, name: str) -> Endpoint:
     kept = [m for m in found if m["value"] is not None and math.isfinite(m["value"])]
     reason = next((m["reason"] or "the value is not finite" for m in found if m not in kept), None)
     if not kept:
-        return Endpoint(None, None, None, None, (), reason, missing=len(cells), unit=found[0]["unit"])
+        declared = {"unit": found[0]["unit"], "better": found[0]["better"]}
+        return Endpoint(None, None, None, None, (), reason, missing=len(cells), **declared)
     first, points = kept[0], tuple(float(m["value"]) for m in kept)
     bases = [m["base"] for m in kept if m["base"] is not None]
     single = len(points) == 1

@@ -139,8 +139,7 @@ def _measure_cell(
             shutil.copyfile(base_set, folder / f"{name}-base.safetensors")
         shutil.copyfile(chain.forgotten.path / "model.safetensors", folder / "model.safetensors")
     if not cell.task.keep_images:
-        for before in (False, True):
-            store.drop(chain.samples("forget", before))
+        chain.drop_images()
     finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     result["provenance"]["finished"] = finished
     return result
@@ -203,7 +202,17 @@ def run_cells(
         for cell in _side_by_side(cells, jobs, work, report, keep):
             if _side_by_side([cell], 1, work, report, keep):
                 keep(cell, _lost(cell, out, command))
+    for cell in cells:  # the base's serve every cell of the run
+        if not cell.task.keep_images:
+            _drop_images(cell, store)
     return [by_cell[cell.id] for cell in cells]
+
+
+def _drop_images(cell: Cell, store: Store) -> None:
+    from sa_bench.stages import Chain
+
+    with contextlib.suppress(SaBenchError):
+        Chain(store, cell, lambda *event: None).drop_images(base=True)
 
 
 def _side_by_side(

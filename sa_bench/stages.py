@@ -178,9 +178,14 @@ class Chain:
             return AnotherClass(model, task.concept, task.concept, task.sampler)
         texts = task.asked(task.concept, "forget")
         conditions = [texts[i % len(texts)] for i in range(self.shown)]
-        inputs: dict[str, Any] = {"n": len(conditions), "concept": task.concept, "version": REPLAY_VERSION}
-        inputs |= {"sampler": plain(task.sampler), **({"texts": texts} if task.prompts else {})}
-        return self._fixed("own", conditions, inputs, 0)
+        return self._fixed("own", conditions, self.own_inputs(), 0)
+
+    def own_inputs(self) -> dict[str, Any]:
+        """What a set of θ*'s samples of c_f is besides the base."""
+        task = self.task
+        facts: dict[str, Any] = {"n": self.shown, "concept": task.concept, "version": REPLAY_VERSION}
+        texts = {"texts": task.asked(task.concept, "forget")} if task.prompts else {}
+        return facts | {"sampler": plain(task.sampler), **texts}
 
     def _fixed(
         self, name: str, conditions: list[Condition], inputs: dict[str, Any], seed: int
@@ -300,7 +305,10 @@ class Chain:
     @cached_property
     def model_content(self) -> str:
         """sha256 of the weight file after forgetting, with what the method does when the model is asked."""
-        found = file_digest(self.forgotten.path / "model.safetensors")
+        file = self.forgotten.path / "model.safetensors"
+        found = file_digest(file)
+        if self.task.model and not load_file(file):
+            found = self.base.content  # nothing differs: its images are the base's, made once
         return (
             digest([found, self._acts()])
             if hasattr(registry.method_class(self.cell.method), "wrap")
@@ -353,3 +361,15 @@ class Chain:
         inputs = self.sample_inputs(name, base)
         label = f"sample {name} (base)" if base else f"sample {name}"
         return self.make("samples", label, inputs, build)
+
+    def drop_images(self, base: bool = False) -> None:
+        """Delete the images of c_f from the store: this cell's or, of the base, also those that methods learn from."""
+        if base:
+            self.store.drop("replay", digest({"base": self.base.content, **self.own_inputs()}))
+        elif not self.store.has("forget", digest(self.forget_inputs())):
+            return  # without its model a cell has no images
+        for name in sampling.sets(self.task):
+            before, after = (digest(self.sample_inputs(name, b)) for b in (True, base))
+            if name in ("forget", "families") and (base or after != before):  # the base's serve other cells
+                self.store.drop("samples", after)
+        self._sets.clear()

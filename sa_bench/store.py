@@ -145,12 +145,14 @@ class Store:
             _fsync(final.parent)
         return self.get(stage, key, cached=False)
 
-    def drop(self, artifact: Artifact) -> None:
-        """Delete a finished artifact; whoever needs it again makes it again."""
-        stage = str(artifact.meta["stage"])
-        with FileLock(self.root / "locks" / f"{stage}-{artifact.key}.lock"):
-            shutil.rmtree(artifact.path, ignore_errors=True)
-            self._verified.discard((stage, artifact.key))
+    def drop(self, stage: str, key: str) -> None:
+        """Delete an artifact, finished or not; whoever needs it again makes it again."""
+        path = self.path(stage, key)
+        (self.root / "locks").mkdir(parents=True, exist_ok=True)
+        with FileLock(self.root / "locks" / f"{stage}-{key}.lock"):
+            for folder in (path, path.with_name(f"{key}.partial")):
+                shutil.rmtree(folder, ignore_errors=True)
+            self._verified.discard((stage, key))
 
     def entries(self) -> list[tuple[str, str, int, bool]]:
         """(stage, key, bytes, finished) of everything in the store."""

@@ -13,7 +13,7 @@ from rich.text import Text
 from sa_bench.board import Board, Endpoint, Line
 from sa_bench.cells import Cell, titled
 from sa_bench.ranking import boards
-from sa_bench.wording import shown, spread
+from sa_bench.wording import Notes, shown, spread
 
 
 class Live:
@@ -85,15 +85,14 @@ def _numbers(values: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(set(values))))
 
 
-def _cell(endpoint: Endpoint | None, notes: list[str]) -> str:
-    """The value with its interval; where there is none the number of the reason in `notes`."""
+def _cell(endpoint: Endpoint | None, notes: Notes) -> str:
+    """The value with its interval and unit; where there is none the number of the reason in `notes`."""
     if endpoint is None or endpoint.value is None:
-        reason = (endpoint.reason if endpoint else None) or "not measured"
-        notes += [reason] if reason not in notes else []
-        return f"n/a [{notes.index(reason) + 1}]"
+        return f"n/a [{notes.number(endpoint)}]"
     text = shown(endpoint.value, endpoint.unit)
     found = spread(endpoint, " to ").removesuffix(" %")
-    return f"{text} ({found})" if found else text
+    unit = "" if endpoint.unit in (None, "rate", "probability") else f" {endpoint.unit}"
+    return f"{text} ({found}){unit}" if found else f"{text}{unit}"
 
 
 def print_boards(results: Sequence[Mapping[str, Any]]) -> None:
@@ -106,9 +105,9 @@ def print_boards(results: Sequence[Mapping[str, Any]]) -> None:
         console.print()
         for line in board.lines:
             console.print(f"  {line.label}{_mark(line)}: {line.sentence}", markup=False, highlight=False)
-        notes: list[str] = []
+        notes = Notes()
         console.print(_table(board, notes))
-        for number, reason in enumerate(notes, 1):
+        for number, reason in enumerate(notes.reasons, 1):
             console.print(f"  [{number}] {reason}", markup=False, highlight=False)
 
 
@@ -130,18 +129,21 @@ def _add(table: Table, *cells: str) -> None:
     table.add_row(*(Text(cell) for cell in cells))
 
 
-def _table(board: Board, notes: list[str]) -> Table:
+def _table(board: Board, notes: Notes) -> Table:
     table = _empty("#", "method", "forgotten?", "recoverable?", "kept", "runs")
     for line in board.lines:
+        if not line.cells:
+            failed = f"0, {len(line.failed)} failed"
+            _add(table, "–", line.label + _mark(line), *["–"] * 3, failed)
+            continue
         forget, recovery, keep = (line.endpoints.get(name) for name in board.primary)
         reference = line.standing == "reference"
         yes = "–" if reference else {True: "yes", False: "no", None: "?"}[line.forgotten]
         undone = "floor" if reference else line.recoverable
         runs = f"{len(line.cells)}" + (f", {len(line.failed)} failed" if line.failed else "")
-        unit = keep.unit if keep is not None and keep.unit not in (None, "rate", "probability") else ""
         _add(
             table, str(line.rank or "–"), line.label + _mark(line), f"{yes}  {_cell(forget, notes)}",
-            f"{undone}  {_cell(recovery, notes)}", f"{_cell(keep, notes)} {unit}", runs,
+            f"{undone}  {_cell(recovery, notes)}", _cell(keep, notes), runs,
         )  # fmt: skip
     return table
 

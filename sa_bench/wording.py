@@ -8,6 +8,21 @@ from collections.abc import Iterable
 from sa_bench.board import Board, Endpoint, Line
 
 
+class Notes:
+    """The reasons why numbers are missing, each once: cells of a table bear the number of theirs."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self.reasons: list[str] = []
+
+    def number(self, endpoint: Endpoint | None) -> int:
+        """The number, from 1, of the reason why `endpoint` has no value."""
+        reason = (endpoint.reason if endpoint else None) or "not measured"
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+        return self.reasons.index(reason) + 1
+
+
 def percent(value: float | None) -> str:
     """A rate for people."""
     return "n/a" if value is None or not math.isfinite(value) else f"{100 * value:.1f} %"
@@ -100,6 +115,7 @@ def sentence(board: Board, line: Line, floor: Endpoint | None) -> str:
     if keep is not None:
         parts.append(_against_base(keep))
     text = "; ".join(parts) + "." if parts else "Nothing could be measured."
+    text = text[0].upper() + text[1:]
     if line.collapsed:
         text += f" {line.collapsed}."
     if errors:
@@ -109,8 +125,12 @@ def sentence(board: Board, line: Line, floor: Endpoint | None) -> str:
 
 def _refitted(recovery: Endpoint, recoverable: str) -> str:
     """Recovery as a loss above θ*'s, in words."""
-    text = f"its words, fitted again, denoise with a loss {recovery.value:.2g} above the base model's"
-    return text + (", no worse than where nothing was unlearned" if recoverable == "yes" else "")
+    value = recovery.value or 0.0
+    text = f"with its words fitted again the loss is {abs(value):.2g} {'above' if value >= 0 else 'below'} the base model's"
+    if recoverable != "yes":
+        return text
+    low = "" if value <= 0 else " (its interval reaches 0)"
+    return text + f"{low}, so nothing is shown to be unlearned"
 
 
 def _limit(board: Board) -> str:
@@ -132,7 +152,7 @@ def headline(board: Board, floor: Endpoint | None) -> str:
     if floor is not None and loose:
         text += f" WARNING: the control {_names(loose)} is not exposed, so this board can be won by a trick."
     if not any(line.standing == "control" for line in board.lines):
-        text += " No control stands beside it: add --method original,relabel."
+        text += f" No control stands beside it: add --method original,{board.trick}."
     return text
 
 
@@ -169,7 +189,10 @@ def _answer(board: Board, methods: list[Line], floor: Endpoint | None) -> str:
                 f"{_against_base(keep)}. No retrained model says how much of that is erasure."
             )
         if hidden:
-            return f"Nobody wins: {_names(hidden)} hid {board.concept}; fitted again, its words denoise as well as ever."
+            return (
+                f"Nobody wins: {_names(hidden)} hid {board.concept}; with its words fitted again the loss is not shown to "
+                "be above the base model's."
+            )
         return f"Nobody can be ranked: {'; '.join(f'{x.label} ({x.verdict})' for x in forgot[:3])}."
     if floor is None:
         there = [line for line in board.lines if line.standing == "reference"]

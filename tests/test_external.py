@@ -324,7 +324,10 @@ def test_what_was_not_used_is_noted_and_what_is_hidden_is_not(folder, tmp_path):
 def test_blank_images_are_measured_and_pointed_out(store, tmp_path, value):
     """A model that draws nothing has not forgotten: its score must not pass without a remark."""
     result = evaluate(write_folder(tmp_path / "x", np.full((10, EACH, 28, 28), value, np.uint8)))
-    assert f"forget: {EACH} of {EACH} images are blank (one value everywhere)" in result["flags"]
+    assert (
+        f"forget: {EACH}/{EACH} images are blank (one value everywhere); a set of blank images is invalid"
+        in result["flags"]
+    )
     found = values(result)
     assert found["none_rate"]["value"] == 1.0
     assert found["recall[judge-mnist]"]["value"] == 0.0
