@@ -43,7 +43,9 @@ class UCE:
         """θ* with every projection of `scope` solved anew."""
         erased = torch.stack([last(model, str(c)) for c in task.asked(task.concept, "forget")])
         guide = last(model, str(task.anchor))
-        kept = torch.stack([last(model, task.classes[c]) for c in task.covered])
+        kept = (
+            torch.stack([last(model, task.classes[c]) for c in task.covered]) if task.covered else erased[:0]
+        )
         outer = self.erase * erased.T @ erased + self.preserve * kept.T @ kept
         right = self.mu * torch.eye(len(outer), device=outer.device, dtype=outer.dtype) + outer
         for parameter in model.parameters(self.scope).values():

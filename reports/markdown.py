@@ -77,7 +77,7 @@ def _reasons(missing: Notes) -> list[str]:
 
 def _endpoints(board: Board, missing: Notes) -> list[str]:
     facts = _rows(board)
-    head = ["#", "method", *(f"{name} ({facts[name]['better']})" for name in board.primary if name in facts)]
+    head = ["#", "method", *(f"{name} ({_measure(facts[name])})" for name in board.primary if name in facts)]
     head += ["recoverable?", "runs", "CPU s to forget"]
     rows = []
     for line in board.lines:
@@ -90,6 +90,13 @@ def _endpoints(board: Board, missing: Notes) -> list[str]:
         recoverable = "the floor" if line.standing == "reference" else line.recoverable
         rows.append([*cells, recoverable, str(len(line.cells)), _cost(line)])
     return _table(head, rows)
+
+
+def _measure(m: Mapping[str, Any]) -> str:
+    """A measurement's better direction and its unit; rates carry their % themselves."""
+    return (m["better"] or "no direction") + (
+        "" if m["unit"] in (None, "rate", "probability") else f", {m['unit']}"
+    )
 
 
 def _cost(line: Line) -> str:

@@ -94,7 +94,7 @@ def test_the_report_says_once_why_a_number_is_missing_and_what_recovery_is(board
     reason = "needs giphy-celebrities.safetensors"
     assert page.count(reason) == 2  # a note under the board, and the measurement's own place
     assert page.count("n/a [1]") == len(METHODS)
-    assert "loss above the base model&#39;s once its words are fitted again; higher is better" in page
+    assert "loss above the base model's once its words are fitted again; higher is better" in page
     assert "a model that never saw" not in page
     assert "<h2>Judges</h2>" not in page
     text = importlib.import_module("sa_bench.reports.markdown").render(read_results([out]))
@@ -102,6 +102,7 @@ def test_the_report_says_once_why_a_number_is_missing_and_what_recovery_is(board
     assert "With its words fitted again the loss is" in text
     assert "ships with the package" not in text
     assert "for prompts that are to be kept" in text
+    assert "recovery_excess (higher, MSE)" in text
 
 
 def test_explain_says_what_zero_means(board):
@@ -152,10 +153,11 @@ def test_a_model_is_what_is_in_it_and_not_where_it_lies(store, model, tmp_path):
 
 
 def test_words_of_ones_own_become_the_concept_and_its_surrogate(store, tmp_path):
-    found, _ = run(
-        tmp_path / "run", "concept", ["uce"], "task.concept=Emma Thompson", "task.surrogate=a woman", CHEAP
-    )
+    """With no other class to keep: uce has nothing but c_f's words to go by."""
+    sets = ("task.concept=Emma Thompson", "task.surrogate=a woman", CHEAP)
+    found, _ = run(tmp_path / "run", "concept", ["uce", "permuted_f", "no_ewc", "concept_ablation"], *sets)
     row = found["uce"]
+    assert row["artifacts"]["model"] != row["artifacts"]["base"]
     assert row["concept"] == "Emma Thompson"
     assert row["task_values"]["surrogate"] == "prompt:a woman"
     assert "--set 'task.concept=Emma Thompson'" in row["provenance"]["cell_command"]
