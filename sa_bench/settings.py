@@ -36,8 +36,7 @@ def mirror_folder() -> Path | None:
 def gradient_checkpointing() -> bool:
     """SA_BENCH_GRADIENT_CHECKPOINTING=1: diffusion networks keep few activations and make the others again.
 
-    Training then takes a quarter to a third more time and far less memory; gradients are the same to rounding, so it is
-    part of no key.
+    Training is then slower and takes far less memory; gradients are the same to rounding, so it is part of no key.
     """
     return os.environ.get("SA_BENCH_GRADIENT_CHECKPOINTING", "") not in ("", "0")
 

@@ -158,9 +158,7 @@ def fit(
             )
         if stop is not None and stop():
             break
-        value.backward(
-            inputs=moved
-        )  # no gradients of what is not trained: half of the memory of a small scope
+        value.backward(inputs=moved)  # none of what is not trained: time and memory
         if pull is not None:
             pull.add_to_gradients()
         if recipe.clip is not None:

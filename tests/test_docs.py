@@ -5,8 +5,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from sa_bench import cards, guard, registry
+from sa_bench.models import scopes
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -39,6 +42,20 @@ def guard_table():
     return "\n".join(rows)
 
 
+def memory_table():
+    with torch.device("meta"):
+        net = UNet2DConditionModel.from_config(dict(scopes.SD_1))
+    rows = [
+        "| scope | parameters | weights | θ* | F | gradient | Adam | total |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for scope in scopes.SCOPES:
+        trained = sum(p.numel() for p in scopes.within(net, scope).values())
+        shown = " | ".join(f"{size / 2**30:.2f}" for size in scopes.memory(net, scope).values())
+        rows.append(f"| `{scope}` | {trained:,} | {shown} |")
+    return "\n".join(rows)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
@@ -52,6 +69,10 @@ def test_the_judge_table_equals_the_cards():
 
 def test_the_guards_table_equals_its_calibration():
     assert guard_table() in (ROOT / "docs" / "metrics.md").read_text()
+
+
+def test_the_memory_table_equals_the_configurations():
+    assert memory_table() in (ROOT / "docs" / "stable-diffusion.md").read_text()
 
 
 def test_every_metric_is_documented():

@@ -9,6 +9,7 @@ import argparse
 import time
 from collections.abc import Callable
 
+import sd
 import torch
 
 from sa_bench.fisher import over_time
@@ -21,7 +22,7 @@ SHAPES = {"cifar10": (32, 32, 3), "stl10": (64, 64, 3), "tiny": (16, 16, 3)}
 BATCH = {"cifar10": 128, "stl10": 64, "tiny": 4}
 
 
-def clock(device: str, work: Callable[[], None]) -> tuple[float, float]:
+def clock(device: str, work: Callable[[], object]) -> tuple[float, float]:
     """(seconds, peak GiB on the device) of `work`."""
     if device == "cuda":
         torch.cuda.synchronize()
@@ -139,7 +140,7 @@ def table(device: str, tiny: bool) -> list[tuple[str, str]]:
         made = sampling(base, device, 4 if tiny else 256, 3 if tiny else 20, bf16)
         rows.append((f"{base}: sampling, 1,000 steps with guidance", f"{made:.2f} images/s"))
         rows.append((f"{base}: gradient in bf16 against fp32", f"{100 * agreement(base, device):.2f} % off"))
-    return rows
+    return [*rows, *sd.table(device, tiny, clock, bf16_is_fast(device))]
 
 
 def main() -> None:

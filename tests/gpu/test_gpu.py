@@ -27,6 +27,12 @@ def test_the_check_prints_its_table(device):
     assert done.returncode == 0, done.stderr
     words = ("base training", "forgetting", "Fisher", "sampling", "bf16 against fp32")
     assert all(any(word in line for line in done.stdout.splitlines()) for word in words)
+    smoke = [line for line in done.stdout.splitlines() if line.startswith("smoke:")]
+    assert sum("steps/s" in line and "computed" in line for line in smoke) == 6
+    assert sum("SA" in line and "gradient checkpointing" in line for line in smoke) == 3
+    assert {line.split()[2] for line in smoke if " ESD " in line} == {"full,", "xattn,", "noxattn,"}
+    assert sum("s/image" in line and "SLD" in line for line in smoke) == 2
+    assert sum("timesteps/s" in line for line in smoke) == 1
 
 
 @pytest.mark.gpu
