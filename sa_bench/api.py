@@ -79,6 +79,19 @@ def run_folder(
     return results, folder, write_report([folder], None)
 
 
+def left(cells: list[Cell], without: Sequence[Path]) -> list[Cell]:
+    """The cells that have no finished result in `without` (run folders, packed files).
+
+    Raises:
+        SaBenchError: these cannot be read, or nothing is left to run.
+    """
+    done = {row["cell"] for row in read_results(without) if row["status"] == "done"}
+    found = [cell for cell in cells if cell.id not in done]
+    if not found:
+        raise SaBenchError(f"Nothing is left to run: all {len(cells)} cell(s) have a result there.")
+    return found
+
+
 def require_data(cells: Sequence[Cell]) -> None:
     """Fetch training data now if a method needs it, and look for pretrained bases: what is missing is said before work."""
     from sa_bench import bases, catalogue, datasets, registry

@@ -314,13 +314,14 @@ def needs(task: Task) -> list[Need]:
     if task.model and task.model != SMOKE_MODEL:
         found.append(Need(model(task.model), True, "base model"))
     files = {} if task.prompts is None else task.prompts.files
+    roles: dict[tuple[str, bool], list[str]] = {}
     for role, reference in files.items():
         name = reference.partition("@")[0]
-        if name not in CATALOGUE and Path(name).is_file():
-            continue  # the user's own
-        own = bool(getattr(task.prompts, role))
+        if name in CATALOGUE or not Path(name).is_file():  # else the user's own
+            roles.setdefault((name, bool(getattr(task.prompts, role))), []).append(role)
+    for (name, own), of in roles.items():
         instead = ", else prompts of our own under another fingerprint" if own else ""
-        found.append(Need(get(name), not own, f"prompts {role}{instead}"))
+        found.append(Need(get(name), not own, f"prompts {', '.join(of)}{instead}"))
     users: dict[str, list[str]] = {}
     for metric in task.metrics:
         for name in using(registry.metric(metric).requires):

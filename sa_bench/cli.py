@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sa_bench import __version__
+from sa_bench import __version__, cli_results
 from sa_bench.cli_store import store_app
+from sa_bench.cli_text import seeds, split
 from sa_bench.errors import SaBenchError
 
 if TYPE_CHECKING:
@@ -89,20 +90,6 @@ def version(
         raise typer.Exit
 
 
-def _split(text: str) -> list[str]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts:
-        raise SaBenchError(f"An empty list: {text!r}. Give names or numbers separated by commas.")
-    return parts
-
-
-def _seeds(text: str, option: str) -> list[int]:
-    try:
-        return [int(part) for part in _split(text)]
-    except ValueError:
-        raise SaBenchError(f"{option} takes whole numbers separated by commas, got {text!r}.") from None
-
-
 def _cells(
     suite: str, task: str, method: str, seed: str, base_seed: str, scale: str, sets: list[str] | None,
     sweeps: list[str] | None, metric: str, model: str = "",
@@ -126,9 +113,9 @@ def _cells(
     from sa_bench.cells import resolve
 
     return resolve(
-        _split(task), _split(method), scale, _seeds(seed, "--seed"), _seeds(base_seed, "--base-seed"),
+        split(task), split(method), scale, seeds(seed, "--seed"), seeds(base_seed, "--base-seed"),
         [*(sets or []), *([f"task.model={model}"] if model else [])], sweeps or [],
-        _split(metric) if metric else [],
+        split(metric) if metric else [],
     )  # fmt: skip
 
 
@@ -169,6 +156,9 @@ def run(
     sweep: SweepOption = None,
     metric: MetricOption = "",
     model: ModelOption = "",
+    without: Annotated[
+        list[Path] | None, typer.Option(help="Leave out cells that these run folders or packed files have.")
+    ] = None,
     jobs: Annotated[int, typer.Option(help="Cells side by side, one thread each.")] = 1,
     out: OutOption = None,
     overwrite: Annotated[bool, typer.Option(help="Replace another run in --out.")] = False,
@@ -179,6 +169,8 @@ def run(
     from sa_bench.terminal import Live, print_boards
 
     cells = _cells(suite, task, method, seed, base_seed, scale, set_, sweep, metric, model)
+    if without:
+        cells = api.left(cells, without)
     if suite and out is None:
         out = Path("runs") / Path(suite).stem
     with Live() as live:
@@ -191,74 +183,6 @@ def run(
     print_boards(results)
     print(f"\nReport: {report}\nResults: {folder}")
     raise typer.Exit(exit_code(results))
-
-
-@app.command()
-def report(
-    folders: Annotated[list[Path], typer.Argument(help="Run folders.")],
-    out: Annotated[
-        Path | None, typer.Option(help="File .html or .md (default: report.html in the first folder).")
-    ] = None,
-) -> None:
-    """Render the report of one or more runs, as HTML or Markdown."""
-    from sa_bench import api
-
-    print(f"Report: {api.write_report(folders, out)}")
-
-
-@app.command()
-def table(
-    name: Annotated[str, typer.Argument(help="table1, table2, table3, table4 or leaderboard.")],
-    folders: Annotated[list[Path] | None, typer.Argument(help="Run folders or packed files.")] = None,
-    format_: Annotated[str, typer.Option("--format", help="markdown, latex, csv or html.")] = "markdown",
-    task: Annotated[str, typer.Option("--task", "-t", help="Of a leaderboard: only this task.")] = "",
-    method: Annotated[str, typer.Option("--method", "-m", help="Only these, in this order: a,b.")] = "",
-    metric: Annotated[
-        str, typer.Option("--metric", help="Columns (default: the three endpoints): a,b.")
-    ] = "",
-    out: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None,
-) -> None:
-    """A table for a paper: a published one with ours beside it, or a leaderboard."""
-    from sa_bench import api
-
-    text = api.table(
-        name, folders or [], format_, task, _split(method) if method else [], _split(metric) if metric else [], out
-    )  # fmt: skip
-    print(text if out is None else f"Table: {out}")
-
-
-@app.command()
-def pack(
-    folders: Annotated[
-        list[Path], typer.Argument(help="Run folders, or packed files, and last the new file.")
-    ],
-) -> None:
-    """Put results into one small file, FILE.jsonl.xz, which `report` and `load_results` read; without images."""
-    from sa_bench.results import PACKED, packed, read_results
-    from sa_bench.store import write_atomic
-
-    *sources, file = folders
-    if not sources or not file.name.endswith(PACKED):
-        raise SaBenchError(f"pack takes run folders and then the new file, NAME{PACKED}.")
-    rows = read_results(sources)
-    write_atomic(file, packed(rows))
-    print(f"{len(rows)} result(s) in {file}, {file.stat().st_size / 1e6:.1f} MB")
-
-
-@app.command()
-def tune(
-    folders: Annotated[list[Path], typer.Argument(help="Run folders of the tries.")],
-    out: Annotated[Path | None, typer.Option(help="Also write it to this file, as Markdown.")] = None,
-) -> None:
-    """Choose a setting a method from the tries of a run: the objective, every try, the winner."""
-    from sa_bench import tuning
-    from sa_bench.results import read_results
-    from sa_bench.store import write_atomic
-
-    text = tuning.report(tuning.tries(read_results(folders)))
-    if out is not None:
-        write_atomic(out, text.encode())
-    print(text)
 
 
 @app.command()
@@ -288,7 +212,7 @@ def evaluate(
     with Live() as live:
         result = api.evaluate(
             images, task, scale=scale, sets=[*(set_ or []), *([f"task.model={model}"] if model else [])],
-            metrics=_split(metric) if metric else [], out=out, report=live.update,
+            metrics=split(metric) if metric else [], out=out, report=live.update,
         )  # fmt: skip
     print_measurements(result)
 
@@ -346,31 +270,6 @@ def fetch(
 
 
 @app.command()
-def explain(
-    cell: Annotated[Path, typer.Argument(help="A cell's folder in a run: runs/<run>/<cell>.")],
-    metric: Annotated[
-        str | None, typer.Option(help="One measurement (default: the three endpoints).")
-    ] = None,
-) -> None:
-    """How a number came about, in plain words."""
-    from sa_bench.explain import explain as story
-
-    print(story(cell, metric))
-
-
-@app.command()
-def export(
-    cell: Annotated[Path, typer.Argument(help="A cell's folder in a run.")],
-    folder: Annotated[Path, typer.Argument(help="Where to; new.")],
-) -> None:
-    """The forgotten model of a result as files, with a card."""
-    from sa_bench.exporting import export as written
-
-    for path in written(cell, folder):
-        print(path)
-
-
-@app.command()
 def check(name: Annotated[str, typer.Argument(help="Component, or ./mine.py.")]) -> None:
     """Does a component keep its contract? On a toy, in under a minute."""
     from sa_bench.conformance import check as findings
@@ -395,3 +294,6 @@ def new_method(
     print(f"Wrote {path}. Next:")
     print(f"  python -m sa_bench check {path if path.is_absolute() else './' + str(path)}")
     print(f"  python -m sa_bench run --task mnist_0 --method ./{path},retrain,relabel --scale quick")
+
+
+cli_results.add_to(app)

@@ -14,6 +14,7 @@ from sa_bench import assets, catalogue, registry
 from sa_bench.catalogue import CATALOGUE, Asset
 from sa_bench.detectors import clip, identity
 from sa_bench.errors import MissingAsset, SaBenchError
+from sa_bench.values import Prompts
 
 
 @pytest.fixture(autouse=True)
@@ -177,7 +178,7 @@ def stand_in(**fields):
     usual = {
         "name": "celebrity", "dataset": "prompts", "metrics": ("celebrity_score", "clip_score", "nudity"),
         "primary": ("celebrity_score",), "model": "CompVis/stable-diffusion-v1-4",
-        "prompts": SimpleNamespace(files={"test": "brad_pitt_prompts", "replay": "fim_prompts", "fisher": "fim_prompts"}),
+        "prompts": Prompts(test=(), replay=(), files={"test": "brad_pitt_prompts", "replay": "fim_prompts", "kept": "fim_prompts"}),
     }  # fmt: skip
     return SimpleNamespace(**{**usual, **fields})
 
@@ -200,7 +201,7 @@ def test_a_task_needs_its_model_its_prompts_and_what_its_metrics_look_through():
     assert needs == [
         ("sd-v1-4", True, "base model"),
         ("brad_pitt_prompts", True, "prompts test"),
-        ("fim_prompts", True, "prompts replay, fisher"),
+        ("fim_prompts", True, "prompts replay, kept"),
         ("giphy-celebrities", True, "celebrity_score"),
         ("giphy-labels", True, "celebrity_score"),
         (clip.FOLDER, False, "clip_score"),
@@ -216,7 +217,7 @@ def test_tasks_without_such_fields_need_their_metrics_alone():
 
 
 def test_an_unknown_prompt_file_is_answered():
-    wrong = stand_in(prompts=SimpleNamespace(files={"test": "brad_pit_prompts"}))
+    wrong = stand_in(prompts=Prompts(test=(), files={"test": "brad_pit_prompts"}))
     assert "Did you mean brad_pitt_prompts" in said(catalogue.needs, wrong)
 
 
@@ -276,7 +277,7 @@ def test_plan_says_what_is_missing_and_what_is_lost(nowhere):
     (line,) = assets.plan_lines([stand_in()])
     assert line.startswith("assets: celebrity: cannot run without sd-v1-4 (base model, about 4.3 GB")
     for part in (
-        "fim_prompts (prompts replay, fisher, 0.9 MB)",
+        "fim_prompts (prompts replay, kept, 0.9 MB)",
         f"can use giphy-celebrities, giphy-labels, {clip.FOLDER}",
     ):
         assert part in line
