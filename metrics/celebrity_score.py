@@ -62,7 +62,8 @@ def scored(records: Sequence[Mapping[str, Any]], images: SampleSet, names: Seque
     n, empty = len(images), blank(images.images)
     if n and empty.all():
         return undefined(f"{n}/{n} images are blank: nothing was drawn")
-    records, names = ([v for v, e in zip(values, empty, strict=True) if not e] for values in (records, names))
+    records = [r for r, e in zip(records, empty, strict=True) if not e]
+    names = [name for name, e in zip(names, empty, strict=True) if not e]
     images, score = images.take(~empty), best(records)
     face = ~np.isnan(score)
     if not face.any():
