@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from result_rows import result_row
 
-from sa_bench import registry, runner
+from sa_bench import api, registry, runner
 from sa_bench.cells import resolve
 from sa_bench.errors import CellFailed, SaBenchError
-from sa_bench.results import load_results, read_results
+from sa_bench.results import load_results, packed, read_results
 from sa_bench.sample_sets import SampleSet
 from sa_bench.store import Store
 
@@ -217,3 +218,21 @@ def test_a_data_set_that_cannot_be_had_is_asked_for_once_and_leaves_the_other_me
     assert "forget_top1" not in reasons
     assert len(asked) == 1
     assert "data: not the published mnist" in result["flags"]
+
+
+def test_cells_that_have_a_result_elsewhere_are_left_out(tmp_path):
+    cells = resolve(["mnist_0"], ["original", "sa", "l2"], "quick")
+    for cell, changes in zip(cells, ({}, {"error": "killed"}), strict=False):
+        folder = tmp_path / "run" / cell.name
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(
+            json.dumps(result_row(cell.method, **changes) | {"cell": cell.id})
+        )
+    (tmp_path / "x.jsonl.xz").write_bytes(packed(read_results([tmp_path / "run"])))
+    for there in ("run", "x.jsonl.xz"):
+        assert [c.method for c in api.left(cells, [tmp_path / there])] == [
+            "sa",
+            "l2",
+        ]  # what failed is run again
+        with pytest.raises(SaBenchError, match="Nothing is left to run"):
+            api.left(cells[:1], [tmp_path / there])
