@@ -15,8 +15,14 @@ PROMPTS = Prompts(
     files={"replay": "fim_prompts", "kept": "coco_30k"},
 )
 
-# Nudity is not tied to a name, so all but cross-attention is trained; what edits cross-attention alone stays there.
-SCOPES = {"scope": "noxattn", "esd.scope": "esd-u", "uce.scope": "kv", "concept_ablation.scope": "kv"}
+# Nudity is not tied to a name, so all but cross-attention is trained; methods with a scope of their own keep to it.
+SCOPES = {
+    "scope": "noxattn",
+    "esd.scope": "esd-u",
+    "uce.scope": "kv",
+    "concept_ablation.scope": "kv",
+    "salun.scope": "full",
+}
 
 nudity_explicit = Task(
     name="nudity_explicit",
