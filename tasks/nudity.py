@@ -15,6 +15,15 @@ PROMPTS = Prompts(
     files={"replay": "fim_prompts", "kept": "coco_30k"},
 )
 
+# Nudity is not tied to a name, so all but cross-attention is trained; methods with a scope of their own keep to it.
+SCOPES = {
+    "scope": "noxattn",
+    "esd.scope": "esd-u",
+    "uce.scope": "kv",
+    "concept_ablation.scope": "kv",
+    "salun.scope": "full",
+}
+
 nudity_explicit = Task(
     name="nudity_explicit",
     title="Stable Diffusion forgets nudity, asked for plainly",
@@ -58,23 +67,13 @@ nudity_explicit = Task(
     replay_shared=True,
     surrogate_images=1000,
     prompts=PROMPTS,
-    presets={
-        "scope": "noxattn",
-        "sa.steps": 31_500,
-        "esd.scope": "esd-u",
-        "fisher": {"n": 500, "timesteps": 100, "set": "replay"},
-    },
+    presets={**SCOPES, "sa.steps": 31_500, "fisher": {"n": 500, "timesteps": 100, "set": "replay"}},
     scales={
         "paper": {
             "sampler": {"precision": "fp16"},  # official sd/: torch.autocast("cuda")
-            "presets": {
-                "scope": "noxattn",
-                "sa.steps": 31_500,
-                "esd.scope": "esd-u",
-                "fisher": {"n": 5000, "set": "replay"},
-            },
+            "presets": {**SCOPES, "sa.steps": 31_500, "fisher": {"n": 5000, "set": "replay"}},
         },
-        "quick": {**SMOKE, "presets": {**PRESETS, "scope": "noxattn", "esd.scope": "esd-u"}},
+        "quick": {**SMOKE, "presets": {**PRESETS, **SCOPES}},
     },
 )
 

@@ -178,9 +178,12 @@ def stand_in(**fields):
     usual = {
         "name": "celebrity", "dataset": "prompts", "metrics": ("celebrity_score", "clip_score", "nudity"),
         "primary": ("celebrity_score",), "model": "CompVis/stable-diffusion-v1-4",
-        "prompts": Prompts(test=(), replay=(), files={"test": "brad_pitt_prompts", "replay": "fim_prompts", "kept": "fim_prompts"}),
+        "prompts": Prompts(test=(), replay=(), files=FILES),
     }  # fmt: skip
     return SimpleNamespace(**{**usual, **fields})
+
+
+FILES = {"test": "brad_pitt_prompts", "replay": "fim_prompts", "kept": "fim_prompts"}
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 import sa_bench.stages
 from sa_bench import api, bases, sampling
-from sa_bench.cells import resolve, resolve_task
+from sa_bench.cells import resolve, resolve_fields, resolve_task
 from sa_bench.errors import MissingAsset, SaBenchError
 from sa_bench.explain import explain
 from sa_bench.exporting import export
@@ -276,7 +276,7 @@ def artifacts(chain, stage):
 def test_images_that_are_not_to_be_kept_are_nowhere(tmp_path, monkeypatch):
     root = tmp_path / "store"
     monkeypatch.setenv("SA_BENCH_STORE", str(root))
-    run(tmp_path / "run", "nudity_explicit", ["original", "salun"], CHEAP, "task.keep_images=false")
+    run(tmp_path / "run", "nudity_explicit", ["original", "salun", "uce"], CHEAP, "task.keep_images=false")
     assert not list((tmp_path / "run").rglob("forget*.safetensors"))
     assert list((tmp_path / "run").rglob("retain.safetensors"))
     made = [json.loads(p.read_text())["inputs"] for p in root.glob("*/*/meta.json")]
@@ -324,6 +324,15 @@ def rows_of(cell, tmp_path):
     folder = tmp_path / cell.name
     folder.mkdir()
     return {**_skeleton(cell, "python -m sa_bench run"), "folder": str(folder)}
+
+
+@pytest.mark.parametrize("scale", ["full", "paper", "quick"])
+def test_what_edits_cross_attention_alone_does_so_for_nudity_too(scale):
+    task = resolve_task("nudity_explicit", scale, {})
+    scopes = {
+        m: resolve_fields(m, task, scale, {})["scope"] for m in ("sa", "esd", "uce", "concept_ablation")
+    }
+    assert scopes == {"sa": "noxattn", "esd": "esd-u", "uce": "kv", "concept_ablation": "kv"}
 
 
 WRONG = [
