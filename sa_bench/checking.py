@@ -247,5 +247,9 @@ def check_fisher(method: Any, task: Task, what: str) -> None:
             raise SaBenchError(
                 f"{what}: {name}.targets={options.targets} is of VAEs; use {name}.targets=means."
             )
+        if task.keeps_prompts and options.set != "replay":
+            raise SaBenchError(
+                f"{what}: {name}.set={options.set}: {task.name} has no classes to sample; use {name}.set=replay."
+            )
         if options.timesteps > 1000:
             raise SaBenchError(f"{what}: {name}.timesteps={options.timesteps}: there are 1,000; 0 takes all.")

@@ -30,6 +30,7 @@ from sa_bench import catalogue, downloads, fetching, registry
 from sa_bench.catalogue import CATALOGUE, Asset
 from sa_bench.detectors import celebrities, clip
 from sa_bench.errors import CellFailed, MissingAsset, SaBenchError
+from sa_bench.values import Prompts
 
 ROOT = Path(__file__).parent.parent
 BODY = bytes(range(256)) * 4096  # 1 MiB
@@ -676,7 +677,7 @@ def test_an_archive_without_it_leaves_nothing(nowhere):
 
 
 def test_a_tasks_name_fetches_what_it_can_use(nowhere, monkeypatch):
-    files = SimpleNamespace(files={"test": "coco_30k", "replay": "fim_prompts", "fisher": "fim_prompts"})
+    files = Prompts(files={"test": "coco_30k", "replay": "fim_prompts", "kept": "fim_prompts"})
     task = SimpleNamespace(
         name="mine",
         dataset="",

@@ -141,6 +141,12 @@ def test_every_pretrained_task_says_what_it_asks(name):
     )  # what is kept does not name c_f
 
 
+@pytest.mark.parametrize("chosen", ["all", "retain"])
+def test_f_of_a_pretrained_model_is_taken_from_replay(chosen):
+    with pytest.raises(SaBenchError, match="fisher.set=replay"):
+        resolve(["nudity_explicit"], ["sa"], "quick", sets=[f"fisher.set={chosen}"])
+
+
 def test_rows_of_their_own_size_lie_at_the_upper_left_of_a_black_canvas(task):
     class Stub:
         def sample(self, requests, sampler):
