@@ -143,7 +143,7 @@ def test_every_pretrained_task_says_what_it_asks(name):
 
 @pytest.mark.parametrize("chosen", ["all", "retain"])
 def test_f_of_a_pretrained_model_is_taken_from_replay(chosen):
-    with pytest.raises(SaBenchError, match="fisher.set=replay"):
+    with pytest.raises(SaBenchError, match=r"fisher\.set=replay"):
         resolve(["nudity_explicit"], ["sa"], "quick", sets=[f"fisher.set={chosen}"])
 
 
