@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field, fields, is_dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, get_args, get_type_hints
 
 
 def later(default: Any) -> Any:
@@ -15,6 +16,15 @@ def later(default: Any) -> Any:
     if default is dict:
         return field(default_factory=dict, metadata={"later": True})
     return field(default=default, metadata={"later": True})
+
+
+@lru_cache(maxsize=256)
+def _inside(cls: type, name: str) -> type | None:
+    """The dataclass that the field `name` of `cls` holds, also as `… | None`; None: it holds none."""
+    hint = get_type_hints(cls)[name]
+    return next(
+        (part for part in (hint, *get_args(hint)) if isinstance(part, type) and is_dataclass(part)), None
+    )
 
 
 def plain(value: Any, cls: type | None = None) -> Any:
@@ -28,7 +38,7 @@ def plain(value: Any, cls: type | None = None) -> Any:
             part = value[f.name] if isinstance(value, Mapping) else getattr(value, f.name)
             default = {} if f.default_factory is dict else f.default
             if not (f.metadata.get("later") and part == default):
-                found[f.name] = plain(part, type(f.default) if is_dataclass(f.default) else None)
+                found[f.name] = plain(part, _inside(cls, f.name))
         return found
     if isinstance(value, Mapping):
         return {key: plain(part) for key, part in value.items()}

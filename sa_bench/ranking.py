@@ -15,6 +15,8 @@ from statistics import fmean
 from typing import Any
 
 from sa_bench.board import Board, Endpoint, Line, Row, Rows
+from sa_bench.contracts import Task
+from sa_bench.keys import plain
 from sa_bench.ledger import by_judge, published
 from sa_bench.ledger import verdict as verdict_of
 from sa_bench.results import metric_of
@@ -25,8 +27,9 @@ def boards(results: Rows) -> list[Board]:
     """The results sorted into boards; another task, scale, override or fingerprint is another board."""
     groups: dict[str, list[tuple[list[Row], dict[str, Any]]]] = {}
     for row in results:
-        # Which metrics were taken changes no value; that those taken agree is told by their fingerprints.
-        values = {k: v for k, v in row["task_values"].items() if k != "metrics"}
+        # Which metrics were taken changes no value; that those taken agree is told by their fingerprints. Fields that
+        # came later are left out at their defaults, so that older results stand on the same board.
+        values = {k: v for k, v in plain(row["task_values"], Task).items() if k != "metrics"}
         sheets = groups.setdefault(_text([row["task"], row["scale"], values]), [])
         mine = {m["name"]: m["fingerprint"] for m in row["measurements"]}
         for rows, prints in sheets:

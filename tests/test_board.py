@@ -250,3 +250,15 @@ def test_a_target_is_no_floor():
     assert line(board, "retrain_surrogate").verdict == "what a method imitates"
     assert registry.method_class("retrain_surrogate").standing == "target"
     assert registry.method_class("retrain").standing == "reference"
+
+
+def test_results_from_before_a_task_had_a_field_stand_on_the_same_board():
+    from sa_bench.ranking import boards
+
+    old, new = result_row("sa"), result_row("l2")
+    for name in ("model", "size", "open", "gate"):
+        del old["task_values"][name]
+    del old["task_values"]["sampler"]["precision"]
+    assert len(boards([old, new])) == 1
+    new["task_values"]["sampler"]["precision"] = "bf16"
+    assert len(boards([old, new])) == 2
