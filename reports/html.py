@@ -19,21 +19,11 @@ from sa_bench.cards import judge_card
 from sa_bench.claims import verdicts
 from sa_bench.comparing import COMPARED, checkpoints, comparisons, difference
 from sa_bench.errors import SaBenchError
+from sa_bench.explicit import explicit
 from sa_bench.ranking import boards
-from sa_bench.wording import FEW, Notes, percent, shown, spread
+from sa_bench.wording import FEW, Notes, elsewhere, percent, shown, spread
 
 COLUMNS = 10  # images in a row of a grid
-EXPLICIT = (
-    "nud",
-    "naked",
-    "nsfw",
-    "sex",
-    "erotic",
-    "porn",
-    "topless",
-    "undress",
-    "explicit",
-)  # parts of words
 TILE = 96  # pixels a side of the largest image in it
 
 # Plots, in units of the SVG's view box
@@ -56,6 +46,7 @@ def render(results: Sequence[Mapping[str, Any]]) -> str:
         "checkpoints": checkpoints,
         "verdicts": verdicts, "commands": commands, "guard": guard_card,
         "Notes": Notes, "only_reason": only_reason, "unit": unit, "made_with": made_with, "seeds": seeds, "cells": cells,
+        "elsewhere": elsewhere,
     }  # fmt: skip
     return environment.get_template("report.html").render(boards=boards(results))
 
@@ -193,14 +184,6 @@ def pictures(board: Board) -> list[dict[str, Any]]:
             group["base_seed"] = line.cells[0]["base_seed"]
             group["after"].append((line, after))
     return list(groups.values())
-
-
-def explicit(task: Mapping[str, Any]) -> bool:
-    """Whether images of c_f may show nudity: the task measures it, or its concept or prompts for it have such a word."""
-    prompts = task.get("prompts") or {}
-    asked = [task["classes"][task["concept"]], *prompts.get("forget", ()), *prompts.get("test", ())]
-    named = any(word in text.lower() for text in asked for word in EXPLICIT)
-    return named or "nudity" in (*task["metrics"], *task["primary"]) or "i2p" in str(prompts.get("files"))
 
 
 def sheet(path: Path, veiled: bool = False) -> str:

@@ -15,9 +15,9 @@ CHANCE = 0.1  # mnist_0 has ten classes
 
 def test_hand_made_rows_have_the_shape_of_real_ones():
     from sa_bench.cells import Cell
-    from sa_bench.runner import _skeleton
+    from sa_bench.runner import skeleton
 
-    real = _skeleton(Cell(registry.task("mnist_0"), "sa", {}, 0, 0, "quick"), "")
+    real = skeleton(Cell(registry.task("mnist_0"), "sa", {}, 0, 0, "quick"), "")
     assert real.keys() == result_row().keys()
     assert real["provenance"].keys() == result_row()["provenance"].keys()
     assert json.loads(json.dumps(real["task_values"])) == result_row()["task_values"]
