@@ -13,12 +13,15 @@ from sa_bench.errors import SaBenchError
 
 def add_to(app: typer.Typer) -> None:
     """Make the commands of this file `app`'s."""
-    for command in (report, table, pack, tune, explain, export):
+    for command in (report, table, pack, bundle, verify, tune, explain, export):
         app.command()(command)
 
 
 def report(
-    folders: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    folders: Annotated[list[Path] | None, typer.Argument(help="Run folders or packed files.")] = None,
+    bundle: Annotated[
+        list[Path] | None, typer.Option(help="Results of others, shown beside with whose they are.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="File .html or .md (default: report.html in the first folder).")
     ] = None,
@@ -26,7 +29,7 @@ def report(
     """Render the report of one or more runs, as HTML or Markdown."""
     from sa_bench import api
 
-    print(f"Report: {api.write_report(folders, out)}")
+    print(f"Report: {api.write_report([*(folders or []), *(bundle or [])], out)}")
 
 
 def table(
@@ -64,6 +67,63 @@ def pack(
     rows = read_results(sources)
     write_atomic(file, packed(rows))
     print(f"{len(rows)} result(s) in {file}, {file.stat().st_size / 1e6:.1f} MB")
+
+
+def bundle(
+    folders: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The new file, NAME.sabench.zip (default: named after the run).")
+    ] = None,
+    by: Annotated[str, typer.Option(help="Who made these results; shown beside every row.")] = "",
+    without_images: Annotated[
+        bool, typer.Option("--without-images", help="Of images the hashes alone: far smaller, proves less.")
+    ] = False,
+    with_nudity: Annotated[
+        bool, typer.Option("--with-nudity", help="Also images of c_f that may show nudity.")
+    ] = False,
+    with_models: Annotated[
+        bool, typer.Option("--with-models", help="Also the forgotten weights: images can be made again.")
+    ] = False,
+) -> None:
+    """Put a run into one file for others to check: results, scores, images, hashes, environment."""
+    from sa_bench import bundles
+    from sa_bench.results import read_results
+
+    file = out or Path(folders[0].resolve().name + bundles.BUNDLED)
+    rows = read_results(folders)
+    manifest = bundles.write(rows, file, by, not without_images, with_nudity, with_models)
+    print(f"{len(rows)} result(s) in {file}, {file.stat().st_size / 1e6:.1f} MB")
+    for why in dict.fromkeys(entry["why"] for entry in manifest["left_out"].values()):
+        n = sum(entry["why"] == why for entry in manifest["left_out"].values())
+        print(f"Left out, {why}: {n} file(s); their hashes are in it.")
+    print(f"Check it: python -m sa_bench verify {file}")
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(help="A bundle, NAME.sabench.zip.")],
+    regenerate: Annotated[
+        int, typer.Option(help="Images of every set to make again from the weights, at random.")
+    ] = 8,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also what needs the model or a judge to be trained: slow.")
+    ] = False,
+    limit: Annotated[float, typer.Option(help="GB that it may unpack to.")] = 16.0,
+    plug_in: Annotated[
+        list[Path] | None, typer.Option(help="A file that defines a task, method or metric of it; it is run.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+) -> None:
+    """Recompute what a bundle says and name the first difference (exit code 1)."""
+    from sa_bench import api
+    from sa_bench.terminal import Live
+    from sa_bench.verifying import verify as lines
+
+    if regenerate < 0:
+        raise SaBenchError(f"--regenerate {regenerate}: at least 0.")
+    api.require_device(device)
+    with Live() as live, api.one_thread():
+        found = lines(file, regenerate, deep, limit, device, [str(p) for p in plug_in or []], live.update)
+    print("\n".join([*found, "No difference found."]))
 
 
 def tune(
