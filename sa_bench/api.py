@@ -10,6 +10,7 @@ from typing import Any
 from sa_bench.cells import Cell, resolve
 from sa_bench.checking import check_precision
 from sa_bench.errors import SaBenchError, unknown
+from sa_bench.foreign import readable
 from sa_bench.results import load_results, read_results
 from sa_bench.settings import SMOKE_MODEL, store_folder
 from sa_bench.store import Store, write_atomic
@@ -140,16 +141,23 @@ class one_thread:
 def write_report(folders: Sequence[Path], out: Path | None) -> Path:
     """Render run folders into `out`: HTML, or Markdown if it ends in .md (default: report.html in the first).
 
+    Of a packed file or a bundle the default lies beside it.
+
     In a Markdown file that holds the line `MARK`, only what stands below it is replaced.
 
     Raises:
         SaBenchError: no results there, or another ending.
     """
-    path = out or Path(folders[0]) / "report.html"
+    if not folders:
+        raise SaBenchError("A report needs results: python -m sa_bench report RUN, or --bundle FILE.")
+    first = Path(folders[0])
+    path = out or (first.parent if first.is_file() else first) / "report.html"
     if path.suffix.lower() not in RENDERERS:
         raise unknown("report format", path.suffix or path.name, RENDERERS)
     renderer = importlib.import_module(f"sa_bench.reports.{RENDERERS[path.suffix.lower()]}")
-    text = renderer.render(read_results(folders))
+    rows = read_results(folders)
+    with readable(rows):
+        text = renderer.render(rows)
     if path.suffix.lower() == ".md" and path.is_file():
         head, mark, _ = path.read_text(encoding="utf-8").partition(MARK)
         text = f"{head}{mark}\n\n{text.partition(chr(10))[2].lstrip()}" if mark else text
@@ -166,24 +174,30 @@ def table(
     Raises:
         SaBenchError: another name or format, or results that cannot be read.
     """
-    from sa_bench import tables
-
     formats = importlib.import_module("sa_bench.reports.tables").FORMATS
     if format not in formats:
         raise unknown("table format", format, formats)
     results = read_results([Path(f) for f in folders])
-    if name == "leaderboard":
-        if not folders:
-            raise SaBenchError(
-                "A leaderboard needs run folders: python -m sa_bench table leaderboard runs/demo."
-            )
-        found = tables.leaderboard(results, task, metrics, methods)
-    else:
-        found = [tables.published_table(name, results)]
+    with readable(results):
+        found = _tables(name, results, bool(folders), task, metrics, methods)
     text = formats[format](found)
     if out is not None:
         write_atomic(out, text.encode())
     return text
+
+
+def _tables(
+    name: str, results: Sequence[dict[str, Any]], given: bool, task: str, metrics: Sequence[str], methods: Sequence[str]
+) -> list[Any]:  # fmt: skip
+    from sa_bench import tables
+
+    if name == "leaderboard":
+        if not given:
+            raise SaBenchError(
+                "A leaderboard needs run folders: python -m sa_bench table leaderboard runs/demo."
+            )
+        return tables.leaderboard(results, task, metrics, methods)
+    return [tables.published_table(name, results)]
 
 
 def evaluate(

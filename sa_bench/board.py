@@ -48,6 +48,16 @@ class Line:
     sentence: str = ""
     rank: int | None = None
 
+    @property
+    def origin(self) -> str:
+        """Whose bundle its cells come from; "": they are from a run folder."""
+        return next((cell.get("origin") or "" for cell in (*self.cells, *self.failed)), "")
+
+    def same_settings(self, other: Line) -> bool:
+        """Whether both are one method with the same fields: of two origins, a reproduction."""
+        mine, theirs = ((*line.cells, *line.failed)[0]["fields"] for line in (self, other))
+        return self.method == other.method and mine == theirs
+
     def known(self, name: str) -> Endpoint | None:
         """The endpoint `name` if it has a value."""
         found = self.endpoints.get(name)
@@ -77,6 +87,11 @@ class Board:
         return next(
             (c["task_values"].get("model") or "" for x in self.lines for c in (*x.cells, *x.failed)), ""
         )
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Whose bundles rows come from."""
+        return tuple(sorted({line.origin for line in self.lines} - {""}))
 
     @property
     def chance(self) -> float:

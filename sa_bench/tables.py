@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -48,6 +48,7 @@ class Entry:
     verdict: str = ""
     best: bool = False  # better than every other method's beyond both intervals
     reason: str = ""  # why there is no value
+    origin: str = ""  # whose bundle it comes from; of a published table, whose text then has a dagger
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def _lines(results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Board, Line]]
     """Every line that a table may show, the nearest scale first."""
     found = [board for board in boards(results) if board.scale in SCALES]
     for board in sorted(found, key=lambda b: SCALES.index(b.scale)):
-        for line in board.lines:
+        for line in sorted(board.lines, key=lambda line: line.origin):  # our own before strangers'
             if line.cells and all(key in ("n_forget",) for key in line.cells[0]["overrides"]):
                 yield board, line
 
@@ -176,8 +177,11 @@ def _entry(
         if found is None:
             continue
         if path:
-            return _beside(line, metric, path, board, value, there)
-        return _filled(found, line, board, value, _said(there, board, line, metric))
+            entry = _beside(line, metric, path, board, value, there)
+        else:
+            entry = _filled(found, line, board, value, _said(there, board, line, metric))
+        dagger = f"{entry.text} †" if entry.text and line.origin else entry.text
+        return replace(entry, text=dagger, origin=line.origin)
     return Entry(published=value, verdict="" if there is None else "not run")
 
 
@@ -234,6 +238,7 @@ def _notes(rows: Sequence[Row]) -> Iterator[str]:
     )
     if scales := sorted({e.scale for e in cells if e.text}):
         yield f"Scale of ours: {', '.join(scales)}. Verdicts are given at scale paper, from three runs and three judges on."
+    yield from (f"† by {o}, as told" for o in dict.fromkeys(e.origin for e in cells if e.origin and e.text))
     yield from (f"n/a: {reason}" for reason in dict.fromkeys(e.reason for e in cells if e.reason))
 
 

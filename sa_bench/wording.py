@@ -51,6 +51,14 @@ def spread(endpoint: Endpoint, between: str) -> str:
     return between.join([*(t.removesuffix(" %") for t in texts[:-1]), texts[-1]])
 
 
+def elsewhere(board: Board) -> str:
+    """Whose rows stand on the board beside our own, and how to look into them."""
+    return (
+        f"From bundles, as told: {', '.join(board.origins)}. Whether recomputation agrees: "
+        "python -m sa_bench verify FILE."
+    )
+
+
 def _against_base(keep: Endpoint | None) -> str:
     if keep is None or keep.value is None or keep.base is None:
         return "what the rest lost is not known"
