@@ -30,7 +30,9 @@ def report(
 
 
 def table(
-    name: Annotated[str, typer.Argument(help="table1, table2, table3, table4 or leaderboard.")],
+    name: Annotated[
+        str, typer.Argument(help="leaderboard, table1 to table4, unlearndiffatk, i2p or i2p_mace.")
+    ],
     folders: Annotated[list[Path] | None, typer.Argument(help="Run folders or packed files.")] = None,
     format_: Annotated[str, typer.Option("--format", help="markdown, latex, csv or html.")] = "markdown",
     task: Annotated[str, typer.Option("--task", "-t", help="Of a leaderboard: only this task.")] = "",

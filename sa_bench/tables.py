@@ -93,7 +93,9 @@ def published_table(name: str, results: Sequence[Mapping[str, Any]]) -> Table:
     if name not in layouts():
         raise unknown("table", name, [*layouts(), "leaderboard"])
     layout = layouts()[name]
-    mine = [e for e in entries() if layout["match"] in e.source]
+    mine = [e for e in entries() if any(text in e.source for text in layout["match"])]
+    if layout.get("alone"):
+        return _alone(name, layout, mine)
     lines, columns, rows = list(_lines(results)), layout["columns"], []
     whole = {}  # the ledger's rows: one a task and method or, where columns name their tasks, one a method
     for e in sorted(mine, key=lambda e: _place(layout, e)):
@@ -122,6 +124,47 @@ def published_table(name: str, results: Sequence[Mapping[str, Any]]) -> Table:
         name, layout["title"], tuple(Column(c["title"], units.get(c["metric"])) for c in columns), tuple(rows),
         tuple(_notes(rows)), tuple(claims), margins=margins,
     )  # fmt: skip
+
+
+def _alone(name: str, layout: Mapping[str, Any], mine: Sequence[Published]) -> Table:
+    """Published values that none of ours may stand beside, as they were published."""
+    columns, whole = layout["columns"], {}
+    several = len({_work(e) for e in mine}) > 1  # another source is another protocol
+    for e in mine:
+        group = _work(e) if several else e.task
+        whole.setdefault((group, e.method, tuple(e.fields.items()), _remark(e.source)), {})[e.metric] = e
+    rows = [
+        Row(
+            group, f"{method}{_settings(next(iter(of.values())))}{f' ({remark})' if remark else ''}",
+            tuple(_printed(of.get(c["metric"]), c) for c in columns),
+        )
+        for (group, method, _, remark), of in whole.items()
+    ]  # fmt: skip
+    titles = {c["metric"]: c["title"] for c in columns}
+    reasons: dict[str, list[str]] = {}
+    for e in mine:
+        reasons.setdefault(e.never, []).append(titles.get(e.metric, e.metric))
+    sources = dict.fromkeys(e.source.partition(" (SD ")[0] for e in mine)
+    notes = [
+        f"Source: {'; '.join(sources)}. Published values only; none of ours is ranked with them.",
+        *(f"{', '.join(dict.fromkeys(about))}: {reason}." for reason, about in reasons.items()),
+    ]
+    heads = tuple(Column(c["title"], c.get("unit"), c.get("better")) for c in columns)
+    return Table(name, layout["title"], heads, tuple(rows), tuple(notes), published=False)
+
+
+def _work(entry: Published) -> str:
+    """What a value was published in: `UnlearnDiffAtk leaderboard`."""
+    return entry.source.partition(" (")[0]
+
+
+def _printed(entry: Published | None, column: Mapping[str, Any]) -> Entry:
+    if entry is None:
+        return Entry(reason="not published")
+    unit = column.get("unit")
+    text = f"{100 * entry.value:.4g} %" if unit == "rate" else f"{entry.value:g}"
+    n = f"n = {entry.n:,}" if entry.n and unit == "rate" else ""
+    return Entry(text, n, entry.value, scale="published")
 
 
 def _place(layout: Mapping[str, Any], entry: Published) -> int:
