@@ -35,6 +35,11 @@ def shown(value: float | None, unit: str | None) -> str:
     return f"{value:.2f}" if unit == "nats" else f"{value:.4g}"
 
 
+def unit(name: str | None) -> str:
+    """A unit to stand behind a number; rates carry their % already."""
+    return f" {name}" if name not in (None, "", "rate", "probability") else ""
+
+
 FEW = 5  # below this many runs a span would look like an interval: their points are printed
 
 

@@ -4,9 +4,10 @@ import re
 
 import pytest
 from result_rows import OTHERS, one, result_row
-from sa_bench.reports.html import GAP, apart, curves, nice_ticks, render, short, span, tradeoff
+from sa_bench.reports.html import render, span
 
 from sa_bench.board import Endpoint
+from sa_bench.plots import GAP, apart, curves, nice_ticks, short, tradeoff
 from sa_bench.ranking import boards
 
 
