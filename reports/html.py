@@ -1,14 +1,21 @@
-"""The HTML report: result rows in, one self-contained page out. No script, no request to anywhere."""
+"""The HTML report: result rows in, one self-contained page out, which asks nothing of anywhere.
+
+All can be read without its script, which sorts, filters, enlarges and unveils; the page allows no other script.
+"""
 
 import base64
+import hashlib
 import io
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image, ImageFilter
 from safetensors.numpy import load_file
 
@@ -19,7 +26,7 @@ from sa_bench.cards import judge_card
 from sa_bench.claims import verdicts
 from sa_bench.comparing import COMPARED, checkpoints, comparisons, difference
 from sa_bench.errors import SaBenchError
-from sa_bench.plots import curves, tradeoff
+from sa_bench.plots import curves, sweeps, tradeoff
 from sa_bench.ranking import boards
 from sa_bench.wording import FEW, Notes, percent, shown, spread, unit
 
@@ -38,15 +45,25 @@ EXPLICIT = (
 TILE = 96  # pixels a side of the largest image in it
 
 
-def render(results: Sequence[Mapping[str, Any]]) -> str:
-    """The page for all `results`, one section a board."""
+def render(results: Sequence[Mapping[str, Any]], at: Path | None = None, unblurred: bool = False) -> str:
+    """The page for all `results`, one section a board.
+
+    Args:
+        results: rows as `read_results` gives them.
+        at: the folder that the page will lie in, for links to each cell's files; None: no links.
+        unblurred: what may be nudity is in the page, veiled until it is clicked; else it is blurred for good.
+    """
     folder = Path(__file__).parent / "templates"
     environment = Environment(
         loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
+    script = (folder / "report.js").read_text(encoding="utf-8")
     environment.globals |= {
-        "shown": shown, "span": span, "count": count, "pictures": pictures, "tradeoff": tradeoff, "curves": curves,
+        "shown": shown, "span": span, "count": count, "pictures": lambda board: pictures(board, unblurred), "sweeps": sweeps,
+        "link": lambda cell: link(cell, at),
+        "script": Markup(script), "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "tradeoff": tradeoff, "curves": curves,
         "percent": percent, "cards": cards, "version": __version__, "cost": cost, "titles": titles, "notes": notes,
         "comparisons": comparisons, "compared": COMPARED.replace("*", ""), "difference": difference,
         "checkpoints": checkpoints,
@@ -164,7 +181,18 @@ def guard_card(board: Board) -> dict[str, Any] | None:
     return card | {"resamples": sum(card["null"]["resamples"].values())}
 
 
-def pictures(board: Board) -> list[dict[str, Any]]:
+def link(cell: Mapping[str, Any], at: Path | None) -> str:
+    """The address of a cell's folder from the page; "": it has none."""
+    folder = Path(str(cell.get("folder") or ""))
+    if at is None or not cell.get("folder") or not folder.is_dir():
+        return ""
+    try:
+        return quote(Path(os.path.relpath(folder.resolve(), at.resolve())).as_posix()) + "/"
+    except ValueError:  # another drive
+        return folder.resolve().as_uri() + "/"
+
+
+def pictures(board: Board, unblurred: bool = False) -> list[dict[str, Any]]:
     """Grids of the same seeds, grouped by base model: `before`, then every line whose images changed.
 
     Each grid is `{set name: data URI}`; a set whose file is not there is left out.
@@ -174,13 +202,15 @@ def pictures(board: Board) -> list[dict[str, Any]]:
         if not line.cells:
             continue
         folder, task = Path(line.cells[0]["folder"]), line.cells[0]["task_values"]
+        veiled = explicit(task)
         before, after = (
             {name: made for name in ("forget", "retain")
-             if (made := sheet(folder / f"{name}{end}.safetensors", name == "forget" and explicit(task)))}
+             if (made := sheet(folder / f"{name}{end}.safetensors", veiled and name == "forget" and not unblurred))}
             for end in ("-base", "")
         )  # fmt: skip
         if before and after and after != before:
             group = groups.setdefault(str(before), {"before": before, "after": []})
+            group["veil"] = group.get("veil", False) or (veiled and unblurred)
             group["base_seed"] = line.cells[0]["base_seed"]
             group["after"].append((line, after))
     return list(groups.values())
@@ -218,7 +248,8 @@ def sheet(path: Path, veiled: bool = False) -> str:
     )  # black would look like an image
     for i, tile in enumerate(tiles):
         if veiled:
-            tile = np.asarray(Image.fromarray(tile).filter(ImageFilter.GaussianBlur(max(height, width) / 12)))
+            blur = ImageFilter.GaussianBlur(max(height, width) / 12)
+            tile = np.asarray(Image.fromarray(tile.squeeze()).filter(blur)).reshape(tile.shape)
         y, x = divmod(i, COLUMNS)
         canvas[y * height : (y + 1) * height, x * width : (x + 1) * width] = tile
     buffer = io.BytesIO()

@@ -137,10 +137,11 @@ class one_thread:
         torch.set_num_threads(self.before)
 
 
-def write_report(folders: Sequence[Path], out: Path | None) -> Path:
+def write_report(folders: Sequence[Path], out: Path | None, unblurred: bool = False) -> Path:
     """Render run folders into `out`: HTML, or Markdown if it ends in .md (default: report.html in the first).
 
-    In a Markdown file that holds the line `MARK`, only what stands below it is replaced.
+    Unblurred: an HTML page holds what may be nudity, veiled until it is clicked; else it is blurred for good. In a
+    Markdown file that holds the line `MARK`, only what stands below it is replaced.
 
     Raises:
         SaBenchError: no results there, or another ending.
@@ -149,7 +150,8 @@ def write_report(folders: Sequence[Path], out: Path | None) -> Path:
     if path.suffix.lower() not in RENDERERS:
         raise unknown("report format", path.suffix or path.name, RENDERERS)
     renderer = importlib.import_module(f"sa_bench.reports.{RENDERERS[path.suffix.lower()]}")
-    text = renderer.render(read_results(folders))
+    options = {"at": path.parent, "unblurred": unblurred} if RENDERERS[path.suffix.lower()] == "html" else {}
+    text = renderer.render(read_results(folders), **options)
     if path.suffix.lower() == ".md" and path.is_file():
         head, mark, _ = path.read_text(encoding="utf-8").partition(MARK)
         text = f"{head}{mark}\n\n{text.partition(chr(10))[2].lstrip()}" if mark else text
@@ -184,6 +186,36 @@ def table(
     if out is not None:
         write_atomic(out, text.encode())
     return text
+
+
+def figure(
+    kind: str, folders: Sequence[Path], out: Path | None = None, task: str = "", methods: Sequence[str] = (), **options: Any
+) -> tuple[Path, str]:  # fmt: skip
+    """Draw a figure of one board into `out` (default: `<kind>.svg` here): the file and a caption.
+
+    Raises:
+        SaBenchError: another kind or format, several boards to choose from, or nothing to draw.
+    """
+    from sa_bench.ranking import boards
+
+    path = out or Path(f"{kind}.svg")
+    figures = importlib.import_module("sa_bench.reports.figures")
+    found = [b for b in boards(read_results([Path(f) for f in folders])) if task in ("", b.task)]
+    if not found:
+        raise SaBenchError(f"No results of task {task} are in there.")
+    if len(found) > 1:
+        titles = "; ".join(f"{b.task} at scale {b.scale}" for b in found)
+        raise SaBenchError(
+            f"A figure shows one board, there are {len(found)}: {titles}. Give --task, or fewer folders."
+        )
+    board = found[0]
+    if methods:
+        board.lines = [line for line in board.lines if line.method in methods]
+    if not board.lines:
+        raise SaBenchError(f"{board.task}: none of {', '.join(methods)} is among its results.")
+    data = figures.render(kind, board, path.suffix.lower().removeprefix("."), **options)
+    write_atomic(path, data)
+    return path, figures.caption(board)
 
 
 def evaluate(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -52,6 +53,12 @@ class Line:
         """The endpoint `name` if it has a value."""
         found = self.endpoints.get(name)
         return found if found is not None and found.value is not None else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Mean CPU seconds of forgetting over the cells that recorded it."""
+        found = [c["cost"]["forget"]["cpu_s"] for c in self.cells if "cpu_s" in c["cost"].get("forget", {})]
+        return fmean(found) if found else None
 
 
 @dataclass

@@ -13,7 +13,7 @@ from sa_bench.errors import SaBenchError
 
 def add_to(app: typer.Typer) -> None:
     """Make the commands of this file `app`'s."""
-    for command in (report, table, pack, tune, explain, export):
+    for command in (report, table, figure, pack, tune, explain, export):
         app.command()(command)
 
 
@@ -22,11 +22,17 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="File .html or .md (default: report.html in the first folder).")
     ] = None,
+    explicit: Annotated[
+        bool,
+        typer.Option(
+            help="HTML: what may be nudity can be unblurred by a click (else it is not in the page)."
+        ),
+    ] = False,
 ) -> None:
     """Render the report of one or more runs, as HTML or Markdown."""
     from sa_bench import api
 
-    print(f"Report: {api.write_report(folders, out)}")
+    print(f"Report: {api.write_report(folders, out, explicit)}")
 
 
 def table(
@@ -49,6 +55,25 @@ def table(
         name, folders or [], format_, task, split(method) if method else [], split(metric) if metric else [], out
     )  # fmt: skip
     print(text if out is None else f"Table: {out}")
+
+
+def figure(
+    kind: Annotated[str, typer.Argument(help="tradeoff, pareto, sweep or samples.")],
+    folders: Annotated[list[Path], typer.Argument(help="Run folders or packed files.")],
+    out: Annotated[Path | None, typer.Option(help="File .svg, .pdf or .png (default: KIND.svg).")] = None,
+    task: Annotated[str, typer.Option("--task", "-t", help="Which, where there are several.")] = "",
+    method: Annotated[str, typer.Option("--method", "-m", help="Only these: a,b.")] = "",
+    field: Annotated[str, typer.Option(help="Of a sweep: the field on the x axis.")] = "",
+    images: Annotated[int, typer.Option(min=1, help="Of samples: images a row.")] = 8,
+    explicit: Annotated[bool, typer.Option(help="Of samples: do not blur what may be nudity.")] = False,
+) -> None:
+    """A figure for a paper: trade-off, Pareto front, sweep, or images on the same seeds."""
+    from sa_bench import api
+
+    path, caption = api.figure(
+        kind, folders, out, task, split(method) if method else [], field=field, columns=images, explicit=explicit
+    )  # fmt: skip
+    print(f"{caption}\nFigure: {path}")
 
 
 def pack(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from sa_bench.board import Board
+from sa_bench.board import Board, Line
+from sa_bench.ranking import flat
 from sa_bench.wording import shown, unit
 
 # In units of the view box
@@ -137,4 +140,69 @@ def curves(board: Board) -> dict[str, Any]:
     return {
         "lines": lines, "up": up, "bottom": bottom, "right": right, "images": found[0][1][0]["images"],
         "steps": [s for i, s in enumerate(steps) if s[0] == most or all(abs(s[1] - t[1]) > 22 for t in steps[i + 1 :])],
+    }  # fmt: skip
+
+
+def swept(board: Board) -> dict[str, dict[str, list[tuple[float, Line]]]]:
+    """Field to method to (value, line) in order, of the numbers in which lines of one method differ."""
+    found: dict[str, dict[str, list[tuple[float, Line]]]] = {}
+    by_method: dict[str, list[Line]] = {}
+    for line in board.lines:
+        if line.cells:
+            by_method.setdefault(line.method, []).append(line)
+    for method, lines in by_method.items():
+        fields = [flat(line.cells[0]["fields"]) for line in lines]
+        for name in fields[0]:
+            values = [f.get(name) for f in fields]
+            if len({json.dumps(v) for v in values}) > 1 and all(type(v) in (int, float) for v in values):
+                points = [(float(v or 0), line) for v, line in zip(values, lines, strict=True)]
+                found.setdefault(name, {})[method] = sorted(points, key=lambda p: p[0])
+    return found
+
+
+def sweeps(board: Board) -> list[dict[str, Any]]:
+    """A panel an endpoint for every field that three lines of a method differ in: curves in the view box."""
+    return [
+        panel for field, curves in swept(board).items() if max(map(len, curves.values())) > 2
+        for name in board.primary if (panel := _panel(field, curves, name)) is not None
+    ]  # fmt: skip
+
+
+def _panel(field: str, curves: dict[str, list[tuple[float, Line]]], name: str) -> dict[str, Any] | None:
+    there = {
+        method: [(x, e) for x, line in points if (e := line.known(name))] for method, points in curves.items()
+    }
+    ends = [
+        v for points in there.values() for _, e in points for v in (e.low, e.high, e.value) if v is not None
+    ]
+    xs = sorted({x for points in there.values() for x, _ in points})
+    if not ends or len(xs) < 2:
+        return None
+    ticks, bottom, right = nice_ticks(min(ends), max(ends)), TOP + PLOT, 300.0
+    scale = math.log if xs[0] > 0 and xs[-1] / xs[0] > 10 else float
+
+    def across(x: float) -> float:
+        return LEFT + 8 + (right - LEFT - 16) * (scale(x) - scale(xs[0])) / (scale(xs[-1]) - scale(xs[0]))
+
+    def up(value: float) -> float:
+        return bottom - (bottom - TOP) * (value - ticks[0]) / (ticks[-1] - ticks[0])
+
+    lines = []
+    for method, points in there.items():
+        path = [
+            {"x": across(x), "y": up(e.value or 0.0), "text": f"{x:g}: {shown(e.value, e.unit)}{unit(e.unit)}",
+             "ys": [up(e.value if v is None else v) for v in (e.low, e.high)]}  # type: ignore[arg-type]
+            for x, e in points
+        ]  # fmt: skip
+        if path:
+            lines.append({"method": method, "path": path})
+    places = apart([line["path"][-1]["y"] for line in lines], TOP, bottom)
+    for line, y in zip(lines, places, strict=True):
+        line["ly"] = y
+    first = next(e for points in there.values() for _, e in points)
+    rate = first.unit in ("rate", "probability")
+    return {
+        "field": field, "name": name, "lines": lines, "bottom": bottom, "right": right, "better": first.better,
+        "unit": unit(first.unit), "ticks": [(up(t), f"{100 * t:.4g} %" if rate else f"{t:.4g}") for t in ticks],
+        "xs": [(across(x), f"{x:g}") for i, x in enumerate(xs) if i in (0, len(xs) - 1) or len(xs) < 7 or i % 2 == 0],
     }  # fmt: skip
