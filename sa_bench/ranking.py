@@ -57,8 +57,7 @@ def _board(rows: list[Row], remark: str) -> Board:
     unique: dict[str, Row] = {}
     for row in rows:
         key = _text([row["method"], row["fields"], row["base_seed"], row["seed"]])
-        if key not in unique or row["status"] == "done":
-            unique[key] = row
+        unique[key] = _together(unique[key], row) if key in unique else row
     lines: dict[str, Line] = {}
     for row in unique.values():
         key = _text([row["method"], row["fields"]])
@@ -99,6 +98,18 @@ def _board(rows: list[Row], remark: str) -> Board:
         board.headline = f"{trial[0].upper()}{trial[1:]}."
     board.ledger = [entry for line in board.lines for entry in _ledger(board, line)]
     return board
+
+
+def _together(first: Row, second: Row) -> Row:
+    """The one of two results of the same model that is done or, of two that are, one with what either measured."""
+    if first["status"] != "done" or second["status"] != "done":
+        return second if second["status"] == "done" else first
+    if len(second["measurements"]) > len(first["measurements"]):
+        first, second = second, first
+    known = {m["name"] for m in first["measurements"]}
+    more = [m for m in second["measurements"] if m["name"] not in known]
+    flags = list(dict.fromkeys([*first["flags"], *second["flags"]]))
+    return {**first, "measurements": [*first["measurements"], *more], "flags": flags}
 
 
 def _ledger(board: Board, line: Line) -> list[dict[str, Any]]:

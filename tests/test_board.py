@@ -262,3 +262,14 @@ def test_results_from_before_a_task_had_a_field_stand_on_the_same_board():
     assert len(boards([old, new])) == 1
     new["task_values"]["sampler"]["precision"] = "bf16"
     assert len(boards([old, new])) == 2
+
+
+def test_what_was_measured_of_one_model_in_two_runs_stands_in_one_row():
+    """A run with a further metric only must not push out the run with the endpoints, in either order."""
+    whole, further = result_row(), result_row()
+    further["measurements"] = [measurement("kid", 0.3, 0.1, {"title": "KID", "unit": None, "better": "lower"})]
+    for rows in ([whole, further], [further, whole]):
+        found = line(one([*rows, *OTHERS]), "sa")
+        assert len(found.cells) == 1
+        assert found.endpoints["forget_top1"].points == (0.01,)
+        assert found.endpoints["kid"].points == (0.3,)
