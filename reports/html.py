@@ -28,7 +28,7 @@ from sa_bench.comparing import COMPARED, checkpoints, comparisons, difference
 from sa_bench.errors import SaBenchError
 from sa_bench.plots import curves, sweeps, tradeoff
 from sa_bench.ranking import boards
-from sa_bench.wording import FEW, Notes, percent, shown, spread, unit
+from sa_bench.wording import FEW, FRONT, Notes, percent, shown, spread, unit
 
 COLUMNS = 10  # images in a row of a grid
 EXPLICIT = (
@@ -68,7 +68,8 @@ def render(results: Sequence[Mapping[str, Any]], at: Path | None = None, unblurr
         "comparisons": comparisons, "compared": COMPARED.replace("*", ""), "difference": difference,
         "checkpoints": checkpoints,
         "verdicts": verdicts, "commands": commands, "guard": guard_card,
-        "Notes": Notes, "only_reason": only_reason, "unit": unit, "made_with": made_with, "seeds": seeds, "cells": cells,
+        "Notes": Notes, "front": FRONT, "only_reason": only_reason, "unit": unit, "made_with": made_with, "seeds": seeds,
+        "cells": cells,
     }  # fmt: skip
     return environment.get_template("report.html").render(boards=boards(results))
 

@@ -48,6 +48,8 @@ class Line:
     verdict: str = ""  # a few words
     sentence: str = ""
     rank: int | None = None
+    front: bool = False  # on the Pareto front: no other method that forgot dominates it
+    dominated_by: tuple[str, ...] = ()  # labels, of a line that could be on the front
 
     def known(self, name: str) -> Endpoint | None:
         """The endpoint `name` if it has a value."""
@@ -59,6 +61,11 @@ class Line:
         """Mean CPU seconds of forgetting over the cells that recorded it."""
         found = [c["cost"]["forget"]["cpu_s"] for c in self.cells if "cpu_s" in c["cost"].get("forget", {})]
         return fmean(found) if found else None
+
+    @property
+    def place(self) -> str:
+        """`yes` on the Pareto front, `no: a` where `a` dominates it, `–` where it cannot be on it."""
+        return "yes" if self.front else f"no: {', '.join(self.dominated_by)}" if self.dominated_by else "–"
 
 
 @dataclass

@@ -19,7 +19,7 @@ from sa_bench.ledger import Published, by_judge, entries, verdict
 from sa_bench.ranking import boards
 from sa_bench.registry import room
 from sa_bench.results import metric_of
-from sa_bench.wording import shown, spread
+from sa_bench.wording import FRONT, shown, spread
 
 SCALES = ("paper", "full")  # the better first; `quick` is never in a table
 
@@ -309,20 +309,38 @@ def leaderboard(
         ]
         if missing := [m for m in asked if m not in known]:
             raise unknown("metric of these results", missing[0], known)
-        columns = tuple(Column(m, known[m].unit, known[m].better) for m in asked)
+        columns = [Column(m, known[m].unit, known[m].better) for m in asked]
+        columns += [] if metrics else [Column("Pareto front"), Column("CPU s to forget", "s", "lower")]
         rows = []
         for line in lines:
             row = [_ranked(_by_metric(line).get(m), board, line, lines, m) for m in asked]
+            row += [] if metrics else [_front(line, board), _cost(line, board)]
             rows.append(Row("", line.label + _standing(line), tuple(row)))
         title = f"{board.title}, scale {board.scale}"
-        tables.append(Table("leaderboard", title, columns, tuple(rows), tuple(_notes(rows)), published=False))
+        notes = (*_notes(rows), *([] if metrics else [FRONT]))
+        tables.append(Table("leaderboard", title, tuple(columns), tuple(rows), notes, published=False))
     if not any(table.rows for table in tables):
         raise SaBenchError("Nothing of that is among these results. See `python -m sa_bench report RUN`.")
     return [table for table in tables if table.rows]
 
 
 def _standing(line: Line) -> str:
-    return "" if line.standing == "method" else f" [{line.standing}]"
+    """What must be known of a line beside its numbers."""
+    if line.standing != "method":
+        return f" [{line.standing}]"
+    return " [collapsed]" if line.collapsed else ""
+
+
+def _front(line: Line, board: Board) -> Entry:
+    """1 on the front, 0 where another dominates it; a dash where it cannot be on it."""
+    value = None if line.place == "–" else float(line.front)
+    return Entry(line.place, value=value, runs=len(line.cells), scale=board.scale)
+
+
+def _cost(line: Line, board: Board) -> Entry:
+    if line.seconds is None:
+        return Entry(reason="cost not recorded")
+    return Entry(f"{line.seconds:.0f}", value=line.seconds, runs=len(line.cells), scale=board.scale)
 
 
 def _ranked(found: Endpoint | None, board: Board, line: Line, lines: Sequence[Line], metric: str) -> Entry:

@@ -66,6 +66,13 @@ def _against_base(keep: Endpoint | None) -> str:
     return f"the rest: {number} {keep.unit + ' ' if keep.unit else ''}against the base"
 
 
+FRONT = (
+    "Pareto front: of the methods that forgot and did not collapse, those that no other dominates. One dominates another if "
+    "it is at least as good on all three endpoints and shown to be better on one: their intervals do not overlap or, from "
+    "five shared runs on, the methods differ (p < .05, Holm)."
+)
+
+
 def verdict(board: Board, line: Line) -> str:
     """How the line stands, in a few words."""
     if not line.cells:
