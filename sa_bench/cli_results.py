@@ -81,15 +81,16 @@ def pack(
         list[Path], typer.Argument(help="Run folders, or packed files, and last the new file.")
     ],
 ) -> None:
-    """Put results into one small file, FILE.jsonl.xz, which `report` and `load_results` read; without images."""
+    """Put results into one small file: NAME.jsonl.xz, which `report` and `load_results` read, or a table, NAME.parquet."""
+    from sa_bench.frames import parquet
     from sa_bench.results import PACKED, packed, read_results
     from sa_bench.store import write_atomic
 
     *sources, file = folders
-    if not sources or not file.name.endswith(PACKED):
-        raise SaBenchError(f"pack takes run folders and then the new file, NAME{PACKED}.")
+    if not sources or not file.name.endswith((PACKED, ".parquet")):
+        raise SaBenchError(f"pack takes run folders and then the new file, NAME{PACKED} or NAME.parquet.")
     rows = read_results(sources)
-    write_atomic(file, packed(rows))
+    write_atomic(file, parquet(rows) if file.suffix == ".parquet" else packed(rows))
     print(f"{len(rows)} result(s) in {file}, {file.stat().st_size / 1e6:.1f} MB")
 
 
