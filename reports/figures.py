@@ -237,6 +237,11 @@ def _sweep(board: Board, field: str) -> Figure:
         xs = [x for points in curves.values() for x, _ in points]
         if min(xs) > 0 and max(xs) / min(xs) > 10:
             axes.set_xscale("log")
+        if next(x.endpoints[name] for x in board.lines if name in x.endpoints).unit in (
+            "rate",
+            "probability",
+        ):
+            axes.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
         axes.set_xlabel(field)
         axes.set_title(_axis(board, name), fontsize=8)
         bases = [e.base for x in board.lines if (e := x.known(name)) and e.base is not None]
@@ -261,7 +266,8 @@ def _samples(board: Board, columns: int, explicit: bool) -> Figure:
         folder = Path(cell["folder"])
         for label, name in (("before", "forget-base"), (line.label, "forget")):
             images = _images(folder / f"{name}.safetensors", columns, veiled)
-            if images is not None and (label != "before" or not rows):
+            same = rows and images is not None and np.array_equal(images, rows[0][1])  # changed no image
+            if images is not None and not same and (label != "before" or not rows):
                 rows.append((label, images))
     if len(rows) < 2:
         raise SaBenchError(f"{board.task}: no images here. Packed results have none: give the run folder.")
