@@ -115,6 +115,8 @@ def paired_scores(a: Row, b: Row, name: str) -> Scores | str:
     same = len(left["score"]) == len(right["score"])
     if not same or len(left["score"]) < 2:
         return "fewer than two images in common" if same else "they were measured on other images"
+    if not np.isfinite(left["score"]).all() or not np.isfinite(right["score"]).all():
+        return "some scores are not finite"
     prompts = left.get("prompt") if a["task_values"].get("prompts") else None
     keys = len(left["score"]) if prompts is None else (prompts.tolist(), left["seed"].tolist())
     return Scores(left["score"], right["score"], prompts, keys)
