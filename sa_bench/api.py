@@ -16,7 +16,7 @@ from sa_bench.store import Store, write_atomic
 
 MARK = "<!-- written by sa_bench report -->"  # what stands above it in a Markdown file is kept
 RENDERERS = {".html": "html", ".htm": "html", ".md": "markdown"}
-__all__ = ["evaluate", "load_results", "run", "run_folder", "write_report"]
+__all__ = ["compare", "evaluate", "load_results", "run", "run_folder", "write_report"]
 
 
 def run(
@@ -216,6 +216,22 @@ def figure(
     data = figures.render(kind, board, path.suffix.lower().removeprefix("."), **options)
     write_atomic(path, data)
     return path, figures.caption(board)
+
+
+def compare(folders: Sequence[str | Path], methods: str = "", task: str = "") -> str:
+    """Two lines of results against each other on the three endpoints, as text; `sa_bench.versus` has the numbers.
+
+    Args:
+        folders: one run and two `methods`, or two runs; run folders, cell folders or packed files.
+        methods: `a,b`, names or labels.
+        task: only boards of this task.
+
+    Raises:
+        SaBenchError: results that cannot be read or paired, or whose protocols differ.
+    """
+    from sa_bench import pairing, versus, versus_text
+
+    return versus_text.text(versus.versus(*pairing.sides([Path(f) for f in folders], methods, task)))
 
 
 def evaluate(

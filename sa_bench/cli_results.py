@@ -13,7 +13,7 @@ from sa_bench.errors import SaBenchError
 
 def add_to(app: typer.Typer) -> None:
     """Make the commands of this file `app`'s."""
-    for command in (report, table, figure, pack, tune, explain, export):
+    for command in (report, table, figure, compare, pack, tune, explain, export):
         app.command()(command)
 
 
@@ -74,6 +74,24 @@ def figure(
         kind, folders, out, task, split(method) if method else [], field=field, columns=images, explicit=explicit
     )  # fmt: skip
     print(f"{caption}\nFigure: {path}")
+
+
+def compare(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Two runs, or one with --methods: run folders, cells, packed files.")
+    ],
+    methods: Annotated[
+        str,
+        typer.Option("--methods", "-m", help="The two lines: a,b; names or labels ('sa lam=1,sa lam=30')."),
+    ] = "",
+    task: Annotated[
+        str, typer.Option("--task", "-t", help="Of a run with several boards: only this task.")
+    ] = "",
+) -> None:
+    """Two lines against each other: do these checkpoints differ, does the method, and where does it come from?"""
+    from sa_bench import api
+
+    print(api.compare(folders, methods, task))
 
 
 def pack(
