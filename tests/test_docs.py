@@ -98,7 +98,7 @@ def test_the_readmes_commands_resolve(cli, command, tmp_path):
     elif arguments[0] in ("list", "show", "plan"):
         cli(*arguments, check=0)
     else:
-        assert arguments[0] in ("evaluate", "doctor", "report", "store", "new", "check", "table", "compare")
+        assert arguments[0] in ("evaluate", "doctor", "report", "figure", "store", "new", "check", "table", "compare")
 
 
 def test_make_targets_named_in_the_documents_exist():
