@@ -8,7 +8,7 @@ from sa_bench.board import Board, Endpoint, Line
 from sa_bench.claims import verdicts
 from sa_bench.comparing import COMPARED, checkpoints, comparisons, difference
 from sa_bench.ranking import boards
-from sa_bench.wording import Notes, elsewhere, percent, shown, spread
+from sa_bench.wording import FRONT, Notes, elsewhere, percent, shown, spread
 
 
 def render(results: Sequence[Mapping[str, Any]]) -> str:
@@ -79,7 +79,7 @@ def _reasons(missing: Notes) -> list[str]:
 def _endpoints(board: Board, missing: Notes) -> list[str]:
     facts = _rows(board)
     head = ["#", "method", *(f"{name} ({_measure(facts[name])})" for name in board.primary if name in facts)]
-    head += ["recoverable?", "runs", "CPU s to forget"]
+    head += ["recoverable?", "Pareto front", "runs", "CPU s to forget"]
     rows = []
     for line in board.lines:
         cells = [str(line.rank or "–"), escape(line.label) + _mark(line)]
@@ -89,7 +89,7 @@ def _endpoints(board: Board, missing: Notes) -> list[str]:
             if name in facts
         ]
         recoverable = "the floor" if line.standing == "reference" else line.recoverable
-        rows.append([*cells, recoverable, str(len(line.cells)), _cost(line)])
+        rows.append([*cells, recoverable, escape(line.place), str(len(line.cells)), _cost(line)])
     return _table(head, rows)
 
 
@@ -101,17 +101,16 @@ def _measure(m: Mapping[str, Any]) -> str:
 
 
 def _cost(line: Line) -> str:
-    seconds = [c["cost"]["forget"]["cpu_s"] for c in line.cells if "cpu_s" in c["cost"].get("forget", {})]
-    return f"{sum(seconds) / len(seconds):.0f}" if seconds else "n/a"
+    return "n/a" if line.seconds is None else f"{line.seconds:.0f}"
 
 
 def _notes(board: Board) -> str:
-    text = "In brackets: of one run its 95 % interval, of two to four their points, of more the lowest and highest"
+    text = f"In brackets: of one run its 95 % interval, of two to four their points, of more the lowest and highest. {FRONT}"
     bases = sorted({c["base_seed"] for line in board.lines for c in line.cells})
     seeds = sorted({c["seed"] for line in board.lines for c in line.cells})
     if board.pretrained:
-        return f"{text}. Forgetting seeds {seeds}; base {escape(board.pretrained)}."
-    return f"{text}. Base models {bases}, forgetting seeds {seeds}; every judge and every base ships with the package."
+        return f"{text} Forgetting seeds {seeds}; base {escape(board.pretrained)}."
+    return f"{text} Base models {bases}, forgetting seeds {seeds}; every judge and every base ships with the package."
 
 
 def _protocol(board: Board) -> str:

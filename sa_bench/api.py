@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sa_bench.bundles import BUNDLED
 from sa_bench.cells import Cell, resolve
 from sa_bench.checking import check_precision
 from sa_bench.errors import SaBenchError, unknown
@@ -17,7 +18,7 @@ from sa_bench.store import Store, write_atomic
 
 MARK = "<!-- written by sa_bench report -->"  # what stands above it in a Markdown file is kept
 RENDERERS = {".html": "html", ".htm": "html", ".md": "markdown"}
-__all__ = ["evaluate", "load_results", "run", "run_folder", "write_report"]
+__all__ = ["compare", "evaluate", "load_results", "run", "run_folder", "write_report"]
 
 
 def run(
@@ -138,12 +139,12 @@ class one_thread:
         torch.set_num_threads(self.before)
 
 
-def write_report(folders: Sequence[Path], out: Path | None) -> Path:
+def write_report(folders: Sequence[Path], out: Path | None, unblurred: bool = False) -> Path:
     """Render run folders into `out`: HTML, or Markdown if it ends in .md (default: report.html in the first).
 
-    Of a packed file or a bundle the default lies beside it.
-
-    In a Markdown file that holds the line `MARK`, only what stands below it is replaced.
+    Of a packed file or a bundle the default lies beside it. Unblurred: an HTML page holds what may be nudity, veiled
+    until it is clicked; else it is blurred for good. In a Markdown file that holds the line `MARK`, only what stands
+    below it is replaced.
 
     Raises:
         SaBenchError: no results there, or another ending.
@@ -155,9 +156,10 @@ def write_report(folders: Sequence[Path], out: Path | None) -> Path:
     if path.suffix.lower() not in RENDERERS:
         raise unknown("report format", path.suffix or path.name, RENDERERS)
     renderer = importlib.import_module(f"sa_bench.reports.{RENDERERS[path.suffix.lower()]}")
+    options = {"at": path.parent, "unblurred": unblurred} if RENDERERS[path.suffix.lower()] == "html" else {}
     rows = read_results(folders)
     with readable(rows):
-        text = renderer.render(rows)
+        text = renderer.render(rows, **options)
     if path.suffix.lower() == ".md" and path.is_file():
         head, mark, _ = path.read_text(encoding="utf-8").partition(MARK)
         text = f"{head}{mark}\n\n{text.partition(chr(10))[2].lstrip()}" if mark else text
@@ -198,6 +200,60 @@ def _tables(
             )
         return tables.leaderboard(results, task, metrics, methods)
     return [tables.published_table(name, results)]
+
+
+def figure(
+    kind: str, folders: Sequence[Path], out: Path | None = None, task: str = "", methods: Sequence[str] = (), **options: Any
+) -> tuple[Path, str]:  # fmt: skip
+    """Draw a figure of one board into `out` (default: `<kind>.svg` here): the file and a caption.
+
+    Raises:
+        SaBenchError: another kind or format, several boards to choose from, or nothing to draw.
+    """
+    from sa_bench.ranking import boards
+
+    path = out or Path(f"{kind}.svg")
+    figures = importlib.import_module("sa_bench.reports.figures")
+    rows = read_results([Path(f) for f in folders])
+    with readable(rows):
+        found = [b for b in boards(rows) if task in ("", b.task)]
+    if not found:
+        raise SaBenchError(f"No results of task {task} are in there.")
+    if len(found) > 1:
+        titles = "; ".join(f"{b.task} at scale {b.scale}" for b in found)
+        raise SaBenchError(
+            f"A figure shows one board, there are {len(found)}: {titles}. Give --task, or fewer folders."
+        )
+    board = found[0]
+    if methods:
+        board.lines = [line for line in board.lines if line.method in methods]
+    if not board.lines:
+        raise SaBenchError(f"{board.task}: none of {', '.join(methods)} is among its results.")
+    with readable(rows):
+        data, said = (
+            figures.render(kind, board, path.suffix.lower().removeprefix("."), **options),
+            figures.caption(board),
+        )
+    write_atomic(path, data)
+    return path, said
+
+
+def compare(folders: Sequence[str | Path], methods: str = "", task: str = "") -> str:
+    """Two lines of results against each other on the three endpoints, as text; `sa_bench.versus` has the numbers.
+
+    Args:
+        folders: one run and two `methods`, or two runs; run folders, cell folders, packed files or bundles.
+        methods: `a,b`, names or labels.
+        task: only boards of this task.
+
+    Raises:
+        SaBenchError: results that cannot be read or paired, or whose protocols differ.
+    """
+    from sa_bench import pairing, versus, versus_text
+
+    bundles = [{"origin": Path(f).name} for f in folders if str(f).endswith(BUNDLED)]
+    with readable(bundles):
+        return versus_text.text(versus.versus(*pairing.sides([Path(f) for f in folders], methods, task)))
 
 
 def evaluate(

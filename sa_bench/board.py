@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -47,6 +48,8 @@ class Line:
     verdict: str = ""  # a few words
     sentence: str = ""
     rank: int | None = None
+    front: bool = False  # on the Pareto front: no other method that forgot dominates it
+    dominated_by: tuple[str, ...] = ()  # labels, of a line that could be on the front
 
     @property
     def origin(self) -> str:
@@ -62,6 +65,17 @@ class Line:
         """The endpoint `name` if it has a value."""
         found = self.endpoints.get(name)
         return found if found is not None and found.value is not None else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Mean CPU seconds of forgetting over the cells that recorded it."""
+        found = [c["cost"]["forget"]["cpu_s"] for c in self.cells if "cpu_s" in c["cost"].get("forget", {})]
+        return fmean(found) if found else None
+
+    @property
+    def place(self) -> str:
+        """`yes` on the Pareto front, `no: a` where `a` dominates it, `–` where it cannot be on it."""
+        return "yes" if self.front else f"no: {', '.join(self.dominated_by)}" if self.dominated_by else "–"
 
 
 @dataclass

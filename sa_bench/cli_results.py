@@ -13,7 +13,7 @@ from sa_bench.errors import SaBenchError
 
 def add_to(app: typer.Typer) -> None:
     """Make the commands of this file `app`'s."""
-    for command in (report, table, pack, bundle, verify, tune, explain, export):
+    for command in (report, table, figure, compare, pack, bundle, verify, tune, explain, export):
         app.command()(command)
 
 
@@ -25,15 +25,23 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="File .html or .md (default: report.html in the first folder).")
     ] = None,
+    explicit: Annotated[
+        bool,
+        typer.Option(
+            help="HTML: what may be nudity can be unblurred by a click (else it is not in the page)."
+        ),
+    ] = False,
 ) -> None:
     """Render the report of one or more runs, as HTML or Markdown."""
     from sa_bench import api
 
-    print(f"Report: {api.write_report([*(folders or []), *(bundle or [])], out)}")
+    print(f"Report: {api.write_report([*(folders or []), *(bundle or [])], out, explicit)}")
 
 
 def table(
-    name: Annotated[str, typer.Argument(help="table1, table2, table3, table4 or leaderboard.")],
+    name: Annotated[
+        str, typer.Argument(help="leaderboard, table1 to table4, unlearndiffatk, i2p or i2p_mace.")
+    ],
     folders: Annotated[list[Path] | None, typer.Argument(help="Run folders or packed files.")] = None,
     format_: Annotated[str, typer.Option("--format", help="markdown, latex, csv or html.")] = "markdown",
     task: Annotated[str, typer.Option("--task", "-t", help="Of a leaderboard: only this task.")] = "",
@@ -52,20 +60,58 @@ def table(
     print(text if out is None else f"Table: {out}")
 
 
+def figure(
+    kind: Annotated[str, typer.Argument(help="tradeoff, pareto, sweep or samples.")],
+    folders: Annotated[list[Path], typer.Argument(help="Run folders or packed files.")],
+    out: Annotated[Path | None, typer.Option(help="File .svg, .pdf or .png (default: KIND.svg).")] = None,
+    task: Annotated[str, typer.Option("--task", "-t", help="Which, where there are several.")] = "",
+    method: Annotated[str, typer.Option("--method", "-m", help="Only these: a,b.")] = "",
+    field: Annotated[str, typer.Option(help="Of a sweep: the field on the x axis.")] = "",
+    images: Annotated[int, typer.Option(min=1, help="Of samples: images a row.")] = 8,
+    explicit: Annotated[bool, typer.Option(help="Of samples: do not blur what may be nudity.")] = False,
+) -> None:
+    """A figure for a paper: trade-off, Pareto front, sweep, or images on the same seeds."""
+    from sa_bench import api
+
+    path, caption = api.figure(
+        kind, folders, out, task, split(method) if method else [], field=field, columns=images, explicit=explicit
+    )  # fmt: skip
+    print(f"{caption}\nFigure: {path}")
+
+
+def compare(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Two runs, or one with --methods: run folders, cells, packed files.")
+    ],
+    methods: Annotated[
+        str,
+        typer.Option("--methods", "-m", help="The two lines: a,b; names or labels ('sa lam=1,sa lam=30')."),
+    ] = "",
+    task: Annotated[
+        str, typer.Option("--task", "-t", help="Of a run with several boards: only this task.")
+    ] = "",
+) -> None:
+    """Two lines against each other: do these checkpoints differ, does the method, and where does it come from?"""
+    from sa_bench import api
+
+    print(api.compare(folders, methods, task))
+
+
 def pack(
     folders: Annotated[
         list[Path], typer.Argument(help="Run folders, or packed files, and last the new file.")
     ],
 ) -> None:
-    """Put results into one small file, FILE.jsonl.xz, which `report` and `load_results` read; without images."""
+    """Put results into one small file: NAME.jsonl.xz, which `report` and `load_results` read, or a table, NAME.parquet."""
+    from sa_bench.frames import parquet
     from sa_bench.results import PACKED, packed, read_results
     from sa_bench.store import write_atomic
 
     *sources, file = folders
-    if not sources or not file.name.endswith(PACKED):
-        raise SaBenchError(f"pack takes run folders and then the new file, NAME{PACKED}.")
+    if not sources or not file.name.endswith((PACKED, ".parquet")):
+        raise SaBenchError(f"pack takes run folders and then the new file, NAME{PACKED} or NAME.parquet.")
     rows = read_results(sources)
-    write_atomic(file, packed(rows))
+    write_atomic(file, parquet(rows) if file.suffix == ".parquet" else packed(rows))
     print(f"{len(rows)} result(s) in {file}, {file.stat().st_size / 1e6:.1f} MB")
 
 

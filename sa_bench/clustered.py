@@ -5,12 +5,16 @@ different numbers of images; scores in [0, 1] get Wilson's interval at the numbe
 the same variance. With no prompts, one prompt, or one image each, images are the units again
 (`sa_bench.statistics`); of a single prompt nothing is said beyond it.
 
-Source: Cochran 1977, Section 11.8 (ratio estimator); Korn & Graubard 1998 (effective sample size, Student's t).
+The same holds of two models on the same images: `paired`.
+
+Source: Cochran 1977, Section 11.8 (ratio estimator); Korn & Graubard 1998 (effective sample size, Student's t);
+Bonett & Price 2012 (differences of paired rates).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -48,13 +52,16 @@ def effective(scores: np.ndarray, number: np.ndarray, k: int) -> float:
     """
     n, p = len(scores), float(scores.mean())
     seen = variance(scores, number, k) / (p * (1 - p) / n) if 0 < p < 1 else 1.0
-    sizes = np.bincount(number, minlength=k)
-    hits = np.bincount(number, weights=scores, minlength=k)
+    return n / _effect(seen, scores, number, k)
+
+
+def _effect(seen: float, share: np.ndarray, number: np.ndarray, k: int) -> float:
+    """The design effect that was seen, mixed with the assumed one the more, the fewer prompts have hits and misses."""
+    sizes, hits = np.bincount(number, minlength=k), np.bincount(number, weights=share, minlength=k)
     telling = min(int((hits > 0).sum()), int((hits < sizes).sum()))
-    typical = float((sizes.astype(float) ** 2).sum()) / n  # images that share a prompt with an image
+    typical = float((sizes.astype(float) ** 2).sum()) / len(share)  # images that share a prompt with an image
     assumed, weight = 1 + (typical - 1) * ASSUMED_ICC, telling**2 / PAIRS
-    effect = (weight * max(1.0, seen) + assumed) / (weight + 1)
-    return n / effect
+    return (weight * max(1.0, seen) + assumed) / (weight + 1)
 
 
 def rate(
@@ -104,3 +111,46 @@ def _in_unit(
     return Measured(
         float(scores.mean()), low * upper, high * upper, label, len(scores), scores=columns, **more
     )
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two models' scores on the same images: do they have one mean?"""
+
+    difference: float  # mean of a − b
+    low: float  # 95 % interval
+    high: float
+    p: float  # two-sided
+    n: int  # images
+    units: int  # what was drawn independently: prompts or images
+    unit: str
+
+
+def paired(a: np.ndarray, b: np.ndarray, clusters: np.ndarray | None = None, bounded: bool = False) -> Paired:
+    """The difference of two models' scores (N,) on the same images, at least 2, from the prompts `clusters` (N,).
+
+    Unbounded scores: Student's t, over prompts where there are several images of each. Scores in [0, 1] (`bounded`):
+    Bonett and Price's interval, which counts an image more for either side and so never collapses, at the effective
+    number of images; p from the same, or the exact McNemar test where images are the units and scores are 0 or 1.
+    """
+    d, units = np.asarray(a, float) - np.asarray(b, float), _clusters(clusters)
+    n, value = len(d), float(d.mean())
+    k = n if units is None else units[1]
+    centre, error = value, float(d.std(ddof=1)) / n**0.5 if units is None else variance(d, *units) ** 0.5
+    if bounded:
+        m = float(n)
+        if units is not None:
+            seen = error**2 * n / float(d.var()) if d.any() and d.var() > 0 else 1.0
+            m /= _effect(seen, np.abs(d), *units)
+        centre = m * value / (m + 2)
+        spread = (m * float((d**2).mean()) + 2) / (m + 2) - centre**2
+        error = (spread / (m + 2)) ** 0.5
+    half = float(stats.t.ppf(1 - ALPHA / 2, k - 1)) * error
+    low, high = centre - half, centre + half
+    if bounded:
+        low, high = max(-1.0, min(low, value)), min(1.0, max(high, value))
+    if units is None and set(np.unique(np.concatenate([a, b]))) <= {0.0, 1.0}:
+        p = statistics.mcnemar(int((d > 0).sum()), int((d < 0).sum()))
+    else:
+        p = float(not centre) if error == 0 else float(2 * stats.t.sf(abs(centre) / error, k - 1))
+    return Paired(value, low, high, p, n, k, "image" if units is None else "prompt")

@@ -1,22 +1,23 @@
 """Two lines of a board against each other, in two sentences that must not be mistaken for one another.
 
 *These checkpoints differ*: two models made from the same base and seed, paired over the images that both
-were measured on. *The methods differ*: over forgetting runs crossed with base models, so that it holds for
-another seed and another base. The first can be certain where the second is not.
+were measured on, or over their prompts where several images come from one. *The methods differ*: over forgetting
+runs crossed with base models, so that it holds for another seed and another base. The first can be certain where
+the second is not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from sa_bench.board import Board, Line
-from sa_bench.results import scores_of
-from sa_bench.statistics import holm, over_bases, paired_p
+from sa_bench import clustered
+from sa_bench.board import Board, Line, Row
+from sa_bench.results import columns_of
+from sa_bench.statistics import ALPHA, holm, over_bases
 
 FEWEST = 5  # shared runs below which there is no interval and no p
 
@@ -25,8 +26,8 @@ COMPARED = (
     "Two sentences, not one. *Methods differ*: over the runs that both have; with several base models Student's t over "
     "their means, so that it holds for another seed and another base, with a single one over its seeds, and nothing is "
     "said of another base. p by Holm over the three endpoints. *Checkpoints differ*: of the pairs made from the same "
-    "base and seed, how many differ when paired over their images (p < .05), and in whose favour. Compared are methods "
-    "that share five runs or more, collapsed ones only with each other."
+    "base and seed, how many differ when paired over their images, or over prompts where several images come from one (p < "
+    ".05), and in whose favour. Compared are methods that share five runs or more, collapsed ones only with each other."
 )
 
 
@@ -45,7 +46,7 @@ class Comparison:
     p: float | None  # by Holm over the three endpoints
     runs: int
     bases: int
-    for_a: int  # pairs of checkpoints in which a is better (p < .05, paired over images)
+    for_a: int  # pairs of checkpoints in which a is better (p < .05, paired over images or prompts)
     for_b: int
     pairs: int  # pairs of which the scores are at hand
 
@@ -60,7 +61,7 @@ def comparisons(board: Board) -> list[Comparison]:
     for a, b in combinations(lines, 2):
         if a.same_settings(b):  # one method of two origins: a reproduction
             continue
-        if bool(a.collapsed) == bool(b.collapsed) and len(_shared(a, b)) >= FEWEST:
+        if bool(a.collapsed) == bool(b.collapsed) and len(shared(a, b)) >= FEWEST:
             found += _pair(board, a, b)
     return found
 
@@ -71,27 +72,78 @@ def _pair(board: Board, a: Line, b: Line) -> list[Comparison]:
     return [Comparison(**{**row.__dict__, "p": p}) for row, p in zip(rows, adjusted, strict=True)]
 
 
-def _shared(a: Line, b: Line) -> list[tuple[int, int]]:
+def shared(a: Line, b: Line) -> list[tuple[int, int]]:
     """(base seed, seed) of the runs that both lines have."""
     keys = [{(c["base_seed"], c["seed"]) for c in line.cells} for line in (a, b)]
     return sorted(keys[0] & keys[1])
 
 
+def cells_by_run(line: Line) -> dict[tuple[int, int], Row]:
+    """(base seed, seed) to the line's cell."""
+    return {(c["base_seed"], c["seed"]): c for c in line.cells}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Two models' scores on the same images, all of one length, in one order."""
+
+    a: np.ndarray
+    b: np.ndarray
+    prompts: np.ndarray | None  # the number of the prompt behind each; None: images are the units
+    keys: Any  # what names the images, to find the same ones in another pair
+
+
+def paired_scores(a: Row, b: Row, name: str) -> Scores | str:
+    """Measurement `name` of two results on the images that both have, or why there is no such pair.
+
+    Images are told by prompt and seed; of a class-conditional task they are all there, in the task's order.
+    """
+    left, right = columns_of(a, name), columns_of(b, name)
+    if not left or not right:
+        return "per-image scores are not at hand"
+    if a["task_values"].get("prompts"):
+        if "prompt" not in left or "prompt" not in right:
+            return "the scores do not say which prompt each is of (pack the run folder again)"
+        keys = [list(zip(s["prompt"].tolist(), s["seed"].tolist(), strict=True)) for s in (left, right)]
+        rows = [{key: i for i, key in enumerate(side)} for side in keys]
+        common = sorted(rows[0].keys() & rows[1].keys())
+        if any(len(r) < len(k) for r, k in zip(rows, keys, strict=True)) and keys[0] != keys[1]:
+            return "two of the images have one prompt and one seed"
+        if keys[0] != keys[1]:
+            left, right = (
+                {k: v[[r[key] for key in common]] for k, v in side.items()}
+                for side, r in zip((left, right), rows, strict=True)
+            )
+    same = len(left["score"]) == len(right["score"])
+    if not same or len(left["score"]) < 2:
+        return "fewer than two images in common" if same else "they were measured on other images"
+    if not np.isfinite(left["score"]).all() or not np.isfinite(right["score"]).all():
+        return "some scores are not finite"
+    prompts = left.get("prompt") if a["task_values"].get("prompts") else None
+    keys = len(left["score"]) if prompts is None else (prompts.tolist(), left["seed"].tolist())
+    return Scores(left["score"], right["score"], prompts, keys)
+
+
+def is_rate(unit: str | None) -> bool:
+    """Whether scores lie in [0, 1] and differences are told in points."""
+    return unit in ("rate", "probability")
+
+
 def endpoint(name: str, a: Line, b: Line) -> Comparison | None:
     """Measurement `name` of two lines over the runs that both have; None if there is no such run."""
-    cells = [{(c["base_seed"], c["seed"]): c for c in line.cells} for line in (a, b)]
+    left, right = cells_by_run(a), cells_by_run(b)
     by_base = differences(name, a, b)
     if not by_base:
         return None
     facts, wins, pairs = a.endpoints[name], [0, 0], 0
-    for key in _shared(a, b):
-        scores = [scores_of(side[key], name) for side in cells]
-        if any(s is None for s in scores) or len(scores[0]) != len(scores[1]):  # type: ignore[arg-type]
+    for key in shared(a, b):
+        scores = paired_scores(left[key], right[key], name)
+        if isinstance(scores, str):
             continue
         pairs += 1
-        if paired_p(*scores) < 0.05:  # type: ignore[arg-type]
-            higher = bool(np.mean(scores[0]) > np.mean(scores[1]))  # type: ignore[arg-type]
-            wins[higher == (facts.better == "lower")] += 1
+        found = clustered.paired(scores.a, scores.b, scores.prompts, is_rate(facts.unit))
+        if found.p < ALPHA:
+            wins[(found.difference > 0) == (facts.better == "lower")] += 1
     difference, low, high, p = over_bases(by_base)
     runs = sum(map(len, by_base.values()))
     if runs < FEWEST:
@@ -104,15 +156,19 @@ def endpoint(name: str, a: Line, b: Line) -> Comparison | None:
 
 def difference(row: Comparison) -> str:
     """`+2.10 nats (95 %: 1.80 to 2.40)`; differences of rates in points."""
-    rate = row.unit in ("rate", "probability")
+    return difference_text(row.difference, row.low, row.high, row.unit)
 
-    def text(value: float, sign: str = "") -> str:
-        return format(100 * value, f"{sign}.1f") if rate else format(value, f"{sign}.2f")
 
-    unit = " points" if rate else f" {row.unit}" if row.unit else ""
-    out = f"{text(row.difference, '+')}{unit}"
-    if row.low is not None and row.high is not None:
-        out += f" (95 %: {text(row.low)} to {text(row.high)})"
+def difference_text(value: float, low: float | None, high: float | None, of: str | None) -> str:
+    """A difference of an endpoint with the unit `of`, with its interval if there is one."""
+
+    def text(number: float, sign: str = "") -> str:
+        return format(100 * number, f"{sign}.1f") if is_rate(of) else format(number, f"{sign}.2f")
+
+    unit = " points" if is_rate(of) else f" {of}" if of else ""
+    out = f"{text(value, '+')}{unit}"
+    if low is not None and high is not None:
+        out += f" (95 %: {text(low)} to {text(high)})"
     return out
 
 
@@ -126,15 +182,16 @@ def checkpoints(row: Comparison) -> str:
 
 def differences(name: str, a: Line, b: Line) -> dict[int, list[float]]:
     """Base model to a − b of measurement `name`, over the seeds that both lines have on it."""
-    cells = [{(c["base_seed"], c["seed"]): c for c in line.cells} for line in (a, b)]
+    cells = (cells_by_run(a), cells_by_run(b))
     found: dict[int, list[float]] = {}
-    for key in _shared(a, b):
-        rows = [_row(side[key], name) for side in cells]
+    for key in shared(a, b):
+        rows = [measured(side[key], name) for side in cells]
         values = [row["value"] for row in rows if row is not None and row["value"] is not None]
         if len(values) == 2:
             found.setdefault(key[0], []).append(values[0] - values[1])
     return found
 
 
-def _row(cell: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+def measured(cell: Row, name: str) -> Row | None:
+    """A result's measurement by name."""
     return next((m for m in cell["measurements"] if m["name"] == name), None)

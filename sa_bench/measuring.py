@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save
 
-from sa_bench import benchmark, datasets, detectors, guard, inception, judges, registry, sampling
+from sa_bench import benchmark, datasets, detections, detectors, guard, inception, judges, registry, sampling
 from sa_bench.cards import judge_card
 from sa_bench.contracts import Bound, Diffusion, Generator, Likelihood, Metric
 from sa_bench.errors import MissingAsset, SaBenchError
@@ -264,7 +264,7 @@ class LazyView:
         self, name: str, images: SampleSet, beside: Sequence[str] | SampleSet | None = None
     ) -> list[dict[str, Any]]:
         """A detector's records, kept in the store by the images' content and the detector's facts."""
-        return detectors.kept(self.chain, name, images, beside)
+        return detections.kept(self.chain, name, images, beside)
 
     def prompts(self, images: SampleSet) -> list[str]:
         """The text behind each image of the task's sets, told by its seed and the number of its prompt.

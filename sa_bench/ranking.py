@@ -4,22 +4,28 @@ Gate: c_f is forgotten if the upper bound of its top-1 rate is at most chance (o
 classes). Recoverable is decided against the `retrain` rows of the same board: a method whose lower bound
 lies above retrain's upper bound only hid the concept. A method is ranked, by retention, if it passes the
 gate, is not recoverable and all three endpoints have a value. Controls and references are never ranked.
+
+Beside the rank stands the Pareto front: the methods that forgot and that no other such method dominates. Dominance
+looks at two lines alone, so that a further row never changes what stands between two others, and a rank never
+contradicts it. Collapsed lines, controls and references are on no front.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from sa_bench.board import Board, Endpoint, Line, Row, Rows
+from sa_bench.comparing import FEWEST, differences
 from sa_bench.contracts import Task
 from sa_bench.keys import plain
 from sa_bench.ledger import by_judge, published
 from sa_bench.ledger import verdict as verdict_of
 from sa_bench.results import metric_of
+from sa_bench.statistics import ALPHA, holm, over_bases
 from sa_bench.wording import headline, sentence, verdict
 
 
@@ -58,8 +64,7 @@ def _board(rows: list[Row], remark: str) -> Board:
     unique: dict[str, Row] = {}
     for row in rows:
         key = _text([row["method"], row["fields"], row["base_seed"], row["seed"], row.get("origin", "")])
-        if key not in unique or row["status"] == "done":
-            unique[key] = row
+        unique[key] = _together(unique[key], row) if key in unique else row
     lines: dict[str, Line] = {}
     for row in unique.values():
         key = _text([row["method"], row["fields"], row.get("origin", "")])
@@ -91,6 +96,7 @@ def _board(rows: list[Row], remark: str) -> Board:
     floor = _floor(board)
     for line in board.lines:
         _judge(board, line, floor)
+    _front(board)
     _rank(board)
     for line in board.lines:
         line.verdict, line.sentence = (
@@ -103,6 +109,18 @@ def _board(rows: list[Row], remark: str) -> Board:
         board.headline = f"{trial[0].upper()}{trial[1:]}."
     board.ledger = [entry for line in board.lines for entry in _ledger(board, line)]
     return board
+
+
+def _together(first: Row, second: Row) -> Row:
+    """The one of two results of the same model that is done or, of two that are, one with what either measured."""
+    if first["status"] != "done" or second["status"] != "done":
+        return second if second["status"] == "done" else first
+    if len(second["measurements"]) > len(first["measurements"]):
+        first, second = second, first
+    known = {m["name"] for m in first["measurements"]}
+    more = [m for m in second["measurements"] if m["name"] not in known]
+    flags = list(dict.fromkeys([*first["flags"], *second["flags"]]))
+    return {**first, "measurements": [*first["measurements"], *more], "flags": flags}
 
 
 def _ledger(board: Board, line: Line) -> list[dict[str, Any]]:
@@ -216,19 +234,60 @@ def _judge(board: Board, line: Line, floor: Endpoint | None) -> None:
             board.exposed[line.label] = "recovery"
 
 
-def _rank(board: Board) -> None:
-    """Rank methods that forgot and cannot be shown to be undone; by retention within each degree of doubt."""
-    keep = board.primary[2]
+def _cost_of(endpoint: Endpoint) -> float:
+    """The value, turned so that less is better."""
+    return (1 if endpoint.better == "lower" else -1) * (endpoint.value or 0.0)
 
-    def order(line: Line) -> tuple[bool, float]:
-        found = line.endpoints[keep]
-        sign = 1 if found.better == "lower" else -1
-        return line.recoverable != "no", sign * (found.value or 0.0)
+
+def dominates(a: Line, b: Line, primary: Sequence[str]) -> bool:
+    """Whether `a` is at least as good as `b` on all three endpoints and shown to be better on one; of these two alone.
+
+    Shown: their intervals (the widest bounds of their runs) do not overlap or, from `FEWEST` shared runs on, the
+    methods' difference has p < .05 after Holm over the three. The values order lines, so no circle can arise.
+    """
+    pairs = [
+        (x, y) for name in primary if (x := a.known(name)) is not None and (y := b.known(name)) is not None
+    ]
+    if len(pairs) < len(primary) or any(x.better not in ("lower", "higher") for x, _ in pairs):
+        return False
+    if any(_cost_of(x) > _cost_of(y) for x, y in pairs):
+        return False
+    apart = (
+        x.bounds[1] < y.bounds[0] if x.better == "lower" else x.bounds[0] > y.bounds[1] for x, y in pairs
+    )
+    return any(apart) or any(p is not None and p < ALPHA for p in holm(_differing(a, b, primary)))
+
+
+def _differing(a: Line, b: Line, primary: Sequence[str]) -> list[float | None]:
+    """The p of each endpoint's difference over the runs that both have; None below `FEWEST`."""
+    found = [differences(name, a, b) for name in primary]
+    return [over_bases(d)[3] if sum(map(len, d.values())) >= FEWEST else None for d in found]
+
+
+def _front(board: Board) -> None:
+    """Mark the Pareto front: what forgot, did not collapse, has all three endpoints and is not dominated."""
+    able = [
+        line for line in board.lines
+        if line.standing == "method" and line.forgotten and not line.collapsed and all(map(line.known, board.primary))
+    ]  # fmt: skip
+    for line in able:
+        by = [other.label for other in able if other is not line and dominates(other, line, board.primary)]
+        line.front, line.dominated_by = not by, tuple(by)
+
+
+def _rank(board: Board) -> None:
+    """Rank methods that forgot and cannot be shown to be undone; by retention within each degree of doubt.
+
+    Whoever keeps exactly as much is ordered by what comes back and by what is left, as `dominates` would.
+    """
+
+    def order(line: Line) -> tuple[bool, list[float]]:
+        return line.recoverable != "no", [_cost_of(line.endpoints[name]) for name in reversed(board.primary)]
 
     able = [
         line for line in board.lines
         if line.standing == "method" and line.forgotten and line.recoverable in ("no", "unclear")
-        and line.known(keep) and not line.collapsed
+        and line.known(board.primary[2]) and not line.collapsed
     ]  # fmt: skip
     for place, line in enumerate(sorted(able, key=order), 1):
         line.rank = place

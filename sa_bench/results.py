@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 PACKED = ".jsonl.xz"
+UNITS = ("seed", "prompt")  # columns that say which image a score is of
 FIELDS = ("value", "low", "high", "interval", "n", "n_unit", "judges", "extra", "reason")
 
 
@@ -150,15 +151,20 @@ def _readable(path: Path, schema: int, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def packed(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """Results as one compressed file of JSON lines, each with its three endpoints' per-image scores."""
+    """Results as one compressed file of JSON lines, each with its three endpoints' per-image scores.
+
+    Of a text-to-image task the seed and the prompt of each image stand beside them, under `units`.
+    """
     lines = []
     for row in rows:
         primary = [m["name"] for m in row["measurements"] if m["role"] == "primary"]
-        scores = {name: found for name in primary if (found := scores_of(row, name)) is not None}
-        lines.append(
-            {k: v for k, v in row.items() if k != "folder"}
-            | {"scores": {k: v.tolist() for k, v in scores.items()}}
-        )
+        found = {name: columns for name in primary if (columns := columns_of(row, name))}
+        scores = {name: columns["score"].tolist() for name, columns in found.items()}
+        units = {
+            name: {k: columns[k].tolist() for k in UNITS} for name, columns in found.items() if set(UNITS) <= set(columns)
+        } if row["task_values"].get("prompts") else {}  # fmt: skip
+        line = {k: v for k, v in row.items() if k != "folder"} | {"scores": scores}
+        lines.append(line | ({"units": units} if units else {}))
     return lzma.compress("".join(json.dumps(_plain(line)) + "\n" for line in lines).encode(), preset=9)
 
 
@@ -193,21 +199,46 @@ def _result_files(folder: Path) -> list[Path]:
 
 def scores_of(row: Mapping[str, Any], name: str) -> np.ndarray | None:
     """The per-image scores of a result's measurement, from its run folder or a packed file; None if not at hand."""
+    return columns_of(row, name).get("score")
+
+
+def columns_of(row: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
+    """`score` (N,) of each image with its `seed` and the number of its `prompt` where they are known; {}: not at hand.
+
+    Recovery's images are asked for like the first of c_f's, from the same seeds, so that their prompts are known by them.
+    """
     if "scores" in row:
-        found = row["scores"].get(name)
-        return None if found is None else np.array(found, float)
-    return _stored(str(row.get("folder", "")), name)
+        score = row["scores"].get(name)
+        units = row.get("units", {}).get(name, {})
+        return {} if score is None else {"score": np.array(score, float)} | _whole(units)
+    folder = str(row.get("folder", ""))
+    found = dict(_stored(folder, name))
+    if "seed" in found and "prompt" not in found and row["task_values"].get("prompts"):
+        asked = _stored(folder, row["task_values"]["primary"][0])
+        if set(UNITS) <= set(asked):
+            number = dict(zip(asked["seed"].tolist(), asked["prompt"].tolist(), strict=True))
+            if all(seed in number for seed in found["seed"].tolist()):
+                found["prompt"] = np.array([number[seed] for seed in found["seed"].tolist()], np.int64)
+    return found
+
+
+def _whole(units: Mapping[str, Iterable[int]]) -> dict[str, np.ndarray]:
+    return {k: np.array(list(v), np.int64) for k, v in units.items()}
 
 
 @lru_cache(maxsize=4096)
-def _stored(folder: str, name: str) -> np.ndarray | None:
+def _stored(folder: str, name: str) -> Mapping[str, np.ndarray]:
     path = Path(folder) / "scores" / f"{name}.parquet"
     if not folder or not path.is_file():
-        return None
+        return {}
     import pandas as pd
 
     frame = pd.read_parquet(path)
-    return frame["score"].to_numpy(float) if "score" in frame else None
+    if "score" not in frame:
+        return {}
+    return {"score": frame["score"].to_numpy(float)} | {
+        k: frame[k].to_numpy(np.int64) for k in UNITS if k in frame
+    }
 
 
 def load_results(*folders: str | Path) -> pd.DataFrame:

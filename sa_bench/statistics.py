@@ -140,24 +140,9 @@ def jackknife_groups(n: int, groups: int) -> np.ndarray:
     return group
 
 
-def paired_difference(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
-    """(mean, low, high) of a − b over images that share their seeds; Student's t."""
-    d = np.asarray(a, float) - np.asarray(b, float)
-    half = stats.t.ppf(1 - ALPHA / 2, len(d) - 1) * d.std(ddof=1) / np.sqrt(len(d))
-    return float(d.mean()), float(d.mean() - half), float(d.mean() + half)
-
-
-def paired_p(a: np.ndarray, b: np.ndarray) -> float:
-    """Two-sided p that a and b, scores of two models on the same images, have one mean.
-
-    0/1 scores: the exact McNemar test on the images that differ; others: the paired t test.
-    """
-    if set(np.unique(np.concatenate([a, b]))) <= {0.0, 1.0}:
-        more, less = int((a > b).sum()), int((a < b).sum())
-        return 1.0 if more + less == 0 else float(stats.binomtest(more, more + less).pvalue)
-    d = a - b
-    error = float(d.std(ddof=1)) / len(d) ** 0.5
-    return float(not d.any()) if error == 0 else float(2 * stats.t.sf(abs(d.mean()) / error, len(d) - 1))
+def mcnemar(more: int, less: int) -> float:
+    """The exact McNemar test's two-sided p: of the images that differ, `more` one way and `less` the other."""
+    return 1.0 if more + less == 0 else float(stats.binomtest(more, more + less).pvalue)
 
 
 def over_bases(
@@ -194,10 +179,28 @@ def components(by_base: Mapping[int, Sequence[float]]) -> tuple[float, float]:
     if len(groups) < 2:
         raise ValueError("two base models with two runs each are needed")
     within = float(np.mean([g.var(ddof=1) for g in groups]))
-    between = float(np.var([g.mean() for g in groups], ddof=1)) - within / float(
-        np.mean([len(g) for g in groups])
-    )
+    seeds = within * float(np.mean([1 / len(g) for g in groups]))  # what they add to a base's mean
+    between = float(np.var([g.mean() for g in groups], ddof=1)) - seeds
     return max(0.0, between) ** 0.5, within**0.5
+
+
+def sampling(table: np.ndarray) -> tuple[float, float]:
+    """The variance that the drawing of images adds to one run's mean: (what all runs share, what each has alone).
+
+    Args:
+        table: (R, U), a value of each run for each image, or for each prompt; the same ones in all runs.
+
+    The two-way analysis of variance: images that are hard for every run move all means together, the rest of an
+    image's value looks like a spread between seeds. A single run cannot tell them apart: all of it is shared then.
+    """
+    runs, units = table.shape
+    by_unit = table.mean(0)
+    if runs < 2:
+        return float(by_unit.var(ddof=1)) / units, 0.0
+    rest = table - table.mean(1, keepdims=True) - by_unit + table.mean()
+    alone = float((rest**2).sum()) / ((runs - 1) * (units - 1))
+    common = max(0.0, float(by_unit.var(ddof=1)) - alone / runs)
+    return common / units, alone / units
 
 
 def detectable(

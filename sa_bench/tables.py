@@ -19,7 +19,7 @@ from sa_bench.ledger import Published, by_judge, entries, verdict
 from sa_bench.ranking import boards
 from sa_bench.registry import room
 from sa_bench.results import metric_of
-from sa_bench.wording import shown, spread
+from sa_bench.wording import FRONT, shown, spread
 
 SCALES = ("paper", "full")  # the better first; `quick` is never in a table
 
@@ -94,7 +94,9 @@ def published_table(name: str, results: Sequence[Mapping[str, Any]]) -> Table:
     if name not in layouts():
         raise unknown("table", name, [*layouts(), "leaderboard"])
     layout = layouts()[name]
-    mine = [e for e in entries() if layout["match"] in e.source]
+    mine = [e for e in entries() if any(text in e.source for text in layout["match"])]
+    if layout.get("alone"):
+        return _alone(name, layout, mine)
     lines, columns, rows = list(_lines(results)), layout["columns"], []
     whole = {}  # the ledger's rows: one a task and method or, where columns name their tasks, one a method
     for e in sorted(mine, key=lambda e: _place(layout, e)):
@@ -123,6 +125,47 @@ def published_table(name: str, results: Sequence[Mapping[str, Any]]) -> Table:
         name, layout["title"], tuple(Column(c["title"], units.get(c["metric"])) for c in columns), tuple(rows),
         tuple(_notes(rows)), tuple(claims), margins=margins,
     )  # fmt: skip
+
+
+def _alone(name: str, layout: Mapping[str, Any], mine: Sequence[Published]) -> Table:
+    """Published values that none of ours may stand beside, as they were published."""
+    columns, whole = layout["columns"], {}
+    several = len({_work(e) for e in mine}) > 1  # another source is another protocol
+    for e in mine:
+        group = _work(e) if several else e.task
+        whole.setdefault((group, e.method, tuple(e.fields.items()), _remark(e.source)), {})[e.metric] = e
+    rows = [
+        Row(
+            group, f"{method}{_settings(next(iter(of.values())))}{f' ({remark})' if remark else ''}",
+            tuple(_printed(of.get(c["metric"]), c) for c in columns),
+        )
+        for (group, method, _, remark), of in whole.items()
+    ]  # fmt: skip
+    titles = {c["metric"]: c["title"] for c in columns}
+    reasons: dict[str, list[str]] = {}
+    for e in mine:
+        reasons.setdefault(e.never, []).append(titles.get(e.metric, e.metric))
+    sources = dict.fromkeys(e.source.partition(" (SD ")[0] for e in mine)
+    notes = [
+        f"Source: {'; '.join(sources)}. Published values only; none of ours is ranked with them.",
+        *(f"{', '.join(dict.fromkeys(about))}: {reason}." for reason, about in reasons.items()),
+    ]
+    heads = tuple(Column(c["title"], c.get("unit"), c.get("better")) for c in columns)
+    return Table(name, layout["title"], heads, tuple(rows), tuple(notes), published=False)
+
+
+def _work(entry: Published) -> str:
+    """What a value was published in: `UnlearnDiffAtk leaderboard`."""
+    return entry.source.partition(" (")[0]
+
+
+def _printed(entry: Published | None, column: Mapping[str, Any]) -> Entry:
+    if entry is None:
+        return Entry(reason="not published")
+    unit = column.get("unit")
+    text = f"{100 * entry.value:.4g} %" if unit == "rate" else f"{entry.value:g}"
+    n = f"n = {entry.n:,}" if entry.n and unit == "rate" else ""
+    return Entry(text, n, entry.value, scale="published")
 
 
 def _place(layout: Mapping[str, Any], entry: Published) -> int:
@@ -271,20 +314,38 @@ def leaderboard(
         ]
         if missing := [m for m in asked if m not in known]:
             raise unknown("metric of these results", missing[0], known)
-        columns = tuple(Column(m, known[m].unit, known[m].better) for m in asked)
+        columns = [Column(m, known[m].unit, known[m].better) for m in asked]
+        columns += [] if metrics else [Column("Pareto front"), Column("CPU s to forget", "s", "lower")]
         rows = []
         for line in lines:
             row = [_ranked(_by_metric(line).get(m), board, line, lines, m) for m in asked]
+            row += [] if metrics else [_front(line, board), _cost(line, board)]
             rows.append(Row("", line.label + _standing(line), tuple(row)))
         title = f"{board.title}, scale {board.scale}"
-        tables.append(Table("leaderboard", title, columns, tuple(rows), tuple(_notes(rows)), published=False))
+        notes = (*_notes(rows), *([] if metrics else [FRONT]))
+        tables.append(Table("leaderboard", title, tuple(columns), tuple(rows), notes, published=False))
     if not any(table.rows for table in tables):
         raise SaBenchError("Nothing of that is among these results. See `python -m sa_bench report RUN`.")
     return [table for table in tables if table.rows]
 
 
 def _standing(line: Line) -> str:
-    return "" if line.standing == "method" else f" [{line.standing}]"
+    """What must be known of a line beside its numbers."""
+    if line.standing != "method":
+        return f" [{line.standing}]"
+    return " [collapsed]" if line.collapsed else ""
+
+
+def _front(line: Line, board: Board) -> Entry:
+    """1 on the front, 0 where another dominates it; a dash where it cannot be on it."""
+    value = None if line.place == "–" else float(line.front)
+    return Entry(line.place, value=value, runs=len(line.cells), scale=board.scale)
+
+
+def _cost(line: Line, board: Board) -> Entry:
+    if line.seconds is None:
+        return Entry(reason="cost not recorded")
+    return Entry(f"{line.seconds:.0f}", value=line.seconds, runs=len(line.cells), scale=board.scale)
 
 
 def _ranked(found: Endpoint | None, board: Board, line: Line, lines: Sequence[Line], metric: str) -> Entry:

@@ -130,11 +130,11 @@ def _add(table: Table, *cells: str) -> None:
 
 
 def _table(board: Board, notes: Notes) -> Table:
-    table = _empty("#", "method", "forgotten?", "recoverable?", "kept", "runs")
+    table = _empty("#", "method", "forgotten?", "recoverable?", "kept", "front", "cost", "runs")
     for line in board.lines:
         if not line.cells:
             failed = f"0, {len(line.failed)} failed"
-            _add(table, "–", line.label + _mark(line), *["–"] * 3, failed)
+            _add(table, "–", line.label + _mark(line), *["–"] * 5, failed)
             continue
         forget, recovery, keep = (line.endpoints.get(name) for name in board.primary)
         reference = line.standing == "reference"
@@ -143,7 +143,8 @@ def _table(board: Board, notes: Notes) -> Table:
         runs = f"{len(line.cells)}" + (f", {len(line.failed)} failed" if line.failed else "")
         _add(
             table, str(line.rank or "–"), line.label + _mark(line), f"{yes}  {_cell(forget, notes)}",
-            f"{undone}  {_cell(recovery, notes)}", _cell(keep, notes), runs,
+            f"{undone}  {_cell(recovery, notes)}", _cell(keep, notes), line.place,
+            "n/a" if line.seconds is None else f"{line.seconds:.0f} s", runs,
         )  # fmt: skip
     return table
 

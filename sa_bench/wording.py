@@ -35,6 +35,11 @@ def shown(value: float | None, unit: str | None) -> str:
     return f"{value:.2f}" if unit == "nats" else f"{value:.4g}"
 
 
+def unit(name: str | None) -> str:
+    """A unit to stand behind a number; rates carry their % already."""
+    return f" {name}" if name not in (None, "", "rate", "probability") else ""
+
+
 FEW = 5  # below this many runs a span would look like an interval: their points are printed
 
 
@@ -67,6 +72,13 @@ def _against_base(keep: Endpoint | None) -> str:
         return f"the rest: {100 * change:+.1f} points against the base"
     number = f"{change:+.2f}" if keep.unit == "nats" else f"{change:+.3g}"
     return f"the rest: {number} {keep.unit + ' ' if keep.unit else ''}against the base"
+
+
+FRONT = (
+    "Pareto front: of the methods that forgot and did not collapse, those that no other dominates. One dominates another if "
+    "it is at least as good on all three endpoints and shown to be better on one: their intervals do not overlap or, from "
+    "five shared runs on, the methods differ (p < .05, Holm)."
+)
 
 
 def verdict(board: Board, line: Line) -> str:

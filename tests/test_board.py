@@ -1,14 +1,16 @@
 """The board: gates, ranks, controls and words, on hand-made result rows."""
 
 import copy
+import itertools
 import json
 import math
 
+import numpy as np
 import pytest
 from result_rows import ORIGINAL, OTHERS, RELABEL, RETRAIN, line, measurement, one, result_row
 
 from sa_bench import registry
-from sa_bench.ranking import boards
+from sa_bench.ranking import boards, dominates
 
 CHANCE = 0.1  # mnist_0 has ten classes
 
@@ -262,3 +264,111 @@ def test_results_from_before_a_task_had_a_field_stand_on_the_same_board():
     assert len(boards([old, new])) == 1
     new["task_values"]["sampler"]["precision"] = "bf16"
     assert len(boards([old, new])) == 2
+
+
+def test_what_was_measured_of_one_model_in_two_runs_stands_in_one_row():
+    """A run with a further metric only must not push out the run with the endpoints, in either order."""
+    whole, further = result_row(), result_row()
+    further["measurements"] = [
+        measurement("kid", 0.3, 0.1, {"title": "KID", "unit": None, "better": "lower"})
+    ]
+    for rows in ([whole, further], [further, whole]):
+        found = line(one([*rows, *OTHERS]), "sa")
+        assert len(found.cells) == 1
+        assert found.endpoints["forget_top1"].points == (0.01,)
+        assert found.endpoints["kid"].points == (0.3,)
+
+
+def front(rows):
+    return {x.label: x.front for x in one([*rows, *OTHERS]).lines}
+
+
+def test_the_front_is_what_no_other_method_dominates():
+    rows = [
+        result_row("keeps", recovery=0.9, keep=-90.0),  # hidden, hence unranked, but nobody keeps more
+        result_row("erases", recovery=0.2, keep=-95.0),
+        result_row(
+            "both", recovery=(0.2, 0.18, 0.22), keep=-95.01
+        ),  # worse than `erases`, within its interval
+        result_row("worse", recovery=0.3, keep=-96.0),
+        result_row("kept", forget=0.9, recovery=0.1, keep=-80.0),  # did not forget
+        result_row("unknown", recovery="no model", keep=-80.0),
+    ]
+    assert {name for name, on in front(rows).items() if on} == {"keeps", "erases", "both"}
+    assert line(one([*rows, *OTHERS]), "worse").dominated_by == ("erases", "both")
+    assert line(one([*rows, *OTHERS]), "worse").place == "no: erases, both"
+    assert line(one([*rows, *OTHERS]), "kept").place == "–"
+
+
+@pytest.mark.parametrize("method", ["original", "relabel", "retrain"])
+def test_no_control_or_reference_is_on_the_front_however_perfect(method):
+    perfect = result_row(method, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), keep=500.0)
+    board = one([perfect, result_row(), *(r for r in OTHERS if r["method"] != method)])
+    assert (line(board, method).front, line(board, method).rank) == (False, None)
+    assert line(board, "sa").front  # and it takes no method off it
+
+
+def test_a_collapsed_row_is_flagged_and_neither_on_the_front_nor_in_anybodys_way():
+    wreck = result_row("naive", (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), keep=500.0, flags=["collapse: one class"])
+    board = one([wreck, result_row(), *OTHERS])
+    assert (line(board, "naive").front, line(board, "naive").verdict) == (False, "collapsed")
+    assert line(board, "sa").front
+    alone = one([wreck, *OTHERS])
+    assert not any(x.front for x in alone.lines)
+
+
+def at_random(rng, name):
+    """A method that forgot, with few distinct values, so that ties are common."""
+
+    def value(low, step):
+        v = low + step * int(rng.integers(4))
+        return (v, v - step * rng.choice([0.1, 0.6, 2.0]), v + step * rng.choice([0.1, 0.6, 2.0]))
+
+    flags = ["collapse: a class"] if rng.random() < 0.1 else []
+    rate = 0.01 * int(rng.integers(3))
+    return result_row(name, (rate, rate, rate + 0.03), value(0.1, 0.2), value(-99, 1), flags=flags)
+
+
+def test_a_further_row_changes_nothing_between_two_others_and_ranks_agree_with_dominance():
+    rng = np.random.default_rng(0)
+    seen = 0
+    for _ in range(60):
+        rows = [at_random(rng, f"m{i}") for i in range(7)]
+        few, many = one([*rows[:5], *OTHERS]), one([*rows, *OTHERS])
+        names = [r["method"] for r in rows[:5]]
+        for a, b in itertools.permutations(names, 2):
+            said = [dominates(line(board, a), line(board, b), board.primary) for board in (few, many)]
+            assert said[0] == said[1]
+            seen += said[0]
+            # a row that was added can take another off the front, never put one on it
+            assert not (line(many, a).front and not line(few, a).front)
+        able = [x for x in many.lines if x.standing == "method" and x.forgotten and not x.collapsed]
+        assert any(x.front for x in able)
+        for a, b in itertools.permutations([x for x in able if x.rank], 2):
+            assert not (dominates(a, b, many.primary) and a.rank > b.rank)
+    assert seen > 50
+
+
+def test_five_shared_runs_show_what_overlapping_intervals_do_not():
+    """Each run's interval is over images; the difference, the same in all runs, is far better known."""
+
+    def runs(method, keep, n):
+        return [result_row(method, keep=(keep - s, keep - s - 9, keep - s + 9), seed=s) for s in range(n)]
+
+    assert front([*runs("a", -90.0, 4), *runs("b", -90.5, 4)])["b"]
+    assert not front([*runs("a", -90.0, 5), *runs("b", -90.5, 5)])["b"]
+    assert front([*runs("a", -90.0, 5), *runs("b", -90.5, 5)])["a"]
+
+
+def test_a_metric_without_a_direction_dominates_nobody():
+    rows = [result_row("a", keep=-90.0), result_row("b", keep=-99.0)]
+    for row in (*rows, *(others := copy.deepcopy(OTHERS))):
+        row["measurements"][2]["better"] = None
+    assert all(x.front for x in one([*rows, *others]).lines if x.standing == "method")
+
+
+def test_mean_seconds_stand_beside():
+    fast, slow = result_row("a"), result_row("a", seed=1)
+    slow["cost"] = {"forget": {"cpu_s": 4.0}}
+    assert line(one([fast, slow, *OTHERS]), "a").seconds == 3.0
+    assert line(one([result_row("a", cost={}), *OTHERS]), "a").seconds is None

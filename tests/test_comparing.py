@@ -8,10 +8,11 @@ import pytest
 from result_rows import OTHERS, one, result_row
 from scipy import stats
 
+from sa_bench import clustered
 from sa_bench.comparing import comparisons
 from sa_bench.errors import SaBenchError
 from sa_bench.results import packed, read_results
-from sa_bench.statistics import holm, over_bases, paired_p
+from sa_bench.statistics import holm, over_bases
 
 
 def rows(tmp_path, method, keep, scores, bases=3, seeds=3, **changes):
@@ -105,11 +106,14 @@ def test_holm_is_the_textbook_example():
 
 def test_paired_tests_by_kind_of_score():
     a, b = np.array([1.0] * 8 + [0.0] * 12), np.array([0.0] * 20)
-    assert paired_p(a, b) == pytest.approx(2 * 0.5**8)  # McNemar, exact
-    assert paired_p(a, a) == 1.0
+    assert clustered.paired(a, b).p == pytest.approx(2 * 0.5**8)  # McNemar, exact
+    assert clustered.paired(a, a).p == 1.0
     x, y = np.array([1.0, 2.5, 3.0, 4.2]), np.array([0.5, 2.0, 2.0, 3.0])
-    assert paired_p(x, y) == pytest.approx(stats.ttest_rel(x, y).pvalue)
-    assert paired_p(x, x + 1) == 0.0
+    expected = stats.ttest_rel(x, y)
+    assert clustered.paired(x, y).p == pytest.approx(expected.pvalue)
+    found = clustered.paired(x, y)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()))
+    assert clustered.paired(x, x + 1).p == 0.0
 
 
 def test_packed_results_say_the_same_without_their_folders(tmp_path):

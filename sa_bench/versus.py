@@ -1,0 +1,230 @@
+"""`compare`: two lines of results against each other on the three endpoints, in two sentences each. No torch.
+
+*Do these checkpoints differ?* The models that are there, on other images of the same prompts or classes. *Does the
+method differ?* Another forgetting seed and another base model. Effects are in the endpoint's unit with a 95 %
+interval, and standardised: Cohen's h of two rates, Cohen's d over images, and d_z, the mean of the runs' differences
+over their standard deviation. p of either question by Holm over the three endpoints.
+
+Source: Cohen 1988, Chapters 2 and 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+
+import numpy as np
+
+from sa_bench import clustered
+from sa_bench.board import Row
+from sa_bench.clustered import Paired
+from sa_bench.comparing import (
+    Comparison,
+    Scores,
+    cells_by_run,
+    differences,
+    endpoint,
+    is_rate,
+    measured,
+    paired_scores,
+    shared,
+)
+from sa_bench.errors import SaBenchError
+from sa_bench.pairing import Side
+from sa_bench.statistics import ALPHA, components, holm, sampling
+
+ROLES = ("forgetting", "recovery", "retention")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Where one run's difference comes from, standard deviations in the endpoint's unit; None: it cannot be told."""
+
+    base: float | None = None  # training of the base model
+    seed: float | None = None  # forgetting seed, without what the drawing of images adds
+    images: float | None = None  # drawing of images, of one run
+    together: float | None = None  # base and seed, where every base has one run
+    judges: Mapping[str, float] = field(
+        default_factory=dict
+    )  # each judge's own difference: no sampling error
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One endpoint of two lines."""
+
+    role: str
+    row: Row  # a measurement of a, for its title, unit and direction
+    a: float | None
+    b: float | None
+    pairs: int  # pairs of checkpoints with scores
+    wins: tuple[int, int] = (0, 0)  # pairs in which a, and b, is better (p < .05)
+    checkpoints: Paired | None = None
+    effect: float | None = None  # Cohen's h of rates, else Cohen's d over images
+    why: str = ""  # why checkpoints are not compared
+    methods: Comparison | None = None
+    standardised: float | None = None  # d_z
+    points: tuple[float, ...] = ()  # the difference of every shared run
+    spread: Spread = field(default_factory=Spread)
+
+
+@dataclass(frozen=True)
+class Versus:
+    """Two lines, the pairs of runs that were compared, and the answers."""
+
+    a: Side
+    b: Side
+    runs: tuple[tuple[Row, Row], ...]
+    matched: bool  # whether pairs have one base model and one forgetting seed
+    answers: tuple[Answer, ...]
+
+    @property
+    def same(self) -> int:
+        """Pairs that are one and the same model."""
+        models = [tuple(row["artifacts"].get("model") for row in pair) for pair in self.runs]
+        return sum(x is not None and x == y for x, y in models)
+
+
+def versus(a: Side, b: Side) -> Versus:
+    """The three endpoints of two lines of one protocol.
+
+    Raises:
+        SaBenchError: they share no run, and it is not one checkpoint against another either.
+    """
+    left, right = cells_by_run(a.line), cells_by_run(b.line)
+    runs = tuple((left[key], right[key]) for key in shared(a.line, b.line))
+    matched = bool(runs)
+    if not matched and len(left) == len(right) == 1:
+        runs = ((a.line.cells[0], b.line.cells[0]),)
+    if not runs:
+        raise SaBenchError(
+            f"{a.line.label} and {b.line.label} share no run: (base, seed) are {_keys(left)} and {_keys(right)}. Runs of "
+            "one base model and one seed are compared; make them with --base-seed and --seed."
+        )
+    answers = [
+        _answer(role, name, a, b, runs, matched) for role, name in zip(ROLES, a.board.primary, strict=False)
+    ]
+    found = (holm([x.checkpoints.p if x.checkpoints else None for x in answers]),
+             holm([x.methods.p if x.methods else None for x in answers]))  # fmt: skip
+    answers = [_adjusted(x, p, q) for x, p, q in zip(answers, *found, strict=True)]
+    return Versus(a, b, runs, matched, tuple(answers))
+
+
+def _keys(cells: Mapping[tuple[int, int], Row]) -> str:
+    return ", ".join(f"({base}, {seed})" for base, seed in sorted(cells))
+
+
+def _adjusted(answer: Answer, checkpoints: float | None, methods: float | None) -> Answer:
+    changed = dict(vars(answer))
+    if answer.checkpoints is not None and checkpoints is not None:
+        changed["checkpoints"] = Paired(**{**vars(answer.checkpoints), "p": checkpoints})
+    if answer.methods is not None:
+        changed["methods"] = Comparison(**{**vars(answer.methods), "p": methods})
+    return Answer(**changed)
+
+
+def _answer(role: str, name: str, a: Side, b: Side, runs: Sequence[tuple[Row, Row]], matched: bool) -> Answer:
+    rows = [(measured(x, name), measured(y, name)) for x, y in runs]
+    found = [(x, y) for x, y in rows if x is not None and y is not None]
+    known = [(x, y) for x, y in found if x["value"] is not None and y["value"] is not None]
+    if not known:
+        facts = next((r for pair in rows for r in pair if r is not None), {"name": name})
+        reason = next(
+            (r["reason"] for pair in found for r in pair if r["value"] is None), "it was not measured"
+        )
+        return Answer(role, facts, None, None, 0, why=str(reason))
+    facts, unit = known[0][0], known[0][0]["unit"]
+    pairs, why = [], ""
+    for x, y in runs:
+        scores = paired_scores(x, y, name)
+        if isinstance(scores, str):
+            why = why or scores
+        else:
+            pairs.append(scores)
+    if not pairs and str(facts["interval"]).startswith("jackknife"):
+        why = "it is no mean over images, so nothing can be paired"
+    each = [clustered.paired(s.a, s.b, s.prompts, is_rate(unit)) for s in pairs]
+    lower = facts["better"] == "lower"
+    for_a = sum(e.p < ALPHA and (e.difference < 0) == lower for e in each)
+    for_b = sum(e.p < ALPHA for e in each) - for_a
+    by_base = differences(name, a.line, b.line) if matched else {}
+    between = endpoint(name, a.line, b.line) if matched else None
+    return Answer(
+        role, facts, fmean(x["value"] for x, _ in known), fmean(y["value"] for _, y in known), len(pairs), (for_a, for_b),
+        together(pairs, is_rate(unit)) if pairs else None, _cohen(pairs, is_rate(unit)), why, between,
+        _dz(by_base, between), tuple(d for ds in by_base.values() for d in ds),
+        _spread(by_base, pairs, _by_judge(known)),
+    )  # fmt: skip
+
+
+def together(pairs: Sequence[Scores], bounded: bool) -> Paired:
+    """The difference of all pairs' checkpoints, as they are, on other images (or prompts).
+
+    With the same images in every pair an image's value is its mean over the pairs. Otherwise (images in which a face was
+    found) prompts are the units, with as many images as each pair has.
+    """
+    if all(s.keys == pairs[0].keys for s in pairs):
+        a, b = (np.mean([getattr(s, side) for s in pairs], axis=0) for side in ("a", "b"))
+        return clustered.paired(a, b, pairs[0].prompts, bounded)
+    a, b = (np.concatenate([getattr(s, side) for s in pairs]) for side in ("a", "b"))
+    prompts = [s.prompts for s in pairs if s.prompts is not None]
+    return clustered.paired(a, b, np.concatenate(prompts) if len(prompts) == len(pairs) else None, bounded)
+
+
+def _cohen(pairs: Sequence[Scores], rates: bool) -> float | None:
+    """Cohen's h of the two mean rates, or Cohen's d: the difference over the images' pooled standard deviation."""
+    if not pairs:
+        return None
+    a, b = (float(np.mean([getattr(s, side).mean() for s in pairs])) for side in ("a", "b"))
+    if rates:
+        return 2 * float(np.arcsin(np.sqrt(np.clip(a, 0, 1))) - np.arcsin(np.sqrt(np.clip(b, 0, 1))))
+    spread = float(np.mean([(s.a.var(ddof=1) + s.b.var(ddof=1)) / 2 for s in pairs])) ** 0.5
+    return (a - b) / spread if spread > 0 else None
+
+
+def _dz(by_base: Mapping[int, Sequence[float]], found: Comparison | None) -> float | None:
+    """The mean difference over its standard deviation between the units: base models or, of one base, runs."""
+    if found is None or found.low is None:
+        return None
+    units = [fmean(v) for v in by_base.values()] if len(by_base) > 1 else next(iter(by_base.values()))
+    spread = float(np.std(units, ddof=1))
+    return found.difference / spread if spread > 0 else None
+
+
+def _by_judge(rows: Sequence[tuple[Row, Row]]) -> dict[str, float]:
+    """Each judge's own difference, the mean over the runs; judges that all runs have."""
+    sides = [[{j["judge"]: j["value"] for j in m["judges"] or []} for m in pair] for pair in rows]
+    names = [n for n in sides[0][0] if all(n in side for pair in sides for side in pair)]
+    return {n: fmean(x[n] - y[n] for x, y in sides) for n in names}
+
+
+def _spread(
+    by_base: Mapping[int, Sequence[float]], pairs: Sequence[Scores], judges: Mapping[str, float]
+) -> Spread:
+    """The components that these runs can tell apart."""
+    base = seed = both = None
+    values = [list(v) for v in by_base.values()]
+    if sum(len(v) > 1 for v in values) > 1:
+        base, seed = components(by_base)
+    elif len(values) > 1 and all(len(v) == 1 for v in values):
+        both = float(np.std([v[0] for v in values], ddof=1))
+    elif len(values) == 1 and len(values[0]) > 1:
+        seed = float(np.std(values[0], ddof=1))
+    shared_part, alone = _of_images(pairs)
+    if seed is not None and alone is not None:
+        seed = max(0.0, seed**2 - alone) ** 0.5
+    images = None if shared_part is None or alone is None else (shared_part + alone) ** 0.5
+    return Spread(base, seed, images, both, judges)
+
+
+def _of_images(pairs: Sequence[Scores]) -> tuple[float | None, float | None]:
+    """`statistics.sampling` of the pairs' differences, over images or prompts; None where these are not the same ones."""
+    if not pairs or any(s.keys != pairs[0].keys for s in pairs):
+        return None, None
+    table = np.stack([s.a - s.b for s in pairs])
+    if pairs[0].prompts is not None:
+        number = np.unique(pairs[0].prompts, return_inverse=True)[1]
+        if 1 < number.max() + 1 < table.shape[1]:
+            table = np.stack([np.bincount(number, weights=row) / np.bincount(number) for row in table])
+    return sampling(table)
