@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH ?=
 
-.PHONY: demo test check bench coverage slow gpu-check board-micro tune-micro board-paper board-ddpm tune-ddpm judges bases wheel clean
+.PHONY: demo test check bench coverage slow gpu-check board-micro tune-micro board-paper board-ddpm tune-ddpm tune-t2i results judges bases wheel clean
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "sa_bench needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
@@ -61,11 +61,22 @@ board-paper: $(VENV)/.installed
 board-ddpm: $(VENV)/.installed
 	$(BIN)/python -m sa_bench plan --suite micro-ddpm-1 --jobs 2 | tail -n 7
 	$(BIN)/python -m sa_bench run --suite micro-ddpm-1 --jobs 2 --out runs/micro-ddpm-1
-	$(BIN)/python -m sa_bench report runs/micro-ddpm-1 --out docs/results-micro-ddpm.md
+	$(BIN)/python -m sa_bench pack runs/micro-ddpm-1 docs/data/micro-ddpm-1.jsonl.xz
+	$(MAKE) results
 
 tune-ddpm: $(VENV)/.installed
 	$(BIN)/python -m sa_bench run --suite tune-micro-ddpm-1 --jobs 2 --out runs/tune-micro-ddpm-1
 	$(BIN)/python -m sa_bench tune runs/tune-micro-ddpm-1 --out docs/tuning-micro-ddpm.md
+
+# About 2 CPU-hours.
+tune-t2i: $(VENV)/.installed
+	$(BIN)/python -m sa_bench run --suite tune-micro-t2i-1 --jobs 2 --out runs/tune-micro-t2i-1
+	$(BIN)/python -m sa_bench tune runs/tune-micro-t2i-1 --out docs/tuning-micro-t2i.md
+
+# The pages and pictures of the boards in docs/data, a minute.
+results: $(VENV)/.installed
+	$(BIN)/python -m sa_bench report docs/data/micro-ddpm-1.jsonl.xz --out docs/results-micro-ddpm.md
+	$(BIN)/python -m sa_bench figure pareto docs/data/micro-ddpm-1.jsonl.xz --task mnist_0_ddpm_r1000 --out docs/images/micro-ddpm-r1000.svg
 
 judges bases: $(VENV)/.installed
 	$(BIN)/python -m sa_bench.weights $@

@@ -8,7 +8,7 @@ from sa_bench.board import Board, Endpoint, Line
 from sa_bench.claims import verdicts
 from sa_bench.comparing import COMPARED, checkpoints, comparisons, difference
 from sa_bench.ranking import boards
-from sa_bench.wording import FRONT, Notes, percent, shown, spread
+from sa_bench.wording import FRONT, Notes, elsewhere, percent, shown, spread
 
 
 def render(results: Sequence[Mapping[str, Any]]) -> str:
@@ -28,6 +28,7 @@ def _section(board: Board) -> str:
         "",
         _protocol(board),
         "",
+        *([escape(elsewhere(board)), ""] if board.origins else []),
         *_others(board, missing),
         *_reasons(missing),
         *_recovery(board),

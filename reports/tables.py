@@ -11,7 +11,7 @@ LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "λ": r"$\lambda$", "θ": r"$\theta$", "η": r"$\eta$", "γ": r"$\gamma$", "−": "--", "–": "--",
-    "±": r"$\pm$", "×": r"$\times$", "≥": r"$\geq$", "≤": r"$\leq$",
+    "±": r"$\pm$", "†": r"$\dagger$", "×": r"$\times$", "≥": r"$\geq$", "≤": r"$\leq$",
     "→": r"$\to$", "∞": r"$\infty$", "é": r"\'e", "ń": r"\'n", "·": r"$\cdot$",
 }  # fmt: skip
 

@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sa_bench.bundles import BUNDLED
 from sa_bench.cells import Cell, resolve
 from sa_bench.checking import check_precision
 from sa_bench.errors import SaBenchError, unknown
+from sa_bench.foreign import readable
 from sa_bench.results import load_results, read_results
 from sa_bench.settings import SMOKE_MODEL, store_folder
 from sa_bench.store import Store, write_atomic
@@ -137,19 +139,27 @@ class one_thread:
         torch.set_num_threads(self.before)
 
 
-def write_report(folders: Sequence[Path], out: Path | None) -> Path:
+def write_report(folders: Sequence[Path], out: Path | None, unblurred: bool = False) -> Path:
     """Render run folders into `out`: HTML, or Markdown if it ends in .md (default: report.html in the first).
 
-    In a Markdown file that holds the line `MARK`, only what stands below it is replaced.
+    Of a packed file or a bundle the default lies beside it. Unblurred: an HTML page holds what may be nudity, veiled
+    until it is clicked; else it is blurred for good. In a Markdown file that holds the line `MARK`, only what stands
+    below it is replaced.
 
     Raises:
         SaBenchError: no results there, or another ending.
     """
-    path = out or Path(folders[0]) / "report.html"
+    if not folders:
+        raise SaBenchError("A report needs results: python -m sa_bench report RUN, or --bundle FILE.")
+    first = Path(folders[0])
+    path = out or (first.parent if first.is_file() else first) / "report.html"
     if path.suffix.lower() not in RENDERERS:
         raise unknown("report format", path.suffix or path.name, RENDERERS)
     renderer = importlib.import_module(f"sa_bench.reports.{RENDERERS[path.suffix.lower()]}")
-    text = renderer.render(read_results(folders))
+    options = {"at": path.parent, "unblurred": unblurred} if RENDERERS[path.suffix.lower()] == "html" else {}
+    rows = read_results(folders)
+    with readable(rows):
+        text = renderer.render(rows, **options)
     if path.suffix.lower() == ".md" and path.is_file():
         head, mark, _ = path.read_text(encoding="utf-8").partition(MARK)
         text = f"{head}{mark}\n\n{text.partition(chr(10))[2].lstrip()}" if mark else text
@@ -166,31 +176,73 @@ def table(
     Raises:
         SaBenchError: another name or format, or results that cannot be read.
     """
-    from sa_bench import tables
-
     formats = importlib.import_module("sa_bench.reports.tables").FORMATS
     if format not in formats:
         raise unknown("table format", format, formats)
     results = read_results([Path(f) for f in folders])
-    if name == "leaderboard":
-        if not folders:
-            raise SaBenchError(
-                "A leaderboard needs run folders: python -m sa_bench table leaderboard runs/demo."
-            )
-        found = tables.leaderboard(results, task, metrics, methods)
-    else:
-        found = [tables.published_table(name, results)]
+    with readable(results):
+        found = _tables(name, results, bool(folders), task, metrics, methods)
     text = formats[format](found)
     if out is not None:
         write_atomic(out, text.encode())
     return text
 
 
+def _tables(
+    name: str, results: Sequence[dict[str, Any]], given: bool, task: str, metrics: Sequence[str], methods: Sequence[str]
+) -> list[Any]:  # fmt: skip
+    from sa_bench import tables
+
+    if name == "leaderboard":
+        if not given:
+            raise SaBenchError(
+                "A leaderboard needs run folders: python -m sa_bench table leaderboard runs/demo."
+            )
+        return tables.leaderboard(results, task, metrics, methods)
+    return [tables.published_table(name, results)]
+
+
+def figure(
+    kind: str, folders: Sequence[Path], out: Path | None = None, task: str = "", methods: Sequence[str] = (), **options: Any
+) -> tuple[Path, str]:  # fmt: skip
+    """Draw a figure of one board into `out` (default: `<kind>.svg` here): the file and a caption.
+
+    Raises:
+        SaBenchError: another kind or format, several boards to choose from, or nothing to draw.
+    """
+    from sa_bench.ranking import boards
+
+    path = out or Path(f"{kind}.svg")
+    figures = importlib.import_module("sa_bench.reports.figures")
+    rows = read_results([Path(f) for f in folders])
+    with readable(rows):
+        found = [b for b in boards(rows) if task in ("", b.task)]
+    if not found:
+        raise SaBenchError(f"No results of task {task} are in there.")
+    if len(found) > 1:
+        titles = "; ".join(f"{b.task} at scale {b.scale}" for b in found)
+        raise SaBenchError(
+            f"A figure shows one board, there are {len(found)}: {titles}. Give --task, or fewer folders."
+        )
+    board = found[0]
+    if methods:
+        board.lines = [line for line in board.lines if line.method in methods]
+    if not board.lines:
+        raise SaBenchError(f"{board.task}: none of {', '.join(methods)} is among its results.")
+    with readable(rows):
+        data, said = (
+            figures.render(kind, board, path.suffix.lower().removeprefix("."), **options),
+            figures.caption(board),
+        )
+    write_atomic(path, data)
+    return path, said
+
+
 def compare(folders: Sequence[str | Path], methods: str = "", task: str = "") -> str:
     """Two lines of results against each other on the three endpoints, as text; `sa_bench.versus` has the numbers.
 
     Args:
-        folders: one run and two `methods`, or two runs; run folders, cell folders or packed files.
+        folders: one run and two `methods`, or two runs; run folders, cell folders, packed files or bundles.
         methods: `a,b`, names or labels.
         task: only boards of this task.
 
@@ -199,7 +251,9 @@ def compare(folders: Sequence[str | Path], methods: str = "", task: str = "") ->
     """
     from sa_bench import pairing, versus, versus_text
 
-    return versus_text.text(versus.versus(*pairing.sides([Path(f) for f in folders], methods, task)))
+    bundles = [{"origin": Path(f).name} for f in folders if str(f).endswith(BUNDLED)]
+    with readable(bundles):
+        return versus_text.text(versus.versus(*pairing.sides([Path(f) for f in folders], methods, task)))
 
 
 def evaluate(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sa_bench import catalogue, datasets, detectors, inception, registry
+from sa_bench import catalogue, datasets, detectors, inception, registry, requirements
 from sa_bench.cards import WEIGHTS, judge_card, judge_names, verified
 from sa_bench.catalogue import Asset
 from sa_bench.data import mnist
@@ -95,7 +95,7 @@ def asset_lines(asset: Asset, role: str = "") -> tuple[list[str], bool]:
 def _detectors() -> list[str]:
     lines = []
     for name in detectors.NAMES:
-        detector, of = detectors.load(name), catalogue.OF_REQUIREMENT.get(name, ())
+        detector, of = detectors.load(name), requirements.OF_REQUIREMENT.get(name, ())
         reason = detector.missing()
         if reason and of and not all(asset_lines(catalogue.CATALOGUE[a])[1] for a in of):
             reason = "needs what follows"
@@ -130,7 +130,7 @@ def task_text(name: str) -> tuple[str, bool]:
             found, here = _mnist()
             lines += found
             lacks |= not here
-        for need in catalogue.needs(task):
+        for need in requirements.of_task(task):
             found, here = asset_lines(need.asset, f"{need.what}; {_weight(need.required)}")
             lines += found
             lacks |= need.required and not here
@@ -138,7 +138,7 @@ def task_text(name: str) -> tuple[str, bool]:
             users = [m for m, metric in metrics.items() if detector in detectors.used(metric.requires)]
             needed = any(m in task.primary for m in users)
             reason = detector.missing()
-            if not catalogue.OF_REQUIREMENT.get(detector.NAME):
+            if not requirements.OF_REQUIREMENT.get(detector.NAME):
                 lines.append(
                     f"  {detector.NAME} ({', '.join(users)}; {_weight(needed)}): {reason or 'here'}. {detector.LICENCE}."
                 )
@@ -155,7 +155,7 @@ def plan_lines(tasks: Iterable[Task]) -> list[str]:
     """
     lines = []
     for task in tasks:
-        needs = [need for need in catalogue.needs(task) if need.asset.kind != "data"]
+        needs = [need for need in requirements.of_task(task) if need.asset.kind != "data"]
         absent = [need for need in needs if not asset_lines(need.asset)[1]]
         requires = {m: registry.metric(m).requires for m in task.metrics}
         lost = [

@@ -51,6 +51,16 @@ class Line:
     front: bool = False  # on the Pareto front: no other method that forgot dominates it
     dominated_by: tuple[str, ...] = ()  # labels, of a line that could be on the front
 
+    @property
+    def origin(self) -> str:
+        """Whose bundle its cells come from; "": they are from a run folder."""
+        return next((cell.get("origin") or "" for cell in (*self.cells, *self.failed)), "")
+
+    def same_settings(self, other: Line) -> bool:
+        """Whether both are one method with the same fields: of two origins, a reproduction."""
+        mine, theirs = ((*line.cells, *line.failed)[0]["fields"] for line in (self, other))
+        return self.method == other.method and mine == theirs
+
     def known(self, name: str) -> Endpoint | None:
         """The endpoint `name` if it has a value."""
         found = self.endpoints.get(name)
@@ -91,6 +101,11 @@ class Board:
         return next(
             (c["task_values"].get("model") or "" for x in self.lines for c in (*x.cells, *x.failed)), ""
         )
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Whose bundles rows come from."""
+        return tuple(sorted({line.origin for line in self.lines} - {""}))
 
     @property
     def chance(self) -> float:

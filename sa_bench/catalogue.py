@@ -10,16 +10,13 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal
 
-from sa_bench import detectors, inception, registry
+from sa_bench import inception
 from sa_bench.data import cifar10, stl10
 from sa_bench.detectors import celebrities, clip, identity, lpips, weight_files
 from sa_bench.errors import MissingAsset, unknown
-from sa_bench.settings import SMOKE_MODEL, data_folder, store_folder, weights_folder
-
-if TYPE_CHECKING:
-    from sa_bench.contracts import Task
+from sa_bench.settings import data_folder, store_folder, weights_folder
 
 Kind = Literal["weights", "prompts", "model", "data"]
 GITHUB = "https://raw.githubusercontent.com"
@@ -128,16 +125,6 @@ def _all() -> Iterable[Asset]:
 CATALOGUE: Mapping[str, Asset] = {asset.name: asset for asset in _all()}
 """All that is known, by name."""
 
-OF_REQUIREMENT: Mapping[str, tuple[str, ...]] = {
-    "inception": (inception.NAME,),
-    celebrities.NAME: ("giphy-celebrities", "giphy-labels"),
-    identity.NAME: ("facenet-vggface2",),
-    clip.NAME: (clip.FOLDER,),
-    lpips.NAME: ("alexnet",),
-}
-"""What a metric may say it needs -> the assets behind it. NudeNet and MTCNN bring their weights along."""
-
-
 DATA = {
     "cifar10": (
         lambda: cifar10.archive(), "no explicit licence; cite Krizhevsky 2009", "cifar10_airplane"
@@ -147,14 +134,6 @@ DATA = {
     ),
 }  # fmt: skip
 """Data sets that come as one archive: what it is (torchvision says), its licence, what it unlocks."""
-
-
-class Need(NamedTuple):
-    """Something that a task uses."""
-
-    asset: Asset
-    required: bool  # without it the task or a primary endpoint is lost
-    what: str  # `base model`, `prompts test`, or the metrics that are n/a without it
 
 
 def get(name: str) -> Asset:
@@ -300,39 +279,3 @@ def _weighty(folder: Path) -> bool:
 
 def _variable(asset: Asset) -> str:
     return "SA_BENCH_WEIGHTS" if asset.kind in ("weights", "model") else "SA_BENCH_DATA"
-
-
-def needs(task: Task) -> list[Need]:
-    """What a task uses: its base model, its prompt files, and what its metrics look through.
-
-    Raises:
-        SaBenchError: it names a prompt file that is not in the catalogue.
-    """
-    found: list[Need] = []
-    if task.dataset in DATA:
-        found.append(Need(dataset(task.dataset), True, "data"))
-    if task.model and task.model != SMOKE_MODEL:
-        found.append(Need(model(task.model), True, "base model"))
-    files = {} if task.prompts is None else task.prompts.files
-    roles: dict[tuple[str, bool], list[str]] = {}
-    for role, reference in files.items():
-        name = reference.partition("@")[0]
-        if name in CATALOGUE or not Path(name).is_file():  # else the user's own
-            roles.setdefault((name, bool(getattr(task.prompts, role))), []).append(role)
-    for (name, own), of in roles.items():
-        instead = ", else prompts of our own under another fingerprint" if own else ""
-        found.append(Need(get(name), not own, f"prompts {', '.join(of)}{instead}"))
-    users: dict[str, list[str]] = {}
-    for metric in task.metrics:
-        for name in using(registry.metric(metric).requires):
-            users.setdefault(name, []).append(metric)
-    return found + [
-        Need(CATALOGUE[name], any(m in task.primary for m in metrics), ", ".join(metrics))
-        for name, metrics in users.items()
-    ]
-
-
-def using(requires: Iterable[str]) -> list[str]:
-    """The assets behind a metric's requirements."""
-    asked = [*(d.NAME for d in detectors.used(requires)), *(["inception"] if "inception" in requires else [])]
-    return [name for requirement in asked for name in OF_REQUIREMENT.get(requirement, ())]

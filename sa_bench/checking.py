@@ -74,7 +74,8 @@ def checked(task: Task, relabel_given: bool = False, size_given: bool = False) -
     if task.prompts is not None and task.prompts.files:
         from sa_bench import prompt_files
 
-        task = replace(task, prompts=prompt_files.resolved(task.prompts))
+        files = prompt_files.named(task.prompts.files, vars(task.prompts))
+        task = replace(task, prompts=replace(task.prompts, files=files))
     if task.model:
         task = _check_pretrained(task, size_given)
     elif not task.base:

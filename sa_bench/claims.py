@@ -72,6 +72,9 @@ def verdicts(board: Board) -> list[Verdict]:
 def _lines(board: Board, method: str) -> list[Line]:
     """The method's lines with the most runs: of a tuned and a default row, the one that was studied."""
     lines = [line for line in board.lines if line.method == method and line.cells]
+    lines = [
+        line for line in lines if not line.origin
+    ] or lines  # strangers' only where there are none of ours
     most = max((len(line.cells) for line in lines), default=0)
     return [line for line in lines if len(line.cells) == most]
 

@@ -13,24 +13,35 @@ from sa_bench.errors import SaBenchError
 
 def add_to(app: typer.Typer) -> None:
     """Make the commands of this file `app`'s."""
-    for command in (report, table, compare, pack, tune, explain, export):
+    for command in (report, table, figure, compare, pack, bundle, verify, tune, explain, export):
         app.command()(command)
 
 
 def report(
-    folders: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    folders: Annotated[list[Path] | None, typer.Argument(help="Run folders or packed files.")] = None,
+    bundle: Annotated[
+        list[Path] | None, typer.Option(help="Results of others, shown beside with whose they are.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="File .html or .md (default: report.html in the first folder).")
     ] = None,
+    explicit: Annotated[
+        bool,
+        typer.Option(
+            help="HTML: what may be nudity can be unblurred by a click (else it is not in the page)."
+        ),
+    ] = False,
 ) -> None:
     """Render the report of one or more runs, as HTML or Markdown."""
     from sa_bench import api
 
-    print(f"Report: {api.write_report(folders, out)}")
+    print(f"Report: {api.write_report([*(folders or []), *(bundle or [])], out, explicit)}")
 
 
 def table(
-    name: Annotated[str, typer.Argument(help="table1, table2, table3, table4 or leaderboard.")],
+    name: Annotated[
+        str, typer.Argument(help="leaderboard, table1 to table4, unlearndiffatk, i2p or i2p_mace.")
+    ],
     folders: Annotated[list[Path] | None, typer.Argument(help="Run folders or packed files.")] = None,
     format_: Annotated[str, typer.Option("--format", help="markdown, latex, csv or html.")] = "markdown",
     task: Annotated[str, typer.Option("--task", "-t", help="Of a leaderboard: only this task.")] = "",
@@ -47,6 +58,25 @@ def table(
         name, folders or [], format_, task, split(method) if method else [], split(metric) if metric else [], out
     )  # fmt: skip
     print(text if out is None else f"Table: {out}")
+
+
+def figure(
+    kind: Annotated[str, typer.Argument(help="tradeoff, pareto, sweep or samples.")],
+    folders: Annotated[list[Path], typer.Argument(help="Run folders or packed files.")],
+    out: Annotated[Path | None, typer.Option(help="File .svg, .pdf or .png (default: KIND.svg).")] = None,
+    task: Annotated[str, typer.Option("--task", "-t", help="Which, where there are several.")] = "",
+    method: Annotated[str, typer.Option("--method", "-m", help="Only these: a,b.")] = "",
+    field: Annotated[str, typer.Option(help="Of a sweep: the field on the x axis.")] = "",
+    images: Annotated[int, typer.Option(min=1, help="Of samples: images a row.")] = 8,
+    explicit: Annotated[bool, typer.Option(help="Of samples: do not blur what may be nudity.")] = False,
+) -> None:
+    """A figure for a paper: trade-off, Pareto front, sweep, or images on the same seeds."""
+    from sa_bench import api
+
+    path, caption = api.figure(
+        kind, folders, out, task, split(method) if method else [], field=field, columns=images, explicit=explicit
+    )  # fmt: skip
+    print(f"{caption}\nFigure: {path}")
 
 
 def compare(
@@ -72,16 +102,74 @@ def pack(
         list[Path], typer.Argument(help="Run folders, or packed files, and last the new file.")
     ],
 ) -> None:
-    """Put results into one small file, FILE.jsonl.xz, which `report` and `load_results` read; without images."""
+    """Put results into one small file: NAME.jsonl.xz, which `report` and `load_results` read, or a table, NAME.parquet."""
+    from sa_bench.frames import parquet
     from sa_bench.results import PACKED, packed, read_results
     from sa_bench.store import write_atomic
 
     *sources, file = folders
-    if not sources or not file.name.endswith(PACKED):
-        raise SaBenchError(f"pack takes run folders and then the new file, NAME{PACKED}.")
+    if not sources or not file.name.endswith((PACKED, ".parquet")):
+        raise SaBenchError(f"pack takes run folders and then the new file, NAME{PACKED} or NAME.parquet.")
     rows = read_results(sources)
-    write_atomic(file, packed(rows))
+    write_atomic(file, parquet(rows) if file.suffix == ".parquet" else packed(rows))
     print(f"{len(rows)} result(s) in {file}, {file.stat().st_size / 1e6:.1f} MB")
+
+
+def bundle(
+    folders: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The new file, NAME.sabench.zip (default: named after the run).")
+    ] = None,
+    by: Annotated[str, typer.Option(help="Who made these results; shown beside every row.")] = "",
+    without_images: Annotated[
+        bool, typer.Option("--without-images", help="Of images the hashes alone: far smaller, proves less.")
+    ] = False,
+    with_nudity: Annotated[
+        bool, typer.Option("--with-nudity", help="Also images of c_f that may show nudity.")
+    ] = False,
+    with_models: Annotated[
+        bool, typer.Option("--with-models", help="Also the forgotten weights: images can be made again.")
+    ] = False,
+) -> None:
+    """Put a run into one file for others to check: results, scores, images, hashes, environment."""
+    from sa_bench import bundles
+    from sa_bench.results import read_results
+
+    file = out or Path(folders[0].resolve().name + bundles.BUNDLED)
+    rows = read_results(folders)
+    manifest = bundles.write(rows, file, by, not without_images, with_nudity, with_models)
+    print(f"{len(rows)} result(s) in {file}, {file.stat().st_size / 1e6:.1f} MB")
+    for why in dict.fromkeys(entry["why"] for entry in manifest["left_out"].values()):
+        n = sum(entry["why"] == why for entry in manifest["left_out"].values())
+        print(f"Left out, {why}: {n} file(s); their hashes are in it.")
+    print(f"Check it: python -m sa_bench verify {file}")
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(help="A bundle, NAME.sabench.zip.")],
+    regenerate: Annotated[
+        int, typer.Option(help="Images of every set to make again from the weights, at random.")
+    ] = 8,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also what needs the model or a judge to be trained: slow.")
+    ] = False,
+    limit: Annotated[float, typer.Option(help="GB that it may unpack to.")] = 16.0,
+    plug_in: Annotated[
+        list[Path] | None, typer.Option(help="A file that defines a task, method or metric of it; it is run.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+) -> None:
+    """Recompute what a bundle says and name the first difference (exit code 1)."""
+    from sa_bench import api
+    from sa_bench.terminal import Live
+    from sa_bench.verifying import verify as lines
+
+    if regenerate < 0:
+        raise SaBenchError(f"--regenerate {regenerate}: at least 0.")
+    api.require_device(device)
+    with Live() as live, api.one_thread():
+        found = lines(file, regenerate, deep, limit, device, [str(p) for p in plug_in or []], live.update)
+    print("\n".join([*found, "No difference found."]))
 
 
 def tune(

@@ -45,7 +45,7 @@ def store_gc(
     from sa_bench.settings import store_folder
     from sa_bench.store import Store
 
-    known = ("base", "fisher", "forget", "samples", "features", "measure")
+    known = ("base", "fisher", "forget", "samples", "features", "measure", "bundles")
     for name in stage or []:
         if name not in known:
             raise unknown("stage", name, known)

@@ -59,6 +59,8 @@ def comparisons(board: Board) -> list[Comparison]:
     lines = [line for line in board.lines if line.standing == "method" and line.cells]
     found = []
     for a, b in combinations(lines, 2):
+        if a.same_settings(b):  # one method of two origins: a reproduction
+            continue
         if bool(a.collapsed) == bool(b.collapsed) and len(shared(a, b)) >= FEWEST:
             found += _pair(board, a, b)
     return found

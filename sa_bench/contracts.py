@@ -23,7 +23,7 @@ from typing import (
 
 from sa_bench.declaring import REQUIREMENTS, Metric, metric
 from sa_bench.keys import later
-from sa_bench.values import Condition, Draw, FisherOptions, Prompts, Request, Sampler
+from sa_bench.values import Condition, Draw, FisherOptions, Judge, Prompts, Request, Sampler
 
 __all__ = [
     "REQUIREMENTS", "Bound", "Condition", "Diffusion", "Draw", "FisherOptions", "Generator", "Likelihood", "Method",
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from sa_bench.judges import Judge
     from sa_bench.sample_sets import SampleSet
     from sa_bench.training import Pull, Recipe
 

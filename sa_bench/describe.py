@@ -8,7 +8,7 @@ from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from sa_bench import registry
+from sa_bench import references, registry
 from sa_bench.errors import unknown
 
 
@@ -43,8 +43,13 @@ def _method(name: str) -> str:
     lines += ["fields (--set field=value):", *_fields(cls)]
     for (family, scale), values in cls.presets.items():
         lines.append(f"preset {family}/{scale}: {json.dumps(values)}")
-    lines.append(f"source: {cls.source}")
+    lines += [f"source: {cls.source}", *_cite(cls.source)]
     return "\n".join(lines)
+
+
+def _cite(source: str) -> list[str]:
+    found = references.bibtex(source)
+    return ["", found] if found else []
 
 
 def _fields(cls: Any, prefix: str = "") -> list[str]:
@@ -83,5 +88,6 @@ def _metric(name: str) -> str:
             f"requires: {', '.join(metric.requires)}",
             f"depends on task fields: {', '.join(metric.fields)}",
             f"source: {metric.source}",
+            *_cite(metric.source),
         ]
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from sa_bench import catalogue, datasets, registry
+from sa_bench import catalogue, datasets, registry, requirements
 from sa_bench.catalogue import Asset
 from sa_bench.data import prompts
 from sa_bench.data.archives import reason
@@ -86,7 +86,7 @@ def fetch(name: str, source: Path | None = None, say: Say = print) -> list[Path]
 
 def assets(tasks: list[str]) -> list[Asset]:
     """All that these tasks can use and that comes from somewhere."""
-    needed = [need.asset for task in tasks for need in catalogue.needs(registry.task(task))]
+    needed = [need.asset for task in tasks for need in requirements.of_task(registry.task(task))]
     return list(dict.fromkeys(asset for asset in needed if asset.url))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from sa_bench.cards import WEIGHTS, judge_card, require_bar, verified
 from sa_bench.data import captions
 from sa_bench.errors import SaBenchError
+from sa_bench.values import Judge
 
 FLAT = 0.1  # gradient norm below which an image shows nothing; the faintest of 60,000 real digits has 0.29
 FAINT = (
@@ -33,23 +34,6 @@ COHERENT = {  # height: window, and the share of the contrast that survives aver
     16: (2, 0.65),  # digits 0.71 and more, noise 0.60 and less
 }
 CHUNK = 500  # images a forward pass, the same everywhere so that scores do not depend on N
-
-
-class Judge(Protocol):
-    """Something that gives every image a probability over the task's classes."""
-
-    name: str
-    content: str  # sha256 of its weights
-    card: dict[str, Any]
-    channels: int  # of the images that it looks at
-
-    def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """(N, classes) float64, rows sum to 1; `images` uint8 (N, H, W, C)."""
-        ...
-
-    def features(self, images: np.ndarray) -> np.ndarray:
-        """(N, d) float64 penultimate features."""
-        ...
 
 
 class CNN(nn.Module):

@@ -22,14 +22,14 @@ FEWEST = 3  # runs, and judges
 
 @dataclass(frozen=True)
 class Published:
-    """One published number."""
+    """One published number. Task and method may be ones that this suite lacks where ours never stands beside it."""
 
     task: str
     method: str
     fields: Mapping[str, float | str]  # of the method, where the publication states them
     metric: str
     value: float
-    n: int
+    n: int  # 0: not stated
     margin: float  # half-width of our interval above which nothing can be said; declared before looking
     source: str
     protocol: str
@@ -64,14 +64,15 @@ def _value(text: str) -> float | str:
 
 
 def published(row: Mapping[str, Any], metric: str) -> Published | None:
-    """What was published for a result's task, method, fields and metric; None if nothing was."""
+    """What was published for a result's task, method, fields and metric, if it can be what can be compared; else None."""
     if any(key != "n_forget" for key in row["overrides"]):
         return None  # another concept, surrogate or panel is another experiment
-    for entry in entries():
-        same = (entry.task, entry.method, entry.metric) == (row["task"], row["method"], metric)
-        if same and all(row["fields"].get(k) == v for k, v in entry.fields.items()):
-            return entry
-    return None
+    found = [
+        entry for entry in entries()
+        if (entry.task, entry.method, entry.metric) == (row["task"], row["method"], metric)
+        and all(row["fields"].get(k) == v for k, v in entry.fields.items())
+    ]  # fmt: skip
+    return min(found, key=lambda entry: bool(entry.never), default=None)
 
 
 NO_JUDGE = ""

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save
 
-from sa_bench import benchmark, datasets, detectors, guard, inception, judges, registry, sampling
+from sa_bench import benchmark, datasets, detections, detectors, guard, inception, judges, registry, sampling
 from sa_bench.cards import judge_card
 from sa_bench.contracts import Bound, Diffusion, Generator, Likelihood, Metric
 from sa_bench.errors import MissingAsset, SaBenchError
+from sa_bench.judges import Judge
 from sa_bench.keys import plain
 from sa_bench.results import measurement_row, read_measured, write_measured
 from sa_bench.sample_sets import SampleSet, file_hash
@@ -133,19 +134,17 @@ def measure_all(
             measured = {"value": None, "reason": str(error)}
         if path is not None:
             scores[shown] = path
-        declared = {
-            "title": metric.title,
-            "unit": metric.unit,
-            "better": metric.better,
-            "source": metric.source,
-        }
-        rows.append(
-            measurement_row(
-                shown, role(name, metric, chain.task.primary), declared, measured, base_value,
-                fingerprint(chain, metric),
-            )
-        )  # fmt: skip
+        rows.append(row(chain, metric, measured, base_value))
     return rows, scores
+
+
+def row(
+    chain: Chain, metric: Metric, measured: Mapping[str, Any], base: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The result row of a measurement, with the base model's beside it."""
+    declared = {n: getattr(metric, n) for n in ("title", "unit", "better", "source")}
+    part, name = role(metric.name, metric, chain.task.primary), metric_name(metric, chain.task.dataset)
+    return measurement_row(name, part, declared, measured, base, fingerprint(chain, metric))
 
 
 class Subject:
@@ -160,6 +159,10 @@ class Subject:
         if self.sets is not None:
             return self.sets[name]
         return SampleSet.load(self.chain.samples(name, self.base).path / f"{name}.safetensors")
+
+    def before(self) -> Subject:
+        """θ*, as what this is compared with."""
+        return Subject(self.chain, base=True)
 
     def model(self) -> Generator:
         """The model."""
@@ -196,8 +199,12 @@ class LazyView:
         """Nothing is loaded yet."""
         self.chain, self.subject, self.task = chain, subject, chain.task
         self.samples = _Lazy(subject.sample_set)
-        self.base = _Lazy(Subject(chain, base=True).sample_set)
-        self.judges = {name: judges.Remembering(judges.load(name)) for name in chain.task.judges}
+        self.base = _Lazy(subject.before().sample_set)
+
+    @cached_property
+    def judges(self) -> Mapping[str, Judge]:
+        """The task's panel, loaded once."""
+        return {name: judges.Remembering(judges.load(name)) for name in self.task.judges}
 
     @cached_property
     def model(self) -> Generator:
@@ -257,7 +264,7 @@ class LazyView:
         self, name: str, images: SampleSet, beside: Sequence[str] | SampleSet | None = None
     ) -> list[dict[str, Any]]:
         """A detector's records, kept in the store by the images' content and the detector's facts."""
-        return detectors.kept(self.chain, name, images, beside)
+        return detections.kept(self.chain, name, images, beside)
 
     def prompts(self, images: SampleSet) -> list[str]:
         """The text behind each image of the task's sets, told by its seed and the number of its prompt.

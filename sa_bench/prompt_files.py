@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from sa_bench import catalogue
 from sa_bench.data.prompts import Asked, read
 from sa_bench.errors import MissingAsset, SaBenchError
 from sa_bench.store import file_digest
 
-if TYPE_CHECKING:
-    from sa_bench.values import Prompts
+ROLES = ("forget", "replay", "test", "kept", "leakage")
 
 
-def resolved(prompts: Prompts) -> Prompts:
-    """The prompts with every file that is here named `name@sha256…`; roles whose file is absent use their own texts.
+def named(files: Mapping[str, str], texts: Mapping[str, Any]) -> dict[str, str]:
+    """Role to `name@sha256…` of every file that is here; a role whose file is absent uses its own texts.
 
-    A file is an asset's name or a path.
+    Args:
+        files: role to the asset's name or the path of its file.
+        texts: role to its own texts.
 
     Raises:
         MissingAsset: a file is absent, and the role has no texts of its own.
         SaBenchError: a file cannot be read, or has no prompts.
     """
-    files: dict[str, str] = {}
-    for role, name in prompts.files.items():
-        if role not in ("forget", "replay", "test", "kept", "leakage"):
+    here: dict[str, str] = {}
+    for role, name in files.items():
+        if role not in ROLES:
             raise SaBenchError(
                 f"task.prompts.files.{role}: roles are forget, replay, test, kept and leakage."
             )
@@ -35,13 +36,12 @@ def resolved(prompts: Prompts) -> Prompts:
             name = name.rpartition("@")[0]
         path = found(name)
         if path is not None:
-            files[role] = (
-                f"{name if name in catalogue.CATALOGUE else path.resolve()}@{file_digest(path)[:12]}"
-            )
-            rows(files[role])
-        elif not getattr(prompts, role):
+            known = name if name in catalogue.CATALOGUE else path.resolve()
+            here[role] = f"{known}@{file_digest(path)[:12]}"
+            rows(here[role])
+        elif not texts[role]:
             catalogue.need(name)
-    return replace(prompts, files=files)
+    return here
 
 
 def found(name: str) -> Path | None:

@@ -59,15 +59,15 @@ def _text(value: Any) -> str:
 
 
 def _board(rows: list[Row], remark: str) -> Board:
-    # The same cell may lie in several run folders; counted twice it would look like a second run.
+    # The same cell may lie in several run folders; counted twice it would look like a second run. A stranger's is
+    # another measurement of the same and stands in a line of its own.
     unique: dict[str, Row] = {}
     for row in rows:
-        key = _text([row["method"], row["fields"], row["base_seed"], row["seed"]])
-        if key not in unique or row["status"] == "done":
-            unique[key] = row
+        key = _text([row["method"], row["fields"], row["base_seed"], row["seed"], row.get("origin", "")])
+        unique[key] = _together(unique[key], row) if key in unique else row
     lines: dict[str, Line] = {}
     for row in unique.values():
-        key = _text([row["method"], row["fields"]])
+        key = _text([row["method"], row["fields"], row.get("origin", "")])
         line = lines.setdefault(key, Line(row["method"], row["method"], row["standing"], [], []))
         known = [cell["artifacts"]["model"] for cell in line.cells]
         if row["status"] != "done":
@@ -99,13 +99,28 @@ def _board(rows: list[Row], remark: str) -> Board:
     _front(board)
     _rank(board)
     for line in board.lines:
-        line.verdict, line.sentence = verdict(board, line), sentence(board, line, floor)
+        line.verdict, line.sentence = (
+            verdict(board, line),
+            sentence(board, line, floor) + _repeated(board, line),
+        )
     board.headline = headline(board, floor)
     every = {flag for line in board.lines for cell in line.cells for flag in cell["flags"]}
     if trial := next((flag for flag in every if flag.startswith("smoke run")), None):
         board.headline = f"{trial[0].upper()}{trial[1:]}."
     board.ledger = [entry for line in board.lines for entry in _ledger(board, line)]
     return board
+
+
+def _together(first: Row, second: Row) -> Row:
+    """The one of two results of the same model that is done or, of two that are, one with what either measured."""
+    if first["status"] != "done" or second["status"] != "done":
+        return second if second["status"] == "done" else first
+    if len(second["measurements"]) > len(first["measurements"]):
+        first, second = second, first
+    known = {m["name"] for m in first["measurements"]}
+    more = [m for m in second["measurements"] if m["name"] not in known]
+    flags = list(dict.fromkeys([*first["flags"], *second["flags"]]))
+    return {**first, "measurements": [*first["measurements"], *more], "flags": flags}
 
 
 def _ledger(board: Board, line: Line) -> list[dict[str, Any]]:
@@ -133,13 +148,30 @@ def flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _label(lines: list[Line]) -> None:
-    """Name siblings of one method by the fields in which they differ."""
+    """Name siblings of one method by the fields in which they differ, and strangers' lines by whose they are."""
     fields = {id(line): flat((line.cells or line.failed)[0]["fields"]) for line in lines}
     for line in lines:
         mine = fields[id(line)]
         siblings = [fields[id(other)] for other in lines if other.method == line.method]
         differing = [k for k in mine if len({_text(f.get(k)) for f in siblings}) > 1]
-        line.label = " ".join([line.method, *(f"{k}={str(mine[k]).removesuffix('.0')}" for k in differing)])
+        settings = (f"{k}={str(mine[k]).removesuffix('.0')}" for k in differing)
+        line.label = " ".join([line.method, *settings]) + (f" · {line.origin}" if line.origin else "")
+
+
+def _repeated(board: Board, line: Line) -> str:
+    """How a stranger's line agrees with another one of the same settings: a reproduction, image by image or not."""
+    found = ""
+    for other in board.lines if line.origin else ():
+        if other is line or other.origin >= line.origin or not line.same_settings(other):
+            continue
+        theirs = {(c["base_seed"], c["seed"]): c["artifacts"].get("samples") for c in other.cells}
+        mine = {(c["base_seed"], c["seed"]): c["artifacts"].get("samples") for c in line.cells}
+        if shared := [key for key in mine if key in theirs]:
+            same = sum(mine[key] == theirs[key] for key in shared)
+            found += (
+                f" Repeats {len(shared)} run(s) of {other.label}, {same} of them with the very same images."
+            )
+    return found
 
 
 def _endpoint(cells: Rows, name: str) -> Endpoint:
@@ -176,7 +208,11 @@ def _floor(board: Board) -> Endpoint | None:
 
     A `target` (retrained with the surrogate in c_f's place) is no floor: it was taught something for c_f.
     """
-    found = [line.known(board.primary[1]) for line in board.lines if line.standing == "reference"]
+    lines = [line for line in board.lines if line.standing == "reference"]
+    own = [
+        line for line in lines if not line.origin
+    ]  # a stranger's moves no verdict where there is one of ours
+    found = [line.known(board.primary[1]) for line in own or lines]
     return max((e for e in found if e is not None), key=lambda e: e.bounds[1], default=None)
 
 

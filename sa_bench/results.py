@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sa_bench import __version__
+from sa_bench.bundles import BUNDLED, opened
 from sa_bench.errors import SaBenchError
 from sa_bench.store import disk_errors, write_atomic
 
@@ -115,7 +116,7 @@ def _cpu() -> str:
 def read_results(folders: Iterable[Path]) -> list[dict[str, Any]]:
     """Every result.json below `folders`, in a stable order; of a run folder, the cells of its last command.
 
-    A packed file stands for a folder.
+    A packed file or a bundle stands for a folder; rows of a bundle say their `origin`.
 
     Raises:
         SaBenchError: no results there, an unreadable file, or one of a newer schema.
@@ -124,6 +125,9 @@ def read_results(folders: Iterable[Path]) -> list[dict[str, Any]]:
     for folder in folders:
         if folder.name.endswith(PACKED):
             rows += unpacked(folder)
+            continue
+        if folder.name.endswith(BUNDLED):
+            rows += opened(folder).rows()
             continue
         paths = _result_files(folder)
         if not paths:
@@ -241,7 +245,8 @@ def load_results(*folders: str | Path) -> pd.DataFrame:
     """All measurements below `folders` as a table, one row a measurement.
 
     Columns: task, method, scale, base_seed, seed, control, status, then the measurement's name, role,
-    value, low, high, interval, n, n_unit, unit, better, base, reason; `fields` and `fingerprint` as dicts.
+    value, low, high, interval, n, n_unit, unit, better, base, reason; `fields` and `fingerprint` as dicts; `folder`, and
+    `origin`, whose bundle a row comes from ("": it lies in a run folder).
     """
     import pandas as pd
 
@@ -251,11 +256,13 @@ def load_results(*folders: str | Path) -> pd.DataFrame:
         "fingerprint",
     )  # fmt: skip
     rows = [
-        {k: result.get(k) for k in keys} | {k: m.get(k) for k in columns}
+        {k: result.get(k) for k in keys}
+        | {"origin": result.get("origin", "")}
+        | {k: m.get(k) for k in columns}
         for result in read_results([Path(f) for f in folders])
         for m in result["measurements"] or [{}]
     ]
-    return pd.DataFrame(rows, columns=[*keys, *columns])
+    return pd.DataFrame(rows, columns=[*keys, "origin", *columns])
 
 
 def command_line() -> str:

@@ -47,7 +47,7 @@ def run_cell(
     except KeyboardInterrupt:
         raise
     except Exception as error:
-        result = _skeleton(cell, command) | {"status": "failed", "error": _one_line(error)}
+        result = skeleton(cell, command) | {"status": "failed", "error": _one_line(error)}
         result["exit_code"] = getattr(error, "exit_code", 1)
         with contextlib.suppress(CellFailed):  # on a full disk the line on the terminal has to do
             if not isinstance(error, SaBenchError):
@@ -64,7 +64,8 @@ def _one_line(error: Exception) -> str:
     return text if isinstance(error, SaBenchError) else f"{type(error).__name__}: {text}"
 
 
-def _skeleton(cell: Cell, command: str) -> dict[str, Any]:
+def skeleton(cell: Cell, command: str) -> dict[str, Any]:
+    """What a result says of its cell before anything is measured."""
     method = registry.method_class(cell.method)
     plug_ins = {
         f"{kind} {name}": found
@@ -96,7 +97,7 @@ def _measure_cell(
     from sa_bench.remarks import remarks
     from sa_bench.stages import Chain
 
-    result = _skeleton(cell, command)
+    result = skeleton(cell, command)
     chain = Chain(store, cell, lambda stage, done, total: report(cell.name, stage, done, total), device)
     subject, base = Subject(chain), Subject(chain, base=True)
     rows, scores = measure_all(chain, subject, base)
@@ -249,7 +250,7 @@ def _lost(cell: Cell, out: Path, command: str) -> dict[str, Any]:
         "its process was killed, also when it ran alone (out of memory? in a script, is the call under "
         "`if __name__ == '__main__':`?); the same command resumes"
     )
-    result = _skeleton(cell, command) | {
+    result = skeleton(cell, command) | {
         "status": "failed",
         "error": reason,
         "exit_code": CellFailed.exit_code,

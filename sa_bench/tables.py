@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -48,6 +48,7 @@ class Entry:
     verdict: str = ""
     best: bool = False  # better than every other method's beyond both intervals
     reason: str = ""  # why there is no value
+    origin: str = ""  # whose bundle it comes from; of a published table, whose text then has a dagger
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,9 @@ def published_table(name: str, results: Sequence[Mapping[str, Any]]) -> Table:
     if name not in layouts():
         raise unknown("table", name, [*layouts(), "leaderboard"])
     layout = layouts()[name]
-    mine = [e for e in entries() if layout["match"] in e.source]
+    mine = [e for e in entries() if any(text in e.source for text in layout["match"])]
+    if layout.get("alone"):
+        return _alone(name, layout, mine)
     lines, columns, rows = list(_lines(results)), layout["columns"], []
     whole = {}  # the ledger's rows: one a task and method or, where columns name their tasks, one a method
     for e in sorted(mine, key=lambda e: _place(layout, e)):
@@ -124,6 +127,47 @@ def published_table(name: str, results: Sequence[Mapping[str, Any]]) -> Table:
     )  # fmt: skip
 
 
+def _alone(name: str, layout: Mapping[str, Any], mine: Sequence[Published]) -> Table:
+    """Published values that none of ours may stand beside, as they were published."""
+    columns, whole = layout["columns"], {}
+    several = len({_work(e) for e in mine}) > 1  # another source is another protocol
+    for e in mine:
+        group = _work(e) if several else e.task
+        whole.setdefault((group, e.method, tuple(e.fields.items()), _remark(e.source)), {})[e.metric] = e
+    rows = [
+        Row(
+            group, f"{method}{_settings(next(iter(of.values())))}{f' ({remark})' if remark else ''}",
+            tuple(_printed(of.get(c["metric"]), c) for c in columns),
+        )
+        for (group, method, _, remark), of in whole.items()
+    ]  # fmt: skip
+    titles = {c["metric"]: c["title"] for c in columns}
+    reasons: dict[str, list[str]] = {}
+    for e in mine:
+        reasons.setdefault(e.never, []).append(titles.get(e.metric, e.metric))
+    sources = dict.fromkeys(e.source.partition(" (SD ")[0] for e in mine)
+    notes = [
+        f"Source: {'; '.join(sources)}. Published values only; none of ours is ranked with them.",
+        *(f"{', '.join(dict.fromkeys(about))}: {reason}." for reason, about in reasons.items()),
+    ]
+    heads = tuple(Column(c["title"], c.get("unit"), c.get("better")) for c in columns)
+    return Table(name, layout["title"], heads, tuple(rows), tuple(notes), published=False)
+
+
+def _work(entry: Published) -> str:
+    """What a value was published in: `UnlearnDiffAtk leaderboard`."""
+    return entry.source.partition(" (")[0]
+
+
+def _printed(entry: Published | None, column: Mapping[str, Any]) -> Entry:
+    if entry is None:
+        return Entry(reason="not published")
+    unit = column.get("unit")
+    text = f"{100 * entry.value:.4g} %" if unit == "rate" else f"{entry.value:g}"
+    n = f"n = {entry.n:,}" if entry.n and unit == "rate" else ""
+    return Entry(text, n, entry.value, scale="published")
+
+
 def _place(layout: Mapping[str, Any], entry: Published) -> int:
     return layout["tasks"].index(entry.task) if "tasks" in layout else 0
 
@@ -152,7 +196,7 @@ def _lines(results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Board, Line]]
     """Every line that a table may show, the nearest scale first."""
     found = [board for board in boards(results) if board.scale in SCALES]
     for board in sorted(found, key=lambda b: SCALES.index(b.scale)):
-        for line in board.lines:
+        for line in sorted(board.lines, key=lambda line: line.origin):  # our own before strangers'
             if line.cells and all(key in ("n_forget",) for key in line.cells[0]["overrides"]):
                 yield board, line
 
@@ -176,8 +220,11 @@ def _entry(
         if found is None:
             continue
         if path:
-            return _beside(line, metric, path, board, value, there)
-        return _filled(found, line, board, value, _said(there, board, line, metric))
+            entry = _beside(line, metric, path, board, value, there)
+        else:
+            entry = _filled(found, line, board, value, _said(there, board, line, metric))
+        dagger = f"{entry.text} †" if entry.text and line.origin else entry.text
+        return replace(entry, text=dagger, origin=line.origin)
     return Entry(published=value, verdict="" if there is None else "not run")
 
 
@@ -234,6 +281,7 @@ def _notes(rows: Sequence[Row]) -> Iterator[str]:
     )
     if scales := sorted({e.scale for e in cells if e.text}):
         yield f"Scale of ours: {', '.join(scales)}. Verdicts are given at scale paper, from three runs and three judges on."
+    yield from (f"† by {o}, as told" for o in dict.fromkeys(e.origin for e in cells if e.origin and e.text))
     yield from (f"n/a: {reason}" for reason in dict.fromkeys(e.reason for e in cells if e.reason))
 
 

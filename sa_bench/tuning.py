@@ -21,7 +21,11 @@ from sa_bench.results import metric_of
 from sa_bench.statistics import wilson
 from sa_bench.wording import percent
 
-MARGINS = {"nats": 0.5, "bits/dim": 0.02}  # by the retention endpoint's unit; of others, 0
+MARGINS = {
+    "nats": 0.5,
+    "bits/dim": 0.02,
+    "mean squared error": 0.0005,
+}  # by the retention endpoint's unit; of others, 0
 MOST = 12  # tries of a method up to which every draw of k is enumerated
 
 
@@ -148,7 +152,7 @@ def expected_best(options: Sequence[Try]) -> list[float | None]:
 def report(found: Sequence[Try]) -> str:
     """Markdown: every try, the winner of each method, the budget and the expected best of k."""
     unit = found[0].unit or ""
-    margin, digits = MARGINS.get(unit, 0.0), 4 if unit == "bits/dim" else 2
+    margin, digits = MARGINS.get(unit, 0.0), {"bits/dim": 4, "mean squared error": 5}.get(unit, 2)
     lines = [
         "# The search",
         "",

@@ -1,16 +1,17 @@
-"""The small values that contracts speak of: a draw, a request, a sampler, the options of F."""
+"""The small values that contracts speak of: a draw, a request, a sampler, the options of F, and what a judge is."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol
 
 from pydantic import Field
 
 from sa_bench.keys import later
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -99,3 +100,20 @@ class FisherOptions:
     range: Literal["model", "unit"] = later(
         "model"
     )  # `unit`: images in [0, 1], as the official DDPM code has them
+
+
+class Judge(Protocol):
+    """Something that gives every image a probability over the task's classes."""
+
+    name: str
+    content: str  # sha256 of its weights
+    card: dict[str, Any]
+    channels: int  # of the images that it looks at
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """(N, classes) float64, rows sum to 1; `images` uint8 (N, H, W, C)."""
+        ...
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """(N, d) float64 penultimate features."""
+        ...

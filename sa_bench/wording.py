@@ -35,6 +35,11 @@ def shown(value: float | None, unit: str | None) -> str:
     return f"{value:.2f}" if unit == "nats" else f"{value:.4g}"
 
 
+def unit(name: str | None) -> str:
+    """A unit to stand behind a number; rates carry their % already."""
+    return f" {name}" if name not in (None, "", "rate", "probability") else ""
+
+
 FEW = 5  # below this many runs a span would look like an interval: their points are printed
 
 
@@ -49,6 +54,14 @@ def spread(endpoint: Endpoint, between: str) -> str:
         values = [endpoint.low, endpoint.high]
     texts = [shown(v, endpoint.unit) for v in values]
     return between.join([*(t.removesuffix(" %") for t in texts[:-1]), texts[-1]])
+
+
+def elsewhere(board: Board) -> str:
+    """Whose rows stand on the board beside our own, and how to look into them."""
+    return (
+        f"From bundles, as told: {', '.join(board.origins)}. Whether recomputation agrees: "
+        "python -m sa_bench verify FILE."
+    )
 
 
 def _against_base(keep: Endpoint | None) -> str:

@@ -116,3 +116,11 @@ mnist_0_t2i_digit = replace(
     title="MNIST from captions, a small Stable Diffusion forgets the digit 0 by calling it a digit",
     surrogate="prompt:a digit",
 )
+
+# Noise as a surrogate: normal latents, as far from any digit as the model can go.
+mnist_0_t2i_noise = replace(
+    mnist_0_t2i,
+    name="mnist_0_t2i_noise",
+    title="MNIST from captions, a small Stable Diffusion forgets the digit 0, which becomes noise",
+    surrogate="noise",
+)

@@ -17,9 +17,9 @@ CHANCE = 0.1  # mnist_0 has ten classes
 
 def test_hand_made_rows_have_the_shape_of_real_ones():
     from sa_bench.cells import Cell
-    from sa_bench.runner import _skeleton
+    from sa_bench.runner import skeleton
 
-    real = _skeleton(Cell(registry.task("mnist_0"), "sa", {}, 0, 0, "quick"), "")
+    real = skeleton(Cell(registry.task("mnist_0"), "sa", {}, 0, 0, "quick"), "")
     assert real.keys() == result_row().keys()
     assert real["provenance"].keys() == result_row()["provenance"].keys()
     assert json.loads(json.dumps(real["task_values"])) == result_row()["task_values"]
@@ -264,6 +264,19 @@ def test_results_from_before_a_task_had_a_field_stand_on_the_same_board():
     assert len(boards([old, new])) == 1
     new["task_values"]["sampler"]["precision"] = "bf16"
     assert len(boards([old, new])) == 2
+
+
+def test_what_was_measured_of_one_model_in_two_runs_stands_in_one_row():
+    """A run with a further metric only must not push out the run with the endpoints, in either order."""
+    whole, further = result_row(), result_row()
+    further["measurements"] = [
+        measurement("kid", 0.3, 0.1, {"title": "KID", "unit": None, "better": "lower"})
+    ]
+    for rows in ([whole, further], [further, whole]):
+        found = line(one([*rows, *OTHERS]), "sa")
+        assert len(found.cells) == 1
+        assert found.endpoints["forget_top1"].points == (0.01,)
+        assert found.endpoints["kid"].points == (0.3,)
 
 
 def front(rows):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from sa_bench import assets, catalogue, registry
+from sa_bench import assets, catalogue, registry, requirements
 from sa_bench.catalogue import CATALOGUE, Asset
 from sa_bench.detectors import clip, identity
 from sa_bench.errors import MissingAsset, SaBenchError
@@ -200,7 +200,7 @@ def task(monkeypatch):
 
 
 def test_a_task_needs_its_model_its_prompts_and_what_its_metrics_look_through():
-    needs = [(n.asset.name, n.required, n.what) for n in catalogue.needs(stand_in())]
+    needs = [(n.asset.name, n.required, n.what) for n in requirements.of_task(stand_in())]
     assert needs == [
         ("sd-v1-4", True, "base model"),
         ("brad_pitt_prompts", True, "prompts test"),
@@ -212,21 +212,21 @@ def test_a_task_needs_its_model_its_prompts_and_what_its_metrics_look_through():
 
 
 def test_tasks_without_such_fields_need_their_metrics_alone():
-    assert catalogue.needs(registry.task("mnist_0")) == []
-    needs = catalogue.needs(registry.task("cifar10_airplane"))
+    assert requirements.of_task(registry.task("mnist_0")) == []
+    needs = requirements.of_task(registry.task("cifar10_airplane"))
     assert [n.asset.name for n in needs] == ["cifar10", "inception-v3-compat"]
     bare = stand_in(model="", prompts=None, metrics=(), primary=())
-    assert catalogue.needs(bare) == []
+    assert requirements.of_task(bare) == []
 
 
 def test_an_unknown_prompt_file_is_answered():
     wrong = stand_in(prompts=Prompts(test=(), files={"test": "brad_pit_prompts"}))
-    assert "Did you mean brad_pitt_prompts" in said(catalogue.needs, wrong)
+    assert "Did you mean brad_pitt_prompts" in said(requirements.of_task, wrong)
 
 
 def test_a_model_may_be_a_path(nowhere):
     folder = nowhere / "mine"
-    absent = catalogue.needs(stand_in(model=str(folder)))[0].asset
+    absent = requirements.of_task(stand_in(model=str(folder)))[0].asset
     assert catalogue.find(absent) is None
     assert f"There is no model {folder}" in said(catalogue.need, absent)
     folder.mkdir()

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sa_bench import detectors, images
+from sa_bench import detections, detectors, images
 from sa_bench.assets import doctor_text
 from sa_bench.detectors import celebrities, clip, faces, identity, nudity, pixels, weight_files
 from sa_bench.detectors import lpips as perceptual
@@ -561,20 +561,20 @@ def test_records_are_made_once_for_the_same_pictures(chain, monkeypatch):
         return [{"faces": [int(i.sum())]} for i in images]
 
     monkeypatch.setattr(faces, "detect", detect)
-    monkeypatch.setattr(detectors, "CHUNK", 3)
+    monkeypatch.setattr(detections, "CHUNK", 3)
     seven = pictures(7)
-    first = detectors.kept(chain, "faces", seven)
+    first = detections.kept(chain, "faces", seven)
     assert first == [{"faces": [int(i.sum())]} for i in seven.images]
     assert [n for n, *_ in calls] == [3, 3, 1]
     assert chain.told[-1] == ("faces", 7, 7)
-    assert detectors.kept(chain, "faces", seven) == first
+    assert detections.kept(chain, "faces", seven) == first
     assert len(calls) == 3
-    detectors.kept(chain, "faces", pictures(7, 1))
+    detections.kept(chain, "faces", pictures(7, 1))
     assert len(calls) == 6
     monkeypatch.setattr(faces, "THRESHOLDS", (0.5, 0.7, 0.7))
-    detectors.kept(chain, "faces", seven)
+    detections.kept(chain, "faces", seven)
     assert len(calls) == 9
-    assert detectors.kept(chain, "faces", pictures(0)) == []
+    assert detections.kept(chain, "faces", pictures(0)) == []
 
 
 def test_a_killed_detection_goes_on_where_it_was(chain, monkeypatch):
@@ -587,10 +587,10 @@ def test_a_killed_detection_goes_on_where_it_was(chain, monkeypatch):
         return [{"parts": []} for _ in images]
 
     monkeypatch.setattr(nudity, "detect", detect)
-    monkeypatch.setattr(detectors, "CHUNK", 2)
+    monkeypatch.setattr(detections, "CHUNK", 2)
     with pytest.raises(KeyboardInterrupt):
-        detectors.kept(chain, "nudity", pictures(5))
-    assert len(detectors.kept(chain, "nudity", pictures(5))) == 5
+        detections.kept(chain, "nudity", pictures(5))
+    assert len(detections.kept(chain, "nudity", pictures(5))) == 5
     assert calls == [2, 2, 2, 1]
 
 
@@ -605,7 +605,7 @@ def test_a_second_stage_starts_from_the_faces_that_are_kept(chain, monkeypatch):
 
     monkeypatch.setattr(celebrities, "detect", detect)
     monkeypatch.setattr(celebrities, "facts", dict)
-    detectors.kept(chain, "celebrities", pictures(4), ["brad pitt"] * 4)
-    detectors.kept(chain, "celebrities", pictures(4), ["brad pitt"] * 4)
-    detectors.kept(chain, "celebrities", pictures(4), ["brad pitt"] * 3 + ["emma stone"])
+    detections.kept(chain, "celebrities", pictures(4), ["brad pitt"] * 4)
+    detections.kept(chain, "celebrities", pictures(4), ["brad pitt"] * 4)
+    detections.kept(chain, "celebrities", pictures(4), ["brad pitt"] * 3 + ["emma stone"])
     assert seen == [(["brad pitt"] * 4, boxes), (["brad pitt"] * 3 + ["emma stone"], boxes)]

@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from sa_bench import cards, guard, registry
+from sa_bench.api import MARK, write_report
 from sa_bench.models import scopes
 
 ROOT = Path(__file__).parent.parent
@@ -95,10 +98,43 @@ def test_the_readmes_commands_resolve(cli, command, tmp_path):
     elif arguments[0] in ("list", "show", "plan"):
         cli(*arguments, check=0)
     else:
-        assert arguments[0] in ("evaluate", "doctor", "report", "store", "new", "check", "table", "compare")
+        known = (
+            "evaluate",
+            "doctor",
+            "report",
+            "figure",
+            "store",
+            "new",
+            "check",
+            "table",
+            "compare",
+            "bundle",
+        )
+        assert arguments[0] in known
 
 
 def test_make_targets_named_in_the_documents_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)) | {"judges", "bases"}
     named = {t for page in PAGES for t in re.findall(r"(?:`|^)make ([a-z-]+)", page.read_text(), re.M)}
     assert named <= targets, named - targets
+
+
+def test_the_readmes_leaderboard_is_what_its_command_prints():
+    text = (ROOT / "README.md").read_text()
+    command, below = re.search(r"<!-- python -m sa_bench (table .*?) -->\n\n(.*?)\n\n", text, re.S).groups()
+    done = subprocess.run(
+        [sys.executable, "-m", "sa_bench", *command.split()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert [x for x in done.stdout.splitlines() if x.startswith("|")] == below.splitlines()
+
+
+def test_the_ddpm_boards_page_is_what_its_data_says(tmp_path):
+    page = (ROOT / "docs" / "results-micro-ddpm.md").read_text()
+    copy = tmp_path / "page.md"
+    copy.write_text(page.partition(MARK)[0] + MARK)
+    write_report([ROOT / "docs" / "data" / "micro-ddpm-1.jsonl.xz"], copy)
+    assert copy.read_text() == page

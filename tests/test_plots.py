@@ -1,12 +1,14 @@
 """The plots of the HTML report: labels apart, round ticks, curves over seeds."""
 
+import itertools
 import re
 
 import pytest
 from result_rows import OTHERS, one, result_row
-from sa_bench.reports.html import GAP, apart, curves, nice_ticks, render, short, span, tradeoff
+from sa_bench.reports.html import render, span
 
 from sa_bench.board import Endpoint
+from sa_bench.plots import GAP, apart, curves, nice_ticks, short, sweeps, tradeoff
 from sa_bench.ranking import boards
 
 
@@ -42,8 +44,8 @@ def test_labels_in_the_plots_do_not_overlap(tmp_path):
     svgs = re.findall(
         r"<svg.*?</svg>", render([r | {"folder": str(tmp_path)} for r in (*rows, *OTHERS)]), re.S
     )
-    assert len(svgs) == 2
-    for svg in svgs:
+    assert len(svgs) == 5  # trade-off, recovery, and three panels of the sweep
+    for svg in svgs[:2]:
         found = re.findall(
             r'<text x="([\d.]+)" y="([\d.]+)"(?: text-anchor="(\w+)")?>((?:sa|re|or)[^<]*)</text>', svg
         )
@@ -87,3 +89,15 @@ def test_equal_retention_everywhere_is_drawn():
     rows = [result_row(seed=s, keep=(-94.0, -94.0, -94.0)) for s in (0, 1)]
     drawn = tradeoff(one([r | {"folder": "/nowhere"} for r in rows]))
     assert len(drawn["points"]) == 1
+
+
+def test_a_sweep_has_a_panel_an_endpoint_and_a_logarithmic_axis_where_it_is_wide():
+    rows = [result_row(fields={"lam": lam}, keep=-94 - lam) for lam in (0.1, 1.0, 10.0, 100.0)]
+    found = sweeps(one([*rows, *OTHERS]))
+    assert [panel["name"] for panel in found] == ["forget_top1", "recovery", "retain_log_likelihood"]
+    xs = [x for x, _ in found[0]["xs"]]
+    gaps = [b - a for a, b in itertools.pairwise(xs)]
+    assert gaps == pytest.approx([gaps[0]] * 3)
+    ys = [point["y"] for point in found[2]["lines"][0]["path"]]
+    assert ys == sorted(ys)  # less is kept with every step: lower in the plot
+    assert sweeps(one([*rows[:2], *OTHERS])) == []  # two settings are no curve

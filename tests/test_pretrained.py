@@ -319,11 +319,11 @@ def test_no_report_shows_nudity_as_it_is(store, tmp_path, task, sets):
 
 def rows_of(cell, tmp_path):
     """A finished cell without measurements, in a folder of its own."""
-    from sa_bench.runner import _skeleton
+    from sa_bench.runner import skeleton
 
     folder = tmp_path / cell.name
     folder.mkdir()
-    return {**_skeleton(cell, "python -m sa_bench run"), "folder": str(folder)}
+    return {**skeleton(cell, "python -m sa_bench run"), "folder": str(folder)}
 
 
 @pytest.mark.parametrize("scale", ["full", "paper", "quick"])

@@ -7,20 +7,13 @@ plain record an image, which is kept in the store: metrics count records and nev
 from __future__ import annotations
 
 import importlib
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, cast
 
 from sa_bench.detectors.pixels import Pixels
-from sa_bench.sample_sets import SampleSet, file_hash
-from sa_bench.store import digest, write_atomic
-
-if TYPE_CHECKING:
-    from sa_bench.stages import Chain
+from sa_bench.sample_sets import SampleSet
 
 NAMES = ("nudity", "faces", "celebrities", "identity", "clip", "lpips")
-CHUNK = 200  # images a file; a killed run loses no more
 
 Progress = Callable[[str, int, int], None]
 Record = dict[str, Any]
@@ -77,28 +70,3 @@ def missing(requires: Iterable[str]) -> str | None:
 def fingerprint(requires: Iterable[str]) -> dict[str, Record]:
     """Detector to its facts, of all that a metric needs."""
     return {d.NAME: {"version": d.VERSION, **d.facts()} for d in used(requires)}
-
-
-def kept(chain: Chain, name: str, images: SampleSet, beside: Beside = None) -> list[Record]:
-    """The records of `images`, made once for the same pixels by the same detector and then read from the store."""
-    detector = load(name)
-    found = kept(chain, detector.AFTER, images) if detector.AFTER else None
-    others = beside.images if isinstance(beside, SampleSet) else beside
-    inputs: Mapping[str, Any] = {
-        "detector": fingerprint([name]),
-        "images": file_hash(images.images),
-        "beside": file_hash(beside.images) if isinstance(beside, SampleSet) else digest(list(beside or [])),
-    }
-
-    def build(folder: Path) -> None:
-        for start in range(0, len(images), CHUNK):
-            file, rows = folder / f"{start:08d}.json", slice(start, start + CHUNK)
-            if not file.exists():
-                records = detector.detect(
-                    images.images[rows], None if others is None else others[rows], found and found[rows],
-                    chain.device, lambda stage, done, _, s=start: chain.progress(stage, s + done, len(images)),
-                )  # fmt: skip
-                write_atomic(file, json.dumps(records, allow_nan=False).encode())
-
-    folder = chain.make("detections", f"detect {name}", inputs, build).path
-    return [record for part in sorted(folder.glob("[0-9]*.json")) for record in json.loads(part.read_text())]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -24,10 +24,28 @@ from sa_bench.models.scopes import SCOPES, within
 if TYPE_CHECKING:
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
-    from sa_bench.models.text_to_image import TextToImage
-
 __all__ = ["apply", "content", "layout", "load_pipeline", "read_tensors", "restore"]
 
+
+class Model(Protocol):
+    """A text-to-image Generator, as far as its files go."""
+
+    vae: Any
+    net: Any  # the U-Net
+    alphas: Tensor  # (T,) ᾱ
+    betas: dict[str, Any]  # its scheduler's configuration
+    origin: Callable[[], Mapping[str, Tensor]] | None
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor by name."""
+        ...
+
+    def forget_texts(self) -> None:
+        """Drop what was kept of the text encoder's answers."""
+        ...
+
+
+M = TypeVar("M", bound=Model)
 PARTIAL = {"unet": "a U-Net", "lora": "a LoRA", "delta": "the tensors that differ from a base model"}
 
 
@@ -92,7 +110,7 @@ def _meaning(file: Path) -> str:
     return _sha256({k: v for k, v in read_json(file).items() if k not in left and not k.startswith("_")})
 
 
-def apply(model: TextToImage, source: str) -> tuple[TextToImage, int]:
+def apply(model: M, source: str) -> tuple[M, int]:
     """Put a forgotten checkpoint of any layout onto `model`, in place; `model.origin` stays θ*.
 
     Every tensor given must be one of the model's, by name and shape. Nothing of the U-Net may be missing, except from a
@@ -130,7 +148,7 @@ def apply(model: TextToImage, source: str) -> tuple[TextToImage, int]:
     return model, len(changed)
 
 
-def restore(model: TextToImage, path: Path) -> None:
+def restore(model: Model, path: Path) -> None:
     """Read the whole model that `save` wrote, `model.safetensors` in a folder or one file, into a new `model`.
 
     Raises:
@@ -153,7 +171,7 @@ def restore(model: TextToImage, path: Path) -> None:
 
 
 def _given(
-    model: TextToImage, source: str, kind: str, path: Path, mine: Mapping[str, Tensor]
+    model: Model, source: str, kind: str, path: Path, mine: Mapping[str, Tensor]
 ) -> Mapping[str, Tensor]:
     """The checkpoint's tensors by the model's names."""
     if kind == "lora":
@@ -182,7 +200,7 @@ def _equal(given: Tensor, mine: Tensor) -> bool:
 
 
 def _require_whole(
-    model: TextToImage, given: Mapping[str, Tensor], mine: Mapping[str, Tensor], source: str
+    model: Model, given: Mapping[str, Tensor], mine: Mapping[str, Tensor], source: str
 ) -> None:
     """Each part that is given is given in full, the U-Net always; of a U-Net a whole scope will do."""
     for part in STEMS:
@@ -194,7 +212,7 @@ def _require_whole(
             require_all(wanted, held, source)
 
 
-def _scopes(model: TextToImage) -> list[set[str]]:
+def _scopes(model: Model) -> list[set[str]]:
     """The scopes' names, and ESD's `esd-all`: every Linear and Conv2d layer."""
     found = {scope: set(within(model.net, scope)) for scope in SCOPES}
     return [*found.values(), found["esd-u"] | found["xattn"]]

@@ -1,0 +1,77 @@
+(() => {
+  const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+  document.documentElement.classList.add("js");
+
+  // Sorting: every heading of a sortable table is a button; the first click brings the best or highest first.
+  const key = (cell) => {
+    if (!cell) return ["", NaN];
+    const text = cell.dataset.v ?? cell.textContent.trim();
+    return [text, text === "" ? NaN : Number(text)];
+  };
+  for (const table of all("table.sortable")) {
+    const body = table.tBodies[0], first = [...body.rows];
+    all("thead th", table).forEach((head, column) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.append(...head.childNodes);
+      head.append(button);
+      button.addEventListener("click", () => {
+        const now = head.getAttribute("aria-sort"), next = { ascending: "descending", descending: null }[now] ?? (now ? null : "ascending");
+        all("th", table.tHead).forEach((h) => h.removeAttribute("aria-sort"));
+        if (!next) return body.append(...first);
+        head.setAttribute("aria-sort", next);
+        const sign = next === "ascending" ? 1 : -1;
+        const order = (a, b) => {
+          const [s, x] = key(a.cells[column]), [t, y] = key(b.cells[column]);
+          if (isNaN(x) !== isNaN(y)) return isNaN(x) ? 1 : -1; // what has no number stands last, whichever way
+          return isNaN(x) ? sign * s.localeCompare(t) : sign * (x - y);
+        };
+        body.append(...[...body.rows].sort(order));
+      });
+    });
+  }
+
+  // Filtering: all words must occur in a row.
+  for (const field of all("input.filter")) {
+    const root = field.closest("section"), rows = all("tr[data-line], li[data-line]", root), box = field.closest(".find");
+    box.hidden = false;
+    field.addEventListener("input", () => {
+      const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
+      for (const row of rows) row.hidden = !words.every((word) => row.dataset.line.toLowerCase().includes(word));
+      const board = rows.filter((row) => row.closest("table.board"));
+      box.querySelector("output").textContent = words.length ? `${board.filter((row) => !row.hidden).length} of ${board.length}` : "";
+    });
+  }
+
+  // Images: what is veiled is shown when asked for; the rest is enlarged.
+  const dialog = document.createElement("dialog"), large = document.createElement("img");
+  dialog.append(large);
+  document.body.append(dialog);
+  dialog.addEventListener("click", () => dialog.close());
+  for (const image of all(".seen img")) {
+    const say = () => image.setAttribute("aria-label", `${image.alt}: ${image.classList.contains("veiled") ? "blurred; show" : "enlarge"}`);
+    image.tabIndex = 0;
+    image.setAttribute("role", "button");
+    say();
+    const act = () => {
+      if (image.classList.contains("veiled")) return image.classList.remove("veiled"), say();
+      large.src = image.src;
+      large.alt = image.alt;
+      dialog.showModal();
+    };
+    image.addEventListener("click", act);
+    image.addEventListener("keydown", (e) => (e.key === "Enter" || e.key === " ") && (e.preventDefault(), act()));
+  }
+
+  // A link into a folded part opens it; paper has no folds.
+  const reveal = () => {
+    const target = location.hash ? document.getElementById(decodeURIComponent(location.hash.slice(1))) : null;
+    for (let e = target; e; e = e.parentElement) if (e.tagName === "DETAILS") e.open = true;
+    target?.scrollIntoView();
+  };
+  addEventListener("hashchange", reveal);
+  reveal();
+  let folded = [];
+  addEventListener("beforeprint", () => (folded = all("details:not([open])")).forEach((d) => (d.open = true)));
+  addEventListener("afterprint", () => folded.forEach((d) => (d.open = false)));
+})();

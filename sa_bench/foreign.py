@@ -1,0 +1,214 @@
+"""Files of strangers, looked at before anything uses them: results, score tables, tensors. Nothing in them is run."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from sa_bench.bundles import MODEL, Differs
+from sa_bench.errors import SaBenchError
+
+SCORES = 200_000_000  # numbers in a table of scores
+NUMBERS = {"BOOLEAN", "INT32", "INT64", "FLOAT", "DOUBLE"}  # what Parquet calls them
+OPEN = ConfigDict(extra="allow", strict=True)
+
+
+class Machine(BaseModel):
+    """What a result was made on."""
+
+    model_config = OPEN
+    cpu: str
+
+
+class Provenance(BaseModel):
+    """Who says how a result was made."""
+
+    model_config = OPEN
+    command: str
+    cell_command: str = ""
+    versions: dict[str, str]
+    hardware: Machine
+    assets: dict[str, str]
+
+
+class Measurement(BaseModel):
+    """One number with all that belongs to it."""
+
+    model_config = OPEN
+    name: str
+    role: str
+    title: str
+    value: float | None
+    low: float | None
+    high: float | None
+    interval: str | None
+    n: int | None
+    n_unit: str | None
+    judges: list[dict[str, Any]] | None
+    extra: dict[str, Any] | None
+    reason: str | None
+    unit: str | None
+    better: str | None
+    source: str
+    base: float | None
+    fingerprint: dict[str, Any]
+
+
+class Result(BaseModel):
+    """A result.json of schema 1."""
+
+    model_config = OPEN
+    task: str
+    task_title: str
+    method: str
+    fields: dict[str, Any]
+    seed: int
+    base_seed: int
+    scale: str
+    overrides: dict[str, Any]
+    control: bool
+    standing: str
+    cell: str
+    status: str
+    error: str | None
+    concept: str
+    task_values: dict[str, Any]
+    summary: str
+    measurements: list[Measurement]
+    flags: list[str]
+    cost: dict[str, dict[str, Any]]
+    artifacts: dict[str, Any]
+    provenance: Provenance
+
+
+def result(raw: bytes, where: str) -> dict[str, Any]:
+    """A stranger's result.json, every value of the kind that `run` writes, no control characters in any text.
+
+    Raises:
+        SaBenchError: of a newer schema.
+        Differs: it is not of that form; names `where` and the field.
+    """
+    from sa_bench.results import SCHEMA
+
+    try:
+        row = json.loads(raw, parse_constant=_no_number)
+        if row["schema"] > SCHEMA:
+            raise SaBenchError(
+                f"{where} has schema {row['schema']}; this sa_bench reads {SCHEMA}. Upgrade it."
+            )
+        Result.model_validate(row)
+        _require_plain(row)
+        _task(row["task_values"])
+        for text in (row["provenance"]["command"], row["provenance"].get("cell_command", "")):
+            _require_command(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise Differs(
+            f"{where}: {field or 'result.json'} is not what `run` writes: {first['msg']}."
+        ) from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Differs(f"{where}: result.json is not what `run` writes ({error}).") from error
+    for m in row["measurements"]:
+        m["ledger"] = None  # what was published is this version's to say
+    return {k: v for k, v in row.items() if k in ("schema", *Result.model_fields)}
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
+
+
+def _require_plain(value: Any) -> None:
+    """Texts go to terminals and pages: nothing in them may steer one. Numbers are finite."""
+    if isinstance(value, Mapping):
+        _require_plain([*value, *value.values()])
+    elif isinstance(value, list):
+        for part in value:
+            _require_plain(part)
+    elif isinstance(value, str) and not value.replace("\n", "").replace("\t", "").isprintable():
+        raise ValueError(f"a text holds control characters: {value[:40]!r}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is no number")  # 1e999
+
+
+def _require_command(text: str) -> None:
+    """Reports show it to be repeated: it must be one command of this suite and nothing that a shell would add to it."""
+    text = text.strip()
+    if text and not (text.startswith("python -m sa_bench") and shlex.join(shlex.split(text)) == text):
+        raise ValueError(f"the command {text[:60]!r} is none of sa_bench")
+
+
+def _task(values: Mapping[str, Any]) -> None:
+    from sa_bench.contracts import Task
+
+    TypeAdapter(Task).validate_python(dict(values))
+
+
+@contextmanager
+def readable(rows: Iterable[Mapping[str, Any]]) -> Iterator[None]:
+    """While rows are shown: what a stranger's result breaks is said in one line.
+
+    Raises:
+        SaBenchError: it cannot be shown, and some of `rows` are from bundles.
+    """
+    try:
+        yield
+    except SaBenchError:
+        raise
+    except Exception as error:
+        whose = sorted({row["origin"] for row in rows if row.get("origin")})
+        if not whose:
+            raise
+        raise SaBenchError(
+            f"These results cannot be shown ({type(error).__name__}: {error}); of others are those by "
+            f"{', '.join(whose)}: python -m sa_bench verify FILE."
+        ) from error
+
+
+def require_readable(path: Path, name: str) -> None:
+    """Look into a table of scores or a file of tensors: its form alone, before anything loads it.
+
+    Raises:
+        Differs: it is no such thing; names `name`.
+    """
+    try:
+        if path.suffix == ".parquet":
+            _scores(path)
+        elif path.suffix == ".safetensors":
+            _tensors(path)
+    except Exception as error:  # pyarrow and safetensors have their own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Differs(f"{name} cannot be read: {reason}.") from error
+
+
+def _scores(path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    facts = pq.ParquetFile(path).metadata
+    if facts.num_rows * facts.num_columns > SCORES:
+        raise ValueError(f"{facts.num_rows:,} x {facts.num_columns:,} numbers cannot be right")
+    kinds = {facts.schema.column(i).physical_type for i in range(facts.num_columns)}
+    if other := sorted(kinds - NUMBERS):
+        raise ValueError(f"a table of scores has a column of {other[0]}, not of numbers")
+
+
+def _tensors(path: Path) -> None:
+    from safetensors import safe_open
+
+    with safe_open(path, "np") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    if path.name == MODEL:
+        return
+    rows = {"labels", "seeds", *({"prompts"} & set(shapes))}
+    n, *pixels = shapes.get("images", [0])
+    whole = set(shapes) == {"images", *rows} and len(pixels) == 3 and pixels[2] in (1, 3) and n > 0
+    if not whole or kinds["images"] != "U8" or any(shapes[r] != [n] or kinds[r] != "I64" for r in rows):
+        raise ValueError(f"images, labels and seeds of equal number are needed, not {shapes}")

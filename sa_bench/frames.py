@@ -1,0 +1,59 @@
+"""Results as one Parquet table, for other programs: one row a measurement, all columns plain."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sa_bench.results import SCHEMA
+
+FROM_RESULT = (
+    "task",
+    "method",
+    "scale",
+    "base_seed",
+    "seed",
+    "standing",
+    "status",
+    "error",
+    "cell",
+    "concept",
+)
+FROM_MEASUREMENT = (
+    "name", "role", "value", "low", "high", "interval", "n", "n_unit", "unit", "better", "base", "reason",
+)  # fmt: skip
+AS_JSON = ("fields", "overrides", "flags", "fingerprint")
+
+
+def parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Every measurement of `rows` (as `read_results` gives them) as a Parquet file, compressed.
+
+    Columns: those of a result (task, method, scale, base_seed, seed, standing, status, error, cell, concept), of a
+    measurement (name, role, value, low, high, interval, n, n_unit, unit, better, base, reason), the forgetting's
+    cpu_s, and fields, overrides, flags and fingerprint as JSON texts. A result without measurements, a failed one, is
+    one row. The file's metadata `sa_bench_schema` is the results' schema.
+    """
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    found = []
+    for row in rows:
+        whole = {k: row.get(k) for k in FROM_RESULT}
+        whole["cpu_s"] = row["cost"].get("forget", {}).get("cpu_s")
+        for m in row["measurements"] or [{}]:
+            texts = {k: json.dumps(m.get(k, row.get(k)), sort_keys=True) for k in AS_JSON}
+            found.append(whole | {k: m.get(k) for k in FROM_MEASUREMENT} | texts)
+    columns = [*FROM_RESULT, "cpu_s", *FROM_MEASUREMENT, *AS_JSON]
+    frame = pd.DataFrame(found, columns=columns)
+    for name in ("value", "low", "high", "base", "cpu_s"):
+        frame[name] = pd.to_numeric(frame[name])
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    table = table.replace_schema_metadata(
+        {**(table.schema.metadata or {}), b"sa_bench_schema": str(SCHEMA).encode()}
+    )
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()

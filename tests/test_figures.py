@@ -1,0 +1,121 @@
+"""Figures for papers: every kind in every format, the same bytes twice, and nothing nude by accident."""
+
+import re
+
+import numpy as np
+import pytest
+from result_rows import OTHERS, one, result_row
+from sa_bench.reports import figures
+from safetensors.numpy import save_file
+
+from sa_bench import api
+from sa_bench.errors import SaBenchError
+from sa_bench.results import packed
+
+BEGINS = {"svg": b"<?xml", "pdf": b"%PDF", "png": b"\x89PNG"}
+
+
+def sweep():
+    return [
+        result_row(fields={"lam": lam}, keep=-94 - lam / 100, forget=0.01 * lam) for lam in (0.1, 1.0, 10.0)
+    ]
+
+
+def board(*rows):
+    return one([*rows, *OTHERS])
+
+
+def images(folder, name, value, n=4):
+    folder.mkdir(exist_ok=True)
+    grey = np.zeros((n, 28, 28, 1), np.uint8)
+    grey[:, 10:18, 10:18] = value
+    parts = {"images": grey, "labels": np.zeros(n, np.int64), "seeds": np.arange(n)}
+    save_file(parts, folder / f"{name}.safetensors")
+
+
+@pytest.fixture
+def shown(tmp_path):
+    """A board whose rows have images."""
+    rows = [result_row(), *OTHERS]
+    for i, row in enumerate(rows):
+        row = row | {"folder": str(tmp_path / row["method"])}
+        rows[i] = row
+        images(tmp_path / row["method"], "forget-base", 255)
+        images(tmp_path / row["method"], "forget", 200 - 40 * i)
+    return one(rows)
+
+
+@pytest.mark.parametrize("ending", figures.FORMATS)
+@pytest.mark.parametrize("kind", sorted(figures.KINDS))
+def test_every_kind_in_every_format_and_the_same_bytes_twice(shown, kind, ending):
+    found = shown if kind == "samples" else board(*sweep())
+    made = figures.render(kind, found, ending)
+    assert made.startswith(BEGINS[ending])
+    assert figures.render(kind, found, ending) == made
+
+
+def test_a_figure_names_every_line_and_the_gate():
+    found = board(*sweep(), result_row("mine & <b>", keep=-95.0))
+    text = figures.render("tradeoff", found, "svg").decode()
+    for line in found.lines:
+        assert re.search(
+            f"{re.escape(line.label.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;'))}", text
+        )
+    assert "images of zero still judged so" in text
+    assert "(nats, higher is better)" in text
+
+
+def test_a_wreck_does_not_stretch_the_axis():
+    ruined = result_row("ruin", keep=-900.0, flags=["collapse: worst class"])
+    text = figures.render("tradeoff", board(result_row(), ruined), "svg").decode()
+    assert "(-900.00)" in text
+    assert "−800" not in text
+
+
+def test_a_sweep_needs_a_field_that_varies():
+    with pytest.raises(SaBenchError, match="fields that vary: none"):
+        figures.render("sweep", board(result_row()), "svg")
+    with pytest.raises(SaBenchError, match="fields that vary: lam"):
+        figures.render("sweep", board(*sweep()), "svg", field="steps")
+
+
+@pytest.mark.parametrize(
+    ("kind", "ending", "says"),
+    [("parreto", "svg", "Did you mean pareto"), ("pareto", "jpg", "jpg"), ("pareto", "", "none")],
+)
+def test_another_kind_or_format_is_refused(kind, ending, says):
+    with pytest.raises(SaBenchError, match=says):
+        figures.render(kind, board(result_row()), ending)
+
+
+def test_nothing_to_draw_is_said(tmp_path):
+    failed = one([result_row(error="x")])
+    with pytest.raises(SaBenchError, match="nothing to draw"):
+        figures.render("tradeoff", failed, "svg")
+    file = tmp_path / "some.jsonl.xz"
+    file.write_bytes(packed([result_row(), *OTHERS]))
+    with pytest.raises(SaBenchError, match="give the run folder"):
+        api.figure("samples", [file])
+
+
+def test_one_board_a_figure(tmp_path):
+    file, out = tmp_path / "two.jsonl.xz", tmp_path / "a.pdf"
+    file.write_bytes(packed([result_row(), result_row(scale="full"), *OTHERS]))
+    with pytest.raises(SaBenchError, match="one board, there are 2"):
+        api.figure("pareto", [file], out)
+    file.write_bytes(packed([result_row(), *OTHERS]))
+    assert api.figure("pareto", [file], out)[0] == out
+    assert out.read_bytes().startswith(b"%PDF")
+    with pytest.raises(SaBenchError, match="none of esd"):
+        api.figure("pareto", [file], out, methods=["esd"])
+    with pytest.raises(SaBenchError, match="No results of task other"):
+        api.figure("pareto", [file], out, task="other")
+
+
+def test_what_may_be_nudity_is_blurred_unless_asked_for(tmp_path):
+    images(tmp_path, "forget", 255)
+    plain, veiled = (figures._images(tmp_path / "forget.safetensors", 4, v) for v in (False, True))
+    assert plain is not None
+    assert veiled is not None
+    assert plain.max() == 255
+    assert np.abs(np.diff(veiled.astype(int), axis=2)).max() < 128

@@ -1,0 +1,54 @@
+"""What is cited has an entry, and `show` prints it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from sa_bench import __version__, references, registry
+from sa_bench.describe import describe
+
+SOURCES = [
+    *((e.name, registry.method_class(e.name).source) for e in registry.entries("method")),
+    *((e.name, registry.metric(e.name).source) for e in registry.entries("metric")),
+]
+
+
+@pytest.mark.parametrize(
+    ("source", "keys"),
+    [
+        ("Heng & Soh 2023, Eq. 4; official vae/train_forget.py", ["heng2023"]),
+        ("Bińkowski et al. 2018, Eq. 4", ["binkowski2018"]),
+        (
+            "textual inversion (Gal et al. 2023), as in Concept Inversion (Pham et al. 2024)",
+            ["gal2023", "pham2024"],
+        ),
+        ("a control of this suite", []),
+        ("esd_sd.py, 2025", []),
+    ],
+)
+def test_authors_and_year_are_the_key(source, keys):
+    assert references.cited(source) == keys
+
+
+@pytest.mark.parametrize(("name", "source"), SOURCES)
+def test_every_cited_work_has_an_entry(name, source):
+    years = re.findall(r"\b(?:19\d\d|20[0-2]\d)\b", source)
+    assert len(references.cited(source)) == len(years), source
+    assert set(references.cited(source)) <= set(references.entries())
+
+
+def test_no_entry_is_there_for_nothing():
+    used = {key for _, source in SOURCES for key in references.cited(source)}
+    assert used == set(references.entries())
+
+
+def test_show_prints_the_entry():
+    assert "@inproceedings{gandikota2023," in describe("esd")
+    assert "@inproceedings{heusel2017," in describe("inception_fid")
+    assert "@" not in describe("noise").rpartition("source:")[2]
+
+
+def test_the_citation_file_names_this_version():
+    text = (Path(__file__).parent.parent / "CITATION.cff").read_text()
+    assert f"version: {__version__}" in text

@@ -1,0 +1,159 @@
+"""The HTML report in a real browser: sorting, filtering, unveiling, enlarging, folds, and nothing in the console."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from result_rows import OTHERS, result_row
+from sa_bench.reports import html as report
+from safetensors.numpy import save_file
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --hide-scrollbars "
+    "--enable-logging=stderr --v=0"
+)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+EVIL = "<img src=x onerror=top.document.body.dataset.hacked=1>"
+
+
+def render(cells, **options):
+    """The page for rows as they are read back."""
+    return report.render([{"folder": "", **cell} for cell in cells], **options)
+
+
+@pytest.fixture
+def driven(tmp_path):
+    """Run JavaScript against a page (`d`: its document, `w`: its window); what it returns, and the console."""
+
+    def call(page, script):
+        run = f"document.body.dataset.r = JSON.stringify((() => {{{script}}})())"
+        host = (
+            f'<!doctype html><body><iframe width="1200" height="900" srcdoc="{html.escape(page)}"></iframe>'
+            f"<script>onload = () => {{ const w = frames[0], d = w.document; {run} }}</script>"
+        )
+        (tmp_path / "host.html").write_text(host)
+        done = subprocess.run(
+            [CHROMIUM, *FLAGS.split(), f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
+             (tmp_path / "host.html").as_uri()],
+            capture_output=True, text=True, timeout=90, check=True,
+        )  # fmt: skip
+        assert "data-hacked" not in done.stdout
+        (found,) = re.findall(r'data-r="([^"]*)"', done.stdout)
+        console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+        return json.loads(html.unescape(found)), console
+
+    return call
+
+
+def rows():
+    return [
+        result_row(fields={"lam": 1.0}, keep=-94.0),
+        result_row(fields={"lam": 10.0}, keep=-93.5, forget=0.4),
+        result_row("esd", keep=-99.0),
+        result_row("uce", error=f"{EVIL} no GPU"),
+        *OTHERS,
+    ]
+
+
+NAMES = (
+    "[...d.querySelectorAll('table.board tbody tr')].filter((r) => !r.hidden)"
+    ".map((r) => r.cells[1].querySelector('b').textContent)"
+)
+
+
+def test_a_heading_sorts_up_down_and_back(driven):
+    script = f"""
+      const names = () => {NAMES}, buttons = [...d.querySelectorAll('table.board th button')];
+      const button = buttons.find((b) => b.textContent.startsWith('kept'));
+      const all = [names()];
+      for (let i = 0; i < 3; i++) {{ button.click(); all.push(names(), button.parentElement.getAttribute('aria-sort')) }}
+      return all"""
+    found, console = driven(render(rows()), script)
+    before, up, one, down, two, back, three = found
+    assert (one, two, three) == ("ascending", "descending", None)
+    assert back == before
+    assert up[0] == "retrain"  # −104 nats
+    assert up[-1] == down[-1] == "uce"  # has no value: last both ways
+    assert down[:-1] == up[:-1][::-1] or set(down) == set(up)
+    assert console == []
+
+
+def test_the_filter_leaves_rows_with_all_words(driven):
+    script = f"""
+      const field = d.querySelector('input.filter'), names = () => {NAMES}, all = [];
+      for (const text of ['control', 'sa lam=10', 'nothing has this', '']) {{
+        field.value = text;
+        field.dispatchEvent(new w.Event('input'));
+        all.push(names().sort(), d.querySelector('.find output').textContent);
+      }}
+      return [...all, d.querySelectorAll('.says li').length]"""
+    found, console = driven(render(rows()), script)
+    assert found[:4] == [["original", "relabel"], "2 of 7", ["sa lam=10"], "1 of 7"]
+    assert found[4:6] == [[], "0 of 7"]
+    assert len(found[6]) == 7
+    assert console == []
+
+
+def pictures(tmp_path, cells):
+    images = np.random.default_rng(0).integers(0, 255, (2, 30, 8, 8, 1), np.uint8)
+    for end, array in zip(("-base", ""), images, strict=True):
+        for name, labels in (("forget", np.zeros(30)), ("retain", np.arange(30) % 9 + 1)):
+            parts = {"images": array, "labels": labels.astype(np.int64)}
+            save_file(parts, tmp_path / f"{name}{end}.safetensors")
+    return [cell | {"folder": str(tmp_path)} for cell in cells]
+
+
+def test_an_image_is_unveiled_first_and_then_enlarged(driven, tmp_path):
+    nude = [
+        row | {"task_values": row["task_values"] | {"metrics": ["nudity"]}} for row in (result_row(), *OTHERS)
+    ]
+    script = """
+      const image = d.querySelector('.seen img'), dialog = d.querySelector('dialog');
+      const state = () => [image.classList.contains('veiled'), dialog.open];
+      const all = [state(), image.getAttribute('aria-label')];
+      image.focus();
+      for (let i = 0; i < 2; i++) {
+        image.dispatchEvent(new w.KeyboardEvent('keydown', { key: 'Enter' }));
+        all.push(state());
+      }
+      return [...all, dialog.querySelector('img').alt, d.querySelectorAll('.veiled').length]"""
+    page = render(pictures(tmp_path, nude), unblurred=True)
+    found, console = driven(page, script)
+    assert found[0] == [True, False]
+    assert found[1].endswith("blurred; show")
+    assert found[2:4] == [[False, False], [False, True]]
+    assert found[4] == "images of zero, before forgetting"
+    assert found[5] >= 1  # the others stay veiled
+    assert console == []
+    assert driven(render(pictures(tmp_path, nude)), "return d.querySelectorAll('.veiled').length")[0] == 0
+
+
+def test_a_link_opens_the_fold_it_leads_into_and_many_boards_begin_folded(driven):
+    page = render([*rows(), result_row(scale="full")])
+    script = """
+      const folds = d.querySelectorAll('details'), open = () => [...folds].filter((f) => f.open).length;
+      return [open(), d.querySelectorAll('nav table tbody tr').length, folds.length]"""
+    (opened, boards, folds), console = driven(page, script)
+    assert (opened, boards) == (0, 2)
+    assert folds > 4
+    assert console == []
+
+
+@pytest.mark.slow
+def test_a_thousand_cells_are_rendered_in_ten_seconds_and_open(driven):
+    many = [
+        result_row(f"m{i % 40}", seed=seed, base_seed=i % 3, keep=-94 - i / 100, forget=(0.01, 0.0, 0.03))
+        for i in range(120) for seed in range(8)
+    ]  # fmt: skip
+    begin = time.process_time()
+    page = render([*many, *OTHERS])
+    assert time.process_time() - begin < 10
+    found, console = driven(page, "return d.querySelectorAll('table.board tbody tr').length")
+    assert found == 43
+    assert console == []
