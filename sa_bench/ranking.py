@@ -265,13 +265,17 @@ def _differing(a: Line, b: Line, primary: Sequence[str]) -> list[float | None]:
 
 
 def _front(board: Board) -> None:
-    """Mark the Pareto front: what forgot, did not collapse, has all three endpoints and is not dominated."""
+    """Mark the Pareto front: what forgot, did not collapse, has all three endpoints and is not dominated.
+
+    A row of a stranger's bundle, whose numbers are as told, takes none of ours off it.
+    """
     able = [
         line for line in board.lines
         if line.standing == "method" and line.forgotten and not line.collapsed and all(map(line.known, board.primary))
     ]  # fmt: skip
     for line in able:
-        by = [other.label for other in able if other is not line and dominates(other, line, board.primary)]
+        rivals = [x for x in able if x is not line and (line.origin or not x.origin)]
+        by = [rival.label for rival in rivals if dominates(rival, line, board.primary)]
         line.front, line.dominated_by = not by, tuple(by)
 
 

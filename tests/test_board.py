@@ -360,6 +360,16 @@ def test_five_shared_runs_show_what_overlapping_intervals_do_not():
     assert front([*runs("a", -90.0, 5), *runs("b", -90.5, 5)])["a"]
 
 
+def test_a_strangers_row_takes_none_of_ours_off_the_front():
+    theirs = result_row("theirs", keep=-90.0) | {"origin": "somebody"}
+    board = one([theirs, result_row("ours"), result_row("weaker", keep=-99.0), *OTHERS])
+    found = {x.method: (x.front, x.dominated_by) for x in board.lines if x.standing == "method"}
+    assert found == {"theirs": (True, ()), "ours": (True, ()), "weaker": (False, ("ours",))}
+    theirs = result_row("theirs", keep=-99.0) | {"origin": "somebody"}
+    board = one([theirs, result_row("ours"), *OTHERS])
+    assert [x.dominated_by for x in board.lines if x.method == "theirs"] == [("ours",)]
+
+
 def test_a_metric_without_a_direction_dominates_nobody():
     rows = [result_row("a", keep=-90.0), result_row("b", keep=-99.0)]
     for row in (*rows, *(others := copy.deepcopy(OTHERS))):
