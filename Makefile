@@ -57,7 +57,7 @@ board-paper: $(VENV)/.installed
 	$(BIN)/python -m sa_bench run --suite paper-mnist --jobs 2 --out runs/paper-mnist
 	$(BIN)/python -m sa_bench report runs/paper-mnist --out docs/results-paper.md
 
-# About 6 CPU-hours, and 1.
+# About 5 CPU-hours, and 1.
 board-ddpm: $(VENV)/.installed
 	$(BIN)/python -m sa_bench plan --suite micro-ddpm-1 --jobs 2 | tail -n 7
 	$(BIN)/python -m sa_bench run --suite micro-ddpm-1 --jobs 2 --out runs/micro-ddpm-1

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 GREY = "#767676"
-STYLE = {
+STYLE: Any = {
     "font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42, "svg.fonttype": "none",
     "svg.hashsalt": "sa_bench", "legend.frameon": False, "savefig.bbox": "tight",
 }  # fmt: skip
@@ -186,7 +186,7 @@ def _floors(axes: Axes, board: Board, forgetting: bool) -> None:
         return
     floor = [f.value for x in board.lines if x.standing == "reference" and (f := x.known(board.primary[1]))]
     for value in floor:
-        axes.axvline(value, color=GREY, linewidth=0.8, linestyle=":")
+        axes.axvline(value or 0.0, color=GREY, linewidth=0.8, linestyle=":")
 
 
 def _panels(board: Board, across: Sequence[str]) -> Figure:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import lzma
 import platform
+import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from importlib import metadata
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from sa_bench.statistics import Measured
 
+PLACES = ("--out", "--without")
 SCHEMA = 1
 PACKED = ".jsonl.xz"
 UNITS = ("seed", "prompt")  # columns that say which image a score is of
@@ -266,8 +268,17 @@ def load_results(*folders: str | Path) -> pd.DataFrame:
 
 
 def command_line() -> str:
-    """The command as typed, to repeat it."""
-    import shlex
+    """The command to repeat what is running."""
+    return "python -m sa_bench " + shlex.join(repeatable(sys.argv[1:]))
 
-    arguments = sys.argv[1:]
-    return "python -m sa_bench " + shlex.join(arguments)
+
+def repeatable(arguments: Sequence[str]) -> list[str]:
+    """A command's arguments without what only says where results go and which are there already."""
+    kept, skip = [], False
+    for argument in arguments:
+        name, given, _ = argument.partition("=")
+        if skip or name in (*PLACES, "--overwrite"):
+            skip = not skip and name in PLACES and not given
+            continue
+        kept.append(argument)
+    return kept

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from sa_bench import clustered, statistics
 
@@ -134,3 +135,29 @@ def test_the_pages_figures_are_the_simulations():
     one, three = (coverage(0.3, icc, over_images) for icc in (0.1, 0.3))
     assert f"over images covers {one:.0%} and {three:.0%}".replace("%", " %") in text
     assert f"none of 1,000 leaves up to {100 * over_prompts(np.zeros(1000))[1]:.1f} %" in text
+
+
+def test_paired_rates_never_collapse_and_follow_bonett_and_price():
+    a, b = np.zeros(200), np.zeros(200)
+    found = clustered.paired(a, b, None, True)
+    assert (found.difference, found.p) == (0.0, 1.0)
+    assert found.high == -found.low == pytest.approx(1.972 * 2**0.5 / 202, rel=1e-3)
+    a[:12], b[10:15] = 1, 1  # 10 and 3 images differ
+    found = clustered.paired(a, b, None, True)
+    one, other = 11 / 202, 4 / 202
+    half = stats.t.ppf(0.975, 199) * ((one + other - (one - other) ** 2) / 202) ** 0.5
+    assert (found.low, found.high) == pytest.approx((one - other - half, one - other + half))
+    assert found.p == pytest.approx(stats.binomtest(10, 13).pvalue)
+    every = clustered.paired(np.ones(50), np.zeros(50), None, True)
+    assert (every.difference, every.high) == (1.0, 1.0)
+    assert every.low < 1
+
+
+def test_paired_prompts_of_equal_size_are_a_t_test_over_their_means():
+    rng = np.random.default_rng(0)
+    number, a, b = np.repeat(np.arange(12), 5), rng.normal(size=60), rng.normal(size=60)
+    found = clustered.paired(a, b, number)
+    expected = stats.ttest_1samp((a - b).reshape(12, 5).mean(1), 0)
+    assert found.p == pytest.approx(expected.pvalue)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()))
+    assert clustered.paired(a, b, np.arange(60)).unit == "image"

@@ -355,58 +355,6 @@ def test_judges_stand_apart_from_the_spread(tmp_path):
     assert "Judges, each alone: from +25.0 (knn) to +50.0 (cnn) points; 2 judges." in text
 
 
-def test_the_parts_of_sampling_are_told_apart():
-    """Images that are hard for all runs, and what each run makes of an image: both known, both found."""
-    rng = np.random.default_rng(0)
-    found = []
-    for _ in range(200):
-        table = rng.normal(0, 2, 50) + rng.normal(0, 3, (8, 1)) + rng.normal(0, 1, (8, 50))
-        found.append(statistics.sampling(table))
-    shared, alone = np.mean(found, axis=0)
-    assert shared == pytest.approx(4 / 50, rel=0.05)
-    assert alone == pytest.approx(1 / 50, rel=0.05)
-    one = rng.normal(0, 2, (1, 50))
-    assert statistics.sampling(one) == (pytest.approx(one.var(ddof=1) / 50), 0.0)
-
-
-def test_unequal_bases_are_weighed_by_their_own_runs():
-    rng = np.random.default_rng(0)
-    found = [
-        statistics.components({b: rng.normal(0, 1) + rng.normal(0, 3, 2 + 10 * (b % 2)) for b in range(40)})[
-            0
-        ]
-        ** 2
-        for _ in range(100)
-    ]
-    assert np.mean(found) == pytest.approx(1.0, abs=0.35)  # by the mean number of runs it would be 2.3
-
-
-def test_paired_rates_never_collapse_and_follow_bonett_and_price():
-    a, b = np.zeros(200), np.zeros(200)
-    found = clustered.paired(a, b, None, True)
-    assert (found.difference, found.p) == (0.0, 1.0)
-    assert found.high == -found.low == pytest.approx(1.972 * 2**0.5 / 202, rel=1e-3)
-    a[:12], b[10:15] = 1, 1  # 10 and 3 images differ
-    found = clustered.paired(a, b, None, True)
-    one, other = 11 / 202, 4 / 202
-    half = stats.t.ppf(0.975, 199) * ((one + other - (one - other) ** 2) / 202) ** 0.5
-    assert (found.low, found.high) == pytest.approx((one - other - half, one - other + half))
-    assert found.p == pytest.approx(stats.binomtest(10, 13).pvalue)
-    every = clustered.paired(np.ones(50), np.zeros(50), None, True)
-    assert (every.difference, every.high) == (1.0, 1.0)
-    assert every.low < 1
-
-
-def test_paired_prompts_of_equal_size_are_a_t_test_over_their_means():
-    rng = np.random.default_rng(0)
-    number, a, b = np.repeat(np.arange(12), 5), rng.normal(size=60), rng.normal(size=60)
-    found = clustered.paired(a, b, number)
-    expected = stats.ttest_1samp((a - b).reshape(12, 5).mean(1), 0)
-    assert found.p == pytest.approx(expected.pvalue)
-    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()))
-    assert clustered.paired(a, b, np.arange(60)).unit == "image"
-
-
 def test_the_command(cli, tmp_path):
     stored(tmp_path / "run", [*runs("sa", 1, 1), *runs("l2", 1, 1)])
     assert (

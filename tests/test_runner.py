@@ -10,7 +10,7 @@ from result_rows import result_row
 from sa_bench import api, registry, runner
 from sa_bench.cells import resolve
 from sa_bench.errors import CellFailed, SaBenchError
-from sa_bench.results import load_results, packed, read_results
+from sa_bench.results import load_results, packed, read_results, repeatable
 from sa_bench.sample_sets import SampleSet
 from sa_bench.store import Store
 
@@ -236,3 +236,16 @@ def test_cells_that_have_a_result_elsewhere_are_left_out(tmp_path):
         ]  # what failed is run again
         with pytest.raises(SaBenchError, match="Nothing is left to run"):
             api.left(cells[:1], [tmp_path / there])
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        ("run --task a --out x/y --jobs 2", "run --task a --jobs 2"),
+        ("run --out=x --overwrite --task a", "run --task a"),
+        ("run --suite s --without a --without b.jsonl.xz", "run --suite s"),
+        ("run --set sa.path=--out --task a", "run --set sa.path=--out --task a"),
+    ],
+)
+def test_the_command_to_repeat_says_what_and_not_where(typed, kept):
+    assert repeatable(typed.split()) == kept.split()

@@ -89,3 +89,29 @@ def test_components_are_what_the_differences_were_drawn_from():
     for unseen in ({0: [1.0, 2.0, 3.0]}, {0: [1.0], 1: [2.0]}):
         with pytest.raises(ValueError, match="two base models"):
             statistics.components(unseen)
+
+
+def test_the_parts_of_sampling_are_told_apart():
+    """Images that are hard for all runs, and what each run makes of an image: both known, both found."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(200):
+        table = rng.normal(0, 2, 50) + rng.normal(0, 3, (8, 1)) + rng.normal(0, 1, (8, 50))
+        found.append(statistics.sampling(table))
+    shared, alone = np.mean(found, axis=0)
+    assert shared == pytest.approx(4 / 50, rel=0.05)
+    assert alone == pytest.approx(1 / 50, rel=0.05)
+    one = rng.normal(0, 2, (1, 50))
+    assert statistics.sampling(one) == (pytest.approx(one.var(ddof=1) / 50), 0.0)
+
+
+def test_unequal_bases_are_weighed_by_their_own_runs():
+    rng = np.random.default_rng(0)
+    found = [
+        statistics.components({b: rng.normal(0, 1) + rng.normal(0, 3, 2 + 10 * (b % 2)) for b in range(40)})[
+            0
+        ]
+        ** 2
+        for _ in range(100)
+    ]
+    assert np.mean(found) == pytest.approx(1.0, abs=0.35)  # by the mean number of runs it would be 2.3
