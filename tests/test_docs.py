@@ -98,19 +98,8 @@ def test_the_readmes_commands_resolve(cli, command, tmp_path):
     elif arguments[0] in ("list", "show", "plan"):
         cli(*arguments, check=0)
     else:
-        known = (
-            "evaluate",
-            "doctor",
-            "report",
-            "figure",
-            "store",
-            "new",
-            "check",
-            "table",
-            "compare",
-            "bundle",
-        )
-        assert arguments[0] in known
+        reads = ("evaluate", "report", "figure", "table", "compare", "bundle")
+        assert arguments[0] in (*reads, "doctor", "store", "new", "check")
 
 
 def test_make_targets_named_in_the_documents_exist():
