@@ -30,7 +30,7 @@ AS_JSON = ("fields", "overrides", "flags", "fingerprint")
 def parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """Every measurement of `rows` (as `read_results` gives them) as a Parquet file, compressed.
 
-    Columns: those of a result (task, method, scale, base_seed, seed, standing, status, error, cell, concept), of a
+    Columns: those of a result (task, method, scale, base_seed, seed, standing, status, error, cell, concept, origin), of a
     measurement (name, role, value, low, high, interval, n, n_unit, unit, better, base, reason), the forgetting's
     cpu_s, and fields, overrides, flags and fingerprint as JSON texts. A result without measurements, a failed one, is
     one row. The file's metadata `sa_bench_schema` is the results' schema.

@@ -21,7 +21,11 @@ from sa_bench.results import metric_of
 from sa_bench.statistics import wilson
 from sa_bench.wording import percent
 
-MARGINS = {"nats": 0.5, "bits/dim": 0.02, "mean squared error": 0.0005}  # by the retention endpoint's unit; of others, 0
+MARGINS = {
+    "nats": 0.5,
+    "bits/dim": 0.02,
+    "mean squared error": 0.0005,
+}  # by the retention endpoint's unit; of others, 0
 MOST = 12  # tries of a method up to which every draw of k is enumerated
 
 
