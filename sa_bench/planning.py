@@ -118,7 +118,7 @@ def _detectable(cells: Sequence[Cell]) -> Iterator[str]:
             if least is not None:
                 rate = facts["unit"] in ("rate", "probability")
                 text = f"{100 * least:.1f} points" if rate else f"{least:.2f} {facts['unit']}"
-                parts.append(f"{name} {text}")
+                parts.append(f"{name} {'none that a rate can have' if rate and least > 1 else text}")
         scope = "" if bases > 1 else ", on this base model alone"
         found = f"differences from {', '.join(parts)} on (80 % power{scope})"
         yield f"tells:  {task}, {bases} base(s) x {seeds} seed(s): {found}"

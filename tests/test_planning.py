@@ -46,5 +46,12 @@ def test_one_base_model_speaks_for_itself():
     assert "on this base model alone" in line
 
 
+def test_no_rate_differs_by_more_than_all(monkeypatch):
+    loud = {"mnist_0": {**CARD["mnist_0"], "recovery": {"unit": "rate", "base": 0.3, "seed": 0.2}}}
+    monkeypatch.setattr(planning, "variance_card", lambda: loud)
+    (line,) = tells(seeds=range(8), base_seeds=[0, 1, 2])
+    assert "differences from recovery none that a rate can have, retain_log_likelihood 0." in line
+
+
 def test_what_was_not_measured_is_not_guessed():
     assert tells("mnist_0_r1000") == tells(scale="quick") == []
