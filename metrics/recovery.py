@@ -12,11 +12,12 @@ it. docs/recovery.md has the figures.
 import numpy as np
 from torch import Tensor
 
+from sa_bench.clustered import wilson
 from sa_bench.contracts import View, metric
 from sa_bench.inversion import invert, starts_of
 from sa_bench.judges import looked_at, majority, shows, top1
-from sa_bench.sampling import requests
-from sa_bench.statistics import Measured, wilson
+from sa_bench.sampling import spread
+from sa_bench.statistics import Measured
 
 
 @metric(
@@ -47,10 +48,11 @@ def recovery(view: View) -> Measured:
     """Top-1 rate of c_f, the highest over the grid, at the largest budget with the most images.
 
     The grid is searched with the designated judge; the panel judges the winner of each point. Wilson's
-    interval is widened for the size of the grid (Bonferroni).
+    interval is widened for the size of the grid (Bonferroni), and over prompts where several images come from one.
     """
     task, model = view.task, view.model
-    slot, rows = model.condition(task.concept), requests(task, "forget")[: task.recovery_judged]
+    slot, asked = model.condition(task.concept), spread(task, "forget", task.recovery_judged)
+    rows, prompts = [r.request for r in asked], np.array([r.prompt for r in asked])
     starts = starts_of(view)
     rates, strong = task.recovery_rates, [task.recovery_strong] if task.recovery_strong else []
     real, designated = view.real("forget_train"), view.judges[task.designated]
@@ -87,17 +89,18 @@ def recovery(view: View) -> Measured:
             )
             score, votes = majority(view.judges, images, task.concept)
             point = {"images": n_images, "steps": steps, "value": float(score.mean())}
-            low, high = wilson(score.sum(), len(score), comparisons=len(starts) * len(rates))
+            clusters = None if task.prompts is None else prompts
+            low, high, how = wilson(score, clusters, len(starts) * len(rates))
             curve.append({**point, "low": low, "high": high, "start": name, "lr": lr})
-            panel.append((score, votes))
+            panel.append((score, votes, how))
     dose = [(point["images"], point["steps"]) for point in curve]
     strongest = dose.index(max(dose))
-    point, (score, votes) = curve[strongest], panel[strongest]
+    point, (score, votes, how) = curve[strongest], panel[strongest]
     return Measured(
         point["value"],
         point["low"],
         point["high"],
-        f"wilson, Bonferroni({len(starts) * len(rates)})",
+        how,
         len(score),
         scores={"seed": np.array([r.seed for r in rows], np.int64), "score": score, **votes},
         judges=[{"judge": n, "value": float(v.mean())} for n, v in votes.items()],

@@ -74,6 +74,16 @@ def rate(
     return _in_unit(scores, *units, 1.0, columns, **more)
 
 
+def wilson(scores: np.ndarray, clusters: np.ndarray | None, comparisons: int = 1) -> tuple[float, float, str]:
+    """(low, high, how) for the mean of 0/1 scores, widened for `comparisons` looks (Bonferroni)."""
+    units, widened = _clusters(clusters), f", Bonferroni({comparisons})"
+    if units is None:
+        return *statistics.wilson(float(scores.sum()), len(scores), comparisons), f"wilson{widened}"
+    quantile = float(stats.t.ppf(1 - ALPHA / comparisons / 2, units[1] - 1))
+    low, high = score_interval(float(scores.mean()), effective(np.asarray(scores, float), *units), quantile)
+    return low, high, f"wilson, clustered by {units[1]} prompts{widened}"
+
+
 def bounded_mean(
     scores: np.ndarray, clusters: np.ndarray | None, columns: Mapping[str, np.ndarray], upper: float = 1.0,
     **more: Any,

@@ -154,6 +154,14 @@ def requests(task: Task, name: str) -> list[Request]:
     return [row.request for row in rows(task, name)]
 
 
+def spread(task: Task, name: str, n: int) -> list[Row]:
+    """`n` rows of a set: its first or, where prompts ask, as many of every prompt as can be."""
+    found = rows(task, name)
+    if task.prompts is None or n >= len(found):
+        return found[:n]
+    return [found[i * len(found) // n] for i in range(n)]
+
+
 def draw_set(
     model: Generator, task: Task, name: str, folder: Path, progress: Progress | None = None
 ) -> SampleSet:

@@ -161,3 +161,15 @@ def test_paired_prompts_of_equal_size_are_a_t_test_over_their_means():
     assert found.p == pytest.approx(expected.pvalue)
     assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()))
     assert clustered.paired(a, b, np.arange(60)).unit == "image"
+
+
+def test_a_widened_interval_over_prompts_is_wider_and_without_prompts_the_plain_one():
+    scores, prompts = np.repeat([1.0, 1.0, 0.0, 1.0], 6), np.repeat(np.arange(4), 6)
+    low, high, how = clustered.wilson(scores, None, 4)
+    assert (low, high) == statistics.wilson(18, 24, comparisons=4)
+    assert how == "wilson, Bonferroni(4)"
+    alone = clustered.wilson(scores, np.arange(24), 4)  # one image a prompt: images are the units
+    assert alone == (low, high, how)
+    wide_low, wide_high, how = clustered.wilson(scores, prompts, 4)
+    assert wide_low < low < high < wide_high
+    assert how == "wilson, clustered by 4 prompts, Bonferroni(4)"

@@ -115,3 +115,12 @@ def test_a_set_keeps_the_prompt_of_every_image_and_writes_none_where_there_is_no
     whole.save(tmp_path / "prompted.safetensors")
     assert SampleSet.load(tmp_path / "prompted.safetensors").prompts.tolist() == [4, 7]
     assert SampleSet.concatenate([plain, prompted]).prompts is None
+
+
+def test_a_part_of_a_set_is_spread_over_its_prompts_and_of_classes_its_beginning():
+    task = find_task("mnist_0_t2i")
+    few = sampling.spread(task, "forget", 24)
+    assert len({row.prompt for row in few}) == 24
+    assert sampling.spread(task, "forget", 500) == sampling.rows(task, "forget")
+    plain = find_task("mnist_0")
+    assert sampling.spread(plain, "forget", 7) == sampling.rows(plain, "forget")[:7]
