@@ -58,12 +58,13 @@ def verdicts(board: Board) -> list[Verdict]:
         if claim.task != board.task:
             continue
         for left in _lines(board, claim.left):
-            if left.known(claim.metric) is None:
+            name = _measured(left, claim.metric)
+            if left.known(name) is None:
                 continue
             if claim.relation != "better":
-                found.append(Verdict(claim, *_threshold(claim, left)))
+                found.append(Verdict(claim, *_threshold(claim, left, name)))
             for right in _lines(board, claim.right):
-                row = endpoint(claim.metric, left, right)
+                row = endpoint(name, left, right)
                 if row is not None:
                     found.append(Verdict(claim, *_ordering(row)))
     return found
@@ -90,8 +91,13 @@ def _ordering(row: Comparison) -> tuple[str, str]:
     return ("holds" if sign * row.difference > 0 else "reversed"), text
 
 
-def _threshold(claim: Claim, line: Line) -> tuple[str, str]:
-    found, limit = line.endpoints[claim.metric], float(claim.right)
+def _measured(line: Line, metric: str) -> str:
+    """What a metric's measurement is called: `kid` is measured as `kid[judge-mnist]`."""
+    return next((name for name in line.endpoints if name.partition("[")[0] == metric), metric)
+
+
+def _threshold(claim: Claim, line: Line, name: str) -> tuple[str, str]:
+    found, limit = line.endpoints[name], float(claim.right)
     low, high = found.bounds
     text = f"{line.label}: {shown(found.value, found.unit)}, bounds of its {len(found.points)} runs "
     text += f"{shown(low, found.unit)} to {shown(high, found.unit)}, against {shown(limit, found.unit)}"

@@ -1,7 +1,7 @@
 """The claims ledger: orderings that a publication argues from, told from the runs of a board."""
 
 import pytest
-from result_rows import one, result_row
+from result_rows import measurement, one, result_row
 
 from sa_bench import claims, registry
 
@@ -81,3 +81,17 @@ def test_every_claim_names_what_is_there():
         else:
             float(claim.right)
         assert claim.source.startswith("Heng & Soh 2023")
+
+
+def test_a_claim_finds_its_metric_under_the_extractors_name(monkeypatch):
+    """The claim says `kid`, the board has `kid[judge-mnist]`."""
+    claim = claims.Claim("mnist_0", "kid", "sa", "better", "no_gr", "replay keeps", "made up", "stated")
+    monkeypatch.setattr(claims, "entries", lambda: (claim,))
+    rows = [*line("sa", -94), *line("no_gr", -99)]
+    for row in rows:
+        value = 1.0 + row["seed"] / 10 if row["method"] == "sa" else 9.0
+        row["measurements"].append(
+            measurement("kid[judge-mnist]", value, 0.5, {"title": "KID", "unit": None, "better": "lower"})
+        )
+    (found,) = claims.verdicts(one(rows))
+    assert found.verdict == "holds"
