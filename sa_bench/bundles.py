@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from sa_bench import __version__
-from sa_bench.errors import CellFailed, SaBenchError
+from sa_bench.errors import SaBenchError
 from sa_bench.explicit import explicit
+from sa_bench.foreign import MODEL, Differs, require_readable, result
 from sa_bench.settings import store_folder
 from sa_bench.store import Store, digest, disk_errors, file_digest
 
@@ -39,11 +40,7 @@ DAMAGE = (
     EOFError, RuntimeError, OSError,
 )  # fmt: skip
 """What zipfile, its decompressors and a manifest of another form raise."""
-MODEL, BASE = "model.safetensors", "-base.safetensors"
-
-
-class Differs(CellFailed):
-    """A bundle does not hold what it says, or recomputation gives something else."""
+BASE = "-base.safetensors"
 
 
 def write(
@@ -185,8 +182,6 @@ class Bundle:
             Differs: a result that is not of the form that `run` writes.
             SaBenchError: one of a newer schema.
         """
-        from sa_bench.foreign import result
-
         found = []
         for name in self.manifest["cells"]:
             row = result((self.folder / name / "result.json").read_bytes(), f"{self.file}: {name}")
@@ -298,7 +293,6 @@ def _unpacked(archive: zipfile.ZipFile, manifest: Mapping[str, Any], folder: Pat
 
 
 def _unpack(archive: zipfile.ZipFile, manifest: Mapping[str, Any], folder: Path) -> None:
-    from sa_bench.foreign import require_readable
 
     for name, entry in manifest["members"].items():
         path, found = folder / name, hashlib.sha256()

@@ -12,12 +12,17 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from sa_bench.bundles import MODEL, Differs
-from sa_bench.errors import SaBenchError
+from sa_bench.errors import CellFailed, SaBenchError
 
+SCHEMA = 1  # of a result
+MODEL = "model.safetensors"
 SCORES = 200_000_000  # numbers in a table of scores
 NUMBERS = {"BOOLEAN", "INT32", "INT64", "FLOAT", "DOUBLE"}  # what Parquet calls them
 OPEN = ConfigDict(extra="allow", strict=True)
+
+
+class Differs(CellFailed):
+    """A bundle does not hold what it says, or recomputation gives something else."""
 
 
 class Machine(BaseModel):
@@ -95,8 +100,6 @@ def result(raw: bytes, where: str) -> dict[str, Any]:
         SaBenchError: of a newer schema.
         Differs: it is not of that form; names `where` and the field.
     """
-    from sa_bench.results import SCHEMA
-
     try:
         row = json.loads(raw, parse_constant=_no_number)
         if row["schema"] > SCHEMA:

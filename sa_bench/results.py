@@ -19,6 +19,7 @@ import numpy as np
 from sa_bench import __version__
 from sa_bench.bundles import BUNDLED, opened
 from sa_bench.errors import SaBenchError
+from sa_bench.foreign import SCHEMA
 from sa_bench.store import disk_errors, write_atomic
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from sa_bench.statistics import Measured
 
 PLACES = ("--out", "--without")
-SCHEMA = 1
 PACKED = ".jsonl.xz"
 UNITS = ("seed", "prompt")  # columns that say which image a score is of
 FIELDS = ("value", "low", "high", "interval", "n", "n_unit", "judges", "extra", "reason")
