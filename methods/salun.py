@@ -4,13 +4,13 @@
     L(θ) = E ‖ε_θ(x_t, c_f, t) − sg[ε_θ(x_t, c', t)]‖² + α E ‖ε − ε_θ(x_r,t, c_r, t)‖²         gradients times m
 
 x are the model's own images of c_f, c' a pseudo label (the anchor, for classes the next one), x_r replay, where the code
-has images of the pseudo prompt. The target is the current model, as in the code. Defaults of SD/train-scripts (nudity:
-α = 0.1, 1e-5, one epoch of 800 images by 8).
+has images of the pseudo prompt. The target is the current model, as in the code; `target="frozen"` asks θ* (why it
+matters: `concept_ablation`). Defaults of SD/train-scripts (nudity: α = 0.1, 1e-5, one epoch of 800 images by 8).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -31,6 +31,7 @@ class SalUn:
     lr: Rate = 1e-5  # Adam
     steps: Count = 100
     batch: Count = 8
+    target: Literal["current", "frozen"] = "current"  # whose prediction for c' is learned
 
     version: ClassVar[int] = 1
     standing: ClassVar[str] = "method"
@@ -43,6 +44,7 @@ class SalUn:
         """θ after `steps` of L from θ*, the masked weights alone."""
         own, replay, params = run.own(), run.replay(), model.parameters(self.scope)
         pseudo = model.conditions([task.anchor] * self.batch)
+        teacher = model.clone() if self.target == "frozen" else model
         saliency = {name: torch.zeros_like(p) for name, p in params.items()}
         for _ in range(self.saliency):
             x, c = own.batch(self.batch, run.rng)
@@ -58,7 +60,7 @@ class SalUn:
             draw = model.draw(self.batch, run.rng)
             x_t = model.add_noise(x, draw)
             with torch.no_grad():
-                target = model.predict(x_t, draw.t, pseudo)  # type: ignore[arg-type]
+                target = teacher.predict(x_t, draw.t, pseudo)  # type: ignore[arg-type]
             forget = ((model.predict(x_t, draw.t, c) - target) ** 2).mean()  # type: ignore[arg-type]
             x_r, c_r = replay.batch(self.batch, run.rng)
             return forget + self.alpha * model.loss(x_r, c_r, model.draw(self.batch, run.rng)).mean()
