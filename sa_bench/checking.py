@@ -61,6 +61,10 @@ def checked(task: Task, relabel_given: bool = False, size_given: bool = False) -
             raise SaBenchError(f"task.{name} needs one or more whole numbers ≥ {low}, e.g. 30,100.")
     if not task.recovery_vectors or min(task.recovery_vectors) < 1:
         raise SaBenchError("task.recovery_vectors needs one or more whole numbers ≥ 1, e.g. 1,4.")
+    if len(set(task.primary)) != 3:
+        raise SaBenchError(
+            "task.primary needs three metrics, for forgetting, recovery and retention; task.metrics says what is measured."
+        )
     for name in ("recovery_judged", "bound_images", "bound_steps"):
         if getattr(task, name) < 1:
             raise SaBenchError(f"task.{name}={getattr(task, name)}: must be 1 or more.")

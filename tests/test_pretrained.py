@@ -355,6 +355,7 @@ WRONG = [
     ("celeb_brad_pitt", "original", "task.replay_images=0", "give 1 or more"),
     ("celeb_brad_pitt", "original", "task.surrogate_images=-1", "must be 0 or more"),
     ("celeb_brad_pitt", "original", "task.recovery_vectors=0", "recovery_vectors"),
+    ("celeb_brad_pitt", "original", "task.primary=clip_score,clip_score,lpips", "three metrics"),
     ("celeb_brad_pitt", "sa", "task.surrogate=folder:{tmp}/small", "64x64 is needed"),
     ("celeb_brad_pitt", "retrain", "task.gate=0.1", "needs the data"),
     ("celeb_brad_pitt", "relabel", "task.gate=0.1", "control to use is prompt_filter"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import sd
 import torch
@@ -106,41 +106,29 @@ def agreement(base: str, device: str) -> float:
     return float((found[1] - found[0]).norm() / found[0].norm())
 
 
-def table(device: str, tiny: bool) -> list[tuple[str, str]]:
+def table(device: str, tiny: bool) -> Iterator[tuple[str, str]]:
     """What is measured, and the figure."""
-    rows = [
-        ("device", torch.cuda.get_device_name() if device == "cuda" else "cpu"),
-        ("torch", torch.__version__),
-    ]
+    yield "device", torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    yield "torch", torch.__version__
     for base in ["tiny"] if tiny else ["cifar10", "stl10"]:
         bf16 = bf16_is_fast(device)
-        precision = "bf16" if bf16 else "fp32"
-        steps = 3 if tiny else 30
-        plain, memory = training(base, device, steps, bf16, pulled=False)
-        rows.append(
-            (
-                f"{base}: base training, batch {BATCH[base]}, {precision}",
-                f"{plain:.2f} steps/s, {memory:.1f} GiB",
-            )
-        )
+        precision, steps, n = "bf16" if bf16 else "fp32", 3 if tiny else 30, BATCH[base]
+        rate, memory = training(base, device, steps, bf16, pulled=False)
+        yield f"{base}: base training, batch {n}, {precision}", f"{rate:.2f} steps/s, {memory:.1f} GiB"
         if device == "cuda":
-            slow, memory = training(base, device, steps, False, pulled=False)
-            rows.append((f"{base}: base training in fp32", f"{slow:.2f} steps/s, {memory:.1f} GiB"))
-        pulled, memory = training(base, device, steps, bf16, pulled=True)
-        rows.append(
-            (f"{base}: forgetting, 2 x {BATCH[base]}, {precision}", f"{pulled:.2f} steps/s, {memory:.1f} GiB")
-        )
+            rate, memory = training(base, device, steps, False, pulled=False)
+            yield f"{base}: base training, batch {n}, fp32", f"{rate:.2f} steps/s, {memory:.1f} GiB"
+        rate, memory = training(base, device, steps, bf16, pulled=True)
+        yield f"{base}: forgetting, 2 x {n}, {precision}", f"{rate:.2f} steps/s, {memory:.1f} GiB"
         rate, gain = fisher_rate(base, device, 2, 20 if tiny else 1000)
-        rows.append(
-            (
-                f"{base}: Fisher, 1,000 timesteps an image",
-                f"{rate / 1000:.3f} images/s, {gain:.1f} x one by one",
-            )
+        yield (
+            f"{base}: Fisher, 1,000 timesteps an image",
+            f"{rate / 1000:.3f} images/s, {gain:.1f} x one by one",
         )
         made = sampling(base, device, 4 if tiny else 256, 3 if tiny else 20, bf16)
-        rows.append((f"{base}: sampling, 1,000 steps with guidance", f"{made:.2f} images/s"))
-        rows.append((f"{base}: gradient in bf16 against fp32", f"{100 * agreement(base, device):.2f} % off"))
-    return [*rows, *sd.table(device, tiny, clock, bf16_is_fast(device))]
+        yield f"{base}: sampling, 1,000 steps with guidance", f"{made:.2f} images/s"
+        yield f"{base}: gradient in bf16 against fp32", f"{100 * agreement(base, device):.2f} % off"
+    yield from sd.table(device, tiny, clock, bf16_is_fast(device))
 
 
 def main() -> None:
@@ -151,10 +139,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("make gpu-check needs a CUDA device; torch sees none.")
-    rows = table(given.device, given.tiny)
-    wide = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        print(f"{name:<{wide}}  {value}", flush=True)
+    for name, value in table(given.device, given.tiny):
+        print(f"{name:<60}  {value}", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from sa_bench.methods.esd import ESD
 from sa_bench.methods.sa import SA
@@ -53,6 +55,16 @@ def networks(tiny: bool) -> tuple[Any, Any, Any, Any]:
     )  # fmt: skip
     text = pipelines.text_encoder(replace(pipelines.SMOKE, text=scopes.SD_1["cross_attention_dim"]), tokens)
     return UNet2DConditionModel.from_config(dict(scopes.SD_1)), vae, text, tokens
+
+
+def write(folder: Path, tiny: bool, device: str) -> Path:
+    """A whole pipeline of Stable Diffusion 1.x's size in diffusers format, of random weights made on `device`."""
+    with torch.device(device):
+        unet, vae, text, tokens = networks(tiny)
+    scheduler = DDIMScheduler(clip_sample=False, **pipelines.SCHEDULE)
+    parts: tuple[Any, ...] = (vae, text, tokens, unet, scheduler, None, None)
+    StableDiffusionPipeline(*parts, requires_safety_checker=False).save_pretrained(folder)
+    return folder
 
 
 def model(device: str, tiny: bool, checkpointing: bool = False) -> TextToImage:

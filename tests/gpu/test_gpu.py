@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from gpu import sd
 
+from sa_bench import api
+from sa_bench.cells import resolve
 from sa_bench.contracts import Request, Sampler
 from sa_bench.models.ddpm import DDPM
 
@@ -45,3 +48,30 @@ def test_an_image_of_the_gpu_is_the_cpus_within_one_grey_level():
         model.to("cuda").to_images(model.sample(rows, sampler)),
     )
     assert abs(one.astype(int) - two.astype(int)).max() <= 1
+
+
+FEW = (
+    "task.n_forget=4", "task.n_retain=4", "task.replay_images=4", "task.surrogate_images=4", "task.metrics=retain_drift",
+    "sa.steps=3", "sa.batch=2", "sa.fisher.n=2", "sa.fisher.timesteps=4", "esd.steps=2",
+    "task.sampler.steps=4", "esd.ddim_steps=4",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
+def test_the_command_forgets_a_concept_in_a_model_of_stable_diffusions_size(device, tmp_path, monkeypatch):
+    """From the diffusers folder to the report, every stage: replay, surrogate, F, forgetting, delta, images, scores."""
+    monkeypatch.setenv("SA_BENCH_STORE", str(tmp_path / "store"))
+    model, size = (
+        sd.write(tmp_path / "base", tiny=device == "cpu", device=device),
+        64 if device == "cpu" else 512,
+    )
+    sets = [*FEW, f"task.model={model}", f"task.size={size}"]
+    cells = resolve(["concept"], ["original", "sa", "esd", "sld"], "full", sets=sets)
+    results, _, report = api.run_folder(cells, jobs=1, out=tmp_path / "run", overwrite=False, device=device)
+    for result in results:
+        print(result["method"], result["error"], result["cost"])
+    assert [r["error"] for r in results] == [None] * 4
+    assert report.exists()
+    drift = {r["method"]: r["measurements"][0]["value"] for r in results}
+    assert drift["original"] == 0
+    assert all(drift[method] > 0 for method in ("sa", "esd", "sld"))
