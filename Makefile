@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH ?=
 
-.PHONY: demo test check bench coverage slow gpu-check board-micro tune-micro board-paper board-ddpm tune-ddpm tune-t2i results judges bases wheel clean
+.PHONY: demo test check bench coverage slow gpu-check board-micro tune-micro board-paper board-ddpm tune-ddpm board-t2i tune-t2i results judges bases wheel clean
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "sa_bench needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
@@ -62,6 +62,12 @@ board-ddpm: $(VENV)/.installed
 	$(BIN)/python -m sa_bench plan --suite micro-ddpm-1 --jobs 2 | tail -n 7
 	$(BIN)/python -m sa_bench run --suite micro-ddpm-1 --jobs 2 --out runs/micro-ddpm-1
 	$(BIN)/python -m sa_bench pack runs/micro-ddpm-1 docs/data/micro-ddpm-1.jsonl.xz
+	$(MAKE) results
+
+board-t2i: $(VENV)/.installed
+	$(BIN)/python -m sa_bench plan --suite micro-t2i-1 --jobs 2 | tail -n 7
+	$(BIN)/python -m sa_bench run --suite micro-t2i-1 --jobs 2 --out runs/micro-t2i-1
+	$(BIN)/python -m sa_bench pack runs/micro-t2i-1 docs/data/micro-t2i-1.jsonl.xz
 	$(MAKE) results
 
 tune-ddpm: $(VENV)/.installed

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sa_bench.contracts import Prompted, Run, Task
+from sa_bench.keys import later
 from sa_bench.training import Count, Rate, Recipe
 
 
@@ -29,7 +30,7 @@ class ConceptAblation:
     lr: Rate = 8e-6  # Adam
     steps: Count = 200
     batch: Count = 4
-    target: Literal["current", "frozen"] = "current"  # whose prediction for c* is learned
+    target: Literal["current", "frozen"] = later("current")  # whose prediction for c* is learned
 
     version: ClassVar[int] = 1
     standing: ClassVar[str] = "method"

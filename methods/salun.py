@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sa_bench.contracts import Diffusion, Run, Task
+from sa_bench.keys import later
 from sa_bench.training import Count, Rate, Recipe, Weight
 
 
@@ -31,7 +32,7 @@ class SalUn:
     lr: Rate = 1e-5  # Adam
     steps: Count = 100
     batch: Count = 8
-    target: Literal["current", "frozen"] = "current"  # whose prediction for c' is learned
+    target: Literal["current", "frozen"] = later("current")  # whose prediction for c' is learned
 
     version: ClassVar[int] = 1
     standing: ClassVar[str] = "method"

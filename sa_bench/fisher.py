@@ -27,8 +27,8 @@ from sa_bench.store import write_atomic
 VERSION = 1  # raised when F changes what it computes
 Batch = tuple[Tensor, Any, Draw]
 BATCH = 1000
-TOGETHER = 128  # timesteps of one image in a forward pass; larger ones fall out of a CPU's cache
-TOGETHER_LARGE = 4  # where an image has more than 10,000 values, as Stable Diffusion's latents
+TOGETHER = ((10_000, 128), (16_000, 32))  # (values of an image below which, timesteps in a forward pass)
+TOGETHER_LARGE = 4  # as Stable Diffusion's latents; more fall out of a small card's memory or a CPU's cache
 EVERY = 120.0  # seconds between two checkpoints: what a kill can cost
 
 
@@ -218,7 +218,8 @@ def _summed_gradient(
 ) -> dict[str, Tensor]:
     """∇ Σ_t loss_t of one image, scaled to all T timesteps."""
     total: dict[str, Tensor] = {}
-    for part in t.split(TOGETHER if x.numel() < 10_000 else TOGETHER_LARGE):
+    together = next((n for below, n in TOGETHER if x.numel() < below), TOGETHER_LARGE)
+    for part in t.split(together):
         draw = model.draw(len(part), rng, part)
         loss = model.loss(x.expand(len(part), *x.shape[1:]), c.expand(len(part), *c.shape[1:]), draw).sum()
         for name, g in zip(params, torch.autograd.grad(loss, list(params.values())), strict=True):

@@ -71,6 +71,7 @@ mnist_0_t2i = Task(
         "recall",
         "denoising_loss",
         "retain_drift",
+        "collapse",
     ),
     likelihood_images=0,
     likelihood_deep=0,

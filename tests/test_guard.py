@@ -67,7 +67,9 @@ def test_few_images_do_not_flag_by_chance(store_env, digits):
     assert found["worst class"].high > guard.bounds("mnist")["worst class"]
 
 
-@pytest.mark.parametrize(("dataset", "task"), [("mnist", "mnist_0"), ("mnist16", "mnist_0_ddpm")])
+@pytest.mark.parametrize(
+    ("dataset", "task"), [("mnist", "mnist_0"), ("mnist16", "mnist_0_ddpm"), ("mnist_canvas", "mnist_0_t2i")]
+)
 def test_the_shipped_calibration_has_few_false_flags_and_full_power(dataset, task):
     card = guard_card(dataset)
     assert card["null"]["resamples"] == {task: 300, f"{task}_cover5": 300}

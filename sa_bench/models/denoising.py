@@ -29,8 +29,18 @@ def times(draw: Draw) -> Tensor:
     return draw.t
 
 
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    allowed = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = allowed
+
+
 def cast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    """torch.autocast to `precision`; fp32: whatever already holds.
+    """torch.autocast to `precision`; fp32: whatever already holds, without TF32, which would move images by grey levels.
 
     Inside another autocast the casts of weights are not kept: they would be of the wrong type.
 
@@ -38,7 +48,7 @@ def cast(precision: Precision, device: torch.device) -> AbstractContextManager[A
         SaBenchError: fp16 on a CPU.
     """
     if precision == "fp32":
-        return nullcontext()
+        return nullcontext() if device.type == "cpu" else _without_tf32()
     if precision == "fp16" and device.type == "cpu":
         raise SaBenchError("A CPU does not sample in fp16: --set task.sampler.precision=bf16, or fp32.")
     alone = not torch.is_autocast_enabled(device.type)

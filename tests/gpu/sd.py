@@ -63,7 +63,8 @@ def write(folder: Path, tiny: bool, device: str) -> Path:
         unet, vae, text, tokens = networks(tiny)
     scheduler = DDIMScheduler(clip_sample=False, **pipelines.SCHEDULE)
     parts: tuple[Any, ...] = (vae, text, tokens, unet, scheduler, None, None)
-    StableDiffusionPipeline(*parts, requires_safety_checker=False).save_pretrained(folder)
+    with pipelines.quietly():
+        StableDiffusionPipeline(*parts, requires_safety_checker=False).save_pretrained(folder)
     return folder
 
 
