@@ -160,11 +160,16 @@ def write_report(folders: Sequence[Path], out: Path | None, unblurred: bool = Fa
     rows = read_results(folders)
     with readable(rows):
         text = renderer.render(rows, **options)
+    write_page(path, text)
+    return path
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write a report; of a Markdown file that holds the line `MARK`, what stands above it stays in place of the title."""
     if path.suffix.lower() == ".md" and path.is_file():
         head, mark, _ = path.read_text(encoding="utf-8").partition(MARK)
         text = f"{head}{mark}\n\n{text.partition(chr(10))[2].lstrip()}" if mark else text
     write_atomic(path, text.encode())
-    return path
 
 
 def table(

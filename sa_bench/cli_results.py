@@ -174,16 +174,15 @@ def verify(
 
 def tune(
     folders: Annotated[list[Path], typer.Argument(help="Run folders of the tries.")],
-    out: Annotated[Path | None, typer.Option(help="Also write it to this file, as Markdown.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write it to this file, as Markdown; as `report` does.")] = None,
 ) -> None:
     """Choose a setting a method from the tries of a run: the objective, every try, the winner."""
-    from sa_bench import tuning
+    from sa_bench import api, tuning
     from sa_bench.results import read_results
-    from sa_bench.store import write_atomic
 
     text = tuning.report(tuning.tries(read_results(folders)))
     if out is not None:
-        write_atomic(out, text.encode())
+        api.write_page(out, text)
     print(text)
 
 

@@ -59,14 +59,14 @@ def tries(results: Sequence[Mapping[str, Any]]) -> list[Try]:
     for row in sorted(results, key=lambda row: row.get("task_values", {}).get("concept", 0)):
         if row["status"] != "done":
             raise SaBenchError(
-                f"{row['folder']}: this run failed ({row['error']}); a search needs all of its tries."
+                f"{row['folder'] or row['cell']}: this run failed ({row['error']}); a search needs all of its tries."
             )
         if row["standing"] != "method":
             continue
         first = protocols.setdefault(row["task"], (_protocol(row), row))
         if first[0] != _protocol(row):
             raise SaBenchError(
-                f"{row['folder']} and {first[1]['folder']} differ in scale or in a field of the task besides the concept; "
+                f"{row['folder'] or row['cell']} and {first[1]['folder'] or first[1]['cell']} differ in scale or in a field of the task besides the concept; "
                 "give the folders of one search."
             )
         where = json.dumps([row["concept"], row["base_seed"], row["seed"]])
