@@ -174,7 +174,9 @@ def verify(
 
 def tune(
     folders: Annotated[list[Path], typer.Argument(help="Run folders of the tries.")],
-    out: Annotated[Path | None, typer.Option(help="Also write it to this file, as Markdown; as `report` does.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write it to this file, as Markdown; as `report` does.")
+    ] = None,
 ) -> None:
     """Choose a setting a method from the tries of a run: the objective, every try, the winner."""
     from sa_bench import api, tuning

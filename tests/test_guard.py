@@ -72,8 +72,9 @@ def test_few_images_do_not_flag_by_chance(store_env, digits):
 )
 def test_the_shipped_calibration_has_few_false_flags_and_full_power(dataset, task):
     card = guard_card(dataset)
-    assert card["null"]["resamples"] == {task: 300, f"{task}_cover5": 300}
-    assert card["null"]["false_flags"] <= 0.01 * 600
+    nulls = {name for name in (task, f"{task}_cover5") if name in {e.name for e in registry.entries("task")}}
+    assert card["null"]["resamples"] == dict.fromkeys(nulls, 300)
+    assert card["null"]["false_flags"] <= 0.01 * 300 * len(nulls)
     assert set(card["power"]) == {
         "blank images", "one image a class", "no_gr", "naive", "memorised replay of 9 images"
     }  # fmt: skip
