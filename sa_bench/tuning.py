@@ -65,8 +65,9 @@ def tries(results: Sequence[Mapping[str, Any]]) -> list[Try]:
             continue
         first = protocols.setdefault(row["task"], (_protocol(row), row))
         if first[0] != _protocol(row):
+            one, two = (r["folder"] or r["cell"] for r in (row, first[1]))
             raise SaBenchError(
-                f"{row['folder'] or row['cell']} and {first[1]['folder'] or first[1]['cell']} differ in scale or in a field of the task besides the concept; "
+                f"{one} and {two} differ in scale or in a field of the task besides the concept; "
                 "give the folders of one search."
             )
         where = json.dumps([row["concept"], row["base_seed"], row["seed"]])
