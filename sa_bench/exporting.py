@@ -91,7 +91,7 @@ def card(row: Mapping[str, Any]) -> Iterator[str]:
     yield f"A model made to forget **{row['concept']}** by `{row['method']}`, written by sa_bench."
     yield ""
     yield f"- base model {row['base_seed']}, sha256 `{row['artifacts']['base']}`"
-    yield f"- forgotten model, sha256 `{row['artifacts']['model']}`"
+    yield f"- forgotten model, key `{row['artifacts']['model']}`"
     yield f"- fields: `{json.dumps(row['fields'], sort_keys=True)}`"
     yield f"- made again by `{row['provenance']['cell_command']}`"
     yield ""

@@ -304,11 +304,15 @@ class Chain:
 
     @cached_property
     def model_content(self) -> str:
-        """sha256 of the weight file after forgetting, with what the method does when the model is asked."""
+        """sha256 of the weight file after forgetting, with what the method does when the model is asked.
+
+        A text-to-image model's file holds what differs from its base, so the base belongs to its name. Where nothing
+        differs, the name and the images are the base's.
+        """
         file = self.forgotten.path / "model.safetensors"
         found = file_digest(file)
-        if self.task.model and not load_file(file):
-            found = self.base.content  # nothing differs: its images are the base's, made once
+        if self.task.prompts is not None:
+            found = digest([self.base.content, found]) if load_file(file) else self.base.content
         return (
             digest([found, self._acts()])
             if hasattr(registry.method_class(self.cell.method), "wrap")

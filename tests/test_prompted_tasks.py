@@ -9,6 +9,8 @@ from sa_bench import prompt_files, registry, sampling
 from sa_bench.cells import resolve, resolve_task
 from sa_bench.contracts import Request, Sampler
 from sa_bench.errors import MissingAsset, SaBenchError
+from sa_bench.stages import Chain
+from sa_bench.store import Store
 from sa_bench.values import Prompts
 
 CSV = """prompt,sd_seed,sd_guidance_scale,sd_image_width,sd_image_height
@@ -169,3 +171,20 @@ def test_prompts_without_the_later_fields_keep_their_key():
 
     assert set(plain(Prompts())) == {"forget", "replay", "test", "families", "synonyms", "indirect"}
     assert plain(Prompts(files={"test": "x"}))["files"] == {"test": "x"}
+
+
+@pytest.mark.parametrize("method", ["original", "prompt_filter", "relabel", "sld", "blank"])
+def test_models_of_which_only_the_changes_are_kept_are_told_apart_by_their_base(method, tmp_path):
+    """Base 1's images used to be taken for base 0's wherever a method leaves the weights as they are."""
+    chains = [
+        Chain(
+            Store(tmp_path),
+            resolve(["mnist_0_t2i"], [method], "quick", base_seeds=[base])[0],
+            lambda *_: None,
+        )
+        for base in (0, 1)
+    ]
+    one, two = (chain.sample_inputs("retain") for chain in chains)
+    assert one["model"] != two["model"]
+    if method in ("original", "blank"):
+        assert one["model"] == chains[0].base.content == chains[0].sample_inputs("retain", base=True)["model"]
