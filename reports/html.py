@@ -7,7 +7,7 @@ import base64
 import hashlib
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -59,9 +59,20 @@ def render(results: Sequence[Mapping[str, Any]], at: Path | None = None, unblurr
         "checkpoints": checkpoints,
         "verdicts": verdicts, "commands": commands, "guard": guard_card,
         "Notes": Notes, "front": FRONT, "only_reason": only_reason, "unit": unit, "made_with": made_with, "seeds": seeds,
-        "cells": cells, "elsewhere": elsewhere,
+        "cells": cells, "elsewhere": elsewhere, "placed": once(),
     }  # fmt: skip
     return environment.get_template("report.html").render(boards=boards(results))
+
+
+def once() -> Callable[[str], tuple[str, bool]]:
+    """A function that names a data URI, and says whether it was asked before: a page holds each image once."""
+    names: dict[str, str] = {}
+
+    def placed(uri: str) -> tuple[str, bool]:
+        again = uri in names
+        return names.setdefault(uri, f"grid-{len(names) + 1}"), again
+
+    return placed
 
 
 def cells(board: Board) -> list[tuple[Line, Mapping[str, Any]]]:

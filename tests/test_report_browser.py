@@ -109,6 +109,17 @@ def pictures(tmp_path, cells):
     return [cell | {"folder": str(tmp_path)} for cell in cells]
 
 
+def test_an_image_that_stands_in_several_places_is_in_the_file_once(driven, tmp_path):
+    page = render(pictures(tmp_path, [result_row(), *OTHERS]))
+    assert page.count("data:image/webp") == 4  # before and after, of c_f and of the rest
+    script = """
+      const all = [...d.querySelectorAll('.seen img')];
+      return [all.length, all.filter((image) => image.naturalWidth).length]"""
+    found, console = driven(page, script)
+    assert found == [2 + 2 * len([result_row(), *OTHERS])] * 2
+    assert console == []
+
+
 def test_an_image_is_unveiled_first_and_then_enlarged(driven, tmp_path):
     nude = [
         row | {"task_values": row["task_values"] | {"metrics": ["nudity"]}} for row in (result_row(), *OTHERS)

@@ -43,6 +43,9 @@
     });
   }
 
+  // An image that stands in several places is in the file once.
+  for (const image of all("img[data-as]")) image.src = document.getElementById(image.dataset.as).src;
+
   // Images: what is veiled is shown when asked for; the rest is enlarged.
   const dialog = document.createElement("dialog"), large = document.createElement("img");
   dialog.append(large);
