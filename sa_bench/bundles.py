@@ -110,11 +110,15 @@ def write(
 
 def _why_left_out(path: Path, name: str, row: Mapping[str, Any], images: bool, nudity: bool) -> str:
     """Why a set's file is not packed; "" if it is."""
-    if name == "forget" and not row["task_values"].get("keep_images", True) and not path.is_file():
+    if (
+        name in ("forget", "families")
+        and not row["task_values"].get("keep_images", True)
+        and not path.is_file()
+    ):
         return "deleted by the run"
     if not images:
         return "images left out"
-    if name == "forget" and not nudity and explicit(row["task_values"]):
+    if name in ("forget", "families") and not nudity and explicit(row["task_values"]):
         return "may show nudity"
     return ""
 

@@ -119,10 +119,9 @@ class CellCheck:
         self._identity()
         if self.row["status"] != "done":
             return
-        for name in sampling.sets(self.cell.task):
-            if name != "families":
-                self._set(name, base=False)
-                self._set(name, base=True)
+        for name in self._sets():
+            self._set(name, base=False)
+            self._set(name, base=True)
         self._measurements()
         self._weights()
 
@@ -156,6 +155,11 @@ class CellCheck:
     def _require(self, what: str, claimed: Any, found: Any, how: str = "recomputed") -> None:
         if difference := rechecking.first_difference(claimed, json.loads(to_json(found)), where=what):
             raise Differs(said(*difference, how))
+
+    def _sets(self) -> list[str]:
+        """The task's sample sets; results of before families were kept have none of them."""
+        kept = self.row["artifacts"]["samples"]
+        return [name for name in sampling.sets(self.cell.task) if name != "families" or name in kept]
 
     def _set(self, name: str, base: bool) -> None:
         """A set's images are as many as the task asks for, with its seeds, and those that the result names."""
@@ -337,9 +341,7 @@ class CellCheck:
         except Unavailable as error:
             self.tally.skip(error, f"images of {self.name}, whether weights make them")
             return
-        for name in sampling.sets(self.cell.task) if self.regenerate else ():
-            if name == "families":
-                continue
+        for name in self._sets() if self.regenerate else ():
             member = self.bundle.manifest["members"].get(f"{self.name}/{name}{BASE}")
             key = str((name, member, self.chain.base.content, plain(self.cell.task.sampler)))
             if member and key not in self.seen:  # once for all cells that share them
@@ -353,7 +355,7 @@ class CellCheck:
         else:
             self._require("model", self.row["artifacts"]["model"], self.chain.model_content)
             model = self.chain.model() if self.regenerate else None
-            for name in sampling.sets(self.cell.task) if model else ():
+            for name in self._sets() if model else ():
                 if (self.folder / f"{name}.safetensors").is_file():
                     self._made_again(name, model, base=False)
 

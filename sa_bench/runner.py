@@ -115,7 +115,7 @@ def _measure_cell(
     if said := datasets.remark(cell.task.dataset):
         result["flags"].append(said)
     result["cost"] = chain.cost
-    sets = {name: chain.samples(name) for name in sampling.sets(cell.task) if name != "families"}
+    sets = {name: chain.samples(name) for name in sampling.sets(cell.task)}
     result["flags"] += remarks(chain, sets)
     result["artifacts"] = {
         "model": chain.model_content,
@@ -133,7 +133,7 @@ def _measure_cell(
         for name, path in scores.items():
             shutil.copyfile(path, folder / "scores" / f"{name}.parquet")
         for name, artifact in sets.items():
-            if name == "forget" and not cell.task.keep_images:
+            if name in ("forget", "families") and not cell.task.keep_images:
                 continue
             shutil.copyfile(artifact.path / f"{name}.safetensors", folder / f"{name}.safetensors")
             base_set = chain.samples(name, base=True).path / f"{name}.safetensors"

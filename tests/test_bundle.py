@@ -126,6 +126,24 @@ def test_an_honest_bundle_is_found_to_be_so_and_what_is_not_proved_is_said(made,
     assert "metrics: 4 recomputed" in "\n".join(verify(file, regenerate=0, deep=True))
 
 
+def test_paraphrases_are_judged_again_from_their_images(shared_store, here, tmp_path):
+    sets = [
+        "task.n_forget=2",
+        "task.n_retain=1",
+        "task.family_images=2",
+        "task.metrics=forget_top1,paraphrase_rate",
+    ]
+    sa_bench.run("mnist_0_t2i", "prompt_filter", scale="quick", sets=sets, out=tmp_path / "run")
+    file = tmp_path / f"ada{BUNDLED}"
+    write(read_results([tmp_path / "run"]), file, "Ada", models=True)
+    text = "\n".join(verify(file, regenerate=1))
+    assert "metrics: 2 recomputed from the images, 2 values of base models" in text
+    assert "images: 6 made again from the weights" in text
+    forger = Forger(file)
+    forger.images("families", lambda kept: kept | {"images": kept["images"][::-1].copy()})
+    assert "paraphrase_rate: value" in difference(forger.write(tmp_path / f"forged{BUNDLED}"), regenerate=0)
+
+
 def a_score(f):
     f.scores("forget_top1", lambda frame: frame.__setitem__("score", 1.0 - frame["score"]))
 
