@@ -26,6 +26,7 @@ from sa_bench.stages import Chain
 from sa_bench.statistics import detectable
 from sa_bench.store import Store, digest
 
+LISTED = 30  # cells that are listed stage by stage; of more, a line for each setting
 PER_PARAMETER = 7 * 4  # bytes in training: weight, gradient, two moments, θ*, F, the replay copy
 LIBRARIES = 600  # MiB that torch and its friends take before any model
 
@@ -48,12 +49,14 @@ def plan_text(cells: Sequence[Cell], jobs: int) -> str:
     store = Store(store_folder())
     history, claimed, titles = _history(store), set(), titled(cells)
     scales = ", ".join(dict.fromkeys(cell.scale for cell in cells))
-    lines, total, unknown = [f"{len(cells)} cell(s) at scale {scales}:"], 0.0, 0
-    for cell in cells:
-        stages = list(_walk(Chain(store, cell, lambda *event: None), history, claimed))
-        total += sum(s.seconds or 0.0 for s in stages)
-        unknown += any(s.seconds is None for s in stages)
-        lines.append(f"  {titles[cell.id]}: {' · '.join(map(_text, stages))}")
+    walked = {c.id: list(_walk(Chain(store, c, lambda *event: None), history, claimed)) for c in cells}
+    total = sum(s.seconds or 0.0 for stages in walked.values() for s in stages)
+    unknown = sum(any(s.seconds is None for s in stages) for stages in walked.values())
+    lines = [f"{len(cells)} cell(s) at scale {scales}:"]
+    if len(cells) <= LISTED:
+        lines += [f"  {titles[id]}: {' · '.join(map(_text, stages))}" for id, stages in walked.items()]
+    else:
+        lines += _grouped(titles, walked)
     share = min(jobs, len(cells))
     estimate = f"about {_minutes(total / share)} with --jobs {jobs}"
     if unknown:
@@ -73,6 +76,20 @@ def plan_text(cells: Sequence[Cell], jobs: int) -> str:
         f"disk:   about {disk:.0f} MiB in the store and the run folder; {free:.0f} GiB free at {store.root}",
     ]
     return "\n".join(lines)
+
+
+def _grouped(titles: Mapping[str, str], walked: Mapping[str, list[Stage]]) -> Iterator[str]:
+    """One line for all bases and seeds of a setting."""
+    groups: dict[str, list[list[Stage]]] = {}
+    for id, stages in walked.items():
+        groups.setdefault(titles[id].rpartition(" (base ")[0], []).append(stages)
+    for title, found in groups.items():
+        left = [stages for stages in found if any(s.state == "to do" for s in stages)]
+        unknown = sum(any(s.seconds is None for s in stages) for stages in left)
+        seconds = sum(s.seconds or 0.0 for stages in left for s in stages)
+        said = f"{len(found)} cell(s), {len(left)} to do"
+        said += f", about {_minutes(seconds)} of CPU" if len(left) > unknown else ""
+        yield f"  {title}: {said}" + (f", {unknown} of unknown time" if unknown else "")
 
 
 def _parameters(chain: Chain) -> int:

@@ -55,3 +55,14 @@ def test_no_rate_differs_by_more_than_all(monkeypatch):
 
 def test_what_was_not_measured_is_not_guessed():
     assert tells("mnist_0_r1000") == tells(scale="quick") == []
+
+
+def test_many_cells_are_told_by_setting_and_add_up():
+    stages = [planning.Stage("20 steps", "to do", 90.0), planning.Stage("samples", "to do", None)]
+    done = [planning.Stage("samples", "stored", 0.0)]
+    titles = {i: f"mnist_0 × sa lam={lam} (base {i}, seed 0)" for i, lam in enumerate((1, 1, 5))}
+    said = list(planning._grouped(titles, {0: stages[:1], 1: stages, 2: done}))
+    assert said == [
+        "  mnist_0 × sa lam=1: 2 cell(s), 2 to do, about 3.0 min of CPU, 1 of unknown time",
+        "  mnist_0 × sa lam=5: 1 cell(s), 0 to do",
+    ]
