@@ -45,7 +45,7 @@ slow: $(VENV)/.installed
 
 # Each resumes where it was stopped. About 4 CPU-hours, 1 and 2.
 board-micro: $(VENV)/.installed
-	$(BIN)/python -m sa_bench plan --suite micro-1 --jobs 2 
+	$(BIN)/python -m sa_bench plan --suite micro-1 --jobs 2
 	$(BIN)/python -m sa_bench run --suite micro-1 --jobs 2 --out runs/micro-1
 	$(BIN)/python -m sa_bench report runs/micro-1 --out docs/results-micro.md
 
@@ -59,13 +59,13 @@ board-paper: $(VENV)/.installed
 
 # About 5 CPU-hours, and 1.
 board-ddpm: $(VENV)/.installed
-	$(BIN)/python -m sa_bench plan --suite micro-ddpm-1 --jobs 2 
+	$(BIN)/python -m sa_bench plan --suite micro-ddpm-1 --jobs 2
 	$(BIN)/python -m sa_bench run --suite micro-ddpm-1 --jobs 2 --out runs/micro-ddpm-1
 	$(BIN)/python -m sa_bench pack runs/micro-ddpm-1 docs/data/micro-ddpm-1.jsonl.xz
 	$(MAKE) results
 
 board-t2i: $(VENV)/.installed
-	$(BIN)/python -m sa_bench plan --suite micro-t2i-1 --jobs 2 
+	$(BIN)/python -m sa_bench plan --suite micro-t2i-1 --jobs 2
 	$(BIN)/python -m sa_bench run --suite micro-t2i-1 --jobs 2 --out runs/micro-t2i-1
 	$(BIN)/python -m sa_bench pack runs/micro-t2i-1 docs/data/micro-t2i-1.jsonl.xz
 	$(MAKE) results
