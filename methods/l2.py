@@ -1,7 +1,7 @@
 """`l2`: SA with F replaced by a constant: a plain anchor of the same trace. An ablation.
 
     L(θ) = E_{q(x|c_f)}[−ELBO(x|θ, c_f)] + γ E_{p(x_r|c_r)}[−ELBO(x_r|θ, c_r)]
-         + λ f̄ Σ_i (θ_i − θ*_i)²,     f̄ = Σ_i F_i / number of weights
+         + λ f̄ Σ_i (θ_i − θ*_i)²,     f̄ = the mean of F over the trained weights
 
 At matched trace the two differ in shape alone: what is left between `sa` and this is what the Fisher
 weighting buys. λ is not matched by it; tune both.
@@ -41,7 +41,7 @@ class L2:
     fisher: FisherOptions = FisherOptions()  # noqa: RUF009 (frozen)
     scope: str = later("full")  # which parameters are trained; sa_bench.models.scopes
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     standing: ClassVar[str] = "method"
     supports: ClassVar[type] = Generator
     needs: ClassVar[tuple[str, ...]] = ()
@@ -64,10 +64,11 @@ class L2:
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
         """θ after minimising L from θ*."""
-        fisher = run.fisher(self.fisher)
+        trained, F = model.parameters(self.scope), run.fisher(self.fisher)
+        fisher = {name: F[name] for name in trained if name in F}
         mean = float(sum(F.double().sum() for F in fisher.values())) / sum(F.numel() for F in fisher.values())
         flat = {name: torch.full_like(F, mean) for name, F in fisher.items()}
-        pull = Pull(model.parameters(self.scope), flat, self.lam)
+        pull = Pull(trained, flat, self.lam)
         q, replay = run.surrogate(), run.replay()
 
         def objective() -> Tensor:

@@ -24,6 +24,10 @@ class NegativePrompt:
     source: ClassVar[str] = "diffusers' `negative_prompt`; the SD-NEGP rows of P4D (Chin et al. 2024)"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
 
+    def unfit(self, task: Task) -> str:
+        """Without guidance no empty prompt is asked."""
+        return "it acts on guidance, of which there is none at 1" if task.sampler.guidance == 1 else ""
+
     def forget(self, model: Prompted, task: Task, run: Run) -> Prompted:
         """θ*."""
         return model

@@ -40,6 +40,10 @@ class SLD:
     source: ClassVar[str] = "Schramowski et al. 2023, Eq. 3-8; ml-research/safe-latent-diffusion"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
 
+    def unfit(self, task: Task) -> str:
+        """Its direction is taken from the two passes of guidance; at 1 there is only one."""
+        return "it acts on guidance, of which there is none at 1" if task.sampler.guidance == 1 else ""
+
     def forget(self, model: Prompted, task: Task, run: Run) -> Prompted:
         """θ*."""
         return model
@@ -77,10 +81,8 @@ def guided(model: Prompted, sampler: Sampler, concept: str, level: str) -> Itera
         step += 1
         return (answer, *out[1:]) if isinstance(out, tuple) else type(out)(sample=answer)
 
-    hooks = [
-        model.net.register_forward_pre_hook(add, with_kwargs=True),
-        model.net.register_forward_hook(take),
-    ]
+    net = model.net
+    hooks = net.register_forward_pre_hook(add, with_kwargs=True), net.register_forward_hook(take)
     try:
         yield
     finally:

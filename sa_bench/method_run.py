@@ -46,7 +46,7 @@ class MethodRun:
 
     def surrogate(self) -> Any:
         """q(x|c_f)."""
-        return self.chain.surrogate(self.chain.theta_star())
+        return self.chain.surrogate(self.chain.star())
 
     def data(self) -> Source:
         """Real training images of the retained classes; of a text-to-image model canvases without c_f, captioned."""

@@ -115,6 +115,10 @@ class Chain:
             return self._opened.clone()
         return self.architecture().load(self.base.file).to(self.device)
 
+    def star(self) -> Generator:
+        """θ* to read from: of a pretrained model the one copy that is open, since each takes GiB."""
+        return self._opened if self.task.model else self.theta_star()
+
     @cached_property
     def _opened(self) -> Generator:
         return bases.opened(self.base, self.task).to(self.device)
@@ -125,7 +129,7 @@ class Chain:
         kind, _, argument = task.surrogate.partition(":")
         c_f = task.asked(task.concept, "forget")
         if kind == "class" and not isinstance(model, Diffusion):
-            return AnotherClass(model.clone(), task.concept, int(argument), task.sampler)
+            return AnotherClass(model, task.concept, int(argument), task.sampler)
         if kind in ("class", "prompt"):  # slow to sample: a set for all seeds
             texts = [argument] if kind == "prompt" else task.asked(int(argument), "replay")
             inputs = {
@@ -135,13 +139,11 @@ class Chain:
                 "sampler": plain(task.sampler),
             }
             conditions = [texts[i % len(texts)] for i in range(self.shown)]
-            return Relabelled(self._fixed("surrogate", conditions, inputs, 0), model.clone(), c_f)
+            return Relabelled(self._fixed("surrogate", conditions, inputs, 0), model, c_f)
         if kind == "folder":
             height, width, channels = datasets.shape(task)
             found, _ = images.read_folder(Path(argument), channels, (height, width))
-            return Relabelled(
-                Images(model.clone(), found, np.full(len(found), task.concept)), model.clone(), c_f
-            )
+            return Relabelled(Images(model, found, np.full(len(found), task.concept)), model, c_f)
         if task.prompts is not None:
             return NormalNoise(model, c_f)
         return UniformNoise(model, task.concept, model.shape, model.range)
@@ -166,14 +168,14 @@ class Chain:
         """The source of the base model's own samples: fresh ones, or the task's fixed set of this seed."""
         task = self.task
         if task.replay_images == 0:
-            return FreshReplay(self.theta_star(), task.covered, task.sampler)
+            return FreshReplay(self.star(), task.covered, task.sampler)
         asked = task.remembered()
         conditions = [asked[i % len(asked)] for i in range(task.replay_images)]
         return self._fixed("replay", conditions, self.replay_inputs(), self.replay_seed)
 
     def own(self) -> AnotherClass | FixedReplay:
         """The source of θ*'s samples of c_f: fresh ones or, where they are slow to make, a set for all seeds."""
-        task, model = self.task, self.theta_star()
+        task, model = self.task, self.star()
         if not isinstance(model, Diffusion):
             return AnotherClass(model, task.concept, task.concept, task.sampler)
         texts = task.asked(task.concept, "forget")
@@ -191,7 +193,7 @@ class Chain:
         self, name: str, conditions: list[Condition], inputs: dict[str, Any], seed: int
     ) -> FixedReplay:
         """Samples of θ* for `conditions`, drawn once and kept."""
-        task, model = self.task, self.theta_star()
+        task, model = self.task, self.star()
 
         def build(folder: Path) -> None:
             rng, c = torch.Generator().manual_seed(image_seed(name, seed)), model.conditions(conditions)
@@ -239,7 +241,7 @@ class Chain:
         task = self.task
 
         def build(folder: Path) -> dict[str, Any]:
-            model = self.theta_star()
+            model = self.star()
             rng = torch.Generator().manual_seed(image_seed("fisher", 0))
             tick = lambda done: self.progress("fisher", done, options.n)  # noqa: E731
             kept, replay = folder / "unfinished.safetensors", self.replay()
@@ -284,7 +286,7 @@ class Chain:
         """The model after forgetting."""
         cell, task = self.cell, self.task
         method = cell.build_method()
-        if method.supports is not Generator and not isinstance(self.theta_star(), method.supports):
+        if method.supports is not Generator and not isinstance(self.star(), method.supports):
             needed = "a text-to-image model" if method.supports is Prompted else "a diffusion model"
             raise SaBenchError(f"The method {cell.method} needs {needed}; {task.name} has a {task.family}.")
 
@@ -349,7 +351,7 @@ class Chain:
         task = self.task
 
         def build(folder: Path) -> None:
-            model = self.theta_star() if base else self.model()
+            model = self.star() if base else self.model()
             method = self.cell.build_method()
             if base or not hasattr(method, "render"):
                 sampling.draw_set(model, task, name, folder, self.progress)

@@ -202,6 +202,24 @@ def test_the_fisher_ablations_keep_its_trace(gaussian, task, name, monkeypatch):
         assert len(set(seen[0]["weight"].flatten().tolist())) == 1
 
 
+def test_l2_keeps_the_trace_of_what_is_trained(gaussian, task, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        importlib.import_module("sa_bench.methods.l2"),
+        "Pull",
+        lambda params, fisher, lam: seen.append(fisher),
+    )
+    F = {"weight": torch.tensor([[9.0, 1.0], [0.5, 0.0], [2.0, 0.1]]), "elsewhere": torch.full((100,), 50.0)}
+
+    class Run(ToyRun):
+        def fisher(self, options):
+            return F
+
+    registry.method_class("l2")(steps=1).forget(gaussian.clone(), task, Run(gaussian, task))
+    assert set(seen[0]) == {"weight"}
+    assert float(seen[0]["weight"].sum()) == pytest.approx(12.6)
+
+
 def test_naive_diverges_and_ends_at_stop_at(gaussian, task):
     """−ELBO of x ~ N(μ*, I) under N(μ, I) is ‖μ − μ*‖²/2 + 1: at 9 nats μ has moved by 4."""
     method = registry.method_class("naive")(lam=0.0, lr=0.01, batch=256, steps=10_000, stop_at=9.0)

@@ -309,7 +309,7 @@ def test_no_report_shows_nudity_as_it_is(store, tmp_path, task, sets):
             Path(row["folder"]) / f"{name}.safetensors"
         )
     page = importlib.import_module("sa_bench.reports.html").render([row])
-    seen = re.findall(r'<img alt="([^"]*)" src="([^"]*)"', page)
+    seen = re.findall(r'<img alt="([^"]*)" id="[^"]*" src="([^"]*)"', page)
     shown = {alt: edges(decoded(uri)[:, : 8 * 64]) for alt, uri in seen}
     assert len(shown) == 4
     veiled = [v for alt, v in shown.items() if alt.startswith("images of")]
@@ -350,6 +350,8 @@ WRONG = [
     ("concept", "original", "task.concept=", "give the words"),
     ("celeb_brad_pitt", "original", "task.size=427", "whole eights"),
     ("celeb_brad_pitt", "original", "task.size=128", "64 pixels a side"),
+    ("celeb_brad_pitt", "sld", "task.sampler.guidance=1", "none at 1"),
+    ("celeb_brad_pitt", "negative_prompt", "task.sampler.guidance=1", "none at 1"),
     ("celeb_brad_pitt", "original", "task.sampler.steps=0", "samples in 1 to 1000 steps"),
     ("celeb_brad_pitt", "original", "task.n_forget=0", "at least 1 image"),
     ("celeb_brad_pitt", "original", "task.replay_images=0", "give 1 or more"),

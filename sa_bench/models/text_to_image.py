@@ -158,6 +158,11 @@ class TextToImage(Denoising):
         small = self.shape[1] <= 16
         return (32 if small else 1) if self.device.type == "cpu" else (512 if small else 8)
 
+    @property
+    def decoded(self) -> int:
+        """Images the autoencoder takes at a time: large ones singly, since its full-size layers need GiB for each."""
+        return self.together if self.shape[1] <= 16 else 1
+
     def fresh(self, seed: int) -> TextToImage:
         """A newly initialised text encoder and U-Net around the same autoencoder, on the same device."""
         new = TextToImage(self.base, self.words, seed)
@@ -306,7 +311,7 @@ class TextToImage(Denoising):
         with cast(self.precision, self.device):
             parts = [
                 grey_levels(self.vae.decode(part / self.scaling).sample)
-                for part in x.to(self.device).split(self.together)
+                for part in x.to(self.device).split(self.decoded)
             ]
         return np.concatenate(parts)
 
@@ -323,7 +328,7 @@ class TextToImage(Denoising):
                 f"This model takes uint8 images of shape (N, {side}, {side}, 3), got {images.dtype} {images.shape}."
             )
         x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self.device)
-        parts = [self.vae.encode(p.float() / 127.5 - 1).latent_dist.mode() for p in x.split(self.together)]
+        parts = [self.vae.encode(p.float() / 127.5 - 1).latent_dist.mode() for p in x.split(self.decoded)]
         return torch.cat(parts) * self.scaling
 
     def parameters(self, scope: str = "full") -> dict[str, nn.Parameter]:
