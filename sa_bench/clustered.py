@@ -27,7 +27,7 @@ ASSUMED_ICC = 0.3  # where too little was seen to tell: at 0 of 1,000 every corr
 PAIRS = 20  # telling prompts squared, over this: the weight of what was seen against what is assumed
 
 
-def _clusters(clusters: np.ndarray | None) -> tuple[np.ndarray, int] | None:
+def clusters_of(clusters: np.ndarray | None) -> tuple[np.ndarray, int] | None:
     """(0..K−1 for each row, K), None where images are the units."""
     if clusters is None:
         return None
@@ -68,7 +68,7 @@ def rate(
     scores: np.ndarray, clusters: np.ndarray | None, columns: Mapping[str, np.ndarray], **more: Any
 ) -> Measured:
     """The mean of 0/1 scores (N,) of images from the prompts `clusters` (N,); None: no prompts."""
-    units = _clusters(clusters)
+    units = clusters_of(clusters)
     if units is None or len(scores) == 0:
         return statistics.rate(scores, columns, **more)
     return _in_unit(scores, *units, 1.0, columns, **more)
@@ -76,7 +76,7 @@ def rate(
 
 def wilson(scores: np.ndarray, clusters: np.ndarray | None, comparisons: int = 1) -> tuple[float, float, str]:
     """(low, high, how) for the mean of 0/1 scores, widened for `comparisons` looks (Bonferroni)."""
-    units, widened = _clusters(clusters), f", Bonferroni({comparisons})"
+    units, widened = clusters_of(clusters), f", Bonferroni({comparisons})"
     if units is None:
         return *statistics.wilson(float(scores.sum()), len(scores), comparisons), f"wilson{widened}"
     quantile = float(stats.t.ppf(1 - ALPHA / comparisons / 2, units[1] - 1))
@@ -89,7 +89,7 @@ def bounded_mean(
     **more: Any,
 ) -> Measured:  # fmt: skip
     """The mean of scores in [0, upper], which vary no more than a coin: `rate`'s interval, a little wide."""
-    units = _clusters(clusters)
+    units = clusters_of(clusters)
     if units is None or not np.isfinite(scores).all():
         return statistics.bounded_mean(scores, columns, upper, **more)
     return _in_unit(scores, *units, upper, columns, **more)
@@ -99,7 +99,7 @@ def mean(
     scores: np.ndarray, clusters: np.ndarray | None, columns: Mapping[str, np.ndarray], **more: Any
 ) -> Measured:
     """The mean of unbounded scores, Student's t over prompts."""
-    units = _clusters(clusters)
+    units = clusters_of(clusters)
     if units is None or not np.isfinite(scores).all():
         return statistics.mean(scores, columns, **more)
     number, k = units
@@ -143,7 +143,7 @@ def paired(a: np.ndarray, b: np.ndarray, clusters: np.ndarray | None = None, bou
     Bonett and Price's interval, which counts an image more for either side and so never collapses, at the effective
     number of images; p from the same, or the exact McNemar test where images are the units and scores are 0 or 1.
     """
-    d, units = np.asarray(a, float) - np.asarray(b, float), _clusters(clusters)
+    d, units = np.asarray(a, float) - np.asarray(b, float), clusters_of(clusters)
     n, value = len(d), float(d.mean())
     k = n if units is None else units[1]
     centre, error = value, float(d.std(ddof=1)) / n**0.5 if units is None else variance(d, *units) ** 0.5

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
+from sa_bench import clustered
 from sa_bench.features import in_manifold
 from sa_bench.sample_sets import SampleSet
 from sa_bench.statistics import Measured, jackknife, jackknife_groups, rate
@@ -139,13 +140,15 @@ def kernel_sums(
     return sums
 
 
-def kid_jackknifed(x: np.ndarray, y: np.ndarray, groups: int = 20) -> tuple[float, float, float]:
-    """(KID, low, high): unbiased MMD² with the kernel (x·y/d + 1)³, every kernel evaluated once.
+def kid_jackknifed(
+    x: np.ndarray, y: np.ndarray, groups: int = 20, clusters: np.ndarray | None = None
+) -> tuple[float, float, float]:
+    """(KID, low, high): unbiased MMD² with the kernel (x·y/d + 1)³, every kernel evaluated once; `clusters` (N,) of `x`.
 
     Source: Bińkowski et al. 2018, Eq. 4. May be negative.
     """
     n, m = len(x), len(y)
-    group, one = jackknife_groups(n, groups), np.zeros(m, int)
+    group, one = jackknife_groups(n, groups, clusters), np.zeros(m, int)
     xx, xy = kernel_sums(x, x, group, group), kernel_sums(x, y, group, one)[:, 0]
     real = float(kernel_sums(y, y, one, one)[0, 0]) / (m * (m - 1))
 
@@ -153,24 +156,29 @@ def kid_jackknifed(x: np.ndarray, y: np.ndarray, groups: int = 20) -> tuple[floa
         k, kept = len(rows), np.unique(group[rows])
         return float(xx[np.ix_(kept, kept)].sum() / (k * (k - 1)) + real - 2 * xy[kept].sum() / (k * m))
 
-    return jackknife(estimate, n, groups)
+    return jackknife(estimate, n, groups, clusters)
 
 
 def kid_measured(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
     """KID of `x` (N, d) against `y` (M, d); interval over generated images by delete-a-group jackknife."""
-    groups = min(20, len(x) // 2)
+    units = clustered.clusters_of(images.prompts)
+    clusters, n = (None, len(x)) if units is None else units
+    groups = min(20, n // 2)
     if groups < 2:
-        return Measured(None, reason=f"{len(x)} images: KID's interval needs at least 4")
-    value, low, high = kid_jackknifed(x, y, groups)
+        what = "images" if units is None else "prompts"
+        return Measured(None, reason=f"{n} {what}: KID's interval needs at least 4")
+    value, low, high = kid_jackknifed(x, y, groups, clusters)
+    how = f"jackknife({groups})" + ("" if units is None else f", clustered by {n} prompts")
     scores, extra = {"seed": images.seeds}, {"n_real": len(y)}
-    return Measured(value, low, high, f"jackknife({groups})", len(x), scores=scores, extra=extra)
+    return Measured(value, low, high, how, len(x), scores=scores, extra=extra)
 
 
 def precision_measured(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
     """The share of generated `x` (N, d) inside the manifold of real `y` (M, d); the interval is over `x`."""
     if len(y) < 5:
         return Measured(None, reason=f"{len(y)} real images: k = 3 neighbours need at least 5")
-    return rate(in_manifold(x, y), {"seed": images.seeds, "label": images.labels}, extra={"n_real": len(y)})
+    columns = {**images.columns(), "label": images.labels}
+    return clustered.rate(in_manifold(x, y), images.prompts, columns, extra={"n_real": len(y)})
 
 
 def recall_measured(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:

@@ -129,10 +129,29 @@ def test_kid_by_blocks_is_the_whole(monkeypatch):
         whole = distances.kernel_sums(a, b, group, of_b)
         np.testing.assert_allclose(distances.kernel_sums(a, b, group, of_b, chunk=7), whole)
     seen = {}
-    monkeypatch.setattr(distances, "jackknife", lambda estimate, n, _: seen.setdefault("estimate", estimate))
+    monkeypatch.setattr(distances, "jackknife", lambda estimate, n, *_: seen.setdefault("estimate", estimate))
     kid_jackknifed(x, y, 6)
     rows = np.flatnonzero(statistics.jackknife_groups(61, 6) != 2)
     assert seen["estimate"](rows) == pytest.approx(mmd2(x[rows], y))
+
+
+def test_images_of_one_prompt_leave_kids_jackknife_together():
+    """20 prompts of 10 equal images tell what 20 images tell, not 200; one image a prompt is as without prompts."""
+    rng = np.random.default_rng(0)
+    few, y = rng.normal(size=(20, 5)), rng.normal(size=(100, 5))
+
+    def measured(x, prompts):
+        blank, zeros = np.zeros((len(x), 1, 1, 1), np.uint8), np.zeros(len(x), int)
+        return distances.kid_measured(x, y, sample_sets.SampleSet(blank, zeros, np.arange(len(x)), prompts))
+
+    many = few.repeat(10, 0) + 0.01 * rng.normal(size=(200, 5))
+    right, wrong = measured(many, np.arange(20).repeat(10)), measured(many, None)
+    assert right.value == wrong.value
+    assert right.high - right.low > 2 * (wrong.high - wrong.low)
+    assert right.interval == "jackknife(10), clustered by 20 prompts"
+    alone = measured(many, np.arange(200))
+    assert (alone.low, alone.interval) == (wrong.low, "jackknife(20)")
+    assert "3 prompts" in measured(many, np.arange(200) % 3).reason
 
 
 def test_kid_equals_torch_fidelity():
