@@ -32,9 +32,12 @@ def celebrity_score(view: View) -> Measured:
     (paper, Appendix E).
     """
     task, images = view.task, view.samples["forget"]
-    kept = view.samples["leakage" if task.leakage_images else "retain"]
     names = [task.classes[task.concept]] * len(images)
     found = scored(view.detections("celebrities", images, names), images, names)
+    set_of_others = "leakage" if task.leakage_images else "retain"
+    if set_of_others not in view.samples:
+        return replace(found, extra={**found.extra, "others": "n/a: their images were not given"})
+    kept = view.samples[set_of_others]
     own = [task.classes[int(c)] for c in kept.labels]
     try:
         others: Any = by_name(view.detections("celebrities", kept, own), own)

@@ -1,5 +1,7 @@
 """CLIP score: whether retained images still show what their prompts say."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from sa_bench import clustered
@@ -8,17 +10,27 @@ from sa_bench.statistics import Measured
 
 
 @metric(
-    version=1,
+    version=2,
     title="CLIP score of retained images and their prompts",
     better="higher",
     unit="100 cos",
     requires=("samples", "clip"),
     source="Hessel et al. 2021 without their factor 2.5 and cut at 0; ViT-B/32 and 100 cos as in UCE and MACE",
     fields=("concept",),
+    sets=("retain", "leakage"),
 )
 def clip_score(view: View) -> Measured:
-    """Mean of 100 cos(image, prompt) over retained images; interval over prompts."""
-    images = view.samples["retain"]
+    """Mean of 100 cos(image, prompt) over retained images, other people or styles beside it; intervals over prompts."""
+    found = _scored(view, "retain")
+    if not view.task.leakage_images or "leakage" not in view.samples:
+        return found
+    other = _scored(view, "leakage")
+    beside = {k: getattr(other, k) for k in ("value", "low", "high", "n", "reason")}
+    return replace(found, extra={**(found.extra or {}), "leakage": beside})
+
+
+def _scored(view: View, name: str) -> Measured:
+    images = view.samples[name]
     records = view.detections("clip", images, view.prompts(images))
     score = np.array([r["score"] for r in records], float)
     columns = {**images.columns(), "label": images.labels}

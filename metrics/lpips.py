@@ -10,21 +10,25 @@ from sa_bench.statistics import Measured, undefined
 
 
 @metric(
-    version=1,
+    version=2,
     title="Perceptual distance to the base model's image of the same seed",
     better=None,  # like pixel distance it rewards staying near θ*; retraining scores worst
     unit="LPIPS",
     requires=("samples", "base", "lpips"),
     source="Zhang et al. 2018, AlexNet; 64 pixels and same prompt and seed as in ESD and UCE",
     fields=("concept",),
+    sets=("forget", "retain", "leakage"),
 )
 def lpips(view: View) -> Measured:
-    """Mean over retained images; c_f's own stands beside it. Intervals over prompts."""
-    found = {name: _moved(view, name) for name in ("retain", "forget")}
-    if found["retain"].value is None:
-        return found["retain"]
-    beside = {k: getattr(found["forget"], k) for k in ("value", "low", "high", "n", "reason")}
-    return replace(found["retain"], extra={"forget": beside})
+    """Mean over retained images; c_f's own and other people's or styles' beside it. Intervals over prompts."""
+    there = view.task.leakage_images and "leakage" in view.samples
+    names = ("forget", "leakage") if there else ("forget",)
+    retain = _moved(view, "retain")
+    if retain.value is None:
+        return retain
+    moved = {name: _moved(view, name) for name in names}
+    keys = ("value", "low", "high", "n", "reason")
+    return replace(retain, extra={name: {k: getattr(m, k) for k in keys} for name, m in moved.items()})
 
 
 def _moved(view: View, name: str) -> Measured:

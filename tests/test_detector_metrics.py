@@ -129,6 +129,16 @@ def test_others_that_are_no_celebrities_are_no_error():
     assert found.extra["others"] == "n/a: nobody called so"
 
 
+def test_strangers_images_of_c_f_alone_are_scored_without_the_others():
+    given = view(
+        {"celebrities": lambda images, names: RECORDS[:1] * len(names)}, samples={"forget": pictures(2)}
+    )
+    given.task.leakage_images = 5
+    found = celebrity_score.celebrity_score.measure(given)
+    assert found.value is not None
+    assert found.extra["others"] == "n/a: their images were not given"
+
+
 # identity_similarity
 
 
@@ -326,6 +336,31 @@ def test_the_columns_are_the_papers():
 
 
 # clip_score and lpips
+
+
+def test_what_is_kept_beside_the_retain_set_is_scored_beside_it():
+    """The other painters' images are drawn for this."""
+    sets = {
+        "forget": pictures(4, [0, 0, 1, 1]),
+        "retain": pictures(6, [0, 0, 1, 1, 2, 2]),
+        "leakage": pictures(4, [0, 0, 1, 1]),
+    }
+    score = {4: 20.0, 6: 30.0}
+    found = clip_score.clip_score.measure(
+        view(
+            {"clip": lambda images, texts: [{"score": score[len(images)], "cut": 0}] * len(images)},
+            samples=sets,
+        )
+    )
+    assert (found.value, found.extra["leakage"]["value"], found.extra["leakage"]["n"]) == (30.0, 20.0, 4)
+    moved = view({"lpips": lambda a, b: [{"distance": score[len(a)]}] * len(a)}, samples=sets, base=sets)
+    assert perceptual.lpips.measure(moved).extra["leakage"]["value"] == 20.0
+    given = view(
+        {"clip": lambda images, texts: [{"score": 1.0, "cut": 0}] * len(images)},
+        samples={"retain": sets["retain"]},
+    )
+    given.task.leakage_images = 5  # strangers' images: there may be none
+    assert "leakage" not in clip_score.clip_score.measure(given).extra
 
 
 def test_every_image_meets_its_own_prompt():
