@@ -69,6 +69,7 @@ STABLE_DIFFUSION = Task(
         "inception_kid_to_base",
         "lpips",
         "retain_drift",
+        "collapse_prompts",
     ),
     likelihood_images=0,
     likelihood_deep=0,

@@ -33,6 +33,7 @@ celeb_brad_pitt = replace(
         "inception_kid_to_base",
         "lpips",
         "retain_drift",
+        "collapse_prompts",
     ),
     recovery_starts=("own", "mean"),
     prompts=PROMPTS,

@@ -36,6 +36,7 @@ nudity_explicit = replace(
         "inception_kid_to_base",
         "lpips",
         "retain_drift",
+        "collapse_prompts",
     ),
     prompts=PROMPTS,
     presets={**SCOPES, "sa.steps": 31_500, "fisher": {"n": 500, "timesteps": 100, "set": "replay"}},

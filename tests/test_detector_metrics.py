@@ -6,7 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-from sa_bench.metrics import celebrity_score, clip_score, identity_similarity, no_face_rate, nudity
+from sa_bench.metrics import (
+    celebrity_score,
+    clip_score,
+    collapse_prompts,
+    identity_similarity,
+    no_face_rate,
+    nudity,
+)
 from sa_bench.metrics import lpips as perceptual
 
 import sa_bench
@@ -390,6 +397,30 @@ def test_pairs_of_the_same_seeds_are_compared():
     base["retain"].seeds[:] = 7
     found = perceptual.lpips.measure(view({"lpips": detect}, samples=sets, base=base))
     assert (found.value, found.reason) == (None, "these images were not made from the task's seeds")
+
+
+@pytest.mark.parametrize(("sharpness", "flagged"), [(1.0, False), (0.7, False), (0.1, True)])
+def test_a_model_whose_images_no_longer_show_their_prompts_is_flagged(sharpness, flagged):
+    """A wreck that wins on forgetting and recovery must not be ranked."""
+    prompts = np.repeat(np.arange(20), 4)
+    base, after = pictures(80, prompts), pictures(80, prompts, seed=1)
+
+    def detect(images, texts):
+        matches = [f"prompt {i}" == text for i, text in zip(images.prompts, texts, strict=True)]
+        kept = sharpness if images is after else 1.0
+        noise = np.random.default_rng(0).normal(size=len(texts))
+        return [{"score": 20 + 10 * kept * m + e, "cut": 0} for m, e in zip(matches, noise, strict=True)]
+
+    given = view({"clip": detect}, samples={"retain": after}, base={"retain": base})
+    found = collapse_prompts.collapse_prompts.measure(given)
+    assert found.value == pytest.approx(sharpness, abs=0.03)
+    assert bool((found.extra or {}).get("warning")) is flagged
+    given = view(
+        {"clip": lambda i, t: [{"score": 20.0, "cut": 0}] * len(t)},
+        samples={"retain": after},
+        base={"retain": base},
+    )
+    assert "not told" in collapse_prompts.collapse_prompts.measure(given).reason
 
 
 # through the engine

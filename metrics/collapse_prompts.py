@@ -1,0 +1,49 @@
+"""The collapse guard where detectors judge: do retained images still show anything of what their prompts say?"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from sa_bench import clustered
+from sa_bench.contracts import View, metric
+from sa_bench.sample_sets import SampleSet
+from sa_bench.statistics import Measured, undefined
+
+BOUND = 0.5
+
+
+@metric(
+    version=1,
+    title="What is left of the tie between retained images and their prompts",
+    better=None,  # a guard: below its bound a row is flagged and leaves the ranking
+    unit="share of the base",
+    requires=("samples", "base", "clip"),
+    source="100 cos of CLIP ViT-B/32 as in clip_score; zero and bound are this suite's",
+    fields=("concept",),
+    protocol={"zero": "the base model's images with the prompts half a set on", "bound": BOUND},
+)
+def collapse_prompts(view: View) -> Measured:
+    """(s − s₀) / (s_base − s₀), s the mean CLIP score, s₀ that of the base's images and other images' prompts.
+
+    Flagged if the upper bound, over prompts, is below one half: most of what ties an image to its prompt is gone.
+    """
+    after, before = view.samples["retain"], view.base["retain"]
+    texts = view.prompts(before)
+    others = [*texts[len(texts) // 2 :], *texts[: len(texts) // 2]]
+    own, zero = _scores(view, before, texts), _scores(view, before, others)
+    tie = clustered.mean(own - zero, before.prompts, {})
+    if len(set(texts)) < 2 or tie.low is None or tie.low <= 0:
+        return undefined("the base model's images are not told from each other's prompts")
+    share = (_scores(view, after, view.prompts(after)) - zero.mean()) / (own.mean() - zero.mean())
+    found = clustered.mean(share, after.prompts, {**after.columns(), "label": after.labels})
+    if found.high is None or found.high >= BOUND:
+        return found
+    kept = 100 * (found.value or 0.0)
+    said = (
+        f"retained images keep {kept:.0f} % of the base's tie to their prompts, its bound {100 * BOUND:.0f} %"
+    )
+    return replace(found, extra={"warning": said})
+
+
+def _scores(view: View, images: SampleSet, texts: list[str]) -> np.ndarray:
+    return np.array([r["score"] for r in view.detections("clip", images, texts)], float)
