@@ -147,6 +147,23 @@ def _check_prompts(task: Task) -> None:
         own = () if role in prompts.files else getattr(prompts, role)
         if wrong := next((text for text in own if re.search("[{}]", text.replace("{}", ""))), None):
             raise SaBenchError(f"task.prompts.{role}: {wrong!r}: only {{}} stands for a name.")
+    if prompts.rows == "own" and task.model != SMOKE_MODEL:
+        for role in prompts.files:
+            _check_sizes(task, role)
+
+
+def _check_sizes(task: Task, role: str) -> None:
+    """A row's own size fits onto the canvas, the task's size: what lies beyond would be cut off."""
+    from sa_bench import prompt_files
+
+    rows = prompt_files.rows(task.prompts.files[role]) if task.prompts else []
+    for number, row in enumerate(rows, 1):
+        if row.size is not None and max(row.size) > task.size:
+            high, wide = row.size
+            raise SaBenchError(
+                f"task.prompts.rows=own: prompt {number} of {role} asks for {wide} x {high}, more than "
+                f"task.size={task.size}; --set task.size={max(max(r.size) for r in rows if r.size)}."
+            )
 
 
 def _check_pretrained(task: Task, size_given: bool) -> Task:

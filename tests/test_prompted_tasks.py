@@ -62,6 +62,10 @@ def test_a_files_rows_keep_their_seeds_once(task, tmp_path):
         (9, (448, 128)),
         (7, (512, 512)),
     ]
+    with pytest.raises(
+        SaBenchError, match=r"prompt 1 of test asks for 512 x 512, more than task.size=448.*=512"
+    ):
+        resolve_task("celeb_brad_pitt", "full", {**given, "prompts.rows": "own", "size": "448"})
     twice = sampling.rows(resolve_task("celeb_brad_pitt", "quick", {**given, "n_forget": "6"}), "forget")
     assert len({r.request.seed for r in twice}) == 6
     assert fixed.prompts.files["test"].startswith(file + "@")
