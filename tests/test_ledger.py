@@ -254,3 +254,16 @@ def test_what_can_be_compared_comes_before_what_cannot():
     found = ledger.published(result_row("sa", fields={"lam": 100.0}), "forget_probability")
     assert found is not None
     assert (found.value, found.never) == (0.058, "")
+
+
+def test_esd_at_scale_paper_is_the_recipe_of_2023_and_table_2_says_what_is_not_repeated():
+    (cell,) = resolve(["celeb_brad_pitt"], ["esd"], "paper")
+    assert {k: cell.fields[k] for k in ("eta", "start", "frozen", "guidance", "lr", "steps", "batch", "scope")} == {
+        "eta": 1.0, "start": "null", "frozen": False, "guidance": 3.0, "lr": 1e-5, "steps": 1000, "batch": 1,
+        "scope": "xattn",
+    }  # fmt: skip
+    (nudity,) = resolve(["nudity_explicit"], ["esd"], "paper")
+    assert (nudity.fields["scope"], nudity.fields["steps"]) == ("esd-u", 1000)
+    table = [e for e in ledger.entries() if e.source == "Heng & Soh 2023, Table 2" and "std" not in e.metric]
+    assert {e.method for e in table if e.never} == {"sa", "esd"}
+    assert {e.method for e in table if not e.never} == {"original", "sld"}
