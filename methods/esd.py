@@ -4,9 +4,10 @@
 
 The concept's prediction is pushed to the other side of the unconditional one; x_t is what the frozen model makes of
 c_f in k of the sampler's steps, t the level it has reached. The default is the code of 2025 (esd_sd.py): c_from = c_f
-and η = 2, which is the paper's own formula (c_from empty) with η = 1; `start=null` is the paper's. There x_t came
-from the edited model (`frozen=false`), in 1,000 steps at 1e-5. ESD-x trains cross-attention (`scope=xattn`, for names
-and styles), ESD-u all the rest (`scope=esd-u`, for what no single word says).
+and η = 2, which is the paper's own formula (c_from empty) with η = 1; `start=null` is the paper's. Scale `paper` has
+the code of 2023 (train-esd.py), which Heng & Soh had: x_t from the edited model, 1,000 steps at 1e-5. Not repeated is
+that it drew t between the sampler's levels and stopped x_t some two steps beyond it. ESD-x trains cross-attention
+(`scope=xattn`, for names and styles), ESD-u all the rest (`scope=esd-u`, for what no single word says).
 """
 
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from sa_bench.training import Count, Rate, Recipe, Weight
 
 @dataclass(frozen=True)
 class ESD:
-    """Fields are the paper's; defaults of esd_sd.py (2025)."""
+    """Fields are the paper's; defaults of esd_sd.py (2025), at scale `paper` of train-esd.py (2023)."""
 
     eta: Weight = 2.0  # η, how far beyond the unconditional prediction
     start: Literal["concept", "null"] = "concept"  # c_from
@@ -43,8 +44,15 @@ class ESD:
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
         ("ddpm", "full"): {"scope": "full"},  # classes have no cross-attention
         ("ddpm", "quick"): {"scope": "full"},
+        ("text_to_image", "paper"): {
+            "eta": 1.0,
+            "start": "null",
+            "frozen": False,
+            "lr": 1e-5,
+            "steps": 1_000,
+        },
     }
-    source: ClassVar[str] = "Gandikota et al. 2023, Eq. 6; rohitgandikota/erasing, esd_sd.py"
+    source: ClassVar[str] = "Gandikota et al. 2023, Eq. 6; rohitgandikota/erasing, esd_sd.py and train-esd.py"
 
     def forget(self, model: Diffusion, task: Task, run: Run) -> Diffusion:
         """θ after `steps` of the loss above, from θ*."""

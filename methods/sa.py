@@ -8,7 +8,9 @@ Differs from the paper: no factor 1/2 on the last term, and the first two are su
 in the official vae/train_forget.py (λ = 100 means nothing without the sum); `half` and `reduction`
 choose the paper's text instead. The fields are the paper's; at the scales `full` and `quick` 1,000
 steps at 1e-3 on batches of 128 stand for its 10,000 at 1e-4 on 256, and λ = 50 for its 100, because half
-the batch is half the summed loss (docs/results-micro.md lists what was tried).
+the batch is half the summed loss (docs/results-micro.md lists what was tried). On Stable Diffusion, at
+every scale: Adam where the official sd/ has AdamW (weight decay 0.01), the last weights where it samples
+with an average, latents as sampled where it encodes watermarked images again, bf16 on a GPU that has it.
 """
 
 from collections.abc import Mapping

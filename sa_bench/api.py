@@ -95,13 +95,20 @@ def left(cells: list[Cell], without: Sequence[Path]) -> list[Cell]:
 
 
 def require_data(cells: Sequence[Cell]) -> None:
-    """Fetch training data now if a method needs it, and look for pretrained bases: what is missing is said before work."""
-    from sa_bench import bases, catalogue, datasets, registry
+    """Fetch training data now if a method needs it; look for pretrained bases and what primary metrics look through.
 
-    for model in dict.fromkeys(cell.task.model for cell in cells):
-        if model and model != SMOKE_MODEL:
-            catalogue.need(catalogue.model(model))  # before anything heavy is imported
-            bases.pretrained(model, Store(store_folder()))
+    Raises:
+        MissingAsset: something is missing, said before work. Scale `quick` tries the code and does without detectors.
+    """
+    from sa_bench import bases, catalogue, datasets, registry, requirements
+
+    models = [m for m in dict.fromkeys(cell.task.model for cell in cells) if m and m != SMOKE_MODEL]
+    for model in models:
+        catalogue.need(catalogue.model(model))  # before anything heavy is imported
+    for task in {cell.task.name: cell.task for cell in cells if cell.scale != "quick"}.values():
+        requirements.need_primary(task)
+    for model in models:
+        bases.pretrained(model, Store(store_folder()))
     for cell in cells:
         if "data" in registry.method_class(cell.method).needs:
             datasets.load(cell.task.dataset)

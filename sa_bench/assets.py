@@ -157,12 +157,7 @@ def plan_lines(tasks: Iterable[Task]) -> list[str]:
     for task in tasks:
         needs = [need for need in requirements.of_task(task) if need.asset.kind != "data"]
         absent = [need for need in needs if not asset_lines(need.asset)[1]]
-        requires = {m: registry.metric(m).requires for m in task.metrics}
-        lost = [
-            m
-            for m, r in requires.items()
-            if detectors.missing(r) or ("inception" in r and inception.missing())
-        ]
+        lost = [m for m in task.metrics if requirements.missing(registry.metric(m).requires)]
         if not needs and not lost:
             continue
         if not absent and not lost:
@@ -173,8 +168,9 @@ def plan_lines(tasks: Iterable[Task]) -> list[str]:
         said = [f"cannot run without {', '.join(needed)}"] if needed else []
         further = [need.asset.name for need in absent if need not in vital]
         said += [f"can use {', '.join(further)}"] if further else []
-        lost = [f"{m} (primary)" if m in task.primary else m for m in lost]
-        said += [f"n/a as it is: {', '.join(lost)}"] if lost else []
+        shown = [f"{m} (primary)" if m in task.primary else m for m in lost]
+        said += [f"n/a as it is: {', '.join(shown)}"] if lost else []
+        said += ["only scale quick runs without its primary metrics"] if set(lost) & set(task.primary) else []
         lines.append(f"assets: {task.name}: {'; '.join(said)}; see python -m sa_bench doctor {task.name}")
     return lines
 

@@ -15,7 +15,7 @@ from sa_bench import registry
 from sa_bench.checking import check_fisher, check_fit, check_standing, checked, class_index, with_concept
 from sa_bench.contracts import Task
 from sa_bench.errors import SaBenchError, unknown
-from sa_bench.keys import plain
+from sa_bench.keys import flat, plain
 from sa_bench.store import digest
 
 SCALES = ("full", "paper", "quick")
@@ -71,21 +71,14 @@ def command(cell: Cell) -> str:
         parts += [option, str(value)] if value != default else []
     for name, value in cell.overrides.items():
         parts += ["--set", f"task.{name}={value}"]
-    plain = _flat(resolve_fields(cell.method, cell.task, cell.scale, {}))
-    for name, value in _flat(cell.fields).items():
+    plain = flat(resolve_fields(cell.method, cell.task, cell.scale, {}))
+    for name, value in flat(cell.fields).items():
         parts += ["--set", f"{cell.method}.{name}={value}"] if value != plain[name] else []
     own = cell.overrides.get("metrics") or dict(task.scales.get(cell.scale, {})).get("metrics", task.metrics)
     own = own.split(",") if isinstance(own, str) else own
     further = [m for m in cell.task.metrics if m not in own]
     parts += ["--metric", ",".join(registry.reference("metric", m) for m in further)] if further else []
     return "python -m sa_bench " + shlex.join(parts)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
 
 
 def titled(cells: Sequence[Cell]) -> dict[str, str]:

@@ -45,3 +45,11 @@ def plain(value: Any, cls: type | None = None) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(part) for part in value]
     return value
+
+
+def flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested fields by dotted name."""
+    found: dict[str, Any] = {}
+    for key, value in fields.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return found

@@ -1,20 +1,24 @@
 """The ledger: numbers published elsewhere, and what ours say of them.
 
-A verdict is given only under the published protocol (scale `paper`), from at least three runs and three
-judges of the published recipe: is the published value inside our 95 % prediction interval for one new run
-and one new judge, and is that interval narrower than the margin declared beforehand?
+A verdict is given only under the published protocol (scale `paper`, the method as it is preset there, the
+published prompt files), from at least three runs and three judges of the published recipe: is the published value
+inside our 95 % prediction interval for one new run and one new judge, and is that interval narrower than the
+margin declared beforehand?
 """
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from sa_bench import registry
+from sa_bench.cells import resolve_fields
+from sa_bench.keys import flat, plain
 from sa_bench.registry import room
 
 FEWEST = 3  # runs, and judges
@@ -108,14 +112,37 @@ def prediction(values: np.ndarray) -> tuple[float, float]:
     return mean, float(stats.t.ppf(0.975, min(runs, judges) - 1)) * variance**0.5
 
 
-def verdict(entry: Published, scale: str, by_run: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+def departures(entry: Published, row: Mapping[str, Any]) -> list[str]:
+    """In what a result at scale `paper` was not made as the published number was: its method's fields, its prompts.
+
+    A field that the result lacks came after it and counts as its default.
+    """
+    task = registry.task(entry.task)
+    task = replace(task, presets=task.scales.get("paper", {}).get("presets", task.presets))
+    wanted = flat(plain(resolve_fields(entry.method, task, "paper", {})))
+    had = flat(plain(asdict(registry.method_class(entry.method)()))) | flat(plain(row["fields"]))
+    found = [
+        f"{k}={v} instead of {wanted.get(k, 'a field that this version lacks')}"
+        for k, v in had.items()
+        if k not in entry.fields and v != wanted.get(k)
+    ]
+    used = (row["task_values"].get("prompts") or {}).get("files", {})
+    files = {} if task.prompts is None else task.prompts.files
+    own = [name for role, name in files.items() if used.get(role, "").partition("@")[0] != name]
+    return found + ([f"our own prompts instead of {', '.join(own)}"] if own else [])
+
+
+def verdict(
+    entry: Published, row: Mapping[str, Any], by_run: Sequence[Mapping[str, float]]
+) -> dict[str, Any]:
     """`consistent`, `differs`, `inconclusive ...` or `not comparable: why`, with the numbers behind it.
 
     Args:
         entry: what was published.
-        scale: of the runs.
+        row: one of the runs' results; they share scale, fields and protocol.
         by_run: for each run, judge name to value.
     """
+    scale = row["scale"]
     facts: dict[str, Any] = {"published": entry.value, "source": entry.source, "n": entry.n}
     facts |= {"margin": entry.margin, "runs": len(by_run)}
     if entry.never:
@@ -124,6 +151,8 @@ def verdict(entry: Published, scale: str, by_run: Sequence[Mapping[str, float]])
         return facts | {
             "verdict": f"not comparable: scale {scale} is not the published protocol ({entry.protocol})"
         }
+    if other := departures(entry, row):
+        return facts | {"verdict": f"not comparable: {', '.join(other)}"}
     names = sorted(set.intersection(*(set(r) for r in by_run))) if by_run else []
     facts["judges"] = len(names)
     unjudged = names == [NO_JUDGE]

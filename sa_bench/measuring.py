@@ -16,7 +16,18 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save
 
-from sa_bench import benchmark, datasets, detections, detectors, guard, inception, judges, registry, sampling
+from sa_bench import (
+    benchmark,
+    datasets,
+    detections,
+    detectors,
+    guard,
+    inception,
+    judges,
+    registry,
+    requirements,
+    sampling,
+)  # fmt: skip
 from sa_bench.cards import judge_card
 from sa_bench.contracts import Bound, Diffusion, Generator, Likelihood, Metric
 from sa_bench.errors import MissingAsset, SaBenchError
@@ -218,9 +229,7 @@ class LazyView:
 
     def lacks(self, metric: Metric) -> str | None:
         """Why the metric cannot be taken here, or None."""
-        if "inception" in metric.requires and (reason := inception.missing()):
-            return reason
-        if reason := detectors.missing(metric.requires):
+        if reason := requirements.missing(metric.requires):
             return reason
         if self.subject.sets is not None:
             if NEEDS_MODEL & set(metric.requires):

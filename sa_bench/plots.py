@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sa_bench.board import Board, Line
-from sa_bench.ranking import flat
+from sa_bench.keys import flat
 from sa_bench.wording import shown, unit
 
 # In units of the view box

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
 from sa_bench.board import Board, Endpoint, Line, Row, Rows
 from sa_bench.comparing import FEWEST, differences
 from sa_bench.contracts import Task
-from sa_bench.keys import plain
+from sa_bench.keys import flat, plain
 from sa_bench.ledger import by_judge, published
 from sa_bench.ledger import verdict as verdict_of
 from sa_bench.results import metric_of
@@ -134,16 +134,8 @@ def _ledger(board: Board, line: Line) -> list[dict[str, Any]]:
         by_run = [by_judge(m) for m in rows if m["value"] is not None]
         found.append({
             "label": line.label, "metric": name, "unit": line.endpoints[name].unit,
-            "ours": line.endpoints[name].value, **verdict_of(entry, board.scale, by_run),
+            "ours": line.endpoints[name].value, **verdict_of(entry, line.cells[0], by_run),
         })  # fmt: skip
-    return found
-
-
-def flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested fields by dotted name."""
-    found: dict[str, Any] = {}
-    for key, value in fields.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return found
 
 

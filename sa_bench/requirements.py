@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ from sa_bench import catalogue, detectors, inception, registry
 from sa_bench.catalogue import Asset
 from sa_bench.contracts import Task
 from sa_bench.detectors import celebrities, clip, identity, lpips
+from sa_bench.errors import MissingAsset
 from sa_bench.settings import SMOKE_MODEL
 
 OF_REQUIREMENT: Mapping[str, tuple[str, ...]] = {
@@ -64,3 +65,24 @@ def using(requires: Iterable[str]) -> list[str]:
     """The assets behind a metric's requirements."""
     asked = [*(d.NAME for d in detectors.used(requires)), *(["inception"] if "inception" in requires else [])]
     return [name for requirement in asked for name in OF_REQUIREMENT.get(requirement, ())]
+
+
+def missing(requires: Sequence[str]) -> str | None:
+    """Why a metric with these requirements cannot look at images here, in one line; None if it can."""
+    return (inception.missing() if "inception" in requires else None) or detectors.missing(requires)
+
+
+def need_primary(task: Task) -> None:
+    """Look for what the task's primary metrics look through.
+
+    Raises:
+        MissingAsset: one of them could not be measured; says what is missing, where it goes and how to get it.
+    """
+    metrics = [registry.metric(m) for m in task.primary if m in task.metrics]
+    lost = {m.name: reason for m in metrics if (reason := missing(m.requires))}
+    if lost:
+        raise MissingAsset(
+            f"{task.name} cannot be measured by its primary "
+            + "; nor by ".join(f"{metric}: {reason}" for metric, reason in lost.items())
+            + f". See python -m sa_bench doctor {task.name}; --set task.primary=A,B,C takes other metrics."
+        )

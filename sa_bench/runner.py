@@ -104,7 +104,7 @@ def _measure_cell(
     for m in rows:
         entry = ledger.published(result, metric_of(m))
         if entry is not None and m["value"] is not None:
-            m["ledger"] = ledger.verdict(entry, cell.scale, [ledger.by_judge(m)])
+            m["ledger"] = ledger.verdict(entry, result, [ledger.by_judge(m)])
     result["measurements"] = rows
     result["flags"] = [
         f"{r['name']}: {warning}" for r in rows if (warning := (r["extra"] or {}).get("warning"))

@@ -222,7 +222,7 @@ def _entry(
         if path:
             entry = _beside(line, metric, path, board, value, there)
         else:
-            entry = _filled(found, line, board, value, _said(there, board, line, metric))
+            entry = _filled(found, line, board, value, _said(there, line, metric))
         dagger = f"{entry.text} †" if entry.text and line.origin else entry.text
         return replace(entry, text=dagger, origin=line.origin)
     return Entry(published=value, verdict="" if there is None else "not run")
@@ -247,12 +247,13 @@ def _filled(found: Endpoint, line: Line, board: Board, published: float | None, 
     )  # fmt: skip
 
 
-def _said(entry: Published | None, board: Board, line: Line, metric: str) -> str:
+def _said(entry: Published | None, line: Line, metric: str) -> str:
     """The verdict on a line's value; nothing where nothing was published."""
     if entry is None:
         return ""
     rows = [m for cell in line.cells for m in cell["measurements"] if metric_of(m) == metric]
-    return str(verdict(entry, board.scale, [by_judge(m) for m in rows if m["value"] is not None])["verdict"])
+    by_run = [by_judge(m) for m in rows if m["value"] is not None]
+    return str(verdict(entry, line.cells[0], by_run)["verdict"])
 
 
 def _beside(
@@ -265,7 +266,7 @@ def _beside(
         for key in path:
             found = found.get(key) if isinstance(found, Mapping) else None
         points += [] if found is None else [float(found)]
-    said = _said(entry, board, line, metric)
+    said = _said(entry, line, metric)
     if not points:
         return Entry(published=published, scale=board.scale, verdict=said, reason="not measured")
     mean = sum(points) / len(points)

@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from sa_bench.errors import SaBenchError
-from sa_bench.ranking import flat
+from sa_bench.keys import flat
 from sa_bench.results import metric_of
 from sa_bench.statistics import wilson
 from sa_bench.wording import percent

@@ -285,9 +285,38 @@ def test_plan_says_what_is_missing_and_what_is_lost(nowhere):
     ):
         assert part in line
     assert "n/a as it is: celebrity_score (primary), clip_score" in line
+    assert "only scale quick runs without its primary metrics" in line
     assert assets.plan_lines([registry.task("mnist_0")]) == []
     (line,) = assets.plan_lines([registry.task("cifar10_airplane")])
     assert "inception_kid (primary)" in line
+
+
+@pytest.mark.parametrize("scale", ["full", "paper"])
+def test_a_run_does_not_start_without_what_its_primary_metrics_look_through(nowhere, scale):
+    """Said before work, in one line; another choice of three metrics starts."""
+    from sa_bench import api
+    from sa_bench.cells import resolve
+
+    def run(scale, *sets):
+        cells = resolve(["concept"], ["original"], scale, sets=["task.model=smoke", *sets])
+        api.require_data(cells)
+
+    text = said(run, scale)
+    assert text.startswith(
+        "concept cannot be measured by its primary clip_concept_rate: needs clip-vit-base-patch32 in "
+    )
+    assert "; nor by clip_score: needs " in text
+    assert "python -m sa_bench fetch clip-vit-base-patch32" in text
+    assert "--set task.primary=A,B,C takes other metrics" in text
+    assert "\n" not in text
+    run("quick")
+    run(scale, "task.primary=retain_drift,recovery_excess,lpips", "task.metrics=retain_drift,recovery_excess")
+    with pytest.raises(MissingAsset, match="primary lpips: needs alexnet"):
+        run(scale, "task.primary=retain_drift,recovery_excess,lpips")
+    with pytest.raises(MissingAsset, match="primary inception_kid: needs weights-inception"):
+        api.require_data(resolve(["cifar10_airplane"], ["original"], scale))
+    api.require_data(resolve(["cifar10_airplane"], ["original"], "quick"))
+    api.require_data(resolve(["mnist_0"], ["original"], scale))
 
 
 def test_plan_says_when_all_is_here(nowhere):

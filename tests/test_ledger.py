@@ -1,10 +1,14 @@
 """The ledger: what was published is data, and a verdict needs the published protocol and enough runs."""
 
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from result_rows import result_row
 
 from sa_bench import ledger, registry
+from sa_bench.cells import resolve
 from sa_bench.ledger import Published
 
 ENTRY = Published(
@@ -14,6 +18,12 @@ ENTRY = Published(
 
 def runs(values):
     return [{f"judge-{j}": v for j, v in enumerate(row)} for row in values]
+
+
+def told(entry, by_run, scale="paper", **changes):
+    """The verdict on runs of the published protocol but for `changes`."""
+    row = result_row(entry.method, task=entry.task, scale=scale, fields=dict(entry.fields))
+    return ledger.verdict(entry, row | changes, by_run)
 
 
 def test_every_row_names_a_task_a_method_and_a_metric_that_exist():
@@ -42,9 +52,50 @@ def test_only_the_same_experiment_is_looked_up():
 
 @pytest.mark.parametrize("scale", ["full", "quick"])
 def test_another_protocol_gets_no_verdict(scale):
-    assert ledger.verdict(ENTRY, scale, runs([[0.058] * 3] * 3))["verdict"].startswith(
-        "not comparable: scale"
-    )
+    assert told(ENTRY, runs([[0.058] * 3] * 3), scale)["verdict"].startswith("not comparable: scale")
+
+
+NEAR = 0.06 + 0.002 * np.random.default_rng(0).normal(size=(4, 4))
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"steps": 5, "lr": 0.1}, "not comparable: lr=0.1 instead of 0.0001, steps=5 instead of 10000"),
+        ({"fisher": {"n": 9}}, "not comparable: fisher.n=9 instead of 50000"),
+        ({"old": 1}, "not comparable: old=1 instead of a field that this version lacks"),
+    ],
+)
+def test_a_method_set_otherwise_than_published_gets_no_verdict(fields, why):
+    assert told(ENTRY, runs(NEAR), fields={"lam": 100.0, **fields})["verdict"] == why
+
+
+def test_a_result_from_before_a_field_existed_keeps_its_verdict():
+    """What is shipped in docs/results-paper.md: all fields of this version, or those of an earlier one."""
+    for entry in ledger.entries():
+        if entry.task == "mnist_0" and not entry.never:
+            (cell,) = resolve(
+                ["mnist_0"], [entry.method], "paper", sets=[f"{k}={v}" for k, v in entry.fields.items()]
+            )
+            fields = json.loads(json.dumps(dict(cell.fields)))
+            assert ledger.departures(entry, result_row(entry.method, fields=fields)) == []
+            fields.pop("scope", None)
+            fields.get("fisher", {}).pop("range", None)
+            assert ledger.departures(entry, result_row(entry.method, fields=fields)) == []
+
+
+@pytest.mark.parametrize("lacks", ["test", "replay", "kept", ""])
+def test_prompts_of_our_own_get_no_verdict(lacks):
+    (entry,) = [
+        e for e in ledger.entries()
+        if (e.task, e.method, e.metric) == ("celeb_brad_pitt", "sld", "celebrity_score")
+    ]  # fmt: skip
+    task = json.loads(json.dumps(asdict(registry.task(entry.task))))
+    files = {role: f"{name}@0123456789ab" for role, name in task["prompts"]["files"].items() if role != lacks}
+    task["prompts"]["files"] = files
+    found = told(entry, [{"": v} for v in (0.004, 0.005, 0.006)], task_values=task)["verdict"]
+    own = {"test": "brad_pitt_prompts", "replay": "fim_prompts", "kept": "coco_30k"}
+    assert found == (f"not comparable: our own prompts instead of {own[lacks]}" if lacks else "consistent")
 
 
 def test_what_no_protocol_makes_comparable_says_why():
@@ -56,13 +107,13 @@ def test_what_no_protocol_makes_comparable_says_why():
         if (e.task, e.method, e.source) == ("nudity_i2p", "sa", "Heng & Soh 2023, Table 3")
     )
     assert total == 292
-    found = ledger.verdict(boxes[0], "paper", [{"": boxes[0].value}] * 5)
+    found = told(boxes[0], [{"": boxes[0].value}] * 5)
     assert found["verdict"].startswith("not comparable: boxes of NudeNet 2")
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (3, 2), (0, 0), (1, 1)])
 def test_too_few_runs_or_judges_get_none_either(shape):
-    found = ledger.verdict(ENTRY, "paper", runs(np.full(shape, 0.058)))
+    found = told(ENTRY, runs(np.full(shape, 0.058)))
     assert found["verdict"].startswith("inconclusive (")
     assert "3 of each" in found["verdict"]
 
@@ -70,10 +121,10 @@ def test_too_few_runs_or_judges_get_none_either(shape):
 def test_consistent_differs_and_too_noisy():
     rng = np.random.default_rng(0)
     near = 0.06 + 0.002 * rng.normal(size=(4, 4))
-    assert ledger.verdict(ENTRY, "paper", runs(near))["verdict"] == "consistent"
-    assert ledger.verdict(ENTRY, "paper", runs(near + 0.1))["verdict"] == "differs"
+    assert told(ENTRY, runs(near))["verdict"] == "consistent"
+    assert told(ENTRY, runs(near + 0.1))["verdict"] == "differs"
     judges = np.array([0.037, 0.097, 0.066, 0.107, 0.055])
-    noisy = ledger.verdict(ENTRY, "paper", runs(np.tile(judges, (3, 1)) + 0.001 * rng.normal(size=(3, 5))))
+    noisy = told(ENTRY, runs(np.tile(judges, (3, 1)) + 0.001 * rng.normal(size=(3, 5))))
     assert noisy["verdict"].startswith("inconclusive (too noisy")
     assert noisy["low"] < 0.058 < noisy["high"]
 
@@ -118,13 +169,13 @@ def test_a_metric_without_judges_is_predicted_from_its_runs():
         if (e.task, e.method, e.metric) == ("cifar10_airplane", "original", "official_fid")
     ]
     runs = [ledger.by_judge({"judges": None, "value": v}) for v in (10.0, 11.0, 12.0)]
-    found = ledger.verdict(entry, "paper", runs)
+    found = told(entry, runs)
     assert found["mean"] == pytest.approx(11.0)
     assert found["high"] - found["mean"] == pytest.approx(4.3027 * (1 + 1 / 3) ** 0.5, rel=1e-4)
     assert found["verdict"].startswith("inconclusive (too noisy")
-    assert ledger.verdict(entry, "paper", runs[:2])["verdict"] == "inconclusive (2 run(s); 3 are needed)"
+    assert told(entry, runs[:2])["verdict"] == "inconclusive (2 run(s); 3 are needed)"
     near = [ledger.by_judge({"judges": None, "value": v}) for v in (9.6, 9.7, 9.65)]
-    assert ledger.verdict(entry, "paper", near)["verdict"] == "consistent"
+    assert told(entry, near)["verdict"] == "consistent"
 
 
 PARTS = (
@@ -203,3 +254,16 @@ def test_what_can_be_compared_comes_before_what_cannot():
     found = ledger.published(result_row("sa", fields={"lam": 100.0}), "forget_probability")
     assert found is not None
     assert (found.value, found.never) == (0.058, "")
+
+
+def test_esd_at_scale_paper_is_the_recipe_of_2023_and_table_2_says_what_is_not_repeated():
+    (cell,) = resolve(["celeb_brad_pitt"], ["esd"], "paper")
+    assert {k: cell.fields[k] for k in ("eta", "start", "frozen", "guidance", "lr", "steps", "batch", "scope")} == {
+        "eta": 1.0, "start": "null", "frozen": False, "guidance": 3.0, "lr": 1e-5, "steps": 1000, "batch": 1,
+        "scope": "xattn",
+    }  # fmt: skip
+    (nudity,) = resolve(["nudity_explicit"], ["esd"], "paper")
+    assert (nudity.fields["scope"], nudity.fields["steps"]) == ("esd-u", 1000)
+    table = [e for e in ledger.entries() if e.source == "Heng & Soh 2023, Table 2" and "std" not in e.metric]
+    assert {e.method for e in table if e.never} == {"sa", "esd"}
+    assert {e.method for e in table if not e.never} == {"original", "sld"}
