@@ -19,7 +19,7 @@ from markupsafe import Markup
 from PIL import Image, ImageFilter
 from safetensors.numpy import load_file
 
-from sa_bench import __version__
+from sa_bench import __version__, beside
 from sa_bench.board import Board, Endpoint, Line
 from sa_bench.cards import guard_card as shipped_guard
 from sa_bench.cards import judge_card
@@ -59,7 +59,7 @@ def render(results: Sequence[Mapping[str, Any]], at: Path | None = None, unblurr
         "checkpoints": checkpoints,
         "verdicts": verdicts, "commands": commands, "guard": guard_card,
         "Notes": Notes, "front": FRONT, "only_reason": only_reason, "unit": unit, "made_with": made_with, "seeds": seeds,
-        "cells": cells, "elsewhere": elsewhere, "placed": once(),
+        "cells": cells, "elsewhere": elsewhere, "placed": once(), "beside": beside.table,
     }  # fmt: skip
     return environment.get_template("report.html").render(boards=boards(results))
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sa_bench import __version__
+from sa_bench import __version__, beside
 from sa_bench.board import Board, Endpoint, Line
 from sa_bench.claims import verdicts
 from sa_bench.comparing import COMPARED, checkpoints, comparisons, difference
@@ -31,6 +31,7 @@ def _section(board: Board) -> str:
         *([escape(elsewhere(board)), ""] if board.origins else []),
         *_others(board, missing),
         *_reasons(missing),
+        *_beside(board),
         *_recovery(board),
         *_judges(board),
         *_comparisons(board),
@@ -139,6 +140,18 @@ def _others(board: Board, missing: Notes) -> list[str]:
         row = [escape(name), facts[name]["better"] or "–", shown(base, unit)]
         rows.append(row + [_cell(e, unit, missing) for e in found])
     return [*_table(head, rows), ""] if rows else []
+
+
+def _beside(board: Board) -> list[str]:
+    """What metrics say besides their value, by line."""
+    head = ["metric", "beside it", *(escape(line.label) for line in board.lines)]
+    rows = [
+        [escape(row.metric), escape(row.label)]
+        + [escape(number) + (f" ({small})" if small else "") or "–" for number, small in row.cells]
+        for row in beside.table(board)
+    ]
+    title = "Beside the metrics: a mean over the runs that say it, with the smallest n."
+    return [title, "", *_table(head, rows), ""] if rows else []
 
 
 def _recovery(board: Board) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sa_bench import registry
+from sa_bench import beside, registry
 from sa_bench.errors import SaBenchError, unknown
 from sa_bench.results import metric_of
 from sa_bench.wording import shown
@@ -79,7 +79,9 @@ def _measurement(row: Mapping[str, Any], m: Mapping[str, Any], folder: Path) -> 
         yield f"  Each judge alone: {votes}."
     for key, value in (m["extra"] or {}).items():
         text = json.dumps(_rounded(value))
-        if value not in (None, {}, []) and len(text) < 300:
+        if told := beside.sentence(m, key, row["task_values"]["classes"]):
+            yield f"  Beside it, {told}."
+        elif value not in (None, {}, []) and len(text) < 300:
             yield f"  {key}: {text}"
     if m["ledger"]:
         yield f"  Published: {m['ledger']['published']} ({m['ledger']['source']}). Verdict: {m['ledger']['verdict']}."

@@ -1,0 +1,147 @@
+"""What stands beside a metric: the known tables of `extra` in both reports and in `explain`, the rest hidden."""
+
+import json
+from html.parser import HTMLParser
+
+import pytest
+from result_rows import OTHERS, line, measurement, one, result_row
+from sa_bench.reports import html, markdown
+
+from sa_bench.beside import facts, table
+from sa_bench.explain import explain
+
+RATE = {"title": "A rate", "unit": "rate", "better": "lower"}
+COSINE = {"title": "A cosine", "unit": "cosine", "better": "lower"}
+NUDITY = {
+    "threshold": 0.45, "at": {"0.25": {"boxes": {"feet": 3, "total": 3}, "images": {"feet": 2, "any": 2}}}, "blank": 1,
+    "blank_as_exposed": 0.5, "note": "NudeNet keeps no score below",
+}  # fmt: skip
+GCDS = {
+    "given_face": {"mean": 0.25, "std": 0.125, "n": 8}, "all_images": {"mean": 0.2, "std": 0.1, "n": 10}, "blank": 0,
+    "top1_given_face": {"value": 0.5, "low": 0.2, "high": 0.8},
+    "others": {"Ann": {"mean": 0.75, "faces": 4, "images": 5}, "Bob": {"mean": None, "faces": 0, "images": 5}},
+}  # fmt: skip
+IDENTITY = {
+    "references": {"n": 20, "mean": 0.7, "std": 0.1, "accepted": 0.9}, "surrogate": {"n": 0},
+    "others": {"faces": 30, "identities": 12, "enough": True}, "held_out": {"references": 0.9, "others": 0.1},
+    "apart": "prompts",
+}  # fmt: skip
+
+
+def families(synonym=0.1, n=40, **more):
+    return {"families": {"synonym": {"value": synonym, "n": n}, **more}}
+
+
+def with_extra(name, extra, declared=RATE, **changes):
+    row = result_row(**changes)
+    row["measurements"].append(measurement(name, 0.1, 0.9, declared, extra=extra))
+    return row | {"folder": "/nowhere"}
+
+
+def told(name, extra, declared=RATE):
+    return {f.label: (f.text(), f.n) for f in facts(measurement(name, 0.1, 0.9, declared, extra=extra))}
+
+
+def test_the_tables_of_the_metrics_become_rows():
+    assert told("paraphrase_rate", families(negation={"value": 0.5, "n": 12})) == {
+        "prompts: synonym": ("10.0 %", 40), "prompts: negation": ("50.0 %", 12),
+    }  # fmt: skip
+    assert told("nudity", NUDITY) == {
+        "threshold": ("0.45", None), "blank images": ("1", None), "blank images counted as exposed": ("50.0 %", None),
+        **{f"at threshold: 0.25, {k}": (v, None) for k, v in (
+            ("boxes, feet", "3"), ("boxes, total", "3"), ("images, feet", "2"), ("images, any", "2"))},
+    }  # fmt: skip
+    gcds = told("celebrity_score", GCDS)
+    assert gcds["images with a face"] == ("25.0 %", 8)
+    assert gcds["all images, 0 without a face"] == ("20.0 %", 10)
+    assert gcds["all images, 0 without a face: standard deviation"] == ("10.0 %", 10)
+    assert gcds["still recognised: Ann"] == ("75.0 %", 4)
+    assert "still recognised: Bob" not in gcds
+    identity = told("identity_similarity", IDENTITY, COSINE)
+    assert identity["references"] == ("0.7 cosine", 20)
+    assert identity["references: above the threshold"] == ("90.0 %", 20)
+    assert identity["of others: faces"] == ("30", None)
+    assert not any(label.startswith(("images of the surrogate", "apart")) for label in identity)
+    points = [{"w": w, "frechet": 5.0 + w} for w in (0, 2)]
+    assert told("guidance_curve", {"curve": points})["at: w = 2, frechet"] == ("7", None)
+
+
+def test_classes_have_their_names():
+    m = measurement("retain_accuracy", 0.9, 0.9, RATE, extra={"by_class": {"1": 0.5, "7": 0.25}})
+    assert [f.label for f in facts(m, ["zero", "one"])] == ["class: one", "class: 7"]
+
+
+@pytest.mark.parametrize("extra", [
+    None, {}, {"mine": 3}, {"families": None}, {"families": "x"}, {"families": [1]}, {"families": {"a": "b"}},
+    {"shares": {"a": []}}, {"curve": [3]}, {"blank": True}, {"blank": float("nan")}, {"families": {"a": {"value": None}}},
+    {"worst": {"value": "x", "n": "y"}}, {"curve": {"w": 1}},
+])  # fmt: skip
+def test_what_is_unknown_or_no_number_stays_hidden(extra):
+    assert told("plug_in", extra) == {}
+    row = with_extra("plug_in", extra)
+    assert "Beside the metrics" not in html.render([row])
+    assert "Beside the metrics" not in markdown.render([row])
+
+
+def test_runs_are_averaged_and_counted():
+    rows = [
+        with_extra("paraphrase_rate", families(v, n), seed=s)
+        for s, (v, n) in enumerate([(0.1, 40), (0.3, 30)])
+    ]
+    board = one([*rows, *OTHERS])
+    (found,) = table(board)
+    assert (found.metric, found.label) == ("paraphrase_rate", "prompts: synonym")
+    at = board.lines.index(line(board, "sa"))
+    assert found.cells[at] == ("20.0 %", "n = 30; mean of 2 runs")
+    assert {c for i, c in enumerate(found.cells) if i != at} == {("", "")}
+
+
+class Words(HTMLParser):
+    def __init__(self, page):
+        super().__init__()
+        self.text, self.tags = "", []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.text += " "
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_both_reports_show_them_folded_under_one_heading():
+    rows = [with_extra("paraphrase_rate", families()), *(r | {"folder": "/nowhere"} for r in OTHERS)]
+    page, text = html.render(rows), markdown.render(rows)
+    assert page.count('<details class="part"><summary>Beside the metrics</summary>') == 1
+    assert "paraphrase_rate prompts: synonym 10.0 % n = 40" in " ".join(Words(page).text.split())
+    assert text.count("Beside the metrics") == 1
+    (row,) = [x for x in text.splitlines() if "prompts: synonym" in x]
+    assert row.startswith("| paraphrase\\_rate | prompts: synonym | ")
+    assert "10.0 % (n = 40)" in row
+    assert row.count("–") == len(OTHERS)
+
+
+@pytest.mark.parametrize("evil", ["<b>&x</b>", "50%|x", "{{ 7 * 7 }}", "</script>", "a_b*c"])
+def test_hostile_names_are_shown_literally(evil):
+    def made(name):
+        return with_extra("paraphrase_rate", families(**{f"{name} family": {"value": 0.5, "n": 3}}))
+
+    found, harmless = Words(html.render([made(evil)])), Words(html.render([made("harmless")]))
+    assert f"prompts: {evil} family" in found.text
+    assert found.tags == harmless.tags
+    text = markdown.render([made(evil)])
+    (row,) = [x for x in text.splitlines() if "family" in x]
+    assert row.count("|") - row.count("\\|") == 4  # metric, beside it, sa
+    assert "<" not in row
+
+
+def test_explain_tells_them_however_many_there_are(tmp_path):
+    many = {f"family {i}": {"value": 0.5, "n": 7} for i in range(60)}
+    row = with_extra("paraphrase_rate", families(**many) | {"mine": [1, 2], "long": ["x"] * 200})
+    (tmp_path / "result.json").write_text(json.dumps(row))
+    text = explain(tmp_path, "paraphrase_rate")
+    assert "  Beside it, prompts: synonym 10.0 % (n = 40), family 0 50.0 % (n = 7)" in text
+    assert "family 59 50.0 % (n = 7)." in text
+    assert "  mine: [1, 2]" in text
+    assert "long" not in text
