@@ -9,7 +9,6 @@ import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 from urllib.parse import quote
 
@@ -29,7 +28,7 @@ from sa_bench.errors import SaBenchError
 from sa_bench.explicit import explicit
 from sa_bench.plots import curves, sweeps, tradeoff
 from sa_bench.ranking import boards
-from sa_bench.wording import FEW, FRONT, Notes, elsewhere, percent, shown, spread, unit
+from sa_bench.wording import FEW, FRONT, Notes, elsewhere, machine, percent, shown, spread, unit
 
 COLUMNS = 10  # images in a row of a grid
 TILE = 96  # pixels a side of the largest image in it
@@ -112,13 +111,13 @@ def count(n: int | None, what: str | None) -> str:
 
 
 def cost(line: Line) -> tuple[str, str]:
-    """Mean CPU time of forgetting, and the peak memory and the devices that go with it."""
-    found = [c["cost"]["forget"] for c in line.cells if "cpu_s" in c["cost"].get("forget", {})]
-    if not found:
+    """Mean seconds of forgetting, and the peak memory and the devices that go with it."""
+    if line.seconds is None:
         return "n/a", "not recorded"
-    devices = ", ".join(dict.fromkeys(f.get("device", "cpu") for f in found))
-    peak = max(f.get("peak_mib") or 0 for f in found)
-    return f"{fmean(f['cpu_s'] for f in found):.0f} s CPU", f"{peak:,} MiB, {devices}"
+    found = [c["cost"].get("forget", {}) for c in line.cells]
+    peak, on_device = (max(f.get(key) or 0 for f in found) for key in ("peak_mib", "device_peak_mib"))
+    memory = f"{peak:,} MiB, {', '.join(line.devices)}"
+    return f"{line.seconds:.0f} {line.clock}", memory + (f", {on_device:,} MiB on it" if on_device else "")
 
 
 def notes(board: Board) -> dict[str, str]:
@@ -140,7 +139,7 @@ def made_with(board: Board) -> list[str]:
     """Versions and machine, each combination once."""
     facts = [cell["provenance"] for _, cell in cells(board)]
     texts = (
-        ", ".join(f"{k} {v}" for k, v in p["versions"].items()) + f"; {p['hardware']['cpu']}" for p in facts
+        ", ".join(f"{k} {v}" for k, v in p["versions"].items()) + f"; {machine(p['hardware'])}" for p in facts
     )
     return list(dict.fromkeys(texts))
 

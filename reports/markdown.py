@@ -8,7 +8,7 @@ from sa_bench.board import Board, Endpoint, Line
 from sa_bench.claims import verdicts
 from sa_bench.comparing import COMPARED, checkpoints, comparisons, difference
 from sa_bench.ranking import boards
-from sa_bench.wording import FRONT, Notes, elsewhere, percent, shown, spread
+from sa_bench.wording import FRONT, Notes, elsewhere, machine, percent, shown, spread
 
 
 def render(results: Sequence[Mapping[str, Any]]) -> str:
@@ -80,7 +80,7 @@ def _reasons(missing: Notes) -> list[str]:
 def _endpoints(board: Board, missing: Notes) -> list[str]:
     facts = _rows(board)
     head = ["#", "method", *(f"{name} ({_measure(facts[name])})" for name in board.primary if name in facts)]
-    head += ["recoverable?", "Pareto front", "runs", "CPU s to forget"]
+    head += ["recoverable?", "Pareto front", "runs", board.cost_title]
     rows = []
     for line in board.lines:
         cells = [str(line.rank or "–"), escape(line.label) + _mark(line)]
@@ -144,13 +144,18 @@ def _others(board: Board, missing: Notes) -> list[str]:
 
 def _beside(board: Board) -> list[str]:
     """What metrics say besides their value, by line."""
-    head = ["metric", "beside it", *(escape(line.label) for line in board.lines)]
+    runs = [f"{len(line.cells)} run{'' if len(line.cells) == 1 else 's'}" for line in board.lines]
+    head = [
+        "metric",
+        "beside it",
+        *(f"{escape(x.label)} ({n})" for x, n in zip(board.lines, runs, strict=True)),
+    ]
     rows = [
         [escape(row.metric), escape(row.label)]
         + [escape(number) + (f" ({small})" if small else "") or "–" for number, small in row.cells]
         for row in beside.table(board)
     ]
-    title = "Beside the metrics: a mean over the runs that say it, with the smallest n."
+    title = "Beside the metrics: means over the runs, with the smallest n."
     return [title, "", *_table(head, rows), ""] if rows else []
 
 
@@ -261,6 +266,6 @@ def _provenance(board: Board) -> list[str]:
     failed = [f"- {escape(c['method'])}: {escape(c['error'])}" for line in board.lines for c in line.failed]
     return [
         "Repeat it:", "", "```", *commands, "```", "",
-        f"{escape(facts['hardware']['cpu'])}; {escape(versions)}; written by sa\\_bench {__version__}.",
+        f"{escape(machine(facts['hardware']))}; {escape(versions)}; written by sa\\_bench {__version__}.",
         *(["", "Failed cells:", "", *failed] if failed else []),
     ]  # fmt: skip

@@ -1,7 +1,7 @@
 """What stands beside a metric's value: the small tables of `extra` as rows for people. No torch.
 
 Keys that are not known here stay out of sight: curves and grids have their own places, and a stranger's metric may
-put anything there.
+put anything there. Nor are what a judge, a data set or the guard brings, the same in every row: their cards show it.
 """
 
 from __future__ import annotations
@@ -25,16 +25,11 @@ KNOWN: dict[
     "worst": ("worst class", SAME),
     "rates": ("probe", "rate"),
     "grey": ("the judges on constant grey", SAME),
-    "caught": ("the judge catches", "rate"),
     "shares": ("share of the base", "rate"),
-    "bounds": ("bound", "rate"),
     "elbo": ("ELBO", SAME),
     "own_encoder": ("with the model's own encoder", SAME),
     "gap": ("above the ELBO", SAME),
     "deep": ("K = 5000", SAME),
-    "n_real": ("real images", COUNT),
-    "n_generated": ("generated images", COUNT),
-    "dimensions": ("feature dimensions", COUNT),
     "infinity": ("at infinitely many images", SAME),
     "guidance_curve.curve": ("at", None),
     "forget": ("images of c_f", SAME),
@@ -83,13 +78,14 @@ class Fact(NamedTuple):
         """What the number is."""
         return f"{self.words}: {self.name}" if self.name else self.words
 
+    @property
+    def measure(self) -> str:
+        """The unit to stand behind the number or its label; rates carry their % themselves."""
+        return "" if self.unit == COUNT else unit(self.unit).strip()
+
     def text(self) -> str:
-        """The number for people."""
-        return (
-            f"{self.value:,.1f}".removesuffix(".0")
-            if self.unit == COUNT
-            else shown(self.value, self.unit) + unit(self.unit)
-        )
+        """The number for people, without its unit."""
+        return f"{self.value:,.1f}".removesuffix(".0") if self.unit == COUNT else shown(self.value, self.unit)
 
 
 class Row(NamedTuple):
@@ -115,31 +111,36 @@ def facts(m: Mapping[str, Any], classes: Sequence[str] = ()) -> list[Fact]:
 def sentence(m: Mapping[str, Any], key: str, classes: Sequence[str] = ()) -> str:
     """The known numbers under one key of a measurement's `extra`: `prompts: synonym 1.0 % (n = 40), …`; "": none."""
     found = [fact for fact in facts(m, classes) if fact.key == key]
-    texts = [f"{f.name} {f.text()}".strip() + (f" (n = {f.n:,})" if f.n is not None else "") for f in found]
+    texts = [
+        " ".join(filter(None, (f.name, f.text(), f.measure))) + (f" (n = {f.n:,})" if f.n is not None else "")
+        for f in found
+    ]
     return f"{found[0].words}: {', '.join(texts)}" if found else ""
 
 
 def table(board: Board) -> list[Row]:
     """Every fact of a board by line: means over the runs that told it, the smallest n."""
     told: dict[tuple[str, str], dict[int, list[Fact]]] = {}
+    runs = [len(line.cells) for line in board.lines]
     for i, line in enumerate(board.lines):
         for cell in line.cells:
             for m in cell["measurements"]:
                 for fact in facts(m, cell["task_values"]["classes"]):
-                    told.setdefault((m["name"], fact.label), {}).setdefault(i, []).append(fact)
+                    label = fact.label + (f" ({fact.measure})" if fact.measure else "")
+                    told.setdefault((m["name"], label), {}).setdefault(i, []).append(fact)
     return [
-        Row(*key, tuple(_together(by_line.get(i, [])) for i in range(len(board.lines))))
+        Row(*key, tuple(_together(by_line.get(i, []), n) for i, n in enumerate(runs)))
         for key, by_line in told.items()
     ]
 
 
-def _together(found: Sequence[Fact]) -> tuple[str, str]:
+def _together(found: Sequence[Fact], runs: int) -> tuple[str, str]:
     if not found:
         return "", ""
     counts = [fact.n for fact in found if fact.n is not None]
     small = [f"n = {min(counts):,}"] if counts else []
-    if len(found) > 1:
-        small.append(f"mean of {len(found)} runs")
+    if len(found) < runs:
+        small.append(f"{len(found)} of {runs} runs")
     return found[0]._replace(value=fmean(fact.value for fact in found)).text(), "; ".join(small)
 
 

@@ -12,6 +12,11 @@ Row = Mapping[str, Any]
 Rows = Sequence[Row]
 
 
+def spent(cost: Row) -> float | None:
+    """Seconds of a stage: the CPU's on a CPU; wall seconds on another device, whose work no CPU clock sees."""
+    return cost.get("cpu_s" if cost.get("device", "cpu") == "cpu" else "wall_s")
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """One measurement over the cells of a line: a cell's own interval, or the lowest and highest of several."""
@@ -68,9 +73,20 @@ class Line:
 
     @property
     def seconds(self) -> float | None:
-        """Mean CPU seconds of forgetting over the cells that recorded it."""
-        found = [c["cost"]["forget"]["cpu_s"] for c in self.cells if "cpu_s" in c["cost"].get("forget", {})]
+        """Mean seconds of forgetting over the cells that recorded it, by the clock that `clock` names."""
+        found = [s for c in self.cells if (s := spent(c["cost"].get("forget", {}))) is not None]
         return fmean(found) if found else None
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Where it forgot, of the cells that recorded what that cost."""
+        costs = [c["cost"].get("forget", {}) for c in self.cells]
+        return tuple(dict.fromkeys(c.get("device", "cpu") for c in costs if spent(c) is not None))
+
+    @property
+    def clock(self) -> str:
+        """Whose `seconds` are: `s CPU`, or wall seconds on a device: `s on cuda`."""
+        return _clock(self.devices)
 
     @property
     def place(self) -> str:
@@ -103,6 +119,12 @@ class Board:
         )
 
     @property
+    def cost_title(self) -> str:
+        """The heading over the lines' seconds."""
+        clock = _clock(tuple(dict.fromkeys(d for line in self.lines for d in line.devices)))
+        return f"{'CPU s' if clock == 's CPU' else clock} to forget"
+
+    @property
     def origins(self) -> tuple[str, ...]:
         """Whose bundles rows come from."""
         return tuple(sorted({line.origin for line in self.lines} - {""}))
@@ -122,3 +144,10 @@ class Board:
     def trick_proof(self) -> bool:
         """Whether every control on the board fails an endpoint."""
         return all(line.label in self.exposed for line in self.lines if line.standing == "control")
+
+
+def _clock(devices: tuple[str, ...]) -> str:
+    others = ", ".join(d for d in devices if d != "cpu")
+    if not others:
+        return "s CPU"
+    return f"s CPU or on {others}" if "cpu" in devices else f"s on {others}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sa_bench import beside, registry
+from sa_bench.board import spent
 from sa_bench.errors import SaBenchError, unknown
 from sa_bench.results import metric_of
 from sa_bench.wording import shown
@@ -51,11 +52,13 @@ def explain(cell: Path, metric: str | None) -> str:
 def _cell(row: Mapping[str, Any]) -> str:
     fields = ", ".join(f"{k} = {v}" for k, v in row["fields"].items()) or "no fields"
     cost = row["cost"].get("forget", {})
-    spent = f" Forgetting took {cost['cpu_s']:.0f} s of CPU." if "cpu_s" in cost else ""
+    where = "of CPU" if cost.get("device", "cpu") == "cpu" else f"on {cost['device']}"
+    seconds = spent(cost)
+    took = f" Forgetting took {seconds:.0f} s {where}." if seconds is not None else ""
     changed = "".join(f", {k} = {v}" for k, v in row["overrides"].items())
     return (
         f"{row['task_title']}{changed}, scale {row['scale']}: {row['method']} ({fields}) was applied to base model "
-        f"{row['base_seed']} with forgetting seed {row['seed']}, to forget {row['concept']}.{spent}"
+        f"{row['base_seed']} with forgetting seed {row['seed']}, to forget {row['concept']}.{took}"
     )
 
 

@@ -27,6 +27,19 @@ from sa_bench.settings import SMOKE_MODEL, store_folder
 from sa_bench.stages import Chain
 from sa_bench.store import Store, digest, write_atomic
 
+FILES = {
+    ".json",
+    ".jsonl",
+    ".html",
+    ".md",
+    ".csv",
+    ".parquet",
+    ".npz",
+    ".txt",
+    ".xz",
+    ".zip",
+}  # names of no folder
+
 
 def evaluate_images(
     path: Path,
@@ -103,6 +116,8 @@ def _base_is_cheap(chain: Chain) -> bool:
 
 def _claim(out: Path, asked: dict[str, Any]) -> None:
     """Refuse, before any work, an --out that cannot be written or that holds the answer to something else."""
+    if out.suffix.lower() in FILES and not out.is_dir():
+        raise SaBenchError(f"--out {out} looks like a file; give a folder, result.json is written into it.")
     for folder in (out, *out.parents):
         if folder.exists() and not folder.is_dir():
             raise SaBenchError(f"--out {out}: {folder} is a file; give a folder.")

@@ -30,6 +30,7 @@ class Machine(BaseModel):
 
     model_config = OPEN
     cpu: str
+    gpu: str = ""
 
 
 class Provenance(BaseModel):

@@ -21,7 +21,7 @@ from sa_bench.contracts import Generator, Metric, Task
 from sa_bench.errors import SaBenchError
 from sa_bench.keys import plain
 from sa_bench.measuring import NEEDS_MODEL, LazyView, Subject, metric_name
-from sa_bench.results import provenance, to_json
+from sa_bench.results import made_here, to_json
 from sa_bench.sample_sets import SampleSet
 from sa_bench.settings import store_folder
 from sa_bench.stages import Chain
@@ -103,10 +103,7 @@ class CellCheck:
         self.chain = Chain(Store(store_folder()), self.cell, lambda *e: report(self.name, *e), device)
         if (self.folder / MODEL).is_file():  # the weights of the bundle stand for the stage that made them
             self.chain.forgotten = Artifact(self.folder, "", "", {}, True)
-        made = {k: row["provenance"][k] for k in ("versions", "hardware")}
-        here = {k: provenance("", {})[k] for k in ("versions", "hardware")}
-        devices = {cost.get("device", "cpu") for cost in row["cost"].values()}
-        self.here = made == json.loads(to_json(here)) and devices <= {device}
+        self.here = made_here(row, device)
         self.known = row["method"] in {e.name for e in registry.entries("method")}
 
     def check(self) -> None:

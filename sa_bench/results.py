@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import lzma
 import platform
@@ -88,21 +89,41 @@ def metric_of(measurement: Mapping[str, Any]) -> str:
     return measurement["fingerprint"].get("metric", measurement["name"]).partition("[")[0]
 
 
-def provenance(command: str, assets: Mapping[str, str]) -> dict[str, Any]:
-    """Versions, machine and assets behind a result."""
-    packages = ("torch", "torchvision", "torch-fidelity", "numpy", "scipy", "pandas")
+PACKAGES = ("torch", "torchvision", "torch-fidelity", "numpy", "scipy", "pandas")
+OPTIONAL = ("diffusers", "transformers", "safetensors", "nudenet", "facenet-pytorch", "onnxruntime")
+
+
+def provenance(command: str, assets: Mapping[str, str], device: str = "cpu") -> dict[str, Any]:
+    """Versions, machine and assets behind a result; the GPU's name where it was made on one."""
     versions = {"sa_bench": __version__, "python": platform.python_version()}
-    for name in packages:
+    for name in (*PACKAGES, *OPTIONAL):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            versions[name] = "absent"
+            versions |= {name: "absent"} if name in PACKAGES else {}
+    hardware = {"machine": platform.machine(), "system": platform.system(), "cpu": _cpu()}
+    if device.startswith("cuda"):
+        import torch
+
+        with contextlib.suppress(
+            RuntimeError, AssertionError
+        ):  # a failed cell's device may not answer any more
+            hardware["gpu"] = torch.cuda.get_device_name(device)
     return {
         "command": command,
         "versions": versions,
-        "hardware": {"machine": platform.machine(), "system": platform.system(), "cpu": _cpu()},
+        "hardware": hardware,
         "assets": dict(assets),
     }
+
+
+def made_here(row: Mapping[str, Any], device: str) -> bool:
+    """Whether a result was made with these versions on this machine; what it does not name counts as the same."""
+    told, here = row["provenance"], provenance("", {}, device)
+    devices = {cost.get("device", "cpu") for cost in row["cost"].values()}
+    return devices <= {device} and all(
+        here[part].get(key) == value for part in ("versions", "hardware") for key, value in told[part].items()
+    )
 
 
 def _cpu() -> str:

@@ -47,7 +47,7 @@ def run_cell(
     except KeyboardInterrupt:
         raise
     except Exception as error:
-        result = skeleton(cell, command) | {"status": "failed", "error": _one_line(error)}
+        result = skeleton(cell, command, device) | {"status": "failed", "error": _one_line(error)}
         result["exit_code"] = getattr(error, "exit_code", 1)
         with contextlib.suppress(CellFailed):  # on a full disk the line on the terminal has to do
             if not isinstance(error, SaBenchError):
@@ -64,7 +64,7 @@ def _one_line(error: Exception) -> str:
     return text if isinstance(error, SaBenchError) else f"{type(error).__name__}: {text}"
 
 
-def skeleton(cell: Cell, command: str) -> dict[str, Any]:
+def skeleton(cell: Cell, command: str, device: str = "cpu") -> dict[str, Any]:
     """What a result says of its cell before anything is measured."""
     method = registry.method_class(cell.method)
     plug_ins = {
@@ -84,7 +84,7 @@ def skeleton(cell: Cell, command: str) -> dict[str, Any]:
         "standing": method.standing, "cell": cell.id, "status": "done",
         "error": None, "concept": cell.task.classes[cell.task.concept], "task_values": asdict(cell.task),
         "summary": registry.find("method", cell.method).summary, "measurements": [], "flags": [], "cost": {},
-        "artifacts": {}, "provenance": provenance(command, {})
+        "artifacts": {}, "provenance": provenance(command, {}, device)
         | {"cell_command": cell_command(cell), "started": now, "finished": now, "plug_ins": plug_ins},
     }  # fmt: skip
 
@@ -97,7 +97,7 @@ def _measure_cell(
     from sa_bench.remarks import remarks
     from sa_bench.stages import Chain
 
-    result = skeleton(cell, command)
+    result = skeleton(cell, command, device)
     chain = Chain(store, cell, lambda stage, done, total: report(cell.name, stage, done, total), device)
     subject, base = Subject(chain), Subject(chain, base=True)
     rows, scores = measure_all(chain, subject, base)

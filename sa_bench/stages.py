@@ -5,9 +5,7 @@ base → (replay, Fisher) → forget → sample sets; `sa_bench.measuring` goes 
 
 from __future__ import annotations
 
-import resource
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -23,6 +21,7 @@ from sa_bench.cells import Cell
 from sa_bench.contracts import Condition, Diffusion, FisherOptions, Generator, Prompted
 from sa_bench.errors import SaBenchError
 from sa_bench.keys import plain
+from sa_bench.metering import Meter
 from sa_bench.method_run import MethodRun
 from sa_bench.sampling import image_seed
 from sa_bench.sources import (
@@ -56,28 +55,17 @@ class Chain:
         self.store, self.cell, self.progress, self.device = store, cell, progress, device
         self.task = cell.task
         self.cost: dict[str, dict[str, Any]] = {}
-        self._spent = (0.0, 0.0)  # wall and CPU seconds of the stages made so far
+        self._meter = Meter(device)
         self._sets: dict[tuple[str, bool], Artifact] = {}
 
     def make(
         self, stage: str, label: str, inputs: Mapping[str, Any], build: Callable[[Path], Mapping | None]
     ) -> Artifact:
-        """`Store.make` with its cost (wall and CPU seconds, peak MiB of this process) kept under `label`.
+        """`Store.make` with its cost (seconds and peak MiB, see `Meter`) kept under `label`.
 
         What a stage asks for on its way (F, say) is that stage's cost, not its own.
         """
-
-        def timed(folder: Path) -> dict[str, Any]:
-            before, started, cpu = self._spent, time.monotonic(), time.process_time()
-            facts = dict(build(folder) or {})
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            wall = time.monotonic() - started - (self._spent[0] - before[0])
-            used = time.process_time() - cpu - (self._spent[1] - before[1])
-            self._spent = (self._spent[0] + wall, self._spent[1] + used)
-            cost = {"wall_s": round(wall, 3), "cpu_s": round(used, 3), "peak_mib": round(peak)}
-            return facts | {"cost": cost | {"device": self.device}}
-
-        artifact = self.store.make(stage, inputs, timed)
+        artifact = self.store.make(stage, inputs, lambda folder: self._meter.timed(build, folder))
         self.cost[label] = {**artifact.meta.get("cost", {}), "cached": artifact.cached}
         return artifact
 

@@ -316,7 +316,7 @@ def leaderboard(
         if missing := [m for m in asked if m not in known]:
             raise unknown("metric of these results", missing[0], known)
         columns = [Column(m, known[m].unit, known[m].better) for m in asked]
-        columns += [] if metrics else [Column("Pareto front"), Column("CPU s to forget", "s", "lower")]
+        columns += [] if metrics else [Column("Pareto front"), Column(board.cost_title, "s", "lower")]
         rows = []
         for line in lines:
             row = [_ranked(_by_metric(line).get(m), board, line, lines, m) for m in asked]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from sa_bench.board import Board, Endpoint, Line
 
@@ -38,6 +39,11 @@ def shown(value: float | None, unit: str | None) -> str:
 def unit(name: str | None) -> str:
     """A unit to stand behind a number; rates carry their % already."""
     return f" {name}" if name not in (None, "", "rate", "probability") else ""
+
+
+def machine(hardware: Mapping[str, Any]) -> str:
+    """What a result was made on: the processor and, where one was used, the GPU."""
+    return f"{hardware['cpu']}, {hardware['gpu']}" if hardware.get("gpu") else hardware["cpu"]
 
 
 FEW = 5  # below this many runs a span would look like an interval: their points are printed

@@ -58,7 +58,7 @@ def test_the_tables_of_the_metrics_become_rows():
     assert gcds["still recognised: Ann"] == ("75.0 %", 4)
     assert "still recognised: Bob" not in gcds
     identity = told("identity_similarity", IDENTITY, COSINE)
-    assert identity["references"] == ("0.7 cosine", 20)
+    assert identity["references"] == ("0.7", 20)
     assert identity["references: above the threshold"] == ("90.0 %", 20)
     assert identity["of others: faces"] == ("30", None)
     assert not any(label.startswith(("images of the surrogate", "apart")) for label in identity)
@@ -88,11 +88,11 @@ def test_runs_are_averaged_and_counted():
         with_extra("paraphrase_rate", families(v, n), seed=s)
         for s, (v, n) in enumerate([(0.1, 40), (0.3, 30)])
     ]
-    board = one([*rows, *OTHERS])
+    board = one([*rows, result_row(seed=2), *OTHERS])
     (found,) = table(board)
     assert (found.metric, found.label) == ("paraphrase_rate", "prompts: synonym")
     at = board.lines.index(line(board, "sa"))
-    assert found.cells[at] == ("20.0 %", "n = 30; mean of 2 runs")
+    assert found.cells[at] == ("20.0 %", "n = 30; 2 of 3 runs")
     assert {c for i, c in enumerate(found.cells) if i != at} == {("", "")}
 
 
@@ -120,6 +120,14 @@ def test_both_reports_show_them_folded_under_one_heading():
     assert row.startswith("| paraphrase\\_rate | prompts: synonym | ")
     assert "10.0 % (n = 40)" in row
     assert row.count("–") == len(OTHERS)
+    (head,) = [x for x in text.splitlines() if x.startswith("| metric | beside it |")]
+    assert "sa (1 run)" in head
+
+
+def test_units_stand_with_the_label_once():
+    board = one([with_extra("retain_bound", {"by_class": {"1": 2.5}}, {**RATE, "unit": "bits/dim"})])
+    assert [(row.label, row.cells) for row in table(board)] == [("class: one (bits/dim)", (("2.5", ""),))]
+    assert facts(board.lines[0].cells[0]["measurements"][-1])[0].measure == "bits/dim"
 
 
 @pytest.mark.parametrize("evil", ["<b>&x</b>", "50%|x", "{{ 7 * 7 }}", "</script>", "a_b*c"])

@@ -382,3 +382,13 @@ def test_mean_seconds_stand_beside():
     slow["cost"] = {"forget": {"cpu_s": 4.0}}
     assert line(one([fast, slow, *OTHERS]), "a").seconds == 3.0
     assert line(one([result_row("a", cost={}), *OTHERS]), "a").seconds is None
+
+
+def test_on_a_gpu_the_wall_clock_counts():
+    """A kernel runs while the CPU waits: its seconds would say next to nothing."""
+    cost = {"wall_s": 60.0, "cpu_s": 1.0, "peak_mib": 900, "device_peak_mib": 4000, "device": "cuda"}
+    board = one([result_row("a", cost={"forget": cost}), result_row("b"), *OTHERS])
+    assert (line(board, "a").seconds, line(board, "a").clock) == (60.0, "s on cuda")
+    assert (line(board, "b").seconds, line(board, "b").clock) == (2.0, "s CPU")
+    assert board.cost_title == "s CPU or on cuda to forget"
+    assert one(OTHERS).cost_title == "CPU s to forget"

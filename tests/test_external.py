@@ -411,6 +411,21 @@ def test_an_out_that_cannot_take_the_result_is_refused_before_any_work(folder, t
     assert {p: p.read_text() for p in tmp_path.glob("o/*")} == before
 
 
+@pytest.mark.parametrize("name", ["r.json", "R.JSON", "results.parquet"])
+def test_an_out_that_looks_like_a_file_is_refused_before_any_work(folder, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(external, "measure_all", None)
+    with pytest.raises(
+        SaBenchError, match=r"looks like a file; give a folder, result\.json is written into it"
+    ):
+        evaluate(folder, out=tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
+def test_an_out_with_a_dot_in_its_name_is_a_folder_like_any(folder, tmp_path):
+    evaluate(folder, out=tmp_path / "model-v1.5")
+    assert (tmp_path / "model-v1.5" / "result.json").is_file()
+
+
 def test_two_folders_evaluated_into_one_out_do_not_overwrite_each_other(digits, folder, tmp_path):
     out = tmp_path / "o"
     evaluate(folder, out=out)

@@ -99,6 +99,18 @@ def test_the_first_screen_reads_as_expected(page):
         at = words.index(text, at)
 
 
+def test_a_gpu_is_named_with_its_seconds_and_its_memory(page):
+    row = result_row()
+    row["cost"]["forget"] |= {"wall_s": 61.0, "device": "cuda", "device_peak_mib": 40960}
+    row["provenance"]["hardware"]["gpu"] = "a <GPU>"
+    text = page(row, *OTHERS)
+    assert "61 s on cuda 800 MiB, cuda, 40,960 MiB on it; 1 run" in board_rows(text)["sa"]
+    assert "a CPU, a <GPU>" in Reader(text).words()
+    markdown = importlib.import_module("sa_bench.reports.markdown").render([row, *OTHERS])
+    assert "s CPU or on cuda to forget" in markdown
+    assert "a CPU, a &lt;GPU&gt;" in markdown
+
+
 def test_every_ranked_row_has_an_interval_and_n(page):
     rows = board_rows(page(result_row(), result_row("esd", keep=-99.0), *OTHERS))
     ranked = [row for row in rows.values() if row[0].isdigit()]

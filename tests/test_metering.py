@@ -1,0 +1,118 @@
+"""What a stage cost, on a CPU and on a GPU that is made up, and what a result says of the machine."""
+
+import json
+
+import pytest
+import torch
+from result_rows import result_row
+
+from sa_bench import results
+from sa_bench.foreign import Differs, result
+from sa_bench.metering import Meter
+from sa_bench.results import made_here, provenance, to_json
+
+
+class Card:
+    """A GPU's memory counter."""
+
+    def __init__(self, monkeypatch):
+        self.peak = 0
+        for name, call in (
+            ("init", lambda: None), ("max_memory_allocated", lambda device: self.peak),
+            ("reset_peak_memory_stats", lambda device: self.uses(0, fresh=True)),
+            ("get_device_name", lambda device: "a card"),
+        ):  # fmt: skip
+            monkeypatch.setattr(torch.cuda, name, call)
+
+    def uses(self, mib, fresh=False):
+        self.peak = mib * 2**20 if fresh else max(self.peak, mib * 2**20)
+
+
+def test_a_stage_on_the_cpu_tells_nothing_of_a_device(tmp_path):
+    facts = Meter("cpu").timed(lambda folder: {"steps": 3}, tmp_path)
+    assert facts["steps"] == 3
+    assert set(facts["cost"]) == {"wall_s", "cpu_s", "peak_mib", "device"}
+    assert facts["cost"]["device"] == "cpu"
+
+
+def test_each_stage_has_the_peak_of_its_own_part(monkeypatch, tmp_path):
+    """What came before, and what an inner stage took, is not the stage's."""
+    card, meter, inner = Card(monkeypatch), Meter("cuda:1"), {}
+    card.uses(9000)
+
+    def build(folder):
+        card.uses(100)
+        inner.update(meter.timed(lambda f: card.uses(700), folder))
+        card.uses(40)
+
+    cost = meter.timed(build, tmp_path)["cost"]
+    assert (cost["device_peak_mib"], cost["device"]) == (100, "cuda:1")
+    assert inner["cost"]["device_peak_mib"] == 700
+
+
+def test_a_failed_stage_leaves_the_meter_as_it_was(monkeypatch, tmp_path):
+    card, meter = Card(monkeypatch), Meter("cuda")
+
+    def broken(folder):
+        card.uses(5000)
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        meter.timed(broken, tmp_path)
+    assert meter.timed(lambda f: card.uses(10), tmp_path)["cost"]["device_peak_mib"] == 10
+
+
+def test_versions_of_what_is_installed_and_the_card_are_named(monkeypatch):
+    Card(monkeypatch)
+    known = {"torch": "1", "diffusers": "2", "nudenet": "3"}
+
+    def version(name):
+        if name not in known:
+            raise results.metadata.PackageNotFoundError(name)
+        return known[name]
+
+    monkeypatch.setattr(results.metadata, "version", version)
+    found = provenance("", {}, "cuda")
+    assert found["versions"] | known == found["versions"]
+    assert found["versions"]["scipy"] == "absent"
+    assert "transformers" not in found["versions"]
+    assert found["hardware"]["gpu"] == "a card"
+    assert "gpu" not in provenance("", {})["hardware"]
+
+
+def test_a_card_that_does_not_answer_does_not_hide_the_failure(monkeypatch):
+    def gone(device):
+        raise RuntimeError("CUDA error")
+
+    monkeypatch.setattr(torch.cuda, "get_device_name", gone)
+    assert "gpu" not in provenance("", {}, "cuda")["hardware"]
+
+
+def told(**changes):
+    return result_row(
+        provenance={**result_row()["provenance"], **json.loads(to_json(provenance("", {}))), **changes}
+    )
+
+
+def test_older_results_made_here_are_still_made_here():
+    """They name fewer packages, and no card."""
+    row = told()
+    assert made_here(row, "cpu")
+    for name in results.OPTIONAL:
+        row["provenance"]["versions"].pop(name, None)
+    assert made_here(row, "cpu")
+    assert not made_here(row, "cuda")
+    assert not made_here(told(versions={**row["provenance"]["versions"], "nudenet": "0.0.1"}), "cpu")
+
+
+@pytest.mark.parametrize("gpu", [None, "a card"])
+def test_bundles_take_rows_with_and_without_a_card(gpu):
+    row = result_row()
+    row["provenance"] |= {"command": "python -m sa_bench run", "cell_command": "python -m sa_bench run"}
+    if gpu:
+        row["provenance"]["hardware"]["gpu"] = gpu
+        row["cost"]["forget"] |= {"device": "cuda", "device_peak_mib": 100}
+    assert result(to_json(row).encode(), "x")["provenance"] == row["provenance"]
+    row["provenance"]["hardware"]["gpu"] = 3
+    with pytest.raises(Differs, match="gpu"):
+        result(to_json(row).encode(), "x")
