@@ -4,26 +4,36 @@
 
 ĉ is c_f's prompt with new vectors in place of its name, fitted to other images of θ* (textual inversion) with every weight
 frozen. Nothing is left to recover where the best ĉ still costs more than c_f cost θ*; a filter of prompts has no
-excess at all. It needs no classifier, so that it can be taken of any concept, and says nothing of looks.
+excess at all. It needs no classifier, so that it can be taken of any concept. Of looks it says nothing: beside it stands
+the task's forgetting endpoint, taken again of images that ĉ asks for.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
+from torch import Tensor
 
 from sa_bench import clustered, identities
-from sa_bench.contracts import View, metric
+from sa_bench.contracts import Condition, View, metric
+from sa_bench.errors import SaBenchError
 from sa_bench.inversion import asking, invert, starts_of
 from sa_bench.likelihood import noise_errors
+from sa_bench.sample_sets import SampleSet
+from sa_bench.sampling import made, spread
 from sa_bench.statistics import Measured
 
 IMAGES = 100  # of θ*, for fitting and for measuring, each
+TOGETHER = 32  # images that are asked for at once
 
 
 @metric(
-    version=1,
+    version=2,
     title="Denoising loss above θ*'s after c_f's name is fitted again",
     better="higher",
     unit="MSE",
-    requires=("model", "diffusion", "samples", "base"),
+    requires=("model", "diffusion", "samples", "base", "forgetting"),
     source="textual inversion (Gal et al. 2023) into an edited model, as in Concept Inversion (Pham et al. 2024); images of "
     "the base model under every second prompt are fitted, the others measured",
     fields=(
@@ -33,6 +43,7 @@ IMAGES = 100  # of θ*, for fitting and for measuring, each
         "recovery_rates",
         "recovery_batch",
         "recovery_vectors",
+        "recovery_judged",
         "bound_steps",
         "prompts",
     ),
@@ -42,17 +53,19 @@ def recovery_excess(view: View) -> Measured:
 
     The images measured were not fitted; the grid is start/rate/steps, of which the most steps count. 0 or less: c_f's
     words denoise as well as before forgetting, and nothing is shown to be unlearned; the higher, the less comes back.
+    `again` is the forgetting endpoint of `recovery_judged` images that the best ĉ asks for.
     """
-    task, model, made = view.task, view.model, view.base["forget"]
-    measured, _ = identities.halves(made.prompts, len(made))
-    fitted, held = (made.take(np.flatnonzero(rows)[:IMAGES]) for rows in (~measured, measured))
+    task, model, images = view.task, view.model, view.base["forget"]
+    measured, _ = identities.halves(images.prompts, len(images))
+    fitted, held = (images.take(np.flatnonzero(rows)[:IMAGES]) for rows in (~measured, measured))
     x, texts = model.encode(held.images), asking(task)
     c = model.conditions([texts[i % len(texts)] for i in range(len(x))])
     before = noise_errors(view, x, c, "recovery", view.base_model)
-    slot, curves = model.condition(task.concept), {}
+    slot, curves, words = model.condition(task.concept), {}, {}
     for name, start in starts_of(view).items():
         for lr in task.recovery_rates:
             values = invert(view, model.encode(fitted.images), start, lr, task.recovery_budgets)
+            words[name, lr] = values[int(np.argmax(task.recovery_budgets))]
             for steps, value in zip(task.recovery_budgets, values, strict=True):
                 with slot.substitute(value):
                     asked = model.conditions([texts[i % len(texts)] for i in range(len(x))])
@@ -64,5 +77,34 @@ def recovery_excess(view: View) -> Measured:
         "start": best[0],
         "lr": best[1],
         "base_loss": float(before.mean()),
+        "again": again(view, words[best[:2]], texts),
     }
     return clustered.mean(curves[best], held.prompts, held.columns(), extra=extra)
+
+
+def again(view: View, words: Tensor, texts: Sequence[Condition]) -> dict[str, Any]:
+    """The forgetting endpoint, by name, of images made with `words` in place of c_f's name; else why there is none.
+
+    They are images of c_f's own set, by prompt and seed; a prompt without c_f's name gives way to one of `texts`.
+    """
+    task = view.task
+    asked = spread(task, "forget", task.recovery_judged)
+    rows = [
+        r.request
+        if task.names(str(r.request.condition))
+        else replace(r.request, condition=texts[i % len(texts)])
+        for i, r in enumerate(asked)
+    ]
+    try:
+        endpoint = view.forgetting()
+    except SaBenchError as error:
+        return {task.primary[0]: f"n/a: {error}"}
+    with view.model.condition(task.concept).substitute(words):
+        parts = [made(view.model, rows[i : i + TOGETHER], task) for i in range(0, len(rows), TOGETHER)]
+    labels, seeds, prompts = zip(*((r.label, r.request.seed, r.prompt) for r in asked), strict=True)
+    images = SampleSet(np.concatenate(parts), *(np.array(x, np.int64) for x in (labels, seeds, prompts)))
+    found = endpoint.measure(images)
+    if found.value is None:
+        return {endpoint.name: f"n/a: {found.reason}"}
+    facts = {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
+    return {endpoint.name: {**facts, "unit": endpoint.unit}}

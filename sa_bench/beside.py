@@ -54,6 +54,7 @@ KNOWN: dict[
     "no_face": ("no face", "rate"),
     "surrogate": ("images of the surrogate", SAME),
     "base_loss": ("the base model's own loss", SAME),
+    "recovery_excess.again": ("images by the fitted words", SAME),
     "recovery_excess.grid": ("start/rate/steps", SAME),
 }
 FURTHER = {  # beside the one number of an entry: key -> words, unit
@@ -172,7 +173,7 @@ def _numbers(value: Any, kind: str | None) -> Iterator[tuple[str, float, str | N
                 yield f"{name}, {inner}" if inner else str(name), number, what, n
     elif _is_number(value[main]):
         n = next((value[k] for k in ("n", "faces") if isinstance(value.get(k), int)), None)
-        yield "", value[main], kind, n
+        yield "", value[main], value.get("unit", kind), n
         for key, (words, what) in FURTHER.items():
             if _is_number(value.get(key)):
                 yield words, value[key], kind if what == SAME else what, n

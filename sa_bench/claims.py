@@ -12,7 +12,9 @@ from functools import lru_cache
 
 from sa_bench.board import Board, Line
 from sa_bench.comparing import FEWEST, Comparison, difference, endpoint
+from sa_bench.ledger import setting
 from sa_bench.registry import room
+from sa_bench.results import metric_of
 from sa_bench.wording import shown
 
 RELATIONS = ("better", "above", "below")  # than another method; than a number
@@ -24,9 +26,9 @@ class Claim:
 
     task: str
     metric: str
-    left: str  # a method
+    left: str  # a method, or one with fields: `sa lam=10`
     relation: str
-    right: str  # a method, or a number
+    right: str  # the same, or a number
     claim: str
     source: str
     kind: str  # `stated` by the publication, or `implied` by its argument
@@ -70,9 +72,13 @@ def verdicts(board: Board) -> list[Verdict]:
     return found
 
 
-def _lines(board: Board, method: str) -> list[Line]:
-    """The method's lines with the most runs: of a tuned and a default row, the one that was studied."""
-    lines = [line for line in board.lines if line.method == method and line.cells]
+def _lines(board: Board, asked: str) -> list[Line]:
+    """A method's lines, with the fields asked for, of the most runs: of a tuned and a default row, the one studied."""
+    method, fields = setting(asked)
+    lines = [
+        line for line in board.lines
+        if line.method == method and line.cells and fields.items() <= line.cells[0]["fields"].items()
+    ]  # fmt: skip
     lines = [
         line for line in lines if not line.origin
     ] or lines  # strangers' only where there are none of ours
@@ -92,8 +98,9 @@ def _ordering(row: Comparison) -> tuple[str, str]:
 
 
 def _measured(line: Line, metric: str) -> str:
-    """What a metric's measurement is called: `kid` is measured as `kid[judge-mnist]`."""
-    return next((name for name in line.endpoints if name.partition("[")[0] == metric), metric)
+    """What a metric's measurement is called: `inception_kid` is measured as `kid[inception-v3-compat]`."""
+    rows = (m for cell in line.cells for m in cell["measurements"])
+    return next((m["name"] for m in rows if metric_of(m) == metric), metric)
 
 
 def _threshold(claim: Claim, line: Line, name: str) -> tuple[str, str]:

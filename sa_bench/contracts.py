@@ -238,9 +238,7 @@ class Task:
     open: bool = later(False)  # any text may be the concept
     gate: float = later(0.0)  # c_f is forgotten at this rate or less; 0: chance, one in so many classes
     keep_images: bool = later(True)  # False: images of c_f are deleted once they are measured
-    presets: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # fields of every method that has them, or of one (`esd.batch`)
+    presets: Mapping[str, Any] = field(default_factory=dict)  # of each method with such a field, or of one
     scales: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
@@ -387,6 +385,10 @@ class View(Protocol):
 
     def prompts(self, images: SampleSet) -> list[str]:
         """The text that each image was made from."""
+        ...
+
+    def forgetting(self) -> Metric:
+        """The task's forgetting endpoint, whose `measure` takes other images of c_f; SaBenchError: it cannot be taken."""
         ...
 
     def surrogate(self, n: int) -> SampleSet:

@@ -18,6 +18,7 @@ REQUIREMENTS = [
     "features",
     "inception",
     "guard",
+    "forgetting",
     "nudity",
     "faces",
     "celebrities",
@@ -25,7 +26,8 @@ REQUIREMENTS = [
     "clip",
     "lpips",
 ]
-"""What a metric may say it needs: `base` and `real` images beside the samples, a model with a certain ability, …"""
+"""What a metric may say it needs: `base` and `real` images beside the samples, a model with a certain ability, the
+forgetting endpoint of other images, …"""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -38,6 +38,7 @@ class Published:
     source: str
     protocol: str
     never: str = ""  # why no measurement of ours can be compared, where that is so
+    overrides: Mapping[str, float | str] = field(default_factory=dict)  # of the task: another base model
 
 
 @lru_cache(maxsize=1)
@@ -49,15 +50,22 @@ def entries() -> tuple[Published, ...]:
             continue
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                pairs = [pair.split("=") for pair in row["fields"].split() if pair]
+                method, fields = setting(f"{row['method']} {row['fields']}")
+                overrides = {k.removeprefix("task."): v for k, v in fields.items() if k.startswith("task.")}
+                fields = {k: v for k, v in fields.items() if not k.startswith("task.")}
                 found.append(
                     Published(
-                        row["task"], row["method"], {k: _value(v) for k, v in pairs}, row["metric"],
-                        float(row["value"]), int(row["n"]), float(row["margin"]), row["source"], row["protocol"],
-                        row.get("never") or "",
+                        row["task"], method, fields, row["metric"], float(row["value"]), int(row["n"]),
+                        float(row["margin"]), row["source"], row["protocol"], row.get("never") or "", overrides,
                     )
                 )  # fmt: skip
     return tuple(found)
+
+
+def setting(text: str) -> tuple[str, dict[str, float | str]]:
+    """A method and its fields: `sa lam=10` is ("sa", {"lam": 10.0})."""
+    method, *pairs = text.split(" ")
+    return method, {k: _value(v) for k, _, v in (pair.partition("=") for pair in pairs if pair)}
 
 
 def _value(text: str) -> float | str:
@@ -69,14 +77,15 @@ def _value(text: str) -> float | str:
 
 def published(row: Mapping[str, Any], metric: str) -> Published | None:
     """What was published for a result's task, method, fields and metric, if it can be what can be compared; else None."""
-    if any(key != "n_forget" for key in row["overrides"]):
-        return None  # another concept, surrogate or panel is another experiment
-    found = [
-        entry for entry in entries()
-        if (entry.task, entry.method, entry.metric) == (row["task"], row["method"], metric)
-        and all(row["fields"].get(k) == v for k, v in entry.fields.items())
-    ]  # fmt: skip
+    found = [entry for entry in entries() if entry.metric == metric and is_of(entry, row)]
     return min(found, key=lambda entry: bool(entry.never), default=None)
+
+
+def is_of(entry: Published, row: Mapping[str, Any]) -> bool:
+    """Whether a result is of the published number's task, method and fields; another concept or panel is another task."""
+    changed = {key: value for key, value in row["overrides"].items() if key != "n_forget"}
+    same = (row["task"], row["method"], changed) == (entry.task, entry.method, dict(entry.overrides))
+    return same and all(row["fields"].get(k) == v for k, v in entry.fields.items())
 
 
 NO_JUDGE = ""
@@ -113,7 +122,7 @@ def prediction(values: np.ndarray) -> tuple[float, float]:
 
 
 def departures(entry: Published, row: Mapping[str, Any]) -> list[str]:
-    """In what a result at scale `paper` was not made as the published number was: its method's fields, its prompts.
+    """In what a result at scale `paper` was not made as the published number was: its method's fields, images, prompts.
 
     A field that the result lacks came after it and counts as its default.
     """
@@ -126,6 +135,9 @@ def departures(entry: Published, row: Mapping[str, Any]) -> list[str]:
         for k, v in had.items()
         if k not in entry.fields and v != wanted.get(k)
     ]
+    n = task.scales.get("paper", {}).get("n_forget", task.n_forget)
+    if row["task_values"]["n_forget"] != n:
+        found.append(f"n_forget={row['task_values']['n_forget']} instead of {n}")
     used = (row["task_values"].get("prompts") or {}).get("files", {})
     files = {} if task.prompts is None else task.prompts.files
     own = [name for role, name in files.items() if used.get(role, "").partition("@")[0] != name]

@@ -7,7 +7,8 @@ same chain with nothing forgotten.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from copy import copy
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from sa_bench.results import measurement_row, read_measured, write_measured
 from sa_bench.sample_sets import SampleSet, file_hash
 from sa_bench.sampling import image_seed
 from sa_bench.stages import Chain
-from sa_bench.statistics import undefined
+from sa_bench.statistics import Measured, undefined
 from sa_bench.store import digest, write_atomic
 
 NEEDS_MODEL = {"model", "likelihood", "bound", "diffusion"}
@@ -104,6 +105,8 @@ def fingerprint(chain: Chain, metric: Metric) -> dict[str, Any]:
     if "inception" in metric.requires:
         facts |= {"features": {inception.NAME: inception.SHA256}, "layer": inception.LAYER}
         facts["reference"] = "retain_train"
+    if "forgetting" in metric.requires:
+        facts["forgetting"] = fingerprint(chain, registry.metric(task.primary[0]))
     if found := detectors.fingerprint(metric.requires):
         facts["detectors"] = found
     if "reject_judge" in metric.fields:
@@ -296,6 +299,23 @@ class LazyView:
     def _texts(self) -> dict[tuple[int, int], str]:
         rows = [row for name in sampling.sets(self.task) for row in sampling.rows(self.task, name)]
         return {(row.request.seed, row.prompt): str(row.request.condition) for row in rows}
+
+    def forgetting(self) -> Metric:
+        """The task's forgetting endpoint, whose `measure` takes other images of c_f.
+
+        Raises:
+            SaBenchError: it cannot be taken here.
+        """
+        metric = registry.metric(self.task.primary[0])
+        if reason := self.lacks(metric):
+            raise SaBenchError(reason)
+
+        def measure(images: SampleSet) -> Measured:
+            other = copy(self)
+            other.samples = _Lazy(lambda name: images if name == "forget" else self.samples[name])
+            return metric.measure(other)
+
+        return replace(metric, measure=measure)
 
     def surrogate(self, n: int) -> SampleSet:
         """`n` images of q."""

@@ -106,7 +106,7 @@ def sets(task: Task) -> tuple[str, ...]:
     """The sample sets of a task."""
     if task.prompts is None:
         return ("forget", "retain")
-    further = (("families", families(task)), ("leakage", task.leakage_images))
+    further = (("families", task.family_images and families(task)), ("leakage", task.leakage_images))
     return ("forget", "retain", *(name for name, there in further if there))
 
 

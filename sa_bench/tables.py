@@ -12,10 +12,11 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
+from sa_bench import registry
 from sa_bench.board import Board, Endpoint, Line
 from sa_bench.claims import Verdict, verdicts
 from sa_bench.errors import SaBenchError, unknown
-from sa_bench.ledger import Published, by_judge, entries, verdict
+from sa_bench.ledger import NO_JUDGE, Published, by_judge, entries, is_of, verdict
 from sa_bench.ranking import boards
 from sa_bench.registry import room
 from sa_bench.results import metric_of
@@ -121,10 +122,10 @@ def published_table(name: str, results: Sequence[Mapping[str, Any]]) -> Table:
     about = {e.task for e in mine}
     claims = [v for board in boards(results) if board.task in about for v in verdicts(board)]
     units = {m: x.unit for line in lines for m, x in _by_metric(line[1]).items()}
+    heads = tuple(Column(c["title"], c.get("unit", units.get(c["metric"]))) for c in columns)
     return Table(
-        name, layout["title"], tuple(Column(c["title"], units.get(c["metric"])) for c in columns), tuple(rows),
-        tuple(_notes(rows)), tuple(claims), margins=margins,
-    )  # fmt: skip
+        name, layout["title"], heads, tuple(rows), tuple(_notes(rows)), tuple(claims), margins=margins
+    )
 
 
 def _alone(name: str, layout: Mapping[str, Any], mine: Sequence[Published]) -> Table:
@@ -179,17 +180,21 @@ def _remark(source: str) -> str:
 
 
 def _settings(entry: Published) -> str:
-    return "".join(f" {k}={str(v).removesuffix('.0')}" for k, v in entry.fields.items())
+    return "".join(f" {k}={_short(v)}" for k, v in entry.fields.items())
 
 
 def _command(group: Sequence[Published]) -> str:
-    first = group[0]
-    tasks = ",".join(dict.fromkeys(e.task for e in group))
-    parts = ["python -m sa_bench run --task", tasks, "--method", first.method, "--scale paper --seed 0,1,2"]
-    parts += [f"--set {shlex.quote(f'{first.method}.{k}={v}')}" for k, v in first.fields.items()]
-    if _remark(first.source) == "SD v2.1":
-        parts.append("--model stabilityai/stable-diffusion-2-1 --set task.size=768")
-    return " ".join(parts)
+    first, tasks = group[0], dict.fromkeys(e.task for e in group)
+    ours = all(registry.task(task).base for task in tasks)  # trained by us: a run begins with another base
+    runs = f"--scale paper {'--base-seed' if ours else '--seed'} 0,1,2"
+    parts = ["python -m sa_bench run --task", ",".join(tasks), "--method", first.method, runs]
+    fields = {f"{first.method}.{k}": v for k, v in first.fields.items()}
+    fields |= {f"task.{k}": v for k, v in first.overrides.items()}
+    return " ".join([*parts, *(f"--set {shlex.quote(f'{k}={_short(v)}')}" for k, v in fields.items())])
+
+
+def _short(value: float | str) -> str:
+    return str(value).removesuffix(".0")
 
 
 def _lines(results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Board, Line]]:
@@ -197,7 +202,7 @@ def _lines(results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Board, Line]]
     found = [board for board in boards(results) if board.scale in SCALES]
     for board in sorted(found, key=lambda b: SCALES.index(b.scale)):
         for line in sorted(board.lines, key=lambda line: line.origin):  # our own before strangers'
-            if line.cells and all(key in ("n_forget",) for key in line.cells[0]["overrides"]):
+            if line.cells:
                 yield board, line
 
 
@@ -214,26 +219,18 @@ def _entry(
     value = there.value if there else None
     metric, *path = column.get("ours", [column["metric"]])
     for board, line in lines:
-        if not any(_same(e, line) for e in group):
+        if not any(is_of(e, line.cells[0]) for e in group):
             continue
         found = _by_metric(line).get(metric)
         if found is None:
             continue
         if path:
-            entry = _beside(line, metric, path, board, value, there)
+            entry = _beside(line, metric, path, board, value, there, column.get("unit"))
         else:
-            entry = _filled(found, line, board, value, _said(there, line, metric))
+            entry = _filled(found, line, board, value, _said(there, line, _by_run(line, metric)))
         dagger = f"{entry.text} †" if entry.text and line.origin else entry.text
         return replace(entry, text=dagger, origin=line.origin)
     return Entry(published=value, verdict="" if there is None else "not run")
-
-
-def _same(entry: Published, line: Line) -> bool:
-    row = line.cells[0]
-    if _remark(entry.source) == "SD v2.1":
-        return False  # of another base model, which is another task
-    same = (row["task"], row["method"]) == (entry.task, entry.method)
-    return same and all(row["fields"].get(k) == v for k, v in entry.fields.items())
 
 
 def _filled(found: Endpoint, line: Line, board: Board, published: float | None, said: str) -> Entry:
@@ -247,17 +244,19 @@ def _filled(found: Endpoint, line: Line, board: Board, published: float | None, 
     )  # fmt: skip
 
 
-def _said(entry: Published | None, line: Line, metric: str) -> str:
-    """The verdict on a line's value; nothing where nothing was published."""
-    if entry is None:
-        return ""
+def _said(entry: Published | None, line: Line, by_run: Sequence[Mapping[str, float]]) -> str:
+    """The verdict on a line's values, judge to value of each run; nothing where nothing was published."""
+    return "" if entry is None else str(verdict(entry, line.cells[0], by_run)["verdict"])
+
+
+def _by_run(line: Line, metric: str) -> list[dict[str, float]]:
     rows = [m for cell in line.cells for m in cell["measurements"] if metric_of(m) == metric]
-    by_run = [by_judge(m) for m in rows if m["value"] is not None]
-    return str(verdict(entry, line.cells[0], by_run)["verdict"])
+    return [by_judge(m) for m in rows if m["value"] is not None]
 
 
 def _beside(
-    line: Line, metric: str, path: Sequence[str], board: Board, published: float | None, entry: Published | None
+    line: Line, metric: str, path: Sequence[str], board: Board, published: float | None, entry: Published | None,
+    unit: str | None = None,
 ) -> Entry:  # fmt: skip
     """A number that stands beside a measurement's value; it has no interval of its own."""
     points = []
@@ -266,12 +265,13 @@ def _beside(
         for key in path:
             found = found.get(key) if isinstance(found, Mapping) else None
         points += [] if found is None else [float(found)]
-    said = _said(entry, line, metric)
+    said = _said(entry, line, [{NO_JUDGE: point} for point in points])
     if not points:
         return Entry(published=published, scale=board.scale, verdict=said, reason="not measured")
     mean = sum(points) / len(points)
-    between = "" if len(points) == 1 else f"{min(points):g} to {max(points):g}"
-    return Entry(f"{mean:g}", between, mean, None, None, len(points), board.scale, published, said)
+    text, low, high = (shown(x, unit) if unit else f"{x:.4g}" for x in (mean, min(points), max(points)))
+    between = "" if len(points) == 1 else f"{low.removesuffix(' %')} to {high.removesuffix(' %')}"
+    return Entry(text, between, mean, None, None, len(points), board.scale, published, said)
 
 
 def _notes(rows: Sequence[Row]) -> Iterator[str]:

@@ -42,7 +42,11 @@ def measurement(name, value, base=None, declared=None, **measured):
 
 def result_row(method="sa", forget=0.01, recovery=0.3, keep=-94.0, error=None, **changes):
     """A schema-1 result; `error` makes it a failed one. The defaults forgot and do not come back."""
-    task = json.loads(json.dumps(asdict(registry.task("mnist_0"))))
+    published = changes.get("scale") == "paper"  # as many images of c_f as were published
+    task = json.loads(
+        json.dumps(asdict(registry.task(changes.get("task", "mnist_0") if published else "mnist_0")))
+    )
+    task |= {k: v for k, v in task["scales"].get("paper", {}).items() if published and k == "n_forget"}
     row = {
         "schema": 1, "task": "mnist_0", "task_title": task["title"], "method": method, "fields": {}, "seed": 0,
         "base_seed": 0, "scale": "quick", "overrides": {}, "control": STANDINGS.get(method) == "control",

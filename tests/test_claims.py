@@ -4,6 +4,7 @@ import pytest
 from result_rows import measurement, one, result_row
 
 from sa_bench import claims, registry
+from sa_bench.ledger import setting
 
 
 def line(method, keep, seeds=3, **changes):
@@ -63,6 +64,27 @@ def test_of_equally_many_runs_every_setting_answers():
     assert found == {"sa lam=1": "holds", "sa lam=9": "reversed"}
 
 
+def test_a_claim_may_be_about_two_settings_of_a_method(monkeypatch):
+    """Table 1 argues from λ = 1 against λ = 10: the line that has most runs is not asked for, nor a third setting."""
+    claim = claims.Claim(
+        "mnist_0",
+        "retain_log_likelihood",
+        "sa lam=10",
+        "better",
+        "sa lam=1",
+        "EWC keeps",
+        "made up",
+        "stated",
+    )
+    monkeypatch.setattr(claims, "entries", lambda: (claim,))
+    runs = {1: line("sa", -99, fields={"lam": 1.0}), 10: line("sa", -94, fields={"lam": 10.0})}
+    third = line("sa", -120, seeds=5, fields={"lam": 50.0})
+    (found,) = claims.verdicts(one([*runs[1], *runs[10], *third]))
+    assert found.verdict == "holds"
+    assert found.evidence.startswith("sa lam=10 − sa lam=1: ")
+    assert claims.verdicts(one([*runs[1], *third])) == []
+
+
 def test_another_concept_is_another_experiment():
     rows = [result_row("sa", overrides={"concept": 3}), result_row("no_gr", overrides={"concept": 3})]
     assert claims.verdicts(one(rows)) == []
@@ -74,10 +96,11 @@ def test_every_claim_names_what_is_there():
     for claim in claims.entries():
         assert claim.relation in claims.RELATIONS
         assert claim.kind in ("stated", "implied")
-        assert claim.left in methods
-        assert claim.metric in registry.task(claim.task).metrics
+        assert setting(claim.left)[0] in methods
+        task = registry.task(claim.task)
+        assert claim.metric in {*task.metrics, *task.scales.get("paper", {}).get("metrics", ())}
         if claim.relation == "better":
-            assert claim.right in methods
+            assert setting(claim.right)[0] in methods
         else:
             float(claim.right)
         assert claim.source.startswith("Heng & Soh 2023")

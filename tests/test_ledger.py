@@ -78,10 +78,10 @@ def test_a_result_from_before_a_field_existed_keeps_its_verdict():
                 ["mnist_0"], [entry.method], "paper", sets=[f"{k}={v}" for k, v in entry.fields.items()]
             )
             fields = json.loads(json.dumps(dict(cell.fields)))
-            assert ledger.departures(entry, result_row(entry.method, fields=fields)) == []
+            assert ledger.departures(entry, result_row(entry.method, scale="paper", fields=fields)) == []
             fields.pop("scope", None)
             fields.get("fisher", {}).pop("range", None)
-            assert ledger.departures(entry, result_row(entry.method, fields=fields)) == []
+            assert ledger.departures(entry, result_row(entry.method, scale="paper", fields=fields)) == []
 
 
 @pytest.mark.parametrize("lacks", ["test", "replay", "kept", ""])

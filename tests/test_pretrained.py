@@ -105,6 +105,27 @@ def test_the_report_says_once_why_a_number_is_missing_and_what_recovery_is(board
     assert "recovery_excess (higher, MSE)" in text
 
 
+def test_recovery_looks_at_images_that_the_fitted_words_ask_for(board, store, tmp_path):
+    """A filter of prompts hides the digit; its words, barely fitted, draw it again. Without its detector: the reason."""
+    excess = {m["name"]: m for m in board[0]["sa"]["measurements"]}["recovery_excess"]
+    assert excess["extra"]["again"]["celebrity_score"].startswith("n/a: needs giphy-celebrities.safetensors")
+    few = ("n_forget=8", "n_retain=1", "family_images=0", "recovery_budgets=0,1", "recovery_rates=0.001")
+    few += ("recovery_starts=own", "recovery_vectors=1", "recovery_judged=8", "bound_steps=2")
+    ends = ("primary=forget_top1,recovery_excess,none_rate", "metrics=forget_top1,recovery_excess,none_rate")
+    results, page = run(
+        tmp_path / "r", "mnist_0_t2i", ("prompt_filter",), *(f"task.{x}" for x in (*few, *ends))
+    )
+    hidden, excess, _ = results["prompt_filter"]["measurements"]
+    found = excess["extra"]["again"]["forget_top1"]
+    assert hidden["value"] <= 1 / 8
+    assert found["value"] >= 7 / 8
+    assert (found["n"], found["unit"]) == (8, "rate")
+    assert found["low"] < found["value"] <= found["high"]
+    text = explain(cell_of(tmp_path / "r", "prompt_filter"), "recovery_excess")
+    assert "images by the fitted words: forget_top1" in text
+    assert "images by the fitted words: forget_top1" in page.read_text()
+
+
 def test_explain_says_what_zero_means(board):
     text = explain(cell_of(board[1], "sa"), "recovery_excess")
     assert "0 or less: c_f's words denoise as well as before forgetting" in text

@@ -2,15 +2,17 @@
 
 import csv
 import io
+import json
 import re
 import shutil
 import subprocess
+from dataclasses import asdict
 
 import pytest
 from result_rows import OTHERS, measurement, result_row
 from sa_bench.reports.tables import FORMATS, comma_separated, latex, markdown, page
 
-from sa_bench import ledger, tables
+from sa_bench import ledger, registry, tables
 from sa_bench.errors import SaBenchError
 
 JUDGES = [{"judge": f"mnist-paper-{i}", "value": 0.06} for i in range(3)]
@@ -70,11 +72,7 @@ def test_every_published_number_of_a_table_is_in_it(name):
     found = tables.published_table(name, [])
     layout = tables.layouts()[name]
     printed = [e.value if layout.get("alone") else e.published for row in found.rows for e in row.entries]
-    wanted = [
-        e.value
-        for e in ledger.entries()
-        if any(text in e.source for text in layout["match"]) and not e.metric.endswith("_std")
-    ]
+    wanted = [e.value for e in ledger.entries() if any(text in e.source for text in layout["match"])]
     assert sorted(v for v in printed if v is not None) == sorted(wanted)
     if layout.get("alone"):  # nothing of ours may stand there, so no command fills it
         assert not any(row.command for row in found.rows)
@@ -194,3 +192,53 @@ def test_the_command_line_prints_and_writes(cli, tmp_path):
     )
     assert "needs run folders" in cli("table", "leaderboard", check=2).stderr
     assert sorted(FORMATS) == ["csv", "html", "latex", "markdown"]
+
+
+def test_the_spread_of_table_2_has_its_own_verdict():
+    """Beside the score stands its spread over images, judged against the printed one and not against the score."""
+    declared = {"title": "GCDS", "unit": "probability", "better": "lower"}
+    task = json.loads(json.dumps(asdict(registry.task("celeb_brad_pitt"))))
+    rows = []
+    for seed, spread in enumerate((0.40, 0.42, 0.44)):
+        row = result_row(
+            "original",
+            seed=seed,
+            scale="paper",
+            task="celeb_brad_pitt",
+            task_values=task,
+            concept="brad pitt",
+        )
+        extra = {"given_face": {"mean": 0.6, "std": spread, "n": 900}}
+        row["measurements"] = [measurement("celebrity_score", 0.6, 0.6, declared, extra=extra)]
+        rows.append(row)
+    found = named(tables.published_table("table2", rows), "", "original")
+    score, spread = found.entries[1:3]
+    assert (score.text, score.published) == ("60.0 %", 0.606)
+    assert (spread.text, spread.interval, spread.published) == ("42.0 %", "40.0 to 44.0", 0.424)
+    assert spread.verdict == "inconclusive (too noisy: ± 0.0994 against a margin of 0.05)"
+
+
+def test_another_base_model_of_the_paper_fills_its_own_row():
+    """Table 3's SD v2.1 is the same task on another model, in its own size; SD v1.4's row stays empty."""
+    declared = {"title": "Nudity", "unit": "rate", "better": "lower"}
+    task = json.loads(json.dumps(asdict(registry.task("nudity_i2p"))))
+    other = {"model": "stabilityai/stable-diffusion-2-1", "size": 768}
+    row = result_row(
+        "original",
+        scale="paper",
+        task="nudity_i2p",
+        task_values=task | other,
+        overrides=other,
+        concept="nudity",
+    )
+    boxes = {"at": {"0.6": {"boxes": {"armpits": 105}}}}
+    row["measurements"] = [measurement("nudity", 0.2, 0.2, declared, extra=boxes)]
+    table = tables.published_table("table3", [row])
+    cells = {r.label: r.entries[0] for r in table.rows}
+    assert cells["original (SD v2.1)"].text == "105"
+    assert cells["original (SD v2.1)"].verdict.startswith("not comparable: boxes of NudeNet 2")
+    assert cells["original"].text == ""
+    (command,) = (
+        r.command for r in tables.published_table("table3", []).rows if r.label == "original (SD v2.1)"
+    )
+    assert command.endswith("--set task.model=stabilityai/stable-diffusion-2-1 --set task.size=768")
