@@ -5,7 +5,8 @@
 for the keys' and values' projections of every cross-attention: c_f's text embedding is read as c_to's, those of the
 kept concepts as before. An embedding is the text encoder's state at the concept's last token. (The code's `lamb` is
 the paper's λ; μ here, since λ is SA's.) Source: trainscripts/uce_sd_erase.py of unified-concept-editing, 2025: e = p = 1,
-μ = 0.5; the guide is another concept, here the surrogate's name, or the empty prompt.
+μ = 0.5; the guide is another concept, here the surrogate's name, or the empty prompt. The paper's own script
+(train-scripts/train_erase.py) read every token from the concept's last to the end and took p = max(0.1, 1/kept).
 """
 
 from collections.abc import Mapping

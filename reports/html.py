@@ -28,7 +28,7 @@ from sa_bench.errors import SaBenchError
 from sa_bench.explicit import explicit
 from sa_bench.plots import curves, sweeps, tradeoff
 from sa_bench.ranking import boards
-from sa_bench.wording import FEW, FRONT, Notes, elsewhere, machine, percent, shown, spread, unit
+from sa_bench.wording import FEW, FRONT, Notes, elsewhere, machine, percent, protocol, shown, spread, unit
 
 COLUMNS = 10  # images in a row of a grid
 TILE = 96  # pixels a side of the largest image in it
@@ -59,6 +59,7 @@ def render(results: Sequence[Mapping[str, Any]], at: Path | None = None, unblurr
         "verdicts": verdicts, "commands": commands, "guard": guard_card,
         "Notes": Notes, "front": FRONT, "only_reason": only_reason, "unit": unit, "made_with": made_with, "seeds": seeds,
         "cells": cells, "elsewhere": elsewhere, "placed": once(), "beside": beside.table,
+        "protocol": protocol,
     }  # fmt: skip
     return environment.get_template("report.html").render(boards=boards(results))
 

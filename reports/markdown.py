@@ -8,7 +8,7 @@ from sa_bench.board import Board, Endpoint, Line
 from sa_bench.claims import verdicts
 from sa_bench.comparing import COMPARED, checkpoints, comparisons, difference
 from sa_bench.ranking import boards
-from sa_bench.wording import FRONT, Notes, elsewhere, machine, percent, shown, spread
+from sa_bench.wording import FRONT, Notes, elsewhere, machine, percent, protocol, shown, spread
 
 
 def render(results: Sequence[Mapping[str, Any]]) -> str:
@@ -26,7 +26,7 @@ def _section(board: Board) -> str:
         "",
         _notes(board),
         "",
-        _protocol(board),
+        protocol(board),
         "",
         *([escape(elsewhere(board)), ""] if board.origins else []),
         *_others(board, missing),
@@ -112,20 +112,6 @@ def _notes(board: Board) -> str:
     if board.pretrained:
         return f"{text} Forgetting seeds {seeds}; base {escape(board.pretrained)}."
     return f"{text} Base models {bases}, forgetting seeds {seeds}; every judge and every base ships with the package."
-
-
-def _protocol(board: Board) -> str:
-    """How images were made and how many: without it nobody reaches the same FID."""
-    task = next(c["task_values"] for line in board.lines for c in (*line.cells, *line.failed))
-    s, real = task["sampler"], task["feature_images"]
-    how = f"{s['scheduler']}, {s['steps']} steps, η = {s['eta']:g}, guidance {s['guidance']:g}"
-    of_rest = f"of each retained class, against {f'{real:,}' if real else 'all'} real ones a class in feature distances"
-    if board.pretrained:
-        of_rest = "for prompts that are to be kept"
-    return (
-        f"Images: {how}{', EMA weights' if s['ema'] else ''}; {task['n_forget']:,} of the concept, {task['n_retain']:,} "
-        f"{of_rest}. Column `base`: the model before forgetting."
-    )
 
 
 def _others(board: Board, missing: Notes) -> list[str]:

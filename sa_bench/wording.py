@@ -256,3 +256,20 @@ def _winner(board: Board, ranked: list[Line], floor: Endpoint) -> str:
     if level:
         text += f" On the rest {_names(level)} cannot be told from it: intervals overlap."
     return text
+
+
+def protocol(board: Board) -> str:
+    """How images were made and how many: without it nobody reaches the same FID."""
+    task = next(c["task_values"] for line in board.lines for c in (*line.cells, *line.failed))
+    s, real = task["sampler"], task["feature_images"]
+    how = f"{s['scheduler']}, {s['steps']} steps, η = {s['eta']:g}, guidance {s['guidance']:g}"
+    how += ", EMA weights" if s["ema"] else ""
+    if task.get("prompts"):
+        how += f", {s.get('precision', 'fp32')}, noise from generators on the CPU, no safety checker"
+    of_rest = f"of each retained class, against {f'{real:,}' if real else 'all'} real ones a class in feature distances"
+    if board.pretrained:
+        of_rest = "for prompts that are to be kept"
+    return (
+        f"Images: {how}; {task['n_forget']:,} of the concept, {task['n_retain']:,} {of_rest}. "
+        "Column `base`: the model before forgetting."
+    )

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from sa_bench import distances, features, judges, registry, sample_sets, statistics
 from sa_bench.distances import FrechetTo, at_infinity, frechet, kid_jackknifed
+from sa_bench.sample_sets import SampleSet
 
 
 def by_torch_fidelity(x, y):
@@ -237,3 +239,29 @@ def test_two_designated_judges_in_one_process_keep_their_own_features():
     for name in ("mnist-cnn-1", "mnist-paper", "mnist-cnn-1"):
         judge = judges.load(name)
         np.testing.assert_allclose(features.extract("judge-mnist", judge, images), judge.features(images))
+
+
+def test_the_surrogates_own_images_are_at_no_distance_from_it_and_one_of_them_over_and_over_is():
+    """q is half grey, half noise: another draw of it is 0 away, a single image of it is not."""
+    rng, task = np.random.default_rng(0), registry.task("mnist_0")
+
+    def q(n):
+        x = rng.integers(0, 256, (n, 28, 28, 1), dtype=np.uint8)
+        x[::2] = 128
+        return SampleSet(x, np.zeros(n, int), np.arange(n))
+
+    def distance(images):
+        view = SimpleNamespace(
+            task=task,
+            samples={"forget": images},
+            surrogate=q,
+            judges={task.designated: judges.load(task.designated)},
+        )
+        return registry.metric("surrogate_kid").measure(view)
+
+    same, one = q(200), q(200)
+    one.images[:] = one.images[1]
+    near, far = distance(same), distance(one)
+    assert near.low < 0
+    assert near.high < 0.01 * far.low
+    assert far.n == 200

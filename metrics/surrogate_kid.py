@@ -1,0 +1,29 @@
+"""Controllable forgetting, looked at more closely: are c_f's images distributed as the surrogate's are?
+
+`surrogate_fidelity` asks whether each image looks like q's; a model that draws one good image over and over passes it.
+"""
+
+from sa_bench.contracts import View, metric
+from sa_bench.distances import kid_measured
+from sa_bench.features import extract
+from sa_bench.statistics import Measured
+
+IMAGES = 500  # of q
+
+
+@metric(
+    version=1,
+    title="Kernel distance of c_f's images to the surrogate's",
+    better="lower",
+    unit=None,
+    requires=("samples", "real", "features"),
+    source="Bińkowski et al. 2018, Eq. 4, between samples of p(x|θ, c_f) and of q(x|c_f)",
+    fields=("concept", "designated", "surrogate"),
+    sets=("forget",),
+)
+def surrogate_kid(view: View) -> Measured:
+    """KID of c_f's images against 500 of q, in the designated judge's features; interval over c_f's by jackknife."""
+    judge, name = view.judges[view.task.designated], f"judge-{view.task.dataset}"
+    images = view.samples["forget"]
+    q = extract(name, judge, view.surrogate(IMAGES).images)
+    return kid_measured(extract(name, judge, images.images), q, images)
