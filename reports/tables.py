@@ -18,7 +18,8 @@ LATEX = {
 
 EMPTY = "What is empty is filled by:"
 HEAD = (
-    "table", "group", "method", "metric", "unit", "value", "low", "high", "runs", "scale", "published", "verdict", "reason"
+    "table", "group", "method", "metric", "unit", "value", "low", "high", "points", "runs", "scale", "published", "verdict",
+    "reason",
 )  # fmt: skip
 STYLE = """body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem }
 table { border-collapse: collapse } .wide { overflow-x: auto }
@@ -80,7 +81,7 @@ def markdown(tables: Sequence[Table]) -> str:
 
 
 def comma_separated(tables: Sequence[Table]) -> str:
-    """One line a cell."""
+    """One line a cell. `low` and `high` are 95 %: of one run its interval; of five or more, Student's t over base models."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(HEAD)
@@ -88,6 +89,7 @@ def comma_separated(tables: Sequence[Table]) -> str:
         for row in table.rows:
             for c, e in zip(table.columns, row.entries, strict=True):
                 numbers = ["" if v is None else repr(float(v)) for v in (e.value, e.low, e.high)]
+                numbers.append(" ".join(repr(float(v)) for v in e.points))
                 published = "" if e.published is None else repr(float(e.published))
                 first, rest = (
                     (table.name, row.group, row.label),

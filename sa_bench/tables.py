@@ -15,11 +15,13 @@ from typing import Any
 from sa_bench import registry
 from sa_bench.board import Board, Endpoint, Line
 from sa_bench.claims import Verdict, verdicts
+from sa_bench.comparing import FEWEST
 from sa_bench.errors import SaBenchError, unknown
 from sa_bench.ledger import NO_JUDGE, Published, by_judge, entries, is_of, verdict
 from sa_bench.ranking import boards
 from sa_bench.registry import room
 from sa_bench.results import metric_of
+from sa_bench.statistics import over_bases
 from sa_bench.wording import FRONT, shown, spread
 
 SCALES = ("paper", "full")  # the better first; `quick` is never in a table
@@ -41,8 +43,11 @@ class Entry:
     text: str = ""  # our value for people; "": none
     interval: str = ""  # of one run its 95 % interval, of a few their points, of more the lowest and highest
     value: float | None = None
-    low: float | None = None
+    low: float | None = (
+        None  # 95 %: of one run its own interval; of five or more, of the mean over base models
+    )
     high: float | None = None
+    points: tuple[float, ...] = ()  # one a run
     runs: int = 0
     scale: str = ""
     published: float | None = None
@@ -238,10 +243,25 @@ def _filled(found: Endpoint, line: Line, board: Board, published: float | None, 
         return Entry(
             published=published, scale=board.scale, verdict=said, reason=found.reason or "not measured"
         )
+    points = found.points
+    low, high = (found.low, found.high) if len(points) == 1 else _interval(line, found)
     return Entry(
-        shown(found.value, found.unit), spread(found, " to ").removesuffix(" %"), found.value, found.low, found.high,
-        len(found.points), board.scale, published, said,
+        shown(found.value, found.unit), spread(found, " to ").removesuffix(" %"), found.value, low, high, points,
+        len(points), board.scale, published, said,
     )  # fmt: skip
+
+
+def _interval(line: Line, found: Endpoint) -> tuple[float | None, float | None]:
+    """The 95 % interval of a line's mean for a new base model and seed, of one base for a new seed; none below five runs."""
+    by_base: dict[int, list[float]] = {}
+    if len(found.points) < FEWEST or found.missing:
+        return None, None
+    for cell, point in zip(line.cells, found.points, strict=True):
+        by_base.setdefault(cell["base_seed"], []).append(point)
+    _, low, high, _ = over_bases(by_base)
+    if low is None or high is None or found.unit not in ("rate", "probability"):
+        return low, high
+    return max(0.0, low), min(1.0, high)
 
 
 def _said(entry: Published | None, line: Line, by_run: Sequence[Mapping[str, float]]) -> str:
@@ -271,7 +291,7 @@ def _beside(
     mean = sum(points) / len(points)
     text, low, high = (shown(x, unit) if unit else f"{x:.4g}" for x in (mean, min(points), max(points)))
     between = "" if len(points) == 1 else f"{low.removesuffix(' %')} to {high.removesuffix(' %')}"
-    return Entry(text, between, mean, None, None, len(points), board.scale, published, said)
+    return Entry(text, between, mean, None, None, tuple(points), len(points), board.scale, published, said)
 
 
 def _notes(rows: Sequence[Row]) -> Iterator[str]:

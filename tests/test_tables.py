@@ -169,6 +169,24 @@ def test_all_formats_carry_the_same_numbers_and_hostile_names_as_text():
     assert not re.search(r"<script|http", page(found))
 
 
+def test_csv_has_every_run_and_never_calls_their_span_an_interval():
+    """Two runs: points alone. Six on three bases: Student's t over the bases' means, t(2) = 4.303; a rate stays in 0..1."""
+    few = [result_row("sa", keep=-94.0 - s, seed=s, scale="full") for s in range(2)]
+    many = [
+        result_row("l2", keep=-90.0 - b, forget=0.0 + 0.01 * b, seed=s, base_seed=b, scale="full")
+        for b in range(3)
+        for s in range(2)
+    ]
+    rows = csv.DictReader(io.StringIO(comma_separated(tables.leaderboard([*few, *many, *OTHERS]))))
+    found = {(row["method"], row["metric"]): row for row in rows}
+    two, six = found["sa", "retain_log_likelihood"], found["l2", "retain_log_likelihood"]
+    assert (two["points"], two["low"], two["high"]) == ("-94.0 -95.0", "", "")
+    assert six["points"].split() == ["-90.0", "-90.0", "-91.0", "-91.0", "-92.0", "-92.0"]
+    half = 4.302653 / 3**0.5
+    assert [float(six[k]) for k in ("low", "high")] == pytest.approx([-91 - half, -91 + half])
+    assert float(found["l2", "forget_top1"]["low"]) == 0
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no TeX here")
 def test_the_latex_compiles(tmp_path):
     text = latex([*(tables.published_table(name, []) for name in tables.layouts()), *hostile()])
