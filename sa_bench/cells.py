@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -126,9 +127,20 @@ def assign(cls: type[Any], values: dict[str, Any], path: str, value: Any, what: 
         values[head] = dict(values.get(head) or {})
         assign(hint, values[head], rest, value, f"{what}.{head}")  # type: ignore[arg-type]
     elif isinstance(value, str) and str(hint).startswith("tuple"):
-        values[head] = [part for part in value.split(",") if part]
+        values[head] = _several(value, f"{what}.{head}")
     else:
         values[head] = value
+
+
+def _several(text: str, what: str) -> list[Any]:
+    """Values between commas or, where they hold commas themselves, a JSON list."""
+    if not text.startswith("["):
+        return [part for part in text.split(",") if part]
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise SaBenchError(f'{what}: {text} is no JSON list ({error}). Example: ["a, b", "c"].') from error
+    return found
 
 
 def split_setting(text: str) -> tuple[str, str]:

@@ -126,6 +126,11 @@ def test_recovery_looks_at_images_that_the_fitted_words_ask_for(board, store, tm
     assert "images by the fitted words: forget_top1" in page.read_text()
 
 
+def test_prompts_with_commas_are_given_as_a_json_list():
+    task = resolve_task("celeb_brad_pitt", "quick", {"prompts.test": '["{}, smiling", "a photo of {}"]'})
+    assert task.prompts.test == ("{}, smiling", "a photo of {}")
+
+
 def test_explain_says_what_zero_means(board):
     text = explain(cell_of(board[1], "sa"), "recovery_excess")
     assert "0 or less: c_f's words denoise as well as before forgetting" in text
@@ -365,6 +370,7 @@ WRONG = [
     ("celeb_brad_pitt", "original", "task.prompts.files.test={tmp}/empty.txt", "is empty"),
     ("celeb_brad_pitt", "original", "task.prompts.files.test={tmp}/other.csv", "no column `prompt`"),
     ("celeb_brad_pitt", "original", "task.prompts.files.tset={tmp}/empty.txt", "roles are"),
+    ("celeb_brad_pitt", "original", 'task.prompts.test=["{}, a man"', "is no JSON list"),
     ("celeb_brad_pitt", "original", "task.prompts.test=", "task.prompts.test has no prompt"),
     ("celeb_brad_pitt", "original", "task.prompts.test=a {name} smiles", "only {} stands for a name"),
     ("celeb_brad_pitt", "original", "task.prompts.kept=brad pitt on a horse", "kept has no prompt that does not name"),
