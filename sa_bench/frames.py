@@ -24,7 +24,8 @@ FROM_RESULT = (
 FROM_MEASUREMENT = (
     "name", "role", "value", "low", "high", "interval", "n", "n_unit", "unit", "better", "base", "reason",
 )  # fmt: skip
-AS_JSON = ("fields", "overrides", "flags", "fingerprint")
+FROM_COST = ("cpu_s", "wall_s", "peak_mib", "device_peak_mib", "device")  # of forgetting
+AS_JSON = ("fields", "overrides", "flags", "fingerprint", "extra")
 
 
 def parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -32,8 +33,8 @@ def parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
     Columns: those of a result (task, method, scale, base_seed, seed, standing, status, error, cell, concept, origin), of a
     measurement (name, role, value, low, high, interval, n, n_unit, unit, better, base, reason), the forgetting's
-    cpu_s, and fields, overrides, flags and fingerprint as JSON texts. A result without measurements, a failed one, is
-    one row. The file's metadata `sa_bench_schema` is the results' schema.
+    cost (cpu_s, wall_s, peak_mib, device_peak_mib, device), and fields, overrides, flags, fingerprint and extra as JSON
+    texts. A result without measurements, a failed one, is one row. Metadata `sa_bench_schema`: the results' schema.
     """
     import pandas as pd
     import pyarrow as pa
@@ -42,13 +43,13 @@ def parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
     found = []
     for row in rows:
         whole = {k: row.get(k) for k in FROM_RESULT}
-        whole["cpu_s"] = row["cost"].get("forget", {}).get("cpu_s")
+        whole |= {k: row["cost"].get("forget", {}).get(k) for k in FROM_COST}
         for m in row["measurements"] or [{}]:
             texts = {k: json.dumps(m.get(k, row.get(k)), sort_keys=True) for k in AS_JSON}
             found.append(whole | {k: m.get(k) for k in FROM_MEASUREMENT} | texts)
-    columns = [*FROM_RESULT, "cpu_s", *FROM_MEASUREMENT, *AS_JSON]
+    columns = [*FROM_RESULT, *FROM_COST, *FROM_MEASUREMENT, *AS_JSON]
     frame = pd.DataFrame(found, columns=columns)
-    for name in ("value", "low", "high", "base", "cpu_s"):
+    for name in ("value", "low", "high", "base", *FROM_COST[:-1]):
         frame[name] = pd.to_numeric(frame[name])
     table = pa.Table.from_pandas(frame, preserve_index=False)
     table = table.replace_schema_metadata(
