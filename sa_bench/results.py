@@ -268,7 +268,7 @@ def load_results(*folders: str | Path) -> pd.DataFrame:
     """All measurements below `folders` as a table, one row a measurement.
 
     Columns: task, method, scale, base_seed, seed, control, status, then the measurement's name, role,
-    value, low, high, interval, n, n_unit, unit, better, base, reason; `fields`, `fingerprint` and `extra` as dicts; `folder`;
+    value, low, high, interval, n, n_unit, unit, better, base, reason; `fields`, `fingerprint`, `extra` as dicts; `folder`,
     `origin`, whose bundle a row comes from ("": it lies in a run folder).
     """
     import pandas as pd
