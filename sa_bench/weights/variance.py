@@ -29,13 +29,14 @@ def measure(run: Path, say: Callable[[str], None]) -> None:
         lines = {line.label: line for line in board.lines}
         pairs = comparisons(board)
         for name in dict.fromkeys(row.metric for row in pairs):
-            rows = [row for row in pairs if row.metric == name]
-            most = [row for row in rows if row.runs == max(r.runs for r in rows) and row.bases > 1]
-            sds = [components(differences(name, lines[row.a], lines[row.b])) for row in most]
-            if not sds:
+            named = ((r, differences(name, lines[r.a], lines[r.b])) for r in pairs if r.metric == name)
+            rows = [(r, by_base) for r, by_base in named if sum(len(v) > 1 for v in by_base.values()) > 1]
+            most = [(row, by_base) for row, by_base in rows if row.runs == max(r.runs for r, _ in rows)]
+            if not most:
                 continue
+            sds = [components(by_base) for _, by_base in most]
             found.setdefault(board.task, {})[name] = {
-                "unit": most[0].unit, "pairs": len(most), "runs": most[0].runs,
+                "unit": most[0][0].unit, "pairs": len(most), "runs": most[0][0].runs,
                 "base": fmean(b**2 for b, _ in sds) ** 0.5, "seed": fmean(s**2 for _, s in sds) ** 0.5,
             }  # fmt: skip
             say(f"{board.task} {name}: {json.dumps(found[board.task][name])}")
