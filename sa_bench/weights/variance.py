@@ -31,6 +31,9 @@ def measure(run: Path, say: Callable[[str], None]) -> None:
         for name in dict.fromkeys(row.metric for row in pairs):
             named = ((r, differences(name, lines[r.a], lines[r.b])) for r in pairs if r.metric == name)
             rows = [(r, by_base) for r, by_base in named if sum(len(v) > 1 for v in by_base.values()) > 1]
+            rows = [
+                (r, by_base) for r, by_base in rows if not lines[r.a].collapsed
+            ] or rows  # wrecks where all are
             most = [(row, by_base) for row, by_base in rows if row.runs == max(r.runs for r, _ in rows)]
             if not most:
                 continue
