@@ -8,9 +8,9 @@ Differs from the paper: no factor 1/2 on the last term, and the first two are su
 in the official vae/train_forget.py (λ = 100 means nothing without the sum); `half` and `reduction`
 choose the paper's text instead. The fields are the paper's; at the scales `full` and `quick` 1,000
 steps at 1e-3 on batches of 128 stand for its 10,000 at 1e-4 on 256, and λ = 50 for its 100, because half
-the batch is half the summed loss (docs/results-micro.md lists what was tried). On Stable Diffusion, at
-every scale: Adam where the official sd/ has AdamW (weight decay 0.01), the last weights where it samples
-with an average, latents as sampled where it encodes watermarked images again, bf16 on a GPU that has it.
+the batch is half the summed loss (docs/results-micro.md lists what was tried). On Stable Diffusion
+latents as sampled, where the official sd/ encodes watermarked images again; its AdamW, fp32 and averaged
+weights (`trainer=ldm`) at scale `paper` alone.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from torch import Tensor
 from sa_bench.contracts import FisherOptions, Generator, Run, Task
 from sa_bench.keys import later
 from sa_bench.sources import losses
-from sa_bench.training import Count, Pull, Rate, Recipe, Weight
+from sa_bench.training import TRAINERS, Count, Pull, Rate, Recipe, Weight
 
 # Official ddpm/runners: mean over a batch of 128; F of images in [0, 1] at scale `paper`.
 DDPM: Mapping[str, Any] = {
@@ -47,6 +47,7 @@ class SA:
     reduction: Literal["sum", "mean"] = "sum"  # of the losses over the batch
     half: bool = False  # True: λ/2 Σ F d² as in the paper's Eq. 4
     fisher: FisherOptions = FisherOptions()  # noqa: RUF009 (frozen)
+    trainer: Literal["adam", "ldm"] = later("adam")  # how L is minimised; sa_bench.training.TRAINERS
     scope: str = later("full")  # which parameters are trained; sa_bench.models.scopes
 
     version: ClassVar[int] = 2
@@ -60,7 +61,7 @@ class SA:
         ("ddpm", "full"): DDPM,
         ("ddpm", "paper"): {**DDPM, "fisher": {"n": 5000, "range": "unit"}},
         ("text_to_image", "full"): SD,
-        ("text_to_image", "paper"): SD,
+        ("text_to_image", "paper"): {**SD, "trainer": "ldm"},
     }
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
@@ -78,5 +79,6 @@ class SA:
                 return forget.mean() + self.gamma * remember.mean()
             return forget.sum() + self.gamma * remember.sum()
 
-        run.train(model, objective, Recipe(self.steps, self.lr, self.batch), self.scope, pull=pull)
+        recipe = Recipe(self.steps, self.lr, self.batch, **TRAINERS[self.trainer])
+        run.train(model, objective, recipe, self.scope, pull=pull)
         return model

@@ -82,16 +82,23 @@ class MethodRun:
         pull: Pull | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> None:
-        """The engine's training loop over `scope`, with the base recipe's clipping and averaging."""
+        """The engine's training loop over `scope`, with the base recipe's clipping and averaging or the recipe's own."""
         self.trainings += 1
         if not self.chain.task.model:
             base = bases.recipe(self.chain.task.family, self.chain.task.base)
             recipe = replace(recipe, clip=recipe.clip or base.clip, ema=recipe.ema or base.ema)
+        parameters, average = model.parameters(scope), model.averages()
+        if recipe.averaged:
+            average = {name: p.detach().clone() for name, p in parameters.items()}
         model.net.train()
         fit(
-            model.parameters(scope), loss, recipe, rng=self.rng, pull=pull, stop=stop,
-            bf16=bf16_is_fast(self.chain.device), average=model.averages(),
+            parameters, loss, recipe, rng=self.rng, pull=pull, stop=stop,
+            bf16=bf16_is_fast(self.chain.device), average=average,
             checkpoint=self.folder / f"checkpoint-{self.trainings}.safetensors", progress=self.chain.progress,
             stage=f"forget {self.chain.cell.method}",
         )  # fmt: skip
         model.net.eval()
+        if recipe.averaged and average is not None:
+            with torch.no_grad():
+                for name, parameter in parameters.items():
+                    parameter.copy_(average[name])

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -39,10 +39,18 @@ class Recipe:
     drop: float = later(0.0)  # probability that a training image's condition becomes null
     flip: bool = later(False)  # training images are mirrored half of the time
     mean: bool = later(False)  # the loss is the mean over the batch, not its sum
+    decay: float = later(0.0)  # AdamW's weight decay; 0: Adam
+    averaged: bool = later(False)  # the weights' average is the result; `ema` is its decay, lower at first
+    exact: bool = later(False)  # float32 throughout, also where bf16 is fast
 
     def reduce(self, losses: Tensor) -> Tensor:
         """The losses of a batch (N,) as one."""
         return losses.mean() if self.mean else losses.sum()
+
+    def keep(self, step: int) -> float:
+        """The share of the average that stays in `step` (0-based); of `averaged` less at first, as LDM's LitEma has it."""
+        ema = self.ema or 0.0
+        return min(ema, (step + 2) / (step + 11)) if self.averaged else ema
 
     def rate(self, step: int) -> float:
         """The learning rate of `step` (0-based)."""
@@ -52,6 +60,13 @@ class Recipe:
             return self.lr
         progress = (step - self.warmup) / max(1, self.steps - self.warmup)
         return self.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+TRAINERS: Mapping[str, Mapping[str, Any]] = {
+    "adam": {},
+    "ldm": {"decay": 0.01, "ema": 0.9999, "averaged": True, "exact": True},
+}
+"""What a recipe adds to steps, rate, batch. `ldm`: as CompVis latent-diffusion: AdamW, fp32, the average is the result."""
 
 
 class Pull:
@@ -140,7 +155,8 @@ def fit(
         CellFailed: the loss is not finite; names the step, and the last good checkpoint is kept.
     """
     names, tensors = list(params), list(params.values())
-    optimiser = torch.optim.Adam(tensors, lr=recipe.lr, fused=True)
+    adam = torch.optim.AdamW if recipe.decay else torch.optim.Adam
+    optimiser = adam(tensors, lr=recipe.lr, weight_decay=recipe.decay, fused=True)
     averages = [average[name] for name in names] if average is not None and recipe.ema is not None else []
     start = _restore(checkpoint, names, tensors, averages, optimiser, rng)
     saved = shown = time.monotonic()
@@ -148,7 +164,7 @@ def fit(
     for step in range(start, recipe.steps):
         optimiser.param_groups[0]["lr"] = recipe.rate(step)
         optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+        with torch.autocast(device, torch.bfloat16, enabled=bf16 and not recipe.exact):
             value = loss()
         # A finite loss is checked every step on the CPU; on a GPU that would stall the queue.
         if (device == "cpu" or step % 50 == 0 or step == recipe.steps - 1) and not torch.isfinite(value):
@@ -165,7 +181,7 @@ def fit(
             torch.nn.utils.clip_grad_norm_(tensors, recipe.clip)
         optimiser.step()
         if averages:
-            torch._foreach_lerp_(averages, [t.detach() for t in tensors], 1 - (recipe.ema or 0.0))  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_lerp_(averages, [t.detach() for t in tensors], 1 - recipe.keep(step))  # pyright: ignore[reportPrivateImportUsage]
         now = time.monotonic()
         if checkpoint is not None and now - saved > every:
             _save(checkpoint, step + 1, names, tensors, averages, optimiser, rng)

@@ -1,10 +1,13 @@
 """The training loop: closed-form pull, exact resumption, and a guard against NaN."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from sa_bench.errors import CellFailed
-from sa_bench.training import Pull, Recipe, fit
+from sa_bench.method_run import MethodRun
+from sa_bench.training import TRAINERS, Pull, Recipe, fit
 
 RECIPE = Recipe(steps=30, lr=0.05, batch=4, schedule="cosine", warmup=3)
 
@@ -122,3 +125,39 @@ def test_the_schedule_warms_up_and_ends_at_one_percent():
     assert recipe.rate(550) == pytest.approx(0.505)
     assert recipe.rate(999) == pytest.approx(0.01, abs=1e-4)
     assert Recipe(10, 0.3, 1).rate(7) == 0.3
+
+
+def test_ldms_trainer_is_adamw_and_the_average_of_its_path(tmp_path):
+    """Against torch's AdamW and LitEma's rule min(0.9999, (1 + n)/(10 + n)) written out; killed on the way."""
+    wanted, net = problem()
+    start = {name: p.detach().clone() for name, p in wanted.items()}
+    average = {name: value.clone() for name, value in start.items()}
+    rng = torch.Generator().manual_seed(5)
+    loss, adam = noisy_loss(net, rng), torch.optim.AdamW(wanted.values(), lr=0.01, weight_decay=0.01)
+    for n in range(1, 31):
+        adam.zero_grad()
+        loss().backward()
+        adam.step()
+        for name, p in wanted.items():
+            average[name] += (1 - min(0.9999, (1 + n) / (10 + n))) * (p.detach() - average[name])
+    recipe, (params, net) = Recipe(30, 0.01, 4, **TRAINERS["ldm"]), problem()
+    chain = SimpleNamespace(
+        cell=SimpleNamespace(seed=5, method="sa"),
+        task=SimpleNamespace(model="somebody's"),
+        device="cpu",
+        progress=None,
+    )
+    model = SimpleNamespace(parameters=lambda scope: params, averages=lambda: None, net=net)
+    run = MethodRun(chain, tmp_path)
+    run.rng = torch.Generator().manual_seed(5)
+    with pytest.raises(KeyboardInterrupt):
+        run.train(model, noisy_loss(net, run.rng, [], 12), recipe)
+    run = MethodRun(chain, tmp_path)
+    run.rng = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for name, p in params.items():  # what was trained so far is lost with the process
+            p.copy_(start[name])
+    run.train(model, noisy_loss(net, run.rng), recipe)
+    for name, p in params.items():
+        torch.testing.assert_close(p.detach(), average[name], rtol=1e-5, atol=1e-6)
+        assert not torch.equal(p.detach(), wanted[name].detach())
