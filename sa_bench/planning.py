@@ -134,7 +134,7 @@ def _detectable(cells: Sequence[Cell]) -> Iterator[str]:
             least = detectable(facts["base"], facts["seed"], bases, seeds, comparisons=len(known[task]))
             if least is not None:
                 rate = facts["unit"] in ("rate", "probability")
-                text = f"{100 * least:.1f} points" if rate else f"{least:.2f} {facts['unit']}"
+                text = f"{100 * least:.1f} points" if rate else f"{least:.2f} {facts['unit'] or ''}".strip()
                 parts.append(f"{name} {'none that a rate can have' if rate and least > 1 else text}")
         scope = "" if bases > 1 else ", on this base model alone"
         found = f"differences from {', '.join(parts)} on (80 % power{scope})"
