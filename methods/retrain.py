@@ -27,7 +27,7 @@ class Retrain:
     standing: ClassVar[str] = "reference"
     supports: ClassVar[type] = Generator
     needs: ClassVar[tuple[str, ...]] = ("data",)
-    ignores: ClassVar[tuple[str, ...]] = ("replay",)
+    ignores: ClassVar[tuple[str, ...]] = ("replay", "surrogate")
     source: ClassVar[str] = "exact unlearning; the paper's `9 classes` rows"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
         ("vae", "quick"): {"recipe": "quick"},

@@ -22,7 +22,7 @@ from sa_bench.inversion import asking, invert, starts_of
 from sa_bench.likelihood import noise_errors
 from sa_bench.sample_sets import SampleSet
 from sa_bench.sampling import made, spread
-from sa_bench.statistics import Measured
+from sa_bench.statistics import Measured, undefined
 
 IMAGES = 100  # of θ*, for fitting and for measuring, each
 TOGETHER = 32  # images that are asked for at once
@@ -65,7 +65,7 @@ def recovery_excess(view: View) -> Measured:
     for name, start in starts_of(view).items():
         for lr in task.recovery_rates:
             values = invert(view, model.encode(fitted.images), start, lr, task.recovery_budgets)
-            words[name, lr] = values[int(np.argmax(task.recovery_budgets))]
+            words[name, lr] = values[-1]
             for steps, value in zip(task.recovery_budgets, values, strict=True):
                 with slot.substitute(value):
                     asked = model.conditions([texts[i % len(texts)] for i in range(len(x))])
@@ -101,9 +101,13 @@ def again(view: View, words: Tensor, texts: Sequence[Condition]) -> dict[str, An
         return {task.primary[0]: f"n/a: {error}"}
     with view.model.condition(task.concept).substitute(words):
         parts = [made(view.model, rows[i : i + TOGETHER], task) for i in range(0, len(rows), TOGETHER)]
-    labels, seeds, prompts = zip(*((r.label, r.request.seed, r.prompt) for r in asked), strict=True)
+    labels, seeds = zip(*((r.label, r.request.seed) for r in asked), strict=True)
+    _, prompts = np.unique([str(r.condition) for r in rows], return_inverse=True)
     images = SampleSet(np.concatenate(parts), *(np.array(x, np.int64) for x in (labels, seeds, prompts)))
-    found = endpoint.measure(images)
+    try:
+        found = endpoint.measure(images)
+    except SaBenchError as error:
+        found = undefined(str(error))
     if found.value is None:
         return {endpoint.name: f"n/a: {found.reason}"}
     facts = {"value": found.value, "low": found.low, "high": found.high, "n": found.n}

@@ -3,6 +3,8 @@
 `surrogate_fidelity` asks whether each image looks like q's; a model that draws one good image over and over passes it.
 """
 
+import numpy as np
+
 from sa_bench.contracts import View, metric
 from sa_bench.distances import kid_measured
 from sa_bench.features import extract
@@ -16,14 +18,17 @@ IMAGES = 500  # of q
     title="Kernel distance of c_f's images to the surrogate's",
     better="lower",
     unit=None,
-    requires=("samples", "real", "features"),
+    requires=("samples", "base", "real", "features"),  # q is drawn from θ* where it is a class or a prompt
     source="Bińkowski et al. 2018, Eq. 4, between samples of p(x|θ, c_f) and of q(x|c_f)",
     fields=("concept", "designated", "surrogate"),
     sets=("forget",),
 )
 def surrogate_kid(view: View) -> Measured:
-    """KID of c_f's images against 500 of q, in the designated judge's features; interval over c_f's by jackknife."""
+    """KID of c_f's images against up to 500 of q, in the designated judge's features; interval over c_f's by jackknife.
+
+    Of a fixed set of q each image counts once: repeated ones would stand nearer to each other than q's do.
+    """
     judge, name = view.judges[view.task.designated], f"judge-{view.task.dataset}"
     images = view.samples["forget"]
-    q = extract(name, judge, view.surrogate(IMAGES).images)
+    q = extract(name, judge, np.unique(view.surrogate(IMAGES).images, axis=0))
     return kid_measured(extract(name, judge, images.images), q, images)

@@ -76,7 +76,7 @@ def command(cell: Cell) -> str:
     for name, value in flat(cell.fields).items():
         parts += ["--set", f"{cell.method}.{name}={value}"] if value != plain[name] else []
     own = cell.overrides.get("metrics") or dict(task.scales.get(cell.scale, {})).get("metrics", task.metrics)
-    own = own.split(",") if isinstance(own, str) else own
+    own = _several(own, "task.metrics") if isinstance(own, str) else own
     further = [m for m in cell.task.metrics if m not in own]
     parts += ["--metric", ",".join(registry.reference("metric", m) for m in further)] if further else []
     return "python -m sa_bench " + shlex.join(parts)

@@ -59,11 +59,19 @@ def checked(task: Task, relabel_given: bool = False, size_given: bool = False) -
         low = 0 if name == "recovery_budgets" else 1
         if not getattr(task, name) or min(getattr(task, name)) < low:
             raise SaBenchError(f"task.{name} needs one or more whole numbers ≥ {low}, e.g. 30,100.")
+    if list(task.recovery_budgets) != sorted(set(task.recovery_budgets)):
+        raise SaBenchError("task.recovery_budgets must ascend, e.g. 0,30,100.")
     if not task.recovery_vectors or min(task.recovery_vectors) < 1:
         raise SaBenchError("task.recovery_vectors needs one or more whole numbers ≥ 1, e.g. 1,4.")
     if len(set(task.primary)) != 3:
         raise SaBenchError(
             "task.primary needs three metrics, for forgetting, recovery and retention; task.metrics says what is measured."
+        )
+    for name in task.primary:
+        registry.find("metric", name)
+    if "forgetting" in registry.metric(task.primary[0]).requires:
+        raise SaBenchError(
+            f"task.primary: {task.primary[0]} needs a forgetting endpoint, so it cannot be the first."
         )
     for name in ("recovery_judged", "bound_images", "bound_steps"):
         if getattr(task, name) < 1:

@@ -348,7 +348,7 @@ class Method(Protocol):
     needs: ClassVar[tuple[str, ...]]  # () or ("data",)
     source: ClassVar[str]
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]]  # (family, scale) -> fields
-    # Optional: `ignores = ("replay",)`: tasks that differ in replay alone share the model.
+    # Optional: `ignores`, of "replay" and "surrogate": tasks that differ in these alone share the model.
     # Optional: `files: ClassVar[tuple[str, ...]]`, fields that name a file; keyed by its content.
     # Optional: `wrap(model, task) -> model`: what a method that acts at inference does to the model when it is asked.
     # Optional: `unfit(task) -> str`: why it means nothing for a task, with these fields; "" where it does.

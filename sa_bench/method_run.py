@@ -32,20 +32,27 @@ class MethodRun:
         Raises:
             SaBenchError: the method says that it ignores replay, so that replay is not in its key.
         """
-        self._asks_for_replay()
+        self._asks_for("replay")
         return self.chain.replay()
 
-    def _asks_for_replay(self) -> None:
+    def _asks_for(self, what: str) -> None:
         name = self.chain.cell.method
-        if "replay" in getattr(registry.method_class(name), "ignores", ()):
-            raise SaBenchError(f"The method {name} says ignores = ('replay',) and then asks for replay.")
+        if what in getattr(registry.method_class(name), "ignores", ()):
+            raise SaBenchError(
+                f"The method {name} says that it ignores {what} (`ignores`) and then asks for it."
+            )
 
     def own(self) -> AnotherClass | FixedReplay:
         """Samples of θ* for c_f."""
         return self.chain.own()
 
     def surrogate(self) -> Any:
-        """q(x|c_f)."""
+        """q(x|c_f).
+
+        Raises:
+            SaBenchError: the method says that it ignores the surrogate, so that it is not in its key.
+        """
+        self._asks_for("surrogate")
         return self.chain.surrogate(self.chain.star())
 
     def data(self) -> Source:
@@ -62,7 +69,7 @@ class MethodRun:
     def fisher(self, options: FisherOptions) -> dict[str, torch.Tensor]:
         """F at θ*."""
         if options.set == "replay":
-            self._asks_for_replay()
+            self._asks_for("replay")
         return self.chain.fisher(options)
 
     def fresh(self) -> Generator:
@@ -99,6 +106,8 @@ class MethodRun:
         )  # fmt: skip
         model.net.eval()
         if recipe.averaged and average is not None:
+            own = model.averages() or {}  # of a family that samples with an average of its own
             with torch.no_grad():
                 for name, parameter in parameters.items():
-                    parameter.copy_(average[name])
+                    for result in (parameter, own.get(name, parameter)):
+                        result.copy_(average[name])

@@ -313,7 +313,8 @@ def _fisher_name(inputs: Mapping[str, Any]) -> str:
 
 
 def _forget_name(method: str, fields: Mapping[str, Any], sampler: Mapping[str, Any]) -> str:
-    return f"forget step {method} {digest([sampler, fields.get('batch'), fields.get('recipe')])}"
+    trainer = [fields["trainer"]] if "trainer" in fields else []
+    return f"forget step {method} {digest([sampler, fields.get('batch'), fields.get('recipe'), *trainer])}"
 
 
 def _recipe_name(inputs: Mapping[str, Any]) -> str:

@@ -203,12 +203,16 @@ def _short(value: float | str) -> str:
 
 
 def _lines(results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Board, Line]]:
-    """Every line that a table may show, the nearest scale first."""
+    """Every line that a table may show, the nearest scale and the fewest overrides first."""
     found = [board for board in boards(results) if board.scale in SCALES]
-    for board in sorted(found, key=lambda b: SCALES.index(b.scale)):
+    for board in sorted(found, key=lambda b: (SCALES.index(b.scale), _changed(b))):
         for line in sorted(board.lines, key=lambda line: line.origin):  # our own before strangers'
             if line.cells:
                 yield board, line
+
+
+def _changed(board: Board) -> int:
+    return max((len(cell["overrides"]) for line in board.lines for cell in line.cells), default=0)
 
 
 def _by_metric(line: Line) -> dict[str, Endpoint]:
@@ -259,6 +263,8 @@ def _interval(line: Line, found: Endpoint) -> tuple[float | None, float | None]:
     for cell, point in zip(line.cells, found.points, strict=True):
         by_base.setdefault(cell["base_seed"], []).append(point)
     _, low, high, _ = over_bases(by_base)
+    if len(set(found.points)) == 1:  # no spread was seen, which is not none
+        return None, None
     if low is None or high is None or found.unit not in ("rate", "probability"):
         return low, high
     return max(0.0, low), min(1.0, high)
@@ -281,7 +287,7 @@ def _beside(
     """A number that stands beside a measurement's value; it has no interval of its own."""
     points = []
     for cell in line.cells:
-        found: Any = next(m["extra"] for m in cell["measurements"] if metric_of(m) == metric)
+        found: Any = next((m["extra"] for m in cell["measurements"] if metric_of(m) == metric), None)
         for key in path:
             found = found.get(key) if isinstance(found, Mapping) else None
         points += [] if found is None else [float(found)]

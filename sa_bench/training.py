@@ -30,7 +30,7 @@ class Recipe:
     """How long and how fast a model is trained."""
 
     steps: int
-    lr: float  # Adam's learning rate (its peak where there is a schedule)
+    lr: float  # learning rate (its peak where there is a schedule)
     batch: int  # images a step
     schedule: str = "constant"  # or `cosine`: linear warm-up, then cosine to 1 % of lr
     warmup: int = 0  # steps
@@ -40,17 +40,12 @@ class Recipe:
     flip: bool = later(False)  # training images are mirrored half of the time
     mean: bool = later(False)  # the loss is the mean over the batch, not its sum
     decay: float = later(0.0)  # AdamW's weight decay; 0: Adam
-    averaged: bool = later(False)  # the weights' average is the result; `ema` is its decay, lower at first
+    averaged: bool = later(False)  # the weights' average is the result; `ema` is its decay
     exact: bool = later(False)  # float32 throughout, also where bf16 is fast
 
     def reduce(self, losses: Tensor) -> Tensor:
         """The losses of a batch (N,) as one."""
         return losses.mean() if self.mean else losses.sum()
-
-    def keep(self, step: int) -> float:
-        """The share of the average that stays in `step` (0-based); of `averaged` less at first, as LDM's LitEma has it."""
-        ema = self.ema or 0.0
-        return min(ema, (step + 2) / (step + 11)) if self.averaged else ema
 
     def rate(self, step: int) -> float:
         """The learning rate of `step` (0-based)."""
@@ -66,7 +61,10 @@ TRAINERS: Mapping[str, Mapping[str, Any]] = {
     "adam": {},
     "ldm": {"decay": 0.01, "ema": 0.9999, "averaged": True, "exact": True},
 }
-"""What a recipe adds to steps, rate, batch. `ldm`: as CompVis latent-diffusion: AdamW, fp32, the average is the result."""
+"""What a recipe adds to steps, rate and batch. `ldm`: as the official sd/ trains: AdamW, fp32, the average is the result.
+
+LitEma lets the decay begin low in a new model; the released checkpoint brings its count of updates, so here it does not.
+"""
 
 
 class Pull:
@@ -134,7 +132,7 @@ def fit(
     progress: Progress | None = None,
     stage: str = "train",
 ) -> None:
-    """Minimise `loss()` over `params` with Adam; killed and called again, it ends at the same bits.
+    """Minimise `loss()` over `params` with Adam or AdamW; killed and called again, it ends at the same bits.
 
     Args:
         params: what is trained, by name; everything else stays as it is.
@@ -181,7 +179,7 @@ def fit(
             torch.nn.utils.clip_grad_norm_(tensors, recipe.clip)
         optimiser.step()
         if averages:
-            torch._foreach_lerp_(averages, [t.detach() for t in tensors], 1 - recipe.keep(step))  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_lerp_(averages, [t.detach() for t in tensors], 1 - (recipe.ema or 0.0))  # pyright: ignore[reportPrivateImportUsage]
         now = time.monotonic()
         if checkpoint is not None and now - saved > every:
             _save(checkpoint, step + 1, names, tensors, averages, optimiser, rng)

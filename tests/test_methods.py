@@ -280,11 +280,20 @@ def test_what_ignores_replay_is_one_model_for_all_tasks_that_differ_in_it(tmp_pa
     assert len({str(keys["no_ewc", t]) for t in ("mnist_0", "mnist_0_r1000", "mnist_0_cover5")}) == 3
 
 
+def test_retrain_is_one_model_whatever_the_surrogate(tmp_path):
+    tasks = ("mnist_0_t2i", "mnist_0_t2i_digit", "mnist_0_t2i_noise")
+    for method, models in (("retrain", 1), ("retrain_surrogate", 3), ("sa", 3)):
+        keys = {str(chain(tmp_path, task, method).forget_inputs()) for task in tasks}
+        assert len(keys) == models
+
+
 def test_who_says_that_replay_is_ignored_cannot_ask_for_it(tmp_path):
     from sa_bench.method_run import MethodRun
 
     run = MethodRun(chain(tmp_path, "mnist_0", "retrain"), tmp_path)
     with pytest.raises(SaBenchError, match="ignores"):
         run.replay()
+    with pytest.raises(SaBenchError, match="ignores"):
+        run.surrogate()
     with pytest.raises(SaBenchError, match="ignores"):
         run.fisher(FisherOptions(set="replay"))

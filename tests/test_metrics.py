@@ -241,27 +241,31 @@ def test_two_designated_judges_in_one_process_keep_their_own_features():
         np.testing.assert_allclose(features.extract("judge-mnist", judge, images), judge.features(images))
 
 
-def test_the_surrogates_own_images_are_at_no_distance_from_it_and_one_of_them_over_and_over_is():
-    """q is half grey, half noise: another draw of it is 0 away, a single image of it is not."""
+@pytest.mark.parametrize("kept", [0, 12])
+def test_the_surrogates_own_images_are_at_no_distance_from_it_and_one_of_them_over_and_over_is(kept):
+    """q is half stripes, half noise; drawn anew each time, or with replacement from a few that were kept."""
     rng, task = np.random.default_rng(0), registry.task("mnist_0")
 
-    def q(n):
+    def draw(n):
         x = rng.integers(0, 256, (n, 28, 28, 1), dtype=np.uint8)
-        x[::2] = 128
-        return SampleSet(x, np.zeros(n, int), np.arange(n))
+        x[rng.random(n) < 0.5, ::2] = 128
+        return x
+
+    few = draw(kept)
+
+    def q(n):
+        return SampleSet(few[rng.integers(kept, size=n)] if kept else draw(n), np.zeros(n, int), np.arange(n))
 
     def distance(images):
         view = SimpleNamespace(
             task=task,
-            samples={"forget": images},
+            samples={"forget": SampleSet(images, np.zeros(len(images), int), np.arange(len(images)))},
             surrogate=q,
             judges={task.designated: judges.load(task.designated)},
         )
         return registry.metric("surrogate_kid").measure(view)
 
-    same, one = q(200), q(200)
-    one.images[:] = one.images[1]
-    near, far = distance(same), distance(one)
-    assert near.low < 0
-    assert near.high < 0.01 * far.low
+    near, far = distance(draw(200)), distance(np.repeat(draw(1), 200, 0))
+    assert abs(near.value) < 0.05 * far.value
+    assert near.extra["n_real"] == (kept or 500)
     assert far.n == 200

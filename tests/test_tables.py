@@ -13,6 +13,7 @@ from result_rows import OTHERS, measurement, result_row
 from sa_bench.reports.tables import FORMATS, comma_separated, latex, markdown, page
 
 from sa_bench import ledger, registry, tables
+from sa_bench.cells import resolve
 from sa_bench.errors import SaBenchError
 
 JUDGES = [{"judge": f"mnist-paper-{i}", "value": 0.06} for i in range(3)]
@@ -169,6 +170,19 @@ def test_all_formats_carry_the_same_numbers_and_hostile_names_as_text():
     assert not re.search(r"<script|http", page(found))
 
 
+def test_fewer_images_than_published_get_no_verdict_and_do_not_stand_in_for_as_many():
+    """In whatever order the files come."""
+    few = [run(s, 0.9, overrides={"n_forget": "50"}) for s in range(3)]
+    for row in few:
+        row["task_values"] = {**row["task_values"], "n_forget": 50}
+    whole = [run(s, p) for s, p in enumerate((0.055, 0.060, 0.065))]
+    for rows in ([*few, *whole], [*whole, *few]):
+        cell = named(tables.published_table("table1", rows), "mnist_0", "sa lam=100").entries[4]
+        assert cell.verdict == "consistent"
+    cell = named(tables.published_table("table1", few), "mnist_0", "sa lam=100").entries[4]
+    assert cell.verdict == "not comparable: n_forget=50 instead of 1000"
+
+
 def test_csv_has_every_run_and_never_calls_their_span_an_interval():
     """Two runs: points alone. Six on three bases: Student's t over the bases' means, t(2) = 4.303; a rate stays in 0..1."""
     few = [result_row("sa", keep=-94.0 - s, seed=s, scale="full") for s in range(2)]
@@ -185,6 +199,11 @@ def test_csv_has_every_run_and_never_calls_their_span_an_interval():
     half = 4.302653 / 3**0.5
     assert [float(six[k]) for k in ("low", "high")] == pytest.approx([-91 - half, -91 + half])
     assert float(found["l2", "forget_top1"]["low"]) == 0
+    same = [result_row("l2", forget=0.0, seed=s, base_seed=s, scale="full") for s in range(5)]
+    rows = list(csv.DictReader(io.StringIO(comma_separated(tables.leaderboard([*same, *OTHERS])))))
+    assert (
+        next(r for r in rows if r["method"] == "l2")["low"] == ""
+    )  # no spread was seen: no interval, not [0, 0]
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no TeX here")
@@ -237,26 +256,28 @@ def test_the_spread_of_table_2_has_its_own_verdict():
 
 
 def test_another_base_model_of_the_paper_fills_its_own_row():
-    """Table 3's SD v2.1 is the same task on another model, in its own size; SD v1.4's row stays empty."""
+    """Table 4's SD v2.1 is the same task on another model, in its own size; SD v1.4's row stays empty."""
     declared = {"title": "Nudity", "unit": "rate", "better": "lower"}
-    task = json.loads(json.dumps(asdict(registry.task("nudity_i2p"))))
-    other = {"model": "stabilityai/stable-diffusion-2-1", "size": 768}
+    task = json.loads(json.dumps(asdict(registry.task("nudity_explicit"))))
+    (command,) = (
+        r.command for r in tables.published_table("table4", []).rows if r.label == "original (SD v2.1)"
+    )
+    assert command.endswith("--set task.model=stabilityai/stable-diffusion-2-1 --set task.size=768")
+    sets = [text for name, text in zip(command.split(), command.split()[1:], strict=False) if name == "--set"]
+    (cell,) = resolve(["nudity_explicit"], ["original"], "paper", sets=sets)
+    other = json.loads(json.dumps(cell.overrides))  # as a result has them
     row = result_row(
         "original",
         scale="paper",
-        task="nudity_i2p",
+        task="nudity_explicit",
         task_values=task | other,
         overrides=other,
         concept="nudity",
     )
     boxes = {"at": {"0.6": {"boxes": {"armpits": 105}}}}
     row["measurements"] = [measurement("nudity", 0.2, 0.2, declared, extra=boxes)]
-    table = tables.published_table("table3", [row])
+    table = tables.published_table("table4", [row])
     cells = {r.label: r.entries[0] for r in table.rows}
     assert cells["original (SD v2.1)"].text == "105"
     assert cells["original (SD v2.1)"].verdict.startswith("not comparable: boxes of NudeNet 2")
     assert cells["original"].text == ""
-    (command,) = (
-        r.command for r in tables.published_table("table3", []).rows if r.label == "original (SD v2.1)"
-    )
-    assert command.endswith("--set task.model=stabilityai/stable-diffusion-2-1 --set task.size=768")
