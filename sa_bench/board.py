@@ -30,6 +30,7 @@ class Endpoint:
     # Lowest lower and highest upper bound of the cells' own intervals, on which gates are decided: a second
     # seed must not make a gate easier, as the span of two points would.
     bounds: tuple[float, float] = (math.nan, math.nan)
+    surest: float = math.nan  # the highest lower bound: what at least one run shows to be exceeded
     missing: int = 0
     unit: str | None = None
     better: str | None = None

@@ -1,8 +1,8 @@
 """From result rows to a board: who forgot, who can be undone, at what cost. No torch, no pandas.
 
 Gate: c_f is forgotten if the upper bound of its top-1 rate is at most chance (one over the number of
-classes). Recoverable is decided against the `retrain` rows of the same board: a method whose lower bound
-lies above retrain's upper bound only hid the concept. A method is ranked, by retention, if it passes the
+classes). Recoverable is decided against the `retrain` rows of the same board: a method of which one
+run's lower bound lies above retrain's upper bound only hid the concept. A method is ranked, by retention, if it passes the
 gate, is not recoverable and all three endpoints have a value. Controls and references are never ranked.
 
 Beside the rank stands the Pareto front: the methods that forgot and that no other such method dominates. Dominance
@@ -187,6 +187,7 @@ def _endpoint(cells: Rows, name: str) -> Endpoint:
             min(m["value"] if m["low"] is None else m["low"] for m in kept),
             max(m["value"] if m["high"] is None else m["high"] for m in kept),
         ),
+        max(m["value"] if m["low"] is None else m["low"] for m in kept),
         len(cells) - len(kept),
         first["unit"],
         first["better"],
@@ -215,7 +216,7 @@ def _judge(board: Board, line: Line, floor: Endpoint | None) -> None:
     if recovery is not None and recovery.value is not None and board.excess:
         line.recoverable = "yes" if recovery.bounds[0] <= 0 else "unclear"
     elif recovery is not None and recovery.value is not None and floor is not None:
-        if recovery.bounds[0] > floor.bounds[1]:
+        if recovery.surest > floor.bounds[1]:
             line.recoverable = "yes"
         else:
             line.recoverable = "no" if recovery.value <= floor.bounds[1] else "unclear"

@@ -95,6 +95,14 @@ def test_recoverable_is_decided_at_the_floors_upper_bound(recovery, verdict, ran
     assert (sa.rank == 1) is ranked
 
 
+def test_a_second_seed_does_not_hide_that_the_first_can_be_undone():
+    """Retrain's upper bound is .50. One run shows more; a run that shows less, or nothing, takes nothing back."""
+    shows, less = result_row(recovery=(0.9, 0.6, 1.0)), result_row(recovery=(0.6, 0.3, 0.9), seed=1)
+    assert line(one([shows, *OTHERS]), "sa").recoverable == "yes"
+    assert line(one([less, *OTHERS]), "sa").recoverable == "unclear"
+    assert line(one([shows, less, *OTHERS]), "sa").recoverable == "yes"
+
+
 def test_of_two_references_the_easier_one_to_undo_is_the_floor_in_either_order():
     other = result_row("retrain", recovery=(0.2, 0.15, 0.25), fields={"steps": 5})
     rows = [result_row(recovery=(0.4, 0.3, 0.5)), RETRAIN | {"fields": {"steps": 9}}, other]
