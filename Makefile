@@ -64,10 +64,13 @@ board-ddpm: $(VENV)/.installed
 	$(BIN)/python -m sa_bench pack runs/micro-ddpm-1 docs/data/micro-ddpm-1.jsonl.xz
 	$(MAKE) results
 
+# About 5 CPU-hours; its pictures are of runs/micro-t2i-1, which holds the images.
 board-t2i: $(VENV)/.installed
 	$(BIN)/python -m sa_bench plan --suite micro-t2i-1 --jobs 2
 	$(BIN)/python -m sa_bench run --suite micro-t2i-1 --jobs 2 --out runs/micro-t2i-1
 	$(BIN)/python -m sa_bench pack runs/micro-t2i-1 docs/data/micro-t2i-1.jsonl.xz
+	$(BIN)/python -m sa_bench figure samples runs/micro-t2i-1 --task mnist_0_t2i \
+	    --method sa,esd,salun,uce,concept_ablation,sld,retrain,prompt_filter --out docs/images/micro-t2i-samples.png
 	$(MAKE) results
 
 tune-ddpm: $(VENV)/.installed
@@ -82,6 +85,7 @@ tune-t2i: $(VENV)/.installed
 # The pages and pictures of the boards in docs/data, a minute.
 results: $(VENV)/.installed
 	$(BIN)/python -m sa_bench report docs/data/micro-ddpm-1.jsonl.xz --out docs/results-micro-ddpm.md
+	$(BIN)/python -m sa_bench report docs/data/micro-t2i-1.jsonl.xz --out docs/results-micro-t2i.md
 	$(BIN)/python -m sa_bench figure pareto docs/data/micro-ddpm-1.jsonl.xz --task mnist_0_ddpm_r1000 --out docs/images/micro-ddpm-r1000.svg
 
 judges bases: $(VENV)/.installed

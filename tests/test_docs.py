@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from sa_bench import cards, guard, registry
 from sa_bench.api import MARK, write_report
 from sa_bench.models import scopes
+from sa_bench.results import read_results
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -103,8 +105,8 @@ def test_the_readmes_commands_resolve(cli, command, tmp_path):
 
 
 def test_make_targets_named_in_the_documents_exist():
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)) | {"judges", "bases"}
-    named = {t for page in PAGES for t in re.findall(r"(?:`|^)make ([a-z-]+)", page.read_text(), re.M)}
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.M)) | {"judges", "bases"}
+    named = {t for page in PAGES for t in re.findall(r"(?:`|^)make ([a-z0-9-]+)", page.read_text(), re.M)}
     assert named <= targets, named - targets
 
 
@@ -121,9 +123,34 @@ def test_the_readmes_leaderboard_is_what_its_command_prints():
     assert [x for x in done.stdout.splitlines() if x.startswith("|")] == below.splitlines()
 
 
-def test_the_ddpm_boards_page_is_what_its_data_says(tmp_path):
-    page = (ROOT / "docs" / "results-micro-ddpm.md").read_text()
+@pytest.mark.parametrize("board", ["micro-ddpm", "micro-t2i"])
+def test_a_boards_page_is_what_its_data_says(board, tmp_path):
+    page = (ROOT / "docs" / f"results-{board}.md").read_text()
     copy = tmp_path / "page.md"
     copy.write_text(page.partition(MARK)[0] + MARK)
-    write_report([ROOT / "docs" / "data" / "micro-ddpm-1.jsonl.xz"], copy)
+    write_report([ROOT / "docs" / "data" / f"{board}-1.jsonl.xz"], copy)
     assert copy.read_text() == page
+
+
+def test_the_text_to_image_table_is_what_its_data_says():
+    """The small table above the mark: means of the runs of the row's method, of what is told of both places."""
+    page = (ROOT / "docs" / "results-micro-t2i.md").read_text().partition(MARK)[0]
+    said = {row.split("`")[1]: row for row in page.splitlines() if row.startswith("| `")}
+    data = ROOT / "docs" / "data" / "micro-t2i-1.jsonl.xz"
+    cells = [r for r in read_results([data]) if r["task"] == "mnist_0_t2i"]
+    tuned = {"sa": {"lam": 3.0}, "salun": {"target": "frozen"}, "concept_ablation": {"target": "frozen"}}
+    tuned["esd"] = {"scope": "xattn", "lr": 1e-3}
+    assert len(said) == 9
+    for method, row in said.items():
+        runs = [
+            {m["name"].partition("[")[0]: m for m in r["measurements"]}
+            for r in cells
+            if r["method"] == method and tuned.get(method, {}).items() <= r["fields"].items()
+        ]
+        forget, recovery, kid = (
+            fmean(m[name]["value"] for m in runs) for name in ("forget_top1", "recovery", "kid")
+        )
+        both = [m["paraphrase_rate"]["extra"]["families"] for m in runs]
+        company = fmean(f[f"composed, {side}"]["value"] for f in both for side in ("left", "right"))
+        texts = [f"{100 * forget:.1f} %", f"{100 * recovery:.0f} %", f"{100 * company:.0f} %", f"{kid:#.2g}"]
+        assert [part.strip() for part in row.split("|")[2:6]] == texts
