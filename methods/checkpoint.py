@@ -26,11 +26,16 @@ class Checkpoint:
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
 
     def unfit(self, task: Task) -> str:
-        """Nothing; a file that holds no part of Stable Diffusion is refused here, before any work."""
-        if task.family == "text_to_image":
-            from sa_bench.models import layouts
+        """Nothing; a file that holds no part of such a model is refused here, before any work."""
+        from sa_bench import bases
+        from sa_bench.models import layouts
 
+        if task.family == "text_to_image":
             layouts.layout(self.path)
+        if (
+            not task.model
+        ):  # a pretrained base takes minutes and GiB to open: its names and shapes wait for the run
+            bases.new(task.family, task.dataset, task.base, words=task.classes).load(Path(self.path))
         return ""
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:

@@ -143,6 +143,13 @@ def _several(text: str, what: str) -> list[Any]:
     return found
 
 
+def _swept(text: str, what: str) -> list[str]:
+    """The values of a sweep as texts, each as --set would take it: between commas, or the parts of a JSON list."""
+    if not text.startswith("["):
+        return text.split(",")
+    return [part if isinstance(part, str) else json.dumps(part) for part in _several(text, what)] or [""]
+
+
 def split_setting(text: str) -> tuple[str, str]:
     """`field=value` as a pair.
 
@@ -247,7 +254,7 @@ def resolve(
         if seed < 0:
             raise SaBenchError(f"Seeds are whole numbers ≥ 0, got {seed}.")
     settings = [split_setting(text) for text in sets]
-    swept = [(name, values.split(",")) for name, values in map(split_setting, sweeps)]
+    swept = [(name, _swept(values, f"--sweep {name}")) for name, values in map(split_setting, sweeps)]
     if empty := [name for name, values in swept if not all(values)]:
         raise SaBenchError(f"--sweep {empty[0]} has an empty value; write --sweep {empty[0]}=a,b,c.")
     tasks, methods, metrics = (

@@ -46,7 +46,9 @@ SeedOption = Annotated[str, typer.Option(help="Forgetting seeds: 0,1,2.")]
 BaseOption = Annotated[str, typer.Option(help="Base model seeds: 0,1,2.")]
 ScaleOption = Annotated[str, typer.Option(help="full, paper or quick.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="field=value, sa.field=…, task.field=…")]
-SweepOption = Annotated[list[str] | None, typer.Option("--sweep", help="field=a,b,c: one cell a value.")]
+SweepOption = Annotated[
+    list[str] | None, typer.Option("--sweep", help="field=a,b,c or a JSON list: one cell a value.")
+]
 MetricOption = Annotated[
     str, typer.Option("--metric", help="Further metrics on top of the task's: names or ./mine.py.")
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import time
 from collections.abc import Callable, Mapping
@@ -10,47 +11,105 @@ from typing import Any
 
 import torch
 
+from sa_bench.errors import CellFailed
+from sa_bench.store import write_atomic
+
+SPENT = ".spent.json"  # in the folder of a stage under way: what was spent on it so far, over all attempts
+EVERY = 5.0  # seconds between two notes of it; a kill loses as much
+
 
 class Meter:
-    """Meters stages that may ask for other stages on their way: what those cost is theirs."""
+    """Meters stages that may ask for other stages on their way: what those cost is theirs.
+
+    A stage that was killed and goes on costs what all its attempts did.
+    """
 
     def __init__(self, device: str) -> None:
-        """No stage was made yet."""
+        """No stage is under way."""
         self.device, self.cuda = device, torch.device(device).type == "cuda"
-        self._spent = (0.0, 0.0)  # wall and CPU seconds of the stages made so far
-        self._peaks: list[float] = []  # of each stage under way, MiB on the device up to its last inner stage
+        self._open: list[_Stage] = []
 
     def timed(self, build: Callable[[Path], Mapping | None], folder: Path) -> dict[str, Any]:
         """`build(folder)`'s facts with their `cost`."""
-        before, started, cpu = self._spent, time.monotonic(), time.process_time()
-        self._begin()
-        try:
-            facts = dict(build(folder) or {})
-        finally:
-            on_device = self._end()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        wall = time.monotonic() - started - (self._spent[0] - before[0])
-        used = time.process_time() - cpu - (self._spent[1] - before[1])
-        self._spent = (self._spent[0] + wall, self._spent[1] + used)
-        cost: dict[str, Any] = {"wall_s": round(wall, 3), "cpu_s": round(used, 3), "peak_mib": round(peak)}
-        if self.cuda:
-            cost["device_peak_mib"] = round(on_device)
-        return facts | {"cost": cost | {"device": self.device}}
-
-    def _begin(self) -> None:
         if self.cuda:
             torch.cuda.init()  # a worker's device is asleep until its first tensor
             self._remember()
-            self._peaks.append(0.0)
+        if self._open:
+            self._open[-1].note()
+        stage = _Stage(folder / SPENT)
+        self._open.append(stage)
+        try:
+            facts = dict(build(folder) or {})
+        except BaseException:
+            stage.note()
+            raise
+        finally:
+            if self.cuda:
+                self._remember()
+            self._open.pop()
+            if self._open:
+                self._open[-1].add(stage)
+        stage.file.unlink(missing_ok=True)
+        wall, cpu = stage.spent()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        cost: dict[str, Any] = {"wall_s": round(wall, 3), "cpu_s": round(cpu, 3), "peak_mib": round(peak)}
+        if self.cuda:
+            cost["device_peak_mib"] = round(stage.device_peak)
+        return facts | {"cost": cost | {"device": self.device}}
 
-    def _end(self) -> float:
-        if not self.cuda:
-            return 0.0
-        self._remember()
-        return self._peaks.pop()
+    def noting(self, progress: Callable[[str, int, int], None]) -> Callable[[str, int, int], None]:
+        """`progress`, which on its way notes what the innermost stage has cost."""
+
+        def told(stage: str, done: int, total: int) -> None:
+            progress(stage, done, total)
+            if self._open and time.monotonic() - self._open[-1].noted > EVERY:
+                self._open[-1].note()
+
+        return told
 
     def _remember(self) -> None:
-        """Add the peak since the last reset to the innermost stage, and begin anew."""
-        if self._peaks:
-            self._peaks[-1] = max(self._peaks[-1], torch.cuda.max_memory_allocated(self.device) / 2**20)
+        """Add the device's peak since the last reset to the innermost stage, and begin anew."""
+        if self._open:
+            stage = self._open[-1]
+            stage.device_peak = max(stage.device_peak, torch.cuda.max_memory_allocated(self.device) / 2**20)
         torch.cuda.reset_peak_memory_stats(self.device)
+
+
+class _Stage:
+    """One stage under way."""
+
+    def __init__(self, file: Path) -> None:
+        """`file` holds what earlier attempts spent, if there were any."""
+        self.file, self.device_peak = file, 0.0  # MiB
+        self.noted = time.monotonic()
+        self.began = _clocks()
+        self.inner = (0.0, 0.0)  # of the stages it asked for, in this attempt
+        try:
+            wall, cpu = json.loads(file.read_text())
+            self.earlier = (float(wall), float(cpu))
+        except (OSError, ValueError, TypeError):
+            self.earlier = (0.0, 0.0)
+
+    def spent(self) -> tuple[float, float]:
+        """Wall and CPU seconds of all attempts, without what other stages cost."""
+        now = zip(_clocks(), self.began, self.inner, self.earlier, strict=True)
+        wall, cpu = (clock - began - inner + earlier for clock, began, inner, earlier in now)
+        return wall, cpu
+
+    def add(self, stage: _Stage) -> None:
+        """`stage`, asked for on the way, has ended."""
+        took = zip(self.inner, _clocks(), stage.began, strict=True)
+        wall, cpu = (inner + clock - began for inner, clock, began in took)
+        self.inner = (wall, cpu)
+
+    def note(self) -> None:
+        """Keep what was spent for the next attempt; where that cannot be written it is not counted."""
+        self.noted = time.monotonic()
+        try:
+            write_atomic(self.file, json.dumps([round(s, 3) for s in self.spent()]).encode())
+        except (OSError, CellFailed):
+            return
+
+
+def _clocks() -> tuple[float, float]:
+    return time.monotonic(), time.process_time()

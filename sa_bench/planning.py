@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from math import prod
 from pathlib import Path
@@ -206,10 +206,40 @@ def _walk(chain: Chain, history: History, claimed: set[tuple[str, str]]) -> Iter
         yield planned(f"fisher {option.n:,} samples", found, _times(history, _fisher_name(inputs), option.n))
     steps = _steps(task.family, cell.fields)
     found = state("forget", chain.forget_inputs()) if known else "to do"
+    if steps and found == "to do":
+        yield from _fixed_sets(chain, history, state, known)
     what = f"forget {steps:,} steps" if steps else "forget"
     name = _forget_name(cell.method, cell.keyed_fields(), plain(task.sampler))
     yield planned(what, found, _times(history, name, steps or 1))
     yield from _scoring(chain, history, state) if found == "stored" else _unknown_model(chain, history)
+    todo = [
+        n
+        for n in sampling.sets(task)
+        if known and state("samples", chain.sample_inputs(n, base=True)) == "to do"
+    ]
+    if todo or (not known and state("samples of", _unnamed(chain)) == "to do"):
+        yield from (replace(s, what=f"base model's {s.what}") for s in _unknown_model(chain, history))
+
+
+def _fixed_sets(chain: Chain, history: History, state: Any, known: bool) -> Iterator[Stage]:
+    """θ*'s samples that the method learns from and that are drawn once, where they are not there yet."""
+    ignored = getattr(registry.method_class(chain.cell.method), "ignores", ())
+    wanted = {"surrogate": chain.surrogate_inputs(), "replay": chain.replay_inputs()}
+    for name, inputs in wanted.items():
+        named = {"base": chain.base.content} if known else {"base": _unnamed(chain)}
+        if name not in ignored and "n" in inputs and state("replay", {**named, **inputs}) == "to do":
+            seconds = _times(history, _sample_name(plain(chain.task.sampler)), inputs["n"])
+            yield Stage(f"{name} {inputs['n']:,} images", "to do", seconds)
+
+
+def _unnamed(chain: Chain) -> dict[str, Any]:
+    """What tells a base model that is not there yet from others."""
+    task = chain.task
+    return {
+        "model": task.model,
+        "recipe": [task.family, task.dataset, task.base],
+        "seed": chain.cell.base_seed,
+    }
 
 
 def _scoring(chain: Chain, history: History, state: Any) -> Iterator[Stage]:
@@ -292,6 +322,8 @@ def _units(stage: str, inputs: Mapping[str, Any]) -> tuple[list[str], int]:
         return [_fisher_name(inputs)], int(inputs["options"]["n"])
     if stage == "samples":
         return [_sample_name(inputs["sampler"])], len(inputs["rows"])
+    if stage == "replay":
+        return [_sample_name(inputs["sampler"])], int(inputs["n"])
     if stage == "forget":
         fields = inputs["fields"]
         recipe = (inputs.get("recipes") or {}).get(fields.get("recipe"), {})

@@ -52,10 +52,11 @@ class Chain:
 
     def __init__(self, store: Store, cell: Cell, progress: Progress, device: str = "cpu") -> None:
         """`progress(stage, done, total)` is told of everything slow."""
-        self.store, self.cell, self.progress, self.device = store, cell, progress, device
+        self.store, self.cell, self.device = store, cell, device
         self.task = cell.task
         self.cost: dict[str, dict[str, Any]] = {}
         self._meter = Meter(device)
+        self.progress = self._meter.noting(progress)
         self._sets: dict[tuple[str, bool], Artifact] = {}
 
     def make(
@@ -118,15 +119,9 @@ class Chain:
         c_f = task.asked(task.concept, "forget")
         if kind == "class" and not isinstance(model, Diffusion):
             return AnotherClass(model, task.concept, int(argument), task.sampler)
-        if kind in ("class", "prompt"):  # slow to sample: a set for all seeds
-            texts = [argument] if kind == "prompt" else task.asked(int(argument), "replay")
-            inputs = {
-                "n": self.shown,
-                "texts": texts,
-                "version": REPLAY_VERSION,
-                "sampler": plain(task.sampler),
-            }
-            conditions = [texts[i % len(texts)] for i in range(self.shown)]
+        if kind in ("class", "prompt"):
+            inputs = self.surrogate_inputs()
+            conditions = [inputs["texts"][i % len(inputs["texts"])] for i in range(self.shown)]
             return Relabelled(self._fixed("surrogate", conditions, inputs, 0), model, c_f)
         if kind == "folder":
             height, width, channels = datasets.shape(task)
@@ -135,6 +130,14 @@ class Chain:
         if task.prompts is not None:
             return NormalNoise(model, c_f)
         return UniformNoise(model, task.concept, model.shape, model.range)
+
+    def surrogate_inputs(self) -> dict[str, Any]:
+        """What a set of surrogates is besides the base; empty where q is not slow to sample or not the model's."""
+        task, (kind, _, argument) = self.task, self.task.surrogate.partition(":")
+        if kind not in ("class", "prompt") or task.family == "vae":
+            return {}
+        texts = [argument] if kind == "prompt" else task.asked(int(argument), "replay")
+        return {"n": self.shown, "texts": texts, "version": REPLAY_VERSION, "sampler": plain(task.sampler)}
 
     @property
     def shown(self) -> int:

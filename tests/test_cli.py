@@ -171,6 +171,7 @@ def test_plan_says_what_the_store_has_and_what_is_shared(cli, tiny, tmp_path):
     assert "time unknown" in cold
     assert "fisher 10,000 samples shared" in cold
     assert "nothing like it has run" in cold
+    assert cold.count("base model's samples") == 1, "once, beside every cell of this base"
     assert not list(store.glob("*/*"))
     cli("run", "--task", "mnist_0", "--method", "relabel", *tiny, check=0)
     warm = cli("plan", *command, check=0).stdout
@@ -188,8 +189,12 @@ def test_plan_says_what_the_store_has_and_what_is_shared(cli, tiny, tmp_path):
         "--set",
         "fisher.n=1000",
     ]
+    assert "replay 1,000 images" in cli("plan", *limited, check=0).stdout
     cli("run", *limited, check=0)
-    assert "15 metrics stored" in cli("plan", *limited, check=0).stdout
+    limited_warm = cli("plan", *limited, check=0).stdout
+    assert "15 metrics stored" in limited_warm
+    assert "replay" not in limited_warm
+    assert "base model's" not in limited_warm
     swept = cli("plan", *command, "--sweep", "sa.lam=1,50", check=0).stdout
     assert "sa lam=50.0 (base 0, seed 0)" in swept
     paper = cli(

@@ -62,6 +62,83 @@ def test_a_failed_stage_leaves_the_meter_as_it_was(monkeypatch, tmp_path):
     assert meter.timed(lambda f: card.uses(10), tmp_path)["cost"]["device_peak_mib"] == 10
 
 
+class Clock:
+    """Wall and CPU seconds that pass only when told."""
+
+    def __init__(self, monkeypatch):
+        self.now = 100.0
+        monkeypatch.setattr("sa_bench.metering.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("sa_bench.metering.time.process_time", lambda: self.now / 2)
+
+
+def test_a_stage_that_was_killed_costs_what_all_its_attempts_did(monkeypatch, tmp_path):
+    """A kill leaves no time to write: what counts is the last note, made as progress is told."""
+    clock, killed = Clock(monkeypatch), RuntimeError("killed")
+    meter = Meter("cpu")
+    told = meter.noting(lambda *event: None)
+
+    def begins(folder):
+        clock.now += 40
+        told("forget", 40, 100)
+        clock.now += 3
+        told("forget", 43, 100)  # too early for another note
+        monkeypatch.setattr("sa_bench.metering._Stage.note", lambda stage: None)
+        raise killed
+
+    with pytest.raises(RuntimeError):
+        meter.timed(begins, tmp_path)
+    monkeypatch.undo()
+    clock = Clock(monkeypatch)
+
+    def goes_on(folder):
+        clock.now += 60
+
+    cost = Meter("cpu").timed(goes_on, tmp_path)["cost"]
+    assert (cost["wall_s"], cost["cpu_s"]) == (100.0, 50.0)
+    assert not list(tmp_path.iterdir()), "the note is no part of the artifact"
+
+
+def test_what_an_inner_stage_spent_before_it_was_killed_stays_its_own(monkeypatch, tmp_path):
+    clock, inner = Clock(monkeypatch), tmp_path / "inner"
+    inner.mkdir()
+
+    def outer(folder, fails):
+        clock.now += 10
+
+        def build(folder):
+            clock.now += 30
+            if fails:
+                raise KeyboardInterrupt
+
+        return {"inner": meter.timed(build, inner)["cost"]}
+
+    meter = Meter("cpu")
+    with pytest.raises(KeyboardInterrupt):
+        meter.timed(lambda folder: outer(folder, True), tmp_path)
+    meter = Meter("cpu")
+    facts = meter.timed(lambda folder: outer(folder, False), tmp_path)
+    assert facts["inner"]["wall_s"] == 60.0
+    assert facts["cost"]["wall_s"] == 20.0
+
+
+def test_a_note_that_cannot_be_written_or_read_ends_nothing(monkeypatch, tmp_path):
+    clock = Clock(monkeypatch)
+    (tmp_path / ".spent.json").write_text("[")
+    (tmp_path / ".spent.json").chmod(0o400)
+    meter = Meter("cpu")
+    told = meter.noting(lambda *event: None)
+
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    def build(folder):
+        clock.now += 7
+        told("forget", 1, 2)
+
+    monkeypatch.setattr("sa_bench.metering.write_atomic", full)
+    assert meter.timed(build, tmp_path)["cost"]["wall_s"] == 7.0
+
+
 def test_versions_of_what_is_installed_and_the_card_are_named(monkeypatch):
     Card(monkeypatch)
     known = {"torch": "1", "diffusers": "2", "nudenet": "3"}

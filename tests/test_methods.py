@@ -7,6 +7,7 @@ from dataclasses import FrozenInstanceError, asdict, fields, replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from sa_bench import registry
 from sa_bench.cells import SCALES, resolve, resolve_fields, resolve_task
@@ -250,6 +251,15 @@ def test_checkpoint_loads_what_somebody_else_made(gaussian, task, tmp_path):
 def test_checkpoint_asks_for_its_file_before_any_work(sets, message):
     with pytest.raises(SaBenchError, match=message):
         resolve(["mnist_0"], ["checkpoint"], sets=sets)
+
+
+@pytest.mark.parametrize("task", ["mnist_0", "mnist_0_ddpm", "mnist_0_t2i"])
+def test_a_checkpoint_of_another_shape_is_refused_before_any_work(task, tmp_path):
+    """It used to fail in its own cell, after the base model and its sample sets were made."""
+    file = tmp_path / "theirs.safetensors"
+    save_file({"conv_in.weight": torch.zeros(3, 3)}, file)
+    with pytest.raises(SaBenchError, match=r"theirs\.safetensors"):
+        resolve([task], ["checkpoint"], sets=[f"checkpoint.path={file}"])
 
 
 def test_a_surrogate_of_another_class_is_learnt(gaussian, task):

@@ -167,6 +167,16 @@ def test_cells_are_told_apart_by_everything_that_makes_a_result():
     assert ids(sets=["lam=50"]) == ids(sets=["sa.lam=50.0"]) == base
     assert len(ids(sweeps=["lam=1,10", "steps=5,6,7"])) == 6
     assert len(ids(sweeps=["lam=1,1"], seeds=[0, 0])) == 1
+    assert ids(sweeps=['lam=[1, "10"]']) == ids(sweeps=["lam=1,10"])
+
+
+def test_a_sweep_over_values_that_hold_commas_is_a_json_list():
+    sweep = 'task.prompts.test=[["a photo, of {}"], ["{} at sea", "a drawing, of {}"]]'
+    cells = resolve(["mnist_0_t2i"], ["original"], "quick", sweeps=[sweep])
+    assert [c.task.prompts.test for c in cells] == [("a photo, of {}",), ("{} at sea", "a drawing, of {}")]
+    for wrong, said in (("lam=[1,", "no JSON list"), ("lam=[]", "empty value")):
+        with pytest.raises(SaBenchError, match=said):
+            resolve(["mnist_0"], ["sa"], sweeps=[wrong])
 
 
 def test_an_exit_code_of_3_means_that_only_assets_are_missing():
