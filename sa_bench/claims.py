@@ -90,7 +90,9 @@ def _ordering(row: Comparison) -> tuple[str, str]:
     sign = -1 if row.better == "lower" else 1
     text = f"{row.a} − {row.b}: {difference(row)}"
     if row.low is None or row.high is None:
-        return "cannot be told", f"{text}; {row.runs} shared runs, {FEWEST} are needed"
+        few = f"{row.runs} shared runs, {FEWEST} are needed"
+        same = f"in all {row.runs} runs alike, and a spread that was not seen is not none"
+        return "cannot be told", f"{text}; {few if row.runs < FEWEST else same}"
     text += f", {row.runs} runs on {row.bases} base model(s)"
     if row.low <= 0 <= row.high:
         return "cannot be told", text

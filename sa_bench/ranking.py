@@ -248,13 +248,19 @@ def dominates(a: Line, b: Line, primary: Sequence[str]) -> bool:
     apart = (
         x.bounds[1] < y.bounds[0] if x.better == "lower" else x.bounds[0] > y.bounds[1] for x, y in pairs
     )
-    return any(apart) or any(p is not None and p < ALPHA for p in holm(_differing(a, b, primary)))
+    return any(apart) or _shown_better(a, b, primary)
 
 
-def _differing(a: Line, b: Line, primary: Sequence[str]) -> list[float | None]:
-    """The p of each endpoint's difference over the runs that both have; None below `FEWEST`."""
-    found = [differences(name, a, b) for name in primary]
-    return [over_bases(d)[3] if sum(map(len, d.values())) >= FEWEST else None for d in found]
+def _shown_better(a: Line, b: Line, primary: Sequence[str]) -> bool:
+    """Whether an endpoint's difference over the runs that both have is in favour of `a` with p < .05 after Holm."""
+    found, better = [], []
+    for name in primary:
+        by_base = differences(name, a, b)
+        if sum(map(len, by_base.values())) >= FEWEST:
+            difference, _, _, p = over_bases(by_base)
+            found.append(p)
+            better.append(difference < 0 if a.endpoints[name].better == "lower" else difference > 0)
+    return any(p is not None and p < ALPHA and for_a for p, for_a in zip(holm(found), better, strict=True))
 
 
 def _front(board: Board) -> None:

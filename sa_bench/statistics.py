@@ -159,7 +159,8 @@ def over_bases(
 
     Base models are the units: Student's t over their means, as many as they are minus one degrees. What seeds
     add is in the spread of the means. With a single base model its runs are the units, and nothing is
-    said of another base.
+    said of another base. Where no two units differ there is no interval, and no p unless all are 0: a spread that was
+    not seen is not none.
     """
     units = [float(np.mean(v)) for v in by_base.values()]
     if len(units) == 1:
@@ -167,10 +168,13 @@ def over_bases(
     mean_of = float(np.mean(units))
     if len(units) < 2:
         return mean_of, None, None, None
+    if np.allclose(units, units[0], rtol=1e-9, atol=1e-12):
+        return mean_of, None, None, None if any(units) else 1.0
     error = float(np.std(units, ddof=1)) / len(units) ** 0.5
     half = float(stats.t.ppf(1 - ALPHA / 2, len(units) - 1)) * error
-    p = float(not mean_of) if error == 0 else float(2 * stats.t.sf(abs(mean_of) / error, len(units) - 1))
-    return mean_of, mean_of - half, mean_of + half, p
+    return (
+        mean_of, mean_of - half, mean_of + half, float(2 * stats.t.sf(abs(mean_of) / error, len(units) - 1))
+    )  # fmt: skip
 
 
 def components(by_base: Mapping[int, Sequence[float]]) -> tuple[float, float]:

@@ -263,8 +263,6 @@ def _interval(line: Line, found: Endpoint) -> tuple[float | None, float | None]:
     for cell, point in zip(line.cells, found.points, strict=True):
         by_base.setdefault(cell["base_seed"], []).append(point)
     _, low, high, _ = over_bases(by_base)
-    if len(set(found.points)) == 1:  # no spread was seen, which is not none
-        return None, None
     if low is None or high is None or found.unit not in ("rate", "probability"):
         return low, high
     return max(0.0, low), min(1.0, high)

@@ -133,6 +133,9 @@ def _checkpoints(found: Versus, answer: Answer, names: tuple[str, str]) -> str:
 
 def _methods(answer: Answer, names: tuple[str, str]) -> str:
     row = answer.methods
+    if row is not None and row.p is None and row.runs >= FEWEST:
+        by = f"{_plain(row.difference, answer, '+')}{_unit(answer)}"
+        return f"Not told: all {row.runs} runs differ by {by}, and a spread that was not seen is not none."
     if row is None or row.p is None:
         few = [_plain(point, answer, "+") for point in answer.points[: FEWEST - 1]]
         return (

@@ -358,14 +358,30 @@ def test_a_further_row_changes_nothing_between_two_others_and_ranks_agree_with_d
 
 
 def test_five_shared_runs_show_what_overlapping_intervals_do_not():
-    """Each run's interval is over images; the difference, the same in all runs, is far better known."""
+    """Each run's interval is over images; the difference, much the same in all runs, is far better known."""
 
-    def runs(method, keep, n):
-        return [result_row(method, keep=(keep - s, keep - s - 9, keep - s + 9), seed=s) for s in range(n)]
+    def runs(method, keep, n, by=1.0):
+        return [
+            result_row(method, keep=(keep - by * s, keep - s - 9, keep - s + 9), seed=s) for s in range(n)
+        ]
 
-    assert front([*runs("a", -90.0, 4), *runs("b", -90.5, 4)])["b"]
-    assert not front([*runs("a", -90.0, 5), *runs("b", -90.5, 5)])["b"]
-    assert front([*runs("a", -90.0, 5), *runs("b", -90.5, 5)])["a"]
+    assert front([*runs("a", -90.0, 4), *runs("b", -90.5, 4, 1.01)])["b"]
+    assert not front([*runs("a", -90.0, 5), *runs("b", -90.5, 5, 1.01)])["b"]
+    assert front([*runs("a", -90.0, 5), *runs("b", -90.5, 5, 1.01)])["a"]
+    # in every run the same: a spread that was not seen is not none
+    assert front([*runs("a", -90.0, 5), *runs("b", -90.5, 5)])["b"]
+
+
+def test_evidence_for_the_other_side_takes_nobody_off_the_front():
+    """`a` is worse on every shared run, and better on the mean of all, by runs that `b` has not."""
+
+    def run(method, recovery, seed):
+        return result_row(method, recovery=(recovery, recovery - 0.3, recovery + 0.3), seed=seed)
+
+    shared = [r for s in range(5) for r in (run("a", 0.5 + 0.001 * s, s), run("b", 0.45, s))]
+    found = front([*shared, *(run("a", 0.3, s) for s in range(5, 10))])
+    assert found["a"]
+    assert found["b"]
 
 
 def test_a_strangers_row_takes_none_of_ours_off_the_front():

@@ -82,6 +82,15 @@ def test_one_base_model_says_nothing_of_another():
     assert (low, high) == pytest.approx(expected.confidence_interval())
 
 
+@pytest.mark.parametrize(
+    ("runs", "p"),
+    [({0: [-0.01] * 5}, None), ({0: [0.1, 0.3], 1: [0.3, 0.1], 2: [0.2, 0.2]}, None), ({0: [0.0] * 8}, 1.0)],
+)
+def test_a_spread_that_was_not_seen_is_not_none(runs, p):
+    """It gave an interval of no width, and p = 0 where all runs differ alike."""
+    assert over_bases(runs)[1:] == (None, None, p)
+
+
 def test_the_interval_over_bases_covers_another_base():
     """3 bases x 8 seeds, both with a spread of their own: 95 % of the intervals hold the true difference."""
     rng, hits, n = np.random.default_rng(0), 0, 2000
