@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageFilter
-from safetensors.numpy import load_file
 
 from sa_bench.board import Board, Endpoint, Line
 from sa_bench.errors import SaBenchError, unknown
 from sa_bench.explicit import explicit as may_be_explicit
 from sa_bench.plots import swept
+from sa_bench.sample_sets import arrays
 from sa_bench.wording import shown
 
 if TYPE_CHECKING:
@@ -291,7 +291,7 @@ def _images(path: Path, count: int, veiled: bool) -> np.ndarray | None:
     """The first images of a sample set, uint8 (count, H, W, C), blurred if veiled; None: the file is not there."""
     if not path.is_file():
         return None
-    images = load_file(path)["images"][:count]
+    images = arrays(path)["images"][:count]
     if not veiled:
         return images
     blur = ImageFilter.GaussianBlur(max(images.shape[1:3]) / 12)

@@ -16,7 +16,6 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image, ImageFilter
-from safetensors.numpy import load_file
 
 from sa_bench import __version__, beside
 from sa_bench.board import Board, Endpoint, Line
@@ -28,6 +27,7 @@ from sa_bench.errors import SaBenchError
 from sa_bench.explicit import explicit
 from sa_bench.plots import curves, sweeps, tradeoff
 from sa_bench.ranking import boards
+from sa_bench.sample_sets import arrays
 from sa_bench.wording import FEW, FRONT, Notes, elsewhere, machine, percent, protocol, shown, spread, unit
 
 COLUMNS = 10  # images in a row of a grid
@@ -227,7 +227,7 @@ def sheet(path: Path, veiled: bool = False) -> str:
     """
     if not path.exists():
         return ""
-    stored = load_file(path)
+    stored = arrays(path)
     images, labels = stored["images"], stored["labels"]
     if path.name.startswith("retain"):
         shown_classes = np.unique(labels)

@@ -23,7 +23,7 @@ from typing import Any
 from sa_bench import __version__
 from sa_bench.errors import SaBenchError
 from sa_bench.explicit import explicit
-from sa_bench.foreign import MODEL, Differs, require_readable, result
+from sa_bench.foreign import MODEL, Differs, require_plain, require_readable, result
 from sa_bench.settings import store_folder
 from sa_bench.store import Store, digest, disk_errors, file_digest
 
@@ -41,6 +41,7 @@ DAMAGE = (
 )  # fmt: skip
 """What zipfile, its decompressors and a manifest of another form raise."""
 BASE = "-base.safetensors"
+LEFT_OUT = "deleted by the run", "images left out", "may show nudity"
 
 
 def write(
@@ -92,10 +93,19 @@ def write(
             members[f"{folder.name}/{MODEL}"] = folder / MODEL
     if gone := [path for path in members.values() if not path.is_file()]:
         raise SaBenchError(f"{gone[0]} is gone. Make it again: the command of the run, with the same --out.")
+    hashes = {name: file_digest(path) for name, path in members.items()}
+    for row in rows:
+        for name, made in (row["artifacts"].get("samples") or {}).items():
+            file_of = f"{Path(row['folder']).name}/{name}.safetensors"
+            if file_of in hashes and set_hash(name, hashes[file_of]) != made:
+                raise SaBenchError(
+                    f"{members[file_of]} is not the file that its result.json names: it was changed since. Make it again: "
+                    "the command of the run, with the same --out."
+                )
     manifest = {
         "bundle": SCHEMA, "sa_bench": __version__, "by": _name(by), "cells": [Path(r["folder"]).name for r in rows],
         **facts(rows), "left_out": left_out,
-        "members": {n: {"sha256": file_digest(p), "bytes": p.stat().st_size} for n, p in members.items()},
+        "members": {n: {"sha256": hashes[n], "bytes": p.stat().st_size} for n, p in members.items()},
     }  # fmt: skip
     part = file.with_name(f".{file.name}.part")
     with disk_errors(file.parent):
@@ -115,11 +125,11 @@ def _why_left_out(path: Path, name: str, row: Mapping[str, Any], images: bool, n
         and not row["task_values"].get("keep_images", True)
         and not path.is_file()
     ):
-        return "deleted by the run"
+        return LEFT_OUT[0]
     if not images:
-        return "images left out"
+        return LEFT_OUT[1]
     if name in ("forget", "families") and not nudity and explicit(row["task_values"]):
-        return "may show nudity"
+        return LEFT_OUT[2]
     return ""
 
 
@@ -269,7 +279,10 @@ def _manifest(raw: bytes) -> dict[str, Any]:
     manifest = json.loads(raw)
     if manifest["bundle"] > SCHEMA:
         raise SaBenchError(f"it has schema {manifest['bundle']}; this sa_bench reads {SCHEMA}. Upgrade it.")
+    require_plain(manifest)
     _name(manifest["by"])
+    if strange := [e["why"] for e in manifest["left_out"].values() if e["why"] not in LEFT_OUT]:
+        raise Differs(f"{MANIFEST} has a reason for what is left out that no bundle has: {strange[0]!r}.")
     for name, entry in manifest["members"].items():
         if len(entry["sha256"]) != 64 or not isinstance(entry["bytes"], int):
             raise SaBenchError(f"{MANIFEST} says nothing of {name}.")

@@ -22,6 +22,11 @@ class CellFailed(SaBenchError):
     exit_code = 1
 
 
+def first_line(error: BaseException) -> str:
+    """What a library's exception says, cut to its first line; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
+
+
 def unknown(kind: str, got: str, known: Iterable[str]) -> SaBenchError:
     """An error that names `got`, its nearest neighbours, and all that is allowed."""
     names = sorted(known)

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from sa_bench.errors import CellFailed, SaBenchError
+from sa_bench.errors import CellFailed, SaBenchError, first_line
 
 SCHEMA = 1  # of a result
 MODEL = "model.safetensors"
@@ -108,7 +108,7 @@ def result(raw: bytes, where: str) -> dict[str, Any]:
                 f"{where} has schema {row['schema']}; this sa_bench reads {SCHEMA}. Upgrade it."
             )
         Result.model_validate(row)
-        _require_plain(row)
+        require_plain(row)
         _task(row["task_values"])
         for text in (row["provenance"]["command"], row["provenance"].get("cell_command", "")):
             _require_command(text)
@@ -129,13 +129,13 @@ def _no_number(text: str) -> float:
     raise ValueError(f"{text} is no number")
 
 
-def _require_plain(value: Any) -> None:
+def require_plain(value: Any) -> None:
     """Texts go to terminals and pages: nothing in them may steer one. Numbers are finite."""
     if isinstance(value, Mapping):
-        _require_plain([*value, *value.values()])
+        require_plain([*value, *value.values()])
     elif isinstance(value, list):
         for part in value:
-            _require_plain(part)
+            require_plain(part)
     elif isinstance(value, str) and not value.replace("\n", "").replace("\t", "").isprintable():
         raise ValueError(f"a text holds control characters: {value[:40]!r}")
     elif isinstance(value, float) and not math.isfinite(value):
@@ -188,8 +188,7 @@ def require_readable(path: Path, name: str) -> None:
         elif path.suffix == ".safetensors":
             _tensors(path)
     except Exception as error:  # pyarrow and safetensors have their own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise Differs(f"{name} cannot be read: {reason}.") from error
+        raise Differs(f"{name} cannot be read: {first_line(error)}.") from error
 
 
 def _scores(path: Path) -> None:

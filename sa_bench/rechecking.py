@@ -64,14 +64,30 @@ def slack(m: Mapping[str, Any]) -> float:
 def measurement(m: Mapping[str, Any], found: Mapping[str, Any], here: bool) -> Difference | None:
     """The first field of a result's measurement that recomputation does not confirm.
 
-    On the machine that it was made on every field counts, elsewhere those that boards use.
+    On the machine that it was made on every field counts, elsewhere those that boards, tables and verdicts use.
     """
     if here:
         return first_difference({k: m[k] for k in FIELDS}, {k: found[k] for k in FIELDS})
     for name in ("interval", "n", "n_unit"):
         if m[name] != found[name]:
             return name, m[name], found[name]
-    return next((d for k in ("value", "low", "high") if (d := number(k, m[k], found[k], m, here))), None)
+    difference = next(
+        (d for k in ("value", "low", "high") if (d := number(k, m[k], found[k], m, here))), None
+    )
+    difference = difference or first_difference(m["judges"], found["judges"], ELSEWHERE, slack(m), "judges")
+    return difference or _beside(m, found)
+
+
+def _beside(m: Mapping[str, Any], found: Mapping[str, Any]) -> Difference | None:
+    """The first number beside the value that another machine would not give; of a part of the images a vote is more."""
+    mine, theirs = m["extra"] or {}, found["extra"] or {}
+    for key in [*mine, *(k for k in theirs if k not in mine)]:
+        value = mine.get(key)
+        parts = max(1, len(value)) if isinstance(value, (Mapping, list)) else 1
+        limit = max(1, (m["n"] or 0) // VOTES) if isinstance(value, int) else parts * slack(m)
+        if difference := first_difference(value, theirs.get(key), ELSEWHERE, limit, f"extra.{key}"):
+            return difference
+    return None
 
 
 def number(
@@ -84,7 +100,9 @@ def number(
 
 
 def scores(said: pd.DataFrame, found: pd.DataFrame, here: bool) -> Difference | None:
-    """The first row of a table of scores that recomputation does not confirm."""
+    """The first row of a table of scores that recomputation does not confirm; older ones do not name the prompt."""
+    if "prompt" in found and "prompt" not in said:
+        found = found.drop(columns="prompt")
     if list(said.columns) != list(found.columns):
         return "columns of the scores", list(said.columns), list(found.columns)
     if len(said) != len(found):
@@ -98,13 +116,21 @@ def scores(said: pd.DataFrame, found: pd.DataFrame, here: bool) -> Difference | 
     return None
 
 
+def over_scores(m: Mapping[str, Any]) -> bool:
+    """Whether a measurement's interval, as it is called, is one over scores of images or prompts."""
+    how = str(m["interval"])
+    return how in ("wilson", "betting", "t") or how.startswith(
+        ("wilson, Bonferroni(", "wilson, clustered", "t, clustered")
+    )
+
+
 def from_scores(m: Mapping[str, Any], frame: pd.DataFrame, classes: int) -> dict[str, Any] | None:
     """Value, bounds and n of a measurement, made again from its scores alone; None: they do not tell.
 
     FID and its kin have no score an image, and of some metrics the interval is not over the scores.
     """
     how = str(m["interval"])
-    if "score" not in frame or not how.startswith(("wilson", "betting", "t")):
+    if "score" not in frame or not over_scores(m):
         return None
     score = frame["score"].to_numpy(float)
     prompts = frame["prompt"].to_numpy() if "prompt" in frame else None

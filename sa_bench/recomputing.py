@@ -198,12 +198,15 @@ class CellCheck:
         views = {base: self._view(base) for base in (False, True)}
         for name, m in zip(task.metrics, row["measurements"], strict=True):
             try:
-                self._interval(m)
+                self._warned(m)
+                unseen = self._interval(m)
                 if name not in here:
                     self.tally.skip("not here (--plug-in FILE names a file that defines it)", name)
-                    continue
-                self._declared(registry.metric(name), m)
-                self._recomputed(registry.metric(name), m, views)
+                else:
+                    self._declared(registry.metric(name), m)
+                    unseen = "" if self._recomputed(registry.metric(name), m, views) else unseen
+                if unseen:
+                    self.tally.skip(unseen, f"value and interval of {name}")
             except Differs as error:
                 raise Differs(f"{m['name']}: {error}") from error
 
@@ -229,24 +232,36 @@ class CellCheck:
             self._require(key, m[key], expected[key], "this version has")
         self.tally.add("fingerprints")
 
-    def _interval(self, m: Mapping[str, Any]) -> None:
-        """Value and bounds follow from the scores."""
+    def _warned(self, m: Mapping[str, Any]) -> None:
+        """What a guard found stands among the flags, and nothing else does in its name."""
+        warning, flags = (m["extra"] or {}).get("warning"), self.row["flags"]
+        told = [flag.removeprefix(f"{m['name']}: ") for flag in flags if flag.startswith(f"{m['name']}: ")]
+        if told != ([warning] if warning else []):
+            raise Differs(said("flags", told, warning, "the measurement has the warning"))
+
+    def _interval(self, m: Mapping[str, Any]) -> str:
+        """Value and bounds follow from the scores; else why that cannot be seen from them."""
         import pandas as pd
 
         path = self.folder / "scores" / f"{m['name']}.parquet"
-        if m["value"] is None or not path.is_file():
-            return
+        if m["value"] is None:
+            return ""
+        if not path.is_file():
+            if rechecking.over_scores(m):
+                raise Differs(f"its scores are missing; an interval called {m['interval']} is over scores.")
+            return "there are no scores of it"
         found = rechecking.from_scores(m, pd.read_parquet(path), len(self.cell.task.classes))
         if found is None:
-            return
+            return f"an interval called {m['interval']} does not follow from the scores"
         if difference := rechecking.first_difference({k: m[k] for k in found}, found):
             raise Differs(said(*difference, "its scores give"))
         self.tally.add("intervals")
+        return ""
 
     def _recomputed(
         self, metric: Metric, m: Mapping[str, Any], views: Mapping[bool, LazyView | None]
-    ) -> None:
-        """Value, interval and scores from the images, and the base model's value."""
+    ) -> bool:
+        """Value, interval and scores from the images, and the base model's value; False: that cannot be done here."""
         import pandas as pd
 
         try:
@@ -254,14 +269,11 @@ class CellCheck:
             base = self._base(metric, views[True])
         except Unavailable as error:
             self.tally.skip(error, metric.name)
-            return
+            return False
         found = rechecking.facts(measured)
-        warning = (found["extra"] or {}).get("warning")
-        if warning and not any(flag.startswith(f"{m['name']}: ") for flag in self.row["flags"]):
-            raise Differs(said("flags", self.row["flags"], warning))
         if m["value"] is None and found["value"] is not None and OPTIONAL & set(metric.requires):
             self.tally.skip(f"no value in the bundle ({m['reason']}), here {found['value']:.4g}", metric.name)
-            return
+            return True
         difference = rechecking.measurement(m, found, self.here)
         difference = difference or rechecking.number("base", m["base"], base, m, self.here)
         if difference:
@@ -276,6 +288,7 @@ class CellCheck:
                 raise Differs(said(*difference))
         self.tally.add("metrics")
         self.tally.add("bases")
+        return True
 
     def _measured(self, metric: Metric, view: LazyView | None) -> Any:
         """The metric's value of what lies in the bundle.

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from sa_bench import __version__
 from sa_bench.bundles import BUNDLED, opened
-from sa_bench.errors import SaBenchError
-from sa_bench.foreign import SCHEMA
+from sa_bench.errors import SaBenchError, first_line
+from sa_bench.foreign import SCHEMA, Result
 from sa_bench.store import disk_errors, write_atomic
 
 if TYPE_CHECKING:
@@ -157,19 +158,29 @@ def read_results(folders: Iterable[Path]) -> list[dict[str, Any]]:
             raise SaBenchError(f"{folder} holds no result.json. Make some: python -m sa_bench run --help.")
         for path in paths:
             try:
-                row = json.loads(path.read_text())
-                schema = row["schema"]
-            except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+                row = _readable(path, json.loads(path.read_text()))
+            except (OSError, ValueError, KeyError, TypeError) as error:
                 raise SaBenchError(
-                    f"{path} is not a result file ({error}). Delete it and run again."
+                    f"{path} is not a result file ({first_line(error)}). Delete it and run again."
                 ) from error
-            rows.append(_readable(path, schema, row) | {"folder": str(path.parent)})
+            rows.append(row | {"folder": str(path.parent)})
     return rows
 
 
-def _readable(path: Path, schema: int, row: dict[str, Any]) -> dict[str, Any]:
-    if schema > SCHEMA:
-        raise SaBenchError(f"{path} has schema {schema}; this sa_bench reads {SCHEMA}. Upgrade it.")
+def _readable(path: Path, row: Any) -> dict[str, Any]:
+    """`row`, once it has everything that a result has.
+
+    Raises:
+        SaBenchError: one of a newer schema.
+        ValueError, KeyError, TypeError: it is no result.
+    """
+    if int(row["schema"]) > SCHEMA:
+        raise SaBenchError(f"{path} has schema {row['schema']}; this sa_bench reads {SCHEMA}. Upgrade it.")
+    try:
+        Result.model_validate(row)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     return row
 
 
@@ -199,11 +210,14 @@ def unpacked(path: Path) -> list[dict[str, Any]]:
     """
     try:
         rows = [json.loads(line) for line in lzma.decompress(path.read_bytes()).decode().splitlines()]
-        return [_readable(path, row["schema"], row) | {"folder": ""} for row in rows]
+        found = [_readable(path, row) | {"folder": ""} for row in rows]
+        if not found:
+            raise ValueError("it holds no result")
     except (OSError, EOFError, lzma.LZMAError, ValueError, KeyError, TypeError) as error:
         raise SaBenchError(
-            f"{path} is no packed results ({error}). Make it again: python -m sa_bench pack RUN FILE."
+            f"{path} is no packed results ({first_line(error)}). Make it again: python -m sa_bench pack RUN FILE."
         ) from error
+    return found
 
 
 def _result_files(folder: Path) -> list[Path]:
@@ -256,12 +270,17 @@ def _stored(folder: str, name: str) -> Mapping[str, np.ndarray]:
         return {}
     import pandas as pd
 
-    frame = pd.read_parquet(path)
-    if "score" not in frame:
-        return {}
-    return {"score": frame["score"].to_numpy(float)} | {
-        k: frame[k].to_numpy(np.int64) for k in UNITS if k in frame
-    }
+    try:
+        frame = pd.read_parquet(path)
+        if "score" not in frame:
+            return {}
+        return {"score": frame["score"].to_numpy(float)} | {
+            k: frame[k].to_numpy(np.int64) for k in UNITS if k in frame
+        }
+    except (OSError, ValueError, TypeError) as error:  # pyarrow's own are of these kinds
+        raise SaBenchError(
+            f"{path} is no table of scores ({first_line(error)}). Delete its cell's folder and run the command again."
+        ) from error
 
 
 def load_results(*folders: str | Path) -> pd.DataFrame:
@@ -269,7 +288,7 @@ def load_results(*folders: str | Path) -> pd.DataFrame:
 
     Columns: task, method, scale, base_seed, seed, control, status, then the measurement's name, role,
     value, low, high, interval, n, n_unit, unit, better, base, reason; `fields`, `fingerprint`, `extra` as dicts; `folder`,
-    `origin`, whose bundle a row comes from ("": it lies in a run folder).
+    `origin`, whose bundle a row comes from ("": it lies in a run folder). `attrs["sa_bench_schema"]`: the results' schema.
     """
     import pandas as pd
 
@@ -285,7 +304,9 @@ def load_results(*folders: str | Path) -> pd.DataFrame:
         for result in read_results([Path(f) for f in folders])
         for m in result["measurements"] or [{}]
     ]
-    return pd.DataFrame(rows, columns=[*keys, "origin", *columns])
+    frame = pd.DataFrame(rows, columns=[*keys, "origin", *columns])
+    frame.attrs["sa_bench_schema"] = SCHEMA
+    return frame
 
 
 def command_line() -> str:

@@ -8,14 +8,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from sa_bench.errors import SaBenchError, first_line
 from sa_bench.store import write_atomic
 
 
 def file_hash(array: np.ndarray) -> str:
     """A hash of an array's bytes and shape."""
     return hashlib.sha256(np.ascontiguousarray(array).tobytes() + str(array.shape).encode()).hexdigest()
+
+
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a sample set's file.
+
+    Raises:
+        SaBenchError: it is cut short or something else.
+    """
+    try:
+        found = load_file(path)
+        if not {"images", "labels"} <= set(found):
+            raise ValueError(f"it holds {', '.join(found)}")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise SaBenchError(
+            f"{path} holds no sample set ({first_line(error)}). Delete its folder and run the command again."
+        ) from error
+    return found
 
 
 @dataclass(frozen=True)
@@ -51,7 +70,7 @@ class SampleSet:
     @staticmethod
     def load(path: Path) -> SampleSet:
         """Read what `save` wrote."""
-        return SampleSet(**load_file(path))
+        return SampleSet(**arrays(path))
 
     @staticmethod
     def concatenate(parts: Sequence[SampleSet]) -> SampleSet:

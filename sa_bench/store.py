@@ -37,7 +37,7 @@ def file_digest(path: Path) -> str:
 
 @contextmanager
 def disk_errors(where: Path) -> Iterator[None]:
-    """Turn a full or unwritable disk into one line that says what to do."""
+    """Turn a full or unwritable disk, or a name that cannot be written, into one line that says what to do."""
     try:
         yield
     except OSError as error:
@@ -49,6 +49,11 @@ def disk_errors(where: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise CellFailed(
                 f"No permission to write under {where}. Set SA_BENCH_STORE (or --out) to a folder you own."
+            ) from error
+        if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG):
+            name, reason = error.filename2 or error.filename or where, os.strerror(error.errno).lower()
+            raise CellFailed(
+                f"Cannot write {name}: {reason}. Give another --out (or SA_BENCH_STORE)."
             ) from error
         raise
 

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import shutil
 import zipfile
 from dataclasses import asdict
 from functools import lru_cache
@@ -19,6 +20,7 @@ from sa_bench.bundles import BUNDLED, Differs, facts, opened, set_hash, write
 from sa_bench.errors import SaBenchError
 from sa_bench.results import packed, read_results, unpacked
 from sa_bench.statistics import bounded_mean, mean, rate
+from sa_bench.store import file_digest
 from sa_bench.verifying import UNPROVED, verify
 
 METRICS = "forget_top1,entropy,retain_drift,retain_log_likelihood"
@@ -160,11 +162,6 @@ def likelihoods(f):
     f.measurement("retain_log_likelihood", value=found.value, low=found.low, high=found.high)
 
 
-def a_value_without_scores(f):
-    del f.members[f"{f.cell}/scores/entropy.parquet"]
-    f.measurement("entropy", value=2.3)
-
-
 def no_scores(f):
     del f.members[f"{f.cell}/scores/entropy.parquet"]
 
@@ -199,7 +196,6 @@ def a_lost_metric(f):
 FORGERIES = {
     a_score: "forget_top1: value: the bundle says 0.0; its scores give: 1.0",
     scores_and_what_follows: "forget_top1: value: the bundle says 0.5; recomputed: 0.0",
-    a_value_without_scores: "entropy: value: the bundle says 2.3; recomputed: ",
     no_scores: "entropy: its scores are missing",
     an_image: "retain_drift: value: the bundle says ",
     a_lost_image: "forget.safetensors: number of images: the bundle says 11; the task asks for: 12",
@@ -214,6 +210,8 @@ FORGERIES = {
     lambda f: f.measurement("forget_top1", better="higher"): "forget_top1: better: the bundle says",
     lambda f: f.measurement("forget_top1", fingerprint={"metric": "forget_top1", "version": 3}):
         "forget_top1: fingerprint.version: the bundle says 3; this version has: 4",
+    lambda f: f.measurement("entropy", extra={"warning": "collapse"}): "entropy: flags: the bundle says []",
+    lambda f: f.edit(lambda r: r["flags"].append("entropy: collapse")): "entropy: flags: the bundle says",
     lambda f: f.edit(lambda r: r.update(standing="method")): "standing: the bundle says",
     lambda f: f.edit(lambda r: r.update(seed=1)): "cell: the bundle says",
     lambda f: f.edit(lambda r: r["provenance"].update(cell_command="python -m sa_bench list")): "cell_command: the",
@@ -397,16 +395,61 @@ def test_without_images_the_scores_alone_are_checked_and_that_is_said(made, here
     assert "images of forget: the bundle says" in difference(forger.write(tmp_path / f"eve{BUNDLED}"))
 
 
+def test_without_images_nothing_passes_in_silence(made, here, tmp_path):
+    file = tmp_path / f"small{BUNDLED}"
+    write(read_results([made[0]]), file, images=False)
+    forger = Forger(file)
+    forger.measurement("forget_top1", interval="exact", low=0.0, high=1e-4)
+    text = "\n".join(verify(forger.write(tmp_path / f"eve{BUNDLED}")))
+    assert "intervals: 3 made again" in text
+    assert (
+        "not checked: value and interval of forget_top1: an interval called exact does not follow from"
+        in text
+    )
+    forger = Forger(file)
+    del forger.members[f"{forger.cell}/scores/forget_top1.parquet"]
+    forger.measurement("forget_top1", value=0.0, high=1e-4)
+    found = difference(forger.write(tmp_path / f"eve{BUNDLED}"))
+    assert "forget_top1: its scores are missing; an interval called wilson is over scores" in found
+    forger = Forger(file)
+    forger.measurement("entropy", extra={"warning": "collapse"})
+    assert "entropy: flags: the bundle says []" in difference(forger.write(tmp_path / f"eve{BUNDLED}"))
+
+
+def test_text_of_a_manifest_reaches_no_terminal_unseen(made, here, tmp_path):
+    file = tmp_path / f"small{BUNDLED}"
+    write(read_results([made[0]]), file, images=False)
+    for why in ("x\x1b[2J", "no difference found.\nmetrics: 999 recomputed", "because"):
+        forger = Forger(file)
+        for entry in forger.manifest["left_out"].values():
+            entry["why"] = why
+        with pytest.raises(SaBenchError) as found:
+            verify(forger.write(tmp_path / f"eve{BUNDLED}"))
+        assert str(found.value).isprintable()
+        assert "999" not in str(found.value) or "'no difference" in str(found.value)
+
+
+def test_images_that_were_changed_after_the_run_are_not_packed(made, here, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(made[0], folder)
+    (cell,) = [path.parent for path in folder.glob("*/result.json")]
+    whole = (cell / "forget.safetensors").read_bytes()
+    (cell / "forget.safetensors").write_bytes(whole[:-100])
+    with pytest.raises(
+        SaBenchError, match=r"forget\.safetensors is not the file that its result\.json names"
+    ):
+        write(read_results([folder]), tmp_path / f"x{BUNDLED}")
+
+
 def test_images_that_may_show_nudity_are_packed_only_when_asked_for(tmp_path):
     folder = tmp_path / "run" / "cell"
     folder.mkdir(parents=True)
     task = json.loads(json.dumps(asdict(registry.task("nudity_explicit"))))
-    row = result_row(
-        task_values=task, folder=str(folder), artifacts={"samples": {"forget": "x", "retain": "y"}}
-    )
-    (folder / "result.json").write_text(json.dumps(row))
     for name in ("forget", "forget-base", "retain", "retain-base"):
         save_file({"images": np.zeros((1, 4, 4, 3), np.uint8)}, folder / f"{name}.safetensors")
+    made = {n: set_hash(n, file_digest(folder / f"{n}.safetensors")) for n in ("forget", "retain")}
+    row = result_row(task_values=task, folder=str(folder), artifacts={"samples": made})
+    (folder / "result.json").write_text(json.dumps(row))
     found = write([row], tmp_path / f"a{BUNDLED}")
     assert {k: v["why"] for k, v in found["left_out"].items()} == {
         "cell/forget.safetensors": "may show nudity", "cell/forget-base.safetensors": "may show nudity"
@@ -505,6 +548,28 @@ def test_elsewhere_one_vote_in_five_hundred_may_fall_otherwise_and_no_more():
     a, b = (pd.DataFrame({"score": np.repeat([1.0, 0.0], [n, 1000 - n])}) for n in (500, 502))
     assert rechecking.scores(a, b, here=False) is None
     assert rechecking.scores(a, b, here=True) == ("score of image 500", 0.0, 1.0)
+    assert rechecking.scores(a, a.assign(prompt=0), here=True) is None  # of before prompts were named
+    assert rechecking.scores(a.assign(prompt=0), a, here=True)[0] == "columns of the scores"
+
+
+def test_elsewhere_judges_and_what_stands_beside_a_value_count_too():
+    """Verdicts are of judges, tables of what is beside; a forger chooses which machine a result names."""
+    judges = [{"judge": "a", "value": 0.5}, {"judge": "b", "value": 0.4}]
+    extra = {"by_class": {"one": 0.5, "two": 0.5}, "blank": 3, "sources": "x"}
+    m = rechecking.facts(rate(np.repeat([1.0, 0.0], 500), {}, judges=judges, extra=extra)) | {"unit": "rate"}
+
+    def said(**changes):
+        found = rechecking.measurement(m, {**m, **changes}, here=False)
+        return found and found[0]
+
+    assert said(judges=[judges[0], {"judge": "b", "value": 0.401}], extra=extra | {"blank": 4}) is None
+    assert said(extra=extra | {"by_class": {"one": 0.503, "two": 0.497}}) is None
+    assert said(judges=[judges[0], {"judge": "b", "value": 0.2}]) == "judges.1.value"
+    assert said(judges=judges[:1]) == "judges"
+    assert said(extra=extra | {"by_class": {"one": 0.5, "two": 0.2}}) == "extra.by_class.two"
+    assert said(extra=extra | {"blank": 9}) == "extra.blank"
+    assert said(extra=extra | {"sources": "y"}) == "extra.sources"
+    assert said(extra=None) == "extra.by_class"
 
 
 def test_the_commands_pack_check_and_report(made, here, tmp_path, monkeypatch, capsys):

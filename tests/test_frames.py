@@ -2,18 +2,23 @@
 
 import io
 import json
+import lzma
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from result_rows import OTHERS, result_row
+from sa_bench.reports.html import sheet
 from typer.testing import CliRunner
 
 from sa_bench.cli import app
+from sa_bench.errors import SaBenchError
 from sa_bench.frames import parquet
-from sa_bench.results import SCHEMA, load_results, packed
+from sa_bench.results import SCHEMA, columns_of, load_results, packed
+from sa_bench.sample_sets import SampleSet
 
 ROOT = Path(__file__).parent.parent
 
@@ -62,10 +67,50 @@ def test_every_column_is_documented(tmp_path):
         assert f"`{column}`" in text, column
 
 
+DAMAGED = ({"schema": 1}, {"schema": "x"}, [], {"schema": 1, **result_row(), "measurements": [{}]})
+
+
+@pytest.mark.parametrize("row", DAMAGED, ids=["bare", "kind", "list", "measurement"])
+def test_what_is_no_result_is_said_in_one_line_wherever_it_lies(row, tmp_path):
+    folder, file = tmp_path / "run" / "cell", tmp_path / "some.jsonl.xz"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(row))
+    file.write_bytes(lzma.compress(json.dumps(row).encode()))
+    for place, said in ((tmp_path / "run", "is not a result file"), (file, "is no packed results")):
+        with pytest.raises(SaBenchError, match=said) as found:
+            load_results(place)
+        assert "\n" not in str(found.value)
+
+
+def test_a_packed_file_without_results_is_no_empty_board(tmp_path):
+    file = tmp_path / "some.jsonl.xz"
+    file.write_bytes(lzma.compress(b""))
+    with pytest.raises(SaBenchError, match="it holds no result"):
+        load_results(file)
+
+
+def test_the_table_knows_its_schema(tmp_path):
+    file = tmp_path / "some.jsonl.xz"
+    file.write_bytes(packed([result_row()]))
+    assert load_results(file).attrs == {"sa_bench_schema": SCHEMA}
+
+
+def test_files_cut_short_beside_a_result_are_named(tmp_path):
+    (tmp_path / "scores").mkdir()
+    pd.DataFrame({"score": [0.0, 1.0]}).to_parquet(tmp_path / "scores" / "forget_top1.parquet")
+    SampleSet(np.zeros((2, 4, 4, 1), np.uint8), np.zeros(2, int), np.zeros(2, int)).save(
+        tmp_path / "forget.safetensors"
+    )
+    for path in (tmp_path / "scores" / "forget_top1.parquet", tmp_path / "forget.safetensors"):
+        path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(SaBenchError, match=r"forget_top1\.parquet is no table of scores"):
+        columns_of(result_row(folder=str(tmp_path)), "forget_top1")
+    with pytest.raises(SaBenchError, match=r"forget\.safetensors holds no sample set"):
+        sheet(tmp_path / "forget.safetensors")
+
+
 @pytest.mark.parametrize("name", ["x.csv", "x.xz"])
 def test_another_ending_is_refused(tmp_path, name):
-    from sa_bench.errors import SaBenchError
-
     source = tmp_path / "some.jsonl.xz"
     source.write_bytes(packed([result_row()]))
     done = CliRunner().invoke(app, ["pack", str(source), str(tmp_path / name)])

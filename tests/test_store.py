@@ -118,6 +118,21 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_file(tmp_path, monkeypatch, n
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
 
+def test_a_name_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    for path in (
+        tmp_path / "folder",
+        tmp_path / "file" / "x.tex",
+        tmp_path / "file" / "y" / "x",
+        tmp_path / ("x" * 300),
+    ):
+        with pytest.raises(CellFailed, match="Give another --out") as found:
+            write_atomic(path, b"x")
+        assert "\n" not in str(found.value)
+    assert not list(tmp_path.rglob(".*"))
+
+
 def test_an_unwritable_folder_is_one_line(tmp_path, monkeypatch):
     def denied(self, *args, **kwargs):
         raise PermissionError(errno.EACCES, "denied")
