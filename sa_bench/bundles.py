@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sa_bench import __version__
+from sa_bench import __version__, registry
 from sa_bench.errors import SaBenchError
 from sa_bench.explicit import explicit
 from sa_bench.foreign import MODEL, Differs, require_plain, require_readable, result
@@ -193,12 +193,17 @@ class Bundle:
         """Its results, with their folder and `origin`.
 
         Raises:
-            Differs: a result that is not of the form that `run` writes.
+            Differs: a result that is not of the form that `run` writes, or that makes a method of a control.
             SaBenchError: one of a newer schema.
         """
-        found = []
+        found, known = [], {e.name: e.standing for e in registry.entries("method") if e.standing}
         for name in self.manifest["cells"]:
             row = result((self.folder / name / "result.json").read_bytes(), f"{self.file}: {name}")
+            stands = known.get(row["method"], row["standing"])
+            if (row["standing"], row["control"]) != (stands, stands == "control"):
+                raise Differs(
+                    f"{self.file}: {name}: standing: it says {row['standing']}; {row['method']} is a {stands}."
+                )
             found.append(row | {"folder": str(self.folder / name), "origin": self.origin})
         return found
 

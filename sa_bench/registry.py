@@ -34,6 +34,7 @@ class Entry:
     module: str
     path: Path | None = None  # a plug-in's source; None: built in
     by_path: bool = False  # named by path on the command line, not installed
+    standing: str = ""  # of a built-in method
 
 
 _files: dict[tuple[str, str], Entry] = {}  # components named by path in this process
@@ -83,7 +84,19 @@ def _read(kind: str, path: Path, module: str) -> list[Entry]:
     if kind == "task":
         return [Entry(kind, name, title, module) for name, title in _tasks(tree).items()]
     summary = (ast.get_docstring(tree) or "").partition("\n")[0].removeprefix(f"`{path.stem}`: ")
-    return [Entry(kind, path.stem, summary, module)]
+    return [Entry(kind, path.stem, summary, module, standing=_standing(tree))]
+
+
+def _standing(tree: ast.Module) -> str:
+    """What a class of the file declares as its `standing`, without running it."""
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.AnnAssign)
+            and isinstance(node.target, ast.Name)
+            and node.target.id == "standing"
+        ):
+            return str(node.value.value) if isinstance(node.value, ast.Constant) else ""
+    return ""
 
 
 def _tasks(tree: ast.Module) -> dict[str, str]:

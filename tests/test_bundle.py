@@ -212,7 +212,6 @@ FORGERIES = {
         "forget_top1: fingerprint.version: the bundle says 3; this version has: 4",
     lambda f: f.measurement("entropy", extra={"warning": "collapse"}): "entropy: flags: the bundle says []",
     lambda f: f.edit(lambda r: r["flags"].append("entropy: collapse")): "entropy: flags: the bundle says",
-    lambda f: f.edit(lambda r: r.update(standing="method")): "standing: the bundle says",
     lambda f: f.edit(lambda r: r.update(seed=1)): "cell: the bundle says",
     lambda f: f.edit(lambda r: r["provenance"].update(cell_command="python -m sa_bench list")): "cell_command: the",
     lambda f: f.edit(lambda r: r["task_values"].update(n_forget=11)): "task_values.n_forget: the bundle says 11",
@@ -427,6 +426,16 @@ def test_text_of_a_manifest_reaches_no_terminal_unseen(made, here, tmp_path):
             verify(forger.write(tmp_path / f"eve{BUNDLED}"))
         assert str(found.value).isprintable()
         assert "999" not in str(found.value) or "'no difference" in str(found.value)
+
+
+@pytest.mark.parametrize(
+    "told", [{"standing": "method", "control": False}, {"control": False}, {"standing": "reference"}]
+)
+def test_a_control_that_is_called_a_method_enters_no_board(told, made, here, tmp_path):
+    forger = Forger(made[1])
+    forger.edit(lambda row: row.update(told))
+    with pytest.raises(Differs, match=r"standing: it says \w+; relabel is a control"):
+        read_results([forger.write(tmp_path / f"eve{BUNDLED}")])
 
 
 def test_images_that_were_changed_after_the_run_are_not_packed(made, here, tmp_path):
