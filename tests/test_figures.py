@@ -132,8 +132,8 @@ def test_one_board_a_figure(tmp_path):
     file.write_bytes(packed([result_row(), *OTHERS]))
     assert api.figure("pareto", [file], out)[0] == out
     assert out.read_bytes().startswith(b"%PDF")
-    with pytest.raises(SaBenchError, match="none of esd"):
-        api.figure("pareto", [file], out, methods=["esd"])
+    with pytest.raises(SaBenchError, match="Unknown method with a result here 'esd'"):
+        api.figure("pareto", [file], out, methods=["sa", "esd"])
     with pytest.raises(SaBenchError, match="No results of task other"):
         api.figure("pareto", [file], out, task="other")
 

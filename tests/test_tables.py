@@ -15,6 +15,8 @@ from sa_bench.reports.tables import FORMATS, comma_separated, latex, markdown, p
 from sa_bench import ledger, registry, tables
 from sa_bench.cells import resolve
 from sa_bench.errors import SaBenchError
+from sa_bench.leaderboards import leaderboard
+from sa_bench.results import packed
 
 JUDGES = [{"judge": f"mnist-paper-{i}", "value": 0.06} for i in range(3)]
 PROBABILITY = {"title": "P(c_f)", "unit": "probability", "better": "lower"}
@@ -101,7 +103,7 @@ def test_best_is_bold_only_beyond_both_intervals():
     rows += [r | {"scale": "full"} for r in OTHERS]
 
     def best(rows):
-        (found,) = tables.leaderboard(rows)
+        (found,) = leaderboard(rows)
         return [row.label for row in found.rows if row.entries[2].best]
 
     assert best(rows[:2] + rows[3:]) == ["sa"]
@@ -109,17 +111,71 @@ def test_best_is_bold_only_beyond_both_intervals():
     assert best([rows[0], *rows[3:]]) == []  # nobody to be better than
 
 
+def test_nothing_is_bold_where_a_run_has_no_interval():
+    """Five runs with a spread give one of their own."""
+
+    def rows(method, keep, runs, bare):
+        made = [
+            result_row(method, scale="full", keep=keep - i / 100, seed=i, base_seed=i) for i in range(runs)
+        ]
+        for row in made:
+            row["measurements"][2] |= {"low": None, "high": None} if bare else {}
+        return made
+
+    def best(*rows):
+        return [
+            row.label
+            for row in leaderboard([r for some in rows for r in some])[0].rows
+            if row.entries[2].best
+        ]
+
+    assert best(rows("sa", -94.0, 1, False), rows("l2", -95.0, 1, False)) == ["sa"]
+    assert best(rows("sa", -94.0, 1, True), rows("l2", -95.0, 1, False)) == []
+    assert best(rows("sa", -94.0, 1, False), rows("l2", -95.0, 1, True)) == []
+    assert best(rows("sa", -94.0, 5, True), rows("l2", -95.0, 1, False)) == ["sa"]
+
+
+def test_a_selection_by_label_over_boards_and_what_is_unknown(cli, tmp_path):
+    fields = [result_row(fields={"lam": lam}, seed=s) for lam in (1.0, 3.0) for s in (0, 1)]
+    other = [{**row, "task": "mnist_0_r1000", "method": "uce"} for row in [result_row()]]
+    extra = measurement("kid", 0.2, 0.1, {"title": "KID", "unit": None, "better": "lower"})
+    other[0]["measurements"].append(extra)
+    rows = [*fields, result_row("l2"), *other]
+
+    def labels(**options):
+        return [[row.label for row in table.rows] for table in leaderboard(rows, **options)]
+
+    assert labels(methods="l2,sa lam=3") == [["l2", "sa lam=3"]]
+    assert labels(methods=["sa"]) == [["sa lam=1", "sa lam=3"]]
+    assert labels(methods="uce", metrics="forget_top1,kid") == [["uce"]]  # the first board has none of these
+    assert len(labels(metrics="kid")) == 1
+    both = leaderboard(rows, metrics="forget_top1,kid")
+    assert [[row.entries[1].text for row in table.rows] for table in both] == [["", "", ""], ["0.2"]]
+    assert len(labels(task="mnist_0,mnist_0_r1000")) == len(labels(task=["mnist_0", "mnist_0_r1000"])) == 2
+    with pytest.raises(SaBenchError, match=r"Unknown method with a result here 'nope'.*sa lam=3, uce"):
+        labels(methods="sa,nope")
+    with pytest.raises(SaBenchError, match=r"Unknown metric of these results 'kidd'\. Did you mean kid"):
+        labels(metrics="kidd")
+    file = tmp_path / "some.jsonl.xz"
+    file.write_bytes(packed(rows))
+    asked = ("--task", "mnist_0,mnist_0_r1000", "--method", "sa lam=3,uce", "--metric", "recovery")
+    text = cli("table", "leaderboard", str(file), *asked, check=0).stdout
+    assert re.findall(r"^\| (sa|uce|l2)", text, re.M) == ["sa", "uce"]
+
+
 def test_scales_and_fingerprints_stand_in_tables_of_their_own():
     a, b, c = result_row("sa"), result_row("l2", scale="full"), result_row("naive", scale="full")
     c["measurements"][0]["fingerprint"] = {"metric": "forget_top1", "version": 2}
-    found = tables.leaderboard([a, b, c])
+    found = leaderboard([a, b, c])
     assert [[row.label for row in t.rows] for t in found] == [["sa"], ["l2"], ["naive"]]
-    assert [[row.label for row in t.rows] for t in tables.leaderboard([a, b], methods=["l2"])] == [["l2"]]
-    assert len(tables.leaderboard([a], metrics=["recovery"])[0].columns) == 1
+    assert [[row.label for row in t.rows] for t in leaderboard([a, b], methods=["l2"])] == [["l2"]]
+    assert len(leaderboard([a], metrics=["recovery"])[0].columns) == 1
     with pytest.raises(SaBenchError, match="Nothing of that"):
-        tables.leaderboard([a], task="cifar10_airplane")
+        leaderboard([result_row(error="no GPU")])
+    with pytest.raises(SaBenchError, match="Unknown task of these results 'cifar10_airplane'"):
+        leaderboard([a], task="mnist_0,cifar10_airplane")
     with pytest.raises(SaBenchError, match="forget_top1"):
-        tables.leaderboard([a], metrics=["forget_top"])
+        leaderboard([a], metrics=["forget_top"])
     with pytest.raises(SaBenchError, match="table1"):
         tables.published_table("table9", [])
 
@@ -132,7 +188,7 @@ def test_a_leaderboard_shows_the_front_collapse_and_cost():
         result_row("kept", forget=0.9),
         *OTHERS,
     ]
-    (found,) = tables.leaderboard(rows)
+    (found,) = leaderboard(rows)
     assert [c.title for c in found.columns[3:]] == ["Pareto front", "CPU s to forget"]
     front = {row.label: (row.entries[3].text, row.entries[3].value) for row in found.rows}
     assert front == {
@@ -151,7 +207,7 @@ def hostile():
         result_row(scale="full", task_title=HOSTILE, keep=HOSTILE),
         result_row("l2", scale="full", task_title=HOSTILE),
     ]
-    return tables.leaderboard(rows)
+    return leaderboard(rows)
 
 
 def test_all_formats_carry_the_same_numbers_and_hostile_names_as_text():
@@ -191,7 +247,7 @@ def test_csv_has_every_run_and_never_calls_their_span_an_interval():
         for b in range(3)
         for s in range(2)
     ]
-    rows = csv.DictReader(io.StringIO(comma_separated(tables.leaderboard([*few, *many, *OTHERS]))))
+    rows = csv.DictReader(io.StringIO(comma_separated(leaderboard([*few, *many, *OTHERS]))))
     found = {(row["method"], row["metric"]): row for row in rows}
     two, six = found["sa", "retain_log_likelihood"], found["l2", "retain_log_likelihood"]
     assert (two["points"], two["low"], two["high"]) == ("-94.0 -95.0", "", "")
@@ -200,7 +256,7 @@ def test_csv_has_every_run_and_never_calls_their_span_an_interval():
     assert [float(six[k]) for k in ("low", "high")] == pytest.approx([-91 - half, -91 + half])
     assert float(found["l2", "forget_top1"]["low"]) == 0
     same = [result_row("l2", forget=0.0, seed=s, base_seed=s, scale="full") for s in range(5)]
-    rows = list(csv.DictReader(io.StringIO(comma_separated(tables.leaderboard([*same, *OTHERS])))))
+    rows = list(csv.DictReader(io.StringIO(comma_separated(leaderboard([*same, *OTHERS])))))
     assert (
         next(r for r in rows if r["method"] == "l2")["low"] == ""
     )  # no spread was seen: no interval, not [0, 0]
