@@ -165,7 +165,7 @@ def _below(table: Table) -> Iterator[str]:
     """What is to be said of the table, as plain text."""
     yield from table.notes
     if table.published and table.margins:
-        found = ", ".join(f"{title} {margin:g}" for title, margin in table.margins.items())
+        found = ", ".join(f"{title} {margin}" for title, margin in table.margins.items())
         yield f"Margins, declared before any run (half of the widest interval that may still say something): {found}."
     for found in table.claims:
         claim = found.claim

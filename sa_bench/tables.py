@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -78,7 +79,7 @@ class Table:
     notes: tuple[str, ...] = ()
     claims: tuple[Verdict, ...] = ()
     published: bool = True  # whether published values stand beside ours
-    margins: Mapping[str, float] = field(default_factory=dict)  # by column, declared in the ledger beforehand
+    margins: Mapping[str, str] = field(default_factory=dict)  # by column, declared in the ledger beforehand
 
 
 @lru_cache(maxsize=1)
@@ -119,11 +120,7 @@ def published_table(name: str, results: Sequence[Mapping[str, Any]]) -> Table:
         )
         label = f"{method}{_settings(group[0])}{f' ({remark})' if remark else ''}"
         rows.append(Row(task, label, cells, "" if all(c.text for c in cells) else _command(group)))
-    margins = {
-        c["title"]: max(m)
-        for c in columns
-        if (m := [e.margin for e in mine if e.metric == c["metric"] and e.margin])
-    }
+    margins = {c["title"]: text for c in columns if (text := _margins(c, mine))}
     about = {e.task for e in mine}
     claims = [v for board in boards(results) if board.task in about for v in verdicts(board)]
     units = {m: x.unit for line in lines for m, x in by_metric(line[1]).items()}
@@ -131,6 +128,27 @@ def published_table(name: str, results: Sequence[Mapping[str, Any]]) -> Table:
     return Table(
         name, layout["title"], heads, tuple(rows), tuple(notes_on(rows)), tuple(claims), margins=margins
     )
+
+
+def _margins(column: Mapping[str, Any], mine: Sequence[Published]) -> str:
+    """The margin of most of a column's values and, in brackets, of which rows it is another: `1 (no_gr: 10)`."""
+    found = [
+        e for e in mine if e.metric == column["metric"] and e.task == column.get("task", e.task) and e.margin
+    ]
+    if not found:
+        return ""
+    (most, _), *_ = Counter(e.margin for e in found).most_common()
+    of_label: dict[str, set[float]] = {}
+    for e in found:
+        of_label.setdefault(f"{e.method}{_settings(e)}", set()).add(e.margin)
+    others: dict[float, list[str]] = {}
+    for e in found:
+        label = f"{e.method}{_settings(e)}"
+        alike = len(of_label[label]) == 1
+        if e.margin != most:
+            others.setdefault(e.margin, []).append(label if alike else f"{label} on {e.task}")
+    texts = [f"{', '.join(dict.fromkeys(rows))}: {margin:g}" for margin, rows in others.items()]
+    return f"{most:g}" + (f" ({'; '.join(texts)})" if texts else "")
 
 
 def _alone(name: str, layout: Mapping[str, Any], mine: Sequence[Published]) -> Table:
@@ -236,22 +254,26 @@ def _entry(
         if path:
             entry = _beside(line, metric, path, board, value, there, column.get("unit"))
         else:
-            entry = filled(found, line, board, value, _said(there, line, _by_run(line, metric)))
+            said = _said(there, line, _by_run(line, metric))
+            entry = filled(found, line, board, value, said, column.get("unit"))
         dagger = f"{entry.text} †" if entry.text and line.origin else entry.text
         return replace(entry, text=dagger, origin=line.origin)
     return Entry(published=value, verdict="" if there is None else "not run")
 
 
-def filled(found: Endpoint, line: Line, board: Board, published: float | None, said: str) -> Entry:
-    """The cell of a line's value, or of the reason why there is none."""
+def filled(
+    found: Endpoint, line: Line, board: Board, published: float | None, said: str, unit: str | None = None
+) -> Entry:
+    """The cell of a line's value, in another unit than its own if one is given, or of the reason why there is none."""
     if found.value is None:
         return Entry(
             published=published, scale=board.scale, verdict=said, reason=found.reason or "not measured"
         )
     points = found.points
     low, high = (found.low, found.high) if len(points) == 1 else interval_of(line, found)
+    printed = replace(found, unit=unit or found.unit)
     return Entry(
-        shown(found.value, found.unit), spread(found, " to ").removesuffix(" %"), found.value, low, high, points,
+        shown(found.value, printed.unit), spread(printed, " to ").removesuffix(" %"), found.value, low, high, points,
         len(points), board.scale, published, said,
     )  # fmt: skip
 

@@ -50,6 +50,14 @@ def test_ours_stands_beside_the_published_value_with_its_verdict():
     assert any("nothing to be seen" in note for note in found.notes)
 
 
+def test_every_margin_of_a_column_is_printed():
+    margins = tables.published_table("table1", []).margins
+    assert margins["FID"] == "1 (no_gr lam=1280: 10)"
+    wide = {(e.method, e.margin) for e in ledger.entries() if e.metric == "entropy" and "Table 1" in e.source}
+    assert all(f"{margin:g}" in margins["Entropy"] for _, margin in wide)
+    assert "FID 1 (no_gr lam=1280: 10), " in page([tables.published_table("table1", [])])
+
+
 def test_paper_scale_comes_before_full_and_quick_is_in_no_table():
     rows = [run(0, 0.3, "full"), run(0, 0.06), run(0, 0.9, "quick")]
     cell = named(tables.published_table("table1", rows), "mnist_0", "sa lam=100").entries[4]
@@ -306,8 +314,11 @@ def test_the_spread_of_table_2_has_its_own_verdict():
         rows.append(row)
     found = named(tables.published_table("table2", rows), "", "original")
     score, spread = found.entries[1:3]
-    assert (score.text, score.published) == ("60.0 %", 0.606)
-    assert (spread.text, spread.interval, spread.published) == ("42.0 %", "40.0 to 44.0", 0.424)
+    assert (score.text, score.published) == ("0.6", 0.606)
+    assert (spread.text, spread.interval, spread.published) == ("0.42", "0.4 to 0.44", 0.424)
+    text = markdown([tables.published_table("table2", rows)])
+    assert "0.6 (0.6, 0.6, 0.6) / 0.606: " in text
+    assert " %" not in (text + markdown([tables.published_table("table2", [])])).replace("95 %", "")
     assert spread.verdict == "inconclusive (too noisy: ± 0.0994 against a margin of 0.05)"
 
 
