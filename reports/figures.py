@@ -91,14 +91,15 @@ def _legend(
 ) -> None:
     """A legend below the panels in at most `columns`, up to a third wider than these; the figure grows to hold it."""
     wide, high = figure.get_size_inches()
-    for n in range(columns, 0, -1):
+    while True:
         legend = figure.legend(
-            handles, labels, loc="outside lower center", ncols=n, title=title or None, **LEGEND
+            handles, labels, loc="outside lower center", ncols=columns, title=title or None, **LEGEND
         )
         box = legend.get_window_extent()
-        if n == 1 or box.width <= figure.bbox.width * 4 / 3:
+        if columns == 1 or box.width <= figure.bbox.width * 4 / 3:
             break
         legend.remove()
+        columns -= 1
     figure.set_size_inches(max(wide, box.width / figure.dpi), high + box.height / figure.dpi)
 
 

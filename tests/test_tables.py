@@ -6,17 +6,18 @@ import json
 import re
 import shutil
 import subprocess
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from result_rows import OTHERS, measurement, result_row
 from sa_bench.reports.tables import FORMATS, comma_separated, latex, markdown, page
 
-from sa_bench import ledger, registry, tables
+from sa_bench import claims, ledger, registry, tables
 from sa_bench.cells import resolve
 from sa_bench.errors import SaBenchError
 from sa_bench.leaderboards import leaderboard
 from sa_bench.results import packed
+from sa_bench.tex import tex
 
 JUDGES = [{"judge": f"mnist-paper-{i}", "value": 0.06} for i in range(3)]
 PROBABILITY = {"title": "P(c_f)", "unit": "probability", "better": "lower"}
@@ -270,18 +271,81 @@ def test_csv_has_every_run_and_never_calls_their_span_an_interval():
     )  # no spread was seen: no interval, not [0, 0]
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no TeX here")
-def test_the_latex_compiles(tmp_path):
-    text = latex([*(tables.published_table(name, []) for name in tables.layouts()), *hostile()])
-    whole = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n" + text + "\\end{document}\n"
-    (tmp_path / "x.tex").write_text(whole)
+def compiled(text, folder):
+    """The PDF's log, in a document with nothing but what the first line asks for."""
+    packages = re.findall(r"\\usepackage\{[^}]*\}", text.splitlines()[0])
+    head = "\\documentclass{article}" + "".join(packages)
+    (folder / "x.tex").write_text(f"{head}\\begin{{document}}\n{text}\\end{{document}}\n")
     done = subprocess.run(
-        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "x.tex"], cwd=tmp_path, capture_output=True, text=True,
-        timeout=120, check=False,
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "x.tex"], cwd=folder, capture_output=True, text=True,
+        timeout=120, check=False, encoding="latin-1",
     )  # fmt: skip
-    if "booktabs.sty' not found" in done.stdout:
-        pytest.skip("this TeX has no booktabs")
+    if ".sty' not found" in done.stdout:
+        pytest.skip("this TeX lacks a package")
     assert done.returncode == 0, done.stdout[-2000:]
+    return (folder / "x.log").read_text(encoding="latin-1")
+
+
+def with_verdicts():
+    found = [run(s, p) for s, p in enumerate((0.055, 0.060, 0.065))]
+    found += [run(s, 0.5 + s / 100, method="original", fields={}) for s in range(3)]
+    other = {"task": "mnist_0", "scale": "full", "keep": -95.0}
+    found += [run(s, 0.1, method="retrain", fields={}, **other) for s in range(3)]
+    return tables.published_table("table1", found + [{**r, "method": "no_gr"} for r in found[:3]])
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no TeX here")
+def test_the_latex_compiles_and_stays_on_the_page(tmp_path):
+    many = [
+        result_row(f"a_rather_long_method_{i}", scale="full", seed=s) for i in range(70) for s in range(4)
+    ]
+    published = [tables.published_table(name, []) for name in tables.layouts()]
+    log = compiled(latex([*published, with_verdicts(), *hostile(), *leaderboard(many)]), tmp_path)
+    assert [float(x) for x in re.findall(r"Overfull \\hbox \(([\d.]+)pt", log) if float(x) > 3] == []
+    assert "Float too large" not in log
+
+
+def test_latex_sets_verdicts_margins_and_claims_and_not_as_comments():
+    table = with_verdicts()
+    claim = claims.Verdict(claims.entries()[0], "holds", "sa 0.1 % & less")
+    text = "\n".join(x for x in latex([replace(table, claims=(claim,))]).splitlines() if x[0] != "%")
+    assert r"5.8 \%\textsuperscript{$=$}" in text
+    assert r"96.7 \%\textsuperscript{$\neq$}" in text
+    assert r"2.19\textsuperscript{?1}" in text
+    assert r"\textsuperscript{$\neq$} differs" in text
+    assert re.search(r"^1: inconclusive ", text, re.M)
+    assert "Margins, declared before any run" in text
+    assert r"holds. sa 0.1 \% \& less\par" in text
+    assert "Ours: mean over runs" in text
+
+
+def test_any_letter_becomes_latex_that_compiles(tmp_path):
+    """Every letter of the lower planes is ASCII with its braces closed; a sample of them goes through TeX."""
+    assert tex("北京 é ö λ ﬁ") == r"{[}U+5317]\allowbreak{}{[}U+4EAC]\allowbreak{} \'{e} \"{o} $\lambda$ fi"
+    for code in [*range(0x3100), *range(0xD7F0, 0x10000, 7), *range(0x10000, 0x20000, 61)]:
+        text = tex(chr(code))
+        assert text.isascii()
+        assert text.replace(r"\{", "").count("{") == text.replace(r"\}", "").count("}"), hex(code)
+    if shutil.which("pdflatex"):
+        codes = [
+            *range(0x250),
+            *range(0x300, 0x400),
+            *range(0x1E00, 0x1F00),
+            *range(0x2000, 0x2300),
+            0x5317,
+            0x1F600,
+        ]
+        rows = [tex("".join(map(chr, codes[i : i + 16]))) + " & x \\\\" for i in range(0, len(codes), 16)]
+        rows += [tex("e" + chr(code)) + " & x \\\\" for code in range(0x300, 0x340)]
+        rows += [tex(begin + "北京") + " & x \\\\" for begin in ("", "[1]", "*", "-", "?`")]
+        lines = [f"\\begin{{tabular}}{{ll}}{row}\\end{{tabular}}\\par" for row in rows]
+        both = ["\\begin{tabular}{ll}x & y \\\\", *rows[-5:], "\\end{tabular}"]
+        compiled("%\n" + "\n".join([*lines, *both]), tmp_path)
+        odd = [
+            result_row(f"北京 {c}", scale="full", task_title=c)
+            for c in ("\t", "[2]", "ẞ", "*", "…", "$\\frac{a$")
+        ]
+        compiled(latex(leaderboard(odd)), tmp_path)
 
 
 def test_the_command_line_prints_and_writes(cli, tmp_path):
