@@ -32,6 +32,7 @@ GREY = "#767676"
 STYLE: Any = {
     "font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42, "svg.fonttype": "none",
     "svg.hashsalt": "sa_bench", "legend.frameon": False, "savefig.bbox": "tight",
+    "text.parse_math": False,  # a name may hold a $
 }  # fmt: skip
 FORMATS = ("svg", "pdf", "png")
 WHAT = {
@@ -80,6 +81,28 @@ def _figure(panels: int, high: float = 3.2) -> tuple[Figure, list[Axes]]:
     return figure, list(np.atleast_1d(figure.subplots(1, panels, sharey=panels == 2)))
 
 
+LEGEND: Any = {
+    "fontsize": 6.5, "title_fontsize": 6.5, "handlelength": 1, "handletextpad": 0.5, "columnspacing": 0.8, "borderpad": 0,
+}  # fmt: skip
+
+
+def _legend(
+    figure: Figure, handles: Sequence[Any], labels: Sequence[str], columns: int, title: str = ""
+) -> None:
+    """A legend below the panels in at most `columns`, up to a third wider than these; the figure grows to hold it."""
+    wide, high = figure.get_size_inches()
+    while True:
+        legend = figure.legend(
+            handles, labels, loc="outside lower center", ncols=columns, title=title or None, **LEGEND
+        )
+        box = legend.get_window_extent()
+        if columns == 1 or box.width <= figure.bbox.width * 4 / 3:
+            break
+        legend.remove()
+        columns -= 1
+    figure.set_size_inches(max(wide, box.width / figure.dpi), high + box.height / figure.dpi)
+
+
 def _drawn(board: Board, names: Sequence[str]) -> list[Line]:
     """The lines that have a value of every endpoint in `names`.
 
@@ -124,7 +147,8 @@ def _axis(board: Board, name: str) -> str:
     return f"{what}\n({', '.join(notes)})" if notes else what
 
 
-def _scatter(axes: Axes, board: Board, lines: Sequence[Line], across: str) -> None:
+def _scatter(axes: Axes, board: Board, lines: Sequence[Line], across: str) -> list[tuple[Any, float, str]]:
+    """Draw a panel; where its points are, and what is to be said beside the number of each."""
     keep = board.primary[2]
     low, high = _range(
         [line.endpoints[keep] for line in lines if not line.collapsed] or [lines[0].endpoints[keep]]
@@ -146,7 +170,7 @@ def _scatter(axes: Axes, board: Board, lines: Sequence[Line], across: str) -> No
             elinewidth=0.8, markersize=6, linestyle="none", label=f"{len(points) + 1}  {line.label}", clip_on=False, **look,
         )  # fmt: skip
         points.append((x.value, at, "" if at == y.value else f" ({shown(y.value, y.unit)})"))
-    _number(axes, points)
+    return points
 
 
 def _root(x: np.ndarray) -> np.ndarray:
@@ -193,15 +217,24 @@ def _panels(board: Board, across: Sequence[str]) -> Figure:
     keep = board.primary[2]
     lines = _drawn(board, [*across, keep])
     figure, panels = _figure(len(across))
+    points = []
     for axes, name in zip(panels, across, strict=True):
-        _scatter(axes, board, lines, name)
+        points.append(_scatter(axes, board, lines, name))
         _floors(axes, board, name == board.primary[0])
     panels[0].set_ylabel(_axis(board, keep))
-    figure.legend(
-        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2 * len(across), fontsize=7,
-        title="filled: on the Pareto front; ×: collapsed; grey: controls and references; (value): beyond the edge",
-        title_fontsize=7,
-    )  # fmt: skip
+    title = (
+        "filled: on the Pareto front",
+        "×: collapsed",
+        "grey: controls and references",
+        "(value): beyond the edge",
+    )
+    where = [";\n".join("; ".join(pair) for pair in (title[:2], title[2:])), "; ".join(title)][
+        len(across) > 1
+    ]
+    _legend(figure, *panels[0].get_legend_handles_labels(), 2 * len(across), where)
+    figure.draw_without_rendering()  # now the panels have their sizes
+    for axes, found in zip(panels, points, strict=True):
+        _number(axes, found)
     return figure
 
 
@@ -237,6 +270,8 @@ def _sweep(board: Board, field: str) -> Figure:
         xs = [x for points in curves.values() for x, _ in points]
         if min(xs) > 0 and max(xs) / min(xs) > 10:
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(lambda v, _: f"{v:g}")  # that of matplotlib is TeX
+            axes.xaxis.set_minor_formatter(lambda v, _: "")
         if next(x.endpoints[name] for x in board.lines if name in x.endpoints).unit in (
             "rate",
             "probability",
@@ -251,7 +286,7 @@ def _sweep(board: Board, field: str) -> Figure:
     handles = {
         label: h for axes in panels for h, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=6, fontsize=7)
+    _legend(figure, list(handles.values()), list(handles), 6)
     return figure
 
 

@@ -6,16 +6,15 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 
 from sa_bench.tables import Entry, Row, Table
+from sa_bench.tex import tex
 
-LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "λ": r"$\lambda$", "θ": r"$\theta$", "η": r"$\eta$", "γ": r"$\gamma$", "−": "--", "–": "--",
-    "±": r"$\pm$", "†": r"$\dagger$", "×": r"$\times$", "≥": r"$\geq$", "≤": r"$\leq$",
-    "→": r"$\to$", "∞": r"$\infty$", "é": r"\'e", "ń": r"\'n", "·": r"$\cdot$",
+MARKS = {
+    "consistent": "$=$", "differs": r"$\neq$", "inconclusive": "?", "not comparable": r"$\times$", "not run": "",
 }  # fmt: skip
-
-
+"""How a verdict begins, and its mark in LaTeX."""
+LOW = r"\resizebox*{!}{\ifdim\totalheight>.9\textheight.9\textheight\else\totalheight\fi}{%"
+NARROW = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+"""What shrinks a box that is higher than the page (but for the caption), or wider than the text."""
 EMPTY = "What is empty is filled by:"
 HEAD = (
     "table", "group", "method", "metric", "unit", "value", "low", "high", "points", "runs", "scale", "published", "verdict",
@@ -29,14 +28,15 @@ small { color: #595959; display: block } pre { overflow-x: auto }"""
 
 
 def latex(tables: Sequence[Table]) -> str:
-    """A LaTeX `table` each, with the rules of the package booktabs."""
-    parts = ["% Made by sa_bench. Needs \\usepackage{booktabs}."]
+    """A LaTeX `table` each, no wider than the text; below it the notes, margins and claims."""
+    parts = ["% Made by sa_bench. Needs \\usepackage{booktabs,graphicx}."]
     for table in tables:
-        wide = 2 if table.published else 1
-        head = [_tex(c.title + _arrow(c.better)) for c in table.columns]
+        wide, marks = 2 if table.published else 1, Marks()
+        head = [tex(c.title + _arrow(c.better)) for c in table.columns]
         heads = " & ".join(f"\\multicolumn{{{wide}}}{{c}}{{{h}}}" for h in head)
         parts += [
-            "\\begin{table}", "\\centering", f"\\caption{{{_tex(table.title)}}}",
+            "\\begin{table}", "\\centering", f"\\caption{{{tex(table.title)}}}", LOW, "\\begin{minipage}{\\linewidth}",
+            "\\centering\\small", NARROW,
             f"\\begin{{tabular}}{{l{'r' * (wide * len(head))}}}", "\\toprule", f" & {heads} \\\\",
         ]  # fmt: skip
         if table.published:
@@ -45,22 +45,51 @@ def latex(tables: Sequence[Table]) -> str:
         parts.append("\\midrule")
         for group, row in _grouped(table.rows):
             if group:
-                parts.append(f"\\multicolumn{{{1 + wide * len(head)}}}{{l}}{{\\emph{{{_tex(group)}}}}} \\\\")
-            cells = [_tex(row.label)]
+                parts.append(f"\\multicolumn{{{1 + wide * len(head)}}}{{l}}{{\\emph{{{tex(group)}}}}} \\\\")
+            cells = [tex(row.label)]
             for column, entry in zip(table.columns, row.entries, strict=True):
-                ours = _tex(_ours(entry))
+                ours = tex(_ours(entry))
                 cells.append(f"\\textbf{{{ours}}}" if entry.best else ours)
-                cells += [_tex(_theirs(entry, column.unit))] if table.published else []
+                theirs = tex(_theirs(entry, column.unit))
+                cells += [theirs + (marks.of(entry.verdict) if theirs else "")] if table.published else []
             parts.append(" & ".join(cells) + " \\\\")
         commands = _commands(table)
-        remarks = [*_below(table), *([EMPTY, *commands] if commands else [])]
         parts += [
-            "\\bottomrule",
-            "\\end{tabular}",
-            *(f"% {' '.join(line.split())}" for line in remarks),
+            "\\bottomrule", "\\end{tabular}}", "\\par\\smallskip",
+            "\\raggedright\\footnotesize\\sloppy", *marks.explained(),
+            *(f"{tex(line)}\\par" for line in _below(table)), "\\end{minipage}}",
+            *(f"% {' '.join(line.split())}" for line in ([EMPTY, *commands] if commands else [])),
             "\\end{table}",
-        ]
+        ]  # fmt: skip
     return "\n".join(parts) + "\n"
+
+
+class Marks:
+    """The marks of verdicts in a LaTeX table, and what each says."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self.kinds: set[str] = set()  # of `MARKS`
+        self.reasons: list[str] = []
+
+    def of(self, verdict: str) -> str:
+        """The mark of a verdict; a verdict that gives a reason has its number as well."""
+        kind = next((k for k in MARKS if verdict.startswith(k)), "")
+        if not kind:
+            return f" ({tex(verdict)})" if verdict else ""
+        self.kinds.add(kind)
+        if verdict != kind and verdict not in self.reasons:
+            self.reasons.append(verdict)
+        number = self.reasons.index(verdict) + 1 if verdict != kind else ""
+        return f"\\textsuperscript{{{MARKS[kind]}{number}}}" if MARKS[kind] else ""
+
+    def explained(self) -> Iterator[str]:
+        """What stands below the table."""
+        if self.kinds:
+            found = [(kind, mark) for kind, mark in MARKS.items() if kind in self.kinds]
+            told = [f"\\textsuperscript{{{m}}} {kind}" if m else f"no mark: {kind}" for kind, m in found]
+            yield f"Verdicts on what was published: {', '.join(told)}.\\par"
+        yield from (f"{i}: {tex(reason)}.\\par" for i, reason in enumerate(self.reasons, 1))
 
 
 def markdown(tables: Sequence[Table]) -> str:
@@ -165,7 +194,7 @@ def _below(table: Table) -> Iterator[str]:
     """What is to be said of the table, as plain text."""
     yield from table.notes
     if table.published and table.margins:
-        found = ", ".join(f"{title} {margin:g}" for title, margin in table.margins.items())
+        found = ", ".join(f"{title} {margin}" for title, margin in table.margins.items())
         yield f"Margins, declared before any run (half of the widest interval that may still say something): {found}."
     for found in table.claims:
         claim = found.claim
@@ -178,10 +207,6 @@ def _commands(table: Table) -> list[str]:
 
 def _arrow(better: str | None) -> str:
     return {"lower": " (lower)", "higher": " (higher)"}.get(better or "", "")
-
-
-def _tex(text: str) -> str:
-    return "".join(LATEX.get(letter, letter) for letter in text)
 
 
 def _md(text: str) -> str:

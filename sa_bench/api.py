@@ -180,10 +180,12 @@ def write_page(path: Path, text: str) -> None:
 
 
 def table(
-    name: str, folders: Sequence[Path] = (), format: str = "markdown", task: str = "", methods: Sequence[str] = (),
-    metrics: Sequence[str] = (), out: Path | None = None,
+    name: str, folders: Sequence[Path] = (), format: str = "markdown", task: str | Sequence[str] = "",
+    methods: str | Sequence[str] = (), metrics: str | Sequence[str] = (), out: Path | None = None,
 ) -> str:  # fmt: skip
     """A published table (`table1` to `table4`) with the results of `folders` beside it, or their `leaderboard`.
+
+    Of a leaderboard alone: `task`, `methods` (names or labels) and `metrics`, each as `a,b` or a list.
 
     Raises:
         SaBenchError: another name or format, or results that cannot be read.
@@ -201,27 +203,32 @@ def table(
 
 
 def _tables(
-    name: str, results: Sequence[dict[str, Any]], given: bool, task: str, metrics: Sequence[str], methods: Sequence[str]
+    name: str, results: Sequence[dict[str, Any]], given: bool, task: str | Sequence[str], metrics: str | Sequence[str],
+    methods: str | Sequence[str],
 ) -> list[Any]:  # fmt: skip
-    from sa_bench import tables
+    from sa_bench import leaderboards, tables
 
     if name == "leaderboard":
         if not given:
             raise SaBenchError(
                 "A leaderboard needs run folders: python -m sa_bench table leaderboard runs/demo."
             )
-        return tables.leaderboard(results, task, metrics, methods)
+        return leaderboards.leaderboard(results, task, metrics, methods)
     return [tables.published_table(name, results)]
 
 
 def figure(
-    kind: str, folders: Sequence[Path], out: Path | None = None, task: str = "", methods: Sequence[str] = (), **options: Any
+    kind: str, folders: Sequence[Path], out: Path | None = None, task: str = "",
+    methods: str | Sequence[str] = (), **options: Any,
 ) -> tuple[Path, str]:  # fmt: skip
     """Draw a figure of one board into `out` (default: `<kind>.svg` here): the file and a caption.
+
+    `methods`: only these lines, names or labels, as `a,b` or a list.
 
     Raises:
         SaBenchError: another kind or format, several boards to choose from, or nothing to draw.
     """
+    from sa_bench.leaderboards import names, selected
     from sa_bench.ranking import boards
 
     path = out or Path(f"{kind}.svg")
@@ -237,10 +244,7 @@ def figure(
             f"A figure shows one board, there are {len(found)}: {titles}. Give --task, or fewer folders."
         )
     board = found[0]
-    if methods:
-        board.lines = [line for line in board.lines if line.method in methods]
-    if not board.lines:
-        raise SaBenchError(f"{board.task}: none of {', '.join(methods)} is among its results.")
+    board.lines = selected(board.lines, names(methods, board.lines))
     with readable(rows):
         data, said = (
             figures.render(kind, board, path.suffix.lower().removeprefix("."), **options),

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from sa_bench.cli_text import split
 from sa_bench.errors import SaBenchError
 
 
@@ -44,8 +43,11 @@ def table(
     ],
     folders: Annotated[list[Path] | None, typer.Argument(help="Run folders or packed files.")] = None,
     format_: Annotated[str, typer.Option("--format", help="markdown, latex, csv or html.")] = "markdown",
-    task: Annotated[str, typer.Option("--task", "-t", help="Of a leaderboard: only this task.")] = "",
-    method: Annotated[str, typer.Option("--method", "-m", help="Only these, in this order: a,b.")] = "",
+    task: Annotated[str, typer.Option("--task", "-t", help="Of a leaderboard: only these tasks: a,b.")] = "",
+    method: Annotated[
+        str,
+        typer.Option("--method", "-m", help="Only these, in this order: a,b; names or labels ('sa lam=3')."),
+    ] = "",
     metric: Annotated[
         str, typer.Option("--metric", help="Columns (default: the three endpoints): a,b.")
     ] = "",
@@ -54,9 +56,7 @@ def table(
     """A table for a paper: a published one with ours beside it, or a leaderboard."""
     from sa_bench import api
 
-    text = api.table(
-        name, folders or [], format_, task, split(method) if method else [], split(metric) if metric else [], out
-    )  # fmt: skip
+    text = api.table(name, folders or [], format_, task, method, metric, out)
     print(text if out is None else f"Table: {out}")
 
 
@@ -65,7 +65,7 @@ def figure(
     folders: Annotated[list[Path], typer.Argument(help="Run folders or packed files.")],
     out: Annotated[Path | None, typer.Option(help="File .svg, .pdf or .png (default: KIND.svg).")] = None,
     task: Annotated[str, typer.Option("--task", "-t", help="Which, where there are several.")] = "",
-    method: Annotated[str, typer.Option("--method", "-m", help="Only these: a,b.")] = "",
+    method: Annotated[str, typer.Option("--method", "-m", help="Only these: a,b; names or labels.")] = "",
     field: Annotated[str, typer.Option(help="Of a sweep: the field on the x axis.")] = "",
     images: Annotated[int, typer.Option(min=1, help="Of samples: images a row.")] = 8,
     explicit: Annotated[bool, typer.Option(help="Of samples: do not blur what may be nudity.")] = False,
@@ -74,8 +74,8 @@ def figure(
     from sa_bench import api
 
     path, caption = api.figure(
-        kind, folders, out, task, split(method) if method else [], field=field, columns=images, explicit=explicit
-    )  # fmt: skip
+        kind, folders, out, task, method, field=field, columns=images, explicit=explicit
+    )
     print(f"{caption}\nFigure: {path}")
 
 

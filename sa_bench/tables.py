@@ -1,4 +1,4 @@
-"""Tables for papers: a published table with our values beside it, or a leaderboard of any selection.
+"""Tables for papers: a published table with our values beside it; `sa_bench.leaderboards` has any selection.
 
 The rows of a published table are those of the ledger; a cell without a value of ours says which command fills it.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -16,13 +17,13 @@ from sa_bench import registry
 from sa_bench.board import Board, Endpoint, Line
 from sa_bench.claims import Verdict, verdicts
 from sa_bench.comparing import FEWEST
-from sa_bench.errors import SaBenchError, unknown
+from sa_bench.errors import unknown
 from sa_bench.ledger import NO_JUDGE, Published, by_judge, entries, is_of, verdict
 from sa_bench.ranking import boards
 from sa_bench.registry import room
 from sa_bench.results import metric_of
 from sa_bench.statistics import over_bases
-from sa_bench.wording import FRONT, shown, spread
+from sa_bench.wording import shown, spread
 
 SCALES = ("paper", "full")  # the better first; `quick` is never in a table
 
@@ -78,7 +79,7 @@ class Table:
     notes: tuple[str, ...] = ()
     claims: tuple[Verdict, ...] = ()
     published: bool = True  # whether published values stand beside ours
-    margins: Mapping[str, float] = field(default_factory=dict)  # by column, declared in the ledger beforehand
+    margins: Mapping[str, str] = field(default_factory=dict)  # by column, declared in the ledger beforehand
 
 
 @lru_cache(maxsize=1)
@@ -119,18 +120,35 @@ def published_table(name: str, results: Sequence[Mapping[str, Any]]) -> Table:
         )
         label = f"{method}{_settings(group[0])}{f' ({remark})' if remark else ''}"
         rows.append(Row(task, label, cells, "" if all(c.text for c in cells) else _command(group)))
-    margins = {
-        c["title"]: max(m)
-        for c in columns
-        if (m := [e.margin for e in mine if e.metric == c["metric"] and e.margin])
-    }
+    margins = {c["title"]: text for c in columns if (text := _margins(c, mine))}
     about = {e.task for e in mine}
     claims = [v for board in boards(results) if board.task in about for v in verdicts(board)]
-    units = {m: x.unit for line in lines for m, x in _by_metric(line[1]).items()}
+    units = {m: x.unit for line in lines for m, x in by_metric(line[1]).items()}
     heads = tuple(Column(c["title"], c.get("unit", units.get(c["metric"]))) for c in columns)
     return Table(
-        name, layout["title"], heads, tuple(rows), tuple(_notes(rows)), tuple(claims), margins=margins
+        name, layout["title"], heads, tuple(rows), tuple(notes_on(rows)), tuple(claims), margins=margins
     )
+
+
+def _margins(column: Mapping[str, Any], mine: Sequence[Published]) -> str:
+    """The margin of most of a column's values and, in brackets, of which rows it is another: `1 (no_gr: 10)`."""
+    found = [
+        e for e in mine if e.metric == column["metric"] and e.task == column.get("task", e.task) and e.margin
+    ]
+    if not found:
+        return ""
+    (most, _), *_ = Counter(e.margin for e in found).most_common()
+    of_label: dict[str, set[float]] = {}
+    for e in found:
+        of_label.setdefault(f"{e.method}{_settings(e)}", set()).add(e.margin)
+    others: dict[float, list[str]] = {}
+    for e in found:
+        label = f"{e.method}{_settings(e)}"
+        alike = len(of_label[label]) == 1
+        if e.margin != most:
+            others.setdefault(e.margin, []).append(label if alike else f"{label} on {e.task}")
+    texts = [f"{', '.join(dict.fromkeys(rows))}: {margin:g}" for margin, rows in others.items()]
+    return f"{most:g}" + (f" ({'; '.join(texts)})" if texts else "")
 
 
 def _alone(name: str, layout: Mapping[str, Any], mine: Sequence[Published]) -> Table:
@@ -215,7 +233,7 @@ def _changed(board: Board) -> int:
     return max((len(cell["overrides"]) for line in board.lines for cell in line.cells), default=0)
 
 
-def _by_metric(line: Line) -> dict[str, Endpoint]:
+def by_metric(line: Line) -> dict[str, Endpoint]:
     """Registered metric name to endpoint: `fid[judge-mnist]` is `fid`."""
     names = {metric_of(m): m["name"] for cell in line.cells for m in cell["measurements"]}
     return {metric: line.endpoints[name] for metric, name in names.items()}
@@ -230,32 +248,37 @@ def _entry(
     for board, line in lines:
         if not any(is_of(e, line.cells[0]) for e in group):
             continue
-        found = _by_metric(line).get(metric)
+        found = by_metric(line).get(metric)
         if found is None:
             continue
         if path:
             entry = _beside(line, metric, path, board, value, there, column.get("unit"))
         else:
-            entry = _filled(found, line, board, value, _said(there, line, _by_run(line, metric)))
+            said = _said(there, line, _by_run(line, metric))
+            entry = filled(found, line, board, value, said, column.get("unit"))
         dagger = f"{entry.text} †" if entry.text and line.origin else entry.text
         return replace(entry, text=dagger, origin=line.origin)
     return Entry(published=value, verdict="" if there is None else "not run")
 
 
-def _filled(found: Endpoint, line: Line, board: Board, published: float | None, said: str) -> Entry:
+def filled(
+    found: Endpoint, line: Line, board: Board, published: float | None, said: str, unit: str | None = None
+) -> Entry:
+    """The cell of a line's value, in another unit than its own if one is given, or of the reason why there is none."""
     if found.value is None:
         return Entry(
             published=published, scale=board.scale, verdict=said, reason=found.reason or "not measured"
         )
     points = found.points
-    low, high = (found.low, found.high) if len(points) == 1 else _interval(line, found)
+    low, high = (found.low, found.high) if len(points) == 1 else interval_of(line, found)
+    printed = replace(found, unit=unit or found.unit)
     return Entry(
-        shown(found.value, found.unit), spread(found, " to ").removesuffix(" %"), found.value, low, high, points,
+        shown(found.value, printed.unit), spread(printed, " to ").removesuffix(" %"), found.value, low, high, points,
         len(points), board.scale, published, said,
     )  # fmt: skip
 
 
-def _interval(line: Line, found: Endpoint) -> tuple[float | None, float | None]:
+def interval_of(line: Line, found: Endpoint) -> tuple[float | None, float | None]:
     """The 95 % interval of a line's mean for a new base model and seed, of one base for a new seed; none below five runs."""
     by_base: dict[int, list[float]] = {}
     if len(found.points) < FEWEST or found.missing:
@@ -298,7 +321,8 @@ def _beside(
     return Entry(text, between, mean, None, None, tuple(points), len(points), board.scale, published, said)
 
 
-def _notes(rows: Sequence[Row]) -> Iterator[str]:
+def notes_on(rows: Sequence[Row]) -> Iterator[str]:
+    """What must be known of the cells of a table."""
     cells = [e for row in rows for e in row.entries]
     yield (
         "Ours: mean over runs; in brackets of one run its 95 % interval, of two to four their points, of more the lowest "
@@ -308,83 +332,3 @@ def _notes(rows: Sequence[Row]) -> Iterator[str]:
         yield f"Scale of ours: {', '.join(scales)}. Verdicts are given at scale paper, from three runs and three judges on."
     yield from (f"† by {o}, as told" for o in dict.fromkeys(e.origin for e in cells if e.origin and e.text))
     yield from (f"n/a: {reason}" for reason in dict.fromkeys(e.reason for e in cells if e.reason))
-
-
-def leaderboard(
-    results: Sequence[Mapping[str, Any]],
-    task: str = "",
-    metrics: Sequence[str] = (),
-    methods: Sequence[str] = (),
-) -> list[Table]:
-    """One table a board: another scale or fingerprint stands in a table of its own.
-
-    Args:
-        results: rows, as `read_results` gives them.
-        task: only this one.
-        metrics: columns, by registered name, in this order; empty: the task's three endpoints.
-        methods: only these, in this order; empty: all, as they are ranked.
-
-    Raises:
-        SaBenchError: nothing of that is among the results.
-    """
-    found = [board for board in boards(results) if task in ("", board.task)]
-    tables = []
-    for board in found:
-        lines = [line for line in board.lines if line.cells and (not methods or line.method in methods)]
-        if methods:
-            lines.sort(key=lambda line: methods.index(line.method))
-        known = {m: e for line in lines for m, e in _by_metric(line).items()}
-        asked = list(metrics) or [
-            name.partition("[")[0] for name in board.primary if name.partition("[")[0] in known
-        ]
-        if missing := [m for m in asked if m not in known]:
-            raise unknown("metric of these results", missing[0], known)
-        columns = [Column(m, known[m].unit, known[m].better) for m in asked]
-        columns += [] if metrics else [Column("Pareto front"), Column(board.cost_title, "s", "lower")]
-        rows = []
-        for line in lines:
-            row = [_ranked(_by_metric(line).get(m), board, line, lines, m) for m in asked]
-            row += [] if metrics else [_front(line, board), _cost(line, board)]
-            rows.append(Row("", line.label + _standing(line), tuple(row)))
-        title = f"{board.title}, scale {board.scale}"
-        notes = (*_notes(rows), *([] if metrics else [FRONT]))
-        tables.append(Table("leaderboard", title, tuple(columns), tuple(rows), notes, published=False))
-    if not any(table.rows for table in tables):
-        raise SaBenchError("Nothing of that is among these results. See `python -m sa_bench report RUN`.")
-    return [table for table in tables if table.rows]
-
-
-def _standing(line: Line) -> str:
-    """What must be known of a line beside its numbers."""
-    if line.standing != "method":
-        return f" [{line.standing}]"
-    return " [collapsed]" if line.collapsed else ""
-
-
-def _front(line: Line, board: Board) -> Entry:
-    """1 on the front, 0 where another dominates it; a dash where it cannot be on it."""
-    value = None if line.place == "–" else float(line.front)
-    return Entry(line.place, value=value, runs=len(line.cells), scale=board.scale)
-
-
-def _cost(line: Line, board: Board) -> Entry:
-    if line.seconds is None:
-        return Entry(reason="cost not recorded")
-    return Entry(f"{line.seconds:.0f}", value=line.seconds, runs=len(line.cells), scale=board.scale)
-
-
-def _ranked(found: Endpoint | None, board: Board, line: Line, lines: Sequence[Line], metric: str) -> Entry:
-    if found is None:
-        return Entry(reason="not measured")
-    entry = _filled(found, line, board, None, "")
-    others = [
-        e for other in lines if other is not line and other.standing == "method" and not other.collapsed
-        and (e := _by_metric(other).get(metric)) is not None and e.value is not None
-    ]  # fmt: skip
-    if entry.value is None or line.standing != "method" or line.collapsed or not others:
-        return entry
-    low, high = found.bounds
-    beats = {
-        "lower": all(high < e.bounds[0] for e in others), "higher": all(low > e.bounds[1] for e in others)
-    }  # fmt: skip
-    return Entry(**{**entry.__dict__, "best": beats.get(found.better or "", False)})

@@ -65,6 +65,32 @@ def test_a_figure_names_every_line_and_the_gate():
     assert "(nats, higher is better)" in text
 
 
+@pytest.mark.parametrize("kind", ["tradeoff", "pareto", "sweep"])
+def test_a_long_legend_takes_no_height_from_the_panels(kind, monkeypatch):
+    drawn = []
+    legend = figures._legend
+    monkeypatch.setattr(figures, "_legend", lambda figure, *a: (drawn.append(figure), legend(figure, *a)))
+
+    def height(lines):
+        many = [
+            result_row(f"method_{i}", keep=-95.0, fields={"lam": x}) for i in range(lines) for x in (1.0, 2.0)
+        ]
+        figures.render(kind, board(*sweep(), *many), "svg")
+        return drawn[-1].axes[0].get_window_extent().height / drawn[-1].dpi
+
+    few = height(1)
+    assert height(25) > few - 0.1
+    assert few > 1.5
+
+
+def test_a_name_may_hold_a_dollar_sign_and_a_logarithmic_axis_has_plain_numbers():
+    odd = [{**row, "concept": r"$\frac{a$"} for row in (*sweep(), *OTHERS)]
+    for kind in ("tradeoff", "pareto", "sweep"):
+        text = figures.render(kind, one(odd), "svg").decode()
+        assert r"$\frac{a$" in text
+        assert "mathdefault" not in text
+
+
 def test_a_wreck_does_not_stretch_the_axis():
     ruined = result_row("ruin", keep=-900.0, flags=["collapse: worst class"])
     text = figures.render("tradeoff", board(result_row(), ruined), "svg").decode()
@@ -106,8 +132,8 @@ def test_one_board_a_figure(tmp_path):
     file.write_bytes(packed([result_row(), *OTHERS]))
     assert api.figure("pareto", [file], out)[0] == out
     assert out.read_bytes().startswith(b"%PDF")
-    with pytest.raises(SaBenchError, match="none of esd"):
-        api.figure("pareto", [file], out, methods=["esd"])
+    with pytest.raises(SaBenchError, match="Unknown method with a result here 'esd'"):
+        api.figure("pareto", [file], out, methods=["sa", "esd"])
     with pytest.raises(SaBenchError, match="No results of task other"):
         api.figure("pareto", [file], out, task="other")
 

@@ -84,6 +84,53 @@ def test_a_heading_sorts_up_down_and_back(driven):
     assert console == []
 
 
+def test_columns_of_numbers_are_sorted_as_numbers_and_what_is_missing_is_last(driven):
+    """Also where a number has no attribute: intervals, bases, n, and what stands beside the metrics."""
+    cells = [result_row("a", forget=(0.1, 0.09, 0.11)), result_row("b", forget=(0.02, 0.015, 0.3))]
+    cells += [result_row("c", forget=(0.5, 0.2, 0.6)), result_row("d", forget="no judge"), *OTHERS]
+    for row, base, n in zip(cells, (0.9, 0.1, 1.0, None), (1200, 90, 2000, 0), strict=False):
+        row["measurements"][0] |= {"base": base, "n": n}
+        row["measurements"][1]["extra"] = {"rates": {"x": n / 2000, "y": n / 25000, "z": 1.0}} if n else {}
+    script = """
+      const found = {}, names = ['95 % interval', 'base', 'n', 'a'];
+      for (const table of d.querySelectorAll('details details table.sortable, details table.sortable')) {
+        for (const head of table.tHead.rows[0].cells) {
+          const name = head.textContent.replace(/\\d+ runs?$/, '');
+          if (!names.includes(name) || name in found) continue;
+          found[name] = [];
+          for (let i = 0; i < 2; i++) {
+            head.querySelector('button').click();
+            found[name].push([...table.tBodies[0].rows].map((row) => row.cells[head.cellIndex].textContent));
+          }
+        }
+      }
+      return found"""
+    found, console = driven(render(cells), script)
+    number = {
+        name: [[re.match(r"[\d.,]*", x)[0] for x in order] for order in both] for name, both in found.items()
+    }
+    assert sorted(number) == ["95 % interval", "a", "base", "n"]
+    for name, (up, down) in number.items():
+        ours = [float(x.replace(",", "")) for x in up if x]
+        assert ours == sorted(ours), name
+        assert [float(x.replace(",", "")) for x in down if x] == sorted(ours, reverse=True), name
+        for order in (up, down):
+            assert "" not in order[: len(ours)], name
+    assert "" in number["base"][0]
+    assert console == []
+
+
+def test_the_list_of_boards_needs_no_sideways_scrolling_on_a_phone(driven):
+    page = render([*rows(), result_row(scale="full")])
+    script = """
+      w.frameElement.width = 400;
+      const box = d.querySelector('nav .scroll');
+      return [box.scrollWidth <= box.clientWidth, getComputedStyle(d.querySelector('nav td')).display]"""
+    found, console = driven(page, script)
+    assert found == [True, "block"]
+    assert console == []
+
+
 def test_the_filter_leaves_rows_with_all_words(driven):
     script = f"""
       const field = d.querySelector('input.filter'), names = () => {NAMES}, all = [];

@@ -6,15 +6,18 @@ import json
 import re
 import shutil
 import subprocess
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from result_rows import OTHERS, measurement, result_row
 from sa_bench.reports.tables import FORMATS, comma_separated, latex, markdown, page
 
-from sa_bench import ledger, registry, tables
+from sa_bench import claims, ledger, registry, tables
 from sa_bench.cells import resolve
 from sa_bench.errors import SaBenchError
+from sa_bench.leaderboards import leaderboard
+from sa_bench.results import packed
+from sa_bench.tex import tex
 
 JUDGES = [{"judge": f"mnist-paper-{i}", "value": 0.06} for i in range(3)]
 PROBABILITY = {"title": "P(c_f)", "unit": "probability", "better": "lower"}
@@ -46,6 +49,14 @@ def test_ours_stands_beside_the_published_value_with_its_verdict():
     entropy = named(found, "mnist_0", "sa lam=100").entries[3]
     assert (entropy.text, entropy.reason) == ("", "nothing to be seen")
     assert any("nothing to be seen" in note for note in found.notes)
+
+
+def test_every_margin_of_a_column_is_printed():
+    margins = tables.published_table("table1", []).margins
+    assert margins["FID"] == "1 (no_gr lam=1280: 10)"
+    wide = {(e.method, e.margin) for e in ledger.entries() if e.metric == "entropy" and "Table 1" in e.source}
+    assert all(f"{margin:g}" in margins["Entropy"] for _, margin in wide)
+    assert "FID 1 (no_gr lam=1280: 10), " in page([tables.published_table("table1", [])])
 
 
 def test_paper_scale_comes_before_full_and_quick_is_in_no_table():
@@ -101,7 +112,7 @@ def test_best_is_bold_only_beyond_both_intervals():
     rows += [r | {"scale": "full"} for r in OTHERS]
 
     def best(rows):
-        (found,) = tables.leaderboard(rows)
+        (found,) = leaderboard(rows)
         return [row.label for row in found.rows if row.entries[2].best]
 
     assert best(rows[:2] + rows[3:]) == ["sa"]
@@ -109,17 +120,71 @@ def test_best_is_bold_only_beyond_both_intervals():
     assert best([rows[0], *rows[3:]]) == []  # nobody to be better than
 
 
+def test_nothing_is_bold_where_a_run_has_no_interval():
+    """Five runs with a spread give one of their own."""
+
+    def rows(method, keep, runs, bare):
+        made = [
+            result_row(method, scale="full", keep=keep - i / 100, seed=i, base_seed=i) for i in range(runs)
+        ]
+        for row in made:
+            row["measurements"][2] |= {"low": None, "high": None} if bare else {}
+        return made
+
+    def best(*rows):
+        return [
+            row.label
+            for row in leaderboard([r for some in rows for r in some])[0].rows
+            if row.entries[2].best
+        ]
+
+    assert best(rows("sa", -94.0, 1, False), rows("l2", -95.0, 1, False)) == ["sa"]
+    assert best(rows("sa", -94.0, 1, True), rows("l2", -95.0, 1, False)) == []
+    assert best(rows("sa", -94.0, 1, False), rows("l2", -95.0, 1, True)) == []
+    assert best(rows("sa", -94.0, 5, True), rows("l2", -95.0, 1, False)) == ["sa"]
+
+
+def test_a_selection_by_label_over_boards_and_what_is_unknown(cli, tmp_path):
+    fields = [result_row(fields={"lam": lam}, seed=s) for lam in (1.0, 3.0) for s in (0, 1)]
+    other = [{**row, "task": "mnist_0_r1000", "method": "uce"} for row in [result_row()]]
+    extra = measurement("kid", 0.2, 0.1, {"title": "KID", "unit": None, "better": "lower"})
+    other[0]["measurements"].append(extra)
+    rows = [*fields, result_row("l2"), *other]
+
+    def labels(**options):
+        return [[row.label for row in table.rows] for table in leaderboard(rows, **options)]
+
+    assert labels(methods="l2,sa lam=3") == [["l2", "sa lam=3"]]
+    assert labels(methods=["sa"]) == [["sa lam=1", "sa lam=3"]]
+    assert labels(methods="uce", metrics="forget_top1,kid") == [["uce"]]  # the first board has none of these
+    assert len(labels(metrics="kid")) == 1
+    both = leaderboard(rows, metrics="forget_top1,kid")
+    assert [[row.entries[1].text for row in table.rows] for table in both] == [["", "", ""], ["0.2"]]
+    assert len(labels(task="mnist_0,mnist_0_r1000")) == len(labels(task=["mnist_0", "mnist_0_r1000"])) == 2
+    with pytest.raises(SaBenchError, match=r"Unknown method with a result here 'nope'.*sa lam=3, uce"):
+        labels(methods="sa,nope")
+    with pytest.raises(SaBenchError, match=r"Unknown metric of these results 'kidd'\. Did you mean kid"):
+        labels(metrics="kidd")
+    file = tmp_path / "some.jsonl.xz"
+    file.write_bytes(packed(rows))
+    asked = ("--task", "mnist_0,mnist_0_r1000", "--method", "sa lam=3,uce", "--metric", "recovery")
+    text = cli("table", "leaderboard", str(file), *asked, check=0).stdout
+    assert re.findall(r"^\| (sa|uce|l2)", text, re.M) == ["sa", "uce"]
+
+
 def test_scales_and_fingerprints_stand_in_tables_of_their_own():
     a, b, c = result_row("sa"), result_row("l2", scale="full"), result_row("naive", scale="full")
     c["measurements"][0]["fingerprint"] = {"metric": "forget_top1", "version": 2}
-    found = tables.leaderboard([a, b, c])
+    found = leaderboard([a, b, c])
     assert [[row.label for row in t.rows] for t in found] == [["sa"], ["l2"], ["naive"]]
-    assert [[row.label for row in t.rows] for t in tables.leaderboard([a, b], methods=["l2"])] == [["l2"]]
-    assert len(tables.leaderboard([a], metrics=["recovery"])[0].columns) == 1
+    assert [[row.label for row in t.rows] for t in leaderboard([a, b], methods=["l2"])] == [["l2"]]
+    assert len(leaderboard([a], metrics=["recovery"])[0].columns) == 1
     with pytest.raises(SaBenchError, match="Nothing of that"):
-        tables.leaderboard([a], task="cifar10_airplane")
+        leaderboard([result_row(error="no GPU")])
+    with pytest.raises(SaBenchError, match="Unknown task of these results 'cifar10_airplane'"):
+        leaderboard([a], task="mnist_0,cifar10_airplane")
     with pytest.raises(SaBenchError, match="forget_top1"):
-        tables.leaderboard([a], metrics=["forget_top"])
+        leaderboard([a], metrics=["forget_top"])
     with pytest.raises(SaBenchError, match="table1"):
         tables.published_table("table9", [])
 
@@ -132,7 +197,7 @@ def test_a_leaderboard_shows_the_front_collapse_and_cost():
         result_row("kept", forget=0.9),
         *OTHERS,
     ]
-    (found,) = tables.leaderboard(rows)
+    (found,) = leaderboard(rows)
     assert [c.title for c in found.columns[3:]] == ["Pareto front", "CPU s to forget"]
     front = {row.label: (row.entries[3].text, row.entries[3].value) for row in found.rows}
     assert front == {
@@ -151,7 +216,7 @@ def hostile():
         result_row(scale="full", task_title=HOSTILE, keep=HOSTILE),
         result_row("l2", scale="full", task_title=HOSTILE),
     ]
-    return tables.leaderboard(rows)
+    return leaderboard(rows)
 
 
 def test_all_formats_carry_the_same_numbers_and_hostile_names_as_text():
@@ -191,7 +256,7 @@ def test_csv_has_every_run_and_never_calls_their_span_an_interval():
         for b in range(3)
         for s in range(2)
     ]
-    rows = csv.DictReader(io.StringIO(comma_separated(tables.leaderboard([*few, *many, *OTHERS]))))
+    rows = csv.DictReader(io.StringIO(comma_separated(leaderboard([*few, *many, *OTHERS]))))
     found = {(row["method"], row["metric"]): row for row in rows}
     two, six = found["sa", "retain_log_likelihood"], found["l2", "retain_log_likelihood"]
     assert (two["points"], two["low"], two["high"]) == ("-94.0 -95.0", "", "")
@@ -200,24 +265,87 @@ def test_csv_has_every_run_and_never_calls_their_span_an_interval():
     assert [float(six[k]) for k in ("low", "high")] == pytest.approx([-91 - half, -91 + half])
     assert float(found["l2", "forget_top1"]["low"]) == 0
     same = [result_row("l2", forget=0.0, seed=s, base_seed=s, scale="full") for s in range(5)]
-    rows = list(csv.DictReader(io.StringIO(comma_separated(tables.leaderboard([*same, *OTHERS])))))
+    rows = list(csv.DictReader(io.StringIO(comma_separated(leaderboard([*same, *OTHERS])))))
     assert (
         next(r for r in rows if r["method"] == "l2")["low"] == ""
     )  # no spread was seen: no interval, not [0, 0]
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no TeX here")
-def test_the_latex_compiles(tmp_path):
-    text = latex([*(tables.published_table(name, []) for name in tables.layouts()), *hostile()])
-    whole = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n" + text + "\\end{document}\n"
-    (tmp_path / "x.tex").write_text(whole)
+def compiled(text, folder):
+    """The PDF's log, in a document with nothing but what the first line asks for."""
+    packages = re.findall(r"\\usepackage\{[^}]*\}", text.splitlines()[0])
+    head = "\\documentclass{article}" + "".join(packages)
+    (folder / "x.tex").write_text(f"{head}\\begin{{document}}\n{text}\\end{{document}}\n")
     done = subprocess.run(
-        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "x.tex"], cwd=tmp_path, capture_output=True, text=True,
-        timeout=120, check=False,
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "x.tex"], cwd=folder, capture_output=True, text=True,
+        timeout=120, check=False, encoding="latin-1",
     )  # fmt: skip
-    if "booktabs.sty' not found" in done.stdout:
-        pytest.skip("this TeX has no booktabs")
+    if ".sty' not found" in done.stdout:
+        pytest.skip("this TeX lacks a package")
     assert done.returncode == 0, done.stdout[-2000:]
+    return (folder / "x.log").read_text(encoding="latin-1")
+
+
+def with_verdicts():
+    found = [run(s, p) for s, p in enumerate((0.055, 0.060, 0.065))]
+    found += [run(s, 0.5 + s / 100, method="original", fields={}) for s in range(3)]
+    other = {"task": "mnist_0", "scale": "full", "keep": -95.0}
+    found += [run(s, 0.1, method="retrain", fields={}, **other) for s in range(3)]
+    return tables.published_table("table1", found + [{**r, "method": "no_gr"} for r in found[:3]])
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no TeX here")
+def test_the_latex_compiles_and_stays_on_the_page(tmp_path):
+    many = [
+        result_row(f"a_rather_long_method_{i}", scale="full", seed=s) for i in range(70) for s in range(4)
+    ]
+    published = [tables.published_table(name, []) for name in tables.layouts()]
+    log = compiled(latex([*published, with_verdicts(), *hostile(), *leaderboard(many)]), tmp_path)
+    assert [float(x) for x in re.findall(r"Overfull \\hbox \(([\d.]+)pt", log) if float(x) > 3] == []
+    assert "Float too large" not in log
+
+
+def test_latex_sets_verdicts_margins_and_claims_and_not_as_comments():
+    table = with_verdicts()
+    claim = claims.Verdict(claims.entries()[0], "holds", "sa 0.1 % & less")
+    text = "\n".join(x for x in latex([replace(table, claims=(claim,))]).splitlines() if x[0] != "%")
+    assert r"5.8 \%\textsuperscript{$=$}" in text
+    assert r"96.7 \%\textsuperscript{$\neq$}" in text
+    assert r"2.19\textsuperscript{?1}" in text
+    assert r"\textsuperscript{$\neq$} differs" in text
+    assert re.search(r"^1: inconclusive ", text, re.M)
+    assert "Margins, declared before any run" in text
+    assert r"holds. sa 0.1 \% \& less\par" in text
+    assert "Ours: mean over runs" in text
+
+
+def test_any_letter_becomes_latex_that_compiles(tmp_path):
+    """Every letter of the lower planes is ASCII with its braces closed; a sample of them goes through TeX."""
+    assert tex("北京 é ö λ ﬁ") == r"{[}U+5317]\allowbreak{}{[}U+4EAC]\allowbreak{} \'{e} \"{o} $\lambda$ fi"
+    for code in [*range(0x3100), *range(0xD7F0, 0x10000, 7), *range(0x10000, 0x20000, 61)]:
+        text = tex(chr(code))
+        assert text.isascii()
+        assert text.replace(r"\{", "").count("{") == text.replace(r"\}", "").count("}"), hex(code)
+    if shutil.which("pdflatex"):
+        codes = [
+            *range(0x250),
+            *range(0x300, 0x400),
+            *range(0x1E00, 0x1F00),
+            *range(0x2000, 0x2300),
+            0x5317,
+            0x1F600,
+        ]
+        rows = [tex("".join(map(chr, codes[i : i + 16]))) + " & x \\\\" for i in range(0, len(codes), 16)]
+        rows += [tex("e" + chr(code)) + " & x \\\\" for code in range(0x300, 0x340)]
+        rows += [tex(begin + "北京") + " & x \\\\" for begin in ("", "[1]", "*", "-", "?`")]
+        lines = [f"\\begin{{tabular}}{{ll}}{row}\\end{{tabular}}\\par" for row in rows]
+        both = ["\\begin{tabular}{ll}x & y \\\\", *rows[-5:], "\\end{tabular}"]
+        compiled("%\n" + "\n".join([*lines, *both]), tmp_path)
+        odd = [
+            result_row(f"北京 {c}", scale="full", task_title=c)
+            for c in ("\t", "[2]", "ẞ", "*", "…", "$\\frac{a$")
+        ]
+        compiled(latex(leaderboard(odd)), tmp_path)
 
 
 def test_the_command_line_prints_and_writes(cli, tmp_path):
@@ -250,8 +378,11 @@ def test_the_spread_of_table_2_has_its_own_verdict():
         rows.append(row)
     found = named(tables.published_table("table2", rows), "", "original")
     score, spread = found.entries[1:3]
-    assert (score.text, score.published) == ("60.0 %", 0.606)
-    assert (spread.text, spread.interval, spread.published) == ("42.0 %", "40.0 to 44.0", 0.424)
+    assert (score.text, score.published) == ("0.6", 0.606)
+    assert (spread.text, spread.interval, spread.published) == ("0.42", "0.4 to 0.44", 0.424)
+    text = markdown([tables.published_table("table2", rows)])
+    assert "0.6 (0.6, 0.6, 0.6) / 0.606: " in text
+    assert " %" not in (text + markdown([tables.published_table("table2", [])])).replace("95 %", "")
     assert spread.verdict == "inconclusive (too noisy: ± 0.0994 against a margin of 0.05)"
 
 

@@ -2,12 +2,11 @@
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   document.documentElement.classList.add("js");
 
-  // Sorting: every heading of a sortable table is a button; the first click brings the best or highest first.
-  const key = (cell) => {
-    if (!cell) return ["", NaN];
-    const text = cell.dataset.v ?? cell.textContent.trim();
-    return [text, text === "" ? NaN : Number(text)];
-  };
+  // Sorting: every heading of a sortable table is a button; the first click brings the lowest first. A column is one of
+  // numbers if all of its cells begin with one; what has no value stands last, whichever way.
+  const text = (cell) => (cell ? cell.dataset.v ?? cell.firstChild?.textContent.trim() ?? "" : "");
+  const missing = (s) => s === "" || s === "–" || s.startsWith("n/a");
+  const number = (s) => parseFloat(s.replace(/(\d),(?=\d{3})/g, "$1").replace(/^−/, "-"));
   for (const table of all("table.sortable")) {
     const body = table.tBodies[0], first = [...body.rows];
     all("thead th", table).forEach((head, column) => {
@@ -21,10 +20,12 @@
         if (!next) return body.append(...first);
         head.setAttribute("aria-sort", next);
         const sign = next === "ascending" ? 1 : -1;
+        const known = first.map((row) => text(row.cells[column])).filter((s) => !missing(s));
+        const numbers = known.every((s) => !isNaN(number(s)));
         const order = (a, b) => {
-          const [s, x] = key(a.cells[column]), [t, y] = key(b.cells[column]);
-          if (isNaN(x) !== isNaN(y)) return isNaN(x) ? 1 : -1; // what has no number stands last, whichever way
-          return isNaN(x) ? sign * s.localeCompare(t) : sign * (x - y);
+          const [s, t] = [a, b].map((row) => text(row.cells[column]));
+          if (missing(s) || missing(t)) return missing(s) - missing(t);
+          return sign * (numbers ? number(s) - number(t) : s.localeCompare(t, "en", { numeric: true }));
         };
         body.append(...[...body.rows].sort(order));
       });
