@@ -13,7 +13,9 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from sa_bench import cards, guard, registry
 from sa_bench.api import MARK, write_report
+from sa_bench.comparing import endpoint
 from sa_bench.models import scopes
+from sa_bench.ranking import boards
 from sa_bench.results import read_results
 
 ROOT = Path(__file__).parent.parent
@@ -123,13 +125,31 @@ def test_the_readmes_leaderboard_is_what_its_command_prints():
     assert [x for x in done.stdout.splitlines() if x.startswith("|")] == below.splitlines()
 
 
-@pytest.mark.parametrize("board", ["micro-ddpm", "micro-t2i"])
+@pytest.mark.parametrize("board", ["micro", "micro-ddpm", "micro-t2i"])
 def test_a_boards_page_is_what_its_data_says(board, tmp_path):
     page = (ROOT / "docs" / f"results-{board}.md").read_text()
     copy = tmp_path / "page.md"
     copy.write_text(page.partition(MARK)[0] + MARK)
     write_report([ROOT / "docs" / "data" / f"{board}-1.jsonl.xz"], copy)
     assert copy.read_text() == page
+
+
+def test_the_vae_table_is_what_its_data_says():
+    """The small table above the mark: what SA keeps more than each ablation, over the runs that both have."""
+    page = (ROOT / "docs" / "results-micro.md").read_text().partition(MARK)[0]
+    said = {row.split("`")[1]: row.replace("*", "") for row in page.splitlines() if row.startswith("| `")}
+    data = boards(read_results([ROOT / "docs" / "data" / "micro-1.jsonl.xz"]))
+    found = {b.task: {line.method: line for line in sorted(b.lines, key=lambda x: len(x.cells))} for b in data}
+    tasks = "mnist_0", "mnist_0_r1000", "mnist_0_cover5"
+    assert len(said) == 5
+    for method, row in said.items():
+        if method == "sa":  # the heading
+            continue
+        for task, cell in zip(tasks, row.split("|")[2:], strict=False):
+            c = endpoint("retain_log_likelihood", found[task]["sa"], found[task][method])
+            digits = 2 if abs(c.difference) < 2 else 1
+            low, high = (format(number, f".{digits}f") for number in (c.low, c.high))
+            assert cell.strip() == f"{c.difference:+.{digits}f} ({low} to {high})".replace("-", "−"), (method, task)
 
 
 def test_the_text_to_image_table_is_what_its_data_says():
