@@ -139,7 +139,9 @@ def test_the_vae_table_is_what_its_data_says():
     page = (ROOT / "docs" / "results-micro.md").read_text().partition(MARK)[0]
     said = {row.split("`")[1]: row.replace("*", "") for row in page.splitlines() if row.startswith("| `")}
     data = boards(read_results([ROOT / "docs" / "data" / "micro-1.jsonl.xz"]))
-    found = {b.task: {line.method: line for line in sorted(b.lines, key=lambda x: len(x.cells))} for b in data}
+    found = {
+        b.task: {line.method: line for line in sorted(b.lines, key=lambda x: len(x.cells))} for b in data
+    }
     tasks = "mnist_0", "mnist_0_r1000", "mnist_0_cover5"
     assert len(said) == 5
     for method, row in said.items():
@@ -149,7 +151,10 @@ def test_the_vae_table_is_what_its_data_says():
             c = endpoint("retain_log_likelihood", found[task]["sa"], found[task][method])
             digits = 2 if abs(c.difference) < 2 else 1
             low, high = (format(number, f".{digits}f") for number in (c.low, c.high))
-            assert cell.strip() == f"{c.difference:+.{digits}f} ({low} to {high})".replace("-", "−"), (method, task)
+            assert cell.strip() == f"{c.difference:+.{digits}f} ({low} to {high})".replace("-", "−"), (
+                method,
+                task,
+            )
 
 
 def test_the_text_to_image_table_is_what_its_data_says():
