@@ -47,7 +47,8 @@ slow: $(VENV)/.installed
 board-micro: $(VENV)/.installed
 	$(BIN)/python -m sa_bench plan --suite micro-1 --jobs 2
 	$(BIN)/python -m sa_bench run --suite micro-1 --jobs 2 --out runs/micro-1
-	$(BIN)/python -m sa_bench report runs/micro-1 --out docs/results-micro.md
+	$(BIN)/python -m sa_bench pack runs/micro-1 docs/data/micro-1.jsonl.xz
+	$(MAKE) results
 
 tune-micro: $(VENV)/.installed
 	$(BIN)/python -m sa_bench run --suite tune-micro-1 --jobs 2 --out runs/tune-micro-1
@@ -84,6 +85,7 @@ tune-t2i: $(VENV)/.installed
 
 # The pages and pictures of the boards in docs/data, a minute.
 results: $(VENV)/.installed
+	$(BIN)/python -m sa_bench report docs/data/micro-1.jsonl.xz --out docs/results-micro.md
 	$(BIN)/python -m sa_bench report docs/data/micro-ddpm-1.jsonl.xz --out docs/results-micro-ddpm.md
 	$(BIN)/python -m sa_bench report docs/data/micro-t2i-1.jsonl.xz --out docs/results-micro-t2i.md
 	$(BIN)/python -m sa_bench figure pareto docs/data/micro-ddpm-1.jsonl.xz --task mnist_0_ddpm_r1000 --out docs/images/micro-ddpm-r1000.svg
