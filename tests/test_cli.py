@@ -189,7 +189,7 @@ def test_plan_says_what_the_store_has_and_what_is_shared(cli, tiny, tmp_path):
         "--set",
         "fisher.n=1000",
     ]
-    assert "replay 1,000 images" in cli("plan", *limited, check=0).stdout
+    assert "replay 1,000 images" in cli("plan", *limited, store=store, check=0).stdout
     cli("run", *limited, check=0)
     limited_warm = cli("plan", *limited, check=0).stdout
     assert "15 metrics stored" in limited_warm

@@ -559,7 +559,7 @@ def test_a_network_alone_has_its_weights_beside_its_configuration(hub, monkeypat
 def test_a_store_that_is_a_file_is_one_line(server, known, nowhere):
     known("thing", f"{server.url}/thing.bin")
     (nowhere / "store").write_text("")
-    refused("thing", "thing cannot be kept", error=CellFailed)
+    refused("thing", "Cannot write", "not a directory", "SA_BENCH_STORE", error=CellFailed)
 
 
 def test_what_the_hubs_library_raises_is_one_line(hub, monkeypatch, nowhere):
