@@ -3,6 +3,7 @@
 import csv
 import html
 import io
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 
 from sa_bench.tables import Entry, Row, Table
@@ -16,6 +17,7 @@ LOW = r"\resizebox*{!}{\ifdim\totalheight>.9\textheight.9\textheight\else\totalh
 NARROW = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
 """What shrinks a box that is higher than the page (but for the caption), or wider than the text."""
 EMPTY = "What is empty is filled by:"
+LINE = 16  # letters of a heading on one line of LaTeX
 HEAD = (
     "table", "group", "method", "metric", "unit", "value", "low", "high", "points", "runs", "scale", "published", "verdict",
     "reason",
@@ -27,12 +29,18 @@ th:first-child, td:first-child { text-align: left } .group td { font-style: ital
 small { color: #595959; display: block } pre { overflow-x: auto }"""
 
 
+def _stacked(title: str) -> str:
+    """A heading in lines about as wide as the two columns below it, so that long ones do not shrink the table."""
+    lines = [tex(line) for line in textwrap.wrap(title, LINE, break_long_words=False)]
+    return "\\shortstack{" + " \\\\ ".join(lines) + "}" if len(lines) > 1 else "".join(lines)
+
+
 def latex(tables: Sequence[Table]) -> str:
     """A LaTeX `table` each, no wider than the text; below it the notes, margins and claims."""
     parts = ["% Made by sa_bench. Needs \\usepackage{booktabs,graphicx}."]
     for table in tables:
         wide, marks = 2 if table.published else 1, Marks()
-        head = [tex(c.title + _arrow(c.better)) for c in table.columns]
+        head = [_stacked(c.title + _arrow(c.better)) for c in table.columns]
         heads = " & ".join(f"\\multicolumn{{{wide}}}{{c}}{{{h}}}" for h in head)
         parts += [
             "\\begin{table}", "\\centering", f"\\caption{{{tex(table.title)}}}", LOW, "\\begin{minipage}{\\linewidth}",
