@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sa_bench.bundles import BUNDLED
-from sa_bench.cells import Cell, resolve
+from sa_bench.cells import OLD_ID, Cell, resolve
 from sa_bench.checking import check_precision
 from sa_bench.errors import SaBenchError, unknown
 from sa_bench.foreign import readable
@@ -87,11 +87,14 @@ def left(cells: list[Cell], without: Sequence[Path]) -> list[Cell]:
     Raises:
         SaBenchError: these cannot be read, or nothing is left to run.
     """
-    done = {row["cell"] for row in read_results(without) if row["status"] == "done"}
-    found = [cell for cell in cells if cell.id not in done]
-    if not found:
+    done: dict[str, list[dict[str, Any]]] = {}
+    for row in read_results(without):
+        if row["status"] == "done":
+            done.setdefault(row["cell"][:OLD_ID], []).append(row)
+    undone = [cell for cell in cells if not any(map(cell.is_of, done.get(cell.id[:OLD_ID], ())))]
+    if not undone:
         raise SaBenchError(f"Nothing is left to run: all {len(cells)} cell(s) have a result there.")
-    return found
+    return undone
 
 
 def require_data(cells: Sequence[Cell]) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
+from sa_bench.results import code_of
+
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
 
@@ -63,9 +65,10 @@ class Line:
         return next((cell.get("origin") or "" for cell in (*self.cells, *self.failed)), "")
 
     def same_settings(self, other: Line) -> bool:
-        """Whether both are one method with the same fields: of two origins, a reproduction."""
-        mine, theirs = ((*line.cells, *line.failed)[0]["fields"] for line in (self, other))
-        return self.method == other.method and mine == theirs
+        """Whether both are one method, of the same code, with the same fields: of two origins, a reproduction."""
+        first, second = ((*line.cells, *line.failed)[0] for line in (self, other))
+        same_code = (self.method, code_of(first)) == (other.method, code_of(second))
+        return same_code and first["fields"] == second["fields"]
 
     def known(self, name: str) -> Endpoint | None:
         """The endpoint `name` if it has a value."""

@@ -20,6 +20,7 @@ from sa_bench.keys import flat, plain
 from sa_bench.store import digest
 
 SCALES = ("full", "paper", "quick")
+ID, OLD_ID = 16, 8  # hex digits of a cell's id, and of one in results of before
 SETTABLE_SEPARATELY = ("name", "title", "family", "dataset", "classes", "scales")
 
 
@@ -34,11 +35,12 @@ class Cell:
     base_seed: int
     scale: str
     overrides: Mapping[str, Any] = field(default_factory=dict)  # of the task
+    code: Mapping[str, str] = field(default_factory=dict)  # of its plug-ins: `method mine` to its sha256
 
     @property
     def id(self) -> str:
-        """A short hash over all of it."""
-        return digest(self.plain())[:8]
+        """A hash over all of it, 16 hex digits; results of before have the first 8 of them."""
+        return digest(self.plain())
 
     @property
     def name(self) -> str:
@@ -50,11 +52,23 @@ class Cell:
         return {
             "task": plain(self.task), "method": self.method, "fields": self.keyed_fields(), "seed": self.seed,
             "base_seed": self.base_seed, "scale": self.scale, "overrides": dict(self.overrides),
+            **({"code": dict(self.code)} if self.code else {}),
         }  # fmt: skip
 
     def keyed_fields(self) -> dict[str, Any]:
         """The method's fields as they enter keys."""
         return plain(self.fields, registry.method_class(self.method))
+
+    def is_of(self, row: Mapping[str, Any]) -> bool:
+        """Whether a result row is this cell's: of the same id or, where it bears the short one of before, same values."""
+        if len(row["cell"]) != OLD_ID:
+            return row["cell"] == self.id
+        cls = registry.method_class(self.method)
+        values = {
+            **{key: row[key] for key in ("method", "seed", "base_seed", "scale", "overrides")},
+            "task": plain(row["task_values"], Task), "fields": plain(row["fields"], cls),
+        }  # fmt: skip
+        return self.id.startswith(row["cell"]) and digest(values) == self.id
 
     def build_method(self) -> Any:
         """The method's dataclass with this cell's fields."""
@@ -258,7 +272,7 @@ def resolve(
     if empty := [name for name, values in swept if not all(values)]:
         raise SaBenchError(f"--sweep {empty[0]} has an empty value; write --sweep {empty[0]}=a,b,c.")
     tasks, methods, metrics = (
-        [name for reference in references for name in registry.register(kind, reference)]
+        registry.register_all(kind, references)
         for kind, references in (("task", tasks), ("method", methods), ("metric", metrics))
     )
     for name in methods:
@@ -271,11 +285,26 @@ def resolve(
             task = with_metrics(resolve_task(task_name, scale, for_task), metrics)
             resolved = with_files(method, resolve_fields(method, task, scale, for_method))
             check_fit(validated(registry.method_class(method), resolved, f"method {method}"), method, task)
+            code = registry.code_of(
+                [("task", task_name), ("method", method), *(("metric", name) for name in task.metrics)]
+            )
             for base_seed, seed in itertools.product(base_seeds, seeds):
                 check_standing(registry.method_class(method), method, task, base_seed)
-                cell = Cell(task, method, resolved, seed, base_seed, scale, for_task)
-                cells.setdefault(cell.id, cell)
+                add(cells, Cell(task, method, resolved, seed, base_seed, scale, for_task, code))
     return list(cells.values())
+
+
+def add(cells: dict[str, Cell], cell: Cell) -> None:
+    """Put a cell among `cells`, by id; one that is there already stays.
+
+    Raises:
+        SaBenchError: another cell has its id.
+    """
+    known = cells.setdefault(cell.id, cell)
+    if known is not cell and known.plain() != cell.plain():
+        raise SaBenchError(
+            f"{known.name} and a cell of other settings have the same id; run them in two commands, with another --out."
+        )
 
 
 def _route(

@@ -125,7 +125,7 @@ def _cells(
 def list_components() -> None:
     """All tasks, methods, metrics and suites."""
     from sa_bench import suites
-    from sa_bench.registry import ROOMS, entries
+    from sa_bench.registry import ROOMS, broken, entries
 
     for kind in ("task", "method", "metric"):
         found = entries(kind)
@@ -133,6 +133,8 @@ def list_components() -> None:
         width = max(len(e.name) for e in found)
         for entry in found:
             print(f"  {entry.name:<{width}}  {entry.summary.replace('`', '')}")
+        for entry in broken(kind):
+            print(f"  {entry.name:<{width}}  (cannot be used: {entry.broken})")
     print("suites:")
     for name, summary in suites.entries():
         print(f"  {name}  {summary}")

@@ -12,14 +12,25 @@ from sa_bench import references, registry
 from sa_bench.errors import unknown
 
 
-def describe(name: str) -> str:
+def describe(reference: str) -> str:
     """Documentation, fields with types and defaults, presets and source of a component.
 
     Raises:
         SaBenchError: no component of that name.
     """
     show = {"method": _method, "task": _task, "metric": _metric}
-    return "\n\n".join(show[kind](found) for kind, found in components(name))
+    return "\n\n".join(show[kind](name) + _code(kind, name) for kind, name in components(reference))
+
+
+def _code(kind: str, name: str) -> str:
+    """A plug-in's files, all that its key covers; "" for a component of sa_bench."""
+    facts = registry.source(kind, name)
+    if facts is None:
+        return ""
+    lines = ["", f"code (sha256 {facts['sha256'][:16]}, part of every key):"]
+    lines += [f"  {path}" for path in facts.get("files", [facts["path"]])]
+    lines += [f"  not followed, so never kept: {call}" for call in facts.get("unfollowed", [])]
+    return "\n" + "\n".join(lines)
 
 
 def components(reference: str) -> list[tuple[str, str]]:
@@ -33,6 +44,9 @@ def components(reference: str) -> list[tuple[str, str]]:
         return [(kind, name) for name in registry.register(kind, reference)]
     known = {e.name: e for kind in registry.ROOMS for e in registry.entries(kind)}
     if reference not in known:
+        for entry in (e for kind in registry.ROOMS for e in registry.broken(kind)):
+            if entry.name == reference:
+                registry.find(entry.kind, reference)
         raise unknown("component", reference, known)
     return [(known[reference].kind, reference)]
 

@@ -59,10 +59,10 @@ def evaluate_images(
     if stray := [name for name in settings if not name.startswith("task.")]:
         raise SaBenchError(f"evaluate has no method to set: --set {stray[0]}; use task.<field>.")
     overrides = {name.removeprefix("task."): value for name, value in settings.items()}
-    names = registry.register("task", task_name)
+    names = registry.register_all("task", [task_name])
     if len(names) > 1:
         raise SaBenchError(f"{task_name} defines {', '.join(names)}; evaluate takes one task.")
-    further = [name for reference in metrics for name in registry.register("metric", reference)]
+    further = registry.register_all("metric", metrics)
     task = with_metrics(resolve_task(names[0], scale, overrides), further)
     asked = {"task": task.name, "fields": {"images": str(path)}, "scale": scale, "overrides": overrides}
     if task.model == SMOKE_MODEL or not task.model:  # the base's images are made here
@@ -70,11 +70,14 @@ def evaluate_images(
     if out is not None:
         _claim(out, asked)
     found, files = read_sets(path, task)
-    cell = Cell(task, "original", {}, 0, 0, scale, overrides)
+    code = registry.code_of([("task", task.name), *(("metric", name) for name in task.metrics)])
+    cell = Cell(task, "original", {}, 0, 0, scale, overrides, code)
     chain = Chain(Store(store_folder()), cell, lambda *event: report("external", *event))
     base = Subject(chain, base=True) if _base_is_cheap(chain) else None
     measured, _ = measure_all(chain, Subject(chain, sets=found), base)
-    notes = [f"{r['name']}: {w}" for r in measured if (w := (r["extra"] or {}).get("warning"))]
+    registry.require_unchanged(code)
+    notes = registry.remarks(code)
+    notes += [f"{r['name']}: {w}" for r in measured if (w := (r["extra"] or {}).get("warning"))]
     notes += _remarks(found, task)
     if said := datasets.remark(task.dataset):
         notes.append(said)
@@ -94,7 +97,8 @@ def evaluate_images(
             "images": {name: file_hash(s.images) for name, s in found.items()},
             "base": chain.base.content if base else None,
         },
-        "provenance": provenance(command_line(), {"base": chain.base.content} if base else {}),
+        "provenance": provenance(command_line(), {"base": chain.base.content} if base else {})
+        | {"plug_ins": registry.sources(code)},
     }  # fmt: skip
     if out is not None:
         write_atomic(out / "result.json", to_json(result).encode())

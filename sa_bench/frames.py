@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sa_bench.results import SCHEMA
+from sa_bench.results import SCHEMA, code_of
 
 FROM_RESULT = (
     "task",
@@ -31,7 +31,8 @@ AS_JSON = ("fields", "overrides", "flags", "fingerprint", "extra")
 def parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """Every measurement of `rows` (as `read_results` gives them) as a Parquet file, compressed.
 
-    Columns: those of a result (task, method, scale, base_seed, seed, standing, status, error, cell, concept, origin), of a
+    Columns: those of a result (task, method, scale, base_seed, seed, standing, status, error, cell, concept, origin,
+    and code: the sha256 of a plug-in method's), of a
     measurement (name, role, value, low, high, interval, n, n_unit, unit, better, base, reason), the forgetting's
     cost (cpu_s, wall_s, peak_mib, device_peak_mib, device), and fields, overrides, flags, fingerprint and extra as JSON
     texts. A result without measurements, a failed one, is one row. Metadata `sa_bench_schema`: the results' schema.
@@ -44,10 +45,11 @@ def parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
     for row in rows:
         whole = {k: row.get(k) for k in FROM_RESULT}
         whole |= {k: row["cost"].get("forget", {}).get(k) for k in FROM_COST}
+        whole["code"] = code_of(row)
         for m in row["measurements"] or [{}]:
             texts = {k: json.dumps(m.get(k, row.get(k)), sort_keys=True) for k in AS_JSON}
             found.append(whole | {k: m.get(k) for k in FROM_MEASUREMENT} | texts)
-    columns = [*FROM_RESULT, *FROM_COST, *FROM_MEASUREMENT, *AS_JSON]
+    columns = [*FROM_RESULT, "code", *FROM_COST, *FROM_MEASUREMENT, *AS_JSON]
     frame = pd.DataFrame(found, columns=columns)
     for name in ("value", "low", "high", "base", *FROM_COST[:-1]):
         frame[name] = pd.to_numeric(frame[name])

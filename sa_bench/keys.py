@@ -30,15 +30,16 @@ def _inside(cls: type, name: str) -> type | None:
 def plain(value: Any, cls: type | None = None) -> Any:
     """JSON-ready values of a dataclass, or of the dict of one of class `cls`, as they enter keys."""
     cls = type(value) if is_dataclass(value) else cls
-    if cls is not None and is_dataclass(cls):
+    if value is not None and cls is not None and is_dataclass(cls):
         found = {}
         for f in fields(cls):
             if isinstance(value, Mapping) and f.name not in value:
                 continue
             part = value[f.name] if isinstance(value, Mapping) else getattr(value, f.name)
             default = {} if f.default_factory is dict else f.default
-            if not (f.metadata.get("later") and part == default):
-                found[f.name] = plain(part, _inside(cls, f.name))
+            value_of_key = plain(part, _inside(cls, f.name))  # a tuple, or the list that JSON made of it
+            if not (f.metadata.get("later") and value_of_key == plain(default)):
+                found[f.name] = value_of_key
         return found
     if isinstance(value, Mapping):
         return {key: plain(part) for key, part in value.items()}

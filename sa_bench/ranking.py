@@ -24,7 +24,7 @@ from sa_bench.contracts import Task
 from sa_bench.keys import flat, plain
 from sa_bench.ledger import by_judge, published
 from sa_bench.ledger import verdict as verdict_of
-from sa_bench.results import metric_of
+from sa_bench.results import code_of, metric_of
 from sa_bench.statistics import ALPHA, holm, over_bases
 from sa_bench.wording import headline, sentence, verdict
 
@@ -63,11 +63,12 @@ def _board(rows: list[Row], remark: str) -> Board:
     # another measurement of the same and stands in a line of its own.
     unique: dict[str, Row] = {}
     for row in rows:
-        key = _text([row["method"], row["fields"], row["base_seed"], row["seed"], row.get("origin", "")])
+        settings = [row["method"], code_of(row), row["fields"], row.get("origin", "")]
+        key = _text([*settings, row["base_seed"], row["seed"]])
         unique[key] = _together(unique[key], row) if key in unique else row
     lines: dict[str, Line] = {}
     for row in unique.values():
-        key = _text([row["method"], row["fields"], row.get("origin", "")])
+        key = _text([row["method"], code_of(row), row["fields"], row.get("origin", "")])
         line = lines.setdefault(key, Line(row["method"], row["method"], row["standing"], [], []))
         known = [cell["artifacts"]["model"] for cell in line.cells]
         if row["status"] != "done":
@@ -140,13 +141,16 @@ def _ledger(board: Board, line: Line) -> list[dict[str, Any]]:
 
 
 def _label(lines: list[Line]) -> None:
-    """Name siblings of one method by the fields in which they differ, and strangers' lines by whose they are."""
+    """Name siblings of one method by the fields in which they differ, and by their code; strangers' by whose they are."""
     fields = {id(line): flat((line.cells or line.failed)[0]["fields"]) for line in lines}
+    codes = {id(line): code_of((line.cells or line.failed)[0]) for line in lines}
     for line in lines:
         mine = fields[id(line)]
-        siblings = [fields[id(other)] for other in lines if other.method == line.method]
-        differing = [k for k in mine if len({_text(f.get(k)) for f in siblings}) > 1]
-        settings = (f"{k}={str(mine[k]).removesuffix('.0')}" for k in differing)
+        siblings = [other for other in lines if other.method == line.method]
+        differing = [k for k in mine if len({_text(fields[id(other)].get(k)) for other in siblings}) > 1]
+        settings = [f"{k}={str(mine[k]).removesuffix('.0')}" for k in differing]
+        if len({codes[id(other)] for other in siblings}) > 1:
+            settings.insert(0, f"code {codes[id(line)][:8] or 'of sa_bench'}")
         line.label = " ".join([line.method, *settings]) + (f" · {line.origin}" if line.origin else "")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from sa_bench import __version__, bases, measuring, rechecking, registry, runner, sampling
 from sa_bench.bundles import BASE, MODEL, Bundle, Differs, set_hash
 from sa_bench.cards import judge_card
-from sa_bench.cells import Cell, resolve_task, validated
+from sa_bench.cells import ID, OLD_ID, Cell, resolve_task, validated
 from sa_bench.contracts import Generator, Metric, Task
 from sa_bench.errors import SaBenchError
 from sa_bench.keys import plain
@@ -97,14 +97,26 @@ class CellCheck:
         self.regenerate, self.deep, self.device = regenerate, deep, device
         self.folder, self.name = Path(row["folder"]), Path(row["folder"]).name
         task = validated(Task, row["task_values"], f"task {row['task']}")
+        named = row["provenance"].get("plug_ins") or {}
+        self.code = {component: str(facts["sha256"]) for component, facts in named.items()}
         self.cell = Cell(
-            task, row["method"], row["fields"], row["seed"], row["base_seed"], row["scale"], row["overrides"]
-        )
+            task, row["method"], row["fields"], row["seed"], row["base_seed"], row["scale"], row["overrides"],
+            self.code if len(row["cell"]) != OLD_ID else {},
+        )  # fmt: skip
         self.chain = Chain(Store(store_folder()), self.cell, lambda *e: report(self.name, *e), device)
         if (self.folder / MODEL).is_file():  # the weights of the bundle stand for the stage that made them
             self.chain.forgotten = Artifact(self.folder, "", "", {}, True)
         self.here = made_here(row, device)
-        self.known = row["method"] in {e.name for e in registry.entries("method")}
+        self.unknown_method = self._unknown("method", row["method"])
+
+    def _unknown(self, kind: str, name: str) -> str:
+        """Why a component of the result cannot be run here: it is not here, or its code is another; "": it can."""
+        if name not in {e.name for e in registry.entries(kind)}:
+            return f"its {kind} is not here (--plug-in FILE names one)"
+        claimed, local = self.code.get(f"{kind} {name}"), registry.source(kind, name)
+        if (local["sha256"] if local else None) == claimed:
+            return ""
+        return f"the code of the {kind} {name} is another here (--plug-in FILE names the bundle's)"
 
     def check(self) -> None:
         """Compare everything that can be.
@@ -136,14 +148,16 @@ class CellCheck:
             self._require(
                 "task_values", json.loads(to_json(plain(cell.task))), plain(task), "this version has"
             )
-        if not self.known:
-            self.tally.skip("its method is not here (--plug-in FILE names one)", f"name of {self.name}")
+        if self.unknown_method:
+            self.tally.skip(self.unknown_method, f"name of {self.name}")
             return
         validated(registry.method_class(cell.method), cell.fields, f"method {cell.method}")
         expected = runner.skeleton(cell, "")
+        cut = ID - OLD_ID if len(row["cell"]) == OLD_ID else 0  # results of before have shorter ids
+        expected["cell"] = cell.id[: ID - cut]
         for key in (*ALWAYS, *(("task_title", "summary") if same else ())):
             self._require(key, row[key], expected[key])
-        self._require("folder", self.name, cell.name)
+        self._require("folder", self.name, cell.name[: len(cell.name) - cut])
         if same and not row["provenance"].get("plug_ins") and "cell_command" in row["provenance"]:
             told = expected["provenance"]["cell_command"]
             self._require("cell_command", row["provenance"]["cell_command"], told)
@@ -192,16 +206,18 @@ class CellCheck:
 
     def _measurements(self) -> None:
         row, task = self.row, self.cell.task
-        here = {e.name for e in registry.entries("metric")}
-        expected = [metric_name(registry.metric(n), task.dataset) if n in here else n for n in task.metrics]
+        unknown = {name: why for name in task.metrics if (why := self._unknown("metric", name))}
+        expected = [
+            n if n in unknown else metric_name(registry.metric(n), task.dataset) for n in task.metrics
+        ]
         self._require("measurements", [m["name"] for m in row["measurements"]], expected, "the task has")
         views = {base: self._view(base) for base in (False, True)}
         for name, m in zip(task.metrics, row["measurements"], strict=True):
             try:
                 self._warned(m)
                 unseen = self._interval(m)
-                if name not in here:
-                    self.tally.skip("not here (--plug-in FILE names a file that defines it)", name)
+                if name in unknown:
+                    self.tally.skip(unknown[name], name)
                 else:
                     self._declared(registry.metric(name), m)
                     unseen = "" if self._recomputed(registry.metric(name), m, views) else unseen
@@ -360,8 +376,8 @@ class CellCheck:
             self.tally.skip(
                 "its weights are not in the bundle (bundle --with-models)", f"images of {self.name}"
             )
-        elif not self.known:
-            self.tally.skip("its method is not here (--plug-in FILE names one)", f"images of {self.name}")
+        elif self.unknown_method:
+            self.tally.skip(self.unknown_method, f"images of {self.name}")
         else:
             self._require("model", self.row["artifacts"]["model"], self.chain.model_content)
             model = self.chain.model() if self.regenerate else None

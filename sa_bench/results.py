@@ -85,6 +85,12 @@ def measurement_row(
     return row
 
 
+def code_of(row: Mapping[str, Any]) -> str:
+    """The sha256 of the code of a result's method where it was a plug-in; "": a method of sa_bench."""
+    plug_in = (row["provenance"].get("plug_ins") or {}).get(f"method {row['method']}") or {}
+    return str(plug_in.get("sha256", ""))
+
+
 def metric_of(measurement: Mapping[str, Any]) -> str:
     """The metric behind a measurement by its registered name: `inception_fid` of `fid[inception-v3-compat]`."""
     return measurement["fingerprint"].get("metric", measurement["name"]).partition("[")[0]
@@ -288,7 +294,8 @@ def load_results(*folders: str | Path) -> pd.DataFrame:
 
     Columns: task, method, scale, base_seed, seed, control, status, then the measurement's name, role,
     value, low, high, interval, n, n_unit, unit, better, base, reason; `fields`, `fingerprint`, `extra` as dicts; `folder`,
-    `origin`, whose bundle a row comes from ("": it lies in a run folder). `attrs["sa_bench_schema"]`: the results' schema.
+    `origin`, whose bundle a row comes from ("": it lies in a run folder); `code`, the sha256 of the code of a method that
+    is a plug-in ("": one of sa_bench). `attrs["sa_bench_schema"]`: the results' schema.
     """
     import pandas as pd
 
@@ -299,12 +306,12 @@ def load_results(*folders: str | Path) -> pd.DataFrame:
     )  # fmt: skip
     rows = [
         {k: result.get(k) for k in keys}
-        | {"origin": result.get("origin", "")}
+        | {"origin": result.get("origin", ""), "code": code_of(result)}
         | {k: m.get(k) for k in columns}
         for result in read_results([Path(f) for f in folders])
         for m in result["measurements"] or [{}]
     ]
-    frame = pd.DataFrame(rows, columns=[*keys, "origin", *columns])
+    frame = pd.DataFrame(rows, columns=[*keys, "origin", "code", *columns])
     frame.attrs["sa_bench_schema"] = SCHEMA
     return frame
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from sa_bench import ledger, registry
 from sa_bench.cards import judge_card
-from sa_bench.cells import Cell
+from sa_bench.cells import ID, OLD_ID, Cell
 from sa_bench.cells import command as cell_command
 from sa_bench.errors import CellFailed, MissingAsset, SaBenchError
 from sa_bench.results import (
@@ -67,15 +67,7 @@ def _one_line(error: Exception) -> str:
 def skeleton(cell: Cell, command: str, device: str = "cpu") -> dict[str, Any]:
     """What a result says of its cell before anything is measured."""
     method = registry.method_class(cell.method)
-    plug_ins = {
-        f"{kind} {name}": found
-        for kind, name in (
-            ("task", cell.task.name),
-            ("method", cell.method),
-            *(("metric", m) for m in cell.task.metrics),
-        )
-        if (found := registry.source(kind, name))
-    }
+    plug_ins = registry.sources(cell.code)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return {
         "schema": SCHEMA, "task": cell.task.name, "task_title": cell.task.title, "method": cell.method,
@@ -97,6 +89,7 @@ def _measure_cell(
     from sa_bench.remarks import remarks
     from sa_bench.stages import Chain
 
+    registry.require_unchanged(cell.code)
     result = skeleton(cell, command, device)
     chain = Chain(store, cell, lambda stage, done, total: report(cell.name, stage, done, total), device)
     subject, base = Subject(chain), Subject(chain, base=True)
@@ -106,7 +99,8 @@ def _measure_cell(
         if entry is not None and m["value"] is not None:
             m["ledger"] = ledger.verdict(entry, result, [ledger.by_judge(m)])
     result["measurements"] = rows
-    result["flags"] = [
+    result["flags"] = registry.remarks(cell.code)
+    result["flags"] += [
         f"{r['name']}: {warning}" for r in rows if (warning := (r["extra"] or {}).get("warning"))
     ]
     toys = [judge_card(name).get("network") == "smoke" for name in cell.task.judges]
@@ -161,12 +155,21 @@ def prepare(out: Path, cells: Sequence[Cell], overwrite: bool) -> None:
             there = json.loads(manifest.read_text())["cells"]
         except (ValueError, KeyError, TypeError) as error:
             raise SaBenchError(f"{manifest} is damaged; add --overwrite or choose another --out.") from error
-        if there != wanted["cells"]:
+        if not _same_cells(there, wanted["cells"]):
             raise SaBenchError(
                 f"{out} holds another run ({len(there)} cells). Choose another --out, or add --overwrite to "
                 "replace its list of cells (their folders stay)."
             )
     write_atomic(manifest, (json.dumps(wanted, indent=1) + "\n").encode())
+
+
+def _same_cells(names: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Whether a run folder's list of cells is `wanted`; names of before end in the first digits of today's ids."""
+    cut = [
+        new[: len(old)] if len(new) - len(old) == ID - OLD_ID else new
+        for old, new in zip(names, wanted, strict=False)
+    ]
+    return len(names) == len(wanted) and list(names) == cut
 
 
 def default_out(cells: Sequence[Cell]) -> Path:
@@ -223,7 +226,7 @@ def _side_by_side(
     """Run cells in `jobs` processes; returns those that were lost because a process was killed."""
     context, lost = multiprocessing.get_context("spawn"), []
     queue = context.Queue()  # no Manager: its process would outlive a killed run
-    with ProcessPoolExecutor(jobs, context, _start_worker, (queue, registry.files())) as pool:
+    with ProcessPoolExecutor(jobs, context, _start_worker, (queue, registry.plug_ins_here())) as pool:
         waiting = {pool.submit(_work, cell, *work): cell for cell in cells}
         try:
             while waiting:
@@ -262,15 +265,14 @@ def _lost(cell: Cell, out: Path, command: str) -> dict[str, Any]:
 _queue: Any = None
 
 
-def _start_worker(queue: Any, plug_ins: Sequence[tuple[str, str]]) -> None:
+def _start_worker(queue: Any, plug_ins: registry.PlugIns) -> None:
     global _queue
     import torch
 
     _queue = queue
     queue.cancel_join_thread()  # progress that nobody reads any more must not hold a worker back
     torch.set_num_threads(1)
-    for kind, path in plug_ins:
-        registry.register(kind, path)
+    registry.adopt(plug_ins)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 

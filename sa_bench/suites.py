@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sa_bench.cells import Cell, resolve
+from sa_bench.cells import Cell, add, resolve
 from sa_bench.errors import SaBenchError, unknown
 from sa_bench.registry import room
 
@@ -86,7 +86,7 @@ def cells(reference: str) -> list[Cell]:
         except SaBenchError as error:
             raise SaBenchError(f"{where}: {error}") from error
         for cell in made:
-            found.setdefault(cell.id, cell)
+            add(found, cell)
     if not found:
         raise SaBenchError(f"{path} asks for no cell.")
     return list(found.values())

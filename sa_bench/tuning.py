@@ -17,7 +17,7 @@ from typing import Any
 
 from sa_bench.errors import SaBenchError
 from sa_bench.keys import flat
-from sa_bench.results import metric_of
+from sa_bench.results import code_of, metric_of
 from sa_bench.statistics import wilson
 from sa_bench.wording import percent
 
@@ -71,7 +71,8 @@ def tries(results: Sequence[Mapping[str, Any]]) -> list[Try]:
                 "give the folders of one search."
             )
         where = json.dumps([row["concept"], row["base_seed"], row["seed"]])
-        groups.setdefault((row["task"], row["method"], _text(row["fields"])), {})[where] = row
+        method = row["method"] + (f" code {code[:8]}" if (code := code_of(row)) else "")
+        groups.setdefault((row["task"], method, _text(row["fields"])), {})[where] = row
     if not groups:
         raise SaBenchError("No method's runs are in there: a search compares the settings of methods.")
     found = []

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from sa_bench.comparing import FEWEST, difference, difference_text, is_rate
 from sa_bench.pairing import Side
+from sa_bench.results import code_of
 from sa_bench.statistics import ALPHA
 from sa_bench.versus import Answer, Versus
 from sa_bench.wording import shown
@@ -60,11 +61,13 @@ def text(found: Versus) -> str:
 
 
 def _names(found: Versus) -> tuple[str, str]:
-    """The labels; with their run where they are alike."""
+    """The labels; with their run where they are alike, and their code where that is not."""
     a, b = found.a, found.b
     if a.line.label != b.line.label:
         return a.line.label, b.line.label
-    return f"{a.line.label} of {a.where}", f"{b.line.label} of {b.where}"
+    codes = [code_of((*side.line.cells, *side.line.failed)[0]) for side in (a, b)]
+    told = ["", ""] if codes[0] == codes[1] else [f" code {code[:8] or 'of sa_bench'}" for code in codes]
+    return f"{a.line.label}{told[0]} of {a.where}", f"{b.line.label}{told[1]} of {b.where}"
 
 
 def _notes(found: Versus, names: tuple[str, str]) -> Iterator[str]:

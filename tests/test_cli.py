@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -20,21 +19,17 @@ def test_list_names_everything(cli):
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["list"], ["run", "--help"], ["--version"]])
-def test_start_up_is_fast_and_light(arguments):
-    """Under 0.3 s of CPU beyond nothing, and neither torch nor pandas."""
+def test_start_up_is_light(arguments):
+    """Few modules, none of them heavy: counted, since seconds depend on what else the machine does."""
     code = (
-        "import sys, runpy; sys.argv = ['sa_bench', *ARGS]\n"
+        "import sys, runpy; before = len(sys.modules); sys.argv = ['sa_bench', *ARGS]\n"
         "try: runpy.run_module('sa_bench', run_name='__main__')\n"
         "except SystemExit as stop: assert not stop.code, stop.code\n"
-        "heavy = {'torch', 'pandas', 'numpy'} & set(sys.modules); assert not heavy, heavy"
-    ).replace("ARGS", repr(arguments))
-    best = 9.0
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        best = min(best, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert best < 0.3
+        "heavy = {'torch', 'pandas', 'numpy', 'scipy', 'diffusers', 'pyarrow', 'PIL'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "assert len(sys.modules) - before < MOST, len(sys.modules) - before"
+    ).replace("ARGS", repr(arguments)).replace("MOST", "420")  # fmt: skip
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
 @pytest.mark.parametrize(

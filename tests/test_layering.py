@@ -46,7 +46,7 @@ def test_no_asserts_for_users():
 
 
 def test_sizes():
-    """A file stays readable at one sitting."""
+    """A fire alarm, not a mould: a file is one subject, and none needs more than this."""
     for path in FILES:
         lines = len(path.read_text().splitlines())
-        assert lines <= (90 if path.parent.name == "methods" else 400), f"{path}: {lines} lines"
+        assert lines <= (90 if path.parent.name == "methods" else 600), f"{path}: {lines} lines"

@@ -40,7 +40,7 @@ mine = replace(registry.task("mnist_0"), name="mnist_seven", title="MNIST forget
 @pytest.fixture(autouse=True)
 def forget_plug_ins():
     yield
-    registry._files.clear()
+    registry.forget_plug_ins()
 
 
 def test_the_example_of_the_documents_is_short_and_keeps_the_contract():
@@ -83,8 +83,16 @@ def test_an_edited_plug_in_is_run_again(cli, tiny, tmp_path):
     (result,) = (tmp_path / "out").glob("*/result.json")
     first = json.loads(result.read_text())["artifacts"]["model"]
     path.write_text(path.read_text().replace("remember.sum()", "3 * remember.mean()"))
-    cli(*command, check=0)
-    assert json.loads(result.read_text())["artifacts"]["model"] != first
+    refused = cli(*command)
+    assert refused.returncode == 2
+    assert "holds another run" in refused.stderr
+    cli(*command, "--overwrite", check=0)
+    rows = [json.loads(p.read_text()) for p in (tmp_path / "out").glob("*/result.json")]
+    assert len({row["cell"] for row in rows}) == len({row["artifacts"]["model"] for row in rows}) == 2
+    assert first in {row["artifacts"]["model"] for row in rows}
+    assert cli("table", "leaderboard", "out", check=0).stdout.count("finetune") == 1, (
+        "the last command's alone"
+    )
 
 
 def test_a_metric_and_a_task_by_path(cli, tiny, tmp_path):
