@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from sa_bench.contracts import Task
 from sa_bench.data import cifar10, mnist, mnist16, stl10
 from sa_bench.data.archives import Archive, Arrays, Contents
 from sa_bench.errors import MissingAsset, unknown
+from sa_bench.file_state import State, cached_by, states
 from sa_bench.sample_sets import SampleSet
 from sa_bench.settings import data_folder, store_folder
 from sa_bench.store import digest
@@ -82,7 +82,21 @@ class Dataset:
     published: bool = True
 
 
-@lru_cache(maxsize=4)
+def _files(name: str) -> tuple[Path | None, State]:
+    """The folder that stands in for the store's data set, and the state of what is read there."""
+    folder, archive = data_folder(), _entry(name).archive
+    if folder is None or not folder.is_dir():
+        return folder, ()
+    if archive is not None:
+        local = archive().local(folder)
+        return folder, states([local] if local is not None else [])
+    try:
+        return folder, states(mnist.idx_files(folder).values())
+    except MissingAsset:
+        return folder, ()
+
+
+@cached_by(lambda name: (store_folder(), *_files(name)), maxsize=4)
 def load(name: str) -> Dataset:
     """The data set `name`, fetched once and kept in the store.
 

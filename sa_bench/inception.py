@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from sa_bench.errors import MissingAsset, SaBenchError
+from sa_bench.file_state import digest
 from sa_bench.settings import store_folder, weights_folder
-from sa_bench.store import file_digest
 
 NAME = "inception-v3-compat"
 LAYER = "2048"
@@ -43,8 +43,7 @@ def weights() -> tuple[Path, str]:
     """
     for path in places():
         if path.is_file():
-            stat = path.stat()
-            found = _digest(path, stat.st_size, stat.st_mtime_ns)
+            found = digest(path)
             if not found.startswith(SHA256):
                 raise MissingAsset(
                     f"{path} is damaged: its sha256 begins with {found[:8]}, not {SHA256}. Get it again: {URL}"
@@ -66,13 +65,8 @@ def missing() -> str | None:
     return None
 
 
-@lru_cache(maxsize=4)
-def _digest(path: Path, size: int, changed: int) -> str:
-    return file_digest(path)
-
-
 @lru_cache(maxsize=1)
-def _network(path: Path, device: str):
+def _network(path: Path, content: str, device: str):
     import torch
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
@@ -101,7 +95,7 @@ def features(
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
         kind = getattr(images, "dtype", type(images).__name__)
         raise SaBenchError(f"Inception takes uint8 images (N, H, W, C) in 0..255, got {kind}.")
-    network, parts = _network(weights()[0], device), []
+    network, parts = _network(*weights(), device), []
     with torch.no_grad():
         for start in range(0, len(images), batch):
             part = torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).permute(0, 3, 1, 2)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,9 +19,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sa_bench import datasets
 from sa_bench.cards import WEIGHTS, judge_card, require_bar, verified
 from sa_bench.data import captions
 from sa_bench.errors import SaBenchError
+from sa_bench.file_state import cached_by, state
+from sa_bench.settings import store_folder, weights_folder
 from sa_bench.values import Judge
 
 FLAT = 0.1  # gradient norm below which an image shows nothing; the faintest of 60,000 real digits has 0.29
@@ -159,7 +161,15 @@ def seen(images: np.ndarray) -> np.ndarray:
     return captions.digits(images) if images.shape[1:] == (captions.SIDE, captions.SIDE, 3) else images
 
 
-@lru_cache(maxsize=32)
+def _read_from(name: str) -> Hashable:
+    """What the judge `name` comes from: its shipped file or, of one trained on first use, its data and folders."""
+    facts = judge_card(name)
+    if facts["kind"] != "trained":
+        return state(WEIGHTS / f"judge-{name}.safetensors")
+    return (datasets.content(facts["dataset"]), store_folder(), weights_folder())
+
+
+@cached_by(_read_from, maxsize=32)
 def load(name: str) -> Judge:
     """The judge `name`: shipped, its hash checked, or trained on first use.
 

@@ -10,7 +10,7 @@ from typing import Any
 from sa_bench import catalogue
 from sa_bench.data.prompts import Asked, read
 from sa_bench.errors import MissingAsset, SaBenchError
-from sa_bench.store import file_digest
+from sa_bench.file_state import digest
 
 ROLES = ("forget", "replay", "test", "kept", "leakage")
 
@@ -37,7 +37,7 @@ def named(files: Mapping[str, str], texts: Mapping[str, Any]) -> dict[str, str]:
         path = found(name)
         if path is not None:
             known = name if name in catalogue.CATALOGUE else path.resolve()
-            here[role] = f"{known}@{file_digest(path)[:12]}"
+            here[role] = f"{known}@{digest(path)[:12]}"
             rows(here[role])
         elif not texts[role]:
             catalogue.need(name)
@@ -68,8 +68,7 @@ def rows(reference: str) -> list[Asked]:
     path = found(name)
     if path is None:
         raise MissingAsset(f"The prompt file {name} is no longer here. python -m sa_bench fetch {name}")
-    stat = path.stat()
-    if not _digest(path, stat.st_size, stat.st_mtime_ns).startswith(content):
+    if not digest(path).startswith(content):
         raise SaBenchError(f"{path} has changed since the run was resolved; start again.")
     return list(_rows(path, content))
 
@@ -77,8 +76,3 @@ def rows(reference: str) -> list[Asked]:
 @lru_cache(maxsize=16)
 def _rows(path: Path, content: str) -> tuple[Asked, ...]:
     return tuple(read(path))
-
-
-@lru_cache(maxsize=16)
-def _digest(path: Path, size: int, changed: int) -> str:
-    return file_digest(path)

@@ -10,7 +10,6 @@ import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from pydantic import ValidationError
 from sa_bench import __version__
 from sa_bench.bundles import BUNDLED, opened
 from sa_bench.errors import SaBenchError, first_line
+from sa_bench.file_state import cached_by, state
 from sa_bench.foreign import SCHEMA, Result
 from sa_bench.store import disk_errors, write_atomic
 
@@ -269,9 +269,13 @@ def _whole(units: Mapping[str, Iterable[int]]) -> dict[str, np.ndarray]:
     return {k: np.array(list(v), np.int64) for k, v in units.items()}
 
 
-@lru_cache(maxsize=4096)
+def _scores_file(folder: str, name: str) -> Path:
+    return Path(folder) / "scores" / f"{name}.parquet"
+
+
+@cached_by(lambda folder, name: state(_scores_file(folder, name)), maxsize=4096)
 def _stored(folder: str, name: str) -> Mapping[str, np.ndarray]:
-    path = Path(folder) / "scores" / f"{name}.parquet"
+    path = _scores_file(folder, name)
     if not folder or not path.is_file():
         return {}
     import pandas as pd

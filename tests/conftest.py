@@ -122,12 +122,10 @@ def shared_store(tmp_path_factory):
 @pytest.fixture
 def store_env(shared_store, monkeypatch):
     """The same store for code called in this process."""
-    from sa_bench import datasets
 
     monkeypatch.setenv("SA_BENCH_STORE", str(shared_store))
     monkeypatch.delenv("SA_BENCH_DATA", raising=False)
-    yield shared_store
-    datasets.load.cache_clear()
+    return shared_store
 
 
 @pytest.fixture

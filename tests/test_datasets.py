@@ -50,9 +50,7 @@ def own_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("SA_BENCH_STORE", str(tmp_path / "store"))
     for variable in ("SA_BENCH_DATA", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
-    datasets.load.cache_clear()
-    yield
-    datasets.load.cache_clear()
+    return
 
 
 @pytest.fixture
@@ -227,9 +225,9 @@ def test_mnist16_is_mnist_padded_and_averaged(monkeypatch):
 def test_archive_and_folder_give_the_same_arrays_and_hash(local, name):
     path = local(name)
     packed = datasets.load(name)
+    datasets.load.cache_clear()
     extract(path, name)
     path.unlink()
-    datasets.load.cache_clear()
     plain = datasets.load(name)
     assert plain.content == packed.content
     assert np.array_equal(plain.train.images, packed.train.images)
@@ -243,7 +241,6 @@ def test_sa_bench_data_may_be_the_extracted_folder_itself(local, name, monkeypat
     folder = extract(path, name)
     path.unlink()
     monkeypatch.setenv("SA_BENCH_DATA", str(folder))
-    datasets.load.cache_clear()
     assert datasets.load(name).content == packed
 
 
@@ -255,7 +252,6 @@ def test_another_archive_is_marked_and_hashed_by_what_it_holds(local, name):
     assert first == datasets.load(name).content != datasets.ENTRIES[name].content()
     said = datasets.remark(name)
     assert f"not the published {datasets.ENTRIES[name].title}, content {first}" in said
-    datasets.load.cache_clear()
     SETS[name][2](path.parent, 3)
     assert datasets.content(name) != first
 

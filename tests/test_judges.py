@@ -21,9 +21,7 @@ def shelf(tmp_path, monkeypatch):
         shutil.copy(cards.WEIGHTS / f"judge-mnist-cnn-0{suffix}", tmp_path)
     monkeypatch.setattr(cards, "WEIGHTS", tmp_path)
     monkeypatch.setattr(judges, "WEIGHTS", tmp_path)
-    judges.load.cache_clear()
-    yield tmp_path
-    judges.load.cache_clear()
+    return tmp_path
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from sa_bench.errors import MissingAsset, SaBenchError
+from sa_bench.file_state import digest
 from sa_bench.settings import store_folder, weights_folder
-from sa_bench.store import file_digest
 
 
 def places(name: str, hub: str = "") -> list[Path]:
@@ -96,12 +95,6 @@ def version(distribution: str) -> str:
         return "absent"
 
 
-def digest(path: Path) -> str:
-    """sha256 of a file, read once as long as it does not change."""
-    stat = path.stat()
-    return _digest(path, stat.st_size, stat.st_mtime_ns)
-
-
 def known(*names: str, hub: str = "") -> str:
     """16 hex digits of the weight files of these names, `absent` if one is missing; for fingerprints."""
     from sa_bench.store import digest as of
@@ -111,11 +104,6 @@ def known(*names: str, hub: str = "") -> str:
     except MissingAsset:
         return "absent"
     return digest(paths[0])[:16] if len(paths) == 1 else of([digest(path) for path in paths])
-
-
-@lru_cache(maxsize=16)
-def _digest(path: Path, size: int, changed: int) -> str:
-    return file_digest(path)
 
 
 def tensors(path: Path) -> Mapping[str, Any]:
