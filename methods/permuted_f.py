@@ -16,7 +16,7 @@ from torch import Tensor
 from sa_bench.contracts import FisherOptions, Generator, Run, Task
 from sa_bench.keys import later
 from sa_bench.sources import losses
-from sa_bench.training import Count, Pull, Rate, Recipe, Weight
+from sa_bench.training import Count, Pull, Rate, Recipe, Seed, Weight
 
 # Official sd/configs: 12,600 steps of 16 pairs at 1e-5 x 4 GPUs x batch 4.
 SD: Mapping[str, Any] = {
@@ -37,7 +37,7 @@ class PermutedF:
     lr: Rate = 1e-4  # Adam
     steps: Count = 10_000
     batch: Count = 256  # surrogate and replay images each
-    permutation: int = 0  # seed of π, the same for all forgetting seeds
+    permutation: Seed = 0  # seed of π, the same for all forgetting seeds
     fisher: FisherOptions = FisherOptions()  # noqa: RUF009 (frozen)
     scope: str = later("full")  # which parameters are trained; sa_bench.models.scopes
 

@@ -88,10 +88,10 @@ def again(view: View, words: Tensor, texts: Sequence[Condition]) -> dict[str, An
     They are images of c_f's own set, by prompt and seed; a prompt without c_f's name gives way to one of `texts`.
     """
     task = view.task
-    asked = spread(task, "forget", task.recovery_judged)
+    asked, name = spread(task, "forget", task.recovery_judged), task.classes[task.concept].lower()
     rows = [
         r.request
-        if task.names(str(r.request.condition))
+        if name in str(r.request.condition).lower()  # as it is spelt: the words take its place
         else replace(r.request, condition=texts[i % len(texts)])
         for i, r in enumerate(asked)
     ]

@@ -17,6 +17,7 @@ from sa_bench.checking import check_fisher, check_fit, check_standing, checked, 
 from sa_bench.contracts import Task
 from sa_bench.errors import SaBenchError, unknown
 from sa_bench.keys import flat, plain
+from sa_bench.seeds import check_seeds
 from sa_bench.store import digest
 
 SCALES = ("full", "paper", "quick")
@@ -264,9 +265,10 @@ def resolve(
     Raises:
         SaBenchError: anything unknown or out of range, before any work.
     """
-    for seed in (*seeds, *base_seeds):
-        if seed < 0:
-            raise SaBenchError(f"Seeds are whole numbers ≥ 0, got {seed}.")
+    seeds, base_seeds = (
+        check_seeds(seeds, "--seed (seeds)"),
+        check_seeds(base_seeds, "--base-seed (base_seeds)"),
+    )
     settings = [split_setting(text) for text in sets]
     swept = [(name, _swept(values, f"--sweep {name}")) for name, values in map(split_setting, sweeps)]
     if empty := [name for name, values in swept if not all(values)]:
@@ -283,6 +285,10 @@ def resolve(
         for combination in itertools.product(*choices):
             for_task, for_method = _route([*settings, *combination], method, methods)
             task = with_metrics(resolve_task(task_name, scale, for_task), metrics)
+            if task.open and "concept" in for_task:  # one name, and one cell, however it was written
+                own = registry.task(task_name).classes[0]
+                for_task = {**for_task, "concept": task.classes[0]}
+                for_task = {k: v for k, v in for_task.items() if (k, v) != ("concept", own)}
             resolved = with_files(method, resolve_fields(method, task, scale, for_method))
             check_fit(validated(registry.method_class(method), resolved, f"method {method}"), method, task)
             code = registry.code_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from dataclasses import replace
@@ -12,6 +13,7 @@ from sa_bench import registry
 from sa_bench.cards import guard_card, judge_card, require_bar
 from sa_bench.contracts import FisherOptions, Task
 from sa_bench.errors import SaBenchError, unknown
+from sa_bench.names import same_name, words
 from sa_bench.settings import SMOKE_MODEL
 
 
@@ -22,8 +24,16 @@ def with_concept(task: Task, value: Any) -> Task:
         SaBenchError: an empty text, or one that is another of the task's names.
     """
     text = " ".join(str(value).split())
-    if not text or text in task.classes[1:]:
+    if not words(text) or any(same_name(text, name) for name in task.classes[1:]):
         raise SaBenchError(f"task.concept={value!r}: give the words that name what is to be forgotten.")
+    own, near = task.classes[0], task.classes[:1]
+    if same_name(text, own):  # one name, however it is written
+        return task
+    if difflib.get_close_matches("".join(words(text)), ["".join(words(name)) for name in near], cutoff=0.85):
+        raise SaBenchError(
+            f"task.concept={value!r} is nearly {own!r}, which {task.name} forgets: leave it out, or write it so; "
+            "for another concept take words that are less alike."
+        )
     return replace(task, classes=(text, *task.classes[1:]))
 
 
@@ -33,9 +43,10 @@ def class_index(task: Task, value: Any) -> int:
     Raises:
         SaBenchError: neither; lists what there is.
     """
-    text = str(value).strip().lower()
-    if text in task.classes:
-        return task.classes.index(text)
+    text = str(value).strip()
+    for index, name in enumerate(task.classes):
+        if same_name(text, name):
+            return index
     if text.isdecimal() and int(text) < len(task.classes):
         return int(text)
     listing = ", ".join(f"{i} {n}" for i, n in enumerate(task.classes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sa_bench.errors import SaBenchError
+from sa_bench.seeds import check_seeds
 
 
 def split(text: str) -> list[str]:
@@ -23,7 +24,4 @@ def seeds(text: str, option: str) -> list[int]:
     Raises:
         SaBenchError: one is none.
     """
-    try:
-        return [int(part) for part in split(text)]
-    except ValueError:
-        raise SaBenchError(f"{option} takes whole numbers separated by commas, got {text!r}.") from None
+    return check_seeds(split(text), option)

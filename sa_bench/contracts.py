@@ -23,6 +23,7 @@ from typing import (
 
 from sa_bench.declaring import REQUIREMENTS, Metric, metric
 from sa_bench.keys import later
+from sa_bench.names import mentions
 from sa_bench.values import Condition, Draw, FisherOptions, Judge, Prompts, Request, Sampler
 
 __all__ = [
@@ -259,8 +260,15 @@ class Task:
         ]
 
     def names(self, text: str) -> bool:
-        """Whether a prompt names c_f, which no prompt of what is to be kept may."""
-        return self.classes[self.concept].lower() in text.lower()
+        """Whether a prompt names c_f, which no prompt of what is to be kept may.
+
+        By its class's name, its other names, or a prompt that stands for it while forgetting; however they are written.
+        """
+        name, prompts = self.classes[self.concept], self.prompts
+        if prompts is None:
+            return mentions(text, [name])
+        further = (*prompts.synonyms.get(name, ()), *prompts.names.get(name, ()))
+        return mentions(text, [name, *further, *(asked for asked in prompts.forget if "{}" not in asked)])
 
     @property
     def keeps_prompts(self) -> bool:

@@ -12,6 +12,7 @@ from sa_bench.sample_sets import SampleSet
 from sa_bench.store import Artifact, digest
 
 if TYPE_CHECKING:
+    from sa_bench.contracts import Task
     from sa_bench.stages import Chain
 
 VERSION = 1  # raised when what is counted as a lost tail changes
@@ -24,7 +25,9 @@ SHOWN = {
 
 
 def remarks(chain: Chain, sets: Mapping[str, Artifact]) -> list[str]:
-    """At most two lines: blank images, which no detector counts as forgotten, and prompts that lose their tail.
+    """At most three lines: blank images, prompts that lose their tail, prompts that name c_f and are left out.
+
+    No detector counts a blank image as forgotten.
 
     Args:
         chain: the cell's.
@@ -36,7 +39,20 @@ def remarks(chain: Chain, sets: Mapping[str, Artifact]) -> list[str]:
     for name, artifact in sets.items():
         images = SampleSet.load(artifact.path / f"{name}.safetensors").images
         lost[name] = (int(blank(images).sum()), len(images))
-    return [line for line in (invalid(lost), tails(chain)) if line]
+    return [line for line in (invalid(lost), tails(chain), left_out(chain.task)) if line]
+
+
+def left_out(task: Task) -> str | None:
+    """The line on prompts of the retain set and of replay that name c_f and are not asked; None: there are none."""
+    if task.prompts is None or not task.keeps_prompts:
+        return None
+    counts = []
+    for role in ("kept", "replay"):
+        prompts = task.prompts.of(role, "")
+        if n := sum(map(task.names, prompts)):
+            counts.append(f"{n:,} of {len(prompts):,} of {role}")
+    name = task.classes[task.concept]
+    return f"prompts: {' and '.join(counts)} name {name} and are left out" if counts else None
 
 
 def invalid(lost: Mapping[str, tuple[int, int]]) -> str | None:

@@ -16,11 +16,13 @@ from torch import Tensor
 
 from sa_bench.errors import CellFailed
 from sa_bench.keys import later
+from sa_bench.seeds import LARGEST_SEED
 from sa_bench.store import write_atomic
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Progress = Callable[[str, int, int], None]
 """progress(stage, done, total)"""
 

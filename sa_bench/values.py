@@ -53,6 +53,7 @@ class Prompts:
         ()
     )  # the retain set's prompts as they stand; (): every retained class by its name
     leakage: tuple[str, ...] = later(())  # how the other classes are asked for, in the set `leakage`
+    names: Mapping[str, tuple[str, ...]] = later(dict)  # further words that name a class, by class name
     files: Mapping[str, str] = later(dict)  # role -> prompt file (sa_bench.prompt_files)
     rows: Literal["fixed", "own"] = later(
         "fixed"

@@ -20,6 +20,6 @@ van_gogh_style = replace(
     leakage_images=50,
     gate=0.5,
     recovery_starts=("own", "mean"),
-    prompts=replace(PROMPTS, test=PAINTING, leakage=PAINTING),
+    prompts=replace(PROMPTS, test=PAINTING, leakage=PAINTING, names={"van gogh style": ("van gogh",)}),
     scales={"quick": {**SMOKE, "leakage_images": 2}},
 )

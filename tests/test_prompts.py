@@ -131,7 +131,11 @@ def test_a_bad_seed_is_named_with_its_row(write, seed):
         ("prompt,seed\n\n", "no row below its header"),
         ("prompt,seed\na,1\nb\n", "row 2 has 1 fields, the header 2"),
         ("prompt,seed\na,1\nb,c,2\n", "row 2 has 3 fields"),
-        ("prompt,seed\n ,1\n", "row 1 has an empty prompt"),
+        ("prompt,seed,prompt\na,1,b\n", "two columns called prompt"),
+        (
+            "prompt,seed\na,4294967296\n",
+            "row 1: seed is '4294967296', must be a whole number from 0 to 4,294,967,295",
+        ),
         ('prompt,seed\n"a,1\nb,2\n', "no CSV"),
         ("prompt,evaluation_guidance\na,hot\n", "row 1: evaluation_guidance is 'hot'"),
         ("prompt,evaluation_guidance\na,-7\n", "must be a number from 0"),
@@ -168,3 +172,7 @@ def test_replay_and_neutral_share_nothing_and_replay_shows_nobody():
     people = {"man", "woman", "person", "people", "child", "boy", "girl", "portrait", "face", "he", "she"}
     for text in own_prompts.REPLAY:
         assert not people & set(text.lower().strip(".").split()), text
+
+
+def test_an_empty_prompt_is_a_prompt(write):
+    assert [r.text for r in prompts.read_csv(write("prompt,seed\na,1\n,2\n  ,3\n"))] == ["a", "", ""]

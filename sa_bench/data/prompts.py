@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sa_bench.errors import SaBenchError
+from sa_bench.seeds import LARGEST_SEED, check_seed
 
 SEEDS = ("sd_seed", "evaluation_seed", "seed")
 GUIDANCE = ("sd_guidance_scale", "evaluation_guidance")
 WIDTHS, HEIGHTS = ("sd_image_width",), ("sd_image_height",)
 TAGS = ("categories", "artist")
-LARGEST_SEED = 2**63 - 1  # seeds are kept as int64
 LARGEST_SIDE = 4096  # pixels
 
 
@@ -81,6 +81,10 @@ def read_csv(path: Path) -> list[Asked]:
         raise SaBenchError(
             f"{path} has no column `prompt`; it has {', '.join(filter(None, header)) or 'none'}."
         )
+    if twice := next((name for name in header if name and header.count(name) > 1), None):
+        raise SaBenchError(
+            f"{path} has two columns called {twice}; which one is meant? Rename or remove one."
+        )
     if len(rows) == 1:
         raise SaBenchError(f"{path} holds no prompt: there is no row below its header.")
     return [_asked(header, row, f"{path}, row {number}") for number, row in enumerate(rows[1:], 1)]
@@ -129,9 +133,7 @@ def _asked(header: Sequence[str], row: Sequence[str], where: str) -> Asked:
     if len(row) != len(header):
         raise SaBenchError(f"{where} has {len(row)} fields, the header {len(header)}.")
     fields = dict(zip(header, row, strict=True))
-    text = fields["prompt"].strip()
-    if not text:
-        raise SaBenchError(f"{where} has an empty prompt.")
+    text = fields["prompt"].strip()  # an empty one is a prompt: what the model draws unasked
     height, width = _side(fields, HEIGHTS, where), _side(fields, WIDTHS, where)
     if (height is None) != (width is None):
         raise SaBenchError(f"{where} has a {'width' if height is None else 'height'} alone.")
@@ -157,12 +159,8 @@ def _seed(fields: Mapping[str, str], where: str) -> int | None:
     name, value = _first(fields, SEEDS)
     if value is None:
         return None
-    seed = _whole(value)
-    if not 0 <= seed <= LARGEST_SEED:
-        raise SaBenchError(
-            f"{where}: {name} is {value!r}, must be a whole number from 0 to {LARGEST_SEED:,}."
-        )
-    return seed
+    whole = _whole(value)
+    return check_seed(whole if 0 <= whole <= LARGEST_SEED else value, f"{where}: {name}")
 
 
 def _guidance(fields: Mapping[str, str], where: str) -> float | None:
