@@ -9,7 +9,7 @@ from sa_bench.distances import frechet, in_manifold
 from sa_bench.features import extract
 from sa_bench.judges import majority
 from sa_bench.likelihood import per_class
-from sa_bench.sampling import image_seed
+from sa_bench.sampling import image_seed, render
 from sa_bench.statistics import Measured
 
 WEIGHTS = (0.0, 0.5, 1.0, 2.0)  # the paper's w; s = w + 1
@@ -34,7 +34,7 @@ def guidance_curve(view: View) -> Measured:
     labels = np.repeat(task.scored, IMAGES)
     rows = [Request(int(c), image_seed("guidance", i)) for i, c in enumerate(labels)]
     for w in WEIGHTS:
-        images = model.to_images(model.sample(rows, replace(task.sampler, guidance=w + 1)))
+        images = render(model, model.sample(rows, replace(task.sampler, guidance=w + 1)))
         x = extract(name, judge, images)
         right, _ = majority(view.judges, images, labels)
         curve.append({

@@ -6,7 +6,7 @@ import numpy as np
 
 from sa_bench.contracts import Request, View, metric
 from sa_bench.judges import majority
-from sa_bench.sampling import image_seed
+from sa_bench.sampling import image_seed, render
 from sa_bench.statistics import Measured, wilson
 
 IMAGES = 100  # a probe
@@ -27,7 +27,7 @@ def probe_conditions(view: View) -> Measured:
     seeds = [image_seed("probe", i) for i in range(IMAGES)]
     for name, guidance in (("null", 0.0), ("reversed", -task.sampler.guidance)):
         rows = [Request(task.concept, seed) for seed in seeds]
-        images = model.to_images(model.sample(rows, replace(task.sampler, guidance=guidance)))
+        images = render(model, model.sample(rows, replace(task.sampler, guidance=guidance)))
         found[name] = majority(view.judges, images, task.concept)
     worst = max(found, key=lambda name: found[name][0].mean())
     score, votes = found[worst]

@@ -7,6 +7,7 @@ import torch
 
 from sa_bench.contracts import Draw, View, metric
 from sa_bench.judges import majority
+from sa_bench.sampling import render
 from sa_bench.statistics import Measured, rate
 
 IMAGES = 50
@@ -31,7 +32,7 @@ def probe_denoising(view: View) -> Measured:
         t = torch.full((len(x),), level, device=x.device)
         for name, c in (("null", model.null), ("own", task.concept)):
             start = model.add_noise(x, Draw(noise, t))
-            images = model.to_images(model.finish(start, model.conditions([c] * len(x)), level, task.sampler))
+            images = render(model, model.finish(start, model.conditions([c] * len(x)), level, task.sampler))
             found[f"{level}/{name}"] = majority(view.judges, images, task.concept)
     score, votes = found["600/null"]
     rates = {name: float(s.mean()) for name, (s, _) in found.items()}

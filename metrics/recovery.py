@@ -16,7 +16,7 @@ from sa_bench.clustered import wilson
 from sa_bench.contracts import View, metric
 from sa_bench.inversion import invert, starts_of
 from sa_bench.judges import looked_at, majority, shows, top1
-from sa_bench.sampling import spread
+from sa_bench.sampling import render, spread
 from sa_bench.statistics import Measured
 
 
@@ -64,7 +64,7 @@ def recovery(view: View) -> Measured:
         if steps == 0 and name in unfitted:
             return unfitted[name]
         with slot.substitute(value):
-            images = model.to_images(model.sample(rows, task.sampler))
+            images = render(model, model.sample(rows, task.sampler))
         return unfitted.setdefault(name, images) if steps == 0 else images
 
     curve, grid, panel = [], {}, []

@@ -101,9 +101,14 @@ def again(view: View, words: Tensor, texts: Sequence[Condition]) -> dict[str, An
         return {task.primary[0]: f"n/a: {error}"}
     with view.model.condition(task.concept).substitute(words):
         parts = [made(view.model, rows[i : i + TOGETHER], task) for i in range(0, len(rows), TOGETHER)]
+    if broken := sum(int((~finite).sum()) for _, finite in parts):
+        return {task.primary[0]: f"n/a: {broken} of {len(rows)} images are not finite"}
     labels, seeds = zip(*((r.label, r.request.seed) for r in asked), strict=True)
     _, prompts = np.unique([str(r.condition) for r in rows], return_inverse=True)
-    images = SampleSet(np.concatenate(parts), *(np.array(x, np.int64) for x in (labels, seeds, prompts)))
+    images = SampleSet(
+        np.concatenate([images for images, _ in parts]),
+        *(np.array(x, np.int64) for x in (labels, seeds, prompts)),
+    )
     try:
         found = endpoint.measure(images)
     except SaBenchError as error:

@@ -22,6 +22,10 @@ class CellFailed(SaBenchError):
     exit_code = 1
 
 
+class NotFinite(SaBenchError):
+    """Images with NaN or infinite values, of which nothing can be said."""
+
+
 def first_line(error: BaseException) -> str:
     """What a library's exception says, cut to its first line; its kind where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()

@@ -31,7 +31,7 @@ from sa_bench import (
 )  # fmt: skip
 from sa_bench.cards import judge_card
 from sa_bench.contracts import Bound, Diffusion, Generator, Likelihood, Metric
-from sa_bench.errors import MissingAsset, SaBenchError
+from sa_bench.errors import MissingAsset, NotFinite, SaBenchError
 from sa_bench.judges import Judge
 from sa_bench.keys import plain
 from sa_bench.results import measurement_row, read_measured, write_measured
@@ -79,7 +79,10 @@ def measure(chain: Chain, metric: Metric, subject: Subject) -> tuple[dict[str, A
         return asdict(undefined(missing)), None
 
     def build(folder: Path) -> None:
-        write_measured(folder, metric.measure(view))
+        try:
+            write_measured(folder, metric.measure(view))
+        except NotFinite as error:
+            write_measured(folder, undefined(str(error)))
 
     inputs = measure_inputs(chain, metric, subject)
     label = f"measure {metric.name}" + (" (base)" if subject.base else "")
@@ -212,8 +215,35 @@ class LazyView:
     def __init__(self, chain: Chain, subject: Subject) -> None:
         """Nothing is loaded yet."""
         self.chain, self.subject, self.task = chain, subject, chain.task
-        self.samples = _Lazy(subject.sample_set)
-        self.base = _Lazy(subject.before().sample_set)
+        self.samples = _Lazy(self._own)
+        self.base = _Lazy(self._before)
+
+    def _own(self, name: str) -> SampleSet:
+        """The set `name` without the images that are not finite.
+
+        Raises:
+            NotFinite: none is.
+        """
+        images = self.subject.sample_set(name)
+        if images.finite is None:
+            return images
+        if not images.finite.any():
+            raise NotFinite(f"none of the {len(images)} images of {name} is finite (NaN or infinite values)")
+        return replace(images.take(images.finite), finite=None)
+
+    def _before(self, name: str) -> SampleSet:
+        """θ*'s set `name`, the images at the places that `_own` has.
+
+        Raises:
+            NotFinite: one of θ*'s own is not.
+        """
+        images = self.subject.before().sample_set(name)
+        if images.broken and not self.subject.base:
+            raise NotFinite(
+                f"{images.broken} of the base model's {len(images)} images of {name} are not finite"
+            )
+        kept = None if self.subject.sets is not None else self.subject.sample_set(name).finite
+        return images if kept is None else replace(images.take(kept), finite=None)
 
     @cached_property
     def judges(self) -> Mapping[str, Judge]:

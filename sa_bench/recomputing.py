@@ -392,7 +392,7 @@ class CellCheck:
         rows = np.sort(np.random.default_rng().permutation(len(stored))[: self.regenerate])
         wanted = sampling.rows(task, name)
         made = stored.images.copy()
-        made[rows] = sampling.made(model, [wanted[i].request for i in rows], task)  # type: ignore[arg-type]
+        made[rows], _ = sampling.made(model, [wanted[i].request for i in rows], task)  # type: ignore[arg-type]
         if method is not None and hasattr(
             method, "render"
         ):  # a filter may look at an image's place in the set

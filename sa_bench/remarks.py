@@ -25,7 +25,7 @@ SHOWN = {
 
 
 def remarks(chain: Chain, sets: Mapping[str, Artifact]) -> list[str]:
-    """At most three lines: blank images, prompts that lose their tail, prompts that name c_f and are left out.
+    """A line each: images that are not finite, blank images, prompts that lose their tail, prompts that name c_f.
 
     No detector counts a blank image as forgotten.
 
@@ -33,13 +33,27 @@ def remarks(chain: Chain, sets: Mapping[str, Artifact]) -> list[str]:
         chain: the cell's.
         sets: its sample sets by name.
     """
-    if chain.task.prompts is None:
-        return []
-    lost = {}
+    broken, empty = {}, {}
     for name, artifact in sets.items():
-        images = SampleSet.load(artifact.path / f"{name}.safetensors").images
-        lost[name] = (int(blank(images).sum()), len(images))
-    return [line for line in (invalid(lost), tails(chain), left_out(chain.task)) if line]
+        images = SampleSet.load(artifact.path / f"{name}.safetensors")
+        broken[name] = (images.broken, len(images))
+        if chain.task.prompts is not None:
+            finite = images.images if images.finite is None else images.images[images.finite]
+            empty[name] = (int(blank(finite).sum()), len(finite))
+    lines = [not_finite(broken), invalid(empty)]
+    if chain.task.prompts is not None:
+        lines += [tails(chain), left_out(chain.task)]
+    return [line for line in lines if line]
+
+
+def not_finite(broken: Mapping[str, tuple[int, int]]) -> str | None:
+    """(images that are not finite, images) of each set as one line; None: every image is finite."""
+    parts = [f"{k:,} of {n:,} images of {SHOWN[name]}" for name, (k, n) in broken.items() if k]
+    return (
+        f"not finite: {', '.join(parts)} hold NaN or infinite values and are left out of every number"
+        if parts
+        else None
+    )
 
 
 def left_out(task: Task) -> str | None:
@@ -58,7 +72,7 @@ def left_out(task: Task) -> str | None:
 def invalid(lost: Mapping[str, tuple[int, int]]) -> str | None:
     """(blank images, images) of each set as one line; None: none is blank."""
     found = [f"{k:,} of {n:,} images of {SHOWN[name]}" for name, (k, n) in lost.items() if k]
-    return f"invalid: {', '.join(found)} are blank or not finite" if found else None
+    return f"invalid: {', '.join(found)} are blank" if found else None
 
 
 def tails(chain: Chain) -> str | None:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from sa_bench import prompt_files
-from sa_bench.contracts import Generator, Request, Task
-from sa_bench.errors import SaBenchError
+from sa_bench.contracts import Generator, Prompted, Request, Task
+from sa_bench.errors import NotFinite, SaBenchError
 from sa_bench.sample_sets import SampleSet
 from sa_bench.training import Progress
 
@@ -179,10 +179,11 @@ def draw_set(
         path = folder / f"shard-{start:06d}.safetensors"
         part = _read_shard(path, wanted)
         if part is None:
-            images = made(model, [r.request for r in wanted], task)
+            images, finite = made(model, [r.request for r in wanted], task)
             labels, seeds = ([r.label for r in wanted], [r.request.seed for r in wanted])
             prompts = None if task.prompts is None else np.array([r.prompt for r in wanted], np.int64)
-            part = SampleSet(images, np.array(labels, np.int64), np.array(seeds, np.int64), prompts)
+            marks = None if finite.all() else finite
+            part = SampleSet(images, np.array(labels, np.int64), np.array(seeds, np.int64), prompts, marks)
             part.save(path)
         parts.append(part)
         if progress is not None:
@@ -194,21 +195,48 @@ def draw_set(
     return whole
 
 
-def made(model: Generator, requests: Sequence[Request], task: Task) -> np.ndarray:
-    """The images of `requests`, uint8 (N, H, W, C); those with a size of their own at the upper left of a black one."""
+def finite_images(model: Generator, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """The images of samples `x` in model space, uint8 (N, H, W, C), and which have finite values alone, (N,) bool.
+
+    A picture that is decoded from finite latents and is not finite itself is black, in every pixel.
+    """
+    images = model.to_images(x)
+    finite = torch.isfinite(x.detach()).flatten(1).all(1).cpu().numpy()
+    return images, finite & images.reshape(len(images), -1).any(1) if isinstance(model, Prompted) else finite
+
+
+def render(model: Generator, x: Tensor) -> np.ndarray:
+    """The images of samples `x` in model space, uint8 (N, H, W, C).
+
+    Raises:
+        NotFinite: a value is NaN or infinite: such an image shows nothing, and that is no forgetting.
+    """
+    images, finite = finite_images(model, x)
+    if not finite.all():
+        raise NotFinite(f"{int((~finite).sum())} of {len(images)} images are not finite (NaN or infinite)")
+    return images
+
+
+def made(model: Generator, requests: Sequence[Request], task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """The images of `requests`, uint8 (N, H, W, C), and which have finite values alone, (N,) bool.
+
+    An image with a size of its own lies at the upper left of a black one.
+    """
     plain = [i for i, r in enumerate(requests) if r.size is None]
-    images = model.to_images(model.sample([requests[i] for i in plain], task.sampler)) if plain else None
+    images, finite = None, np.ones(len(requests), bool)
+    if plain:
+        images, finite[plain] = finite_images(model, model.sample([requests[i] for i in plain], task.sampler))
     if images is not None and len(plain) == len(requests):
-        return images
+        return images, finite
     shape = (task.size, task.size, 3) if images is None else images.shape[1:]
     canvas = np.zeros((len(requests), *shape), np.uint8)
     if images is not None:
         canvas[plain] = images
     for i in set(range(len(requests))) - set(plain):
-        (image,) = model.to_images(model.sample([requests[i]], task.sampler))
+        (image,), finite[i : i + 1] = finite_images(model, model.sample([requests[i]], task.sampler))
         image = image[: shape[0], : shape[1]]
         canvas[i, : image.shape[0], : image.shape[1]] = image
-    return canvas
+    return canvas, finite
 
 
 def _read_shard(path: Path, wanted: Sequence[Row]) -> SampleSet | None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from sa_bench import prompt_files, registry, sampling
 from sa_bench.cells import resolve, resolve_task
@@ -156,18 +157,19 @@ def test_f_of_a_pretrained_model_is_taken_from_replay(chosen):
 def test_rows_of_their_own_size_lie_at_the_upper_left_of_a_black_canvas(task):
     class Stub:
         def sample(self, requests, sampler):
-            return requests
+            self.size = requests[0].size or (64, 64)
+            return torch.zeros(len(requests), 4)
 
-        def to_images(self, requests):
-            h, w = requests[0].size or (64, 64)
-            return np.full((len(requests), h, w, 3), 200, np.uint8)
+        def to_images(self, x):
+            return np.full((len(x), *self.size, 3), 200, np.uint8)
 
     asked = [Request("a", 0), Request("b", 1, size=(32, 16)), Request("c", 2)]
-    images = sampling.made(Stub(), asked, replace(task, sampler=Sampler("ddim", 4)))
+    images, finite = sampling.made(Stub(), asked, replace(task, sampler=Sampler("ddim", 4)))
+    assert finite.all()
     assert images.shape == (3, 64, 64, 3)
     assert images[1].sum() == 200 * 32 * 16 * 3
     assert images[1, :32, :16].min() == 200
-    assert sampling.made(Stub(), asked[1:2], task).shape == (1, 64, 64, 3)
+    assert sampling.made(Stub(), asked[1:2], task)[0].shape == (1, 64, 64, 3)
 
 
 def test_prompts_without_the_later_fields_keep_their_key():

@@ -40,9 +40,10 @@ def result(tmp_path, monkeypatch):
 
 
 def test_broken_images_and_long_prompts_are_said_once(result):
-    said = [flag for flag in result["flags"] if flag.startswith(("invalid", "prompts"))]
+    said = [flag for flag in result["flags"] if flag.startswith(("not finite", "invalid", "prompts"))]
     assert said == [
-        "invalid: 3 of 6 images of c_f, 1 of 2 images of the retain set are blank or not finite",
+        "not finite: 3 of 6 images of c_f, 1 of 2 images of the retain set hold NaN or infinite values and are left out of "
+        "every number",
         "prompts: 1 of 3 exceed 77 tokens and lose their tail; the first is row 3",
     ]
 

@@ -217,8 +217,8 @@ class VAE:
         return mu.detach(), logvar.detach()
 
     def to_images(self, x: Tensor) -> np.ndarray:
-        """uint8 (N, H, W, 1)."""
-        grey = (x.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+        """uint8 (N, H, W, 1); black where a value is not finite."""
+        grey = (x.detach().nan_to_num(0, 0, 0).cpu().clamp(0, 1) * 255).round().to(torch.uint8)
         return grey.view(-1, *self.size, 1).numpy()
 
     def encode(self, images: np.ndarray) -> Tensor:
