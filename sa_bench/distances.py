@@ -16,6 +16,7 @@ from sa_bench.features import in_manifold
 from sa_bench.sample_sets import SampleSet
 from sa_bench.statistics import Measured, jackknife, jackknife_groups, rate
 
+ROUNDING = 1e-6  # of the traces: the square root of a covariance of float32 features is no more exact
 OfRows = Callable[[np.ndarray], float]
 """A distance to the real images of the generated images with these row numbers."""
 
@@ -23,7 +24,13 @@ OfRows = Callable[[np.ndarray], float]
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
     """‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½) of features (N, d), by torch-fidelity."""
     left, right = (fid_features_to_statistics(torch.from_numpy(f)) for f in (a, b))
-    return float(fid_statistics_to_metric(left, right, False)["frechet_inception_distance"])
+    value = float(fid_statistics_to_metric(left, right, False)["frechet_inception_distance"])
+    return _above_rounding(value, float(np.trace(left["sigma"]) + np.trace(right["sigma"])))
+
+
+def _above_rounding(distance: float, traces: float) -> float:
+    """A Fréchet distance, which is no less than 0; 0 where it is what rounding leaves of the traces it is made from."""
+    return distance if distance > ROUNDING * traces else 0.0
 
 
 class FrechetTo:
@@ -56,9 +63,9 @@ class FrechetTo:
         mean, covariance = _mean_and_covariance(n, total, outer)
         product = np.linalg.eigvalsh(self.root @ covariance @ self.root)
         difference = mean - self.mean
-        return float(
-            difference @ difference + np.trace(covariance) + self.trace - 2 * np.sqrt(product.clip(0)).sum()
-        )
+        traces = float(np.trace(covariance)) + self.trace
+        root = 2 * float(np.sqrt(product.clip(0)).sum())
+        return _above_rounding(float(difference @ difference) + traces - root, traces)
 
 
 def _moments(x: np.ndarray, shift: np.ndarray, chunk: int = 2000) -> tuple[int, np.ndarray, np.ndarray]:
@@ -160,7 +167,14 @@ def kid_jackknifed(
 
 
 def kid_measured(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
-    """KID of `x` (N, d) against `y` (M, d); interval over generated images by delete-a-group jackknife."""
+    """KID of `x` (N, d) against `y` (M, d); interval over generated images by delete-a-group jackknife.
+
+    A set against itself is at 0: the unbiased estimate, which is of two independent sets, would be below.
+    """
+    if x.shape == y.shape and sorted(map(bytes, x)) == sorted(map(bytes, y)):
+        return Measured(
+            0.0, None, None, None, len(x), extra={"n_real": len(y), "warning": "a set against itself"}
+        )
     units = clustered.clusters_of(images.prompts)
     clusters, n = (None, len(x)) if units is None else units
     groups = min(20, n // 2)
@@ -175,14 +189,14 @@ def kid_measured(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
 
 def precision_measured(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
     """The share of generated `x` (N, d) inside the manifold of real `y` (M, d); the interval is over `x`."""
-    if len(y) < 5:
-        return Measured(None, reason=f"{len(y)} real images: k = 3 neighbours need at least 5")
+    if len(y) < 4:
+        return Measured(None, reason=f"{len(y)} real images: a point and k = 3 neighbours are 4")
     columns = {**images.columns(), "label": images.labels}
     return clustered.rate(in_manifold(x, y), images.prompts, columns, extra={"n_real": len(y)})
 
 
 def recall_measured(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
     """The share of real `y` (M, d) inside the manifold of generated `x` (N, d); the interval is over `y`."""
-    if len(x) < 5:
-        return Measured(None, reason=f"{len(x)} generated images: k = 3 neighbours need at least 5")
+    if len(x) < 4:
+        return Measured(None, reason=f"{len(x)} generated images: a point and k = 3 neighbours are 4")
     return rate(in_manifold(y, x), {}, extra={"n_generated": len(x)})

@@ -49,6 +49,36 @@ def test_collapse_has_precision_without_recall():
     assert features.in_manifold(real, made).mean() == pytest.approx(0.005)
 
 
+def test_one_picture_in_unequal_numbers_lies_where_it_lies():
+    """Its distances are 0 whatever formula rounds them, also where a network gave its features twice."""
+    one = np.random.default_rng(0).normal(size=(1, 64)) * 10
+    for n, m in ((5, 40), (40, 5), (30, 31)):
+        noise = np.random.default_rng(1).normal(size=(n, 64)) * 1e-6
+        x, y = one.repeat(n, 0) + noise, one.repeat(m, 0)
+        assert features.in_manifold(x, y).mean() == 1.0
+        assert features.in_manifold(y, x).mean() == 1.0
+    assert features.in_manifold(one + 1e-2, one.repeat(5, 0)).mean() == 0.0
+
+
+def test_a_point_and_three_neighbours_are_four():
+    x, images = np.eye(4), SampleSet(np.zeros((4, 1, 1, 1), np.uint8), np.zeros(4, int), np.arange(4))
+    assert distances.precision_measured(x, x, images).value == 1.0
+    assert distances.recall_measured(x, x, images).value == 1.0
+    assert distances.precision_measured(x, x[:3], images).value is None
+    assert distances.recall_measured(x[:3], x, images).value is None
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_a_set_against_itself_is_at_distance_zero(scale):
+    x = (np.random.default_rng(0).normal(size=(60, 32)) * scale).astype(np.float32)
+    assert distances.FrechetTo(x, x)(np.arange(60)) == 0.0
+    assert frechet(x.astype(float), x.astype(float)) == 0.0
+    images = SampleSet(np.zeros((60, 1, 1, 1), np.uint8), np.zeros(60, int), np.arange(60))
+    assert distances.kid_measured(x, x[::-1].copy(), images).value == 0.0
+    assert distances.kid_measured(x, x + x.std(), images).value > 0.0
+    assert frechet(x.astype(float), x.astype(float) + scale) == pytest.approx(32 * scale**2, rel=1e-6)
+
+
 def test_manifold_equals_torch_fidelity():
     from torch_fidelity.metric_prc import calculate_precision_recall_full
 
