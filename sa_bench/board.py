@@ -51,6 +51,9 @@ class Line:
     failed: list[Row]
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
     forgotten: bool | None = None
+    no_claim: str = (
+        ""  # why nothing can be said of forgetting though it was measured: the base does not show c_f
+    )
     recoverable: str = "unknown"  # `yes`, `no`, `unclear`, `unknown`
     collapsed: str | None = None  # the flag of a model that lost the rest as well
     verdict: str = ""  # a few words

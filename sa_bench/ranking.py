@@ -1,9 +1,10 @@
 """From result rows to a board: who forgot, who can be undone, at what cost. No torch, no pandas.
 
-Gate: c_f is forgotten if the upper bound of its top-1 rate is at most chance (one over the number of
-classes). Recoverable is decided against the `retrain` rows of the same board: a method of which one
-run's lower bound lies above retrain's upper bound only hid the concept. A method is ranked, by retention, if it passes the
-gate, is not recoverable and all three endpoints have a value. Controls and references are never ranked.
+Gate: c_f is forgotten if the upper bound of its top-1 rate is at most chance (one over the number of classes) and the
+base model's own rate is above it: what the base does not show, no method made it forget. Recoverable is decided
+against the `retrain` rows of the same board: a method of which one run's lower bound lies above retrain's upper bound
+only hid the concept. A method is ranked, by retention, if it passes the gate, is not recoverable and all three
+endpoints have a value. Controls and references are never ranked.
 
 Beside the rank stands the Pareto front: the methods that forgot and that no other such method dominates. Dominance
 looks at two lines alone, so that a further row never changes what stands between two others, and a rank never
@@ -26,7 +27,7 @@ from sa_bench.ledger import by_judge, published
 from sa_bench.ledger import verdict as verdict_of
 from sa_bench.results import code_of, metric_of
 from sa_bench.statistics import ALPHA, holm, over_bases
-from sa_bench.wording import headline, sentence, verdict
+from sa_bench.wording import headline, percent, sentence, verdict
 
 
 def boards(results: Rows) -> list[Board]:
@@ -216,7 +217,8 @@ def _floor(board: Board) -> Endpoint | None:
 def _judge(board: Board, line: Line, floor: Endpoint | None) -> None:
     forget, recovery = line.known(board.primary[0]), line.known(board.primary[1])
     if forget is not None:
-        line.forgotten = forget.bounds[1] <= board.chance
+        line.no_claim = _no_claim(board, forget)
+        line.forgotten = None if line.no_claim else forget.bounds[1] <= board.chance
     if recovery is not None and recovery.value is not None and board.excess:
         line.recoverable = "yes" if recovery.bounds[0] <= 0 else "unclear"
     elif recovery is not None and recovery.value is not None and floor is not None:
@@ -229,6 +231,15 @@ def _judge(board: Board, line: Line, floor: Endpoint | None) -> None:
             board.exposed[line.label] = "forgetting"
         elif line.recoverable == "yes":
             board.exposed[line.label] = "recovery"
+
+
+def _no_claim(board: Board, forget: Endpoint) -> str:
+    """Why a rate of c_f says nothing: what the base model itself does not show, nobody can have made it forget."""
+    if forget.base is None:
+        return "the base model was not measured"
+    if forget.better == "lower" and forget.base <= board.chance:
+        return f"the base model itself shows {board.concept} in {percent(forget.base)} of its images"
+    return ""
 
 
 def _cost_of(endpoint: Endpoint) -> float:

@@ -102,6 +102,8 @@ def verdict(board: Board, line: Line) -> str:
         return f"a control, caught by {caught}" if caught else "a control, NOT caught"
     if line.collapsed:
         return "collapsed"
+    if line.no_claim:
+        return f"no claim: {line.no_claim}"
     if not line.forgotten:
         return "forgetting not measured" if line.forgotten is None else "did not forget"
     if line.known(board.primary[2]) is None:
@@ -124,6 +126,8 @@ def sentence(board: Board, line: Line, floor: Endpoint | None) -> str:
     if forget is not None:
         chance = forget.value is not None and forget.value <= board.chance
         verb = "Forgot" if line.forgotten else "Not shown to have forgotten" if chance else "Did not forget"
+        if line.no_claim and line.standing != "control":
+            verb = f"No claim, for {line.no_claim}"
         if line.standing == "reference":
             verb = f"Never saw {board.concept}"
         parts.append(f"{verb}: {percent(forget.value)} of its images of {board.concept} are still judged so")
@@ -193,6 +197,8 @@ def _answer(board: Board, methods: list[Line], floor: Endpoint | None) -> str:
     if not done:
         return f"No answer: {_names(methods)} failed."
     if not forgot:
+        if reason := next((line.no_claim for line in done if line.no_claim), ""):
+            return f"No answer: {reason}, so that nothing here can have been forgotten."
         if all(line.forgotten is None for line in done):
             return "No answer: forgetting was not measured."
         best = min((x for x in done if x.known(name)), key=lambda x: x.endpoints[name].value or 0.0)

@@ -416,3 +416,31 @@ def test_on_a_gpu_the_wall_clock_counts():
     assert (line(board, "b").seconds, line(board, "b").clock) == (2.0, "s CPU")
     assert board.cost_title == "s CPU or on cuda to forget"
     assert one(OTHERS).cost_title == "CPU s to forget"
+
+
+@pytest.mark.parametrize(
+    ("base", "says"),
+    [
+        (0.1, "the base model itself shows zero in 10.0 % of its images"),
+        (0.0, "in 0.0 %"),
+        (None, "was not measured"),
+    ],
+)
+def test_no_claim_without_a_base_that_shows_the_concept(base, says):
+    row = result_row()
+    row["measurements"][0]["base"] = base
+    board = one([row, *OTHERS])
+    mine = line(board, "sa")
+    assert mine.forgotten is None
+    assert mine.verdict.startswith("no claim: ")
+    assert says in mine.verdict
+    assert says in mine.sentence
+    assert says in board.headline
+    assert mine.rank is None
+    assert not mine.front
+
+
+def test_a_base_that_shows_it_is_what_a_claim_rests_on():
+    row = result_row()
+    row["measurements"][0]["base"] = 0.11
+    assert line(one([row, *OTHERS]), "sa").forgotten is True
