@@ -60,6 +60,28 @@ def judge_card(name: str) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
+def looks_at(facts: dict[str, Any]) -> tuple[str, ...]:
+    """The data sets whose images a judge was made to look at: its own; a judge of 28-pixel digits also crops canvases."""
+    if facts["kind"] == "trained":
+        return (facts["dataset"],)
+    return {28: ("mnist", "mnist_canvas"), 16: ("mnist16",)}[facts.get("size") or 28]
+
+
+def require_sight(name: str, dataset: str) -> None:
+    """Refuse a judge of other images than the task's: what it says of them means nothing.
+
+    Raises:
+        SaBenchError: it is one; names those that are not.
+    """
+    own = looks_at(judge_card(name))
+    if dataset not in own:
+        able = [judge for judge in (*judge_names(), *TRAINED) if dataset in looks_at(judge_card(judge))]
+        raise SaBenchError(
+            f"The judge {name} looks at images of {' and '.join(own)}, not of {dataset}. "
+            + (f"Judges of those: {', '.join(able)}." if able else f"No judge of {dataset} is here.")
+        )
+
+
 def require_bar(facts: dict[str, Any]) -> None:
     """Refuse a judge whose measured accuracy is below its bar; one not yet trained has none to be refused for.
 

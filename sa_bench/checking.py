@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sa_bench import registry
-from sa_bench.cards import guard_card, judge_card, require_bar
+from sa_bench.cards import guard_card, judge_card, require_bar, require_sight
 from sa_bench.contracts import FisherOptions, Task
 from sa_bench.errors import SaBenchError, unknown
 from sa_bench.names import same_name, words
@@ -117,6 +117,7 @@ def checked(task: Task, relabel_given: bool = False, size_given: bool = False) -
         _check_prompts(task)
     for name in filter(None, (*task.judges, task.designated, task.reject_judge)):
         require_bar(judge_card(name))
+        require_sight(name, task.dataset)
     if task.judges and task.designated not in task.judges:
         raise SaBenchError(f"task.designated={task.designated} is not in task.judges.")
     for name in task.metrics:

@@ -1,5 +1,6 @@
 """Judges are instruments: shipped with hash and card, of several families, and they can refuse."""
 
+import contextlib
 import json
 import shutil
 
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 
 from sa_bench import cards, judges, registry
-from sa_bench.errors import SaBenchError
+from sa_bench.cells import resolve_task
+from sa_bench.errors import MissingAsset, SaBenchError
 
 NAMES = cards.judge_names()
 TASK = registry.task("mnist_0")
@@ -169,3 +171,37 @@ def test_a_ghost_in_grey_shows_something(store_env):
         (digits * 0.5 + np.random.default_rng(0).normal(64, 30, digits.shape)).clip(0, 255).astype(np.uint8)
     )
     assert judges.shows(noisy).mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("task", "setting", "says"),
+    [
+        (
+            "cifar10_airplane",
+            "judges=mnist-cnn-0",
+            "looks at images of mnist and mnist_canvas, not of cifar10",
+        ),
+        ("mnist_0", "judges=mnist16-cnn-0", "Judges of those: mnist-cnn-0"),
+        ("mnist_0", "reject_judge=mnist16-reject", "looks at images of mnist16"),
+        ("mnist_0_ddpm", "judges=cifar10-smoke", "looks at images of cifar10"),
+        ("celeb_brad_pitt", "judges=mnist-cnn-0", "No judge of none"),
+    ],
+)
+def test_a_judge_of_other_images_is_refused_before_work(task, setting, says):
+    name, _, value = setting.partition("=")
+    overrides = {name: value} | ({"designated": value} if name == "judges" else {})
+    overrides |= {"model": "smoke"} if task.startswith("celeb") else {}
+    with pytest.raises(SaBenchError, match=says):
+        resolve_task(task, "quick", overrides)
+
+
+def test_every_shipped_task_has_judges_of_its_images():
+    for entry in registry.entries("task"):
+        for scale in ("full", "quick", "paper"):
+            overrides = (
+                {"model": "smoke"}
+                if registry.task(entry.name).model or not registry.task(entry.name).base
+                else {}
+            )
+            with contextlib.suppress(MissingAsset):
+                assert resolve_task(entry.name, scale, overrides).name == entry.name
