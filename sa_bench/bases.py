@@ -19,7 +19,7 @@ from sa_bench.keys import plain
 from sa_bench.sample_sets import SampleSet
 from sa_bench.settings import SMOKE_MODEL
 from sa_bench.sources import Images
-from sa_bench.store import Store, file_digest
+from sa_bench.store import PARTS, Store, file_digest
 from sa_bench.training import Progress, Recipe, bf16_is_fast, fit
 
 if TYPE_CHECKING:
@@ -188,8 +188,6 @@ def trained(
 
             text_to_image_base.train(model, images, labels, rec, seed, folder, progress, bf16_is_fast(device))  # type: ignore[arg-type]
             model.save(folder)
-            for path in folder.glob("checkpoint*"):
-                path.unlink()
             return {}
         source = Images(model, images, labels, rec.flip, rec.drop)
 
@@ -200,10 +198,9 @@ def trained(
         model.net.train()
         fit(
             model.parameters(), loss, rec, rng=rng, bf16=bf16_is_fast(device), progress=progress,
-            average=model.averages(), checkpoint=folder / "checkpoint.safetensors", stage=f"base {name}/{seed}",
+            average=model.averages(), checkpoint=folder / PARTS / "checkpoint.safetensors", stage=f"base {name}/{seed}",
         )  # fmt: skip
         model.save(folder)
-        (folder / "checkpoint.safetensors").unlink()
         return {}
 
     artifact = store.make("base", inputs(family, dataset, data_hash, name, seed, device), build)

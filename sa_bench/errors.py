@@ -1,6 +1,9 @@
 """The errors a user can cause: one line each, never a traceback."""
 
+import contextlib
 import difflib
+import errno
+import sys
 from collections.abc import Iterable
 
 
@@ -33,3 +36,26 @@ def unknown(kind: str, got: str, known: Iterable[str]) -> SaBenchError:
     near = difflib.get_close_matches(got.lower(), [n.lower() for n in names], n=2, cutoff=0.5)
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
     return SaBenchError(f"Unknown {kind} {got!r}. {hint}Available: {', '.join(names)}.")
+
+
+def notice(text: str) -> None:
+    """Say one line beside the work, on stderr; a stderr that is gone is no reason to stop."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"sa_bench: {text}", file=sys.stderr, flush=True)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory could not be had: Python's, C++'s, torch's of the CPU and of a GPU."""
+    text = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or (isinstance(error, RuntimeError) and any(sign in text for sign in OUT_OF_MEMORY))
+    )
+
+
+OUT_OF_MEMORY = ("bad_alloc", "can't allocate memory", "not enough memory", "out of memory")
+NO_MEMORY = (
+    "Out of memory. Give this process more (fewer --jobs, other programs closed, a larger machine), or ask for less "
+    "at once; the same command goes on where this one was."
+)
