@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 from sa_bench.errors import SaBenchError
+from sa_bench.settings import expanded
 
 
 def split(text: str) -> list[str]:
@@ -27,3 +30,13 @@ def seeds(text: str, option: str) -> list[int]:
         return [int(part) for part in split(text)]
     except ValueError:
         raise SaBenchError(f"{option} takes whole numbers separated by commas, got {text!r}.") from None
+
+
+def with_home(argument: str) -> str:
+    """`~/x`, also after `--option=`, where shells leave it as it is, with the user's home.
+
+    Raises:
+        SaBenchError: nobody knows that home.
+    """
+    option, path = re.fullmatch(r"(--[\w-]+=)?(.*)", argument, re.DOTALL).groups()  # type: ignore[union-attr]
+    return f"{option or ''}{expanded(path)}" if path.startswith("~") else argument

@@ -17,6 +17,7 @@ from pathlib import Path
 from sa_bench.errors import CellFailed
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "File too large", "StorageFull")
 DENIED = (errno.EACCES, errno.EROFS, errno.EPERM)
 UNUSABLE = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP)
 FAILING = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOLCK, errno.EMFILE, errno.ENFILE)
@@ -29,14 +30,20 @@ def disk_errors(where: Path) -> Iterator[None]:
     """Turn a full, failing or unwritable disk, or a name that cannot be written, into one line that says what to do."""
     try:
         yield
-    except OSError as error:
+    except CellFailed:
+        raise
+    except Exception as error:
         if (said := told(error, where)) is None:
             raise
         raise CellFailed(said) from error
 
 
-def told(error: OSError, where: Path) -> str | None:
+def told(error: Exception, where: Path) -> str | None:
     """What a failed write under `where` means and what to do, in one line; None: it is no failure of a disk."""
+    if not isinstance(
+        error, OSError
+    ):  # safetensors and others put the system's words into errors of their own
+        error = OSError(errno.ENOSPC if any(text in str(error) for text in FULL_TEXTS) else 0, "")
     if error.errno in FULL:
         return (
             f"The disk is full: cannot write under {where}. Free some space or point SA_BENCH_STORE "

@@ -78,7 +78,7 @@ def _installed(kind: str) -> tuple[Entry, ...]:
 
 def _read(kind: str, path: Path, module: str) -> list[Entry]:
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = ast.parse(path.read_text(encoding="utf-8-sig"))
     except (OSError, SyntaxError, ValueError) as error:
         raise SaBenchError(f"{path} cannot be read as Python ({error}).") from error
     if kind == "task":
@@ -148,7 +148,7 @@ def is_path(reference: str) -> bool:
 def kind_of(path: Path) -> str:
     """What a plug-in file defines, by its source: task, metric or method."""
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = ast.parse(path.read_text(encoding="utf-8-sig"))
     except (OSError, SyntaxError, ValueError) as error:
         raise SaBenchError(f"{path} cannot be read as Python ({error}).") from error
     if _tasks(tree):

@@ -53,10 +53,9 @@ class Uses:
         make_folder(self.folder)
         for other in self.folder.glob("*.use"):
             _living(other)
-        release = None
-        while release is None:  # None: another process swept the file before it was locked
-            file = self.folder / f"{uuid.uuid4().hex}.use"
-            release = try_lock(file, "")
+        file = self.folder / f"{uuid.uuid4().hex}.use"
+        if (release := try_lock(file, "")) is None:  # another process swept the file before it was locked
+            return self._begin()
         self._file = file
         atexit.register(_end, release, os.getpid())
         return file
