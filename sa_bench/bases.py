@@ -14,7 +14,7 @@ import torch
 from sa_bench import catalogue, datasets
 from sa_bench.cards import WEIGHTS, verified
 from sa_bench.contracts import Source, Task
-from sa_bench.errors import MissingAsset, SaBenchError, unknown
+from sa_bench.errors import SaBenchError, extras, unknown
 from sa_bench.keys import plain
 from sa_bench.sample_sets import SampleSet
 from sa_bench.settings import SMOKE_MODEL
@@ -39,12 +39,8 @@ VERSION = 1  # raised when base training changes what it computes
 def generator(family: str) -> type[VAE] | type[DDPM] | type[TextToImage]:
     """The family's class, imported when it is asked for: diffusers alone takes seconds."""
     module, name = FAMILIES[family]
-    try:
+    with extras("text-to-image"):
         return getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "transformers":
-            raise
-        raise MissingAsset("text-to-image needs transformers: pip install 'sa_bench[t2i]'") from error
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,8 @@ def pretrained(source: str, store: Store) -> Base:
         SaBenchError: it is no such thing.
         MissingAsset: it is not here.
     """
-    from sa_bench.models import checkpoints, pipelines
+    with extras("text-to-image"):
+        from sa_bench.models import checkpoints, pipelines
 
     if source == SMOKE_MODEL:
 

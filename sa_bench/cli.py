@@ -12,7 +12,7 @@ import typer
 from sa_bench import __version__, cli_results
 from sa_bench.cli_store import store_app
 from sa_bench.cli_text import seeds, split, with_home
-from sa_bench.errors import NO_MEMORY, SaBenchError, first_line, is_out_of_memory, notice
+from sa_bench.errors import NO_MEMORY, SaBenchError, extras, first_line, is_out_of_memory, notice
 
 if TYPE_CHECKING:
     from sa_bench.cells import Cell
@@ -69,7 +69,8 @@ def main() -> None:
         ):  # what a terminal cannot show is written as \u2265, and ends nothing
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        code = app([with_home(argument) for argument in sys.argv[1:]], standalone_mode=False) or 0
+        with extras("this command"):
+            code = app([with_home(argument) for argument in sys.argv[1:]], standalone_mode=False) or 0
         if sys.stdout is not None:
             sys.stdout.flush()
     except SaBenchError as error:
@@ -102,7 +103,7 @@ def _told(error: Exception) -> str | None:
 
     if is_out_of_memory(error):
         return f"{NO_MEMORY} ({first_line(error)})"
-    where = getattr(error, "filename", None) or "the output"
+    where = getattr(error, "filename", None) or "standard output"
     return told(error, Path(str(where))) if isinstance(error, OSError) else None
 
 

@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import errno
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class SaBenchError(Exception):
@@ -17,6 +17,10 @@ class MissingAsset(SaBenchError):
     """A data set or weight file that is not here and cannot be fetched. Exit code 3."""
 
     exit_code = 3
+
+
+class MissingExtra(MissingAsset):
+    """A library that one of the package's extras brings and that is not installed. Exit code 3."""
 
 
 class CellFailed(SaBenchError):
@@ -52,6 +56,29 @@ def is_out_of_memory(error: BaseException) -> bool:
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
         or (isinstance(error, RuntimeError) and any(sign in text for sign in OUT_OF_MEMORY))
     )
+
+
+EXTRAS = {
+    "transformers": "t2i", "tokenizers": "t2i", "lpips": "t2i", "facenet_pytorch": "faces", "nudenet": "nudity",
+    "onnxruntime": "nudity", "cv2": "nudity", "matplotlib": "figures",
+}  # fmt: skip
+"""The package's extra that brings a library."""
+
+
+@contextlib.contextmanager
+def extras(what: str) -> Iterator[None]:
+    """Turn a library that only an extra brings and that is not installed into one line that names the extra.
+
+    Raises:
+        MissingExtra: `what` needs it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library not in EXTRAS:
+            raise
+        raise MissingExtra(f"{what} needs {library}: pip install 'sa_bench[{EXTRAS[library]}]'") from error
 
 
 OUT_OF_MEMORY = ("bad_alloc", "can't allocate memory", "not enough memory", "out of memory")

@@ -8,14 +8,16 @@ precision and recall are torch-fidelity's own on other features, and are named a
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch_fidelity import register_feature_extractor
-from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from sa_bench.judges import Judge, looked_at
+
+if TYPE_CHECKING:
+    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 LAYER = "penultimate"
 _registered: dict[tuple[str, str], type[FeatureExtractorBase]] = {}  # by name and judge
@@ -28,6 +30,8 @@ def extractor(name: str, judge: Judge) -> type[FeatureExtractorBase]:
     """
     if (name, judge.content) in _registered:
         return _registered[name, judge.content]
+    from torch_fidelity import register_feature_extractor  # brings torchvision: two seconds
+    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
     class JudgeFeatures(FeatureExtractorBase):
         """uint8 (N, C, H, W) to penultimate features."""

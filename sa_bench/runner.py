@@ -26,6 +26,7 @@ from sa_bench.errors import (
     CellFailed,
     MissingAsset,
     SaBenchError,
+    extras,
     first_line,
     is_out_of_memory,
     notice,
@@ -52,7 +53,8 @@ def run_cell(
     """Run one cell and write `out/<cell>/result.json`; a failure is a result with status `failed`."""
     folder = out / cell.name
     try:
-        result = _measure_cell(cell, store, folder, command, report, device)
+        with extras(f"{cell.task.name} by {cell.method}"):
+            result = _measure_cell(cell, store, folder, command, report, device)
         write_atomic(folder / "result.json", to_json(result).encode())
     except KeyboardInterrupt:
         raise

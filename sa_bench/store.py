@@ -170,6 +170,13 @@ class Store:
         """(stage, key, bytes, finished) of everything in the store; what comes and goes meanwhile does not disturb."""
         return [(stage, key, _size(path), finished) for stage, key, finished, path in self._folders()]
 
+    def metas(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """(stage, what its meta.json says) of everything finished; what cannot be read is left out."""
+        for stage, _, finished, path in self._folders():
+            if finished:
+                with suppress(OSError, ValueError):
+                    yield stage, json.loads((path / "meta.json").read_bytes())
+
     def _folders(self) -> Iterator[tuple[str, str, bool, Path]]:
         if not self.is_marked():
             return
