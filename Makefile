@@ -4,17 +4,23 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH ?=
 
-.PHONY: demo test check bench coverage slow gpu-check board-micro tune-micro board-paper board-ddpm tune-ddpm board-t2i tune-t2i results judges bases wheel clean
+.PHONY: demo test check bench coverage slow kills lower gpu-check board-micro tune-micro board-paper board-ddpm tune-ddpm board-t2i tune-t2i results judges bases wheel clean
 
-$(VENV)/.installed: pyproject.toml
+# Two stamps: what the demo needs, and what the tests and checks need as well. Either can come first.
+$(VENV)/.demo: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "sa_bench needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (a few minutes the first time) ..."
 	$(if $(TORCH),$(BIN)/python -m pip install -q $(TORCH))
+	$(BIN)/python -m pip install -q -e .
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.demo
+	@echo "Installing what the tests and checks need ..."
 	$(BIN)/python -m pip install -q -e '.[dev]'
 	@touch $@
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.demo
 	$(BIN)/python -m sa_bench run --task mnist_0 --method original,sa,relabel,retrain --scale quick --jobs 2 --out runs/demo --overwrite
 	@echo
 	@echo "Open runs/demo/report.html in a browser. Go on with:"
@@ -42,6 +48,19 @@ gpu-check: $(VENV)/.installed
 
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
+
+# About a quarter of an hour: SIGKILL at points chosen by a seed in every command, resumed, compared bit by bit.
+KILLS ?= 110
+kills: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python tests/kills.py $(KILLS)
+
+# The oldest libraries that pyproject.toml admits, weekly: their own environment (gigabytes), the quick part of the tests.
+lower:
+	$(PYTHON) -m venv $(VENV)-lower
+	$(VENV)-lower/bin/python -m pip install -q uv
+	$(VENV)-lower/bin/uv pip install -q --python $(VENV)-lower/bin/python --resolution lowest-direct -e '.[dev]'
+	$(VENV)-lower/bin/python -m sa_bench --help > /dev/null
+	$(VENV)-lower/bin/python -m pytest -m 'not slow and not gpu' tests/test_cli.py tests/test_store.py tests/test_disk.py tests/test_runner.py tests/test_metrics.py tests/test_plugins.py tests/test_packaging.py
 
 # Each resumes where it was stopped. About 4 CPU-hours, 1 and 2.
 board-micro: $(VENV)/.installed
@@ -97,4 +116,4 @@ wheel: $(VENV)/.installed
 	$(BIN)/python -m build --wheel
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-lower build dist *.egg-info

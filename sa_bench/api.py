@@ -10,10 +10,10 @@ from typing import Any
 from sa_bench.bundles import BUNDLED
 from sa_bench.cells import OLD_ID, Cell, resolve
 from sa_bench.checking import check_precision
-from sa_bench.errors import SaBenchError, unknown
+from sa_bench.errors import CellFailed, SaBenchError, unknown
 from sa_bench.foreign import readable
 from sa_bench.results import load_results, read_results
-from sa_bench.settings import SMOKE_MODEL, store_folder
+from sa_bench.settings import SMOKE_MODEL, expanded, store_folder
 from sa_bench.store import Store, write_atomic
 
 MARK = "<!-- written by sa_bench report -->"  # what stands above it in a Markdown file is kept
@@ -73,11 +73,13 @@ def run_folder(
     for cell in cells:
         check_precision(cell.task, device)
     require_data(cells)
-    folder = out or runner.default_out(cells)
+    folder = expanded(out) if out else runner.default_out(cells)
     runner.prepare(folder, cells, overwrite)
     announce(cells)
     with one_thread():
         results = runner.run_cells(cells, Store(store_folder()), folder, report, finished, jobs, device)
+    if not any(folder.glob("*/result.json")):
+        raise CellFailed(str(results[0]["error"]))  # a full disk: there is nothing to report from
     return results, folder, write_report([folder], None)
 
 
@@ -300,5 +302,5 @@ def evaluate(
 
     with one_thread():
         return evaluate_images(
-            Path(images), task, scale, list(sets), Path(out) if out else None, report, metrics
+            expanded(images), task, scale, list(sets), expanded(out) if out else None, report, metrics
         )

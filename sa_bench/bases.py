@@ -14,12 +14,12 @@ import torch
 from sa_bench import catalogue, datasets
 from sa_bench.cards import WEIGHTS, verified
 from sa_bench.contracts import Source, Task
-from sa_bench.errors import MissingAsset, SaBenchError, unknown
+from sa_bench.errors import SaBenchError, extras, unknown
 from sa_bench.keys import plain
 from sa_bench.sample_sets import SampleSet
 from sa_bench.settings import SMOKE_MODEL
 from sa_bench.sources import Images
-from sa_bench.store import Store, file_digest
+from sa_bench.store import PARTS, Store, file_digest
 from sa_bench.training import Progress, Recipe, bf16_is_fast, fit
 
 if TYPE_CHECKING:
@@ -39,12 +39,8 @@ VERSION = 1  # raised when base training changes what it computes
 def generator(family: str) -> type[VAE] | type[DDPM] | type[TextToImage]:
     """The family's class, imported when it is asked for: diffusers alone takes seconds."""
     module, name = FAMILIES[family]
-    try:
+    with extras("text-to-image"):
         return getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "transformers":
-            raise
-        raise MissingAsset("text-to-image needs transformers: pip install 'sa_bench[t2i]'") from error
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,8 @@ def pretrained(source: str, store: Store) -> Base:
         SaBenchError: it is no such thing.
         MissingAsset: it is not here.
     """
-    from sa_bench.models import checkpoints, pipelines
+    with extras("text-to-image"):
+        from sa_bench.models import checkpoints, pipelines
 
     if source == SMOKE_MODEL:
 
@@ -188,8 +185,6 @@ def trained(
 
             text_to_image_base.train(model, images, labels, rec, seed, folder, progress, bf16_is_fast(device))  # type: ignore[arg-type]
             model.save(folder)
-            for path in folder.glob("checkpoint*"):
-                path.unlink()
             return {}
         source = Images(model, images, labels, rec.flip, rec.drop)
 
@@ -200,10 +195,9 @@ def trained(
         model.net.train()
         fit(
             model.parameters(), loss, rec, rng=rng, bf16=bf16_is_fast(device), progress=progress,
-            average=model.averages(), checkpoint=folder / "checkpoint.safetensors", stage=f"base {name}/{seed}",
+            average=model.averages(), checkpoint=folder / PARTS / "checkpoint.safetensors", stage=f"base {name}/{seed}",
         )  # fmt: skip
         model.save(folder)
-        (folder / "checkpoint.safetensors").unlink()
         return {}
 
     artifact = store.make("base", inputs(family, dataset, data_hash, name, seed, device), build)

@@ -25,7 +25,7 @@ from sa_bench.errors import SaBenchError
 from sa_bench.explicit import explicit
 from sa_bench.foreign import MODEL, Differs, require_plain, require_readable, result
 from sa_bench.settings import store_folder
-from sa_bench.store import Store, digest, disk_errors, file_digest
+from sa_bench.store import Store, digest, file_digest, replacing
 
 SCHEMA = 1
 BUNDLED = ".sabench.zip"
@@ -107,14 +107,8 @@ def write(
         **facts(rows), "left_out": left_out,
         "members": {n: {"sha256": hashes[n], "bytes": p.stat().st_size} for n, p in members.items()},
     }  # fmt: skip
-    part = file.with_name(f".{file.name}.part")
-    with disk_errors(file.parent):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            pack(part, manifest, members)
-            part.replace(file)
-        finally:
-            part.unlink(missing_ok=True)
+    with replacing(file) as part:
+        pack(part, manifest, members)
     return manifest
 
 

@@ -11,8 +11,8 @@ import typer
 
 from sa_bench import __version__, cli_results
 from sa_bench.cli_store import store_app
-from sa_bench.cli_text import seeds, split
-from sa_bench.errors import SaBenchError
+from sa_bench.cli_text import seeds, split, with_home
+from sa_bench.errors import NO_MEMORY, SaBenchError, extras, first_line, is_out_of_memory, notice
 
 if TYPE_CHECKING:
     from sa_bench.cells import Cell
@@ -33,7 +33,7 @@ app.add_typer(store_app, name="store")
 new_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="A file to start a component from.")
 app.add_typer(new_app, name="new")
 
-INTERRUPTED = 130
+INTERRUPTED, READER_GONE = 130, 141  # as shells say of a process that SIGINT or SIGPIPE ended
 TaskOption = Annotated[str, typer.Option("--task", "-t", help="Task, or several: a,b; a name or ./mine.py.")]
 MethodOption = Annotated[
     str, typer.Option("--method", "-m", help="Method, or several: a,b; a name or ./mine.py.")
@@ -63,23 +63,48 @@ OutOption = Annotated[Path | None, typer.Option(help="Run folder (default: runs/
 
 def main() -> None:
     """Entry point: every error a user can cause is one line and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(
+            stream, "reconfigure"
+        ):  # what a terminal cannot show is written as \u2265, and ends nothing
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        code = app(standalone_mode=False) or 0
+        with extras("this command"):
+            code = app([with_home(argument) for argument in sys.argv[1:]], standalone_mode=False) or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except SaBenchError as error:
-        print(f"sa_bench: {error}", file=sys.stderr)
+        notice(str(error))
         code = error.exit_code
     except typer.Exit as stop:
         code = stop.exit_code
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
+    except BrokenPipeError:  # `| head` has read enough; what was written to files is there
+        code = READER_GONE
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes once more
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's usage errors
-            print(f"sa_bench: {error.format_message()} See --help.", file=sys.stderr)  # type: ignore[attr-defined]
+            notice(f"{error.format_message()} See --help.")  # type: ignore[attr-defined]
             sys.exit(2)
-        raise
+        if (said := _told(error)) is None:
+            raise
+        notice(said)
+        code = 1
     if code == INTERRUPTED:  # typer turns Ctrl-C into this code as well
-        print("\nsa_bench: stopped. The same command goes on where this one was.", file=sys.stderr)
+        print(file=sys.stderr)  # after the terminal's ^C
+        notice("stopped. The same command goes on where this one was.")
     sys.exit(code)
+
+
+def _told(error: Exception) -> str | None:
+    """What to say of a machine's failure that no command has told of: no memory, a full disk under the output."""
+    from sa_bench.disk import told
+
+    if is_out_of_memory(error):
+        return f"{NO_MEMORY} ({first_line(error)})"
+    where = getattr(error, "filename", None) or "standard output"
+    return told(error, Path(str(where))) if isinstance(error, OSError) else None
 
 
 @app.callback(invoke_without_command=True)

@@ -40,14 +40,13 @@ def store_gc(
         list[str] | None, typer.Option(help="Also delete finished artifacts of this stage.")
     ] = None,
 ) -> None:
-    """Delete what killed runs left; results in run folders are never touched."""
+    """Delete what killed runs left; what a run uses, and results in run folders, are never touched."""
     from sa_bench.errors import unknown
     from sa_bench.settings import store_folder
-    from sa_bench.store import Store
+    from sa_bench.store import STAGES, Store
 
-    known = ("base", "fisher", "forget", "samples", "features", "measure", "bundles")
     for name in stage or []:
-        if name not in known:
-            raise unknown("stage", name, known)
+        if name not in STAGES:
+            raise unknown("stage", name, STAGES)
     freed = Store(store_folder()).gc(tuple(stage or ()))
     print(f"Freed {freed / 2**20:.2f} MiB in {store_folder()}.")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from sa_bench.errors import SaBenchError
 from sa_bench.seeds import check_seeds
+from sa_bench.settings import expanded
 
 
 def split(text: str) -> list[str]:
@@ -25,3 +28,13 @@ def seeds(text: str, option: str) -> list[int]:
         SaBenchError: one is none.
     """
     return check_seeds(split(text), option)
+
+
+def with_home(argument: str) -> str:
+    """`~/x`, also after `--option=`, where shells leave it as it is, with the user's home.
+
+    Raises:
+        SaBenchError: nobody knows that home.
+    """
+    option, path = re.fullmatch(r"(--[\w-]+=)?(.*)", argument, re.DOTALL).groups()  # type: ignore[union-attr]
+    return f"{option or ''}{expanded(path)}" if path.startswith("~") else argument

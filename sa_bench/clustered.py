@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import scipy  # its parts are imported when they are asked for: stats alone takes a second
 
 from sa_bench import statistics
 from sa_bench.statistics import ALPHA, Measured, score_interval
@@ -79,7 +79,7 @@ def wilson(scores: np.ndarray, clusters: np.ndarray | None, comparisons: int = 1
     units, widened = clusters_of(clusters), f", Bonferroni({comparisons})"
     if units is None:
         return *statistics.wilson(float(scores.sum()), len(scores), comparisons), f"wilson{widened}"
-    quantile = float(stats.t.ppf(1 - ALPHA / comparisons / 2, units[1] - 1))
+    quantile = float(scipy.stats.t.ppf(1 - ALPHA / comparisons / 2, units[1] - 1))
     low, high = score_interval(float(scores.mean()), effective(np.asarray(scores, float), *units), quantile)
     return low, high, f"wilson, clustered by {units[1]} prompts{widened}"
 
@@ -103,7 +103,7 @@ def mean(
     if units is None or not np.isfinite(scores).all():
         return statistics.mean(scores, columns, **more)
     number, k = units
-    half = float(stats.t.ppf(1 - ALPHA / 2, k - 1)) * variance(scores, number, k) ** 0.5
+    half = float(scipy.stats.t.ppf(1 - ALPHA / 2, k - 1)) * variance(scores, number, k) ** 0.5
     value, columns = float(scores.mean()), {**columns, "score": scores}
     label = f"t, clustered by {k} prompts"
     return Measured(value, value - half, value + half, label, len(scores), scores=columns, **more)
@@ -114,7 +114,7 @@ def _in_unit(
     **more: Any,
 ) -> Measured:  # fmt: skip
     share = np.clip(np.asarray(scores, float) / upper, 0, 1)
-    quantile = float(stats.t.ppf(1 - ALPHA / 2, k - 1))
+    quantile = float(scipy.stats.t.ppf(1 - ALPHA / 2, k - 1))
     low, high = score_interval(float(share.mean()), effective(share, number, k), quantile)
     columns = {**columns, "score": scores}
     label = f"wilson, clustered by {k} prompts"
@@ -155,12 +155,12 @@ def paired(a: np.ndarray, b: np.ndarray, clusters: np.ndarray | None = None, bou
         centre = m * value / (m + 2)
         spread = (m * float((d**2).mean()) + 2) / (m + 2) - centre**2
         error = (spread / (m + 2)) ** 0.5
-    half = float(stats.t.ppf(1 - ALPHA / 2, k - 1)) * error
+    half = float(scipy.stats.t.ppf(1 - ALPHA / 2, k - 1)) * error
     low, high = centre - half, centre + half
     if bounded:
         low, high = max(-1.0, min(low, value)), min(1.0, max(high, value))
     if units is None and set(np.unique(np.concatenate([a, b]))) <= {0.0, 1.0}:
         p = statistics.mcnemar(int((d > 0).sum()), int((d < 0).sum()))
     else:
-        p = float(not centre) if error == 0 else float(2 * stats.t.sf(abs(centre) / error, k - 1))
+        p = float(not centre) if error == 0 else float(2 * scipy.stats.t.sf(abs(centre) / error, k - 1))
     return Paired(value, low, high, p, n, k, "image" if units is None else "prompt")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sa_bench.detectors import Beside, Record, fingerprint, load
+from sa_bench.parts import PARTS, load_record, save_record
 from sa_bench.sample_sets import SampleSet, file_hash
 from sa_bench.stages import Chain
 from sa_bench.store import digest, write_atomic
@@ -28,13 +29,15 @@ def kept(chain: Chain, name: str, images: SampleSet, beside: Beside = None) -> l
 
     def build(folder: Path) -> None:
         for start in range(0, len(images), CHUNK):
-            file, rows = folder / f"{start:08d}.json", slice(start, start + CHUNK)
-            if not file.exists():
+            file, rows = f"{start:08d}.json", slice(start, start + CHUNK)
+            records = load_record(folder / PARTS / file)
+            if records is None:
                 records = detector.detect(
                     images.images[rows], None if others is None else others[rows], found and found[rows],
                     chain.device, lambda stage, done, _, s=start: chain.progress(stage, s + done, len(images)),
                 )  # fmt: skip
-                write_atomic(file, json.dumps(records, allow_nan=False).encode())
+                save_record(folder / PARTS / file, records)
+            write_atomic(folder / file, json.dumps(records, allow_nan=False).encode())
 
     folder = chain.make("detections", f"detect {name}", inputs, build).path
     return [record for part in sorted(folder.glob("[0-9]*.json")) for record in json.loads(part.read_text())]

@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from sa_bench import clustered
 from sa_bench.features import in_manifold
@@ -23,6 +22,8 @@ OfRows = Callable[[np.ndarray], float]
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
     """‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½) of features (N, d), by torch-fidelity."""
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
     left, right = (fid_features_to_statistics(torch.from_numpy(f)) for f in (a, b))
     value = float(fid_statistics_to_metric(left, right, False)["frechet_inception_distance"])
     return _above_rounding(value, float(np.trace(left["sigma"]) + np.trace(right["sigma"])))

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from sa_bench.cells import Cell, resolve
+from sa_bench.disk import make_folder
 from sa_bench.errors import MissingAsset, SaBenchError
+from sa_bench.locks import locked
 from sa_bench.settings import store_folder
 from sa_bench.stages import Chain
-from sa_bench.store import Store, write_atomic
+from sa_bench.store import Store, copy_atomic, disk_errors, write_atomic
 from sa_bench.wording import shown
 
 DELTA = "changed.safetensors"
@@ -43,14 +45,21 @@ def export(result: Path, folder: Path) -> list[Path]:
         raise MissingAsset(
             f"The store no longer has this model. Make it again: {row['provenance']['cell_command']}"
         )
-    folder.mkdir(parents=True, exist_ok=True)
     kept = chain.forgotten.path / "model.safetensors"
-    if cell.task.family == "text_to_image":
-        chain.model().pipeline().save_pretrained(folder)  # type: ignore[attr-defined]
-        shutil.copyfile(kept, folder / DELTA)
-    else:
-        shutil.copyfile(kept, folder / "model.safetensors")
-    write_atomic(folder / "README.md", "\n".join(card(row)).encode() + b"\n")
+    part = folder.with_name(f".{folder.name}.part")  # it gets its name when it is whole
+    with disk_errors(folder.parent), locked(folder.with_name(f".{folder.name}.lock"), f"export {folder}"):
+        shutil.rmtree(part, ignore_errors=True)
+        make_folder(part)
+        try:
+            if cell.task.family == "text_to_image":
+                chain.model().pipeline().save_pretrained(part)  # type: ignore[attr-defined]
+                copy_atomic(kept, part / DELTA)
+            else:
+                copy_atomic(kept, part / "model.safetensors")
+            write_atomic(part / "README.md", "\n".join(card(row)).encode() + b"\n")
+            part.rename(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 

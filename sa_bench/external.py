@@ -7,7 +7,8 @@ either way, in whatever order they come: the sets are ordered by class.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from sa_bench.cells import Cell, resolve_task, split_setting, with_metrics
 from sa_bench.checking import check_precision, class_index
 from sa_bench.contracts import Task
 from sa_bench.errors import MissingAsset, SaBenchError
+from sa_bench.locks import Busy, holder, locked
 from sa_bench.measuring import Subject, measure_all
-from sa_bench.results import SCHEMA, command_line, provenance, to_json
+from sa_bench.results import CLAIM, SCHEMA, command_line, provenance, to_json
 from sa_bench.sample_sets import SampleSet, file_hash
 from sa_bench.sampling import KEPT, rows
 from sa_bench.settings import SMOKE_MODEL, store_folder
@@ -67,8 +69,20 @@ def evaluate_images(
     asked = {"task": task.name, "fields": {"images": str(path)}, "scale": scale, "overrides": overrides}
     if task.model == SMOKE_MODEL or not task.model:  # the base's images are made here
         check_precision(task, "cpu")
-    if out is not None:
-        _claim(out, asked)
+    with ExitStack() as claims:
+        if out is not None:
+            claims.enter_context(_claimed(out, asked))
+        return _measured(path, task, asked, out, report)
+
+
+def _measured(
+    path: Path,
+    task: Task,
+    asked: dict[str, Any],
+    out: Path | None,
+    report: Callable[[str, str, int, int], None],
+) -> dict[str, Any]:
+    scale, overrides = asked["scale"], asked["overrides"]
     found, files = read_sets(path, task)
     code = registry.code_of([("task", task.name), *(("metric", name) for name in task.metrics)])
     cell = Cell(task, "original", {}, 0, 0, scale, overrides, code)
@@ -118,23 +132,35 @@ def _base_is_cheap(chain: Chain) -> bool:
         return False
 
 
-def _claim(out: Path, asked: dict[str, Any]) -> None:
-    """Refuse, before any work, an --out that cannot be written or that holds the answer to something else."""
+@contextmanager
+def _claimed(out: Path, asked: dict[str, Any]) -> Iterator[None]:
+    """Hold `out` for this evaluation alone.
+
+    Raises:
+        SaBenchError: it cannot be written, holds the answer to something else, or another process is about to.
+    """
     if out.suffix.lower() in FILES and not out.is_dir():
         raise SaBenchError(f"--out {out} looks like a file; give a folder, result.json is written into it.")
     for folder in (out, *out.parents):
         if folder.exists() and not folder.is_dir():
             raise SaBenchError(f"--out {out}: {folder} is a file; give a folder.")
-    file = out / "result.json"
-    if not file.exists():
-        return
+    lock, file = out / CLAIM, out / "result.json"
     try:
-        there = json.loads(file.read_text())
-        same = there["method"] == "external" and all(there[k] == v for k, v in asked.items())
+        with locked(lock, f"the folder {out}", wait=False):
+            if file.exists() and not _answers(file, asked):
+                raise SaBenchError(f"{out} holds another result. Choose another --out, or delete {file}.")
+            yield
+    except Busy:
+        raise SaBenchError(f"{out}: {holder(lock)} writes there. Choose another --out.") from None
+
+
+def _answers(file: Path, asked: dict[str, Any]) -> bool:
+    """Whether a result.json is what the same command wrote."""
+    try:
+        known = json.loads(file.read_text())
+        return known["method"] == "external" and all(known[k] == v for k, v in asked.items())
     except (OSError, ValueError, KeyError, TypeError):
-        same = False
-    if not same:
-        raise SaBenchError(f"{out} holds another result. Choose another --out, or delete {file}.")
+        return False
 
 
 def is_checkpoint(path: Path, task_name: str) -> bool:

@@ -7,13 +7,16 @@ precision and recall are torch-fidelity's own on other features, and are named a
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor
-from torch_fidelity import register_feature_extractor
-from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from sa_bench.judges import Judge, looked_at
+
+if TYPE_CHECKING:
+    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 LAYER = "penultimate"
 ROUNDING = 1e-10  # of two squared lengths: networks give one picture's features to about 1e-6 of themselves
@@ -27,6 +30,8 @@ def extractor(name: str, judge: Judge) -> type[FeatureExtractorBase]:
     """
     if (name, judge.content) in _registered:
         return _registered[name, judge.content]
+    from torch_fidelity import register_feature_extractor  # brings torchvision: two seconds
+    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
     class JudgeFeatures(FeatureExtractorBase):
         """uint8 (N, C, H, W) to penultimate features."""

@@ -14,8 +14,6 @@ from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 
-from filelock import FileLock
-
 from sa_bench import catalogue, datasets, registry, requirements
 from sa_bench.catalogue import Asset
 from sa_bench.data import prompts
@@ -23,6 +21,7 @@ from sa_bench.data.archives import reason
 from sa_bench.detectors import celebrities, weight_files
 from sa_bench.downloads import DEADLINE, DISK, Refused, Unreachable, download, drop, opened, size, why
 from sa_bench.errors import CellFailed, MissingAsset, SaBenchError, unknown
+from sa_bench.locks import locked
 from sa_bench.store import disk_errors, file_digest, write_atomic
 
 PICKLE = "best_model_states.pkl"
@@ -120,7 +119,7 @@ def _one(asset: Asset, source: Path | None, say: Say) -> Path:
         else:
             with disk_errors(to.parent):
                 to.parent.mkdir(parents=True, exist_ok=True)
-                with FileLock(to.with_name(f".{to.name}.lock")):
+                with locked(to.with_name(f".{to.name}.lock"), asset.name):
                     path = (
                         _folder(asset, source, to) if asset.hub and source else _file(asset, source, to, say)
                     )

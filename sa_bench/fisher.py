@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from sa_bench.contracts import Diffusion, Draw, FisherOptions, Generator, Sampler, Source, Task
 from sa_bench.errors import SaBenchError
-from sa_bench.store import write_atomic
+from sa_bench.parts import load_part, save_part
 
 VERSION = 1  # raised when F changes what it computes
 Batch = tuple[Tensor, Any, Draw]
@@ -141,7 +140,7 @@ class Kept:
     def __init__(self, path: Path | None) -> None:
         """What `path` holds, if it is there."""
         self.path, self.written = path, time.monotonic()
-        found = load_file(path) if path is not None and path.exists() else {}
+        found = (None if path is None else load_part(path)) or {}
         self.count = int(found.pop("count", torch.zeros(1)))
         self.batch, self.now = found.pop("batch", torch.empty(0)), found.pop("now", torch.empty(0))
         self.total = found
@@ -151,7 +150,7 @@ class Kept:
         if self.path is None or time.monotonic() - self.written < EVERY:
             return
         states = {"count": torch.tensor([count]), "batch": batch, "now": now}
-        write_atomic(self.path, save({k: v.cpu() for k, v in total.items()} | states))
+        save_part(self.path, total | states)
         self.written = time.monotonic()
 
 

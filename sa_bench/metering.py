@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from sa_bench.errors import CellFailed
-from sa_bench.store import write_atomic
+from sa_bench.store import PARTS, write_atomic
 
-SPENT = ".spent.json"  # in the folder of a stage under way: what was spent on it so far, over all attempts
+SPENT = f"{PARTS}/spent.json"  # in the folder of a stage under way: what was spent on it so far, over all attempts
 EVERY = 5.0  # seconds between two notes of it; a kill loses as much
 
 

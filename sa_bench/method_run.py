@@ -14,6 +14,7 @@ from sa_bench.contracts import FisherOptions, Generator, Source
 from sa_bench.errors import SaBenchError
 from sa_bench.sampling import image_seed
 from sa_bench.sources import AnotherClass, FixedReplay, FreshReplay, Images
+from sa_bench.store import PARTS
 from sa_bench.training import Pull, Recipe, bf16_is_fast, fit
 
 
@@ -101,7 +102,7 @@ class MethodRun:
         fit(
             parameters, loss, recipe, rng=self.rng, pull=pull, stop=stop,
             bf16=bf16_is_fast(self.chain.device), average=average,
-            checkpoint=self.folder / f"checkpoint-{self.trainings}.safetensors", progress=self.chain.progress,
+            checkpoint=self.folder / PARTS / f"checkpoint-{self.trainings}.safetensors", progress=self.chain.progress,
             stage=f"forget {self.chain.cell.method}",
         )  # fmt: skip
         model.net.eval()

@@ -18,7 +18,7 @@ from sa_bench.cards import variance_card
 from sa_bench.cells import Cell, titled
 from sa_bench.comparing import FEWEST
 from sa_bench.contracts import FisherOptions, Task
-from sa_bench.errors import MissingAsset
+from sa_bench.errors import MissingAsset, MissingExtra
 from sa_bench.keys import plain
 from sa_bench.measuring import Subject, fingerprint, measure_inputs
 from sa_bench.settings import store_folder
@@ -107,6 +107,8 @@ def _here(chain: Chain) -> bool:
     """Whether the pretrained base is on this machine."""
     try:
         return bool(chain.base.content)
+    except MissingExtra:
+        raise
     except MissingAsset:
         return False
 
@@ -298,13 +300,7 @@ def _history(store: Store) -> dict[str, float]:
     """Median CPU seconds a step, a sample, an image and a measurement, of all that the store holds."""
     found: dict[str, list[float]] = {}
     peaks: list[float] = []
-    for stage, key, _, finished in store.entries():
-        if not finished:
-            continue
-        try:
-            meta = store.get(stage, key).meta
-        except (OSError, ValueError):
-            continue
+    for stage, meta in store.metas():
         peaks += [meta["cost"]["peak_mib"]] if "peak_mib" in meta.get("cost", {}) else []
         seconds, inputs = meta.get("cost", {}).get("cpu_s"), meta.get("inputs", {})
         if seconds is not None:

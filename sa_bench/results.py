@@ -22,7 +22,7 @@ from sa_bench.bundles import BUNDLED, opened
 from sa_bench.errors import SaBenchError, first_line
 from sa_bench.file_state import cached_by, state
 from sa_bench.foreign import SCHEMA, Result
-from sa_bench.store import disk_errors, write_atomic
+from sa_bench.store import replacing, write_atomic
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 PLACES = ("--out", "--without")
 PACKED = ".jsonl.xz"
+CLAIM = ".claim.lock"  # in a folder of results, while it is claimed
 UNITS = ("seed", "prompt")  # columns that say which image a score is of
 FIELDS = ("value", "low", "high", "interval", "n", "n_unit", "judges", "extra", "reason")
 
@@ -61,8 +62,8 @@ def write_measured(folder: Path, measured: Measured) -> None:
     if measured.scores:
         frame = pd.DataFrame(dict(measured.scores))
         frame.insert(0, "index", np.arange(len(frame)))
-        with disk_errors(folder):
-            frame.to_parquet(folder / "scores.parquet", index=False)
+        with replacing(folder / "scores.parquet") as file:
+            frame.to_parquet(file, index=False)
 
 
 def read_measured(folder: Path) -> tuple[dict[str, Any], Path | None]:

@@ -7,7 +7,6 @@ import datetime
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import threading
 import traceback
@@ -22,8 +21,19 @@ from sa_bench import ledger, registry
 from sa_bench.cards import judge_card
 from sa_bench.cells import ID, OLD_ID, Cell
 from sa_bench.cells import command as cell_command
-from sa_bench.errors import CellFailed, MissingAsset, SaBenchError
+from sa_bench.errors import (
+    NO_MEMORY,
+    CellFailed,
+    MissingAsset,
+    SaBenchError,
+    extras,
+    first_line,
+    is_out_of_memory,
+    notice,
+)
+from sa_bench.locks import locked
 from sa_bench.results import (
+    CLAIM,
     SCHEMA,
     command_line,
     metric_of,
@@ -31,7 +41,7 @@ from sa_bench.results import (
     to_json,
 )
 from sa_bench.settings import SMOKE_MODEL
-from sa_bench.store import Store, digest, disk_errors, write_atomic
+from sa_bench.store import Store, copy_atomic, digest, write_atomic
 
 Report = Callable[[str, str, int, int], None]
 """report(cell name, stage, done, total)"""
@@ -43,7 +53,9 @@ def run_cell(
     """Run one cell and write `out/<cell>/result.json`; a failure is a result with status `failed`."""
     folder = out / cell.name
     try:
-        result = _measure_cell(cell, store, folder, command, report, device)
+        with extras(f"{cell.task.name} by {cell.method}"):
+            result = _measure_cell(cell, store, folder, command, report, device)
+        write_atomic(folder / "result.json", to_json(result).encode())
     except KeyboardInterrupt:
         raise
     except Exception as error:
@@ -54,13 +66,13 @@ def run_cell(
                 write_atomic(folder / "error.log", traceback.format_exc().encode())
                 result["error"] += f" (details: {folder / 'error.log'})"
             write_atomic(folder / "result.json", to_json(result).encode())
-        return result
-    write_atomic(folder / "result.json", to_json(result).encode())
     return result
 
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split()) or "no message"
+    if is_out_of_memory(error):
+        return f"{NO_MEMORY} ({text})"
     return text if isinstance(error, SaBenchError) else f"{type(error).__name__}: {text}"
 
 
@@ -122,17 +134,15 @@ def _measure_cell(
         "base": chain.base.content,
         **{name: card for m in rows for name, card in (m["fingerprint"].get("judges") or {}).items()},
     }
-    with disk_errors(folder):
-        (folder / "scores").mkdir(parents=True, exist_ok=True)
-        for name, path in scores.items():
-            shutil.copyfile(path, folder / "scores" / f"{name}.parquet")
-        for name, artifact in sets.items():
-            if name in ("forget", "families") and not cell.task.keep_images:
-                continue
-            shutil.copyfile(artifact.path / f"{name}.safetensors", folder / f"{name}.safetensors")
-            base_set = chain.samples(name, base=True).path / f"{name}.safetensors"
-            shutil.copyfile(base_set, folder / f"{name}-base.safetensors")
-        shutil.copyfile(chain.forgotten.path / "model.safetensors", folder / "model.safetensors")
+    for name, path in scores.items():
+        copy_atomic(path, folder / "scores" / f"{name}.parquet")
+    for name, artifact in sets.items():
+        if name in ("forget", "families") and not cell.task.keep_images:
+            continue
+        copy_atomic(artifact.path / f"{name}.safetensors", folder / f"{name}.safetensors")
+        base_set = chain.samples(name, base=True).path / f"{name}.safetensors"
+        copy_atomic(base_set, folder / f"{name}-base.safetensors")
+    copy_atomic(chain.forgotten.path / "model.safetensors", folder / "model.safetensors")
     if not cell.task.keep_images:
         chain.drop_images()
     finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -150,17 +160,22 @@ def prepare(out: Path, cells: Sequence[Cell], overwrite: bool) -> None:
         raise SaBenchError(f"--out {out} is a file; give a folder.")
     wanted = {"schema": SCHEMA, "cells": [cell.name for cell in cells]}
     manifest = out / "run.json"
-    if manifest.exists() and not overwrite:
-        try:
-            there = json.loads(manifest.read_text())["cells"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise SaBenchError(f"{manifest} is damaged; add --overwrite or choose another --out.") from error
-        if not _same_cells(there, wanted["cells"]):
-            raise SaBenchError(
-                f"{out} holds another run ({len(there)} cells). Choose another --out, or add --overwrite to "
-                "replace its list of cells (their folders stay)."
-            )
-    write_atomic(manifest, (json.dumps(wanted, indent=1) + "\n").encode())
+    with locked(
+        out / CLAIM, f"the run folder {out}"
+    ):  # of two that come at once the second sees the first's claim
+        if manifest.exists() and not overwrite:
+            try:
+                claimed = json.loads(manifest.read_text())["cells"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise SaBenchError(
+                    f"{manifest} is damaged; add --overwrite or choose another --out."
+                ) from error
+            if not _same_cells(claimed, wanted["cells"]):
+                raise SaBenchError(
+                    f"{out} holds another run ({len(claimed)} cells). Choose another --out, or add --overwrite to "
+                    "replace its list of cells (their folders stay)."
+                )
+        write_atomic(manifest, (json.dumps(wanted, indent=1) + "\n").encode())
 
 
 def _same_cells(names: Sequence[str], wanted: Sequence[str]) -> bool:
@@ -198,18 +213,28 @@ def run_cells(
         by_cell[cell.id] = result
         finished(result)
 
-    if jobs == 1 or len(cells) == 1:
-        for cell in cells:
-            keep(cell, run_cell(cell, store, out, command, report, device))
-    else:
+    left = list(cells)
+    if jobs > 1 and len(cells) > 1:
         work = (store.root, out, command, device)
-        for cell in _side_by_side(cells, jobs, work, report, keep):
-            if _side_by_side([cell], 1, work, report, keep):
-                keep(cell, _lost(cell, out, command))
+        try:
+            for cell in _side_by_side(cells, jobs, work, report, keep):
+                if _side_by_side([cell], 1, work, report, keep):
+                    keep(cell, _lost(cell, out, command))
+        except NoProcesses as error:
+            notice(
+                f"no further process can be started here ({error}): going on without --jobs, one cell at a time"
+            )
+        left = [cell for cell in cells if cell.id not in by_cell]
+    for cell in left:
+        keep(cell, run_cell(cell, store, out, command, report, device))
     for cell in cells:  # the base's serve every cell of the run
         if not cell.task.keep_images:
             _drop_images(cell, store)
     return [by_cell[cell.id] for cell in cells]
+
+
+class NoProcesses(Exception):
+    """The system starts no further process."""
 
 
 def _drop_images(cell: Cell, store: Store) -> None:
@@ -227,7 +252,13 @@ def _side_by_side(
     context, lost = multiprocessing.get_context("spawn"), []
     queue = context.Queue()  # no Manager: its process would outlive a killed run
     with ProcessPoolExecutor(jobs, context, _start_worker, (queue, registry.plug_ins_here())) as pool:
-        waiting = {pool.submit(_work, cell, *work): cell for cell in cells}
+        try:
+            waiting = {pool.submit(_work, cell, *work): cell for cell in cells}
+        except (OSError, RuntimeError) as error:  # `can't start new thread`, EAGAIN
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            raise NoProcesses(first_line(error)) from error
         try:
             while waiting:
                 done, _ = wait(waiting, timeout=0.25, return_when=FIRST_COMPLETED)

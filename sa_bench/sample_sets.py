@@ -71,7 +71,11 @@ class SampleSet:
 
     def save(self, path: Path) -> None:
         """Write as safetensors, atomically."""
-        write_atomic(path, save({k: np.ascontiguousarray(v) for k, v in vars(self).items() if v is not None}))
+        write_atomic(path, save(self.arrays()))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What is kept, by name."""
+        return {k: np.ascontiguousarray(v) for k, v in vars(self).items() if v is not None}
 
     @staticmethod
     def load(path: Path) -> SampleSet:

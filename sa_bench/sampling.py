@@ -18,6 +18,7 @@ from torch import Tensor
 from sa_bench import prompt_files
 from sa_bench.contracts import Generator, Prompted, Request, Task
 from sa_bench.errors import NotFinite, SaBenchError
+from sa_bench.parts import PARTS, load_part, save_part
 from sa_bench.sample_sets import SampleSet
 from sa_bench.training import Progress
 
@@ -165,18 +166,15 @@ def spread(task: Task, name: str, n: int) -> list[Row]:
 def draw_set(
     model: Generator, task: Task, name: str, folder: Path, progress: Progress | None = None
 ) -> SampleSet:
-    """Make the sample set `name`, writing a shard at a time into `folder` and resuming from what is there.
+    """Make the sample set `name` in `folder`, keeping a shard at a time among its parts and resuming from these.
 
-    A shard is trusted only if it reads back whole with the seeds it should have.
+    A shard is trusted only if it has its hash and the seeds it should have.
     """
     wanted_rows, parts = rows(task, name), []
-    finished = _read_shard(folder / f"{name}.safetensors", wanted_rows)
-    if finished is not None:
-        return finished
     shard = SHARD_LARGE if task.model else SHARD
     for start in range(0, len(wanted_rows), shard):
         wanted = wanted_rows[start : start + shard]
-        path = folder / f"shard-{start:06d}.safetensors"
+        path = folder / PARTS / f"shard-{start:06d}.safetensors"
         part = _read_shard(path, wanted)
         if part is None:
             images, finite = made(model, [r.request for r in wanted], task)
@@ -184,14 +182,12 @@ def draw_set(
             prompts = None if task.prompts is None else np.array([r.prompt for r in wanted], np.int64)
             marks = None if finite.all() else finite
             part = SampleSet(images, np.array(labels, np.int64), np.array(seeds, np.int64), prompts, marks)
-            part.save(path)
+            save_part(path, {k: torch.from_numpy(v) for k, v in part.arrays().items()})
         parts.append(part)
         if progress is not None:
             progress(f"sample {name}", start + len(wanted), len(wanted_rows))
     whole = SampleSet.concatenate(parts)
     whole.save(folder / f"{name}.safetensors")
-    for path in folder.glob("shard-*"):
-        path.unlink()
     return whole
 
 
@@ -240,10 +236,8 @@ def made(model: Generator, requests: Sequence[Request], task: Task) -> tuple[np.
 
 
 def _read_shard(path: Path, wanted: Sequence[Row]) -> SampleSet | None:
-    if not path.exists():
+    kept = load_part(path)
+    if kept is None or not {"images", "labels", "seeds"} <= set(kept):
         return None
-    try:
-        part = SampleSet.load(path)
-    except Exception:
-        return None
+    part = SampleSet(**{name: tensor.numpy() for name, tensor in kept.items()})
     return part if part.seeds.tolist() == [r.request.seed for r in wanted] else None

@@ -7,30 +7,57 @@ from pathlib import Path
 
 import platformdirs
 
+from sa_bench.errors import SaBenchError
+
 SMOKE_MODEL = "smoke"  # in place of a pretrained model: the tiny random one that trials of the code use
 
 
+def expanded(path: str | Path, name: str = "") -> Path:
+    """`path` with a leading `~` replaced by the user's home; `name` is where it was given.
+
+    Raises:
+        SaBenchError: nobody knows that home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise SaBenchError(f"{name}{path}: no home folder is known here; write the whole path.") from error
+
+
+def _folder(variable: str) -> Path | None:
+    value = os.environ.get(variable)
+    return expanded(value, f"{variable}=") if value else None
+
+
 def store_folder() -> Path:
-    """SA_BENCH_STORE, or the platform's cache folder."""
-    return Path(os.environ.get("SA_BENCH_STORE") or platformdirs.user_cache_path("sa_bench"))
+    """SA_BENCH_STORE, or the platform's cache folder.
+
+    Raises:
+        SaBenchError: the user has no home folder, and SA_BENCH_STORE is not set.
+    """
+    if (folder := _folder("SA_BENCH_STORE")) is not None:
+        return folder
+    try:
+        return platformdirs.user_cache_path("sa_bench")
+    except RuntimeError as error:
+        raise SaBenchError(
+            "This user has no home folder, so there is no place for the store: set SA_BENCH_STORE to a folder."
+        ) from error
 
 
 def data_folder() -> Path | None:
     """SA_BENCH_DATA: a local folder with data sets, which wins over every download."""
-    value = os.environ.get("SA_BENCH_DATA")
-    return Path(value) if value else None
+    return _folder("SA_BENCH_DATA")
 
 
 def weights_folder() -> Path | None:
     """SA_BENCH_WEIGHTS: a local folder with weight files that are not shipped."""
-    value = os.environ.get("SA_BENCH_WEIGHTS")
-    return Path(value) if value else None
+    return _folder("SA_BENCH_WEIGHTS")
 
 
 def mirror_folder() -> Path | None:
     """SA_BENCH_MIRROR: a folder from which `fetch` copies files by name, instead of the network."""
-    value = os.environ.get("SA_BENCH_MIRROR")
-    return Path(value) if value else None
+    return _folder("SA_BENCH_MIRROR")
 
 
 def gradient_checkpointing() -> bool:

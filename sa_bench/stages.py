@@ -5,7 +5,6 @@ base → (replay, Fisher) → forget → sample sets; `sa_bench.measuring` goes 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -23,6 +22,7 @@ from sa_bench.errors import SaBenchError
 from sa_bench.keys import plain
 from sa_bench.metering import Meter
 from sa_bench.method_run import MethodRun
+from sa_bench.parts import load_part, save_part
 from sa_bench.sampling import image_seed
 from sa_bench.sources import (
     AnotherClass,
@@ -33,7 +33,7 @@ from sa_bench.sources import (
     Relabelled,
     UniformNoise,
 )  # fmt: skip
-from sa_bench.store import Artifact, Store, content, digest, file_digest, write_atomic
+from sa_bench.store import PARTS, Artifact, Store, content, digest, file_digest, write_atomic
 from sa_bench.training import Progress, bf16_is_fast
 
 if TYPE_CHECKING:
@@ -190,20 +190,15 @@ class Chain:
             rng, c = torch.Generator().manual_seed(image_seed(name, seed)), model.conditions(conditions)
             parts, size = [], PART_LARGE if task.model else PART if isinstance(model, Diffusion) else len(c)
             for i, part in enumerate(c.split(size)):
-                kept = (
-                    folder / f"part-{i:05d}.safetensors"
-                )  # with the generator's state: a killed run goes on here
-                if kept.exists():
-                    found = load_file(kept)
-                    rng.set_state(found["rng"])
-                else:
-                    found = {"x": model.simulate(part, rng, task.sampler).cpu(), "rng": rng.get_state()}
-                    write_atomic(kept, save(found))
-                parts.append(found["x"])
+                kept = folder / PARTS / f"part-{i:05d}.safetensors"
+                made = load_part(kept)  # with the generator's state: a killed run goes on here
+                if made is None:
+                    made = {"x": model.simulate(part, rng, task.sampler).cpu(), "rng": rng.get_state()}
+                    save_part(kept, made)
+                rng.set_state(made["rng"])
+                parts.append(made["x"])
                 self.progress(name, sum(map(len, parts)), len(c))
             write_atomic(folder / "replay.safetensors", save({"x": torch.cat(parts), "c": c.cpu()}))
-            for kept in folder.glob("part-*"):
-                kept.unlink()
 
         artifact = self.make("replay", name, {"base": self.base.content, **inputs}, build)
         stored = load_file(artifact.path / "replay.safetensors", device=self.device)
@@ -235,10 +230,9 @@ class Chain:
             model = self.star()
             rng = torch.Generator().manual_seed(image_seed("fisher", 0))
             tick = lambda done: self.progress("fisher", done, options.n)  # noqa: E731
-            kept, replay = folder / "unfinished.safetensors", self.replay()
+            kept, replay = folder / PARTS / "unfinished.safetensors", self.replay()
             F, negative = fisher.estimate(model, task, options, replay, task.sampler, rng, tick, kept)
             write_atomic(folder / "fisher.safetensors", save({k: v.cpu() for k, v in F.items()}))
-            kept.unlink(missing_ok=True)
             return {"trace": float(sum(float(v.double().sum()) for v in F.values())), "negative": negative}
 
         artifact = self.make("fisher", "fisher", self.fisher_inputs(options), build)
@@ -286,8 +280,6 @@ class Chain:
             run = MethodRun(self, folder)
             model = method.forget(self.theta_star(), task, run)
             model.save(folder)
-            for path in folder.glob("checkpoint-*"):
-                path.unlink()
 
         return self.make("forget", "forget", self.forget_inputs(), build)
 
@@ -348,13 +340,11 @@ class Chain:
             if base or not hasattr(method, "render"):
                 sampling.draw_set(model, task, name, folder, self.progress)
                 return
-            raw = folder / "raw"  # apart, so that a resumed run never filters twice
-            raw.mkdir(exist_ok=True)
+            raw = folder / PARTS / "raw"  # apart, so that a resumed run never filters twice
             made = sampling.draw_set(model, task, name, raw, self.progress)
             replace(made, images=method.render(made.images, made.labels, task)).save(
                 folder / f"{name}.safetensors"
             )
-            shutil.rmtree(raw)
 
         inputs = self.sample_inputs(name, base)
         label = f"sample {name} (base)" if base else f"sample {name}"

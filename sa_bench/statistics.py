@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import scipy  # its parts are imported when they are asked for: stats alone takes a second
 
 ALPHA = 0.05
 
@@ -41,7 +41,7 @@ def wilson(successes: float, n: int, comparisons: int = 1) -> tuple[float, float
 
     Source: Wilson 1927; Brown, Cai & DasGupta 2001.
     """
-    return score_interval(successes / n, n, float(stats.norm.ppf(1 - ALPHA / comparisons / 2)))
+    return score_interval(successes / n, n, float(scipy.stats.norm.ppf(1 - ALPHA / comparisons / 2)))
 
 
 def score_interval(p: float, n: float, z: float) -> tuple[float, float]:
@@ -111,7 +111,7 @@ def mean(scores: np.ndarray, columns: Mapping[str, np.ndarray], **more: Any) -> 
         return undefined(f"{n} image(s): an interval needs at least 2")
     if bad := int((~np.isfinite(scores)).sum()):
         return undefined(f"{bad} of {n} scores are not finite")
-    half = stats.t.ppf(1 - ALPHA / 2, n - 1) * scores.std(ddof=1) / np.sqrt(n)
+    half = scipy.stats.t.ppf(1 - ALPHA / 2, n - 1) * scores.std(ddof=1) / np.sqrt(n)
     value = float(scores.mean())
     columns = {**columns, "score": scores}
     return Measured(value, value - half, value + half, "t", n, scores=columns, **more)
@@ -130,7 +130,7 @@ def jackknife(
     value = estimate(np.arange(n))
     left_out = np.array([estimate(np.flatnonzero(group != g)) for g in range(groups)])
     error = np.sqrt((groups - 1) / groups * ((left_out - left_out.mean()) ** 2).sum())
-    half = float(stats.t.ppf(1 - ALPHA / 2, groups - 1) * error)
+    half = float(scipy.stats.t.ppf(1 - ALPHA / 2, groups - 1) * error)
     return value, value - half, value + half
 
 
@@ -146,7 +146,7 @@ def jackknife_groups(n: int, groups: int, clusters: np.ndarray | None = None) ->
 
 def mcnemar(more: int, less: int) -> float:
     """The exact McNemar test's two-sided p: of the images that differ, `more` one way and `less` the other."""
-    return 1.0 if more + less == 0 else float(stats.binomtest(more, more + less).pvalue)
+    return 1.0 if more + less == 0 else float(scipy.stats.binomtest(more, more + less).pvalue)
 
 
 def over_bases(
@@ -171,9 +171,9 @@ def over_bases(
     if np.allclose(units, units[0], rtol=1e-9, atol=1e-12):
         return mean_of, None, None, None if any(units) else 1.0
     error = float(np.std(units, ddof=1)) / len(units) ** 0.5
-    half = float(stats.t.ppf(1 - ALPHA / 2, len(units) - 1)) * error
+    half = float(scipy.stats.t.ppf(1 - ALPHA / 2, len(units) - 1)) * error
     return (
-        mean_of, mean_of - half, mean_of + half, float(2 * stats.t.sf(abs(mean_of) / error, len(units) - 1))
+        mean_of, mean_of - half, mean_of + half, float(2 * scipy.stats.t.sf(abs(mean_of) / error, len(units) - 1))
     )  # fmt: skip
 
 
@@ -229,11 +229,11 @@ def detectable(
         return None
     spread = of_base**2 + of_seed**2 / seeds if bases > 1 else of_seed**2
     error, df = (spread / units) ** 0.5, units - 1
-    limit = float(stats.t.ppf(1 - ALPHA / comparisons / 2, df))
+    limit = float(scipy.stats.t.ppf(1 - ALPHA / comparisons / 2, df))
     low, high = 0.0, 200.0  # in standard errors
     for _ in range(60):
         middle = (low + high) / 2
-        found = stats.nct.sf(limit, df, middle) + stats.nct.cdf(-limit, df, middle)
+        found = scipy.stats.nct.sf(limit, df, middle) + scipy.stats.nct.cdf(-limit, df, middle)
         low, high = (middle, high) if found < power else (low, middle)
     return error * high
 

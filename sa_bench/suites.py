@@ -34,7 +34,7 @@ def folder() -> Path:
 def entries() -> Iterator[tuple[str, str]]:
     """(name, what it is) of every suite that ships."""
     for path in sorted(folder().glob("*.toml")):
-        yield path.stem, path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        yield path.stem, path.read_text(encoding="utf-8-sig").splitlines()[0].lstrip("# ")
 
 
 def find(reference: str) -> Path:
@@ -61,7 +61,7 @@ def cells(reference: str) -> list[Cell]:
     """
     path = find(reference)
     try:
-        whole = tomllib.loads(path.read_text(encoding="utf-8"))
+        whole = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SaBenchError(f"{path} is no suite: {error}.") from error
     runs = whole.pop("run", None)

@@ -11,13 +11,12 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Field
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from sa_bench.errors import CellFailed
 from sa_bench.keys import later
+from sa_bench.parts import load_part, save_part
 from sa_bench.seeds import LARGEST_SEED
-from sa_bench.store import write_atomic
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -211,7 +210,7 @@ def _save(
         for key, value in optimiser.state[tensor].items():
             state[f"{key}.{name}"] = value
     state |= {f"average.{name}": value for name, value in zip(names, averages, strict=False)}
-    write_atomic(path, save({k: v.cpu().contiguous() for k, v in state.items()}))
+    save_part(path, state)
 
 
 @torch.no_grad()
@@ -219,9 +218,12 @@ def _restore(
     path: Path | None, names: list[str], tensors: list, averages: list, optimiser: torch.optim.Adam,
     rng: torch.Generator,
 ) -> int:  # fmt: skip
-    if path is None or not path.exists():
+    state = None if path is None else load_part(path)
+    if state is None or not all(
+        f"param.{name}" in state and state[f"param.{name}"].shape == tensor.shape
+        for name, tensor in zip(names, tensors, strict=True)
+    ):
         return 0
-    state = load_file(path)
     for name, tensor in zip(names, tensors, strict=True):
         tensor.copy_(state[f"param.{name}"])
         optimiser.state[tensor] = {

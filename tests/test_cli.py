@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sa_bench.store import STAGES
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -201,13 +203,18 @@ def test_plan_says_what_the_store_has_and_what_is_shared(cli, tiny, tmp_path):
 
 def test_store_commands(cli, tmp_path):
     store = tmp_path / "s"
-    (store / "forget" / "abc.partial").mkdir(parents=True)
-    (store / "forget" / "abc.partial" / "x").write_bytes(b"1" * 2**20)
+    partial = store / "forget" / "0123456789abcdef.partial"
+    partial.mkdir(parents=True)
+    (partial / "x").write_bytes(b"1" * 2**20)
     (store / "locks").mkdir()
+    (store / "locks" / "forget-0123456789abcdef.lock").touch()
     assert "unfinished" in cli("store", "ls", store=store, check=0).stdout
     assert "1.00 MiB" in cli("store", "size", store=store, check=0).stdout
     assert "Freed 1.00 MiB" in cli("store", "gc", store=store, check=0).stdout
-    assert not (store / "forget" / "abc.partial").exists()
+    assert not partial.exists()
+    for stage in STAGES:
+        cli("store", "gc", "--stage", stage, store=store, check=0)
+    assert "Available" in cli("store", "gc", "--stage", "nonsense", store=store, check=2).stderr
 
 
 def test_a_users_tasks_py_is_never_imported(cli, tmp_path):

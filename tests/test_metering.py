@@ -8,8 +8,9 @@ from result_rows import result_row
 
 from sa_bench import results
 from sa_bench.foreign import Differs, result
-from sa_bench.metering import Meter
+from sa_bench.metering import SPENT, Meter
 from sa_bench.results import made_here, provenance, to_json
+from sa_bench.store import write_atomic
 
 
 class Card:
@@ -95,7 +96,7 @@ def test_a_stage_that_was_killed_costs_what_all_its_attempts_did(monkeypatch, tm
 
     cost = Meter("cpu").timed(goes_on, tmp_path)["cost"]
     assert (cost["wall_s"], cost["cpu_s"]) == (100.0, 50.0)
-    assert not list(tmp_path.iterdir()), "the note is no part of the artifact"
+    assert not (tmp_path / SPENT).exists(), "the note is no part of the artifact"
 
 
 def test_what_an_inner_stage_spent_before_it_was_killed_stays_its_own(monkeypatch, tmp_path):
@@ -123,8 +124,8 @@ def test_what_an_inner_stage_spent_before_it_was_killed_stays_its_own(monkeypatc
 
 def test_a_note_that_cannot_be_written_or_read_ends_nothing(monkeypatch, tmp_path):
     clock = Clock(monkeypatch)
-    (tmp_path / ".spent.json").write_text("[")
-    (tmp_path / ".spent.json").chmod(0o400)
+    write_atomic(tmp_path / SPENT, b"[")
+    (tmp_path / SPENT).chmod(0o400)
     meter = Meter("cpu")
     told = meter.noting(lambda *event: None)
 

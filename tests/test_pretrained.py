@@ -285,7 +285,11 @@ def test_a_killed_run_goes_on_to_the_same_content(tmp_path, monkeypatch, stage, 
     whole = make(Chain(Store(tmp_path / "whole"), cell, lambda *event: None))
     with pytest.raises(Killed):
         make(Chain(Store(tmp_path / "killed"), cell, killed_at(stage)))
-    kept = [p for p in (tmp_path / "killed").glob("*/*.partial/*") if p.name.startswith(("part-", "shard-"))]
+    kept = [
+        p
+        for p in (tmp_path / "killed").glob("*/*.partial/.parts/*")
+        if p.name.startswith(("part-", "shard-"))
+    ]
     assert len(kept) == 1
     written = kept[0].stat().st_mtime_ns
     calls = []

@@ -10,6 +10,7 @@ from sa_bench import sampling
 from sa_bench.contracts import Request, Sampler
 from sa_bench.errors import SaBenchError
 from sa_bench.models.vae import VAE
+from sa_bench.parts import PARTS
 from sa_bench.registry import task as find_task
 from sa_bench.sample_sets import SampleSet
 from sa_bench.sampling import draw_set, image_seed, requests
@@ -55,21 +56,21 @@ def test_the_same_seeds_give_two_models_the_same_noise():
 def test_resuming_makes_only_what_is_missing(task, tmp_path, small_shards, monkeypatch):
     model = VAE(seed=3)
     whole = draw_set(model, task, "retain", tmp_path / "a")
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["retain.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [PARTS, "retain.safetensors"]
 
     # A run that is killed after two of its three shards.
-    shards, original = [], sampling.SampleSet.save
+    shards, original = [], sampling.save_part
 
-    def save(self, path):
+    def save(path, tensors):
         if len(shards) == 2:
             raise KeyboardInterrupt
         shards.append(path)
-        original(self, path)
+        original(path, tensors)
 
-    monkeypatch.setattr(sampling.SampleSet, "save", save)
+    monkeypatch.setattr(sampling, "save_part", save)
     with pytest.raises(KeyboardInterrupt):
         draw_set(model, task, "retain", tmp_path / "b")
-    monkeypatch.setattr(sampling.SampleSet, "save", original)
+    monkeypatch.setattr(sampling, "save_part", original)
     made = []
     sample = model.sample
     monkeypatch.setattr(model, "sample", lambda rows, s: made.append(len(rows)) or sample(rows, s))
@@ -79,24 +80,33 @@ def test_resuming_makes_only_what_is_missing(task, tmp_path, small_shards, monke
     assert np.array_equal(again.seeds, whole.seeds)
 
 
-@pytest.mark.parametrize("harm", ["delete", "truncate", "other seeds", "empty"])
+@pytest.mark.parametrize("harm", ["delete", "truncate", "other seeds", "empty", "a pixel"])
 def test_a_damaged_shard_is_made_again_with_its_own_seeds(task, tmp_path, small_shards, monkeypatch, harm):
     model = VAE(seed=3)
     whole = draw_set(model, task, "retain", tmp_path / "a")
     folder = tmp_path / "b"
-    folder.mkdir()
+
+    def keep(rows, start):
+        values = {k: torch.from_numpy(v) for k, v in whole.take(rows).arrays().items()}
+        sampling.save_part(folder / PARTS / f"shard-{start:06d}.safetensors", values)
+
     for start in (0, 16, 32):
-        whole.take(slice(start, start + 16)).save(folder / f"shard-{start:06d}.safetensors")
-    shard = folder / "shard-000016.safetensors"
+        keep(slice(start, start + 16), start)
+    shard = folder / PARTS / "shard-000016.safetensors"
     if harm == "delete":
         shard.unlink()
     elif harm == "truncate":
         shard.write_bytes(shard.read_bytes()[:-100])
     elif harm == "empty":
         shard.write_bytes(b"")
+    elif harm == "a pixel":
+        raw = bytearray(shard.read_bytes())
+        raw[-1000] ^= 1
+        shard.write_bytes(raw)
     else:
-        whole.take(slice(0, 16)).save(shard)
-    whole.take(slice(0, 16)).save(folder / "shard-009999.safetensors")  # a stray one
+        keep(slice(0, 16), 16)
+    keep(slice(0, 16), 9999)  # a stray one
+    whole.take(slice(0, 16)).save(folder / "retain.safetensors")  # made by nobody knows what
     made = []
     sample = model.sample
     monkeypatch.setattr(model, "sample", lambda rows, s: made.append(len(rows)) or sample(rows, s))

@@ -20,9 +20,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock
 
 from sa_bench.errors import CellFailed, MissingAsset, SaBenchError
+from sa_bench.locks import locked
 from sa_bench.store import digest, disk_errors
 
 TIMEOUT = 4.0  # seconds a server may keep silent
@@ -173,7 +173,7 @@ class Archive:
         part, md5, before = to.with_name(f".{to.name}.part"), _md5(), _stamp(to)
         with disk_errors(to.parent):
             to.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(to.with_name(f".{to.name}.lock")):
+            with locked(to.with_name(f".{to.name}.lock"), self.title):
                 if _stamp(to) != before:  # another process was quicker
                     return
                 if sys.stderr.isatty():

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from sa_bench.data import captions
 from sa_bench.models.pipelines import SIZES
 from sa_bench.models.text_to_image import TextToImage
+from sa_bench.parts import PARTS
 from sa_bench.training import Progress, Recipe, fit
 
 ENCODED = 256  # canvases a forward pass
@@ -60,7 +61,7 @@ def train(
     model.net.train()
     fit(
         model.parameters("joint"), loss, recipe, rng=rng, progress=progress, bf16=bf16,
-        checkpoint=folder / "checkpoint.safetensors", stage=f"base {model.base}/{seed}",
+        checkpoint=folder / PARTS / "checkpoint.safetensors", stage=f"base {model.base}/{seed}",
     )  # fmt: skip
     model.net.eval()
     model.text.requires_grad_(False)
@@ -87,7 +88,7 @@ def autoencoder(
     vae.requires_grad_(True).train()
     fit(
         dict(vae.named_parameters()), loss, Recipe(steps, 2e-3, 32, "cosine", min(50, steps // 2)), rng=rng,
-        progress=progress, checkpoint=folder / "checkpoint-autoencoder.safetensors", stage=f"autoencoder {seed}",
+        progress=progress, checkpoint=folder / PARTS / "checkpoint-autoencoder.safetensors", stage=f"autoencoder {seed}",
     )  # fmt: skip
     vae.requires_grad_(False).eval()
     mean, deviation = _posterior(model, canvases[:2048])

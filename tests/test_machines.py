@@ -1,0 +1,189 @@
+"""Small and shared machines: homes, encodings, claims, full folders, extras that are not there."""
+
+import errno
+import io
+import multiprocessing
+import os
+import pwd
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import platformdirs
+import pytest
+
+from sa_bench import cli, errors, external, planning, registry, runner, settings, suites
+from sa_bench.cells import resolve
+from sa_bench.cli_text import with_home
+from sa_bench.errors import NO_MEMORY, MissingExtra, SaBenchError
+from sa_bench.store import Store
+
+FORK = multiprocessing.get_context("fork")
+
+
+def _claims(out, n, barrier, queue):
+    (cell,) = resolve(["mnist_0"], ["original"], "quick", seeds=[n])
+    barrier.wait()
+    try:
+        runner.prepare(out, [cell], False)
+        queue.put("claimed")
+    except SaBenchError as error:
+        queue.put(str(error))
+
+
+def test_of_many_runs_that_claim_a_folder_at_once_one_gets_it(tmp_path):
+    for turn in range(5):
+        out, n = tmp_path / str(turn), 8
+        barrier, queue = FORK.Barrier(n), FORK.Queue()
+        claims = [FORK.Process(target=_claims, args=(out, i, barrier, queue)) for i in range(n)]
+        for claim in claims:
+            claim.start()
+        said = [queue.get(timeout=60) for _ in claims]
+        for claim in claims:
+            claim.join()
+        assert said.count("claimed") == 1
+        assert all("holds another run" in text for text in said if text != "claimed")
+        assert [p.name for p in out.iterdir()] == ["run.json"]
+
+
+def test_a_second_evaluation_into_one_folder_is_told_who_is_there(tmp_path):
+    asked = {"task": "mnist_0"}
+    with (
+        external._claimed(tmp_path, asked),
+        pytest.raises(
+            SaBenchError, match=rf"process {os.getpid()} on .* writes there\. Choose another --out"
+        ),
+        external._claimed(tmp_path, asked),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def homeless(monkeypatch):
+    """A container's user that no list of users knows."""
+
+    def unknown(uid):
+        raise KeyError(uid)
+
+    for name in ("HOME", "SA_BENCH_STORE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
+def test_a_user_without_a_home_is_asked_for_a_folder(homeless, monkeypatch):
+    def unknown(name):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(platformdirs, "user_cache_path", unknown)
+    with pytest.raises(SaBenchError, match=r"no home folder.*set SA_BENCH_STORE"):
+        settings.store_folder()
+    monkeypatch.setenv("SA_BENCH_DATA", "~/data")
+    with pytest.raises(SaBenchError, match="SA_BENCH_DATA=~/data: no home folder is known"):
+        settings.data_folder()
+
+
+@pytest.mark.parametrize("name", ["STORE", "DATA", "WEIGHTS", "MIRROR"])
+def test_a_tilde_is_the_home_folder_in_every_setting(monkeypatch, tmp_path, name):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(f"SA_BENCH_{name}", "~/there")
+    assert getattr(settings, f"{name.lower()}_folder")() == tmp_path / "there"
+
+
+@pytest.mark.parametrize(("given", "means"), [
+    ("--out=~/x", "--out={home}/x"), ("~/x", "{home}/x"), ("a~b", "a~b"), ("--set=a=~", "--set=a=~"), ("~", "{home}"),
+])  # fmt: skip
+def test_a_tilde_on_the_command_line(monkeypatch, tmp_path, given, means):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert with_home(given) == means.format(home=tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+@pytest.mark.parametrize(
+    "words", [["list"], ["show", "sa"], ["plan", "--task", "mnist_0", "--method", "sa,nosuch"]]
+)
+def test_output_that_cannot_show_a_sign_is_no_traceback(store_env, encoding, words):
+    done = command(words, stdout=subprocess.PIPE, env={"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"})
+    assert b"Traceback" not in done.stderr
+    assert done.returncode == (2 if words[0] == "plan" else 0)
+    assert words[0] == "plan" or b"\\u" in done.stdout  # a sign that the encoding lacks
+
+
+def command(words, stdout, env):
+    root = Path(cli.__file__).parent.parent
+    return subprocess.run(
+        [sys.executable, "-m", "sa_bench", *words], stdout=stdout, stderr=subprocess.PIPE, check=False,
+        env={**os.environ, "PYTHONPATH": str(root), **env},
+    )  # fmt: skip
+
+
+def test_a_full_standard_output_is_one_line(store_env):
+    with Path("/dev/full").open("w") as full:
+        done = command(["list"], full, {})
+    assert done.returncode == 1
+    assert done.stderr.count(b"\n") == 1
+    assert b"The disk is full" in done.stderr
+
+
+@pytest.mark.parametrize(("error", "code", "says"), [
+    (MemoryError(), 1, NO_MEMORY[:14]),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."), 1, NO_MEMORY[:14]),
+    (OSError(errno.EIO, "Input/output error", "/mnt/x"), 1, "The disk fails at /mnt/x"),
+    (ModuleNotFoundError("No module named 'lpips'", name="lpips"), 3, r"pip install 'sa_bench[t2i]'"),
+])  # fmt: skip
+def test_a_machines_failure_anywhere_is_one_line(monkeypatch, capsys, error, code, says):
+    def fails(*words, **options):
+        raise error
+
+    monkeypatch.setattr(cli, "app", fails)
+    monkeypatch.setattr(sys, "argv", ["sa_bench", "list"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    said = capsys.readouterr().err
+    assert stop.value.code == code
+    assert says in said
+    assert said.count("\n") == 1
+
+
+def test_a_byte_order_mark_is_read_over_in_plug_ins_and_suites(tmp_path):
+    source = registry.room("method") / "relabel.py"
+    plug_in = tmp_path / "marked.py"
+    plug_in.write_bytes(b"\xef\xbb\xbf" + source.read_bytes())
+    assert registry.register("method", str(plug_in)) == ["marked"]
+    assert registry.kind_of(plug_in) == "method"
+    assert registry.method_class("marked")
+    suite = tmp_path / "s.toml"
+    suite.write_bytes(b'\xef\xbb\xbf[[run]]\ntask = ["mnist_0"]\nmethod = ["original"]\n')
+    assert len(suites.cells(str(suite))) == 1
+
+
+def test_without_a_further_process_the_cells_run_one_after_another(monkeypatch, tmp_path, capsys):
+    def none_left(self, *work):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", none_left)
+    monkeypatch.setattr(runner, "run_cell", lambda cell, *work: {"cell": cell.id, "status": "done"})
+    cells = resolve(["mnist_0"], ["original"], "quick", seeds=[0, 1, 2])
+    results = runner.run_cells(cells, Store(tmp_path), tmp_path, print, lambda result: None, jobs=2)
+    assert [r["cell"] for r in results] == [c.id for c in cells]
+    assert "no further process can be started here" in capsys.readouterr().err
+
+
+def test_a_library_of_an_extra_that_is_not_there_is_named_with_its_extra(monkeypatch, tmp_path):
+    monkeypatch.setenv("SA_BENCH_STORE", str(tmp_path))
+    for name in [n for n in sys.modules if n.startswith("sa_bench.models.") and "vae" not in n]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "transformers", None)  # an import of it then fails
+    cells = resolve(["celeb_brad_pitt"], ["original"], "quick")
+    with pytest.raises(MissingExtra, match=r"needs transformers: pip install 'sa_bench\[t2i\]'"):
+        planning.plan_text(cells, 1)
+    with pytest.raises(ModuleNotFoundError), errors.extras("x"):
+        raise ModuleNotFoundError("No module named 'nosuch'", name="nosuch")
+
+
+def test_a_notice_survives_a_stderr_that_is_gone(monkeypatch):
+    stream = io.StringIO()
+    stream.close()
+    monkeypatch.setattr(sys, "stderr", stream)
+    errors.notice("x")
