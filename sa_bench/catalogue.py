@@ -5,7 +5,6 @@ Nothing here uses the network; `sa_bench.fetching` does.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from sa_bench.data import cifar10, stl10
 from sa_bench.detectors import celebrities, clip, identity, lpips, weight_files
 from sa_bench.errors import MissingAsset, unknown
 from sa_bench.settings import data_folder, store_folder, weights_folder
+from sa_bench.untrusted import read_object
 
 Kind = Literal["weights", "prompts", "model", "data"]
 GITHUB = "https://raw.githubusercontent.com"
@@ -264,7 +264,7 @@ def lacking(folder: Path) -> str:
             return "model_index.json"
         return "" if _weighty(folder) else "its weights"
     try:
-        parts = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        parts = read_object(folder / "model_index.json")
     except (OSError, ValueError):
         return "a readable model_index.json"
     networks = [

@@ -12,6 +12,8 @@ from sa_bench import beside, registry
 from sa_bench.board import spent
 from sa_bench.errors import SaBenchError, unknown
 from sa_bench.results import metric_of
+from sa_bench.untrusted import read_object
+from sa_bench.untrusted_arrays import read_scores
 from sa_bench.wording import shown
 
 INTERVALS = {
@@ -30,7 +32,7 @@ def explain(cell: Path, metric: str | None) -> str:
     """
     path = cell / "result.json" if cell.is_dir() else cell
     try:
-        row = json.loads(path.read_text())
+        row = read_object(path)
         rows = row["measurements"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SaBenchError(f"{cell} is no cell folder with a result.json ({error}).") from error
@@ -111,9 +113,7 @@ def _counts(m: Mapping[str, Any], folder: Path) -> str:
     path = folder / "scores" / f"{m['name']}.parquet"
     if m["unit"] != "rate" or not path.is_file():
         return ""
-    import pandas as pd
-
-    scores = pd.read_parquet(path)
+    scores = read_scores(path)
     if "score" not in scores:
         return ""
     return f" ({int(scores['score'].to_numpy().sum())} of {len(scores)} in {path.name})"

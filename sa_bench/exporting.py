@@ -14,6 +14,7 @@ from sa_bench.errors import MissingAsset, SaBenchError
 from sa_bench.settings import store_folder
 from sa_bench.stages import Chain
 from sa_bench.store import Store, write_atomic
+from sa_bench.untrusted import read_object
 from sa_bench.wording import shown
 
 DELTA = "changed.safetensors"
@@ -63,7 +64,7 @@ def _key(chain: Chain) -> str:
 def _row(result: Path) -> Mapping[str, Any]:
     path = result / "result.json" if result.is_dir() else result
     try:
-        row = json.loads(path.read_text(encoding="utf-8"))
+        row = read_object(path)
         if row["status"] != "done":
             raise SaBenchError(f"{path}: this cell failed ({row['error']}); there is no model.")
     except (OSError, ValueError, KeyError, TypeError) as error:

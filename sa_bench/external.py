@@ -6,7 +6,6 @@ either way, in whatever order they come: the sets are ordered by class.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from sa_bench.sampling import KEPT, rows
 from sa_bench.settings import SMOKE_MODEL, store_folder
 from sa_bench.stages import Chain
 from sa_bench.store import Store, digest, write_atomic
+from sa_bench.untrusted import read_json
 
 FILES = {
     ".json",
@@ -125,7 +125,7 @@ def _claim(out: Path, asked: dict[str, Any]) -> None:
     if not file.exists():
         return
     try:
-        there = json.loads(file.read_text())
+        there = read_json(file)
         same = there["method"] == "external" and all(there[k] == v for k, v in asked.items())
     except (OSError, ValueError, KeyError, TypeError):
         same = False

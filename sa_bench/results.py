@@ -23,6 +23,8 @@ from sa_bench.bundles import BUNDLED, opened
 from sa_bench.errors import SaBenchError, first_line
 from sa_bench.foreign import SCHEMA, Result
 from sa_bench.store import disk_errors, write_atomic
+from sa_bench.untrusted import read_json, read_packed
+from sa_bench.untrusted_arrays import read_scores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +70,7 @@ def write_measured(folder: Path, measured: Measured) -> None:
 def read_measured(folder: Path) -> tuple[dict[str, Any], Path | None]:
     """What `write_measured` wrote."""
     scores = folder / "scores.parquet"
-    return json.loads((folder / "measurement.json").read_text()), scores if scores.exists() else None
+    return read_json(folder / "measurement.json"), scores if scores.exists() else None
 
 
 def measurement_row(
@@ -158,8 +160,8 @@ def read_results(folders: Iterable[Path]) -> list[dict[str, Any]]:
             raise SaBenchError(f"{folder} holds no result.json. Make some: python -m sa_bench run --help.")
         for path in paths:
             try:
-                row = _readable(path, json.loads(path.read_text()))
-            except (OSError, ValueError, KeyError, TypeError) as error:
+                row = _readable(path, read_json(path))
+            except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
                 raise SaBenchError(
                     f"{path} is not a result file ({first_line(error)}). Delete it and run again."
                 ) from error
@@ -209,15 +211,31 @@ def unpacked(path: Path) -> list[dict[str, Any]]:
         SaBenchError: it is not there, damaged, or of a newer schema.
     """
     try:
-        rows = [json.loads(line) for line in lzma.decompress(path.read_bytes()).decode().splitlines()]
-        found = [_readable(path, row) | {"folder": ""} for row in rows]
+        found = [_scored(_readable(path, row)) | {"folder": ""} for row in read_packed(path)]
         if not found:
             raise ValueError("it holds no result")
-    except (OSError, EOFError, lzma.LZMAError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise SaBenchError(
             f"{path} is no packed results ({first_line(error)}). Make it again: python -m sa_bench pack RUN FILE."
         ) from error
     return found
+
+
+def _scored(row: dict[str, Any]) -> dict[str, Any]:
+    """`row`, once the scores in it are numbers, as many as their seeds and prompts.
+
+    Raises:
+        ValueError, TypeError, AttributeError: they are not.
+    """
+    scores, units = row["scores"], row.get("units", {})
+    for name, column in scores.items():
+        if not isinstance(column, list) or np.array(column, float).ndim != 1:
+            raise ValueError(f"the scores of {name} are no list of numbers")
+        beside = units.get(name, {})
+        if beside and (set(beside) != set(UNITS) or any(len(v) != len(column) for v in beside.values())):
+            raise ValueError(f"the seeds and prompts of {name} are not as many as its scores")
+        _whole(beside)
+    return row
 
 
 def _result_files(folder: Path) -> list[Path]:
@@ -225,8 +243,8 @@ def _result_files(folder: Path) -> list[Path]:
     found = {p for p in folder.glob("**/result.json")}
     for manifest in manifests:
         try:
-            listed = set(json.loads(manifest.read_text())["cells"])
-        except (ValueError, KeyError, TypeError) as error:
+            listed = set(read_json(manifest)["cells"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise SaBenchError(
                 f"{manifest} is damaged ({error}). Run the command again with --overwrite."
             ) from error
@@ -268,16 +286,14 @@ def _stored(folder: str, name: str) -> Mapping[str, np.ndarray]:
     path = Path(folder) / "scores" / f"{name}.parquet"
     if not folder or not path.is_file():
         return {}
-    import pandas as pd
-
     try:
-        frame = pd.read_parquet(path)
+        frame = read_scores(path)
         if "score" not in frame:
             return {}
         return {"score": frame["score"].to_numpy(float)} | {
             k: frame[k].to_numpy(np.int64) for k in UNITS if k in frame
         }
-    except (OSError, ValueError, TypeError) as error:  # pyarrow's own are of these kinds
+    except (OSError, ValueError, TypeError) as error:
         raise SaBenchError(
             f"{path} is no table of scores ({first_line(error)}). Delete its cell's folder and run the command again."
         ) from error

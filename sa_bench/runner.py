@@ -32,6 +32,7 @@ from sa_bench.results import (
 )
 from sa_bench.settings import SMOKE_MODEL
 from sa_bench.store import Store, digest, disk_errors, write_atomic
+from sa_bench.untrusted import read_json
 
 Report = Callable[[str, str, int, int], None]
 """report(cell name, stage, done, total)"""
@@ -158,7 +159,7 @@ def prepare(out: Path, cells: Sequence[Cell], overwrite: bool) -> None:
     manifest = out / "run.json"
     if manifest.exists() and not overwrite:
         try:
-            there = json.loads(manifest.read_text())["cells"]
+            there = read_json(manifest)["cells"]
         except (ValueError, KeyError, TypeError) as error:
             raise SaBenchError(f"{manifest} is damaged; add --overwrite or choose another --out.") from error
         if there != wanted["cells"]:

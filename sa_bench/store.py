@@ -21,6 +21,7 @@ from typing import Any
 from filelock import FileLock
 
 from sa_bench.errors import CellFailed
+from sa_bench.untrusted import read_json
 
 
 def digest(value: Any) -> str:
@@ -101,7 +102,7 @@ class Store:
         if (stage, key) not in self._verified:
             path = self.path(stage, key)
             try:
-                whole = json.loads((path / "meta.json").read_text())["content"] == content(path)
+                whole = read_json(path / "meta.json")["content"] == content(path)
             except (OSError, ValueError, KeyError, TypeError):
                 return False
             if not whole:
@@ -112,7 +113,7 @@ class Store:
     def get(self, stage: str, key: str, cached: bool = True) -> Artifact:
         """A finished artifact."""
         path = self.path(stage, key)
-        meta = json.loads((path / "meta.json").read_text())
+        meta = read_json(path / "meta.json")
         return Artifact(path, key, meta["content"], meta, cached)
 
     def make(
