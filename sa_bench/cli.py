@@ -52,6 +52,7 @@ SweepOption = Annotated[
 MetricOption = Annotated[
     str, typer.Option("--metric", help="Further metrics on top of the task's: names or ./mine.py.")
 ]
+TrustOption = Annotated[bool, typer.Option(help="Run the code of the .py files that the suite names.")]
 ModelOption = Annotated[
     str,
     typer.Option(
@@ -94,7 +95,7 @@ def version(
 
 def _cells(
     suite: str, task: str, method: str, seed: str, base_seed: str, scale: str, sets: list[str] | None,
-    sweeps: list[str] | None, metric: str, model: str = "",
+    sweeps: list[str] | None, metric: str, model: str = "", trust: bool = False,
 ) -> list[Cell]:  # fmt: skip
     """What a command line asks for.
 
@@ -109,7 +110,7 @@ def _cells(
     if suite:
         from sa_bench import suites
 
-        return suites.cells(suite)
+        return suites.cells(suite, trust)
     if not task or not method:
         raise SaBenchError("Give --task and --method, or --suite. See `python -m sa_bench list`.")
     from sa_bench.cells import resolve
@@ -158,6 +159,7 @@ def run(
     sweep: SweepOption = None,
     metric: MetricOption = "",
     model: ModelOption = "",
+    trust: TrustOption = False,
     without: Annotated[
         list[Path] | None, typer.Option(help="Leave out cells that these run folders or packed files have.")
     ] = None,
@@ -170,7 +172,7 @@ def run(
     from sa_bench import api
     from sa_bench.terminal import Live, print_boards
 
-    cells = _cells(suite, task, method, seed, base_seed, scale, set_, sweep, metric, model)
+    cells = _cells(suite, task, method, seed, base_seed, scale, set_, sweep, metric, model, trust)
     if without:
         cells = api.left(cells, without)
     if suite and out is None:
@@ -200,6 +202,7 @@ def evaluate(
     set_: SetOption = None,
     metric: MetricOption = "",
     model: ModelOption = "",
+    trust: TrustOption = False,
     out: Annotated[Path | None, typer.Option(help="Write result.json into this folder.")] = None,
     device: Annotated[str, typer.Option(help="For a checkpoint: cpu, cuda, cuda:1.")] = "cpu",
 ) -> None:
@@ -231,13 +234,14 @@ def plan(
     sweep: SweepOption = None,
     metric: MetricOption = "",
     model: ModelOption = "",
+    trust: TrustOption = False,
     jobs: Annotated[int, typer.Option(help="Cells side by side.")] = 1,
 ) -> None:
     """What `run` would do: stages, what the store has, time, memory and disk. Runs nothing."""
     from sa_bench.planning import plan_text
     from sa_bench.runner import usable_jobs
 
-    cells = _cells(suite, task, method, seed, base_seed, scale, set_, sweep, metric, model)
+    cells = _cells(suite, task, method, seed, base_seed, scale, set_, sweep, metric, model, trust)
     print(plan_text(cells, usable_jobs(jobs)))
 
 

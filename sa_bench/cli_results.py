@@ -203,9 +203,10 @@ def explain(
 def export(
     cell: Annotated[Path, typer.Argument(help="A cell's folder in a run.")],
     folder: Annotated[Path, typer.Argument(help="Where to; new.")],
+    trust: Annotated[bool, typer.Option(help="Run the code of the .py files that the result names.")] = False,
 ) -> None:
     """The forgotten model of a result as files, with a card."""
     from sa_bench.exporting import export as written
 
-    for path in written(cell, folder):
+    for path in written(cell, folder, trust):
         print(path)

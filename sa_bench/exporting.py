@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sa_bench import registry
 from sa_bench.cells import Cell, resolve
 from sa_bench.errors import MissingAsset, SaBenchError
 from sa_bench.settings import store_folder
@@ -20,21 +21,26 @@ from sa_bench.wording import shown
 DELTA = "changed.safetensors"
 
 
-def export(result: Path, folder: Path) -> list[Path]:
+def export(result: Path, folder: Path, trust: bool = False) -> list[Path]:
     """Write the model of the result in `result` (a cell's folder) into the new folder `folder`.
 
     A text-to-image model becomes a folder that `StableDiffusionPipeline.from_pretrained` opens, and the tensors that
     differ from the base alone; another one its weight file. README.md is the model's card.
 
+    Args:
+        result: the cell's folder, or its result.json.
+        folder: where to; new.
+        trust: run the code of the plug-ins that the result names.
+
     Raises:
-        SaBenchError: no finished result there, `folder` is not empty, or the method acts at inference (there is no
-            other model to hand out than the base).
+        SaBenchError: no finished result there, a plug-in without `trust`, `folder` is not empty, or the method acts at
+            inference (there is no other model to hand out than the base).
         MissingAsset: the store no longer has the model.
     """
     row = _row(result)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SaBenchError(f"{folder} is not empty; name a new folder.")
-    cell = again(row)
+    cell = again(row, trust)
     if hasattr(cell.build_method(), "wrap") or hasattr(cell.build_method(), "render"):
         raise SaBenchError(
             f"{cell.method} acts when images are made and changes no weight: what it would hand out is the base model."
@@ -72,16 +78,28 @@ def _row(result: Path) -> Mapping[str, Any]:
     return row
 
 
-def again(row: Mapping[str, Any]) -> Cell:
-    """The cell of a result, from the command that makes it."""
-    words = shlex.split(row["provenance"]["cell_command"])
-    options: dict[str, list[str]] = {}
-    for name, value in zip(words[4::2], words[5::2], strict=True):
-        options.setdefault(name, []).append(value)
-    (cell,) = resolve(
-        options["--task"], options["--method"], row["scale"], [row["seed"]], [row["base_seed"]],
-        options.get("--set", []), [], [m for text in options.get("--metric", []) for m in text.split(",")],
-    )  # fmt: skip
+def again(row: Mapping[str, Any], trust: bool = False) -> Cell:
+    """The cell of a result, from the command that makes it; `trust` runs the plug-ins that it names.
+
+    Raises:
+        SaBenchError: it names a plug-in and is not trusted, or is no command of ours.
+    """
+    try:
+        words = shlex.split(row["provenance"]["cell_command"])
+        options: dict[str, list[str]] = {}
+        for name, value in zip(words[4::2], words[5::2], strict=True):
+            options.setdefault(name, []).append(value)
+        metrics = [m for text in options.get("--metric", []) for m in text.split(",")]
+        if not trust:
+            registry.require_trusted([*options["--task"], *options["--method"], *metrics], "The result")
+        (cell,) = resolve(
+            options["--task"], options["--method"], row["scale"], [row["seed"]], [row["base_seed"]],
+            options.get("--set", []), [], metrics,
+        )  # fmt: skip
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, SaBenchError):
+            raise
+        raise SaBenchError(f"The result's command is none that makes one cell ({error!r}).") from error
     return cell
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from sa_bench.errors import MissingAsset, SaBenchError
 from sa_bench.settings import store_folder, weights_folder
 from sa_bench.store import file_digest
+from sa_bench.untrusted_arrays import load_torch
 
 NAME = "inception-v3-compat"
 LAYER = "2048"
@@ -73,11 +74,10 @@ def _digest(path: Path, size: int, changed: int) -> str:
 
 @lru_cache(maxsize=1)
 def _network(path: Path, device: str):
-    import torch
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     try:
-        torch.load(path, map_location="cpu", weights_only=True)
+        load_torch(path)
     except Exception as error:
         raise SaBenchError(f"{path} holds more than tensors and is not loaded ({error}).") from error
     network = FeatureExtractorInceptionV3(NAME, [LAYER], feature_extractor_weights_path=str(path))

@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, is_dataclass
 from functools import lru_cache
 from importlib import metadata
@@ -143,6 +144,21 @@ def reference(kind: str, name: str) -> str:
 def is_path(reference: str) -> bool:
     """Whether a reference names a file and not a component."""
     return reference.endswith(".py") or "/" in reference
+
+
+def require_trusted(references: Iterable[str], where: str) -> None:
+    """Refuse to run the code of files that another file names.
+
+    Raises:
+        SaBenchError: one of `references` is a file that this process has not been given by its user.
+    """
+    known = {e.path for e in _files.values()}
+    if files := [
+        name for name in references if is_path(name) and Path(name).expanduser().resolve() not in known
+    ]:
+        raise SaBenchError(
+            f"{where} names {files[0]}, whose code would be run. Look at it; if you trust it, add --trust."
+        )
 
 
 def kind_of(path: Path) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sa_bench.untrusted import MIB, Unfit, parse_json
+from sa_bench.untrusted import DEEPEST, MIB, Unfit, parse_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -217,6 +218,40 @@ def require_tensors_fit(path: Path) -> None:
             raise Unfit(f"its part {packed[0].filename[:80]!r} is compressed, which torch.save never does")
         if sum(max(info.file_size, info.compress_size) for info in infos) > path.stat().st_size:
             raise Unfit("its parts come to more than the file")
+
+
+def load_torch(path: Path, lazily: bool = False) -> Any:
+    """What torch saved, read by the loader that admits tensors and plain values alone, on the CPU.
+
+    Args:
+        path: the file.
+        lazily: tensors are read when they are used, where the file is of the kind that can.
+
+    Raises:
+        Unfit: it would take too much memory.
+        Exception: of torch's and zipfile's kinds, where it is damaged or holds more than tensors.
+    """
+    import torch
+
+    zipped = zipfile.is_zipfile(path)
+    if zipped:
+        require_tensors_fit(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily and zipped)
+    level, size = [found], 0
+    for _ in range(DEEPEST):  # a view of a few numbers may say that it is any number of them
+        size += sum(v.numel() * v.element_size() for v in level if isinstance(v, torch.Tensor))
+        inner = (
+            v.values() if isinstance(v, Mapping) else v
+            for v in level
+            if isinstance(v, (Mapping, list, tuple))
+        )
+        level = [part for parts in inner for part in parts]
+        require_room(size, path)
+        if not level or len(level) > MEMBERS:
+            break
+    return found
 
 
 def require_scores(path: Path) -> None:

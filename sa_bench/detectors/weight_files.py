@@ -12,6 +12,7 @@ from typing import Any
 from sa_bench.errors import MissingAsset, SaBenchError
 from sa_bench.settings import store_folder, weights_folder
 from sa_bench.store import file_digest
+from sa_bench.untrusted_arrays import load_torch
 
 
 def places(name: str, hub: str = "") -> list[Path]:
@@ -124,10 +125,8 @@ def tensors(path: Path) -> Mapping[str, Any]:
     Raises:
         SaBenchError: unreadable, or it holds more than that.
     """
-    import torch
-
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        found = load_torch(path)
     except Exception as error:
         raise SaBenchError(f"{path} holds more than tensors or is damaged, and is not loaded.") from error
     if not isinstance(found, Mapping):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import warnings
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -245,13 +243,8 @@ def _format(path: Path) -> str:
 
 
 def _unpickled(path: Path, lazily: bool = False) -> dict[str, Tensor]:
-    zipped = zipfile.is_zipfile(path)
     try:
-        if zipped:
-            untrusted_arrays.require_tensors_fit(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily and zipped)
+        found = untrusted_arrays.load_torch(path, lazily)
     except Exception as error:
         said = str(error)
         if unsafe := re.search(r"GLOBAL (\S+)|[Cc]lass (\S+) (?:was|is) not", said):
@@ -270,12 +263,6 @@ def _unpickled(path: Path, lazily: bool = False) -> dict[str, Tensor]:
     if not isinstance(found, Mapping):
         raise SaBenchError(f"{path} holds a {type(found).__name__}, no named tensors. {ACCEPTED}.")
     tensors = {str(k): v.detach() for k, v in found.items() if isinstance(v, Tensor)}
-    size = sum(value.numel() * value.element_size() for value in tensors.values())
-    if size > untrusted_arrays.allowed(path):
-        raise SaBenchError(
-            f"{path} says that its tensors come to {size / 1e9:,.1f} GB, and is {path.stat().st_size:,} bytes long. Get "
-            "the file again."
-        )
     if not tensors:
         held = _some([str(k) for k in found])
         raise SaBenchError(f"{path} holds no tensor{f' but {held}' if held else ''}. {ACCEPTED}.")
