@@ -23,6 +23,7 @@ from sa_bench import __version__, registry
 from sa_bench.errors import SaBenchError
 from sa_bench.explicit import explicit
 from sa_bench.foreign import MODEL, Differs, require_plain, require_readable, result
+from sa_bench.sealing import EDITED, FILES
 from sa_bench.settings import store_folder
 from sa_bench.store import Store, digest, disk_errors, file_digest
 from sa_bench.untrusted import MIB, parse_json
@@ -41,6 +42,7 @@ DAMAGE = (
 )  # fmt: skip
 """What zipfile, its decompressors and a manifest of another form raise."""
 BASE = "-base.safetensors"
+AGAIN = "Make it again: the command of the run, with the same --out."
 LEFT_OUT = "deleted by the run", "images left out", "may show nudity"
 
 
@@ -71,6 +73,8 @@ def write(
     left_out: dict[str, dict[str, Any]] = {}
     for row in rows:
         folder = Path(row["folder"])
+        if row.get("origin") == EDITED:
+            raise SaBenchError(f"{folder}: its result was {EDITED}. {AGAIN}")
         if row["method"] == "external" or not row["folder"] or row.get("origin"):
             raise SaBenchError(
                 f"{row['folder'] or row['task']} has no images of its own: a bundle is made of run folders."
@@ -92,16 +96,13 @@ def write(
         if models:
             members[f"{folder.name}/{MODEL}"] = folder / MODEL
     if gone := [path for path in members.values() if not path.is_file()]:
-        raise SaBenchError(f"{gone[0]} is gone. Make it again: the command of the run, with the same --out.")
+        raise SaBenchError(f"{gone[0]} is gone. {AGAIN}")
     hashes = {name: file_digest(path) for name, path in members.items()}
     for row in rows:
-        for name, made in (row["artifacts"].get("samples") or {}).items():
-            file_of = f"{Path(row['folder']).name}/{name}.safetensors"
-            if file_of in hashes and set_hash(name, hashes[file_of]) != made:
-                raise SaBenchError(
-                    f"{members[file_of]} is not the file that its result.json names: it was changed since. Make it again: "
-                    "the command of the run, with the same --out."
-                )
+        if changed := _changed(row, hashes):
+            raise SaBenchError(
+                f"{members[changed]} is not the file that its result.json names: {EDITED}. {AGAIN}"
+            )
     manifest = {
         "bundle": SCHEMA, "sa_bench": __version__, "by": _name(by), "cells": [Path(r["folder"]).name for r in rows],
         **facts(rows), "left_out": left_out,
@@ -116,6 +117,19 @@ def write(
         finally:
             part.unlink(missing_ok=True)
     return manifest
+
+
+def _changed(row: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
+    """The first member of a cell whose hash is not the one that its result gives for it; empty: there is none."""
+    cell = f"{Path(row['folder']).name}/"
+    for name, sha256 in row.get(FILES, {}).items():
+        if hashes.get(cell + name, sha256) != sha256:
+            return cell + name
+    for name, made in (row["artifacts"].get("samples") or {}).items():
+        member = f"{cell}{name}.safetensors"
+        if member in hashes and set_hash(name, hashes[member]) != made:
+            return member
+    return ""
 
 
 def _why_left_out(path: Path, name: str, row: Mapping[str, Any], images: bool, nudity: bool) -> str:
@@ -204,7 +218,11 @@ class Bundle:
                 raise Differs(
                     f"{self.file}: {name}: standing: it says {row['standing']}; {row['method']} is a {stands}."
                 )
-            found.append(row | {"folder": str(self.folder / name), "origin": self.origin})
+            row |= {"folder": str(self.folder / name), "origin": self.origin}
+            hashes = {member: entry["sha256"] for member, entry in self.manifest["members"].items()}
+            if changed := _changed({**row, "artifacts": {}}, hashes):
+                raise Differs(f"{self.file}: {changed} is not the file that its result.json names: {EDITED}.")
+            found.append(row)
         return found
 
 

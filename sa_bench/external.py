@@ -19,12 +19,12 @@ from sa_bench.checking import check_precision, class_index
 from sa_bench.contracts import Task
 from sa_bench.errors import MissingAsset, SaBenchError
 from sa_bench.measuring import Subject, measure_all
-from sa_bench.results import SCHEMA, command_line, provenance, to_json
+from sa_bench.results import SCHEMA, command_line, provenance, write_result
 from sa_bench.sample_sets import SampleSet, file_hash
 from sa_bench.sampling import KEPT, rows
 from sa_bench.settings import SMOKE_MODEL, store_folder
 from sa_bench.stages import Chain
-from sa_bench.store import Store, digest, write_atomic
+from sa_bench.store import Store, digest
 from sa_bench.untrusted import read_json
 
 FILES = {
@@ -97,7 +97,7 @@ def evaluate_images(
         "provenance": provenance(command_line(), {"base": chain.base.content} if base else {}),
     }  # fmt: skip
     if out is not None:
-        write_atomic(out / "result.json", to_json(result).encode())
+        write_result(out, result)
     return result
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from sa_bench import untrusted, untrusted_arrays
 from sa_bench.errors import CellFailed, SaBenchError, first_line
+from sa_bench.sealing import EDITED, FILES, edited
 
 SCHEMA = 1  # of a result
 MODEL = "model.safetensors"
@@ -110,6 +111,8 @@ def result(raw: bytes, where: str) -> dict[str, Any]:
         _task(row["task_values"])
         for text in (row["provenance"]["command"], row["provenance"].get("cell_command", "")):
             _require_command(text)
+        if edited(row):
+            raise Differs(f"{where}: result.json was {EDITED}: its hash over itself differs.")
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
@@ -120,7 +123,7 @@ def result(raw: bytes, where: str) -> dict[str, Any]:
         raise Differs(f"{where}: result.json is not what `run` writes ({error}).") from error
     for m in row["measurements"]:
         m["ledger"] = None  # what was published is this version's to say
-    return {k: v for k, v in row.items() if k in ("schema", *Result.model_fields)}
+    return {k: v for k, v in row.items() if k in ("schema", FILES, *Result.model_fields)}
 
 
 def require_plain(value: Any) -> None:

@@ -22,6 +22,7 @@ from sa_bench import __version__
 from sa_bench.bundles import BUNDLED, opened
 from sa_bench.errors import SaBenchError, first_line
 from sa_bench.foreign import SCHEMA, Result
+from sa_bench.sealing import EDITED, edited, sealed
 from sa_bench.store import disk_errors, write_atomic
 from sa_bench.untrusted import read_json, read_packed
 from sa_bench.untrusted_arrays import read_scores
@@ -35,6 +36,11 @@ PLACES = ("--out", "--without")
 PACKED = ".jsonl.xz"
 UNITS = ("seed", "prompt")  # columns that say which image a score is of
 FIELDS = ("value", "low", "high", "interval", "n", "n_unit", "judges", "extra", "reason")
+
+
+def write_result(folder: Path, row: Mapping[str, Any]) -> None:
+    """Write `result.json` into `folder`, with the hashes of the files there and one over itself."""
+    write_atomic(folder / "result.json", to_json(sealed(_plain(row), folder)).encode())
 
 
 def to_json(value: Any) -> str:
@@ -165,8 +171,17 @@ def read_results(folders: Iterable[Path]) -> list[dict[str, Any]]:
                 raise SaBenchError(
                     f"{path} is not a result file ({first_line(error)}). Delete it and run again."
                 ) from error
-            rows.append(row | {"folder": str(path.parent)})
+            rows.append(_told(row, path.parent) | {"folder": str(path.parent)})
     return rows
+
+
+def _told(row: dict[str, Any], folder: Path | None = None) -> dict[str, Any]:
+    """`row`; one that was edited since it was written stands apart from others by its `origin`, and that is said."""
+    if not (what := edited(row, folder)):
+        return row
+    where = f"{folder}: {what}" if folder else f"{row['method']} on {row['task']}, cell {row['cell']}"
+    print(f"note: {where} was {EDITED}; it stands apart.", file=sys.stderr)
+    return row | {"origin": EDITED}
 
 
 def _readable(path: Path, row: Any) -> dict[str, Any]:
@@ -200,8 +215,8 @@ def packed(rows: Iterable[Mapping[str, Any]]) -> bytes:
             name: {k: columns[k].tolist() for k in UNITS} for name, columns in found.items() if set(UNITS) <= set(columns)
         } if row["task_values"].get("prompts") else {}  # fmt: skip
         line = {k: v for k, v in row.items() if k != "folder"} | {"scores": scores}
-        lines.append(line | ({"units": units} if units else {}))
-    return lzma.compress("".join(json.dumps(_plain(line)) + "\n" for line in lines).encode(), preset=9)
+        lines.append(sealed(_plain(line | ({"units": units} if units else {}))))
+    return lzma.compress("".join(json.dumps(line) + "\n" for line in lines).encode(), preset=9)
 
 
 def unpacked(path: Path) -> list[dict[str, Any]]:
@@ -211,7 +226,7 @@ def unpacked(path: Path) -> list[dict[str, Any]]:
         SaBenchError: it is not there, damaged, or of a newer schema.
     """
     try:
-        found = [_scored(_readable(path, row)) | {"folder": ""} for row in read_packed(path)]
+        found = [_told(_scored(_readable(path, row))) | {"folder": ""} for row in read_packed(path)]
         if not found:
             raise ValueError("it holds no result")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:

@@ -28,7 +28,7 @@ from sa_bench.results import (
     command_line,
     metric_of,
     provenance,
-    to_json,
+    write_result,
 )
 from sa_bench.settings import SMOKE_MODEL
 from sa_bench.store import Store, digest, disk_errors, write_atomic
@@ -54,9 +54,9 @@ def run_cell(
             if not isinstance(error, SaBenchError):
                 write_atomic(folder / "error.log", traceback.format_exc().encode())
                 result["error"] += f" (details: {folder / 'error.log'})"
-            write_atomic(folder / "result.json", to_json(result).encode())
+            write_result(folder, result)
         return result
-    write_atomic(folder / "result.json", to_json(result).encode())
+    write_result(folder, result)
     return result
 
 
@@ -256,7 +256,7 @@ def _lost(cell: Cell, out: Path, command: str) -> dict[str, Any]:
         "error": reason,
         "exit_code": CellFailed.exit_code,
     }
-    write_atomic(out / cell.name / "result.json", to_json(result).encode())
+    write_result(out / cell.name, result)
     return result
 
 
