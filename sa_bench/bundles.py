@@ -21,6 +21,7 @@ from typing import Any
 
 from sa_bench import __version__, registry
 from sa_bench.errors import SaBenchError
+from sa_bench.escaping import steering
 from sa_bench.explicit import explicit
 from sa_bench.foreign import MODEL, Differs, require_plain, require_readable, result
 from sa_bench.sealing import EDITED, FILES
@@ -97,6 +98,9 @@ def write(
             members[f"{folder.name}/{MODEL}"] = folder / MODEL
     if gone := [path for path in members.values() if not path.is_file()]:
         raise SaBenchError(f"{gone[0]} is gone. {AGAIN}")
+    for path in members.values():
+        if path.name == "result.json":  # what nobody would open is not packed
+            result(path.read_bytes(), str(path))
     hashes = {name: file_digest(path) for name, path in members.items()}
     for row in rows:
         if changed := _changed(row, hashes):
@@ -148,7 +152,7 @@ def _why_left_out(path: Path, name: str, row: Mapping[str, Any], images: bool, n
 
 
 def _name(by: str) -> str:
-    if len(by) > LONGEST or not by.isprintable():
+    if len(by) > LONGEST or steering(by) or "\n" in by or "\t" in by:
         raise SaBenchError(f"--by takes at most {LONGEST} letters on one line.")
     return by
 
@@ -289,7 +293,7 @@ def _inside(name: str) -> bool:
     """Whether a member's name is one that `write` may give: `manifest.json`, `CELL/FILE`, `CELL/scores/FILE`."""
     parts = name.split("/")
     plain = all(
-        part and len(part) <= 200 and part[0] not in ". " and part.isprintable() and not set('\\:*?"<>|') & set(part)
+        part and len(part) <= 200 and part[0] not in ". " and not steering(part) and not set('\\:*?"<>|\n\t') & set(part)
         for part in parts
     )  # fmt: skip
     shape = name == MANIFEST or len(parts) == 2 or (len(parts) == 3 and parts[1] == "scores")

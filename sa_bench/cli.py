@@ -11,7 +11,7 @@ import typer
 
 from sa_bench import __version__, cli_results
 from sa_bench.cli_store import store_app
-from sa_bench.cli_text import seeds, split
+from sa_bench.cli_text import say, seeds, split
 from sa_bench.errors import SaBenchError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False) or 0
     except SaBenchError as error:
-        print(f"sa_bench: {error}", file=sys.stderr)
+        say(f"sa_bench: {error}", file=sys.stderr)
         code = error.exit_code
     except typer.Exit as stop:
         code = stop.exit_code
@@ -75,11 +75,11 @@ def main() -> None:
         code = INTERRUPTED
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's usage errors
-            print(f"sa_bench: {error.format_message()} See --help.", file=sys.stderr)  # type: ignore[attr-defined]
+            say(f"sa_bench: {error.format_message()} See --help.", file=sys.stderr)  # type: ignore[attr-defined]
             sys.exit(2)
         raise
     if code == INTERRUPTED:  # typer turns Ctrl-C into this code as well
-        print("\nsa_bench: stopped. The same command goes on where this one was.", file=sys.stderr)
+        say("\nsa_bench: stopped. The same command goes on where this one was.", file=sys.stderr)
     sys.exit(code)
 
 
@@ -89,7 +89,7 @@ def version(
 ) -> None:
     """Did this method make this model forget this concept, at what cost, how sure are we?"""
     if show:
-        print(f"sa_bench {__version__}")
+        say(f"sa_bench {__version__}")
         raise typer.Exit
 
 
@@ -130,13 +130,13 @@ def list_components() -> None:
 
     for kind in ("task", "method", "metric"):
         found = entries(kind)
-        print(f"{ROOMS[kind]}:")
+        say(f"{ROOMS[kind]}:")
         width = max(len(e.name) for e in found)
         for entry in found:
-            print(f"  {entry.name:<{width}}  {entry.summary.replace('`', '')}")
-    print("suites:")
+            say(f"  {entry.name:<{width}}  {entry.summary.replace('`', '')}")
+    say("suites:")
     for name, summary in suites.entries():
-        print(f"  {name}  {summary}")
+        say(f"  {name}  {summary}")
 
 
 @app.command()
@@ -144,7 +144,7 @@ def show(name: str) -> None:
     """Fields, presets, source and documentation of a component."""
     from sa_bench.describe import describe
 
-    print(describe(name))
+    say(describe(name))
 
 
 @app.command()
@@ -185,7 +185,7 @@ def run(
     from sa_bench.runner import exit_code
 
     print_boards(results)
-    print(f"\nReport: {report}\nResults: {folder}")
+    say(f"\nReport: {report}\nResults: {folder}")
     raise typer.Exit(exit_code(results))
 
 
@@ -242,7 +242,7 @@ def plan(
     from sa_bench.runner import usable_jobs
 
     cells = _cells(suite, task, method, seed, base_seed, scale, set_, sweep, metric, model, trust)
-    print(plan_text(cells, usable_jobs(jobs)))
+    say(plan_text(cells, usable_jobs(jobs)))
 
 
 @app.command()
@@ -253,7 +253,7 @@ def doctor(
     from sa_bench.assets import doctor_text, task_text
 
     text, missing = task_text(task) if task else doctor_text()
-    print(text)
+    say(text)
     raise typer.Exit(3 if missing else 0)
 
 
@@ -283,9 +283,9 @@ def check(name: Annotated[str, typer.Argument(help="Component, or ./mine.py.")])
 
     found = [(kind, n, finding) for kind, n in components(name) for finding in findings(kind, n)]
     for kind, n in dict.fromkeys((kind, n) for kind, n, _ in found):
-        print(f"{kind} {n}:")
+        say(f"{kind} {n}:")
         for finding in (f for k, m, f in found if (k, m) == (kind, n)):
-            print(f"  {'ok  ' if finding.kept else 'FAIL'}  {finding.text}")
+            say(f"  {'ok  ' if finding.kept else 'FAIL'}  {finding.text}")
     raise typer.Exit(0 if all(finding.kept for _, _, finding in found) else 1)
 
 
@@ -297,9 +297,9 @@ def new_method(
     from sa_bench import scaffold
 
     path = scaffold.new_method(name, folder)
-    print(f"Wrote {path}. Next:")
-    print(f"  python -m sa_bench check {path if path.is_absolute() else './' + str(path)}")
-    print(f"  python -m sa_bench run --task mnist_0 --method ./{path},retrain,relabel --scale quick")
+    say(f"Wrote {path}. Next:")
+    say(f"  python -m sa_bench check {path if path.is_absolute() else './' + str(path)}")
+    say(f"  python -m sa_bench run --task mnist_0 --method ./{path},retrain,relabel --scale quick")
 
 
 cli_results.add_to(app)

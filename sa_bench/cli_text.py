@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TextIO
+
 from sa_bench.errors import SaBenchError
+from sa_bench.escaping import terminal
 
 
 def split(text: str) -> list[str]:
@@ -27,3 +30,8 @@ def seeds(text: str, option: str) -> list[int]:
         return [int(part) for part in split(text)]
     except ValueError:
         raise SaBenchError(f"{option} takes whole numbers separated by commas, got {text!r}.") from None
+
+
+def say(text: object, file: TextIO | None = None) -> None:
+    """Print a line or more for people; nothing in it steers their terminal."""
+    print(terminal(text), file=file)

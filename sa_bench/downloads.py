@@ -198,7 +198,7 @@ def _bar(name: str) -> Iterator[Advance]:
     from rich.progress import TransferSpeedColumn as Speed
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(24),
         DownloadColumn(),
         Speed(),

@@ -12,6 +12,7 @@ from typing import Any
 from sa_bench import registry
 from sa_bench.cells import Cell, resolve
 from sa_bench.errors import MissingAsset, SaBenchError
+from sa_bench.escaping import fenced, markdown
 from sa_bench.settings import store_folder
 from sa_bench.stages import Chain
 from sa_bench.store import Store, write_atomic
@@ -105,28 +106,30 @@ def again(row: Mapping[str, Any], trust: bool = False) -> Cell:
 
 def card(row: Mapping[str, Any]) -> Iterator[str]:
     """A model card in Markdown: what was forgotten, from what, how, and what was measured afterwards."""
-    yield f"# {row['task_title']}: `{row['method']}`"
+    yield f"# {markdown(row['task_title'])}: {markdown(row['method'])}"
     yield ""
-    yield f"A model made to forget **{row['concept']}** by `{row['method']}`, written by sa_bench."
+    yield f"A model made to forget **{markdown(row['concept'])}** by {markdown(row['method'])}, written by sa_bench."
     yield ""
     base = row["task_values"].get("model") or f"{row['task']}, base seed {row['base_seed']}"
-    yield f"- base model {base}, sha256 `{row['artifacts']['base']}`"
-    yield f"- forgotten model, key `{row['artifacts']['model']}`"
-    yield f"- fields: `{json.dumps(row['fields'], sort_keys=True)}`"
-    yield f"- made again by `{row['provenance']['cell_command']}`"
+    yield f"- base model {markdown(base)}, sha256 {markdown(row['artifacts']['base'])}"
+    yield f"- forgotten model, key {markdown(row['artifacts']['model'])}"
+    yield f"- fields: {markdown(json.dumps(row['fields'], sort_keys=True))}"
+    yield ""
+    yield from fenced([row["provenance"]["cell_command"]])
     yield ""
     yield "| measured | value | 95 % interval | n | the base model |"
     yield "|---|---|---|---|---|"
     for m in row["measurements"]:
         if m["value"] is None:
-            yield f"| {m['title']} | n/a: {m['reason']} | | | |"
+            yield f"| {markdown(m['title'])} | n/a: {markdown(m['reason'])} | | | |"
             continue
         bounds = "" if m["low"] is None else f"{shown(m['low'], m['unit'])} to {shown(m['high'], m['unit'])}"
         base = "" if m["base"] is None else shown(m["base"], m["unit"])
-        yield f"| {m['title']} | {shown(m['value'], m['unit'])} | {bounds} | {m['n']} {m['n_unit']}s | {base} |"
+        cells = (m["title"], shown(m["value"], m["unit"]), bounds, f"{m['n']} {m['n_unit']}s", base)
+        yield f"| {' | '.join(map(markdown, cells))} |"
     yield ""
     for flag in row["flags"]:
-        yield f"**{flag}**"
+        yield f"**{markdown(flag)}**"
         yield ""
     yield (
         "Forgetting is not erasure: `recovery` says how much comes back when only the condition is fitted again. Nothing is"

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from sa_bench import untrusted, untrusted_arrays
 from sa_bench.errors import CellFailed, SaBenchError, first_line
+from sa_bench.escaping import steering
 from sa_bench.sealing import EDITED, FILES, edited
 
 SCHEMA = 1  # of a result
@@ -133,16 +134,16 @@ def require_plain(value: Any) -> None:
     elif isinstance(value, list):
         for part in value:
             require_plain(part)
-    elif isinstance(value, str) and not value.replace("\n", "").replace("\t", "").isprintable():
-        raise ValueError(f"a text holds control characters: {value[:40]!r}")
+    elif isinstance(value, str) and (found := steering(value)):
+        raise ValueError(f"a text holds control characters: {found[0]!r} in {value[:40]!r}")
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{value} is no number")  # 1e999
 
 
 def _require_command(text: str) -> None:
     """Reports show it to be repeated: it must be one command of this suite and nothing that a shell would add to it."""
-    text = text.strip()
-    if text and not (text.startswith("python -m sa_bench") and shlex.join(shlex.split(text)) == text):
+    text, ours = text.strip(), ["python", "-m", "sa_bench"]
+    if text and not ((words := shlex.split(text))[:3] == ours and shlex.join(words) == text):
         raise ValueError(f"the command {text[:60]!r} is none of sa_bench")
 
 

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from sa_bench import __version__
 from sa_bench.bundles import BUNDLED, opened
 from sa_bench.errors import SaBenchError, first_line
+from sa_bench.escaping import terminal
 from sa_bench.foreign import SCHEMA, Result
 from sa_bench.sealing import EDITED, edited, sealed
 from sa_bench.store import disk_errors, write_atomic
@@ -180,7 +181,7 @@ def _told(row: dict[str, Any], folder: Path | None = None) -> dict[str, Any]:
     if not (what := edited(row, folder)):
         return row
     where = f"{folder}: {what}" if folder else f"{row['method']} on {row['task']}, cell {row['cell']}"
-    print(f"note: {where} was {EDITED}; it stands apart.", file=sys.stderr)
+    print(terminal(f"note: {where} was {EDITED}; it stands apart."), file=sys.stderr)
     return row | {"origin": EDITED}
 
 

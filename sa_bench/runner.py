@@ -23,6 +23,7 @@ from sa_bench.cards import judge_card
 from sa_bench.cells import Cell
 from sa_bench.cells import command as cell_command
 from sa_bench.errors import CellFailed, MissingAsset, SaBenchError
+from sa_bench.escaping import visible
 from sa_bench.results import (
     SCHEMA,
     command_line,
@@ -61,7 +62,7 @@ def run_cell(
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or "no message"
+    text = " ".join(visible(error).split()) or "no message"
     return text if isinstance(error, SaBenchError) else f"{type(error).__name__}: {text}"
 
 

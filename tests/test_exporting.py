@@ -25,9 +25,9 @@ def test_a_model_is_written_with_its_card_and_loads(store_env, tmp_path):
     VAE().load(tmp_path / "out" / "model.safetensors")
     card = (tmp_path / "out" / "README.md").read_text()
     row = json.loads((cell / "result.json").read_text())
-    assert "forget **zero** by `relabel`" in card
+    assert "forget **zero** by relabel," in card
     assert row["artifacts"]["model"] in card
-    assert "Images of c_f still judged c_f" in card
+    assert r"Images of c\_f still judged c\_f" in card
     with pytest.raises(SaBenchError, match="not empty"):
         export(cell, tmp_path / "out")
 
