@@ -64,6 +64,7 @@ class Measurement(BaseModel):
     better: str | None
     source: str
     base: float | None
+    ledger: dict[str, Any] | None = None
     fingerprint: dict[str, Any]
 
 
@@ -165,11 +166,17 @@ def readable(rows: Iterable[Mapping[str, Any]]) -> Iterator[None]:
     except SaBenchError:
         raise
     except Exception as error:
-        whose = sorted({row["origin"] for row in rows if row.get("origin")})
+        whose = sorted(
+            {
+                row.get("origin") or "a packed file"
+                for row in rows
+                if row.get("origin") or not row.get("folder")
+            }
+        )
         if not whose:
             raise
         raise SaBenchError(
-            f"These results cannot be shown ({type(error).__name__}: {error}); of others are those by "
+            f"These results cannot be shown ({type(error).__name__}: {error}); not from a run of ours are those of "
             f"{', '.join(whose)}: python -m sa_bench verify FILE."
         ) from error
 
