@@ -24,6 +24,7 @@ from sa_bench.cards import judge_card
 from sa_bench.claims import verdicts
 from sa_bench.comparing import COMPARED, checkpoints, comparisons, difference
 from sa_bench.errors import SaBenchError
+from sa_bench.escaping import visible
 from sa_bench.explicit import explicit
 from sa_bench.plots import curves, sweeps, tradeoff
 from sa_bench.ranking import boards
@@ -45,7 +46,7 @@ def render(results: Sequence[Mapping[str, Any]], at: Path | None = None, unblurr
     folder = Path(__file__).parent / "templates"
     environment = Environment(
         loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
+        lstrip_blocks=True, finalize=_finalized,
     )  # fmt: skip
     script = (folder / "report.js").read_text(encoding="utf-8")
     environment.globals |= {
@@ -62,6 +63,11 @@ def render(results: Sequence[Mapping[str, Any]], at: Path | None = None, unblurr
         "protocol": protocol,
     }  # fmt: skip
     return environment.get_template("report.html").render(boards=boards(results))
+
+
+def _finalized(value: Any) -> Any:
+    """What an expression of a template puts into the page; what is markup by now stays so."""
+    return type(value)(visible(value)) if isinstance(value, str) else value
 
 
 def once() -> Callable[[str], tuple[str, bool]]:

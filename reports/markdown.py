@@ -7,6 +7,8 @@ from sa_bench import __version__, beside
 from sa_bench.board import Board, Endpoint, Line
 from sa_bench.claims import verdicts
 from sa_bench.comparing import COMPARED, checkpoints, comparisons, difference
+from sa_bench.escaping import fenced, paragraph
+from sa_bench.escaping import markdown as escape
 from sa_bench.ranking import boards
 from sa_bench.wording import FRONT, Notes, elsewhere, machine, percent, protocol, shown, spread
 
@@ -18,7 +20,7 @@ def render(results: Sequence[Mapping[str, Any]]) -> str:
 
 def _section(board: Board) -> str:
     missing = Notes()
-    parts = [f"## {escape(board.title)} · scale {board.scale}", "", escape(board.headline), ""]
+    parts = [f"## {escape(board.title)} · scale {escape(board.scale)}", "", paragraph(board.headline), ""]
     parts += [f"- **{escape(line.label)}**{_mark(line)}: {escape(line.sentence)}" for line in board.lines]
     parts += [
         "",
@@ -26,7 +28,7 @@ def _section(board: Board) -> str:
         "",
         _notes(board),
         "",
-        protocol(board),
+        _protocol(board),
         "",
         *([escape(elsewhere(board)), ""] if board.origins else []),
         *_others(board, missing),
@@ -39,14 +41,6 @@ def _section(board: Board) -> str:
         *_ledger(board),
     ]
     return "\n".join([*parts, *_provenance(board), ""])
-
-
-def escape(text: object) -> str:
-    """Text that Markdown (and the HTML in it) shows literally."""
-    out = str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    for mark in ("\\", "|", "*", "_", "`", "[", "]", "#"):
-        out = out.replace(mark, "\\" + mark)
-    return " ".join(out.split())
 
 
 def _mark(line: Line) -> str:
@@ -64,7 +58,7 @@ def _cell(endpoint: Endpoint | None, unit: str | None, missing: Notes) -> str:
         return f"n/a \\[{missing.number(endpoint)}\\]"
     text = shown(endpoint.value, unit)
     found = spread(endpoint, " – ").removesuffix(" %")
-    return f"{text} ({found})" if found else text
+    return escape(f"{text} ({found})" if found else text)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -79,8 +73,12 @@ def _reasons(missing: Notes) -> list[str]:
 
 def _endpoints(board: Board, missing: Notes) -> list[str]:
     facts = _rows(board)
-    head = ["#", "method", *(f"{name} ({_measure(facts[name])})" for name in board.primary if name in facts)]
-    head += ["recoverable?", "Pareto front", "runs", board.cost_title]
+    head = [
+        "#",
+        "method",
+        *(escape(f"{name} ({_measure(facts[name])})") for name in board.primary if name in facts),
+    ]
+    head += ["recoverable?", "Pareto front", "runs", escape(board.cost_title)]
     rows = []
     for line in board.lines:
         cells = [str(line.rank or "–"), escape(line.label) + _mark(line)]
@@ -90,7 +88,7 @@ def _endpoints(board: Board, missing: Notes) -> list[str]:
             if name in facts
         ]
         recoverable = "the floor" if line.standing == "reference" else line.recoverable
-        rows.append([*cells, recoverable, escape(line.place), str(len(line.cells)), _cost(line)])
+        rows.append([*cells, escape(recoverable), escape(line.place), str(len(line.cells)), _cost(line)])
     return _table(head, rows)
 
 
@@ -114,6 +112,11 @@ def _notes(board: Board) -> str:
     return f"{text} Base models {bases}, forgetting seeds {seeds}; every judge and every base ships with the package."
 
 
+def _protocol(board: Board) -> str:
+    told, ours, rest = protocol(board).rpartition(" Column `base`")
+    return escape(told) + ours + rest
+
+
 def _others(board: Board, missing: Notes) -> list[str]:
     facts = _rows(board)
     names = [name for name in facts if name not in board.primary]
@@ -123,7 +126,7 @@ def _others(board: Board, missing: Notes) -> list[str]:
         unit = facts[name]["unit"]
         found = [line.endpoints.get(name) for line in board.lines]
         base = next((e.base for e in found if e is not None and e.base is not None), None)
-        row = [escape(name), facts[name]["better"] or "–", shown(base, unit)]
+        row = [escape(name), escape(facts[name]["better"] or "–"), escape(shown(base, unit))]
         rows.append(row + [_cell(e, unit, missing) for e in found])
     return [*_table(head, rows), ""] if rows else []
 
@@ -167,7 +170,7 @@ def _recovery(board: Board) -> list[str]:
     rows = []
     for dose in sorted(rates, key=lambda d: (int(d[0]), float(d[1]), int(d[2]))):
         found = [rates[dose].get(line.label) for line in board.lines]
-        rows.append([*dose, *(percent(sum(f) / len(f)) if f else "n/a" for f in found)])
+        rows.append([*map(escape, dose), *(percent(sum(f) / len(f)) if f else "n/a" for f in found)])
     title = "Recovery by dose: the best start at each, by the designated judge alone, mean over runs."
     return [title, "", *_table(head, rows), ""]
 
@@ -240,7 +243,7 @@ def _judges(board: Board) -> list[str]:
             ]  # fmt: skip
             row.append(percent(sum(found) / len(found)) if found else "n/a")
         rows.append(row)
-    head = [f"{board.primary[0]} by judge", *(escape(line.label) for line in board.lines)]
+    head = [escape(f"{board.primary[0]} by judge"), *(escape(line.label) for line in board.lines)]
     return [*_table(head, rows), ""] if rows else []
 
 
@@ -251,7 +254,7 @@ def _provenance(board: Board) -> list[str]:
     versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
     failed = [f"- {escape(c['method'])}: {escape(c['error'])}" for line in board.lines for c in line.failed]
     return [
-        "Repeat it:", "", "```", *commands, "```", "",
+        "Repeat it:", "", *fenced(commands), "",
         f"{escape(machine(facts['hardware']))}; {escape(versions)}; written by sa\\_bench {__version__}.",
         *(["", "Failed cells:", "", *failed] if failed else []),
     ]  # fmt: skip

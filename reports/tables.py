@@ -1,11 +1,13 @@
 """Tables for papers as LaTeX (booktabs), Markdown, CSV and HTML; every name and text is escaped."""
 
 import csv
-import html
 import io
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 
+from sa_bench.escaping import fenced, paragraph, spreadsheet, visible
+from sa_bench.escaping import markdown as md
+from sa_bench.escaping import page as page_text
 from sa_bench.tables import Entry, Row, Table
 from sa_bench.tex import tex
 
@@ -66,7 +68,7 @@ def latex(tables: Sequence[Table]) -> str:
             "\\bottomrule", "\\end{tabular}}", "\\par\\smallskip",
             "\\raggedright\\footnotesize\\sloppy", *marks.explained(),
             *(f"{tex(line)}\\par" for line in _below(table)), "\\end{minipage}}",
-            *(f"% {' '.join(line.split())}" for line in ([EMPTY, *commands] if commands else [])),
+            *(f"% {' '.join(visible(line).split())}" for line in ([EMPTY, *commands] if commands else [])),
             "\\end{table}",
         ]  # fmt: skip
     return "\n".join(parts) + "\n"
@@ -104,16 +106,16 @@ def markdown(tables: Sequence[Table]) -> str:
     """A Markdown table each, what is to be said below it, the claims, and the commands that fill empty cells."""
     parts = []
     for table in tables:
-        parts += [f"## {_md(table.title)}", ""]
-        head = ["", *(_md(c.title + _arrow(c.better)) for c in table.columns)]
+        parts += [f"## {md(table.title)}", ""]
+        head = ["", *(md(c.title + _arrow(c.better)) for c in table.columns)]
         rows = [head, ["---"] * len(head)]
         for group, row in _grouped(table.rows):
-            rows += [[f"*{_md(group)}*", *[""] * len(table.columns)]] if group else []
-            rows.append([_md(row.label), *map(_cell, row.entries, (c.unit for c in table.columns))])
+            rows += [[f"*{md(group)}*", *[""] * len(table.columns)]] if group else []
+            rows.append([md(row.label), *map(_cell, row.entries, (c.unit for c in table.columns))])
         parts += [f"| {' | '.join(row)} |" for row in rows]
-        parts += ["", *(f"{_md(line)}  " for line in _below(table)), ""]
+        parts += ["", *(f"{paragraph(line)}  " for line in _below(table)), ""]
         if commands := _commands(table):
-            parts += [EMPTY, "", "```", *commands, "```", ""]
+            parts += [EMPTY, "", *fenced(commands), ""]
     return "\n".join(parts)
 
 
@@ -128,11 +130,11 @@ def comma_separated(tables: Sequence[Table]) -> str:
                 numbers = ["" if v is None else repr(float(v)) for v in (e.value, e.low, e.high)]
                 numbers.append(" ".join(repr(float(v)) for v in e.points))
                 published = "" if e.published is None else repr(float(e.published))
-                first, rest = (
-                    (table.name, row.group, row.label),
-                    (e.runs, e.scale, published, e.verdict, e.reason),
+                first = (table.name, row.group, row.label, c.title, c.unit or "")
+                rest = (spreadsheet(text) for text in (e.verdict, e.reason))
+                writer.writerow(
+                    [*map(spreadsheet, first), *numbers, e.runs, spreadsheet(e.scale), published, *rest]
                 )
-                writer.writerow([*first, c.title, c.unit or "", *numbers, *rest])
     return out.getvalue()
 
 
@@ -142,23 +144,23 @@ def page(tables: Sequence[Table]) -> str:
         f"<!doctype html><html lang=en><meta charset=utf-8><title>sa_bench tables</title><style>{STYLE}</style>"
     ]
     for table in tables:
-        parts += [f"<h2>{_h(table.title)}</h2><div class=wide><table><tr><th></th>"]
-        parts += [f"<th scope=col>{_h(c.title + _arrow(c.better))}</th>" for c in table.columns]
+        parts += [f"<h2>{page_text(table.title)}</h2><div class=wide><table><tr><th></th>"]
+        parts += [f"<th scope=col>{page_text(c.title + _arrow(c.better))}</th>" for c in table.columns]
         for group, row in _grouped(table.rows):
             if group:
-                parts.append(f"<tr class=group><td colspan={1 + len(table.columns)}>{_h(group)}</td>")
-            parts.append(f"<tr><td>{_h(row.label)}</td>")
+                parts.append(f"<tr class=group><td colspan={1 + len(table.columns)}>{page_text(group)}</td>")
+            parts.append(f"<tr><td>{page_text(row.label)}</td>")
             for column, e in zip(table.columns, row.entries, strict=True):
-                ours = f"<b>{_h(_ours(e))}</b>" if e.best else _h(_ours(e))
+                ours = f"<b>{page_text(_ours(e))}</b>" if e.best else page_text(_ours(e))
                 theirs = (
-                    f"<small>published {_h(_theirs(e, column.unit))}: {_h(e.verdict)}</small>"
+                    f"<small>published {page_text(_theirs(e, column.unit))}: {page_text(e.verdict)}</small>"
                     if _theirs(e, column.unit)
                     else ""
                 )
                 parts.append(f"<td>{ours}{theirs}</td>")
-        parts += ["</table></div>", *(f"<p>{_h(line)}</p>" for line in _below(table))]
+        parts += ["</table></div>", *(f"<p>{page_text(line)}</p>" for line in _below(table))]
         if commands := _commands(table):
-            parts.append(f"<p>{EMPTY}</p><pre>{_h(chr(10).join(commands))}</pre>")
+            parts.append(f"<p>{EMPTY}</p><pre>{page_text(chr(10).join(commands))}</pre>")
     return "\n".join(parts) + "\n"
 
 
@@ -193,9 +195,9 @@ def _theirs(entry: Entry, unit: str | None) -> str:
 
 
 def _cell(entry: Entry, unit: str | None) -> str:
-    ours = f"**{_md(_ours(entry))}**" if entry.best else _md(_ours(entry))
+    ours = f"**{md(_ours(entry))}**" if entry.best else md(_ours(entry))
     theirs = _theirs(entry, unit)
-    return f"{ours or '–'} / {theirs}: {_md(entry.verdict)}" if theirs else ours
+    return f"{ours or '–'} / {md(theirs)}: {md(entry.verdict)}" if theirs else ours
 
 
 def _below(table: Table) -> Iterator[str]:
@@ -215,14 +217,3 @@ def _commands(table: Table) -> list[str]:
 
 def _arrow(better: str | None) -> str:
     return {"lower": " (lower)", "higher": " (higher)"}.get(better or "", "")
-
-
-def _md(text: str) -> str:
-    out = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    for mark in ("\\", "|", "*", "_", "`", "[", "]", "#"):
-        out = out.replace(mark, "\\" + mark)
-    return " ".join(out.split())
-
-
-def _h(text: str) -> str:
-    return html.escape(text)

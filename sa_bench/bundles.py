@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import lzma
 import shutil
 import stat
 import struct
@@ -22,25 +21,29 @@ from typing import Any
 
 from sa_bench import __version__, registry
 from sa_bench.errors import SaBenchError
+from sa_bench.escaping import steering
 from sa_bench.explicit import explicit
 from sa_bench.foreign import MODEL, Differs, require_plain, require_readable, result
+from sa_bench.sealing import EDITED, FILES
 from sa_bench.settings import store_folder
 from sa_bench.store import Store, digest, file_digest, replacing
+from sa_bench.untrusted import MIB, parse_json
+from sa_bench.untrusted_arrays import open_zip, read_member
 
 SCHEMA = 1
 BUNDLED = ".sabench.zip"
 LIMIT = 16.0  # GB that a bundle may unpack to, unless asked otherwise
-MEMBERS = 200_000
-MANIFEST, LARGEST_TEXT = "manifest.json", 64 * 2**20  # bytes of a JSON file
+MANIFEST, LARGEST_TEXT = "manifest.json", 64 * MIB  # bytes of a JSON file
 LONGEST = 60  # letters of a name to be shown
 ENDINGS = (".json", ".parquet", ".safetensors")
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of every member: when it was packed is no part of a bundle
 DAMAGE = (
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, AttributeError, KeyError, ValueError, TypeError,
+    zipfile.BadZipFile, zlib.error, struct.error, AttributeError, KeyError, ValueError, TypeError,
     EOFError, RuntimeError, OSError,
 )  # fmt: skip
 """What zipfile, its decompressors and a manifest of another form raise."""
 BASE = "-base.safetensors"
+AGAIN = "Make it again: the command of the run, with the same --out."
 LEFT_OUT = "deleted by the run", "images left out", "may show nudity"
 
 
@@ -71,6 +74,8 @@ def write(
     left_out: dict[str, dict[str, Any]] = {}
     for row in rows:
         folder = Path(row["folder"])
+        if row.get("origin") == EDITED:
+            raise SaBenchError(f"{folder}: its result was {EDITED}. {AGAIN}")
         if row["method"] == "external" or not row["folder"] or row.get("origin"):
             raise SaBenchError(
                 f"{row['folder'] or row['task']} has no images of its own: a bundle is made of run folders."
@@ -92,16 +97,16 @@ def write(
         if models:
             members[f"{folder.name}/{MODEL}"] = folder / MODEL
     if gone := [path for path in members.values() if not path.is_file()]:
-        raise SaBenchError(f"{gone[0]} is gone. Make it again: the command of the run, with the same --out.")
+        raise SaBenchError(f"{gone[0]} is gone. {AGAIN}")
+    for path in members.values():
+        if path.name == "result.json":  # what nobody would open is not packed
+            result(path.read_bytes(), str(path))
     hashes = {name: file_digest(path) for name, path in members.items()}
     for row in rows:
-        for name, made in (row["artifacts"].get("samples") or {}).items():
-            file_of = f"{Path(row['folder']).name}/{name}.safetensors"
-            if file_of in hashes and set_hash(name, hashes[file_of]) != made:
-                raise SaBenchError(
-                    f"{members[file_of]} is not the file that its result.json names: it was changed since. Make it again: "
-                    "the command of the run, with the same --out."
-                )
+        if changed := _changed(row, hashes):
+            raise SaBenchError(
+                f"{members[changed]} is not the file that its result.json names: {EDITED}. {AGAIN}"
+            )
     manifest = {
         "bundle": SCHEMA, "sa_bench": __version__, "by": _name(by), "cells": [Path(r["folder"]).name for r in rows],
         **facts(rows), "left_out": left_out,
@@ -110,6 +115,19 @@ def write(
     with replacing(file) as part:
         pack(part, manifest, members)
     return manifest
+
+
+def _changed(row: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
+    """The first member of a cell whose hash is not the one that its result gives for it; empty: there is none."""
+    cell = f"{Path(row['folder']).name}/"
+    for name, sha256 in row.get(FILES, {}).items():
+        if hashes.get(cell + name, sha256) != sha256:
+            return cell + name
+    for name, made in (row["artifacts"].get("samples") or {}).items():
+        member = f"{cell}{name}.safetensors"
+        if member in hashes and set_hash(name, hashes[member]) != made:
+            return member
+    return ""
 
 
 def _why_left_out(path: Path, name: str, row: Mapping[str, Any], images: bool, nudity: bool) -> str:
@@ -128,7 +146,7 @@ def _why_left_out(path: Path, name: str, row: Mapping[str, Any], images: bool, n
 
 
 def _name(by: str) -> str:
-    if len(by) > LONGEST or not by.isprintable():
+    if len(by) > LONGEST or steering(by) or "\n" in by or "\t" in by:
         raise SaBenchError(f"--by takes at most {LONGEST} letters on one line.")
     return by
 
@@ -198,7 +216,11 @@ class Bundle:
                 raise Differs(
                     f"{self.file}: {name}: standing: it says {row['standing']}; {row['method']} is a {stands}."
                 )
-            found.append(row | {"folder": str(self.folder / name), "origin": self.origin})
+            row |= {"folder": str(self.folder / name), "origin": self.origin}
+            hashes = {member: entry["sha256"] for member, entry in self.manifest["members"].items()}
+            if changed := _changed({**row, "artifacts": {}}, hashes):
+                raise Differs(f"{self.file}: {changed} is not the file that its result.json names: {EDITED}.")
+            found.append(row)
         return found
 
 
@@ -221,9 +243,9 @@ def opened(file: Path, limit: float = LIMIT) -> Bundle:
             start = opened_file.read(12)
         raise SaBenchError(f"{file} is no bundle, or one cut short (it starts with {start!r}). Get it again.")
     try:
-        with zipfile.ZipFile(file) as archive:
+        with open_zip(file) as archive:
             infos = {info.filename: info for info in _looked_at(archive, limit)}
-            manifest = _manifest(archive.read(infos[MANIFEST]))
+            manifest = _manifest(read_member(archive, MANIFEST, LARGEST_TEXT))
             _compare_names(infos, manifest)
             sha256 = file_digest(file)
             made = Store(store_folder()).make(
@@ -232,7 +254,9 @@ def opened(file: Path, limit: float = LIMIT) -> Bundle:
                 lambda folder: _unpacked(archive, manifest, folder),
             )
     except SaBenchError as error:
-        raise type(error)(f"{file}: {error}") from error
+        raise (Differs if isinstance(error, Differs) else SaBenchError)(
+            f"{file}: {str(error).rstrip('.')}."
+        ) from error
     except DAMAGE as error:
         raise SaBenchError(
             f"{file} is a damaged bundle, or no bundle ({type(error).__name__}: {error}). Get it again."
@@ -243,19 +267,15 @@ def opened(file: Path, limit: float = LIMIT) -> Bundle:
 def _looked_at(archive: zipfile.ZipFile, limit: float) -> Iterator[zipfile.ZipInfo]:
     """The entries, once none of them can do harm."""
     infos = archive.infolist()
-    if len(infos) > MEMBERS:
-        raise SaBenchError(f"it has {len(infos):,} members, more than {MEMBERS:,}.")
     size = sum(info.file_size for info in infos)
     if size > limit * 1e9:
         raise SaBenchError(
             f"it would unpack to {size / 1e9:.1f} GB, more than {limit:g}. If you trust it: verify --limit GB."
         )
-    if len({info.filename for info in infos}) != len(infos):
-        raise SaBenchError("it has two members of one name.")
     for info in infos:
         kind = stat.S_IFMT(info.external_attr >> 16)
-        if not _inside(info.filename) or kind not in (0, stat.S_IFREG) or info.flag_bits & 1:
-            raise SaBenchError(f"it holds {info.filename!r}, which no bundle has (a path, link or cipher).")
+        if not _inside(info.filename) or kind not in (0, stat.S_IFREG):
+            raise SaBenchError(f"it holds {info.filename!r}, which no bundle has (a path or link).")
         if info.filename.endswith(".json") and info.file_size > LARGEST_TEXT:
             raise SaBenchError(f"{info.filename} has {info.file_size:,} bytes, which cannot be right.")
     if MANIFEST not in archive.namelist():
@@ -267,7 +287,7 @@ def _inside(name: str) -> bool:
     """Whether a member's name is one that `write` may give: `manifest.json`, `CELL/FILE`, `CELL/scores/FILE`."""
     parts = name.split("/")
     plain = all(
-        part and len(part) <= 200 and part[0] not in ". " and part.isprintable() and not set('\\:*?"<>|') & set(part)
+        part and len(part) <= 200 and part[0] not in ". " and not steering(part) and not set('\\:*?"<>|\n\t') & set(part)
         for part in parts
     )  # fmt: skip
     shape = name == MANIFEST or len(parts) == 2 or (len(parts) == 3 and parts[1] == "scores")
@@ -275,7 +295,7 @@ def _inside(name: str) -> bool:
 
 
 def _manifest(raw: bytes) -> dict[str, Any]:
-    manifest = json.loads(raw)
+    manifest = parse_json(raw, strict=True)
     if manifest["bundle"] > SCHEMA:
         raise SaBenchError(f"it has schema {manifest['bundle']}; this sa_bench reads {SCHEMA}. Upgrade it.")
     require_plain(manifest)
@@ -285,6 +305,8 @@ def _manifest(raw: bytes) -> dict[str, Any]:
     for name, entry in manifest["members"].items():
         if len(entry["sha256"]) != 64 or not isinstance(entry["bytes"], int):
             raise SaBenchError(f"{MANIFEST} says nothing of {name}.")
+    if not isinstance(manifest["cells"], list) or len(set(manifest["cells"])) != len(manifest["cells"]):
+        raise SaBenchError(f"{MANIFEST} has no list of cells, each once.")
     if lost := [c for c in manifest["cells"] if f"{c}/result.json" not in manifest["members"]]:
         raise Differs(f"{MANIFEST} lists the cell {lost[0]}, but no result of it.")
     return manifest
@@ -314,7 +336,8 @@ def _unpack(archive: zipfile.ZipFile, manifest: Mapping[str, Any], folder: Path)
         path, found = folder / name, hashlib.sha256()
         path.parent.mkdir(parents=True, exist_ok=True)
         with archive.open(name) as source, path.open("wb") as out:
-            while block := source.read(2**20):  # never more than the size that was added up above
+            left = entry["bytes"]  # the sizes were added up above; what comes is counted all the same
+            while (block := source.read(MIB)) and (left := left - len(block)) >= 0:
                 found.update(block)
                 out.write(block)
         if found.hexdigest() != entry["sha256"]:

@@ -5,7 +5,6 @@ Nothing here uses the network; `sa_bench.fetching` does.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from sa_bench.data import cifar10, stl10
 from sa_bench.detectors import celebrities, clip, identity, lpips, weight_files
 from sa_bench.errors import MissingAsset, unknown
 from sa_bench.settings import data_folder, store_folder, weights_folder
+from sa_bench.untrusted import read_object
 
 Kind = Literal["weights", "prompts", "model", "data"]
 GITHUB = "https://raw.githubusercontent.com"
@@ -236,6 +236,16 @@ def places(asset: Asset) -> list[Path]:
     return found
 
 
+LARGEST = 2**33  # bytes of a file whose size nobody says
+
+
+def most(asset: Asset) -> int:
+    """The bytes that a download may have: twice what the catalogue says, and no less than 16 MB."""
+    said = re.search(r"([\d.]+) ([kMG]?)B", asset.size)
+    size = float(said[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[said[2]] if said else LARGEST / 2
+    return max(16_000_000, int(2 * size))
+
+
 def is_own(path: Path) -> bool:
     """Whether `path` lies in a folder that the user named, which `fetch` never writes to."""
     return any(folder is not None and folder in path.parents for folder in (weights_folder(), data_folder()))
@@ -248,7 +258,7 @@ def damage(asset: Asset, path: Path) -> str | None:
         return f"lacks {', '.join(absent)}" if absent else None
     if asset.hub:
         return f"lacks {lacks}" if (lacks := lacking(path)) else None
-    begins = asset.sha256 or weight_files.noted(path)
+    begins = weight_files.longer(asset.sha256, weight_files.noted(path))
     if not begins or not path.is_file():
         return None
     found = weight_files.digest(path)
@@ -264,7 +274,7 @@ def lacking(folder: Path) -> str:
             return "model_index.json"
         return "" if _weighty(folder) else "its weights"
     try:
-        parts = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        parts = read_object(folder / "model_index.json")
     except (OSError, ValueError):
         return "a readable model_index.json"
     networks = [

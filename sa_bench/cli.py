@@ -11,7 +11,7 @@ import typer
 
 from sa_bench import __version__, cli_results
 from sa_bench.cli_store import store_app
-from sa_bench.cli_text import seeds, split, with_home
+from sa_bench.cli_text import say, seeds, split, with_home
 from sa_bench.errors import NO_MEMORY, SaBenchError, extras, first_line, is_out_of_memory, notice
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ SweepOption = Annotated[
 MetricOption = Annotated[
     str, typer.Option("--metric", help="Further metrics on top of the task's: names or ./mine.py.")
 ]
+TrustOption = Annotated[bool, typer.Option(help="Run the code of the .py files that the suite names.")]
 ModelOption = Annotated[
     str,
     typer.Option(
@@ -113,13 +114,13 @@ def version(
 ) -> None:
     """Did this method make this model forget this concept, at what cost, how sure are we?"""
     if show:
-        print(f"sa_bench {__version__}")
+        say(f"sa_bench {__version__}")
         raise typer.Exit
 
 
 def _cells(
     suite: str, task: str, method: str, seed: str, base_seed: str, scale: str, sets: list[str] | None,
-    sweeps: list[str] | None, metric: str, model: str = "",
+    sweeps: list[str] | None, metric: str, model: str = "", trust: bool = False,
 ) -> list[Cell]:  # fmt: skip
     """What a command line asks for.
 
@@ -134,7 +135,7 @@ def _cells(
     if suite:
         from sa_bench import suites
 
-        return suites.cells(suite)
+        return suites.cells(suite, trust)
     if not task or not method:
         raise SaBenchError("Give --task and --method, or --suite. See `python -m sa_bench list`.")
     from sa_bench.cells import resolve
@@ -154,15 +155,15 @@ def list_components() -> None:
 
     for kind in ("task", "method", "metric"):
         found = entries(kind)
-        print(f"{ROOMS[kind]}:")
+        say(f"{ROOMS[kind]}:")
         width = max(len(e.name) for e in found)
         for entry in found:
-            print(f"  {entry.name:<{width}}  {entry.summary.replace('`', '')}")
+            say(f"  {entry.name:<{width}}  {entry.summary.replace('`', '')}")
         for entry in broken(kind):
-            print(f"  {entry.name:<{width}}  (cannot be used: {entry.broken})")
-    print("suites:")
+            say(f"  {entry.name:<{width}}  (cannot be used: {entry.broken})")
+    say("suites:")
     for name, summary in suites.entries():
-        print(f"  {name}  {summary}")
+        say(f"  {name}  {summary}")
 
 
 @app.command()
@@ -170,7 +171,7 @@ def show(name: str) -> None:
     """Fields, presets, source and documentation of a component."""
     from sa_bench.describe import describe
 
-    print(describe(name))
+    say(describe(name))
 
 
 @app.command()
@@ -185,6 +186,7 @@ def run(
     sweep: SweepOption = None,
     metric: MetricOption = "",
     model: ModelOption = "",
+    trust: TrustOption = False,
     without: Annotated[
         list[Path] | None, typer.Option(help="Leave out cells that these run folders or packed files have.")
     ] = None,
@@ -197,7 +199,7 @@ def run(
     from sa_bench import api
     from sa_bench.terminal import Live, print_boards
 
-    cells = _cells(suite, task, method, seed, base_seed, scale, set_, sweep, metric, model)
+    cells = _cells(suite, task, method, seed, base_seed, scale, set_, sweep, metric, model, trust)
     if without:
         cells = api.left(cells, without)
     if suite and out is None:
@@ -210,7 +212,7 @@ def run(
     from sa_bench.runner import exit_code
 
     print_boards(results)
-    print(f"\nReport: {report}\nResults: {folder}")
+    say(f"\nReport: {report}\nResults: {folder}")
     raise typer.Exit(exit_code(results))
 
 
@@ -227,6 +229,7 @@ def evaluate(
     set_: SetOption = None,
     metric: MetricOption = "",
     model: ModelOption = "",
+    trust: TrustOption = False,
     out: Annotated[Path | None, typer.Option(help="Write result.json into this folder.")] = None,
     device: Annotated[str, typer.Option(help="For a checkpoint: cpu, cuda, cuda:1.")] = "cpu",
 ) -> None:
@@ -258,14 +261,15 @@ def plan(
     sweep: SweepOption = None,
     metric: MetricOption = "",
     model: ModelOption = "",
+    trust: TrustOption = False,
     jobs: Annotated[int, typer.Option(help="Cells side by side.")] = 1,
 ) -> None:
     """What `run` would do: stages, what the store has, time, memory and disk. Runs nothing."""
     from sa_bench.planning import plan_text
     from sa_bench.runner import usable_jobs
 
-    cells = _cells(suite, task, method, seed, base_seed, scale, set_, sweep, metric, model)
-    print(plan_text(cells, usable_jobs(jobs)))
+    cells = _cells(suite, task, method, seed, base_seed, scale, set_, sweep, metric, model, trust)
+    say(plan_text(cells, usable_jobs(jobs)))
 
 
 @app.command()
@@ -276,7 +280,7 @@ def doctor(
     from sa_bench.assets import doctor_text, task_text
 
     text, missing = task_text(task) if task else doctor_text()
-    print(text)
+    say(text)
     raise typer.Exit(3 if missing else 0)
 
 
@@ -306,9 +310,9 @@ def check(name: Annotated[str, typer.Argument(help="Component, or ./mine.py.")])
 
     found = [(kind, n, finding) for kind, n in components(name) for finding in findings(kind, n)]
     for kind, n in dict.fromkeys((kind, n) for kind, n, _ in found):
-        print(f"{kind} {n}:")
+        say(f"{kind} {n}:")
         for finding in (f for k, m, f in found if (k, m) == (kind, n)):
-            print(f"  {'ok  ' if finding.kept else 'FAIL'}  {finding.text}")
+            say(f"  {'ok  ' if finding.kept else 'FAIL'}  {finding.text}")
     raise typer.Exit(0 if all(finding.kept for _, _, finding in found) else 1)
 
 
@@ -320,9 +324,9 @@ def new_method(
     from sa_bench import scaffold
 
     path = scaffold.new_method(name, folder)
-    print(f"Wrote {path}. Next:")
-    print(f"  python -m sa_bench check {path if path.is_absolute() else './' + str(path)}")
-    print(f"  python -m sa_bench run --task mnist_0 --method ./{path},retrain,relabel --scale quick")
+    say(f"Wrote {path}. Next:")
+    say(f"  python -m sa_bench check {path if path.is_absolute() else './' + str(path)}")
+    say(f"  python -m sa_bench run --task mnist_0 --method ./{path},retrain,relabel --scale quick")
 
 
 cli_results.add_to(app)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sa_bench.cli_text import say
 from sa_bench.errors import SaBenchError
 
 
@@ -34,7 +35,7 @@ def report(
     """Render the report of one or more runs, as HTML or Markdown."""
     from sa_bench import api
 
-    print(f"Report: {api.write_report([*(folders or []), *(bundle or [])], out, explicit)}")
+    say(f"Report: {api.write_report([*(folders or []), *(bundle or [])], out, explicit)}")
 
 
 def table(
@@ -57,7 +58,7 @@ def table(
     from sa_bench import api
 
     text = api.table(name, folders or [], format_, task, method, metric, out)
-    print(text if out is None else f"Table: {out}")
+    say(text if out is None else f"Table: {out}")
 
 
 def figure(
@@ -76,7 +77,7 @@ def figure(
     path, caption = api.figure(
         kind, folders, out, task, method, field=field, columns=images, explicit=explicit
     )
-    print(f"{caption}\nFigure: {path}")
+    say(f"{caption}\nFigure: {path}")
 
 
 def compare(
@@ -94,7 +95,7 @@ def compare(
     """Two lines against each other: do these checkpoints differ, does the method, and where does it come from?"""
     from sa_bench import api
 
-    print(api.compare(folders, methods, task))
+    say(api.compare(folders, methods, task))
 
 
 def pack(
@@ -112,7 +113,7 @@ def pack(
         raise SaBenchError(f"pack takes run folders and then the new file, NAME{PACKED} or NAME.parquet.")
     rows = read_results(sources)
     write_atomic(file, parquet(rows) if file.suffix == ".parquet" else packed(rows))
-    print(f"{len(rows)} result(s) in {file}, {file.stat().st_size / 1e6:.1f} MB")
+    say(f"{len(rows)} result(s) in {file}, {file.stat().st_size / 1e6:.1f} MB")
 
 
 def bundle(
@@ -138,11 +139,11 @@ def bundle(
     file = out or Path(folders[0].resolve().name + bundles.BUNDLED)
     rows = read_results(folders)
     manifest = bundles.write(rows, file, by, not without_images, with_nudity, with_models)
-    print(f"{len(rows)} result(s) in {file}, {file.stat().st_size / 1e6:.1f} MB")
+    say(f"{len(rows)} result(s) in {file}, {file.stat().st_size / 1e6:.1f} MB")
     for why in dict.fromkeys(entry["why"] for entry in manifest["left_out"].values()):
         n = sum(entry["why"] == why for entry in manifest["left_out"].values())
-        print(f"Left out, {why}: {n} file(s); their hashes are in it.")
-    print(f"Check it: python -m sa_bench verify {file}")
+        say(f"Left out, {why}: {n} file(s); their hashes are in it.")
+    say(f"Check it: python -m sa_bench verify {file}")
 
 
 def verify(
@@ -169,7 +170,7 @@ def verify(
     api.require_device(device)
     with Live() as live, api.one_thread():
         found = lines(file, regenerate, deep, limit, device, [str(p) for p in plug_in or []], live.update)
-    print("\n".join([*found, "No difference found."]))
+    say("\n".join([*found, "No difference found."]))
 
 
 def tune(
@@ -185,7 +186,7 @@ def tune(
     text = tuning.report(tuning.tries(read_results(folders)))
     if out is not None:
         api.write_page(out, text)
-    print(text)
+    say(text)
 
 
 def explain(
@@ -197,15 +198,16 @@ def explain(
     """How a number came about, in plain words."""
     from sa_bench.explain import explain as story
 
-    print(story(cell, metric))
+    say(story(cell, metric))
 
 
 def export(
     cell: Annotated[Path, typer.Argument(help="A cell's folder in a run.")],
     folder: Annotated[Path, typer.Argument(help="Where to; new.")],
+    trust: Annotated[bool, typer.Option(help="Run the code of the .py files that the result names.")] = False,
 ) -> None:
     """The forgotten model of a result as files, with a card."""
     from sa_bench.exporting import export as written
 
-    for path in written(cell, folder):
-        print(path)
+    for path in written(cell, folder, trust):
+        say(path)

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from sa_bench.cli_text import say
+
 store_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The store of finished stages.")
 
 
@@ -17,7 +19,7 @@ def store_ls() -> None:
 
     store = Store(store_folder())
     for stage, key, size, finished in store.entries():
-        print(f"{size / 2**20:10.2f} MiB  {stage}/{key}{'' if finished else '  (unfinished)'}")
+        say(f"{size / 2**20:10.2f} MiB  {stage}/{key}{'' if finished else '  (unfinished)'}")
 
 
 @store_app.command("size")
@@ -30,8 +32,8 @@ def store_size() -> None:
     for stage, _, size, _ in Store(store_folder()).entries():
         sizes[stage] = sizes.get(stage, 0) + size
     for stage, size in sorted(sizes.items()):
-        print(f"{size / 2**20:10.2f} MiB  {stage}")
-    print(f"{sum(sizes.values()) / 2**20:10.2f} MiB  in {store_folder()}")
+        say(f"{size / 2**20:10.2f} MiB  {stage}")
+    say(f"{sum(sizes.values()) / 2**20:10.2f} MiB  in {store_folder()}")
 
 
 @store_app.command("gc")
@@ -49,4 +51,4 @@ def store_gc(
         if name not in STAGES:
             raise unknown("stage", name, STAGES)
     freed = Store(store_folder()).gc(tuple(stage or ()))
-    print(f"Freed {freed / 2**20:.2f} MiB in {store_folder()}.")
+    say(f"Freed {freed / 2**20:.2f} MiB in {store_folder()}.")

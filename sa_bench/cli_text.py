@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import TextIO
 
 from sa_bench.errors import SaBenchError
+from sa_bench.escaping import terminal
 from sa_bench.seeds import check_seeds
 from sa_bench.settings import expanded
 
@@ -38,3 +40,8 @@ def with_home(argument: str) -> str:
     """
     option, path = re.fullmatch(r"(--[\w-]+=)?(.*)", argument, re.DOTALL).groups()  # type: ignore[union-attr]
     return f"{option or ''}{expanded(path)}" if path.startswith("~") else argument
+
+
+def say(text: object, file: TextIO | None = None) -> None:
+    """Print a line or more for people; nothing in it steers their terminal."""
+    print(terminal(text), file=file)

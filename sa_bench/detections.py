@@ -12,6 +12,7 @@ from sa_bench.parts import PARTS, load_record, save_record
 from sa_bench.sample_sets import SampleSet, file_hash
 from sa_bench.stages import Chain
 from sa_bench.store import digest, write_atomic
+from sa_bench.untrusted import read_json
 
 CHUNK = 200  # images a file; a killed run loses no more
 
@@ -40,4 +41,4 @@ def kept(chain: Chain, name: str, images: SampleSet, beside: Beside = None) -> l
             write_atomic(folder / file, json.dumps(records, allow_nan=False).encode())
 
     folder = chain.make("detections", f"detect {name}", inputs, build).path
-    return [record for part in sorted(folder.glob("[0-9]*.json")) for record in json.loads(part.read_text())]
+    return [record for part in sorted(folder.glob("[0-9]*.json")) for record in read_json(part)]

@@ -8,6 +8,7 @@ import queue
 import shutil
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,13 +19,18 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from sa_bench import __version__
-from sa_bench.catalogue import HUGGING_FACE
+from sa_bench.catalogue import HUGGING_FACE, LARGEST
 from sa_bench.errors import CellFailed, MissingAsset
 
 DEADLINE = 6.0  # seconds for an answer, and for a server's silence later on
 TRIES = 5  # in a row that end early
+SLOWEST, WINDOW = (
+    1024,
+    30.0,
+)  # bytes a second, on average over so many seconds, below which nobody waits any longer
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM)
 
+Clock = Callable[[], float]  # seconds
 Advance = Callable[[int, int | None], None]  # bytes here, bytes in all
 
 
@@ -41,7 +47,9 @@ class Refused(MissingAsset):
         self.code, self.kind = code, kind
 
 
-def download(url: str, part: Path, name: str, known: bool) -> None:
+def download(
+    url: str, part: Path, name: str, known: bool, limit: int = LARGEST, clock: Clock = time.monotonic
+) -> None:
     """The whole of `url` in the file `part`.
 
     Args:
@@ -50,17 +58,20 @@ def download(url: str, part: Path, name: str, known: bool) -> None:
         name: for the progress bar.
         known: the file's hash is known, so that going on needs no proof that the server's file is still the same.
 
+        limit: bytes that it may have.
+        clock: for the rate at which it comes.
+
     Raises:
         Unreachable: nobody answers.
         Refused: the server has no such file, or not for us.
-        MissingAsset: it keeps ending early.
+        MissingAsset: it keeps ending early, comes too slowly, or is larger than `limit`.
         CellFailed: the disk is full.
     """
     with _bar(name) as advance:
         for left in reversed(range(TRIES)):
             before = size(part)
             try:
-                return _continue(url, part, known, advance)
+                return _continue(url, part, known, advance, limit, clock)
             except (OSError, HTTPException) as error:
                 if getattr(error, "errno", None) in DISK:
                     raise
@@ -73,11 +84,11 @@ def download(url: str, part: Path, name: str, known: bool) -> None:
                     else ""
                 )
                 raise (MissingAsset if grown or before else Unreachable)(
-                    f"{url} {why(error)}{kept}"
+                    f"{address(url)} {why(error)}{kept}"
                 ) from error
 
 
-def _continue(url: str, part: Path, known: bool, advance: Advance) -> None:
+def _continue(url: str, part: Path, known: bool, advance: Advance, limit: int, clock: Clock) -> None:
     tag, headers = tag_file(part), {}
     validator = tag.read_text(encoding="utf-8") if tag.exists() else ""
     start = size(part) if known or validator else 0  # else two versions could be mixed unseen
@@ -101,14 +112,33 @@ def _continue(url: str, part: Path, known: bool, advance: Advance) -> None:
         etag = answer.headers.get("ETag") or ""
         tag.write_text("" if etag.startswith("W/") else etag, encoding="utf-8")
         length = answer.headers.get("Content-Length")
+        if length and not (length.isascii() and length.isdecimal()):
+            raise ConnectionError(f"sends a Content-Length that is no number ({length[:20]!r})")
         total = start + int(length) if length else None
+        if total is not None and total > limit:
+            drop(part)
+            raise MissingAsset(
+                f"{address(url)} says that it has {total:,} bytes; {limit:,} are the most that it may have"
+            )
         if total is not None:
             _require_room(part, total, total - start)
         with part.open("ab" if partial else "wb") as file:
             advance(start, total)
-            while block := answer.read(2**18):
+            since, came = clock(), 0
+            while block := answer.read1(2**18):
                 file.write(block)
                 advance(file.tell(), total)
+                came += len(block)
+                if file.tell() > limit:
+                    file.close()
+                    drop(part)
+                    raise MissingAsset(
+                        f"{address(url)} sends more than {limit:,} bytes, the most that it may have"
+                    )
+                if (waited := clock() - since) >= WINDOW:
+                    if came < SLOWEST * waited:
+                        raise TimeoutError(f"sends fewer than {SLOWEST:,} bytes a second for {waited:.0f} s")
+                    since, came = clock(), 0
             file.flush()
             os.fsync(file.fileno())
     if total is not None and size(part) != total:
@@ -124,6 +154,14 @@ def _require_room(part: Path, total: int, left: int) -> None:
         )
 
 
+def address(url: str) -> str:
+    """Where a file is asked for: of the hub's, at the mirror that HF_ENDPOINT names, if it does."""
+    from huggingface_hub import constants
+
+    hub = url == HUGGING_FACE or url.startswith(f"{HUGGING_FACE}/")
+    return constants.ENDPOINT + url.removeprefix(HUGGING_FACE) if hub else url
+
+
 def opened(url: str, headers: dict[str, str] | None = None) -> Any:
     """The answer to a GET within `DEADLINE`, name look-up included; the hub's token is shown to the hub alone.
 
@@ -136,7 +174,7 @@ def opened(url: str, headers: dict[str, str] | None = None) -> Any:
     if url.startswith(f"{HUGGING_FACE}/"):
         if constants.HF_HUB_OFFLINE:
             raise ConnectionError("is not asked: HF_HUB_OFFLINE is set")
-        url = constants.ENDPOINT + url.removeprefix(HUGGING_FACE)
+        url = address(url)
     request = urllib.request.Request(
         url, headers={"User-Agent": f"sa_bench/{__version__}", **(headers or {})}
     )
@@ -198,7 +236,7 @@ def _bar(name: str) -> Iterator[Advance]:
     from rich.progress import TransferSpeedColumn as Speed
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(24),
         DownloadColumn(),
         Speed(),

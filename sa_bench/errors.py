@@ -6,6 +6,8 @@ import errno
 import sys
 from collections.abc import Iterable, Iterator
 
+from sa_bench.escaping import terminal
+
 
 class SaBenchError(Exception):
     """Wrong usage or input: says what, where and what to do next. Exit code 2."""
@@ -49,7 +51,7 @@ def unknown(kind: str, got: str, known: Iterable[str]) -> SaBenchError:
 def notice(text: str) -> None:
     """Say one line beside the work, on stderr; a stderr that is gone is no reason to stop."""
     with contextlib.suppress(OSError, ValueError):
-        print(f"sa_bench: {text}", file=sys.stderr, flush=True)
+        print(f"sa_bench: {terminal(text)}", file=sys.stderr, flush=True)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

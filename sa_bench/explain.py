@@ -12,6 +12,9 @@ from sa_bench import beside, registry
 from sa_bench.board import spent
 from sa_bench.errors import SaBenchError, unknown
 from sa_bench.results import metric_of
+from sa_bench.sealing import EDITED, edited
+from sa_bench.untrusted import read_object
+from sa_bench.untrusted_arrays import read_scores
 from sa_bench.wording import shown
 
 INTERVALS = {
@@ -30,15 +33,16 @@ def explain(cell: Path, metric: str | None) -> str:
     """
     path = cell / "result.json" if cell.is_dir() else cell
     try:
-        row = json.loads(path.read_text())
-        rows = row["measurements"]
+        row = read_object(path)
+        rows, changed = row["measurements"], edited(row, path.parent)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SaBenchError(f"{cell} is no cell folder with a result.json ({error}).") from error
     names = {metric_of(m): m for m in rows} | {m["name"]: m for m in rows}
     if metric is not None and metric not in names:
         raise unknown("measurement", metric, {m["name"] for m in rows})
     chosen = [names[metric]] if metric else [m for m in rows if m["role"] == "primary"]
-    parts = [_cell(row)]
+    parts = [f"Beware: {changed} was {EDITED}."] if changed else []
+    parts.append(_cell(row))
     if row["status"] != "done":
         parts.append(f"It failed: {row['error']}")
     parts += ["\n".join(_measurement(row, m, path.parent)) for m in chosen]
@@ -111,9 +115,7 @@ def _counts(m: Mapping[str, Any], folder: Path) -> str:
     path = folder / "scores" / f"{m['name']}.parquet"
     if m["unit"] != "rate" or not path.is_file():
         return ""
-    import pandas as pd
-
-    scores = pd.read_parquet(path)
+    scores = read_scores(path)
     if "score" not in scores:
         return ""
     return f" ({int(scores['score'].to_numpy().sum())} of {len(scores)} in {path.name})"

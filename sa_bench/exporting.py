@@ -9,33 +9,41 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sa_bench import registry
 from sa_bench.cells import Cell, resolve
 from sa_bench.disk import make_folder
 from sa_bench.errors import MissingAsset, SaBenchError
+from sa_bench.escaping import fenced, markdown
 from sa_bench.locks import locked
 from sa_bench.settings import store_folder
 from sa_bench.stages import Chain
 from sa_bench.store import Store, copy_atomic, disk_errors, write_atomic
+from sa_bench.untrusted import read_object
 from sa_bench.wording import shown
 
 DELTA = "changed.safetensors"
 
 
-def export(result: Path, folder: Path) -> list[Path]:
+def export(result: Path, folder: Path, trust: bool = False) -> list[Path]:
     """Write the model of the result in `result` (a cell's folder) into the new folder `folder`.
 
     A text-to-image model becomes a folder that `StableDiffusionPipeline.from_pretrained` opens, and the tensors that
     differ from the base alone; another one its weight file. README.md is the model's card.
 
+    Args:
+        result: the cell's folder, or its result.json.
+        folder: where to; new.
+        trust: run the code of the plug-ins that the result names.
+
     Raises:
-        SaBenchError: no finished result there, `folder` is not empty, or the method acts at inference (there is no
-            other model to hand out than the base).
+        SaBenchError: no finished result there, a plug-in without `trust`, `folder` is not empty, or the method acts at
+            inference (there is no other model to hand out than the base).
         MissingAsset: the store no longer has the model.
     """
     row = _row(result)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SaBenchError(f"{folder} is not empty; name a new folder.")
-    cell = again(row)
+    cell = again(row, trust)
     if hasattr(cell.build_method(), "wrap") or hasattr(cell.build_method(), "render"):
         raise SaBenchError(
             f"{cell.method} acts when images are made and changes no weight: what it would hand out is the base model."
@@ -72,7 +80,7 @@ def _key(chain: Chain) -> str:
 def _row(result: Path) -> Mapping[str, Any]:
     path = result / "result.json" if result.is_dir() else result
     try:
-        row = json.loads(path.read_text(encoding="utf-8"))
+        row = read_object(path)
         if row["status"] != "done":
             raise SaBenchError(f"{path}: this cell failed ({row['error']}); there is no model.")
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -80,43 +88,57 @@ def _row(result: Path) -> Mapping[str, Any]:
     return row
 
 
-def again(row: Mapping[str, Any]) -> Cell:
-    """The cell of a result, from the command that makes it."""
-    words = shlex.split(row["provenance"]["cell_command"])
-    options: dict[str, list[str]] = {}
-    for name, value in zip(words[4::2], words[5::2], strict=True):
-        options.setdefault(name, []).append(value)
-    (cell,) = resolve(
-        options["--task"], options["--method"], row["scale"], [row["seed"]], [row["base_seed"]],
-        options.get("--set", []), [], [m for text in options.get("--metric", []) for m in text.split(",")],
-    )  # fmt: skip
+def again(row: Mapping[str, Any], trust: bool = False) -> Cell:
+    """The cell of a result, from the command that makes it; `trust` runs the plug-ins that it names.
+
+    Raises:
+        SaBenchError: it names a plug-in and is not trusted, or is no command of ours.
+    """
+    try:
+        words = shlex.split(row["provenance"]["cell_command"])
+        options: dict[str, list[str]] = {}
+        for name, value in zip(words[4::2], words[5::2], strict=True):
+            options.setdefault(name, []).append(value)
+        metrics = [m for text in options.get("--metric", []) for m in text.split(",")]
+        if not trust:
+            registry.require_trusted([*options["--task"], *options["--method"], *metrics], "The result")
+        (cell,) = resolve(
+            options["--task"], options["--method"], row["scale"], [row["seed"]], [row["base_seed"]],
+            options.get("--set", []), [], metrics,
+        )  # fmt: skip
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, SaBenchError):
+            raise
+        raise SaBenchError(f"The result's command is none that makes one cell ({error!r}).") from error
     return cell
 
 
 def card(row: Mapping[str, Any]) -> Iterator[str]:
     """A model card in Markdown: what was forgotten, from what, how, and what was measured afterwards."""
-    yield f"# {row['task_title']}: `{row['method']}`"
+    yield f"# {markdown(row['task_title'])}: {markdown(row['method'])}"
     yield ""
-    yield f"A model made to forget **{row['concept']}** by `{row['method']}`, written by sa_bench."
+    yield f"A model made to forget **{markdown(row['concept'])}** by {markdown(row['method'])}, written by sa_bench."
     yield ""
     base = row["task_values"].get("model") or f"{row['task']}, base seed {row['base_seed']}"
-    yield f"- base model {base}, sha256 `{row['artifacts']['base']}`"
-    yield f"- forgotten model, key `{row['artifacts']['model']}`"
-    yield f"- fields: `{json.dumps(row['fields'], sort_keys=True)}`"
-    yield f"- made again by `{row['provenance']['cell_command']}`"
+    yield f"- base model {markdown(base)}, sha256 {markdown(row['artifacts']['base'])}"
+    yield f"- forgotten model, key {markdown(row['artifacts']['model'])}"
+    yield f"- fields: {markdown(json.dumps(row['fields'], sort_keys=True))}"
+    yield ""
+    yield from fenced([row["provenance"]["cell_command"]])
     yield ""
     yield "| measured | value | 95 % interval | n | the base model |"
     yield "|---|---|---|---|---|"
     for m in row["measurements"]:
         if m["value"] is None:
-            yield f"| {m['title']} | n/a: {m['reason']} | | | |"
+            yield f"| {markdown(m['title'])} | n/a: {markdown(m['reason'])} | | | |"
             continue
         bounds = "" if m["low"] is None else f"{shown(m['low'], m['unit'])} to {shown(m['high'], m['unit'])}"
         base = "" if m["base"] is None else shown(m["base"], m["unit"])
-        yield f"| {m['title']} | {shown(m['value'], m['unit'])} | {bounds} | {m['n']} {m['n_unit']}s | {base} |"
+        cells = (m["title"], shown(m["value"], m["unit"]), bounds, f"{m['n']} {m['n_unit']}s", base)
+        yield f"| {' | '.join(map(markdown, cells))} |"
     yield ""
     for flag in row["flags"]:
-        yield f"**{flag}**"
+        yield f"**{markdown(flag)}**"
         yield ""
     yield (
         "Forgetting is not erasure: `recovery` says how much comes back when only the condition is fitted again. Nothing is"

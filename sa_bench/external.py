@@ -6,7 +6,6 @@ either way, in whatever order they come: the sets are ordered by class.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -22,12 +21,13 @@ from sa_bench.contracts import Task
 from sa_bench.errors import MissingAsset, SaBenchError
 from sa_bench.locks import Busy, holder, locked
 from sa_bench.measuring import Subject, measure_all
-from sa_bench.results import CLAIM, SCHEMA, command_line, provenance, to_json
+from sa_bench.results import CLAIM, SCHEMA, command_line, provenance, write_result
 from sa_bench.sample_sets import SampleSet, file_hash
 from sa_bench.sampling import KEPT, rows
 from sa_bench.settings import SMOKE_MODEL, store_folder
 from sa_bench.stages import Chain
-from sa_bench.store import Store, digest, write_atomic
+from sa_bench.store import Store, digest
+from sa_bench.untrusted import read_json
 
 FILES = {
     ".json",
@@ -115,7 +115,7 @@ def _measured(
         | {"plug_ins": registry.sources(code)},
     }  # fmt: skip
     if out is not None:
-        write_atomic(out / "result.json", to_json(result).encode())
+        write_result(out, result)
     return result
 
 
@@ -157,7 +157,7 @@ def _claimed(out: Path, asked: dict[str, Any]) -> Iterator[None]:
 def _answers(file: Path, asked: dict[str, Any]) -> bool:
     """Whether a result.json is what the same command wrote."""
     try:
-        known = json.loads(file.read_text())
+        known = read_json(file)
         return known["method"] == "external" and all(known[k] == v for k, v in asked.items())
     except (OSError, ValueError, KeyError, TypeError):
         return False

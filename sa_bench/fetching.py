@@ -19,7 +19,18 @@ from sa_bench.catalogue import Asset
 from sa_bench.data import prompts
 from sa_bench.data.archives import reason
 from sa_bench.detectors import celebrities, weight_files
-from sa_bench.downloads import DEADLINE, DISK, Refused, Unreachable, download, drop, opened, size, why
+from sa_bench.downloads import (
+    DEADLINE,
+    DISK,
+    Refused,
+    Unreachable,
+    address,
+    download,
+    drop,
+    opened,
+    size,
+    why,
+)
 from sa_bench.errors import CellFailed, MissingAsset, SaBenchError, unknown
 from sa_bench.locks import locked
 from sa_bench.store import disk_errors, file_digest, write_atomic
@@ -142,13 +153,15 @@ def _file(asset: Asset, source: Path | None, to: Path, say: Say) -> Path:
         if not resumed:  # what was kept from another time may have been another version's
             raise
         digest = _got(asset, source, part, to, say)
-    if len(asset.sha256) < len(digest) and not weight_files.noted(to):
+    if len(asset.sha256) < len(digest) and not weight_files.noted(to):  # trusted the first time
         note = to.with_name(f"{to.name}.sha256")
         write_atomic(note, f"{digest}  {to.name}\n".encode())
-        if not asset.sha256:
-            say(
-                f"{asset.name}: no sha256 is published; the one found is kept in {note.name} and compared from now on"
-            )
+        published = (
+            f"only the first {len(asset.sha256)} digits of its sha256 are" if asset.sha256 else "no sha256 is"
+        )
+        say(
+            f"{asset.name}: {published} published; the one found is kept in {note.name} and compared from now on"
+        )
     part.replace(to)
     drop(part)
     say(f"{asset.name}: {'copied' if source else 'fetched'}, {size(to):,} bytes, sha256 {digest}, {to}")
@@ -171,9 +184,9 @@ def _got(asset: Asset, source: Path | None, part: Path, to: Path, say: Say) -> s
 
 
 def _downloaded(asset: Asset, part: Path, say: Say) -> bool:
-    say(f"{asset.name}: fetching {asset.size} from {asset.url}")
+    say(f"{asset.name}: fetching {asset.size} from {address(asset.url)}")
     try:
-        download(asset.url, part, asset.name, bool(asset.sha256 or asset.md5))
+        download(asset.url, part, asset.name, bool(asset.sha256 or asset.md5), catalogue.most(asset))
     except Refused as refused:
         raise MissingAsset(f"{asset.name}: {_advice(asset, refused)}") from refused
     except MissingAsset as error:
@@ -207,7 +220,7 @@ def _checked(asset: Asset, part: Path, to: Path, source: Path | None, final: boo
     Raises:
         MissingAsset: it is not the file.
     """
-    came = f"{asset.name}: what came from {source or asset.url}"
+    came = f"{asset.name}: what came from {source or address(asset.url)}"
     if wrong := prompts.problem(part):
         raise MissingAsset(f"{came} {wrong}.")
     if not final:
@@ -215,7 +228,7 @@ def _checked(asset: Asset, part: Path, to: Path, source: Path | None, final: boo
     digest = file_digest(part)
     if not digest.startswith(asset.sha256):
         raise MissingAsset(f"{came} is not the file: its sha256 is {digest}, not {asset.sha256}.")
-    if not asset.sha256 and not digest.startswith(noted := weight_files.noted(to)):
+    if len(asset.sha256) < len(digest) and not digest.startswith(noted := weight_files.noted(to)):
         raise MissingAsset(
             f"{came} is another file than the first time: its sha256 is {digest}, {to.name}.sha256 has {noted}. Delete "
             f"{to}.sha256 if you trust the new one."
@@ -295,7 +308,7 @@ def _from_hub(asset: Asset, say: Say) -> Path:
     from huggingface_hub.errors import GatedRepoError
 
     say(
-        f"{asset.name}: fetching {asset.size} from {asset.url} into the Hugging Face cache (HF_HOME moves it), as "
+        f"{asset.name}: fetching {asset.size} from {address(asset.url)} into the Hugging Face cache (HF_HOME moves it), as "
         f"`hf download {asset.hub}` would"
     )
     weights = "*/*"  # a pipeline's lie in its folders; beside them may be the same ones again, in one file
@@ -306,7 +319,7 @@ def _from_hub(asset: Asset, say: Say) -> Path:
             raise MissingAsset(f"{asset.name}: {_advice(asset, refused)}") from refused
         weights = "*"  # a network alone
     except (OSError, HTTPException) as error:
-        raise Unreachable(f"{asset.name}: {asset.url} {why(error)}. {_offline(asset)}") from error
+        raise Unreachable(f"{asset.name}: {address(asset.url)} {why(error)}. {_offline(asset)}") from error
     path = Path()
     for ending in ("safetensors", "bin"):
         patterns = [*TEXTS, f"{weights}.{ending}"]
@@ -321,7 +334,8 @@ def _from_hub(asset: Asset, say: Say) -> Path:
                     f"{asset.name} cannot be kept in {constants.HF_HUB_CACHE} ({reason(error)}); HF_HOME moves that folder."
                 ) from error
             raise MissingAsset(
-                f"{asset.name}: {asset.url} cannot be had ({reason(error)}). The same command goes on where this one was."
+                f"{asset.name}: {address(asset.url)} cannot be had ({reason(error)}). "
+                "The same command goes on where this one was."
             ) from error
         if not catalogue.damage(asset, path):
             say(f"{asset.name}: fetched, {path}")
@@ -343,7 +357,7 @@ def _advice(asset: Asset, refused: Refused) -> str:
         )
     note = f"; {asset.note}" if asset.note else ""
     return (
-        f"the hub shows no {page} (HTTP {refused.code}): removed, renamed or private{note}. Who has access sets "
+        f"the hub shows no {address(page)} (HTTP {refused.code}): removed, renamed or private{note}. Who has access sets "
         f"HF_TOKEN. {local}"
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,12 +11,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from sa_bench import untrusted, untrusted_arrays
 from sa_bench.errors import CellFailed, SaBenchError, first_line
+from sa_bench.escaping import steering
+from sa_bench.sealing import EDITED, FILES, edited
 
 SCHEMA = 1  # of a result
 MODEL = "model.safetensors"
-SCORES = 200_000_000  # numbers in a table of scores
-NUMBERS = {"BOOLEAN", "INT32", "INT64", "FLOAT", "DOUBLE"}  # what Parquet calls them
 OPEN = ConfigDict(extra="allow", strict=True)
 
 
@@ -64,6 +64,7 @@ class Measurement(BaseModel):
     better: str | None
     source: str
     base: float | None
+    ledger: dict[str, Any] | None = None
     fingerprint: dict[str, Any]
 
 
@@ -102,7 +103,7 @@ def result(raw: bytes, where: str) -> dict[str, Any]:
         Differs: it is not of that form; names `where` and the field.
     """
     try:
-        row = json.loads(raw, parse_constant=_no_number)
+        row = untrusted.parse_json(raw, strict=True)
         if row["schema"] > SCHEMA:
             raise SaBenchError(
                 f"{where} has schema {row['schema']}; this sa_bench reads {SCHEMA}. Upgrade it."
@@ -112,21 +113,19 @@ def result(raw: bytes, where: str) -> dict[str, Any]:
         _task(row["task_values"])
         for text in (row["provenance"]["command"], row["provenance"].get("cell_command", "")):
             _require_command(text)
+        if edited(row):
+            raise Differs(f"{where}: result.json was {EDITED}: its hash over itself differs.")
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise Differs(
             f"{where}: {field or 'result.json'} is not what `run` writes: {first['msg']}."
         ) from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, ArithmeticError) as error:
         raise Differs(f"{where}: result.json is not what `run` writes ({error}).") from error
     for m in row["measurements"]:
         m["ledger"] = None  # what was published is this version's to say
-    return {k: v for k, v in row.items() if k in ("schema", *Result.model_fields)}
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number")
+    return {k: v for k, v in row.items() if k in ("schema", FILES, *Result.model_fields)}
 
 
 def require_plain(value: Any) -> None:
@@ -136,16 +135,16 @@ def require_plain(value: Any) -> None:
     elif isinstance(value, list):
         for part in value:
             require_plain(part)
-    elif isinstance(value, str) and not value.replace("\n", "").replace("\t", "").isprintable():
-        raise ValueError(f"a text holds control characters: {value[:40]!r}")
+    elif isinstance(value, str) and (found := steering(value)):
+        raise ValueError(f"a text holds control characters: {found[0]!r} in {value[:40]!r}")
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{value} is no number")  # 1e999
 
 
 def _require_command(text: str) -> None:
     """Reports show it to be repeated: it must be one command of this suite and nothing that a shell would add to it."""
-    text = text.strip()
-    if text and not (text.startswith("python -m sa_bench") and shlex.join(shlex.split(text)) == text):
+    text, ours = text.strip(), ["python", "-m", "sa_bench"]
+    if text and not ((words := shlex.split(text))[:3] == ours and shlex.join(words) == text):
         raise ValueError(f"the command {text[:60]!r} is none of sa_bench")
 
 
@@ -167,11 +166,17 @@ def readable(rows: Iterable[Mapping[str, Any]]) -> Iterator[None]:
     except SaBenchError:
         raise
     except Exception as error:
-        whose = sorted({row["origin"] for row in rows if row.get("origin")})
+        whose = sorted(
+            {
+                row.get("origin") or "a packed file"
+                for row in rows
+                if row.get("origin") or not row.get("folder")
+            }
+        )
         if not whose:
             raise
         raise SaBenchError(
-            f"These results cannot be shown ({type(error).__name__}: {error}); of others are those by "
+            f"These results cannot be shown ({type(error).__name__}: {error}); not from a run of ours are those of "
             f"{', '.join(whose)}: python -m sa_bench verify FILE."
         ) from error
 
@@ -184,30 +189,16 @@ def require_readable(path: Path, name: str) -> None:
     """
     try:
         if path.suffix == ".parquet":
-            _scores(path)
+            untrusted_arrays.require_scores(path)
         elif path.suffix == ".safetensors":
             _tensors(path)
     except Exception as error:  # pyarrow and safetensors have their own
         raise Differs(f"{name} cannot be read: {first_line(error)}.") from error
 
 
-def _scores(path: Path) -> None:
-    import pyarrow.parquet as pq
-
-    facts = pq.ParquetFile(path).metadata
-    if facts.num_rows * facts.num_columns > SCORES:
-        raise ValueError(f"{facts.num_rows:,} x {facts.num_columns:,} numbers cannot be right")
-    kinds = {facts.schema.column(i).physical_type for i in range(facts.num_columns)}
-    if other := sorted(kinds - NUMBERS):
-        raise ValueError(f"a table of scores has a column of {other[0]}, not of numbers")
-
-
 def _tensors(path: Path) -> None:
-    from safetensors import safe_open
-
-    with safe_open(path, "np") as file:
-        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-        kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    table = {k: v for k, v in untrusted_arrays.read_header(path).items() if k != "__metadata__"}
+    shapes, kinds = ({name: said[key] for name, said in table.items()} for key in ("shape", "dtype"))
     if path.name == MODEL:
         return
     rows = {"labels", "seeds", *({"prompts"} & set(shapes))}

@@ -16,11 +16,13 @@ import numpy as np
 from sa_bench.errors import MissingAsset, SaBenchError
 from sa_bench.file_state import digest
 from sa_bench.settings import store_folder, weights_folder
+from sa_bench.untrusted_arrays import load_torch
 
 NAME = "inception-v3-compat"
 LAYER = "2048"
 FILE = "weights-inception-2015-12-05-6726825d.pth"
-SHA256 = "6726825d"  # its beginning, which the file is named after; torch.hub checks the same 8 digits
+SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+NAMED = "6726825d"  # the digits in its name, which fingerprints hold
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
 SIZE, LICENCE = "95 MB", "Apache-2.0"
 UNLOCKS = "inception_fid, inception_kid, inception_precision, inception_recall, official_*"
@@ -46,7 +48,7 @@ def weights() -> tuple[Path, str]:
             found = digest(path)
             if not found.startswith(SHA256):
                 raise MissingAsset(
-                    f"{path} is damaged: its sha256 begins with {found[:8]}, not {SHA256}. Get it again: {URL}"
+                    f"{path} is damaged: its sha256 begins with {found[:8]}, not {SHA256[:8]}. Get it again: {URL}"
                 )
             return path, found
     first = weights_folder() or store_folder() / "weights"
@@ -67,11 +69,10 @@ def missing() -> str | None:
 
 @lru_cache(maxsize=1)
 def _network(path: Path, content: str, device: str):
-    import torch
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     try:
-        torch.load(path, map_location="cpu", weights_only=True)
+        load_torch(path)
     except Exception as error:
         raise SaBenchError(f"{path} holds more than tensors and is not loaded ({error}).") from error
     network = FeatureExtractorInceptionV3(NAME, [LAYER], feature_extractor_weights_path=str(path))

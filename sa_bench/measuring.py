@@ -106,7 +106,7 @@ def fingerprint(chain: Chain, metric: Metric) -> dict[str, Any]:
     if "designated" in metric.fields or "features" in metric.requires:
         facts["features"] = {task.designated: judge_card(task.designated)["sha256"][:16]}
     if "inception" in metric.requires:
-        facts |= {"features": {inception.NAME: inception.SHA256}, "layer": inception.LAYER}
+        facts |= {"features": {inception.NAME: inception.NAMED}, "layer": inception.LAYER}
         facts["reference"] = "retain_train"
     if "forgetting" in metric.requires:
         facts["forgetting"] = fingerprint(chain, registry.metric(task.primary[0]))

@@ -13,6 +13,7 @@ import torch
 
 from sa_bench.errors import CellFailed
 from sa_bench.store import PARTS, write_atomic
+from sa_bench.untrusted import read_json
 
 SPENT = f"{PARTS}/spent.json"  # in the folder of a stage under way: what was spent on it so far, over all attempts
 EVERY = 5.0  # seconds between two notes of it; a kill loses as much
@@ -85,7 +86,7 @@ class _Stage:
         self.began = _clocks()
         self.inner = (0.0, 0.0)  # of the stages it asked for, in this attempt
         try:
-            wall, cpu = json.loads(file.read_text())
+            wall, cpu = read_json(file)
             self.earlier = (float(wall), float(cpu))
         except (OSError, ValueError, TypeError):
             self.earlier = (0.0, 0.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from sa_bench.settings import store_folder
 from sa_bench.stages import Chain
 from sa_bench.statistics import detectable
 from sa_bench.store import Store, digest
+from sa_bench.untrusted import read_json
 
 LISTED = 30  # cells that are listed stage by stage; of more, a line for each setting
 PER_PARAMETER = 7 * 4  # bytes in training: weight, gradient, two moments, θ*, F, the replay copy
@@ -99,7 +99,7 @@ def _parameters(chain: Chain) -> int:
     from sa_bench.models.scopes import SD_1, memory
 
     config = chain.base.file / "unet" / "config.json" if _here(chain) else None
-    known = json.loads(config.read_text()) if config is not None and config.is_file() else SD_1
+    known = read_json(config) if config is not None and config.is_file() else SD_1
     return memory(known)["weights"] // 4
 
 
@@ -114,7 +114,7 @@ def _here(chain: Chain) -> bool:
 
 
 def _images(task: Task) -> int:
-    return sum(len(sampling.rows(task, name)) for name in sampling.sets(task))
+    return sum(sampling.count(task, name) for name in sampling.sets(task))
 
 
 def _detectable(cells: Sequence[Cell]) -> Iterator[str]:

@@ -26,6 +26,7 @@ from sa_bench.sample_sets import SampleSet
 from sa_bench.settings import store_folder
 from sa_bench.stages import Chain
 from sa_bench.store import Artifact, Store, digest
+from sa_bench.untrusted_arrays import read_header, read_scores
 
 GREY = 1  # levels that an image made again in another batch may differ by
 OPTIONAL = {"real", "inception", "nudity", "faces", "celebrities", "identity", "clip", "lpips"}
@@ -192,6 +193,12 @@ class CellCheck:
         if member is None:
             self.tally.skip(f"left out of the bundle: {left_out['why']}", f"{self.name}/{file}")
             return
+        held = read_header(self.folder / file)["images"][
+            "shape"
+        ]  # before as much is made as the task asks for
+        self._require(
+            f"{file}: number of images", held[0], sampling.count(self.cell.task, name), "the task asks for"
+        )
         found, wanted = SampleSet.load(self.folder / file), sampling.rows(self.cell.task, name)
         columns: dict[str, Sequence[int]] = {
             "seeds": [r.request.seed for r in wanted],
@@ -199,7 +206,6 @@ class CellCheck:
         }
         if self.cell.task.prompts is not None:
             columns["prompts"] = [r.prompt for r in wanted]
-        self._require(f"{file}: number of images", len(found), len(wanted), "the task asks for")
         for column, values in columns.items():
             there = getattr(found, column)
             self._require(f"{file}: {column}", None if there is None else there.tolist(), values)
@@ -257,8 +263,6 @@ class CellCheck:
 
     def _interval(self, m: Mapping[str, Any]) -> str:
         """Value and bounds follow from the scores; else why that cannot be seen from them."""
-        import pandas as pd
-
         path = self.folder / "scores" / f"{m['name']}.parquet"
         if m["value"] is None:
             return ""
@@ -266,7 +270,7 @@ class CellCheck:
             if rechecking.over_scores(m):
                 raise Differs(f"its scores are missing; an interval called {m['interval']} is over scores.")
             return "there are no scores of it"
-        found = rechecking.from_scores(m, pd.read_parquet(path), len(self.cell.task.classes))
+        found = rechecking.from_scores(m, read_scores(path), len(self.cell.task.classes))
         if found is None:
             return f"an interval called {m['interval']} does not follow from the scores"
         if difference := rechecking.first_difference({k: m[k] for k in found}, found):
@@ -300,7 +304,7 @@ class CellCheck:
                 raise Differs("its scores are missing.")
             frame = pd.DataFrame(dict(measured.scores))
             frame.insert(0, "index", np.arange(len(frame)))
-            if difference := rechecking.scores(pd.read_parquet(path), frame, self.here):
+            if difference := rechecking.scores(read_scores(path), frame, self.here):
                 raise Differs(said(*difference))
         self.tally.add("metrics")
         self.tally.add("bases")

@@ -226,6 +226,21 @@ def is_path(reference: str) -> bool:
     return reference.endswith(".py") or "/" in reference
 
 
+def require_trusted(references: Iterable[str], where: str) -> None:
+    """Refuse to run the code of files that another file names.
+
+    Raises:
+        SaBenchError: one of `references` is a file that this process has not been given by its user.
+    """
+    known = {e.path for e in _known.by_path.values()}
+    if files := [
+        name for name in references if is_path(name) and Path(name).expanduser().resolve() not in known
+    ]:
+        raise SaBenchError(
+            f"{where} names {files[0]}, whose code would be run. Look at it; if you trust it, add --trust."
+        )
+
+
 def kind_of(path: Path) -> str:
     """What a plug-in file defines, by its source: task, metric or method."""
     tree = _parsed(path / "__init__.py" if path.is_dir() else path)

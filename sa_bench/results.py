@@ -20,9 +20,13 @@ from pydantic import ValidationError
 from sa_bench import __version__
 from sa_bench.bundles import BUNDLED, opened
 from sa_bench.errors import SaBenchError, first_line
+from sa_bench.escaping import terminal
 from sa_bench.file_state import cached_by, state
 from sa_bench.foreign import SCHEMA, Result
+from sa_bench.sealing import EDITED, edited, sealed
 from sa_bench.store import replacing, write_atomic
+from sa_bench.untrusted import read_json, read_packed
+from sa_bench.untrusted_arrays import read_scores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +38,11 @@ PACKED = ".jsonl.xz"
 CLAIM = ".claim.lock"  # in a folder of results, while it is claimed
 UNITS = ("seed", "prompt")  # columns that say which image a score is of
 FIELDS = ("value", "low", "high", "interval", "n", "n_unit", "judges", "extra", "reason")
+
+
+def write_result(folder: Path, row: Mapping[str, Any]) -> None:
+    """Write `result.json` into `folder`, with the hashes of the files there and one over itself."""
+    write_atomic(folder / "result.json", to_json(sealed(_plain(row), folder)).encode())
 
 
 def to_json(value: Any) -> str:
@@ -69,7 +78,7 @@ def write_measured(folder: Path, measured: Measured) -> None:
 def read_measured(folder: Path) -> tuple[dict[str, Any], Path | None]:
     """What `write_measured` wrote."""
     scores = folder / "scores.parquet"
-    return json.loads((folder / "measurement.json").read_text()), scores if scores.exists() else None
+    return read_json(folder / "measurement.json"), scores if scores.exists() else None
 
 
 def measurement_row(
@@ -165,13 +174,22 @@ def read_results(folders: Iterable[Path]) -> list[dict[str, Any]]:
             raise SaBenchError(f"{folder} holds no result.json. Make some: python -m sa_bench run --help.")
         for path in paths:
             try:
-                row = _readable(path, json.loads(path.read_text()))
-            except (OSError, ValueError, KeyError, TypeError) as error:
+                row = _readable(path, read_json(path))
+            except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
                 raise SaBenchError(
                     f"{path} is not a result file ({first_line(error)}). Delete it and run again."
                 ) from error
-            rows.append(row | {"folder": str(path.parent)})
+            rows.append(_told(row, path.parent) | {"folder": str(path.parent)})
     return rows
+
+
+def _told(row: dict[str, Any], folder: Path | None = None) -> dict[str, Any]:
+    """`row`; one that was edited since it was written stands apart from others by its `origin`, and that is said."""
+    if not (what := edited(row, folder)):
+        return row
+    where = f"{folder}: {what}" if folder else f"{row['method']} on {row['task']}, cell {row['cell']}"
+    print(terminal(f"note: {where} was {EDITED}; it stands apart."), file=sys.stderr)
+    return row | {"origin": EDITED}
 
 
 def _readable(path: Path, row: Any) -> dict[str, Any]:
@@ -205,8 +223,8 @@ def packed(rows: Iterable[Mapping[str, Any]]) -> bytes:
             name: {k: columns[k].tolist() for k in UNITS} for name, columns in found.items() if set(UNITS) <= set(columns)
         } if row["task_values"].get("prompts") else {}  # fmt: skip
         line = {k: v for k, v in row.items() if k != "folder"} | {"scores": scores}
-        lines.append(line | ({"units": units} if units else {}))
-    return lzma.compress("".join(json.dumps(_plain(line)) + "\n" for line in lines).encode(), preset=9)
+        lines.append(sealed(_plain(line | ({"units": units} if units else {}))))
+    return lzma.compress("".join(json.dumps(line) + "\n" for line in lines).encode(), preset=9)
 
 
 def unpacked(path: Path) -> list[dict[str, Any]]:
@@ -216,15 +234,31 @@ def unpacked(path: Path) -> list[dict[str, Any]]:
         SaBenchError: it is not there, damaged, or of a newer schema.
     """
     try:
-        rows = [json.loads(line) for line in lzma.decompress(path.read_bytes()).decode().splitlines()]
-        found = [_readable(path, row) | {"folder": ""} for row in rows]
+        found = [_told(_scored(_readable(path, row))) | {"folder": ""} for row in read_packed(path)]
         if not found:
             raise ValueError("it holds no result")
-    except (OSError, EOFError, lzma.LZMAError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise SaBenchError(
             f"{path} is no packed results ({first_line(error)}). Make it again: python -m sa_bench pack RUN FILE."
         ) from error
     return found
+
+
+def _scored(row: dict[str, Any]) -> dict[str, Any]:
+    """`row`, once the scores in it are numbers, as many as their seeds and prompts.
+
+    Raises:
+        ValueError, TypeError, AttributeError: they are not.
+    """
+    scores, units = row["scores"], row.get("units", {})
+    for name, column in scores.items():
+        if not isinstance(column, list) or np.array(column, float).ndim != 1:
+            raise ValueError(f"the scores of {name} are no list of numbers")
+        beside = units.get(name, {})
+        if beside and (set(beside) != set(UNITS) or any(len(v) != len(column) for v in beside.values())):
+            raise ValueError(f"the seeds and prompts of {name} are not as many as its scores")
+        _whole(beside)
+    return row
 
 
 def _result_files(folder: Path) -> list[Path]:
@@ -232,8 +266,8 @@ def _result_files(folder: Path) -> list[Path]:
     found = {p for p in folder.glob("**/result.json")}
     for manifest in manifests:
         try:
-            listed = set(json.loads(manifest.read_text())["cells"])
-        except (ValueError, KeyError, TypeError) as error:
+            listed = set(read_json(manifest)["cells"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise SaBenchError(
                 f"{manifest} is damaged ({error}). Run the command again with --overwrite."
             ) from error
@@ -279,16 +313,14 @@ def _stored(folder: str, name: str) -> Mapping[str, np.ndarray]:
     path = _scores_file(folder, name)
     if not folder or not path.is_file():
         return {}
-    import pandas as pd
-
     try:
-        frame = pd.read_parquet(path)
+        frame = read_scores(path)
         if "score" not in frame:
             return {}
         return {"score": frame["score"].to_numpy(float)} | {
             k: frame[k].to_numpy(np.int64) for k in UNITS if k in frame
         }
-    except (OSError, ValueError, TypeError) as error:  # pyarrow's own are of these kinds
+    except (OSError, ValueError, TypeError) as error:
         raise SaBenchError(
             f"{path} is no table of scores ({first_line(error)}). Delete its cell's folder and run the command again."
         ) from error

@@ -31,6 +31,7 @@ from sa_bench.errors import (
     is_out_of_memory,
     notice,
 )
+from sa_bench.escaping import visible
 from sa_bench.locks import locked
 from sa_bench.results import (
     CLAIM,
@@ -38,10 +39,11 @@ from sa_bench.results import (
     command_line,
     metric_of,
     provenance,
-    to_json,
+    write_result,
 )
 from sa_bench.settings import SMOKE_MODEL
 from sa_bench.store import Store, copy_atomic, digest, write_atomic
+from sa_bench.untrusted import read_json
 
 Report = Callable[[str, str, int, int], None]
 """report(cell name, stage, done, total)"""
@@ -55,7 +57,7 @@ def run_cell(
     try:
         with extras(f"{cell.task.name} by {cell.method}"):
             result = _measure_cell(cell, store, folder, command, report, device)
-        write_atomic(folder / "result.json", to_json(result).encode())
+        write_result(folder, result)
     except KeyboardInterrupt:
         raise
     except Exception as error:
@@ -65,12 +67,12 @@ def run_cell(
             if not isinstance(error, SaBenchError):
                 write_atomic(folder / "error.log", traceback.format_exc().encode())
                 result["error"] += f" (details: {folder / 'error.log'})"
-            write_atomic(folder / "result.json", to_json(result).encode())
+            write_result(folder, result)
     return result
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or "no message"
+    text = " ".join(visible(error).split()) or "no message"
     if is_out_of_memory(error):
         return f"{NO_MEMORY} ({text})"
     return text if isinstance(error, SaBenchError) else f"{type(error).__name__}: {text}"
@@ -165,7 +167,7 @@ def prepare(out: Path, cells: Sequence[Cell], overwrite: bool) -> None:
     ):  # of two that come at once the second sees the first's claim
         if manifest.exists() and not overwrite:
             try:
-                claimed = json.loads(manifest.read_text())["cells"]
+                claimed = read_json(manifest)["cells"]
             except (ValueError, KeyError, TypeError) as error:
                 raise SaBenchError(
                     f"{manifest} is damaged; add --overwrite or choose another --out."
@@ -289,7 +291,7 @@ def _lost(cell: Cell, out: Path, command: str) -> dict[str, Any]:
         "error": reason,
         "exit_code": CellFailed.exit_code,
     }
-    write_atomic(out / cell.name / "result.json", to_json(result).encode())
+    write_result(out / cell.name, result)
     return result
 
 

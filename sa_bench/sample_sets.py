@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save
 
 from sa_bench.errors import SaBenchError, first_line
 from sa_bench.store import write_atomic
+from sa_bench.untrusted_arrays import read_header
 
 
 def file_hash(array: np.ndarray) -> str:
@@ -27,6 +28,7 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
         SaBenchError: it is cut short or something else.
     """
     try:
+        read_header(path)
         found = load_file(path)
         if not {"images", "labels"} <= set(found):
             raise ValueError(f"it holds {', '.join(found)}")

@@ -73,6 +73,15 @@ def rows(task: Task, name: str) -> list[Row]:
     return found
 
 
+def count(task: Task, name: str) -> int:
+    """The number of images of the set `name`; none is thought up for it.
+
+    Raises:
+        SaBenchError: there is no such set.
+    """
+    return sum(n for *_, n in _wanted(task, name))
+
+
 def prompts(task: Task, name: str) -> list[tuple[int, str]]:
     """The prompts that the set `name` asks with, (row, text): rows from 1 in its list, those it leaves out not given.
 
@@ -81,7 +90,7 @@ def prompts(task: Task, name: str) -> list[tuple[int, str]]:
     """
     found, before = [], 1
     for _, _, asked, n in _wanted(task, name):
-        used = sorted({i * len(asked) // n for i in range(n)})
+        used = range(len(asked)) if n >= len(asked) else sorted({i * len(asked) // n for i in range(n)})
         found += [(before + j, str(asked[j].condition)) for j in used]
         before += len(asked)
     return found

@@ -26,6 +26,7 @@ from sa_bench import __version__, uses
 from sa_bench.disk import copy_atomic, disk_errors, make_folder, replacing, share, sweep, sync, write_atomic
 from sa_bench.errors import SaBenchError
 from sa_bench.locks import Busy, locked
+from sa_bench.untrusted import read_json
 
 __all__ = [
     "PARTS", "STAGES", "Artifact", "Store", "content", "copy_atomic", "digest", "disk_errors", "file_digest", "replacing",
@@ -87,7 +88,7 @@ class Store:
         if (stage, key) not in self._verified:
             path = self.path(stage, key)
             try:
-                meta = json.loads((path / "meta.json").read_text())
+                meta = read_json(path / "meta.json")
                 right = _is_named(meta, stage, key) and meta["content"] == content(path)
             except (OSError, ValueError, KeyError, TypeError):
                 return False
@@ -99,7 +100,7 @@ class Store:
     def get(self, stage: str, key: str, cached: bool = True) -> Artifact:
         """A finished artifact."""
         path = self.path(stage, key)
-        meta = json.loads((path / "meta.json").read_text())
+        meta = read_json(path / "meta.json")
         return Artifact(path, key, meta["content"], meta, cached)
 
     def _used(self, stage: str, key: str, cached: bool = True) -> Artifact | None:

@@ -1,4 +1,4 @@
-"""A suite: the cells of several runs under one name, `run --suite micro-1`. A TOML file, values only.
+"""A suite: the cells of several runs under one name, `run --suite micro-1`. A TOML file.
 
     # The first comment line is what `list` prints.
     [[run]]
@@ -9,21 +9,26 @@
     set = ["task.n_forget=1000"]
     sweep = ["sa.lam=10,100"]
 
-Each `[[run]]` means what `run` means with the same options; cells that several ask for are made once.
+Each `[[run]]` means what `run` means with the same options; cells that several ask for are made once. Its values run
+no code, unless it names plug-ins (`./mine.py`): then it is refused until `--trust` says that they were looked at.
 """
 
 from __future__ import annotations
 
-import tomllib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sa_bench import registry
 from sa_bench.cells import Cell, add, resolve
 from sa_bench.errors import SaBenchError, unknown
 from sa_bench.registry import room
+from sa_bench.untrusted import read_toml
 
 KEYS = {"task": str, "method": str, "base_seed": int, "seed": int, "set": str, "sweep": str, "metric": str}
+COUNTED = ("task", "method", "base_seed", "seed")
+MOST = 100_000  # cells of a run in it
 
 
 def folder() -> Path:
@@ -53,16 +58,21 @@ def find(reference: str) -> Path:
     return folder() / f"{reference}.toml"
 
 
-def cells(reference: str) -> list[Cell]:
+def cells(reference: str, trust: bool = False) -> list[Cell]:
     """Every cell of a suite, in its order, without repeats.
 
+    Args:
+        reference: its name, or the path of its file.
+        trust: run the code of the plug-ins that it names.
+
     Raises:
-        SaBenchError: no such suite, or a run in it that `run` would refuse; names file and run.
+        SaBenchError: no such suite, a run in it that `run` would refuse, more than `MOST` cells, or a plug-in without
+            `trust`; names file and run.
     """
     path = find(reference)
     try:
-        whole = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        whole = read_toml(path)
+    except (OSError, ValueError) as error:
         raise SaBenchError(f"{path} is no suite: {error}.") from error
     runs = whole.pop("run", None)
     if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
@@ -78,6 +88,14 @@ def cells(reference: str) -> list[Cell]:
         if not isinstance(scale, str):
             raise SaBenchError(f"{where}: scale must be a text, got {scale!r}.")
         _check(run, where)
+        if not trust:
+            registry.require_trusted(
+                [name for key in ("task", "method", "metric") for name in run.get(key, ())], where
+            )
+        asked = math.prod(len(v) for k in KEYS if k in COUNTED and (v := run.get(k)))
+        asked *= math.prod(text.count(",") + 1 for text in run.get("sweep", []))
+        if asked > MOST:
+            raise SaBenchError(f"{where}: it asks for {asked:,} cells; {MOST:,} at most.")
         try:
             made = resolve(
                 run["task"], run["method"], scale, run.get("seed", [0]), run.get("base_seed", [0]),

@@ -22,6 +22,7 @@ from sa_bench.ledger import NO_JUDGE, Published, by_judge, entries, is_of, verdi
 from sa_bench.ranking import boards
 from sa_bench.registry import room
 from sa_bench.results import metric_of
+from sa_bench.sealing import EDITED
 from sa_bench.statistics import over_bases
 from sa_bench.wording import shown, spread
 
@@ -330,5 +331,6 @@ def notes_on(rows: Sequence[Row]) -> Iterator[str]:
     )
     if scales := sorted({e.scale for e in cells if e.text}):
         yield f"Scale of ours: {', '.join(scales)}. Verdicts are given at scale paper, from three runs and three judges on."
-    yield from (f"† by {o}, as told" for o in dict.fromkeys(e.origin for e in cells if e.origin and e.text))
+    origins = dict.fromkeys(e.origin for e in cells if e.origin and e.text)
+    yield from (f"† {EDITED}" if o == EDITED else f"† by {o}, as told" for o in origins)
     yield from (f"n/a: {reason}" for reason in dict.fromkeys(e.reason for e in cells if e.reason))

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from sa_bench.board import Board, Endpoint, Line
 from sa_bench.cells import Cell, titled
+from sa_bench.escaping import terminal
 from sa_bench.ranking import boards
 from sa_bench.wording import Notes, shown, spread
 
@@ -23,8 +24,8 @@ class Live:
         """Progress goes to stderr, results to stdout."""
         self.console = Console(stderr=True)
         self.progress = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"), TimeRemainingColumn(compact=True),
+            TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}", markup=False), TimeRemainingColumn(compact=True),
             console=self.console, transient=True, disable=not self.console.is_terminal,
         )  # fmt: skip
         self.bars: dict[str, Any] = {}
@@ -34,7 +35,9 @@ class Live:
 
     def _say(self, text: str) -> None:
         # A log file gets one line a message, however long; a terminal wraps at words.
-        self.console.print(text, markup=False, highlight=False, soft_wrap=not self.console.is_terminal)
+        self.console.print(
+            terminal(text), markup=False, highlight=False, soft_wrap=not self.console.is_terminal
+        )
 
     def __enter__(self) -> Self:
         """Start."""
@@ -55,7 +58,7 @@ class Live:
 
     def update(self, cell: str, stage: str, done: int, total: int) -> None:
         """Show a stage's progress."""
-        text = f"{self.titles.get(cell.rpartition('-')[2], cell)}: {stage}"
+        text = terminal(f"{self.titles.get(cell.rpartition('-')[2], cell)}: {stage}")
         if cell not in self.bars or self.stages[cell] != stage:
             if cell in self.bars:
                 self.progress.remove_task(self.bars[cell])
@@ -100,15 +103,19 @@ def print_boards(results: Sequence[Mapping[str, Any]]) -> None:
     console = Console()
     console.soft_wrap = not console.is_terminal  # whole sentences in a log
     for board in boards(results):
-        console.print(f"\n{board.title} · scale {board.scale}", style="bold", markup=False, highlight=False)
-        console.print(board.headline, markup=False, highlight=False)
+        console.print(
+            terminal(f"\n{board.title} · scale {board.scale}"), style="bold", markup=False, highlight=False
+        )
+        console.print(terminal(board.headline), markup=False, highlight=False)
         console.print()
         for line in board.lines:
-            console.print(f"  {line.label}{_mark(line)}: {line.sentence}", markup=False, highlight=False)
+            console.print(
+                terminal(f"  {line.label}{_mark(line)}: {line.sentence}"), markup=False, highlight=False
+            )
         notes = Notes()
         console.print(_table(board, notes))
         for number, reason in enumerate(notes.reasons, 1):
-            console.print(f"  [{number}] {reason}", markup=False, highlight=False)
+            console.print(terminal(f"  [{number}] {reason}"), markup=False, highlight=False)
 
 
 def _mark(line: Line) -> str:
@@ -120,13 +127,13 @@ def _mark(line: Line) -> str:
 def _empty(*headings: str) -> Table:
     table = Table(title=None, show_edge=False, pad_edge=False)
     for heading in headings:
-        table.add_column(heading, overflow="fold")
+        table.add_column(Text(terminal(heading)), overflow="fold")
     return table
 
 
 def _add(table: Table, *cells: str) -> None:
     # As Text: in a plain string rich would take the brackets of `fid[judge-mnist]` for a style and drop them.
-    table.add_row(*(Text(cell) for cell in cells))
+    table.add_row(*(Text(terminal(cell)) for cell in cells))
 
 
 def _table(board: Board, notes: Notes) -> Table:
@@ -161,4 +168,4 @@ def print_measurements(result: Mapping[str, Any]) -> None:
         _add(table, m["name"], value, interval, count, shown(m["base"], unit), m["better"] or "–")
     console.print(table)
     for flag in result["flags"]:
-        console.print(f"note: {flag}", markup=False, highlight=False)
+        console.print(terminal(f"note: {flag}"), markup=False, highlight=False)

@@ -26,6 +26,7 @@ from sa_bench.errors import MissingAsset, SaBenchError
 from sa_bench.examining import measured
 from sa_bench.settings import store_folder, weights_folder
 from sa_bench.store import Store, file_digest, write_atomic
+from sa_bench.untrusted_arrays import load_torch
 
 FILE = "resnet34-b627a593.pth"  # torchvision's IMAGENET1K_V1; the name carries its sha256's beginning
 URL = f"https://download.pytorch.org/models/{FILE}"
@@ -188,5 +189,5 @@ def _imagenet() -> dict[str, Tensor]:
         )
     if not file_digest(path).startswith("b627a593"):
         raise MissingAsset(f"{path} is damaged: its sha256 does not begin with b627a593. Get it again: {URL}")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = load_torch(path)
     return {k: v for k, v in state.items() if not k.startswith("fc.")}

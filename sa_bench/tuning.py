@@ -16,6 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from sa_bench.errors import SaBenchError
+from sa_bench.escaping import markdown
 from sa_bench.keys import flat
 from sa_bench.results import code_of, metric_of
 from sa_bench.statistics import wilson
@@ -163,7 +164,7 @@ def report(found: Sequence[Try]) -> str:
     ]
     for task in dict.fromkeys(t.task for t in found):
         mine = [t for t in found if t.task == task]
-        lines += [f"## {task}: tried on {', '.join(mine[0].concepts)}", ""]
+        lines += [f"## {markdown(task)}: tried on {markdown(', '.join(mine[0].concepts))}", ""]
         lines += [
             "| method | setting | still judged c_f | passes | retention | CPU s | |",
             "|" + " --- |" * 7,
@@ -176,13 +177,15 @@ def report(found: Sequence[Try]) -> str:
                 mark = "**chosen**" if t is winner else ""
                 passes, keep = "yes" if t.passes else "no", f"{t.keep:.{digits}f}"
                 lines.append(
-                    f"| {method} | {t.setting} | {percent(t.forget)} | {passes} | {keep} | "
+                    f"| {markdown(method)} | {markdown(t.setting)} | {percent(t.forget)} | {passes} | {keep} | "
                     f"{t.seconds:.0f} | {mark} |"
                 )
             if 1 < len(options) <= MOST:
                 best = [("–" if v is None else f"{v:.{digits}f}") for v in expected_best(options)]
                 spent = sum(t.seconds for t in options)
-                curves.append(f"| {method} | {len(options)} tries, {spent:.0f} s | {' | '.join(best)} |")
+                curves.append(
+                    f"| {markdown(method)} | {len(options)} tries, {spent:.0f} s | {' | '.join(best)} |"
+                )
         if curves:
             wide = max(c.count("|") for c in curves) - 3
             head = f"| method | budget | {' | '.join(f'k = {k + 1}' for k in range(wide))} |"

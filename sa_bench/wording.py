@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sa_bench.board import Board, Endpoint, Line
+from sa_bench.sealing import EDITED
 
 
 class Notes:
@@ -64,10 +65,15 @@ def spread(endpoint: Endpoint, between: str) -> str:
 
 def elsewhere(board: Board) -> str:
     """Whose rows stand on the board beside our own, and how to look into them."""
-    return (
-        f"From bundles, as told: {', '.join(board.origins)}. Whether recomputation agrees: "
-        "python -m sa_bench verify FILE."
-    )
+    others = [origin for origin in board.origins if origin != EDITED]
+    told = [
+        f"From bundles, as told: {', '.join(others)}. Whether recomputation agrees: python -m sa_bench verify FILE."
+    ] if others else []  # fmt: skip
+    if EDITED in board.origins:
+        told.append(
+            f"Rows called “{EDITED}” do not have the hashes that were written with them; nothing rests on them."
+        )
+    return " ".join(told)
 
 
 def _against_base(keep: Endpoint | None) -> str:

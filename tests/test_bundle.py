@@ -19,6 +19,7 @@ from sa_bench import api, cards, judges, rechecking, registry
 from sa_bench.bundles import BUNDLED, Differs, facts, opened, set_hash, write
 from sa_bench.errors import SaBenchError
 from sa_bench.results import packed, read_results, unpacked
+from sa_bench.sealing import sealed
 from sa_bench.statistics import bounded_mean, mean, rate
 from sa_bench.store import file_digest
 from sa_bench.verifying import UNPROVED, verify
@@ -66,6 +67,16 @@ class Forger:
     def row(self, row):
         self.members[f"{self.cell}/result.json"] = json.dumps(row).encode()
 
+    def seal(self):
+        kept = (
+            n for n in self.members if n.startswith(self.cell) and n.endswith((".safetensors", ".parquet"))
+        )
+        names = [n.partition("/")[2] for n in kept]
+        row = self.row
+        hashes = {n: hashlib.sha256(self.members[f"{self.cell}/{n}"]).hexdigest() for n in names}
+        row["files"] = {n: hashes.get(n, h) for n, h in row["files"].items()} | hashes
+        self.row = sealed(row)
+
     def edit(self, change):
         row = self.row
         change(row)
@@ -92,6 +103,7 @@ class Forger:
 
     def write(self, file, hashes=True, **manifest):
         if hashes:
+            self.seal()
             listed = {
                 n: {"sha256": hashlib.sha256(v).hexdigest(), "bytes": len(v)} for n, v in self.members.items()
             }

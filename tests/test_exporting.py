@@ -6,7 +6,7 @@ import pytest
 
 import sa_bench
 from sa_bench.errors import SaBenchError
-from sa_bench.exporting import export
+from sa_bench.exporting import again, export
 from sa_bench.models.vae import VAE
 
 SMALL = ["task.n_forget=20", "task.n_retain=5", "task.metrics=forget_top1"]
@@ -25,9 +25,9 @@ def test_a_model_is_written_with_its_card_and_loads(store_env, tmp_path):
     VAE().load(tmp_path / "out" / "model.safetensors")
     card = (tmp_path / "out" / "README.md").read_text()
     row = json.loads((cell / "result.json").read_text())
-    assert "forget **zero** by `relabel`" in card
+    assert "forget **zero** by relabel," in card
     assert row["artifacts"]["model"] in card
-    assert "Images of c_f still judged c_f" in card
+    assert r"Images of c\_f still judged c\_f" in card
     with pytest.raises(SaBenchError, match="not empty"):
         export(cell, tmp_path / "out")
 
@@ -38,3 +38,19 @@ def test_what_changes_no_weight_is_not_handed_out_and_no_result_is_named(store_e
     with pytest.raises(SaBenchError, match="no cell folder"):
         export(tmp_path / "nothing", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_plug_in_that_a_result_names_is_not_run_unless_trusted(store_env, tmp_path):
+    cell = made(tmp_path, "relabel")
+    row = json.loads((cell / "result.json").read_text())
+    evil = tmp_path / "evil.py"
+    evil.write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')")
+    command = row["provenance"]["cell_command"]
+    row["provenance"]["cell_command"] = command.replace("--method relabel", f"--method {evil}")
+    with pytest.raises(SaBenchError, match=r"names .*evil\.py, whose code would be run.* --trust"):
+        again(row)
+    for wrong in ("", "python -m sa_bench run --task", "python -m sa_bench run --task 'x"):
+        row["provenance"]["cell_command"] = wrong
+        with pytest.raises(SaBenchError, match="command is none"):
+            again(row)
+    assert not (tmp_path / "sprung").exists()

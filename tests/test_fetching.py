@@ -730,3 +730,97 @@ def test_the_command(cli, nowhere, tmp_path):
     cli("fetch", "fim_prompts", store=store, env={**offline, "SA_BENCH_MIRROR": "mirror"}, check=0)
     assert cli("fetch", "nothing-like-it", store=store, env=offline).returncode == 2
     assert os.listdir(store / "data")  # noqa: PTH208
+
+
+def endless(handler, piece=b"x" * 65536, headers=()):
+    handler.send_response(200)
+    for name, value in headers:
+        handler.send_header(name, value)
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        while True:
+            handler.wfile.write(piece)
+
+
+def test_a_server_that_does_not_say_when_it_ends_is_stopped_at_what_the_file_may_have(server, known, nowhere):
+    server.answer = endless
+    known("thing", server.url, sha256="0" * 64)
+    text = refused("thing", "sends more than 16,000,000 bytes")
+    assert "\n" not in text
+    assert not left(nowhere / "store")
+
+
+def test_a_server_that_says_too_much_is_not_listened_to(server, known, nowhere):
+    server.answer = lambda handler: endless(handler, headers=[("Content-Length", "3000000000")])
+    known("thing", server.url)
+    refused("thing", "says that it has 3,000,000,000 bytes; 16,000,000 are the most")
+    assert not left(nowhere / "store")
+
+
+@pytest.mark.parametrize("length", ["abc", "-1", "1e9", "\u0663"])
+def test_a_length_that_is_no_number_is_one_line(server, known, length):
+    server.answer = lambda handler: endless(
+        handler, b"", [("Content-Length", length.encode("utf-8").decode("latin1"))]
+    )
+    known("thing", server.url)
+    refused("thing", "sends a Content-Length that is no number")
+
+
+class Slow:
+    """An answer of a byte at a time, 10 seconds apart on the clock that it carries."""
+
+    status, headers = 200, {}
+
+    def __init__(self, block=b"x"):
+        self.now, self.block = 0.0, block
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def read1(self, n):
+        self.now += 10
+        return self.block
+
+
+@pytest.mark.parametrize(("block", "stops"), [(b"x", True), (b"x" * 20_000, False)])
+def test_nobody_waits_for_a_byte_a_second(tmp_path, monkeypatch, block, stops):
+    answers = []
+
+    def ask(url, headers=None):
+        answers.append(Slow(block))
+        return answers[-1]
+
+    monkeypatch.setattr(downloads, "opened", ask)
+    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**40))
+    with pytest.raises(
+        MissingAsset, match="1,024 bytes a second for 30 s" if stops else "more than 1,000,000"
+    ):
+        downloads.download("http://x/y", tmp_path / "part", "x", True, 10**6, lambda: answers[-1].now)
+
+
+def test_a_hash_published_in_part_is_trusted_once_and_compared_from_then_on(server, known, nowhere):
+    known("thing", server.url, sha256=sha()[:8])
+    _, lines = get("thing")
+    assert "only the first 8 digits of its sha256 are published" in "".join(lines)
+    assert sha() in (nowhere / "store" / "weights" / "thing.bin.sha256").read_text()
+    path = nowhere / "store" / "weights" / "thing.bin"
+    assert catalogue.damage(CATALOGUE["thing"], path) is None
+    (nowhere / "store" / "weights" / "thing.bin.sha256").write_text(sha()[:8] + "0" * 56)
+    assert "is damaged or another file" in str(catalogue.damage(CATALOGUE["thing"], path))
+
+
+def test_the_whole_hash_of_what_is_published_by_eight_digits_is_pinned():
+    for name in ("inception-v3-compat", "alexnet"):
+        asset = CATALOGUE[name]
+        assert len(asset.sha256) == 64
+        assert asset.sha256[:8] in asset.file
+
+
+def test_messages_name_the_mirror(monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "https://mirror.example")
+    assert downloads.address("https://huggingface.co/a/b") == "https://mirror.example/a/b"
+    assert downloads.address("https://huggingface.co.evil/a") == "https://huggingface.co.evil/a"
+    assert downloads.address("https://elsewhere/a") == "https://elsewhere/a"

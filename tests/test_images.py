@@ -469,7 +469,7 @@ def test_a_pickle_inside_an_npz_is_never_run(tmp_path, key):
     arrays = {"arr_0": stack(), key: trap}
     np.savez(tmp_path / "x.npz", **arrays)
     text = error_of(images.read_npz, tmp_path / "x.npz", SHAPE)
-    assert "Object arrays" in text
+    assert "holds objects, not numbers" in text
     assert not (tmp_path / "sprung").exists()
     with np.load(tmp_path / "x.npz", allow_pickle=True) as archive:
         archive[key]  # the trap does work where pickles are allowed

@@ -60,6 +60,59 @@ def test_mistakes_name_the_file_and_the_run(tmp_path, old, new, says):
     assert says in str(caught.value)
 
 
+PLUG_IN = """
+from dataclasses import dataclass
+from pathlib import Path
+
+Path({sprung!r}).write_text("ran")
+
+
+@dataclass(frozen=True)
+class Mine:
+    presets = {{}}
+    needs = ()
+    standing = "method"
+
+    def forget(self, model, task, run):
+        return model
+"""
+
+
+@pytest.mark.parametrize("key", ["task", "method", "metric"])
+def test_a_suite_runs_no_code_that_it_names_unless_it_is_trusted(tmp_path, key):
+    sprung = tmp_path / "sprung"
+    (tmp_path / "mine.py").write_text(PLUG_IN.format(sprung=str(sprung)))
+    named = {"task": ["mnist_0"], "method": ["sa"]} | {key: [str(tmp_path / "mine.py")]}
+    text = "[[run]]\n" + "".join(f"{k} = {v}\n".replace("'", '"') for k, v in named.items())
+    with pytest.raises(
+        SaBenchError, match=r"run 1 names .*mine\.py, whose code would be run.* --trust"
+    ) as caught:
+        suites.cells(suite(tmp_path, text))
+    assert "\n" not in str(caught.value)
+    assert not sprung.exists()
+    if key == "method":
+        (cell,) = suites.cells(suite(tmp_path, text), trust=True)
+        assert cell.method == "mine"
+        assert sprung.exists()
+
+
+def test_a_suite_of_more_cells_than_can_be_meant_is_refused_before_one_is_made(tmp_path):
+    sweeps = [f"sa.{name}=" + ",".join("1" * 200) for name in ("lam", "steps", "lr")]
+    with pytest.raises(SaBenchError, match="16,000,000 cells; 100,000 at most"):
+        suites.cells(suite(tmp_path, GOOD.replace('["sa.lam=1,10"]', str(sweeps).replace("'", '"'))))
+
+
+@pytest.mark.parametrize(
+    "raw", [b"[[run]]\na = " + b"[" * 5000, b"\xff\xfe", b"#" * 2**21, b'a = "\xed\xa0\x80"']
+)
+def test_what_is_no_suite_is_one_line(tmp_path, raw):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(raw)
+    with pytest.raises(SaBenchError, match=r"mine\.toml is no suite: ") as caught:
+        suites.cells(str(path))
+    assert "\n" not in str(caught.value)
+
+
 def test_unknown_suites():
     with pytest.raises(SaBenchError, match="tune-micro-1"):
         suites.cells("tune-micro")

@@ -89,7 +89,7 @@ def test_the_report_lists_every_try_and_marks_the_winner():
         *cells(100, (0.9, 0.9), (-93, -93)),
     ]
     text = tuning.report(tuning.tries(rows))
-    assert "mnist_0: tried on one, two" in text
+    assert "mnist\\_0: tried on one, two" in text
     assert text.count("| sa | lam=") == 3
     assert [x for x in text.splitlines() if "chosen" in x] == [
         "| sa | lam=10 | 0.0 % | yes | -95.00 | 4 | **chosen** |"

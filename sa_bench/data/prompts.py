@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sa_bench.errors import SaBenchError
 from sa_bench.seeds import LARGEST_SEED, check_seed
+from sa_bench.untrusted import Unfit, read_bytes
 
 SEEDS = ("sd_seed", "evaluation_seed", "seed")
 GUIDANCE = ("sd_guidance_scale", "evaluation_guidance")
@@ -112,7 +113,9 @@ def _text(path: Path) -> str:
     try:
         if wrong := problem(path):
             raise SaBenchError(f"{path} {wrong}.")
-        raw = path.read_bytes()
+        raw = read_bytes(path)
+    except Unfit as error:
+        raise SaBenchError(f"{path} is no file of prompts: {error}.") from error
     except OSError as error:
         raise SaBenchError(f"{path} cannot be read ({error.strerror}).") from error
     try:

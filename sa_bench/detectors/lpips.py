@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 NAME, VERSION, AFTER = "lpips", 1, None
 LICENCE = "lpips, BSD-2-Clause; AlexNet's weights (torchvision, BSD-3-Clause) are not shipped"
 UNLOCKS = "lpips"
-FILE, SHA256 = "alexnet-owt-7be5be79.pth", "7be5be79"
+FILE = "alexnet-owt-7be5be79.pth"
+SHA256 = "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02"
 URL, SIZE = f"https://download.pytorch.org/models/{FILE}", "233 MB"
 HOW = f"{SIZE}, from {URL}"
 SIDE = 64  # pixels of the shorter side

@@ -11,6 +11,7 @@ from typing import Any
 from sa_bench.errors import MissingAsset, SaBenchError
 from sa_bench.file_state import digest
 from sa_bench.settings import store_folder, weights_folder
+from sa_bench.untrusted_arrays import load_torch
 
 
 def places(name: str, hub: str = "") -> list[Path]:
@@ -61,14 +62,21 @@ def find(name: str, what: str, sha256: str = "", hub: str = "") -> Path:
     """
     for path in places(name, hub):
         if path.exists():
-            begins = sha256 or noted(path)
+            begins = longer(sha256, noted(path))
             if begins and not digest(path).startswith(begins):
-                raise MissingAsset(f"{path} is damaged: its sha256 does not begin with {begins}. Get {what}.")
+                raise MissingAsset(
+                    f"{path} is damaged: its sha256 does not begin with {begins[:16]}. Get {what}."
+                )
             return path
     first = weights_folder() or store_folder() / "weights"
     raise MissingAsset(
         f"needs {name} in {first} (SA_BENCH_WEIGHTS names another folder): {what}; or python -m sa_bench fetch {name}"
     )
+
+
+def longer(published: str, noted: str) -> str:
+    """What a file's sha256 must begin with: what is published and, where that is a part, what was noted with it."""
+    return noted if len(noted) > len(published) and noted.startswith(published) else published
 
 
 def noted(path: Path) -> str:
@@ -112,10 +120,8 @@ def tensors(path: Path) -> Mapping[str, Any]:
     Raises:
         SaBenchError: unreadable, or it holds more than that.
     """
-    import torch
-
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        found = load_torch(path)
     except Exception as error:
         raise SaBenchError(f"{path} holds more than tensors or is damaged, and is not loaded.") from error
     if not isinstance(found, Mapping):

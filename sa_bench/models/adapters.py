@@ -6,7 +6,6 @@ kohya's trainer (`lora_unet_...`, with `alpha`). Without an α the scale is 1, a
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from sa_bench.errors import SaBenchError
 from sa_bench.models.layouts import header, read_json, read_tensors
+from sa_bench.untrusted import parse_json
 
 NAMES = (
     re.compile(r"(?P<module>.+)\.lora_(?P<side>A|B|down|up)(\.\w+)?\.weight"),
@@ -87,13 +87,15 @@ def _settings(path: Path) -> Mapping[str, Any]:
     if path.suffix == ".safetensors":
         text = header(path).get("__metadata__", {}).get("lora_adapter_metadata")
         try:
-            said = json.loads(text) if text else {}
-        except ValueError as error:
+            said = parse_json(text) if text else {}
+        except (ValueError, TypeError) as error:
             raise SaBenchError(
                 f"{path}: its lora_adapter_metadata is not JSON. Get the file again."
             ) from error
     if not said and path.stem.startswith("adapter_model") and beside.is_file():
         said = read_json(beside)
+    if not isinstance(said, dict):
+        raise SaBenchError(f"{path}: its lora_adapter_metadata is no object. Get the file again.")
     for name, value in said.items():
         if value and name.rpartition(".")[2] in ("alpha_pattern", "use_dora", "lora_bias"):
             raise SaBenchError(f"{path}: a LoRA with {name} is not supported.")

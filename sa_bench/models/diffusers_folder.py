@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sa_bench import catalogue
-from sa_bench.errors import SaBenchError
+from sa_bench.errors import SaBenchError, first_line
 from sa_bench.models.layouts import read_all, read_json, weight_files
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ STEMS = {
 # Names that diffusers gave the autoencoder's attention before 2023; Stable Diffusion 1.4 is still kept so.
 OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 OLD_ATTENTION = re.compile(r"(.+\.attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
+LAYERS = 4096  # of a network, all that its configuration calls layers together
 NOISE = ("beta_start", "beta_end", "beta_schedule", "prediction_type")
 
 
@@ -95,7 +96,16 @@ def scheduler(folder: Path) -> Any:
     kind = getattr(diffusers, name, None)
     if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
         raise SaBenchError(f"{folder} has the scheduler {name}, which diffusers does not know.")
-    made: Any = kind.from_config(configuration)  # type: ignore[attr-defined]
+    if (steps := configuration.get("num_train_timesteps", 1000)) != 1000:  # before as many are made
+        raise SaBenchError(
+            f"{folder}: a scheduler with num_train_timesteps {steps} is not supported; only 1,000 is."
+        )
+    try:
+        made: Any = kind.from_config(configuration)  # type: ignore[attr-defined]
+    except Exception as error:
+        raise SaBenchError(
+            f"{folder} has a scheduler that cannot be built: {first_line(error)}. Get the folder again."
+        ) from error
     said = made.config
     odd = [k for k in ("trained_betas", "rescale_betas_zero_snr") if said.get(k)]
     odd += [k for k in NOISE if said.get(k) is None]
@@ -119,12 +129,76 @@ def pipeline(folder: Path) -> StableDiffusionPipeline:
 
     weights(folder)
     configurations = {part: read_json(folder / part / "config.json") for part in STEMS}
+    require_possible(configurations, {part: _bytes(files) for part, files in weights(folder).items()}, folder)
     noise = scheduler(folder)
     try:
         words = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     except Exception as error:
         raise SaBenchError(f"{folder}/tokenizer cannot be read. Get the folder again, in full.") from error
     return assembled(configurations, parts(folder), words, noise, folder)
+
+
+def _bytes(files: Sequence[Path]) -> int:
+    return sum(file.stat().st_size for file in files)
+
+
+def require_possible(
+    configurations: Mapping[str, Mapping[str, Any]], held: Mapping[str, int], where: Path
+) -> None:
+    """Hold the networks that configurations ask for against the bytes of their weights, before any is built.
+
+    Args:
+        configurations: of `unet`, `vae` and `text_encoder`.
+        held: bytes of the weight files of each; a weight takes one at least.
+        where: they come from, for messages.
+
+    Raises:
+        SaBenchError: more layers than any network has, or more weights than the files can hold.
+    """
+    for part, said in configurations.items():
+        try:
+            layers = sum(_total(v) for k, v in said.items() if "layers" in k)
+            asked = _least_text(said) if part == "text_encoder" else _least_convolutions(said)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise SaBenchError(
+                f"{where} has a configuration of {part} that cannot be right: {first_line(error)}. Get the folder again."
+            ) from error
+        if layers > LAYERS or asked > held[part]:
+            raise SaBenchError(
+                f"{where} has a configuration of {part} with {layers:,} layers and at least {asked:,} weights; its files "
+                f"hold {held[part]:,} bytes. Get the folder again."
+            )
+
+
+def _total(value: Any) -> int:
+    """The sum of whole numbers in lists of lists; 0 of nothing and of a switch."""
+    if isinstance(value, (list, tuple)):
+        return sum(map(_total, value))
+    if value is None or isinstance(value, bool):
+        return 0
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"a number of layers is {value!r}")
+    return value
+
+
+def _least_convolutions(said: Mapping[str, Any]) -> int:
+    """Weights that a U-Net or autoencoder has at least: a 3 x 3 convolution of its own width a layer."""
+    widths = [_total(w) for w in said.get("block_out_channels") or []]
+    layers = said.get("layers_per_block", 1)
+    each = [_total(n) for n in layers] if isinstance(layers, list) else [_total(layers)] * len(widths)
+    return sum(9 * n * w * w for n, w in zip(each, widths, strict=False))
+
+
+def _least_text(said: Mapping[str, Any]) -> int:
+    """Weights that a text encoder has at least: words, positions, and four square matrices a layer beside two others."""
+    words, places, width, inner, layers = (
+        _total(said.get(key, usual))
+        for key, usual in (
+            ("vocab_size", 49408), ("max_position_embeddings", 77), ("hidden_size", 512), ("intermediate_size", 2048),
+            ("num_hidden_layers", 12),
+        )
+    )  # fmt: skip
+    return (words + places) * width + layers * (4 * width * width + 2 * width * inner)
 
 
 def assembled(

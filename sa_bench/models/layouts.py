@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
-import warnings
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sa_bench.errors import SaBenchError
+from sa_bench import untrusted, untrusted_arrays
+from sa_bench.errors import SaBenchError, first_line
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 ACCEPTED = (
@@ -156,14 +154,11 @@ def read_json(path: Path) -> dict[str, Any]:
         SaBenchError: it is not there, or is none.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        return untrusted.read_object(path)
     except OSError as error:
         raise SaBenchError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
-        raise SaBenchError(f"{path} is not JSON ({error}). Get the file again.") from error
-    if not isinstance(found, dict):
-        raise SaBenchError(f"{path} holds a {type(found).__name__}, not an object. Get the file again.")
-    return found
+        raise SaBenchError(f"{path} cannot be used: {error}. Get the file again.") from error
 
 
 def names(path: Path) -> list[str]:
@@ -183,27 +178,10 @@ def header(path: Path) -> dict[str, Any]:
     Raises:
         SaBenchError: it is damaged or cut short.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        n = int.from_bytes(file.read(8), "little")
-        text = file.read(n) if n <= size - 8 else b""
-    if len(text) < n:
-        raise SaBenchError(f"{path} is cut short at {size:,} bytes, within its header. Get the file again.")
     try:
-        table = json.loads(text)
-        wanted = (
-            8 + n + max((t["data_offsets"][1] for k, t in table.items() if k != "__metadata__"), default=0)
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise SaBenchError(
-            f"{path} is damaged: its safetensors header is unreadable. Get the file again."
-        ) from error
-    if size != wanted:
-        what = "is cut short" if size < wanted else "is damaged"
-        raise SaBenchError(
-            f"{path} {what}: {size:,} bytes where its header says {wanted:,}. Get the file again."
-        )
-    return table
+        return untrusted_arrays.read_header(path)
+    except untrusted.Unfit as error:
+        raise SaBenchError(f"{path} is no whole safetensors file: {error}. Get the file again.") from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -216,7 +194,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     if _format(path) == "safetensors":
         header(path)
-        return load_file(path)
+        try:
+            return load_file(path)
+        except Exception as error:  # a kind of number that torch has not
+            raise SaBenchError(f"{path} cannot be read: {first_line(error)}. Get the file again.") from error
     return _unpickled(path)
 
 
@@ -242,8 +223,13 @@ def _format(path: Path) -> str:
         if not zipfile.is_zipfile(path):
             said = f"is cut short at {size:,} bytes"
         else:
-            with zipfile.ZipFile(path) as archive:
-                held = archive.namelist()
+            try:
+                with untrusted_arrays.open_zip(path) as archive:
+                    held = archive.namelist()
+            except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+                raise SaBenchError(
+                    f"{path} is a damaged zip archive: {error}. Get the file again."
+                ) from error
             if any(name.rpartition("/")[2] == "data.pkl" for name in held):
                 return "torch"
             said = f"is a zip archive of {_some(held)}: unpack it, and name what is in it"
@@ -257,11 +243,8 @@ def _format(path: Path) -> str:
 
 
 def _unpickled(path: Path, lazily: bool = False) -> dict[str, Tensor]:
-    zipped = zipfile.is_zipfile(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily and zipped)
+        found = untrusted_arrays.load_torch(path, lazily)
     except Exception as error:
         said = str(error)
         if unsafe := re.search(r"GLOBAL (\S+)|[Cc]lass (\S+) (?:was|is) not", said):

@@ -24,6 +24,7 @@ from sa_bench.detectors.weight_files import places
 from sa_bench.errors import MissingAsset, SaBenchError
 from sa_bench.models.diffusers_folder import assembled
 from sa_bench.models.layouts import read_tensors
+from sa_bench.untrusted import SUITE, read_bytes
 
 if TYPE_CHECKING:
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
@@ -222,9 +223,9 @@ def _beside(path: Path) -> Mapping[str, Any]:
     import yaml
 
     try:
-        model = yaml.safe_load(file.read_text(encoding="utf-8"))["model"]
+        model = yaml.safe_load(read_bytes(file, SUITE))["model"]
         return {"parameterization": "eps", **model["params"]}
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise SaBenchError(
             f"{file} is no LDM configuration (model: params:). Get it again or remove it."
         ) from error
