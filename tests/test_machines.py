@@ -13,12 +13,13 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from sa_bench import cli, errors, external, planning, registry, runner, settings, suites
+from sa_bench import cli, errors, external, registry, runner, settings, suites
 from sa_bench.cells import resolve
 from sa_bench.cli_text import with_home
-from sa_bench.errors import NO_MEMORY, MissingExtra, SaBenchError
+from sa_bench.errors import NO_MEMORY, SaBenchError
 from sa_bench.store import Store
 
+ROOT = Path(__file__).parent.parent
 FORK = multiprocessing.get_context("fork")
 
 
@@ -170,14 +171,26 @@ def test_without_a_further_process_the_cells_run_one_after_another(monkeypatch, 
     assert "no further process can be started here" in capsys.readouterr().err
 
 
-def test_a_library_of_an_extra_that_is_not_there_is_named_with_its_extra(monkeypatch, tmp_path):
-    monkeypatch.setenv("SA_BENCH_STORE", str(tmp_path))
-    for name in [n for n in sys.modules if n.startswith("sa_bench.models.") and "vae" not in n]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "transformers", None)  # an import of it then fails
-    cells = resolve(["celeb_brad_pitt"], ["original"], "quick")
-    with pytest.raises(MissingExtra, match=r"needs transformers: pip install 'sa_bench\[t2i\]'"):
-        planning.plan_text(cells, 1)
+def test_a_library_of_an_extra_that_is_not_there_is_named_with_its_extra(tmp_path):
+    code = (  # in a process of its own: nothing of diffusers is imported there yet
+        "import sys; sys.modules['transformers'] = None; sys.argv = ['sa_bench', 'plan', '--task', 'celeb_brad_pitt', "
+        "'--method', 'original', '--scale', 'quick']; from sa_bench.cli import main; main()"
+    )
+    environment = {**os.environ, "SA_BENCH_STORE": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 3, done.stderr
+    assert "needs transformers: pip install 'sa_bench[t2i]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_no_extra_brings_is_a_fault_of_the_code():
     with pytest.raises(ModuleNotFoundError), errors.extras("x"):
         raise ModuleNotFoundError("No module named 'nosuch'", name="nosuch")
 
