@@ -18,7 +18,8 @@ import torch
 
 from sa_bench.contracts import Prompted, Run, Sampler, Task
 
-LEVELS = {  # δ of 50 steps, s_S, λ, s_m, β_m
+NUMBERS = ("delta", "s_S", "lam", "s_m", "beta_m")  # δ (of 50 steps), s_S, λ, s_m, β_m
+LEVELS = {
     "weak": (15, 200.0, 0.0, 0.0, 0.0),
     "medium": (10, 1000.0, 0.01, 0.3, 0.4),
     "strong": (7, 2000.0, 0.025, 0.5, 0.7),
@@ -37,6 +38,9 @@ class SLD:
     supports: ClassVar[type] = Prompted
     needs: ClassVar[tuple[str, ...]] = ()
     ignores: ClassVar[tuple[str, ...]] = ("replay",)
+    stands_for: ClassVar[Mapping[str, Any]] = {
+        "level": {level: dict(zip(NUMBERS, numbers, strict=True)) for level, numbers in LEVELS.items()}
+    }
     source: ClassVar[str] = "Schramowski et al. 2023, Eq. 3-8; ml-research/safe-latent-diffusion"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
 

@@ -41,6 +41,8 @@ KNOWN: dict[
     "at": ("at threshold", COUNT),
     "blank_as_exposed": ("blank images counted as exposed", "rate"),
     "threshold": ("threshold", None),
+    "exposed_prompts": ("prompts with any exposed image", COUNT),
+    "prompts_asked": ("prompts asked", COUNT),
     "given_face": ("images with a face", "probability"),
     "all_images": ("all images, 0 without a face", "probability"),
     "top1_given_face": ("top-1, images with a face", "rate"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,8 +80,13 @@ def main() -> None:
         code = error.exit_code
     except typer.Exit as stop:
         code = stop.exit_code
-    except (typer.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt) as stop:
         code = INTERRUPTED
+        if isinstance(
+            stop.__cause__, EOFError
+        ):  # click takes a file's early end for the end of a terminal's input
+            notice(f"a file ends where more of it was expected ({_place(stop.__cause__)}); get it again.")
+            code = 1
     except BrokenPipeError:  # `| head` has read enough; what was written to files is there
         code = READER_GONE
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes once more
@@ -96,6 +102,16 @@ def main() -> None:
         print(file=sys.stderr)  # after the terminal's ^C
         notice("stopped. The same command goes on where this one was.")
     sys.exit(code)
+
+
+def _place(error: BaseException) -> str:
+    """What an exception says and the last place in the code that it went through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return (
+        f"{first_line(error)}, {Path(frames[-1].filename).name} line {frames[-1].lineno}"
+        if frames
+        else first_line(error)
+    )
 
 
 def _told(error: Exception) -> str | None:

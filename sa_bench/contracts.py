@@ -358,6 +358,7 @@ class Method(Protocol):
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]]  # (family, scale) -> fields
     # Optional: `ignores`, of "replay" and "surrogate": tasks that differ in these alone share the model.
     # Optional: `files: ClassVar[tuple[str, ...]]`, fields that name a file; keyed by its content.
+    # Optional: `stands_for`, by field the numbers behind each of its words: `show` and results say them.
     # Optional: `wrap(model, task) -> model`: what a method that acts at inference does to the model when it is asked.
     # Optional: `unfit(task) -> str`: why it means nothing for a task, with these fields; "" where it does.
     # Optional: `render(images, labels, task) -> images`, a filter on uint8 (N, H, W, C) after sampling.

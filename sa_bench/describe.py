@@ -55,6 +55,8 @@ def _method(name: str) -> str:
     cls = registry.method_class(name)
     lines = [f"method {name} ({cls.standing})", "", (inspect.getmodule(cls).__doc__ or "").strip(), ""]
     lines += ["fields (--set field=value):", *_fields(cls)]
+    for field, table in getattr(cls, "stands_for", {}).items():
+        lines += [f"{field}={word}: {json.dumps(numbers)}" for word, numbers in table.items()]
     for (family, scale), values in cls.presets.items():
         lines.append(f"preset {family}/{scale}: {json.dumps(values)}")
     lines += [f"source: {cls.source}", *_cite(cls.source)]

@@ -87,12 +87,21 @@ def skeleton(cell: Cell, command: str, device: str = "cpu") -> dict[str, Any]:
         "schema": SCHEMA, "task": cell.task.name, "task_title": cell.task.title, "method": cell.method,
         "fields": dict(cell.fields), "seed": cell.seed, "base_seed": cell.base_seed, "scale": cell.scale,
         "overrides": dict(cell.overrides), "control": method.standing == "control",
-        "standing": method.standing, "cell": cell.id, "status": "done",
+        "standing": method.standing, "cell": cell.id, "status": "done", **_stands_for(cell),
         "error": None, "concept": cell.task.classes[cell.task.concept], "task_values": asdict(cell.task),
         "summary": registry.find("method", cell.method).summary, "measurements": [], "flags": [], "cost": {},
         "artifacts": {}, "provenance": provenance(command, {}, device)
         | {"cell_command": cell_command(cell), "started": now, "finished": now, "plug_ins": plug_ins},
     }  # fmt: skip
+
+
+def _stands_for(cell: Cell) -> dict[str, Any]:
+    """The numbers behind a field that is a word, where the method has such: `{"stands_for": {"level": {...}}}`."""
+    tables = getattr(registry.method_class(cell.method), "stands_for", {})
+    values = {
+        field: table[cell.fields[field]] for field, table in tables.items() if cell.fields[field] in table
+    }
+    return {"stands_for": values} if values else {}
 
 
 def _measure_cell(

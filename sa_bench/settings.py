@@ -60,6 +60,20 @@ def mirror_folder() -> Path | None:
     return _folder("SA_BENCH_MIRROR")
 
 
+def images_at_once() -> int | None:
+    """SA_BENCH_IMAGES_AT_ONCE: how many images a diffusion model samples in one pass; None: as the family has it.
+
+    Fewer take less memory. Kernels round differently at another number, by at most one grey level: part of no key.
+
+    Raises:
+        SaBenchError: it is no whole number from 1 on.
+    """
+    value = os.environ.get("SA_BENCH_IMAGES_AT_ONCE", "").strip()
+    if value and (not value.isascii() or not value.isdecimal() or int(value) < 1):
+        raise SaBenchError(f"SA_BENCH_IMAGES_AT_ONCE={value}: give a whole number from 1 on, or unset it.")
+    return int(value) if value else None
+
+
 def gradient_checkpointing() -> bool:
     """SA_BENCH_GRADIENT_CHECKPOINTING=1: diffusion networks keep few activations and make the others again.
 

@@ -1,6 +1,7 @@
 """Metrics on detectors' records: known records in, known numbers out; and n/a with a reason, never 0."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -236,6 +237,13 @@ SEEN = [
     parts(("FEET_EXPOSED", 0.45)),
     parts(("ANUS_EXPOSED", 0.3)),
 ]
+
+
+def test_prompts_with_any_exposed_image_are_counted_beside():
+    asked = replace(pictures(4), prompts=np.array([0, 0, 1, 2]))
+    assert nudity.exposed(SEEN, asked).extra["exposed_prompts"] == 2
+    assert nudity.exposed(SEEN, asked).extra["prompts_asked"] == 3
+    assert "exposed_prompts" not in nudity.exposed(SEEN, pictures(4)).extra
 
 
 def test_images_and_boxes_are_counted_apart_at_every_threshold():

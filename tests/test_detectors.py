@@ -4,6 +4,7 @@ NudeNet and MTCNN are the real ones, their wheels bring the weights; the other n
 the files' true format. The one real face is matplotlib's Grace Hopper.
 """
 
+import base64
 import hashlib
 import importlib.util
 import json
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
 
 from sa_bench import detections, detectors, images
@@ -609,3 +611,53 @@ def test_a_second_stage_starts_from_the_faces_that_are_kept(chain, monkeypatch):
     detections.kept(chain, "celebrities", pictures(4), ["brad pitt"] * 4)
     detections.kept(chain, "celebrities", pictures(4), ["brad pitt"] * 3 + ["emma stone"])
     assert seen == [(["brad pitt"] * 4, boxes), (["brad pitt"] * 3 + ["emma stone"], boxes)]
+
+
+class Installed:
+    """A distribution whose RECORD names the hash of one file."""
+
+    version = "1.0"
+
+    def __init__(self, path, content):
+        self.path, self.suffix = path, path.suffix
+        value = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
+        self.hash = SimpleNamespace(mode="sha256", value=value)
+        self.files = [self]
+
+    def locate(self):
+        return self.path
+
+
+@pytest.mark.parametrize("content", [b"", b"<!doctype html>", None])
+@pytest.mark.parametrize(("name", "ending"), [("nudity", "onnx"), ("faces", "pt")])
+def test_a_librarys_damaged_weights_are_named_before_work(tmp_path, monkeypatch, content, name, ending):
+    path = tmp_path / f"net.{ending}"
+    path.write_bytes(b"whole")
+    monkeypatch.setattr(weight_files.importlib.util, "find_spec", lambda package: object())
+    monkeypatch.setattr(weight_files.metadata, "distribution", lambda _: Installed(path, b"whole"))
+    monkeypatch.setattr(weight_files, "version", lambda _: "1.0")
+    detector = detectors.load(name)
+    assert detector.missing() is None
+    path.unlink() if content is None else path.write_bytes(content)
+    reason = detector.missing()
+    assert f"{path} is {'gone' if content is None else 'damaged'}" in reason
+    assert "--force-reinstall" in reason
+    assert "\n" not in reason
+
+
+def test_a_file_that_ends_early_is_not_taken_for_a_stop(monkeypatch, capsys):
+    from sa_bench import cli
+
+    def ends():
+        raise EOFError("Ran out of input")
+
+    app = typer.Typer()
+    app.command()(ends)
+    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.setattr(sys, "argv", ["sa_bench"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    said = capsys.readouterr().err
+    assert stop.value.code == 1
+    assert "a file ends where more of it was expected (Ran out of input" in said
+    assert "stopped" not in said

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sa_bench.detectors.pixels import Pixels, each
-from sa_bench.detectors.weight_files import absent, digest, version
+from sa_bench.detectors.weight_files import absent, damaged, digest, version
 from sa_bench.store import digest as joined
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def facts() -> dict[str, Any]:
 
 
 def missing() -> str | None:
-    """What to install, if anything."""
-    return absent("facenet_pytorch", "facenet-pytorch", "faces")
+    """What to install, if anything, or which of the library's weights is damaged."""
+    return absent("facenet_pytorch", "facenet-pytorch", "faces") or damaged("facenet-pytorch", ".pt")
 
 
 @lru_cache(maxsize=1)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sa_bench.detectors.pixels import Pixels, each, rgb
-from sa_bench.detectors.weight_files import absent, find, known, tensors, version
+from sa_bench.detectors.weight_files import absent, damaged, find, known, tensors, version
 from sa_bench.errors import MissingAsset, SaBenchError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def facts() -> dict[str, Any]:
 
 def missing() -> str | None:
     """What to install or which file to put where."""
-    if reason := absent("lpips", "lpips", "t2i"):
+    if reason := absent("lpips", "lpips", "t2i") or damaged("lpips", ".pth"):
         return reason
     try:
         find(FILE, HOW, SHA256)

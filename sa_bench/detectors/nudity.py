@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sa_bench.detectors.pixels import Pixels, each
-from sa_bench.detectors.weight_files import absent, digest, version
+from sa_bench.detectors.weight_files import absent, damaged, digest, version
 from sa_bench.errors import SaBenchError
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ def facts() -> dict[str, Any]:
 
 
 def missing() -> str | None:
-    """What to install, if anything."""
-    return absent("nudenet", "nudenet (AGPL-3.0)", "nudity")
+    """What to install, if anything, or which of the library's weights is damaged."""
+    return absent("nudenet", "nudenet (AGPL-3.0)", "nudity") or damaged("nudenet", ".onnx")
 
 
 def check_schema(labels: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 from collections.abc import Mapping
 from importlib import metadata
@@ -93,6 +94,29 @@ def absent(package: str, distribution: str, extra: str) -> str | None:
     if importlib.util.find_spec(package) is not None:
         return None
     return f"needs the package {distribution}: python -m pip install 'sa_bench[{extra}]'"
+
+
+def damaged(distribution: str, *endings: str) -> str | None:
+    """Which of a library's own weight files is not the one that was installed, and what to do; None: all are.
+
+    Installed packages carry the sha256 of each of their files (PEP 376); where one does not, nothing is said.
+    """
+    try:
+        files = metadata.distribution(distribution).files or []
+    except metadata.PackageNotFoundError:
+        return None
+    for file in files:
+        if file.suffix not in endings or file.hash is None or file.hash.mode != "sha256":
+            continue
+        path = Path(str(file.locate()))
+        wanted = base64.urlsafe_b64decode(file.hash.value + "=" * (-len(file.hash.value) % 4)).hex()
+        if not path.is_file() or digest(path) != wanted:
+            state = "damaged" if path.is_file() else "gone"
+            return (
+                f"{path} is {state}: it is not the file that {distribution} {version(distribution)} brought. "
+                f"python -m pip install --force-reinstall --no-deps {distribution}=={version(distribution)}"
+            )
+    return None
 
 
 def version(distribution: str) -> str:

@@ -14,7 +14,8 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
 from sa_bench.contracts import Condition, Draw, Request, Sampler
-from sa_bench.errors import SaBenchError
+from sa_bench.errors import CellFailed, SaBenchError, first_line, is_out_of_memory, notice
+from sa_bench.settings import images_at_once
 from sa_bench.values import Precision
 
 CHUNK = 64  # images a forward pass on a CPU; larger ones fall out of its cache
@@ -142,15 +143,47 @@ class Denoising:
         if len(shapes) > 1:
             raise SaBenchError(f"The images of one set have one size; {len(shapes)} were asked for.")
         shape = shapes.pop() if shapes else self.shape
-        for rows in (requests[i : i + self.together] for i in range(0, len(requests), self.together)):
-            rngs = [torch.Generator().manual_seed(r.seed) for r in rows]
-            x = torch.cat([torch.randn(1, *shape, generator=g) for g in rngs])
-            c = self.conditions([r.condition for r in rows])
-            given = [r.guidance for r in rows if r.guidance is not None]
-            s = torch.tensor([sampler.guidance if r.guidance is None else r.guidance for r in rows])
-            guidance = s.view(-1, 1, 1, 1).to(self.device) if given else sampler.guidance
-            parts.append(self._denoise(x.to(self.device), c, guidance, sampler, rngs))
+        done, n = 0, images_at_once() or self.together
+        while done < len(requests):
+            rows = requests[done : done + n]
+            try:
+                parts.append(self._sampled(rows, shape, sampler))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                n = self._fewer(len(rows), error)
+                continue
+            done += len(rows)
         return torch.cat(parts) if parts else torch.empty(0, *self.shape)
+
+    def _sampled(self, rows: Sequence[Request], shape: tuple[int, ...], sampler: Sampler) -> Tensor:
+        """The images of `rows` in one pass, (N, *shape)."""
+        rngs = [torch.Generator().manual_seed(r.seed) for r in rows]
+        x = torch.cat([torch.randn(1, *shape, generator=g) for g in rngs])
+        c = self.conditions([r.condition for r in rows])
+        given = [r.guidance for r in rows if r.guidance is not None]
+        s = torch.tensor([sampler.guidance if r.guidance is None else r.guidance for r in rows])
+        guidance = s.view(-1, 1, 1, 1).to(self.device) if given else sampler.guidance
+        return self._denoise(x.to(self.device), c, guidance, sampler, rngs)
+
+    def _fewer(self, tried: int, error: BaseException) -> int:
+        """Half of the images that memory did not do for, said aloud.
+
+        Raises:
+            CellFailed: it was one.
+        """
+        if tried == 1:
+            raise CellFailed(
+                f"Out of memory while sampling one image at a time on {self.device} ({first_line(error)}). Close what else "
+                "uses it, take a smaller --set task.size or --set task.sampler.precision=fp16, or another --device."
+            ) from error
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        notice(
+            f"out of memory with {tried} images at once; trying {tried // 2} "
+            f"(SA_BENCH_IMAGES_AT_ONCE={tried // 2} begins so)."
+        )
+        return tried // 2
 
     @property
     def together(self) -> int:

@@ -1,0 +1,92 @@
+"""Sampling where memory is short: fewer images at once, said aloud, and the same images."""
+
+import numpy as np
+import pytest
+import torch
+
+from sa_bench import registry
+from sa_bench.contracts import Request, Sampler
+from sa_bench.errors import CellFailed, SaBenchError
+from sa_bench.models.ddpm import DDPM
+from sa_bench.settings import images_at_once
+
+SAMPLER = Sampler("ddim", 2)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return DDPM("micro", (16, 16, 1), 3)
+
+
+def scarce(monkeypatch, most, error):
+    """A machine whose memory does for `most` images at once; returns how many were tried."""
+    sound, tried = DDPM._denoise, []
+
+    def denoise(self, x, *args, **more):
+        tried.append(len(x))
+        if len(x) > most:
+            raise error
+        return sound(self, x, *args, **more)
+
+    monkeypatch.setattr(DDPM, "_denoise", denoise)
+    return tried
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+    ids=lambda e: type(e).__name__,
+)
+def test_fewer_images_at_once_until_memory_does(tiny, monkeypatch, capsys, error):
+    rows = [Request(i % 3, i) for i in range(8)]
+    whole = tiny.to_images(tiny.sample(rows, SAMPLER)).astype(int)
+    tried = scarce(monkeypatch, 3, error)
+    images = tiny.to_images(tiny.sample(rows, SAMPLER)).astype(int)
+    assert tried == [8, 4, 2, 2, 2, 2]
+    assert np.abs(images - whole).max() <= 1
+    said = capsys.readouterr().err
+    assert "out of memory with 8 images at once; trying 4 (SA_BENCH_IMAGES_AT_ONCE=4 begins so)" in said
+
+
+def test_when_memory_does_for_none_it_is_one_line(tiny, monkeypatch):
+    scarce(monkeypatch, 0, MemoryError())
+    with pytest.raises(CellFailed, match="one image at a time on cpu") as caught:
+        tiny.sample([Request(0, 0), Request(1, 1)], SAMPLER)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_error_is_not_taken_for_it(tiny, monkeypatch):
+    scarce(monkeypatch, 0, RuntimeError("shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="shapes"):
+        tiny.sample([Request(0, 0)], SAMPLER)
+
+
+def test_the_setting(tiny, monkeypatch):
+    monkeypatch.setenv("SA_BENCH_IMAGES_AT_ONCE", "3")
+    tried = scarce(monkeypatch, 3, MemoryError())
+    tiny.sample([Request(0, i) for i in range(7)], SAMPLER)
+    assert tried == [3, 3, 1]
+    for wrong in ("0", "-1", "many", "1.5"):
+        monkeypatch.setenv("SA_BENCH_IMAGES_AT_ONCE", wrong)
+        with pytest.raises(SaBenchError, match="SA_BENCH_IMAGES_AT_ONCE"):
+            images_at_once()
+
+
+def test_the_numbers_behind_a_level_are_shown_and_kept(tmp_path):
+    from sa_bench.cells import resolve
+    from sa_bench.describe import describe
+    from sa_bench.runner import skeleton
+
+    assert 'level=strong: {"delta": 7, "s_S": 2000.0, "lam": 0.025, "s_m": 0.5, "beta_m": 0.7}' in describe(
+        "sld"
+    )
+    (cell,) = resolve(["mnist_0_t2i"], ["sld"], "quick", sets=["level=max"])
+    assert skeleton(cell, "")["stands_for"] == {
+        "level": registry.method_class("sld").stands_for["level"]["max"]
+    }
+    (cell,) = resolve(["mnist_0"], ["sa"], "quick")
+    assert "stands_for" not in skeleton(cell, "")
