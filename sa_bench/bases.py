@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sa_bench import catalogue, datasets
+from sa_bench import catalogue, datasets, schedule
 from sa_bench.cards import WEIGHTS, verified
 from sa_bench.contracts import Source, Task
 from sa_bench.errors import SaBenchError, extras, unknown
@@ -89,6 +89,24 @@ def side(source: str) -> int:
     if not isinstance(latents, int) or not isinstance(widths, list) or not widths:
         return 0
     return latents * 2 ** (len(widths) - 1)
+
+
+def spacing(source: str) -> tuple[str, int]:
+    """How a pretrained model spaces a sampler's timesteps, and their offset: its folder's own, else Stable Diffusion's.
+
+    Raises:
+        SaBenchError: its folder's scheduler is none that is supported.
+    """
+    folder = None if source == SMOKE_MODEL else Path(source)
+    if folder is not None and not folder.exists():
+        folder = catalogue.find(catalogue.model(source))
+    if folder is None or not (folder / "scheduler" / "scheduler_config.json").is_file():
+        return schedule.LEADING
+    with extras("text-to-image"):
+        from sa_bench.models import diffusers_folder
+
+    config = diffusers_folder.scheduler(folder).config
+    return config.get("timestep_spacing", "leading"), config.get("steps_offset", 0)
 
 
 def opened(base: Base, task: Task) -> TextToImage:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sa_bench import registry
+from sa_bench import registry, schedule
 from sa_bench.cards import guard_card, judge_card, require_bar, require_sight
 from sa_bench.contracts import FisherOptions, Task
 from sa_bench.errors import SaBenchError, unknown
@@ -210,6 +210,7 @@ def _check_pretrained(task: Task, size_given: bool) -> Task:
             )
     if not task.replay_images:
         raise SaBenchError("task.replay_images=0: new samples at every step would take days; give 1 or more.")
+    check_steps(task.sampler.steps, bases.spacing(task.model))
     side = bases.side(task.model)
     if side and side != task.size and size_given:
         raise SaBenchError(
@@ -258,10 +259,22 @@ def _check_sampler(task: Task) -> None:
         )
     if not 1 <= sampler.steps <= most:
         raise SaBenchError(f"task.sampler.steps={sampler.steps}: {task.name} samples in 1 to {most} steps.")
+    if task.family != "vae" and not task.model:
+        check_steps(sampler.steps, schedule.TRAILING if task.family == "ddpm" else schedule.LEADING)
     if task.family == "vae" and sampler.precision != "fp32":
         raise SaBenchError(
             f"task.sampler.precision={sampler.precision} is of diffusion models; {task.name} has none."
         )
+
+
+def check_steps(steps: int, spacing: tuple[str, int]) -> None:
+    """Refuse a number of sampling steps that a spacing of timesteps (its name, its offset) cannot do.
+
+    Raises:
+        SaBenchError: it cannot; names the nearest numbers that it can.
+    """
+    if wrong := schedule.fault(*spacing, steps):
+        raise SaBenchError(f"task.sampler.steps={steps}: {wrong}.")
 
 
 def check_precision(task: Task, device: str) -> None:

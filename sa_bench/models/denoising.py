@@ -13,6 +13,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
+from sa_bench import schedule
 from sa_bench.contracts import Condition, Draw, Request, Sampler
 from sa_bench.errors import CellFailed, SaBenchError, first_line, is_out_of_memory, notice
 from sa_bench.settings import images_at_once
@@ -242,6 +243,9 @@ class Denoising:
         """
         shared: dict[str, Any] = {"num_train_timesteps": self.timesteps, "clip_sample": False}
         shared |= {"timestep_spacing": "trailing"} | self.betas
+        spacing = (shared["timestep_spacing"], shared.get("steps_offset", 0))
+        if 1 <= sampler.steps <= self.timesteps and (wrong := schedule.fault(*spacing, sampler.steps)):
+            raise SaBenchError(f"task.sampler.steps={sampler.steps}: {wrong}.")
         if sampler.scheduler not in ("ddim", "ddpm") or not 1 <= sampler.steps <= self.timesteps:
             raise SaBenchError(
                 f"A diffusion model samples with scheduler ddim or ddpm in 1..{self.timesteps} steps, not "
