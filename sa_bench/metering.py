@@ -1,9 +1,10 @@
-"""What a stage cost: wall and CPU seconds, the process's peak memory and, on a GPU, the device's own."""
+"""What a stage cost: wall and CPU seconds, its own peak of the process's memory and, on a GPU, of the device's."""
 
 from __future__ import annotations
 
 import json
 import resource
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,12 +30,13 @@ class Meter:
         """No stage is under way."""
         self.device, self.cuda = device, torch.device(device).type == "cuda"
         self._open: list[_Stage] = []
+        self._memory = ProcessMemory()
 
     def timed(self, build: Callable[[Path], Mapping | None], folder: Path) -> dict[str, Any]:
         """`build(folder)`'s facts with their `cost`."""
         if self.cuda:
             torch.cuda.init()  # a worker's device is asleep until its first tensor
-            self._remember()
+        self._remember()
         if self._open:
             self._open[-1].note()
         stage = _Stage(folder / SPENT)
@@ -45,15 +47,14 @@ class Meter:
             stage.note()
             raise
         finally:
-            if self.cuda:
-                self._remember()
+            self._remember()
             self._open.pop()
             if self._open:
                 self._open[-1].add(stage)
         stage.file.unlink(missing_ok=True)
         wall, cpu = stage.spent()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        cost: dict[str, Any] = {"wall_s": round(wall, 3), "cpu_s": round(cpu, 3), "peak_mib": round(peak)}
+        peak = None if stage.peak is None else round(stage.peak)
+        cost: dict[str, Any] = {"wall_s": round(wall, 3), "cpu_s": round(cpu, 3), "peak_mib": peak}
         if self.cuda:
             cost["device_peak_mib"] = round(stage.device_peak)
         return facts | {"cost": cost | {"device": self.device}}
@@ -69,11 +70,56 @@ class Meter:
         return told
 
     def _remember(self) -> None:
-        """Add the device's peak since the last reset to the innermost stage, and begin anew."""
-        if self._open:
-            stage = self._open[-1]
+        """Add the peaks since the last reset to the innermost stage, and begin anew."""
+        stage, peak = (self._open[-1] if self._open else None), self._memory.peak()
+        if stage is not None and peak is not None:
+            stage.peak = max(stage.peak or 0.0, peak)
+        self._memory.reset()
+        if not self.cuda:
+            return
+        if stage is not None:
             stage.device_peak = max(stage.device_peak, torch.cuda.max_memory_allocated(self.device) / 2**20)
         torch.cuda.reset_peak_memory_stats(self.device)
+
+
+class ProcessMemory:
+    """The peak of this process's resident memory since the last reset.
+
+    Linux can set its high-water mark back. Elsewhere the mark is the whole process's: it tells the peak of a part
+    that raised it, and nothing of one that did not.
+    """
+
+    def __init__(self, proc: Path = Path("/proc/self")) -> None:
+        """`proc`: the process's folder."""
+        self.status, self.clear = proc / "status", proc / "clear_refs"
+        self.resets = False
+        self.before = 0.0
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew."""
+        try:
+            self.clear.write_text("5")
+            self.resets = self.status.is_file()
+        except OSError:
+            self.resets = False
+            self.before = _highest()
+
+    def peak(self) -> float | None:
+        """MiB; None: the process held more before, so that this part's own is not known."""
+        if not self.resets:
+            highest = _highest()
+            return highest if highest > self.before else None
+        for line in self.status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+        return None
+
+
+def _highest() -> float:
+    """The process's high-water mark in MiB; the system counts in KiB, macOS in bytes."""
+    mark = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return mark / (2**20 if sys.platform == "darwin" else 1024)
 
 
 class _Stage:
@@ -82,6 +128,7 @@ class _Stage:
     def __init__(self, file: Path) -> None:
         """`file` holds what earlier attempts spent, if there were any."""
         self.file, self.device_peak = file, 0.0  # MiB
+        self.peak: float | None = None  # MiB of the process; None: not known
         self.noted = time.monotonic()
         self.began = _clocks()
         self.inner = (0.0, 0.0)  # of the stages it asked for, in this attempt

@@ -301,7 +301,7 @@ def _history(store: Store) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     peaks: list[float] = []
     for stage, meta in store.metas():
-        peaks += [meta["cost"]["peak_mib"]] if "peak_mib" in meta.get("cost", {}) else []
+        peaks += [peak] if (peak := meta.get("cost", {}).get("peak_mib")) else []
         seconds, inputs = meta.get("cost", {}).get("cpu_s"), meta.get("inputs", {})
         if seconds is not None:
             names, count = _units(stage, inputs)

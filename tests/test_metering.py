@@ -1,12 +1,14 @@
 """What a stage cost, on a CPU and on a GPU that is made up, and what a result says of the machine."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from result_rows import result_row
 
-from sa_bench import results
+from sa_bench import metering, results
 from sa_bench.foreign import Differs, result
 from sa_bench.metering import SPENT, Meter
 from sa_bench.results import made_here, provenance, to_json
@@ -61,6 +63,42 @@ def test_a_failed_stage_leaves_the_meter_as_it_was(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="broken"):
         meter.timed(broken, tmp_path)
     assert meter.timed(lambda f: card.uses(10), tmp_path)["cost"]["device_peak_mib"] == 10
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux sets its mark back")
+def test_a_small_stage_after_a_big_one_has_a_small_peak(tmp_path):
+    meter, costs = Meter("cpu"), []
+    for mib in (400, 1, 200):
+        block = lambda folder, n=mib: {"sum": float(torch.ones(n * 2**18).sum())}  # noqa: E731 (float32: MiB)
+        costs.append(meter.timed(block, tmp_path)["cost"]["peak_mib"])
+    big, small, middle = costs
+    assert big - small > 300
+    assert 150 < middle - small < 300
+
+
+def test_an_inner_stages_peak_is_not_the_outers(tmp_path):
+    meter, inner = Meter("cpu"), {}
+
+    def build(folder):
+        inner.update(meter.timed(lambda f: {"sum": float(torch.ones(400 * 2**18).sum())}, folder))
+
+    outer = meter.timed(build, tmp_path)["cost"]["peak_mib"]
+    assert inner["cost"]["peak_mib"] - outer > 300
+
+
+@pytest.mark.parametrize(("platform", "unit"), [("linux", 1024), ("darwin", 2**20)])
+def test_where_the_mark_cannot_be_set_back_only_who_raises_it_has_a_peak(
+    monkeypatch, tmp_path, platform, unit
+):
+    marks = iter([500, 500, 500, 900])
+    monkeypatch.setattr(metering.sys, "platform", platform)
+    monkeypatch.setattr(
+        metering.resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=next(marks) * unit)
+    )
+    memory = metering.ProcessMemory(tmp_path / "nowhere")
+    assert memory.peak() is None
+    memory.reset()
+    assert memory.peak() == 900.0
 
 
 class Clock:
