@@ -73,8 +73,8 @@ def commands() -> list[Command]:
         Command("verify", ["verify", "b.sabench.zip", "--regenerate", "2"], 12),
         Command("export vae", ["export", "vae/CELL", "out-vae"], 5, ("out-vae",)),
         Command("export t2i", ["export", "t2i/CELL", "out-t2i"], 5, ("out-t2i",)),
-        Command("fetch", ["fetch", "fim_prompts", "facenet-vggface2", "--from", "mirror"], 7, ("store/weights",
-                "store/data")),
+        Command("fetch", ["fetch", "fim_prompts", "facenet-vggface2", "--from", "mirror"], 7,
+                ("store/weights", "store/data/fim_prompts.txt", "store/data/fim_prompts.txt.sha256")),
     ]  # fmt: skip
 
 
