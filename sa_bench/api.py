@@ -13,7 +13,7 @@ from sa_bench.checking import check_precision
 from sa_bench.errors import CellFailed, SaBenchError, unknown
 from sa_bench.foreign import readable
 from sa_bench.results import load_results, read_results
-from sa_bench.settings import SMOKE_MODEL, expanded, store_folder
+from sa_bench.settings import SMOKE_MODEL, expanded, require_folders, store_folder
 from sa_bench.store import Store, write_atomic
 
 MARK = "<!-- written by sa_bench report -->"  # what stands above it in a Markdown file is kept
@@ -68,6 +68,7 @@ def run_folder(
     """Run and render `cells`: (results, run folder, report file)."""
     from sa_bench import runner
 
+    require_folders()
     jobs = runner.usable_jobs(jobs)
     require_device(device)
     for cell in cells:
@@ -300,6 +301,7 @@ def evaluate(
     """
     from sa_bench.external import evaluate_images
 
+    require_folders()
     with one_thread():
         return evaluate_images(
             expanded(images), task, scale, list(sets), expanded(out) if out else None, report, metrics

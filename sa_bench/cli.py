@@ -282,6 +282,9 @@ def plan(
 ) -> None:
     """What `run` would do: stages, what the store has, time, memory and disk. Runs nothing."""
     from sa_bench.planning import plan_text
+    from sa_bench.settings import require_folders
+
+    require_folders()
     from sa_bench.runner import usable_jobs
 
     cells = _cells(suite, task, method, seed, base_seed, scale, set_, sweep, metric, model, trust)

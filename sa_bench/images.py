@@ -11,12 +11,14 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from sa_bench import untrusted_arrays
+from sa_bench import png, untrusted_arrays
 from sa_bench.errors import SaBenchError, first_line
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -70,7 +72,10 @@ def read_image(path: Path, channels: int) -> np.ndarray:
                 frames = getattr(image, "n_frames", 1)
                 if frames > 1 and image.format != "MPO":  # a camera's MPO is a JPEG with a preview behind it
                     raise SaBenchError(f"{path} holds {frames} frames; save the one that counts as an image.")
-                image.load()
+                with _truncated_refused():
+                    image.load()
+                if image.format == "PNG":
+                    _require_whole_png(path, image)
                 array = np.asarray(_on_white(image).convert("L" if channels == 1 else "RGB"))
     except SaBenchError:
         raise
@@ -82,6 +87,39 @@ def read_image(path: Path, channels: int) -> np.ndarray:
     except Exception as error:
         raise SaBenchError(f"{path} cannot be read as an image ({error}). Remove or replace it.") from error
     return array.reshape(*array.shape[:2], channels).copy()
+
+
+@contextmanager
+def _truncated_refused() -> Iterator[None]:
+    """Pillow's switch for files that are cut short is the whole process's, and anybody's: off while one is read."""
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def _require_whole_png(path: Path, image: Image.Image) -> None:
+    """Refuse a PNG without all of its rows, or with a transparent colour of 16 bits, which Pillow cannot find again.
+
+    The transparent grey of 2 or 4 bits, which Pillow leaves as deep as the file has it, is scaled like its pixels.
+
+    Raises:
+        SaBenchError: it is one.
+    """
+    facts = png.header(path)
+    if facts is None:
+        return
+    if png.rows_missing(path, facts):
+        raise SaBenchError(f"{path} is cut short: it lacks rows of pixels. Remove or replace it.")
+    transparent = image.info.get("transparency")
+    if transparent is not None and facts.bits == 16 and facts.colour == 2:
+        raise SaBenchError(
+            f"{path} has a transparent colour in 16 bits a channel; save it with an alpha channel."
+        )
+    if isinstance(transparent, int) and facts.colour == 0 and facts.bits in (2, 4):
+        image.info["transparency"] = transparent * (255 // (2**facts.bits - 1))
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import platformdirs
 
-from sa_bench.errors import SaBenchError
+from sa_bench.errors import MissingAsset, SaBenchError
 
 SMOKE_MODEL = "smoke"  # in place of a pretrained model: the tiny random one that trials of the code use
 
@@ -53,6 +53,19 @@ def data_folder() -> Path | None:
 def weights_folder() -> Path | None:
     """SA_BENCH_WEIGHTS: a local folder with weight files that are not shipped."""
     return _folder("SA_BENCH_WEIGHTS")
+
+
+def require_folders() -> None:
+    """Check that every folder that the environment names is there, before any work.
+
+    Raises:
+        MissingAsset: one is not.
+    """
+    for variable in ("SA_BENCH_DATA", "SA_BENCH_WEIGHTS", "SA_BENCH_MIRROR"):
+        folder = _folder(variable)
+        if folder is not None and not folder.is_dir():
+            state = "is a file" if folder.exists() else "is not there"
+            raise MissingAsset(f"{variable}={folder} {state}: name a folder that is, or unset it.")
 
 
 def mirror_folder() -> Path | None:

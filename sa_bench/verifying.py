@@ -14,6 +14,7 @@ from sa_bench import rechecking, registry
 from sa_bench.bundles import LIMIT, Bundle, Differs, facts, opened
 from sa_bench.errors import SaBenchError
 from sa_bench.recomputing import CellCheck, Tally, said
+from sa_bench.settings import require_folders
 
 REGENERATED = 8  # images of every set, unless asked otherwise
 UNPROVED = (
@@ -47,6 +48,7 @@ def verify(
         Differs: the first difference: cell, metric, what the bundle says, what was found.
         SaBenchError: the file is no bundle.
     """
+    require_folders()
     for path in plug_ins:
         registry.register(registry.kind_of(Path(path)), path)
     bundle = opened(file, limit)

@@ -10,10 +10,10 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from sa_bench import images
-from sa_bench.errors import SaBenchError
+from sa_bench.errors import MissingAsset, SaBenchError
 
 GREY = np.arange(28 * 28, dtype=np.uint8).reshape(28, 28)
 NOISE = np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)
@@ -480,3 +480,100 @@ def test_a_bare_pickle_called_npz_is_never_run(tmp_path):
     (tmp_path / "x.npz").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
     error_of(images.read_npz, tmp_path / "x.npz", SHAPE)
     assert not (tmp_path / "sprung").exists()
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def raw_png(width, height, bits, colour, rows, transparent=None):
+    """A PNG of these packed rows, each with its filter's byte."""
+    parts = [chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))]
+    parts += [chunk(b"tRNS", transparent)] if transparent is not None else []
+    return b"\x89PNG\r\n\x1a\n" + b"".join([*parts, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")])
+
+
+@pytest.mark.parametrize("switch", [False, True], ids=["as it is", "somebody set Pillow's switch"])
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "bmp"])
+def test_half_a_file_is_refused_whoever_set_what(tmp_path, monkeypatch, ending, switch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", switch)
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+    path = tmp_path / f"a.{ending}"
+    noise.save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SaBenchError, match="a\\." + ending):
+        images.read_image(path, 3)
+    path.write_bytes(whole)
+    assert images.read_image(path, 3).shape == (64, 64, 3)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is switch
+
+
+@pytest.mark.parametrize("rows", [2, 3])
+def test_a_png_that_lacks_rows_is_refused(tmp_path, rows):
+    path = tmp_path / "a.png"
+    path.write_bytes(raw_png(4, 4, 8, 0, b"\x00\x01\x02\x03\x04" * rows))
+    with pytest.raises(SaBenchError, match="cut short"):
+        images.read_image(path, 1)
+    path.write_bytes(raw_png(4, 4, 8, 0, b"\x00\x01\x02\x03\x04" * 4))
+    assert images.read_image(path, 1).max() == 4
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
+@pytest.mark.parametrize("size", [(1, 1), (5, 3), (13, 9)])
+def test_every_whole_png_has_all_of_its_rows(tmp_path, mode, size):
+    """The count of bytes is the file format's, interlaced or not."""
+    from sa_bench import png
+
+    image = Image.new(mode, size)
+    image.save(tmp_path / "a.png")
+    facts = png.header(tmp_path / "a.png")
+    assert (facts.width, facts.height) == size
+    assert not png.rows_missing(tmp_path / "a.png", facts)
+    assert png.Header(*size, 8, 0, True).size == sum(
+        rows * (1 + columns)
+        for x, y, dx, dy in png.PASSES
+        if (columns := len(range(x, size[0], dx))) and (rows := len(range(y, size[1], dy)))
+    )
+
+
+@pytest.mark.parametrize(
+    ("bits", "rows", "transparent", "grey"),
+    [
+        (1, b"\x00\x50", 0, [255, 255, 255, 255]),
+        (2, b"\x00\x1b", 0, [255, 85, 170, 255]),
+        (2, b"\x00\x1b", 1, [0, 255, 170, 255]),
+        (4, b"\x00\x01\x2f", 2, [0, 17, 255, 255]),
+        (8, b"\x00\x00\x11\x22\xff", 17, [0, 255, 34, 255]),
+    ],
+)
+def test_a_transparent_grey_of_few_bits_shows_the_paper(tmp_path, bits, rows, transparent, grey):
+    path = tmp_path / "a.png"
+    path.write_bytes(raw_png(4, 1, bits, 0, rows, struct.pack(">H", transparent)))
+    assert images.read_image(path, 1).flatten().tolist() == grey
+
+
+def test_a_transparent_colour_of_16_bits_is_refused(tmp_path):
+    path = tmp_path / "a.png"
+    rows = b"\x00" + struct.pack(">6H", 1, 2, 3, 300, 2, 3)
+    path.write_bytes(raw_png(2, 1, 16, 2, rows, struct.pack(">3H", 1, 2, 3)))
+    with pytest.raises(SaBenchError, match="alpha channel"):
+        images.read_image(path, 3)
+    path.write_bytes(raw_png(2, 1, 16, 2, rows))
+    assert images.read_image(path, 3).shape == (1, 2, 3)
+
+
+@pytest.mark.parametrize("variable", ["SA_BENCH_DATA", "SA_BENCH_WEIGHTS", "SA_BENCH_MIRROR"])
+def test_a_named_folder_that_is_not_there_is_an_error_before_work(tmp_path, monkeypatch, variable):
+    from sa_bench import api, settings
+
+    monkeypatch.setenv(variable, str(tmp_path / "gone"))
+    with pytest.raises(MissingAsset, match=rf"{variable}=.*gone is not there"):
+        settings.require_folders()
+    with pytest.raises(MissingAsset, match=variable):
+        api.run("mnist_0", "relabel", scale="quick", out=tmp_path / "out")
+    with pytest.raises(MissingAsset, match=variable):
+        api.evaluate(tmp_path, "mnist_0")
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setenv(variable, str(tmp_path))
+    settings.require_folders()
