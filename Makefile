@@ -34,7 +34,7 @@ audit: $(VENV)/.installed
 	@test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit && .venv-audit/bin/pip install -q pip-audit; } \
 	    || { rm -rf .venv-audit; echo "audit: pip-audit cannot be had. Go online and run it again."; exit 3; }
 	@$(BIN)/python -m pip freeze --exclude-editable > .venv-audit/installed.txt
-	@.venv-audit/bin/pip-audit --no-deps --disable-pip --progress-spinner off -r .venv-audit/installed.txt \
+	@.venv-audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r .venv-audit/installed.txt \
 	    || { echo "audit: a known hole above, or the list could not be had (then go online): nothing is promised."; exit 1; }
 
 # Seeded damage to every kind of file that a stranger may send: no traceback, no hang, no more than 1.5 GiB.

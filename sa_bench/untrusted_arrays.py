@@ -52,6 +52,14 @@ def require_room(wanted: int, path: Path) -> None:
         )
 
 
+def is_zip(path: Path) -> bool:
+    """Whether a file ends as a ZIP archive does; zipfile's own question raises where the end is damaged."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return False
+
+
 def open_zip(path: Path) -> zipfile.ZipFile:
     """A ZIP archive, once its table of entries was looked at: how many, of which kind, each of one name.
 
@@ -233,7 +241,7 @@ def load_torch(path: Path, lazily: bool = False) -> Any:
     """
     import torch
 
-    zipped = zipfile.is_zipfile(path)
+    zipped = is_zip(path)
     if zipped:
         require_tensors_fit(path)
     with warnings.catch_warnings():
