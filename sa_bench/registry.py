@@ -80,8 +80,8 @@ def _installed(kind: str) -> tuple[Entry, ...]:
 def _read(kind: str, path: Path, module: str) -> list[Entry]:
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise SaBenchError(f"{path} cannot be read as Python ({error}).") from error
+    except (OSError, SyntaxError, ValueError, MemoryError, RecursionError) as error:  # nested too deep
+        raise SaBenchError(f"{path} cannot be read as Python ({error or type(error).__name__}).") from error
     if kind == "task":
         return [Entry(kind, name, title, module) for name, title in _tasks(tree).items()]
     summary = (ast.get_docstring(tree) or "").partition("\n")[0].removeprefix(f"`{path.stem}`: ")
@@ -165,8 +165,8 @@ def kind_of(path: Path) -> str:
     """What a plug-in file defines, by its source: task, metric or method."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise SaBenchError(f"{path} cannot be read as Python ({error}).") from error
+    except (OSError, SyntaxError, ValueError, MemoryError, RecursionError) as error:  # nested too deep
+        raise SaBenchError(f"{path} cannot be read as Python ({error or type(error).__name__}).") from error
     if _tasks(tree):
         return "task"
     decorators = [d for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) for d in n.decorator_list]

@@ -203,8 +203,9 @@ def _placed(table: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
             continue
         said = said if isinstance(said, dict) else {}
         shape, place, bits = said.get("shape"), said.get("data_offsets"), BITS.get(str(said.get("dtype")))
-        whole = isinstance(shape, list) and isinstance(place, list) and len(place) == 2 and bits is not None
-        if not whole or not all(type(v) is int and 0 <= v < 2**48 for v in (*shape, *place)):
+        if not isinstance(shape, list) or not isinstance(place, list) or len(place) != 2 or bits is None:
+            raise Unfit(f"its header is unreadable at the tensor {name[:80]!r}")
+        if not all(type(v) is int and 0 <= v < 2**48 for v in (*shape, *place)):
             raise Unfit(f"its header is unreadable at the tensor {name[:80]!r}")
         if len(shape) > COLUMNS or math.prod(shape) * bits != 8 * (place[1] - place[0]):
             raise Unfit(
