@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH ?=
 
-.PHONY: demo test check bench coverage slow kills lower gpu-check board-micro tune-micro board-paper board-ddpm tune-ddpm board-t2i tune-t2i results judges bases wheel clean
+.PHONY: demo test check audit fuzz bench coverage slow kills lower gpu-check board-micro tune-micro board-paper board-ddpm tune-ddpm board-t2i tune-t2i results judges bases wheel clean
 
 # Two stamps: what the demo needs, and what the tests and checks need as well. Either can come first.
 $(VENV)/.demo: pyproject.toml
@@ -34,6 +34,20 @@ check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# Known holes in what is installed, from the index's own list; without a network it says so and fails.
+audit: $(VENV)/.installed
+	@test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit && .venv-audit/bin/pip install -q pip-audit; } \
+	    || { rm -rf .venv-audit; echo "audit: pip-audit cannot be had. Go online and run it again."; exit 3; }
+	@$(BIN)/python -m pip freeze --exclude-editable > .venv-audit/installed.txt
+	@.venv-audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r .venv-audit/installed.txt \
+	    || { echo "audit: a known hole above, or the list could not be had (then go online): nothing is promised."; exit 1; }
+
+# Seeded damage to every kind of file that a stranger may send: no traceback, no hang, no more than 1.5 GiB.
+FUZZ_SECONDS ?= 600
+FUZZ_SEED ?= 0
+fuzz: $(VENV)/.installed
+	$(BIN)/python tests/fuzz/run.py $(FUZZ_SECONDS) $(FUZZ_SEED)
 
 bench: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/benchmarks -m slow --benchmark-json=.benchmarks/last.json

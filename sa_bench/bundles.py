@@ -28,7 +28,7 @@ from sa_bench.sealing import EDITED, FILES
 from sa_bench.settings import store_folder
 from sa_bench.store import Store, digest, file_digest, replacing
 from sa_bench.untrusted import MIB, parse_json
-from sa_bench.untrusted_arrays import open_zip, read_member
+from sa_bench.untrusted_arrays import is_zip, open_zip, read_member
 
 SCHEMA = 1
 BUNDLED = ".sabench.zip"
@@ -238,7 +238,7 @@ def opened(file: Path, limit: float = LIMIT) -> Bundle:
     """
     if not file.is_file():
         raise SaBenchError(f"There is no bundle {file}.")
-    if not zipfile.is_zipfile(file):
+    if not is_zip(file):
         with file.open("rb") as opened_file:
             start = opened_file.read(12)
         raise SaBenchError(f"{file} is no bundle, or one cut short (it starts with {start!r}). Get it again.")

@@ -6,13 +6,20 @@ import errno
 import sys
 from collections.abc import Iterable, Iterator
 
-from sa_bench.escaping import terminal
+from sa_bench.escaping import terminal, visible
+
+LONGEST = 2000  # letters of a message
 
 
 class SaBenchError(Exception):
     """Wrong usage or input: says what, where and what to do next. Exit code 2."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        """One line, whatever was quoted in it; of a long one the beginning and the end."""
+        text = " ".join(visible(super().__str__()).split())
+        return text if len(text) <= LONGEST else f"{text[: LONGEST - 500]} … {text[-450:]}"
 
 
 class MissingAsset(SaBenchError):

@@ -34,9 +34,19 @@ def explain(cell: Path, metric: str | None) -> str:
     path = cell / "result.json" if cell.is_dir() else cell
     try:
         row = read_object(path)
-        rows, changed = row["measurements"], edited(row, path.parent)
+        changed = edited(row, path.parent)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SaBenchError(f"{cell} is no cell folder with a result.json ({error}).") from error
+    try:
+        return _told(row, path.parent, metric, changed)
+    except SaBenchError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise SaBenchError(f"{path} is not what `run` writes ({type(error).__name__}: {error}).") from error
+
+
+def _told(row: Mapping[str, Any], folder: Path, metric: str | None, changed: str) -> str:
+    rows = row["measurements"]
     names = {metric_of(m): m for m in rows} | {m["name"]: m for m in rows}
     if metric is not None and metric not in names:
         raise unknown("measurement", metric, {m["name"] for m in rows})
@@ -45,7 +55,7 @@ def explain(cell: Path, metric: str | None) -> str:
     parts.append(_cell(row))
     if row["status"] != "done":
         parts.append(f"It failed: {row['error']}")
-    parts += ["\n".join(_measurement(row, m, path.parent)) for m in chosen]
+    parts += ["\n".join(_measurement(row, m, folder)) for m in chosen]
     if metric is None and rows:
         others = ", ".join(m["name"] for m in rows if m["role"] != "primary")
         parts.append(f"Further measurements, with --metric NAME: {others}.")

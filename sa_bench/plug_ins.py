@@ -152,7 +152,9 @@ def parse(data: bytes, path: Path) -> ast.Module:
     try:
         return ast.parse(data, str(path))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise SaBenchError(f"{path} cannot be read as Python ({error}).") from error
+        raise SaBenchError(
+            f"{path} cannot be read as Python ({str(error) or type(error).__name__})."
+        ) from error
 
 
 def _imports(file: SourceFile, module: str) -> tuple[list[str], list[str]]:

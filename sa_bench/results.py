@@ -251,6 +251,8 @@ def _scored(row: dict[str, Any]) -> dict[str, Any]:
         ValueError, TypeError, AttributeError: they are not.
     """
     scores, units = row["scores"], row.get("units", {})
+    if not isinstance(scores, dict) or not isinstance(units, dict):
+        raise TypeError("its scores are no table by metric")
     for name, column in scores.items():
         if not isinstance(column, list) or np.array(column, float).ndim != 1:
             raise ValueError(f"the scores of {name} are no list of numbers")

@@ -30,7 +30,7 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         read_header(path)
         found = load_file(path)
-        if not {"images", "labels"} <= set(found):
+        if not {"images", "labels", "seeds"} <= set(found) <= {"images", "labels", "seeds", "prompts"}:
             raise ValueError(f"it holds {', '.join(found)}")
     except (SafetensorError, OSError, ValueError) as error:
         raise SaBenchError(

@@ -52,6 +52,14 @@ def require_room(wanted: int, path: Path) -> None:
         )
 
 
+def is_zip(path: Path) -> bool:
+    """Whether a file ends as a ZIP archive does; zipfile's own question raises where the end is damaged."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return False
+
+
 def open_zip(path: Path) -> zipfile.ZipFile:
     """A ZIP archive, once its table of entries was looked at: how many, of which kind, each of one name.
 
@@ -195,9 +203,9 @@ def _placed(table: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
             continue
         said = said if isinstance(said, dict) else {}
         shape, place, bits = said.get("shape"), said.get("data_offsets"), BITS.get(str(said.get("dtype")))
-        if not isinstance(shape, list) or not isinstance(place, list) or bits is None:
+        if not isinstance(shape, list) or not isinstance(place, list) or len(place) != 2 or bits is None:
             raise Unfit(f"its header is unreadable at the tensor {name[:80]!r}")
-        if len(place) != 2 or not all(type(v) is int and 0 <= v < 2**48 for v in (*shape, *place)):
+        if not all(type(v) is int and 0 <= v < 2**48 for v in (*shape, *place)):
             raise Unfit(f"its header is unreadable at the tensor {name[:80]!r}")
         if len(shape) > COLUMNS or math.prod(shape) * bits != 8 * (place[1] - place[0]):
             raise Unfit(
@@ -234,7 +242,7 @@ def load_torch(path: Path, lazily: bool = False) -> Any:
     """
     import torch
 
-    zipped = zipfile.is_zipfile(path)
+    zipped = is_zip(path)
     if zipped:
         require_tensors_fit(path)
     with warnings.catch_warnings():

@@ -75,6 +75,7 @@ def written(row):
     """Every text that is written of a result, by format."""
     rows = [row, OTHER]
     yield "markdown", markdown.render(rows)
+    yield "markdown", markdown.render([row])
     yield "html", html.render(rows)
     found = leaderboard(rows)
     yield "csv", tables.comma_separated(found)

@@ -220,7 +220,7 @@ def _format(path: Path) -> str:
     elif start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         said = "is a web page, not weights (a login or licence page in place of the file)"
     elif start.startswith(b"PK\x03\x04"):
-        if not zipfile.is_zipfile(path):
+        if not untrusted_arrays.is_zip(path):
             said = f"is cut short at {size:,} bytes"
         else:
             try:
