@@ -321,3 +321,21 @@ def test_a_broken_package_is_listed_as_broken_and_harms_nothing_else(installed, 
     assert "bad" in out
     assert "(cannot be used: " in out
     assert "(package taken)" in out
+
+
+def test_verify_runs_no_other_code_under_a_results_name(tmp_path):
+    from sa_bench.recomputing import CellCheck
+
+    path = write(tmp_path / "mine.py")
+    (cell,) = resolve(["mnist_0"], [str(path)])
+    check = object.__new__(CellCheck)
+    check.code = dict(cell.code)
+    assert check._unknown("method", "mine") == ""
+    assert check._unknown("method", "sa") == ""
+    write(path, "0.0")
+    registry.register("method", str(path))
+    assert "the code of the method mine is another here" in check._unknown("method", "mine")
+    registry.forget_plug_ins()
+    assert "its method is not here" in check._unknown("method", "mine")
+    check.code = {"method sa": "0" * 64}  # a plug-in that bears a built-in one's name
+    assert "is another here" in check._unknown("method", "sa")

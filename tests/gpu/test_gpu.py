@@ -13,6 +13,7 @@ from gpu import sd
 from sa_bench import api
 from sa_bench.cells import resolve
 from sa_bench.contracts import Request, Sampler
+from sa_bench.metering import Meter
 from sa_bench.models.ddpm import DDPM
 
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
@@ -48,6 +49,39 @@ def test_an_image_of_the_gpu_is_the_cpus_within_one_grey_level():
         model.to("cuda").to_images(model.sample(rows, sampler)),
     )
     assert abs(one.astype(int) - two.astype(int)).max() <= 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_where_the_cards_memory_is_short_fewer_images_are_made_at_once(capsys):
+    """A real shortage: the process may hold a quarter of what all images together take."""
+    rows, sampler = [Request(i % 10, i) for i in range(256)], Sampler("ddim", 2, guidance=3.0)
+    model = DDPM("cifar10", (32, 32, 3)).to("cuda")
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    held, total = torch.cuda.memory_allocated(), torch.cuda.get_device_properties(0).total_memory
+    plenty = model.to_images(model.sample(rows, sampler)).astype(int)
+    peak = torch.cuda.max_memory_reserved()
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction((held + (peak - held) / 4) / total)
+    try:
+        scarce = model.to_images(model.sample(rows, sampler)).astype(int)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert "out of memory with 256 images at once; trying 128" in capsys.readouterr().err
+    assert abs(scarce - plenty).max() <= 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_small_stage_after_a_big_one_has_small_peaks(tmp_path):
+    meter, costs = Meter("cuda"), []
+    for mib in (800, 1):
+        block = lambda folder, n=mib: {"sum": float(torch.ones(n * 2**18, device="cuda").sum())}  # noqa: E731
+        costs.append(meter.timed(block, tmp_path)["cost"])
+    assert costs[0]["device_peak_mib"] >= 800
+    assert costs[1]["device_peak_mib"] < 100
+    assert costs[1]["peak_mib"] is not None
 
 
 FEW = (
