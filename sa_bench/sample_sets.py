@@ -30,7 +30,7 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         read_header(path)
         found = load_file(path)
-        if not {"images", "labels", "seeds"} <= set(found) <= {"images", "labels", "seeds", "prompts"}:
+        if not {"images", "labels"} <= set(found):
             raise ValueError(f"it holds {', '.join(found)}")
     except (SafetensorError, OSError, ValueError) as error:
         raise SaBenchError(
@@ -81,8 +81,15 @@ class SampleSet:
 
     @staticmethod
     def load(path: Path) -> SampleSet:
-        """Read what `save` wrote."""
-        return SampleSet(**arrays(path))
+        """Read what `save` wrote.
+
+        Raises:
+            SaBenchError: as `arrays`, or other arrays than those of a set.
+        """
+        found = arrays(path)
+        if "seeds" not in found or not set(found) <= {"images", "labels", "seeds", "prompts"}:
+            raise SaBenchError(f"{path} holds no sample set (it holds {', '.join(found)}).")
+        return SampleSet(**found)
 
     @staticmethod
     def concatenate(parts: Sequence[SampleSet]) -> SampleSet:
