@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -87,8 +87,12 @@ class SampleSet:
             SaBenchError: as `arrays`, or other arrays than those of a set.
         """
         found = arrays(path)
-        if "seeds" not in found or not set(found) <= {"images", "labels", "seeds", "prompts"}:
+        marks = found.get("finite", np.ones(len(found["images"]), bool))
+        known = {column.name for column in fields(SampleSet)}
+        if "seeds" not in found or not set(found) <= known or marks.dtype != bool or marks.ndim != 1:
             raise SaBenchError(f"{path} holds no sample set (it holds {', '.join(found)}).")
+        if len({len(column) for column in found.values()}) > 1:
+            raise SaBenchError(f"{path} holds no sample set: its arrays are not of one length.")
         return SampleSet(**found)
 
     @staticmethod
