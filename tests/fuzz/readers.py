@@ -88,7 +88,7 @@ def files(folder: Path) -> dict[str, Path]:
         found[kind].parent.mkdir(parents=True, exist_ok=True)
         found[kind].write_text(json.dumps(value))
     made = Store(folder / "store").make(
-        "stage", {"a": 1}, lambda to: (to / "x.bin").write_bytes(b"x") and {"n": 1}
+        "measure", {"a": 1}, lambda to: (to / "x.bin").write_bytes(b"x") and {"n": 1}
     )
     found["store"] = made.path / "meta.json"
     return found
@@ -145,8 +145,8 @@ def _unet(path):
 def _store(path):
     root = path.parent.parent.parent
     store = Store(root)
-    if store.has("stage", path.parent.name):
-        store.get("stage", path.parent.name)
+    if store.has("measure", path.parent.name):
+        store.get("measure", path.parent.name)
     content(path.parent)
 
 
