@@ -38,7 +38,7 @@ def require_plain(path: Path) -> None:
         SaBenchError: it is an SPM (Lyu et al. 2024), or one of its descendants that are kept the same way.
     """
     said = _described(path)
-    if SPM <= set(said) and not any(name.startswith("ss_") for name in said):  # kohya's own begin so
+    if set(said) >= SPM and not any(name.startswith("ss_") for name in said):  # kohya's own begin so
         raise SaBenchError(
             f"{path} is an SPM of {str(said['prompts'])[:60]!r} (its header says prompts, rank and alpha), no plain LoRA: "
             "its gate, which weighs it prompt by prompt, lives in its own inference and would be lost. Draw images with "
