@@ -238,9 +238,9 @@ def _counted(joins: Mapping[str, str]) -> list[str]:
     if not (sets := [name for name, how in joins.items() if how == joining.COUNT]):
         return []
     return [
-        f"{joining.COUNTED} {' and '.join(sets)}: nothing says which prompt and seed an image was made from, so the k-th file is "
-        "taken for the k-th row; values that compare with prompts or with the base's images are wrong if it is not. "
-        + joining.ADVICE
+        f"{joining.COUNTED} {' and '.join(sets)}: nothing says which prompt and seed an image was made from, so the k-th "
+        "file is taken for the k-th row; values that compare with prompts or with the base's images are wrong if it is "
+        "not. " + joining.ADVICE
     ]
 
 

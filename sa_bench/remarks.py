@@ -25,7 +25,7 @@ SHOWN = {
 
 
 def remarks(chain: Chain, sets: Mapping[str, Artifact]) -> list[str]:
-    """A line each: what the method has to say, images that are not finite, blank images, prompts that lose their tail, prompts that name c_f.
+    """A line each: the method's own, images that are not finite, blank ones, prompts that lose their tail or name c_f.
 
     No detector counts a blank image as forgotten.
 

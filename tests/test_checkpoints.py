@@ -773,7 +773,7 @@ def test_an_spm_is_refused_and_its_twin_without_a_header_is_flagged(model, tmp_p
     said = {"prompts": "snoopy", "rank": "1", "alpha": "1.0"}
     spm = str(write_lora(tmp_path / "spm.safetensors", held, **said))
     for call in (lambda: apply(model, spm), lambda: checkpoints.unfit(spm)):
-        with pytest.raises(SaBenchError, match="is an SPM of 'snoopy'.*gate.*own inference") as error:
+        with pytest.raises(SaBenchError, match=r"is an SPM of 'snoopy'.*gate.*own inference") as error:
             call()
         assert "\n" not in str(error.value)
     assert torch.equal(model.state()[f"unet.{ATTENTION}.weight"], weight)

@@ -172,8 +172,8 @@ def _seed(fields: Mapping[str, str], where: str) -> int | None:
     name, value = _first(fields, SEEDS)
     if value is None:
         return None
-    whole = whole(value)
-    return check_seed(whole if 0 <= whole <= LARGEST_SEED else value, f"{where}: {name}")
+    seed = whole(value)
+    return check_seed(seed if 0 <= seed <= LARGEST_SEED else value, f"{where}: {name}")
 
 
 def _guidance(fields: Mapping[str, str], where: str) -> float | None:
