@@ -6,9 +6,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from sa_bench.contracts import Generator, Run, Task
+from sa_bench.keys import later
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,10 @@ class Checkpoint:
     """Load a weight file of the base's architecture."""
 
     path: str = ""  # a safetensors file, or a folder with model.safetensors
+    strength: Annotated[float, Field(allow_inf_nan=False)] = later(1.0)  # of a LoRA; 1: in full
+    weights: Literal["auto", "ema", "raw"] = later(
+        "auto"
+    )  # of weights kept twice: averaged, or as trained last
 
     version: ClassVar[int] = 1
     standing: ClassVar[str] = "method"
@@ -28,16 +35,36 @@ class Checkpoint:
     def unfit(self, task: Task) -> str:
         """Nothing; a file that holds no part of such a model is refused here, before any work."""
         from sa_bench import bases
-        from sa_bench.models import layouts
+        from sa_bench.models import checkpoints
 
         if task.family == "text_to_image":
-            layouts.layout(self.path)
+            if why := checkpoints.unfit(self.path, self.strength, self.weights):
+                return why
+        elif (self.strength, self.weights) != (1.0, "auto"):
+            return "checkpoint.strength and checkpoint.weights are of files of Stable Diffusion alone"
         if (
             not task.model
         ):  # a pretrained base takes minutes and GiB to open: its names and shapes wait for the run
-            bases.new(task.family, task.dataset, task.base, words=task.classes).load(Path(self.path))
+            base = bases.new(task.family, task.dataset, task.base, words=task.classes)
+            self._loaded(base)
         return ""
+
+    def remarks(self, task: Task) -> list[str]:
+        """Which weights were taken, where there are several, and how."""
+        from sa_bench.models import checkpoints
+
+        if task.family != "text_to_image":
+            return []
+        return checkpoints.remarks(self.path, self.strength, self.weights)
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
         """The model in `path`."""
-        return model.load(Path(self.path))
+        return self._loaded(model)
+
+    def _loaded(self, model: Any) -> Generator:
+        given = {
+            k: v
+            for k, v in (("strength", self.strength), ("weights", self.weights))
+            if v not in (1.0, "auto")
+        }
+        return model.load(Path(self.path), **given)

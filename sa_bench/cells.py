@@ -177,6 +177,18 @@ def split_setting(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
+def task_overrides(sets: Sequence[str], command: str) -> dict[str, str]:
+    """The fields of a task that `task.field=value` set, for a command without a method.
+
+    Raises:
+        SaBenchError: another field.
+    """
+    settings = dict(split_setting(text) for text in sets)
+    if stray := [name for name in settings if not name.startswith("task.")]:
+        raise SaBenchError(f"{command} has no method to set: --set {stray[0]}; use task.<field>.")
+    return {name.removeprefix("task."): value for name, value in settings.items()}
+
+
 def resolve_task(name: str, scale: str, overrides: Mapping[str, str]) -> Task:
     """The task with its scale and overrides applied and checked."""
     task = registry.task(name)

@@ -183,11 +183,21 @@ def list_components() -> None:
 
 
 @app.command()
-def show(name: str) -> None:
-    """Fields, presets, source and documentation of a component."""
-    from sa_bench.describe import describe
+def show(
+    name: str,
+    rows: Annotated[
+        bool,
+        typer.Option("--rows", help="Of a task: every image that it asks for, as CSV, to draw elsewhere."),
+    ] = False,
+    scale: ScaleOption = "full",
+    set_: SetOption = None,
+) -> None:
+    """Fields, presets, source and documentation of a component; of a task also the images that it asks for."""
+    from sa_bench.describe import describe, task_rows
 
-    say(describe(name))
+    if not rows and (set_ or scale != "full"):
+        raise SaBenchError("show takes --scale and --set with --rows alone.")
+    say(task_rows(name, scale, set_ or []).rstrip("\n") if rows else describe(name))
 
 
 @app.command()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from sa_bench import references, registry
-from sa_bench.errors import unknown
+from sa_bench.errors import SaBenchError, unknown
 
 
 def describe(reference: str) -> str:
@@ -20,6 +21,22 @@ def describe(reference: str) -> str:
     """
     show = {"method": _method, "task": _task, "metric": _metric}
     return "\n\n".join(show[kind](name) + _code(kind, name) for kind, name in components(reference))
+
+
+def task_rows(reference: str, scale: str, sets: Sequence[str]) -> str:
+    """What a task asks for, a row an image of all its sets, as CSV (`sa_bench.joining.COLUMNS`).
+
+    Raises:
+        SaBenchError: no task, or several, or settings that it does not have.
+    """
+    found = components(reference)
+    if [kind for kind, _ in found] != ["task"]:
+        what = ", ".join(f"the {kind} {name}" for kind, name in found)
+        raise SaBenchError(f"--rows lists the images of one task; {reference} is {what}.")
+    from sa_bench.cells import resolve_task, task_overrides
+    from sa_bench.joining import rows_text
+
+    return rows_text(resolve_task(found[0][1], scale, task_overrides(sets, "show --rows")))
 
 
 def _code(kind: str, name: str) -> str:

@@ -1,21 +1,22 @@
 """`evaluate`: images that somebody else made, measured under a task's protocol.
 
 A folder with `forget/` and `retain/<class>/`, or an NPZ with labels. The same images give the same values
-either way, in whatever order they come: the sets are ordered by class.
+either way, in whatever order they come: the sets are ordered by class or, where each image's row is told
+(`sa_bench.joining`), by row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from sa_bench import datasets, images, registry
-from sa_bench.cells import Cell, resolve_task, split_setting, with_metrics
+from sa_bench import datasets, images, joining, registry
+from sa_bench.cells import Cell, resolve_task, task_overrides, with_metrics
 from sa_bench.checking import check_precision, class_index
 from sa_bench.contracts import Task
 from sa_bench.errors import MissingAsset, SaBenchError
@@ -57,10 +58,7 @@ def evaluate_images(
     Raises:
         SaBenchError: unreadable or unsuitable images; names the file and the problem.
     """
-    settings = dict(split_setting(text) for text in sets)
-    if stray := [name for name in settings if not name.startswith("task.")]:
-        raise SaBenchError(f"evaluate has no method to set: --set {stray[0]}; use task.<field>.")
-    overrides = {name.removeprefix("task."): value for name, value in settings.items()}
+    overrides = task_overrides(sets, "evaluate")
     names = registry.register_all("task", [task_name])
     if len(names) > 1:
         raise SaBenchError(f"{task_name} defines {', '.join(names)}; evaluate takes one task.")
@@ -83,14 +81,14 @@ def _measured(
     report: Callable[[str, str, int, int], None],
 ) -> dict[str, Any]:
     scale, overrides = asked["scale"], asked["overrides"]
-    found, files = read_sets(path, task)
+    found, files, joins = read_sets(path, task)
     code = registry.code_of([("task", task.name), *(("metric", name) for name in task.metrics)])
     cell = Cell(task, "original", {}, 0, 0, scale, overrides, code)
     chain = Chain(Store(store_folder()), cell, lambda *event: report("external", *event))
     base = Subject(chain, base=True) if _base_is_cheap(chain) else None
     measured, _ = measure_all(chain, Subject(chain, sets=found), base)
     registry.require_unchanged(code)
-    notes = registry.remarks(code)
+    notes = [*_counted(joins), *registry.remarks(code)]
     notes += [f"{r['name']}: {w}" for r in measured if (w := (r["extra"] or {}).get("warning"))]
     notes += _remarks(found, task)
     if said := datasets.remark(task.dataset):
@@ -109,6 +107,7 @@ def _measured(
         "artifacts": {
             "counts": {name: len(s) for name, s in found.items()},
             "images": {name: file_hash(s.images) for name, s in found.items()},
+            "join": joins,
             "base": chain.base.content if base else None,
         },
         "provenance": provenance(command_line(), {"base": chain.base.content} if base else {})
@@ -175,52 +174,79 @@ def is_checkpoint(path: Path, task_name: str) -> bool:
     return bool(layouts.layout(str(path)))
 
 
-def read_sets(path: Path, task: Task) -> tuple[dict[str, SampleSet], list[Path]]:
-    """`forget` and `retain` from a folder or an NPZ, and the image files that they came from.
+class Given(NamedTuple):
+    """A stranger's images."""
+
+    sets: dict[str, SampleSet]  # `forget` and `retain`, those that are given
+    files: list[Path]  # that they came from, in a folder
+    joins: dict[
+        str, str
+    ]  # how the rows of each set were told (`sa_bench.joining`); without those told by nothing
+
+
+def read_sets(path: Path, task: Task) -> Given:
+    """`forget` and `retain` from a folder or an NPZ, each image with the seed and prompt of its row, where one is told.
 
     Raises:
-        SaBenchError: the path, the layout or an image is wrong.
+        SaBenchError: the path, the layout or an image is wrong, or an image and its row do not agree.
     """
     if path.is_dir():
         return _from_folder(path, task)
     if path.suffix.lower() == ".npz" and path.is_file():
-        return _from_npz(path, task), []
+        return Given(_from_npz(path, task), [], {})
     raise SaBenchError(f"{path} is neither a folder with forget/ and retain/<class>/ nor an .npz file.")
 
 
-def _from_folder(path: Path, task: Task) -> tuple[dict[str, SampleSet], list[Path]]:
+def _from_folder(path: Path, task: Task) -> Given:
     height, width, channels = datasets.shape(task)
-    here = [name for name in ("forget", "retain") if (path / name).exists()]
-    if not here:
+    named = [name for name in ("forget", "retain") if (path / name).exists()]
+    if not named:
         raise SaBenchError(f"{path} has neither forget/ nor retain/; one folder a set is needed.")
-    if no_folder := [name for name in here if not (path / name).is_dir()]:
+    if no_folder := [name for name in named if not (path / name).is_dir()]:
         raise SaBenchError(f"{path / no_folder[0]} is a file, must be a folder of images.")
-    found, files = {}, []
-    for name in here:
+    given = Given({}, [], {})
+    for name in named:
         folders = {task.concept: path / name} if name == "forget" else _retained(path / name, task)
-        parts = []
+        parts, files = [], []
         for label, folder in sorted(folders.items()):
             array, read = images.read_folder(folder, channels, (height, width))
             parts.append(_set(array, np.full(len(array), label)))
             files += read
-        found[name] = asked(SampleSet.concatenate(parts), task, name)
-    if "retain" in found and not task.keeps_prompts:
-        _require_all(found["retain"], task, path / "retain")
-    return found, files
+        whole = SampleSet.concatenate(parts)
+        if name == "retain" and not task.keeps_prompts:
+            _require_all(whole, task, path / name)
+        told = joining.join(path / name, files, whole.labels.tolist(), task, name)
+        if told is not None:
+            given.joins[name] = told.how
+            whole = _joined(whole, told.rows, task, name)
+            files += [told.table] if told.table else []
+        given.sets[name] = whole
+        given.files.extend(files)
+    return given
+
+
+def _joined(images: SampleSet, numbers: Sequence[int], task: Task, name: str) -> SampleSet:
+    """All images of a set in the order of their rows, with the rows' seeds and prompts."""
+    wanted = rows(task, name)
+    prompts = None if task.prompts is None else np.array([row.prompt for row in wanted], np.int64)
+    seeds = np.array([row.request.seed for row in wanted], np.int64)
+    return replace(images.take(np.argsort(numbers)), seeds=seeds, prompts=prompts)
+
+
+def _counted(joins: Mapping[str, str]) -> list[str]:
+    """The line on sets whose images were given their rows by count alone; [] where there are none."""
+    if not (sets := [name for name, how in joins.items() if how == joining.COUNT]):
+        return []
+    return [
+        f"{joining.COUNTED} {' and '.join(sets)}: nothing says which prompt and seed an image was made from, so the k-th "
+        "file is taken for the k-th row; values that compare with prompts or with the base's images are wrong if it is "
+        "not. " + joining.ADVICE
+    ]
 
 
 def _retained(retain: Path, task: Task) -> dict[int, Path]:
     """The folder of each retained class; of kept prompts there is but one, retain/ itself."""
     return {KEPT: retain} if task.keeps_prompts else _class_folders(retain, task)
-
-
-def asked(images: SampleSet, task: Task, name: str) -> SampleSet:
-    """Images with the seeds and prompts of the task's rows, in their order, where there are as many."""
-    wanted = rows(task, name)
-    if task.prompts is None or len(images) != len(wanted):
-        return images
-    seeds, prompts = ([r.request.seed for r in wanted], [r.prompt for r in wanted])
-    return replace(images, seeds=np.array(seeds, np.int64), prompts=np.array(prompts, np.int64))
 
 
 def _class_folders(retain: Path, task: Task) -> dict[int, Path]:

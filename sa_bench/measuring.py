@@ -192,6 +192,10 @@ class Subject:
             facts = {"base": self.chain.base.content} if "base" in metric.requires else {}
             for name, found in self.sets.items():
                 rows = [found.labels] if found.prompts is None else [found.labels, found.prompts]
+                if (
+                    found.prompts is None and (found.seeds >= 0).any()
+                ):  # else the prompts stand for their rows
+                    rows.append(found.seeds)
                 facts[name] = digest([file_hash(found.images), *(r.tolist() for r in rows)])
             return facts
         facts = {}
@@ -270,7 +274,7 @@ class LazyView:
             if "samples" in metric.requires and not {"forget", "retain"} <= set(self.subject.sets):
                 return "needs the sets forget/ and retain/"
             if "clip" in metric.requires and any(s.prompts is None for s in self.subject.sets.values()):
-                return "needs each image's prompt: give as many images as the task has, in its order"
+                return "needs each image's prompt: name the images as `show TASK --rows` numbers them"
             return None
         if missing := set(metric.sets) - set(sampling.sets(self.task)) - {"leakage"}:
             return f"the task has no set {missing.pop()}"

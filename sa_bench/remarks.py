@@ -25,7 +25,7 @@ SHOWN = {
 
 
 def remarks(chain: Chain, sets: Mapping[str, Artifact]) -> list[str]:
-    """A line each: images that are not finite, blank images, prompts that lose their tail, prompts that name c_f.
+    """A line each: the method's own, images that are not finite, blank ones, prompts that lose their tail or name c_f.
 
     No detector counts a blank image as forgotten.
 
@@ -40,7 +40,8 @@ def remarks(chain: Chain, sets: Mapping[str, Artifact]) -> list[str]:
         if chain.task.prompts is not None:
             finite = images.images if images.finite is None else images.images[images.finite]
             empty[name] = (int(blank(finite).sum()), len(finite))
-    lines = [not_finite(broken), invalid(empty)]
+    method = chain.cell.build_method()
+    lines = [*getattr(method, "remarks", lambda task: [])(chain.task), not_finite(broken), invalid(empty)]
     if chain.task.prompts is not None:
         lines += [tails(chain), left_out(chain.task)]
     return [line for line in lines if line]

@@ -5,8 +5,6 @@ The formulas are those of diffusers' DDIM and DDPM schedulers for T training ste
 
 from __future__ import annotations
 
-import numpy as np
-
 T = 1000
 LEADING, TRAILING = (
     ("leading", 1),
@@ -22,6 +20,8 @@ def timesteps(spacing: str, offset: int, n: int) -> list[int]:
         offset: added to every one of `leading`.
         n: sampling steps, at least 1.
     """
+    import numpy as np  # here alone: `list` does without
+
     if spacing == "leading":
         return [i * (T // n) + offset for i in reversed(range(n))]
     if spacing == "trailing":

@@ -674,3 +674,180 @@ def test_the_files_format_is_read_before_its_tensors(tmp_path):
     (tmp_path / "x.safetensors").write_bytes((tmp_path / "x.safetensors").read_bytes() + b"0")
     with pytest.raises(SaBenchError, match="damaged"):
         layouts.names(tmp_path / "x.safetensors")
+
+
+PREFIXES = ("_orig_mod.", "module.", "model.", "module._orig_mod.", "model._orig_mod.", "unet._orig_mod.")
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_prefixes_of_compiled_and_parallel_models_are_taken_off(moved, model, tmp_path, prefix, suffix):
+    theirs = moved[0].unet.state_dict()
+    held, path = {f"{prefix}{k}": v for k, v in theirs.items()}, tmp_path / f"x.{suffix}"
+    save_file(held, path) if suffix == "safetensors" else torch.save({"state_dict": held}, path)
+    put, _ = apply(model, str(path))
+    assert all(torch.equal(put.state()[f"unet.{k}"], v) for k, v in theirs.items())
+
+
+def test_prefixes_within_a_single_file_and_a_folder_are_taken_off(base, moved, model, copied, tmp_path):
+    whole = original(moved[0])
+    held = {
+        k.replace("model.diffusion_model.", "model._orig_mod.diffusion_model."): v for k, v in whole.items()
+    }
+    torch.save({"state_dict": held}, tmp_path / "sd.ckpt")
+    wrapped = {f"model.{k}": v for k, v in whole.items() if k.startswith("model.diffusion_model.")}
+    save_file(wrapped, tmp_path / "lightning.safetensors")
+    for name in ("sd.ckpt", "lightning.safetensors"):
+        assert layout(str(tmp_path / name)) == "single"
+        put, _ = apply(model.clone(), str(tmp_path / name))
+        assert torch.equal(put.net.conv_in.weight, moved[0].unet.conv_in.weight), name
+    file = copied / "unet" / UNET
+    save_file({f"_orig_mod.{k}": v for k, v in load_file(file).items()}, file)
+    assert same(load_pipeline(str(copied)), base[0])
+
+
+def test_a_prefix_that_hides_two_tensors_of_one_name_is_refused(moved, tmp_path):
+    state = moved[0].unet.state_dict()
+    save_file({**state, "_orig_mod.conv_in.bias": state["conv_in.bias"] + 1}, tmp_path / "x.safetensors")
+    with pytest.raises(SaBenchError, match=r"both .*conv_in\.bias and .*conv_in\.bias; which one"):
+        layout(str(tmp_path / "x.safetensors"))
+
+
+def test_a_prefix_on_what_does_not_match_is_refused_by_name(moved, model, tmp_path):
+    held = {f"module.{k}": v for k, v in moved[0].unet.state_dict().items()}
+    save_file(held | {"module.ema.decay": torch.ones(1)}, tmp_path / "x.safetensors")
+    with pytest.raises(SaBenchError, match=r"unet\.ema\.decay is no tensor of this model"):
+        apply(model, str(tmp_path / "x.safetensors"))
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.int32, torch.int64])
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_whole_numbers_are_no_weights(moved, model, tmp_path, kind, suffix):
+    held, path = moved[0].unet.state_dict(), tmp_path / f"x.{suffix}"
+    held["conv_in.weight"] = (held["conv_in.weight"] * 100).to(kind)
+    save_file(held, path) if suffix == "safetensors" else torch.save(held, path)
+    with pytest.raises(
+        SaBenchError, match=r"conv_in\.weight.*quantis|quantised weights.*conv_in\.weight"
+    ) as error:
+        apply(model, str(path))
+    assert "\n" not in str(error.value)
+    if kind in (torch.int8, torch.uint8):  # nothing else has such: known before any work
+        with pytest.raises(SaBenchError, match="quantised"):
+            layout(str(path))
+
+
+def test_whole_numbers_in_a_lora_are_refused(model, tmp_path, rng):
+    down, up = lora(rng, *model.state()[f"unet.{ATTENTION}.weight"].shape)
+    held = {f"unet.{ATTENTION}.lora_A.weight": down.to(torch.int32), f"unet.{ATTENTION}.lora_B.weight": up}
+    with pytest.raises(SaBenchError, match="whole numbers"):
+        apply(model, str(write_lora(tmp_path / "x.safetensors", held)))
+
+
+def test_a_text_encoder_and_an_autoencoder_are_called_what_they_are(base, tmp_path):
+    text, vae = base[0].text_encoder.state_dict(), base[0].vae.state_dict()
+    whole = original(base[0])
+    for name, held, what in (
+        ("new", {k.removeprefix("text_model."): v for k, v in text.items()}, "text encoder"),
+        ("old", {f"text_model.{k.removeprefix('text_model.')}": v for k, v in text.items()}, "text encoder"),
+        ("ldm", {k: v for k, v in whole.items() if k.startswith("cond_stage_model.")}, "text encoder"),
+        ("vae", vae, "an autoencoder"),
+        ("first", {k: v for k, v in whole.items() if k.startswith("first_stage_model.")}, "an autoencoder"),
+    ):  # fmt: skip
+        save_file({k: v.contiguous().clone() for k, v in held.items()}, tmp_path / f"{name}.safetensors")
+        with pytest.raises(SaBenchError, match=rf"holds {len(held)} tensors of .*{what}"):
+            layout(str(tmp_path / f"{name}.safetensors"))
+    with pytest.raises(SaBenchError, match="of a text encoder"):
+        layout(str(base[1] / "text_encoder"))
+
+
+def test_an_spm_is_refused_and_its_twin_without_a_header_is_flagged(model, tmp_path, rng):
+    """As SPM's train_spm.py writes it: kohya's names, and prompts, rank and alpha in the header."""
+    weight = model.state()[f"unet.{ATTENTION}.weight"].clone()
+    down, up = lora(rng, *weight.shape, rank=1)
+    start = f"lora_unet_{ATTENTION.replace('.', '_')}"
+    held = {
+        f"{start}.lora_down.weight": down,
+        f"{start}.lora_up.weight": up,
+        f"{start}.alpha": torch.tensor(1.0),
+    }
+    said = {"prompts": "snoopy", "rank": "1", "alpha": "1.0"}
+    spm = str(write_lora(tmp_path / "spm.safetensors", held, **said))
+    for call in (lambda: apply(model, spm), lambda: checkpoints.unfit(spm)):
+        with pytest.raises(SaBenchError, match=r"is an SPM of 'snoopy'.*gate.*own inference") as error:
+            call()
+        assert "\n" not in str(error.value)
+    assert torch.equal(model.state()[f"unet.{ATTENTION}.weight"], weight)
+    plain = str(write_lora(tmp_path / "lora.safetensors", held))
+    put, _ = apply(model, plain)
+    torch.testing.assert_close(put.state()[f"unet.{ATTENTION}.weight"], weight + up @ down)
+    assert checkpoints.remarks(plain)[0].startswith("taken as a LoRA that is always on")
+    kohya = str(write_lora(tmp_path / "kohya.safetensors", held, ss_network_dim="1", **said))
+    assert checkpoints.unfit(kohya) == ""
+    down, up = lora(rng, *weight.shape, rank=2)
+    held = {f"{start}.lora_down.weight": down, f"{start}.lora_up.weight": up}
+    assert checkpoints.remarks(str(write_lora(tmp_path / "two.safetensors", held))) == []
+
+
+def test_a_loras_strength_multiplies_it_and_is_a_loras_alone(base, model, tmp_path, rng):
+    from sa_bench.keys import plain
+    from sa_bench.registry import method_class
+
+    weight = model.state()[f"unet.{ATTENTION}.weight"].clone()
+    down, up = lora(rng, *weight.shape)
+    held = {f"unet.{ATTENTION}.lora_A.weight": down, f"unet.{ATTENTION}.lora_B.weight": up}
+    path = str(write_lora(tmp_path / "x.safetensors", held))
+    method = method_class("checkpoint")
+    for strength in (1.0, 0.5, -1.0):
+        put = method(path=path, strength=strength).forget(model.clone(), None, None)
+        torch.testing.assert_close(put.state()[f"unet.{ATTENTION}.weight"], weight + strength * up @ down)
+    assert checkpoints.remarks(path, 0.5) == ["LoRA at strength 0.5"]
+    assert "is a LoRA's" in checkpoints.unfit(str(base[1] / "unet"), 0.5)
+    with pytest.raises(SaBenchError, match="is a LoRA's"):
+        apply(model, str(base[1] / "unet"), 0.5)
+    assert plain(method(path=path)) == {"path": path}  # keys of before stay
+    assert plain(method(path=path, strength=0.5)) == {"path": path, "strength": 0.5}
+
+
+@pytest.fixture
+def twice(base, moved, tmp_path):
+    """Places that hold the base's U-Net as trained last and the moved one as its average."""
+    raw, average = base[0].unet.state_dict(), moved[0].unet.state_dict()
+    trainer = tmp_path / "checkpoint-500"
+    shutil.copytree(base[1] / "unet", trainer / "unet")
+    shutil.copytree(moved[1] / "unet", trainer / "unet_ema")
+    whole = shutil.copytree(base[1], tmp_path / "whole")
+    shutil.copytree(moved[1] / "unet", whole / "unet_ema")
+    for name in ("ema_state_dict", "model_ema"):
+        torch.save({"state_dict": raw, name: average, "step": 3}, tmp_path / f"{name}.pt")
+    flat = {
+        "model_ema." + k.removeprefix("model.").replace(".", ""): v
+        for k, v in original(moved[0]).items() if k.startswith("model.diffusion_model.")
+    }  # fmt: skip
+    save_file(original(base[0]) | flat, tmp_path / "sd.safetensors")
+    return {
+        "trainer": trainer, "whole": whole, "sd": tmp_path / "sd.safetensors",
+        **{name: tmp_path / f"{name}.pt" for name in ("ema_state_dict", "model_ema")},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["trainer", "whole", "sd", "ema_state_dict", "model_ema"])
+def test_of_weights_kept_twice_those_asked_for_are_taken_and_told(base, moved, model, twice, place):
+    source = str(twice[place])
+    for weights in ("auto", "raw", "ema"):
+        put, _ = apply(model.clone(), source, weights=weights)
+        averaged = weights == "ema" or (weights, place) == ("auto", "sd")
+        wanted = (moved if averaged else base)[0].unet.state_dict()
+        assert all(torch.equal(put.state()[f"unet.{k}"], v) for k, v in wanted.items()), weights
+        (line,) = checkpoints.remarks(source, weights=weights)
+        assert line.startswith(f"weights: {'averaged' if averaged else 'raw'}; ")
+
+
+def test_averages_that_are_not_there_are_no_averages(base, model, twice, tmp_path):
+    for source in (base[1], base[1] / "unet"):
+        with pytest.raises(SaBenchError, match="holds no averaged weights"):
+            apply(model, str(source), weights="ema")
+        assert checkpoints.remarks(str(source)) == []
+    shutil.rmtree(twice["trainer"] / "unet")
+    assert checkpoints.remarks(str(twice["trainer"]))[0].startswith("weights: averaged, the only ones")
+    with pytest.raises(SaBenchError, match="no weight file"):
+        apply(model, str(twice["trainer"]), weights="raw")

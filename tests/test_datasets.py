@@ -587,7 +587,7 @@ def test_a_class_folder_of_another_data_set_is_an_error_with_both_lists(ship_tas
 
 def test_class_folders_are_numbers_or_names_in_the_order_of_the_classes(ship_task, tmp_path):
     root = write_class_folders(tmp_path / "x", [None, "9", "ship", "07", "horse", *"54321"])
-    sets, _ = external.read_sets(root, ship_task)
+    sets, *_ = external.read_sets(root, ship_task)
     assert sets["retain"].labels.tolist() == list(range(1, 10))
     assert sets["retain"].images[:, 0, 0, 0].tolist() == [1, 1, 1, 1, 1, 5, 2, 4, 1]
     (root / "retain" / "10").mkdir()

@@ -129,7 +129,7 @@ def test_a_folder_and_an_npz_of_the_same_images_measure_the_same(digits, folder,
     by_npz = evaluate(npz(tmp_path / "x.npz", digits))
     assert values(by_folder) == values(by_npz)
     assert by_folder["artifacts"]["images"] == by_npz["artifacts"]["images"]
-    shuffled, _ = external.read_sets(
+    shuffled, *_ = external.read_sets(
         npz(tmp_path / "y.npz", digits, order=order), resolve_task("mnist_0", "quick", {})
     )
     assert shuffled["retain"].labels.tolist() == sorted(shuffled["retain"].labels.tolist())
@@ -148,8 +148,8 @@ def test_changing_an_image_in_place_changes_the_values(folder):
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P"])
 def test_grey_images_are_the_same_in_whatever_mode_they_were_saved(digits, folder, tmp_path, task, mode):
-    grey, _ = external.read_sets(folder, task)
-    other, _ = external.read_sets(write_folder(tmp_path / "other", digits, mode=mode), task)
+    grey, *_ = external.read_sets(folder, task)
+    other, *_ = external.read_sets(write_folder(tmp_path / "other", digits, mode=mode), task)
     for name in ("forget", "retain"):
         assert np.array_equal(grey[name].images, other[name].images)
 
@@ -181,8 +181,8 @@ def test_class_folders_may_be_called_by_number_or_name_with_the_same_values(
     digits, folder, tmp_path, task, name
 ):
     """Alphabetically eight comes first, so the intervals would differ if the folders' order counted."""
-    numbered, _ = external.read_sets(folder, task)
-    named, _ = external.read_sets(write_folder(tmp_path / "named", digits, name=name), task)
+    numbered, *_ = external.read_sets(folder, task)
+    named, *_ = external.read_sets(write_folder(tmp_path / "named", digits, name=name), task)
     assert np.array_equal(numbered["retain"].images, named["retain"].images)
     assert np.array_equal(numbered["retain"].labels, named["retain"].labels)
     if name is by_name:

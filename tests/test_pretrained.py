@@ -220,6 +220,30 @@ def test_a_checkpoint_of_others_is_measured_like_any_row(board, model, tmp_path,
         assert row["artifacts"]["samples"] == results["sa"]["artifacts"]["samples"]
 
 
+def test_what_was_taken_of_a_checkpoint_stands_in_the_result(store, model, tmp_path):
+    shutil.copytree(model / "unet", tmp_path / "trainer" / "unet")
+    shutil.copytree(model / "unet", tmp_path / "trainer" / "unet_ema")
+    path = lora(model, tmp_path / "pytorch_lora_weights.safetensors")
+    few = (CHEAP, "task.n_forget=2", "task.n_retain=2", "task.leakage_images=0", "task.recovery_budgets=0")
+    flags, models = {}, {}
+    for name, sets in {
+        "auto": [f"checkpoint.path={tmp_path / 'trainer'}"],
+        "ema": [f"checkpoint.path={tmp_path / 'trainer'}", "checkpoint.weights=ema"],
+        "full": [f"checkpoint.path={path}"],
+        "half": [f"checkpoint.path={path}", "checkpoint.strength=0.5"],
+    }.items():
+        for again in ("", "-again"):  # the second comes from the store
+            results, _ = run(tmp_path / f"{name}{again}", "celeb_brad_pitt", ("checkpoint",), *few, *sets)
+            found = results["checkpoint"]
+            flags[name + again], models[name] = found["flags"], found["artifacts"]["model"]
+        assert flags[name] == flags[f"{name}-again"]
+    assert [f for f in flags["auto"] if f.startswith("weights: raw; trainer holds unet/ and unet_ema/")]
+    assert [f for f in flags["ema"] if f.startswith("weights: averaged; trainer holds unet/ and unet_ema/")]
+    assert "LoRA at strength 0.5" in flags["half"]
+    assert not [f for f in flags["full"] if "LoRA" in f]
+    assert models["full"] != models["half"]
+
+
 def images_in(folder, n, rng=None):
     folder.mkdir(parents=True)
     for i in range(n):

@@ -72,23 +72,33 @@ def read_csv(path: Path) -> list[Asked]:
         SaBenchError: no such file, no `prompt` column, no row, a row of another length or with a bad value; names
             the file and the row, the first below the header being 1.
     """
-    table = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
-    try:
-        rows = [row for row in table if row]
-    except csv.Error as error:
-        raise SaBenchError(f"{path}, near line {table.line_num}: no CSV ({error}).") from error
-    header = [name.strip().lower() for name in rows[0]] if rows else []
+    header, rows = table(path)
     if "prompt" not in header:
         raise SaBenchError(
             f"{path} has no column `prompt`; it has {', '.join(filter(None, header)) or 'none'}."
         )
+    if not rows:
+        raise SaBenchError(f"{path} holds no prompt: there is no row below its header.")
+    return [_asked(header, row, f"{path}, row {number}") for number, row in enumerate(rows, 1)]
+
+
+def table(path: Path) -> tuple[list[str], list[list[str]]]:
+    """The header of a UTF-8 CSV file, in small letters, and the rows below it that are not blank.
+
+    Raises:
+        SaBenchError: no such file, another thing, or two columns of one name; names the file.
+    """
+    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    try:
+        rows = [row for row in reader if row]
+    except csv.Error as error:
+        raise SaBenchError(f"{path}, near line {reader.line_num}: no CSV ({error}).") from error
+    header = [name.strip().lower() for name in rows[0]] if rows else []
     if twice := next((name for name in header if name and header.count(name) > 1), None):
         raise SaBenchError(
             f"{path} has two columns called {twice}; which one is meant? Rename or remove one."
         )
-    if len(rows) == 1:
-        raise SaBenchError(f"{path} holds no prompt: there is no row below its header.")
-    return [_asked(header, row, f"{path}, row {number}") for number, row in enumerate(rows[1:], 1)]
+    return header, rows[1:]
 
 
 def problem(path: Path) -> str | None:
@@ -152,7 +162,7 @@ def _first(fields: Mapping[str, str], names: Sequence[str]) -> tuple[str, str | 
     return next(((name, fields[name].strip()) for name in names if name in fields), ("", None))
 
 
-def _whole(value: str) -> int:
+def whole(value: str) -> int:
     """A whole number, also as `12.0`, which pandas makes of a column with gaps; −1: it is none."""
     found = re.fullmatch(r"(\d{1,19})(\.0+)?", value, re.ASCII)
     return int(found[1]) if found else -1
@@ -162,8 +172,8 @@ def _seed(fields: Mapping[str, str], where: str) -> int | None:
     name, value = _first(fields, SEEDS)
     if value is None:
         return None
-    whole = _whole(value)
-    return check_seed(whole if 0 <= whole <= LARGEST_SEED else value, f"{where}: {name}")
+    seed = whole(value)
+    return check_seed(seed if 0 <= seed <= LARGEST_SEED else value, f"{where}: {name}")
 
 
 def _guidance(fields: Mapping[str, str], where: str) -> float | None:
@@ -183,7 +193,7 @@ def _side(fields: Mapping[str, str], names: Sequence[str], where: str) -> int | 
     name, value = _first(fields, names)
     if not value:
         return None
-    side = _whole(value)
+    side = whole(value)
     if not 1 <= side <= LARGEST_SIDE:
         raise SaBenchError(f"{where}: {name} is {value!r}, must be 1 to {LARGEST_SIDE} pixels.")
     return side

@@ -28,12 +28,47 @@ SIDES = {"A": "down", "B": "up"}
 KOHYA = {"lora_unet_": "unet.", "lora_te_": "text_encoder.", "lora_te1_": "text_encoder."}
 
 
-def merged(path: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+SPM = {"prompts", "rank", "alpha"}  # what SPM's trainer writes into a file's header (train_spm.py)
+
+
+def require_plain(path: Path) -> None:
+    """Look at a file's own description for a gate that merging would lose.
+
+    Raises:
+        SaBenchError: it is an SPM (Lyu et al. 2024), or one of its descendants that are kept the same way.
+    """
+    said = _described(path)
+    if set(said) >= SPM and not any(name.startswith("ss_") for name in said):  # kohya's own begin so
+        raise SaBenchError(
+            f"{path} is an SPM of {str(said['prompts'])[:60]!r} (its header says prompts, rank and alpha), no plain LoRA: "
+            "its gate, which weighs it prompt by prompt, lives in its own inference and would be lost. Draw images with "
+            "that and evaluate these."
+        )
+
+
+def ranks(path: Path) -> set[int]:
+    """The ranks of the LoRA in `path`, from its halves towards the input."""
+    found = set()
+    for name, value in read_tensors(path).items():
+        match = next((m for pattern in NAMES if (m := pattern.fullmatch(name))), None)
+        if match and SIDES.get(match["side"], match["side"]) == "down" and value.ndim:
+            found.add(int(value.shape[0]))
+    return found
+
+
+def _described(path: Path) -> Mapping[str, Any]:
+    """What a safetensors file says of itself; nothing if it is of another format."""
+    said = header(path).get("__metadata__", {}) if path.suffix == ".safetensors" else {}
+    return said if isinstance(said, Mapping) else {}
+
+
+def merged(path: Path, state: Mapping[str, Tensor], strength: float = 1.0) -> dict[str, Tensor]:
     """The weights of `state` that the LoRA in `path` changes, with it, float32 on the CPU.
 
     Args:
         path: the file.
         state: a model's tensors, under `unet.` and `text_encoder.`.
+        strength: what up · down is multiplied with besides α / rank.
 
     Raises:
         SaBenchError: another kind of adapter, half a pair, or a layer that the model does not have.
@@ -49,6 +84,8 @@ def merged(path: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise SaBenchError(
                 f"{path}: {name} is of no plain LoRA (LoHa, LoKr, DoRA and the like are not supported)."
             )
+        if not value.is_floating_point() and match["side"] != "alpha":
+            raise SaBenchError(f"{path}: {name} holds whole numbers: quantised weights are not supported.")
         if not bool(torch.isfinite(value.float()).all()):
             raise SaBenchError(f"{path}: {name} is not finite.")
         layer = _layer(match, state, flat)
@@ -59,7 +96,7 @@ def merged(path: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise SaBenchError(f"{path} has more than one LoRA for {layer}.")
         found[layer][side] = value.float()
     settings = _settings(path)
-    return {layer: _sum(path, layer, state[layer], pair, settings) for layer, pair in found.items()}
+    return {layer: _sum(path, layer, state[layer], pair, settings, strength) for layer, pair in found.items()}
 
 
 def _layer(match: re.Match[str], state: Mapping[str, Tensor], flat: Mapping[str, str]) -> str | None:
@@ -84,14 +121,11 @@ def _settings(path: Path) -> Mapping[str, Any]:
     """
     beside = path.parent / "adapter_config.json"
     said: dict[str, Any] = {}
-    if path.suffix == ".safetensors":
-        text = header(path).get("__metadata__", {}).get("lora_adapter_metadata")
-        try:
-            said = parse_json(text) if text else {}
-        except (ValueError, TypeError) as error:
-            raise SaBenchError(
-                f"{path}: its lora_adapter_metadata is not JSON. Get the file again."
-            ) from error
+    text = _described(path).get("lora_adapter_metadata")
+    try:
+        said = parse_json(text) if text else {}
+    except (ValueError, TypeError) as error:
+        raise SaBenchError(f"{path}: its lora_adapter_metadata is not JSON. Get the file again.") from error
     if not said and path.stem.startswith("adapter_model") and beside.is_file():
         said = read_json(beside)
     if not isinstance(said, dict):
@@ -103,8 +137,8 @@ def _settings(path: Path) -> Mapping[str, Any]:
 
 
 def _sum(
-    path: Path, layer: str, weight: Tensor, pair: Mapping[str, Tensor], settings: Mapping[str, Any]
-) -> Tensor:
+    path: Path, layer: str, weight: Tensor, pair: Mapping[str, Tensor], settings: Mapping[str, Any], strength: float,
+) -> Tensor:  # fmt: skip
     if lacking := [side for side in ("down", "up") if side not in pair]:
         raise SaBenchError(f"{path} has no {lacking[0]} half of the LoRA for {layer}.")
     down, up = pair["down"].flatten(1), pair["up"].flatten(1)
@@ -120,5 +154,5 @@ def _sum(
         return settings.get(f"{part}.{name}", settings.get(name))
 
     alpha = float(pair["alpha"]) if "alpha" in pair else float(said("lora_alpha") or rank)
-    scale = alpha / (rank**0.5 if said("use_rslora") else rank)
+    scale = strength * alpha / (rank**0.5 if said("use_rslora") else rank)
     return weight.detach().float().cpu() + scale * (up @ down).view(weight.shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -17,14 +17,23 @@ from sa_bench.detectors.weight_files import digest
 from sa_bench.errors import SaBenchError
 from sa_bench.models import adapters, diffusers_folder, single_file
 from sa_bench.models.diffusers_folder import NOISE, STEMS, cached, require_all, require_matching
-from sa_bench.models.layouts import layout, locate, read_all, read_json, read_tensors, weight_files
+from sa_bench.models.layouts import (
+    Found,
+    Weights,
+    layout,
+    locate,
+    read_all,
+    read_json,
+    read_tensors,
+    weight_files,
+)
 from sa_bench.models.pipelines import quietly
 from sa_bench.models.scopes import SCOPES, within
 
 if TYPE_CHECKING:
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
-__all__ = ["apply", "content", "layout", "load_pipeline", "read_tensors", "restore"]
+__all__ = ["apply", "content", "layout", "load_pipeline", "read_tensors", "remarks", "restore", "unfit"]
 
 
 class Model(Protocol):
@@ -110,17 +119,59 @@ def _meaning(file: Path) -> str:
     return _sha256({k: v for k, v in read_json(file).items() if k not in left and not k.startswith("_")})
 
 
-def apply(model: M, source: str) -> tuple[M, int]:
+def unfit(source: str, strength: float = 1.0, weights: Weights = "auto") -> str:
+    """Why a checkpoint cannot be put onto a model with these settings, from names alone; "" where it may.
+
+    Raises:
+        SaBenchError: it is none, or an adapter that is more than a LoRA.
+    """
+    found = locate(source, weights)
+    if found.layout == "lora":
+        adapters.require_plain(found.path)
+    elif strength != 1:
+        return f"checkpoint.strength={strength:g} is a LoRA's, and {source} is none"
+    return ""
+
+
+def remarks(source: str, strength: float = 1.0, weights: Weights = "auto") -> list[str]:
+    """What a reader of numbers should know of the weights that `apply` takes from `source`, one line each.
+
+    Raises:
+        SaBenchError: as `locate`.
+    """
+    found, lines = locate(source, weights), []
+    if found.both:
+        kind, other = ("averaged", "raw") if found.averaged else ("raw", "ema")
+        what = "the averaged" if found.averaged else "those that are not averaged"
+        lines.append(
+            f"weights: {kind}; {Path(source).name} holds {found.both}, of which {what} were taken "
+            f"(checkpoint.weights={other} takes the others)"
+        )
+    elif found.averaged:
+        lines.append(f"weights: averaged, the only ones in {Path(source).name}")
+    if found.layout == "lora":
+        if adapters.ranks(found.path) == {1}:
+            lines.append(
+                "taken as a LoRA that is always on: its rank is 1, as an SPM's, whose gate would lie outside the file"
+            )
+        if strength != 1:
+            lines.append(f"LoRA at strength {strength:g}")
+    return lines
+
+
+def apply(model: M, source: str, strength: float = 1.0, weights: Weights = "auto") -> tuple[M, int]:
     """Put a forgotten checkpoint of any layout onto `model`, in place; `model.origin` stays θ*.
 
     Every tensor given must be one of the model's, by name and shape. Nothing of the U-Net may be missing, except from a
     LoRA, a delta, or a file that holds one scope exactly, as ESD's and UCE's do. A tensor that equals the model's at
     the file's own precision counts as unchanged and is left as it was. Of a single file with averaged weights
-    (`model_ema.`) these are taken, as the official sd/ samples with them.
+    (`model_ema.`) these are taken, as the official sd/ samples with them, unless `weights` says `raw`.
 
     Args:
         model: what it is put onto, a copy of θ*.
         source: as `layout` knows it.
+        strength: what a LoRA is multiplied with; 1 is in full.
+        weights: which of weights that are kept twice, as in `locate`.
 
     Returns:
         The model, and how many of its tensors changed; 0: the checkpoint is the base model.
@@ -130,9 +181,11 @@ def apply(model: M, source: str) -> tuple[M, int]:
             predict different things; names the file, and the model is as it was.
         MissingAsset: the hub's model is not in the local cache.
     """
-    found, mine = locate(source), model.state()
+    if reason := unfit(source, strength, weights):
+        raise SaBenchError(f"{reason}.")
+    found, mine = locate(source, weights), model.state()
     with quietly():
-        given = _given(model, source, found.layout, found.path, mine)
+        given = _given(model, source, found, weights, mine, strength)
     require_matching(given, mine, source)
     if found.layout not in ("lora", "delta"):
         _require_whole(model, given, mine, source)
@@ -171,28 +224,37 @@ def restore(model: Model, path: Path) -> None:
 
 
 def _given(
-    model: Model, source: str, kind: str, path: Path, mine: Mapping[str, Tensor]
+    model: Model, source: str, found: Found, weights: Weights, mine: Mapping[str, Tensor], strength: float
 ) -> Mapping[str, Tensor]:
     """The checkpoint's tensors by the model's names."""
+    kind, path = found.layout, found.path
     if kind == "lora":
-        return adapters.merged(path, mine)
+        return adapters.merged(path, mine, strength)
     if kind == "single":
-        held = read_tensors(path)
+        held = read_tensors(path, weights)
         single_file.check_noise(held, model.alphas, path)
-        return single_file.parts(held, path, int(model.net.config["layers_per_block"]), averages=True)
+        return single_file.parts(
+            held, path, int(model.net.config["layers_per_block"]), averages=weights != "raw"
+        )
     if kind == "unet":
-        files = weight_files(path, *STEMS["unet"]) if path.is_dir() else [path]
-        return {f"unet.{k}": v for k, v in read_all(files).items()}
+        return _of_unet([path] if path.is_file() else weight_files(path, *STEMS["unet"]), weights)
     if kind == "delta":
-        return read_tensors(path)
+        return read_tensors(path, weights)
     folder = cached(source) if kind == "hub" else path
-    found, theirs = diffusers_folder.parts(folder), diffusers_folder.scheduler(folder).config
+    tensors, theirs = diffusers_folder.parts(folder), diffusers_folder.scheduler(folder).config
     if differs := [k for k in NOISE if theirs.get(k) != model.betas.get(k)]:
         k = differs[0]
         raise SaBenchError(
             f"{source} has {k} {theirs.get(k)}, the base model {model.betas.get(k)}: not its base."
         )
-    return found
+    if found.unet is None:
+        return tensors
+    others = {name: value for name, value in tensors.items() if not name.startswith("unet.")}
+    return others | _of_unet(weight_files(found.unet, *STEMS["unet"]), weights)
+
+
+def _of_unet(files: Sequence[Path], weights: Weights = "auto") -> dict[str, Tensor]:
+    return {f"unet.{name}": value for name, value in read_all(files, weights).items()}
 
 
 def _equal(given: Tensor, mine: Tensor) -> bool:

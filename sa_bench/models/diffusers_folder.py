@@ -244,11 +244,17 @@ def assembled(
 
 
 def require_matching(given: Mapping[str, Tensor], mine: Mapping[str, Tensor], source: str) -> None:
-    """Every tensor given must be one of `mine`, of its shape, and finite.
+    """Every tensor given must be one of `mine`, of its shape, finite, and no whole numbers where those are none.
 
     Raises:
         SaBenchError: one is not; names it and `source`.
     """
+    for name in sorted(given.keys() & mine.keys()):
+        if mine[name].is_floating_point() and not given[name].is_floating_point():
+            raise SaBenchError(
+                f"{source}: {name} holds whole numbers ({given[name].dtype}): quantised weights are not supported; give "
+                "those before quantisation, in 16 or 32 bits."
+            )
     if strange := sorted(given.keys() - mine.keys()):
         raise SaBenchError(f"{source}: {_count(strange)} no tensor of this model.")
     for name, value in given.items():

@@ -29,6 +29,7 @@ from sa_bench.contracts import Condition, Draw, Sampler
 from sa_bench.errors import SaBenchError
 from sa_bench.models import pipelines
 from sa_bench.models.denoising import Denoising, cast, grey_levels, times
+from sa_bench.models.layouts import Weights
 from sa_bench.models.phrases import Phrase, replaced
 from sa_bench.models.scopes import within
 from sa_bench.store import write_atomic
@@ -366,10 +367,11 @@ class TextToImage(Denoising):
             state = {k: v for k, v in state.items() if not torch.equal(v, known[k].to(v.dtype).cpu())}
         write_atomic(folder / "model.safetensors", save(state))
 
-    def load(self, path: Path) -> Self:
+    def load(self, path: Path, strength: float = 1.0, weights: Weights = "auto") -> Self:
         """Read `model.safetensors` in a folder, or one file: a whole model first, then a checkpoint to put onto it.
 
-        What comes second may have any layout of Stable Diffusion (`checkpoints.layout`), or be what differs.
+        What comes second may have any layout of Stable Diffusion (`checkpoints.layout`), or be what differs;
+        `strength` and `weights` are its, as in `checkpoints.apply`.
 
         Raises:
             SaBenchError: a tensor is unknown, missing, of another shape or not finite; names the file.
@@ -377,7 +379,7 @@ class TextToImage(Denoising):
         from sa_bench.models import checkpoints
 
         if self.origin is not None:
-            checkpoints.apply(self, str(path))
+            checkpoints.apply(self, str(path), strength, weights)
         else:
             checkpoints.restore(self, path)
         return self
