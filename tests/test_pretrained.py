@@ -102,7 +102,7 @@ def test_the_report_says_once_why_a_number_is_missing_and_what_recovery_is(board
     assert "With its words fitted again the loss is" in text
     assert "ships with the package" not in text
     assert "for prompts that are to be kept" in text
-    assert "recovery_excess (higher, MSE)" in text
+    assert "recovery\\_excess (higher, MSE)" in text
 
 
 def test_recovery_looks_at_images_that_the_fitted_words_ask_for(board, store, tmp_path):

@@ -334,5 +334,5 @@ def test_without_transformers_the_extra_is_named():
     code = "import sys; sys.modules['transformers'] = None; from sa_bench import bases; bases.generator('text_to_image')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.strip().endswith(
-        "MissingAsset: text-to-image needs transformers: pip install 'sa_bench[t2i]'"
+        "MissingExtra: text-to-image needs transformers: pip install 'sa_bench[t2i]'"
     )
