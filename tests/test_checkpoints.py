@@ -670,10 +670,11 @@ def test_prompts_that_lose_words_are_counted(base, copied):
 
 def test_the_files_format_is_read_before_its_tensors(tmp_path):
     save_file({"a": torch.ones(3)}, tmp_path / "x.safetensors", metadata={"format": "pt"})
-    assert layouts.names(tmp_path / "x.safetensors") == ["a"]
+    assert list(layouts.header(tmp_path / "x.safetensors")) == ["__metadata__", "a"]
+    assert layouts.described(tmp_path / "x.safetensors") == {"format": "pt"}
     (tmp_path / "x.safetensors").write_bytes((tmp_path / "x.safetensors").read_bytes() + b"0")
     with pytest.raises(SaBenchError, match="damaged"):
-        layouts.names(tmp_path / "x.safetensors")
+        layouts.header(tmp_path / "x.safetensors")
 
 
 PREFIXES = ("_orig_mod.", "module.", "model.", "module._orig_mod.", "model._orig_mod.", "unet._orig_mod.")
@@ -781,6 +782,9 @@ def test_an_spm_is_refused_and_its_twin_without_a_header_is_flagged(model, tmp_p
     put, _ = apply(model, plain)
     torch.testing.assert_close(put.state()[f"unet.{ATTENTION}.weight"], weight + up @ down)
     assert checkpoints.remarks(plain)[0].startswith("taken as a LoRA that is always on")
+    renamed = shutil.copy(spm, tmp_path / "spm.bin")  # the format counts, not the name
+    with pytest.raises(SaBenchError, match="is an SPM"):
+        checkpoints.unfit(str(renamed))
     kohya = str(write_lora(tmp_path / "kohya.safetensors", held, ss_network_dim="1", **said))
     assert checkpoints.unfit(kohya) == ""
     down, up = lora(rng, *weight.shape, rank=2)
