@@ -687,7 +687,8 @@ def test_prefixes_of_compiled_and_parallel_models_are_taken_off(moved, model, tm
     held, path = {f"{prefix}{k}": v for k, v in theirs.items()}, tmp_path / f"x.{suffix}"
     save_file(held, path) if suffix == "safetensors" else torch.save({"state_dict": held}, path)
     put, _ = apply(model, str(path))
-    assert all(torch.equal(put.state()[f"unet.{k}"], v) for k, v in theirs.items())
+    own = put.state()
+    assert all(torch.equal(own[f"unet.{k}"], v) for k, v in theirs.items())
 
 
 def test_prefixes_within_a_single_file_and_a_folder_are_taken_off(base, moved, model, copied, tmp_path):
@@ -841,7 +842,8 @@ def test_of_weights_kept_twice_those_asked_for_are_taken_and_told(base, moved, m
         put, _ = apply(model.clone(), source, weights=weights)
         averaged = weights == "ema" or (weights, place) == ("auto", "sd")
         wanted = (moved if averaged else base)[0].unet.state_dict()
-        assert all(torch.equal(put.state()[f"unet.{k}"], v) for k, v in wanted.items()), weights
+        own = put.state()
+        assert all(torch.equal(own[f"unet.{k}"], v) for k, v in wanted.items()), weights
         (line,) = checkpoints.remarks(source, weights=weights)
         assert line.startswith(f"weights: {'averaged' if averaged else 'raw'}; ")
 
