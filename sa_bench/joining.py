@@ -89,7 +89,7 @@ def rows_text(task: Task) -> str:
                     called,
                     prompt,
                     asked.seed,
-                    f"{guidance:g}",
+                    float(guidance),
                     *(asked.size or (height, width)),
                 )
             )

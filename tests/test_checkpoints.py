@@ -670,10 +670,11 @@ def test_prompts_that_lose_words_are_counted(base, copied):
 
 def test_the_files_format_is_read_before_its_tensors(tmp_path):
     save_file({"a": torch.ones(3)}, tmp_path / "x.safetensors", metadata={"format": "pt"})
-    assert layouts.names(tmp_path / "x.safetensors") == ["a"]
+    assert list(layouts.header(tmp_path / "x.safetensors")) == ["__metadata__", "a"]
+    assert layouts.described(tmp_path / "x.safetensors") == {"format": "pt"}
     (tmp_path / "x.safetensors").write_bytes((tmp_path / "x.safetensors").read_bytes() + b"0")
     with pytest.raises(SaBenchError, match="damaged"):
-        layouts.names(tmp_path / "x.safetensors")
+        layouts.header(tmp_path / "x.safetensors")
 
 
 PREFIXES = ("_orig_mod.", "module.", "model.", "module._orig_mod.", "model._orig_mod.", "unet._orig_mod.")
@@ -686,7 +687,8 @@ def test_prefixes_of_compiled_and_parallel_models_are_taken_off(moved, model, tm
     held, path = {f"{prefix}{k}": v for k, v in theirs.items()}, tmp_path / f"x.{suffix}"
     save_file(held, path) if suffix == "safetensors" else torch.save({"state_dict": held}, path)
     put, _ = apply(model, str(path))
-    assert all(torch.equal(put.state()[f"unet.{k}"], v) for k, v in theirs.items())
+    own = put.state()
+    assert all(torch.equal(own[f"unet.{k}"], v) for k, v in theirs.items())
 
 
 def test_prefixes_within_a_single_file_and_a_folder_are_taken_off(base, moved, model, copied, tmp_path):
@@ -781,6 +783,9 @@ def test_an_spm_is_refused_and_its_twin_without_a_header_is_flagged(model, tmp_p
     put, _ = apply(model, plain)
     torch.testing.assert_close(put.state()[f"unet.{ATTENTION}.weight"], weight + up @ down)
     assert checkpoints.remarks(plain)[0].startswith("taken as a LoRA that is always on")
+    renamed = shutil.copy(spm, tmp_path / "spm.bin")  # the format counts, not the name
+    with pytest.raises(SaBenchError, match="is an SPM"):
+        checkpoints.unfit(str(renamed))
     kohya = str(write_lora(tmp_path / "kohya.safetensors", held, ss_network_dim="1", **said))
     assert checkpoints.unfit(kohya) == ""
     down, up = lora(rng, *weight.shape, rank=2)
@@ -837,7 +842,8 @@ def test_of_weights_kept_twice_those_asked_for_are_taken_and_told(base, moved, m
         put, _ = apply(model.clone(), source, weights=weights)
         averaged = weights == "ema" or (weights, place) == ("auto", "sd")
         wanted = (moved if averaged else base)[0].unet.state_dict()
-        assert all(torch.equal(put.state()[f"unet.{k}"], v) for k, v in wanted.items()), weights
+        own = put.state()
+        assert all(torch.equal(own[f"unet.{k}"], v) for k, v in wanted.items()), weights
         (line,) = checkpoints.remarks(source, weights=weights)
         assert line.startswith(f"weights: {'averaged' if averaged else 'raw'}; ")
 

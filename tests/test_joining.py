@@ -141,7 +141,7 @@ def test_a_rows_own_guidance_and_size_are_listed(tmp_path):
     assert [first[k] for k in ("prompt", "seed", "guidance", "height", "width")] == [
         'a, "b"',
         "7",
-        "9",
+        "9.0",
         "448",
         "128",
     ]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sa_bench.errors import SaBenchError
-from sa_bench.models.layouts import header, read_json, read_tensors
+from sa_bench.models.layouts import described, read_json, read_tensors
 from sa_bench.untrusted import parse_json
 
 NAMES = (
@@ -37,7 +37,7 @@ def require_plain(path: Path) -> None:
     Raises:
         SaBenchError: it is an SPM (Lyu et al. 2024), or one of its descendants that are kept the same way.
     """
-    said = _described(path)
+    said = described(path)
     if set(said) >= SPM and not any(name.startswith("ss_") for name in said):  # kohya's own begin so
         raise SaBenchError(
             f"{path} is an SPM of {str(said['prompts'])[:60]!r} (its header says prompts, rank and alpha), no plain LoRA: "
@@ -54,12 +54,6 @@ def ranks(path: Path) -> set[int]:
         if match and SIDES.get(match["side"], match["side"]) == "down" and value.ndim:
             found.add(int(value.shape[0]))
     return found
-
-
-def _described(path: Path) -> Mapping[str, Any]:
-    """What a safetensors file says of itself; nothing if it is of another format."""
-    said = header(path).get("__metadata__", {}) if path.suffix == ".safetensors" else {}
-    return said if isinstance(said, Mapping) else {}
 
 
 def merged(path: Path, state: Mapping[str, Tensor], strength: float = 1.0) -> dict[str, Tensor]:
@@ -121,7 +115,7 @@ def _settings(path: Path) -> Mapping[str, Any]:
     """
     beside = path.parent / "adapter_config.json"
     said: dict[str, Any] = {}
-    text = _described(path).get("lora_adapter_metadata")
+    text = described(path).get("lora_adapter_metadata")
     try:
         said = parse_json(text) if text else {}
     except (ValueError, TypeError) as error:

@@ -221,15 +221,6 @@ def read_json(path: Path) -> dict[str, Any]:
         raise SaBenchError(f"{path} cannot be used: {error}. Get the file again.") from error
 
 
-def names(path: Path) -> list[str]:
-    """The names of a file's tensors; little of it is read.
-
-    Raises:
-        SaBenchError: as `read_tensors`.
-    """
-    return list(_told(path, "auto")[0])
-
-
 def _told(path: Path, weights: Weights) -> tuple[dict[str, str], str, bool]:
     """(kind of number by tensor, what holds weights twice, whether the averaged ones are meant); little is read."""
     if _format(path) == "safetensors":
@@ -252,6 +243,16 @@ def header(path: Path) -> dict[str, Any]:
         return untrusted_arrays.read_header(path)
     except untrusted.Unfit as error:
         raise SaBenchError(f"{path} is no whole safetensors file: {error}. Get the file again.") from error
+
+
+def described(path: Path) -> Mapping[str, Any]:
+    """What a safetensors file says of itself beside its tensors; nothing if it is of another format.
+
+    Raises:
+        SaBenchError: as `read_tensors`.
+    """
+    said = header(path).get("__metadata__") if _format(path) == "safetensors" else None
+    return said if isinstance(said, Mapping) else {}
 
 
 def read_tensors(path: Path, weights: Weights = "auto") -> dict[str, Tensor]:
