@@ -69,4 +69,5 @@ def test_one_line_for_all_sets_and_none_for_none():
     )
     assert remarks.lost_tails({"forget": []}, n, 77) is None
     assert remarks.invalid({"forget": (0, 8)}) is None
-    assert remarks.remarks(SimpleNamespace(task=SimpleNamespace(prompts=None)), {}) == []
+    cell = SimpleNamespace(build_method=lambda: SimpleNamespace())
+    assert remarks.remarks(SimpleNamespace(task=SimpleNamespace(prompts=None), cell=cell), {}) == []
