@@ -125,7 +125,7 @@ def _scores(path):
 
 def _weights(path):
     layouts.locate(str(path))
-    layouts.names(path)
+    layouts.described(path)
     layouts.read_tensors(path)
 
 
