@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
@@ -264,13 +264,8 @@ def _side_by_side(
     queue = context.Queue()  # no Manager: its process would outlive a killed run
     with ProcessPoolExecutor(jobs, context, _start_worker, (queue, registry.plug_ins_here())) as pool:
         try:
-            waiting = {pool.submit(_work, cell, *work): cell for cell in cells}
-        except (OSError, RuntimeError) as error:  # `can't start new thread`, EAGAIN
-            pool.shutdown(wait=False, cancel_futures=True)
-            for worker in multiprocessing.active_children():
-                worker.kill()
-            raise NoProcesses(first_line(error)) from error
-        try:
+            with _ctrl_c_held_back():  # workers inherit it: the terminal sends Ctrl-C to them as well
+                waiting = {pool.submit(_work, cell, *work): cell for cell in cells}
             while waiting:
                 done, _ = wait(waiting, timeout=0.25, return_when=FIRST_COMPLETED)
                 while not queue.empty():
@@ -281,12 +276,42 @@ def _side_by_side(
                         lost.append(cell)
                     else:
                         keep(cell, future.result())
-        except KeyboardInterrupt:  # do not wait for whole cells: the store resumes them
-            pool.shutdown(wait=False, cancel_futures=True)
-            for worker in multiprocessing.active_children():
-                worker.kill()
+        except (KeyboardInterrupt, NoProcesses):  # do not wait for whole cells: the store resumes them
+            _end(pool)
             raise
     return lost
+
+
+@contextlib.contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Start processes that never see Ctrl-C; one that comes meanwhile is raised here afterwards.
+
+    A worker that is still importing would answer with a traceback, as would one whose start was cut short.
+    What cannot be started is NoProcesses.
+    """
+    came: list[int] = []
+    main = threading.current_thread() is threading.main_thread()  # only there Ctrl-C is raised
+    handler = signal.signal(signal.SIGINT, lambda number, frame: came.append(number)) if main else None
+    masks = hasattr(signal, "pthread_sigmask")  # processes inherit the mask; Windows has none
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masks else set()
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # `can't start new thread`, EAGAIN
+        raise NoProcesses(first_line(error)) from error
+    finally:
+        if masks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if main:
+            signal.signal(signal.SIGINT, handler)
+    if came:
+        raise KeyboardInterrupt
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    """Kill the workers of `pool` and forget what waits."""
+    pool.shutdown(wait=False, cancel_futures=True)
+    for worker in multiprocessing.active_children():
+        worker.kill()
 
 
 def _lost(cell: Cell, out: Path, command: str) -> dict[str, Any]:
@@ -309,13 +334,13 @@ _queue: Any = None
 
 def _start_worker(queue: Any, plug_ins: registry.PlugIns) -> None:
     global _queue
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     import torch
 
     _queue = queue
     queue.cancel_join_thread()  # progress that nobody reads any more must not hold a worker back
     torch.set_num_threads(1)
     registry.adopt(plug_ins)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
