@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
+from sa_bench.gates import Estimate
 from sa_bench.results import code_of
 
 Row = Mapping[str, Any]
@@ -29,15 +30,17 @@ class Endpoint:
     base: float | None
     points: tuple[float, ...] = ()  # one a cell
     reason: str | None = None  # why there is no value, or none for `missing` of the cells
-    # Lowest lower and highest upper bound of the cells' own intervals, on which gates are decided: a second
-    # seed must not make a gate easier, as the span of two points would.
-    bounds: tuple[float, float] = (math.nan, math.nan)
-    surest: float = math.nan  # the highest lower bound: what at least one run shows to be exceeded
+    estimate: Estimate | None = None  # for another base and seed: what gates are decided on
     missing: int = 0
     unit: str | None = None
     better: str | None = None
     n: int | None = None  # the smallest of the cells'
     n_unit: str = "image"
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """(lower, upper) for another base model and seed, each one-sided 95 %; however many runs there are."""
+        return (math.nan, math.nan) if self.estimate is None else self.estimate.bounds()
 
 
 @dataclass
@@ -55,11 +58,14 @@ class Line:
         ""  # why nothing can be said of forgetting though it was measured: the base does not show c_f
     )
     recoverable: str = "unknown"  # `yes`, `no`, `unclear`, `unknown`
-    collapsed: str | None = None  # the flag of a model that lost the rest as well
+    collapsed: str | None = None  # the flag of a model that lost the rest as well, of most of its runs
+    threat: str = (
+        "weights"  # who is kept from c_f: `weights`, also whoever has them; `service`, who may only ask
+    )
     verdict: str = ""  # a few words
     sentence: str = ""
-    rank: int | None = None
-    front: bool = False  # on the Pareto front: no other method that forgot dominates it
+    rank: int | None = None  # among the methods of its threat model
+    front: bool = False  # on the Pareto front: no other method of its threat model that forgot dominates it
     dominated_by: tuple[str, ...] = ()  # labels, of a line that could be on the front
 
     @property
@@ -130,6 +136,11 @@ class Board:
         """The heading over the lines' seconds."""
         clock = _clock(tuple(dict.fromkeys(d for line in self.lines for d in line.devices)))
         return f"{'CPU s' if clock == 's CPU' else clock} to forget"
+
+    @property
+    def services(self) -> bool:
+        """Whether methods that only act around the base model stand on the board."""
+        return any(line.threat == "service" and line.standing == "method" for line in self.lines)
 
     @property
     def origins(self) -> tuple[str, ...]:

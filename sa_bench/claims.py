@@ -108,7 +108,7 @@ def _measured(line: Line, metric: str) -> str:
 def _threshold(claim: Claim, line: Line, name: str) -> tuple[str, str]:
     found, limit = line.endpoints[name], float(claim.right)
     low, high = found.bounds
-    text = f"{line.label}: {shown(found.value, found.unit)}, bounds of its {len(found.points)} runs "
+    text = f"{line.label}: {shown(found.value, found.unit)}, for another base and seed "
     text += f"{shown(low, found.unit)} to {shown(high, found.unit)}, against {shown(limit, found.unit)}"
     above, below = low > limit, high < limit
     if len(found.points) < FEWEST or not (above or below):

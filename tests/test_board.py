@@ -11,6 +11,7 @@ from result_rows import ORIGINAL, OTHERS, RELABEL, RETRAIN, line, measurement, o
 
 from sa_bench import registry
 from sa_bench.ranking import boards, dominates
+from sa_bench.statistics import wilson
 
 CHANCE = 0.1  # mnist_0 has ten classes
 
@@ -63,51 +64,111 @@ def test_of_two_relabel_rows_the_one_that_is_not_exposed_is_named():
     assert "WARNING: the control relabel to=2" in board.headline
 
 
-@pytest.mark.parametrize(("high", "forgotten"), [(CHANCE, True), (math.nextafter(CHANCE, 1), False)])
-def test_the_gate_is_the_upper_bound_at_chance(high, forgotten):
-    board = one([result_row(forget=(0.05, 0.02, high)), *OTHERS])
+@pytest.mark.parametrize(
+    ("forget", "forgotten"), [((0.0, 0.0, 0.02), True), ((0.08, 0.06, 0.10), False), (0.5, False)]
+)
+def test_the_gate_is_the_bound_for_another_base_and_seed_at_chance(forget, forgotten):
+    """8 % of one run, sure to be at most 10 % of that model, may well be more of another base's."""
+    board = one([result_row(forget=forget), *OTHERS])
     assert line(board, "sa").forgotten is forgotten
+    assert (line(board, "sa").endpoints["forget_top1"].bounds[1] <= CHANCE) is forgotten
     assert (line(board, "sa").rank == 1) is forgotten
-    assert ("No method here is shown to have made the model forget zero" in board.headline) is not forgotten
+    assert ("No method here" in board.headline) is not forgotten
 
 
-def test_a_second_seed_does_not_make_the_gate_easier():
-    """Each run alone fails the gate; the span of their points alone would pass it."""
-    runs = [result_row(forget=(v, v - 0.03, v + 0.03), seed=i) for i, v in enumerate((0.08, 0.09))]
-    for rows in ([runs[0]], [runs[1]], runs):
-        assert line(one([*rows, *OTHERS]), "sa").forgotten is False
+def runs_of(rates, method="sa", n=500):
+    """Rows of a method, one rate a seed of each base."""
+    return [
+        result_row(method, forget=(rate, *wilson(rate * n, n)), base_seed=base, seed=seed)
+        for base, row in enumerate(rates)
+        for seed, rate in enumerate(row)
+    ]
+
+
+def test_further_runs_of_the_same_rate_narrow_the_bound_and_neither_make_nor_break_the_gate():
+    """4 % everywhere: under the largest of all upper bounds more runs could only have failed."""
+    bounds = [
+        line(one([*runs_of([[0.04] * seeds] * bases), *OTHERS]), "sa").endpoints["forget_top1"].bounds[1]
+        for bases, seeds in ((1, 1), (1, 8), (3, 1), (3, 8), (9, 8))
+    ]
+    assert bounds == sorted(bounds, reverse=True)
+    assert bounds[-1] < CHANCE
+
+
+def test_one_bad_run_of_many_does_not_decide_and_a_bad_base_does():
+    stray = [[0.01] * 8, [0.01] * 7 + [0.12], [0.01] * 8]
+    assert line(one([*runs_of(stray), *OTHERS]), "sa").forgotten is True
+    assert line(one([*runs_of([[0.0], [0.0], [0.4]]), *OTHERS]), "sa").forgotten is False
 
 
 @pytest.mark.parametrize(
     ("recovery", "verdict", "ranked"),
     [
-        ((0.9, math.nextafter(0.5, 1), 1.0), "yes", False),
-        ((0.9, 0.5, 1.0), "unclear", True),
-        ((0.5, 0.1, 0.9), "no", True),
-        ((math.nextafter(0.5, 1), 0.1, 0.9), "unclear", True),
+        ((0.9, 0.88, 0.92), "yes", False),
+        ((0.55, 0.52, 0.58), "unclear", True),
+        ((0.3, 0.28, 0.32), "no", True),
+        ((0.45, 0.1, 0.9), "unclear", True),
         ("the model is not here", "unknown", False),
     ],
 )
-def test_recoverable_is_decided_at_the_floors_upper_bound(recovery, verdict, ranked):
-    """Retrain's upper bound is .50: above it with the lower bound yes, at or below it with the value no."""
+def test_recoverable_is_the_difference_to_the_floor(recovery, verdict, ranked):
+    """Retrain shows 45 %: shown to be more, shown to be at most ten points more, or neither."""
     sa = line(one([result_row(recovery=recovery), *OTHERS]), "sa")
     assert sa.recoverable == verdict
     assert (sa.rank == 1) is ranked
 
 
-def test_a_second_seed_does_not_hide_that_the_first_can_be_undone():
-    """Retrain's upper bound is .50. One run shows more; a run that shows less, or nothing, takes nothing back."""
-    shows, less = result_row(recovery=(0.9, 0.6, 1.0)), result_row(recovery=(0.6, 0.3, 0.9), seed=1)
-    assert line(one([shows, *OTHERS]), "sa").recoverable == "yes"
-    assert line(one([less, *OTHERS]), "sa").recoverable == "unclear"
-    assert line(one([shows, less, *OTHERS]), "sa").recoverable == "yes"
+def test_further_runs_of_one_recovery_settle_what_one_leaves_open():
+    def verdict(bases):
+        floor = [result_row("retrain", recovery=(0.45, 0.4, 0.5), base_seed=b) for b in range(bases)]
+        rows = [result_row(recovery=(0.62, 0.55, 0.69), base_seed=b) for b in range(bases)]
+        return line(one([*rows, *floor, ORIGINAL]), "sa").recoverable
+
+    assert [verdict(bases) for bases in (1, 9)] == ["unclear", "yes"]
 
 
 def test_of_two_references_the_easier_one_to_undo_is_the_floor_in_either_order():
     other = result_row("retrain", recovery=(0.2, 0.15, 0.25), fields={"steps": 5})
-    rows = [result_row(recovery=(0.4, 0.3, 0.5)), RETRAIN | {"fields": {"steps": 9}}, other]
-    assert line(one(rows), "sa").recoverable == "no"
-    assert line(one(rows[::-1]), "sa").recoverable == "no"
+    rows = [result_row(recovery=(0.4, 0.38, 0.42)), RETRAIN | {"fields": {"steps": 9}}, other]
+    assert line(one([rows[0], other]), "sa").recoverable != "no"
+    found = [line(one(r), "sa").recoverable for r in (rows, rows[::-1])]
+    assert found == [line(one([rows[0], RETRAIN]), "sa").recoverable] * 2
+
+
+def test_methods_that_act_around_the_base_are_ranked_apart_and_say_who_they_keep_out():
+    """Whoever has the weights of a service has the base model: it takes no other method's place."""
+    rows = [
+        result_row("sa", keep=-95.0),
+        result_row("l2", keep=-96.0),
+        result_row("sld", keep=-90.0, threat_model="service"),
+        result_row("negative_prompt", keep=-99.0),  # a row of before: known by its name
+    ]
+    board = one([*rows, *OTHERS])
+    found = {x.label: (x.threat, x.rank) for x in board.lines if x.standing == "method"}
+    assert found == {
+        "sa": ("weights", 1), "l2": ("weights", 2), "sld": ("service", 1), "negative_prompt": ("service", 2)
+    }  # fmt: skip
+    assert [x.front for x in board.lines[:4]] == [True, False, True, False]
+    assert board.headline.startswith("sa ")
+    assert " Of a service that can only be asked: sld " in board.headline
+    assert (
+        "whoever has its weights has the base model, which shows zero in 99.0 %"
+        in line(board, "sld").sentence
+    )
+    assert "whoever" not in line(board, "sa").sentence
+
+
+def test_a_row_is_collapsed_when_most_of_its_runs_are():
+    """Each flag is false in one run of a hundred: with 24 runs any one of them would come by chance."""
+    flag = ["collapse[judge-mnist]: recall is 8 % of the base's"]
+
+    def collapsed(flagged, runs):
+        rows = [result_row(seed=i, flags=flag if i < flagged else []) for i in range(runs)]
+        return line(one([*rows, *OTHERS]), "sa").collapsed
+
+    assert collapsed(1, 1) == flag[0]
+    assert collapsed(2, 3) == f"{flag[0]} (2 of 3 runs)"
+    assert [collapsed(1, 2), collapsed(1, 24), collapsed(12, 24)] == [None, None, None]
 
 
 def changed(**values):
@@ -187,7 +248,7 @@ def test_several_seeds_give_mean_lowest_and_highest():
     found = line(one([*rows, *OTHERS]), "sa").endpoints["retain_log_likelihood"]
     assert (found.value, found.low, found.high) == (-93.0, -97.0, -90.0)
     assert found.points == (-90.0, -92.0, -97.0)
-    assert found.bounds == (-102.0, -85.0)
+    assert found.bounds[0] < found.value < found.bounds[1]
     single = line(one([rows[0], *OTHERS]), "sa").endpoints["retain_log_likelihood"]
     assert (single.value, single.low, single.high) == (-90.0, -95.0, -85.0)
 
