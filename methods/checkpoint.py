@@ -28,6 +28,7 @@ class Checkpoint:
     standing: ClassVar[str] = "method"
     supports: ClassVar[type] = Generator
     needs: ClassVar[tuple[str, ...]] = ()
+    deterministic: ClassVar[bool] = True
     files: ClassVar[tuple[str, ...]] = ("path",)
     source: ClassVar[str] = "the file that is given"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}

@@ -20,6 +20,7 @@ class NegativePrompt:
     standing: ClassVar[str] = "method"
     supports: ClassVar[type] = Prompted
     needs: ClassVar[tuple[str, ...]] = ()
+    deterministic: ClassVar[bool] = True
     ignores: ClassVar[tuple[str, ...]] = ("replay",)
     source: ClassVar[str] = "diffusers' `negative_prompt`; the SD-NEGP rows of P4D (Chin et al. 2024)"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}

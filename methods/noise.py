@@ -23,6 +23,7 @@ class Noise:
     standing: ClassVar[str] = "control"
     supports: ClassVar[type] = Generator
     needs: ClassVar[tuple[str, ...]] = ()
+    deterministic: ClassVar[bool] = True
     source: ClassVar[str] = "a control of this suite"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
 

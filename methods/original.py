@@ -18,6 +18,7 @@ class Original:
     standing: ClassVar[str] = "control"
     supports: ClassVar[type] = Generator
     needs: ClassVar[tuple[str, ...]] = ()
+    deterministic: ClassVar[bool] = True
     source: ClassVar[str] = "the un-forgotten model under the same protocol"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
 

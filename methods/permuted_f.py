@@ -15,8 +15,9 @@ from torch import Tensor
 
 from sa_bench.contracts import FisherOptions, Generator, Run, Task
 from sa_bench.keys import later
+from sa_bench.seeds import Seed
 from sa_bench.sources import losses
-from sa_bench.training import Count, Pull, Rate, Recipe, Seed, Weight
+from sa_bench.training import Count, Pull, Rate, Recipe, Weight
 
 # Official sd/configs: 12,600 steps of 16 pairs at 1e-5 x 4 GPUs x batch 4.
 SD: Mapping[str, Any] = {

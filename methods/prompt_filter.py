@@ -19,6 +19,7 @@ class PromptFilter:
     standing: ClassVar[str] = "control"
     supports: ClassVar[type] = Prompted
     needs: ClassVar[tuple[str, ...]] = ()
+    deterministic: ClassVar[bool] = True
     ignores: ClassVar[tuple[str, ...]] = ("replay",)
     source: ClassVar[str] = "a control of this suite"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}

@@ -37,6 +37,7 @@ class SLD:
     standing: ClassVar[str] = "method"
     supports: ClassVar[type] = Prompted
     needs: ClassVar[tuple[str, ...]] = ()
+    deterministic: ClassVar[bool] = True
     ignores: ClassVar[tuple[str, ...]] = ("replay",)
     stands_for: ClassVar[Mapping[str, Any]] = {
         "level": {level: dict(zip(NUMBERS, numbers, strict=True)) for level, numbers in LEVELS.items()}

@@ -33,6 +33,7 @@ class UCE:
     standing: ClassVar[str] = "method"
     supports: ClassVar[type] = Prompted
     needs: ClassVar[tuple[str, ...]] = ()
+    deterministic: ClassVar[bool] = True
     ignores: ClassVar[tuple[str, ...]] = ("replay",)
     source: ClassVar[str] = (
         "Gandikota et al. 2024, Eq. 7; unified-concept-editing, trainscripts/uce_sd_erase.py"

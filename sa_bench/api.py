@@ -27,6 +27,7 @@ def run(
     *,
     seeds: Sequence[int] = (0,),
     base_seeds: Sequence[int] = (0,),
+    sample_seeds: Sequence[int] = (0,),
     scale: str = "full",
     sets: Sequence[str] = (),
     sweeps: Sequence[str] = (),
@@ -46,7 +47,7 @@ def run(
     cells = resolve(
         [task] if isinstance(task, str) else list(task),
         [method] if isinstance(method, str) else list(method),
-        scale, seeds, base_seeds, sets, sweeps, metrics,
+        scale, seeds, base_seeds, sets, sweeps, metrics, sample_seeds,
     )  # fmt: skip
     _, folder, _ = run_folder(
         cells, jobs=jobs, out=Path(out) if out else None, overwrite=overwrite, device=device

@@ -15,6 +15,11 @@ Row = Mapping[str, Any]
 Rows = Sequence[Row]
 
 
+def run_of(row: Row) -> tuple[int, int, int]:
+    """Which run of a method a result is: (base seed, forgetting seed, seed of the images)."""
+    return row["base_seed"], row["seed"], row["task_values"].get("sample_seed") or 0
+
+
 def spent(cost: Row) -> float | None:
     """Seconds of a stage: the CPU's on a CPU; wall seconds on another device, whose work no CPU clock sees."""
     return cost.get("cpu_s" if cost.get("device", "cpu") == "cpu" else "wall_s")

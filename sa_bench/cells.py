@@ -269,18 +269,23 @@ def resolve(
     sets: Sequence[str] = (),
     sweeps: Sequence[str] = (),
     metrics: Sequence[str] = (),
+    sample_seeds: Sequence[int] = (0,),
 ) -> list[Cell]:
     """Every cell of a command, in the order given, without repeats.
 
-    Tasks, methods and metrics are names or paths of plug-in files; `metrics` come on top of the task's own.
+    Tasks, methods and metrics are names or paths of plug-in files; `metrics` come on top of the task's own. Each of
+    `sample_seeds` draws the images that are measured anew, from the same models.
 
     Raises:
         SaBenchError: anything unknown or out of range, before any work.
     """
-    seeds, base_seeds = (
+    seeds, base_seeds, sample_seeds = (
         check_seeds(seeds, "--seed (seeds)"),
         check_seeds(base_seeds, "--base-seed (base_seeds)"),
+        check_seeds(sample_seeds, "--sample-seed (sample_seeds)"),
     )
+    if any(sample_seeds) or len(sample_seeds) > 1:
+        sweeps = [*sweeps, f"task.sample_seed={','.join(map(str, sample_seeds))}"]
     settings = [split_setting(text) for text in sets]
     swept = [(name, _swept(values, f"--sweep {name}")) for name, values in map(split_setting, sweeps)]
     if empty := [name for name, values in swept if not all(values)]:
@@ -301,6 +306,7 @@ def resolve(
                 own = registry.task(task_name).classes[0]
                 for_task = {**for_task, "concept": task.classes[0]}
                 for_task = {k: v for k, v in for_task.items() if (k, v) != ("concept", own)}
+            for_task = {k: v for k, v in for_task.items() if (k, v) != ("sample_seed", "0")}
             resolved = with_files(method, resolve_fields(method, task, scale, for_method))
             check_fit(validated(registry.method_class(method), resolved, f"method {method}"), method, task)
             code = registry.code_of(

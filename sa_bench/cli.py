@@ -45,6 +45,7 @@ SuiteOption = Annotated[
 ]
 SeedOption = Annotated[str, typer.Option(help="Forgetting seeds: 0,1,2.")]
 BaseOption = Annotated[str, typer.Option(help="Base model seeds: 0,1,2.")]
+SampleOption = Annotated[str, typer.Option(help="Seeds of the images measured: 0,1,2.")]
 ScaleOption = Annotated[str, typer.Option(help="full, paper or quick.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="field=value, sa.field=…, task.field=…")]
 SweepOption = Annotated[
@@ -135,7 +136,7 @@ def version(
 
 
 def _cells(
-    suite: str, task: str, method: str, seed: str, base_seed: str, scale: str, sets: list[str] | None,
+    suite: str, task: str, method: str, seed: str, base_seed: str, sample_seed: str, scale: str, sets: list[str] | None,
     sweeps: list[str] | None, metric: str, model: str = "", trust: bool = False,
 ) -> list[Cell]:  # fmt: skip
     """What a command line asks for.
@@ -143,7 +144,18 @@ def _cells(
     Raises:
         SaBenchError: neither a suite nor task and method, or both, or anything in them that is wrong.
     """
-    given = (task, method, sets, sweeps, metric, model, seed != "0", base_seed != "0", scale != "full")
+    given = (
+        task,
+        method,
+        sets,
+        sweeps,
+        metric,
+        model,
+        seed != "0",
+        base_seed != "0",
+        sample_seed != "0",
+        scale != "full",
+    )
     if suite and any(given):
         raise SaBenchError(
             "--suite says which tasks, methods, seeds and settings; give it alone or not at all."
@@ -159,7 +171,7 @@ def _cells(
     return resolve(
         split(task), split(method), scale, seeds(seed, "--seed"), seeds(base_seed, "--base-seed"),
         [*(sets or []), *([f"task.model={model}"] if model else [])], sweeps or [],
-        split(metric) if metric else [],
+        split(metric) if metric else [], seeds(sample_seed, "--sample-seed"),
     )  # fmt: skip
 
 
@@ -207,6 +219,7 @@ def run(
     suite: SuiteOption = "",
     seed: SeedOption = "0",
     base_seed: BaseOption = "0",
+    sample_seed: SampleOption = "0",
     scale: ScaleOption = "full",
     set_: SetOption = None,
     sweep: SweepOption = None,
@@ -225,7 +238,9 @@ def run(
     from sa_bench import api
     from sa_bench.terminal import Live, print_boards
 
-    cells = _cells(suite, task, method, seed, base_seed, scale, set_, sweep, metric, model, trust)
+    cells = _cells(
+        suite, task, method, seed, base_seed, sample_seed, scale, set_, sweep, metric, model, trust
+    )
     if without:
         cells = api.left(cells, without)
     if suite and out is None:
@@ -282,6 +297,7 @@ def plan(
     suite: SuiteOption = "",
     seed: SeedOption = "0",
     base_seed: BaseOption = "0",
+    sample_seed: SampleOption = "0",
     scale: ScaleOption = "full",
     set_: SetOption = None,
     sweep: SweepOption = None,
@@ -297,7 +313,9 @@ def plan(
     require_folders()
     from sa_bench.runner import usable_jobs
 
-    cells = _cells(suite, task, method, seed, base_seed, scale, set_, sweep, metric, model, trust)
+    cells = _cells(
+        suite, task, method, seed, base_seed, sample_seed, scale, set_, sweep, metric, model, trust
+    )
     say(plan_text(cells, usable_jobs(jobs)))
 
 

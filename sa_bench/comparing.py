@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from sa_bench import clustered
-from sa_bench.board import Board, Line, Row
+from sa_bench.board import Board, Line, Row, run_of
 from sa_bench.results import columns_of
 from sa_bench.statistics import ALPHA, holm, over_bases
 
@@ -72,15 +72,15 @@ def _pair(board: Board, a: Line, b: Line) -> list[Comparison]:
     return [Comparison(**{**row.__dict__, "p": p}) for row, p in zip(rows, adjusted, strict=True)]
 
 
-def shared(a: Line, b: Line) -> list[tuple[int, int]]:
-    """(base seed, seed) of the runs that both lines have."""
-    keys = [{(c["base_seed"], c["seed"]) for c in line.cells} for line in (a, b)]
+def shared(a: Line, b: Line) -> list[tuple[int, int, int]]:
+    """The runs that both lines have, each as `run_of` says it."""
+    keys = [{run_of(c) for c in line.cells} for line in (a, b)]
     return sorted(keys[0] & keys[1])
 
 
-def cells_by_run(line: Line) -> dict[tuple[int, int], Row]:
-    """(base seed, seed) to the line's cell."""
-    return {(c["base_seed"], c["seed"]): c for c in line.cells}
+def cells_by_run(line: Line) -> dict[tuple[int, int, int], Row]:
+    """Run (`run_of`) to the line's cell."""
+    return {run_of(c): c for c in line.cells}
 
 
 @dataclass(frozen=True)

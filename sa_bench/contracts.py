@@ -24,6 +24,7 @@ from typing import (
 from sa_bench.declaring import REQUIREMENTS, Metric, metric
 from sa_bench.keys import later
 from sa_bench.names import mentions
+from sa_bench.seeds import Seed
 from sa_bench.values import Condition, Draw, FisherOptions, Judge, Prompts, Request, Sampler
 
 __all__ = [
@@ -239,6 +240,7 @@ class Task:
     open: bool = later(False)  # any text may be the concept
     gate: float = later(0.0)  # c_f is forgotten at this rate or less; 0: chance, one in so many classes
     keep_images: bool = later(True)  # False: images of c_f are deleted once they are measured
+    sample_seed: Seed = later(0)  # noqa: RUF009  (another draw of every image that is measured, from the same models)
     presets: Mapping[str, Any] = field(default_factory=dict)  # of each method with such a field, or of one
     scales: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -356,6 +358,7 @@ class Method(Protocol):
     needs: ClassVar[tuple[str, ...]]  # () or ("data",)
     source: ClassVar[str]
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]]  # (family, scale) -> fields
+    # Optional: `deterministic = True`: the same model whatever the seed; its runs are further draws of images.
     # Optional: `ignores`, of "replay" and "surrogate": tasks that differ in these alone share the model.
     # Optional: `files: ClassVar[tuple[str, ...]]`, fields that name a file; keyed by its content.
     # Optional: `stands_for`, by field the numbers behind each of its words: `show` and results say them.

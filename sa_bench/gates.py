@@ -46,6 +46,7 @@ class Reading:
     """One run's value of an endpoint, with its own 95 % interval where it has one."""
 
     base: int  # seed of the base model
+    seed: int  # of forgetting; several readings of one seed are further draws of its images
     value: float
     low: float | None
     high: float | None
@@ -73,10 +74,14 @@ def estimate(runs: Sequence[Reading], unit: str | None) -> Estimate:
     """What the runs (at least one) say of another base model and seed; `unit` tells rates from other values."""
     rate = unit in RATES and all(0 <= run.value <= 1 for run in runs)
     spread = SPREAD if rate else UNSCALED
-    ys, variances = zip(*(_on_scale(run, rate) for run in runs), strict=True)
+    draws: dict[tuple[int, int], list[tuple[float, float]]] = {}
+    for run in runs:
+        draws.setdefault((run.base, run.seed), []).append(_on_scale(run, rate))
     by_base: dict[int, list[float]] = {}
-    for run, y in zip(runs, ys, strict=True):
-        by_base.setdefault(run.base, []).append(y)
+    variances = []
+    for (base, _), found in draws.items():
+        by_base.setdefault(base, []).append(float(np.mean([y for y, _ in found])))
+        variances.append(float(np.mean([v for _, v in found])) / len(found))
     means = [float(np.mean(values)) for values in by_base.values()]
     bases, seeds = len(means), 1 / float(np.mean([1 / len(values) for values in by_base.values()]))
     expected = spread.base**2 + (spread.seed**2 + float(np.mean(variances))) / seeds

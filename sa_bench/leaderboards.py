@@ -110,7 +110,7 @@ def _standing(line: Line) -> str:
     """What must be known of a line beside its numbers."""
     if line.standing != "method":
         return f" [{line.standing}]"
-    return " [collapsed]" if line.collapsed else ""
+    return (" [service]" if line.threat == "service" else "") + (" [collapsed]" if line.collapsed else "")
 
 
 def _front(line: Line, board: Board) -> Entry:
@@ -131,6 +131,7 @@ def _ranked(found: Endpoint | None, board: Board, line: Line, lines: Sequence[Li
     entry = filled(found, line, board, None, "")
     others = [
         (other, e) for other in lines if other is not line and other.standing == "method" and not other.collapsed
+        and other.threat == line.threat
         and (e := by_metric(other).get(metric)) is not None and e.value is not None
     ]  # fmt: skip
     if entry.value is None or line.standing != "method" or line.collapsed or not others:

@@ -84,7 +84,7 @@ def published(row: Mapping[str, Any], metric: str) -> Published | None:
 def is_of(entry: Published, row: Mapping[str, Any]) -> bool:
     """Whether a result is of the published number's task, method and fields; another concept or panel is another task."""
     changed = {
-        k: _value(str(v)) for k, v in row["overrides"].items() if k != "n_forget"
+        k: _value(str(v)) for k, v in row["overrides"].items() if k not in ("n_forget", "sample_seed")
     }  # as they were typed
     same = (row["task"], row["method"], changed) == (entry.task, entry.method, dict(entry.overrides))
     return same and all(row["fields"].get(k) == v for k, v in entry.fields.items())

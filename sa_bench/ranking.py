@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from sa_bench.board import Board, Endpoint, Line, Row, Rows
+from sa_bench.board import Board, Endpoint, Line, Row, Rows, run_of
 from sa_bench.comparing import FEWEST, differences
 from sa_bench.contracts import Task
 from sa_bench.gates import Reading, difference, estimate
@@ -51,7 +51,9 @@ def boards(results: Rows) -> list[Board]:
     for row in results:
         # Which metrics were taken changes no value; that those taken agree is told by their fingerprints. Fields that
         # came later are left out at their defaults, so that older results stand on the same board.
-        values = {k: v for k, v in plain(row["task_values"], Task).items() if k != "metrics"}
+        values = {
+            k: v for k, v in plain(row["task_values"], Task).items() if k not in ("metrics", "sample_seed")
+        }
         sheets = groups.setdefault(_text([row["task"], row["scale"], values]), [])
         mine = {m["name"]: m["fingerprint"] for m in row["measurements"]}
         for rows, prints in sheets:
@@ -80,7 +82,7 @@ def _board(rows: list[Row], remark: str) -> Board:
     unique: dict[str, Row] = {}
     for row in rows:
         settings = [row["method"], code_of(row), row["fields"], row.get("origin", "")]
-        key = _text([*settings, row["base_seed"], row["seed"]])
+        key = _text([*settings, *run_of(row)])
         unique[key] = _together(unique[key], row) if key in unique else row
     lines: dict[str, Line] = {}
     for row in unique.values():
@@ -88,15 +90,16 @@ def _board(rows: list[Row], remark: str) -> Board:
         line = lines.setdefault(
             key, Line(row["method"], row["method"], row["standing"], [], [], threat=threat_of(row))
         )
-        known = [cell["artifacts"]["model"] for cell in line.cells]
+        model, draw = row["artifacts"].get("model"), run_of(row)[-1]
+        known = [(cell["artifacts"]["model"], run_of(cell)[-1]) for cell in line.cells]
         if row["status"] != "done":
             line.failed.append(row)
-        elif row["artifacts"].get("model") not in known or row["artifacts"].get("model") is None:
+        elif (model, draw) not in known or model is None:
             line.cells.append(row)
     first = rows[0]
     title = first["task_title"]
-    if first["overrides"]:
-        title += " (" + ", ".join(f"{k}={v}" for k, v in first["overrides"].items()) + ")"
+    if changes := {k: v for k, v in first["overrides"].items() if k != "sample_seed"}:
+        title += " (" + ", ".join(f"{k}={v}" for k, v in changes.items()) + ")"
     # A feature-space metric is named with its extractor: `kid` is measured as `kid[judge-mnist]`.
     names = {metric_of(m): m["name"] for row in rows for m in row["measurements"]}
     primary = tuple(names.get(p, p) for p in first["task_values"]["primary"])
@@ -187,8 +190,8 @@ def _repeated(board: Board, line: Line) -> str:
     for other in board.lines if line.origin else ():
         if other is line or other.origin >= line.origin or not line.same_settings(other):
             continue
-        theirs = {(c["base_seed"], c["seed"]): c["artifacts"].get("samples") for c in other.cells}
-        mine = {(c["base_seed"], c["seed"]): c["artifacts"].get("samples") for c in line.cells}
+        theirs = {run_of(c): c["artifacts"].get("samples") for c in other.cells}
+        mine = {run_of(c): c["artifacts"].get("samples") for c in line.cells}
         if shared := [key for key in mine if key in theirs]:
             same = sum(mine[key] == theirs[key] for key in shared)
             found += (
@@ -199,11 +202,11 @@ def _repeated(board: Board, line: Line) -> str:
 
 def _endpoint(cells: Rows, name: str) -> Endpoint:
     found = [m for cell in cells for m in cell["measurements"] if m["name"] == name]
-    by_base = [
-        (cell["base_seed"], m) for cell in cells for m in cell["measurements"]
+    by_run = [
+        (run_of(cell), m) for cell in cells for m in cell["measurements"]
         if m["name"] == name and m["value"] is not None and math.isfinite(m["value"])
     ]  # fmt: skip
-    kept = [m for _, m in by_base]
+    kept = [m for _, m in by_run]
     reason = next((m["reason"] or "the value is not finite" for m in found if m not in kept), None)
     if not kept:
         declared = {"unit": found[0]["unit"], "better": found[0]["better"]}
@@ -218,7 +221,7 @@ def _endpoint(cells: Rows, name: str) -> Endpoint:
         fmean(bases) if bases else None,
         points,
         reason,
-        estimate([Reading(base, m["value"], m["low"], m["high"]) for base, m in by_base], first["unit"]),
+        estimate([Reading(*run[:2], m["value"], m["low"], m["high"]) for run, m in by_run], first["unit"]),
         len(cells) - len(kept),
         first["unit"],
         first["better"],

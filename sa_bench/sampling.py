@@ -55,17 +55,19 @@ def rows(task: Task, name: str) -> list[Row]:
     `retain` asks for every scored class, or for the prompts that are to be kept. `families` asks for c_f in further
     ways, `leakage` for the other classes beside kept prompts; both exist for text-to-image tasks alone. A class's
     images are shared out evenly among its prompts, one prompt after the other. A prompt file's row keeps its seed
-    for the first image made from it.
+    for the first image made from it. Another `sample_seed` of the task is other noise for every image.
 
     Raises:
         SaBenchError: there is no such set.
     """
     found, number = [], {}
+    draw = f"{name}@{task.sample_seed}" if task.sample_seed else name
     for family, label, asked, n in _wanted(task, name):
         used = set()
         for i in range(n):
             j = i * len(asked) // n
-            seed = image_seed(name, len(found)) if j in used or asked[j].seed == UNSEEDED else asked[j].seed
+            own = asked[j].seed != UNSEEDED and j not in used and not task.sample_seed
+            seed = asked[j].seed if own else image_seed(draw, len(found))
             used.add(j)
             request, c = replace(asked[j], seed=seed), asked[j].condition
             prompt = -1 if task.prompts is None else number.setdefault(c, len(number))

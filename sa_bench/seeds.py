@@ -5,12 +5,16 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from sa_bench.errors import SaBenchError
 
 LARGEST_SEED = 2**32 - 1
 """torch's CPU generator takes 32 bits of a seed: a larger one would draw what a smaller one draws."""
+
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
 
 def check_seed(value: Any, where: str) -> int:

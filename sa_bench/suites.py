@@ -26,8 +26,17 @@ from sa_bench.errors import SaBenchError, unknown
 from sa_bench.registry import room
 from sa_bench.untrusted import read_toml
 
-KEYS = {"task": str, "method": str, "base_seed": int, "seed": int, "set": str, "sweep": str, "metric": str}
-COUNTED = ("task", "method", "base_seed", "seed")
+KEYS = {
+    "task": str,
+    "method": str,
+    "base_seed": int,
+    "seed": int,
+    "sample_seed": int,
+    "set": str,
+    "sweep": str,
+    "metric": str,
+}
+COUNTED = ("task", "method", "base_seed", "seed", "sample_seed")
 MOST = 100_000  # cells of a run in it
 
 
@@ -99,7 +108,7 @@ def cells(reference: str, trust: bool = False) -> list[Cell]:
         try:
             made = resolve(
                 run["task"], run["method"], scale, run.get("seed", [0]), run.get("base_seed", [0]),
-                run.get("set", []), run.get("sweep", []), run.get("metric", []),
+                run.get("set", []), run.get("sweep", []), run.get("metric", []), run.get("sample_seed", [0]),
             )  # fmt: skip
         except SaBenchError as error:
             raise SaBenchError(f"{where}: {error}") from error

@@ -210,7 +210,8 @@ def _settings(entry: Published) -> str:
 def _command(group: Sequence[Published]) -> str:
     first, tasks = group[0], dict.fromkeys(e.task for e in group)
     ours = all(registry.task(task).base for task in tasks)  # trained by us: a run begins with another base
-    runs = f"--scale paper {'--base-seed' if ours else '--seed'} 0,1,2"
+    same = getattr(registry.method_class(first.method), "deterministic", False)  # another run is another draw
+    runs = f"--scale paper {'--base-seed' if ours else '--sample-seed' if same else '--seed'} 0,1,2"
     parts = ["python -m sa_bench run --task", ",".join(tasks), "--method", first.method, runs]
     fields = {f"{first.method}.{k}": v for k, v in first.fields.items()}
     fields |= {f"task.{k}": v for k, v in first.overrides.items()}

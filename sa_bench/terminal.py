@@ -119,9 +119,10 @@ def print_boards(results: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _mark(line: Line) -> str:
-    return {"control": " [control]", "reference": " [reference]", "target": " [target]"}.get(
-        line.standing, ""
-    )
+    """What must be known of a line beside its name; a service's rank is among services."""
+    if line.standing == "method":
+        return " [service]" if line.threat == "service" else ""
+    return f" [{line.standing}]"
 
 
 def _empty(*headings: str) -> Table:

@@ -1,8 +1,8 @@
 """Judges that do not ship: classifiers trained once from the data set and kept in the store.
 
-`cifar10-resnet34` and `stl10-resnet34` follow the official ddpm/train_classifier.py: torchvision's ResNet-34
-with ImageNet weights, images at 224 pixels scaled to [-1, 1], mirrored half of the time, Adam at 1e-5 (the
-new last layer at 1e-4, Xavier), weight decay 5e-4, batch 128, 20 epochs as the paper says (the code's default
+`cifar10-resnet34` and `stl10-resnet34`, three seeds of each, follow the official ddpm/train_classifier.py:
+torchvision's ResNet-34 with ImageNet weights, images at 224 pixels scaled to [-1, 1], mirrored half of the time, Adam at
+1e-5 (the new last layer at 1e-4, Xavier), weight decay 5e-4, batch 128, 20 epochs as the paper says (the code's default
 is 10). The `smoke` judges are a few layers for trials at scale quick and judge nothing.
 """
 
@@ -121,7 +121,7 @@ def load(name: str) -> TrainedJudge:
     spec, device = TRAINED[name], "cuda" if torch.cuda.is_available() else "cpu"
 
     def build(folder: Path) -> dict[str, Any]:
-        net, facts = train(spec["network"], spec["dataset"], spec["epochs"], device)
+        net, facts = train(spec["network"], spec["dataset"], spec["epochs"], device, spec.get("seed", 0))
         write_atomic(folder / "judge.safetensors", save({k: v.cpu() for k, v in net.state_dict().items()}))
         write_atomic(folder / "card.json", json.dumps(facts).encode())
         return {}
@@ -140,13 +140,15 @@ def load(name: str) -> TrainedJudge:
     return TrainedJudge(name, content, card, net.eval().to(device), device)
 
 
-def train(network: str, dataset: str, epochs: int, device: str) -> tuple[ResNet34 | Smoke, dict[str, Any]]:
+def train(
+    network: str, dataset: str, epochs: int, device: str, seed: int = 0
+) -> tuple[ResNet34 | Smoke, dict[str, Any]]:
     """(the trained network, its accuracy on the test images that it never saw, in all and by class)."""
     data = datasets.load(dataset)
     rows = slice(0, len(data.train) - len(data.test)) if dataset == "stl10" else slice(None)  # test is inside
-    train_set, rng = data.train.take(rows), torch.Generator().manual_seed(0)
+    train_set, rng = data.train.take(rows), torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         net = NETWORKS[network](10)
     if isinstance(net, ResNet34):
         net.body.load_state_dict(_imagenet(), strict=False)

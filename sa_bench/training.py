@@ -16,12 +16,10 @@ from torch import Tensor
 from sa_bench.errors import CellFailed
 from sa_bench.keys import later
 from sa_bench.parts import load_part, save_part
-from sa_bench.seeds import LARGEST_SEED
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Progress = Callable[[str, int, int], None]
 """progress(stage, done, total)"""
 

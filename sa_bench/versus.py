@@ -111,8 +111,10 @@ def versus(a: Side, b: Side) -> Versus:
     return Versus(a, b, runs, matched, tuple(answers))
 
 
-def _keys(cells: Mapping[tuple[int, int], Row]) -> str:
-    return ", ".join(f"({base}, {seed})" for base, seed in sorted(cells))
+def _keys(cells: Mapping[tuple[int, int, int], Row]) -> str:
+    """Runs for people; the seed of the images only where one is not 0."""
+    parts = 3 if any(draw for *_, draw in cells) else 2
+    return ", ".join(str(run[:parts]) for run in sorted(cells))
 
 
 def _adjusted(answer: Answer, checkpoints: float | None, methods: float | None) -> Answer:

@@ -50,7 +50,7 @@ def spreads(metric="forget_top1"):
             continue
         by_base, variances = {}, []
         for base, m in runs:
-            y, v = gates._on_scale(gates.Reading(base, m["value"], m["low"], m["high"]), True)
+            y, v = gates._on_scale(gates.Reading(base, 0, m["value"], m["low"], m["high"]), True)
             by_base.setdefault(base, []).append(y)
             variances.append(v)
         if len(by_base) > 1:
@@ -97,7 +97,7 @@ def passes(rate, bases, seeds, images, trials=4000, spread=gates.SPREAD):
         shown = y + of_base[:, None] + rng.normal(0, scale * spread.seed, (bases, seeds))
         k = rng.binomial(images, np.sin(np.clip(shown, 0, np.pi / 2)) ** 2)
         runs = [
-            gates.Reading(b, k[b, s] / images, *WILSON[images][k[b, s]])
+            gates.Reading(b, s, k[b, s] / images, *WILSON[images][k[b, s]])
             for b in range(bases)
             for s in range(seeds)
         ]

@@ -35,7 +35,7 @@ def test_a_method_well_below_the_gate_passes_more_often_the_more_runs_it_has():
 def test_the_bound_by_hand():
     """Three bases, two seeds: moderated variance of the base means, t with 3 + 2 degrees of freedom."""
     rates = {0: (0.01, 0.02), 1: (0.03, 0.03), 2: (0.0, 0.01)}
-    runs = [Reading(b, p, *wilson(p * 500, 500)) for b, ps in rates.items() for p in ps]
+    runs = [Reading(b, s, p, *wilson(p * 500, 500)) for b, ps in rates.items() for s, p in enumerate(ps)]
     means = [np.mean([np.arcsin(np.sqrt((500 * p + 0.375) / 500.75)) for p in ps]) for ps in rates.values()]
     expected = 0.047**2 + 0.042**2 / 2 + 1 / (4 * 500) / 2
     variance = (3 * expected + 2 * np.var(means, ddof=1)) / 5
@@ -44,28 +44,41 @@ def test_the_bound_by_hand():
     assert estimate(runs, "rate").bounds()[1] == pytest.approx(np.sin(y) ** 2, rel=0.01)
 
 
+def test_further_draws_of_one_models_images_are_no_further_seeds():
+    """They take away what drawing images adds, and nothing of what another seed or base would add."""
+
+    def error(draws, seeds):
+        return estimate(
+            [Reading(0, s, 0.05, *wilson(25, 500)) for s in range(seeds) for _ in range(draws)], "rate"
+        ).error
+
+    images = 1 / (4 * 500)
+    assert error(1, 1) ** 2 - error(4, 1) ** 2 == pytest.approx(images * 3 / 4, rel=0.05)
+    assert error(1, 1) ** 2 - error(1, 4) ** 2 == pytest.approx((0.042**2 + images) * 3 / 4, rel=0.05)
+
+
 def test_values_without_a_scale_have_their_images_and_bases_alone():
-    one = estimate([Reading(0, -94.0, -95.0, -93.0)], "nats")
+    one = estimate([Reading(0, 0, -94.0, -95.0, -93.0)], "nats")
     assert (one.mean, one.df) == (-94.0, 3.0)
     assert one.error == pytest.approx(2 / 3.92, rel=1e-4)
-    far = estimate([Reading(b, v, v - 1, v + 1) for b, v in enumerate((-90.0, -94.0, -98.0))], "nats")
-    assert far.error > estimate([Reading(b, -94.0, -95.0, -93.0) for b in range(3)], "nats").error
+    far = estimate([Reading(b, 0, v, v - 1, v + 1) for b, v in enumerate((-90.0, -94.0, -98.0))], "nats")
+    assert far.error > estimate([Reading(b, 0, -94.0, -95.0, -93.0) for b in range(3)], "nats").error
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_a_rate_of_nothing_or_all_without_an_interval_stays_in_range(value):
-    low, high = estimate([Reading(0, value, None, None)], "rate").bounds()
+    low, high = estimate([Reading(0, 0, value, None, None)], "rate").bounds()
     assert 0 <= low <= value <= high <= 1
 
 
 def test_a_difference_is_in_the_values_own_units():
     def of(value, half=0.01, bases=9):
-        return estimate([Reading(b, value, value - half, value + half) for b in range(bases)], "rate")
+        return estimate([Reading(b, 0, value, value - half, value + half) for b in range(bases)], "rate")
 
     low, high = difference(of(0.9), of(0.4))
     assert 0.35 < low < 0.5 < high < 0.6
     assert difference(of(0.4), of(0.4))[0] == pytest.approx(-difference(of(0.4), of(0.4))[1], abs=0.01)
-    nats = [estimate([Reading(b, v, v - 1, v + 1) for b in range(3)], "nats") for v in (-90.0, -94.0)]
+    nats = [estimate([Reading(b, 0, v, v - 1, v + 1) for b in range(3)], "nats") for v in (-90.0, -94.0)]
     low, high = difference(*nats)
     assert (low + high) / 2 == pytest.approx(4.0)
 
@@ -93,7 +106,7 @@ def test_every_shipped_scale_has_enough_images_to_pass_its_own_gate(task):
 
     prompts = None if task.prompts is None else np.arange(task.n_forget) % len(task.asked(task.concept))
     low, high, _ = clustered(np.zeros(task.n_forget), prompts)
-    bound = estimate([Reading(0, 0.0, low, high)], "rate").bounds()[1]
+    bound = estimate([Reading(0, 0, 0.0, low, high)], "rate").bounds()[1]
     assert bound <= (task.gate or 1 / len(task.classes)), f"{task.n_forget} images are too few"
 
 

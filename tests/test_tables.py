@@ -205,7 +205,10 @@ def test_a_leaderboard_shows_the_front_collapse_and_cost():
         "retrain [reference]": ("–", None), "original [control]": ("–", None), "relabel [control]": ("–", None),
     }  # fmt: skip
     assert {row.entries[4].text for row in found.rows} == {"2"}
-    assert any(note.startswith("Pareto front: of the methods that forgot") for note in found.notes)
+    assert any(
+        note.startswith("Pareto front: of the methods of one threat model that forgot")
+        for note in found.notes
+    )
 
 
 HOSTILE = r"a_b & 50% #1 <b>x</b> $y$ {z} ~ ^ \ |"
