@@ -225,9 +225,11 @@ def resolve_fields(method: str, task: Task, scale: str, settings: Mapping[str, s
         f.name: asdict(d) if is_dataclass(d := f.default) else d  # type: ignore[arg-type]
         for f in fields(cls)
     }
-    for key, value in cls.presets.get((task.family, scale), {}).items():
+    for key, value in registry.presets(method).get((task.family, scale), {}).items():
         values[key] = {**dict(values[key]), **value} if isinstance(value, Mapping) else value
-    own = {k.removeprefix(f"{method}."): v for k, v in task.presets.items() if k.startswith(f"{method}.")}
+    own = {}
+    for name in filter(None, (getattr(cls, "ablates", ""), method)):
+        own |= {k.removeprefix(f"{name}."): v for k, v in task.presets.items() if k.startswith(f"{name}.")}
     for key, value in {**task.presets, **own}.items():
         if key in values:
             values[key] = {**dict(values[key]), **value} if isinstance(value, Mapping) else value

@@ -356,6 +356,7 @@ class Method(Protocol):
     needs: ClassVar[tuple[str, ...]]  # () or ("data",)
     source: ClassVar[str]
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]]  # (family, scale) -> fields
+    # Optional: `ablates: ClassVar[str]`, the method that it takes a part from: its presets, and the tasks', hold here too.
     # Optional: `ignores`, of "replay" and "surrogate": tasks that differ in these alone share the model.
     # Optional: `files: ClassVar[tuple[str, ...]]`, fields that name a file; keyed by its content.
     # Optional: `stands_for`, by field the numbers behind each of its words: `show` and results say them.

@@ -71,9 +71,10 @@ def test_every_methods_fields_resolve_at_every_scale(name, scale):
         task = registry.task(task_name)
         values = resolve_fields(name, task, scale, {})
         assert set(values) == {f.name for f in fields(registry.method_class(name))}
-        for key, preset in registry.method_class(name).presets.get((task.family, scale), {}).items():
+        for key, preset in registry.presets(name).get((task.family, scale), {}).items():
             own = {**task.presets, **dict(task.scales.get(scale, {})).get("presets", {})}
-            if key in own or f"{name}.{key}" in own:
+            whole = getattr(registry.method_class(name), "ablates", name)
+            if {key, f"{name}.{key}", f"{whole}.{key}"} & set(own):
                 continue  # the task's own come last
             assert values[key] == ({**values[key], **preset} if isinstance(preset, dict) else preset)
 
@@ -208,7 +209,7 @@ def test_l2_keeps_the_trace_of_what_is_trained(gaussian, task, monkeypatch):
     monkeypatch.setattr(
         importlib.import_module("sa_bench.methods.l2"),
         "Pull",
-        lambda params, fisher, lam: seen.append(fisher),
+        lambda params, fisher, lam, half: seen.append(fisher),
     )
     F = {"weight": torch.tensor([[9.0, 1.0], [0.5, 0.0], [2.0, 0.1]]), "elsewhere": torch.full((100,), 50.0)}
 
