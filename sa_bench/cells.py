@@ -22,6 +22,8 @@ from sa_bench.store import digest
 
 SCALES = ("full", "paper", "quick")
 ID, OLD_ID = 16, 8  # hex digits of a cell's id, and of one in results of before
+OF_SCALE: Mapping[str, Mapping[str, Any]] = {"paper": {"train_precision": "fp32"}}
+"""What a scale means for every task that does not say otherwise: the official codes all train in fp32."""
 SETTABLE_SEPARATELY = ("name", "title", "family", "dataset", "classes", "scales")
 
 
@@ -194,7 +196,7 @@ def resolve_task(name: str, scale: str, overrides: Mapping[str, str]) -> Task:
     task = registry.task(name)
     if scale not in SCALES:
         raise unknown("scale", scale, SCALES)
-    values: dict[str, Any] = dict(task.scales.get(scale, {}))
+    values: dict[str, Any] = {**OF_SCALE.get(scale, {}), **task.scales.get(scale, {})}
     if task.prompts is not None:
         values["prompts"] = {"files": dict(task.prompts.files), **values.get("prompts", {})}
     for path, value in overrides.items():

@@ -71,6 +71,11 @@ class Generator(Protocol):
         ...
 
     @property
+    def uninformed(self) -> float:
+        """The mean loss of a model that knows nothing of x, in the unit of `loss`."""
+        ...
+
+    @property
     def net(self) -> torch.nn.Module:
         """The module that holds every parameter, under the names that `parameters` uses."""
         ...
@@ -238,6 +243,9 @@ class Task:
     leakage_images: int = later(0)  # of each other class, for the set `leakage`
     open: bool = later(False)  # any text may be the concept
     gate: float = later(0.0)  # c_f is forgotten at this rate or less; 0: chance, one in so many classes
+    train_precision: Literal["auto", "fp32", "bf16"] = later(
+        "auto"
+    )  # of base and method; sa_bench.training.uses_bf16
     keep_images: bool = later(True)  # False: images of c_f are deleted once they are measured
     presets: Mapping[str, Any] = field(default_factory=dict)  # of each method with such a field, or of one
     scales: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -141,6 +141,7 @@ def _measure_cell(
     }
     if trained := [name for name in cell.task.judges if judge_card(name)["kind"] == "trained"]:
         result["artifacts"]["judges"] = {name: judges.load(name).card for name in trained}
+    result["provenance"]["precision"] = chain.precision
     result["provenance"]["assets"] = {
         "base": chain.base.content,
         **{name: card for m in rows for name, card in (m["fingerprint"].get("judges") or {}).items()},

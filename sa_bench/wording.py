@@ -47,6 +47,12 @@ def machine(hardware: Mapping[str, Any]) -> str:
     return f"{hardware['cpu']}, {hardware['gpu']}" if hardware.get("gpu") else hardware["cpu"]
 
 
+def trained_in(provenance: Mapping[str, Any]) -> str:
+    """What base and forgetting were calculated in; "" of results of before, which do not say it."""
+    found = provenance.get("precision") or {}
+    return f"training: base {found['base']}, forgetting {found['forgetting']}" if found else ""
+
+
 FEW = 5  # below this many runs a span would look like an interval: their points are printed
 
 
