@@ -91,7 +91,7 @@ def skeleton(cell: Cell, command: str, device: str = "cpu") -> dict[str, Any]:
         "error": None, "concept": cell.task.classes[cell.task.concept], "task_values": asdict(cell.task),
         "summary": registry.find("method", cell.method).summary, "measurements": [], "flags": [], "cost": {},
         "artifacts": {}, "provenance": provenance(command, {}, device)
-        | {"cell_command": cell_command(cell), "started": now, "finished": now, "plug_ins": plug_ins},
+        | {"cell_command": cell_command(cell), "started": now, "finished": now, "plug_ins": plug_ins, "precision": {}},
     }  # fmt: skip
 
 
