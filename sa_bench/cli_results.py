@@ -40,7 +40,7 @@ def report(
 
 def table(
     name: Annotated[
-        str, typer.Argument(help="leaderboard, table1 to table4, unlearndiffatk, i2p or i2p_mace.")
+        str, typer.Argument(help="leaderboard, table1 to table4, unlearndiffatk or i2p.")
     ],
     folders: Annotated[list[Path] | None, typer.Argument(help="Run folders or packed files.")] = None,
     format_: Annotated[str, typer.Option("--format", help="markdown, latex, csv or html.")] = "markdown",
