@@ -5,30 +5,24 @@
          + λ Σ_i F_i (θ_i − θ*_i)²                     the Fisher penalty
 
 The first term has no lower bound: it diverges without end and drags the rest along, which is why the
-paper maximises a surrogate's ELBO instead. `stop_at` ends it where c_f's images are as unlikely as under
-plain grey, the end point of `sa` (784 ln 2 = 543.4 nats); for a diffusion model, where its noise is no
-better predicted than by nothing (as many as there are pixel values).
+paper maximises a surrogate's ELBO instead. `stop_at=auto` ends it where the model knows nothing of c_f's
+images any more: a VAE's are as unlikely as under plain grey, the end point of `sa` (784 ln 2 = 543.4 nats),
+a diffusion model's noise is no better predicted than by nothing (the mean of ε² is 1, their sum the number of
+pixel values). `stop_at=none` is the paper's Figure 2, all `steps` of it, wherever they lead.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from math import inf
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from sa_bench.contracts import FisherOptions, Generator, Run, Task
 from sa_bench.keys import later
-from sa_bench.training import Count, Pull, Rate, Recipe, Weight
-
-# Official sd/configs: 12,600 steps of 16 pairs at 1e-5 x 4 GPUs x batch 4.
-SD: Mapping[str, Any] = {
-    "lam": 800.0,
-    "batch": 16,
-    "lr": 1.6e-4,
-    "steps": 12_600,
-    "fisher": {"n": 5000, "set": "replay"},
-}
+from sa_bench.sources import reduced
+from sa_bench.training import TRAINERS, Count, Pull, Rate, Recipe, Weight
 
 
 @dataclass(frozen=True)
@@ -37,11 +31,14 @@ class Naive:
 
     lam: Weight = 100.0  # λ, weight of the EWC penalty
     gamma: Weight = 1.0  # weight of replay
-    stop_at: Rate = 543.4  # nats: mean −ELBO of c_f's images at which it ends
+    stop_at: Rate | Literal["auto", "none"] = "auto"  # mean loss of c_f's images at which it ends
     lr: Rate = 1e-4  # Adam; at SA's 1e-3 it is past `stop_at` within a few steps
     steps: Count = 10_000  # at the most
     batch: Count = 256  # images of c_f and replay images each
     fisher: FisherOptions = FisherOptions()  # noqa: RUF009 (frozen)
+    reduction: Literal["sum", "mean"] = later("sum")  # of the losses over the batch
+    half: bool = later(False)  # True: λ/2 Σ F d² as in the paper's Eq. 4
+    trainer: Literal["adam", "ldm"] = later("adam")  # how L is minimised; sa_bench.training.TRAINERS
     scope: str = later("full")  # which parameters are trained; sa_bench.models.scopes
 
     version: ClassVar[int] = 1
@@ -49,25 +46,17 @@ class Naive:
     supports: ClassVar[type] = Generator
     needs: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = "Heng & Soh 2023, Eq. 3 and Fig. 2, likelihoods replaced by ELBOs"
+    ablates: ClassVar[str] = "sa"  # whose presets hold here, of every field that is here as well
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
-        ("vae", "full"): {"lam": 50.0, "batch": 128},
-        ("vae", "quick"): {"lam": 50.0, "batch": 128, "fisher": {"n": 10_000}},
-        # 10 x 128: the official loss is the mean over a batch of 128, here it is the sum.
-        ("ddpm", "full"): {"lam": 1280.0, "batch": 128, "steps": 20_000, "fisher": {"n": 5000}},
-        ("ddpm", "paper"): {
-            "lam": 1280.0,
-            "batch": 128,
-            "steps": 20_000,
-            "fisher": {"n": 5000, "range": "unit"},
-        },
-        # 50 x 16: the official loss is the mean over a batch of 16, here it is the sum.
-        ("text_to_image", "full"): SD,
-        ("text_to_image", "paper"): SD,
+        # At SA's 1e-3 it is past its end within a few steps. 543.4 is `auto`, under its name on published boards.
+        ("vae", "full"): {"steps": 10_000, "lr": 1e-4, "stop_at": 543.4},
+        ("vae", "quick"): {"steps": 10_000, "lr": 1e-4},
     }
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
         """θ after minimising L from θ*, up to `stop_at`."""
-        pull = Pull(model.parameters(self.scope), run.fisher(self.fisher), self.lam)
+        end = model.uninformed if self.stop_at == "auto" else inf if self.stop_at == "none" else self.stop_at
+        pull = Pull(model.parameters(self.scope), run.fisher(self.fisher), self.lam, self.half)
         own, replay, reached = run.own(), run.replay(), [0.0]
 
         def objective() -> Tensor:
@@ -76,8 +65,8 @@ class Naive:
             unlikely = model.loss(x_f, c_f, model.draw(self.batch, run.rng))
             remember = model.loss(x_r, c_r, model.draw(self.batch, run.rng))
             reached[0] = float(torch.mean(unlikely.detach()))
-            return -unlikely.sum() + self.gamma * remember.sum()
+            return -reduced(unlikely, self.reduction) + self.gamma * reduced(remember, self.reduction)
 
-        recipe = Recipe(self.steps, self.lr, self.batch)
-        run.train(model, objective, recipe, self.scope, pull=pull, stop=lambda: reached[0] >= self.stop_at)
+        recipe = Recipe(self.steps, self.lr, self.batch, **TRAINERS[self.trainer])
+        run.train(model, objective, recipe, self.scope, pull=pull, stop=lambda: reached[0] >= end)
         return model

@@ -8,17 +8,14 @@ every class, it shows what the penalty buys.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from sa_bench.contracts import Generator, Run, Task
 from sa_bench.keys import later
-from sa_bench.sources import losses
-from sa_bench.training import Count, Rate, Recipe, Weight
-
-# Official sd/configs: 12,600 steps of 16 pairs at 1e-5 x 4 GPUs x batch 4.
-SD: Mapping[str, Any] = {"batch": 16, "lr": 1.6e-4, "steps": 12_600}
+from sa_bench.sources import losses, reduced
+from sa_bench.training import TRAINERS, Count, Rate, Recipe, Weight
 
 
 @dataclass(frozen=True)
@@ -29,6 +26,8 @@ class NoEWC:
     lr: Rate = 1e-4  # Adam
     steps: Count = 10_000
     batch: Count = 256  # surrogate and replay images each
+    reduction: Literal["sum", "mean"] = later("sum")  # of the losses over the batch
+    trainer: Literal["adam", "ldm"] = later("adam")  # how L is minimised; sa_bench.training.TRAINERS
     scope: str = later("full")  # which parameters are trained; sa_bench.models.scopes
 
     version: ClassVar[int] = 2
@@ -36,14 +35,8 @@ class NoEWC:
     supports: ClassVar[type] = Generator
     needs: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = "Heng & Soh 2023, Eq. 4 with λ = 0"
-    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
-        ("vae", "full"): {"batch": 128, "steps": 1_000, "lr": 1e-3},
-        ("vae", "quick"): {"batch": 128, "steps": 1_000, "lr": 1e-3},
-        ("ddpm", "full"): {"batch": 128, "steps": 20_000},
-        ("ddpm", "paper"): {"batch": 128, "steps": 20_000},
-        ("text_to_image", "full"): SD,
-        ("text_to_image", "paper"): SD,
-    }
+    ablates: ClassVar[str] = "sa"  # whose presets hold here, of every field that is here as well
+    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
         """θ after minimising L from θ*."""
@@ -51,7 +44,8 @@ class NoEWC:
 
         def objective() -> Tensor:
             forget, remember = losses(model, (q, replay), self.batch, run.rng)
-            return forget.sum() + self.gamma * remember.sum()
+            return reduced(forget, self.reduction) + self.gamma * reduced(remember, self.reduction)
 
-        run.train(model, objective, Recipe(self.steps, self.lr, self.batch), self.scope)
+        recipe = Recipe(self.steps, self.lr, self.batch, **TRAINERS[self.trainer])
+        run.train(model, objective, recipe, self.scope)
         return model

@@ -7,23 +7,14 @@ Source: the paper's ablation without replay (Section 4.1); everything else as in
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from sa_bench.contracts import FisherOptions, Generator, Run, Task
 from sa_bench.keys import later
-from sa_bench.sources import losses
-from sa_bench.training import Count, Pull, Rate, Recipe, Weight
-
-# Official sd/configs: 12,600 steps of 16 pairs at 1e-5 x 4 GPUs x batch 4.
-SD: Mapping[str, Any] = {
-    "lam": 800.0,
-    "batch": 16,
-    "lr": 1.6e-4,
-    "steps": 12_600,
-    "fisher": {"n": 5000, "set": "replay"},
-}
+from sa_bench.sources import losses, reduced
+from sa_bench.training import TRAINERS, Count, Pull, Rate, Recipe, Weight
 
 
 @dataclass(frozen=True)
@@ -35,6 +26,9 @@ class NoReplay:
     steps: Count = 10_000
     batch: Count = 256  # surrogate images each
     fisher: FisherOptions = FisherOptions()  # noqa: RUF009 (frozen)
+    reduction: Literal["sum", "mean"] = later("sum")  # of the losses over the batch
+    half: bool = later(False)  # True: λ/2 Σ F d² as in the paper's Eq. 4
+    trainer: Literal["adam", "ldm"] = later("adam")  # how L is minimised; sa_bench.training.TRAINERS
     scope: str = later("full")  # which parameters are trained; sa_bench.models.scopes
 
     version: ClassVar[int] = 1
@@ -42,30 +36,18 @@ class NoReplay:
     supports: ClassVar[type] = Generator
     needs: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = "Heng & Soh 2023, Eq. 4 without its last expectation"
-    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
-        ("vae", "full"): {"lam": 50.0, "batch": 128, "steps": 1_000, "lr": 1e-3},
-        ("vae", "quick"): {"lam": 50.0, "batch": 128, "steps": 1_000, "lr": 1e-3, "fisher": {"n": 10_000}},
-        # 10 x 128: the official loss is the mean over a batch of 128, here it is the sum.
-        ("ddpm", "full"): {"lam": 1280.0, "batch": 128, "steps": 20_000, "fisher": {"n": 5000}},
-        ("ddpm", "paper"): {
-            "lam": 1280.0,
-            "batch": 128,
-            "steps": 20_000,
-            "fisher": {"n": 5000, "range": "unit"},
-        },
-        # 50 x 16: the official loss is the mean over a batch of 16, here it is the sum.
-        ("text_to_image", "full"): SD,
-        ("text_to_image", "paper"): SD,
-    }
+    ablates: ClassVar[str] = "sa"  # whose presets hold here, of every field that is here as well
+    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
         """θ after minimising L from θ*."""
-        pull = Pull(model.parameters(self.scope), run.fisher(self.fisher), self.lam)
+        pull = Pull(model.parameters(self.scope), run.fisher(self.fisher), self.lam, self.half)
         q = run.surrogate()
 
         def objective() -> Tensor:
             (forget,) = losses(model, (q,), self.batch, run.rng)
-            return forget.sum()
+            return reduced(forget, self.reduction)
 
-        run.train(model, objective, Recipe(self.steps, self.lr, self.batch), self.scope, pull=pull)
+        recipe = Recipe(self.steps, self.lr, self.batch, **TRAINERS[self.trainer])
+        run.train(model, objective, recipe, self.scope, pull=pull)
         return model

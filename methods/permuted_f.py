@@ -8,7 +8,7 @@ Trace, spread and the share of each layer are F's own; only which weight is held
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -16,17 +16,8 @@ from torch import Tensor
 from sa_bench.contracts import FisherOptions, Generator, Run, Task
 from sa_bench.keys import later
 from sa_bench.seeds import Seed
-from sa_bench.sources import losses
-from sa_bench.training import Count, Pull, Rate, Recipe, Weight
-
-# Official sd/configs: 12,600 steps of 16 pairs at 1e-5 x 4 GPUs x batch 4.
-SD: Mapping[str, Any] = {
-    "lam": 800.0,
-    "batch": 16,
-    "lr": 1.6e-4,
-    "steps": 12_600,
-    "fisher": {"n": 5000, "set": "replay"},
-}
+from sa_bench.sources import losses, reduced
+from sa_bench.training import TRAINERS, Count, Pull, Rate, Recipe, Weight
 
 
 @dataclass(frozen=True)
@@ -40,6 +31,9 @@ class PermutedF:
     batch: Count = 256  # surrogate and replay images each
     permutation: Seed = 0  # seed of π, the same for all forgetting seeds
     fisher: FisherOptions = FisherOptions()  # noqa: RUF009 (frozen)
+    reduction: Literal["sum", "mean"] = later("sum")  # of the losses over the batch
+    half: bool = later(False)  # True: λ/2 Σ F d² as in the paper's Eq. 4
+    trainer: Literal["adam", "ldm"] = later("adam")  # how L is minimised; sa_bench.training.TRAINERS
     scope: str = later("full")  # which parameters are trained; sa_bench.models.scopes
 
     version: ClassVar[int] = 2
@@ -47,21 +41,8 @@ class PermutedF:
     supports: ClassVar[type] = Generator
     needs: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = "an ablation of this suite"
-    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
-        ("vae", "full"): {"lam": 50.0, "batch": 128, "steps": 1_000, "lr": 1e-3},
-        ("vae", "quick"): {"lam": 50.0, "batch": 128, "steps": 1_000, "lr": 1e-3, "fisher": {"n": 10_000}},
-        # 10 x 128: the official loss is the mean over a batch of 128, here it is the sum.
-        ("ddpm", "full"): {"lam": 1280.0, "batch": 128, "steps": 20_000, "fisher": {"n": 5000}},
-        ("ddpm", "paper"): {
-            "lam": 1280.0,
-            "batch": 128,
-            "steps": 20_000,
-            "fisher": {"n": 5000, "range": "unit"},
-        },
-        # 50 x 16: the official loss is the mean over a batch of 16, here it is the sum.
-        ("text_to_image", "full"): SD,
-        ("text_to_image", "paper"): SD,
-    }
+    ablates: ClassVar[str] = "sa"  # whose presets hold here, of every field that is here as well
+    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
         """θ after minimising L from θ*."""
@@ -70,12 +51,13 @@ class PermutedF:
             name: F.flatten()[torch.randperm(F.numel(), generator=rng)].view_as(F)
             for name, F in run.fisher(self.fisher).items()
         }
-        pull = Pull(model.parameters(self.scope), permuted, self.lam)
+        pull = Pull(model.parameters(self.scope), permuted, self.lam, self.half)
         q, replay = run.surrogate(), run.replay()
 
         def objective() -> Tensor:
             forget, remember = losses(model, (q, replay), self.batch, run.rng)
-            return forget.sum() + self.gamma * remember.sum()
+            return reduced(forget, self.reduction) + self.gamma * reduced(remember, self.reduction)
 
-        run.train(model, objective, Recipe(self.steps, self.lr, self.batch), self.scope, pull=pull)
+        recipe = Recipe(self.steps, self.lr, self.batch, **TRAINERS[self.trainer])
+        run.train(model, objective, recipe, self.scope, pull=pull)
         return model

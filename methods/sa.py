@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sa_bench.contracts import FisherOptions, Generator, Run, Task
 from sa_bench.keys import later
-from sa_bench.sources import losses
+from sa_bench.sources import losses, reduced
 from sa_bench.training import TRAINERS, Count, Pull, Rate, Recipe, Weight
 
 # Official ddpm/runners: mean over a batch of 128; F of images in [0, 1] at scale `paper`.
@@ -75,9 +75,7 @@ class SA:
         # 3. Minimise L; the pull's gradient 2λF(θ − θ*) is added in closed form.
         def objective() -> Tensor:
             forget, remember = losses(model, (q, replay), self.batch, run.rng)
-            if self.reduction == "mean":
-                return forget.mean() + self.gamma * remember.mean()
-            return forget.sum() + self.gamma * remember.sum()
+            return reduced(forget, self.reduction) + self.gamma * reduced(remember, self.reduction)
 
         recipe = Recipe(self.steps, self.lr, self.batch, **TRAINERS[self.trainer])
         run.train(model, objective, recipe, self.scope, pull=pull)

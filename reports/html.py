@@ -29,7 +29,19 @@ from sa_bench.explicit import explicit
 from sa_bench.plots import curves, sweeps, tradeoff
 from sa_bench.ranking import boards
 from sa_bench.sample_sets import arrays
-from sa_bench.wording import FEW, FRONT, Notes, elsewhere, machine, percent, protocol, shown, spread, unit
+from sa_bench.wording import (
+    FEW,
+    FRONT,
+    Notes,
+    elsewhere,
+    machine,
+    percent,
+    protocol,
+    shown,
+    spread,
+    trained_in,
+    unit,
+)
 
 COLUMNS = 10  # images in a row of a grid
 TILE = 96  # pixels a side of the largest image in it
@@ -143,10 +155,20 @@ def seeds(board: Board) -> dict[str, str]:
 
 
 def made_with(board: Board) -> list[str]:
-    """Versions and machine, each combination once."""
+    """Versions, machine and precision of training, each combination once."""
     facts = [cell["provenance"] for _, cell in cells(board)]
     texts = (
-        ", ".join(f"{k} {v}" for k, v in p["versions"].items()) + f"; {machine(p['hardware'])}" for p in facts
+        "; ".join(
+            filter(
+                None,
+                [
+                    ", ".join(f"{k} {v}" for k, v in p["versions"].items()),
+                    machine(p["hardware"]),
+                    trained_in(p),
+                ],
+            )
+        )
+        for p in facts
     )
     return list(dict.fromkeys(texts))
 

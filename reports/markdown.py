@@ -10,7 +10,7 @@ from sa_bench.comparing import COMPARED, checkpoints, comparisons, difference
 from sa_bench.escaping import fenced, paragraph
 from sa_bench.escaping import markdown as escape
 from sa_bench.ranking import boards
-from sa_bench.wording import FRONT, Notes, elsewhere, machine, percent, protocol, shown, spread
+from sa_bench.wording import FRONT, Notes, elsewhere, machine, percent, protocol, shown, spread, trained_in
 
 
 def render(results: Sequence[Mapping[str, Any]]) -> str:
@@ -251,10 +251,12 @@ def _provenance(board: Board) -> list[str]:
     cells = [c for line in board.lines for c in (*line.cells, *line.failed)]
     commands = dict.fromkeys(c["provenance"]["command"] for c in cells)
     facts = cells[0]["provenance"]
+    precision = dict.fromkeys(filter(None, (trained_in(c["provenance"]) for c in cells)))
     versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
     failed = [f"- {escape(c['method'])}: {escape(c['error'])}" for line in board.lines for c in line.failed]
     return [
         "Repeat it:", "", *fenced(commands), "",
         f"{escape(machine(facts['hardware']))}; {escape(versions)}; written by sa\\_bench {__version__}.",
+        *(f"{escape(text[0].upper() + text[1:])}." for text in precision),
         *(["", "Failed cells:", "", *failed] if failed else []),
     ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from sa_bench.sample_sets import SampleSet
 from sa_bench.settings import SMOKE_MODEL
 from sa_bench.sources import Images
 from sa_bench.store import PARTS, Store, file_digest
-from sa_bench.training import Progress, Recipe, bf16_is_fast, fit
+from sa_bench.training import Progress, Recipe, fit, uses_bf16
 
 if TYPE_CHECKING:
     from sa_bench.models.ddpm import DDPM
@@ -50,6 +51,7 @@ class Base:
     file: Path
     content: str  # sha256 of the file
     shipped: bool
+    precision: str  # it was trained in: `fp32`, `bf16`, or `unknown` of a stranger's
 
 
 def pretrained(source: str, store: Store) -> Base:
@@ -68,7 +70,7 @@ def pretrained(source: str, store: Store) -> Base:
             pipelines.smoke(folder)
 
         source = str(store.make("base", {"smoke": SMOKE_VERSION}, build).path)
-    return Base(Path(source), checkpoints.content(source), False)
+    return Base(Path(source), checkpoints.content(source), False, "unknown")
 
 
 def side(source: str) -> int:
@@ -133,7 +135,8 @@ def shipped(family: str, dataset: str, recipe: str, seed: int) -> Base | None:
     file = WEIGHTS / f"base-{family}-{dataset}-{recipe}-{seed}.safetensors"
     if not file.is_file():
         return None
-    return Base(file, verified(file), True)
+    card = json.loads(file.with_suffix(".json").read_text())
+    return Base(file, verified(file), True, "bf16" if card["bf16"] else "fp32")
 
 
 def recipe(family: str, name: str) -> Recipe:
@@ -160,13 +163,11 @@ def new(
     return generator("ddpm")(name, datasets.SHAPES[dataset], seed=seed)  # type: ignore[arg-type, call-arg]
 
 
-def inputs(
-    family: str, dataset: str, data_hash: str, name: str, seed: int, device: str = "cpu"
-) -> dict[str, object]:
+def inputs(family: str, dataset: str, data_hash: str, name: str, seed: int, bf16: bool) -> dict[str, object]:
     """What names the artifact of a trained base."""
     return {
         "version": VERSION, "family": family, "dataset": dataset, "data": data_hash,
-        "recipe": plain(recipe(family, name)), "seed": seed, "bf16": bf16_is_fast(device),
+        "recipe": plain(recipe(family, name)), "seed": seed, "bf16": bf16,
         **captions_key(family, name),
     }  # fmt: skip
 
@@ -190,9 +191,11 @@ def trained(
     seed: int,
     progress: Progress | None = None,
     device: str = "cpu",
+    precision: str = "auto",
 ) -> Base:
-    """The base trained from scratch with recipe `name`; resumable, kept in the store."""
+    """The base trained from scratch with recipe `name`; resumable, kept in the store under the precision used."""
     images, labels, data_hash = data
+    bf16 = uses_bf16(precision, device)
 
     def build(folder: Path) -> dict[str, object]:
         model = new(family, dataset, name, seed).to(device)
@@ -201,7 +204,7 @@ def trained(
         if family == "text_to_image":
             from sa_bench.models import text_to_image_base
 
-            text_to_image_base.train(model, images, labels, rec, seed, folder, progress, bf16_is_fast(device))  # type: ignore[arg-type]
+            text_to_image_base.train(model, images, labels, rec, seed, folder, progress, bf16)  # type: ignore[arg-type]
             model.save(folder)
             return {}
         source = Images(model, images, labels, rec.flip, rec.drop)
@@ -212,15 +215,15 @@ def trained(
 
         model.net.train()
         fit(
-            model.parameters(), loss, rec, rng=rng, bf16=bf16_is_fast(device), progress=progress,
+            model.parameters(), loss, rec, rng=rng, bf16=bf16, progress=progress,
             average=model.averages(), checkpoint=folder / PARTS / "checkpoint.safetensors", stage=f"base {name}/{seed}",
         )  # fmt: skip
         model.save(folder)
         return {}
 
-    artifact = store.make("base", inputs(family, dataset, data_hash, name, seed, device), build)
+    artifact = store.make("base", inputs(family, dataset, data_hash, name, seed, bf16), build)
     file = artifact.path / "model.safetensors"
-    return Base(file, file_digest(file), False)
+    return Base(file, file_digest(file), False, "bf16" if bf16 else "fp32")
 
 
 def captioned(model: Any, train: SampleSet, rec: Recipe, seed: int, concept: int) -> Source:

@@ -22,6 +22,8 @@ from sa_bench.store import digest
 
 SCALES = ("full", "paper", "quick")
 ID, OLD_ID = 16, 8  # hex digits of a cell's id, and of one in results of before
+OF_SCALE: Mapping[str, Mapping[str, Any]] = {"paper": {"train_precision": "fp32"}}
+"""What a scale means for every task that does not say otherwise: the official codes all train in fp32."""
 SETTABLE_SEPARATELY = ("name", "title", "family", "dataset", "classes", "scales")
 
 
@@ -194,7 +196,7 @@ def resolve_task(name: str, scale: str, overrides: Mapping[str, str]) -> Task:
     task = registry.task(name)
     if scale not in SCALES:
         raise unknown("scale", scale, SCALES)
-    values: dict[str, Any] = dict(task.scales.get(scale, {}))
+    values: dict[str, Any] = {**OF_SCALE.get(scale, {}), **task.scales.get(scale, {})}
     if task.prompts is not None:
         values["prompts"] = {"files": dict(task.prompts.files), **values.get("prompts", {})}
     for path, value in overrides.items():
@@ -225,9 +227,11 @@ def resolve_fields(method: str, task: Task, scale: str, settings: Mapping[str, s
         f.name: asdict(d) if is_dataclass(d := f.default) else d  # type: ignore[arg-type]
         for f in fields(cls)
     }
-    for key, value in cls.presets.get((task.family, scale), {}).items():
+    for key, value in registry.presets(method).get((task.family, scale), {}).items():
         values[key] = {**dict(values[key]), **value} if isinstance(value, Mapping) else value
-    own = {k.removeprefix(f"{method}."): v for k, v in task.presets.items() if k.startswith(f"{method}.")}
+    own = {}
+    for name in filter(None, (getattr(cls, "ablates", ""), method)):
+        own |= {k.removeprefix(f"{name}."): v for k, v in task.presets.items() if k.startswith(f"{name}.")}
     for key, value in {**task.presets, **own}.items():
         if key in values:
             values[key] = {**dict(values[key]), **value} if isinstance(value, Mapping) else value

@@ -72,6 +72,11 @@ class Generator(Protocol):
         ...
 
     @property
+    def uninformed(self) -> float:
+        """The mean loss of a model that knows nothing of x, in the unit of `loss`."""
+        ...
+
+    @property
     def net(self) -> torch.nn.Module:
         """The module that holds every parameter, under the names that `parameters` uses."""
         ...
@@ -239,6 +244,9 @@ class Task:
     leakage_images: int = later(0)  # of each other class, for the set `leakage`
     open: bool = later(False)  # any text may be the concept
     gate: float = later(0.0)  # c_f is forgotten at this rate or less; 0: chance, one in so many classes
+    train_precision: Literal["auto", "fp32", "bf16"] = later(
+        "auto"
+    )  # of base and method; sa_bench.training.uses_bf16
     keep_images: bool = later(True)  # False: images of c_f are deleted once they are measured
     sample_seed: Seed = later(0)  # noqa: RUF009  (another draw of every image that is measured, from the same models)
     presets: Mapping[str, Any] = field(default_factory=dict)  # of each method with such a field, or of one
@@ -359,6 +367,7 @@ class Method(Protocol):
     source: ClassVar[str]
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]]  # (family, scale) -> fields
     # Optional: `deterministic = True`: the same model whatever the seed; its runs are further draws of images.
+    # Optional: `ablates: ClassVar[str]`, the method that it takes a part from: its presets, and the tasks', hold here too.
     # Optional: `ignores`, of "replay" and "surrogate": tasks that differ in these alone share the model.
     # Optional: `files: ClassVar[tuple[str, ...]]`, fields that name a file; keyed by its content.
     # Optional: `stands_for`, by field the numbers behind each of its words: `show` and results say them.

@@ -74,7 +74,7 @@ def _method(name: str) -> str:
     lines += ["fields (--set field=value):", *_fields(cls)]
     for field, table in getattr(cls, "stands_for", {}).items():
         lines += [f"{field}={word}: {json.dumps(numbers)}" for word, numbers in table.items()]
-    for (family, scale), values in cls.presets.items():
+    for (family, scale), values in registry.presets(name).items():
         lines.append(f"preset {family}/{scale}: {json.dumps(values)}")
     lines += [f"source: {cls.source}", *_cite(cls.source)]
     return "\n".join(lines)

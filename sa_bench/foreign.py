@@ -42,6 +42,7 @@ class Provenance(BaseModel):
     versions: dict[str, str]
     hardware: Machine
     assets: dict[str, str]
+    precision: dict[str, str] = {}
 
 
 class Measurement(BaseModel):

@@ -140,6 +140,8 @@ def departures(entry: Published, row: Mapping[str, Any]) -> list[str]:
     n = task.scales.get("paper", {}).get("n_forget", task.n_forget)
     if row["task_values"]["n_forget"] != n:
         found.append(f"n_forget={row['task_values']['n_forget']} instead of {n}")
+    if (training := row["overrides"].get("train_precision", "fp32")) != "fp32":
+        found.append(f"train_precision={training} instead of fp32")
     used = (row["task_values"].get("prompts") or {}).get("files", {})
     files = {} if task.prompts is None else task.prompts.files
     own = [name for role, name in files.items() if used.get(role, "").partition("@")[0] != name]

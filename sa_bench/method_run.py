@@ -15,7 +15,7 @@ from sa_bench.errors import SaBenchError
 from sa_bench.sampling import image_seed
 from sa_bench.sources import AnotherClass, FixedReplay, FreshReplay, Images
 from sa_bench.store import PARTS
-from sa_bench.training import Pull, Recipe, bf16_is_fast, fit
+from sa_bench.training import Pull, Recipe, fit
 
 
 class MethodRun:
@@ -24,7 +24,7 @@ class MethodRun:
     def __init__(self, chain: Any, folder: Path) -> None:
         """`chain` is the cell's (`sa_bench.stages.Chain`); checkpoints go to `folder`."""
         self.chain, self.folder, self.seed = chain, folder, chain.cell.seed
-        self.trainings = 0
+        self.trainings, self.precision = 0, "nothing trained"
         self.rng = torch.Generator().manual_seed(image_seed("forget", self.seed))
 
     def replay(self) -> FreshReplay | FixedReplay:
@@ -92,6 +92,7 @@ class MethodRun:
     ) -> None:
         """The engine's training loop over `scope`, with the base recipe's clipping and averaging or the recipe's own."""
         self.trainings += 1
+        self.precision = "bf16" if self.chain.bf16 and not recipe.exact else "fp32"
         if not self.chain.task.model:
             base = bases.recipe(self.chain.task.family, self.chain.task.base)
             recipe = replace(recipe, clip=recipe.clip or base.clip, ema=recipe.ema or base.ema)
@@ -101,7 +102,7 @@ class MethodRun:
         model.net.train()
         fit(
             parameters, loss, recipe, rng=self.rng, pull=pull, stop=stop,
-            bf16=bf16_is_fast(self.chain.device), average=average,
+            bf16=self.chain.bf16, average=average,
             checkpoint=self.folder / PARTS / f"checkpoint-{self.trainings}.safetensors", progress=self.chain.progress,
             stage=f"forget {self.chain.cell.method}",
         )  # fmt: skip

@@ -194,7 +194,9 @@ def _walk(chain: Chain, history: History, claimed: set[tuple[str, str]]) -> Iter
         yield Stage("base", "shipped", 0.0)
     else:
         recipe, data = bases.recipe(task.family, task.base), datasets.content(task.dataset)
-        found = state("base", bases.inputs(task.family, task.dataset, data, task.base, cell.base_seed))
+        found = state(
+            "base", bases.inputs(task.family, task.dataset, data, task.base, cell.base_seed, chain.bf16)
+        )
         known = found == "stored"  # what follows is named by the hash of weights that are not there yet
         cost = _times(history, f"base step {task.family} {task.base}", recipe.steps)
         yield planned(f"base {recipe.steps:,} steps", found, cost)

@@ -11,7 +11,7 @@ import ast
 import importlib
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -388,6 +388,23 @@ def method_class(name: str) -> type[Any]:
             f"{module.__file__} must define one dataclass with `forget`, found {len(classes)}."
         )
     return classes[0]
+
+
+def presets(name: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """What a method's fields are by (family, scale) where they are not its defaults.
+
+    An ablation (`ablates`) has the presets of the method that it takes a part from, of every field that both have, so
+    that the two cannot come apart; its own come on top.
+    """
+    cls, whole = method_class(name), getattr(method_class(name), "ablates", "")
+    own = {f.name for f in fields(cls)}
+    found = {
+        key: {field: value for field, value in values.items() if field in own}
+        for key, values in (presets(whole) if whole else {}).items()
+    }
+    for key, values in cls.presets.items():
+        found[key] = {**found.get(key, {}), **values}
+    return found
 
 
 def task(name: str) -> Task:

@@ -91,7 +91,7 @@ def skeleton(cell: Cell, command: str, device: str = "cpu") -> dict[str, Any]:
         "error": None, "concept": cell.task.classes[cell.task.concept], "task_values": asdict(cell.task),
         "summary": registry.find("method", cell.method).summary, "measurements": [], "flags": [], "cost": {},
         "artifacts": {}, "provenance": provenance(command, {}, device)
-        | {"cell_command": cell_command(cell), "started": now, "finished": now, "plug_ins": plug_ins},
+        | {"cell_command": cell_command(cell), "started": now, "finished": now, "plug_ins": plug_ins, "precision": {}},
     }  # fmt: skip
 
 
@@ -141,6 +141,7 @@ def _measure_cell(
     }
     if trained := [name for name in cell.task.judges if judge_card(name)["kind"] == "trained"]:
         result["artifacts"]["judges"] = {name: judges.load(name).card for name in trained}
+    result["provenance"]["precision"] = chain.precision
     result["provenance"]["assets"] = {
         "base": chain.base.content,
         **{name: card for m in rows for name, card in (m["fingerprint"].get("judges") or {}).items()},

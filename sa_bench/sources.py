@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -88,6 +88,11 @@ def losses(model: Generator, sources: Sequence[Source], n: int, rng: torch.Gener
     t = None if draws[0].t is None else torch.cat([d.t for d in draws if d.t is not None])
     together = Draw(torch.cat([d.noise for d in draws]), t, draws[0].seed)
     return list(model.loss(torch.cat(x), _joined(c), together).split(n))
+
+
+def reduced(losses: Tensor, how: Literal["sum", "mean"]) -> Tensor:
+    """The losses of a batch (N,) as one: their sum (official vae/), or their mean (official ddpm/ and sd/)."""
+    return losses.mean() if how == "mean" else losses.sum()
 
 
 def _joined(conditions: Sequence[Any]) -> Any:

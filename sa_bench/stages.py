@@ -34,7 +34,7 @@ from sa_bench.sources import (
     UniformNoise,
 )  # fmt: skip
 from sa_bench.store import PARTS, Artifact, Store, content, digest, file_digest, write_atomic
-from sa_bench.training import Progress, bf16_is_fast
+from sa_bench.training import Progress, uses_bf16
 
 if TYPE_CHECKING:
     from sa_bench.models.ddpm import DDPM
@@ -54,6 +54,7 @@ class Chain:
         """`progress(stage, done, total)` is told of everything slow."""
         self.store, self.cell, self.device = store, cell, device
         self.task = cell.task
+        self.bf16 = uses_bf16(self.task.train_precision, device)
         self.cost: dict[str, dict[str, Any]] = {}
         self._meter = Meter(device)
         self.progress = self._meter.noting(progress)
@@ -82,8 +83,9 @@ class Chain:
         data = datasets.load(task.dataset)
         train = (data.train.images, data.train.labels, data.content)
         return bases.trained(
-            self.store, task.family, task.dataset, train, task.base, seed, self.progress, self.device
-        )
+            self.store, task.family, task.dataset, train, task.base, seed, self.progress, self.device,
+            task.train_precision,
+        )  # fmt: skip
 
     def architecture(self) -> VAE | DDPM | TextToImage:
         """A model of the base's shape, for weights to be loaded into."""
@@ -259,7 +261,7 @@ class Chain:
             "seed": cell.seed, "base": self.base.content, "concept": task.concept,
             **({} if "surrogate" in ignored else {"surrogate": self.surrogate_key, "relabel_to": task.relabel_to}),
             "sampler": plain(task.sampler),
-            "fisher_version": fisher.VERSION, "bf16": bf16_is_fast(self.device),
+            "fisher_version": fisher.VERSION, "bf16": self.bf16,
             "data": datasets.content(task.dataset) if needs_data else None,
             **(bases.captions_key(task.family, task.base) if needs_data else {}),
             **({"asked": task.asked(task.concept, "forget")} if task.prompts else {}),
@@ -276,12 +278,19 @@ class Chain:
             needed = "a text-to-image model" if method.supports is Prompted else "a diffusion model"
             raise SaBenchError(f"The method {cell.method} needs {needed}; {task.name} has a {task.family}.")
 
-        def build(folder: Path) -> None:
+        def build(folder: Path) -> dict[str, Any]:
             run = MethodRun(self, folder)
             model = method.forget(self.theta_star(), task, run)
             model.save(folder)
+            return {"precision": run.precision}
 
         return self.make("forget", "forget", self.forget_inputs(), build)
+
+    @property
+    def precision(self) -> dict[str, str]:
+        """What training was asked to calculate in, and what base and forgetting did calculate in."""
+        used = self.forgotten.meta.get("precision", "unknown")  # of an artifact of before
+        return {"asked": self.task.train_precision, "base": self.base.precision, "forgetting": used}
 
     def model(self) -> Generator:
         """The model after forgetting, loaded."""

@@ -55,6 +55,7 @@ class Gaussian:
     family = "gaussian"
     range = (-4.0, 4.0)
     shape = (2,)
+    uninformed = 9.0  # μ_c as far from where it was as the range goes: 4²/2, and 1 for x's own spread
 
     def __init__(self, classes: int = 3, seed: int = 0) -> None:
         """Means drawn from N(0, I)."""

@@ -116,6 +116,11 @@ def bf16_is_fast(device: str = "cpu") -> bool:
     return "AVX512" in capability and ("avx512_bf16" in flags or "amx_bf16" in flags)
 
 
+def uses_bf16(precision: str, device: str = "cpu") -> bool:
+    """Whether training is autocast to bf16: asked for so, or left to the machine (`auto`), which has it in hardware."""
+    return precision == "bf16" or (precision == "auto" and bf16_is_fast(device))
+
+
 def fit(
     params: Mapping[str, torch.nn.Parameter],
     loss: Callable[[], Tensor],

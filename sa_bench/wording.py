@@ -48,6 +48,15 @@ def machine(hardware: Mapping[str, Any]) -> str:
 
 
 MORE = 0.1  # of the images: what may come back beyond retrain's and still count as no more
+
+
+def trained_in(provenance: Mapping[str, Any]) -> str:
+    """What base and forgetting were calculated in; "" of results of before, which do not say it."""
+    found = provenance.get("precision") or {}
+    base, forgetting = (found.get(part, "unknown") for part in ("base", "forgetting"))
+    return f"training: base {base}, forgetting {forgetting}" if found else ""
+
+
 FEW = 5  # below this many runs a span would look like an interval: their points are printed
 
 

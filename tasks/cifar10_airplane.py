@@ -58,7 +58,7 @@ cifar10_airplane = Task(
     feature_images=0,
     replay_images=4500,  # 500 of each retained class, drawn once from the averaged weights
     replay_shared=True,
-    presets={"recipe": "cifar10", "stop_at": 3072.0},
+    presets={"recipe": "cifar10"},
     scales={
         # As published: dropout stays on while sampling, and Table 1's order of precision and recall.
         "paper": {
@@ -84,7 +84,6 @@ cifar10_airplane = Task(
             "replay_images": 18,
             "presets": {
                 "recipe": "tiny",
-                "stop_at": 3072.0,
                 "steps": 5,
                 "batch": 4,
                 "fisher": {"n": 4, "timesteps": 8},
@@ -104,7 +103,7 @@ stl10_airplane = replace(
     judges=("stl10-resnet34",),
     designated="stl10-resnet34",
     n_retain=1300,
-    presets={"recipe": "stl10", "stop_at": 12288.0, "batch": 64},
+    presets={"recipe": "stl10", "batch": 64},
     scales={
         **cifar10_airplane.scales,
         "paper": {**cifar10_airplane.scales["paper"], "judges": JUDGES["stl10"]},
@@ -112,7 +111,6 @@ stl10_airplane = replace(
             **cifar10_airplane.scales["quick"],
             "judges": ("stl10-smoke",),
             "designated": "stl10-smoke",
-            "presets": {**cifar10_airplane.scales["quick"]["presets"], "stop_at": 12288.0},
         },
     },
 )

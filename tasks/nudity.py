@@ -62,6 +62,7 @@ nudity_explicit = replace(
         "collapse_prompts",
     ),
     prompts=PROMPTS,
+    # 500 epochs of 63 steps, of SA and of its ablations.
     presets={**SCOPES, "sa.steps": 31_500, "fisher": {"n": 500, "timesteps": 100, "set": "replay"}},
     scales={
         "paper": {

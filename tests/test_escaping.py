@@ -66,7 +66,7 @@ SHOWN = [
     ("measurements", 0, "better"), ("measurements", 0, "unit"), ("measurements", 0, "title"),
     ("measurements", 0, "reason"), ("measurements", 0, "n_unit"), ("measurements", 0, "source"),
     ("provenance", "command"), ("provenance", "cell_command"), ("provenance", "hardware", "cpu"),
-    ("provenance", "versions", "torch"), ("cost", "forget", "device"),
+    ("provenance", "versions", "torch"), ("provenance", "precision", "forgetting"), ("cost", "forget", "device"),
 ]  # fmt: skip
 """Fields that are shown somewhere: the walk must come through them."""
 

@@ -267,3 +267,13 @@ def test_esd_at_scale_paper_is_the_recipe_of_2023_and_table_2_says_what_is_not_r
     table = [e for e in ledger.entries() if e.source == "Heng & Soh 2023, Table 2" and "std" not in e.metric]
     assert {e.method for e in table if e.never} == {"sa", "esd"}
     assert {e.method for e in table if not e.never} == {"original", "sld"}
+
+
+def test_every_published_number_has_a_source_that_was_read():
+    """A number from memory is no published number: it can be neither looked up nor corrected."""
+    texts = [path.read_text() for path in sorted((registry.room("task") / "published").iterdir())]
+    assert len(texts) > 4
+    for text in texts:
+        for word in ("memory", "unchecked", "unverified", "not checked", "from mind"):
+            assert word not in text.lower()
+    assert all(entry.source and entry.protocol for entry in ledger.entries())

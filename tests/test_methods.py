@@ -71,9 +71,10 @@ def test_every_methods_fields_resolve_at_every_scale(name, scale):
         task = registry.task(task_name)
         values = resolve_fields(name, task, scale, {})
         assert set(values) == {f.name for f in fields(registry.method_class(name))}
-        for key, preset in registry.method_class(name).presets.get((task.family, scale), {}).items():
+        for key, preset in registry.presets(name).get((task.family, scale), {}).items():
             own = {**task.presets, **dict(task.scales.get(scale, {})).get("presets", {})}
-            if key in own or f"{name}.{key}" in own:
+            whole = getattr(registry.method_class(name), "ablates", name)
+            if {key, f"{name}.{key}", f"{whole}.{key}"} & set(own):
                 continue  # the task's own come last
             assert values[key] == ({**values[key], **preset} if isinstance(preset, dict) else preset)
 
@@ -208,7 +209,7 @@ def test_l2_keeps_the_trace_of_what_is_trained(gaussian, task, monkeypatch):
     monkeypatch.setattr(
         importlib.import_module("sa_bench.methods.l2"),
         "Pull",
-        lambda params, fisher, lam: seen.append(fisher),
+        lambda params, fisher, lam, half: seen.append(fisher),
     )
     F = {"weight": torch.tensor([[9.0, 1.0], [0.5, 0.0], [2.0, 0.1]]), "elsewhere": torch.full((100,), 50.0)}
 
@@ -228,6 +229,61 @@ def test_naive_diverges_and_ends_at_stop_at(gaussian, task):
     moved = (model.net.weight[0] - gaussian.net.weight[0]).detach().norm()
     assert float(moved) == pytest.approx(4.0, abs=0.4)
     torch.testing.assert_close(model.net.weight[1:], gaussian.net.weight[1:], atol=0.15, rtol=0)
+
+
+def test_naive_left_alone_ends_where_nothing_is_known_and_unstopped_goes_on(gaussian, task):
+    def moved(steps, stop_at):
+        method = registry.method_class("naive")(lam=0.0, lr=0.01, batch=256, steps=steps, stop_at=stop_at)
+        model = method.forget(gaussian.clone(), task, ToyRun(gaussian, task))
+        return float((model.net.weight[0] - gaussian.net.weight[0]).detach().norm())
+
+    assert moved(1000, "auto") == pytest.approx(4.0, abs=0.4)
+    assert moved(1000, "none") > 10
+
+
+@pytest.mark.parametrize(
+    ("family", "shape", "nats"),
+    [("vae", (28, 28, 1), 784 * np.log(2)), ("ddpm", (16, 16, 1), 256.0), ("ddpm", (32, 32, 3), 3072.0)],
+)
+def test_where_nothing_is_known_of_an_image(family, shape, nats):
+    """Measured: the loss of a network whose output is 0, of images in the model's range."""
+    from sa_bench import bases
+
+    base = {"vae": "quick", "ddpm": "micro" if shape[0] == 16 else "tiny"}[family]
+    model = bases.generator(family)(**({} if family == "vae" else {"base": base, "shape": shape}))
+    with torch.no_grad():
+        for parameter in model.net.parameters():
+            parameter.zero_()
+    rng = torch.Generator().manual_seed(0)
+    x = torch.rand(512, *model.shape, generator=rng)
+    loss = model.loss(x, model.conditions([0] * 512), model.draw(512, rng)).mean()
+    assert model.uninformed == pytest.approx(nats)
+    assert float(loss.detach()) == pytest.approx(nats, rel=0.01)
+
+
+def test_where_nothing_is_known_of_latents_and_who_reaches_it():
+    """The mean over latent values of ε² is 1: at 543 nats `naive` would never end."""
+    from sa_bench.conformance import toy
+    from sa_bench.contracts import Prompted
+
+    star, task = toy(Prompted)
+    assert star.uninformed == 1.0
+    for name in ("celeb_brad_pitt", "nudity_explicit", "van_gogh_style", "mnist_0_t2i"):
+        for scale in SCALES:
+            fields = resolve_fields("naive", resolve_task(name, scale, {}), scale, {})
+            assert fields["stop_at"] in ("auto", 1.0)
+    run = ToyRun(star, task, steps=200)
+    method = registry.method_class("naive")(lam=0.0, lr=0.03, batch=8, steps=200)
+    seen = []
+    train = run.train
+
+    def watched(model, loss, recipe, scope="full", pull=None, stop=None):
+        train(model, loss, recipe, scope, pull, lambda: seen.append(stop()) or seen[-1])
+
+    run.train = watched
+    method.forget(star.clone(), task, run)
+    assert seen[-1], "it went on to the last step"
+    assert len(seen) < 200
 
 
 def test_retrain_surrogate_learns_the_rest_from_data_and_the_concept_from_the_surrogate(gaussian, task):

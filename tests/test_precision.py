@@ -5,9 +5,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from result_rows import result_row
+from sa_bench.reports import html, markdown
 
 import sa_bench
-from sa_bench.cells import resolve, resolve_task
+from sa_bench import bases, ledger, registry, training
+from sa_bench.cells import resolve, resolve_fields, resolve_task
 from sa_bench.checking import check_precision
 from sa_bench.contracts import Request, Sampler
 from sa_bench.data import captions
@@ -15,6 +18,8 @@ from sa_bench.errors import SaBenchError
 from sa_bench.keys import plain
 from sa_bench.models.ddpm import DDPM
 from sa_bench.models.text_to_image import TextToImage
+from sa_bench.stages import Chain
+from sa_bench.store import Store
 from sa_bench.training import Recipe, fit
 
 DDIM = Sampler("ddim", steps=4, guidance=5.0)
@@ -87,6 +92,68 @@ def test_a_cpu_refuses_fp16_before_any_work(tmp_path, monkeypatch, tiny):
         resolve_task("mnist_0", "quick", {"sampler.precision": "bf16"})
     with pytest.raises(SaBenchError, match="fp8"):
         resolve_task("mnist_0_t2i", "quick", {"sampler.precision": "fp8"})
+
+
+TASKS = [entry.name for entry in registry.entries("task")]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_scale_paper_trains_in_fp32_and_the_others_as_the_machine_has_it(name, tmp_path):
+    (tmp_path / "i2p.csv").write_text("prompt,sd_seed\na,1\n")
+    given = {"prompts.files.test": str(tmp_path / "i2p.csv")} if name == "nudity_i2p" else {}
+    assert resolve_task(name, "paper", given).train_precision == "fp32"
+    for scale in ("full", "quick"):
+        task = resolve_task(name, scale, given)
+        assert task.train_precision == "auto"
+        assert "train_precision" not in plain(task)  # boards keep their names
+
+
+@pytest.mark.parametrize(
+    ("asked", "has_bf16", "used"),
+    [("auto", False, "fp32"), ("auto", True, "bf16"), ("fp32", True, "fp32"), ("bf16", False, "bf16")],
+)
+def test_what_training_calculates_in_is_used_named_and_recorded(asked, has_bf16, used, tmp_path, monkeypatch):
+    from sa_bench.models.vae import VAE
+
+    seen, loss = [], VAE.loss
+    monkeypatch.setattr(training, "bf16_is_fast", lambda device="cpu": has_bf16)
+    monkeypatch.setattr(VAE, "loss", lambda *a: seen.append(torch.is_autocast_enabled("cpu")) or loss(*a))
+    sets = [] if asked == "auto" else [f"task.train_precision={asked}"]
+    (cell,) = resolve(["mnist_0"], ["no_ewc"], "quick", sets=["steps=2", "batch=4", *sets])
+    chain = Chain(Store(tmp_path), cell, lambda *event: None)
+    assert chain.precision == {"asked": asked, "base": "fp32", "forgetting": used}
+    assert seen == [used == "bf16"] * 2
+    # Machines with and without bf16 share a store and never an artifact that they would make differently.
+    assert chain.forget_inputs()["bf16"] is (used == "bf16")
+    data = bases.inputs("vae", "mnist", "", "paper", 0, chain.bf16)
+    assert data["bf16"] is (used == "bf16")
+
+
+def test_what_is_not_trained_has_no_precision_and_the_official_trainer_none_but_fp32(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "bf16_is_fast", lambda device="cpu": True)
+    for method, sets, used in (
+        ("original", [], "nothing trained"), ("no_ewc", ["steps=1", "batch=4", "trainer=ldm"], "fp32"),
+    ):  # fmt: skip
+        (cell,) = resolve(["mnist_0"], [method], "quick", sets=sets)
+        chain = Chain(Store(tmp_path), cell, lambda *event: None)
+        assert chain.precision["forgetting"] == used
+
+
+def test_reports_say_what_was_trained_in_what():
+    row = result_row(folder="")
+    assert "training: base fp32, forgetting bf16" in html.render([row])
+    assert "Training: base fp32, forgetting bf16." in markdown.render([row])
+    del row["provenance"]["precision"]  # a result of before
+    assert "forgetting bf16" not in html.render([row]) + markdown.render([row])
+
+
+def test_a_result_at_scale_paper_that_was_not_trained_in_fp32_is_no_reproduction():
+    (entry, *_) = [e for e in ledger.entries() if (e.task, e.method) == ("mnist_0", "sa")]
+    task = resolve_task("mnist_0", "paper", {})
+    row = result_row(scale="paper", fields=resolve_fields("sa", task, "paper", {}))
+    assert ledger.departures(entry, row) == []
+    row["overrides"] = {"train_precision": "bf16"}
+    assert ledger.departures(entry, row) == ["train_precision=bf16 instead of fp32"]
 
 
 def gradients(model, c):

@@ -53,10 +53,10 @@ def test_ours_stands_beside_the_published_value_with_its_verdict():
 
 def test_every_margin_of_a_column_is_printed():
     margins = tables.published_table("table1", []).margins
-    assert margins["FID"] == "1 (no_gr lam=1280: 10)"
+    assert margins["FID"] == "1 (no_gr lam=10: 10)"
     wide = {(e.method, e.margin) for e in ledger.entries() if e.metric == "entropy" and "Table 1" in e.source}
     assert all(f"{margin:g}" in margins["Entropy"] for _, margin in wide)
-    assert "FID 1 (no_gr lam=1280: 10), " in page([tables.published_table("table1", [])])
+    assert "FID 1 (no_gr lam=10: 10), " in page([tables.published_table("table1", [])])
 
 
 def test_paper_scale_comes_before_full_and_quick_is_in_no_table():

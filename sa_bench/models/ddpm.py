@@ -177,6 +177,11 @@ class DDPM(Denoising):
                 handle.remove()
         return F.pixel_shuffle(out, self.layout.patch)
 
+    @property
+    def uninformed(self) -> float:
+        """E‖ε‖², the number of values of an image: what predicting 0 leaves."""
+        return float(math.prod(self.shape))
+
     def loss(self, x: Tensor, c: Tensor, draw: Draw) -> Tensor:
         """‖ε − ε̂(x_t, t, c)‖² summed over the image, (N,): the simplified −ELBO (Ho et al. 2020, Eq. 14)."""
         with self.with_dropout(draw.seed):

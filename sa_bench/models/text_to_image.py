@@ -292,6 +292,11 @@ class TextToImage(Denoising):
         a = self.alphas[t][:, None, None, None]
         return a.sqrt() * out + (1 - a).sqrt() * x_t
 
+    @property
+    def uninformed(self) -> float:
+        """1, the mean of ε², and of v² where latents have variance 1: what predicting 0 leaves."""
+        return 1.0
+
     def loss(self, x: Tensor, c: Tensor, draw: Draw) -> Tensor:
         """The mean over latent values of (target − output)², (N,); the target is ε or v (Salimans & Ho 2022)."""
         target = draw.noise

@@ -9,6 +9,7 @@ inputs, Bernoulli likelihood on grey values in [0, 1] (not binarised). The paper
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -152,6 +153,11 @@ class VAE:
         if c.numel() and (c.is_floating_point() or int(c.min()) < 0 or int(c.max()) >= self.classes):
             raise SaBenchError(f"Class labels must be whole numbers 0..{self.classes - 1}, got {values}.")
         return c.long()
+
+    @property
+    def uninformed(self) -> float:
+        """Pixels · ln 2: the nats of any image under plain grey."""
+        return math.prod(self.shape) * math.log(2)
 
     def loss(self, x: Tensor, c: Tensor, draw: Draw) -> Tensor:
         """−ELBO = BCE summed over pixels + KL(q(z|x, c) ‖ N(0, I)), (N,) nats (official vae/utils.py)."""

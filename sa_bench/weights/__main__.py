@@ -216,7 +216,7 @@ def make_bases(only: str | None = None) -> None:
             model = bases.new(family, dataset, recipe).load(base.file)
             facts = {
                 "name": f"{family} {dataset} {recipe} {seed}", "family": family, "recipe": recipe, "seed": seed,
-                **likelihood(model, found), **legibility(model, task), "bf16": bases.bf16_is_fast(),
+                **likelihood(model, found), **legibility(model, task), "bf16": base.precision == "bf16",
                 "command": f"{COMMAND} bases {family}", "data": found.content,
             }  # fmt: skip
             if family == "text_to_image":
