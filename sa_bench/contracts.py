@@ -252,6 +252,7 @@ class Task:
     recovery_rates: tuple[float, ...] = later((0.003, 0.01))  # Adam's, the endpoint's grid
     recovery_strong: float = later(0.1)  # a rate stored beside the endpoint; 0: none
     recovery_batch: int = later(0)  # images a step; 0: all
+    recovery_accumulated: int = later(1)  # batches whose gradients are averaged before a step
     recovery_judged: int = later(200)  # images judged at every point of the grid
     bound_images: int = later(20)  # real images a class for the VLB and the denoising loss
     bound_steps: int = later(40)  # timesteps of each
