@@ -2,7 +2,8 @@
 
     ε = ε(x_t, c_f) + s [ε(x_t, c) − ε(x_t, c_f)]
 
-Every image is steered away from the concept, with no weight changed: whoever has the weights has the concept.
+Every image is steered away from the concept, with no weight changed: whoever has the weights has the concept. The negative
+prompt is encoded once, so that an attack on the words that users ask with cannot reach it.
 """
 
 from collections.abc import Mapping
@@ -10,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from sa_bench.contracts import Prompted, Run, Task
+from sa_bench.guidance import InsteadOfNull
 
 
 @dataclass(frozen=True)
 class NegativePrompt:
     """No fields: the prompt is c_f's own."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     standing: ClassVar[str] = "method"
     supports: ClassVar[type] = Prompted
     needs: ClassVar[tuple[str, ...]] = ()
@@ -35,5 +37,6 @@ class NegativePrompt:
 
     def wrap(self, model: Prompted, task: Task) -> Prompted:
         """θ* that is always asked with the negative prompt."""
-        model.negative = ", ".join(map(str, task.asked(task.concept, "forget")))
+        concept = ", ".join(map(str, task.asked(task.concept, "forget")))
+        model.defence = InsteadOfNull(model.encoded(model.conditions([concept])).detach())
         return model

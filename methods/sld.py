@@ -5,18 +5,23 @@
     ε   = ε(∅) + s [ε(c) − ε(∅) − (γ_t from step δ on)]
 
 c_S is the concept's prompt. The paper prints max(1, |φ|); both codes have min. δ counts steps of 50 and is scaled to
-the protocol's. Two hooks on the U-Net do it (a third batch in, the safe direction out), so that every pipeline's loop and
-scheduler stays as it is. Levels of the authors' README; diffusers' WEAK has s_S = 20.
+the protocol's. c_S is encoded once, so that an attack on the words that users ask with cannot reach it. Levels of the
+authors' README; diffusers' WEAK has s_S = 20.
+
+Whoever fits an attack to the guided prediction at a random t has no trajectory, and so no ν. There ν is the fixed point of
+its recursion, ν = γ = μ (ε(c_S) − ε(∅)) / (1 − s_m), which it comes within a tenth of in 5 (medium) or 15 steps (strong,
+max) where the rest changes little; with ν = 0 the attack would be fitted to a weaker defence than the one it meets.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
 
-from sa_bench.contracts import Prompted, Run, Sampler, Task
+from sa_bench.contracts import Prompted, Run, Task
+from sa_bench.guidance import Guide
 
 NUMBERS = ("delta", "s_S", "lam", "s_m", "beta_m")  # δ (of 50 steps), s_S, λ, s_m, β_m
 LEVELS = {
@@ -33,7 +38,7 @@ class SLD:
 
     level: Literal["weak", "medium", "strong", "max"] = "medium"
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     standing: ClassVar[str] = "method"
     supports: ClassVar[type] = Prompted
     needs: ClassVar[tuple[str, ...]] = ()
@@ -56,40 +61,56 @@ class SLD:
     def wrap(self, model: Prompted, task: Task) -> Prompted:
         """θ* whose sampling is guided away from c_f."""
         concept = ", ".join(map(str, task.asked(task.concept, "forget")))
-        model.around = lambda asked, sampler: guided(asked, sampler, concept, self.level)
+        model.defence = Away(model.encoded(model.conditions([concept])).detach(), self.level)
         return model
 
 
-@contextmanager
-def guided(model: Prompted, sampler: Sampler, concept: str, level: str) -> Iterator[None]:
-    """While active, the U-Net answers a batch [∅, c] of guidance with [ε(∅), ε(c) − γ]."""
-    delta, s_S, lam, s_m, beta_m = LEVELS[level]
-    safe, nu, step = model.encoded(model.conditions([concept])), torch.zeros(()), 0
+@dataclass
+class Away:
+    """The defence: out(c) − γ in out(c)'s place, from level δ on."""
 
-    def add(
-        net: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        (x, t, *rest), text = args, kwargs["encoder_hidden_states"]
-        n = len(x) // 2
-        t = torch.cat([t, t[:n]]) if torch.is_tensor(t) and t.ndim else t
-        text = torch.cat([text, safe.to(text).expand(n, -1, -1)])
-        return (torch.cat([x, x[:n]]), t, *rest), {**kwargs, "encoder_hidden_states": text}
+    states: Tensor  # (1, length, width) of c_S
+    level: str
+    instead: bool = False
 
-    def take(net: Any, args: tuple[Any, ...], out: Any) -> Any:
-        nonlocal nu, step
-        free, on, away = (out[0] if isinstance(out, tuple) else out.sample).chunk(3)
+    def _from(self, levels: Sequence[int]) -> int:
+        """The timestep from which on, downwards, γ is taken off; −1: never."""
+        first = round(LEVELS[self.level][0] * len(levels) / 50)
+        return levels[first] if first < len(levels) else -1
+
+    def _moved(self, passes: Sequence[Tensor]) -> Tensor:
+        """μ (out(c_S) − out(∅))."""
+        _, s_S, lam, _, _ = LEVELS[self.level]
+        free, on, away = passes
         d = on - away
-        mu = torch.where(d < lam, (s_S * d.abs()).clamp(max=1.0), 0.0)
-        gamma = mu * (away - free) + s_m * nu.to(on)
-        nu = beta_m * nu.to(on) + (1 - beta_m) * gamma
-        answer = torch.cat([free, on - gamma if step >= round(delta * sampler.steps / 50) else on])
-        step += 1
-        return (answer, *out[1:]) if isinstance(out, tuple) else type(out)(sample=answer)
+        return torch.where(d < lam, (s_S * d.abs()).clamp(max=1.0), 0.0) * (away - free)
 
-    net = model.net
-    hooks = net.register_forward_pre_hook(add, with_kwargs=True), net.register_forward_hook(take)
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    def along(self, levels: Sequence[int]) -> Guide:
+        """Guide the steps of one trajectory; ν begins at 0 and is kept during the warm-up too."""
+        *_, s_m, beta_m = LEVELS[self.level]
+        start, nu = self._from(levels), torch.zeros(())
+
+        def guide(passes: Sequence[Tensor], t: Tensor, s: Tensor | float) -> Tensor:
+            nonlocal nu
+            before = nu.to(passes[1])
+            gamma = self._moved(passes) + s_m * before
+            nu = beta_m * before + (1 - beta_m) * gamma
+            return _apart(passes, gamma, t <= start, s)
+
+        return guide
+
+    def anywhere(self, levels: Sequence[int]) -> Guide:
+        """Guide single predictions with ν at its fixed point."""
+        start, s_m = self._from(levels), LEVELS[self.level][3]
+
+        def guide(passes: Sequence[Tensor], t: Tensor, s: Tensor | float) -> Tensor:
+            return _apart(passes, self._moved(passes) / (1 - s_m), t <= start, s)
+
+        return guide
+
+
+def _apart(passes: Sequence[Tensor], gamma: Tensor, acts: Tensor, s: Tensor | float) -> Tensor:
+    """Guidance with out(c) − γ where it `acts`, (N,) bool."""
+    free, on, _ = passes
+    on = torch.where(acts.view(-1, 1, 1, 1), on - gamma, on)
+    return free + s * (on - free)

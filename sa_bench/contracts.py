@@ -22,14 +22,15 @@ from typing import (
 )
 
 from sa_bench.declaring import REQUIREMENTS, Metric, metric
+from sa_bench.guidance import Guide
 from sa_bench.keys import later
 from sa_bench.names import mentions
 from sa_bench.seeds import Seed
 from sa_bench.values import Condition, Draw, FisherOptions, Judge, Prompts, Request, Sampler
 
 __all__ = [
-    "REQUIREMENTS", "Bound", "Condition", "Diffusion", "Draw", "FisherOptions", "Generator", "Likelihood", "Method",
-    "Metric", "Prompted", "Prompts", "Request", "Run", "Sampler", "Slot", "Source", "Task", "View", "metric",
+    "REQUIREMENTS", "Bound", "Condition", "Defence", "Diffusion", "Draw", "FisherOptions", "Generator", "Likelihood",
+    "Method", "Metric", "Prompted", "Prompts", "Request", "Run", "Sampler", "Slot", "Source", "Task", "View", "metric",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -158,14 +159,40 @@ class Diffusion(Generator, Protocol):
         ...
 
 
+class Defence(Protocol):
+    """Guidance by a text of the method's own, for a model whose weights stay θ*.
+
+    The text's states are encoded once, when the model is wrapped: what is later put in a phrase's place, by an attack say,
+    never reaches them.
+    """
+
+    states: Tensor  # (1, length, width) of the text
+    instead: bool  # they are asked in the empty prompt's place; False: beside it, in a third pass
+
+    def along(self, levels: Sequence[int]) -> Guide:
+        """Guide the steps of one trajectory, asked in turn; `levels` are the timesteps of all the sampler's steps."""
+        ...
+
+    def anywhere(self, levels: Sequence[int]) -> Guide:
+        """Guide single predictions at any timestep, without a trajectory: what an adaptive attack is fitted to."""
+        ...
+
+
 @runtime_checkable
 class Prompted(Diffusion, Protocol):
     """A Diffusion that is asked in words (text-to-image)."""
 
     words: tuple[str, ...]  # the names of the task's classes
-    negative: str  # the prompt of the other half of guidance
     reworded: tuple[tuple[str, ...], str] | None  # a filter of prompts: (words, what they become)
-    around: Any  # (model, sampler) -> a context that surrounds sampling, or None
+    defence: Defence | None  # of a method that acts at sampling
+
+    def loss(self, x: Tensor, c: Any, draw: Draw, sampler: Sampler | None = None) -> Tensor:
+        """As a Generator's; with `sampler` of the guided prediction, in which gradients flow through out(c) alone."""
+        ...
+
+    def predict(self, x_t: Tensor, t: Tensor, c: Any, sampler: Sampler | None = None) -> Tensor:
+        """As a Diffusion's; with `sampler` the guided prediction."""
+        ...
 
     def encoded(self, c: Any) -> Tensor:
         """The text encoder's states, (N, length, width)."""
@@ -231,6 +258,7 @@ class Task:
     recovery_rates: tuple[float, ...] = later((0.003, 0.01))  # Adam's, the endpoint's grid
     recovery_strong: float = later(0.1)  # a rate stored beside the endpoint; 0: none
     recovery_batch: int = later(0)  # images a step; 0: all
+    recovery_accumulated: int = later(1)  # batches whose gradients are averaged before a step
     recovery_judged: int = later(200)  # images judged at every point of the grid
     bound_images: int = later(20)  # real images a class for the VLB and the denoising loss
     bound_steps: int = later(40)  # timesteps of each

@@ -1,29 +1,59 @@
-"""Condition inversion: c_f's own condition is fitted again, and everything else stays as it is."""
+"""Condition inversion: c_f's own condition is fitted again, and everything else stays as it is.
+
+Of a model whose weights are θ* and that is defended at sampling there are two attacks. The *unadaptive* one fits the
+network's own prediction, as if nobody defended it; the *adaptive* one fits the guided prediction that the defence makes of
+it, the defence's text and the task's guidance fixed (as Pham et al. 2024 do for SLD and negative prompts). Both count.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from sa_bench.contracts import Condition, Slot, Task, View
+from sa_bench.contracts import Condition, Generator, Slot, Task, View
 
 
-def invert(view: View, x: Tensor, start: Tensor, lr: float, budgets: tuple[int, ...]) -> list[Tensor]:
-    """c_f's slot after each of `budgets` steps of Adam on −ELBO of `x` (N, ...), all else frozen."""
+def attacks(model: Generator) -> dict[str, bool]:
+    """List the attacks on a model by name, with whether each is adaptive: only a defence makes it two."""
+    if getattr(model, "defence", None) is None:
+        return {"unadaptive": False}
+    return {"unadaptive": False, "adaptive": True}
+
+
+def invert(
+    view: View, x: Tensor, start: Tensor, lr: float, budgets: tuple[int, ...], adaptive: bool = False
+) -> list[Tensor]:
+    """Fit c_f's slot to `x` (N, ...): its value after each of `budgets` steps of Adam on −ELBO, all else frozen.
+
+    Args:
+        view: the model and the task, whose `recovery_batch` and `recovery_accumulated` say how many images a step sees.
+        x: images of c_f in model space.
+        start: where the slot begins.
+        lr: Adam's rate.
+        budgets: steps after which it is read.
+        adaptive: minimise the error of the guided prediction that the model's defence makes instead.
+    """
     model, c, n = view.model, view.task.concept, view.task.recovery_batch or len(x)
     slot, rng, asked = model.condition(c), view.rng("recovery"), asking(view.task)
+    further = (view.task.sampler,) if adaptive else ()
     with slot.substitute(start):
         labels = model.conditions([asked[i % len(asked)] for i in range(n)])
     value = start.clone().requires_grad_(True)
     optimiser = torch.optim.Adam([value], lr=lr)
-    path = []
+    path, accumulated = [], view.task.recovery_accumulated
     for step in range(max(budgets) + 1):
         if step in budgets:
             path.append(value.detach().clone())
-        with slot.substitute(value):
-            shown = x if n == len(x) else x[torch.randint(len(x), (n,), generator=rng)]
-            loss = model.loss(shown, labels, model.draw(n, rng)).mean()
-        (value.grad,) = torch.autograd.grad(loss, [value])
+        if step == max(budgets):
+            break  # a further step would serve nobody
+        gradient = torch.zeros_like(start)
+        for _ in range(accumulated):
+            with slot.substitute(value):
+                shown = x if n == len(x) else x[torch.randint(len(x), (n,), generator=rng)]
+                loss = model.loss(shown, labels, model.draw(n, rng), *further).mean()
+            (part,) = torch.autograd.grad(loss, [value])
+            gradient += part / accumulated
+        value.grad = gradient
         optimiser.step()
     return path
 

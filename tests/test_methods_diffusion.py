@@ -153,14 +153,95 @@ def test_sld_is_diffusers_own_at_every_level(tiny, task, level, tolerance):
         assert abs(ours - plain).max() > 2 * tolerance + 1 / 255, "nothing was guided"
 
 
-def test_sld_without_a_scale_gives_the_base_images_and_leaves_no_hook(tiny, task, monkeypatch):
+def test_sld_without_a_scale_gives_the_base_images(tiny, task, monkeypatch):
     from sa_bench.methods import sld
 
     monkeypatch.setitem(sld.LEVELS, "weak", (0, 0.0, 1.0, 0.5, 0.7))
     wrapped = registry.method_class("sld")(level="weak").wrap(tiny.clone(), task)
     torch.testing.assert_close(sample(wrapped, ["a zero"]), sample(tiny, ["a zero"]), atol=1e-5, rtol=1e-5)
-    assert not wrapped.net._forward_hooks
-    assert not wrapped.net._forward_pre_hooks
+
+
+def read_by_the_network(model, text):
+    """What the keys of cross-attention were given while one image was sampled."""
+    seen, keys = [], [m for name, m in model.net.named_modules() if name.endswith("attn2.to_k")]
+    handles = [m.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach())) for m in keys]
+    try:
+        sample(model, [text])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.stack(seen)
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if hasattr(registry.method_class(n), "wrap")])
+def test_what_an_attacker_puts_in_the_concepts_place_never_reaches_a_defences_own_text(name, tiny, task):
+    """It used to: the attacker's vectors became what guidance pushed away from (up to 2.6 on the micro model)."""
+    wrapped, text = registry.method_class(name)().wrap(tiny.clone(), task), "a photo of a three"
+    before = read_by_the_network(wrapped, text)
+    slot = wrapped.condition(task.concept)
+    with slot.substitute(torch.zeros_like(slot.read())):
+        during, other = read_by_the_network(wrapped, text), read_by_the_network(wrapped, "a photo of a zero")
+    assert float((during - before).abs().max()) == 0.0
+    assert not torch.equal(other, before), "the attacker's own prompt is changed"
+    slot.write(torch.zeros_like(slot.read()))
+    assert float((read_by_the_network(wrapped, text) - before).abs().max()) == 0.0
+
+
+def test_the_guided_loss_is_the_error_of_what_sampling_uses(tiny, task, rng):
+    """Values written out: ε(∅) + s [ε(c) − ε(∅) − γ_t], γ_t = μ (ε(c_S) − ε(∅)) / (1 − s_m) after the warm-up."""
+    from sa_bench.contracts import Draw
+
+    s, levels = task.sampler.guidance, tiny.levels(task.sampler)
+    t = torch.tensor([levels[0], levels[1], levels[1] + 1, 3])  # δ = 10 of 50 is the second of six steps
+    x = torch.randn(4, *tiny.shape, generator=rng)
+    draw = Draw(torch.randn(4, *tiny.shape, generator=rng), t)
+    c, x_t = tiny.conditions(["a photo of a zero"] * 4), tiny.add_noise(x, draw)
+    with torch.no_grad():
+        free, on, zero = (
+            tiny.predict(x_t, t, tiny.conditions([text] * 4)) for text in ("", "a photo of a zero", "zero")
+        )
+    mu = torch.where(on - zero < 0.01, (1000 * (on - zero).abs()).clamp(max=1), 0.0)
+    late = torch.tensor([0.0, 1.0, 0.0, 1.0]).view(-1, 1, 1, 1)
+    expected = {
+        "sld": free + s * (on - late * mu * (zero - free) / (1 - 0.3) - free),
+        "negative_prompt": zero + s * (on - zero),
+        "prompt_filter": None,
+    }
+    for name, out in expected.items():
+        wrapped = registry.method_class(name)().wrap(tiny.clone(), task)
+        if out is None:
+            assert wrapped.defence is None
+            continue
+        wanted = ((out - draw.noise) ** 2).flatten(1).mean(1)
+        torch.testing.assert_close(wrapped.loss(x, c, draw, task.sampler), wanted, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(wrapped.predict(x_t, t, c, task.sampler), out, atol=1e-4, rtol=1e-4)
+        assert torch.equal(wrapped.loss(x, c, draw), tiny.loss(x, c, draw)), "the weights are θ*"
+    plain = free + s * (on - free)
+    torch.testing.assert_close(tiny.predict(x_t, t, c, task.sampler), plain, atol=1e-4, rtol=1e-4)
+
+
+def test_momentum_at_a_random_timestep_is_where_a_trajectory_tends_to(rng):
+    from sa_bench.methods.sld import Away
+
+    passes, t = tuple(torch.randn(3, 2, 1, 4, 4, generator=rng)), torch.tensor([10, 10])
+    defence = Away(torch.zeros(1, 1, 1), "strong")
+    levels = list(range(1000, 0, -20))
+    along, at_once = defence.along(levels), defence.anywhere(levels)(passes, t, 4.0)
+    steps = [along(passes, t, 4.0) for _ in range(120)]
+    torch.testing.assert_close(steps[-1], at_once, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(steps[0], at_once, atol=1e-2)
+
+
+SERVICE = {"sld", "negative_prompt", "prompt_filter", "blank", "noise"}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_threat_model_is_told_from_the_method(name):
+    from sa_bench.threats import threat_model
+
+    expected = "service" if name in SERVICE else "weights"
+    assert threat_model(registry.method_class(name)) == expected
+    assert threat_model(registry.method_class(name)()) == expected
 
 
 def test_what_needs_prompts_says_so_elsewhere(tmp_path):

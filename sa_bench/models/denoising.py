@@ -219,7 +219,7 @@ class Denoising:
         rng: torch.Generator | list[torch.Generator], until: int | None = None, start: int = 0,
     ) -> Tensor:  # fmt: skip
         """The sampler's steps from number `start` to number `until`."""
-        net = self.network(sampler)
+        net, guided = self.network(sampler), self._guide(sampler)
         scheduler, further = self.scheduler(sampler)
         first = rng[0] if isinstance(rng, list) else rng
         seed = int(torch.randint(2**62, (1,), generator=first)) if sampler.dropout else None
@@ -227,7 +227,7 @@ class Denoising:
         try:
             with self.with_dropout(seed), cast(sampler.precision, x.device):
                 for t in scheduler.timesteps.tolist()[start:until]:
-                    out = self._guided(net, x, torch.full((len(x),), t, device=x.device), c, guidance)
+                    out = guided(net, x, torch.full((len(x),), t, device=x.device), c, guidance)
                     if sampler.precision != "fp32":
                         out = out.float()  # the scheduler's own arithmetic is not reduced
                     x = scheduler.step(out, t, x, generator=rng, **further).prev_sample  # type: ignore[arg-type]
@@ -257,6 +257,10 @@ class Denoising:
         scheduler = DDIMScheduler(**shared) if ddim else DDPMScheduler(**shared)
         scheduler.set_timesteps(sampler.steps)
         return scheduler, {"eta": sampler.eta} if ddim else {}
+
+    def _guide(self, sampler: Sampler) -> Any:
+        """What guides the steps of one trajectory: (net, x, t, c, s) -> out."""
+        return self._guided
 
     def _guided(self, net: Any, x: Tensor, t: Tensor, c: Tensor, s: Tensor | float) -> Tensor:
         """out(null) + s (out(c) − out(null)); one pass where s = 1."""

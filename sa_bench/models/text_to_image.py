@@ -14,7 +14,6 @@ import copy
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,8 +24,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from sa_bench import settings
-from sa_bench.contracts import Condition, Draw, Sampler
+from sa_bench.contracts import Condition, Defence, Draw, Sampler
 from sa_bench.errors import SaBenchError
+from sa_bench.guidance import plain
 from sa_bench.models import pipelines
 from sa_bench.models.denoising import Denoising, cast, grey_levels, times
 from sa_bench.models.layouts import Weights
@@ -87,12 +87,10 @@ class TextToImage(Denoising):
         """Reads θ* again, which `save` writes the difference from; None: a new model."""
         self.substituted: tuple[tuple[int, ...], Tensor] | None = None
         self.precision: Precision = "fp32"  # that `to_images` decodes in
-        self.negative = ""  # the prompt of the other half of guidance
         self.reworded: tuple[tuple[str, ...], str] | None = (
             None  # a filter of prompts: (words, what they become)
         )
-        self.around: Callable[[TextToImage, Sampler], AbstractContextManager[Any]] | None = None
-        """What surrounds sampling: a method that acts at inference."""
+        self.defence: Defence | None = None  # of a method that acts at sampling
         self.forget_texts()
 
     @classmethod
@@ -237,8 +235,8 @@ class TextToImage(Denoising):
         return [i for i, row in enumerate(rows) if len(row) > self.tokenizer.model_max_length]
 
     def nulls(self, c: Tensor) -> Tensor:
-        """The empty prompt (or the negative one), as often as there are rows in `c`."""
-        return self.conditions([self.negative]).expand(len(c), -1)
+        """The empty prompt, as often as there are rows in `c`."""
+        return self.conditions([self.null]).expand(len(c), -1)
 
     def network(self, sampler: Sampler) -> nn.Module:
         """The U-Net."""
@@ -284,9 +282,45 @@ class TextToImage(Denoising):
         """The U-Net's answer, ε or v as the model's own scheduler has it."""
         return net(x_t, t, encoder_hidden_states=self.encoded(c)).sample
 
-    def predict(self, x_t: Tensor, t: Tensor, c: Tensor) -> Tensor:
-        """ε̂(x_t, t, c), (N, C, H, W), whatever the network predicts."""
-        out = self.output(self.net, x_t, t, c)
+    def _passes(self, net: Any, x_t: Tensor, t: Tensor, texts: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The U-Net's answers to the states of several texts, (N or 1, length, width) each, in one pass."""
+        n, k = len(x_t), len(texts)
+        states = torch.cat([text.to(x_t.device).expand(n, -1, -1) for text in texts])
+        return net(torch.cat([x_t] * k), torch.cat([t] * k), encoder_hidden_states=states).sample.chunk(k)
+
+    def _others(self, c: Tensor) -> tuple[Tensor, ...]:
+        """The states that guidance asks with beside c's: the empty prompt's, or a defence's in its place or after it."""
+        if self.defence is not None and self.defence.instead:
+            return (self.defence.states,)
+        return (self.encoded(self.nulls(c[:1])), *([] if self.defence is None else [self.defence.states]))
+
+    def _guide(self, sampler: Sampler) -> Any:
+        """Plain guidance or the defence's, begun anew."""
+        if self.defence is None:
+            return self._guided
+        guide = self.defence.along(self.levels(sampler))
+
+        def defended(net: Any, x: Tensor, t: Tensor, c: Tensor, s: Tensor | float) -> Tensor:
+            if isinstance(s, float) and s == 1.0:
+                return self.output(net, x, t, c)
+            free, *own = self._others(c)
+            return guide(self._passes(net, x, t, (free, self.encoded(c), *own)), t, s)
+
+        return defended
+
+    def _asked(self, x_t: Tensor, t: Tensor, c: Tensor, sampler: Sampler | None) -> Tensor:
+        """The U-Net's answer; with a sampler the guided one, any defence's part in it included."""
+        on = self.output(self.net, x_t, t, c)
+        if sampler is None or sampler.guidance == 1:
+            return on
+        guide = plain if self.defence is None else self.defence.anywhere(self.levels(sampler))
+        with torch.no_grad():  # what is fitted is c's own: the others do not depend on it
+            free, *own = self._passes(self.net, x_t, t, self._others(c))
+        return guide((free, on, *own), t, sampler.guidance)
+
+    def predict(self, x_t: Tensor, t: Tensor, c: Tensor, sampler: Sampler | None = None) -> Tensor:
+        """ε̂(x_t, t, c), (N, C, H, W), whatever the network predicts; with a sampler under its guidance."""
+        out = self._asked(x_t, t, c, sampler)
         if not self.velocity:
             return out
         a = self.alphas[t][:, None, None, None]
@@ -297,19 +331,17 @@ class TextToImage(Denoising):
         """1, the mean of ε², and of v² where latents have variance 1: what predicting 0 leaves."""
         return 1.0
 
-    def loss(self, x: Tensor, c: Tensor, draw: Draw) -> Tensor:
-        """The mean over latent values of (target − output)², (N,); the target is ε or v (Salimans & Ho 2022)."""
+    def loss(self, x: Tensor, c: Tensor, draw: Draw, sampler: Sampler | None = None) -> Tensor:
+        """The mean over latent values of (target − output)², (N,); the target is ε or v (Salimans & Ho 2022).
+
+        With a sampler it is the guided output's; gradients flow through out(c) alone.
+        """
         target = draw.noise
         if self.velocity:
             a = self.alphas[times(draw)][:, None, None, None]
             target = a.sqrt() * draw.noise - (1 - a).sqrt() * x
-        error = self.output(self.net, self.add_noise(x, draw), times(draw), c).float() - target
+        error = self._asked(self.add_noise(x, draw), times(draw), c, sampler).float() - target
         return (error**2).flatten(1).mean(1)
-
-    def _denoise(self, *args: Any, **more: Any) -> Tensor:
-        sampler = args[3]
-        with self.around(self, sampler) if self.around is not None else nullcontext():
-            return super()._denoise(*args, **more)
 
     @torch.no_grad()
     def to_images(self, x: Tensor) -> np.ndarray:

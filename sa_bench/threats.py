@@ -1,0 +1,17 @@
+"""Against whom a method stands up: whoever has its weights, or only whoever asks it. No torch."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+ThreatModel = Literal["weights", "service"]
+
+
+def threat_model(method: Any) -> ThreatModel:
+    """Tell a method's threat model from the method, its class or an instance.
+
+    `weights`: the attacker holds the weights, which forgetting changed. `service`: they are θ* and the method acts around
+    them, when the model is asked (`wrap`) or on what it drew (`render`); whoever has the weights turns it off, so that
+    under `weights` its recovery is the base model's by definition.
+    """
+    return "service" if hasattr(method, "wrap") or hasattr(method, "render") else "weights"

@@ -1,0 +1,144 @@
+"""Attacks on c_f's condition: which there are, what they are fitted to, and what stands beside their value."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from sa_bench import registry
+from sa_bench.cells import resolve
+from sa_bench.dose import dose, words
+from sa_bench.inversion import invert
+from sa_bench.measuring import LazyView, Subject, fingerprint
+from sa_bench.results import read_results
+from sa_bench.stages import Chain
+from sa_bench.statistics import wilson
+from sa_bench.store import Store
+
+DATA = Path(__file__).parent.parent / "docs" / "data"
+FEW = (
+    "recovery_budgets=0,1,3", "recovery_rates=0.03,0.1", "recovery_starts=own", "recovery_vectors=1",
+    "recovery_judged=8", "recovery_images=8", "bound_steps=2", "n_forget=8",
+)  # fmt: skip
+
+
+@pytest.fixture
+def view(store_env):
+    """What a metric looks at, of a method on the small text-to-image model."""
+
+    def of(method, *sets):
+        (cell,) = resolve(["mnist_0_t2i"], [method], sets=[f"task.{x}" for x in (*FEW, *sets)])
+        chain = Chain(Store(store_env), cell, lambda *event: None)
+        return LazyView(chain, Subject(chain))
+
+    return of
+
+
+@pytest.mark.parametrize("method", ["sld", "negative_prompt"])
+def test_a_defended_model_is_attacked_twice_and_the_worse_counts(method, view):
+    found = registry.metric("recovery").measure(view(method))
+    both = {name: found.extra[name] for name in ("unadaptive", "adaptive")}
+    assert found.value == max(attack["value"] for attack in both.values())
+    assert found.value == both[found.extra["attack"]]["value"]
+    assert found.interval.endswith("Bonferroni(4)"), "two rates, in two attacks"
+    hits = round(found.value * 8)
+    assert (found.low, found.high) == pytest.approx(wilson(hits, 8, 4))
+    for attack in both.values():
+        assert len(attack["curve"]) == 3
+        assert set(attack["grid"]) == {f"8/own/{lr}/{steps}" for lr in (0.03, 0.1) for steps in (0, 1, 3)}
+        assert attack["low"] <= attack["value"] <= attack["high"]
+    assert both["unadaptive"]["grid"]["8/own/0.03/0"] == both["adaptive"]["grid"]["8/own/0.1/0"]
+
+
+def test_a_model_without_a_defence_is_attacked_once_and_the_best_point_stands_beside_the_endpoint(view):
+    found = registry.metric("recovery").measure(view("prompt_filter"))
+    assert found.interval.endswith("Bonferroni(2)")
+    assert not {"attack", "adaptive", "unadaptive"} & set(found.extra)
+    curve, best = found.extra["curve"], found.extra["best"]
+    assert found.value == curve[-1]["value"], "the largest budget"
+    assert best["value"] == max(point["value"] for point in curve if point["steps"])
+    assert best["steps"] in (1, 3)
+    assert best["low"] <= min(p["low"] for p in curve if p["steps"] == best["steps"])
+    assert found.extra["dose"] == {"steps": 3, "batch": 8, "samples": 24}
+
+
+def test_an_adaptive_fit_lowers_the_guided_error_and_the_other_the_models_own(view):
+    seen = view("sld", "recovery_batch=8")
+    model, task = seen.model, seen.task
+    x = model.encode(seen.real("forget_train").images[:8])
+    slot = model.condition(task.concept)
+    start = slot.read()
+    rng = torch.Generator().manual_seed(1)
+    draw = model.draw(8, rng)
+
+    def error(value, *sampler):
+        with torch.no_grad(), slot.substitute(value):
+            return float(model.loss(x, model.conditions(["a zero"] * 8), draw, *sampler).mean())
+
+    plain, adaptive = (invert(seen, x, start, 0.03, (0, 15), way)[-1] for way in (False, True))
+    assert not torch.equal(plain, adaptive)
+    assert error(adaptive, task.sampler) < min(error(start, task.sampler), error(plain, task.sampler))
+    assert error(plain) < error(adaptive)
+
+
+def test_gradients_of_several_batches_are_averaged_before_a_step(gaussian):
+    """A step of Adam on the mean of two batches of 2 is, with the same draws, the step on their four images."""
+    from types import SimpleNamespace
+
+    from sa_bench.conformance import toy_task
+
+    def fitted(batch, accumulated):
+        task = replace(toy_task(), recovery_batch=batch, recovery_accumulated=accumulated)
+        rng = torch.Generator().manual_seed(0)
+        seen = SimpleNamespace(model=gaussian, task=task, rng=lambda name: rng)
+        x = torch.tensor([[4.0, -2.0]]).expand(6, -1)
+        return invert(seen, x, torch.zeros(2), 0.1, (0, 5))[-1]
+
+    assert torch.allclose(fitted(4, 1), fitted(2, 2), atol=1e-6)
+    assert fitted(2, 2)[0] > 0.3 > -0.3 > fitted(2, 2)[1]
+
+
+@pytest.mark.parametrize("method", ["sld", "prompt_filter"])
+def test_the_excess_of_weights_that_are_the_bases_is_none_and_again_tells_of_the_defence(method, view):
+    ends = (
+        "primary=forget_top1,recovery_excess,none_rate",
+        "metrics=forget_top1,recovery_excess,none_rate",
+        "n_forget=48",
+    )
+    found = registry.metric("recovery_excess").measure(view(method, *ends))
+    assert found.extra["grid"]["own/0.03/0"] == 0.0, "θ*'s words are not those that a filter makes of them"
+    assert found.extra["dose"] == {"steps": 3, "batch": 8, "samples": 24, "share": 24 / 80_000}
+    if method == "prompt_filter":
+        assert "attack" not in found.extra
+        return
+    both = [found.extra[name] for name in ("unadaptive", "adaptive")]
+    assert found.value == min(attack["value"] for attack in both)
+    rates = [attack["again"]["forget_top1"]["value"] for attack in both]
+    assert found.extra["again"]["forget_top1"]["value"] == max(rates)
+
+
+@pytest.mark.parametrize("suite", ["micro-1", "micro-ddpm-1", "micro-t2i-1"])
+def test_published_rows_keep_the_protocol_of_recovery(suite, tmp_path):
+    """The adaptive attack changes nothing for models that are not defended, so neither does the fingerprint."""
+    asked = lambda prints: {k: v for k, v in prints.items() if k.startswith(("recovery", "version"))}  # noqa: E731
+    rows = [
+        r for r in read_results([DATA / f"{suite}.jsonl.xz"]) if r["method"] == "sa" and not r["overrides"]
+    ]
+    then = {
+        r["task"]: asked(m["fingerprint"]) for r in rows for m in r["measurements"] if m["name"] == "recovery"
+    }
+    assert then
+    for task, prints in then.items():
+        (cell,) = resolve([task], ["sa"])
+        chain = Chain(Store(tmp_path), cell, lambda *event: None)
+        assert asked(fingerprint(chain, registry.metric("recovery"))) == prints
+
+
+def test_a_dose_is_said_beside_the_published_one():
+    published = {"recovery_budgets": [0, 5000], "recovery_batch": 4, "recovery_accumulated": 4}
+    assert dose(published) == {"steps": 5000, "batch": 16, "samples": 80_000}
+    assert words(dose(published)) == "5,000 steps of 16 images, the dose of the published attack"
+    older = {"recovery_budgets": [0, 500], "recovery_batch": 4}
+    assert words(dose(older)) == "500 steps of 4 images, 1/40 of the published attack's 80,000"
+    assert dose({"recovery_budgets": [0, 100]}, 100)["samples"] == 10_000
