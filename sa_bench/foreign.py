@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -83,6 +83,7 @@ class Result(BaseModel):
     overrides: dict[str, Any]
     control: bool
     standing: str
+    threat_model: Literal["weights", "service"] = "weights"  # results of before do not say it
     cell: str
     status: str
     error: str | None

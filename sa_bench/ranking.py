@@ -32,17 +32,8 @@ from sa_bench.ledger import by_judge, published
 from sa_bench.ledger import verdict as verdict_of
 from sa_bench.results import code_of, metric_of
 from sa_bench.statistics import ALPHA, holm, over_bases
+from sa_bench.threats import THREATS, threat_of
 from sa_bench.wording import MORE, headline, percent, sentence, verdict
-
-THREATS = ("weights", "service")
-
-# Results of before rows said their threat model.
-SERVICES = ("blank", "negative_prompt", "noise", "prompt_filter", "sld")
-
-
-def threat_of(row: Row) -> str:
-    """The threat model of a result's method: `weights`, or `service` where its weights are the base model's."""
-    return row.get("threat_model") or ("service" if row["method"] in SERVICES else "weights")
 
 
 def boards(results: Rows) -> list[Board]:

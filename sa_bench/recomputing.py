@@ -26,6 +26,7 @@ from sa_bench.sample_sets import SampleSet
 from sa_bench.settings import store_folder
 from sa_bench.stages import Chain
 from sa_bench.store import Artifact, Store, digest
+from sa_bench.threats import threat_of
 from sa_bench.untrusted_arrays import read_header, read_scores
 
 GREY = 1  # levels that an image made again in another batch may differ by
@@ -158,6 +159,7 @@ class CellCheck:
         expected["cell"] = cell.id[: ID - cut]
         for key in (*ALWAYS, *(("task_title", "summary") if same else ())):
             self._require(key, row[key], expected[key])
+        self._require("threat_model", threat_of(row), expected["threat_model"])
         self._require("folder", self.name, cell.name[: len(cell.name) - cut])
         if same and not row["provenance"].get("plug_ins") and "cell_command" in row["provenance"]:
             told = expected["provenance"]["cell_command"]

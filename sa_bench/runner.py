@@ -43,6 +43,7 @@ from sa_bench.results import (
 )
 from sa_bench.settings import SMOKE_MODEL
 from sa_bench.store import Store, copy_atomic, digest, write_atomic
+from sa_bench.threats import threat_model
 from sa_bench.untrusted import read_json
 
 Report = Callable[[str, str, int, int], None]
@@ -87,7 +88,8 @@ def skeleton(cell: Cell, command: str, device: str = "cpu") -> dict[str, Any]:
         "schema": SCHEMA, "task": cell.task.name, "task_title": cell.task.title, "method": cell.method,
         "fields": dict(cell.fields), "seed": cell.seed, "base_seed": cell.base_seed, "scale": cell.scale,
         "overrides": dict(cell.overrides), "control": method.standing == "control",
-        "standing": method.standing, "cell": cell.id, "status": "done", **_stands_for(cell),
+        "standing": method.standing, "threat_model": threat_model(method), "cell": cell.id, "status": "done",
+        **_stands_for(cell),
         "error": None, "concept": cell.task.classes[cell.task.concept], "task_values": asdict(cell.task),
         "summary": registry.find("method", cell.method).summary, "measurements": [], "flags": [], "cost": {},
         "artifacts": {}, "provenance": provenance(command, {}, device)

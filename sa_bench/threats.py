@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 ThreatModel = Literal["weights", "service"]
+THREATS: tuple[ThreatModel, ...] = ("weights", "service")
+# Of results from before they said their threat model.
+SERVICES = ("blank", "negative_prompt", "noise", "prompt_filter", "sld")
 
 
 def threat_model(method: Any) -> ThreatModel:
@@ -15,3 +19,8 @@ def threat_model(method: Any) -> ThreatModel:
     under `weights` its recovery is the base model's by definition.
     """
     return "service" if hasattr(method, "wrap") or hasattr(method, "render") else "weights"
+
+
+def threat_of(row: Mapping[str, Any]) -> str:
+    """Tell the threat model of a result's method."""
+    return row.get("threat_model") or ("service" if row["method"] in SERVICES else "weights")

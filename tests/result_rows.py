@@ -8,6 +8,7 @@ from sa_bench.ranking import boards
 from sa_bench.results import measurement_row
 from sa_bench.store import digest
 
+SERVICES = dict.fromkeys(("sld", "negative_prompt", "prompt_filter", "blank", "noise"), "service")
 STANDINGS = {"original": "control", "relabel": "control", "retrain": "reference"}
 DECLARED = {
     "forget_top1": {"title": "Images of c_f still judged c_f", "unit": "rate", "better": "lower"},
@@ -50,7 +51,8 @@ def result_row(method="sa", forget=0.01, recovery=0.3, keep=-94.0, error=None, *
     row = {
         "schema": 1, "task": "mnist_0", "task_title": task["title"], "method": method, "fields": {}, "seed": 0,
         "base_seed": 0, "scale": "quick", "overrides": {}, "control": STANDINGS.get(method) == "control",
-        "standing": STANDINGS.get(method, "method"), "cell": "12345678", "status": "done", "error": None,
+        "standing": STANDINGS.get(method, "method"), "threat_model": SERVICES.get(method, "weights"),
+        "cell": "12345678", "status": "done", "error": None,
         "concept": "zero", "task_values": task, "summary": f"`{method}`", "flags": [],
         "cost": {"forget": {"wall_s": 3.0, "cpu_s": 2.0, "peak_mib": 800, "device": "cpu", "cached": False}},
         "artifacts": {"model": "m" * 64, "base": "b" * 64, "samples": {}},

@@ -140,17 +140,19 @@ def test_methods_that_act_around_the_base_are_ranked_apart_and_say_who_they_keep
     rows = [
         result_row("sa", keep=-95.0),
         result_row("l2", keep=-96.0),
-        result_row("sld", keep=-90.0, threat_model="service"),
-        result_row("negative_prompt", keep=-99.0),  # a row of before: known by its name
+        result_row("mine", keep=-90.0, threat_model="service"),
+        {
+            k: v for k, v in result_row("sld", keep=-99.0).items() if k != "threat_model"
+        },  # of before: known by its name
     ]
     board = one([*rows, *OTHERS])
     found = {x.label: (x.threat, x.rank) for x in board.lines if x.standing == "method"}
     assert found == {
-        "sa": ("weights", 1), "l2": ("weights", 2), "sld": ("service", 1), "negative_prompt": ("service", 2)
+        "sa": ("weights", 1), "l2": ("weights", 2), "mine": ("service", 1), "sld": ("service", 2)
     }  # fmt: skip
     assert [x.front for x in board.lines[:4]] == [True, False, True, False]
     assert board.headline.startswith("sa ")
-    assert " Of a service that can only be asked: sld " in board.headline
+    assert " Of a service that can only be asked: mine " in board.headline
     assert (
         "whoever has its weights has the base model, which shows zero in 99.0 %"
         in line(board, "sld").sentence
