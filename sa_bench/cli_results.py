@@ -39,9 +39,7 @@ def report(
 
 
 def table(
-    name: Annotated[
-        str, typer.Argument(help="leaderboard, table1 to table4, unlearndiffatk or i2p.")
-    ],
+    name: Annotated[str, typer.Argument(help="leaderboard, table1 to table4, unlearndiffatk or i2p.")],
     folders: Annotated[list[Path] | None, typer.Argument(help="Run folders or packed files.")] = None,
     format_: Annotated[str, typer.Option("--format", help="markdown, latex, csv or html.")] = "markdown",
     task: Annotated[str, typer.Option("--task", "-t", help="Of a leaderboard: only these tasks: a,b.")] = "",
