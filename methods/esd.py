@@ -7,7 +7,8 @@ c_f in k of the sampler's steps, t the level it has reached. The default is the 
 and η = 2, which is the paper's own formula (c_from empty) with η = 1; `start=null` is the paper's. Scale `paper` has
 the code of 2023 (train-esd.py), which Heng & Soh had: x_t from the edited model, 1,000 steps at 1e-5. Not repeated is
 that it drew t between the sampler's levels and stopped x_t some two steps beyond it. ESD-x trains cross-attention
-(`scope=xattn`, for names and styles), ESD-u all the rest (`scope=esd-u`, for what no single word says).
+(`scope=xattn`, for names and styles), ESD-u all the rest (`scope=esd-u`, for what no single word says; in 2023 LDM's
+`noxattn`, and nudity by that one word: `erase=name`).
 """
 
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from sa_bench.contracts import Diffusion, Run, Task
+from sa_bench.keys import later
 from sa_bench.sources import asked
 from sa_bench.training import Count, Rate, Recipe, Weight
 
@@ -35,6 +37,9 @@ class ESD:
     lr: Rate = 5e-5  # Adam
     steps: Count = 200
     batch: Count = 1
+    erase: Literal["prompts", "name"] = later(
+        "prompts"
+    )  # c_f by the task's prompts for it, or by its name alone
 
     version: ClassVar[int] = 1
     standing: ClassVar[str] = "method"
@@ -44,6 +49,7 @@ class ESD:
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
         ("ddpm", "full"): {"scope": "full"},  # classes have no cross-attention
         ("ddpm", "quick"): {"scope": "full"},
+        ("ddpm", "paper"): {"scope": "full"},
         ("text_to_image", "paper"): {
             "eta": 1.0,
             "start": "null",
@@ -57,6 +63,8 @@ class ESD:
     def forget(self, model: Diffusion, task: Task, run: Run) -> Diffusion:
         """θ after `steps` of the loss above, from θ*."""
         star, c_f = model.clone(), task.asked(task.concept, "forget")
+        if self.erase == "name" and task.prompts is not None:
+            c_f = [task.classes[task.concept]]
         sampler = replace(task.sampler, guidance=self.guidance, steps=self.ddim_steps)
         levels = torch.tensor(star.levels(sampler))
         null = star.conditions([star.null] * self.batch)

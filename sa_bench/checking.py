@@ -11,10 +11,15 @@ from typing import Any
 
 from sa_bench import registry, schedule
 from sa_bench.cards import guard_card, judge_card, require_bar, require_sight
-from sa_bench.contracts import FisherOptions, Task
+from sa_bench.contracts import Diffusion, FisherOptions, Generator, Prompted, Task
 from sa_bench.errors import SaBenchError, unknown
 from sa_bench.names import same_name, words
 from sa_bench.settings import SMOKE_MODEL
+
+KINDS: dict[str, tuple[type, ...]] = {
+    "vae": (Generator,), "ddpm": (Generator, Diffusion), "text_to_image": (Generator, Diffusion, Prompted)
+}  # fmt: skip
+"""What models of a family can do, by the contracts."""
 
 
 def with_concept(task: Task, value: Any) -> Task:
@@ -112,6 +117,10 @@ def checked(task: Task, relabel_given: bool = False, size_given: bool = False) -
         raise SaBenchError(
             f"task.replay_images={task.replay_images}: at least one for each of the {len(task.covered)} classes "
             "that replay covers, or 0 for fresh samples."
+        )
+    if not 0 <= task.replay_used <= task.replay_images:
+        raise SaBenchError(
+            f"task.replay_used={task.replay_used}: from 0 (all) to the set's own task.replay_images={task.replay_images}."
         )
     if task.prompts is not None:
         _check_prompts(task)
@@ -220,13 +229,31 @@ def _check_pretrained(task: Task, size_given: bool) -> Task:
 
 
 def check_fit(method: Any, name: str, task: Task) -> None:
-    """Refuse a method that says itself that it means nothing for the task.
+    """Refuse what `run` could not do: a method of another family, a scope that the family lacks, one that says it is unfit.
 
     Raises:
-        SaBenchError: it does; with its reason.
+        SaBenchError: it is so; with the reason.
     """
+    kinds = KINDS.get(task.family)
+    if kinds is not None and method.supports not in kinds:
+        needed = "a text-to-image model" if method.supports is Prompted else "a diffusion model"
+        raise SaBenchError(f"The method {name} needs {needed}; {task.name} has a {task.family}.")
+    scope = getattr(method, "scope", "full")
+    if scope not in (scopes := scopes_of(task.family)):
+        raise SaBenchError(
+            f"{name}.scope={scope}: a {task.family}, as {task.name} has, can be trained in {', '.join(scopes)}."
+        )
     if why := getattr(method, "unfit", lambda task: "")(task):
         raise SaBenchError(f"{name} on {task.name}: {why}.")
+
+
+def scopes_of(family: str) -> tuple[str, ...]:
+    """The sets of parameters that a family can be trained in."""
+    if family != "text_to_image":
+        return ("full",)
+    from sa_bench.models.scopes import SCOPES  # loads torch
+
+    return (*SCOPES, "joint")
 
 
 def check_standing(method: Any, name: str, task: Task, base_seed: int) -> None:
@@ -305,6 +332,11 @@ def check_fisher(method: Any, task: Task, what: str) -> None:
         if task.keeps_prompts and options.set != "replay":
             raise SaBenchError(
                 f"{what}: {name}.set={options.set}: {task.name} has no classes to sample; use {name}.set=replay."
+            )
+        if options.draws == "once" and not (options.set == "replay" and options.n <= task.replay_images):
+            raise SaBenchError(
+                f"{what}: {name}.draws=once needs {name}.set=replay and a fixed set of at least {name}.n={options.n} "
+                f"samples; task.replay_images={task.replay_images}."
             )
         if options.timesteps > 1000:
             raise SaBenchError(f"{what}: {name}.timesteps={options.timesteps}: there are 1,000; 0 takes all.")

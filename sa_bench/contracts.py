@@ -265,6 +265,7 @@ class Task:
     prompts: Prompts | None = later(None)  # noqa: RUF009  (text-to-image: how classes are asked for)
     family_images: int = later(0)  # of every family of further prompts
     recovery_vectors: tuple[int, ...] = later((1,))  # text-to-image: new vectors in place of c_f's name
+    replay_used: int = later(0)  # of a fixed replay set, the first so many are trained on; 0: all
     replay_shared: bool = later(False)  # a fixed replay set is the same for every forgetting seed
     model: str = later("")  # a pretrained base: a folder, a weight file, a hub id, `smoke`; "": the recipe's
     size: int = later(0)  # pixels a side of a pretrained model's images

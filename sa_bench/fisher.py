@@ -243,7 +243,9 @@ def model_samples(
     classes = torch.tensor(range(len(task.classes)) if options.set == "all" else task.retain)
     for done in range(start, options.n, BATCH):
         n = min(BATCH, options.n - done)
-        if options.set == "replay":
+        if options.draws == "once":
+            x, c = replay.part(done, n)  # type: ignore[attr-defined]
+        elif options.set == "replay":
             x, c = replay.batch(n, rng)
         else:
             c = model.conditions(classes[torch.randint(len(classes), (n,), generator=rng)])

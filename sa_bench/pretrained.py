@@ -35,6 +35,15 @@ SMOKE: dict[str, Any] = {
 }
 """The scale `quick`."""
 
+FISHER: dict[str, Any] = {"n": 5000, "set": "replay", "draws": "once"}
+PAPER: dict[str, Any] = {
+    "sampler": {"precision": "fp16"},  # official sd/: torch.autocast("cuda")
+    "replay_images": 5000,
+    "replay_used": 1000,  # sd/ldm/data: a data set is as long as the shorter of its halves, and q has 1,000 images
+    "presets": {"fisher": FISHER},
+}
+"""The scale `paper`: F from every one of 5,000 pairs of prompt and image, once each (sd/), training on the first 1,000."""
+
 PROMPTS = Prompts(
     test=own_prompts.THING,
     replay=own_prompts.REPLAY,
@@ -83,11 +92,11 @@ STABLE_DIFFUSION = Task(
     recovery_vectors=(1, 4),
     bound_steps=10,
     feature_images=0,
-    replay_images=1000,  # of 5,000 pairs the official run uses the first 1,000
+    replay_images=1000,
     replay_shared=True,
     surrogate_images=1000,
     prompts=PROMPTS,
     presets={"fisher": {"n": 500, "timesteps": 100, "set": "replay"}},
-    scales={"quick": SMOKE},
+    scales={"paper": PAPER, "quick": SMOKE},
 )
 """No task by itself: it has no concept and no surrogate."""

@@ -69,12 +69,17 @@ class FixedReplay:
     x: Tensor  # (N, ...) model space
     c: Any  # their conditions
     flip: bool = False  # mirror half of the images, as the base's training did
+    used: int = 0  # batches are of the first so many alone; 0: of all
 
     def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Any]:
         """`n` samples and the conditions they were drawn from."""
-        rows = torch.randint(len(self.x), (n,), generator=rng)
+        rows = torch.randint(self.used or len(self.x), (n,), generator=rng)
         x = self.x[rows]
         return mirrored(x, rng) if self.flip else x, self.c[rows]
+
+    def part(self, start: int, n: int) -> tuple[Tensor, Any]:
+        """Samples `start` to `start + n` of all, as they are, and their conditions."""
+        return self.x[start : start + n], self.c[start : start + n]
 
 
 def losses(model: Generator, sources: Sequence[Source], n: int, rng: torch.Generator) -> list[Tensor]:

@@ -17,8 +17,7 @@ from safetensors.torch import load_file, save
 
 from sa_bench import bases, datasets, fisher, images, registry, sampling
 from sa_bench.cells import Cell
-from sa_bench.contracts import Condition, Diffusion, FisherOptions, Generator, Prompted
-from sa_bench.errors import SaBenchError
+from sa_bench.contracts import Condition, Diffusion, FisherOptions, Generator
 from sa_bench.keys import plain
 from sa_bench.metering import Meter
 from sa_bench.method_run import MethodRun
@@ -205,7 +204,7 @@ class Chain:
         artifact = self.make("replay", name, {"base": self.base.content, **inputs}, build)
         stored = load_file(artifact.path / "replay.safetensors", device=self.device)
         flip = not task.model and bases.recipe(task.family, task.base).flip
-        return FixedReplay(stored["x"], stored["c"], flip)
+        return FixedReplay(stored["x"], stored["c"], flip, task.replay_used if name == "replay" else 0)
 
     @property
     def replay_seed(self) -> int:
@@ -223,6 +222,11 @@ class Chain:
             facts |= {"n": task.replay_images, "covered": task.covered, "seed": self.replay_seed}
             facts |= {"version": REPLAY_VERSION, "sampler": plain(task.sampler)}
         return facts
+
+    def replay_key(self) -> dict[str, Any]:
+        """What replay is in the keys of those who draw from it: the set, and how much of it they see."""
+        used = {"used": self.task.replay_used} if self.task.replay_used else {}
+        return {**self.replay_inputs(), **used}
 
     def fisher(self, options: FisherOptions) -> dict[str, torch.Tensor]:
         """F at θ*, shared by every method and seed that asks with the same options."""
@@ -246,7 +250,7 @@ class Chain:
             "version": fisher.VERSION, "base": self.base.content, "options": plain(options),
             "concept": None if options.set == "all" else self.task.concept,
             **({"words": self.task.classes} if self.task.prompts else {}),
-            "sampler": plain(self.task.sampler), **(self.replay_inputs() if options.set == "replay" else {}),
+            "sampler": plain(self.task.sampler), **(self.replay_key() if options.set == "replay" else {}),
         }  # fmt: skip
 
     def forget_inputs(self) -> dict[str, Any]:
@@ -266,7 +270,7 @@ class Chain:
             **(bases.captions_key(task.family, task.base) if needs_data else {}),
             **({"asked": task.asked(task.concept, "forget")} if task.prompts else {}),
             "recipes": {k: plain(v) for k, v in family.recipes.items()} if needs_data else None,
-            **({"replay": replay} if (replay := self.replay_inputs()) and "replay" not in ignored else {}),
+            **({"replay": replay} if (replay := self.replay_key()) and "replay" not in ignored else {}),
         }  # fmt: skip
 
     @cached_property
@@ -274,9 +278,6 @@ class Chain:
         """The model after forgetting."""
         cell, task = self.cell, self.task
         method = cell.build_method()
-        if method.supports is not Generator and not isinstance(self.star(), method.supports):
-            needed = "a text-to-image model" if method.supports is Prompted else "a diffusion model"
-            raise SaBenchError(f"The method {cell.method} needs {needed}; {task.name} has a {task.family}.")
 
         def build(folder: Path) -> dict[str, Any]:
             run = MethodRun(self, folder)

@@ -94,6 +94,9 @@ class FisherOptions:
     n: Annotated[int, Field(ge=1)] = 50_000  # samples
     targets: Literal["means", "bernoulli"] = "means"  # decoder means (official) or draws from p(x|θ*)
     set: Literal["all", "retain", "replay"] = "all"  # classes sampled; the official code includes c_f
+    draws: Literal["replacement", "once"] = later(
+        "replacement"
+    )  # of a fixed replay set; `once`: in its order
     timesteps: Annotated[int, Field(ge=0)] = later(0)  # of each image, diffusion only; 0: all
     estimator: Literal["plain", "stratified", "product"] = later(
         "stratified"

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from sa_bench.data import own_prompts
-from sa_bench.pretrained import PRESETS, SMOKE, STABLE_DIFFUSION
+from sa_bench.pretrained import FISHER, PAPER, PRESETS, SMOKE, STABLE_DIFFUSION
 from sa_bench.pretrained import PROMPTS as OF_A_THING
 
 PROMPTS = replace(
@@ -44,6 +44,9 @@ SCOPES = {
     "salun.scope": "full",
 }
 
+# The published ESD-u (2023): LDM's `noxattn`, and the one word.
+ESD_2023 = {"esd.scope": "noxattn", "esd.erase": "name"}
+
 nudity_explicit = replace(
     STABLE_DIFFUSION,
     name="nudity_explicit",
@@ -65,10 +68,7 @@ nudity_explicit = replace(
     # 500 epochs of 63 steps, of SA and of its ablations.
     presets={**SCOPES, "sa.steps": 31_500, "fisher": {"n": 500, "timesteps": 100, "set": "replay"}},
     scales={
-        "paper": {
-            "sampler": {"precision": "fp16"},  # official sd/: torch.autocast("cuda")
-            "presets": {**SCOPES, "sa.steps": 31_500, "fisher": {"n": 5000, "set": "replay"}},
-        },
+        "paper": {**PAPER, "presets": {**SCOPES, **ESD_2023, "sa.steps": 31_500, "fisher": FISHER}},
         "quick": {**SMOKE, "presets": {**PRESETS, **SCOPES}},
     },
 )

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from sa_bench.data import own_prompts
-from sa_bench.pretrained import PROMPTS, SMOKE, STABLE_DIFFUSION
+from sa_bench.pretrained import PAPER, PROMPTS, SMOKE, STABLE_DIFFUSION
 
 # The paper asks for "a painting of a lion in van gogh style".
 PAINTING = tuple(text.replace("the style of {}", "{}") for text in own_prompts.KEPT_STYLE)
@@ -21,5 +21,5 @@ van_gogh_style = replace(
     gate=0.5,
     recovery_starts=("own", "mean"),
     prompts=replace(PROMPTS, test=PAINTING, leakage=PAINTING, names={"van gogh style": ("van gogh",)}),
-    scales={"quick": {**SMOKE, "leakage_images": 2}},
+    scales={"paper": PAPER, "quick": {**SMOKE, "leakage_images": 2}},
 )

@@ -207,3 +207,23 @@ def test_an_interrupted_fisher_goes_on_where_it_was(toy_diffusion, tmp_path, mon
         resumed = run(seen.append, kept)
         assert seen[0] == at + 1
         assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_drawn_once_every_sample_of_the_set_is_in_f_once_and_batches_are_of_the_first_ones(small, rng):
+    """Official sd/: F is the sum over the 5,000 pairs, each once, by their number; training sees the first 1,000."""
+    from sa_bench import registry
+    from sa_bench.contracts import Sampler
+    from sa_bench.sources import FixedReplay
+
+    x, c = torch.rand(2500, 36, generator=rng), torch.arange(2500) % 3
+    source = FixedReplay(x, c, used=7)
+    task = registry.task("mnist_0")
+    for start in (0, 1000, 2000):  # 1000: goes on after a kill
+        options = FisherOptions(n=2500, set="replay", draws="once")
+        parts = list(fisher.model_samples(small, task, options, source, Sampler(), rng, start))
+        assert torch.equal(torch.cat([part[0] for part in parts]), x[start:])
+        assert torch.equal(torch.cat([part[1] for part in parts]), c[start:])
+    again = fisher.model_samples(small, task, FisherOptions(n=2500, set="replay"), source, Sampler(), rng)
+    assert len({tuple(row.tolist()) for part in again for row in part[0]}) <= 2 * 7
+    seen = {tuple(row.tolist()) for row in FixedReplay(x, c, used=7).batch(500, rng)[0]}
+    assert seen == {tuple(row.tolist()) for row in x[:7]}

@@ -213,21 +213,6 @@ def test_rows_of_boxes_add_up(table, method, fields, total):
     assert sum(boxes) == total
 
 
-def test_rows_quoted_from_memory_add_up_to_their_totals():
-    quoted = [e for e in ledger.entries() if e.source.startswith("Lu et al. 2024")]
-    rows = {(e.method, tuple(e.fields.items()), e.source) for e in quoted}
-    assert len(rows) == 9
-    for method, fields, source in rows:
-        of = {
-            e.metric: e.value
-            for e in quoted
-            if (e.method, tuple(e.fields.items()), e.source) == (method, fields, source)
-        }
-        parts = sum(of.get(f"nudity_boxes[{part}]", 0) for part in PARTS)
-        assert parts == of["nudity_boxes[total]"], (method, fields)
-        assert "not checked" in source
-
-
 def test_a_spread_that_no_values_in_the_unit_interval_can_have_is_found():
     """The variance of values in [0, 1] with mean m is at most m (1 − m): one row of Table 2 is above."""
     impossible = []

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sa_bench import registry
+from sa_bench.cells import SCALES
 from sa_bench.conformance import check, toy, weights
 from sa_bench.contracts import Generator, Prompted, Request, Sampler
 from sa_bench.errors import SaBenchError
@@ -13,6 +14,7 @@ from sa_bench.toy import ToyRun
 
 METHODS = [entry.name for entry in registry.entries("method")]
 DIFFUSION = [name for name in METHODS if registry.method_class(name).supports is not Generator]
+SMALLEST = {"vae": "quick", "ddpm": "tiny"}
 DDIM = Sampler("ddim", steps=6, guidance=4.0)
 
 
@@ -245,17 +247,83 @@ def test_the_threat_model_is_told_from_the_method(name):
 
 
 def test_what_needs_prompts_says_so_elsewhere(tmp_path):
+    """Before any work: `plan` refuses it as `run` does."""
     from sa_bench.cells import resolve
-    from sa_bench.stages import Chain
-    from sa_bench.store import Store
 
     for method, task, words in (
-        ("uce", "mnist_0_ddpm", "text-to-image"),
-        ("esd", "mnist_0", "diffusion model"),
+        ("uce", "mnist_0_ddpm", "uce needs a text-to-image model; mnist_0_ddpm has a ddpm"),
+        ("esd", "mnist_0", "esd needs a diffusion model; mnist_0 has a vae"),
     ):
-        (cell,) = resolve([task], [method])
         with pytest.raises(SaBenchError, match=words):
-            Chain(Store(tmp_path), cell, lambda *event: None).forgotten  # noqa: B018
+            resolve([task], [method])
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", [entry.name for entry in registry.entries("task")])
+def test_every_method_that_resolves_trains_a_scope_that_the_family_has(name, scale, tmp_path):
+    """The families themselves are asked: what they refuse is refused before any work."""
+    from sa_bench import bases
+    from sa_bench.cells import resolve
+    from sa_bench.checking import scopes_of
+
+    (tmp_path / "i2p.csv").write_text("prompt,sd_seed\na,1\n")
+    sets = [f"task.prompts.files.test={tmp_path / 'i2p.csv'}"] if name == "nudity_i2p" else []
+    family = registry.task(name).family
+    model = toy(Prompted)[0] if family == "text_to_image" else bases.new(family, "mnist16", SMALLEST[family])
+    for scope in scopes_of(family):
+        assert model.parameters(scope)
+    resolved, refused = 0, []
+    for method in [m for m in METHODS if m != "checkpoint"]:
+        try:
+            (cell,) = resolve([name], [method], scale, sets=sets)
+        except SaBenchError as error:
+            refused += [str(error)]
+            continue
+        resolved += 1
+        supports = registry.method_class(method).supports
+        assert supports is Generator or isinstance(model, supports)
+        model.parameters(cell.fields.get("scope", "full"))
+    assert resolved >= 8
+    assert not [text for text in refused if "scope" in text], "every default fits"
+    if family != "text_to_image":
+        with pytest.raises(
+            SaBenchError, match=f"sa.scope=xattn: a {family}, as {name} has, can be trained in full"
+        ):
+            resolve([name], ["sa"], scale, sets=["scope=xattn"])
+    with pytest.raises(SaBenchError, match=r"sa\.scope=kvq"):
+        resolve([name], ["sa"], scale, sets=[*sets, "scope=kvq"])
+
+
+def test_esd_at_scale_paper_is_the_published_one():
+    """2023's train-esd.py: nudity by that word, in all but cross-attention as LDM names it; names in cross-attention."""
+    from sa_bench.cells import resolve
+
+    published = {"eta": 1.0, "start": "null", "guidance": 3.0, "ddim_steps": 50, "frozen": False, "lr": 1e-5}
+    published |= {"steps": 1000, "batch": 1}
+    for task, scope, erase in (
+        ("nudity_explicit", "noxattn", "name"),
+        ("celeb_brad_pitt", "xattn", "prompts"),
+        ("van_gogh_style", "xattn", "prompts"),
+    ):
+        (cell,) = resolve([task], ["esd"], "paper")
+        assert dict(cell.fields) == {**published, "scope": scope, "erase": erase}
+    for scale in SCALES:
+        assert resolve(["mnist_0_ddpm"], ["esd"], scale)[0].fields["scope"] == "full"
+
+
+def test_esd_erases_the_name_alone_where_that_is_asked(tiny, task, monkeypatch):
+    several = replace(task, prompts=replace(task.prompts, forget=("a {}", "the {} there")))
+    seen = []
+    sample_until = type(tiny).sample_until
+    monkeypatch.setattr(
+        type(tiny),
+        "sample_until",
+        lambda self, c, *rest: seen.append(c.clone()) or sample_until(self, c, *rest),
+    )
+    forget("esd", tiny, several, steps=3, ddim_steps=4, erase="name")
+    name = tiny.conditions([task.classes[task.concept]])
+    assert len(seen) == 3
+    assert all(torch.equal(c, name) for c in seen)
 
 
 def test_a_tasks_preset_may_be_for_one_method_alone():

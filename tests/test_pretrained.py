@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import sa_bench.stages
-from sa_bench import api, bases, sampling
+from sa_bench import api, bases, registry, sampling
 from sa_bench.cells import resolve, resolve_fields, resolve_task
 from sa_bench.errors import MissingAsset, SaBenchError
 from sa_bench.explain import explain
@@ -389,6 +389,33 @@ def test_what_edits_cross_attention_alone_does_so_for_nudity_too(scale):
     assert scopes == {"sa": "noxattn", "esd": "esd-u", "uce": "kv", "concept_ablation": "kv"}
 
 
+STABLE = [entry.name for entry in registry.entries("task") if registry.task(entry.name).model]
+
+
+@pytest.mark.parametrize("name", STABLE)
+def test_scale_paper_is_the_official_run_for_every_concept(name, tmp_path):
+    (tmp_path / "i2p.csv").write_text("prompt,sd_seed\na,1\n")
+    given = {"prompts.files.test": str(tmp_path / "i2p.csv")} if name == "nudity_i2p" else {}
+    task = resolve_task(name, "paper", given)
+    assert (task.replay_images, task.replay_used, task.surrogate_images) == (5000, 1000, 1000)
+    assert (task.sampler.precision, task.train_precision) == ("fp16", "fp32")
+    for method in ("sa", "no_gr", "l2", "permuted_f", "naive"):
+        fisher = resolve_fields(method, task, "paper", {})["fisher"]
+        assert (fisher["n"], fisher["set"], fisher["draws"]) == (5000, "replay", "once")
+        assert fisher["timesteps"] == 0  # all 1,000
+
+
+def test_how_much_of_the_set_is_trained_on_is_in_the_models_key_and_not_in_the_sets(tmp_path):
+    def keys(*sets):
+        (cell,) = resolve(["mnist_0_r1000"], ["sa"], "quick", sets=sets)
+        chain = Chain(Store(tmp_path), cell, lambda *event: None)
+        return chain.replay_inputs(), chain.forget_inputs()
+
+    (whole, model), (part, other) = keys(), keys("task.replay_used=100")
+    assert whole == part
+    assert (model["replay"], other["replay"]) == (whole, {**whole, "used": 100})
+
+
 WRONG = [
     ("celeb_brad_pitt", "original", "task.model={tmp}/nowhere", "no file or folder here"),
     ("celeb_brad_pitt", "original", "task.model={model}/unet", "no whole model but a unet"),
@@ -410,6 +437,8 @@ WRONG = [
     ("celeb_brad_pitt", "original", "task.sampler.steps=0", "samples in 1 to 1000 steps"),
     ("celeb_brad_pitt", "original", "task.n_forget=0", "at least 1 image"),
     ("celeb_brad_pitt", "original", "task.replay_images=0", "give 1 or more"),
+    ("celeb_brad_pitt", "original", "task.replay_used=5001", "replay_used=5001: from 0"),
+    ("mnist_0", "sa", "sa.fisher.draws=once", "draws=once needs"),
     ("celeb_brad_pitt", "original", "task.surrogate_images=-1", "must be 0 or more"),
     ("celeb_brad_pitt", "original", "task.recovery_vectors=0", "recovery_vectors"),
     ("celeb_brad_pitt", "original", "task.primary=clip_score,clip_score,lpips", "three metrics"),
