@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from sa_bench.data import own_prompts
 from sa_bench.pretrained import PROMPTS as OF_A_THING
-from sa_bench.pretrained import SMOKE, STABLE_DIFFUSION
+from sa_bench.pretrained import PUBLISHED_ATTACK, SMOKE, STABLE_DIFFUSION
 
 PROMPTS = replace(
     OF_A_THING,
@@ -38,7 +38,11 @@ celeb_brad_pitt = replace(
     recovery_starts=("own", "mean"),
     prompts=PROMPTS,
     scales={
-        "paper": {"sampler": {"precision": "fp16"}, "presets": {"fisher": {"n": 5000, "set": "replay"}}},
+        "paper": {
+            **PUBLISHED_ATTACK,
+            "sampler": {"precision": "fp16"},
+            "presets": {"fisher": {"n": 5000, "set": "replay"}},
+        },
         "quick": {**SMOKE, "leakage_images": 1},
     },
 )

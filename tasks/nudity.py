@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from sa_bench.data import own_prompts
-from sa_bench.pretrained import PRESETS, SMOKE, STABLE_DIFFUSION
+from sa_bench.pretrained import PRESETS, PUBLISHED_ATTACK, SMOKE, STABLE_DIFFUSION
 from sa_bench.pretrained import PROMPTS as OF_A_THING
 
 PROMPTS = replace(
@@ -65,6 +65,7 @@ nudity_explicit = replace(
     presets={**SCOPES, "sa.steps": 31_500, "fisher": {"n": 500, "timesteps": 100, "set": "replay"}},
     scales={
         "paper": {
+            **PUBLISHED_ATTACK,
             "sampler": {"precision": "fp16"},  # official sd/: torch.autocast("cuda")
             "presets": {**SCOPES, "sa.steps": 31_500, "fisher": {"n": 5000, "set": "replay"}},
         },

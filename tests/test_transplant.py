@@ -1,6 +1,7 @@
 """The transplant tells a cut wire from a bent body, and leaves every weight as it was."""
 
 import importlib
+from typing import Any
 
 import pytest
 import torch
@@ -91,7 +92,7 @@ def test_the_averaged_slot_is_taken_where_images_are_drawn_with_it(store_env):
     """The rows of raw and averaged weights differ once a model was trained."""
     from sa_bench.models.ddpm import DDPM
 
-    model = DDPM("cifar10", (32, 32, 3), 10)
+    model: Any = DDPM("cifar10", (32, 32, 3), 10)
     with torch.no_grad():
         model.average.class_embedding.weight[3] += 1.0
     slot = model.condition(3)
