@@ -1,5 +1,7 @@
 """`plan` says what so many runs could tell, from the spread that was measured."""
 
+from typing import Any
+
 import pytest
 
 from sa_bench import planning
@@ -94,7 +96,8 @@ def test_a_plan_says_the_dose_of_the_attack_and_what_it_costs():
     }  # fmt: skip
     inputs = {"metric": "recovery_excess", "fingerprint": prints}
     meta = {"cost": {"cpu_s": 8.0}, "inputs": inputs}
-    history = planning._history(SimpleNamespace(metas=lambda: [("measure", meta)]))
+    store: Any = SimpleNamespace(metas=lambda: [("measure", meta)])
+    history = planning._history(store)
     (line,) = planning._attacks(cells, history)
     assert line == said + "about 4 s a model"
     assert list(planning._attacks(resolve(["mnist_0"], ["sa"]), history)) == []

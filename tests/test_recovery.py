@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -91,7 +92,7 @@ def test_gradients_of_several_batches_are_averaged_before_a_step(gaussian):
     def fitted(batch, accumulated):
         task = replace(toy_task(), recovery_batch=batch, recovery_accumulated=accumulated)
         rng = torch.Generator().manual_seed(0)
-        seen = SimpleNamespace(model=gaussian, task=task, rng=lambda name: rng)
+        seen: Any = SimpleNamespace(model=gaussian, task=task, rng=lambda name: rng)
         x = torch.tensor([[4.0, -2.0]]).expand(6, -1)
         return invert(seen, x, torch.zeros(2), 0.1, (0, 5))[-1]
 
@@ -168,8 +169,8 @@ def test_every_sentence_about_the_excess_says_the_dose(steps, value, said):
     from sa_bench import wording
 
     values = {"recovery_budgets": [0, steps], "recovery_batch": 4, "recovery_accumulated": 4}
-    line = SimpleNamespace(cells=[{"task_values": values}])
-    endpoint = SimpleNamespace(value=value)
+    line: Any = SimpleNamespace(cells=[{"task_values": values}])
+    endpoint: Any = SimpleNamespace(value=value)
     text = wording._refitted(endpoint, "yes" if value < 0 else "no", line)
     assert said in text
     assert ("no evidence of erasure" in text) == (value > 0 and steps < 5000)
