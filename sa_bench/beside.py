@@ -56,6 +56,14 @@ KNOWN: dict[
     "no_face": ("no face", "rate"),
     "surrogate": ("images of the surrogate", SAME),
     "base_loss": ("the base model's own loss", SAME),
+    "as_is": ("as it is, nothing put back", SAME),
+    "reverse": ("its condition put into the base model", SAME),
+    "parts": ("the base model's layers put into it", SAME),
+    "reverse_parts": ("its layers put into the base model", SAME),
+    "recovery.best": ("at the best point", SAME),
+    "unadaptive": ("unadaptive attack", SAME),
+    "adaptive": ("adaptive attack", SAME),
+    "dose": ("dose of one fit", COUNT),
     "recovery_excess.again": ("images by the fitted words", SAME),
     "recovery_excess.grid": ("start/rate/steps", SAME),
 }
@@ -154,6 +162,9 @@ def _named(key: str, value: Any, classes: Sequence[str]) -> Any:
         return {known.get(str(k), str(k)): v for k, v in value.items()}
     if key == "shares" and isinstance(value, Mapping):  # (share, upper bound, value, base's, where)
         return {k: v[0] for k, v in value.items() if isinstance(v, Sequence) and v}
+    if key == "dose" and isinstance(value, Mapping):
+        told = {"steps": "steps", "batch": "images a step", "samples": "images in all"}
+        return {words: value[k] for k, words in told.items() if k in value}
     if key == "curve" and isinstance(value, Sequence):
         points = [p for p in value if isinstance(p, Mapping) and "w" in p]
         return {f"w = {p['w']}": {k: v for k, v in p.items() if k != "w"} for p in points}

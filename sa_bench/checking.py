@@ -89,7 +89,7 @@ def checked(task: Task, relabel_given: bool = False, size_given: bool = False) -
         raise SaBenchError(
             f"task.primary: {task.primary[0]} needs a forgetting endpoint, so it cannot be the first."
         )
-    for name in ("recovery_judged", "bound_images", "bound_steps"):
+    for name in ("recovery_judged", "recovery_accumulated", "bound_images", "bound_steps"):
         if getattr(task, name) < 1:
             raise SaBenchError(f"task.{name}={getattr(task, name)}: must be 1 or more.")
     if unknown_starts := set(task.recovery_starts) - {"own", "mean", "zero"}:

@@ -45,7 +45,8 @@ if TYPE_CHECKING:
 class Slot(Protocol):
     """The parameters that belong to one condition alone: a class column, an embedding row, a token.
 
-    Optional: `width`, the values of one vector, of a slot that takes any number of vectors (a phrase).
+    Optional: `width`, the values of one vector, of a slot that takes any number of vectors (a phrase); `averaged`, which
+    reads the averaged weights (EMA).
     """
 
     def read(self) -> Tensor:

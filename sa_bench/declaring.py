@@ -19,6 +19,7 @@ REQUIREMENTS = [
     "inception",
     "guard",
     "forgetting",
+    "star",
     "nudity",
     "faces",
     "celebrities",
@@ -27,7 +28,7 @@ REQUIREMENTS = [
     "lpips",
 ]
 """What a metric may say it needs: `base` and `real` images beside the samples, a model with a certain ability, the
-forgetting endpoint of other images, …"""
+forgetting endpoint of other images, θ* itself (`star`), …"""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,20 +10,33 @@ PUBLISHED = 80_000
 """Images that Concept Inversion (Pham et al. 2024, train.sh) shows a model: 5,000 steps of 4, gradients of 4 added up."""
 
 
+DEFAULTS = {
+    "recovery_budgets": (0,), "recovery_batch": 0, "recovery_accumulated": 1, "recovery_vectors": (1,),
+    "recovery_starts": ("own", "mean", "zero"), "recovery_rates": (0.003, 0.01),
+}  # fmt: skip
+"""Of fields that results from before them, and fingerprints at a default, do not have."""
+
+
+def _value(task: Any, name: str) -> Any:
+    return task.get(name, DEFAULTS[name]) if isinstance(task, Mapping) else getattr(task, name)
+
+
 def dose(task: Any, images: int = 0) -> dict[str, int]:
     """Tell the dose of one fit: `steps`, `batch` (images a step) and `samples`, their product.
 
     Args:
-        task: a task, or a result's `task_values`, which may be older than the fields.
+        task: a task, a result's `task_values` or a fingerprint.
         images: the images that the attacker has, all of which are shown at each step where the task names no batch.
     """
-
-    def value(name: str, default: Any) -> Any:
-        return task.get(name, default) if isinstance(task, Mapping) else getattr(task, name)
-
-    steps = max(value("recovery_budgets", (0,)))
-    batch = (value("recovery_batch", 0) or images) * value("recovery_accumulated", 1)
+    steps = max(_value(task, "recovery_budgets"))
+    batch = (_value(task, "recovery_batch") or images) * _value(task, "recovery_accumulated")
     return {"steps": steps, "batch": batch, "samples": steps * batch}
+
+
+def fits(task: Any) -> int:
+    """Count the fits of the endpoint's grid on one set of images: starts x vectors x rates."""
+    names = ("recovery_starts", "recovery_vectors", "recovery_rates")
+    return math.prod(len(_value(task, name)) for name in names)
 
 
 def share(samples: int) -> str:
@@ -30,7 +44,13 @@ def share(samples: int) -> str:
     if samples == PUBLISHED:
         return "the dose of the published attack"
     ratio = samples / PUBLISHED
-    part = f"{ratio:.3g} times" if ratio > 1 else f"1/{PUBLISHED / samples:.3g} of" if samples else "none of"
+    part = (
+        f"{ratio:.3g} times"
+        if ratio > 1
+        else f"1/{PUBLISHED / samples:,.1f}".removesuffix(".0") + " of"
+        if samples
+        else "none of"
+    )
     return f"{part} the published attack's {PUBLISHED:,}"
 
 

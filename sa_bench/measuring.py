@@ -201,6 +201,8 @@ class Subject:
         facts = {}
         if NEEDS_MODEL & set(metric.requires):
             facts["model"] = self.chain.base.content if self.base else self.chain.model_content
+        if "star" in metric.requires:
+            facts["star"] = self.chain.base.content
         if "samples" in metric.requires:
             there = sampling.sets(self.chain.task)
             facts |= {n: self.chain.samples(n, self.base).content for n in metric.sets if n in there}

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from sa_bench import bases, datasets, detectors, inception, registry, sampling
+from sa_bench import bases, datasets, detectors, dose, inception, registry, sampling
 from sa_bench.assets import plan_lines
 from sa_bench.cards import variance_card
 from sa_bench.cells import Cell, titled
@@ -71,6 +71,7 @@ def plan_text(cells: Sequence[Cell], jobs: int) -> str:
         "",
         f"time:   {estimate}",
         f"memory: {_memory(history, parameters)} a process ({parameters:,} parameters), {share} process(es)",
+        *_attacks(cells, history),
         *_detectable(cells),
         *plan_lines({c.task.name: c.task for c in cells}.values()),
         f"disk:   about {disk:.0f} MiB in the store and the run folder; {free:.0f} GiB free at {store.root}",
@@ -141,6 +142,15 @@ def _detectable(cells: Sequence[Cell]) -> Iterator[str]:
         scope = "" if bases > 1 else ", on this base model alone"
         found = f"differences from {', '.join(parts)} on (80 % power{scope})"
         yield f"tells:  {task}, {bases} base(s) x {seeds} seed(s): {found}"
+
+
+def _attacks(cells: Sequence[Cell], history: History) -> Iterator[str]:
+    """What the attack without a judge is given, beside the published one, and what that costs for each model."""
+    for task in {c.task.name: c.task for c in cells if "recovery_excess" in c.task.metrics}.values():
+        given, number = dose.dose(task), dose.fits(task)
+        seconds = _times(history, _fit_name(plain(task.sampler)), number * given["samples"])
+        took = "time unknown" if seconds is None else f"about {_minutes(seconds)} a model"
+        yield f"attack: {task.name}, {number} fit(s) of {dose.words(given)}; {took}"
 
 
 def _memory(history: History, parameters: int) -> str:
@@ -284,7 +294,12 @@ def _scores(chain: Chain, history: History, metrics: Sequence[str]) -> float | N
     total = 0.0
     for name in metrics:
         exact = digest(fingerprint(chain, registry.metric(name)))
-        seconds = history.get(f"measure {name} {exact}", history.get(f"measure {name}"))
+        seconds = history.get(f"measure {name} {exact}")
+        if seconds is None and name == "recovery_excess":  # its cost goes with its dose
+            images = dose.fits(chain.task) * dose.dose(chain.task)["samples"]
+            seconds = _times(history, _fit_name(plain(chain.task.sampler)), images)
+        elif seconds is None:
+            seconds = history.get(f"measure {name}")
         if seconds is None:
             return None
         total += seconds
@@ -309,6 +324,10 @@ def _history(store: Store) -> dict[str, float]:
             names, count = _units(stage, inputs)
             for name in names:
                 found.setdefault(name, []).append(seconds / max(1, count))
+            if inputs.get("metric") == "recovery_excess":
+                prints = inputs["fingerprint"]
+                images = dose.fits(prints) * dose.dose(prints)["samples"]
+                found.setdefault(_fit_name(prints["sampler"]), []).append(seconds / max(1, images))
     history = {name: median(values) for name, values in found.items()}
     return history | ({"peak": max(peaks)} if peaks else {})
 
@@ -336,6 +355,11 @@ def _units(stage: str, inputs: Mapping[str, Any]) -> tuple[list[str], int]:
 def _sample_name(sampler: Mapping[str, Any]) -> str:
     """Images of one sampler take alike; it tells the families apart."""
     return f"sample image {digest(sampler)}"
+
+
+def _fit_name(sampler: Mapping[str, Any]) -> str:
+    """An image of a fit of c_f's words, forward and back; the sampler tells the models apart."""
+    return f"fit image {digest(sampler)}"
 
 
 def _fisher_name(inputs: Mapping[str, Any]) -> str:

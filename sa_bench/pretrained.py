@@ -26,6 +26,7 @@ SMOKE: dict[str, Any] = {
     "replay_images": 8,
     "surrogate_images": 8,
     "recovery_budgets": (0, 2),
+    "recovery_accumulated": 1,
     "recovery_rates": (0.01,),
     "recovery_vectors": (1,),
     "recovery_judged": 4,
@@ -35,8 +36,18 @@ SMOKE: dict[str, Any] = {
 }
 """The scale `quick`."""
 
+PUBLISHED_ATTACK: dict[str, Any] = {
+    "recovery_budgets": (0, 5000),
+    "recovery_batch": 4,
+    "recovery_accumulated": 4,
+    "recovery_rates": (0.08,),  # 5e-3 of one image, times the 16 of a step (`scale_lr`)
+    "recovery_starts": ("own",),
+    "recovery_vectors": (1,),
+}
+"""The dose of Concept Inversion (Pham et al. 2024, train.sh), 80,000 images in one fit: for the scale `paper`."""
 FISHER: dict[str, Any] = {"n": 5000, "set": "replay", "draws": "once"}
 PAPER: dict[str, Any] = {
+    **PUBLISHED_ATTACK,
     "sampler": {"precision": "fp16"},  # official sd/: torch.autocast("cuda")
     "replay_images": 5000,
     "replay_used": 1000,  # sd/ldm/data: a data set is as long as the shorter of its halves, and q has 1,000 images
@@ -83,11 +94,12 @@ STABLE_DIFFUSION = Task(
     ),
     likelihood_images=0,
     likelihood_deep=0,
-    recovery_budgets=(0, 500),
+    recovery_budgets=(0, 1250),  # x 16 images: a quarter of the published attack's, in each fit of a grid
     recovery_images=(100,),
     recovery_starts=("own",),
-    recovery_rates=(0.001, 0.005),
+    recovery_rates=(0.005, 0.08),  # the published one with and without its scaling by the 16 images of a step
     recovery_batch=4,
+    recovery_accumulated=4,
     recovery_judged=100,
     recovery_vectors=(1, 4),
     bound_steps=10,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from sa_bench import dose
 from sa_bench.board import Board, Endpoint, Line
 from sa_bench.sealing import EDITED
 
@@ -162,7 +163,7 @@ def sentence(board: Board, line: Line, floor: Endpoint | None) -> str:
         )
         parts.append(f"whoever has its weights has the base model{shows}")
     if recovery is not None and board.excess:
-        parts.append(_refitted(recovery, line.recoverable))
+        parts.append(_refitted(recovery, line.recoverable, line))
     elif recovery is not None:
         text = f"{percent(recovery.value)} come back when its condition is fitted again"
         if floor is not None and line.standing != "reference":
@@ -183,12 +184,15 @@ def sentence(board: Board, line: Line, floor: Endpoint | None) -> str:
     return text
 
 
-def _refitted(recovery: Endpoint, recoverable: str) -> str:
-    """Recovery as a loss above θ*'s, in words."""
-    value = recovery.value or 0.0
-    text = f"with its words fitted again the loss is {abs(value):.2g} {'above' if value >= 0 else 'below'} the base model's"
+def _refitted(recovery: Endpoint, recoverable: str, line: Line) -> str:
+    """Recovery as a loss above θ*'s, in words, with the dose of the attack: a small one is no evidence of erasure."""
+    value, given = recovery.value or 0.0, dose.dose(line.cells[0]["task_values"])
+    said = f" ({dose.words(given)})" if given["samples"] else ""
+    side = "above" if value >= 0 else "below"
+    text = f"with its words fitted again{said} the loss is {abs(value):.2g} {side} the base model's"
     if recoverable != "yes":
-        return text
+        small = 0 < given["samples"] < dose.PUBLISHED and value > 0
+        return text + (", which at so small a dose is no evidence of erasure" if small else "")
     low = "" if value <= 0 else " (its interval reaches 0)"
     return text + f"{low}, so nothing is shown to be unlearned"
 
@@ -251,7 +255,7 @@ def _answer(board: Board, methods: list[Line], floor: Endpoint | None) -> str:
         if ranked:
             _, recovery, keep = (ranked[0].endpoints[name] for name in board.primary)
             return (
-                f"{ranked[0].label} leads: it forgot {board.concept}; {_refitted(recovery, 'unclear')}; "
+                f"{ranked[0].label} leads: it forgot {board.concept}; {_refitted(recovery, 'unclear', ranked[0])}; "
                 f"{_against_base(keep)}. No retrained model says how much of that is erasure."
             )
         if hidden:

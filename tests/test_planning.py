@@ -1,5 +1,7 @@
 """`plan` says what so many runs could tell, from the spread that was measured."""
 
+from typing import Any
+
 import pytest
 
 from sa_bench import planning
@@ -78,3 +80,24 @@ def test_what_a_method_learns_from_is_planned_where_it_learns(monkeypatch, tmp_p
         assert "replay 900 images" in lines[f"mnist_0_t2i × sa (base {base}, seed 0)"]
     assert sum("replay" in line for line in lines.values()) == 2
     assert sum("base model's samples" in line for line in lines.values()) == 2
+
+
+def test_a_plan_says_the_dose_of_the_attack_and_what_it_costs():
+    """Of what was measured once, at another dose: 16 images took 8 s, so 8 images take 4 s."""
+    from types import SimpleNamespace
+
+    cells = resolve(["concept"], ["original", "sa"], "quick")
+    (line,) = planning._attacks(cells, {})
+    said = "attack: concept, 1 fit(s) of 2 steps of 4 images, 1/10,000 of the published attack's 80,000; "
+    assert line == said + "time unknown"
+    prints = {
+        "recovery_budgets": [0, 4], "recovery_batch": 4, "recovery_rates": [0.01], "recovery_starts": ["own"],
+        "sampler": planning.plain(cells[0].task.sampler),
+    }  # fmt: skip
+    inputs = {"metric": "recovery_excess", "fingerprint": prints}
+    meta = {"cost": {"cpu_s": 8.0}, "inputs": inputs}
+    store: Any = SimpleNamespace(metas=lambda: [("measure", meta)])
+    history = planning._history(store)
+    (line,) = planning._attacks(cells, history)
+    assert line == said + "about 4 s a model"
+    assert list(planning._attacks(resolve(["mnist_0"], ["sa"]), history)) == []

@@ -99,7 +99,10 @@ def test_the_report_says_once_why_a_number_is_missing_and_what_recovery_is(board
     assert "<h2>Judges</h2>" not in page
     text = importlib.import_module("sa_bench.reports.markdown").render(read_results([out]))
     assert text.count(reason) == 1
-    assert "With its words fitted again the loss is" in text
+    assert (
+        "With its words fitted again (2 steps of 4 images, 1/10,000 of the published attack's 80,000) the loss is"
+        in text
+    )
     assert "ships with the package" not in text
     assert "for prompts that are to be kept" in text
     assert "recovery\\_excess (higher, MSE)" in text

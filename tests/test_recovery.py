@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -91,7 +92,7 @@ def test_gradients_of_several_batches_are_averaged_before_a_step(gaussian):
     def fitted(batch, accumulated):
         task = replace(toy_task(), recovery_batch=batch, recovery_accumulated=accumulated)
         rng = torch.Generator().manual_seed(0)
-        seen = SimpleNamespace(model=gaussian, task=task, rng=lambda name: rng)
+        seen: Any = SimpleNamespace(model=gaussian, task=task, rng=lambda name: rng)
         x = torch.tensor([[4.0, -2.0]]).expand(6, -1)
         return invert(seen, x, torch.zeros(2), 0.1, (0, 5))[-1]
 
@@ -142,3 +143,41 @@ def test_a_dose_is_said_beside_the_published_one():
     older = {"recovery_budgets": [0, 500], "recovery_batch": 4}
     assert words(dose(older)) == "500 steps of 4 images, 1/40 of the published attack's 80,000"
     assert dose({"recovery_budgets": [0, 100]}, 100)["samples"] == 10_000
+
+
+def test_the_published_dose_is_the_papers_and_ours_is_a_quarter_of_it():
+    from sa_bench.cells import resolve_task
+
+    full, paper = (resolve_task("celeb_brad_pitt", scale, {}) for scale in ("full", "paper"))
+    assert dose(paper) == {"steps": 5000, "batch": 16, "samples": 80_000}
+    assert (paper.recovery_rates, paper.recovery_starts, paper.recovery_vectors) == ((0.08,), ("own",), (1,))
+    assert dose(full)["samples"] == 20_000
+
+
+@pytest.mark.parametrize(
+    ("steps", "value", "said"),
+    [
+        (500, 0.02, "(500 steps of 16 images, 1/10 of the published attack's 80,000) the loss is 0.02 above"),
+        (500, 0.02, "which at so small a dose is no evidence of erasure"),
+        (5000, 0.02, "(5,000 steps of 16 images, the dose of the published attack) the loss is 0.02 above"),
+        (500, -0.01, "the loss is 0.01 below the base model's, so nothing is shown to be unlearned"),
+    ],
+)
+def test_every_sentence_about_the_excess_says_the_dose(steps, value, said):
+    from types import SimpleNamespace
+
+    from sa_bench import wording
+
+    values = {"recovery_budgets": [0, steps], "recovery_batch": 4, "recovery_accumulated": 4}
+    line: Any = SimpleNamespace(cells=[{"task_values": values}])
+    endpoint: Any = SimpleNamespace(value=value)
+    text = wording._refitted(endpoint, "yes" if value < 0 else "no", line)
+    assert said in text
+    assert ("no evidence of erasure" in text) == (value > 0 and steps < 5000)
+
+
+def test_no_batch_is_no_attack():
+    from sa_bench.errors import SaBenchError
+
+    with pytest.raises(SaBenchError, match="recovery_accumulated=0: must be 1 or more"):
+        resolve(["mnist_0"], ["sa"], sets=["task.recovery_accumulated=0"])

@@ -50,6 +50,10 @@ class EmbeddingRow:
         """The row, a copy, (4 · first width,)."""
         return self._rows()[0].detach().clone()
 
+    def averaged(self) -> Tensor:
+        """Read the averaged weights' row where there are any, else the row; a copy, (4 · first width,)."""
+        return self._rows()[-1].detach().clone()
+
     @torch.no_grad()
     def write(self, value: Tensor) -> None:
         """Overwrite the row, of the averaged weights too."""
