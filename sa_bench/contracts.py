@@ -213,8 +213,14 @@ class Bound(Protocol):
 class Likelihood(Protocol):
     """A Generator whose log-likelihood can be estimated."""
 
-    def log_likelihood(self, x: Tensor, c: Any, samples: int, rng: torch.Generator) -> Tensor:
-        """Log p̂(x|c) by importance sampling with `samples` draws, (N,) nats, a lower bound in mean."""
+    def log_likelihood(
+        self, x: Tensor, c: Any, samples: int, rng: torch.Generator, refine: int = 0, draws: int = 200
+    ) -> Tensor:
+        """Log p̂(x|c) by importance sampling with `samples` draws, (N,) nats, a lower bound in mean.
+
+        With `refine` steps the proposal is fitted to each image, from the best of `draws` from the prior; 0 draws: from
+        where the model's own encoder puts it.
+        """
         ...
 
 

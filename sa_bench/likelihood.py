@@ -23,11 +23,16 @@ def first_rows(images: SampleSet, n: int) -> np.ndarray:
     return np.sort(np.concatenate(rows))
 
 
-def importance_weighted(view: View, images: SampleSet, k: int, name: str, refine: int = 0) -> np.ndarray:
-    """Log p̂(x|c) with `k` draws, (N,) nats; the noise depends on `name` alone."""
+def importance_weighted(
+    view: View, images: SampleSet, k: int, name: str, refine: int = 0, draws: int = 200
+) -> np.ndarray:
+    """Log p̂(x|c) with `k` draws, (N,) nats; the noise depends on `name` alone.
+
+    With `refine` steps the proposal is fitted to each image, from the best of `draws` from the prior (0: the encoder's).
+    """
     model = view.model
     x, c = model.encode(images.images), model.conditions(images.labels)
-    return model.log_likelihood(x, c, k, view.rng(name), refine).double().cpu().numpy()  # type: ignore[attr-defined]
+    return model.log_likelihood(x, c, k, view.rng(name), refine, draws).double().cpu().numpy()  # type: ignore[attr-defined]
 
 
 @torch.no_grad()

@@ -188,3 +188,26 @@ def test_a_fitted_proposal_finds_what_a_broken_encoder_hides(rng):
     found = exact - model.log_likelihood(x, c, 500, rng, 100)
     assert float(found.abs().max()) < 0.5
     assert float(lost.mean()) > 1.0
+
+
+def test_retention_is_the_decoders_also_where_the_encoder_moved(rng):
+    """The same decoder behind two encoders: the fitted bound agrees, the model's own encoder does not."""
+    model = VAE(size=(6, 6), classes=3, latents=2, hidden=(16, 8), seed=2)
+    with torch.no_grad():
+        model.net.dec1.weight *= 4
+        model.net.dec3.weight *= 8
+    moved = model.clone()
+    with torch.no_grad():
+        moved.net.mu.bias += 1.5
+    x, c = torch.rand(200, 36, generator=rng).round(), torch.arange(200) % 3
+
+    def bounds(refine):
+        return [
+            float(m.log_likelihood(x, c, 50, torch.Generator().manual_seed(1), refine, 0).mean())
+            for m in (model, moved)
+        ]
+
+    own, fitted = bounds(0), bounds(50)
+    assert own[0] - own[1] > 0.3
+    assert abs(fitted[0] - fitted[1]) < 0.1
+    assert min(fitted) > max(own)

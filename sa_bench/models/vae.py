@@ -179,19 +179,20 @@ class VAE:
         return torch.sigmoid(self.net.decode(z, c))
 
     def log_likelihood(
-        self, x: Tensor, c: Tensor, samples: int, rng: torch.Generator, refine: int = 0
+        self, x: Tensor, c: Tensor, samples: int, rng: torch.Generator, refine: int = 0, draws: int = 200
     ) -> Tensor:
         """Log 1/K Σ_k p(x|z_k, c) p(z_k)/q(z_k), z_k ~ q: the importance-weighted bound, (N,) nats.
 
         q is the encoder's posterior or, with `refine` steps, a Gaussian fitted to each image alone: after
-        forgetting, the encoder no longer finds the latents from which the decoder still makes x.
+        forgetting, the encoder no longer finds the latents from which the decoder still makes x. The fit starts from
+        the best of `draws` from the prior; 0: from the encoder's mean, for images that were not to be forgotten.
 
         Source: Burda et al. 2016, Eq. 8. Grey targets as in `loss`.
         """
         out = []
         rows = max(1, 16384 // samples)
         for xs, cs in zip(x.split(rows), c.split(rows), strict=True):
-            mu, logvar = self._posterior(xs, cs, rng, refine)
+            mu, logvar = self._posterior(xs, cs, rng, refine, draws)
             with torch.no_grad():
                 eps = torch.randn(len(xs), samples, self.latents, generator=rng).to(x.device)
                 z = mu[:, None] + torch.exp(0.5 * logvar)[:, None] * eps
@@ -204,13 +205,17 @@ class VAE:
         logits = self.net.decode(z.flatten(0, 1), c.repeat_interleave(z.shape[1])).view(*z.shape[:2], -1)
         return torch.einsum("nkp,np->nk", logits, x) - F.softplus(logits).sum(2) - 0.5 * (z**2).sum(2)
 
-    def _posterior(self, x: Tensor, c: Tensor, rng: torch.Generator, refine: int) -> tuple[Tensor, Tensor]:
-        """(μ, log σ²) of q(z|x, c): the encoder's, or fitted from the best of 200 draws of the prior."""
+    def _posterior(
+        self, x: Tensor, c: Tensor, rng: torch.Generator, refine: int, draws: int
+    ) -> tuple[Tensor, Tensor]:
+        """(μ, log σ²) of q(z|x, c): the encoder's, or fitted."""
         with torch.no_grad():
+            start, logvar = self.net.encode(x, c)
             if not refine:
-                return self.net.encode(x, c)
-            z = torch.randn(len(x), 200, self.latents, generator=rng).to(x.device)
-            start = z[torch.arange(len(x)), self._log_joint(x, c, z).argmax(1)]
+                return start, logvar
+            if draws:
+                z = torch.randn(len(x), draws, self.latents, generator=rng).to(x.device)
+                start = z[torch.arange(len(x)), self._log_joint(x, c, z).argmax(1)]
         mu = start.clone().requires_grad_(True)
         logvar = torch.full_like(mu, -3.0).requires_grad_(True)
         optimiser = torch.optim.Adam([mu, logvar], lr=0.1)
