@@ -261,21 +261,24 @@ def figure(
     return path, said
 
 
-def compare(folders: Sequence[str | Path], methods: str = "", task: str = "") -> str:
+def compare(folders: Sequence[str | Path], methods: str = "", task: str = "", at: str = "") -> str:
     """Two lines of results against each other on the three endpoints, as text; `sa_bench.versus` has the numbers.
 
     Args:
         folders: one run and two `methods`, or two runs; run folders, cell folders, packed files or bundles.
         methods: `a,b`, names or labels.
         task: only boards of this task.
+        at: `forget_top1=0.003`: not two settings but two methods, each along its settings, where so much is left of c_f.
 
     Raises:
         SaBenchError: results that cannot be read or paired, or whose protocols differ.
     """
-    from sa_bench import pairing, versus, versus_text
+    from sa_bench import matched, pairing, versus, versus_text
 
     bundles = [{"origin": Path(f).name} for f in folders if str(f).endswith(BUNDLED)]
     with readable(bundles):
+        if at:
+            return matched.at(*pairing.sweeps([Path(f) for f in folders], methods, task), at)
         return versus_text.text(versus.versus(*pairing.sides([Path(f) for f in folders], methods, task)))
 
 

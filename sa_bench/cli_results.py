@@ -89,11 +89,15 @@ def compare(
     task: Annotated[
         str, typer.Option("--task", "-t", help="Of a run with several boards: only this task.")
     ] = "",
+    at: Annotated[
+        str,
+        typer.Option(help="At matched forgetting, along each method's settings: forget_top1=0.003."),
+    ] = "",
 ) -> None:
     """Two lines against each other: do these checkpoints differ, does the method, and where does it come from?"""
     from sa_bench import api
 
-    say(api.compare(folders, methods, task))
+    say(api.compare(folders, methods, task, at))
 
 
 def pack(

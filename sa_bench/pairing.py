@@ -62,6 +62,35 @@ def sides(folders: Sequence[Path], methods: str = "", task: str = "") -> tuple[S
     return pairs[0]
 
 
+def sweeps(folders: Sequence[Path], methods: str, task: str = "") -> tuple[Board, list[str]]:
+    """The one board of one run, and the two methods by name that are to be compared along their settings.
+
+    Raises:
+        SaBenchError: several runs or boards, or not two names of methods that stand on it.
+    """
+    if len(folders) != 1:
+        raise SaBenchError(
+            f"--at compares two methods of one run, got {len(folders)} runs; give them as one folder."
+        )
+    found = [board for board in _boards(folders[0], task)]
+    names = [part.strip() for part in methods.split(",") if part.strip()]
+    if len(names) != 2:
+        raise SaBenchError(
+            f"--at compares two methods along their settings: --methods a,b; got {methods or 'none'}."
+        )
+    fitting = [b for b in found if {line.method for line in b.lines} >= set(names)]
+    if not fitting:
+        known = {line.method for b in found for line in b.lines}
+        missing = [name for name in names if name not in known]
+        raise unknown("method with a result here", (missing or names)[0], known)
+    if len(fitting) > 1:
+        boards_ = "; ".join(f"{b.task} · scale {b.scale}" for b in fitting)
+        raise SaBenchError(
+            f"{folders[0]} holds several boards of these methods; name one with --task: {boards_}."
+        )
+    return fitting[0], names
+
+
 def difference(a: Side, b: Side) -> str:
     """The first thing in which the protocols of two lines differ, "" if they are one."""
     left, right = (next(iter((*s.line.cells, *s.line.failed))) for s in (a, b))
