@@ -63,7 +63,8 @@ class Line:
         ""  # why nothing can be said of forgetting though it was measured: the base does not show c_f
     )
     recoverable: str = "unknown"  # `yes`, `no`, `unclear`, `unknown`
-    collapsed: str | None = None  # the flag of a model that lost the rest as well, of most of its runs
+    collapsed: str | None = None  # the flag of a model that lost the rest as well, of too many of its runs
+    flagged: int = 0  # runs that the guard flags
     threat: str = (
         "weights"  # who is kept from c_f: `weights`, also whoever has them; `service`, who may only ask
     )

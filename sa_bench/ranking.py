@@ -31,9 +31,12 @@ from sa_bench.keys import flat, plain
 from sa_bench.ledger import by_judge, published
 from sa_bench.ledger import verdict as verdict_of
 from sa_bench.results import code_of, metric_of
-from sa_bench.statistics import ALPHA, holm, over_bases
+from sa_bench.statistics import ALPHA, holm, over_bases, score_interval
 from sa_bench.threats import THREATS, threat_of
 from sa_bench.wording import MORE, headline, percent, sentence, verdict
+
+TOLERATED = 0.1  # of a method's runs: what the guard may flag before the method counts as collapsed
+ONE_SIDED = 1.6448536269514722  # standard errors of a one-sided 95 % bound
 
 
 def boards(results: Rows) -> list[Board]:
@@ -124,13 +127,14 @@ def _board(rows: list[Row], remark: str) -> Board:
 
 
 def _collapsed(line: Line) -> str | None:
-    """The guard's flag where most of the runs bear it: any one of many would be flagged by chance some day."""
+    """The guard's flag where more than `TOLERATED` of the method's runs are shown to bear it, however many there are."""
     flags = [
         f for cell in line.cells if (f := next((x for x in cell["flags"] if x.startswith("collapse")), None))
     ]
-    if 2 * len(flags) <= len(line.cells):
+    line.flagged, runs = len(flags), len(line.cells)
+    if not flags or score_interval(len(flags) / runs, runs, ONE_SIDED)[0] <= TOLERATED:
         return None
-    return flags[0] + (f" ({len(flags)} of {len(line.cells)} runs)" if len(line.cells) > 1 else "")
+    return flags[0] + (f" ({len(flags)} of {runs} runs)" if runs > 1 else "")
 
 
 def _together(first: Row, second: Row) -> Row:

@@ -179,6 +179,8 @@ def sentence(board: Board, line: Line, floor: Endpoint | None) -> str:
     text = text[0].upper() + text[1:]
     if line.collapsed:
         text += f" {line.collapsed}."
+    elif line.flagged:
+        text += f" The guard flags {line.flagged} of {len(line.cells)} runs."
     if errors:
         text += f" {len(errors)} of {len(errors) + len(line.cells)} cells failed: {errors[0]}"
     return text
