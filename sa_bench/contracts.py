@@ -151,6 +151,10 @@ class Diffusion(Generator, Protocol):
         """x_t ~ q(x_t | x_0 = x) with the draw's t and ε."""
         ...
 
+    def with_dropout(self, seed: int | None) -> AbstractContextManager[None]:
+        """Dropout's randomness from a draw's `seed` alone; None: the network has none, or is not being trained."""
+        ...
+
     def levels(self, sampler: Sampler) -> list[int]:
         """The timesteps of the sampler's steps, from the noisiest."""
         ...
