@@ -45,9 +45,9 @@ class ConceptAblation:
     target: Literal["current", "frozen", "noise"] = later("current")  # what is learned: c*'s prediction, or ε
     captions: bool = later(False)  # images of many captions of the anchor, each under its own
     flip: bool = later(False)  # half of the images are mirrored
-    decay: Weight = later(0.0)  # AdamW's weight decay; 0: Adam
-    clip: Weight = later(0.0)  # the norm that the gradient is cut to; 0: the base's, if it has one
-    prior: Weight = later(0.0)  # ρ, weight of prior preservation
+    decay: Weight = later(0.0)  # noqa: RUF009  (AdamW's weight decay; 0: Adam)
+    clip: Weight = later(0.0)  # noqa: RUF009  (the norm that the gradient is cut to; 0: the base's, if it has one)
+    prior: Weight = later(0.0)  # noqa: RUF009  (ρ, weight of prior preservation)
 
     version: ClassVar[int] = 1
     standing: ClassVar[str] = "method"

@@ -50,8 +50,8 @@ class SalUn:
     batch: Count = 8
     target: Literal["current", "frozen"] = later("current")  # whose prediction for c' is learned
     mask: Literal["guided", "plain"] = later("plain")  # of which prediction's error; presets have `guided`
-    guidance: Weight = later(7.5)  # w of the guided mask
-    mask_clip: Weight = later(0.0)  # the norm that each batch's gradient is cut to for the mask; 0: none
+    guidance: Weight = later(7.5)  # noqa: RUF009  (w of the guided mask)
+    mask_clip: Weight = later(0.0)  # noqa: RUF009  (the norm that each batch's gradient is cut to for the mask; 0: none)
     remain: Literal["replay", "pseudo"] = later("replay")  # x_r: replay, or the anchor's images
     drop: Annotated[float, Field(ge=0, lt=1)] = later(0.0)  # share of conditions that become ∅
     averaged: bool = later(True)  # a DDPM's averaged weights move along; False: they become the raw ones

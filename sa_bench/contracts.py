@@ -152,8 +152,12 @@ class Diffusion(Generator, Protocol):
         """x_t ~ q(x_t | x_0 = x) with the draw's t and ε."""
         ...
 
+    def dropout_seed(self, rng: torch.Generator) -> int | None:
+        """Draw a seed for dropout; None, and nothing drawn: the network has none, or is not being trained."""
+        ...
+
     def with_dropout(self, seed: int | None) -> AbstractContextManager[None]:
-        """Dropout's randomness from a draw's `seed` alone; None: the network has none, or is not being trained."""
+        """Dropout's randomness from `seed` (`dropout_seed`, or a draw's) alone."""
         ...
 
     def levels(self, sampler: Sampler) -> list[int]:

@@ -29,9 +29,7 @@ def named(files: Mapping[str, str], texts: Mapping[str, Any]) -> dict[str, str]:
     here: dict[str, str] = {}
     for role, name in files.items():
         if role not in ROLES:
-            raise SaBenchError(
-                f"task.prompts.files.{role}: roles are {', '.join(ROLES)}."
-            )
+            raise SaBenchError(f"task.prompts.files.{role}: roles are {', '.join(ROLES)}.")
         if "@" in name:
             name = name.rpartition("@")[0]
         path = found(name)

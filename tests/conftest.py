@@ -67,6 +67,9 @@ class ToyDiffusion(Gaussian):
         x0 = (x - (1 - a).sqrt() * eps) / a.sqrt()
         return b.sqrt() * x0 + (1 - b).sqrt() * eps
 
+    def dropout_seed(self, rng):
+        return None
+
     def with_dropout(self, seed):
         return nullcontext()
 

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from sa_bench.methods.concept_ablation import ConceptAblation, target, templates
 
 from sa_bench import registry
 from sa_bench.cells import resolve
 from sa_bench.conformance import toy, weights
 from sa_bench.contracts import Prompted
 from sa_bench.errors import SaBenchError
-from sa_bench.methods.concept_ablation import ConceptAblation, target, templates
 from sa_bench.stages import Chain
 from sa_bench.store import Store, digest
 from sa_bench.toy import ToyRun
@@ -98,7 +98,9 @@ def test_captions_of_a_users_own(tmp_path):
     assert cell.build_method().shows(cell.task) == ["a middle aged man fishing", "a middle aged man asleep"]
     assert templates(cell.task) == ["{} fishing", "{} asleep"]
     file.write_text("a middle aged man fishing\na dog\n")
-    with pytest.raises(SaBenchError, match="the caption 'a dog' does not name the anchor, 'a middle aged man'"):
+    with pytest.raises(
+        SaBenchError, match="the caption 'a dog' does not name the anchor, 'a middle aged man'"
+    ):
         resolve(["celeb_brad_pitt"], ["concept_ablation"], "paper", sets=sets)
     with pytest.raises(SaBenchError, match="roles are forget, replay, test, kept, leakage, captions"):
         resolve(["celeb_brad_pitt"], ["concept_ablation"], sets=[f"task.prompts.files.caption={file}"])

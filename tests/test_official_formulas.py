@@ -71,6 +71,9 @@ class Small:
         error = (self.predict(self.add_noise(x, draw), draw.t, c) - draw.noise) ** 2
         return error.sum(1) if self.reduction == "sum" else error.mean(1)
 
+    def dropout_seed(self, rng):
+        return None
+
     def with_dropout(self, seed):
         return nullcontext()
 
@@ -172,7 +175,9 @@ def test_sa_is_the_two_losses_and_lambda_f_d_squared_without_a_half(task, reduct
         forget = ((eps(w, e, noisy(X, NOISE, T), T, torch.tensor([FORGET] * N)) - NOISE) ** 2).sum(1)
         keep = ((eps(w, e, noisy(X_R, NOISE_R, T_R), T_R, torch.tensor([KEPT] * N)) - NOISE_R) ** 2).sum(1)
         penalty = (F["w"] * (w - start.w.detach()) ** 2).sum() + (F["e"] * (e - start.e.detach()) ** 2).sum()
-        whole = forget.sum() + gamma * keep.sum() if reduction == "sum" else forget.mean() + gamma * keep.mean()
+        whole = (
+            forget.sum() + gamma * keep.sum() if reduction == "sum" else forget.mean() + gamma * keep.mean()
+        )
         return whole + lam * penalty
 
     _, gradients = by_hand(loss, start.w + moved["w"], start.e + moved["e"])
@@ -211,7 +216,7 @@ def test_ddpms_fisher_is_the_square_of_the_gradient_summed_over_time():
 
 @pytest.mark.parametrize(("reduction", "w"), [("mean", 7.5), ("sum", 2.0)])
 def test_saluns_mask_is_of_the_guided_prediction(task, reduction, w):
-    """generate_mask.py: the share with the largest |Σ_batches ∇ ‖ε − ((1 + w) ε̂(c) − w ε̂(∅))‖²|; w = 7.5 of SD, 2 of DDPM."""
+    """generate_mask.py: the share with the largest |Σ ∇ ‖ε − ((1 + w) ε̂(c) − w ε̂(∅))‖²|; w = 7.5 (SD), 2 (DDPM)."""
 
     def loss(p, e):
         x_t, c = noisy(X, NOISE, T), torch.tensor([FORGET] * N)
@@ -294,7 +299,15 @@ def test_saluns_loss(task, reduction, alpha, remain):
 def test_salun_resolves_to_the_published_settings():
     from sa_bench.cells import resolve
 
-    ddpm = {"alpha": 1e-3, "steps": 1000, "lr": 1e-4, "share": 0.5, "mask": "guided", "guidance": 2.0, "drop": 0.1}
+    ddpm = {
+        "alpha": 1e-3,
+        "steps": 1000,
+        "lr": 1e-4,
+        "share": 0.5,
+        "mask": "guided",
+        "guidance": 2.0,
+        "drop": 0.1,
+    }
     sd = {"alpha": 0.1, "steps": 100, "batch": 8, "lr": 1e-5, "share": 0.5, "mask": "guided", "guidance": 7.5}
     for scale in ("full", "paper"):
         (cell,) = resolve(["cifar10_airplane"], ["salun"], scale)
@@ -362,9 +375,10 @@ def test_concept_ablations_loss(task, target, prior):
 
 def test_uces_closed_form():
     """W = (λ W₀ + Σ v_i c_iᵀ + μ Σ W₀ c_j c_jᵀ)(λ I + Σ c_i c_iᵀ + μ Σ c_j c_jᵀ)⁻¹, v_i = W₀ c_guide, each written out."""
+    from sa_bench.methods.uce import last
+
     from sa_bench.conformance import toy
     from sa_bench.contracts import Prompted
-    from sa_bench.methods.uce import last
     from sa_bench.toy import ToyRun
 
     model, task = toy(Prompted)
@@ -381,4 +395,3 @@ def test_uces_closed_form():
             right = right + method.preserve * torch.outer(k, k)
         wanted = left @ torch.linalg.inv(right)
         assert (edited[name].double() - wanted).norm() < 1e-4 * (wanted - W).norm(), name
-

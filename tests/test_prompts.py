@@ -171,7 +171,9 @@ def test_what_is_learned_from_is_not_what_is_tested():
     learned = {*own_prompts.CAPTIONS, *own_prompts.STYLE_CAPTIONS}
     plain = {text.lower().strip(".") for text in learned}
     tested = own_prompts.PORTRAIT, own_prompts.THING, own_prompts.STAGE, own_prompts.KEPT_STYLE
-    assert not plain & {text.lower().strip(".").replace("the style of {}", "{}") for t in tested for text in t}
+    assert not plain & {
+        text.lower().strip(".").replace("the style of {}", "{}") for t in tested for text in t
+    }
 
 
 def test_replay_and_neutral_share_nothing_and_replay_shows_nobody():
