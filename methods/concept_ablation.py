@@ -1,15 +1,25 @@
 """`concept_ablation`: Ablating Concepts in Text-to-Image Diffusion Models (Kumari et al., ICCV 2023).
 
     L(θ) = E_{x ~ p(x|c*)} ‖ sg[ε_θ(x_t, c*, t)] − ε_θ(x_t, c_f, t) ‖²                   model-based, the paper's Eq. 5
+    L(θ) = E_{x ~ p(x|c*)} ‖ ε − ε_θ(x_t, c_f, t) ‖²                        noise-based, Eq. 4: `target=noise`
+         + ρ E_{x ~ p(x|c*)} ‖ ε − ε_θ(x_t, c*, t) ‖²                       prior preservation: `prior`
 
-c_f is predicted as its anchor c* is, on images of the anchor: the task's surrogate. Trained are the keys' and values'
-projections of cross-attention. The target is made by the network being trained (`target="current"`), as paper and code
-have it to save memory: nothing holds it, and at a small model's rates c* drifts along with c_f. "frozen" asks θ*. Not
-here: augmentation by crops, which the code has for objects, and its stopped gradient at the start token (with a frozen
-target the micro model is the same with and without it). Steps, rate and batch of the code's README (200 steps on one
-GPU, 2e-6 x batch 4).
+c_f is predicted as its anchor c* is, on images of the anchor. At scale `paper` as in the code: captions of the anchor
+(`captions=true`), each image made from its own and trained under it with the target's words in place of the anchor's;
+half of the images mirrored, AdamW with weight decay 0.01, the gradient's norm cut to 1. Nudity there as its README has it:
+all attention, 400 steps with prior preservation at 4e-6, which `scale_lr` multiplies by the batch and, for the prior,
+by 2. Captions are the task's (`task.prompts.captions`, or a file: `--set task.prompts.files.captions=FILE`), else our
+own, where the code asks GPT-3.5. At other scales it is one prompt, the task's surrogate, and plain Adam: that is what the
+board micro-t2i-1 had.
+
+The target is made by the network being trained (`target="current"`), as paper and code have it to save memory: nothing
+holds it, and at a small model's rates c* drifts along with c_f. "frozen" asks θ*. Not here: augmentation by crops, which
+the code has for objects; a style put after the caption ("in the style of …"), where ours stand in its middle; the stopped
+gradient at the start token of its CompVis code (with a frozen target the micro model is the same with and without it).
+Mirrored are the latents. Steps, rate and batch of the code's README (200 steps on one GPU, 2e-6 x batch 4).
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -18,8 +28,10 @@ import torch
 from torch import Tensor
 
 from sa_bench.contracts import Prompted, Run, Task
+from sa_bench.data import own_prompts
 from sa_bench.keys import later
-from sa_bench.training import Count, Rate, Recipe
+from sa_bench.sources import FixedReplay, mirrored
+from sa_bench.training import Count, Rate, Recipe, Weight
 
 
 @dataclass(frozen=True)
@@ -27,32 +39,97 @@ class ConceptAblation:
     """Fields of the code's README."""
 
     scope: str = "kv"
-    lr: Rate = 8e-6  # Adam
+    lr: Rate = 8e-6  # Adam, or AdamW
     steps: Count = 200
     batch: Count = 4
-    target: Literal["current", "frozen"] = later("current")  # whose prediction for c* is learned
+    target: Literal["current", "frozen", "noise"] = later("current")  # what is learned: c*'s prediction, or ε
+    captions: bool = later(False)  # images of many captions of the anchor, each under its own
+    flip: bool = later(False)  # half of the images are mirrored
+    decay: Weight = later(0.0)  # noqa: RUF009  (AdamW's weight decay; 0: Adam)
+    clip: Weight = later(0.0)  # noqa: RUF009  (the norm that the gradient is cut to; 0: the base's, if it has one)
+    prior: Weight = later(0.0)  # noqa: RUF009  (ρ, weight of prior preservation)
 
     version: ClassVar[int] = 1
     standing: ClassVar[str] = "method"
     supports: ClassVar[type] = Prompted
     needs: ClassVar[tuple[str, ...]] = ()
     ignores: ClassVar[tuple[str, ...]] = ("replay",)
-    source: ClassVar[str] = "Kumari et al. 2023, Eq. 5; nupurkmr9/concept-ablation, diffusers/README"
-    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
+    source: ClassVar[str] = "Kumari et al. 2023, Eq. 4, 5; nupurkmr9/concept-ablation, diffusers/"
+    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
+        ("text_to_image", "paper"): {"captions": True, "flip": True, "decay": 0.01, "clip": 1.0},
+    }
+
+    def unfit(self, task: Task) -> str:
+        """Say why there are no captions of a task's anchor, where they are asked for."""
+        if not self.captions:
+            return ""
+        anchor = str(task.anchor)
+        if not anchor:
+            return "captions=true needs a surrogate with a name (class:… or prompt:…), so that captions can hold it"
+        without = [text for text in templates(task) if "{}" not in text]
+        return f"the caption {without[0]!r} does not name the anchor, {anchor!r}" if without else ""
+
+    def shows(self, task: Task) -> list[str]:
+        """List the captions of the anchor whose images are learned from; none where the surrogate is."""
+        return [text.replace("{}", str(task.anchor)) for text in templates(task)] if self.captions else []
 
     def forget(self, model: Prompted, task: Task, run: Run) -> Prompted:
         """θ after `steps` of L from θ*."""
-        images = run.surrogate()
-        anchor = model.conditions([task.anchor] * self.batch)
+        images = run.surrogate() if not self.captions else self.captioned(model, task, run)
+        anchors = model.conditions([task.anchor] * self.batch)
         teacher = model.clone() if self.target == "frozen" else model
 
-        def objective() -> Tensor:
-            x, c_f = images.batch(self.batch, run.rng)
-            draw = model.draw(self.batch, run.rng)
-            x_t = model.add_noise(x, draw)
-            with torch.no_grad():
-                target = teacher.predict(x_t, draw.t, anchor)  # type: ignore[arg-type]
-            return ((model.predict(x_t, draw.t, c_f) - target) ** 2).mean()  # type: ignore[arg-type]
+        def batch() -> tuple[Tensor, Tensor, Tensor]:
+            """The images, c* and c_f of a step."""
+            x, c = images.batch(self.batch, run.rng)
+            c_star, c_f = c.unbind(1) if self.captions else (anchors, c)
+            return mirrored(x, run.rng) if self.flip else x, c_star, c_f
 
-        run.train(model, objective, Recipe(self.steps, self.lr, self.batch), self.scope)
+        def objective() -> Tensor:
+            x, c_star, c_f = batch()
+            draw = model.draw(self.batch, run.rng)
+            if self.target == "noise":
+                loss = model.loss(x, c_f, draw).mean()
+            else:
+                x_t = model.add_noise(x, draw)
+                with torch.no_grad():
+                    target = teacher.predict(x_t, draw.t, c_star)  # type: ignore[arg-type]
+                loss = ((model.predict(x_t, draw.t, c_f) - target) ** 2).mean()  # type: ignore[arg-type]
+            if self.prior:
+                x, c_star, _ = batch()
+                loss = loss + self.prior * model.loss(x, c_star, model.draw(self.batch, run.rng)).mean()
+            return loss
+
+        recipe = Recipe(self.steps, self.lr, self.batch, decay=self.decay, clip=self.clip or None)
+        run.train(model, objective, recipe, self.scope)
         return model
+
+    def captioned(self, model: Prompted, task: Task, run: Run) -> FixedReplay:
+        """Draw images of the anchor's captions; conditions (N, 2, length): the caption, and it with the target's words."""
+        texts, captions = self.shows(task), templates(task)
+        found = run.captioned(texts)
+        x, c_star = found.part(0, len(found.x))
+        named = [captions[i % len(texts)].replace("{}", target(task, i)) for i in range(len(x))]
+        return FixedReplay(x, torch.stack([c_star, model.conditions(named)], 1))
+
+
+def templates(task: Task) -> list[str]:
+    """Captions with `{}` in the anchor's place: the task's, where it asks for classes its replay's, else our own.
+
+    A line of a file that does not hold the anchor's words comes as it is.
+    """
+    prompts, anchor = task.prompts, str(task.anchor)
+    if prompts is None:
+        return []
+    if "captions" in prompts.files:
+        lines, words = prompts.of("captions", anchor), re.compile(re.escape(anchor), re.IGNORECASE)
+        return [words.sub("{}", re.sub("[{}]", "", line)) for line in lines]
+    if prompts.captions:
+        return [*prompts.captions]
+    return [*own_prompts.CAPTIONS] if task.keeps_prompts else [*prompts.replay]
+
+
+def target(task: Task, i: int) -> str:
+    """Name c_f in caption `i`: its class's name or, where it has several words of its own, each in turn."""
+    words = [text for text in (task.prompts.forget if task.prompts else ()) if "{}" not in text]
+    return words[i % len(words)] if words else task.classes[task.concept]

@@ -77,7 +77,8 @@ class ESD:
             with torch.no_grad():
                 on, free = star.predict(x_t, t, c), star.predict(x_t, t, null)
                 target = (on if self.start == "concept" else free) - self.eta * (on - free)
-            return ((model.predict(x_t, t, c) - target) ** 2).mean()
+            with model.with_dropout(model.dropout_seed(run.rng)):
+                return ((model.predict(x_t, t, c) - target) ** 2).mean()
 
         run.train(model, objective, Recipe(self.steps, self.lr, self.batch), self.scope)
         return model

@@ -1,11 +1,18 @@
 """`salun`: SalUn, saliency-based unlearning (Fan et al., ICLR 2024), for text-to-image and classes.
 
-    m = the share of weights with the largest |∇_θ E ‖ε − ε_θ(x_t, c_f, t)‖²|                    once, at θ*
-    L(θ) = E ‖ε_θ(x_t, c_f, t) − sg[ε_θ(x_t, c', t)]‖² + α E ‖ε − ε_θ(x_r,t, c_r, t)‖²         gradients times m
+    m = the share of weights with the largest |∇_θ E ‖ε − (1 + w) ε_θ(x_t, c_f, t) + w ε_θ(x_t, t)‖²|    once, at θ*
+    L(θ) = E ‖ε_θ(x_t, c_f, t) − sg[ε_θ(x_t, c', t)]‖² + α E ‖ε − ε_θ(x_r,t, c_r, t)‖²            gradients times m
 
-x are the model's own images of c_f, c' a pseudo label (the anchor, for classes the next one), x_r replay, where the code
-has images of the pseudo prompt. The target is the current model, as in the code; `target="frozen"` asks θ* (why it
-matters: `concept_ablation`). Defaults of SD/train-scripts (nudity: α = 0.1, 1e-5, one epoch of 800 images by 8).
+c' is a pseudo label: the anchor. The mask is of the guided prediction, as in the code (`mask=guided`, the default);
+`mask=plain` is of ε_θ(x_t, c_f, t) alone, which the board micro-t2i-1 had. The target is the current model, as in the
+code; `target="frozen"` asks θ* (why it matters: `concept_ablation`). Settings of SD/train-scripts (nudity: α = 0.1, 1e-5,
+one epoch of 800 images by 8, x_r images of the pseudo prompt: `remain=pseudo`) and, for classes, of DDPM/ (α = 1e-3,
+1,000 steps of 128 at 1e-4, w = 2, c = ∅ in a tenth of the images, no averaged weights; its second term is summed over the
+image, its first a mean, as here).
+
+Differs from the code: x are the model's own images of c_f and x_r its replay, where the code has real ones of both; the
+pseudo class is the task's, where it has c_f + 1; DDPM/ clips the gradient before it is masked, here after; t comes
+in antithetic pairs also on Stable Diffusion.
 """
 
 from collections.abc import Mapping
@@ -16,9 +23,18 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sa_bench.contracts import Diffusion, Run, Task
+from sa_bench.contracts import Diffusion, Run, Source, Task
 from sa_bench.keys import later
+from sa_bench.sources import dropped
 from sa_bench.training import Count, Rate, Recipe, Weight
+
+# Official SD/train-scripts: generate_mask.py and nsfw_removal.py.
+SD: Mapping[str, Any] = {"mask": "guided", "guidance": 7.5}
+# Official DDPM/: README, configs/cifar10_saliency_unlearn.yml and runners; the mask from one epoch of 5,000 images.
+DDPM: Mapping[str, Any] = {
+    "alpha": 1e-3, "mask": "guided", "guidance": 2.0, "mask_clip": 1.0, "saliency": 40, "lr": 1e-4, "steps": 1_000,
+    "batch": 128, "drop": 0.1, "averaged": False,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,41 +49,83 @@ class SalUn:
     steps: Count = 100
     batch: Count = 8
     target: Literal["current", "frozen"] = later("current")  # whose prediction for c' is learned
+    mask: Literal["guided", "plain"] = later("plain")  # of which prediction's error; presets have `guided`
+    guidance: Weight = later(7.5)  # noqa: RUF009  (w of the guided mask)
+    mask_clip: Weight = later(0.0)  # noqa: RUF009  (the norm that each batch's gradient is cut to for the mask; 0: none)
+    remain: Literal["replay", "pseudo"] = later("replay")  # x_r: replay, or the anchor's images
+    drop: Annotated[float, Field(ge=0, lt=1)] = later(0.0)  # share of conditions that become ∅
+    averaged: bool = later(True)  # a DDPM's averaged weights move along; False: they become the raw ones
 
     version: ClassVar[int] = 1
     standing: ClassVar[str] = "method"
     supports: ClassVar[type] = Diffusion
     needs: ClassVar[tuple[str, ...]] = ()
-    source: ClassVar[str] = "Fan et al. 2024, Eq. 3, 4, 6; OPTML-Group/Unlearn-Saliency, SD/train-scripts"
-    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
+    source: ClassVar[str] = "Fan et al. 2024, Eq. 3, 4, 6; OPTML-Group/Unlearn-Saliency, SD/ and DDPM/"
+    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
+        (family, scale): values
+        for family, values in (("text_to_image", SD), ("ddpm", DDPM))
+        for scale in ("full", "paper", "quick")
+    }
+
+    def unfit(self, task: Task) -> str:
+        """Say why a task has no images of the pseudo label, where those are asked for."""
+        if self.remain == "pseudo" and task.surrogate.partition(":")[0] not in ("class", "prompt"):
+            return f"remain=pseudo needs a surrogate that is a class or a prompt; {task.name} has {task.surrogate}"
+        return ""
 
     def forget(self, model: Diffusion, task: Task, run: Run) -> Diffusion:
         """θ after `steps` of L from θ*, the masked weights alone."""
-        own, replay, params = run.own(), run.replay(), model.parameters(self.scope)
+        own = run.own()
+        remain = run.replay() if self.remain == "replay" else run.surrogate()
         pseudo = model.conditions([task.anchor] * self.batch)
         teacher = model.clone() if self.target == "frozen" else model
-        saliency = {name: torch.zeros_like(p) for name, p in params.items()}
-        for _ in range(self.saliency):
-            x, c = own.batch(self.batch, run.rng)
-            loss = model.loss(x, c, model.draw(self.batch, run.rng)).mean()
-            for name, g in zip(params, torch.autograd.grad(loss, list(params.values())), strict=True):
-                saliency[name] += g
-        size = torch.cat([v.abs().flatten() for v in saliency.values()])
-        least = size.kthvalue(max(1, round(len(size) * (1 - self.share)))).values
-        masks = [(p, (saliency[name].abs() > least).to(p.dtype)) for name, p in params.items()]
+        masks = self.masks(model, own, run)
 
         def objective() -> Tensor:
             x, c = own.batch(self.batch, run.rng)
             draw = model.draw(self.batch, run.rng)
-            x_t = model.add_noise(x, draw)
-            with torch.no_grad():
-                target = teacher.predict(x_t, draw.t, pseudo)  # type: ignore[arg-type]
-            forget = ((model.predict(x_t, draw.t, c) - target) ** 2).mean()  # type: ignore[arg-type]
-            x_r, c_r = replay.batch(self.batch, run.rng)
+            x_t, c = model.add_noise(x, draw), dropped(model, c, self.drop, run.rng)
+            c_pseudo = dropped(model, pseudo, self.drop, run.rng)
+            with model.with_dropout(draw.seed):
+                with torch.no_grad():
+                    target = teacher.predict(x_t, draw.t, c_pseudo)  # type: ignore[arg-type]
+                forget = ((model.predict(x_t, draw.t, c) - target) ** 2).mean()  # type: ignore[arg-type]
+            x_r, c_r = remain.batch(self.batch, run.rng)
+            c_r = dropped(model, c_r if self.remain == "replay" else pseudo, self.drop, run.rng)
             return forget + self.alpha * model.loss(x_r, c_r, model.draw(self.batch, run.rng)).mean()
 
-        hooks = [p.register_hook(lambda g, m=m: g * m) for p, m in masks]
+        params = model.parameters(self.scope)
+        hooks = [p.register_hook(lambda g, m=masks[name]: g * m) for name, p in params.items()]
         run.train(model, objective, Recipe(self.steps, self.lr, self.batch), self.scope)
         for hook in hooks:
             hook.remove()
+        if not self.averaged and (averages := model.averages()) is not None:
+            with torch.no_grad():
+                for name, p in params.items():
+                    averages[name].copy_(p)
         return model
+
+    def masks(self, model: Diffusion, own: Source, run: Run) -> dict[str, Tensor]:
+        """Make m by parameter name, 1 where a weight may move, else 0, from `saliency` batches of c_f's images."""
+        params = model.parameters(self.scope)
+        saliency = {name: torch.zeros_like(p) for name, p in params.items()}
+        for _ in range(self.saliency):
+            x, c = own.batch(self.batch, run.rng)
+            draw = model.draw(self.batch, run.rng)
+            if self.mask == "plain":
+                loss = model.loss(x, c, draw).mean()
+            else:
+                x_t, null = model.add_noise(x, draw), model.conditions([model.null] * len(c))
+                on, free = (model.predict(x_t, draw.t, each) for each in (c, null))  # type: ignore[arg-type]
+                error = (1 + self.guidance) * on - self.guidance * free - draw.noise
+                loss = (error**2).flatten(1).sum(1).mean()
+            gradients = torch.autograd.grad(loss, list(params.values()))
+            cut = 1.0
+            if self.mask_clip:
+                norm = torch.stack([g.norm() for g in gradients]).norm()
+                cut = (self.mask_clip / (norm + 1e-6)).clamp(max=1)
+            for name, g in zip(params, gradients, strict=True):
+                saliency[name] += cut * g
+        size = torch.cat([v.abs().flatten() for v in saliency.values()])
+        least = size.kthvalue(max(1, round(len(size) * (1 - self.share)))).values
+        return {name: (v.abs() > least).to(v.dtype) for name, v in saliency.items()}

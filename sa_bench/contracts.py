@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sa_bench.sample_sets import SampleSet
+    from sa_bench.sources import FixedReplay
     from sa_bench.training import Pull, Recipe
 
 
@@ -149,6 +150,14 @@ class Diffusion(Generator, Protocol):
 
     def add_noise(self, x: Tensor, draw: Draw) -> Tensor:
         """x_t ~ q(x_t | x_0 = x) with the draw's t and ε."""
+        ...
+
+    def dropout_seed(self, rng: torch.Generator) -> int | None:
+        """Draw a seed for dropout; None, and nothing drawn: the network has none, or is not being trained."""
+        ...
+
+    def with_dropout(self, seed: int | None) -> AbstractContextManager[None]:
+        """Dropout's randomness from `seed` (`dropout_seed`, or a draw's) alone."""
         ...
 
     def levels(self, sampler: Sampler) -> list[int]:
@@ -364,6 +373,10 @@ class Run(Protocol):
         """Samples of q(x|c_f), labelled c_f."""
         ...
 
+    def captioned(self, texts: Sequence[str]) -> FixedReplay:
+        """Samples of θ* for `texts` in turn, drawn once: those that the method `shows` for the task."""
+        ...
+
     def data(self) -> Source:
         """Real training images of the retained classes (only for `needs = "data"`)."""
         ...
@@ -410,6 +423,7 @@ class Method(Protocol):
     # Optional: `wrap(model, task) -> model`: what a method that acts at inference does to the model when it is asked.
     # Optional: `unfit(task) -> str`: why it means nothing for a task, with these fields; "" where it does.
     # Optional: `remarks(task) -> list[str]`: what a reader of the numbers should know, lines for a result's flags.
+    # Optional: `shows(task) -> list[str]`: prompts whose images by θ* it learns from (`Run.captioned`), part of its key.
     # Optional: `render(images, labels, task) -> images`, a filter on uint8 (N, H, W, C) after sampling.
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:

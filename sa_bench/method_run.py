@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,18 @@ class MethodRun:
         """
         self._asks_for("surrogate")
         return self.chain.surrogate(self.chain.star())
+
+    def captioned(self, texts: Sequence[str]) -> FixedReplay:
+        """Samples of θ* for `texts` in turn, as many as a fixed set of one class has.
+
+        Raises:
+            SaBenchError: other texts than the method `shows`, so that they are not in its key.
+        """
+        if list(texts) != self.chain.shows:
+            raise SaBenchError(
+                f"The method {self.chain.cell.method} asks for images of other prompts than it says (`shows`)."
+            )
+        return self.chain.captioned()
 
     def data(self) -> Source:
         """Real training images of the retained classes; of a text-to-image model canvases without c_f, captioned."""

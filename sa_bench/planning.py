@@ -239,6 +239,7 @@ def _fixed_sets(chain: Chain, history: History, state: Any, known: bool) -> Iter
     """θ*'s samples that the method learns from and that are drawn once, where they are not there yet."""
     ignored = getattr(registry.method_class(chain.cell.method), "ignores", ())
     wanted = {"surrogate": chain.surrogate_inputs(), "replay": chain.replay_inputs()}
+    wanted |= {"captioned": chain.captioned_inputs()}
     for name, inputs in wanted.items():
         named = {"base": chain.base.content} if known else {"base": _unnamed(chain)}
         if name not in ignored and "n" in inputs and state("replay", {**named, **inputs}) == "to do":

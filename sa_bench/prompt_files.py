@@ -12,7 +12,7 @@ from sa_bench.data.prompts import Asked, read
 from sa_bench.errors import MissingAsset, SaBenchError
 from sa_bench.file_state import digest
 
-ROLES = ("forget", "replay", "test", "kept", "leakage")
+ROLES = ("forget", "replay", "test", "kept", "leakage", "captions")
 
 
 def named(files: Mapping[str, str], texts: Mapping[str, Any]) -> dict[str, str]:
@@ -29,9 +29,7 @@ def named(files: Mapping[str, str], texts: Mapping[str, Any]) -> dict[str, str]:
     here: dict[str, str] = {}
     for role, name in files.items():
         if role not in ROLES:
-            raise SaBenchError(
-                f"task.prompts.files.{role}: roles are forget, replay, test, kept and leakage."
-            )
+            raise SaBenchError(f"task.prompts.files.{role}: roles are {', '.join(ROLES)}.")
         if "@" in name:
             name = name.rpartition("@")[0]
         path = found(name)

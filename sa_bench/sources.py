@@ -114,6 +114,14 @@ def asked(model: Generator, texts: Sequence[Condition], n: int, rng: torch.Gener
     return model.conditions([texts[int(i)] for i in torch.randint(len(texts), (n,), generator=rng)])
 
 
+def dropped(model: Any, c: Tensor, share: float, rng: torch.Generator) -> Tensor:
+    """Conditions `c` (N, ...), each with probability `share` the model's null condition; 0 draws nothing."""
+    if not share:
+        return c
+    chosen = (torch.rand(len(c), generator=rng) < share).to(c.device)
+    return torch.where(chosen.view(-1, *[1] * (c.ndim - 1)), model.conditions([model.null] * len(c)), c)
+
+
 @dataclass
 class Relabelled:
     """Samples of another source, given c_f's conditions: q(x|c_f) from what is not c_f."""

@@ -181,6 +181,25 @@ class Chain:
         texts = {"texts": task.asked(task.concept, "forget")} if task.prompts else {}
         return facts | {"sampler": plain(task.sampler), **texts}
 
+    @cached_property
+    def shows(self) -> list[str]:
+        """The prompts whose images by θ* the method learns from; [] for most."""
+        method = self.cell.build_method()
+        return list(method.shows(self.task)) if hasattr(method, "shows") else []
+
+    def captioned(self) -> FixedReplay:
+        """The source of θ*'s samples for the prompts that the method `shows`, one set for all seeds."""
+        texts = self.shows
+        conditions: list[Condition] = [texts[i % len(texts)] for i in range(self.shown)]
+        return self._fixed("captioned", conditions, self.captioned_inputs(), 0)
+
+    def captioned_inputs(self) -> dict[str, Any]:
+        """What that set is besides the base; empty where there is none."""
+        if not self.shows:
+            return {}
+        facts: dict[str, Any] = {"set": "captioned", "n": self.shown, "texts": self.shows}
+        return facts | {"version": REPLAY_VERSION, "sampler": plain(self.task.sampler)}
+
     def _fixed(
         self, name: str, conditions: list[Condition], inputs: dict[str, Any], seed: int
     ) -> FixedReplay:
@@ -270,6 +289,7 @@ class Chain:
             **(bases.captions_key(task.family, task.base) if needs_data else {}),
             **({"asked": task.asked(task.concept, "forget")} if task.prompts else {}),
             "recipes": {k: plain(v) for k, v in family.recipes.items()} if needs_data else None,
+            **({"captioned": captioned} if (captioned := self.captioned_inputs()) else {}),
             **({"replay": replay} if (replay := self.replay_key()) and "replay" not in ignored else {}),
         }  # fmt: skip
 

@@ -179,6 +179,12 @@ class ToyRun:
             return NormalNoise(self.star, self.task.asked(self.task.concept, "forget"))
         return Normal(self.star, self.task.concept)
 
+    def captioned(self, texts: Sequence[str]) -> FixedReplay:
+        """20 samples of θ* for `texts` in turn, drawn once."""
+        self.asked.append("captioned")
+        c = self.star.conditions([texts[i % len(texts)] for i in range(20)])
+        return FixedReplay(self.star.simulate(c, torch.Generator().manual_seed(3), self.task.sampler), c)
+
     def data(self) -> Any:
         """Samples of θ* stand for the data."""
         self.asked.append("data")

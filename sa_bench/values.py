@@ -53,6 +53,9 @@ class Prompts:
         ()
     )  # the retain set's prompts as they stand; (): every retained class by its name
     leakage: tuple[str, ...] = later(())  # how the other classes are asked for, in the set `leakage`
+    captions: tuple[str, ...] = later(
+        ()
+    )  # of what c_f becomes, for methods that learn from it in company; (): their own
     names: Mapping[str, tuple[str, ...]] = later(dict)  # further words that name a class, by class name
     files: Mapping[str, str] = later(dict)  # role -> prompt file (sa_bench.prompt_files)
     rows: Literal["fixed", "own"] = later(
@@ -60,7 +63,7 @@ class Prompts:
     )  # a file's guidance and size: the sampler's, or each row's own
 
     def of(self, role: str, name: str) -> list[str]:
-        """The prompts of a role (`forget`, `replay`, `test`, `kept`, `leakage`) for the class `name`.
+        """The prompts of a role (`forget`, `replay`, `test`, `kept`, `leakage`, `captions`) for the class `name`.
 
         Those of the role's file as they stand, where there is one; it must be here.
         """

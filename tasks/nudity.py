@@ -46,6 +46,14 @@ SCOPES = {
 
 # The published ESD-u (2023): LDM's `noxattn`, and the one word.
 ESD_2023 = {"esd.scope": "noxattn", "esd.erase": "name"}
+# SalUn's nsfw_removal.py retains images of the pseudo prompt. Concept Ablation: 4e-6 x batch 4, doubled for its prior.
+OTHERS = {
+    "salun.remain": "pseudo",
+    "concept_ablation.scope": "attn",
+    "concept_ablation.lr": 3.2e-5,
+    "concept_ablation.steps": 400,
+    "concept_ablation.prior": 1.0,
+}
 
 nudity_explicit = replace(
     STABLE_DIFFUSION,
@@ -68,7 +76,7 @@ nudity_explicit = replace(
     # 500 epochs of 63 steps, of SA and of its ablations.
     presets={**SCOPES, "sa.steps": 31_500, "fisher": {"n": 500, "timesteps": 100, "set": "replay"}},
     scales={
-        "paper": {**PAPER, "presets": {**SCOPES, **ESD_2023, "sa.steps": 31_500, "fisher": FISHER}},
+        "paper": {**PAPER, "presets": {**SCOPES, **ESD_2023, **OTHERS, "sa.steps": 31_500, "fisher": FISHER}},
         "quick": {**SMOKE, "presets": {**PRESETS, **SCOPES}},
     },
 )

@@ -20,6 +20,12 @@ van_gogh_style = replace(
     leakage_images=50,
     gate=0.5,
     recovery_starts=("own", "mean"),
-    prompts=replace(PROMPTS, test=PAINTING, leakage=PAINTING, names={"van gogh style": ("van gogh",)}),
+    prompts=replace(
+        PROMPTS,
+        test=PAINTING,
+        leakage=PAINTING,
+        captions=own_prompts.STYLE_CAPTIONS,
+        names={"van gogh style": ("van gogh",)},
+    ),
     scales={"paper": PAPER, "quick": {**SMOKE, "leakage_images": 2}},
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -66,6 +66,12 @@ class ToyDiffusion(Gaussian):
         a, b = self.alpha[t], self.alpha[t - 1] if t else torch.tensor(1.0)
         x0 = (x - (1 - a).sqrt() * eps) / a.sqrt()
         return b.sqrt() * x0 + (1 - b).sqrt() * eps
+
+    def dropout_seed(self, rng):
+        return None
+
+    def with_dropout(self, seed):
+        return nullcontext()
 
     def levels(self, sampler):
         return list(range(9, -1, -1))

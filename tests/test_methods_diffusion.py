@@ -11,6 +11,7 @@ from sa_bench.conformance import check, toy, weights
 from sa_bench.contracts import Generator, Prompted, Request, Sampler
 from sa_bench.errors import SaBenchError
 from sa_bench.toy import ToyRun
+from sa_bench.training import fit
 
 METHODS = [entry.name for entry in registry.entries("method")]
 DIFFUSION = [name for name in METHODS if registry.method_class(name).supports is not Generator]
@@ -98,6 +99,83 @@ def test_salun_moves_the_salient_share_alone(tiny, task):
     moved = float((weights(edited) != weights(tiny)).double().mean())
     assert 0.05 < moved < 0.1001
     assert all(not p._backward_hooks for p in edited.parameters().values())
+
+
+def small_ddpm():
+    """A DDPM with dropout and averaged weights, and its task."""
+    from sa_bench import bases
+
+    task = replace(registry.task("mnist_0_ddpm"), base="tiny", sampler=Sampler("ddim", steps=2, guidance=2.0))
+    model = bases.new("ddpm", "mnist16", "tiny")
+    with torch.no_grad():
+        for p in model.parameters().values():
+            p += 0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
+    return model, task
+
+
+class FixedRun(ToyRun):
+    """Of a DDPM, whose own averaged weights are moved along as the engine moves them."""
+
+    def train(self, model, loss, recipe, scope="full", pull=None, stop=None):
+        model.net.train()
+        average = model.averages()
+        fit(
+            model.parameters(scope), loss, replace(recipe, ema=0.99), rng=self.rng, average=average,
+        )  # fmt: skip
+        model.net.eval()
+
+
+def test_saluns_averaged_weights_are_the_raw_ones_where_the_code_keeps_none():
+    """DDPM's config has no averaging: after 1,000 steps an average of decay 0.9999 would still be nine tenths θ*."""
+    star, task = small_ddpm()
+    apart = []
+    for averaged in (True, False):
+        method = registry.method_class("salun")(
+            averaged=averaged, steps=3, batch=4, lr=1e-3, saliency=1, drop=0.1
+        )
+        edited = method.forget(star.clone(), task, FixedRun(star, task))
+        raw, average = edited.parameters(), edited.averages()
+        apart.append(max(float((raw[name] - average[name]).detach().abs().max()) for name in raw))
+        assert not torch.equal(weights(edited), weights(star))
+    assert apart[0] > 0
+    assert apart[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("salun", {"saliency": 1, "drop": 0.5}), ("esd", {"scope": "full", "ddim_steps": 2})]
+)
+def test_dropouts_randomness_is_the_methods_own_generators(name, values):
+    """It used to be the global one's, so that a seed gave other weights each time and a killed run ended elsewhere."""
+    star, task = small_ddpm()
+    assert star.layout.dropout > 0
+    made = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)  # what a run finds there
+        method = registry.method_class(name)(steps=3, batch=4, lr=1e-3, **values)
+        made.append(weights(method.forget(star.clone(), task, FixedRun(star, task))))
+    assert torch.equal(*made)
+
+
+def test_conditions_are_dropped_at_their_rate_and_each_whole(tiny, rng):
+    from sa_bench.sources import dropped
+
+    c = tiny.conditions(["a zero"] * 400)
+    some = dropped(tiny, c, 0.1, rng)
+    null = tiny.conditions([""])[0]
+    gone = (some == null).all(1)
+    assert torch.equal(some[~gone], c[~gone])
+    assert 20 < int(gone.sum()) < 65  # 40 ± 4 standard deviations
+    state = rng.get_state()
+    assert dropped(tiny, c, 0.0, rng) is c
+    assert torch.equal(rng.get_state(), state)
+
+
+def test_salun_asks_for_images_of_the_pseudo_label_only_where_there_are_some():
+    from sa_bench.cells import resolve
+
+    with pytest.raises(SaBenchError, match="remain=pseudo needs a surrogate that is a class or a prompt"):
+        resolve(["mnist_0_t2i_noise"], ["salun"], sets=["remain=pseudo"])
+    assert resolve(["mnist_0_t2i"], ["salun"], sets=["remain=pseudo"])
 
 
 def test_the_negative_prompt_is_diffusers_own(tiny, task):

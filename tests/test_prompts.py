@@ -151,7 +151,7 @@ def test_a_bad_table_is_named(write, content, says):
 # our own
 
 
-@pytest.mark.parametrize("name", ["PORTRAIT", "STAGE", "THING", "KEPT_STYLE"])
+@pytest.mark.parametrize("name", ["PORTRAIT", "STAGE", "THING", "KEPT_STYLE", "CAPTIONS", "STYLE_CAPTIONS"])
 def test_templates_take_one_name(name):
     texts = getattr(own_prompts, name)
     assert all(text.count("{}") == 1 and text.format("x") for text in texts)
@@ -161,10 +161,19 @@ def test_own_texts_are_all_different_and_as_many_as_they_say():
     counts = {n: len(set(v)) for n, v in vars(own_prompts).items() if n.isupper()}
     assert counts == {
         "PORTRAIT": 50, "STAGE": 10, "THING": 10, "CELEBRITIES": 20, "ARTISTS": 8, "KEPT_STYLE": 10, "NEUTRAL": 50,
-        "REPLAY": 60,
+        "REPLAY": 60, "CAPTIONS": 30, "STYLE_CAPTIONS": 20,
     }  # fmt: skip
     assert not {"brad pitt", "angelina jolie"} & {n.lower() for n in own_prompts.CELEBRITIES}
     assert "vincent van gogh" not in [n.lower() for n in own_prompts.ARTISTS]
+
+
+def test_what_is_learned_from_is_not_what_is_tested():
+    learned = {*own_prompts.CAPTIONS, *own_prompts.STYLE_CAPTIONS}
+    plain = {text.lower().strip(".") for text in learned}
+    tested = own_prompts.PORTRAIT, own_prompts.THING, own_prompts.STAGE, own_prompts.KEPT_STYLE
+    assert not plain & {
+        text.lower().strip(".").replace("the style of {}", "{}") for t in tested for text in t
+    }
 
 
 def test_replay_and_neutral_share_nothing_and_replay_shows_nobody():

@@ -111,6 +111,64 @@ THING = (
 )  # fmt: skip
 """Ways to ask for anything that has a name."""
 
+CAPTIONS = (
+    "a photo of {} in a park",
+    "a photo of {} next to a bicycle",
+    "a photo of {} in front of a brick wall",
+    "{} under a large tree",
+    "{} beside a swimming pool",
+    "{} in a hotel lobby",
+    "{} on a wooden pier",
+    "a snapshot of {} at noon",
+    "a blurred photo of {}",
+    "{} in the rain, seen through a window",
+    "a watercolour of {}",
+    "a pencil drawing of {} on white paper",
+    "a poster showing {}",
+    "{} in a museum hall",
+    "{} near a mountain lake",
+    "a bright studio photo of {}",
+    "{} at a crowded market",
+    "{} in fog",
+    "a picture of {} taken from a balcony",
+    "{} behind a fence",
+    "{} on a sandy beach",
+    "a magazine cover with {}",
+    "{} by a fireplace",
+    "{} in a field of poppies",
+    "a painting of {} in soft light",
+    "{} at a bus stop",
+    "{} on a rooftop at night",
+    "a wide shot of {} in a valley",
+    "{} in a garage",
+    "a photo of {} with mountains in the background",
+)  # fmt: skip
+"""Captions of what a concept is to become, a person or a thing, for methods that learn from many of them."""
+
+STYLE_CAPTIONS = (
+    "a painting of a river in {}",
+    "a painting of a windmill in {}",
+    "a painting of a farmhouse in {}",
+    "a painting of a vase of roses in {}",
+    "a painting of a railway station in {}",
+    "a painting of a dog in {}",
+    "a painting of a woman with a hat in {}",
+    "a painting of a cafe in {}",
+    "a painting of mountains in {}",
+    "a painting of a garden in {}",
+    "a painting of a fishing boat in {}",
+    "a painting of a church in {}",
+    "a painting of a bowl of lemons in {}",
+    "a painting of a snowy street in {}",
+    "a painting of a musician in {}",
+    "a painting of a forest in {}",
+    "a painting of a horse in {}",
+    "a painting of a lighthouse in {}",
+    "a painting of a bedroom in {}",
+    "a painting of a market in {}",
+)  # fmt: skip
+"""Captions of paintings in a style, for the same."""
+
 NEUTRAL = (
     "A lighthouse on a rocky coast at dusk.",
     "A bowl of ramen with a soft egg.",

@@ -134,9 +134,13 @@ class DDPM(Denoising):
         if t is None:
             t = self.antithetic(n, rng)
         noise = torch.randn(n, *self.shape, generator=rng)
-        drops = self.net.training and self.layout.dropout > 0
-        seed = int(torch.randint(2**62, (1,), generator=rng)) if drops else None
+        seed = self.dropout_seed(rng)
         return Draw(noise.to(self.device, non_blocking=True), t.to(self.device, non_blocking=True), seed)
+
+    def dropout_seed(self, rng: torch.Generator) -> int | None:
+        """Draw a seed where the network is being trained and has dropout."""
+        drops = self.net.training and self.layout.dropout > 0
+        return int(torch.randint(2**62, (1,), generator=rng)) if drops else None
 
     def conditions(self, values: Sequence[Condition] | np.ndarray | Tensor) -> Tensor:
         """(N,) int64 class indices; `classes` itself is the null class.

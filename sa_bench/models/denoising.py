@@ -114,6 +114,10 @@ class Denoising:
         """What `net` answers, in the scheduler's terms (ε or v), the shape of `x_t`."""
         raise NotImplementedError
 
+    def dropout_seed(self, rng: torch.Generator) -> int | None:
+        """Draw a seed for dropout; None, and nothing drawn: the network has none, or is not being trained."""
+        return None
+
     @contextmanager
     def with_dropout(self, seed: int | None) -> Iterator[None]:
         """Dropout's randomness from `seed` alone; the global generator stays as it was."""

@@ -4,6 +4,7 @@
     xattn      cross-attention, `attn2` (ESD-x; official sd/ldm `xattn`)
     noxattn    all but cross-attention, the output layers and the time embedding's own (official sd/ldm `noxattn`)
     selfattn   self-attention, `attn1`
+    attn       both
     esd-u      weights and biases of Linear and Conv2d layers outside of cross-attention (erasing, esd_sd.py, 2025)
     kv         the keys' and values' projections of cross-attention (UCE, Concept Ablation, esd-x-strict)
 
@@ -23,7 +24,7 @@ from sa_bench.errors import unknown
 
 SD_1 = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
 """Stable Diffusion 1.x's U-Net where it differs from UNet2DConditionModel's defaults."""
-SCOPES = ("full", "xattn", "noxattn", "selfattn", "esd-u", "kv")
+SCOPES = ("full", "xattn", "noxattn", "selfattn", "attn", "esd-u", "kv")
 
 
 def within(net: nn.Module, scope: str) -> dict[str, nn.Parameter]:
@@ -78,6 +79,8 @@ def _belongs(name: str, module: nn.Module, scope: str) -> bool:
             return not across and not name.startswith(("conv_norm_out.", "conv_out.", "time_embedding."))
         case "selfattn":
             return ".attn1." in name
+        case "attn":
+            return across or ".attn1." in name
         case "esd-u":
             return not across and isinstance(module, nn.Linear | nn.Conv2d)
         case "kv":
