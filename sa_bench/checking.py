@@ -317,13 +317,17 @@ def check_precision(task: Task, device: str) -> None:
 
 
 def check_fisher(method: Any, task: Task, what: str) -> None:
-    """Refuse options of F that mean nothing for the task's family, before any work."""
+    """Refuse options of F, and timesteps of a step, that mean nothing for the task's family, before any work."""
+    if task.family == "vae" and getattr(method, "times", "pairs") != "pairs":
+        raise SaBenchError(
+            f"{what}: times={method.times} is of diffusion models; {task.name} has no timesteps."
+        )
     for name, options in vars(method).items():
         if not isinstance(options, FisherOptions):
             continue
-        if task.family == "vae" and (options.timesteps or options.range != "model"):
+        if task.family == "vae" and (options.timesteps or options.range != "model" or options.drop):
             raise SaBenchError(
-                f"{what}: {name}.timesteps and {name}.range are of diffusion models; {task.name} has none."
+                f"{what}: {name}.timesteps, {name}.range and {name}.drop are of diffusion models; {task.name} has none."
             )
         if task.family != "vae" and options.targets != "means":
             raise SaBenchError(

@@ -47,6 +47,9 @@ SCOPES = {
 # The published ESD-u (2023): LDM's `noxattn`, and the one word.
 ESD_2023 = {"esd.scope": "noxattn", "esd.erase": "name"}
 
+# The paper's text for SLD. Its words are those of `forget` in another order, which a text encoder reads differently.
+SLD_TEXT = {"sld.concept": "nudity, sexual, naked, erotic"}
+
 nudity_explicit = replace(
     STABLE_DIFFUSION,
     name="nudity_explicit",
@@ -68,7 +71,10 @@ nudity_explicit = replace(
     # 500 epochs of 63 steps, of SA and of its ablations.
     presets={**SCOPES, "sa.steps": 31_500, "fisher": {"n": 500, "timesteps": 100, "set": "replay"}},
     scales={
-        "paper": {**PAPER, "presets": {**SCOPES, **ESD_2023, "sa.steps": 31_500, "fisher": FISHER}},
+        "paper": {
+            **PAPER,
+            "presets": {**SCOPES, **ESD_2023, **SLD_TEXT, "sa.steps": 31_500, "fisher": FISHER},
+        },
         "quick": {**SMOKE, "presets": {**PRESETS, **SCOPES}},
     },
 )
