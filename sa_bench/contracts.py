@@ -404,6 +404,7 @@ class Method(Protocol):
     # Optional: `wrap(model, task) -> model`: what a method that acts at inference does to the model when it is asked.
     # Optional: `unfit(task) -> str`: why it means nothing for a task, with these fields; "" where it does.
     # Optional: `remarks(task) -> list[str]`: what a reader of the numbers should know, lines for a result's flags.
+    # Optional: `beside(task) -> str`, static: a few words in brackets after its name in a published table.
     # Optional: `render(images, labels, task) -> images`, a filter on uint8 (N, H, W, C) after sampling.
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
