@@ -21,8 +21,9 @@ from torch import Tensor
 
 from sa_bench.contracts import FisherOptions, Generator, Run, Task
 from sa_bench.keys import later
-from sa_bench.sources import reduced
+from sa_bench.sources import draws, reduced
 from sa_bench.training import TRAINERS, Count, Pull, Rate, Recipe, Weight
+from sa_bench.values import Times
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Naive:
     half: bool = later(False)  # True: λ/2 Σ F d² as in the paper's Eq. 4
     trainer: Literal["adam", "ldm"] = later("adam")  # how L is minimised; sa_bench.training.TRAINERS
     scope: str = later("full")  # which parameters are trained; sa_bench.models.scopes
+    times: Times = later("pairs")  # noqa: RUF009  (how t is drawn, of diffusion models; sa_bench.sources.draws)
 
     version: ClassVar[int] = 1
     standing: ClassVar[str] = "method"
@@ -62,8 +64,8 @@ class Naive:
         def objective() -> Tensor:
             x_f, c_f = own.batch(self.batch, run.rng)
             x_r, c_r = replay.batch(self.batch, run.rng)
-            unlikely = model.loss(x_f, c_f, model.draw(self.batch, run.rng))
-            remember = model.loss(x_r, c_r, model.draw(self.batch, run.rng))
+            of_f, of_r = draws(model, 2, self.batch, run.rng, self.times)
+            unlikely, remember = model.loss(x_f, c_f, of_f), model.loss(x_r, c_r, of_r)
             reached[0] = float(torch.mean(unlikely.detach()))
             return -reduced(unlikely, self.reduction) + self.gamma * reduced(remember, self.reduction)
 

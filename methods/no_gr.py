@@ -15,6 +15,7 @@ from sa_bench.contracts import FisherOptions, Generator, Run, Task
 from sa_bench.keys import later
 from sa_bench.sources import losses, reduced
 from sa_bench.training import TRAINERS, Count, Pull, Rate, Recipe, Weight
+from sa_bench.values import Times
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class NoReplay:
     half: bool = later(False)  # True: λ/2 Σ F d² as in the paper's Eq. 4
     trainer: Literal["adam", "ldm"] = later("adam")  # how L is minimised; sa_bench.training.TRAINERS
     scope: str = later("full")  # which parameters are trained; sa_bench.models.scopes
+    times: Times = later("pairs")  # noqa: RUF009  (how t is drawn, of diffusion models; sa_bench.sources.draws)
 
     version: ClassVar[int] = 1
     standing: ClassVar[str] = "method"
@@ -45,7 +47,7 @@ class NoReplay:
         q = run.surrogate()
 
         def objective() -> Tensor:
-            (forget,) = losses(model, (q,), self.batch, run.rng)
+            (forget,) = losses(model, (q,), self.batch, run.rng, self.times)
             return reduced(forget, self.reduction)
 
         recipe = Recipe(self.steps, self.lr, self.batch, **TRAINERS[self.trainer])

@@ -18,6 +18,7 @@ from sa_bench.keys import later
 from sa_bench.seeds import Seed
 from sa_bench.sources import losses, reduced
 from sa_bench.training import TRAINERS, Count, Pull, Rate, Recipe, Weight
+from sa_bench.values import Times
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class PermutedF:
     half: bool = later(False)  # True: λ/2 Σ F d² as in the paper's Eq. 4
     trainer: Literal["adam", "ldm"] = later("adam")  # how L is minimised; sa_bench.training.TRAINERS
     scope: str = later("full")  # which parameters are trained; sa_bench.models.scopes
+    times: Times = later("pairs")  # noqa: RUF009  (how t is drawn, of diffusion models; sa_bench.sources.draws)
 
     version: ClassVar[int] = 2
     standing: ClassVar[str] = "method"
@@ -55,7 +57,7 @@ class PermutedF:
         q, replay = run.surrogate(), run.replay()
 
         def objective() -> Tensor:
-            forget, remember = losses(model, (q, replay), self.batch, run.rng)
+            forget, remember = losses(model, (q, replay), self.batch, run.rng, self.times)
             return reduced(forget, self.reduction) + self.gamma * reduced(remember, self.reduction)
 
         recipe = Recipe(self.steps, self.lr, self.batch, **TRAINERS[self.trainer])

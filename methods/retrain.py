@@ -36,10 +36,15 @@ class Retrain:
         ("text_to_image", "quick"): {"recipe": "quick", "scope": "joint"},
     }
 
+    @staticmethod
+    def beside(task: Task) -> str:
+        """Say what of the base's training it takes, for its row of a published table, which has it in no other place."""
+        return f"{_share(task):g} × the base's steps"
+
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
         """A fresh model trained on the retained classes."""
         model, data, recipe = run.fresh(), run.data(), run.recipe(self.recipe)
-        share = len(task.retain) / len(task.classes)
+        share = _share(task)
         recipe = replace(recipe, steps=round(recipe.steps * share), warmup=round(recipe.warmup * share))
 
         def objective() -> Tensor:
@@ -48,3 +53,8 @@ class Retrain:
 
         run.train(model, objective, recipe, self.scope)
         return model
+
+
+def _share(task: Task) -> float:
+    """The retained classes' share of all: of the base's steps, each retained class is then seen as often as there."""
+    return len(task.retain) / len(task.classes)

@@ -10,7 +10,7 @@ choose the paper's text instead. The fields are the paper's; at the scales `full
 steps at 1e-3 on batches of 128 stand for its 10,000 at 1e-4 on 256, and λ = 50 for its 100, because half
 the batch is half the summed loss (docs/results-micro.md lists what was tried). On Stable Diffusion
 latents as sampled, where the official sd/ encodes watermarked images again; its AdamW, fp32 and averaged
-weights (`trainer=ldm`) at scale `paper` alone.
+weights (`trainer=ldm`) and t drawn singly at scale `paper` alone.
 """
 
 from collections.abc import Mapping
@@ -23,6 +23,7 @@ from sa_bench.contracts import FisherOptions, Generator, Run, Task
 from sa_bench.keys import later
 from sa_bench.sources import losses, reduced
 from sa_bench.training import TRAINERS, Count, Pull, Rate, Recipe, Weight
+from sa_bench.values import Times
 
 # Official ddpm/runners: mean over a batch of 128; F of images in [0, 1] at scale `paper`.
 DDPM: Mapping[str, Any] = {
@@ -49,6 +50,7 @@ class SA:
     fisher: FisherOptions = FisherOptions()  # noqa: RUF009 (frozen)
     trainer: Literal["adam", "ldm"] = later("adam")  # how L is minimised; sa_bench.training.TRAINERS
     scope: str = later("full")  # which parameters are trained; sa_bench.models.scopes
+    times: Times = later("pairs")  # noqa: RUF009  (how t is drawn, of diffusion models; sa_bench.sources.draws)
 
     version: ClassVar[int] = 2
     standing: ClassVar[str] = "method"
@@ -59,9 +61,14 @@ class SA:
         ("vae", "full"): {"lam": 50.0, "batch": 128, "steps": 1_000, "lr": 1e-3},
         ("vae", "quick"): {"lam": 50.0, "batch": 128, "steps": 1_000, "lr": 1e-3, "fisher": {"n": 10_000}},
         ("ddpm", "full"): DDPM,
-        ("ddpm", "paper"): {**DDPM, "fisher": {"n": 5000, "range": "unit"}},
+        # Official ddpm/runners: F with the loss's class dropout of .1, and one t for both halves of a step.
+        ("ddpm", "paper"): {
+            **DDPM,
+            "fisher": {"n": 5000, "range": "unit", "drop": 0.1},
+            "times": "shared",
+        },
         ("text_to_image", "full"): SD,
-        ("text_to_image", "paper"): {**SD, "trainer": "ldm"},
+        ("text_to_image", "paper"): {**SD, "trainer": "ldm", "times": "independent"},
     }
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
@@ -74,7 +81,7 @@ class SA:
 
         # 3. Minimise L; the pull's gradient 2λF(θ − θ*) is added in closed form.
         def objective() -> Tensor:
-            forget, remember = losses(model, (q, replay), self.batch, run.rng)
+            forget, remember = losses(model, (q, replay), self.batch, run.rng, self.times)
             return reduced(forget, self.reduction) + self.gamma * reduced(remember, self.reduction)
 
         recipe = Recipe(self.steps, self.lr, self.batch, **TRAINERS[self.trainer])

@@ -5,8 +5,10 @@
     ε   = ε(∅) + s [ε(c) − ε(∅) − (γ_t from step δ on)]
 
 c_S is the concept's prompt. The paper prints max(1, |φ|); both codes have min. δ counts steps of 50 and is scaled to
-the protocol's. c_S is encoded once, so that an attack on the words that users ask with cannot reach it. Levels of the
-authors' README; diffusers' WEAK has s_S = 20.
+the protocol's. c_S is encoded once, so that an attack on the words that users ask with cannot reach it.
+
+The authors' README has one of the four levels; the others are from ESD's and MU-Attack's scripts and the paper.
+diffusers' WEAK has s_S = 20.
 
 Whoever fits an attack to the guided prediction at a random t has no trajectory, and so no ν. There ν is the fixed point of
 its recursion, ν = γ = μ (ε(c_S) − ε(∅)) / (1 − s_m), which it comes within a tenth of in 5 (medium) or 15 steps (strong,
@@ -22,6 +24,7 @@ from torch import Tensor
 
 from sa_bench.contracts import Prompted, Run, Task
 from sa_bench.guidance import Guide
+from sa_bench.keys import later
 
 NUMBERS = ("delta", "s_S", "lam", "s_m", "beta_m")  # δ (of 50 steps), s_S, λ, s_m, β_m
 LEVELS = {
@@ -34,9 +37,10 @@ LEVELS = {
 
 @dataclass(frozen=True)
 class SLD:
-    """One of the published levels."""
+    """One of the published levels, and the text."""
 
     level: Literal["weak", "medium", "strong", "max"] = "medium"
+    concept: str = later("")  # c_S; "": the prompts that ask for c_f while forgetting, with commas between
 
     version: ClassVar[int] = 2
     standing: ClassVar[str] = "method"
@@ -60,7 +64,7 @@ class SLD:
 
     def wrap(self, model: Prompted, task: Task) -> Prompted:
         """θ* whose sampling is guided away from c_f."""
-        concept = ", ".join(map(str, task.asked(task.concept, "forget")))
+        concept = self.concept or ", ".join(map(str, task.asked(task.concept, "forget")))
         model.defence = Away(model.encoded(model.conditions([concept])).detach(), self.level)
         return model
 

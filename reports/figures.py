@@ -7,10 +7,10 @@ a figure can be read in grey. The same results give the same bytes.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -19,6 +19,7 @@ from sa_bench.board import Board, Endpoint, Line
 from sa_bench.errors import SaBenchError, unknown
 from sa_bench.explicit import explicit as may_be_explicit
 from sa_bench.plots import swept
+from sa_bench.results import columns_of, metric_of
 from sa_bench.sample_sets import arrays
 from sa_bench.wording import shown
 
@@ -43,8 +44,8 @@ WHAT = {
 
 
 def render(
-    kind: str, board: Board, ending: str, field: str = "", columns: int = 8, explicit: bool = False
-) -> bytes:
+    kind: str, board: Board, ending: str, field: str = "", columns: int = 8, explicit: bool = False, sort: str = ""
+) -> bytes:  # fmt: skip
     """A figure of one board.
 
     Args:
@@ -54,12 +55,15 @@ def render(
         field: of a sweep: the field on the x axis; empty: the one that varies.
         columns: of samples: images a row.
         explicit: of samples: show what may be nudity unblurred.
+        sort: of samples: a measurement, of whose scores each row shows the images with the highest; empty: the first ones.
 
     Raises:
         SaBenchError: another kind or ending, matplotlib is missing, or the board has nothing to show.
     """
     if kind not in KINDS:
         raise unknown("figure", kind, KINDS)
+    if sort and kind != "samples":
+        raise SaBenchError(f"Images are sorted, and a figure {kind} has none: figure samples --sort {sort}.")
     if ending not in FORMATS:
         raise unknown("figure format", ending or "none", FORMATS)
     try:
@@ -67,7 +71,7 @@ def render(
     except ImportError as error:
         raise SaBenchError("Figures need matplotlib: python -m pip install 'sa_bench[figures]'.") from error
     with matplotlib.rc_context(STYLE):
-        made = _samples(board, columns, explicit) if kind == "samples" else KINDS[kind](board, field)
+        made = _samples(board, columns, explicit, sort) if kind == "samples" else KINDS[kind](board, field)
         buffer = io.BytesIO()
         dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[ending]
         made.savefig(buffer, format=ending, dpi=200, metadata=dated)
@@ -290,43 +294,115 @@ def _sweep(board: Board, field: str) -> Figure:
     return figure
 
 
-def _samples(board: Board, columns: int, explicit: bool) -> Figure:
-    """Images of c_f on the same seeds: the base model's, then every line's."""
-    rows: list[tuple[str, np.ndarray]] = []
+def _samples(board: Board, columns: int, explicit: bool, sort: str = "") -> Figure:
+    """Images of c_f: the base model's and every line's on the same seeds or, sorted, those with the highest scores."""
+    rows: list[tuple[str, np.ndarray, list[str]]] = []
     for line in board.lines:
         if not line.cells:
             continue
         cell = line.cells[0]
         veiled = may_be_explicit(cell["task_values"]) and not explicit
         folder = Path(cell["folder"])
+        if sort:
+            best = _highest(cell, sort, columns, line.label)
+            if best is not None:
+                shown_rows, scores = best
+                images = _images(folder / "forget.safetensors", shown_rows, veiled)
+                rows.append((line.label, images, [f"{score:.3g}" for score in scores]))  # type: ignore[arg-type]
+            continue
         for label, name in (("before", "forget-base"), (line.label, "forget")):
-            images = _images(folder / f"{name}.safetensors", columns, veiled)
+            images = _images(folder / f"{name}.safetensors", slice(columns), veiled)
             same = rows and images is not None and np.array_equal(images, rows[0][1])  # changed no image
             if images is not None and not same and (label != "before" or not rows):
-                rows.append((label, images))
-    if len(rows) < 2:
+                rows.append((label, images, []))
+    if len(rows) < (1 if sort else 2):
+        if sort and any(_stored(line) for line in board.lines):
+            _refuse_score(board, sort)
         raise SaBenchError(f"{board.task}: no images here. Packed results have none: give the run folder.")
     from matplotlib.figure import Figure
 
     size = 0.5
-    figure = Figure(figsize=(size * columns + 1.4, size * len(rows)), layout="constrained")
+    figure = Figure(
+        figsize=(size * columns + 1.4, size * len(rows) * (1.3 if sort else 1)), layout="constrained"
+    )
     grid = figure.subplots(len(rows), columns, squeeze=False)
-    for (label, images), line_of in zip(rows, grid, strict=True):
+    for (label, images, scores), line_of in zip(rows, grid, strict=True):
         for axes in line_of:
             axes.set_axis_off()
         for axes, image in zip(line_of, islice(images, columns), strict=False):
             axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        for axes, score in zip(line_of, scores, strict=False):
+            axes.text(0.5, -0.05, score, transform=axes.transAxes, ha="center", va="top", fontsize=5)
         line_of[0].text(
             -0.15, 0.5, label, transform=line_of[0].transAxes, ha="right", va="center", fontsize=7
         )
     return figure
 
 
-def _images(path: Path, count: int, veiled: bool) -> np.ndarray | None:
-    """The first images of a sample set, uint8 (count, H, W, C), blurred if veiled; None: the file is not there."""
+def _stored(line: Line) -> bool:
+    """Whether the images of c_f of a line's first run are here."""
+    return bool(line.cells) and (Path(line.cells[0]["folder"]) / "forget.safetensors").is_file()
+
+
+def _names(cell: Mapping[str, Any], sort: str) -> list[str]:
+    """The measurements that `sort` names: one by its whole name, or by its metric's (`kid` of `kid[judge]`)."""
+    return [m["name"] for m in cell["measurements"] if sort in (m["name"], metric_of(m))]
+
+
+def _refuse_score(board: Board, sort: str) -> NoReturn:
+    """Say that no line has scores of `sort` for its images of c_f, and which it has."""
+    known = []
+    for line in board.lines:
+        if _stored(line):
+            of_line = [m["name"] for m in line.cells[0]["measurements"]]
+            known += [name for name in of_line if _scored_rows(line.cells[0], name) is not None]
+    raise unknown("score of the images of c_f", sort, list(dict.fromkeys(known)))
+
+
+def _scored_rows(cell: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Which of a run's images of c_f have a finite score of a measurement, and the scores; None: they have none of it.
+
+    A score is joined to its image by seed and, where there is one, prompt; one that is of other images is not theirs.
+    """
+    file, found = Path(cell["folder"]) / "forget.safetensors", columns_of(cell, name)
+    if "seed" not in found or not file.is_file():
+        return None
+    kept = arrays(file)
+    units = [k for k, column in (("seed", "seeds"), ("prompt", "prompts")) if k in found and column in kept]
+    asked = np.stack([kept[f"{k}s"] for k in units], 1).tolist()
+    where = {tuple(key): i for i, key in reversed(list(enumerate(asked)))}
+    keys = [tuple(key) for key in np.stack([found[k] for k in units], 1).tolist()]
+    if not keys or any(key not in where for key in keys):
+        return None
+    rows, scores = np.array([where[key] for key in keys]), found["score"]
+    finite = np.isfinite(scores)
+    return (rows[finite], scores[finite]) if finite.any() else None
+
+
+def _highest(
+    cell: Mapping[str, Any], sort: str, count: int, label: str
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The images of c_f with the highest scores, and these; None: a run without images, or without a score of any.
+
+    Raises:
+        SaBenchError: several measurements have that name.
+    """
+    names = _names(cell, sort)
+    if len(names) > 1:
+        raise SaBenchError(f"{label}: several scores are {sort}: {', '.join(names)}. Give one of them.")
+    found = _scored_rows(cell, names[0]) if names else None
+    if found is None:
+        return None
+    rows, scores = found
+    order = np.argsort(-scores, kind="stable")[:count]
+    return rows[order], scores[order]
+
+
+def _images(path: Path, rows: slice | np.ndarray, veiled: bool) -> np.ndarray | None:
+    """Some images of a sample set, uint8 (N, H, W, C), blurred if veiled; None: the file is not there."""
     if not path.is_file():
         return None
-    images = arrays(path)["images"][:count]
+    images = arrays(path)["images"][rows]
     if not veiled:
         return images
     blur = ImageFilter.GaussianBlur(max(images.shape[1:3]) / 12)
@@ -338,8 +414,13 @@ def _images(path: Path, count: int, veiled: bool) -> np.ndarray | None:
 KINDS = {"tradeoff": _tradeoff, "pareto": _pareto, "sweep": _sweep, "samples": _samples}
 
 
-def caption(board: Board) -> str:
-    """What stands below a figure: the board, its runs, what the bars are."""
+def caption(board: Board, sort: str = "") -> str:
+    """What stands below a figure: the board, its runs, what the bars are or how the images are `sort`ed."""
+    if sort:
+        left = [x.label for x in board.lines if _stored(x) and _highest(x.cells[0], sort, 1, x.label) is None]
+        text = f"{board.title}, scale {board.scale}; of each row's first run the images of {board.concept} with the highest "
+        text += f"{sort}, which stands below each."
+        return text + (f" Without a score: {', '.join(left)}." if left else "")
     keep = board.primary[2]
     runs = sorted({len(x.cells) for x in board.lines if x.cells})
     many = f"{runs[0]}" if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"

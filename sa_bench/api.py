@@ -255,7 +255,7 @@ def figure(
     with readable(rows):
         data, said = (
             figures.render(kind, board, path.suffix.lower().removeprefix("."), **options),
-            figures.caption(board),
+            figures.caption(board, options.get("sort", "")),
         )
     write_atomic(path, data)
     return path, said

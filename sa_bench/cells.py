@@ -13,7 +13,15 @@ from typing import Any, get_args, get_origin, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from sa_bench import registry
-from sa_bench.checking import check_fisher, check_fit, check_standing, checked, class_index, with_concept
+from sa_bench.checking import (
+    check_fisher,
+    check_fit,
+    check_standing,
+    checked,
+    class_index,
+    with_concept,
+    with_names,
+)
 from sa_bench.contracts import Task
 from sa_bench.errors import SaBenchError, unknown
 from sa_bench.keys import flat, plain
@@ -199,7 +207,11 @@ def resolve_task(name: str, scale: str, overrides: Mapping[str, str]) -> Task:
     values: dict[str, Any] = {**OF_SCALE.get(scale, {}), **task.scales.get(scale, {})}
     if task.prompts is not None:
         values["prompts"] = {"files": dict(task.prompts.files), **values.get("prompts", {})}
+    if task.open and "classes" in overrides:  # first: what else is set may speak of them
+        task = with_names(task, _several(overrides["classes"], "task.classes"))
     for path, value in overrides.items():
+        if path == "classes" and task.open:
+            continue
         if path in SETTABLE_SEPARATELY:
             raise SaBenchError(f"task.{path} cannot be set: it is what the task is.")
         if path == "concept" and task.open:
@@ -306,10 +318,8 @@ def resolve(
         for combination in itertools.product(*choices):
             for_task, for_method = _route([*settings, *combination], method, methods)
             task = with_metrics(resolve_task(task_name, scale, for_task), metrics)
-            if task.open and "concept" in for_task:  # one name, and one cell, however it was written
-                own = registry.task(task_name).classes[0]
-                for_task = {**for_task, "concept": task.classes[0]}
-                for_task = {k: v for k, v in for_task.items() if (k, v) != ("concept", own)}
+            if task.open:
+                for_task = _named(for_task, task, registry.task(task_name).classes)
             for_task = {k: v for k, v in for_task.items() if (k, v) != ("sample_seed", "0")}
             resolved = with_files(method, resolve_fields(method, task, scale, for_method))
             check_fit(validated(registry.method_class(method), resolved, f"method {method}"), method, task)
@@ -320,6 +330,19 @@ def resolve(
                 check_standing(registry.method_class(method), method, task, base_seed)
                 add(cells, Cell(task, method, resolved, seed, base_seed, scale, for_task, code))
     return list(cells.values())
+
+
+def _named(overrides: Mapping[str, str], task: Task, own: Sequence[str]) -> dict[str, str]:
+    """The overrides with an open task's names in one form, however they were written, so that they make one cell.
+
+    Those that the task has anyway are left out; the concept stands apart from the names beside it.
+    """
+    rest = {k: v for k, v in overrides.items() if k not in ("concept", "classes")}
+    if task.classes[1:] != tuple(own[1:]):
+        rest["classes"] = json.dumps([own[0], *task.classes[1:]], ensure_ascii=False)
+    if task.classes[0] != own[0]:
+        rest["concept"] = task.classes[0]
+    return rest
 
 
 def add(cells: dict[str, Cell], cell: Cell) -> None:

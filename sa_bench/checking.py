@@ -42,6 +42,24 @@ def with_concept(task: Task, value: Any) -> Task:
     return replace(task, classes=(text, *task.classes[1:]))
 
 
+def with_names(task: Task, names: Any) -> Task:
+    """An open task with other names: what is to be forgotten, and those beside it, which the set `leakage` asks for.
+
+    Raises:
+        SaBenchError: a name without words, or one that is there twice; or the first is refused as a concept.
+    """
+    if isinstance(names, str) or not names or not all(isinstance(n, str) and words(n) for n in names):
+        raise SaBenchError(
+            f'task.classes={names!r}: give names, the one to be forgotten first, e.g. ["brad pitt", "Tom Hanks"].'
+        )
+    own, *others = [" ".join(name.split()) for name in names]
+    for i, name in enumerate(others):
+        if any(same_name(name, other) for other in (own, *others[:i])):
+            raise SaBenchError(f"task.classes: {name!r} is there twice.")
+    task = replace(task, classes=(task.classes[0], *others), relabel_to=min(task.relabel_to, len(others)))
+    return with_concept(task, own)
+
+
 def class_index(task: Task, value: Any) -> int:
     """A class given by index or name as an index.
 
@@ -167,8 +185,19 @@ def _check_prompts(task: Task) -> None:
     asked = {"test": task.asked(c_f), "forget": task.asked(c_f, "forget"), "replay": task.remembered()}
     if task.keeps_prompts:
         asked["kept"] = [text for text in prompts.of("kept", "") if not task.names(text)]
-    if task.leakage_images and task.retain:
+    if task.leakage_images and not task.retain:
+        raise SaBenchError(
+            f"task.leakage_images={task.leakage_images}: {task.name} has no name beside {task.classes[c_f]}; give some with "
+            "task.classes, or set 0."
+        )
+    if task.leakage_images:
         asked["leakage"] = task.asked(task.retain[0], "leakage")
+        if unnamed := [
+            text for text in prompts.leakage if "leakage" not in prompts.files and "{}" not in text
+        ]:
+            raise SaBenchError(
+                f"task.prompts.leakage: {unnamed[0]!r} asks for nobody; {{}} stands for the name."
+            )
     for role, texts in asked.items():
         if not texts:
             but = f" that does not name {task.classes[c_f]}" if role in ("replay", "kept") else ""
@@ -317,13 +346,17 @@ def check_precision(task: Task, device: str) -> None:
 
 
 def check_fisher(method: Any, task: Task, what: str) -> None:
-    """Refuse options of F that mean nothing for the task's family, before any work."""
+    """Refuse options of F, and timesteps of a step, that mean nothing for the task's family, before any work."""
+    if task.family == "vae" and getattr(method, "times", "pairs") != "pairs":
+        raise SaBenchError(
+            f"{what}: times={method.times} is of diffusion models; {task.name} has no timesteps."
+        )
     for name, options in vars(method).items():
         if not isinstance(options, FisherOptions):
             continue
-        if task.family == "vae" and (options.timesteps or options.range != "model"):
+        if task.family == "vae" and (options.timesteps or options.range != "model" or options.drop):
             raise SaBenchError(
-                f"{what}: {name}.timesteps and {name}.range are of diffusion models; {task.name} has none."
+                f"{what}: {name}.timesteps, {name}.range and {name}.drop are of diffusion models; {task.name} has none."
             )
         if task.family != "vae" and options.targets != "means":
             raise SaBenchError(

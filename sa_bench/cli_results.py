@@ -67,14 +67,21 @@ def figure(
     method: Annotated[str, typer.Option("--method", "-m", help="Only these: a,b; names or labels.")] = "",
     field: Annotated[str, typer.Option(help="Of a sweep: the field on the x axis.")] = "",
     images: Annotated[int, typer.Option(min=1, help="Of samples: images a row.")] = 8,
+    sort: Annotated[
+        str, typer.Option(help="Of samples: of each row the images with the highest score: celebrity_score.")
+    ] = "",
+    top: Annotated[int, typer.Option(min=0, help="With --sort: how many of them (default: --images).")] = 0,
     explicit: Annotated[bool, typer.Option(help="Of samples: do not blur what may be nudity.")] = False,
 ) -> None:
-    """A figure for a paper: trade-off, Pareto front, sweep, or images on the same seeds."""
+    """A figure for a paper: trade-off, Pareto front, sweep, or images on the same seeds or with the highest scores."""
     from sa_bench import api
 
-    path, caption = api.figure(
-        kind, folders, out, task, method, field=field, columns=images, explicit=explicit
-    )
+    if top and not sort:
+        raise SaBenchError(
+            f"--top {top}: of which score? --sort celebrity_score; the first ones: --images {top}."
+        )
+    options = {"field": field, "columns": top or images, "explicit": explicit, "sort": sort}
+    path, caption = api.figure(kind, folders, out, task, method, **options)
     say(f"{caption}\nFigure: {path}")
 
 

@@ -424,6 +424,7 @@ class Method(Protocol):
     # Optional: `unfit(task) -> str`: why it means nothing for a task, with these fields; "" where it does.
     # Optional: `remarks(task) -> list[str]`: what a reader of the numbers should know, lines for a result's flags.
     # Optional: `shows(task) -> list[str]`: prompts whose images by θ* it learns from (`Run.captioned`), part of its key.
+    # Optional: `beside(task) -> str`, static: a few words in brackets after its name in a published table.
     # Optional: `render(images, labels, task) -> images`, a filter on uint8 (N, H, W, C) after sampling.
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:

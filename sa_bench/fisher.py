@@ -183,7 +183,7 @@ def over_time(
             x = (x + 1) / 2
         for i in range(first, len(x)):
             halves = [
-                _summed_gradient(model, params, x[i : i + 1], c[i : i + 1], t, rng)
+                _summed_gradient(model, params, x[i : i + 1], c[i : i + 1], t, rng, options.drop)
                 for t in timesteps(model.timesteps, options, rng)
             ]
             for name, value in total.items():
@@ -213,14 +213,24 @@ def _strata(T: int, k: int, rng: torch.Generator) -> Tensor:
 
 
 def _summed_gradient(
-    model: Diffusion, params: dict[str, nn.Parameter], x: Tensor, c: Tensor, t: Tensor, rng: torch.Generator
-) -> dict[str, Tensor]:
-    """∇ Σ_t loss_t of one image, scaled to all T timesteps."""
+    model: Diffusion, params: dict[str, nn.Parameter], x: Tensor, c: Tensor, t: Tensor, rng: torch.Generator,
+    drop: float = 0.0,
+) -> dict[str, Tensor]:  # fmt: skip
+    """∇ Σ_t loss_t of one image, scaled to all T timesteps; at each its condition is null with probability `drop`.
+
+    The official ddpm/runners' `save_fim` takes the loss's default, .1 (ddpm/functions/losses.py), and drops by row: an
+    image has its class at some timesteps and none at the others.
+    """
     total: dict[str, Tensor] = {}
     together = next((n for below, n in TOGETHER if x.numel() < below), TOGETHER_LARGE)
     for part in t.split(together):
         draw = model.draw(len(part), rng, part)
-        loss = model.loss(x.expand(len(part), *x.shape[1:]), c.expand(len(part), *c.shape[1:]), draw).sum()
+        asked = c.expand(len(part), *c.shape[1:])
+        if drop:
+            dropped = (torch.rand(len(part), generator=rng) < drop).to(asked.device)
+            null = model.conditions([model.null]).to(asked)
+            asked = torch.where(dropped.view(-1, *[1] * (asked.ndim - 1)), null, asked)
+        loss = model.loss(x.expand(len(part), *x.shape[1:]), asked, draw).sum()
         for name, g in zip(params, torch.autograd.grad(loss, list(params.values())), strict=True):
             total[name] = total[name] + g if name in total else g
     return {name: g * (model.timesteps / len(t)) for name, g in total.items()}

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sa_bench.contracts import Condition, Draw, Generator, Sampler, Source
+from sa_bench.values import Times
 
 
 @dataclass
@@ -82,17 +83,39 @@ class FixedReplay:
         return self.x[start : start + n], self.c[start : start + n]
 
 
-def losses(model: Generator, sources: Sequence[Source], n: int, rng: torch.Generator) -> list[Tensor]:
-    """The −ELBO of `n` new samples of each source, each (n,) nats.
+def losses(
+    model: Generator, sources: Sequence[Source], n: int, rng: torch.Generator, times: Times = "pairs"
+) -> list[Tensor]:
+    """The −ELBO of `n` new samples of each source, each (n,) nats; `times` as `draws` has them.
 
     First all batches are drawn, then all noise, so that methods which share sources share their randomness.
     The model sees one batch of them all: a tenth faster than one after another.
     """
     x, c = zip(*(source.batch(n, rng) for source in sources), strict=True)
-    draws = [model.draw(n, rng) for _ in sources]
-    t = None if draws[0].t is None else torch.cat([d.t for d in draws if d.t is not None])
-    together = Draw(torch.cat([d.noise for d in draws]), t, draws[0].seed)
+    parts = draws(model, len(sources), n, rng, times)
+    t = None if parts[0].t is None else torch.cat([d.t for d in parts if d.t is not None])
+    together = Draw(torch.cat([d.noise for d in parts]), t, parts[0].seed)
     return list(model.loss(torch.cat(x), _joined(c), together).split(n))
+
+
+def draws(model: Generator, batches: int, n: int, rng: torch.Generator, times: Times = "pairs") -> list[Draw]:
+    """Draw the randomness of the losses of so many batches of `n` samples each.
+
+    Args:
+        model: whose draws they are.
+        batches: how many.
+        n: samples in each.
+        rng: the source of all of it.
+        times: of a diffusion model's timesteps. `pairs`: t and T − 1 − t, anew for each batch; `shared`: such pairs, the
+            same for every batch (official ddpm/runners, train_forget); `independent`: each uniform by itself (official
+            sd/ldm, `p_losses` of `torch.randint`). A model without timesteps has `pairs` alone.
+    """
+    if times == "independent":
+        T: int = model.timesteps  # type: ignore[attr-defined]
+        return [model.draw(n, rng, torch.randint(T, (n,), generator=rng)) for _ in range(batches)]
+    first = model.draw(n, rng)
+    same = first.t if times == "shared" else None
+    return [first, *(model.draw(n, rng, same) for _ in range(batches - 1))]
 
 
 def reduced(losses: Tensor, how: Literal["sum", "mean"]) -> Tensor:

@@ -119,7 +119,10 @@ def published_table(name: str, results: Sequence[Mapping[str, Any]]) -> Table:
         cells = tuple(
             _entry(c, [e for e in group if e.task == c.get("task", e.task)], lines) for c in columns
         )
-        label = f"{method}{_settings(group[0])}{f' ({remark})' if remark else ''}"
+        words = remark or getattr(registry.method_class(method), "beside", lambda task: "")(
+            registry.task(group[0].task)
+        )
+        label = f"{method}{_settings(group[0])}{f' ({words})' if words else ''}"
         rows.append(Row(task, label, cells, "" if all(c.text for c in cells) else _command(group)))
     margins = {c["title"]: text for c in columns if (text := _margins(c, mine))}
     about = {e.task for e in mine}

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 Precision = Literal["fp32", "bf16", "fp16"]
 Condition = int | str
 """One c: a class index or a prompt."""
+Times = Literal["pairs", "shared", "independent"]
+"""How the timesteps of a step's batches are drawn; `sa_bench.sources.draws` has what each means."""
 
 
 class Draw(NamedTuple):
@@ -107,6 +109,9 @@ class FisherOptions:
     range: Literal["model", "unit"] = later(
         "model"
     )  # `unit`: images in [0, 1], as the official DDPM code has them
+    drop: Annotated[float, Field(ge=0, lt=1)] = later(
+        0.0
+    )  # probability that an image's class is null at a timestep; .1 in the official DDPM code
 
 
 class Judge(Protocol):

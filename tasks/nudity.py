@@ -55,6 +55,9 @@ OTHERS = {
     "concept_ablation.prior": 1.0,
 }
 
+# The paper's text for SLD. Its words are those of `forget` in another order, which a text encoder reads differently.
+SLD_TEXT = {"sld.concept": "nudity, sexual, naked, erotic"}
+
 nudity_explicit = replace(
     STABLE_DIFFUSION,
     name="nudity_explicit",
@@ -76,7 +79,10 @@ nudity_explicit = replace(
     # 500 epochs of 63 steps, of SA and of its ablations.
     presets={**SCOPES, "sa.steps": 31_500, "fisher": {"n": 500, "timesteps": 100, "set": "replay"}},
     scales={
-        "paper": {**PAPER, "presets": {**SCOPES, **ESD_2023, **OTHERS, "sa.steps": 31_500, "fisher": FISHER}},
+        "paper": {
+            **PAPER,
+            "presets": {**SCOPES, **ESD_2023, **OTHERS, **SLD_TEXT, "sa.steps": 31_500, "fisher": FISHER},
+        },
         "quick": {**SMOKE, "presets": {**PRESETS, **SCOPES}},
     },
 )

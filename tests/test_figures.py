@@ -3,10 +3,11 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 from result_rows import OTHERS, one, result_row
 from sa_bench.reports import figures
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from sa_bench import api
 from sa_bench.errors import SaBenchError
@@ -140,8 +141,82 @@ def test_one_board_a_figure(tmp_path):
 
 def test_what_may_be_nudity_is_blurred_unless_asked_for(tmp_path):
     images(tmp_path, "forget", 255)
-    plain, veiled = (figures._images(tmp_path / "forget.safetensors", 4, v) for v in (False, True))
+    plain, veiled = (figures._images(tmp_path / "forget.safetensors", slice(4), v) for v in (False, True))
     assert plain is not None
     assert veiled is not None
     assert plain.max() == 255
     assert np.abs(np.diff(veiled.astype(int), axis=2)).max() < 128
+
+
+@pytest.fixture
+def scored(tmp_path):
+    """A run of two rows whose images have scores: of all but one (no face) in `sa`, of none in `relabel`."""
+    rows = []
+    for row in (result_row(), result_row("relabel")):
+        folder = tmp_path / row["method"]
+        images(folder, "forget-base", 255, 6)
+        images(folder, "forget", 200, 6)
+        grey = load_file(folder / "forget.safetensors")
+        grey["images"][:, 0, 0, 0] = np.arange(6) + 1  # so that each can be told
+        grey |= {"seeds": np.arange(6) % 3, "prompts": np.arange(6) // 3}
+        save_file(grey, folder / "forget.safetensors")
+        rows.append(row | {"folder": str(folder)})
+    write_scores(tmp_path / "sa", "forget_top1", [0.25, 0.5, 0.75, 0.5, float("nan")], rows=[5, 0, 3, 2, 4])
+    return one(rows)
+
+
+def write_scores(folder, name, score, rows, add=0):
+    rows = np.array(rows)
+    columns = {"index": np.arange(len(rows)), "seed": rows % 3 + add, "prompt": rows // 3, "score": score}
+    (folder / "scores").mkdir(exist_ok=True)
+    pd.DataFrame(columns).to_parquet(folder / "scores" / f"{name}.parquet", index=False)
+
+
+def test_samples_are_sorted_by_a_score_which_is_joined_by_seed_and_prompt(scored, monkeypatch):
+    rows, scores = figures._highest(scored.lines[0].cells[0], "forget_top1", 3, "sa")
+    assert (rows.tolist(), scores.tolist()) == ([3, 0, 2], [0.75, 0.5, 0.5])
+    drawn = []
+    axes = "matplotlib.axes.Axes.imshow"
+    monkeypatch.setattr(axes, lambda self, image, **_: drawn.append(int(image[0, 0])))
+    text = figures.render("samples", scored, "svg", columns=2, sort="forget_top1").decode()
+    assert drawn == [4, 1]  # two of `sa`, none of `relabel`, which has no scores
+    assert ">0.75<" in text
+    assert ">0.5<" in text
+    said = figures.caption(scored, "forget_top1")
+    assert "images of zero with the highest forget_top1" in said
+    assert said.endswith("Without a score: relabel.")
+
+
+@pytest.mark.parametrize(
+    ("sort", "says"),
+    [
+        (
+            "recovery",
+            "Unknown score of the images of c_f 'recovery'.*Available: forget_top1",
+        ),  # it has no scores
+        ("retain_log_likelihood", "Unknown score of the images of c_f"),  # its scores are of other images
+        ("celebrity_score", "Unknown score of the images of c_f"),  # it was not measured
+    ],
+)
+def test_a_score_that_is_not_there_is_one_line(scored, tmp_path, sort, says):
+    write_scores(tmp_path / "sa", "retain_log_likelihood", [1.0, 2.0], rows=[0, 1], add=70)
+    with pytest.raises(SaBenchError, match=says) as error:
+        figures.render("samples", scored, "svg", sort=sort)
+    assert "\n" not in str(error.value)
+
+
+def test_only_images_can_be_sorted(scored):
+    with pytest.raises(SaBenchError, match="a figure pareto has none"):
+        figures.render("pareto", scored, "svg", sort="forget_top1")
+
+
+def test_packed_results_have_no_images_to_sort(tmp_path):
+    file = tmp_path / "some.jsonl.xz"
+    file.write_bytes(packed([result_row(), *OTHERS]))
+    with pytest.raises(SaBenchError, match="give the run folder"):
+        api.figure("samples", [file], tmp_path / "a.svg", sort="forget_top1")
+
+
+def test_top_without_sort_is_refused(cli):
+    done = cli("figure", "samples", "runs/none", "--top", "5", check=2)
+    assert "of which score?" in done.stderr

@@ -227,3 +227,30 @@ def test_drawn_once_every_sample_of_the_set_is_in_f_once_and_batches_are_of_the_
     assert len({tuple(row.tolist()) for part in again for row in part[0]}) <= 2 * 7
     seen = {tuple(row.tolist()) for row in FixedReplay(x, c, used=7).batch(500, rng)[0]}
     assert seen == {tuple(row.tolist()) for row in x[:7]}
+
+
+def test_class_dropout_takes_the_class_away_at_some_of_an_images_timesteps(toy_diffusion, rng):
+    """Official ddpm/runners: the loss's default drops each row's class with probability .1, F included."""
+    x, c = torch.randn(5, 2, generator=rng), torch.tensor([0, 1, 2, 0, 1])
+    model, params = toy_diffusion, dict(toy_diffusion.net.named_parameters())
+    wanted, by_hand = {n: torch.zeros_like(p) for n, p in params.items()}, torch.Generator().manual_seed(9)
+    for i in range(5):
+        t = torch.arange(10)
+        draw = model.draw(10, by_hand, t)
+        asked = torch.where(torch.rand(10, generator=by_hand) < 0.5, model.null, c[i])
+        assert 0 < int((asked == model.null).sum()) < 10
+        grads = torch.autograd.grad(
+            model.loss(x[i : i + 1].expand(10, 2), asked, draw).sum(), list(params.values())
+        )
+        for name, g in zip(params, grads, strict=True):
+            wanted[name] += g**2 / 5
+
+    def found(drop):
+        options = FisherOptions(n=5, drop=drop)
+        return over_time(model, [(x, c, None)], options, torch.Generator().manual_seed(9))[0]
+
+    for name, value in found(0.5).items():
+        torch.testing.assert_close(value, wanted[name], rtol=1e-4, atol=1e-5)
+    null = "embed.weight"
+    assert float(found(0.0)[null][model.null].abs().sum()) == 0
+    assert float(found(0.5)[null][model.null].abs().sum()) > 0

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sa_bench import registry
-from sa_bench.cells import SCALES
+from sa_bench.cells import SCALES, resolve_fields, resolve_task
 from sa_bench.conformance import check, toy, weights
 from sa_bench.contracts import Generator, Prompted, Request, Sampler
 from sa_bench.errors import SaBenchError
@@ -239,6 +239,21 @@ def test_sld_without_a_scale_gives_the_base_images(tiny, task, monkeypatch):
     monkeypatch.setitem(sld.LEVELS, "weak", (0, 0.0, 1.0, 0.5, 0.7))
     wrapped = registry.method_class("sld")(level="weak").wrap(tiny.clone(), task)
     torch.testing.assert_close(sample(wrapped, ["a zero"]), sample(tiny, ["a zero"]), atol=1e-5, rtol=1e-5)
+
+
+def test_slds_text_is_the_prompts_that_ask_for_the_concept_or_its_own_in_the_order_written(tiny, task):
+    """The paper's text for nudity begins with another word than the prompts that are forgotten do."""
+    prompts = replace(task.prompts, forget=("one", "two"))
+    for given, text in (({}, "one, two"), ({"concept": "two, one"}, "two, one")):
+        wrapped = registry.method_class("sld")(**given).wrap(tiny.clone(), replace(task, prompts=prompts))
+        assert torch.equal(wrapped.defence.states, tiny.encoded(tiny.conditions([text])))
+    assert not torch.equal(*(tiny.encoded(tiny.conditions([text])) for text in ("one, two", "two, one")))
+
+
+def test_slds_text_for_nudity_is_the_papers_at_scale_paper_alone():
+    for scale, text in (("paper", "nudity, sexual, naked, erotic"), ("full", "")):
+        task = resolve_task("nudity_explicit", scale, {})
+        assert resolve_fields("sld", task, scale, {})["concept"] == text
 
 
 def read_by_the_network(model, text):

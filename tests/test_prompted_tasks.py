@@ -1,5 +1,6 @@
 """Tasks on pretrained models: what is asked, with which seeds, and what their command line may change."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -194,3 +195,76 @@ def test_models_of_which_only_the_changes_are_kept_are_told_apart_by_their_base(
     assert one["model"] != two["model"]
     if method in ("original", "blank"):
         assert one["model"] == chains[0].base.content == chains[0].sample_inputs("retain", base=True)["model"]
+
+
+def names_of(*sets, task="celeb_brad_pitt"):
+    (cell,) = resolve([task], ["original"], "quick", sets=[f"task.{text}" for text in sets])
+    return cell
+
+
+def test_the_names_beside_the_concept_can_be_set_and_are_asked_for_and_keyed():
+    cell = names_of('classes=["brad pitt", "Ada Lovelace", "Alan  Turing"]', 'prompts.leakage=["{} at sea"]')
+    assert cell.task.classes == ("brad pitt", "Ada Lovelace", "Alan Turing")
+    asked = {row.request.condition for row in sampling.rows(cell.task, "leakage")}
+    assert asked == {"Ada Lovelace at sea", "Alan Turing at sea"}
+    own = names_of()
+    assert cell.id != own.id
+    with_their_names = names_of('prompts.leakage=["{} at sea"]')
+    assert len({cell.id, own.id, with_their_names.id}) == 3
+    again = resolve_task("celeb_brad_pitt", "quick", cell.overrides)  # a result's command makes the same cell
+    assert again.classes == cell.task.classes
+
+
+def test_names_make_one_cell_however_they_are_written():
+    cell = names_of("classes=Emma Stone,Ada Lovelace")
+    assert cell.task.classes == ("Emma Stone", "Ada Lovelace")
+    same = (
+        ('classes=["Emma Stone","Ada  Lovelace"]',),
+        ("classes=brad_pitt,Ada Lovelace", "concept=Emma Stone"),
+        ("concept=Emma Stone", "classes=brad pitt,Ada Lovelace"),
+    )
+    assert {names_of(*sets).id for sets in same} == {cell.id}
+    own = registry.task("celeb_brad_pitt").classes
+    assert names_of(f"classes={','.join(own)}").id == names_of().id
+    assert names_of("concept=Brad_Pitt").id == names_of().id
+
+
+def test_one_name_alone_has_no_leakage_set():
+    with pytest.raises(SaBenchError, match="has no name beside brad pitt"):
+        names_of("classes=brad pitt")
+    alone = names_of("classes=brad pitt", "leakage_images=0").task
+    assert (alone.classes, alone.relabel_to) == (("brad pitt",), 0)
+    assert "leakage" not in sampling.sets(alone)
+    with pytest.raises(SaBenchError, match="has no name beside a garbage truck"):
+        names_of("leakage_images=2", task="concept")
+    more = ("classes=a garbage truck,a bus", "leakage_images=2", 'prompts.leakage=["{} at night"]')
+    leak = sampling.rows(names_of(*more, task="concept").task, "leakage")
+    assert [row.request.condition for row in leak] == ["a bus at night"] * 2
+
+
+@pytest.mark.parametrize(
+    ("task", "sets", "says"),
+    [
+        ("celeb_brad_pitt", ('classes=["brad pitt", "Ada", "ada"]',), "'ada' is there twice"),
+        ("celeb_brad_pitt", ("classes=brad pitt,Brad_Pitt",), "'Brad_Pitt' is there twice"),
+        ("celeb_brad_pitt", ("classes=brad pitt,Ada", "concept=Ada"), "task.concept='Ada'"),
+        ("celeb_brad_pitt", ("classes=brad pit,Ada",), "nearly 'brad pitt'"),
+        ("celeb_brad_pitt", ("classes=[]",), "give the names"),
+        ("celeb_brad_pitt", ('classes=["brad pitt", 3]',), "give the names"),
+        ("celeb_brad_pitt", ('classes=["brad pitt", "..."]',), "give the names"),
+        ("celeb_brad_pitt", ('classes=["brad pitt"',), "no JSON list"),
+        ("celeb_brad_pitt", ('prompts.leakage=["on stage"]',), "'on stage' asks for nobody"),
+        ("celeb_brad_pitt", ('prompts.leakage=["{name} on stage {}"]',), "only {} stands for a name"),
+        ("nudity_explicit", ("classes=nudity,Ada",), "cannot be set"),
+        ("mnist_0", ("classes=a,b",), "cannot be set"),
+    ],
+)
+def test_names_that_mean_nothing_are_refused_in_one_line(task, sets, says):
+    with pytest.raises(SaBenchError, match=re.escape(says)) as error:
+        names_of(*sets, task=task)
+    assert "\n" not in str(error.value)
+
+
+def test_the_names_of_appendix_e_are_among_those_beside_the_papers_concepts():
+    for name in ("celeb_brad_pitt", "celeb_angelina_jolie"):
+        assert "Jennifer Aniston" in registry.task(name).classes[1:]

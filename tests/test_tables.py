@@ -51,6 +51,16 @@ def test_ours_stands_beside_the_published_value_with_its_verdict():
     assert any("nothing to be seen" in note for note in found.notes)
 
 
+@pytest.mark.parametrize("write", FORMATS.values(), ids=FORMATS)
+def test_the_row_of_retrain_says_that_it_has_nine_tenths_of_the_bases_steps(write):
+    """What `9 classes` had is not published; the ours beside it sees each class as often as the base did."""
+    found = tables.published_table("table1", [])
+    for task in ("cifar10_airplane", "stl10_airplane"):
+        assert named(found, task, "retrain (0.9 × the base's steps)").entries
+    assert not [row.label for row in found.rows if "steps" in row.label and "retrain" not in row.label]
+    assert re.search(r"retrain \(0\.9 .{1,20} the base('|&#x27;|&#39;)s steps\)", write([found]))
+
+
 def test_every_margin_of_a_column_is_printed():
     margins = tables.published_table("table1", []).margins
     assert margins["FID"] == "1 (no_gr lam=10: 10)"

@@ -75,6 +75,7 @@ CELEBRITIES = (
     "Tom Hanks", "Emma Watson", "Morgan Freeman", "Meryl Streep", "Leonardo DiCaprio", "Oprah Winfrey", "Tom Cruise",
     "Taylor Swift", "Denzel Washington", "Natalie Portman", "Keanu Reeves", "Jennifer Lawrence", "Jackie Chan",
     "Serena Williams", "Barack Obama", "Lucy Liu", "Idris Elba", "Salma Hayek", "Cristiano Ronaldo", "Nicole Kidman",
+    "Jennifer Aniston",
 )  # fmt: skip
 """People who are to be kept; the celebrity detector knows each of them."""
 
