@@ -383,13 +383,17 @@ def rows_of(cell, tmp_path):
     return {**skeleton(cell, "python -m sa_bench run"), "folder": str(folder)}
 
 
-@pytest.mark.parametrize("scale", ["full", "paper", "quick"])
-def test_what_edits_cross_attention_alone_does_so_for_nudity_too(scale):
+@pytest.mark.parametrize(
+    ("scale", "published"),
+    [("full", {}), ("paper", {"esd": "noxattn", "concept_ablation": "attn"}), ("quick", {})],
+)
+def test_what_edits_cross_attention_alone_does_so_for_nudity_too(scale, published):
+    """At scale `paper` ESD's code of 2023, and Concept Ablation's own setting for nudity."""
     task = resolve_task("nudity_explicit", scale, {})
     scopes = {
         m: resolve_fields(m, task, scale, {})["scope"] for m in ("sa", "esd", "uce", "concept_ablation")
     }
-    assert scopes == {"sa": "noxattn", "esd": "esd-u", "uce": "kv", "concept_ablation": "kv"}
+    assert scopes == {"sa": "noxattn", "esd": "esd-u", "uce": "kv", "concept_ablation": "kv"} | published
 
 
 STABLE = [entry.name for entry in registry.entries("task") if registry.task(entry.name).model]
