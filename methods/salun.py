@@ -4,11 +4,12 @@
     L(θ) = E ‖ε_θ(x_t, c_f, t) − sg[ε_θ(x_t, c', t)]‖² + α E ‖ε − ε_θ(x_r,t, c_r, t)‖²            gradients times m
 
 c' is a pseudo label: the anchor. The mask is of the guided prediction, as in the code (`mask=guided`, the default);
-`mask=plain` is of ε_θ(x_t, c_f, t) alone, which the board micro-t2i-1 had. The target is the current model, as in the
-code; `target="frozen"` asks θ* (why it matters: `concept_ablation`). Settings of SD/train-scripts (nudity: α = 0.1, 1e-5,
-one epoch of 800 images by 8, x_r images of the pseudo prompt: `remain=pseudo`) and, for classes, of DDPM/ (α = 1e-3,
-1,000 steps of 128 at 1e-4, w = 2, c = ∅ in a tenth of the images, no averaged weights; its second term is summed over the
-image, its first a mean, as here).
+`mask=plain` is of ε_θ(x_t, c_f, t) alone, which the board micro-t2i-1 had (on its model the two agree in 65 % of the
+weights, half by chance). The target is the current model, as in the code; `target="frozen"` asks θ* (why it matters:
+`concept_ablation`). Settings of SD/train-scripts (nudity: α = 0.1, 1e-5, one epoch of 800 images by 8, x_r images of the
+pseudo prompt: `remain=pseudo`) and, for classes, of DDPM/ (CIFAR10: α = 1e-3, 1,000 steps of 128 at 1e-4, w = 2, c = ∅ in
+a tenth of the images, no averaged weights; the second term summed over the image, the first a mean, as here). It has no
+settings for STL10, which here takes its task's batch of 64.
 
 Differs from the code: x are the model's own images of c_f and x_r its replay, where the code has real ones of both; the
 pseudo class is the task's, where it has c_f + 1; DDPM/ clips the gradient before it is masked, here after; t comes

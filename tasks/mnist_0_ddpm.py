@@ -69,7 +69,7 @@ mnist_0_ddpm = Task(
     presets=PRESETS,
     scales={
         "quick": {
-            "n_forget": 80,
+            "n_forget": 40,
             "n_retain": 20,
             "bound_images": 5,
             "bound_steps": 10,

@@ -91,7 +91,7 @@ mnist_0_t2i = Task(
     presets=PRESETS,
     scales={
         "quick": {
-            "n_forget": 96,
+            "n_forget": 24,
             "n_retain": 6,
             "family_images": 4,
             "recovery_budgets": (0, 20),

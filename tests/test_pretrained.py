@@ -384,14 +384,16 @@ def rows_of(cell, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("scale", "esd"), [("full", "esd-u"), ("paper", "noxattn"), ("quick", "esd-u")]
-)  # scale paper: as published in 2023
-def test_what_edits_cross_attention_alone_does_so_for_nudity_too(scale, esd):
+    ("scale", "published"),
+    [("full", {}), ("paper", {"esd": "noxattn", "concept_ablation": "attn"}), ("quick", {})],
+)
+def test_what_edits_cross_attention_alone_does_so_for_nudity_too(scale, published):
+    """At scale `paper` ESD's code of 2023, and Concept Ablation's own setting for nudity."""
     task = resolve_task("nudity_explicit", scale, {})
     scopes = {
         m: resolve_fields(m, task, scale, {})["scope"] for m in ("sa", "esd", "uce", "concept_ablation")
     }
-    assert scopes == {"sa": "noxattn", "esd": esd, "uce": "kv", "concept_ablation": "kv"}
+    assert scopes == {"sa": "noxattn", "esd": "esd-u", "uce": "kv", "concept_ablation": "kv"} | published
 
 
 STABLE = [entry.name for entry in registry.entries("task") if registry.task(entry.name).model]
