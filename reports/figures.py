@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from PIL import Image, ImageFilter
 
+from sa_bench import registry
 from sa_bench.board import Board, Endpoint, Line
 from sa_bench.errors import SaBenchError, unknown
 from sa_bench.explicit import explicit as may_be_explicit
@@ -362,8 +363,13 @@ def _refuse_score(board: Board, sort: str) -> NoReturn:
 def _scored_rows(cell: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray] | None:
     """Which of a run's images of c_f have a finite score of a measurement, and the scores; None: they have none of it.
 
-    A score is joined to its image by seed and, where there is one, prompt; one that is of other images is not theirs.
+    A score is joined to its image by seed and, where there is one, prompt; one that is of other images is not theirs. A
+    metric that asks the model draws images of its own, as recovery does from the same seeds.
     """
+    known = {entry.name for entry in registry.entries("metric")}
+    of = {metric_of(m) for m in cell["measurements"] if m["name"] == name} & known
+    if any("model" in registry.metric(metric).requires for metric in of):
+        return None
     file, found = Path(cell["folder"]) / "forget.safetensors", columns_of(cell, name)
     if "seed" not in found or not file.is_file():
         return None

@@ -23,6 +23,7 @@ from sa_bench.checking import (
     with_names,
 )
 from sa_bench.contracts import Task
+from sa_bench.data import own_prompts
 from sa_bench.errors import SaBenchError, unknown
 from sa_bench.keys import flat, plain
 from sa_bench.seeds import check_seeds
@@ -34,7 +35,7 @@ ID, OLD_ID = 16, 8  # hex digits of a cell's id, and of one in results of before
 OF_SCALE: Mapping[str, Mapping[str, Any]] = {"paper": {"train_precision": "fp32"}}
 """What a scale means for every task that does not say otherwise: the official codes all train in fp32."""
 QUICK_FORGET = {"classes": 80, "prompts": 96}
-"""The fewest images of c_f at scale `quick`: with fewer, one run could not pass the gate of ten classes (`sa_bench.gates`)."""
+"""The fewest images of c_f at scale `quick`: with fewer, one run could not pass the gate of ten classes."""
 SETTABLE_SEPARATELY = ("name", "title", "family", "dataset", "classes", "scales")
 
 
@@ -225,6 +226,8 @@ def resolve_task(name: str, scale: str, overrides: Mapping[str, str]) -> Task:
             task, value = with_concept(task, value), 0
         elif path in ("concept", "relabel_to"):
             value = class_index(task, value)
+        if path.startswith("prompts.") and isinstance(value, str) and value.startswith("set:"):
+            value = json.dumps(_prompt_set(value.removeprefix("set:")))
         assign(Task, values, path, value, f"task {name}")
     merged = {f.name: getattr(task, f.name) for f in fields(Task)} | values
     sampler = values.get("sampler", {})
@@ -237,6 +240,17 @@ def resolve_task(name: str, scale: str, overrides: Mapping[str, str]) -> Task:
         merged["prompts"] = asdict(task.prompts) | values["prompts"]
     task = validated(Task, merged, f"task {name}")
     return checked(task, "relabel_to" in overrides, "size" in overrides)
+
+
+def _prompt_set(name: str) -> tuple[str, ...]:
+    """The texts of a named prompt set.
+
+    Raises:
+        SaBenchError: there is none of that name.
+    """
+    if name not in own_prompts.SETS:
+        raise unknown("prompt set", name, own_prompts.SETS)
+    return own_prompts.SETS[name]
 
 
 def resolve_fields(method: str, task: Task, scale: str, settings: Mapping[str, str]) -> dict[str, Any]:

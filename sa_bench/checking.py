@@ -264,8 +264,9 @@ def check_fit(method: Any, name: str, task: Task) -> None:
         SaBenchError: it is so; with the reason.
     """
     kinds = KINDS.get(task.family)
-    if kinds is not None and method.supports not in kinds:
-        needed = "a text-to-image model" if method.supports is Prompted else "a diffusion model"
+    supports = getattr(method, "supports", Generator)  # a plug-in that does not say
+    if kinds is not None and supports not in kinds:
+        needed = "a text-to-image model" if supports is Prompted else "a diffusion model"
         raise SaBenchError(f"The method {name} needs {needed}; {task.name} has a {task.family}.")
     scope = getattr(method, "scope", "full")
     if scope not in (scopes := scopes_of(task.family)):

@@ -200,6 +200,7 @@ def test_samples_are_sorted_by_a_score_which_is_joined_by_seed_and_prompt(scored
 )
 def test_a_score_that_is_not_there_is_one_line(scored, tmp_path, sort, says):
     write_scores(tmp_path / "sa", "retain_log_likelihood", [1.0, 2.0], rows=[0, 1], add=70)
+    write_scores(tmp_path / "sa", "recovery", [0.0, 1.0], rows=[0, 1])  # from the same seeds
     with pytest.raises(SaBenchError, match=says) as error:
         figures.render("samples", scored, "svg", sort=sort)
     assert "\n" not in str(error.value)

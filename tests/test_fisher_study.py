@@ -15,7 +15,7 @@ EXACT = {
 def row(timesteps, lam, seed, values):
     fisher = {"timesteps": timesteps, "estimator": "stratified"}
     return {
-        "fields": {"lam": lam, "fisher": fisher}, "seed": seed,
+        "fields": {"lam": lam, "fisher": fisher}, "seed": seed, "base_seed": 0,
         "measurements": [{"name": name, "value": value, "fingerprint": {"metric": name}} for name, value in values.items()],
     }  # fmt: skip
 
@@ -52,10 +52,10 @@ def test_values_are_read_off_the_same_seeds_path_in_log_lambda_and_never_beyond_
 
 def test_an_estimate_that_only_rescales_lambda_is_equivalent_at_the_same_trace_alone():
     same, matched = lines(outcomes(rows(), trace))
-    assert "| 6 | +0.000 ± 0.000 | yes" in same
+    assert "| 6, 3 | +0.000 ± 0.000 | yes" in same
     assert "-0.1000" in same
     assert "| no (margin 0.01)" in same
-    assert "| 6 | +0.000 ± 0.000 | yes" in matched
+    assert "| 6, 3 | +0.000 ± 0.000 | yes" in matched
     assert "0.0000 ± 0.0000 | yes (margin 0.01)" in matched
 
 
@@ -68,3 +68,37 @@ def test_differences_beyond_a_margin_are_said():
 def test_without_the_exact_f_there_is_nothing_to_compare_with():
     with pytest.raises(SaBenchError, match=r"timesteps=0 are missing"):
         outcomes([r for r in rows() if r["fields"]["fisher"]["timesteps"]], trace)
+
+
+def told(by_seed):
+    """The row of an estimate whose runs at λ = 1 and 10 differ from the exact ones by a seed's two numbers."""
+    found = [row(0, lam, seed, values) for (lam, seed), values in EXACT.items()]
+    for seed, shifts in by_seed.items():
+        for lam, shift in zip((1.0, 10.0), shifts, strict=True):
+            exact = EXACT[lam, seed]
+            found.append(row(50, lam, seed, exact | {"retain_bound": exact["retain_bound"] + shift}))
+    return lines(outcomes(found, lambda option: 1.0))[0]
+
+
+def test_the_interval_is_over_seeds_and_no_narrower_for_more_lambdas():
+    """Seeds differ by 0, .003 and .006: t(.95, 2) = 2.920 times their standard error, .003 / √3, is .0051."""
+    assert "| 6, 3 |" in told({0: (0.0, 0.0), 1: (0.003, 0.003), 2: (0.006, 0.006)})
+    assert "+0.0030 ± 0.0051 | yes" in told({0: (0.0, 0.0), 1: (0.003, 0.003), 2: (0.006, 0.006)})
+    # what the λ differ by within a seed is no spread of seeds: six pairs would have said ± 0.0093
+    assert "+0.0030 ± 0.0051 | yes" in told({0: (-0.01, 0.01), 1: (-0.007, 0.013), 2: (-0.004, 0.016)})
+
+
+def test_a_difference_that_three_seeds_cannot_tell_from_the_margin_is_not_shown():
+    """Six pairs would have said ± .0029, and so `yes`."""
+    assert "+0.0040 ± 0.0067 | not shown" in told({0: (0.0, 0.0), 1: (0.004, 0.004), 2: (0.008, 0.008)})
+
+
+def test_two_seeds_are_too_few_at_any_number_of_lambdas():
+    assert told({0: (0.0, 0.0), 1: (0.003, 0.003)}).endswith("| – | too few seeds | – | too few seeds |")
+
+
+def test_runs_of_several_bases_are_refused():
+    found = rows()
+    found[0]["base_seed"] = 1
+    with pytest.raises(SaBenchError, match="of the bases 0, 1"):
+        outcomes(found, trace)

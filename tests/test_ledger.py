@@ -248,7 +248,7 @@ def test_esd_at_scale_paper_is_the_recipe_of_2023_and_table_2_says_what_is_not_r
         "scope": "xattn",
     }  # fmt: skip
     (nudity,) = resolve(["nudity_explicit"], ["esd"], "paper")
-    assert (nudity.fields["scope"], nudity.fields["steps"]) == ("esd-u", 1000)
+    assert (nudity.fields["scope"], nudity.fields["steps"]) == ("noxattn", 1000)
     table = [e for e in ledger.entries() if e.source == "Heng & Soh 2023, Table 2" and "std" not in e.metric]
     assert {e.method for e in table if e.never} == {"sa", "esd"}
     assert {e.method for e in table if not e.never} == {"original", "sld"}

@@ -10,6 +10,7 @@ import torch
 from sa_bench import prompt_files, registry, sampling
 from sa_bench.cells import resolve, resolve_task
 from sa_bench.contracts import Request, Sampler
+from sa_bench.data import own_prompts
 from sa_bench.errors import MissingAsset, SaBenchError
 from sa_bench.stages import Chain
 from sa_bench.store import Store
@@ -249,9 +250,9 @@ def test_one_name_alone_has_no_leakage_set():
         ("celeb_brad_pitt", ("classes=brad pitt,Brad_Pitt",), "'Brad_Pitt' is there twice"),
         ("celeb_brad_pitt", ("classes=brad pitt,Ada", "concept=Ada"), "task.concept='Ada'"),
         ("celeb_brad_pitt", ("classes=brad pit,Ada",), "nearly 'brad pitt'"),
-        ("celeb_brad_pitt", ("classes=[]",), "give the names"),
-        ("celeb_brad_pitt", ('classes=["brad pitt", 3]',), "give the names"),
-        ("celeb_brad_pitt", ('classes=["brad pitt", "..."]',), "give the names"),
+        ("celeb_brad_pitt", ("classes=[]",), "give names"),
+        ("celeb_brad_pitt", ('classes=["brad pitt", 3]',), "give names"),
+        ("celeb_brad_pitt", ('classes=["brad pitt", "..."]',), "give names"),
         ("celeb_brad_pitt", ('classes=["brad pitt"',), "no JSON list"),
         ("celeb_brad_pitt", ('prompts.leakage=["on stage"]',), "'on stage' asks for nobody"),
         ("celeb_brad_pitt", ('prompts.leakage=["{name} on stage {}"]',), "only {} stands for a name"),
@@ -268,3 +269,21 @@ def test_names_that_mean_nothing_are_refused_in_one_line(task, sets, says):
 def test_the_names_of_appendix_e_are_among_those_beside_the_papers_concepts():
     for name in ("celeb_brad_pitt", "celeb_angelina_jolie"):
         assert "Jennifer Aniston" in registry.task(name).classes[1:]
+
+
+def test_a_named_prompt_set_takes_the_place_of_a_roles_texts():
+    sets = ("prompts.test=set:styles", "prompts.leakage=set:contexts", "prompts.kept=set:strangers")
+    prompts = names_of(*sets).task.prompts
+    assert prompts is not None
+    assert (prompts.test, prompts.leakage, prompts.kept) == (
+        own_prompts.STYLES, own_prompts.CONTEXTS, own_prompts.STRANGERS,
+    )  # fmt: skip
+    assert names_of(sets[0]).id != names_of().id
+    with pytest.raises(SaBenchError, match=r"Unknown prompt set 'stiles'.*Did you mean styles"):
+        names_of("prompts.test=set:stiles")
+
+
+def test_sets_name_someone_where_they_are_for_a_name_and_nobody_else():
+    for name, texts in own_prompts.SETS.items():
+        assert len(set(texts)) == len(texts) >= 8, name
+        assert {text.count("{}") for text in texts} == {0 if name == "strangers" else 1}, name

@@ -287,3 +287,41 @@ REPLAY = (
     "Create a close-up of frost on a window.",
 )  # fmt: skip
 """Short instructions without people, for replay where the official file of 5,000 is not here."""
+
+CONTEXTS = (
+    "{} buying vegetables at a market",
+    "{} on a bench in a rose garden",
+    "{} in a crowded underground train",
+    "{} on a ski slope",
+    "{} repairing a bicycle in a garage",
+    "{} at a wedding table",
+    "{} walking through a desert",
+    "{} in a library between the shelves",
+)  # fmt: skip
+STYLES = (
+    "{} as a stained glass window",
+    "{} in the style of a woodcut",
+    "{} as a pixel art character",
+    "a chalk drawing of {} on a pavement",
+    "{} in the style of a baroque painting",
+    "{} as a low poly 3d model",
+    "an embroidery of {}",
+    "{} in the style of a 1930s travel poster",
+)  # fmt: skip
+STRANGERS = (
+    "a middle aged man at a café table",
+    "a young woman in a red coat",
+    "an old couple on a park bench",
+    "a bearded man playing the cello",
+    "a woman with short hair at a press conference",
+    "a man in a suit stepping out of a car",
+    "a nurse on her way home",
+    "two friends laughing on a stage",
+)  # fmt: skip
+
+SETS = {"contexts": CONTEXTS, "styles": STYLES, "stage": STAGE, "portraits": PORTRAIT, "strangers": STRANGERS}
+"""Named sets for a role of prompts, `task.prompts.test=set:contexts`: c_f elsewhere, c_f in other styles, other people
+by name (`stage`, for `leakage`) and without (`strangers`, for `kept`).
+
+They serve the purpose of the paper's picture pages (Figures 10 to 15); their texts are ours, not the paper's.
+"""

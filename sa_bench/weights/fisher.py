@@ -1,13 +1,15 @@
 """What a cheaper Fisher costs: `python -m sa_bench.weights fisher RUN` (of the suite fisher-ddpm).
 
 λ absorbs F's scale, so two questions are asked of an estimate: its shape at matched trace, and what becomes of
-forgetting and retention along a path of λ, by an equivalence test with margins declared here.
+forgetting and retention along a path of λ, by an equivalence test with margins declared here. Its unit is the seed:
+runs of one seed at several λ share their noise and their order of images, so they are averaged before they are compared.
+All runs are of one base model, and nothing is said of another.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +88,14 @@ def shape(
 
 Found = dict[tuple[float, int], dict[str, float]]
 """(λ, seed) to the value of each metric."""
+Pair = tuple[dict[str, float], dict[str, float]]
+"""Values of a run with an estimate, and with the exact F at the same seed."""
 
 
 def outcomes(rows: list[dict[str, Any]], trace: Callable[[Mapping[str, Any]], float]) -> str:
-    """Differences from the exact F's runs, paired by λ and seed, and whether they are within the margins.
+    """Differences from the exact F's runs, paired by λ and seed, and whether their mean is within the margins.
+
+    The mean over λ within each seed is one value; the interval is Student's t over the seeds, of one base model.
 
     Twice: at the same λ, and at the λ at which the two penalties have the same trace, where the exact F's runs
     are interpolated in log λ and an estimate's run beyond the ends of their path is left out.
@@ -97,7 +103,14 @@ def outcomes(rows: list[dict[str, Any]], trace: Callable[[Mapping[str, Any]], fl
     Args:
         rows: results of the suite.
         trace: of the F that a method's fields name.
+
+    Raises:
+        SaBenchError: no run with the exact F, or runs of several base models, whose seeds are not one sample.
     """
+    if len(bases := sorted({r["base_seed"] for r in rows})) > 1:
+        raise SaBenchError(
+            f"these runs are of the bases {', '.join(map(str, bases))}, the study is of one: give a run of one --base-seed."
+        )
     by: dict[tuple[int, str], Found] = {}
     traces: dict[tuple[int, str], float] = {}
     for r in rows:
@@ -114,14 +127,18 @@ def outcomes(rows: list[dict[str, Any]], trace: Callable[[Mapping[str, Any]], fl
     lines = []
     for title, ratio in (("the same λ", False), ("the same trace", True)):
         lines += [
-            f"| F from, at {title} | | pairs | forgetting: difference | equivalent? | retention: difference, bits/dim |"
-            " equivalent? |",
+            f"| F from, at {title} | | runs, seeds | forgetting: difference | equivalent? |"
+            " retention: difference, bits/dim | equivalent? |",
             "|" + " --- |" * 7,
         ]
         for key in order:
             scale = traces[key] / whole if ratio else 1.0
-            pairs = [(values, there) for at, values in by[key].items() if (there := along(exact, at, scale))]
-            lines.append(f"| {key[0]} timesteps | {key[1]} | {len(pairs)} {_verdicts(pairs)}|")
+            pairs: dict[int, list[Pair]] = {}  # by seed
+            for at, values in by[key].items():
+                if there := along(exact, at, scale):
+                    pairs.setdefault(at[1], []).append((values, there))
+            runs = sum(map(len, pairs.values()))
+            lines.append(f"| {key[0]} timesteps | {key[1]} | {runs}, {len(pairs)} {_verdicts(pairs)}|")
         lines.append("")
     return "\n".join(lines)
 
@@ -139,12 +156,13 @@ def along(exact: Found, at: tuple[float, int], scale: float) -> dict[str, float]
     }
 
 
-def _verdicts(pairs: list[tuple[dict[str, float], dict[str, float]]]) -> str:
+def _verdicts(pairs: Mapping[int, Sequence[Pair]]) -> str:
+    """Mean difference ± half its 90 % interval and the verdict, of each metric; each seed's mean over λ is one value."""
     parts = []
     for metric, margin in MARGINS.items():
-        d = np.array([mine[metric] - theirs[metric] for mine, theirs in pairs])
+        d = np.array([np.mean([ours[metric] - exact[metric] for ours, exact in of]) for of in pairs.values()])
         if len(d) < 3:
-            parts.append("| – | too few ")
+            parts.append("| – | too few seeds ")
             continue
         mean, half = d.mean(), stats.t.ppf(0.95, len(d) - 1) * d.std(ddof=1) / len(d) ** 0.5
         same = "yes" if abs(mean) + half < margin else "no" if abs(mean) - half > margin else "not shown"
