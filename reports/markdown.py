@@ -44,9 +44,7 @@ def _section(board: Board) -> str:
 
 
 def _mark(line: Line) -> str:
-    return {"control": " (control)", "reference": " (reference)", "target": " (target)"}.get(
-        line.standing, ""
-    )
+    return f" ({line.tag})" if line.tag else ""
 
 
 def _rows(board: Board) -> dict[str, Mapping[str, Any]]:

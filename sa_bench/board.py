@@ -97,6 +97,12 @@ class Line:
         return fmean(found) if found else None
 
     @property
+    def tag(self) -> str:
+        """What must be known of it beside its name: `control, service`; "" of a method that changes weights."""
+        of = [self.standing] if self.standing != "method" else []
+        return ", ".join([*of, "service"] if self.threat == "service" else of)
+
+    @property
     def devices(self) -> tuple[str, ...]:
         """Where it forgot, of the cells that recorded what that cost."""
         costs = [c["cost"].get("forget", {}) for c in self.cells]

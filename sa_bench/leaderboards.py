@@ -108,9 +108,8 @@ def _table(
 
 def _standing(line: Line) -> str:
     """What must be known of a line beside its numbers."""
-    if line.standing != "method":
-        return f" [{line.standing}]"
-    return (" [service]" if line.threat == "service" else "") + (" [collapsed]" if line.collapsed else "")
+    collapsed = " [collapsed]" if line.collapsed and line.standing == "method" else ""
+    return (f" [{line.tag}]" if line.tag else "") + collapsed
 
 
 def _front(line: Line, board: Board) -> Entry:

@@ -120,9 +120,7 @@ def print_boards(results: Sequence[Mapping[str, Any]]) -> None:
 
 def _mark(line: Line) -> str:
     """What must be known of a line beside its name; a service's rank is among services."""
-    if line.standing == "method":
-        return " [service]" if line.threat == "service" else ""
-    return f" [{line.standing}]"
+    return f" [{line.tag}]" if line.tag else ""
 
 
 def _empty(*headings: str) -> Table:

@@ -22,5 +22,8 @@ def threat_model(method: Any) -> ThreatModel:
 
 
 def threat_of(row: Mapping[str, Any]) -> str:
-    """Tell the threat model of a result's method."""
-    return row.get("threat_model") or ("service" if row["method"] in SERVICES else "weights")
+    """Tell the threat model of a result's method; a row that says none, or none that there is, is known by its name."""
+    said = row.get("threat_model")
+    if said in THREATS:
+        return said
+    return "service" if row["method"] in SERVICES else "weights"
