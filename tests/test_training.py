@@ -165,6 +165,7 @@ def test_of_an_averaged_training_the_average_is_the_result(tmp_path, own):
         cell=SimpleNamespace(seed=5, method="sa"),
         task=SimpleNamespace(model="mine"),
         device="cpu",
+        bf16=False,
         progress=None,
     )
     run = MethodRun(chain, tmp_path)
