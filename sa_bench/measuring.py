@@ -35,7 +35,7 @@ from sa_bench.errors import MissingAsset, NotFinite, SaBenchError
 from sa_bench.judges import Judge
 from sa_bench.keys import plain
 from sa_bench.results import measurement_row, read_measured, write_measured
-from sa_bench.sample_sets import SampleSet, file_hash
+from sa_bench.sample_sets import SampleSet, file_hash, load_samples
 from sa_bench.sampling import image_seed
 from sa_bench.stages import Chain
 from sa_bench.statistics import Measured, undefined
@@ -175,7 +175,7 @@ class Subject:
         """The set `name`."""
         if self.sets is not None:
             return self.sets[name]
-        return SampleSet.load(self.chain.samples(name, self.base).path / f"{name}.safetensors")
+        return load_samples(self.chain.samples(name, self.base).path / f"{name}.safetensors")
 
     def before(self) -> Subject:
         """θ*, as what this is compared with."""

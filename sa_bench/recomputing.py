@@ -22,7 +22,7 @@ from sa_bench.errors import SaBenchError
 from sa_bench.keys import plain
 from sa_bench.measuring import NEEDS_MODEL, LazyView, Subject, metric_name
 from sa_bench.results import made_here, to_json
-from sa_bench.sample_sets import SampleSet
+from sa_bench.sample_sets import SampleSet, load_samples
 from sa_bench.settings import store_folder
 from sa_bench.stages import Chain
 from sa_bench.store import Artifact, Store, digest
@@ -81,7 +81,7 @@ class Stored(Subject):
         path = self.folder / f"{name}{BASE if self.base else '.safetensors'}"
         if not path.is_file():
             raise Unavailable(f"needs the images of {name}, which are not in the bundle")
-        return SampleSet.load(path)
+        return load_samples(path)
 
     def before(self) -> Subject:
         """θ*'s images of the bundle."""
@@ -201,7 +201,7 @@ class CellCheck:
         self._require(
             f"{file}: number of images", held[0], sampling.count(self.cell.task, name), "the task asks for"
         )
-        found, wanted = SampleSet.load(self.folder / file), sampling.rows(self.cell.task, name)
+        found, wanted = load_samples(self.folder / file), sampling.rows(self.cell.task, name)
         columns: dict[str, Sequence[int]] = {
             "seeds": [r.request.seed for r in wanted],
             "labels": [r.label for r in wanted],

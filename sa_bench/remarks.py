@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sa_bench import sampling
 from sa_bench.detectors.pixels import blank
-from sa_bench.sample_sets import SampleSet
+from sa_bench.sample_sets import load_samples
 from sa_bench.store import Artifact, digest
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def remarks(chain: Chain, sets: Mapping[str, Artifact]) -> list[str]:
     """
     broken, empty = {}, {}
     for name, artifact in sets.items():
-        images = SampleSet.load(artifact.path / f"{name}.safetensors")
+        images = load_samples(artifact.path / f"{name}.safetensors")
         broken[name] = (images.broken, len(images))
         if chain.task.prompts is not None:
             finite = images.images if images.finite is None else images.images[images.finite]

@@ -71,29 +71,9 @@ class SampleSet:
         """What stands beside each image's score: its seed and, where there is one, the number of its prompt."""
         return {"seed": self.seeds} | ({} if self.prompts is None else {"prompt": self.prompts})
 
-    def save(self, path: Path) -> None:
-        """Write as safetensors, atomically."""
-        write_atomic(path, save(self.arrays()))
-
     def arrays(self) -> dict[str, np.ndarray]:
         """What is kept, by name."""
         return {k: np.ascontiguousarray(v) for k, v in vars(self).items() if v is not None}
-
-    @staticmethod
-    def load(path: Path) -> SampleSet:
-        """Read what `save` wrote.
-
-        Raises:
-            SaBenchError: as `arrays`, or other arrays than those of a set.
-        """
-        found = arrays(path)
-        marks = found.get("finite", np.ones(len(found["images"]), bool))
-        known = {column.name for column in fields(SampleSet)}
-        if "seeds" not in found or not set(found) <= known or marks.dtype != bool or marks.ndim != 1:
-            raise SaBenchError(f"{path} holds no sample set (it holds {', '.join(found)}).")
-        if len({len(column) for column in found.values()}) > 1:
-            raise SaBenchError(f"{path} holds no sample set: its arrays are not of one length.")
-        return SampleSet(**found)
 
     @staticmethod
     def concatenate(parts: Sequence[SampleSet]) -> SampleSet:
@@ -106,3 +86,24 @@ class SampleSet:
             None if any(p.prompts is None for p in parts) else np.concatenate([p.prompts for p in parts]),  # type: ignore[misc]
             None if all(p.finite is None for p in parts) else np.concatenate(marks),
         )
+
+
+def save_samples(samples: SampleSet, path: Path) -> None:
+    """Write a sample set as safetensors, atomically."""
+    write_atomic(path, save(samples.arrays()))
+
+
+def load_samples(path: Path) -> SampleSet:
+    """Read what `save_samples` wrote.
+
+    Raises:
+        SaBenchError: as `arrays`, or other arrays than those of a set.
+    """
+    found = arrays(path)
+    marks = found.get("finite", np.ones(len(found["images"]), bool))
+    known = {column.name for column in fields(SampleSet)}
+    if "seeds" not in found or not set(found) <= known or marks.dtype != bool or marks.ndim != 1:
+        raise SaBenchError(f"{path} holds no sample set (it holds {', '.join(found)}).")
+    if len({len(column) for column in found.values()}) > 1:
+        raise SaBenchError(f"{path} holds no sample set: its arrays are not of one length.")
+    return SampleSet(**found)

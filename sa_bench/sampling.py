@@ -19,7 +19,7 @@ from sa_bench import prompt_files
 from sa_bench.contracts import Generator, Prompted, Request, Task
 from sa_bench.errors import NotFinite, SaBenchError
 from sa_bench.parts import PARTS, load_part, save_part
-from sa_bench.sample_sets import SampleSet
+from sa_bench.sample_sets import SampleSet, save_samples
 from sa_bench.training import Progress
 
 SHARD = 512  # images between two writes: what a kill can cost
@@ -198,7 +198,7 @@ def draw_set(
         if progress is not None:
             progress(f"sample {name}", start + len(wanted), len(wanted_rows))
     whole = SampleSet.concatenate(parts)
-    whole.save(folder / f"{name}.safetensors")
+    save_samples(whole, folder / f"{name}.safetensors")
     return whole
 
 

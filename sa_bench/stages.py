@@ -22,6 +22,7 @@ from sa_bench.keys import plain
 from sa_bench.metering import Meter
 from sa_bench.method_run import MethodRun
 from sa_bench.parts import load_part, save_part
+from sa_bench.sample_sets import save_samples
 from sa_bench.sampling import image_seed
 from sa_bench.sources import (
     AnotherClass,
@@ -372,8 +373,9 @@ class Chain:
                 return
             raw = folder / PARTS / "raw"  # apart, so that a resumed run never filters twice
             made = sampling.draw_set(model, task, name, raw, self.progress)
-            replace(made, images=method.render(made.images, made.labels, task)).save(
-                folder / f"{name}.safetensors"
+            save_samples(
+                replace(made, images=method.render(made.images, made.labels, task)),
+                folder / f"{name}.safetensors",
             )
 
         inputs = self.sample_inputs(name, base)

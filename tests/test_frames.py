@@ -18,7 +18,7 @@ from sa_bench.cli import app
 from sa_bench.errors import SaBenchError
 from sa_bench.frames import parquet
 from sa_bench.results import SCHEMA, columns_of, load_results, packed
-from sa_bench.sample_sets import SampleSet
+from sa_bench.sample_sets import SampleSet, save_samples
 
 ROOT = Path(__file__).parent.parent
 
@@ -98,8 +98,9 @@ def test_the_table_knows_its_schema(tmp_path):
 def test_files_cut_short_beside_a_result_are_named(tmp_path):
     (tmp_path / "scores").mkdir()
     pd.DataFrame({"score": [0.0, 1.0]}).to_parquet(tmp_path / "scores" / "forget_top1.parquet")
-    SampleSet(np.zeros((2, 4, 4, 1), np.uint8), np.zeros(2, int), np.zeros(2, int)).save(
-        tmp_path / "forget.safetensors"
+    save_samples(
+        SampleSet(np.zeros((2, 4, 4, 1), np.uint8), np.zeros(2, int), np.zeros(2, int)),
+        tmp_path / "forget.safetensors",
     )
     for path in (tmp_path / "scores" / "forget_top1.parquet", tmp_path / "forget.safetensors"):
         path.write_bytes(path.read_bytes()[:-20])

@@ -12,7 +12,7 @@ import sa_bench
 from sa_bench import external, joining, sampling
 from sa_bench.cells import resolve, resolve_task
 from sa_bench.errors import SaBenchError
-from sa_bench.sample_sets import SampleSet
+from sa_bench.sample_sets import load_samples
 from sa_bench.settings import store_folder
 from sa_bench.stages import Chain
 from sa_bench.store import Store
@@ -73,7 +73,7 @@ def base(store_env):
         (cell,) = resolve([task], ["original"], "quick", sets=SETS[task])
         chain = Chain(Store(store_folder()), cell, lambda *event: None)
         return {
-            name: SampleSet.load(chain.samples(name, True).path / f"{name}.safetensors")
+            name: load_samples(chain.samples(name, True).path / f"{name}.safetensors")
             for name in ("forget", "retain")
         }
 

@@ -9,7 +9,7 @@ from sa_bench.cells import resolve
 from sa_bench.contracts import Request
 from sa_bench.errors import NotFinite
 from sa_bench.remarks import not_finite
-from sa_bench.sample_sets import SampleSet
+from sa_bench.sample_sets import SampleSet, load_samples, save_samples
 from sa_bench.store import Store
 
 HALF = '''"""`halfway`: θ*, which breaks for half of c_f's images. A numerical failure."""
@@ -132,8 +132,8 @@ def test_the_mark_is_kept(tmp_path):
         np.zeros((2, 1, 1, 1), np.uint8), np.arange(2), np.arange(2), None, np.array([True, False])
     )
     sound = SampleSet(np.zeros((1, 1, 1, 1), np.uint8), np.arange(1), np.arange(1))
-    whole.save(tmp_path / "a.safetensors")
-    read = SampleSet.load(tmp_path / "a.safetensors")
+    save_samples(whole, tmp_path / "a.safetensors")
+    read = load_samples(tmp_path / "a.safetensors")
     assert read.finite.tolist() == [True, False]
     assert SampleSet.concatenate([sound, read]).finite.tolist() == [True, True, False]
     assert SampleSet.concatenate([sound, sound]).finite is None

@@ -22,7 +22,7 @@ from sa_bench.explain import explain
 from sa_bench.exporting import export
 from sa_bench.models import pipelines
 from sa_bench.results import read_results
-from sa_bench.sample_sets import SampleSet
+from sa_bench.sample_sets import SampleSet, save_samples
 from sa_bench.stages import Chain
 from sa_bench.store import Store
 
@@ -362,8 +362,9 @@ def test_no_report_shows_nudity_as_it_is(store, tmp_path, task, sets):
     rng = np.random.default_rng(0)
     row = rows_of(cell, tmp_path)
     for name in ("forget", "forget-base", "retain", "retain-base"):
-        SampleSet(rng.integers(0, 256, (8, 64, 64, 3), np.uint8), np.full(8, -1), np.arange(8)).save(
-            Path(row["folder"]) / f"{name}.safetensors"
+        save_samples(
+            SampleSet(rng.integers(0, 256, (8, 64, 64, 3), np.uint8), np.full(8, -1), np.arange(8)),
+            Path(row["folder"]) / f"{name}.safetensors",
         )
     page = importlib.import_module("sa_bench.reports.html").render([row])
     seen = re.findall(r'<img alt="([^"]*)" id="[^"]*" src="([^"]*)"', page)

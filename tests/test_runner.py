@@ -11,7 +11,7 @@ from sa_bench import api, registry, runner
 from sa_bench.cells import resolve
 from sa_bench.errors import CellFailed, SaBenchError
 from sa_bench.results import load_results, packed, read_results, repeatable
-from sa_bench.sample_sets import SampleSet
+from sa_bench.sample_sets import load_samples
 from sa_bench.store import Store
 
 QUICK = [
@@ -37,7 +37,7 @@ def value(result, name):
 
 
 def forget_images(tmp_path, result):
-    return SampleSet.load(next((tmp_path / "run").glob(f"*{result['cell']}")) / "forget.safetensors").images
+    return load_samples(next((tmp_path / "run").glob(f"*{result['cell']}")) / "forget.safetensors").images
 
 
 def test_a_class_surrogate_turns_the_concept_into_that_class(tmp_path, store_env):

@@ -12,7 +12,7 @@ from sa_bench.errors import SaBenchError
 from sa_bench.models.vae import VAE
 from sa_bench.parts import PARTS
 from sa_bench.registry import task as find_task
-from sa_bench.sample_sets import SampleSet
+from sa_bench.sample_sets import SampleSet, load_samples, save_samples
 from sa_bench.sampling import draw_set, image_seed, requests
 
 
@@ -106,7 +106,7 @@ def test_a_damaged_shard_is_made_again_with_its_own_seeds(task, tmp_path, small_
     else:
         keep(slice(0, 16), 16)
     keep(slice(0, 16), 9999)  # a stray one
-    whole.take(slice(0, 16)).save(folder / "retain.safetensors")  # made by nobody knows what
+    save_samples(whole.take(slice(0, 16)), folder / "retain.safetensors")  # made by nobody knows what
     made = []
     sample = model.sample
     monkeypatch.setattr(model, "sample", lambda rows, s: made.append(len(rows)) or sample(rows, s))
@@ -118,12 +118,12 @@ def test_a_damaged_shard_is_made_again_with_its_own_seeds(task, tmp_path, small_
 
 def test_a_set_keeps_the_prompt_of_every_image_and_writes_none_where_there_is_none(tmp_path):
     plain = SampleSet(np.zeros((3, 2, 2, 1), np.uint8), np.arange(3), np.arange(3))
-    plain.save(tmp_path / "plain.safetensors")
-    assert SampleSet.load(tmp_path / "plain.safetensors").prompts is None
+    save_samples(plain, tmp_path / "plain.safetensors")
+    assert load_samples(tmp_path / "plain.safetensors").prompts is None
     prompted = replace(plain, prompts=np.array([4, 4, 7]))
     whole = SampleSet.concatenate([prompted.take(slice(0, 1)), prompted.of(2)])
-    whole.save(tmp_path / "prompted.safetensors")
-    assert SampleSet.load(tmp_path / "prompted.safetensors").prompts.tolist() == [4, 7]
+    save_samples(whole, tmp_path / "prompted.safetensors")
+    assert load_samples(tmp_path / "prompted.safetensors").prompts.tolist() == [4, 7]
     assert SampleSet.concatenate([plain, prompted]).prompts is None
 
 

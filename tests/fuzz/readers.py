@@ -14,7 +14,7 @@ from sa_bench.data import prompts
 from sa_bench.models import diffusers_folder, layouts
 from sa_bench.ranking import boards
 from sa_bench.results import packed, read_results, write_result
-from sa_bench.sample_sets import SampleSet
+from sa_bench.sample_sets import SampleSet, save_samples
 from sa_bench.store import Store, content
 
 SHAPE = (8, 8, 3)
@@ -35,8 +35,9 @@ def _cell(folder):
     frame = pd.DataFrame({"index": range(20), "score": np.linspace(0, 1, 20), "seed": range(20)})
     frame.to_parquet(cell / "scores" / "forget_top1.parquet", index=False)
     for name in ("forget", "forget-base"):
-        SampleSet(np.zeros((4, 8, 8, 1), np.uint8), np.arange(4), np.arange(4)).save(
-            cell / f"{name}.safetensors"
+        save_samples(
+            SampleSet(np.zeros((4, 8, 8, 1), np.uint8), np.arange(4), np.arange(4)),
+            cell / f"{name}.safetensors",
         )
     row = result_row()
     row["provenance"]["cell_command"] = "python -m sa_bench run --task mnist_0 --method sa --scale quick"
