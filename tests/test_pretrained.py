@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-import sa_bench.stages
+from sa_bench import stages
 from sa_bench import api, bases, registry, sampling
 from sa_bench.cells import resolve, resolve_fields, resolve_task
 from sa_bench.errors import MissingAsset, SaBenchError
@@ -306,7 +306,7 @@ def killed_at(stage):
     ("sample forget", lambda c: c.samples("forget", True).content),
 ])  # fmt: skip
 def test_a_killed_run_goes_on_to_the_same_content(tmp_path, monkeypatch, stage, make):
-    monkeypatch.setattr(sa_bench.stages, "PART_LARGE", 3)
+    monkeypatch.setattr(stages, "PART_LARGE", 3)
     monkeypatch.setattr(sampling, "SHARD_LARGE", 3)
     (cell,) = resolve(["celeb_brad_pitt"], ["original"], "quick")
     whole = make(Chain(Store(tmp_path / "whole"), cell, lambda *event: None))
