@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image, ImageFilter
 
-from sa_bench import __version__, beside
+from sa_bench import beside
 from sa_bench.board import Board, Endpoint, Line
 from sa_bench.cards import guard_card as shipped_guard
 from sa_bench.cards import judge_card
@@ -29,6 +29,7 @@ from sa_bench.explicit import explicit
 from sa_bench.plots import curves, sweeps, tradeoff
 from sa_bench.ranking import boards
 from sa_bench.sample_sets import arrays
+from sa_bench.version import __version__
 from sa_bench.wording import (
     FEW,
     FRONT,

@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sa_bench import __version__, beside
+from sa_bench import beside
 from sa_bench.board import Board, Endpoint, Line
 from sa_bench.claims import verdicts
 from sa_bench.comparing import COMPARED, checkpoints, comparisons, difference
 from sa_bench.escaping import fenced, paragraph
 from sa_bench.escaping import markdown as escape
 from sa_bench.ranking import boards
+from sa_bench.version import __version__
 from sa_bench.wording import FRONT, Notes, elsewhere, machine, percent, protocol, shown, spread, trained_in
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sa_bench import __version__, registry
+from sa_bench import registry
 from sa_bench.errors import SaBenchError
 from sa_bench.escaping import steering
 from sa_bench.explicit import explicit
@@ -29,6 +29,7 @@ from sa_bench.settings import store_folder
 from sa_bench.store import Store, digest, file_digest, replacing
 from sa_bench.untrusted import MIB, parse_json
 from sa_bench.untrusted_arrays import is_zip, open_zip, read_member
+from sa_bench.version import __version__
 
 SCHEMA = 1
 BUNDLED = ".sabench.zip"

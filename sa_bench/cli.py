@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sa_bench import __version__, cli_results
+from sa_bench import cli_results
 from sa_bench.cli_store import store_app
 from sa_bench.cli_text import say, seeds, split, with_home
 from sa_bench.errors import NO_MEMORY, SaBenchError, extras, first_line, is_out_of_memory, notice
+from sa_bench.version import __version__
 
 if TYPE_CHECKING:
     from sa_bench.cells import Cell

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sa_bench.detectors import Beside, Record, fingerprint, load
+from sa_bench import detectors
+from sa_bench.detectors import Beside, Record
 from sa_bench.parts import PARTS, load_record, save_record
 from sa_bench.sample_sets import SampleSet, file_hash
 from sa_bench.stages import Chain
@@ -19,11 +20,11 @@ CHUNK = 200  # images a file; a killed run loses no more
 
 def kept(chain: Chain, name: str, images: SampleSet, beside: Beside = None) -> list[Record]:
     """The records of `images`, made once for the same pixels by the same detector and then read from the store."""
-    detector = load(name)
+    detector = detectors.load(name)
     found = kept(chain, detector.AFTER, images) if detector.AFTER else None
     others = beside.images if isinstance(beside, SampleSet) else beside
     inputs: Mapping[str, Any] = {
-        "detector": fingerprint([name]),
+        "detector": detectors.fingerprint([name]),
         "images": file_hash(images.images),
         "beside": file_hash(beside.images) if isinstance(beside, SampleSet) else digest(list(beside or [])),
     }

@@ -18,9 +18,9 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
-from sa_bench import __version__
 from sa_bench.catalogue import HUGGING_FACE, LARGEST
 from sa_bench.errors import CellFailed, MissingAsset
+from sa_bench.version import __version__
 
 DEADLINE = 6.0  # seconds for an answer, and for a server's silence later on
 TRIES = 5  # in a row that end early

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sa_bench import __version__, bases, measuring, rechecking, registry, runner, sampling
+from sa_bench import bases, measuring, rechecking, registry, runner, sampling
 from sa_bench.bundles import BASE, MODEL, Bundle, Differs, set_hash
 from sa_bench.cards import judge_card
 from sa_bench.cells import ID, OLD_ID, Cell, resolve_task, validated
@@ -28,6 +28,7 @@ from sa_bench.stages import Chain
 from sa_bench.store import Artifact, Store, digest
 from sa_bench.threats import threat_of
 from sa_bench.untrusted_arrays import read_header, read_scores
+from sa_bench.version import __version__
 
 GREY = 1  # levels that an image made again in another batch may differ by
 OPTIONAL = {"real", "inception", "nudity", "faces", "celebrities", "identity", "clip", "lpips"}

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import ValidationError
 
-from sa_bench import __version__
 from sa_bench.bundles import BUNDLED, opened
 from sa_bench.errors import SaBenchError, first_line
 from sa_bench.escaping import terminal
@@ -27,6 +26,7 @@ from sa_bench.sealing import EDITED, edited, sealed
 from sa_bench.store import replacing, write_atomic
 from sa_bench.untrusted import read_json, read_packed
 from sa_bench.untrusted_arrays import read_scores
+from sa_bench.version import __version__
 
 if TYPE_CHECKING:
     import pandas as pd

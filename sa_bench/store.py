@@ -22,11 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sa_bench import __version__, uses
+from sa_bench import uses
 from sa_bench.disk import copy_atomic, disk_errors, make_folder, replacing, share, sweep, sync, write_atomic
 from sa_bench.errors import SaBenchError
 from sa_bench.locks import Busy, locked
 from sa_bench.untrusted import read_json
+from sa_bench.version import __version__
 
 __all__ = [
     "PARTS", "STAGES", "Artifact", "Store", "content", "copy_atomic", "digest", "disk_errors", "file_digest", "replacing",

@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from sa_bench import stages
-from sa_bench import api, bases, registry, sampling
+from sa_bench import api, bases, registry, sampling, stages
 from sa_bench.cells import resolve, resolve_fields, resolve_task
 from sa_bench.errors import MissingAsset, SaBenchError
 from sa_bench.explain import explain

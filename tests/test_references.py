@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sa_bench import __version__, references, registry
+from sa_bench import references, registry
 from sa_bench.describe import describe
+from sa_bench.version import __version__
 
 SOURCES = [
     *((e.name, registry.method_class(e.name).source) for e in registry.entries("method")),

@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
-from sa_bench import __version__, bases, datasets, judges, registry
+from sa_bench import bases, datasets, judges, registry
 from sa_bench.contracts import Request
 from sa_bench.data import captions
 from sa_bench.examining import measured
@@ -27,6 +27,7 @@ from sa_bench.judges import CNN, read
 from sa_bench.sampling import image_seed
 from sa_bench.settings import store_folder
 from sa_bench.store import Store, file_digest, write_atomic
+from sa_bench.version import __version__
 
 FOLDER = Path(__file__).parent
 COMMAND = "python -m sa_bench.weights"

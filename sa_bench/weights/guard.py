@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sa_bench import __version__, bases, datasets, judges, registry
+from sa_bench import bases, datasets, judges, registry
 from sa_bench.cards import WEIGHTS
 from sa_bench.cells import resolve_fields
 from sa_bench.contracts import Condition, Diffusion, FisherOptions, Generator, Request, Task
@@ -25,6 +25,7 @@ from sa_bench.sources import FixedReplay, NormalNoise, UniformNoise
 from sa_bench.store import write_atomic
 from sa_bench.toy import ToyRun
 from sa_bench.training import Recipe, fit
+from sa_bench.version import __version__
 
 WRECKING = {  # steps of no_gr, naive and memorised replay; with replay, naive is no wreck where prompts condition
     "vae": (1000, 1000, 2000),
