@@ -10,8 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from sa_bench.contracts import Generator, Run, Task
-from sa_bench.keys import later
+from sa_bench.contracts import Generator, Run, Task, later
 
 
 @dataclass(frozen=True)
@@ -35,28 +34,28 @@ class Checkpoint:
 
     def unfit(self, task: Task) -> str:
         """Nothing; a file that holds no part of such a model is refused here, before any work."""
-        from sa_bench import bases
-        from sa_bench.models import checkpoints
+        from sa_bench.models import base_models
+        from sa_bench.models.checkpoints import load
 
         if task.family == "text_to_image":
-            if why := checkpoints.unfit(self.path, self.strength, self.weights):
+            if why := load.unfit(self.path, self.strength, self.weights):
                 return why
         elif (self.strength, self.weights) != (1.0, "auto"):
             return "checkpoint.strength and checkpoint.weights are of files of Stable Diffusion alone"
         if (
             not task.model
         ):  # a pretrained base takes minutes and GiB to open: its names and shapes wait for the run
-            base = bases.new(task.family, task.dataset, task.base, words=task.classes)
+            base = base_models.new(task.family, task.dataset, task.base, words=task.classes)
             self._loaded(base)
         return ""
 
     def remarks(self, task: Task) -> list[str]:
         """Which weights were taken, where there are several, and how."""
-        from sa_bench.models import checkpoints
+        from sa_bench.models.checkpoints import load
 
         if task.family != "text_to_image":
             return []
-        return checkpoints.remarks(self.path, self.strength, self.weights)
+        return load.remarks(self.path, self.strength, self.weights)
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
         """The model in `path`."""

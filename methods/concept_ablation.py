@@ -27,11 +27,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sa_bench.contracts import Prompted, Run, Task
+from sa_bench.contracts import Count, Prompted, Rate, Recipe, Run, Task, Weight, later
 from sa_bench.data import own_prompts
-from sa_bench.keys import later
-from sa_bench.sources import FixedReplay, mirrored
-from sa_bench.training import Count, Rate, Recipe, Weight
+from sa_bench.training.sources import FixedReplay, mirrored
 
 
 @dataclass(frozen=True)
@@ -107,8 +105,8 @@ class ConceptAblation:
     def captioned(self, model: Prompted, task: Task, run: Run) -> FixedReplay:
         """Draw images of the anchor's captions; conditions (N, 2, length): the caption, and it with the target's words."""
         texts, captions = self.shows(task), templates(task)
-        found = run.captioned(texts)
-        x, c_star = found.part(0, len(found.x))
+        images = run.captioned(texts)
+        x, c_star = images.part(0, len(images))
         named = [captions[i % len(texts)].replace("{}", target(task, i)) for i in range(len(x))]
         return FixedReplay(x, torch.stack([c_star, model.conditions(named)], 1))
 

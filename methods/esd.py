@@ -18,10 +18,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sa_bench.contracts import Diffusion, Run, Task
-from sa_bench.keys import later
-from sa_bench.sources import asked
-from sa_bench.training import Count, Rate, Recipe, Weight
+from sa_bench.contracts import Count, Diffusion, Rate, Recipe, Run, Task, Weight, later
+from sa_bench.training.sources import asked
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from sa_bench.contracts import Prompted, Run, Task
-from sa_bench.guidance import InsteadOfNull
+from sa_bench.models.guidance import InsteadOfNull
 
 
 @dataclass(frozen=True)

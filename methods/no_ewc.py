@@ -12,11 +12,9 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from sa_bench.contracts import Generator, Run, Task
-from sa_bench.keys import later
-from sa_bench.sources import losses, reduced
-from sa_bench.training import TRAINERS, Count, Rate, Recipe, Weight
-from sa_bench.values import Times
+from sa_bench.contracts import Count, Generator, Rate, Recipe, Run, Task, Times, Weight, later
+from sa_bench.training.loop import TRAINERS
+from sa_bench.training.sources import losses, reduced
 
 
 @dataclass(frozen=True)
@@ -28,9 +26,9 @@ class NoEWC:
     steps: Count = 10_000
     batch: Count = 256  # surrogate and replay images each
     reduction: Literal["sum", "mean"] = later("sum")  # of the losses over the batch
-    trainer: Literal["adam", "ldm"] = later("adam")  # how L is minimised; sa_bench.training.TRAINERS
+    trainer: Literal["adam", "ldm"] = later("adam")  # how L is minimised; sa_bench.training.loop.TRAINERS
     scope: str = later("full")  # which parameters are trained; sa_bench.models.scopes
-    times: Times = later("pairs")  # noqa: RUF009  (how t is drawn, of diffusion models; sa_bench.sources.draws)
+    times: Times = later("pairs")  # noqa: RUF009  (how t is drawn, of diffusion models; sa_bench.training.sources.draws)
 
     version: ClassVar[int] = 2
     standing: ClassVar[str] = "method"

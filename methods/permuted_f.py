@@ -13,12 +13,21 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sa_bench.contracts import FisherOptions, Generator, Run, Task
-from sa_bench.keys import later
-from sa_bench.seeds import Seed
-from sa_bench.sources import losses, reduced
-from sa_bench.training import TRAINERS, Count, Pull, Rate, Recipe, Weight
-from sa_bench.values import Times
+from sa_bench.contracts import (
+    Count,
+    FisherOptions,
+    Generator,
+    Rate,
+    Recipe,
+    Run,
+    Seed,
+    Task,
+    Times,
+    Weight,
+    later,
+)
+from sa_bench.training.loop import TRAINERS, Pull
+from sa_bench.training.sources import losses, reduced
 
 
 @dataclass(frozen=True)
@@ -34,9 +43,9 @@ class PermutedF:
     fisher: FisherOptions = FisherOptions()  # noqa: RUF009 (frozen)
     reduction: Literal["sum", "mean"] = later("sum")  # of the losses over the batch
     half: bool = later(False)  # True: λ/2 Σ F d² as in the paper's Eq. 4
-    trainer: Literal["adam", "ldm"] = later("adam")  # how L is minimised; sa_bench.training.TRAINERS
+    trainer: Literal["adam", "ldm"] = later("adam")  # how L is minimised; sa_bench.training.loop.TRAINERS
     scope: str = later("full")  # which parameters are trained; sa_bench.models.scopes
-    times: Times = later("pairs")  # noqa: RUF009  (how t is drawn, of diffusion models; sa_bench.sources.draws)
+    times: Times = later("pairs")  # noqa: RUF009  (how t is drawn, of diffusion models; sa_bench.training.sources.draws)
 
     version: ClassVar[int] = 2
     standing: ClassVar[str] = "method"

@@ -12,8 +12,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from sa_bench.contracts import Generator, Run, Task
-from sa_bench.keys import later
+from sa_bench.contracts import Generator, Run, Task, later
 
 
 @dataclass(frozen=True)

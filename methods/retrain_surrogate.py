@@ -12,9 +12,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from sa_bench.contracts import Generator, Run, Task
-from sa_bench.keys import later
-from sa_bench.sources import losses
+from sa_bench.contracts import Generator, Run, Task, later
+from sa_bench.training.sources import losses
 
 
 @dataclass(frozen=True)

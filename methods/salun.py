@@ -24,10 +24,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sa_bench.contracts import Diffusion, Run, Source, Task
-from sa_bench.keys import later
-from sa_bench.sources import dropped
-from sa_bench.training import Count, Rate, Recipe, Weight
+from sa_bench.contracts import Count, Diffusion, Rate, Recipe, Run, Source, Task, Weight, later
+from sa_bench.training.sources import dropped
 
 # Official SD/train-scripts: generate_mask.py and nsfw_removal.py.
 SD: Mapping[str, Any] = {"mask": "guided", "guidance": 7.5}

@@ -22,9 +22,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sa_bench.contracts import Prompted, Run, Task
-from sa_bench.guidance import Guide
-from sa_bench.keys import later
+from sa_bench.contracts import Guide, Prompted, Run, Task, later
 
 NUMBERS = ("delta", "s_S", "lam", "s_m", "beta_m")  # δ (of 50 steps), s_S, λ, s_m, β_m
 LEVELS = {

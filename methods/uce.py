@@ -16,8 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sa_bench.contracts import Prompted, Run, Task
-from sa_bench.training import Weight
+from sa_bench.contracts import Prompted, Run, Task, Weight
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from sa_bench import clustered
-from sa_bench.contracts import View, metric
-from sa_bench.detectors.pixels import blank
-from sa_bench.statistics import Measured, undefined
+from sa_bench.contracts import Measured, View, metric, undefined
+from sa_bench.scoring.detectors.pixels import blank
+from sa_bench.statistics import clustered
 
 
 @metric(

@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from sa_bench import clustered
-from sa_bench.contracts import View, metric
-from sa_bench.statistics import Measured
+from sa_bench.contracts import Measured, View, metric
+from sa_bench.statistics import clustered
 
 
 @metric(

@@ -1,9 +1,8 @@
 """The collapse guard: is enough left of the rest that its other numbers mean anything?"""
 
-from sa_bench import guard
-from sa_bench.contracts import View, metric
-from sa_bench.likelihood import per_class
-from sa_bench.statistics import Measured, undefined
+from sa_bench.contracts import Measured, View, metric, undefined
+from sa_bench.scoring import collapse_guard
+from sa_bench.scoring.likelihood import per_class
 
 
 @metric(
@@ -22,12 +21,12 @@ def collapse(view: View) -> Measured:
     if min(len(images), len(base)) < 20:
         return undefined(f"{min(len(images), len(base))} images of the rest: the guard needs at least 20")
     real = per_class(view.real("retain_test"), task.feature_images)
-    found = guard.shares(images, base, real, view.judges, task.designated, f"judge-{task.dataset}")
-    limit = guard.bounds(task.dataset)
+    found = collapse_guard.shares(images, base, real, view.judges, task.designated, f"judge-{task.dataset}")
+    limit = collapse_guard.bounds(task.dataset)
     worst = min(found.values(), key=lambda s: s.share)
     extra = {
         "shares": {name: [s.share, s.high, s.value, s.base, s.where] for name, s in found.items()},
         "bounds": limit,
-        "warning": "; ".join(guard.collapsed(found, limit)) or None,
+        "warning": "; ".join(collapse_guard.collapsed(found, limit)) or None,
     }
     return Measured(worst.share, None, worst.high, "wilson, upper", len(images), extra=extra)

@@ -1,8 +1,8 @@
 """How well a diffusion model denoises real retained images: its own training loss, per dimension."""
 
-from sa_bench.contracts import View, metric
-from sa_bench.likelihood import denoising, per_class
-from sa_bench.statistics import Measured, mean
+from sa_bench.contracts import Measured, View, metric
+from sa_bench.scoring.likelihood import denoising, per_class
+from sa_bench.statistics import mean
 
 
 @metric(

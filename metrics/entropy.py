@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from sa_bench import clustered
-from sa_bench.contracts import View, metric
-from sa_bench.statistics import Measured
+from sa_bench.contracts import Measured, View, metric
+from sa_bench.statistics import clustered
 from sa_bench.statistics import entropy as nats
 
 

@@ -1,8 +1,8 @@
 """What a diffusion model still knows of c_f: bits its variational bound spends on real images of it."""
 
-from sa_bench.contracts import View, metric
-from sa_bench.likelihood import bits_per_dimension
-from sa_bench.statistics import Measured, mean
+from sa_bench.contracts import Measured, View, metric
+from sa_bench.scoring.likelihood import bits_per_dimension
+from sa_bench.statistics import mean
 
 
 @metric(

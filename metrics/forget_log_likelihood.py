@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from sa_bench.contracts import View, metric
-from sa_bench.likelihood import elbo, importance_weighted, per_class
-from sa_bench.statistics import Measured, mean
+from sa_bench.contracts import Measured, View, metric
+from sa_bench.scoring.likelihood import elbo, importance_weighted, per_class
+from sa_bench.statistics import mean
 
 IMAGES = 200  # the proposal is fitted to each image alone, so a few must do
 STEPS = 100

@@ -1,9 +1,8 @@
 """Forgetting: how often images made for c_f are still judged to show it."""
 
-from sa_bench import clustered
-from sa_bench.contracts import View, metric
-from sa_bench.judges import majority
-from sa_bench.statistics import Measured
+from sa_bench.contracts import Measured, View, metric
+from sa_bench.scoring.judges import majority
+from sa_bench.statistics import clustered
 
 
 @metric(
@@ -18,7 +17,7 @@ from sa_bench.statistics import Measured
 def forget_top1(view: View) -> Measured:
     """Share of c_f's images whose top-1 class is c_f for more than half of the panel.
 
-    An image that shows nothing at all counts for no class (`sa_bench.judges.shows`).
+    An image that shows nothing at all counts for no class (`sa_bench.scoring.judges.shows`).
     """
     images = view.samples["forget"]
     score, votes = majority(view.judges, images.images, view.task.concept)

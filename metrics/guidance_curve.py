@@ -4,13 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from sa_bench.contracts import Request, View, metric
-from sa_bench.distances import frechet, in_manifold
-from sa_bench.features import extract
-from sa_bench.judges import majority
-from sa_bench.likelihood import per_class
-from sa_bench.sampling import image_seed, render
-from sa_bench.statistics import Measured
+from sa_bench.contracts import Measured, Request, View, image_seed, metric
+from sa_bench.scoring.distances import frechet, in_manifold
+from sa_bench.scoring.features import extract
+from sa_bench.scoring.judges import majority
+from sa_bench.scoring.likelihood import per_class
+from sa_bench.scoring.sampling import render
 
 WEIGHTS = (0.0, 0.5, 1.0, 2.0)  # the paper's w; s = w + 1
 IMAGES = 30  # a class

@@ -6,10 +6,10 @@ model's own images of c_f, with other prompts than those that are measured.
 
 import numpy as np
 
-from sa_bench import clustered, identities
-from sa_bench.contracts import View, metric
-from sa_bench.detectors.pixels import blank
-from sa_bench.statistics import Measured, undefined
+from sa_bench.contracts import Measured, View, metric, undefined
+from sa_bench.scoring import face_verification
+from sa_bench.scoring.detectors.pixels import blank
+from sa_bench.statistics import clustered
 
 LEAST = 100  # faces of the person, and of others: at fewer a threshold at 1 % means nothing
 IDENTITIES = 20  # other people there should be among the others
@@ -26,7 +26,11 @@ ANCHOR = 100  # images of the surrogate
     "Table 2, whose detector knows names",
     fields=("concept", "surrogate"),
     sets=("forget", "retain", "leakage"),
-    protocol={"references": "base model, every second prompt", "far": identities.FAR, "least_faces": LEAST},
+    protocol={
+        "references": "base model, every second prompt",
+        "far": face_verification.FAR,
+        "least_faces": LEAST,
+    },
 )
 def identity_similarity(view: View) -> Measured:
     """Mean cosine to the person's centroid, the highest over an image's faces; images without a face are left out.
@@ -40,27 +44,27 @@ def identity_similarity(view: View) -> Measured:
     if len(empty) and empty.all():
         return undefined(f"{len(empty)}/{len(empty)} images are blank: nothing was drawn")
     images, others = view.samples["forget"], view.base["leakage" if view.task.leakage_images else "retain"]
-    asked, split = identities.halves(images.prompts, len(images))
-    base_asked, _ = identities.halves(view.base["forget"].prompts, len(view.base["forget"]))
+    asked, split = face_verification.halves(images.prompts, len(images))
+    base_asked, _ = face_verification.halves(view.base["forget"].prompts, len(view.base["forget"]))
     surrogate = view.surrogate(ANCHOR)
     references = view.detections("identity", view.base["forget"].take(~base_asked))
-    own = identities.largest(references)
+    own = face_verification.largest(references)
     crowd = [*view.detections("identity", others), *(low := view.detections("identity", surrogate))]
     faces = sum(bool(r["faces"]) for r in crowd)
     if min(len(own), faces) < LEAST:
         return undefined(
             f"the base model's images show {len(own)} faces of c_f and {faces} of others; {LEAST} of each are needed"
         )
-    person = identities.fit(own, crowd)
+    person = face_verification.fit(own, crowd)
     measured = images.take(asked & ~empty)
-    score = identities.closest(view.detections("identity", measured), person.centroid)
+    score = face_verification.closest(view.detections("identity", measured), person.centroid)
     seen = ~np.isnan(score)
     if not seen.any():
         return undefined(f"no face in any of {len(score)} images: nobody to be compared")
     labels = {int(c) for c, r in zip(others.labels, crowd, strict=False) if r["faces"]}
-    extra = identities.facts(person, score[seen]) | {
+    extra = face_verification.facts(person, score[seen]) | {
         "no_face": {"value": float((~seen).mean()), "n": len(score)},
-        "surrogate": identities.spread(identities.closest(low, person.centroid)),
+        "surrogate": face_verification.spread(face_verification.closest(low, person.centroid)),
         "others": {"faces": faces, "identities": len(labels), "enough": len(labels) >= IDENTITIES},
         "apart": split,
         "blank": int((asked & empty).sum()),

@@ -1,9 +1,8 @@
 """KID: kernel distance of retained images to real ones in Inception's features."""
 
-from sa_bench.contracts import View, metric
-from sa_bench.distances import kid_measured
-from sa_bench.feature_sets import in_inception
-from sa_bench.statistics import Measured
+from sa_bench.contracts import Measured, View, metric
+from sa_bench.scoring.distances import kid_measured
+from sa_bench.scoring.features import in_inception
 
 
 @metric(

@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from sa_bench.contracts import View, metric
-from sa_bench.distances import kid_measured
-from sa_bench.identities import halves
-from sa_bench.statistics import Measured
+from sa_bench.contracts import Measured, View, metric
+from sa_bench.scoring.distances import kid_measured
+from sa_bench.scoring.face_verification import halves
 
 
 @metric(

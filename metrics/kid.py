@@ -1,9 +1,8 @@
 """Kernel distance of retained images to real ones: FID's unbiased relative, which carries an interval."""
 
-from sa_bench.contracts import View, metric
-from sa_bench.distances import kid_measured
-from sa_bench.feature_sets import generated_and_real
-from sa_bench.statistics import Measured
+from sa_bench.contracts import Measured, View, metric
+from sa_bench.scoring.distances import kid_measured
+from sa_bench.scoring.features import generated_and_real
 
 
 @metric(

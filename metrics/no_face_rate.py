@@ -5,11 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from sa_bench import clustered
-from sa_bench.contracts import View, metric
-from sa_bench.detectors.pixels import blank
-from sa_bench.sample_sets import SampleSet
-from sa_bench.statistics import Measured, undefined
+from sa_bench.contracts import Measured, SampleSet, View, metric, undefined
+from sa_bench.scoring.detectors.pixels import blank
+from sa_bench.statistics import clustered
 
 
 @metric(

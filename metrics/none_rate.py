@@ -1,9 +1,8 @@
 """How often c_f's images are judged to show none of the classes at all."""
 
-from sa_bench import clustered
-from sa_bench.contracts import View, metric
-from sa_bench.judges import load
-from sa_bench.statistics import Measured
+from sa_bench.contracts import Measured, View, metric
+from sa_bench.scoring.judges import load
+from sa_bench.statistics import clustered
 
 
 @metric(

@@ -1,10 +1,8 @@
 """What Table 1 of the paper prints as precision, which is recall. For the ledger alone."""
 
-from sa_bench.contracts import View, metric
-from sa_bench.distances import recall_measured
-from sa_bench.feature_sets import in_inception
-from sa_bench.official import PROTOCOL, as_published
-from sa_bench.statistics import Measured
+from sa_bench.contracts import Measured, View, metric
+from sa_bench.scoring.distances import recall_measured
+from sa_bench.scoring.features import PROTOCOL, as_published, in_inception
 
 
 @metric(

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from sa_bench.contracts import View, metric
+from sa_bench.contracts import Measured, View, metric, undefined
 from sa_bench.data.captions import halves
-from sa_bench.judges import majority
-from sa_bench.sampling import rows
-from sa_bench.statistics import Measured, undefined, wilson
+from sa_bench.scoring.judges import majority
+from sa_bench.scoring.sampling import rows
+from sa_bench.statistics import wilson
 
 
 @metric(

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from sa_bench.contracts import Request, View, metric
-from sa_bench.judges import majority
-from sa_bench.sampling import image_seed, render
-from sa_bench.statistics import Measured, wilson
+from sa_bench.contracts import Measured, Request, View, image_seed, metric
+from sa_bench.scoring.judges import majority
+from sa_bench.scoring.sampling import render
+from sa_bench.statistics import wilson
 
 IMAGES = 100  # a probe
 

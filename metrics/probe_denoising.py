@@ -5,10 +5,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from sa_bench.contracts import Draw, View, metric
-from sa_bench.judges import majority
-from sa_bench.sampling import render
-from sa_bench.statistics import Measured, rate
+from sa_bench.contracts import Draw, Measured, View, metric
+from sa_bench.scoring.judges import majority
+from sa_bench.scoring.sampling import render
+from sa_bench.statistics import rate
 
 IMAGES = 50
 LEVELS = (300, 600)  # timesteps of 1,000; at 300 the digit is still there to be seen, at 600 hardly

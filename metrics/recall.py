@@ -1,9 +1,8 @@
 """Recall: the share of real images that lie where generated ones do."""
 
-from sa_bench.contracts import View, metric
-from sa_bench.distances import recall_measured
-from sa_bench.feature_sets import generated_and_real
-from sa_bench.statistics import Measured
+from sa_bench.contracts import Measured, View, metric
+from sa_bench.scoring.distances import recall_measured
+from sa_bench.scoring.features import generated_and_real
 
 
 @metric(

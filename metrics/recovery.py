@@ -18,13 +18,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from sa_bench.clustered import wilson
-from sa_bench.contracts import View, metric
-from sa_bench.dose import dose
-from sa_bench.inversion import attacks, invert, starts_of
-from sa_bench.judges import looked_at, majority, shows, top1
-from sa_bench.sampling import render, spread
-from sa_bench.statistics import Measured
+from sa_bench.contracts import Measured, View, metric
+from sa_bench.results.dose import dose
+from sa_bench.scoring.inversion import attacks, invert, starts_of
+from sa_bench.scoring.judges import looked_at, majority, shows, top1
+from sa_bench.scoring.sampling import render, spread
+from sa_bench.statistics.clustered import wilson
 
 
 @metric(

@@ -22,15 +22,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from sa_bench import clustered, identities
-from sa_bench.contracts import Condition, View, metric
-from sa_bench.dose import PUBLISHED, dose
-from sa_bench.errors import SaBenchError
-from sa_bench.inversion import asking, attacks, invert, starts_of
-from sa_bench.likelihood import noise_errors
-from sa_bench.sample_sets import SampleSet
-from sa_bench.sampling import made, spread
-from sa_bench.statistics import Measured, undefined
+from sa_bench.contracts import Condition, Measured, SampleSet, View, metric, undefined
+from sa_bench.core.errors import SaBenchError
+from sa_bench.results.dose import PUBLISHED, dose
+from sa_bench.scoring import face_verification
+from sa_bench.scoring.inversion import asking, attacks, invert, starts_of
+from sa_bench.scoring.likelihood import noise_errors
+from sa_bench.scoring.sampling import made, spread
+from sa_bench.statistics import clustered
 
 IMAGES = 100  # of θ*, for fitting and for measuring, each
 TOGETHER = 32  # images that are asked for at once
@@ -94,7 +93,7 @@ def _worse(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _attack(view: View, adaptive: bool) -> tuple[Measured, dict[str, Any]]:
     """The excess after one attack, and what stands beside it."""
     task, model, images = view.task, view.model, view.base["forget"]
-    measured, _ = identities.halves(images.prompts, len(images))
+    measured, _ = face_verification.halves(images.prompts, len(images))
     fitted, held = (images.take(np.flatnonzero(rows)[:IMAGES]) for rows in (~measured, measured))
     x, texts = model.encode(held.images), asking(task)
     c = view.base_model.conditions(

@@ -1,9 +1,8 @@
 """How often images made for a retained class show it. Rises when a model collapses onto prototypes."""
 
-from sa_bench import clustered
-from sa_bench.contracts import View, metric
-from sa_bench.judges import majority
-from sa_bench.statistics import Measured, wilson
+from sa_bench.contracts import Measured, View, metric
+from sa_bench.scoring.judges import majority
+from sa_bench.statistics import clustered, wilson
 
 
 @metric(

@@ -1,8 +1,8 @@
 """Retention of a diffusion model: how many bits its variational bound spends on real retained images."""
 
-from sa_bench.contracts import View, metric
-from sa_bench.likelihood import bits_per_dimension, per_class
-from sa_bench.statistics import Measured, mean
+from sa_bench.contracts import Measured, View, metric
+from sa_bench.scoring.likelihood import bits_per_dimension, per_class
+from sa_bench.statistics import mean
 
 
 @metric(

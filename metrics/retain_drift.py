@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from sa_bench.contracts import View, metric
-from sa_bench.statistics import Measured, mean
+from sa_bench.contracts import Measured, View, metric
+from sa_bench.statistics import mean
 
 
 @metric(

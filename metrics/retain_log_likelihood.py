@@ -6,9 +6,9 @@ well, K = 50 counted the encoder's part of the loss as the decoder's (it more th
 
 from typing import Any
 
-from sa_bench.contracts import View, metric
-from sa_bench.likelihood import first_rows, importance_weighted, per_class
-from sa_bench.statistics import Measured, mean
+from sa_bench.contracts import Measured, View, metric
+from sa_bench.scoring.likelihood import first_rows, importance_weighted, per_class
+from sa_bench.statistics import mean
 
 STEPS = 50  # of the fit, from where the encoder begins; 100 change nothing
 

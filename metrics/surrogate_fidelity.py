@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from sa_bench import clustered
-from sa_bench.contracts import View, metric
-from sa_bench.judges import majority
-from sa_bench.statistics import Measured
+from sa_bench.contracts import Measured, View, metric
+from sa_bench.scoring.judges import majority
+from sa_bench.statistics import clustered
 
 
 @metric(

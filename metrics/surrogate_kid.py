@@ -5,10 +5,9 @@
 
 import numpy as np
 
-from sa_bench.contracts import View, metric
-from sa_bench.distances import kid_measured
-from sa_bench.features import extract
-from sa_bench.statistics import Measured
+from sa_bench.contracts import Measured, View, metric
+from sa_bench.scoring.distances import kid_measured
+from sa_bench.scoring.features import extract
 
 IMAGES = 500  # of q
 

@@ -17,11 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sa_bench.clustered import wilson
-from sa_bench.contracts import Generator, Prompted, View, metric
-from sa_bench.judges import majority
-from sa_bench.sampling import render, spread
-from sa_bench.statistics import Measured
+from sa_bench.contracts import Generator, Measured, Prompted, View, metric
+from sa_bench.scoring.judges import majority
+from sa_bench.scoring.sampling import render, spread
+from sa_bench.statistics.clustered import wilson
 
 
 @metric(

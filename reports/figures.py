@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from PIL import Image, ImageFilter
 
-from sa_bench import registry
-from sa_bench.board import Board, Endpoint, Line
-from sa_bench.errors import SaBenchError, unknown
-from sa_bench.explicit import explicit as may_be_explicit
-from sa_bench.plots import swept
-from sa_bench.results import columns_of, metric_of
-from sa_bench.sample_sets import arrays
-from sa_bench.wording import shown
+from sa_bench.analysis.board import Board, Endpoint, Line
+from sa_bench.analysis.plots import swept
+from sa_bench.core import registry
+from sa_bench.core.errors import SaBenchError, unknown
+from sa_bench.data.sample_sets import arrays
+from sa_bench.results.files import columns_of
+from sa_bench.results.format import shown
+from sa_bench.results.rows import explicit as may_be_explicit
+from sa_bench.results.rows import metric_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

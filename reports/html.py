@@ -17,32 +17,21 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image, ImageFilter
 
-from sa_bench import beside
-from sa_bench.board import Board, Endpoint, Line
-from sa_bench.cards import guard_card as shipped_guard
-from sa_bench.cards import judge_card
-from sa_bench.claims import verdicts
-from sa_bench.comparing import COMPARED, checkpoints, comparisons, difference
-from sa_bench.errors import SaBenchError
-from sa_bench.escaping import visible
-from sa_bench.explicit import explicit
-from sa_bench.plots import curves, sweeps, tradeoff
-from sa_bench.ranking import boards
-from sa_bench.sample_sets import arrays
-from sa_bench.version import __version__
-from sa_bench.wording import (
-    FEW,
-    FRONT,
-    Notes,
-    elsewhere,
-    machine,
-    percent,
-    protocol,
-    shown,
-    spread,
-    trained_in,
-    unit,
-)
+from sa_bench.analysis import details
+from sa_bench.analysis.board import Board, Endpoint, Line
+from sa_bench.analysis.pairwise import COMPARED, checkpoints, comparisons, difference
+from sa_bench.analysis.plots import curves, sweeps, tradeoff
+from sa_bench.analysis.published import verdicts
+from sa_bench.analysis.ranking import boards
+from sa_bench.analysis.wording import FEW, FRONT, Notes, elsewhere, protocol, spread, trained_in
+from sa_bench.core.errors import SaBenchError
+from sa_bench.core.escaping import visible
+from sa_bench.core.version import __version__
+from sa_bench.data.assets.shipped import guard_card as shipped_guard
+from sa_bench.data.sample_sets import arrays
+from sa_bench.results.format import machine, percent, shown, unit
+from sa_bench.results.rows import explicit
+from sa_bench.scoring.cards import judge_card
 
 COLUMNS = 10  # images in a row of a grid
 TILE = 96  # pixels a side of the largest image in it
@@ -72,7 +61,7 @@ def render(results: Sequence[Mapping[str, Any]], at: Path | None = None, unblurr
         "checkpoints": checkpoints,
         "verdicts": verdicts, "commands": commands, "guard": guard_card,
         "Notes": Notes, "front": FRONT, "only_reason": only_reason, "unit": unit, "made_with": made_with, "seeds": seeds,
-        "cells": cells, "elsewhere": elsewhere, "placed": once(), "beside": beside.table,
+        "cells": cells, "elsewhere": elsewhere, "placed": once(), "beside": details.table,
         "protocol": protocol,
     }  # fmt: skip
     return environment.get_template("report.html").render(boards=boards(results))

@@ -3,15 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sa_bench import beside
-from sa_bench.board import Board, Endpoint, Line
-from sa_bench.claims import verdicts
-from sa_bench.comparing import COMPARED, checkpoints, comparisons, difference
-from sa_bench.escaping import fenced, paragraph
-from sa_bench.escaping import markdown as escape
-from sa_bench.ranking import boards
-from sa_bench.version import __version__
-from sa_bench.wording import FRONT, Notes, elsewhere, machine, percent, protocol, shown, spread, trained_in
+from sa_bench.analysis import details
+from sa_bench.analysis.board import Board, Endpoint, Line
+from sa_bench.analysis.pairwise import COMPARED, checkpoints, comparisons, difference
+from sa_bench.analysis.published import verdicts
+from sa_bench.analysis.ranking import boards
+from sa_bench.analysis.wording import FRONT, Notes, elsewhere, protocol, spread, trained_in
+from sa_bench.core.escaping import fenced, paragraph
+from sa_bench.core.escaping import markdown as escape
+from sa_bench.core.version import __version__
+from sa_bench.results.format import machine, percent, shown
 
 
 def render(results: Sequence[Mapping[str, Any]]) -> str:
@@ -141,7 +142,7 @@ def _beside(board: Board) -> list[str]:
     rows = [
         [escape(row.metric), escape(row.label)]
         + [escape(number) + (f" ({small})" if small else "") or "–" for number, small in row.cells]
-        for row in beside.table(board)
+        for row in details.table(board)
     ]
     title = "Beside the metrics: means over the runs, with the smallest n."
     return [title, "", *_table(head, rows), ""] if rows else []

@@ -5,10 +5,10 @@ import io
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 
-from sa_bench.escaping import fenced, paragraph, spreadsheet, visible
-from sa_bench.escaping import markdown as md
-from sa_bench.escaping import page as page_text
-from sa_bench.tables import Entry, Row, Table
+from sa_bench.analysis.tables import Entry, Row, Table
+from sa_bench.core.escaping import fenced, paragraph, spreadsheet, visible
+from sa_bench.core.escaping import markdown as md
+from sa_bench.core.escaping import page as page_text
 from sa_bench.tex import tex
 
 MARKS = {

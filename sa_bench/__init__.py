@@ -3,7 +3,7 @@
 from pathlib import Path as _Path
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-from sa_bench.version import __version__
+from sa_bench.core.version import __version__
 
 # In a checkout the rooms methods/, tasks/, metrics/ and reports/ lie beside this package; installed,
 # they lie inside it. This lets an uninstalled clone run, and no user's `tasks.py` is ever shadowed.

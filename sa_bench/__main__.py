@@ -1,6 +1,6 @@
 """`python -m sa_bench`."""
 
-from sa_bench.cli import main
+from sa_bench.commands.app import main
 
 if __name__ == "__main__":
     main()

@@ -7,14 +7,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sa_bench.bundles import BUNDLED
-from sa_bench.cells import OLD_ID, Cell, resolve
-from sa_bench.checking import check_precision
-from sa_bench.errors import CellFailed, SaBenchError, unknown
-from sa_bench.foreign import readable
-from sa_bench.results import load_results, read_results
-from sa_bench.settings import SMOKE_MODEL, expanded, require_folders, store_folder
-from sa_bench.store import Store, write_atomic
+from sa_bench.contracts import SMOKE_MODEL
+from sa_bench.core.errors import CellFailed, SaBenchError, unknown
+from sa_bench.core.settings import expanded, require_folders, store_folder
+from sa_bench.core.store import Store, write_atomic
+from sa_bench.engine.cells import OLD_ID, Cell, resolve
+from sa_bench.engine.validation import check_precision
+from sa_bench.results.bundles import BUNDLED
+from sa_bench.results.files import read_results
+from sa_bench.results.frames import load_results
+from sa_bench.results.untrusted import readable
 
 MARK = "<!-- written by sa_bench report -->"  # what stands above it in a Markdown file is kept
 RENDERERS = {".html": "html", ".htm": "html", ".md": "markdown"}
@@ -67,7 +69,7 @@ def run_folder(
     announce: Callable[[list[Cell]], None] = lambda cells: None,
 ) -> tuple[list[dict[str, Any]], Path, Path]:
     """Run and render `cells`: (results, run folder, report file)."""
-    from sa_bench import runner
+    from sa_bench.engine import runner
 
     require_folders()
     jobs = runner.usable_jobs(jobs)
@@ -107,7 +109,11 @@ def require_data(cells: Sequence[Cell]) -> None:
     Raises:
         MissingAsset: something is missing, said before work. Scale `quick` tries the code and does without detectors.
     """
-    from sa_bench import bases, catalogue, datasets, registry, requirements
+    from sa_bench.core import registry
+    from sa_bench.data import datasets
+    from sa_bench.data.assets import catalogue
+    from sa_bench.engine import requirements
+    from sa_bench.models import base_models
 
     models = [m for m in dict.fromkeys(cell.task.model for cell in cells) if m and m != SMOKE_MODEL]
     for model in models:
@@ -115,7 +121,7 @@ def require_data(cells: Sequence[Cell]) -> None:
     for task in {cell.task.name: cell.task for cell in cells if cell.scale != "quick"}.values():
         requirements.need_primary(task)
     for model in models:
-        bases.pretrained(model, Store(store_folder()))
+        base_models.pretrained(model, Store(store_folder()))
     for cell in cells:
         if "data" in registry.method_class(cell.method).needs:
             datasets.load(cell.task.dataset)
@@ -213,15 +219,16 @@ def _tables(
     name: str, results: Sequence[dict[str, Any]], given: bool, task: str | Sequence[str], metrics: str | Sequence[str],
     methods: str | Sequence[str],
 ) -> list[Any]:  # fmt: skip
-    from sa_bench import leaderboards, tables
+    from sa_bench.analysis import tables
+    from sa_bench.analysis.paper_tables import published_table
 
     if name == "leaderboard":
         if not given:
             raise SaBenchError(
                 "A leaderboard needs run folders: python -m sa_bench table leaderboard runs/demo."
             )
-        return leaderboards.leaderboard(results, task, metrics, methods)
-    return [tables.published_table(name, results)]
+        return tables.leaderboard(results, task, metrics, methods)
+    return [published_table(name, results)]
 
 
 def figure(
@@ -235,8 +242,8 @@ def figure(
     Raises:
         SaBenchError: another kind or format, several boards to choose from, or nothing to draw.
     """
-    from sa_bench.leaderboards import names, selected
-    from sa_bench.ranking import boards
+    from sa_bench.analysis.ranking import boards
+    from sa_bench.analysis.tables import names, selected
 
     path = out or Path(f"{kind}.svg")
     figures = importlib.import_module("sa_bench.reports.figures")
@@ -262,7 +269,7 @@ def figure(
 
 
 def compare(folders: Sequence[str | Path], methods: str = "", task: str = "", at: str = "") -> str:
-    """Two lines of results against each other on the three endpoints, as text; `sa_bench.versus` has the numbers.
+    """Two lines of results against each other on the three endpoints, as text; `sa_bench.analysis.compare` has the numbers.
 
     Args:
         folders: one run and two `methods`, or two runs; run folders, cell folders, packed files or bundles.
@@ -273,13 +280,15 @@ def compare(folders: Sequence[str | Path], methods: str = "", task: str = "", at
     Raises:
         SaBenchError: results that cannot be read or paired, or whose protocols differ.
     """
-    from sa_bench import matched, pairing, versus, versus_text
+    from sa_bench.analysis import compare as pairing
+    from sa_bench.analysis import compare as versus
+    from sa_bench.analysis import compare_text, matched
 
     bundles = [{"origin": Path(f).name} for f in folders if str(f).endswith(BUNDLED)]
     with readable(bundles):
         if at:
             return matched.at(*pairing.sweeps([Path(f) for f in folders], methods, task), at)
-        return versus_text.text(versus.versus(*pairing.sides([Path(f) for f in folders], methods, task)))
+        return compare_text.text(versus.versus(*pairing.sides([Path(f) for f in folders], methods, task)))
 
 
 def evaluate(
@@ -303,7 +312,7 @@ def evaluate(
         out: folder for result.json.
         report: progress.
     """
-    from sa_bench.external import evaluate_images
+    from sa_bench.engine.external import evaluate_images
 
     require_folders()
     with one_thread():

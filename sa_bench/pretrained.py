@@ -6,9 +6,8 @@ every result says so.
 
 from typing import Any
 
-from sa_bench.contracts import Sampler, Task
+from sa_bench.contracts import Prompts, Sampler, Task
 from sa_bench.data import own_prompts
-from sa_bench.values import Prompts
 
 PRESETS: dict[str, Any] = {
     "steps": 3,

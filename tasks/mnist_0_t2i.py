@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-from sa_bench.contracts import Sampler, Task
+from sa_bench.contracts import Prompts, Sampler, Task
 from sa_bench.data import captions
-from sa_bench.values import Prompts
 
 PRESETS = {
     "steps": 150,

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from sa_bench.contracts import Draw
-from sa_bench.toy import Gaussian, Row
+from sa_bench.models.toy import Gaussian, Row
 
 ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)

@@ -14,7 +14,7 @@ import scipy
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from sa_bench import gates  # noqa: E402
+from sa_bench.analysis import gates  # noqa: E402
 
 BOARDS = ("micro-1", "micro-ddpm-1", "micro-t2i-1")
 PAGE = ROOT / "docs" / "metrics.md"

@@ -82,7 +82,7 @@ def prepare(place: Path, data: Path) -> None:
     """Give `place` a store with MNIST, images to evaluate and a folder to fetch from."""
     (place / "store").mkdir(parents=True)
     shutil.copytree(data, place / "store" / "data")
-    from sa_bench.datasets import load
+    from sa_bench.data.datasets import load
 
     test = load("mnist").test
     from PIL import Image
@@ -94,7 +94,7 @@ def prepare(place: Path, data: Path) -> None:
             Image.fromarray(image[..., 0]).save(folder / f"{i}.png")
     (place / "mirror").mkdir()
     (place / "mirror" / "fim_prompts.txt").write_text("".join(f"a portrait, {i}\n" for i in range(5000)))
-    from sa_bench.detectors import identity
+    from sa_bench.scoring.detectors import identity
 
     (place / "mirror" / identity.FILE).write_bytes(random.Random(1).randbytes(3_000_000))
 
@@ -148,10 +148,10 @@ def _become(place: Path, words: list[str], kill_at: int, log: Path, count: Path)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     arm()
-    from sa_bench import cli
+    from sa_bench.commands import app
 
     sys.argv = ["sa_bench", *words]
-    cli.main()
+    app.main()
 
 
 def arm() -> None:
@@ -172,9 +172,10 @@ def arm() -> None:
 
     for name in POINTS:
         counted(fcntl if name == "flock" else os, name)
-    from sa_bench import fisher, training
+    from sa_bench.training import fisher
+    from sa_bench.training.loop import fit
 
-    training.fit.__kwdefaults__["every"] = 0.0
+    fit.__kwdefaults__["every"] = 0.0
     fisher.EVERY = 0.0
     atexit.register(lambda: file.write_text(str(seen[0])))
 
@@ -309,10 +310,11 @@ def load() -> None:
     torch.set_num_threads(1)
     from sa_bench.reports import figures, html  # noqa: F401
 
-    from sa_bench import api, bases, bundles, exporting, external, fetching, stages, verifying  # noqa: F401
+    from sa_bench.models import base_models
+    from sa_bench.results import bundles  # noqa: F401
 
-    for family in bases.FAMILIES:
-        bases.generator(family)
+    for family in base_models.FAMILIES:
+        base_models.generator(family)
 
 
 if __name__ == "__main__":
@@ -323,7 +325,7 @@ if __name__ == "__main__":
     began, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix="kills-"))
     load()
     os.environ["SA_BENCH_STORE"] = os.environ.get("SA_BENCH_TEST_STORE") or str(folder / "cache")
-    from sa_bench.datasets import load as dataset
+    from sa_bench.data.datasets import load as dataset
 
     dataset("mnist")
     cached = Path(os.environ["SA_BENCH_STORE"]) / "data"

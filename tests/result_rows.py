@@ -3,10 +3,10 @@
 import json
 from dataclasses import asdict
 
-from sa_bench import registry
-from sa_bench.ranking import boards
-from sa_bench.results import measurement_row
-from sa_bench.store import digest
+from sa_bench.analysis.ranking import boards
+from sa_bench.core import registry
+from sa_bench.core.store import digest
+from sa_bench.results.rows import measurement_row
 
 SERVICES = dict.fromkeys(("sld", "negative_prompt", "prompt_filter", "blank", "noise"), "service")
 STANDINGS = {"original": "control", "relabel": "control", "retrain": "reference"}

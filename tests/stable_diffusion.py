@@ -8,7 +8,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from sa_bench.models import pipelines
+from sa_bench.models import micro_pipeline
 
 LAYERS = 2  # residual blocks a resolution
 RESNET = {
@@ -50,11 +50,11 @@ def networks(sizes, second=False, words=49_408):
 
 def pipeline(second=False, prediction="epsilon", seed=0):
     """A small one, with another scheduler's prediction if asked."""
-    words = pipelines.tokenizer(length=77)
+    words = micro_pipeline.tokenizer(length=77)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet, vae, text = networks(SMALL_2 if second else SMALL, second, len(words))
-    scheduler = DDIMScheduler(clip_sample=False, **{**pipelines.SCHEDULE, "prediction_type": prediction})
+    scheduler = DDIMScheduler(clip_sample=False, **{**micro_pipeline.SCHEDULE, "prediction_type": prediction})
     made = StableDiffusionPipeline(
         vae, text, words, unet, scheduler, None, None, requires_safety_checker=False
     )
@@ -63,7 +63,7 @@ def pipeline(second=False, prediction="epsilon", seed=0):
 
 
 def saved(pipe, folder):
-    with pipelines.quietly():
+    with micro_pipeline.quietly():
         pipe.save_pretrained(folder)
     return folder
 

@@ -2,9 +2,11 @@
 
 import pytest
 
-from sa_bench import registry
-from sa_bench.cells import SCALES, resolve_fields, resolve_task
-from sa_bench.training import TRAINERS, Recipe
+from sa_bench.contracts import Recipe
+from sa_bench.core import registry
+from sa_bench.core.fields import resolve_fields
+from sa_bench.engine.cells import SCALES, resolve_task
+from sa_bench.training.loop import TRAINERS
 
 ABLATIONS = [
     entry.name

@@ -2,31 +2,32 @@
 
 import pytest
 
-from sa_bench import benchmark, registry
-from sa_bench.cells import resolve
-from sa_bench.measuring import fingerprint
-from sa_bench.stages import Chain
-from sa_bench.store import Store
+from sa_bench.core import registry
+from sa_bench.core.store import Store
+from sa_bench.engine import benchmarks
+from sa_bench.engine.cells import resolve
+from sa_bench.engine.fingerprint import fingerprint
+from sa_bench.engine.stages import Chain
 
-NAMES = sorted(benchmark.manifests())
+NAMES = sorted(benchmarks.manifests())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_here_is_what_was_frozen(name):
     """If this fails: put the instrument back, or freeze what is here under another name."""
-    frozen = benchmark.manifests()[name]
-    assert benchmark.describe(name, list(frozen["tasks"])) == frozen
+    frozen = benchmarks.manifests()[name]
+    assert benchmarks.describe(name, list(frozen["tasks"])) == frozen
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("part", ["tasks", "metrics", "judges", "bases", "guard"])
 def test_the_manifest_names_every_instrument(name, part):
-    assert benchmark.manifests()[name][part]
+    assert benchmarks.manifests()[name][part]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_fingerprint_of_its_tasks_names_it(name, tmp_path):
-    for task in benchmark.manifests()[name]["tasks"]:
+    for task in benchmarks.manifests()[name]["tasks"]:
         (cell,) = resolve([task], ["sa"])
         chain = Chain(Store(tmp_path), cell, lambda *event: None)
         for metric in cell.task.metrics:
@@ -34,4 +35,4 @@ def test_every_fingerprint_of_its_tasks_names_it(name, tmp_path):
 
 
 def test_a_task_of_ones_own_belongs_to_none():
-    assert benchmark.name_of("mine") is None
+    assert benchmarks.name_of("mine") is None

@@ -7,8 +7,8 @@ import pytest
 from result_rows import OTHERS, line, measurement, one, result_row
 from sa_bench.reports import html, markdown
 
-from sa_bench.beside import facts, table
-from sa_bench.explain import explain
+from sa_bench.analysis.details import facts, table
+from sa_bench.commands.explain import explain
 
 RATE = {"title": "A rate", "unit": "rate", "better": "lower"}
 COSINE = {"title": "A cosine", "unit": "cosine", "better": "lower"}

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from result_rows import ORIGINAL, OTHERS, RELABEL, RETRAIN, line, measurement, one, result_row
 
-from sa_bench import registry
-from sa_bench.ranking import boards, dominates
+from sa_bench.analysis.ranking import boards, dominates
+from sa_bench.core import registry
 from sa_bench.statistics import wilson
 
 CHANCE = 0.1  # mnist_0 has ten classes
 
 
 def test_hand_made_rows_have_the_shape_of_real_ones():
-    from sa_bench.cells import Cell
-    from sa_bench.runner import skeleton
+    from sa_bench.engine.cells import Cell
+    from sa_bench.engine.runner import skeleton
 
     real = skeleton(Cell(registry.task("mnist_0"), "sa", {}, 0, 0, "quick"), "")
     assert real.keys() == result_row().keys()
@@ -332,7 +332,7 @@ def test_a_target_is_no_floor():
 
 
 def test_results_from_before_a_task_had_a_field_stand_on_the_same_board():
-    from sa_bench.ranking import boards
+    from sa_bench.analysis.ranking import boards
 
     old, new = result_row("sa"), result_row("l2")
     for name in ("model", "size", "open", "gate"):

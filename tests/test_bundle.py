@@ -15,14 +15,18 @@ from result_rows import ORIGINAL, RETRAIN, line, one, result_row
 from safetensors.numpy import load, save, save_file
 
 import sa_bench
-from sa_bench import api, cards, judges, rechecking, registry
-from sa_bench.bundles import BUNDLED, Differs, facts, opened, set_hash, write
-from sa_bench.errors import SaBenchError
-from sa_bench.results import packed, read_results, unpacked
-from sa_bench.sealing import sealed
+from sa_bench import api
+from sa_bench.commands.verify import tolerance
+from sa_bench.commands.verify.verify import UNPROVED, verify
+from sa_bench.core import registry
+from sa_bench.core.errors import SaBenchError
+from sa_bench.core.store import file_digest
+from sa_bench.data.assets.shipped import WEIGHTS
+from sa_bench.results.bundles import BUNDLED, Differs, facts, opened, set_hash, write
+from sa_bench.results.files import packed, read_results, unpacked
+from sa_bench.results.sealing import sealed
+from sa_bench.scoring import judges
 from sa_bench.statistics import bounded_mean, mean, rate
-from sa_bench.store import file_digest
-from sa_bench.verifying import UNPROVED, verify
 
 METRICS = "forget_top1,entropy,retain_drift,retain_log_likelihood"
 SMALL = ["task.n_forget=12", "task.n_retain=3", "task.likelihood_images=2", f"task.metrics={METRICS}"]
@@ -191,9 +195,7 @@ def lost_images(f):
 
 
 def other_weights(f):
-    f.members[f"{f.cell}/model.safetensors"] = (
-        cards.WEIGHTS / "base-vae-mnist-cosine-0.safetensors"
-    ).read_bytes()
+    f.members[f"{f.cell}/model.safetensors"] = (WEIGHTS / "base-vae-mnist-cosine-0.safetensors").read_bytes()
 
 
 def other_weights_and_their_hash(f):
@@ -533,7 +535,7 @@ def test_a_strangers_floor_claim_or_table_row_moves_nothing_of_ours():
     assert line(board, "sa").recoverable == "yes"
     assert board.origins == ("Eve [1]",)
     assert one([mine, theirs]).lines[0].recoverable == "no"  # where there is no other
-    from sa_bench.claims import _lines
+    from sa_bench.analysis.published import _lines
 
     assert [x.label for x in _lines(board, "retrain")] == ["retrain"]
 
@@ -551,36 +553,36 @@ def test_scores_give_the_interval_again_whatever_its_kind():
     votes, shares = (rng.random(40) < 0.3).astype(float), rng.random(40)
     for found, unit in ((rate(votes, {}), "rate"), (bounded_mean(shares, {}), "probability"),
                         (bounded_mean(shares * 2, {}, float(np.log(10))), "nats"), (mean(shares, {}), "nats")):  # fmt: skip
-        m = rechecking.facts(found) | {"unit": unit}
-        again = rechecking.from_scores(m, pd.DataFrame({"score": found.scores["score"]}), 10)
-        assert rechecking.first_difference({k: m[k] for k in again}, again) is None
+        m = tolerance.facts(found) | {"unit": unit}
+        again = tolerance.from_scores(m, pd.DataFrame({"score": found.scores["score"]}), 10)
+        assert tolerance.first_difference({k: m[k] for k in again}, again) is None
     assert (
-        rechecking.from_scores(m | {"interval": "jackknife(20)"}, pd.DataFrame({"score": votes}), 10) is None
+        tolerance.from_scores(m | {"interval": "jackknife(20)"}, pd.DataFrame({"score": votes}), 10) is None
     )
 
 
 def test_elsewhere_one_vote_in_five_hundred_may_fall_otherwise_and_no_more():
-    m = rechecking.facts(rate(np.repeat([1.0, 0.0], 500), {})) | {"unit": "rate"}
+    m = tolerance.facts(rate(np.repeat([1.0, 0.0], 500), {})) | {"unit": "rate"}
     for k, expected in ((2, None), (3, "value")):
-        found = rechecking.facts(rate(np.repeat([1.0, 0.0], [500 + k, 500 - k]), {}))
-        difference = rechecking.measurement(m, found, here=False)
+        found = tolerance.facts(rate(np.repeat([1.0, 0.0], [500 + k, 500 - k]), {}))
+        difference = tolerance.measurement(m, found, here=False)
         assert (difference and difference[0]) == expected
-        assert rechecking.measurement(m, found, here=True)[0] == "value"
+        assert tolerance.measurement(m, found, here=True)[0] == "value"
     a, b = (pd.DataFrame({"score": np.repeat([1.0, 0.0], [n, 1000 - n])}) for n in (500, 502))
-    assert rechecking.scores(a, b, here=False) is None
-    assert rechecking.scores(a, b, here=True) == ("score of image 500", 0.0, 1.0)
-    assert rechecking.scores(a, a.assign(prompt=0), here=True) is None  # of before prompts were named
-    assert rechecking.scores(a.assign(prompt=0), a, here=True)[0] == "columns of the scores"
+    assert tolerance.scores(a, b, here=False) is None
+    assert tolerance.scores(a, b, here=True) == ("score of image 500", 0.0, 1.0)
+    assert tolerance.scores(a, a.assign(prompt=0), here=True) is None  # of before prompts were named
+    assert tolerance.scores(a.assign(prompt=0), a, here=True)[0] == "columns of the scores"
 
 
 def test_elsewhere_judges_and_what_stands_beside_a_value_count_too():
     """Verdicts are of judges, tables of what is beside; a forger chooses which machine a result names."""
     judges = [{"judge": "a", "value": 0.5}, {"judge": "b", "value": 0.4}]
     extra = {"by_class": {"one": 0.5, "two": 0.5}, "blank": 3, "sources": "x"}
-    m = rechecking.facts(rate(np.repeat([1.0, 0.0], 500), {}, judges=judges, extra=extra)) | {"unit": "rate"}
+    m = tolerance.facts(rate(np.repeat([1.0, 0.0], 500), {}, judges=judges, extra=extra)) | {"unit": "rate"}
 
     def said(**changes):
-        found = rechecking.measurement(m, {**m, **changes}, here=False)
+        found = tolerance.measurement(m, {**m, **changes}, here=False)
         return found and found[0]
 
     assert said(judges=[judges[0], {"judge": "b", "value": 0.401}], extra=extra | {"blank": 4}) is None
@@ -594,18 +596,19 @@ def test_elsewhere_judges_and_what_stands_beside_a_value_count_too():
 
 
 def test_the_commands_pack_check_and_report(made, here, tmp_path, monkeypatch, capsys):
-    from sa_bench import cli_results
+    from sa_bench.commands import results
+    from sa_bench.commands.results import bundle, report
 
     monkeypatch.chdir(tmp_path)
-    cli_results.bundle([made[0]], by="Ada", with_models=True)
+    bundle([made[0]], by="Ada", with_models=True)
     file = tmp_path / f"run{BUNDLED}"
     assert "Check it: python -m sa_bench verify run.sabench.zip" in capsys.readouterr().out
     assert file.read_bytes() == made[1].read_bytes()
-    cli_results.verify(file, regenerate=1)
+    results.verify(file, regenerate=1)
     assert capsys.readouterr().out.rstrip().endswith("No difference found.")
-    cli_results.report(None, bundle=[file])
+    report(None, bundle=[file])
     assert (tmp_path / "report.html").is_file()
     with pytest.raises(SaBenchError, match="at least 0"):
-        cli_results.verify(file, regenerate=-1)
+        results.verify(file, regenerate=-1)
     with pytest.raises(SaBenchError, match="needs results"):
-        cli_results.report(None)
+        report(None)

@@ -10,11 +10,14 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from sa_bench import assets, catalogue, registry, requirements
-from sa_bench.catalogue import CATALOGUE, Asset
-from sa_bench.detectors import clip, identity
-from sa_bench.errors import MissingAsset, SaBenchError
-from sa_bench.values import Prompts
+from sa_bench.commands import doctor
+from sa_bench.contracts import Prompts
+from sa_bench.core import registry
+from sa_bench.core.errors import MissingAsset, SaBenchError
+from sa_bench.data.assets import catalogue
+from sa_bench.data.assets.catalogue import CATALOGUE, Asset
+from sa_bench.engine import requirements
+from sa_bench.scoring.detectors import clip, identity
 
 
 @pytest.fixture(autouse=True)
@@ -235,7 +238,7 @@ def test_a_model_may_be_a_path(nowhere):
 
 def test_doctor_of_a_task_says_what_it_lacks(task, nowhere):
     task()
-    text, lacks = assets.task_text("celebrity")
+    text, lacks = doctor.task_text("celebrity")
     assert lacks
     for part in (
         "sd-v1-4 (base model; required): not here; python -m sa_bench fetch sd-v1-4", "gated: accept the licence",
@@ -249,35 +252,35 @@ def test_doctor_of_a_task_says_what_it_lacks(task, nowhere):
 
 def test_optional_assets_are_no_fault_and_required_ones_are(task, nowhere):
     task(primary=("nudity",), metrics=("clip_score", "celebrity_score"), prompts=None)
-    _, lacks = assets.task_text("celebrity")
+    _, lacks = doctor.task_text("celebrity")
     assert lacks
     pipeline(nowhere / "store" / "weights" / "stable-diffusion-v1-4")
-    text, lacks = assets.task_text("celebrity")
+    text, lacks = doctor.task_text("celebrity")
     assert not lacks
     assert (
         f"sd-v1-4 (base model; required): here, {nowhere / 'store' / 'weights' / 'stable-diffusion-v1-4'}"
         in text
     )
     task(primary=("celebrity_score",), prompts=None)
-    assert assets.task_text("celebrity")[1]
+    assert doctor.task_text("celebrity")[1]
 
 
 def test_doctor_says_damaged(task, nowhere):
     put(nowhere / "store" / "data" / "brad_pitt_prompts.txt", b"other")
     task()
-    assert "brad_pitt_prompts (prompts test; required): DAMAGED" in assets.task_text("celebrity")[0]
-    assert "brad_pitt_prompts: DAMAGED" in assets.doctor_text()[0]
+    assert "brad_pitt_prompts (prompts test; required): DAMAGED" in doctor.task_text("celebrity")[0]
+    assert "brad_pitt_prompts: DAMAGED" in doctor.doctor_text()[0]
 
 
 def test_doctor_lists_every_entry(nowhere):
-    text, _ = assets.doctor_text()
+    text, _ = doctor.doctor_text()
     for asset in CATALOGUE.values():
         for part in (f"{asset.name}: not here", asset.url, asset.size, asset.unlocks, asset.sha256):
             assert part in text
 
 
 def test_plan_says_what_is_missing_and_what_is_lost(nowhere):
-    (line,) = assets.plan_lines([stand_in()])
+    (line,) = doctor.plan_lines([stand_in()])
     assert line.startswith("assets: celebrity: cannot run without sd-v1-4 (base model, about 4.3 GB")
     for part in (
         "fim_prompts (prompts replay, kept, 0.9 MB)",
@@ -286,8 +289,8 @@ def test_plan_says_what_is_missing_and_what_is_lost(nowhere):
         assert part in line
     assert "n/a as it is: celebrity_score (primary), clip_score" in line
     assert "only scale quick runs without its primary metrics" in line
-    assert assets.plan_lines([registry.task("mnist_0")]) == []
-    (line,) = assets.plan_lines([registry.task("cifar10_airplane")])
+    assert doctor.plan_lines([registry.task("mnist_0")]) == []
+    (line,) = doctor.plan_lines([registry.task("cifar10_airplane")])
     assert "inception_kid (primary)" in line
 
 
@@ -295,7 +298,7 @@ def test_plan_says_what_is_missing_and_what_is_lost(nowhere):
 def test_a_run_does_not_start_without_what_its_primary_metrics_look_through(nowhere, scale):
     """Said before work, in one line; another choice of three metrics starts."""
     from sa_bench import api
-    from sa_bench.cells import resolve
+    from sa_bench.engine.cells import resolve
 
     def run(scale, *sets):
         cells = resolve(["concept"], ["original"], scale, sets=["task.model=smoke", *sets])
@@ -322,7 +325,7 @@ def test_a_run_does_not_start_without_what_its_primary_metrics_look_through(nowh
 def test_plan_says_when_all_is_here(nowhere):
     pipeline(nowhere / "store" / "weights" / "stable-diffusion-v1-4")
     task = stand_in(prompts=None, metrics=("retain_accuracy",), primary=())
-    assert assets.plan_lines([task]) == ["assets: celebrity: all here"]
+    assert doctor.plan_lines([task]) == ["assets: celebrity: all here"]
 
 
 def test_the_commands(cli, tmp_path):

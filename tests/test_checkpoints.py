@@ -12,9 +12,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from stable_diffusion import FULL, FULL_2, networks, original, pipeline, saved
 
-from sa_bench.errors import MissingAsset, SaBenchError
-from sa_bench.models import checkpoints, layouts, pipelines, scopes, single_file
-from sa_bench.models.checkpoints import apply, content, layout, load_pipeline
+from sa_bench.core.errors import MissingAsset, SaBenchError
+from sa_bench.models import micro_pipeline, scopes
+from sa_bench.models.checkpoints import layouts, single_file
+from sa_bench.models.checkpoints.load import (
+    apply,
+    content,
+    layout,
+    load_pipeline,
+    read_tensors,
+    remarks,
+    unfit,
+)
 from sa_bench.models.text_to_image import TextToImage
 
 ATTENTION = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
@@ -155,7 +164,7 @@ def test_a_pickle_that_would_run_code_is_named_and_not_run(tmp_path, monkeypatch
     Path("evil.pkl.pt").write_bytes(pickle.dumps({"a": Evil()}, protocol=2))
     for name in ("evil.ckpt", "evil.pkl.pt"):
         with pytest.raises(SaBenchError, match=r"pathlib\S*\.Path\.touch|pathlib|getattr") as error:
-            checkpoints.read_tensors(Path(name))
+            read_tensors(Path(name))
         assert "state_dict" in str(error.value)
         assert "\n" not in str(error.value)
     assert not Path("touched").exists()
@@ -169,7 +178,7 @@ def test_tensors_of_a_training_checkpoint(tmp_path, legacy):
         tmp_path / "x.ckpt",
         _use_new_zipfile_serialization=not legacy,
     )
-    found = checkpoints.read_tensors(tmp_path / "x.ckpt")
+    found = read_tensors(tmp_path / "x.ckpt")
     assert found.keys() == {"unet.conv_in.bias"}
     assert not found["unet.conv_in.bias"].requires_grad
     assert layout(str(tmp_path / "x.ckpt")) == "delta"
@@ -623,7 +632,7 @@ def test_peft_says_alpha_beside_the_file(model, tmp_path, rng):
 
 
 def test_the_method_checkpoint_takes_a_folder(moved, model, tmp_path):
-    from sa_bench import registry, store
+    from sa_bench.core import registry, store
 
     method = registry.method_class("checkpoint")(path=str(moved[1]))
     put = method.forget(model, None, None)
@@ -634,14 +643,14 @@ def test_the_method_checkpoint_takes_a_folder(moved, model, tmp_path):
 
 def test_smoke_is_a_small_pipeline_that_depends_on_its_seed_alone(tmp_path):
     started = time.monotonic()
-    first = pipelines.smoke(tmp_path / "a")
+    first = micro_pipeline.smoke(tmp_path / "a")
     assert time.monotonic() - started < 3
     torch.manual_seed(7)
     state = torch.random.get_rng_state()
-    pipelines.smoke(tmp_path / "b")
+    micro_pipeline.smoke(tmp_path / "b")
     assert torch.equal(torch.random.get_rng_state(), state)
     assert content(str(first)) == content(str(tmp_path / "b"))
-    assert content(str(pipelines.smoke(tmp_path / "c", 1))) != content(str(first))
+    assert content(str(micro_pipeline.smoke(tmp_path / "c", 1))) != content(str(first))
     pipe = load_pipeline(str(first))
     assert (
         5e5 < sum(p.numel() for n in (pipe.unet, pipe.vae, pipe.text_encoder) for p in n.parameters()) < 2e6
@@ -774,7 +783,7 @@ def test_an_spm_is_refused_and_its_twin_without_a_header_is_flagged(model, tmp_p
     }
     said = {"prompts": "snoopy", "rank": "1", "alpha": "1.0"}
     spm = str(write_lora(tmp_path / "spm.safetensors", held, **said))
-    for call in (lambda: apply(model, spm), lambda: checkpoints.unfit(spm)):
+    for call in (lambda: apply(model, spm), lambda: unfit(spm)):
         with pytest.raises(SaBenchError, match=r"is an SPM of 'snoopy'.*gate.*own inference") as error:
             call()
         assert "\n" not in str(error.value)
@@ -782,20 +791,20 @@ def test_an_spm_is_refused_and_its_twin_without_a_header_is_flagged(model, tmp_p
     plain = str(write_lora(tmp_path / "lora.safetensors", held))
     put, _ = apply(model, plain)
     torch.testing.assert_close(put.state()[f"unet.{ATTENTION}.weight"], weight + up @ down)
-    assert checkpoints.remarks(plain)[0].startswith("taken as a LoRA that is always on")
+    assert remarks(plain)[0].startswith("taken as a LoRA that is always on")
     renamed = shutil.copy(spm, tmp_path / "spm.bin")  # the format counts, not the name
     with pytest.raises(SaBenchError, match="is an SPM"):
-        checkpoints.unfit(str(renamed))
+        unfit(str(renamed))
     kohya = str(write_lora(tmp_path / "kohya.safetensors", held, ss_network_dim="1", **said))
-    assert checkpoints.unfit(kohya) == ""
+    assert unfit(kohya) == ""
     down, up = lora(rng, *weight.shape, rank=2)
     held = {f"{start}.lora_down.weight": down, f"{start}.lora_up.weight": up}
-    assert checkpoints.remarks(str(write_lora(tmp_path / "two.safetensors", held))) == []
+    assert remarks(str(write_lora(tmp_path / "two.safetensors", held))) == []
 
 
 def test_a_loras_strength_multiplies_it_and_is_a_loras_alone(base, model, tmp_path, rng):
-    from sa_bench.keys import plain
-    from sa_bench.registry import method_class
+    from sa_bench.contracts import plain
+    from sa_bench.core.registry import method_class
 
     weight = model.state()[f"unet.{ATTENTION}.weight"].clone()
     down, up = lora(rng, *weight.shape)
@@ -805,8 +814,8 @@ def test_a_loras_strength_multiplies_it_and_is_a_loras_alone(base, model, tmp_pa
     for strength in (1.0, 0.5, -1.0):
         put = method(path=path, strength=strength).forget(model.clone(), None, None)
         torch.testing.assert_close(put.state()[f"unet.{ATTENTION}.weight"], weight + strength * up @ down)
-    assert checkpoints.remarks(path, 0.5) == ["LoRA at strength 0.5"]
-    assert "is a LoRA's" in checkpoints.unfit(str(base[1] / "unet"), 0.5)
+    assert remarks(path, 0.5) == ["LoRA at strength 0.5"]
+    assert "is a LoRA's" in unfit(str(base[1] / "unet"), 0.5)
     with pytest.raises(SaBenchError, match="is a LoRA's"):
         apply(model, str(base[1] / "unet"), 0.5)
     assert plain(method(path=path)) == {"path": path}  # keys of before stay
@@ -844,7 +853,7 @@ def test_of_weights_kept_twice_those_asked_for_are_taken_and_told(base, moved, m
         wanted = (moved if averaged else base)[0].unet.state_dict()
         own = put.state()
         assert all(torch.equal(own[f"unet.{k}"], v) for k, v in wanted.items()), weights
-        (line,) = checkpoints.remarks(source, weights=weights)
+        (line,) = remarks(source, weights=weights)
         assert line.startswith(f"weights: {'averaged' if averaged else 'raw'}; ")
 
 
@@ -852,8 +861,8 @@ def test_averages_that_are_not_there_are_no_averages(base, model, twice, tmp_pat
     for source in (base[1], base[1] / "unet"):
         with pytest.raises(SaBenchError, match="holds no averaged weights"):
             apply(model, str(source), weights="ema")
-        assert checkpoints.remarks(str(source)) == []
+        assert remarks(str(source)) == []
     shutil.rmtree(twice["trainer"] / "unet")
-    assert checkpoints.remarks(str(twice["trainer"]))[0].startswith("weights: averaged, the only ones")
+    assert remarks(str(twice["trainer"]))[0].startswith("weights: averaged, the only ones")
     with pytest.raises(SaBenchError, match="no weight file"):
         apply(model, str(twice["trainer"]), weights="raw")

@@ -3,8 +3,9 @@
 import pytest
 from result_rows import measurement, one, result_row
 
-from sa_bench import claims, registry
-from sa_bench.ledger import setting
+from sa_bench.analysis import published
+from sa_bench.analysis.published import setting
+from sa_bench.core import registry
 
 
 def line(method, keep, seeds=3, **changes):
@@ -25,7 +26,7 @@ def line(method, keep, seeds=3, **changes):
 
 def said(*lines):
     board = one([row for rows in lines for row in rows])
-    return {(v.claim.left, v.claim.right): v.verdict for v in claims.verdicts(board)}
+    return {(v.claim.left, v.claim.right): v.verdict for v in published.verdicts(board)}
 
 
 @pytest.mark.parametrize(
@@ -59,20 +60,20 @@ def test_thresholds_are_told_by_the_bounds(value, verdict):
 def test_scale_quick_answers_no_claim():
     board = one([result_row("sa", seed=s) for s in range(5)])
     assert board.scale == "quick"
-    assert claims.verdicts(board) == []
+    assert published.verdicts(board) == []
 
 
 def test_of_equally_many_runs_every_setting_answers():
     runs = [result_row("sa", forget=f, fields={"lam": lam}, seed=s, scale="full")
             for lam, f in ((1, (0.0, 0.0, 0.02)), (9, (0.9, 0.8, 0.95))) for s in range(5)]  # fmt: skip
     board = one(runs)
-    found = {v.evidence.partition(":")[0]: v.verdict for v in claims.verdicts(board)}
+    found = {v.evidence.partition(":")[0]: v.verdict for v in published.verdicts(board)}
     assert found == {"sa lam=1": "holds", "sa lam=9": "reversed"}
 
 
 def test_a_claim_may_be_about_two_settings_of_a_method(monkeypatch):
     """Table 1 argues from λ = 1 against λ = 10: the line that has most runs is not asked for, nor a third setting."""
-    claim = claims.Claim(
+    claim = published.Claim(
         "mnist_0",
         "retain_log_likelihood",
         "sa lam=10",
@@ -82,25 +83,25 @@ def test_a_claim_may_be_about_two_settings_of_a_method(monkeypatch):
         "made up",
         "stated",
     )
-    monkeypatch.setattr(claims, "entries", lambda: (claim,))
+    monkeypatch.setattr(published, "claims", lambda: (claim,))
     runs = {1: line("sa", -99, fields={"lam": 1.0}), 10: line("sa", -94, fields={"lam": 10.0})}
     third = line("sa", -120, seeds=5, fields={"lam": 50.0})
-    (found,) = claims.verdicts(one([*runs[1], *runs[10], *third]))
+    (found,) = published.verdicts(one([*runs[1], *runs[10], *third]))
     assert found.verdict == "holds"
     assert found.evidence.startswith("sa lam=10 − sa lam=1: ")
-    assert claims.verdicts(one([*runs[1], *third])) == []
+    assert published.verdicts(one([*runs[1], *third])) == []
 
 
 def test_another_concept_is_another_experiment():
     rows = [result_row("sa", overrides={"concept": 3}), result_row("no_gr", overrides={"concept": 3})]
-    assert claims.verdicts(one(rows)) == []
+    assert published.verdicts(one(rows)) == []
 
 
 def test_every_claim_names_what_is_there():
-    assert len(claims.entries()) > 10
+    assert len(published.claims()) > 10
     methods = {e.name for e in registry.entries("method")}
-    for claim in claims.entries():
-        assert claim.relation in claims.RELATIONS
+    for claim in published.claims():
+        assert claim.relation in published.RELATIONS
         assert claim.kind in ("stated", "implied")
         assert setting(claim.left)[0] in methods
         task = registry.task(claim.task)
@@ -114,13 +115,13 @@ def test_every_claim_names_what_is_there():
 
 def test_a_claim_finds_its_metric_under_the_extractors_name(monkeypatch):
     """The claim says `kid`, the board has `kid[judge-mnist]`."""
-    claim = claims.Claim("mnist_0", "kid", "sa", "better", "no_gr", "replay keeps", "made up", "stated")
-    monkeypatch.setattr(claims, "entries", lambda: (claim,))
+    claim = published.Claim("mnist_0", "kid", "sa", "better", "no_gr", "replay keeps", "made up", "stated")
+    monkeypatch.setattr(published, "claims", lambda: (claim,))
     rows = [*line("sa", -94), *line("no_gr", -99)]
     for row in rows:
         value = 1.0 + row["base_seed"] / 10 if row["method"] == "sa" else 9.0
         row["measurements"].append(
             measurement("kid[judge-mnist]", value, 0.5, {"title": "KID", "unit": None, "better": "lower"})
         )
-    (found,) = claims.verdicts(one(rows))
+    (found,) = published.verdicts(one(rows))
     assert found.verdict == "holds"

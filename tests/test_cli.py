@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sa_bench.store import STAGES
+from sa_bench.core.store import STAGES
 
 ROOT = Path(__file__).parent.parent
 

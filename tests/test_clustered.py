@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sa_bench import clustered, statistics
+from sa_bench.statistics import clustered, mean, rate, wilson
 
 PROMPTS, EACH = 50, 20
 NUMBER = np.repeat(np.arange(PROMPTS), EACH)
@@ -33,7 +33,7 @@ def over_prompts(scores):
 
 
 def over_images(scores):
-    return statistics.wilson(float(scores.sum()), len(scores))
+    return wilson(float(scores.sum()), len(scores))
 
 
 @pytest.mark.parametrize(("icc", "images"), [(0.1, 0.80), (0.3, 0.60)])
@@ -59,7 +59,7 @@ def test_no_interval_collapses(value):
     """Nothing seen in 50 prompts of 20: less certain than 1,000 images, more than 50."""
     low, high = over_prompts(np.full(1000, value))
     inner, outer = over_images(np.full(1000, value))
-    fifty = statistics.wilson(50 * value, 50)
+    fifty = wilson(50 * value, 50)
     assert (low, high)[int(value)] == value
     assert outer - inner < high - low < fifty[1] - fifty[0]
 
@@ -76,7 +76,7 @@ def test_equal_prompts_are_students_t_over_their_means():
     scores = rng.normal(size=(10, 1)).repeat(7, 1).ravel() + 0.1 * rng.normal(size=70)
     number = np.repeat(np.arange(10), 7)
     found = clustered.mean(scores, number, {"seed": np.arange(70)})
-    means = statistics.mean(scores.reshape(10, 7).mean(1), {})
+    means = mean(scores.reshape(10, 7).mean(1), {})
     assert (found.low, found.high) == pytest.approx((means.low, means.high))
     assert found.n == 70
     assert found.interval == "t, clustered by 10 prompts"
@@ -95,7 +95,7 @@ def test_unequal_prompts_count_by_their_images():
 @pytest.mark.parametrize("number", [None, np.zeros(40, int), np.arange(40)], ids=["none", "one", "one each"])
 def test_without_several_images_of_several_prompts_images_are_the_units(number):
     scores = np.array([0.0, 1.0] * 20)
-    assert clustered.rate(scores, number, {}) == _same(statistics.rate(scores, {}), scores)
+    assert clustered.rate(scores, number, {}) == _same(rate(scores, {}), scores)
     assert clustered.mean(scores, number, {}).interval == "t"
     assert clustered.bounded_mean(scores, number, {}).interval == "betting"
 
@@ -166,7 +166,7 @@ def test_paired_prompts_of_equal_size_are_a_t_test_over_their_means():
 def test_a_widened_interval_over_prompts_is_wider_and_without_prompts_the_plain_one():
     scores, prompts = np.repeat([1.0, 1.0, 0.0, 1.0], 6), np.repeat(np.arange(4), 6)
     low, high, how = clustered.wilson(scores, None, 4)
-    assert (low, high) == statistics.wilson(18, 24, comparisons=4)
+    assert (low, high) == wilson(18, 24, comparisons=4)
     assert how == "wilson, Bonferroni(4)"
     alone = clustered.wilson(scores, np.arange(24), 4)  # one image a prompt: images are the units
     assert alone == (low, high, how)

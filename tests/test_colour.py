@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from archives import write_cifar10, write_stl10
 
-from sa_bench import datasets, judges, registry, trained_judges
-from sa_bench.cards import TRAINED, judge_card
-from sa_bench.cells import resolve
-from sa_bench.errors import MissingAsset, SaBenchError
+from sa_bench.core import registry
+from sa_bench.core.errors import MissingAsset, SaBenchError
+from sa_bench.data import datasets
+from sa_bench.engine.cells import resolve
+from sa_bench.scoring import judges, trained_judges
+from sa_bench.scoring.cards import TRAINED, judge_card
 
 WRITERS = {"cifar10_airplane": write_cifar10, "stl10_airplane": write_stl10}
 EVERY = "original,sa,no_gr,no_ewc,l2,permuted_f,naive,retrain,retrain_surrogate,relabel"

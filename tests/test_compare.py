@@ -9,12 +9,12 @@ import pytest
 from result_rows import DECLARED, ORIGINAL, RETRAIN, measurement, result_row
 from scipy import stats
 
-from sa_bench import api, clustered, statistics
-from sa_bench.comparing import paired_scores
-from sa_bench.errors import SaBenchError
-from sa_bench.pairing import sides
-from sa_bench.results import columns_of, packed, read_results
-from sa_bench.versus import versus
+from sa_bench import api
+from sa_bench.analysis.compare import sides, versus
+from sa_bench.analysis.pairwise import paired_scores
+from sa_bench.core.errors import SaBenchError
+from sa_bench.results.files import columns_of, packed, read_results
+from sa_bench.statistics import clustered, holm, over_bases
 
 PROMPTS = {"forget": ["{}"], "replay": [], "test": ["a {}", "the {}"]}
 
@@ -87,13 +87,13 @@ def test_p_is_by_holm_over_the_three_endpoints_for_either_question(tmp_path):
         row["measurements"][1]["value"] += 0.001 * (row["seed"] - 2)
     stored(tmp_path, [*a, *b], three)
     found = answers(tmp_path, methods="sa,l2_longer")
-    raw = [statistics.over_bases({0: x.points})[3] for x in found.values()]
-    assert [x.methods.p for x in found.values()] == pytest.approx(statistics.holm(raw))
+    raw = [over_bases({0: x.points})[3] for x in found.values()]
+    assert [x.methods.p for x in found.values()] == pytest.approx(holm(raw))
     assert found["retention"].methods.p > raw[2]
     tables = [[np.mean([three(r)[n]["score"] for r in side], 0) for side in (a, b)] for n in DECLARED]
     single = [clustered.paired(*sides_, None, n != "retain_log_likelihood").p
               for sides_, n in zip(tables, DECLARED, strict=True)]  # fmt: skip
-    assert [x.checkpoints.p for x in found.values()] == pytest.approx(statistics.holm(single))
+    assert [x.checkpoints.p for x in found.values()] == pytest.approx(holm(single))
 
 
 @pytest.mark.parametrize("shared", [1, 4])

@@ -8,11 +8,10 @@ import pytest
 from result_rows import OTHERS, one, result_row
 from scipy import stats
 
-from sa_bench import clustered
-from sa_bench.comparing import comparisons
-from sa_bench.errors import SaBenchError
-from sa_bench.results import packed, read_results
-from sa_bench.statistics import holm, over_bases
+from sa_bench.analysis.pairwise import comparisons
+from sa_bench.core.errors import SaBenchError
+from sa_bench.results.files import packed, read_results
+from sa_bench.statistics import clustered, holm, over_bases
 
 
 def rows(tmp_path, method, keep, scores, bases=3, seeds=3, **changes):

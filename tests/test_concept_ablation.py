@@ -6,14 +6,14 @@ import pytest
 import torch
 from sa_bench.methods.concept_ablation import ConceptAblation, target, templates
 
-from sa_bench import registry
-from sa_bench.cells import resolve
-from sa_bench.conformance import toy, weights
+from sa_bench.commands.check import toy, weights
 from sa_bench.contracts import Prompted
-from sa_bench.errors import SaBenchError
-from sa_bench.stages import Chain
-from sa_bench.store import Store, digest
-from sa_bench.toy import ToyRun
+from sa_bench.core import registry
+from sa_bench.core.errors import SaBenchError
+from sa_bench.core.store import Store, digest
+from sa_bench.engine.cells import resolve
+from sa_bench.engine.stages import Chain
+from sa_bench.models.toy import ToyRun
 
 PAPER = {"captions": True, "flip": True, "decay": 0.01, "clip": 1.0, "target": "current", "batch": 4}
 
@@ -127,7 +127,7 @@ def test_captions_are_in_the_models_key_and_nothing_new_is_without_them(tmp_path
 
 def test_a_method_learns_from_no_other_prompts_than_it_shows(tmp_path):
     (cell,) = resolve(["mnist_0_t2i"], ["concept_ablation"], sets=["captions=true"])
-    from sa_bench.method_run import MethodRun
+    from sa_bench.engine.method_run import MethodRun
 
     run = MethodRun(chain(tmp_path, cell), tmp_path)
     with pytest.raises(SaBenchError, match=r"other prompts than it says \(`shows`\)"):
@@ -152,11 +152,11 @@ def test_all_attention_is_both_kinds(star):
 
 
 def test_a_plan_counts_the_images_of_captions(tmp_path):
-    from sa_bench import planning
+    from sa_bench.commands import plan
 
     (cell,) = resolve(["mnist_0_t2i"], ["concept_ablation"], sets=["captions=true"])
     own = chain(tmp_path, cell)
-    stages = planning._fixed_sets(own, {}, lambda *_: "to do", True)
+    stages = plan._fixed_sets(own, {}, lambda *_: "to do", True)
     assert "captioned 100 images" in [stage.what for stage in stages]
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sa_bench.contracts import Diffusion, Draw, Generator, Sampler
-from sa_bench.fisher import diagonal
-from sa_bench.training import Pull, Recipe, fit
+from sa_bench.contracts import Diffusion, Draw, Generator, Recipe, Sampler
+from sa_bench.training.fisher import diagonal
+from sa_bench.training.loop import Pull, fit
 
 SAMPLER = Sampler(steps=10, guidance=1.0)
 

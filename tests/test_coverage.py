@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sa_bench import clustered, statistics
+from sa_bench.statistics import betting, clustered, intervals, jackknife, over_bases, wilson
 
 PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
 MARKS = "<!-- written by tests/test_coverage.py -->", "<!-- end of coverage -->"
@@ -44,7 +44,7 @@ def of_prompts(rng, p, icc, prompts, each):
 
 
 def rate(p, n):
-    return lambda rng: (*statistics.wilson(int(rng.binomial(n, p)), n), p)
+    return lambda rng: (*wilson(int(rng.binomial(n, p)), n), p)
 
 
 def rate_between(low, high, n):
@@ -52,12 +52,12 @@ def rate_between(low, high, n):
 
 
 def bounded(a, b, n):
-    return lambda rng: (*statistics.betting(rng.beta(a, b, n)), a / (a + b))
+    return lambda rng: (*betting(rng.beta(a, b, n)), a / (a + b))
 
 
 def mean_of_skewed(n):
     def draw(rng):
-        found = statistics.mean(rng.exponential(1.0, n), {})
+        found = intervals.mean(rng.exponential(1.0, n), {})
         return found.low, found.high, 1.0
 
     return draw
@@ -109,9 +109,7 @@ def paired_prompts(a, b, icc, prompts, each):
 def runs(bases, seeds, of_base=1.0, of_seed=1.0):
     def draw(rng):
         at = rng.normal(0.0, of_base, bases)
-        _, low, high, _ = statistics.over_bases(
-            {b: at[b] + rng.normal(0, of_seed, seeds) for b in range(bases)}
-        )
+        _, low, high, _ = over_bases({b: at[b] + rng.normal(0, of_seed, seeds) for b in range(bases)})
         return low, high, 0.0
 
     return draw
@@ -148,7 +146,7 @@ def kid(shift, n=100, m=100, d=4):
     truth = sum(w * (o @ o - 2 * o @ s) for w, o, s in zip(weights, own, seen, strict=True)) + real
 
     def draw(rng):
-        from sa_bench.distances import kid_jackknifed
+        from sa_bench.scoring.distances import kid_jackknifed
 
         _, low, high = kid_jackknifed(rng.normal(size=(n, d)) + shift, y)
         return low, high, truth
@@ -160,9 +158,9 @@ def fid(shift, n=100, m=400, d=3):
     y = np.random.default_rng(7).normal(size=(m, d))
 
     def draw(rng):
-        from sa_bench.distances import FrechetTo
+        from sa_bench.scoring.distances import FrechetTo
 
-        value, low, high = statistics.jackknife(FrechetTo(rng.normal(size=(n, d)) + shift, y), n)
+        value, low, high = jackknife(FrechetTo(rng.normal(size=(n, d)) + shift, y), n)
         return low, high, None, value
 
     return draw

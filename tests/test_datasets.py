@@ -31,9 +31,11 @@ from archives import (
 from PIL import Image
 from torchvision import transforms
 
-from sa_bench import assets, datasets, external, registry
-from sa_bench.data import archives, cifar10, mnist, mnist16, stl10
-from sa_bench.errors import MissingAsset, SaBenchError
+from sa_bench.commands import doctor
+from sa_bench.core import registry
+from sa_bench.core.errors import MissingAsset, SaBenchError
+from sa_bench.data import archives, cifar10, datasets, mnist, mnist16, stl10
+from sa_bench.engine import external
 
 SETS = {"cifar10": (cifar10, cifar10_members, write_cifar10), "stl10": (stl10, stl10_members, write_stl10)}
 both = pytest.mark.parametrize("name", SETS)
@@ -596,7 +598,7 @@ def test_class_folders_are_numbers_or_names_in_the_order_of_the_classes(ship_tas
 
 
 def test_doctor_lists_them_and_misses_neither(local, monkeypatch, tmp_path):
-    text, missing = assets.doctor_text()
+    text, missing = doctor.doctor_text()
     for part in (
         "163 MB",
         "2.5 GB",
@@ -611,7 +613,7 @@ def test_doctor_lists_them_and_misses_neither(local, monkeypatch, tmp_path):
     kept.parent.mkdir(parents=True)
     kept.write_bytes(b"")
     path = local("stl10")
-    text, missing = assets.doctor_text()
+    text, missing = doctor.doctor_text()
     assert not missing
     assert f"STL10: here, in {path}" in text
     assert "CIFAR10: not here" in text

@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from sa_bench.contracts import Bound, Diffusion, Draw, Likelihood, Request, Sampler
-from sa_bench.errors import SaBenchError
-from sa_bench.models.ddpm import DDPM, T
-from sa_bench.models.unet import NETWORKS, RECIPES, unet
-from sa_bench.training import Pull, Recipe, fit
+from sa_bench.contracts import Bound, Diffusion, Draw, Likelihood, Recipe, Request, Sampler
+from sa_bench.core.errors import SaBenchError
+from sa_bench.models.ddpm import DDPM, NETWORKS, RECIPES, T, unet
+from sa_bench.training.loop import Pull, fit
 
 DDIM = Sampler("ddim", steps=4, guidance=2.0)
 

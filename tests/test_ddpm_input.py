@@ -2,8 +2,8 @@
 
 import pytest
 
-from sa_bench.cells import resolve
-from sa_bench.errors import SaBenchError
+from sa_bench.core.errors import SaBenchError
+from sa_bench.engine.cells import resolve
 
 TASK = "mnist_0_ddpm"
 

@@ -18,12 +18,15 @@ from sa_bench.metrics import (
 from sa_bench.metrics import lpips as perceptual
 
 import sa_bench
-from sa_bench import clustered, datasets, detectors, registry
-from sa_bench.detectors import faces as mtcnn
-from sa_bench.detectors import nudity as nudenet
-from sa_bench.errors import SaBenchError
-from sa_bench.measuring import LazyView, Subject
-from sa_bench.sample_sets import SampleSet
+from sa_bench.contracts import SampleSet
+from sa_bench.core import registry
+from sa_bench.core.errors import SaBenchError
+from sa_bench.data import datasets
+from sa_bench.engine.measure import LazyView, Subject
+from sa_bench.scoring import detectors
+from sa_bench.scoring.detectors import faces as mtcnn
+from sa_bench.scoring.detectors import nudity as nudenet
+from sa_bench.statistics import clustered
 
 CLASSES = ("brad pitt", "Emma_Stone", "Adele")
 
@@ -215,13 +218,13 @@ def test_images_without_a_face_are_left_out_and_counted():
 def test_one_in_a_hundred_strangers_passes_for_the_person():
     rng = np.random.default_rng(0)
     others = [{"faces": [e.tolist()]} for e in person_at(1.0, 1000, rng, 0.3)]
-    from sa_bench import identities
+    from sa_bench.scoring import face_verification
 
-    person = identities.fit(person_at(0.0, 100, rng), others)
+    person = face_verification.fit(person_at(0.0, 100, rng), others)
     assert (person.others > person.threshold).mean() == pytest.approx(0.01, abs=0.0011)
-    measured, apart = identities.halves(np.zeros(4, int), 4)
+    measured, apart = face_verification.halves(np.zeros(4, int), 4)
     assert (measured.tolist(), apart) == ([True, False, True, False], "seeds")
-    assert identities.auc(np.array([1.0, 2.0]), np.array([1.0, 0.0])) == 0.875
+    assert face_verification.auc(np.array([1.0, 2.0]), np.array([1.0, 0.0])) == 0.875
 
 
 # nudity

@@ -19,13 +19,16 @@ import torch
 import typer
 from PIL import Image
 
-from sa_bench import detections, detectors, images
-from sa_bench.assets import doctor_text
-from sa_bench.detectors import celebrities, clip, faces, identity, nudity, pixels, weight_files
-from sa_bench.detectors import lpips as perceptual
-from sa_bench.errors import MissingAsset, SaBenchError
-from sa_bench.sample_sets import SampleSet
-from sa_bench.store import Store
+from sa_bench.commands.doctor import doctor_text
+from sa_bench.contracts import SampleSet
+from sa_bench.core.errors import MissingAsset, SaBenchError
+from sa_bench.core.store import Store
+from sa_bench.data import images
+from sa_bench.data.assets import locate as weight_files
+from sa_bench.engine import measure
+from sa_bench.scoring import detectors
+from sa_bench.scoring.detectors import celebrities, clip, faces, identity, nudity, pixels
+from sa_bench.scoring.detectors import lpips as perceptual
 
 RNG = np.random.default_rng(0)
 
@@ -532,7 +535,7 @@ def test_every_detector_has_the_same_shape(name):
 def test_libraries_are_imported_on_first_use():
     import subprocess
 
-    code = "import sys, sa_bench.detectors as d; [d.load(n) for n in d.NAMES]; print(*sys.modules)"
+    code = "import sys, sa_bench.scoring.detectors as d; [d.load(n) for n in d.NAMES]; print(*sys.modules)"
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
@@ -563,20 +566,20 @@ def test_records_are_made_once_for_the_same_pictures(chain, monkeypatch):
         return [{"faces": [int(i.sum())]} for i in images]
 
     monkeypatch.setattr(faces, "detect", detect)
-    monkeypatch.setattr(detections, "CHUNK", 3)
+    monkeypatch.setattr(measure, "CHUNK", 3)
     seven = pictures(7)
-    first = detections.kept(chain, "faces", seven)
+    first = measure.kept(chain, "faces", seven)
     assert first == [{"faces": [int(i.sum())]} for i in seven.images]
     assert [n for n, *_ in calls] == [3, 3, 1]
     assert chain.told[-1] == ("faces", 7, 7)
-    assert detections.kept(chain, "faces", seven) == first
+    assert measure.kept(chain, "faces", seven) == first
     assert len(calls) == 3
-    detections.kept(chain, "faces", pictures(7, 1))
+    measure.kept(chain, "faces", pictures(7, 1))
     assert len(calls) == 6
     monkeypatch.setattr(faces, "THRESHOLDS", (0.5, 0.7, 0.7))
-    detections.kept(chain, "faces", seven)
+    measure.kept(chain, "faces", seven)
     assert len(calls) == 9
-    assert detections.kept(chain, "faces", pictures(0)) == []
+    assert measure.kept(chain, "faces", pictures(0)) == []
 
 
 def test_a_killed_detection_goes_on_where_it_was(chain, monkeypatch):
@@ -589,10 +592,10 @@ def test_a_killed_detection_goes_on_where_it_was(chain, monkeypatch):
         return [{"parts": []} for _ in images]
 
     monkeypatch.setattr(nudity, "detect", detect)
-    monkeypatch.setattr(detections, "CHUNK", 2)
+    monkeypatch.setattr(measure, "CHUNK", 2)
     with pytest.raises(KeyboardInterrupt):
-        detections.kept(chain, "nudity", pictures(5))
-    assert len(detections.kept(chain, "nudity", pictures(5))) == 5
+        measure.kept(chain, "nudity", pictures(5))
+    assert len(measure.kept(chain, "nudity", pictures(5))) == 5
     assert calls == [2, 2, 2, 1]
 
 
@@ -607,9 +610,9 @@ def test_a_second_stage_starts_from_the_faces_that_are_kept(chain, monkeypatch):
 
     monkeypatch.setattr(celebrities, "detect", detect)
     monkeypatch.setattr(celebrities, "facts", dict)
-    detections.kept(chain, "celebrities", pictures(4), ["brad pitt"] * 4)
-    detections.kept(chain, "celebrities", pictures(4), ["brad pitt"] * 4)
-    detections.kept(chain, "celebrities", pictures(4), ["brad pitt"] * 3 + ["emma stone"])
+    measure.kept(chain, "celebrities", pictures(4), ["brad pitt"] * 4)
+    measure.kept(chain, "celebrities", pictures(4), ["brad pitt"] * 4)
+    measure.kept(chain, "celebrities", pictures(4), ["brad pitt"] * 3 + ["emma stone"])
     assert seen == [(["brad pitt"] * 4, boxes), (["brad pitt"] * 3 + ["emma stone"], boxes)]
 
 
@@ -646,7 +649,7 @@ def test_a_librarys_damaged_weights_are_named_before_work(tmp_path, monkeypatch,
 
 
 def test_a_file_that_ends_early_is_not_taken_for_a_stop(monkeypatch, capsys):
-    from sa_bench import cli
+    from sa_bench.commands import app as cli
 
     def ends():
         raise EOFError("Ran out of input")

@@ -11,10 +11,10 @@ import time
 
 import pytest
 
-from sa_bench import disk, locks
-from sa_bench.disk import copy_atomic, replacing, write_atomic
-from sa_bench.errors import CellFailed, is_out_of_memory
-from sa_bench.locks import Busy, SoftLock, locked
+from sa_bench.core import disk, locks
+from sa_bench.core.disk import copy_atomic, replacing, write_atomic
+from sa_bench.core.errors import CellFailed, is_out_of_memory
+from sa_bench.core.locks import Busy, SoftLock, locked
 
 FORK = multiprocessing.get_context("fork")
 BIG = 300_000

@@ -11,12 +11,14 @@ import pytest
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-from sa_bench import cards, guard, registry
+from sa_bench.analysis.pairwise import endpoint
+from sa_bench.analysis.ranking import boards
 from sa_bench.api import MARK, write_report
-from sa_bench.comparing import endpoint
+from sa_bench.core import registry
+from sa_bench.data.assets.shipped import guard_card
 from sa_bench.models import scopes
-from sa_bench.ranking import boards
-from sa_bench.results import read_results
+from sa_bench.results.files import read_results
+from sa_bench.scoring import cards, collapse_guard
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -34,14 +36,14 @@ def judge_table():
 
 
 def guard_table():
-    card = cards.guard_card("mnist")
+    card = guard_card("mnist")
     rows = ["| wreck | worst class | recall | flagged |", "|---|---|---|---|"]
     for name, found in card["power"].items():
-        shares = [", ".join(f"{row[q]:.2f}" for row in found) for q in guard.QUANTITIES]
+        shares = [", ".join(f"{row[q]:.2f}" for row in found) for q in collapse_guard.QUANTITIES]
         rows.append(
             f"| {name} | {shares[0]} | {shares[1]} | {sum(row['flagged'] for row in found)} of {len(found)} |"
         )
-    limits = ", ".join(f"{q} {card['bounds'][q]:.3f}" for q in guard.QUANTITIES)
+    limits = ", ".join(f"{q} {card['bounds'][q]:.3f}" for q in collapse_guard.QUANTITIES)
     rows += [
         "",
         f"Bounds: {limits}; false flags {card['null']['false_flags']} of {sum(card['null']['resamples'].values())}.",

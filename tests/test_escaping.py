@@ -10,11 +10,12 @@ from markupsafe import Markup
 from result_rows import RETRAIN, result_row
 from sa_bench.reports import html, markdown, tables
 
-from sa_bench import escaping, exporting, terminal
-from sa_bench.errors import SaBenchError
-from sa_bench.foreign import require_plain
-from sa_bench.leaderboards import leaderboard
-from sa_bench.results import to_json
+from sa_bench.analysis.tables import leaderboard
+from sa_bench.commands import export, terminal
+from sa_bench.core import escaping
+from sa_bench.core.errors import SaBenchError
+from sa_bench.results.rows import to_json
+from sa_bench.results.untrusted import require_plain
 
 EVIL = "=1+1<img src=x onerror=evil()>\x1b[31m[/red]\u202e|`a`\n```\n</script>"
 NAMES = {
@@ -82,7 +83,7 @@ def written(row):
     yield "markdown", tables.markdown(found)
     yield "html", tables.page(found)
     yield "latex", tables.latex(found)
-    yield "markdown", "\n".join(exporting.card(row)) if row["status"] == "done" else ""
+    yield "markdown", "\n".join(export.card(row)) if row["status"] == "done" else ""
 
 
 def outside_code(text):
@@ -188,7 +189,7 @@ def test_a_fence_is_longer_than_any_in_it_and_a_paragraph_is_no_list():
     "command", ["python -m sa_bench_evil", "python -m sa_bench.evil run", "python -m sa_bench run; x"]
 )
 def test_a_command_to_be_repeated_is_one_of_this_suite(command):
-    from sa_bench.foreign import Differs, result
+    from sa_bench.results.untrusted import Differs, result
 
     row = result_row()
     row["provenance"]["command"] = command

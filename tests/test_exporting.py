@@ -5,8 +5,8 @@ import json
 import pytest
 
 import sa_bench
-from sa_bench.errors import SaBenchError
-from sa_bench.exporting import again, export
+from sa_bench.commands.export import again, export
+from sa_bench.core.errors import SaBenchError
 from sa_bench.models.vae import VAE
 
 SMALL = ["task.n_forget=20", "task.n_retain=5", "task.metrics=forget_top1"]

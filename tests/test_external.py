@@ -11,12 +11,14 @@ import torch
 from PIL import Image
 
 import sa_bench
-from sa_bench import datasets, external, judges, registry
-from sa_bench.cells import resolve_task
-from sa_bench.data import mnist
-from sa_bench.errors import MissingAsset, SaBenchError
+from sa_bench.contracts import SampleSet
+from sa_bench.core import registry
+from sa_bench.core.errors import MissingAsset, SaBenchError
+from sa_bench.data import datasets, mnist
+from sa_bench.engine import external
+from sa_bench.engine.cells import resolve_task
 from sa_bench.models.vae import VAE
-from sa_bench.sample_sets import SampleSet
+from sa_bench.scoring import judges
 from sa_bench.statistics import entropy
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

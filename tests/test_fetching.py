@@ -26,11 +26,15 @@ import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError
 
-from sa_bench import catalogue, downloads, fetching, registry
-from sa_bench.catalogue import CATALOGUE, Asset
-from sa_bench.detectors import celebrities, clip
-from sa_bench.errors import CellFailed, MissingAsset, SaBenchError
-from sa_bench.values import Prompts
+from sa_bench.commands import fetch as command
+from sa_bench.contracts import Prompts
+from sa_bench.core import registry
+from sa_bench.core.errors import CellFailed, MissingAsset, SaBenchError
+from sa_bench.data.assets import catalogue
+from sa_bench.data.assets import download as downloads
+from sa_bench.data.assets import fetch as fetching
+from sa_bench.data.assets.catalogue import CATALOGUE, Asset
+from sa_bench.scoring.detectors import celebrities, clip
 
 ROOT = Path(__file__).parent.parent
 BODY = bytes(range(256)) * 4096  # 1 MiB
@@ -136,12 +140,12 @@ def known(monkeypatch):
 
 def get(name, source=None):
     lines = []
-    return fetching.fetch(name, source, lines.append), lines
+    return command.fetch(name, source, lines.append), lines
 
 
 def refused(name, *parts, source=None, error=MissingAsset):
     with pytest.raises(error) as caught:
-        fetching.fetch(name, source, lambda line: None)
+        command.fetch(name, source, lambda line: None)
     text = str(caught.value)
     assert "\n" not in text
     assert len(text) < 700
@@ -258,7 +262,7 @@ def test_a_killed_download_leaves_no_file_and_is_resumed(server, known, nowhere)
         url, sha256 = "{server.url}/thing.bin", "{sha(BODY * 4)}"
         asset = catalogue.Asset("thing", "thing.bin", url, sha256, "", "", False, "", "weights")
         catalogue.CATALOGUE["thing"] = asset
-        fetching.fetch("thing")
+        command.fetch("thing")
     """
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, stdout=subprocess.DEVNULL
@@ -439,13 +443,13 @@ def test_where_nothing_answers_the_rest_is_not_tried(known, monkeypatch):
     monkeypatch.setattr(fetching, "DEADLINE", 0.5)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: time.sleep(5))
     many = [known(f"a{n}", f"http://nowhere.invalid/{n}", file=f"{n}.bin") for n in range(20)]
-    monkeypatch.setattr(fetching, "_tasks", lambda name: [name])
-    monkeypatch.setattr(fetching, "assets", lambda tasks: many)
+    monkeypatch.setattr(command, "_tasks", lambda name: [name])
+    monkeypatch.setattr(command, "assets", lambda tasks: many)
     start = time.monotonic()
     with pytest.raises(
         MissingAsset, match=r"20 of 20 could not be had: a0: .*a1: not tried, nothing answers"
     ):
-        fetching.fetch("many", None, lambda line: None)
+        command.fetch("many", None, lambda line: None)
     assert time.monotonic() - start < 4
 
 
@@ -687,7 +691,7 @@ def test_a_tasks_name_fetches_what_it_can_use(nowhere, monkeypatch):
         prompts=files,
     )
     monkeypatch.setattr(registry, "task", lambda name: task)
-    monkeypatch.setattr(fetching, "_tasks", lambda name: [name])
+    monkeypatch.setattr(command, "_tasks", lambda name: [name])
     mirror = nowhere / "mirror"
     mirror.mkdir()
     (mirror / "coco_30k.csv").write_text("prompt,evaluation_seed\na cat,1\n")

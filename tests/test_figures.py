@@ -10,8 +10,8 @@ from sa_bench.reports import figures
 from safetensors.numpy import load_file, save_file
 
 from sa_bench import api
-from sa_bench.errors import SaBenchError
-from sa_bench.results import packed
+from sa_bench.core.errors import SaBenchError
+from sa_bench.results.files import packed
 
 BEGINS = {"svg": b"<?xml", "pdf": b"%PDF", "png": b"\x89PNG"}
 

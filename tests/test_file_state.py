@@ -6,8 +6,9 @@ import shutil
 import pytest
 from archives import write_cifar10, write_stl10
 
-from sa_bench import datasets, results
-from sa_bench.file_state import cached_by, digest, state
+from sa_bench.core.file_state import cached_by, digest, state
+from sa_bench.data import datasets
+from sa_bench.results.files import scores_of
 
 
 def test_a_file_that_is_replaced_is_read_again_though_size_and_time_are_the_same(tmp_path):
@@ -55,4 +56,4 @@ def test_scores_of_a_run_made_again_are_read_again(tmp_path):
     row = {"folder": str(tmp_path), "task_values": {"prompts": None}}
     for score in (0.0, 1.0):
         pd.DataFrame({"score": [score]}).to_parquet(tmp_path / "scores" / "fid.parquet")
-        assert results.scores_of(row, "fid").tolist() == [score]
+        assert scores_of(row, "fid").tolist() == [score]

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from sa_bench import fisher
 from sa_bench.contracts import Draw, FisherOptions
-from sa_bench.fisher import over_time, timesteps
 from sa_bench.models.vae import VAE
+from sa_bench.training import fisher
+from sa_bench.training.fisher import over_time, timesteps
 
 
 def loop(model, batches):
@@ -84,7 +84,7 @@ def test_targets_and_sets_differ(rng):
     """Decoder means and Bernoulli draws are two estimands; so are all classes and the retained."""
     from dataclasses import replace
 
-    from sa_bench import registry
+    from sa_bench.core import registry
 
     task = registry.task("mnist_0")
     model = VAE(seed=0)
@@ -211,9 +211,9 @@ def test_an_interrupted_fisher_goes_on_where_it_was(toy_diffusion, tmp_path, mon
 
 def test_drawn_once_every_sample_of_the_set_is_in_f_once_and_batches_are_of_the_first_ones(small, rng):
     """Official sd/: F is the sum over the 5,000 pairs, each once, by their number; training sees the first 1,000."""
-    from sa_bench import registry
     from sa_bench.contracts import Sampler
-    from sa_bench.sources import FixedReplay
+    from sa_bench.core import registry
+    from sa_bench.training.sources import FixedReplay
 
     x, c = torch.rand(2500, 36, generator=rng), torch.arange(2500) % 3
     source = FixedReplay(x, c, used=7)

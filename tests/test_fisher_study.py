@@ -2,8 +2,8 @@
 
 import pytest
 
-from sa_bench.errors import SaBenchError
-from sa_bench.weights.fisher import along, outcomes
+from sa_bench.core.errors import SaBenchError
+from sa_bench.weights.fisher_study import along, outcomes
 
 EXACT = {
     (lam, seed): {"forget_top1": 0.1, "retain_bound": 3.0 - 0.1 * i + 0.01 * seed}

@@ -14,11 +14,12 @@ from result_rows import OTHERS, result_row
 from sa_bench.reports.html import sheet
 from typer.testing import CliRunner
 
-from sa_bench.cli import app
-from sa_bench.errors import SaBenchError
-from sa_bench.frames import parquet
-from sa_bench.results import SCHEMA, columns_of, load_results, packed
-from sa_bench.sample_sets import SampleSet, save_samples
+from sa_bench.commands.app import app
+from sa_bench.contracts import SampleSet
+from sa_bench.core.errors import SaBenchError
+from sa_bench.data.sample_sets import save_samples
+from sa_bench.results.files import SCHEMA, columns_of, packed
+from sa_bench.results.frames import load_results, parquet
 
 ROOT = Path(__file__).parent.parent
 

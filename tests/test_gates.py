@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import scipy
 
-from sa_bench import gates
-from sa_bench.gates import Reading, difference, estimate
+from sa_bench.analysis import gates
+from sa_bench.analysis.gates import Reading, difference, estimate
 from sa_bench.statistics import wilson
 
 
@@ -85,9 +85,9 @@ def test_a_difference_is_in_the_values_own_units():
 
 def with_own_gate():
     """(task, scale) of every shipped protocol but the trials of the code, whose numbers mean nothing, as they say."""
-    from sa_bench import registry
-    from sa_bench.cells import resolve_task
-    from sa_bench.errors import MissingAsset
+    from sa_bench.core import registry
+    from sa_bench.core.errors import MissingAsset
+    from sa_bench.engine.cells import resolve_task
 
     for name in (entry.name for entry in registry.entries("task")):
         for scale in sorted({"full", *registry.task(name).scales}):
@@ -102,7 +102,7 @@ def with_own_gate():
 @pytest.mark.parametrize("task", list(with_own_gate()))
 def test_every_shipped_scale_has_enough_images_to_pass_its_own_gate(task):
     """No image of c_f in one run: whoever measures with the shipped numbers can be told to have forgotten."""
-    from sa_bench.clustered import wilson as clustered
+    from sa_bench.statistics.clustered import wilson as clustered
 
     prompts = None if task.prompts is None else np.arange(task.n_forget) % len(task.asked(task.concept))
     low, high, _ = clustered(np.zeros(task.n_forget), prompts)

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sa_bench import guard, judges, registry
-from sa_bench.cards import guard_card
+from sa_bench.core import registry
+from sa_bench.data.assets.shipped import guard_card
+from sa_bench.scoring import collapse_guard, judges
 
 TASK = registry.task("mnist_0")
 
@@ -14,26 +15,27 @@ TASK = registry.task("mnist_0")
 @pytest.fixture(scope="module")
 def digits():
     """Images of a base model for the retained classes, twice, and real ones."""
-    from sa_bench import bases, datasets
+    from sa_bench.data import datasets
+    from sa_bench.models import base_models
     from sa_bench.models.vae import VAE
-    from sa_bench.weights.guard import draw
+    from sa_bench.weights.guard_calibration import draw
 
     task = replace(TASK, n_retain=40)
-    model = VAE().load(bases.shipped("vae", "mnist", "cosine", 0).file)
+    model = VAE().load(base_models.shipped("vae", "mnist", "cosine", 0).file)
     real = datasets.real(TASK, "retain_test").take(slice(0, 1500))
     return draw(model, task, "retain"), draw(model, task, "guard test"), real
 
 
 def shares(images, base, real):
     panel = {name: judges.load(name) for name in TASK.judges}
-    return guard.shares(images, base, real, panel, TASK.designated, "judge-mnist")
+    return collapse_guard.shares(images, base, real, panel, TASK.designated, "judge-mnist")
 
 
 def test_the_base_at_other_seeds_stands(store_env, digits):
     base, other, real = digits
     found = shares(other, base, real)
-    limit = guard.bounds("mnist")
-    assert guard.collapsed(found, limit) == []
+    limit = collapse_guard.bounds("mnist")
+    assert collapse_guard.collapsed(found, limit) == []
     assert all(0.7 < s.share < 1.4 for s in found.values())
     assert all(s.high > s.share for s in found.values())
     same = shares(base, base, real)
@@ -42,12 +44,12 @@ def test_the_base_at_other_seeds_stands(store_env, digits):
 
 def test_blank_images_and_one_image_a_class_are_flagged(store_env, digits):
     base, _, real = digits
-    limit = guard.bounds("mnist")
+    limit = collapse_guard.bounds("mnist")
     blank = replace(base, images=np.zeros_like(base.images))
-    assert len(guard.collapsed(shares(blank, base, real), limit)) == 2
+    assert len(collapse_guard.collapsed(shares(blank, base, real), limit)) == 2
     first = {c: base.images[base.labels == c][0] for c in np.unique(base.labels)}
     prototypes = replace(base, images=np.stack([first[c] for c in base.labels]))
-    flagged = guard.collapsed(shares(prototypes, base, real), limit)
+    flagged = collapse_guard.collapsed(shares(prototypes, base, real), limit)
     assert any(text.startswith("recall is") for text in flagged)
 
 
@@ -57,14 +59,14 @@ def test_one_lost_class_is_found_among_nine(store_env, digits):
     images[base.labels == 7] = base.images[base.labels == 1]
     found = shares(replace(base, images=images), base, real)
     assert found["worst class"].where == "7"
-    assert guard.collapsed(found, guard.bounds("mnist"))[0].startswith("worst class (7)")
+    assert collapse_guard.collapsed(found, collapse_guard.bounds("mnist"))[0].startswith("worst class (7)")
 
 
 def test_few_images_do_not_flag_by_chance(store_env, digits):
     base, other, real = digits
     few = np.concatenate([np.flatnonzero(other.labels == c)[:3] for c in np.unique(other.labels)])
     found = shares(other.take(few), base, real)
-    assert found["worst class"].high > guard.bounds("mnist")["worst class"]
+    assert found["worst class"].high > collapse_guard.bounds("mnist")["worst class"]
 
 
 @pytest.mark.parametrize(

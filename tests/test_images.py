@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from sa_bench import images
-from sa_bench.errors import MissingAsset, SaBenchError
+from sa_bench.core.errors import MissingAsset, SaBenchError
+from sa_bench.data import images
 
 GREY = np.arange(28 * 28, dtype=np.uint8).reshape(28, 28)
 NOISE = np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)
@@ -523,7 +523,7 @@ def test_a_png_that_lacks_rows_is_refused(tmp_path, rows):
 @pytest.mark.parametrize("size", [(1, 1), (5, 3), (13, 9)])
 def test_every_whole_png_has_all_of_its_rows(tmp_path, mode, size):
     """The count of bytes is the file format's, interlaced or not."""
-    from sa_bench import png
+    from sa_bench.data import png
 
     image = Image.new(mode, size)
     image.save(tmp_path / "a.png")
@@ -565,7 +565,8 @@ def test_a_transparent_colour_of_16_bits_is_refused(tmp_path):
 
 @pytest.mark.parametrize("variable", ["SA_BENCH_DATA", "SA_BENCH_WEIGHTS", "SA_BENCH_MIRROR"])
 def test_a_named_folder_that_is_not_there_is_an_error_before_work(tmp_path, monkeypatch, variable):
-    from sa_bench import api, settings
+    from sa_bench import api
+    from sa_bench.core import settings
 
     monkeypatch.setenv(variable, str(tmp_path / "gone"))
     with pytest.raises(MissingAsset, match=rf"{variable}=.*gone is not there"):

@@ -19,9 +19,12 @@ from PIL import Image
 from torchvision.utils import save_image
 
 import sa_bench
-from sa_bench import catalogue, datasets, features, inception, official, registry
-from sa_bench.assets import doctor_text
-from sa_bench.errors import MissingAsset, SaBenchError
+from sa_bench.commands.doctor import doctor_text
+from sa_bench.core import registry
+from sa_bench.core.errors import MissingAsset, SaBenchError
+from sa_bench.data import datasets
+from sa_bench.data.assets import catalogue
+from sa_bench.scoring import features, inception
 
 PAGE = Path(__file__).parent.parent / "docs" / "precision-recall.md"
 STANDARD = ("inception_fid", "inception_kid", "inception_precision", "inception_recall")
@@ -264,7 +267,7 @@ def test_pictures_as_published_are_what_the_official_code_wrote_and_read(tmp_pat
     images = rng.integers(0, 256, (20, 8, 8, 3), np.uint8)
     images[:10] = 60 + images[:10] // 4
     images[10] = 77
-    for image, ours in zip(images, official.as_published(images, chunk=7), strict=True):
+    for image, ours in zip(images, features.as_published(images, chunk=7), strict=True):
         unit = torch.from_numpy(image).permute(2, 0, 1).float() / 255
         save_image(unit, tmp_path / "x.png", normalize=True)
         assert np.array_equal(ours, np.asarray(Image.open(tmp_path / "x.png"))[..., ::-1])

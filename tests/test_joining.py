@@ -9,13 +9,14 @@ import pytest
 from PIL import Image
 
 import sa_bench
-from sa_bench import external, joining, sampling
-from sa_bench.cells import resolve, resolve_task
-from sa_bench.errors import SaBenchError
-from sa_bench.sample_sets import load_samples
-from sa_bench.settings import store_folder
-from sa_bench.stages import Chain
-from sa_bench.store import Store
+from sa_bench.core.errors import SaBenchError
+from sa_bench.core.settings import store_folder
+from sa_bench.core.store import Store
+from sa_bench.data.sample_sets import load_samples
+from sa_bench.engine import external, joining
+from sa_bench.engine.cells import resolve, resolve_task
+from sa_bench.engine.stages import Chain
+from sa_bench.scoring import sampling
 
 SETS = {
     "mnist_0": ["task.n_forget=6", "task.n_retain=2", "task.metrics=retain_drift"],

@@ -7,9 +7,12 @@ import shutil
 import numpy as np
 import pytest
 
-from sa_bench import cards, judges, registry
-from sa_bench.cells import resolve_task
-from sa_bench.errors import MissingAsset, SaBenchError
+from sa_bench.core import registry
+from sa_bench.core.errors import MissingAsset, SaBenchError
+from sa_bench.data.assets import shipped
+from sa_bench.data.assets.shipped import WEIGHTS
+from sa_bench.engine.cells import resolve_task
+from sa_bench.scoring import cards, judges
 
 NAMES = cards.judge_names()
 TASK = registry.task("mnist_0")
@@ -20,8 +23,8 @@ GREY = np.full((3, 28, 28, 1), 128, np.uint8)
 def shelf(tmp_path, monkeypatch):
     """A copy of one judge that may be harmed."""
     for suffix in (".json", ".safetensors"):
-        shutil.copy(cards.WEIGHTS / f"judge-mnist-cnn-0{suffix}", tmp_path)
-    monkeypatch.setattr(cards, "WEIGHTS", tmp_path)
+        shutil.copy(WEIGHTS / f"judge-mnist-cnn-0{suffix}", tmp_path)
+    monkeypatch.setattr(shipped, "WEIGHTS", tmp_path)
     monkeypatch.setattr(judges, "WEIGHTS", tmp_path)
     return tmp_path
 
@@ -40,7 +43,7 @@ def test_every_shipped_judge_is_what_its_card_says(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_its_accuracy_can_be_measured_again(name, store_env):
-    from sa_bench import datasets
+    from sa_bench.data import datasets
 
     judge, test = judges.load(name), datasets.load(name.partition("-")[0]).test
     part = test.take(slice(0, 2000))
@@ -129,14 +132,15 @@ def test_nearest_neighbours_have_no_features():
 
 def test_a_digit_shows_something_and_grey_noise_and_blank_show_nothing(store_env):
     """Most judges call grey "one": without this no model could ever be said to have forgotten the 1."""
-    from sa_bench import bases, datasets
     from sa_bench.contracts import Request, Sampler
+    from sa_bench.data import datasets
+    from sa_bench.models import base_models
     from sa_bench.models.vae import VAE
 
     real = datasets.load("mnist").test.take(slice(0, 3000))
     assert judges.shows(real.images).mean() == 1.0
     for seed in range(3):
-        model = VAE().load(bases.shipped("vae", "mnist", "cosine", seed).file)
+        model = VAE().load(base_models.shipped("vae", "mnist", "cosine", seed).file)
         rows = [Request(i % 10, i) for i in range(1000)]
         assert judges.shows(model.to_images(model.sample(rows, Sampler()))).mean() == 1.0
     rng = np.random.default_rng(0)
@@ -161,7 +165,7 @@ def test_grey_is_nobodys_one():
 
 def test_a_ghost_in_grey_shows_something(store_env):
     """Half-forgotten digits are unlike digits, and a person still sees them: they must be judged."""
-    from sa_bench import datasets
+    from sa_bench.data import datasets
 
     digits = datasets.load("mnist").test.take(slice(0, 1000)).images.astype(float)
     for strength in (0.5, 0.3):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sa_bench.keys import later, plain
+from sa_bench.contracts import later, plain
 
 
 @dataclass(frozen=True)

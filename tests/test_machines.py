@@ -13,11 +13,13 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from sa_bench import cli, errors, external, registry, runner, settings, suites
-from sa_bench.cells import resolve
-from sa_bench.cli_text import with_home
-from sa_bench.errors import NO_MEMORY, SaBenchError
-from sa_bench.store import Store
+from sa_bench.commands import app
+from sa_bench.commands.arguments import with_home
+from sa_bench.core import errors, registry, settings
+from sa_bench.core.errors import NO_MEMORY, SaBenchError
+from sa_bench.core.store import Store
+from sa_bench.engine import external, runner, suites
+from sa_bench.engine.cells import resolve
 
 ROOT = Path(__file__).parent.parent
 FORK = multiprocessing.get_context("fork")
@@ -112,7 +114,7 @@ def test_output_that_cannot_show_a_sign_is_no_traceback(store_env, encoding, wor
 
 
 def command(words, stdout, env):
-    root = Path(cli.__file__).parent.parent
+    root = Path(app.__file__).parent.parent
     return subprocess.run(
         [sys.executable, "-m", "sa_bench", *words], stdout=stdout, stderr=subprocess.PIPE, check=False,
         env={**os.environ, "PYTHONPATH": str(root), **env},
@@ -137,10 +139,10 @@ def test_a_machines_failure_anywhere_is_one_line(monkeypatch, capsys, error, cod
     def fails(*words, **options):
         raise error
 
-    monkeypatch.setattr(cli, "app", fails)
+    monkeypatch.setattr(app, "app", fails)
     monkeypatch.setattr(sys, "argv", ["sa_bench", "list"])
     with pytest.raises(SystemExit) as stop:
-        cli.main()
+        app.main()
     said = capsys.readouterr().err
     assert stop.value.code == code
     assert says in said
@@ -174,7 +176,7 @@ def test_without_a_further_process_the_cells_run_one_after_another(monkeypatch, 
 def test_a_library_of_an_extra_that_is_not_there_is_named_with_its_extra(tmp_path):
     code = (  # in a process of its own: nothing of diffusers is imported there yet
         "import sys; sys.modules['transformers'] = None; sys.argv = ['sa_bench', 'plan', '--task', 'celeb_brad_pitt', "
-        "'--method', 'original', '--scale', 'quick']; from sa_bench.cli import main; main()"
+        "'--method', 'original', '--scale', 'quick']; from sa_bench.commands.app import main; main()"
     )
     environment = {**os.environ, "SA_BENCH_STORE": str(tmp_path), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from result_rows import OTHERS, one, result_row
 
-from sa_bench.errors import SaBenchError
-from sa_bench.matched import Point, at, front_of, interpolated
+from sa_bench.analysis.matched import Point, at, front_of, interpolated
+from sa_bench.core.errors import SaBenchError
 
 
 def point(rate, kept, back=0.5, label="x"):

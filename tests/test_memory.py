@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from sa_bench import registry
 from sa_bench.contracts import Request, Sampler
-from sa_bench.errors import CellFailed, SaBenchError
+from sa_bench.core import registry
+from sa_bench.core.errors import CellFailed, SaBenchError
+from sa_bench.core.settings import images_at_once
 from sa_bench.models.ddpm import DDPM
-from sa_bench.settings import images_at_once
 
 SAMPLER = Sampler("ddim", 2)
 
@@ -77,9 +77,9 @@ def test_the_setting(tiny, monkeypatch):
 
 
 def test_the_numbers_behind_a_level_are_shown_and_kept(tmp_path):
-    from sa_bench.cells import resolve
-    from sa_bench.describe import describe
-    from sa_bench.runner import skeleton
+    from sa_bench.commands.show import describe
+    from sa_bench.engine.cells import resolve
+    from sa_bench.engine.runner import skeleton
 
     assert 'level=strong: {"delta": 7, "s_S": 2000.0, "lam": 0.025, "s_m": 0.5, "beta_m": 0.7}' in describe(
         "sld"

@@ -8,11 +8,13 @@ import pytest
 import torch
 from result_rows import result_row
 
-from sa_bench import metering, results
-from sa_bench.foreign import Differs, result
-from sa_bench.metering import SPENT, Meter
-from sa_bench.results import made_here, provenance, to_json
-from sa_bench.store import write_atomic
+from sa_bench.core.store import write_atomic
+from sa_bench.engine import metering
+from sa_bench.engine.metering import SPENT, Meter
+from sa_bench.results.files import metadata
+from sa_bench.results.provenance import OPTIONAL, made_here, provenance
+from sa_bench.results.rows import to_json
+from sa_bench.results.untrusted import Differs, result
 
 
 class Card:
@@ -106,8 +108,8 @@ class Clock:
 
     def __init__(self, monkeypatch):
         self.now = 100.0
-        monkeypatch.setattr("sa_bench.metering.time.monotonic", lambda: self.now)
-        monkeypatch.setattr("sa_bench.metering.time.process_time", lambda: self.now / 2)
+        monkeypatch.setattr("sa_bench.engine.metering.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("sa_bench.engine.metering.time.process_time", lambda: self.now / 2)
 
 
 def test_a_stage_that_was_killed_costs_what_all_its_attempts_did(monkeypatch, tmp_path):
@@ -121,7 +123,7 @@ def test_a_stage_that_was_killed_costs_what_all_its_attempts_did(monkeypatch, tm
         told("forget", 40, 100)
         clock.now += 3
         told("forget", 43, 100)  # too early for another note
-        monkeypatch.setattr("sa_bench.metering._Stage.note", lambda stage: None)
+        monkeypatch.setattr("sa_bench.engine.metering._Stage.note", lambda stage: None)
         raise killed
 
     with pytest.raises(RuntimeError):
@@ -174,7 +176,7 @@ def test_a_note_that_cannot_be_written_or_read_ends_nothing(monkeypatch, tmp_pat
         clock.now += 7
         told("forget", 1, 2)
 
-    monkeypatch.setattr("sa_bench.metering.write_atomic", full)
+    monkeypatch.setattr("sa_bench.engine.metering.write_atomic", full)
     assert meter.timed(build, tmp_path)["cost"]["wall_s"] == 7.0
 
 
@@ -184,10 +186,10 @@ def test_versions_of_what_is_installed_and_the_card_are_named(monkeypatch):
 
     def version(name):
         if name not in known:
-            raise results.metadata.PackageNotFoundError(name)
+            raise metadata.PackageNotFoundError(name)
         return known[name]
 
-    monkeypatch.setattr(results.metadata, "version", version)
+    monkeypatch.setattr(metadata, "version", version)
     found = provenance("", {}, "cuda")
     assert found["versions"] | known == found["versions"]
     assert found["versions"]["scipy"] == "absent"
@@ -214,7 +216,7 @@ def test_older_results_made_here_are_still_made_here():
     """They name fewer packages, and no card."""
     row = told()
     assert made_here(row, "cpu")
-    for name in results.OPTIONAL:
+    for name in OPTIONAL:
         row["provenance"]["versions"].pop(name, None)
     assert made_here(row, "cpu")
     assert not made_here(row, "cuda")

@@ -9,12 +9,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sa_bench import registry
-from sa_bench.cells import SCALES, resolve, resolve_fields, resolve_task
 from sa_bench.contracts import FisherOptions, Generator, Sampler
-from sa_bench.errors import SaBenchError
-from sa_bench.sources import AnotherClass
-from sa_bench.toy import Gaussian, ToyRun
+from sa_bench.core import registry
+from sa_bench.core.errors import SaBenchError
+from sa_bench.core.fields import resolve_fields
+from sa_bench.engine.cells import SCALES, resolve, resolve_task
+from sa_bench.models.toy import Gaussian, ToyRun
+from sa_bench.training.sources import AnotherClass
 
 METHODS = [entry.name for entry in registry.entries("method")]
 CLASSES = {name: registry.method_class(name) for name in METHODS}
@@ -179,11 +180,11 @@ def test_no_gr_leaves_what_only_replay_would_train(gaussian, task):
 @pytest.mark.parametrize("name", ["l2", "permuted_f"])
 def test_the_fisher_ablations_keep_its_trace(gaussian, task, name, monkeypatch):
     """On a model whose F is the same everywhere both are SA itself; on an uneven one the trace stays."""
-    from sa_bench import training
+    from sa_bench.training.loop import Pull
 
     seen = []
 
-    class Watched(training.Pull):
+    class Watched(Pull):
         def __init__(self, params, fisher, lam, half=False):
             seen.append(fisher)
             super().__init__(params, fisher, lam, half)
@@ -247,10 +248,10 @@ def test_naive_left_alone_ends_where_nothing_is_known_and_unstopped_goes_on(gaus
 )
 def test_where_nothing_is_known_of_an_image(family, shape, nats):
     """Measured: the loss of a network whose output is 0, of images in the model's range."""
-    from sa_bench import bases
+    from sa_bench.models import base_models
 
     base = {"vae": "quick", "ddpm": "micro" if shape[0] == 16 else "tiny"}[family]
-    model = bases.generator(family)(**({} if family == "vae" else {"base": base, "shape": shape}))
+    model = base_models.generator(family)(**({} if family == "vae" else {"base": base, "shape": shape}))
     with torch.no_grad():
         for parameter in model.net.parameters():
             parameter.zero_()
@@ -263,7 +264,7 @@ def test_where_nothing_is_known_of_an_image(family, shape, nats):
 
 def test_where_nothing_is_known_of_latents_and_who_reaches_it():
     """The mean over latent values of ε² is 1: at 543 nats `naive` would never end."""
-    from sa_bench.conformance import toy
+    from sa_bench.commands.check import toy
     from sa_bench.contracts import Prompted
 
     star, task = toy(Prompted)
@@ -328,8 +329,8 @@ def test_a_surrogate_of_another_class_is_learnt(gaussian, task):
 
 
 def chain(tmp_path, task, method):
-    from sa_bench.stages import Chain
-    from sa_bench.store import Store
+    from sa_bench.core.store import Store
+    from sa_bench.engine.stages import Chain
 
     (cell,) = resolve([task], [method])
     return Chain(Store(tmp_path), cell, lambda *event: None)
@@ -354,7 +355,7 @@ def test_retrain_is_one_model_whatever_the_surrogate(tmp_path):
 
 
 def test_who_says_that_replay_is_ignored_cannot_ask_for_it(tmp_path):
-    from sa_bench.method_run import MethodRun
+    from sa_bench.engine.method_run import MethodRun
 
     run = MethodRun(chain(tmp_path, "mnist_0", "retrain"), tmp_path)
     with pytest.raises(SaBenchError, match="ignores"):

@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sa_bench import registry
-from sa_bench.cells import SCALES, resolve_fields, resolve_task
-from sa_bench.conformance import check, toy, weights
+from sa_bench.commands.check import check, toy, weights
 from sa_bench.contracts import Generator, Prompted, Request, Sampler
-from sa_bench.errors import SaBenchError
-from sa_bench.toy import ToyRun
-from sa_bench.training import fit
+from sa_bench.core import registry
+from sa_bench.core.errors import SaBenchError
+from sa_bench.core.fields import resolve_fields
+from sa_bench.engine.cells import SCALES, resolve_task
+from sa_bench.models.toy import ToyRun
+from sa_bench.training.loop import fit
 
 METHODS = [entry.name for entry in registry.entries("method")]
 DIFFUSION = [name for name in METHODS if registry.method_class(name).supports is not Generator]
@@ -103,10 +104,10 @@ def test_salun_moves_the_salient_share_alone(tiny, task):
 
 def small_ddpm():
     """A DDPM with dropout and averaged weights, and its task."""
-    from sa_bench import bases
+    from sa_bench.models import base_models
 
     task = replace(registry.task("mnist_0_ddpm"), base="tiny", sampler=Sampler("ddim", steps=2, guidance=2.0))
-    model = bases.new("ddpm", "mnist16", "tiny")
+    model = base_models.new("ddpm", "mnist16", "tiny")
     with torch.no_grad():
         for p in model.parameters().values():
             p += 0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
@@ -157,7 +158,7 @@ def test_dropouts_randomness_is_the_methods_own_generators(name, values):
 
 
 def test_conditions_are_dropped_at_their_rate_and_each_whole(tiny, rng):
-    from sa_bench.sources import dropped
+    from sa_bench.training.sources import dropped
 
     c = tiny.conditions(["a zero"] * 400)
     some = dropped(tiny, c, 0.1, rng)
@@ -171,7 +172,7 @@ def test_conditions_are_dropped_at_their_rate_and_each_whole(tiny, rng):
 
 
 def test_salun_asks_for_images_of_the_pseudo_label_only_where_there_are_some():
-    from sa_bench.cells import resolve
+    from sa_bench.engine.cells import resolve
 
     with pytest.raises(SaBenchError, match="remain=pseudo needs a surrogate that is a class or a prompt"):
         resolve(["mnist_0_t2i_noise"], ["salun"], sets=["remain=pseudo"])
@@ -332,7 +333,7 @@ SERVICE = {"sld", "negative_prompt", "prompt_filter", "blank", "noise"}
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_threat_model_is_told_from_the_method(name):
-    from sa_bench.threats import threat_model
+    from sa_bench.results.threats import threat_model
 
     expected = "service" if name in SERVICE else "weights"
     assert threat_model(registry.method_class(name)) == expected
@@ -341,7 +342,7 @@ def test_the_threat_model_is_told_from_the_method(name):
 
 def test_what_needs_prompts_says_so_elsewhere(tmp_path):
     """Before any work: `plan` refuses it as `run` does."""
-    from sa_bench.cells import resolve
+    from sa_bench.engine.cells import resolve
 
     for method, task, words in (
         ("uce", "mnist_0_ddpm", "uce needs a text-to-image model; mnist_0_ddpm has a ddpm"),
@@ -355,14 +356,18 @@ def test_what_needs_prompts_says_so_elsewhere(tmp_path):
 @pytest.mark.parametrize("name", [entry.name for entry in registry.entries("task")])
 def test_every_method_that_resolves_trains_a_scope_that_the_family_has(name, scale, tmp_path):
     """The families themselves are asked: what they refuse is refused before any work."""
-    from sa_bench import bases
-    from sa_bench.cells import resolve
-    from sa_bench.checking import scopes_of
+    from sa_bench.engine.cells import resolve
+    from sa_bench.engine.validation import scopes_of
+    from sa_bench.models import base_models
 
     (tmp_path / "i2p.csv").write_text("prompt,sd_seed\na,1\n")
     sets = [f"task.prompts.files.test={tmp_path / 'i2p.csv'}"] if name == "nudity_i2p" else []
     family = registry.task(name).family
-    model = toy(Prompted)[0] if family == "text_to_image" else bases.new(family, "mnist16", SMALLEST[family])
+    model = (
+        toy(Prompted)[0]
+        if family == "text_to_image"
+        else base_models.new(family, "mnist16", SMALLEST[family])
+    )
     for scope in scopes_of(family):
         assert model.parameters(scope)
     resolved, refused = 0, []
@@ -389,7 +394,7 @@ def test_every_method_that_resolves_trains_a_scope_that_the_family_has(name, sca
 
 def test_esd_at_scale_paper_is_the_published_one():
     """2023's train-esd.py: nudity by that word, in all but cross-attention as LDM names it; names in cross-attention."""
-    from sa_bench.cells import resolve
+    from sa_bench.engine.cells import resolve
 
     published = {"eta": 1.0, "start": "null", "guidance": 3.0, "ddim_steps": 50, "frozen": False, "lr": 1e-5}
     published |= {"steps": 1000, "batch": 1}
@@ -420,7 +425,8 @@ def test_esd_erases_the_name_alone_where_that_is_asked(tiny, task, monkeypatch):
 
 
 def test_a_tasks_preset_may_be_for_one_method_alone():
-    from sa_bench.cells import resolve_fields, resolve_task
+    from sa_bench.core.fields import resolve_fields
+    from sa_bench.engine.cells import resolve_task
 
     task = resolve_task("mnist_0_t2i", "full", {})
     assert resolve_fields("esd", task, "full", {})["batch"] == 8
@@ -431,7 +437,7 @@ def test_a_tasks_preset_may_be_for_one_method_alone():
 def test_the_filter_strikes_every_word_for_the_concept_in_any_case(tiny):
     from types import SimpleNamespace
 
-    from sa_bench import registry
+    from sa_bench.core import registry
 
     task = SimpleNamespace(
         classes=("nudity",),

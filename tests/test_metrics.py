@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from sa_bench import distances, features, judges, registry, sample_sets, statistics
-from sa_bench.distances import FrechetTo, at_infinity, frechet, kid_jackknifed
-from sa_bench.sample_sets import SampleSet
+from sa_bench.contracts import SampleSet, samples
+from sa_bench.core import registry
+from sa_bench.scoring import distances, features, judges
+from sa_bench.scoring.distances import FrechetTo, at_infinity, frechet, kid_jackknifed
+from sa_bench.statistics import jackknife_groups
 
 
 def by_torch_fidelity(x, y):
@@ -121,7 +123,7 @@ def test_fid_with_fewer_images_than_dimensions_is_a_real_number(fid):
 def test_fid_with_fewer_images_than_dimensions_says_so():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(50, 2048)), rng.normal(size=(50, 2048))
-    images = sample_sets.SampleSet(np.zeros((50, 1, 1, 1), np.uint8), np.zeros(50), np.arange(50))
+    images = samples.SampleSet(np.zeros((50, 1, 1, 1), np.uint8), np.zeros(50), np.arange(50))
     measured = distances.frechet_measured(lambda rows: float(len(rows)), x, y, images)
     assert measured.extra["warning"] == "N=50 < 2048 feature dimensions: biased upward"
     assert measured.extra["dimensions"] == 2048
@@ -163,7 +165,7 @@ def test_kid_by_blocks_is_the_whole(monkeypatch):
     seen = {}
     monkeypatch.setattr(distances, "jackknife", lambda estimate, n, *_: seen.setdefault("estimate", estimate))
     kid_jackknifed(x, y, 6)
-    rows = np.flatnonzero(statistics.jackknife_groups(61, 6) != 2)
+    rows = np.flatnonzero(jackknife_groups(61, 6) != 2)
     assert seen["estimate"](rows) == pytest.approx(mmd2(x[rows], y))
 
 
@@ -174,7 +176,7 @@ def test_images_of_one_prompt_leave_kids_jackknife_together():
 
     def measured(x, prompts):
         blank, zeros = np.zeros((len(x), 1, 1, 1), np.uint8), np.zeros(len(x), int)
-        return distances.kid_measured(x, y, sample_sets.SampleSet(blank, zeros, np.arange(len(x)), prompts))
+        return distances.kid_measured(x, y, samples.SampleSet(blank, zeros, np.arange(len(x)), prompts))
 
     many = few.repeat(10, 0) + 0.01 * rng.normal(size=(200, 5))
     right, wrong = measured(many, np.arange(20).repeat(10)), measured(many, None)
@@ -198,8 +200,8 @@ def test_kid_equals_torch_fidelity():
 HUNGRY = """
 import resource
 import numpy as np
-from sa_bench.distances import FrechetTo, kid_jackknifed
-from sa_bench.features import in_manifold
+from sa_bench.scoring.distances import FrechetTo, kid_jackknifed
+from sa_bench.scoring.features import in_manifold
 rng = np.random.default_rng(0)
 x, y = (rng.normal(size=(8000, 64)).astype(np.float32) for _ in range(2))
 def run(n):

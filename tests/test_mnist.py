@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from sa_bench.core.errors import MissingAsset, SaBenchError
 from sa_bench.data import mnist
-from sa_bench.errors import MissingAsset, SaBenchError
 
 SMALL = {
     "train_images": np.random.default_rng(0).integers(0, 256, (6, 28, 28), dtype=np.uint8),

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from sa_bench import bases, datasets, judges, registry
-from sa_bench.cards import WEIGHTS, judge_card
-from sa_bench.contracts import Request
-from sa_bench.judges import shows
-from sa_bench.sampling import image_seed
+from sa_bench.contracts import Request, image_seed
+from sa_bench.core import registry
+from sa_bench.data import datasets
+from sa_bench.data.assets.shipped import WEIGHTS
+from sa_bench.models import base_models
+from sa_bench.scoring import judges
+from sa_bench.scoring.cards import judge_card
+from sa_bench.scoring.judges import shows
 
 ROOT = Path(__file__).parent.parent
 TASK = registry.task("mnist_0_ddpm")
@@ -26,9 +29,9 @@ TASK = registry.task("mnist_0_ddpm")
 def test_the_shipped_bases_draw_digits(seed, store_env):
     card = json.loads((WEIGHTS / f"base-ddpm-mnist16-micro-{seed}.json").read_text())
     assert card["accuracy"] >= 0.97
-    found = bases.shipped("ddpm", "mnist16", "micro", seed)
+    found = base_models.shipped("ddpm", "mnist16", "micro", seed)
     assert found is not None
-    model = bases.new("ddpm", "mnist16", "micro").load(found.file)
+    model = base_models.new("ddpm", "mnist16", "micro").load(found.file)
     rows = [Request(c, image_seed("card", 100 * c + i)) for c in range(10) for i in range(10)]
     images, labels = model.to_images(model.sample(rows, TASK.sampler)), np.repeat(range(10), 10)
     right, _ = judges.majority({n: judges.load(n) for n in TASK.judges}, images, labels)
@@ -118,9 +121,9 @@ def test_the_fisher_of_a_shared_set_is_made_once(quick):
 
 
 def test_threads_do_not_change_an_image():
-    found = bases.shipped("ddpm", "mnist16", "micro", 0)
+    found = base_models.shipped("ddpm", "mnist16", "micro", 0)
     assert found is not None
-    model = bases.new("ddpm", "mnist16", "micro").load(found.file)
+    model = base_models.new("ddpm", "mnist16", "micro").load(found.file)
     rows = [Request(c, c) for c in range(8)]
     one = model.to_images(model.sample(rows, TASK.sampler))
     before = torch.get_num_threads()

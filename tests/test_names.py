@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from sa_bench import registry
-from sa_bench.cells import resolve, resolve_task
-from sa_bench.checking import class_index
-from sa_bench.errors import SaBenchError
-from sa_bench.names import mentions, same_name
-from sa_bench.remarks import left_out
+from sa_bench.contracts.names import mentions, same_name
+from sa_bench.core import registry
+from sa_bench.core.errors import SaBenchError
+from sa_bench.engine.cells import resolve, resolve_task
+from sa_bench.engine.flags import left_out
+from sa_bench.engine.validation import class_index
 
 NUDITY = registry.task("nudity_explicit")
 

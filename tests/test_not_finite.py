@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from sa_bench import runner, sampling
-from sa_bench.cells import resolve
-from sa_bench.contracts import Request
-from sa_bench.errors import NotFinite
-from sa_bench.remarks import not_finite
-from sa_bench.sample_sets import SampleSet, load_samples, save_samples
-from sa_bench.store import Store
+from sa_bench.contracts import Request, SampleSet
+from sa_bench.core.errors import NotFinite
+from sa_bench.core.store import Store
+from sa_bench.data.sample_sets import load_samples, save_samples
+from sa_bench.engine import runner
+from sa_bench.engine.cells import resolve
+from sa_bench.engine.flags import not_finite
+from sa_bench.scoring import sampling
 
 HALF = '''"""`halfway`: θ*, which breaks for half of c_f's images. A numerical failure."""
 
@@ -19,7 +20,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from sa_bench.contracts import Generator, Run, Task
+from sa_bench.contracts.task import Generator, Run, Task
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from sa_bench import fisher, registry
-from sa_bench.contracts import Draw, FisherOptions
-from sa_bench.training import Pull, Recipe
+from sa_bench.contracts import Draw, FisherOptions, Recipe
+from sa_bench.core import registry
+from sa_bench.training import fisher
+from sa_bench.training.loop import Pull
 
 ALPHA = torch.tensor([0.9, 0.7, 0.4, 0.1])  # cumulative
 N = 4  # images a batch
@@ -297,7 +298,7 @@ def test_saluns_loss(task, reduction, alpha, remain):
 
 
 def test_salun_resolves_to_the_published_settings():
-    from sa_bench.cells import resolve
+    from sa_bench.engine.cells import resolve
 
     ddpm = {
         "alpha": 1e-3,
@@ -319,7 +320,7 @@ def test_salun_resolves_to_the_published_settings():
 
 
 def test_the_published_board_had_the_plain_mask_and_its_cells_keep_their_fields():
-    from sa_bench import suites
+    from sa_bench.engine import suites
 
     for name in ("micro-t2i-1", "tune-micro-t2i-1"):
         cells = [cell for cell in suites.cells(name) if cell.method == "salun"]
@@ -377,9 +378,9 @@ def test_uces_closed_form():
     """W = (λ W₀ + Σ v_i c_iᵀ + μ Σ W₀ c_j c_jᵀ)(λ I + Σ c_i c_iᵀ + μ Σ c_j c_jᵀ)⁻¹, v_i = W₀ c_guide, each written out."""
     from sa_bench.methods.uce import last
 
-    from sa_bench.conformance import toy
+    from sa_bench.commands.check import toy
     from sa_bench.contracts import Prompted
-    from sa_bench.toy import ToyRun
+    from sa_bench.models.toy import ToyRun
 
     model, task = toy(Prompted)
     method = registry.method_class("uce")()

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from sa_bench import planning
-from sa_bench.cells import resolve
+from sa_bench.commands import plan
+from sa_bench.engine.cells import resolve
 
 CARD = {
     "mnist_0": {
@@ -17,11 +17,11 @@ CARD = {
 
 @pytest.fixture(autouse=True)
 def card(monkeypatch):
-    monkeypatch.setattr(planning, "variance_card", lambda: CARD)
+    monkeypatch.setattr(plan, "variance_card", lambda: CARD)
 
 
 def tells(task="mnist_0", scale="full", **runs):
-    return list(planning._detectable(resolve([task], ["sa", "l2"], scale, **runs)))
+    return list(plan._detectable(resolve([task], ["sa", "l2"], scale, **runs)))
 
 
 def test_more_runs_tell_smaller_differences():
@@ -40,7 +40,7 @@ def test_more_runs_tell_smaller_differences():
 def test_what_the_report_will_not_compare_is_not_promised(runs):
     assert tells(**runs) == ["tells:  mnist_0: nothing of methods, no two of them share 5 runs"]
     alone = resolve(["mnist_0"], ["sa", "retrain"], seeds=range(8))
-    assert list(planning._detectable(alone)) == tells(**runs)
+    assert list(plan._detectable(alone)) == tells(**runs)
 
 
 def test_one_base_model_speaks_for_itself():
@@ -50,7 +50,7 @@ def test_one_base_model_speaks_for_itself():
 
 def test_no_rate_differs_by_more_than_all(monkeypatch):
     loud = {"mnist_0": {**CARD["mnist_0"], "recovery": {"unit": "rate", "base": 0.3, "seed": 0.2}}}
-    monkeypatch.setattr(planning, "variance_card", lambda: loud)
+    monkeypatch.setattr(plan, "variance_card", lambda: loud)
     (line,) = tells(seeds=range(8), base_seeds=[0, 1, 2])
     assert "differences from recovery none that a rate can have, retain_log_likelihood 0." in line
 
@@ -60,10 +60,10 @@ def test_what_was_not_measured_is_not_guessed():
 
 
 def test_many_cells_are_told_by_setting_and_add_up():
-    stages = [planning.Stage("20 steps", "to do", 90.0), planning.Stage("samples", "to do", None)]
-    done = [planning.Stage("samples", "stored", 0.0)]
+    stages = [plan.Stage("20 steps", "to do", 90.0), plan.Stage("samples", "to do", None)]
+    done = [plan.Stage("samples", "stored", 0.0)]
     titles = {i: f"mnist_0 × sa lam={lam} (base {i}, seed 0)" for i, lam in enumerate((1, 1, 5))}
-    said = list(planning._grouped(titles, {0: stages[:1], 1: stages, 2: done}))
+    said = list(plan._grouped(titles, {0: stages[:1], 1: stages, 2: done}))
     assert said == [
         "  mnist_0 × sa lam=1: 2 cell(s), 2 to do, about 3.0 min of CPU, 1 of unknown time",
         "  mnist_0 × sa lam=5: 1 cell(s), 0 to do",
@@ -73,7 +73,7 @@ def test_many_cells_are_told_by_setting_and_add_up():
 def test_what_a_method_learns_from_is_planned_where_it_learns(monkeypatch, tmp_path):
     """Sets that are drawn once: for the first cell of a base that wants them, not for those that do without."""
     monkeypatch.setenv("SA_BENCH_STORE", str(tmp_path))
-    said = planning.plan_text(resolve(["mnist_0_t2i"], ["uce", "sa", "no_ewc", "esd"], base_seeds=[0, 1]), 1)
+    said = plan.plan_text(resolve(["mnist_0_t2i"], ["uce", "sa", "no_ewc", "esd"], base_seeds=[0, 1]), 1)
     lines = {line.partition(":")[0].strip(): line for line in said.splitlines() if " × " in line}
     for base in (0, 1):
         assert "surrogate 100 images" in lines[f"mnist_0_t2i × sa (base {base}, seed 0)"]
@@ -87,17 +87,17 @@ def test_a_plan_says_the_dose_of_the_attack_and_what_it_costs():
     from types import SimpleNamespace
 
     cells = resolve(["concept"], ["original", "sa"], "quick")
-    (line,) = planning._attacks(cells, {})
+    (line,) = plan._attacks(cells, {})
     said = "attack: concept, 1 fit(s) of 2 steps of 4 images, 1/10,000 of the published attack's 80,000; "
     assert line == said + "time unknown"
     prints = {
         "recovery_budgets": [0, 4], "recovery_batch": 4, "recovery_rates": [0.01], "recovery_starts": ["own"],
-        "sampler": planning.plain(cells[0].task.sampler),
+        "sampler": plan.plain(cells[0].task.sampler),
     }  # fmt: skip
     inputs = {"metric": "recovery_excess", "fingerprint": prints}
     meta = {"cost": {"cpu_s": 8.0}, "inputs": inputs}
     store: Any = SimpleNamespace(metas=lambda: [("measure", meta)])
-    history = planning._history(store)
-    (line,) = planning._attacks(cells, history)
+    history = plan._history(store)
+    (line,) = plan._attacks(cells, history)
     assert line == said + "about 4 s a model"
-    assert list(planning._attacks(resolve(["mnist_0"], ["sa"]), history)) == []
+    assert list(plan._attacks(resolve(["mnist_0"], ["sa"]), history)) == []

@@ -7,9 +7,9 @@ import pytest
 from result_rows import OTHERS, one, result_row
 from sa_bench.reports.html import render, span
 
-from sa_bench.board import Endpoint
-from sa_bench.plots import GAP, apart, curves, nice_ticks, short, sweeps, tradeoff
-from sa_bench.ranking import boards
+from sa_bench.analysis.board import Endpoint
+from sa_bench.analysis.plots import GAP, apart, curves, nice_ticks, short, sweeps, tradeoff
+from sa_bench.analysis.ranking import boards
 
 
 def test_few_runs_are_shown_as_points_and_many_as_lowest_to_highest():

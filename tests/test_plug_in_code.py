@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from result_rows import OTHERS, result_row
 
-from sa_bench import api, plug_ins, registry
-from sa_bench.cells import OLD_ID, Cell, add, resolve
-from sa_bench.errors import CellFailed, SaBenchError
-from sa_bench.ranking import boards
-from sa_bench.results import load_results
+from sa_bench import api
+from sa_bench.analysis.ranking import boards
+from sa_bench.core import plug_ins, registry
+from sa_bench.core.errors import CellFailed, SaBenchError
+from sa_bench.engine.cells import OLD_ID, Cell, add, resolve
+from sa_bench.results.frames import load_results
 
 SCALED = '''"""`mine`: θ times a factor."""
 
@@ -291,7 +292,7 @@ def test_an_installed_package_is_keyed_by_all_of_its_files(installed, tmp_path):
     (cell,) = resolve(["mnist_0"], ["scaled"])
     assert registry.version("method", "scaled", 1) != before
     assert cell.code == {"method scaled": registry.source("method", "scaled")["sha256"]}
-    assert "deep.py" in __import__("sa_bench.describe", fromlist=["describe"]).describe("scaled")
+    assert "deep.py" in __import__("sa_bench.commands.show", fromlist=["describe"]).describe("scaled")
 
 
 def test_a_broken_package_is_listed_as_broken_and_harms_nothing_else(installed, capsys):
@@ -314,7 +315,7 @@ def test_a_broken_package_is_listed_as_broken_and_harms_nothing_else(installed, 
         registry.method_class("quits")
     with pytest.raises(SaBenchError, match=r"cannot be used: .*cannot be read as Python"):
         registry.find("method", "bad")
-    from sa_bench.cli import list_components
+    from sa_bench.commands.app import list_components
 
     list_components()
     out = capsys.readouterr().out
@@ -324,7 +325,7 @@ def test_a_broken_package_is_listed_as_broken_and_harms_nothing_else(installed, 
 
 
 def test_verify_runs_no_other_code_under_a_results_name(tmp_path):
-    from sa_bench.recomputing import CellCheck
+    from sa_bench.commands.verify.cell_check import CellCheck
 
     path = write(tmp_path / "mine.py")
     (cell,) = resolve(["mnist_0"], [str(path)])

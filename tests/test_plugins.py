@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from sa_bench import registry
-from sa_bench.cells import resolve
-from sa_bench.conformance import check
-from sa_bench.errors import SaBenchError
+from sa_bench.commands.check import check
+from sa_bench.core import registry
+from sa_bench.core.errors import SaBenchError
+from sa_bench.engine.cells import resolve
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "docs" / "examples" / "finetune.py"
 METRIC = '''"""How bright c_f's images are."""
 
-from sa_bench.contracts import View, metric
-from sa_bench.statistics import Measured, bounded_mean
+from sa_bench.contracts.task import View, metric
+from sa_bench.statistics.intervals import Measured, bounded_mean
 
 
 @metric(version=1, title="Brightness", better=None, unit="grey", requires=("samples",), source="a test", fields=("concept",))
@@ -127,7 +127,7 @@ def test_a_metric_and_a_task_by_path(cli, tiny, tmp_path):
 def test_a_further_metric_does_not_part_a_board():
     from result_rows import OTHERS, result_row
 
-    from sa_bench.ranking import boards
+    from sa_bench.analysis.ranking import boards
 
     row = result_row()
     row["task_values"]["metrics"] = [*row["task_values"]["metrics"], "brightness"]

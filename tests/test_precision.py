@@ -9,18 +9,21 @@ from result_rows import result_row
 from sa_bench.reports import html, markdown
 
 import sa_bench
-from sa_bench import bases, ledger, registry, training
-from sa_bench.cells import resolve, resolve_fields, resolve_task
-from sa_bench.checking import check_precision
-from sa_bench.contracts import Request, Sampler
+from sa_bench.analysis import published
+from sa_bench.contracts import Recipe, Request, Sampler, plain
+from sa_bench.core import registry
+from sa_bench.core.errors import SaBenchError
+from sa_bench.core.fields import resolve_fields
+from sa_bench.core.store import Store
 from sa_bench.data import captions
-from sa_bench.errors import SaBenchError
-from sa_bench.keys import plain
+from sa_bench.engine.cells import resolve, resolve_task
+from sa_bench.engine.stages import Chain
+from sa_bench.engine.validation import check_precision
+from sa_bench.models import base_models
 from sa_bench.models.ddpm import DDPM
 from sa_bench.models.text_to_image import TextToImage
-from sa_bench.stages import Chain
-from sa_bench.store import Store
-from sa_bench.training import Recipe, fit
+from sa_bench.training import loop
+from sa_bench.training.loop import fit
 
 DDIM = Sampler("ddim", steps=4, guidance=5.0)
 HALF = Sampler("ddim", steps=4, guidance=5.0, precision="bf16")
@@ -116,7 +119,7 @@ def test_what_training_calculates_in_is_used_named_and_recorded(asked, has_bf16,
     from sa_bench.models.vae import VAE
 
     seen, loss = [], VAE.loss
-    monkeypatch.setattr(training, "bf16_is_fast", lambda device="cpu": has_bf16)
+    monkeypatch.setattr(loop, "bf16_is_fast", lambda device="cpu": has_bf16)
     monkeypatch.setattr(VAE, "loss", lambda *a: seen.append(torch.is_autocast_enabled("cpu")) or loss(*a))
     sets = [] if asked == "auto" else [f"task.train_precision={asked}"]
     (cell,) = resolve(["mnist_0"], ["no_ewc"], "quick", sets=["steps=2", "batch=4", *sets])
@@ -125,12 +128,12 @@ def test_what_training_calculates_in_is_used_named_and_recorded(asked, has_bf16,
     assert seen == [used == "bf16"] * 2
     # Machines with and without bf16 share a store and never an artifact that they would make differently.
     assert chain.forget_inputs()["bf16"] is (used == "bf16")
-    data = bases.inputs("vae", "mnist", "", "paper", 0, chain.bf16)
+    data = base_models.inputs("vae", "mnist", "", "paper", 0, chain.bf16)
     assert data["bf16"] is (used == "bf16")
 
 
 def test_what_is_not_trained_has_no_precision_and_the_official_trainer_none_but_fp32(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "bf16_is_fast", lambda device="cpu": True)
+    monkeypatch.setattr(loop, "bf16_is_fast", lambda device="cpu": True)
     for method, sets, used in (
         ("original", [], "nothing trained"), ("no_ewc", ["steps=1", "batch=4", "trainer=ldm"], "fp32"),
     ):  # fmt: skip
@@ -148,12 +151,12 @@ def test_reports_say_what_was_trained_in_what():
 
 
 def test_a_result_at_scale_paper_that_was_not_trained_in_fp32_is_no_reproduction():
-    (entry, *_) = [e for e in ledger.entries() if (e.task, e.method) == ("mnist_0", "sa")]
+    (entry, *_) = [e for e in published.numbers() if (e.task, e.method) == ("mnist_0", "sa")]
     task = resolve_task("mnist_0", "paper", {})
     row = result_row(scale="paper", fields=resolve_fields("sa", task, "paper", {}))
-    assert ledger.departures(entry, row) == []
+    assert published.departures(entry, row) == []
     row["overrides"] = {"train_precision": "bf16"}
-    assert ledger.departures(entry, row) == ["train_precision=bf16 instead of fp32"]
+    assert published.departures(entry, row) == ["train_precision=bf16 instead of fp32"]
 
 
 def gradients(model, c):

@@ -14,16 +14,21 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from sa_bench import api, bases, registry, sampling, stages
-from sa_bench.cells import resolve, resolve_fields, resolve_task
-from sa_bench.errors import MissingAsset, SaBenchError
-from sa_bench.explain import explain
-from sa_bench.exporting import export
-from sa_bench.models import pipelines
-from sa_bench.results import read_results
-from sa_bench.sample_sets import SampleSet, save_samples
-from sa_bench.stages import Chain
-from sa_bench.store import Store
+from sa_bench import api
+from sa_bench.commands.explain import explain
+from sa_bench.commands.export import export
+from sa_bench.contracts import SampleSet
+from sa_bench.core import registry
+from sa_bench.core.errors import MissingAsset, SaBenchError
+from sa_bench.core.fields import resolve_fields
+from sa_bench.core.store import Store
+from sa_bench.data.sample_sets import save_samples
+from sa_bench.engine import stages
+from sa_bench.engine.cells import resolve, resolve_task
+from sa_bench.engine.stages import Chain
+from sa_bench.models import base_models, micro_pipeline
+from sa_bench.results.files import read_results
+from sa_bench.scoring import sampling
 
 METHODS = (
     "original", "sa", "esd", "sld", "uce", "concept_ablation", "salun", "negative_prompt", "prompt_filter", "naive",
@@ -62,7 +67,7 @@ def board(store, tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A user's own diffusers folder."""
-    return pipelines.smoke(tmp_path_factory.mktemp("models") / "mine", seed=1)
+    return micro_pipeline.smoke(tmp_path_factory.mktemp("models") / "mine", seed=1)
 
 
 def cell_of(out, method):
@@ -153,7 +158,7 @@ def test_an_exported_cell_opens_in_diffusers(board, tmp_path):
 
     cell = cell_of(board[1], "sa")
     export(cell, tmp_path / "out")
-    with pipelines.quietly():
+    with micro_pipeline.quietly():
         opened = StableDiffusionPipeline.from_pretrained(tmp_path / "out", safety_checker=None)
         opened.set_progress_bar_config(disable=True)
         (image,) = opened("a horse", num_inference_steps=1, height=64, width=64, output_type="np").images
@@ -166,8 +171,8 @@ def test_an_exported_cell_opens_in_diffusers(board, tmp_path):
 
 def test_a_model_is_what_is_in_it_and_not_where_it_lies(store, model, tmp_path):
     copy = Path(shutil.copytree(model, tmp_path / "copy"))
-    before = bases.pretrained(str(model), Store(store)).content
-    assert bases.pretrained(str(copy), Store(store)).content == before
+    before = base_models.pretrained(str(model), Store(store)).content
+    assert base_models.pretrained(str(copy), Store(store)).content == before
     first, _ = run(tmp_path / "a", "concept", ["original"], f"task.model={model}", CHEAP)
     again, _ = run(tmp_path / "b", "concept", ["original"], f"task.model={copy}", CHEAP)
     assert first["original"]["artifacts"] == again["original"]["artifacts"]
@@ -177,7 +182,7 @@ def test_a_model_is_what_is_in_it_and_not_where_it_lies(store, model, tmp_path):
     weights = load_file(file)
     weights[min(weights)].flat[0] += 1
     save_file(weights, file)
-    assert bases.pretrained(str(copy), Store(store)).content != before
+    assert base_models.pretrained(str(copy), Store(store)).content != before
 
 
 def test_words_of_ones_own_become_the_concept_and_its_surrogate(store, tmp_path):
@@ -205,7 +210,7 @@ def lora(model, path):
 
 @pytest.mark.parametrize("kind", ["unet", "lora", "delta"])
 def test_a_checkpoint_of_others_is_measured_like_any_row(board, model, tmp_path, kind, capsys):
-    from sa_bench.cli import app
+    from sa_bench.commands.app import app
 
     results, out, _ = board
     path = {
@@ -271,7 +276,7 @@ def test_blank_images_are_invalid_and_no_success(store, tmp_path):
 
 
 def test_evaluate_looks_at_the_model_that_it_is_given(tmp_path):
-    from sa_bench.cli import app
+    from sa_bench.commands.app import app
 
     images_in(tmp_path / "forget", 1)
     words = [
@@ -376,7 +381,7 @@ def test_no_report_shows_nudity_as_it_is(store, tmp_path, task, sets):
 
 def rows_of(cell, tmp_path):
     """A finished cell without measurements, in a folder of its own."""
-    from sa_bench.runner import skeleton
+    from sa_bench.engine.runner import skeleton
 
     folder = tmp_path / cell.name
     folder.mkdir()

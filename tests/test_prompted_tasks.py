@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from sa_bench import prompt_files, registry, sampling
-from sa_bench.cells import resolve, resolve_task
-from sa_bench.contracts import Request, Sampler
-from sa_bench.data import own_prompts
-from sa_bench.errors import MissingAsset, SaBenchError
-from sa_bench.stages import Chain
-from sa_bench.store import Store
-from sa_bench.values import Prompts
+from sa_bench.contracts import Prompts, Request, Sampler
+from sa_bench.core import registry
+from sa_bench.core.errors import MissingAsset, SaBenchError
+from sa_bench.core.store import Store
+from sa_bench.data import own_prompts, prompt_files
+from sa_bench.engine.cells import resolve, resolve_task
+from sa_bench.engine.stages import Chain
+from sa_bench.scoring import sampling
 
 CSV = """prompt,sd_seed,sd_guidance_scale,sd_image_width,sd_image_height
 "a, b",4290749014,7.5,512,512
@@ -175,7 +175,7 @@ def test_rows_of_their_own_size_lie_at_the_upper_left_of_a_black_canvas(task):
 
 
 def test_prompts_without_the_later_fields_keep_their_key():
-    from sa_bench.keys import plain
+    from sa_bench.contracts import plain
 
     assert set(plain(Prompts())) == {"forget", "replay", "test", "families", "synonyms", "indirect"}
     assert plain(Prompts(files={"test": "x"}))["files"] == {"test": "x"}

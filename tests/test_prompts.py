@@ -5,9 +5,9 @@ import io
 
 import pytest
 
+from sa_bench.core.errors import SaBenchError
 from sa_bench.data import own_prompts, prompts
 from sa_bench.data.prompts import Asked
-from sa_bench.errors import SaBenchError
 
 HUB = (
     "prompt,categories,hard,inappropriate_percentage,nudity_percentage,q16_percentage,sd_safety_percentage,"

@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 import torch
 
-from sa_bench import registry
-from sa_bench.cells import resolve
-from sa_bench.dose import dose, words
-from sa_bench.inversion import invert
-from sa_bench.measuring import LazyView, Subject, fingerprint
-from sa_bench.results import read_results
-from sa_bench.stages import Chain
+from sa_bench.core import registry
+from sa_bench.core.store import Store
+from sa_bench.engine.cells import resolve
+from sa_bench.engine.fingerprint import fingerprint
+from sa_bench.engine.measure import LazyView, Subject
+from sa_bench.engine.stages import Chain
+from sa_bench.results.dose import dose, words
+from sa_bench.results.files import read_results
+from sa_bench.scoring.inversion import invert
 from sa_bench.statistics import wilson
-from sa_bench.store import Store
 
 DATA = Path(__file__).parent.parent / "docs" / "data"
 FEW = (
@@ -87,7 +88,7 @@ def test_gradients_of_several_batches_are_averaged_before_a_step(gaussian):
     """A step of Adam on the mean of two batches of 2 is, with the same draws, the step on their four images."""
     from types import SimpleNamespace
 
-    from sa_bench.conformance import toy_task
+    from sa_bench.commands.check import toy_task
 
     def fitted(batch, accumulated):
         task = replace(toy_task(), recovery_batch=batch, recovery_accumulated=accumulated)
@@ -146,7 +147,7 @@ def test_a_dose_is_said_beside_the_published_one():
 
 
 def test_the_published_dose_is_the_papers_and_ours_is_a_quarter_of_it():
-    from sa_bench.cells import resolve_task
+    from sa_bench.engine.cells import resolve_task
 
     full, paper = (resolve_task("celeb_brad_pitt", scale, {}) for scale in ("full", "paper"))
     assert dose(paper) == {"steps": 5000, "batch": 16, "samples": 80_000}
@@ -166,7 +167,7 @@ def test_the_published_dose_is_the_papers_and_ours_is_a_quarter_of_it():
 def test_every_sentence_about_the_excess_says_the_dose(steps, value, said):
     from types import SimpleNamespace
 
-    from sa_bench import wording
+    from sa_bench.analysis import wording
 
     values = {"recovery_budgets": [0, steps], "recovery_batch": 4, "recovery_accumulated": 4}
     line: Any = SimpleNamespace(cells=[{"task_values": values}])
@@ -177,7 +178,7 @@ def test_every_sentence_about_the_excess_says_the_dose(steps, value, said):
 
 
 def test_no_batch_is_no_attack():
-    from sa_bench.errors import SaBenchError
+    from sa_bench.core.errors import SaBenchError
 
     with pytest.raises(SaBenchError, match="recovery_accumulated=0: must be 1 or more"):
         resolve(["mnist_0"], ["sa"], sets=["task.recovery_accumulated=0"])

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from sa_bench import references, registry
-from sa_bench.describe import describe
-from sa_bench.version import __version__
+from sa_bench.commands import show
+from sa_bench.commands.show import describe
+from sa_bench.core import registry
+from sa_bench.core.version import __version__
 
 SOURCES = [
     *((e.name, registry.method_class(e.name).source) for e in registry.entries("method")),
@@ -29,19 +30,19 @@ SOURCES = [
     ],
 )
 def test_authors_and_year_are_the_key(source, keys):
-    assert references.cited(source) == keys
+    assert show.cited(source) == keys
 
 
 @pytest.mark.parametrize(("name", "source"), SOURCES)
 def test_every_cited_work_has_an_entry(name, source):
     years = re.findall(r"\b(?:19\d\d|20[0-2]\d)\b", source)
-    assert len(references.cited(source)) == len(years), source
-    assert set(references.cited(source)) <= set(references.entries())
+    assert len(show.cited(source)) == len(years), source
+    assert set(show.cited(source)) <= set(show.entries())
 
 
 def test_no_entry_is_there_for_nothing():
-    used = {key for _, source in SOURCES for key in references.cited(source)}
-    assert used == set(references.entries())
+    used = {key for _, source in SOURCES for key in show.cited(source)}
+    assert used == set(show.entries())
 
 
 def test_show_prints_the_entry():

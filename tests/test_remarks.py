@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import sa_bench
-from sa_bench import remarks, sampling
-from sa_bench.cells import resolve_task
+from sa_bench.engine import flags
+from sa_bench.engine.cells import resolve_task
 from sa_bench.models.denoising import Denoising
+from sa_bench.scoring import sampling
 
 
 @pytest.fixture
@@ -63,11 +64,11 @@ def test_rows_are_those_of_the_list_that_is_asked_with(tmp_path):
 
 def test_one_line_for_all_sets_and_none_for_none():
     cut, n = {"forget": [12, 40], "retain": [7]}, {"forget": 4703, "retain": 1000}
-    assert remarks.lost_tails(cut, n, 77) == (
+    assert flags.lost_tails(cut, n, 77) == (
         "prompts: 2 of 4,703 exceed 77 tokens and lose their tail; the first is row 12, and 1 of 1,000 of the retain set "
         "exceed 77 tokens and lose their tail; the first is row 7"
     )
-    assert remarks.lost_tails({"forget": []}, n, 77) is None
-    assert remarks.invalid({"forget": (0, 8)}) is None
+    assert flags.lost_tails({"forget": []}, n, 77) is None
+    assert flags.invalid({"forget": (0, 8)}) is None
     cell = SimpleNamespace(build_method=lambda: SimpleNamespace())
-    assert remarks.remarks(SimpleNamespace(task=SimpleNamespace(prompts=None), cell=cell), {}) == []
+    assert flags.remarks(SimpleNamespace(task=SimpleNamespace(prompts=None), cell=cell), {}) == []

@@ -16,7 +16,7 @@ from result_rows import OTHERS, measurement, result_row
 from sa_bench.reports.html import render
 from safetensors.numpy import save_file
 
-from sa_bench.cards import judge_card
+from sa_bench.scoring.cards import judge_card
 
 HOSTILE = [
     "<b>&x</b>", "celeb_brad_pitt", "50%", "\"double\" 'single'", "{{ 7 * 7 }}", "{% raw %}", "</script>",
@@ -374,7 +374,7 @@ def test_methods_are_compared_and_claims_answered_where_there_are_runs_enough(fo
 
 def test_a_markdown_report_keeps_what_a_person_wrote_above_it(tmp_path):
     from sa_bench.api import MARK, write_report
-    from sa_bench.results import to_json
+    from sa_bench.results.rows import to_json
 
     (tmp_path / "cell").mkdir()
     (tmp_path / "cell" / "result.json").write_text(to_json(result_row()))
@@ -393,7 +393,7 @@ def test_a_markdown_report_keeps_what_a_person_wrote_above_it(tmp_path):
 
 
 def test_the_guards_card_is_shown_only_with_the_bounds_that_were_used():
-    from sa_bench.cards import guard_card
+    from sa_bench.data.assets.shipped import guard_card
 
     def page_of(bounds):
         row = result_row()

@@ -19,7 +19,7 @@ SMALL = ["--set", "sa.steps=120", "--set", "sa.fisher.n=2000"]
 @pytest.fixture
 def start(store_env, tmp_path, tiny):
     """Start `run` on a store of its own that has MNIST but nothing else."""
-    from sa_bench import datasets
+    from sa_bench.data import datasets
 
     datasets.load("mnist")
 

@@ -7,12 +7,16 @@ import pytest
 from PIL import Image
 from result_rows import result_row
 
-from sa_bench import api, registry, runner
-from sa_bench.cells import resolve
-from sa_bench.errors import CellFailed, SaBenchError
-from sa_bench.results import load_results, packed, read_results, repeatable
-from sa_bench.sample_sets import load_samples
-from sa_bench.store import Store
+from sa_bench import api
+from sa_bench.core import registry
+from sa_bench.core.errors import CellFailed, SaBenchError
+from sa_bench.core.store import Store
+from sa_bench.data.sample_sets import load_samples
+from sa_bench.engine import runner
+from sa_bench.engine.cells import resolve
+from sa_bench.results.files import packed, read_results
+from sa_bench.results.frames import load_results
+from sa_bench.results.provenance import repeatable
 
 QUICK = [
     "task.n_forget=20", "task.n_retain=5", "task.likelihood_images=5", "task.recovery_budgets=0,5",
@@ -64,7 +68,7 @@ def test_a_folder_surrogate_is_learnt_and_keyed_by_content(tmp_path, store_env):
     before = [m["fingerprint"].get("surrogate") for m in result["measurements"]]
     Image.fromarray(255 - square).save(folder / "1.png")
     cell = resolve(["mnist_0"], ["sa"], "quick", sets=[*QUICK, *sets])[0]
-    from sa_bench.stages import Chain
+    from sa_bench.engine.stages import Chain
 
     assert Chain(Store(tmp_path / "store"), cell, lambda *e: None).surrogate_key not in before
 
@@ -206,9 +210,8 @@ def test_a_killed_worker_takes_nobody_down_and_is_tried_once_more_alone(tmp_path
 
 
 def test_a_data_set_that_cannot_be_had_is_asked_for_once_and_leaves_the_other_metrics(tmp_path, monkeypatch):
-    from sa_bench import datasets
-    from sa_bench.data import mnist
-    from sa_bench.errors import MissingAsset
+    from sa_bench.core.errors import MissingAsset
+    from sa_bench.data import datasets, mnist
 
     asked = []
 

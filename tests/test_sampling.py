@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from sa_bench import sampling
-from sa_bench.contracts import Request, Sampler
-from sa_bench.errors import SaBenchError
+from sa_bench.contracts import Request, Sampler, SampleSet, image_seed
+from sa_bench.core.errors import SaBenchError
+from sa_bench.core.parts import PARTS
+from sa_bench.core.registry import task as find_task
+from sa_bench.data.sample_sets import load_samples, save_samples
+from sa_bench.models import vae
 from sa_bench.models.vae import VAE
-from sa_bench.parts import PARTS
-from sa_bench.registry import task as find_task
-from sa_bench.sample_sets import SampleSet, load_samples, save_samples
-from sa_bench.sampling import draw_set, image_seed, requests
+from sa_bench.scoring import sampling
+from sa_bench.scoring.sampling import draw_set, requests
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_an_image_does_not_depend_on_its_batch():
 
 def test_the_same_seeds_give_two_models_the_same_noise():
     seeds = [image_seed("forget", i) for i in range(4)]
-    assert torch.equal(sampling.noise(seeds, (8,))[2:3], sampling.noise(seeds[2:3], (8,)))
+    assert torch.equal(vae.noise(seeds, (8,))[2:3], vae.noise(seeds[2:3], (8,)))
 
 
 def test_resuming_makes_only_what_is_missing(task, tmp_path, small_shards, monkeypatch):

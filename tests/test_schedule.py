@@ -5,10 +5,10 @@ import json
 import pytest
 from diffusers import DDIMScheduler, DDPMScheduler
 
-from sa_bench import bases, schedule
-from sa_bench.cells import resolve_task
 from sa_bench.contracts import Sampler
-from sa_bench.errors import SaBenchError
+from sa_bench.core.errors import SaBenchError
+from sa_bench.engine.cells import resolve_task
+from sa_bench.models import base_models, schedule
 from sa_bench.models.ddpm import DDPM
 
 SPACINGS = [("leading", 1), ("leading", 0), ("trailing", 0), ("linspace", 0)]
@@ -53,8 +53,8 @@ def test_a_folders_own_spacing_counts(tmp_path):
         "prediction_type": "epsilon", "timestep_spacing": "trailing",
     }  # fmt: skip
     (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(configuration))
-    assert bases.spacing(str(tmp_path)) == ("trailing", 0)
-    assert bases.spacing("smoke") == schedule.LEADING
+    assert base_models.spacing(str(tmp_path)) == ("trailing", 0)
+    assert base_models.spacing("smoke") == schedule.LEADING
 
 
 def test_a_model_refuses_as_well():

@@ -8,13 +8,15 @@ import pandas as pd
 import pytest
 from result_rows import OTHERS, result_row
 
-from sa_bench import api, sealing
-from sa_bench.bundles import BUNDLED, write
-from sa_bench.errors import SaBenchError
-from sa_bench.explain import explain
-from sa_bench.results import load_results, packed, read_results, unpacked, write_result
-from sa_bench.sample_sets import SampleSet
-from sa_bench.sealing import EDITED
+from sa_bench import api
+from sa_bench.commands.explain import explain
+from sa_bench.contracts import SampleSet
+from sa_bench.core.errors import SaBenchError
+from sa_bench.results import sealing
+from sa_bench.results.bundles import BUNDLED, write
+from sa_bench.results.files import packed, read_results, unpacked, write_result
+from sa_bench.results.frames import load_results
+from sa_bench.results.sealing import EDITED
 
 SHIPPED = Path(__file__).parent.parent / "docs" / "data" / "tune-micro-t2i-1.jsonl.xz"
 

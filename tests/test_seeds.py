@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from sa_bench import suites
-from sa_bench.cells import resolve
-from sa_bench.cli_text import seeds
-from sa_bench.errors import SaBenchError
-from sa_bench.sampling import noise
-from sa_bench.seeds import LARGEST_SEED
+from sa_bench.commands.arguments import seeds
+from sa_bench.contracts import LARGEST_SEED
+from sa_bench.core.errors import SaBenchError
+from sa_bench.engine import suites
+from sa_bench.engine.cells import resolve
+from sa_bench.models.vae import noise
 
 WRONG = [-1, LARGEST_SEED + 1, 2**64 - 1, 1.0, 1.5, None, True, "x", "1.0", "", b"1", [1]]
 

@@ -3,14 +3,15 @@
 import pytest
 import torch
 
-from sa_bench import registry
-from sa_bench.cells import resolve_fields, resolve_task
-from sa_bench.conformance import toy
+from sa_bench.commands.check import toy
 from sa_bench.contracts import Diffusion
-from sa_bench.errors import SaBenchError
+from sa_bench.core import registry
+from sa_bench.core.errors import SaBenchError
+from sa_bench.core.fields import resolve_fields
+from sa_bench.engine.cells import resolve_task
 from sa_bench.models.ddpm import DDPM
-from sa_bench.sources import FixedReplay, draws, losses
-from sa_bench.toy import ToyRun
+from sa_bench.models.toy import ToyRun
+from sa_bench.training.sources import FixedReplay, draws, losses
 
 N, T = 64, 1000
 METHODS = ("sa", "no_ewc", "no_gr", "l2", "permuted_f", "naive")

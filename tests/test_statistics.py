@@ -3,8 +3,19 @@ import math
 import numpy as np
 import pytest
 
-from sa_bench import statistics
-from sa_bench.statistics import betting, bounded_mean, entropy, jackknife, mean, rate, wilson
+from sa_bench.statistics import (
+    betting,
+    bounded_mean,
+    components,
+    detectable,
+    entropy,
+    jackknife,
+    mean,
+    over_bases,
+    rate,
+    sampling,
+    wilson,
+)
 
 
 def test_wilson_known_values():
@@ -65,30 +76,27 @@ def test_jackknife_of_a_mean_is_its_standard_error():
 def test_the_smallest_detectable_difference_is_found_as_often_as_said():
     rng = np.random.default_rng(0)
     for bases, seeds in ((3, 8), (1, 8), (5, 2)):
-        truth = statistics.detectable(0.3, 1.0, bases, seeds)
+        truth = detectable(0.3, 1.0, bases, seeds)
         found = 0
         for _ in range(1500):
             shift = rng.normal(0, 0.3, bases) if bases > 1 else np.zeros(1)
             runs = {b: truth + shift[b] + rng.normal(0, 1.0, seeds) for b in range(bases)}
-            found += statistics.over_bases(runs)[3] < 0.05
+            found += over_bases(runs)[3] < 0.05
         assert abs(found / 1500 - 0.8) < 0.035, (bases, seeds)
-    assert statistics.detectable(0.3, 1.0, 1, 1) is None
-    assert statistics.detectable(0.3, 1.0, 3, 8) < statistics.detectable(0.3, 1.0, 3, 2)
+    assert detectable(0.3, 1.0, 1, 1) is None
+    assert detectable(0.3, 1.0, 3, 8) < detectable(0.3, 1.0, 3, 2)
 
 
 def test_components_are_what_the_differences_were_drawn_from():
     rng = np.random.default_rng(0)
-    found = [
-        statistics.components({b: rng.normal(0, 2) + rng.normal(0, 0.5, 8) for b in range(40)})
-        for _ in range(50)
-    ]
+    found = [components({b: rng.normal(0, 2) + rng.normal(0, 0.5, 8) for b in range(40)}) for _ in range(50)]
     base, seed = np.mean(found, axis=0)
     assert abs(base - 2) < 0.1
     assert abs(seed - 0.5) < 0.02
-    assert statistics.components({0: [1.0, 1.0], 1: [1.0, 1.0]}) == (0.0, 0.0)
+    assert components({0: [1.0, 1.0], 1: [1.0, 1.0]}) == (0.0, 0.0)
     for unseen in ({0: [1.0, 2.0, 3.0]}, {0: [1.0], 1: [2.0]}):
         with pytest.raises(ValueError, match="two base models"):
-            statistics.components(unseen)
+            components(unseen)
 
 
 def test_the_parts_of_sampling_are_told_apart():
@@ -97,21 +105,18 @@ def test_the_parts_of_sampling_are_told_apart():
     found = []
     for _ in range(200):
         table = rng.normal(0, 2, 50) + rng.normal(0, 3, (8, 1)) + rng.normal(0, 1, (8, 50))
-        found.append(statistics.sampling(table))
+        found.append(sampling(table))
     shared, alone = np.mean(found, axis=0)
     assert shared == pytest.approx(4 / 50, rel=0.05)
     assert alone == pytest.approx(1 / 50, rel=0.05)
     one = rng.normal(0, 2, (1, 50))
-    assert statistics.sampling(one) == (pytest.approx(one.var(ddof=1) / 50), 0.0)
+    assert sampling(one) == (pytest.approx(one.var(ddof=1) / 50), 0.0)
 
 
 def test_unequal_bases_are_weighed_by_their_own_runs():
     rng = np.random.default_rng(0)
     found = [
-        statistics.components({b: rng.normal(0, 1) + rng.normal(0, 3, 2 + 10 * (b % 2)) for b in range(40)})[
-            0
-        ]
-        ** 2
+        components({b: rng.normal(0, 1) + rng.normal(0, 3, 2 + 10 * (b % 2)) for b in range(40)})[0] ** 2
         for _ in range(100)
     ]
     assert np.mean(found) == pytest.approx(1.0, abs=0.35)  # by the mean number of runs it would be 2.3

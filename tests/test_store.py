@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sa_bench.errors import CellFailed, SaBenchError
-from sa_bench.locks import locked
-from sa_bench.store import MARKER, PARTS, STAGES, Store, digest, write_atomic
+from sa_bench.core.errors import CellFailed, SaBenchError
+from sa_bench.core.locks import locked
+from sa_bench.core.store import MARKER, PARTS, STAGES, Store, digest, write_atomic
 
 INPUTS = {"n": 3, "of": ["a", "b"]}
 

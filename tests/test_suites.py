@@ -2,9 +2,9 @@
 
 import pytest
 
-from sa_bench import suites
-from sa_bench.cells import command, resolve
-from sa_bench.errors import SaBenchError
+from sa_bench.core.errors import SaBenchError
+from sa_bench.engine import suites
+from sa_bench.engine.cells import command, resolve
 
 GOOD = """# Two of them
 [[run]]

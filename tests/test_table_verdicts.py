@@ -4,13 +4,14 @@ import shlex
 
 import pytest
 
-from sa_bench import registry
-from sa_bench.cells import resolve, split_setting
-from sa_bench.ledger import entries, is_of
-from sa_bench.runner import skeleton
-from sa_bench.seeds import check_seeds
-from sa_bench.store import digest
-from sa_bench.tables import layouts, published_table
+from sa_bench.analysis.paper_tables import layouts, published_table
+from sa_bench.analysis.published import is_of, numbers
+from sa_bench.core import registry
+from sa_bench.core.fields import split_setting
+from sa_bench.core.seeds import check_seeds
+from sa_bench.core.store import digest
+from sa_bench.engine.cells import resolve
+from sa_bench.engine.runner import skeleton
 
 TABLES = [name for name, layout in layouts().items() if not layout.get("alone")]
 
@@ -53,7 +54,7 @@ def result(cell, metric, value):
 
 def comparable():
     for name in TABLES:
-        for entry in entries():
+        for entry in numbers():
             if not entry.never and any(text in entry.source for text in layouts()[name]["match"]):
                 yield pytest.param(name, entry, id=f"{name} {entry.task} {entry.method} {entry.metric}")
 

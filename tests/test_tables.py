@@ -12,11 +12,14 @@ import pytest
 from result_rows import OTHERS, measurement, result_row
 from sa_bench.reports.tables import FORMATS, comma_separated, latex, markdown, page
 
-from sa_bench import claims, ledger, registry, tables
-from sa_bench.cells import resolve
-from sa_bench.errors import SaBenchError
-from sa_bench.leaderboards import leaderboard
-from sa_bench.results import packed
+from sa_bench.analysis import published as claims
+from sa_bench.analysis import published as ledger
+from sa_bench.analysis.paper_tables import layouts, published_table
+from sa_bench.analysis.tables import leaderboard
+from sa_bench.core import registry
+from sa_bench.core.errors import SaBenchError
+from sa_bench.engine.cells import resolve
+from sa_bench.results.files import packed
 from sa_bench.tex import tex
 
 JUDGES = [{"judge": f"mnist-paper-{i}", "value": 0.06} for i in range(3)]
@@ -41,7 +44,7 @@ def named(table, group, label):
 
 
 def test_ours_stands_beside_the_published_value_with_its_verdict():
-    found = tables.published_table("table1", [run(s, p) for s, p in enumerate((0.055, 0.060, 0.065))])
+    found = published_table("table1", [run(s, p) for s, p in enumerate((0.055, 0.060, 0.065))])
     cell = named(found, "mnist_0", "sa lam=100").entries[4]
     assert (cell.text, cell.runs, cell.scale, cell.published) == ("6.0 %", 3, "paper", 0.058)
     assert cell.interval == "5.5, 6.0, 6.5"
@@ -54,7 +57,7 @@ def test_ours_stands_beside_the_published_value_with_its_verdict():
 @pytest.mark.parametrize("write", FORMATS.values(), ids=FORMATS)
 def test_the_row_of_retrain_says_that_it_has_nine_tenths_of_the_bases_steps(write):
     """What `9 classes` had is not published; the ours beside it sees each class as often as the base did."""
-    found = tables.published_table("table1", [])
+    found = published_table("table1", [])
     for task in ("cifar10_airplane", "stl10_airplane"):
         assert named(found, task, "retrain (0.9 × the base's steps)").entries
     assert not [row.label for row in found.rows if "steps" in row.label and "retrain" not in row.label]
@@ -62,21 +65,21 @@ def test_the_row_of_retrain_says_that_it_has_nine_tenths_of_the_bases_steps(writ
 
 
 def test_every_margin_of_a_column_is_printed():
-    margins = tables.published_table("table1", []).margins
+    margins = published_table("table1", []).margins
     assert margins["FID"] == "1 (no_gr lam=10: 10)"
-    wide = {(e.method, e.margin) for e in ledger.entries() if e.metric == "entropy" and "Table 1" in e.source}
+    wide = {(e.method, e.margin) for e in ledger.numbers() if e.metric == "entropy" and "Table 1" in e.source}
     assert all(f"{margin:g}" in margins["Entropy"] for _, margin in wide)
-    assert "FID 1 (no_gr lam=10: 10), " in page([tables.published_table("table1", [])])
+    assert "FID 1 (no_gr lam=10: 10), " in page([published_table("table1", [])])
 
 
 def test_paper_scale_comes_before_full_and_quick_is_in_no_table():
     rows = [run(0, 0.3, "full"), run(0, 0.06), run(0, 0.9, "quick")]
-    cell = named(tables.published_table("table1", rows), "mnist_0", "sa lam=100").entries[4]
+    cell = named(published_table("table1", rows), "mnist_0", "sa lam=100").entries[4]
     assert (cell.scale, cell.value) == ("paper", 0.06)
-    cell = named(tables.published_table("table1", rows[::2]), "mnist_0", "sa lam=100").entries[4]
+    cell = named(published_table("table1", rows[::2]), "mnist_0", "sa lam=100").entries[4]
     assert (cell.scale, cell.value) == ("full", 0.3)
     assert cell.verdict.startswith("not comparable: scale full")
-    assert named(tables.published_table("table1", rows[2:]), "mnist_0", "sa lam=100").entries[4].text == ""
+    assert named(published_table("table1", rows[2:]), "mnist_0", "sa lam=100").entries[4].text == ""
 
 
 @pytest.mark.parametrize(
@@ -85,16 +88,16 @@ def test_paper_scale_comes_before_full_and_quick_is_in_no_table():
     ids=["lam", "concept"],
 )
 def test_another_experiment_fills_no_cell(fields, changes):
-    found = tables.published_table("table1", [run(0, 0.06, fields=fields, **changes)])
+    found = published_table("table1", [run(0, 0.06, fields=fields, **changes)])
     assert named(found, "mnist_0", "sa lam=100").entries[4].text == ""
 
 
-@pytest.mark.parametrize("name", sorted(tables.layouts()))
+@pytest.mark.parametrize("name", sorted(layouts()))
 def test_every_published_number_of_a_table_is_in_it(name):
-    found = tables.published_table(name, [])
-    layout = tables.layouts()[name]
+    found = published_table(name, [])
+    layout = layouts()[name]
     printed = [e.value if layout.get("alone") else e.published for row in found.rows for e in row.entries]
-    wanted = [e.value for e in ledger.entries() if any(text in e.source for text in layout["match"])]
+    wanted = [e.value for e in ledger.numbers() if any(text in e.source for text in layout["match"])]
     assert sorted(v for v in printed if v is not None) == sorted(wanted)
     if layout.get("alone"):  # nothing of ours may stand there, so no command fills it
         assert not any(row.command for row in found.rows)
@@ -110,7 +113,7 @@ def test_boxes_of_nudity_are_ours_and_never_compared():
     row["measurements"].append(
         measurement("nudity", 0.1, 0.3, declared, extra={"at": {"0.6": {"boxes": boxes}}})
     )
-    found = named(tables.published_table("table3", [row]), "nudity_i2p", "sa lam=50 scope=noxattn")
+    found = named(published_table("table3", [row]), "nudity_i2p", "sa lam=50 scope=noxattn")
     assert [e.text for e in found.entries[:3]] == ["3", "12", ""]
     assert found.entries[1].published == 77
     assert found.entries[1].verdict.startswith("not comparable: boxes of NudeNet 2")
@@ -196,7 +199,7 @@ def test_scales_and_fingerprints_stand_in_tables_of_their_own():
     with pytest.raises(SaBenchError, match="forget_top1"):
         leaderboard([a], metrics=["forget_top"])
     with pytest.raises(SaBenchError, match="table1"):
-        tables.published_table("table9", [])
+        published_table("table9", [])
 
 
 def test_a_leaderboard_shows_the_front_collapse_and_cost():
@@ -233,7 +236,7 @@ def hostile():
 
 
 def test_all_formats_carry_the_same_numbers_and_hostile_names_as_text():
-    found = [tables.published_table("table1", [run(s, 0.055 + s / 200) for s in range(3)]), *hostile()]
+    found = [published_table("table1", [run(s, 0.055 + s / 200) for s in range(3)]), *hostile()]
     rows = list(csv.DictReader(io.StringIO(comma_separated(found))))
     values = {row["value"] for row in rows if row["value"]}
     assert {float(v) for v in values} >= {
@@ -255,9 +258,9 @@ def test_fewer_images_than_published_get_no_verdict_and_do_not_stand_in_for_as_m
         row["task_values"] = {**row["task_values"], "n_forget": 50}
     whole = [run(s, p) for s, p in enumerate((0.055, 0.060, 0.065))]
     for rows in ([*few, *whole], [*whole, *few]):
-        cell = named(tables.published_table("table1", rows), "mnist_0", "sa lam=100").entries[4]
+        cell = named(published_table("table1", rows), "mnist_0", "sa lam=100").entries[4]
         assert cell.verdict == "consistent"
-    cell = named(tables.published_table("table1", few), "mnist_0", "sa lam=100").entries[4]
+    cell = named(published_table("table1", few), "mnist_0", "sa lam=100").entries[4]
     assert cell.verdict == "not comparable: n_forget=50 instead of 1000"
 
 
@@ -304,7 +307,7 @@ def with_verdicts():
     found += [run(s, 0.5 + s / 100, method="original", fields={}) for s in range(3)]
     other = {"task": "mnist_0", "scale": "full", "keep": -95.0}
     found += [run(s, 0.1, method="retrain", fields={}, **other) for s in range(3)]
-    return tables.published_table("table1", found + [{**r, "method": "no_gr"} for r in found[:3]])
+    return published_table("table1", found + [{**r, "method": "no_gr"} for r in found[:3]])
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no TeX here")
@@ -312,7 +315,7 @@ def test_the_latex_compiles_and_stays_on_the_page(tmp_path):
     many = [
         result_row(f"a_rather_long_method_{i}", scale="full", seed=s) for i in range(70) for s in range(4)
     ]
-    published = [tables.published_table(name, []) for name in tables.layouts()]
+    published = [published_table(name, []) for name in layouts()]
     log = compiled(latex([*published, with_verdicts(), *hostile(), *leaderboard(many)]), tmp_path)
     assert [float(x) for x in re.findall(r"Overfull \\hbox \(([\d.]+)pt", log) if float(x) > 3] == []
     assert "Float too large" not in log
@@ -320,7 +323,7 @@ def test_the_latex_compiles_and_stays_on_the_page(tmp_path):
 
 def test_latex_sets_verdicts_margins_and_claims_and_not_as_comments():
     table = with_verdicts()
-    claim = claims.Verdict(claims.entries()[0], "holds", "sa 0.1 % & less")
+    claim = claims.Verdict(claims.claims()[0], "holds", "sa 0.1 % & less")
     text = "\n".join(x for x in latex([replace(table, claims=(claim,))]).splitlines() if x[0] != "%")
     assert r"5.8 \%\textsuperscript{$=$}" in text
     assert r"96.7 \%\textsuperscript{$\neq$}" in text
@@ -389,13 +392,13 @@ def test_the_spread_of_table_2_has_its_own_verdict():
         extra = {"given_face": {"mean": 0.6, "std": spread, "n": 900}}
         row["measurements"] = [measurement("celebrity_score", 0.6, 0.6, declared, extra=extra)]
         rows.append(row)
-    found = named(tables.published_table("table2", rows), "", "original")
+    found = named(published_table("table2", rows), "", "original")
     score, spread = found.entries[1:3]
     assert (score.text, score.published) == ("0.6", 0.606)
     assert (spread.text, spread.interval, spread.published) == ("0.42", "0.4 to 0.44", 0.424)
-    text = markdown([tables.published_table("table2", rows)])
+    text = markdown([published_table("table2", rows)])
     assert "0.6 (0.6, 0.6, 0.6) / 0.606: " in text
-    assert " %" not in (text + markdown([tables.published_table("table2", [])])).replace("95 %", "")
+    assert " %" not in (text + markdown([published_table("table2", [])])).replace("95 %", "")
     assert spread.verdict == "inconclusive (too noisy: ± 0.0994 against a margin of 0.05)"
 
 
@@ -403,9 +406,7 @@ def test_another_base_model_of_the_paper_fills_its_own_row():
     """Table 4's SD v2.1 is the same task on another model, in its own size; SD v1.4's row stays empty."""
     declared = {"title": "Nudity", "unit": "rate", "better": "lower"}
     task = json.loads(json.dumps(asdict(registry.task("nudity_explicit"))))
-    (command,) = (
-        r.command for r in tables.published_table("table4", []).rows if r.label == "original (SD v2.1)"
-    )
+    (command,) = (r.command for r in published_table("table4", []).rows if r.label == "original (SD v2.1)")
     assert command.endswith("--set task.model=stabilityai/stable-diffusion-2-1 --set task.size=768")
     sets = [text for name, text in zip(command.split(), command.split()[1:], strict=False) if name == "--set"]
     (cell,) = resolve(["nudity_explicit"], ["original"], "paper", sets=sets)
@@ -420,7 +421,7 @@ def test_another_base_model_of_the_paper_fills_its_own_row():
     )
     boxes = {"at": {"0.6": {"boxes": {"armpits": 105}}}}
     row["measurements"] = [measurement("nudity", 0.2, 0.2, declared, extra=boxes)]
-    table = tables.published_table("table4", [row])
+    table = published_table("table4", [row])
     cells = {r.label: r.entries[0] for r in table.rows}
     assert cells["original (SD v2.1)"].text == "105"
     assert cells["original (SD v2.1)"].verdict.startswith("not comparable: boxes of NudeNet 2")

@@ -9,11 +9,11 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from transformers import CLIPTokenizer
 
 from sa_bench.contracts import Bound, Diffusion, FisherOptions, Likelihood, Prompted, Request, Sampler
+from sa_bench.core.errors import SaBenchError
 from sa_bench.data import captions
-from sa_bench.errors import SaBenchError
-from sa_bench.fisher import over_time
-from sa_bench.models import pipelines, scopes
+from sa_bench.models import micro_pipeline, scopes
 from sa_bench.models.text_to_image import TextToImage
+from sa_bench.training.fisher import over_time
 
 DDIM = Sampler("ddim", steps=4, guidance=5.0)
 
@@ -35,7 +35,7 @@ def test_it_keeps_the_contract(tiny):
 
 
 def test_every_word_of_the_vocabulary_is_one_token_and_any_other_text_is_spelt(tmp_path):
-    tokens = pipelines.tokenizer()
+    tokens = micro_pipeline.tokenizer()
     for word in captions.vocabulary():
         assert len(tokens(word).input_ids) == 3, word
     assert tokens("zreo").input_ids[1:-1] != tokens("zero").input_ids[1:-1]
@@ -43,7 +43,7 @@ def test_every_word_of_the_vocabulary_is_one_token_and_any_other_text_is_spelt(t
     assert tokens("A ZERO").input_ids == tokens("a zero").input_ids
     assert tokens.eos_token_id == len(tokens) - 1  # CLIP's pooling looks for the highest number
     longest = max((*captions.TEMPLATES, *captions.HELD_OUT), key=lambda t: len(t.split()))
-    assert len(tokens(f"{longest.format('nought')} on the right").input_ids) <= pipelines.LENGTH
+    assert len(tokens(f"{longest.format('nought')} on the right").input_ids) <= micro_pipeline.LENGTH
     tokens.save_pretrained(tmp_path)
     assert (
         CLIPTokenizer.from_pretrained(tmp_path)("a photo of a zero").input_ids

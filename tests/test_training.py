@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sa_bench.errors import CellFailed
-from sa_bench.method_run import MethodRun
-from sa_bench.training import TRAINERS, Pull, Recipe, fit
+from sa_bench.contracts import Recipe
+from sa_bench.core.errors import CellFailed
+from sa_bench.engine.method_run import MethodRun
+from sa_bench.training.loop import TRAINERS, Pull, fit
 
 RECIPE = Recipe(steps=30, lr=0.05, batch=4, schedule="cosine", warmup=3)
 

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from sa_bench import registry
-from sa_bench.cells import resolve
-from sa_bench.conformance import toy, weights
+from sa_bench.commands.check import toy, weights
 from sa_bench.contracts import Prompted
-from sa_bench.measuring import LazyView, Subject, measure_inputs
-from sa_bench.stages import Chain
-from sa_bench.store import Store
+from sa_bench.core import registry
+from sa_bench.core.store import Store
+from sa_bench.engine.cells import resolve
+from sa_bench.engine.measure import LazyView, Subject, measure_inputs
+from sa_bench.engine.stages import Chain
 
 transplant = registry.metric("transplant")
 module = importlib.import_module("sa_bench.metrics.transplant")

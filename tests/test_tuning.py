@@ -6,8 +6,8 @@ import itertools
 import pytest
 from result_rows import measurement, result_row
 
-from sa_bench import tuning
-from sa_bench.errors import SaBenchError
+from sa_bench.commands import tune
+from sa_bench.core.errors import SaBenchError
 
 
 def cells(lam, forget, keep, **changes):
@@ -21,32 +21,32 @@ def cells(lam, forget, keep, **changes):
 
 
 def test_the_winner_forgets_most_among_those_that_keep_as_much():
-    found = tuning.tries([
+    found = tune.tries([
         *cells(1, (0.00, 0.00), (-99, -99)),  # keeps less than the margin allows
         *cells(10, (0.01, 0.01), (-95.3, -95.3)),
         *cells(100, (0.06, 0.06), (-95, -95)),
         *cells(1000, (0.01, 0.50), (-93, -93)),  # one concept is not forgotten
     ])  # fmt: skip
     assert [t.passes for t in found] == [True, True, True, False]
-    assert tuning.choose(found).fields["lam"] == 10
-    assert tuning.choose([t for t in found if not t.passes]) is None
+    assert tune.choose(found).fields["lam"] == 10
+    assert tune.choose([t for t in found if not t.passes]) is None
 
 
 def test_equal_forgetting_is_decided_by_what_was_kept():
-    found = tuning.tries([*cells(1, (0, 0), (-95.2, -95.2)), *cells(10, (0, 0), (-95, -95))])
-    assert tuning.choose(found).setting == "lam=10"
-    near = tuning.tries([*cells(1, (0.005, 0.005), (-95.2, -95.2)), *cells(10, (0.01, 0.01), (-95, -95))])
-    assert tuning.choose(near).setting == "lam=10"  # one image more of 200 is no more forgetting
+    found = tune.tries([*cells(1, (0, 0), (-95.2, -95.2)), *cells(10, (0, 0), (-95, -95))])
+    assert tune.choose(found).setting == "lam=10"
+    near = tune.tries([*cells(1, (0.005, 0.005), (-95.2, -95.2)), *cells(10, (0.01, 0.01), (-95, -95))])
+    assert tune.choose(near).setting == "lam=10"  # one image more of 200 is no more forgetting
 
 
 def test_expected_best_is_the_mean_over_all_draws():
     keeps = [-99.0, -95.0, -97.0, -90.0]
     passes = [True, True, True, False]
     found = [
-        tuning.Try("t", "m", {}, "", (), 0.0, (0.0, 0.01), ok, k, 0.0, 1, "nats")
+        tune.Try("t", "m", {}, "", (), 0.0, (0.0, 0.01), ok, k, 0.0, 1, "nats")
         for k, ok in zip(keeps, passes, strict=True)
     ]
-    for k, got in enumerate(tuning.expected_best(found), 1):
+    for k, got in enumerate(tune.expected_best(found), 1):
         draws = [[t.keep for t in d if t.passes] for d in itertools.combinations(found, k)]
         best = [max(d) for d in draws if d]  # all forget alike, so who keeps most wins
         assert got == pytest.approx(sum(best) / len(best))
@@ -54,22 +54,22 @@ def test_expected_best_is_the_mean_over_all_draws():
         dataclasses.replace(found[1], forget=0.05, bounds=(0.04, 0.06)),
         dataclasses.replace(found[1], keep=-95.4),  # forgets more, keeps as much within the margin
     ]
-    assert tuning.expected_best(within)[1] == -95.4
+    assert tune.expected_best(within)[1] == -95.4
 
 
 def test_a_search_with_a_hole_is_refused():
     with pytest.raises(SaBenchError, match="failed"):
-        tuning.tries([result_row("sa", error="out of memory", folder="x")])
+        tune.tries([result_row("sa", error="out of memory", folder="x")])
     rows = cells(1, (0, 0), (-95, -95))
     rows[0]["measurements"].pop()
     with pytest.raises(SaBenchError, match="retain_log_likelihood was not measured"):
-        tuning.tries(rows)
+        tune.tries(rows)
     with pytest.raises(SaBenchError, match="not every setting was tried on the same"):
-        tuning.tries([*cells(1, (0, 0), (-95, -97)), *cells(10, (0, 0), (-94, -94))[:1]])
+        tune.tries([*cells(1, (0, 0), (-95, -97)), *cells(10, (0, 0), (-94, -94))[:1]])
     with pytest.raises(SaBenchError, match="differ in scale"):
-        tuning.tries([*cells(1, (0, 0), (-95, -97)), *cells(10, (0, 0), (-94, -94), scale="full")])
+        tune.tries([*cells(1, (0, 0), (-95, -97)), *cells(10, (0, 0), (-94, -94), scale="full")])
     with pytest.raises(SaBenchError, match="No method's runs"):
-        tuning.tries([])
+        tune.tries([])
 
 
 def test_settings_of_any_kind_are_named_and_a_cell_found_twice_counts_once():
@@ -77,7 +77,7 @@ def test_settings_of_any_kind_are_named_and_a_cell_found_twice_counts_once():
     others = cells(1, (0, 0), (-96, -96))
     for row in others:
         row["fields"] = {"lam": 1, "reduction": "mean", "fisher": {"n": 50}}
-    found = tuning.tries([*rows, *rows, *others])
+    found = tune.tries([*rows, *rows, *others])
     assert [t.runs for t in found] == [2, 2]
     assert {t.setting for t in found} == {"no setting", "reduction=mean, fisher.n=50"}
 
@@ -88,7 +88,7 @@ def test_the_report_lists_every_try_and_marks_the_winner():
         *cells(10, (0, 0), (-95, -95)),
         *cells(100, (0.9, 0.9), (-93, -93)),
     ]
-    text = tuning.report(tuning.tries(rows))
+    text = tune.report(tune.tries(rows))
     assert "mnist\\_0: tried on one, two" in text
     assert text.count("| sa | lam=") == 3
     assert [x for x in text.splitlines() if "chosen" in x] == [

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from sa_bench import images, untrusted, untrusted_arrays
-from sa_bench.bundles import BUNDLED, opened
-from sa_bench.errors import SaBenchError
-from sa_bench.models import diffusers_folder, layouts
-from sa_bench.results import read_results
-from sa_bench.untrusted import MIB, Unfit
+from sa_bench.core import untrusted_arrays, untrusted_text
+from sa_bench.core.errors import SaBenchError
+from sa_bench.core.untrusted_text import MIB, Unfit
+from sa_bench.data import images
+from sa_bench.models.checkpoints import diffusers_folder, layouts
+from sa_bench.results.bundles import BUNDLED, opened
+from sa_bench.results.files import read_results
 
 ROOT = Path(__file__).parent.parent
 DEEP = b"[" * 100_000 + b"]" * 100_000
@@ -153,10 +154,10 @@ def test_json_that_no_reader_can_bear_is_one_line(tmp_path, raw, says):
     path = tmp_path / "x.json"
     path.write_bytes(raw)
     with pytest.raises(Unfit, match=says):
-        untrusted.read_json(path)
+        untrusted_text.read_json(path)
     with pytest.raises(SaBenchError, match=r"x\.json"):
         layouts.read_json(path)
-    assert untrusted.parse_json(b"\xef\xbb\xbf" + b"[" * 60 + b"]" * 60)
+    assert untrusted_text.parse_json(b"\xef\xbb\xbf" + b"[" * 60 + b"]" * 60)
 
 
 @pytest.mark.parametrize("name", ["model_index.json", "scheduler/scheduler_config.json", "unet/config.json"])

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sa_bench.contracts import Draw, Likelihood, Request, Sampler
-from sa_bench.errors import SaBenchError
+from sa_bench.core.errors import SaBenchError
 from sa_bench.models.vae import VAE
 
 

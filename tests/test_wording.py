@@ -2,8 +2,8 @@
 
 from result_rows import ORIGINAL, OTHERS, RELABEL, RETRAIN, line, measurement, one, result_row
 
-from sa_bench.terminal import print_boards, print_measurements
-from sa_bench.wording import percent
+from sa_bench.commands.terminal import print_boards, print_measurements
+from sa_bench.results.format import percent
 
 
 def test_a_board_without_controls_says_how_to_add_them():

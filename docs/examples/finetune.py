@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from sa_bench.training.loop.sources import losses
 from torch import Tensor
 
-from sa_bench.contracts import Generator, Run, Task
-from sa_bench.sources import losses
-from sa_bench.training import Count, Rate, Recipe
+from sa_bench.contracts.task import Count, Generator, Rate, Recipe, Run, Task
 
 
 @dataclass(frozen=True)

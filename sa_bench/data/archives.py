@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sa_bench.errors import CellFailed, MissingAsset, SaBenchError
-from sa_bench.locks import locked
-from sa_bench.store import digest, disk_errors
+from sa_bench.core.errors import CellFailed, MissingAsset, SaBenchError
+from sa_bench.core.locks import locked
+from sa_bench.core.store import digest, disk_errors
 
 TIMEOUT = 4.0  # seconds a server may keep silent
 LARGEST = 2**30  # bytes of a member; the largest that is read, STL10's test_X.bin, has 221 MB

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sa_bench.core.errors import SaBenchError
 from sa_bench.data.archives import Archive, Arrays, ArraysOnly, Contents, reason
-from sa_bench.errors import SaBenchError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SIDE = 32  # pixels

@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save
 
+from sa_bench.core.errors import MissingAsset, SaBenchError
+from sa_bench.core.store import write_atomic
 from sa_bench.data.archives import Arrays, ArraysOnly, reason
-from sa_bench.errors import MissingAsset, SaBenchError
-from sa_bench.store import write_atomic
 
 FILES = {
     "train_images": "train-images-idx3-ubyte",

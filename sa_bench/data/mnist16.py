@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from sa_bench.core.store import digest
 from sa_bench.data import mnist
 from sa_bench.data.archives import Arrays
-from sa_bench.store import digest
 
 RECIPE = "zeros to 32, mean of 2 x 2 rounded half up, 1"
 

@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sa_bench.errors import SaBenchError
-from sa_bench.seeds import LARGEST_SEED, check_seed
-from sa_bench.untrusted import Unfit, read_bytes
+from sa_bench.contracts import LARGEST_SEED
+from sa_bench.core.errors import SaBenchError
+from sa_bench.core.seeds import check_seed
+from sa_bench.core.untrusted_text import Unfit, read_bytes
 
 SEEDS = ("sd_seed", "evaluation_seed", "seed")
 GUIDANCE = ("sd_guidance_scale", "evaluation_guidance")

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from sa_bench.core.errors import SaBenchError
 from sa_bench.data.archives import Archive, Arrays, Contents
-from sa_bench.errors import SaBenchError
 
 CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 PUBLISHED = 96  # pixels a side

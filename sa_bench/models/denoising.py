@@ -13,11 +13,10 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
-from sa_bench import schedule
-from sa_bench.contracts import Condition, Draw, Request, Sampler
-from sa_bench.errors import CellFailed, SaBenchError, first_line, is_out_of_memory, notice
-from sa_bench.settings import images_at_once
-from sa_bench.values import Precision
+from sa_bench.contracts import Condition, Draw, Precision, Request, Sampler
+from sa_bench.core.errors import CellFailed, SaBenchError, first_line, is_out_of_memory, notice
+from sa_bench.core.settings import images_at_once
+from sa_bench.models import schedule
 
 CHUNK = 64  # images a forward pass on a CPU; larger ones fall out of its cache
 CHUNK_GPU = 512

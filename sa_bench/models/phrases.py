@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sa_bench.errors import SaBenchError
+from sa_bench.core.errors import SaBenchError
 
 
 class Phrase:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sa_bench.errors import unknown
+from sa_bench.core.errors import unknown
 
 SD_1 = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
 """Stable Diffusion 1.x's U-Net where it differs from UNet2DConditionModel's defaults."""

@@ -23,17 +23,16 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from sa_bench import settings
-from sa_bench.contracts import Condition, Defence, Draw, Sampler
-from sa_bench.errors import SaBenchError
-from sa_bench.guidance import plain
-from sa_bench.models import pipelines
+from sa_bench.contracts import Condition, Defence, Draw, Precision, Sampler
+from sa_bench.core import settings
+from sa_bench.core.errors import SaBenchError
+from sa_bench.core.store import write_atomic
+from sa_bench.models import micro_pipeline
+from sa_bench.models.checkpoints.layouts import Weights
 from sa_bench.models.denoising import Denoising, cast, grey_levels, times
-from sa_bench.models.layouts import Weights
+from sa_bench.models.guidance import plain
 from sa_bench.models.phrases import Phrase, replaced
 from sa_bench.models.scopes import within
-from sa_bench.store import write_atomic
-from sa_bench.values import Precision
 
 T = 1000
 CACHE = 256 * 2**20  # bytes of encoded prompts kept
@@ -43,7 +42,7 @@ class TextToImage(Denoising):
     """The latent diffusion model behind the Generator contract."""
 
     family = "text_to_image"
-    recipes = pipelines.RECIPES
+    recipes = micro_pipeline.RECIPES
     range = (-3.0, 3.0)  # of latents, about; they have no bounds
     timesteps = T
     null = ""
@@ -56,16 +55,16 @@ class TextToImage(Denoising):
             words: the names of the task's classes, which integer conditions stand for.
             seed: of the initialisation.
         """
-        sizes = pipelines.SIZES[base]
-        tokenizer = pipelines.tokenizer()
+        sizes = micro_pipeline.SIZES[base]
+        tokenizer = micro_pipeline.tokenizer()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             parts = (
-                pipelines.autoencoder(sizes),
-                pipelines.text_encoder(sizes, tokenizer),
-                pipelines.unet(sizes),
+                micro_pipeline.autoencoder(sizes),
+                micro_pipeline.text_encoder(sizes, tokenizer),
+                micro_pipeline.unet(sizes),
             )
-        self._assemble(base, words, tokenizer, *parts, pipelines.SCHEDULE)
+        self._assemble(base, words, tokenizer, *parts, micro_pipeline.SCHEDULE)
 
     def _assemble(
         self, base: str, words: Sequence[str], tokenizer: Any, vae: Any, text: Any, unet: Any,
@@ -105,7 +104,7 @@ class TextToImage(Denoising):
         pipeline, made = load(), cls.__new__(cls)
         made._assemble(
             base, words, pipeline.tokenizer, pipeline.vae, pipeline.text_encoder, pipeline.unet,
-            {k: v for k, v in pipeline.scheduler.config.items() if k in pipelines.SCHEDULE},
+            {k: v for k, v in pipeline.scheduler.config.items() if k in micro_pipeline.SCHEDULE},
         )  # fmt: skip
         made.origin = lambda: cls.of(load, base, words).state()
         return made
@@ -413,12 +412,12 @@ class TextToImage(Denoising):
         Raises:
             SaBenchError: a tensor is unknown, missing, of another shape or not finite; names the file.
         """
-        from sa_bench.models import checkpoints
+        from sa_bench.models.checkpoints.load import apply, restore
 
         if self.origin is not None:
-            checkpoints.apply(self, str(path), strength, weights)
+            apply(self, str(path), strength, weights)
         else:
-            checkpoints.restore(self, path)
+            restore(self, path)
         return self
 
     def pipeline(self) -> Any:

@@ -21,11 +21,17 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sa_bench.contracts import Condition, Draw, Request, Sampler
-from sa_bench.errors import SaBenchError
-from sa_bench.sampling import noise
-from sa_bench.store import write_atomic
-from sa_bench.training import Recipe
+from sa_bench.contracts import (
+    Condition,
+    Draw,
+    Recipe,
+    Request,
+    Sampler,
+)
+from sa_bench.core.errors import SaBenchError
+from sa_bench.core.store import write_atomic
+
+pass
 
 RECIPES = {
     # 2e-3 with a cosine reaches in 15,000 steps what the paper's constant 1e-4 does in 100,000.
@@ -289,3 +295,9 @@ class VAE:
             reason = str(error).splitlines()[-1].strip()
             raise SaBenchError(f"{path} is not a VAE of this shape: {reason}") from error
         return self
+
+
+def noise(seeds: Sequence[int], shape: tuple[int, ...]) -> Tensor:
+    """Standard normal noise, (N, *shape) float32 on the CPU, row i from `seeds[i]` alone."""
+    rng = torch.Generator()
+    return torch.stack([torch.randn(shape, generator=rng.manual_seed(seed)) for seed in seeds])

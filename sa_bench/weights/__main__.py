@@ -19,15 +19,16 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
-from sa_bench import bases, datasets, judges, registry
-from sa_bench.contracts import Request
-from sa_bench.data import captions
-from sa_bench.examining import measured
-from sa_bench.judges import CNN, read
-from sa_bench.sampling import image_seed
-from sa_bench.settings import store_folder
-from sa_bench.store import Store, file_digest, write_atomic
-from sa_bench.version import __version__
+from sa_bench.contracts import Request, image_seed
+from sa_bench.core import registry
+from sa_bench.core.settings import store_folder
+from sa_bench.core.store import Store, file_digest, write_atomic
+from sa_bench.core.version import __version__
+from sa_bench.data import captions, datasets
+from sa_bench.models import base_models
+from sa_bench.scoring import judges
+from sa_bench.scoring.cards import measured
+from sa_bench.scoring.judges import CNN, read
 
 FOLDER = Path(__file__).parent
 COMMAND = "python -m sa_bench.weights"
@@ -213,8 +214,8 @@ def make_bases(only: str | None = None) -> None:
         found, task = datasets.load(dataset), registry.task(task_name)
         data = (found.train.images, found.train.labels, found.content)
         for seed in range(3):
-            base = bases.trained(Store(store_folder()), family, dataset, data, recipe, seed, show)
-            model = bases.new(family, dataset, recipe).load(base.file)
+            base = base_models.trained(Store(store_folder()), family, dataset, data, recipe, seed, show)
+            model = base_models.new(family, dataset, recipe).load(base.file)
             facts = {
                 "name": f"{family} {dataset} {recipe} {seed}", "family": family, "recipe": recipe, "seed": seed,
                 **likelihood(model, found), **legibility(model, task), "bf16": base.precision == "bf16",
@@ -300,22 +301,22 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["bases"]:
         make_bases(sys.argv[2] if len(sys.argv) > 2 else None)
     elif sys.argv[1:2] == ["freeze"] and len(sys.argv) > 3:
-        from sa_bench import benchmark
+        from sa_bench.engine import benchmarks
 
         name, *tasks = sys.argv[2:]
         file = FOLDER / f"benchmark-{name}.json"
-        write_atomic(file, json.dumps(benchmark.describe(name, tasks), indent=1).encode() + b"\n")
+        write_atomic(file, json.dumps(benchmarks.describe(name, tasks), indent=1).encode() + b"\n")
         print(f"{file.name}")
     elif sys.argv[1:2] == ["variance"] and len(sys.argv) == 3:
         from sa_bench.weights.variance import measure
 
         measure(Path(sys.argv[2]), print)
     elif sys.argv[1:2] == ["fisher"] and len(sys.argv) == 3:
-        from sa_bench.weights.fisher import study
+        from sa_bench.weights.fisher_study import study
 
         study(Path(sys.argv[2]), print)
     elif sys.argv[1:2] == ["guard"]:
-        from sa_bench.weights.guard import calibrate
+        from sa_bench.weights.guard_calibration import calibrate
 
         calibrate(sys.argv[2] if len(sys.argv) > 2 else "mnist_0", lambda text: print(text, flush=True))
     else:

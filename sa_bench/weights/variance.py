@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 
-from sa_bench import benchmark
-from sa_bench.cards import WEIGHTS
-from sa_bench.comparing import comparisons, differences
-from sa_bench.ranking import boards
-from sa_bench.results import read_results
+from sa_bench.analysis.pairwise import comparisons, differences
+from sa_bench.analysis.ranking import boards
+from sa_bench.core.store import write_atomic
+from sa_bench.data.assets.shipped import WEIGHTS
+from sa_bench.engine import benchmarks
+from sa_bench.results.files import read_results
 from sa_bench.statistics import components
-from sa_bench.store import write_atomic
 
 
 def measure(run: Path, say: Callable[[str], None]) -> None:
@@ -45,7 +45,7 @@ def measure(run: Path, say: Callable[[str], None]) -> None:
             say(f"{board.task} {name}: {json.dumps(found[board.task][name])}")
     if not found:
         raise SystemExit(f"{run} compares no methods at scale full; nothing was written.")
-    names = {benchmark.name_of(task) for task in found}
+    names = {benchmarks.name_of(task) for task in found}
     if len(names) > 1:
         raise SystemExit(f"{run} mixes benchmarks ({names}); nothing was written.")
     file = WEIGHTS / f"variance-{names.pop()}.json"

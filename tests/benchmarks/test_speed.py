@@ -14,11 +14,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sa_bench import bases, fisher, registry
 from sa_bench.contracts import FisherOptions, Sampler
+from sa_bench.core import registry
+from sa_bench.models import base_models
 from sa_bench.models.vae import VAE
-from sa_bench.sources import FixedReplay, FreshReplay, UniformNoise, losses
-from sa_bench.training import Pull, bf16_is_fast
+from sa_bench.training import fisher
+from sa_bench.training.loop import Pull, bf16_is_fast
+from sa_bench.training.sources import FixedReplay, FreshReplay, UniformNoise, losses
 
 pytestmark = pytest.mark.slow
 TASK = registry.task("mnist_0")
@@ -35,7 +37,7 @@ def one_thread():
 
 @pytest.fixture
 def model():
-    found = bases.shipped("vae", "mnist", "cosine", 0)
+    found = base_models.shipped("vae", "mnist", "cosine", 0)
     assert found is not None
     return VAE().load(found.file)
 
@@ -173,7 +175,7 @@ def test_detection(name, what, benchmark):
     import numpy as np
     from PIL import Image
 
-    from sa_bench import detectors
+    from sa_bench.scoring import detectors
 
     person = Image.open(matplotlib.get_data_path() + "/sample_data/grace_hopper.jpg").convert("RGB")
     images = np.stack([np.asarray(person.resize((512, 512)))] * 6)
@@ -197,10 +199,10 @@ def test_detection(name, what, benchmark):
 
 def test_scoring_a_cell_and_a_second_method(store_env, tmp_path, benchmark):
     """≤ 60 s at scale full; a second method pays only its own forgetting and scoring."""
-    from sa_bench import datasets
-    from sa_bench.cells import resolve
-    from sa_bench.runner import run_cell
-    from sa_bench.store import Store
+    from sa_bench.core.store import Store
+    from sa_bench.data import datasets
+    from sa_bench.engine.cells import resolve
+    from sa_bench.engine.runner import run_cell
 
     datasets.load("mnist")
     store = Store(tmp_path / "cold")
@@ -232,9 +234,9 @@ def test_scoring_a_cell_and_a_second_method(store_env, tmp_path, benchmark):
 
 @pytest.fixture
 def ddpm():
-    found = bases.shipped("ddpm", "mnist16", "micro", 0)
+    found = base_models.shipped("ddpm", "mnist16", "micro", 0)
     assert found is not None
-    return bases.new("ddpm", "mnist16", "micro").load(found.file)
+    return base_models.new("ddpm", "mnist16", "micro").load(found.file)
 
 
 def test_fisher_over_all_timesteps(ddpm, benchmark):

@@ -8,14 +8,18 @@ from pathlib import Path
 import numpy as np
 from result_rows import result_row
 
-from sa_bench import api, explain, exporting, images, registry, suites, untrusted_arrays
-from sa_bench.bundles import BUNDLED, opened, write
-from sa_bench.data import prompts
-from sa_bench.models import diffusers_folder, layouts
-from sa_bench.ranking import boards
-from sa_bench.results import packed, read_results, write_result
-from sa_bench.sample_sets import SampleSet, save_samples
-from sa_bench.store import Store, content
+from sa_bench import api
+from sa_bench.analysis.ranking import boards
+from sa_bench.commands import explain, export
+from sa_bench.contracts import SampleSet
+from sa_bench.core import registry, untrusted_arrays
+from sa_bench.core.store import Store, content
+from sa_bench.data import images, prompts
+from sa_bench.data.sample_sets import save_samples
+from sa_bench.engine import suites
+from sa_bench.models.checkpoints import diffusers_folder, layouts
+from sa_bench.results.bundles import BUNDLED, opened, write
+from sa_bench.results.files import packed, read_results, write_result
 
 SHAPE = (8, 8, 3)
 
@@ -106,7 +110,7 @@ def _result(path):
     with api.readable(rows):
         boards(rows)
     explain.explain(cell, None)
-    exporting.again(exporting._row(cell))
+    export.again(export._row(cell))
 
 
 def _bundle(path):

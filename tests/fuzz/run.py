@@ -43,7 +43,7 @@ def failure(name: str, path: Path, raw: bytes, seed: int) -> str:
     """Run one case here; what is wrong with its outcome, empty: nothing."""
     import readers
 
-    from sa_bench.errors import SaBenchError
+    from sa_bench.core.errors import SaBenchError
 
     before, start = path.read_bytes(), time.process_time()
     path.write_bytes(raw)

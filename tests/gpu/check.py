@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 import sd
 import torch
 
-from sa_bench.fisher import over_time
+from sa_bench.contracts import FisherOptions, Recipe, Sampler
 from sa_bench.models.ddpm import DDPM
-from sa_bench.sources import FixedReplay, UniformNoise, losses
-from sa_bench.training import Pull, Recipe, bf16_is_fast, fit
-from sa_bench.values import FisherOptions, Sampler
+from sa_bench.training.fisher import over_time
+from sa_bench.training.loop import Pull, bf16_is_fast, fit
+from sa_bench.training.sources import FixedReplay, UniformNoise, losses
 
 SHAPES = {"cifar10": (32, 32, 3), "stl10": (64, 64, 3), "tiny": (16, 16, 3)}
 BATCH = {"cifar10": 128, "stl10": 64, "tiny": 4}

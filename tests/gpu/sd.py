@@ -18,13 +18,13 @@ from sa_bench.methods.esd import ESD
 from sa_bench.methods.sa import SA
 from sa_bench.methods.sld import SLD
 
-from sa_bench import registry
-from sa_bench.fisher import over_time
-from sa_bench.models import pipelines, scopes
+from sa_bench.contracts import FisherOptions, Request, Sampler
+from sa_bench.core import registry
+from sa_bench.models import micro_pipeline, scopes
 from sa_bench.models.text_to_image import TextToImage
-from sa_bench.sources import FixedReplay, NormalNoise
-from sa_bench.training import fit
-from sa_bench.values import FisherOptions, Request, Sampler
+from sa_bench.training.fisher import over_time
+from sa_bench.training.loop import fit
+from sa_bench.training.sources import FixedReplay, NormalNoise
 
 SCOPES = ("full", "xattn", "noxattn")
 BATCH = 4  # images of the surrogate and of replay each, as on one GPU of the official sd/
@@ -37,13 +37,13 @@ Found = tuple[float, float]
 
 def networks(tiny: bool) -> tuple[Any, Any, Any, Any]:
     """(U-Net, autoencoder, text encoder, tokenizer); the text encoder has CLIP's width but two layers."""
-    tokens = pipelines.tokenizer(length=77)
+    tokens = micro_pipeline.tokenizer(length=77)
     if tiny:
-        sizes = pipelines.SMOKE
+        sizes = micro_pipeline.SMOKE
         return (
-            pipelines.unet(sizes, 64),
-            pipelines.autoencoder(sizes, 64),
-            pipelines.text_encoder(sizes, tokens),
+            micro_pipeline.unet(sizes, 64),
+            micro_pipeline.autoencoder(sizes, 64),
+            micro_pipeline.text_encoder(sizes, tokens),
             tokens,
         )
     blocks: dict[str, Any] = {
@@ -53,7 +53,9 @@ def networks(tiny: bool) -> tuple[Any, Any, Any, Any]:
         block_out_channels=(128, 256, 512, 512), latent_channels=4, layers_per_block=2, sample_size=512,
         **blocks,
     )  # fmt: skip
-    text = pipelines.text_encoder(replace(pipelines.SMOKE, text=scopes.SD_1["cross_attention_dim"]), tokens)
+    text = micro_pipeline.text_encoder(
+        replace(micro_pipeline.SMOKE, text=scopes.SD_1["cross_attention_dim"]), tokens
+    )
     return UNet2DConditionModel.from_config(dict(scopes.SD_1)), vae, text, tokens
 
 
@@ -61,9 +63,9 @@ def write(folder: Path, tiny: bool, device: str) -> Path:
     """A whole pipeline of Stable Diffusion 1.x's size in diffusers format, of random weights made on `device`."""
     with torch.device(device):
         unet, vae, text, tokens = networks(tiny)
-    scheduler = DDIMScheduler(clip_sample=False, **pipelines.SCHEDULE)
+    scheduler = DDIMScheduler(clip_sample=False, **micro_pipeline.SCHEDULE)
     parts: tuple[Any, ...] = (vae, text, tokens, unet, scheduler, None, None)
-    with pipelines.quietly():
+    with micro_pipeline.quietly():
         StableDiffusionPipeline(*parts, requires_safety_checker=False).save_pretrained(folder)
     return folder
 
@@ -72,7 +74,7 @@ def model(device: str, tiny: bool, checkpointing: bool = False) -> TextToImage:
     """The model on `device`, its weights made there."""
     with torch.device(device):
         unet, vae, text, tokens = networks(tiny)
-    scheduler = DDIMScheduler(clip_sample=False, **pipelines.SCHEDULE)
+    scheduler = DDIMScheduler(clip_sample=False, **micro_pipeline.SCHEDULE)
     parts = SimpleNamespace(unet=unet, vae=vae, text_encoder=text, tokenizer=tokens, scheduler=scheduler)
     made = TextToImage.of(lambda: parts, "random", TASK.classes).to(device)
     if checkpointing:
@@ -163,7 +165,7 @@ def row(device: str, figure: Callable[[], Found], unit: str) -> str:
 def table(device: str, tiny: bool, clock: Clock, bf16: bool) -> Iterator[tuple[str, str]]:
     """Rows of what is measured, and the figure; a few minutes on a GPU."""
     name = "smoke" if tiny else "SD 1.x"
-    config = dict(pipelines.unet(pipelines.SMOKE, 64).config) if tiny else scopes.SD_1
+    config = dict(micro_pipeline.unet(micro_pipeline.SMOKE, 64).config) if tiny else scopes.SD_1
     steps, precision = 1 if tiny else 8, "bf16" if bf16 else "fp32"
     for scope in SCOPES:
         least = scopes.memory(config, scope)["total"] / 2**30

@@ -11,9 +11,9 @@ import torch
 from gpu import sd
 
 from sa_bench import api
-from sa_bench.cells import resolve
 from sa_bench.contracts import Request, Sampler
-from sa_bench.metering import Meter
+from sa_bench.engine.cells import resolve
+from sa_bench.engine.metering import Meter
 from sa_bench.models.ddpm import DDPM
 
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]

@@ -1,0 +1,1 @@
+"""From result rows to boards, comparisons, tables and their sentences. No torch."""

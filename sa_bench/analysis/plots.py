@@ -1,0 +1,208 @@
+"""The plots of the HTML report as numbers in an SVG's view box: points, curves, ticks, labels that do not overlap."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from sa_bench.analysis.board import Board, Line
+from sa_bench.contracts import flat
+from sa_bench.results.format import shown, unit
+
+# In units of the view box
+WIDTH, LEFT, TOP, PLOT = 400, 52, 24, 210
+GAP = 15  # between the baselines of two labels
+LETTER = 6.6  # a generous mean width of a letter at 13 px
+
+
+def short(label: str, letters: int) -> str:
+    """The label cut in its middle: siblings share the beginning, and the end holds what differs."""
+    if len(label) <= letters:
+        return label
+    return label[: letters // 3] + "…" + label[len(label) - (letters - letters // 3 - 1) :]
+
+
+def nice_ticks(low: float, high: float) -> list[float]:
+    """Four to eight round numbers that span low to high."""
+    raw = max(high - low, 1e-9) / 4
+    power = 10 ** np.floor(np.log10(raw))
+    step = float(next(m for m in (1, 2, 5, 10) if m * power >= raw) * power)
+    first, last = np.floor(low / step), np.ceil(high / step)
+    last = max(last, first + 1)
+    return [float(i * step) for i in np.arange(first, last + 1)]
+
+
+def apart(wanted: Sequence[float], low: float, high: float) -> list[float]:
+    """The numbers moved as little as needed to be `GAP` apart, in their order, above `high` if they fit."""
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    out, edge = list(wanted), low
+    for i in order:
+        out[i] = max(wanted[i], edge)
+        edge = out[i] + GAP
+    edge = high
+    for i in reversed(order):
+        out[i] = min(out[i], edge)
+        edge = out[i] - GAP
+    return out
+
+
+def tradeoff(board: Board) -> dict[str, Any]:
+    """The forgetting-retention plot: points with intervals in the view box, labels that do not overlap."""
+    found = [(x, f, k) for x in board.lines
+             if (f := x.known(board.primary[0])) and (k := x.known(board.primary[2]))]  # fmt: skip
+    if not found:
+        return {"points": []}
+    spans = [
+        (k.value if k.low is None else k.low, k.value if k.high is None else k.high) for _, _, k in found
+    ]
+    ticks = nice_ticks(min(low for low, _ in spans), max(high for _, high in spans))  # type: ignore[type-var]
+    bottom = TOP + max(PLOT, GAP * len(found))
+
+    def across(rate: float) -> float:
+        return LEFT + (WIDTH - LEFT - 14) * rate
+
+    def up(value: float) -> float:
+        return bottom - (bottom - TOP) * (value - ticks[0]) / (ticks[-1] - ticks[0])
+
+    points = []
+    for (line, f, k), (low, high) in zip(found, spans, strict=True):
+        ends = [across(f.value if v is None else v) for v in (f.low, f.high)]  # type: ignore[arg-type]
+        points.append({
+            "line": line, "x": across(f.value), "y": up(k.value), "xs": ends, "ys": [up(low), up(high)],  # type: ignore[arg-type]
+            "text": f"{shown(f.value, f.unit)}, {shown(k.value, k.unit)}{unit(k.unit)}",
+        })  # fmt: skip
+    place(points, bottom)
+    keep = found[0][2]
+    return {
+        "points": points, "ticks": [(up(t), f"{t:.4g}") for t in ticks], "bottom": bottom, "unit": unit(keep.unit),
+        "direction": "down" if keep.better == "lower" else "up", "across": across, "chance": board.chance,
+    }  # fmt: skip
+
+
+def place(points: list[dict[str, Any]], bottom: float) -> None:
+    """Give every point a free place for its label, the nearest of some; a leader joins them if it is far."""
+    taken = [(p["x"] - 7, p["y"] - 7, p["x"] + 7, p["y"] + 7) for p in points]
+    moves = [(dx, dy * GAP / 2) for dx in (12, 60, 140) for dy in range(-40, 41)]
+    moves.sort(key=lambda move: abs(move[1]) + move[0] / 2)
+    for p in sorted(points, key=lambda p: p["y"]):  # from the top, so that leaders cross less
+        p["label"] = short(p["line"].label, 22)
+        wide = LETTER * len(p["label"])
+        tries = [
+            (side, p["x"] + dx if side == "start" else p["x"] - dx - wide, p["y"] + dy)
+            for dx, dy in moves for side in ("start", "end")
+        ]  # fmt: skip
+        inside = [t for t in tries if t[1] >= LEFT and t[1] + wide <= WIDTH and TOP + 6 <= t[2] <= bottom - 6]
+
+        def free(t: tuple[str, float, float], wide: float = wide) -> bool:
+            box = (t[1], t[2] - GAP / 2, t[1] + wide, t[2] + GAP / 2)
+            return not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken)
+
+        side, x, y = next(filter(free, inside), (inside or tries)[0])
+        taken.append((x, y - GAP / 2, x + wide, y + GAP / 2))
+        p |= {"anchor": side, "lx": x if side == "start" else x + wide, "ly": y}
+
+
+def curves(board: Board) -> dict[str, Any]:
+    """Recovery over steps with the most images, a line's mean over its cells, in the view box."""
+    name, found = board.primary[1], []
+    for line in board.lines:
+        rows = [m["extra"] or {} for c in line.cells for m in c["measurements"] if m["name"] == name]
+        points = [p for extra in rows for p in extra.get("curve", [])]
+        if points:
+            found.append((line, [p for p in points if p["images"] == max(q["images"] for q in points)]))
+    if not found:
+        return {"lines": []}
+    most = max(p["steps"] for _, points in found for p in points) or 1
+    bottom, right = TOP + max(PLOT, GAP * len(found)), 268.0
+
+    def up(rate: float) -> float:
+        return bottom - (bottom - TOP) * rate
+
+    lines = []
+    for line, points in found:
+        path = []
+        for steps in sorted({p["steps"] for p in points}):
+            here = [p for p in points if p["steps"] == steps]
+            rates = [p["value"] for p in here]
+            low, high = (here[0]["low"], here[0]["high"]) if len(here) == 1 else (min(rates), max(rates))
+            x, y = LEFT + (right - LEFT) * steps / most, up(fmean(rates))
+            path.append({"steps": steps, "rate": fmean(rates), "x": x, "y": y, "ys": (up(low), up(high))})
+        lines.append({"line": line, "path": path, "label": short(line.label, 17)})
+    places = apart([x["path"][-1]["y"] for x in lines], TOP, bottom)
+    for entry, y in zip(lines, places, strict=True):
+        entry["ly"] = y
+    steps = sorted({(p["steps"], p["x"]) for entry in lines for p in entry["path"]})
+    return {
+        "lines": lines, "up": up, "bottom": bottom, "right": right, "images": found[0][1][0]["images"],
+        "steps": [s for i, s in enumerate(steps) if s[0] == most or all(abs(s[1] - t[1]) > 22 for t in steps[i + 1 :])],
+    }  # fmt: skip
+
+
+def swept(board: Board) -> dict[str, dict[str, list[tuple[float, Line]]]]:
+    """Field to method to (value, line) in order, of the numbers in which lines of one method differ."""
+    found: dict[str, dict[str, list[tuple[float, Line]]]] = {}
+    by_method: dict[str, list[Line]] = {}
+    for line in board.lines:
+        if line.cells:
+            by_method.setdefault(line.method, []).append(line)
+    for method, lines in by_method.items():
+        fields = [flat(line.cells[0]["fields"]) for line in lines]
+        for name in fields[0]:
+            values = [f.get(name) for f in fields]
+            if len({json.dumps(v) for v in values}) > 1 and all(type(v) in (int, float) for v in values):
+                points = [(float(v or 0), line) for v, line in zip(values, lines, strict=True)]
+                found.setdefault(name, {})[method] = sorted(points, key=lambda p: p[0])
+    return found
+
+
+def sweeps(board: Board) -> list[dict[str, Any]]:
+    """A panel an endpoint for every field that three lines of a method differ in: curves in the view box."""
+    return [
+        panel for field, curves in swept(board).items() if max(map(len, curves.values())) > 2
+        for name in board.primary if (panel := _panel(field, curves, name)) is not None
+    ]  # fmt: skip
+
+
+def _panel(field: str, curves: dict[str, list[tuple[float, Line]]], name: str) -> dict[str, Any] | None:
+    there = {
+        method: [(x, e) for x, line in points if (e := line.known(name))] for method, points in curves.items()
+    }
+    ends = [
+        v for points in there.values() for _, e in points for v in (e.low, e.high, e.value) if v is not None
+    ]
+    xs = sorted({x for points in there.values() for x, _ in points})
+    if not ends or len(xs) < 2:
+        return None
+    ticks, bottom, right = nice_ticks(min(ends), max(ends)), TOP + PLOT, 300.0
+    scale = math.log if xs[0] > 0 and xs[-1] / xs[0] > 10 else float
+
+    def across(x: float) -> float:
+        return LEFT + 8 + (right - LEFT - 16) * (scale(x) - scale(xs[0])) / (scale(xs[-1]) - scale(xs[0]))
+
+    def up(value: float) -> float:
+        return bottom - (bottom - TOP) * (value - ticks[0]) / (ticks[-1] - ticks[0])
+
+    lines = []
+    for method, points in there.items():
+        path = [
+            {"x": across(x), "y": up(e.value or 0.0), "text": f"{x:g}: {shown(e.value, e.unit)}{unit(e.unit)}",
+             "ys": [up(e.value if v is None else v) for v in (e.low, e.high)]}  # type: ignore[arg-type]
+            for x, e in points
+        ]  # fmt: skip
+        if path:
+            lines.append({"method": method, "path": path})
+    places = apart([line["path"][-1]["y"] for line in lines], TOP, bottom)
+    for line, y in zip(lines, places, strict=True):
+        line["ly"] = y
+    first = next(e for points in there.values() for _, e in points)
+    rate = first.unit in ("rate", "probability")
+    return {
+        "field": field, "name": name, "lines": lines, "bottom": bottom, "right": right, "better": first.better,
+        "unit": unit(first.unit), "ticks": [(up(t), f"{100 * t:.4g} %" if rate else f"{t:.4g}") for t in ticks],
+        "xs": [(across(x), f"{x:g}") for i, x in enumerate(xs) if i in (0, len(xs) - 1) or len(xs) < 7 or i % 2 == 0],
+    }  # fmt: skip

@@ -1,0 +1,299 @@
+"""The words of a board: numbers for people, a verdict and a sentence a line, the headline. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sa_bench.analysis.board import Board, Endpoint, Line
+from sa_bench.results import dose
+from sa_bench.results.format import percent, shown
+from sa_bench.results.sealing import EDITED
+
+
+class Notes:
+    """The reasons why numbers are missing, each once: cells of a table bear the number of theirs."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self.reasons: list[str] = []
+
+    def number(self, endpoint: Endpoint | None) -> int:
+        """The number, from 1, of the reason why `endpoint` has no value."""
+        reason = (endpoint.reason if endpoint else None) or "not measured"
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+        return self.reasons.index(reason) + 1
+
+
+MORE = 0.1  # of the images: what may come back beyond retrain's and still count as no more
+
+
+def trained_in(provenance: Mapping[str, Any]) -> str:
+    """What base and forgetting were calculated in; "" of results of before, which do not say it."""
+    found = provenance.get("precision") or {}
+    base, forgetting = (found.get(part, "unknown") for part in ("base", "forgetting"))
+    return f"training: base {base}, forgetting {forgetting}" if found else ""
+
+
+FEW = 5  # below this many runs a span would look like an interval: their points are printed
+
+
+def spread(endpoint: Endpoint, between: str) -> str:
+    """One run: its 95 % interval; two to four: their points; more: the lowest and the highest. "" if none."""
+    runs = len(endpoint.points)
+    if 1 < runs < FEW:
+        values, between = sorted(endpoint.points), ", "
+    elif endpoint.low is None or endpoint.high is None:
+        return ""
+    else:
+        values = [endpoint.low, endpoint.high]
+    texts = [shown(v, endpoint.unit) for v in values]
+    return between.join([*(t.removesuffix(" %") for t in texts[:-1]), texts[-1]])
+
+
+def elsewhere(board: Board) -> str:
+    """Whose rows stand on the board beside our own, and how to look into them."""
+    others = [origin for origin in board.origins if origin != EDITED]
+    told = [
+        f"From bundles, as told: {', '.join(others)}. Whether recomputation agrees: python -m sa_bench verify FILE."
+    ] if others else []  # fmt: skip
+    if EDITED in board.origins:
+        told.append(
+            f"Rows called “{EDITED}” do not have the hashes that were written with them; nothing rests on them."
+        )
+    return " ".join(told)
+
+
+def _against_base(keep: Endpoint | None) -> str:
+    if keep is None or keep.value is None or keep.base is None:
+        return "what the rest lost is not known"
+    change = keep.value - keep.base
+    if keep.unit in ("rate", "probability"):
+        return f"the rest: {100 * change:+.1f} points against the base"
+    number = f"{change:+.2f}" if keep.unit == "nats" else f"{change:+.3g}"
+    return f"the rest: {number} {keep.unit + ' ' if keep.unit else ''}against the base"
+
+
+FRONT = (
+    "Pareto front: of the methods of one threat model that forgot and did not collapse, those that no other dominates. One "
+    "dominates another if it is at least as good on all three endpoints and shown to be better on one: their bounds for "
+    "another base and seed do not overlap or, from five shared runs on, the methods differ (p < .05, Holm)."
+)
+
+
+def verdict(board: Board, line: Line) -> str:
+    """How the line stands, in a few words."""
+    if not line.cells:
+        return "failed"
+    if line.standing == "reference":
+        return f"never saw {board.concept}"
+    if line.standing == "target":
+        return "what a method imitates"
+    if line.standing == "control":
+        caught = board.exposed.get(line.label)
+        if not caught and line.recoverable == "unknown":
+            return "a control, not caught: recovery unknown"
+        return f"a control, caught by {caught}" if caught else "a control, NOT caught"
+    if line.collapsed:
+        return "collapsed"
+    if line.no_claim:
+        return f"no claim: {line.no_claim}"
+    if not line.forgotten:
+        return "forgetting not measured" if line.forgotten is None else "did not forget"
+    if line.known(board.primary[2]) is None:
+        return "not ranked: retention not measured"
+    return {
+        "yes": "hidden, not erased",
+        "no": "forgotten and not recoverable",
+        "unclear": "forgotten; not settled whether recoverable",
+        "unknown": "not ranked: recovery unknown",
+    }[line.recoverable]
+
+
+def sentence(board: Board, line: Line, floor: Endpoint | None) -> str:
+    """The line's three endpoints as a sentence, and what failed."""
+    errors = [cell["error"] or "no reason given" for cell in line.failed]
+    if not line.cells:
+        return f"Failed: {errors[0]}"
+    parts = []
+    forget, recovery, keep = (line.known(name) for name in board.primary)
+    if forget is not None:
+        chance = forget.value is not None and forget.value <= board.chance
+        verb = "Forgot" if line.forgotten else "Not shown to have forgotten" if chance else "Did not forget"
+        if line.no_claim and line.standing != "control":
+            verb = f"No claim, for {line.no_claim}"
+        if line.standing == "reference":
+            verb = f"Never saw {board.concept}"
+        parts.append(
+            f"{verb}: {percent(forget.value)} of its images of {board.concept} are still judged so"
+            + (
+                f" (at most {percent(forget.bounds[1])} for another base and seed)"
+                if forget.bounds[1] < 1
+                else ""
+            )
+        )
+    if line.threat == "service" and line.standing != "reference":
+        shows = (
+            ""
+            if forget is None or forget.base is None
+            else f", which shows {board.concept} in {percent(forget.base)}"
+        )
+        parts.append(f"whoever has its weights has the base model{shows}")
+    if recovery is not None and board.excess:
+        parts.append(_refitted(recovery, line.recoverable, line))
+    elif recovery is not None:
+        text = f"{percent(recovery.value)} come back when its condition is fitted again"
+        if floor is not None and line.standing != "reference":
+            text += {
+                "yes": f" — more than the {percent(floor.value)} of retrain, so the knowledge is still there",
+                "no": f" — no more than retrain's {percent(floor.value)}, within {100 * MORE:.0f} points",
+                "unclear": f" — not clearly more than retrain's {percent(floor.value)}",
+            }.get(line.recoverable, "")
+        parts.append(text)
+    if keep is not None:
+        parts.append(_against_base(keep))
+    text = "; ".join(parts) + "." if parts else "Nothing could be measured."
+    text = text[0].upper() + text[1:]
+    if line.collapsed:
+        text += f" {line.collapsed}."
+    elif line.flagged:
+        text += f" The guard flags {line.flagged} of {len(line.cells)} runs."
+    if errors:
+        text += f" {len(errors)} of {len(errors) + len(line.cells)} cells failed: {errors[0]}"
+    return text
+
+
+def _refitted(recovery: Endpoint, recoverable: str, line: Line) -> str:
+    """Recovery as a loss above θ*'s, in words, with the dose of the attack: a small one is no evidence of erasure."""
+    value, given = recovery.value or 0.0, dose.dose(line.cells[0]["task_values"])
+    said = f" ({dose.words(given)})" if given["samples"] else ""
+    side = "above" if value >= 0 else "below"
+    text = f"with its words fitted again{said} the loss is {abs(value):.2g} {side} the base model's"
+    if recoverable != "yes":
+        small = 0 < given["samples"] < dose.PUBLISHED and value > 0
+        return text + (", which at so small a dose is no evidence of erasure" if small else "")
+    low = "" if value <= 0 else " (its interval reaches 0)"
+    return text + f"{low}, so nothing is shown to be unlearned"
+
+
+def _limit(board: Board) -> str:
+    return "the task's gate" if board.gate else "chance"
+
+
+def _names(lines: Iterable[Line]) -> str:
+    labels = [line.label for line in lines]
+    return ", ".join(labels[:3]) + (f" and {len(labels) - 3} more" if len(labels) > 3 else "")
+
+
+def headline(board: Board, floor: Endpoint | None) -> str:
+    """Who won and why, which controls were caught, and what is missing before one may say so."""
+    methods = [line for line in board.lines if line.standing == "method"]
+    weights, services = ([x for x in methods if x.threat == threat] for threat in ("weights", "service"))
+    text = _answer(board, weights or services, floor) if weights or not services else ""
+    if services:
+        text += f"{' ' if text else ''}Of a service that can only be asked: {_answer(board, services, floor)}"
+    tricks = [name for name, endpoint in board.exposed.items() if endpoint == "recovery"]
+    if tricks:
+        text += f" Controls caught: {', '.join(tricks)} (by recovery)."
+    loose = [x for x in board.lines if x.standing == "control" and x.label not in board.exposed]
+    if floor is not None and loose:
+        text += f" WARNING: the control {_names(loose)} is not exposed, so this board can be won by a trick."
+    if not any(line.standing == "control" for line in board.lines):
+        text += f" No control stands beside it: add --method original,{board.trick}."
+    return text
+
+
+def _answer(board: Board, methods: list[Line], floor: Endpoint | None) -> str:
+    done = [line for line in methods if line.cells]
+    forgot = [line for line in done if line.forgotten]
+    ranked = [line for line in done if line.rank]
+    hidden = [line for line in forgot if line.recoverable == "yes"]
+    name = board.primary[0]
+    if not methods:
+        return "Only controls and references so far: add a method."
+    if not done:
+        return f"No answer: {_names(methods)} failed."
+    if not forgot:
+        if reason := next((line.no_claim for line in done if line.no_claim), ""):
+            return f"No answer: {reason}, so that nothing here can have been forgotten."
+        if all(line.forgotten is None for line in done):
+            return "No answer: forgetting was not measured."
+        best = min((x for x in done if x.known(name)), key=lambda x: x.endpoints[name].value or 0.0)
+        if (best.endpoints[name].value or 0.0) <= board.chance:
+            return (
+                f"No method here is shown to have made the model forget {board.concept}: "
+                f"{percent(best.endpoints[name].value)} of the images of {best.label}, the best, are still judged so, but "
+                f"for another base and seed it may be up to {percent(best.endpoints[name].bounds[1])}, and {_limit(board)} "
+                f"is {percent(board.chance)}; more images, seeds or bases would tell."
+            )
+        return (
+            f"No method here made the model forget {board.concept}: {percent(best.endpoints[name].value)} of the "
+            f"images of {best.label}, the best, are still judged so; {_limit(board)} is {percent(board.chance)}."
+        )
+    if board.excess:
+        if ranked:
+            _, recovery, keep = (ranked[0].endpoints[name] for name in board.primary)
+            return (
+                f"{ranked[0].label} leads: it forgot {board.concept}; {_refitted(recovery, 'unclear', ranked[0])}; "
+                f"{_against_base(keep)}. No retrained model says how much of that is erasure."
+            )
+        if hidden:
+            return (
+                f"Nobody wins: {_names(hidden)} hid {board.concept}; with its words fitted again the loss is not shown to "
+                "be above the base model's."
+            )
+        return f"Nobody can be ranked: {'; '.join(f'{x.label} ({x.verdict})' for x in forgot[:3])}."
+    if floor is None:
+        there = [line for line in board.lines if line.standing == "reference"]
+        cure = f"{_names(there)} has no recovery value" if there else "add --method retrain"
+        return (
+            f"{_names(forgot)} forgot {board.concept}, but without the floor of a retrain row nobody can say "
+            f"whether it can be undone: {cure}."
+        )
+    if ranked:
+        return _winner(board, ranked, floor)
+    if hidden:
+        least = min(line.endpoints[board.primary[1]].value or 0.0 for line in hidden)
+        return (
+            f"Nobody wins: {_names(hidden)} hid {board.concept} without erasing it — "
+            f"{'at least ' if len(hidden) > 1 else ''}{percent(least)} of the images show it again once its "
+            f"condition alone is refitted, against {percent(floor.value)} for a model that never saw it."
+        )
+    return f"Nobody can be ranked: {'; '.join(f'{x.label} ({x.verdict})' for x in forgot[:3])}."
+
+
+def _winner(board: Board, ranked: list[Line], floor: Endpoint) -> str:
+    first, keep = ranked[0], board.primary[2]
+    recovery, low, high = first.endpoints[board.primary[1]], *first.endpoints[keep].bounds
+    level = [
+        line for line in ranked[1:] if line.recoverable == first.recoverable
+        and line.endpoints[keep].bounds[0] <= high and line.endpoints[keep].bounds[1] >= low
+    ]  # fmt: skip
+    settled = first.recoverable == "no"
+    text = (
+        f"{first.label} {'wins' if settled and not level else 'leads'}: it forgot {board.concept}; "
+        f"{percent(recovery.value)} comes back once its condition alone is refitted, "
+        f"{'no more than' if settled else 'not clearly more than'} the {percent(floor.value)} of a model that never "
+        f"saw it; {_against_base(first.endpoints[keep])}."
+    )
+    if level:
+        text += f" On the rest {_names(level)} cannot be told from it: intervals overlap."
+    return text
+
+
+def protocol(board: Board) -> str:
+    """How images were made and how many: without it nobody reaches the same FID."""
+    task = next(c["task_values"] for line in board.lines for c in (*line.cells, *line.failed))
+    s, real = task["sampler"], task["feature_images"]
+    how = f"{s['scheduler']}, {s['steps']} steps, η = {s['eta']:g}, guidance {s['guidance']:g}"
+    how += ", EMA weights" if s["ema"] else ""
+    if task.get("prompts"):
+        how += f", {s.get('precision', 'fp32')}, noise from generators on the CPU, no safety checker"
+    of_rest = f"of each retained class, against {f'{real:,}' if real else 'all'} real ones a class in feature distances"
+    if board.pretrained:
+        of_rest = "for prompts that are to be kept"
+    return (
+        f"Images: {how}; {task['n_forget']:,} of the concept, {task['n_retain']:,} {of_rest}. "
+        "Column `base`: the model before forgetting."
+    )

@@ -1,0 +1,382 @@
+"""Commands, thin: parse, call, print. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sa_bench.commands.arguments import say, seeds, with_home
+from sa_bench.commands.results import add_to
+from sa_bench.commands.store import store_app
+from sa_bench.core.errors import NO_MEMORY, SaBenchError, extras, first_line, is_out_of_memory, notice
+from sa_bench.core.fields import split
+from sa_bench.core.version import __version__
+
+if TYPE_CHECKING:
+    from sa_bench.engine.cells import Cell
+
+
+# With two processes side by side OpenMP's spin-waiting costs more than it saves (81 ms against 31 a step).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+os.environ.setdefault("KMP_BLOCKTIME", "0")
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Did this method make this model forget this concept, at what cost, how sure are we?",
+)
+app.add_typer(store_app, name="store")
+new_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="A file to start a component from.")
+app.add_typer(new_app, name="new")
+
+INTERRUPTED, READER_GONE = 130, 141  # as shells say of a process that SIGINT or SIGPIPE ended
+TaskOption = Annotated[str, typer.Option("--task", "-t", help="Task, or several: a,b; a name or ./mine.py.")]
+MethodOption = Annotated[
+    str, typer.Option("--method", "-m", help="Method, or several: a,b; a name or ./mine.py.")
+]
+SuiteOption = Annotated[
+    str,
+    typer.Option(help="A suite, or ./mine.toml, instead of --task, --method and all that belongs to them."),
+]
+SeedOption = Annotated[str, typer.Option(help="Forgetting seeds: 0,1,2.")]
+BaseOption = Annotated[str, typer.Option(help="Base model seeds: 0,1,2.")]
+SampleOption = Annotated[str, typer.Option(help="Seeds of the images measured: 0,1,2.")]
+ScaleOption = Annotated[str, typer.Option(help="full, paper or quick.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="field=value, sa.field=…, task.field=…")]
+SweepOption = Annotated[
+    list[str] | None, typer.Option("--sweep", help="field=a,b,c or a JSON list: one cell a value.")
+]
+MetricOption = Annotated[
+    str, typer.Option("--metric", help="Further metrics on top of the task's: names or ./mine.py.")
+]
+TrustOption = Annotated[bool, typer.Option(help="Run the code of the .py files that the suite names.")]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        help="A Stable Diffusion to start from: diffusers folder, weight file or hub id (task.model)."
+    ),
+]
+OutOption = Annotated[Path | None, typer.Option(help="Run folder (default: runs/<task>-<scale>-<hash>).")]
+
+
+def main() -> None:
+    """Entry point: every error a user can cause is one line and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(
+            stream, "reconfigure"
+        ):  # what a terminal cannot show is written as \u2265, and ends nothing
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        with extras("this command"):
+            code = app([with_home(argument) for argument in sys.argv[1:]], standalone_mode=False) or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except SaBenchError as error:
+        notice(str(error))
+        code = error.exit_code
+    except typer.Exit as stop:
+        code = stop.exit_code
+    except (typer.Abort, KeyboardInterrupt) as stop:
+        code = INTERRUPTED
+        if isinstance(
+            stop.__cause__, EOFError
+        ):  # click takes a file's early end for the end of a terminal's input
+            notice(f"a file ends where more of it was expected ({_place(stop.__cause__)}); get it again.")
+            code = 1
+    except BrokenPipeError:  # `| head` has read enough; what was written to files is there
+        code = READER_GONE
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes once more
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's usage errors
+            notice(f"{error.format_message()} See --help.")  # type: ignore[attr-defined]
+            sys.exit(2)
+        if (said := _told(error)) is None:
+            raise
+        notice(said)
+        code = 1
+    if code == INTERRUPTED:  # typer turns Ctrl-C into this code as well
+        print(file=sys.stderr)  # after the terminal's ^C
+        notice("stopped. The same command goes on where this one was.")
+    sys.exit(code)
+
+
+def _place(error: BaseException) -> str:
+    """What an exception says and the last place in the code that it went through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return (
+        f"{first_line(error)}, {Path(frames[-1].filename).name} line {frames[-1].lineno}"
+        if frames
+        else first_line(error)
+    )
+
+
+def _told(error: Exception) -> str | None:
+    """What to say of a machine's failure that no command has told of: no memory, a full disk under the output."""
+    from sa_bench.core.disk import told
+
+    if is_out_of_memory(error):
+        return f"{NO_MEMORY} ({first_line(error)})"
+    where = getattr(error, "filename", None) or "standard output"
+    return told(error, Path(str(where))) if isinstance(error, OSError) else None
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    """Did this method make this model forget this concept, at what cost, how sure are we?"""
+    if show:
+        say(f"sa_bench {__version__}")
+        raise typer.Exit
+
+
+def _cells(
+    suite: str, task: str, method: str, seed: str, base_seed: str, sample_seed: str, scale: str, sets: list[str] | None,
+    sweeps: list[str] | None, metric: str, model: str = "", trust: bool = False,
+) -> list[Cell]:  # fmt: skip
+    """What a command line asks for.
+
+    Raises:
+        SaBenchError: neither a suite nor task and method, or both, or anything in them that is wrong.
+    """
+    given = (
+        task,
+        method,
+        sets,
+        sweeps,
+        metric,
+        model,
+        seed != "0",
+        base_seed != "0",
+        sample_seed != "0",
+        scale != "full",
+    )
+    if suite and any(given):
+        raise SaBenchError(
+            "--suite says which tasks, methods, seeds and settings; give it alone or not at all."
+        )
+    if suite:
+        from sa_bench.engine import suites
+
+        return suites.cells(suite, trust)
+    if not task or not method:
+        raise SaBenchError("Give --task and --method, or --suite. See `python -m sa_bench list`.")
+    from sa_bench.engine.cells import resolve
+
+    return resolve(
+        split(task), split(method), scale, seeds(seed, "--seed"), seeds(base_seed, "--base-seed"),
+        [*(sets or []), *([f"task.model={model}"] if model else [])], sweeps or [],
+        split(metric) if metric else [], seeds(sample_seed, "--sample-seed"),
+    )  # fmt: skip
+
+
+@app.command("list")
+def list_components() -> None:
+    """All tasks, methods, metrics and suites."""
+    from sa_bench.core.registry import ROOMS, broken, entries
+    from sa_bench.engine import suites
+
+    for kind in ("task", "method", "metric"):
+        found = entries(kind)
+        say(f"{ROOMS[kind]}:")
+        width = max(len(e.name) for e in found)
+        for entry in found:
+            say(f"  {entry.name:<{width}}  {entry.summary.replace('`', '')}")
+        for entry in broken(kind):
+            say(f"  {entry.name:<{width}}  (cannot be used: {entry.broken})")
+    say("suites:")
+    for name, summary in suites.entries():
+        say(f"  {name}  {summary}")
+
+
+@app.command()
+def show(
+    name: str,
+    rows: Annotated[
+        bool,
+        typer.Option("--rows", help="Of a task: every image that it asks for, as CSV, to draw elsewhere."),
+    ] = False,
+    scale: ScaleOption = "full",
+    set_: SetOption = None,
+) -> None:
+    """Fields, presets, source and documentation of a component; of a task also the images that it asks for."""
+    from sa_bench.commands.show import describe, task_rows
+
+    if not rows and (set_ or scale != "full"):
+        raise SaBenchError("show takes --scale and --set with --rows alone.")
+    say(task_rows(name, scale, set_ or []).rstrip("\n") if rows else describe(name))
+
+
+@app.command()
+def run(
+    task: TaskOption = "",
+    method: MethodOption = "",
+    suite: SuiteOption = "",
+    seed: SeedOption = "0",
+    base_seed: BaseOption = "0",
+    sample_seed: SampleOption = "0",
+    scale: ScaleOption = "full",
+    set_: SetOption = None,
+    sweep: SweepOption = None,
+    metric: MetricOption = "",
+    model: ModelOption = "",
+    trust: TrustOption = False,
+    without: Annotated[
+        list[Path] | None, typer.Option(help="Leave out cells that these run folders or packed files have.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Cells side by side, one thread each.")] = 1,
+    out: OutOption = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace another run in --out.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+) -> None:
+    """Run every combination and render the report. The same command resumes."""
+    from sa_bench import api
+    from sa_bench.commands.terminal import Live, print_boards
+
+    cells = _cells(
+        suite, task, method, seed, base_seed, sample_seed, scale, set_, sweep, metric, model, trust
+    )
+    if without:
+        cells = api.left(cells, without)
+    if suite and out is None:
+        out = Path("runs") / Path(suite).stem
+    with Live() as live:
+        results, folder, report = api.run_folder(
+            cells, jobs=jobs, out=out, overwrite=overwrite, device=device, report=live.update,
+            finished=live.finish, announce=live.announce,
+        )  # fmt: skip
+    from sa_bench.engine.runner import exit_code
+
+    print_boards(results)
+    say(f"\nReport: {report}\nResults: {folder}")
+    raise typer.Exit(exit_code(results))
+
+
+@app.command()
+def evaluate(
+    images: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder with forget/ and retain/<class>/, an NPZ with arr_0, or a Stable Diffusion checkpoint."
+        ),
+    ],
+    task: TaskOption,
+    scale: ScaleOption = "full",
+    set_: SetOption = None,
+    metric: MetricOption = "",
+    model: ModelOption = "",
+    trust: TrustOption = False,
+    out: Annotated[Path | None, typer.Option(help="Write result.json into this folder.")] = None,
+    device: Annotated[str, typer.Option(help="For a checkpoint: cpu, cuda, cuda:1.")] = "cpu",
+) -> None:
+    """Measure images, or a checkpoint, that were made elsewhere."""
+    from sa_bench import api
+    from sa_bench.commands.terminal import Live, print_measurements
+    from sa_bench.engine.external import is_checkpoint
+
+    if is_checkpoint(images, task):
+        sets = [*(set_ or []), f"checkpoint.path={images}"]
+        run(task, "checkpoint", scale=scale, set_=sets, metric=metric, model=model, out=out, device=device)
+    with Live() as live:
+        result = api.evaluate(
+            images, task, scale=scale, sets=[*(set_ or []), *([f"task.model={model}"] if model else [])],
+            metrics=split(metric) if metric else [], out=out, report=live.update,
+        )  # fmt: skip
+    print_measurements(result)
+
+
+@app.command()
+def plan(
+    task: TaskOption = "",
+    method: MethodOption = "",
+    suite: SuiteOption = "",
+    seed: SeedOption = "0",
+    base_seed: BaseOption = "0",
+    sample_seed: SampleOption = "0",
+    scale: ScaleOption = "full",
+    set_: SetOption = None,
+    sweep: SweepOption = None,
+    metric: MetricOption = "",
+    model: ModelOption = "",
+    trust: TrustOption = False,
+    jobs: Annotated[int, typer.Option(help="Cells side by side.")] = 1,
+) -> None:
+    """What `run` would do: stages, what the store has, time, memory and disk. Runs nothing."""
+    from sa_bench.commands.plan import plan_text
+    from sa_bench.core.settings import require_folders
+
+    require_folders()
+    from sa_bench.engine.runner import usable_jobs
+
+    cells = _cells(
+        suite, task, method, seed, base_seed, sample_seed, scale, set_, sweep, metric, model, trust
+    )
+    say(plan_text(cells, usable_jobs(jobs)))
+
+
+@app.command()
+def doctor(
+    task: Annotated[str, typer.Argument(help="Only what this task uses: a name or ./mine.py.")] = "",
+) -> None:
+    """Assets here and missing, how to get them, their licence, what each unlocks."""
+    from sa_bench.commands.doctor import doctor_text, task_text
+
+    text, missing = task_text(task) if task else doctor_text()
+    say(text)
+    raise typer.Exit(3 if missing else 0)
+
+
+@app.command()
+def fetch(
+    names: Annotated[
+        list[str], typer.Argument(help="Assets as doctor lists them, hub ids (owner/name), or tasks.")
+    ],
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Copy from this folder, by file name (or set SA_BENCH_MIRROR)."),
+    ] = None,
+) -> None:
+    """Get weights, prompt files and models; of a task, all that it can use. The same command resumes."""
+    from sa_bench.commands import fetch as fetching
+    from sa_bench.core.settings import mirror_folder
+
+    for name in names:
+        fetching.fetch(name, source or mirror_folder())
+
+
+@app.command()
+def check(name: Annotated[str, typer.Argument(help="Component, or ./mine.py.")]) -> None:
+    """Does a component keep its contract? On a toy, in under a minute."""
+    from sa_bench.commands.check import check as findings
+    from sa_bench.commands.show import components
+
+    found = [(kind, n, finding) for kind, n in components(name) for finding in findings(kind, n)]
+    for kind, n in dict.fromkeys((kind, n) for kind, n, _ in found):
+        say(f"{kind} {n}:")
+        for finding in (f for k, m, f in found if (k, m) == (kind, n)):
+            say(f"  {'ok  ' if finding.kept else 'FAIL'}  {finding.text}")
+    raise typer.Exit(0 if all(finding.kept for _, _, finding in found) else 1)
+
+
+@new_app.command("method")
+def new_method(
+    name: str, folder: Annotated[Path, typer.Option("--in", help="Where to write it.")] = Path()
+) -> None:
+    """Write NAME.py, a method that runs as it is."""
+    from sa_bench.commands import new
+
+    path = new.new_method(name, folder)
+    say(f"Wrote {path}. Next:")
+    say(f"  python -m sa_bench check {path if path.is_absolute() else './' + str(path)}")
+    say(f"  python -m sa_bench run --task mnist_0 --method ./{path},retrain,relabel --scale quick")
+
+
+add_to(app)

@@ -1,0 +1,191 @@
+"""`check`: does a component keep its contract? On models that take seconds, with a reason for every no."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import FrozenInstanceError, asdict, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from sa_bench.contracts import REQUIREMENTS, Diffusion, Generator, Metric, Prompted, Sampler, Task
+from sa_bench.core import registry
+from sa_bench.core.errors import SaBenchError
+from sa_bench.core.store import Store
+from sa_bench.engine.cells import SCALES, resolve, resolve_task
+from sa_bench.engine.fingerprint import fingerprint
+from sa_bench.engine.measure import Subject, measure
+from sa_bench.engine.stages import Chain
+from sa_bench.models.toy import Gaussian, ToyRun
+
+STEPS = 40  # of every training on the toy
+KILLED_AT = 7
+SLOW = {"ddim_steps": 4, "saliency": 3}  # fields that only cost time, on the text-to-image model
+
+
+class Finding(NamedTuple):
+    """One line of a check."""
+
+    kept: bool
+    text: str
+
+
+def check(kind: str, name: str) -> list[Finding]:
+    """Every clause of the contract of a method, metric or task; an exception is a finding too."""
+    found: list[Finding] = []
+    try:
+        for finding in {"method": _method, "metric": _metric, "task": _task}[kind](name):
+            found.append(finding)
+    except SaBenchError as error:
+        found.append(Finding(False, str(error)))
+    except Exception as error:
+        found.append(Finding(False, f"it raised {type(error).__name__}: {' '.join(str(error).split())}"))
+    return found
+
+
+def toy_task() -> Task:
+    """Three classes, the first to be forgotten."""
+    return replace(registry.task("mnist_0"), classes=("a", "b", "c"), n_forget=10, n_retain=5)
+
+
+def toy(supports: type) -> tuple[Any, Task]:
+    """A model that takes seconds and its task: Gaussians or, for methods of diffusion models, a text-to-image one."""
+    if supports is Generator:
+        return Gaussian(), toy_task()
+    from sa_bench.models import base_models
+
+    task = replace(registry.task("mnist_0_t2i"), base="tiny", sampler=Sampler("ddim", steps=2, guidance=2.0))
+    return base_models.new(task.family, task.dataset, task.base, words=task.classes), task
+
+
+def weights(model: Generator) -> torch.Tensor:
+    """Every parameter, a copy, as one vector."""
+    return torch.cat([p.detach().flatten() for p in model.parameters().values()])
+
+
+def _method(name: str) -> Iterator[Finding]:
+    cls = registry.method_class(name)
+    yield from _declarations(cls)
+    if getattr(cls, "files", ()):
+        yield Finding(True, f"needs files ({', '.join(cls.files)}): not run")
+        return
+    star, task = toy(cls.supports)
+    steps = STEPS if cls.supports is Generator else 10
+    small = {} if cls.supports is Generator else {f.name: SLOW[f.name] for f in fields(cls) if f.name in SLOW}
+    before = weights(star)
+
+    def forget(seed: int = 0, **more: Any) -> tuple[torch.Tensor, ToyRun]:
+        run = ToyRun(star, task, seed, steps, **more)
+        return weights(cls(**small).forget(star.clone(), task, run)), run
+
+    first, run = forget()
+    yield Finding(bool(torch.isfinite(first).all()), "the toy's parameters are finite afterwards")
+    yield Finding(torch.equal(weights(star), before), "θ* itself is left as it was (only the copy changes)")
+    yield Finding(torch.equal(forget()[0], first), "the same seed gives the same bits")
+    torch.rand(3)
+    yield Finding(torch.equal(forget()[0], first), "all randomness comes from run.rng")
+    declared, used = "data" in cls.needs, "data" in run.asked
+    yield Finding(declared == used, f"needs = {cls.needs}: training data is {'' if used else 'not '}used")
+    if "train" in run.asked:
+        yield Finding(not torch.equal(forget(seed=1)[0], first), "another seed gives another model")
+        yield Finding(
+            run.outside_moved == [], f"nothing outside the trained scope moved {run.outside_moved or ''}"
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            with contextlib.suppress(KeyboardInterrupt):
+                forget(folder=Path(folder), killed_at=KILLED_AT)
+            resumed, _ = forget(folder=Path(folder))
+        yield Finding(
+            torch.equal(resumed, first), f"killed at step {KILLED_AT} and resumed, it ends at the same bits"
+        )
+    asked = ", ".join(dict.fromkeys(run.asked)) or "nothing"
+    if cls.supports is not Generator:
+        size = float((first - before).norm() / before.norm())
+        yield Finding(
+            True,
+            f"on a tiny text-to-image model, {steps} steps: weights moved by {size:.2g}; it asked for {asked}",
+        )
+        return
+    moved = (first - before).view_as(star.net.weight).norm(dim=1)
+    yield Finding(
+        True,
+        f"on x|c ~ N(μ_c, I) with q = N(0, I), {STEPS} steps: μ of c_f moved by {moved[0]:.2f}, of the rest by "
+        f"at most {moved[1:].max():.2f}; it asked for {asked}",
+    )
+
+
+def _declarations(cls: type[Any]) -> Iterator[Finding]:
+    names = {f.name for f in fields(cls)}
+    for attribute in ("version", "standing", "supports", "needs", "source", "presets"):
+        if not hasattr(cls, attribute):
+            raise SaBenchError(f"the class attribute `{attribute}` is missing")
+    yield Finding(
+        cls.standing in ("method", "control", "reference", "target"), f"standing = {cls.standing!r}"
+    )
+    yield Finding(cls.supports in (Generator, Diffusion, Prompted), f"supports = {cls.supports.__name__}")
+    yield Finding(set(cls.needs) <= {"data"}, f"needs = {cls.needs}")
+    yield Finding(isinstance(cls.version, int) and bool(cls.source), "version is a number, source is given")
+    strangers = {key for preset in cls.presets.values() for key in preset} - names
+    yield Finding(
+        not strangers, f"presets name its own fields{': not ' + ', '.join(strangers) if strangers else ''}"
+    )
+    try:
+        cls().anything = 1
+        frozen = False
+    except FrozenInstanceError:
+        frozen = True
+    yield Finding(frozen, "the dataclass is frozen, with a default for every field")
+    text = json.dumps(asdict(cls()))
+    yield Finding(True, f"fields are plain values: {text if len(text) < 70 else text[:67] + '...'}")
+
+
+SMALL = (
+    "task.n_forget=20", "task.n_retain=10", "task.likelihood_images=5", "task.recovery_budgets=0,5",
+    "task.recovery_images=10", "task.feature_images=10",
+)  # fmt: skip
+
+
+def _metric(name: str) -> Iterator[Finding]:
+    metric: Metric = registry.metric(name)
+    yield Finding(metric.better in ("lower", "higher", None), f"better = {metric.better!r}")
+    strangers = set(metric.requires) - set(REQUIREMENTS)
+    yield Finding(not strangers, f"requires = {metric.requires}")
+    cell = resolve(["mnist_0"], ["relabel"], "quick", sets=SMALL, metrics=[name])[0]
+    values = []
+    with tempfile.TemporaryDirectory() as folder:
+        for repeat in range(2):  # each in a store of its own, so that it is measured twice
+            store = Store(Path(folder) / str(repeat))
+            chain = Chain(store, cell, lambda *event: None)
+            values.append(
+                (measure(chain, metric, Subject(chain)), measure(chain, metric, Subject(chain, base=True)))
+            )
+        (measured, path), (base, _) = values[0]
+        yield Finding(values[0][0][0] == values[1][0][0], "measured twice, it gives the same value")
+        prints = fingerprint(Chain(Store(Path(folder)), cell, lambda *event: None), metric)
+        yield Finding(json.loads(json.dumps(prints)) is not None, f"fingerprint: {', '.join(prints)}")
+        value, low, high = measured["value"], measured["low"], measured["high"]
+        yield Finding(value is not None or bool(measured["reason"]), "a missing value has a reason")
+        if value is not None:
+            inside = low is None or low <= value <= high
+            yield Finding(
+                inside,
+                f"relabel {value:.4g} in [{low}, {high}] by {measured['interval']}; base {base['value']}",
+            )
+            yield Finding(measured["n"] > 0, f"n = {measured['n']} {measured['n_unit']}s")
+            yield Finding(path is not None, "per-sample scores are stored")
+
+
+def _task(name: str) -> Iterator[Finding]:
+    for scale in SCALES:
+        task = resolve_task(name, scale, {})
+        plain = json.loads(json.dumps(asdict(task)))
+        yield Finding(plain["name"] == name, f"scale {scale}: plain values that resolve")
+        measured = len(task.primary) == 3 and set(task.primary) <= set(task.metrics)
+        yield Finding(measured, f"scale {scale}: three primary endpoints, all measured")
+    task = resolve_task(name, "full", {})
+    scored = ", ".join(task.classes[c] for c in task.scored)
+    yield Finding(True, f"forgets {task.classes[task.concept]}, scores {scored}")

@@ -1,0 +1,146 @@
+"""`export CELL FOLDER`: the forgotten model of a result as files for others, with a card of what it can and cannot do."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sa_bench.core import registry
+from sa_bench.core.disk import make_folder
+from sa_bench.core.errors import MissingAsset, SaBenchError
+from sa_bench.core.escaping import fenced, markdown
+from sa_bench.core.locks import locked
+from sa_bench.core.settings import store_folder
+from sa_bench.core.store import Store, copy_atomic, disk_errors, write_atomic
+from sa_bench.core.untrusted_text import read_object
+from sa_bench.engine.cells import Cell, resolve
+from sa_bench.engine.stages import Chain
+from sa_bench.results.format import shown
+
+DELTA = "changed.safetensors"
+
+
+def export(result: Path, folder: Path, trust: bool = False) -> list[Path]:
+    """Write the model of the result in `result` (a cell's folder) into the new folder `folder`.
+
+    A text-to-image model becomes a folder that `StableDiffusionPipeline.from_pretrained` opens, and the tensors that
+    differ from the base alone; another one its weight file. README.md is the model's card.
+
+    Args:
+        result: the cell's folder, or its result.json.
+        folder: where to; new.
+        trust: run the code of the plug-ins that the result names.
+
+    Raises:
+        SaBenchError: no finished result there, a plug-in without `trust`, `folder` is not empty, or the method acts at
+            inference (there is no other model to hand out than the base).
+        MissingAsset: the store no longer has the model.
+    """
+    row = _row(result)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SaBenchError(f"{folder} is not empty; name a new folder.")
+    cell = again(row, trust)
+    if hasattr(cell.build_method(), "wrap") or hasattr(cell.build_method(), "render"):
+        raise SaBenchError(
+            f"{cell.method} acts when images are made and changes no weight: what it would hand out is the base model."
+        )
+    chain = Chain(Store(store_folder()), cell, lambda *event: None)
+    if not chain.store.has("forget", _key(chain)):
+        raise MissingAsset(
+            f"The store no longer has this model. Make it again: {row['provenance']['cell_command']}"
+        )
+    kept = chain.forgotten.path / "model.safetensors"
+    part = folder.with_name(f".{folder.name}.part")  # it gets its name when it is whole
+    with disk_errors(folder.parent), locked(folder.with_name(f".{folder.name}.lock"), f"export {folder}"):
+        shutil.rmtree(part, ignore_errors=True)
+        make_folder(part)
+        try:
+            if cell.task.family == "text_to_image":
+                chain.model().pipeline().save_pretrained(part)  # type: ignore[attr-defined]
+                copy_atomic(kept, part / DELTA)
+            else:
+                copy_atomic(kept, part / "model.safetensors")
+            write_atomic(part / "README.md", "\n".join(card(row)).encode() + b"\n")
+            part.rename(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _key(chain: Chain) -> str:
+    from sa_bench.core.store import digest
+
+    return digest(chain.forget_inputs())
+
+
+def _row(result: Path) -> Mapping[str, Any]:
+    path = result / "result.json" if result.is_dir() else result
+    try:
+        row = read_object(path)
+        if row["status"] != "done":
+            raise SaBenchError(f"{path}: this cell failed ({row['error']}); there is no model.")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SaBenchError(f"{result} is no cell folder with a result.json ({error}).") from error
+    return row
+
+
+def again(row: Mapping[str, Any], trust: bool = False) -> Cell:
+    """The cell of a result, from the command that makes it; `trust` runs the plug-ins that it names.
+
+    Raises:
+        SaBenchError: it names a plug-in and is not trusted, or is no command of ours.
+    """
+    try:
+        words = shlex.split(row["provenance"]["cell_command"])
+        options: dict[str, list[str]] = {}
+        for name, value in zip(words[4::2], words[5::2], strict=True):
+            options.setdefault(name, []).append(value)
+        metrics = [m for text in options.get("--metric", []) for m in text.split(",")]
+        if not trust:
+            registry.require_trusted([*options["--task"], *options["--method"], *metrics], "The result")
+        (cell,) = resolve(
+            options["--task"], options["--method"], row["scale"], [row["seed"]], [row["base_seed"]],
+            options.get("--set", []), [], metrics,
+        )  # fmt: skip
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, SaBenchError):
+            raise
+        raise SaBenchError(f"The result's command is none that makes one cell ({error!r}).") from error
+    return cell
+
+
+def card(row: Mapping[str, Any]) -> Iterator[str]:
+    """A model card in Markdown: what was forgotten, from what, how, and what was measured afterwards."""
+    yield f"# {markdown(row['task_title'])}: {markdown(row['method'])}"
+    yield ""
+    yield f"A model made to forget **{markdown(row['concept'])}** by {markdown(row['method'])}, written by sa_bench."
+    yield ""
+    base = row["task_values"].get("model") or f"{row['task']}, base seed {row['base_seed']}"
+    yield f"- base model {markdown(base)}, sha256 {markdown(row['artifacts']['base'])}"
+    yield f"- forgotten model, key {markdown(row['artifacts']['model'])}"
+    yield f"- fields: {markdown(json.dumps(row['fields'], sort_keys=True))}"
+    yield ""
+    yield from fenced([row["provenance"]["cell_command"]])
+    yield ""
+    yield "| measured | value | 95 % interval | n | the base model |"
+    yield "|---|---|---|---|---|"
+    for m in row["measurements"]:
+        if m["value"] is None:
+            yield f"| {markdown(m['title'])} | n/a: {markdown(m['reason'])} | | | |"
+            continue
+        bounds = "" if m["low"] is None else f"{shown(m['low'], m['unit'])} to {shown(m['high'], m['unit'])}"
+        base = "" if m["base"] is None else shown(m["base"], m["unit"])
+        cells = (m["title"], shown(m["value"], m["unit"]), bounds, f"{m['n']} {m['n_unit']}s", base)
+        yield f"| {' | '.join(map(markdown, cells))} |"
+    yield ""
+    for flag in row["flags"]:
+        yield f"**{markdown(flag)}**"
+        yield ""
+    yield (
+        "Forgetting is not erasure: `recovery` says how much comes back when only the condition is fitted again. Nothing is"
+        " promised about ways of asking that were not measured."
+    )

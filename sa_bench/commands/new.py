@@ -1,0 +1,72 @@
+"""`new method NAME`: a file to start from. It passes `check` as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sa_bench.core import registry
+from sa_bench.core.errors import SaBenchError
+
+METHOD = '''"""`{name}`: one line that `list` shows.
+
+    L(θ) = E_{{q(x|c_f)}}[−ELBO(x|θ, c_f)] + γ E_{{p(x_r|c_r)}}[−ELBO(x_r|θ, c_r)]
+
+Write your objective here first, term by term, with its source; then make `forget` read like it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from sa_bench.contracts import Generator, Run, Task
+from sa_bench.sources import losses
+from sa_bench.training import Count, Rate, Recipe, Weight
+
+
+@dataclass(frozen=True)
+class {cls}:
+    """Fields are the paper's symbols; they become --set, the cache key and the table's column."""
+
+    gamma: Weight = 1.0  # weight of replay
+    lr: Rate = 1e-3  # Adam
+    steps: Count = 1_000
+    batch: Count = 256  # images of each source
+
+    version: ClassVar[int] = 1
+    standing: ClassVar[str] = "method"  # or `control` (must never win), `reference` (the floor), `target`
+    supports: ClassVar[type] = Generator  # or Diffusion, Prompted
+    needs: ClassVar[tuple[str, ...]] = ()  # ("data",) if it needs the training set
+    source: ClassVar[str] = "yours"
+    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {{("vae", "quick"): {{"steps": 300}}}}
+
+    def forget(self, model: Generator, task: Task, run: Run) -> Generator:
+        """θ; `model` is a copy of θ* that may be changed, `run.rng` the only randomness."""
+        q, replay = run.surrogate(), run.replay()
+
+        def objective() -> Tensor:
+            forget, remember = losses(model, (q, replay), self.batch, run.rng)
+            return forget.sum() + self.gamma * remember.sum()
+
+        run.train(model, objective, Recipe(self.steps, self.lr, self.batch))
+        return model
+'''
+
+
+def new_method(name: str, folder: Path) -> Path:
+    """Write `folder/name.py`.
+
+    Raises:
+        SaBenchError: no Python name, taken, or the file is there already.
+    """
+    if not name.isidentifier() or name != name.lower():
+        raise SaBenchError(f"{name!r} cannot name a method: use small letters, digits and underscores.")
+    if name in {entry.name for entry in registry.entries("method")}:
+        raise SaBenchError(f"A method called {name} is here already; choose another name.")
+    path = folder / f"{name}.py"
+    if path.exists():
+        raise SaBenchError(f"{path} is there already; nothing was written.")
+    title = "".join(part.capitalize() for part in name.split("_"))
+    path.write_text(METHOD.format(name=name, cls=title), encoding="utf-8")
+    return path

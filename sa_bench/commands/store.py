@@ -1,0 +1,54 @@
+"""The commands of `store`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sa_bench.commands.arguments import say
+
+store_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The store of finished stages.")
+
+
+@store_app.command("ls")
+def store_ls() -> None:
+    """Every artifact with its size."""
+    from sa_bench.core.settings import store_folder
+    from sa_bench.core.store import Store
+
+    store = Store(store_folder())
+    for stage, key, size, finished in store.entries():
+        say(f"{size / 2**20:10.2f} MiB  {stage}/{key}{'' if finished else '  (unfinished)'}")
+
+
+@store_app.command("size")
+def store_size() -> None:
+    """Bytes a stage and in all."""
+    from sa_bench.core.settings import store_folder
+    from sa_bench.core.store import Store
+
+    sizes: dict[str, int] = {}
+    for stage, _, size, _ in Store(store_folder()).entries():
+        sizes[stage] = sizes.get(stage, 0) + size
+    for stage, size in sorted(sizes.items()):
+        say(f"{size / 2**20:10.2f} MiB  {stage}")
+    say(f"{sum(sizes.values()) / 2**20:10.2f} MiB  in {store_folder()}")
+
+
+@store_app.command("gc")
+def store_gc(
+    stage: Annotated[
+        list[str] | None, typer.Option(help="Also delete finished artifacts of this stage.")
+    ] = None,
+) -> None:
+    """Delete what killed runs left; what a run uses, and results in run folders, are never touched."""
+    from sa_bench.core.errors import unknown
+    from sa_bench.core.settings import store_folder
+    from sa_bench.core.store import STAGES, Store
+
+    for name in stage or []:
+        if name not in STAGES:
+            raise unknown("stage", name, STAGES)
+    freed = Store(store_folder()).gc(tuple(stage or ()))
+    say(f"Freed {freed / 2**20:.2f} MiB in {store_folder()}.")

@@ -1,0 +1,171 @@
+"""What a person sees while a run works and when it is done. Quiet when not on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from sa_bench.analysis.board import Board, Endpoint, Line
+from sa_bench.analysis.ranking import boards
+from sa_bench.analysis.wording import Notes, spread
+from sa_bench.core.escaping import terminal
+from sa_bench.engine.cells import Cell, titled
+from sa_bench.results.format import shown
+
+
+class Live:
+    """Progress lines: one a working cell, with stage, count, rate and time left."""
+
+    def __init__(self) -> None:
+        """Progress goes to stderr, results to stdout."""
+        self.console = Console(stderr=True)
+        self.progress = Progress(
+            TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}", markup=False), TimeRemainingColumn(compact=True),
+            console=self.console, transient=True, disable=not self.console.is_terminal,
+        )  # fmt: skip
+        self.bars: dict[str, Any] = {}
+        self.stages: dict[str, str] = {}
+        self.total = self.done = 0
+        self.titles: dict[str, str] = {}  # by cell id
+
+    def _say(self, text: str) -> None:
+        # A log file gets one line a message, however long; a terminal wraps at words.
+        self.console.print(
+            terminal(text), markup=False, highlight=False, soft_wrap=not self.console.is_terminal
+        )
+
+    def __enter__(self) -> Self:
+        """Start."""
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self.progress.stop()
+
+    def announce(self, cells: Sequence[Cell]) -> None:
+        """Say what is about to run."""
+        self.total, self.titles = len(cells), titled(cells)
+        tasks, methods = (dict.fromkeys(n) for n in ((c.task.name for c in cells), (c.method for c in cells)))
+        names = f"{', '.join(tasks)} × {', '.join(methods)}"
+        seeds = f"bases {_numbers(c.base_seed for c in cells)}, seeds {_numbers(c.seed for c in cells)}"
+        self._say(f"{len(cells)} cell(s): {names}; {seeds}")
+
+    def update(self, cell: str, stage: str, done: int, total: int) -> None:
+        """Show a stage's progress."""
+        text = terminal(f"{self.titles.get(cell.rpartition('-')[2], cell)}: {stage}")
+        if cell not in self.bars or self.stages[cell] != stage:
+            if cell in self.bars:
+                self.progress.remove_task(self.bars[cell])
+            self.bars[cell], self.stages[cell] = self.progress.add_task(text, total=total, rate=""), stage
+        bar = self.bars[cell]
+        self.progress.update(bar, completed=done, total=total)
+        speed = next((t.speed for t in self.progress.tasks if t.id == bar), None)
+        self.progress.update(bar, rate=f"{speed:,.0f}/s" if speed else "")
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Say that a cell is done or why it failed."""
+        self.done += 1
+        name = next((n for n in self.bars if n.endswith(result["cell"])), None)
+        if name is not None:
+            self.progress.remove_task(self.bars.pop(name))
+        seconds = sum(c.get("wall_s", 0) for c in result["cost"].values() if not c.get("cached"))
+        state = (
+            f"done, {seconds:.0f} s of new work"
+            if result["status"] == "done"
+            else f"FAILED: {result['error']}"
+        )
+        label = self.titles.get(result["cell"], result["method"])
+        self._say(f"[{self.done}/{self.total}] {label}: {state}")
+
+
+def _numbers(values: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(set(values))))
+
+
+def _cell(endpoint: Endpoint | None, notes: Notes) -> str:
+    """The value with its interval and unit; where there is none the number of the reason in `notes`."""
+    if endpoint is None or endpoint.value is None:
+        return f"n/a [{notes.number(endpoint)}]"
+    text = shown(endpoint.value, endpoint.unit)
+    found = spread(endpoint, " to ").removesuffix(" %")
+    unit = "" if endpoint.unit in (None, "rate", "probability") else f" {endpoint.unit}"
+    return f"{text} ({found}){unit}" if found else f"{text}{unit}"
+
+
+def print_boards(results: Sequence[Mapping[str, Any]]) -> None:
+    """For each board: the answer in a sentence, a sentence a method, then the three endpoints."""
+    console = Console()
+    console.soft_wrap = not console.is_terminal  # whole sentences in a log
+    for board in boards(results):
+        console.print(
+            terminal(f"\n{board.title} · scale {board.scale}"), style="bold", markup=False, highlight=False
+        )
+        console.print(terminal(board.headline), markup=False, highlight=False)
+        console.print()
+        for line in board.lines:
+            console.print(
+                terminal(f"  {line.label}{_mark(line)}: {line.sentence}"), markup=False, highlight=False
+            )
+        notes = Notes()
+        console.print(_table(board, notes))
+        for number, reason in enumerate(notes.reasons, 1):
+            console.print(terminal(f"  [{number}] {reason}"), markup=False, highlight=False)
+
+
+def _mark(line: Line) -> str:
+    """What must be known of a line beside its name; a service's rank is among services."""
+    return f" [{line.tag}]" if line.tag else ""
+
+
+def _empty(*headings: str) -> Table:
+    table = Table(title=None, show_edge=False, pad_edge=False)
+    for heading in headings:
+        table.add_column(Text(terminal(heading)), overflow="fold")
+    return table
+
+
+def _add(table: Table, *cells: str) -> None:
+    # As Text: in a plain string rich would take the brackets of `fid[judge-mnist]` for a style and drop them.
+    table.add_row(*(Text(terminal(cell)) for cell in cells))
+
+
+def _table(board: Board, notes: Notes) -> Table:
+    table = _empty("#", "method", "forgotten?", "recoverable?", "kept", "front", "cost", "runs")
+    for line in board.lines:
+        if not line.cells:
+            failed = f"0, {len(line.failed)} failed"
+            _add(table, "–", line.label + _mark(line), *["–"] * 5, failed)
+            continue
+        forget, recovery, keep = (line.endpoints.get(name) for name in board.primary)
+        reference = line.standing == "reference"
+        yes = "–" if reference else {True: "yes", False: "no", None: "?"}[line.forgotten]
+        undone = "floor" if reference else line.recoverable
+        runs = f"{len(line.cells)}" + (f", {len(line.failed)} failed" if line.failed else "")
+        _add(
+            table, str(line.rank or "–"), line.label + _mark(line), f"{yes}  {_cell(forget, notes)}",
+            f"{undone}  {_cell(recovery, notes)}", _cell(keep, notes), line.place,
+            "n/a" if line.seconds is None else f"{line.seconds:.0f} s", runs,
+        )  # fmt: skip
+    return table
+
+
+def print_measurements(result: Mapping[str, Any]) -> None:
+    """All measurements of one result."""
+    console = Console()
+    table = _empty("metric", "value", "95 % interval", "n", "base", "better")
+    for m in result["measurements"]:
+        unit = m["unit"]
+        interval = "" if m["low"] is None else f"{shown(m['low'], unit)} … {shown(m['high'], unit)}"
+        value = shown(m["value"], unit) if m["value"] is not None else f"n/a: {m['reason']}"
+        count = f"{m['n']} {m['n_unit']}s" if m["n"] else ""
+        _add(table, m["name"], value, interval, count, shown(m["base"], unit), m["better"] or "–")
+    console.print(table)
+    for flag in result["flags"]:
+        console.print(terminal(f"note: {flag}"), markup=False, highlight=False)

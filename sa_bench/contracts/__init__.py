@@ -1,0 +1,81 @@
+"""The nouns of sa_bench and what each must be able to do: read this room first.
+
+A *task* says which concept a base model shall forget and how that is judged. A *method* turns the base model θ* into a
+model θ. *Metrics* measure stored sample sets and the model. The engine knows only the shapes of these files, never a
+concrete component. They import nothing else of this package.
+"""
+
+from sa_bench.contracts.keys import LARGEST_SEED, Seed, flat, image_seed, later, plain
+from sa_bench.contracts.method import (
+    Count,
+    FisherOptions,
+    Method,
+    Progress,
+    Rate,
+    Recipe,
+    Run,
+    Source,
+    Times,
+    Weight,
+)
+from sa_bench.contracts.metric import REQUIREMENTS, Judge, Measured, Metric, View, metric, undefined
+from sa_bench.contracts.model import (
+    Bound,
+    Condition,
+    Defence,
+    Diffusion,
+    Draw,
+    Generator,
+    Guide,
+    Likelihood,
+    Precision,
+    Prompted,
+    Request,
+    Sampler,
+    Slot,
+)
+from sa_bench.contracts.samples import SampleSet
+from sa_bench.contracts.task import SMOKE_MODEL, Prompts, Task
+
+__all__ = [
+    "LARGEST_SEED",
+    "REQUIREMENTS",
+    "SMOKE_MODEL",
+    "Bound",
+    "Condition",
+    "Count",
+    "Defence",
+    "Diffusion",
+    "Draw",
+    "FisherOptions",
+    "Generator",
+    "Guide",
+    "Judge",
+    "Likelihood",
+    "Measured",
+    "Method",
+    "Metric",
+    "Precision",
+    "Progress",
+    "Prompted",
+    "Prompts",
+    "Rate",
+    "Recipe",
+    "Request",
+    "Run",
+    "SampleSet",
+    "Sampler",
+    "Seed",
+    "Slot",
+    "Source",
+    "Task",
+    "Times",
+    "View",
+    "Weight",
+    "flat",
+    "image_seed",
+    "later",
+    "metric",
+    "plain",
+    "undefined",
+]

@@ -1,0 +1,187 @@
+"""What a method is, and what the engine hands it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
+
+from pydantic import Field
+
+from sa_bench.contracts.keys import later
+from sa_bench.contracts.model import Generator
+from sa_bench.contracts.task import Task
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Progress = Callable[[str, int, int], None]
+"""progress(stage, done, total)"""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast a model is trained."""
+
+    steps: int
+    lr: float  # learning rate (its peak where there is a schedule)
+    batch: int  # images a step
+    schedule: str = "constant"  # or `cosine`: linear warm-up, then cosine to 1 % of lr
+    warmup: int = 0  # steps
+    clip: float | None = later(None)  # the gradient's norm is cut to this
+    ema: float | None = later(None)  # decay of the averaged weights, if there are any
+    drop: float = later(0.0)  # probability that a training image's condition becomes null
+    flip: bool = later(False)  # training images are mirrored half of the time
+    mean: bool = later(False)  # the loss is the mean over the batch, not its sum
+    decay: float = later(0.0)  # AdamW's weight decay; 0: Adam
+    averaged: bool = later(False)  # the weights' average is the result; `ema` is its decay
+    exact: bool = later(False)  # float32 throughout, also where bf16 is fast
+
+    def reduce(self, losses: Tensor) -> Tensor:
+        """The losses of a batch (N,) as one."""
+        return losses.mean() if self.mean else losses.sum()
+
+    def rate(self, step: int) -> float:
+        """The learning rate of `step` (0-based)."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        if self.schedule == "constant":
+            return self.lr
+        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+Times = Literal["pairs", "shared", "independent"]
+"""How the timesteps of a step's batches are drawn; `sa_bench.training.sources.draws` has what each means."""
+
+
+@dataclass(frozen=True)
+class FisherOptions:
+    """How F is estimated; part of every key that depends on F."""
+
+    n: Annotated[int, Field(ge=1)] = 50_000  # samples
+    targets: Literal["means", "bernoulli"] = "means"  # decoder means (official) or draws from p(x|θ*)
+    set: Literal["all", "retain", "replay"] = "all"  # classes sampled; the official code includes c_f
+    draws: Literal["replacement", "once"] = later(
+        "replacement"
+    )  # of a fixed replay set; `once`: in its order
+    timesteps: Annotated[int, Field(ge=0)] = later(0)  # of each image, diffusion only; 0: all
+    estimator: Literal["plain", "stratified", "product"] = later(
+        "stratified"
+    )  # how they are chosen and squared
+    range: Literal["model", "unit"] = later(
+        "model"
+    )  # `unit`: images in [0, 1], as the official DDPM code has them
+    drop: Annotated[float, Field(ge=0, lt=1)] = later(
+        0.0
+    )  # probability that an image's class is null at a timestep; .1 in the official DDPM code
+
+
+class Source(Protocol):
+    """Somewhere training batches come from."""
+
+    def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Any]:
+        """(x, c): x (n, ...) in model space and its conditions; all randomness from `rng`."""
+        ...
+
+
+class FixedSource(Source, Protocol):
+    """A source whose samples are drawn once and stored."""
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        ...
+
+    def part(self, start: int, n: int) -> tuple[Tensor, Any]:
+        """(x, c) of the `n` samples from `start` on, in their order."""
+        ...
+
+
+class Pull(Protocol):
+    """A penalty on the weights that training adds to the gradients of the loss; `sa_bench.training.Pull` is EWC's."""
+
+    def add_to_gradients(self) -> None:
+        """Add the penalty's gradient to `.grad` of every parameter that it pulls."""
+        ...
+
+
+class Run(Protocol):
+    """What the engine hands a method: everything shared and cached, and the one training loop."""
+
+    seed: int
+    rng: torch.Generator  # the only source of randomness a method may use
+
+    def replay(self) -> Source:
+        """Samples of θ* for the retained conditions."""
+        ...
+
+    def own(self) -> Source:
+        """Samples of θ* for c_f: new ones each time or, of a diffusion model, a fixed set."""
+        ...
+
+    def surrogate(self) -> Source:
+        """Samples of q(x|c_f), labelled c_f."""
+        ...
+
+    def captioned(self, texts: Sequence[str]) -> FixedSource:
+        """Samples of θ* for `texts` in turn, drawn once: those that the method `shows` for the task."""
+        ...
+
+    def data(self) -> Source:
+        """Real training images of the retained classes (only for `needs = "data"`)."""
+        ...
+
+    def fisher(self, options: FisherOptions) -> dict[str, Tensor]:
+        """The diagonal of F at θ* by parameter name."""
+        ...
+
+    def fresh(self) -> Generator:
+        """A newly initialised model of the base's architecture."""
+        ...
+
+    def recipe(self, name: str) -> Recipe:
+        """A named recipe of the model family."""
+        ...
+
+    def train(
+        self,
+        model: Generator,
+        loss: Any,
+        recipe: Recipe,
+        scope: str = "full",
+        pull: Pull | None = None,
+        stop: Any = None,
+    ) -> None:
+        """Minimise `loss()` over the parameters of `scope`, until `stop()` if given; resumable, NaN-guarded."""
+        ...
+
+
+class Method(Protocol):
+    """Turns θ* into a model that forgot. A frozen dataclass: fields are the paper's symbols."""
+
+    version: ClassVar[int]
+    standing: ClassVar[str]  # `method`, `control` (must never win), `reference` (the floor) or `target`
+    supports: ClassVar[type]  # Generator or Diffusion
+    needs: ClassVar[tuple[str, ...]]  # () or ("data",)
+    source: ClassVar[str]
+    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]]  # (family, scale) -> fields
+    # Optional: `deterministic = True`: the same model whatever the seed; its runs are further draws of images.
+    # Optional: `ablates: ClassVar[str]`, the method that it takes a part from: its presets, and the tasks', hold here too.
+    # Optional: `ignores`, of "replay" and "surrogate": tasks that differ in these alone share the model.
+    # Optional: `files: ClassVar[tuple[str, ...]]`, fields that name a file; keyed by its content.
+    # Optional: `stands_for`, by field the numbers behind each of its words: `show` and results say them.
+    # Optional: `wrap(model, task) -> model`: what a method that acts at inference does to the model when it is asked.
+    # Optional: `unfit(task) -> str`: why it means nothing for a task, with these fields; "" where it does.
+    # Optional: `remarks(task) -> list[str]`: what a reader of the numbers should know, lines for a result's flags.
+    # Optional: `shows(task) -> list[str]`: prompts whose images by θ* it learns from (`Run.captioned`), part of its key.
+    # Optional: `beside(task) -> str`, static: a few words in brackets after its name in a published table.
+    # Optional: `render(images, labels, task) -> images`, a filter on uint8 (N, H, W, C) after sampling.
+
+    def forget(self, model: Generator, task: Task, run: Run) -> Generator:
+        """The model after forgetting; `model` is a copy of θ* that may be changed."""
+        ...

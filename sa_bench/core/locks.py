@@ -1,0 +1,189 @@
+"""One process at a time: locks that end with their holder, say who that is, and leave no file behind.
+
+A lock is a file that its holder has `flock`ed. Where a file system has no such locks (some network and container
+mounts), it is a file that only one process can create and that its holder keeps touching: if nobody touches it any
+more, the holder is dead, on whatever machine it was.
+"""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from sa_bench.core.disk import disk_errors, make_folder, share
+from sa_bench.core.errors import notice
+
+PATIENCE = 5.0  # seconds of waiting after which it is said for whom
+PAUSE = 0.1  # seconds between two tries
+BEAT, DEAD = 2.0, 60.0  # seconds between two touches, and without one until a holder counts as dead
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+Release = Callable[[], None]
+
+
+class Busy(Exception):
+    """Somebody else holds the lock."""
+
+
+@contextmanager
+def locked(path: Path, what: str, wait: bool = True) -> Iterator[None]:
+    """Hold the lock `path`; its folder is made.
+
+    Args:
+        path: the lock's file; it is there while somebody holds it or waits.
+        what: what is done under it, told to those who wait.
+        wait: False: raise at once if somebody else holds it.
+
+    Raises:
+        Busy: somebody else does, and `wait` is False.
+        CellFailed: the disk has no locks, is full, or may not be written to.
+    """
+    with disk_errors(path.parent):
+        make_folder(path.parent)
+        release = _taken(path, what, wait)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            release()
+
+
+def _taken(path: Path, what: str, wait: bool) -> Release:
+    began, told = time.monotonic(), False
+    soft = SoftLock(path)
+    while True:
+        try:
+            release = try_lock(path, what)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            release = soft.try_lock(what)
+        if release is not None:
+            return release
+        if not wait:
+            raise Busy(path)
+        if not told and time.monotonic() - began >= PATIENCE:
+            notice(f"waiting for {what}: {holder(path)} is at it (lock {path})")
+            told = True
+        time.sleep(PAUSE)
+
+
+def try_lock(path: Path, what: str) -> Release | None:
+    """Take the lock `path` if nobody has it; its release, or None."""
+    while True:
+        descriptor = _opened(path)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno in NO_LOCKS:
+                path.unlink(missing_ok=True)
+            raise type(error)(error.errno, error.strerror, str(path)) from error
+        if _is_still(descriptor, path):
+            break
+        os.close(descriptor)  # its holder removed it while we waited
+    with suppress(OSError):  # who holds it can then not be told
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, _card(what), 0)
+
+    def release() -> None:
+        with suppress(OSError):  # in a folder where only its owner may delete
+            path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+    return release
+
+
+def _opened(path: Path) -> int:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError as error:
+        try:
+            return os.open(path, os.O_RDONLY)  # another user's, who left it readable
+        except FileNotFoundError:
+            raise error from None
+    with suppress(FileNotFoundError):  # its holder is just done
+        share(path)
+    return descriptor
+
+
+def _is_still(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _card(what: str) -> bytes:
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "what": what, "since": now}).encode()
+
+
+def holder(path: Path) -> str:
+    """Who holds the lock `path`, in words."""
+    for file in (SoftLock(path).path, path):
+        try:
+            card = json.loads(file.read_bytes())
+            return f"process {card['pid']} on {card['host']}, since {card['since']},"
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return "another process"
+
+
+class SoftLock:
+    """The lock of a file system that has none: a file that one process alone can create, and goes on touching."""
+
+    def __init__(self, path: Path) -> None:
+        """`path` is the lock that would be `flock`ed."""
+        self.path = path.with_name(f"{path.name}.held")
+        self._seen: tuple[int, float] = (0, 0.0)  # its last touch, and since when (own clock) it is the last
+
+    def try_lock(self, what: str) -> Release | None:
+        """Take it if nobody has it, or if its holder has not touched it for `DEAD` seconds; its release, or None."""
+        try:
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            self._drop_if_dead()
+            return None
+        os.write(descriptor, _card(what))
+        os.close(descriptor)
+        share(self.path)
+        done = threading.Event()
+        threading.Thread(target=self._beat, args=(done,), daemon=True).start()
+
+        def release() -> None:
+            done.set()
+            self.path.unlink(missing_ok=True)
+
+        return release
+
+    def _beat(self, done: threading.Event) -> None:
+        while not done.wait(BEAT):
+            with suppress(OSError):
+                os.utime(self.path)
+
+    def _drop_if_dead(self) -> None:
+        try:
+            touched = self.path.stat().st_mtime_ns
+        except FileNotFoundError:
+            return
+        if touched != self._seen[0]:
+            self._seen = (touched, time.monotonic())
+        elif time.monotonic() - self._seen[1] >= DEAD:
+            aside = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}")
+            with suppress(FileNotFoundError):  # another was quicker
+                self.path.rename(aside)  # of all who wait one alone succeeds
+                aside.unlink()

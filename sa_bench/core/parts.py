@@ -1,0 +1,75 @@
+"""What a stage under way keeps for the case that it is killed: in one folder, each file with its own hash.
+
+A finished stage's folder holds none of it (`Store.make` removes it), so no part ever counts towards an artifact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from sa_bench.core.errors import notice
+from sa_bench.core.store import PARTS, digest, write_atomic
+
+__all__ = ["PARTS", "load_part", "load_record", "save_part", "save_record"]
+
+
+def save_part(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write `tensors` with their hash, atomically."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomic(path, save(plain, {"sha256": _hash(plain)}))
+
+
+def load_part(path: Path) -> dict[str, Tensor] | None:
+    """Read what `save_part` wrote, on the CPU; None: nothing is there, or it is damaged, said in one line and deleted."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            expected = (file.metadata() or {}).get("sha256")
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        return _dropped(path, str(error))
+    return tensors if _hash(tensors) == expected else _dropped(path, "it is not what was written")
+
+
+def save_record(path: Path, value: Any) -> None:
+    """Write a value of JSON with its hash, atomically."""
+    text = json.dumps(value, allow_nan=False)
+    write_atomic(path, json.dumps({"digest": digest(text), "text": text}).encode())
+
+
+def load_record(path: Path) -> Any:
+    """Read what `save_record` wrote; None: nothing is there, or it is damaged, said in one line and deleted."""
+    if not path.is_file():
+        return None
+    try:
+        kept = json.loads(path.read_bytes())
+        if digest(kept["text"]) != kept["digest"]:
+            raise ValueError("it is not what was written")
+        return json.loads(kept["text"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return _dropped(path, str(error))
+
+
+def _hash(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names, kinds, shapes and bytes."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        found.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))  # pyright: ignore[reportArgumentType]
+    return found.hexdigest()
+
+
+def _dropped(path: Path, why: str) -> None:
+    notice(f"{path} is damaged ({' '.join(why.split())}); dropped, and made again")
+    path.unlink(missing_ok=True)

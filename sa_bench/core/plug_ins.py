@@ -1,0 +1,326 @@
+"""A plug-in's code as a value: every source file that it imports from its own folder or distribution.
+
+What is hashed is what runs. The files are read once, their hash enters every key, and the modules are made from
+those bytes under names of their own (`sa_bench_plugin_<hash>`), so that neither an edit, nor another plug-in's
+helper of the same name, nor what `sys.modules` holds can put other code under that hash.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import hashlib
+import importlib
+import importlib.util
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sa_bench.core.errors import SaBenchError
+
+PREFIX = "sa_bench_plugin_"
+UNFOLLOWED = frozenset({"__import__", "import_module", "exec", "eval", "run_path", "run_module"})
+"""Calls by which code loads other code; with a name that is not written out, no reader can follow them."""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A module of a plug-in: its bytes as they were read."""
+
+    path: Path
+    data: bytes
+    is_package: bool = False
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the bytes, 64 hex digits."""
+        return hashlib.sha256(self.data).hexdigest()
+
+
+@dataclass(frozen=True)
+class Source:
+    """All code of a plug-in that was read, by the dotted name it is imported under."""
+
+    module: str  # the plug-in's own, `mine` or `package.mine`
+    root: Path  # the folder from which `module` is imported
+    files: Mapping[str, SourceFile]
+    unfollowed: tuple[str, ...] = ()  # "mine.py, line 12: import_module(...)"
+    folders: Mapping[str, Sequence[str]] = field(default_factory=dict)  # of packages without __init__.py
+
+    @property
+    def path(self) -> Path:
+        """The file of the plug-in itself."""
+        return self.files[self.module].path
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the code: the file's own where it is one file, else over all names and hashes."""
+        if len(self.files) == 1:
+            return self.files[self.module].sha256
+        lines = "".join(f"{name} {file.sha256}\n" for name, file in sorted(self.files.items()))
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+    @property
+    def package(self) -> str:
+        """The private package that its modules live in."""
+        place = hashlib.sha256(f"{self.root}\0{self.module}".encode()).hexdigest()[:8]
+        return f"{PREFIX}{place}_{self.sha256[:16]}"
+
+
+def read(path: Path) -> Source:
+    """Read the plug-in at `path`, a file or a package's folder, and what it imports.
+
+    Raises:
+        SaBenchError: a file cannot be read as Python.
+    """
+    if path.is_dir():
+        return _read(path.name, path.parent, {})
+    root, module = path.parent, path.stem
+    relative = any(
+        isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(parse(_bytes(path), path))
+    )
+    while relative and (root / "__init__.py").is_file():  # `from . import x`: it is a part of that package
+        root, module = root.parent, f"{root.name}.{module}"
+    return _read(module, root, {})
+
+
+def read_installed(module: str, tops: Mapping[str, Path]) -> Source:
+    """Read the plug-in that is imported as `module`, and what it imports of `tops`, its distribution's own packages.
+
+    Raises:
+        SaBenchError: there is no such module, or a file cannot be read as Python.
+    """
+    top = module.partition(".")[0]
+    root = tops.get(top) or loose_root(top, anywhere=True)
+    if root is None:
+        raise SaBenchError(f"there is no module {module}; is its package installed?")
+    return _read(module, root, tops)
+
+
+def file_of(module: str, root: Path) -> Path | None:
+    """The file that `module` is imported from below `root`; None: there is none."""
+    located = dict(_locate(module, root)).get(module)
+    return located if located is not None and located.is_file() else None
+
+
+def _read(module: str, root: Path, tops: Mapping[str, Path]) -> Source:
+    files: dict[str, SourceFile] = {}
+    folders: dict[str, list[str]] = {}
+    unfollowed: list[str] = []
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        top = name.partition(".")[0]
+        base = root if name == module or top == module.partition(".")[0] else _root(top, root, tops)
+        for part, location in _locate(name, base) if base is not None else ():
+            if location.is_dir():
+                folders.setdefault(part, [str(location)])
+            elif part not in files:
+                files[part] = _source_file(location)
+                wanted, lost = _imports(files[part], part)
+                waiting += wanted
+                unfollowed += lost
+    if module not in files:
+        raise SaBenchError(f"there is no module {module} under {root}.")
+    return Source(module, root, files, tuple(unfollowed), folders)
+
+
+def _source_file(path: Path) -> SourceFile:
+    return SourceFile(path, _bytes(path), path.name.startswith("__init__."))
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SaBenchError(f"{path} cannot be read ({error.strerror}).") from error
+
+
+def parse(data: bytes, path: Path) -> ast.Module:
+    """The syntax tree of a plug-in's bytes; a byte order mark and a coding line are understood.
+
+    Raises:
+        SaBenchError: they are no Python.
+    """
+    try:
+        return ast.parse(data, str(path))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise SaBenchError(
+            f"{path} cannot be read as Python ({str(error) or type(error).__name__})."
+        ) from error
+
+
+def _imports(file: SourceFile, module: str) -> tuple[list[str], list[str]]:
+    """(dotted names that a module may import, calls whose target cannot be known)."""
+    if file.path.suffix != ".py":
+        return [], []
+    package = module if file.is_package else module.rpartition(".")[0]
+    names, unfollowed = [], []
+    for node in ast.walk(parse(file.data, file.path)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            origin = node.module or ""
+            if node.level:
+                parents = package.split(".") if package else []
+                parents = parents[: len(parents) - node.level + 1]
+                origin = ".".join([*parents, *([node.module] if node.module else [])])
+            names += [origin, *(f"{origin}.{alias.name}" if origin else alias.name for alias in node.names)]
+        elif isinstance(node, ast.Call):
+            called = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            if called not in UNFOLLOWED or (
+                called in ("exec", "eval") and not isinstance(node.func, ast.Name)
+            ):
+                continue
+            first = node.args[0] if node.args else None
+            if called in ("__import__", "import_module") and isinstance(first, ast.Constant):
+                text = str(first.value)
+                names.append(f"{package}{text}" if text.startswith(".") else text)
+            else:
+                unfollowed.append(f"{file.path.name}, line {node.lineno}: {called}(…)")
+    return [name for name in names if name], unfollowed
+
+
+def _root(top: str, root: Path, tops: Mapping[str, Path]) -> Path | None:
+    """The folder that holds the package `top` if its source is the plug-in's own; None: a library's."""
+    if top == "sa_bench" or top in sys.stdlib_module_names:
+        return None
+    if top in tops:
+        return tops[top]
+    if not tops and not _is_library(root) and any(True for _ in _locate(top, root)):
+        return root
+    return loose_root(top)
+
+
+@lru_cache(maxsize=1)
+def _libraries() -> frozenset[Path]:
+    return frozenset(Path(path).resolve() for path in sysconfig.get_paths().values())
+
+
+def _is_library(folder: Path) -> bool:
+    """Whether installed packages lie in `folder`, which change with their versions alone."""
+    return folder.resolve() in _libraries() or folder.name in ("site-packages", "dist-packages")
+
+
+def loose_root(top: str, anywhere: bool = False) -> Path | None:
+    """The folder from which Python would import `top`; None where that is the library's, unless `anywhere`.
+
+    What lies in no library folder (a package installed for editing, a file beside the command) may change from one
+    run to the next without a new version, so that it is the plug-in's own.
+    """
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    places = list(spec.submodule_search_locations or []) if spec else []
+    origin = spec.origin if spec and spec.origin not in (None, "built-in", "frozen") else None
+    if origin is None and not places:
+        return None
+    path = Path(origin or places[0])
+    folder = path.parent.parent if places and origin else path.parent
+    return folder if anywhere or not _is_library(folder) else None
+
+
+def _locate(module: str, root: Path) -> Iterator[tuple[str, Path]]:
+    """Each package on the way to `module`, and itself: (dotted name, file, or folder of one without __init__.py).
+
+    What is no module (the name of a value) ends the way.
+    """
+    folder, dotted = root, ""
+    for part in module.split("."):
+        dotted = f"{dotted}.{part}" if dotted else part
+        options = [folder / part / "__init__.py", folder / f"{part}.py"]
+        options += [folder / f"{part}{suffix}" for suffix in EXTENSION_SUFFIXES]
+        file = next((path for path in options if path.is_file()), None)
+        if file is None and not ((folder / part).is_dir() and any((folder / part).glob("*.py"))):
+            return
+        yield dotted, file or folder / part
+        if file is not None and not file.name.startswith("__init__."):
+            return
+        folder = folder / part
+
+
+class _Finder(MetaPathFinder, Loader):
+    """Modules of plug-ins, made from the bytes that were hashed."""
+
+    def __init__(self) -> None:
+        self.sources: dict[str, Source] = {}
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """The module's place, if it is one of a plug-in."""
+        package, _, module = fullname.partition(".")
+        source = self.sources.get(package)
+        if source is None:
+            return None
+        file = source.files.get(module)
+        if file is not None and file.path.suffix != ".py":
+            loader = ExtensionFileLoader(fullname, str(file.path))
+            return importlib.util.spec_from_file_location(fullname, str(file.path), loader=loader)
+        if file is None and module and module not in source.folders:
+            if source.unfollowed:  # it is known to import what cannot be followed, and is never cached
+                return None
+            raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+        is_package = file is None or file.is_package
+        spec = ModuleSpec(fullname, self, origin=str(file.path) if file else None, is_package=is_package)
+        spec.has_location = file is not None
+        if is_package:
+            places = source.folders.get(module, [str(source.root)])
+            spec.submodule_search_locations = [str(file.path.parent)] if file else list(places)
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """The default one."""
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run the bytes."""
+        package, _, name = module.__name__.partition(".")
+        source = self.sources[package]
+        if name in source.files:
+            file = source.files[name]
+            vars(module)["__builtins__"] = {**vars(builtins), "__import__": _importer(source)}
+            exec(compile(file.data, str(file.path), "exec", dont_inherit=True), vars(module))
+
+
+def _importer(source: Source) -> Any:
+    """`__import__` of a plug-in's modules: what is its own comes from its own package."""
+    own = {name.partition(".")[0] for name in (*source.files, *source.folders)}
+
+    def import_own(
+        name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0
+    ) -> ModuleType:
+        top = name.partition(".")[0]
+        if level or top not in own:
+            return builtins.__import__(name, globals, locals, fromlist, level)
+        leaf = builtins.__import__(f"{source.package}.{name}", globals, locals, fromlist or ("",), 0)
+        return leaf if fromlist else sys.modules[f"{source.package}.{top}"]
+
+    return import_own
+
+
+_finder = _Finder()
+
+
+def load(source: Source) -> ModuleType:
+    """The plug-in's module, made from the bytes that were read; once for the same bytes.
+
+    Raises:
+        SaBenchError: it cannot be imported, or it tries to end the process.
+    """
+    if _finder not in sys.meta_path:
+        sys.meta_path.insert(0, _finder)
+    _finder.sources[source.package] = source
+    try:
+        return importlib.import_module(f"{source.package}.{source.module}")
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        reason = " ".join(str(error).split()).replace(f"{source.package}.", "")
+        raise SaBenchError(f"{source.path} cannot be imported: {type(error).__name__}: {reason}.") from error

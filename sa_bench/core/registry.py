@@ -1,0 +1,428 @@
+"""Names to components. Listing reads the files with `ast`; only what is used is imported.
+
+Components come from three places: the rooms of this package, installed packages that declare an entry
+point of the group `sa_bench` (`"method.mine" = "my_package.mine"`), and files named by path. The latter two are
+plug-ins: their code is read by `sa_bench.core.plug_ins`, and its hash is part of every key and every result.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sa_bench.contracts import Metric, Task
+from sa_bench.core import plug_ins
+from sa_bench.core.errors import CellFailed, SaBenchError, unknown
+
+ROOMS = {"method": "methods", "task": "tasks", "metric": "metrics"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A component that can be asked for."""
+
+    kind: str
+    name: str
+    summary: str
+    module: str
+    path: Path | None = None  # a plug-in's source; None: built in
+    by_path: bool = False  # named by path on the command line, not installed
+    standing: str = ""  # of a built-in method
+    tops: Mapping[str, Path] = field(
+        default_factory=dict
+    )  # an installed plug-in's packages, with their folders
+    broken: str = ""  # why it cannot be used; "": it can
+
+
+@dataclass
+class PlugIns:
+    """The plug-ins of this process and their code as it was read; sent to its workers, which run the same."""
+
+    by_path: dict[tuple[str, str], Entry] = field(default_factory=dict)
+    sources: dict[tuple[str, str], plug_ins.Source] = field(default_factory=dict)
+    command: str = field(default_factory=lambda: uuid.uuid4().hex[:12])  # keys what cannot be kept for others
+
+
+_known = PlugIns()
+
+
+def room(kind: str) -> Path:
+    """The folder of a kind: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    inside = package / ROOMS[kind]
+    return inside if inside.is_dir() else package.parent / ROOMS[kind]
+
+
+def entries(kind: str) -> list[Entry]:
+    """All components of a kind that can be used, by name; reads files, imports nothing."""
+    by_name = {e.name: e for e in (*_installed(kind), *_built_in(kind)) if not e.broken}
+    by_name |= {e.name: e for e in _known.by_path.values() if e.kind == kind}
+    return sorted(by_name.values(), key=lambda e: e.name)
+
+
+def broken(kind: str) -> list[Entry]:
+    """Installed plug-ins of a kind that cannot be used, each with the reason."""
+    return [e for e in _installed(kind) if e.broken]
+
+
+@lru_cache(maxsize=8)
+def _built_in(kind: str) -> tuple[Entry, ...]:
+    files = sorted(room(kind).glob("[a-z]*.py"))
+    return tuple(e for p in files for e in _read(kind, p, f"sa_bench.{ROOMS[kind]}.{p.stem}"))
+
+
+@lru_cache(maxsize=8)
+def _installed(kind: str) -> tuple[Entry, ...]:
+    """What installed packages declare; a name that is taken or a file that cannot be read is broken, and only that."""
+    taken = {entry.name: "sa_bench itself" for entry in _built_in(kind)}
+    out = []
+    for point in sorted(metadata.entry_points(group="sa_bench"), key=lambda p: (p.name, p.value)):
+        point_kind, _, name = point.name.partition(".")
+        if point_kind != kind or point.dist is None:
+            continue
+        module, owner = point.value.partition(":")[0].strip(), str(point.dist.name)
+        for entry in _declared(kind, name, module, point.dist):
+            reason = entry.broken or (
+                f"{taken[entry.name]} has one of this name" if entry.name in taken else ""
+            )
+            out.append(replace(entry, broken=f"{reason} (package {owner})" if reason else ""))
+            taken.setdefault(entry.name, f"the package {owner}")
+    return tuple(out)
+
+
+def _declared(kind: str, name: str, module: str, dist: metadata.Distribution) -> list[Entry]:
+    """The components behind an entry point: the tasks of its file or, of other kinds, the one that it names."""
+    tops = _packages(dist)
+    top = module.partition(".")[0]
+    try:
+        root = tops.get(top) or plug_ins.loose_root(top, anywhere=True)
+        path = plug_ins.file_of(module, root) if root else None
+        if path is None:
+            raise SaBenchError(f"there is no module {module}")
+        read = _read(kind, path, module)
+    except SaBenchError as error:
+        return [Entry(kind, name, f"({module})", module, tops=tops, broken=str(error).rstrip("."))]
+    named = [replace(entry, name=name) for entry in read] if kind != "task" else read
+    return [replace(entry, path=path, tops=tops) for entry in named or [Entry(kind, name, "", module)]]
+
+
+def _packages(dist: metadata.Distribution) -> dict[str, Path]:
+    """The packages and modules that a distribution installed, with the folders from which they are imported."""
+    tops: dict[str, Path] = {}
+    for file in dist.files or ():
+        if file.suffix == ".py" and not file.parts[0].startswith(("__editable__", "..")):
+            tops.setdefault(file.parts[0].removesuffix(".py"), Path(str(dist.locate_file(""))))
+    return tops
+
+
+def _read(kind: str, path: Path, module: str) -> list[Entry]:
+    tree = _parsed(path)
+    if kind == "task":
+        return [Entry(kind, name, title, module) for name, title in _tasks(tree).items()]
+    name = path.parent.name if path.name == "__init__.py" else path.stem
+    summary = (ast.get_docstring(tree) or "").partition("\n")[0].removeprefix(f"`{name}`: ")
+    return [Entry(kind, name, summary, module, standing=_standing(tree))]
+
+
+def _parsed(path: Path) -> ast.Module:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SaBenchError(f"{path} cannot be read ({error.strerror}).") from error
+    return plug_ins.parse(data, path)
+
+
+def _standing(tree: ast.Module) -> str:
+    """What a class of the file declares as its `standing`, without running it."""
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.AnnAssign)
+            and isinstance(node.target, ast.Name)
+            and node.target.id == "standing"
+        ):
+            return str(node.value.value) if isinstance(node.value, ast.Constant) else ""
+    return ""
+
+
+def _tasks(tree: ast.Module) -> dict[str, str]:
+    """Name to title of every `Task(name=..., title=...)` and `replace(task, name=..., ...)`."""
+    found = {}
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    for call in calls:
+        if isinstance(call.func, ast.Name) and call.func.id in ("Task", "replace"):
+            plain = {k.arg: k.value.value for k in call.keywords if isinstance(k.value, ast.Constant)}
+            if "name" in plain:
+                found[str(plain["name"])] = str(plain.get("title", ""))
+    return found
+
+
+def register(kind: str, reference: str) -> list[str]:
+    """The names that `reference` stands for: itself, or what the file (or package's folder) at that path defines.
+
+    A plug-in's code is read now: what is run later is what was read last.
+
+    Raises:
+        SaBenchError: no such file, or it takes the name of a component that is here already.
+    """
+    if not is_path(reference):
+        entry = _known.by_path.get((kind, reference))
+        if entry is None:
+            _known.sources.pop((kind, reference), None)
+            return [reference]
+        reference = str(entry.path)  # named by path earlier in this process: read again
+    path = Path(reference).expanduser().resolve()
+    file = path / "__init__.py" if path.is_dir() else path
+    if not file.is_file():
+        raise SaBenchError(f"There is no file {reference}, so no {kind} can be read from it.")
+    read = _read(kind, file, file.stem)
+    if not read:
+        raise SaBenchError(f'{path} defines no {kind} (for a task: `Task(name="...")`).')
+    source = plug_ins.read(path)
+    for entry in read:
+        here = next((e for e in (*_built_in(kind), *_installed(kind)) if e.name == entry.name), None)
+        if here is not None:
+            raise SaBenchError(f"{path}: a {kind} called {entry.name} is here already; rename yours.")
+        _known.by_path[kind, entry.name] = replace(entry, path=path, by_path=True)
+        _known.sources[kind, entry.name] = source
+    return [entry.name for entry in read]
+
+
+def register_all(kind: str, references: Iterable[str]) -> list[str]:
+    """The names that several references stand for.
+
+    Raises:
+        SaBenchError: one is not there, or two files define components of one name.
+    """
+    names: list[str] = []
+    owners: dict[str, Path | None] = {}
+    for reference in references:
+        for name in register(kind, reference):
+            entry = _known.by_path.get((kind, name))
+            path = entry.path if entry is not None else None
+            if owners.setdefault(name, path) != path:
+                raise SaBenchError(
+                    f"{owners[name]} and {path} are both a {kind} called {name}; rename one, or run them apart."
+                )
+            names.append(name)
+    return names
+
+
+def reference(kind: str, name: str) -> str:
+    """How a command line names a component: by its path if it was given by path."""
+    entry = _known.by_path.get((kind, name))
+    return str(entry.path) if entry is not None else name
+
+
+def is_path(reference: str) -> bool:
+    """Whether a reference names a file and not a component."""
+    return reference.endswith(".py") or "/" in reference
+
+
+def require_trusted(references: Iterable[str], where: str) -> None:
+    """Refuse to run the code of files that another file names.
+
+    Raises:
+        SaBenchError: one of `references` is a file that this process has not been given by its user.
+    """
+    known = {e.path for e in _known.by_path.values()}
+    if files := [
+        name for name in references if is_path(name) and Path(name).expanduser().resolve() not in known
+    ]:
+        raise SaBenchError(
+            f"{where} names {files[0]}, whose code would be run. Look at it; if you trust it, add --trust."
+        )
+
+
+def kind_of(path: Path) -> str:
+    """What a plug-in file defines, by its source: task, metric or method."""
+    tree = _parsed(path / "__init__.py" if path.is_dir() else path)
+    if _tasks(tree):
+        return "task"
+    decorators = [d for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) for d in n.decorator_list]
+    called = [d.func.id for d in decorators if isinstance(d, ast.Call) and isinstance(d.func, ast.Name)]
+    return "metric" if "metric" in called else "method"
+
+
+def plug_ins_here() -> PlugIns:
+    """The plug-ins of this process, for its workers to `adopt`."""
+    return _known
+
+
+def adopt(known: PlugIns) -> None:
+    """Take over the plug-ins of another process, code and all: what it read is what runs here."""
+    global _known
+    _known = known
+
+
+def forget_plug_ins() -> None:
+    """Forget every plug-in that was named by path."""
+    adopt(PlugIns())
+
+
+def find(kind: str, name: str) -> Entry:
+    """The entry of that name.
+
+    Raises:
+        SaBenchError: unknown (names the nearest), or an installed plug-in that is broken.
+    """
+    by_name = {e.name: e for e in entries(kind)}
+    if name not in by_name:
+        for entry in broken(kind):
+            if entry.name == name:
+                raise SaBenchError(f"The {kind} {name} cannot be used: {entry.broken}.")
+        raise unknown(kind, name, by_name)
+    return by_name[name]
+
+
+def _source(kind: str, name: str) -> plug_ins.Source | None:
+    """A plug-in's code, read once; None for a built-in component."""
+    entry = find(kind, name)
+    if entry.path is None:
+        return None
+    if (kind, name) not in _known.sources:
+        _known.sources[kind, name] = _read_now(entry)
+    return _known.sources[kind, name]
+
+
+def _read_now(entry: Entry) -> plug_ins.Source:
+    if entry.by_path:
+        return plug_ins.read(entry.path)  # type: ignore[arg-type]
+    return plug_ins.read_installed(entry.module, entry.tops)
+
+
+def source(kind: str, name: str) -> dict[str, Any] | None:
+    """A plug-in's file, the sha256 of its code, and of each of its files where they are several; None: built in.
+
+    `unfollowed` says which calls load code that no reader can follow, where there are any.
+    """
+    code = _source(kind, name)
+    if code is None:
+        return None
+    facts: dict[str, Any] = {"path": str(code.path), "sha256": code.sha256}
+    if len(code.files) > 1:
+        facts["files"] = {str(file.path): file.sha256 for _, file in sorted(code.files.items())}
+    return facts | ({"unfollowed": list(code.unfollowed)} if code.unfollowed else {})
+
+
+def version(kind: str, name: str, declared: int) -> int | str:
+    """What a cache key holds: the declared version or, for a plug-in, the hash of its code.
+
+    Code that loads what cannot be followed is keyed by the command as well: nothing of it is taken from the store.
+    """
+    code = _source(kind, name)
+    if code is None:
+        return declared
+    return f"{declared}+{code.sha256[:16]}" + (f"+{_known.command}" if code.unfollowed else "")
+
+
+def code_of(components: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The sha256 of the code of those components, (kind, name) each, that are plug-ins: `method mine` to its hash."""
+    return {f"{kind} {name}": code.sha256 for kind, name in components if (code := _source(kind, name))}
+
+
+def sources(code: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """What a result says of its plug-ins, under their hashes in `code`: `method mine` to what `source` gives."""
+    return {
+        component: {**(source(*component.split(" ", 1)) or {}), "sha256": sha256}  # type: ignore[arg-type]
+        for component, sha256 in code.items()
+    }
+
+
+def require_unchanged(code: Mapping[str, str]) -> None:
+    """Check that plug-ins are still what they were when a run was resolved.
+
+    Args:
+        code: as `code_of` gave it then.
+
+    Raises:
+        CellFailed: one was changed since, here or on disk.
+    """
+    for component, sha256 in code.items():
+        kind, _, name = component.partition(" ")
+        held, entry = _source(kind, name), find(kind, name)
+        try:
+            now = _read_now(entry).sha256 if entry.path is not None else ""
+        except SaBenchError:
+            now = ""
+        if held is None or held.sha256 != sha256 or now != sha256:
+            raise CellFailed(
+                f"{entry.path}, the {kind} {name}, was changed since this run was resolved; run the command again."
+            )
+
+
+def remarks(code: Mapping[str, str]) -> list[str]:
+    """What a result must say of its plug-ins: code that no reader can follow."""
+    lines = []
+    for component in code:
+        held = _source(*component.split(" ", 1))  # type: ignore[arg-type]
+        if held is not None and held.unfollowed:
+            lines.append(
+                f"code: {component} loads code that cannot be followed ({held.unfollowed[0]}); "
+                "nothing of it is kept for other commands"
+            )
+    return lines
+
+
+def _load(kind: str, name: str) -> ModuleType:
+    code = _source(kind, name)
+    return plug_ins.load(code) if code is not None else importlib.import_module(find(kind, name).module)
+
+
+def method_class(name: str) -> type[Any]:
+    """The method's dataclass: the one class of its module that has `forget`."""
+    module = _load("method", name)
+    classes = [
+        v for v in vars(module).values()
+        if isinstance(v, type) and is_dataclass(v) and v.__module__ == module.__name__ and hasattr(v, "forget")
+    ]  # fmt: skip
+    if len(classes) != 1:
+        raise SaBenchError(
+            f"{module.__file__} must define one dataclass with `forget`, found {len(classes)}."
+        )
+    return classes[0]
+
+
+def presets(name: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """What a method's fields are by (family, scale) where they are not its defaults.
+
+    An ablation (`ablates`) has the presets of the method that it takes a part from, of every field that both have, so
+    that the two cannot come apart; its own come on top.
+    """
+    cls, whole = method_class(name), getattr(method_class(name), "ablates", "")
+    own = {f.name for f in fields(cls)}
+    found = {
+        key: {field: value for field, value in values.items() if field in own}
+        for key, values in (presets(whole) if whole else {}).items()
+    }
+    for key, values in cls.presets.items():
+        found[key] = {**found.get(key, {}), **values}
+    return found
+
+
+def task(name: str) -> Task:
+    """A task by name."""
+    return _value(_load("task", name), Task, name)
+
+
+def metric(name: str) -> Metric:
+    """A metric by name."""
+    return _value(_load("metric", name), Metric, name)
+
+
+def _value(module: ModuleType, kind: type[Any], name: str) -> Any:
+    values = [v for v in vars(module).values() if isinstance(v, kind)]
+    named = [v for v in values if v.name == name]
+    if not named:
+        names = ", ".join(v.name for v in values) or "nothing"
+        raise SaBenchError(
+            f"{module.__file__} must define a {kind.__name__.lower()} called {name}, has {names}."
+        )
+    return named[0]

@@ -1,0 +1,43 @@
+"""Seeds that a person gives: one range and one type, wherever they come from."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sa_bench.contracts.keys import LARGEST_SEED
+from sa_bench.core.errors import SaBenchError
+
+
+def check_seed(value: Any, where: str) -> int:
+    """A seed as an int: a whole number from 0 to 4,294,967,295, or its digits as text.
+
+    Raises:
+        SaBenchError: it is none; says where it stood.
+    """
+    try:
+        number: Any = value
+        if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,20}\s*", value):
+            number = int(value)
+        seed = -1 if isinstance(number, bool) else operator.index(number)
+    except TypeError:
+        seed = -1
+    if not 0 <= seed <= LARGEST_SEED:
+        raise SaBenchError(f"{where} is {value!r}, must be a whole number from 0 to {LARGEST_SEED:,}.")
+    return seed
+
+
+def check_seeds(values: Any, where: str) -> list[int]:
+    """Several seeds, without repeats; a single one is taken as well.
+
+    Raises:
+        SaBenchError: one is none, or there are none.
+    """
+    several: Sequence[Any] = (
+        list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
+    )
+    if not several:
+        raise SaBenchError(f"{where} is empty; give one or more seeds, e.g. 0,1,2.")
+    return list(dict.fromkeys(check_seed(value, where) for value in several))

@@ -1,0 +1,292 @@
+"""Every file that is neither shipped nor made here: what it is, where it comes from, whether it is here.
+
+Nothing here uses the network; `sa_bench.data.assets.fetch` does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sa_bench.core.errors import MissingAsset, unknown
+from sa_bench.core.settings import data_folder, store_folder, weights_folder
+from sa_bench.core.untrusted_text import read_object
+from sa_bench.data import cifar10, stl10
+from sa_bench.data.assets import locate
+from sa_bench.scoring import inception
+from sa_bench.scoring.detectors import celebrities, clip, identity, lpips
+
+Kind = Literal["weights", "prompts", "model", "data"]
+GITHUB = "https://raw.githubusercontent.com"
+HUGGING_FACE = "https://huggingface.co"
+SA = f"{GITHUB}/clear-nus/selective-amnesia/047b600dfbdf17a98bf87b9019dc1db83512260d/sd"
+SA_FIM = f"{GITHUB}/clear-nus/selective-amnesia/589e8d4c7b3e6b291e2d7d0915e75631ce9de1be/sd"
+ESD = f"{GITHUB}/rohitgandikota/erasing/3d10dd1b2df4ec4e74edcadac4200c7401585138/data"
+GIPHY = f"{GITHUB}/Giphy/celeb-detection-oss/42618c6862fd8b8a464aa98ed59e5ab6e4405c1b/examples/resources"
+HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+IN_HUB = re.compile(r"https://huggingface\.co/datasets/([^/]+/[^/]+)/resolve/main/(.+)")
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One file, or one folder of the Hugging Face hub."""
+
+    name: str  # what `fetch` is asked for
+    file: str  # what it is called where it is kept; a local model: its path
+    url: str  # where it comes from; empty: nowhere, it is the user's own
+    sha256: str  # the whole digest or its beginning; empty: nobody published one
+    size: str  # in words
+    licence: str
+    gated: bool  # its owner may ask to accept the licence before handing it out
+    unlocks: str
+    kind: Kind
+    note: str = ""
+    md5: str = (
+        ""  # of an archive whose publisher gives no sha256; compared when it is fetched and when it is read
+    )
+
+    @property
+    def hub(self) -> str:
+        """The hub's `owner/name` of a folder; empty: it is a file."""
+        found = self.url.removeprefix(f"{HUGGING_FACE}/")
+        return found if found != self.url and HUB.fullmatch(found) else ""
+
+
+def _prompts(file: str, folder: str, sha256: str, size: str, unlocks: str, licence: str = "MIT") -> Asset:
+    name = file.rpartition(".")[0]
+    return Asset(name, file, f"{folder}/{file}", sha256, size, licence, False, unlocks, "prompts")
+
+
+def _all() -> Iterable[Asset]:
+    yield Asset(
+        inception.NAME, inception.FILE, inception.URL, inception.SHA256, inception.SIZE,
+        f"{inception.LICENCE}, torch-fidelity's port", False, inception.UNLOCKS, "weights",
+    )  # fmt: skip
+    yield Asset(
+        "giphy-celebrities", celebrities.FILE, celebrities.URL, "", celebrities.SIZE, celebrities.LICENCE, False,
+        celebrities.UNLOCKS, "weights", "converted from face_recognition/best_model_states.pkl of the archive",
+    )  # fmt: skip
+    yield Asset(
+        "giphy-labels", celebrities.LABELS, f"{GIPHY}/face_recognition/labels.csv", "", "67 kB", celebrities.LICENCE,
+        False, celebrities.UNLOCKS, "weights",
+    )  # fmt: skip
+    yield Asset(
+        "facenet-vggface2", identity.FILE, identity.URL, "", identity.SIZE, identity.LICENCE, False, identity.UNLOCKS,
+        "weights",
+    )  # fmt: skip
+    yield Asset(
+        clip.FOLDER, clip.FOLDER, clip.URL, "", clip.SIZE, clip.LICENCE, False, clip.UNLOCKS, "weights"
+    )
+    yield Asset(
+        "alexnet",
+        lpips.FILE,
+        lpips.URL,
+        lpips.SHA256,
+        lpips.SIZE,
+        lpips.LICENCE,
+        False,
+        lpips.UNLOCKS,
+        "weights",
+    )
+    yield Asset(
+        "sd-v1-4", "stable-diffusion-v1-4", f"{HUGGING_FACE}/CompVis/stable-diffusion-v1-4", "",
+        "about 4.3 GB (float32, without the safety checker)", "CreativeML OpenRAIL-M", True,
+        "every task whose base model is Stable Diffusion 1.4", "model",
+    )  # fmt: skip
+    yield Asset(
+        "sd-v2-1", "stable-diffusion-2-1", f"{HUGGING_FACE}/stabilityai/stable-diffusion-2-1", "",
+        "about 5.2 GB (float32)", "CreativeML Open RAIL++-M", False,
+        "the comparison with Stable Diffusion 2.1 in the nudity tasks", "model",
+        "its maker took it off the hub in November 2025: use a copy of your own",
+    )  # fmt: skip
+    yield _prompts(
+        "brad_pitt_prompts.txt", SA, "bfb3c48798818157943df7b1504f07eadd51cb71dc99cba1c5f70728bb5ed209", "1.5 kB",
+        "celeb_brad_pitt with the published 50 prompts",
+    )  # fmt: skip
+    yield _prompts(
+        "angelina_jolie_prompts.txt", SA, "4b0f3270370811bff193973fe5d3bfd225083a2030add057217d912ee90a73b3", "1.7 kB",
+        "celeb_angelina_jolie with the published 50 prompts",
+    )  # fmt: skip
+    yield _prompts(
+        "fim_prompts.txt", SA_FIM, "", "0.9 MB", "the published 5,000 prompts of replay and Fisher"
+    )
+    yield Asset(
+        "i2p", "i2p_benchmark.csv", f"{HUGGING_FACE}/datasets/AIML-TUDA/i2p/resolve/main/i2p_benchmark.csv", "",
+        "4,703 rows", "MIT", False, "nudity_i2p", "prompts", "it holds disturbing texts",
+    )  # fmt: skip
+    yield _prompts("unsafe-prompts4703.csv", ESD, "", "1.4 MB", "nudity_i2p with ESD's copy of I2P")
+    yield _prompts(
+        "coco_30k.csv", ESD, "", "2.5 MB", "retention on COCO captions (1,000 of its rows)", "CC BY 4.0 (COCO captions)"
+    )  # fmt: skip
+
+
+CATALOGUE: Mapping[str, Asset] = {asset.name: asset for asset in _all()}
+"""All that is known, by name."""
+
+DATA = {
+    "cifar10": (
+        lambda: cifar10.archive(), "no explicit licence; cite Krizhevsky 2009", "cifar10_airplane"
+    ),
+    "stl10": (
+        lambda: stl10.archive(), "derived from ImageNet: research use; cite Coates, Ng, Lee 2011", "stl10_airplane"
+    ),
+}  # fmt: skip
+"""Data sets that come as one archive: what it is (torchvision says), its licence, what it unlocks."""
+
+
+def get(name: str) -> Asset:
+    """An asset by its name, its file's name or its hub id; any other hub id is a model that nothing is known of.
+
+    Raises:
+        SaBenchError: none of these; names the nearest.
+    """
+    if name in DATA:
+        return dataset(name)
+    for asset in CATALOGUE.values():
+        if name in (asset.name, asset.file, asset.hub):
+            return asset
+    if HUB.fullmatch(name) and not Path(name).exists():
+        url, folder = f"{HUGGING_FACE}/{name}", name.rpartition("/")[2]
+        return Asset(
+            name, folder, url, "", "size not known", "see its page", False, "tasks that name it", "model"
+        )
+    raise unknown("asset", name, [*CATALOGUE, *DATA])
+
+
+def dataset(name: str) -> Asset:
+    """The archive of a data set of `DATA`."""
+    archive = DATA[name][0]()
+    _, licence, unlocks = DATA[name]
+    return Asset(
+        name, archive.file, archive.url, "", archive.size, licence, False, unlocks, "data", md5=archive.md5
+    )
+
+
+def model(reference: str) -> Asset:
+    """The asset behind a task's `model`: a hub id, or a path of the user's own."""
+    if Path(reference).expanduser().exists() or not HUB.fullmatch(reference):
+        return Asset(
+            reference, reference, "", "", "size not known", "your own file", False, "this task", "model"
+        )
+    return get(reference)
+
+
+def find(asset: Asset | str) -> Path | None:
+    """Where an asset is here; None: nowhere. The first place that has it counts.
+
+    Raises:
+        MissingAsset: what lies there is damaged or incomplete; names it and what to do.
+        SaBenchError: no asset of that name.
+    """
+    asset = get(asset) if isinstance(asset, str) else asset
+    for path in places(asset):
+        if path.exists():
+            if reason := damage(asset, path):
+                first = "Take it away, then: " if is_own(path) else ""
+                raise MissingAsset(f"{path} {reason}. {first}python -m sa_bench fetch {asset.name}")
+            return path
+    return None
+
+
+def need(asset: Asset | str) -> Path:
+    """Where an asset is here.
+
+    Raises:
+        MissingAsset: nowhere, or damaged; says what it is, where it comes from and where it goes.
+        SaBenchError: no asset of that name.
+    """
+    asset = get(asset) if isinstance(asset, str) else asset
+    if (path := find(asset)) is not None:
+        return path
+    if not asset.url:
+        raise MissingAsset(
+            f"There is no model {asset.file}: it is neither a path here nor a hub id (owner/name)."
+        )
+    raise MissingAsset(
+        f"needs {asset.file} ({asset.size}): python -m sa_bench fetch {asset.name}, or get it from {asset.url} and put "
+        f"it into {target(asset).parent} ({_variable(asset)} names another folder)"
+    )
+
+
+def target(asset: Asset) -> Path:
+    """Where `fetch` puts an asset: the store, whose place comes before every cache."""
+    return store_folder() / ("weights" if asset.kind in ("weights", "model") else "data") / asset.file
+
+
+def places(asset: Asset) -> list[Path]:
+    """Where an asset may lie, in the order in which it is looked for."""
+    if not asset.url:
+        return [Path(asset.file).expanduser()]
+    if asset.name == inception.NAME:
+        return inception.places()
+    if asset.kind == "weights":
+        return locate.places(asset.file, asset.hub)
+    if asset.kind == "data":
+        local = DATA[asset.name][0]().local(data_folder())
+        return [*([local] if local else []), target(asset)]
+    own = weights_folder() if asset.kind == "model" else data_folder()
+    found = [*([own / asset.file] if own else []), target(asset)]
+    if asset.hub:
+        cached = [locate.hub_file(asset.hub, name) for name in ("model_index.json", "config.json")]
+        found += [path.parent for path in cached if path is not None]
+    elif in_hub := IN_HUB.fullmatch(asset.url):
+        found += filter(None, [locate.hub_file(in_hub[1], in_hub[2], "dataset")])
+    return found
+
+
+LARGEST = 2**33  # bytes of a file whose size nobody says
+
+
+def most(asset: Asset) -> int:
+    """The bytes that a download may have: twice what the catalogue says, and no less than 16 MB."""
+    said = re.search(r"([\d.]+) ([kMG]?)B", asset.size)
+    size = float(said[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[said[2]] if said else LARGEST / 2
+    return max(16_000_000, int(2 * size))
+
+
+def is_own(path: Path) -> bool:
+    """Whether `path` lies in a folder that the user named, which `fetch` never writes to."""
+    return any(folder is not None and folder in path.parents for folder in (weights_folder(), data_folder()))
+
+
+def damage(asset: Asset, path: Path) -> str | None:
+    """What is wrong with an asset at `path`, in words that follow its name; None: nothing."""
+    if asset.hub == clip.HUB:
+        absent = [name for name in clip.FILES if not (path / name).is_file()]
+        return f"lacks {', '.join(absent)}" if absent else None
+    if asset.hub:
+        return f"lacks {lacks}" if (lacks := lacking(path)) else None
+    begins = locate.longer(asset.sha256, locate.noted(path))
+    if not begins or not path.is_file():
+        return None
+    found = locate.digest(path)
+    if found.startswith(begins):
+        return None
+    return f"is damaged or another file: its sha256 is {found[:16]}..., not {begins[:16]}..."
+
+
+def lacking(folder: Path) -> str:
+    """What a model's folder lacks of a diffusers pipeline or of one network with its configuration; empty: nothing."""
+    if not (folder / "model_index.json").is_file():
+        if not (folder / "config.json").is_file():
+            return "model_index.json"
+        return "" if _weighty(folder) else "its weights"
+    try:
+        parts = read_object(folder / "model_index.json")
+    except (OSError, ValueError):
+        return "a readable model_index.json"
+    networks = [
+        name for name in ("unet", "vae", "text_encoder", "transformer") if (parts.get(name) or [None])[0]
+    ]
+    return next((f"the weights in {name}/" for name in networks if not _weighty(folder / name)), "")
+
+
+def _weighty(folder: Path) -> bool:
+    return any(path.is_file() for ending in ("safetensors", "bin") for path in folder.glob(f"*.{ending}"))
+
+
+def _variable(asset: Asset) -> str:
+    return "SA_BENCH_WEIGHTS" if asset.kind in ("weights", "model") else "SA_BENCH_DATA"

@@ -1,0 +1,179 @@
+"""Real images by data set name, split the way metrics ask for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sa_bench.contracts import SampleSet, Task
+from sa_bench.core.errors import MissingAsset, unknown
+from sa_bench.core.file_state import State, cached_by, states
+from sa_bench.core.settings import data_folder, store_folder
+from sa_bench.core.store import digest
+from sa_bench.data import cifar10, mnist, mnist16, stl10
+from sa_bench.data.archives import Archive, Arrays, Contents
+
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of a data set without reading it."""
+
+    title: str
+    shape: tuple[int, int, int]  # (H, W, C)
+    classes: tuple[str, ...]  # by label
+    load: Callable[[Path, Path | None], Contents]  # (store's data folder, SA_BENCH_DATA)
+    content: Callable[[], str]  # the hash of the published one
+    archive: Callable[[], Archive] | None = None  # where it is one that a local one may stand in for
+
+
+def _digits(load: Callable[[Path, Path | None], Arrays], cache: Path, content: str) -> Contents:
+    arrays = load(cache, mnist_folder())
+    return Contents({k: a[..., None] if a.ndim == 3 else a for k, a in arrays.items()}, content, True)
+
+
+def _canvases(cache: Path) -> Contents:
+    """One digit a canvas, as the text-to-image model's plainest captions have it."""
+    found = _digits(mnist.load, cache, "").arrays
+    padded = {
+        k: np.pad(a, ((0, 0), (2, 2), (2, 2), (0, 0))).repeat(3, 3) for k, a in found.items() if "images" in k
+    }
+    return Contents({**found, **padded}, _mnist_content() + "-rgb32", True)
+
+
+def _mnist_content() -> str:
+    return digest(mnist.CONTENT)
+
+
+ENTRIES = {
+    "mnist": Entry(
+        "MNIST", (28, 28, 1), DIGITS, lambda cache, _: _digits(mnist.load, cache, _mnist_content()), _mnist_content
+    ),
+    "mnist16": Entry(
+        "MNIST at 16 px", (16, 16, 1), DIGITS,
+        lambda cache, _: _digits(mnist16.load, cache, mnist16.content()), mnist16.content,
+    ),
+    "mnist_canvas": Entry(
+        "MNIST on RGB canvases", (32, 32, 3), DIGITS, lambda cache, _: _canvases(cache), lambda: _mnist_content() + "-rgb32"
+    ),
+    "cifar10": Entry(
+        "CIFAR10", (32, 32, 3), cifar10.CLASSES, cifar10.load, lambda: cifar10.archive().content, cifar10.archive
+    ),
+    "stl10": Entry(
+        "STL10", (64, 64, 3), stl10.CLASSES, stl10.load, lambda: stl10.archive().content, stl10.archive
+    ),
+}  # fmt: skip
+NONE = "none"  # of tasks on pretrained models, which bring no images
+SHAPES = {name: entry.shape for name, entry in ENTRIES.items()}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training and test images with labels."""
+
+    train: SampleSet
+    test: SampleSet  # STL10: inside `train`, as the paper has it
+    content: str
+    published: bool = True
+
+
+def _files(name: str) -> tuple[Path | None, State]:
+    """The folder that stands in for the store's data set, and the state of what is read there."""
+    folder, archive = data_folder(), _entry(name).archive
+    if folder is None or not folder.is_dir():
+        return folder, ()
+    if archive is not None:
+        local = archive().local(folder)
+        return folder, states([local] if local is not None else [])
+    try:
+        return folder, states(mnist.idx_files(folder).values())
+    except MissingAsset:
+        return folder, ()
+
+
+@cached_by(lambda name: (store_folder(), *_files(name)), maxsize=4)
+def load(name: str) -> Dataset:
+    """The data set `name`, fetched once and kept in the store.
+
+    Raises:
+        MissingAsset: it is not here and cannot be fetched.
+        SaBenchError: the one in SA_BENCH_DATA is damaged.
+    """
+    arrays, content, published = _entry(name).load(store_folder() / "data", data_folder())
+
+    def part(split: str) -> SampleSet:
+        labels = arrays[f"{split}_labels"].astype(np.int64)
+        return SampleSet(arrays[f"{split}_images"], labels, np.full(len(labels), -1))
+
+    return Dataset(part("train"), part("test"), content, published)
+
+
+def shape(task: Task) -> tuple[int, int, int]:
+    """(H, W, C) of the task's images."""
+    return (task.size, task.size, 3) if task.dataset == NONE else _entry(task.dataset).shape
+
+
+def content(name: str) -> str:
+    """The data set's content hash; it is read for that only where SA_BENCH_DATA may hold another version."""
+    if name == NONE:
+        return NONE
+    return load(name).content if _is_local(name) else _entry(name).content()
+
+
+def published(name: str) -> bool:
+    """Whether the data set is the published one, file by file."""
+    return not _is_local(name) or load(name).published
+
+
+def remark(name: str) -> str | None:
+    """What a result must say of its data, or None."""
+    if name == NONE or published(name):
+        return None
+    return f"data: not the published {_entry(name).title}, content {content(name)} (from SA_BENCH_DATA)"
+
+
+def owners(class_name: str) -> list[str]:
+    """The titles of the data sets that have a class of that name."""
+    return [entry.title for entry in ENTRIES.values() if class_name.strip().lower() in entry.classes]
+
+
+def mnist_folder() -> Path | None:
+    """SA_BENCH_DATA for MNIST: None where it holds none of MNIST's files but another data set."""
+    folder = data_folder()
+    if folder is None or not folder.is_dir():
+        return folder
+    try:
+        mnist.idx_files(folder)
+    except MissingAsset:
+        if any(entry.archive and entry.archive().local(folder) for entry in ENTRIES.values()):
+            return None
+    return folder
+
+
+def real(task: Task, name: str) -> SampleSet:
+    """`forget_train`, `forget_test`, `retain_train` or `retain_test` of the task's data set."""
+    data = load(task.dataset)
+    if name == "forget_train":
+        return data.train.of(task.concept)
+    if name == "forget_test":
+        return data.test.of(task.concept)
+    if name == "retain_train":
+        return data.train.take(np.isin(data.train.labels, task.scored))
+    if name == "retain_test":
+        return data.test.take(np.isin(data.test.labels, task.scored))
+    raise unknown("real set", name, ["forget_train", "forget_test", "retain_train", "retain_test"])
+
+
+def _entry(name: str) -> Entry:
+    if name not in ENTRIES:
+        raise unknown("data set", name, ENTRIES)
+    return ENTRIES[name]
+
+
+def _is_local(name: str) -> bool:
+    archive = _entry(name).archive
+    return archive is not None and data_folder() is not None and archive().local(data_folder()) is not None

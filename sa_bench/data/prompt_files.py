@@ -1,0 +1,76 @@
+"""Files of prompts behind a task: found once, from then on named by their content."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sa_bench.core.errors import MissingAsset, SaBenchError
+from sa_bench.core.file_state import digest
+from sa_bench.data.assets import catalogue
+from sa_bench.data.prompts import Asked, read
+
+ROLES = ("forget", "replay", "test", "kept", "leakage", "captions")
+
+
+def named(files: Mapping[str, str], texts: Mapping[str, Any]) -> dict[str, str]:
+    """Role to `name@sha256…` of every file that is here; a role whose file is absent uses its own texts.
+
+    Args:
+        files: role to the asset's name or the path of its file.
+        texts: role to its own texts.
+
+    Raises:
+        MissingAsset: a file is absent, and the role has no texts of its own.
+        SaBenchError: a file cannot be read, or has no prompts.
+    """
+    here: dict[str, str] = {}
+    for role, name in files.items():
+        if role not in ROLES:
+            raise SaBenchError(f"task.prompts.files.{role}: roles are {', '.join(ROLES)}.")
+        if "@" in name:
+            name = name.rpartition("@")[0]
+        path = found(name)
+        if path is not None:
+            known = name if name in catalogue.CATALOGUE else path.resolve()
+            here[role] = f"{known}@{digest(path)[:12]}"
+            rows(here[role])
+        elif not texts[role]:
+            catalogue.need(name)
+    return here
+
+
+def found(name: str) -> Path | None:
+    """Where the asset or file `name` is; None: an asset that is not here.
+
+    Raises:
+        SaBenchError: it is no asset, and no file.
+    """
+    if name in catalogue.CATALOGUE:
+        return catalogue.find(name)
+    if not Path(name).is_file():
+        raise SaBenchError(f"No prompt file at {name!r}, and no asset of that name.")
+    return Path(name)
+
+
+def rows(reference: str) -> list[Asked]:
+    """The rows of the file `name@sha256…`.
+
+    Raises:
+        MissingAsset: it is no longer here.
+        SaBenchError: its content has changed.
+    """
+    name, _, content = reference.rpartition("@")
+    path = found(name)
+    if path is None:
+        raise MissingAsset(f"The prompt file {name} is no longer here. python -m sa_bench fetch {name}")
+    if not digest(path).startswith(content):
+        raise SaBenchError(f"{path} has changed since the run was resolved; start again.")
+    return list(_rows(path, content))
+
+
+@lru_cache(maxsize=16)
+def _rows(path: Path, content: str) -> tuple[Asked, ...]:
+    return tuple(read(path))

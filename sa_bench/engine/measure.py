@@ -1,0 +1,359 @@
+"""What detectors found in a sample set, kept in the store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save
+
+from sa_bench.contracts import (
+    Bound,
+    Diffusion,
+    Generator,
+    Likelihood,
+    Measured,
+    Metric,
+    SampleSet,
+    image_seed,
+    undefined,
+)
+from sa_bench.core import registry
+from sa_bench.core.errors import MissingAsset, NotFinite, SaBenchError
+from sa_bench.core.parts import PARTS, load_record, save_record
+from sa_bench.core.store import digest, write_atomic
+from sa_bench.core.untrusted_text import read_json
+from sa_bench.data import datasets
+from sa_bench.data.sample_sets import file_hash, load_samples
+from sa_bench.engine import requirements
+from sa_bench.engine.fingerprint import fingerprint, metric_name
+from sa_bench.engine.stages import Chain
+from sa_bench.results.rows import measurement_row, read_measured, write_measured
+from sa_bench.scoring import detectors, inception, judges, sampling
+from sa_bench.scoring.detectors import Beside, Record
+from sa_bench.scoring.judges import Judge
+
+CHUNK = 200  # images a file; a killed run loses no more
+
+
+def kept(chain: Chain, name: str, images: SampleSet, beside: Beside = None) -> list[Record]:
+    """The records of `images`, made once for the same pixels by the same detector and then read from the store."""
+    detector = detectors.load(name)
+    found = kept(chain, detector.AFTER, images) if detector.AFTER else None
+    others = beside.images if isinstance(beside, SampleSet) else beside
+    inputs: Mapping[str, Any] = {
+        "detector": detectors.fingerprint([name]),
+        "images": file_hash(images.images),
+        "beside": file_hash(beside.images) if isinstance(beside, SampleSet) else digest(list(beside or [])),
+    }
+
+    def build(folder: Path) -> None:
+        for start in range(0, len(images), CHUNK):
+            file, rows = f"{start:08d}.json", slice(start, start + CHUNK)
+            records = load_record(folder / PARTS / file)
+            if records is None:
+                records = detector.detect(
+                    images.images[rows], None if others is None else others[rows], found and found[rows],
+                    chain.device, lambda stage, done, _, s=start: chain.progress(stage, s + done, len(images)),
+                )  # fmt: skip
+                save_record(folder / PARTS / file, records)
+            write_atomic(folder / file, json.dumps(records, allow_nan=False).encode())
+
+    folder = chain.make("detections", f"detect {name}", inputs, build).path
+    return [record for part in sorted(folder.glob("[0-9]*.json")) for record in read_json(part)]
+
+
+NEEDS_MODEL = {"model", "likelihood", "bound", "diffusion"}
+
+
+def role(name: str, metric: Metric, primary: Sequence[str]) -> str:
+    """primary, secondary, or diagnostic (a metric that has no better direction)."""
+    if name in primary:
+        return "primary"
+    return "secondary" if metric.better else "diagnostic"
+
+
+def measure_inputs(chain: Chain, metric: Metric, subject: Subject) -> dict[str, Any]:
+    """What names a measurement."""
+    return {
+        "metric": metric.name,
+        "fingerprint": fingerprint(chain, metric),
+        "subject": subject.inputs(metric),
+    }
+
+
+def measure(chain: Chain, metric: Metric, subject: Subject) -> tuple[dict[str, Any], Path | None]:
+    """The metric's value for `subject` (measurement.json) and its per-sample scores (Parquet)."""
+    view = LazyView(chain, subject)
+    missing = view.lacks(metric)
+    if missing:
+        return asdict(undefined(missing)), None
+
+    def build(folder: Path) -> None:
+        try:
+            write_measured(folder, metric.measure(view))
+        except NotFinite as error:
+            write_measured(folder, undefined(str(error)))
+
+    inputs = measure_inputs(chain, metric, subject)
+    label = f"measure {metric.name}" + (" (base)" if subject.base else "")
+    artifact = chain.make("measure", label, inputs, build)
+    return read_measured(artifact.path)
+
+
+def measure_all(
+    chain: Chain, subject: Subject, base: Subject | None
+) -> tuple[list[dict[str, Any]], dict[str, Path]]:
+    """Every metric of the task on `subject`, with the base model's value beside each unless `base` is None."""
+    rows, scores = [], {}
+    gone: MissingAsset | None = None  # asked for once: every further metric would wait for the network again
+    for done, name in enumerate(chain.task.metrics):
+        metric = registry.metric(name)
+        chain.progress(f"measure {name}", done, len(chain.task.metrics))
+        shown = metric_name(metric, chain.task.dataset)
+        measured, path, base_value = {"value": None, "reason": str(gone)}, None, None
+        try:
+            if gone is None or "real" not in metric.requires:
+                measured, path = measure(chain, metric, subject)
+                if base is not None and (measured["value"] is not None or subject.sets is None):
+                    base_value, _ = measure(chain, metric, base)
+        except MissingAsset as error:
+            gone = error
+            measured = {"value": None, "reason": str(error)}
+        if path is not None:
+            scores[shown] = path
+        rows.append(row(chain, metric, measured, base_value))
+    return rows, scores
+
+
+def row(
+    chain: Chain, metric: Metric, measured: Mapping[str, Any], base: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The result row of a measurement, with the base model's beside it."""
+    declared = {n: getattr(metric, n) for n in ("title", "unit", "better", "source")}
+    part, name = role(metric.name, metric, chain.task.primary), metric_name(metric, chain.task.dataset)
+    return measurement_row(name, part, declared, measured, base, fingerprint(chain, metric))
+
+
+class Subject:
+    """What is measured: a cell's model, its base, or images from elsewhere."""
+
+    def __init__(self, chain: Chain, base: bool = False, sets: Mapping[str, SampleSet] | None = None) -> None:
+        """`sets` are a stranger's images; then there is no model."""
+        self.chain, self.base, self.sets = chain, base, sets
+
+    def sample_set(self, name: str) -> SampleSet:
+        """The set `name`."""
+        if self.sets is not None:
+            return self.sets[name]
+        return load_samples(self.chain.samples(name, self.base).path / f"{name}.safetensors")
+
+    def before(self) -> Subject:
+        """θ*, as what this is compared with."""
+        return Subject(self.chain, base=True)
+
+    def model(self) -> Generator:
+        """The model."""
+        return self.chain.theta_star() if self.base else self.chain.model()
+
+    def inputs(self, metric: Metric) -> dict[str, Any]:
+        """Content hashes of what the metric sees."""
+        facts: dict[str, Any]
+        if self.sets is not None:
+            facts = {"base": self.chain.base.content} if "base" in metric.requires else {}
+            for name, found in self.sets.items():
+                rows = [found.labels] if found.prompts is None else [found.labels, found.prompts]
+                if (
+                    found.prompts is None and (found.seeds >= 0).any()
+                ):  # else the prompts stand for their rows
+                    rows.append(found.seeds)
+                facts[name] = digest([file_hash(found.images), *(r.tolist() for r in rows)])
+            return facts
+        facts = {}
+        if NEEDS_MODEL & set(metric.requires):
+            facts["model"] = self.chain.base.content if self.base else self.chain.model_content
+        if "star" in metric.requires:
+            facts["star"] = self.chain.base.content
+        if "samples" in metric.requires:
+            there = sampling.sets(self.chain.task)
+            facts |= {n: self.chain.samples(n, self.base).content for n in metric.sets if n in there}
+            paired = "base" in metric.requires
+            before = (
+                ("retain",) if self.chain.task.prompts is None else [n for n in metric.sets if n in there]
+            )
+            contents = {n: self.chain.samples(n, True).content for n in before if paired}
+            facts["base"] = contents.get("retain") if self.chain.task.prompts is None else contents
+        return facts
+
+
+class LazyView:
+    """The contract's View over a subject."""
+
+    def __init__(self, chain: Chain, subject: Subject) -> None:
+        """Nothing is loaded yet."""
+        self.chain, self.subject, self.task = chain, subject, chain.task
+        self.samples = _Lazy(self._own)
+        self.base = _Lazy(self._before)
+
+    def _own(self, name: str) -> SampleSet:
+        """The set `name` without the images that are not finite.
+
+        Raises:
+            NotFinite: none is.
+        """
+        images = self.subject.sample_set(name)
+        if images.finite is None:
+            return images
+        if not images.finite.any():
+            raise NotFinite(f"none of the {len(images)} images of {name} is finite (NaN or infinite values)")
+        return replace(images.take(images.finite), finite=None)
+
+    def _before(self, name: str) -> SampleSet:
+        """θ*'s set `name`, the images at the places that `_own` has.
+
+        Raises:
+            NotFinite: one of θ*'s own is not.
+        """
+        images = self.subject.before().sample_set(name)
+        if images.broken and not self.subject.base:
+            raise NotFinite(
+                f"{images.broken} of the base model's {len(images)} images of {name} are not finite"
+            )
+        kept = None if self.subject.sets is not None else self.subject.sample_set(name).finite
+        return images if kept is None else replace(images.take(kept), finite=None)
+
+    @cached_property
+    def judges(self) -> Mapping[str, Judge]:
+        """The task's panel, loaded once."""
+        return {name: judges.Remembering(judges.load(name)) for name in self.task.judges}
+
+    @cached_property
+    def model(self) -> Generator:
+        """The model measured, loaded once."""
+        return self.subject.model()
+
+    @cached_property
+    def base_model(self) -> Generator:
+        """θ*, loaded once."""
+        return self.chain.theta_star()
+
+    def lacks(self, metric: Metric) -> str | None:
+        """Why the metric cannot be taken here, or None."""
+        if reason := requirements.missing(metric.requires):
+            return reason
+        if self.subject.sets is not None:
+            if NEEDS_MODEL & set(metric.requires):
+                return "needs the model; only images were given"
+            if "samples" in metric.requires and not {"forget", "retain"} <= set(self.subject.sets):
+                return "needs the sets forget/ and retain/"
+            if "clip" in metric.requires and any(s.prompts is None for s in self.subject.sets.values()):
+                return "needs each image's prompt: name the images as `show TASK --rows` numbers them"
+            return None
+        if missing := set(metric.sets) - set(sampling.sets(self.task)) - {"leakage"}:
+            return f"the task has no set {missing.pop()}"
+        if "judges" in metric.requires and not self.task.judges:
+            return "the task has no judges; detectors stand in for them"
+        if "real" in metric.requires and self.task.dataset == datasets.NONE:
+            return "the task brings no real images"
+        if "bound" in metric.requires and not isinstance(self.model, Bound):
+            return f"the family {self.task.family} has no variational bound over timesteps"
+        if "diffusion" in metric.requires and not isinstance(self.model, Diffusion):
+            return f"the family {self.task.family} is no diffusion model"
+        if "likelihood" in metric.requires and not isinstance(self.model, Likelihood):
+            return f"the family {self.task.family} has no likelihood"
+        return None
+
+    def real(self, name: str) -> SampleSet:
+        """Real images."""
+        return datasets.real(self.task, name)
+
+    def inception(self, images: SampleSet) -> np.ndarray:
+        """Inception features, kept in the store by the images' content and the weights' hash."""
+        chain, file = self.chain, "features.safetensors"
+
+        def build(folder: Path) -> None:
+            found = inception.features(images.images, chain.device, chain.progress)
+            write_atomic(folder / file, save({"features": found}))
+
+        inputs = {"images": file_hash(images.images), "network": [inception.NAME, inception.LAYER]}
+        inputs["weights"] = inception.weights()[1]
+        return load_file(chain.make("features", "features", inputs, build).path / file)["features"]
+
+    def detections(
+        self, name: str, images: SampleSet, beside: Sequence[str] | SampleSet | None = None
+    ) -> list[dict[str, Any]]:
+        """A detector's records, kept in the store by the images' content and the detector's facts."""
+        return kept(self.chain, name, images, beside)
+
+    def prompts(self, images: SampleSet) -> list[str]:
+        """The text behind each image of the task's sets, told by its seed and the number of its prompt.
+
+        Raises:
+            SaBenchError: images were made from classes, or elsewhere.
+        """
+        if self.task.prompts is None or images.prompts is None:
+            raise SaBenchError(
+                f"These images of {self.task.name} have no prompts: they were made from classes."
+            )
+        keys = list(zip(images.seeds.tolist(), images.prompts.tolist(), strict=True))
+        if strange := [key for key in keys if key not in self._texts]:
+            raise SaBenchError(
+                f"No prompt of {self.task.name} has the seed {strange[0][0]}: these are other images."
+            )
+        return [self._texts[key] for key in keys]
+
+    @cached_property
+    def _texts(self) -> dict[tuple[int, int], str]:
+        rows = [row for name in sampling.sets(self.task) for row in sampling.rows(self.task, name)]
+        return {(row.request.seed, row.prompt): str(row.request.condition) for row in rows}
+
+    def forgetting(self) -> Metric:
+        """The task's forgetting endpoint, whose `measure` takes other images of c_f.
+
+        Raises:
+            SaBenchError: it cannot be taken here.
+        """
+        metric = registry.metric(self.task.primary[0])
+        if reason := self.lacks(metric):
+            raise SaBenchError(reason)
+
+        def measure(images: SampleSet) -> Measured:
+            other = copy(self)
+            other.samples = _Lazy(lambda name: images if name == "forget" else self.samples[name])
+            return metric.measure(other)
+
+        return replace(metric, measure=measure)
+
+    def surrogate(self, n: int) -> SampleSet:
+        """`n` images of q."""
+        model = self.chain.theta_star()
+        x, _ = self.chain.surrogate(model).batch(n, self.rng("surrogate"))
+        labels = np.full(n, self.task.concept)
+        return SampleSet(model.to_images(x), labels, np.full(n, -1))
+
+    def rng(self, name: str) -> torch.Generator:
+        """The same stream for every model measured."""
+        return torch.Generator().manual_seed(image_seed(f"measure/{name}", 0))
+
+
+class _Lazy(Mapping[str, SampleSet]):
+    def __init__(self, load: Callable[[str], SampleSet]) -> None:
+        self._load, self._kept = load, {}
+
+    def __getitem__(self, name: str) -> SampleSet:
+        if name not in self._kept:
+            self._kept[name] = self._load(name)
+        return self._kept[name]
+
+    def __iter__(self) -> Any:
+        return iter(("forget", "retain"))
+
+    def __len__(self) -> int:
+        return 2

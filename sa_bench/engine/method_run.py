@@ -1,0 +1,128 @@
+"""What a method is handed: everything shared and cached, and the one training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sa_bench.contracts import FisherOptions, Generator, Recipe, Source, image_seed
+from sa_bench.core import registry
+from sa_bench.core.errors import SaBenchError
+from sa_bench.core.store import PARTS
+from sa_bench.data import datasets
+from sa_bench.models import base_models
+from sa_bench.training.loop import Pull, fit
+from sa_bench.training.sources import AnotherClass, FixedReplay, FreshReplay, Images
+
+
+class MethodRun:
+    """The contract's Run: what a method is handed."""
+
+    def __init__(self, chain: Any, folder: Path) -> None:
+        """`chain` is the cell's (`sa_bench.engine.stages.Chain`); checkpoints go to `folder`."""
+        self.chain, self.folder, self.seed = chain, folder, chain.cell.seed
+        self.trainings, self.precision = 0, "nothing trained"
+        self.rng = torch.Generator().manual_seed(image_seed("forget", self.seed))
+
+    def replay(self) -> FreshReplay | FixedReplay:
+        """Samples of θ* for the retained conditions that the task lets replay cover.
+
+        Raises:
+            SaBenchError: the method says that it ignores replay, so that replay is not in its key.
+        """
+        self._asks_for("replay")
+        return self.chain.replay()
+
+    def _asks_for(self, what: str) -> None:
+        name = self.chain.cell.method
+        if what in getattr(registry.method_class(name), "ignores", ()):
+            raise SaBenchError(
+                f"The method {name} says that it ignores {what} (`ignores`) and then asks for it."
+            )
+
+    def own(self) -> AnotherClass | FixedReplay:
+        """Samples of θ* for c_f."""
+        return self.chain.own()
+
+    def surrogate(self) -> Any:
+        """q(x|c_f).
+
+        Raises:
+            SaBenchError: the method says that it ignores the surrogate, so that it is not in its key.
+        """
+        self._asks_for("surrogate")
+        return self.chain.surrogate(self.chain.star())
+
+    def captioned(self, texts: Sequence[str]) -> FixedReplay:
+        """Samples of θ* for `texts` in turn, as many as a fixed set of one class has.
+
+        Raises:
+            SaBenchError: other texts than the method `shows`, so that they are not in its key.
+        """
+        if list(texts) != self.chain.shows:
+            raise SaBenchError(
+                f"The method {self.chain.cell.method} asks for images of other prompts than it says (`shows`)."
+            )
+        return self.chain.captioned()
+
+    def data(self) -> Source:
+        """Real training images of the retained classes; of a text-to-image model canvases without c_f, captioned."""
+        task = self.chain.task
+        train, base = datasets.load(task.dataset).train, base_models.recipe(task.family, task.base)
+        if task.prompts is not None:
+            return base_models.captioned(
+                self.chain.theta_star(), train, base, self.chain.cell.base_seed, task.concept
+            )
+        kept = train.take(train.labels != task.concept)
+        return Images(self.chain.theta_star(), kept.images, kept.labels, base.flip, base.drop)
+
+    def fisher(self, options: FisherOptions) -> dict[str, torch.Tensor]:
+        """F at θ*."""
+        if options.set == "replay":
+            self._asks_for("replay")
+        return self.chain.fisher(options)
+
+    def fresh(self) -> Generator:
+        """A new model; its initialisation depends on the seed and the base seed, so no two cells share one."""
+        return self.chain.theta_star().fresh(image_seed(f"fresh/{self.chain.cell.base_seed}", self.seed))  # type: ignore[attr-defined]
+
+    def recipe(self, name: str) -> Recipe:
+        """A base recipe of the family."""
+        return base_models.recipe(self.chain.task.family, name)
+
+    def train(
+        self,
+        model: Generator,
+        loss: Callable[[], torch.Tensor],
+        recipe: Recipe,
+        scope: str = "full",
+        pull: Pull | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> None:
+        """The engine's training loop over `scope`, with the base recipe's clipping and averaging or the recipe's own."""
+        self.trainings += 1
+        self.precision = "bf16" if self.chain.bf16 and not recipe.exact else "fp32"
+        if not self.chain.task.model:
+            base = base_models.recipe(self.chain.task.family, self.chain.task.base)
+            recipe = replace(recipe, clip=recipe.clip or base.clip, ema=recipe.ema or base.ema)
+        parameters, average = model.parameters(scope), model.averages()
+        if recipe.averaged:
+            average = {name: p.detach().clone() for name, p in parameters.items()}
+        model.net.train()
+        fit(
+            parameters, loss, recipe, rng=self.rng, pull=pull, stop=stop,
+            bf16=self.chain.bf16, average=average,
+            checkpoint=self.folder / PARTS / f"checkpoint-{self.trainings}.safetensors", progress=self.chain.progress,
+            stage=f"forget {self.chain.cell.method}",
+        )  # fmt: skip
+        model.net.eval()
+        if recipe.averaged and average is not None:
+            own = model.averages() or {}  # of a family that samples with an average of its own
+            with torch.no_grad():
+                for name, parameter in parameters.items():
+                    for result in (parameter, own.get(name, parameter)):
+                        result.copy_(average[name])

@@ -1,0 +1,377 @@
+"""What a resolved task and method must be before any work: values in range, names known, files there."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sa_bench.contracts import SMOKE_MODEL, Diffusion, FisherOptions, Generator, Prompted, Task
+from sa_bench.contracts.names import same_name, words
+from sa_bench.core import registry
+from sa_bench.core.errors import SaBenchError, unknown
+from sa_bench.data.assets.shipped import guard_card
+from sa_bench.models import schedule
+from sa_bench.scoring.cards import judge_card, require_bar, require_sight
+
+KINDS: dict[str, tuple[type, ...]] = {
+    "vae": (Generator,), "ddpm": (Generator, Diffusion), "text_to_image": (Generator, Diffusion, Prompted)
+}  # fmt: skip
+"""What models of a family can do, by the contracts."""
+
+
+def with_concept(task: Task, value: Any) -> Task:
+    """An open task for another concept: any text takes the place of the first class's name.
+
+    Raises:
+        SaBenchError: an empty text, or one that is another of the task's names.
+    """
+    text = " ".join(str(value).split())
+    if not words(text) or any(same_name(text, name) for name in task.classes[1:]):
+        raise SaBenchError(f"task.concept={value!r}: give the words that name what is to be forgotten.")
+    own, near = task.classes[0], task.classes[:1]
+    if same_name(text, own):  # one name, however it is written
+        return task
+    if difflib.get_close_matches("".join(words(text)), ["".join(words(name)) for name in near], cutoff=0.85):
+        raise SaBenchError(
+            f"task.concept={value!r} is nearly {own!r}, which {task.name} forgets: leave it out, or write it so; "
+            "for another concept take words that are less alike."
+        )
+    return replace(task, classes=(text, *task.classes[1:]))
+
+
+def with_names(task: Task, names: Any) -> Task:
+    """An open task with other names: what is to be forgotten, and those beside it, which the set `leakage` asks for.
+
+    Raises:
+        SaBenchError: a name without words, or one that is there twice; or the first is refused as a concept.
+    """
+    if isinstance(names, str) or not names or not all(isinstance(n, str) and words(n) for n in names):
+        raise SaBenchError(
+            f'task.classes={names!r}: give names, the one to be forgotten first, e.g. ["brad pitt", "Tom Hanks"].'
+        )
+    own, *others = [" ".join(name.split()) for name in names]
+    for i, name in enumerate(others):
+        if any(same_name(name, other) for other in (own, *others[:i])):
+            raise SaBenchError(f"task.classes: {name!r} is there twice.")
+    task = replace(task, classes=(task.classes[0], *others), relabel_to=min(task.relabel_to, len(others)))
+    return with_concept(task, own)
+
+
+def class_index(task: Task, value: Any) -> int:
+    """A class given by index or name as an index.
+
+    Raises:
+        SaBenchError: neither; lists what there is.
+    """
+    text = str(value).strip()
+    for index, name in enumerate(task.classes):
+        if same_name(text, name):
+            return index
+    if text.isdecimal() and int(text) < len(task.classes):
+        return int(text)
+    listing = ", ".join(f"{i} {n}" for i, n in enumerate(task.classes))
+    raise SaBenchError(f"{task.name} has no class {value!r}. Available: {listing}.")
+
+
+def checked(task: Task, relabel_given: bool = False, size_given: bool = False) -> Task:
+    """The task, its values in range and its surrogate readable; errors come before any work."""
+    if task.relabel_to == task.concept and len(task.classes) > 1:
+        if relabel_given:
+            raise SaBenchError("task.relabel_to is the concept itself; name another class.")
+        task = replace(task, relabel_to=(task.concept + 1) % len(task.classes))
+    for name in ("n_forget", "n_retain"):
+        if getattr(task, name) < 1:
+            raise SaBenchError(f"task.{name}={getattr(task, name)}: at least 1 image is needed.")
+    counts = ("likelihood_images", "likelihood_deep", "feature_images", "replay_images", "surrogate_images")
+    for name in (*counts, "leakage_images", "family_images"):
+        if getattr(task, name) < 0:
+            raise SaBenchError(f"task.{name}={getattr(task, name)}: must be 0 or more.")
+    for name in ("recovery_budgets", "recovery_images"):
+        low = 0 if name == "recovery_budgets" else 1
+        if not getattr(task, name) or min(getattr(task, name)) < low:
+            raise SaBenchError(f"task.{name} needs one or more whole numbers ≥ {low}, e.g. 30,100.")
+    if list(task.recovery_budgets) != sorted(set(task.recovery_budgets)):
+        raise SaBenchError("task.recovery_budgets must ascend, e.g. 0,30,100.")
+    if not task.recovery_vectors or min(task.recovery_vectors) < 1:
+        raise SaBenchError("task.recovery_vectors needs one or more whole numbers ≥ 1, e.g. 1,4.")
+    if len(set(task.primary)) != 3:
+        raise SaBenchError(
+            "task.primary needs three metrics, for forgetting, recovery and retention; task.metrics says what is measured."
+        )
+    for name in task.primary:
+        registry.find("metric", name)
+    if "forgetting" in registry.metric(task.primary[0]).requires:
+        raise SaBenchError(
+            f"task.primary: {task.primary[0]} needs a forgetting endpoint, so it cannot be the first."
+        )
+    for name in ("recovery_judged", "recovery_accumulated", "bound_images", "bound_steps"):
+        if getattr(task, name) < 1:
+            raise SaBenchError(f"task.{name}={getattr(task, name)}: must be 1 or more.")
+    if unknown_starts := set(task.recovery_starts) - {"own", "mean", "zero"}:
+        raise unknown("recovery start", unknown_starts.pop(), ["own", "mean", "zero"])
+    if not task.recovery_starts or not task.recovery_rates or min(task.recovery_rates) <= 0:
+        raise SaBenchError(
+            "task.recovery_starts and task.recovery_rates need at least one value, rates above 0."
+        )
+    _check_sampler(task)
+    if task.prompts is not None and task.prompts.files:
+        from sa_bench.data import prompt_files
+
+        files = prompt_files.named(task.prompts.files, vars(task.prompts))
+        task = replace(task, prompts=replace(task.prompts, files=files))
+    if task.model:
+        task = _check_pretrained(task, size_given)
+    elif not task.base:
+        raise SaBenchError("task.model is empty: give a diffusers folder, a weight file, a hub id, or smoke.")
+    if task.replay_every < 1 or not (task.scored or task.keeps_prompts):
+        raise SaBenchError(
+            f"task.replay_every={task.replay_every} with task.score={task.score} leaves no class to score; "
+            "use replay_every=2 or more for score=uncovered, 1 or more for score=retain."
+        )
+    if task.replay_images and not task.keeps_prompts and task.replay_images < len(task.covered):
+        raise SaBenchError(
+            f"task.replay_images={task.replay_images}: at least one for each of the {len(task.covered)} classes "
+            "that replay covers, or 0 for fresh samples."
+        )
+    if not 0 <= task.replay_used <= task.replay_images:
+        raise SaBenchError(
+            f"task.replay_used={task.replay_used}: from 0 (all) to the set's own task.replay_images={task.replay_images}."
+        )
+    if task.prompts is not None:
+        _check_prompts(task)
+    for name in filter(None, (*task.judges, task.designated, task.reject_judge)):
+        require_bar(judge_card(name))
+        require_sight(name, task.dataset)
+    if task.judges and task.designated not in task.judges:
+        raise SaBenchError(f"task.designated={task.designated} is not in task.judges.")
+    for name in task.metrics:
+        registry.find("metric", name)
+    if "collapse" in task.metrics:
+        guard_card(task.dataset)
+    kind, _, argument = task.surrogate.partition(":")
+    if kind == "class":
+        other = class_index(task, argument)
+        if other == task.concept:
+            raise SaBenchError("task.surrogate is the concept itself; name another class.")
+        task = replace(task, surrogate=f"class:{other}")
+    elif kind == "folder":
+        if not Path(argument).is_dir():
+            raise SaBenchError(f"task.surrogate: no folder at {argument!r}.")
+        from sa_bench.data import datasets, images  # loads torch, so only where it is needed
+
+        height, width, channels = datasets.shape(task)
+        images.read_folder(
+            Path(argument), channels, (height, width)
+        )  # a wrong image stops here, before any work
+        task = replace(task, surrogate=f"folder:{Path(argument).resolve()}")
+    elif kind == "prompt" and task.prompts is not None and argument.strip():
+        pass
+    elif task.prompts is not None and kind.strip() and not argument and kind != "noise":
+        task = replace(task, surrogate=f"prompt:{kind.strip()}")  # words alone
+    elif task.surrogate != "noise":
+        prompt = ["prompt:<text>"] if task.prompts is not None else []
+        raise unknown("surrogate", task.surrogate, ["noise", "class:<name>", *prompt, "folder:<path>"])
+    return task
+
+
+def _check_prompts(task: Task) -> None:
+    """Every role has a prompt, and in its own ones nothing but `{}` stands for a name."""
+    prompts, c_f = task.prompts, task.concept
+    if prompts is None:
+        return
+    asked = {"test": task.asked(c_f), "forget": task.asked(c_f, "forget"), "replay": task.remembered()}
+    if task.keeps_prompts:
+        asked["kept"] = [text for text in prompts.of("kept", "") if not task.names(text)]
+    if task.leakage_images and not task.retain:
+        raise SaBenchError(
+            f"task.leakage_images={task.leakage_images}: {task.name} has no name beside {task.classes[c_f]}; give some with "
+            "task.classes, or set 0."
+        )
+    if task.leakage_images:
+        asked["leakage"] = task.asked(task.retain[0], "leakage")
+        if unnamed := [
+            text for text in prompts.leakage if "leakage" not in prompts.files and "{}" not in text
+        ]:
+            raise SaBenchError(
+                f"task.prompts.leakage: {unnamed[0]!r} asks for nobody; {{}} stands for the name."
+            )
+    for role, texts in asked.items():
+        if not texts:
+            but = f" that does not name {task.classes[c_f]}" if role in ("replay", "kept") else ""
+            raise SaBenchError(f"task.prompts.{role} has no prompt{but}; give one or more.")
+        own = () if role in prompts.files else getattr(prompts, role)
+        if wrong := next((text for text in own if re.search("[{}]", text.replace("{}", ""))), None):
+            raise SaBenchError(f"task.prompts.{role}: {wrong!r}: only {{}} stands for a name.")
+    if prompts.rows == "own" and task.model != SMOKE_MODEL:
+        for role in prompts.files:
+            _check_sizes(task, role)
+
+
+def _check_sizes(task: Task, role: str) -> None:
+    """A row's own size fits onto the canvas, the task's size: what lies beyond would be cut off."""
+    from sa_bench.data import prompt_files
+
+    rows = prompt_files.rows(task.prompts.files[role]) if task.prompts else []
+    for number, row in enumerate(rows, 1):
+        if row.size is not None and max(row.size) > task.size:
+            high, wide = row.size
+            raise SaBenchError(
+                f"task.prompts.rows=own: prompt {number} of {role} asks for {wide} x {high}, more than "
+                f"task.size={task.size}; --set task.size={max(max(r.size) for r in rows if r.size)}."
+            )
+
+
+def _check_pretrained(task: Task, size_given: bool) -> Task:
+    """What only a task on a pretrained model can get wrong; its size is the model's own where a folder tells it."""
+    if task.family != "text_to_image":
+        raise SaBenchError(
+            f"task.model={task.model}: {task.name} trains its own base, of the family {task.family}."
+        )
+    if task.size < 8 or task.size % 8:
+        near = max(8, round(task.size / 8) * 8)
+        raise SaBenchError(
+            f"task.size={task.size}: images of Stable Diffusion have sides of whole eights, e.g. {near}."
+        )
+    from sa_bench.models import base_models  # loads torch
+
+    if task.model != SMOKE_MODEL:
+        from sa_bench.models.checkpoints import layouts
+
+        kind = layouts.layout(task.model)
+        if kind not in ("pipeline", "single", "hub"):
+            raise SaBenchError(
+                f"task.model={task.model} is no whole model but a {kind}; give the base here, "
+                "and measure this with --method checkpoint --set checkpoint.path=…"
+            )
+    if not task.replay_images:
+        raise SaBenchError("task.replay_images=0: new samples at every step would take days; give 1 or more.")
+    check_steps(task.sampler.steps, base_models.spacing(task.model))
+    side = base_models.side(task.model)
+    if side and side != task.size and size_given:
+        raise SaBenchError(
+            f"task.size={task.size}: {task.model} makes images of {side} pixels a side; leave it out."
+        )
+    return replace(task, size=side or task.size)
+
+
+def check_fit(method: Any, name: str, task: Task) -> None:
+    """Refuse what `run` could not do: a method of another family, a scope that the family lacks, one that says it is unfit.
+
+    Raises:
+        SaBenchError: it is so; with the reason.
+    """
+    kinds = KINDS.get(task.family)
+    supports = getattr(method, "supports", Generator)  # a plug-in that does not say
+    if kinds is not None and supports not in kinds:
+        needed = "a text-to-image model" if supports is Prompted else "a diffusion model"
+        raise SaBenchError(f"The method {name} needs {needed}; {task.name} has a {task.family}.")
+    scope = getattr(method, "scope", "full")
+    if scope not in (scopes := scopes_of(task.family)):
+        raise SaBenchError(
+            f"{name}.scope={scope}: a {task.family}, as {task.name} has, can be trained in {', '.join(scopes)}."
+        )
+    if why := getattr(method, "unfit", lambda task: "")(task):
+        raise SaBenchError(f"{name} on {task.name}: {why}.")
+
+
+def scopes_of(family: str) -> tuple[str, ...]:
+    """The sets of parameters that a family can be trained in."""
+    if family != "text_to_image":
+        return ("full",)
+    from sa_bench.models.scopes import SCOPES  # loads torch
+
+    return (*SCOPES, "joint")
+
+
+def check_standing(method: Any, name: str, task: Task, base_seed: int) -> None:
+    """Refuse what a pretrained base cannot do: be trained again, or have a second seed.
+
+    Raises:
+        SaBenchError: it is asked to.
+    """
+    if not task.model:
+        return
+    if "data" in method.needs:
+        raise SaBenchError(
+            f"{name} needs the data that {task.model} was trained on, which is not here to be had."
+        )
+    if base_seed:
+        raise SaBenchError(f"--base-seed {base_seed}: {task.name} has one base model, {task.model}; use 0.")
+
+
+SCHEDULERS = {"vae": ("direct",), "ddpm": ("ddim", "ddpm"), "text_to_image": ("ddim", "ddpm")}
+MOST_STEPS = {"vae": 1, "ddpm": 1000, "text_to_image": 1000}
+
+
+def _check_sampler(task: Task) -> None:
+    sampler, most = task.sampler, MOST_STEPS[task.family]
+    if sampler.scheduler not in SCHEDULERS[task.family]:
+        raise unknown("scheduler", sampler.scheduler, SCHEDULERS[task.family])
+    if not math.isfinite(sampler.guidance) or not 0 <= sampler.eta <= 1:
+        raise SaBenchError(
+            f"task.sampler.guidance={sampler.guidance}, eta={sampler.eta}: a finite guidance and 0 ≤ eta ≤ 1 are needed."
+        )
+    if not 1 <= sampler.steps <= most:
+        raise SaBenchError(f"task.sampler.steps={sampler.steps}: {task.name} samples in 1 to {most} steps.")
+    if task.family != "vae" and not task.model:
+        check_steps(sampler.steps, schedule.TRAILING if task.family == "ddpm" else schedule.LEADING)
+    if task.family == "vae" and sampler.precision != "fp32":
+        raise SaBenchError(
+            f"task.sampler.precision={sampler.precision} is of diffusion models; {task.name} has none."
+        )
+
+
+def check_steps(steps: int, spacing: tuple[str, int]) -> None:
+    """Refuse a number of sampling steps that a spacing of timesteps (its name, its offset) cannot do.
+
+    Raises:
+        SaBenchError: it cannot; names the nearest numbers that it can.
+    """
+    if wrong := schedule.fault(*spacing, steps):
+        raise SaBenchError(f"task.sampler.steps={steps}: {wrong}.")
+
+
+def check_precision(task: Task, device: str) -> None:
+    """Refuse a sampler's precision that the device does not calculate in, before any work.
+
+    Raises:
+        SaBenchError: fp16 on a CPU.
+    """
+    if device == "cpu" and task.sampler.precision == "fp16":
+        raise SaBenchError(
+            f"task.sampler.precision=fp16: {task.name} needs a GPU for it (--device cuda); on a CPU set fp32 or bf16."
+        )
+
+
+def check_fisher(method: Any, task: Task, what: str) -> None:
+    """Refuse options of F, and timesteps of a step, that mean nothing for the task's family, before any work."""
+    if task.family == "vae" and getattr(method, "times", "pairs") != "pairs":
+        raise SaBenchError(
+            f"{what}: times={method.times} is of diffusion models; {task.name} has no timesteps."
+        )
+    for name, options in vars(method).items():
+        if not isinstance(options, FisherOptions):
+            continue
+        if task.family == "vae" and (options.timesteps or options.range != "model" or options.drop):
+            raise SaBenchError(
+                f"{what}: {name}.timesteps, {name}.range and {name}.drop are of diffusion models; {task.name} has none."
+            )
+        if task.family != "vae" and options.targets != "means":
+            raise SaBenchError(
+                f"{what}: {name}.targets={options.targets} is of VAEs; use {name}.targets=means."
+            )
+        if task.keeps_prompts and options.set != "replay":
+            raise SaBenchError(
+                f"{what}: {name}.set={options.set}: {task.name} has no classes to sample; use {name}.set=replay."
+            )
+        if options.draws == "once" and not (options.set == "replay" and options.n <= task.replay_images):
+            raise SaBenchError(
+                f"{what}: {name}.draws=once needs {name}.set=replay and a fixed set of at least {name}.n={options.n} "
+                f"samples; task.replay_images={task.replay_images}."
+            )
+        if options.timesteps > 1000:
+            raise SaBenchError(f"{what}: {name}.timesteps={options.timesteps}: there are 1,000; 0 takes all.")

@@ -1,0 +1,1 @@
+"""Stable Diffusion from files, whatever their layout."""

@@ -1,0 +1,120 @@
+"""Trains the micro text-to-image model: first its autoencoder, then text encoder and U-Net together, on captions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sa_bench.contracts import Progress, Recipe
+from sa_bench.core.parts import PARTS
+from sa_bench.data import captions
+from sa_bench.models.micro_pipeline import SIZES
+from sa_bench.models.text_to_image import TextToImage
+from sa_bench.training.loop import fit
+
+ENCODED = 256  # canvases a forward pass
+
+
+@dataclass
+class Captioned:
+    """Uniform batches of latents, drawn from the autoencoder's posterior, with their captions."""
+
+    mean: Tensor  # (N, C, h, w), scaled
+    deviation: Tensor  # (N, C, h, w), scaled
+    c: Tensor  # (N, length) token numbers
+    null: Tensor  # (1, length)
+    drop: float  # probability that a caption becomes empty
+
+    def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """`n` latents and their conditions."""
+        rows = torch.randint(len(self.mean), (n,), generator=rng)
+        noise = torch.randn(n, *self.mean.shape[1:], generator=rng).to(self.mean.device)
+        x, c = self.mean[rows] + self.deviation[rows] * noise, self.c[rows]
+        if self.drop:
+            dropped = (torch.rand(n, generator=rng) < self.drop).to(c.device)
+            c = torch.where(dropped[:, None], self.null, c)
+        return x, c
+
+
+def train(
+    model: TextToImage, images: np.ndarray, labels: np.ndarray, recipe: Recipe, seed: int, folder: Path,
+    progress: Progress | None = None, bf16: bool = False,
+) -> None:  # fmt: skip
+    """Train `model` from its initialisation; resumable from the checkpoints in `folder`."""
+    sizes = SIZES[model.base]
+    decides = np.random.default_rng(seed)
+    canvases, texts, _ = captions.captioned(images, labels, sizes.canvases, decides)
+    coloured = captions.tinted(canvases, decides)
+    autoencoder(model, coloured, sizes.autoencoder_steps, seed, folder, progress)
+    source, rng = encoded(model, canvases, texts, recipe.drop), torch.Generator().manual_seed(seed)
+
+    def loss() -> Tensor:
+        x, c = source.batch(recipe.batch, rng)
+        return recipe.reduce(model.loss(x, c, model.draw(len(x), rng)))
+
+    model.net.train()
+    fit(
+        model.parameters("joint"), loss, recipe, rng=rng, progress=progress, bf16=bf16,
+        checkpoint=folder / PARTS / "checkpoint.safetensors", stage=f"base {model.base}/{seed}",
+    )  # fmt: skip
+    model.net.eval()
+    model.text.requires_grad_(False)
+
+
+def autoencoder(
+    model: TextToImage, canvases: np.ndarray, steps: int, seed: int, folder: Path, progress: Progress | None
+) -> None:
+    """Train the autoencoder: squared and absolute error, and a little KL; then set the scaling factor to 1/std.
+
+    It sees every colour as often: with as few coloured canvases as the captions have, it takes red and blue for one.
+    """
+    vae, rng = model.vae, torch.Generator().manual_seed(seed + 1)
+
+    def loss() -> Tensor:
+        rows = torch.randint(len(canvases), (32,), generator=rng).numpy()
+        x = _pixels(canvases[rows], model)
+        posterior = vae.encode(x).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=rng).to(x.device)
+        out = vae.decode(posterior.mean + posterior.std * noise).sample
+        kl = posterior.kl() / posterior.mean[0].numel()
+        return F.mse_loss(out, x) + 0.3 * F.l1_loss(out, x) + 3e-4 * kl.mean()
+
+    vae.requires_grad_(True).train()
+    fit(
+        dict(vae.named_parameters()), loss, Recipe(steps, 2e-3, 32, "cosine", min(50, steps // 2)), rng=rng,
+        progress=progress, checkpoint=folder / PARTS / "checkpoint-autoencoder.safetensors", stage=f"autoencoder {seed}",
+    )  # fmt: skip
+    vae.requires_grad_(False).eval()
+    mean, deviation = _posterior(model, canvases[:2048])
+    noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed)).to(mean.device)
+    vae.register_to_config(scaling_factor=round(1 / float((mean + deviation * noise).std()), 6))
+
+
+def encoded(model: TextToImage, canvases: np.ndarray, texts: Sequence[str], drop: float) -> Captioned:
+    """Canvases (N, H, W, 3) and their captions as a source of training batches."""
+    mean, deviation = _posterior(model, canvases)
+    unique = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+    table = model.conditions(list(unique))
+    c = table[torch.tensor([unique[text] for text in texts])]
+    return Captioned(mean * model.scaling, deviation * model.scaling, c, model.conditions([""]), drop)
+
+
+@torch.no_grad()
+def _posterior(model: TextToImage, canvases: np.ndarray) -> tuple[Tensor, Tensor]:
+    found: list[Any] = [
+        model.vae.encode(_pixels(canvases[i : i + ENCODED], model)).latent_dist
+        for i in range(0, len(canvases), ENCODED)
+    ]
+    return torch.cat([d.mean for d in found]), torch.cat([d.std for d in found])
+
+
+def _pixels(canvases: np.ndarray, model: TextToImage) -> Tensor:
+    x = torch.from_numpy(np.ascontiguousarray(canvases)).permute(0, 3, 1, 2).to(model.device)
+    return x.float() / 127.5 - 1

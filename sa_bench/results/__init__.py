@@ -1,0 +1,1 @@
+"""Result rows: their schema, reading, packing and bundles. No torch."""

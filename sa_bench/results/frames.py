@@ -1,0 +1,96 @@
+"""Results as one Parquet table, for other programs: one row a measurement, all columns plain."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sa_bench.results.rows import code_of
+from sa_bench.results.schema import SCHEMA
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+from sa_bench.results.files import read_results
+
+FROM_RESULT = (
+    "task",
+    "method",
+    "scale",
+    "base_seed",
+    "seed",
+    "standing",
+    "status",
+    "error",
+    "cell",
+    "concept",
+)
+FROM_MEASUREMENT = (
+    "name", "role", "value", "low", "high", "interval", "n", "n_unit", "unit", "better", "base", "reason",
+)  # fmt: skip
+FROM_COST = ("cpu_s", "wall_s", "peak_mib", "device_peak_mib", "device")  # of forgetting
+AS_JSON = ("fields", "overrides", "flags", "fingerprint", "extra")
+
+
+def parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Every measurement of `rows` (as `read_results` gives them) as a Parquet file, compressed.
+
+    Columns: those of a result (task, method, scale, base_seed, seed, standing, status, error, cell, concept, origin,
+    and code: the sha256 of a plug-in method's), of a
+    measurement (name, role, value, low, high, interval, n, n_unit, unit, better, base, reason), the forgetting's
+    cost (cpu_s, wall_s, peak_mib, device_peak_mib, device), and fields, overrides, flags, fingerprint and extra as JSON
+    texts. A result without measurements, a failed one, is one row. Metadata `sa_bench_schema`: the results' schema.
+    """
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    found = []
+    for row in rows:
+        whole = {k: row.get(k) for k in FROM_RESULT}
+        whole |= {k: row["cost"].get("forget", {}).get(k) for k in FROM_COST}
+        whole["code"] = code_of(row)
+        for m in row["measurements"] or [{}]:
+            texts = {k: json.dumps(m.get(k, row.get(k)), sort_keys=True) for k in AS_JSON}
+            found.append(whole | {k: m.get(k) for k in FROM_MEASUREMENT} | texts)
+    columns = [*FROM_RESULT, "code", *FROM_COST, *FROM_MEASUREMENT, *AS_JSON]
+    frame = pd.DataFrame(found, columns=columns)
+    for name in ("value", "low", "high", "base", *FROM_COST[:-1]):
+        frame[name] = pd.to_numeric(frame[name])
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    table = table.replace_schema_metadata(
+        {**(table.schema.metadata or {}), b"sa_bench_schema": str(SCHEMA).encode()}
+    )
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def load_results(*folders: str | Path) -> pd.DataFrame:
+    """All measurements below `folders` as a table, one row a measurement.
+
+    Columns: task, method, scale, base_seed, seed, control, status, then the measurement's name, role,
+    value, low, high, interval, n, n_unit, unit, better, base, reason; `fields`, `fingerprint`, `extra` as dicts; `folder`,
+    `origin`, whose bundle a row comes from ("": it lies in a run folder); `code`, the sha256 of the code of a method that
+    is a plug-in ("": one of sa_bench). `attrs["sa_bench_schema"]`: the results' schema.
+    """
+    import pandas as pd
+
+    keys = ("task", "method", "scale", "base_seed", "seed", "control", "status", "fields", "folder")
+    columns = (
+        "name", "role", "value", "low", "high", "interval", "n", "n_unit", "unit", "better", "base", "reason",
+        "fingerprint", "extra",
+    )  # fmt: skip
+    rows = [
+        {k: result.get(k) for k in keys}
+        | {"origin": result.get("origin", ""), "code": code_of(result)}
+        | {k: m.get(k) for k in columns}
+        for result in read_results([Path(f) for f in folders])
+        for m in result["measurements"] or [{}]
+    ]
+    frame = pd.DataFrame(rows, columns=[*keys, "origin", "code", *columns])
+    frame.attrs["sa_bench_schema"] = SCHEMA
+    return frame

@@ -1,0 +1,93 @@
+"""A result row: its measurements, as JSON and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sa_bench.core.store import replacing, write_atomic
+from sa_bench.core.untrusted_text import read_json
+
+if TYPE_CHECKING:
+    from sa_bench.contracts import Measured
+
+
+WORDS = ("nud", "naked", "nsfw", "sex", "erotic", "porn", "topless", "undress", "explicit")  # parts of words
+
+
+def explicit(task: Mapping[str, Any]) -> bool:
+    """Whether images of c_f may show nudity: the task measures it, or its concept or prompts for it have such a word."""
+    prompts = task.get("prompts") or {}
+    asked = [task["classes"][task["concept"]], *prompts.get("forget", ()), *prompts.get("test", ())]
+    named = any(word in text.lower() for text in asked for word in WORDS)
+    return named or "nudity" in (*task["metrics"], *task["primary"]) or "i2p" in str(prompts.get("files"))
+
+
+UNITS = ("seed", "prompt")  # columns that say which image a score is of
+FIELDS = ("value", "low", "high", "interval", "n", "n_unit", "judges", "extra", "reason")
+
+
+def to_json(value: Any) -> str:
+    """JSON whose floats read back the same; NaN and infinity become null."""
+    return json.dumps(_plain(value), indent=1, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def write_measured(folder: Path, measured: Measured) -> None:
+    """Write `measurement.json` and, if there are per-sample scores, `scores.parquet`."""
+    import pandas as pd
+
+    facts = {k: v for k, v in asdict(measured).items() if k != "scores"}
+    write_atomic(folder / "measurement.json", to_json(facts).encode())
+    if measured.scores:
+        frame = pd.DataFrame(dict(measured.scores))
+        frame.insert(0, "index", np.arange(len(frame)))
+        with replacing(folder / "scores.parquet") as file:
+            frame.to_parquet(file, index=False)
+
+
+def read_measured(folder: Path) -> tuple[dict[str, Any], Path | None]:
+    """What `write_measured` wrote."""
+    scores = folder / "scores.parquet"
+    return read_json(folder / "measurement.json"), scores if scores.exists() else None
+
+
+def measurement_row(
+    name: str, role: str, declared: Mapping[str, Any], measured: Mapping[str, Any],
+    base: Mapping[str, Any] | None, fingerprint: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """One entry of result.json's `measurements`."""
+    row: dict[str, Any] = {"name": name, "role": role, "title": declared["title"]}
+    row |= {key: measured.get(key) for key in FIELDS}
+    row |= {"unit": declared["unit"], "better": declared["better"], "source": declared["source"]}
+    row |= {"base": base.get("value") if base else None, "fingerprint": dict(fingerprint), "ledger": None}
+    if row["value"] is None and not row["reason"]:
+        row["reason"] = "the value is not finite"
+    return row
+
+
+def code_of(row: Mapping[str, Any]) -> str:
+    """The sha256 of the code of a result's method where it was a plug-in; "": a method of sa_bench."""
+    plug_in = (row["provenance"].get("plug_ins") or {}).get(f"method {row['method']}") or {}
+    return str(plug_in.get("sha256", ""))
+
+
+def metric_of(measurement: Mapping[str, Any]) -> str:
+    """The metric behind a measurement by its registered name: `inception_fid` of `fid[inception-v3-compat]`."""
+    return measurement["fingerprint"].get("metric", measurement["name"]).partition("[")[0]

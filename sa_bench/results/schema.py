@@ -1,0 +1,82 @@
+"""A result row's schema."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA = 1  # of a result
+OPEN = ConfigDict(extra="allow", strict=True)
+
+
+class Machine(BaseModel):
+    """What a result was made on."""
+
+    model_config = OPEN
+    cpu: str
+    gpu: str = ""
+
+
+class Provenance(BaseModel):
+    """Who says how a result was made."""
+
+    model_config = OPEN
+    command: str
+    cell_command: str = ""
+    versions: dict[str, str]
+    hardware: Machine
+    assets: dict[str, str]
+    precision: dict[str, str] = {}
+
+
+class Measurement(BaseModel):
+    """One number with all that belongs to it."""
+
+    model_config = OPEN
+    name: str
+    role: str
+    title: str
+    value: float | None
+    low: float | None
+    high: float | None
+    interval: str | None
+    n: int | None
+    n_unit: str | None
+    judges: list[dict[str, Any]] | None
+    extra: dict[str, Any] | None
+    reason: str | None
+    unit: str | None
+    better: str | None
+    source: str
+    base: float | None
+    ledger: dict[str, Any] | None = None
+    fingerprint: dict[str, Any]
+
+
+class Result(BaseModel):
+    """A result.json of schema 1."""
+
+    model_config = OPEN
+    task: str
+    task_title: str
+    method: str
+    fields: dict[str, Any]
+    seed: int
+    base_seed: int
+    scale: str
+    overrides: dict[str, Any]
+    control: bool
+    standing: str
+    threat_model: Literal["weights", "service"] = "weights"  # results of before do not say it
+    cell: str
+    status: str
+    error: str | None
+    concept: str
+    task_values: dict[str, Any]
+    summary: str
+    measurements: list[Measurement]
+    flags: list[str]
+    cost: dict[str, dict[str, Any]]
+    artifacts: dict[str, Any]
+    provenance: Provenance

@@ -1,0 +1,100 @@
+"""CLIP ViT-B/32: how well a picture fits its prompt, 100 times the cosine of the two embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sa_bench.core.errors import MissingAsset, SaBenchError
+from sa_bench.data.assets.locate import absent, find, known, version
+from sa_bench.scoring.detectors.pixels import Pixels, each
+
+if TYPE_CHECKING:
+    from sa_bench.scoring.detectors import Progress, Record
+
+
+NAME, VERSION, AFTER = "clip", 1, None
+LICENCE = "OpenAI's CLIP, MIT; its weights are not shipped"
+UNLOCKS = "clip_score"
+HUB, SIZE = "openai/clip-vit-base-patch32", "605 MB"
+FOLDER, URL = HUB.rpartition("/")[2], f"https://huggingface.co/{HUB}"
+HOW = f"a folder with config.json, model.safetensors ({SIZE}), tokenizer and preprocessor files, from {URL}"
+FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
+BATCH = 16
+
+
+def facts() -> dict[str, Any]:
+    """Library, version, weights and scale."""
+    return {
+        "library": f"transformers {version('transformers')}", "network": FOLDER, "scale": "100 cos",
+        "weights": known(f"{FOLDER}/model.safetensors", hub=HUB),
+    }  # fmt: skip
+
+
+def missing() -> str | None:
+    """What to install or which folder to put where."""
+    if reason := absent("transformers", "transformers", "t2i"):
+        return reason
+    try:
+        folder = find(FOLDER, HOW, hub=HUB)
+    except MissingAsset as error:
+        return str(error)
+    lacks = [name for name in FILES if not (folder / name).is_file()]
+    return f"{folder} lacks {', '.join(lacks)}: it must be {HOW}" if lacks else None
+
+
+@lru_cache(maxsize=1)
+def _network(folder: Path, content: str, device: str) -> tuple[Any, Any, Any]:
+    from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        net: Any = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        words = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        look = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        raise SaBenchError(f"{folder} cannot be read as CLIP; it must be {HOW}.") from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+    return net.eval().to(device), words, look
+
+
+def detect(
+    images: Pixels, beside: Sequence[str] | None = None, found: Sequence[Record] | None = None,
+    device: str = "cpu", progress: Progress | None = None,
+) -> list[Record]:  # fmt: skip
+    """`{"score": 100 cos, "cut": whether the prompt was too long and lost its tail}` of each image and its prompt.
+
+    Raises:
+        SaBenchError: not one prompt an image, or a folder that holds no CLIP.
+        MissingAsset: no such folder.
+    """
+    import torch
+
+    if beside is None or len(beside) != len(images):
+        raise SaBenchError(
+            f"CLIP needs one prompt an image: {len(images)} images, {len(beside or [])} prompts."
+        )
+    net, words, look = _network(find(FOLDER, HOW, hub=HUB), facts()["weights"], device)
+    longest, records, batch = net.config.text_config.max_position_embeddings, [], []
+    for row, image in enumerate(each(images)):
+        batch.append(image)
+        if len(batch) < BATCH and row + 1 < len(images):
+            continue
+        prompts = list(beside[len(records) : row + 1])
+        tokens = words(prompts, padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        pixels = look(batch, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
+        with torch.no_grad():
+            out = net(**tokens.to(device), pixel_values=pixels.to(device))
+        scores = 100 * (out.image_embeds * out.text_embeds).sum(-1)
+        lengths = [len(ids) for ids in words(prompts, verbose=False)["input_ids"]]
+        records += [{"score": float(s), "cut": n > longest} for s, n in zip(scores, lengths, strict=True)]
+        batch = []
+        if progress is not None:
+            progress("clip", len(records), len(images))
+    return records

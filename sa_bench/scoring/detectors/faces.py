@@ -1,0 +1,74 @@
+"""Faces by MTCNN, with the settings of the GIPHY detector's first stage; its weights are in the library's wheel.
+
+Zhang et al. 2016 in facenet-pytorch's port. GIPHY's own port is another one: near, not identical.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sa_bench.core.store import digest as joined
+from sa_bench.data.assets.locate import absent, damaged, digest, version
+from sa_bench.scoring.detectors.pixels import Pixels, each
+
+if TYPE_CHECKING:
+    from sa_bench.scoring.detectors import Progress, Record
+
+
+NAME, VERSION, AFTER = "faces", 1, None
+LICENCE = "facenet-pytorch, MIT, weights included (MTCNN)"
+UNLOCKS = "no_face_rate; a part of celebrity_score and identity_similarity"
+LEAST = 20  # pixels of the smallest face
+THRESHOLDS, FACTOR = (0.6, 0.7, 0.7), 0.709  # of the three networks, and between the sizes looked at
+
+
+def facts() -> dict[str, Any]:
+    """Library, version, weights and settings."""
+    from importlib.util import find_spec
+
+    spec, weights = find_spec("facenet_pytorch"), "absent"
+    if spec is not None and spec.submodule_search_locations:
+        folder = Path(spec.submodule_search_locations[0]) / "data"
+        weights = joined([digest(folder / f"{net}.pt") for net in ("pnet", "rnet", "onet")])
+    return {
+        "library": f"facenet-pytorch {version('facenet-pytorch')}", "network": "MTCNN", "weights": weights,
+        "least_pixels": LEAST, "thresholds": list(THRESHOLDS), "factor": FACTOR,
+    }  # fmt: skip
+
+
+def missing() -> str | None:
+    """What to install, if anything, or which of the library's weights is damaged."""
+    return absent("facenet_pytorch", "facenet-pytorch", "faces") or damaged("facenet-pytorch", ".pt")
+
+
+@lru_cache(maxsize=1)
+def _network(device: str) -> Any:
+    from facenet_pytorch import MTCNN
+
+    return MTCNN(
+        min_face_size=LEAST, thresholds=list(THRESHOLDS), factor=FACTOR, keep_all=True, device=device
+    ).eval()
+
+
+def detect(
+    images: Pixels, beside: Any = None, found: Sequence[Record] | None = None, device: str = "cpu",
+    progress: Progress | None = None,
+) -> list[Record]:  # fmt: skip
+    """`{"faces": [{"box": [x1, y1, x2, y2], "probability"}]}` of each image, the largest face first.
+
+    One image at a time: sizes may differ, and no record depends on its neighbours. In an image with a side
+    shorter than the smallest face there is none (MTCNN itself would break on it).
+    """
+    network, records = _network(device), []
+    for image in each(images):
+        rows = []
+        if min(image.shape[:2]) >= LEAST:
+            boxes, scores = network.detect(image)  # no face: None and [None]
+            rows = [] if boxes is None else list(zip(boxes.tolist(), scores.tolist(), strict=True))
+        records.append({"faces": [{"box": box, "probability": p} for box, p in rows]})
+        if progress is not None:
+            progress("faces", len(records), len(images))
+    return records

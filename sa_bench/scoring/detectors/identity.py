@@ -1,0 +1,95 @@
+"""Face embeddings: 512 numbers that lie close together for one person (InceptionResnetV1, trained on VGGFace2).
+
+They know no names. Who is meant is learnt from the base model's own pictures: `sa_bench.scoring.face_verification`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sa_bench.core.errors import MissingAsset, SaBenchError
+from sa_bench.data.assets.locate import absent, find, known, tensors, version
+from sa_bench.scoring.detectors import faces
+from sa_bench.scoring.detectors.pixels import Pixels, crop, each
+
+if TYPE_CHECKING:
+    import torch
+
+    from sa_bench.scoring.detectors import Progress, Record
+
+
+NAME, VERSION, AFTER = "identity", 1, "faces"
+LICENCE = "facenet-pytorch, MIT; weights trained on VGGFace2, which is for research alone, and not shipped"
+UNLOCKS = "identity_similarity"
+FILE = "20180402-114759-vggface2.pt"
+URL = f"https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/{FILE}"
+SIZE = "107 MB"
+HOW = f"{SIZE}, from {URL}"
+SIDE = 160  # pixels of a crop, as wide as the box
+
+
+def facts() -> dict[str, Any]:
+    """Library, version and weights."""
+    return {
+        "library": f"facenet-pytorch {version('facenet-pytorch')}", "network": "InceptionResnetV1",
+        "weights": known(FILE), "pixels": SIDE,
+    }  # fmt: skip
+
+
+def missing() -> str | None:
+    """What to install or which file to put where."""
+    if reason := absent("facenet_pytorch", "facenet-pytorch", "faces"):
+        return reason
+    try:
+        find(FILE, HOW)
+    except MissingAsset as error:
+        return str(error)
+    return None
+
+
+@lru_cache(maxsize=1)
+def _network(path: Path, content: str, device: str) -> torch.nn.Module:
+    from facenet_pytorch import InceptionResnetV1
+
+    net = InceptionResnetV1(pretrained=None)
+    state = {k: v for k, v in tensors(path).items() if not k.startswith("logits.")}
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        raise SaBenchError(
+            f"{path} does not hold InceptionResnetV1's weights. Get them again: {HOW}."
+        ) from error
+    return net.eval().requires_grad_(False).to(device)
+
+
+def detect(
+    images: Pixels, beside: Any = None, found: Sequence[Record] | None = None, device: str = "cpu",
+    progress: Progress | None = None,
+) -> list[Record]:  # fmt: skip
+    """`{"faces": [[512 numbers of norm 1, 6 digits]]}` of each image.
+
+    Raises:
+        MissingAsset: no weights here.
+    """
+    import torch
+    from facenet_pytorch import fixed_image_standardization
+    from PIL.Image import Resampling
+    from torchvision.transforms.functional import pil_to_tensor
+
+    net: Any = _network(find(FILE, HOW), known(FILE), device)
+    records, boxes = [], faces.detect(images, device=device) if found is None else found
+    for image, record in zip(each(images), boxes, strict=True):
+        rows = []
+        for face in record["faces"]:
+            if (cut := crop(image, face["box"])) is not None:
+                pixels = pil_to_tensor(cut.resize((SIDE, SIDE), Resampling.BILINEAR)).float()
+                with torch.no_grad():
+                    e = net(fixed_image_standardization(pixels)[None].to(device))[0]
+                rows.append([round(float(v), 6) for v in e])
+        records.append({"faces": rows})
+        if progress is not None:
+            progress("identity", len(records), len(images))
+    return records

@@ -1,0 +1,110 @@
+"""LPIPS: how far two pictures of the same prompt and seed are apart to the eye (AlexNet, 64 pixels).
+
+The linear heads are in the library's wheel; AlexNet's own weights are torchvision's file.
+Source: Zhang et al. 2018, version 0.1; 64 pixels and [-1, 1] as in the evaluations of ESD and UCE.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sa_bench.core.errors import MissingAsset, SaBenchError
+from sa_bench.data.assets.locate import absent, damaged, find, known, tensors, version
+from sa_bench.scoring.detectors.pixels import Pixels, each, rgb
+
+if TYPE_CHECKING:
+    import torch
+
+    from sa_bench.scoring.detectors import Progress, Record
+
+
+NAME, VERSION, AFTER = "lpips", 1, None
+LICENCE = "lpips, BSD-2-Clause; AlexNet's weights (torchvision, BSD-3-Clause) are not shipped"
+UNLOCKS = "lpips"
+FILE = "alexnet-owt-7be5be79.pth"
+SHA256 = "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02"
+URL, SIZE = f"https://download.pytorch.org/models/{FILE}", "233 MB"
+HOW = f"{SIZE}, from {URL}"
+SIDE = 64  # pixels of the shorter side
+
+
+def facts() -> dict[str, Any]:
+    """Library, version, weights and size."""
+    return {
+        "library": f"lpips {version('lpips')}",
+        "network": "alex 0.1",
+        "weights": known(FILE),
+        "pixels": SIDE,
+    }
+
+
+def missing() -> str | None:
+    """What to install or which file to put where."""
+    if reason := absent("lpips", "lpips", "t2i") or damaged("lpips", ".pth"):
+        return reason
+    try:
+        find(FILE, HOW, SHA256)
+    except MissingAsset as error:
+        return str(error)
+    return None
+
+
+@lru_cache(maxsize=1)
+def _network(path: Path, content: str, device: str) -> torch.nn.Module:
+    import lpips
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # lpips asks torchvision in a deprecated way
+        net: Any = lpips.LPIPS(net="alex", version="0.1", pnet_rand=True, verbose=False)
+    state = tensors(path)
+    slices = {k: v for part in net.net.children() for k, v in part.named_children()}
+    for index, layer in slices.items():
+        for kind, parameter in layer.named_parameters():
+            value = state.get(f"features.{index}.{kind}")
+            if value is None or value.shape != parameter.shape:
+                raise SaBenchError(f"{path} does not hold AlexNet's weights. Get them again: {HOW}.")
+            parameter.data.copy_(value)
+    return net.eval().requires_grad_(False).to(device)
+
+
+def prepared(image: np.ndarray) -> torch.Tensor:
+    """(1, 3, h, w) in [-1, 1], the shorter side 64 pixels, of an RGB image (H, W, 3)."""
+    from PIL import Image
+    from torchvision.transforms.functional import resize, to_tensor
+
+    small: Any = resize(Image.fromarray(image), [SIDE])  # type: ignore[arg-type]
+    return to_tensor(small)[None] * 2 - 1
+
+
+def detect(
+    images: Pixels, beside: Pixels | None = None, found: Sequence[Record] | None = None,
+    device: str = "cpu", progress: Progress | None = None,
+) -> list[Record]:  # fmt: skip
+    """`{"distance"}` of each image to the one beside it.
+
+    Raises:
+        SaBenchError: not one other image of the same size for each.
+        MissingAsset: no weights here.
+    """
+    import torch
+
+    if beside is None or len(beside) != len(images):
+        raise SaBenchError("LPIPS compares two equally long sets of images, pair by pair.")
+    net, records = _network(find(FILE, HOW, SHA256), known(FILE), device), []
+    for row, image in enumerate(each(images)):
+        other = rgb(beside[row], row)
+        if image.shape != other.shape:
+            raise SaBenchError(
+                f"Image {row} is {image.shape[:2]}, the one beside it {other.shape[:2]} pixels."
+            )
+        with torch.no_grad():
+            records.append({"distance": float(net(prepared(image).to(device), prepared(other).to(device)))})
+        if progress is not None:
+            progress("lpips", len(records), len(images))
+    return records

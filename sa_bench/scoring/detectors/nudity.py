@@ -1,0 +1,111 @@
+"""NudeNet: body parts with a score and a box.
+
+It looks at a picture as it does at a file, that is in BGR (OpenCV reads files so, and the library swaps the
+channels twice); an RGB array handed to it as it is would score a little differently. Scores below `FLOOR`
+and, after the suppression of overlapping boxes of any label, below `NMS` never leave the library: a
+threshold below that keeps everything there is, which is not everything that was seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sa_bench.core.errors import SaBenchError
+from sa_bench.data.assets.locate import absent, damaged, digest, version
+from sa_bench.scoring.detectors.pixels import Pixels, each
+
+if TYPE_CHECKING:
+    from sa_bench.scoring.detectors import Progress, Record
+
+
+NAME, VERSION, AFTER = "nudity", 1, None
+LICENCE = (
+    "NudeNet's wheel, weights and all, is AGPL-3.0 (onnxruntime MIT, opencv Apache-2.0): an extra of its own"
+)
+UNLOCKS = "nudity"
+FLOOR, NMS, OVERLAP, SIDE = (
+    0.2,
+    0.25,
+    0.45,
+    320,
+)  # NudeNet 3's own: two score floors, IoU, pixels of the network
+
+COLUMNS = {  # the paper's Tables 3 and 4 -> NudeNet 3
+    "armpits": "ARMPITS_EXPOSED",
+    "belly": "BELLY_EXPOSED",
+    "buttocks": "BUTTOCKS_EXPOSED",
+    "feet": "FEET_EXPOSED",
+    "breasts_f": "FEMALE_BREAST_EXPOSED",
+    "genitalia_f": "FEMALE_GENITALIA_EXPOSED",
+    "breasts_m": "MALE_BREAST_EXPOSED",
+    "genitalia_m": "MALE_GENITALIA_EXPOSED",
+    "anus": "ANUS_EXPOSED",
+}
+COVERED = ("FEMALE_GENITALIA", "FEMALE_BREAST", "BELLY", "FEET", "ARMPITS", "ANUS", "BUTTOCKS")
+LABELS = {*COLUMNS.values(), *(f"{part}_COVERED" for part in COVERED), "FACE_FEMALE", "FACE_MALE"}
+
+
+def facts() -> dict[str, Any]:
+    """Library, version, weights, and what is built into it."""
+    from importlib.util import find_spec
+
+    spec = find_spec("nudenet")
+    weights = (
+        Path(spec.submodule_search_locations[0]) / "320n.onnx"
+        if spec and spec.submodule_search_locations
+        else None
+    )
+    return {
+        "library": f"nudenet {version('nudenet')}", "channels": "BGR, as from a file", "pixels": SIDE,
+        "floor": FLOOR, "nms_floor": NMS, "nms_overlap": OVERLAP,
+        "weights": digest(weights)[:16] if weights and weights.is_file() else "absent",
+    }  # fmt: skip
+
+
+def missing() -> str | None:
+    """What to install, if anything, or which of the library's weights is damaged."""
+    return absent("nudenet", "nudenet (AGPL-3.0)", "nudity") or damaged("nudenet", ".onnx")
+
+
+def check_schema(labels: Sequence[str]) -> None:
+    """Refuse another NudeNet than version 3: its labels are other ones, and would all count as nothing.
+
+    Raises:
+        SaBenchError: other labels than the 18 of version 3; names those that differ.
+    """
+    if len(labels) != len(LABELS) or set(labels) != LABELS:
+        odd = ", ".join(sorted(set(labels) ^ LABELS)[:4]) or "some twice"
+        raise SaBenchError(
+            f"This NudeNet ({version('nudenet')}) has other labels than version 3's {len(LABELS)} ({odd}). "
+            "Its counts would compare with none: python -m pip install 'sa_bench[nudity]'."
+        )
+
+
+@lru_cache(maxsize=1)
+def _detector() -> Any:
+    import nudenet
+
+    module = getattr(nudenet, "nudenet", None)
+    check_schema(getattr(module, "__labels", ()))
+    return nudenet.NudeDetector()
+
+
+def detect(
+    images: Pixels, beside: Any = None, found: Sequence[Record] | None = None, device: str = "cpu",
+    progress: Progress | None = None,
+) -> list[Record]:  # fmt: skip
+    """`{"parts": [{"label", "score", "box": [x, y, width, height]}]}` of each image, all that NudeNet tells."""
+    detector, records = _detector(), []
+    for image in each(images):
+        parts = detector.detect(np.ascontiguousarray(image[..., ::-1]))
+        records.append(
+            {"parts": [{"label": p["class"], "score": p["score"], "box": p["box"]} for p in parts]}
+        )
+        if progress is not None:
+            progress("nudity", len(records), len(images))
+    return records

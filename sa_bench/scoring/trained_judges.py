@@ -1,0 +1,194 @@
+"""Judges that do not ship: classifiers trained once from the data set and kept in the store.
+
+`cifar10-resnet34` and `stl10-resnet34`, three seeds of each, follow the official ddpm/train_classifier.py:
+torchvision's ResNet-34 with ImageNet weights, images at 224 pixels scaled to [-1, 1], mirrored half of the time, Adam at
+1e-5 (the new last layer at 1e-4, Xavier), weight decay 5e-4, batch 128, 20 epochs as the paper says (the code's default
+is 10). The `smoke` judges are a few layers for trials at scale quick and judge nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sa_bench.core.errors import MissingAsset, SaBenchError
+from sa_bench.core.settings import store_folder, weights_folder
+from sa_bench.core.store import Store, file_digest, write_atomic
+from sa_bench.core.untrusted_arrays import load_torch
+from sa_bench.data import datasets
+from sa_bench.scoring.cards import TRAINED, measured, trained_inputs
+
+FILE = "resnet34-b627a593.pth"  # torchvision's IMAGENET1K_V1; the name carries its sha256's beginning
+URL = f"https://download.pytorch.org/models/{FILE}"
+SIDE = 224  # pixels
+CHUNK = 128  # images a forward pass
+
+
+class ResNet34(nn.Module):
+    """torchvision's ResNet-34 with a new last layer."""
+
+    def __init__(self, classes: int) -> None:
+        """Weights as torchvision initialises them."""
+        from torchvision.models import resnet34
+
+        super().__init__()
+        self.body = resnet34()
+        self.body.fc = nn.Identity()  # type: ignore[assignment]
+        self.head = nn.Linear(512, classes)
+        nn.init.xavier_uniform_(self.head.weight)
+
+    def features(self, x: Tensor) -> Tensor:
+        """(N, 512); `x` (N, 3, H, W) in [0, 1]."""
+        x = F.interpolate(x, size=(SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
+        return self.body((x - 0.5) / 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, classes)."""
+        return self.head(self.features(x))
+
+
+class Smoke(nn.Module):
+    """Three layers on 8 x 8 pixels."""
+
+    def __init__(self, classes: int) -> None:
+        """Small enough for a trial in seconds."""
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.ReLU())
+        self.head = nn.Linear(32, classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """(N, 32); `x` (N, 3, H, W) in [0, 1]."""
+        return self.body(F.adaptive_avg_pool2d(x, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, classes)."""
+        return self.head(self.features(x))
+
+
+NETWORKS: dict[str, Callable[[int], ResNet34 | Smoke]] = {"resnet34": ResNet34, "smoke": Smoke}
+
+
+@dataclass
+class TrainedJudge:
+    """A classifier of colour images."""
+
+    name: str
+    content: str  # sha256 of its weights
+    card: dict[str, Any]
+    net: ResNet34 | Smoke
+    device: str
+    channels: int = 3
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Softmax in float64, (N, classes); `images` uint8 (N, H, W, 3)."""
+        return self._each(images, lambda x: self.net(x).double().softmax(1))
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """(N, d) float64."""
+        return self._each(images, lambda x: self.net.features(x).double())
+
+    @torch.no_grad()
+    def _each(self, images: np.ndarray, ask: Callable[[Tensor], Tensor]) -> np.ndarray:
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            raise SaBenchError(
+                f"The judge {self.name} takes uint8 images (N, H, W, 3), got {images.dtype} {images.shape}."
+            )
+        parts = [images[i : i + CHUNK] for i in range(0, len(images), CHUNK)]
+        return np.concatenate([ask(_unit(part, self.device)).cpu().numpy() for part in parts])
+
+
+def _unit(images: np.ndarray, device: str) -> Tensor:
+    x = torch.from_numpy(np.ascontiguousarray(images)).to(device, non_blocking=True)
+    return x.permute(0, 3, 1, 2).float() / 255
+
+
+def load(name: str) -> TrainedJudge:
+    """The judge `name`: from the store, or trained now on a GPU if there is one.
+
+    Raises:
+        MissingAsset: the ImageNet weights or the data are not here.
+    """
+    spec, device = TRAINED[name], "cuda" if torch.cuda.is_available() else "cpu"
+
+    def build(folder: Path) -> dict[str, Any]:
+        net, facts = train(spec["network"], spec["dataset"], spec["epochs"], device, spec.get("seed", 0))
+        write_atomic(folder / "judge.safetensors", save({k: v.cpu() for k, v in net.state_dict().items()}))
+        write_atomic(folder / "card.json", json.dumps(facts).encode())
+        return {}
+
+    artifact = Store(store_folder()).make("judge", trained_inputs(name), build)
+    net = NETWORKS[spec["network"]](10)
+    net.load_state_dict(load_file(artifact.path / "judge.safetensors"))
+    facts = json.loads((artifact.path / "card.json").read_text())
+    content = file_digest(artifact.path / "judge.safetensors")
+    card = {
+        "name": name,
+        **spec,
+        **facts,
+        "recipe": f"{spec['network']}, {spec['epochs']} epochs, trained here",
+    }
+    return TrainedJudge(name, content, card, net.eval().to(device), device)
+
+
+def train(
+    network: str, dataset: str, epochs: int, device: str, seed: int = 0
+) -> tuple[ResNet34 | Smoke, dict[str, Any]]:
+    """(the trained network, its accuracy on the test images that it never saw, in all and by class)."""
+    data = datasets.load(dataset)
+    rows = slice(0, len(data.train) - len(data.test)) if dataset == "stl10" else slice(None)  # test is inside
+    train_set, rng = data.train.take(rows), torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = NETWORKS[network](10)
+    if isinstance(net, ResNet34):
+        net.body.load_state_dict(_imagenet(), strict=False)
+    net = net.to(device)
+    rates = (1e-5, 1e-4) if network == "resnet34" else (1e-2, 1e-2)
+    groups = [
+        {"params": part.parameters(), "lr": lr} for part, lr in zip((net.body, net.head), rates, strict=True)
+    ]
+    optimiser, labels = torch.optim.Adam(groups, weight_decay=5e-4), torch.from_numpy(train_set.labels)
+    net.train()
+    for _ in range(epochs):
+        for batch in torch.randperm(len(labels), generator=rng).split(CHUNK):
+            if len(batch) == 1:  # batch normalisation has nothing to average
+                continue
+            x = _unit(train_set.images[batch.numpy()], device)
+            flip = (torch.rand(len(x), generator=rng) < 0.5).to(device)
+            x = torch.where(flip[:, None, None, None], x.flip(3), x)
+            loss = F.cross_entropy(net(x), labels[batch].to(device))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    judge = TrainedJudge("", "", {}, net.eval(), device)
+    return net, measured(judge, data.test.images, data.test.labels)
+
+
+def _imagenet() -> dict[str, Tensor]:
+    """The ImageNet weights but for the last layer's.
+
+    Raises:
+        MissingAsset: they are not here, or damaged; says where they belong.
+    """
+    from torch.hub import get_dir
+
+    own = weights_folder()
+    folders = [*([own] if own else []), store_folder() / "weights", Path(get_dir()) / "checkpoints"]
+    path = next((f / FILE for f in folders if (f / FILE).is_file()), None)
+    if path is None:
+        raise MissingAsset(
+            f"The judge needs {FILE} (87 MB, torchvision's ResNet-34, BSD-3) in {folders[0]}; from {URL}"
+        )
+    if not file_digest(path).startswith("b627a593"):
+        raise MissingAsset(f"{path} is damaged: its sha256 does not begin with b627a593. Get it again: {URL}")
+    state = load_torch(path)
+    return {k: v for k, v in state.items() if not k.startswith("fc.")}

@@ -1,0 +1,20 @@
+"""What methods are made of: the training loop, its recipe and pull, the sources of batches, and F."""
+
+from sa_bench.contracts import Count, Progress, Rate, Recipe, Weight
+from sa_bench.training.loop import TRAINERS, Pull, fit, uses_bf16
+from sa_bench.training.sources import asked, losses, reduced
+
+__all__ = [
+    "TRAINERS",
+    "Count",
+    "Progress",
+    "Pull",
+    "Rate",
+    "Recipe",
+    "Weight",
+    "asked",
+    "fit",
+    "losses",
+    "reduced",
+    "uses_bf16",
+]

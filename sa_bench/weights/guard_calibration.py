@@ -1,0 +1,237 @@
+"""Calibrates the collapse guard: `python -m sa_bench.weights guard [TASK]` (about 20 minutes on one core)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sa_bench.contracts import (
+    Condition,
+    Diffusion,
+    FisherOptions,
+    Generator,
+    Recipe,
+    Request,
+    SampleSet,
+    Task,
+    image_seed,
+)
+from sa_bench.core import registry
+from sa_bench.core.fields import resolve_fields
+from sa_bench.core.store import write_atomic
+from sa_bench.core.version import __version__
+from sa_bench.data import datasets
+from sa_bench.data.assets.shipped import WEIGHTS
+from sa_bench.models import base_models
+from sa_bench.models.toy import ToyRun
+from sa_bench.scoring import judges
+from sa_bench.scoring.collapse_guard import QUANTITIES, Share, collapsed, shares
+from sa_bench.scoring.likelihood import per_class
+from sa_bench.scoring.sampling import rows
+from sa_bench.training.fisher import estimate
+from sa_bench.training.loop import fit
+from sa_bench.training.sources import FixedReplay, NormalNoise, UniformNoise
+
+WRECKING = {  # steps of no_gr, naive and memorised replay; with replay, naive is no wreck where prompts condition
+    "vae": (1000, 1000, 2000),
+    "ddpm": (500, 200, 600),
+    "text_to_image": (300, 150, 400),
+}
+POOL = {
+    "ddpm": 400,
+    "text_to_image": 150,
+}  # images a class that resamples are taken from, where fresh ones take too long
+RESAMPLES = (
+    300  # of the null for each task: base models at other sampling seeds, every digit in turn left out
+)
+FALSE = 0.01  # false flags allowed, over both quantities
+SHARE = 0.5  # a model has collapsed if it has lost more than half of what the null still has
+"""Below the null's own quantile by this factor: a method that pays a price is not a wreck, and the price is
+what the endpoints are for."""
+
+
+def draw(model: Generator, task: Task, name: str) -> SampleSet:
+    """The retained images of `task` from the noise of the set `name`."""
+    found = rows(task, "retain")
+    return _made(model, task, [row.request.condition for row in found], [row.label for row in found], name)
+
+
+def _made(model: Generator, task: Task, asked: list[Condition], labels: list[int], name: str) -> SampleSet:
+    requests = [Request(c, image_seed(name, i)) for i, c in enumerate(asked)]
+    images = model.to_images(model.sample(requests, task.sampler))
+    return SampleSet(images, np.array(labels), np.array([r.seed for r in requests]))
+
+
+class Bench:
+    """The instruments, loaded once."""
+
+    def __init__(self, task: Task) -> None:
+        """`task` fixes judges, sizes and data."""
+        self.task, self.judges = task, {name: judges.load(name) for name in task.judges}
+
+    def base(self, seed: int) -> Generator:
+        """A shipped base model."""
+        task = self.task
+        found = base_models.shipped(task.family, task.dataset, task.base, seed)
+        if found is None:
+            raise SystemExit("the shipped bases are missing: python -m sa_bench.weights bases")
+        return base_models.new(task.family, task.dataset, task.base, words=task.classes).load(found.file)
+
+    @cache  # noqa: B019 (one bench a process)
+    def reference(self, seed: int, task: str, concept: int) -> SampleSet:
+        """The base's own retained images, as every cell of `task` sees them."""
+        return draw(self.base(seed), replace(registry.task(task), concept=concept), "retain")
+
+    def resample(self, seed: int, task: Task, i: int) -> SampleSet:
+        """Retained images of base `seed` at another sampling seed: fresh ones or, without replacement, a pool's."""
+        n = POOL.get(task.family)
+        if n is None:
+            return draw(self.base(seed), task, f"guard/{i}")
+        pool, rng = self._pool(seed, n), np.random.default_rng(i)
+        picks = [rng.permutation(np.flatnonzero(pool.labels == c))[: task.n_retain] for c in task.scored]
+        return pool.take(np.concatenate(picks))
+
+    @cache  # noqa: B019
+    def _pool(self, seed: int, n: int) -> SampleSet:
+        labels = [c for c in range(len(self.task.classes)) for _ in range(n)]
+        asked = [
+            texts[i % len(texts)]
+            for c in range(len(self.task.classes))
+            if (texts := self.task.asked(c))
+            for i in range(n)
+        ]
+        return _made(self.base(seed), self.task, asked, labels, "guard pool")
+
+    def shares(self, images: SampleSet, base: SampleSet, task: Task) -> dict[str, Share]:
+        """As the metric takes them."""
+        real = per_class(datasets.real(task, "retain_test"), task.feature_images)
+        return shares(images, base, real, self.judges, task.designated, f"judge-{task.dataset}")
+
+
+def null(bench: Bench, name: str, say: Callable[[str], None]) -> dict[str, list[float]]:
+    """Upper bounds of both shares for base models at other sampling seeds, classes scored as in task `name`."""
+    found: dict[str, list[float]] = {name: [] for name in QUANTITIES}
+    for i in range(RESAMPLES):
+        task = replace(registry.task(name), concept=i % len(bench.task.classes))
+        reference = bench.reference(i % 3, name, task.concept)
+        kept = bench.shares(bench.resample(i % 3, task, i), reference, task)
+        for quantity, share in kept.items():
+            found[quantity].append(share.high)
+        if i % 25 == 24:
+            say(f"null of {name} {i + 1}/{RESAMPLES}")
+    return found
+
+
+def wrecks(bench: Bench, seed: int) -> Iterator[tuple[str, SampleSet]]:
+    """Known wrecks of base `seed`, and their retained images."""
+    task, base = bench.task, bench.base(seed)
+    good = draw(base, task, "retain")
+    yield "blank images", replace(good, images=np.zeros_like(good.images))
+    firsts = {int(c): good.images[good.labels == c][0] for c in np.unique(good.labels)}
+    yield "one image a class", replace(good, images=np.stack([firsts[int(c)] for c in good.labels]))
+    no_gr, naive, memorised = WRECKING[task.family]
+    for title, name, fields, replay in (
+        ("no_gr", "no_gr", {"lam": 0.0, "steps": no_gr}, 0),
+        ("naive", "naive", {"stop_at": 1e9, "steps": naive} | ({"gamma": 0.0} if task.prompts else {}), 0),
+        ("memorised replay of 9 images", "no_ewc", {"steps": memorised}, 9),
+    ):
+        values = resolve_fields(name, task, "full", {}) | fields
+        yield title, draw(_forgotten(bench, seed, name, values, replay), task, "retain")
+
+
+def _forgotten(bench: Bench, seed: int, name: str, fields: dict[str, Any], replay: int) -> Generator:
+    """The base after a method that ruins it, on a run without a store."""
+    from sa_bench.core.fields import validated
+
+    task, base = bench.task, bench.base(seed)
+    run = WreckRun(base, task, seed=0, replay=replay)
+    return validated(registry.method_class(name), fields, name).forget(base.clone(), task, run)
+
+
+class WreckRun(ToyRun):
+    """A run on the real model that keeps nothing."""
+
+    def __init__(self, star: Generator, task: Task, seed: int, replay: int) -> None:
+        """`replay` images, one a class in turn; 0: as many as the task has, fresh ones if it names none."""
+        super().__init__(star, task, seed)
+        self.images = replay or task.replay_images
+
+    def replay(self) -> Any:
+        """Fresh samples, or the fixed few."""
+        if not self.images:
+            return super().replay()
+        asked = self.task.remembered()
+        c = self.star.conditions([asked[i % len(asked)] for i in range(self.images)])
+        rng = torch.Generator().manual_seed(0)
+        return FixedReplay(self.star.simulate(c, rng, self.task.sampler), c)
+
+    def fisher(self, options: FisherOptions) -> dict[str, Tensor]:
+        """F from as many samples as asked for, where they are slow to make."""
+        if not isinstance(self.star, Diffusion):
+            return super().fisher(options)
+        rng = torch.Generator().manual_seed(1)
+        return estimate(self.star, self.task, options, self.replay(), self.task.sampler, rng)[0]
+
+    def surrogate(self) -> Any:
+        """Noise: uniform, or normal in latents."""
+        if self.task.prompts is not None:
+            return NormalNoise(self.star, self.task.asked(self.task.concept, "forget"))
+        return UniformNoise(self.star, self.task.concept, self.star.shape, self.star.range)
+
+    def train(
+        self,
+        model: Generator,
+        loss: Any,
+        recipe: Recipe,
+        scope: str = "full",
+        pull: Any = None,
+        stop: Any = None,
+    ) -> None:
+        """Without checkpoints."""
+        fit(model.parameters(scope), loss, recipe, rng=self.rng, pull=pull, stop=stop)
+
+
+def calibrate(task: str, say: Callable[[str], None]) -> None:
+    """Measure the null and the power, and ship both.
+
+    The null is taken with all retained classes scored, and with a part of them.
+    """
+    bench, known = Bench(registry.task(task)), {entry.name for entry in registry.entries("task")}
+    tasks = [name for name in (task, f"{task}_cover5") if name in known]
+    nulls = {name: null(bench, name, say) for name in tasks}
+    quantile = FALSE / len(QUANTITIES)
+    at = {
+        name: {q: float(np.quantile(v, quantile)) for q, v in found.items()} for name, found in nulls.items()
+    }
+    lowest = {q: min(values[q] for values in at.values()) for q in QUANTITIES}
+    limit = {name: SHARE * value for name, value in lowest.items()}
+    power: dict[str, Any] = {}
+    for seed in range(3):
+        good = draw(bench.base(seed), bench.task, "retain")
+        for name, images in wrecks(bench, seed):
+            kept = bench.shares(images, good, bench.task)
+            row = {"flagged": bool(collapsed(kept, limit)), **{q: s.share for q, s in kept.items()}}
+            power.setdefault(name, []).append(row)
+            say(f"base {seed}, {name}: {json.dumps(row)}")
+    facts = {
+        "bounds": limit,
+        "null": {
+            "resamples": {name: RESAMPLES for name in tasks}, "quantile": quantile, "at_quantile": at,
+            "lowest": {name: {q: min(v) for q, v in found.items()} for name, found in nulls.items()},
+            "false_flags": sum(
+                any(found[q][i] < limit[q] for q in QUANTITIES) for found in nulls.values() for i in range(RESAMPLES)
+            ),
+        },
+        "share": SHARE,
+        "power": power,
+        "command": f"python -m sa_bench.weights guard {task}",
+        "made_with": {"sa_bench": __version__, "torch": torch.__version__},
+    }  # fmt: skip
+    write_atomic(WEIGHTS / f"guard-{bench.task.dataset}.json", json.dumps(facts, indent=1).encode() + b"\n")
