@@ -21,7 +21,7 @@ from sa_bench.analysis import details
 from sa_bench.analysis.board import Board, Endpoint, Line
 from sa_bench.analysis.pairwise import COMPARED, checkpoints, comparisons, difference
 from sa_bench.analysis.plots import curves, sweeps, tradeoff
-from sa_bench.analysis.published import verdicts
+from sa_bench.analysis.published import verdict_on, verdicts
 from sa_bench.analysis.ranking import boards
 from sa_bench.analysis.wording import FEW, FRONT, Notes, elsewhere, protocol, spread, trained_in
 from sa_bench.core.errors import SaBenchError
@@ -62,7 +62,7 @@ def render(results: Sequence[Mapping[str, Any]], at: Path | None = None, unblurr
         "verdicts": verdicts, "commands": commands, "guard": guard_card,
         "Notes": Notes, "front": FRONT, "only_reason": only_reason, "unit": unit, "made_with": made_with, "seeds": seeds,
         "cells": cells, "elsewhere": elsewhere, "placed": once(), "beside": details.table,
-        "protocol": protocol,
+        "protocol": protocol, "verdict_on": verdict_on,
     }  # fmt: skip
     return environment.get_template("report.html").render(boards=boards(results))
 

@@ -11,8 +11,7 @@ from result_rows import result_row
 from sa_bench.core.store import write_atomic
 from sa_bench.engine import metering
 from sa_bench.engine.metering import SPENT, Meter
-from sa_bench.results.files import metadata
-from sa_bench.results.provenance import OPTIONAL, made_here, provenance
+from sa_bench.results.provenance import OPTIONAL, made_here, metadata, provenance
 from sa_bench.results.rows import to_json
 from sa_bench.results.untrusted import Differs, result
 

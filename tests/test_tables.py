@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 
 import pytest
 from result_rows import OTHERS, measurement, result_row
-from sa_bench.reports.tables import FORMATS, comma_separated, latex, markdown, page
+from sa_bench.reports.tables import FORMATS, comma_separated, latex, markdown, page, tex
 
 from sa_bench.analysis import published as claims
 from sa_bench.analysis import published as ledger
@@ -20,7 +20,6 @@ from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.engine.cells import resolve
 from sa_bench.results.files import packed
-from sa_bench.tex import tex
 
 JUDGES = [{"judge": f"mnist-paper-{i}", "value": 0.06} for i in range(3)]
 PROBABILITY = {"title": "P(c_f)", "unit": "probability", "better": "lower"}

@@ -148,6 +148,18 @@ def departures(entry: Published, row: Mapping[str, Any]) -> list[str]:
     return found + ([f"our own prompts instead of {', '.join(own)}"] if own else [])
 
 
+def verdict_on(row: Mapping[str, Any], measurement: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Say what one result's measurement tells of the number published for it.
+
+    Returns:
+        As `verdict`; None if nothing was published for it, or it has no value.
+    """
+    entry = published(row, metric_of(measurement))
+    if entry is None or measurement["value"] is None:
+        return None
+    return verdict(entry, row, [by_judge(measurement)])
+
+
 def verdict(
     entry: Published, row: Mapping[str, Any], by_run: Sequence[Mapping[str, float]]
 ) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sa_bench.analysis import details
 from sa_bench.analysis.board import spent
+from sa_bench.analysis.published import verdict_on
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError, unknown
 from sa_bench.core.untrusted_arrays import read_scores
@@ -101,8 +102,8 @@ def _measurement(row: Mapping[str, Any], m: Mapping[str, Any], folder: Path) -> 
             yield f"  Beside it, {told}."
         elif value not in (None, {}, []) and len(text) < 300:
             yield f"  {key}: {text}"
-    if m["ledger"]:
-        yield f"  Published: {m['ledger']['published']} ({m['ledger']['source']}). Verdict: {m['ledger']['verdict']}."
+    if told := verdict_on(row, m):
+        yield f"  Published: {told['published']} ({told['source']}). Verdict: {told['verdict']}."
     yield f"  Source: {m['source']}. It depends on: {', '.join(m['fingerprint'])}."
 
 

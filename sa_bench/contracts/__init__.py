@@ -5,7 +5,7 @@ model θ. *Metrics* measure stored sample sets and the model. The engine knows o
 concrete component. They import nothing else of this package.
 """
 
-from sa_bench.contracts.keys import LARGEST_SEED, Seed, flat, image_seed, later, plain
+from sa_bench.contracts.keys import LARGEST_SEED, Seed, flat, image_seed, later, plain, stored
 from sa_bench.contracts.method import (
     Count,
     FisherOptions,
@@ -77,5 +77,6 @@ __all__ = [
     "later",
     "metric",
     "plain",
+    "stored",
     "undefined",
 ]

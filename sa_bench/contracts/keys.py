@@ -36,7 +36,7 @@ def plain(value: Any, cls: type | None = None) -> Any:
     if value is not None and cls is not None and is_dataclass(cls):
         found = {}
         for f in fields(cls):
-            if isinstance(value, Mapping) and f.name not in value:
+            if not f.metadata.get("key", True) or (isinstance(value, Mapping) and f.name not in value):
                 continue
             part = value[f.name] if isinstance(value, Mapping) else getattr(value, f.name)
             default = {} if f.default_factory is dict else f.default
@@ -49,6 +49,15 @@ def plain(value: Any, cls: type | None = None) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(part) for part in value]
     return value
+
+
+def stored(value: Any) -> dict[str, Any]:
+    """Give a dataclass's values as results keep them: all but what a hash among them stands for."""
+
+    def part(value: Any) -> Any:
+        return stored(value) if is_dataclass(value) else value
+
+    return {f.name: part(getattr(value, f.name)) for f in fields(value) if f.metadata.get("key", True)}
 
 
 def flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -37,16 +37,23 @@ class Prompts:
     rows: Literal["fixed", "own"] = later(
         "fixed"
     )  # a file's guidance and size: the sampler's, or each row's own
+    texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict, metadata={"key": False})
+    """Role to the prompts of its file, read when the task is validated; `files` has their hashes, so no key has them."""
 
     def of(self, role: str, name: str) -> list[str]:
         """The prompts of a role (`forget`, `replay`, `test`, `kept`, `leakage`, `captions`) for the class `name`.
 
-        Those of the role's file as they stand, where there is one; it must be here.
+        Those of the role's file as they stand, where there is one.
+
+        Raises:
+            LookupError: the task's files were not read yet.
         """
         if role in self.files:
-            from sa_bench.data import prompt_files
-
-            return [row.text for row in prompt_files.rows(self.files[role])]
+            if role not in self.texts:
+                raise LookupError(
+                    f"The prompts of {self.files[role]} were not read: validate the task first."
+                )
+            return [*self.texts[role]]
         return [template.replace("{}", name) for template in getattr(self, role)]
 
 

@@ -12,9 +12,6 @@ from pydantic import TypeAdapter, ValidationError
 from sa_bench.contracts import Task
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError, unknown
-from sa_bench.engine.validation import (
-    check_fisher,
-)
 
 
 def split(text: str) -> list[str]:
@@ -105,5 +102,4 @@ def resolve_fields(method: str, task: Task, scale: str, settings: Mapping[str, s
     for path, value in settings.items():
         assign(cls, values, path, value, f"method {method}")
     built = validated(cls, values, f"method {method}")
-    check_fisher(built, task, f"method {method}")
     return asdict(built)

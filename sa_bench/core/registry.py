@@ -159,7 +159,7 @@ def _tasks(tree: ast.Module) -> dict[str, str]:
     for call in calls:
         if isinstance(call.func, ast.Name) and call.func.id in ("Task", "replace"):
             plain = {k.arg: k.value.value for k in call.keywords if isinstance(k.value, ast.Constant)}
-            if "name" in plain:
+            if plain.get("name"):  # a template has none
                 found[str(plain["name"])] = str(plain.get("title", ""))
     return found
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from sa_bench.contracts import Task
 from sa_bench.core.errors import MissingAsset, SaBenchError
 from sa_bench.core.file_state import digest
 from sa_bench.data.assets import catalogue
@@ -69,6 +71,18 @@ def rows(reference: str) -> list[Asked]:
     if not digest(path).startswith(content):
         raise SaBenchError(f"{path} has changed since the run was resolved; start again.")
     return list(_rows(path, content))
+
+
+def with_texts(task: Task) -> Task:
+    """Read the files that a task names into its prompts' `texts`.
+
+    Raises:
+        MissingAsset, SaBenchError: as `rows`.
+    """
+    if task.prompts is None or not task.prompts.files:
+        return task
+    texts = {role: tuple(row.text for row in rows(file)) for role, file in task.prompts.files.items()}
+    return replace(task, prompts=replace(task.prompts, texts=texts))
 
 
 @lru_cache(maxsize=16)

@@ -18,6 +18,7 @@ from sa_bench.core.seeds import check_seeds
 from sa_bench.core.store import digest
 from sa_bench.data import own_prompts
 from sa_bench.engine.validation import (
+    check_fisher,
     check_fit,
     check_standing,
     checked,
@@ -259,7 +260,9 @@ def resolve(
                 for_task = _named(for_task, task, registry.task(task_name).classes)
             for_task = {k: v for k, v in for_task.items() if (k, v) != ("sample_seed", "0")}
             resolved = with_files(method, resolve_fields(method, task, scale, for_method))
-            check_fit(validated(registry.method_class(method), resolved, f"method {method}"), method, task)
+            built = validated(registry.method_class(method), resolved, f"method {method}")
+            check_fisher(built, task, f"method {method}")
+            check_fit(built, method, task)
             code = registry.code_of(
                 [("task", task_name), ("method", method), *(("metric", name) for name in task.metrics)]
             )

@@ -13,12 +13,10 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sa_bench.analysis import published
-from sa_bench.contracts import SMOKE_MODEL
+from sa_bench.contracts import SMOKE_MODEL, stored
 from sa_bench.core import registry
 from sa_bench.core.errors import (
     NO_MEMORY,
@@ -38,7 +36,6 @@ from sa_bench.engine.cells import ID, OLD_ID, Cell
 from sa_bench.engine.cells import command as cell_command
 from sa_bench.results.files import CLAIM, SCHEMA, write_result
 from sa_bench.results.provenance import command_line, provenance
-from sa_bench.results.rows import metric_of
 from sa_bench.results.threats import threat_model
 from sa_bench.scoring.cards import judge_card
 
@@ -86,7 +83,7 @@ def skeleton(cell: Cell, command: str, device: str = "cpu") -> dict[str, Any]:
         "overrides": dict(cell.overrides), "control": method.standing == "control",
         "standing": method.standing, "threat_model": threat_model(method), "cell": cell.id, "status": "done",
         **_stands_for(cell),
-        "error": None, "concept": cell.task.classes[cell.task.concept], "task_values": asdict(cell.task),
+        "error": None, "concept": cell.task.classes[cell.task.concept], "task_values": stored(cell.task),
         "summary": registry.find("method", cell.method).summary, "measurements": [], "flags": [], "cost": {},
         "artifacts": {}, "provenance": provenance(command, {}, device)
         | {"cell_command": cell_command(cell), "started": now, "finished": now, "plug_ins": plug_ins, "precision": {}},
@@ -116,10 +113,6 @@ def _measure_cell(
     chain = Chain(store, cell, lambda stage, done, total: report(cell.name, stage, done, total), device)
     subject, base = Subject(chain), Subject(chain, base=True)
     rows, scores = measure_all(chain, subject, base)
-    for m in rows:
-        entry = published.published(result, metric_of(m))
-        if entry is not None and m["value"] is not None:
-            m["ledger"] = published.verdict(entry, result, [published.by_judge(m)])
     result["measurements"] = rows
     result["flags"] = registry.remarks(cell.code)
     result["flags"] += [

@@ -122,7 +122,7 @@ def checked(task: Task, relabel_given: bool = False, size_given: bool = False) -
         from sa_bench.data import prompt_files
 
         files = prompt_files.named(task.prompts.files, vars(task.prompts))
-        task = replace(task, prompts=replace(task.prompts, files=files))
+        task = prompt_files.with_texts(replace(task, prompts=replace(task.prompts, files=files)))
     if task.model:
         task = _check_pretrained(task, size_given)
     elif not task.base:

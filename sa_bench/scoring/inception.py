@@ -17,24 +17,18 @@ from sa_bench.core.errors import MissingAsset, SaBenchError
 from sa_bench.core.file_state import digest
 from sa_bench.core.settings import store_folder, weights_folder
 from sa_bench.core.untrusted_arrays import load_torch
+from sa_bench.data.assets import catalogue
 
 NAME = "inception-v3-compat"
 LAYER = "2048"
-FILE = "weights-inception-2015-12-05-6726825d.pth"
-SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+ASSET = catalogue.CATALOGUE[NAME]
+FILE, URL, SHA256, SIZE = ASSET.file, ASSET.url, ASSET.sha256, ASSET.size
 NAMED = "6726825d"  # the digits in its name, which fingerprints hold
-URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
-SIZE, LICENCE = "95 MB", "Apache-2.0"
-UNLOCKS = "inception_fid, inception_kid, inception_precision, inception_recall, official_*"
 
 
 def places() -> list[Path]:
     """Where the weight file may lie, in the order in which it is looked for."""
-    from torch.hub import get_dir
-
-    own = weights_folder()
-    folders = [*([own] if own else []), store_folder() / "weights", Path(get_dir()) / "checkpoints"]
-    return [folder / FILE for folder in folders]
+    return catalogue.places(ASSET)
 
 
 def weights() -> tuple[Path, str]:

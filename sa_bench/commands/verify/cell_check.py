@@ -22,6 +22,7 @@ from sa_bench.core.settings import store_folder
 from sa_bench.core.store import Artifact, Store, digest
 from sa_bench.core.untrusted_arrays import read_header, read_scores
 from sa_bench.core.version import __version__
+from sa_bench.data.prompt_files import with_texts
 from sa_bench.data.sample_sets import load_samples
 from sa_bench.engine import measure, runner
 from sa_bench.engine.cells import ID, OLD_ID, Cell, resolve_task
@@ -105,7 +106,7 @@ class CellCheck:
         self.bundle, self.row, self.tally, self.seen = bundle, row, tally, seen
         self.regenerate, self.deep, self.device = regenerate, deep, device
         self.folder, self.name = Path(row["folder"]), Path(row["folder"]).name
-        task = validated(Task, row["task_values"], f"task {row['task']}")
+        task = with_texts(validated(Task, row["task_values"], f"task {row['task']}"))
         named = row["provenance"].get("plug_ins") or {}
         self.code = {component: str(facts["sha256"]) for component, facts in named.items()}
         self.cell = Cell(

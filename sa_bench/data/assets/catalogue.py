@@ -16,8 +16,6 @@ from sa_bench.core.settings import data_folder, store_folder, weights_folder
 from sa_bench.core.untrusted_text import read_object
 from sa_bench.data import cifar10, stl10
 from sa_bench.data.assets import locate
-from sa_bench.scoring import inception
-from sa_bench.scoring.detectors import celebrities, clip, identity, lpips
 
 Kind = Literal["weights", "prompts", "model", "data"]
 GITHUB = "https://raw.githubusercontent.com"
@@ -48,6 +46,13 @@ class Asset:
         ""  # of an archive whose publisher gives no sha256; compared when it is fetched and when it is read
     )
 
+    files: tuple[
+        str, ...
+    ] = ()  # what a folder of the hub must hold; (): a pipeline, or a network and its weights
+    convert: str = ""  # `module:function` that makes the file from what is fetched; empty: that is the file
+    member: str = ""  # of an archive that is fetched, the file to convert
+    check: str = ""  # `module:function` that reads the file and refuses another
+
     @property
     def hub(self) -> str:
         """The hub's `owner/name` of a folder; empty: it is a file."""
@@ -62,35 +67,39 @@ def _prompts(file: str, folder: str, sha256: str, size: str, unlocks: str, licen
 
 def _all() -> Iterable[Asset]:
     yield Asset(
-        inception.NAME, inception.FILE, inception.URL, inception.SHA256, inception.SIZE,
-        f"{inception.LICENCE}, torch-fidelity's port", False, inception.UNLOCKS, "weights",
+        "inception-v3-compat", "weights-inception-2015-12-05-6726825d.pth",
+        "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+        "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2", "95 MB", "Apache-2.0, torch-fidelity's port",
+        False, "inception_fid, inception_kid, inception_precision, inception_recall, official_*", "weights",
     )  # fmt: skip
     yield Asset(
-        "giphy-celebrities", celebrities.FILE, celebrities.URL, "", celebrities.SIZE, celebrities.LICENCE, False,
-        celebrities.UNLOCKS, "weights", "converted from face_recognition/best_model_states.pkl of the archive",
+        "giphy-celebrities", "giphy-celebrities.safetensors",
+        "https://s3.amazonaws.com/giphy-public/models/celeb-detection/resources.tar.gz", "", "about 100 MB",
+        "GIPHY's celebrity detector, MPL-2.0; its weights are not shipped", False, "celebrity_score", "weights",
+        "converted from face_recognition/best_model_states.pkl of the archive",
+        convert="sa_bench.scoring.detectors.celebrities:convert", member="best_model_states.pkl",
     )  # fmt: skip
     yield Asset(
-        "giphy-labels", celebrities.LABELS, f"{GIPHY}/face_recognition/labels.csv", "", "67 kB", celebrities.LICENCE,
-        False, celebrities.UNLOCKS, "weights",
+        "giphy-labels", "giphy-labels.csv", f"{GIPHY}/face_recognition/labels.csv", "", "67 kB",
+        "GIPHY's celebrity detector, MPL-2.0; its weights are not shipped", False, "celebrity_score", "weights",
+        check="sa_bench.scoring.detectors.celebrities:read_labels",
     )  # fmt: skip
     yield Asset(
-        "facenet-vggface2", identity.FILE, identity.URL, "", identity.SIZE, identity.LICENCE, False, identity.UNLOCKS,
-        "weights",
+        "facenet-vggface2", "20180402-114759-vggface2.pt",
+        "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/20180402-114759-vggface2.pt", "", "107 MB",
+        "facenet-pytorch, MIT; weights trained on VGGFace2, which is for research alone, and not shipped", False,
+        "identity_similarity", "weights",
     )  # fmt: skip
     yield Asset(
-        clip.FOLDER, clip.FOLDER, clip.URL, "", clip.SIZE, clip.LICENCE, False, clip.UNLOCKS, "weights"
-    )
+        "clip-vit-base-patch32", "clip-vit-base-patch32", f"{HUGGING_FACE}/openai/clip-vit-base-patch32", "", "605 MB",
+        "OpenAI's CLIP, MIT; its weights are not shipped", False, "clip_score", "weights",
+        files=("config.json", "model.safetensors", "preprocessor_config.json"),
+    )  # fmt: skip
     yield Asset(
-        "alexnet",
-        lpips.FILE,
-        lpips.URL,
-        lpips.SHA256,
-        lpips.SIZE,
-        lpips.LICENCE,
-        False,
-        lpips.UNLOCKS,
-        "weights",
-    )
+        "alexnet", "alexnet-owt-7be5be79.pth", "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+        "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02", "233 MB",
+        "lpips, BSD-2-Clause; AlexNet's weights (torchvision, BSD-3-Clause) are not shipped", False, "lpips", "weights",
+    )  # fmt: skip
     yield Asset(
         "sd-v1-4", "stable-diffusion-v1-4", f"{HUGGING_FACE}/CompVis/stable-diffusion-v1-4", "",
         "about 4.3 GB (float32, without the safety checker)", "CreativeML OpenRAIL-M", True,
@@ -220,8 +229,6 @@ def places(asset: Asset) -> list[Path]:
     """Where an asset may lie, in the order in which it is looked for."""
     if not asset.url:
         return [Path(asset.file).expanduser()]
-    if asset.name == inception.NAME:
-        return inception.places()
     if asset.kind == "weights":
         return locate.places(asset.file, asset.hub)
     if asset.kind == "data":
@@ -254,8 +261,8 @@ def is_own(path: Path) -> bool:
 
 def damage(asset: Asset, path: Path) -> str | None:
     """What is wrong with an asset at `path`, in words that follow its name; None: nothing."""
-    if asset.hub == clip.HUB:
-        absent = [name for name in clip.FILES if not (path / name).is_file()]
+    if asset.files:
+        absent = [name for name in asset.files if not (path / name).is_file()]
         return f"lacks {', '.join(absent)}" if absent else None
     if asset.hub:
         return f"lacks {lacks}" if (lacks := lacking(path)) else None

@@ -7,6 +7,7 @@ nothing under that name. Models of the Hugging Face hub go into its cache, by it
 from __future__ import annotations
 
 import hashlib
+import pkgutil
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -31,10 +32,8 @@ from sa_bench.data.assets.download import (
     size,
     why,
 )
-from sa_bench.scoring.detectors import celebrities
 
-PICKLE = "best_model_states.pkl"
-LARGEST = 2**30  # its bytes, at most
+LARGEST = 2**30  # bytes of an archive's file that is converted, at most
 TEXTS = ("*.json", "*.txt")  # of the hub's models, in every folder
 BESIDE = ("*.fp16.*", "*non_ema*", "safety_checker/*")  # what a base model is not made of
 
@@ -122,7 +121,7 @@ def _downloaded(asset: Asset, part: Path, say: Say) -> bool:
         raise MissingAsset(f"{asset.name}: {_advice(asset, refused)}") from refused
     except MissingAsset as error:
         raise type(error)(f"{asset.name}: {error}. {_offline(asset)}") from error
-    return asset.file != celebrities.FILE
+    return not asset.convert
 
 
 def _copied(asset: Asset, source: Path, part: Path) -> bool:
@@ -131,7 +130,7 @@ def _copied(asset: Asset, source: Path, part: Path) -> bool:
     Raises:
         MissingAsset: the folder has neither, or it cannot be read.
     """
-    made = [PICKLE] if asset.file == celebrities.FILE else []
+    made = [asset.member] if asset.member else []
     for name in dict.fromkeys((asset.file, asset.url.rpartition("/")[2], *made)):
         if (source / name).is_file():
             try:
@@ -141,7 +140,7 @@ def _copied(asset: Asset, source: Path, part: Path) -> bool:
                     f"{asset.name}: {source / name} cannot be read ({error.strerror})."
                 ) from error
             shutil.copyfile(source / name, part)
-            return name == asset.file or asset.file != celebrities.FILE
+            return name == asset.file or not asset.convert
     raise MissingAsset(f"{asset.name}: {source} has no {asset.file} ({asset.size}, from {asset.url}).")
 
 
@@ -155,7 +154,7 @@ def _checked(asset: Asset, part: Path, to: Path, source: Path | None, final: boo
     if wrong := prompts.problem(part):
         raise MissingAsset(f"{came} {wrong}.")
     if not final:
-        _convert(part, came)
+        _convert(asset, part, came)
     digest = file_digest(part)
     if not digest.startswith(asset.sha256):
         raise MissingAsset(f"{came} is not the file: its sha256 is {digest}, not {asset.sha256}.")
@@ -172,8 +171,8 @@ def _checked(asset: Asset, part: Path, to: Path, source: Path | None, final: boo
     try:
         if asset.kind == "prompts":
             (prompts.read_csv if to.suffix == ".csv" else prompts.read_lines)(part)
-        elif asset.file == celebrities.LABELS:
-            celebrities.read_labels(part)
+        elif asset.check:
+            pkgutil.resolve_name(asset.check)(part)
     except (SaBenchError, UnicodeDecodeError) as error:
         raise MissingAsset(
             f"{asset.name}: {str(error).replace(str(part), str(source or asset.url))}"
@@ -181,33 +180,35 @@ def _checked(asset: Asset, part: Path, to: Path, source: Path | None, final: boo
     return digest
 
 
-def _convert(part: Path, came: str) -> None:
-    """GIPHY's archive, or the pickle from it, becomes the file of tensors that is read here.
+def _convert(asset: Asset, part: Path, came: str) -> None:
+    """Make an asset's file from what came: an archive, or the file from it that is converted.
 
     Raises:
         MissingAsset: it is neither.
     """
-    pickle, tensors = part.with_name(f"{part.name}.pkl"), part.with_name(f"{part.name}.safetensors")
+    source, made = part.with_name(f"{part.name}.source"), part.with_name(f"{part.name}.made")
     try:
         if tarfile.is_tarfile(part):
             with tarfile.open(part, "r:*") as tar:
-                member = next((m for m in tar if m.isfile() and m.name.rpartition("/")[2] == PICKLE), None)
+                member = next(
+                    (m for m in tar if m.isfile() and m.name.rpartition("/")[2] == asset.member), None
+                )
                 file = tar.extractfile(member) if member and member.size <= LARGEST else None
                 if file is None:
-                    raise MissingAsset(f"it holds no {PICKLE}.")
-                with pickle.open("wb") as to:
+                    raise MissingAsset(f"it holds no {asset.member}.")
+                with source.open("wb") as to:
                     shutil.copyfileobj(file, to)
         else:
-            shutil.copyfile(part, pickle)
-        celebrities.convert(pickle, tensors).replace(part)
-    except Exception as error:  # tarfile, gzip and zlib have their own, celebrities.convert ours
+            shutil.copyfile(part, source)
+        pkgutil.resolve_name(asset.convert)(source, made).replace(part)
+    except Exception as error:  # tarfile, gzip and zlib have their own, the conversion ours
         if isinstance(error, CellFailed) or getattr(error, "errno", None) in DISK:
             raise
-        said = reason(error).replace(str(pickle), PICKLE)
+        said = reason(error).replace(str(source), asset.member)
         raise MissingAsset(f"{came} cannot be converted: {said}") from error
     finally:
-        pickle.unlink(missing_ok=True)
-        tensors.unlink(missing_ok=True)
+        source.unlink(missing_ok=True)
+        made.unlink(missing_ok=True)
 
 
 def _folder(asset: Asset, source: Path, to: Path) -> Path:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from sa_bench.core.errors import MissingAsset, SaBenchError
 from sa_bench.core.store import write_atomic
+from sa_bench.data.assets.catalogue import CATALOGUE
 from sa_bench.data.assets.locate import find, known, tensors
 from sa_bench.scoring.detectors import faces
 from sa_bench.scoring.detectors.pixels import Pixels, crop, each
@@ -33,16 +34,14 @@ if TYPE_CHECKING:
 
 
 NAME, VERSION, AFTER = "celebrities", 1, "faces"
-LICENCE = "GIPHY's celebrity detector, MPL-2.0; its weights are not shipped"
-UNLOCKS = "celebrity_score"
-FILE, LABELS = "giphy-celebrities.safetensors", "giphy-labels.csv"
-URL = "https://s3.amazonaws.com/giphy-public/models/celeb-detection/resources.tar.gz"
-SIZE = "about 100 MB"  # 25.2 million numbers
+ASSET = CATALOGUE["giphy-celebrities"]
+LICENCE, UNLOCKS = ASSET.licence, ASSET.unlocks
+FILE, LABELS, URL = ASSET.file, CATALOGUE["giphy-labels"].file, ASSET.url
 CLASSES, EMBEDDING, SIDE, GROW = 2306, 256, 224, 0.2
 ANCHORS = {"Brad Pitt": 281, "Angelina Jolie": 124}  # where the official evaluation looks for them
 HOW = (
     f"convert face_recognition/best_model_states.pkl of {URL} with sa_bench.scoring.detectors.celebrities.convert, and "
-    f"lay its labels.csv beside it as {LABELS} ({SIZE})"
+    f"lay its labels.csv beside it as {LABELS} ({ASSET.size})"
 )
 
 

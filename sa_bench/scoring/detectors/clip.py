@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sa_bench.core.errors import MissingAsset, SaBenchError
+from sa_bench.data.assets.catalogue import CATALOGUE
 from sa_bench.data.assets.locate import absent, find, known, version
 from sa_bench.scoring.detectors.pixels import Pixels, each
 
@@ -16,12 +17,10 @@ if TYPE_CHECKING:
 
 
 NAME, VERSION, AFTER = "clip", 1, None
-LICENCE = "OpenAI's CLIP, MIT; its weights are not shipped"
-UNLOCKS = "clip_score"
-HUB, SIZE = "openai/clip-vit-base-patch32", "605 MB"
-FOLDER, URL = HUB.rpartition("/")[2], f"https://huggingface.co/{HUB}"
-HOW = f"a folder with config.json, model.safetensors ({SIZE}), tokenizer and preprocessor files, from {URL}"
-FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
+ASSET = CATALOGUE["clip-vit-base-patch32"]
+LICENCE, UNLOCKS = ASSET.licence, ASSET.unlocks
+HUB, FOLDER, URL, FILES = ASSET.hub, ASSET.file, ASSET.url, ASSET.files
+HOW = f"a folder with config.json, model.safetensors ({ASSET.size}), tokenizer and preprocessor files, from {URL}"
 BATCH = 16
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sa_bench.core.errors import MissingAsset, SaBenchError
+from sa_bench.data.assets.catalogue import CATALOGUE
 from sa_bench.data.assets.locate import absent, find, known, tensors, version
 from sa_bench.scoring.detectors import faces
 from sa_bench.scoring.detectors.pixels import Pixels, crop, each
@@ -22,12 +23,10 @@ if TYPE_CHECKING:
 
 
 NAME, VERSION, AFTER = "identity", 1, "faces"
-LICENCE = "facenet-pytorch, MIT; weights trained on VGGFace2, which is for research alone, and not shipped"
-UNLOCKS = "identity_similarity"
-FILE = "20180402-114759-vggface2.pt"
-URL = f"https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/{FILE}"
-SIZE = "107 MB"
-HOW = f"{SIZE}, from {URL}"
+ASSET = CATALOGUE["facenet-vggface2"]
+LICENCE, UNLOCKS = ASSET.licence, ASSET.unlocks
+FILE, URL = ASSET.file, ASSET.url
+HOW = f"{ASSET.size}, from {URL}"
 SIDE = 160  # pixels of a crop, as wide as the box
 
 

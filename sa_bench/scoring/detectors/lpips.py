@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sa_bench.core.errors import MissingAsset, SaBenchError
+from sa_bench.data.assets.catalogue import CATALOGUE
 from sa_bench.data.assets.locate import absent, damaged, find, known, tensors, version
 from sa_bench.scoring.detectors.pixels import Pixels, each, rgb
 
@@ -25,12 +26,10 @@ if TYPE_CHECKING:
 
 
 NAME, VERSION, AFTER = "lpips", 1, None
-LICENCE = "lpips, BSD-2-Clause; AlexNet's weights (torchvision, BSD-3-Clause) are not shipped"
-UNLOCKS = "lpips"
-FILE = "alexnet-owt-7be5be79.pth"
-SHA256 = "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02"
-URL, SIZE = f"https://download.pytorch.org/models/{FILE}", "233 MB"
-HOW = f"{SIZE}, from {URL}"
+ASSET = CATALOGUE["alexnet"]
+LICENCE, UNLOCKS = ASSET.licence, ASSET.unlocks
+FILE, URL, SHA256 = ASSET.file, ASSET.url, ASSET.sha256
+HOW = f"{ASSET.size}, from {URL}"
 SIDE = 64  # pixels of the shorter side
 
 
