@@ -2,11 +2,12 @@
 
     python tests/keys.py write FILE     every key, as JSON: group, cell, name of the key, key
     python tests/keys.py compare FILE   the keys that are others now; exit status 1 if there are any
-    python tests/keys.py freeze         write tests/keys.json again, one hash a group, which a test compares
+    python tests/keys.py freeze FILE    write tests/keys.json anew from such a file: one hash a group, for a test
 
-Groups are the suites that ship, every task with every method that fits at each scale, and the benchmarks. It runs,
-samples and fetches nothing: what is named by the hash of weights that nobody made yet gets a stand-in made of the recipe.
-What depends on the machine (folders, bf16 in hardware, versions of libraries, files that are here) is no part of it.
+All of them take some minutes. Groups are the suites that ship, every task with every method that fits at each scale, and
+the benchmarks. It runs, samples and fetches nothing: what is named by the hash of weights that nobody made yet gets a
+stand-in made of the recipe. What depends on the machine (folders, bf16 in hardware, versions of libraries, files that
+are here) is no part of it.
 """
 
 from __future__ import annotations
@@ -142,7 +143,8 @@ def by_title(cells: Sequence[Cell]) -> dict[str, Cell]:
             settings = "".join(
                 f" {name}={own.get(name)}"
                 for name, each in sorted(seen.items())
-                if len(each) > 1 or (name.startswith("task.") and any(name not in values[id(c)] for c in alike))
+                if len(each) > 1
+                or (name.startswith("task.") and any(name not in values[id(c)] for c in alike))
             )
             title = f"{task} × {method} {cell.scale}{settings} base {cell.base_seed} seed {cell.seed}"
             if title in found:
@@ -151,16 +153,13 @@ def by_title(cells: Sequence[Cell]) -> dict[str, Cell]:
     return found
 
 
-def combinations() -> Iterator[tuple[str, list[Cell]]]:
-    """Every task at every scale with the methods that fit."""
-    for task in sorted(entry.name for entry in registry.entries("task")):
-        for scale in SCALES:
-            cells = []
-            for method in sorted(entry.name for entry in registry.entries("method")):
-                with contextlib.suppress(SaBenchError):  # it does not fit, or asks for a file
-                    cells += resolve([task], [method], scale)
-            if cells:
-                yield f"task {task} {scale}", cells
+def fitting(task: str, scale: str) -> list[Cell]:
+    """A task's cells with the methods that fit."""
+    cells = []
+    for method in sorted(entry.name for entry in registry.entries("method")):
+        with contextlib.suppress(SaBenchError):  # it does not fit, or asks for a file
+            cells += resolve([task], [method], scale)
+    return cells
 
 
 def manifests() -> Iterator[tuple[str, dict[str, str]]]:
@@ -187,18 +186,29 @@ def bare_machine() -> Iterator[None]:
         yield
 
 
-def groups(suites_alone: bool = False) -> Iterator[tuple[str, dict[str, dict[str, str]]]]:
-    """(group, cell to keys) of everything, or of suites and benchmarks."""
+def cells_of(group: str) -> list[Cell]:
+    """The cells of a suite, or of a task at a scale."""
+    kind, name, *scale = group.split()
+    return suites.cells(name) if kind == "suite" else fitting(name, scale[0])
+
+
+def names() -> list[str]:
+    """Every group of cells, whether or not anything fits into it."""
+    tasks = sorted(entry.name for entry in registry.entries("task"))
+    return [
+        *(f"suite {name}" for name, _ in suites.entries()),
+        *(f"task {t} {s}" for t in tasks for s in SCALES),
+    ]
+
+
+def groups(wanted: Sequence[str] | None = None) -> Keys:
+    """Group to cell to keys, of every group or those `wanted`, and of the benchmarks."""
     with bare_machine():
-        for name, _ in suites.entries():
-            found = by_title(suites.cells(name))
-            yield f"suite {name}", {title: keys_of_cell(cell) for title, cell in found.items()}
-        for name, parts in manifests():
-            yield f"benchmark {name}", {"manifest": parts}
-        if suites_alone:
-            return
-        for name, cells in combinations():
-            yield name, {title: keys_of_cell(cell) for title, cell in by_title(cells).items()}
+        found: Keys = {f"benchmark {name}": {"manifest": parts} for name, parts in manifests()}
+        for group in names() if wanted is None else wanted:
+            if cells := by_title(cells_of(group)):
+                found[group] = {title: keys_of_cell(cell) for title, cell in cells.items()}
+    return found
 
 
 def hashed(cells: Mapping[str, Mapping[str, str]]) -> str:
@@ -227,19 +237,20 @@ def differences(before: Keys, now: Keys) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write, compare or freeze."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("action", choices=["write", "compare", "freeze"])
-    parser.add_argument("file", type=Path, nargs="?")
+    parser.add_argument("file", type=Path)
     asked = parser.parse_args(arguments)
-    if asked.action != "freeze" and asked.file is None:
-        parser.error(f"{asked.action} needs a file")
-    now: Keys = dict(groups())
-    cells, keys = sum(map(len, now.values())), sum(len(k) for group in now.values() for k in group.values())
     if asked.action == "freeze":
+        now: Keys = json.loads(asked.file.read_text())
         FROZEN.write_text(json.dumps({name: hashed(of) for name, of in sorted(now.items())}, indent=1) + "\n")
+        return 0
+    now = groups()
+    cells, keys = sum(map(len, now.values())), sum(len(k) for group in now.values() for k in group.values())
     if asked.action == "write":
         asked.file.write_text(json.dumps(now, indent=1, sort_keys=True) + "\n")
-    if asked.action != "compare":
         print(f"{keys} keys of {cells} cells in {len(now)} groups written")
         return 0
     found = differences(json.loads(asked.file.read_text()), now)
