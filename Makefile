@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH ?=
 
-.PHONY: demo test check audit fuzz bench coverage slow kills lower gpu-check board-micro tune-micro board-paper board-ddpm tune-ddpm board-t2i tune-t2i results judges bases wheel clean
+.PHONY: demo test check audit fuzz bench coverage slow kills mutants lower gpu-check board-micro tune-micro board-paper board-ddpm tune-ddpm board-t2i tune-t2i results judges bases wheel clean
 
 # Two stamps: what the demo needs, and what the tests and checks need as well. Either can come first.
 $(VENV)/.demo: pyproject.toml
@@ -67,6 +67,11 @@ slow: $(VENV)/.installed
 KILLS ?= 110
 kills: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python tests/kills.py $(KILLS)
+
+# About an hour: lines broken one at a time, and which tests notice; the table is $(MUTANTS)/results.md.
+MUTANTS ?= runs/mutants
+mutants: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py all $(MUTANTS)
 
 # The oldest libraries that pyproject.toml admits, weekly: their own environment (gigabytes), the quick part of the tests.
 lower:
