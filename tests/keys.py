@@ -28,14 +28,18 @@ from unittest import mock
 
 import huggingface_hub.constants
 
-from sa_bench import bases, benchmark, datasets, registry, sampling, suites
-from sa_bench.cells import SCALES, Cell, resolve
-from sa_bench.contracts import FisherOptions
-from sa_bench.errors import SaBenchError
-from sa_bench.keys import flat
-from sa_bench.measuring import Subject, fingerprint, measure_inputs
-from sa_bench.stages import Chain
-from sa_bench.store import Store, digest
+from sa_bench.contracts import FisherOptions, flat
+from sa_bench.core import registry
+from sa_bench.core.errors import SaBenchError
+from sa_bench.core.store import Store, digest
+from sa_bench.data import datasets
+from sa_bench.engine import benchmarks, suites
+from sa_bench.engine.cells import SCALES, Cell, resolve
+from sa_bench.engine.fingerprint import fingerprint
+from sa_bench.engine.measure import Subject, measure_inputs
+from sa_bench.engine.stages import Chain
+from sa_bench.models import base_models
+from sa_bench.scoring import sampling
 
 FROZEN = Path(__file__).parent / "keys.json"
 FOLDERS = ("SA_BENCH_STORE", "SA_BENCH_DATA", "SA_BENCH_WEIGHTS", "SA_BENCH_MIRROR")
@@ -74,7 +78,7 @@ def base_content(cell: Cell) -> str:
     task, seed = cell.task, cell.base_seed
     if task.model:
         return f"base:{task.model}:{seed}"
-    ships = bases.shipped(task.family, task.dataset, task.base, seed)
+    ships = base_models.shipped(task.family, task.dataset, task.base, seed)
     return ships.content if ships is not None else f"base:{base_key(cell)}"
 
 
@@ -82,7 +86,7 @@ def base_key(cell: Cell) -> str:
     """The key that θ* has in a store where it is trained."""
     task, data = cell.task, datasets.content(cell.task.dataset)
     bf16 = task.train_precision != "fp32"
-    return digest(bases.inputs(task.family, task.dataset, data, task.base, cell.base_seed, bf16))
+    return digest(base_models.inputs(task.family, task.dataset, data, task.base, cell.base_seed, bf16))
 
 
 def keys_of_cell(cell: Cell) -> dict[str, str]:
@@ -164,11 +168,11 @@ def fitting(task: str, scale: str) -> list[Cell]:
 
 def manifests() -> Iterator[tuple[str, dict[str, str]]]:
     """The manifest of every benchmark, by part and name, and that of every task that could be frozen alone."""
-    asked = {name: list(facts["tasks"]) for name, facts in benchmark.manifests().items()}
+    asked = {name: list(facts["tasks"]) for name, facts in benchmarks.manifests().items()}
     asked |= {f"of {e.name} alone": [e.name] for e in registry.entries("task")}
     for name, tasks in sorted(asked.items()):
         with contextlib.suppress(FileNotFoundError, SaBenchError):  # no guard was made for its data
-            parts = benchmark.describe(name, tasks)
+            parts = benchmarks.describe(name, tasks)
             yield name, {k: str(v) for k, v in flat(parts).items()}
 
 

@@ -1,4 +1,4 @@
-"""Any text for any page: one function a format (LaTeX's is in `reports/tables.py`). What would steer a page or a terminal is shown.
+"""Any text for any page: one function a format (LaTeX's is `tex` in reports/tables.py). What would steer a page is shown.
 
 Control characters, overrides of the direction of writing and lone surrogates never reach a reader as they are. Joiners
 (ZWJ, ZWNJ) do: Persian, the scripts of India and many emoji need them.
