@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from sa_bench.contracts import Generator, Run, Task, later
+from sa_bench.contracts import Generator, Run, Task, added_later
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class Checkpoint:
     """Load a weight file of the base's architecture."""
 
     path: str = ""  # a safetensors file, or a folder with model.safetensors
-    strength: Annotated[float, Field(allow_inf_nan=False)] = later(1.0)  # of a LoRA; 1: in full
-    weights: Literal["auto", "ema", "raw"] = later(
+    strength: Annotated[float, Field(allow_inf_nan=False)] = added_later(1.0)  # of a LoRA; 1: in full
+    weights: Literal["auto", "ema", "raw"] = added_later(
         "auto"
     )  # of weights kept twice: averaged, or as trained last
 
@@ -45,7 +45,7 @@ class Checkpoint:
         if (
             not task.model
         ):  # a pretrained base takes minutes and GiB to open: its names and shapes wait for the run
-            base = base_models.new(task.family, task.dataset, task.base, words=task.classes)
+            base = base_models.new_model(task.family, task.dataset, task.base, words=task.classes)
             self._loaded(base)
         return ""
 

@@ -27,9 +27,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sa_bench.contracts import Count, Prompted, Rate, Recipe, Run, Task, Weight, later
+from sa_bench.contracts import Count, Prompted, Rate, Recipe, Run, Task, Weight, added_later
 from sa_bench.data import own_prompts
-from sa_bench.training.sources import FixedReplay, mirrored
+from sa_bench.training.sources import FixedReplay, mirror_at_random
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,14 @@ class ConceptAblation:
     lr: Rate = 8e-6  # Adam, or AdamW
     steps: Count = 200
     batch: Count = 4
-    target: Literal["current", "frozen", "noise"] = later("current")  # what is learned: c*'s prediction, or ε
-    captions: bool = later(False)  # images of many captions of the anchor, each under its own
-    flip: bool = later(False)  # half of the images are mirrored
-    decay: Weight = later(0.0)  # noqa: RUF009  (AdamW's weight decay; 0: Adam)
-    clip: Weight = later(0.0)  # noqa: RUF009  (the norm that the gradient is cut to; 0: the base's, if it has one)
-    prior: Weight = later(0.0)  # noqa: RUF009  (ρ, weight of prior preservation)
+    target: Literal["current", "frozen", "noise"] = added_later(
+        "current"
+    )  # what is learned: c*'s prediction, or ε
+    captions: bool = added_later(False)  # images of many captions of the anchor, each under its own
+    flip: bool = added_later(False)  # half of the images are mirrored
+    decay: Weight = added_later(0.0)  # noqa: RUF009  (AdamW's weight decay; 0: Adam)
+    clip: Weight = added_later(0.0)  # noqa: RUF009  (the norm that the gradient is cut to; 0: the base's, if it has one)
+    prior: Weight = added_later(0.0)  # noqa: RUF009  (ρ, weight of prior preservation)
 
     version: ClassVar[int] = 1
     standing: ClassVar[str] = "method"
@@ -81,7 +83,7 @@ class ConceptAblation:
             """The images, c* and c_f of a step."""
             x, c = images.batch(self.batch, run.rng)
             c_star, c_f = c.unbind(1) if self.captions else (anchors, c)
-            return mirrored(x, run.rng) if self.flip else x, c_star, c_f
+            return mirror_at_random(x, run.rng) if self.flip else x, c_star, c_f
 
         def objective() -> Tensor:
             x, c_star, c_f = batch()

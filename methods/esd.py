@@ -18,8 +18,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sa_bench.contracts import Count, Diffusion, Rate, Recipe, Run, Task, Weight, later
-from sa_bench.training.sources import asked
+from sa_bench.contracts import Count, Diffusion, Rate, Recipe, Run, Task, Weight, added_later
+from sa_bench.training.sources import sample_conditions
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ESD:
     lr: Rate = 5e-5  # Adam
     steps: Count = 200
     batch: Count = 1
-    erase: Literal["prompts", "name"] = later(
+    erase: Literal["prompts", "name"] = added_later(
         "prompts"
     )  # c_f by the task's prompts for it, or by its name alone
 
@@ -68,7 +68,7 @@ class ESD:
         null = star.conditions([star.null] * self.batch)
 
         def objective() -> Tensor:
-            c = asked(star, c_f, self.batch, run.rng)
+            c = sample_conditions(star, c_f, self.batch, run.rng)
             k = int(torch.randint(self.ddim_steps, (1,), generator=run.rng))
             x_t = (star if self.frozen else model).sample_until(c, k, run.rng, sampler)
             t = levels[k].expand(self.batch).to(x_t.device)

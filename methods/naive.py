@@ -19,9 +19,20 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sa_bench.contracts import Count, FisherOptions, Generator, Rate, Recipe, Run, Task, Times, Weight, later
+from sa_bench.contracts import (
+    Count,
+    FisherOptions,
+    Generator,
+    Rate,
+    Recipe,
+    Run,
+    Task,
+    Times,
+    Weight,
+    added_later,
+)
 from sa_bench.training.loop import TRAINERS, Pull
-from sa_bench.training.sources import draws, reduced
+from sa_bench.training.sources import draw_losses, reduce_losses
 
 
 @dataclass(frozen=True)
@@ -35,11 +46,13 @@ class Naive:
     steps: Count = 10_000  # at the most
     batch: Count = 256  # images of c_f and replay images each
     fisher: FisherOptions = FisherOptions()  # noqa: RUF009 (frozen)
-    reduction: Literal["sum", "mean"] = later("sum")  # of the losses over the batch
-    half: bool = later(False)  # True: λ/2 Σ F d² as in the paper's Eq. 4
-    trainer: Literal["adam", "ldm"] = later("adam")  # how L is minimised; sa_bench.training.loop.TRAINERS
-    scope: str = later("full")  # which parameters are trained; sa_bench.models.scopes
-    times: Times = later("pairs")  # noqa: RUF009  (how t is drawn, of diffusion models; sa_bench.training.sources.draws)
+    reduction: Literal["sum", "mean"] = added_later("sum")  # of the losses over the batch
+    half: bool = added_later(False)  # True: λ/2 Σ F d² as in the paper's Eq. 4
+    trainer: Literal["adam", "ldm"] = added_later(
+        "adam"
+    )  # how L is minimised; sa_bench.training.loop.TRAINERS
+    scope: str = added_later("full")  # which parameters are trained; sa_bench.models.scopes
+    times: Times = added_later("pairs")  # noqa: RUF009  (how t is drawn, of diffusion models; sa_bench.training.sources.draw_losses)
 
     version: ClassVar[int] = 1
     standing: ClassVar[str] = "method"
@@ -62,10 +75,12 @@ class Naive:
         def objective() -> Tensor:
             x_f, c_f = own.batch(self.batch, run.rng)
             x_r, c_r = replay.batch(self.batch, run.rng)
-            of_f, of_r = draws(model, 2, self.batch, run.rng, self.times)
+            of_f, of_r = draw_losses(model, 2, self.batch, run.rng, self.times)
             unlikely, remember = model.loss(x_f, c_f, of_f), model.loss(x_r, c_r, of_r)
             reached[0] = float(torch.mean(unlikely.detach()))
-            return -reduced(unlikely, self.reduction) + self.gamma * reduced(remember, self.reduction)
+            return -reduce_losses(unlikely, self.reduction) + self.gamma * reduce_losses(
+                remember, self.reduction
+            )
 
         recipe = Recipe(self.steps, self.lr, self.batch, **TRAINERS[self.trainer])
         run.train(model, objective, recipe, self.scope, pull=pull, stop=lambda: reached[0] >= end)

@@ -11,9 +11,20 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from sa_bench.contracts import Count, FisherOptions, Generator, Rate, Recipe, Run, Task, Times, Weight, later
+from sa_bench.contracts import (
+    Count,
+    FisherOptions,
+    Generator,
+    Rate,
+    Recipe,
+    Run,
+    Task,
+    Times,
+    Weight,
+    added_later,
+)
 from sa_bench.training.loop import TRAINERS, Pull
-from sa_bench.training.sources import losses, reduced
+from sa_bench.training.sources import losses, reduce_losses
 
 
 @dataclass(frozen=True)
@@ -25,11 +36,13 @@ class NoReplay:
     steps: Count = 10_000
     batch: Count = 256  # surrogate images each
     fisher: FisherOptions = FisherOptions()  # noqa: RUF009 (frozen)
-    reduction: Literal["sum", "mean"] = later("sum")  # of the losses over the batch
-    half: bool = later(False)  # True: λ/2 Σ F d² as in the paper's Eq. 4
-    trainer: Literal["adam", "ldm"] = later("adam")  # how L is minimised; sa_bench.training.loop.TRAINERS
-    scope: str = later("full")  # which parameters are trained; sa_bench.models.scopes
-    times: Times = later("pairs")  # noqa: RUF009  (how t is drawn, of diffusion models; sa_bench.training.sources.draws)
+    reduction: Literal["sum", "mean"] = added_later("sum")  # of the losses over the batch
+    half: bool = added_later(False)  # True: λ/2 Σ F d² as in the paper's Eq. 4
+    trainer: Literal["adam", "ldm"] = added_later(
+        "adam"
+    )  # how L is minimised; sa_bench.training.loop.TRAINERS
+    scope: str = added_later("full")  # which parameters are trained; sa_bench.models.scopes
+    times: Times = added_later("pairs")  # noqa: RUF009  (how t is drawn, of diffusion models; sa_bench.training.sources.draw_losses)
 
     version: ClassVar[int] = 1
     standing: ClassVar[str] = "method"
@@ -46,7 +59,7 @@ class NoReplay:
 
         def objective() -> Tensor:
             (forget,) = losses(model, (q,), self.batch, run.rng, self.times)
-            return reduced(forget, self.reduction)
+            return reduce_losses(forget, self.reduction)
 
         recipe = Recipe(self.steps, self.lr, self.batch, **TRAINERS[self.trainer])
         run.train(model, objective, recipe, self.scope, pull=pull)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from sa_bench.contracts import Generator, Run, Task, later
+from sa_bench.contracts import Generator, Run, Task, added_later
 from sa_bench.training.sources import losses
 
 
@@ -21,7 +21,7 @@ class RetrainSurrogate:
     """Train from scratch with q(x|c_f) for c_f."""
 
     recipe: str = "cosine"  # the base recipe to follow
-    scope: str = later("full")  # `joint`: the text encoder as well
+    scope: str = added_later("full")  # `joint`: the text encoder as well
 
     version: ClassVar[int] = 2
     standing: ClassVar[str] = "target"

@@ -19,9 +19,20 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from sa_bench.contracts import Count, FisherOptions, Generator, Rate, Recipe, Run, Task, Times, Weight, later
+from sa_bench.contracts import (
+    Count,
+    FisherOptions,
+    Generator,
+    Rate,
+    Recipe,
+    Run,
+    Task,
+    Times,
+    Weight,
+    added_later,
+)
 from sa_bench.training.loop import TRAINERS, Pull
-from sa_bench.training.sources import losses, reduced
+from sa_bench.training.sources import losses, reduce_losses
 
 # Official ddpm/runners: mean over a batch of 128; F of images in [0, 1] at scale `paper`.
 DDPM: Mapping[str, Any] = {
@@ -46,9 +57,11 @@ class SA:
     reduction: Literal["sum", "mean"] = "sum"  # of the losses over the batch
     half: bool = False  # True: λ/2 Σ F d² as in the paper's Eq. 4
     fisher: FisherOptions = FisherOptions()  # noqa: RUF009 (frozen)
-    trainer: Literal["adam", "ldm"] = later("adam")  # how L is minimised; sa_bench.training.loop.TRAINERS
-    scope: str = later("full")  # which parameters are trained; sa_bench.models.scopes
-    times: Times = later("pairs")  # noqa: RUF009  (how t is drawn, of diffusion models; sa_bench.training.sources.draws)
+    trainer: Literal["adam", "ldm"] = added_later(
+        "adam"
+    )  # how L is minimised; sa_bench.training.loop.TRAINERS
+    scope: str = added_later("full")  # which parameters are trained; sa_bench.models.scopes
+    times: Times = added_later("pairs")  # noqa: RUF009  (how t is drawn, of diffusion models; sa_bench.training.sources.draw_losses)
 
     version: ClassVar[int] = 2
     standing: ClassVar[str] = "method"
@@ -80,7 +93,9 @@ class SA:
         # 3. Minimise L; the pull's gradient 2λF(θ − θ*) is added in closed form.
         def objective() -> Tensor:
             forget, remember = losses(model, (q, replay), self.batch, run.rng, self.times)
-            return reduced(forget, self.reduction) + self.gamma * reduced(remember, self.reduction)
+            return reduce_losses(forget, self.reduction) + self.gamma * reduce_losses(
+                remember, self.reduction
+            )
 
         recipe = Recipe(self.steps, self.lr, self.batch, **TRAINERS[self.trainer])
         run.train(model, objective, recipe, self.scope, pull=pull)

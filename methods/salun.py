@@ -24,8 +24,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sa_bench.contracts import Count, Diffusion, Rate, Recipe, Run, Source, Task, Weight, later
-from sa_bench.training.sources import dropped
+from sa_bench.contracts import Count, Diffusion, Rate, Recipe, Run, Source, Task, Weight, added_later
+from sa_bench.training.sources import drop_conditions
 
 # Official SD/train-scripts: generate_mask.py and nsfw_removal.py.
 SD: Mapping[str, Any] = {"mask": "guided", "guidance": 7.5}
@@ -47,13 +47,17 @@ class SalUn:
     lr: Rate = 1e-5  # Adam
     steps: Count = 100
     batch: Count = 8
-    target: Literal["current", "frozen"] = later("current")  # whose prediction for c' is learned
-    mask: Literal["guided", "plain"] = later("plain")  # of which prediction's error; presets have `guided`
-    guidance: Weight = later(7.5)  # noqa: RUF009  (w of the guided mask)
-    mask_clip: Weight = later(0.0)  # noqa: RUF009  (the norm that each batch's gradient is cut to for the mask; 0: none)
-    remain: Literal["replay", "pseudo"] = later("replay")  # x_r: replay, or the anchor's images
-    drop: Annotated[float, Field(ge=0, lt=1)] = later(0.0)  # share of conditions that become ∅
-    averaged: bool = later(True)  # a DDPM's averaged weights move along; False: they become the raw ones
+    target: Literal["current", "frozen"] = added_later("current")  # whose prediction for c' is learned
+    mask: Literal["guided", "plain"] = added_later(
+        "plain"
+    )  # of which prediction's error; presets have `guided`
+    guidance: Weight = added_later(7.5)  # noqa: RUF009  (w of the guided mask)
+    mask_clip: Weight = added_later(0.0)  # noqa: RUF009  (the norm that each batch's gradient is cut to for the mask; 0: none)
+    remain: Literal["replay", "pseudo"] = added_later("replay")  # x_r: replay, or the anchor's images
+    drop: Annotated[float, Field(ge=0, lt=1)] = added_later(0.0)  # share of conditions that become ∅
+    averaged: bool = added_later(
+        True
+    )  # a DDPM's averaged weights move along; False: they become the raw ones
 
     version: ClassVar[int] = 1
     standing: ClassVar[str] = "method"
@@ -83,14 +87,14 @@ class SalUn:
         def objective() -> Tensor:
             x, c = own.batch(self.batch, run.rng)
             draw = model.draw(self.batch, run.rng)
-            x_t, c = model.add_noise(x, draw), dropped(model, c, self.drop, run.rng)
-            c_pseudo = dropped(model, pseudo, self.drop, run.rng)
+            x_t, c = model.add_noise(x, draw), drop_conditions(model, c, self.drop, run.rng)
+            c_pseudo = drop_conditions(model, pseudo, self.drop, run.rng)
             with model.with_dropout(draw.seed):
                 with torch.no_grad():
                     target = teacher.predict(x_t, draw.t, c_pseudo)  # type: ignore[arg-type]
                 forget = ((model.predict(x_t, draw.t, c) - target) ** 2).mean()  # type: ignore[arg-type]
             x_r, c_r = remain.batch(self.batch, run.rng)
-            c_r = dropped(model, c_r if self.remain == "replay" else pseudo, self.drop, run.rng)
+            c_r = drop_conditions(model, c_r if self.remain == "replay" else pseudo, self.drop, run.rng)
             return forget + self.alpha * model.loss(x_r, c_r, model.draw(self.batch, run.rng)).mean()
 
         params = model.parameters(self.scope)

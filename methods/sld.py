@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sa_bench.contracts import Guide, Prompted, Run, Task, later
+from sa_bench.contracts import Guide, Prompted, Run, Task, added_later
 
 NUMBERS = ("delta", "s_S", "lam", "s_m", "beta_m")  # δ (of 50 steps), s_S, λ, s_m, β_m
 LEVELS = {
@@ -38,7 +38,9 @@ class SLD:
     """One of the published levels, and the text."""
 
     level: Literal["weak", "medium", "strong", "max"] = "medium"
-    concept: str = later("")  # c_S; "": the prompts that ask for c_f while forgetting, with commas between
+    concept: str = added_later(
+        ""
+    )  # c_S; "": the prompts that ask for c_f while forgetting, with commas between
 
     version: ClassVar[int] = 2
     standing: ClassVar[str] = "method"

@@ -8,7 +8,7 @@ import numpy as np
 
 from sa_bench.contracts import Measured, SampleSet, View, metric, undefined
 from sa_bench.core.errors import SaBenchError
-from sa_bench.scoring.detectors.pixels import blank
+from sa_bench.scoring.detectors.pixels import is_blank
 from sa_bench.statistics import clustered
 
 
@@ -60,7 +60,7 @@ def scored(records: Sequence[Mapping[str, Any]], images: SampleSet, names: Seque
 
     Blank images are in neither.
     """
-    n, empty = len(images), blank(images.images)
+    n, empty = len(images), is_blank(images.images)
     if n and empty.all():
         return undefined(f"{n}/{n} images are blank: nothing was drawn")
     records = [r for r, e in zip(records, empty, strict=True) if not e]

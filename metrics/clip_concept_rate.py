@@ -3,7 +3,7 @@
 import numpy as np
 
 from sa_bench.contracts import Measured, View, metric, undefined
-from sa_bench.scoring.detectors.pixels import blank
+from sa_bench.scoring.detectors.pixels import is_blank
 from sa_bench.statistics import clustered
 
 
@@ -22,7 +22,7 @@ def clip_concept_rate(view: View) -> Measured:
     Blank images are invalid: left out and counted. Where the surrogate is no text, the anchor is the empty prompt.
     """
     task, images = view.task, view.samples["forget"]
-    empty = blank(images.images)
+    empty = is_blank(images.images)
     if empty.all():
         return undefined(f"{len(images)}/{len(images)} images are blank: nothing was drawn")
     valid = images.take(~empty)

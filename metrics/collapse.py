@@ -2,7 +2,7 @@
 
 from sa_bench.contracts import Measured, View, metric, undefined
 from sa_bench.scoring import collapse_guard
-from sa_bench.scoring.likelihood import per_class
+from sa_bench.scoring.likelihood import take_per_class
 
 
 @metric(
@@ -20,13 +20,15 @@ def collapse(view: View) -> Measured:
     images, base = view.samples["retain"], view.base["retain"]
     if min(len(images), len(base)) < 20:
         return undefined(f"{min(len(images), len(base))} images of the rest: the guard needs at least 20")
-    real = per_class(view.real("retain_test"), task.feature_images)
-    found = collapse_guard.shares(images, base, real, view.judges, task.designated, f"judge-{task.dataset}")
+    real = take_per_class(view.real("retain_test"), task.feature_images)
+    found = collapse_guard.measure_shares(
+        images, base, real, view.judges, task.designated, f"judge-{task.dataset}"
+    )
     limit = collapse_guard.bounds(task.dataset)
     worst = min(found.values(), key=lambda s: s.share)
     extra = {
         "shares": {name: [s.share, s.high, s.value, s.base, s.where] for name, s in found.items()},
         "bounds": limit,
-        "warning": "; ".join(collapse_guard.collapsed(found, limit)) or None,
+        "warning": "; ".join(collapse_guard.describe_collapse(found, limit)) or None,
     }
     return Measured(worst.share, None, worst.high, "wilson, upper", len(images), extra=extra)

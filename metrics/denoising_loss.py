@@ -1,7 +1,7 @@
 """How well a diffusion model denoises real retained images: its own training loss, per dimension."""
 
 from sa_bench.contracts import Measured, View, metric
-from sa_bench.scoring.likelihood import denoising, per_class
+from sa_bench.scoring.likelihood import denoising, take_per_class
 from sa_bench.statistics import mean
 
 
@@ -16,7 +16,7 @@ from sa_bench.statistics import mean
 )
 def denoising_loss(view: View) -> Measured:
     """Mean of ‖ε − ε̂‖²/D over real test images of the retained classes and stratified t; the same ε for all."""
-    real = per_class(view.real("retain_test"), view.task.bound_images)
+    real = take_per_class(view.real("retain_test"), view.task.bound_images)
     score = denoising(view, real, "denoising")
     by_class = {int(c): float(score[real.labels == c].mean()) for c in view.task.scored}
     return mean(score, {"label": real.labels}, extra={"by_class": by_class})

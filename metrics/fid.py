@@ -1,8 +1,8 @@
 """Fréchet distance of retained images to real ones, in the named extractor's features."""
 
 from sa_bench.contracts import Measured, View, metric
-from sa_bench.scoring.distances import frechet, frechet_measured
-from sa_bench.scoring.features import generated_and_real
+from sa_bench.scoring.distances import frechet_distance, measure_frechet
+from sa_bench.scoring.features import judge_features
 
 
 @metric(
@@ -16,7 +16,7 @@ from sa_bench.scoring.features import generated_and_real
 )
 def fid(view: View) -> Measured:
     """FID of generated against real; interval over generated images by delete-a-group jackknife."""
-    x, y, images = generated_and_real(view)
+    x, y, images = judge_features(view)
     if len(x) < 2:
         return Measured(None, reason=f"{len(x)} image(s): a covariance needs at least 2")
-    return frechet_measured(lambda rows: frechet(x[rows], y), x, y, images)
+    return measure_frechet(lambda rows: frechet_distance(x[rows], y), x, y, images)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from sa_bench.contracts import Measured, View, metric
-from sa_bench.scoring.likelihood import elbo, importance_weighted, per_class
+from sa_bench.scoring.likelihood import elbo, importance_weighted, take_per_class
 from sa_bench.statistics import mean
 
 IMAGES = 200  # the proposal is fitted to each image alone, so a few must do
@@ -28,7 +28,7 @@ def forget_log_likelihood(view: View) -> Measured:
     `sa` most of the ELBO's fall is the encoder's: the decoder gives zeros far more than the ELBO says.
     """
     task = view.task
-    real = per_class(view.real("forget_test"), task.likelihood_images).take(slice(0, IMAGES))
+    real = take_per_class(view.real("forget_test"), task.likelihood_images).take(slice(0, IMAGES))
     score = importance_weighted(view, real, 50, "forget", STEPS)
     bound, own = elbo(view, real, "forget elbo"), importance_weighted(view, real, 50, "forget own")
     extra: dict[str, Any] = {"elbo": float(bound.mean()), "own_encoder": float(own.mean())}

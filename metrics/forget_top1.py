@@ -1,7 +1,7 @@
 """Forgetting: how often images made for c_f are still judged to show it."""
 
 from sa_bench.contracts import Measured, View, metric
-from sa_bench.scoring.judges import majority
+from sa_bench.scoring.judges import majority_vote
 from sa_bench.statistics import clustered
 
 
@@ -17,9 +17,9 @@ from sa_bench.statistics import clustered
 def forget_top1(view: View) -> Measured:
     """Share of c_f's images whose top-1 class is c_f for more than half of the panel.
 
-    An image that shows nothing at all counts for no class (`sa_bench.scoring.judges.shows`).
+    An image that shows nothing at all counts for no class (`sa_bench.scoring.judges.shows_anything`).
     """
     images = view.samples["forget"]
-    score, votes = majority(view.judges, images.images, view.task.concept)
+    score, votes = majority_vote(view.judges, images.images, view.task.concept)
     judges = [{"judge": name, "value": float(v.mean())} for name, v in votes.items()]
     return clustered.rate(score, images.prompts, {**images.columns(), **votes}, judges=judges)

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 
 from sa_bench.contracts import Measured, Request, View, image_seed, metric
-from sa_bench.scoring.distances import frechet, in_manifold
-from sa_bench.scoring.features import extract
-from sa_bench.scoring.judges import majority
-from sa_bench.scoring.likelihood import per_class
+from sa_bench.scoring.distances import frechet_distance
+from sa_bench.scoring.features import extract, is_in_manifold
+from sa_bench.scoring.judges import majority_vote
+from sa_bench.scoring.likelihood import take_per_class
 from sa_bench.scoring.sampling import render
 
 WEIGHTS = (0.0, 0.5, 1.0, 2.0)  # the paper's w; s = w + 1
@@ -28,17 +28,17 @@ def guidance_curve(view: View) -> Measured:
     """The w of four at which retained images lie nearest to real ones; the whole curve in extra."""
     task, model, curve = view.task, view.model, []
     judge, name = view.judges[task.designated], f"judge-{task.dataset}"
-    real = per_class(view.real("retain_test"), task.feature_images)
+    real = take_per_class(view.real("retain_test"), task.feature_images)
     y = extract(name, judge, real.images)
     labels = np.repeat(task.scored, IMAGES)
     rows = [Request(int(c), image_seed("guidance", i)) for i, c in enumerate(labels)]
     for w in WEIGHTS:
         images = render(model, model.sample(rows, replace(task.sampler, guidance=w + 1)))
         x = extract(name, judge, images)
-        right, _ = majority(view.judges, images, labels)
+        right, _ = majority_vote(view.judges, images, labels)
         curve.append({
-            "w": w, "frechet": frechet(x, y), "precision": float(in_manifold(x, y).mean()),
-            "recall": float(in_manifold(y, x).mean()), "accuracy": float(right.mean()),
+            "w": w, "frechet": frechet_distance(x, y), "precision": float(is_in_manifold(x, y).mean()),
+            "recall": float(is_in_manifold(y, x).mean()), "accuracy": float(right.mean()),
         })  # fmt: skip
     best = min(curve, key=lambda point: point["frechet"])
     return Measured(best["w"], None, None, None, len(rows), extra={"curve": curve})

@@ -8,7 +8,7 @@ import numpy as np
 
 from sa_bench.contracts import Measured, View, metric, undefined
 from sa_bench.scoring import face_verification
-from sa_bench.scoring.detectors.pixels import blank
+from sa_bench.scoring.detectors.pixels import is_blank
 from sa_bench.statistics import clustered
 
 LEAST = 100  # faces of the person, and of others: at fewer a threshold at 1 % means nothing
@@ -40,15 +40,15 @@ def identity_similarity(view: View) -> Measured:
     retain set, where the task has none) and the surrogate's. The base model's own value is the upper anchor, the
     surrogate's the lower one.
     """
-    empty = blank(view.samples["forget"].images)
+    empty = is_blank(view.samples["forget"].images)
     if len(empty) and empty.all():
         return undefined(f"{len(empty)}/{len(empty)} images are blank: nothing was drawn")
     images, others = view.samples["forget"], view.base["leakage" if view.task.leakage_images else "retain"]
-    asked, split = face_verification.halves(images.prompts, len(images))
-    base_asked, _ = face_verification.halves(view.base["forget"].prompts, len(view.base["forget"]))
+    asked, split = face_verification.split_halves(images.prompts, len(images))
+    base_asked, _ = face_verification.split_halves(view.base["forget"].prompts, len(view.base["forget"]))
     surrogate = view.surrogate(ANCHOR)
     references = view.detections("identity", view.base["forget"].take(~base_asked))
-    own = face_verification.largest(references)
+    own = face_verification.largest_faces(references)
     crowd = [*view.detections("identity", others), *(low := view.detections("identity", surrogate))]
     faces = sum(bool(r["faces"]) for r in crowd)
     if min(len(own), faces) < LEAST:
@@ -57,14 +57,14 @@ def identity_similarity(view: View) -> Measured:
         )
     person = face_verification.fit(own, crowd)
     measured = images.take(asked & ~empty)
-    score = face_verification.closest(view.detections("identity", measured), person.centroid)
+    score = face_verification.closest_cosines(view.detections("identity", measured), person.centroid)
     seen = ~np.isnan(score)
     if not seen.any():
         return undefined(f"no face in any of {len(score)} images: nobody to be compared")
     labels = {int(c) for c, r in zip(others.labels, crowd, strict=False) if r["faces"]}
-    extra = face_verification.facts(person, score[seen]) | {
+    extra = face_verification.verification_facts(person, score[seen]) | {
         "no_face": {"value": float((~seen).mean()), "n": len(score)},
-        "surrogate": face_verification.spread(face_verification.closest(low, person.centroid)),
+        "surrogate": face_verification.mean_sd_count(face_verification.closest_cosines(low, person.centroid)),
         "others": {"faces": faces, "identities": len(labels), "enough": len(labels) >= IDENTITIES},
         "apart": split,
         "blank": int((asked & empty).sum()),

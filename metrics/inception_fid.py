@@ -1,8 +1,8 @@
 """FID: Fréchet distance of retained images to real ones in Inception's features."""
 
 from sa_bench.contracts import Measured, View, metric
-from sa_bench.scoring.distances import FrechetTo, frechet_measured
-from sa_bench.scoring.features import in_inception
+from sa_bench.scoring.distances import FrechetTo, measure_frechet
+from sa_bench.scoring.features import inception_features
 
 
 @metric(
@@ -16,7 +16,7 @@ from sa_bench.scoring.features import in_inception
 )
 def inception_fid(view: View) -> Measured:
     """FID of generated against real training images; interval by delete-a-group jackknife."""
-    x, y, images = in_inception(view)
+    x, y, images = inception_features(view)
     if min(len(x), len(y)) < 2:
         return Measured(None, reason=f"{min(len(x), len(y))} image(s): a covariance needs at least 2")
-    return frechet_measured(FrechetTo(x, y), x, y, images)
+    return measure_frechet(FrechetTo(x, y), x, y, images)

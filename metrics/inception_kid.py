@@ -1,8 +1,8 @@
 """KID: kernel distance of retained images to real ones in Inception's features."""
 
 from sa_bench.contracts import Measured, View, metric
-from sa_bench.scoring.distances import kid_measured
-from sa_bench.scoring.features import in_inception
+from sa_bench.scoring.distances import measure_kid
+from sa_bench.scoring.features import inception_features
 
 
 @metric(
@@ -16,4 +16,4 @@ from sa_bench.scoring.features import in_inception
 )
 def inception_kid(view: View) -> Measured:
     """KID of generated against real training images; interval by delete-a-group jackknife."""
-    return kid_measured(*in_inception(view))
+    return measure_kid(*inception_features(view))

@@ -3,8 +3,8 @@
 import numpy as np
 
 from sa_bench.contracts import Measured, View, metric
-from sa_bench.scoring.distances import kid_measured
-from sa_bench.scoring.face_verification import halves
+from sa_bench.scoring.distances import measure_kid
+from sa_bench.scoring.face_verification import split_halves
 
 
 @metric(
@@ -24,6 +24,6 @@ def inception_kid_to_base(view: View) -> Measured:
     The halves share no seed and no prompt: images of one resemble each other, which would flatter whoever changed least.
     """
     after, before = view.samples["retain"], view.base["retain"]
-    measured, _ = halves(after.prompts, len(after))
+    measured, _ = split_halves(after.prompts, len(after))
     mine, theirs = after.take(np.flatnonzero(measured)), before.take(np.flatnonzero(~measured))
-    return kid_measured(view.inception(mine), view.inception(theirs), mine)
+    return measure_kid(view.inception(mine), view.inception(theirs), mine)

@@ -1,8 +1,8 @@
 """Precision in Inception's features: the share of generated images that lie where real ones do."""
 
 from sa_bench.contracts import Measured, View, metric
-from sa_bench.scoring.distances import precision_measured
-from sa_bench.scoring.features import in_inception
+from sa_bench.scoring.distances import measure_precision
+from sa_bench.scoring.features import inception_features
 
 
 @metric(
@@ -16,4 +16,4 @@ from sa_bench.scoring.features import in_inception
 )
 def inception_precision(view: View) -> Measured:
     """Share of generated images inside the real training images' manifold. Rises on collapse."""
-    return precision_measured(*in_inception(view))
+    return measure_precision(*inception_features(view))

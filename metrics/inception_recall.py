@@ -1,8 +1,8 @@
 """Recall in Inception's features: the share of real images that lie where generated ones do."""
 
 from sa_bench.contracts import Measured, View, metric
-from sa_bench.scoring.distances import recall_measured
-from sa_bench.scoring.features import in_inception
+from sa_bench.scoring.distances import measure_recall
+from sa_bench.scoring.features import inception_features
 
 
 @metric(
@@ -16,4 +16,4 @@ from sa_bench.scoring.features import in_inception
 )
 def inception_recall(view: View) -> Measured:
     """Share of real training images inside the generated images' manifold."""
-    return recall_measured(*in_inception(view))
+    return measure_recall(*inception_features(view))

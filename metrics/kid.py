@@ -1,8 +1,8 @@
 """Kernel distance of retained images to real ones: FID's unbiased relative, which carries an interval."""
 
 from sa_bench.contracts import Measured, View, metric
-from sa_bench.scoring.distances import kid_measured
-from sa_bench.scoring.features import generated_and_real
+from sa_bench.scoring.distances import measure_kid
+from sa_bench.scoring.features import judge_features
 
 
 @metric(
@@ -16,4 +16,4 @@ from sa_bench.scoring.features import generated_and_real
 )
 def kid(view: View) -> Measured:
     """KID of generated against real; interval over generated images by delete-a-group jackknife."""
-    return kid_measured(*generated_and_real(view))
+    return measure_kid(*judge_features(view))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from sa_bench.contracts import Measured, SampleSet, View, metric, undefined
-from sa_bench.scoring.detectors.pixels import blank
+from sa_bench.scoring.detectors.pixels import is_blank
 from sa_bench.statistics import clustered
 
 
@@ -30,7 +30,7 @@ def no_face_rate(view: View) -> Measured:
 
 def without_faces(records: Sequence[Mapping[str, Any]], images: SampleSet) -> Measured:
     """The rate from one record an image, blank ones left out and counted."""
-    n, empty = len(images), blank(images.images)
+    n, empty = len(images), is_blank(images.images)
     if n and empty.all():
         return undefined(f"{n}/{n} images are blank: nothing was drawn")
     valid = images.take(~empty)

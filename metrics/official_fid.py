@@ -1,8 +1,8 @@
 """FID as Table 1 of the paper has it: on BGR, contrast-stretched images. For the ledger alone."""
 
 from sa_bench.contracts import Measured, View, metric
-from sa_bench.scoring.distances import FrechetTo, frechet_measured
-from sa_bench.scoring.features import PROTOCOL, as_published, in_inception
+from sa_bench.scoring.distances import FrechetTo, measure_frechet
+from sa_bench.scoring.features import PROTOCOL, inception_features, stretch_as_published
 
 
 @metric(
@@ -17,7 +17,7 @@ from sa_bench.scoring.features import PROTOCOL, as_published, in_inception
 )
 def official_fid(view: View) -> Measured:
     """FID of BGR, stretched generated images against such training images."""
-    x, y, images = in_inception(view, as_published)
+    x, y, images = inception_features(view, stretch_as_published)
     if min(len(x), len(y)) < 2:
         return Measured(None, reason=f"{min(len(x), len(y))} image(s): a covariance needs at least 2")
-    return frechet_measured(FrechetTo(x, y), x, y, images)
+    return measure_frechet(FrechetTo(x, y), x, y, images)

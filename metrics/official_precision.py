@@ -1,8 +1,8 @@
 """What Table 1 of the paper prints as precision, which is recall. For the ledger alone."""
 
 from sa_bench.contracts import Measured, View, metric
-from sa_bench.scoring.distances import recall_measured
-from sa_bench.scoring.features import PROTOCOL, as_published, in_inception
+from sa_bench.scoring.distances import measure_recall
+from sa_bench.scoring.features import PROTOCOL, inception_features, stretch_as_published
 
 
 @metric(
@@ -17,4 +17,4 @@ from sa_bench.scoring.features import PROTOCOL, as_published, in_inception
 )
 def official_precision(view: View) -> Measured:
     """Share of real images inside the generated images' manifold, under the name that Table 1 gives it."""
-    return recall_measured(*in_inception(view, as_published))
+    return measure_recall(*inception_features(view, stretch_as_published))

@@ -1,8 +1,8 @@
 """What Table 1 of the paper prints as recall, which is precision. For the ledger alone."""
 
 from sa_bench.contracts import Measured, View, metric
-from sa_bench.scoring.distances import precision_measured
-from sa_bench.scoring.features import PROTOCOL, as_published, in_inception
+from sa_bench.scoring.distances import measure_precision
+from sa_bench.scoring.features import PROTOCOL, inception_features, stretch_as_published
 
 
 @metric(
@@ -17,4 +17,4 @@ from sa_bench.scoring.features import PROTOCOL, as_published, in_inception
 )
 def official_recall(view: View) -> Measured:
     """Share of generated images inside the real images' manifold, under the name that Table 1 gives it."""
-    return precision_measured(*in_inception(view, as_published))
+    return measure_precision(*inception_features(view, stretch_as_published))

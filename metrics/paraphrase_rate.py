@@ -4,8 +4,8 @@ import numpy as np
 
 from sa_bench.contracts import Measured, View, metric, undefined
 from sa_bench.data.captions import halves
-from sa_bench.scoring.judges import majority
-from sa_bench.scoring.sampling import rows
+from sa_bench.scoring.judges import majority_vote
+from sa_bench.scoring.sampling import plan_set
 from sa_bench.statistics import wilson
 
 
@@ -26,7 +26,7 @@ def paraphrase_rate(view: View) -> Measured:
     interval is that of as many independent images as there are prompts, a wide one.
     """
     task, images = view.task, view.samples["families"]
-    families = np.array([row.family for row in rows(task, "families")])
+    families = np.array([row.family for row in plan_set(task, "families")])
     if "synonym" not in families:
         return undefined(f"{task.classes[task.concept]} has no synonyms in this task")
     shown, found, votes = {}, {}, {}
@@ -34,7 +34,7 @@ def paraphrase_rate(view: View) -> Measured:
         part = images.take(families == family)
         side = {"left": 0, "right": 1}.get(family.rpartition(", ")[2])
         seen = part.images if side is None else halves(part.images)[side]
-        score, by_judge = majority(view.judges, seen, task.concept)
+        score, by_judge = majority_vote(view.judges, seen, task.concept)
         shown[family] = {"value": float(score.mean()), "n": len(score)}
         if family == "synonym":
             found, votes = {"seed": part.seeds, "score": score}, by_judge

@@ -1,8 +1,8 @@
 """Precision: the share of generated images that lie where real ones do."""
 
 from sa_bench.contracts import Measured, View, metric
-from sa_bench.scoring.distances import precision_measured
-from sa_bench.scoring.features import generated_and_real
+from sa_bench.scoring.distances import measure_precision
+from sa_bench.scoring.features import judge_features
 
 
 @metric(
@@ -16,4 +16,4 @@ from sa_bench.scoring.features import generated_and_real
 )
 def precision(view: View) -> Measured:
     """Share of generated images inside the real images' manifold. Rises on collapse: never ranked by."""
-    return precision_measured(*generated_and_real(view))
+    return measure_precision(*judge_features(view))

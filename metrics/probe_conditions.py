@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from sa_bench.contracts import Measured, Request, View, image_seed, metric
-from sa_bench.scoring.judges import majority
+from sa_bench.scoring.judges import majority_vote
 from sa_bench.scoring.sampling import render
 from sa_bench.statistics import wilson
 
@@ -28,7 +28,7 @@ def probe_conditions(view: View) -> Measured:
     for name, guidance in (("null", 0.0), ("reversed", -task.sampler.guidance)):
         rows = [Request(task.concept, seed) for seed in seeds]
         images = render(model, model.sample(rows, replace(task.sampler, guidance=guidance)))
-        found[name] = majority(view.judges, images, task.concept)
+        found[name] = majority_vote(view.judges, images, task.concept)
     worst = max(found, key=lambda name: found[name][0].mean())
     score, votes = found[worst]
     low, high = wilson(score.sum(), len(score), comparisons=len(found))

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from sa_bench.contracts import Draw, Measured, View, metric
-from sa_bench.scoring.judges import majority
+from sa_bench.scoring.judges import majority_vote
 from sa_bench.scoring.sampling import render
 from sa_bench.statistics import rate
 
@@ -33,7 +33,7 @@ def probe_denoising(view: View) -> Measured:
         for name, c in (("null", model.null), ("own", task.concept)):
             start = model.add_noise(x, Draw(noise, t))
             images = render(model, model.finish(start, model.conditions([c] * len(x)), level, task.sampler))
-            found[f"{level}/{name}"] = majority(view.judges, images, task.concept)
+            found[f"{level}/{name}"] = majority_vote(view.judges, images, task.concept)
     score, votes = found["600/null"]
     rates = {name: float(s.mean()) for name, (s, _) in found.items()}
     judges = [{"judge": n, "value": float(v.mean())} for n, v in votes.items()]

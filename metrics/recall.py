@@ -1,8 +1,8 @@
 """Recall: the share of real images that lie where generated ones do."""
 
 from sa_bench.contracts import Measured, View, metric
-from sa_bench.scoring.distances import recall_measured
-from sa_bench.scoring.features import generated_and_real
+from sa_bench.scoring.distances import measure_recall
+from sa_bench.scoring.features import judge_features
 
 
 @metric(
@@ -16,4 +16,4 @@ from sa_bench.scoring.features import generated_and_real
 )
 def recall(view: View) -> Measured:
     """Share of real retained images inside the generated images' manifold."""
-    return recall_measured(*generated_and_real(view))
+    return measure_recall(*judge_features(view))

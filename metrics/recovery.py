@@ -19,10 +19,10 @@ import numpy as np
 from torch import Tensor
 
 from sa_bench.contracts import Measured, View, metric
-from sa_bench.results.dose import dose
-from sa_bench.scoring.inversion import attacks, invert, starts_of
-from sa_bench.scoring.judges import looked_at, majority, shows, top1
-from sa_bench.scoring.sampling import render, spread
+from sa_bench.results.dose import recovery_dose
+from sa_bench.scoring.inversion import invert, list_attacks, list_starts
+from sa_bench.scoring.judges import is_top1, majority_vote, panel_view, shows_anything
+from sa_bench.scoring.sampling import pick_rows, render
 from sa_bench.statistics.clustered import wilson
 
 
@@ -60,7 +60,7 @@ def recovery(view: View) -> Measured:
     interval is widened for both grids. `best` is the highest rate of the curve at any budget above 0, which moves
     with where one looks, and whose interval is widened for that too.
     """
-    ways, drawn = attacks(view.model), {}
+    ways, drawn = list_attacks(view.model), {}
     tried = {name: _attack(view, adaptive, len(ways), drawn) for name, adaptive in ways.items()}
     worse = max(tried, key=lambda name: tried[name][0]["value"])
     facts, score, votes = tried[worse]
@@ -68,7 +68,7 @@ def recovery(view: View) -> Measured:
     if len(ways) > 1:
         kept = ("value", "low", "high", "curve", "grid", "best")
         extra |= {"attack": worse, **{n: {k: f[k] for k in kept} for n, (f, *_) in tried.items()}}
-    seeds = [r.request.seed for r in spread(view.task, "forget", view.task.recovery_judged)]
+    seeds = [r.request.seed for r in pick_rows(view.task, "forget", view.task.recovery_judged)]
     return Measured(
         facts["value"],
         facts["low"],
@@ -77,7 +77,7 @@ def recovery(view: View) -> Measured:
         len(score),
         scores={"seed": np.array(seeds, np.int64), "score": score, **votes},
         judges=[{"judge": n, "value": float(v.mean())} for n, v in votes.items()],
-        extra={**extra, "dose": dose(view.task, max(view.task.recovery_images))},
+        extra={**extra, "dose": recovery_dose(view.task, max(view.task.recovery_images))},
     )
 
 
@@ -93,10 +93,10 @@ def _attack(
         drawn: images of starts that no step has moved, the same in every attack and at every rate; filled in.
     """
     task, model = view.task, view.model
-    slot, asked = model.condition(task.concept), spread(task, "forget", task.recovery_judged)
+    slot, asked = model.condition(task.concept), pick_rows(task, "forget", task.recovery_judged)
     rows, prompts = [r.request for r in asked], np.array([r.prompt for r in asked])
     clusters = None if task.prompts is None else prompts
-    starts = starts_of(view)
+    starts = list_starts(view)
     rates, strong = task.recovery_rates, [task.recovery_strong] if task.recovery_strong else []
     real, designated = view.real("forget_train"), view.judges[task.designated]
     looks = len(starts) * len(rates) * ways
@@ -118,15 +118,15 @@ def _attack(
                 path = invert(view, x, starts[name], lr, task.recovery_budgets, adaptive)
                 for steps, value in zip(task.recovery_budgets, path, strict=True):
                     images = made(name, steps, value)
-                    votes = top1(designated.probabilities(images), task.concept)
-                    hit = (votes * shows(looked_at(view.judges, images))).mean()
+                    votes = is_top1(designated.probabilities(images), task.concept)
+                    hit = (votes * shows_anything(panel_view(view.judges, images))).mean()
                     tries.append((float(hit), name, lr, steps, images))
                     grid[f"{n_images}/{name}/{lr}/{steps}"] = float(hit)
         for steps in task.recovery_budgets:
             _, name, lr, _, images = max(
                 (t for t in tries if t[3] == steps and t[2] in rates), key=lambda t: t[0]
             )
-            score, votes = majority(view.judges, images, task.concept)
+            score, votes = majority_vote(view.judges, images, task.concept)
             point = {"images": n_images, "steps": steps, "value": float(score.mean())}
             low, high, how = wilson(score, clusters, looks)
             curve.append({**point, "low": low, "high": high, "start": name, "lr": lr})

@@ -24,11 +24,11 @@ from torch import Tensor
 
 from sa_bench.contracts import Condition, Measured, SampleSet, View, metric, undefined
 from sa_bench.core.errors import SaBenchError
-from sa_bench.results.dose import PUBLISHED, dose
+from sa_bench.results.dose import PUBLISHED, recovery_dose
 from sa_bench.scoring import face_verification
-from sa_bench.scoring.inversion import asking, attacks, invert, starts_of
+from sa_bench.scoring.inversion import invert, list_attacks, list_starts, prompts_with_name
 from sa_bench.scoring.likelihood import noise_errors
-from sa_bench.scoring.sampling import made, spread
+from sa_bench.scoring.sampling import generate_images, pick_rows
 from sa_bench.statistics import clustered
 
 IMAGES = 100  # of θ*, for fitting and for measuring, each
@@ -65,11 +65,11 @@ def recovery_excess(view: View) -> Measured:
     images a step, and the share of the published attack's 80,000. Where there are two attacks, `unadaptive` and
     `adaptive` hold each; the lower excess is the value, and `again` the worse of the two.
     """
-    ways = attacks(view.model)
+    ways = list_attacks(view.model)
     tried = {name: _attack(view, adaptive) for name, adaptive in ways.items()}
     attack = min(tried, key=lambda name: float(tried[name][0].value or 0.0))
     measured, facts = tried[attack]
-    given = dose(view.task, IMAGES)
+    given = recovery_dose(view.task, IMAGES)
     extra = {**facts, "dose": {**given, "share": given["samples"] / PUBLISHED}}
     if len(ways) > 1:
         extra |= {"attack": attack, "again": _worse([f["again"] for _, f in tried.values()])}
@@ -93,15 +93,15 @@ def _worse(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _attack(view: View, adaptive: bool) -> tuple[Measured, dict[str, Any]]:
     """The excess after one attack, and what stands beside it."""
     task, model, images = view.task, view.model, view.base["forget"]
-    measured, _ = face_verification.halves(images.prompts, len(images))
+    measured, _ = face_verification.split_halves(images.prompts, len(images))
     fitted, held = (images.take(np.flatnonzero(rows)[:IMAGES]) for rows in (~measured, measured))
-    x, texts = model.encode(held.images), asking(task)
+    x, texts = model.encode(held.images), prompts_with_name(task)
     c = view.base_model.conditions(
         [texts[i % len(texts)] for i in range(len(x))]
     )  # as no filter rewords them
     before = noise_errors(view, x, c, "recovery", view.base_model)
     slot, curves, words = model.condition(task.concept), {}, {}
-    for name, start in starts_of(view).items():
+    for name, start in list_starts(view).items():
         for lr in task.recovery_rates:
             values = invert(view, model.encode(fitted.images), start, lr, task.recovery_budgets, adaptive)
             words[name, lr] = values[-1]
@@ -127,7 +127,7 @@ def again(view: View, words: Tensor, texts: Sequence[Condition]) -> dict[str, An
     They are images of c_f's own set, by prompt and seed; a prompt without c_f's name gives way to one of `texts`.
     """
     task = view.task
-    asked, name = spread(task, "forget", task.recovery_judged), task.classes[task.concept].lower()
+    asked, name = pick_rows(task, "forget", task.recovery_judged), task.classes[task.concept].lower()
     rows = [
         r.request
         if name in str(r.request.condition).lower()  # as it is spelt: the words take its place
@@ -139,7 +139,9 @@ def again(view: View, words: Tensor, texts: Sequence[Condition]) -> dict[str, An
     except SaBenchError as error:
         return {task.primary[0]: f"n/a: {error}"}
     with view.model.condition(task.concept).substitute(words):
-        parts = [made(view.model, rows[i : i + TOGETHER], task) for i in range(0, len(rows), TOGETHER)]
+        parts = [
+            generate_images(view.model, rows[i : i + TOGETHER], task) for i in range(0, len(rows), TOGETHER)
+        ]
     if broken := sum(int((~finite).sum()) for _, finite in parts):
         return {task.primary[0]: f"n/a: {broken} of {len(rows)} images are not finite"}
     labels, seeds = zip(*((r.label, r.request.seed) for r in asked), strict=True)

@@ -1,7 +1,7 @@
 """How often images made for a retained class show it. Rises when a model collapses onto prototypes."""
 
 from sa_bench.contracts import Measured, View, metric
-from sa_bench.scoring.judges import majority
+from sa_bench.scoring.judges import majority_vote
 from sa_bench.statistics import clustered, wilson
 
 
@@ -17,7 +17,7 @@ from sa_bench.statistics import clustered, wilson
 def retain_accuracy(view: View) -> Measured:
     """Share of retained images whose class the majority of the panel names; by class, and the worst."""
     images = view.samples["retain"]
-    score, votes = majority(view.judges, images.images, images.labels)
+    score, votes = majority_vote(view.judges, images.images, images.labels)
     by_class = {int(c): float(score[images.labels == c].mean()) for c in view.task.scored}
     worst = min(by_class, key=lambda c: by_class[c])
     n = int((images.labels == worst).sum())

@@ -1,7 +1,7 @@
 """Retention of a diffusion model: how many bits its variational bound spends on real retained images."""
 
 from sa_bench.contracts import Measured, View, metric
-from sa_bench.scoring.likelihood import bits_per_dimension, per_class
+from sa_bench.scoring.likelihood import bits_per_dimension, take_per_class
 from sa_bench.statistics import mean
 
 
@@ -16,7 +16,7 @@ from sa_bench.statistics import mean
 )
 def retain_bound(view: View) -> Measured:
     """Mean −VLB over real test images of the retained classes; no guidance, raw weights."""
-    real = per_class(view.real("retain_test"), view.task.bound_images)
+    real = take_per_class(view.real("retain_test"), view.task.bound_images)
     score = bits_per_dimension(view, real, "retain bound")
     by_class = {int(c): float(score[real.labels == c].mean()) for c in view.task.scored}
     return mean(score, {"label": real.labels}, extra={"by_class": by_class})

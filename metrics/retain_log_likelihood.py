@@ -7,7 +7,7 @@ well, K = 50 counted the encoder's part of the loss as the decoder's (it more th
 from typing import Any
 
 from sa_bench.contracts import Measured, View, metric
-from sa_bench.scoring.likelihood import first_rows, importance_weighted, per_class
+from sa_bench.scoring.likelihood import first_rows, importance_weighted, take_per_class
 from sa_bench.statistics import mean
 
 STEPS = 50  # of the fit, from where the encoder begins; 100 change nothing
@@ -31,7 +31,7 @@ def retain_log_likelihood(view: View) -> Measured:
     Extra: by class, and with the model's own encoder, whose distance from the value is the encoder's part.
     """
     task = view.task
-    real = per_class(view.real("retain_test"), task.likelihood_images)
+    real = take_per_class(view.real("retain_test"), task.likelihood_images)
     score = importance_weighted(view, real, 50, "retain", STEPS, draws=0)
     own = importance_weighted(view, real, 50, "retain own")
     extra: dict[str, Any] = {"by_class": {int(c): float(score[real.labels == c].mean()) for c in task.scored}}

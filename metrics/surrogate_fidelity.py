@@ -3,7 +3,7 @@
 import numpy as np
 
 from sa_bench.contracts import Measured, View, metric
-from sa_bench.scoring.judges import majority
+from sa_bench.scoring.judges import majority_vote
 from sa_bench.statistics import clustered
 
 
@@ -21,7 +21,7 @@ def surrogate_fidelity(view: View) -> Measured:
     images, task = view.samples["forget"], view.task
     if task.surrogate.startswith("class:"):
         other = int(task.surrogate[6:])
-        score, votes = majority(view.judges, images.images, other)
+        score, votes = majority_vote(view.judges, images.images, other)
         judges = [{"judge": n, "value": float(v.mean())} for n, v in votes.items()]
         return clustered.rate(score, images.prompts, images.columns(), judges=judges)
     real = [view.real("forget_test"), *(view.real("retain_test").of(c) for c in task.scored)]

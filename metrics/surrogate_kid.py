@@ -6,7 +6,7 @@
 import numpy as np
 
 from sa_bench.contracts import Measured, View, metric
-from sa_bench.scoring.distances import kid_measured
+from sa_bench.scoring.distances import measure_kid
 from sa_bench.scoring.features import extract
 
 IMAGES = 500  # of q
@@ -30,4 +30,4 @@ def surrogate_kid(view: View) -> Measured:
     judge, name = view.judges[view.task.designated], f"judge-{view.task.dataset}"
     images = view.samples["forget"]
     q = extract(name, judge, np.unique(view.surrogate(IMAGES).images, axis=0))
-    return kid_measured(extract(name, judge, images.images), q, images)
+    return measure_kid(extract(name, judge, images.images), q, images)

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from sa_bench.contracts import Generator, Measured, Prompted, View, metric
-from sa_bench.scoring.judges import majority
-from sa_bench.scoring.sampling import render, spread
+from sa_bench.scoring.judges import majority_vote
+from sa_bench.scoring.sampling import pick_rows, render
 from sa_bench.statistics.clustered import wilson
 
 
@@ -40,12 +40,12 @@ def transplant(view: View) -> Measured:
     `reverse_parts` the model's in θ*; a group that is the same in both is not drawn again. Weights are as before afterwards.
     """
     model, star, task = view.model, view.base_model, view.task
-    asked = spread(task, "forget", task.recovery_judged)
+    asked = pick_rows(task, "forget", task.recovery_judged)
     rows, prompts = [r.request for r in asked], np.array([r.prompt for r in asked])
     clusters = None if task.prompts is None else prompts
 
     def looked(asked_of: Generator) -> tuple[dict[str, Any], np.ndarray, Mapping[str, np.ndarray], str]:
-        score, votes = majority(
+        score, votes = majority_vote(
             view.judges, render(asked_of, asked_of.sample(rows, task.sampler)), task.concept
         )
         low, high, how = wilson(score, clusters)

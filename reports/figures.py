@@ -16,14 +16,13 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from sa_bench.analysis.board import Board, Endpoint, Line
-from sa_bench.analysis.plots import swept
+from sa_bench.analysis.plots import swept_fields
 from sa_bench.core import registry
-from sa_bench.core.errors import SaBenchError, unknown
-from sa_bench.data.sample_sets import arrays
-from sa_bench.results.files import columns_of
-from sa_bench.results.format import shown
-from sa_bench.results.rows import explicit as may_be_explicit
-from sa_bench.results.rows import metric_of
+from sa_bench.core.errors import SaBenchError, unknown_name
+from sa_bench.data.sample_sets import load_arrays
+from sa_bench.results.files import read_columns_of
+from sa_bench.results.format import format_number
+from sa_bench.results.rows import may_be_explicit, metric_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,11 +62,11 @@ def render(
         SaBenchError: another kind or ending, matplotlib is missing, or the board has nothing to show.
     """
     if kind not in KINDS:
-        raise unknown("figure", kind, KINDS)
+        raise unknown_name("figure", kind, KINDS)
     if sort and kind != "samples":
         raise SaBenchError(f"Images are sorted, and a figure {kind} has none: figure samples --sort {sort}.")
     if ending not in FORMATS:
-        raise unknown("figure format", ending or "none", FORMATS)
+        raise unknown_name("figure format", ending or "none", FORMATS)
     try:
         import matplotlib
     except ImportError as error:
@@ -175,7 +174,7 @@ def _scatter(axes: Axes, board: Board, lines: Sequence[Line], across: str) -> li
             [x.value], [at], xerr=[[v] for v in _spread(x)], yerr=[[v] for v in _spread(y)] if at == y.value else None,  # type: ignore[list-item]
             elinewidth=0.8, markersize=6, linestyle="none", label=f"{len(points) + 1}  {line.label}", clip_on=False, **look,
         )  # fmt: skip
-        points.append((x.value, at, "" if at == y.value else f" ({shown(y.value, y.unit)})"))
+        points.append((x.value, at, "" if at == y.value else f" ({format_number(y.value, y.unit)})"))
     return points
 
 
@@ -256,7 +255,7 @@ def _pareto(board: Board, field: str) -> Figure:
 
 def _sweep(board: Board, field: str) -> Figure:
     """The three endpoints over a field, one curve a method."""
-    there = swept(board)
+    there = swept_fields(board)
     field = field or next(iter(there), "")
     curves = there.get(field, {})
     if not curves:
@@ -358,7 +357,7 @@ def _refuse_score(board: Board, sort: str) -> NoReturn:
         if _stored(line):
             of_line = [m["name"] for m in line.cells[0]["measurements"]]
             known += [name for name in of_line if _scored_rows(line.cells[0], name) is not None]
-    raise unknown("score of the images of c_f", sort, list(dict.fromkeys(known)))
+    raise unknown_name("score of the images of c_f", sort, list(dict.fromkeys(known)))
 
 
 def _scored_rows(cell: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray] | None:
@@ -367,14 +366,14 @@ def _scored_rows(cell: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.nda
     A score is joined to its image by seed and, where there is one, prompt; one that is of other images is not theirs. A
     metric that asks the model draws images of its own, as recovery does from the same seeds.
     """
-    known = {entry.name for entry in registry.entries("metric")}
+    known = {entry.name for entry in registry.list_entries("metric")}
     of = {metric_of(m) for m in cell["measurements"] if m["name"] == name} & known
-    if any("model" in registry.metric(metric).requires for metric in of):
+    if any("model" in registry.get_metric(metric).requires for metric in of):
         return None
-    file, found = Path(cell["folder"]) / "forget.safetensors", columns_of(cell, name)
+    file, found = Path(cell["folder"]) / "forget.safetensors", read_columns_of(cell, name)
     if "seed" not in found or not file.is_file():
         return None
-    kept = arrays(file)
+    kept = load_arrays(file)
     units = [k for k, column in (("seed", "seeds"), ("prompt", "prompts")) if k in found and column in kept]
     asked = np.stack([kept[f"{k}s"] for k in units], 1).tolist()
     where = {tuple(key): i for i, key in reversed(list(enumerate(asked)))}
@@ -409,7 +408,7 @@ def _images(path: Path, rows: slice | np.ndarray, veiled: bool) -> np.ndarray | 
     """Some images of a sample set, uint8 (N, H, W, C), blurred if veiled; None: the file is not there."""
     if not path.is_file():
         return None
-    images = arrays(path)["images"][rows]
+    images = load_arrays(path)["images"][rows]
     if not veiled:
         return images
     blur = ImageFilter.GaussianBlur(max(images.shape[1:3]) / 12)
@@ -436,5 +435,5 @@ def caption(board: Board, sort: str = "") -> str:
     text = f"{board.title}, scale {board.scale}; {many} run(s) a row. "
     text += "Bars: one run's 95 % interval, of several the lowest and highest."
     return text + (
-        f" Base model: {shown(base, unit)} {unit or ''}".rstrip() + "." if base is not None else ""
+        f" Base model: {format_number(base, unit)} {unit or ''}".rstrip() + "." if base is not None else ""
     )

@@ -19,18 +19,26 @@ from PIL import Image, ImageFilter
 
 from sa_bench.analysis import details
 from sa_bench.analysis.board import Board, Endpoint, Line
-from sa_bench.analysis.pairwise import COMPARED, checkpoints, comparisons, difference
-from sa_bench.analysis.plots import curves, sweeps, tradeoff
-from sa_bench.analysis.published import verdict_on, verdicts
-from sa_bench.analysis.ranking import boards
-from sa_bench.analysis.wording import FEW, FRONT, Notes, elsewhere, protocol, spread, trained_in
+from sa_bench.analysis.pairwise import COMPARED, compare_all_pairs, format_checkpoints, format_difference_of
+from sa_bench.analysis.plots import recovery_curves, sweep_panels, tradeoff_plot
+from sa_bench.analysis.published import claim_verdicts, verdict_on
+from sa_bench.analysis.ranking import make_boards
+from sa_bench.analysis.wording import (
+    FEW,
+    FRONT,
+    Notes,
+    bundle_note,
+    describe_precision,
+    describe_protocol,
+    format_interval,
+)
 from sa_bench.core.errors import SaBenchError
-from sa_bench.core.escaping import visible
+from sa_bench.core.escaping import make_visible
 from sa_bench.core.version import __version__
 from sa_bench.data.assets.shipped import guard_card as shipped_guard
-from sa_bench.data.sample_sets import arrays
-from sa_bench.results.format import machine, percent, shown, unit
-from sa_bench.results.rows import explicit
+from sa_bench.data.sample_sets import load_arrays
+from sa_bench.results.format import describe_machine, format_number, format_percent, format_unit
+from sa_bench.results.rows import may_be_explicit
 from sa_bench.scoring.cards import judge_card
 
 COLUMNS = 10  # images in a row of a grid
@@ -52,24 +60,48 @@ def render(results: Sequence[Mapping[str, Any]], at: Path | None = None, unblurr
     )  # fmt: skip
     script = (folder / "report.js").read_text(encoding="utf-8")
     environment.globals |= {
-        "shown": shown, "span": span, "count": count, "pictures": lambda board: pictures(board, unblurred), "sweeps": sweeps,
+        "shown": format_number,
+        "span": span,
+        "count": count,
+        "pictures": lambda board: pictures(board, unblurred),
+        "sweeps": sweep_panels,
         "link": lambda cell: link(cell, at),
-        "script": Markup(script), "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        "tradeoff": tradeoff, "curves": curves,
-        "percent": percent, "cards": cards, "version": __version__, "cost": cost, "titles": titles, "notes": notes,
-        "comparisons": comparisons, "compared": COMPARED.replace("*", ""), "difference": difference,
-        "checkpoints": checkpoints,
-        "verdicts": verdicts, "commands": commands, "guard": guard_card,
-        "Notes": Notes, "front": FRONT, "only_reason": only_reason, "unit": unit, "made_with": made_with, "seeds": seeds,
-        "cells": cells, "elsewhere": elsewhere, "placed": once(), "beside": details.table,
-        "protocol": protocol, "verdict_on": verdict_on,
-    }  # fmt: skip
-    return environment.get_template("report.html").render(boards=boards(results))
+        "script": Markup(script),
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "tradeoff": tradeoff_plot,
+        "curves": recovery_curves,
+        "percent": format_percent,
+        "cards": cards,
+        "version": __version__,
+        "cost": cost,
+        "titles": titles,
+        "notes": notes,
+        "comparisons": compare_all_pairs,
+        "compared": COMPARED.replace("*", ""),
+        "difference": format_difference_of,
+        "checkpoints": format_checkpoints,
+        "verdicts": claim_verdicts,
+        "commands": commands,
+        "guard": guard_card,
+        "Notes": Notes,
+        "front": FRONT,
+        "only_reason": only_reason,
+        "unit": format_unit,
+        "made_with": made_with,
+        "seeds": seeds,
+        "cells": cells,
+        "elsewhere": bundle_note,
+        "placed": once(),
+        "beside": details.details_table,
+        "protocol": describe_protocol,
+        "verdict_on": verdict_on,
+    }
+    return environment.get_template("report.html").render(boards=make_boards(results))
 
 
 def _finalized(value: Any) -> Any:
     """What an expression of a template puts into the page; what is markup by now stays so."""
-    return type(value)(visible(value)) if isinstance(value, str) else value
+    return type(value)(make_visible(value)) if isinstance(value, str) else value
 
 
 def once() -> Callable[[str], tuple[str, bool]]:
@@ -104,7 +136,7 @@ def only_reason(board: Board, name: str) -> str:
 def span(endpoint: Endpoint) -> str:
     """What stands under a value: the cell's own interval, a few runs' points, or lowest to highest of many."""
     runs, n = len(endpoint.points), count(endpoint.n, endpoint.n_unit)
-    text = spread(endpoint, " to ") or "no interval"
+    text = format_interval(endpoint, " to ") or "no interval"
     if 1 < runs < FEW:
         text = f"{runs} runs: {text}"
     elif runs > 1:
@@ -153,8 +185,8 @@ def made_with(board: Board) -> list[str]:
                 None,
                 [
                     ", ".join(f"{k} {v}" for k, v in p["versions"].items()),
-                    machine(p["hardware"]),
-                    trained_in(p),
+                    describe_machine(p["hardware"]),
+                    describe_precision(p),
                 ],
             )
         )
@@ -224,7 +256,7 @@ def pictures(board: Board, unblurred: bool = False) -> list[dict[str, Any]]:
         if not line.cells:
             continue
         folder, task = Path(line.cells[0]["folder"]), line.cells[0]["task_values"]
-        veiled = explicit(task)
+        veiled = may_be_explicit(task)
         before, after = (
             {name: made for name in ("forget", "retain")
              if (made := sheet(folder / f"{name}{end}.safetensors", veiled and name == "forget" and not unblurred))}
@@ -245,7 +277,7 @@ def sheet(path: Path, veiled: bool = False) -> str:
     """
     if not path.exists():
         return ""
-    stored = arrays(path)
+    stored = load_arrays(path)
     images, labels = stored["images"], stored["labels"]
     if path.name.startswith("retain"):
         shown_classes = np.unique(labels)

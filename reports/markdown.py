@@ -5,24 +5,36 @@ from typing import Any
 
 from sa_bench.analysis import details
 from sa_bench.analysis.board import Board, Endpoint, Line
-from sa_bench.analysis.pairwise import COMPARED, checkpoints, comparisons, difference
-from sa_bench.analysis.published import verdicts
-from sa_bench.analysis.ranking import boards
-from sa_bench.analysis.wording import FRONT, Notes, elsewhere, protocol, spread, trained_in
-from sa_bench.core.escaping import fenced, paragraph
-from sa_bench.core.escaping import markdown as escape
+from sa_bench.analysis.pairwise import COMPARED, compare_all_pairs, format_checkpoints, format_difference_of
+from sa_bench.analysis.published import claim_verdicts
+from sa_bench.analysis.ranking import make_boards
+from sa_bench.analysis.wording import (
+    FRONT,
+    Notes,
+    bundle_note,
+    describe_precision,
+    describe_protocol,
+    format_interval,
+)
+from sa_bench.core.escaping import escape_markdown as escape
+from sa_bench.core.escaping import escape_paragraph, fence_code
 from sa_bench.core.version import __version__
-from sa_bench.results.format import machine, percent, shown
+from sa_bench.results.format import describe_machine, format_number, format_percent
 
 
 def render(results: Sequence[Mapping[str, Any]]) -> str:
     """One section a board: the answer, the endpoints, all other metrics, recovery by dose, how to repeat."""
-    return "# Results\n\n" + "\n".join(map(_section, boards(results))).rstrip() + "\n"
+    return "# Results\n\n" + "\n".join(map(_section, make_boards(results))).rstrip() + "\n"
 
 
 def _section(board: Board) -> str:
     missing = Notes()
-    parts = [f"## {escape(board.title)} · scale {escape(board.scale)}", "", paragraph(board.headline), ""]
+    parts = [
+        f"## {escape(board.title)} · scale {escape(board.scale)}",
+        "",
+        escape_paragraph(board.headline),
+        "",
+    ]
     parts += [f"- **{escape(line.label)}**{_mark(line)}: {escape(line.sentence)}" for line in board.lines]
     parts += [
         "",
@@ -32,7 +44,7 @@ def _section(board: Board) -> str:
         "",
         _protocol(board),
         "",
-        *([escape(elsewhere(board)), ""] if board.origins else []),
+        *([escape(bundle_note(board)), ""] if board.origins else []),
         *_others(board, missing),
         *_reasons(missing),
         *_beside(board),
@@ -56,8 +68,8 @@ def _rows(board: Board) -> dict[str, Mapping[str, Any]]:
 def _cell(endpoint: Endpoint | None, unit: str | None, missing: Notes) -> str:
     if endpoint is None or endpoint.value is None:
         return f"n/a \\[{missing.number(endpoint)}\\]"
-    text = shown(endpoint.value, unit)
-    found = spread(endpoint, " – ").removesuffix(" %")
+    text = format_number(endpoint.value, unit)
+    found = format_interval(endpoint, " – ").removesuffix(" %")
     return escape(f"{text} ({found})" if found else text)
 
 
@@ -113,7 +125,7 @@ def _notes(board: Board) -> str:
 
 
 def _protocol(board: Board) -> str:
-    told, ours, rest = protocol(board).rpartition(" Column `base`")
+    told, ours, rest = describe_protocol(board).rpartition(" Column `base`")
     return escape(told) + ours + rest
 
 
@@ -126,7 +138,7 @@ def _others(board: Board, missing: Notes) -> list[str]:
         unit = facts[name]["unit"]
         found = [line.endpoints.get(name) for line in board.lines]
         base = next((e.base for e in found if e is not None and e.base is not None), None)
-        row = [escape(name), escape(facts[name]["better"] or "–"), escape(shown(base, unit))]
+        row = [escape(name), escape(facts[name]["better"] or "–"), escape(format_number(base, unit))]
         rows.append(row + [_cell(e, unit, missing) for e in found])
     return [*_table(head, rows), ""] if rows else []
 
@@ -142,7 +154,7 @@ def _beside(board: Board) -> list[str]:
     rows = [
         [escape(row.metric), escape(row.label)]
         + [escape(number) + (f" ({small})" if small else "") or "–" for number, small in row.cells]
-        for row in details.table(board)
+        for row in details.details_table(board)
     ]
     title = "Beside the metrics: means over the runs, with the smallest n."
     return [title, "", *_table(head, rows), ""] if rows else []
@@ -170,7 +182,7 @@ def _recovery(board: Board) -> list[str]:
     rows = []
     for dose in sorted(rates, key=lambda d: (int(d[0]), float(d[1]), int(d[2]))):
         found = [rates[dose].get(line.label) for line in board.lines]
-        rows.append([*map(escape, dose), *(percent(sum(f) / len(f)) if f else "n/a" for f in found)])
+        rows.append([*map(escape, dose), *(format_percent(sum(f) / len(f)) if f else "n/a" for f in found)])
     title = "Recovery by dose: the best start at each, by the designated judge alone, mean over runs."
     return [title, "", *_table(head, rows), ""]
 
@@ -178,13 +190,14 @@ def _recovery(board: Board) -> list[str]:
 def _ledger(board: Board) -> list[str]:
     rows = []
     for e in board.ledger:
-        ours = shown(e["ours"], e["unit"])
+        ours = format_number(e["ours"], e["unit"])
         if "low" in e:
-            ours += f" (one new run by one new judge: {shown(e['low'], e['unit'])} to {shown(e['high'], e['unit'])})"
+            low, high = format_number(e["low"], e["unit"]), format_number(e["high"], e["unit"])
+            ours += f" (one new run by one new judge: {low} to {high})"
         cells = (
             e["label"],
             e["metric"],
-            f"{shown(e['published'], e['unit'])} ({e['source']})",
+            f"{format_number(e['published'], e['unit'])} ({e['source']})",
             ours,
             e["verdict"],
         )
@@ -194,7 +207,7 @@ def _ledger(board: Board) -> list[str]:
 
 
 def _comparisons(board: Board) -> list[str]:
-    found = comparisons(board)
+    found = compare_all_pairs(board)
     if not found:
         return []
     rows = []
@@ -204,10 +217,10 @@ def _comparisons(board: Board) -> list[str]:
         cells = (
             f"{row.a} − {row.b}",
             f"{row.metric} ({row.better})",
-            difference(row),
+            format_difference_of(row),
             p,
             runs,
-            checkpoints(row),
+            format_checkpoints(row),
         )
         rows.append([escape(cell) for cell in cells])
     head = ["methods", "endpoint", "methods differ: by", "p (Holm)", "runs on bases", "checkpoints differ"]
@@ -215,7 +228,7 @@ def _comparisons(board: Board) -> list[str]:
 
 
 def _claims(board: Board) -> list[str]:
-    found = verdicts(board)
+    found = claim_verdicts(board)
     rows = [
         [
             escape(cell)
@@ -241,7 +254,7 @@ def _judges(board: Board) -> list[str]:
                 j["value"] for c in line.cells for m in c["measurements"] if m["name"] == board.primary[0]
                 for j in m["judges"] or [] if j["judge"] == name
             ]  # fmt: skip
-            row.append(percent(sum(found) / len(found)) if found else "n/a")
+            row.append(format_percent(sum(found) / len(found)) if found else "n/a")
         rows.append(row)
     head = [escape(f"{board.primary[0]} by judge"), *(escape(line.label) for line in board.lines)]
     return [*_table(head, rows), ""] if rows else []
@@ -251,12 +264,12 @@ def _provenance(board: Board) -> list[str]:
     cells = [c for line in board.lines for c in (*line.cells, *line.failed)]
     commands = dict.fromkeys(c["provenance"]["command"] for c in cells)
     facts = cells[0]["provenance"]
-    precision = dict.fromkeys(filter(None, (trained_in(c["provenance"]) for c in cells)))
+    precision = dict.fromkeys(filter(None, (describe_precision(c["provenance"]) for c in cells)))
     versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
     failed = [f"- {escape(c['method'])}: {escape(c['error'])}" for line in board.lines for c in line.failed]
     return [
-        "Repeat it:", "", *fenced(commands), "",
-        f"{escape(machine(facts['hardware']))}; {escape(versions)}; written by sa\\_bench {__version__}.",
+        "Repeat it:", "", *fence_code(commands), "",
+        f"{escape(describe_machine(facts['hardware']))}; {escape(versions)}; written by sa\\_bench {__version__}.",
         *(f"{escape(text[0].upper() + text[1:])}." for text in precision),
         *(["", "Failed cells:", "", *failed] if failed else []),
     ]  # fmt: skip

@@ -7,9 +7,9 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 
 from sa_bench.analysis.tables import Entry, Row, Table
-from sa_bench.core.escaping import fenced, paragraph, spreadsheet, visible
-from sa_bench.core.escaping import markdown as md
-from sa_bench.core.escaping import page as page_text
+from sa_bench.core.escaping import escape_html as page_text
+from sa_bench.core.escaping import escape_markdown as md
+from sa_bench.core.escaping import escape_paragraph, escape_spreadsheet, fence_code, make_visible
 
 MARKS = {
     "consistent": "$=$", "differs": r"$\neq$", "inconclusive": "?", "not comparable": r"$\times$", "not run": "",
@@ -68,7 +68,7 @@ def latex(tables: Sequence[Table]) -> str:
             "\\bottomrule", "\\end{tabular}}", "\\par\\smallskip",
             "\\raggedright\\footnotesize\\sloppy", *marks.explained(),
             *(f"{tex(line)}\\par" for line in _below(table)), "\\end{minipage}}",
-            *(f"% {' '.join(visible(line).split())}" for line in ([EMPTY, *commands] if commands else [])),
+            *(f"% {' '.join(make_visible(line).split())}" for line in ([EMPTY, *commands] if commands else [])),
             "\\end{table}",
         ]  # fmt: skip
     return "\n".join(parts) + "\n"
@@ -113,9 +113,9 @@ def markdown(tables: Sequence[Table]) -> str:
             rows += [[f"*{md(group)}*", *[""] * len(table.columns)]] if group else []
             rows.append([md(row.label), *map(_cell, row.entries, (c.unit for c in table.columns))])
         parts += [f"| {' | '.join(row)} |" for row in rows]
-        parts += ["", *(f"{paragraph(line)}  " for line in _below(table)), ""]
+        parts += ["", *(f"{escape_paragraph(line)}  " for line in _below(table)), ""]
         if commands := _commands(table):
-            parts += [EMPTY, "", *fenced(commands), ""]
+            parts += [EMPTY, "", *fence_code(commands), ""]
     return "\n".join(parts)
 
 
@@ -131,9 +131,16 @@ def comma_separated(tables: Sequence[Table]) -> str:
                 numbers.append(" ".join(repr(float(v)) for v in e.points))
                 published = "" if e.published is None else repr(float(e.published))
                 first = (table.name, row.group, row.label, c.title, c.unit or "")
-                rest = (spreadsheet(text) for text in (e.verdict, e.reason))
+                rest = (escape_spreadsheet(text) for text in (e.verdict, e.reason))
                 writer.writerow(
-                    [*map(spreadsheet, first), *numbers, e.runs, spreadsheet(e.scale), published, *rest]
+                    [
+                        *map(escape_spreadsheet, first),
+                        *numbers,
+                        e.runs,
+                        escape_spreadsheet(e.scale),
+                        published,
+                        *rest,
+                    ]
                 )
     return out.getvalue()
 

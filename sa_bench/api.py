@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from sa_bench.contracts import SMOKE_MODEL
-from sa_bench.core.errors import CellFailed, SaBenchError, unknown
-from sa_bench.core.settings import expanded, require_folders, store_folder
+from sa_bench.core.errors import CellFailed, SaBenchError, unknown_name
+from sa_bench.core.settings import expand_home, require_folders, store_folder
 from sa_bench.core.store import Store, write_atomic
 from sa_bench.engine.cells import OLD_ID, Cell, resolve
 from sa_bench.engine.validation import check_precision
 from sa_bench.results.bundles import BUNDLED
 from sa_bench.results.files import read_results
 from sa_bench.results.frames import load_results
-from sa_bench.results.untrusted import readable
+from sa_bench.results.untrusted import read_stranger_result
 
 MARK = "<!-- written by sa_bench report -->"  # what stands above it in a Markdown file is kept
 RENDERERS = {".html": "html", ".htm": "html", ".md": "markdown"}
@@ -77,7 +77,7 @@ def run_folder(
     for cell in cells:
         check_precision(cell.task, device)
     require_data(cells)
-    folder = expanded(out) if out else runner.default_out(cells)
+    folder = expand_home(out) if out else runner.default_out_folder(cells)
     runner.prepare(folder, cells, overwrite)
     announce(cells)
     with one_thread():
@@ -87,7 +87,7 @@ def run_folder(
     return results, folder, write_report([folder], None)
 
 
-def left(cells: list[Cell], without: Sequence[Path]) -> list[Cell]:
+def unfinished_cells(cells: list[Cell], without: Sequence[Path]) -> list[Cell]:
     """The cells that have no finished result in `without` (run folders, packed files).
 
     Raises:
@@ -117,13 +117,13 @@ def require_data(cells: Sequence[Cell]) -> None:
 
     models = [m for m in dict.fromkeys(cell.task.model for cell in cells) if m and m != SMOKE_MODEL]
     for model in models:
-        catalogue.need(catalogue.model(model))  # before anything heavy is imported
+        catalogue.need(catalogue.get_model(model))  # before anything heavy is imported
     for task in {cell.task.name: cell.task for cell in cells if cell.scale != "quick"}.values():
         requirements.need_primary(task)
     for model in models:
-        base_models.pretrained(model, Store(store_folder()))
+        base_models.find_pretrained(model, Store(store_folder()))
     for cell in cells:
-        if "data" in registry.method_class(cell.method).needs:
+        if "data" in registry.get_method(cell.method).needs:
             datasets.load(cell.task.dataset)
 
 
@@ -174,11 +174,11 @@ def write_report(folders: Sequence[Path], out: Path | None, unblurred: bool = Fa
     first = Path(folders[0])
     path = out or (first.parent if first.is_file() else first) / "report.html"
     if path.suffix.lower() not in RENDERERS:
-        raise unknown("report format", path.suffix or path.name, RENDERERS)
+        raise unknown_name("report format", path.suffix or path.name, RENDERERS)
     renderer = importlib.import_module(f"sa_bench.reports.{RENDERERS[path.suffix.lower()]}")
     options = {"at": path.parent, "unblurred": unblurred} if RENDERERS[path.suffix.lower()] == "html" else {}
     rows = read_results(folders)
-    with readable(rows):
+    with read_stranger_result(rows):
         text = renderer.render(rows, **options)
     write_page(path, text)
     return path
@@ -205,9 +205,9 @@ def table(
     """
     formats = importlib.import_module("sa_bench.reports.tables").FORMATS
     if format not in formats:
-        raise unknown("table format", format, formats)
+        raise unknown_name("table format", format, formats)
     results = read_results([Path(f) for f in folders])
-    with readable(results):
+    with read_stranger_result(results):
         found = _tables(name, results, bool(folders), task, metrics, methods)
     text = formats[format](found)
     if out is not None:
@@ -220,15 +220,15 @@ def _tables(
     methods: str | Sequence[str],
 ) -> list[Any]:  # fmt: skip
     from sa_bench.analysis import tables
-    from sa_bench.analysis.paper_tables import published_table
+    from sa_bench.analysis.paper_tables import make_published_table
 
     if name == "leaderboard":
         if not given:
             raise SaBenchError(
                 "A leaderboard needs run folders: python -m sa_bench table leaderboard runs/demo."
             )
-        return tables.leaderboard(results, task, metrics, methods)
-    return [published_table(name, results)]
+        return tables.make_leaderboards(results, task, metrics, methods)
+    return [make_published_table(name, results)]
 
 
 def figure(
@@ -242,14 +242,14 @@ def figure(
     Raises:
         SaBenchError: another kind or format, several boards to choose from, or nothing to draw.
     """
-    from sa_bench.analysis.ranking import boards
-    from sa_bench.analysis.tables import names, selected
+    from sa_bench.analysis.ranking import make_boards
+    from sa_bench.analysis.tables import parse_names, select_lines
 
     path = out or Path(f"{kind}.svg")
     figures = importlib.import_module("sa_bench.reports.figures")
     rows = read_results([Path(f) for f in folders])
-    with readable(rows):
-        found = [b for b in boards(rows) if task in ("", b.task)]
+    with read_stranger_result(rows):
+        found = [b for b in make_boards(rows) if task in ("", b.task)]
     if not found:
         raise SaBenchError(f"No results of task {task} are in there.")
     if len(found) > 1:
@@ -258,8 +258,8 @@ def figure(
             f"A figure shows one board, there are {len(found)}: {titles}. Give --task, or fewer folders."
         )
     board = found[0]
-    board.lines = selected(board.lines, names(methods, board.lines))
-    with readable(rows):
+    board.lines = select_lines(board.lines, parse_names(methods, board.lines))
+    with read_stranger_result(rows):
         data, said = (
             figures.render(kind, board, path.suffix.lower().removeprefix("."), **options),
             figures.caption(board, options.get("sort", "")),
@@ -285,10 +285,12 @@ def compare(folders: Sequence[str | Path], methods: str = "", task: str = "", at
     from sa_bench.analysis import compare_text, matched
 
     bundles = [{"origin": Path(f).name} for f in folders if str(f).endswith(BUNDLED)]
-    with readable(bundles):
+    with read_stranger_result(bundles):
         if at:
-            return matched.at(*pairing.sweeps([Path(f) for f in folders], methods, task), at)
-        return compare_text.text(versus.versus(*pairing.sides([Path(f) for f in folders], methods, task)))
+            return matched.compare_at(*pairing.select_sweeps([Path(f) for f in folders], methods, task), at)
+        return compare_text.format_comparison(
+            versus.compare_lines(*pairing.select_lines([Path(f) for f in folders], methods, task))
+        )
 
 
 def evaluate(
@@ -317,5 +319,5 @@ def evaluate(
     require_folders()
     with one_thread():
         return evaluate_images(
-            expanded(images), task, scale, list(sets), expanded(out) if out else None, report, metrics
+            expand_home(images), task, scale, list(sets), expand_home(out) if out else None, report, metrics
         )

@@ -28,7 +28,7 @@ from unittest import mock
 
 import huggingface_hub.constants
 
-from sa_bench.contracts import FisherOptions, flat
+from sa_bench.contracts import FisherOptions, flatten
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.store import Store, digest
@@ -78,15 +78,17 @@ def base_content(cell: Cell) -> str:
     task, seed = cell.task, cell.base_seed
     if task.model:
         return f"base:{task.model}:{seed}"
-    ships = base_models.shipped(task.family, task.dataset, task.base, seed)
+    ships = base_models.find_shipped(task.family, task.dataset, task.base, seed)
     return ships.content if ships is not None else f"base:{base_key(cell)}"
 
 
 def base_key(cell: Cell) -> str:
     """The key that θ* has in a store where it is trained."""
-    task, data = cell.task, datasets.content(cell.task.dataset)
+    task, data = cell.task, datasets.data_content(cell.task.dataset)
     bf16 = task.train_precision != "fp32"
-    return digest(base_models.inputs(task.family, task.dataset, data, task.base, cell.base_seed, bf16))
+    return digest(
+        base_models.base_key_inputs(task.family, task.dataset, data, task.base, cell.base_seed, bf16)
+    )
 
 
 def keys_of_cell(cell: Cell) -> dict[str, str]:
@@ -107,11 +109,11 @@ def keys_of_cell(cell: Cell) -> dict[str, str]:
         if isinstance(options, FisherOptions):
             found[f"fisher {name}"] = digest(chain.fisher_inputs(options))
     found["forget"] = digest(chain.forget_inputs())
-    for name in sampling.sets(task):
+    for name in sampling.set_names(task):
         found[f"samples {name}"] = chain.samples(name).key
         found[f"samples {name} (base)"] = chain.samples(name, True).key
     for name in task.metrics:
-        metric = registry.metric(name)
+        metric = registry.get_metric(name)
         found[f"fingerprint {name}"] = digest(anywhere(fingerprint(chain, metric)))
         for subject, said in ((Subject(chain), ""), (Subject(chain, base=True), " (base)")):
             inputs = measure_inputs(chain, metric, subject)
@@ -132,7 +134,7 @@ def anywhere(facts: Mapping) -> dict:
 
 def by_title(cells: Sequence[Cell]) -> dict[str, Cell]:
     """Cells by a line that tells them apart: task, method, scale, the settings that differ among them, seeds."""
-    values = {id(cell): {**flat(cell.fields), **flat(cell.overrides, "task.")} for cell in cells}
+    values = {id(cell): {**flatten(cell.fields), **flatten(cell.overrides, "task.")} for cell in cells}
     kinds = defaultdict(list)
     for cell in cells:
         kinds[cell.task.name, cell.method].append(cell)
@@ -160,7 +162,7 @@ def by_title(cells: Sequence[Cell]) -> dict[str, Cell]:
 def fitting(task: str, scale: str) -> list[Cell]:
     """A task's cells with the methods that fit."""
     cells = []
-    for method in sorted(entry.name for entry in registry.entries("method")):
+    for method in sorted(entry.name for entry in registry.list_entries("method")):
         with contextlib.suppress(SaBenchError):  # it does not fit, or asks for a file
             cells += resolve([task], [method], scale)
     return cells
@@ -168,12 +170,12 @@ def fitting(task: str, scale: str) -> list[Cell]:
 
 def manifests() -> Iterator[tuple[str, dict[str, str]]]:
     """The manifest of every benchmark, by part and name, and that of every task that could be frozen alone."""
-    asked = {name: list(facts["tasks"]) for name, facts in benchmarks.manifests().items()}
-    asked |= {f"of {e.name} alone": [e.name] for e in registry.entries("task")}
+    asked = {name: list(facts["tasks"]) for name, facts in benchmarks.load_manifests().items()}
+    asked |= {f"of {e.name} alone": [e.name] for e in registry.list_entries("task")}
     for name, tasks in sorted(asked.items()):
         with contextlib.suppress(FileNotFoundError, SaBenchError):  # no guard was made for its data
             parts = benchmarks.describe(name, tasks)
-            yield name, {k: str(v) for k, v in flat(parts).items()}
+            yield name, {k: str(v) for k, v in flatten(parts).items()}
 
 
 @contextmanager
@@ -193,14 +195,14 @@ def bare_machine() -> Iterator[None]:
 def cells_of(group: str) -> list[Cell]:
     """The cells of a suite, or of a task at a scale."""
     kind, name, *scale = group.split()
-    return suites.cells(name) if kind == "suite" else fitting(name, scale[0])
+    return suites.resolve_suite(name) if kind == "suite" else fitting(name, scale[0])
 
 
 def names() -> list[str]:
     """Every group of cells, whether or not anything fits into it."""
-    tasks = sorted(entry.name for entry in registry.entries("task"))
+    tasks = sorted(entry.name for entry in registry.list_entries("task"))
     return [
-        *(f"suite {name}" for name, _ in suites.entries()),
+        *(f"suite {name}" for name, _ in suites.list_suites()),
         *(f"task {t} {s}" for t in tasks for s in SCALES),
     ]
 

@@ -314,7 +314,7 @@ def load() -> None:
     from sa_bench.results import bundles  # noqa: F401
 
     for family in base_models.FAMILIES:
-        base_models.generator(family)
+        base_models.get_family(family)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 
-from sa_bench.analysis.ranking import boards
+from sa_bench.analysis.ranking import make_boards
 from sa_bench.core import registry
 from sa_bench.core.store import digest
 from sa_bench.results.rows import measurement_row
@@ -45,7 +45,7 @@ def result_row(method="sa", forget=0.01, recovery=0.3, keep=-94.0, error=None, *
     """A schema-1 result; `error` makes it a failed one. The defaults forgot and do not come back."""
     published = changes.get("scale") == "paper"  # as many images of c_f as were published
     task = json.loads(
-        json.dumps(asdict(registry.task(changes.get("task", "mnist_0") if published else "mnist_0")))
+        json.dumps(asdict(registry.get_task(changes.get("task", "mnist_0") if published else "mnist_0")))
     )
     task |= {k: v for k, v in task["scales"].get("paper", {}).items() if published and k == "n_forget"}
     row = {
@@ -82,7 +82,7 @@ OTHERS = [RETRAIN, ORIGINAL, RELABEL]
 
 
 def one(rows):
-    (board,) = boards(rows)
+    (board,) = make_boards(rows)
     return board
 
 

@@ -10,10 +10,10 @@ from sa_bench.training.loop import TRAINERS
 
 ABLATIONS = [
     entry.name
-    for entry in registry.entries("method")
-    if getattr(registry.method_class(entry.name), "ablates", "") == "sa"
+    for entry in registry.list_entries("method")
+    if getattr(registry.get_method(entry.name), "ablates", "") == "sa"
 ]
-TASKS = [entry.name for entry in registry.entries("task")]
+TASKS = [entry.name for entry in registry.list_entries("task")]
 TAKEN = {
     "no_gr": {"gamma"},
     "no_ewc": {"lam", "half", "fisher"},

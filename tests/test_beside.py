@@ -7,7 +7,7 @@ import pytest
 from result_rows import OTHERS, line, measurement, one, result_row
 from sa_bench.reports import html, markdown
 
-from sa_bench.analysis.details import facts, table
+from sa_bench.analysis.details import details_table, extra_numbers
 from sa_bench.commands.explain import explain
 
 RATE = {"title": "A rate", "unit": "rate", "better": "lower"}
@@ -39,7 +39,9 @@ def with_extra(name, extra, declared=RATE, **changes):
 
 
 def told(name, extra, declared=RATE):
-    return {f.label: (f.text(), f.n) for f in facts(measurement(name, 0.1, 0.9, declared, extra=extra))}
+    return {
+        f.label: (f.text(), f.n) for f in extra_numbers(measurement(name, 0.1, 0.9, declared, extra=extra))
+    }
 
 
 def test_the_tables_of_the_metrics_become_rows():
@@ -68,7 +70,7 @@ def test_the_tables_of_the_metrics_become_rows():
 
 def test_classes_have_their_names():
     m = measurement("retain_accuracy", 0.9, 0.9, RATE, extra={"by_class": {"1": 0.5, "7": 0.25}})
-    assert [f.label for f in facts(m, ["zero", "one"])] == ["class: one", "class: 7"]
+    assert [f.label for f in extra_numbers(m, ["zero", "one"])] == ["class: one", "class: 7"]
 
 
 @pytest.mark.parametrize("extra", [
@@ -89,7 +91,7 @@ def test_runs_are_averaged_and_counted():
         for s, (v, n) in enumerate([(0.1, 40), (0.3, 30)])
     ]
     board = one([*rows, result_row(seed=2), *OTHERS])
-    (found,) = table(board)
+    (found,) = details_table(board)
     assert (found.metric, found.label) == ("paraphrase_rate", "prompts: synonym")
     at = board.lines.index(line(board, "sa"))
     assert found.cells[at] == ("20.0 %", "n = 30; 2 of 3 runs")
@@ -126,8 +128,10 @@ def test_both_reports_show_them_folded_under_one_heading():
 
 def test_units_stand_with_the_label_once():
     board = one([with_extra("retain_bound", {"by_class": {"1": 2.5}}, {**RATE, "unit": "bits/dim"})])
-    assert [(row.label, row.cells) for row in table(board)] == [("class: one (bits/dim)", (("2.5", ""),))]
-    assert facts(board.lines[0].cells[0]["measurements"][-1])[0].measure == "bits/dim"
+    assert [(row.label, row.cells) for row in details_table(board)] == [
+        ("class: one (bits/dim)", (("2.5", ""),))
+    ]
+    assert extra_numbers(board.lines[0].cells[0]["measurements"][-1])[0].measure == "bits/dim"
 
 
 @pytest.mark.parametrize("evil", ["<b>&x</b>", "50%|x", "{{ 7 * 7 }}", "</script>", "a_b*c"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from result_rows import ORIGINAL, OTHERS, RELABEL, RETRAIN, line, measurement, one, result_row
 
-from sa_bench.analysis.ranking import boards, dominates
+from sa_bench.analysis.ranking import dominates, make_boards
 from sa_bench.core import registry
 from sa_bench.statistics import wilson
 
@@ -18,9 +18,9 @@ CHANCE = 0.1  # mnist_0 has ten classes
 
 def test_hand_made_rows_have_the_shape_of_real_ones():
     from sa_bench.engine.cells import Cell
-    from sa_bench.engine.runner import skeleton
+    from sa_bench.engine.runner import blank_result
 
-    real = skeleton(Cell(registry.task("mnist_0"), "sa", {}, 0, 0, "quick"), "")
+    real = blank_result(Cell(registry.get_task("mnist_0"), "sa", {}, 0, 0, "quick"), "")
     assert real.keys() == result_row().keys()
     assert real["provenance"].keys() == result_row()["provenance"].keys()
     assert json.loads(json.dumps(real["task_values"])) == result_row()["task_values"]
@@ -199,7 +199,7 @@ def changed(**values):
     ids=["scale", "task", "concept", "n", "judges", "recovery"],
 )
 def test_another_protocol_is_another_board(row):
-    found = boards([result_row(), row, *OTHERS])
+    found = make_boards([result_row(), row, *OTHERS])
     assert [[x.method for x in board.lines if x.standing == "method"] for board in found] == [
         ["sa"],
         ["other"],
@@ -212,7 +212,7 @@ def test_another_fingerprint_is_another_board_and_a_failed_cell_has_none():
     row = copy.deepcopy(result_row("other"))
     row["measurements"][1]["fingerprint"]["version"] = 2
     failed = result_row("broken", error="boom")
-    first, second = boards([result_row(), row, failed, *OTHERS])
+    first, second = make_boards([result_row(), row, failed, *OTHERS])
     assert [x.method for x in second.lines] == ["other"]
     assert "another fingerprint: recovery" in second.title
     assert {x.method for x in first.lines} == {"sa", "broken", "retrain", "original", "relabel"}
@@ -327,20 +327,20 @@ def test_a_target_is_no_floor():
     assert line(board, "sa").recoverable == "yes"
     assert line(board, "retrain_surrogate").rank is None
     assert line(board, "retrain_surrogate").verdict == "what a method imitates"
-    assert registry.method_class("retrain_surrogate").standing == "target"
-    assert registry.method_class("retrain").standing == "reference"
+    assert registry.get_method("retrain_surrogate").standing == "target"
+    assert registry.get_method("retrain").standing == "reference"
 
 
 def test_results_from_before_a_task_had_a_field_stand_on_the_same_board():
-    from sa_bench.analysis.ranking import boards
+    from sa_bench.analysis.ranking import make_boards
 
     old, new = result_row("sa"), result_row("l2")
     for name in ("model", "size", "open", "gate"):
         del old["task_values"][name]
     del old["task_values"]["sampler"]["precision"]
-    assert len(boards([old, new])) == 1
+    assert len(make_boards([old, new])) == 1
     new["task_values"]["sampler"]["precision"] = "bf16"
-    assert len(boards([old, new])) == 2
+    assert len(make_boards([old, new])) == 2
 
 
 def test_what_was_measured_of_one_model_in_two_runs_stands_in_one_row():

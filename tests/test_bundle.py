@@ -22,9 +22,9 @@ from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.store import file_digest
 from sa_bench.data.assets.shipped import WEIGHTS
-from sa_bench.results.bundles import BUNDLED, Differs, facts, opened, set_hash, write
-from sa_bench.results.files import packed, read_results, unpacked
-from sa_bench.results.sealing import sealed
+from sa_bench.results.bundles import BUNDLED, Differs, manifest_facts, open_bundle, set_hash, write
+from sa_bench.results.files import pack_results, read_results, unpack_results
+from sa_bench.results.sealing import add_seal
 from sa_bench.scoring import judges
 from sa_bench.statistics import bounded_mean, mean, rate
 
@@ -79,7 +79,7 @@ class Forger:
         row = self.row
         hashes = {n: hashlib.sha256(self.members[f"{self.cell}/{n}"]).hexdigest() for n in names}
         row["files"] = {n: hashes.get(n, h) for n, h in row["files"].items()} | hashes
-        self.row = sealed(row)
+        self.row = add_seal(row)
 
     def edit(self, change):
         row = self.row
@@ -111,7 +111,7 @@ class Forger:
             listed = {
                 n: {"sha256": hashlib.sha256(v).hexdigest(), "bytes": len(v)} for n, v in self.members.items()
             }
-            self.manifest |= {"members": listed, **facts([self.row])}
+            self.manifest |= {"members": listed, **manifest_facts([self.row])}
         self.manifest |= manifest
         with zipfile.ZipFile(file, "w") as archive:
             archive.writestr("manifest.json", json.dumps(self.manifest))
@@ -293,22 +293,22 @@ def test_an_archive_that_is_not_what_its_manifest_lists_is_named(change, expecte
 def test_files_that_are_no_bundle_are_refused_in_one_line(made, here, tmp_path):
     file = tmp_path / f"x{BUNDLED}"
     with pytest.raises(SaBenchError, match="There is no bundle"):
-        opened(file)
+        open_bundle(file)
     for raw in (made[1].read_bytes()[:-200], b"<!doctype html><html>", b""):
         file.write_bytes(raw)
         with pytest.raises(SaBenchError, match="is no bundle, or one cut short"):
-            opened(file)
+            open_bundle(file)
     raw = bytearray(made[1].read_bytes())
     raw[len(raw) // 2] ^= 255
     file.write_bytes(raw)
     with pytest.raises(SaBenchError, match=r"damaged|was changed"):
-        opened(file)
+        open_bundle(file)
     with pytest.raises(SaBenchError, match=r"would unpack to .* GB, more than 0.001"):
-        opened(made[1], 0.001)
+        open_bundle(made[1], 0.001)
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("a.json", "{}")
     with pytest.raises(SaBenchError, match="which no bundle has"):
-        opened(file)
+        open_bundle(file)
     for manifest in (
         "[]",
         '{"bundle": "x"}',
@@ -318,9 +318,9 @@ def test_files_that_are_no_bundle_are_refused_in_one_line(made, here, tmp_path):
         with zipfile.ZipFile(file, "w") as archive:
             archive.writestr("manifest.json", manifest)
         with pytest.raises(SaBenchError, match="damaged bundle, or no bundle"):
-            opened(file)
+            open_bundle(file)
     with pytest.raises(SaBenchError, match="schema 2; this sa_bench reads 1"):
-        opened(Forger(made[1]).write(file, bundle=2))
+        open_bundle(Forger(made[1]).write(file, bundle=2))
     forger = Forger(made[1])
     forger.edit(lambda row: row.update(schema=2))
     with pytest.raises(SaBenchError, match="has schema 2"):
@@ -336,7 +336,7 @@ def test_a_member_that_leads_out_is_refused_before_anything_is_written(name, mad
     forger.members[name] = b"{}"
     before = {*tmp_path.parent.rglob("evil*")}
     with pytest.raises(SaBenchError, match="which no bundle has"):
-        opened(forger.write(tmp_path / f"x{BUNDLED}"))
+        open_bundle(forger.write(tmp_path / f"x{BUNDLED}"))
     assert {*tmp_path.parent.rglob("evil*")} == before
 
 
@@ -348,13 +348,13 @@ def test_links_doubles_and_ciphers_are_refused(made, here, tmp_path):
         archive.writestr("manifest.json", "{}")
         archive.writestr(link, "/etc/passwd")
     with pytest.raises(SaBenchError, match="which no bundle has"):
-        opened(file)
+        open_bundle(file)
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("manifest.json", "{}")
         with pytest.warns(UserWarning, match="Duplicate"):
             archive.writestr("manifest.json", "{}")
     with pytest.raises(SaBenchError, match="two members of one name"):
-        opened(file)
+        open_bundle(file)
 
 
 @pytest.mark.parametrize(("change", "expected"), [
@@ -370,7 +370,7 @@ def test_a_result_that_run_does_not_write_is_refused(change, expected, made, her
     forger = Forger(made[1])
     good = forger.row
     forger.edit(change)
-    forger.manifest |= facts([good])
+    forger.manifest |= manifest_facts([good])
     raw = forger.members[f"{forger.cell}/result.json"]
     forger.manifest["members"][f"{forger.cell}/result.json"]["sha256"] = hashlib.sha256(raw).hexdigest()
     with pytest.raises(Differs, match=expected):
@@ -382,11 +382,11 @@ def test_tables_of_scores_and_tensors_are_looked_at_before_use(made, here, tmp_p
         forger = Forger(made[1])
         forger.members[f"{forger.cell}/{name}"] = raw
         with pytest.raises(Differs, match="cannot be read"):
-            opened(forger.write(tmp_path / f"x{BUNDLED}"))
+            open_bundle(forger.write(tmp_path / f"x{BUNDLED}"))
     forger = Forger(made[1])
     forger.images("retain", lambda s: {**s, "images": s["images"].astype(np.int64)})
     with pytest.raises(Differs, match="images, labels and seeds"):
-        opened(forger.write(tmp_path / f"x{BUNDLED}"))
+        open_bundle(forger.write(tmp_path / f"x{BUNDLED}"))
 
 
 def test_without_images_the_scores_alone_are_checked_and_that_is_said(made, here, tmp_path):
@@ -467,7 +467,7 @@ def test_images_that_were_changed_after_the_run_are_not_packed(made, here, tmp_p
 def test_images_that_may_show_nudity_are_packed_only_when_asked_for(tmp_path):
     folder = tmp_path / "run" / "cell"
     folder.mkdir(parents=True)
-    task = json.loads(json.dumps(asdict(registry.task("nudity_explicit"))))
+    task = json.loads(json.dumps(asdict(registry.get_task("nudity_explicit"))))
     for name in ("forget", "forget-base", "retain", "retain-base"):
         save_file({"images": np.zeros((1, 4, 4, 3), np.uint8)}, folder / f"{name}.safetensors")
     made = {n: set_hash(n, file_digest(folder / f"{n}.safetensors")) for n in ("forget", "retain")}
@@ -523,8 +523,8 @@ def test_two_origins_merge_and_nobody_is_taken_for_us(made, here, tmp_path):
     assert "· Ada" in api.table("leaderboard", [made[0], made[1]], metrics=["forget_top1"])
     assert api.write_report([made[1]], tmp_path / "out.md").read_text().count("· Ada") > 2
     file = tmp_path / "all.jsonl.xz"
-    file.write_bytes(packed(read_results([made[0], made[1]])))
-    assert [bool(row.get("origin")) for row in unpacked(file)] == [False, True]
+    file.write_bytes(pack_results(read_results([made[0], made[1]])))
+    assert [bool(row.get("origin")) for row in unpack_results(file)] == [False, True]
     assert sa_bench.load_results(made[0], bob)["origin"].str[:7].unique().tolist() == ["", "Bob <b>"]
 
 
@@ -553,7 +553,7 @@ def test_scores_give_the_interval_again_whatever_its_kind():
     votes, shares = (rng.random(40) < 0.3).astype(float), rng.random(40)
     for found, unit in ((rate(votes, {}), "rate"), (bounded_mean(shares, {}), "probability"),
                         (bounded_mean(shares * 2, {}, float(np.log(10))), "nats"), (mean(shares, {}), "nats")):  # fmt: skip
-        m = tolerance.facts(found) | {"unit": unit}
+        m = tolerance.measurement_facts(found) | {"unit": unit}
         again = tolerance.from_scores(m, pd.DataFrame({"score": found.scores["score"]}), 10)
         assert tolerance.first_difference({k: m[k] for k in again}, again) is None
     assert (
@@ -562,27 +562,29 @@ def test_scores_give_the_interval_again_whatever_its_kind():
 
 
 def test_elsewhere_one_vote_in_five_hundred_may_fall_otherwise_and_no_more():
-    m = tolerance.facts(rate(np.repeat([1.0, 0.0], 500), {})) | {"unit": "rate"}
+    m = tolerance.measurement_facts(rate(np.repeat([1.0, 0.0], 500), {})) | {"unit": "rate"}
     for k, expected in ((2, None), (3, "value")):
-        found = tolerance.facts(rate(np.repeat([1.0, 0.0], [500 + k, 500 - k]), {}))
-        difference = tolerance.measurement(m, found, here=False)
+        found = tolerance.measurement_facts(rate(np.repeat([1.0, 0.0], [500 + k, 500 - k]), {}))
+        difference = tolerance.compare_measurement(m, found, here=False)
         assert (difference and difference[0]) == expected
-        assert tolerance.measurement(m, found, here=True)[0] == "value"
+        assert tolerance.compare_measurement(m, found, here=True)[0] == "value"
     a, b = (pd.DataFrame({"score": np.repeat([1.0, 0.0], [n, 1000 - n])}) for n in (500, 502))
-    assert tolerance.scores(a, b, here=False) is None
-    assert tolerance.scores(a, b, here=True) == ("score of image 500", 0.0, 1.0)
-    assert tolerance.scores(a, a.assign(prompt=0), here=True) is None  # of before prompts were named
-    assert tolerance.scores(a.assign(prompt=0), a, here=True)[0] == "columns of the scores"
+    assert tolerance.compare_scores(a, b, here=False) is None
+    assert tolerance.compare_scores(a, b, here=True) == ("score of image 500", 0.0, 1.0)
+    assert tolerance.compare_scores(a, a.assign(prompt=0), here=True) is None  # of before prompts were named
+    assert tolerance.compare_scores(a.assign(prompt=0), a, here=True)[0] == "columns of the scores"
 
 
 def test_elsewhere_judges_and_what_stands_beside_a_value_count_too():
     """Verdicts are of judges, tables of what is beside; a forger chooses which machine a result names."""
     judges = [{"judge": "a", "value": 0.5}, {"judge": "b", "value": 0.4}]
     extra = {"by_class": {"one": 0.5, "two": 0.5}, "blank": 3, "sources": "x"}
-    m = tolerance.facts(rate(np.repeat([1.0, 0.0], 500), {}, judges=judges, extra=extra)) | {"unit": "rate"}
+    m = tolerance.measurement_facts(rate(np.repeat([1.0, 0.0], 500), {}, judges=judges, extra=extra)) | {
+        "unit": "rate"
+    }
 
     def said(**changes):
-        found = tolerance.measurement(m, {**m, **changes}, here=False)
+        found = tolerance.compare_measurement(m, {**m, **changes}, here=False)
         return found and found[0]
 
     assert said(judges=[judges[0], {"judge": "b", "value": 0.401}], extra=extra | {"blank": 4}) is None

@@ -14,7 +14,7 @@ LABELS = np.arange(10)
 
 @pytest.fixture(scope="module")
 def made():
-    return captions.captioned(IMAGES, LABELS, 2000, np.random.default_rng(1))
+    return captions.draw_captioned(IMAGES, LABELS, 2000, np.random.default_rng(1))
 
 
 def digit_of(canvas):
@@ -61,8 +61,8 @@ def test_every_kind_of_caption_is_there_and_held_out_templates_are_not(made):
 
 
 def test_the_same_generator_gives_the_same_canvases():
-    first = captions.captioned(IMAGES, LABELS, 50, np.random.default_rng(3))
-    again = captions.captioned(IMAGES[..., None], LABELS, 50, np.random.default_rng(3))
+    first = captions.draw_captioned(IMAGES, LABELS, 50, np.random.default_rng(3))
+    again = captions.draw_captioned(IMAGES[..., None], LABELS, 50, np.random.default_rng(3))
     assert first[1] == again[1]
     np.testing.assert_array_equal(first[0], again[0])
 

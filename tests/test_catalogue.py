@@ -195,7 +195,7 @@ def task(monkeypatch):
 
     def set_task(**fields):
         found = stand_in(**fields)
-        monkeypatch.setattr(registry, "task", lambda name: found)
+        monkeypatch.setattr(registry, "get_task", lambda name: found)
         return found
 
     monkeypatch.setattr(registry, "register", lambda kind, name: [name])
@@ -203,7 +203,7 @@ def task(monkeypatch):
 
 
 def test_a_task_needs_its_model_its_prompts_and_what_its_metrics_look_through():
-    needs = [(n.asset.name, n.required, n.what) for n in requirements.of_task(stand_in())]
+    needs = [(n.asset.name, n.required, n.what) for n in requirements.needs_of_task(stand_in())]
     assert needs == [
         ("sd-v1-4", True, "base model"),
         ("brad_pitt_prompts", True, "prompts test"),
@@ -215,21 +215,21 @@ def test_a_task_needs_its_model_its_prompts_and_what_its_metrics_look_through():
 
 
 def test_tasks_without_such_fields_need_their_metrics_alone():
-    assert requirements.of_task(registry.task("mnist_0")) == []
-    needs = requirements.of_task(registry.task("cifar10_airplane"))
+    assert requirements.needs_of_task(registry.get_task("mnist_0")) == []
+    needs = requirements.needs_of_task(registry.get_task("cifar10_airplane"))
     assert [n.asset.name for n in needs] == ["cifar10", "inception-v3-compat"]
     bare = stand_in(model="", prompts=None, metrics=(), primary=())
-    assert requirements.of_task(bare) == []
+    assert requirements.needs_of_task(bare) == []
 
 
 def test_an_unknown_prompt_file_is_answered():
     wrong = stand_in(prompts=Prompts(test=(), files={"test": "brad_pit_prompts"}))
-    assert "Did you mean brad_pitt_prompts" in said(requirements.of_task, wrong)
+    assert "Did you mean brad_pitt_prompts" in said(requirements.needs_of_task, wrong)
 
 
 def test_a_model_may_be_a_path(nowhere):
     folder = nowhere / "mine"
-    absent = requirements.of_task(stand_in(model=str(folder)))[0].asset
+    absent = requirements.needs_of_task(stand_in(model=str(folder)))[0].asset
     assert catalogue.find(absent) is None
     assert f"There is no model {folder}" in said(catalogue.need, absent)
     folder.mkdir()
@@ -238,7 +238,7 @@ def test_a_model_may_be_a_path(nowhere):
 
 def test_doctor_of_a_task_says_what_it_lacks(task, nowhere):
     task()
-    text, lacks = doctor.task_text("celebrity")
+    text, lacks = doctor.describe_task_assets("celebrity")
     assert lacks
     for part in (
         "sd-v1-4 (base model; required): not here; python -m sa_bench fetch sd-v1-4", "gated: accept the licence",
@@ -252,28 +252,30 @@ def test_doctor_of_a_task_says_what_it_lacks(task, nowhere):
 
 def test_optional_assets_are_no_fault_and_required_ones_are(task, nowhere):
     task(primary=("nudity",), metrics=("clip_score", "celebrity_score"), prompts=None)
-    _, lacks = doctor.task_text("celebrity")
+    _, lacks = doctor.describe_task_assets("celebrity")
     assert lacks
     pipeline(nowhere / "store" / "weights" / "stable-diffusion-v1-4")
-    text, lacks = doctor.task_text("celebrity")
+    text, lacks = doctor.describe_task_assets("celebrity")
     assert not lacks
     assert (
         f"sd-v1-4 (base model; required): here, {nowhere / 'store' / 'weights' / 'stable-diffusion-v1-4'}"
         in text
     )
     task(primary=("celebrity_score",), prompts=None)
-    assert doctor.task_text("celebrity")[1]
+    assert doctor.describe_task_assets("celebrity")[1]
 
 
 def test_doctor_says_damaged(task, nowhere):
     put(nowhere / "store" / "data" / "brad_pitt_prompts.txt", b"other")
     task()
-    assert "brad_pitt_prompts (prompts test; required): DAMAGED" in doctor.task_text("celebrity")[0]
-    assert "brad_pitt_prompts: DAMAGED" in doctor.doctor_text()[0]
+    assert (
+        "brad_pitt_prompts (prompts test; required): DAMAGED" in doctor.describe_task_assets("celebrity")[0]
+    )
+    assert "brad_pitt_prompts: DAMAGED" in doctor.describe_assets()[0]
 
 
 def test_doctor_lists_every_entry(nowhere):
-    text, _ = doctor.doctor_text()
+    text, _ = doctor.describe_assets()
     for asset in CATALOGUE.values():
         for part in (f"{asset.name}: not here", asset.url, asset.size, asset.unlocks, asset.sha256):
             assert part in text
@@ -289,8 +291,8 @@ def test_plan_says_what_is_missing_and_what_is_lost(nowhere):
         assert part in line
     assert "n/a as it is: celebrity_score (primary), clip_score" in line
     assert "only scale quick runs without its primary metrics" in line
-    assert doctor.plan_lines([registry.task("mnist_0")]) == []
-    (line,) = doctor.plan_lines([registry.task("cifar10_airplane")])
+    assert doctor.plan_lines([registry.get_task("mnist_0")]) == []
+    (line,) = doctor.plan_lines([registry.get_task("cifar10_airplane")])
     assert "inception_kid (primary)" in line
 
 

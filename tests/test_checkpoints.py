@@ -634,11 +634,13 @@ def test_peft_says_alpha_beside_the_file(model, tmp_path, rng):
 def test_the_method_checkpoint_takes_a_folder(moved, model, tmp_path):
     from sa_bench.core import registry, store
 
-    method = registry.method_class("checkpoint")(path=str(moved[1]))
+    method = registry.get_method("checkpoint")(path=str(moved[1]))
     put = method.forget(model, None, None)
     assert torch.equal(put.net.conv_in.weight, moved[0].unet.conv_in.weight)
-    assert store.content(moved[1]) == store.content(shutil.copytree(moved[1], tmp_path / "elsewhere"))
-    assert store.content(moved[1]) != store.content(moved[1] / "unet")
+    assert store.content_hash(moved[1]) == store.content_hash(
+        shutil.copytree(moved[1], tmp_path / "elsewhere")
+    )
+    assert store.content_hash(moved[1]) != store.content_hash(moved[1] / "unet")
 
 
 def test_smoke_is_a_small_pipeline_that_depends_on_its_seed_alone(tmp_path):
@@ -803,14 +805,14 @@ def test_an_spm_is_refused_and_its_twin_without_a_header_is_flagged(model, tmp_p
 
 
 def test_a_loras_strength_multiplies_it_and_is_a_loras_alone(base, model, tmp_path, rng):
-    from sa_bench.contracts import plain
-    from sa_bench.core.registry import method_class
+    from sa_bench.contracts import key_values
+    from sa_bench.core.registry import get_method
 
     weight = model.state()[f"unet.{ATTENTION}.weight"].clone()
     down, up = lora(rng, *weight.shape)
     held = {f"unet.{ATTENTION}.lora_A.weight": down, f"unet.{ATTENTION}.lora_B.weight": up}
     path = str(write_lora(tmp_path / "x.safetensors", held))
-    method = method_class("checkpoint")
+    method = get_method("checkpoint")
     for strength in (1.0, 0.5, -1.0):
         put = method(path=path, strength=strength).forget(model.clone(), None, None)
         torch.testing.assert_close(put.state()[f"unet.{ATTENTION}.weight"], weight + strength * up @ down)
@@ -818,8 +820,8 @@ def test_a_loras_strength_multiplies_it_and_is_a_loras_alone(base, model, tmp_pa
     assert "is a LoRA's" in unfit(str(base[1] / "unet"), 0.5)
     with pytest.raises(SaBenchError, match="is a LoRA's"):
         apply(model, str(base[1] / "unet"), 0.5)
-    assert plain(method(path=path)) == {"path": path}  # keys of before stay
-    assert plain(method(path=path, strength=0.5)) == {"path": path, "strength": 0.5}
+    assert key_values(method(path=path)) == {"path": path}  # keys of before stay
+    assert key_values(method(path=path, strength=0.5)) == {"path": path, "strength": 0.5}
 
 
 @pytest.fixture

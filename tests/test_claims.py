@@ -4,7 +4,7 @@ import pytest
 from result_rows import measurement, one, result_row
 
 from sa_bench.analysis import published
-from sa_bench.analysis.published import setting
+from sa_bench.analysis.published import parse_setting
 from sa_bench.core import registry
 
 
@@ -26,7 +26,7 @@ def line(method, keep, seeds=3, **changes):
 
 def said(*lines):
     board = one([row for rows in lines for row in rows])
-    return {(v.claim.left, v.claim.right): v.verdict for v in published.verdicts(board)}
+    return {(v.claim.left, v.claim.right): v.verdict for v in published.claim_verdicts(board)}
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def test_thresholds_are_told_by_the_bounds(value, verdict):
 def test_scale_quick_answers_no_claim():
     board = one([result_row("sa", seed=s) for s in range(5)])
     assert board.scale == "quick"
-    assert published.verdicts(board) == []
+    assert published.claim_verdicts(board) == []
 
 
 def test_of_equally_many_runs_every_setting_answers():
     runs = [result_row("sa", forget=f, fields={"lam": lam}, seed=s, scale="full")
             for lam, f in ((1, (0.0, 0.0, 0.02)), (9, (0.9, 0.8, 0.95))) for s in range(5)]  # fmt: skip
     board = one(runs)
-    found = {v.evidence.partition(":")[0]: v.verdict for v in published.verdicts(board)}
+    found = {v.evidence.partition(":")[0]: v.verdict for v in published.claim_verdicts(board)}
     assert found == {"sa lam=1": "holds", "sa lam=9": "reversed"}
 
 
@@ -83,31 +83,31 @@ def test_a_claim_may_be_about_two_settings_of_a_method(monkeypatch):
         "made up",
         "stated",
     )
-    monkeypatch.setattr(published, "claims", lambda: (claim,))
+    monkeypatch.setattr(published, "load_claims", lambda: (claim,))
     runs = {1: line("sa", -99, fields={"lam": 1.0}), 10: line("sa", -94, fields={"lam": 10.0})}
     third = line("sa", -120, seeds=5, fields={"lam": 50.0})
-    (found,) = published.verdicts(one([*runs[1], *runs[10], *third]))
+    (found,) = published.claim_verdicts(one([*runs[1], *runs[10], *third]))
     assert found.verdict == "holds"
     assert found.evidence.startswith("sa lam=10 − sa lam=1: ")
-    assert published.verdicts(one([*runs[1], *third])) == []
+    assert published.claim_verdicts(one([*runs[1], *third])) == []
 
 
 def test_another_concept_is_another_experiment():
     rows = [result_row("sa", overrides={"concept": 3}), result_row("no_gr", overrides={"concept": 3})]
-    assert published.verdicts(one(rows)) == []
+    assert published.claim_verdicts(one(rows)) == []
 
 
 def test_every_claim_names_what_is_there():
-    assert len(published.claims()) > 10
-    methods = {e.name for e in registry.entries("method")}
-    for claim in published.claims():
+    assert len(published.load_claims()) > 10
+    methods = {e.name for e in registry.list_entries("method")}
+    for claim in published.load_claims():
         assert claim.relation in published.RELATIONS
         assert claim.kind in ("stated", "implied")
-        assert setting(claim.left)[0] in methods
-        task = registry.task(claim.task)
+        assert parse_setting(claim.left)[0] in methods
+        task = registry.get_task(claim.task)
         assert claim.metric in {*task.metrics, *task.scales.get("paper", {}).get("metrics", ())}
         if claim.relation == "better":
-            assert setting(claim.right)[0] in methods
+            assert parse_setting(claim.right)[0] in methods
         else:
             float(claim.right)
         assert claim.source.startswith("Heng & Soh 2023")
@@ -116,12 +116,12 @@ def test_every_claim_names_what_is_there():
 def test_a_claim_finds_its_metric_under_the_extractors_name(monkeypatch):
     """The claim says `kid`, the board has `kid[judge-mnist]`."""
     claim = published.Claim("mnist_0", "kid", "sa", "better", "no_gr", "replay keeps", "made up", "stated")
-    monkeypatch.setattr(published, "claims", lambda: (claim,))
+    monkeypatch.setattr(published, "load_claims", lambda: (claim,))
     rows = [*line("sa", -94), *line("no_gr", -99)]
     for row in rows:
         value = 1.0 + row["base_seed"] / 10 if row["method"] == "sa" else 9.0
         row["measurements"].append(
             measurement("kid[judge-mnist]", value, 0.5, {"title": "KID", "unit": None, "better": "lower"})
         )
-    (found,) = published.verdicts(one(rows))
+    (found,) = published.claim_verdicts(one(rows))
     assert found.verdict == "holds"

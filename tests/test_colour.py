@@ -113,4 +113,4 @@ def test_the_papers_numbers_are_the_tasks(name, seen, batch):
     assert (cell.fields["lam"], cell.fields["steps"], cell.fields["batch"]) == (10.0, 20_000, batch)
     assert cell.fields["fisher"]["n"] == 5000
     assert cell.fields["fisher"]["range"] == "unit"
-    assert registry.task(name).classes == datasets.ENTRIES[task.dataset].classes
+    assert registry.get_task(name).classes == datasets.ENTRIES[task.dataset].classes

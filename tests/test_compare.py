@@ -10,10 +10,10 @@ from result_rows import DECLARED, ORIGINAL, RETRAIN, measurement, result_row
 from scipy import stats
 
 from sa_bench import api
-from sa_bench.analysis.compare import sides, versus
+from sa_bench.analysis.compare import compare_lines, select_lines
 from sa_bench.analysis.pairwise import paired_scores
 from sa_bench.core.errors import SaBenchError
-from sa_bench.results.files import columns_of, packed, read_results
+from sa_bench.results.files import pack_results, read_columns_of, read_results
 from sa_bench.statistics import clustered, holm, over_bases
 
 PROMPTS = {"forget": ["{}"], "replay": [], "test": ["a {}", "the {}"]}
@@ -35,7 +35,7 @@ def words(*folders, **asked):
 
 
 def answers(*folders, **asked):
-    return {a.role: a for a in versus(*sides(folders, **asked)).answers}
+    return {a.role: a for a in compare_lines(*select_lines(folders, **asked)).answers}
 
 
 def runs(method, bases, seeds, keep=lambda base, seed: -94.0, **how):
@@ -286,20 +286,20 @@ def test_packed_results_carry_the_prompts_and_older_ones_are_still_read(tmp_path
     rows = asked_in_words([*runs("sa", 2, 3), *runs("l2", 2, 3)])
     there = read_results([stored(tmp_path / "run", rows, of_prompts)])
     file, old, plain = (tmp_path / f"{name}.jsonl.xz" for name in ("new", "old", "plain"))
-    file.write_bytes(packed(there))
+    file.write_bytes(pack_results(there))
     for name in ("forget_top1", "recovery"):
-        before, after = (columns_of(r[0], name) for r in (there, read_results([file])))
+        before, after = (read_columns_of(r[0], name) for r in (there, read_results([file])))
         assert {k: v.tolist() for k, v in before.items()} == {k: v.tolist() for k, v in after.items()}
     assert words(file, methods="sa,l2") == words(tmp_path / "run", methods="sa,l2")
 
     stripped = [{k: v for k, v in row.items() if k != "units"} for row in read_results([file])]
-    old.write_bytes(packed(stripped))
+    old.write_bytes(pack_results(stripped))
     text = words(old, methods="sa,l2")
     assert "Not told: the scores do not say which prompt each is of (pack the run folder again)." in text
     assert "Does the method differ? Not shown" in text
 
     of_classes = read_results([stored(tmp_path / "classes", runs("sa", 1, 1), likelihoods)])
-    plain.write_bytes(packed(of_classes))
+    plain.write_bytes(pack_results(of_classes))
     assert "units" not in read_results([plain])[0]
 
 

@@ -8,9 +8,9 @@ import pytest
 from result_rows import OTHERS, one, result_row
 from scipy import stats
 
-from sa_bench.analysis.pairwise import comparisons
+from sa_bench.analysis.pairwise import compare_all_pairs
 from sa_bench.core.errors import SaBenchError
-from sa_bench.results.files import packed, read_results
+from sa_bench.results.files import pack_results, read_results
 from sa_bench.statistics import clustered, holm, over_bases
 
 
@@ -32,7 +32,7 @@ def test_a_difference_in_every_pair_is_both_sentences(tmp_path):
     a = rows(tmp_path, "sa", lambda b, s: -94 - b + 0.01 * s, lambda rng: rng.normal(1, 1, 200))
     less = lambda rng: rng.normal(1, 1, 200) - rng.normal(2, 0.1, 200)  # noqa: E731
     b = rows(tmp_path, "no_ewc", lambda b, s: -96 - b - 0.01 * b, less)
-    found = {c.metric: c for c in comparisons(one([*a, *b, *OTHERS]))}
+    found = {c.metric: c for c in compare_all_pairs(one([*a, *b, *OTHERS]))}
     kept = found["retain_log_likelihood"]
     assert (kept.a, kept.b, kept.runs, kept.bases, kept.pairs) == ("sa", "no_ewc", 9, 3, 9)
     assert kept.difference == pytest.approx(2.02)
@@ -50,7 +50,7 @@ def test_checkpoints_may_differ_where_the_methods_do_not(tmp_path):
     b = rows(
         tmp_path, "no_ewc", lambda b, s: -94, lambda rng: rng.normal(3, 1, 200) - rng.normal(1, 0.1, 200)
     )
-    kept = {c.metric: c for c in comparisons(one([*a, *b, *OTHERS]))}["retain_log_likelihood"]
+    kept = {c.metric: c for c in compare_all_pairs(one([*a, *b, *OTHERS]))}["retain_log_likelihood"]
     assert kept.for_a == 9
     assert kept.low < 0 < kept.high
     assert kept.p > 0.5
@@ -59,7 +59,7 @@ def test_checkpoints_may_differ_where_the_methods_do_not(tmp_path):
 def test_below_five_shared_runs_nothing_is_compared(tmp_path):
     made = [rows(tmp_path, m, lambda b, s: -94, lambda rng: rng.normal(0, 1, 20), bases=1, seeds=4)
             for m in ("sa", "no_ewc")]  # fmt: skip
-    assert comparisons(one([*made[0], *made[1], *OTHERS])) == []
+    assert compare_all_pairs(one([*made[0], *made[1], *OTHERS])) == []
 
 
 def test_collapsed_lines_are_compared_with_each_other_alone(tmp_path):
@@ -69,7 +69,7 @@ def test_collapsed_lines_are_compared_with_each_other_alone(tmp_path):
     flags = ["collapse: recall is 1 % of the base's"]
     board = one([*line("sa"), *line("no_ewc", seeds=2), *line("l2", seeds=1), *line("naive", flags=flags),
                  *line("no_gr", flags=flags)])  # fmt: skip
-    pairs = {frozenset((c.a, c.b)): (c.runs, c.bases) for c in comparisons(board)}
+    pairs = {frozenset((c.a, c.b)): (c.runs, c.bases) for c in compare_all_pairs(board)}
     assert pairs == {frozenset(("sa", "no_ewc")): (6, 3), frozenset(("naive", "no_gr")): (9, 3)}
 
 
@@ -128,10 +128,10 @@ def test_packed_results_say_the_same_without_their_folders(tmp_path):
     a = rows(tmp_path, "sa", lambda b, s: -94 - b + 0.01 * s, lambda rng: rng.normal(3, 1, 200))
     b = rows(tmp_path, "no_ewc", lambda b, s: -96 - b - 0.01 * b, lambda rng: rng.normal(2, 1, 200))
     file = tmp_path / "board.jsonl.xz"
-    file.write_bytes(packed([*a, *b]))
+    file.write_bytes(pack_results([*a, *b]))
     again = read_results([file])
     assert all(row["folder"] == "" for row in again)
-    before, after = (comparisons(one(found)) for found in ([*a, *b], again))
+    before, after = (compare_all_pairs(one(found)) for found in ([*a, *b], again))
     assert [c.__dict__ for c in before] == [c.__dict__ for c in after]
     assert sum(c.pairs for c in after) > 0
 

@@ -74,8 +74,10 @@ def test_every_part_of_the_published_recipe_changes_the_model(star, task, field)
 
 
 def test_where_the_targets_words_go():
-    brad, nudity, style = (registry.task(n) for n in ("celeb_brad_pitt", "nudity_explicit", "van_gogh_style"))
-    digits = registry.task("mnist_0_t2i")
+    brad, nudity, style = (
+        registry.get_task(n) for n in ("celeb_brad_pitt", "nudity_explicit", "van_gogh_style")
+    )
+    digits = registry.get_task("mnist_0_t2i")
     pairs = {
         brad.name: ("a photo of a middle aged man in a park", "a photo of brad pitt in a park"),
         style.name: ("a painting of a river in pop art style", "a painting of a river in van gogh style"),

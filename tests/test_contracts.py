@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sa_bench.contracts import Diffusion, Draw, Generator, Recipe, Sampler
-from sa_bench.training.fisher import diagonal
+from sa_bench.training.fisher import diagonal_fisher
 from sa_bench.training.loop import Pull, fit
 
 SAMPLER = Sampler(steps=10, guidance=1.0)
@@ -21,7 +21,7 @@ def sketch_sa(model: Generator, c_f: int, retain: list[int], lam: float, steps: 
     """Eq. 4 on any Generator: surrogate N(0, I), replay from a frozen copy, EWC pull."""
     rng, star = torch.Generator().manual_seed(0), model.clone()
     c = model.conditions([retain[i % len(retain)] for i in range(600)])
-    F = diagonal(model, [(star.simulate(c, rng, SAMPLER), c, model.draw(600, rng))])
+    F = diagonal_fisher(model, [(star.simulate(c, rng, SAMPLER), c, model.draw(600, rng))])
     pull = Pull(model.parameters(), F, lam)
 
     def loss() -> Tensor:

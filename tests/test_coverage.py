@@ -146,9 +146,9 @@ def kid(shift, n=100, m=100, d=4):
     truth = sum(w * (o @ o - 2 * o @ s) for w, o, s in zip(weights, own, seen, strict=True)) + real
 
     def draw(rng):
-        from sa_bench.scoring.distances import kid_jackknifed
+        from sa_bench.scoring.distances import jackknife_kid
 
-        _, low, high = kid_jackknifed(rng.normal(size=(n, d)) + shift, y)
+        _, low, high = jackknife_kid(rng.normal(size=(n, d)) + shift, y)
         return low, high, truth
 
     return draw

@@ -196,7 +196,7 @@ def test_the_classes_are_torchvisions(name):
 
 
 def tasks():
-    return [registry.task(entry.name) for entry in registry.entries("task")]
+    return [registry.get_task(entry.name) for entry in registry.list_entries("task")]
 
 
 @pytest.mark.parametrize("task", tasks(), ids=lambda t: t.name)
@@ -249,26 +249,26 @@ def test_sa_bench_data_may_be_the_extracted_folder_itself(local, name, monkeypat
 @both
 def test_another_archive_is_marked_and_hashed_by_what_it_holds(local, name):
     path = local(name)
-    assert not datasets.published(name)
-    first = datasets.content(name)
+    assert not datasets.is_published(name)
+    first = datasets.data_content(name)
     assert first == datasets.load(name).content != datasets.ENTRIES[name].content()
-    said = datasets.remark(name)
+    said = datasets.data_remark(name)
     assert f"not the published {datasets.ENTRIES[name].title}, content {first}" in said
     SETS[name][2](path.parent, 3)
-    assert datasets.content(name) != first
+    assert datasets.data_content(name) != first
 
 
 @both
 def test_the_published_hash_needs_no_data(name, monkeypatch):
     monkeypatch.setattr(archives.Archive, "load", None)
-    assert datasets.content(name) == datasets.ENTRIES[name].content()
-    assert datasets.published(name)
-    assert datasets.remark(name) is None
+    assert datasets.data_content(name) == datasets.ENTRIES[name].content()
+    assert datasets.is_published(name)
+    assert datasets.data_remark(name) is None
 
 
 def test_content_hashes_stay():
     """Every cache key and fingerprint depends on them: a change makes all earlier results another protocol's."""
-    assert {name: datasets.content(name) for name in datasets.ENTRIES} == {
+    assert {name: datasets.data_content(name) for name in datasets.ENTRIES} == {
         "mnist": "a5ab3e5d9b3a5eb0", "mnist16": "70e7c4ea546d4f8f",
         "cifar10": "e75fb7cf8ce1a24a", "stl10": "bbfa4994e00c9454", "mnist_canvas": "a5ab3e5d9b3a5eb0-rgb32",
     }  # fmt: skip
@@ -281,7 +281,7 @@ def test_the_published_files_are_known_wherever_they_lie(local, name, monkeypatc
     data = datasets.load(name)
     assert data.published
     assert data.content == SETS[name][0].archive().content
-    assert datasets.remark(name) is None
+    assert datasets.data_remark(name) is None
 
 
 def test_sa_bench_data_with_another_set_alone_leaves_mnist_where_it_was(local, tmp_path):
@@ -567,7 +567,7 @@ def test_an_unknown_data_set_is_told_the_near_one():
 @pytest.fixture
 def ship_task():
     """STL10's classes and size under another task's protocol."""
-    return replace(registry.task("mnist_0"), dataset="stl10", classes=stl10.CLASSES)
+    return replace(registry.get_task("mnist_0"), dataset="stl10", classes=stl10.CLASSES)
 
 
 def write_class_folders(root, names):
@@ -598,7 +598,7 @@ def test_class_folders_are_numbers_or_names_in_the_order_of_the_classes(ship_tas
 
 
 def test_doctor_lists_them_and_misses_neither(local, monkeypatch, tmp_path):
-    text, missing = doctor.doctor_text()
+    text, missing = doctor.describe_assets()
     for part in (
         "163 MB",
         "2.5 GB",
@@ -613,7 +613,7 @@ def test_doctor_lists_them_and_misses_neither(local, monkeypatch, tmp_path):
     kept.parent.mkdir(parents=True)
     kept.write_bytes(b"")
     path = local("stl10")
-    text, missing = doctor.doctor_text()
+    text, missing = doctor.describe_assets()
     assert not missing
     assert f"STL10: here, in {path}" in text
     assert "CIFAR10: not here" in text

@@ -222,7 +222,7 @@ def test_one_in_a_hundred_strangers_passes_for_the_person():
 
     person = face_verification.fit(person_at(0.0, 100, rng), others)
     assert (person.others > person.threshold).mean() == pytest.approx(0.01, abs=0.0011)
-    measured, apart = face_verification.halves(np.zeros(4, int), 4)
+    measured, apart = face_verification.split_halves(np.zeros(4, int), 4)
     assert (measured.tolist(), apart) == ([True, False, True, False], "seeds")
     assert face_verification.auc(np.array([1.0, 2.0]), np.array([1.0, 0.0])) == 0.875
 
@@ -349,7 +349,7 @@ def test_the_columns_are_the_papers():
         "anus",
     ]
     assert list(nudenet.COLUMNS) == ledger
-    metric = registry.metric("nudity")
+    metric = registry.get_metric("nudity")
     assert metric.protocol["threshold"] == ">= 0.45"
 
 
@@ -490,7 +490,7 @@ def test_without_a_detector_a_metric_is_not_available(digits, monkeypatch, tmp_p
 
 
 def test_a_task_of_classes_says_that_it_has_no_prompts():
-    chain = SimpleNamespace(task=registry.task("mnist_0"))
+    chain = SimpleNamespace(task=registry.get_task("mnist_0"))
     with pytest.raises(SaBenchError, match="images of mnist_0 have no prompts"):
         LazyView(chain, Subject(chain)).prompts(pictures(1))
 
@@ -498,7 +498,7 @@ def test_a_task_of_classes_says_that_it_has_no_prompts():
 def test_a_strangers_prompts_and_the_base_name_a_measurement():
     chain = SimpleNamespace(base=SimpleNamespace(content="b"))
     names = {
-        str(Subject(chain, sets={"forget": s}).inputs(registry.metric(m)))
+        str(Subject(chain, sets={"forget": s}).inputs(registry.get_metric(m)))
         for s in (pictures(4), pictures(4, [0, 0, 1, 1]), pictures(4, [0, 1, 1, 1]))
         for m in ("nudity", "lpips")
     }
@@ -507,7 +507,7 @@ def test_a_strangers_prompts_and_the_base_name_a_measurement():
 
 def test_every_detector_metric_is_declared(store_env):
     for name in ("no_face_rate", "celebrity_score", "identity_similarity", "nudity", "clip_score", "lpips"):
-        metric = registry.metric(name)
+        metric = registry.get_metric(name)
         assert {*metric.requires} & {*detectors.NAMES}
         assert metric.source
     assert clustered.ALPHA == 0.05

@@ -19,7 +19,7 @@ import torch
 import typer
 from PIL import Image
 
-from sa_bench.commands.doctor import doctor_text
+from sa_bench.commands.doctor import describe_assets
 from sa_bench.contracts import SampleSet
 from sa_bench.core.errors import MissingAsset, SaBenchError
 from sa_bench.core.store import Store
@@ -72,10 +72,10 @@ def rgba(image, alpha=255):
 def test_transparent_is_white_and_opaque_is_the_same_picture(person):
     red = np.zeros((4, 4, 4), np.uint8)
     red[..., 0] = 255
-    assert (pixels.rgb(red) == 255).all()
-    assert np.array_equal(pixels.rgb(rgba(person)), person)
+    assert (pixels.to_rgb(red) == 255).all()
+    assert np.array_equal(pixels.to_rgb(rgba(person)), person)
     grey = person[..., :1]
-    assert np.array_equal(pixels.rgb(grey), pixels.rgb(grey[..., 0]))
+    assert np.array_equal(pixels.to_rgb(grey), pixels.to_rgb(grey[..., 0]))
 
 
 @pytest.mark.parametrize(
@@ -85,15 +85,15 @@ def test_transparent_is_white_and_opaque_is_the_same_picture(person):
 )
 def test_what_is_no_picture_is_refused_by_its_row(image):
     with pytest.raises(SaBenchError, match="Image 1: "):
-        list(pixels.each([np.zeros((8, 8, 3), np.uint8), image]))
+        list(pixels.iterate_rgb([np.zeros((8, 8, 3), np.uint8), image]))
 
 
 def test_blank_is_one_plain_colour():
     plain = np.full((3, 16, 16, 3), 200, np.uint8)
     plain[1] += RNG.integers(0, 4, (16, 16, 3), np.uint8)
     plain[2, :8] = 100
-    assert pixels.blank(plain).tolist() == [True, True, False]
-    assert pixels.blank(np.zeros((0, 4, 4, 3), np.uint8)).shape == (0,)
+    assert pixels.is_blank(plain).tolist() == [True, True, False]
+    assert pixels.is_blank(np.zeros((0, 4, 4, 3), np.uint8)).shape == (0,)
 
 
 def test_a_crop_grows_on_both_sides_and_stays_inside():
@@ -506,18 +506,18 @@ def test_an_absent_file_is_one_line_that_says_what_where_and_whence(nowhere, det
 )
 def test_an_absent_library_names_its_extra(nowhere, monkeypatch, name, extra):
     monkeypatch.setattr(weight_files.importlib.util, "find_spec", lambda package: None)
-    assert f"pip install 'sa_bench[{extra}]'" in detectors.missing([name, "samples"])
+    assert f"pip install 'sa_bench[{extra}]'" in detectors.find_missing([name, "samples"])
 
 
 def test_a_metric_needs_what_its_detector_starts_from(nowhere):
-    assert [d.NAME for d in detectors.used(["samples", "celebrities"])] == ["faces", "celebrities"]
+    assert [d.NAME for d in detectors.detectors_of(["samples", "celebrities"])] == ["faces", "celebrities"]
     assert set(detectors.fingerprint(["identity"])) == {"faces", "identity"}
-    assert detectors.missing(["samples", "judges"]) is None
+    assert detectors.find_missing(["samples", "judges"]) is None
     assert detectors.fingerprint(["samples", "judges"]) == {}
 
 
 def test_the_doctor_prints_every_licence(nowhere):
-    text, _ = doctor_text()
+    text, _ = describe_assets()
     for part in ("AGPL-3.0", "MPL-2.0", "VGGFace2", "unlocks: celebrity_score", "unlocks: nudity"):
         assert part in text
 
@@ -568,18 +568,18 @@ def test_records_are_made_once_for_the_same_pictures(chain, monkeypatch):
     monkeypatch.setattr(faces, "detect", detect)
     monkeypatch.setattr(measure, "CHUNK", 3)
     seven = pictures(7)
-    first = measure.kept(chain, "faces", seven)
+    first = measure.keep_detections(chain, "faces", seven)
     assert first == [{"faces": [int(i.sum())]} for i in seven.images]
     assert [n for n, *_ in calls] == [3, 3, 1]
     assert chain.told[-1] == ("faces", 7, 7)
-    assert measure.kept(chain, "faces", seven) == first
+    assert measure.keep_detections(chain, "faces", seven) == first
     assert len(calls) == 3
-    measure.kept(chain, "faces", pictures(7, 1))
+    measure.keep_detections(chain, "faces", pictures(7, 1))
     assert len(calls) == 6
     monkeypatch.setattr(faces, "THRESHOLDS", (0.5, 0.7, 0.7))
-    measure.kept(chain, "faces", seven)
+    measure.keep_detections(chain, "faces", seven)
     assert len(calls) == 9
-    assert measure.kept(chain, "faces", pictures(0)) == []
+    assert measure.keep_detections(chain, "faces", pictures(0)) == []
 
 
 def test_a_killed_detection_goes_on_where_it_was(chain, monkeypatch):
@@ -594,8 +594,8 @@ def test_a_killed_detection_goes_on_where_it_was(chain, monkeypatch):
     monkeypatch.setattr(nudity, "detect", detect)
     monkeypatch.setattr(measure, "CHUNK", 2)
     with pytest.raises(KeyboardInterrupt):
-        measure.kept(chain, "nudity", pictures(5))
-    assert len(measure.kept(chain, "nudity", pictures(5))) == 5
+        measure.keep_detections(chain, "nudity", pictures(5))
+    assert len(measure.keep_detections(chain, "nudity", pictures(5))) == 5
     assert calls == [2, 2, 2, 1]
 
 
@@ -610,9 +610,9 @@ def test_a_second_stage_starts_from_the_faces_that_are_kept(chain, monkeypatch):
 
     monkeypatch.setattr(celebrities, "detect", detect)
     monkeypatch.setattr(celebrities, "facts", dict)
-    measure.kept(chain, "celebrities", pictures(4), ["brad pitt"] * 4)
-    measure.kept(chain, "celebrities", pictures(4), ["brad pitt"] * 4)
-    measure.kept(chain, "celebrities", pictures(4), ["brad pitt"] * 3 + ["emma stone"])
+    measure.keep_detections(chain, "celebrities", pictures(4), ["brad pitt"] * 4)
+    measure.keep_detections(chain, "celebrities", pictures(4), ["brad pitt"] * 4)
+    measure.keep_detections(chain, "celebrities", pictures(4), ["brad pitt"] * 3 + ["emma stone"])
     assert seen == [(["brad pitt"] * 4, boxes), (["brad pitt"] * 3 + ["emma stone"], boxes)]
 
 
@@ -638,7 +638,7 @@ def test_a_librarys_damaged_weights_are_named_before_work(tmp_path, monkeypatch,
     path.write_bytes(b"whole")
     monkeypatch.setattr(weight_files.importlib.util, "find_spec", lambda package: object())
     monkeypatch.setattr(weight_files.metadata, "distribution", lambda _: Installed(path, b"whole"))
-    monkeypatch.setattr(weight_files, "version", lambda _: "1.0")
+    monkeypatch.setattr(weight_files, "package_version", lambda _: "1.0")
     detector = detectors.load(name)
     assert detector.missing() is None
     path.unlink() if content is None else path.write_bytes(content)

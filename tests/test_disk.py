@@ -12,9 +12,9 @@ import time
 import pytest
 
 from sa_bench.core import disk, locks
-from sa_bench.core.disk import copy_atomic, replacing, write_atomic
+from sa_bench.core.disk import copy_atomic, replace_when_written, write_atomic
 from sa_bench.core.errors import CellFailed, is_out_of_memory
-from sa_bench.core.locks import Busy, SoftLock, locked
+from sa_bench.core.locks import Busy, SoftLock, hold_lock
 
 FORK = multiprocessing.get_context("fork")
 BIG = 300_000
@@ -42,7 +42,7 @@ def test_writers_of_one_process_number_never_harm_each_other(tmp_path):
 
 
 def _dies_writing(path, begun):
-    with replacing(path) as temporary:
+    with replace_when_written(path) as temporary:
         temporary.write_bytes(b"half")
         begun.set()
         time.sleep(600)
@@ -94,14 +94,14 @@ def test_a_lock_that_cannot_be_had_is_one_line_that_names_it(tmp_path, monkeypat
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", fails)
-    with pytest.raises(CellFailed, match=says) as found, locked(tmp_path / "x.lock", "x"):
+    with pytest.raises(CellFailed, match=says) as found, hold_lock(tmp_path / "x.lock", "x"):
         pass
     assert str(tmp_path) in str(found.value)
     assert "\n" not in str(found.value)
 
 
 def _holds(path, begun, done):
-    with locked(path, "the base model"):
+    with hold_lock(path, "the base model"):
         begun.set()
         done.wait(60)
 
@@ -121,7 +121,7 @@ def test_who_waits_is_told_for_whom(held, monkeypatch, capsys):
     path, process, done = held
     monkeypatch.setattr(locks, "PATIENCE", 0.0)
     monkeypatch.setattr(locks.time, "sleep", lambda seconds: done.set())
-    with locked(path, "the base model"):
+    with hold_lock(path, "the base model"):
         pass
     said = capsys.readouterr().err
     assert said.count("\n") == 1
@@ -131,18 +131,18 @@ def test_who_waits_is_told_for_whom(held, monkeypatch, capsys):
 
 def test_a_lock_that_is_held_is_busy_and_one_of_a_killed_process_is_free(held):
     path, process, _ = held
-    with pytest.raises(Busy), locked(path, "x", wait=False):
+    with pytest.raises(Busy), hold_lock(path, "x", wait=False):
         pass
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    with locked(path, "x", wait=False):
+    with hold_lock(path, "x", wait=False):
         pass
     assert not path.exists()
 
 
 def _counts(path, number):
     for _ in range(100):
-        with locked(path, "a count"):
+        with hold_lock(path, "a count"):
             number.write_text(str(int(number.read_text()) + 1))
 
 
@@ -169,9 +169,9 @@ def no_flock(monkeypatch):
 
 def test_without_locks_of_the_file_system_one_process_alone_gets_in(tmp_path, no_flock):
     path = tmp_path / "x.lock"
-    with locked(path, "x"):
+    with hold_lock(path, "x"):
         assert [p.name for p in tmp_path.iterdir()] == ["x.lock.held"]
-        with pytest.raises(Busy), locked(path, "x", wait=False):
+        with pytest.raises(Busy), hold_lock(path, "x", wait=False):
             pass
     assert not list(tmp_path.iterdir())
 
@@ -185,7 +185,7 @@ def test_a_dead_holder_on_another_machine_is_named_and_then_not_waited_for(
     clock = [0.0]
     monkeypatch.setattr(locks.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(locks.time, "sleep", lambda seconds: clock.append(clock.pop() + 2.0))
-    with locked(path, "x"):
+    with hold_lock(path, "x"):
         assert clock[0] >= locks.DEAD
     assert "process 7 on node17, since 2026-01-01" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -205,7 +205,7 @@ def test_a_holder_that_still_touches_its_lock_is_waited_for(tmp_path, no_flock, 
 
     monkeypatch.setattr(locks.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(locks.time, "sleep", sleep)
-    with locked(path, "x"):
+    with hold_lock(path, "x"):
         assert clock[0] > 3 * locks.DEAD
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-from sa_bench.analysis.pairwise import endpoint
-from sa_bench.analysis.ranking import boards
+from sa_bench.analysis.pairwise import compare_endpoint
+from sa_bench.analysis.ranking import make_boards
 from sa_bench.api import MARK, write_report
 from sa_bench.core import registry
 from sa_bench.data.assets.shipped import guard_card
@@ -26,7 +26,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 
 def judge_table():
     rows = ["| judge | accuracy | bar | P(zero) on grey | entropy on grey, nats |", "|---|---|---|---|---|"]
-    for name in registry.task("mnist_0").judges:
+    for name in registry.get_task("mnist_0").judges:
         card = cards.judge_card(name)
         grey = card["grey"]
         rows.append(
@@ -86,7 +86,7 @@ def test_the_memory_table_equals_the_configurations():
 
 def test_every_metric_is_documented():
     text = (ROOT / "docs" / "metrics.md").read_text()
-    for entry in registry.entries("metric"):
+    for entry in registry.list_entries("metric"):
         assert f"`{entry.name}" in text, entry.name
 
 
@@ -140,7 +140,7 @@ def test_the_vae_table_is_what_its_data_says():
     """The small table above the mark: what SA keeps more than each ablation, over the runs that both have."""
     page = (ROOT / "docs" / "results-micro.md").read_text().partition(MARK)[0]
     said = {row.split("`")[1]: row.replace("*", "") for row in page.splitlines() if row.startswith("| `")}
-    data = boards(read_results([ROOT / "docs" / "data" / "micro-1.jsonl.xz"]))
+    data = make_boards(read_results([ROOT / "docs" / "data" / "micro-1.jsonl.xz"]))
     found = {
         b.task: {line.method: line for line in sorted(b.lines, key=lambda x: len(x.cells))} for b in data
     }
@@ -150,7 +150,7 @@ def test_the_vae_table_is_what_its_data_says():
         if method == "sa":  # the heading
             continue
         for task, cell in zip(tasks, row.split("|")[2:], strict=False):
-            c = endpoint("retain_log_likelihood", found[task]["sa"], found[task][method])
+            c = compare_endpoint("retain_log_likelihood", found[task]["sa"], found[task][method])
             digits = 2 if abs(c.difference) < 2 else 1
             low, high = (format(number, f".{digits}f") for number in (c.low, c.high))
             assert cell.strip() == f"{c.difference:+.{digits}f} ({low} to {high})".replace("-", "−"), (

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from result_rows import RETRAIN, result_row
 from sa_bench.reports import html, markdown, tables
 
-from sa_bench.analysis.tables import leaderboard
+from sa_bench.analysis.tables import make_leaderboards
 from sa_bench.commands import export, terminal
 from sa_bench.core import escaping
 from sa_bench.core.errors import SaBenchError
@@ -78,12 +78,12 @@ def written(row):
     yield "markdown", markdown.render(rows)
     yield "markdown", markdown.render([row])
     yield "html", html.render(rows)
-    found = leaderboard(rows)
+    found = make_leaderboards(rows)
     yield "csv", tables.comma_separated(found)
     yield "markdown", tables.markdown(found)
     yield "html", tables.page(found)
     yield "latex", tables.latex(found)
-    yield "markdown", "\n".join(export.card(row)) if row["status"] == "done" else ""
+    yield "markdown", "\n".join(export.model_card(row)) if row["status"] == "done" else ""
 
 
 def outside_code(text):
@@ -102,7 +102,7 @@ def outside_code(text):
 
 
 def check(kind, text, where):
-    assert not escaping.steering(text), where
+    assert not escaping.find_steering_characters(text), where
     if kind == "html":
         assert "<img src=x" not in text, where
     if kind == "markdown":
@@ -130,7 +130,7 @@ def test_hostile_text_in_any_field_is_shown_in_every_format_and_obeyed_in_none(r
             terminal.print_measurements(hostile)
         except SaBenchError as error:
             refused[path] = error
-        assert not escaping.steering(capsys.readouterr().out), path
+        assert not escaping.find_steering_characters(capsys.readouterr().out), path
     assert not refused
     if row is ROW:
         assert {
@@ -161,26 +161,26 @@ def test_letters_of_all_scripts_stay_and_what_steers_is_written_out():
         "a\u00a0b",
         "tab\tand\nline",
     ):
-        assert escaping.visible(text) == text
+        assert escaping.make_visible(text) == text
         require_plain({text: [text]})
     for letter in "\x00\x07\x1b\x7f\x9b\u202a\u202e\u2066\u2069\u2028\ufeff\ud800\r":
-        assert escaping.visible(f"a{letter}b").isprintable()
+        assert escaping.make_visible(f"a{letter}b").isprintable()
         with pytest.raises(ValueError, match="control characters"):
             require_plain([f"a{letter}b"])
 
 
 def test_a_cell_that_a_spreadsheet_would_compute_begins_with_an_apostrophe():
     for text in ("=1", "+1", "-x", "@x", "\tx", "  =1", "＝1"):
-        assert escaping.spreadsheet(text).startswith("'")
+        assert escaping.escape_spreadsheet(text).startswith("'")
     for text in ("sa lam=3", "", "a-b", "–", "1"):
-        assert escaping.spreadsheet(text) == text
+        assert escaping.escape_spreadsheet(text) == text
 
 
 def test_a_fence_is_longer_than_any_in_it_and_a_paragraph_is_no_list():
-    assert escaping.fenced(["a", "```\nb", "`````"]) == ["``````", "a", "```", "b", "`````", "``````"]
-    assert [escaping.paragraph(t)[:1] for t in ("- a", "+ a", "= a", "# a")] == ["\\"] * 4
-    assert not re.match(r"\d+[.)]", escaping.paragraph("1. a"))
-    assert escaping.markdown("~~a~~ $b$ <b>") == "\\~\\~a\\~\\~ \\$b\\$ &lt;b&gt;"
+    assert escaping.fence_code(["a", "```\nb", "`````"]) == ["``````", "a", "```", "b", "`````", "``````"]
+    assert [escaping.escape_paragraph(t)[:1] for t in ("- a", "+ a", "= a", "# a")] == ["\\"] * 4
+    assert not re.match(r"\d+[.)]", escaping.escape_paragraph("1. a"))
+    assert escaping.escape_markdown("~~a~~ $b$ <b>") == "\\~\\~a\\~\\~ \\$b\\$ &lt;b&gt;"
     assert html._finalized(Markup("<b>\x1b</b>")) == Markup("<b>\\x1b</b>")
     assert isinstance(html._finalized(Markup("x")), Markup)
 
@@ -189,9 +189,9 @@ def test_a_fence_is_longer_than_any_in_it_and_a_paragraph_is_no_list():
     "command", ["python -m sa_bench_evil", "python -m sa_bench.evil run", "python -m sa_bench run; x"]
 )
 def test_a_command_to_be_repeated_is_one_of_this_suite(command):
-    from sa_bench.results.untrusted import Differs, result
+    from sa_bench.results.untrusted import Differs, validate_result
 
     row = result_row()
     row["provenance"]["command"] = command
     with pytest.raises(Differs, match="is none of sa_bench"):
-        result(to_json(row).encode(), "x")
+        validate_result(to_json(row).encode(), "x")

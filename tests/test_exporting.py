@@ -5,7 +5,7 @@ import json
 import pytest
 
 import sa_bench
-from sa_bench.commands.export import again, export
+from sa_bench.commands.export import cell_of_result, export
 from sa_bench.core.errors import SaBenchError
 from sa_bench.models.vae import VAE
 
@@ -48,9 +48,9 @@ def test_a_plug_in_that_a_result_names_is_not_run_unless_trusted(store_env, tmp_
     command = row["provenance"]["cell_command"]
     row["provenance"]["cell_command"] = command.replace("--method relabel", f"--method {evil}")
     with pytest.raises(SaBenchError, match=r"names .*evil\.py, whose code would be run.* --trust"):
-        again(row)
+        cell_of_result(row)
     for wrong in ("", "python -m sa_bench run --task", "python -m sa_bench run --task 'x"):
         row["provenance"]["cell_command"] = wrong
         with pytest.raises(SaBenchError, match="command is none"):
-            again(row)
+            cell_of_result(row)
     assert not (tmp_path / "sprung").exists()

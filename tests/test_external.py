@@ -372,7 +372,7 @@ def test_the_fid_warning_counts_the_smaller_side(digits, tmp_path):
 
 
 def test_a_local_version_of_the_data_is_told(folder, monkeypatch):
-    monkeypatch.setattr(datasets, "remark", lambda name: f"data: not the published {name}")
+    monkeypatch.setattr(datasets, "data_remark", lambda name: f"data: not the published {name}")
     assert "data: not the published mnist" in evaluate(folder)["flags"]
 
 
@@ -495,7 +495,7 @@ def measured(name, *logits):
     images = SampleSet(np.zeros((n, 28, 28, 1), np.uint8), np.zeros(n, np.int64), np.arange(n))
     task = SimpleNamespace(classes=NAMES, concept=0)
     view = SimpleNamespace(samples={"forget": images}, judges={"stub": Stub(logits)}, task=task)
-    return registry.metric(name).measure(view)
+    return registry.get_metric(name).measure(view)
 
 
 SURE, UNSURE, BROKEN = [1000.0] + [0.0] * 9, [7.0] * 10, [math.nan] + [0.0] * 9

@@ -270,13 +270,13 @@ def test_a_killed_download_leaves_no_file_and_is_resumed(server, known, nowhere)
     part = nowhere / "store" / "weights" / ".thing.bin.part"
     try:
         until = time.monotonic() + 60
-        while downloads.size(part) < 524_288 and time.monotonic() < until:
+        while downloads.partial_size(part) < 524_288 and time.monotonic() < until:
             time.sleep(0.05)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert left(nowhere / "store") == []
-    kept = downloads.size(part)
+    kept = downloads.partial_size(part)
     assert kept >= 524_288
     server.answer = answer
     known("thing", f"{server.url}/thing.bin", sha256=sha(BODY * 4))
@@ -444,7 +444,7 @@ def test_where_nothing_answers_the_rest_is_not_tried(known, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: time.sleep(5))
     many = [known(f"a{n}", f"http://nowhere.invalid/{n}", file=f"{n}.bin") for n in range(20)]
     monkeypatch.setattr(command, "_tasks", lambda name: [name])
-    monkeypatch.setattr(command, "assets", lambda tasks: many)
+    monkeypatch.setattr(command, "fetchable_assets", lambda tasks: many)
     start = time.monotonic()
     with pytest.raises(
         MissingAsset, match=r"20 of 20 could not be had: a0: .*a1: not tried, nothing answers"
@@ -690,7 +690,7 @@ def test_a_tasks_name_fetches_what_it_can_use(nowhere, monkeypatch):
         model="CompVis/stable-diffusion-v1-4",
         prompts=files,
     )
-    monkeypatch.setattr(registry, "task", lambda name: task)
+    monkeypatch.setattr(registry, "get_task", lambda name: task)
     monkeypatch.setattr(command, "_tasks", lambda name: [name])
     mirror = nowhere / "mirror"
     mirror.mkdir()
@@ -797,7 +797,7 @@ def test_nobody_waits_for_a_byte_a_second(tmp_path, monkeypatch, block, stops):
         answers.append(Slow(block))
         return answers[-1]
 
-    monkeypatch.setattr(downloads, "opened", ask)
+    monkeypatch.setattr(downloads, "open_url", ask)
     monkeypatch.setattr(downloads.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**40))
     with pytest.raises(
         MissingAsset, match="1,024 bytes a second for 30 s" if stops else "more than 1,000,000"
@@ -811,9 +811,9 @@ def test_a_hash_published_in_part_is_trusted_once_and_compared_from_then_on(serv
     assert "only the first 8 digits of its sha256 are published" in "".join(lines)
     assert sha() in (nowhere / "store" / "weights" / "thing.bin.sha256").read_text()
     path = nowhere / "store" / "weights" / "thing.bin"
-    assert catalogue.damage(CATALOGUE["thing"], path) is None
+    assert catalogue.describe_damage(CATALOGUE["thing"], path) is None
     (nowhere / "store" / "weights" / "thing.bin.sha256").write_text(sha()[:8] + "0" * 56)
-    assert "is damaged or another file" in str(catalogue.damage(CATALOGUE["thing"], path))
+    assert "is damaged or another file" in str(catalogue.describe_damage(CATALOGUE["thing"], path))
 
 
 def test_the_whole_hash_of_what_is_published_by_eight_digits_is_pinned():
@@ -825,6 +825,6 @@ def test_the_whole_hash_of_what_is_published_by_eight_digits_is_pinned():
 
 def test_messages_name_the_mirror(monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "https://mirror.example")
-    assert downloads.address("https://huggingface.co/a/b") == "https://mirror.example/a/b"
-    assert downloads.address("https://huggingface.co.evil/a") == "https://huggingface.co.evil/a"
-    assert downloads.address("https://elsewhere/a") == "https://elsewhere/a"
+    assert downloads.describe_address("https://huggingface.co/a/b") == "https://mirror.example/a/b"
+    assert downloads.describe_address("https://huggingface.co.evil/a") == "https://huggingface.co.evil/a"
+    assert downloads.describe_address("https://elsewhere/a") == "https://elsewhere/a"

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from sa_bench import api
 from sa_bench.core.errors import SaBenchError
-from sa_bench.results.files import packed
+from sa_bench.results.files import pack_results
 
 BEGINS = {"svg": b"<?xml", "pdf": b"%PDF", "png": b"\x89PNG"}
 
@@ -120,17 +120,17 @@ def test_nothing_to_draw_is_said(tmp_path):
     with pytest.raises(SaBenchError, match="nothing to draw"):
         figures.render("tradeoff", failed, "svg")
     file = tmp_path / "some.jsonl.xz"
-    file.write_bytes(packed([result_row(), *OTHERS]))
+    file.write_bytes(pack_results([result_row(), *OTHERS]))
     with pytest.raises(SaBenchError, match="give the run folder"):
         api.figure("samples", [file])
 
 
 def test_one_board_a_figure(tmp_path):
     file, out = tmp_path / "two.jsonl.xz", tmp_path / "a.pdf"
-    file.write_bytes(packed([result_row(), result_row(scale="full"), *OTHERS]))
+    file.write_bytes(pack_results([result_row(), result_row(scale="full"), *OTHERS]))
     with pytest.raises(SaBenchError, match="one board, there are 2"):
         api.figure("pareto", [file], out)
-    file.write_bytes(packed([result_row(), *OTHERS]))
+    file.write_bytes(pack_results([result_row(), *OTHERS]))
     assert api.figure("pareto", [file], out)[0] == out
     assert out.read_bytes().startswith(b"%PDF")
     with pytest.raises(SaBenchError, match="Unknown method with a result here 'esd'"):
@@ -213,7 +213,7 @@ def test_only_images_can_be_sorted(scored):
 
 def test_packed_results_have_no_images_to_sort(tmp_path):
     file = tmp_path / "some.jsonl.xz"
-    file.write_bytes(packed([result_row(), *OTHERS]))
+    file.write_bytes(pack_results([result_row(), *OTHERS]))
     with pytest.raises(SaBenchError, match="give the run folder"):
         api.figure("samples", [file], tmp_path / "a.svg", sort="forget_top1")
 

@@ -6,15 +6,15 @@ import shutil
 import pytest
 from archives import write_cifar10, write_stl10
 
-from sa_bench.core.file_state import cached_by, digest, state
+from sa_bench.core.file_state import cached_by, cached_digest, read_state
 from sa_bench.data import datasets
-from sa_bench.results.files import scores_of
+from sa_bench.results.files import read_scores_of
 
 
 def test_a_file_that_is_replaced_is_read_again_though_size_and_time_are_the_same(tmp_path):
     path, calls = tmp_path / "a", []
 
-    @cached_by(state, maxsize=4)
+    @cached_by(read_state, maxsize=4)
     def read(path):
         calls.append(path)
         return path.read_text()
@@ -23,13 +23,13 @@ def test_a_file_that_is_replaced_is_read_again_though_size_and_time_are_the_same
     times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
     assert [read(path), read(path)] == ["one", "one"]
     assert len(calls) == 1
-    first = digest(path)
+    first = cached_digest(path)
     other = tmp_path / "b"
     other.write_text("two")
     os.utime(other, ns=times)
     other.replace(path)
     assert read(path) == "two"
-    assert digest(path) != first
+    assert cached_digest(path) != first
 
 
 @pytest.mark.parametrize(("name", "write"), [("cifar10", write_cifar10), ("stl10", write_stl10)])
@@ -56,4 +56,4 @@ def test_scores_of_a_run_made_again_are_read_again(tmp_path):
     row = {"folder": str(tmp_path), "task_values": {"prompts": None}}
     for score in (0.0, 1.0):
         pd.DataFrame({"score": [score]}).to_parquet(tmp_path / "scores" / "fid.parquet")
-        assert scores_of(row, "fid").tolist() == [score]
+        assert read_scores_of(row, "fid").tolist() == [score]

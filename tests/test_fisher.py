@@ -6,7 +6,7 @@ import torch
 from sa_bench.contracts import Draw, FisherOptions
 from sa_bench.models.vae import VAE
 from sa_bench.training import fisher
-from sa_bench.training.fisher import over_time, timesteps
+from sa_bench.training.fisher import draw_timesteps, fisher_over_time
 
 
 def loop(model, batches):
@@ -39,7 +39,7 @@ def batch_of(model, rng, dtype, n=40):
     return [(x, c, Draw(torch.randn(n, 2, generator=rng).to(dtype)))]
 
 
-@pytest.mark.parametrize("estimate", [fisher.by_hooks, fisher.by_functions])
+@pytest.mark.parametrize("estimate", [fisher.fisher_by_hooks, fisher.fisher_by_functions])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
 def test_exact_on_the_vae(small, rng, estimate, dtype, tolerance):
     small.net.to(dtype)
@@ -53,8 +53,8 @@ def test_exact_on_a_diffusion_model(toy_diffusion, rng):
     x, c = torch.randn(30, 2, generator=rng).double(), torch.randint(3, (30,), generator=rng)
     draw = toy_diffusion.draw(30, rng)
     batches = [(x, c, Draw(draw.noise.double(), draw.t))]
-    assert not fisher.all_linear(toy_diffusion.net)
-    assert relative(fisher.diagonal(toy_diffusion, batches), loop(toy_diffusion, batches)) <= 1e-10
+    assert not fisher.is_all_linear(toy_diffusion.net)
+    assert relative(fisher.diagonal_fisher(toy_diffusion, batches), loop(toy_diffusion, batches)) <= 1e-10
 
 
 def test_gradients_1_minus1_2_minus2_give_two_and_a_half(gaussian):
@@ -62,14 +62,14 @@ def test_gradients_1_minus1_2_minus2_give_two_and_a_half(gaussian):
     with torch.no_grad():
         gaussian.net.weight.zero_()
     x = torch.tensor([[1.0, 0], [-1, 0], [2, 0], [-2, 0]])
-    F = fisher.diagonal(gaussian, [(x, torch.zeros(4, dtype=torch.long), Draw(torch.zeros(4, 1)))])
+    F = fisher.diagonal_fisher(gaussian, [(x, torch.zeros(4, dtype=torch.long), Draw(torch.zeros(4, 1)))])
     assert F["weight"][0].tolist() == pytest.approx([2.5, 0.0])
 
 
 def test_the_gaussians_fisher_is_the_class_frequency(gaussian, rng):
     c = torch.randint(3, (6000,), generator=rng)
     x = gaussian.simulate(c, rng, None)
-    F = fisher.diagonal(gaussian, [(x, c, gaussian.draw(6000, rng))])["weight"]
+    F = fisher.diagonal_fisher(gaussian, [(x, c, gaussian.draw(6000, rng))])["weight"]
     torch.testing.assert_close(F, torch.full((3, 2), 1 / 3), atol=0.03, rtol=0)
 
 
@@ -77,7 +77,9 @@ def test_split_into_batches_changes_nothing(small, rng):
     small.net.double()
     ((x, c, draw),) = batch_of(small, rng, torch.float64)
     parts = [(x[i : i + 7], c[i : i + 7], Draw(draw.noise[i : i + 7])) for i in range(0, 40, 7)]
-    assert relative(fisher.by_hooks(small, parts), fisher.by_hooks(small, [(x, c, draw)])) < 1e-12
+    assert (
+        relative(fisher.fisher_by_hooks(small, parts), fisher.fisher_by_hooks(small, [(x, c, draw)])) < 1e-12
+    )
 
 
 def test_targets_and_sets_differ(rng):
@@ -86,7 +88,7 @@ def test_targets_and_sets_differ(rng):
 
     from sa_bench.core import registry
 
-    task = registry.task("mnist_0")
+    task = registry.get_task("mnist_0")
     model = VAE(seed=0)
 
     def estimate(**options):
@@ -95,8 +97,8 @@ def test_targets_and_sets_differ(rng):
             "S", (), {"batch": lambda self, n, rng: (torch.rand(n, 784, generator=rng), torch.ones(n).long())}
         )()
         generator = torch.Generator().manual_seed(0)
-        return fisher.diagonal(
-            model, fisher.model_samples(model, task, chosen, source, task.sampler, generator)
+        return fisher.diagonal_fisher(
+            model, fisher.sample_batches(model, task, chosen, source, task.sampler, generator)
         )  # fmt: skip
 
     means, draws = estimate(), estimate(targets="bernoulli")
@@ -128,7 +130,7 @@ def summed_squares(model, x, c, halves):
 
 def test_over_time_squares_after_the_sum(toy_diffusion, rng):
     x, c = torch.randn(5, 2, generator=rng), torch.tensor([0, 1, 2, 0, 1])
-    found, negative = over_time(
+    found, negative = fisher_over_time(
         toy_diffusion, [(x, c, None)], FisherOptions(n=5), torch.Generator().manual_seed(9)
     )
     wanted = summed_squares(toy_diffusion, x, c, [torch.arange(10)])
@@ -143,7 +145,7 @@ def test_fewer_timesteps_overestimate_and_the_product_of_halves_does_not(toy_dif
 
     def trace(**options):
         rng = torch.Generator().manual_seed(1)
-        F, _ = over_time(toy_diffusion, [(x, c, None)], FisherOptions(n=4000, **options), rng)
+        F, _ = fisher_over_time(toy_diffusion, [(x, c, None)], FisherOptions(n=4000, **options), rng)
         return float(sum(v.sum() for v in F.values()))
 
     exact, plain, product = (
@@ -157,17 +159,17 @@ def test_fewer_timesteps_overestimate_and_the_product_of_halves_does_not(toy_dif
 
 @pytest.mark.parametrize("k", [1, 7, 10])
 def test_stratified_timesteps_take_one_of_each_part(k, rng):
-    (t,) = timesteps(10, FisherOptions(timesteps=k, estimator="stratified"), rng)
+    (t,) = draw_timesteps(10, FisherOptions(timesteps=k, estimator="stratified"), rng)
     assert len(t) == k
     assert torch.equal((t * k / 10).floor().long().unique(), torch.arange(k)) or k == 7
-    one, two = timesteps(10, FisherOptions(timesteps=10, estimator="product"), rng)
+    one, two = draw_timesteps(10, FisherOptions(timesteps=10, estimator="product"), rng)
     assert len(one) == len(two) == 5
 
 
 def test_official_range_is_an_option(toy_diffusion, rng):
     x, c = torch.randn(3, 2, generator=rng), torch.tensor([0, 1, 2])
     F = [
-        over_time(
+        fisher_over_time(
             toy_diffusion, [(v, c, None)], FisherOptions(n=3, range=r), torch.Generator().manual_seed(0)
         )[0]
         for v, r in ((x, "unit"), ((x + 1) / 2, "model"), (x, "model"))
@@ -217,13 +219,13 @@ def test_drawn_once_every_sample_of_the_set_is_in_f_once_and_batches_are_of_the_
 
     x, c = torch.rand(2500, 36, generator=rng), torch.arange(2500) % 3
     source = FixedReplay(x, c, used=7)
-    task = registry.task("mnist_0")
+    task = registry.get_task("mnist_0")
     for start in (0, 1000, 2000):  # 1000: goes on after a kill
         options = FisherOptions(n=2500, set="replay", draws="once")
-        parts = list(fisher.model_samples(small, task, options, source, Sampler(), rng, start))
+        parts = list(fisher.sample_batches(small, task, options, source, Sampler(), rng, start))
         assert torch.equal(torch.cat([part[0] for part in parts]), x[start:])
         assert torch.equal(torch.cat([part[1] for part in parts]), c[start:])
-    again = fisher.model_samples(small, task, FisherOptions(n=2500, set="replay"), source, Sampler(), rng)
+    again = fisher.sample_batches(small, task, FisherOptions(n=2500, set="replay"), source, Sampler(), rng)
     assert len({tuple(row.tolist()) for part in again for row in part[0]}) <= 2 * 7
     seen = {tuple(row.tolist()) for row in FixedReplay(x, c, used=7).batch(500, rng)[0]}
     assert seen == {tuple(row.tolist()) for row in x[:7]}
@@ -247,7 +249,7 @@ def test_class_dropout_takes_the_class_away_at_some_of_an_images_timesteps(toy_d
 
     def found(drop):
         options = FisherOptions(n=5, drop=drop)
-        return over_time(model, [(x, c, None)], options, torch.Generator().manual_seed(9))[0]
+        return fisher_over_time(model, [(x, c, None)], options, torch.Generator().manual_seed(9))[0]
 
     for name, value in found(0.5).items():
         torch.testing.assert_close(value, wanted[name], rtol=1e-4, atol=1e-5)

@@ -18,15 +18,15 @@ from sa_bench.commands.app import app
 from sa_bench.contracts import SampleSet
 from sa_bench.core.errors import SaBenchError
 from sa_bench.data.sample_sets import save_samples
-from sa_bench.results.files import SCHEMA, columns_of, packed
-from sa_bench.results.frames import load_results, parquet
+from sa_bench.results.files import SCHEMA, pack_results, read_columns_of
+from sa_bench.results.frames import load_results, write_parquet
 
 ROOT = Path(__file__).parent.parent
 
 
 def test_every_measurement_is_a_row_and_a_failed_cell_one_too():
     rows = [result_row(fields={"lam": 3.0}, recovery="no model"), result_row("esd", error="broken"), *OTHERS]
-    data = parquet(rows)
+    data = write_parquet(rows)
     frame = pd.read_parquet(io.BytesIO(data))
     assert len(frame) == 3 * 4 + 1
     first = frame[(frame.method == "sa") & (frame.name == "forget_top1")].iloc[0]
@@ -44,7 +44,7 @@ def test_every_measurement_is_a_row_and_a_failed_cell_one_too():
 
 def test_pack_writes_it(tmp_path):
     source, out = tmp_path / "some.jsonl.xz", tmp_path / "results.parquet"
-    source.write_bytes(packed([result_row(), *OTHERS]))
+    source.write_bytes(pack_results([result_row(), *OTHERS]))
     done = CliRunner().invoke(app, ["pack", str(source), str(out)])
     assert done.exit_code == 0, done.output
     assert len(pd.read_parquet(out)) == 12
@@ -62,7 +62,7 @@ def test_the_documented_example_runs(monkeypatch, capsys):
 
 def test_every_column_is_documented(tmp_path):
     source = tmp_path / "some.jsonl.xz"
-    source.write_bytes(packed([result_row()]))
+    source.write_bytes(pack_results([result_row()]))
     text = (ROOT / "docs" / "results-data.md").read_text()
     for column in load_results(source):
         assert f"`{column}`" in text, column
@@ -92,7 +92,7 @@ def test_a_packed_file_without_results_is_no_empty_board(tmp_path):
 
 def test_the_table_knows_its_schema(tmp_path):
     file = tmp_path / "some.jsonl.xz"
-    file.write_bytes(packed([result_row()]))
+    file.write_bytes(pack_results([result_row()]))
     assert load_results(file).attrs == {"sa_bench_schema": SCHEMA}
 
 
@@ -106,7 +106,7 @@ def test_files_cut_short_beside_a_result_are_named(tmp_path):
     for path in (tmp_path / "scores" / "forget_top1.parquet", tmp_path / "forget.safetensors"):
         path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(SaBenchError, match=r"forget_top1\.parquet is no table of scores"):
-        columns_of(result_row(folder=str(tmp_path)), "forget_top1")
+        read_columns_of(result_row(folder=str(tmp_path)), "forget_top1")
     with pytest.raises(SaBenchError, match=r"forget\.safetensors holds no sample set"):
         sheet(tmp_path / "forget.safetensors")
 
@@ -114,6 +114,6 @@ def test_files_cut_short_beside_a_result_are_named(tmp_path):
 @pytest.mark.parametrize("name", ["x.csv", "x.xz"])
 def test_another_ending_is_refused(tmp_path, name):
     source = tmp_path / "some.jsonl.xz"
-    source.write_bytes(packed([result_row()]))
+    source.write_bytes(pack_results([result_row()]))
     done = CliRunner().invoke(app, ["pack", str(source), str(tmp_path / name)])
     assert isinstance(done.exception, SaBenchError)

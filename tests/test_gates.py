@@ -8,7 +8,7 @@ import pytest
 import scipy
 
 from sa_bench.analysis import gates
-from sa_bench.analysis.gates import Reading, difference, estimate
+from sa_bench.analysis.gates import Reading, difference_bounds, estimate
 from sa_bench.statistics import wilson
 
 
@@ -75,11 +75,13 @@ def test_a_difference_is_in_the_values_own_units():
     def of(value, half=0.01, bases=9):
         return estimate([Reading(b, 0, value, value - half, value + half) for b in range(bases)], "rate")
 
-    low, high = difference(of(0.9), of(0.4))
+    low, high = difference_bounds(of(0.9), of(0.4))
     assert 0.35 < low < 0.5 < high < 0.6
-    assert difference(of(0.4), of(0.4))[0] == pytest.approx(-difference(of(0.4), of(0.4))[1], abs=0.01)
+    assert difference_bounds(of(0.4), of(0.4))[0] == pytest.approx(
+        -difference_bounds(of(0.4), of(0.4))[1], abs=0.01
+    )
     nats = [estimate([Reading(b, 0, v, v - 1, v + 1) for b in range(3)], "nats") for v in (-90.0, -94.0)]
-    low, high = difference(*nats)
+    low, high = difference_bounds(*nats)
     assert (low + high) / 2 == pytest.approx(4.0)
 
 
@@ -89,8 +91,8 @@ def with_own_gate():
     from sa_bench.core.errors import MissingAsset
     from sa_bench.engine.cells import resolve_task
 
-    for name in (entry.name for entry in registry.entries("task")):
-        for scale in sorted({"full", *registry.task(name).scales}):
+    for name in (entry.name for entry in registry.list_entries("task")):
+        for scale in sorted({"full", *registry.get_task(name).scales}):
             try:
                 task = resolve_task(name, scale, {})
             except MissingAsset:  # I2P is a list of its own, of 4,703 prompts

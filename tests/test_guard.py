@@ -9,7 +9,7 @@ from sa_bench.core import registry
 from sa_bench.data.assets.shipped import guard_card
 from sa_bench.scoring import collapse_guard, judges
 
-TASK = registry.task("mnist_0")
+TASK = registry.get_task("mnist_0")
 
 
 @pytest.fixture(scope="module")
@@ -21,21 +21,21 @@ def digits():
     from sa_bench.weights.guard_calibration import draw
 
     task = replace(TASK, n_retain=40)
-    model = VAE().load(base_models.shipped("vae", "mnist", "cosine", 0).file)
-    real = datasets.real(TASK, "retain_test").take(slice(0, 1500))
+    model = VAE().load(base_models.find_shipped("vae", "mnist", "cosine", 0).file)
+    real = datasets.real_images(TASK, "retain_test").take(slice(0, 1500))
     return draw(model, task, "retain"), draw(model, task, "guard test"), real
 
 
 def shares(images, base, real):
     panel = {name: judges.load(name) for name in TASK.judges}
-    return collapse_guard.shares(images, base, real, panel, TASK.designated, "judge-mnist")
+    return collapse_guard.measure_shares(images, base, real, panel, TASK.designated, "judge-mnist")
 
 
 def test_the_base_at_other_seeds_stands(store_env, digits):
     base, other, real = digits
     found = shares(other, base, real)
     limit = collapse_guard.bounds("mnist")
-    assert collapse_guard.collapsed(found, limit) == []
+    assert collapse_guard.describe_collapse(found, limit) == []
     assert all(0.7 < s.share < 1.4 for s in found.values())
     assert all(s.high > s.share for s in found.values())
     same = shares(base, base, real)
@@ -46,10 +46,10 @@ def test_blank_images_and_one_image_a_class_are_flagged(store_env, digits):
     base, _, real = digits
     limit = collapse_guard.bounds("mnist")
     blank = replace(base, images=np.zeros_like(base.images))
-    assert len(collapse_guard.collapsed(shares(blank, base, real), limit)) == 2
+    assert len(collapse_guard.describe_collapse(shares(blank, base, real), limit)) == 2
     first = {c: base.images[base.labels == c][0] for c in np.unique(base.labels)}
     prototypes = replace(base, images=np.stack([first[c] for c in base.labels]))
-    flagged = collapse_guard.collapsed(shares(prototypes, base, real), limit)
+    flagged = collapse_guard.describe_collapse(shares(prototypes, base, real), limit)
     assert any(text.startswith("recall is") for text in flagged)
 
 
@@ -59,7 +59,9 @@ def test_one_lost_class_is_found_among_nine(store_env, digits):
     images[base.labels == 7] = base.images[base.labels == 1]
     found = shares(replace(base, images=images), base, real)
     assert found["worst class"].where == "7"
-    assert collapse_guard.collapsed(found, collapse_guard.bounds("mnist"))[0].startswith("worst class (7)")
+    assert collapse_guard.describe_collapse(found, collapse_guard.bounds("mnist"))[0].startswith(
+        "worst class (7)"
+    )
 
 
 def test_few_images_do_not_flag_by_chance(store_env, digits):
@@ -74,7 +76,9 @@ def test_few_images_do_not_flag_by_chance(store_env, digits):
 )
 def test_the_shipped_calibration_has_few_false_flags_and_full_power(dataset, task):
     card = guard_card(dataset)
-    nulls = {name for name in (task, f"{task}_cover5") if name in {e.name for e in registry.entries("task")}}
+    nulls = {
+        name for name in (task, f"{task}_cover5") if name in {e.name for e in registry.list_entries("task")}
+    }
     assert card["null"]["resamples"] == dict.fromkeys(nulls, 300)
     assert card["null"]["false_flags"] <= 0.01 * 300 * len(nulls)
     assert set(card["power"]) == {

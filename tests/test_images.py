@@ -82,10 +82,10 @@ def test_names_that_count_as_equal_still_have_one_order(tmp_path):
         folder.mkdir()
         for name in order:
             (folder / name).touch()
-        orders.append([p.name for p in images.image_files(folder)])
+        orders.append([p.name for p in images.list_image_files(folder)])
     assert orders[0] == orders[1]
     paths = [tmp_path / name for name in names]
-    assert len({str(images.natural(p)) for p in paths}) == len(
+    assert len({str(images.natural_order(p)) for p in paths}) == len(
         names
     )  # no tie that a file system could decide
 
@@ -279,7 +279,7 @@ def test_what_is_called_an_image_but_is_no_file_is_named_and_never_skipped(tmp_p
         path.symlink_to(path if kind == "link to itself" else tmp_path / "gone.png")
     text = error_of(images.read_folder, tmp_path, 1, SIZE)
     assert str(path) in text
-    assert error_of(images.image_files, tmp_path) == text
+    assert error_of(images.list_image_files, tmp_path) == text
 
 
 def test_a_link_to_an_image_is_that_image(tmp_path):

@@ -19,7 +19,7 @@ from PIL import Image
 from torchvision.utils import save_image
 
 import sa_bench
-from sa_bench.commands.doctor import doctor_text
+from sa_bench.commands.doctor import describe_assets
 from sa_bench.core import registry
 from sa_bench.core.errors import MissingAsset, SaBenchError
 from sa_bench.data import datasets
@@ -88,7 +88,7 @@ def projected(tmp_path, monkeypatch):
         calls.append(len(images))
         return images.reshape(len(images), -1).astype(np.float32) / 255 @ matrix
 
-    monkeypatch.setattr(inception, "features", project)
+    monkeypatch.setattr(inception, "extract_features", project)
     return calls
 
 
@@ -117,15 +117,15 @@ def test_weights_are_looked_for_in_three_places(nowhere, monkeypatch):
     monkeypatch.setenv("SA_BENCH_WEIGHTS", str(nowhere / "own"))
     monkeypatch.setattr(inception, "SHA256", hashlib.sha256(b"x").hexdigest()[:8])
     folders = [nowhere / "own", nowhere / "store" / "weights", nowhere / "torch" / "hub" / "checkpoints"]
-    assert [p.parent for p in inception.places()] == folders
+    assert [p.parent for p in inception.list_places()] == folders
     for folder in folders[::-1]:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / inception.FILE).write_bytes(b"x")
-        assert inception.weights()[0] == folder / inception.FILE
+        assert inception.find_weights()[0] == folder / inception.FILE
 
 
 def test_absent_weights_are_one_line_that_says_what_where_and_whence(nowhere):
-    text = inception.missing()
+    text = inception.find_missing()
     assert "\n" not in text
     for part in (
         inception.FILE,
@@ -136,24 +136,24 @@ def test_absent_weights_are_one_line_that_says_what_where_and_whence(nowhere):
     ):
         assert part in text
     with pytest.raises(MissingAsset):
-        inception.features(np.zeros((1, 32, 32, 3), np.uint8))
+        inception.extract_features(np.zeros((1, 32, 32, 3), np.uint8))
 
 
 def test_a_broken_download_is_named(nowhere, monkeypatch):
     monkeypatch.setenv("SA_BENCH_WEIGHTS", str(nowhere))
     (nowhere / inception.FILE).write_bytes(b"<html>")
-    assert str(nowhere / inception.FILE) in inception.missing()
-    assert "is damaged" in inception.missing()
+    assert str(nowhere / inception.FILE) in inception.find_missing()
+    assert "is damaged" in inception.find_missing()
 
 
 def test_the_doctor_lists_the_weights(nowhere):
-    text, _ = doctor_text()
+    text, _ = describe_assets()
     for part in (inception.FILE, inception.URL, "95 MB", "Apache-2.0", "unlocks: inception_fid"):
         assert part in text
 
 
 def test_the_doctor_finds_them(weights):
-    assert f"{inception.NAME}: here, {weights / inception.FILE}" in doctor_text()[0]
+    assert f"{inception.NAME}: here, {weights / inception.FILE}" in describe_assets()[0]
 
 
 class Trap:
@@ -172,7 +172,7 @@ def test_a_pickle_that_does_more_than_hold_tensors_is_never_run(nowhere, monkeyp
     save(Trap(nowhere / "sprung"), nowhere / inception.FILE)
     install(nowhere, monkeypatch)
     with pytest.raises(SaBenchError, match="more than tensors"):
-        inception.features(np.zeros((1, 32, 32, 3), np.uint8))
+        inception.extract_features(np.zeros((1, 32, 32, 3), np.uint8))
     assert not (nowhere / "sprung").exists()
 
 
@@ -181,7 +181,7 @@ def test_features_are_torch_fidelitys_in_any_batch_and_for_grey_as_for_rgb(weigh
 
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
     images[2] = images[2, ..., :1]
-    ours = inception.features(images)
+    ours = inception.extract_features(images)
     assert (ours.shape, ours.dtype) == ((3, 2048), np.float32)
     theirs = create_feature_extractor(
         inception.NAME, [inception.LAYER], cuda=False, verbose=False,
@@ -190,7 +190,7 @@ def test_features_are_torch_fidelitys_in_any_batch_and_for_grey_as_for_rgb(weigh
     scale = ours.std()
     assert ours.std(0).mean() > 0.01 * scale  # pictures differ
     np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-4 * scale)
-    np.testing.assert_allclose(inception.features(images[2:, ..., :1]), ours[2:], atol=1e-4 * scale)
+    np.testing.assert_allclose(inception.extract_features(images[2:, ..., :1]), ours[2:], atol=1e-4 * scale)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_features_are_torch_fidelitys_in_any_batch_and_for_grey_as_for_rgb(weigh
 def test_anything_but_uint8_images_is_refused(weights, images):
     """Cast to uint8, floats in 0..1 would be black pictures with one FID for every model."""
     with pytest.raises(SaBenchError, match="uint8 images"):
-        inception.features(images)
+        inception.extract_features(images)
 
 
 def test_without_weights_the_judges_metrics_stand(digits, nowhere, monkeypatch, tmp_path):
@@ -255,7 +255,7 @@ def test_table_1_has_precision_and_recall_the_other_way_round(digits, projected)
     assert value["precision[official-2023]"] != value["recall[official-2023]"]
     assert value["fid[official-2023]"] == pytest.approx(value["fid[inception-v3-compat]"], rel=0.01)
     for name in OFFICIAL:
-        metric = registry.metric(name)
+        metric = registry.get_metric(name)
         shown = found[f"{name.removeprefix('official_')}[official-2023]"]
         assert dict(metric.protocol).items() <= shown["fingerprint"].items()
         assert shown["fingerprint"]["order"] == "table-1"
@@ -267,7 +267,7 @@ def test_pictures_as_published_are_what_the_official_code_wrote_and_read(tmp_pat
     images = rng.integers(0, 256, (20, 8, 8, 3), np.uint8)
     images[:10] = 60 + images[:10] // 4
     images[10] = 77
-    for image, ours in zip(images, features.as_published(images, chunk=7), strict=True):
+    for image, ours in zip(images, features.stretch_as_published(images, chunk=7), strict=True):
         unit = torch.from_numpy(image).permute(2, 0, 1).float() / 255
         save_image(unit, tmp_path / "x.png", normalize=True)
         assert np.array_equal(ours, np.asarray(Image.open(tmp_path / "x.png"))[..., ::-1])
@@ -287,5 +287,5 @@ def test_collapse_in_single_precision_too():
     rng = np.random.default_rng(0)
     real = rng.normal(size=(200, 2048)).astype(np.float32)
     made = real[:1] + 1e-1 * rng.normal(size=(200, 2048)).astype(np.float32)
-    assert features.in_manifold(made, real).mean() == 1.0
-    assert features.in_manifold(real, made).mean() == pytest.approx(0.005)
+    assert features.is_in_manifold(made, real).mean() == 1.0
+    assert features.is_in_manifold(real, made).mean() == pytest.approx(0.005)

@@ -98,7 +98,7 @@ def export(root, rows, images, name):
 
 
 def plain_rows(task):
-    return list(csv.DictReader(io.StringIO(joining.rows_text(resolved(task)))))
+    return list(csv.DictReader(io.StringIO(joining.format_rows(resolved(task)))))
 
 
 def shuffled(rows, seed=0):
@@ -117,8 +117,8 @@ def drift(path, task):
 def test_the_rows_of_a_task_are_listed_as_they_are_asked(cli, task):
     rows, wanted = listed(cli, task), resolved(task)
     assert list(rows[0]) == list(joining.COLUMNS)
-    for name in sampling.sets(wanted):
-        own = sampling.rows(wanted, name)
+    for name in sampling.set_names(wanted):
+        own = sampling.plan_set(wanted, name)
         shown = [r for r in rows if r["set"] == name]
         assert [int(r["row"]) for r in shown] == list(range(len(own)))
         assert [int(r["seed"]) for r in shown] == [r.request.seed for r in own]
@@ -137,7 +137,7 @@ def test_a_rows_own_guidance_and_size_are_listed(tmp_path):
         'prompt,sd_seed,sd_guidance_scale,sd_image_width,sd_image_height\n"a, ""b""",7,9,128,448\nc,8,7.5,512,512\n'
     )
     given = {"prompts.files.test": str(tmp_path / "mine.csv"), "prompts.rows": "own", "n_forget": "2"}
-    text = joining.rows_text(resolve_task("celeb_brad_pitt", "quick", given))
+    text = joining.format_rows(resolve_task("celeb_brad_pitt", "quick", given))
     first, second = [r for r in csv.DictReader(io.StringIO(text)) if r["set"] == "forget"]
     assert [first[k] for k in ("prompt", "seed", "guidance", "height", "width")] == [
         'a, "b"',

@@ -14,8 +14,8 @@ from sa_bench.data.assets.shipped import WEIGHTS
 from sa_bench.engine.cells import resolve_task
 from sa_bench.scoring import cards, judges
 
-NAMES = cards.judge_names()
-TASK = registry.task("mnist_0")
+NAMES = cards.list_judges()
+TASK = registry.get_task("mnist_0")
 GREY = np.full((3, 28, 28, 1), 128, np.uint8)
 
 
@@ -47,7 +47,7 @@ def test_its_accuracy_can_be_measured_again(name, store_env):
 
     judge, test = judges.load(name), datasets.load(name.partition("-")[0]).test
     part = test.take(slice(0, 2000))
-    right = judges.top1(judge.probabilities(part.images)[:, :10], part.labels).mean()
+    right = judges.is_top1(judge.probabilities(part.images)[:, :10], part.labels).mean()
     # 2,000 of the card's 10,000 digits: three standard errors, and the first half of MNIST's test set is harder
     assert abs(right - judge.card["accuracy"]) < 0.02
     by_class = judge.card["accuracy_by_class"]
@@ -102,9 +102,9 @@ def test_an_unknown_judge_is_named_with_its_neighbours():
 
 def test_a_tie_is_nobodys_vote():
     p = np.array([[0.5, 0.5, 0.0], [0.4, 0.3, 0.3], [1 / 3, 1 / 3, 1 / 3]])
-    assert judges.top1(p, 0).tolist() == [0.0, 1.0, 0.0]
-    assert judges.top1(p, np.array([1, 0, 2])).tolist() == [0.0, 1.0, 0.0]
-    grey, votes = judges.majority({"mnist-knn": judges.load("mnist-knn")}, GREY, 0)
+    assert judges.is_top1(p, 0).tolist() == [0.0, 1.0, 0.0]
+    assert judges.is_top1(p, np.array([1, 0, 2])).tolist() == [0.0, 1.0, 0.0]
+    grey, votes = judges.majority_vote({"mnist-knn": judges.load("mnist-knn")}, GREY, 0)
     assert votes["mnist-knn"].sum() == grey.sum() == 0
 
 
@@ -138,11 +138,11 @@ def test_a_digit_shows_something_and_grey_noise_and_blank_show_nothing(store_env
     from sa_bench.models.vae import VAE
 
     real = datasets.load("mnist").test.take(slice(0, 3000))
-    assert judges.shows(real.images).mean() == 1.0
+    assert judges.shows_anything(real.images).mean() == 1.0
     for seed in range(3):
-        model = VAE().load(base_models.shipped("vae", "mnist", "cosine", seed).file)
+        model = VAE().load(base_models.find_shipped("vae", "mnist", "cosine", seed).file)
         rows = [Request(i % 10, i) for i in range(1000)]
-        assert judges.shows(model.to_images(model.sample(rows, Sampler()))).mean() == 1.0
+        assert judges.shows_anything(model.to_images(model.sample(rows, Sampler()))).mean() == 1.0
     rng = np.random.default_rng(0)
     for images in (
         GREY,
@@ -151,14 +151,14 @@ def test_a_digit_shows_something_and_grey_noise_and_blank_show_nothing(store_env
         rng.integers(0, 256, (200, 28, 28, 1), dtype=np.uint8),
         (128 + rng.normal(0, 8, (200, 28, 28, 1))).astype(np.uint8),
     ):
-        assert judges.shows(images).sum() == 0
+        assert judges.shows_anything(images).sum() == 0
 
 
 def test_grey_is_nobodys_one():
     panel = {n: judges.load(n) for n in TASK.judges}
-    closed = [judges.top1(j.probabilities(GREY), 1).mean() for j in panel.values()]
+    closed = [judges.is_top1(j.probabilities(GREY), 1).mean() for j in panel.values()]
     assert np.mean(closed) > 0.5  # what a panel without a veto says
-    score, votes = judges.majority(panel, GREY, 1)
+    score, votes = judges.majority_vote(panel, GREY, 1)
     assert score.sum() == 0
     assert all(v.sum() == 0 for v in votes.values())
 
@@ -170,11 +170,11 @@ def test_a_ghost_in_grey_shows_something(store_env):
     digits = datasets.load("mnist").test.take(slice(0, 1000)).images.astype(float)
     for strength in (0.5, 0.3):
         ghosts = (128 + strength * (digits - digits.mean())).clip(0, 255).astype(np.uint8)
-        assert judges.shows(ghosts).mean() == 1.0
+        assert judges.shows_anything(ghosts).mean() == 1.0
     noisy = (
         (digits * 0.5 + np.random.default_rng(0).normal(64, 30, digits.shape)).clip(0, 255).astype(np.uint8)
     )
-    assert judges.shows(noisy).mean() > 0.99
+    assert judges.shows_anything(noisy).mean() > 0.99
 
 
 @pytest.mark.parametrize(
@@ -200,11 +200,11 @@ def test_a_judge_of_other_images_is_refused_before_work(task, setting, says):
 
 
 def test_every_shipped_task_has_judges_of_its_images():
-    for entry in registry.entries("task"):
+    for entry in registry.list_entries("task"):
         for scale in ("full", "quick", "paper"):
             overrides = (
                 {"model": "smoke"}
-                if registry.task(entry.name).model or not registry.task(entry.name).base
+                if registry.get_task(entry.name).model or not registry.get_task(entry.name).base
                 else {}
             )
             with contextlib.suppress(MissingAsset):

@@ -14,7 +14,7 @@ import platformdirs
 import pytest
 
 from sa_bench.commands import app
-from sa_bench.commands.arguments import with_home
+from sa_bench.commands.arguments import expand_home_argument
 from sa_bench.core import errors, registry, settings
 from sa_bench.core.errors import NO_MEMORY, SaBenchError
 from sa_bench.core.store import Store
@@ -53,11 +53,11 @@ def test_of_many_runs_that_claim_a_folder_at_once_one_gets_it(tmp_path):
 def test_a_second_evaluation_into_one_folder_is_told_who_is_there(tmp_path):
     asked = {"task": "mnist_0"}
     with (
-        external._claimed(tmp_path, asked),
+        external._read_claim(tmp_path, asked),
         pytest.raises(
             SaBenchError, match=rf"process {os.getpid()} on .* writes there\. Choose another --out"
         ),
-        external._claimed(tmp_path, asked),
+        external._read_claim(tmp_path, asked),
     ):
         pass
     assert not list(tmp_path.iterdir())
@@ -99,7 +99,7 @@ def test_a_tilde_is_the_home_folder_in_every_setting(monkeypatch, tmp_path, name
 ])  # fmt: skip
 def test_a_tilde_on_the_command_line(monkeypatch, tmp_path, given, means):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert with_home(given) == means.format(home=tmp_path)
+    assert expand_home_argument(given) == means.format(home=tmp_path)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
@@ -150,15 +150,15 @@ def test_a_machines_failure_anywhere_is_one_line(monkeypatch, capsys, error, cod
 
 
 def test_a_byte_order_mark_is_read_over_in_plug_ins_and_suites(tmp_path):
-    source = registry.room("method") / "relabel.py"
+    source = registry.component_folder("method") / "relabel.py"
     plug_in = tmp_path / "marked.py"
     plug_in.write_bytes(b"\xef\xbb\xbf" + source.read_bytes())
     assert registry.register("method", str(plug_in)) == ["marked"]
-    assert registry.kind_of(plug_in) == "method"
-    assert registry.method_class("marked")
+    assert registry.detect_kind(plug_in) == "method"
+    assert registry.get_method("marked")
     suite = tmp_path / "s.toml"
     suite.write_bytes(b'\xef\xbb\xbf[[run]]\ntask = ["mnist_0"]\nmethod = ["original"]\n')
-    assert len(suites.cells(str(suite))) == 1
+    assert len(suites.resolve_suite(str(suite))) == 1
 
 
 def test_without_a_further_process_the_cells_run_one_after_another(monkeypatch, tmp_path, capsys):
@@ -193,7 +193,7 @@ def test_a_library_of_an_extra_that_is_not_there_is_named_with_its_extra(tmp_pat
 
 
 def test_what_no_extra_brings_is_a_fault_of_the_code():
-    with pytest.raises(ModuleNotFoundError), errors.extras("x"):
+    with pytest.raises(ModuleNotFoundError), errors.name_missing_extra("x"):
         raise ModuleNotFoundError("No module named 'nosuch'", name="nosuch")
 
 
@@ -201,4 +201,4 @@ def test_a_notice_survives_a_stderr_that_is_gone(monkeypatch):
     stream = io.StringIO()
     stream.close()
     monkeypatch.setattr(sys, "stderr", stream)
-    errors.notice("x")
+    errors.print_notice("x")

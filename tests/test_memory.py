@@ -79,14 +79,14 @@ def test_the_setting(tiny, monkeypatch):
 def test_the_numbers_behind_a_level_are_shown_and_kept(tmp_path):
     from sa_bench.commands.show import describe
     from sa_bench.engine.cells import resolve
-    from sa_bench.engine.runner import skeleton
+    from sa_bench.engine.runner import blank_result
 
     assert 'level=strong: {"delta": 7, "s_S": 2000.0, "lam": 0.025, "s_m": 0.5, "beta_m": 0.7}' in describe(
         "sld"
     )
     (cell,) = resolve(["mnist_0_t2i"], ["sld"], "quick", sets=["level=max"])
-    assert skeleton(cell, "")["stands_for"] == {
-        "level": registry.method_class("sld").stands_for["level"]["max"]
+    assert blank_result(cell, "")["stands_for"] == {
+        "level": registry.get_method("sld").stands_for["level"]["max"]
     }
     (cell,) = resolve(["mnist_0"], ["sa"], "quick")
-    assert "stands_for" not in skeleton(cell, "")
+    assert "stands_for" not in blank_result(cell, "")

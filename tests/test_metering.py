@@ -11,9 +11,9 @@ from result_rows import result_row
 from sa_bench.core.store import write_atomic
 from sa_bench.engine import metering
 from sa_bench.engine.metering import SPENT, Meter
-from sa_bench.results.provenance import OPTIONAL, made_here, metadata, provenance
+from sa_bench.results.provenance import OPTIONAL, metadata, provenance, same_environment
 from sa_bench.results.rows import to_json
-from sa_bench.results.untrusted import Differs, result
+from sa_bench.results.untrusted import Differs, validate_result
 
 
 class Card:
@@ -214,12 +214,12 @@ def told(**changes):
 def test_older_results_made_here_are_still_made_here():
     """They name fewer packages, and no card."""
     row = told()
-    assert made_here(row, "cpu")
+    assert same_environment(row, "cpu")
     for name in OPTIONAL:
         row["provenance"]["versions"].pop(name, None)
-    assert made_here(row, "cpu")
-    assert not made_here(row, "cuda")
-    assert not made_here(told(versions={**row["provenance"]["versions"], "nudenet": "0.0.1"}), "cpu")
+    assert same_environment(row, "cpu")
+    assert not same_environment(row, "cuda")
+    assert not same_environment(told(versions={**row["provenance"]["versions"], "nudenet": "0.0.1"}), "cpu")
 
 
 @pytest.mark.parametrize("gpu", [None, "a card"])
@@ -229,7 +229,7 @@ def test_bundles_take_rows_with_and_without_a_card(gpu):
     if gpu:
         row["provenance"]["hardware"]["gpu"] = gpu
         row["cost"]["forget"] |= {"device": "cuda", "device_peak_mib": 100}
-    assert result(to_json(row).encode(), "x")["provenance"] == row["provenance"]
+    assert validate_result(to_json(row).encode(), "x")["provenance"] == row["provenance"]
     row["provenance"]["hardware"]["gpu"] = 3
     with pytest.raises(Differs, match="gpu"):
-        result(to_json(row).encode(), "x")
+        validate_result(to_json(row).encode(), "x")

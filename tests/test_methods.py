@@ -15,34 +15,34 @@ from sa_bench.core.errors import SaBenchError
 from sa_bench.core.fields import resolve_fields
 from sa_bench.engine.cells import SCALES, resolve, resolve_task
 from sa_bench.models.toy import Gaussian, ToyRun
-from sa_bench.training.sources import AnotherClass
+from sa_bench.training.sources import OtherClassSamples
 
-METHODS = [entry.name for entry in registry.entries("method")]
-CLASSES = {name: registry.method_class(name) for name in METHODS}
+METHODS = [entry.name for entry in registry.list_entries("method")]
+CLASSES = {name: registry.get_method(name) for name in METHODS}
 SELF_CONTAINED = [n for n, cls in CLASSES.items() if cls.supports is Generator and not hasattr(cls, "files")]
-TASKS = [entry.name for entry in registry.entries("task")]
+TASKS = [entry.name for entry in registry.list_entries("task")]
 
 
 @pytest.fixture
 def task():
-    whole = registry.task("mnist_0")
+    whole = registry.get_task("mnist_0")
     return replace(whole, classes=("a", "b", "c"), n_forget=10, n_retain=5)
 
 
 def forget(name, star, task, seed=0, steps=40, **values):
-    method = registry.method_class(name)(**values)
+    method = registry.get_method(name)(**values)
     run = ToyRun(star, task, seed, steps)
     return method.forget(star.clone(), task, run), run
 
 
 def sa(star, task, run=None, **values):
-    method = registry.method_class("sa")(lr=0.01, batch=64, steps=1500, **values)
+    method = registry.get_method("sa")(lr=0.01, batch=64, steps=1500, **values)
     return method.forget(star.clone(), task, run or ToyRun(star, task))
 
 
 @pytest.mark.parametrize("name", SELF_CONTAINED)
 def test_every_method_keeps_its_contract(name, gaussian, task):
-    cls = registry.method_class(name)
+    cls = registry.get_method(name)
     assert cls.standing in ("method", "control", "reference", "target")
     assert cls.supports is Generator
     assert set(cls.needs) <= {"data"}
@@ -69,12 +69,12 @@ def test_every_method_keeps_its_contract(name, gaussian, task):
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_methods_fields_resolve_at_every_scale(name, scale):
     for task_name in TASKS:
-        task = registry.task(task_name)
+        task = registry.get_task(task_name)
         values = resolve_fields(name, task, scale, {})
-        assert set(values) == {f.name for f in fields(registry.method_class(name))}
-        for key, preset in registry.presets(name).get((task.family, scale), {}).items():
+        assert set(values) == {f.name for f in fields(registry.get_method(name))}
+        for key, preset in registry.get_presets(name).get((task.family, scale), {}).items():
             own = {**task.presets, **dict(task.scales.get(scale, {})).get("presets", {})}
-            whole = getattr(registry.method_class(name), "ablates", name)
+            whole = getattr(registry.get_method(name), "ablates", name)
             if {key, f"{name}.{key}", f"{whole}.{key}"} & set(own):
                 continue  # the task's own come last
             assert values[key] == ({**values[key], **preset} if isinstance(preset, dict) else preset)
@@ -89,9 +89,7 @@ def test_every_task_is_plain_values_at_every_scale(name, scale, tmp_path):
     assert json.loads(json.dumps(asdict(task)))["name"] == name
     assert len(task.primary) == 3
     assert set(task.primary) <= set(task.metrics)
-    unfit = (
-        {m for m in SELF_CONTAINED if registry.method_class(m).needs} | {"relabel"} if task.model else set()
-    )
+    unfit = {m for m in SELF_CONTAINED if registry.get_method(m).needs} | {"relabel"} if task.model else set()
     methods = [m for m in SELF_CONTAINED if m not in unfit]
     sets = [f"task.{key}={value}" for key, value in given.items()]
     assert len(resolve([name], methods, scale, sets=sets)) == len(methods) > 5
@@ -117,11 +115,11 @@ def test_a_filter_touches_images_of_the_concept_and_no_weight(gaussian, task, na
     assert run.asked == []
     images = np.full((6, 2, 2, 1), 7, np.uint8)
     labels = np.array([0, 1, 0, 2, 1, 0])
-    shown = registry.method_class(name)().render(images, labels, task)
+    shown = registry.get_method(name)().render(images, labels, task)
     assert shown.dtype == np.uint8
     assert (shown[labels != 0] == 7).all()
     assert (shown[labels == 0] != 7).any()
-    assert np.array_equal(shown, registry.method_class(name)().render(images, labels, task))
+    assert np.array_equal(shown, registry.get_method(name)().render(images, labels, task))
     assert (images == 7).all()
 
 
@@ -160,16 +158,16 @@ def test_sa_without_replay_weight_lets_the_rest_stay_only_by_the_pull(gaussian, 
 
 
 def test_no_ewc_is_sa_with_lambda_zero_and_the_same_noise(gaussian, task):
-    method = registry.method_class("no_ewc")(lr=0.01, batch=64, steps=300)
+    method = registry.get_method("no_ewc")(lr=0.01, batch=64, steps=300)
     model = method.forget(gaussian.clone(), task, ToyRun(gaussian, task))
-    other = registry.method_class("sa")(lam=0.0, lr=0.01, batch=64, steps=300)
+    other = registry.get_method("sa")(lam=0.0, lr=0.01, batch=64, steps=300)
     assert torch.equal(
         model.net.weight, other.forget(gaussian.clone(), task, ToyRun(gaussian, task)).net.weight
     )
 
 
 def test_no_gr_leaves_what_only_replay_would_train(gaussian, task):
-    method = registry.method_class("no_gr")(lr=0.01, batch=64, steps=1500, lam=30.0)
+    method = registry.get_method("no_gr")(lr=0.01, batch=64, steps=1500, lam=30.0)
     model = method.forget(gaussian.clone(), task, ToyRun(gaussian, task))
     pull = 2 * 30.0 / 3
     want = gaussian.net.weight[0] * pull / (64 + pull)
@@ -196,7 +194,7 @@ def test_the_fisher_ablations_keep_its_trace(gaussian, task, name, monkeypatch):
         def fisher(self, options):
             return uneven
 
-    registry.method_class(name)(steps=2).forget(gaussian.clone(), task, Run(gaussian, task))
+    registry.get_method(name)(steps=2).forget(gaussian.clone(), task, Run(gaussian, task))
     assert float(seen[0]["weight"].sum()) == pytest.approx(12.6)
     assert not torch.equal(seen[0]["weight"], uneven["weight"])
     if name == "permuted_f":
@@ -218,14 +216,14 @@ def test_l2_keeps_the_trace_of_what_is_trained(gaussian, task, monkeypatch):
         def fisher(self, options):
             return F
 
-    registry.method_class("l2")(steps=1).forget(gaussian.clone(), task, Run(gaussian, task))
+    registry.get_method("l2")(steps=1).forget(gaussian.clone(), task, Run(gaussian, task))
     assert set(seen[0]) == {"weight"}
     assert float(seen[0]["weight"].sum()) == pytest.approx(12.6)
 
 
 def test_naive_diverges_and_ends_at_stop_at(gaussian, task):
     """−ELBO of x ~ N(μ*, I) under N(μ, I) is ‖μ − μ*‖²/2 + 1: at 9 nats μ has moved by 4."""
-    method = registry.method_class("naive")(lam=0.0, lr=0.01, batch=256, steps=10_000, stop_at=9.0)
+    method = registry.get_method("naive")(lam=0.0, lr=0.01, batch=256, steps=10_000, stop_at=9.0)
     model = method.forget(gaussian.clone(), task, ToyRun(gaussian, task))
     moved = (model.net.weight[0] - gaussian.net.weight[0]).detach().norm()
     assert float(moved) == pytest.approx(4.0, abs=0.4)
@@ -234,7 +232,7 @@ def test_naive_diverges_and_ends_at_stop_at(gaussian, task):
 
 def test_naive_left_alone_ends_where_nothing_is_known_and_unstopped_goes_on(gaussian, task):
     def moved(steps, stop_at):
-        method = registry.method_class("naive")(lam=0.0, lr=0.01, batch=256, steps=steps, stop_at=stop_at)
+        method = registry.get_method("naive")(lam=0.0, lr=0.01, batch=256, steps=steps, stop_at=stop_at)
         model = method.forget(gaussian.clone(), task, ToyRun(gaussian, task))
         return float((model.net.weight[0] - gaussian.net.weight[0]).detach().norm())
 
@@ -251,7 +249,7 @@ def test_where_nothing_is_known_of_an_image(family, shape, nats):
     from sa_bench.models import base_models
 
     base = {"vae": "quick", "ddpm": "micro" if shape[0] == 16 else "tiny"}[family]
-    model = base_models.generator(family)(**({} if family == "vae" else {"base": base, "shape": shape}))
+    model = base_models.get_family(family)(**({} if family == "vae" else {"base": base, "shape": shape}))
     with torch.no_grad():
         for parameter in model.net.parameters():
             parameter.zero_()
@@ -274,7 +272,7 @@ def test_where_nothing_is_known_of_latents_and_who_reaches_it():
             fields = resolve_fields("naive", resolve_task(name, scale, {}), scale, {})
             assert fields["stop_at"] in ("auto", 1.0)
     run = ToyRun(star, task, steps=200)
-    method = registry.method_class("naive")(lam=0.0, lr=0.03, batch=8, steps=200)
+    method = registry.get_method("naive")(lam=0.0, lr=0.03, batch=8, steps=200)
     seen = []
     train = run.train
 
@@ -297,7 +295,7 @@ def test_retrain_surrogate_learns_the_rest_from_data_and_the_concept_from_the_su
 def test_checkpoint_loads_what_somebody_else_made(gaussian, task, tmp_path):
     other = type(gaussian)()
     other.save(tmp_path)
-    model = registry.method_class("checkpoint")(path=str(tmp_path)).forget(gaussian.clone(), task, None)
+    model = registry.get_method("checkpoint")(path=str(tmp_path)).forget(gaussian.clone(), task, None)
     assert torch.equal(model.net.weight, other.net.weight)
 
 
@@ -322,7 +320,7 @@ def test_a_checkpoint_of_another_shape_is_refused_before_any_work(task, tmp_path
 def test_a_surrogate_of_another_class_is_learnt(gaussian, task):
     class Run(ToyRun):
         def surrogate(self):
-            return AnotherClass(self.star.clone(), 0, 2, Sampler())
+            return OtherClassSamples(self.star.clone(), 0, 2, Sampler())
 
     model = sa(gaussian, task, Run(gaussian, task), lam=0.0)
     torch.testing.assert_close(model.net.weight[0], gaussian.net.weight[2], atol=0.12, rtol=0)

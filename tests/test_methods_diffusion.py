@@ -14,8 +14,8 @@ from sa_bench.engine.cells import SCALES, resolve_task
 from sa_bench.models.toy import ToyRun
 from sa_bench.training.loop import fit
 
-METHODS = [entry.name for entry in registry.entries("method")]
-DIFFUSION = [name for name in METHODS if registry.method_class(name).supports is not Generator]
+METHODS = [entry.name for entry in registry.list_entries("method")]
+DIFFUSION = [name for name in METHODS if registry.get_method(name).supports is not Generator]
 SMALLEST = {"vae": "quick", "ddpm": "tiny"}
 DDIM = Sampler("ddim", steps=6, guidance=4.0)
 
@@ -37,7 +37,7 @@ def task():
 
 
 def forget(name, star, task, steps=None, **values):
-    return registry.method_class(name)(**values).forget(star.clone(), task, ToyRun(star, task, steps=steps))
+    return registry.get_method(name)(**values).forget(star.clone(), task, ToyRun(star, task, steps=steps))
 
 
 def sample(model, texts, sampler=DDIM):
@@ -106,8 +106,10 @@ def small_ddpm():
     """A DDPM with dropout and averaged weights, and its task."""
     from sa_bench.models import base_models
 
-    task = replace(registry.task("mnist_0_ddpm"), base="tiny", sampler=Sampler("ddim", steps=2, guidance=2.0))
-    model = base_models.new("ddpm", "mnist16", "tiny")
+    task = replace(
+        registry.get_task("mnist_0_ddpm"), base="tiny", sampler=Sampler("ddim", steps=2, guidance=2.0)
+    )
+    model = base_models.new_model("ddpm", "mnist16", "tiny")
     with torch.no_grad():
         for p in model.parameters().values():
             p += 0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
@@ -131,7 +133,7 @@ def test_saluns_averaged_weights_are_the_raw_ones_where_the_code_keeps_none():
     star, task = small_ddpm()
     apart = []
     for averaged in (True, False):
-        method = registry.method_class("salun")(
+        method = registry.get_method("salun")(
             averaged=averaged, steps=3, batch=4, lr=1e-3, saliency=1, drop=0.1
         )
         edited = method.forget(star.clone(), task, FixedRun(star, task))
@@ -152,22 +154,22 @@ def test_dropouts_randomness_is_the_methods_own_generators(name, values):
     made = []
     for seed in (1, 2):
         torch.manual_seed(seed)  # what a run finds there
-        method = registry.method_class(name)(steps=3, batch=4, lr=1e-3, **values)
+        method = registry.get_method(name)(steps=3, batch=4, lr=1e-3, **values)
         made.append(weights(method.forget(star.clone(), task, FixedRun(star, task))))
     assert torch.equal(*made)
 
 
 def test_conditions_are_dropped_at_their_rate_and_each_whole(tiny, rng):
-    from sa_bench.training.sources import dropped
+    from sa_bench.training.sources import drop_conditions
 
     c = tiny.conditions(["a zero"] * 400)
-    some = dropped(tiny, c, 0.1, rng)
+    some = drop_conditions(tiny, c, 0.1, rng)
     null = tiny.conditions([""])[0]
     gone = (some == null).all(1)
     assert torch.equal(some[~gone], c[~gone])
     assert 20 < int(gone.sum()) < 65  # 40 ± 4 standard deviations
     state = rng.get_state()
-    assert dropped(tiny, c, 0.0, rng) is c
+    assert drop_conditions(tiny, c, 0.0, rng) is c
     assert torch.equal(rng.get_state(), state)
 
 
@@ -180,7 +182,7 @@ def test_salun_asks_for_images_of_the_pseudo_label_only_where_there_are_some():
 
 
 def test_the_negative_prompt_is_diffusers_own(tiny, task):
-    method = registry.method_class("negative_prompt")()
+    method = registry.get_method("negative_prompt")()
     ours = sample(method.wrap(tiny.clone(), task), ["a photo of a three"])
     theirs = tiny.pipeline()(
         "a photo of a three", negative_prompt="zero", num_inference_steps=6, guidance_scale=4.0, height=32, width=32,
@@ -190,7 +192,7 @@ def test_the_negative_prompt_is_diffusers_own(tiny, task):
 
 
 def test_the_filter_gives_the_other_word_and_a_new_token_walks_past_it(tiny, task):
-    filtered = registry.method_class("prompt_filter")().wrap(tiny.clone(), task)
+    filtered = registry.get_method("prompt_filter")().wrap(tiny.clone(), task)
     asked, other = ["a zero", "three and zero"], ["a one", "three and one"]
     assert torch.equal(sample(filtered, asked), sample(tiny, other))
     assert torch.equal(sample(filtered, ["nought"]), sample(tiny, ["nought"]))
@@ -225,7 +227,7 @@ def test_sld_is_diffusers_own_at_every_level(tiny, task, level, tolerance):
         tiny, "a photo of a three", "zero", sld_guidance_scale=s_S, sld_warmup_steps=delta, sld_threshold=lam,
         sld_momentum_scale=s_m, sld_mom_beta=beta_m,
     )  # fmt: skip
-    method = registry.method_class("sld")(level=level)
+    method = registry.get_method("sld")(level=level)
     x = sample(method.wrap(tiny.clone(), task), ["a photo of a three"], replace(DDIM, steps=50))
     ours = tiny.to_images(x)[0] / 255
     assert abs(ours - theirs).max() < tolerance + 1 / 255
@@ -238,7 +240,7 @@ def test_sld_without_a_scale_gives_the_base_images(tiny, task, monkeypatch):
     from sa_bench.methods import sld
 
     monkeypatch.setitem(sld.LEVELS, "weak", (0, 0.0, 1.0, 0.5, 0.7))
-    wrapped = registry.method_class("sld")(level="weak").wrap(tiny.clone(), task)
+    wrapped = registry.get_method("sld")(level="weak").wrap(tiny.clone(), task)
     torch.testing.assert_close(sample(wrapped, ["a zero"]), sample(tiny, ["a zero"]), atol=1e-5, rtol=1e-5)
 
 
@@ -246,7 +248,7 @@ def test_slds_text_is_the_prompts_that_ask_for_the_concept_or_its_own_in_the_ord
     """The paper's text for nudity begins with another word than the prompts that are forgotten do."""
     prompts = replace(task.prompts, forget=("one", "two"))
     for given, text in (({}, "one, two"), ({"concept": "two, one"}, "two, one")):
-        wrapped = registry.method_class("sld")(**given).wrap(tiny.clone(), replace(task, prompts=prompts))
+        wrapped = registry.get_method("sld")(**given).wrap(tiny.clone(), replace(task, prompts=prompts))
         assert torch.equal(wrapped.defence.states, tiny.encoded(tiny.conditions([text])))
     assert not torch.equal(*(tiny.encoded(tiny.conditions([text])) for text in ("one, two", "two, one")))
 
@@ -269,10 +271,10 @@ def read_by_the_network(model, text):
     return torch.stack(seen)
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if hasattr(registry.method_class(n), "wrap")])
+@pytest.mark.parametrize("name", [n for n in METHODS if hasattr(registry.get_method(n), "wrap")])
 def test_what_an_attacker_puts_in_the_concepts_place_never_reaches_a_defences_own_text(name, tiny, task):
     """It used to: the attacker's vectors became what guidance pushed away from (up to 2.6 on the micro model)."""
-    wrapped, text = registry.method_class(name)().wrap(tiny.clone(), task), "a photo of a three"
+    wrapped, text = registry.get_method(name)().wrap(tiny.clone(), task), "a photo of a three"
     before = read_by_the_network(wrapped, text)
     slot = wrapped.condition(task.concept)
     with slot.substitute(torch.zeros_like(slot.read())):
@@ -304,7 +306,7 @@ def test_the_guided_loss_is_the_error_of_what_sampling_uses(tiny, task, rng):
         "prompt_filter": None,
     }
     for name, out in expected.items():
-        wrapped = registry.method_class(name)().wrap(tiny.clone(), task)
+        wrapped = registry.get_method(name)().wrap(tiny.clone(), task)
         if out is None:
             assert wrapped.defence is None
             continue
@@ -336,8 +338,8 @@ def test_the_threat_model_is_told_from_the_method(name):
     from sa_bench.results.threats import threat_model
 
     expected = "service" if name in SERVICE else "weights"
-    assert threat_model(registry.method_class(name)) == expected
-    assert threat_model(registry.method_class(name)()) == expected
+    assert threat_model(registry.get_method(name)) == expected
+    assert threat_model(registry.get_method(name)()) == expected
 
 
 def test_what_needs_prompts_says_so_elsewhere(tmp_path):
@@ -353,22 +355,22 @@ def test_what_needs_prompts_says_so_elsewhere(tmp_path):
 
 
 @pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("name", [entry.name for entry in registry.entries("task")])
+@pytest.mark.parametrize("name", [entry.name for entry in registry.list_entries("task")])
 def test_every_method_that_resolves_trains_a_scope_that_the_family_has(name, scale, tmp_path):
     """The families themselves are asked: what they refuse is refused before any work."""
     from sa_bench.engine.cells import resolve
-    from sa_bench.engine.validation import scopes_of
+    from sa_bench.engine.validation import list_scopes
     from sa_bench.models import base_models
 
     (tmp_path / "i2p.csv").write_text("prompt,sd_seed\na,1\n")
     sets = [f"task.prompts.files.test={tmp_path / 'i2p.csv'}"] if name == "nudity_i2p" else []
-    family = registry.task(name).family
+    family = registry.get_task(name).family
     model = (
         toy(Prompted)[0]
         if family == "text_to_image"
-        else base_models.new(family, "mnist16", SMALLEST[family])
+        else base_models.new_model(family, "mnist16", SMALLEST[family])
     )
-    for scope in scopes_of(family):
+    for scope in list_scopes(family):
         assert model.parameters(scope)
     resolved, refused = 0, []
     for method in [m for m in METHODS if m != "checkpoint"]:
@@ -378,7 +380,7 @@ def test_every_method_that_resolves_trains_a_scope_that_the_family_has(name, sca
             refused += [str(error)]
             continue
         resolved += 1
-        supports = registry.method_class(method).supports
+        supports = registry.get_method(method).supports
         assert supports is Generator or isinstance(model, supports)
         model.parameters(cell.fields.get("scope", "full"))
     assert resolved >= 8
@@ -445,6 +447,6 @@ def test_the_filter_strikes_every_word_for_the_concept_in_any_case(tiny):
         anchor="a coat",
         asked=lambda c, role: ["naked", "nudity", "nudity, naked"],
     )
-    model = registry.method_class("prompt_filter")().wrap(tiny.clone(), task)
+    model = registry.get_method("prompt_filter")().wrap(tiny.clone(), task)
     assert model._text("a NAKED man, nudity") == "a a coat man, a coat"
     assert tiny._text("a NAKED man") == "a NAKED man"

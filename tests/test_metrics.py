@@ -11,12 +11,12 @@ import torch
 from sa_bench.contracts import SampleSet, samples
 from sa_bench.core import registry
 from sa_bench.scoring import distances, features, judges
-from sa_bench.scoring.distances import FrechetTo, at_infinity, frechet, kid_jackknifed
+from sa_bench.scoring.distances import FrechetTo, extrapolate_fid, frechet_distance, jackknife_kid
 from sa_bench.statistics import jackknife_groups
 
 
 def by_torch_fidelity(x, y):
-    return frechet(x, y)
+    return frechet_distance(x, y)
 
 
 def by_ours(x, y):
@@ -39,16 +39,16 @@ def column(*values):
 
 def test_precision_and_recall_the_right_way_round():
     real, made = column(0, 1, 2, 3, 4), column(0.5, 1.5, 2.5, 100, 101)
-    assert features.in_manifold(made, real, k=1).mean() == pytest.approx(0.6)  # precision
-    assert features.in_manifold(real, made, k=1).mean() == pytest.approx(0.8)  # recall
+    assert features.is_in_manifold(made, real, k=1).mean() == pytest.approx(0.6)  # precision
+    assert features.is_in_manifold(real, made, k=1).mean() == pytest.approx(0.8)  # recall
 
 
 def test_collapse_has_precision_without_recall():
     rng = np.random.default_rng(0)
     real = rng.normal(size=(200, 8))
     made = real[:1] + 1e-4 * rng.normal(size=(200, 8))
-    assert features.in_manifold(made, real).mean() == 1.0
-    assert features.in_manifold(real, made).mean() == pytest.approx(0.005)
+    assert features.is_in_manifold(made, real).mean() == 1.0
+    assert features.is_in_manifold(real, made).mean() == pytest.approx(0.005)
 
 
 def test_one_picture_in_unequal_numbers_lies_where_it_lies():
@@ -57,28 +57,30 @@ def test_one_picture_in_unequal_numbers_lies_where_it_lies():
     for n, m in ((5, 40), (40, 5), (30, 31)):
         noise = np.random.default_rng(1).normal(size=(n, 64)) * 1e-6
         x, y = one.repeat(n, 0) + noise, one.repeat(m, 0)
-        assert features.in_manifold(x, y).mean() == 1.0
-        assert features.in_manifold(y, x).mean() == 1.0
-    assert features.in_manifold(one + 1e-2, one.repeat(5, 0)).mean() == 0.0
+        assert features.is_in_manifold(x, y).mean() == 1.0
+        assert features.is_in_manifold(y, x).mean() == 1.0
+    assert features.is_in_manifold(one + 1e-2, one.repeat(5, 0)).mean() == 0.0
 
 
 def test_a_point_and_three_neighbours_are_four():
     x, images = np.eye(4), SampleSet(np.zeros((4, 1, 1, 1), np.uint8), np.zeros(4, int), np.arange(4))
-    assert distances.precision_measured(x, x, images).value == 1.0
-    assert distances.recall_measured(x, x, images).value == 1.0
-    assert distances.precision_measured(x, x[:3], images).value is None
-    assert distances.recall_measured(x[:3], x, images).value is None
+    assert distances.measure_precision(x, x, images).value == 1.0
+    assert distances.measure_recall(x, x, images).value == 1.0
+    assert distances.measure_precision(x, x[:3], images).value is None
+    assert distances.measure_recall(x[:3], x, images).value is None
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_a_set_against_itself_is_at_distance_zero(scale):
     x = (np.random.default_rng(0).normal(size=(60, 32)) * scale).astype(np.float32)
     assert distances.FrechetTo(x, x)(np.arange(60)) == 0.0
-    assert frechet(x.astype(float), x.astype(float)) == 0.0
+    assert frechet_distance(x.astype(float), x.astype(float)) == 0.0
     images = SampleSet(np.zeros((60, 1, 1, 1), np.uint8), np.zeros(60, int), np.arange(60))
-    assert distances.kid_measured(x, x[::-1].copy(), images).value == 0.0
-    assert distances.kid_measured(x, x + x.std(), images).value > 0.0
-    assert frechet(x.astype(float), x.astype(float) + scale) == pytest.approx(32 * scale**2, rel=1e-6)
+    assert distances.measure_kid(x, x[::-1].copy(), images).value == 0.0
+    assert distances.measure_kid(x, x + x.std(), images).value > 0.0
+    assert frechet_distance(x.astype(float), x.astype(float) + scale) == pytest.approx(
+        32 * scale**2, rel=1e-6
+    )
 
 
 def test_manifold_equals_torch_fidelity():
@@ -87,7 +89,7 @@ def test_manifold_equals_torch_fidelity():
     rng = np.random.default_rng(0)
     made, real = rng.normal(size=(150, 6)), rng.normal(0.5, 1.2, size=(170, 6))
     a, b = calculate_precision_recall_full(torch.from_numpy(made), torch.from_numpy(real), 3, 10000)
-    ours = features.in_manifold(made, real).mean(), features.in_manifold(real, made).mean()
+    ours = features.is_in_manifold(made, real).mean(), features.is_in_manifold(real, made).mean()
     assert sorted(ours) == pytest.approx(sorted((a, b)), abs=1e-6)  # whichever way its version names them
 
 
@@ -110,7 +112,9 @@ def test_the_fast_fid_is_torch_fidelitys_whatever_rows_are_left_out(dtype):
     y = (2 + rng.normal(size=(260, 20))).astype(dtype)
     distance = FrechetTo(x, y)
     for rows in (np.arange(300), np.arange(0, 300, 2), rng.permutation(300)[:280], rng.permutation(300)[:40]):
-        assert distance(rows) == pytest.approx(frechet(x[rows].astype(float), y.astype(float)), rel=1e-6)
+        assert distance(rows) == pytest.approx(
+            frechet_distance(x[rows].astype(float), y.astype(float)), rel=1e-6
+        )
 
 
 @both_ways
@@ -124,7 +128,7 @@ def test_fid_with_fewer_images_than_dimensions_says_so():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(50, 2048)), rng.normal(size=(50, 2048))
     images = samples.SampleSet(np.zeros((50, 1, 1, 1), np.uint8), np.zeros(50), np.arange(50))
-    measured = distances.frechet_measured(lambda rows: float(len(rows)), x, y, images)
+    measured = distances.measure_frechet(lambda rows: float(len(rows)), x, y, images)
     assert measured.extra["warning"] == "N=50 < 2048 feature dimensions: biased upward"
     assert measured.extra["dimensions"] == 2048
 
@@ -136,22 +140,22 @@ def test_fid_at_infinite_n_takes_the_bias_away():
     for _ in range(10):
         distance = FrechetTo(rng.normal(size=(400, 10)), rng.normal(size=(50_000, 10)))
         plain.append(distance(np.arange(400)))
-        infinite.append(at_infinity(distance, 400, 10))
+        infinite.append(extrapolate_fid(distance, 400, 10))
     bias = (10 + 10 * 11 / 4) / 400  # to first order: of the mean d/N, of the covariance d(d+1)/4N
     assert np.mean(plain) == pytest.approx(bias, rel=0.2)
     assert abs(np.mean(infinite)) < 0.25 * np.mean(plain)
-    assert at_infinity(distance, 79, 10) is None
+    assert extrapolate_fid(distance, 79, 10) is None
 
 
 def test_kid_is_unbiased_and_equals_the_plain_formula():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(60, 5)), rng.normal(size=(80, 5))
-    value, low, high = kid_jackknifed(x, y)
+    value, low, high = jackknife_kid(x, y)
     assert value == pytest.approx(mmd2(x, y))
     assert low < value < high
-    same = [kid_jackknifed(rng.normal(size=(50, 3)), rng.normal(size=(50, 3)))[0] for _ in range(200)]
+    same = [jackknife_kid(rng.normal(size=(50, 3)), rng.normal(size=(50, 3)))[0] for _ in range(200)]
     assert abs(np.mean(same)) < 3 * np.std(same) / np.sqrt(200)
-    assert kid_jackknifed(x, y + 2)[0] > value
+    assert jackknife_kid(x, y + 2)[0] > value
 
 
 def test_kid_by_blocks_is_the_whole(monkeypatch):
@@ -164,7 +168,7 @@ def test_kid_by_blocks_is_the_whole(monkeypatch):
         np.testing.assert_allclose(distances.kernel_sums(a, b, group, of_b, chunk=7), whole)
     seen = {}
     monkeypatch.setattr(distances, "jackknife", lambda estimate, n, *_: seen.setdefault("estimate", estimate))
-    kid_jackknifed(x, y, 6)
+    jackknife_kid(x, y, 6)
     rows = np.flatnonzero(jackknife_groups(61, 6) != 2)
     assert seen["estimate"](rows) == pytest.approx(mmd2(x[rows], y))
 
@@ -176,7 +180,7 @@ def test_images_of_one_prompt_leave_kids_jackknife_together():
 
     def measured(x, prompts):
         blank, zeros = np.zeros((len(x), 1, 1, 1), np.uint8), np.zeros(len(x), int)
-        return distances.kid_measured(x, y, samples.SampleSet(blank, zeros, np.arange(len(x)), prompts))
+        return distances.measure_kid(x, y, samples.SampleSet(blank, zeros, np.arange(len(x)), prompts))
 
     many = few.repeat(10, 0) + 0.01 * rng.normal(size=(200, 5))
     right, wrong = measured(many, np.arange(20).repeat(10)), measured(many, None)
@@ -194,7 +198,7 @@ def test_kid_equals_torch_fidelity():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(40, 5)), rng.normal(size=(40, 5))
     k = [(a @ b.T / 5 + 1) ** 3 for a, b in ((x, x), (x, y), (y, y))]
-    assert kid_jackknifed(x, y)[0] == pytest.approx(mmd2(*k))
+    assert jackknife_kid(x, y)[0] == pytest.approx(mmd2(*k))
 
 
 HUNGRY = """
@@ -245,14 +249,14 @@ def test_the_registered_extractor_serves_torch_fidelity_and_ours(monkeypatch):
         input1=Pictures(a), input2=Pictures(b), fid=True, prc=True, feature_extractor=name, cuda=False,
         save_cpu_ram=True, verbose=False, batch_size=40, cache=False,
     )  # fmt: skip
-    assert theirs["frechet_inception_distance"] == pytest.approx(frechet(*ours), rel=1e-4)
-    both = features.in_manifold(*ours).mean(), features.in_manifold(*ours[::-1]).mean()
+    assert theirs["frechet_inception_distance"] == pytest.approx(frechet_distance(*ours), rel=1e-4)
+    both = features.is_in_manifold(*ours).mean(), features.is_in_manifold(*ours[::-1]).mean()
     assert sorted((theirs["precision"], theirs["recall"])) == pytest.approx(sorted(both), abs=0.02)
 
 
-@pytest.mark.parametrize("entry", registry.entries("metric"), ids=lambda e: e.name)
+@pytest.mark.parametrize("entry", registry.list_entries("metric"), ids=lambda e: e.name)
 def test_every_metric_declares_itself(entry):
-    metric = registry.metric(entry.name)
+    metric = registry.get_metric(entry.name)
     assert metric.name == entry.name
     assert metric.better in ("lower", "higher", None)
     assert metric.title
@@ -276,7 +280,7 @@ def test_two_designated_judges_in_one_process_keep_their_own_features():
 @pytest.mark.parametrize("kept", [0, 12])
 def test_the_surrogates_own_images_are_at_no_distance_from_it_and_one_of_them_over_and_over_is(kept):
     """q is half stripes, half noise; drawn anew each time, or with replacement from a few that were kept."""
-    rng, task = np.random.default_rng(0), registry.task("mnist_0")
+    rng, task = np.random.default_rng(0), registry.get_task("mnist_0")
 
     def draw(n):
         x = rng.integers(0, 256, (n, 28, 28, 1), dtype=np.uint8)
@@ -295,7 +299,7 @@ def test_the_surrogates_own_images_are_at_no_distance_from_it_and_one_of_them_ov
             surrogate=q,
             judges={task.designated: judges.load(task.designated)},
         )
-        return registry.metric("surrogate_kid").measure(view)
+        return registry.get_metric("surrogate_kid").measure(view)
 
     near, far = distance(draw(200)), distance(np.repeat(draw(1), 200, 0))
     assert abs(near.value) < 0.05 * far.value

@@ -19,24 +19,24 @@ from sa_bench.data.assets.shipped import WEIGHTS
 from sa_bench.models import base_models
 from sa_bench.scoring import judges
 from sa_bench.scoring.cards import judge_card
-from sa_bench.scoring.judges import shows
+from sa_bench.scoring.judges import shows_anything
 
 ROOT = Path(__file__).parent.parent
-TASK = registry.task("mnist_0_ddpm")
+TASK = registry.get_task("mnist_0_ddpm")
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_shipped_bases_draw_digits(seed, store_env):
     card = json.loads((WEIGHTS / f"base-ddpm-mnist16-micro-{seed}.json").read_text())
     assert card["accuracy"] >= 0.97
-    found = base_models.shipped("ddpm", "mnist16", "micro", seed)
+    found = base_models.find_shipped("ddpm", "mnist16", "micro", seed)
     assert found is not None
-    model = base_models.new("ddpm", "mnist16", "micro").load(found.file)
+    model = base_models.new_model("ddpm", "mnist16", "micro").load(found.file)
     rows = [Request(c, image_seed("card", 100 * c + i)) for c in range(10) for i in range(10)]
     images, labels = model.to_images(model.sample(rows, TASK.sampler)), np.repeat(range(10), 10)
-    right, _ = judges.majority({n: judges.load(n) for n in TASK.judges}, images, labels)
+    right, _ = judges.majority_vote({n: judges.load(n) for n in TASK.judges}, images, labels)
     assert right.mean() >= 0.95
-    assert shows(images).mean() >= 0.99
+    assert shows_anything(images).mean() >= 0.99
 
 
 @pytest.mark.parametrize("name", [*TASK.judges, TASK.reject_judge])
@@ -52,9 +52,9 @@ def test_its_judges_are_of_its_resolution_and_above_their_bar(name, store_env):
 def test_noise_and_grey_show_nothing_at_16_pixels_and_every_digit_does(store_env):
     data, rng = datasets.load("mnist16"), np.random.default_rng(0)
     noise = rng.integers(0, 256, (1000, 16, 16, 1), dtype=np.uint8)
-    assert shows(noise).sum() == 0
-    assert shows(np.full((1, 16, 16, 1), 128, np.uint8)).sum() == 0
-    assert shows(data.test.images).all()
+    assert shows_anything(noise).sum() == 0
+    assert shows_anything(np.full((1, 16, 16, 1), 128, np.uint8)).sum() == 0
+    assert shows_anything(data.test.images).all()
 
 
 @pytest.fixture(scope="module")
@@ -121,9 +121,9 @@ def test_the_fisher_of_a_shared_set_is_made_once(quick):
 
 
 def test_threads_do_not_change_an_image():
-    found = base_models.shipped("ddpm", "mnist16", "micro", 0)
+    found = base_models.find_shipped("ddpm", "mnist16", "micro", 0)
     assert found is not None
-    model = base_models.new("ddpm", "mnist16", "micro").load(found.file)
+    model = base_models.new_model("ddpm", "mnist16", "micro").load(found.file)
     rows = [Request(c, c) for c in range(8)]
     one = model.to_images(model.sample(rows, TASK.sampler))
     before = torch.get_num_threads()

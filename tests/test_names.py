@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from sa_bench.contracts.names import mentions, same_name
+from sa_bench.contracts import is_same_name, mentions
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.engine.cells import resolve, resolve_task
-from sa_bench.engine.flags import left_out
+from sa_bench.engine.flags import count_left_out
 from sa_bench.engine.validation import class_index
 
-NUDITY = registry.task("nudity_explicit")
+NUDITY = registry.get_task("nudity_explicit")
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_nudity_is_named_by_more_than_its_name(text, named):
 
 
 def test_a_style_is_named_by_its_painter():
-    assert registry.task("van_gogh_style").names("a wheat field, Van Gogh")
+    assert registry.get_task("van_gogh_style").names("a wheat field, Van Gogh")
 
 
 def test_what_is_left_out_is_said():
@@ -69,10 +69,12 @@ def test_what_is_left_out_is_said():
         NUDITY.prompts, kept=("a nude", "a hill", "a bridge"), replay=("a naked man", "a dog"), files={}
     )
     task = replace(NUDITY, prompts=prompts)
-    assert left_out(task) == "prompts: 1 of 3 of kept and 1 of 2 of replay name nudity and are left out"
+    assert count_left_out(task) == "prompts: 1 of 3 of kept and 1 of 2 of replay name nudity and are left out"
     assert task.remembered() == ["a dog"]
-    assert left_out(replace(task, prompts=replace(prompts, kept=("a hill",), replay=("a dog",)))) is None
-    assert left_out(registry.task("mnist_0")) is None
+    assert (
+        count_left_out(replace(task, prompts=replace(prompts, kept=("a hill",), replay=("a dog",)))) is None
+    )
+    assert count_left_out(registry.get_task("mnist_0")) is None
 
 
 @pytest.mark.parametrize("text", ["brad_pitt", "Brad Pitt", " BRAD-PITT ", "bradpitt", "Brad  Pitt"])
@@ -104,11 +106,11 @@ def test_a_name_that_is_nearly_one_is_refused(task, text, says):
 
 
 def test_classes_are_found_however_they_are_written():
-    task = registry.task("cifar10_airplane")
+    task = registry.get_task("cifar10_airplane")
     assert [class_index(task, text) for text in ("Airplane", "air-plane", "0", " automobile ")] == [
         0,
         0,
         0,
         1,
     ]
-    assert same_name("Van_Gogh", "van gogh")
+    assert is_same_name("Van_Gogh", "van gogh")

@@ -10,7 +10,7 @@ from sa_bench.core.store import Store
 from sa_bench.data.sample_sets import load_samples, save_samples
 from sa_bench.engine import runner
 from sa_bench.engine.cells import resolve
-from sa_bench.engine.flags import not_finite
+from sa_bench.engine.flags import describe_not_finite
 from sa_bench.scoring import sampling
 
 HALF = '''"""`halfway`: θ*, which breaks for half of c_f's images. A numerical failure."""
@@ -124,7 +124,7 @@ def test_render_refuses_and_made_marks():
     class Task:
         sampler = None
 
-    _, finite = sampling.made(Model(x), [Request(0, i) for i in range(3)], Task)
+    _, finite = sampling.generate_images(Model(x), [Request(0, i) for i in range(3)], Task)
     assert finite.tolist() == [True, False, True]
 
 
@@ -139,4 +139,4 @@ def test_the_mark_is_kept(tmp_path):
     assert SampleSet.concatenate([sound, read]).finite.tolist() == [True, True, False]
     assert SampleSet.concatenate([sound, sound]).finite is None
     assert read.take(np.array([1])).broken == 1
-    assert not_finite({"forget": (0, 3), "retain": (0, 3)}) is None
+    assert describe_not_finite({"forget": (0, 3), "retain": (0, 3)}) is None

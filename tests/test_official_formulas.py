@@ -127,7 +127,7 @@ class OneStep:
 
 @pytest.fixture
 def task():
-    made = registry.task("mnist_0_ddpm")
+    made = registry.get_task("mnist_0_ddpm")
     return replace(made, classes=("zero", "one", "two"), surrogate="class:1", concept=FORGET, prompts=None)
 
 
@@ -144,7 +144,7 @@ def run_once(name, model, task, moved=None, **values):
             train(model, *args, **further)
 
         run.train = later
-    registry.method_class(name)(batch=N, **values).forget(model, task, run)
+    registry.get_method(name)(batch=N, **values).forget(model, task, run)
     return run
 
 
@@ -201,7 +201,7 @@ def test_ddpms_fisher_is_the_square_of_the_gradient_summed_over_time():
     """ddpm/runners save_fim: F = mean over images of (∇ Σ_t ‖ε_t − ε̂‖²)², one fresh ε_t a timestep, square last."""
     model, c = Small(), torch.tensor([0, 2])
     model.draw = lambda n, rng, t=None: Draw(torch.stack([NOISE[int(k)] for k in t]), t)
-    found, _ = fisher.over_time(model, [(X[:2], c, None)], FisherOptions(n=2), torch.Generator())
+    found, _ = fisher.fisher_over_time(model, [(X[:2], c, None)], FisherOptions(n=2), torch.Generator())
     wanted = {name: torch.zeros_like(p) for name, p in model.parameters().items()}
     for i in range(2):
 
@@ -227,7 +227,7 @@ def test_saluns_mask_is_of_the_guided_prediction(task, reduction, w):
     def plain(p, e):
         return ((eps(p, e, noisy(X, NOISE, T), T, torch.tensor([FORGET] * N)) - NOISE) ** 2).mean()
 
-    model, SalUn = Small(reduction), registry.method_class("salun")
+    model, SalUn = Small(reduction), registry.get_method("salun")
     kept = {}
     for mask, formula in (("guided", loss), ("plain", plain)):
         gradients, model.drawn = by_hand(formula)[1], 0
@@ -261,7 +261,7 @@ def test_saluns_mask_on_classes_sums_gradients_of_norm_one_at_most(task):
         g = torch.cat([v.flatten() for v in by_hand(loss)[1].values()])
         assert g.norm() > 1
         total, unclipped = total + g / g.norm(), unclipped + g
-    method = registry.method_class("salun")(
+    method = registry.get_method("salun")(
         batch=N, saliency=2, mask="guided", guidance=2.0, mask_clip=1.0, share=0.3
     )
     found = method.masks(model, Two(), OneStep(model))
@@ -288,7 +288,7 @@ def test_saluns_loss(task, reduction, alpha, remain):
         return forget + alpha * (keep.sum(1).mean() if reduction == "sum" else keep.mean())
 
     model = Small(reduction)
-    method = registry.method_class("salun")(batch=N, saliency=1, alpha=alpha, remain=remain, mask="guided")
+    method = registry.get_method("salun")(batch=N, saliency=1, alpha=alpha, remain=remain, mask="guided")
     mask = method.masks(model, Always(X, [FORGET] * N), OneStep(model))
     model.drawn = 0
     value, gradients = by_hand(loss)
@@ -323,7 +323,7 @@ def test_the_published_board_had_the_plain_mask_and_its_cells_keep_their_fields(
     from sa_bench.engine import suites
 
     for name in ("micro-t2i-1", "tune-micro-t2i-1"):
-        cells = [cell for cell in suites.cells(name) if cell.method == "salun"]
+        cells = [cell for cell in suites.resolve_suite(name) if cell.method == "salun"]
         assert len(cells) == {"micro-t2i-1": 12, "tune-micro-t2i-1": 18}[name]
         known = {"alpha", "share", "saliency", "scope", "lr", "steps", "batch", "target"}
         assert all(set(cell.keyed_fields()) <= known for cell in cells)
@@ -345,7 +345,7 @@ def test_esds_target_is_the_papers(task):
             aim = (free if kind == "null" else on) - eta * (on - free)
             return ((eps(w, e, X, t, torch.tensor([FORGET] * N)) - aim) ** 2).mean()
 
-        method = registry.method_class("esd")(batch=N, eta=eta, start=kind, ddim_steps=4)
+        method = registry.get_method("esd")(batch=N, eta=eta, start=kind, ddim_steps=4)
         method.forget(run.model, task, run)
         assert_same(run, by_hand(loss))
 
@@ -383,7 +383,7 @@ def test_uces_closed_form():
     from sa_bench.models.toy import ToyRun
 
     model, task = toy(Prompted)
-    method = registry.method_class("uce")()
+    method = registry.get_method("uce")()
     star = {name: p.detach().clone().double() for name, p in model.parameters("kv").items()}
     c, guide = last(model, "zero").double(), last(model, str(task.anchor)).double()
     kept = [last(model, task.classes[k]).double() for k in task.retain]

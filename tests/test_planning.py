@@ -73,7 +73,7 @@ def test_many_cells_are_told_by_setting_and_add_up():
 def test_what_a_method_learns_from_is_planned_where_it_learns(monkeypatch, tmp_path):
     """Sets that are drawn once: for the first cell of a base that wants them, not for those that do without."""
     monkeypatch.setenv("SA_BENCH_STORE", str(tmp_path))
-    said = plan.plan_text(resolve(["mnist_0_t2i"], ["uce", "sa", "no_ewc", "esd"], base_seeds=[0, 1]), 1)
+    said = plan.describe_plan(resolve(["mnist_0_t2i"], ["uce", "sa", "no_ewc", "esd"], base_seeds=[0, 1]), 1)
     lines = {line.partition(":")[0].strip(): line for line in said.splitlines() if " × " in line}
     for base in (0, 1):
         assert "surrogate 100 images" in lines[f"mnist_0_t2i × sa (base {base}, seed 0)"]

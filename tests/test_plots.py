@@ -8,8 +8,16 @@ from result_rows import OTHERS, one, result_row
 from sa_bench.reports.html import render, span
 
 from sa_bench.analysis.board import Endpoint
-from sa_bench.analysis.plots import GAP, apart, curves, nice_ticks, short, sweeps, tradeoff
-from sa_bench.analysis.ranking import boards
+from sa_bench.analysis.plots import (
+    GAP,
+    nice_ticks,
+    recovery_curves,
+    shorten,
+    spread_apart,
+    sweep_panels,
+    tradeoff_plot,
+)
+from sa_bench.analysis.ranking import make_boards
 
 
 def test_few_runs_are_shown_as_points_and_many_as_lowest_to_highest():
@@ -26,8 +34,8 @@ def test_a_recovery_curve_over_seeds_is_the_mean_and_the_span():
     for row, value in zip(rows, (0.2, 0.6), strict=True):
         point = {"images": 100, "steps": 100, "value": value, "low": 0.0, "high": 1.0}
         row["measurements"][1]["extra"] = {"curve": [point | {"images": 10, "value": 0.9}, point]}
-    (board,) = boards(rows)
-    found = curves(board)
+    (board,) = make_boards(rows)
+    found = recovery_curves(board)
     (end,) = found["lines"][0]["path"]
     assert end["rate"] == pytest.approx(0.4)
     assert end["ys"] == (found["up"](0.2), found["up"](0.6))
@@ -60,12 +68,12 @@ def test_labels_in_the_plots_do_not_overlap(tmp_path):
 
 
 def test_apart_keeps_order_and_distance_inside_the_frame():
-    out = apart([100.0, 99.0, 20.0, 101.0], 0.0, 110.0)
+    out = spread_apart([100.0, 99.0, 20.0, 101.0], 0.0, 110.0)
     assert sorted(range(4), key=lambda i: out[i]) == [2, 1, 0, 3]
     assert all(b - a >= GAP - 1e-9 for a, b in zip(sorted(out), sorted(out)[1:], strict=False))
     assert min(out) >= 0
     assert max(out) <= 110
-    assert apart([10.0, 90.0], 0.0, 110.0) == [10.0, 90.0]
+    assert spread_apart([10.0, 90.0], 0.0, 110.0) == [10.0, 90.0]
 
 
 def test_ticks_are_round_and_span_the_data():
@@ -78,26 +86,26 @@ def test_ticks_are_round_and_span_the_data():
 
 
 def test_a_short_label_keeps_the_end_that_tells_siblings_apart():
-    labels = [short(f"selective_amnesia_variant lam={i}", 17) for i in (10, 11)]
+    labels = [shorten(f"selective_amnesia_variant lam={i}", 17) for i in (10, 11)]
     assert [len(x) for x in labels] == [17, 17]
     assert labels[0].endswith("lam=10")
     assert labels[1].endswith("lam=11")
-    assert short("sa", 17) == "sa"
+    assert shorten("sa", 17) == "sa"
 
 
 def test_equal_retention_everywhere_is_drawn():
     rows = [result_row(seed=s, keep=(-94.0, -94.0, -94.0)) for s in (0, 1)]
-    drawn = tradeoff(one([r | {"folder": "/nowhere"} for r in rows]))
+    drawn = tradeoff_plot(one([r | {"folder": "/nowhere"} for r in rows]))
     assert len(drawn["points"]) == 1
 
 
 def test_a_sweep_has_a_panel_an_endpoint_and_a_logarithmic_axis_where_it_is_wide():
     rows = [result_row(fields={"lam": lam}, keep=-94 - lam) for lam in (0.1, 1.0, 10.0, 100.0)]
-    found = sweeps(one([*rows, *OTHERS]))
+    found = sweep_panels(one([*rows, *OTHERS]))
     assert [panel["name"] for panel in found] == ["forget_top1", "recovery", "retain_log_likelihood"]
     xs = [x for x, _ in found[0]["xs"]]
     gaps = [b - a for a, b in itertools.pairwise(xs)]
     assert gaps == pytest.approx([gaps[0]] * 3)
     ys = [point["y"] for point in found[2]["lines"][0]["path"]]
     assert ys == sorted(ys)  # less is kept with every step: lower in the plot
-    assert sweeps(one([*rows[:2], *OTHERS])) == []  # two settings are no curve
+    assert sweep_panels(one([*rows[:2], *OTHERS])) == []  # two settings are no curve

@@ -9,10 +9,10 @@ import pytest
 from result_rows import OTHERS, result_row
 
 from sa_bench import api
-from sa_bench.analysis.ranking import boards
+from sa_bench.analysis.ranking import make_boards
 from sa_bench.core import plug_ins, registry
 from sa_bench.core.errors import CellFailed, SaBenchError
-from sa_bench.engine.cells import OLD_ID, Cell, add, resolve
+from sa_bench.engine.cells import OLD_ID, Cell, add_cell, resolve
 from sa_bench.results.frames import load_results
 
 SCALED = '''"""`mine`: θ times a factor."""
@@ -134,8 +134,8 @@ def test_the_key_covers_what_a_plug_in_imports(toy_like, tmp_path, layout):
             (tmp_path / helper).write_text(text.format(k=k))
         registry.register("method", str(path))
         model = toy_like()
-        registry.method_class("mine")().forget(model, None, None)
-        return registry.version("method", "mine", 1), float(model.value)
+        registry.get_method("mine")().forget(model, None, None)
+        return registry.version_key("method", "mine", 1), float(model.value)
 
     first, second, again = helpers_say(3), helpers_say(5), helpers_say(3)
     assert (first[1], second[1]) == (3.0, 5.0)
@@ -164,7 +164,7 @@ def test_two_plug_ins_keep_their_own_helpers(toy_like, tmp_path):
     classes = []
     for folder in ("a", "b"):
         registry.register("method", str(tmp_path / folder / "mine.py"))
-        classes.append(registry.method_class("mine"))
+        classes.append(registry.get_method("mine"))
     models = [toy_like(), toy_like()]
     for cls, model in zip(classes, models, strict=True):
         cls().forget(model, None, None)
@@ -178,14 +178,14 @@ def test_code_that_cannot_be_followed_is_never_kept_and_says_so(tmp_path):
         body="factor = __import__('importlib').import_module(self.version and 'json').loads('1')",
     )
     registry.register("method", str(path))
-    first = registry.version("method", "mine", 1)
-    code = registry.code_of([("method", "mine")])
-    assert "line" in registry.remarks(code)[0]
-    assert "cannot be followed" in registry.remarks(code)[0]
+    first = registry.version_key("method", "mine", 1)
+    code = registry.hash_plug_ins([("method", "mine")])
+    assert "line" in registry.plug_in_remarks(code)[0]
+    assert "cannot be followed" in registry.plug_in_remarks(code)[0]
     registry.forget_plug_ins()  # another command
     registry.register("method", str(path))
-    assert registry.version("method", "mine", 1) != first
-    assert registry.code_of([("method", "mine")]) == code
+    assert registry.version_key("method", "mine", 1) != first
+    assert registry.hash_plug_ins([("method", "mine")]) == code
 
 
 def test_libraries_are_no_part_of_the_key(tmp_path):
@@ -217,9 +217,11 @@ def with_code(row, sha256, seed):
 
 def test_two_codes_of_one_name_are_two_lines():
     rows = [with_code(result_row(), "a" * 64, 0), with_code(result_row(), "b" * 64, 0)]
-    (board,) = boards([*rows, *OTHERS])
+    (board,) = make_boards([*rows, *OTHERS])
     assert {line.label for line in board.lines} >= {"mine code aaaaaaaa", "mine code bbbbbbbb"}
-    (board,) = boards([with_code(result_row(), "a" * 64, 0), with_code(result_row(), "a" * 64, 1), *OTHERS])
+    (board,) = make_boards(
+        [with_code(result_row(), "a" * 64, 0), with_code(result_row(), "a" * 64, 1), *OTHERS]
+    )
     assert [line.label for line in board.lines if line.method == "mine"] == ["mine"]
 
 
@@ -245,7 +247,7 @@ def test_a_collision_is_an_error(monkeypatch):
     (two,) = resolve(["mnist_0"], ["sa"], seeds=[1])
     monkeypatch.setattr(Cell, "id", "0" * 16)
     with pytest.raises(SaBenchError, match="have the same id"):
-        add({one.id: one}, two)
+        add_cell({one.id: one}, two)
 
 
 def test_a_changed_plug_in_is_refused_when_its_cell_begins(tmp_path):
@@ -274,9 +276,9 @@ def package(tmp_path, name, entry_points, files):
 def installed(tmp_path, monkeypatch):
     """Packages on the path, as entry points see them."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    registry._installed.cache_clear()
+    registry._list_installed.cache_clear()
     yield lambda *arguments: package(tmp_path, *arguments)
-    registry._installed.cache_clear()
+    registry._list_installed.cache_clear()
 
 
 def test_an_installed_package_is_keyed_by_all_of_its_files(installed, tmp_path):
@@ -285,13 +287,13 @@ def test_an_installed_package_is_keyed_by_all_of_its_files(installed, tmp_path):
         "stranger", ["method.scaled = stranger"],
         {"stranger/__init__.py": code, "stranger/deep.py": "K = 2\n"},
     )  # fmt: skip
-    facts = registry.source("method", "scaled")
+    facts = registry.describe_source("method", "scaled")
     assert [Path(p).name for p in facts["files"]] == ["__init__.py", "deep.py"]
-    before = registry.version("method", "scaled", 1)
+    before = registry.version_key("method", "scaled", 1)
     (tmp_path / "stranger" / "deep.py").write_text("K = 3\n")
     (cell,) = resolve(["mnist_0"], ["scaled"])
-    assert registry.version("method", "scaled", 1) != before
-    assert cell.code == {"method scaled": registry.source("method", "scaled")["sha256"]}
+    assert registry.version_key("method", "scaled", 1) != before
+    assert cell.code == {"method scaled": registry.describe_source("method", "scaled")["sha256"]}
     assert "deep.py" in __import__("sa_bench.commands.show", fromlist=["describe"]).describe("scaled")
 
 
@@ -307,12 +309,12 @@ def test_a_broken_package_is_listed_as_broken_and_harms_nothing_else(installed, 
     installed("alias", ["method.nicer = package_sa.sa"], {
         "package_sa/__init__.py": "",
         "package_sa/sa.py": SCALED.format(factor=1, imports="", body="factor = 1")})  # fmt: skip
-    assert {e.name for e in registry.broken("method")} == {"bad", "sa"}
-    assert {e.name for e in registry.broken("metric")} == {"lost"}
-    assert registry.method_class("nicer").__name__ == "Mine"
-    assert registry.method_class("sa").__module__ == "sa_bench.methods.sa"
+    assert {e.name for e in registry.list_broken("method")} == {"bad", "sa"}
+    assert {e.name for e in registry.list_broken("metric")} == {"lost"}
+    assert registry.get_method("nicer").__name__ == "Mine"
+    assert registry.get_method("sa").__module__ == "sa_bench.methods.sa"
     with pytest.raises(SaBenchError, match="cannot be imported: SystemExit: 3"):
-        registry.method_class("quits")
+        registry.get_method("quits")
     with pytest.raises(SaBenchError, match=r"cannot be used: .*cannot be read as Python"):
         registry.find("method", "bad")
     from sa_bench.commands.app import list_components

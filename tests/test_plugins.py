@@ -127,11 +127,11 @@ def test_a_metric_and_a_task_by_path(cli, tiny, tmp_path):
 def test_a_further_metric_does_not_part_a_board():
     from result_rows import OTHERS, result_row
 
-    from sa_bench.analysis.ranking import boards
+    from sa_bench.analysis.ranking import make_boards
 
     row = result_row()
     row["task_values"]["metrics"] = [*row["task_values"]["metrics"], "brightness"]
-    assert len(boards([row, *OTHERS])) == 1
+    assert len(make_boards([row, *OTHERS])) == 1
 
 
 def test_an_installed_package_is_found_by_its_entry_point(tmp_path):

@@ -10,7 +10,7 @@ from sa_bench.reports import html, markdown
 
 import sa_bench
 from sa_bench.analysis import published
-from sa_bench.contracts import Recipe, Request, Sampler, plain
+from sa_bench.contracts import Recipe, Request, Sampler, key_values
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.fields import resolve_fields
@@ -64,8 +64,8 @@ def test_the_autoencoder_decodes_in_the_models_precision(tiny):
 
 
 def test_the_default_keeps_its_key_and_another_precision_has_one():
-    assert "precision" not in plain(Sampler())
-    assert plain(HALF)["precision"] == "bf16"
+    assert "precision" not in key_values(Sampler())
+    assert key_values(HALF)["precision"] == "bf16"
     cells = [
         resolve(["mnist_0_t2i"], ["original"], "quick", sets=sets)[0]
         for sets in ([], ["task.sampler.precision=bf16"])
@@ -97,7 +97,7 @@ def test_a_cpu_refuses_fp16_before_any_work(tmp_path, monkeypatch, tiny):
         resolve_task("mnist_0_t2i", "quick", {"sampler.precision": "fp8"})
 
 
-TASKS = [entry.name for entry in registry.entries("task")]
+TASKS = [entry.name for entry in registry.list_entries("task")]
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -108,7 +108,7 @@ def test_scale_paper_trains_in_fp32_and_the_others_as_the_machine_has_it(name, t
     for scale in ("full", "quick"):
         task = resolve_task(name, scale, given)
         assert task.train_precision == "auto"
-        assert "train_precision" not in plain(task)  # boards keep their names
+        assert "train_precision" not in key_values(task)  # boards keep their names
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_what_training_calculates_in_is_used_named_and_recorded(asked, has_bf16,
     from sa_bench.models.vae import VAE
 
     seen, loss = [], VAE.loss
-    monkeypatch.setattr(loop, "bf16_is_fast", lambda device="cpu": has_bf16)
+    monkeypatch.setattr(loop, "is_bf16_fast", lambda device="cpu": has_bf16)
     monkeypatch.setattr(VAE, "loss", lambda *a: seen.append(torch.is_autocast_enabled("cpu")) or loss(*a))
     sets = [] if asked == "auto" else [f"task.train_precision={asked}"]
     (cell,) = resolve(["mnist_0"], ["no_ewc"], "quick", sets=["steps=2", "batch=4", *sets])
@@ -128,12 +128,12 @@ def test_what_training_calculates_in_is_used_named_and_recorded(asked, has_bf16,
     assert seen == [used == "bf16"] * 2
     # Machines with and without bf16 share a store and never an artifact that they would make differently.
     assert chain.forget_inputs()["bf16"] is (used == "bf16")
-    data = base_models.inputs("vae", "mnist", "", "paper", 0, chain.bf16)
+    data = base_models.base_key_inputs("vae", "mnist", "", "paper", 0, chain.bf16)
     assert data["bf16"] is (used == "bf16")
 
 
 def test_what_is_not_trained_has_no_precision_and_the_official_trainer_none_but_fp32(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "bf16_is_fast", lambda device="cpu": True)
+    monkeypatch.setattr(loop, "is_bf16_fast", lambda device="cpu": True)
     for method, sets, used in (
         ("original", [], "nothing trained"), ("no_ewc", ["steps=1", "batch=4", "trainer=ldm"], "fp32"),
     ):  # fmt: skip
@@ -151,12 +151,12 @@ def test_reports_say_what_was_trained_in_what():
 
 
 def test_a_result_at_scale_paper_that_was_not_trained_in_fp32_is_no_reproduction():
-    (entry, *_) = [e for e in published.numbers() if (e.task, e.method) == ("mnist_0", "sa")]
+    (entry, *_) = [e for e in published.load_numbers() if (e.task, e.method) == ("mnist_0", "sa")]
     task = resolve_task("mnist_0", "paper", {})
     row = result_row(scale="paper", fields=resolve_fields("sa", task, "paper", {}))
-    assert published.departures(entry, row) == []
+    assert published.find_departures(entry, row) == []
     row["overrides"] = {"train_precision": "bf16"}
-    assert published.departures(entry, row) == ["train_precision=bf16 instead of fp32"]
+    assert published.find_departures(entry, row) == ["train_precision=bf16 instead of fp32"]
 
 
 def gradients(model, c):

@@ -171,8 +171,8 @@ def test_an_exported_cell_opens_in_diffusers(board, tmp_path):
 
 def test_a_model_is_what_is_in_it_and_not_where_it_lies(store, model, tmp_path):
     copy = Path(shutil.copytree(model, tmp_path / "copy"))
-    before = base_models.pretrained(str(model), Store(store)).content
-    assert base_models.pretrained(str(copy), Store(store)).content == before
+    before = base_models.find_pretrained(str(model), Store(store)).content
+    assert base_models.find_pretrained(str(copy), Store(store)).content == before
     first, _ = run(tmp_path / "a", "concept", ["original"], f"task.model={model}", CHEAP)
     again, _ = run(tmp_path / "b", "concept", ["original"], f"task.model={copy}", CHEAP)
     assert first["original"]["artifacts"] == again["original"]["artifacts"]
@@ -182,7 +182,7 @@ def test_a_model_is_what_is_in_it_and_not_where_it_lies(store, model, tmp_path):
     weights = load_file(file)
     weights[min(weights)].flat[0] += 1
     save_file(weights, file)
-    assert base_models.pretrained(str(copy), Store(store)).content != before
+    assert base_models.find_pretrained(str(copy), Store(store)).content != before
 
 
 def test_words_of_ones_own_become_the_concept_and_its_surrogate(store, tmp_path):
@@ -344,7 +344,7 @@ def test_images_that_are_not_to_be_kept_are_nowhere(tmp_path, monkeypatch):
     task = resolve_task("nudity_explicit", "quick", {})
     kept = {row[0] for inputs in made for row in inputs.get("rows", [])}
     kept |= {text for inputs in made for text in inputs.get("texts", [])}
-    assert kept >= {row.request.condition for row in sampling.rows(task, "retain")}
+    assert kept >= {row.request.condition for row in sampling.plan_set(task, "retain")}
     assert not kept & {*task.asked(0), *task.asked(0, "forget")}
     assert not list(root.glob("*/*.partial"))
 
@@ -381,11 +381,11 @@ def test_no_report_shows_nudity_as_it_is(store, tmp_path, task, sets):
 
 def rows_of(cell, tmp_path):
     """A finished cell without measurements, in a folder of its own."""
-    from sa_bench.engine.runner import skeleton
+    from sa_bench.engine.runner import blank_result
 
     folder = tmp_path / cell.name
     folder.mkdir()
-    return {**skeleton(cell, "python -m sa_bench run"), "folder": str(folder)}
+    return {**blank_result(cell, "python -m sa_bench run"), "folder": str(folder)}
 
 
 @pytest.mark.parametrize(
@@ -401,7 +401,7 @@ def test_what_edits_cross_attention_alone_does_so_for_nudity_too(scale, publishe
     assert scopes == {"sa": "noxattn", "esd": "esd-u", "uce": "kv", "concept_ablation": "kv"} | published
 
 
-STABLE = [entry.name for entry in registry.entries("task") if registry.task(entry.name).model]
+STABLE = [entry.name for entry in registry.list_entries("task") if registry.get_task(entry.name).model]
 
 
 @pytest.mark.parametrize("name", STABLE)

@@ -29,16 +29,16 @@ def task():
 
 
 def test_kept_prompts_are_the_retain_set_and_other_names_the_leakage(task):
-    kept = sampling.rows(task, "retain")
+    kept = sampling.plan_set(task, "retain")
     assert {row.label for row in kept} == {sampling.KEPT}
     assert [row.request.condition for row in kept] == [task.prompts.kept[i * 50 // 8] for i in range(8)]
-    leak = sampling.rows(task, "leakage")
+    leak = sampling.plan_set(task, "leakage")
     assert [row.label for row in leak] == list(task.retain)
     assert all(task.classes[row.label] in row.request.condition for row in leak)
-    assert sampling.sets(task) == ("forget", "retain", "leakage")
-    assert sampling.sets(resolve_task("mnist_0", "quick", {})) == ("forget", "retain")
+    assert sampling.set_names(task) == ("forget", "retain", "leakage")
+    assert sampling.set_names(resolve_task("mnist_0", "quick", {})) == ("forget", "retain")
     with pytest.raises(SaBenchError, match="Available: forget, retain, leakage"):
-        sampling.rows(task, "families")
+        sampling.plan_set(task, "families")
 
 
 def test_replay_asks_for_what_is_kept_in_the_replay_prompts_as_they_stand(task):
@@ -54,12 +54,14 @@ def test_a_files_rows_keep_their_seeds_once(task, tmp_path):
     file = str(tmp_path / "i2p.csv")
     given = {"prompts.files.test": file, "n_forget": "3"}
     fixed = resolve_task("celeb_brad_pitt", "quick", given)
-    rows = sampling.rows(fixed, "forget")
+    rows = sampling.plan_set(fixed, "forget")
     assert [r.request.condition for r in rows] == ["a, b", "c", "a, b"]
     assert [r.request.seed for r in rows] == [4290749014, 3, 5]
     assert [r.prompt for r in rows] == [0, 1, 0]  # one text is one cluster
     assert {(r.request.guidance, r.request.size) for r in rows} == {(None, None)}
-    own = sampling.rows(resolve_task("celeb_brad_pitt", "quick", {**given, "prompts.rows": "own"}), "forget")
+    own = sampling.plan_set(
+        resolve_task("celeb_brad_pitt", "quick", {**given, "prompts.rows": "own"}), "forget"
+    )
     assert [(r.request.guidance, r.request.size) for r in own] == [
         (7.5, (512, 512)),
         (9, (448, 128)),
@@ -69,7 +71,7 @@ def test_a_files_rows_keep_their_seeds_once(task, tmp_path):
         SaBenchError, match=r"prompt 1 of test asks for 512 x 512, more than task.size=448.*=512"
     ):
         resolve_task("celeb_brad_pitt", "full", {**given, "prompts.rows": "own", "size": "448"})
-    twice = sampling.rows(resolve_task("celeb_brad_pitt", "quick", {**given, "n_forget": "6"}), "forget")
+    twice = sampling.plan_set(resolve_task("celeb_brad_pitt", "quick", {**given, "n_forget": "6"}), "forget")
     assert len({r.request.seed for r in twice}) == 6
     assert fixed.prompts.files["test"].startswith(file + "@")
 
@@ -81,7 +83,7 @@ def test_a_changed_prompt_file_is_another_task(tmp_path):
     assert before.asked(0) == ["one", "two"]
     file.write_text("one\nthree\n")
     with pytest.raises(SaBenchError, match="has changed"):
-        sampling.rows(before, "forget")
+        sampling.plan_set(before, "forget")
     after = resolve_task("celeb_brad_pitt", "quick", {"prompts.files.test": str(file)})
     assert before.prompts != after.prompts
 
@@ -130,21 +132,21 @@ def test_a_pretrained_base_has_one_seed_and_no_training_data():
         resolve_task("mnist_0", "quick", {"model": "smoke"})
 
 
-@pytest.mark.parametrize("name", [e.name for e in registry.entries("task")])
+@pytest.mark.parametrize("name", [e.name for e in registry.list_entries("task")])
 def test_every_pretrained_task_says_what_it_asks(name):
-    task = registry.task(name)
+    task = registry.get_task(name)
     if not task.model:
         pytest.skip("trains its own base")
     quick = resolve_task(name, "quick", {})
     assert len(quick.primary) == 3
     assert set(quick.primary) <= set(quick.metrics)
-    for part in sampling.sets(quick):
-        texts = [row.request.condition for row in sampling.rows(quick, part)]
+    for part in sampling.set_names(quick):
+        texts = [row.request.condition for row in sampling.plan_set(quick, part)]
         assert texts
         assert all(isinstance(t, str) and t and "{" not in t for t in texts)
     of_fish = resolve_task("concept", "quick", {"concept": "Goldfish"})
     assert "goldfish" in "".join(of_fish.prompts.kept)
-    assert not any("goldfish" in r.request.condition.lower() for r in sampling.rows(of_fish, "retain"))
+    assert not any("goldfish" in r.request.condition.lower() for r in sampling.plan_set(of_fish, "retain"))
     assert not any(
         quick.classes[0] in str(text) for text in (*quick.prompts.kept, *quick.remembered())
     )  # what is kept does not name c_f
@@ -166,19 +168,19 @@ def test_rows_of_their_own_size_lie_at_the_upper_left_of_a_black_canvas(task):
             return np.full((len(x), *self.size, 3), 200, np.uint8)
 
     asked = [Request("a", 0), Request("b", 1, size=(32, 16)), Request("c", 2)]
-    images, finite = sampling.made(Stub(), asked, replace(task, sampler=Sampler("ddim", 4)))
+    images, finite = sampling.generate_images(Stub(), asked, replace(task, sampler=Sampler("ddim", 4)))
     assert finite.all()
     assert images.shape == (3, 64, 64, 3)
     assert images[1].sum() == 200 * 32 * 16 * 3
     assert images[1, :32, :16].min() == 200
-    assert sampling.made(Stub(), asked[1:2], task)[0].shape == (1, 64, 64, 3)
+    assert sampling.generate_images(Stub(), asked[1:2], task)[0].shape == (1, 64, 64, 3)
 
 
 def test_prompts_without_the_later_fields_keep_their_key():
-    from sa_bench.contracts import plain
+    from sa_bench.contracts import key_values
 
-    assert set(plain(Prompts())) == {"forget", "replay", "test", "families", "synonyms", "indirect"}
-    assert plain(Prompts(files={"test": "x"}))["files"] == {"test": "x"}
+    assert set(key_values(Prompts())) == {"forget", "replay", "test", "families", "synonyms", "indirect"}
+    assert key_values(Prompts(files={"test": "x"}))["files"] == {"test": "x"}
 
 
 @pytest.mark.parametrize("method", ["original", "prompt_filter", "relabel", "sld", "blank"])
@@ -206,7 +208,7 @@ def names_of(*sets, task="celeb_brad_pitt"):
 def test_the_names_beside_the_concept_can_be_set_and_are_asked_for_and_keyed():
     cell = names_of('classes=["brad pitt", "Ada Lovelace", "Alan  Turing"]', 'prompts.leakage=["{} at sea"]')
     assert cell.task.classes == ("brad pitt", "Ada Lovelace", "Alan Turing")
-    asked = {row.request.condition for row in sampling.rows(cell.task, "leakage")}
+    asked = {row.request.condition for row in sampling.plan_set(cell.task, "leakage")}
     assert asked == {"Ada Lovelace at sea", "Alan Turing at sea"}
     own = names_of()
     assert cell.id != own.id
@@ -225,7 +227,7 @@ def test_names_make_one_cell_however_they_are_written():
         ("concept=Emma Stone", "classes=brad pitt,Ada Lovelace"),
     )
     assert {names_of(*sets).id for sets in same} == {cell.id}
-    own = registry.task("celeb_brad_pitt").classes
+    own = registry.get_task("celeb_brad_pitt").classes
     assert names_of(f"classes={','.join(own)}").id == names_of().id
     assert names_of("concept=Brad_Pitt").id == names_of().id
 
@@ -235,11 +237,11 @@ def test_one_name_alone_has_no_leakage_set():
         names_of("classes=brad pitt")
     alone = names_of("classes=brad pitt", "leakage_images=0").task
     assert (alone.classes, alone.relabel_to) == (("brad pitt",), 0)
-    assert "leakage" not in sampling.sets(alone)
+    assert "leakage" not in sampling.set_names(alone)
     with pytest.raises(SaBenchError, match="has no name beside a garbage truck"):
         names_of("leakage_images=2", task="concept")
     more = ("classes=a garbage truck,a bus", "leakage_images=2", 'prompts.leakage=["{} at night"]')
-    leak = sampling.rows(names_of(*more, task="concept").task, "leakage")
+    leak = sampling.plan_set(names_of(*more, task="concept").task, "leakage")
     assert [row.request.condition for row in leak] == ["a bus at night"] * 2
 
 
@@ -268,7 +270,7 @@ def test_names_that_mean_nothing_are_refused_in_one_line(task, sets, says):
 
 def test_the_names_of_appendix_e_are_among_those_beside_the_papers_concepts():
     for name in ("celeb_brad_pitt", "celeb_angelina_jolie"):
-        assert "Jennifer Aniston" in registry.task(name).classes[1:]
+        assert "Jennifer Aniston" in registry.get_task(name).classes[1:]
 
 
 def test_a_named_prompt_set_takes_the_place_of_a_roles_texts():

@@ -13,7 +13,7 @@ from sa_bench.engine.cells import resolve
 from sa_bench.engine.fingerprint import fingerprint
 from sa_bench.engine.measure import LazyView, Subject
 from sa_bench.engine.stages import Chain
-from sa_bench.results.dose import dose, words
+from sa_bench.results.dose import describe_dose, recovery_dose
 from sa_bench.results.files import read_results
 from sa_bench.scoring.inversion import invert
 from sa_bench.statistics import wilson
@@ -39,7 +39,7 @@ def view(store_env):
 
 @pytest.mark.parametrize("method", ["sld", "negative_prompt"])
 def test_a_defended_model_is_attacked_twice_and_the_worse_counts(method, view):
-    found = registry.metric("recovery").measure(view(method))
+    found = registry.get_metric("recovery").measure(view(method))
     both = {name: found.extra[name] for name in ("unadaptive", "adaptive")}
     assert found.value == max(attack["value"] for attack in both.values())
     assert found.value == both[found.extra["attack"]]["value"]
@@ -54,7 +54,7 @@ def test_a_defended_model_is_attacked_twice_and_the_worse_counts(method, view):
 
 
 def test_a_model_without_a_defence_is_attacked_once_and_the_best_point_stands_beside_the_endpoint(view):
-    found = registry.metric("recovery").measure(view("prompt_filter"))
+    found = registry.get_metric("recovery").measure(view("prompt_filter"))
     assert found.interval.endswith("Bonferroni(2)")
     assert not {"attack", "adaptive", "unadaptive"} & set(found.extra)
     curve, best = found.extra["curve"], found.extra["best"]
@@ -108,7 +108,7 @@ def test_the_excess_of_weights_that_are_the_bases_is_none_and_again_tells_of_the
         "metrics=forget_top1,recovery_excess,none_rate",
         "n_forget=48",
     )
-    found = registry.metric("recovery_excess").measure(view(method, *ends))
+    found = registry.get_metric("recovery_excess").measure(view(method, *ends))
     assert found.extra["grid"]["own/0.03/0"] == 0.0, "θ*'s words are not those that a filter makes of them"
     assert found.extra["dose"] == {"steps": 3, "batch": 8, "samples": 24, "share": 24 / 80_000}
     if method == "prompt_filter":
@@ -134,25 +134,30 @@ def test_published_rows_keep_the_protocol_of_recovery(suite, tmp_path):
     for task, prints in then.items():
         (cell,) = resolve([task], ["sa"])
         chain = Chain(Store(tmp_path), cell, lambda *event: None)
-        assert asked(fingerprint(chain, registry.metric("recovery"))) == prints
+        assert asked(fingerprint(chain, registry.get_metric("recovery"))) == prints
 
 
 def test_a_dose_is_said_beside_the_published_one():
     published = {"recovery_budgets": [0, 5000], "recovery_batch": 4, "recovery_accumulated": 4}
-    assert dose(published) == {"steps": 5000, "batch": 16, "samples": 80_000}
-    assert words(dose(published)) == "5,000 steps of 16 images, the dose of the published attack"
+    assert recovery_dose(published) == {"steps": 5000, "batch": 16, "samples": 80_000}
+    assert (
+        describe_dose(recovery_dose(published))
+        == "5,000 steps of 16 images, the dose of the published attack"
+    )
     older = {"recovery_budgets": [0, 500], "recovery_batch": 4}
-    assert words(dose(older)) == "500 steps of 4 images, 1/40 of the published attack's 80,000"
-    assert dose({"recovery_budgets": [0, 100]}, 100)["samples"] == 10_000
+    assert (
+        describe_dose(recovery_dose(older)) == "500 steps of 4 images, 1/40 of the published attack's 80,000"
+    )
+    assert recovery_dose({"recovery_budgets": [0, 100]}, 100)["samples"] == 10_000
 
 
 def test_the_published_dose_is_the_papers_and_ours_is_a_quarter_of_it():
     from sa_bench.engine.cells import resolve_task
 
     full, paper = (resolve_task("celeb_brad_pitt", scale, {}) for scale in ("full", "paper"))
-    assert dose(paper) == {"steps": 5000, "batch": 16, "samples": 80_000}
+    assert recovery_dose(paper) == {"steps": 5000, "batch": 16, "samples": 80_000}
     assert (paper.recovery_rates, paper.recovery_starts, paper.recovery_vectors) == ((0.08,), ("own",), (1,))
-    assert dose(full)["samples"] == 20_000
+    assert recovery_dose(full)["samples"] == 20_000
 
 
 @pytest.mark.parametrize(

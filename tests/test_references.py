@@ -11,8 +11,8 @@ from sa_bench.core import registry
 from sa_bench.core.version import __version__
 
 SOURCES = [
-    *((e.name, registry.method_class(e.name).source) for e in registry.entries("method")),
-    *((e.name, registry.metric(e.name).source) for e in registry.entries("metric")),
+    *((e.name, registry.get_method(e.name).source) for e in registry.list_entries("method")),
+    *((e.name, registry.get_metric(e.name).source) for e in registry.list_entries("metric")),
 ]
 
 
@@ -30,19 +30,19 @@ SOURCES = [
     ],
 )
 def test_authors_and_year_are_the_key(source, keys):
-    assert show.cited(source) == keys
+    assert show.cited_keys(source) == keys
 
 
 @pytest.mark.parametrize(("name", "source"), SOURCES)
 def test_every_cited_work_has_an_entry(name, source):
     years = re.findall(r"\b(?:19\d\d|20[0-2]\d)\b", source)
-    assert len(show.cited(source)) == len(years), source
-    assert set(show.cited(source)) <= set(show.entries())
+    assert len(show.cited_keys(source)) == len(years), source
+    assert set(show.cited_keys(source)) <= set(show.load_references())
 
 
 def test_no_entry_is_there_for_nothing():
-    used = {key for _, source in SOURCES for key in show.cited(source)}
-    assert used == set(show.entries())
+    used = {key for _, source in SOURCES for key in show.cited_keys(source)}
+    assert used == set(show.load_references())
 
 
 def test_show_prints_the_entry():

@@ -53,22 +53,22 @@ def test_rows_are_those_of_the_list_that_is_asked_with(tmp_path):
     (tmp_path / "asked.txt").write_text("\n".join(f"prompt {i}" for i in range(1, 8)))
     given = {"prompts.files.test": str(tmp_path / "asked.txt"), "n_forget": "3"}
     task = resolve_task("celeb_brad_pitt", "quick", given)
-    assert sampling.prompts(task, "forget") == [(1, "prompt 1"), (3, "prompt 3"), (5, "prompt 5")]
-    assert [r.request.condition for r in sampling.rows(task, "forget")] == [
+    assert sampling.prompts_of_set(task, "forget") == [(1, "prompt 1"), (3, "prompt 3"), (5, "prompt 5")]
+    assert [r.request.condition for r in sampling.plan_set(task, "forget")] == [
         "prompt 1",
         "prompt 3",
         "prompt 5",
     ]
-    assert len(sampling.prompts(task, "leakage")) == len(sampling.rows(task, "leakage"))
+    assert len(sampling.prompts_of_set(task, "leakage")) == len(sampling.plan_set(task, "leakage"))
 
 
 def test_one_line_for_all_sets_and_none_for_none():
     cut, n = {"forget": [12, 40], "retain": [7]}, {"forget": 4703, "retain": 1000}
-    assert flags.lost_tails(cut, n, 77) == (
+    assert flags.describe_lost_tails(cut, n, 77) == (
         "prompts: 2 of 4,703 exceed 77 tokens and lose their tail; the first is row 12, and 1 of 1,000 of the retain set "
         "exceed 77 tokens and lose their tail; the first is row 7"
     )
-    assert flags.lost_tails({"forget": []}, n, 77) is None
-    assert flags.invalid({"forget": (0, 8)}) is None
+    assert flags.describe_lost_tails({"forget": []}, n, 77) is None
+    assert flags.find_invalid({"forget": (0, 8)}) is None
     cell = SimpleNamespace(build_method=lambda: SimpleNamespace())
-    assert flags.remarks(SimpleNamespace(task=SimpleNamespace(prompts=None), cell=cell), {}) == []
+    assert flags.find_flags(SimpleNamespace(task=SimpleNamespace(prompts=None), cell=cell), {}) == []

@@ -14,9 +14,9 @@ from sa_bench.core.store import Store
 from sa_bench.data.sample_sets import load_samples
 from sa_bench.engine import runner
 from sa_bench.engine.cells import resolve
-from sa_bench.results.files import packed, read_results
+from sa_bench.results.files import pack_results, read_results
 from sa_bench.results.frames import load_results
-from sa_bench.results.provenance import repeatable
+from sa_bench.results.provenance import strip_output_options
 
 QUICK = [
     "task.n_forget=20", "task.n_retain=5", "task.likelihood_images=5", "task.recovery_budgets=0,5",
@@ -113,7 +113,7 @@ def test_one_failure_takes_nobody_down_and_says_why(tmp_path, store_env, monkeyp
     def breaks(self, model, task, run):
         raise ZeroDivisionError("by\nzero")
 
-    monkeypatch.setattr(registry.method_class("relabel"), "forget", breaks)
+    monkeypatch.setattr(registry.get_method("relabel"), "forget", breaks)
     bad, good = run(tmp_path, store_env, ["relabel", "original"])
     assert (bad["status"], good["status"]) == ("failed", "done")
     assert bad["error"].startswith("ZeroDivisionError: by zero (details: ")
@@ -220,7 +220,7 @@ def test_a_data_set_that_cannot_be_had_is_asked_for_once_and_leaves_the_other_me
         raise MissingAsset("no MNIST here")
 
     monkeypatch.setattr(mnist, "load", nothing)
-    monkeypatch.setattr(datasets, "remark", lambda name: f"data: not the published {name}")
+    monkeypatch.setattr(datasets, "data_remark", lambda name: f"data: not the published {name}")
     datasets.load.cache_clear()
     cells = resolve(["mnist_0"], ["relabel"], "quick", sets=QUICK)
     (result,) = runner.run_cells(cells, Store(tmp_path), tmp_path / "run", lambda *e: None, lambda r: None)
@@ -241,14 +241,14 @@ def test_cells_that_have_a_result_elsewhere_are_left_out(tmp_path):
         (folder / "result.json").write_text(
             json.dumps(result_row(cell.method, **changes) | {"cell": cell.id})
         )
-    (tmp_path / "x.jsonl.xz").write_bytes(packed(read_results([tmp_path / "run"])))
+    (tmp_path / "x.jsonl.xz").write_bytes(pack_results(read_results([tmp_path / "run"])))
     for there in ("run", "x.jsonl.xz"):
-        assert [c.method for c in api.left(cells, [tmp_path / there])] == [
+        assert [c.method for c in api.unfinished_cells(cells, [tmp_path / there])] == [
             "sa",
             "l2",
         ]  # what failed is run again
         with pytest.raises(SaBenchError, match="Nothing is left to run"):
-            api.left(cells[:1], [tmp_path / there])
+            api.unfinished_cells(cells[:1], [tmp_path / there])
 
 
 @pytest.mark.parametrize(
@@ -261,4 +261,4 @@ def test_cells_that_have_a_result_elsewhere_are_left_out(tmp_path):
     ],
 )
 def test_the_command_to_repeat_says_what_and_not_where(typed, kept):
-    assert repeatable(typed.split()) == kept.split()
+    assert strip_output_options(typed.split()) == kept.split()

@@ -9,12 +9,12 @@ import torch
 from sa_bench.contracts import Request, Sampler, SampleSet, image_seed
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.parts import PARTS
-from sa_bench.core.registry import task as find_task
+from sa_bench.core.registry import get_task as find_task
 from sa_bench.data.sample_sets import load_samples, save_samples
 from sa_bench.models import vae
 from sa_bench.models.vae import VAE
 from sa_bench.scoring import sampling
-from sa_bench.scoring.sampling import draw_set, requests
+from sa_bench.scoring.sampling import draw_set, requests_of_set
 
 
 @pytest.fixture
@@ -28,13 +28,13 @@ def small_shards(monkeypatch):
 
 
 def test_the_sets_are_the_concept_and_everything_else(task):
-    assert [r.condition for r in requests(task, "forget")] == [0] * 40
-    assert sorted({r.condition for r in requests(task, "retain")}) == list(range(1, 10))
-    seeds = [r.seed for name in ("forget", "retain") for r in requests(task, name)]
+    assert [r.condition for r in requests_of_set(task, "forget")] == [0] * 40
+    assert sorted({r.condition for r in requests_of_set(task, "retain")}) == list(range(1, 10))
+    seeds = [r.seed for name in ("forget", "retain") for r in requests_of_set(task, name)]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)
     with pytest.raises(SaBenchError, match="forget, retain"):
-        requests(task, "all")
+        requests_of_set(task, "all")
 
 
 def test_an_image_does_not_depend_on_its_batch():
@@ -130,8 +130,8 @@ def test_a_set_keeps_the_prompt_of_every_image_and_writes_none_where_there_is_no
 
 def test_a_part_of_a_set_is_spread_over_its_prompts_and_of_classes_its_beginning():
     task = find_task("mnist_0_t2i")
-    few = sampling.spread(task, "forget", 24)
+    few = sampling.pick_rows(task, "forget", 24)
     assert len({row.prompt for row in few}) == 24
-    assert sampling.spread(task, "forget", 500) == sampling.rows(task, "forget")
+    assert sampling.pick_rows(task, "forget", 500) == sampling.plan_set(task, "forget")
     plain = find_task("mnist_0")
-    assert sampling.spread(plain, "forget", 7) == sampling.rows(plain, "forget")[:7]
+    assert sampling.pick_rows(plain, "forget", 7) == sampling.plan_set(plain, "forget")[:7]

@@ -53,8 +53,8 @@ def test_a_folders_own_spacing_counts(tmp_path):
         "prediction_type": "epsilon", "timestep_spacing": "trailing",
     }  # fmt: skip
     (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(configuration))
-    assert base_models.spacing(str(tmp_path)) == ("trailing", 0)
-    assert base_models.spacing("smoke") == schedule.LEADING
+    assert base_models.timestep_spacing(str(tmp_path)) == ("trailing", 0)
+    assert base_models.timestep_spacing("smoke") == schedule.LEADING
 
 
 def test_a_model_refuses_as_well():

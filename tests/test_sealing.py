@@ -14,7 +14,7 @@ from sa_bench.contracts import SampleSet
 from sa_bench.core.errors import SaBenchError
 from sa_bench.results import sealing
 from sa_bench.results.bundles import BUNDLED, write
-from sa_bench.results.files import packed, read_results, unpacked, write_result
+from sa_bench.results.files import pack_results, read_results, unpack_results, write_result
 from sa_bench.results.frames import load_results
 from sa_bench.results.sealing import EDITED
 
@@ -93,8 +93,8 @@ def test_an_edited_result_is_marked_by_every_reader_and_packed_by_none(run, tmp_
     with pytest.raises(SaBenchError, match=EDITED):
         write(rows, tmp_path / f"x{BUNDLED}")
     again = tmp_path / "again.jsonl.xz"
-    again.write_bytes(packed(rows))
-    assert [r.get("origin", "") for r in unpacked(again)] == [EDITED, "", "", ""]
+    again.write_bytes(pack_results(rows))
+    assert [r.get("origin", "") for r in unpack_results(again)] == [EDITED, "", "", ""]
 
 
 @pytest.mark.parametrize("name", ["model", "forget-base"])
@@ -112,11 +112,11 @@ def test_a_number_changed_in_a_packed_file_is_marked(run, tmp_path, capsys):
     import lzma
 
     file = tmp_path / "x.jsonl.xz"
-    file.write_bytes(packed(read_results([run])))
-    assert all("origin" not in row for row in unpacked(file))
+    file.write_bytes(pack_results(read_results([run])))
+    assert all("origin" not in row for row in unpack_results(file))
     text = lzma.decompress(file.read_bytes()).decode()
     file.write_bytes(lzma.compress(text.replace('"value": 0.01,', '"value": 0.005,', 1).encode()))
-    assert [row.get("origin", "") for row in unpacked(file)].count(EDITED) == 1
+    assert [row.get("origin", "") for row in unpack_results(file)].count(EDITED) == 1
     assert EDITED in capsys.readouterr().err
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sa_bench.commands.arguments import seeds
+from sa_bench.commands.arguments import parse_seeds
 from sa_bench.contracts import LARGEST_SEED
 from sa_bench.core.errors import SaBenchError
 from sa_bench.engine import suites
@@ -39,15 +39,15 @@ def test_one_seed_however_it_is_given(given):
 @pytest.mark.parametrize("text", ["-1", "4294967296", "1.0", "a", "0,,x", "1e3"])
 def test_what_is_no_seed_is_refused_on_the_command_line(text):
     with pytest.raises(SaBenchError, match="--seed is"):
-        seeds(text, "--seed")
-    assert seeds("0, 4294967295", "--seed") == [0, LARGEST_SEED]
+        parse_seeds(text, "--seed")
+    assert parse_seeds("0, 4294967295", "--seed") == [0, LARGEST_SEED]
 
 
 def test_and_in_a_suite(tmp_path):
     suite = tmp_path / "a.toml"
     suite.write_text('[[run]]\ntask = ["mnist_0"]\nmethod = ["sa"]\nseed = [4294967296]\n')
     with pytest.raises(SaBenchError, match=r"run 1.*4294967296"):
-        suites.cells(str(suite))
+        suites.resolve_suite(str(suite))
     with pytest.raises(SaBenchError, match="permutation='-1'"):
         resolve(["mnist_0"], ["permuted_f"], sets=["permutation=-1"])
     with pytest.raises(SaBenchError, match="is empty"):

@@ -11,7 +11,7 @@ from sa_bench.core.fields import resolve_fields
 from sa_bench.engine.cells import resolve_task
 from sa_bench.models.ddpm import DDPM
 from sa_bench.models.toy import ToyRun
-from sa_bench.training.sources import FixedReplay, draws, losses
+from sa_bench.training.sources import FixedReplay, draw_losses, losses
 
 N, T = 64, 1000
 METHODS = ("sa", "no_ewc", "no_gr", "l2", "permuted_f", "naive")
@@ -23,7 +23,7 @@ def ddpm():
 
 
 def drawn(model, times, batches=2, seed=5):
-    return draws(model, batches, N, torch.Generator().manual_seed(seed), times)
+    return draw_losses(model, batches, N, torch.Generator().manual_seed(seed), times)
 
 
 def in_pairs(t):
@@ -83,7 +83,7 @@ def test_sa_and_every_ablation_draws_as_it_is_told(name, monkeypatch):
     monkeypatch.setattr(
         type(star), "loss", lambda self, x, c, draw: (seen.append(draw.t), loss(self, x, c, draw))[1]
     )
-    method = registry.method_class(name)(times="shared", batch=8, steps=1)
+    method = registry.get_method(name)(times="shared", batch=8, steps=1)
     method.forget(star.clone(), task, ToyRun(star, task, steps=1))
     t = torch.cat(seen[-2:] if name == "naive" else seen[-1:])
     halves = t.split(8)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sa_bench.core.errors import CellFailed, SaBenchError
-from sa_bench.core.locks import locked
+from sa_bench.core.locks import hold_lock
 from sa_bench.core.store import MARKER, PARTS, STAGES, Store, digest, write_atomic
 
 INPUTS = {"n": 3, "of": ["a", "b"]}
@@ -241,7 +241,7 @@ def test_gc_deletes_what_killed_runs_left_but_not_what_another_process_works_on(
     for key in (dead, alive):
         write_atomic(tmp_path / "measure" / f"{key}.partial" / "x", b"1234")
     write_atomic(tmp_path / "locks" / f"measure-{dead}.lock", b"")
-    with locked(tmp_path / "locks" / f"measure-{alive}.lock", "a stage"):
+    with hold_lock(tmp_path / "locks" / f"measure-{alive}.lock", "a stage"):
         assert store.gc() == 4
     assert (tmp_path / "measure" / f"{alive}.partial").exists()
     assert not (tmp_path / "measure" / f"{dead}.partial").exists()

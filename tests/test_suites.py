@@ -4,7 +4,7 @@ import pytest
 
 from sa_bench.core.errors import SaBenchError
 from sa_bench.engine import suites
-from sa_bench.engine.cells import command, resolve
+from sa_bench.engine.cells import cell_command, resolve
 
 GOOD = """# Two of them
 [[run]]
@@ -26,14 +26,14 @@ def suite(tmp_path, text):
 
 
 def test_cells_of_all_runs_each_once(tmp_path):
-    found = [(c.method, c.fields["lam"], c.base_seed) for c in suites.cells(suite(tmp_path, GOOD))]
+    found = [(c.method, c.fields["lam"], c.base_seed) for c in suites.resolve_suite(suite(tmp_path, GOOD))]
     assert found == [("sa", 1.0, 0), ("sa", 10.0, 0), ("l2", 50.0, 0), ("sa", 10.0, 1)]
 
 
-@pytest.mark.parametrize("name", [name for name, _ in suites.entries()])
+@pytest.mark.parametrize("name", [name for name, _ in suites.list_suites()])
 def test_the_suites_that_ship_can_be_resolved_and_say_what_they_are(name):
-    assert suites.cells(name)
-    assert len(dict(suites.entries())[name]) > 20
+    assert suites.resolve_suite(name)
+    assert len(dict(suites.list_suites())[name]) > 20
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_the_suites_that_ship_can_be_resolved_and_say_what_they_are(name):
 )
 def test_mistakes_name_the_file_and_the_run(tmp_path, old, new, says):
     with pytest.raises(SaBenchError, match=r"mine\.toml") as caught:
-        suites.cells(suite(tmp_path, GOOD.replace(old, new)))
+        suites.resolve_suite(suite(tmp_path, GOOD.replace(old, new)))
     assert says in str(caught.value)
 
 
@@ -87,11 +87,11 @@ def test_a_suite_runs_no_code_that_it_names_unless_it_is_trusted(tmp_path, key):
     with pytest.raises(
         SaBenchError, match=r"run 1 names .*mine\.py, whose code would be run.* --trust"
     ) as caught:
-        suites.cells(suite(tmp_path, text))
+        suites.resolve_suite(suite(tmp_path, text))
     assert "\n" not in str(caught.value)
     assert not sprung.exists()
     if key == "method":
-        (cell,) = suites.cells(suite(tmp_path, text), trust=True)
+        (cell,) = suites.resolve_suite(suite(tmp_path, text), trust=True)
         assert cell.method == "mine"
         assert sprung.exists()
 
@@ -99,7 +99,7 @@ def test_a_suite_runs_no_code_that_it_names_unless_it_is_trusted(tmp_path, key):
 def test_a_suite_of_more_cells_than_can_be_meant_is_refused_before_one_is_made(tmp_path):
     sweeps = [f"sa.{name}=" + ",".join("1" * 200) for name in ("lam", "steps", "lr")]
     with pytest.raises(SaBenchError, match="16,000,000 cells; 100,000 at most"):
-        suites.cells(suite(tmp_path, GOOD.replace('["sa.lam=1,10"]', str(sweeps).replace("'", '"'))))
+        suites.resolve_suite(suite(tmp_path, GOOD.replace('["sa.lam=1,10"]', str(sweeps).replace("'", '"'))))
 
 
 @pytest.mark.parametrize(
@@ -109,15 +109,15 @@ def test_what_is_no_suite_is_one_line(tmp_path, raw):
     path = tmp_path / "mine.toml"
     path.write_bytes(raw)
     with pytest.raises(SaBenchError, match=r"mine\.toml is no suite: ") as caught:
-        suites.cells(str(path))
+        suites.resolve_suite(str(path))
     assert "\n" not in str(caught.value)
 
 
 def test_unknown_suites():
     with pytest.raises(SaBenchError, match="tune-micro-1"):
-        suites.cells("tune-micro")
+        suites.resolve_suite("tune-micro")
     with pytest.raises(SaBenchError, match="no suite file"):
-        suites.cells("there/is/none.toml")
+        suites.resolve_suite("there/is/none.toml")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_the_command_of_a_cell_makes_that_cell():
         ["mnist_0_r1000"], ["sa"], "quick", [3], [1],
         ["task.concept=3", "sa.lam=7", "fisher.n=50", "task.metrics=recall,fid"], [], ["kid"],
     )  # fmt: skip
-    words = command(cell).split()
+    words = cell_command(cell).split()
     options = list(zip(words[4::2], words[5::2], strict=True))
     sets = [value for name, value in options if name == "--set"]
     given = dict(options)

@@ -4,16 +4,16 @@ import shlex
 
 import pytest
 
-from sa_bench.analysis.paper_tables import layouts, published_table
-from sa_bench.analysis.published import is_of, numbers
+from sa_bench.analysis.paper_tables import load_layouts, make_published_table
+from sa_bench.analysis.published import is_of, load_numbers
 from sa_bench.core import registry
 from sa_bench.core.fields import split_setting
 from sa_bench.core.seeds import check_seeds
 from sa_bench.core.store import digest
 from sa_bench.engine.cells import resolve
-from sa_bench.engine.runner import skeleton
+from sa_bench.engine.runner import blank_result
 
-TABLES = [name for name, layout in layouts().items() if not layout.get("alone")]
+TABLES = [name for name, layout in load_layouts().items() if not layout.get("alone")]
 
 
 def cells_of(command):
@@ -35,10 +35,10 @@ def cells_of(command):
 
 def result(cell, metric, value):
     """A done result of `cell` whose `metric` is `value` by every judge that it asks."""
-    row = skeleton(cell, "") | {"status": "done"}
+    row = blank_result(cell, "") | {"status": "done"}
     if row["task_values"]["prompts"]:  # with the published lists of prompts, which a user fetches
-        row["task_values"]["prompts"]["files"] = dict(registry.task(cell.task.name).prompts.files)
-    same = getattr(registry.method_class(cell.method), "deterministic", False)
+        row["task_values"]["prompts"]["files"] = dict(registry.get_task(cell.task.name).prompts.files)
+    same = getattr(registry.get_method(cell.method), "deterministic", False)
     row["artifacts"] = {"model": digest([cell.base_seed, 0 if same else cell.seed]), "samples": {}}
     measured = "celebrity_score" if metric == "celebrity_score_std" else metric.partition("[")[0]
     panel = {"entropy": True, "forget_probability": True}.get(metric, False)
@@ -54,8 +54,8 @@ def result(cell, metric, value):
 
 def comparable():
     for name in TABLES:
-        for entry in numbers():
-            if not entry.never and any(text in entry.source for text in layouts()[name]["match"]):
+        for entry in load_numbers():
+            if not entry.never and any(text in entry.source for text in load_layouts()[name]["match"]):
                 yield pytest.param(name, entry, id=f"{name} {entry.task} {entry.method} {entry.metric}")
 
 
@@ -65,7 +65,7 @@ def test_there_is_something_to_compare():
 
 @pytest.mark.parametrize(("name", "entry"), list(comparable()))
 def test_the_command_of_a_cell_can_end_in_each_verdict(name, entry):
-    empty = published_table(name, [])
+    empty = make_published_table(name, [])
     label = next(
         row
         for row in empty.rows
@@ -80,7 +80,7 @@ def test_the_command_of_a_cell_can_end_in_each_verdict(name, entry):
         assert all(is_of(entry, row) for row in rows)
         found = {
             e.verdict
-            for row in published_table(name, rows).rows
+            for row in make_published_table(name, rows).rows
             for e in row.entries
             if e.published == entry.value
         }

@@ -14,12 +14,12 @@ from sa_bench.reports.tables import FORMATS, comma_separated, latex, markdown, p
 
 from sa_bench.analysis import published as claims
 from sa_bench.analysis import published as ledger
-from sa_bench.analysis.paper_tables import layouts, published_table
-from sa_bench.analysis.tables import leaderboard
+from sa_bench.analysis.paper_tables import load_layouts, make_published_table
+from sa_bench.analysis.tables import make_leaderboards
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.engine.cells import resolve
-from sa_bench.results.files import packed
+from sa_bench.results.files import pack_results
 
 JUDGES = [{"judge": f"mnist-paper-{i}", "value": 0.06} for i in range(3)]
 PROBABILITY = {"title": "P(c_f)", "unit": "probability", "better": "lower"}
@@ -43,7 +43,7 @@ def named(table, group, label):
 
 
 def test_ours_stands_beside_the_published_value_with_its_verdict():
-    found = published_table("table1", [run(s, p) for s, p in enumerate((0.055, 0.060, 0.065))])
+    found = make_published_table("table1", [run(s, p) for s, p in enumerate((0.055, 0.060, 0.065))])
     cell = named(found, "mnist_0", "sa lam=100").entries[4]
     assert (cell.text, cell.runs, cell.scale, cell.published) == ("6.0 %", 3, "paper", 0.058)
     assert cell.interval == "5.5, 6.0, 6.5"
@@ -56,7 +56,7 @@ def test_ours_stands_beside_the_published_value_with_its_verdict():
 @pytest.mark.parametrize("write", FORMATS.values(), ids=FORMATS)
 def test_the_row_of_retrain_says_that_it_has_nine_tenths_of_the_bases_steps(write):
     """What `9 classes` had is not published; the ours beside it sees each class as often as the base did."""
-    found = published_table("table1", [])
+    found = make_published_table("table1", [])
     for task in ("cifar10_airplane", "stl10_airplane"):
         assert named(found, task, "retrain (0.9 × the base's steps)").entries
     assert not [row.label for row in found.rows if "steps" in row.label and "retrain" not in row.label]
@@ -64,21 +64,23 @@ def test_the_row_of_retrain_says_that_it_has_nine_tenths_of_the_bases_steps(writ
 
 
 def test_every_margin_of_a_column_is_printed():
-    margins = published_table("table1", []).margins
+    margins = make_published_table("table1", []).margins
     assert margins["FID"] == "1 (no_gr lam=10: 10)"
-    wide = {(e.method, e.margin) for e in ledger.numbers() if e.metric == "entropy" and "Table 1" in e.source}
+    wide = {
+        (e.method, e.margin) for e in ledger.load_numbers() if e.metric == "entropy" and "Table 1" in e.source
+    }
     assert all(f"{margin:g}" in margins["Entropy"] for _, margin in wide)
-    assert "FID 1 (no_gr lam=10: 10), " in page([published_table("table1", [])])
+    assert "FID 1 (no_gr lam=10: 10), " in page([make_published_table("table1", [])])
 
 
 def test_paper_scale_comes_before_full_and_quick_is_in_no_table():
     rows = [run(0, 0.3, "full"), run(0, 0.06), run(0, 0.9, "quick")]
-    cell = named(published_table("table1", rows), "mnist_0", "sa lam=100").entries[4]
+    cell = named(make_published_table("table1", rows), "mnist_0", "sa lam=100").entries[4]
     assert (cell.scale, cell.value) == ("paper", 0.06)
-    cell = named(published_table("table1", rows[::2]), "mnist_0", "sa lam=100").entries[4]
+    cell = named(make_published_table("table1", rows[::2]), "mnist_0", "sa lam=100").entries[4]
     assert (cell.scale, cell.value) == ("full", 0.3)
     assert cell.verdict.startswith("not comparable: scale full")
-    assert named(published_table("table1", rows[2:]), "mnist_0", "sa lam=100").entries[4].text == ""
+    assert named(make_published_table("table1", rows[2:]), "mnist_0", "sa lam=100").entries[4].text == ""
 
 
 @pytest.mark.parametrize(
@@ -87,16 +89,16 @@ def test_paper_scale_comes_before_full_and_quick_is_in_no_table():
     ids=["lam", "concept"],
 )
 def test_another_experiment_fills_no_cell(fields, changes):
-    found = published_table("table1", [run(0, 0.06, fields=fields, **changes)])
+    found = make_published_table("table1", [run(0, 0.06, fields=fields, **changes)])
     assert named(found, "mnist_0", "sa lam=100").entries[4].text == ""
 
 
-@pytest.mark.parametrize("name", sorted(layouts()))
+@pytest.mark.parametrize("name", sorted(load_layouts()))
 def test_every_published_number_of_a_table_is_in_it(name):
-    found = published_table(name, [])
-    layout = layouts()[name]
+    found = make_published_table(name, [])
+    layout = load_layouts()[name]
     printed = [e.value if layout.get("alone") else e.published for row in found.rows for e in row.entries]
-    wanted = [e.value for e in ledger.numbers() if any(text in e.source for text in layout["match"])]
+    wanted = [e.value for e in ledger.load_numbers() if any(text in e.source for text in layout["match"])]
     assert sorted(v for v in printed if v is not None) == sorted(wanted)
     if layout.get("alone"):  # nothing of ours may stand there, so no command fills it
         assert not any(row.command for row in found.rows)
@@ -112,7 +114,7 @@ def test_boxes_of_nudity_are_ours_and_never_compared():
     row["measurements"].append(
         measurement("nudity", 0.1, 0.3, declared, extra={"at": {"0.6": {"boxes": boxes}}})
     )
-    found = named(published_table("table3", [row]), "nudity_i2p", "sa lam=50 scope=noxattn")
+    found = named(make_published_table("table3", [row]), "nudity_i2p", "sa lam=50 scope=noxattn")
     assert [e.text for e in found.entries[:3]] == ["3", "12", ""]
     assert found.entries[1].published == 77
     assert found.entries[1].verdict.startswith("not comparable: boxes of NudeNet 2")
@@ -124,7 +126,7 @@ def test_best_is_bold_only_beyond_both_intervals():
     rows += [r | {"scale": "full"} for r in OTHERS]
 
     def best(rows):
-        (found,) = leaderboard(rows)
+        (found,) = make_leaderboards(rows)
         return [row.label for row in found.rows if row.entries[2].best]
 
     assert best(rows[:2] + rows[3:]) == ["sa"]
@@ -146,7 +148,7 @@ def test_nothing_is_bold_where_a_run_has_no_interval():
     def best(*rows):
         return [
             row.label
-            for row in leaderboard([r for some in rows for r in some])[0].rows
+            for row in make_leaderboards([r for some in rows for r in some])[0].rows
             if row.entries[2].best
         ]
 
@@ -164,13 +166,13 @@ def test_a_selection_by_label_over_boards_and_what_is_unknown(cli, tmp_path):
     rows = [*fields, result_row("l2"), *other]
 
     def labels(**options):
-        return [[row.label for row in table.rows] for table in leaderboard(rows, **options)]
+        return [[row.label for row in table.rows] for table in make_leaderboards(rows, **options)]
 
     assert labels(methods="l2,sa lam=3") == [["l2", "sa lam=3"]]
     assert labels(methods=["sa"]) == [["sa lam=1", "sa lam=3"]]
     assert labels(methods="uce", metrics="forget_top1,kid") == [["uce"]]  # the first board has none of these
     assert len(labels(metrics="kid")) == 1
-    both = leaderboard(rows, metrics="forget_top1,kid")
+    both = make_leaderboards(rows, metrics="forget_top1,kid")
     assert [[row.entries[1].text for row in table.rows] for table in both] == [["", "", ""], ["0.2"]]
     assert len(labels(task="mnist_0,mnist_0_r1000")) == len(labels(task=["mnist_0", "mnist_0_r1000"])) == 2
     with pytest.raises(SaBenchError, match=r"Unknown method with a result here 'nope'.*sa lam=3, uce"):
@@ -178,7 +180,7 @@ def test_a_selection_by_label_over_boards_and_what_is_unknown(cli, tmp_path):
     with pytest.raises(SaBenchError, match=r"Unknown metric of these results 'kidd'\. Did you mean kid"):
         labels(metrics="kidd")
     file = tmp_path / "some.jsonl.xz"
-    file.write_bytes(packed(rows))
+    file.write_bytes(pack_results(rows))
     asked = ("--task", "mnist_0,mnist_0_r1000", "--method", "sa lam=3,uce", "--metric", "recovery")
     text = cli("table", "leaderboard", str(file), *asked, check=0).stdout
     assert re.findall(r"^\| (sa|uce|l2)", text, re.M) == ["sa", "uce"]
@@ -187,18 +189,18 @@ def test_a_selection_by_label_over_boards_and_what_is_unknown(cli, tmp_path):
 def test_scales_and_fingerprints_stand_in_tables_of_their_own():
     a, b, c = result_row("sa"), result_row("l2", scale="full"), result_row("naive", scale="full")
     c["measurements"][0]["fingerprint"] = {"metric": "forget_top1", "version": 2}
-    found = leaderboard([a, b, c])
+    found = make_leaderboards([a, b, c])
     assert [[row.label for row in t.rows] for t in found] == [["sa"], ["l2"], ["naive"]]
-    assert [[row.label for row in t.rows] for t in leaderboard([a, b], methods=["l2"])] == [["l2"]]
-    assert len(leaderboard([a], metrics=["recovery"])[0].columns) == 1
+    assert [[row.label for row in t.rows] for t in make_leaderboards([a, b], methods=["l2"])] == [["l2"]]
+    assert len(make_leaderboards([a], metrics=["recovery"])[0].columns) == 1
     with pytest.raises(SaBenchError, match="Nothing of that"):
-        leaderboard([result_row(error="no GPU")])
+        make_leaderboards([result_row(error="no GPU")])
     with pytest.raises(SaBenchError, match="Unknown task of these results 'cifar10_airplane'"):
-        leaderboard([a], task="mnist_0,cifar10_airplane")
+        make_leaderboards([a], task="mnist_0,cifar10_airplane")
     with pytest.raises(SaBenchError, match="forget_top1"):
-        leaderboard([a], metrics=["forget_top"])
+        make_leaderboards([a], metrics=["forget_top"])
     with pytest.raises(SaBenchError, match="table1"):
-        published_table("table9", [])
+        make_published_table("table9", [])
 
 
 def test_a_leaderboard_shows_the_front_collapse_and_cost():
@@ -209,7 +211,7 @@ def test_a_leaderboard_shows_the_front_collapse_and_cost():
         result_row("kept", forget=0.9),
         *OTHERS,
     ]
-    (found,) = leaderboard(rows)
+    (found,) = make_leaderboards(rows)
     assert [c.title for c in found.columns[3:]] == ["Pareto front", "CPU s to forget"]
     front = {row.label: (row.entries[3].text, row.entries[3].value) for row in found.rows}
     assert front == {
@@ -231,11 +233,11 @@ def hostile():
         result_row(scale="full", task_title=HOSTILE, keep=HOSTILE),
         result_row("l2", scale="full", task_title=HOSTILE),
     ]
-    return leaderboard(rows)
+    return make_leaderboards(rows)
 
 
 def test_all_formats_carry_the_same_numbers_and_hostile_names_as_text():
-    found = [published_table("table1", [run(s, 0.055 + s / 200) for s in range(3)]), *hostile()]
+    found = [make_published_table("table1", [run(s, 0.055 + s / 200) for s in range(3)]), *hostile()]
     rows = list(csv.DictReader(io.StringIO(comma_separated(found))))
     values = {row["value"] for row in rows if row["value"]}
     assert {float(v) for v in values} >= {
@@ -257,9 +259,9 @@ def test_fewer_images_than_published_get_no_verdict_and_do_not_stand_in_for_as_m
         row["task_values"] = {**row["task_values"], "n_forget": 50}
     whole = [run(s, p) for s, p in enumerate((0.055, 0.060, 0.065))]
     for rows in ([*few, *whole], [*whole, *few]):
-        cell = named(published_table("table1", rows), "mnist_0", "sa lam=100").entries[4]
+        cell = named(make_published_table("table1", rows), "mnist_0", "sa lam=100").entries[4]
         assert cell.verdict == "consistent"
-    cell = named(published_table("table1", few), "mnist_0", "sa lam=100").entries[4]
+    cell = named(make_published_table("table1", few), "mnist_0", "sa lam=100").entries[4]
     assert cell.verdict == "not comparable: n_forget=50 instead of 1000"
 
 
@@ -271,7 +273,7 @@ def test_csv_has_every_run_and_never_calls_their_span_an_interval():
         for b in range(3)
         for s in range(2)
     ]
-    rows = csv.DictReader(io.StringIO(comma_separated(leaderboard([*few, *many, *OTHERS]))))
+    rows = csv.DictReader(io.StringIO(comma_separated(make_leaderboards([*few, *many, *OTHERS]))))
     found = {(row["method"], row["metric"]): row for row in rows}
     two, six = found["sa", "retain_log_likelihood"], found["l2", "retain_log_likelihood"]
     assert (two["points"], two["low"], two["high"]) == ("-94.0 -95.0", "", "")
@@ -280,7 +282,7 @@ def test_csv_has_every_run_and_never_calls_their_span_an_interval():
     assert [float(six[k]) for k in ("low", "high")] == pytest.approx([-91 - half, -91 + half])
     assert float(found["l2", "forget_top1"]["low"]) == 0
     same = [result_row("l2", forget=0.0, seed=s, base_seed=s, scale="full") for s in range(5)]
-    rows = list(csv.DictReader(io.StringIO(comma_separated(leaderboard([*same, *OTHERS])))))
+    rows = list(csv.DictReader(io.StringIO(comma_separated(make_leaderboards([*same, *OTHERS])))))
     assert (
         next(r for r in rows if r["method"] == "l2")["low"] == ""
     )  # no spread was seen: no interval, not [0, 0]
@@ -306,7 +308,7 @@ def with_verdicts():
     found += [run(s, 0.5 + s / 100, method="original", fields={}) for s in range(3)]
     other = {"task": "mnist_0", "scale": "full", "keep": -95.0}
     found += [run(s, 0.1, method="retrain", fields={}, **other) for s in range(3)]
-    return published_table("table1", found + [{**r, "method": "no_gr"} for r in found[:3]])
+    return make_published_table("table1", found + [{**r, "method": "no_gr"} for r in found[:3]])
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no TeX here")
@@ -314,15 +316,15 @@ def test_the_latex_compiles_and_stays_on_the_page(tmp_path):
     many = [
         result_row(f"a_rather_long_method_{i}", scale="full", seed=s) for i in range(70) for s in range(4)
     ]
-    published = [published_table(name, []) for name in layouts()]
-    log = compiled(latex([*published, with_verdicts(), *hostile(), *leaderboard(many)]), tmp_path)
+    published = [make_published_table(name, []) for name in load_layouts()]
+    log = compiled(latex([*published, with_verdicts(), *hostile(), *make_leaderboards(many)]), tmp_path)
     assert [float(x) for x in re.findall(r"Overfull \\hbox \(([\d.]+)pt", log) if float(x) > 3] == []
     assert "Float too large" not in log
 
 
 def test_latex_sets_verdicts_margins_and_claims_and_not_as_comments():
     table = with_verdicts()
-    claim = claims.Verdict(claims.claims()[0], "holds", "sa 0.1 % & less")
+    claim = claims.Verdict(claims.load_claims()[0], "holds", "sa 0.1 % & less")
     text = "\n".join(x for x in latex([replace(table, claims=(claim,))]).splitlines() if x[0] != "%")
     assert r"5.8 \%\textsuperscript{$=$}" in text
     assert r"96.7 \%\textsuperscript{$\neq$}" in text
@@ -360,7 +362,7 @@ def test_any_letter_becomes_latex_that_compiles(tmp_path):
             result_row(f"北京 {c}", scale="full", task_title=c)
             for c in ("\t", "[2]", "ẞ", "*", "…", "$\\frac{a$")
         ]
-        compiled(latex(leaderboard(odd)), tmp_path)
+        compiled(latex(make_leaderboards(odd)), tmp_path)
 
 
 def test_the_command_line_prints_and_writes(cli, tmp_path):
@@ -377,7 +379,7 @@ def test_the_command_line_prints_and_writes(cli, tmp_path):
 def test_the_spread_of_table_2_has_its_own_verdict():
     """Beside the score stands its spread over images, judged against the printed one and not against the score."""
     declared = {"title": "GCDS", "unit": "probability", "better": "lower"}
-    task = json.loads(json.dumps(asdict(registry.task("celeb_brad_pitt"))))
+    task = json.loads(json.dumps(asdict(registry.get_task("celeb_brad_pitt"))))
     rows = []
     for seed, spread in enumerate((0.40, 0.42, 0.44)):
         row = result_row(
@@ -391,21 +393,23 @@ def test_the_spread_of_table_2_has_its_own_verdict():
         extra = {"given_face": {"mean": 0.6, "std": spread, "n": 900}}
         row["measurements"] = [measurement("celebrity_score", 0.6, 0.6, declared, extra=extra)]
         rows.append(row)
-    found = named(published_table("table2", rows), "", "original")
+    found = named(make_published_table("table2", rows), "", "original")
     score, spread = found.entries[1:3]
     assert (score.text, score.published) == ("0.6", 0.606)
     assert (spread.text, spread.interval, spread.published) == ("0.42", "0.4 to 0.44", 0.424)
-    text = markdown([published_table("table2", rows)])
+    text = markdown([make_published_table("table2", rows)])
     assert "0.6 (0.6, 0.6, 0.6) / 0.606: " in text
-    assert " %" not in (text + markdown([published_table("table2", [])])).replace("95 %", "")
+    assert " %" not in (text + markdown([make_published_table("table2", [])])).replace("95 %", "")
     assert spread.verdict == "inconclusive (too noisy: ± 0.0994 against a margin of 0.05)"
 
 
 def test_another_base_model_of_the_paper_fills_its_own_row():
     """Table 4's SD v2.1 is the same task on another model, in its own size; SD v1.4's row stays empty."""
     declared = {"title": "Nudity", "unit": "rate", "better": "lower"}
-    task = json.loads(json.dumps(asdict(registry.task("nudity_explicit"))))
-    (command,) = (r.command for r in published_table("table4", []).rows if r.label == "original (SD v2.1)")
+    task = json.loads(json.dumps(asdict(registry.get_task("nudity_explicit"))))
+    (command,) = (
+        r.command for r in make_published_table("table4", []).rows if r.label == "original (SD v2.1)"
+    )
     assert command.endswith("--set task.model=stabilityai/stable-diffusion-2-1 --set task.size=768")
     sets = [text for name, text in zip(command.split(), command.split()[1:], strict=False) if name == "--set"]
     (cell,) = resolve(["nudity_explicit"], ["original"], "paper", sets=sets)
@@ -420,7 +424,7 @@ def test_another_base_model_of_the_paper_fills_its_own_row():
     )
     boxes = {"at": {"0.6": {"boxes": {"armpits": 105}}}}
     row["measurements"] = [measurement("nudity", 0.2, 0.2, declared, extra=boxes)]
-    table = published_table("table4", [row])
+    table = make_published_table("table4", [row])
     cells = {r.label: r.entries[0] for r in table.rows}
     assert cells["original (SD v2.1)"].text == "105"
     assert cells["original (SD v2.1)"].verdict.startswith("not comparable: boxes of NudeNet 2")

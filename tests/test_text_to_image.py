@@ -13,7 +13,7 @@ from sa_bench.core.errors import SaBenchError
 from sa_bench.data import captions
 from sa_bench.models import micro_pipeline, scopes
 from sa_bench.models.text_to_image import TextToImage
-from sa_bench.training.fisher import over_time
+from sa_bench.training.fisher import fisher_over_time
 
 DDIM = Sampler("ddim", steps=4, guidance=5.0)
 
@@ -272,7 +272,7 @@ def test_images_and_latents(tiny):
 
 def test_fisher_of_prompts(tiny, rng):
     x, c = torch.randn(2, *tiny.shape, generator=rng), tiny.conditions(["a zero", "a one"])
-    F, negative = over_time(tiny, [(x, c, None)], FisherOptions(timesteps=5), rng)
+    F, negative = fisher_over_time(tiny, [(x, c, None)], FisherOptions(timesteps=5), rng)
     assert negative == 0
     assert set(F) == set(tiny.parameters())
     assert all(float(v.min()) >= 0 for v in F.values())

@@ -14,7 +14,7 @@ from sa_bench.engine.cells import resolve
 from sa_bench.engine.measure import LazyView, Subject, measure_inputs
 from sa_bench.engine.stages import Chain
 
-transplant = registry.metric("transplant")
+transplant = registry.get_metric("transplant")
 module = importlib.import_module("sa_bench.metrics.transplant")
 
 

@@ -21,7 +21,7 @@ def cells(lam, forget, keep, **changes):
 
 
 def test_the_winner_forgets_most_among_those_that_keep_as_much():
-    found = tune.tries([
+    found = tune.collect_tries([
         *cells(1, (0.00, 0.00), (-99, -99)),  # keeps less than the margin allows
         *cells(10, (0.01, 0.01), (-95.3, -95.3)),
         *cells(100, (0.06, 0.06), (-95, -95)),
@@ -33,9 +33,11 @@ def test_the_winner_forgets_most_among_those_that_keep_as_much():
 
 
 def test_equal_forgetting_is_decided_by_what_was_kept():
-    found = tune.tries([*cells(1, (0, 0), (-95.2, -95.2)), *cells(10, (0, 0), (-95, -95))])
+    found = tune.collect_tries([*cells(1, (0, 0), (-95.2, -95.2)), *cells(10, (0, 0), (-95, -95))])
     assert tune.choose(found).setting == "lam=10"
-    near = tune.tries([*cells(1, (0.005, 0.005), (-95.2, -95.2)), *cells(10, (0.01, 0.01), (-95, -95))])
+    near = tune.collect_tries(
+        [*cells(1, (0.005, 0.005), (-95.2, -95.2)), *cells(10, (0.01, 0.01), (-95, -95))]
+    )
     assert tune.choose(near).setting == "lam=10"  # one image more of 200 is no more forgetting
 
 
@@ -59,17 +61,17 @@ def test_expected_best_is_the_mean_over_all_draws():
 
 def test_a_search_with_a_hole_is_refused():
     with pytest.raises(SaBenchError, match="failed"):
-        tune.tries([result_row("sa", error="out of memory", folder="x")])
+        tune.collect_tries([result_row("sa", error="out of memory", folder="x")])
     rows = cells(1, (0, 0), (-95, -95))
     rows[0]["measurements"].pop()
     with pytest.raises(SaBenchError, match="retain_log_likelihood was not measured"):
-        tune.tries(rows)
+        tune.collect_tries(rows)
     with pytest.raises(SaBenchError, match="not every setting was tried on the same"):
-        tune.tries([*cells(1, (0, 0), (-95, -97)), *cells(10, (0, 0), (-94, -94))[:1]])
+        tune.collect_tries([*cells(1, (0, 0), (-95, -97)), *cells(10, (0, 0), (-94, -94))[:1]])
     with pytest.raises(SaBenchError, match="differ in scale"):
-        tune.tries([*cells(1, (0, 0), (-95, -97)), *cells(10, (0, 0), (-94, -94), scale="full")])
+        tune.collect_tries([*cells(1, (0, 0), (-95, -97)), *cells(10, (0, 0), (-94, -94), scale="full")])
     with pytest.raises(SaBenchError, match="No method's runs"):
-        tune.tries([])
+        tune.collect_tries([])
 
 
 def test_settings_of_any_kind_are_named_and_a_cell_found_twice_counts_once():
@@ -77,7 +79,7 @@ def test_settings_of_any_kind_are_named_and_a_cell_found_twice_counts_once():
     others = cells(1, (0, 0), (-96, -96))
     for row in others:
         row["fields"] = {"lam": 1, "reduction": "mean", "fisher": {"n": 50}}
-    found = tune.tries([*rows, *rows, *others])
+    found = tune.collect_tries([*rows, *rows, *others])
     assert [t.runs for t in found] == [2, 2]
     assert {t.setting for t in found} == {"no setting", "reduction=mean, fisher.n=50"}
 
@@ -88,7 +90,7 @@ def test_the_report_lists_every_try_and_marks_the_winner():
         *cells(10, (0, 0), (-95, -95)),
         *cells(100, (0.9, 0.9), (-93, -93)),
     ]
-    text = tune.report(tune.tries(rows))
+    text = tune.report(tune.collect_tries(rows))
     assert "mnist\\_0: tried on one, two" in text
     assert text.count("| sa | lam=") == 3
     assert [x for x in text.splitlines() if "chosen" in x] == [

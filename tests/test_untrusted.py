@@ -18,7 +18,7 @@ from sa_bench.core.errors import SaBenchError
 from sa_bench.core.untrusted_text import MIB, Unfit
 from sa_bench.data import images
 from sa_bench.models.checkpoints import diffusers_folder, layouts
-from sa_bench.results.bundles import BUNDLED, opened
+from sa_bench.results.bundles import BUNDLED, open_bundle
 from sa_bench.results.files import read_results
 
 ROOT = Path(__file__).parent.parent
@@ -126,7 +126,7 @@ def test_members_are_stored_or_deflated(tmp_path, store_env, method, member):
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr(member, bytes(2**20), method)
     with pytest.raises(SaBenchError, match="packed in another way than deflated"):
-        opened(file)
+        open_bundle(file)
 
 
 def test_a_directory_that_would_fill_the_memory_is_not_read(tmp_path):

@@ -3,7 +3,7 @@
 from result_rows import ORIGINAL, OTHERS, RELABEL, RETRAIN, line, measurement, one, result_row
 
 from sa_bench.commands.terminal import print_boards, print_measurements
-from sa_bench.results.format import percent
+from sa_bench.results.format import format_percent
 
 
 def test_a_board_without_controls_says_how_to_add_them():
@@ -99,7 +99,7 @@ def test_a_collapsed_model_is_not_ranked_and_says_so():
 def test_too_few_images_are_said_to_be_too_few_and_not_a_failure_to_forget():
     board = one([result_row(forget=(0.0, 0.0, 0.138)), *OTHERS])
     assert line(board, "sa").sentence.startswith("Not shown to have forgotten: 0.0 %")
-    bound = percent(line(board, "sa").endpoints["forget_top1"].bounds[1])
+    bound = format_percent(line(board, "sa").endpoints["forget_top1"].bounds[1])
     told = f"for another base and seed it may be up to {bound}, and chance is 10.0 %; more images, seeds or bases would tell"
     assert told in board.headline
     kept = one([result_row(forget=0.9), *OTHERS])

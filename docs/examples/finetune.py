@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from sa_bench.training.loop.sources import losses
 from torch import Tensor
 
-from sa_bench.contracts.task import Count, Generator, Rate, Recipe, Run, Task
+from sa_bench.contracts import Count, Generator, Rate, Recipe, Run, Task
 
 
 @dataclass(frozen=True)

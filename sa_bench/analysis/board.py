@@ -20,7 +20,7 @@ def run_of(row: Row) -> tuple[int, int, int]:
     return row["base_seed"], row["seed"], row["task_values"].get("sample_seed") or 0
 
 
-def spent(cost: Row) -> float | None:
+def seconds_spent(cost: Row) -> float | None:
     """Seconds of a stage: the CPU's on a CPU; wall seconds on another device, whose work no CPU clock sees."""
     return cost.get("cpu_s" if cost.get("device", "cpu") == "cpu" else "wall_s")
 
@@ -93,7 +93,7 @@ class Line:
     @property
     def seconds(self) -> float | None:
         """Mean seconds of forgetting over the cells that recorded it, by the clock that `clock` names."""
-        found = [s for c in self.cells if (s := spent(c["cost"].get("forget", {}))) is not None]
+        found = [s for c in self.cells if (s := seconds_spent(c["cost"].get("forget", {}))) is not None]
         return fmean(found) if found else None
 
     @property
@@ -106,7 +106,7 @@ class Line:
     def devices(self) -> tuple[str, ...]:
         """Where it forgot, of the cells that recorded what that cost."""
         costs = [c["cost"].get("forget", {}) for c in self.cells]
-        return tuple(dict.fromkeys(c.get("device", "cpu") for c in costs if spent(c) is not None))
+        return tuple(dict.fromkeys(c.get("device", "cpu") for c in costs if seconds_spent(c) is not None))
 
     @property
     def clock(self) -> str:

@@ -16,16 +16,16 @@ from sa_bench.analysis.pairwise import (
     Comparison,
     Scores,
     cells_by_run,
-    differences,
-    endpoint,
+    compare_endpoint,
+    differences_by_base,
+    find_measurement,
     is_rate,
-    measured,
     paired_scores,
-    shared,
+    shared_runs,
 )
-from sa_bench.analysis.ranking import boards
-from sa_bench.contracts import Task, plain
-from sa_bench.core.errors import SaBenchError, unknown
+from sa_bench.analysis.ranking import make_boards
+from sa_bench.contracts import Task, key_values
+from sa_bench.core.errors import SaBenchError, unknown_name
 from sa_bench.results.files import read_results
 from sa_bench.statistics import ALPHA, clustered, components, holm, sampling
 from sa_bench.statistics.clustered import Paired
@@ -42,7 +42,7 @@ class Side:
     line: Line
 
 
-def sides(folders: Sequence[Path], methods: str = "", task: str = "") -> tuple[Side, Side]:
+def select_lines(folders: Sequence[Path], methods: str = "", task: str = "") -> tuple[Side, Side]:
     """The two lines that are meant: of one run by two labels (or names of methods), or one of each of two runs.
 
     Args:
@@ -63,7 +63,7 @@ def sides(folders: Sequence[Path], methods: str = "", task: str = "") -> tuple[S
     left, right = ([*_named(where, found, name)] for (where, found), name in zip(there, names, strict=True))
     pairs = [
         (a, b) for a in left for b in right
-        if (a.board is b.board and a.line is not b.line if len(folders) == 1 else not difference(a, b))
+        if (a.board is b.board and a.line is not b.line if len(folders) == 1 else not protocol_difference(a, b))
     ]  # fmt: skip
     if not pairs:
         raise _no_pair(left, right, len(folders) == 1)
@@ -76,7 +76,7 @@ def sides(folders: Sequence[Path], methods: str = "", task: str = "") -> tuple[S
     return pairs[0]
 
 
-def sweeps(folders: Sequence[Path], methods: str, task: str = "") -> tuple[Board, list[str]]:
+def select_sweeps(folders: Sequence[Path], methods: str, task: str = "") -> tuple[Board, list[str]]:
     """The one board of one run, and the two methods by name that are to be compared along their settings.
 
     Raises:
@@ -96,7 +96,7 @@ def sweeps(folders: Sequence[Path], methods: str, task: str = "") -> tuple[Board
     if not fitting:
         known = {line.method for b in found for line in b.lines}
         missing = [name for name in names if name not in known]
-        raise unknown("method with a result here", (missing or names)[0], known)
+        raise unknown_name("method with a result here", (missing or names)[0], known)
     if len(fitting) > 1:
         boards_ = "; ".join(f"{b.task} · scale {b.scale}" for b in fitting)
         raise SaBenchError(
@@ -105,7 +105,7 @@ def sweeps(folders: Sequence[Path], methods: str, task: str = "") -> tuple[Board
     return fitting[0], names
 
 
-def difference(a: Side, b: Side) -> str:
+def protocol_difference(a: Side, b: Side) -> str:
     """The first thing in which the protocols of two lines differ, "" if they are one."""
     left, right = (next(iter((*s.line.cells, *s.line.failed))) for s in (a, b))
     for name, x, y in _facts(left, right):
@@ -117,12 +117,12 @@ def difference(a: Side, b: Side) -> str:
 def _facts(left: Row, right: Row) -> Iterator[tuple[str, Any, Any]]:
     yield "task", left["task"], right["task"]
     yield "scale", left["scale"], right["scale"]
-    values = [plain(row["task_values"], Task) for row in (left, right)]
+    values = [key_values(row["task_values"], Task) for row in (left, right)]
     for key in dict.fromkeys((*values[0], *values[1])):
         if key != "metrics":  # which others were taken changes no value
             yield f"task.{key}", values[0].get(key), values[1].get(key)
     for m in left["measurements"]:
-        other = measured(right, m["name"])
+        other = find_measurement(right, m["name"])
         if m["role"] == "primary" and other is not None:
             for key in dict.fromkeys((*m["fingerprint"], *other["fingerprint"])):
                 yield f"{key} of {m['name']}", m["fingerprint"].get(key), other["fingerprint"].get(key)
@@ -134,10 +134,10 @@ def _short(value: Any) -> str:
 
 
 def _boards(folder: Path, task: str) -> list[Board]:
-    found = boards(read_results([folder]))
+    found = make_boards(read_results([folder]))
     kept = [board for board in found if task in ("", board.task)]
     if not kept:
-        raise unknown(f"task of {folder}", task, {board.task for board in found})
+        raise unknown_name(f"task of {folder}", task, {board.task for board in found})
     return kept
 
 
@@ -182,14 +182,14 @@ def _named(where: Path, found: Sequence[Board], name: str) -> Iterator[Side]:
         if chosen := [Side(where, board, line) for board, line in lines if fits(line)]:
             yield from chosen
             return
-    raise unknown(f"method of {where}", name, {line.label for _, line in lines})
+    raise unknown_name(f"method of {where}", name, {line.label for _, line in lines})
 
 
 def _no_pair(left: Sequence[Side], right: Sequence[Side], one_run: bool) -> SaBenchError:
     a, b = next(((x, y) for x in left for y in right if x.board.task == y.board.task), (left[0], right[0]))
     if one_run and a.line is b.line:
         return SaBenchError(f"{a.line.label} cannot be compared with itself; name two lines: --methods a,b.")
-    if why := difference(a, b):
+    if why := protocol_difference(a, b):
         return SaBenchError(
             f"{a.line.label} and {b.line.label} were not made or measured alike: {why}. Compare results of one protocol."
         )
@@ -267,14 +267,14 @@ class Versus:
         return sum(x is not None and x == y for x, y in models)
 
 
-def versus(a: Side, b: Side) -> Versus:
+def compare_lines(a: Side, b: Side) -> Versus:
     """The three endpoints of two lines of one protocol.
 
     Raises:
         SaBenchError: they share no run, and it is not one checkpoint against another either.
     """
     left, right = cells_by_run(a.line), cells_by_run(b.line)
-    runs = tuple((left[key], right[key]) for key in shared(a.line, b.line))
+    runs = tuple((left[key], right[key]) for key in shared_runs(a.line, b.line))
     matched = bool(runs)
     if not matched and len(left) == len(right) == 1:
         runs = ((a.line.cells[0], b.line.cells[0]),)
@@ -308,7 +308,7 @@ def _adjusted(answer: Answer, checkpoints: float | None, methods: float | None) 
 
 
 def _answer(role: str, name: str, a: Side, b: Side, runs: Sequence[tuple[Row, Row]], matched: bool) -> Answer:
-    rows = [(measured(x, name), measured(y, name)) for x, y in runs]
+    rows = [(find_measurement(x, name), find_measurement(y, name)) for x, y in runs]
     found = [(x, y) for x, y in rows if x is not None and y is not None]
     known = [(x, y) for x, y in found if x["value"] is not None and y["value"] is not None]
     if not known:
@@ -331,17 +331,17 @@ def _answer(role: str, name: str, a: Side, b: Side, runs: Sequence[tuple[Row, Ro
     lower = facts["better"] == "lower"
     for_a = sum(e.p < ALPHA and (e.difference < 0) == lower for e in each)
     for_b = sum(e.p < ALPHA for e in each) - for_a
-    by_base = differences(name, a.line, b.line) if matched else {}
-    between = endpoint(name, a.line, b.line) if matched else None
+    by_base = differences_by_base(name, a.line, b.line) if matched else {}
+    between = compare_endpoint(name, a.line, b.line) if matched else None
     return Answer(
         role, facts, fmean(x["value"] for x, _ in known), fmean(y["value"] for _, y in known), len(pairs), (for_a, for_b),
-        together(pairs, is_rate(unit)) if pairs else None, _cohen(pairs, is_rate(unit)), why, between,
+        pool_pairs(pairs, is_rate(unit)) if pairs else None, _cohen(pairs, is_rate(unit)), why, between,
         _dz(by_base, between), tuple(d for ds in by_base.values() for d in ds),
         _spread(by_base, pairs, _by_judge(known)),
     )  # fmt: skip
 
 
-def together(pairs: Sequence[Scores], bounded: bool) -> Paired:
+def pool_pairs(pairs: Sequence[Scores], bounded: bool) -> Paired:
     """The difference of all pairs' checkpoints, as they are, on other images (or prompts).
 
     With the same images in every pair an image's value is its mean over the pairs. Otherwise (images in which a face was

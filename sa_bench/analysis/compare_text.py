@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Iterator
 
 from sa_bench.analysis.compare import Answer, Side, Versus
-from sa_bench.analysis.pairwise import FEWEST, difference, difference_text, is_rate
-from sa_bench.results.format import shown
+from sa_bench.analysis.pairwise import FEWEST, format_difference, format_difference_of, is_rate
+from sa_bench.results.format import format_number
 from sa_bench.results.rows import code_of
 from sa_bench.statistics import ALPHA
 
@@ -28,7 +28,7 @@ SMALL_PRINT = (
 )
 
 
-def text(found: Versus) -> str:
+def format_comparison(found: Versus) -> str:
     """Plain text, at most `WIDTH` columns."""
     a, b = found.a.line, found.b.line
     names = _names(found)
@@ -48,7 +48,9 @@ def text(found: Versus) -> str:
         if answer.a is None:
             parts.append(f"  n/a: {answer.why}")
             continue
-        parts.append(f"  {a.label} {shown(answer.a, unit)}{of}, {b.label} {shown(answer.b, unit)}{of}")
+        parts.append(
+            f"  {a.label} {format_number(answer.a, unit)}{of}, {b.label} {format_number(answer.b, unit)}{of}"
+        )
         parts += [f"  {line}" for line in _answers(found, answer, names)]
     parts += ["", SMALL_PRINT]
     return "\n".join(
@@ -126,7 +128,7 @@ def _checkpoints(found: Versus, answer: Answer, names: tuple[str, str]) -> str:
     kind = "h" if is_rate(unit) else "d"
     effect = "" if answer.effect is None else f", Cohen's {kind} {answer.effect:+.2f}"
     over = f"{pair.n} images" if pair.unit == "image" else f"{pair.units} prompts"
-    out = f"{verdict}: {difference_text(pair.difference, pair.low, pair.high, unit)}, {_p(pair.p)}{effect}, over {over}."
+    out = f"{verdict}: {format_difference(pair.difference, pair.low, pair.high, unit)}, {_p(pair.p)}{effect}, over {over}."
     if answer.pairs > 1:
         wins = [f"{n} of {answer.pairs} for {name}" for n, name in zip(answer.wins, names, strict=True) if n]
         out += f" Pair by pair (p < .05): {', '.join(wins) or f'none of {answer.pairs}'}."
@@ -146,7 +148,7 @@ def _methods(answer: Answer, names: tuple[str, str]) -> str:
     verdict = f"Yes, in favour of {_better(row.difference, answer, names)}" if row.p < ALPHA else "Not shown"
     effect = "" if answer.standardised is None else f", d_z {answer.standardised:+.2f}"
     units = f"{row.bases} base models" if row.bases > 1 else f"{row.runs} seeds of this base model alone"
-    return f"{verdict}: {difference(row)}, {_p(row.p)}{effect}, over {units}."
+    return f"{verdict}: {format_difference_of(row)}, {_p(row.p)}{effect}, over {units}."
 
 
 def _spread(found: Versus, answer: Answer) -> str:

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from sa_bench.analysis.board import Board
-from sa_bench.results.format import shown, unit
+from sa_bench.results.format import format_number, format_unit
 from sa_bench.results.rows import metric_of
 
 SAME, COUNT = "the metric's", "count"  # units: the one of the value itself; a whole number
@@ -92,11 +92,15 @@ class Fact(NamedTuple):
     @property
     def measure(self) -> str:
         """The unit to stand behind the number or its label; rates carry their % themselves."""
-        return "" if self.unit == COUNT else unit(self.unit).strip()
+        return "" if self.unit == COUNT else format_unit(self.unit).strip()
 
     def text(self) -> str:
         """The number for people, without its unit."""
-        return f"{self.value:,.1f}".removesuffix(".0") if self.unit == COUNT else shown(self.value, self.unit)
+        return (
+            f"{self.value:,.1f}".removesuffix(".0")
+            if self.unit == COUNT
+            else format_number(self.value, self.unit)
+        )
 
 
 class Row(NamedTuple):
@@ -107,7 +111,7 @@ class Row(NamedTuple):
     cells: tuple[tuple[str, str], ...]  # (number, small print) a line; empty where it was not told
 
 
-def facts(m: Mapping[str, Any], classes: Sequence[str] = ()) -> list[Fact]:
+def extra_numbers(m: Mapping[str, Any], classes: Sequence[str] = ()) -> list[Fact]:
     """The known numbers of a measurement's `extra`, in its order; `classes` name the classes."""
     found = []
     for key, value in (m.get("extra") or {}).items():
@@ -119,9 +123,9 @@ def facts(m: Mapping[str, Any], classes: Sequence[str] = ()) -> list[Fact]:
     return found
 
 
-def sentence(m: Mapping[str, Any], key: str, classes: Sequence[str] = ()) -> str:
+def describe_extra(m: Mapping[str, Any], key: str, classes: Sequence[str] = ()) -> str:
     """The known numbers under one key of a measurement's `extra`: `prompts: synonym 1.0 % (n = 40), …`; "": none."""
-    found = [fact for fact in facts(m, classes) if fact.key == key]
+    found = [fact for fact in extra_numbers(m, classes) if fact.key == key]
     texts = [
         " ".join(filter(None, (f.name, f.text(), f.measure))) + (f" (n = {f.n:,})" if f.n is not None else "")
         for f in found
@@ -129,14 +133,14 @@ def sentence(m: Mapping[str, Any], key: str, classes: Sequence[str] = ()) -> str
     return f"{found[0].words}: {', '.join(texts)}" if found else ""
 
 
-def table(board: Board) -> list[Row]:
+def details_table(board: Board) -> list[Row]:
     """Every fact of a board by line: means over the runs that told it, the smallest n."""
     told: dict[tuple[str, str], dict[int, list[Fact]]] = {}
     runs = [len(line.cells) for line in board.lines]
     for i, line in enumerate(board.lines):
         for cell in line.cells:
             for m in cell["measurements"]:
-                for fact in facts(m, cell["task_values"]["classes"]):
+                for fact in extra_numbers(m, cell["task_values"]["classes"]):
                     label = fact.label + (f" ({fact.measure})" if fact.measure else "")
                     told.setdefault((m["name"], label), {}).setdefault(i, []).append(fact)
     return [

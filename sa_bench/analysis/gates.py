@@ -104,7 +104,7 @@ def _on_scale(run: Reading, rate: bool) -> tuple[float, float]:
     return float(np.arcsin(np.sqrt((run.value * n + 3 / 8) / (n + 3 / 4)))), variance
 
 
-def difference(a: Estimate, b: Estimate) -> tuple[float, float]:
+def difference_bounds(a: Estimate, b: Estimate) -> tuple[float, float]:
     """(lower, upper) one-sided 95 % bounds of a − b in the value's own units, with Welch's degrees of freedom.
 
     Of rates the bounds are put back at b's mean: what b's rate would have to change by.

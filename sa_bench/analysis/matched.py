@@ -18,9 +18,9 @@ from statistics import fmean
 import numpy as np
 
 from sa_bench.analysis.board import Board, Line, run_of
-from sa_bench.analysis.pairwise import difference_text, measured
+from sa_bench.analysis.pairwise import find_measurement, format_difference
 from sa_bench.core.errors import SaBenchError
-from sa_bench.results.format import percent, shown
+from sa_bench.results.format import format_number, format_percent
 from sa_bench.statistics import over_bases
 
 
@@ -44,7 +44,7 @@ class Reached:
     why: str = ""  # why a unit has no value
 
 
-def at(board: Board, methods: Sequence[str], level: str) -> str:
+def compare_at(board: Board, methods: Sequence[str], level: str) -> str:
     """Retention and recovery of two methods at the level `forget_top1=0.003` of forgetting, as text.
 
     Raises:
@@ -66,8 +66,8 @@ def at(board: Board, methods: Sequence[str], level: str) -> str:
     single = len({run_of(cell)[0] for lines in sweeps for line in lines for cell in line.cells}) == 1
     reached = [_reached(board, m, lines, target, single) for m, lines in zip(methods, sweeps, strict=True)]
     text = [
-        f"{board.title}, scale {board.scale}: {' and '.join(methods)} where at most {percent(target)} of the images of "
-        f"{board.concept} are left",
+        f"{board.title}, scale {board.scale}: {' and '.join(methods)} where at most {format_percent(target)} of the "
+        f"images of {board.concept} are left",
         *(_where(of) for of in reached),
         *_text(board, reached, retention, single),
         *_text(board, reached, recovery, single),
@@ -90,7 +90,7 @@ def _reached(board: Board, method: str, lines: Sequence[Line], target: float, si
     runs: dict[int, dict[str, list[list[float]]]] = {}
     for line in lines:
         for cell in line.cells:
-            rows = [measured(cell, name) for name in names]
+            rows = [find_measurement(cell, name) for name in names]
             if any(row is None or row["value"] is None for row in rows):
                 continue
             base, seed, _ = run_of(cell)
@@ -105,23 +105,23 @@ def _reached(board: Board, method: str, lines: Sequence[Line], target: float, si
             label: [fmean(column) for column in zip(*found, strict=True)] for label, found in settings.items()
         }
         points = [Point(k, float(np.arcsin(np.sqrt(left))), *others) for k, (left, *others) in means.items()]
-        front = front_of(points, better or "higher")
+        front = pareto_points(points, better or "higher")
         least = max(least, float(np.sin(front[0].left) ** 2))
-        found = interpolated(front, float(np.arcsin(np.sqrt(target))))
+        found = interpolate(front, float(np.arcsin(np.sqrt(target))))
         if found is not None:
             values[names[1]][unit], values[names[2]][unit], labels = found
             between |= dict.fromkeys(labels)
     missing = len(runs) - len(values[names[1]])
     what = "seed" if single else "base model"
     why = (
-        f"on {missing} of {len(runs)} {what}s no setting leaves so little (all do from {percent(least)} on)"
+        f"on {missing} of {len(runs)} {what}s no setting leaves so little (all do from {format_percent(least)} on)"
         if missing
         else ""
     )
     return Reached(method, values, tuple(between), why if runs else "no run has all three endpoints")
 
 
-def front_of(points: Sequence[Point], better: str) -> list[Point]:
+def pareto_points(points: Sequence[Point], better: str) -> list[Point]:
     """The points that no other beats, with less left and more kept, from the least left on."""
     sign = 1 if better == "higher" else -1
     front: list[Point] = []
@@ -131,7 +131,7 @@ def front_of(points: Sequence[Point], better: str) -> list[Point]:
     return front
 
 
-def interpolated(front: Sequence[Point], left: float) -> tuple[float, float, tuple[str, ...]] | None:
+def interpolate(front: Sequence[Point], left: float) -> tuple[float, float, tuple[str, ...]] | None:
     """(kept, back, the labels it lies between) where at most so much is left; None where every point leaves more."""
     if left < front[0].left:
         return None
@@ -154,8 +154,8 @@ def _text(board: Board, reached: Sequence[Reached], name: str, single: bool) -> 
     lines = [f"\n{name}" + (f" ({facts.better} is better)" if facts.better else "")]
     for of in reached:
         if points := list(of.values[name].values()):
-            each = ", ".join(shown(v, facts.unit) for v in points)
-            lines.append(f"  {of.method}: {shown(fmean(points), facts.unit)} ({each})")
+            each = ", ".join(format_number(v, facts.unit) for v in points)
+            lines.append(f"  {of.method}: {format_number(fmean(points), facts.unit)} ({each})")
     a, b = reached
     shared = sorted(a.values[name].keys() & b.values[name].keys())
     if not shared:
@@ -163,7 +163,7 @@ def _text(board: Board, reached: Sequence[Reached], name: str, single: bool) -> 
     differences = [a.values[name][unit] - b.values[name][unit] for unit in shared]
     by_base = {0: differences} if single else {unit: [d] for unit, d in zip(shared, differences, strict=True)}
     mean, low, high, p = over_bases(by_base)
-    text = f"  {a.method} − {b.method}: {difference_text(mean, low, high, facts.unit)}"
+    text = f"  {a.method} − {b.method}: {format_difference(mean, low, high, facts.unit)}"
     text += f", p = {p:.2g}" if p is not None else ""
     return [
         *lines,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from sa_bench.analysis.board import Board, Line, Row, run_of
-from sa_bench.results.files import columns_of
+from sa_bench.results.files import read_columns_of
 from sa_bench.statistics import ALPHA, clustered, holm, over_bases
 
 FEWEST = 5  # shared runs below which there is no interval and no p
@@ -50,7 +50,7 @@ class Comparison:
     pairs: int  # pairs of which the scores are at hand
 
 
-def comparisons(board: Board) -> list[Comparison]:
+def compare_all_pairs(board: Board) -> list[Comparison]:
     """Every pair of methods that shares `FEWEST` runs or more, the three endpoints each.
 
     A collapsed line is compared with collapsed ones alone: beside a standing one its numbers mislead.
@@ -60,18 +60,18 @@ def comparisons(board: Board) -> list[Comparison]:
     for a, b in combinations(lines, 2):
         if a.same_settings(b):  # one method of two origins: a reproduction
             continue
-        if bool(a.collapsed) == bool(b.collapsed) and len(shared(a, b)) >= FEWEST:
+        if bool(a.collapsed) == bool(b.collapsed) and len(shared_runs(a, b)) >= FEWEST:
             found += _pair(board, a, b)
     return found
 
 
 def _pair(board: Board, a: Line, b: Line) -> list[Comparison]:
-    rows = [row for name in board.primary if (row := endpoint(name, a, b)) is not None]
+    rows = [row for name in board.primary if (row := compare_endpoint(name, a, b)) is not None]
     adjusted = holm([row.p for row in rows])
     return [Comparison(**{**row.__dict__, "p": p}) for row, p in zip(rows, adjusted, strict=True)]
 
 
-def shared(a: Line, b: Line) -> list[tuple[int, int, int]]:
+def shared_runs(a: Line, b: Line) -> list[tuple[int, int, int]]:
     """The runs that both lines have, each as `run_of` says it."""
     keys = [{run_of(c) for c in line.cells} for line in (a, b)]
     return sorted(keys[0] & keys[1])
@@ -97,7 +97,7 @@ def paired_scores(a: Row, b: Row, name: str) -> Scores | str:
 
     Images are told by prompt and seed; of a class-conditional task they are all there, in the task's order.
     """
-    left, right = columns_of(a, name), columns_of(b, name)
+    left, right = read_columns_of(a, name), read_columns_of(b, name)
     if not left or not right:
         return "per-image scores are not at hand"
     if a["task_values"].get("prompts"):
@@ -128,14 +128,14 @@ def is_rate(unit: str | None) -> bool:
     return unit in ("rate", "probability")
 
 
-def endpoint(name: str, a: Line, b: Line) -> Comparison | None:
+def compare_endpoint(name: str, a: Line, b: Line) -> Comparison | None:
     """Measurement `name` of two lines over the runs that both have; None if there is no such run."""
     left, right = cells_by_run(a), cells_by_run(b)
-    by_base = differences(name, a, b)
+    by_base = differences_by_base(name, a, b)
     if not by_base:
         return None
     facts, wins, pairs = a.endpoints[name], [0, 0], 0
-    for key in shared(a, b):
+    for key in shared_runs(a, b):
         scores = paired_scores(left[key], right[key], name)
         if isinstance(scores, str):
             continue
@@ -153,12 +153,12 @@ def endpoint(name: str, a: Line, b: Line) -> Comparison | None:
     )  # fmt: skip
 
 
-def difference(row: Comparison) -> str:
+def format_difference_of(row: Comparison) -> str:
     """`+2.10 nats (95 %: 1.80 to 2.40)`; differences of rates in points."""
-    return difference_text(row.difference, row.low, row.high, row.unit)
+    return format_difference(row.difference, row.low, row.high, row.unit)
 
 
-def difference_text(value: float, low: float | None, high: float | None, of: str | None) -> str:
+def format_difference(value: float, low: float | None, high: float | None, of: str | None) -> str:
     """A difference of an endpoint with the unit `of`, with its interval if there is one."""
 
     def text(number: float, sign: str = "") -> str:
@@ -171,7 +171,7 @@ def difference_text(value: float, low: float | None, high: float | None, of: str
     return out
 
 
-def checkpoints(row: Comparison) -> str:
+def format_checkpoints(row: Comparison) -> str:
     """`24 of 24 for sa`; what the pairs of checkpoints say."""
     if not row.pairs:
         return "scores not at hand"
@@ -179,18 +179,18 @@ def checkpoints(row: Comparison) -> str:
     return ", ".join(parts) or f"none of {row.pairs}"
 
 
-def differences(name: str, a: Line, b: Line) -> dict[int, list[float]]:
+def differences_by_base(name: str, a: Line, b: Line) -> dict[int, list[float]]:
     """Base model to a − b of measurement `name`, over the seeds that both lines have on it."""
     cells = (cells_by_run(a), cells_by_run(b))
     found: dict[int, list[float]] = {}
-    for key in shared(a, b):
-        rows = [measured(side[key], name) for side in cells]
+    for key in shared_runs(a, b):
+        rows = [find_measurement(side[key], name) for side in cells]
         values = [row["value"] for row in rows if row is not None and row["value"] is not None]
         if len(values) == 2:
             found.setdefault(key[0], []).append(values[0] - values[1])
     return found
 
 
-def measured(cell: Row, name: str) -> Row | None:
+def find_measurement(cell: Row, name: str) -> Row | None:
     """A result's measurement by name."""
     return next((m for m in cell["measurements"] if m["name"] == name), None)

@@ -14,43 +14,45 @@ from sa_bench.analysis.board import Board, Line
 from sa_bench.analysis.published import (
     NO_JUDGE,
     Published,
-    by_judge,
+    claim_verdicts,
     is_of,
-    numbers,
-    verdict,
-    verdicts,
+    load_numbers,
+    values_by_judge,
+    verdict_of_runs,
 )
-from sa_bench.analysis.ranking import boards
-from sa_bench.analysis.tables import Column, Entry, Row, Table, by_metric, filled, notes_on
+from sa_bench.analysis.ranking import make_boards
+from sa_bench.analysis.tables import Column, Entry, Row, Table, by_metric, fill_entry, notes_on
 from sa_bench.core import registry
-from sa_bench.core.errors import unknown
-from sa_bench.core.registry import room
-from sa_bench.results.format import shown
+from sa_bench.core.errors import unknown_name
+from sa_bench.core.registry import component_folder
+from sa_bench.results.format import format_number
 from sa_bench.results.rows import metric_of
 
 SCALES = ("paper", "full")  # the better first; `quick` is never in a table
 
 
 @lru_cache(maxsize=1)
-def layouts() -> dict[str, dict[str, Any]]:
+def load_layouts() -> dict[str, dict[str, Any]]:
     """Name to layout of every published table."""
-    found = tomllib.loads((room("task") / "published" / "tables.toml").read_text(encoding="utf-8"))
+    found = tomllib.loads(
+        (component_folder("task") / "published" / "tables.toml").read_text(encoding="utf-8")
+    )
     for layout in found.values():
         if isinstance(layout["columns"], str):
             layout["columns"] = found[layout["columns"]]["columns"]
     return found
 
 
-def published_table(name: str, results: Sequence[Mapping[str, Any]]) -> Table:
+def make_published_table(name: str, results: Sequence[Mapping[str, Any]]) -> Table:
     """A published table with our values, at the scale that comes nearest to the published protocol.
 
     Raises:
         SaBenchError: no such table.
     """
-    if name not in layouts():
-        raise unknown("table", name, [*layouts(), "leaderboard"])
-    layout = layouts()[name]
-    mine = [e for e in numbers() if any(text in e.source for text in layout["match"])]
+    if name not in load_layouts():
+        raise unknown_name("table", name, [*load_layouts(), "leaderboard"])
+    layout = load_layouts()[name]
+    mine = [e for e in load_numbers() if any(text in e.source for text in layout["match"])]
     if layout.get("alone"):
         return _alone(name, layout, mine)
     lines, columns, rows = list(_lines(results)), layout["columns"], []
@@ -67,14 +69,14 @@ def published_table(name: str, results: Sequence[Mapping[str, Any]]) -> Table:
         cells = tuple(
             _entry(c, [e for e in group if e.task == c.get("task", e.task)], lines) for c in columns
         )
-        words = remark or getattr(registry.method_class(method), "beside", lambda task: "")(
-            registry.task(group[0].task)
+        words = remark or getattr(registry.get_method(method), "beside", lambda task: "")(
+            registry.get_task(group[0].task)
         )
         label = f"{method}{_settings(group[0])}{f' ({words})' if words else ''}"
         rows.append(Row(task, label, cells, "" if all(c.text for c in cells) else _command(group)))
     margins = {c["title"]: text for c in columns if (text := _margins(c, mine))}
     about = {e.task for e in mine}
-    claims = [v for board in boards(results) if board.task in about for v in verdicts(board)]
+    claims = [v for board in make_boards(results) if board.task in about for v in claim_verdicts(board)]
     units = {m: x.unit for line in lines for m, x in by_metric(line[1]).items()}
     heads = tuple(Column(c["title"], c.get("unit", units.get(c["metric"]))) for c in columns)
     return Table(
@@ -160,8 +162,10 @@ def _settings(entry: Published) -> str:
 
 def _command(group: Sequence[Published]) -> str:
     first, tasks = group[0], dict.fromkeys(e.task for e in group)
-    ours = all(registry.task(task).base for task in tasks)  # trained by us: a run begins with another base
-    same = getattr(registry.method_class(first.method), "deterministic", False)  # another run is another draw
+    ours = all(
+        registry.get_task(task).base for task in tasks
+    )  # trained by us: a run begins with another base
+    same = getattr(registry.get_method(first.method), "deterministic", False)  # another run is another draw
     runs = f"--scale paper {'--base-seed' if ours else '--sample-seed' if same else '--seed'} 0,1,2"
     parts = ["python -m sa_bench run --task", ",".join(tasks), "--method", first.method, runs]
     fields = {f"{first.method}.{k}": v for k, v in first.fields.items()}
@@ -175,7 +179,7 @@ def _short(value: float | str) -> str:
 
 def _lines(results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Board, Line]]:
     """Every line that a table may show, the nearest scale and the fewest overrides first."""
-    found = [board for board in boards(results) if board.scale in SCALES]
+    found = [board for board in make_boards(results) if board.scale in SCALES]
     for board in sorted(found, key=lambda b: (SCALES.index(b.scale), _changed(b))):
         for line in sorted(board.lines, key=lambda line: line.origin):  # our own before strangers'
             if line.cells:
@@ -202,7 +206,7 @@ def _entry(
             entry = _beside(line, metric, path, board, value, there, column.get("unit"))
         else:
             said = _said(there, line, _by_run(line, metric))
-            entry = filled(found, line, board, value, said, column.get("unit"))
+            entry = fill_entry(found, line, board, value, said, column.get("unit"))
         dagger = f"{entry.text} †" if entry.text and line.origin else entry.text
         return replace(entry, text=dagger, origin=line.origin)
     return Entry(published=value, verdict="" if there is None else "not run")
@@ -210,12 +214,12 @@ def _entry(
 
 def _said(entry: Published | None, line: Line, by_run: Sequence[Mapping[str, float]]) -> str:
     """The verdict on a line's values, judge to value of each run; nothing where nothing was published."""
-    return "" if entry is None else str(verdict(entry, line.cells[0], by_run)["verdict"])
+    return "" if entry is None else str(verdict_of_runs(entry, line.cells[0], by_run)["verdict"])
 
 
 def _by_run(line: Line, metric: str) -> list[dict[str, float]]:
     rows = [m for cell in line.cells for m in cell["measurements"] if metric_of(m) == metric]
-    return [by_judge(m) for m in rows if m["value"] is not None]
+    return [values_by_judge(m) for m in rows if m["value"] is not None]
 
 
 def _beside(
@@ -233,6 +237,8 @@ def _beside(
     if not points:
         return Entry(published=published, scale=board.scale, verdict=said, reason="not measured")
     mean = sum(points) / len(points)
-    text, low, high = (shown(x, unit) if unit else f"{x:.4g}" for x in (mean, min(points), max(points)))
+    text, low, high = (
+        format_number(x, unit) if unit else f"{x:.4g}" for x in (mean, min(points), max(points))
+    )
     between = "" if len(points) == 1 else f"{low.removesuffix(' %')} to {high.removesuffix(' %')}"
     return Entry(text, between, mean, None, None, tuple(points), len(points), board.scale, published, said)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from sa_bench.analysis.board import Board, Line
-from sa_bench.contracts import flat
-from sa_bench.results.format import shown, unit
+from sa_bench.contracts import flatten
+from sa_bench.results.format import format_number, format_unit
 
 # In units of the view box
 WIDTH, LEFT, TOP, PLOT = 400, 52, 24, 210
@@ -20,7 +20,7 @@ GAP = 15  # between the baselines of two labels
 LETTER = 6.6  # a generous mean width of a letter at 13 px
 
 
-def short(label: str, letters: int) -> str:
+def shorten(label: str, letters: int) -> str:
     """The label cut in its middle: siblings share the beginning, and the end holds what differs."""
     if len(label) <= letters:
         return label
@@ -37,7 +37,7 @@ def nice_ticks(low: float, high: float) -> list[float]:
     return [float(i * step) for i in np.arange(first, last + 1)]
 
 
-def apart(wanted: Sequence[float], low: float, high: float) -> list[float]:
+def spread_apart(wanted: Sequence[float], low: float, high: float) -> list[float]:
     """The numbers moved as little as needed to be `GAP` apart, in their order, above `high` if they fit."""
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     out, edge = list(wanted), low
@@ -51,7 +51,7 @@ def apart(wanted: Sequence[float], low: float, high: float) -> list[float]:
     return out
 
 
-def tradeoff(board: Board) -> dict[str, Any]:
+def tradeoff_plot(board: Board) -> dict[str, Any]:
     """The forgetting-retention plot: points with intervals in the view box, labels that do not overlap."""
     found = [(x, f, k) for x in board.lines
              if (f := x.known(board.primary[0])) and (k := x.known(board.primary[2]))]  # fmt: skip
@@ -74,23 +74,23 @@ def tradeoff(board: Board) -> dict[str, Any]:
         ends = [across(f.value if v is None else v) for v in (f.low, f.high)]  # type: ignore[arg-type]
         points.append({
             "line": line, "x": across(f.value), "y": up(k.value), "xs": ends, "ys": [up(low), up(high)],  # type: ignore[arg-type]
-            "text": f"{shown(f.value, f.unit)}, {shown(k.value, k.unit)}{unit(k.unit)}",
+            "text": f"{format_number(f.value, f.unit)}, {format_number(k.value, k.unit)}{format_unit(k.unit)}",
         })  # fmt: skip
-    place(points, bottom)
+    place_labels(points, bottom)
     keep = found[0][2]
     return {
-        "points": points, "ticks": [(up(t), f"{t:.4g}") for t in ticks], "bottom": bottom, "unit": unit(keep.unit),
+        "points": points, "ticks": [(up(t), f"{t:.4g}") for t in ticks], "bottom": bottom, "unit": format_unit(keep.unit),
         "direction": "down" if keep.better == "lower" else "up", "across": across, "chance": board.chance,
     }  # fmt: skip
 
 
-def place(points: list[dict[str, Any]], bottom: float) -> None:
+def place_labels(points: list[dict[str, Any]], bottom: float) -> None:
     """Give every point a free place for its label, the nearest of some; a leader joins them if it is far."""
     taken = [(p["x"] - 7, p["y"] - 7, p["x"] + 7, p["y"] + 7) for p in points]
     moves = [(dx, dy * GAP / 2) for dx in (12, 60, 140) for dy in range(-40, 41)]
     moves.sort(key=lambda move: abs(move[1]) + move[0] / 2)
     for p in sorted(points, key=lambda p: p["y"]):  # from the top, so that leaders cross less
-        p["label"] = short(p["line"].label, 22)
+        p["label"] = shorten(p["line"].label, 22)
         wide = LETTER * len(p["label"])
         tries = [
             (side, p["x"] + dx if side == "start" else p["x"] - dx - wide, p["y"] + dy)
@@ -107,7 +107,7 @@ def place(points: list[dict[str, Any]], bottom: float) -> None:
         p |= {"anchor": side, "lx": x if side == "start" else x + wide, "ly": y}
 
 
-def curves(board: Board) -> dict[str, Any]:
+def recovery_curves(board: Board) -> dict[str, Any]:
     """Recovery over steps with the most images, a line's mean over its cells, in the view box."""
     name, found = board.primary[1], []
     for line in board.lines:
@@ -132,8 +132,8 @@ def curves(board: Board) -> dict[str, Any]:
             low, high = (here[0]["low"], here[0]["high"]) if len(here) == 1 else (min(rates), max(rates))
             x, y = LEFT + (right - LEFT) * steps / most, up(fmean(rates))
             path.append({"steps": steps, "rate": fmean(rates), "x": x, "y": y, "ys": (up(low), up(high))})
-        lines.append({"line": line, "path": path, "label": short(line.label, 17)})
-    places = apart([x["path"][-1]["y"] for x in lines], TOP, bottom)
+        lines.append({"line": line, "path": path, "label": shorten(line.label, 17)})
+    places = spread_apart([x["path"][-1]["y"] for x in lines], TOP, bottom)
     for entry, y in zip(lines, places, strict=True):
         entry["ly"] = y
     steps = sorted({(p["steps"], p["x"]) for entry in lines for p in entry["path"]})
@@ -143,7 +143,7 @@ def curves(board: Board) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def swept(board: Board) -> dict[str, dict[str, list[tuple[float, Line]]]]:
+def swept_fields(board: Board) -> dict[str, dict[str, list[tuple[float, Line]]]]:
     """Field to method to (value, line) in order, of the numbers in which lines of one method differ."""
     found: dict[str, dict[str, list[tuple[float, Line]]]] = {}
     by_method: dict[str, list[Line]] = {}
@@ -151,7 +151,7 @@ def swept(board: Board) -> dict[str, dict[str, list[tuple[float, Line]]]]:
         if line.cells:
             by_method.setdefault(line.method, []).append(line)
     for method, lines in by_method.items():
-        fields = [flat(line.cells[0]["fields"]) for line in lines]
+        fields = [flatten(line.cells[0]["fields"]) for line in lines]
         for name in fields[0]:
             values = [f.get(name) for f in fields]
             if len({json.dumps(v) for v in values}) > 1 and all(type(v) in (int, float) for v in values):
@@ -160,10 +160,10 @@ def swept(board: Board) -> dict[str, dict[str, list[tuple[float, Line]]]]:
     return found
 
 
-def sweeps(board: Board) -> list[dict[str, Any]]:
+def sweep_panels(board: Board) -> list[dict[str, Any]]:
     """A panel an endpoint for every field that three lines of a method differ in: curves in the view box."""
     return [
-        panel for field, curves in swept(board).items() if max(map(len, curves.values())) > 2
+        panel for field, curves in swept_fields(board).items() if max(map(len, curves.values())) > 2
         for name in board.primary if (panel := _panel(field, curves, name)) is not None
     ]  # fmt: skip
 
@@ -190,19 +190,23 @@ def _panel(field: str, curves: dict[str, list[tuple[float, Line]]], name: str) -
     lines = []
     for method, points in there.items():
         path = [
-            {"x": across(x), "y": up(e.value or 0.0), "text": f"{x:g}: {shown(e.value, e.unit)}{unit(e.unit)}",
-             "ys": [up(e.value if v is None else v) for v in (e.low, e.high)]}  # type: ignore[arg-type]
+            {
+                "x": across(x),
+                "y": up(e.value or 0.0),
+                "text": f"{x:g}: {format_number(e.value, e.unit)}{format_unit(e.unit)}",
+                "ys": [up(e.value if v is None else v) for v in (e.low, e.high)],  # type: ignore[arg-type]
+            }
             for x, e in points
-        ]  # fmt: skip
+        ]
         if path:
             lines.append({"method": method, "path": path})
-    places = apart([line["path"][-1]["y"] for line in lines], TOP, bottom)
+    places = spread_apart([line["path"][-1]["y"] for line in lines], TOP, bottom)
     for line, y in zip(lines, places, strict=True):
         line["ly"] = y
     first = next(e for points in there.values() for _, e in points)
     rate = first.unit in ("rate", "probability")
     return {
         "field": field, "name": name, "lines": lines, "bottom": bottom, "right": right, "better": first.better,
-        "unit": unit(first.unit), "ticks": [(up(t), f"{100 * t:.4g} %" if rate else f"{t:.4g}") for t in ticks],
+        "unit": format_unit(first.unit), "ticks": [(up(t), f"{100 * t:.4g} %" if rate else f"{t:.4g}") for t in ticks],
         "xs": [(across(x), f"{x:g}") for i, x in enumerate(xs) if i in (0, len(xs) - 1) or len(xs) < 7 or i % 2 == 0],
     }  # fmt: skip

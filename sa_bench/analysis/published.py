@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from sa_bench.analysis.board import Board, Line
-from sa_bench.analysis.pairwise import FEWEST, Comparison, difference, endpoint
-from sa_bench.contracts import flat, plain
+from sa_bench.analysis.pairwise import FEWEST, Comparison, compare_endpoint, format_difference_of
+from sa_bench.contracts import flatten, key_values
 from sa_bench.core import registry
 from sa_bench.core.fields import resolve_fields
-from sa_bench.core.registry import room
-from sa_bench.results.format import shown
+from sa_bench.core.registry import component_folder
+from sa_bench.results.format import format_number
 from sa_bench.results.rows import metric_of
 
 FEWEST_RUNS = 3  # runs, and judges
@@ -40,15 +40,15 @@ class Published:
 
 
 @lru_cache(maxsize=1)
-def numbers() -> tuple[Published, ...]:
+def load_numbers() -> tuple[Published, ...]:
     """All published numbers: the rows of tasks/published/*.csv but claims.csv."""
     found = []
-    for path in sorted((room("task") / "published").glob("*.csv")):
+    for path in sorted((component_folder("task") / "published").glob("*.csv")):
         if path.name == "claims.csv":  # orderings, not numbers: sa_bench.analysis.published
             continue
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                method, fields = setting(f"{row['method']} {row['fields']}")
+                method, fields = parse_setting(f"{row['method']} {row['fields']}")
                 overrides = {k.removeprefix("task."): v for k, v in fields.items() if k.startswith("task.")}
                 fields = {k: v for k, v in fields.items() if not k.startswith("task.")}
                 found.append(
@@ -60,7 +60,7 @@ def numbers() -> tuple[Published, ...]:
     return tuple(found)
 
 
-def setting(text: str) -> tuple[str, dict[str, float | str]]:
+def parse_setting(text: str) -> tuple[str, dict[str, float | str]]:
     """A method and its fields: `sa lam=10` is ("sa", {"lam": 10.0})."""
     method, *pairs = text.split(" ")
     return method, {k: _published_value(v) for k, _, v in (pair.partition("=") for pair in pairs if pair)}
@@ -73,9 +73,9 @@ def _published_value(text: str) -> float | str:
         return text
 
 
-def published(row: Mapping[str, Any], metric: str) -> Published | None:
+def find_published(row: Mapping[str, Any], metric: str) -> Published | None:
     """What was published for a result's task, method, fields and metric, if it can be what can be compared; else None."""
-    found = [entry for entry in numbers() if entry.metric == metric and is_of(entry, row)]
+    found = [entry for entry in load_numbers() if entry.metric == metric and is_of(entry, row)]
     return min(found, key=lambda entry: bool(entry.never), default=None)
 
 
@@ -93,12 +93,12 @@ def is_of(entry: Published, row: Mapping[str, Any]) -> bool:
 NO_JUDGE = ""
 
 
-def by_judge(measurement: Mapping[str, Any]) -> dict[str, float]:
+def values_by_judge(measurement: Mapping[str, Any]) -> dict[str, float]:
     """Judge to value; a metric that needs none (FID) has one value, under `NO_JUDGE`."""
     return {j["judge"]: j["value"] for j in measurement["judges"] or []} or {NO_JUDGE: measurement["value"]}
 
 
-def prediction(values: np.ndarray) -> tuple[float, float]:
+def prediction_interval(values: np.ndarray) -> tuple[float, float]:
     """(mean, half-width) of the 95 % prediction interval for one new run and one new judge.
 
     Args:
@@ -123,15 +123,17 @@ def prediction(values: np.ndarray) -> tuple[float, float]:
     return mean, float(stats.t.ppf(0.975, min(runs, judges) - 1)) * variance**0.5
 
 
-def departures(entry: Published, row: Mapping[str, Any]) -> list[str]:
+def find_departures(entry: Published, row: Mapping[str, Any]) -> list[str]:
     """In what a result at scale `paper` was not made as the published number was: its method's fields, images, prompts.
 
     A field that the result lacks came after it and counts as its default.
     """
-    task = registry.task(entry.task)
+    task = registry.get_task(entry.task)
     task = replace(task, presets=task.scales.get("paper", {}).get("presets", task.presets))
-    wanted = flat(plain(resolve_fields(entry.method, task, "paper", {})))
-    had = flat(plain(asdict(registry.method_class(entry.method)()))) | flat(plain(row["fields"]))
+    wanted = flatten(key_values(resolve_fields(entry.method, task, "paper", {})))
+    had = flatten(key_values(asdict(registry.get_method(entry.method)()))) | flatten(
+        key_values(row["fields"])
+    )
     found = [
         f"{k}={v} instead of {wanted.get(k, 'a field that this version lacks')}"
         for k, v in had.items()
@@ -154,13 +156,13 @@ def verdict_on(row: Mapping[str, Any], measurement: Mapping[str, Any]) -> dict[s
     Returns:
         As `verdict`; None if nothing was published for it, or it has no value.
     """
-    entry = published(row, metric_of(measurement))
+    entry = find_published(row, metric_of(measurement))
     if entry is None or measurement["value"] is None:
         return None
-    return verdict(entry, row, [by_judge(measurement)])
+    return verdict_of_runs(entry, row, [values_by_judge(measurement)])
 
 
-def verdict(
+def verdict_of_runs(
     entry: Published, row: Mapping[str, Any], by_run: Sequence[Mapping[str, float]]
 ) -> dict[str, Any]:
     """`consistent`, `differs`, `inconclusive ...` or `not comparable: why`, with the numbers behind it.
@@ -179,7 +181,7 @@ def verdict(
         return facts | {
             "verdict": f"not comparable: scale {scale} is not the published protocol ({entry.protocol})"
         }
-    if other := departures(entry, row):
+    if other := find_departures(entry, row):
         return facts | {"verdict": f"not comparable: {', '.join(other)}"}
     names = sorted(set.intersection(*(set(r) for r in by_run))) if by_run else []
     facts["judges"] = len(names)
@@ -191,7 +193,7 @@ def verdict(
             "verdict": f"inconclusive ({len(by_run)} run(s) and {len(names)} judge(s) of the published recipe; "
             f"{FEWEST_RUNS} of each are needed)"
         }
-    mean, half = prediction(np.array([[r[name] for name in names] for r in by_run]))
+    mean, half = prediction_interval(np.array([[r[name] for name in names] for r in by_run]))
     facts |= {"mean": mean, "low": mean - half, "high": mean + half}
     if half > entry.margin:
         return facts | {
@@ -230,19 +232,19 @@ class Verdict:
 
 
 @lru_cache(maxsize=1)
-def claims() -> tuple[Claim, ...]:
+def load_claims() -> tuple[Claim, ...]:
     """Every claim."""
-    path = room("task") / "published" / "claims.csv"
+    path = component_folder("task") / "published" / "claims.csv"
     with path.open(newline="", encoding="utf-8") as file:
         return tuple(Claim(**row) for row in csv.DictReader(file))
 
 
-def verdicts(board: Board) -> list[Verdict]:
+def claim_verdicts(board: Board) -> list[Verdict]:
     """What `board` says of every claim about its task; nothing at scale `quick` or with a task's field overridden."""
     if any(cell["overrides"] for line in board.lines for cell in line.cells):
         return []  # another concept or surrogate is another experiment
     found = []
-    for claim in claims() if board.scale != "quick" else ():
+    for claim in load_claims() if board.scale != "quick" else ():
         if claim.task != board.task:
             continue
         for left in _lines(board, claim.left):
@@ -252,7 +254,7 @@ def verdicts(board: Board) -> list[Verdict]:
             if claim.relation != "better":
                 found.append(Verdict(claim, *_threshold(claim, left, name)))
             for right in _lines(board, claim.right):
-                row = endpoint(name, left, right)
+                row = compare_endpoint(name, left, right)
                 if row is not None:
                     found.append(Verdict(claim, *_ordering(row)))
     return found
@@ -260,7 +262,7 @@ def verdicts(board: Board) -> list[Verdict]:
 
 def _lines(board: Board, asked: str) -> list[Line]:
     """A method's lines, with the fields asked for, of the most runs: of a tuned and a default row, the one studied."""
-    method, fields = setting(asked)
+    method, fields = parse_setting(asked)
     lines = [
         line for line in board.lines
         if line.method == method and line.cells and fields.items() <= line.cells[0]["fields"].items()
@@ -274,7 +276,7 @@ def _lines(board: Board, asked: str) -> list[Line]:
 
 def _ordering(row: Comparison) -> tuple[str, str]:
     sign = -1 if row.better == "lower" else 1
-    text = f"{row.a} − {row.b}: {difference(row)}"
+    text = f"{row.a} − {row.b}: {format_difference_of(row)}"
     if row.low is None or row.high is None:
         few = f"{row.runs} shared runs, {FEWEST} are needed"
         same = f"in all {row.runs} runs alike, and a spread that was not seen is not none"
@@ -294,8 +296,9 @@ def _measured(line: Line, metric: str) -> str:
 def _threshold(claim: Claim, line: Line, name: str) -> tuple[str, str]:
     found, limit = line.endpoints[name], float(claim.right)
     low, high = found.bounds
-    text = f"{line.label}: {shown(found.value, found.unit)}, for another base and seed "
-    text += f"{shown(low, found.unit)} to {shown(high, found.unit)}, against {shown(limit, found.unit)}"
+    text = f"{line.label}: {format_number(found.value, found.unit)}, for another base and seed "
+    text += f"{format_number(low, found.unit)} to {format_number(high, found.unit)}"
+    text += f", against {format_number(limit, found.unit)}"
     above, below = low > limit, high < limit
     if len(found.points) < FEWEST or not (above or below):
         return "cannot be told", text

@@ -24,13 +24,13 @@ from statistics import fmean
 from typing import Any
 
 from sa_bench.analysis.board import Board, Endpoint, Line, Row, Rows, run_of
-from sa_bench.analysis.gates import Reading, difference, estimate
-from sa_bench.analysis.pairwise import FEWEST, differences
-from sa_bench.analysis.published import by_judge, published
-from sa_bench.analysis.published import verdict as verdict_of
-from sa_bench.analysis.wording import MORE, headline, sentence, verdict
-from sa_bench.contracts import Task, flat, plain
-from sa_bench.results.format import percent
+from sa_bench.analysis.gates import Reading, difference_bounds, estimate
+from sa_bench.analysis.pairwise import FEWEST, differences_by_base
+from sa_bench.analysis.published import find_published, values_by_judge
+from sa_bench.analysis.published import verdict_of_runs as verdict_of
+from sa_bench.analysis.wording import MORE, describe_line, describe_outcome, describe_standing
+from sa_bench.contracts import Task, flatten, key_values
+from sa_bench.results.format import format_percent
 from sa_bench.results.rows import code_of, metric_of
 from sa_bench.results.threats import THREATS, threat_of
 from sa_bench.statistics import ALPHA, holm, over_bases, score_interval
@@ -39,14 +39,16 @@ TOLERATED = 0.1  # of a method's runs: what the guard may flag before the method
 ONE_SIDED = 1.6448536269514722  # standard errors of a one-sided 95 % bound
 
 
-def boards(results: Rows) -> list[Board]:
+def make_boards(results: Rows) -> list[Board]:
     """The results sorted into boards; another task, scale, override or fingerprint is another board."""
     groups: dict[str, list[tuple[list[Row], dict[str, Any]]]] = {}
     for row in results:
         # Which metrics were taken changes no value; that those taken agree is told by their fingerprints. Fields that
         # came later are left out at their defaults, so that older results stand on the same board.
         values = {
-            k: v for k, v in plain(row["task_values"], Task).items() if k not in ("metrics", "sample_seed")
+            k: v
+            for k, v in key_values(row["task_values"], Task).items()
+            if k not in ("metrics", "sample_seed")
         }
         sheets = groups.setdefault(_text([row["task"], row["scale"], values]), [])
         mine = {m["name"]: m["fingerprint"] for m in row["measurements"]}
@@ -62,7 +64,9 @@ def boards(results: Rows) -> list[Board]:
         first = sheets[0][1]
         for rows, prints in sheets:
             changed = [name for name in prints if first.get(name, prints[name]) != prints[name]]
-            found.append(_board(rows, f" · another fingerprint: {', '.join(changed)}" if changed else ""))
+            found.append(
+                _make_board(rows, f" · another fingerprint: {', '.join(changed)}" if changed else "")
+            )
     return found
 
 
@@ -70,14 +74,14 @@ def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _board(rows: list[Row], remark: str) -> Board:
+def _make_board(rows: list[Row], remark: str) -> Board:
     # The same cell may lie in several run folders; counted twice it would look like a second run. A stranger's is
     # another measurement of the same and stands in a line of its own.
     unique: dict[str, Row] = {}
     for row in rows:
         settings = [row["method"], code_of(row), row["fields"], row.get("origin", "")]
         key = _text([*settings, *run_of(row)])
-        unique[key] = _together(unique[key], row) if key in unique else row
+        unique[key] = merge_results(unique[key], row) if key in unique else row
     lines: dict[str, Line] = {}
     for row in unique.values():
         key = _text([row["method"], code_of(row), row["fields"], row.get("origin", "")])
@@ -103,30 +107,30 @@ def _board(rows: list[Row], remark: str) -> Board:
         list(lines.values()), gate=first["task_values"].get("gate", 0.0),
         trick="prompt_filter" if first["task_values"].get("prompts") else "relabel",
     )  # fmt: skip
-    _label(board.lines)
+    _label_lines(board.lines)
     for line in board.lines:
         measured = dict.fromkeys(m["name"] for cell in line.cells for m in cell["measurements"])
-        line.endpoints = {name: _endpoint(line.cells, name) for name in measured}
-        line.collapsed = _collapsed(line)
-    floor = _floor(board)
+        line.endpoints = {name: _make_endpoint(line.cells, name) for name in measured}
+        line.collapsed = _find_collapse(line)
+    floor = _find_floor(board)
     for line in board.lines:
         _judge(board, line, floor)
-    _front(board)
+    _mark_front(board)
     _rank(board, floor)
     for line in board.lines:
         line.verdict, line.sentence = (
-            verdict(board, line),
-            sentence(board, line, floor) + _repeated(board, line),
+            describe_standing(board, line),
+            describe_line(board, line, floor) + reproduction_note(board, line),
         )
-    board.headline = headline(board, floor)
+    board.headline = describe_outcome(board, floor)
     every = {flag for line in board.lines for cell in line.cells for flag in cell["flags"]}
     if trial := next((flag for flag in every if flag.startswith("smoke run")), None):
         board.headline = f"{trial[0].upper()}{trial[1:]}."
-    board.ledger = [entry for line in board.lines for entry in _ledger(board, line)]
+    board.ledger = [entry for line in board.lines for entry in _published_verdicts(board, line)]
     return board
 
 
-def _collapsed(line: Line) -> str | None:
+def _find_collapse(line: Line) -> str | None:
     """The guard's flag where more than `TOLERATED` of the method's runs are shown to bear it, however many there are."""
     flags = [
         f for cell in line.cells if (f := next((x for x in cell["flags"] if x.startswith("collapse")), None))
@@ -137,7 +141,7 @@ def _collapsed(line: Line) -> str | None:
     return flags[0] + (f" ({len(flags)} of {runs} runs)" if runs > 1 else "")
 
 
-def _together(first: Row, second: Row) -> Row:
+def merge_results(first: Row, second: Row) -> Row:
     """The one of two results of the same model that is done or, of two that are, one with what either measured."""
     if first["status"] != "done" or second["status"] != "done":
         return second if second["status"] == "done" else first
@@ -149,15 +153,15 @@ def _together(first: Row, second: Row) -> Row:
     return {**first, "measurements": [*first["measurements"], *more], "flags": flags}
 
 
-def _ledger(board: Board, line: Line) -> list[dict[str, Any]]:
+def _published_verdicts(board: Board, line: Line) -> list[dict[str, Any]]:
     """What was published for this line's metrics, with the verdict of all its runs together."""
     found = []
     for name in line.endpoints:
         rows = [m for cell in line.cells for m in cell["measurements"] if m["name"] == name]
-        entry = published(line.cells[0], metric_of(rows[0]))
+        entry = find_published(line.cells[0], metric_of(rows[0]))
         if entry is None:
             continue
-        by_run = [by_judge(m) for m in rows if m["value"] is not None]
+        by_run = [values_by_judge(m) for m in rows if m["value"] is not None]
         found.append({
             "label": line.label, "metric": name, "unit": line.endpoints[name].unit,
             "ours": line.endpoints[name].value, **verdict_of(entry, line.cells[0], by_run),
@@ -165,9 +169,9 @@ def _ledger(board: Board, line: Line) -> list[dict[str, Any]]:
     return found
 
 
-def _label(lines: list[Line]) -> None:
+def _label_lines(lines: list[Line]) -> None:
     """Name siblings of one method by the fields in which they differ, and by their code; strangers' by whose they are."""
-    fields = {id(line): flat((line.cells or line.failed)[0]["fields"]) for line in lines}
+    fields = {id(line): flatten((line.cells or line.failed)[0]["fields"]) for line in lines}
     codes = {id(line): code_of((line.cells or line.failed)[0]) for line in lines}
     for line in lines:
         mine = fields[id(line)]
@@ -179,7 +183,7 @@ def _label(lines: list[Line]) -> None:
         line.label = " ".join([line.method, *settings]) + (f" · {line.origin}" if line.origin else "")
 
 
-def _repeated(board: Board, line: Line) -> str:
+def reproduction_note(board: Board, line: Line) -> str:
     """How a stranger's line agrees with another one of the same settings: a reproduction, image by image or not."""
     found = ""
     for other in board.lines if line.origin else ():
@@ -195,7 +199,7 @@ def _repeated(board: Board, line: Line) -> str:
     return found
 
 
-def _endpoint(cells: Rows, name: str) -> Endpoint:
+def _make_endpoint(cells: Rows, name: str) -> Endpoint:
     found = [m for cell in cells for m in cell["measurements"] if m["name"] == name]
     by_run = [
         (run_of(cell), m) for cell in cells for m in cell["measurements"]
@@ -225,7 +229,7 @@ def _endpoint(cells: Rows, name: str) -> Endpoint:
     )
 
 
-def _floor(board: Board) -> Endpoint | None:
+def _find_floor(board: Board) -> Endpoint | None:
     """Recovery of the reference, where nothing was ever learnt; of several, the one that is easiest to undo.
 
     A `target` (retrained with the surrogate in c_f's place) is no floor: it was taught something for c_f.
@@ -258,7 +262,7 @@ def _beyond(recovery: Endpoint, floor: Endpoint) -> str:
     """Whether more comes back than of a model that never saw c_f: `yes`, `no` (at most `MORE`), `unclear`."""
     if recovery.estimate is None or floor.estimate is None:
         return "unknown"
-    low, high = difference(recovery.estimate, floor.estimate)
+    low, high = difference_bounds(recovery.estimate, floor.estimate)
     return "yes" if low > 0 else "no" if high <= MORE else "unclear"
 
 
@@ -267,7 +271,7 @@ def _no_claim(board: Board, forget: Endpoint) -> str:
     if forget.base is None:
         return "the base model was not measured"
     if forget.better == "lower" and forget.base <= board.chance:
-        return f"the base model itself shows {board.concept} in {percent(forget.base)} of its images"
+        return f"the base model itself shows {board.concept} in {format_percent(forget.base)} of its images"
     return ""
 
 
@@ -302,7 +306,7 @@ def _shown_better(a: Line, b: Line, primary: Sequence[str]) -> bool:
     """Whether an endpoint's difference over the runs that both have is in favour of `a` with p < .05 after Holm."""
     found, better = [], []
     for name in primary:
-        by_base = differences(name, a, b)
+        by_base = differences_by_base(name, a, b)
         if sum(map(len, by_base.values())) >= FEWEST:
             difference, _, _, p = over_bases(by_base)
             found.append(p)
@@ -310,7 +314,7 @@ def _shown_better(a: Line, b: Line, primary: Sequence[str]) -> bool:
     return any(p is not None and p < ALPHA and for_a for p, for_a in zip(holm(found), better, strict=True))
 
 
-def _front(board: Board) -> None:
+def _mark_front(board: Board) -> None:
     """Mark the Pareto front: what forgot, did not collapse, has all three endpoints and is not dominated.
 
     A row of a stranger's bundle, whose numbers are as told, takes none of ours off it.

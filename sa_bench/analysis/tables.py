@@ -8,14 +8,12 @@ from typing import Any
 
 from sa_bench.analysis.board import Board, Endpoint, Line
 from sa_bench.analysis.pairwise import FEWEST
-from sa_bench.analysis.published import (
-    Verdict,
-)
-from sa_bench.analysis.ranking import boards
-from sa_bench.analysis.wording import FRONT, spread
-from sa_bench.core.errors import SaBenchError, unknown
-from sa_bench.core.fields import split
-from sa_bench.results.format import shown
+from sa_bench.analysis.published import Verdict
+from sa_bench.analysis.ranking import make_boards
+from sa_bench.analysis.wording import FRONT, format_interval
+from sa_bench.core.errors import SaBenchError, unknown_name
+from sa_bench.core.fields import split_list
+from sa_bench.results.format import format_number
 from sa_bench.results.rows import metric_of
 from sa_bench.results.sealing import EDITED
 from sa_bench.statistics import over_bases
@@ -81,7 +79,7 @@ def by_metric(line: Line) -> dict[str, Endpoint]:
     return {metric: line.endpoints[name] for metric, name in names.items()}
 
 
-def filled(
+def fill_entry(
     found: Endpoint, line: Line, board: Board, published: float | None, said: str, unit: str | None = None
 ) -> Entry:
     """The cell of a line's value, in another unit than its own if one is given, or of the reason why there is none."""
@@ -93,9 +91,17 @@ def filled(
     low, high = (found.low, found.high) if len(points) == 1 else interval_of(line, found)
     printed = replace(found, unit=unit or found.unit)
     return Entry(
-        shown(found.value, printed.unit), spread(printed, " to ").removesuffix(" %"), found.value, low, high, points,
-        len(points), board.scale, published, said,
-    )  # fmt: skip
+        format_number(found.value, printed.unit),
+        format_interval(printed, " to ").removesuffix(" %"),
+        found.value,
+        low,
+        high,
+        points,
+        len(points),
+        board.scale,
+        published,
+        said,
+    )
 
 
 def interval_of(line: Line, found: Endpoint) -> tuple[float | None, float | None]:
@@ -128,7 +134,7 @@ def notes_on(rows: Sequence[Row]) -> Iterator[str]:
 pass
 
 
-def leaderboard(
+def make_leaderboards(
     results: Sequence[Mapping[str, Any]],
     task: str | Sequence[str] = (),
     metrics: str | Sequence[str] = (),
@@ -145,24 +151,24 @@ def leaderboard(
     Raises:
         SaBenchError: a task, method or metric that is nowhere among the results, or no results.
     """
-    found = of_tasks(boards(results), task)
-    wanted = names(methods, [line for board in found for line in board.lines if line.cells])
+    found = select_boards(make_boards(results), task)
+    wanted = parse_names(methods, [line for board in found for line in board.lines if line.cells])
     asked, tables, known = _listed(metrics), [], {}
     for board in found:
-        lines = selected([line for line in board.lines if line.cells], wanted)
+        lines = select_lines([line for line in board.lines if line.cells], wanted)
         here = {m: e for line in lines for m, e in by_metric(line).items()}
         known |= here
         primary = [m for name in board.primary if (m := name.partition("[")[0]) in here]
         if lines and any(m in here for m in asked or primary):
-            tables.append(_table(board, lines, asked or primary, bool(asked), here))
+            tables.append(_make_table(board, lines, asked or primary, bool(asked), here))
     if missing := [m for m in asked if known and m not in known]:
-        raise unknown("metric of these results", missing[0], known)
+        raise unknown_name("metric of these results", missing[0], known)
     if not tables:
         raise SaBenchError("Nothing of that is among these results. See `python -m sa_bench report RUN`.")
     return tables
 
 
-def of_tasks(found: Sequence[Board], task: str | Sequence[str]) -> list[Board]:
+def select_boards(found: Sequence[Board], task: str | Sequence[str]) -> list[Board]:
     """The boards of these tasks, `a,b` or a list; empty: all.
 
     Raises:
@@ -170,11 +176,11 @@ def of_tasks(found: Sequence[Board], task: str | Sequence[str]) -> list[Board]:
     """
     tasks, known = _listed(task), {board.task for board in found}
     if missing := [name for name in tasks if name not in known]:
-        raise unknown("task of these results", missing[0], known)
+        raise unknown_name("task of these results", missing[0], known)
     return [board for board in found if not tasks or board.task in tasks]
 
 
-def names(methods: str | Sequence[str], lines: Iterable[Line]) -> list[str]:
+def parse_names(methods: str | Sequence[str], lines: Iterable[Line]) -> list[str]:
     """The names and labels in `a,b` or a list; a label may hold a comma itself.
 
     Raises:
@@ -185,13 +191,13 @@ def names(methods: str | Sequence[str], lines: Iterable[Line]) -> list[str]:
     while parts:
         ends = [i for i in range(len(parts), 0, -1) if ", ".join(parts[:i]) in known]
         if not ends:
-            raise unknown("method with a result here", parts[0], known)
+            raise unknown_name("method with a result here", parts[0], known)
         found.append(", ".join(parts[: ends[0]]))
         parts = parts[ends[0] :]
     return found
 
 
-def selected(lines: Sequence[Line], wanted: Sequence[str]) -> list[Line]:
+def select_lines(lines: Sequence[Line], wanted: Sequence[str]) -> list[Line]:
     """The lines of these names or labels, in their order; all, where none is named."""
     if not wanted:
         return list(lines)
@@ -200,10 +206,10 @@ def selected(lines: Sequence[Line], wanted: Sequence[str]) -> list[Line]:
 
 
 def _listed(text: str | Sequence[str]) -> list[str]:
-    return (split(text) if text else []) if isinstance(text, str) else list(text)
+    return (split_list(text) if text else []) if isinstance(text, str) else list(text)
 
 
-def _table(
+def _make_table(
     board: Board, lines: Sequence[Line], metrics: Sequence[str], alone: bool, known: Mapping[str, Endpoint]
 ) -> Table:
     """The table of a board; `alone`: the metrics were asked for, so no other column stands beside them."""
@@ -211,7 +217,7 @@ def _table(
     columns += [] if alone else [Column("Pareto front"), Column(board.cost_title, "s", "lower")]
     rows = []
     for line in lines:
-        row = [_ranked(by_metric(line).get(m), board, line, lines, m) for m in metrics]
+        row = [_rank_entries(by_metric(line).get(m), board, line, lines, m) for m in metrics]
         row += [] if alone else [_front(line, board), _cost(line, board)]
         rows.append(Row("", line.label + _standing(line), tuple(row)))
     title = f"{board.title}, scale {board.scale}"
@@ -237,10 +243,12 @@ def _cost(line: Line, board: Board) -> Entry:
     return Entry(f"{line.seconds:.0f}", value=line.seconds, runs=len(line.cells), scale=board.scale)
 
 
-def _ranked(found: Endpoint | None, board: Board, line: Line, lines: Sequence[Line], metric: str) -> Entry:
+def _rank_entries(
+    found: Endpoint | None, board: Board, line: Line, lines: Sequence[Line], metric: str
+) -> Entry:
     if found is None:
         return Entry(reason="not measured")
-    entry = filled(found, line, board, None, "")
+    entry = fill_entry(found, line, board, None, "")
     others = [
         (other, e) for other in lines if other is not line and other.standing == "method" and not other.collapsed
         and other.threat == line.threat

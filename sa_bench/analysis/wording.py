@@ -7,7 +7,7 @@ from typing import Any
 
 from sa_bench.analysis.board import Board, Endpoint, Line
 from sa_bench.results import dose
-from sa_bench.results.format import percent, shown
+from sa_bench.results.format import format_number, format_percent
 from sa_bench.results.sealing import EDITED
 
 
@@ -29,7 +29,7 @@ class Notes:
 MORE = 0.1  # of the images: what may come back beyond retrain's and still count as no more
 
 
-def trained_in(provenance: Mapping[str, Any]) -> str:
+def describe_precision(provenance: Mapping[str, Any]) -> str:
     """What base and forgetting were calculated in; "" of results of before, which do not say it."""
     found = provenance.get("precision") or {}
     base, forgetting = (found.get(part, "unknown") for part in ("base", "forgetting"))
@@ -39,7 +39,7 @@ def trained_in(provenance: Mapping[str, Any]) -> str:
 FEW = 5  # below this many runs a span would look like an interval: their points are printed
 
 
-def spread(endpoint: Endpoint, between: str) -> str:
+def format_interval(endpoint: Endpoint, between: str) -> str:
     """One run: its 95 % interval; two to four: their points; more: the lowest and the highest. "" if none."""
     runs = len(endpoint.points)
     if 1 < runs < FEW:
@@ -48,11 +48,11 @@ def spread(endpoint: Endpoint, between: str) -> str:
         return ""
     else:
         values = [endpoint.low, endpoint.high]
-    texts = [shown(v, endpoint.unit) for v in values]
+    texts = [format_number(v, endpoint.unit) for v in values]
     return between.join([*(t.removesuffix(" %") for t in texts[:-1]), texts[-1]])
 
 
-def elsewhere(board: Board) -> str:
+def bundle_note(board: Board) -> str:
     """Whose rows stand on the board beside our own, and how to look into them."""
     others = [origin for origin in board.origins if origin != EDITED]
     told = [
@@ -82,7 +82,7 @@ FRONT = (
 )
 
 
-def verdict(board: Board, line: Line) -> str:
+def describe_standing(board: Board, line: Line) -> str:
     """How the line stands, in a few words."""
     if not line.cells:
         return "failed"
@@ -111,7 +111,7 @@ def verdict(board: Board, line: Line) -> str:
     }[line.recoverable]
 
 
-def sentence(board: Board, line: Line, floor: Endpoint | None) -> str:
+def describe_line(board: Board, line: Line, floor: Endpoint | None) -> str:
     """The line's three endpoints as a sentence, and what failed."""
     errors = [cell["error"] or "no reason given" for cell in line.failed]
     if not line.cells:
@@ -126,9 +126,9 @@ def sentence(board: Board, line: Line, floor: Endpoint | None) -> str:
         if line.standing == "reference":
             verb = f"Never saw {board.concept}"
         parts.append(
-            f"{verb}: {percent(forget.value)} of its images of {board.concept} are still judged so"
+            f"{verb}: {format_percent(forget.value)} of its images of {board.concept} are still judged so"
             + (
-                f" (at most {percent(forget.bounds[1])} for another base and seed)"
+                f" (at most {format_percent(forget.bounds[1])} for another base and seed)"
                 if forget.bounds[1] < 1
                 else ""
             )
@@ -137,18 +137,18 @@ def sentence(board: Board, line: Line, floor: Endpoint | None) -> str:
         shows = (
             ""
             if forget is None or forget.base is None
-            else f", which shows {board.concept} in {percent(forget.base)}"
+            else f", which shows {board.concept} in {format_percent(forget.base)}"
         )
         parts.append(f"whoever has its weights has the base model{shows}")
     if recovery is not None and board.excess:
         parts.append(_refitted(recovery, line.recoverable, line))
     elif recovery is not None:
-        text = f"{percent(recovery.value)} come back when its condition is fitted again"
+        text = f"{format_percent(recovery.value)} come back when its condition is fitted again"
         if floor is not None and line.standing != "reference":
             text += {
-                "yes": f" — more than the {percent(floor.value)} of retrain, so the knowledge is still there",
-                "no": f" — no more than retrain's {percent(floor.value)}, within {100 * MORE:.0f} points",
-                "unclear": f" — not clearly more than retrain's {percent(floor.value)}",
+                "yes": f" — more than the {format_percent(floor.value)} of retrain, so the knowledge is still there",
+                "no": f" — no more than retrain's {format_percent(floor.value)}, within {100 * MORE:.0f} points",
+                "unclear": f" — not clearly more than retrain's {format_percent(floor.value)}",
             }.get(line.recoverable, "")
         parts.append(text)
     if keep is not None:
@@ -166,8 +166,8 @@ def sentence(board: Board, line: Line, floor: Endpoint | None) -> str:
 
 def _refitted(recovery: Endpoint, recoverable: str, line: Line) -> str:
     """Recovery as a loss above θ*'s, in words, with the dose of the attack: a small one is no evidence of erasure."""
-    value, given = recovery.value or 0.0, dose.dose(line.cells[0]["task_values"])
-    said = f" ({dose.words(given)})" if given["samples"] else ""
+    value, given = recovery.value or 0.0, dose.recovery_dose(line.cells[0]["task_values"])
+    said = f" ({dose.describe_dose(given)})" if given["samples"] else ""
     side = "above" if value >= 0 else "below"
     text = f"with its words fitted again{said} the loss is {abs(value):.2g} {side} the base model's"
     if recoverable != "yes":
@@ -186,7 +186,7 @@ def _names(lines: Iterable[Line]) -> str:
     return ", ".join(labels[:3]) + (f" and {len(labels) - 3} more" if len(labels) > 3 else "")
 
 
-def headline(board: Board, floor: Endpoint | None) -> str:
+def describe_outcome(board: Board, floor: Endpoint | None) -> str:
     """Who won and why, which controls were caught, and what is missing before one may say so."""
     methods = [line for line in board.lines if line.standing == "method"]
     weights, services = ([x for x in methods if x.threat == threat] for threat in ("weights", "service"))
@@ -221,15 +221,16 @@ def _answer(board: Board, methods: list[Line], floor: Endpoint | None) -> str:
             return "No answer: forgetting was not measured."
         best = min((x for x in done if x.known(name)), key=lambda x: x.endpoints[name].value or 0.0)
         if (best.endpoints[name].value or 0.0) <= board.chance:
+            left, upper = best.endpoints[name].value, best.endpoints[name].bounds[1]
             return (
-                f"No method here is shown to have made the model forget {board.concept}: "
-                f"{percent(best.endpoints[name].value)} of the images of {best.label}, the best, are still judged so, but "
-                f"for another base and seed it may be up to {percent(best.endpoints[name].bounds[1])}, and {_limit(board)} "
-                f"is {percent(board.chance)}; more images, seeds or bases would tell."
+                f"No method here is shown to have made the model forget {board.concept}: {format_percent(left)} of "
+                f"the images of {best.label}, the best, are still judged so, but for another base and seed it may be "
+                f"up to {format_percent(upper)}, and {_limit(board)} is {format_percent(board.chance)}; more images, "
+                "seeds or bases would tell."
             )
         return (
-            f"No method here made the model forget {board.concept}: {percent(best.endpoints[name].value)} of the "
-            f"images of {best.label}, the best, are still judged so; {_limit(board)} is {percent(board.chance)}."
+            f"No method here made the model forget {board.concept}: {format_percent(best.endpoints[name].value)} of the "
+            f"images of {best.label}, the best, are still judged so; {_limit(board)} is {format_percent(board.chance)}."
         )
     if board.excess:
         if ranked:
@@ -257,8 +258,8 @@ def _answer(board: Board, methods: list[Line], floor: Endpoint | None) -> str:
         least = min(line.endpoints[board.primary[1]].value or 0.0 for line in hidden)
         return (
             f"Nobody wins: {_names(hidden)} hid {board.concept} without erasing it — "
-            f"{'at least ' if len(hidden) > 1 else ''}{percent(least)} of the images show it again once its "
-            f"condition alone is refitted, against {percent(floor.value)} for a model that never saw it."
+            f"{'at least ' if len(hidden) > 1 else ''}{format_percent(least)} of the images show it again once its "
+            f"condition alone is refitted, against {format_percent(floor.value)} for a model that never saw it."
         )
     return f"Nobody can be ranked: {'; '.join(f'{x.label} ({x.verdict})' for x in forgot[:3])}."
 
@@ -273,8 +274,8 @@ def _winner(board: Board, ranked: list[Line], floor: Endpoint) -> str:
     settled = first.recoverable == "no"
     text = (
         f"{first.label} {'wins' if settled and not level else 'leads'}: it forgot {board.concept}; "
-        f"{percent(recovery.value)} comes back once its condition alone is refitted, "
-        f"{'no more than' if settled else 'not clearly more than'} the {percent(floor.value)} of a model that never "
+        f"{format_percent(recovery.value)} comes back once its condition alone is refitted, "
+        f"{'no more than' if settled else 'not clearly more than'} the {format_percent(floor.value)} of a model that never "
         f"saw it; {_against_base(first.endpoints[keep])}."
     )
     if level:
@@ -282,7 +283,7 @@ def _winner(board: Board, ranked: list[Line], floor: Endpoint) -> str:
     return text
 
 
-def protocol(board: Board) -> str:
+def describe_protocol(board: Board) -> str:
     """How images were made and how many: without it nobody reaches the same FID."""
     task = next(c["task_values"] for line in board.lines for c in (*line.cells, *line.failed))
     s, real = task["sampler"], task["feature_images"]

@@ -10,11 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sa_bench.commands.arguments import say, seeds, with_home
+from sa_bench.commands.arguments import expand_home_argument, parse_seeds, print_text
 from sa_bench.commands.results import add_to
 from sa_bench.commands.store import store_app
-from sa_bench.core.errors import NO_MEMORY, SaBenchError, extras, first_line, is_out_of_memory, notice
-from sa_bench.core.fields import split
+from sa_bench.core.errors import (
+    NO_MEMORY,
+    SaBenchError,
+    first_line,
+    is_out_of_memory,
+    name_missing_extra,
+    print_notice,
+)
+from sa_bench.core.fields import split_list
 from sa_bench.core.version import __version__
 
 if TYPE_CHECKING:
@@ -75,12 +82,14 @@ def main() -> None:
         ):  # what a terminal cannot show is written as \u2265, and ends nothing
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        with extras("this command"):
-            code = app([with_home(argument) for argument in sys.argv[1:]], standalone_mode=False) or 0
+        with name_missing_extra("this command"):
+            code = (
+                app([expand_home_argument(argument) for argument in sys.argv[1:]], standalone_mode=False) or 0
+            )
         if sys.stdout is not None:
             sys.stdout.flush()
     except SaBenchError as error:
-        notice(str(error))
+        print_notice(str(error))
         code = error.exit_code
     except typer.Exit as stop:
         code = stop.exit_code
@@ -89,22 +98,24 @@ def main() -> None:
         if isinstance(
             stop.__cause__, EOFError
         ):  # click takes a file's early end for the end of a terminal's input
-            notice(f"a file ends where more of it was expected ({_place(stop.__cause__)}); get it again.")
+            print_notice(
+                f"a file ends where more of it was expected ({_place(stop.__cause__)}); get it again."
+            )
             code = 1
     except BrokenPipeError:  # `| head` has read enough; what was written to files is there
         code = READER_GONE
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes once more
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's usage errors
-            notice(f"{error.format_message()} See --help.")  # type: ignore[attr-defined]
+            print_notice(f"{error.format_message()} See --help.")  # type: ignore[attr-defined]
             sys.exit(2)
-        if (said := _told(error)) is None:
+        if (said := _describe_machine_failure(error)) is None:
             raise
-        notice(said)
+        print_notice(said)
         code = 1
     if code == INTERRUPTED:  # typer turns Ctrl-C into this code as well
         print(file=sys.stderr)  # after the terminal's ^C
-        notice("stopped. The same command goes on where this one was.")
+        print_notice("stopped. The same command goes on where this one was.")
     sys.exit(code)
 
 
@@ -118,14 +129,14 @@ def _place(error: BaseException) -> str:
     )
 
 
-def _told(error: Exception) -> str | None:
+def _describe_machine_failure(error: Exception) -> str | None:
     """What to say of a machine's failure that no command has told of: no memory, a full disk under the output."""
-    from sa_bench.core.disk import told
+    from sa_bench.core.disk import describe_failure
 
     if is_out_of_memory(error):
         return f"{NO_MEMORY} ({first_line(error)})"
     where = getattr(error, "filename", None) or "standard output"
-    return told(error, Path(str(where))) if isinstance(error, OSError) else None
+    return describe_failure(error, Path(str(where))) if isinstance(error, OSError) else None
 
 
 @app.callback(invoke_without_command=True)
@@ -134,7 +145,7 @@ def version(
 ) -> None:
     """Did this method make this model forget this concept, at what cost, how sure are we?"""
     if show:
-        say(f"sa_bench {__version__}")
+        print_text(f"sa_bench {__version__}")
         raise typer.Exit
 
 
@@ -166,35 +177,35 @@ def _cells(
     if suite:
         from sa_bench.engine import suites
 
-        return suites.cells(suite, trust)
+        return suites.resolve_suite(suite, trust)
     if not task or not method:
         raise SaBenchError("Give --task and --method, or --suite. See `python -m sa_bench list`.")
     from sa_bench.engine.cells import resolve
 
     return resolve(
-        split(task), split(method), scale, seeds(seed, "--seed"), seeds(base_seed, "--base-seed"),
+        split_list(task), split_list(method), scale, parse_seeds(seed, "--seed"), parse_seeds(base_seed, "--base-seed"),
         [*(sets or []), *([f"task.model={model}"] if model else [])], sweeps or [],
-        split(metric) if metric else [], seeds(sample_seed, "--sample-seed"),
+        split_list(metric) if metric else [], parse_seeds(sample_seed, "--sample-seed"),
     )  # fmt: skip
 
 
 @app.command("list")
 def list_components() -> None:
     """All tasks, methods, metrics and suites."""
-    from sa_bench.core.registry import ROOMS, broken, entries
+    from sa_bench.core.registry import ROOMS, list_broken, list_entries
     from sa_bench.engine import suites
 
     for kind in ("task", "method", "metric"):
-        found = entries(kind)
-        say(f"{ROOMS[kind]}:")
+        found = list_entries(kind)
+        print_text(f"{ROOMS[kind]}:")
         width = max(len(e.name) for e in found)
         for entry in found:
-            say(f"  {entry.name:<{width}}  {entry.summary.replace('`', '')}")
-        for entry in broken(kind):
-            say(f"  {entry.name:<{width}}  (cannot be used: {entry.broken})")
-    say("suites:")
-    for name, summary in suites.entries():
-        say(f"  {name}  {summary}")
+            print_text(f"  {entry.name:<{width}}  {entry.summary.replace('`', '')}")
+        for entry in list_broken(kind):
+            print_text(f"  {entry.name:<{width}}  (cannot be used: {entry.broken})")
+    print_text("suites:")
+    for name, summary in suites.list_suites():
+        print_text(f"  {name}  {summary}")
 
 
 @app.command()
@@ -212,7 +223,7 @@ def show(
 
     if not rows and (set_ or scale != "full"):
         raise SaBenchError("show takes --scale and --set with --rows alone.")
-    say(task_rows(name, scale, set_ or []).rstrip("\n") if rows else describe(name))
+    print_text(task_rows(name, scale, set_ or []).rstrip("\n") if rows else describe(name))
 
 
 @app.command()
@@ -245,7 +256,7 @@ def run(
         suite, task, method, seed, base_seed, sample_seed, scale, set_, sweep, metric, model, trust
     )
     if without:
-        cells = api.left(cells, without)
+        cells = api.unfinished_cells(cells, without)
     if suite and out is None:
         out = Path("runs") / Path(suite).stem
     with Live() as live:
@@ -256,7 +267,7 @@ def run(
     from sa_bench.engine.runner import exit_code
 
     print_boards(results)
-    say(f"\nReport: {report}\nResults: {folder}")
+    print_text(f"\nReport: {report}\nResults: {folder}")
     raise typer.Exit(exit_code(results))
 
 
@@ -288,7 +299,7 @@ def evaluate(
     with Live() as live:
         result = api.evaluate(
             images, task, scale=scale, sets=[*(set_ or []), *([f"task.model={model}"] if model else [])],
-            metrics=split(metric) if metric else [], out=out, report=live.update,
+            metrics=split_list(metric) if metric else [], out=out, report=live.update,
         )  # fmt: skip
     print_measurements(result)
 
@@ -310,7 +321,7 @@ def plan(
     jobs: Annotated[int, typer.Option(help="Cells side by side.")] = 1,
 ) -> None:
     """What `run` would do: stages, what the store has, time, memory and disk. Runs nothing."""
-    from sa_bench.commands.plan import plan_text
+    from sa_bench.commands.plan import describe_plan
     from sa_bench.core.settings import require_folders
 
     require_folders()
@@ -319,7 +330,7 @@ def plan(
     cells = _cells(
         suite, task, method, seed, base_seed, sample_seed, scale, set_, sweep, metric, model, trust
     )
-    say(plan_text(cells, usable_jobs(jobs)))
+    print_text(describe_plan(cells, usable_jobs(jobs)))
 
 
 @app.command()
@@ -327,10 +338,10 @@ def doctor(
     task: Annotated[str, typer.Argument(help="Only what this task uses: a name or ./mine.py.")] = "",
 ) -> None:
     """Assets here and missing, how to get them, their licence, what each unlocks."""
-    from sa_bench.commands.doctor import doctor_text, task_text
+    from sa_bench.commands.doctor import describe_assets, describe_task_assets
 
-    text, missing = task_text(task) if task else doctor_text()
-    say(text)
+    text, missing = describe_task_assets(task) if task else describe_assets()
+    print_text(text)
     raise typer.Exit(3 if missing else 0)
 
 
@@ -356,13 +367,13 @@ def fetch(
 def check(name: Annotated[str, typer.Argument(help="Component, or ./mine.py.")]) -> None:
     """Does a component keep its contract? On a toy, in under a minute."""
     from sa_bench.commands.check import check as findings
-    from sa_bench.commands.show import components
+    from sa_bench.commands.show import find_components
 
-    found = [(kind, n, finding) for kind, n in components(name) for finding in findings(kind, n)]
+    found = [(kind, n, finding) for kind, n in find_components(name) for finding in findings(kind, n)]
     for kind, n in dict.fromkeys((kind, n) for kind, n, _ in found):
-        say(f"{kind} {n}:")
+        print_text(f"{kind} {n}:")
         for finding in (f for k, m, f in found if (k, m) == (kind, n)):
-            say(f"  {'ok  ' if finding.kept else 'FAIL'}  {finding.text}")
+            print_text(f"  {'ok  ' if finding.kept else 'FAIL'}  {finding.text}")
     raise typer.Exit(0 if all(finding.kept for _, _, finding in found) else 1)
 
 
@@ -374,9 +385,9 @@ def new_method(
     from sa_bench.commands import new
 
     path = new.new_method(name, folder)
-    say(f"Wrote {path}. Next:")
-    say(f"  python -m sa_bench check {path if path.is_absolute() else './' + str(path)}")
-    say(f"  python -m sa_bench run --task mnist_0 --method ./{path},retrain,relabel --scale quick")
+    print_text(f"Wrote {path}. Next:")
+    print_text(f"  python -m sa_bench check {path if path.is_absolute() else './' + str(path)}")
+    print_text(f"  python -m sa_bench run --task mnist_0 --method ./{path},retrain,relabel --scale quick")
 
 
 add_to(app)

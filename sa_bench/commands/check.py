@@ -49,7 +49,7 @@ def check(kind: str, name: str) -> list[Finding]:
 
 def toy_task() -> Task:
     """Three classes, the first to be forgotten."""
-    return replace(registry.task("mnist_0"), classes=("a", "b", "c"), n_forget=10, n_retain=5)
+    return replace(registry.get_task("mnist_0"), classes=("a", "b", "c"), n_forget=10, n_retain=5)
 
 
 def toy(supports: type) -> tuple[Any, Task]:
@@ -58,8 +58,10 @@ def toy(supports: type) -> tuple[Any, Task]:
         return Gaussian(), toy_task()
     from sa_bench.models import base_models
 
-    task = replace(registry.task("mnist_0_t2i"), base="tiny", sampler=Sampler("ddim", steps=2, guidance=2.0))
-    return base_models.new(task.family, task.dataset, task.base, words=task.classes), task
+    task = replace(
+        registry.get_task("mnist_0_t2i"), base="tiny", sampler=Sampler("ddim", steps=2, guidance=2.0)
+    )
+    return base_models.new_model(task.family, task.dataset, task.base, words=task.classes), task
 
 
 def weights(model: Generator) -> torch.Tensor:
@@ -68,7 +70,7 @@ def weights(model: Generator) -> torch.Tensor:
 
 
 def _method(name: str) -> Iterator[Finding]:
-    cls = registry.method_class(name)
+    cls = registry.get_method(name)
     yield from _declarations(cls)
     if getattr(cls, "files", ()):
         yield Finding(True, f"needs files ({', '.join(cls.files)}): not run")
@@ -150,7 +152,7 @@ SMALL = (
 
 
 def _metric(name: str) -> Iterator[Finding]:
-    metric: Metric = registry.metric(name)
+    metric: Metric = registry.get_metric(name)
     yield Finding(metric.better in ("lower", "higher", None), f"better = {metric.better!r}")
     strangers = set(metric.requires) - set(REQUIREMENTS)
     yield Finding(not strangers, f"requires = {metric.requires}")

@@ -12,10 +12,10 @@ from sa_bench.core.settings import data_folder, store_folder
 from sa_bench.data import datasets, mnist
 from sa_bench.data.assets import catalogue
 from sa_bench.data.assets.catalogue import Asset
-from sa_bench.data.assets.shipped import WEIGHTS, verified
+from sa_bench.data.assets.shipped import WEIGHTS, verify_shipped
 from sa_bench.engine import requirements
 from sa_bench.scoring import detectors, inception
-from sa_bench.scoring.cards import judge_card, judge_names
+from sa_bench.scoring.cards import judge_card, list_judges
 
 if TYPE_CHECKING:
     from sa_bench.contracts import Task
@@ -46,8 +46,8 @@ def _mnist() -> tuple[list[str], bool]:
 
 def _archive(name: str) -> list[str]:
     """Lines on a data set that only its own tasks need, so its absence is no fault."""
-    archive, asset = catalogue.DATA[name][0](), catalogue.dataset(name)
-    kept = catalogue.target(asset)
+    archive, asset = catalogue.DATA[name][0](), catalogue.get_dataset(name)
+    kept = catalogue.download_target(asset)
     try:
         local = archive.local(data_folder())
     except SaBenchError as error:
@@ -64,7 +64,7 @@ def _archive(name: str) -> list[str]:
     ]
 
 
-def asset_lines(asset: Asset, role: str = "") -> tuple[list[str], bool]:
+def describe_asset(asset: Asset, role: str = "") -> tuple[list[str], bool]:
     """(what `doctor` says of an asset, whether it is here).
 
     Args:
@@ -101,14 +101,16 @@ def _detectors() -> list[str]:
     for name in detectors.NAMES:
         detector, of = detectors.load(name), requirements.OF_REQUIREMENT.get(name, ())
         reason = detector.missing()
-        if reason and of and not all(asset_lines(catalogue.CATALOGUE[a])[1] for a in of):
+        if reason and of and not all(describe_asset(catalogue.CATALOGUE[a])[1] for a in of):
             reason = "needs what follows"
         lines.append(f"  {name}: {reason or 'here'}. {detector.LICENCE}.")
         if not of:
             lines.append(f"    unlocks: {detector.UNLOCKS}.")
         for asset in of:
             lines += [
-                f"  {line}" for line in asset_lines(catalogue.CATALOGUE[asset])[0] if "licence:" not in line
+                f"  {line}"
+                for line in describe_asset(catalogue.CATALOGUE[asset])[0]
+                if "licence:" not in line
             ]
     return lines
 
@@ -117,7 +119,7 @@ def _weight(required: bool) -> str:
     return "required" if required else "optional"
 
 
-def task_text(name: str) -> tuple[str, bool]:
+def describe_task_assets(name: str) -> tuple[str, bool]:
     """(what a task uses and whether it is here, whether anything that it cannot do without is missing).
 
     Args:
@@ -127,19 +129,21 @@ def task_text(name: str) -> tuple[str, bool]:
         SaBenchError: no such task.
     """
     lines, lacks = [], False
-    for task in (registry.task(n) for n in registry.register("task", name)):
+    for task in (registry.get_task(n) for n in registry.register("task", name)):
         lines.append(f"{task.name} uses:")
-        metrics = {m: registry.metric(m) for m in task.metrics}
+        metrics = {m: registry.get_metric(m) for m in task.metrics}
         if task.dataset in datasets.ENTRIES and task.dataset not in catalogue.DATA:
             found, here = _mnist()
             lines += found
             lacks |= not here
-        for need in requirements.of_task(task):
-            found, here = asset_lines(need.asset, f"{need.what}; {_weight(need.required)}")
+        for need in requirements.needs_of_task(task):
+            found, here = describe_asset(need.asset, f"{need.what}; {_weight(need.required)}")
             lines += found
             lacks |= need.required and not here
-        for detector in detectors.used(r for m in metrics.values() for r in m.requires):
-            users = [m for m, metric in metrics.items() if detector in detectors.used(metric.requires)]
+        for detector in detectors.detectors_of(r for m in metrics.values() for r in m.requires):
+            users = [
+                m for m, metric in metrics.items() if detector in detectors.detectors_of(metric.requires)
+            ]
             needed = any(m in task.primary for m in users)
             reason = detector.missing()
             if not requirements.OF_REQUIREMENT.get(detector.NAME):
@@ -159,9 +163,9 @@ def plan_lines(tasks: Iterable[Task]) -> list[str]:
     """
     lines = []
     for task in tasks:
-        needs = [need for need in requirements.of_task(task) if need.asset.kind != "data"]
-        absent = [need for need in needs if not asset_lines(need.asset)[1]]
-        lost = [m for m in task.metrics if requirements.missing(registry.metric(m).requires)]
+        needs = [need for need in requirements.needs_of_task(task) if need.asset.kind != "data"]
+        absent = [need for need in needs if not describe_asset(need.asset)[1]]
+        lost = [m for m in task.metrics if requirements.find_missing(registry.get_metric(m).requires)]
         if not needs and not lost:
             continue
         if not absent and not lost:
@@ -179,16 +183,16 @@ def plan_lines(tasks: Iterable[Task]) -> list[str]:
     return lines
 
 
-def doctor_text() -> tuple[str, bool]:
+def describe_assets() -> tuple[str, bool]:
     """(what is here and what is missing, whether anything that most tasks need is missing). Downloads nothing."""
     lines, missing = ["Shipped with the package (MIT):"], False
     for file in sorted(WEIGHTS.glob("*.safetensors")):
         try:
-            state = f"ok, sha256 {verified(file)[:12]}…"
+            state = f"ok, sha256 {verify_shipped(file)[:12]}…"
         except SaBenchError as error:
             state, missing = f"DAMAGED: {error}", True
         lines.append(f"  {file.stem:<28} {file.stat().st_size / 1e6:6.2f} MB  {state}")
-    for name in judge_names():
+    for name in list_judges():
         card = judge_card(name)
         verdict = "judges" if card["accuracy"] >= card["bar"] else "REFUSES: below its bar"
         lines.append(f"  {name:<28} accuracy {card['accuracy']:.4f} (bar {card['bar']})  {verdict}")
@@ -197,10 +201,12 @@ def doctor_text() -> tuple[str, bool]:
     missing |= not here
     lines += [*found, *(line for name in catalogue.DATA for line in _archive(name))]
     lines += ["", "Weights that are not shipped, for the metrics that need them:"]
-    lines += asset_lines(catalogue.CATALOGUE[inception.NAME])[0]
+    lines += describe_asset(catalogue.CATALOGUE[inception.NAME])[0]
     lines += ["", "Detectors, for text-to-image tasks; each is optional:", *_detectors()]
     for kind, title in (("model", "Base models"), ("prompts", "Prompt files")):
         lines += ["", f"{title}, for the tasks that name them:"]
-        lines += [line for a in catalogue.CATALOGUE.values() if a.kind == kind for line in asset_lines(a)[0]]
+        lines += [
+            line for a in catalogue.CATALOGUE.values() if a.kind == kind for line in describe_asset(a)[0]
+        ]
     lines += ["", f"Store: {store_folder()} (SA_BENCH_STORE moves it)"]
     return "\n".join(lines), missing

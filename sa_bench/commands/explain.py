@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from sa_bench.analysis import details
-from sa_bench.analysis.board import spent
+from sa_bench.analysis.board import seconds_spent
 from sa_bench.analysis.published import verdict_on
 from sa_bench.core import registry
-from sa_bench.core.errors import SaBenchError, unknown
+from sa_bench.core.errors import SaBenchError, unknown_name
 from sa_bench.core.untrusted_arrays import read_scores
 from sa_bench.core.untrusted_text import read_object
-from sa_bench.results.format import shown
+from sa_bench.results.format import format_number
 from sa_bench.results.rows import metric_of
-from sa_bench.results.sealing import EDITED, edited
+from sa_bench.results.sealing import EDITED, find_edited
 
 INTERVALS = {
     "wilson": "Wilson's score interval for a rate",
@@ -36,7 +36,7 @@ def explain(cell: Path, metric: str | None) -> str:
     path = cell / "result.json" if cell.is_dir() else cell
     try:
         row = read_object(path)
-        changed = edited(row, path.parent)
+        changed = find_edited(row, path.parent)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SaBenchError(f"{cell} is no cell folder with a result.json ({error}).") from error
     try:
@@ -51,7 +51,7 @@ def _told(row: Mapping[str, Any], folder: Path, metric: str | None, changed: str
     rows = row["measurements"]
     names = {metric_of(m): m for m in rows} | {m["name"]: m for m in rows}
     if metric is not None and metric not in names:
-        raise unknown("measurement", metric, {m["name"] for m in rows})
+        raise unknown_name("measurement", metric, {m["name"] for m in rows})
     chosen = [names[metric]] if metric else [m for m in rows if m["role"] == "primary"]
     parts = [f"Beware: {changed} was {EDITED}."] if changed else []
     parts.append(_cell(row))
@@ -69,7 +69,7 @@ def _cell(row: Mapping[str, Any]) -> str:
     fields = ", ".join(f"{k} = {v}" for k, v in row["fields"].items()) or "no fields"
     cost = row["cost"].get("forget", {})
     where = "of CPU" if cost.get("device", "cpu") == "cpu" else f"on {cost['device']}"
-    seconds = spent(cost)
+    seconds = seconds_spent(cost)
     took = f" Forgetting took {seconds:.0f} s {where}." if seconds is not None else ""
     changed = "".join(f", {k} = {v}" for k, v in row["overrides"].items())
     return (
@@ -85,20 +85,20 @@ def _measurement(row: Mapping[str, Any], m: Mapping[str, Any], folder: Path) -> 
     if m["value"] is None:
         yield f"  There is no value: {m['reason']}."
     else:
-        yield f"  Here {shown(m['value'], m['unit'])}{unit} from {m['n']} {m['n_unit']}s{_counts(m, folder)}."
+        yield f"  Here {format_number(m['value'], m['unit'])}{unit} from {m['n']} {m['n_unit']}s{_counts(m, folder)}."
         if m["low"] is not None and m["high"] is not None:
             how = str(m["interval"])
             name = next((text for key, text in INTERVALS.items() if how.startswith(key)), how)
-            low, high = shown(m["low"], m["unit"]), shown(m["high"], m["unit"])
+            low, high = format_number(m["low"], m["unit"]), format_number(m["high"], m["unit"])
             yield f"  95 % interval {low} to {high}: {name}{_widened(how)}. It covers the drawing of images alone."
     if m["base"] is not None:
-        yield f"  The base model under the same fingerprint: {shown(m['base'], m['unit'])}{unit}."
+        yield f"  The base model under the same fingerprint: {format_number(m['base'], m['unit'])}{unit}."
     if m["judges"]:
-        votes = ", ".join(f"{j['judge']} {shown(j['value'], m['unit'])}" for j in m["judges"])
+        votes = ", ".join(f"{j['judge']} {format_number(j['value'], m['unit'])}" for j in m["judges"])
         yield f"  Each judge alone: {votes}."
     for key, value in (m["extra"] or {}).items():
         text = json.dumps(_rounded(value))
-        if told := details.sentence(m, key, row["task_values"]["classes"]):
+        if told := details.describe_extra(m, key, row["task_values"]["classes"]):
             yield f"  Beside it, {told}."
         elif value not in (None, {}, []) and len(text) < 300:
             yield f"  {key}: {text}"
@@ -116,9 +116,9 @@ def _rounded(value: Any) -> Any:
 
 
 def _definition(name: str) -> str:
-    if name not in {entry.name for entry in registry.entries("metric")}:
+    if name not in {entry.name for entry in registry.list_entries("metric")}:
         return "Its definition is in a plug-in that is not loaded here."
-    metric = registry.metric(name)
+    metric = registry.get_metric(name)
     return " ".join((inspect.getdoc(metric.measure) or "").split())
 
 

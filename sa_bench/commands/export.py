@@ -12,14 +12,14 @@ from typing import Any
 from sa_bench.core import registry
 from sa_bench.core.disk import make_folder
 from sa_bench.core.errors import MissingAsset, SaBenchError
-from sa_bench.core.escaping import fenced, markdown
-from sa_bench.core.locks import locked
+from sa_bench.core.escaping import escape_markdown, fence_code
+from sa_bench.core.locks import hold_lock
 from sa_bench.core.settings import store_folder
 from sa_bench.core.store import Store, copy_atomic, disk_errors, write_atomic
 from sa_bench.core.untrusted_text import read_object
 from sa_bench.engine.cells import Cell, resolve
 from sa_bench.engine.stages import Chain
-from sa_bench.results.format import shown
+from sa_bench.results.format import format_number
 
 DELTA = "changed.safetensors"
 
@@ -43,7 +43,7 @@ def export(result: Path, folder: Path, trust: bool = False) -> list[Path]:
     row = _row(result)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SaBenchError(f"{folder} is not empty; name a new folder.")
-    cell = again(row, trust)
+    cell = cell_of_result(row, trust)
     if hasattr(cell.build_method(), "wrap") or hasattr(cell.build_method(), "render"):
         raise SaBenchError(
             f"{cell.method} acts when images are made and changes no weight: what it would hand out is the base model."
@@ -55,7 +55,7 @@ def export(result: Path, folder: Path, trust: bool = False) -> list[Path]:
         )
     kept = chain.forgotten.path / "model.safetensors"
     part = folder.with_name(f".{folder.name}.part")  # it gets its name when it is whole
-    with disk_errors(folder.parent), locked(folder.with_name(f".{folder.name}.lock"), f"export {folder}"):
+    with disk_errors(folder.parent), hold_lock(folder.with_name(f".{folder.name}.lock"), f"export {folder}"):
         shutil.rmtree(part, ignore_errors=True)
         make_folder(part)
         try:
@@ -64,7 +64,7 @@ def export(result: Path, folder: Path, trust: bool = False) -> list[Path]:
                 copy_atomic(kept, part / DELTA)
             else:
                 copy_atomic(kept, part / "model.safetensors")
-            write_atomic(part / "README.md", "\n".join(card(row)).encode() + b"\n")
+            write_atomic(part / "README.md", "\n".join(model_card(row)).encode() + b"\n")
             part.rename(folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -88,7 +88,7 @@ def _row(result: Path) -> Mapping[str, Any]:
     return row
 
 
-def again(row: Mapping[str, Any], trust: bool = False) -> Cell:
+def cell_of_result(row: Mapping[str, Any], trust: bool = False) -> Cell:
     """The cell of a result, from the command that makes it; `trust` runs the plug-ins that it names.
 
     Raises:
@@ -113,32 +113,37 @@ def again(row: Mapping[str, Any], trust: bool = False) -> Cell:
     return cell
 
 
-def card(row: Mapping[str, Any]) -> Iterator[str]:
+def model_card(row: Mapping[str, Any]) -> Iterator[str]:
     """A model card in Markdown: what was forgotten, from what, how, and what was measured afterwards."""
-    yield f"# {markdown(row['task_title'])}: {markdown(row['method'])}"
+    yield f"# {escape_markdown(row['task_title'])}: {escape_markdown(row['method'])}"
     yield ""
-    yield f"A model made to forget **{markdown(row['concept'])}** by {markdown(row['method'])}, written by sa_bench."
+    concept, method = escape_markdown(row["concept"]), escape_markdown(row["method"])
+    yield f"A model made to forget **{concept}** by {method}, written by sa_bench."
     yield ""
     base = row["task_values"].get("model") or f"{row['task']}, base seed {row['base_seed']}"
-    yield f"- base model {markdown(base)}, sha256 {markdown(row['artifacts']['base'])}"
-    yield f"- forgotten model, key {markdown(row['artifacts']['model'])}"
-    yield f"- fields: {markdown(json.dumps(row['fields'], sort_keys=True))}"
+    yield f"- base model {escape_markdown(base)}, sha256 {escape_markdown(row['artifacts']['base'])}"
+    yield f"- forgotten model, key {escape_markdown(row['artifacts']['model'])}"
+    yield f"- fields: {escape_markdown(json.dumps(row['fields'], sort_keys=True))}"
     yield ""
-    yield from fenced([row["provenance"]["cell_command"]])
+    yield from fence_code([row["provenance"]["cell_command"]])
     yield ""
     yield "| measured | value | 95 % interval | n | the base model |"
     yield "|---|---|---|---|---|"
     for m in row["measurements"]:
         if m["value"] is None:
-            yield f"| {markdown(m['title'])} | n/a: {markdown(m['reason'])} | | | |"
+            yield f"| {escape_markdown(m['title'])} | n/a: {escape_markdown(m['reason'])} | | | |"
             continue
-        bounds = "" if m["low"] is None else f"{shown(m['low'], m['unit'])} to {shown(m['high'], m['unit'])}"
-        base = "" if m["base"] is None else shown(m["base"], m["unit"])
-        cells = (m["title"], shown(m["value"], m["unit"]), bounds, f"{m['n']} {m['n_unit']}s", base)
-        yield f"| {' | '.join(map(markdown, cells))} |"
+        bounds = (
+            ""
+            if m["low"] is None
+            else f"{format_number(m['low'], m['unit'])} to {format_number(m['high'], m['unit'])}"
+        )
+        base = "" if m["base"] is None else format_number(m["base"], m["unit"])
+        cells = (m["title"], format_number(m["value"], m["unit"]), bounds, f"{m['n']} {m['n_unit']}s", base)
+        yield f"| {' | '.join(map(escape_markdown, cells))} |"
     yield ""
     for flag in row["flags"]:
-        yield f"**{markdown(flag)}**"
+        yield f"**{escape_markdown(flag)}**"
         yield ""
     yield (
         "Forgetting is not erasure: `recovery` says how much comes back when only the condition is fitted again. Nothing is"

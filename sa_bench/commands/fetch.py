@@ -6,15 +6,12 @@ import time
 from pathlib import Path
 
 from sa_bench.core import registry
-from sa_bench.core.errors import MissingAsset, SaBenchError, unknown
+from sa_bench.core.errors import MissingAsset, SaBenchError, unknown_name
 from sa_bench.data import datasets
 from sa_bench.data.assets import catalogue
 from sa_bench.data.assets.catalogue import Asset
-from sa_bench.data.assets.download import (
-    DEADLINE,
-    Unreachable,
-)
-from sa_bench.data.assets.fetch import Say, _one
+from sa_bench.data.assets.download import DEADLINE, Unreachable
+from sa_bench.data.assets.fetch import Say, _fetch_asset
 from sa_bench.engine import requirements
 
 
@@ -37,7 +34,7 @@ def fetch(name: str, source: Path | None = None, say: Say = print) -> list[Path]
     if source is not None and not source.is_dir():
         raise SaBenchError(f"There is no folder {source} to copy from (--from, SA_BENCH_MIRROR).")
     tasks = _tasks(name)
-    asked = assets(tasks) if tasks else [_asset(name)]
+    asked = fetchable_assets(tasks) if tasks else [_asset(name)]
     found: list[Path] = []
     failed: list[MissingAsset] = []
     lost = 0.0  # seconds of waiting for nothing
@@ -46,12 +43,12 @@ def fetch(name: str, source: Path | None = None, say: Say = print) -> list[Path]
         try:
             if lost > DEADLINE / 3:
                 raise Unreachable(f"{asset.name}: not tried, nothing answers")
-            found.append(_one(asset, source, say))
+            found.append(_fetch_asset(asset, source, say))
         except MissingAsset as error:
             lost += time.monotonic() - start if isinstance(error, Unreachable) else 0.0
             failed.append(error)
     if not failed and source is None:
-        for dataset in dict.fromkeys(registry.task(task).dataset for task in tasks):
+        for dataset in dict.fromkeys(registry.get_task(task).dataset for task in tasks):
             if dataset in datasets.ENTRIES and dataset not in catalogue.DATA:  # small, and kept as it is read
                 datasets.load(dataset)
                 say(f"{datasets.ENTRIES[dataset].title}: here")
@@ -65,21 +62,21 @@ def fetch(name: str, source: Path | None = None, say: Say = print) -> list[Path]
     return found
 
 
-def assets(tasks: list[str]) -> list[Asset]:
+def fetchable_assets(tasks: list[str]) -> list[Asset]:
     """All that these tasks can use and that comes from somewhere."""
-    needed = [need.asset for task in tasks for need in requirements.of_task(registry.task(task))]
+    needed = [need.asset for task in tasks for need in requirements.needs_of_task(registry.get_task(task))]
     return list(dict.fromkeys(asset for asset in needed if asset.url))
 
 
 def _tasks(name: str) -> list[str]:
     if name.endswith(".py"):
         return registry.register("task", name)
-    return [name] if any(entry.name == name for entry in registry.entries("task")) else []
+    return [name] if any(entry.name == name for entry in registry.list_entries("task")) else []
 
 
 def _asset(name: str) -> Asset:
     try:
         return catalogue.get(name)
     except SaBenchError:
-        tasks = [entry.name for entry in registry.entries("task")]
-        raise unknown("asset or task", name, [*catalogue.CATALOGUE, *catalogue.DATA, *tasks]) from None
+        tasks = [entry.name for entry in registry.list_entries("task")]
+        raise unknown_name("asset or task", name, [*catalogue.CATALOGUE, *catalogue.DATA, *tasks]) from None

@@ -62,7 +62,7 @@ def new_method(name: str, folder: Path) -> Path:
     """
     if not name.isidentifier() or name != name.lower():
         raise SaBenchError(f"{name!r} cannot name a method: use small letters, digits and underscores.")
-    if name in {entry.name for entry in registry.entries("method")}:
+    if name in {entry.name for entry in registry.list_entries("method")}:
         raise SaBenchError(f"A method called {name} is here already; choose another name.")
     path = folder / f"{name}.py"
     if path.exists():

@@ -13,7 +13,7 @@ from typing import Any
 
 from sa_bench.analysis.pairwise import FEWEST
 from sa_bench.commands.doctor import plan_lines
-from sa_bench.contracts import FisherOptions, Task, plain
+from sa_bench.contracts import FisherOptions, Task, key_values
 from sa_bench.core import registry
 from sa_bench.core.errors import MissingAsset, MissingExtra
 from sa_bench.core.settings import store_folder
@@ -21,7 +21,7 @@ from sa_bench.core.store import Store, digest
 from sa_bench.core.untrusted_text import read_json
 from sa_bench.data import datasets
 from sa_bench.data.assets.shipped import variance_card
-from sa_bench.engine.cells import Cell, titled
+from sa_bench.engine.cells import Cell, title_cells
 from sa_bench.engine.fingerprint import fingerprint
 from sa_bench.engine.measure import Subject, measure_inputs
 from sa_bench.engine.stages import Chain
@@ -44,16 +44,16 @@ class Stage:
     seconds: float | None  # CPU seconds still to spend; None: never measured here
 
 
-def plan_text(cells: Sequence[Cell], jobs: int) -> str:
+def describe_plan(cells: Sequence[Cell], jobs: int) -> str:
     """The cells stage by stage with what is shipped or stored, then time, memory and disk.
 
     Times are measured: the median second a step, a sample or a measurement of what this store holds from
     earlier runs on this machine. What was never run here is said to be unknown, not guessed.
     """
     store = Store(store_folder())
-    history, claimed, titles = _history(store), set(), titled(cells)
+    history, claimed, titles = _history(store), set(), title_cells(cells)
     scales = ", ".join(dict.fromkeys(cell.scale for cell in cells))
-    walked = {c.id: list(_walk(Chain(store, c, lambda *event: None), history, claimed)) for c in cells}
+    walked = {c.id: list(_walk_chain(Chain(store, c, lambda *event: None), history, claimed)) for c in cells}
     total = sum(s.seconds or 0.0 for stages in walked.values() for s in stages)
     unknown = sum(any(s.seconds is None for s in stages) for stages in walked.values())
     lines = [f"{len(cells)} cell(s) at scale {scales}:"]
@@ -68,7 +68,7 @@ def plan_text(cells: Sequence[Cell], jobs: int) -> str:
     if unknown == len(cells) and not total:
         estimate = "unknown: nothing like it has run on this machine yet (try --scale quick first)"
     parameters = _parameters(Chain(store, cells[0], lambda *event: None))
-    images = max(_images(c.task) * prod(datasets.shape(c.task)) for c in cells)
+    images = max(_images(c.task) * prod(datasets.image_shape(c.task)) for c in cells)
     disk = len(cells) * (2 * 4 * parameters + 4 * images) / 2**20
     free = shutil.disk_usage(_existing(store.root)).free / 2**30
     lines += [
@@ -119,7 +119,7 @@ def _here(chain: Chain) -> bool:
 
 
 def _images(task: Task) -> int:
-    return sum(sampling.count(task, name) for name in sampling.sets(task))
+    return sum(sampling.count_images(task, name) for name in sampling.set_names(task))
 
 
 def _detectable(cells: Sequence[Cell]) -> Iterator[str]:
@@ -128,7 +128,7 @@ def _detectable(cells: Sequence[Cell]) -> Iterator[str]:
     for task in dict.fromkeys(c.task.name for c in cells if c.scale == "full" and c.task.name in known):
         lines: dict[str, set[tuple[int, int]]] = {}
         for c in cells:
-            if c.task.name == task and registry.method_class(c.method).standing == "method":
+            if c.task.name == task and registry.get_method(c.method).standing == "method":
                 lines.setdefault(digest([c.method, dict(c.fields)]), set()).add((c.base_seed, c.seed))
         shared = max((a & b for a, b in combinations(lines.values(), 2)), key=len, default=set())
         if len(shared) < FEWEST:
@@ -151,10 +151,10 @@ def _detectable(cells: Sequence[Cell]) -> Iterator[str]:
 def _attacks(cells: Sequence[Cell], history: History) -> Iterator[str]:
     """What the attack without a judge is given, beside the published one, and what that costs for each model."""
     for task in {c.task.name: c.task for c in cells if "recovery_excess" in c.task.metrics}.values():
-        given, number = dose.dose(task), dose.fits(task)
-        seconds = _times(history, _fit_name(plain(task.sampler)), number * given["samples"])
+        given, number = dose.recovery_dose(task), dose.count_fits(task)
+        seconds = _times(history, _fit_name(key_values(task.sampler)), number * given["samples"])
         took = "time unknown" if seconds is None else f"about {_minutes(seconds)} a model"
-        yield f"attack: {task.name}, {number} fit(s) of {dose.words(given)}; {took}"
+        yield f"attack: {task.name}, {number} fit(s) of {dose.describe_dose(given)}; {took}"
 
 
 def _memory(history: History, parameters: int) -> str:
@@ -184,7 +184,7 @@ def _existing(path: Path) -> Path:
 History = Mapping[str, float]
 
 
-def _walk(chain: Chain, history: History, claimed: set[tuple[str, str]]) -> Iterator[Stage]:
+def _walk_chain(chain: Chain, history: History, claimed: set[tuple[str, str]]) -> Iterator[Stage]:
     """The chain's stages in order; `claimed` are those that an earlier cell of the plan will make."""
     cell, task = chain.cell, chain.task
 
@@ -204,12 +204,15 @@ def _walk(chain: Chain, history: History, claimed: set[tuple[str, str]]) -> Iter
     if task.model:
         known = _here(chain)
         yield Stage(f"base {task.model}", "here" if known else "missing", 0.0)
-    elif base_models.shipped(task.family, task.dataset, task.base, cell.base_seed):
+    elif base_models.find_shipped(task.family, task.dataset, task.base, cell.base_seed):
         yield Stage("base", "shipped", 0.0)
     else:
-        recipe, data = base_models.recipe(task.family, task.base), datasets.content(task.dataset)
+        recipe, data = base_models.get_recipe(task.family, task.base), datasets.data_content(task.dataset)
         found = state(
-            "base", base_models.inputs(task.family, task.dataset, data, task.base, cell.base_seed, chain.bf16)
+            "base",
+            base_models.base_key_inputs(
+                task.family, task.dataset, data, task.base, cell.base_seed, chain.bf16
+            ),
         )
         known = found == "stored"  # what follows is named by the hash of weights that are not there yet
         cost = _times(history, f"base step {task.family} {task.base}", recipe.steps)
@@ -218,7 +221,7 @@ def _walk(chain: Chain, history: History, claimed: set[tuple[str, str]]) -> Iter
         inputs = (
             chain.fisher_inputs(option)
             if known
-            else {"sampler": plain(task.sampler), "options": plain(option)}
+            else {"sampler": key_values(task.sampler), "options": key_values(option)}
         )
         found = state("fisher", inputs) if known else "to do"
         yield planned(f"fisher {option.n:,} samples", found, _times(history, _fisher_name(inputs), option.n))
@@ -227,12 +230,12 @@ def _walk(chain: Chain, history: History, claimed: set[tuple[str, str]]) -> Iter
     if steps and found == "to do":
         yield from _fixed_sets(chain, history, state, known)
     what = f"forget {steps:,} steps" if steps else "forget"
-    name = _forget_name(cell.method, cell.keyed_fields(), plain(task.sampler))
+    name = _forget_name(cell.method, cell.keyed_fields(), key_values(task.sampler))
     yield planned(what, found, _times(history, name, steps or 1))
     yield from _scoring(chain, history, state) if found == "stored" else _unknown_model(chain, history)
     todo = [
         n
-        for n in sampling.sets(task)
+        for n in sampling.set_names(task)
         if known and state("samples", chain.sample_inputs(n, base=True)) == "to do"
     ]
     if todo or (not known and state("samples of", _unnamed(chain)) == "to do"):
@@ -241,13 +244,13 @@ def _walk(chain: Chain, history: History, claimed: set[tuple[str, str]]) -> Iter
 
 def _fixed_sets(chain: Chain, history: History, state: Any, known: bool) -> Iterator[Stage]:
     """θ*'s samples that the method learns from and that are drawn once, where they are not there yet."""
-    ignored = getattr(registry.method_class(chain.cell.method), "ignores", ())
+    ignored = getattr(registry.get_method(chain.cell.method), "ignores", ())
     wanted = {"surrogate": chain.surrogate_inputs(), "replay": chain.replay_inputs()}
     wanted |= {"captioned": chain.captioned_inputs()}
     for name, inputs in wanted.items():
         named = {"base": chain.base.content} if known else {"base": _unnamed(chain)}
         if name not in ignored and "n" in inputs and state("replay", {**named, **inputs}) == "to do":
-            seconds = _times(history, _sample_name(plain(chain.task.sampler)), inputs["n"])
+            seconds = _times(history, _sample_name(key_values(chain.task.sampler)), inputs["n"])
             yield Stage(f"{name} {inputs['n']:,} images", "to do", seconds)
 
 
@@ -268,11 +271,11 @@ def _scoring(chain: Chain, history: History, state: Any) -> Iterator[Stage]:
         yield from _unknown_model(chain, history)
         return
     yield Stage("samples", "stored", 0.0)
-    metrics = [registry.metric(name) for name in chain.task.metrics]
+    metrics = [registry.get_metric(name) for name in chain.task.metrics]
     subject = Subject(chain)
-    if inception.missing():  # they will be n/a
+    if inception.find_missing():  # they will be n/a
         metrics = [m for m in metrics if "inception" not in m.requires]
-    metrics = [m for m in metrics if not detectors.missing(m.requires)]
+    metrics = [m for m in metrics if not detectors.find_missing(m.requires)]
     left = [m.name for m in metrics if state("measure", measure_inputs(chain, m, subject)) == "to do"]
     if left:
         yield Stage(f"{len(left)} of {len(metrics)} metrics", "to do", _scores(chain, history, left))
@@ -285,7 +288,7 @@ def _unknown_model(chain: Chain, history: History) -> Iterator[Stage]:
     task = chain.task
     images = _images(task)
     yield Stage(
-        f"samples {images:,} images", "to do", _times(history, _sample_name(plain(task.sampler)), images)
+        f"samples {images:,} images", "to do", _times(history, _sample_name(key_values(task.sampler)), images)
     )
     yield Stage(f"{len(task.metrics)} metrics", "to do", _scores(chain, history, task.metrics))
 
@@ -298,11 +301,11 @@ def _scores(chain: Chain, history: History, metrics: Sequence[str]) -> float | N
     """Seconds of measurements under these fingerprints or, where there are none yet, under any."""
     total = 0.0
     for name in metrics:
-        exact = digest(fingerprint(chain, registry.metric(name)))
+        exact = digest(fingerprint(chain, registry.get_metric(name)))
         seconds = history.get(f"measure {name} {exact}")
         if seconds is None and name == "recovery_excess":  # its cost goes with its dose
-            images = dose.fits(chain.task) * dose.dose(chain.task)["samples"]
-            seconds = _times(history, _fit_name(plain(chain.task.sampler)), images)
+            images = dose.count_fits(chain.task) * dose.recovery_dose(chain.task)["samples"]
+            seconds = _times(history, _fit_name(key_values(chain.task.sampler)), images)
         elif seconds is None:
             seconds = history.get(f"measure {name}")
         if seconds is None:
@@ -315,7 +318,7 @@ def _steps(family: str, values: Mapping[str, Any]) -> int:
     """Training steps of a method, from its own `steps` or the base recipe it follows; 0: none."""
     if "steps" in values:
         return int(values["steps"])
-    return base_models.recipe(family, values["recipe"]).steps if "recipe" in values else 0
+    return base_models.get_recipe(family, values["recipe"]).steps if "recipe" in values else 0
 
 
 def _history(store: Store) -> dict[str, float]:
@@ -331,7 +334,7 @@ def _history(store: Store) -> dict[str, float]:
                 found.setdefault(name, []).append(seconds / max(1, count))
             if inputs.get("metric") == "recovery_excess":
                 prints = inputs["fingerprint"]
-                images = dose.fits(prints) * dose.dose(prints)["samples"]
+                images = dose.count_fits(prints) * dose.recovery_dose(prints)["samples"]
                 found.setdefault(_fit_name(prints["sampler"]), []).append(seconds / max(1, images))
     history = {name: median(values) for name, values in found.items()}
     return history | ({"peak": max(peaks)} if peaks else {})
@@ -377,6 +380,6 @@ def _forget_name(method: str, fields: Mapping[str, Any], sampler: Mapping[str, A
 
 
 def _recipe_name(inputs: Mapping[str, Any]) -> str:
-    recipes = base_models.generator(inputs["family"]).recipes
+    recipes = base_models.get_family(inputs["family"]).recipes
     steps = {recipe.steps: name for name, recipe in recipes.items()}
     return steps.get(inputs["recipe"]["steps"], "unknown")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sa_bench.commands.arguments import say
+from sa_bench.commands.arguments import print_text
 from sa_bench.core.errors import SaBenchError
 
 
@@ -35,7 +35,7 @@ def report(
     """Render the report of one or more runs, as HTML or Markdown."""
     from sa_bench import api
 
-    say(f"Report: {api.write_report([*(folders or []), *(bundle or [])], out, explicit)}")
+    print_text(f"Report: {api.write_report([*(folders or []), *(bundle or [])], out, explicit)}")
 
 
 def table(
@@ -56,7 +56,7 @@ def table(
     from sa_bench import api
 
     text = api.table(name, folders or [], format_, task, method, metric, out)
-    say(text if out is None else f"Table: {out}")
+    print_text(text if out is None else f"Table: {out}")
 
 
 def figure(
@@ -82,7 +82,7 @@ def figure(
         )
     options = {"field": field, "columns": top or images, "explicit": explicit, "sort": sort}
     path, caption = api.figure(kind, folders, out, task, method, **options)
-    say(f"{caption}\nFigure: {path}")
+    print_text(f"{caption}\nFigure: {path}")
 
 
 def compare(
@@ -104,7 +104,7 @@ def compare(
     """Two lines against each other: do these checkpoints differ, does the method, and where does it come from?"""
     from sa_bench import api
 
-    say(api.compare(folders, methods, task, at))
+    print_text(api.compare(folders, methods, task, at))
 
 
 def pack(
@@ -114,15 +114,15 @@ def pack(
 ) -> None:
     """Put results into one small file: NAME.jsonl.xz, which `report` and `load_results` read, or a table, NAME.parquet."""
     from sa_bench.core.store import write_atomic
-    from sa_bench.results.files import PACKED, packed, read_results
-    from sa_bench.results.frames import parquet
+    from sa_bench.results.files import PACKED, pack_results, read_results
+    from sa_bench.results.frames import write_parquet
 
     *sources, file = folders
     if not sources or not file.name.endswith((PACKED, ".parquet")):
         raise SaBenchError(f"pack takes run folders and then the new file, NAME{PACKED} or NAME.parquet.")
     rows = read_results(sources)
-    write_atomic(file, parquet(rows) if file.suffix == ".parquet" else packed(rows))
-    say(f"{len(rows)} result(s) in {file}, {file.stat().st_size / 1e6:.1f} MB")
+    write_atomic(file, write_parquet(rows) if file.suffix == ".parquet" else pack_results(rows))
+    print_text(f"{len(rows)} result(s) in {file}, {file.stat().st_size / 1e6:.1f} MB")
 
 
 def bundle(
@@ -148,11 +148,11 @@ def bundle(
     file = out or Path(folders[0].resolve().name + bundles.BUNDLED)
     rows = read_results(folders)
     manifest = bundles.write(rows, file, by, not without_images, with_nudity, with_models)
-    say(f"{len(rows)} result(s) in {file}, {file.stat().st_size / 1e6:.1f} MB")
+    print_text(f"{len(rows)} result(s) in {file}, {file.stat().st_size / 1e6:.1f} MB")
     for why in dict.fromkeys(entry["why"] for entry in manifest["left_out"].values()):
         n = sum(entry["why"] == why for entry in manifest["left_out"].values())
-        say(f"Left out, {why}: {n} file(s); their hashes are in it.")
-    say(f"Check it: python -m sa_bench verify {file}")
+        print_text(f"Left out, {why}: {n} file(s); their hashes are in it.")
+    print_text(f"Check it: python -m sa_bench verify {file}")
 
 
 def verify(
@@ -179,7 +179,7 @@ def verify(
     api.require_device(device)
     with Live() as live, api.one_thread():
         found = lines(file, regenerate, deep, limit, device, [str(p) for p in plug_in or []], live.update)
-    say("\n".join([*found, "No difference found."]))
+    print_text("\n".join([*found, "No difference found."]))
 
 
 def tune(
@@ -193,10 +193,10 @@ def tune(
     from sa_bench.commands import tune as tuning
     from sa_bench.results.files import read_results
 
-    text = tuning.report(tuning.tries(read_results(folders)))
+    text = tuning.report(tuning.collect_tries(read_results(folders)))
     if out is not None:
         api.write_page(out, text)
-    say(text)
+    print_text(text)
 
 
 def explain(
@@ -208,7 +208,7 @@ def explain(
     """How a number came about, in plain words."""
     from sa_bench.commands.explain import explain as story
 
-    say(story(cell, metric))
+    print_text(story(cell, metric))
 
 
 def export(
@@ -220,4 +220,4 @@ def export(
     from sa_bench.commands.export import export as written
 
     for path in written(cell, folder, trust):
-        say(path)
+        print_text(path)

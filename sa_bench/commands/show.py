@@ -13,28 +13,28 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from sa_bench.core import registry
-from sa_bench.core.errors import SaBenchError, unknown
+from sa_bench.core.errors import SaBenchError, unknown_name
 
 CITED = re.compile(r"\b([A-Z][\w-]+)(?: et al\.| & [A-Z][\w-]+)? \(?(?:19\d\d|20[0-2]\d)\b")
 
 
 @lru_cache(maxsize=1)
-def entries() -> dict[str, str]:
+def load_references() -> dict[str, str]:
     """Key, the first author's name and the year (`heng2023`), to entry."""
     text = (Path(__file__).with_name("references.bib")).read_text(encoding="utf-8")
     parts = re.split(r"^(?=@)", text, flags=re.MULTILINE)[1:]
     return {re.split(r"[{,]", part)[1]: part.strip() for part in parts}
 
 
-def cited(source: str) -> list[str]:
+def cited_keys(source: str) -> list[str]:
     """The keys that a source names, in its order: `["heng2023"]` of "Heng & Soh 2023, Eq. 4"."""
     found = [f"{_plain(match[1])}{match[0].strip()[-4:]}" for match in CITED.finditer(source)]
     return list(dict.fromkeys(found))
 
 
-def bibtex(source: str) -> str:
+def cited_bibtex(source: str) -> str:
     """The entries of what a source names; "" where it names nothing that is known."""
-    return "\n".join(entries()[key] for key in cited(source) if key in entries())
+    return "\n".join(load_references()[key] for key in cited_keys(source) if key in load_references())
 
 
 def _plain(name: str) -> str:
@@ -49,7 +49,7 @@ def describe(reference: str) -> str:
         SaBenchError: no component of that name.
     """
     show = {"method": _method, "task": _task, "metric": _metric}
-    return "\n\n".join(show[kind](name) + _code(kind, name) for kind, name in components(reference))
+    return "\n\n".join(show[kind](name) + _code(kind, name) for kind, name in find_components(reference))
 
 
 def task_rows(reference: str, scale: str, sets: Sequence[str]) -> str:
@@ -58,19 +58,19 @@ def task_rows(reference: str, scale: str, sets: Sequence[str]) -> str:
     Raises:
         SaBenchError: no task, or several, or settings that it does not have.
     """
-    found = components(reference)
+    found = find_components(reference)
     if [kind for kind, _ in found] != ["task"]:
         what = ", ".join(f"the {kind} {name}" for kind, name in found)
         raise SaBenchError(f"--rows lists the images of one task; {reference} is {what}.")
     from sa_bench.engine.cells import resolve_task, task_overrides
-    from sa_bench.engine.joining import rows_text
+    from sa_bench.engine.joining import format_rows
 
-    return rows_text(resolve_task(found[0][1], scale, task_overrides(sets, "show --rows")))
+    return format_rows(resolve_task(found[0][1], scale, task_overrides(sets, "show --rows")))
 
 
 def _code(kind: str, name: str) -> str:
     """A plug-in's files, all that its key covers; "" for a component of sa_bench."""
-    facts = registry.source(kind, name)
+    facts = registry.describe_source(kind, name)
     if facts is None:
         return ""
     lines = ["", f"code (sha256 {facts['sha256'][:16]}, part of every key):"]
@@ -79,38 +79,38 @@ def _code(kind: str, name: str) -> str:
     return "\n" + "\n".join(lines)
 
 
-def components(reference: str) -> list[tuple[str, str]]:
+def find_components(reference: str) -> list[tuple[str, str]]:
     """(kind, name) of what a name or the path of a plug-in file stands for.
 
     Raises:
         SaBenchError: no component of that name.
     """
     if registry.is_path(reference):
-        kind = registry.kind_of(Path(reference))
+        kind = registry.detect_kind(Path(reference))
         return [(kind, name) for name in registry.register(kind, reference)]
-    known = {e.name: e for kind in registry.ROOMS for e in registry.entries(kind)}
+    known = {e.name: e for kind in registry.ROOMS for e in registry.list_entries(kind)}
     if reference not in known:
-        for entry in (e for kind in registry.ROOMS for e in registry.broken(kind)):
+        for entry in (e for kind in registry.ROOMS for e in registry.list_broken(kind)):
             if entry.name == reference:
                 registry.find(entry.kind, reference)
-        raise unknown("component", reference, known)
+        raise unknown_name("component", reference, known)
     return [(known[reference].kind, reference)]
 
 
 def _method(name: str) -> str:
-    cls = registry.method_class(name)
+    cls = registry.get_method(name)
     lines = [f"method {name} ({cls.standing})", "", (inspect.getmodule(cls).__doc__ or "").strip(), ""]
     lines += ["fields (--set field=value):", *_fields(cls)]
     for field, table in getattr(cls, "stands_for", {}).items():
         lines += [f"{field}={word}: {json.dumps(numbers)}" for word, numbers in table.items()]
-    for (family, scale), values in registry.presets(name).items():
+    for (family, scale), values in registry.get_presets(name).items():
         lines.append(f"preset {family}/{scale}: {json.dumps(values)}")
     lines += [f"source: {cls.source}", *_cite(cls.source)]
     return "\n".join(lines)
 
 
 def _cite(source: str) -> list[str]:
-    found = bibtex(source)
+    found = cited_bibtex(source)
     return ["", found] if found else []
 
 
@@ -127,7 +127,7 @@ def _fields(cls: Any, prefix: str = "") -> list[str]:
 
 
 def _task(name: str) -> str:
-    task = registry.task(name)
+    task = registry.get_task(name)
     values = asdict(task)
     scales = values.pop("scales")
     lines = [f"task {name}: {task.title}", "", "fields (--set task.field=value):"]
@@ -137,7 +137,7 @@ def _task(name: str) -> str:
 
 
 def _metric(name: str) -> str:
-    metric = registry.metric(name)
+    metric = registry.get_metric(name)
     document = inspect.getmodule(metric.measure).__doc__ or ""
     return "\n".join(
         [

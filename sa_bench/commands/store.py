@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sa_bench.commands.arguments import say
+from sa_bench.commands.arguments import print_text
 
 store_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The store of finished stages.")
 
@@ -19,7 +19,7 @@ def store_ls() -> None:
 
     store = Store(store_folder())
     for stage, key, size, finished in store.entries():
-        say(f"{size / 2**20:10.2f} MiB  {stage}/{key}{'' if finished else '  (unfinished)'}")
+        print_text(f"{size / 2**20:10.2f} MiB  {stage}/{key}{'' if finished else '  (unfinished)'}")
 
 
 @store_app.command("size")
@@ -32,8 +32,8 @@ def store_size() -> None:
     for stage, _, size, _ in Store(store_folder()).entries():
         sizes[stage] = sizes.get(stage, 0) + size
     for stage, size in sorted(sizes.items()):
-        say(f"{size / 2**20:10.2f} MiB  {stage}")
-    say(f"{sum(sizes.values()) / 2**20:10.2f} MiB  in {store_folder()}")
+        print_text(f"{size / 2**20:10.2f} MiB  {stage}")
+    print_text(f"{sum(sizes.values()) / 2**20:10.2f} MiB  in {store_folder()}")
 
 
 @store_app.command("gc")
@@ -43,12 +43,12 @@ def store_gc(
     ] = None,
 ) -> None:
     """Delete what killed runs left; what a run uses, and results in run folders, are never touched."""
-    from sa_bench.core.errors import unknown
+    from sa_bench.core.errors import unknown_name
     from sa_bench.core.settings import store_folder
     from sa_bench.core.store import STAGES, Store
 
     for name in stage or []:
         if name not in STAGES:
-            raise unknown("stage", name, STAGES)
+            raise unknown_name("stage", name, STAGES)
     freed = Store(store_folder()).gc(tuple(stage or ()))
-    say(f"Freed {freed / 2**20:.2f} MiB in {store_folder()}.")
+    print_text(f"Freed {freed / 2**20:.2f} MiB in {store_folder()}.")

@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from sa_bench.analysis.board import Board, Endpoint, Line
-from sa_bench.analysis.ranking import boards
-from sa_bench.analysis.wording import Notes, spread
-from sa_bench.core.escaping import terminal
-from sa_bench.engine.cells import Cell, titled
-from sa_bench.results.format import shown
+from sa_bench.analysis.ranking import make_boards
+from sa_bench.analysis.wording import Notes, format_interval
+from sa_bench.core.escaping import escape_terminal
+from sa_bench.engine.cells import Cell, title_cells
+from sa_bench.results.format import format_number
 
 
 class Live:
@@ -37,7 +37,7 @@ class Live:
     def _say(self, text: str) -> None:
         # A log file gets one line a message, however long; a terminal wraps at words.
         self.console.print(
-            terminal(text), markup=False, highlight=False, soft_wrap=not self.console.is_terminal
+            escape_terminal(text), markup=False, highlight=False, soft_wrap=not self.console.is_terminal
         )
 
     def __enter__(self) -> Self:
@@ -51,7 +51,7 @@ class Live:
 
     def announce(self, cells: Sequence[Cell]) -> None:
         """Say what is about to run."""
-        self.total, self.titles = len(cells), titled(cells)
+        self.total, self.titles = len(cells), title_cells(cells)
         tasks, methods = (dict.fromkeys(n) for n in ((c.task.name for c in cells), (c.method for c in cells)))
         names = f"{', '.join(tasks)} × {', '.join(methods)}"
         seeds = f"bases {_numbers(c.base_seed for c in cells)}, seeds {_numbers(c.seed for c in cells)}"
@@ -59,7 +59,7 @@ class Live:
 
     def update(self, cell: str, stage: str, done: int, total: int) -> None:
         """Show a stage's progress."""
-        text = terminal(f"{self.titles.get(cell.rpartition('-')[2], cell)}: {stage}")
+        text = escape_terminal(f"{self.titles.get(cell.rpartition('-')[2], cell)}: {stage}")
         if cell not in self.bars or self.stages[cell] != stage:
             if cell in self.bars:
                 self.progress.remove_task(self.bars[cell])
@@ -93,8 +93,8 @@ def _cell(endpoint: Endpoint | None, notes: Notes) -> str:
     """The value with its interval and unit; where there is none the number of the reason in `notes`."""
     if endpoint is None or endpoint.value is None:
         return f"n/a [{notes.number(endpoint)}]"
-    text = shown(endpoint.value, endpoint.unit)
-    found = spread(endpoint, " to ").removesuffix(" %")
+    text = format_number(endpoint.value, endpoint.unit)
+    found = format_interval(endpoint, " to ").removesuffix(" %")
     unit = "" if endpoint.unit in (None, "rate", "probability") else f" {endpoint.unit}"
     return f"{text} ({found}){unit}" if found else f"{text}{unit}"
 
@@ -103,20 +103,25 @@ def print_boards(results: Sequence[Mapping[str, Any]]) -> None:
     """For each board: the answer in a sentence, a sentence a method, then the three endpoints."""
     console = Console()
     console.soft_wrap = not console.is_terminal  # whole sentences in a log
-    for board in boards(results):
+    for board in make_boards(results):
         console.print(
-            terminal(f"\n{board.title} · scale {board.scale}"), style="bold", markup=False, highlight=False
+            escape_terminal(f"\n{board.title} · scale {board.scale}"),
+            style="bold",
+            markup=False,
+            highlight=False,
         )
-        console.print(terminal(board.headline), markup=False, highlight=False)
+        console.print(escape_terminal(board.headline), markup=False, highlight=False)
         console.print()
         for line in board.lines:
             console.print(
-                terminal(f"  {line.label}{_mark(line)}: {line.sentence}"), markup=False, highlight=False
+                escape_terminal(f"  {line.label}{_mark(line)}: {line.sentence}"),
+                markup=False,
+                highlight=False,
             )
         notes = Notes()
         console.print(_table(board, notes))
         for number, reason in enumerate(notes.reasons, 1):
-            console.print(terminal(f"  [{number}] {reason}"), markup=False, highlight=False)
+            console.print(escape_terminal(f"  [{number}] {reason}"), markup=False, highlight=False)
 
 
 def _mark(line: Line) -> str:
@@ -127,13 +132,13 @@ def _mark(line: Line) -> str:
 def _empty(*headings: str) -> Table:
     table = Table(title=None, show_edge=False, pad_edge=False)
     for heading in headings:
-        table.add_column(Text(terminal(heading)), overflow="fold")
+        table.add_column(Text(escape_terminal(heading)), overflow="fold")
     return table
 
 
 def _add(table: Table, *cells: str) -> None:
     # As Text: in a plain string rich would take the brackets of `fid[judge-mnist]` for a style and drop them.
-    table.add_row(*(Text(terminal(cell)) for cell in cells))
+    table.add_row(*(Text(escape_terminal(cell)) for cell in cells))
 
 
 def _table(board: Board, notes: Notes) -> Table:
@@ -162,10 +167,12 @@ def print_measurements(result: Mapping[str, Any]) -> None:
     table = _empty("metric", "value", "95 % interval", "n", "base", "better")
     for m in result["measurements"]:
         unit = m["unit"]
-        interval = "" if m["low"] is None else f"{shown(m['low'], unit)} … {shown(m['high'], unit)}"
-        value = shown(m["value"], unit) if m["value"] is not None else f"n/a: {m['reason']}"
+        interval = (
+            "" if m["low"] is None else f"{format_number(m['low'], unit)} … {format_number(m['high'], unit)}"
+        )
+        value = format_number(m["value"], unit) if m["value"] is not None else f"n/a: {m['reason']}"
         count = f"{m['n']} {m['n_unit']}s" if m["n"] else ""
-        _add(table, m["name"], value, interval, count, shown(m["base"], unit), m["better"] or "–")
+        _add(table, m["name"], value, interval, count, format_number(m["base"], unit), m["better"] or "–")
     console.print(table)
     for flag in result["flags"]:
-        console.print(terminal(f"note: {flag}"), markup=False, highlight=False)
+        console.print(escape_terminal(f"note: {flag}"), markup=False, highlight=False)

@@ -15,10 +15,10 @@ from itertools import combinations
 from statistics import fmean
 from typing import Any
 
-from sa_bench.contracts import flat
+from sa_bench.contracts import flatten
 from sa_bench.core.errors import SaBenchError
-from sa_bench.core.escaping import markdown
-from sa_bench.results.format import percent
+from sa_bench.core.escaping import escape_markdown
+from sa_bench.results.format import format_percent
 from sa_bench.results.rows import code_of, metric_of
 from sa_bench.statistics import wilson
 
@@ -48,7 +48,7 @@ class Try:
     unit: str | None  # of `keep`
 
 
-def tries(results: Sequence[Mapping[str, Any]]) -> list[Try]:
+def collect_tries(results: Sequence[Mapping[str, Any]]) -> list[Try]:
     """Every setting in `results`.
 
     Raises:
@@ -103,7 +103,7 @@ def _protocol(row: Mapping[str, Any]) -> str:
 def _try(
     task: str, method: str, rows: Sequence[Mapping[str, Any]], siblings: Sequence[Mapping[str, Any]]
 ) -> Try:
-    fields, others = flat(rows[0]["fields"]), [flat(s["fields"]) for s in siblings]
+    fields, others = flatten(rows[0]["fields"]), [flatten(s["fields"]) for s in siblings]
     differing = [k for k in fields if any(other.get(k) != fields[k] for other in others)]
     forget, keep = (_values(rows, i) for i in (0, 2))
     sign = -1 if keep[0]["better"] == "lower" else 1
@@ -164,7 +164,7 @@ def report(found: Sequence[Try]) -> str:
     ]
     for task in dict.fromkeys(t.task for t in found):
         mine = [t for t in found if t.task == task]
-        lines += [f"## {markdown(task)}: tried on {markdown(', '.join(mine[0].concepts))}", ""]
+        lines += [f"## {escape_markdown(task)}: tried on {escape_markdown(', '.join(mine[0].concepts))}", ""]
         lines += [
             "| method | setting | still judged c_f | passes | retention | CPU s | |",
             "|" + " --- |" * 7,
@@ -177,14 +177,14 @@ def report(found: Sequence[Try]) -> str:
                 mark = "**chosen**" if t is winner else ""
                 passes, keep = "yes" if t.passes else "no", f"{t.keep:.{digits}f}"
                 lines.append(
-                    f"| {markdown(method)} | {markdown(t.setting)} | {percent(t.forget)} | {passes} | {keep} | "
-                    f"{t.seconds:.0f} | {mark} |"
+                    f"| {escape_markdown(method)} | {escape_markdown(t.setting)} | {format_percent(t.forget)} | "
+                    f"{passes} | {keep} | {t.seconds:.0f} | {mark} |"
                 )
             if 1 < len(options) <= MOST:
                 best = [("–" if v is None else f"{v:.{digits}f}") for v in expected_best(options)]
                 spent = sum(t.seconds for t in options)
                 curves.append(
-                    f"| {markdown(method)} | {len(options)} tries, {spent:.0f} s | {' | '.join(best)} |"
+                    f"| {escape_markdown(method)} | {len(options)} tries, {spent:.0f} s | {' | '.join(best)} |"
                 )
         if curves:
             wide = max(c.count("|") for c in curves) - 3

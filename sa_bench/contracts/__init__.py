@@ -5,10 +5,19 @@ model θ. *Metrics* measure stored sample sets and the model. The engine knows o
 concrete component. They import nothing else of this package.
 """
 
-from sa_bench.contracts.keys import LARGEST_SEED, Seed, flat, image_seed, later, plain, stored
+from sa_bench.contracts.keys import (
+    LARGEST_SEED,
+    Seed,
+    added_later,
+    flatten,
+    image_seed,
+    key_values,
+    result_values,
+)
 from sa_bench.contracts.method import (
     Count,
     FisherOptions,
+    FixedSource,
     Method,
     Progress,
     Rate,
@@ -48,6 +57,7 @@ __all__ = [
     "Diffusion",
     "Draw",
     "FisherOptions",
+    "FixedSource",
     "Generator",
     "Guide",
     "Judge",
@@ -72,11 +82,11 @@ __all__ = [
     "Times",
     "View",
     "Weight",
-    "flat",
+    "added_later",
+    "flatten",
     "image_seed",
-    "later",
+    "key_values",
     "metric",
-    "plain",
-    "stored",
+    "result_values",
     "undefined",
 ]

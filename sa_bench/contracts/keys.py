@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 from pydantic import Field
 
 
-def later(default: Any) -> Any:
+def added_later(default: Any) -> Any:
     """A field that came after results existed: absent from keys at its default, so that they keep their names.
 
     `later(dict)` has an empty dict of its own.
@@ -22,7 +22,7 @@ def later(default: Any) -> Any:
 
 
 @lru_cache(maxsize=256)
-def _inside(cls: type, name: str) -> type | None:
+def _dataclass_of_field(cls: type, name: str) -> type | None:
     """The dataclass that the field `name` of `cls` holds, also as `… | None`; None: it holds none."""
     hint = get_type_hints(cls)[name]
     return next(
@@ -30,7 +30,7 @@ def _inside(cls: type, name: str) -> type | None:
     )
 
 
-def plain(value: Any, cls: type | None = None) -> Any:
+def key_values(value: Any, cls: type | None = None) -> Any:
     """JSON-ready values of a dataclass, or of the dict of one of class `cls`, as they enter keys."""
     cls = type(value) if is_dataclass(value) else cls
     if value is not None and cls is not None and is_dataclass(cls):
@@ -40,31 +40,33 @@ def plain(value: Any, cls: type | None = None) -> Any:
                 continue
             part = value[f.name] if isinstance(value, Mapping) else getattr(value, f.name)
             default = {} if f.default_factory is dict else f.default
-            value_of_key = plain(part, _inside(cls, f.name))  # a tuple, or the list that JSON made of it
-            if not (f.metadata.get("later") and value_of_key == plain(default)):
+            value_of_key = key_values(
+                part, _dataclass_of_field(cls, f.name)
+            )  # a tuple, or the list that JSON made of it
+            if not (f.metadata.get("later") and value_of_key == key_values(default)):
                 found[f.name] = value_of_key
         return found
     if isinstance(value, Mapping):
-        return {key: plain(part) for key, part in value.items()}
+        return {key: key_values(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(part) for part in value]
+        return [key_values(part) for part in value]
     return value
 
 
-def stored(value: Any) -> dict[str, Any]:
+def result_values(value: Any) -> dict[str, Any]:
     """Give a dataclass's values as results keep them: all but what a hash among them stands for."""
 
     def part(value: Any) -> Any:
-        return stored(value) if is_dataclass(value) else value
+        return result_values(value) if is_dataclass(value) else value
 
     return {f.name: part(getattr(value, f.name)) for f in fields(value) if f.metadata.get("key", True)}
 
 
-def flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested fields by dotted name."""
     found: dict[str, Any] = {}
     for key, value in fields.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+        found |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return found
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
-from sa_bench.contracts.keys import later
+from sa_bench.contracts.keys import added_later
 from sa_bench.contracts.model import Generator
 from sa_bench.contracts.task import Task
 
@@ -33,14 +33,14 @@ class Recipe:
     batch: int  # images a step
     schedule: str = "constant"  # or `cosine`: linear warm-up, then cosine to 1 % of lr
     warmup: int = 0  # steps
-    clip: float | None = later(None)  # the gradient's norm is cut to this
-    ema: float | None = later(None)  # decay of the averaged weights, if there are any
-    drop: float = later(0.0)  # probability that a training image's condition becomes null
-    flip: bool = later(False)  # training images are mirrored half of the time
-    mean: bool = later(False)  # the loss is the mean over the batch, not its sum
-    decay: float = later(0.0)  # AdamW's weight decay; 0: Adam
-    averaged: bool = later(False)  # the weights' average is the result; `ema` is its decay
-    exact: bool = later(False)  # float32 throughout, also where bf16 is fast
+    clip: float | None = added_later(None)  # the gradient's norm is cut to this
+    ema: float | None = added_later(None)  # decay of the averaged weights, if there are any
+    drop: float = added_later(0.0)  # probability that a training image's condition becomes null
+    flip: bool = added_later(False)  # training images are mirrored half of the time
+    mean: bool = added_later(False)  # the loss is the mean over the batch, not its sum
+    decay: float = added_later(0.0)  # AdamW's weight decay; 0: Adam
+    averaged: bool = added_later(False)  # the weights' average is the result; `ema` is its decay
+    exact: bool = added_later(False)  # float32 throughout, also where bf16 is fast
 
     def reduce(self, losses: Tensor) -> Tensor:
         """The losses of a batch (N,) as one."""
@@ -57,7 +57,7 @@ class Recipe:
 
 
 Times = Literal["pairs", "shared", "independent"]
-"""How the timesteps of a step's batches are drawn; `sa_bench.training.sources.draws` has what each means."""
+"""How the timesteps of a step's batches are drawn; `sa_bench.training.sources.draw_losses` has what each means."""
 
 
 @dataclass(frozen=True)
@@ -67,17 +67,17 @@ class FisherOptions:
     n: Annotated[int, Field(ge=1)] = 50_000  # samples
     targets: Literal["means", "bernoulli"] = "means"  # decoder means (official) or draws from p(x|θ*)
     set: Literal["all", "retain", "replay"] = "all"  # classes sampled; the official code includes c_f
-    draws: Literal["replacement", "once"] = later(
+    draws: Literal["replacement", "once"] = added_later(
         "replacement"
     )  # of a fixed replay set; `once`: in its order
-    timesteps: Annotated[int, Field(ge=0)] = later(0)  # of each image, diffusion only; 0: all
-    estimator: Literal["plain", "stratified", "product"] = later(
+    timesteps: Annotated[int, Field(ge=0)] = added_later(0)  # of each image, diffusion only; 0: all
+    estimator: Literal["plain", "stratified", "product"] = added_later(
         "stratified"
     )  # how they are chosen and squared
-    range: Literal["model", "unit"] = later(
+    range: Literal["model", "unit"] = added_later(
         "model"
     )  # `unit`: images in [0, 1], as the official DDPM code has them
-    drop: Annotated[float, Field(ge=0, lt=1)] = later(
+    drop: Annotated[float, Field(ge=0, lt=1)] = added_later(
         0.0
     )  # probability that an image's class is null at a timestep; .1 in the official DDPM code
 

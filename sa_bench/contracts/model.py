@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
-from sa_bench.contracts.keys import later
+from sa_bench.contracts.keys import added_later
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,8 +50,10 @@ class Sampler:
     eta: float = 0.0
     guidance: float = 1.0
     ema: bool = False  # the averaged weights, where the base model has them
-    dropout: bool = later(False)  # True: dropout active while sampling, as in the official ddpm/runners
-    precision: Literal["fp32", "bf16", "fp16"] = later("fp32")  # autocast of the networks; official sd/: fp16
+    dropout: bool = added_later(False)  # True: dropout active while sampling, as in the official ddpm/runners
+    precision: Literal["fp32", "bf16", "fp16"] = added_later(
+        "fp32"
+    )  # autocast of the networks; official sd/: fp16
 
 
 Guide = Callable[[Sequence["Tensor"], "Tensor", "Tensor | float"], "Tensor"]

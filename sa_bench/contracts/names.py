@@ -20,20 +20,20 @@ ENDINGS = (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("es", ""), ("s", ""))  # 
 
 
 @lru_cache(maxsize=65_536)
-def words(text: str) -> tuple[str, ...]:
+def split_words(text: str) -> tuple[str, ...]:
     """The words of a text without case, accents, hyphens and other marks: `The Café-Bars` gives the, cafe, bars."""
     plain = unicodedata.normalize("NFKD", text.casefold())
     letters = "".join(letter for letter in plain if not unicodedata.combining(letter))
     return tuple(re.findall(r"[^\W_]+", letters))
 
 
-def same_name(first: str, second: str) -> bool:
+def is_same_name(first: str, second: str) -> bool:
     """Whether two names are one, however they are written: spaces, hyphens, underscores, case and accents aside."""
-    return "".join(words(first)) == "".join(words(second))
+    return "".join(split_words(first)) == "".join(split_words(second))
 
 
 @lru_cache(maxsize=65_536)
-def _singulars(word: str) -> frozenset[str]:
+def _list_singulars(word: str) -> frozenset[str]:
     """What a word may be the plural of, and itself."""
     forms = {word, IRREGULAR.get(word, word)}
     for ending, singular in ENDINGS:
@@ -47,9 +47,9 @@ def mentions(text: str, names: Iterable[str]) -> bool:
 
     `cat` is named by "Two cats" and by no cathedral, `brad pitt` by "Brad-Pitt's car" and by "bradpitt".
     """
-    said = words(text)
+    said = split_words(text)
     for name in names:
-        wanted = words(name)
+        wanted = split_words(name)
         wanted = wanted[1:] if len(wanted) > 1 and wanted[0] in ARTICLES else wanted
         if not wanted:
             continue
@@ -57,6 +57,6 @@ def mentions(text: str, names: Iterable[str]) -> bool:
             return True
         for start in range(len(said) - len(wanted) + 1):
             part = said[start : start + len(wanted)]
-            if all(_singulars(a) & _singulars(b) for a, b in zip(part, wanted, strict=True)):
+            if all(_list_singulars(a) & _list_singulars(b) for a, b in zip(part, wanted, strict=True)):
                 return True
     return False

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sa_bench.contracts.keys import Seed, later
+from sa_bench.contracts.keys import Seed, added_later
 from sa_bench.contracts.model import Condition, Sampler
 from sa_bench.contracts.names import mentions
 
@@ -25,16 +25,16 @@ class Prompts:
     indirect: Mapping[str, tuple[str, ...]] = field(
         default_factory=dict
     )  # questions without the name, by class name
-    kept: tuple[str, ...] = later(
+    kept: tuple[str, ...] = added_later(
         ()
     )  # the retain set's prompts as they stand; (): every retained class by its name
-    leakage: tuple[str, ...] = later(())  # how the other classes are asked for, in the set `leakage`
-    captions: tuple[str, ...] = later(
+    leakage: tuple[str, ...] = added_later(())  # how the other classes are asked for, in the set `leakage`
+    captions: tuple[str, ...] = added_later(
         ()
     )  # of what c_f becomes, for methods that learn from it in company; (): their own
-    names: Mapping[str, tuple[str, ...]] = later(dict)  # further words that name a class, by class name
-    files: Mapping[str, str] = later(dict)  # role -> prompt file (sa_bench.data.prompt_files)
-    rows: Literal["fixed", "own"] = later(
+    names: Mapping[str, tuple[str, ...]] = added_later(dict)  # further words that name a class, by class name
+    files: Mapping[str, str] = added_later(dict)  # role -> prompt file (sa_bench.data.prompt_files)
+    rows: Literal["fixed", "own"] = added_later(
         "fixed"
     )  # a file's guidance and size: the sampler's, or each row's own
     texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict, metadata={"key": False})
@@ -86,30 +86,34 @@ class Task:
     replay_images: int = 0  # a fixed replay set of so many samples of θ*; 0: new ones each time
     replay_every: int = 1  # replay covers every k-th retained class only
     score: Literal["retain", "uncovered"] = "retain"  # the classes that retention is measured on
-    recovery_starts: tuple[str, ...] = later(("own", "mean", "zero"))  # where the attacker begins
-    recovery_rates: tuple[float, ...] = later((0.003, 0.01))  # Adam's, the endpoint's grid
-    recovery_strong: float = later(0.1)  # a rate stored beside the endpoint; 0: none
-    recovery_batch: int = later(0)  # images a step; 0: all
-    recovery_accumulated: int = later(1)  # batches whose gradients are averaged before a step
-    recovery_judged: int = later(200)  # images judged at every point of the grid
-    bound_images: int = later(20)  # real images a class for the VLB and the denoising loss
-    bound_steps: int = later(40)  # timesteps of each
-    prompts: Prompts | None = later(None)  # noqa: RUF009  (text-to-image: how classes are asked for)
-    family_images: int = later(0)  # of every family of further prompts
-    recovery_vectors: tuple[int, ...] = later((1,))  # text-to-image: new vectors in place of c_f's name
-    replay_used: int = later(0)  # of a fixed replay set, the first so many are trained on; 0: all
-    replay_shared: bool = later(False)  # a fixed replay set is the same for every forgetting seed
-    model: str = later("")  # a pretrained base: a folder, a weight file, a hub id, `smoke`; "": the recipe's
-    size: int = later(0)  # pixels a side of a pretrained model's images
-    surrogate_images: int = later(0)  # in a fixed set of q; 0: as many as replay has of a class, at least 100
-    leakage_images: int = later(0)  # of each other class, for the set `leakage`
-    open: bool = later(False)  # any text may be the concept
-    gate: float = later(0.0)  # c_f is forgotten at this rate or less; 0: chance, one in so many classes
-    train_precision: Literal["auto", "fp32", "bf16"] = later(
+    recovery_starts: tuple[str, ...] = added_later(("own", "mean", "zero"))  # where the attacker begins
+    recovery_rates: tuple[float, ...] = added_later((0.003, 0.01))  # Adam's, the endpoint's grid
+    recovery_strong: float = added_later(0.1)  # a rate stored beside the endpoint; 0: none
+    recovery_batch: int = added_later(0)  # images a step; 0: all
+    recovery_accumulated: int = added_later(1)  # batches whose gradients are averaged before a step
+    recovery_judged: int = added_later(200)  # images judged at every point of the grid
+    bound_images: int = added_later(20)  # real images a class for the VLB and the denoising loss
+    bound_steps: int = added_later(40)  # timesteps of each
+    prompts: Prompts | None = added_later(None)  # noqa: RUF009  (text-to-image: how classes are asked for)
+    family_images: int = added_later(0)  # of every family of further prompts
+    recovery_vectors: tuple[int, ...] = added_later((1,))  # text-to-image: new vectors in place of c_f's name
+    replay_used: int = added_later(0)  # of a fixed replay set, the first so many are trained on; 0: all
+    replay_shared: bool = added_later(False)  # a fixed replay set is the same for every forgetting seed
+    model: str = added_later(
+        ""
+    )  # a pretrained base: a folder, a weight file, a hub id, `smoke`; "": the recipe's
+    size: int = added_later(0)  # pixels a side of a pretrained model's images
+    surrogate_images: int = added_later(
+        0
+    )  # in a fixed set of q; 0: as many as replay has of a class, at least 100
+    leakage_images: int = added_later(0)  # of each other class, for the set `leakage`
+    open: bool = added_later(False)  # any text may be the concept
+    gate: float = added_later(0.0)  # c_f is forgotten at this rate or less; 0: chance, one in so many classes
+    train_precision: Literal["auto", "fp32", "bf16"] = added_later(
         "auto"
     )  # of base and method; sa_bench.training.loop.uses_bf16
-    keep_images: bool = later(True)  # False: images of c_f are deleted once they are measured
-    sample_seed: Seed = later(0)  # noqa: RUF009  (another draw of every image that is measured, from the same models)
+    keep_images: bool = added_later(True)  # False: images of c_f are deleted once they are measured
+    sample_seed: Seed = added_later(0)  # noqa: RUF009  (another draw of every image that is measured, from the same models)
     presets: Mapping[str, Any] = field(default_factory=dict)  # of each method with such a field, or of one
     scales: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 

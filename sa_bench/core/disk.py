@@ -33,12 +33,12 @@ def disk_errors(where: Path) -> Iterator[None]:
     except CellFailed:
         raise
     except Exception as error:
-        if (said := told(error, where)) is None:
+        if (said := describe_failure(error, where)) is None:
             raise
         raise CellFailed(said) from error
 
 
-def told(error: Exception, where: Path) -> str | None:
+def describe_failure(error: Exception, where: Path) -> str | None:
     """What a failed write under `where` means and what to do, in one line; None: it is no failure of a disk."""
     if not isinstance(
         error, OSError
@@ -64,18 +64,18 @@ def told(error: Exception, where: Path) -> str | None:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write `data` so that `path` is either the old file or the whole new one."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with replace_when_written(path) as temporary, temporary.open("wb") as file:
         file.write(data)
 
 
 def copy_atomic(source: Path, path: Path) -> None:
     """Copy the file `source` so that `path` is either the old file or the whole new one."""
-    with replacing(path) as temporary:
+    with replace_when_written(path) as temporary:
         shutil.copyfile(source, temporary)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replace_when_written(path: Path) -> Iterator[Path]:
     """Give an empty file beside `path` to write to; it takes the name `path` if the block ends without an error.
 
     Its name is nobody else's: two writers of one `path`, in whatever containers, each put a whole file there. What
@@ -84,7 +84,7 @@ def replacing(path: Path) -> Iterator[Path]:
     with disk_errors(path.parent):
         make_folder(path.parent)
         sweep(path)
-        temporary, descriptor = _new_beside(path)
+        temporary, descriptor = _make_file_beside(path)
         try:
             yield temporary
             sync(temporary)
@@ -95,7 +95,7 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _new_beside(path: Path) -> tuple[Path, int]:
+def _make_file_beside(path: Path) -> tuple[Path, int]:
     """An empty file of a new name and its descriptor, locked: so a sweep tells a living writer from a dead one."""
     while True:
         temporary = path.with_name(f".{path.name[:LONGEST]}.{uuid.uuid4().hex}.tmp")

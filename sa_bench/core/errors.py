@@ -8,7 +8,7 @@ import errno
 import sys
 from collections.abc import Iterable, Iterator
 
-from sa_bench.core.escaping import terminal, visible
+from sa_bench.core.escaping import escape_terminal, make_visible
 
 LONGEST = 2000  # letters of a message
 
@@ -20,7 +20,7 @@ class SaBenchError(Exception):
 
     def __str__(self) -> str:
         """One line, whatever was quoted in it; of a long one the beginning and the end."""
-        text = " ".join(visible(super().__str__()).split())
+        text = " ".join(make_visible(super().__str__()).split())
         return text if len(text) <= LONGEST else f"{text[: LONGEST - 500]} … {text[-450:]}"
 
 
@@ -49,7 +49,7 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
 
 
-def unknown(kind: str, got: str, known: Iterable[str]) -> SaBenchError:
+def unknown_name(kind: str, got: str, known: Iterable[str]) -> SaBenchError:
     """An error that names `got`, its nearest neighbours, and all that is allowed."""
     names = sorted(known)
     near = difflib.get_close_matches(got.lower(), [n.lower() for n in names], n=2, cutoff=0.5)
@@ -57,10 +57,10 @@ def unknown(kind: str, got: str, known: Iterable[str]) -> SaBenchError:
     return SaBenchError(f"Unknown {kind} {got!r}. {hint}Available: {', '.join(names)}.")
 
 
-def notice(text: str) -> None:
+def print_notice(text: str) -> None:
     """Say one line beside the work, on stderr; a stderr that is gone is no reason to stop."""
     with contextlib.suppress(OSError, ValueError):
-        print(f"sa_bench: {terminal(text)}", file=sys.stderr, flush=True)
+        print(f"sa_bench: {escape_terminal(text)}", file=sys.stderr, flush=True)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -81,7 +81,7 @@ EXTRAS = {
 
 
 @contextlib.contextmanager
-def extras(what: str) -> Iterator[None]:
+def name_missing_extra(what: str) -> Iterator[None]:
     """Turn a library that only an extra brings and that is not installed into one line that names the extra.
 
     Raises:

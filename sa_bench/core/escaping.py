@@ -20,51 +20,51 @@ MARKS = re.compile(r"([\\|*_`\[\]#~$])")  # what Markdown, and GitHub's, gives a
 BEGINS = re.compile(r"^([-+=]|\d{1,9}(?=[.)]))")  # at the start of a line: a list, a rule, a heading
 
 
-def steering(text: str) -> list[str]:
+def find_steering_characters(text: str) -> list[str]:
     """The characters of a text that would steer what shows it; line ends and tabs are none."""
     if text.isascii() and text.isprintable():
         return []
     return [c for c in text if c not in "\n\t" and c not in JOINERS and unicodedata.category(c) in STEERING]
 
 
-def visible(text: object) -> str:
+def make_visible(text: object) -> str:
     r"""`text` with what would steer a page or a terminal written out: `\x1b`, `\u202e`."""
     out = str(text)
-    for letter in set(steering(out)):
+    for letter in set(find_steering_characters(out)):
         out = out.replace(letter, letter.encode("unicode_escape", "surrogatepass").decode())
     return out
 
 
-def terminal(text: object) -> str:
+def escape_terminal(text: object) -> str:
     """Text for a terminal or a log."""
-    return visible(text)
+    return make_visible(text)
 
 
-def markdown(text: object) -> str:
+def escape_markdown(text: object) -> str:
     """Text on one line of Markdown, within a paragraph or a table, which shows it literally; so does the HTML in it."""
-    out = visible(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    out = make_visible(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return " ".join(MARKS.sub(r"\\\1", out).split())
 
 
-def paragraph(text: object) -> str:
+def escape_paragraph(text: object) -> str:
     """A paragraph of Markdown that begins with this text and is no list, rule or heading."""
-    return BEGINS.sub(lambda m: f"\\{m[1]}" if not m[1].isdigit() else f"{m[1]}\u200b", markdown(text))
+    return BEGINS.sub(lambda m: f"\\{m[1]}" if not m[1].isdigit() else f"{m[1]}\u200b", escape_markdown(text))
 
 
-def fenced(lines: Iterable[object]) -> list[str]:
+def fence_code(lines: Iterable[object]) -> list[str]:
     """A block of code in Markdown, which no line in it can end."""
-    shown = [line for text in lines for line in visible(text).split("\n")]
+    shown = [line for text in lines for line in make_visible(text).split("\n")]
     longest = max((len(run) for line in shown for run in re.findall("`+", line)), default=0)
     fence = "`" * max(3, longest + 1)
     return [fence, *shown, fence]
 
 
-def spreadsheet(text: object) -> str:
+def escape_spreadsheet(text: object) -> str:
     """A text for a cell of CSV that no spreadsheet computes; numbers are not to go through here."""
-    out = visible(text)
+    out = make_visible(text)
     return f"'{out}" if out.lstrip(" ").startswith(FORMULA) else out
 
 
-def page(text: object) -> str:
+def escape_html(text: object) -> str:
     """Text for HTML, within an element or a quoted attribute."""
-    return html.escape(visible(text))
+    return html.escape(make_visible(text))

@@ -11,10 +11,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from sa_bench.contracts import Task
 from sa_bench.core import registry
-from sa_bench.core.errors import SaBenchError, unknown
+from sa_bench.core.errors import SaBenchError, unknown_name
 
 
-def split(text: str) -> list[str]:
+def split_list(text: str) -> list[str]:
     """The parts of `a,b`.
 
     Raises:
@@ -26,7 +26,7 @@ def split(text: str) -> list[str]:
     return parts
 
 
-def validated(cls: type[Any], values: Mapping[str, Any], what: str) -> Any:
+def validate(cls: type[Any], values: Mapping[str, Any], what: str) -> Any:
     """An instance of dataclass `cls`, strings coerced to the fields' types.
 
     Raises:
@@ -45,7 +45,7 @@ def assign(cls: type[Any], values: dict[str, Any], path: str, value: Any, what: 
     head, _, rest = path.partition(".")
     known = [f.name for f in fields(cls)]
     if head not in known:
-        raise unknown(f"field of {what}", head, known)
+        raise unknown_name(f"field of {what}", head, known)
     hint = get_type_hints(cls)[head]
     hint = next((part for part in get_args(hint) if is_dataclass(part)), hint)  # of `Prompts | None`
     if rest and get_origin(hint) is Mapping:
@@ -56,12 +56,12 @@ def assign(cls: type[Any], values: dict[str, Any], path: str, value: Any, what: 
         values[head] = dict(values.get(head) or {})
         assign(hint, values[head], rest, value, f"{what}.{head}")  # type: ignore[arg-type]
     elif isinstance(value, str) and str(hint).startswith("tuple"):
-        values[head] = _several(value, f"{what}.{head}")
+        values[head] = parse_list(value, f"{what}.{head}")
     else:
         values[head] = value
 
 
-def _several(text: str, what: str) -> list[Any]:
+def parse_list(text: str, what: str) -> list[Any]:
     """Values between commas or, where they hold commas themselves, a JSON list."""
     if not text.startswith("["):
         return [part for part in text.split(",") if part]
@@ -86,12 +86,12 @@ def split_setting(text: str) -> tuple[str, str]:
 
 def resolve_fields(method: str, task: Task, scale: str, settings: Mapping[str, str]) -> dict[str, Any]:
     """A method's fields: defaults, then its preset for the family and scale, then `settings`."""
-    cls = registry.method_class(method)
+    cls = registry.get_method(method)
     values: dict[str, Any] = {
         f.name: asdict(d) if is_dataclass(d := f.default) else d  # type: ignore[arg-type]
         for f in fields(cls)
     }
-    for key, value in registry.presets(method).get((task.family, scale), {}).items():
+    for key, value in registry.get_presets(method).get((task.family, scale), {}).items():
         values[key] = {**dict(values[key]), **value} if isinstance(value, Mapping) else value
     own = {}
     for name in filter(None, (getattr(cls, "ablates", ""), method)):
@@ -101,5 +101,5 @@ def resolve_fields(method: str, task: Task, scale: str, settings: Mapping[str, s
             values[key] = {**dict(values[key]), **value} if isinstance(value, Mapping) else value
     for path, value in settings.items():
         assign(cls, values, path, value, f"method {method}")
-    built = validated(cls, values, f"method {method}")
+    built = validate(cls, values, f"method {method}")
     return asdict(built)

@@ -14,7 +14,7 @@ T = TypeVar("T")
 State = tuple[Hashable, ...]
 
 
-def state(path: Path) -> State:
+def read_state(path: Path) -> State:
     """What tells a file from the one that replaces it: path, size, times of change, inode; the path where it is absent."""
     try:
         stat = path.stat()
@@ -23,10 +23,10 @@ def state(path: Path) -> State:
     return (str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
 
 
-def states(paths: Iterable[Path]) -> State:
+def read_states(paths: Iterable[Path]) -> State:
     """The states of several files; of a folder, those of all files below it."""
     files = (p for path in paths for p in (sorted(path.rglob("*")) if path.is_dir() else [path]))
-    return tuple(state(path) for path in files)
+    return tuple(read_state(path) for path in files)
 
 
 def cached_by(read_from: Callable[P, Hashable], maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
@@ -45,7 +45,7 @@ def cached_by(read_from: Callable[P, Hashable], maxsize: int) -> Callable[[Calla
     return decorate
 
 
-@cached_by(state, maxsize=64)
-def digest(path: Path) -> str:
+@cached_by(read_state, maxsize=64)
+def cached_digest(path: Path) -> str:
     """sha256 of a file, 64 hex digits, read once as long as it does not change."""
     return file_digest(path)

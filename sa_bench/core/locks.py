@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sa_bench.core.disk import disk_errors, make_folder, share
-from sa_bench.core.errors import notice
+from sa_bench.core.errors import print_notice
 
 PATIENCE = 5.0  # seconds of waiting after which it is said for whom
 PAUSE = 0.1  # seconds between two tries
@@ -36,7 +36,7 @@ class Busy(Exception):
 
 
 @contextmanager
-def locked(path: Path, what: str, wait: bool = True) -> Iterator[None]:
+def hold_lock(path: Path, what: str, wait: bool = True) -> Iterator[None]:
     """Hold the lock `path`; its folder is made.
 
     Args:
@@ -50,7 +50,7 @@ def locked(path: Path, what: str, wait: bool = True) -> Iterator[None]:
     """
     with disk_errors(path.parent):
         make_folder(path.parent)
-        release = _taken(path, what, wait)
+        release = _take_lock(path, what, wait)
     try:
         yield
     finally:
@@ -58,7 +58,7 @@ def locked(path: Path, what: str, wait: bool = True) -> Iterator[None]:
             release()
 
 
-def _taken(path: Path, what: str, wait: bool) -> Release:
+def _take_lock(path: Path, what: str, wait: bool) -> Release:
     began, told = time.monotonic(), False
     soft = SoftLock(path)
     while True:
@@ -73,7 +73,7 @@ def _taken(path: Path, what: str, wait: bool) -> Release:
         if not wait:
             raise Busy(path)
         if not told and time.monotonic() - began >= PATIENCE:
-            notice(f"waiting for {what}: {holder(path)} is at it (lock {path})")
+            print_notice(f"waiting for {what}: {read_holder(path)} is at it (lock {path})")
             told = True
         time.sleep(PAUSE)
 
@@ -81,7 +81,7 @@ def _taken(path: Path, what: str, wait: bool) -> Release:
 def try_lock(path: Path, what: str) -> Release | None:
     """Take the lock `path` if nobody has it; its release, or None."""
     while True:
-        descriptor = _opened(path)
+        descriptor = _open_lock(path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -97,7 +97,7 @@ def try_lock(path: Path, what: str) -> Release | None:
         os.close(descriptor)  # its holder removed it while we waited
     with suppress(OSError):  # who holds it can then not be told
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, _card(what), 0)
+        os.pwrite(descriptor, _describe_holder(what), 0)
 
     def release() -> None:
         with suppress(OSError):  # in a folder where only its owner may delete
@@ -107,7 +107,7 @@ def try_lock(path: Path, what: str) -> Release | None:
     return release
 
 
-def _opened(path: Path) -> int:
+def _open_lock(path: Path) -> int:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except PermissionError as error:
@@ -127,12 +127,12 @@ def _is_still(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _card(what: str) -> bytes:
+def _describe_holder(what: str) -> bytes:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "what": what, "since": now}).encode()
 
 
-def holder(path: Path) -> str:
+def read_holder(path: Path) -> str:
     """Who holds the lock `path`, in words."""
     for file in (SoftLock(path).path, path):
         try:
@@ -158,7 +158,7 @@ class SoftLock:
         except FileExistsError:
             self._drop_if_dead()
             return None
-        os.write(descriptor, _card(what))
+        os.write(descriptor, _describe_holder(what))
         os.close(descriptor)
         share(self.path)
         done = threading.Event()

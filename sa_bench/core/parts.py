@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from sa_bench.core.errors import notice
+from sa_bench.core.errors import print_notice
 from sa_bench.core.store import PARTS, digest, write_atomic
 
 __all__ = ["PARTS", "load_part", "load_record", "save_part", "save_record"]
@@ -25,7 +25,7 @@ __all__ = ["PARTS", "load_part", "load_record", "save_part", "save_record"]
 def save_part(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write `tensors` with their hash, atomically."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, save(plain, {"sha256": _hash(plain)}))
+    write_atomic(path, save(plain, {"sha256": _hash_tensors(plain)}))
 
 
 def load_part(path: Path) -> dict[str, Tensor] | None:
@@ -37,8 +37,8 @@ def load_part(path: Path) -> dict[str, Tensor] | None:
             expected = (file.metadata() or {}).get("sha256")
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        return _dropped(path, str(error))
-    return tensors if _hash(tensors) == expected else _dropped(path, "it is not what was written")
+        return _drop_part(path, str(error))
+    return tensors if _hash_tensors(tensors) == expected else _drop_part(path, "it is not what was written")
 
 
 def save_record(path: Path, value: Any) -> None:
@@ -57,10 +57,10 @@ def load_record(path: Path) -> Any:
             raise ValueError("it is not what was written")
         return json.loads(kept["text"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return _dropped(path, str(error))
+        return _drop_part(path, str(error))
 
 
-def _hash(tensors: Mapping[str, Tensor]) -> str:
+def _hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     """sha256 over names, kinds, shapes and bytes."""
     found = hashlib.sha256()
     for name in sorted(tensors):
@@ -70,6 +70,6 @@ def _hash(tensors: Mapping[str, Tensor]) -> str:
     return found.hexdigest()
 
 
-def _dropped(path: Path, why: str) -> None:
-    notice(f"{path} is damaged ({' '.join(why.split())}); dropped, and made again")
+def _drop_part(path: Path, why: str) -> None:
+    print_notice(f"{path} is damaged ({' '.join(why.split())}); dropped, and made again")
     path.unlink(missing_ok=True)

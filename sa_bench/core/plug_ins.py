@@ -84,7 +84,7 @@ def read(path: Path) -> Source:
         return _read(path.name, path.parent, {})
     root, module = path.parent, path.stem
     relative = any(
-        isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(parse(_bytes(path), path))
+        isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(parse(_read_bytes(path), path))
     )
     while relative and (root / "__init__.py").is_file():  # `from . import x`: it is a part of that package
         root, module = root.parent, f"{root.name}.{module}"
@@ -98,13 +98,13 @@ def read_installed(module: str, tops: Mapping[str, Path]) -> Source:
         SaBenchError: there is no such module, or a file cannot be read as Python.
     """
     top = module.partition(".")[0]
-    root = tops.get(top) or loose_root(top, anywhere=True)
+    root = tops.get(top) or find_loose_root(top, anywhere=True)
     if root is None:
         raise SaBenchError(f"there is no module {module}; is its package installed?")
     return _read(module, root, tops)
 
 
-def file_of(module: str, root: Path) -> Path | None:
+def find_module_file(module: str, root: Path) -> Path | None:
     """The file that `module` is imported from below `root`; None: there is none."""
     located = dict(_locate(module, root)).get(module)
     return located if located is not None and located.is_file() else None
@@ -118,13 +118,13 @@ def _read(module: str, root: Path, tops: Mapping[str, Path]) -> Source:
     while waiting:
         name = waiting.pop()
         top = name.partition(".")[0]
-        base = root if name == module or top == module.partition(".")[0] else _root(top, root, tops)
+        base = root if name == module or top == module.partition(".")[0] else _find_root(top, root, tops)
         for part, location in _locate(name, base) if base is not None else ():
             if location.is_dir():
                 folders.setdefault(part, [str(location)])
             elif part not in files:
-                files[part] = _source_file(location)
-                wanted, lost = _imports(files[part], part)
+                files[part] = _read_source_file(location)
+                wanted, lost = _find_imports(files[part], part)
                 waiting += wanted
                 unfollowed += lost
     if module not in files:
@@ -132,11 +132,11 @@ def _read(module: str, root: Path, tops: Mapping[str, Path]) -> Source:
     return Source(module, root, files, tuple(unfollowed), folders)
 
 
-def _source_file(path: Path) -> SourceFile:
-    return SourceFile(path, _bytes(path), path.name.startswith("__init__."))
+def _read_source_file(path: Path) -> SourceFile:
+    return SourceFile(path, _read_bytes(path), path.name.startswith("__init__."))
 
 
-def _bytes(path: Path) -> bytes:
+def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
@@ -157,7 +157,7 @@ def parse(data: bytes, path: Path) -> ast.Module:
         ) from error
 
 
-def _imports(file: SourceFile, module: str) -> tuple[list[str], list[str]]:
+def _find_imports(file: SourceFile, module: str) -> tuple[list[str], list[str]]:
     """(dotted names that a module may import, calls whose target cannot be known)."""
     if file.path.suffix != ".py":
         return [], []
@@ -188,7 +188,7 @@ def _imports(file: SourceFile, module: str) -> tuple[list[str], list[str]]:
     return [name for name in names if name], unfollowed
 
 
-def _root(top: str, root: Path, tops: Mapping[str, Path]) -> Path | None:
+def _find_root(top: str, root: Path, tops: Mapping[str, Path]) -> Path | None:
     """The folder that holds the package `top` if its source is the plug-in's own; None: a library's."""
     if top == "sa_bench" or top in sys.stdlib_module_names:
         return None
@@ -196,20 +196,20 @@ def _root(top: str, root: Path, tops: Mapping[str, Path]) -> Path | None:
         return tops[top]
     if not tops and not _is_library(root) and any(True for _ in _locate(top, root)):
         return root
-    return loose_root(top)
+    return find_loose_root(top)
 
 
 @lru_cache(maxsize=1)
-def _libraries() -> frozenset[Path]:
+def _list_libraries() -> frozenset[Path]:
     return frozenset(Path(path).resolve() for path in sysconfig.get_paths().values())
 
 
 def _is_library(folder: Path) -> bool:
     """Whether installed packages lie in `folder`, which change with their versions alone."""
-    return folder.resolve() in _libraries() or folder.name in ("site-packages", "dist-packages")
+    return folder.resolve() in _list_libraries() or folder.name in ("site-packages", "dist-packages")
 
 
-def loose_root(top: str, anywhere: bool = False) -> Path | None:
+def find_loose_root(top: str, anywhere: bool = False) -> Path | None:
     """The folder from which Python would import `top`; None where that is the library's, unless `anywhere`.
 
     What lies in no library folder (a package installed for editing, a file beside the command) may change from one
@@ -285,11 +285,11 @@ class _Finder(MetaPathFinder, Loader):
         source = self.sources[package]
         if name in source.files:
             file = source.files[name]
-            vars(module)["__builtins__"] = {**vars(builtins), "__import__": _importer(source)}
+            vars(module)["__builtins__"] = {**vars(builtins), "__import__": _make_importer(source)}
             exec(compile(file.data, str(file.path), "exec", dont_inherit=True), vars(module))
 
 
-def _importer(source: Source) -> Any:
+def _make_importer(source: Source) -> Any:
     """`__import__` of a plug-in's modules: what is its own comes from its own package."""
     own = {name.partition(".")[0] for name in (*source.files, *source.folders)}
 

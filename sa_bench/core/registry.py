@@ -20,7 +20,7 @@ from typing import Any
 
 from sa_bench.contracts import Metric, Task
 from sa_bench.core import plug_ins
-from sa_bench.core.errors import CellFailed, SaBenchError, unknown
+from sa_bench.core.errors import CellFailed, SaBenchError, unknown_name
 
 ROOMS = {"method": "methods", "task": "tasks", "metric": "metrics"}
 
@@ -54,42 +54,42 @@ class PlugIns:
 _known = PlugIns()
 
 
-def room(kind: str) -> Path:
+def component_folder(kind: str) -> Path:
     """The folder of a kind: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).parents[1]
     inside = package / ROOMS[kind]
     return inside if inside.is_dir() else package.parent / ROOMS[kind]
 
 
-def entries(kind: str) -> list[Entry]:
+def list_entries(kind: str) -> list[Entry]:
     """All components of a kind that can be used, by name; reads files, imports nothing."""
-    by_name = {e.name: e for e in (*_installed(kind), *_built_in(kind)) if not e.broken}
+    by_name = {e.name: e for e in (*_list_installed(kind), *_list_built_in(kind)) if not e.broken}
     by_name |= {e.name: e for e in _known.by_path.values() if e.kind == kind}
     return sorted(by_name.values(), key=lambda e: e.name)
 
 
-def broken(kind: str) -> list[Entry]:
+def list_broken(kind: str) -> list[Entry]:
     """Installed plug-ins of a kind that cannot be used, each with the reason."""
-    return [e for e in _installed(kind) if e.broken]
+    return [e for e in _list_installed(kind) if e.broken]
 
 
 @lru_cache(maxsize=8)
-def _built_in(kind: str) -> tuple[Entry, ...]:
-    files = sorted(room(kind).glob("[a-z]*.py"))
+def _list_built_in(kind: str) -> tuple[Entry, ...]:
+    files = sorted(component_folder(kind).glob("[a-z]*.py"))
     return tuple(e for p in files for e in _read(kind, p, f"sa_bench.{ROOMS[kind]}.{p.stem}"))
 
 
 @lru_cache(maxsize=8)
-def _installed(kind: str) -> tuple[Entry, ...]:
+def _list_installed(kind: str) -> tuple[Entry, ...]:
     """What installed packages declare; a name that is taken or a file that cannot be read is broken, and only that."""
-    taken = {entry.name: "sa_bench itself" for entry in _built_in(kind)}
+    taken = {entry.name: "sa_bench itself" for entry in _list_built_in(kind)}
     out = []
     for point in sorted(metadata.entry_points(group="sa_bench"), key=lambda p: (p.name, p.value)):
         point_kind, _, name = point.name.partition(".")
         if point_kind != kind or point.dist is None:
             continue
         module, owner = point.value.partition(":")[0].strip(), str(point.dist.name)
-        for entry in _declared(kind, name, module, point.dist):
+        for entry in _read_declared(kind, name, module, point.dist):
             reason = entry.broken or (
                 f"{taken[entry.name]} has one of this name" if entry.name in taken else ""
             )
@@ -98,13 +98,13 @@ def _installed(kind: str) -> tuple[Entry, ...]:
     return tuple(out)
 
 
-def _declared(kind: str, name: str, module: str, dist: metadata.Distribution) -> list[Entry]:
+def _read_declared(kind: str, name: str, module: str, dist: metadata.Distribution) -> list[Entry]:
     """The components behind an entry point: the tasks of its file or, of other kinds, the one that it names."""
-    tops = _packages(dist)
+    tops = _list_packages(dist)
     top = module.partition(".")[0]
     try:
-        root = tops.get(top) or plug_ins.loose_root(top, anywhere=True)
-        path = plug_ins.file_of(module, root) if root else None
+        root = tops.get(top) or plug_ins.find_loose_root(top, anywhere=True)
+        path = plug_ins.find_module_file(module, root) if root else None
         if path is None:
             raise SaBenchError(f"there is no module {module}")
         read = _read(kind, path, module)
@@ -114,7 +114,7 @@ def _declared(kind: str, name: str, module: str, dist: metadata.Distribution) ->
     return [replace(entry, path=path, tops=tops) for entry in named or [Entry(kind, name, "", module)]]
 
 
-def _packages(dist: metadata.Distribution) -> dict[str, Path]:
+def _list_packages(dist: metadata.Distribution) -> dict[str, Path]:
     """The packages and modules that a distribution installed, with the folders from which they are imported."""
     tops: dict[str, Path] = {}
     for file in dist.files or ():
@@ -124,15 +124,15 @@ def _packages(dist: metadata.Distribution) -> dict[str, Path]:
 
 
 def _read(kind: str, path: Path, module: str) -> list[Entry]:
-    tree = _parsed(path)
+    tree = _parse_file(path)
     if kind == "task":
-        return [Entry(kind, name, title, module) for name, title in _tasks(tree).items()]
+        return [Entry(kind, name, title, module) for name, title in _read_task_titles(tree).items()]
     name = path.parent.name if path.name == "__init__.py" else path.stem
     summary = (ast.get_docstring(tree) or "").partition("\n")[0].removeprefix(f"`{name}`: ")
-    return [Entry(kind, name, summary, module, standing=_standing(tree))]
+    return [Entry(kind, name, summary, module, standing=_read_standing(tree))]
 
 
-def _parsed(path: Path) -> ast.Module:
+def _parse_file(path: Path) -> ast.Module:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -140,7 +140,7 @@ def _parsed(path: Path) -> ast.Module:
     return plug_ins.parse(data, path)
 
 
-def _standing(tree: ast.Module) -> str:
+def _read_standing(tree: ast.Module) -> str:
     """What a class of the file declares as its `standing`, without running it."""
     for node in ast.walk(tree):
         if (
@@ -152,7 +152,7 @@ def _standing(tree: ast.Module) -> str:
     return ""
 
 
-def _tasks(tree: ast.Module) -> dict[str, str]:
+def _read_task_titles(tree: ast.Module) -> dict[str, str]:
     """Name to title of every `Task(name=..., title=...)` and `replace(task, name=..., ...)`."""
     found = {}
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
@@ -187,7 +187,9 @@ def register(kind: str, reference: str) -> list[str]:
         raise SaBenchError(f'{path} defines no {kind} (for a task: `Task(name="...")`).')
     source = plug_ins.read(path)
     for entry in read:
-        here = next((e for e in (*_built_in(kind), *_installed(kind)) if e.name == entry.name), None)
+        here = next(
+            (e for e in (*_list_built_in(kind), *_list_installed(kind)) if e.name == entry.name), None
+        )
         if here is not None:
             raise SaBenchError(f"{path}: a {kind} called {entry.name} is here already; rename yours.")
         _known.by_path[kind, entry.name] = replace(entry, path=path, by_path=True)
@@ -241,17 +243,17 @@ def require_trusted(references: Iterable[str], where: str) -> None:
         )
 
 
-def kind_of(path: Path) -> str:
+def detect_kind(path: Path) -> str:
     """What a plug-in file defines, by its source: task, metric or method."""
-    tree = _parsed(path / "__init__.py" if path.is_dir() else path)
-    if _tasks(tree):
+    tree = _parse_file(path / "__init__.py" if path.is_dir() else path)
+    if _read_task_titles(tree):
         return "task"
     decorators = [d for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) for d in n.decorator_list]
     called = [d.func.id for d in decorators if isinstance(d, ast.Call) and isinstance(d.func, ast.Name)]
     return "metric" if "metric" in called else "method"
 
 
-def plug_ins_here() -> PlugIns:
+def get_plug_ins() -> PlugIns:
     """The plug-ins of this process, for its workers to `adopt`."""
     return _known
 
@@ -273,16 +275,16 @@ def find(kind: str, name: str) -> Entry:
     Raises:
         SaBenchError: unknown (names the nearest), or an installed plug-in that is broken.
     """
-    by_name = {e.name: e for e in entries(kind)}
+    by_name = {e.name: e for e in list_entries(kind)}
     if name not in by_name:
-        for entry in broken(kind):
+        for entry in list_broken(kind):
             if entry.name == name:
                 raise SaBenchError(f"The {kind} {name} cannot be used: {entry.broken}.")
-        raise unknown(kind, name, by_name)
+        raise unknown_name(kind, name, by_name)
     return by_name[name]
 
 
-def _source(kind: str, name: str) -> plug_ins.Source | None:
+def _get_source(kind: str, name: str) -> plug_ins.Source | None:
     """A plug-in's code, read once; None for a built-in component."""
     entry = find(kind, name)
     if entry.path is None:
@@ -298,12 +300,12 @@ def _read_now(entry: Entry) -> plug_ins.Source:
     return plug_ins.read_installed(entry.module, entry.tops)
 
 
-def source(kind: str, name: str) -> dict[str, Any] | None:
+def describe_source(kind: str, name: str) -> dict[str, Any] | None:
     """A plug-in's file, the sha256 of its code, and of each of its files where they are several; None: built in.
 
     `unfollowed` says which calls load code that no reader can follow, where there are any.
     """
-    code = _source(kind, name)
+    code = _get_source(kind, name)
     if code is None:
         return None
     facts: dict[str, Any] = {"path": str(code.path), "sha256": code.sha256}
@@ -312,26 +314,26 @@ def source(kind: str, name: str) -> dict[str, Any] | None:
     return facts | ({"unfollowed": list(code.unfollowed)} if code.unfollowed else {})
 
 
-def version(kind: str, name: str, declared: int) -> int | str:
+def version_key(kind: str, name: str, declared: int) -> int | str:
     """What a cache key holds: the declared version or, for a plug-in, the hash of its code.
 
     Code that loads what cannot be followed is keyed by the command as well: nothing of it is taken from the store.
     """
-    code = _source(kind, name)
+    code = _get_source(kind, name)
     if code is None:
         return declared
     return f"{declared}+{code.sha256[:16]}" + (f"+{_known.command}" if code.unfollowed else "")
 
 
-def code_of(components: Iterable[tuple[str, str]]) -> dict[str, str]:
+def hash_plug_ins(components: Iterable[tuple[str, str]]) -> dict[str, str]:
     """The sha256 of the code of those components, (kind, name) each, that are plug-ins: `method mine` to its hash."""
-    return {f"{kind} {name}": code.sha256 for kind, name in components if (code := _source(kind, name))}
+    return {f"{kind} {name}": code.sha256 for kind, name in components if (code := _get_source(kind, name))}
 
 
-def sources(code: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def describe_sources(code: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """What a result says of its plug-ins, under their hashes in `code`: `method mine` to what `source` gives."""
     return {
-        component: {**(source(*component.split(" ", 1)) or {}), "sha256": sha256}  # type: ignore[arg-type]
+        component: {**(describe_source(*component.split(" ", 1)) or {}), "sha256": sha256}  # type: ignore[arg-type]
         for component, sha256 in code.items()
     }
 
@@ -347,7 +349,7 @@ def require_unchanged(code: Mapping[str, str]) -> None:
     """
     for component, sha256 in code.items():
         kind, _, name = component.partition(" ")
-        held, entry = _source(kind, name), find(kind, name)
+        held, entry = _get_source(kind, name), find(kind, name)
         try:
             now = _read_now(entry).sha256 if entry.path is not None else ""
         except SaBenchError:
@@ -358,11 +360,11 @@ def require_unchanged(code: Mapping[str, str]) -> None:
             )
 
 
-def remarks(code: Mapping[str, str]) -> list[str]:
+def plug_in_remarks(code: Mapping[str, str]) -> list[str]:
     """What a result must say of its plug-ins: code that no reader can follow."""
     lines = []
     for component in code:
-        held = _source(*component.split(" ", 1))  # type: ignore[arg-type]
+        held = _get_source(*component.split(" ", 1))  # type: ignore[arg-type]
         if held is not None and held.unfollowed:
             lines.append(
                 f"code: {component} loads code that cannot be followed ({held.unfollowed[0]}); "
@@ -372,11 +374,11 @@ def remarks(code: Mapping[str, str]) -> list[str]:
 
 
 def _load(kind: str, name: str) -> ModuleType:
-    code = _source(kind, name)
+    code = _get_source(kind, name)
     return plug_ins.load(code) if code is not None else importlib.import_module(find(kind, name).module)
 
 
-def method_class(name: str) -> type[Any]:
+def get_method(name: str) -> type[Any]:
     """The method's dataclass: the one class of its module that has `forget`."""
     module = _load("method", name)
     classes = [
@@ -390,29 +392,29 @@ def method_class(name: str) -> type[Any]:
     return classes[0]
 
 
-def presets(name: str) -> dict[tuple[str, str], dict[str, Any]]:
+def get_presets(name: str) -> dict[tuple[str, str], dict[str, Any]]:
     """What a method's fields are by (family, scale) where they are not its defaults.
 
     An ablation (`ablates`) has the presets of the method that it takes a part from, of every field that both have, so
     that the two cannot come apart; its own come on top.
     """
-    cls, whole = method_class(name), getattr(method_class(name), "ablates", "")
+    cls, whole = get_method(name), getattr(get_method(name), "ablates", "")
     own = {f.name for f in fields(cls)}
     found = {
         key: {field: value for field, value in values.items() if field in own}
-        for key, values in (presets(whole) if whole else {}).items()
+        for key, values in (get_presets(whole) if whole else {}).items()
     }
     for key, values in cls.presets.items():
         found[key] = {**found.get(key, {}), **values}
     return found
 
 
-def task(name: str) -> Task:
+def get_task(name: str) -> Task:
     """A task by name."""
     return _value(_load("task", name), Task, name)
 
 
-def metric(name: str) -> Metric:
+def get_metric(name: str) -> Metric:
     """A metric by name."""
     return _value(_load("metric", name), Metric, name)
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sa_bench.contracts.keys import LARGEST_SEED
+from sa_bench.contracts import LARGEST_SEED
 from sa_bench.core.errors import SaBenchError
 
 

@@ -10,7 +10,7 @@ import platformdirs
 from sa_bench.core.errors import MissingAsset, SaBenchError
 
 
-def expanded(path: str | Path, name: str = "") -> Path:
+def expand_home(path: str | Path, name: str = "") -> Path:
     """`path` with a leading `~` replaced by the user's home; `name` is where it was given.
 
     Raises:
@@ -24,7 +24,7 @@ def expanded(path: str | Path, name: str = "") -> Path:
 
 def _folder(variable: str) -> Path | None:
     value = os.environ.get(variable)
-    return expanded(value, f"{variable}=") if value else None
+    return expand_home(value, f"{variable}=") if value else None
 
 
 def store_folder() -> Path:

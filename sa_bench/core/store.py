@@ -27,21 +27,31 @@ from sa_bench.core.disk import (
     copy_atomic,
     disk_errors,
     make_folder,
-    replacing,
+    replace_when_written,
     share,
     sweep,
     sync,
     write_atomic,
 )
 from sa_bench.core.errors import SaBenchError
-from sa_bench.core.locks import Busy, locked
+from sa_bench.core.locks import Busy, hold_lock
 from sa_bench.core.untrusted_text import read_json
 from sa_bench.core.version import __version__
 
 __all__ = [
-    "PARTS", "STAGES", "Artifact", "Store", "content", "copy_atomic", "digest", "disk_errors", "file_digest", "replacing",
-    "sweep", "write_atomic",
-]  # fmt: skip
+    "PARTS",
+    "STAGES",
+    "Artifact",
+    "Store",
+    "content_hash",
+    "copy_atomic",
+    "digest",
+    "disk_errors",
+    "file_digest",
+    "replace_when_written",
+    "sweep",
+    "write_atomic",
+]
 
 STAGES = (
     "base", "replay", "fisher", "forget", "samples", "features", "detections", "measure", "judge", "prompts", "bundles",
@@ -87,7 +97,7 @@ class Store:
         """Use `root`, created on first write."""
         self.root = root
         self._verified: set[tuple[str, str]] = set()
-        self._uses = uses.of(root.absolute(), root.absolute() / MARKER)
+        self._uses = uses.uses_of_store(root.absolute(), root.absolute() / MARKER)
 
     def path(self, stage: str, key: str) -> Path:
         """Where the finished artifact lies or would lie."""
@@ -99,7 +109,7 @@ class Store:
             path = self.path(stage, key)
             try:
                 meta = read_json(path / "meta.json")
-                right = _is_named(meta, stage, key) and meta["content"] == content(path)
+                right = _is_named(meta, stage, key) and meta["content"] == content_hash(path)
             except (OSError, ValueError, KeyError, TypeError):
                 return False
             if not right:
@@ -154,7 +164,7 @@ class Store:
                 _delete(left_over)
         meta = dict(build(partial) or {})
         _delete(partial / PARTS)
-        meta |= {"stage": stage, "inputs": dict(inputs), "content": content(partial)}
+        meta |= {"stage": stage, "inputs": dict(inputs), "content": content_hash(partial)}
         if digest(json.loads(json.dumps(meta["inputs"], default=str))) != key:  # of keys that are no texts
             meta["named_by"] = canonical(inputs)
         for path in (partial, *partial.rglob("*")):
@@ -229,7 +239,10 @@ class Store:
         for path in _listed(self.root / "locks"):
             stage, _, key = path.stem.rpartition("-")
             if path.suffix == ".lock" and stage in STAGES and NAME.fullmatch(key):
-                with suppress(Busy), locked(path, "gc", wait=False):  # taken, it is removed when it is let go
+                with (
+                    suppress(Busy),
+                    hold_lock(path, "gc", wait=False),
+                ):  # taken, it is removed when it is let go
                     pass
         self._uses.others()  # sweeps those of the dead
         return freed
@@ -249,7 +262,7 @@ class Store:
 
     @contextmanager
     def _locked(self, stage: str, key: str, wait: bool = True) -> Iterator[None]:
-        with locked(self.root / "locks" / f"{stage}-{key}.lock", f"{stage}/{key}", wait):
+        with hold_lock(self.root / "locks" / f"{stage}-{key}.lock", f"{stage}/{key}", wait):
             yield
 
     def is_marked(self) -> bool:
@@ -325,7 +338,7 @@ def _delete(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def content(path: Path) -> str:
+def content_hash(path: Path) -> str:
     """A hash of a file's bytes, or over names and bytes of a folder's files.
 
     Hidden files (a file manager's, a killed write's) and `meta.json` do not count.

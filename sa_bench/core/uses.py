@@ -22,7 +22,7 @@ FOLDER = "locks/uses"
 
 
 @lru_cache(maxsize=64)
-def of(root: Path, marker: Path) -> Uses:
+def uses_of_store(root: Path, marker: Path) -> Uses:
     """What this process uses of the store `root`, however often it is opened."""
     return Uses(root, marker)
 

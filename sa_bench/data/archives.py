@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sa_bench.core.errors import CellFailed, MissingAsset, SaBenchError
-from sa_bench.core.locks import locked
+from sa_bench.core.locks import hold_lock
 from sa_bench.core.store import digest, disk_errors
 
 TIMEOUT = 4.0  # seconds a server may keep silent
@@ -107,7 +107,7 @@ class Archive:
         except CellFailed:  # the disk, which no other source would mend
             raise
         except (SaBenchError, OSError, HTTPException) as error:
-            tried.append(f"{self.url}: {reason(error)}")
+            tried.append(f"{self.url}: {describe_error(error)}")
         raise MissingAsset(
             f"{self.title} cannot be had ({'; '.join(tried)}). Put {self.file} ({self.size}) into a folder "
             "and set SA_BENCH_DATA to it, or go online once."
@@ -121,7 +121,7 @@ class Archive:
         except SaBenchError as error:
             raise SaBenchError(f"{path}: {error}") from error
         except OSError as error:
-            raise SaBenchError(f"{path}: it cannot be read ({reason(error)}).") from error
+            raise SaBenchError(f"{path}: it cannot be read ({describe_error(error)}).") from error
         if all(_md5(members[name]).hexdigest() == md5 for name, md5 in self.members.items()):
             return Contents(arrays, self.content, published=True)
         hashes = {name: hashlib.sha256(raw).hexdigest() for name, raw in members.items()}
@@ -158,7 +158,7 @@ class Archive:
         except SaBenchError:
             raise
         except Exception as error:  # tarfile, gzip, zlib and the allocator all have their own
-            raise SaBenchError(f"it is damaged or cut short ({reason(error)}).") from error
+            raise SaBenchError(f"it is damaged or cut short ({describe_error(error)}).") from error
         if absent := [f"{self.folder}/{name}" for name in self.members if name not in found]:
             raise SaBenchError(f"it holds no {', no '.join(absent)}.")
         return found
@@ -170,11 +170,11 @@ class Archive:
             SaBenchError: what came is not the published archive.
             OSError: the server cannot be reached.
         """
-        part, md5, before = to.with_name(f".{to.name}.part"), _md5(), _stamp(to)
+        part, md5, before = to.with_name(f".{to.name}.part"), _md5(), _file_stamp(to)
         with disk_errors(to.parent):
             to.parent.mkdir(parents=True, exist_ok=True)
-            with locked(to.with_name(f".{to.name}.lock"), self.title):
-                if _stamp(to) != before:  # another process was quicker
+            with hold_lock(to.with_name(f".{to.name}.lock"), self.title):
+                if _file_stamp(to) != before:  # another process was quicker
                     return
                 if sys.stderr.isatty():
                     print(f"Fetching {self.title} ({self.size}) from {self.url}", file=sys.stderr)
@@ -194,7 +194,7 @@ class Archive:
                     part.unlink(missing_ok=True)
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+def _file_stamp(path: Path) -> tuple[int, int] | None:
     return ((found := path.stat()).st_ino, found.st_mtime_ns) if path.exists() else None
 
 
@@ -207,7 +207,7 @@ def _require_size(name: str, size: int) -> None:
         raise SaBenchError(f"{name} has {size:,} bytes, which cannot be right.")
 
 
-def reason(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """The first line of the error's message, or its type."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 

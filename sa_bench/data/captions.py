@@ -65,7 +65,7 @@ def vocabulary() -> list[str]:
     return sorted(dict.fromkeys(words))
 
 
-def captioned(
+def draw_captioned(
     images: np.ndarray,
     labels: np.ndarray,
     n: int,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from sa_bench.core.errors import SaBenchError
-from sa_bench.data.archives import Archive, Arrays, ArraysOnly, Contents, reason
+from sa_bench.data.archives import Archive, Arrays, ArraysOnly, Contents, describe_error
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SIDE = 32  # pixels
@@ -83,7 +83,7 @@ def _unpickled(name: str, raw: bytes) -> dict[str, object]:
     try:
         found = ArraysOnly(io.BytesIO(raw), encoding="latin1").load()
     except Exception as error:  # a damaged pickle raises whatever its bytes happen to mean
-        raise SaBenchError(f"{name} cannot be read ({reason(error)}).") from error
+        raise SaBenchError(f"{name} cannot be read ({describe_error(error)}).") from error
     if not isinstance(found, dict):
         raise SaBenchError(f"{name} holds a {type(found).__name__}, not a dictionary.")
     return {_text(key): value for key, value in found.items()}

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from sa_bench.contracts import SampleSet, Task
-from sa_bench.core.errors import MissingAsset, unknown
-from sa_bench.core.file_state import State, cached_by, states
+from sa_bench.core.errors import MissingAsset, unknown_name
+from sa_bench.core.file_state import State, cached_by, read_states
 from sa_bench.core.settings import data_folder, store_folder
 from sa_bench.core.store import digest
 from sa_bench.data import cifar10, mnist, mnist16, stl10
@@ -81,21 +81,21 @@ class Dataset:
     published: bool = True
 
 
-def _files(name: str) -> tuple[Path | None, State]:
+def _list_files(name: str) -> tuple[Path | None, State]:
     """The folder that stands in for the store's data set, and the state of what is read there."""
     folder, archive = data_folder(), _entry(name).archive
     if folder is None or not folder.is_dir():
         return folder, ()
     if archive is not None:
         local = archive().local(folder)
-        return folder, states([local] if local is not None else [])
+        return folder, read_states([local] if local is not None else [])
     try:
-        return folder, states(mnist.idx_files(folder).values())
+        return folder, read_states(mnist.idx_files(folder).values())
     except MissingAsset:
         return folder, ()
 
 
-@cached_by(lambda name: (store_folder(), *_files(name)), maxsize=4)
+@cached_by(lambda name: (store_folder(), *_list_files(name)), maxsize=4)
 def load(name: str) -> Dataset:
     """The data set `name`, fetched once and kept in the store.
 
@@ -112,31 +112,31 @@ def load(name: str) -> Dataset:
     return Dataset(part("train"), part("test"), content, published)
 
 
-def shape(task: Task) -> tuple[int, int, int]:
+def image_shape(task: Task) -> tuple[int, int, int]:
     """(H, W, C) of the task's images."""
     return (task.size, task.size, 3) if task.dataset == NONE else _entry(task.dataset).shape
 
 
-def content(name: str) -> str:
+def data_content(name: str) -> str:
     """The data set's content hash; it is read for that only where SA_BENCH_DATA may hold another version."""
     if name == NONE:
         return NONE
     return load(name).content if _is_local(name) else _entry(name).content()
 
 
-def published(name: str) -> bool:
+def is_published(name: str) -> bool:
     """Whether the data set is the published one, file by file."""
     return not _is_local(name) or load(name).published
 
 
-def remark(name: str) -> str | None:
+def data_remark(name: str) -> str | None:
     """What a result must say of its data, or None."""
-    if name == NONE or published(name):
+    if name == NONE or is_published(name):
         return None
-    return f"data: not the published {_entry(name).title}, content {content(name)} (from SA_BENCH_DATA)"
+    return f"data: not the published {_entry(name).title}, content {data_content(name)} (from SA_BENCH_DATA)"
 
 
-def owners(class_name: str) -> list[str]:
+def find_owners(class_name: str) -> list[str]:
     """The titles of the data sets that have a class of that name."""
     return [entry.title for entry in ENTRIES.values() if class_name.strip().lower() in entry.classes]
 
@@ -154,7 +154,7 @@ def mnist_folder() -> Path | None:
     return folder
 
 
-def real(task: Task, name: str) -> SampleSet:
+def real_images(task: Task, name: str) -> SampleSet:
     """`forget_train`, `forget_test`, `retain_train` or `retain_test` of the task's data set."""
     data = load(task.dataset)
     if name == "forget_train":
@@ -165,12 +165,12 @@ def real(task: Task, name: str) -> SampleSet:
         return data.train.take(np.isin(data.train.labels, task.scored))
     if name == "retain_test":
         return data.test.take(np.isin(data.test.labels, task.scored))
-    raise unknown("real set", name, ["forget_train", "forget_test", "retain_train", "retain_test"])
+    raise unknown_name("real set", name, ["forget_train", "forget_test", "retain_train", "retain_test"])
 
 
 def _entry(name: str) -> Entry:
     if name not in ENTRIES:
-        raise unknown("data set", name, ENTRIES)
+        raise unknown_name("data set", name, ENTRIES)
     return ENTRIES[name]
 
 

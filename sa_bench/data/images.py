@@ -28,13 +28,13 @@ MAX_PIXELS = 50_000_000  # a decompression bomb is refused, not decoded
 HOW_TO_SAVE = "Write it with np.savez(path, images, labels=labels), uint8 (N, H, W, C) and integers (N,)."
 
 
-def natural(path: Path) -> tuple[list[tuple[int, int | str]], str]:
+def natural_order(path: Path) -> tuple[list[tuple[int, int | str]], str]:
     """A sort key under which 2.png comes before 10.png; no two names are equal (1.png, 01.png)."""
     parts = re.split(r"(\d+)", path.name.lower())
     return [(0, int(p)) if p.isdecimal() else (1, p) for p in parts], path.name
 
 
-def image_files(folder: Path) -> list[Path]:
+def list_image_files(folder: Path) -> list[Path]:
     """The image files directly in `folder`, in natural order; hidden ones (.x, ._x) are left out.
 
     Raises:
@@ -48,7 +48,7 @@ def image_files(folder: Path) -> list[Path]:
         if not path.is_file() or not os.access(path, os.R_OK):
             kind = "a folder" if path.is_dir() else "a link to nothing" if path.is_symlink() else "unreadable"
             raise SaBenchError(f"{path} is called an image but is {kind}. Remove or replace it.")
-    return sorted(found, key=natural)
+    return sorted(found, key=natural_order)
 
 
 def is_lossy(path: Path) -> bool:
@@ -150,7 +150,7 @@ def read_folder(folder: Path, channels: int, size: tuple[int, int]) -> tuple[np.
     Raises:
         SaBenchError: no images, or one of another size (nothing is resized silently).
     """
-    files = image_files(folder)
+    files = list_image_files(folder)
     if not files:
         raise SaBenchError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}) directly in it.")
     out = np.empty((len(files), *size, channels), np.uint8)

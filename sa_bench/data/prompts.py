@@ -73,7 +73,7 @@ def read_csv(path: Path) -> list[Asked]:
         SaBenchError: no such file, no `prompt` column, no row, a row of another length or with a bad value; names
             the file and the row, the first below the header being 1.
     """
-    header, rows = table(path)
+    header, rows = read_table(path)
     if "prompt" not in header:
         raise SaBenchError(
             f"{path} has no column `prompt`; it has {', '.join(filter(None, header)) or 'none'}."
@@ -83,7 +83,7 @@ def read_csv(path: Path) -> list[Asked]:
     return [_asked(header, row, f"{path}, row {number}") for number, row in enumerate(rows, 1)]
 
 
-def table(path: Path) -> tuple[list[str], list[list[str]]]:
+def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
     """The header of a UTF-8 CSV file, in small letters, and the rows below it that are not blank.
 
     Raises:
@@ -102,7 +102,7 @@ def table(path: Path) -> tuple[list[str], list[list[str]]]:
     return header, rows[1:]
 
 
-def problem(path: Path) -> str | None:
+def find_problem(path: Path) -> str | None:
     """What a file obviously is instead of the wanted one: empty, a web page, a Git LFS pointer; None: neither."""
     with path.open("rb") as file:
         start = file.read(512)
@@ -122,7 +122,7 @@ def _text(path: Path) -> str:
     if not path.is_file():
         raise SaBenchError(f"There is no prompt file {path}.")
     try:
-        if wrong := problem(path):
+        if wrong := find_problem(path):
             raise SaBenchError(f"{path} {wrong}.")
         raw = read_bytes(path)
     except Unfit as error:
@@ -163,7 +163,7 @@ def _first(fields: Mapping[str, str], names: Sequence[str]) -> tuple[str, str | 
     return next(((name, fields[name].strip()) for name in names if name in fields), ("", None))
 
 
-def whole(value: str) -> int:
+def parse_whole_number(value: str) -> int:
     """A whole number, also as `12.0`, which pandas makes of a column with gaps; −1: it is none."""
     found = re.fullmatch(r"(\d{1,19})(\.0+)?", value, re.ASCII)
     return int(found[1]) if found else -1
@@ -173,7 +173,7 @@ def _seed(fields: Mapping[str, str], where: str) -> int | None:
     name, value = _first(fields, SEEDS)
     if value is None:
         return None
-    seed = whole(value)
+    seed = parse_whole_number(value)
     return check_seed(seed if 0 <= seed <= LARGEST_SEED else value, f"{where}: {name}")
 
 
@@ -194,7 +194,7 @@ def _side(fields: Mapping[str, str], names: Sequence[str], where: str) -> int | 
     name, value = _first(fields, names)
     if not value:
         return None
-    side = whole(value)
+    side = parse_whole_number(value)
     if not 1 <= side <= LARGEST_SIDE:
         raise SaBenchError(f"{where}: {name} is {value!r}, must be 1 to {LARGEST_SIDE} pixels.")
     return side

@@ -10,18 +10,18 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from sa_bench.contracts.samples import SampleSet
+from sa_bench.contracts import SampleSet
 from sa_bench.core.errors import SaBenchError, first_line
 from sa_bench.core.store import write_atomic
 from sa_bench.core.untrusted_arrays import read_header
 
 
-def file_hash(array: np.ndarray) -> str:
+def hash_array(array: np.ndarray) -> str:
     """A hash of an array's bytes and shape."""
     return hashlib.sha256(np.ascontiguousarray(array).tobytes() + str(array.shape).encode()).hexdigest()
 
 
-def arrays(path: Path) -> dict[str, np.ndarray]:
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a sample set's file.
 
     Raises:
@@ -50,7 +50,7 @@ def load_samples(path: Path) -> SampleSet:
     Raises:
         SaBenchError: as `arrays`, or other arrays than those of a set.
     """
-    found = arrays(path)
+    found = load_arrays(path)
     marks = found.get("finite", np.ones(len(found["images"]), bool))
     known = {column.name for column in fields(SampleSet)}
     if "seeds" not in found or not set(found) <= known or marks.dtype != bool or marks.ndim != 1:

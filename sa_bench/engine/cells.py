@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from sa_bench.contracts import SMOKE_MODEL, Task, flat, plain
+from sa_bench.contracts import SMOKE_MODEL, Task, flatten, key_values
 from sa_bench.core import registry
-from sa_bench.core.errors import SaBenchError, unknown
-from sa_bench.core.fields import _several, assign, resolve_fields, split_setting, validated
+from sa_bench.core.errors import SaBenchError, unknown_name
+from sa_bench.core.fields import assign, parse_list, resolve_fields, split_setting, validate
 from sa_bench.core.seeds import check_seeds
 from sa_bench.core.store import digest
 from sa_bench.data import own_prompts
@@ -21,8 +21,8 @@ from sa_bench.engine.validation import (
     check_fisher,
     check_fit,
     check_standing,
-    checked,
     class_index,
+    validate_task,
     with_concept,
     with_names,
 )
@@ -62,34 +62,34 @@ class Cell:
     def plain(self) -> dict[str, Any]:
         """JSON-ready values."""
         return {
-            "task": plain(self.task), "method": self.method, "fields": self.keyed_fields(), "seed": self.seed,
+            "task": key_values(self.task), "method": self.method, "fields": self.keyed_fields(), "seed": self.seed,
             "base_seed": self.base_seed, "scale": self.scale, "overrides": dict(self.overrides),
             **({"code": dict(self.code)} if self.code else {}),
         }  # fmt: skip
 
     def keyed_fields(self) -> dict[str, Any]:
         """The method's fields as they enter keys."""
-        return plain(self.fields, registry.method_class(self.method))
+        return key_values(self.fields, registry.get_method(self.method))
 
     def is_of(self, row: Mapping[str, Any]) -> bool:
         """Whether a result row is this cell's: of the same id or, where it bears the short one of before, same values."""
         if len(row["cell"]) != OLD_ID:
             return row["cell"] == self.id
-        cls = registry.method_class(self.method)
+        cls = registry.get_method(self.method)
         values = {
             **{key: row[key] for key in ("method", "seed", "base_seed", "scale", "overrides")},
-            "task": plain(row["task_values"], Task), "fields": plain(row["fields"], cls),
+            "task": key_values(row["task_values"], Task), "fields": key_values(row["fields"], cls),
         }  # fmt: skip
         return self.id.startswith(row["cell"]) and digest(values) == self.id
 
     def build_method(self) -> Any:
         """The method's dataclass with this cell's fields."""
-        return validated(registry.method_class(self.method), self.fields, f"method {self.method}")
+        return validate(registry.get_method(self.method), self.fields, f"method {self.method}")
 
 
-def command(cell: Cell) -> str:
+def cell_command(cell: Cell) -> str:
     """The command that makes this cell alone."""
-    task = registry.task(cell.task.name)
+    task = registry.get_task(cell.task.name)
     parts = ["run", "--task", registry.reference("task", cell.task.name)]
     parts += ["--method", registry.reference("method", cell.method)]
     for option, value, default in (
@@ -98,17 +98,17 @@ def command(cell: Cell) -> str:
         parts += [option, str(value)] if value != default else []
     for name, value in cell.overrides.items():
         parts += ["--set", f"task.{name}={value}"]
-    plain = flat(resolve_fields(cell.method, cell.task, cell.scale, {}))
-    for name, value in flat(cell.fields).items():
+    plain = flatten(resolve_fields(cell.method, cell.task, cell.scale, {}))
+    for name, value in flatten(cell.fields).items():
         parts += ["--set", f"{cell.method}.{name}={value}"] if value != plain[name] else []
     own = cell.overrides.get("metrics") or dict(task.scales.get(cell.scale, {})).get("metrics", task.metrics)
-    own = _several(own, "task.metrics") if isinstance(own, str) else own
+    own = parse_list(own, "task.metrics") if isinstance(own, str) else own
     further = [m for m in cell.task.metrics if m not in own]
     parts += ["--metric", ",".join(registry.reference("metric", m) for m in further)] if further else []
     return "python -m sa_bench " + shlex.join(parts)
 
 
-def titled(cells: Sequence[Cell]) -> dict[str, str]:
+def title_cells(cells: Sequence[Cell]) -> dict[str, str]:
     """Cell id to a line for people; siblings of one method are told apart by the fields that differ."""
     titles = {}
     for cell in cells:
@@ -123,11 +123,11 @@ def titled(cells: Sequence[Cell]) -> dict[str, str]:
     return titles
 
 
-def _swept(text: str, what: str) -> list[str]:
+def _parse_sweep(text: str, what: str) -> list[str]:
     """The values of a sweep as texts, each as --set would take it: between commas, or the parts of a JSON list."""
     if not text.startswith("["):
         return text.split(",")
-    return [part if isinstance(part, str) else json.dumps(part) for part in _several(text, what)] or [""]
+    return [part if isinstance(part, str) else json.dumps(part) for part in parse_list(text, what)] or [""]
 
 
 def task_overrides(sets: Sequence[str], command: str) -> dict[str, str]:
@@ -144,9 +144,9 @@ def task_overrides(sets: Sequence[str], command: str) -> dict[str, str]:
 
 def resolve_task(name: str, scale: str, overrides: Mapping[str, str]) -> Task:
     """The task with its scale and overrides applied and checked."""
-    task = registry.task(name)
+    task = registry.get_task(name)
     if scale not in SCALES:
-        raise unknown("scale", scale, SCALES)
+        raise unknown_name("scale", scale, SCALES)
     values: dict[str, Any] = {**OF_SCALE.get(scale, {}), **task.scales.get(scale, {})}
     trial = values.get("model", task.model) == SMOKE_MODEL or values.get("base", task.base) == "tiny"
     if scale == "quick" and not trial:
@@ -155,7 +155,7 @@ def resolve_task(name: str, scale: str, overrides: Mapping[str, str]) -> Task:
     if task.prompts is not None:
         values["prompts"] = {"files": dict(task.prompts.files), **values.get("prompts", {})}
     if task.open and "classes" in overrides:  # first: what else is set may speak of them
-        task = with_names(task, _several(overrides["classes"], "task.classes"))
+        task = with_names(task, parse_list(overrides["classes"], "task.classes"))
     for path, value in overrides.items():
         if path == "classes" and task.open:
             continue
@@ -177,8 +177,8 @@ def resolve_task(name: str, scale: str, overrides: Mapping[str, str]) -> Task:
     merged["sampler"] = asdict(task.sampler) | dict(sampler)
     if task.prompts is not None:
         merged["prompts"] = asdict(task.prompts) | values["prompts"]
-    task = validated(Task, merged, f"task {name}")
-    return checked(task, "relabel_to" in overrides, "size" in overrides)
+    task = validate(Task, merged, f"task {name}")
+    return validate_task(task, "relabel_to" in overrides, "size" in overrides)
 
 
 def _prompt_set(name: str) -> tuple[str, ...]:
@@ -188,7 +188,7 @@ def _prompt_set(name: str) -> tuple[str, ...]:
         SaBenchError: there is none of that name.
     """
     if name not in own_prompts.SETS:
-        raise unknown("prompt set", name, own_prompts.SETS)
+        raise unknown_name("prompt set", name, own_prompts.SETS)
     return own_prompts.SETS[name]
 
 
@@ -205,7 +205,7 @@ def with_files(method: str, values: dict[str, Any]) -> dict[str, Any]:
     Raises:
         SaBenchError: a file is not given or not there.
     """
-    for name in getattr(registry.method_class(method), "files", ()):
+    for name in getattr(registry.get_method(method), "files", ()):
         if not values[name]:
             raise SaBenchError(f"{method} needs a file: --set {method}.{name}=FILE.")
         if not Path(values[name]).exists():
@@ -241,7 +241,7 @@ def resolve(
     if any(sample_seeds) or len(sample_seeds) > 1:
         sweeps = [*sweeps, f"task.sample_seed={','.join(map(str, sample_seeds))}"]
     settings = [split_setting(text) for text in sets]
-    swept = [(name, _swept(values, f"--sweep {name}")) for name, values in map(split_setting, sweeps)]
+    swept = [(name, _parse_sweep(values, f"--sweep {name}")) for name, values in map(split_setting, sweeps)]
     if empty := [name for name, values in swept if not all(values)]:
         raise SaBenchError(f"--sweep {empty[0]} has an empty value; write --sweep {empty[0]}=a,b,c.")
     tasks, methods, metrics = (
@@ -254,25 +254,25 @@ def resolve(
     cells: dict[str, Cell] = {}
     for task_name, method in itertools.product(tasks, methods):
         for combination in itertools.product(*choices):
-            for_task, for_method = _route([*settings, *combination], method, methods)
+            for_task, for_method = _route_settings([*settings, *combination], method, methods)
             task = with_metrics(resolve_task(task_name, scale, for_task), metrics)
             if task.open:
-                for_task = _named(for_task, task, registry.task(task_name).classes)
+                for_task = _normalise_names(for_task, task, registry.get_task(task_name).classes)
             for_task = {k: v for k, v in for_task.items() if (k, v) != ("sample_seed", "0")}
             resolved = with_files(method, resolve_fields(method, task, scale, for_method))
-            built = validated(registry.method_class(method), resolved, f"method {method}")
+            built = validate(registry.get_method(method), resolved, f"method {method}")
             check_fisher(built, task, f"method {method}")
             check_fit(built, method, task)
-            code = registry.code_of(
+            code = registry.hash_plug_ins(
                 [("task", task_name), ("method", method), *(("metric", name) for name in task.metrics)]
             )
             for base_seed, seed in itertools.product(base_seeds, seeds):
-                check_standing(registry.method_class(method), method, task, base_seed)
-                add(cells, Cell(task, method, resolved, seed, base_seed, scale, for_task, code))
+                check_standing(registry.get_method(method), method, task, base_seed)
+                add_cell(cells, Cell(task, method, resolved, seed, base_seed, scale, for_task, code))
     return list(cells.values())
 
 
-def _named(overrides: Mapping[str, str], task: Task, own: Sequence[str]) -> dict[str, str]:
+def _normalise_names(overrides: Mapping[str, str], task: Task, own: Sequence[str]) -> dict[str, str]:
     """The overrides with an open task's names in one form, however they were written, so that they make one cell.
 
     Those that the task has anyway are left out; the concept stands apart from the names beside it.
@@ -285,7 +285,7 @@ def _named(overrides: Mapping[str, str], task: Task, own: Sequence[str]) -> dict
     return rest
 
 
-def add(cells: dict[str, Cell], cell: Cell) -> None:
+def add_cell(cells: dict[str, Cell], cell: Cell) -> None:
     """Put a cell among `cells`, by id; one that is there already stays.
 
     Raises:
@@ -298,7 +298,7 @@ def add(cells: dict[str, Cell], cell: Cell) -> None:
         )
 
 
-def _route(
+def _route_settings(
     settings: Sequence[tuple[str, str]], method: str, methods: Sequence[str]
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Split settings into the task's and this method's; a bare field goes to every method that has it."""
@@ -311,14 +311,14 @@ def _route(
             if head == method:
                 for_method[rest] = value
         else:
-            owners = [m for m in methods if head in {f.name for f in fields(registry.method_class(m))}]
-            if not owners and rest and head in {entry.name for entry in registry.entries("method")}:
+            owners = [m for m in methods if head in {f.name for f in fields(registry.get_method(m))}]
+            if not owners and rest and head in {entry.name for entry in registry.list_entries("method")}:
                 raise SaBenchError(
                     f"{name} is a field of {head}, which is not among --method {','.join(methods)}."
                 )
             if not owners:
-                known = {f.name for m in methods for f in fields(registry.method_class(m))}
-                raise unknown(f"field of {', '.join(methods)}", head, known | {"task.<field>"})
+                known = {f.name for m in methods for f in fields(registry.get_method(m))}
+                raise unknown_name(f"field of {', '.join(methods)}", head, known | {"task.<field>"})
             if method in owners:
                 for_method[name] = value
     return for_task, for_method

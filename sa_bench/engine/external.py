@@ -18,12 +18,12 @@ import numpy as np
 from sa_bench.contracts import SMOKE_MODEL, SampleSet, Task
 from sa_bench.core import registry
 from sa_bench.core.errors import MissingAsset, SaBenchError
-from sa_bench.core.locks import Busy, holder, locked
+from sa_bench.core.locks import Busy, hold_lock, read_holder
 from sa_bench.core.settings import store_folder
 from sa_bench.core.store import Store, digest
 from sa_bench.core.untrusted_text import read_json
 from sa_bench.data import datasets, images
-from sa_bench.data.sample_sets import file_hash
+from sa_bench.data.sample_sets import hash_array
 from sa_bench.engine import joining
 from sa_bench.engine.cells import Cell, resolve_task, task_overrides, with_metrics
 from sa_bench.engine.measure import Subject, measure_all
@@ -31,7 +31,7 @@ from sa_bench.engine.stages import Chain
 from sa_bench.engine.validation import check_precision, class_index
 from sa_bench.results.files import CLAIM, SCHEMA, write_result
 from sa_bench.results.provenance import command_line, provenance
-from sa_bench.scoring.sampling import KEPT, rows
+from sa_bench.scoring.sampling import KEPT, plan_set
 
 FILES = {
     ".json",
@@ -72,11 +72,11 @@ def evaluate_images(
         check_precision(task, "cpu")
     with ExitStack() as claims:
         if out is not None:
-            claims.enter_context(_claimed(out, asked))
-        return _measured(path, task, asked, out, report)
+            claims.enter_context(_read_claim(out, asked))
+        return _measure_given(path, task, asked, out, report)
 
 
-def _measured(
+def _measure_given(
     path: Path,
     task: Task,
     asked: dict[str, Any],
@@ -85,16 +85,16 @@ def _measured(
 ) -> dict[str, Any]:
     scale, overrides = asked["scale"], asked["overrides"]
     found, files, joins = read_sets(path, task)
-    code = registry.code_of([("task", task.name), *(("metric", name) for name in task.metrics)])
+    code = registry.hash_plug_ins([("task", task.name), *(("metric", name) for name in task.metrics)])
     cell = Cell(task, "original", {}, 0, 0, scale, overrides, code)
     chain = Chain(Store(store_folder()), cell, lambda *event: report("external", *event))
     base = Subject(chain, base=True) if _base_is_cheap(chain) else None
     measured, _ = measure_all(chain, Subject(chain, sets=found), base)
     registry.require_unchanged(code)
-    notes = [*_counted(joins), *registry.remarks(code)]
+    notes = [*_count_images(joins), *registry.plug_in_remarks(code)]
     notes += [f"{r['name']}: {w}" for r in measured if (w := (r["extra"] or {}).get("warning"))]
     notes += _remarks(found, task)
-    if said := datasets.remark(task.dataset):
+    if said := datasets.data_remark(task.dataset):
         notes.append(said)
     if base is None:
         notes.append(f"no base values: run --task {task.name} --method original first, and they stand beside")
@@ -109,12 +109,12 @@ def _measured(
         "measurements": measured, "flags": notes, "cost": chain.cost,
         "artifacts": {
             "counts": {name: len(s) for name, s in found.items()},
-            "images": {name: file_hash(s.images) for name, s in found.items()},
+            "images": {name: hash_array(s.images) for name, s in found.items()},
             "join": joins,
             "base": chain.base.content if base else None,
         },
         "provenance": provenance(command_line(), {"base": chain.base.content} if base else {})
-        | {"plug_ins": registry.sources(code)},
+        | {"plug_ins": registry.describe_sources(code)},
     }  # fmt: skip
     if out is not None:
         write_result(out, result)
@@ -135,7 +135,7 @@ def _base_is_cheap(chain: Chain) -> bool:
 
 
 @contextmanager
-def _claimed(out: Path, asked: dict[str, Any]) -> Iterator[None]:
+def _read_claim(out: Path, asked: dict[str, Any]) -> Iterator[None]:
     """Hold `out` for this evaluation alone.
 
     Raises:
@@ -148,12 +148,12 @@ def _claimed(out: Path, asked: dict[str, Any]) -> Iterator[None]:
             raise SaBenchError(f"--out {out}: {folder} is a file; give a folder.")
     lock, file = out / CLAIM, out / "result.json"
     try:
-        with locked(lock, f"the folder {out}", wait=False):
+        with hold_lock(lock, f"the folder {out}", wait=False):
             if file.exists() and not _answers(file, asked):
                 raise SaBenchError(f"{out} holds another result. Choose another --out, or delete {file}.")
             yield
     except Busy:
-        raise SaBenchError(f"{out}: {holder(lock)} writes there. Choose another --out.") from None
+        raise SaBenchError(f"{out}: {read_holder(lock)} writes there. Choose another --out.") from None
 
 
 def _answers(file: Path, asked: dict[str, Any]) -> bool:
@@ -170,7 +170,7 @@ def is_checkpoint(path: Path, task_name: str) -> bool:
     if path.suffix.lower() == ".npz" or any((path / name).exists() for name in ("forget", "retain")):
         return False
     (name, *_) = registry.register("task", task_name)
-    if registry.task(name).family != "text_to_image" or not path.exists():
+    if registry.get_task(name).family != "text_to_image" or not path.exists():
         return False
     from sa_bench.models.checkpoints import layouts
 
@@ -194,14 +194,14 @@ def read_sets(path: Path, task: Task) -> Given:
         SaBenchError: the path, the layout or an image is wrong, or an image and its row do not agree.
     """
     if path.is_dir():
-        return _from_folder(path, task)
+        return _read_folder(path, task)
     if path.suffix.lower() == ".npz" and path.is_file():
-        return Given(_from_npz(path, task), [], {})
+        return Given(_read_npz(path, task), [], {})
     raise SaBenchError(f"{path} is neither a folder with forget/ and retain/<class>/ nor an .npz file.")
 
 
-def _from_folder(path: Path, task: Task) -> Given:
-    height, width, channels = datasets.shape(task)
+def _read_folder(path: Path, task: Task) -> Given:
+    height, width, channels = datasets.image_shape(task)
     named = [name for name in ("forget", "retain") if (path / name).exists()]
     if not named:
         raise SaBenchError(f"{path} has neither forget/ nor retain/; one folder a set is needed.")
@@ -221,22 +221,22 @@ def _from_folder(path: Path, task: Task) -> Given:
         told = joining.join(path / name, files, whole.labels.tolist(), task, name)
         if told is not None:
             given.joins[name] = told.how
-            whole = _joined(whole, told.rows, task, name)
+            whole = _join_sets(whole, told.rows, task, name)
             files += [told.table] if told.table else []
         given.sets[name] = whole
         given.files.extend(files)
     return given
 
 
-def _joined(images: SampleSet, numbers: Sequence[int], task: Task, name: str) -> SampleSet:
+def _join_sets(images: SampleSet, numbers: Sequence[int], task: Task, name: str) -> SampleSet:
     """All images of a set in the order of their rows, with the rows' seeds and prompts."""
-    wanted = rows(task, name)
+    wanted = plan_set(task, name)
     prompts = None if task.prompts is None else np.array([row.prompt for row in wanted], np.int64)
     seeds = np.array([row.request.seed for row in wanted], np.int64)
     return replace(images.take(np.argsort(numbers)), seeds=seeds, prompts=prompts)
 
 
-def _counted(joins: Mapping[str, str]) -> list[str]:
+def _count_images(joins: Mapping[str, str]) -> list[str]:
     """The line on sets whose images were given their rows by count alone; [] where there are none."""
     if not (sets := [name for name, how in joins.items() if how == joining.COUNT]):
         return []
@@ -254,18 +254,18 @@ def _retained(retain: Path, task: Task) -> dict[int, Path]:
 
 def _class_folders(retain: Path, task: Task) -> dict[int, Path]:
     """The folder of each class in retain/, called by its number or its name."""
-    if loose := images.image_files(retain):
+    if loose := images.list_image_files(retain):
         raise SaBenchError(
             f"{loose[0]} is in no class folder; move it into its own (retain/1, retain/two, …)."
         )
     folders: dict[int, Path] = {}
-    for folder in sorted(retain.iterdir(), key=images.natural):
+    for folder in sorted(retain.iterdir(), key=images.natural_order):
         if not folder.is_dir() or folder.name.startswith("."):
             continue
         try:
             label = class_index(task, folder.name)
         except SaBenchError as error:
-            owners = datasets.owners(folder.name)
+            owners = datasets.find_owners(folder.name)
             hint = f" It is a class of {' and '.join(owners)}." if owners else ""
             raise SaBenchError(f"{folder}: {error}{hint}") from error
         if label == task.concept:
@@ -278,8 +278,8 @@ def _class_folders(retain: Path, task: Task) -> dict[int, Path]:
     return folders
 
 
-def _from_npz(path: Path, task: Task) -> dict[str, SampleSet]:
-    array, labels = images.read_npz(path, datasets.shape(task))
+def _read_npz(path: Path, task: Task) -> dict[str, SampleSet]:
+    array, labels = images.read_npz(path, datasets.image_shape(task))
     if labels is None:
         raise SaBenchError(f"{path} has no labels; add an integer array `labels` of one class an image.")
     if (bad := np.flatnonzero((labels < 0) | (labels >= len(task.classes)))).size:
@@ -314,7 +314,7 @@ def _remarks(found: dict[str, SampleSet], task: Task) -> list[str]:
         if blank := int((flat.min(1) == flat.max(1)).sum()):
             invalid = "; a set of blank images is invalid" if blank == len(flat) else ""
             notes.append(f"{name}: {blank}/{len(flat)} images are blank (one value everywhere){invalid}")
-    behind_base = len(rows(task, "retain"))
+    behind_base = len(plan_set(task, "retain"))
     if "retain" in found and len(found["retain"]) != behind_base:
         n = len(found["retain"])
         notes.append(

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sa_bench.contracts import (
-    Metric,
-    plain,
-)
+from sa_bench.contracts import Metric, key_values
 from sa_bench.core import registry
 from sa_bench.core.store import digest
 from sa_bench.data import datasets
@@ -32,10 +29,10 @@ def fingerprint(chain: Chain, metric: Metric) -> dict[str, Any]:
     """Everything the metric's value depends on besides the images and the model."""
     task = chain.task
     facts: dict[str, Any] = {"metric": metric.name}
-    if (frozen := benchmarks.name_of(task.name)) is not None:
+    if (frozen := benchmarks.find_benchmark(task.name)) is not None:
         facts["benchmark"] = frozen
-    facts["version"] = registry.version("metric", metric.name, metric.version)
-    values = plain(task)
+    facts["version"] = registry.version_key("metric", metric.name, metric.version)
+    values = key_values(task)
     facts |= {n: values[n] for n in metric.fields if n in values and n not in ("judges", "designated")}
     if "surrogate" in metric.fields:
         facts["surrogate"] = chain.surrogate_key
@@ -47,7 +44,7 @@ def fingerprint(chain: Chain, metric: Metric) -> dict[str, Any]:
         facts |= {"features": {inception.NAME: inception.NAMED}, "layer": inception.LAYER}
         facts["reference"] = "retain_train"
     if "forgetting" in metric.requires:
-        facts["forgetting"] = fingerprint(chain, registry.metric(task.primary[0]))
+        facts["forgetting"] = fingerprint(chain, registry.get_metric(task.primary[0]))
     if found := detectors.fingerprint(metric.requires):
         facts["detectors"] = found
     if "reject_judge" in metric.fields:
@@ -64,5 +61,5 @@ def fingerprint(chain: Chain, metric: Metric) -> dict[str, Any]:
     if "guard" in metric.requires:
         facts["guard"] = collapse_guard.bounds(task.dataset)
     if "real" in metric.requires:
-        facts |= {"dataset": task.dataset, "data": datasets.content(task.dataset)}
+        facts |= {"dataset": task.dataset, "data": datasets.data_content(task.dataset)}
     return facts | dict(metric.protocol)

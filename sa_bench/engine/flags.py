@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sa_bench.core.store import Artifact, digest
 from sa_bench.data.sample_sets import load_samples
 from sa_bench.scoring import sampling
-from sa_bench.scoring.detectors.pixels import blank
+from sa_bench.scoring.detectors.pixels import is_blank
 
 if TYPE_CHECKING:
     from sa_bench.contracts import Task
@@ -25,7 +25,7 @@ SHOWN = {
 }
 
 
-def remarks(chain: Chain, sets: Mapping[str, Artifact]) -> list[str]:
+def find_flags(chain: Chain, sets: Mapping[str, Artifact]) -> list[str]:
     """A line each: the method's own, images that are not finite, blank ones, prompts that lose their tail or name c_f.
 
     No detector counts a blank image as forgotten.
@@ -40,15 +40,19 @@ def remarks(chain: Chain, sets: Mapping[str, Artifact]) -> list[str]:
         broken[name] = (images.broken, len(images))
         if chain.task.prompts is not None:
             finite = images.images if images.finite is None else images.images[images.finite]
-            empty[name] = (int(blank(finite).sum()), len(finite))
+            empty[name] = (int(is_blank(finite).sum()), len(finite))
     method = chain.cell.build_method()
-    lines = [*getattr(method, "remarks", lambda task: [])(chain.task), not_finite(broken), invalid(empty)]
+    lines = [
+        *getattr(method, "remarks", lambda task: [])(chain.task),
+        describe_not_finite(broken),
+        find_invalid(empty),
+    ]
     if chain.task.prompts is not None:
-        lines += [tails(chain), left_out(chain.task)]
+        lines += [count_tails(chain), count_left_out(chain.task)]
     return [line for line in lines if line]
 
 
-def not_finite(broken: Mapping[str, tuple[int, int]]) -> str | None:
+def describe_not_finite(broken: Mapping[str, tuple[int, int]]) -> str | None:
     """(images that are not finite, images) of each set as one line; None: every image is finite."""
     parts = [f"{k:,} of {n:,} images of {SHOWN[name]}" for name, (k, n) in broken.items() if k]
     return (
@@ -58,7 +62,7 @@ def not_finite(broken: Mapping[str, tuple[int, int]]) -> str | None:
     )
 
 
-def left_out(task: Task) -> str | None:
+def count_left_out(task: Task) -> str | None:
     """The line on prompts of the retain set and of replay that name c_f and are not asked; None: there are none."""
     if task.prompts is None or not task.keeps_prompts:
         return None
@@ -71,19 +75,19 @@ def left_out(task: Task) -> str | None:
     return f"prompts: {' and '.join(counts)} name {name} and are left out" if counts else None
 
 
-def invalid(lost: Mapping[str, tuple[int, int]]) -> str | None:
+def find_invalid(lost: Mapping[str, tuple[int, int]]) -> str | None:
     """(blank images, images) of each set as one line; None: none is blank."""
     found = [f"{k:,} of {n:,} images of {SHOWN[name]}" for name, (k, n) in lost.items() if k]
     return f"invalid: {', '.join(found)} are blank" if found else None
 
 
-def tails(chain: Chain) -> str | None:
+def count_tails(chain: Chain) -> str | None:
     """The line on prompts with more tokens than the text encoder has places; None: there are none.
 
     Rows are counted from 1 in the list that the set asks with, a prompt file's in the file's order. Counted once for
     a base model and its prompts.
     """
-    asked = {name: sampling.prompts(chain.task, name) for name in sampling.sets(chain.task)}
+    asked = {name: sampling.prompts_of_set(chain.task, name) for name in sampling.set_names(chain.task)}
     inputs = {"version": VERSION, "base": chain.base.content, "prompts": digest(asked)}
 
     def build(folder: Path) -> dict[str, object]:
@@ -94,10 +98,12 @@ def tails(chain: Chain) -> str | None:
         return {"places": places, "cut": found}
 
     facts = chain.store.make("prompts", inputs, build).meta
-    return lost_tails(facts["cut"], {name: len(rows) for name, rows in asked.items()}, facts["places"])
+    return describe_lost_tails(
+        facts["cut"], {name: len(rows) for name, rows in asked.items()}, facts["places"]
+    )
 
 
-def lost_tails(cut: Mapping[str, list[int]], n: Mapping[str, int], places: int) -> str | None:
+def describe_lost_tails(cut: Mapping[str, list[int]], n: Mapping[str, int], places: int) -> str | None:
     """The rows `cut` of each set's `n` prompts as one line; the concept's are not named as such."""
     found = [
         f"{len(rows):,} of {n[name]:,}{'' if name == 'forget' else f' of {SHOWN[name]}'} exceed {places} tokens and lose "

@@ -21,8 +21,8 @@ from typing import NamedTuple
 from sa_bench.contracts import Task
 from sa_bench.core.errors import SaBenchError
 from sa_bench.data import datasets
-from sa_bench.data.prompts import table, whole
-from sa_bench.scoring.sampling import KEPT, Row, rows, sets
+from sa_bench.data.prompts import parse_whole_number, read_table
+from sa_bench.scoring.sampling import KEPT, PlannedImage, plan_set, set_names
 
 TABLES = ("rows.csv", "metadata.csv")  # the latter is also what others call their own lists
 FILE, KEYS = ("file", "file_name"), ("row", "seed")
@@ -54,7 +54,7 @@ def join(folder: Path, files: Sequence[Path], labels: Sequence[int], task: Task,
         SaBenchError: two files for one row, a row without a file, a seed that no row has, another class or prompt than
             the row's; names the file.
     """
-    wanted = rows(task, name)
+    wanted = plan_set(task, name)
     told = _by_table(folder, files, labels, wanted, task, name) or _by_name(
         folder, files, labels, wanted, name
     )
@@ -69,14 +69,14 @@ def join(folder: Path, files: Sequence[Path], labels: Sequence[int], task: Task,
     return told
 
 
-def rows_text(task: Task) -> str:
+def format_rows(task: Task) -> str:
     """Every row of every set of the task as CSV, with the columns `COLUMNS`: what to draw, from which seed, how large."""
-    height, width, _ = datasets.shape(task)
+    height, width, _ = datasets.image_shape(task)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for name in sets(task):
-        for i, row in enumerate(rows(task, name)):
+    for name in set_names(task):
+        for i, row in enumerate(plan_set(task, name)):
             asked = row.request
             guidance = task.sampler.guidance if asked.guidance is None else asked.guidance
             prompt = "" if task.prompts is None else asked.condition
@@ -97,7 +97,7 @@ def rows_text(task: Task) -> str:
 
 
 def _require_all(
-    folder: Path, files: Sequence[Path], told: Sequence[int], wanted: Sequence[Row], name: str
+    folder: Path, files: Sequence[Path], told: Sequence[int], wanted: Sequence[PlannedImage], name: str
 ) -> None:
     first: dict[int, Path] = {}
     for file, i in zip(files, told, strict=True):
@@ -112,12 +112,17 @@ def _require_all(
 
 
 def _by_table(
-    folder: Path, files: Sequence[Path], labels: Sequence[int], wanted: Sequence[Row], task: Task, name: str
+    folder: Path,
+    files: Sequence[Path],
+    labels: Sequence[int],
+    wanted: Sequence[PlannedImage],
+    task: Task,
+    name: str,
 ) -> Joined | None:
     for path in (folder / n for n in TABLES):
         if not path.is_file():
             continue
-        header, lines = table(path)
+        header, lines = read_table(path)
         file = next((c for c in FILE if c in header), None)
         if file is None or not set(KEYS) & set(header):
             if path.name == TABLES[0]:
@@ -141,7 +146,7 @@ def _by_table(
             known = image.relative_to(folder).as_posix()
             if known not in said:
                 raise SaBenchError(f"{image} is not in {path}. Add a line, or remove the image.")
-            found.append(_told(*said.pop(known), label, wanted, task, name))
+            found.append(_describe_match(*said.pop(known), label, wanted, task, name))
         if said:
             where, fields = next(iter(said.values()))
             raise SaBenchError(f"{where} names {fields[file]}, which is no image in {folder}.")
@@ -149,19 +154,19 @@ def _by_table(
     return None
 
 
-def _told(
-    where: str, fields: Mapping[str, str], label: int, wanted: Sequence[Row], task: Task, name: str
+def _describe_match(
+    where: str, fields: Mapping[str, str], label: int, wanted: Sequence[PlannedImage], task: Task, name: str
 ) -> int:
     """The row that a line of a table names."""
     prompt = fields.get("prompt") or None
     if fields.get("row"):
-        i = whole(fields["row"])
+        i = parse_whole_number(fields["row"])
         if not 0 <= i < len(wanted):
             raise SaBenchError(
                 f"{where} names row {fields['row']} for {name}, which has the rows 0 to {len(wanted) - 1}."
             )
         seed = wanted[i].request.seed
-        if fields.get("seed") and whole(fields["seed"]) != seed:
+        if fields.get("seed") and parse_whole_number(fields["seed"]) != seed:
             raise SaBenchError(f"{where}: row {i} of {name} has the seed {seed}, not {fields['seed']}.")
     else:
         i = _of_seed(where, fields.get("seed", ""), label, wanted, name, prompt)
@@ -172,14 +177,14 @@ def _told(
 
 
 def _of_seed(
-    where: str, text: str, label: int, wanted: Sequence[Row], name: str, prompt: str | None = None
+    where: str, text: str, label: int, wanted: Sequence[PlannedImage], name: str, prompt: str | None = None
 ) -> int:
     """The row with a seed; among several the one of the class and prompt."""
-    seed = whole(text)
+    seed = parse_whole_number(text)
     found = [i for i, row in enumerate(wanted) if row.request.seed == seed]
     if not found:
         raise SaBenchError(f"{where} has the seed {text or 'nothing'}, which no row of {name} has. {ADVICE}")
-    tests: list[Callable[[Row], bool]] = [lambda row: row.label == label]
+    tests: list[Callable[[PlannedImage], bool]] = [lambda row: row.label == label]
     if prompt is not None:
         tests.append(lambda row: str(row.request.condition).strip() == prompt)
     for fits in tests:
@@ -193,7 +198,7 @@ def _of_seed(
 
 
 def _by_name(
-    folder: Path, files: Sequence[Path], labels: Sequence[int], wanted: Sequence[Row], name: str
+    folder: Path, files: Sequence[Path], labels: Sequence[int], wanted: Sequence[PlannedImage], name: str
 ) -> Joined | None:
     stems = [file.stem.lower() for file in files]
     seeds = [SEED.findall(stem) for stem in stems]
@@ -225,7 +230,7 @@ def _by_name(
     return None
 
 
-def _readings(wanted: Sequence[Row]) -> dict[str, dict[tuple[int, ...], int]]:
+def _readings(wanted: Sequence[PlannedImage]) -> dict[str, dict[tuple[int, ...], int]]:
     """By how names may be read: the row of each number, or pair of numbers, that a name may be."""
     found = {
         f"row number from {start}": {(i + start,): i for i in range(len(wanted))} for start in (0, 1)
@@ -240,7 +245,7 @@ def _readings(wanted: Sequence[Row]) -> dict[str, dict[tuple[int, ...], int]]:
     return found | {"prompt and image number from 0": pairs}
 
 
-def _by_count(labels: Sequence[int], wanted: Sequence[Row], task: Task) -> Joined | None:
+def _by_count(labels: Sequence[int], wanted: Sequence[PlannedImage], task: Task) -> Joined | None:
     """The k-th image of a class as the class's k-th row, where every class has as many; only where prompts ask."""
     if task.prompts is None or sorted(labels) != sorted(row.label for row in wanted):
         return None

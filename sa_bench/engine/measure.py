@@ -31,7 +31,7 @@ from sa_bench.core.parts import PARTS, load_record, save_record
 from sa_bench.core.store import digest, write_atomic
 from sa_bench.core.untrusted_text import read_json
 from sa_bench.data import datasets
-from sa_bench.data.sample_sets import file_hash, load_samples
+from sa_bench.data.sample_sets import hash_array, load_samples
 from sa_bench.engine import requirements
 from sa_bench.engine.fingerprint import fingerprint, metric_name
 from sa_bench.engine.stages import Chain
@@ -43,15 +43,15 @@ from sa_bench.scoring.judges import Judge
 CHUNK = 200  # images a file; a killed run loses no more
 
 
-def kept(chain: Chain, name: str, images: SampleSet, beside: Beside = None) -> list[Record]:
+def keep_detections(chain: Chain, name: str, images: SampleSet, beside: Beside = None) -> list[Record]:
     """The records of `images`, made once for the same pixels by the same detector and then read from the store."""
     detector = detectors.load(name)
-    found = kept(chain, detector.AFTER, images) if detector.AFTER else None
+    found = keep_detections(chain, detector.AFTER, images) if detector.AFTER else None
     others = beside.images if isinstance(beside, SampleSet) else beside
     inputs: Mapping[str, Any] = {
         "detector": detectors.fingerprint([name]),
-        "images": file_hash(images.images),
-        "beside": file_hash(beside.images) if isinstance(beside, SampleSet) else digest(list(beside or [])),
+        "images": hash_array(images.images),
+        "beside": hash_array(beside.images) if isinstance(beside, SampleSet) else digest(list(beside or [])),
     }
 
     def build(folder: Path) -> None:
@@ -73,7 +73,7 @@ def kept(chain: Chain, name: str, images: SampleSet, beside: Beside = None) -> l
 NEEDS_MODEL = {"model", "likelihood", "bound", "diffusion"}
 
 
-def role(name: str, metric: Metric, primary: Sequence[str]) -> str:
+def role_of(name: str, metric: Metric, primary: Sequence[str]) -> str:
     """primary, secondary, or diagnostic (a metric that has no better direction)."""
     if name in primary:
         return "primary"
@@ -115,7 +115,7 @@ def measure_all(
     rows, scores = [], {}
     gone: MissingAsset | None = None  # asked for once: every further metric would wait for the network again
     for done, name in enumerate(chain.task.metrics):
-        metric = registry.metric(name)
+        metric = registry.get_metric(name)
         chain.progress(f"measure {name}", done, len(chain.task.metrics))
         shown = metric_name(metric, chain.task.dataset)
         measured, path, base_value = {"value": None, "reason": str(gone)}, None, None
@@ -129,16 +129,16 @@ def measure_all(
             measured = {"value": None, "reason": str(error)}
         if path is not None:
             scores[shown] = path
-        rows.append(row(chain, metric, measured, base_value))
+        rows.append(measurement_with_base(chain, metric, measured, base_value))
     return rows, scores
 
 
-def row(
+def measurement_with_base(
     chain: Chain, metric: Metric, measured: Mapping[str, Any], base: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """The result row of a measurement, with the base model's beside it."""
     declared = {n: getattr(metric, n) for n in ("title", "unit", "better", "source")}
-    part, name = role(metric.name, metric, chain.task.primary), metric_name(metric, chain.task.dataset)
+    part, name = role_of(metric.name, metric, chain.task.primary), metric_name(metric, chain.task.dataset)
     return measurement_row(name, part, declared, measured, base, fingerprint(chain, metric))
 
 
@@ -174,7 +174,7 @@ class Subject:
                     found.prompts is None and (found.seeds >= 0).any()
                 ):  # else the prompts stand for their rows
                     rows.append(found.seeds)
-                facts[name] = digest([file_hash(found.images), *(r.tolist() for r in rows)])
+                facts[name] = digest([hash_array(found.images), *(r.tolist() for r in rows)])
             return facts
         facts = {}
         if NEEDS_MODEL & set(metric.requires):
@@ -182,7 +182,7 @@ class Subject:
         if "star" in metric.requires:
             facts["star"] = self.chain.base.content
         if "samples" in metric.requires:
-            there = sampling.sets(self.chain.task)
+            there = sampling.set_names(self.chain.task)
             facts |= {n: self.chain.samples(n, self.base).content for n in metric.sets if n in there}
             paired = "base" in metric.requires
             before = (
@@ -232,7 +232,7 @@ class LazyView:
     @cached_property
     def judges(self) -> Mapping[str, Judge]:
         """The task's panel, loaded once."""
-        return {name: judges.Remembering(judges.load(name)) for name in self.task.judges}
+        return {name: judges.CachedJudge(judges.load(name)) for name in self.task.judges}
 
     @cached_property
     def model(self) -> Generator:
@@ -246,7 +246,7 @@ class LazyView:
 
     def lacks(self, metric: Metric) -> str | None:
         """Why the metric cannot be taken here, or None."""
-        if reason := requirements.missing(metric.requires):
+        if reason := requirements.find_missing(metric.requires):
             return reason
         if self.subject.sets is not None:
             if NEEDS_MODEL & set(metric.requires):
@@ -256,7 +256,7 @@ class LazyView:
             if "clip" in metric.requires and any(s.prompts is None for s in self.subject.sets.values()):
                 return "needs each image's prompt: name the images as `show TASK --rows` numbers them"
             return None
-        if missing := set(metric.sets) - set(sampling.sets(self.task)) - {"leakage"}:
+        if missing := set(metric.sets) - set(sampling.set_names(self.task)) - {"leakage"}:
             return f"the task has no set {missing.pop()}"
         if "judges" in metric.requires and not self.task.judges:
             return "the task has no judges; detectors stand in for them"
@@ -272,25 +272,25 @@ class LazyView:
 
     def real(self, name: str) -> SampleSet:
         """Real images."""
-        return datasets.real(self.task, name)
+        return datasets.real_images(self.task, name)
 
     def inception(self, images: SampleSet) -> np.ndarray:
         """Inception features, kept in the store by the images' content and the weights' hash."""
         chain, file = self.chain, "features.safetensors"
 
         def build(folder: Path) -> None:
-            found = inception.features(images.images, chain.device, chain.progress)
+            found = inception.extract_features(images.images, chain.device, chain.progress)
             write_atomic(folder / file, save({"features": found}))
 
-        inputs = {"images": file_hash(images.images), "network": [inception.NAME, inception.LAYER]}
-        inputs["weights"] = inception.weights()[1]
+        inputs = {"images": hash_array(images.images), "network": [inception.NAME, inception.LAYER]}
+        inputs["weights"] = inception.find_weights()[1]
         return load_file(chain.make("features", "features", inputs, build).path / file)["features"]
 
     def detections(
         self, name: str, images: SampleSet, beside: Sequence[str] | SampleSet | None = None
     ) -> list[dict[str, Any]]:
         """A detector's records, kept in the store by the images' content and the detector's facts."""
-        return kept(self.chain, name, images, beside)
+        return keep_detections(self.chain, name, images, beside)
 
     def prompts(self, images: SampleSet) -> list[str]:
         """The text behind each image of the task's sets, told by its seed and the number of its prompt.
@@ -311,7 +311,7 @@ class LazyView:
 
     @cached_property
     def _texts(self) -> dict[tuple[int, int], str]:
-        rows = [row for name in sampling.sets(self.task) for row in sampling.rows(self.task, name)]
+        rows = [row for name in sampling.set_names(self.task) for row in sampling.plan_set(self.task, name)]
         return {(row.request.seed, row.prompt): str(row.request.condition) for row in rows}
 
     def forgetting(self) -> Metric:
@@ -320,7 +320,7 @@ class LazyView:
         Raises:
             SaBenchError: it cannot be taken here.
         """
-        metric = registry.metric(self.task.primary[0])
+        metric = registry.get_metric(self.task.primary[0])
         if reason := self.lacks(metric):
             raise SaBenchError(reason)
 

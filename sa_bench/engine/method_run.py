@@ -16,7 +16,7 @@ from sa_bench.core.store import PARTS
 from sa_bench.data import datasets
 from sa_bench.models import base_models
 from sa_bench.training.loop import Pull, fit
-from sa_bench.training.sources import AnotherClass, FixedReplay, FreshReplay, Images
+from sa_bench.training.sources import FixedReplay, FreshReplay, Images, OtherClassSamples
 
 
 class MethodRun:
@@ -39,12 +39,12 @@ class MethodRun:
 
     def _asks_for(self, what: str) -> None:
         name = self.chain.cell.method
-        if what in getattr(registry.method_class(name), "ignores", ()):
+        if what in getattr(registry.get_method(name), "ignores", ()):
             raise SaBenchError(
                 f"The method {name} says that it ignores {what} (`ignores`) and then asks for it."
             )
 
-    def own(self) -> AnotherClass | FixedReplay:
+    def own(self) -> OtherClassSamples | FixedReplay:
         """Samples of θ* for c_f."""
         return self.chain.own()
 
@@ -72,9 +72,9 @@ class MethodRun:
     def data(self) -> Source:
         """Real training images of the retained classes; of a text-to-image model canvases without c_f, captioned."""
         task = self.chain.task
-        train, base = datasets.load(task.dataset).train, base_models.recipe(task.family, task.base)
+        train, base = datasets.load(task.dataset).train, base_models.get_recipe(task.family, task.base)
         if task.prompts is not None:
-            return base_models.captioned(
+            return base_models.captioned_source(
                 self.chain.theta_star(), train, base, self.chain.cell.base_seed, task.concept
             )
         kept = train.take(train.labels != task.concept)
@@ -92,7 +92,7 @@ class MethodRun:
 
     def recipe(self, name: str) -> Recipe:
         """A base recipe of the family."""
-        return base_models.recipe(self.chain.task.family, name)
+        return base_models.get_recipe(self.chain.task.family, name)
 
     def train(
         self,
@@ -107,7 +107,7 @@ class MethodRun:
         self.trainings += 1
         self.precision = "bf16" if self.chain.bf16 and not recipe.exact else "fp32"
         if not self.chain.task.model:
-            base = base_models.recipe(self.chain.task.family, self.chain.task.base)
+            base = base_models.get_recipe(self.chain.task.family, self.chain.task.base)
             recipe = replace(recipe, clip=recipe.clip or base.clip, ema=recipe.ema or base.ema)
         parameters, average = model.parameters(scope), model.averages()
         if recipe.averaged:

@@ -32,7 +32,7 @@ class Need(NamedTuple):
     what: str  # `base model`, `prompts test`, or the metrics that are n/a without it
 
 
-def of_task(task: Task) -> list[Need]:
+def needs_of_task(task: Task) -> list[Need]:
     """What a task uses: its base model, its prompt files, and what its metrics look through.
 
     Raises:
@@ -40,9 +40,9 @@ def of_task(task: Task) -> list[Need]:
     """
     found: list[Need] = []
     if task.dataset in catalogue.DATA:
-        found.append(Need(catalogue.dataset(task.dataset), True, "data"))
+        found.append(Need(catalogue.get_dataset(task.dataset), True, "data"))
     if task.model and task.model != SMOKE_MODEL:
-        found.append(Need(catalogue.model(task.model), True, "base model"))
+        found.append(Need(catalogue.get_model(task.model), True, "base model"))
     files = {} if task.prompts is None else task.prompts.files
     roles: dict[tuple[str, bool], list[str]] = {}
     for role, reference in files.items():
@@ -54,7 +54,7 @@ def of_task(task: Task) -> list[Need]:
         found.append(Need(catalogue.get(name), not own, f"prompts {', '.join(of)}{instead}"))
     users: dict[str, list[str]] = {}
     for metric in task.metrics:
-        for name in using(registry.metric(metric).requires):
+        for name in assets_of(registry.get_metric(metric).requires):
             users.setdefault(name, []).append(metric)
     return found + [
         Need(catalogue.CATALOGUE[name], any(m in task.primary for m in metrics), ", ".join(metrics))
@@ -62,15 +62,18 @@ def of_task(task: Task) -> list[Need]:
     ]
 
 
-def using(requires: Iterable[str]) -> list[str]:
+def assets_of(requires: Iterable[str]) -> list[str]:
     """The assets behind a metric's requirements."""
-    asked = [*(d.NAME for d in detectors.used(requires)), *(["inception"] if "inception" in requires else [])]
+    asked = [
+        *(d.NAME for d in detectors.detectors_of(requires)),
+        *(["inception"] if "inception" in requires else []),
+    ]
     return [name for requirement in asked for name in OF_REQUIREMENT.get(requirement, ())]
 
 
-def missing(requires: Sequence[str]) -> str | None:
+def find_missing(requires: Sequence[str]) -> str | None:
     """Why a metric with these requirements cannot look at images here, in one line; None if it can."""
-    return (inception.missing() if "inception" in requires else None) or detectors.missing(requires)
+    return (inception.find_missing() if "inception" in requires else None) or detectors.find_missing(requires)
 
 
 def need_primary(task: Task) -> None:
@@ -79,8 +82,8 @@ def need_primary(task: Task) -> None:
     Raises:
         MissingAsset: one of them could not be measured; says what is missing, where it goes and how to get it.
     """
-    metrics = [registry.metric(m) for m in task.primary if m in task.metrics]
-    lost = {m.name: reason for m in metrics if (reason := missing(m.requires))}
+    metrics = [registry.get_metric(m) for m in task.primary if m in task.metrics]
+    lost = {m.name: reason for m in metrics if (reason := find_missing(m.requires))}
     if lost:
         raise MissingAsset(
             f"{task.name} cannot be measured by its primary "

@@ -16,24 +16,23 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from sa_bench.contracts import SMOKE_MODEL, stored
+from sa_bench.contracts import SMOKE_MODEL, result_values
 from sa_bench.core import registry
 from sa_bench.core.errors import (
     NO_MEMORY,
     CellFailed,
     MissingAsset,
     SaBenchError,
-    extras,
     first_line,
     is_out_of_memory,
-    notice,
+    name_missing_extra,
+    print_notice,
 )
-from sa_bench.core.escaping import visible
-from sa_bench.core.locks import locked
+from sa_bench.core.escaping import make_visible
+from sa_bench.core.locks import hold_lock
 from sa_bench.core.store import Store, copy_atomic, digest, write_atomic
 from sa_bench.core.untrusted_text import read_json
-from sa_bench.engine.cells import ID, OLD_ID, Cell
-from sa_bench.engine.cells import command as cell_command
+from sa_bench.engine.cells import ID, OLD_ID, Cell, cell_command
 from sa_bench.results.files import CLAIM, SCHEMA, write_result
 from sa_bench.results.provenance import command_line, provenance
 from sa_bench.results.threats import threat_model
@@ -49,13 +48,13 @@ def run_cell(
     """Run one cell and write `out/<cell>/result.json`; a failure is a result with status `failed`."""
     folder = out / cell.name
     try:
-        with extras(f"{cell.task.name} by {cell.method}"):
+        with name_missing_extra(f"{cell.task.name} by {cell.method}"):
             result = _measure_cell(cell, store, folder, command, report, device)
         write_result(folder, result)
     except KeyboardInterrupt:
         raise
     except Exception as error:
-        result = skeleton(cell, command, device) | {"status": "failed", "error": _one_line(error)}
+        result = blank_result(cell, command, device) | {"status": "failed", "error": _run_one(error)}
         result["exit_code"] = getattr(error, "exit_code", 1)
         with contextlib.suppress(CellFailed):  # on a full disk the line on the terminal has to do
             if not isinstance(error, SaBenchError):
@@ -65,17 +64,17 @@ def run_cell(
     return result
 
 
-def _one_line(error: Exception) -> str:
-    text = " ".join(visible(error).split()) or "no message"
+def _run_one(error: Exception) -> str:
+    text = " ".join(make_visible(error).split()) or "no message"
     if is_out_of_memory(error):
         return f"{NO_MEMORY} ({text})"
     return text if isinstance(error, SaBenchError) else f"{type(error).__name__}: {text}"
 
 
-def skeleton(cell: Cell, command: str, device: str = "cpu") -> dict[str, Any]:
+def blank_result(cell: Cell, command: str, device: str = "cpu") -> dict[str, Any]:
     """What a result says of its cell before anything is measured."""
-    method = registry.method_class(cell.method)
-    plug_ins = registry.sources(cell.code)
+    method = registry.get_method(cell.method)
+    plug_ins = registry.describe_sources(cell.code)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return {
         "schema": SCHEMA, "task": cell.task.name, "task_title": cell.task.title, "method": cell.method,
@@ -83,7 +82,7 @@ def skeleton(cell: Cell, command: str, device: str = "cpu") -> dict[str, Any]:
         "overrides": dict(cell.overrides), "control": method.standing == "control",
         "standing": method.standing, "threat_model": threat_model(method), "cell": cell.id, "status": "done",
         **_stands_for(cell),
-        "error": None, "concept": cell.task.classes[cell.task.concept], "task_values": stored(cell.task),
+        "error": None, "concept": cell.task.classes[cell.task.concept], "task_values": result_values(cell.task),
         "summary": registry.find("method", cell.method).summary, "measurements": [], "flags": [], "cost": {},
         "artifacts": {}, "provenance": provenance(command, {}, device)
         | {"cell_command": cell_command(cell), "started": now, "finished": now, "plug_ins": plug_ins, "precision": {}},
@@ -92,7 +91,7 @@ def skeleton(cell: Cell, command: str, device: str = "cpu") -> dict[str, Any]:
 
 def _stands_for(cell: Cell) -> dict[str, Any]:
     """The numbers behind a field that is a word, where the method has such: `{"stands_for": {"level": {...}}}`."""
-    tables = getattr(registry.method_class(cell.method), "stands_for", {})
+    tables = getattr(registry.get_method(cell.method), "stands_for", {})
     values = {
         field: table[cell.fields[field]] for field, table in tables.items() if cell.fields[field] in table
     }
@@ -103,29 +102,29 @@ def _measure_cell(
     cell: Cell, store: Store, folder: Path, command: str, report: Report, device: str
 ) -> dict[str, Any]:
     from sa_bench.data import datasets
-    from sa_bench.engine.flags import remarks
+    from sa_bench.engine.flags import find_flags
     from sa_bench.engine.measure import Subject, measure_all
     from sa_bench.engine.stages import Chain
     from sa_bench.scoring import judges, sampling
 
     registry.require_unchanged(cell.code)
-    result = skeleton(cell, command, device)
+    result = blank_result(cell, command, device)
     chain = Chain(store, cell, lambda stage, done, total: report(cell.name, stage, done, total), device)
     subject, base = Subject(chain), Subject(chain, base=True)
     rows, scores = measure_all(chain, subject, base)
     result["measurements"] = rows
-    result["flags"] = registry.remarks(cell.code)
+    result["flags"] = registry.plug_in_remarks(cell.code)
     result["flags"] += [
         f"{r['name']}: {warning}" for r in rows if (warning := (r["extra"] or {}).get("warning"))
     ]
     toys = [judge_card(name).get("network") == "smoke" for name in cell.task.judges]
     if any(toys) or cell.task.model == SMOKE_MODEL:
         result["flags"].append("smoke run: a trial of the code with toy networks; its numbers mean nothing")
-    if said := datasets.remark(cell.task.dataset):
+    if said := datasets.data_remark(cell.task.dataset):
         result["flags"].append(said)
     result["cost"] = chain.cost
-    sets = {name: chain.samples(name) for name in sampling.sets(cell.task)}
-    result["flags"] += remarks(chain, sets)
+    sets = {name: chain.samples(name) for name in sampling.set_names(cell.task)}
+    result["flags"] += find_flags(chain, sets)
     result["artifacts"] = {
         "model": chain.model_content,
         "base": chain.base.content,
@@ -164,7 +163,7 @@ def prepare(out: Path, cells: Sequence[Cell], overwrite: bool) -> None:
         raise SaBenchError(f"--out {out} is a file; give a folder.")
     wanted = {"schema": SCHEMA, "cells": [cell.name for cell in cells]}
     manifest = out / "run.json"
-    with locked(
+    with hold_lock(
         out / CLAIM, f"the run folder {out}"
     ):  # of two that come at once the second sees the first's claim
         if manifest.exists() and not overwrite:
@@ -191,7 +190,7 @@ def _same_cells(names: Sequence[str], wanted: Sequence[str]) -> bool:
     return len(names) == len(wanted) and list(names) == cut
 
 
-def default_out(cells: Sequence[Cell]) -> Path:
+def default_out_folder(cells: Sequence[Cell]) -> Path:
     """runs/<tasks>-<scale>-<hash>: the same resolved command finds its own folder again."""
     tasks = "+".join(dict.fromkeys(cell.task.name for cell in cells))
     return Path("runs") / f"{tasks}-{cells[0].scale}-{digest([c.id for c in cells])[:6]}"
@@ -223,9 +222,9 @@ def run_cells(
         try:
             for cell in _side_by_side(cells, jobs, work, report, keep):
                 if _side_by_side([cell], 1, work, report, keep):
-                    keep(cell, _lost(cell, out, command))
+                    keep(cell, _record_lost(cell, out, command))
         except NoProcesses as error:
-            notice(
+            print_notice(
                 f"no further process can be started here ({error}): going on without --jobs, one cell at a time"
             )
         left = [cell for cell in cells if cell.id not in by_cell]
@@ -255,7 +254,7 @@ def _side_by_side(
     """Run cells in `jobs` processes; returns those that were lost because a process was killed."""
     context, lost = multiprocessing.get_context("spawn"), []
     queue = context.Queue()  # no Manager: its process would outlive a killed run
-    with ProcessPoolExecutor(jobs, context, _start_worker, (queue, registry.plug_ins_here())) as pool:
+    with ProcessPoolExecutor(jobs, context, _start_worker, (queue, registry.get_plug_ins())) as pool:
         try:
             with _ctrl_c_held_back():  # workers inherit it: the terminal sends Ctrl-C to them as well
                 waiting = {pool.submit(_work, cell, *work): cell for cell in cells}
@@ -307,13 +306,13 @@ def _end(pool: ProcessPoolExecutor) -> None:
         worker.kill()
 
 
-def _lost(cell: Cell, out: Path, command: str) -> dict[str, Any]:
+def _record_lost(cell: Cell, out: Path, command: str) -> dict[str, Any]:
     """The result of a cell whose process was killed even when it ran alone."""
     reason = (
         "its process was killed, also when it ran alone (out of memory? in a script, is the call under "
         "`if __name__ == '__main__':`?); the same command resumes"
     )
-    result = skeleton(cell, command) | {
+    result = blank_result(cell, command) | {
         "status": "failed",
         "error": reason,
         "exit_code": CellFailed.exit_code,

@@ -15,10 +15,18 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save
 
-from sa_bench.contracts import Condition, Diffusion, FisherOptions, Generator, Progress, image_seed, plain
+from sa_bench.contracts import (
+    Condition,
+    Diffusion,
+    FisherOptions,
+    Generator,
+    Progress,
+    image_seed,
+    key_values,
+)
 from sa_bench.core import registry
 from sa_bench.core.parts import load_part, save_part
-from sa_bench.core.store import PARTS, Artifact, Store, content, digest, file_digest, write_atomic
+from sa_bench.core.store import PARTS, Artifact, Store, content_hash, digest, file_digest, write_atomic
 from sa_bench.data import datasets, images
 from sa_bench.data.sample_sets import save_samples
 from sa_bench.engine.cells import Cell
@@ -29,11 +37,11 @@ from sa_bench.scoring import sampling
 from sa_bench.training import fisher
 from sa_bench.training.loop import uses_bf16
 from sa_bench.training.sources import (
-    AnotherClass,
     FixedReplay,
     FreshReplay,
     Images,
     NormalNoise,
+    OtherClassSamples,
     Relabelled,
     UniformNoise,
 )
@@ -79,13 +87,13 @@ class Chain:
         """θ*: shipped, or trained and kept."""
         task, seed = self.task, self.cell.base_seed
         if task.model:
-            return base_models.pretrained(task.model, self.store)
-        found = base_models.shipped(task.family, task.dataset, task.base, seed)
+            return base_models.find_pretrained(task.model, self.store)
+        found = base_models.find_shipped(task.family, task.dataset, task.base, seed)
         if found is not None:
             return found
         data = datasets.load(task.dataset)
         train = (data.train.images, data.train.labels, data.content)
-        return base_models.trained(
+        return base_models.train_base(
             self.store, task.family, task.dataset, train, task.base, seed, self.progress, self.device,
             task.train_precision,
         )  # fmt: skip
@@ -93,7 +101,7 @@ class Chain:
     def architecture(self) -> VAE | DDPM | TextToImage:
         """A model of the base's shape, for weights to be loaded into."""
         task = self.task
-        made = base_models.new(task.family, task.dataset, task.base, words=task.classes)
+        made = base_models.new_model(task.family, task.dataset, task.base, words=task.classes)
         if task.prompts is not None:
             made.precision = task.sampler.precision  # type: ignore[union-attr]
         return made
@@ -115,7 +123,7 @@ class Chain:
 
     @cached_property
     def _opened(self) -> Generator:
-        return base_models.opened(self.base, self.task).to(self.device)
+        return base_models.open_pretrained(self.base, self.task).to(self.device)
 
     def surrogate(self, model: Generator) -> Any:
         """The source q(x|c_f)."""
@@ -123,13 +131,13 @@ class Chain:
         kind, _, argument = task.surrogate.partition(":")
         c_f = task.asked(task.concept, "forget")
         if kind == "class" and not isinstance(model, Diffusion):
-            return AnotherClass(model, task.concept, int(argument), task.sampler)
+            return OtherClassSamples(model, task.concept, int(argument), task.sampler)
         if kind in ("class", "prompt"):
             inputs = self.surrogate_inputs()
             conditions = [inputs["texts"][i % len(inputs["texts"])] for i in range(self.shown)]
             return Relabelled(self._fixed("surrogate", conditions, inputs, 0), model, c_f)
         if kind == "folder":
-            height, width, channels = datasets.shape(task)
+            height, width, channels = datasets.image_shape(task)
             found, _ = images.read_folder(Path(argument), channels, (height, width))
             return Relabelled(Images(model, found, np.full(len(found), task.concept)), model, c_f)
         if task.prompts is not None:
@@ -142,7 +150,12 @@ class Chain:
         if kind not in ("class", "prompt") or task.family == "vae":
             return {}
         texts = [argument] if kind == "prompt" else task.asked(int(argument), "replay")
-        return {"n": self.shown, "texts": texts, "version": REPLAY_VERSION, "sampler": plain(task.sampler)}
+        return {
+            "n": self.shown,
+            "texts": texts,
+            "version": REPLAY_VERSION,
+            "sampler": key_values(task.sampler),
+        }
 
     @property
     def shown(self) -> int:
@@ -158,7 +171,7 @@ class Chain:
             return f"{self.task.surrogate}, a set of {self.shown}"
         if kind != "folder":
             return self.task.surrogate
-        return digest([file_digest(p) for p in images.image_files(Path(argument))])
+        return digest([file_digest(p) for p in images.list_image_files(Path(argument))])
 
     def replay(self) -> FreshReplay | FixedReplay:
         """The source of the base model's own samples: fresh ones, or the task's fixed set of this seed."""
@@ -169,11 +182,11 @@ class Chain:
         conditions = [asked[i % len(asked)] for i in range(task.replay_images)]
         return self._fixed("replay", conditions, self.replay_inputs(), self.replay_seed)
 
-    def own(self) -> AnotherClass | FixedReplay:
+    def own(self) -> OtherClassSamples | FixedReplay:
         """The source of θ*'s samples of c_f: fresh ones or, where they are slow to make, a set for all seeds."""
         task, model = self.task, self.star()
         if not isinstance(model, Diffusion):
-            return AnotherClass(model, task.concept, task.concept, task.sampler)
+            return OtherClassSamples(model, task.concept, task.concept, task.sampler)
         texts = task.asked(task.concept, "forget")
         conditions = [texts[i % len(texts)] for i in range(self.shown)]
         return self._fixed("own", conditions, self.own_inputs(), 0)
@@ -183,7 +196,7 @@ class Chain:
         task = self.task
         facts: dict[str, Any] = {"n": self.shown, "concept": task.concept, "version": REPLAY_VERSION}
         texts = {"texts": task.asked(task.concept, "forget")} if task.prompts else {}
-        return facts | {"sampler": plain(task.sampler), **texts}
+        return facts | {"sampler": key_values(task.sampler), **texts}
 
     @cached_property
     def shows(self) -> list[str]:
@@ -202,7 +215,7 @@ class Chain:
         if not self.shows:
             return {}
         facts: dict[str, Any] = {"set": "captioned", "n": self.shown, "texts": self.shows}
-        return facts | {"version": REPLAY_VERSION, "sampler": plain(self.task.sampler)}
+        return facts | {"version": REPLAY_VERSION, "sampler": key_values(self.task.sampler)}
 
     def _fixed(
         self, name: str, conditions: list[Condition], inputs: dict[str, Any], seed: int
@@ -226,7 +239,7 @@ class Chain:
 
         artifact = self.make("replay", name, {"base": self.base.content, **inputs}, build)
         stored = load_file(artifact.path / "replay.safetensors", device=self.device)
-        flip = not task.model and base_models.recipe(task.family, task.base).flip
+        flip = not task.model and base_models.get_recipe(task.family, task.base).flip
         return FixedReplay(stored["x"], stored["c"], flip, task.replay_used if name == "replay" else 0)
 
     @property
@@ -243,7 +256,7 @@ class Chain:
             facts["texts"] = task.remembered() if task.keeps_prompts else texts
         if task.replay_images:
             facts |= {"n": task.replay_images, "covered": task.covered, "seed": self.replay_seed}
-            facts |= {"version": REPLAY_VERSION, "sampler": plain(task.sampler)}
+            facts |= {"version": REPLAY_VERSION, "sampler": key_values(task.sampler)}
         return facts
 
     def replay_key(self) -> dict[str, Any]:
@@ -270,29 +283,29 @@ class Chain:
     def fisher_inputs(self, options: FisherOptions) -> dict[str, Any]:
         """What names F."""
         return {
-            "version": fisher.VERSION, "base": self.base.content, "options": plain(options),
+            "version": fisher.VERSION, "base": self.base.content, "options": key_values(options),
             "concept": None if options.set == "all" else self.task.concept,
             **({"words": self.task.classes} if self.task.prompts else {}),
-            "sampler": plain(self.task.sampler), **(self.replay_key() if options.set == "replay" else {}),
+            "sampler": key_values(self.task.sampler), **(self.replay_key() if options.set == "replay" else {}),
         }  # fmt: skip
 
     def forget_inputs(self) -> dict[str, Any]:
         """What names the model after forgetting."""
         cell, task = self.cell, self.task
-        method, family = registry.method_class(cell.method), base_models.generator(task.family)
+        method, family = registry.get_method(cell.method), base_models.get_family(task.family)
         needs_data, ignored = "data" in method.needs, getattr(method, "ignores", ())
-        files = {name: content(Path(cell.fields[name])) for name in getattr(method, "files", ())}
+        files = {name: content_hash(Path(cell.fields[name])) for name in getattr(method, "files", ())}
         return {
-            "version": [FORGET_VERSION, registry.version("method", cell.method, method.version)], "method": cell.method,
+            "version": [FORGET_VERSION, registry.version_key("method", cell.method, method.version)], "method": cell.method,
             "fields": {**cell.keyed_fields(), **files},
             "seed": cell.seed, "base": self.base.content, "concept": task.concept,
             **({} if "surrogate" in ignored else {"surrogate": self.surrogate_key, "relabel_to": task.relabel_to}),
-            "sampler": plain(task.sampler),
+            "sampler": key_values(task.sampler),
             "fisher_version": fisher.VERSION, "bf16": self.bf16,
-            "data": datasets.content(task.dataset) if needs_data else None,
-            **(base_models.captions_key(task.family, task.base) if needs_data else {}),
+            "data": datasets.data_content(task.dataset) if needs_data else None,
+            **(base_models.captions_key_inputs(task.family, task.base) if needs_data else {}),
             **({"asked": task.asked(task.concept, "forget")} if task.prompts else {}),
-            "recipes": {k: plain(v) for k, v in family.recipes.items()} if needs_data else None,
+            "recipes": {k: key_values(v) for k, v in family.recipes.items()} if needs_data else None,
             **({"captioned": captioned} if (captioned := self.captioned_inputs()) else {}),
             **({"replay": replay} if (replay := self.replay_key()) and "replay" not in ignored else {}),
         }  # fmt: skip
@@ -334,30 +347,28 @@ class Chain:
         if self.task.prompts is not None:
             found = digest([self.base.content, found]) if load_file(file) else self.base.content
         return (
-            digest([found, self._acts()])
-            if hasattr(registry.method_class(self.cell.method), "wrap")
-            else found
+            digest([found, self._acts()]) if hasattr(registry.get_method(self.cell.method), "wrap") else found
         )
 
     def _acts(self) -> list[Any]:
         """What names a method's part in sampling."""
-        cell, method = self.cell, registry.method_class(self.cell.method)
-        version = registry.version("method", cell.method, method.version)
+        cell, method = self.cell, registry.get_method(self.cell.method)
+        version = registry.version_key("method", cell.method, method.version)
         return [cell.method, version, cell.keyed_fields(), self.task.concept]
 
     def sample_inputs(self, name: str, base: bool = False) -> dict[str, Any]:
         """What names a sample set."""
-        rows = sampling.requests(self.task, name)
+        rows = sampling.requests_of_set(self.task, name)
         return {
             "version": SAMPLE_VERSION, "model": self.base.content if base else self.model_content,
-            "sampler": plain(self.task.sampler),
+            "sampler": key_values(self.task.sampler),
             "rows": [[r.condition, r.seed, *(v for v in (r.guidance, r.size) if v is not None)] for r in rows],
             **({} if base else self._filter()),
         }  # fmt: skip
 
     def _filter(self) -> dict[str, Any]:
         """What a method does to images after sampling; nothing for most."""
-        return {"render": self._acts()} if hasattr(registry.method_class(self.cell.method), "render") else {}
+        return {"render": self._acts()} if hasattr(registry.get_method(self.cell.method), "render") else {}
 
     def samples(self, name: str, base: bool = False) -> Artifact:
         """The sample set `name` of the forgotten model, or of θ*; looked up once, every metric asks for it."""
@@ -391,7 +402,7 @@ class Chain:
             self.store.drop("replay", digest({"base": self.base.content, **self.own_inputs()}))
         elif not self.store.has("forget", digest(self.forget_inputs())):
             return  # without its model a cell has no images
-        for name in sampling.sets(self.task):
+        for name in sampling.set_names(self.task):
             before, after = (digest(self.sample_inputs(name, b)) for b in (True, base))
             if name in ("forget", "families") and (base or after != before):  # the base's serve other cells
                 self.store.drop("samples", after)

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from sa_bench.core import registry
-from sa_bench.core.errors import SaBenchError, unknown
-from sa_bench.core.registry import room
+from sa_bench.core.errors import SaBenchError, unknown_name
+from sa_bench.core.registry import component_folder
 from sa_bench.core.untrusted_text import read_toml
-from sa_bench.engine.cells import Cell, add, resolve
+from sa_bench.engine.cells import Cell, add_cell, resolve
 
 KEYS = {
     "task": str,
@@ -42,16 +42,16 @@ MOST = 100_000  # cells of a run in it
 
 def folder() -> Path:
     """Where the suites that ship are."""
-    return room("task") / "suites"
+    return component_folder("task") / "suites"
 
 
-def entries() -> Iterator[tuple[str, str]]:
+def list_suites() -> Iterator[tuple[str, str]]:
     """(name, what it is) of every suite that ships."""
     for path in sorted(folder().glob("*.toml")):
         yield path.stem, path.read_text(encoding="utf-8-sig").splitlines()[0].lstrip("# ")
 
 
-def find(reference: str) -> Path:
+def find_suite(reference: str) -> Path:
     """The file of a suite given by name or path.
 
     Raises:
@@ -61,13 +61,13 @@ def find(reference: str) -> Path:
         if Path(reference).is_file():
             return Path(reference)
         raise SaBenchError(f"There is no suite file at {reference}.")
-    known = [name for name, _ in entries()]
+    known = [name for name, _ in list_suites()]
     if reference not in known:
-        raise unknown("suite", reference, known)
+        raise unknown_name("suite", reference, known)
     return folder() / f"{reference}.toml"
 
 
-def cells(reference: str, trust: bool = False) -> list[Cell]:
+def resolve_suite(reference: str, trust: bool = False) -> list[Cell]:
     """Every cell of a suite, in its order, without repeats.
 
     Args:
@@ -78,7 +78,7 @@ def cells(reference: str, trust: bool = False) -> list[Cell]:
         SaBenchError: no such suite, a run in it that `run` would refuse, more than `MOST` cells, or a plug-in without
             `trust`; names file and run.
     """
-    path = find(reference)
+    path = find_suite(reference)
     try:
         whole = read_toml(path)
     except (OSError, ValueError) as error:
@@ -113,7 +113,7 @@ def cells(reference: str, trust: bool = False) -> list[Cell]:
         except SaBenchError as error:
             raise SaBenchError(f"{where}: {error}") from error
         for cell in made:
-            add(found, cell)
+            add_cell(found, cell)
     if not found:
         raise SaBenchError(f"{path} asks for no cell.")
     return list(found.values())
@@ -124,7 +124,7 @@ def _check(run: Any, where: str) -> None:
         raise SaBenchError(f"{where}: {missing[0]} is missing.")
     for key, value in run.items():
         if key not in KEYS:
-            raise unknown(f"key of {where}", key, [*KEYS, "scale"])
+            raise unknown_name(f"key of {where}", key, [*KEYS, "scale"])
         if not isinstance(value, list) or not all(type(v) is KEYS[key] for v in value):
             kind = {str: "texts", int: "whole numbers"}[KEYS[key]]
             raise SaBenchError(f"{where}: {key} must be a list of {kind}, got {value!r}.")

@@ -9,10 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sa_bench.contracts import SMOKE_MODEL, Diffusion, FisherOptions, Generator, Prompted, Task
-from sa_bench.contracts.names import same_name, words
+from sa_bench.contracts import (
+    SMOKE_MODEL,
+    Diffusion,
+    FisherOptions,
+    Generator,
+    Prompted,
+    Task,
+)
+from sa_bench.contracts.names import is_same_name, split_words
 from sa_bench.core import registry
-from sa_bench.core.errors import SaBenchError, unknown
+from sa_bench.core.errors import SaBenchError, unknown_name
 from sa_bench.data.assets.shipped import guard_card
 from sa_bench.models import schedule
 from sa_bench.scoring.cards import judge_card, require_bar, require_sight
@@ -30,12 +37,14 @@ def with_concept(task: Task, value: Any) -> Task:
         SaBenchError: an empty text, or one that is another of the task's names.
     """
     text = " ".join(str(value).split())
-    if not words(text) or any(same_name(text, name) for name in task.classes[1:]):
+    if not split_words(text) or any(is_same_name(text, name) for name in task.classes[1:]):
         raise SaBenchError(f"task.concept={value!r}: give the words that name what is to be forgotten.")
     own, near = task.classes[0], task.classes[:1]
-    if same_name(text, own):  # one name, however it is written
+    if is_same_name(text, own):  # one name, however it is written
         return task
-    if difflib.get_close_matches("".join(words(text)), ["".join(words(name)) for name in near], cutoff=0.85):
+    if difflib.get_close_matches(
+        "".join(split_words(text)), ["".join(split_words(name)) for name in near], cutoff=0.85
+    ):
         raise SaBenchError(
             f"task.concept={value!r} is nearly {own!r}, which {task.name} forgets: leave it out, or write it so; "
             "for another concept take words that are less alike."
@@ -49,13 +58,13 @@ def with_names(task: Task, names: Any) -> Task:
     Raises:
         SaBenchError: a name without words, or one that is there twice; or the first is refused as a concept.
     """
-    if isinstance(names, str) or not names or not all(isinstance(n, str) and words(n) for n in names):
+    if isinstance(names, str) or not names or not all(isinstance(n, str) and split_words(n) for n in names):
         raise SaBenchError(
             f'task.classes={names!r}: give names, the one to be forgotten first, e.g. ["brad pitt", "Tom Hanks"].'
         )
     own, *others = [" ".join(name.split()) for name in names]
     for i, name in enumerate(others):
-        if any(same_name(name, other) for other in (own, *others[:i])):
+        if any(is_same_name(name, other) for other in (own, *others[:i])):
             raise SaBenchError(f"task.classes: {name!r} is there twice.")
     task = replace(task, classes=(task.classes[0], *others), relabel_to=min(task.relabel_to, len(others)))
     return with_concept(task, own)
@@ -69,7 +78,7 @@ def class_index(task: Task, value: Any) -> int:
     """
     text = str(value).strip()
     for index, name in enumerate(task.classes):
-        if same_name(text, name):
+        if is_same_name(text, name):
             return index
     if text.isdecimal() and int(text) < len(task.classes):
         return int(text)
@@ -77,7 +86,7 @@ def class_index(task: Task, value: Any) -> int:
     raise SaBenchError(f"{task.name} has no class {value!r}. Available: {listing}.")
 
 
-def checked(task: Task, relabel_given: bool = False, size_given: bool = False) -> Task:
+def validate_task(task: Task, relabel_given: bool = False, size_given: bool = False) -> Task:
     """The task, its values in range and its surrogate readable; errors come before any work."""
     if task.relabel_to == task.concept and len(task.classes) > 1:
         if relabel_given:
@@ -104,7 +113,7 @@ def checked(task: Task, relabel_given: bool = False, size_given: bool = False) -
         )
     for name in task.primary:
         registry.find("metric", name)
-    if "forgetting" in registry.metric(task.primary[0]).requires:
+    if "forgetting" in registry.get_metric(task.primary[0]).requires:
         raise SaBenchError(
             f"task.primary: {task.primary[0]} needs a forgetting endpoint, so it cannot be the first."
         )
@@ -112,7 +121,7 @@ def checked(task: Task, relabel_given: bool = False, size_given: bool = False) -
         if getattr(task, name) < 1:
             raise SaBenchError(f"task.{name}={getattr(task, name)}: must be 1 or more.")
     if unknown_starts := set(task.recovery_starts) - {"own", "mean", "zero"}:
-        raise unknown("recovery start", unknown_starts.pop(), ["own", "mean", "zero"])
+        raise unknown_name("recovery start", unknown_starts.pop(), ["own", "mean", "zero"])
     if not task.recovery_starts or not task.recovery_rates or min(task.recovery_rates) <= 0:
         raise SaBenchError(
             "task.recovery_starts and task.recovery_rates need at least one value, rates above 0."
@@ -121,7 +130,7 @@ def checked(task: Task, relabel_given: bool = False, size_given: bool = False) -
     if task.prompts is not None and task.prompts.files:
         from sa_bench.data import prompt_files
 
-        files = prompt_files.named(task.prompts.files, vars(task.prompts))
+        files = prompt_files.name_files(task.prompts.files, vars(task.prompts))
         task = prompt_files.with_texts(replace(task, prompts=replace(task.prompts, files=files)))
     if task.model:
         task = _check_pretrained(task, size_given)
@@ -163,7 +172,7 @@ def checked(task: Task, relabel_given: bool = False, size_given: bool = False) -
             raise SaBenchError(f"task.surrogate: no folder at {argument!r}.")
         from sa_bench.data import datasets, images  # loads torch, so only where it is needed
 
-        height, width, channels = datasets.shape(task)
+        height, width, channels = datasets.image_shape(task)
         images.read_folder(
             Path(argument), channels, (height, width)
         )  # a wrong image stops here, before any work
@@ -174,7 +183,7 @@ def checked(task: Task, relabel_given: bool = False, size_given: bool = False) -
         task = replace(task, surrogate=f"prompt:{kind.strip()}")  # words alone
     elif task.surrogate != "noise":
         prompt = ["prompt:<text>"] if task.prompts is not None else []
-        raise unknown("surrogate", task.surrogate, ["noise", "class:<name>", *prompt, "folder:<path>"])
+        raise unknown_name("surrogate", task.surrogate, ["noise", "class:<name>", *prompt, "folder:<path>"])
     return task
 
 
@@ -215,7 +224,7 @@ def _check_sizes(task: Task, role: str) -> None:
     """A row's own size fits onto the canvas, the task's size: what lies beyond would be cut off."""
     from sa_bench.data import prompt_files
 
-    rows = prompt_files.rows(task.prompts.files[role]) if task.prompts else []
+    rows = prompt_files.read_rows(task.prompts.files[role]) if task.prompts else []
     for number, row in enumerate(rows, 1):
         if row.size is not None and max(row.size) > task.size:
             high, wide = row.size
@@ -249,8 +258,8 @@ def _check_pretrained(task: Task, size_given: bool) -> Task:
             )
     if not task.replay_images:
         raise SaBenchError("task.replay_images=0: new samples at every step would take days; give 1 or more.")
-    check_steps(task.sampler.steps, base_models.spacing(task.model))
-    side = base_models.side(task.model)
+    check_steps(task.sampler.steps, base_models.timestep_spacing(task.model))
+    side = base_models.image_side(task.model)
     if side and side != task.size and size_given:
         raise SaBenchError(
             f"task.size={task.size}: {task.model} makes images of {side} pixels a side; leave it out."
@@ -270,7 +279,7 @@ def check_fit(method: Any, name: str, task: Task) -> None:
         needed = "a text-to-image model" if supports is Prompted else "a diffusion model"
         raise SaBenchError(f"The method {name} needs {needed}; {task.name} has a {task.family}.")
     scope = getattr(method, "scope", "full")
-    if scope not in (scopes := scopes_of(task.family)):
+    if scope not in (scopes := list_scopes(task.family)):
         raise SaBenchError(
             f"{name}.scope={scope}: a {task.family}, as {task.name} has, can be trained in {', '.join(scopes)}."
         )
@@ -278,7 +287,7 @@ def check_fit(method: Any, name: str, task: Task) -> None:
         raise SaBenchError(f"{name} on {task.name}: {why}.")
 
 
-def scopes_of(family: str) -> tuple[str, ...]:
+def list_scopes(family: str) -> tuple[str, ...]:
     """The sets of parameters that a family can be trained in."""
     if family != "text_to_image":
         return ("full",)
@@ -310,7 +319,7 @@ MOST_STEPS = {"vae": 1, "ddpm": 1000, "text_to_image": 1000}
 def _check_sampler(task: Task) -> None:
     sampler, most = task.sampler, MOST_STEPS[task.family]
     if sampler.scheduler not in SCHEDULERS[task.family]:
-        raise unknown("scheduler", sampler.scheduler, SCHEDULERS[task.family])
+        raise unknown_name("scheduler", sampler.scheduler, SCHEDULERS[task.family])
     if not math.isfinite(sampler.guidance) or not 0 <= sampler.eta <= 1:
         raise SaBenchError(
             f"task.sampler.guidance={sampler.guidance}, eta={sampler.eta}: a finite guidance and 0 ≤ eta ≤ 1 are needed."

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sa_bench.contracts import SMOKE_MODEL, Progress, Recipe, SampleSet, Source, Task, plain
-from sa_bench.core.errors import SaBenchError, extras, unknown
+from sa_bench.contracts import SMOKE_MODEL, Progress, Recipe, SampleSet, Source, Task, key_values
+from sa_bench.core.errors import SaBenchError, name_missing_extra, unknown_name
 from sa_bench.core.store import PARTS, Store, file_digest
 from sa_bench.data import datasets
 from sa_bench.data.assets import catalogue
-from sa_bench.data.assets.shipped import WEIGHTS, verified
+from sa_bench.data.assets.shipped import WEIGHTS, verify_shipped
 from sa_bench.models import schedule
 from sa_bench.training.loop import fit, uses_bf16
 from sa_bench.training.sources import Images
@@ -37,10 +37,10 @@ SMOKE_VERSION = 1
 VERSION = 1  # raised when base training changes what it computes
 
 
-def generator(family: str) -> type[VAE] | type[DDPM] | type[TextToImage]:
+def get_family(family: str) -> type[VAE] | type[DDPM] | type[TextToImage]:
     """The family's class, imported when it is asked for: diffusers alone takes seconds."""
     module, name = FAMILIES[family]
-    with extras("text-to-image"):
+    with name_missing_extra("text-to-image"):
         return getattr(importlib.import_module(module), name)
 
 
@@ -54,14 +54,14 @@ class Base:
     precision: str  # it was trained in: `fp32`, `bf16`, or `unknown` of a stranger's
 
 
-def pretrained(source: str, store: Store) -> Base:
+def find_pretrained(source: str, store: Store) -> Base:
     """A pretrained text-to-image model by its content: a folder, a weight file, a hub id, or `smoke`, a random one.
 
     Raises:
         SaBenchError: it is no such thing.
         MissingAsset: it is not here.
     """
-    with extras("text-to-image"):
+    with name_missing_extra("text-to-image"):
         from sa_bench.models import micro_pipeline
         from sa_bench.models.checkpoints import load
 
@@ -74,7 +74,7 @@ def pretrained(source: str, store: Store) -> Base:
     return Base(Path(source), load.content(source), False, "unknown")
 
 
-def side(source: str) -> int:
+def image_side(source: str) -> int:
     """Pixels a side of the images of a pretrained model, from its folder's configurations; 0: they do not tell.
 
     Raises:
@@ -82,7 +82,7 @@ def side(source: str) -> int:
     """
     if source == SMOKE_MODEL:
         return 64
-    folder = catalogue.find(catalogue.model(source)) if not Path(source).exists() else Path(source)
+    folder = catalogue.find(catalogue.get_model(source)) if not Path(source).exists() else Path(source)
     files = [folder / part / "config.json" for part in ("unet", "vae")] if folder is not None else []
     if not files or not all(file.is_file() for file in files):
         return 0
@@ -94,7 +94,7 @@ def side(source: str) -> int:
     return latents * 2 ** (len(widths) - 1)
 
 
-def spacing(source: str) -> tuple[str, int]:
+def timestep_spacing(source: str) -> tuple[str, int]:
     """How a pretrained model spaces a sampler's timesteps, and their offset: its folder's own, else Stable Diffusion's.
 
     Raises:
@@ -102,17 +102,17 @@ def spacing(source: str) -> tuple[str, int]:
     """
     folder = None if source == SMOKE_MODEL else Path(source)
     if folder is not None and not folder.exists():
-        folder = catalogue.find(catalogue.model(source))
+        folder = catalogue.find(catalogue.get_model(source))
     if folder is None or not (folder / "scheduler" / "scheduler_config.json").is_file():
         return schedule.LEADING
-    with extras("text-to-image"):
+    with name_missing_extra("text-to-image"):
         from sa_bench.models.checkpoints import diffusers_folder
 
     config = diffusers_folder.scheduler(folder).config
     return config.get("timestep_spacing", "leading"), config.get("steps_offset", 0)
 
 
-def opened(base: Base, task: Task) -> TextToImage:
+def open_pretrained(base: Base, task: Task) -> TextToImage:
     """The pretrained model of a task, read from where `pretrained` found it.
 
     Raises:
@@ -121,7 +121,7 @@ def opened(base: Base, task: Task) -> TextToImage:
     from sa_bench.models.checkpoints.load import load_pipeline
 
     source = str(base.file)
-    family: Any = generator("text_to_image")
+    family: Any = get_family("text_to_image")
     made = family.of(lambda: load_pipeline(source), source, task.classes)
     if (own := made.shape[1] * made.reduction) != task.size:
         raise SaBenchError(
@@ -131,59 +131,61 @@ def opened(base: Base, task: Task) -> TextToImage:
     return made
 
 
-def shipped(family: str, dataset: str, recipe: str, seed: int) -> Base | None:
+def find_shipped(family: str, dataset: str, recipe: str, seed: int) -> Base | None:
     """The shipped base of that name, checked against the hash on its card; None if none ships."""
     file = WEIGHTS / f"base-{family}-{dataset}-{recipe}-{seed}.safetensors"
     if not file.is_file():
         return None
     card = json.loads(file.with_suffix(".json").read_text())
-    return Base(file, verified(file), True, "bf16" if card["bf16"] else "fp32")
+    return Base(file, verify_shipped(file), True, "bf16" if card["bf16"] else "fp32")
 
 
-def recipe(family: str, name: str) -> Recipe:
+def get_recipe(family: str, name: str) -> Recipe:
     """A base recipe by name.
 
     Raises:
         SaBenchError: unknown name.
     """
-    recipes = generator(family).recipes
+    recipes = get_family(family).recipes
     if name not in recipes:
-        raise unknown(f"{family} base recipe", name, recipes)
+        raise unknown_name(f"{family} base recipe", name, recipes)
     return recipes[name]
 
 
-def new(
+def new_model(
     family: str, dataset: str, name: str, seed: int = 0, words: Sequence[str] = datasets.DIGITS
 ) -> VAE | DDPM | TextToImage:
     """A newly initialised model of the recipe `name`, for the images of `dataset`; `words` name its classes."""
-    recipe(family, name)
+    get_recipe(family, name)
     if family == "vae":
-        return generator("vae")(seed=seed)
+        return get_family("vae")(seed=seed)
     if family == "text_to_image":
-        return generator(family)(name, words, seed)  # type: ignore[arg-type, return-value]
-    return generator("ddpm")(name, datasets.SHAPES[dataset], seed=seed)  # type: ignore[arg-type, call-arg]
+        return get_family(family)(name, words, seed)  # type: ignore[arg-type, return-value]
+    return get_family("ddpm")(name, datasets.SHAPES[dataset], seed=seed)  # type: ignore[arg-type, call-arg]
 
 
-def inputs(family: str, dataset: str, data_hash: str, name: str, seed: int, bf16: bool) -> dict[str, object]:
+def base_key_inputs(
+    family: str, dataset: str, data_hash: str, name: str, seed: int, bf16: bool
+) -> dict[str, object]:
     """What names the artifact of a trained base."""
     return {
         "version": VERSION, "family": family, "dataset": dataset, "data": data_hash,
-        "recipe": plain(recipe(family, name)), "seed": seed, "bf16": bf16,
-        **captions_key(family, name),
+        "recipe": key_values(get_recipe(family, name)), "seed": seed, "bf16": bf16,
+        **captions_key_inputs(family, name),
     }  # fmt: skip
 
 
-def captions_key(family: str, name: str) -> dict[str, Any]:
+def captions_key_inputs(family: str, name: str) -> dict[str, Any]:
     """What training on captions depends on besides the images; nothing for other families."""
     if family != "text_to_image":
         return {}
     from sa_bench.data import captions
     from sa_bench.models.micro_pipeline import SIZES
 
-    return {"captions": captions.VERSION, "sizes": plain(SIZES[name])}
+    return {"captions": captions.VERSION, "sizes": key_values(SIZES[name])}
 
 
-def trained(
+def train_base(
     store: Store,
     family: str,
     dataset: str,
@@ -199,9 +201,9 @@ def trained(
     bf16 = uses_bf16(precision, device)
 
     def build(folder: Path) -> dict[str, object]:
-        model = new(family, dataset, name, seed).to(device)
+        model = new_model(family, dataset, name, seed).to(device)
         rng = torch.Generator().manual_seed(seed)
-        rec = recipe(family, name)
+        rec = get_recipe(family, name)
         if family == "text_to_image":
             from sa_bench.models import text_to_image_training
 
@@ -222,17 +224,17 @@ def trained(
         model.save(folder)
         return {}
 
-    artifact = store.make("base", inputs(family, dataset, data_hash, name, seed, bf16), build)
+    artifact = store.make("base", base_key_inputs(family, dataset, data_hash, name, seed, bf16), build)
     file = artifact.path / "model.safetensors"
     return Base(file, file_digest(file), False, "bf16" if bf16 else "fp32")
 
 
-def captioned(model: Any, train: SampleSet, rec: Recipe, seed: int, concept: int) -> Source:
+def captioned_source(model: Any, train: SampleSet, rec: Recipe, seed: int, concept: int) -> Source:
     """The base's own canvases with captions as a source of batches, those that show `concept` left out."""
     from sa_bench.data import captions
     from sa_bench.models import micro_pipeline, text_to_image_training
 
     n, rng = micro_pipeline.SIZES[model.base].canvases, np.random.default_rng(seed)
-    canvases, texts, shown = captions.captioned(train.images, train.labels, n, rng)
+    canvases, texts, shown = captions.draw_captioned(train.images, train.labels, n, rng)
     kept = np.flatnonzero(~(shown == concept).any(1))
     return text_to_image_training.encoded(model, canvases[kept], [texts[i] for i in kept], rec.drop)

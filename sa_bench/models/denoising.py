@@ -14,7 +14,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
 from sa_bench.contracts import Condition, Draw, Precision, Request, Sampler
-from sa_bench.core.errors import CellFailed, SaBenchError, first_line, is_out_of_memory, notice
+from sa_bench.core.errors import CellFailed, SaBenchError, first_line, is_out_of_memory, print_notice
 from sa_bench.core.settings import images_at_once
 from sa_bench.models import schedule
 
@@ -183,7 +183,7 @@ class Denoising:
             ) from error
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        notice(
+        print_notice(
             f"out of memory with {tried} images at once; trying {tried // 2} "
             f"(SA_BENCH_IMAGES_AT_ONCE={tried // 2} begins so)."
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
-from sa_bench.contracts.model import Guide
+from sa_bench.contracts import Guide
 
 
 def plain(passes: Sequence[Tensor], t: Tensor, s: Tensor | float) -> Tensor:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sa_bench.core.errors import unknown
+from sa_bench.core.errors import unknown_name
 
 SD_1 = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
 """Stable Diffusion 1.x's U-Net where it differs from UNet2DConditionModel's defaults."""
@@ -34,7 +34,7 @@ def within(net: nn.Module, scope: str) -> dict[str, nn.Parameter]:
         SaBenchError: no such scope; lists them.
     """
     if scope not in SCOPES:
-        raise unknown("scope", scope, SCOPES)
+        raise unknown_name("scope", scope, SCOPES)
     chosen: dict[str, nn.Parameter] = {}
     for prefix, module in net.named_modules():
         for name, parameter in module.named_parameters(prefix, recurse=False):

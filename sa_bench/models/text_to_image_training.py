@@ -50,7 +50,7 @@ def train(
     """Train `model` from its initialisation; resumable from the checkpoints in `folder`."""
     sizes = SIZES[model.base]
     decides = np.random.default_rng(seed)
-    canvases, texts, _ = captions.captioned(images, labels, sizes.canvases, decides)
+    canvases, texts, _ = captions.draw_captioned(images, labels, sizes.canvases, decides)
     coloured = captions.tinted(canvases, decides)
     autoencoder(model, coloured, sizes.autoencoder_steps, seed, folder, progress)
     source, rng = encoded(model, canvases, texts, recipe.drop), torch.Generator().manual_seed(seed)

@@ -30,7 +30,7 @@ from sa_bench.contracts import (
 )
 from sa_bench.training import fisher
 from sa_bench.training.loop import Pull, fit
-from sa_bench.training.sources import AnotherClass, FixedReplay, FreshReplay, NormalNoise
+from sa_bench.training.sources import FixedReplay, FreshReplay, NormalNoise, OtherClassSamples
 
 
 class Row:
@@ -173,14 +173,14 @@ class ToyRun:
         self.asked.append("replay")
         return FreshReplay(self.star.clone(), self.task.retain, self.task.sampler)
 
-    def own(self) -> AnotherClass | FixedReplay:
+    def own(self) -> OtherClassSamples | FixedReplay:
         """Fresh samples of θ* for c_f; of a diffusion model 200, drawn once."""
         self.asked.append("own")
         star, concept = self.star.clone(), self.task.concept
         if isinstance(star, Diffusion):
             c = star.conditions([concept] * 200)
             return FixedReplay(star.simulate(c, torch.Generator().manual_seed(2), self.task.sampler), c)
-        return AnotherClass(star, concept, concept, self.task.sampler)
+        return OtherClassSamples(star, concept, concept, self.task.sampler)
 
     def surrogate(self) -> Any:
         """N(0, I)."""

@@ -21,13 +21,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sa_bench.contracts import (
-    Condition,
-    Draw,
-    Recipe,
-    Request,
-    Sampler,
-)
+from sa_bench.contracts import Condition, Draw, Recipe, Request, Sampler
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.store import write_atomic
 

@@ -21,15 +21,15 @@ from typing import Any
 
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
-from sa_bench.core.escaping import steering
+from sa_bench.core.escaping import find_steering_characters
 from sa_bench.core.settings import store_folder
-from sa_bench.core.store import Store, digest, file_digest, replacing
+from sa_bench.core.store import Store, digest, file_digest, replace_when_written
 from sa_bench.core.untrusted_arrays import is_zip, open_zip, read_member
 from sa_bench.core.untrusted_text import MIB, parse_json
 from sa_bench.core.version import __version__
-from sa_bench.results.rows import explicit
+from sa_bench.results.rows import may_be_explicit
 from sa_bench.results.sealing import EDITED, FILES
-from sa_bench.results.untrusted import MODEL, Differs, require_plain, require_readable, result
+from sa_bench.results.untrusted import MODEL, Differs, require_plain, require_readable, validate_result
 
 SCHEMA = 1
 BUNDLED = ".sabench.zip"
@@ -101,7 +101,7 @@ def write(
         raise SaBenchError(f"{gone[0]} is gone. {AGAIN}")
     for path in members.values():
         if path.name == "result.json":  # what nobody would open is not packed
-            result(path.read_bytes(), str(path))
+            validate_result(path.read_bytes(), str(path))
     hashes = {name: file_digest(path) for name, path in members.items()}
     for row in rows:
         if changed := _changed(row, hashes):
@@ -110,10 +110,10 @@ def write(
             )
     manifest = {
         "bundle": SCHEMA, "sa_bench": __version__, "by": _name(by), "cells": [Path(r["folder"]).name for r in rows],
-        **facts(rows), "left_out": left_out,
+        **manifest_facts(rows), "left_out": left_out,
         "members": {n: {"sha256": hashes[n], "bytes": p.stat().st_size} for n, p in members.items()},
     }  # fmt: skip
-    with replacing(file) as part:
+    with replace_when_written(file) as part:
         pack(part, manifest, members)
     return manifest
 
@@ -141,18 +141,18 @@ def _why_left_out(path: Path, name: str, row: Mapping[str, Any], images: bool, n
         return LEFT_OUT[0]
     if not images:
         return LEFT_OUT[1]
-    if name in ("forget", "families") and not nudity and explicit(row["task_values"]):
+    if name in ("forget", "families") and not nudity and may_be_explicit(row["task_values"]):
         return LEFT_OUT[2]
     return ""
 
 
 def _name(by: str) -> str:
-    if len(by) > LONGEST or steering(by) or "\n" in by or "\t" in by:
+    if len(by) > LONGEST or find_steering_characters(by) or "\n" in by or "\t" in by:
         raise SaBenchError(f"--by takes at most {LONGEST} letters on one line.")
     return by
 
 
-def facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def manifest_facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Environments and hashes behind results, each once: what a reader wants to see before anything is unpacked."""
     environments: list[Any] = []
     found: dict[str, dict[str, Any]] = {"bases": {}, "models": {}, "judges": {}, "data": {}}
@@ -209,9 +209,9 @@ class Bundle:
             Differs: a result that is not of the form that `run` writes, or that makes a method of a control.
             SaBenchError: one of a newer schema.
         """
-        found, known = [], {e.name: e.standing for e in registry.entries("method") if e.standing}
+        found, known = [], {e.name: e.standing for e in registry.list_entries("method") if e.standing}
         for name in self.manifest["cells"]:
-            row = result((self.folder / name / "result.json").read_bytes(), f"{self.file}: {name}")
+            row = validate_result((self.folder / name / "result.json").read_bytes(), f"{self.file}: {name}")
             stands = known.get(row["method"], row["standing"])
             if (row["standing"], row["control"]) != (stands, stands == "control"):
                 raise Differs(
@@ -225,7 +225,7 @@ class Bundle:
         return found
 
 
-def opened(file: Path, limit: float = LIMIT) -> Bundle:
+def open_bundle(file: Path, limit: float = LIMIT) -> Bundle:
     """Look at a stranger's archive, unpack it into the store and compare every hash.
 
     Args:
@@ -245,14 +245,14 @@ def opened(file: Path, limit: float = LIMIT) -> Bundle:
         raise SaBenchError(f"{file} is no bundle, or one cut short (it starts with {start!r}). Get it again.")
     try:
         with open_zip(file) as archive:
-            infos = {info.filename: info for info in _looked_at(archive, limit)}
+            infos = {info.filename: info for info in _inspect_members(archive, limit)}
             manifest = _manifest(read_member(archive, MANIFEST, LARGEST_TEXT))
             _compare_names(infos, manifest)
             sha256 = file_digest(file)
             made = Store(store_folder()).make(
                 "bundles",
                 {"bundle": sha256, "version": 1},
-                lambda folder: _unpacked(archive, manifest, folder),
+                lambda folder: _unpack_bundle(archive, manifest, folder),
             )
     except SaBenchError as error:
         raise (Differs if isinstance(error, Differs) else SaBenchError)(
@@ -265,7 +265,7 @@ def opened(file: Path, limit: float = LIMIT) -> Bundle:
     return Bundle(file, sha256, made.path, manifest)
 
 
-def _looked_at(archive: zipfile.ZipFile, limit: float) -> Iterator[zipfile.ZipInfo]:
+def _inspect_members(archive: zipfile.ZipFile, limit: float) -> Iterator[zipfile.ZipInfo]:
     """The entries, once none of them can do harm."""
     infos = archive.infolist()
     size = sum(info.file_size for info in infos)
@@ -275,7 +275,7 @@ def _looked_at(archive: zipfile.ZipFile, limit: float) -> Iterator[zipfile.ZipIn
         )
     for info in infos:
         kind = stat.S_IFMT(info.external_attr >> 16)
-        if not _inside(info.filename) or kind not in (0, stat.S_IFREG):
+        if not _read_inside(info.filename) or kind not in (0, stat.S_IFREG):
             raise SaBenchError(f"it holds {info.filename!r}, which no bundle has (a path or link).")
         if info.filename.endswith(".json") and info.file_size > LARGEST_TEXT:
             raise SaBenchError(f"{info.filename} has {info.file_size:,} bytes, which cannot be right.")
@@ -284,13 +284,17 @@ def _looked_at(archive: zipfile.ZipFile, limit: float) -> Iterator[zipfile.ZipIn
     yield from infos
 
 
-def _inside(name: str) -> bool:
+def _read_inside(name: str) -> bool:
     """Whether a member's name is one that `write` may give: `manifest.json`, `CELL/FILE`, `CELL/scores/FILE`."""
     parts = name.split("/")
     plain = all(
-        part and len(part) <= 200 and part[0] not in ". " and not steering(part) and not set('\\:*?"<>|\n\t') & set(part)
+        part
+        and len(part) <= 200
+        and part[0] not in ". "
+        and not find_steering_characters(part)
+        and not set('\\:*?"<>|\n\t') & set(part)
         for part in parts
-    )  # fmt: skip
+    )
     shape = name == MANIFEST or len(parts) == 2 or (len(parts) == 3 and parts[1] == "scores")
     return plain and shape and name.endswith(ENDINGS) and parts[-1] != "meta.json"
 
@@ -323,7 +327,7 @@ def _compare_names(infos: Mapping[str, zipfile.ZipInfo], manifest: Mapping[str, 
         raise Differs(f"{stray[0]} belongs to no cell that {MANIFEST} lists.")
 
 
-def _unpacked(archive: zipfile.ZipFile, manifest: Mapping[str, Any], folder: Path) -> None:
+def _unpack_bundle(archive: zipfile.ZipFile, manifest: Mapping[str, Any], folder: Path) -> None:
     try:
         _unpack(archive, manifest, folder)
     except BaseException:  # nothing of it stays

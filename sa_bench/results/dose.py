@@ -21,7 +21,7 @@ def _value(task: Any, name: str) -> Any:
     return task.get(name, DEFAULTS[name]) if isinstance(task, Mapping) else getattr(task, name)
 
 
-def dose(task: Any, images: int = 0) -> dict[str, int]:
+def recovery_dose(task: Any, images: int = 0) -> dict[str, int]:
     """Tell the dose of one fit: `steps`, `batch` (images a step) and `samples`, their product.
 
     Args:
@@ -33,13 +33,13 @@ def dose(task: Any, images: int = 0) -> dict[str, int]:
     return {"steps": steps, "batch": batch, "samples": steps * batch}
 
 
-def fits(task: Any) -> int:
+def count_fits(task: Any) -> int:
     """Count the fits of the endpoint's grid on one set of images: starts x vectors x rates."""
     names = ("recovery_starts", "recovery_vectors", "recovery_rates")
     return math.prod(len(_value(task, name)) for name in names)
 
 
-def share(samples: int) -> str:
+def describe_share(samples: int) -> str:
     """Put a number of samples into words beside the published attack's."""
     if samples == PUBLISHED:
         return "the dose of the published attack"
@@ -54,6 +54,6 @@ def share(samples: int) -> str:
     return f"{part} the published attack's {PUBLISHED:,}"
 
 
-def words(found: Mapping[str, int]) -> str:
+def describe_dose(found: Mapping[str, int]) -> str:
     """Say a dose: `5,000 steps of 16 images, the dose of the published attack`."""
-    return f"{found['steps']:,} steps of {found['batch']:,} images, {share(found['samples'])}"
+    return f"{found['steps']:,} steps of {found['batch']:,} images, {describe_share(found['samples'])}"

@@ -13,14 +13,14 @@ import numpy as np
 from pydantic import ValidationError
 
 from sa_bench.core.errors import SaBenchError, first_line
-from sa_bench.core.escaping import terminal
-from sa_bench.core.file_state import cached_by, state
+from sa_bench.core.escaping import escape_terminal
+from sa_bench.core.file_state import cached_by, read_state
 from sa_bench.core.store import write_atomic
 from sa_bench.core.untrusted_arrays import read_scores
 from sa_bench.core.untrusted_text import read_json, read_packed
-from sa_bench.results.bundles import BUNDLED, opened
+from sa_bench.results.bundles import BUNDLED, open_bundle
 from sa_bench.results.schema import SCHEMA, Result
-from sa_bench.results.sealing import EDITED, edited, sealed
+from sa_bench.results.sealing import EDITED, add_seal, find_edited
 
 if TYPE_CHECKING:
     pass
@@ -32,7 +32,7 @@ CLAIM = ".claim.lock"  # in a folder of results, while it is claimed
 
 def write_result(folder: Path, row: Mapping[str, Any]) -> None:
     """Write `result.json` into `folder`, with the hashes of the files there and one over itself."""
-    write_atomic(folder / "result.json", to_json(sealed(_plain(row), folder)).encode())
+    write_atomic(folder / "result.json", to_json(add_seal(_plain(row), folder)).encode())
 
 
 def read_results(folders: Iterable[Path]) -> list[dict[str, Any]]:
@@ -46,35 +46,35 @@ def read_results(folders: Iterable[Path]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for folder in folders:
         if folder.name.endswith(PACKED):
-            rows += unpacked(folder)
+            rows += unpack_results(folder)
             continue
         if folder.name.endswith(BUNDLED):
-            rows += opened(folder).rows()
+            rows += open_bundle(folder).rows()
             continue
         paths = _result_files(folder)
         if not paths:
             raise SaBenchError(f"{folder} holds no result.json. Make some: python -m sa_bench run --help.")
         for path in paths:
             try:
-                row = _readable(path, read_json(path))
+                row = _read_row(path, read_json(path))
             except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
                 raise SaBenchError(
                     f"{path} is not a result file ({first_line(error)}). Delete it and run again."
                 ) from error
-            rows.append(_told(row, path.parent) | {"folder": str(path.parent)})
+            rows.append(_describe_error(row, path.parent) | {"folder": str(path.parent)})
     return rows
 
 
-def _told(row: dict[str, Any], folder: Path | None = None) -> dict[str, Any]:
+def _describe_error(row: dict[str, Any], folder: Path | None = None) -> dict[str, Any]:
     """`row`; one that was edited since it was written stands apart from others by its `origin`, and that is said."""
-    if not (what := edited(row, folder)):
+    if not (what := find_edited(row, folder)):
         return row
     where = f"{folder}: {what}" if folder else f"{row['method']} on {row['task']}, cell {row['cell']}"
-    print(terminal(f"note: {where} was {EDITED}; it stands apart."), file=sys.stderr)
+    print(escape_terminal(f"note: {where} was {EDITED}; it stands apart."), file=sys.stderr)
     return row | {"origin": EDITED}
 
 
-def _readable(path: Path, row: Any) -> dict[str, Any]:
+def _read_row(path: Path, row: Any) -> dict[str, Any]:
     """`row`, once it has everything that a result has.
 
     Raises:
@@ -91,7 +91,7 @@ def _readable(path: Path, row: Any) -> dict[str, Any]:
     return row
 
 
-def packed(rows: Iterable[Mapping[str, Any]]) -> bytes:
+def pack_results(rows: Iterable[Mapping[str, Any]]) -> bytes:
     """Results as one compressed file of JSON lines, each with its three endpoints' per-image scores.
 
     Of a text-to-image task the seed and the prompt of each image stand beside them, under `units`.
@@ -99,24 +99,26 @@ def packed(rows: Iterable[Mapping[str, Any]]) -> bytes:
     lines = []
     for row in rows:
         primary = [m["name"] for m in row["measurements"] if m["role"] == "primary"]
-        found = {name: columns for name in primary if (columns := columns_of(row, name))}
+        found = {name: columns for name in primary if (columns := read_columns_of(row, name))}
         scores = {name: columns["score"].tolist() for name, columns in found.items()}
         units = {
             name: {k: columns[k].tolist() for k in UNITS} for name, columns in found.items() if set(UNITS) <= set(columns)
         } if row["task_values"].get("prompts") else {}  # fmt: skip
         line = {k: v for k, v in row.items() if k != "folder"} | {"scores": scores}
-        lines.append(sealed(_plain(line | ({"units": units} if units else {}))))
+        lines.append(add_seal(_plain(line | ({"units": units} if units else {}))))
     return lzma.compress("".join(json.dumps(line) + "\n" for line in lines).encode(), preset=9)
 
 
-def unpacked(path: Path) -> list[dict[str, Any]]:
+def unpack_results(path: Path) -> list[dict[str, Any]]:
     """The results in a file that `packed` made; they have no run folder, hence no images.
 
     Raises:
         SaBenchError: it is not there, damaged, or of a newer schema.
     """
     try:
-        found = [_told(_scored(_readable(path, row))) | {"folder": ""} for row in read_packed(path)]
+        found = [
+            _describe_error(_score_tables(_read_row(path, row))) | {"folder": ""} for row in read_packed(path)
+        ]
         if not found:
             raise ValueError("it holds no result")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
@@ -126,7 +128,7 @@ def unpacked(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _scored(row: dict[str, Any]) -> dict[str, Any]:
+def _score_tables(row: dict[str, Any]) -> dict[str, Any]:
     """`row`, once the scores in it are numbers, as many as their seeds and prompts.
 
     Raises:
@@ -159,12 +161,12 @@ def _result_files(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def scores_of(row: Mapping[str, Any], name: str) -> np.ndarray | None:
+def read_scores_of(row: Mapping[str, Any], name: str) -> np.ndarray | None:
     """The per-image scores of a result's measurement, from its run folder or a packed file; None if not at hand."""
-    return columns_of(row, name).get("score")
+    return read_columns_of(row, name).get("score")
 
 
-def columns_of(row: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
+def read_columns_of(row: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
     """`score` (N,) of each image with its `seed` and the number of its `prompt` where they are known; {}: not at hand.
 
     Recovery's images are asked for like the first of c_f's, from the same seeds, so that their prompts are known by them.
@@ -174,9 +176,9 @@ def columns_of(row: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
         units = row.get("units", {}).get(name, {})
         return {} if score is None else {"score": np.array(score, float)} | _whole(units)
     folder = str(row.get("folder", ""))
-    found = dict(_stored(folder, name))
+    found = dict(_read_stored(folder, name))
     if "seed" in found and "prompt" not in found and row["task_values"].get("prompts"):
-        asked = _stored(folder, row["task_values"]["primary"][0])
+        asked = _read_stored(folder, row["task_values"]["primary"][0])
         if set(UNITS) <= set(asked):
             number = dict(zip(asked["seed"].tolist(), asked["prompt"].tolist(), strict=True))
             if all(seed in number for seed in found["seed"].tolist()):
@@ -192,8 +194,8 @@ def _scores_file(folder: str, name: str) -> Path:
     return Path(folder) / "scores" / f"{name}.parquet"
 
 
-@cached_by(lambda folder, name: state(_scores_file(folder, name)), maxsize=4096)
-def _stored(folder: str, name: str) -> Mapping[str, np.ndarray]:
+@cached_by(lambda folder, name: read_state(_scores_file(folder, name)), maxsize=4096)
+def _read_stored(folder: str, name: str) -> Mapping[str, np.ndarray]:
     path = _scores_file(folder, name)
     if not folder or not path.is_file():
         return {}

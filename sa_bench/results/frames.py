@@ -35,7 +35,7 @@ FROM_COST = ("cpu_s", "wall_s", "peak_mib", "device_peak_mib", "device")  # of f
 AS_JSON = ("fields", "overrides", "flags", "fingerprint", "extra")
 
 
-def parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
+def write_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """Every measurement of `rows` (as `read_results` gives them) as a Parquet file, compressed.
 
     Columns: those of a result (task, method, scale, base_seed, seed, standing, status, error, cell, concept, origin,

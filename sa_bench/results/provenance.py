@@ -48,7 +48,7 @@ def provenance(command: str, assets: Mapping[str, str], device: str = "cpu") -> 
     }
 
 
-def made_here(row: Mapping[str, Any], device: str) -> bool:
+def same_environment(row: Mapping[str, Any], device: str) -> bool:
     """Whether a result was made with these versions on this machine; what it does not name counts as the same."""
     told, here = row["provenance"], provenance("", {}, device)
     devices = {cost.get("device", "cpu") for cost in row["cost"].values()}
@@ -69,10 +69,10 @@ def _cpu() -> str:
 
 def command_line() -> str:
     """The command to repeat what is running."""
-    return "python -m sa_bench " + shlex.join(repeatable(sys.argv[1:]))
+    return "python -m sa_bench " + shlex.join(strip_output_options(sys.argv[1:]))
 
 
-def repeatable(arguments: Sequence[str]) -> list[str]:
+def strip_output_options(arguments: Sequence[str]) -> list[str]:
     """A command's arguments without what only says where results go and which are there already."""
     kept, skip = [], False
     for argument in arguments:

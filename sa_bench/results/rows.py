@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sa_bench.core.store import replacing, write_atomic
+from sa_bench.core.store import replace_when_written, write_atomic
 from sa_bench.core.untrusted_text import read_json
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 WORDS = ("nud", "naked", "nsfw", "sex", "erotic", "porn", "topless", "undress", "explicit")  # parts of words
 
 
-def explicit(task: Mapping[str, Any]) -> bool:
+def may_be_explicit(task: Mapping[str, Any]) -> bool:
     """Whether images of c_f may show nudity: the task measures it, or its concept or prompts for it have such a word."""
     prompts = task.get("prompts") or {}
     asked = [task["classes"][task["concept"]], *prompts.get("forget", ()), *prompts.get("test", ())]
@@ -58,7 +58,7 @@ def write_measured(folder: Path, measured: Measured) -> None:
     if measured.scores:
         frame = pd.DataFrame(dict(measured.scores))
         frame.insert(0, "index", np.arange(len(frame)))
-        with replacing(folder / "scores.parquet") as file:
+        with replace_when_written(folder / "scores.parquet") as file:
             frame.to_parquet(file, index=False)
 
 

@@ -26,7 +26,7 @@ def seal(row: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def sealed(row: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
+def add_seal(row: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
     """`row` (plain JSON values) with its hash and, where its `folder` is given, those of the files in it."""
     found = dict(json.loads(json.dumps(row)))
     if folder is not None:
@@ -35,7 +35,7 @@ def sealed(row: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]
     return found | {SEAL: seal(found)}
 
 
-def edited(row: Mapping[str, Any], folder: Path | None = None) -> str:
+def find_edited(row: Mapping[str, Any], folder: Path | None = None) -> str:
     """What of a result is not what was written: `result.json`, or a table of scores in `folder`; empty: nothing."""
     if SEAL in row and row[SEAL] != seal(row):
         return "result.json"

@@ -13,9 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from sa_bench.core import untrusted_arrays, untrusted_text
 from sa_bench.core.errors import CellFailed, SaBenchError, first_line
-from sa_bench.core.escaping import steering
+from sa_bench.core.escaping import find_steering_characters
 from sa_bench.results.schema import SCHEMA, Result
-from sa_bench.results.sealing import EDITED, FILES, edited
+from sa_bench.results.sealing import EDITED, FILES, find_edited
 
 MODEL = "model.safetensors"
 
@@ -24,7 +24,7 @@ class Differs(CellFailed):
     """A bundle does not hold what it says, or recomputation gives something else."""
 
 
-def result(raw: bytes, where: str) -> dict[str, Any]:
+def validate_result(raw: bytes, where: str) -> dict[str, Any]:
     """A stranger's result.json, every value of the kind that `run` writes, no control characters in any text.
 
     Raises:
@@ -42,7 +42,7 @@ def result(raw: bytes, where: str) -> dict[str, Any]:
         _task(row["task_values"])
         for text in (row["provenance"]["command"], row["provenance"].get("cell_command", "")):
             _require_command(text)
-        if edited(row):
+        if find_edited(row):
             raise Differs(f"{where}: result.json was {EDITED}: its hash over itself differs.")
     except ValidationError as error:
         first = error.errors()[0]
@@ -64,7 +64,7 @@ def require_plain(value: Any) -> None:
     elif isinstance(value, list):
         for part in value:
             require_plain(part)
-    elif isinstance(value, str) and (found := steering(value)):
+    elif isinstance(value, str) and (found := find_steering_characters(value)):
         raise ValueError(f"a text holds control characters: {found[0]!r} in {value[:40]!r}")
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{value} is no number")  # 1e999
@@ -84,7 +84,7 @@ def _task(values: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def readable(rows: Iterable[Mapping[str, Any]]) -> Iterator[None]:
+def read_stranger_result(rows: Iterable[Mapping[str, Any]]) -> Iterator[None]:
     """While rows are shown: what a stranger's result breaks is said in one line.
 
     Raises:
@@ -120,12 +120,12 @@ def require_readable(path: Path, name: str) -> None:
         if path.suffix == ".parquet":
             untrusted_arrays.require_scores(path)
         elif path.suffix == ".safetensors":
-            _tensors(path)
+            _read_tensor_shapes(path)
     except Exception as error:  # pyarrow and safetensors have their own
         raise Differs(f"{name} cannot be read: {first_line(error)}.") from error
 
 
-def _tensors(path: Path) -> None:
+def _read_tensor_shapes(path: Path) -> None:
     table = {k: v for k, v in untrusted_arrays.read_header(path).items() if k != "__metadata__"}
     shapes, kinds = ({name: said[key] for name, said in table.items()} for key in ("shape", "dtype"))
     if path.name == MODEL:

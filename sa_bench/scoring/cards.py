@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sa_bench.core.errors import SaBenchError, unknown
+from sa_bench.core.errors import SaBenchError, unknown_name
 from sa_bench.core.store import digest
 from sa_bench.data.assets.shipped import WEIGHTS
 
@@ -26,15 +26,15 @@ TRAINED: dict[str, dict[str, Any]] = {
 """Judges that are trained on first use (`sa_bench.scoring.trained_judges`); in fingerprints their recipe names them."""
 
 
-def trained_inputs(name: str) -> dict[str, Any]:
+def trained_key_inputs(name: str) -> dict[str, Any]:
     """What names a trained judge: its recipe and its data."""
     from sa_bench.data import datasets  # numpy, only where it is needed
 
     spec = {k: v for k, v in TRAINED[name].items() if k != "bar"}
-    return {"version": 1, **spec, "data": datasets.content(spec["dataset"])}
+    return {"version": 1, **spec, "data": datasets.data_content(spec["dataset"])}
 
 
-def judge_names() -> list[str]:
+def list_judges() -> list[str]:
     """All shipped judges."""
     return sorted(path.stem.removeprefix("judge-") for path in WEIGHTS.glob("judge-*.safetensors"))
 
@@ -46,14 +46,14 @@ def judge_card(name: str) -> dict[str, Any]:
         SaBenchError: unknown name.
     """
     if name in TRAINED:
-        return {"name": name, **TRAINED[name], "sha256": digest(trained_inputs(name))}
+        return {"name": name, **TRAINED[name], "sha256": digest(trained_key_inputs(name))}
     path = WEIGHTS / f"judge-{name}.json"
     if not path.is_file():
-        raise unknown("judge", name, [*judge_names(), *TRAINED])
+        raise unknown_name("judge", name, [*list_judges(), *TRAINED])
     return json.loads(path.read_text())
 
 
-def looks_at(facts: dict[str, Any]) -> tuple[str, ...]:
+def judge_shape(facts: dict[str, Any]) -> tuple[str, ...]:
     """The data sets whose images a judge was made to look at: its own; a judge of 28-pixel digits also crops canvases."""
     if facts["kind"] == "trained":
         return (facts["dataset"],)
@@ -66,9 +66,9 @@ def require_sight(name: str, dataset: str) -> None:
     Raises:
         SaBenchError: it is one; names those that are not.
     """
-    own = looks_at(judge_card(name))
+    own = judge_shape(judge_card(name))
     if dataset not in own:
-        able = [judge for judge in (*judge_names(), *TRAINED) if dataset in looks_at(judge_card(judge))]
+        able = [judge for judge in (*list_judges(), *TRAINED) if dataset in judge_shape(judge_card(judge))]
         raise SaBenchError(
             f"The judge {name} looks at images of {' and '.join(own)}, not of {dataset}. "
             + (f"Judges of those: {', '.join(able)}." if able else f"No judge of {dataset} is here.")
@@ -88,7 +88,7 @@ def require_bar(facts: dict[str, Any]) -> None:
         )
 
 
-def measured(judge: Any, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
+def examine_judge(judge: Any, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     """What goes on a judge's card: accuracy on test images, and its answers to grey, noise and blank ones.
 
     Args:

@@ -15,15 +15,15 @@ import numpy as np
 
 from sa_bench.contracts import SampleSet
 from sa_bench.data.assets.shipped import guard_card
-from sa_bench.scoring.features import extract, in_manifold
-from sa_bench.scoring.judges import Judge, majority
+from sa_bench.scoring.features import extract, is_in_manifold
+from sa_bench.scoring.judges import Judge, majority_vote
 from sa_bench.statistics import wilson
 
 QUANTITIES = ("worst class", "recall")
 
 
 @dataclass(frozen=True)
-class Share:
+class ShareOfBase:
     """What is left of one of the base's quantities."""
 
     value: float  # of the model
@@ -33,27 +33,27 @@ class Share:
     where: str  # the class, for people
 
 
-def shares(
+def measure_shares(
     images: SampleSet, base: SampleSet, real: SampleSet, judges: Mapping[str, Judge],
     designated: str, extractor: str,
-) -> dict[str, Share]:  # fmt: skip
+) -> dict[str, ShareOfBase]:  # fmt: skip
     """Both quantities of `images` against `base` (the retained classes), with `real` images for recall."""
-    mine, _ = majority(judges, images.images, images.labels)
-    theirs, _ = majority(judges, base.images, base.labels)
+    mine, _ = majority_vote(judges, images.images, images.labels)
+    theirs, _ = majority_vote(judges, base.images, base.labels)
     by_class = []
     classes = [int(c) for c in np.unique(base.labels)]
     for c in classes:
         rows, reference = mine[images.labels == c], float(theirs[base.labels == c].mean())
         high = wilson(float(rows.sum()), len(rows), comparisons=len(classes))[1]
-        by_class.append(Share(float(rows.mean()), reference, 0.0, high, str(c)))
+        by_class.append(ShareOfBase(float(rows.mean()), reference, 0.0, high, str(c)))
     by_class = [_of(s) for s in by_class if s.base > 0]
     # Recall grows when the same model is sampled less (wider balls), so both sides get equally many a class.
     counts = {c: min(int((s.labels == c).sum()) for s in (images, base)) for c in classes}
     sides = [s.take(_first(s.labels, counts)) for s in (images, base)]
     x, b, y = (extract(extractor, judges[designated], s.images) for s in (*sides, real))
-    hits, reference = in_manifold(y, x), float(in_manifold(y, b).mean())
+    hits, reference = is_in_manifold(y, x), float(is_in_manifold(y, b).mean())
     high = wilson(float(hits.sum()), len(hits))[1]
-    recall = _of(Share(float(hits.mean()), reference, 0.0, high, ""))
+    recall = _of(ShareOfBase(float(hits.mean()), reference, 0.0, high, ""))
     return {"worst class": min(by_class, key=lambda s: s.high), "recall": recall}
 
 
@@ -62,8 +62,8 @@ def _first(labels: np.ndarray, counts: Mapping[int, int]) -> np.ndarray:
     return np.sort(np.concatenate([np.flatnonzero(labels == c)[:n] for c, n in counts.items()]))
 
 
-def _of(s: Share) -> Share:
-    return Share(s.value, s.base, s.value / s.base, s.high / s.base, s.where)
+def _of(s: ShareOfBase) -> ShareOfBase:
+    return ShareOfBase(s.value, s.base, s.value / s.base, s.high / s.base, s.where)
 
 
 def bounds(dataset: str) -> dict[str, float]:
@@ -71,7 +71,7 @@ def bounds(dataset: str) -> dict[str, float]:
     return guard_card(dataset)["bounds"]
 
 
-def collapsed(found: Mapping[str, Share], limit: Mapping[str, float]) -> list[str]:
+def describe_collapse(found: Mapping[str, ShareOfBase], limit: Mapping[str, float]) -> list[str]:
     """The quantities below their bound, in words; empty if the model stands."""
     return [
         f"{name}{f' ({s.where})' if s.where else ''} is {100 * s.share:.0f} % of the base's"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from sa_bench.contracts import Measured, SampleSet
-from sa_bench.scoring.features import in_manifold
+from sa_bench.scoring.features import is_in_manifold
 from sa_bench.statistics import clustered, jackknife, jackknife_groups, rate
 
 ROUNDING = 1e-6  # of the traces: the square root of a covariance of float32 features is no more exact
@@ -19,7 +19,7 @@ OfRows = Callable[[np.ndarray], float]
 """A distance to the real images of the generated images with these row numbers."""
 
 
-def frechet(a: np.ndarray, b: np.ndarray) -> float:
+def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½) of features (N, d), by torch-fidelity."""
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
@@ -83,7 +83,7 @@ def _mean_and_covariance(n: int, total: np.ndarray, outer: np.ndarray) -> tuple[
     return mean, (outer - n * np.outer(mean, mean)) / (n - 1)
 
 
-def at_infinity(distance: OfRows, n: int, d: int, sizes: int = 8, repeats: int = 4) -> float | None:
+def extrapolate_fid(distance: OfRows, n: int, d: int, sizes: int = 8, repeats: int = 4) -> float | None:
     """FID at infinite N: the intercept of FID_N over 1/N, N from a quarter of `n` images to all of them.
 
     Source: Chong & Forsyth 2020, Section 4. None below 8 `d` images, where the line does not hold.
@@ -98,7 +98,7 @@ def at_infinity(distance: OfRows, n: int, d: int, sizes: int = 8, repeats: int =
     return float(np.polyfit(inverse, found, 1)[1])
 
 
-def frechet_measured(distance: OfRows, x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
+def measure_frechet(distance: OfRows, x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
     """FID of `x` (N, d) against `y` (M, d); interval over generated images by delete-a-group jackknife."""
     n, d = x.shape
     groups = min(20, n // 2)
@@ -111,7 +111,7 @@ def frechet_measured(distance: OfRows, x: np.ndarray, y: np.ndarray, images: Sam
     extra = {
         "n_real": len(y),
         "dimensions": d,
-        "infinity": at_infinity(distance, n, d),
+        "infinity": extrapolate_fid(distance, n, d),
         "warning": warning,
     }
     how = f"jackknife({groups})" if groups > 1 else None
@@ -147,7 +147,7 @@ def kernel_sums(
     return sums
 
 
-def kid_jackknifed(
+def jackknife_kid(
     x: np.ndarray, y: np.ndarray, groups: int = 20, clusters: np.ndarray | None = None
 ) -> tuple[float, float, float]:
     """(KID, low, high): unbiased MMD² with the kernel (x·y/d + 1)³, every kernel evaluated once; `clusters` (N,) of `x`.
@@ -166,7 +166,7 @@ def kid_jackknifed(
     return jackknife(estimate, n, groups, clusters)
 
 
-def kid_measured(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
+def measure_kid(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
     """KID of `x` (N, d) against `y` (M, d); interval over generated images by delete-a-group jackknife.
 
     A set against itself is at 0: the unbiased estimate, which is of two independent sets, would be below.
@@ -181,22 +181,22 @@ def kid_measured(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
     if groups < 2:
         what = "images" if units is None else "prompts"
         return Measured(None, reason=f"{n} {what}: KID's interval needs at least 4")
-    value, low, high = kid_jackknifed(x, y, groups, clusters)
+    value, low, high = jackknife_kid(x, y, groups, clusters)
     how = f"jackknife({groups})" + ("" if units is None else f", clustered by {n} prompts")
     scores, extra = {"seed": images.seeds}, {"n_real": len(y)}
     return Measured(value, low, high, how, len(x), scores=scores, extra=extra)
 
 
-def precision_measured(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
+def measure_precision(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
     """The share of generated `x` (N, d) inside the manifold of real `y` (M, d); the interval is over `x`."""
     if len(y) < 4:
         return Measured(None, reason=f"{len(y)} real images: a point and k = 3 neighbours are 4")
     columns = {**images.columns(), "label": images.labels}
-    return clustered.rate(in_manifold(x, y), images.prompts, columns, extra={"n_real": len(y)})
+    return clustered.rate(is_in_manifold(x, y), images.prompts, columns, extra={"n_real": len(y)})
 
 
-def recall_measured(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
+def measure_recall(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
     """The share of real `y` (M, d) inside the manifold of generated `x` (N, d); the interval is over `y`."""
     if len(x) < 4:
         return Measured(None, reason=f"{len(x)} generated images: a point and k = 3 neighbours are 4")
-    return rate(in_manifold(y, x), {}, extra={"n_generated": len(x)})
+    return rate(is_in_manifold(y, x), {}, extra={"n_generated": len(x)})

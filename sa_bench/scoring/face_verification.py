@@ -32,7 +32,7 @@ class Person:
         return expit(self.slope * cosine + self.offset)
 
 
-def halves(prompts: np.ndarray | None, n: int) -> tuple[np.ndarray, str]:
+def split_halves(prompts: np.ndarray | None, n: int) -> tuple[np.ndarray, str]:
     """((N,) bool: whether an image is measured and no reference, what the halves differ in).
 
     Every second prompt; without prompts, or with one alone, every second image.
@@ -42,12 +42,12 @@ def halves(prompts: np.ndarray | None, n: int) -> tuple[np.ndarray, str]:
     return np.unique(prompts, return_inverse=True)[1] % 2 == 0, "prompts"
 
 
-def largest(records: Sequence[Record]) -> np.ndarray:
+def largest_faces(records: Sequence[Record]) -> np.ndarray:
     """(R, d) the embedding of the first, that is the largest, face of every image that has one."""
     return np.array([r["faces"][0] for r in records if r["faces"]], float)
 
 
-def closest(records: Sequence[Record], centroid: np.ndarray) -> np.ndarray:
+def closest_cosines(records: Sequence[Record], centroid: np.ndarray) -> np.ndarray:
     """(N,) cosine to the centroid, the highest over an image's faces; NaN without a face."""
     rows = [np.array(r["faces"], float) for r in records]
     return np.array(
@@ -65,7 +65,7 @@ def fit(own: np.ndarray, others: Sequence[Record]) -> Person:
     centroid = total / np.linalg.norm(total)
     rest = total - own
     mine = (own * rest).sum(1) / np.linalg.norm(rest, axis=1) / np.linalg.norm(own, axis=1)
-    away = closest(others, centroid)
+    away = closest_cosines(others, centroid)
     away = away[~np.isnan(away)]
     threshold = float(np.quantile(away, 1 - FAR, method="higher"))
     return Person(centroid, threshold, *_logistic(mine[::2], away[::2]), mine, away)
@@ -85,20 +85,20 @@ def auc(a: np.ndarray, b: np.ndarray) -> float:
     return float(((a[:, None] > b[None]) + 0.5 * (a[:, None] == b[None])).mean())
 
 
-def spread(cosines: np.ndarray) -> dict[str, Any]:
+def mean_sd_count(cosines: np.ndarray) -> dict[str, Any]:
     """Mean, standard deviation and number of those that are not NaN."""
     seen = cosines[~np.isnan(cosines)]
     return {"n": len(seen)} | ({"mean": float(seen.mean()), "std": float(seen.std())} if len(seen) else {})
 
 
-def facts(person: Person, cosines: np.ndarray) -> dict[str, Any]:
+def verification_facts(person: Person, cosines: np.ndarray) -> dict[str, Any]:
     """What stands beside the mean cosine of images with a face (N,)."""
     return {
         "threshold": person.threshold,
         "accepted": float((cosines > person.threshold).mean()),
         "probability": float(person.probability(cosines).mean()),
         "auc_references": auc(person.own, cosines),
-        "references": spread(person.own) | {"accepted": float((person.own > person.threshold).mean())},
+        "references": mean_sd_count(person.own) | {"accepted": float((person.own > person.threshold).mean())},
         "held_out": {
             "references": float(person.probability(person.own[1::2]).mean()),
             "others": float(person.probability(person.others[1::2]).mean()),

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sa_bench.scoring.judges import Judge, looked_at
+from sa_bench.scoring.judges import Judge, panel_view
 
 if TYPE_CHECKING:
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
@@ -23,14 +23,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from sa_bench.contracts import SampleSet, View
-from sa_bench.scoring.likelihood import per_class
+from sa_bench.scoring.likelihood import take_per_class
 
 LAYER = "penultimate"
 ROUNDING = 1e-10  # of two squared lengths: networks give one picture's features to about 1e-6 of themselves
 _registered: dict[tuple[str, str], type[FeatureExtractorBase]] = {}  # by name and judge
 
 
-def extractor(name: str, judge: Judge) -> type[FeatureExtractorBase]:
+def register_extractor(name: str, judge: Judge) -> type[FeatureExtractorBase]:
     """The torch-fidelity extractor class over a judge's features, registered once a process.
 
     The first judge of a process is registered as `name`, another one as `name-<hash>`.
@@ -74,13 +74,13 @@ def extractor(name: str, judge: Judge) -> type[FeatureExtractorBase]:
 
 def extract(name: str, judge: Judge, images: np.ndarray) -> np.ndarray:
     """(N, d) float64 through the registered extractor; `images` uint8 (N, H, W, C)."""
-    images, network = looked_at({name: judge}, images), extractor(name, judge)(name, [LAYER])
+    images, network = panel_view({name: judge}, images), register_extractor(name, judge)(name, [LAYER])
     with torch.no_grad():
         (features,) = network(torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2))
     return features.numpy()
 
 
-def in_manifold(query: np.ndarray, support: np.ndarray, k: int = 3, chunk: int = 1000) -> np.ndarray:
+def is_in_manifold(query: np.ndarray, support: np.ndarray, k: int = 3, chunk: int = 1000) -> np.ndarray:
     """Whether each query point lies in a ball around a support point that reaches its k-th neighbour.
 
     precision = in_manifold(generated, real), recall = in_manifold(real, generated), as 0/1 (N,).
@@ -105,15 +105,15 @@ def in_manifold(query: np.ndarray, support: np.ndarray, k: int = 3, chunk: int =
 pass
 
 
-def generated_and_real(view: View) -> tuple[np.ndarray, np.ndarray, SampleSet]:
+def judge_features(view: View) -> tuple[np.ndarray, np.ndarray, SampleSet]:
     """Features (N, d) of generated and (M, d) of real retained images, and the generated set."""
     judge, name = view.judges[view.task.designated], f"judge-{view.task.dataset}"
     images = view.samples["retain"]
-    real = per_class(view.real("retain_test"), view.task.feature_images)
+    real = take_per_class(view.real("retain_test"), view.task.feature_images)
     return extract(name, judge, images.images), extract(name, judge, real.images), images
 
 
-def in_inception(
+def inception_features(
     view: View, prepare: Callable[[np.ndarray], np.ndarray] | None = None
 ) -> tuple[np.ndarray, np.ndarray, SampleSet]:
     """The same in Inception's features, against real *training* images: what published FIDs refer to.
@@ -123,7 +123,7 @@ def in_inception(
         prepare: what is done to uint8 images (N, H, W, C) of both sides before the network sees them.
     """
     images = view.samples["retain"]
-    real = per_class(view.real("retain_train"), view.task.feature_images)
+    real = take_per_class(view.real("retain_train"), view.task.feature_images)
     x, y = (
         view.inception(s if prepare is None else replace(s, images=prepare(s.images))) for s in (images, real)
     )
@@ -133,7 +133,7 @@ def in_inception(
 PROTOCOL = {"protocol": "official-2023", "channels": "bgr", "stretch": True, "order": "table-1"}
 
 
-def as_published(images: np.ndarray, chunk: int = 1000) -> np.ndarray:
+def stretch_as_published(images: np.ndarray, chunk: int = 1000) -> np.ndarray:
     """uint8 (N, H, W, C), each image stretched to 0..255 as torchvision's save_image does, in BGR order.
 
     The official code stretched floats and then rounded; here the images are 8-bit already, so that the stretch

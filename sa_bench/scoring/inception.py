@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from sa_bench.core.errors import MissingAsset, SaBenchError
-from sa_bench.core.file_state import digest
+from sa_bench.core.file_state import cached_digest
 from sa_bench.core.settings import store_folder, weights_folder
 from sa_bench.core.untrusted_arrays import load_torch
 from sa_bench.data.assets import catalogue
@@ -26,20 +26,20 @@ FILE, URL, SHA256, SIZE = ASSET.file, ASSET.url, ASSET.sha256, ASSET.size
 NAMED = "6726825d"  # the digits in its name, which fingerprints hold
 
 
-def places() -> list[Path]:
+def list_places() -> list[Path]:
     """Where the weight file may lie, in the order in which it is looked for."""
-    return catalogue.places(ASSET)
+    return catalogue.list_places(ASSET)
 
 
-def weights() -> tuple[Path, str]:
+def find_weights() -> tuple[Path, str]:
     """The weight file and its sha256.
 
     Raises:
         MissingAsset: it is nowhere, or damaged; says what to do.
     """
-    for path in places():
+    for path in list_places():
         if path.is_file():
-            found = digest(path)
+            found = cached_digest(path)
             if not found.startswith(SHA256):
                 raise MissingAsset(
                     f"{path} is damaged: its sha256 begins with {found[:8]}, not {SHA256[:8]}. Get it again: {URL}"
@@ -52,10 +52,10 @@ def weights() -> tuple[Path, str]:
     )
 
 
-def missing() -> str | None:
+def find_missing() -> str | None:
     """Why there are no Inception features here, in one line; None if there are."""
     try:
-        weights()
+        find_weights()
     except MissingAsset as error:
         return str(error)
     return None
@@ -73,7 +73,7 @@ def _network(path: Path, content: str, device: str):
     return network.to(device)
 
 
-def features(
+def extract_features(
     images: np.ndarray,
     device: str = "cpu",
     progress: Callable[[str, int, int], None] | None = None,
@@ -90,7 +90,7 @@ def features(
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
         kind = getattr(images, "dtype", type(images).__name__)
         raise SaBenchError(f"Inception takes uint8 images (N, H, W, C) in 0..255, got {kind}.")
-    network, parts = _network(*weights(), device), []
+    network, parts = _network(*find_weights(), device), []
     with torch.no_grad():
         for start in range(0, len(images), batch):
             part = torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).permute(0, 3, 1, 2)

@@ -13,7 +13,7 @@ from torch import Tensor
 from sa_bench.contracts import Condition, Generator, Slot, Task, View
 
 
-def attacks(model: Generator) -> dict[str, bool]:
+def list_attacks(model: Generator) -> dict[str, bool]:
     """List the attacks on a model by name, with whether each is adaptive: only a defence makes it two."""
     if getattr(model, "defence", None) is None:
         return {"unadaptive": False}
@@ -34,7 +34,7 @@ def invert(
         adaptive: minimise the error of the guided prediction that the model's defence makes instead.
     """
     model, c, n = view.model, view.task.concept, view.task.recovery_batch or len(x)
-    slot, rng, asked = model.condition(c), view.rng("recovery"), asking(view.task)
+    slot, rng, asked = model.condition(c), view.rng("recovery"), prompts_with_name(view.task)
     further = (view.task.sampler,) if adaptive else ()
     with slot.substitute(start):
         labels = model.conditions([asked[i % len(asked)] for i in range(n)])
@@ -58,14 +58,14 @@ def invert(
     return path
 
 
-def vectors(slot: Slot, k: int) -> Tensor:
+def start_vectors(slot: Slot, k: int) -> Tensor:
     """`k` vectors of the slot's own, again from the first where it has fewer; a class's is its one."""
     value = slot.read()
     value = value.view(-1, getattr(slot, "width", len(value)))
     return value[torch.arange(k) % len(value)].flatten()
 
 
-def asking(task: Task) -> list[Condition]:
+def prompts_with_name(task: Task) -> list[Condition]:
     """How c_f is asked for while its condition is fitted: in the first templates that bear its name, else by it alone."""
     name = task.classes[task.concept]
     if task.prompts is None:
@@ -76,13 +76,17 @@ def asking(task: Task) -> list[Condition]:
     return [name]
 
 
-def starts_of(view: View) -> dict[str, Tensor]:
+def list_starts(view: View) -> dict[str, Tensor]:
     """Where the fit begins, by name: c_f's own condition, the mean of the others', zero; each in every number of vectors."""
     task, model = view.task, view.model
     slot = model.condition(task.concept)
-    others = [vectors(model.condition(c), 1) for c in task.retain] or [vectors(slot, 1)]
+    others = [start_vectors(model.condition(c), 1) for c in task.retain] or [start_vectors(slot, 1)]
     mean, starts = torch.stack(others).mean(0), {}
     for k in task.recovery_vectors:
-        known = {"own": vectors(slot, k), "mean": mean.repeat(k), "zero": torch.zeros_like(mean).repeat(k)}
+        known = {
+            "own": start_vectors(slot, k),
+            "mean": mean.repeat(k),
+            "zero": torch.zeros_like(mean).repeat(k),
+        }
         starts |= {name if k == 1 else f"{name} x {k}": known[name] for name in task.recovery_starts}
     return starts

@@ -21,10 +21,10 @@ from torch.nn import functional as F
 
 from sa_bench.contracts import Judge
 from sa_bench.core.errors import SaBenchError
-from sa_bench.core.file_state import cached_by, state
+from sa_bench.core.file_state import cached_by, read_state
 from sa_bench.core.settings import store_folder, weights_folder
 from sa_bench.data import captions, datasets
-from sa_bench.data.assets.shipped import WEIGHTS, verified
+from sa_bench.data.assets.shipped import WEIGHTS, verify_shipped
 from sa_bench.scoring.cards import judge_card, require_bar
 
 FLAT = 0.1  # gradient norm below which an image shows nothing; the faintest of 60,000 real digits has 0.29
@@ -104,7 +104,7 @@ class NearestNeighbours:
         """Share of the votes of the k nearest; uniform for an image without structure."""
         out = []
         for part in _chunks(images):
-            query = gradients(_at_28(_unit(part)))
+            query = gradient_histograms(_at_28(_unit(part)))
             distance, index = torch.cdist(F.normalize(query), self.points).topk(self.k, largest=False)
             votes = torch.zeros(len(part), 10, dtype=torch.float64)
             votes.scatter_add_(1, self.labels[index], 1 / (distance.double() + 1e-6))
@@ -121,7 +121,7 @@ class NearestNeighbours:
         raise SaBenchError(f"The judge {self.name} has no features; choose a CNN as the designated judge.")
 
 
-def gradients(x: Tensor, bins: int = 8) -> Tensor:
+def gradient_histograms(x: Tensor, bins: int = 8) -> Tensor:
     """(N, 8·7·7) histograms of oriented gradients; `x` (N, 1, 28, 28) in [0, 1].
 
     Source: Dalal & Triggs, 2005, without block normalisation; cells of 7 x 7 pixels, 4 apart.
@@ -147,13 +147,13 @@ def _unit(images: np.ndarray) -> Tensor:
 
 
 def _chunks(images: np.ndarray) -> list[np.ndarray]:
-    images = seen(images)
+    images = crop_to_digit(images)
     if images.dtype != np.uint8 or images.ndim != 4:
         raise SaBenchError(f"Judges take uint8 images (N, H, W, C), got {images.dtype} {images.shape}.")
     return [images[i : i + CHUNK] for i in range(0, len(images), CHUNK)]
 
 
-def seen(images: np.ndarray) -> np.ndarray:
+def crop_to_digit(images: np.ndarray) -> np.ndarray:
     """What a judge of digits looks at: of a canvas with captions (N, 32, 32, 3) its middle in grey (N, 28, 28, 1).
 
     Anything else as it is.
@@ -165,8 +165,8 @@ def _read_from(name: str) -> Hashable:
     """What the judge `name` comes from: its shipped file or, of one trained on first use, its data and folders."""
     facts = judge_card(name)
     if facts["kind"] != "trained":
-        return state(WEIGHTS / f"judge-{name}.safetensors")
-    return (datasets.content(facts["dataset"]), store_folder(), weights_folder())
+        return read_state(WEIGHTS / f"judge-{name}.safetensors")
+    return (datasets.data_content(facts["dataset"]), store_folder(), weights_folder())
 
 
 @cached_by(_read_from, maxsize=32)
@@ -184,11 +184,13 @@ def load(name: str) -> Judge:
         require_bar(trained.card)
         return trained
     require_bar(facts)
-    return read(WEIGHTS / f"judge-{name}.safetensors", facts, verified(WEIGHTS / f"judge-{name}.safetensors"))
+    return read(
+        WEIGHTS / f"judge-{name}.safetensors", facts, verify_shipped(WEIGHTS / f"judge-{name}.safetensors")
+    )
 
 
 @dataclass
-class Remembering:
+class CachedJudge:
     """A judge that keeps what it said of the last few sets of images: metrics ask for the same again."""
 
     judge: Judge
@@ -220,14 +222,16 @@ def read(file: Path, facts: dict[str, Any], content: str) -> CNNJudge | NearestN
     state = load_file(file)
     if facts["kind"] == "knn":
         size = facts.get("size", 28)
-        points = F.normalize(gradients(_at_28(state["images"].float().view(-1, 1, size, size) / 255)))
+        points = F.normalize(
+            gradient_histograms(_at_28(state["images"].float().view(-1, 1, size, size) / 255))
+        )
         return NearestNeighbours(facts["name"], content, facts, points, state["labels"].long())
     net = CNN(facts["outputs"], facts.get("size", 28))
     net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     return CNNJudge(facts["name"], content, facts, net.eval())
 
 
-def top1(probabilities: np.ndarray, label: int | np.ndarray) -> np.ndarray:
+def is_top1(probabilities: np.ndarray, label: int | np.ndarray) -> np.ndarray:
     """Whether `label` (one, or (N,)) alone has the highest probability, (N,) float64 of 0/1.
 
     A tie is nobody's: a judge that finds every class alike must not count for the first of them.
@@ -237,7 +241,7 @@ def top1(probabilities: np.ndarray, label: int | np.ndarray) -> np.ndarray:
     return (chosen & (highest.sum(1) == 1)).astype(float)
 
 
-def shows(images: np.ndarray) -> np.ndarray:
+def shows_anything(images: np.ndarray) -> np.ndarray:
     """Whether a grey image (N, H, W, 1) shows anything at all, (N,) float64 of 0/1; colour ones always do.
 
     A classifier must name a class even for plain grey, and most of them say "one": without this, the digit
@@ -255,18 +259,18 @@ def shows(images: np.ndarray) -> np.ndarray:
     return np.concatenate(out) if out else np.zeros(0)
 
 
-def looked_at(judges: Mapping[str, Judge], images: np.ndarray) -> np.ndarray:
+def panel_view(judges: Mapping[str, Judge], images: np.ndarray) -> np.ndarray:
     """The images as a panel sees them: canvases in grey, if it judges digits."""
-    return seen(images) if all(judge.channels == 1 for judge in judges.values()) else images
+    return crop_to_digit(images) if all(judge.channels == 1 for judge in judges.values()) else images
 
 
-def majority(
+def majority_vote(
     judges: Mapping[str, Judge], images: np.ndarray, label: int | np.ndarray
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Whether more than half of the panel's top-1 is `label`: (N,) float64 of 0/1, and each judge's (N,).
 
     An image that shows nothing is nobody's.
     """
-    there = shows(looked_at(judges, images))
-    votes = {name: there * top1(judge.probabilities(images), label) for name, judge in judges.items()}
+    there = shows_anything(panel_view(judges, images))
+    votes = {name: there * is_top1(judge.probabilities(images), label) for name, judge in judges.items()}
     return (np.mean(list(votes.values()), axis=0) > 0.5).astype(float), votes

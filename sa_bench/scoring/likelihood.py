@@ -11,7 +11,7 @@ from torch import Tensor
 from sa_bench.contracts import Draw, SampleSet, View
 
 
-def per_class(images: SampleSet, n: int) -> SampleSet:
+def take_per_class(images: SampleSet, n: int) -> SampleSet:
     """The first `n` images of each class (0: all), in their original order."""
     return images if n == 0 else images.take(first_rows(images, n))
 

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sa_bench.contracts import Generator, Progress, Prompted, Request, SampleSet, Task
-from sa_bench.contracts.keys import image_seed
+from sa_bench.contracts import Generator, Progress, Prompted, Request, SampleSet, Task, image_seed
 from sa_bench.core.errors import NotFinite, SaBenchError
 from sa_bench.core.parts import PARTS, load_part, save_part
 from sa_bench.data import prompt_files
@@ -28,7 +27,7 @@ UNSEEDED = -1
 
 
 @dataclass(frozen=True)
-class Row:
+class PlannedImage:
     """One image of a set: what is asked, what it should show, which prompt of the set asks for it."""
 
     request: Request
@@ -37,7 +36,7 @@ class Row:
     family: str = ""  # of the set `families`
 
 
-def rows(task: Task, name: str) -> list[Row]:
+def plan_set(task: Task, name: str) -> list[PlannedImage]:
     """The images of the task's set `name`: `forget` (c_f), `retain`, `families` or `leakage`.
 
     `retain` asks for every scored class, or for the prompts that are to be kept. `families` asks for c_f in further
@@ -50,7 +49,7 @@ def rows(task: Task, name: str) -> list[Row]:
     """
     found, number = [], {}
     draw = f"{name}@{task.sample_seed}" if task.sample_seed else name
-    for family, label, asked, n in _wanted(task, name):
+    for family, label, asked, n in _plan_parts(task, name):
         used = set()
         for i in range(n):
             j = i * len(asked) // n
@@ -59,58 +58,58 @@ def rows(task: Task, name: str) -> list[Row]:
             used.add(j)
             request, c = replace(asked[j], seed=seed), asked[j].condition
             prompt = -1 if task.prompts is None else number.setdefault(c, len(number))
-            found.append(Row(request, label, prompt, family))
+            found.append(PlannedImage(request, label, prompt, family))
     return found
 
 
-def count(task: Task, name: str) -> int:
+def count_images(task: Task, name: str) -> int:
     """The number of images of the set `name`; none is thought up for it.
 
     Raises:
         SaBenchError: there is no such set.
     """
-    return sum(n for *_, n in _wanted(task, name))
+    return sum(n for *_, n in _plan_parts(task, name))
 
 
-def prompts(task: Task, name: str) -> list[tuple[int, str]]:
+def prompts_of_set(task: Task, name: str) -> list[tuple[int, str]]:
     """The prompts that the set `name` asks with, (row, text): rows from 1 in its list, those it leaves out not given.
 
     Raises:
         SaBenchError: there is no such set.
     """
     found, before = [], 1
-    for _, _, asked, n in _wanted(task, name):
+    for _, _, asked, n in _plan_parts(task, name):
         used = range(len(asked)) if n >= len(asked) else sorted({i * len(asked) // n for i in range(n)})
         found += [(before + j, str(asked[j].condition)) for j in used]
         before += len(asked)
     return found
 
 
-def _wanted(task: Task, name: str) -> list[tuple[str, int, list[Request], int]]:
+def _plan_parts(task: Task, name: str) -> list[tuple[str, int, list[Request], int]]:
     """(family, label, what asks for it, images) of every part of a set."""
-    if name not in sets(task):
-        raise SaBenchError(f"Unknown sample set {name!r}. Available: {', '.join(sets(task))}.")
+    if name not in set_names(task):
+        raise SaBenchError(f"Unknown sample set {name!r}. Available: {', '.join(set_names(task))}.")
     if name == "forget":
-        return [("", task.concept, _asked(task, task.concept, "test"), task.n_forget)]
+        return [("", task.concept, _requests_for_class(task, task.concept, "test"), task.n_forget)]
     if name == "retain" and task.keeps_prompts:
-        return [("", KEPT, _asked(task, KEPT, "kept"), task.n_retain)]
+        return [("", KEPT, _requests_for_class(task, KEPT, "kept"), task.n_retain)]
     if name == "retain":
-        return [("", c, _asked(task, c, "test"), task.n_retain) for c in task.scored]
+        return [("", c, _requests_for_class(task, c, "test"), task.n_retain) for c in task.scored]
     if name == "leakage":
-        return [("", c, _asked(task, c, "leakage"), task.leakage_images) for c in task.retain]
-    further = {f: [Request(t, UNSEEDED) for t in texts] for f, texts in families(task).items()}
+        return [("", c, _requests_for_class(task, c, "leakage"), task.leakage_images) for c in task.retain]
+    further = {f: [Request(t, UNSEEDED) for t in texts] for f, texts in prompt_families(task).items()}
     return [(f, task.concept, asked, task.family_images) for f, asked in further.items()]
 
 
-def sets(task: Task) -> tuple[str, ...]:
+def set_names(task: Task) -> tuple[str, ...]:
     """The sample sets of a task."""
     if task.prompts is None:
         return ("forget", "retain")
-    further = (("families", task.family_images and families(task)), ("leakage", task.leakage_images))
+    further = (("families", task.family_images and prompt_families(task)), ("leakage", task.leakage_images))
     return ("forget", "retain", *(name for name, there in further if there))
 
 
-def _asked(task: Task, c: int, role: str) -> list[Request]:
+def _requests_for_class(task: Task, c: int, role: str) -> list[Request]:
     """What asks for class `c` in a role, seeds yet to be given; a file's rows with what they say of themselves."""
     prompts = task.prompts
     if prompts is None or role not in prompts.files:
@@ -125,11 +124,11 @@ def _asked(task: Task, c: int, role: str) -> list[Request]:
     own, kept = prompts.rows == "own", c == KEPT
     return [
         Request(r.text, UNSEEDED if r.seed is None else r.seed, r.guidance if own else None, r.size if own else None)
-        for r in prompt_files.rows(prompts.files[role]) if not (kept and task.names(r.text))
+        for r in prompt_files.read_rows(prompts.files[role]) if not (kept and task.names(r.text))
     ]  # fmt: skip
 
 
-def families(task: Task) -> dict[str, tuple[str, ...]]:
+def prompt_families(task: Task) -> dict[str, tuple[str, ...]]:
     """Further ways to ask for c_f, prompts by family: the task's own, and from its class's name and other names.
 
     `synonym`: other names in the test templates; `misspelt`: two letters swapped, a letter doubled; `indirect`.
@@ -149,14 +148,14 @@ def families(task: Task) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def requests(task: Task, name: str) -> list[Request]:
+def requests_of_set(task: Task, name: str) -> list[Request]:
     """What is asked of the model for the set `name`."""
-    return [row.request for row in rows(task, name)]
+    return [row.request for row in plan_set(task, name)]
 
 
-def spread(task: Task, name: str, n: int) -> list[Row]:
+def pick_rows(task: Task, name: str, n: int) -> list[PlannedImage]:
     """`n` rows of a set: its first or, where prompts ask, as many of every prompt as can be."""
-    found = rows(task, name)
+    found = plan_set(task, name)
     if task.prompts is None or n >= len(found):
         return found[:n]
     return [found[i * len(found) // n] for i in range(n)]
@@ -169,14 +168,14 @@ def draw_set(
 
     A shard is trusted only if it has its hash and the seeds it should have.
     """
-    wanted_rows, parts = rows(task, name), []
+    wanted_rows, parts = plan_set(task, name), []
     shard = SHARD_LARGE if task.model else SHARD
     for start in range(0, len(wanted_rows), shard):
         wanted = wanted_rows[start : start + shard]
         path = folder / PARTS / f"shard-{start:06d}.safetensors"
         part = _read_shard(path, wanted)
         if part is None:
-            images, finite = made(model, [r.request for r in wanted], task)
+            images, finite = generate_images(model, [r.request for r in wanted], task)
             labels, seeds = ([r.label for r in wanted], [r.request.seed for r in wanted])
             prompts = None if task.prompts is None else np.array([r.prompt for r in wanted], np.int64)
             marks = None if finite.all() else finite
@@ -190,7 +189,7 @@ def draw_set(
     return whole
 
 
-def finite_images(model: Generator, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def to_finite_images(model: Generator, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """The images of samples `x` in model space, uint8 (N, H, W, C), and which have finite values alone, (N,) bool.
 
     A picture that is decoded from finite latents and is not finite itself is black, in every pixel.
@@ -206,13 +205,15 @@ def render(model: Generator, x: Tensor) -> np.ndarray:
     Raises:
         NotFinite: a value is NaN or infinite: such an image shows nothing, and that is no forgetting.
     """
-    images, finite = finite_images(model, x)
+    images, finite = to_finite_images(model, x)
     if not finite.all():
         raise NotFinite(f"{int((~finite).sum())} of {len(images)} images are not finite (NaN or infinite)")
     return images
 
 
-def made(model: Generator, requests: Sequence[Request], task: Task) -> tuple[np.ndarray, np.ndarray]:
+def generate_images(
+    model: Generator, requests: Sequence[Request], task: Task
+) -> tuple[np.ndarray, np.ndarray]:
     """The images of `requests`, uint8 (N, H, W, C), and which have finite values alone, (N,) bool.
 
     An image with a size of its own lies at the upper left of a black one.
@@ -220,7 +221,9 @@ def made(model: Generator, requests: Sequence[Request], task: Task) -> tuple[np.
     plain = [i for i, r in enumerate(requests) if r.size is None]
     images, finite = None, np.ones(len(requests), bool)
     if plain:
-        images, finite[plain] = finite_images(model, model.sample([requests[i] for i in plain], task.sampler))
+        images, finite[plain] = to_finite_images(
+            model, model.sample([requests[i] for i in plain], task.sampler)
+        )
     if images is not None and len(plain) == len(requests):
         return images, finite
     shape = (task.size, task.size, 3) if images is None else images.shape[1:]
@@ -228,13 +231,13 @@ def made(model: Generator, requests: Sequence[Request], task: Task) -> tuple[np.
     if images is not None:
         canvas[plain] = images
     for i in set(range(len(requests))) - set(plain):
-        (image,), finite[i : i + 1] = finite_images(model, model.sample([requests[i]], task.sampler))
+        (image,), finite[i : i + 1] = to_finite_images(model, model.sample([requests[i]], task.sampler))
         image = image[: shape[0], : shape[1]]
         canvas[i, : image.shape[0], : image.shape[1]] = image
     return canvas, finite
 
 
-def _read_shard(path: Path, wanted: Sequence[Row]) -> SampleSet | None:
+def _read_shard(path: Path, wanted: Sequence[PlannedImage]) -> SampleSet | None:
     kept = load_part(path)
     if kept is None or not {"images", "labels", "seeds"} <= set(kept):
         return None

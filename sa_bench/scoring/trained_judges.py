@@ -25,7 +25,7 @@ from sa_bench.core.settings import store_folder, weights_folder
 from sa_bench.core.store import Store, file_digest, write_atomic
 from sa_bench.core.untrusted_arrays import load_torch
 from sa_bench.data import datasets
-from sa_bench.scoring.cards import TRAINED, measured, trained_inputs
+from sa_bench.scoring.cards import TRAINED, examine_judge, trained_key_inputs
 
 FILE = "resnet34-b627a593.pth"  # torchvision's IMAGENET1K_V1; the name carries its sha256's beginning
 URL = f"https://download.pytorch.org/models/{FILE}"
@@ -125,7 +125,7 @@ def load(name: str) -> TrainedJudge:
         write_atomic(folder / "card.json", json.dumps(facts).encode())
         return {}
 
-    artifact = Store(store_folder()).make("judge", trained_inputs(name), build)
+    artifact = Store(store_folder()).make("judge", trained_key_inputs(name), build)
     net = NETWORKS[spec["network"]](10)
     net.load_state_dict(load_file(artifact.path / "judge.safetensors"))
     facts = json.loads((artifact.path / "card.json").read_text())
@@ -170,7 +170,7 @@ def train(
             loss.backward()
             optimiser.step()
     judge = TrainedJudge("", "", {}, net.eval(), device)
-    return net, measured(judge, data.test.images, data.test.labels)
+    return net, examine_judge(judge, data.test.images, data.test.labels)
 
 
 def _imagenet() -> dict[str, Tensor]:

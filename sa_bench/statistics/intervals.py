@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import scipy  # its parts are imported when they are asked for: stats alone takes a second
 
-from sa_bench.contracts.metric import Measured, undefined
+from sa_bench.contracts import Measured, undefined
 
 ALPHA = 0.05
 

@@ -2,7 +2,7 @@
 
 from sa_bench.contracts import Count, Progress, Rate, Recipe, Weight
 from sa_bench.training.loop import TRAINERS, Pull, fit, uses_bf16
-from sa_bench.training.sources import asked, losses, reduced
+from sa_bench.training.sources import losses, reduce_losses, sample_conditions
 
 __all__ = [
     "TRAINERS",
@@ -12,9 +12,9 @@ __all__ = [
     "Rate",
     "Recipe",
     "Weight",
-    "asked",
     "fit",
     "losses",
-    "reduced",
+    "reduce_losses",
+    "sample_conditions",
     "uses_bf16",
 ]

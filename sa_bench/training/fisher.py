@@ -31,21 +31,21 @@ TOGETHER_LARGE = 4  # as Stable Diffusion's latents; more fall out of a small ca
 EVERY = 120.0  # seconds between two checkpoints: what a kill can cost
 
 
-def diagonal(model: Generator, batches: Iterable[Batch]) -> dict[str, Tensor]:
+def diagonal_fisher(model: Generator, batches: Iterable[Batch]) -> dict[str, Tensor]:
     """F by parameter name, each like its parameter, ≥ 0: the mean over all samples of `batches`.
 
     Exact up to rounding. Chooses layer hooks where they apply and torch.func elsewhere.
     """
-    return (by_hooks if all_linear(model.net) else by_functions)(model, batches)
+    return (fisher_by_hooks if is_all_linear(model.net) else fisher_by_functions)(model, batches)
 
 
-def all_linear(net: nn.Module) -> bool:
+def is_all_linear(net: nn.Module) -> bool:
     """Whether every parameter belongs to an nn.Linear, so that `by_hooks` is exact."""
     owned = {id(p) for m in net.modules() if isinstance(m, nn.Linear) for p in m.parameters(recurse=False)}
     return all(id(p) in owned for p in net.parameters())
 
 
-def by_hooks(model: Generator, batches: Iterable[Batch]) -> dict[str, Tensor]:
+def fisher_by_hooks(model: Generator, batches: Iterable[Batch]) -> dict[str, Tensor]:
     """F of a network of Linear layers, from inputs and output gradients: (δ²)ᵀ(a²)."""
     layers = {name: m for name, m in model.net.named_modules() if isinstance(m, nn.Linear)}
     total = {name: torch.zeros_like(p) for name, p in model.net.named_parameters()}
@@ -89,7 +89,7 @@ class _Loss(nn.Module):
         return self.model[0].loss(x[None], c[None], draw)[0]
 
 
-def by_functions(model: Generator, batches: Iterable[Batch], chunk: int = 32) -> dict[str, Tensor]:
+def fisher_by_functions(model: Generator, batches: Iterable[Batch], chunk: int = 32) -> dict[str, Tensor]:
     """F of any network whose conditions are tensors, by vmap(grad) over `chunk` samples at a time."""
     wrapped = _Loss(model)
     params = {name: p.detach() for name, p in wrapped.named_parameters()}
@@ -120,10 +120,10 @@ def estimate(
         kept = Kept(checkpoint)
         if kept.count:  # the batch that was being worked on is made again from the state it was made from
             rng.set_state(kept.batch)
-        batches = model_samples(model, task, options, replay, sampler, rng, kept.count // BATCH * BATCH)
-        return over_time(model, batches, options, rng, tick, kept)
-    batches = model_samples(model, task, options, replay, sampler, rng)
-    return diagonal(model, _counted(batches, tick)), 0.0
+        batches = sample_batches(model, task, options, replay, sampler, rng, kept.count // BATCH * BATCH)
+        return fisher_over_time(model, batches, options, rng, tick, kept)
+    batches = sample_batches(model, task, options, replay, sampler, rng)
+    return diagonal_fisher(model, _counted(batches, tick)), 0.0
 
 
 def _counted(batches: Iterable[Batch], tick: Callable[[int], None]) -> Iterable[Batch]:
@@ -154,7 +154,7 @@ class Kept:
         self.written = time.monotonic()
 
 
-def over_time(
+def fisher_over_time(
     model: Diffusion, batches: Iterable[Batch], options: FisherOptions, rng: torch.Generator,
     tick: Callable[[int], None] = lambda done: None, kept: Kept | None = None,
 ) -> tuple[dict[str, Tensor], float]:  # fmt: skip
@@ -184,7 +184,7 @@ def over_time(
         for i in range(first, len(x)):
             halves = [
                 _summed_gradient(model, params, x[i : i + 1], c[i : i + 1], t, rng, options.drop)
-                for t in timesteps(model.timesteps, options, rng)
+                for t in draw_timesteps(model.timesteps, options, rng)
             ]
             for name, value in total.items():
                 value.addcmul_(halves[0][name], halves[-1][name])
@@ -198,7 +198,7 @@ def over_time(
     return {name: (value / count).clamp(min=0) for name, value in total.items()}, share
 
 
-def timesteps(T: int, options: FisherOptions, rng: torch.Generator) -> list[Tensor]:
+def draw_timesteps(T: int, options: FisherOptions, rng: torch.Generator) -> list[Tensor]:
     """The timesteps of one image, (k,) int64: one set, or two independent ones for `product`."""
     k = options.timesteps or T
     if options.estimator == "product":
@@ -236,7 +236,7 @@ def _summed_gradient(
     return {name: g * (model.timesteps / len(t)) for name, g in total.items()}
 
 
-def model_samples(
+def sample_batches(
     model: Generator,
     task: Task,
     options: FisherOptions,

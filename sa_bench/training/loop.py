@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sa_bench.contracts.method import Progress, Recipe
+from sa_bench.contracts import Progress, Recipe
 from sa_bench.core.errors import CellFailed
 from sa_bench.core.parts import load_part, save_part
 
@@ -62,7 +62,7 @@ class Pull:
         return total
 
 
-def bf16_is_fast(device: str = "cpu") -> bool:
+def is_bf16_fast(device: str = "cpu") -> bool:
     """Whether `device` multiplies bf16 in hardware; without it autocast only costs accuracy."""
     if device != "cpu":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -76,7 +76,7 @@ def bf16_is_fast(device: str = "cpu") -> bool:
 
 def uses_bf16(precision: str, device: str = "cpu") -> bool:
     """Whether training is autocast to bf16: asked for so, or left to the machine (`auto`), which has it in hardware."""
-    return precision == "bf16" or (precision == "auto" and bf16_is_fast(device))
+    return precision == "bf16" or (precision == "auto" and is_bf16_fast(device))
 
 
 def fit(

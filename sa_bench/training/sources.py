@@ -32,13 +32,13 @@ class Images:
         rows = torch.randint(len(self.images), (n,), generator=rng).numpy()
         x, labels = self.model.encode(self.images[rows]), torch.from_numpy(self.labels[rows])
         if self.flip:
-            x = mirrored(x, rng)
+            x = mirror_at_random(x, rng)
         if self.drop:
             labels = labels.masked_fill(torch.rand(n, generator=rng) < self.drop, self.model.null)  # type: ignore[attr-defined]
         return x, self.model.conditions(labels)
 
 
-def mirrored(x: Tensor, rng: torch.Generator) -> Tensor:
+def mirror_at_random(x: Tensor, rng: torch.Generator) -> Tensor:
     """`x` (N, C, H, W), each with probability ½ mirrored left to right."""
     chosen = (torch.rand(len(x), generator=rng) < 0.5).to(x.device)
     return torch.where(chosen[:, None, None, None], x.flip(3), x)
@@ -79,7 +79,7 @@ class FixedReplay:
         """`n` samples and the conditions they were drawn from."""
         rows = torch.randint(self.used or len(self.x), (n,), generator=rng)
         x = self.x[rows]
-        return mirrored(x, rng) if self.flip else x, self.c[rows]
+        return mirror_at_random(x, rng) if self.flip else x, self.c[rows]
 
     def part(self, start: int, n: int) -> tuple[Tensor, Any]:
         """Samples `start` to `start + n` of all, as they are, and their conditions."""
@@ -95,13 +95,15 @@ def losses(
     The model sees one batch of them all: a tenth faster than one after another.
     """
     x, c = zip(*(source.batch(n, rng) for source in sources), strict=True)
-    parts = draws(model, len(sources), n, rng, times)
+    parts = draw_losses(model, len(sources), n, rng, times)
     t = None if parts[0].t is None else torch.cat([d.t for d in parts if d.t is not None])
     together = Draw(torch.cat([d.noise for d in parts]), t, parts[0].seed)
-    return list(model.loss(torch.cat(x), _joined(c), together).split(n))
+    return list(model.loss(torch.cat(x), _join_conditions(c), together).split(n))
 
 
-def draws(model: Generator, batches: int, n: int, rng: torch.Generator, times: Times = "pairs") -> list[Draw]:
+def draw_losses(
+    model: Generator, batches: int, n: int, rng: torch.Generator, times: Times = "pairs"
+) -> list[Draw]:
     """Draw the randomness of the losses of so many batches of `n` samples each.
 
     Args:
@@ -121,26 +123,26 @@ def draws(model: Generator, batches: int, n: int, rng: torch.Generator, times: T
     return [first, *(model.draw(n, rng, same) for _ in range(batches - 1))]
 
 
-def reduced(losses: Tensor, how: Literal["sum", "mean"]) -> Tensor:
+def reduce_losses(losses: Tensor, how: Literal["sum", "mean"]) -> Tensor:
     """The losses of a batch (N,) as one: their sum (official vae/), or their mean (official ddpm/ and sd/)."""
     return losses.mean() if how == "mean" else losses.sum()
 
 
-def _joined(conditions: Sequence[Any]) -> Any:
+def _join_conditions(conditions: Sequence[Any]) -> Any:
     """Class indices or prompts of several batches as those of one."""
     if isinstance(conditions[0], Tensor):
         return torch.cat(list(conditions))
     return [c for part in conditions for c in part]
 
 
-def asked(model: Generator, texts: Sequence[Condition], n: int, rng: torch.Generator) -> Any:
+def sample_conditions(model: Generator, texts: Sequence[Condition], n: int, rng: torch.Generator) -> Any:
     """Conditions that ask for one thing `n` times, by any of its prompts."""
     if len(texts) == 1:
         return model.conditions([texts[0]] * n)
     return model.conditions([texts[int(i)] for i in torch.randint(len(texts), (n,), generator=rng)])
 
 
-def dropped(model: Any, c: Tensor, share: float, rng: torch.Generator) -> Tensor:
+def drop_conditions(model: Any, c: Tensor, share: float, rng: torch.Generator) -> Tensor:
     """Conditions `c` (N, ...), each with probability `share` the model's null condition; 0 draws nothing."""
     if not share:
         return c
@@ -159,7 +161,7 @@ class Relabelled:
     def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Any]:
         """`n` samples labelled c_f."""
         x, _ = self.source.batch(n, rng)
-        return x, asked(self.theta_star, self.texts, n, rng)
+        return x, sample_conditions(self.theta_star, self.texts, n, rng)
 
 
 @dataclass
@@ -172,7 +174,9 @@ class NormalNoise:
     def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Any]:
         """`n` latents labelled c_f."""
         x = torch.randn(n, *self.model.shape, generator=rng)
-        return x.to(next(self.model.net.parameters()).device), asked(self.model, self.texts, n, rng)
+        return x.to(next(self.model.net.parameters()).device), sample_conditions(
+            self.model, self.texts, n, rng
+        )
 
 
 @dataclass
@@ -196,7 +200,7 @@ class UniformNoise:
 
 
 @dataclass
-class AnotherClass:
+class OtherClassSamples:
     """q(x|c_f) = p(x|θ*, c'): the base model's samples of another class, labelled c_f."""
 
     theta_star: Generator

@@ -27,7 +27,7 @@ from sa_bench.core.version import __version__
 from sa_bench.data import captions, datasets
 from sa_bench.models import base_models
 from sa_bench.scoring import judges
-from sa_bench.scoring.cards import measured
+from sa_bench.scoring.cards import examine_judge
 from sa_bench.scoring.judges import CNN, read
 
 FOLDER = Path(__file__).parent
@@ -167,7 +167,7 @@ def make_judges(only: str | None = None) -> None:
         file = FOLDER / f"judge-{name}.safetensors"
         write_atomic(file, save({k: v.contiguous() for k, v in state.items()}))
         judge = read(file, facts, "")
-        facts |= measured(judge, test_x, test_y)
+        facts |= examine_judge(judge, test_x, test_y)
         if held:
             rest = (torch.from_numpy(test_x).permute(0, 3, 1, 2).float() / 255, torch.from_numpy(test_y))
             facts |= calibrated(judge, x[-held:], y[-held:], rest)
@@ -189,7 +189,7 @@ def make_judges(only: str | None = None) -> None:
         }  # fmt: skip
         file = FOLDER / f"judge-{name}.safetensors"
         write_atomic(file, save(tensors))
-        ship(file, tensors, facts | measured(read(file, facts, ""), test_x, test_y))
+        ship(file, tensors, facts | examine_judge(read(file, facts, ""), test_x, test_y))
 
 
 def digits(dataset: str) -> tuple[Tensor, Tensor, np.ndarray, np.ndarray]:
@@ -211,11 +211,11 @@ def make_bases(only: str | None = None) -> None:
     for family, (dataset, recipe, task_name) in BASES.items():
         if only and only != family:
             continue
-        found, task = datasets.load(dataset), registry.task(task_name)
+        found, task = datasets.load(dataset), registry.get_task(task_name)
         data = (found.train.images, found.train.labels, found.content)
         for seed in range(3):
-            base = base_models.trained(Store(store_folder()), family, dataset, data, recipe, seed, show)
-            model = base_models.new(family, dataset, recipe).load(base.file)
+            base = base_models.train_base(Store(store_folder()), family, dataset, data, recipe, seed, show)
+            model = base_models.new_model(family, dataset, recipe).load(base.file)
             facts = {
                 "name": f"{family} {dataset} {recipe} {seed}", "family": family, "recipe": recipe, "seed": seed,
                 **likelihood(model, found), **legibility(model, task), "bf16": base.precision == "bf16",
@@ -250,7 +250,7 @@ def legibility(model: Any, task: Any) -> dict[str, Any]:
     rows = [Request(c, image_seed("card", i)) for i, c in enumerate(np.repeat(range(10), 100).tolist())]
     images = model.to_images(model.sample(rows, task.sampler))
     panel = {name: judges.load(name) for name in task.judges}
-    right, _ = judges.majority(panel, images, np.array([r.condition for r in rows]))
+    right, _ = judges.majority_vote(panel, images, np.array([r.condition for r in rows]))
     return {
         "accuracy": float(right.mean()),
         "accuracy_is": "generated digits that the panel reads right, of 1,000",
@@ -265,7 +265,7 @@ def readings(model: Any, task: Any) -> dict[str, Any]:
         rows = [Request(text, image_seed("readings", i)) for i, (text, _) in enumerate(asked)]
         images = model.to_images(model.sample(rows, task.sampler))
         images = images if side is None else captions.halves(images)[side]
-        return float(judges.majority(panel, images, np.array([digit for _, digit in asked]))[0].mean())
+        return float(judges.majority_vote(panel, images, np.array([digit for _, digit in asked]))[0].mean())
 
     found, others = {}, captions.SYNONYMS
     digit_words = list(enumerate(captions.WORDS))

@@ -70,7 +70,7 @@ def timed(
     rng = torch.Generator().manual_seed(image_seed(f"fisher {seed}", 0))
     started = time.process_time()
     options = FisherOptions(n=n, timesteps=k, estimator=estimator)
-    found = fisher.over_time(model, [(x, c, None)], options, rng)  # type: ignore[arg-type, list-item]
+    found = fisher.fisher_over_time(model, [(x, c, None)], options, rng)  # type: ignore[arg-type, list-item]
     return found, time.process_time() - started
 
 

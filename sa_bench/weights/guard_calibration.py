@@ -32,9 +32,9 @@ from sa_bench.data.assets.shipped import WEIGHTS
 from sa_bench.models import base_models
 from sa_bench.models.toy import ToyRun
 from sa_bench.scoring import judges
-from sa_bench.scoring.collapse_guard import QUANTITIES, Share, collapsed, shares
-from sa_bench.scoring.likelihood import per_class
-from sa_bench.scoring.sampling import rows
+from sa_bench.scoring.collapse_guard import QUANTITIES, ShareOfBase, describe_collapse, measure_shares
+from sa_bench.scoring.likelihood import take_per_class
+from sa_bench.scoring.sampling import plan_set
 from sa_bench.training.fisher import estimate
 from sa_bench.training.loop import fit
 from sa_bench.training.sources import FixedReplay, NormalNoise, UniformNoise
@@ -59,7 +59,7 @@ what the endpoints are for."""
 
 def draw(model: Generator, task: Task, name: str) -> SampleSet:
     """The retained images of `task` from the noise of the set `name`."""
-    found = rows(task, "retain")
+    found = plan_set(task, "retain")
     return _made(model, task, [row.request.condition for row in found], [row.label for row in found], name)
 
 
@@ -79,15 +79,17 @@ class Bench:
     def base(self, seed: int) -> Generator:
         """A shipped base model."""
         task = self.task
-        found = base_models.shipped(task.family, task.dataset, task.base, seed)
+        found = base_models.find_shipped(task.family, task.dataset, task.base, seed)
         if found is None:
             raise SystemExit("the shipped bases are missing: python -m sa_bench.weights bases")
-        return base_models.new(task.family, task.dataset, task.base, words=task.classes).load(found.file)
+        return base_models.new_model(task.family, task.dataset, task.base, words=task.classes).load(
+            found.file
+        )
 
     @cache  # noqa: B019 (one bench a process)
     def reference(self, seed: int, task: str, concept: int) -> SampleSet:
         """The base's own retained images, as every cell of `task` sees them."""
-        return draw(self.base(seed), replace(registry.task(task), concept=concept), "retain")
+        return draw(self.base(seed), replace(registry.get_task(task), concept=concept), "retain")
 
     def resample(self, seed: int, task: Task, i: int) -> SampleSet:
         """Retained images of base `seed` at another sampling seed: fresh ones or, without replacement, a pool's."""
@@ -109,17 +111,17 @@ class Bench:
         ]
         return _made(self.base(seed), self.task, asked, labels, "guard pool")
 
-    def shares(self, images: SampleSet, base: SampleSet, task: Task) -> dict[str, Share]:
+    def shares(self, images: SampleSet, base: SampleSet, task: Task) -> dict[str, ShareOfBase]:
         """As the metric takes them."""
-        real = per_class(datasets.real(task, "retain_test"), task.feature_images)
-        return shares(images, base, real, self.judges, task.designated, f"judge-{task.dataset}")
+        real = take_per_class(datasets.real_images(task, "retain_test"), task.feature_images)
+        return measure_shares(images, base, real, self.judges, task.designated, f"judge-{task.dataset}")
 
 
 def null(bench: Bench, name: str, say: Callable[[str], None]) -> dict[str, list[float]]:
     """Upper bounds of both shares for base models at other sampling seeds, classes scored as in task `name`."""
     found: dict[str, list[float]] = {name: [] for name in QUANTITIES}
     for i in range(RESAMPLES):
-        task = replace(registry.task(name), concept=i % len(bench.task.classes))
+        task = replace(registry.get_task(name), concept=i % len(bench.task.classes))
         reference = bench.reference(i % 3, name, task.concept)
         kept = bench.shares(bench.resample(i % 3, task, i), reference, task)
         for quantity, share in kept.items():
@@ -148,11 +150,11 @@ def wrecks(bench: Bench, seed: int) -> Iterator[tuple[str, SampleSet]]:
 
 def _forgotten(bench: Bench, seed: int, name: str, fields: dict[str, Any], replay: int) -> Generator:
     """The base after a method that ruins it, on a run without a store."""
-    from sa_bench.core.fields import validated
+    from sa_bench.core.fields import validate
 
     task, base = bench.task, bench.base(seed)
     run = WreckRun(base, task, seed=0, replay=replay)
-    return validated(registry.method_class(name), fields, name).forget(base.clone(), task, run)
+    return validate(registry.get_method(name), fields, name).forget(base.clone(), task, run)
 
 
 class WreckRun(ToyRun):
@@ -203,7 +205,7 @@ def calibrate(task: str, say: Callable[[str], None]) -> None:
 
     The null is taken with all retained classes scored, and with a part of them.
     """
-    bench, known = Bench(registry.task(task)), {entry.name for entry in registry.entries("task")}
+    bench, known = Bench(registry.get_task(task)), {entry.name for entry in registry.list_entries("task")}
     tasks = [name for name in (task, f"{task}_cover5") if name in known]
     nulls = {name: null(bench, name, say) for name in tasks}
     quantile = FALSE / len(QUANTITIES)
@@ -217,7 +219,7 @@ def calibrate(task: str, say: Callable[[str], None]) -> None:
         good = draw(bench.base(seed), bench.task, "retain")
         for name, images in wrecks(bench, seed):
             kept = bench.shares(images, good, bench.task)
-            row = {"flagged": bool(collapsed(kept, limit)), **{q: s.share for q, s in kept.items()}}
+            row = {"flagged": bool(describe_collapse(kept, limit)), **{q: s.share for q, s in kept.items()}}
             power.setdefault(name, []).append(row)
             say(f"base {seed}, {name}: {json.dumps(row)}")
     facts = {

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 
-from sa_bench.analysis.pairwise import comparisons, differences
-from sa_bench.analysis.ranking import boards
+from sa_bench.analysis.pairwise import compare_all_pairs, differences_by_base
+from sa_bench.analysis.ranking import make_boards
 from sa_bench.core.store import write_atomic
 from sa_bench.data.assets.shipped import WEIGHTS
 from sa_bench.engine import benchmarks
@@ -23,13 +23,15 @@ from sa_bench.statistics import components
 def measure(run: Path, say: Callable[[str], None]) -> None:
     """Write variance-<benchmark>.json from the boards of `run`, which are of one benchmark."""
     found: dict[str, dict[str, dict[str, float | int | str | None]]] = {}
-    for board in boards(read_results([run])):
+    for board in make_boards(read_results([run])):
         if board.scale != "full" or any(c["overrides"] for line in board.lines for c in line.cells):
             continue
         lines = {line.label: line for line in board.lines}
-        pairs = comparisons(board)
+        pairs = compare_all_pairs(board)
         for name in dict.fromkeys(row.metric for row in pairs):
-            named = ((r, differences(name, lines[r.a], lines[r.b])) for r in pairs if r.metric == name)
+            named = (
+                (r, differences_by_base(name, lines[r.a], lines[r.b])) for r in pairs if r.metric == name
+            )
             rows = [(r, by_base) for r, by_base in named if sum(len(v) > 1 for v in by_base.values()) > 1]
             rows = [
                 (r, by_base) for r, by_base in rows if not lines[r.a].collapsed
@@ -45,7 +47,7 @@ def measure(run: Path, say: Callable[[str], None]) -> None:
             say(f"{board.task} {name}: {json.dumps(found[board.task][name])}")
     if not found:
         raise SystemExit(f"{run} compares no methods at scale full; nothing was written.")
-    names = {benchmarks.name_of(task) for task in found}
+    names = {benchmarks.find_benchmark(task) for task in found}
     if len(names) > 1:
         raise SystemExit(f"{run} mixes benchmarks ({names}); nothing was written.")
     file = WEIGHTS / f"variance-{names.pop()}.json"

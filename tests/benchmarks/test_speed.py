@@ -19,11 +19,11 @@ from sa_bench.core import registry
 from sa_bench.models import base_models
 from sa_bench.models.vae import VAE
 from sa_bench.training import fisher
-from sa_bench.training.loop import Pull, bf16_is_fast
+from sa_bench.training.loop import Pull, is_bf16_fast
 from sa_bench.training.sources import FixedReplay, FreshReplay, UniformNoise, losses
 
 pytestmark = pytest.mark.slow
-TASK = registry.task("mnist_0")
+TASK = registry.get_task("mnist_0")
 BATCH = 256
 
 
@@ -37,7 +37,7 @@ def one_thread():
 
 @pytest.fixture
 def model():
-    found = base_models.shipped("vae", "mnist", "cosine", 0)
+    found = base_models.find_shipped("vae", "mnist", "cosine", 0)
     assert found is not None
     return VAE().load(found.file)
 
@@ -79,7 +79,9 @@ def test_fisher_of_50000_samples(model, benchmark):
 
     def ours():
         rng = torch.Generator().manual_seed(0)
-        return fisher.diagonal(model, fisher.model_samples(model, TASK, options, replay, Sampler(), rng))
+        return fisher.diagonal_fisher(
+            model, fisher.sample_batches(model, TASK, options, replay, Sampler(), rng)
+        )
 
     def plain():
         total = {name: torch.zeros_like(p) for name, p in model.net.named_parameters()}
@@ -110,7 +112,7 @@ def step_of(model, pull, q, replay):
 
     def step():
         optimiser.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16_is_fast()):
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16_fast()):
             x_f, c_f = q.batch(BATCH, rng)
             x_r, c_r = replay.batch(BATCH, rng)
             loss = model.loss(x_f, c_f, model.draw(BATCH, rng)).sum()
@@ -156,8 +158,8 @@ def test_the_step_of_sa(model, benchmark):
     official = plain_step_of(plain.net, star.net, F_diag)
     ours, no_ewc, theirs = alternate(120, pulled, bare, official)
     benchmark.pedantic(pulled, rounds=20)
-    bound = 0.6 if bf16_is_fast() else 0.9
-    precision = "bf16" if bf16_is_fast() else "fp32"
+    bound = 0.6 if is_bf16_fast() else 0.9
+    precision = "bf16" if is_bf16_fast() else "fp32"
     benchmark.extra_info |= {
         "what": f"One step of SA, 256 + 256 images, {precision}", "figure": f"{1000 * ours:.1f} ms",
         "target": f"≤ {bound} of a plain step",
@@ -234,9 +236,9 @@ def test_scoring_a_cell_and_a_second_method(store_env, tmp_path, benchmark):
 
 @pytest.fixture
 def ddpm():
-    found = base_models.shipped("ddpm", "mnist16", "micro", 0)
+    found = base_models.find_shipped("ddpm", "mnist16", "micro", 0)
     assert found is not None
-    return base_models.new("ddpm", "mnist16", "micro").load(found.file)
+    return base_models.new_model("ddpm", "mnist16", "micro").load(found.file)
 
 
 def test_fisher_over_all_timesteps(ddpm, benchmark):
@@ -245,7 +247,7 @@ def test_fisher_over_all_timesteps(ddpm, benchmark):
     params, few = list(ddpm.net.parameters()), 100
 
     def ours():
-        fisher.over_time(ddpm, [(x, c, None)], FisherOptions(n=1), rng)
+        fisher.fisher_over_time(ddpm, [(x, c, None)], FisherOptions(n=1), rng)
 
     def plain():
         for t in range(few):

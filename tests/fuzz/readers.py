@@ -9,17 +9,17 @@ import numpy as np
 from result_rows import result_row
 
 from sa_bench import api
-from sa_bench.analysis.ranking import boards
+from sa_bench.analysis.ranking import make_boards
 from sa_bench.commands import explain, export
 from sa_bench.contracts import SampleSet
 from sa_bench.core import registry, untrusted_arrays
-from sa_bench.core.store import Store, content
+from sa_bench.core.store import Store, content_hash
 from sa_bench.data import images, prompts
-from sa_bench.data.sample_sets import save_samples
+from sa_bench.data.sample_sets import load_samples, save_samples
 from sa_bench.engine import suites
 from sa_bench.models.checkpoints import diffusers_folder, layouts
-from sa_bench.results.bundles import BUNDLED, opened, write
-from sa_bench.results.files import packed, read_results, write_result
+from sa_bench.results.bundles import BUNDLED, open_bundle, write
+from sa_bench.results.files import pack_results, read_results, write_result
 
 SHAPE = (8, 8, 3)
 
@@ -60,7 +60,7 @@ def files(folder: Path) -> dict[str, Path]:
     found["bundle"] = folder / f"a{BUNDLED}"
     write(rows, found["bundle"])
     found["packed"] = folder / "a.jsonl.xz"
-    found["packed"].write_bytes(packed(rows))
+    found["packed"].write_bytes(pack_results(rows))
     found["npz"] = folder / "a.npz"
     np.savez_compressed(found["npz"], np.zeros((5, *SHAPE), np.uint8), labels=np.arange(5))
     for kind, options in (("PNG", {}), ("JPEG", {}), ("WEBP", {}), ("BMP", {}), ("GIF", {})):
@@ -108,19 +108,19 @@ def _result(path):
     cell = path.parent
     rows = read_results([cell])
     with api.readable(rows):
-        boards(rows)
+        make_boards(rows)
     explain.explain(cell, None)
-    export.again(export._row(cell))
+    export.cell_of_result(export._row(cell))
 
 
 def _bundle(path):
-    opened(path, 0.1).rows()
+    open_bundle(path, 0.1).rows()
 
 
 def _packed(path):
     rows = read_results([path])
     with api.readable(rows):
-        boards(rows)
+        make_boards(rows)
 
 
 def _scores(path):
@@ -152,16 +152,29 @@ def _store(path):
     store = Store(root)
     if store.has("measure", path.parent.name):
         store.get("measure", path.parent.name)
-    content(path.parent)
+    content_hash(path.parent)
 
 
 READERS = {
-    "result": _result, "bundle": _bundle, "packed": _packed, "scores": _scores, "safetensors": _weights, "torch": _weights,
-    "legacy": _weights, "npz": lambda path: images.read_npz(path, SHAPE), "samples": SampleSet.load,
-    "csv": prompts.read, "txt": prompts.read, "toml": lambda path: suites.cells(str(path)), "py": registry.kind_of,
-    "index": _index, "scheduler": _scheduler, "unet": _unet, "store": _store,
+    "result": _result,
+    "bundle": _bundle,
+    "packed": _packed,
+    "scores": _scores,
+    "safetensors": _weights,
+    "torch": _weights,
+    "legacy": _weights,
+    "npz": lambda path: images.read_npz(path, SHAPE),
+    "samples": load_samples,
+    "csv": prompts.read,
+    "txt": prompts.read,
+    "toml": lambda path: suites.resolve_suite(str(path)),
+    "py": registry.detect_kind,
+    "index": _index,
+    "scheduler": _scheduler,
+    "unet": _unet,
+    "store": _store,
     **dict.fromkeys(("png", "jpeg", "webp", "bmp", "gif"), _picture_of),
-}  # fmt: skip
+}
 """What reads a file of each kind; it succeeds, or raises a `SaBenchError`."""
 
 

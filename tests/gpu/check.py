@@ -14,8 +14,8 @@ import torch
 
 from sa_bench.contracts import FisherOptions, Recipe, Sampler
 from sa_bench.models.ddpm import DDPM
-from sa_bench.training.fisher import over_time
-from sa_bench.training.loop import Pull, bf16_is_fast, fit
+from sa_bench.training.fisher import fisher_over_time
+from sa_bench.training.loop import Pull, fit, is_bf16_fast
 from sa_bench.training.sources import FixedReplay, UniformNoise, losses
 
 SHAPES = {"cifar10": (32, 32, 3), "stl10": (64, 64, 3), "tiny": (16, 16, 3)}
@@ -63,8 +63,8 @@ def fisher_rate(base: str, device: str, images: int, timesteps: int) -> tuple[fl
     model, rng = DDPM(base, SHAPES[base]).to(device), torch.Generator().manual_seed(0)
     x, c = torch.rand(images, *model.shape).to(device) * 2 - 1, model.conditions([1] * images)
     options = FisherOptions(n=images, timesteps=timesteps)
-    over_time(model, [(x[:1], c[:1], None)], options, rng)  # type: ignore[list-item]
-    together, _ = clock(device, lambda: over_time(model, [(x, c, None)], options, rng))  # type: ignore[list-item]
+    fisher_over_time(model, [(x[:1], c[:1], None)], options, rng)  # type: ignore[list-item]
+    together, _ = clock(device, lambda: fisher_over_time(model, [(x, c, None)], options, rng))  # type: ignore[list-item]
     few = max(2, timesteps // 20)
 
     def one_by_one() -> None:
@@ -111,7 +111,7 @@ def table(device: str, tiny: bool) -> Iterator[tuple[str, str]]:
     yield "device", torch.cuda.get_device_name() if device == "cuda" else "cpu"
     yield "torch", torch.__version__
     for base in ["tiny"] if tiny else ["cifar10", "stl10"]:
-        bf16 = bf16_is_fast(device)
+        bf16 = is_bf16_fast(device)
         precision, steps, n = "bf16" if bf16 else "fp32", 3 if tiny else 30, BATCH[base]
         rate, memory = training(base, device, steps, bf16, pulled=False)
         yield f"{base}: base training, batch {n}, {precision}", f"{rate:.2f} steps/s, {memory:.1f} GiB"
@@ -128,7 +128,7 @@ def table(device: str, tiny: bool) -> Iterator[tuple[str, str]]:
         made = sampling(base, device, 4 if tiny else 256, 3 if tiny else 20, bf16)
         yield f"{base}: sampling, 1,000 steps with guidance", f"{made:.2f} images/s"
         yield f"{base}: gradient in bf16 against fp32", f"{100 * agreement(base, device):.2f} % off"
-    yield from sd.table(device, tiny, clock, bf16_is_fast(device))
+    yield from sd.table(device, tiny, clock, is_bf16_fast(device))
 
 
 def main() -> None:

@@ -22,14 +22,15 @@ from sa_bench.contracts import FisherOptions, Request, Sampler
 from sa_bench.core import registry
 from sa_bench.models import micro_pipeline, scopes
 from sa_bench.models.text_to_image import TextToImage
-from sa_bench.training.fisher import over_time
+from sa_bench.training.fisher import fisher_over_time
 from sa_bench.training.loop import fit
 from sa_bench.training.sources import FixedReplay, NormalNoise
 
 SCOPES = ("full", "xattn", "noxattn")
 BATCH = 4  # images of the surrogate and of replay each, as on one GPU of the official sd/
 TASK = replace(
-    registry.task("celeb_brad_pitt"), prompts=replace(registry.task("celeb_brad_pitt").prompts, files={})
+    registry.get_task("celeb_brad_pitt"),
+    prompts=replace(registry.get_task("celeb_brad_pitt").prompts, files={}),
 )
 Clock = Callable[[str, Callable[[], object]], tuple[float, float]]  # seconds, peak GiB
 Found = tuple[float, float]
@@ -131,7 +132,7 @@ def fisher_rate(device: str, tiny: bool, clock: Clock, timesteps: int, checkpoin
     """(timesteps a second, peak GiB) of F, four of an image together."""
     net, rng = model(device, tiny, checkpointing), torch.Generator().manual_seed(0)
     x, c = torch.randn(1, *net.shape, generator=rng).to(device), net.conditions(["a photo of a person"])
-    work = lambda t: over_time(net, [(x, c, None)], FisherOptions(n=1, timesteps=t), rng)  # type: ignore[list-item]  # noqa: E731
+    work = lambda t: fisher_over_time(net, [(x, c, None)], FisherOptions(n=1, timesteps=t), rng)  # type: ignore[list-item]  # noqa: E731
     work(4)  # kernels are chosen
     seconds, peak = clock(device, lambda: work(timesteps))
     return timesteps / seconds, peak

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from sa_bench.commands.verify import tolerance
-from sa_bench.contracts import Generator, Metric, SampleSet, Task, plain
+from sa_bench.contracts import Generator, Metric, SampleSet, Task, key_values
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
-from sa_bench.core.fields import validated
+from sa_bench.core.fields import validate
 from sa_bench.core.settings import store_folder
 from sa_bench.core.store import Artifact, Store, digest
 from sa_bench.core.untrusted_arrays import read_header, read_scores
@@ -31,7 +31,7 @@ from sa_bench.engine.measure import NEEDS_MODEL, LazyView, Subject
 from sa_bench.engine.stages import Chain
 from sa_bench.models import base_models
 from sa_bench.results.bundles import BASE, MODEL, Bundle, Differs, set_hash
-from sa_bench.results.provenance import made_here
+from sa_bench.results.provenance import same_environment
 from sa_bench.results.rows import to_json
 from sa_bench.results.threats import threat_of
 from sa_bench.scoring import sampling
@@ -66,7 +66,7 @@ class Tally:
         self.skipped.setdefault(str(why).rstrip("."), {})[what] = None
 
 
-def said(where: str, claimed: Any, found: Any, how: str = "recomputed") -> str:
+def describe_difference(where: str, claimed: Any, found: Any, how: str = "recomputed") -> str:
     """What a bundle says against what was found, cut to a line."""
     a, b = (text if len(text := json.dumps(v)) <= 90 else text[:90] + "…" for v in (claimed, found))
     return f"{where}: the bundle says {a}; {how}: {b}."
@@ -106,7 +106,7 @@ class CellCheck:
         self.bundle, self.row, self.tally, self.seen = bundle, row, tally, seen
         self.regenerate, self.deep, self.device = regenerate, deep, device
         self.folder, self.name = Path(row["folder"]), Path(row["folder"]).name
-        task = with_texts(validated(Task, row["task_values"], f"task {row['task']}"))
+        task = with_texts(validate(Task, row["task_values"], f"task {row['task']}"))
         named = row["provenance"].get("plug_ins") or {}
         self.code = {component: str(facts["sha256"]) for component, facts in named.items()}
         self.cell = Cell(
@@ -116,14 +116,14 @@ class CellCheck:
         self.chain = Chain(Store(store_folder()), self.cell, lambda *e: report(self.name, *e), device)
         if (self.folder / MODEL).is_file():  # the weights of the bundle stand for the stage that made them
             self.chain.forgotten = Artifact(self.folder, "", "", {}, True)
-        self.here = made_here(row, device)
+        self.here = same_environment(row, device)
         self.unknown_method = self._unknown("method", row["method"])
 
     def _unknown(self, kind: str, name: str) -> str:
         """Why a component of the result cannot be run here: it is not here, or its code is another; "": it can."""
-        if name not in {e.name for e in registry.entries(kind)}:
+        if name not in {e.name for e in registry.list_entries(kind)}:
             return f"its {kind} is not here (--plug-in FILE names one)"
-        claimed, local = self.code.get(f"{kind} {name}"), registry.source(kind, name)
+        claimed, local = self.code.get(f"{kind} {name}"), registry.describe_source(kind, name)
         if (local["sha256"] if local else None) == claimed:
             return ""
         return f"the code of the {kind} {name} is another here (--plug-in FILE names the bundle's)"
@@ -148,7 +148,7 @@ class CellCheck:
         """The cell's name and all that follows from its settings."""
         row, cell, same = self.row, self.cell, self.bundle.manifest["sa_bench"] == __version__
         if row["task"] != cell.task.name:
-            raise Differs(said("task", row["task"], cell.task.name, "its values are of"))
+            raise Differs(describe_difference("task", row["task"], cell.task.name, "its values are of"))
         try:
             task = resolve_task(cell.task.name, cell.scale, cell.overrides)
             task = replace(task, metrics=tuple(dict.fromkeys((*task.metrics, *cell.task.metrics))))
@@ -156,13 +156,16 @@ class CellCheck:
             self.tally.skip(error, f"task {cell.task.name}")
         else:
             self._require(
-                "task_values", json.loads(to_json(plain(cell.task))), plain(task), "this version has"
+                "task_values",
+                json.loads(to_json(key_values(cell.task))),
+                key_values(task),
+                "this version has",
             )
         if self.unknown_method:
             self.tally.skip(self.unknown_method, f"name of {self.name}")
             return
-        validated(registry.method_class(cell.method), cell.fields, f"method {cell.method}")
-        expected = runner.skeleton(cell, "")
+        validate(registry.get_method(cell.method), cell.fields, f"method {cell.method}")
+        expected = runner.blank_result(cell, "")
         cut = ID - OLD_ID if len(row["cell"]) == OLD_ID else 0  # results of before have shorter ids
         expected["cell"] = cell.id[: ID - cut]
         for key in (*ALWAYS, *(("task_title", "summary") if same else ())):
@@ -176,12 +179,12 @@ class CellCheck:
 
     def _require(self, what: str, claimed: Any, found: Any, how: str = "recomputed") -> None:
         if difference := tolerance.first_difference(claimed, json.loads(to_json(found)), where=what):
-            raise Differs(said(*difference, how))
+            raise Differs(describe_difference(*difference, how))
 
     def _sets(self) -> list[str]:
         """The task's sample sets; results of before families were kept have none of them."""
         kept = self.row["artifacts"]["samples"]
-        return [name for name in sampling.sets(self.cell.task) if name != "families" or name in kept]
+        return [name for name in sampling.set_names(self.cell.task) if name != "families" or name in kept]
 
     def _set(self, name: str, base: bool) -> None:
         """A set's images are as many as the task asks for, with its seeds, and those that the result names."""
@@ -207,9 +210,12 @@ class CellCheck:
             "shape"
         ]  # before as much is made as the task asks for
         self._require(
-            f"{file}: number of images", held[0], sampling.count(self.cell.task, name), "the task asks for"
+            f"{file}: number of images",
+            held[0],
+            sampling.count_images(self.cell.task, name),
+            "the task asks for",
         )
-        found, wanted = load_samples(self.folder / file), sampling.rows(self.cell.task, name)
+        found, wanted = load_samples(self.folder / file), sampling.plan_set(self.cell.task, name)
         columns: dict[str, Sequence[int]] = {
             "seeds": [r.request.seed for r in wanted],
             "labels": [r.label for r in wanted],
@@ -224,7 +230,7 @@ class CellCheck:
         row, task = self.row, self.cell.task
         unknown = {name: why for name in task.metrics if (why := self._unknown("metric", name))}
         expected = [
-            n if n in unknown else metric_name(registry.metric(n), task.dataset) for n in task.metrics
+            n if n in unknown else metric_name(registry.get_metric(n), task.dataset) for n in task.metrics
         ]
         self._require("measurements", [m["name"] for m in row["measurements"]], expected, "the task has")
         views = {base: self._view(base) for base in (False, True)}
@@ -235,8 +241,8 @@ class CellCheck:
                 if name in unknown:
                     self.tally.skip(unknown[name], name)
                 else:
-                    self._declared(registry.metric(name), m)
-                    unseen = "" if self._recomputed(registry.metric(name), m, views) else unseen
+                    self._declared(registry.get_metric(name), m)
+                    unseen = "" if self._recomputed(registry.get_metric(name), m, views) else unseen
                 if unseen:
                     self.tally.skip(unseen, f"value and interval of {name}")
             except Differs as error:
@@ -255,7 +261,7 @@ class CellCheck:
     def _declared(self, metric: Metric, m: Mapping[str, Any]) -> None:
         """Fingerprint, role, unit and direction are this version's."""
         try:
-            expected = measure.row(self.chain, metric, m, None)
+            expected = measure.measurement_with_base(self.chain, metric, m, None)
         except SaBenchError as error:
             self.tally.skip(error, f"fingerprint of {metric.name}")
             return
@@ -269,7 +275,7 @@ class CellCheck:
         warning, flags = (m["extra"] or {}).get("warning"), self.row["flags"]
         told = [flag.removeprefix(f"{m['name']}: ") for flag in flags if flag.startswith(f"{m['name']}: ")]
         if told != ([warning] if warning else []):
-            raise Differs(said("flags", told, warning, "the measurement has the warning"))
+            raise Differs(describe_difference("flags", told, warning, "the measurement has the warning"))
 
     def _interval(self, m: Mapping[str, Any]) -> str:
         """Value and bounds follow from the scores; else why that cannot be seen from them."""
@@ -284,7 +290,7 @@ class CellCheck:
         if found is None:
             return f"an interval called {m['interval']} does not follow from the scores"
         if difference := tolerance.first_difference({k: m[k] for k in found}, found):
-            raise Differs(said(*difference, "its scores give"))
+            raise Differs(describe_difference(*difference, "its scores give"))
         self.tally.add("intervals")
         return ""
 
@@ -300,22 +306,22 @@ class CellCheck:
         except Unavailable as error:
             self.tally.skip(error, metric.name)
             return False
-        found = tolerance.facts(measured)
+        found = tolerance.measurement_facts(measured)
         if m["value"] is None and found["value"] is not None and OPTIONAL & set(metric.requires):
             self.tally.skip(f"no value in the bundle ({m['reason']}), here {found['value']:.4g}", metric.name)
             return True
-        difference = tolerance.measurement(m, found, self.here)
-        difference = difference or tolerance.number("base", m["base"], base, m, self.here)
+        difference = tolerance.compare_measurement(m, found, self.here)
+        difference = difference or tolerance.compare_number("base", m["base"], base, m, self.here)
         if difference:
-            raise Differs(said(*difference))
+            raise Differs(describe_difference(*difference))
         path = self.folder / "scores" / f"{m['name']}.parquet"
         if measured.scores:
             if not path.is_file():
                 raise Differs("its scores are missing.")
             frame = pd.DataFrame(dict(measured.scores))
             frame.insert(0, "index", np.arange(len(frame)))
-            if difference := tolerance.scores(read_scores(path), frame, self.here):
-                raise Differs(said(*difference))
+            if difference := tolerance.compare_scores(read_scores(path), frame, self.here):
+                raise Differs(describe_difference(*difference))
         self.tally.add("metrics")
         self.tally.add("bases")
         return True
@@ -348,11 +354,12 @@ class CellCheck:
         """The base's value, once for all cells that share its images."""
         members = self.bundle.manifest["members"]
         images = [
-            members.get(f"{self.name}/{n}{BASE}", {}).get("sha256") for n in sampling.sets(self.cell.task)
+            members.get(f"{self.name}/{n}{BASE}", {}).get("sha256")
+            for n in sampling.set_names(self.cell.task)
         ]
-        key = digest([metric.name, images, plain(self.cell.task), self.cell.base_seed])
+        key = digest([metric.name, images, key_values(self.cell.task), self.cell.base_seed])
         if key not in self.seen:
-            self.seen[key] = tolerance.facts(self._measured(metric, view))["value"]
+            self.seen[key] = tolerance.measurement_facts(self._measured(metric, view))["value"]
         return self.seen[key]
 
     def _require_base(self) -> None:
@@ -364,7 +371,7 @@ class CellCheck:
         task = self.cell.task
         if (
             not task.model
-            and base_models.shipped(task.family, task.dataset, task.base, self.cell.base_seed) is None
+            and base_models.find_shipped(task.family, task.dataset, task.base, self.cell.base_seed) is None
         ):
             raise Unavailable("needs a base model that does not ship")
         try:
@@ -372,7 +379,7 @@ class CellCheck:
         except SaBenchError as error:
             raise Unavailable(str(error)) from error
         if found != self.row["artifacts"]["base"]:
-            raise Differs(said("base model", self.row["artifacts"]["base"], found, "here is"))
+            raise Differs(describe_difference("base model", self.row["artifacts"]["base"], found, "here is"))
 
     def _weights(self) -> None:
         """A few images are made again from the weights."""
@@ -383,7 +390,7 @@ class CellCheck:
             return
         for name in self._sets() if self.regenerate else ():
             member = self.bundle.manifest["members"].get(f"{self.name}/{name}{BASE}")
-            key = str((name, member, self.chain.base.content, plain(self.cell.task.sampler)))
+            key = str((name, member, self.chain.base.content, key_values(self.cell.task.sampler)))
             if member and key not in self.seen:  # once for all cells that share them
                 self.seen[key] = self._made_again(name, self.chain.theta_star(), base=True)
         if not (self.folder / MODEL).is_file():
@@ -404,9 +411,9 @@ class CellCheck:
         task, method = self.cell.task, None if base else self.cell.build_method()
         stored = Stored(self.chain, self.folder, base).sample_set(name)
         rows = np.sort(np.random.default_rng().permutation(len(stored))[: self.regenerate])
-        wanted = sampling.rows(task, name)
+        wanted = sampling.plan_set(task, name)
         made = stored.images.copy()
-        made[rows], _ = sampling.made(model, [wanted[i].request for i in rows], task)  # type: ignore[arg-type]
+        made[rows], _ = sampling.generate_images(model, [wanted[i].request for i in rows], task)  # type: ignore[arg-type]
         if method is not None and hasattr(
             method, "render"
         ):  # a filter may look at an image's place in the set

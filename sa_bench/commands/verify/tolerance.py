@@ -28,7 +28,7 @@ Difference = tuple[str, Any, Any]
 """(where, what is said, what is found)"""
 
 
-def facts(measured: Measured) -> dict[str, Any]:
+def measurement_facts(measured: Measured) -> dict[str, Any]:
     """A measurement as result.json holds it, without its scores."""
     return json.loads(to_json({k: v for k, v in asdict(measured).items() if k in FIELDS}))
 
@@ -62,7 +62,7 @@ def slack(m: Mapping[str, Any]) -> float:
     return max(width, votes, ROUNDING)
 
 
-def measurement(m: Mapping[str, Any], found: Mapping[str, Any], here: bool) -> Difference | None:
+def compare_measurement(m: Mapping[str, Any], found: Mapping[str, Any], here: bool) -> Difference | None:
     """The first field of a result's measurement that recomputation does not confirm.
 
     On the machine that it was made on every field counts, elsewhere those that boards, tables and verdicts use.
@@ -73,7 +73,7 @@ def measurement(m: Mapping[str, Any], found: Mapping[str, Any], here: bool) -> D
         if m[name] != found[name]:
             return name, m[name], found[name]
     difference = next(
-        (d for k in ("value", "low", "high") if (d := number(k, m[k], found[k], m, here))), None
+        (d for k in ("value", "low", "high") if (d := compare_number(k, m[k], found[k], m, here))), None
     )
     difference = difference or first_difference(m["judges"], found["judges"], ELSEWHERE, slack(m), "judges")
     return difference or _beside(m, found)
@@ -91,7 +91,7 @@ def _beside(m: Mapping[str, Any], found: Mapping[str, Any]) -> Difference | None
     return None
 
 
-def number(
+def compare_number(
     name: str, said: float | None, found: float | None, m: Mapping[str, Any], here: bool
 ) -> Difference | None:
     """`(name, said, found)` if two values of the measurement `m` differ."""
@@ -100,7 +100,7 @@ def number(
     return first_difference(said, found, ELSEWHERE, slack(m), name)
 
 
-def scores(said: pd.DataFrame, found: pd.DataFrame, here: bool) -> Difference | None:
+def compare_scores(said: pd.DataFrame, found: pd.DataFrame, here: bool) -> Difference | None:
     """The first row of a table of scores that recomputation does not confirm; older ones do not name the prompt."""
     if "prompt" in found and "prompt" not in said:
         found = found.drop(columns="prompt")

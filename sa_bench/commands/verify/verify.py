@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sa_bench.commands.verify import tolerance
-from sa_bench.commands.verify.cell_check import CellCheck, Tally, said
+from sa_bench.commands.verify.cell_check import CellCheck, Tally, describe_difference
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.settings import require_folders
-from sa_bench.results.bundles import LIMIT, Bundle, Differs, facts, opened
+from sa_bench.results.bundles import LIMIT, Bundle, Differs, manifest_facts, open_bundle
 
 REGENERATED = 8  # images of every set, unless asked otherwise
 UNPROVED = (
@@ -51,12 +51,12 @@ def verify(
     """
     require_folders()
     for path in plug_ins:
-        registry.register(registry.kind_of(Path(path)), path)
-    bundle = opened(file, limit)
+        registry.register(registry.detect_kind(Path(path)), path)
+    bundle = open_bundle(file, limit)
     rows = bundle.rows()
-    claimed = {k: bundle.manifest.get(k) for k in facts(rows)}
-    if found := tolerance.first_difference(claimed, facts(rows)):
-        raise Differs(f"{file}: manifest.json: {said(*found, 'its results say')}")
+    claimed = {k: bundle.manifest.get(k) for k in manifest_facts(rows)}
+    if found := tolerance.first_difference(claimed, manifest_facts(rows)):
+        raise Differs(f"{file}: manifest.json: {describe_difference(*found, 'its results say')}")
     tally, seen = Tally(), {}
     for i, row in enumerate(rows):
         report("verify", Path(row["folder"]).name, i, len(rows))
@@ -69,10 +69,10 @@ def verify(
                 f"{file}: {Path(row['folder']).name}: it is not what `run` writes "
                 f"({type(error).__name__}: {error})."
             ) from error
-    return summary(tally, bundle)
+    return summarise(tally, bundle)
 
 
-def summary(tally: Tally, bundle: Bundle) -> list[str]:
+def summarise(tally: Tally, bundle: Bundle) -> list[str]:
     """The summary for people."""
     n = tally.counts.get
     found = [

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sa_bench.core.errors import MissingAsset, unknown
+from sa_bench.core.errors import MissingAsset, unknown_name
+from sa_bench.core.file_state import cached_digest
 from sa_bench.core.settings import data_folder, store_folder, weights_folder
 from sa_bench.core.untrusted_text import read_object
 from sa_bench.data import cifar10, stl10
@@ -65,7 +66,7 @@ def _prompts(file: str, folder: str, sha256: str, size: str, unlocks: str, licen
     return Asset(name, file, f"{folder}/{file}", sha256, size, licence, False, unlocks, "prompts")
 
 
-def _all() -> Iterable[Asset]:
+def _list_assets() -> Iterable[Asset]:
     yield Asset(
         "inception-v3-compat", "weights-inception-2015-12-05-6726825d.pth",
         "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
@@ -132,7 +133,7 @@ def _all() -> Iterable[Asset]:
     )  # fmt: skip
 
 
-CATALOGUE: Mapping[str, Asset] = {asset.name: asset for asset in _all()}
+CATALOGUE: Mapping[str, Asset] = {asset.name: asset for asset in _list_assets()}
 """All that is known, by name."""
 
 DATA = {
@@ -153,7 +154,7 @@ def get(name: str) -> Asset:
         SaBenchError: none of these; names the nearest.
     """
     if name in DATA:
-        return dataset(name)
+        return get_dataset(name)
     for asset in CATALOGUE.values():
         if name in (asset.name, asset.file, asset.hub):
             return asset
@@ -162,10 +163,10 @@ def get(name: str) -> Asset:
         return Asset(
             name, folder, url, "", "size not known", "see its page", False, "tasks that name it", "model"
         )
-    raise unknown("asset", name, [*CATALOGUE, *DATA])
+    raise unknown_name("asset", name, [*CATALOGUE, *DATA])
 
 
-def dataset(name: str) -> Asset:
+def get_dataset(name: str) -> Asset:
     """The archive of a data set of `DATA`."""
     archive = DATA[name][0]()
     _, licence, unlocks = DATA[name]
@@ -174,7 +175,7 @@ def dataset(name: str) -> Asset:
     )
 
 
-def model(reference: str) -> Asset:
+def get_model(reference: str) -> Asset:
     """The asset behind a task's `model`: a hub id, or a path of the user's own."""
     if Path(reference).expanduser().exists() or not HUB.fullmatch(reference):
         return Asset(
@@ -191,9 +192,9 @@ def find(asset: Asset | str) -> Path | None:
         SaBenchError: no asset of that name.
     """
     asset = get(asset) if isinstance(asset, str) else asset
-    for path in places(asset):
+    for path in list_places(asset):
         if path.exists():
-            if reason := damage(asset, path):
+            if reason := describe_damage(asset, path):
                 first = "Take it away, then: " if is_own(path) else ""
                 raise MissingAsset(f"{path} {reason}. {first}python -m sa_bench fetch {asset.name}")
             return path
@@ -216,26 +217,26 @@ def need(asset: Asset | str) -> Path:
         )
     raise MissingAsset(
         f"needs {asset.file} ({asset.size}): python -m sa_bench fetch {asset.name}, or get it from {asset.url} and put "
-        f"it into {target(asset).parent} ({_variable(asset)} names another folder)"
+        f"it into {download_target(asset).parent} ({_folder_variable(asset)} names another folder)"
     )
 
 
-def target(asset: Asset) -> Path:
+def download_target(asset: Asset) -> Path:
     """Where `fetch` puts an asset: the store, whose place comes before every cache."""
     return store_folder() / ("weights" if asset.kind in ("weights", "model") else "data") / asset.file
 
 
-def places(asset: Asset) -> list[Path]:
+def list_places(asset: Asset) -> list[Path]:
     """Where an asset may lie, in the order in which it is looked for."""
     if not asset.url:
         return [Path(asset.file).expanduser()]
     if asset.kind == "weights":
-        return locate.places(asset.file, asset.hub)
+        return locate.list_places(asset.file, asset.hub)
     if asset.kind == "data":
         local = DATA[asset.name][0]().local(data_folder())
-        return [*([local] if local else []), target(asset)]
+        return [*([local] if local else []), download_target(asset)]
     own = weights_folder() if asset.kind == "model" else data_folder()
-    found = [*([own / asset.file] if own else []), target(asset)]
+    found = [*([own / asset.file] if own else []), download_target(asset)]
     if asset.hub:
         cached = [locate.hub_file(asset.hub, name) for name in ("model_index.json", "config.json")]
         found += [path.parent for path in cached if path is not None]
@@ -247,7 +248,7 @@ def places(asset: Asset) -> list[Path]:
 LARGEST = 2**33  # bytes of a file whose size nobody says
 
 
-def most(asset: Asset) -> int:
+def largest_download(asset: Asset) -> int:
     """The bytes that a download may have: twice what the catalogue says, and no less than 16 MB."""
     said = re.search(r"([\d.]+) ([kMG]?)B", asset.size)
     size = float(said[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[said[2]] if said else LARGEST / 2
@@ -259,28 +260,28 @@ def is_own(path: Path) -> bool:
     return any(folder is not None and folder in path.parents for folder in (weights_folder(), data_folder()))
 
 
-def damage(asset: Asset, path: Path) -> str | None:
+def describe_damage(asset: Asset, path: Path) -> str | None:
     """What is wrong with an asset at `path`, in words that follow its name; None: nothing."""
     if asset.files:
         absent = [name for name in asset.files if not (path / name).is_file()]
         return f"lacks {', '.join(absent)}" if absent else None
     if asset.hub:
-        return f"lacks {lacks}" if (lacks := lacking(path)) else None
-    begins = locate.longer(asset.sha256, locate.noted(path))
+        return f"lacks {lacks}" if (lacks := find_lacking(path)) else None
+    begins = locate.longest_known_sha256(asset.sha256, locate.recorded_sha256(path))
     if not begins or not path.is_file():
         return None
-    found = locate.digest(path)
+    found = cached_digest(path)
     if found.startswith(begins):
         return None
     return f"is damaged or another file: its sha256 is {found[:16]}..., not {begins[:16]}..."
 
 
-def lacking(folder: Path) -> str:
+def find_lacking(folder: Path) -> str:
     """What a model's folder lacks of a diffusers pipeline or of one network with its configuration; empty: nothing."""
     if not (folder / "model_index.json").is_file():
         if not (folder / "config.json").is_file():
             return "model_index.json"
-        return "" if _weighty(folder) else "its weights"
+        return "" if _has_weights(folder) else "its weights"
     try:
         parts = read_object(folder / "model_index.json")
     except (OSError, ValueError):
@@ -288,12 +289,12 @@ def lacking(folder: Path) -> str:
     networks = [
         name for name in ("unet", "vae", "text_encoder", "transformer") if (parts.get(name) or [None])[0]
     ]
-    return next((f"the weights in {name}/" for name in networks if not _weighty(folder / name)), "")
+    return next((f"the weights in {name}/" for name in networks if not _has_weights(folder / name)), "")
 
 
-def _weighty(folder: Path) -> bool:
+def _has_weights(folder: Path) -> bool:
     return any(path.is_file() for ending in ("safetensors", "bin") for path in folder.glob(f"*.{ending}"))
 
 
-def _variable(asset: Asset) -> str:
+def _folder_variable(asset: Asset) -> str:
     return "SA_BENCH_WEIGHTS" if asset.kind in ("weights", "model") else "SA_BENCH_DATA"

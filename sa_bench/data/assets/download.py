@@ -69,33 +69,33 @@ def download(
     """
     with _bar(name) as advance:
         for left in reversed(range(TRIES)):
-            before = size(part)
+            before = partial_size(part)
             try:
                 return _continue(url, part, known, advance, limit, clock)
             except (OSError, HTTPException) as error:
                 if getattr(error, "errno", None) in DISK:
                     raise
-                grown = size(part) > before
+                grown = partial_size(part) > before
                 if left and grown:
                     continue
                 kept = (
-                    f"; {size(part):,} bytes are kept, the same command goes on from there"
-                    if size(part)
+                    f"; {partial_size(part):,} bytes are kept, the same command goes on from there"
+                    if partial_size(part)
                     else ""
                 )
                 raise (MissingAsset if grown or before else Unreachable)(
-                    f"{address(url)} {why(error)}{kept}"
+                    f"{describe_address(url)} {describe_failure(error)}{kept}"
                 ) from error
 
 
 def _continue(url: str, part: Path, known: bool, advance: Advance, limit: int, clock: Clock) -> None:
     tag, headers = tag_file(part), {}
     validator = tag.read_text(encoding="utf-8") if tag.exists() else ""
-    start = size(part) if known or validator else 0  # else two versions could be mixed unseen
+    start = partial_size(part) if known or validator else 0  # else two versions could be mixed unseen
     if start:
         headers = {"Range": f"bytes={start}-"} | ({"If-Range": validator} if validator else {})
     try:
-        answer = opened(url, headers)
+        answer = open_url(url, headers)
     except Refused as refused:
         if refused.code != 416:
             raise
@@ -118,7 +118,7 @@ def _continue(url: str, part: Path, known: bool, advance: Advance, limit: int, c
         if total is not None and total > limit:
             drop(part)
             raise MissingAsset(
-                f"{address(url)} says that it has {total:,} bytes; {limit:,} are the most that it may have"
+                f"{describe_address(url)} says that it has {total:,} bytes; {limit:,} are the most that it may have"
             )
         if total is not None:
             _require_room(part, total, total - start)
@@ -133,7 +133,7 @@ def _continue(url: str, part: Path, known: bool, advance: Advance, limit: int, c
                     file.close()
                     drop(part)
                     raise MissingAsset(
-                        f"{address(url)} sends more than {limit:,} bytes, the most that it may have"
+                        f"{describe_address(url)} sends more than {limit:,} bytes, the most that it may have"
                     )
                 if (waited := clock() - since) >= WINDOW:
                     if came < SLOWEST * waited:
@@ -141,8 +141,8 @@ def _continue(url: str, part: Path, known: bool, advance: Advance, limit: int, c
                     since, came = clock(), 0
             file.flush()
             os.fsync(file.fileno())
-    if total is not None and size(part) != total:
-        raise ConnectionError(f"ended at {size(part):,} of {total:,} bytes")
+    if total is not None and partial_size(part) != total:
+        raise ConnectionError(f"ended at {partial_size(part):,} of {total:,} bytes")
 
 
 def _require_room(part: Path, total: int, left: int) -> None:
@@ -154,7 +154,7 @@ def _require_room(part: Path, total: int, left: int) -> None:
         )
 
 
-def address(url: str) -> str:
+def describe_address(url: str) -> str:
     """Where a file is asked for: of the hub's, at the mirror that HF_ENDPOINT names, if it does."""
     from huggingface_hub import constants
 
@@ -162,7 +162,7 @@ def address(url: str) -> str:
     return constants.ENDPOINT + url.removeprefix(HUGGING_FACE) if hub else url
 
 
-def opened(url: str, headers: dict[str, str] | None = None) -> Any:
+def open_url(url: str, headers: dict[str, str] | None = None) -> Any:
     """The answer to a GET within `DEADLINE`, name look-up included; the hub's token is shown to the hub alone.
 
     Raises:
@@ -174,7 +174,7 @@ def opened(url: str, headers: dict[str, str] | None = None) -> Any:
     if url.startswith(f"{HUGGING_FACE}/"):
         if constants.HF_HUB_OFFLINE:
             raise ConnectionError("is not asked: HF_HUB_OFFLINE is set")
-        url = address(url)
+        url = describe_address(url)
     request = urllib.request.Request(
         url, headers={"User-Agent": f"sa_bench/{__version__}", **(headers or {})}
     )
@@ -201,7 +201,7 @@ def opened(url: str, headers: dict[str, str] | None = None) -> Any:
     return answer
 
 
-def why(error: Exception) -> str:
+def describe_failure(error: Exception) -> str:
     """What went wrong with a connection, in words that follow the address."""
     inner = getattr(error, "reason", error)
     text = str(inner).splitlines()[0] if str(inner) else type(inner).__name__
@@ -209,7 +209,7 @@ def why(error: Exception) -> str:
     return text if plain and " " in text else f"cannot be reached ({text})"
 
 
-def size(path: Path) -> int:
+def partial_size(path: Path) -> int:
     """Bytes of a file; 0: there is none."""
     return path.stat().st_size if path.exists() else 0
 

@@ -15,22 +15,22 @@ from http.client import HTTPException
 from pathlib import Path
 
 from sa_bench.core.errors import CellFailed, MissingAsset, SaBenchError
-from sa_bench.core.locks import locked
+from sa_bench.core.locks import hold_lock
 from sa_bench.core.store import disk_errors, file_digest, write_atomic
 from sa_bench.data import prompts
-from sa_bench.data.archives import reason
+from sa_bench.data.archives import describe_error
 from sa_bench.data.assets import catalogue, locate
 from sa_bench.data.assets.catalogue import Asset
 from sa_bench.data.assets.download import (
     DISK,
     Refused,
     Unreachable,
-    address,
+    describe_address,
+    describe_failure,
     download,
     drop,
-    opened,
-    size,
-    why,
+    open_url,
+    partial_size,
 )
 
 LARGEST = 2**30  # bytes of an archive's file that is converted, at most
@@ -44,46 +44,48 @@ class Wrong(MissingAsset):
     """Something came, but not the file."""
 
 
-def _one(asset: Asset, source: Path | None, say: Say) -> Path:
+def _fetch_asset(asset: Asset, source: Path | None, say: Say) -> Path:
     try:
         if (path := catalogue.find(asset)) is not None:
             say(f"{asset.name}: here, {path}")
             return path
     except MissingAsset as error:
-        if any(path.exists() and catalogue.is_own(path) for path in catalogue.places(asset)):
+        if any(path.exists() and catalogue.is_own(path) for path in catalogue.list_places(asset)):
             raise  # what lies there would win over whatever is fetched
         say(f"{asset.name}: {error}")
-    to = catalogue.target(asset)
+    to = catalogue.download_target(asset)
     try:
         if asset.hub and source is None:
-            path = _from_hub(asset, say)
+            path = _download_from_hub(asset, say)
         else:
             with disk_errors(to.parent):
                 to.parent.mkdir(parents=True, exist_ok=True)
-                with locked(to.with_name(f".{to.name}.lock"), asset.name):
+                with hold_lock(to.with_name(f".{to.name}.lock"), asset.name):
                     path = (
-                        _folder(asset, source, to) if asset.hub and source else _file(asset, source, to, say)
+                        _copy_folder(asset, source, to)
+                        if asset.hub and source
+                        else _fetch_file(asset, source, to, say)
                     )
     except OSError as error:  # a disk that fails, a file where a folder should be
         raise CellFailed(f"{asset.name} cannot be kept: {error}.") from error
-    if wrong := catalogue.damage(asset, path):
+    if wrong := catalogue.describe_damage(asset, path):
         raise MissingAsset(f"{asset.name}: {path} {wrong}.")
     return path
 
 
-def _file(asset: Asset, source: Path | None, to: Path, say: Say) -> Path:
+def _fetch_file(asset: Asset, source: Path | None, to: Path, say: Say) -> Path:
     """One file at its place, checked before it gets its name."""
-    if to.is_file() and not catalogue.damage(asset, to):  # another process was quicker
+    if to.is_file() and not catalogue.describe_damage(asset, to):  # another process was quicker
         return to
     part = to.with_name(f".{to.name}.part")
-    resumed = source is None and size(part) > 0
+    resumed = source is None and partial_size(part) > 0
     try:
-        digest = _got(asset, source, part, to, say)
+        digest = _get_file(asset, source, part, to, say)
     except Wrong:
         if not resumed:  # what was kept from another time may have been another version's
             raise
-        digest = _got(asset, source, part, to, say)
-    if len(asset.sha256) < len(digest) and not locate.noted(to):  # trusted the first time
+        digest = _get_file(asset, source, part, to, say)
+    if len(asset.sha256) < len(digest) and not locate.recorded_sha256(to):  # trusted the first time
         note = to.with_name(f"{to.name}.sha256")
         write_atomic(note, f"{digest}  {to.name}\n".encode())
         published = (
@@ -94,29 +96,33 @@ def _file(asset: Asset, source: Path | None, to: Path, say: Say) -> Path:
         )
     part.replace(to)
     drop(part)
-    say(f"{asset.name}: {'copied' if source else 'fetched'}, {size(to):,} bytes, sha256 {digest}, {to}")
+    say(
+        f"{asset.name}: {'copied' if source else 'fetched'}, {partial_size(to):,} bytes, sha256 {digest}, {to}"
+    )
     return to
 
 
-def _got(asset: Asset, source: Path | None, part: Path, to: Path, say: Say) -> str:
+def _get_file(asset: Asset, source: Path | None, part: Path, to: Path, say: Say) -> str:
     """The sha256 of the right file, which is then in `part`.
 
     Raises:
         Wrong: another file came; it is dropped.
         MissingAsset: none came.
     """
-    final = _copied(asset, source, part) if source else _downloaded(asset, part, say)
+    final = _copy_file(asset, source, part) if source else _download_file(asset, part, say)
     try:
-        return _checked(asset, part, to, source, final)
+        return _check_file(asset, part, to, source, final)
     except MissingAsset as error:
         drop(part)
         raise Wrong(str(error)) from error
 
 
-def _downloaded(asset: Asset, part: Path, say: Say) -> bool:
-    say(f"{asset.name}: fetching {asset.size} from {address(asset.url)}")
+def _download_file(asset: Asset, part: Path, say: Say) -> bool:
+    say(f"{asset.name}: fetching {asset.size} from {describe_address(asset.url)}")
     try:
-        download(asset.url, part, asset.name, bool(asset.sha256 or asset.md5), catalogue.most(asset))
+        download(
+            asset.url, part, asset.name, bool(asset.sha256 or asset.md5), catalogue.largest_download(asset)
+        )
     except Refused as refused:
         raise MissingAsset(f"{asset.name}: {_advice(asset, refused)}") from refused
     except MissingAsset as error:
@@ -124,7 +130,7 @@ def _downloaded(asset: Asset, part: Path, say: Say) -> bool:
     return not asset.convert
 
 
-def _copied(asset: Asset, source: Path, part: Path) -> bool:
+def _copy_file(asset: Asset, source: Path, part: Path) -> bool:
     """Copy the file, or what it is made from; whether it is the file itself.
 
     Raises:
@@ -144,21 +150,21 @@ def _copied(asset: Asset, source: Path, part: Path) -> bool:
     raise MissingAsset(f"{asset.name}: {source} has no {asset.file} ({asset.size}, from {asset.url}).")
 
 
-def _checked(asset: Asset, part: Path, to: Path, source: Path | None, final: bool) -> str:
+def _check_file(asset: Asset, part: Path, to: Path, source: Path | None, final: bool) -> str:
     """The sha256 of what came, after a comparison with all that is known of the file.
 
     Raises:
         MissingAsset: it is not the file.
     """
-    came = f"{asset.name}: what came from {source or address(asset.url)}"
-    if wrong := prompts.problem(part):
+    came = f"{asset.name}: what came from {source or describe_address(asset.url)}"
+    if wrong := prompts.find_problem(part):
         raise MissingAsset(f"{came} {wrong}.")
     if not final:
         _convert(asset, part, came)
     digest = file_digest(part)
     if not digest.startswith(asset.sha256):
         raise MissingAsset(f"{came} is not the file: its sha256 is {digest}, not {asset.sha256}.")
-    if len(asset.sha256) < len(digest) and not digest.startswith(noted := locate.noted(to)):
+    if len(asset.sha256) < len(digest) and not digest.startswith(noted := locate.recorded_sha256(to)):
         raise MissingAsset(
             f"{came} is another file than the first time: its sha256 is {digest}, {to.name}.sha256 has {noted}. Delete "
             f"{to}.sha256 if you trust the new one."
@@ -204,21 +210,21 @@ def _convert(asset: Asset, part: Path, came: str) -> None:
     except Exception as error:  # tarfile, gzip and zlib have their own, the conversion ours
         if isinstance(error, CellFailed) or getattr(error, "errno", None) in DISK:
             raise
-        said = reason(error).replace(str(source), asset.member)
+        said = describe_error(error).replace(str(source), asset.member)
         raise MissingAsset(f"{came} cannot be converted: {said}") from error
     finally:
         source.unlink(missing_ok=True)
         made.unlink(missing_ok=True)
 
 
-def _folder(asset: Asset, source: Path, to: Path) -> Path:
+def _copy_folder(asset: Asset, source: Path, to: Path) -> Path:
     """Copy a model's folder; it gets its name when it is whole."""
     inside = source / asset.file
     if not inside.is_dir():
         raise MissingAsset(
             f"{asset.name}: {source} has no folder {asset.file} ({asset.size}, from {asset.url})."
         )
-    if wrong := catalogue.damage(asset, inside):
+    if wrong := catalogue.describe_damage(asset, inside):
         raise MissingAsset(f"{asset.name}: {inside} {wrong}.")
     part = to.with_name(f".{to.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -229,7 +235,7 @@ def _folder(asset: Asset, source: Path, to: Path) -> Path:
     return to
 
 
-def _from_hub(asset: Asset, say: Say) -> Path:
+def _download_from_hub(asset: Asset, say: Say) -> Path:
     """A model's folder in the hub's cache.
 
     Raises:
@@ -240,18 +246,20 @@ def _from_hub(asset: Asset, say: Say) -> Path:
     from huggingface_hub.errors import GatedRepoError
 
     say(
-        f"{asset.name}: fetching {asset.size} from {address(asset.url)} into the Hugging Face cache (HF_HOME moves it), as "
-        f"`hf download {asset.hub}` would"
+        f"{asset.name}: fetching {asset.size} from {describe_address(asset.url)} into the Hugging Face cache (HF_HOME "
+        f"moves it), as `hf download {asset.hub}` would"
     )
     weights = "*/*"  # a pipeline's lie in its folders; beside them may be the same ones again, in one file
     try:
-        opened(f"{asset.url}/resolve/main/model_index.json").close()
+        open_url(f"{asset.url}/resolve/main/model_index.json").close()
     except Refused as refused:
         if refused.kind != "EntryNotFound":
             raise MissingAsset(f"{asset.name}: {_advice(asset, refused)}") from refused
         weights = "*"  # a network alone
     except (OSError, HTTPException) as error:
-        raise Unreachable(f"{asset.name}: {address(asset.url)} {why(error)}. {_offline(asset)}") from error
+        raise Unreachable(
+            f"{asset.name}: {describe_address(asset.url)} {describe_failure(error)}. {_offline(asset)}"
+        ) from error
     path = Path()
     for ending in ("safetensors", "bin"):
         patterns = [*TEXTS, f"{weights}.{ending}"]
@@ -263,13 +271,14 @@ def _from_hub(asset: Asset, say: Say) -> Path:
         except Exception as error:  # of several libraries
             if getattr(error, "errno", None) in DISK:
                 raise CellFailed(
-                    f"{asset.name} cannot be kept in {constants.HF_HUB_CACHE} ({reason(error)}); HF_HOME moves that folder."
+                    f"{asset.name} cannot be kept in {constants.HF_HUB_CACHE} ({describe_error(error)}); "
+                    "HF_HOME moves that folder."
                 ) from error
             raise MissingAsset(
-                f"{asset.name}: {address(asset.url)} cannot be had ({reason(error)}). "
+                f"{asset.name}: {describe_address(asset.url)} cannot be had ({describe_error(error)}). "
                 "The same command goes on where this one was."
             ) from error
-        if not catalogue.damage(asset, path):
+        if not catalogue.describe_damage(asset, path):
             say(f"{asset.name}: fetched, {path}")
             break
     return path
@@ -277,7 +286,7 @@ def _from_hub(asset: Asset, say: Say) -> Path:
 
 def _advice(asset: Asset, refused: Refused) -> str:
     """What a refusal means and what to do."""
-    local = f"A local copy goes to {catalogue.target(asset)}."
+    local = f"A local copy goes to {catalogue.download_target(asset)}."
     if not asset.url.startswith(catalogue.HUGGING_FACE) or refused.code not in (401, 403, 404):
         again = refused.code in (408, 425, 429) or refused.code >= 500
         return f"{refused}: {'try again later' if again else 'it may have moved'}. {local}"
@@ -289,10 +298,10 @@ def _advice(asset: Asset, refused: Refused) -> str:
         )
     note = f"; {asset.note}" if asset.note else ""
     return (
-        f"the hub shows no {address(page)} (HTTP {refused.code}): removed, renamed or private{note}. Who has access sets "
-        f"HF_TOKEN. {local}"
+        f"the hub shows no {describe_address(page)} (HTTP {refused.code}): removed, renamed or private{note}. Who has "
+        f"access sets HF_TOKEN. {local}"
     )
 
 
 def _offline(asset: Asset) -> str:
-    return f"Go online, or put it into {catalogue.target(asset)}, or name a folder that has it (--from)."
+    return f"Go online, or put it into {catalogue.download_target(asset)}, or name a folder that has it (--from)."

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from sa_bench.core.errors import MissingAsset, SaBenchError
-from sa_bench.core.file_state import digest
+from sa_bench.core.file_state import cached_digest
 from sa_bench.core.settings import store_folder, weights_folder
 from sa_bench.core.untrusted_arrays import load_torch
 
 
-def places(name: str, hub: str = "") -> list[Path]:
+def list_places(name: str, hub: str = "") -> list[Path]:
     """Where a weight file or folder may lie, in the order in which it is looked for.
 
     Args:
@@ -61,10 +61,10 @@ def find(name: str, what: str, sha256: str = "", hub: str = "") -> Path:
     Raises:
         MissingAsset: it is nowhere, or damaged.
     """
-    for path in places(name, hub):
+    for path in list_places(name, hub):
         if path.exists():
-            begins = longer(sha256, noted(path))
-            if begins and not digest(path).startswith(begins):
+            begins = longest_known_sha256(sha256, recorded_sha256(path))
+            if begins and not cached_digest(path).startswith(begins):
                 raise MissingAsset(
                     f"{path} is damaged: its sha256 does not begin with {begins[:16]}. Get {what}."
                 )
@@ -75,12 +75,12 @@ def find(name: str, what: str, sha256: str = "", hub: str = "") -> Path:
     )
 
 
-def longer(published: str, noted: str) -> str:
+def longest_known_sha256(published: str, noted: str) -> str:
     """What a file's sha256 must begin with: what is published and, where that is a part, what was noted with it."""
     return noted if len(noted) > len(published) and noted.startswith(published) else published
 
 
-def noted(path: Path) -> str:
+def recorded_sha256(path: Path) -> str:
     """The sha256 that `fetch` noted in `<file>.sha256` where nobody published one; empty: no such note."""
     note = path.with_name(f"{path.name}.sha256")
     try:
@@ -89,14 +89,14 @@ def noted(path: Path) -> str:
         return ""
 
 
-def absent(package: str, distribution: str, extra: str) -> str | None:
+def missing_package(package: str, distribution: str, extra: str) -> str | None:
     """What to install if the module `package` cannot be imported here; None if it can."""
     if importlib.util.find_spec(package) is not None:
         return None
     return f"needs the package {distribution}: python -m pip install 'sa_bench[{extra}]'"
 
 
-def damaged(distribution: str, *endings: str) -> str | None:
+def find_damaged_package(distribution: str, *endings: str) -> str | None:
     """Which of a library's own weight files is not the one that was installed, and what to do; None: all are.
 
     Installed packages carry the sha256 of each of their files (PEP 376); where one does not, nothing is said.
@@ -110,16 +110,16 @@ def damaged(distribution: str, *endings: str) -> str | None:
             continue
         path = Path(str(file.locate()))
         wanted = base64.urlsafe_b64decode(file.hash.value + "=" * (-len(file.hash.value) % 4)).hex()
-        if not path.is_file() or digest(path) != wanted:
+        if not path.is_file() or cached_digest(path) != wanted:
             state = "damaged" if path.is_file() else "gone"
             return (
-                f"{path} is {state}: it is not the file that {distribution} {version(distribution)} brought. "
-                f"python -m pip install --force-reinstall --no-deps {distribution}=={version(distribution)}"
+                f"{path} is {state}: it is not the file that {distribution} {package_version(distribution)} brought. "
+                f"python -m pip install --force-reinstall --no-deps {distribution}=={package_version(distribution)}"
             )
     return None
 
 
-def version(distribution: str) -> str:
+def package_version(distribution: str) -> str:
     """The installed version of a library; `absent` if there is none."""
     try:
         return metadata.version(distribution)
@@ -127,7 +127,7 @@ def version(distribution: str) -> str:
         return "absent"
 
 
-def known(*names: str, hub: str = "") -> str:
+def short_hash(*names: str, hub: str = "") -> str:
     """16 hex digits of the weight files of these names, `absent` if one is missing; for fingerprints."""
     from sa_bench.core.store import digest as of
 
@@ -135,10 +135,10 @@ def known(*names: str, hub: str = "") -> str:
         paths = [find(name, "", hub=hub) for name in names]
     except MissingAsset:
         return "absent"
-    return digest(paths[0])[:16] if len(paths) == 1 else of([digest(path) for path in paths])
+    return cached_digest(paths[0])[:16] if len(paths) == 1 else of([cached_digest(path) for path in paths])
 
 
-def tensors(path: Path) -> Mapping[str, Any]:
+def load_tensors(path: Path) -> Mapping[str, Any]:
     """What torch saved at `path`, read by the loader that admits tensors and plain values alone.
 
     Raises:

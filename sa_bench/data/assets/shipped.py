@@ -34,7 +34,7 @@ def variance_card() -> dict[str, Any]:
     return found
 
 
-def verified(file: Path) -> str:
+def verify_shipped(file: Path) -> str:
     """The weight file's sha256, equal to its card's.
 
     Raises:

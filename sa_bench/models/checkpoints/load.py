@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sa_bench.core.errors import SaBenchError
-from sa_bench.data.assets.locate import digest
+from sa_bench.core.file_state import cached_digest
 from sa_bench.models.checkpoints import diffusers_folder, lora, single_file
 from sa_bench.models.checkpoints.diffusers_folder import NOISE, STEMS, cached, require_all, require_matching
 from sa_bench.models.checkpoints.layouts import (
@@ -104,8 +104,8 @@ def content(source: str) -> str:
         files = [*weight_files(found.path, *STEMS["unet"]), found.path / "config.json"]
         return _sha256(sorted((f.name, _meaning(f)) for f in files))
     beside = found.path.with_suffix(".yaml"), found.path.parent / "adapter_config.json"
-    further = [digest(f) for f in beside if f.is_file()]
-    return _sha256([digest(found.path), *further]) if further else digest(found.path)
+    further = [cached_digest(f) for f in beside if f.is_file()]
+    return _sha256([cached_digest(found.path), *further]) if further else cached_digest(found.path)
 
 
 def _sha256(value: Any) -> str:
@@ -115,7 +115,7 @@ def _sha256(value: Any) -> str:
 def _meaning(file: Path) -> str:
     """A file's digest; of a configuration that of its values, without the paths and versions that libraries leave in it."""
     if not file.name.endswith("config.json"):
-        return digest(file)
+        return cached_digest(file)
     left = ("name_or_path", "transformers_version")
     return _sha256({k: v for k, v in read_json(file).items() if k not in left and not k.startswith("_")})
 

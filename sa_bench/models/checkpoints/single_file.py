@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sa_bench.core.errors import MissingAsset, SaBenchError
 from sa_bench.core.untrusted_text import SUITE, read_bytes
-from sa_bench.data.assets.locate import places
+from sa_bench.data.assets.locate import list_places
 from sa_bench.models.checkpoints.diffusers_folder import assembled
 from sa_bench.models.checkpoints.layouts import read_tensors
 
@@ -318,7 +318,7 @@ def tokenizer(path: Path, words: int, second: bool) -> Any:
 def _kept() -> list[Path]:
     from huggingface_hub import try_to_load_from_cache
 
-    found = [place for name in LOCAL for place in places(name)]
+    found = [place for name in LOCAL for place in list_places(name)]
     for name in HUB:
         for file in ("tokenizer.json", "vocab.json", "tokenizer/vocab.json"):
             if isinstance(where := try_to_load_from_cache(name, file), str):

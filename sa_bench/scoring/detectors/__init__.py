@@ -50,7 +50,7 @@ def load(name: str) -> Detector:
     return cast(Detector, importlib.import_module(f"sa_bench.scoring.detectors.{name}"))
 
 
-def used(requires: Iterable[str]) -> list[Detector]:
+def detectors_of(requires: Iterable[str]) -> list[Detector]:
     """The detectors among a metric's requirements, each behind the one it starts from."""
     found: dict[str, Detector] = {}
     for name in requires:
@@ -62,11 +62,11 @@ def used(requires: Iterable[str]) -> list[Detector]:
     return list(found.values())
 
 
-def missing(requires: Iterable[str]) -> str | None:
+def find_missing(requires: Iterable[str]) -> str | None:
     """Why a metric that needs these detectors cannot be taken here; None if it can."""
-    return next((reason for d in used(requires) if (reason := d.missing())), None)
+    return next((reason for d in detectors_of(requires) if (reason := d.missing())), None)
 
 
 def fingerprint(requires: Iterable[str]) -> dict[str, Record]:
     """Detector to its facts, of all that a metric needs."""
-    return {d.NAME: {"version": d.VERSION, **d.facts()} for d in used(requires)}
+    return {d.NAME: {"version": d.VERSION, **d.facts()} for d in detectors_of(requires)}

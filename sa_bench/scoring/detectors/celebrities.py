@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 from sa_bench.core.errors import MissingAsset, SaBenchError
 from sa_bench.core.store import write_atomic
 from sa_bench.data.assets.catalogue import CATALOGUE
-from sa_bench.data.assets.locate import find, known, tensors
+from sa_bench.data.assets.locate import find, load_tensors, short_hash
 from sa_bench.scoring.detectors import faces
-from sa_bench.scoring.detectors.pixels import Pixels, crop, each
+from sa_bench.scoring.detectors.pixels import Pixels, crop, iterate_rgb
 
 if TYPE_CHECKING:
     import torch
@@ -49,8 +49,8 @@ def facts() -> dict[str, Any]:
     """The network, its weights and labels, and how faces are cut out."""
     return {
         "network": "ResNet-50, fc 256, fc 2306",
-        "weights": known(FILE),
-        "labels": known(LABELS),
+        "weights": short_hash(FILE),
+        "labels": short_hash(LABELS),
         "grow": GROW,
     }
 
@@ -95,7 +95,7 @@ def convert(source: str | Path, target: str | Path | None = None) -> Path:
     source = Path(source)
     if not source.is_file():
         raise SaBenchError(f"There is no file {source}. It is in {URL}.")
-    state = tensors(source).get("model_state")
+    state = load_tensors(source).get("model_state")
     if not isinstance(state, Mapping):
         raise SaBenchError(f"{source} has no `model_state`; it is not GIPHY's best_model_states.pkl.")
     state = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
@@ -210,9 +210,9 @@ def detect(
     if beside is None or len(beside) != len(images):
         raise SaBenchError("The celebrity detector needs the name to look for, one an image.")
     targets = {name: index_of(name, names) for name in dict.fromkeys(beside)}
-    net = _loaded(path, known(FILE), device)
+    net = _loaded(path, short_hash(FILE), device)
     records, boxes = [], faces.detect(images, device=device) if found is None else found
-    for image, name, record in zip(each(images), beside, boxes, strict=True):
+    for image, name, record in zip(iterate_rgb(images), beside, boxes, strict=True):
         crops = [c for f in record["faces"] if (c := crop(image, f["box"], GROW)) is not None]
         p, index = probabilities(net, crops, device), targets[name]
         tops = [(names[int(r.argmax())], float(r.max())) for r in p]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from sa_bench.core.errors import MissingAsset, SaBenchError
 from sa_bench.data.assets.catalogue import CATALOGUE
-from sa_bench.data.assets.locate import absent, find, known, version
-from sa_bench.scoring.detectors.pixels import Pixels, each
+from sa_bench.data.assets.locate import find, missing_package, package_version, short_hash
+from sa_bench.scoring.detectors.pixels import Pixels, iterate_rgb
 
 if TYPE_CHECKING:
     from sa_bench.scoring.detectors import Progress, Record
@@ -27,14 +27,14 @@ BATCH = 16
 def facts() -> dict[str, Any]:
     """Library, version, weights and scale."""
     return {
-        "library": f"transformers {version('transformers')}", "network": FOLDER, "scale": "100 cos",
-        "weights": known(f"{FOLDER}/model.safetensors", hub=HUB),
+        "library": f"transformers {package_version('transformers')}", "network": FOLDER, "scale": "100 cos",
+        "weights": short_hash(f"{FOLDER}/model.safetensors", hub=HUB),
     }  # fmt: skip
 
 
 def missing() -> str | None:
     """What to install or which folder to put where."""
-    if reason := absent("transformers", "transformers", "t2i"):
+    if reason := missing_package("transformers", "transformers", "t2i"):
         return reason
     try:
         folder = find(FOLDER, HOW, hub=HUB)
@@ -81,7 +81,7 @@ def detect(
         )
     net, words, look = _network(find(FOLDER, HOW, hub=HUB), facts()["weights"], device)
     longest, records, batch = net.config.text_config.max_position_embeddings, [], []
-    for row, image in enumerate(each(images)):
+    for row, image in enumerate(iterate_rgb(images)):
         batch.append(image)
         if len(batch) < BATCH and row + 1 < len(images):
             continue

@@ -10,9 +10,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sa_bench.core.file_state import cached_digest
 from sa_bench.core.store import digest as joined
-from sa_bench.data.assets.locate import absent, damaged, digest, version
-from sa_bench.scoring.detectors.pixels import Pixels, each
+from sa_bench.data.assets.locate import find_damaged_package, missing_package, package_version
+from sa_bench.scoring.detectors.pixels import Pixels, iterate_rgb
 
 if TYPE_CHECKING:
     from sa_bench.scoring.detectors import Progress, Record
@@ -32,16 +33,18 @@ def facts() -> dict[str, Any]:
     spec, weights = find_spec("facenet_pytorch"), "absent"
     if spec is not None and spec.submodule_search_locations:
         folder = Path(spec.submodule_search_locations[0]) / "data"
-        weights = joined([digest(folder / f"{net}.pt") for net in ("pnet", "rnet", "onet")])
+        weights = joined([cached_digest(folder / f"{net}.pt") for net in ("pnet", "rnet", "onet")])
     return {
-        "library": f"facenet-pytorch {version('facenet-pytorch')}", "network": "MTCNN", "weights": weights,
+        "library": f"facenet-pytorch {package_version('facenet-pytorch')}", "network": "MTCNN", "weights": weights,
         "least_pixels": LEAST, "thresholds": list(THRESHOLDS), "factor": FACTOR,
     }  # fmt: skip
 
 
 def missing() -> str | None:
     """What to install, if anything, or which of the library's weights is damaged."""
-    return absent("facenet_pytorch", "facenet-pytorch", "faces") or damaged("facenet-pytorch", ".pt")
+    return missing_package("facenet_pytorch", "facenet-pytorch", "faces") or find_damaged_package(
+        "facenet-pytorch", ".pt"
+    )
 
 
 @lru_cache(maxsize=1)
@@ -63,7 +66,7 @@ def detect(
     shorter than the smallest face there is none (MTCNN itself would break on it).
     """
     network, records = _network(device), []
-    for image in each(images):
+    for image in iterate_rgb(images):
         rows = []
         if min(image.shape[:2]) >= LEAST:
             boxes, scores = network.detect(image)  # no face: None and [None]

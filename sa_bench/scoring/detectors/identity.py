@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from sa_bench.core.errors import MissingAsset, SaBenchError
 from sa_bench.data.assets.catalogue import CATALOGUE
-from sa_bench.data.assets.locate import absent, find, known, tensors, version
+from sa_bench.data.assets.locate import find, load_tensors, missing_package, package_version, short_hash
 from sa_bench.scoring.detectors import faces
-from sa_bench.scoring.detectors.pixels import Pixels, crop, each
+from sa_bench.scoring.detectors.pixels import Pixels, crop, iterate_rgb
 
 if TYPE_CHECKING:
     import torch
@@ -33,14 +33,14 @@ SIDE = 160  # pixels of a crop, as wide as the box
 def facts() -> dict[str, Any]:
     """Library, version and weights."""
     return {
-        "library": f"facenet-pytorch {version('facenet-pytorch')}", "network": "InceptionResnetV1",
-        "weights": known(FILE), "pixels": SIDE,
+        "library": f"facenet-pytorch {package_version('facenet-pytorch')}", "network": "InceptionResnetV1",
+        "weights": short_hash(FILE), "pixels": SIDE,
     }  # fmt: skip
 
 
 def missing() -> str | None:
     """What to install or which file to put where."""
-    if reason := absent("facenet_pytorch", "facenet-pytorch", "faces"):
+    if reason := missing_package("facenet_pytorch", "facenet-pytorch", "faces"):
         return reason
     try:
         find(FILE, HOW)
@@ -54,7 +54,7 @@ def _network(path: Path, content: str, device: str) -> torch.nn.Module:
     from facenet_pytorch import InceptionResnetV1
 
     net = InceptionResnetV1(pretrained=None)
-    state = {k: v for k, v in tensors(path).items() if not k.startswith("logits.")}
+    state = {k: v for k, v in load_tensors(path).items() if not k.startswith("logits.")}
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
@@ -78,9 +78,9 @@ def detect(
     from PIL.Image import Resampling
     from torchvision.transforms.functional import pil_to_tensor
 
-    net: Any = _network(find(FILE, HOW), known(FILE), device)
+    net: Any = _network(find(FILE, HOW), short_hash(FILE), device)
     records, boxes = [], faces.detect(images, device=device) if found is None else found
-    for image, record in zip(each(images), boxes, strict=True):
+    for image, record in zip(iterate_rgb(images), boxes, strict=True):
         rows = []
         for face in record["faces"]:
             if (cut := crop(image, face["box"])) is not None:

@@ -16,8 +16,15 @@ import numpy as np
 
 from sa_bench.core.errors import MissingAsset, SaBenchError
 from sa_bench.data.assets.catalogue import CATALOGUE
-from sa_bench.data.assets.locate import absent, damaged, find, known, tensors, version
-from sa_bench.scoring.detectors.pixels import Pixels, each, rgb
+from sa_bench.data.assets.locate import (
+    find,
+    find_damaged_package,
+    load_tensors,
+    missing_package,
+    package_version,
+    short_hash,
+)
+from sa_bench.scoring.detectors.pixels import Pixels, iterate_rgb, to_rgb
 
 if TYPE_CHECKING:
     import torch
@@ -36,16 +43,16 @@ SIDE = 64  # pixels of the shorter side
 def facts() -> dict[str, Any]:
     """Library, version, weights and size."""
     return {
-        "library": f"lpips {version('lpips')}",
+        "library": f"lpips {package_version('lpips')}",
         "network": "alex 0.1",
-        "weights": known(FILE),
+        "weights": short_hash(FILE),
         "pixels": SIDE,
     }
 
 
 def missing() -> str | None:
     """What to install or which file to put where."""
-    if reason := absent("lpips", "lpips", "t2i") or damaged("lpips", ".pth"):
+    if reason := missing_package("lpips", "lpips", "t2i") or find_damaged_package("lpips", ".pth"):
         return reason
     try:
         find(FILE, HOW, SHA256)
@@ -61,7 +68,7 @@ def _network(path: Path, content: str, device: str) -> torch.nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # lpips asks torchvision in a deprecated way
         net: Any = lpips.LPIPS(net="alex", version="0.1", pnet_rand=True, verbose=False)
-    state = tensors(path)
+    state = load_tensors(path)
     slices = {k: v for part in net.net.children() for k, v in part.named_children()}
     for index, layer in slices.items():
         for kind, parameter in layer.named_parameters():
@@ -95,9 +102,9 @@ def detect(
 
     if beside is None or len(beside) != len(images):
         raise SaBenchError("LPIPS compares two equally long sets of images, pair by pair.")
-    net, records = _network(find(FILE, HOW, SHA256), known(FILE), device), []
-    for row, image in enumerate(each(images)):
-        other = rgb(beside[row], row)
+    net, records = _network(find(FILE, HOW, SHA256), short_hash(FILE), device), []
+    for row, image in enumerate(iterate_rgb(images)):
+        other = to_rgb(beside[row], row)
         if image.shape != other.shape:
             raise SaBenchError(
                 f"Image {row} is {image.shape[:2]}, the one beside it {other.shape[:2]} pixels."

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sa_bench.core.errors import SaBenchError
-from sa_bench.data.assets.locate import absent, damaged, digest, version
-from sa_bench.scoring.detectors.pixels import Pixels, each
+from sa_bench.core.file_state import cached_digest
+from sa_bench.data.assets.locate import find_damaged_package, missing_package, package_version
+from sa_bench.scoring.detectors.pixels import Pixels, iterate_rgb
 
 if TYPE_CHECKING:
     from sa_bench.scoring.detectors import Progress, Record
@@ -61,15 +62,17 @@ def facts() -> dict[str, Any]:
         else None
     )
     return {
-        "library": f"nudenet {version('nudenet')}", "channels": "BGR, as from a file", "pixels": SIDE,
+        "library": f"nudenet {package_version('nudenet')}", "channels": "BGR, as from a file", "pixels": SIDE,
         "floor": FLOOR, "nms_floor": NMS, "nms_overlap": OVERLAP,
-        "weights": digest(weights)[:16] if weights and weights.is_file() else "absent",
+        "weights": cached_digest(weights)[:16] if weights and weights.is_file() else "absent",
     }  # fmt: skip
 
 
 def missing() -> str | None:
     """What to install, if anything, or which of the library's weights is damaged."""
-    return absent("nudenet", "nudenet (AGPL-3.0)", "nudity") or damaged("nudenet", ".onnx")
+    return missing_package("nudenet", "nudenet (AGPL-3.0)", "nudity") or find_damaged_package(
+        "nudenet", ".onnx"
+    )
 
 
 def check_schema(labels: Sequence[str]) -> None:
@@ -81,7 +84,7 @@ def check_schema(labels: Sequence[str]) -> None:
     if len(labels) != len(LABELS) or set(labels) != LABELS:
         odd = ", ".join(sorted(set(labels) ^ LABELS)[:4]) or "some twice"
         raise SaBenchError(
-            f"This NudeNet ({version('nudenet')}) has other labels than version 3's {len(LABELS)} ({odd}). "
+            f"This NudeNet ({package_version('nudenet')}) has other labels than version 3's {len(LABELS)} ({odd}). "
             "Its counts would compare with none: python -m pip install 'sa_bench[nudity]'."
         )
 
@@ -101,7 +104,7 @@ def detect(
 ) -> list[Record]:  # fmt: skip
     """`{"parts": [{"label", "score", "box": [x, y, width, height]}]}` of each image, all that NudeNet tells."""
     detector, records = _detector(), []
-    for image in each(images):
+    for image in iterate_rgb(images):
         parts = detector.detect(np.ascontiguousarray(image[..., ::-1]))
         records.append(
             {"parts": [{"label": p["class"], "score": p["score"], "box": p["box"]} for p in parts]}

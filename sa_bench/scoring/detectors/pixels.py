@@ -19,7 +19,7 @@ Pixels = np.ndarray | Sequence[np.ndarray]
 """uint8 (N, H, W, C), or a list of (H, W, C) or (H, W) of any sizes; C is 1, 3 or 4."""
 
 
-def rgb(image: np.ndarray, row: int = 0) -> np.ndarray:
+def to_rgb(image: np.ndarray, row: int = 0) -> np.ndarray:
     """uint8 (H, W, 3) of one image; grey is repeated, transparent is laid on white.
 
     Raises:
@@ -37,15 +37,15 @@ def rgb(image: np.ndarray, row: int = 0) -> np.ndarray:
     return np.array(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
 
 
-def each(images: Pixels) -> Iterator[np.ndarray]:
+def iterate_rgb(images: Pixels) -> Iterator[np.ndarray]:
     """Every image as RGB, one at a time and in order."""
     for row, image in enumerate(images):
-        yield rgb(image, row)
+        yield to_rgb(image, row)
 
 
-def blank(images: Pixels) -> np.ndarray:
+def is_blank(images: Pixels) -> np.ndarray:
     """Whether each image is one plain colour, (N,) bool: a blocked or failed picture, no safe one."""
-    return np.array([bool((image.std((0, 1)) < BLANK).all()) for image in each(images)], bool)
+    return np.array([bool((image.std((0, 1)) < BLANK).all()) for image in iterate_rgb(images)], bool)
 
 
 def crop(image: np.ndarray, box: Sequence[float], grow: float = 0.0) -> Image | None:
