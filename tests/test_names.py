@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sa_bench.contracts import is_same_name, mentions
+from sa_bench.contracts.names import is_same_name, mentions
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.engine.cells import resolve, resolve_task
