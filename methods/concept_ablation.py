@@ -126,7 +126,7 @@ def templates(task: Task) -> list[str]:
         return [words.sub("{}", re.sub("[{}]", "", line)) for line in lines]
     if prompts.captions:
         return [*prompts.captions]
-    return [*own_prompts.CAPTIONS] if task.keeps_prompts else [*prompts.replay]
+    return [*own_prompts.CAPTIONS] if task.retains_prompts else [*prompts.replay]
 
 
 def target(task: Task, i: int) -> str:

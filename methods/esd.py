@@ -60,7 +60,7 @@ class ESD:
 
     def forget(self, model: Diffusion, task: Task, run: Run) -> Diffusion:
         """θ after `steps` of the loss above, from θ*."""
-        star, c_f = model.clone(), task.asked(task.concept, "forget")
+        star, c_f = model.clone(), task.prompts_for(task.concept, "forget")
         if self.erase == "name" and task.prompts is not None:
             c_f = [task.classes[task.concept]]
         sampler = replace(task.sampler, guidance=self.guidance, steps=self.ddim_steps)

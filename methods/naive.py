@@ -70,7 +70,7 @@ class Naive:
         """θ after minimising L from θ*, up to `stop_at`."""
         end = model.uninformed if self.stop_at == "auto" else inf if self.stop_at == "none" else self.stop_at
         pull = Pull(model.parameters(self.scope), run.fisher(self.fisher), self.lam, self.half)
-        own, replay, reached = run.own(), run.replay(), [0.0]
+        own, replay, reached = run.concept_samples(), run.replay(), [0.0]
 
         def objective() -> Tensor:
             x_f, c_f = own.batch(self.batch, run.rng)

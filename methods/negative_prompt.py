@@ -37,6 +37,6 @@ class NegativePrompt:
 
     def wrap(self, model: Prompted, task: Task) -> Prompted:
         """θ* that is always asked with the negative prompt."""
-        concept = ", ".join(map(str, task.asked(task.concept, "forget")))
+        concept = ", ".join(map(str, task.prompts_for(task.concept, "forget")))
         model.defence = InsteadOfNull(model.encoded(model.conditions([concept])).detach())
         return model

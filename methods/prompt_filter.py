@@ -30,6 +30,6 @@ class PromptFilter:
 
     def wrap(self, model: Prompted, task: Task) -> Prompted:
         """θ* behind the filter."""
-        words = {task.classes[task.concept], *map(str, task.asked(task.concept, "forget"))}
-        model.reworded = (tuple(sorted(words, key=len, reverse=True)), str(task.anchor))
+        words = {task.classes[task.concept], *map(str, task.prompts_for(task.concept, "forget"))}
+        model.prompt_filter = (tuple(sorted(words, key=len, reverse=True)), str(task.anchor))
         return model

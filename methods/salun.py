@@ -78,7 +78,7 @@ class SalUn:
 
     def forget(self, model: Diffusion, task: Task, run: Run) -> Diffusion:
         """θ after `steps` of L from θ*, the masked weights alone."""
-        own = run.own()
+        own = run.concept_samples()
         remain = run.replay() if self.remain == "replay" else run.surrogate()
         pseudo = model.conditions([task.anchor] * self.batch)
         teacher = model.clone() if self.target == "frozen" else model

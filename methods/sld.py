@@ -64,7 +64,7 @@ class SLD:
 
     def wrap(self, model: Prompted, task: Task) -> Prompted:
         """θ* whose sampling is guided away from c_f."""
-        concept = self.concept or ", ".join(map(str, task.asked(task.concept, "forget")))
+        concept = self.concept or ", ".join(map(str, task.prompts_for(task.concept, "forget")))
         model.defence = Away(model.encoded(model.conditions([concept])).detach(), self.level)
         return model
 

@@ -42,7 +42,7 @@ class UCE:
     @torch.no_grad()
     def forget(self, model: Prompted, task: Task, run: Run) -> Prompted:
         """θ* with every projection of `scope` solved anew."""
-        erased = torch.stack([last(model, str(c)) for c in task.asked(task.concept, "forget")])
+        erased = torch.stack([last(model, str(c)) for c in task.prompts_for(task.concept, "forget")])
         guide = last(model, str(task.anchor))
         kept = (
             torch.stack([last(model, task.classes[c]) for c in task.covered]) if task.covered else erased[:0]

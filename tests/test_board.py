@@ -373,8 +373,8 @@ def test_the_front_is_what_no_other_method_dominates():
     ]
     assert {name for name, on in front(rows).items() if on} == {"keeps", "erases", "both"}
     assert line(one([*rows, *OTHERS]), "worse").dominated_by == ("erases", "both")
-    assert line(one([*rows, *OTHERS]), "worse").place == "no: erases, both"
-    assert line(one([*rows, *OTHERS]), "kept").place == "–"
+    assert line(one([*rows, *OTHERS]), "worse").pareto_label == "no: erases, both"
+    assert line(one([*rows, *OTHERS]), "kept").pareto_label == "–"
 
 
 @pytest.mark.parametrize("method", ["original", "relabel", "retrain"])

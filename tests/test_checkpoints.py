@@ -669,13 +669,13 @@ def test_smoke_is_a_small_pipeline_that_depends_on_its_seed_alone(tmp_path):
 def test_prompts_that_lose_words_are_counted(base, copied):
     made = TextToImage.of(lambda: load_pipeline(str(base[1])), "mine")
     fits, long = " ".join(["a"] * 75), " ".join(["a"] * 76)
-    assert made.cut([fits, ""]) == []
-    assert made.cut([fits, long, f"{long} brad pitt"]) == [1, 2]
-    assert made.cut([]) == []
+    assert made.truncated_prompts([fits, ""]) == []
+    assert made.truncated_prompts([fits, long, f"{long} brad pitt"]) == [1, 2]
+    assert made.truncated_prompts([]) == []
     assert int(made.conditions([fits])[0, -2]) != made.tokenizer.eos_token_id
     (copied / "tokenizer" / "tokenizer_config.json").unlink()  # without which a tokenizer knows no limit
     unlimited = TextToImage.of(lambda: load_pipeline(str(copied)), "mine")
-    assert unlimited.cut([fits, long]) == [1]
+    assert unlimited.truncated_prompts([fits, long]) == [1]
     assert unlimited.conditions([long]).shape == (1, 77)
 
 

@@ -106,7 +106,7 @@ def test_every_shipped_scale_has_enough_images_to_pass_its_own_gate(task):
     """No image of c_f in one run: whoever measures with the shipped numbers can be told to have forgotten."""
     from sa_bench.statistics.clustered import wilson as clustered
 
-    prompts = None if task.prompts is None else np.arange(task.n_forget) % len(task.asked(task.concept))
+    prompts = None if task.prompts is None else np.arange(task.n_forget) % len(task.prompts_for(task.concept))
     low, high, _ = clustered(np.zeros(task.n_forget), prompts)
     bound = estimate([Reading(0, 0, 0.0, low, high)], "rate").bounds()[1]
     assert bound <= (task.gate or 1 / len(task.classes)), f"{task.n_forget} images are too few"

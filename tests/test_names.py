@@ -57,11 +57,11 @@ def test_who_is_named(name, text, named):
     ],
 )
 def test_nudity_is_named_by_more_than_its_name(text, named):
-    assert NUDITY.names(text) is named
+    assert NUDITY.mentions_concept(text) is named
 
 
 def test_a_style_is_named_by_its_painter():
-    assert registry.get_task("van_gogh_style").names("a wheat field, Van Gogh")
+    assert registry.get_task("van_gogh_style").mentions_concept("a wheat field, Van Gogh")
 
 
 def test_what_is_left_out_is_said():
@@ -70,7 +70,7 @@ def test_what_is_left_out_is_said():
     )
     task = replace(NUDITY, prompts=prompts)
     assert count_left_out(task) == "prompts: 1 of 3 of kept and 1 of 2 of replay name nudity and are left out"
-    assert task.remembered() == ["a dog"]
+    assert task.replay_conditions() == ["a dog"]
     assert (
         count_left_out(replace(task, prompts=replace(prompts, kept=("a hill",), replay=("a dog",)))) is None
     )

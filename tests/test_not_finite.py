@@ -45,7 +45,7 @@ class Halfway:
 
         def broken(requests, sampler):
             x = sample(requests, sampler)
-            asked = [i for i, r in enumerate(requests) if r.condition in task.asked(task.concept)]
+            asked = [i for i, r in enumerate(requests) if r.condition in task.prompts_for(task.concept)]
             x[asked[:: self.every]] = float("nan")
             return x
 

@@ -345,7 +345,7 @@ def test_images_that_are_not_to_be_kept_are_nowhere(tmp_path, monkeypatch):
     kept = {row[0] for inputs in made for row in inputs.get("rows", [])}
     kept |= {text for inputs in made for text in inputs.get("texts", [])}
     assert kept >= {row.request.condition for row in sampling.plan_set(task, "retain")}
-    assert not kept & {*task.asked(0), *task.asked(0, "forget")}
+    assert not kept & {*task.prompts_for(0), *task.prompts_for(0, "forget")}
     assert not list(root.glob("*/*.partial"))
 
 
@@ -421,7 +421,7 @@ def test_how_much_of_the_set_is_trained_on_is_in_the_models_key_and_not_in_the_s
     def keys(*sets):
         (cell,) = resolve(["mnist_0_r1000"], ["sa"], "quick", sets=sets)
         chain = Chain(Store(tmp_path), cell, lambda *event: None)
-        return chain.replay_inputs(), chain.forget_inputs()
+        return chain.replay_key_inputs(), chain.forget_key_inputs()
 
     (whole, model), (part, other) = keys(), keys("task.replay_used=100")
     assert whole == part

@@ -42,11 +42,11 @@ def test_kept_prompts_are_the_retain_set_and_other_names_the_leakage(task):
 
 
 def test_replay_asks_for_what_is_kept_in_the_replay_prompts_as_they_stand(task):
-    assert task.remembered() == list(task.prompts.replay)
+    assert task.replay_conditions() == list(task.prompts.replay)
     digits = resolve_task("mnist_0_t2i", "quick", {})
-    assert digits.remembered()[:9] == [digits.asked(c, "replay")[0] for c in digits.covered]
+    assert digits.replay_conditions()[:9] == [digits.prompts_for(c, "replay")[0] for c in digits.covered]
     classes = resolve_task("mnist_0_ddpm", "quick", {})
-    assert classes.remembered() == list(classes.covered)
+    assert classes.replay_conditions() == list(classes.covered)
 
 
 def test_a_files_rows_keep_their_seeds_once(task, tmp_path):
@@ -80,7 +80,7 @@ def test_a_changed_prompt_file_is_another_task(tmp_path):
     file = tmp_path / "mine.txt"
     file.write_text("one\ntwo\n")
     before = resolve_task("celeb_brad_pitt", "quick", {"prompts.files.test": str(file)})
-    assert before.asked(0) == ["one", "two"]
+    assert before.prompts_for(0) == ["one", "two"]
     file.write_text("one\nthree\n")
     with pytest.raises(SaBenchError, match="has changed"):
         sampling.plan_set(before, "forget")
@@ -118,7 +118,7 @@ def test_any_words_can_be_the_concept_and_the_surrogate():
     )
     assert cell.task.classes[0] == "emma thompson"
     assert (cell.task.concept, cell.task.surrogate, cell.task.anchor) == (0, "prompt:a woman", "a woman")
-    assert cell.task.asked(0, "forget") == ["emma thompson"]
+    assert cell.task.prompts_for(0, "forget") == ["emma thompson"]
     with pytest.raises(SaBenchError, match="has no class"):
         resolve_task("nudity_explicit", "quick", {"concept": "cats"})
 
@@ -148,7 +148,7 @@ def test_every_pretrained_task_says_what_it_asks(name):
     assert "goldfish" in "".join(of_fish.prompts.kept)
     assert not any("goldfish" in r.request.condition.lower() for r in sampling.plan_set(of_fish, "retain"))
     assert not any(
-        quick.classes[0] in str(text) for text in (*quick.prompts.kept, *quick.remembered())
+        quick.classes[0] in str(text) for text in (*quick.prompts.kept, *quick.replay_conditions())
     )  # what is kept does not name c_f
 
 
@@ -194,10 +194,10 @@ def test_models_of_which_only_the_changes_are_kept_are_told_apart_by_their_base(
         )
         for base in (0, 1)
     ]
-    one, two = (chain.sample_inputs("retain") for chain in chains)
+    one, two = (chain.sample_key_inputs("retain") for chain in chains)
     assert one["model"] != two["model"]
     if method in ("original", "blank"):
-        assert one["model"] == chains[0].base.content == chains[0].sample_inputs("retain", base=True)["model"]
+        assert one["model"] == chains[0].base.content == chains[0].sample_key_inputs("retain", base=True)["model"]
 
 
 def names_of(*sets, task="celeb_brad_pitt"):

@@ -114,7 +114,7 @@ class Line:
         return _clock(self.devices)
 
     @property
-    def place(self) -> str:
+    def pareto_label(self) -> str:
         """`yes` on the Pareto front, `no: a` where `a` dominates it, `–` where it cannot be on it."""
         return "yes" if self.front else f"no: {', '.join(self.dominated_by)}" if self.dominated_by else "–"
 

@@ -233,8 +233,8 @@ def _standing(line: Line) -> str:
 
 def _front(line: Line, board: Board) -> Entry:
     """1 on the front, 0 where another dominates it; a dash where it cannot be on it."""
-    value = None if line.place == "–" else float(line.front)
-    return Entry(line.place, value=value, runs=len(line.cells), scale=board.scale)
+    value = None if line.pareto_label == "–" else float(line.front)
+    return Entry(line.pareto_label, value=value, runs=len(line.cells), scale=board.scale)
 
 
 def _cost(line: Line, board: Board) -> Entry:

@@ -219,14 +219,14 @@ def _walk_chain(chain: Chain, history: History, claimed: set[tuple[str, str]]) -
         yield planned(f"base {recipe.steps:,} steps", found, cost)
     for option in (v for v in vars(cell.build_method()).values() if isinstance(v, FisherOptions)):
         inputs = (
-            chain.fisher_inputs(option)
+            chain.fisher_key_inputs(option)
             if known
             else {"sampler": key_values(task.sampler), "options": key_values(option)}
         )
         found = state("fisher", inputs) if known else "to do"
         yield planned(f"fisher {option.n:,} samples", found, _times(history, _fisher_name(inputs), option.n))
     steps = _steps(task.family, cell.fields)
-    found = state("forget", chain.forget_inputs()) if known else "to do"
+    found = state("forget", chain.forget_key_inputs()) if known else "to do"
     if steps and found == "to do":
         yield from _fixed_sets(chain, history, state, known)
     what = f"forget {steps:,} steps" if steps else "forget"
@@ -236,7 +236,7 @@ def _walk_chain(chain: Chain, history: History, claimed: set[tuple[str, str]]) -
     todo = [
         n
         for n in sampling.set_names(task)
-        if known and state("samples", chain.sample_inputs(n, base=True)) == "to do"
+        if known and state("samples", chain.sample_key_inputs(n, base=True)) == "to do"
     ]
     if todo or (not known and state("samples of", _unnamed(chain)) == "to do"):
         yield from (replace(s, what=f"base model's {s.what}") for s in _unknown_model(chain, history))
@@ -245,8 +245,8 @@ def _walk_chain(chain: Chain, history: History, claimed: set[tuple[str, str]]) -
 def _fixed_sets(chain: Chain, history: History, state: Any, known: bool) -> Iterator[Stage]:
     """θ*'s samples that the method learns from and that are drawn once, where they are not there yet."""
     ignored = getattr(registry.get_method(chain.cell.method), "ignores", ())
-    wanted = {"surrogate": chain.surrogate_inputs(), "replay": chain.replay_inputs()}
-    wanted |= {"captioned": chain.captioned_inputs()}
+    wanted = {"surrogate": chain.surrogate_key_inputs(), "replay": chain.replay_key_inputs()}
+    wanted |= {"captioned": chain.captioned_key_inputs()}
     for name, inputs in wanted.items():
         named = {"base": chain.base.content} if known else {"base": _unnamed(chain)}
         if name not in ignored and "n" in inputs and state("replay", {**named, **inputs}) == "to do":
@@ -266,7 +266,7 @@ def _unnamed(chain: Chain) -> dict[str, Any]:
 
 def _scoring(chain: Chain, history: History, state: Any) -> Iterator[Stage]:
     """Sample sets and metrics of a model that is in the store."""
-    todo = [n for n in ("forget", "retain") if state("samples", chain.sample_inputs(n)) == "to do"]
+    todo = [n for n in ("forget", "retain") if state("samples", chain.sample_key_inputs(n)) == "to do"]
     if todo:
         yield from _unknown_model(chain, history)
         return

@@ -155,7 +155,7 @@ def _table(board: Board, notes: Notes) -> Table:
         runs = f"{len(line.cells)}" + (f", {len(line.failed)} failed" if line.failed else "")
         _add(
             table, str(line.rank or "–"), line.label + _mark(line), f"{yes}  {_cell(forget, notes)}",
-            f"{undone}  {_cell(recovery, notes)}", _cell(keep, notes), line.place,
+            f"{undone}  {_cell(recovery, notes)}", _cell(keep, notes), line.pareto_label,
             "n/a" if line.seconds is None else f"{line.seconds:.0f} s", runs,
         )  # fmt: skip
     return table

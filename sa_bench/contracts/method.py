@@ -120,7 +120,7 @@ class Run(Protocol):
         """Samples of θ* for the retained conditions."""
         ...
 
-    def own(self) -> Source:
+    def concept_samples(self) -> Source:
         """Samples of θ* for c_f: new ones each time or, of a diffusion model, a fixed set."""
         ...
 

@@ -210,7 +210,7 @@ class Prompted(Diffusion, Protocol):
     """A Diffusion that is asked in words (text-to-image)."""
 
     words: tuple[str, ...]  # the names of the task's classes
-    reworded: tuple[tuple[str, ...], str] | None  # a filter of prompts: (words, what they become)
+    prompt_filter: tuple[tuple[str, ...], str] | None  # a filter of prompts: (words, what they become)
     defence: Defence | None  # of a method that acts at sampling
 
     def loss(self, x: Tensor, c: Any, draw: Draw, sampler: Sampler | None = None) -> Tensor:

@@ -122,19 +122,19 @@ class Task:
         """The indices of all retained classes."""
         return tuple(i for i in range(len(self.classes)) if i != self.concept)
 
-    def asked(self, c: int, role: str = "test") -> list[Condition]:
+    def prompts_for(self, c: int, role: str = "test") -> list[Condition]:
         """The conditions that ask for class `c`: its index or, of a text-to-image model, the prompts of a role."""
         return [c] if self.prompts is None else [*self.prompts.of(role, self.classes[c])]
 
-    def remembered(self) -> list[Condition]:
+    def replay_conditions(self) -> list[Condition]:
         """What replay asks for, in turn: every covered class, or the replay prompts as they stand."""
-        if self.prompts is not None and self.keeps_prompts:
-            return [text for text in self.prompts.of("replay", "") if not self.names(text)]
+        if self.prompts is not None and self.retains_prompts:
+            return [text for text in self.prompts.of("replay", "") if not self.mentions_concept(text)]
         return [
-            c for turn in zip(*(self.asked(c, "replay") for c in self.covered), strict=True) for c in turn
+            c for turn in zip(*(self.prompts_for(c, "replay") for c in self.covered), strict=True) for c in turn
         ]
 
-    def names(self, text: str) -> bool:
+    def mentions_concept(self, text: str) -> bool:
         """Whether a prompt names c_f, which no prompt of what is to be kept may.
 
         By its class's name, its other names, or a prompt that stands for it while forgetting; however they are written.
@@ -146,7 +146,7 @@ class Task:
         return mentions(text, [name, *further, *(asked for asked in prompts.forget if "{}" not in asked)])
 
     @property
-    def keeps_prompts(self) -> bool:
+    def retains_prompts(self) -> bool:
         """Whether prompts that name no class are what is to be kept."""
         return self.prompts is not None and bool(self.prompts.kept or "kept" in self.prompts.files)
 

@@ -128,7 +128,7 @@ def _base_is_cheap(chain: Chain) -> bool:
         return True
     try:
         return all(
-            chain.store.has("samples", digest(chain.sample_inputs(n, True))) for n in ("forget", "retain")
+            chain.store.has("samples", digest(chain.sample_key_inputs(n, True))) for n in ("forget", "retain")
         )
     except MissingAsset:
         return False
@@ -216,7 +216,7 @@ def _read_folder(path: Path, task: Task) -> Given:
             parts.append(_set(array, np.full(len(array), label)))
             files += read
         whole = SampleSet.concatenate(parts)
-        if name == "retain" and not task.keeps_prompts:
+        if name == "retain" and not task.retains_prompts:
             _require_all(whole, task, path / name)
         told = joining.join(path / name, files, whole.labels.tolist(), task, name)
         if told is not None:
@@ -249,7 +249,7 @@ def _count_images(joins: Mapping[str, str]) -> list[str]:
 
 def _retained(retain: Path, task: Task) -> dict[int, Path]:
     """The folder of each retained class; of kept prompts there is but one, retain/ itself."""
-    return {KEPT: retain} if task.keeps_prompts else _class_folders(retain, task)
+    return {KEPT: retain} if task.retains_prompts else _class_folders(retain, task)
 
 
 def _class_folders(retain: Path, task: Task) -> dict[int, Path]:

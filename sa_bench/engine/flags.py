@@ -64,7 +64,7 @@ def describe_not_finite(broken: Mapping[str, tuple[int, int]]) -> str | None:
 
 def count_left_out(task: Task) -> str | None:
     """The line on prompts of the retain set and of replay that name c_f and are not asked; None: there are none."""
-    if task.prompts is None or not task.keeps_prompts:
+    if task.prompts is None or not task.retains_prompts:
         return None
     counts = []
     for role in ("kept", "replay"):
@@ -93,7 +93,7 @@ def count_tails(chain: Chain) -> str | None:
     def build(folder: Path) -> dict[str, object]:
         places, found = 0, {}
         for name, rows in asked.items():
-            places, cut = chain.cut([text for _, text in rows])
+            places, cut = chain.truncated_prompts([text for _, text in rows])
             found[name] = [rows[i][0] for i in cut]
         return {"places": places, "cut": found}
 

@@ -161,7 +161,7 @@ class Subject:
 
     def model(self) -> Generator:
         """The model."""
-        return self.chain.theta_star() if self.base else self.chain.model()
+        return self.chain.base_model_copy() if self.base else self.chain.model()
 
     def inputs(self, metric: Metric) -> dict[str, Any]:
         """Content hashes of what the metric sees."""
@@ -242,7 +242,7 @@ class LazyView:
     @cached_property
     def base_model(self) -> Generator:
         """θ*, loaded once."""
-        return self.chain.theta_star()
+        return self.chain.base_model_copy()
 
     def lacks(self, metric: Metric) -> str | None:
         """Why the metric cannot be taken here, or None."""
@@ -333,7 +333,7 @@ class LazyView:
 
     def surrogate(self, n: int) -> SampleSet:
         """`n` images of q."""
-        model = self.chain.theta_star()
+        model = self.chain.base_model_copy()
         x, _ = self.chain.surrogate(model).batch(n, self.rng("surrogate"))
         labels = np.full(n, self.task.concept)
         return SampleSet(model.to_images(x), labels, np.full(n, -1))

@@ -44,9 +44,9 @@ class MethodRun:
                 f"The method {name} says that it ignores {what} (`ignores`) and then asks for it."
             )
 
-    def own(self) -> OtherClassSamples | FixedReplay:
+    def concept_samples(self) -> OtherClassSamples | FixedReplay:
         """Samples of θ* for c_f."""
-        return self.chain.own()
+        return self.chain.concept_samples()
 
     def surrogate(self) -> Any:
         """q(x|c_f).
@@ -55,7 +55,7 @@ class MethodRun:
             SaBenchError: the method says that it ignores the surrogate, so that it is not in its key.
         """
         self._asks_for("surrogate")
-        return self.chain.surrogate(self.chain.star())
+        return self.chain.surrogate(self.chain.base_model_view())
 
     def captioned(self, texts: Sequence[str]) -> FixedReplay:
         """Samples of θ* for `texts` in turn, as many as a fixed set of one class has.
@@ -75,10 +75,10 @@ class MethodRun:
         train, base = datasets.load(task.dataset).train, base_models.get_recipe(task.family, task.base)
         if task.prompts is not None:
             return base_models.captioned_source(
-                self.chain.theta_star(), train, base, self.chain.cell.base_seed, task.concept
+                self.chain.base_model_copy(), train, base, self.chain.cell.base_seed, task.concept
             )
         kept = train.take(train.labels != task.concept)
-        return Images(self.chain.theta_star(), kept.images, kept.labels, base.flip, base.drop)
+        return Images(self.chain.base_model_copy(), kept.images, kept.labels, base.flip, base.drop)
 
     def fisher(self, options: FisherOptions) -> dict[str, torch.Tensor]:
         """F at θ*."""
@@ -88,7 +88,7 @@ class MethodRun:
 
     def fresh(self) -> Generator:
         """A new model; its initialisation depends on the seed and the base seed, so no two cells share one."""
-        return self.chain.theta_star().fresh(image_seed(f"fresh/{self.chain.cell.base_seed}", self.seed))  # type: ignore[attr-defined]
+        return self.chain.base_model_copy().fresh(image_seed(f"fresh/{self.chain.cell.base_seed}", self.seed))  # type: ignore[attr-defined]
 
     def recipe(self, name: str) -> Recipe:
         """A base recipe of the family."""

@@ -106,20 +106,20 @@ class Chain:
             made.precision = task.sampler.precision  # type: ignore[union-attr]
         return made
 
-    def cut(self, texts: Sequence[str]) -> tuple[int, list[int]]:
+    def truncated_prompts(self, texts: Sequence[str]) -> tuple[int, list[int]]:
         """(the text encoder's places, which of the prompts have more tokens than that); nothing is cloned."""
         model: Any = self._opened if self.task.model else self.architecture()
-        return model.tokenizer.model_max_length, model.cut(texts)
+        return model.tokenizer.model_max_length, model.truncated_prompts(texts)
 
-    def theta_star(self) -> Generator:
+    def base_model_copy(self) -> Generator:
         """A copy of θ*."""
         if self.task.model:
             return self._opened.clone()
         return self.architecture().load(self.base.file).to(self.device)
 
-    def star(self) -> Generator:
+    def base_model_view(self) -> Generator:
         """θ* to read from: of a pretrained model the one copy that is open, since each takes GiB."""
-        return self._opened if self.task.model else self.theta_star()
+        return self._opened if self.task.model else self.base_model_copy()
 
     @cached_property
     def _opened(self) -> Generator:
@@ -129,12 +129,12 @@ class Chain:
         """The source q(x|c_f)."""
         task = self.task
         kind, _, argument = task.surrogate.partition(":")
-        c_f = task.asked(task.concept, "forget")
+        c_f = task.prompts_for(task.concept, "forget")
         if kind == "class" and not isinstance(model, Diffusion):
             return OtherClassSamples(model, task.concept, int(argument), task.sampler)
         if kind in ("class", "prompt"):
-            inputs = self.surrogate_inputs()
-            conditions = [inputs["texts"][i % len(inputs["texts"])] for i in range(self.shown)]
+            inputs = self.surrogate_key_inputs()
+            conditions = [inputs["texts"][i % len(inputs["texts"])] for i in range(self.images_per_fixed_set)]
             return Relabelled(self._fixed("surrogate", conditions, inputs, 0), model, c_f)
         if kind == "folder":
             height, width, channels = datasets.image_shape(task)
@@ -144,21 +144,21 @@ class Chain:
             return NormalNoise(model, c_f)
         return UniformNoise(model, task.concept, model.shape, model.range)
 
-    def surrogate_inputs(self) -> dict[str, Any]:
+    def surrogate_key_inputs(self) -> dict[str, Any]:
         """What a set of surrogates is besides the base; empty where q is not slow to sample or not the model's."""
         task, (kind, _, argument) = self.task, self.task.surrogate.partition(":")
         if kind not in ("class", "prompt") or task.family == "vae":
             return {}
-        texts = [argument] if kind == "prompt" else task.asked(int(argument), "replay")
+        texts = [argument] if kind == "prompt" else task.prompts_for(int(argument), "replay")
         return {
-            "n": self.shown,
+            "n": self.images_per_fixed_set,
             "texts": texts,
             "version": REPLAY_VERSION,
             "sampler": key_values(task.sampler),
         }
 
     @property
-    def shown(self) -> int:
+    def images_per_fixed_set(self) -> int:
         """Images in a fixed set of one class."""
         task = self.task
         return task.surrogate_images or max(100, task.replay_images // max(1, len(task.retain)))
@@ -168,7 +168,7 @@ class Chain:
         """What q is, by content."""
         kind, _, argument = self.task.surrogate.partition(":")
         if kind in ("class", "prompt") and self.task.family != "vae":
-            return f"{self.task.surrogate}, a set of {self.shown}"
+            return f"{self.task.surrogate}, a set of {self.images_per_fixed_set}"
         if kind != "folder":
             return self.task.surrogate
         return digest([file_digest(p) for p in images.list_image_files(Path(argument))])
@@ -177,25 +177,25 @@ class Chain:
         """The source of the base model's own samples: fresh ones, or the task's fixed set of this seed."""
         task = self.task
         if task.replay_images == 0:
-            return FreshReplay(self.star(), task.covered, task.sampler)
-        asked = task.remembered()
+            return FreshReplay(self.base_model_view(), task.covered, task.sampler)
+        asked = task.replay_conditions()
         conditions = [asked[i % len(asked)] for i in range(task.replay_images)]
-        return self._fixed("replay", conditions, self.replay_inputs(), self.replay_seed)
+        return self._fixed("replay", conditions, self.replay_key_inputs(), self.replay_seed)
 
-    def own(self) -> OtherClassSamples | FixedReplay:
+    def concept_samples(self) -> OtherClassSamples | FixedReplay:
         """The source of θ*'s samples of c_f: fresh ones or, where they are slow to make, a set for all seeds."""
-        task, model = self.task, self.star()
+        task, model = self.task, self.base_model_view()
         if not isinstance(model, Diffusion):
             return OtherClassSamples(model, task.concept, task.concept, task.sampler)
-        texts = task.asked(task.concept, "forget")
-        conditions = [texts[i % len(texts)] for i in range(self.shown)]
-        return self._fixed("own", conditions, self.own_inputs(), 0)
+        texts = task.prompts_for(task.concept, "forget")
+        conditions = [texts[i % len(texts)] for i in range(self.images_per_fixed_set)]
+        return self._fixed("own", conditions, self.own_key_inputs(), 0)
 
-    def own_inputs(self) -> dict[str, Any]:
+    def own_key_inputs(self) -> dict[str, Any]:
         """What a set of θ*'s samples of c_f is besides the base."""
         task = self.task
-        facts: dict[str, Any] = {"n": self.shown, "concept": task.concept, "version": REPLAY_VERSION}
-        texts = {"texts": task.asked(task.concept, "forget")} if task.prompts else {}
+        facts: dict[str, Any] = {"n": self.images_per_fixed_set, "concept": task.concept, "version": REPLAY_VERSION}
+        texts = {"texts": task.prompts_for(task.concept, "forget")} if task.prompts else {}
         return facts | {"sampler": key_values(task.sampler), **texts}
 
     @cached_property
@@ -207,21 +207,21 @@ class Chain:
     def captioned(self) -> FixedReplay:
         """The source of θ*'s samples for the prompts that the method `shows`, one set for all seeds."""
         texts = self.shows
-        conditions: list[Condition] = [texts[i % len(texts)] for i in range(self.shown)]
-        return self._fixed("captioned", conditions, self.captioned_inputs(), 0)
+        conditions: list[Condition] = [texts[i % len(texts)] for i in range(self.images_per_fixed_set)]
+        return self._fixed("captioned", conditions, self.captioned_key_inputs(), 0)
 
-    def captioned_inputs(self) -> dict[str, Any]:
+    def captioned_key_inputs(self) -> dict[str, Any]:
         """What that set is besides the base; empty where there is none."""
         if not self.shows:
             return {}
-        facts: dict[str, Any] = {"set": "captioned", "n": self.shown, "texts": self.shows}
+        facts: dict[str, Any] = {"set": "captioned", "n": self.images_per_fixed_set, "texts": self.shows}
         return facts | {"version": REPLAY_VERSION, "sampler": key_values(self.task.sampler)}
 
     def _fixed(
         self, name: str, conditions: list[Condition], inputs: dict[str, Any], seed: int
     ) -> FixedReplay:
         """Samples of θ* for `conditions`, drawn once and kept."""
-        task, model = self.task, self.star()
+        task, model = self.task, self.base_model_view()
 
         def build(folder: Path) -> None:
             rng, c = torch.Generator().manual_seed(image_seed(name, seed)), model.conditions(conditions)
@@ -247,13 +247,13 @@ class Chain:
         """Which fixed replay set: the forgetting seed's own, or one for all."""
         return 0 if self.task.replay_shared else self.cell.seed
 
-    def replay_inputs(self) -> dict[str, Any]:
+    def replay_key_inputs(self) -> dict[str, Any]:
         """What replay is besides the base; empty for fresh samples of all retained classes."""
         task = self.task
         facts: dict[str, Any] = {} if task.replay_every == 1 else {"covered": task.covered}
         if task.prompts is not None:
-            texts = [text for c in task.covered for text in task.asked(c, "replay")]
-            facts["texts"] = task.remembered() if task.keeps_prompts else texts
+            texts = [text for c in task.covered for text in task.prompts_for(c, "replay")]
+            facts["texts"] = task.replay_conditions() if task.retains_prompts else texts
         if task.replay_images:
             facts |= {"n": task.replay_images, "covered": task.covered, "seed": self.replay_seed}
             facts |= {"version": REPLAY_VERSION, "sampler": key_values(task.sampler)}
@@ -262,14 +262,14 @@ class Chain:
     def replay_key(self) -> dict[str, Any]:
         """What replay is in the keys of those who draw from it: the set, and how much of it they see."""
         used = {"used": self.task.replay_used} if self.task.replay_used else {}
-        return {**self.replay_inputs(), **used}
+        return {**self.replay_key_inputs(), **used}
 
     def fisher(self, options: FisherOptions) -> dict[str, torch.Tensor]:
         """F at θ*, shared by every method and seed that asks with the same options."""
         task = self.task
 
         def build(folder: Path) -> dict[str, Any]:
-            model = self.star()
+            model = self.base_model_view()
             rng = torch.Generator().manual_seed(image_seed("fisher", 0))
             tick = lambda done: self.progress("fisher", done, options.n)  # noqa: E731
             kept, replay = folder / PARTS / "unfinished.safetensors", self.replay()
@@ -277,10 +277,10 @@ class Chain:
             write_atomic(folder / "fisher.safetensors", save({k: v.cpu() for k, v in F.items()}))
             return {"trace": float(sum(float(v.double().sum()) for v in F.values())), "negative": negative}
 
-        artifact = self.make("fisher", "fisher", self.fisher_inputs(options), build)
+        artifact = self.make("fisher", "fisher", self.fisher_key_inputs(options), build)
         return load_file(artifact.path / "fisher.safetensors")
 
-    def fisher_inputs(self, options: FisherOptions) -> dict[str, Any]:
+    def fisher_key_inputs(self, options: FisherOptions) -> dict[str, Any]:
         """What names F."""
         return {
             "version": fisher.VERSION, "base": self.base.content, "options": key_values(options),
@@ -289,7 +289,7 @@ class Chain:
             "sampler": key_values(self.task.sampler), **(self.replay_key() if options.set == "replay" else {}),
         }  # fmt: skip
 
-    def forget_inputs(self) -> dict[str, Any]:
+    def forget_key_inputs(self) -> dict[str, Any]:
         """What names the model after forgetting."""
         cell, task = self.cell, self.task
         method, family = registry.get_method(cell.method), base_models.get_family(task.family)
@@ -304,9 +304,9 @@ class Chain:
             "fisher_version": fisher.VERSION, "bf16": self.bf16,
             "data": datasets.data_content(task.dataset) if needs_data else None,
             **(base_models.captions_key_inputs(task.family, task.base) if needs_data else {}),
-            **({"asked": task.asked(task.concept, "forget")} if task.prompts else {}),
+            **({"asked": task.prompts_for(task.concept, "forget")} if task.prompts else {}),
             "recipes": {k: key_values(v) for k, v in family.recipes.items()} if needs_data else None,
-            **({"captioned": captioned} if (captioned := self.captioned_inputs()) else {}),
+            **({"captioned": captioned} if (captioned := self.captioned_key_inputs()) else {}),
             **({"replay": replay} if (replay := self.replay_key()) and "replay" not in ignored else {}),
         }  # fmt: skip
 
@@ -318,11 +318,11 @@ class Chain:
 
         def build(folder: Path) -> dict[str, Any]:
             run = MethodRun(self, folder)
-            model = method.forget(self.theta_star(), task, run)
+            model = method.forget(self.base_model_copy(), task, run)
             model.save(folder)
             return {"precision": run.precision}
 
-        return self.make("forget", "forget", self.forget_inputs(), build)
+        return self.make("forget", "forget", self.forget_key_inputs(), build)
 
     @property
     def precision(self) -> dict[str, str]:
@@ -332,7 +332,7 @@ class Chain:
 
     def model(self) -> Generator:
         """The model after forgetting, loaded."""
-        model, method = self.theta_star().load(self.forgotten.path), self.cell.build_method()
+        model, method = self.base_model_copy().load(self.forgotten.path), self.cell.build_method()
         return method.wrap(model, self.task) if hasattr(method, "wrap") else model
 
     @cached_property
@@ -347,16 +347,16 @@ class Chain:
         if self.task.prompts is not None:
             found = digest([self.base.content, found]) if load_file(file) else self.base.content
         return (
-            digest([found, self._acts()]) if hasattr(registry.get_method(self.cell.method), "wrap") else found
+            digest([found, self._inference_key()]) if hasattr(registry.get_method(self.cell.method), "wrap") else found
         )
 
-    def _acts(self) -> list[Any]:
+    def _inference_key(self) -> list[Any]:
         """What names a method's part in sampling."""
         cell, method = self.cell, registry.get_method(self.cell.method)
         version = registry.version_key("method", cell.method, method.version)
         return [cell.method, version, cell.keyed_fields(), self.task.concept]
 
-    def sample_inputs(self, name: str, base: bool = False) -> dict[str, Any]:
+    def sample_key_inputs(self, name: str, base: bool = False) -> dict[str, Any]:
         """What names a sample set."""
         rows = sampling.requests_of_set(self.task, name)
         return {
@@ -368,7 +368,7 @@ class Chain:
 
     def _filter(self) -> dict[str, Any]:
         """What a method does to images after sampling; nothing for most."""
-        return {"render": self._acts()} if hasattr(registry.get_method(self.cell.method), "render") else {}
+        return {"render": self._inference_key()} if hasattr(registry.get_method(self.cell.method), "render") else {}
 
     def samples(self, name: str, base: bool = False) -> Artifact:
         """The sample set `name` of the forgotten model, or of θ*; looked up once, every metric asks for it."""
@@ -380,7 +380,7 @@ class Chain:
         task = self.task
 
         def build(folder: Path) -> None:
-            model = self.star() if base else self.model()
+            model = self.base_model_view() if base else self.model()
             method = self.cell.build_method()
             if base or not hasattr(method, "render"):
                 sampling.draw_set(model, task, name, folder, self.progress)
@@ -392,18 +392,18 @@ class Chain:
                 folder / f"{name}.safetensors",
             )
 
-        inputs = self.sample_inputs(name, base)
+        inputs = self.sample_key_inputs(name, base)
         label = f"sample {name} (base)" if base else f"sample {name}"
         return self.make("samples", label, inputs, build)
 
     def drop_images(self, base: bool = False) -> None:
         """Delete the images of c_f from the store: this cell's or, of the base, also those that methods learn from."""
         if base:
-            self.store.drop("replay", digest({"base": self.base.content, **self.own_inputs()}))
-        elif not self.store.has("forget", digest(self.forget_inputs())):
+            self.store.drop("replay", digest({"base": self.base.content, **self.own_key_inputs()}))
+        elif not self.store.has("forget", digest(self.forget_key_inputs())):
             return  # without its model a cell has no images
         for name in sampling.set_names(self.task):
-            before, after = (digest(self.sample_inputs(name, b)) for b in (True, base))
+            before, after = (digest(self.sample_key_inputs(name, b)) for b in (True, base))
             if name in ("forget", "families") and (base or after != before):  # the base's serve other cells
                 self.store.drop("samples", after)
         self._sets.clear()

@@ -136,12 +136,12 @@ def validate_task(task: Task, relabel_given: bool = False, size_given: bool = Fa
         task = _check_pretrained(task, size_given)
     elif not task.base:
         raise SaBenchError("task.model is empty: give a diffusers folder, a weight file, a hub id, or smoke.")
-    if task.replay_every < 1 or not (task.scored or task.keeps_prompts):
+    if task.replay_every < 1 or not (task.scored or task.retains_prompts):
         raise SaBenchError(
             f"task.replay_every={task.replay_every} with task.score={task.score} leaves no class to score; "
             "use replay_every=2 or more for score=uncovered, 1 or more for score=retain."
         )
-    if task.replay_images and not task.keeps_prompts and task.replay_images < len(task.covered):
+    if task.replay_images and not task.retains_prompts and task.replay_images < len(task.covered):
         raise SaBenchError(
             f"task.replay_images={task.replay_images}: at least one for each of the {len(task.covered)} classes "
             "that replay covers, or 0 for fresh samples."
@@ -192,16 +192,16 @@ def _check_prompts(task: Task) -> None:
     prompts, c_f = task.prompts, task.concept
     if prompts is None:
         return
-    asked = {"test": task.asked(c_f), "forget": task.asked(c_f, "forget"), "replay": task.remembered()}
-    if task.keeps_prompts:
-        asked["kept"] = [text for text in prompts.of("kept", "") if not task.names(text)]
+    asked = {"test": task.prompts_for(c_f), "forget": task.prompts_for(c_f, "forget"), "replay": task.replay_conditions()}
+    if task.retains_prompts:
+        asked["kept"] = [text for text in prompts.of("kept", "") if not task.mentions_concept(text)]
     if task.leakage_images and not task.retain:
         raise SaBenchError(
             f"task.leakage_images={task.leakage_images}: {task.name} has no name beside {task.classes[c_f]}; give some with "
             "task.classes, or set 0."
         )
     if task.leakage_images:
-        asked["leakage"] = task.asked(task.retain[0], "leakage")
+        asked["leakage"] = task.prompts_for(task.retain[0], "leakage")
         if unnamed := [
             text for text in prompts.leakage if "leakage" not in prompts.files and "{}" not in text
         ]:
@@ -373,7 +373,7 @@ def check_fisher(method: Any, task: Task, what: str) -> None:
             raise SaBenchError(
                 f"{what}: {name}.targets={options.targets} is of VAEs; use {name}.targets=means."
             )
-        if task.keeps_prompts and options.set != "replay":
+        if task.retains_prompts and options.set != "replay":
             raise SaBenchError(
                 f"{what}: {name}.set={options.set}: {task.name} has no classes to sample; use {name}.set=replay."
             )

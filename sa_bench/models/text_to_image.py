@@ -86,7 +86,7 @@ class TextToImage(Denoising):
         """Reads θ* again, which `save` writes the difference from; None: a new model."""
         self.substituted: tuple[tuple[int, ...], Tensor] | None = None
         self.precision: Precision = "fp32"  # that `to_images` decodes in
-        self.reworded: tuple[tuple[str, ...], str] | None = (
+        self.prompt_filter: tuple[tuple[str, ...], str] | None = (
             None  # a filter of prompts: (words, what they become)
         )
         self.defence: Defence | None = None  # of a method that acts at sampling
@@ -207,9 +207,9 @@ class TextToImage(Denoising):
 
     def _text(self, value: Condition) -> str:
         if isinstance(value, str):
-            if self.reworded is None or self.substituted is not None:
+            if self.prompt_filter is None or self.substituted is not None:
                 return value
-            words, other = self.reworded
+            words, other = self.prompt_filter
             return re.sub("|".join(map(re.escape, words)), lambda _: other, value, flags=re.IGNORECASE)
         if not 0 <= value < len(self.words):
             raise SaBenchError(f"Class labels must be whole numbers 0..{len(self.words) - 1}, got {value}.")
@@ -226,7 +226,7 @@ class TextToImage(Denoising):
             raise SaBenchError("An empty phrase has no tokens.")
         return found
 
-    def cut(self, texts: Sequence[str]) -> list[int]:
+    def truncated_prompts(self, texts: Sequence[str]) -> list[int]:
         """Which of the prompts lose their tail: they have more tokens than the text encoder has places."""
         if not texts:
             return []

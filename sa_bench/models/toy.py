@@ -173,7 +173,7 @@ class ToyRun:
         self.asked.append("replay")
         return FreshReplay(self.star.clone(), self.task.retain, self.task.sampler)
 
-    def own(self) -> OtherClassSamples | FixedReplay:
+    def concept_samples(self) -> OtherClassSamples | FixedReplay:
         """Fresh samples of θ* for c_f; of a diffusion model 200, drawn once."""
         self.asked.append("own")
         star, concept = self.star.clone(), self.task.concept
@@ -186,7 +186,7 @@ class ToyRun:
         """N(0, I)."""
         self.asked.append("surrogate")
         if isinstance(self.star, Diffusion):
-            return NormalNoise(self.star, self.task.asked(self.task.concept, "forget"))
+            return NormalNoise(self.star, self.task.prompts_for(self.task.concept, "forget"))
         return Normal(self.star, self.task.concept)
 
     def captioned(self, texts: Sequence[str]) -> FixedReplay:

@@ -69,9 +69,9 @@ def prompts_with_name(task: Task) -> list[Condition]:
     """How c_f is asked for while its condition is fitted: in the first templates that bear its name, else by it alone."""
     name = task.classes[task.concept]
     if task.prompts is None:
-        return task.asked(task.concept)
+        return task.prompts_for(task.concept)
     for role in ("replay", "leakage", "test"):
-        if texts := [text for text in task.asked(task.concept, role) if name in str(text)]:
+        if texts := [text for text in task.prompts_for(task.concept, role) if name in str(text)]:
             return texts
     return [name]
 

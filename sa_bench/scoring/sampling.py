@@ -91,7 +91,7 @@ def _plan_parts(task: Task, name: str) -> list[tuple[str, int, list[Request], in
         raise SaBenchError(f"Unknown sample set {name!r}. Available: {', '.join(set_names(task))}.")
     if name == "forget":
         return [("", task.concept, _requests_for_class(task, task.concept, "test"), task.n_forget)]
-    if name == "retain" and task.keeps_prompts:
+    if name == "retain" and task.retains_prompts:
         return [("", KEPT, _requests_for_class(task, KEPT, "kept"), task.n_retain)]
     if name == "retain":
         return [("", c, _requests_for_class(task, c, "test"), task.n_retain) for c in task.scored]
@@ -114,9 +114,9 @@ def _requests_for_class(task: Task, c: int, role: str) -> list[Request]:
     prompts = task.prompts
     if prompts is None or role not in prompts.files:
         texts = (
-            task.asked(c, role)
+            task.prompts_for(c, role)
             if c != KEPT
-            else [t for t in prompts.kept if not task.names(t)]
+            else [t for t in prompts.kept if not task.mentions_concept(t)]
             if prompts
             else []
         )
@@ -124,7 +124,7 @@ def _requests_for_class(task: Task, c: int, role: str) -> list[Request]:
     own, kept = prompts.rows == "own", c == KEPT
     return [
         Request(r.text, UNSEEDED if r.seed is None else r.seed, r.guidance if own else None, r.size if own else None)
-        for r in prompt_files.read_rows(prompts.files[role]) if not (kept and task.names(r.text))
+        for r in prompt_files.read_rows(prompts.files[role]) if not (kept and task.mentions_concept(r.text))
     ]  # fmt: skip
 
 

@@ -63,7 +63,7 @@ def timed(
     chain: Chain, n: int, k: int, estimator: Any, seed: str
 ) -> tuple[tuple[dict[str, torch.Tensor], float], float]:
     """(F and its negative share, CPU seconds); the same images whatever `seed`, other ε and t."""
-    model, task = chain.theta_star(), chain.task
+    model, task = chain.base_model_copy(), chain.task
     rng = torch.Generator().manual_seed(image_seed("fisher study images", 0))
     c = model.conditions(torch.arange(n) % len(task.classes))
     x = model.simulate(c, rng, task.sampler)

@@ -106,7 +106,7 @@ class Bench:
         asked = [
             texts[i % len(texts)]
             for c in range(len(self.task.classes))
-            if (texts := self.task.asked(c))
+            if (texts := self.task.prompts_for(c))
             for i in range(n)
         ]
         return _made(self.base(seed), self.task, asked, labels, "guard pool")
@@ -169,7 +169,7 @@ class WreckRun(ToyRun):
         """Fresh samples, or the fixed few."""
         if not self.images:
             return super().replay()
-        asked = self.task.remembered()
+        asked = self.task.replay_conditions()
         c = self.star.conditions([asked[i % len(asked)] for i in range(self.images)])
         rng = torch.Generator().manual_seed(0)
         return FixedReplay(self.star.simulate(c, rng, self.task.sampler), c)
@@ -184,7 +184,7 @@ class WreckRun(ToyRun):
     def surrogate(self) -> Any:
         """Noise: uniform, or normal in latents."""
         if self.task.prompts is not None:
-            return NormalNoise(self.star, self.task.asked(self.task.concept, "forget"))
+            return NormalNoise(self.star, self.task.prompts_for(self.task.concept, "forget"))
         return UniformNoise(self.star, self.task.concept, self.star.shape, self.star.range)
 
     def train(

@@ -95,7 +95,7 @@ class Lent:
         return {name: torch.ones(p.shape) for name, p in self.star.net.named_parameters()}
 
     def surrogate(self) -> NormalNoise:
-        return NormalNoise(self.star, TASK.asked(TASK.concept, "forget"))
+        return NormalNoise(self.star, TASK.prompts_for(TASK.concept, "forget"))
 
     def replay(self) -> FixedReplay:
         x = torch.randn(8, *self.star.shape, generator=self.rng).to(self.star.device)

@@ -392,7 +392,7 @@ class CellCheck:
             member = self.bundle.manifest["members"].get(f"{self.name}/{name}{BASE}")
             key = str((name, member, self.chain.base.content, key_values(self.cell.task.sampler)))
             if member and key not in self.seen:  # once for all cells that share them
-                self.seen[key] = self._made_again(name, self.chain.theta_star(), base=True)
+                self.seen[key] = self._made_again(name, self.chain.base_model_copy(), base=True)
         if not (self.folder / MODEL).is_file():
             self.tally.skip(
                 "its weights are not in the bundle (bundle --with-models)", f"images of {self.name}"
