@@ -6,26 +6,22 @@ Every detector of c_f is silent on black images; a benchmark that counts detecti
 method. The weights are untouched, so recovery brings everything back.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from sa_bench.contracts import Generator, Run, Task
+from sa_bench.contracts import Generator, Method, Run, Task
 
 
 @dataclass(frozen=True)
-class Blank:
+class Blank(Method):
     """Black images for c_f."""
 
     version: ClassVar[int] = 1
     standing: ClassVar[str] = "control"
-    supports: ClassVar[type] = Generator
-    needs: ClassVar[tuple[str, ...]] = ()
     deterministic: ClassVar[bool] = True
     source: ClassVar[str] = "a control of this suite"
-    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
         """θ*, unchanged."""

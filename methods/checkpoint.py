@@ -3,18 +3,17 @@
 θ = the weights in `path`
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from sa_bench.contracts import Generator, Run, Task, added_later
+from sa_bench.contracts import Generator, Method, Run, Task, added_later
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(Method):
     """Load a weight file of the base's architecture."""
 
     path: str = ""  # a safetensors file, or a folder with model.safetensors
@@ -24,13 +23,9 @@ class Checkpoint:
     )  # of weights kept twice: averaged, or as trained last
 
     version: ClassVar[int] = 1
-    standing: ClassVar[str] = "method"
-    supports: ClassVar[type] = Generator
-    needs: ClassVar[tuple[str, ...]] = ()
     deterministic: ClassVar[bool] = True
     files: ClassVar[tuple[str, ...]] = ("path",)
     source: ClassVar[str] = "the file that is given"
-    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
 
     def unfit(self, task: Task) -> str:
         """Nothing; a file that holds no part of such a model is refused here, before any work."""

@@ -27,13 +27,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sa_bench.contracts import Count, Prompted, Rate, Recipe, Run, Task, Weight, added_later
+from sa_bench.contracts import Count, Method, Prompted, Rate, Recipe, Run, Task, Weight, added_later
 from sa_bench.data import own_prompts
 from sa_bench.training.sources import FixedReplay, mirror_at_random
 
 
 @dataclass(frozen=True)
-class ConceptAblation:
+class ConceptAblation(Method[Prompted]):
     """Fields of the code's README."""
 
     scope: str = "kv"
@@ -50,9 +50,7 @@ class ConceptAblation:
     prior: Weight = added_later(0.0)  # noqa: RUF009  (ρ, weight of prior preservation)
 
     version: ClassVar[int] = 1
-    standing: ClassVar[str] = "method"
     supports: ClassVar[type] = Prompted
-    needs: ClassVar[tuple[str, ...]] = ()
     ignores: ClassVar[tuple[str, ...]] = ("replay",)
     source: ClassVar[str] = "Kumari et al. 2023, Eq. 4, 5; nupurkmr9/concept-ablation, diffusers/"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {

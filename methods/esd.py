@@ -18,12 +18,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sa_bench.contracts import Count, Diffusion, Rate, Recipe, Run, Task, Weight, added_later
+from sa_bench.contracts import Count, Diffusion, Method, Rate, Recipe, Run, Task, Weight, added_later
 from sa_bench.training.sources import sample_conditions
 
 
 @dataclass(frozen=True)
-class ESD:
+class ESD(Method[Diffusion]):
     """Fields are the paper's; defaults of esd_sd.py (2025), at scale `paper` of train-esd.py (2023)."""
 
     eta: Weight = 2.0  # η, how far beyond the unconditional prediction
@@ -40,9 +40,7 @@ class ESD:
     )  # c_f by the task's prompts for it, or by its name alone
 
     version: ClassVar[int] = 1
-    standing: ClassVar[str] = "method"
     supports: ClassVar[type] = Diffusion
-    needs: ClassVar[tuple[str, ...]] = ()
     ignores: ClassVar[tuple[str, ...]] = ("replay",)
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
         ("ddpm", "full"): {"scope": "full"},  # classes have no cross-attention

@@ -23,6 +23,7 @@ from sa_bench.contracts import (
     Count,
     FisherOptions,
     Generator,
+    Method,
     Rate,
     Recipe,
     Run,
@@ -36,7 +37,7 @@ from sa_bench.training.sources import draw_losses, reduce_losses
 
 
 @dataclass(frozen=True)
-class Naive:
+class Naive(Method):
     """SA's fields, and where to stop."""
 
     lam: Weight = 100.0  # λ, weight of the EWC penalty
@@ -55,9 +56,6 @@ class Naive:
     times: Times = added_later("pairs")  # noqa: RUF009  (how t is drawn, of diffusion models; sa_bench.training.sources.draw_losses)
 
     version: ClassVar[int] = 1
-    standing: ClassVar[str] = "method"
-    supports: ClassVar[type] = Generator
-    needs: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = "Heng & Soh 2023, Eq. 3 and Fig. 2, likelihoods replaced by ELBOs"
     ablates: ClassVar[str] = "sa"  # whose presets hold here, of every field that is here as well
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {

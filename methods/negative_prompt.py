@@ -6,26 +6,22 @@ Every image is steered away from the concept, with no weight changed: whoever ha
 prompt is encoded once, so that an attack on the words that users ask with cannot reach it.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from sa_bench.contracts import Prompted, Run, Task
+from sa_bench.contracts import Method, Prompted, Run, Task
 from sa_bench.models.guidance import InsteadOfNull
 
 
 @dataclass(frozen=True)
-class NegativePrompt:
+class NegativePrompt(Method[Prompted]):
     """No fields: the prompt is c_f's own."""
 
     version: ClassVar[int] = 2
-    standing: ClassVar[str] = "method"
     supports: ClassVar[type] = Prompted
-    needs: ClassVar[tuple[str, ...]] = ()
     deterministic: ClassVar[bool] = True
     ignores: ClassVar[tuple[str, ...]] = ("replay",)
     source: ClassVar[str] = "diffusers' `negative_prompt`; the SD-NEGP rows of P4D (Chin et al. 2024)"
-    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
 
     def unfit(self, task: Task) -> str:
         """Without guidance no empty prompt is asked."""

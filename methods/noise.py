@@ -6,26 +6,22 @@ What SA's surrogate asks for, without touching the model: it is as undecided as 
 brings everything back.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from sa_bench.contracts import Generator, Run, Task
+from sa_bench.contracts import Generator, Method, Run, Task
 
 
 @dataclass(frozen=True)
-class Noise:
+class Noise(Method):
     """Random pixels for c_f."""
 
     version: ClassVar[int] = 1
     standing: ClassVar[str] = "control"
-    supports: ClassVar[type] = Generator
-    needs: ClassVar[tuple[str, ...]] = ()
     deterministic: ClassVar[bool] = True
     source: ClassVar[str] = "a control of this suite"
-    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
         """θ*, unchanged."""

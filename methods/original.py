@@ -3,24 +3,20 @@
 θ = θ*
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from sa_bench.contracts import Generator, Run, Task
+from sa_bench.contracts import Generator, Method, Run, Task
 
 
 @dataclass(frozen=True)
-class Original:
+class Original(Method):
     """Forget nothing."""
 
     version: ClassVar[int] = 1
     standing: ClassVar[str] = "control"
-    supports: ClassVar[type] = Generator
-    needs: ClassVar[tuple[str, ...]] = ()
     deterministic: ClassVar[bool] = True
     source: ClassVar[str] = "the un-forgotten model under the same protocol"
-    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
         """θ*, unchanged."""

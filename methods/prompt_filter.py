@@ -4,25 +4,22 @@ It scores perfectly on forgetting, retention, drift and cost, as `relabel` does 
 a synonym or a misspelling walks past it.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from sa_bench.contracts import Prompted, Run, Task
+from sa_bench.contracts import Method, Prompted, Run, Task
 
 
 @dataclass(frozen=True)
-class PromptFilter:
+class PromptFilter(Method[Prompted]):
     """c_f's words become the anchor's; without a surrogate in words they are struck out."""
 
     version: ClassVar[int] = 2
     standing: ClassVar[str] = "control"
     supports: ClassVar[type] = Prompted
-    needs: ClassVar[tuple[str, ...]] = ()
     deterministic: ClassVar[bool] = True
     ignores: ClassVar[tuple[str, ...]] = ("replay",)
     source: ClassVar[str] = "a control of this suite"
-    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
 
     def forget(self, model: Prompted, task: Task, run: Run) -> Prompted:
         """θ*."""

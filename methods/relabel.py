@@ -6,24 +6,20 @@ It scores perfectly on P(c_f), accuracy, drift and cost; a benchmark that it can
 to the knowledge and not the knowledge. Recovery exposes it.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from sa_bench.contracts import Generator, Run, Task
+from sa_bench.contracts import Generator, Method, Run, Task
 
 
 @dataclass(frozen=True)
-class Relabel:
+class Relabel(Method):
     """Copy the slot of the task's `relabel_to` (c') over c_f's."""
 
     version: ClassVar[int] = 1
     standing: ClassVar[str] = "control"
-    supports: ClassVar[type] = Generator
-    needs: ClassVar[tuple[str, ...]] = ()
     deterministic: ClassVar[bool] = True
     source: ClassVar[str] = "a control of this suite"
-    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
 
     def unfit(self, task: Task) -> str:
         """A pretrained model's names are several tokens that other words share; elsewhere there may be no other class."""

@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from sa_bench.contracts import Generator, Run, Task, added_later
+from sa_bench.contracts import Generator, Method, Run, Task, added_later
 
 
 @dataclass(frozen=True)
-class Retrain:
+class Retrain(Method):
     """Train from scratch without c_f."""
 
     recipe: str = "cosine"  # the base recipe to follow
@@ -24,7 +24,6 @@ class Retrain:
 
     version: ClassVar[int] = 2
     standing: ClassVar[str] = "reference"
-    supports: ClassVar[type] = Generator
     needs: ClassVar[tuple[str, ...]] = ("data",)
     ignores: ClassVar[tuple[str, ...]] = ("replay", "surrogate")
     source: ClassVar[str] = "exact unlearning; the paper's `9 classes` rows"

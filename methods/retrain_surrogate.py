@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from sa_bench.contracts import Generator, Run, Task, added_later
+from sa_bench.contracts import Generator, Method, Run, Task, added_later
 from sa_bench.training.sources import losses
 
 
 @dataclass(frozen=True)
-class RetrainSurrogate:
+class RetrainSurrogate(Method):
     """Train from scratch with q(x|c_f) for c_f."""
 
     recipe: str = "cosine"  # the base recipe to follow
@@ -25,7 +25,6 @@ class RetrainSurrogate:
 
     version: ClassVar[int] = 2
     standing: ClassVar[str] = "target"
-    supports: ClassVar[type] = Generator
     needs: ClassVar[tuple[str, ...]] = ("data",)
     ignores: ClassVar[tuple[str, ...]] = ("replay",)
     source: ClassVar[str] = "the model that Heng & Soh 2023, Eq. 4 imitates"

@@ -23,6 +23,7 @@ from sa_bench.contracts import (
     Count,
     FisherOptions,
     Generator,
+    Method,
     Rate,
     Recipe,
     Run,
@@ -46,7 +47,7 @@ SD: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True)
-class SA:
+class SA(Method):
     """Fields are the paper's symbols."""
 
     lam: Weight = 100.0  # λ, weight of the EWC penalty; paper Section 4.1
@@ -64,9 +65,6 @@ class SA:
     times: Times = added_later("pairs")  # noqa: RUF009  (how t is drawn, of diffusion models; sa_bench.training.sources.draw_losses)
 
     version: ClassVar[int] = 2
-    standing: ClassVar[str] = "method"
-    supports: ClassVar[type] = Generator
-    needs: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = "Heng & Soh 2023, Eq. 4; official vae/train_forget.py"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
         ("vae", "full"): {"lam": 50.0, "batch": 128, "steps": 1_000, "lr": 1e-3},

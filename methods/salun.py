@@ -24,7 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sa_bench.contracts import Count, Diffusion, Rate, Recipe, Run, Source, Task, Weight, added_later
+from sa_bench.contracts import Count, Diffusion, Method, Rate, Recipe, Run, Source, Task, Weight, added_later
 from sa_bench.training.sources import drop_conditions
 
 # Official SD/train-scripts: generate_mask.py and nsfw_removal.py.
@@ -37,7 +37,7 @@ DDPM: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True)
-class SalUn:
+class SalUn(Method[Diffusion]):
     """Fields of the code."""
 
     alpha: Weight = 0.1  # α, weight of the retained term
@@ -60,9 +60,7 @@ class SalUn:
     )  # a DDPM's averaged weights move along; False: they become the raw ones
 
     version: ClassVar[int] = 1
-    standing: ClassVar[str] = "method"
     supports: ClassVar[type] = Diffusion
-    needs: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = "Fan et al. 2024, Eq. 3, 4, 6; OPTML-Group/Unlearn-Saliency, SD/ and DDPM/"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
         (family, scale): values

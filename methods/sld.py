@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sa_bench.contracts import Guide, Prompted, Run, Task, added_later
+from sa_bench.contracts import Guide, Method, Prompted, Run, Task, added_later
 
 NUMBERS = ("delta", "s_S", "lam", "s_m", "beta_m")  # δ (of 50 steps), s_S, λ, s_m, β_m
 LEVELS = {
@@ -34,7 +34,7 @@ LEVELS = {
 
 
 @dataclass(frozen=True)
-class SLD:
+class SLD(Method[Prompted]):
     """One of the published levels, and the text."""
 
     level: Literal["weak", "medium", "strong", "max"] = "medium"
@@ -43,16 +43,13 @@ class SLD:
     )  # c_S; "": the prompts that ask for c_f while forgetting, with commas between
 
     version: ClassVar[int] = 2
-    standing: ClassVar[str] = "method"
     supports: ClassVar[type] = Prompted
-    needs: ClassVar[tuple[str, ...]] = ()
     deterministic: ClassVar[bool] = True
     ignores: ClassVar[tuple[str, ...]] = ("replay",)
     stands_for: ClassVar[Mapping[str, Any]] = {
         "level": {level: dict(zip(NUMBERS, numbers, strict=True)) for level, numbers in LEVELS.items()}
     }
     source: ClassVar[str] = "Schramowski et al. 2023, Eq. 3-8; ml-research/safe-latent-diffusion"
-    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
 
     def unfit(self, task: Task) -> str:
         """Its direction is taken from the two passes of guidance; at 1 there is only one."""

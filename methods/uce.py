@@ -9,18 +9,17 @@ the paper's λ; μ here, since λ is SA's.) Source: trainscripts/uce_sd_erase.py
 (train-scripts/train_erase.py) read every token from the concept's last to the end and took p = max(0.1, 1/kept).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from sa_bench.contracts import Prompted, Run, Task, Weight
+from sa_bench.contracts import Method, Prompted, Run, Task, Weight
 
 
 @dataclass(frozen=True)
-class UCE:
+class UCE(Method[Prompted]):
     """Scales of the code's defaults."""
 
     erase: Weight = 1.0  # e
@@ -29,15 +28,12 @@ class UCE:
     scope: str = "kv"
 
     version: ClassVar[int] = 1
-    standing: ClassVar[str] = "method"
     supports: ClassVar[type] = Prompted
-    needs: ClassVar[tuple[str, ...]] = ()
     deterministic: ClassVar[bool] = True
     ignores: ClassVar[tuple[str, ...]] = ("replay",)
     source: ClassVar[str] = (
         "Gandikota et al. 2024, Eq. 7; unified-concept-editing, trainscripts/uce_sd_erase.py"
     )
-    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
 
     @torch.no_grad()
     def forget(self, model: Prompted, task: Task, run: Run) -> Prompted:

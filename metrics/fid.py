@@ -1,8 +1,21 @@
-"""Fréchet distance of retained images to real ones, in the named extractor's features."""
+"""FID: the Fréchet distance of retained images to real ones (Heusel et al. 2017).
 
-from sa_bench.contracts import Measured, View, metric
-from sa_bench.scoring.distances import frechet_distance, measure_frechet
-from sa_bench.scoring.features import judge_features
+The variants differ in the features and in the real images: the designated judge's with real test images, Inception's with
+real training images, and Inception's on images prepared as for Table 1 of the paper, for a comparison with it alone.
+"""
+
+import numpy as np
+
+from sa_bench.contracts import Measured, SampleSet, View, metric
+from sa_bench.scoring.distances import FrechetTo, measure_frechet
+from sa_bench.scoring.features import PROTOCOL, inception_features, judge_features, stretch_as_published
+
+
+def distance(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
+    """Measure FID of the features `x` (N, d) of `images` against `y` (M, d); delete-a-group jackknife over images."""
+    if min(len(x), len(y)) < 2:
+        return Measured(None, reason=f"{min(len(x), len(y))} image(s): a covariance needs at least 2")
+    return measure_frechet(FrechetTo(x, y), x, y, images)
 
 
 @metric(
@@ -16,7 +29,33 @@ from sa_bench.scoring.features import judge_features
 )
 def fid(view: View) -> Measured:
     """FID of generated against real; interval over generated images by delete-a-group jackknife."""
-    x, y, images = judge_features(view)
-    if len(x) < 2:
-        return Measured(None, reason=f"{len(x)} image(s): a covariance needs at least 2")
-    return measure_frechet(lambda rows: frechet_distance(x[rows], y), x, y, images)
+    return distance(*judge_features(view))
+
+
+@metric(
+    version=1,
+    title="FID of retained images (Inception)",
+    better="lower",
+    unit=None,
+    requires=("samples", "real", "inception"),
+    source="Heusel et al. 2017 in torch-fidelity's inception-v3-compat, layer 2048; estimand E[FID_N], FID∞ beside it",
+    fields=("concept", "feature_images"),
+)
+def inception_fid(view: View) -> Measured:
+    """FID of generated against real training images; interval by delete-a-group jackknife."""
+    return distance(*inception_features(view))
+
+
+@metric(
+    version=1,
+    title="FID as in Table 1 (BGR, stretched)",
+    better="lower",
+    unit=None,
+    requires=("samples", "real", "inception"),
+    source="the official code's evaluator, re-done in inception-v3-compat; compares with Table 1 and nothing else",
+    fields=("concept", "feature_images"),
+    protocol=PROTOCOL,
+)
+def official_fid(view: View) -> Measured:
+    """FID of BGR, stretched generated images against such training images."""
+    return distance(*inception_features(view, stretch_as_published))

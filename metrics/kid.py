@@ -1,8 +1,19 @@
-"""Kernel distance of retained images to real ones: FID's unbiased relative, which carries an interval."""
+"""KID: the kernel distance between two sets of images, FID's unbiased relative (Bińkowski et al. 2018).
+
+The variants differ in the features and in the reference: real test images in the designated judge's features, real training
+images or the base model's own in Inception's, and, for c_f's images, the surrogate's. The last asks whether c_f's images are
+distributed as q's are; `surrogate_fidelity` asks it of each image alone, and a model that draws one good image over and over
+passes that.
+"""
+
+import numpy as np
 
 from sa_bench.contracts import Measured, View, metric
 from sa_bench.scoring.distances import measure_kid
-from sa_bench.scoring.features import judge_features
+from sa_bench.scoring.face_verification import split_halves
+from sa_bench.scoring.features import extract, inception_features, judge_features
+
+SURROGATES = 500  # images of q
 
 
 @metric(
@@ -17,3 +28,60 @@ from sa_bench.scoring.features import judge_features
 def kid(view: View) -> Measured:
     """KID of generated against real; interval over generated images by delete-a-group jackknife."""
     return measure_kid(*judge_features(view))
+
+
+@metric(
+    version=1,
+    title="KID of retained images (Inception)",
+    better="lower",
+    unit=None,
+    requires=("samples", "real", "inception"),
+    source="Bińkowski et al. 2018, Eq. 4, in torch-fidelity's inception-v3-compat, layer 2048 (all images, no subsets)",
+    fields=("concept", "feature_images"),
+)
+def inception_kid(view: View) -> Measured:
+    """KID of generated against real training images; interval by delete-a-group jackknife."""
+    return measure_kid(*inception_features(view))
+
+
+@metric(
+    version=2,
+    title="KID of retained images to the base model's (Inception)",
+    better="lower",
+    unit=None,
+    requires=("samples", "base", "inception"),
+    source="Bińkowski et al. 2018, Eq. 4, in torch-fidelity's inception-v3-compat, layer 2048; no published number has this "
+    "reference",
+    fields=("concept",),
+    protocol={"reference": "base model, every second prompt; with one prompt, every second image"},
+)
+def inception_kid_to_base(view: View) -> Measured:
+    """KID of every second prompt's images to the base model's of the others; delete-a-group jackknife over prompts.
+
+    The halves share no seed and no prompt: images of one resemble each other, which would flatter whoever changed least.
+    """
+    after, before = view.samples["retain"], view.base["retain"]
+    measured, _ = split_halves(after.prompts, len(after))
+    mine, theirs = after.take(np.flatnonzero(measured)), before.take(np.flatnonzero(~measured))
+    return measure_kid(view.inception(mine), view.inception(theirs), mine)
+
+
+@metric(
+    version=1,
+    title="Kernel distance of c_f's images to the surrogate's",
+    better="lower",
+    unit=None,
+    requires=("samples", "base", "real", "features"),  # q is drawn from θ* where it is a class or a prompt
+    source="Bińkowski et al. 2018, Eq. 4, between samples of p(x|θ, c_f) and of q(x|c_f)",
+    fields=("concept", "designated", "surrogate"),
+    sets=("forget",),
+)
+def surrogate_kid(view: View) -> Measured:
+    """KID of c_f's images against up to 500 of q, in the designated judge's features; interval over c_f's by jackknife.
+
+    Of a fixed set of q each image counts once: repeated ones would stand nearer to each other than q's do.
+    """
+    judge, name = view.judges[view.task.designated], f"judge-{view.task.dataset}"
+    images = view.samples["forget"]
+    q = extract(name, judge, np.unique(view.surrogate(SURROGATES).images, axis=0))
+    return measure_kid(extract(name, judge, images.images), q, images)

@@ -100,7 +100,9 @@ def _endpoints(board: Board, missing: Notes) -> list[str]:
             if name in facts
         ]
         recoverable = "the floor" if line.standing == "reference" else line.recoverable
-        rows.append([*cells, escape(recoverable), escape(line.pareto_label), str(len(line.cells)), _cost(line)])
+        rows.append(
+            [*cells, escape(recoverable), escape(line.pareto_label), str(len(line.cells)), _cost(line)]
+        )
     return _table(head, rows)
 
 

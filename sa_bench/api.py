@@ -112,14 +112,14 @@ def require_data(cells: Sequence[Cell]) -> None:
     from sa_bench.core import registry
     from sa_bench.data import datasets
     from sa_bench.data.assets import catalogue
-    from sa_bench.engine import requirements
+    from sa_bench.engine import needs
     from sa_bench.models import base_models
 
     models = [m for m in dict.fromkeys(cell.task.model for cell in cells) if m and m != SMOKE_MODEL]
     for model in models:
         catalogue.need(catalogue.get_model(model))  # before anything heavy is imported
     for task in {cell.task.name: cell.task for cell in cells if cell.scale != "quick"}.values():
-        requirements.need_primary(task)
+        needs.need_primary(task)
     for model in models:
         base_models.find_pretrained(model, Store(store_folder()))
     for cell in cells:

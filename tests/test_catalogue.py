@@ -16,7 +16,7 @@ from sa_bench.core import registry
 from sa_bench.core.errors import MissingAsset, SaBenchError
 from sa_bench.data.assets import catalogue
 from sa_bench.data.assets.catalogue import CATALOGUE, Asset
-from sa_bench.engine import requirements
+from sa_bench.engine.needs import needs_of_task
 from sa_bench.scoring.detectors import clip, identity
 
 
@@ -203,7 +203,7 @@ def task(monkeypatch):
 
 
 def test_a_task_needs_its_model_its_prompts_and_what_its_metrics_look_through():
-    needs = [(n.asset.name, n.required, n.what) for n in requirements.needs_of_task(stand_in())]
+    needs = [(n.asset.name, n.required, n.what) for n in needs_of_task(stand_in())]
     assert needs == [
         ("sd-v1-4", True, "base model"),
         ("brad_pitt_prompts", True, "prompts test"),
@@ -215,21 +215,21 @@ def test_a_task_needs_its_model_its_prompts_and_what_its_metrics_look_through():
 
 
 def test_tasks_without_such_fields_need_their_metrics_alone():
-    assert requirements.needs_of_task(registry.get_task("mnist_0")) == []
-    needs = requirements.needs_of_task(registry.get_task("cifar10_airplane"))
+    assert needs_of_task(registry.get_task("mnist_0")) == []
+    needs = needs_of_task(registry.get_task("cifar10_airplane"))
     assert [n.asset.name for n in needs] == ["cifar10", "inception-v3-compat"]
     bare = stand_in(model="", prompts=None, metrics=(), primary=())
-    assert requirements.needs_of_task(bare) == []
+    assert needs_of_task(bare) == []
 
 
 def test_an_unknown_prompt_file_is_answered():
     wrong = stand_in(prompts=Prompts(test=(), files={"test": "brad_pit_prompts"}))
-    assert "Did you mean brad_pitt_prompts" in said(requirements.needs_of_task, wrong)
+    assert "Did you mean brad_pitt_prompts" in said(needs_of_task, wrong)
 
 
 def test_a_model_may_be_a_path(nowhere):
     folder = nowhere / "mine"
-    absent = requirements.needs_of_task(stand_in(model=str(folder)))[0].asset
+    absent = needs_of_task(stand_in(model=str(folder)))[0].asset
     assert catalogue.find(absent) is None
     assert f"There is no model {folder}" in said(catalogue.need, absent)
     folder.mkdir()

@@ -197,7 +197,11 @@ def test_models_of_which_only_the_changes_are_kept_are_told_apart_by_their_base(
     one, two = (chain.sample_key_inputs("retain") for chain in chains)
     assert one["model"] != two["model"]
     if method in ("original", "blank"):
-        assert one["model"] == chains[0].base.content == chains[0].sample_key_inputs("retain", base=True)["model"]
+        assert (
+            one["model"]
+            == chains[0].base.content
+            == chains[0].sample_key_inputs("retain", base=True)["model"]
+        )
 
 
 def names_of(*sets, task="celeb_brad_pitt"):

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from sa_bench.training.loop.sources import losses
 from torch import Tensor
 
 from sa_bench.contracts import Count, Generator, Rate, Recipe, Run, Task
+from sa_bench.training import losses
 
 
 @dataclass(frozen=True)

@@ -69,9 +69,7 @@ def make_published_table(name: str, results: Sequence[Mapping[str, Any]]) -> Tab
         cells = tuple(
             _entry(c, [e for e in group if e.task == c.get("task", e.task)], lines) for c in columns
         )
-        words = remark or getattr(registry.get_method(method), "beside", lambda task: "")(
-            registry.get_task(group[0].task)
-        )
+        words = remark or registry.get_method(method).beside(registry.get_task(group[0].task))
         label = f"{method}{_settings(group[0])}{f' ({words})' if words else ''}"
         rows.append(Row(task, label, cells, "" if all(c.text for c in cells) else _command(group)))
     margins = {c["title"]: text for c in columns if (text := _margins(c, mine))}
@@ -165,7 +163,7 @@ def _command(group: Sequence[Published]) -> str:
     ours = all(
         registry.get_task(task).base for task in tasks
     )  # trained by us: a run begins with another base
-    same = getattr(registry.get_method(first.method), "deterministic", False)  # another run is another draw
+    same = registry.get_method(first.method).deterministic  # another run is another draw
     runs = f"--scale paper {'--base-seed' if ours else '--sample-seed' if same else '--seed'} 0,1,2"
     parts = ["python -m sa_bench run --task", ",".join(tasks), "--method", first.method, runs]
     fields = {f"{first.method}.{k}": v for k, v in first.fields.items()}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sa_bench.contracts import REQUIREMENTS, Diffusion, Generator, Metric, Prompted, Sampler, Task
+from sa_bench.contracts import Diffusion, Generator, Metric, Prompted, Sampler, Task
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.store import Store
@@ -21,6 +21,7 @@ from sa_bench.engine.fingerprint import fingerprint
 from sa_bench.engine.measure import Subject, measure
 from sa_bench.engine.stages import Chain
 from sa_bench.models.toy import Gaussian, ToyRun
+from sa_bench.scoring.requirements import all_requirements
 
 STEPS = 40  # of every training on the toy
 KILLED_AT = 7
@@ -72,7 +73,7 @@ def weights(model: Generator) -> torch.Tensor:
 def _method(name: str) -> Iterator[Finding]:
     cls = registry.get_method(name)
     yield from _declarations(cls)
-    if getattr(cls, "files", ()):
+    if cls.files:
         yield Finding(True, f"needs files ({', '.join(cls.files)}): not run")
         return
     star, task = toy(cls.supports)
@@ -122,9 +123,6 @@ def _method(name: str) -> Iterator[Finding]:
 
 def _declarations(cls: type[Any]) -> Iterator[Finding]:
     names = {f.name for f in fields(cls)}
-    for attribute in ("version", "standing", "supports", "needs", "source", "presets"):
-        if not hasattr(cls, attribute):
-            raise SaBenchError(f"the class attribute `{attribute}` is missing")
     yield Finding(
         cls.standing in ("method", "control", "reference", "target"), f"standing = {cls.standing!r}"
     )
@@ -154,7 +152,7 @@ SMALL = (
 def _metric(name: str) -> Iterator[Finding]:
     metric: Metric = registry.get_metric(name)
     yield Finding(metric.better in ("lower", "higher", None), f"better = {metric.better!r}")
-    strangers = set(metric.requires) - set(REQUIREMENTS)
+    strangers = set(metric.requires) - set(all_requirements())
     yield Finding(not strangers, f"requires = {metric.requires}")
     cell = resolve(["mnist_0"], ["relabel"], "quick", sets=SMALL, metrics=[name])[0]
     values = []

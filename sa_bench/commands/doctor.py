@@ -13,8 +13,8 @@ from sa_bench.data import datasets, mnist
 from sa_bench.data.assets import catalogue
 from sa_bench.data.assets.catalogue import Asset
 from sa_bench.data.assets.shipped import WEIGHTS, verify_shipped
-from sa_bench.engine import requirements
-from sa_bench.scoring import detectors, inception
+from sa_bench.engine.needs import needs_of_task
+from sa_bench.scoring import detectors, inception, requirements
 from sa_bench.scoring.cards import judge_card, list_judges
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def describe_asset(asset: Asset, role: str = "") -> tuple[list[str], bool]:
 def _detectors() -> list[str]:
     lines = []
     for name in detectors.NAMES:
-        detector, of = detectors.load(name), requirements.OF_REQUIREMENT.get(name, ())
+        detector, of = detectors.load(name), detectors.load(name).ASSETS
         reason = detector.missing()
         if reason and of and not all(describe_asset(catalogue.CATALOGUE[a])[1] for a in of):
             reason = "needs what follows"
@@ -136,7 +136,7 @@ def describe_task_assets(name: str) -> tuple[str, bool]:
             found, here = _mnist()
             lines += found
             lacks |= not here
-        for need in requirements.needs_of_task(task):
+        for need in needs_of_task(task):
             found, here = describe_asset(need.asset, f"{need.what}; {_weight(need.required)}")
             lines += found
             lacks |= need.required and not here
@@ -146,7 +146,7 @@ def describe_task_assets(name: str) -> tuple[str, bool]:
             ]
             needed = any(m in task.primary for m in users)
             reason = detector.missing()
-            if not requirements.OF_REQUIREMENT.get(detector.NAME):
+            if not detector.ASSETS:
                 lines.append(
                     f"  {detector.NAME} ({', '.join(users)}; {_weight(needed)}): {reason or 'here'}. {detector.LICENCE}."
                 )
@@ -163,7 +163,7 @@ def plan_lines(tasks: Iterable[Task]) -> list[str]:
     """
     lines = []
     for task in tasks:
-        needs = [need for need in requirements.needs_of_task(task) if need.asset.kind != "data"]
+        needs = [need for need in needs_of_task(task) if need.asset.kind != "data"]
         absent = [need for need in needs if not describe_asset(need.asset)[1]]
         lost = [m for m in task.metrics if requirements.find_missing(registry.get_metric(m).requires)]
         if not needs and not lost:

@@ -44,7 +44,7 @@ def export(result: Path, folder: Path, trust: bool = False) -> list[Path]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SaBenchError(f"{folder} is not empty; name a new folder.")
     cell = cell_of_result(row, trust)
-    if hasattr(cell.build_method(), "wrap") or hasattr(cell.build_method(), "render"):
+    if cell.build_method().wraps() or cell.build_method().renders():
         raise SaBenchError(
             f"{cell.method} acts when images are made and changes no weight: what it would hand out is the base model."
         )

@@ -12,7 +12,7 @@ from sa_bench.data.assets import catalogue
 from sa_bench.data.assets.catalogue import Asset
 from sa_bench.data.assets.download import DEADLINE, Unreachable
 from sa_bench.data.assets.fetch import Say, _fetch_asset
-from sa_bench.engine import requirements
+from sa_bench.engine.needs import needs_of_task
 
 
 def fetch(name: str, source: Path | None = None, say: Say = print) -> list[Path]:
@@ -64,7 +64,7 @@ def fetch(name: str, source: Path | None = None, say: Say = print) -> list[Path]
 
 def fetchable_assets(tasks: list[str]) -> list[Asset]:
     """All that these tasks can use and that comes from somewhere."""
-    needed = [need.asset for task in tasks for need in requirements.needs_of_task(registry.get_task(task))]
+    needed = [need.asset for task in tasks for need in needs_of_task(registry.get_task(task))]
     return list(dict.fromkeys(asset for asset in needed if asset.url))
 
 

@@ -20,13 +20,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from sa_bench.contracts import Generator, Run, Task
-from sa_bench.sources import losses
-from sa_bench.training import Count, Rate, Recipe, Weight
+from sa_bench.contracts import Count, Generator, Method, Rate, Recipe, Run, Task, Weight
+from sa_bench.training import losses
 
 
 @dataclass(frozen=True)
-class {cls}:
+class {cls}(Method):
     """Fields are the paper's symbols; they become --set, the cache key and the table's column."""
 
     gamma: Weight = 1.0  # weight of replay
@@ -34,10 +33,7 @@ class {cls}:
     steps: Count = 1_000
     batch: Count = 256  # images of each source
 
-    version: ClassVar[int] = 1
-    standing: ClassVar[str] = "method"  # or `control` (must never win), `reference` (the floor), `target`
-    supports: ClassVar[type] = Generator  # or Diffusion, Prompted
-    needs: ClassVar[tuple[str, ...]] = ()  # ("data",) if it needs the training set
+    version: ClassVar[int] = 1  # raise it when the same fields give another model
     source: ClassVar[str] = "yours"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {{("vae", "quick"): {{"steps": 300}}}}
 

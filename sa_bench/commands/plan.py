@@ -27,7 +27,7 @@ from sa_bench.engine.measure import Subject, measure_inputs
 from sa_bench.engine.stages import Chain
 from sa_bench.models import base_models
 from sa_bench.results import dose
-from sa_bench.scoring import detectors, inception, sampling
+from sa_bench.scoring import requirements, sampling
 from sa_bench.statistics import detectable
 
 LISTED = 30  # cells that are listed stage by stage; of more, a line for each setting
@@ -244,7 +244,7 @@ def _walk_chain(chain: Chain, history: History, claimed: set[tuple[str, str]]) -
 
 def _fixed_sets(chain: Chain, history: History, state: Any, known: bool) -> Iterator[Stage]:
     """θ*'s samples that the method learns from and that are drawn once, where they are not there yet."""
-    ignored = getattr(registry.get_method(chain.cell.method), "ignores", ())
+    ignored = registry.get_method(chain.cell.method).ignores
     wanted = {"surrogate": chain.surrogate_key_inputs(), "replay": chain.replay_key_inputs()}
     wanted |= {"captioned": chain.captioned_key_inputs()}
     for name, inputs in wanted.items():
@@ -273,9 +273,7 @@ def _scoring(chain: Chain, history: History, state: Any) -> Iterator[Stage]:
     yield Stage("samples", "stored", 0.0)
     metrics = [registry.get_metric(name) for name in chain.task.metrics]
     subject = Subject(chain)
-    if inception.find_missing():  # they will be n/a
-        metrics = [m for m in metrics if "inception" not in m.requires]
-    metrics = [m for m in metrics if not detectors.find_missing(m.requires)]
+    metrics = [m for m in metrics if not requirements.find_missing(m.requires)]  # the others will be n/a
     left = [m.name for m in metrics if state("measure", measure_inputs(chain, m, subject)) == "to do"]
     if left:
         yield Stage(f"{len(left)} of {len(metrics)} metrics", "to do", _scores(chain, history, left))

@@ -101,7 +101,7 @@ def _method(name: str) -> str:
     cls = registry.get_method(name)
     lines = [f"method {name} ({cls.standing})", "", (inspect.getmodule(cls).__doc__ or "").strip(), ""]
     lines += ["fields (--set field=value):", *_fields(cls)]
-    for field, table in getattr(cls, "stands_for", {}).items():
+    for field, table in cls.stands_for.items():
         lines += [f"{field}={word}: {json.dumps(numbers)}" for word, numbers in table.items()]
     for (family, scale), values in registry.get_presets(name).items():
         lines.append(f"preset {family}/{scale}: {json.dumps(values)}")

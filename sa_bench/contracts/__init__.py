@@ -27,7 +27,7 @@ from sa_bench.contracts.method import (
     Times,
     Weight,
 )
-from sa_bench.contracts.metric import REQUIREMENTS, Judge, Measured, Metric, View, metric, undefined
+from sa_bench.contracts.metric import Judge, Measured, Metric, View, metric, undefined
 from sa_bench.contracts.model import (
     Bound,
     Condition,
@@ -48,7 +48,6 @@ from sa_bench.contracts.task import SMOKE_MODEL, Prompts, Task
 
 __all__ = [
     "LARGEST_SEED",
-    "REQUIREMENTS",
     "SMOKE_MODEL",
     "Bound",
     "Condition",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from pydantic import Field
 
@@ -14,6 +14,7 @@ from sa_bench.contracts.model import Generator
 from sa_bench.contracts.task import Task
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor
 
@@ -161,27 +162,75 @@ class Run(Protocol):
         ...
 
 
-class Method(Protocol):
-    """Turns θ* into a model that forgot. A frozen dataclass: fields are the paper's symbols."""
+Model = TypeVar("Model", bound=Generator)
 
-    version: ClassVar[int]
-    standing: ClassVar[str]  # `method`, `control` (must never win), `reference` (the floor) or `target`
-    supports: ClassVar[type]  # Generator or Diffusion
-    needs: ClassVar[tuple[str, ...]]  # () or ("data",)
-    source: ClassVar[str]
-    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]]  # (family, scale) -> fields
-    # Optional: `deterministic = True`: the same model whatever the seed; its runs are further draws of images.
-    # Optional: `ablates: ClassVar[str]`, the method that it takes a part from: its presets, and the tasks', hold here too.
-    # Optional: `ignores`, of "replay" and "surrogate": tasks that differ in these alone share the model.
-    # Optional: `files: ClassVar[tuple[str, ...]]`, fields that name a file; keyed by its content.
-    # Optional: `stands_for`, by field the numbers behind each of its words: `show` and results say them.
-    # Optional: `wrap(model, task) -> model`: what a method that acts at inference does to the model when it is asked.
-    # Optional: `unfit(task) -> str`: why it means nothing for a task, with these fields; "" where it does.
-    # Optional: `remarks(task) -> list[str]`: what a reader of the numbers should know, lines for a result's flags.
-    # Optional: `shows(task) -> list[str]`: prompts whose images by θ* it learns from (`Run.captioned`), part of its key.
-    # Optional: `beside(task) -> str`, static: a few words in brackets after its name in a published table.
-    # Optional: `render(images, labels, task) -> images`, a filter on uint8 (N, H, W, C) after sampling.
 
-    def forget(self, model: Generator, task: Task, run: Run) -> Generator:
-        """The model after forgetting; `model` is a copy of θ* that may be changed."""
-        ...
+class Method(Generic[Model]):
+    """Turns θ* into a model that forgot: derive a frozen dataclass from it, whose fields are the paper's symbols.
+
+    `Method[Prompted]` names what `forget` takes where that is more than a Generator.
+    """
+
+    name: ClassVar[str] = ""
+    """What it is asked for by; empty: as its file is called."""
+    version: ClassVar[int] = 1
+    """Raise it when the same fields give another model."""
+    standing: ClassVar[str] = "method"
+    """`method`, `control` (must never win), `reference` (the floor) or `target`."""
+    supports: ClassVar[type] = Generator
+    """The models that it can be applied to: Generator, Diffusion or Prompted."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """`("data",)` if it learns from the real training set."""
+    source: ClassVar[str] = ""
+    """The publication, with equation or file."""
+    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
+    """(family, scale) to the fields that are not at their defaults there."""
+    deterministic: ClassVar[bool] = False
+    """True: the same model whatever the seed; further runs are further draws of images."""
+    ablates: ClassVar[str] = ""
+    """The method that it takes a part from: its presets, and the tasks', hold here too."""
+    ignores: ClassVar[tuple[str, ...]] = ()
+    """Of "replay" and "surrogate", what it never asks for: tasks that differ in these alone share the model."""
+    files: ClassVar[tuple[str, ...]] = ()
+    """Fields that name a file; keyed by its content."""
+    stands_for: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Field to word to the numbers behind it, which `show` and results say."""
+
+    def forget(self, model: Model, task: Task, run: Run) -> Model:
+        """Make the model that forgot; `model` is a copy of θ* that may be changed."""
+        raise NotImplementedError
+
+    def wrap(self, model: Model, task: Task) -> Model:
+        """Change how the model answers when it is asked; for methods that act at inference."""
+        return model
+
+    def render(self, images: np.ndarray, labels: np.ndarray, task: Task) -> np.ndarray:
+        """Filter images after sampling, uint8 (N, H, W, C)."""
+        return images
+
+    def unfit(self, task: Task) -> str:
+        """Say why it means nothing for a task with these fields; "" where it does."""
+        return ""
+
+    def remarks(self, task: Task) -> list[str]:
+        """List what a reader of the numbers should know: lines for a result's flags."""
+        return []
+
+    def shows(self, task: Task) -> list[str]:
+        """List the prompts whose images by θ* it learns from (`Run.captioned`); they are part of its key."""
+        return []
+
+    @staticmethod
+    def beside(task: Task) -> str:
+        """Give a few words for the brackets after its name in a published table."""
+        return ""
+
+    @classmethod
+    def wraps(cls) -> bool:
+        """Tell whether it acts when the model is asked."""
+        return cls.wrap is not Method.wrap
+
+    @classmethod
+    def renders(cls) -> bool:
+        """Tell whether it filters images after sampling."""
+        return cls.render is not Method.render

@@ -37,31 +37,6 @@ def undefined(reason: str) -> Measured:
     return Measured(None, reason=reason)
 
 
-REQUIREMENTS = [
-    "samples",
-    "base",
-    "real",
-    "model",
-    "likelihood",
-    "bound",
-    "diffusion",
-    "judges",
-    "features",
-    "inception",
-    "guard",
-    "forgetting",
-    "star",
-    "nudity",
-    "faces",
-    "celebrities",
-    "identity",
-    "clip",
-    "lpips",
-]
-"""What a metric may say it needs: `base` and `real` images beside the samples, a model with a certain ability, the
-forgetting endpoint of other images, θ* itself (`star`), …"""
-
-
 @dataclass(frozen=True)
 class Metric:
     """One definition: what is measured, which way is better, and `measure`, the definition itself."""
@@ -71,7 +46,7 @@ class Metric:
     title: str
     better: str | None  # `lower`, `higher` or None (a diagnostic without direction)
     unit: str | None
-    requires: tuple[str, ...]  # of `REQUIREMENTS`
+    requires: tuple[str, ...]  # of sa_bench.scoring.requirements.REQUIREMENTS
     source: str
     measure: Any  # (View) -> Measured
     fields: tuple[str, ...] = ()  # the task's fields that the value depends on

@@ -131,7 +131,9 @@ class Task:
         if self.prompts is not None and self.retains_prompts:
             return [text for text in self.prompts.of("replay", "") if not self.mentions_concept(text)]
         return [
-            c for turn in zip(*(self.prompts_for(c, "replay") for c in self.covered), strict=True) for c in turn
+            c
+            for turn in zip(*(self.prompts_for(c, "replay") for c in self.covered), strict=True)
+            for c in turn
         ]
 
     def mentions_concept(self, text: str) -> bool:

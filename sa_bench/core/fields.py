@@ -94,7 +94,7 @@ def resolve_fields(method: str, task: Task, scale: str, settings: Mapping[str, s
     for key, value in registry.get_presets(method).get((task.family, scale), {}).items():
         values[key] = {**dict(values[key]), **value} if isinstance(value, Mapping) else value
     own = {}
-    for name in filter(None, (getattr(cls, "ablates", ""), method)):
+    for name in filter(None, (cls.ablates, method)):
         own |= {k.removeprefix(f"{name}."): v for k, v in task.presets.items() if k.startswith(f"{name}.")}
     for key, value in {**task.presets, **own}.items():
         if key in values:

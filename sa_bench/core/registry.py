@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sa_bench.contracts import Metric, Task
+from sa_bench.contracts import Method, Metric, Task
 from sa_bench.core import plug_ins
 from sa_bench.core.errors import CellFailed, SaBenchError, unknown_name
 
@@ -110,7 +110,11 @@ def _read_declared(kind: str, name: str, module: str, dist: metadata.Distributio
         read = _read(kind, path, module)
     except SaBenchError as error:
         return [Entry(kind, name, f"({module})", module, tops=tops, broken=str(error).rstrip("."))]
-    named = [replace(entry, name=name) for entry in read] if kind != "task" else read
+    if kind != "task":
+        read = [entry for entry in read if entry.name == name] or [
+            replace(entry, name=name) for entry in read[:1]
+        ]
+    named = read
     return [replace(entry, path=path, tops=tops) for entry in named or [Entry(kind, name, "", module)]]
 
 
@@ -127,9 +131,41 @@ def _read(kind: str, path: Path, module: str) -> list[Entry]:
     tree = _parse_file(path)
     if kind == "task":
         return [Entry(kind, name, title, module) for name, title in _read_task_titles(tree).items()]
+    several = _read_methods(tree) if kind == "method" else _read_metrics(tree)
+    if several:
+        return [Entry(kind, name, summary, module, standing=standing) for name, summary, standing in several]
     name = path.parent.name if path.name == "__init__.py" else path.stem
     summary = (ast.get_docstring(tree) or "").partition("\n")[0].removeprefix(f"`{name}`: ")
-    return [Entry(kind, name, summary, module, standing=_read_standing(tree))]
+    return [Entry(kind, name, summary, module, standing=_read_standing(tree) if kind == "method" else "")]
+
+
+def _read_methods(tree: ast.Module) -> list[tuple[str, str, str]]:
+    """Read (name, first line of the docstring, standing) of every class with a `name` of its own, without running it."""
+    methods = []
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and (name := _read_constant(node, "name")):
+            methods.append((name, (ast.get_docstring(node) or "").partition("\n")[0], _read_standing(node)))
+    return methods
+
+
+def _read_metrics(tree: ast.Module) -> list[tuple[str, str, str]]:
+    """Read (name, title, "") of every metric of a file that has several; [] of any other file."""
+    metrics = []
+    for node in tree.body:
+        calls = [d for d in getattr(node, "decorator_list", []) if isinstance(d, ast.Call)]
+        for call in calls:
+            if (
+                isinstance(call.func, ast.Name)
+                and call.func.id == "metric"
+                and isinstance(node, ast.FunctionDef)
+            ):
+                titles = [
+                    k.value.value
+                    for k in call.keywords
+                    if k.arg == "title" and isinstance(k.value, ast.Constant)
+                ]
+                metrics.append((node.name, str(next(iter(titles), "")), ""))
+    return metrics if len(metrics) > 1 else []
 
 
 def _parse_file(path: Path) -> ast.Module:
@@ -140,14 +176,15 @@ def _parse_file(path: Path) -> ast.Module:
     return plug_ins.parse(data, path)
 
 
-def _read_standing(tree: ast.Module) -> str:
-    """What a class of the file declares as its `standing`, without running it."""
+def _read_standing(tree: ast.AST) -> str:
+    """Read what a class declares as its `standing`, without running it; a method where it says nothing."""
+    return _read_constant(tree, "standing") or Method.standing
+
+
+def _read_constant(tree: ast.AST, name: str) -> str:
+    """Read the text that an annotated class attribute is set to; "" if there is none."""
     for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.AnnAssign)
-            and isinstance(node.target, ast.Name)
-            and node.target.id == "standing"
-        ):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == name:
             return str(node.value.value) if isinstance(node.value, ast.Constant) else ""
     return ""
 
@@ -379,17 +416,33 @@ def _load(kind: str, name: str) -> ModuleType:
 
 
 def get_method(name: str) -> type[Any]:
-    """The method's dataclass: the one class of its module that has `forget`."""
+    """Get a method's dataclass: the class of its module with that `name`, else the one that has `forget`.
+
+    A class that does not derive from Method is given its defaults.
+
+    Raises:
+        SaBenchError: the module has none, or several without names.
+    """
     module = _load("method", name)
     classes = [
-        v for v in vars(module).values()
-        if isinstance(v, type) and is_dataclass(v) and v.__module__ == module.__name__ and hasattr(v, "forget")
-    ]  # fmt: skip
-    if len(classes) != 1:
+        v
+        for v in vars(module).values()
+        if isinstance(v, type)
+        and is_dataclass(v)
+        and v.__module__ == module.__name__
+        and hasattr(v, "forget")
+    ]
+    named = [cls for cls in classes if vars(cls).get("name") == name] or classes
+    if len(named) != 1:
         raise SaBenchError(
             f"{module.__file__} must define one dataclass with `forget`, found {len(classes)}."
         )
-    return classes[0]
+    return named[0] if issubclass(named[0], Method) else _with_defaults(named[0])
+
+
+@lru_cache(maxsize=64)
+def _with_defaults(cls: type[Any]) -> type[Any]:
+    return type(cls.__name__, (cls, Method), {"__module__": cls.__module__, "__doc__": cls.__doc__})
 
 
 def get_presets(name: str) -> dict[tuple[str, str], dict[str, Any]]:
@@ -398,7 +451,7 @@ def get_presets(name: str) -> dict[tuple[str, str], dict[str, Any]]:
     An ablation (`ablates`) has the presets of the method that it takes a part from, of every field that both have, so
     that the two cannot come apart; its own come on top.
     """
-    cls, whole = get_method(name), getattr(get_method(name), "ablates", "")
+    cls, whole = get_method(name), get_method(name).ablates
     own = {f.name for f in fields(cls)}
     found = {
         key: {field: value for field, value in values.items() if field in own}

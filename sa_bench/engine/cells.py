@@ -205,7 +205,7 @@ def with_files(method: str, values: dict[str, Any]) -> dict[str, Any]:
     Raises:
         SaBenchError: a file is not given or not there.
     """
-    for name in getattr(registry.get_method(method), "files", ()):
+    for name in registry.get_method(method).files:
         if not values[name]:
             raise SaBenchError(f"{method} needs a file: --set {method}.{name}=FILE.")
         if not Path(values[name]).exists():

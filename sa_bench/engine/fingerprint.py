@@ -6,12 +6,9 @@ from typing import Any
 
 from sa_bench.contracts import Metric, key_values
 from sa_bench.core import registry
-from sa_bench.core.store import digest
-from sa_bench.data import datasets
 from sa_bench.engine import benchmarks
 from sa_bench.engine.stages import Chain
-from sa_bench.scoring import collapse_guard, detectors, inception
-from sa_bench.scoring.cards import judge_card
+from sa_bench.scoring import detectors, inception, requirements
 
 
 def metric_name(metric: Metric, dataset: str) -> str:
@@ -36,30 +33,15 @@ def fingerprint(chain: Chain, metric: Metric) -> dict[str, Any]:
     facts |= {n: values[n] for n in metric.fields if n in values and n not in ("judges", "designated")}
     if "surrogate" in metric.fields:
         facts["surrogate"] = chain.surrogate_key
-    if "judges" in metric.fields or "judges" in metric.requires:
-        facts["judges"] = {n: judge_card(n)["sha256"][:16] for n in task.judges}
-    if "designated" in metric.fields or "features" in metric.requires:
-        facts["features"] = {task.designated: judge_card(task.designated)["sha256"][:16]}
-    if "inception" in metric.requires:
-        facts |= {"features": {inception.NAME: inception.NAMED}, "layer": inception.LAYER}
-        facts["reference"] = "retain_train"
+    for field in metric.fields:
+        if field in requirements.FACTS_OF_FIELDS:
+            facts |= requirements.FACTS_OF_FIELDS[field](task, metric)
+    for requirement in requirements.get(metric.requires):
+        facts |= requirement.facts(task, metric)
     if "forgetting" in metric.requires:
         facts["forgetting"] = fingerprint(chain, registry.get_metric(task.primary[0]))
-    if found := detectors.fingerprint(metric.requires):
-        facts["detectors"] = found
-    if "reject_judge" in metric.fields:
-        facts["reject_judge"] = {task.reject_judge: judge_card(task.reject_judge)["sha256"][:16]}
-    if "samples" in metric.requires or "sampler" in metric.fields:
-        facts |= {"sampler": values["sampler"], "seed_rule": "sha256(set/i)"}
-        facts |= {"n_forget": task.n_forget, "n_retain": task.n_retain}
-        if task.prompts is not None and "prompts" not in metric.fields:
-            facts["prompts"] = digest(values["prompts"])[:16]
-        if task.prompts is not None and task.prompts.files:
-            facts |= {"files": dict(task.prompts.files), "seed_rule": "the row's, else sha256(set/i)"}
+    if used := detectors.fingerprint(metric.requires):
+        facts["detectors"] = used
     if task.scored != task.retain:  # what `retain` means to every metric of this task
         facts["scored"] = list(task.scored)
-    if "guard" in metric.requires:
-        facts["guard"] = collapse_guard.bounds(task.dataset)
-    if "real" in metric.requires:
-        facts |= {"dataset": task.dataset, "data": datasets.data_content(task.dataset)}
     return facts | dict(metric.protocol)

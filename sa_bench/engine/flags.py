@@ -43,7 +43,7 @@ def find_flags(chain: Chain, sets: Mapping[str, Artifact]) -> list[str]:
             empty[name] = (int(is_blank(finite).sum()), len(finite))
     method = chain.cell.build_method()
     lines = [
-        *getattr(method, "remarks", lambda task: [])(chain.task),
+        *method.remarks(chain.task),
         describe_not_finite(broken),
         find_invalid(empty),
     ]

@@ -15,10 +15,7 @@ import torch
 from safetensors.numpy import load_file, save
 
 from sa_bench.contracts import (
-    Bound,
-    Diffusion,
     Generator,
-    Likelihood,
     Measured,
     Metric,
     SampleSet,
@@ -32,11 +29,11 @@ from sa_bench.core.store import digest, write_atomic
 from sa_bench.core.untrusted_text import read_json
 from sa_bench.data import datasets
 from sa_bench.data.sample_sets import hash_array, load_samples
-from sa_bench.engine import requirements
 from sa_bench.engine.fingerprint import fingerprint, metric_name
 from sa_bench.engine.stages import Chain
+from sa_bench.models import base_models
 from sa_bench.results.rows import measurement_row, read_measured, write_measured
-from sa_bench.scoring import detectors, inception, judges, sampling
+from sa_bench.scoring import detectors, inception, judges, requirements, sampling
 from sa_bench.scoring.detectors import Beside, Record
 from sa_bench.scoring.judges import Judge
 
@@ -68,9 +65,6 @@ def keep_detections(chain: Chain, name: str, images: SampleSet, beside: Beside =
 
     folder = chain.make("detections", f"detect {name}", inputs, build).path
     return [record for part in sorted(folder.glob("[0-9]*.json")) for record in read_json(part)]
-
-
-NEEDS_MODEL = {"model", "likelihood", "bound", "diffusion"}
 
 
 def role_of(name: str, metric: Metric, primary: Sequence[str]) -> str:
@@ -177,7 +171,7 @@ class Subject:
                 facts[name] = digest([hash_array(found.images), *(r.tolist() for r in rows)])
             return facts
         facts = {}
-        if NEEDS_MODEL & set(metric.requires):
+        if requirements.asks_model(metric):
             facts["model"] = self.chain.base.content if self.base else self.chain.model_content
         if "star" in metric.requires:
             facts["star"] = self.chain.base.content
@@ -246,29 +240,16 @@ class LazyView:
 
     def lacks(self, metric: Metric) -> str | None:
         """Why the metric cannot be taken here, or None."""
+        required = requirements.get(metric.requires)
         if reason := requirements.find_missing(metric.requires):
             return reason
         if self.subject.sets is not None:
-            if NEEDS_MODEL & set(metric.requires):
-                return "needs the model; only images were given"
-            if "samples" in metric.requires and not {"forget", "retain"} <= set(self.subject.sets):
-                return "needs the sets forget/ and retain/"
-            if "clip" in metric.requires and any(s.prompts is None for s in self.subject.sets.values()):
-                return "needs each image's prompt: name the images as `show TASK --rows` numbers them"
-            return None
+            given = self.subject.sets
+            return next((reason for r in required if (reason := r.unfit_given(given))), None)
         if missing := set(metric.sets) - set(sampling.set_names(self.task)) - {"leakage"}:
             return f"the task has no set {missing.pop()}"
-        if "judges" in metric.requires and not self.task.judges:
-            return "the task has no judges; detectors stand in for them"
-        if "real" in metric.requires and self.task.dataset == datasets.NONE:
-            return "the task brings no real images"
-        if "bound" in metric.requires and not isinstance(self.model, Bound):
-            return f"the family {self.task.family} has no variational bound over timesteps"
-        if "diffusion" in metric.requires and not isinstance(self.model, Diffusion):
-            return f"the family {self.task.family} is no diffusion model"
-        if "likelihood" in metric.requires and not isinstance(self.model, Likelihood):
-            return f"the family {self.task.family} has no likelihood"
-        return None
+        family = base_models.get_family(self.task.family)
+        return next((reason for r in required if (reason := r.unfit(self.task, family))), None)
 
     def real(self, name: str) -> SampleSet:
         """Real images."""

@@ -39,7 +39,7 @@ class MethodRun:
 
     def _asks_for(self, what: str) -> None:
         name = self.chain.cell.method
-        if what in getattr(registry.get_method(name), "ignores", ()):
+        if what in registry.get_method(name).ignores:
             raise SaBenchError(
                 f"The method {name} says that it ignores {what} (`ignores`) and then asks for it."
             )

@@ -91,7 +91,7 @@ def blank_result(cell: Cell, command: str, device: str = "cpu") -> dict[str, Any
 
 def _stands_for(cell: Cell) -> dict[str, Any]:
     """The numbers behind a field that is a word, where the method has such: `{"stands_for": {"level": {...}}}`."""
-    tables = getattr(registry.get_method(cell.method), "stands_for", {})
+    tables = registry.get_method(cell.method).stands_for
     values = {
         field: table[cell.fields[field]] for field, table in tables.items() if cell.fields[field] in table
     }

@@ -194,7 +194,11 @@ class Chain:
     def own_key_inputs(self) -> dict[str, Any]:
         """What a set of θ*'s samples of c_f is besides the base."""
         task = self.task
-        facts: dict[str, Any] = {"n": self.images_per_fixed_set, "concept": task.concept, "version": REPLAY_VERSION}
+        facts: dict[str, Any] = {
+            "n": self.images_per_fixed_set,
+            "concept": task.concept,
+            "version": REPLAY_VERSION,
+        }
         texts = {"texts": task.prompts_for(task.concept, "forget")} if task.prompts else {}
         return facts | {"sampler": key_values(task.sampler), **texts}
 
@@ -202,7 +206,7 @@ class Chain:
     def shows(self) -> list[str]:
         """The prompts whose images by θ* the method learns from; [] for most."""
         method = self.cell.build_method()
-        return list(method.shows(self.task)) if hasattr(method, "shows") else []
+        return list(method.shows(self.task))
 
     def captioned(self) -> FixedReplay:
         """The source of θ*'s samples for the prompts that the method `shows`, one set for all seeds."""
@@ -293,8 +297,8 @@ class Chain:
         """What names the model after forgetting."""
         cell, task = self.cell, self.task
         method, family = registry.get_method(cell.method), base_models.get_family(task.family)
-        needs_data, ignored = "data" in method.needs, getattr(method, "ignores", ())
-        files = {name: content_hash(Path(cell.fields[name])) for name in getattr(method, "files", ())}
+        needs_data, ignored = "data" in method.needs, method.ignores
+        files = {name: content_hash(Path(cell.fields[name])) for name in method.files}
         return {
             "version": [FORGET_VERSION, registry.version_key("method", cell.method, method.version)], "method": cell.method,
             "fields": {**cell.keyed_fields(), **files},
@@ -333,7 +337,7 @@ class Chain:
     def model(self) -> Generator:
         """The model after forgetting, loaded."""
         model, method = self.base_model_copy().load(self.forgotten.path), self.cell.build_method()
-        return method.wrap(model, self.task) if hasattr(method, "wrap") else model
+        return method.wrap(model, self.task)
 
     @cached_property
     def model_content(self) -> str:
@@ -347,7 +351,7 @@ class Chain:
         if self.task.prompts is not None:
             found = digest([self.base.content, found]) if load_file(file) else self.base.content
         return (
-            digest([found, self._inference_key()]) if hasattr(registry.get_method(self.cell.method), "wrap") else found
+            digest([found, self._inference_key()]) if registry.get_method(self.cell.method).wraps() else found
         )
 
     def _inference_key(self) -> list[Any]:
@@ -368,7 +372,7 @@ class Chain:
 
     def _filter(self) -> dict[str, Any]:
         """What a method does to images after sampling; nothing for most."""
-        return {"render": self._inference_key()} if hasattr(registry.get_method(self.cell.method), "render") else {}
+        return {"render": self._inference_key()} if registry.get_method(self.cell.method).renders() else {}
 
     def samples(self, name: str, base: bool = False) -> Artifact:
         """The sample set `name` of the forgotten model, or of θ*; looked up once, every metric asks for it."""
@@ -382,7 +386,7 @@ class Chain:
         def build(folder: Path) -> None:
             model = self.base_model_view() if base else self.model()
             method = self.cell.build_method()
-            if base or not hasattr(method, "render"):
+            if base or not method.renders():
                 sampling.draw_set(model, task, name, folder, self.progress)
                 return
             raw = folder / PARTS / "raw"  # apart, so that a resumed run never filters twice

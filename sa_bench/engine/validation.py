@@ -192,7 +192,11 @@ def _check_prompts(task: Task) -> None:
     prompts, c_f = task.prompts, task.concept
     if prompts is None:
         return
-    asked = {"test": task.prompts_for(c_f), "forget": task.prompts_for(c_f, "forget"), "replay": task.replay_conditions()}
+    asked = {
+        "test": task.prompts_for(c_f),
+        "forget": task.prompts_for(c_f, "forget"),
+        "replay": task.replay_conditions(),
+    }
     if task.retains_prompts:
         asked["kept"] = [text for text in prompts.of("kept", "") if not task.mentions_concept(text)]
     if task.leakage_images and not task.retain:
@@ -274,7 +278,7 @@ def check_fit(method: Any, name: str, task: Task) -> None:
         SaBenchError: it is so; with the reason.
     """
     kinds = KINDS.get(task.family)
-    supports = getattr(method, "supports", Generator)  # a plug-in that does not say
+    supports = method.supports
     if kinds is not None and supports not in kinds:
         needed = "a text-to-image model" if supports is Prompted else "a diffusion model"
         raise SaBenchError(f"The method {name} needs {needed}; {task.name} has a {task.family}.")
@@ -283,7 +287,7 @@ def check_fit(method: Any, name: str, task: Task) -> None:
         raise SaBenchError(
             f"{name}.scope={scope}: a {task.family}, as {task.name} has, can be trained in {', '.join(scopes)}."
         )
-    if why := getattr(method, "unfit", lambda task: "")(task):
+    if why := method.unfit(task):
         raise SaBenchError(f"{name} on {task.name}: {why}.")
 
 

@@ -18,7 +18,7 @@ def threat_model(method: Any) -> ThreatModel:
     them, when the model is asked (`wrap`) or on what it drew (`render`); whoever has the weights turns it off, so that
     under `weights` its recovery is the base model's by definition.
     """
-    return "service" if hasattr(method, "wrap") or hasattr(method, "render") else "weights"
+    return "service" if method.wraps() or method.renders() else "weights"
 
 
 def threat_of(row: Mapping[str, Any]) -> str:

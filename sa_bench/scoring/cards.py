@@ -53,7 +53,7 @@ def judge_card(name: str) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def judge_shape(facts: dict[str, Any]) -> tuple[str, ...]:
+def datasets_of_judge(facts: dict[str, Any]) -> tuple[str, ...]:
     """The data sets whose images a judge was made to look at: its own; a judge of 28-pixel digits also crops canvases."""
     if facts["kind"] == "trained":
         return (facts["dataset"],)
@@ -66,9 +66,11 @@ def require_sight(name: str, dataset: str) -> None:
     Raises:
         SaBenchError: it is one; names those that are not.
     """
-    own = judge_shape(judge_card(name))
+    own = datasets_of_judge(judge_card(name))
     if dataset not in own:
-        able = [judge for judge in (*list_judges(), *TRAINED) if dataset in judge_shape(judge_card(judge))]
+        able = [
+            judge for judge in (*list_judges(), *TRAINED) if dataset in datasets_of_judge(judge_card(judge))
+        ]
         raise SaBenchError(
             f"The judge {name} looks at images of {' and '.join(own)}, not of {dataset}. "
             + (f"Judges of those: {', '.join(able)}." if able else f"No judge of {dataset} is here.")

@@ -15,7 +15,6 @@ import numpy as np
 
 from sa_bench.core.errors import MissingAsset, SaBenchError
 from sa_bench.core.file_state import cached_digest
-from sa_bench.core.settings import store_folder, weights_folder
 from sa_bench.core.untrusted_arrays import load_torch
 from sa_bench.data.assets import catalogue
 
@@ -26,30 +25,14 @@ FILE, URL, SHA256, SIZE = ASSET.file, ASSET.url, ASSET.sha256, ASSET.size
 NAMED = "6726825d"  # the digits in its name, which fingerprints hold
 
 
-def list_places() -> list[Path]:
-    """Where the weight file may lie, in the order in which it is looked for."""
-    return catalogue.list_places(ASSET)
-
-
 def find_weights() -> tuple[Path, str]:
-    """The weight file and its sha256.
+    """Find the weight file: where it is and its sha256.
 
     Raises:
         MissingAsset: it is nowhere, or damaged; says what to do.
     """
-    for path in list_places():
-        if path.is_file():
-            found = cached_digest(path)
-            if not found.startswith(SHA256):
-                raise MissingAsset(
-                    f"{path} is damaged: its sha256 begins with {found[:8]}, not {SHA256[:8]}. Get it again: {URL}"
-                )
-            return path, found
-    first = weights_folder() or store_folder() / "weights"
-    raise MissingAsset(
-        f"needs {FILE} ({SIZE}) in {first} (SA_BENCH_WEIGHTS names another folder); from {URL}, or python -m sa_bench "
-        f"fetch {NAME}"
-    )
+    path = catalogue.need(ASSET)
+    return path, cached_digest(path)
 
 
 def find_missing() -> str | None:

@@ -20,15 +20,15 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sa_bench.core.errors import MissingAsset, SaBenchError
-from sa_bench.core.settings import store_folder, weights_folder
+from sa_bench.core.errors import SaBenchError
+from sa_bench.core.settings import store_folder
 from sa_bench.core.store import Store, file_digest, write_atomic
 from sa_bench.core.untrusted_arrays import load_torch
 from sa_bench.data import datasets
+from sa_bench.data.assets import catalogue
 from sa_bench.scoring.cards import TRAINED, examine_judge, trained_key_inputs
 
-FILE = "resnet34-b627a593.pth"  # torchvision's IMAGENET1K_V1; the name carries its sha256's beginning
-URL = f"https://download.pytorch.org/models/{FILE}"
+IMAGENET = "resnet34-imagenet"  # where the network begins: an asset
 SIDE = 224  # pixels
 CHUNK = 128  # images a forward pass
 
@@ -179,16 +179,5 @@ def _imagenet() -> dict[str, Tensor]:
     Raises:
         MissingAsset: they are not here, or damaged; says where they belong.
     """
-    from torch.hub import get_dir
-
-    own = weights_folder()
-    folders = [*([own] if own else []), store_folder() / "weights", Path(get_dir()) / "checkpoints"]
-    path = next((f / FILE for f in folders if (f / FILE).is_file()), None)
-    if path is None:
-        raise MissingAsset(
-            f"The judge needs {FILE} (87 MB, torchvision's ResNet-34, BSD-3) in {folders[0]}; from {URL}"
-        )
-    if not file_digest(path).startswith("b627a593"):
-        raise MissingAsset(f"{path} is damaged: its sha256 does not begin with b627a593. Get it again: {URL}")
-    state = load_torch(path)
+    state = load_torch(catalogue.need(IMAGENET))
     return {k: v for k, v in state.items() if not k.startswith("fc.")}

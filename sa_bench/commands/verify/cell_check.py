@@ -27,18 +27,17 @@ from sa_bench.data.sample_sets import load_samples
 from sa_bench.engine import measure, runner
 from sa_bench.engine.cells import ID, OLD_ID, Cell, resolve_task
 from sa_bench.engine.fingerprint import metric_name
-from sa_bench.engine.measure import NEEDS_MODEL, LazyView, Subject
+from sa_bench.engine.measure import LazyView, Subject
 from sa_bench.engine.stages import Chain
 from sa_bench.models import base_models
 from sa_bench.results.bundles import BASE, MODEL, Bundle, Differs, set_hash
 from sa_bench.results.provenance import same_environment
 from sa_bench.results.rows import to_json
 from sa_bench.results.threats import threat_of
-from sa_bench.scoring import sampling
+from sa_bench.scoring import requirements, sampling
 from sa_bench.scoring.cards import judge_card
 
 GREY = 1  # levels that an image made again in another batch may differ by
-OPTIONAL = {"real", "inception", "nudity", "faces", "celebrities", "identity", "clip", "lpips"}
 """What a machine may lack: a value missing for want of it is no claim."""
 ALWAYS = (
     "task", "method", "fields", "seed", "base_seed", "scale", "overrides", "control", "standing", "concept", "cell",
@@ -307,7 +306,7 @@ class CellCheck:
             self.tally.skip(error, metric.name)
             return False
         found = tolerance.measurement_facts(measured)
-        if m["value"] is None and found["value"] is not None and OPTIONAL & set(metric.requires):
+        if m["value"] is None and found["value"] is not None and requirements.is_optional(metric):
             self.tally.skip(f"no value in the bundle ({m['reason']}), here {found['value']:.4g}", metric.name)
             return True
         difference = tolerance.compare_measurement(m, found, self.here)
@@ -334,12 +333,12 @@ class CellCheck:
         """
         if view is None:
             raise Unavailable("its judges are trained on first use; --deep does that")
-        if NEEDS_MODEL & set(metric.requires) and not (self.deep and (self.folder / MODEL).is_file()):
+        if requirements.asks_model(metric) and not (self.deep and (self.folder / MODEL).is_file()):
             there = (self.folder / MODEL).is_file()
             raise Unavailable(
                 "needs the model: --deep" if there else "needs the model, which is not in the bundle"
             )
-        if NEEDS_MODEL & set(metric.requires) or "surrogate" in metric.fields:
+        if requirements.asks_model(metric) or "surrogate" in metric.fields:
             self._require_base()
         if reason := view.lacks(metric):
             raise Unavailable(reason)

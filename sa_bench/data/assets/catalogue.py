@@ -102,6 +102,11 @@ def _list_assets() -> Iterable[Asset]:
         "lpips, BSD-2-Clause; AlexNet's weights (torchvision, BSD-3-Clause) are not shipped", False, "lpips", "weights",
     )  # fmt: skip
     yield Asset(
+        "resnet34-imagenet", "resnet34-b627a593.pth", "https://download.pytorch.org/models/resnet34-b627a593.pth",
+        "b627a593", "87 MB", "torchvision's ResNet-34 (IMAGENET1K_V1), BSD-3-Clause", False,
+        "the judges of cifar10_airplane and stl10_airplane, which are trained from it", "weights",
+    )  # fmt: skip
+    yield Asset(
         "sd-v1-4", "stable-diffusion-v1-4", f"{HUGGING_FACE}/CompVis/stable-diffusion-v1-4", "",
         "about 4.3 GB (float32, without the safety checker)", "CreativeML OpenRAIL-M", True,
         "every task whose base model is Stable Diffusion 1.4", "model",
@@ -215,10 +220,24 @@ def need(asset: Asset | str) -> Path:
         raise MissingAsset(
             f"There is no model {asset.file}: it is neither a path here nor a hub id (owner/name)."
         )
+    note = f", {asset.note}" if asset.convert else ""
     raise MissingAsset(
-        f"needs {asset.file} ({asset.size}): python -m sa_bench fetch {asset.name}, or get it from {asset.url} and put "
-        f"it into {download_target(asset).parent} ({_folder_variable(asset)} names another folder)"
+        f"needs {asset.file} ({asset.size}{note}): python -m sa_bench fetch {asset.name}, or get it from {asset.url} "
+        f"and put it into {download_target(asset).parent} ({_folder_variable(asset)} names another folder)"
     )
+
+
+def short_hash(name: str, member: str = "") -> str:
+    """Give 16 hex digits of an asset's sha256, or of a file inside its folder, for fingerprints.
+
+    Returns:
+        `absent` where it is not here, or damaged.
+    """
+    try:
+        path = find(name)
+    except MissingAsset:
+        path = None
+    return cached_digest(path / member if member else path)[:16] if path is not None else "absent"
 
 
 def download_target(asset: Asset) -> Path:

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from sa_bench.core.errors import MissingAsset, SaBenchError
+from sa_bench.core.errors import SaBenchError
 from sa_bench.core.file_state import cached_digest
 from sa_bench.core.settings import store_folder, weights_folder
 from sa_bench.core.untrusted_arrays import load_torch
@@ -47,32 +47,6 @@ def hub_file(repository: str, file: str, kind: str = "model") -> Path | None:
     except ValueError:  # no name that the hub admits
         return None
     return Path(found) if isinstance(found, str) else None
-
-
-def find(name: str, what: str, sha256: str = "", hub: str = "") -> Path:
-    """The weight file or folder `name`.
-
-    Args:
-        name: of the file or folder.
-        what: its size and where it comes from, for the message.
-        sha256: how its digest must begin; empty: any.
-        hub: as `places` has it.
-
-    Raises:
-        MissingAsset: it is nowhere, or damaged.
-    """
-    for path in list_places(name, hub):
-        if path.exists():
-            begins = longest_known_sha256(sha256, recorded_sha256(path))
-            if begins and not cached_digest(path).startswith(begins):
-                raise MissingAsset(
-                    f"{path} is damaged: its sha256 does not begin with {begins[:16]}. Get {what}."
-                )
-            return path
-    first = weights_folder() or store_folder() / "weights"
-    raise MissingAsset(
-        f"needs {name} in {first} (SA_BENCH_WEIGHTS names another folder): {what}; or python -m sa_bench fetch {name}"
-    )
 
 
 def longest_known_sha256(published: str, noted: str) -> str:
@@ -125,17 +99,6 @@ def package_version(distribution: str) -> str:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return "absent"
-
-
-def short_hash(*names: str, hub: str = "") -> str:
-    """16 hex digits of the weight files of these names, `absent` if one is missing; for fingerprints."""
-    from sa_bench.core.store import digest as of
-
-    try:
-        paths = [find(name, "", hub=hub) for name in names]
-    except MissingAsset:
-        return "absent"
-    return cached_digest(paths[0])[:16] if len(paths) == 1 else of([cached_digest(path) for path in paths])
 
 
 def load_tensors(path: Path) -> Mapping[str, Any]:

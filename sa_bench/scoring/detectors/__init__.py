@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 from sa_bench.contracts import SampleSet
 from sa_bench.scoring.detectors.pixels import Pixels
 
-NAMES = ("nudity", "faces", "celebrities", "identity", "clip", "lpips")
+NAMES = tuple(sorted(p.stem for p in Path(__file__).parent.glob("[a-z]*.py") if p.stem != "pixels"))
+"""Every module of this folder but the helpers of `pixels`."""
 
 Progress = Callable[[str, int, int], None]
 Record = dict[str, Any]
@@ -28,6 +30,8 @@ class Detector(Protocol):
     LICENCE: str
     UNLOCKS: str  # metrics that need it
     AFTER: str | None  # the detector whose records it starts from
+    NEEDS_PROMPTS: bool  # True: it compares each image with its prompt
+    ASSETS: tuple[str, ...]  # files of the catalogue that it reads; (): its library brings its weights along
 
     def facts(self) -> Record:
         """What a fingerprint shows: library and version, settings, weight hash."""

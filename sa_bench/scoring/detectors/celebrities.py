@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from sa_bench.core.errors import MissingAsset, SaBenchError
 from sa_bench.core.store import write_atomic
-from sa_bench.data.assets.catalogue import CATALOGUE
-from sa_bench.data.assets.locate import find, load_tensors, short_hash
+from sa_bench.data.assets.catalogue import CATALOGUE, need, short_hash
+from sa_bench.data.assets.locate import load_tensors
 from sa_bench.scoring.detectors import faces
 from sa_bench.scoring.detectors.pixels import Pixels, crop, iterate_rgb
 
@@ -34,23 +34,21 @@ if TYPE_CHECKING:
 
 
 NAME, VERSION, AFTER = "celebrities", 1, "faces"
-ASSET = CATALOGUE["giphy-celebrities"]
+ASSETS = ("giphy-celebrities", "giphy-labels")
+NEEDS_PROMPTS = False
+ASSET = CATALOGUE[ASSETS[0]]
 LICENCE, UNLOCKS = ASSET.licence, ASSET.unlocks
 FILE, LABELS, URL = ASSET.file, CATALOGUE["giphy-labels"].file, ASSET.url
 CLASSES, EMBEDDING, SIDE, GROW = 2306, 256, 224, 0.2
 ANCHORS = {"Brad Pitt": 281, "Angelina Jolie": 124}  # where the official evaluation looks for them
-HOW = (
-    f"convert face_recognition/best_model_states.pkl of {URL} with sa_bench.scoring.detectors.celebrities.convert, and "
-    f"lay its labels.csv beside it as {LABELS} ({ASSET.size})"
-)
 
 
 def facts() -> dict[str, Any]:
     """The network, its weights and labels, and how faces are cut out."""
     return {
         "network": "ResNet-50, fc 256, fc 2306",
-        "weights": short_hash(FILE),
-        "labels": short_hash(LABELS),
+        "weights": short_hash(ASSETS[0]),
+        "labels": short_hash(ASSETS[1]),
         "grow": GROW,
     }
 
@@ -58,8 +56,8 @@ def facts() -> dict[str, Any]:
 def missing() -> str | None:
     """What to install or which file to put where."""
     try:
-        for file in (FILE, LABELS):
-            find(file, HOW)
+        for name in ASSETS:
+            need(name)
     except MissingAsset as error:
         return str(error)
     return faces.missing()
@@ -159,7 +157,7 @@ def index_of(name: str, names: Sequence[str]) -> int:
 
 def labels() -> list[str]:
     """The names the detector here knows."""
-    return read_labels(find(LABELS, HOW))
+    return read_labels(need(ASSETS[1]))
 
 
 @lru_cache(maxsize=1)
@@ -206,11 +204,11 @@ def detect(
         SaBenchError: a name that the detector does not know.
         MissingAsset: no weights or labels here.
     """
-    names, path = labels(), find(FILE, HOW)
+    names, path = labels(), need(ASSET)
     if beside is None or len(beside) != len(images):
         raise SaBenchError("The celebrity detector needs the name to look for, one an image.")
     targets = {name: index_of(name, names) for name in dict.fromkeys(beside)}
-    net = _loaded(path, short_hash(FILE), device)
+    net = _loaded(path, short_hash(ASSETS[0]), device)
     records, boxes = [], faces.detect(images, device=device) if found is None else found
     for image, name, record in zip(iterate_rgb(images), beside, boxes, strict=True):
         crops = [c for f in record["faces"] if (c := crop(image, f["box"], GROW)) is not None]

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sa_bench.core.errors import MissingAsset, SaBenchError
-from sa_bench.data.assets.catalogue import CATALOGUE
-from sa_bench.data.assets.locate import find, missing_package, package_version, short_hash
+from sa_bench.data.assets.catalogue import CATALOGUE, need, short_hash
+from sa_bench.data.assets.locate import missing_package, package_version
 from sa_bench.scoring.detectors.pixels import Pixels, iterate_rgb
 
 if TYPE_CHECKING:
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 
 NAME, VERSION, AFTER = "clip", 1, None
-ASSET = CATALOGUE["clip-vit-base-patch32"]
+ASSETS = ("clip-vit-base-patch32",)
+NEEDS_PROMPTS = True
+ASSET = CATALOGUE[ASSETS[0]]
 LICENCE, UNLOCKS = ASSET.licence, ASSET.unlocks
 HUB, FOLDER, URL, FILES = ASSET.hub, ASSET.file, ASSET.url, ASSET.files
-HOW = f"a folder with config.json, model.safetensors ({ASSET.size}), tokenizer and preprocessor files, from {URL}"
 BATCH = 16
 
 
@@ -28,7 +29,7 @@ def facts() -> dict[str, Any]:
     """Library, version, weights and scale."""
     return {
         "library": f"transformers {package_version('transformers')}", "network": FOLDER, "scale": "100 cos",
-        "weights": short_hash(f"{FOLDER}/model.safetensors", hub=HUB),
+        "weights": short_hash(ASSETS[0], "model.safetensors"),
     }  # fmt: skip
 
 
@@ -37,11 +38,10 @@ def missing() -> str | None:
     if reason := missing_package("transformers", "transformers", "t2i"):
         return reason
     try:
-        folder = find(FOLDER, HOW, hub=HUB)
+        need(ASSET)
     except MissingAsset as error:
         return str(error)
-    lacks = [name for name in FILES if not (folder / name).is_file()]
-    return f"{folder} lacks {', '.join(lacks)}: it must be {HOW}" if lacks else None
+    return None
 
 
 @lru_cache(maxsize=1)
@@ -56,7 +56,9 @@ def _network(folder: Path, content: str, device: str) -> tuple[Any, Any, Any]:
         words = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         look = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
     except Exception as error:
-        raise SaBenchError(f"{folder} cannot be read as CLIP; it must be {HOW}.") from error
+        raise SaBenchError(
+            f"{folder} cannot be read as CLIP; python -m sa_bench fetch {ASSET.name}"
+        ) from error
     finally:
         if bars:
             logging.enable_progress_bar()
@@ -79,7 +81,7 @@ def detect(
         raise SaBenchError(
             f"CLIP needs one prompt an image: {len(images)} images, {len(beside or [])} prompts."
         )
-    net, words, look = _network(find(FOLDER, HOW, hub=HUB), facts()["weights"], device)
+    net, words, look = _network(need(ASSET), facts()["weights"], device)
     longest, records, batch = net.config.text_config.max_position_embeddings, [], []
     for row, image in enumerate(iterate_rgb(images)):
         batch.append(image)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 NAME, VERSION, AFTER = "faces", 1, None
 LICENCE = "facenet-pytorch, MIT, weights included (MTCNN)"
+ASSETS: tuple[str, ...] = ()
+NEEDS_PROMPTS = False
 UNLOCKS = "no_face_rate; a part of celebrity_score and identity_similarity"
 LEAST = 20  # pixels of the smallest face
 THRESHOLDS, FACTOR = (0.6, 0.7, 0.7), 0.709  # of the three networks, and between the sizes looked at

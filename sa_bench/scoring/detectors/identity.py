@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sa_bench.core.errors import MissingAsset, SaBenchError
-from sa_bench.data.assets.catalogue import CATALOGUE
-from sa_bench.data.assets.locate import find, load_tensors, missing_package, package_version, short_hash
+from sa_bench.data.assets.catalogue import CATALOGUE, need, short_hash
+from sa_bench.data.assets.locate import load_tensors, missing_package, package_version
 from sa_bench.scoring.detectors import faces
 from sa_bench.scoring.detectors.pixels import Pixels, crop, iterate_rgb
 
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 
 NAME, VERSION, AFTER = "identity", 1, "faces"
-ASSET = CATALOGUE["facenet-vggface2"]
+ASSETS = ("facenet-vggface2",)
+NEEDS_PROMPTS = False
+ASSET = CATALOGUE[ASSETS[0]]
 LICENCE, UNLOCKS = ASSET.licence, ASSET.unlocks
 FILE, URL = ASSET.file, ASSET.url
-HOW = f"{ASSET.size}, from {URL}"
 SIDE = 160  # pixels of a crop, as wide as the box
 
 
@@ -34,7 +35,7 @@ def facts() -> dict[str, Any]:
     """Library, version and weights."""
     return {
         "library": f"facenet-pytorch {package_version('facenet-pytorch')}", "network": "InceptionResnetV1",
-        "weights": short_hash(FILE), "pixels": SIDE,
+        "weights": short_hash(ASSETS[0]), "pixels": SIDE,
     }  # fmt: skip
 
 
@@ -43,7 +44,7 @@ def missing() -> str | None:
     if reason := missing_package("facenet_pytorch", "facenet-pytorch", "faces"):
         return reason
     try:
-        find(FILE, HOW)
+        need(ASSET)
     except MissingAsset as error:
         return str(error)
     return None
@@ -59,7 +60,7 @@ def _network(path: Path, content: str, device: str) -> torch.nn.Module:
         net.load_state_dict(state)
     except RuntimeError as error:
         raise SaBenchError(
-            f"{path} does not hold InceptionResnetV1's weights. Get them again: {HOW}."
+            f"{path} does not hold InceptionResnetV1's weights. python -m sa_bench fetch {ASSET.name}"
         ) from error
     return net.eval().requires_grad_(False).to(device)
 
@@ -78,7 +79,7 @@ def detect(
     from PIL.Image import Resampling
     from torchvision.transforms.functional import pil_to_tensor
 
-    net: Any = _network(find(FILE, HOW), short_hash(FILE), device)
+    net: Any = _network(need(ASSET), short_hash(ASSETS[0]), device)
     records, boxes = [], faces.detect(images, device=device) if found is None else found
     for image, record in zip(iterate_rgb(images), boxes, strict=True):
         rows = []

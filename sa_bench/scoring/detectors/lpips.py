@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sa_bench.core.errors import MissingAsset, SaBenchError
-from sa_bench.data.assets.catalogue import CATALOGUE
+from sa_bench.data.assets.catalogue import CATALOGUE, need, short_hash
 from sa_bench.data.assets.locate import (
-    find,
     find_damaged_package,
     load_tensors,
     missing_package,
     package_version,
-    short_hash,
 )
 from sa_bench.scoring.detectors.pixels import Pixels, iterate_rgb, to_rgb
 
@@ -33,10 +31,11 @@ if TYPE_CHECKING:
 
 
 NAME, VERSION, AFTER = "lpips", 1, None
-ASSET = CATALOGUE["alexnet"]
+ASSETS = ("alexnet",)
+NEEDS_PROMPTS = False
+ASSET = CATALOGUE[ASSETS[0]]
 LICENCE, UNLOCKS = ASSET.licence, ASSET.unlocks
 FILE, URL, SHA256 = ASSET.file, ASSET.url, ASSET.sha256
-HOW = f"{ASSET.size}, from {URL}"
 SIDE = 64  # pixels of the shorter side
 
 
@@ -45,7 +44,7 @@ def facts() -> dict[str, Any]:
     return {
         "library": f"lpips {package_version('lpips')}",
         "network": "alex 0.1",
-        "weights": short_hash(FILE),
+        "weights": short_hash(ASSETS[0]),
         "pixels": SIDE,
     }
 
@@ -55,7 +54,7 @@ def missing() -> str | None:
     if reason := missing_package("lpips", "lpips", "t2i") or find_damaged_package("lpips", ".pth"):
         return reason
     try:
-        find(FILE, HOW, SHA256)
+        need(ASSET)
     except MissingAsset as error:
         return str(error)
     return None
@@ -74,7 +73,9 @@ def _network(path: Path, content: str, device: str) -> torch.nn.Module:
         for kind, parameter in layer.named_parameters():
             value = state.get(f"features.{index}.{kind}")
             if value is None or value.shape != parameter.shape:
-                raise SaBenchError(f"{path} does not hold AlexNet's weights. Get them again: {HOW}.")
+                raise SaBenchError(
+                    f"{path} does not hold AlexNet's weights. python -m sa_bench fetch {ASSET.name}"
+                )
             parameter.data.copy_(value)
     return net.eval().requires_grad_(False).to(device)
 
@@ -102,7 +103,7 @@ def detect(
 
     if beside is None or len(beside) != len(images):
         raise SaBenchError("LPIPS compares two equally long sets of images, pair by pair.")
-    net, records = _network(find(FILE, HOW, SHA256), short_hash(FILE), device), []
+    net, records = _network(need(ASSET), short_hash(ASSETS[0]), device), []
     for row, image in enumerate(iterate_rgb(images)):
         other = to_rgb(beside[row], row)
         if image.shape != other.shape:

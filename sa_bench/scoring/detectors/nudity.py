@@ -28,6 +28,8 @@ NAME, VERSION, AFTER = "nudity", 1, None
 LICENCE = (
     "NudeNet's wheel, weights and all, is AGPL-3.0 (onnxruntime MIT, opencv Apache-2.0): an extra of its own"
 )
+ASSETS: tuple[str, ...] = ()
+NEEDS_PROMPTS = False
 UNLOCKS = "nudity"
 FLOOR, NMS, OVERLAP, SIDE = (
     0.2,

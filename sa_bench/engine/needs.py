@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,17 +11,8 @@ from sa_bench.core import registry
 from sa_bench.core.errors import MissingAsset
 from sa_bench.data.assets import catalogue
 from sa_bench.data.assets.catalogue import Asset
-from sa_bench.scoring import detectors, inception
-from sa_bench.scoring.detectors import celebrities, clip, identity, lpips
-
-OF_REQUIREMENT: Mapping[str, tuple[str, ...]] = {
-    "inception": (inception.NAME,),
-    celebrities.NAME: ("giphy-celebrities", "giphy-labels"),
-    identity.NAME: ("facenet-vggface2",),
-    clip.NAME: (clip.FOLDER,),
-    lpips.NAME: ("alexnet",),
-}
-"""What a metric may say it needs -> the assets behind it. NudeNet and MTCNN bring their weights along."""
+from sa_bench.scoring import requirements
+from sa_bench.scoring.cards import TRAINED
 
 
 class Need(NamedTuple):
@@ -52,6 +43,10 @@ def needs_of_task(task: Task) -> list[Need]:
     for (name, own), of in roles.items():
         instead = ", else prompts of our own under another fingerprint" if own else ""
         found.append(Need(catalogue.get(name), not own, f"prompts {', '.join(of)}{instead}"))
+    if any(TRAINED.get(judge, {}).get("network") == "resnet34" for judge in task.judges):
+        found.append(
+            Need(catalogue.CATALOGUE["resnet34-imagenet"], True, "judges, which are trained from it")
+        )
     users: dict[str, list[str]] = {}
     for metric in task.metrics:
         for name in assets_of(registry.get_metric(metric).requires):
@@ -62,18 +57,9 @@ def needs_of_task(task: Task) -> list[Need]:
     ]
 
 
-def assets_of(requires: Iterable[str]) -> list[str]:
-    """The assets behind a metric's requirements."""
-    asked = [
-        *(d.NAME for d in detectors.detectors_of(requires)),
-        *(["inception"] if "inception" in requires else []),
-    ]
-    return [name for requirement in asked for name in OF_REQUIREMENT.get(requirement, ())]
-
-
-def find_missing(requires: Sequence[str]) -> str | None:
-    """Why a metric with these requirements cannot look at images here, in one line; None if it can."""
-    return (inception.find_missing() if "inception" in requires else None) or detectors.find_missing(requires)
+def assets_of(names: Iterable[str]) -> list[str]:
+    """List the assets behind a metric's requirements."""
+    return list(dict.fromkeys(asset for r in requirements.get(names) for asset in r.assets))
 
 
 def need_primary(task: Task) -> None:
@@ -83,7 +69,7 @@ def need_primary(task: Task) -> None:
         MissingAsset: one of them could not be measured; says what is missing, where it goes and how to get it.
     """
     metrics = [registry.get_metric(m) for m in task.primary if m in task.metrics]
-    lost = {m.name: reason for m in metrics if (reason := find_missing(m.requires))}
+    lost = {m.name: reason for m in metrics if (reason := requirements.find_missing(m.requires))}
     if lost:
         raise MissingAsset(
             f"{task.name} cannot be measured by its primary "

@@ -1,0 +1,170 @@
+"""What a metric may say that it needs: one value each, with all that follows from it.
+
+A metric names requirements; nothing else in the suite compares their names. A detector is a requirement of its own name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from sa_bench.contracts import Metric, SampleSet, Task, key_values
+from sa_bench.core.errors import unknown_name
+from sa_bench.core.store import digest
+from sa_bench.data import datasets
+from sa_bench.scoring import collapse_guard, detectors, inception
+from sa_bench.scoring.cards import judge_card
+
+Facts = Callable[[Task, Metric], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """Something that a metric cannot do without."""
+
+    name: str
+    assets: tuple[str, ...] = ()
+    """Files of the catalogue behind it."""
+    missing: Callable[[], str | None] = lambda: None
+    """Says in one line why it cannot be had on this machine; None: it can."""
+    facts: Facts = lambda task, metric: {}
+    """Gives what it adds to the fingerprint of a metric."""
+    unfit: Callable[[Task, type], str] = lambda task, family: ""
+    """Says why a task, or its model family, has no such thing; "": it has."""
+    unfit_given: Callable[[Mapping[str, SampleSet]], str] = lambda sets: ""
+    """Says why images alone, without a model, do not do; "": they do."""
+    from_model: bool = False
+    """True: it is asked of the model itself, not of its images."""
+    optional: bool = False
+    """True: one machine may have it and another not."""
+
+
+def _facts_of_samples(task: Task, metric: Metric) -> dict[str, Any]:
+    facts: dict[str, Any] = {"sampler": key_values(task.sampler), "seed_rule": "sha256(set/i)"}
+    facts |= {"n_forget": task.n_forget, "n_retain": task.n_retain}
+    if task.prompts is not None and "prompts" not in metric.fields:
+        facts["prompts"] = digest(key_values(task.prompts))[:16]
+    if task.prompts is not None and task.prompts.files:
+        facts |= {"files": dict(task.prompts.files), "seed_rule": "the row's, else sha256(set/i)"}
+    return facts
+
+
+def _hash_judges(names: Iterable[str]) -> dict[str, str]:
+    return {name: judge_card(name)["sha256"][:16] for name in names}
+
+
+def _without_prompts(sets: Mapping[str, SampleSet]) -> str:
+    if any(samples.prompts is None for samples in sets.values()):
+        return "needs each image's prompt: name the images as `show TASK --rows` numbers them"
+    return ""
+
+
+def _from_model(name: str, able: str = "", reason: str = "") -> Requirement:
+    """A requirement of the model itself; `able` names the method that a family must have, `reason` says it has not."""
+    return Requirement(
+        name,
+        unfit=lambda task, family: "" if not able or hasattr(family, able) else reason.format(task.family),
+        unfit_given=lambda sets: "needs the model; only images were given",
+        from_model=True,
+    )
+
+
+def _of_detector(name: str) -> Requirement:
+    """A detector, with the one that it starts from."""
+    detector = detectors.load(name)
+    return Requirement(
+        name,
+        detector.ASSETS,
+        missing=lambda: detectors.find_missing([name]),
+        unfit_given=_without_prompts if detector.NEEDS_PROMPTS else lambda sets: "",
+        optional=True,
+    )
+
+
+OWN = (
+    Requirement(
+        "samples",
+        facts=_facts_of_samples,
+        unfit_given=lambda sets: (
+            "" if {"forget", "retain"} <= set(sets) else "needs the sets forget/ and retain/"
+        ),
+    ),
+    Requirement("base"),
+    Requirement(
+        "real",
+        facts=lambda task, metric: {"dataset": task.dataset, "data": datasets.data_content(task.dataset)},
+        unfit=lambda task, family: "the task brings no real images" if task.dataset == datasets.NONE else "",
+        optional=True,
+    ),
+    _from_model("model"),
+    _from_model("likelihood", "log_likelihood", "the family {} has no likelihood"),
+    _from_model("bound", "variational_bound", "the family {} has no variational bound over timesteps"),
+    _from_model("diffusion", "add_noise", "the family {} is no diffusion model"),
+    Requirement(
+        "judges",
+        facts=lambda task, metric: {"judges": _hash_judges(task.judges)},
+        unfit=lambda task, family: (
+            "" if task.judges else "the task has no judges; detectors stand in for them"
+        ),
+    ),
+    Requirement("features", facts=lambda task, metric: {"features": _hash_judges([task.designated])}),
+    Requirement(
+        "inception",
+        (inception.NAME,),
+        missing=inception.find_missing,
+        facts=lambda task, metric: {
+            "features": {inception.NAME: inception.NAMED},
+            "layer": inception.LAYER,
+            "reference": "retain_train",
+        },
+        optional=True,
+    ),
+    Requirement("guard", facts=lambda task, metric: {"guard": collapse_guard.bounds(task.dataset)}),
+    Requirement("forgetting"),
+    Requirement("star"),
+)
+"""All but the detectors: `base` and `real` images beside the samples, a model with a certain ability, the forgetting
+endpoint of other images (`forgetting`), θ* itself (`star`), ..."""
+
+FACTS_OF_FIELDS: Mapping[str, Facts] = {
+    "judges": lambda task, metric: {"judges": _hash_judges(task.judges)},
+    "designated": lambda task, metric: {"features": _hash_judges([task.designated])},
+    "reject_judge": lambda task, metric: {"reject_judge": _hash_judges([task.reject_judge])},
+    "sampler": _facts_of_samples,
+}
+"""A task's field that a metric depends on, to what stands for it in the fingerprint where that is not its value."""
+
+
+@cache
+def all_requirements() -> Mapping[str, Requirement]:
+    """List every requirement by name."""
+    return {r.name: r for r in (*OWN, *map(_of_detector, detectors.NAMES))}
+
+
+def get(names: Iterable[str]) -> list[Requirement]:
+    """Get requirements by name.
+
+    Raises:
+        SaBenchError: there is none of a name.
+    """
+    known = all_requirements()
+    if strange := [name for name in names if name not in known]:
+        raise unknown_name("requirement", strange[0], known)
+    return [known[name] for name in names]
+
+
+def find_missing(names: Iterable[str]) -> str | None:
+    """Say why a metric with these requirements cannot look at images here, in one line; None: it can."""
+    return next((reason for r in get(names) if (reason := r.missing())), None)
+
+
+def asks_model(metric: Metric) -> bool:
+    """Tell whether a metric asks the model itself."""
+    return any(r.from_model for r in get(metric.requires))
+
+
+def is_optional(metric: Metric) -> bool:
+    """Tell whether one machine may be able to take a metric and another not."""
+    return any(r.optional for r in get(metric.requires))
