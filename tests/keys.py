@@ -63,12 +63,12 @@ class Named(Chain):
         super().__init__(ReadOnly(Path("/nowhere")), cell, lambda *event: None)
         self.bf16 = self.task.train_precision != "fp32"  # `auto` depends on the machine
         self.__dict__["base"] = SimpleNamespace(content=base_content(cell), precision="unknown")
-        self.__dict__["model_content"] = f"model:{digest(self.forget_key_inputs())}"
+        self.__dict__["model_content"] = f"model:{digest(self.forget_stage().inputs)}"
 
     def samples(self, name: str, base: bool = False) -> SimpleNamespace:  # type: ignore[override]
         """The stand-in for a sample set, found once."""
         if (name, base) not in self._sets:
-            key = digest(self.sample_key_inputs(name, base))
+            key = digest(self.sample_stage(name, base).inputs)
             self._sets[name, base] = SimpleNamespace(key=key, content=f"samples:{key}")  # type: ignore[assignment]
         return self._sets[name, base]  # type: ignore[return-value]
 
@@ -98,17 +98,20 @@ def keys_of_cell(cell: Cell) -> dict[str, str]:
     if not task.model:
         found["base"] = base_key(cell)
     sets = {
-        "replay": chain.replay_key_inputs() if task.replay_images else {},
-        "surrogate": chain.surrogate_key_inputs(),
-        "own": chain.own_key_inputs() if task.family != "vae" else {},
-        "captioned": chain.captioned_key_inputs(),
+        "replay": chain.sets.key_inputs("replay") if task.replay_images else {},
+        "surrogate": chain.sets.key_inputs("surrogate"),
+        "own": chain.sets.key_inputs("own") if task.family != "vae" else {},
+        "captioned": chain.sets.key_inputs("captioned"),
     }
     found |= {name: digest({"base": chain.base.content, **inputs}) for name, inputs in sets.items() if inputs}
-    found["surrogate key"], found["replay key"] = digest(chain.surrogate_key), digest(chain.replay_key())
+    found["surrogate key"], found["replay key"] = (
+        digest(chain.sets.surrogate_key),
+        digest(chain.sets.replay_key()),
+    )
     for name, options in vars(cell.build_method()).items():
         if isinstance(options, FisherOptions):
-            found[f"fisher {name}"] = digest(chain.fisher_key_inputs(options))
-    found["forget"] = digest(chain.forget_key_inputs())
+            found[f"fisher {name}"] = chain.fisher_stage(options).key
+    found["forget"] = digest(chain.forget_stage().inputs)
     for name in sampling.set_names(task):
         found[f"samples {name}"] = chain.samples(name).key
         found[f"samples {name} (base)"] = chain.samples(name, True).key

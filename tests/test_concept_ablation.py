@@ -119,7 +119,7 @@ def test_captions_are_in_the_models_key_and_nothing_new_is_without_them(tmp_path
         resolve(["mnist_0_t2i"], ["concept_ablation"], sets=sets)[0]
         for sets in ([], ["captions=true"], ["captions=true", 'task.prompts.captions=["my {}"]'])
     )
-    keys = [chain(tmp_path, cell).forget_key_inputs() for cell in (plain, with_captions, others)]
+    keys = [chain(tmp_path, cell).forget_stage().inputs for cell in (plain, with_captions, others)]
     assert "captioned" not in keys[0]
     assert set(keys[0]["fields"]) == {"scope", "lr", "steps", "batch"}
     assert keys[1]["captioned"]["texts"][0] == "one"

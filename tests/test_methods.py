@@ -336,7 +336,7 @@ def chain(tmp_path, task, method):
 
 def test_what_ignores_replay_is_one_model_for_all_tasks_that_differ_in_it(tmp_path):
     keys = {
-        (m, t): chain(tmp_path, t, m).forget_key_inputs()
+        (m, t): chain(tmp_path, t, m).forget_stage().inputs
         for m in ("retrain", "retrain_surrogate", "no_ewc")
         for t in ("mnist_0", "mnist_0_r1000", "mnist_0_cover5")
     }
@@ -348,7 +348,7 @@ def test_what_ignores_replay_is_one_model_for_all_tasks_that_differ_in_it(tmp_pa
 def test_retrain_is_one_model_whatever_the_surrogate(tmp_path):
     tasks = ("mnist_0_t2i", "mnist_0_t2i_digit", "mnist_0_t2i_noise")
     for method, models in (("retrain", 1), ("retrain_surrogate", 3), ("sa", 3)):
-        keys = {str(chain(tmp_path, task, method).forget_key_inputs()) for task in tasks}
+        keys = {str(chain(tmp_path, task, method).forget_stage().inputs) for task in tasks}
         assert len(keys) == models
 
 

@@ -127,7 +127,7 @@ def test_what_training_calculates_in_is_used_named_and_recorded(asked, has_bf16,
     assert chain.precision == {"asked": asked, "base": "fp32", "forgetting": used}
     assert seen == [used == "bf16"] * 2
     # Machines with and without bf16 share a store and never an artifact that they would make differently.
-    assert chain.forget_key_inputs()["bf16"] is (used == "bf16")
+    assert chain.forget_stage().inputs["bf16"] is (used == "bf16")
     data = base_models.base_key_inputs("vae", "mnist", "", "paper", 0, chain.bf16)
     assert data["bf16"] is (used == "bf16")
 

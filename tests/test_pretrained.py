@@ -23,7 +23,7 @@ from sa_bench.core.errors import MissingAsset, SaBenchError
 from sa_bench.core.fields import resolve_fields
 from sa_bench.core.store import Store
 from sa_bench.data.sample_sets import save_samples
-from sa_bench.engine import stages
+from sa_bench.engine import replay
 from sa_bench.engine.cells import resolve, resolve_task
 from sa_bench.engine.stages import Chain
 from sa_bench.models import base_models, micro_pipeline
@@ -310,7 +310,7 @@ def killed_at(stage):
     ("sample forget", lambda c: c.samples("forget", True).content),
 ])  # fmt: skip
 def test_a_killed_run_goes_on_to_the_same_content(tmp_path, monkeypatch, stage, make):
-    monkeypatch.setattr(stages, "PART_LARGE", 3)
+    monkeypatch.setattr(replay, "PART_LARGE", 3)
     monkeypatch.setattr(sampling, "SHARD_LARGE", 3)
     (cell,) = resolve(["celeb_brad_pitt"], ["original"], "quick")
     whole = make(Chain(Store(tmp_path / "whole"), cell, lambda *event: None))
@@ -421,7 +421,7 @@ def test_how_much_of_the_set_is_trained_on_is_in_the_models_key_and_not_in_the_s
     def keys(*sets):
         (cell,) = resolve(["mnist_0_r1000"], ["sa"], "quick", sets=sets)
         chain = Chain(Store(tmp_path), cell, lambda *event: None)
-        return chain.replay_key_inputs(), chain.forget_key_inputs()
+        return chain.sets.key_inputs("replay"), chain.forget_stage().inputs
 
     (whole, model), (part, other) = keys(), keys("task.replay_used=100")
     assert whole == part

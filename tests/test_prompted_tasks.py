@@ -194,13 +194,13 @@ def test_models_of_which_only_the_changes_are_kept_are_told_apart_by_their_base(
         )
         for base in (0, 1)
     ]
-    one, two = (chain.sample_key_inputs("retain") for chain in chains)
+    one, two = (chain.sample_stage("retain").inputs for chain in chains)
     assert one["model"] != two["model"]
     if method in ("original", "blank"):
         assert (
             one["model"]
             == chains[0].base.content
-            == chains[0].sample_key_inputs("retain", base=True)["model"]
+            == chains[0].sample_stage("retain", base=True).inputs["model"]
         )
 
 

@@ -72,9 +72,8 @@ def export(result: Path, folder: Path, trust: bool = False) -> list[Path]:
 
 
 def _key(chain: Chain) -> str:
-    from sa_bench.core.store import digest
 
-    return digest(chain.forget_key_inputs())
+    return chain.forget_stage().key
 
 
 def _row(result: Path) -> Mapping[str, Any]:

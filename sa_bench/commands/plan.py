@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import prod
@@ -13,7 +13,7 @@ from typing import Any
 
 from sa_bench.analysis.pairwise import FEWEST
 from sa_bench.commands.doctor import plan_lines
-from sa_bench.contracts import FisherOptions, Task, key_values
+from sa_bench.contracts import Task, key_values
 from sa_bench.core import registry
 from sa_bench.core.errors import MissingAsset, MissingExtra
 from sa_bench.core.settings import store_folder
@@ -36,8 +36,8 @@ LIBRARIES = 600  # MiB that torch and its friends take before any model
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One stage of a cell's chain."""
+class PlannedStage:
+    """One stage of a cell's chain, and what is left to do of it."""
 
     what: str  # `2,000 steps`
     state: str  # `shipped`, `stored`, `shared` with an earlier cell, or `to do`
@@ -83,9 +83,9 @@ def describe_plan(cells: Sequence[Cell], jobs: int) -> str:
     return "\n".join(lines)
 
 
-def _grouped(titles: Mapping[str, str], walked: Mapping[str, list[Stage]]) -> Iterator[str]:
+def _grouped(titles: Mapping[str, str], walked: Mapping[str, list[PlannedStage]]) -> Iterator[str]:
     """One line for all bases and seeds of a setting."""
-    groups: dict[str, list[list[Stage]]] = {}
+    groups: dict[str, list[list[PlannedStage]]] = {}
     for id, stages in walked.items():
         groups.setdefault(titles[id].rpartition(" (base ")[0], []).append(stages)
     for title, found in groups.items():
@@ -134,18 +134,18 @@ def _detectable(cells: Sequence[Cell]) -> Iterator[str]:
         if len(shared) < FEWEST:
             yield f"tells:  {task}: nothing of methods, no two of them share {FEWEST} runs"
             continue
-        base_models = len({base for base, _ in shared})
-        seeds = len(shared) // base_models
+        bases = len({base for base, _ in shared})
+        seeds = len(shared) // bases
         parts = []
         for name, facts in known[task].items():
-            least = detectable(facts["base"], facts["seed"], base_models, seeds, comparisons=len(known[task]))
+            least = detectable(facts["base"], facts["seed"], bases, seeds, comparisons=len(known[task]))
             if least is not None:
                 rate = facts["unit"] in ("rate", "probability")
                 text = f"{100 * least:.1f} points" if rate else f"{least:.2f} {facts['unit'] or ''}".strip()
                 parts.append(f"{name} {'none that a rate can have' if rate and least > 1 else text}")
-        scope = "" if base_models > 1 else ", on this base model alone"
+        scope = "" if bases > 1 else ", on this base model alone"
         found = f"differences from {', '.join(parts)} on (80 % power{scope})"
-        yield f"tells:  {task}, {base_models} base(s) x {seeds} seed(s): {found}"
+        yield f"tells:  {task}, {bases} base(s) x {seeds} seed(s): {found}"
 
 
 def _attacks(cells: Sequence[Cell], history: History) -> Iterator[str]:
@@ -165,7 +165,7 @@ def _memory(history: History, parameters: int) -> str:
     return f"about {least:,.0f} MiB, more for scoring at scale full,"
 
 
-def _text(stage: Stage) -> str:
+def _text(stage: PlannedStage) -> str:
     if stage.state != "to do":
         return f"{stage.what} {stage.state}"
     return f"{stage.what} {'time unknown' if stage.seconds is None else _minutes(stage.seconds)}"
@@ -184,74 +184,72 @@ def _existing(path: Path) -> Path:
 History = Mapping[str, float]
 
 
-def _walk_chain(chain: Chain, history: History, claimed: set[tuple[str, str]]) -> Iterator[Stage]:
-    """The chain's stages in order; `claimed` are those that an earlier cell of the plan will make."""
+def _walk_chain(chain: Chain, history: History, claimed: set[tuple[str, str]]) -> Iterator[PlannedStage]:
+    """Walk the chain's stages in order; `claimed` are those that an earlier cell of the plan will make."""
     cell, task = chain.cell, chain.task
 
-    def state(stage: str, inputs: Mapping[str, Any]) -> str:
-        key = (stage, digest(inputs))
-        if chain.store.has(*key):
+    def state(kind: str, key: str) -> str:
+        if chain.store.has(kind, key):
             return "stored"
-        if key in claimed:
+        if (kind, key) in claimed:
             return "shared"
-        claimed.add(key)
+        claimed.add((kind, key))
         return "to do"
 
-    def planned(what: str, found: str, seconds: float | None) -> Stage:
-        return Stage(what, found, seconds if found == "to do" else 0.0)
+    def planned(what: str, kind: str, key: str, seconds: float | None) -> PlannedStage:
+        now = state(kind, key)
+        return PlannedStage(what, now, seconds if now == "to do" else 0.0)
 
-    known = True
-    if task.model:
-        known = _here(chain)
-        yield Stage(f"base {task.model}", "here" if known else "missing", 0.0)
-    elif base_models.find_shipped(task.family, task.dataset, task.base, cell.base_seed):
-        yield Stage("base", "shipped", 0.0)
-    else:
-        recipe, data = base_models.get_recipe(task.family, task.base), datasets.data_content(task.dataset)
-        found = state(
-            "base",
-            base_models.base_key_inputs(
-                task.family, task.dataset, data, task.base, cell.base_seed, chain.bf16
-            ),
-        )
-        known = found == "stored"  # what follows is named by the hash of weights that are not there yet
-        cost = _times(history, f"base step {task.family} {task.base}", recipe.steps)
-        yield planned(f"base {recipe.steps:,} steps", found, cost)
-    for option in (v for v in vars(cell.build_method()).values() if isinstance(v, FisherOptions)):
-        inputs = (
-            chain.fisher_key_inputs(option)
-            if known
-            else {"sampler": key_values(task.sampler), "options": key_values(option)}
-        )
-        found = state("fisher", inputs) if known else "to do"
-        yield planned(f"fisher {option.n:,} samples", found, _times(history, _fisher_name(inputs), option.n))
+    base = _base_stage(chain, history, planned)
+    yield base
+    if base.state not in (
+        "here",
+        "shipped",
+        "stored",
+    ):  # what follows is named by a hash that is not there yet
+        chain.assume_base(digest(_unnamed(chain)))
     steps = _steps(task.family, cell.fields)
-    found = state("forget", chain.forget_key_inputs()) if known else "to do"
-    if steps and found == "to do":
-        yield from _fixed_sets(chain, history, state, known)
-    what = f"forget {steps:,} steps" if steps else "forget"
+    *earlier, forget = chain.stages_of_forgetting()
+    sampling_time = _sample_name(key_values(task.sampler))
+    for stage in (s for s in earlier if s.kind == "fisher"):
+        n = stage.inputs["options"]["n"]
+        yield planned(
+            f"fisher {n:,} samples", "fisher", stage.key, _times(history, _fisher_name(stage.inputs), n)
+        )
+    forgotten = state("forget", forget.key)
+    if steps and forgotten == "to do":
+        for stage in (s for s in earlier if s.kind == "replay"):
+            n = stage.inputs["n"]
+            drawn = planned(
+                f"{stage.label} {n:,} images", "replay", stage.key, _times(history, sampling_time, n)
+            )
+            if drawn.state == "to do":
+                yield drawn
     name = _forget_name(cell.method, cell.keyed_fields(), key_values(task.sampler))
-    yield planned(what, found, _times(history, name, steps or 1))
-    yield from _scoring(chain, history, state) if found == "stored" else _unknown_model(chain, history)
-    todo = [
-        n
-        for n in sampling.set_names(task)
-        if known and state("samples", chain.sample_key_inputs(n, base=True)) == "to do"
-    ]
-    if todo or (not known and state("samples of", _unnamed(chain)) == "to do"):
+    seconds = _times(history, name, steps or 1) if forgotten == "to do" else 0.0
+    yield PlannedStage(f"forget {steps:,} steps" if steps else "forget", forgotten, seconds)
+    before = [state("samples", chain.sample_stage(n, base=True).key) for n in sampling.set_names(task)]
+    if forgotten == "stored":
+        yield from _scoring(chain, history, state, "to do" not in before and "shared" not in before)
+    else:
+        yield from _unknown_model(chain, history)
+    if "to do" in before:
         yield from (replace(s, what=f"base model's {s.what}") for s in _unknown_model(chain, history))
 
 
-def _fixed_sets(chain: Chain, history: History, state: Any, known: bool) -> Iterator[Stage]:
-    """θ*'s samples that the method learns from and that are drawn once, where they are not there yet."""
-    ignored = registry.get_method(chain.cell.method).ignores
-    wanted = {"surrogate": chain.surrogate_key_inputs(), "replay": chain.replay_key_inputs()}
-    wanted |= {"captioned": chain.captioned_key_inputs()}
-    for name, inputs in wanted.items():
-        named = {"base": chain.base.content} if known else {"base": _unnamed(chain)}
-        if name not in ignored and "n" in inputs and state("replay", {**named, **inputs}) == "to do":
-            seconds = _times(history, _sample_name(key_values(chain.task.sampler)), inputs["n"])
-            yield Stage(f"{name} {inputs['n']:,} images", "to do", seconds)
+def _base_stage(chain: Chain, history: History, planned: Callable[..., PlannedStage]) -> PlannedStage:
+    """The base model: pretrained, shipped, or to be trained."""
+    cell, task = chain.cell, chain.task
+    if task.model:
+        return PlannedStage(f"base {task.model}", "here" if _here(chain) else "missing", 0.0)
+    if base_models.find_shipped(task.family, task.dataset, task.base, cell.base_seed):
+        return PlannedStage("base", "shipped", 0.0)
+    recipe, data = base_models.get_recipe(task.family, task.base), datasets.data_content(task.dataset)
+    inputs = base_models.base_key_inputs(
+        task.family, task.dataset, data, task.base, cell.base_seed, chain.bf16
+    )
+    seconds = _times(history, f"base step {task.family} {task.base}", recipe.steps)
+    return planned(f"base {recipe.steps:,} steps", "base", digest(inputs), seconds)
 
 
 def _unnamed(chain: Chain) -> dict[str, Any]:
@@ -264,31 +262,39 @@ def _unnamed(chain: Chain) -> dict[str, Any]:
     }
 
 
-def _scoring(chain: Chain, history: History, state: Any) -> Iterator[Stage]:
+def _scoring(
+    chain: Chain, history: History, state: Callable[[str, str], str], base_sampled: bool
+) -> Iterator[PlannedStage]:
     """Sample sets and metrics of a model that is in the store."""
-    todo = [n for n in ("forget", "retain") if state("samples", chain.sample_key_inputs(n)) == "to do"]
-    if todo:
+    sets = [state("samples", chain.sample_stage(name).key) for name in sampling.set_names(chain.task)]
+    if any(now != "stored" for now in sets):
         yield from _unknown_model(chain, history)
         return
-    yield Stage("samples", "stored", 0.0)
+    yield PlannedStage("samples", "stored", 0.0)
     metrics = [registry.get_metric(name) for name in chain.task.metrics]
-    subject = Subject(chain)
     metrics = [m for m in metrics if not requirements.find_missing(m.requires)]  # the others will be n/a
-    left = [m.name for m in metrics if state("measure", measure_inputs(chain, m, subject)) == "to do"]
-    if left:
-        yield Stage(f"{len(left)} of {len(metrics)} metrics", "to do", _scores(chain, history, left))
+    if base_sampled:  # a measurement is named by the images that it looks at, the base model's among them
+        subject = Subject(chain)
+        left = [
+            m.name for m in metrics if state("measure", digest(measure_inputs(chain, m, subject))) == "to do"
+        ]
     else:
-        yield Stage(f"{len(metrics)} metrics", "stored", 0.0)
+        left = [m.name for m in metrics]
+    if left:
+        what = f"{len(left)} of {len(metrics)} metrics"
+        yield PlannedStage(what, "to do", _scores(chain, history, left))
+    else:
+        yield PlannedStage(f"{len(metrics)} metrics", "stored", 0.0)
 
 
-def _unknown_model(chain: Chain, history: History) -> Iterator[Stage]:
+def _unknown_model(chain: Chain, history: History) -> Iterator[PlannedStage]:
     """Sampling and scoring of a model that does not exist yet."""
     task = chain.task
     images = _images(task)
-    yield Stage(
+    yield PlannedStage(
         f"samples {images:,} images", "to do", _times(history, _sample_name(key_values(task.sampler)), images)
     )
-    yield Stage(f"{len(task.metrics)} metrics", "to do", _scores(chain, history, task.metrics))
+    yield PlannedStage(f"{len(task.metrics)} metrics", "to do", _scores(chain, history, task.metrics))
 
 
 def _times(history: History, name: str, count: int) -> float | None:

@@ -20,7 +20,7 @@ from sa_bench.core import registry
 from sa_bench.core.errors import MissingAsset, SaBenchError
 from sa_bench.core.locks import Busy, hold_lock, read_holder
 from sa_bench.core.settings import store_folder
-from sa_bench.core.store import Store, digest
+from sa_bench.core.store import Store
 from sa_bench.core.untrusted_text import read_json
 from sa_bench.data import datasets, images
 from sa_bench.data.sample_sets import hash_array
@@ -128,7 +128,7 @@ def _base_is_cheap(chain: Chain) -> bool:
         return True
     try:
         return all(
-            chain.store.has("samples", digest(chain.sample_key_inputs(n, True))) for n in ("forget", "retain")
+            chain.store.has("samples", chain.sample_stage(n, base=True).key) for n in ("forget", "retain")
         )
     except MissingAsset:
         return False

@@ -32,7 +32,7 @@ def fingerprint(chain: Chain, metric: Metric) -> dict[str, Any]:
     values = key_values(task)
     facts |= {n: values[n] for n in metric.fields if n in values and n not in ("judges", "designated")}
     if "surrogate" in metric.fields:
-        facts["surrogate"] = chain.surrogate_key
+        facts["surrogate"] = chain.sets.surrogate_key
     for field in metric.fields:
         if field in requirements.FACTS_OF_FIELDS:
             facts |= requirements.FACTS_OF_FIELDS[field](task, metric)

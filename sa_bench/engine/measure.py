@@ -30,7 +30,7 @@ from sa_bench.core.untrusted_text import read_json
 from sa_bench.data import datasets
 from sa_bench.data.sample_sets import hash_array, load_samples
 from sa_bench.engine.fingerprint import fingerprint, metric_name
-from sa_bench.engine.stages import Chain
+from sa_bench.engine.stages import Chain, Stage
 from sa_bench.models import base_models
 from sa_bench.results.rows import measurement_row, read_measured, write_measured
 from sa_bench.scoring import detectors, inception, judges, requirements, sampling
@@ -63,7 +63,7 @@ def keep_detections(chain: Chain, name: str, images: SampleSet, beside: Beside =
                 save_record(folder / PARTS / file, records)
             write_atomic(folder / file, json.dumps(records, allow_nan=False).encode())
 
-    folder = chain.make("detections", f"detect {name}", inputs, build).path
+    folder = chain.make(Stage("detections", f"detect {name}", inputs, build)).path
     return [record for part in sorted(folder.glob("[0-9]*.json")) for record in read_json(part)]
 
 
@@ -98,7 +98,7 @@ def measure(chain: Chain, metric: Metric, subject: Subject) -> tuple[dict[str, A
 
     inputs = measure_inputs(chain, metric, subject)
     label = f"measure {metric.name}" + (" (base)" if subject.base else "")
-    artifact = chain.make("measure", label, inputs, build)
+    artifact = chain.make(Stage("measure", label, inputs, build))
     return read_measured(artifact.path)
 
 
@@ -265,7 +265,7 @@ class LazyView:
 
         inputs = {"images": hash_array(images.images), "network": [inception.NAME, inception.LAYER]}
         inputs["weights"] = inception.find_weights()[1]
-        return load_file(chain.make("features", "features", inputs, build).path / file)["features"]
+        return load_file(chain.make(Stage("features", "features", inputs, build)).path / file)["features"]
 
     def detections(
         self, name: str, images: SampleSet, beside: Sequence[str] | SampleSet | None = None

@@ -35,7 +35,7 @@ class MethodRun:
             SaBenchError: the method says that it ignores replay, so that replay is not in its key.
         """
         self._asks_for("replay")
-        return self.chain.replay()
+        return self.chain.source("replay")
 
     def _asks_for(self, what: str) -> None:
         name = self.chain.cell.method
@@ -46,7 +46,7 @@ class MethodRun:
 
     def concept_samples(self) -> OtherClassSamples | FixedReplay:
         """Samples of θ* for c_f."""
-        return self.chain.concept_samples()
+        return self.chain.source("own")
 
     def surrogate(self) -> Any:
         """q(x|c_f).
@@ -63,11 +63,11 @@ class MethodRun:
         Raises:
             SaBenchError: other texts than the method `shows`, so that they are not in its key.
         """
-        if list(texts) != self.chain.shows:
+        if list(texts) != self.chain.sets.shown_prompts:
             raise SaBenchError(
                 f"The method {self.chain.cell.method} asks for images of other prompts than it says (`shows`)."
             )
-        return self.chain.captioned()
+        return self.chain.source("captioned")
 
     def data(self) -> Source:
         """Real training images of the retained classes; of a text-to-image model canvases without c_f, captioned."""

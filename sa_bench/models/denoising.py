@@ -68,6 +68,8 @@ def grey_levels(x: Tensor) -> np.ndarray:
 class Denoising:
     """Sampling, given what a network predicts; a base class of the diffusion models."""
 
+    samples_are_cheap = False  # drawn once and kept
+
     timesteps: int  # T
     betas: dict[str, Any]  # what diffusers' schedulers are told of the noise
     alphas: Tensor  # (T,) ᾱ

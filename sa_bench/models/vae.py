@@ -108,6 +108,7 @@ class VAE:
     """The conditional VAE behind the Generator contract. Model space is (N, H·W) in [0, 1]."""
 
     family = "vae"
+    samples_are_cheap = True  # drawn anew for every batch
     recipes = RECIPES
     range = (0.0, 1.0)
 

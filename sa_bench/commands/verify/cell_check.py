@@ -19,7 +19,7 @@ from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.fields import validate
 from sa_bench.core.settings import store_folder
-from sa_bench.core.store import Artifact, Store, digest
+from sa_bench.core.store import Store, digest
 from sa_bench.core.untrusted_arrays import read_header, read_scores
 from sa_bench.core.version import __version__
 from sa_bench.data.prompt_files import with_texts
@@ -112,9 +112,10 @@ class CellCheck:
             task, row["method"], row["fields"], row["seed"], row["base_seed"], row["scale"], row["overrides"],
             self.code if len(row["cell"]) != OLD_ID else {},
         )  # fmt: skip
-        self.chain = Chain(Store(store_folder()), self.cell, lambda *e: report(self.name, *e), device)
-        if (self.folder / MODEL).is_file():  # the weights of the bundle stand for the stage that made them
-            self.chain.forgotten = Artifact(self.folder, "", "", {}, True)
+        given = (
+            self.folder if (self.folder / MODEL).is_file() else None
+        )  # the bundle's weights, if it has them
+        self.chain = Chain(Store(store_folder()), self.cell, lambda *e: report(self.name, *e), device, given)
         self.here = same_environment(row, device)
         self.unknown_method = self._unknown("method", row["method"])
 

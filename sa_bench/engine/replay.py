@@ -1,0 +1,187 @@
+"""The samples of θ* that methods learn from: replay, the surrogate, c_f's own, and images of a method's prompts.
+
+Where sampling is slow a set is drawn once, kept in the store, and shared by every method and seed; where it is cheap
+(VAE) new samples are drawn each time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from sa_bench.contracts import Condition, Generator, Progress, Source, image_seed, key_values
+from sa_bench.core.parts import load_part, save_part
+from sa_bench.core.store import PARTS, digest, file_digest, write_atomic
+from sa_bench.data import datasets, images
+from sa_bench.engine.cells import Cell
+from sa_bench.models import base_models
+from sa_bench.training.sources import (
+    FreshReplay,
+    Images,
+    NormalNoise,
+    OtherClassSamples,
+    Relabelled,
+    UniformNoise,
+)
+
+VERSION = 1  # raised when a fixed set of the same inputs holds other samples
+PART, PART_LARGE = 512, 32  # images of a fixed set between two writes; the latter of pretrained models
+SETS = ("surrogate", "replay", "own", "captioned")
+
+
+@dataclass(frozen=True)
+class FixedSet:
+    """What a fixed set holds: its inputs but the base model, and the conditions it is drawn for."""
+
+    name: str
+    inputs: dict[str, Any]
+    conditions: list[Condition]
+    seed: int = 0
+
+
+class BaseSamples:
+    """What a cell's method may learn from, by the task and the method alone; no model is needed to name it."""
+
+    def __init__(self, cell: Cell) -> None:
+        """Nothing is drawn yet."""
+        self.cell, self.task = cell, cell.task
+        self.cheap = base_models.get_family(self.task.family).samples_are_cheap
+
+    @property
+    def images_per_class(self) -> int:
+        """Images in a fixed set of one class."""
+        task = self.task
+        return task.surrogate_images or max(100, task.replay_images // max(1, len(task.retain)))
+
+    @property
+    def replay_seed(self) -> int:
+        """Seed of the fixed replay set: the forgetting seed, or 0 where all seeds share one set."""
+        return 0 if self.task.replay_shared else self.cell.seed
+
+    @cached_property
+    def shown_prompts(self) -> list[str]:
+        """The prompts whose images by θ* the method learns from; [] for most."""
+        return list(self.cell.build_method().shows(self.task))
+
+    @cached_property
+    def surrogate_key(self) -> str:
+        """What q is, by content."""
+        kind, _, argument = self.task.surrogate.partition(":")
+        if kind in ("class", "prompt") and not self.cheap:
+            return f"{self.task.surrogate}, a set of {self.images_per_class}"
+        if kind != "folder":
+            return self.task.surrogate
+        return digest([file_digest(path) for path in images.list_image_files(Path(argument))])
+
+    def key_inputs(self, name: str) -> dict[str, Any]:
+        """Give what keys a set of `SETS` besides the base model.
+
+        Returns:
+            {} where there is no such set: the samples are drawn on the fly, or do not come from the model. With a key
+            "n" the set is fixed and stored; replay without it is drawn on the fly, but not of every class.
+        """
+        return getattr(self, f"_{name}_key_inputs")()
+
+    def replay_key(self) -> dict[str, Any]:
+        """Give what replay is in the keys of those who draw from it: the set, and how much of it they see."""
+        used = {"used": self.task.replay_used} if self.task.replay_used else {}
+        return {**self.key_inputs("replay"), **used}
+
+    def fixed_set(self, name: str) -> FixedSet | None:
+        """Give the stored set `name` of `SETS`; None: it is not stored, or there is none."""
+        inputs = self.key_inputs(name)
+        if "n" not in inputs:
+            return None
+        texts: list[Condition]
+        if name == "replay":
+            texts = self.task.replay_conditions()
+        elif name == "own":
+            texts = self.task.prompts_for(self.task.concept, "forget")
+        else:
+            texts = list(inputs["texts"])
+        conditions = [texts[i % len(texts)] for i in range(inputs["n"])]
+        return FixedSet(name, inputs, conditions, self.replay_seed if name == "replay" else 0)
+
+    def _surrogate_key_inputs(self) -> dict[str, Any]:
+        task, (kind, _, argument) = self.task, self.task.surrogate.partition(":")
+        if kind not in ("class", "prompt") or self.cheap:
+            return {}
+        texts = [argument] if kind == "prompt" else task.prompts_for(int(argument), "replay")
+        return {
+            "n": self.images_per_class,
+            "texts": texts,
+            "version": VERSION,
+            "sampler": key_values(task.sampler),
+        }
+
+    def _replay_key_inputs(self) -> dict[str, Any]:
+        task = self.task
+        inputs: dict[str, Any] = {} if task.replay_every == 1 else {"covered": task.covered}
+        if task.prompts is not None:
+            texts = [text for c in task.covered for text in task.prompts_for(c, "replay")]
+            inputs["texts"] = task.replay_conditions() if task.retains_prompts else texts
+        if task.replay_images:
+            inputs |= {"n": task.replay_images, "covered": task.covered, "seed": self.replay_seed}
+            inputs |= {"version": VERSION, "sampler": key_values(task.sampler)}
+        return inputs
+
+    def _own_key_inputs(self) -> dict[str, Any]:
+        task = self.task
+        if self.cheap:
+            return {}
+        texts = {"texts": task.prompts_for(task.concept, "forget")} if task.prompts else {}
+        inputs: dict[str, Any] = {"n": self.images_per_class, "concept": task.concept, "version": VERSION}
+        return inputs | {"sampler": key_values(task.sampler), **texts}
+
+    def _captioned_key_inputs(self) -> dict[str, Any]:
+        if not self.shown_prompts:
+            return {}
+        inputs: dict[str, Any] = {"set": "captioned", "n": self.images_per_class, "texts": self.shown_prompts}
+        return inputs | {"version": VERSION, "sampler": key_values(self.task.sampler)}
+
+
+def draw_fixed_set(model: Generator, fixed: FixedSet, cell: Cell, folder: Path, progress: Progress) -> None:
+    """Draw samples of θ* for a set's conditions into `folder`; a killed run goes on at the part it was at."""
+    task, rng = cell.task, torch.Generator().manual_seed(image_seed(fixed.name, fixed.seed))
+    conditions = model.conditions(fixed.conditions)
+    cheap = base_models.get_family(task.family).samples_are_cheap
+    size = PART_LARGE if task.model else len(conditions) if cheap else PART
+    samples: list[torch.Tensor] = []
+    for number, part in enumerate(conditions.split(size)):
+        file = folder / PARTS / f"part-{number:05d}.safetensors"
+        stored = load_part(file)  # with the generator's state
+        if stored is None:
+            stored = {"x": model.simulate(part, rng, task.sampler).cpu(), "rng": rng.get_state()}
+            save_part(file, stored)
+        rng.set_state(stored["rng"])
+        samples.append(stored["x"])
+        progress(fixed.name, sum(map(len, samples)), len(conditions))
+    write_atomic(folder / "replay.safetensors", save({"x": torch.cat(samples), "c": conditions.cpu()}))
+
+
+def fresh_source(name: str, model: Generator, cell: Cell) -> Source:
+    """Make the source `name` of samples that are drawn anew each time."""
+    task = cell.task
+    if name == "replay":
+        return FreshReplay(model, task.covered, task.sampler)
+    other = task.concept if name == "own" else int(task.surrogate.partition(":")[2])
+    return OtherClassSamples(model, task.concept, other, task.sampler)
+
+
+def foreign_surrogate(model: Generator, cell: Cell) -> Source:
+    """Make the source of a surrogate that does not come from the model: images of a folder, or noise."""
+    task, (kind, _, argument) = cell.task, cell.task.surrogate.partition(":")
+    c_f = task.prompts_for(task.concept, "forget")
+    if kind == "folder":
+        height, width, channels = datasets.image_shape(task)
+        pixels, _ = images.read_folder(Path(argument), channels, (height, width))
+        return Relabelled(Images(model, pixels, np.full(len(pixels), task.concept)), model, c_f)
+    if task.prompts is not None:
+        return NormalNoise(model, c_f)
+    return UniformNoise(model, task.concept, model.shape, model.range)
