@@ -294,7 +294,7 @@ def pick(root: Path, number: int, seed: int) -> list[dict[str, Any]]:
     rng = random.Random(seed)
     by_line = [i for i, s in enumerate(found) for _ in range(s.lines)]
     chosen: list[int] = []
-    while len(chosen) < number:
+    while len(chosen) < min(number, len(found)):
         i = rng.choice(by_line)
         chosen += [i] if i not in chosen else []
     picked = []
@@ -360,7 +360,10 @@ def placed(number: int, now: dict[str, str], root: Path, everything: Sequence[St
             f"mutant {number}: {now['file']} has its original {data.count(original)} times; give a longer one."
         )
     start = data.index(original)
-    own = [s for s in everything if s.source.file == now["file"] and start <= s.start < start + len(original)]
+    here = [s for s in everything if s.source.file == now["file"]]
+    own = [s for s in here if s.start <= start < s.end][-1:] or [
+        s for s in here if start <= s.start < start + len(original)
+    ]
     line = data[:start].count(b"\n") + 1
     return Found(now["file"], line, start, start + len(original), now["mutated"], own[0] if own else None)
 
