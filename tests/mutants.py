@@ -35,7 +35,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +46,7 @@ PATIENCE = (
     3,
     90.0,
 )  # a mutant's tests hang if they take so many times as long as recorded, and so many seconds more
+HANGS = " (hangs)"
 FLIPPED = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
@@ -294,7 +294,7 @@ def pick(root: Path, number: int, seed: int) -> list[dict[str, Any]]:
     rng = random.Random(seed)
     by_line = [i for i, s in enumerate(found) for _ in range(s.lines)]
     chosen: list[int] = []
-    while len(chosen) < number:
+    while len(chosen) < min(number, len(found)):
         i = rng.choice(by_line)
         chosen += [i] if i not in chosen else []
     picked = []
@@ -360,7 +360,10 @@ def placed(number: int, now: dict[str, str], root: Path, everything: Sequence[St
             f"mutant {number}: {now['file']} has its original {data.count(original)} times; give a longer one."
         )
     start = data.index(original)
-    own = [s for s in everything if s.source.file == now["file"] and start <= s.start < start + len(original)]
+    here = [s for s in everything if s.source.file == now["file"]]
+    own = [s for s in here if s.start <= start < s.end][-1:] or [
+        s for s in here if start <= s.start < start + len(original)
+    ]
     line = data[:start].count(b"\n") + 1
     return Found(now["file"], line, start, start + len(original), now["mutated"], own[0] if own else None)
 
@@ -392,9 +395,9 @@ def copied(root: Path) -> Iterator[Path]:
 
 
 def run_pytest(
-    tree: Path, ended: Path, arguments: Sequence[str], limit: float | None = None, names: Sequence[str] = ()
+    tree: Path, ended: Path, arguments: Sequence[str], seconds: float | None = None, names: Sequence[str] = ()
 ) -> tuple[int | None, str]:
-    """(exit status, output) of pytest on a tree with a store of its own; None: it took longer than `limit` seconds."""
+    """(exit status, output) of pytest on a tree with a store of its own; None: it took longer than `seconds`."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         (Path(folder) / "mutants_plugin.py").write_text(PLUGIN)
         data = os.environ.get("SA_BENCH_TEST_STORE")
@@ -423,7 +426,7 @@ def run_pytest(
                 command, cwd=tree, env=env, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
             )
             try:
-                status: int | None = process.wait(limit)
+                status: int | None = process.wait(seconds)
             except subprocess.TimeoutExpired:
                 status = None
             except BaseException:
@@ -484,10 +487,8 @@ def ends(folder: Path) -> dict[str, tuple[str, float]]:
     return {name: (outcome, float(seconds)) for name, outcome, seconds in rows}
 
 
-def passing(
-    mutant: dict[str, Any], place: Found, folder: Path, tree: Path, without: Sequence[str]
-) -> list[str]:
-    """The tests that execute a mutant's statement and pass, the cheapest first, but for those of the files `without`.
+def passing(mutant: dict[str, Any], place: Found, folder: Path, tree: Path, unfit: set[str]) -> list[str]:
+    """The tests that execute a mutant's statement and pass, the cheapest first, but for `unfit` ones and files.
 
     Of one that is executed at import all are not known: then it is every test of the files that name its module.
     """
@@ -503,77 +504,106 @@ def passing(
             if word.search(f.read_text())
         }
         names |= {name for name in known if name.partition("::")[0] in files}
-    names = {n for n in names if known[n][0] == "passed" and n.partition("::")[0] not in without}
+    names = {n for n in names if known[n][0] == "passed" and not unfit & {n, n.partition("::")[0]}}
     return sorted(names, key=lambda n: (known[n][1], n))
 
 
 def run(
     picked: Sequence[dict[str, Any]], folder: Path, name: str, root: Path, without: Sequence[str] = ()
 ) -> None:
-    """Break each statement in turn and run its tests until one fails."""
+    """Break each statement in turn and run its tests until one fails.
+
+    In the end the tests that failed are run with nothing broken: what fails even so has caught nothing, and the mutants
+    that it was thought to have caught are tried again without it.
+    """
     results = folder / f"{name}.jsonl"
-    done = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-    known = ends(folder)
+    lines = results.read_text().splitlines() if results.exists() else []
+    done = {row["id"]: row for row in map(json.loads, lines)}
+    known, unfit = ends(folder), set(without)
     with copied(root) as tree:
         places = locate(picked, tree)
+        left = [m for m in picked if m["id"] in places and m["id"] not in done]
+        while True:
+            for mutant in left:
+                place = places[mutant["id"]]
+                row = tried(mutant, place, tree, passing(mutant, place, folder, tree, unfit), known, folder)
+                done[mutant["id"]] = row
+                with results.open("a") as out:
+                    out.write(json.dumps(row) + "\n")
+                print(row, flush=True)
+            by = {row["by"].removesuffix(HANGS) for row in done.values() if row["by"]}
+            wrong = by & failing(tree, sorted(by & set(known)), known, folder)
+            if not wrong:
+                break
+            print(f"{', '.join(sorted(wrong))}: fails with nothing broken, too", flush=True)
+            unfit |= wrong
+            left = [m for m in picked if done.get(m["id"], {"by": ""})["by"].removesuffix(HANGS) in wrong]
+    table(picked, list(done.values()), folder / f"{name}.md")
 
-        @cache
-        def stands(test: str) -> bool:
-            """Whether a test passes here by itself, with nothing broken."""
-            return judged(tree, [test], known, folder)[0] == "survived"
 
-        for mutant in picked:
-            if mutant["id"] in {row["id"] for row in done}:
-                continue
-            if mutant["id"] not in places:
-                print(f"{mutant['id']}: not found, left out", flush=True)
-                continue
-            place = places[mutant["id"]]
-            file, began = tree / place.file, time.monotonic()
-            whole, left = passing(mutant, place, folder, tree, without), BUDGET
-            names = []
-            for test in whole:
-                left -= known[test][1]
-                if left < 0 and names:
-                    break
-                names.append(test)
-            data = file.read_bytes()
-            while True:
-                file.write_bytes(data[: place.start] + place.text.encode() + data[place.end :])
-                verdict, by = judged(tree, names, known, folder) if names else ("not run by any test", "")
-                file.write_bytes(data)
-                if verdict != "caught" or by not in names or stands(by):
-                    break
-                names.remove(by)  # it fails by itself as well
-            row = {
-                "id": mutant["id"], "file": place.file, "line": place.line, "verdict": verdict, "by": by,
-                "tests": len(names), "of": len(whole), "seconds": round(time.monotonic() - began),
-            }  # fmt: skip
-            done.append(row)
-            with results.open("a") as out:
-                out.write(json.dumps(row) + "\n")
-            print(row, flush=True)
-    table(picked, done, folder / f"{name}.md")
+def tried(
+    mutant: dict[str, Any],
+    place: Found,
+    tree: Path,
+    whole: Sequence[str],
+    known: dict[str, tuple[str, float]],
+    folder: Path,
+) -> dict[str, Any]:
+    """What became of one mutant under the cheapest of its tests."""
+    file, began, names, left = tree / place.file, time.monotonic(), [], BUDGET
+    for test in whole:
+        left -= known[test][1]
+        if left < 0 and names:
+            break
+        names.append(test)
+    verdict, by = "not run by any test", ""
+    if names:
+        data = file.read_bytes()
+        file.write_bytes(data[: place.start] + place.text.encode() + data[place.end :])
+        verdict, by = judged(tree, names, known, folder)
+        file.write_bytes(data)
+    return {
+        "id": mutant["id"], "file": place.file, "line": place.line, "verdict": verdict, "by": by,
+        "tests": len(names), "of": len(whole), "seconds": round(time.monotonic() - began),
+    }  # fmt: skip
+
+
+def failing(tree: Path, names: Sequence[str], known: dict[str, tuple[str, float]], folder: Path) -> set[str]:
+    """Those of the tests that do not pass on the tree as it is."""
+    if not names:
+        return set()
+    ended = folder / "ended.tsv"
+    ended.unlink(missing_ok=True)
+    files = sorted({name.partition("::")[0] for name in names})
+    run_pytest(tree, ended.resolve(), [*SUITE, *files], limit(names, known), names)
+    rows = [line.rsplit("\t", 2) for line in ended.read_text().splitlines()] if ended.exists() else []
+    return set(names) - {name for name, outcome, _ in rows if outcome == "passed"}
+
+
+def limit(names: Sequence[str], known: dict[str, tuple[str, float]]) -> float:
+    """The seconds after which tests hang."""
+    return PATIENCE[0] * sum(known[n][1] for n in names) + PATIENCE[1]
 
 
 def judged(
     tree: Path, names: Sequence[str], known: dict[str, tuple[str, float]], folder: Path
 ) -> tuple[str, str]:
-    """(caught, survived or hangs; by which test)."""
+    """(caught or survived; by which test)."""
     ended = folder / "ended.tsv"
     ended.unlink(missing_ok=True)
     files = sorted({name.partition("::")[0] for name in names})
-    limit = PATIENCE[0] * sum(known[n][1] for n in names) + PATIENCE[1]
-    status, said = run_pytest(tree, ended.resolve(), ["-x", *SUITE, *files], limit, names)
+    status, said = run_pytest(tree, ended.resolve(), ["-x", *SUITE, *files], limit(names, known), names)
     rows = [line.rsplit("\t", 2) for line in ended.read_text().splitlines()] if ended.exists() else []
     failed = [name for name, outcome, _ in rows if outcome == "failed"]
     if failed:
         return "caught", failed[0]
     if status is None:
         later = [n for n in names if n not in {row[0] for row in rows}]
-        return "caught", f"{later[0] if later else names[-1]} (hangs)"
+        return "caught", f"{later[0] if later else names[-1]}{HANGS}"
     if status == 0:
         return "survived", ""
+    if status == 5:
+        sys.exit(f"none of {len(names)} recorded tests is there, e.g. {names[0]}: record again")
     return "caught", f"pytest itself: {said.strip().splitlines()[-1][:120] if said.strip() else status}"
 
 
