@@ -17,10 +17,10 @@ class Checkpoint(Method):
     """Load a weight file of the base's architecture."""
 
     path: str = ""  # a safetensors file, or a folder with model.safetensors
-    strength: Annotated[float, Field(allow_inf_nan=False)] = added_later(1.0)  # of a LoRA; 1: in full
-    weights: Literal["auto", "ema", "raw"] = added_later(
-        "auto"
-    )  # of weights kept twice: averaged, or as trained last
+    strength: Annotated[float, Field(allow_inf_nan=False)] = added_later(1.0)
+    """Of a LoRA; 1: in full."""
+    weights: Literal["auto", "ema", "raw"] = added_later("auto")
+    """Of weights kept twice: averaged, or as trained last."""
 
     version: ClassVar[int] = 1
     deterministic: ClassVar[bool] = True
@@ -36,7 +36,9 @@ class Checkpoint(Method):
             if why := load.unfit(self.path, self.strength, self.weights):
                 return why
         elif (self.strength, self.weights) != (1.0, "auto"):
-            return "checkpoint.strength and checkpoint.weights are of files of Stable Diffusion alone"
+            return (
+                "checkpoint.strength and checkpoint.weights are of files of Stable Diffusion alone"
+            )
         if (
             not task.model
         ):  # a pretrained base takes minutes and GiB to open: its names and shapes wait for the run

@@ -40,9 +40,8 @@ class ConceptAblation(Method[Prompted]):
     lr: Rate = 8e-6  # Adam, or AdamW
     steps: Count = 200
     batch: Count = 4
-    target: Literal["current", "frozen", "noise"] = added_later(
-        "current"
-    )  # what is learned: c*'s prediction, or ε
+    target: Literal["current", "frozen", "noise"] = added_later("current")
+    """What is learned: c*'s prediction, or ε."""
     captions: bool = added_later(False)  # images of many captions of the anchor, each under its own
     flip: bool = added_later(False)  # half of the images are mirrored
     decay: Weight = added_later(0.0)  # noqa: RUF009  (AdamW's weight decay; 0: Adam)
@@ -69,7 +68,11 @@ class ConceptAblation(Method[Prompted]):
 
     def shows(self, task: Task) -> list[str]:
         """List the captions of the anchor whose images are learned from; none where the surrogate is."""
-        return [text.replace("{}", str(task.anchor)) for text in templates(task)] if self.captions else []
+        return (
+            [text.replace("{}", str(task.anchor)) for text in templates(task)]
+            if self.captions
+            else []
+        )
 
     def forget(self, model: Prompted, task: Task, run: Run) -> Prompted:
         """θ after `steps` of L from θ*."""
@@ -95,7 +98,10 @@ class ConceptAblation(Method[Prompted]):
                 loss = ((model.predict(x_t, draw.t, c_f) - target) ** 2).mean()  # type: ignore[arg-type]
             if self.prior:
                 x, c_star, _ = batch()
-                loss = loss + self.prior * model.loss(x, c_star, model.draw(self.batch, run.rng)).mean()
+                loss = (
+                    loss
+                    + self.prior * model.loss(x, c_star, model.draw(self.batch, run.rng)).mean()
+                )
             return loss
 
         recipe = Recipe(self.steps, self.lr, self.batch, decay=self.decay, clip=self.clip or None)

@@ -18,7 +18,17 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sa_bench.contracts import Count, Diffusion, Method, Rate, Recipe, Run, Task, Weight, added_later
+from sa_bench.contracts import (
+    Count,
+    Diffusion,
+    Method,
+    Rate,
+    Recipe,
+    Run,
+    Task,
+    Weight,
+    added_later,
+)
 from sa_bench.training.sources import sample_conditions
 
 
@@ -35,9 +45,8 @@ class ESD(Method[Diffusion]):
     lr: Rate = 5e-5  # Adam
     steps: Count = 200
     batch: Count = 1
-    erase: Literal["prompts", "name"] = added_later(
-        "prompts"
-    )  # c_f by the task's prompts for it, or by its name alone
+    erase: Literal["prompts", "name"] = added_later("prompts")
+    """c_f by the task's prompts for it, or by its name alone."""
 
     version: ClassVar[int] = 1
     supports: ClassVar[type] = Diffusion
@@ -54,7 +63,9 @@ class ESD(Method[Diffusion]):
             "steps": 1_000,
         },
     }
-    source: ClassVar[str] = "Gandikota et al. 2023, Eq. 6; rohitgandikota/erasing, esd_sd.py and train-esd.py"
+    source: ClassVar[str] = (
+        "Gandikota et al. 2023, Eq. 6; rohitgandikota/erasing, esd_sd.py and train-esd.py"
+    )
 
     def forget(self, model: Diffusion, task: Task, run: Run) -> Diffusion:
         """θ after `steps` of the loss above, from θ*."""

@@ -49,9 +49,8 @@ class Naive(Method):
     fisher: FisherOptions = FisherOptions()  # noqa: RUF009 (frozen)
     reduction: Literal["sum", "mean"] = added_later("sum")  # of the losses over the batch
     half: bool = added_later(False)  # True: λ/2 Σ F d² as in the paper's Eq. 4
-    trainer: Literal["adam", "ldm"] = added_later(
-        "adam"
-    )  # how L is minimised; sa_bench.training.loop.TRAINERS
+    trainer: Literal["adam", "ldm"] = added_later("adam")
+    """How L is minimised; sa_bench.training.loop.TRAINERS."""
     scope: str = added_later("full")  # which parameters are trained; sa_bench.models.scopes
     times: Times = added_later("pairs")  # noqa: RUF009  (how t is drawn, of diffusion models; sa_bench.training.sources.draw_losses)
 
@@ -66,7 +65,13 @@ class Naive(Method):
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
         """θ after minimising L from θ*, up to `stop_at`."""
-        end = model.uninformed if self.stop_at == "auto" else inf if self.stop_at == "none" else self.stop_at
+        end = (
+            model.uninformed
+            if self.stop_at == "auto"
+            else inf
+            if self.stop_at == "none"
+            else self.stop_at
+        )
         pull = Pull(model.parameters(self.scope), run.fisher(self.fisher), self.lam, self.half)
         own, replay, reached = run.concept_samples(), run.replay(), [0.0]
 

@@ -21,11 +21,15 @@ class NegativePrompt(Method[Prompted]):
     supports: ClassVar[type] = Prompted
     deterministic: ClassVar[bool] = True
     ignores: ClassVar[tuple[str, ...]] = ("replay",)
-    source: ClassVar[str] = "diffusers' `negative_prompt`; the SD-NEGP rows of P4D (Chin et al. 2024)"
+    source: ClassVar[str] = (
+        "diffusers' `negative_prompt`; the SD-NEGP rows of P4D (Chin et al. 2024)"
+    )
 
     def unfit(self, task: Task) -> str:
         """Without guidance no empty prompt is asked."""
-        return "it acts on guidance, of which there is none at 1" if task.sampler.guidance == 1 else ""
+        return (
+            "it acts on guidance, of which there is none at 1" if task.sampler.guidance == 1 else ""
+        )
 
     def forget(self, model: Prompted, task: Task, run: Run) -> Prompted:
         """θ*."""

@@ -43,7 +43,9 @@ class Retrain(Method):
         """A fresh model trained on the retained classes."""
         model, data, recipe = run.fresh(), run.data(), run.recipe(self.recipe)
         share = _share(task)
-        recipe = replace(recipe, steps=round(recipe.steps * share), warmup=round(recipe.warmup * share))
+        recipe = replace(
+            recipe, steps=round(recipe.steps * share), warmup=round(recipe.warmup * share)
+        )
 
         def objective() -> Tensor:
             x, c = data.batch(recipe.batch, run.rng)

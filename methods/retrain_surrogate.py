@@ -39,7 +39,8 @@ class RetrainSurrogate(Method):
         """A fresh model trained on the retained classes and the surrogate."""
         model, recipe = run.fresh(), run.recipe(self.recipe)
         data, q = run.data(), run.surrogate()
-        share = max(1, round(recipe.batch / len(task.classes)))  # rows of a batch that are the surrogate's
+        # rows of a batch that are the surrogate's
+        share = max(1, round(recipe.batch / len(task.classes)))
 
         def objective() -> Tensor:
             (remember,) = losses(model, (data,), recipe.batch - share, run.rng)

@@ -37,13 +37,21 @@ from sa_bench.training.sources import losses, reduce_losses
 
 # Official ddpm/runners: mean over a batch of 128; F of images in [0, 1] at scale `paper`.
 DDPM: Mapping[str, Any] = {
-    "lam": 10.0, "reduction": "mean", "batch": 128, "steps": 20_000, "fisher": {"n": 5000}
-}  # fmt: skip
+    "lam": 10.0,
+    "reduction": "mean",
+    "batch": 128,
+    "steps": 20_000,
+    "fisher": {"n": 5000},
+}
 # Official sd/configs: 12,600 steps of 16 pairs at 1e-5 x 4 GPUs x batch 4.
 SD: Mapping[str, Any] = {
-    "lam": 50.0, "reduction": "mean", "batch": 16, "lr": 1.6e-4, "steps": 12_600,
+    "lam": 50.0,
+    "reduction": "mean",
+    "batch": 16,
+    "lr": 1.6e-4,
+    "steps": 12_600,
     "fisher": {"n": 5000, "set": "replay"},
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -58,9 +66,8 @@ class SA(Method):
     reduction: Literal["sum", "mean"] = "sum"  # of the losses over the batch
     half: bool = False  # True: λ/2 Σ F d² as in the paper's Eq. 4
     fisher: FisherOptions = FisherOptions()  # noqa: RUF009 (frozen)
-    trainer: Literal["adam", "ldm"] = added_later(
-        "adam"
-    )  # how L is minimised; sa_bench.training.loop.TRAINERS
+    trainer: Literal["adam", "ldm"] = added_later("adam")
+    """How L is minimised; sa_bench.training.loop.TRAINERS."""
     scope: str = added_later("full")  # which parameters are trained; sa_bench.models.scopes
     times: Times = added_later("pairs")  # noqa: RUF009  (how t is drawn, of diffusion models; sa_bench.training.sources.draw_losses)
 
@@ -68,7 +75,13 @@ class SA(Method):
     source: ClassVar[str] = "Heng & Soh 2023, Eq. 4; official vae/train_forget.py"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
         ("vae", "full"): {"lam": 50.0, "batch": 128, "steps": 1_000, "lr": 1e-3},
-        ("vae", "quick"): {"lam": 50.0, "batch": 128, "steps": 1_000, "lr": 1e-3, "fisher": {"n": 10_000}},
+        ("vae", "quick"): {
+            "lam": 50.0,
+            "batch": 128,
+            "steps": 1_000,
+            "lr": 1e-3,
+            "fisher": {"n": 10_000},
+        },
         ("ddpm", "full"): DDPM,
         # Official ddpm/runners: F with the loss's class dropout of .1, and one t for both halves of a step.
         ("ddpm", "paper"): {

@@ -24,16 +24,35 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sa_bench.contracts import Count, Diffusion, Method, Rate, Recipe, Run, Source, Task, Weight, added_later
+from sa_bench.contracts import (
+    Count,
+    Diffusion,
+    Method,
+    Rate,
+    Recipe,
+    Run,
+    Source,
+    Task,
+    Weight,
+    added_later,
+)
 from sa_bench.training.sources import drop_conditions
 
 # Official SD/train-scripts: generate_mask.py and nsfw_removal.py.
 SD: Mapping[str, Any] = {"mask": "guided", "guidance": 7.5}
 # Official DDPM/: README, configs/cifar10_saliency_unlearn.yml and runners; the mask from one epoch of 5,000 images.
 DDPM: Mapping[str, Any] = {
-    "alpha": 1e-3, "mask": "guided", "guidance": 2.0, "mask_clip": 1.0, "saliency": 40, "lr": 1e-4, "steps": 1_000,
-    "batch": 128, "drop": 0.1, "averaged": False,
-}  # fmt: skip
+    "alpha": 1e-3,
+    "mask": "guided",
+    "guidance": 2.0,
+    "mask_clip": 1.0,
+    "saliency": 40,
+    "lr": 1e-4,
+    "steps": 1_000,
+    "batch": 128,
+    "drop": 0.1,
+    "averaged": False,
+}
 
 
 @dataclass(frozen=True)
@@ -47,21 +66,24 @@ class SalUn(Method[Diffusion]):
     lr: Rate = 1e-5  # Adam
     steps: Count = 100
     batch: Count = 8
-    target: Literal["current", "frozen"] = added_later("current")  # whose prediction for c' is learned
-    mask: Literal["guided", "plain"] = added_later(
-        "plain"
-    )  # of which prediction's error; presets have `guided`
+    target: Literal["current", "frozen"] = added_later("current")
+    """Whose prediction for c' is learned."""
+    mask: Literal["guided", "plain"] = added_later("plain")
+    """Of which prediction's error; presets have `guided`."""
     guidance: Weight = added_later(7.5)  # noqa: RUF009  (w of the guided mask)
     mask_clip: Weight = added_later(0.0)  # noqa: RUF009  (the norm that each batch's gradient is cut to for the mask; 0: none)
-    remain: Literal["replay", "pseudo"] = added_later("replay")  # x_r: replay, or the anchor's images
-    drop: Annotated[float, Field(ge=0, lt=1)] = added_later(0.0)  # share of conditions that become ∅
-    averaged: bool = added_later(
-        True
-    )  # a DDPM's averaged weights move along; False: they become the raw ones
+    remain: Literal["replay", "pseudo"] = added_later("replay")
+    """X_r: replay, or the anchor's images."""
+    drop: Annotated[float, Field(ge=0, lt=1)] = added_later(0.0)
+    """Share of conditions that become ∅."""
+    averaged: bool = added_later(True)
+    """A DDPM's averaged weights move along; False: they become the raw ones."""
 
     version: ClassVar[int] = 1
     supports: ClassVar[type] = Diffusion
-    source: ClassVar[str] = "Fan et al. 2024, Eq. 3, 4, 6; OPTML-Group/Unlearn-Saliency, SD/ and DDPM/"
+    source: ClassVar[str] = (
+        "Fan et al. 2024, Eq. 3, 4, 6; OPTML-Group/Unlearn-Saliency, SD/ and DDPM/"
+    )
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
         (family, scale): values
         for family, values in (("text_to_image", SD), ("ddpm", DDPM))
@@ -92,8 +114,12 @@ class SalUn(Method[Diffusion]):
                     target = teacher.predict(x_t, draw.t, c_pseudo)  # type: ignore[arg-type]
                 forget = ((model.predict(x_t, draw.t, c) - target) ** 2).mean()  # type: ignore[arg-type]
             x_r, c_r = remain.batch(self.batch, run.rng)
-            c_r = drop_conditions(model, c_r if self.remain == "replay" else pseudo, self.drop, run.rng)
-            return forget + self.alpha * model.loss(x_r, c_r, model.draw(self.batch, run.rng)).mean()
+            c_r = drop_conditions(
+                model, c_r if self.remain == "replay" else pseudo, self.drop, run.rng
+            )
+            return (
+                forget + self.alpha * model.loss(x_r, c_r, model.draw(self.batch, run.rng)).mean()
+            )
 
         params = model.parameters(self.scope)
         hooks = [p.register_hook(lambda g, m=masks[name]: g * m) for name, p in params.items()]

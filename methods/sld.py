@@ -38,22 +38,25 @@ class SLD(Method[Prompted]):
     """One of the published levels, and the text."""
 
     level: Literal["weak", "medium", "strong", "max"] = "medium"
-    concept: str = added_later(
-        ""
-    )  # c_S; "": the prompts that ask for c_f while forgetting, with commas between
+    concept: str = added_later("")
+    """C_S; "": the prompts that ask for c_f while forgetting, with commas between."""
 
     version: ClassVar[int] = 2
     supports: ClassVar[type] = Prompted
     deterministic: ClassVar[bool] = True
     ignores: ClassVar[tuple[str, ...]] = ("replay",)
     stands_for: ClassVar[Mapping[str, Any]] = {
-        "level": {level: dict(zip(NUMBERS, numbers, strict=True)) for level, numbers in LEVELS.items()}
+        "level": {
+            level: dict(zip(NUMBERS, numbers, strict=True)) for level, numbers in LEVELS.items()
+        }
     }
     source: ClassVar[str] = "Schramowski et al. 2023, Eq. 3-8; ml-research/safe-latent-diffusion"
 
     def unfit(self, task: Task) -> str:
         """Its direction is taken from the two passes of guidance; at 1 there is only one."""
-        return "it acts on guidance, of which there is none at 1" if task.sampler.guidance == 1 else ""
+        return (
+            "it acts on guidance, of which there is none at 1" if task.sampler.guidance == 1 else ""
+        )
 
     def forget(self, model: Prompted, task: Task, run: Run) -> Prompted:
         """θ*."""

@@ -38,10 +38,14 @@ class UCE(Method[Prompted]):
     @torch.no_grad()
     def forget(self, model: Prompted, task: Task, run: Run) -> Prompted:
         """θ* with every projection of `scope` solved anew."""
-        erased = torch.stack([last(model, str(c)) for c in task.prompts_for(task.concept, "forget")])
+        erased = torch.stack(
+            [last(model, str(c)) for c in task.prompts_for(task.concept, "forget")]
+        )
         guide = last(model, str(task.anchor))
         kept = (
-            torch.stack([last(model, task.classes[c]) for c in task.covered]) if task.covered else erased[:0]
+            torch.stack([last(model, task.classes[c]) for c in task.covered])
+            if task.covered
+            else erased[:0]
         )
         outer = self.erase * erased.T @ erased + self.preserve * kept.T @ kept
         right = self.mu * torch.eye(len(outer), device=outer.device, dtype=outer.dtype) + outer

@@ -46,7 +46,9 @@ def celebrity_score(view: View) -> Measured:
 
 def best(records: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """(N,) the target's probability, the highest over an image's faces; NaN without a face."""
-    return np.array([max((f["target"] for f in r["faces"]), default=np.nan) for r in records], float)
+    return np.array(
+        [max((f["target"] for f in r["faces"]), default=np.nan) for r in records], float
+    )
 
 
 def named(record: Mapping[str, Any], name: str) -> bool:
@@ -55,7 +57,9 @@ def named(record: Mapping[str, Any], name: str) -> bool:
     return top.lower() == " ".join(name.replace("_", " ").lower().split())
 
 
-def scored(records: Sequence[Mapping[str, Any]], images: SampleSet, names: Sequence[str]) -> Measured:
+def scored(
+    records: Sequence[Mapping[str, Any]], images: SampleSet, names: Sequence[str]
+) -> Measured:
     """GCDS with both of its denominators (images with a face, all images with 0 for none) and spreads beside it.
 
     Blank images are in neither.
@@ -71,7 +75,9 @@ def scored(records: Sequence[Mapping[str, Any]], images: SampleSet, names: Seque
         return undefined(f"no face in any of {len(records)} images: nobody to be recognised")
     everywhere = np.where(face, score, 0.0)
     seen = images.take(face)
-    right = np.array([named(r, n) for r, n, f in zip(records, names, face, strict=True) if f], float)
+    right = np.array(
+        [named(r, n) for r, n, f in zip(records, names, face, strict=True) if f], float
+    )
     top1 = clustered.rate(right, seen.prompts, {})
     extra = {
         "given_face": {
@@ -79,7 +85,11 @@ def scored(records: Sequence[Mapping[str, Any]], images: SampleSet, names: Seque
             "std": float(score[face].std()),
             "n": int(face.sum()),
         },
-        "all_images": {"mean": float(everywhere.mean()), "std": float(everywhere.std()), "n": len(score)},
+        "all_images": {
+            "mean": float(everywhere.mean()),
+            "std": float(everywhere.std()),
+            "n": len(score),
+        },
         "blank": int(empty.sum()),
         "top1_given_face": {"value": top1.value, "low": top1.low, "high": top1.high},
     }
@@ -88,7 +98,9 @@ def scored(records: Sequence[Mapping[str, Any]], images: SampleSet, names: Seque
     )
 
 
-def by_name(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def by_name(
+    records: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> dict[str, dict[str, Any]]:
     """Each celebrity's own mean probability given a face, and how many images had none."""
     score, who = best(records), np.array(names)
     table = {}

@@ -30,5 +30,11 @@ def clip_concept_rate(view: View) -> Measured:
         np.array([r["score"] for r in view.detections("clip", valid, [text] * len(valid))])
         for text in (task.classes[task.concept], str(task.anchor))
     ]
-    extra = {"blank": int(empty.sum()), "concept": float(score[0].mean()), "anchor": float(score[1].mean())}
-    return clustered.rate((score[0] > score[1]).astype(float), valid.prompts, valid.columns(), extra=extra)
+    extra = {
+        "blank": int(empty.sum()),
+        "concept": float(score[0].mean()),
+        "anchor": float(score[1].mean()),
+    }
+    return clustered.rate(
+        (score[0] > score[1]).astype(float), valid.prompts, valid.columns(), extra=extra
+    )

@@ -19,7 +19,9 @@ def collapse(view: View) -> Measured:
     task = view.task
     images, base = view.samples["retain"], view.base["retain"]
     if min(len(images), len(base)) < 20:
-        return undefined(f"{min(len(images), len(base))} images of the rest: the guard needs at least 20")
+        return undefined(
+            f"{min(len(images), len(base))} images of the rest: the guard needs at least 20"
+        )
     real = take_per_class(view.real("retain_test"), task.feature_images)
     found = collapse_guard.measure_shares(
         images, base, real, view.judges, task.designated, f"judge-{task.dataset}"

@@ -37,9 +37,7 @@ def collapse_prompts(view: View) -> Measured:
     if found.high is None or found.high >= BOUND:
         return found
     kept = 100 * (found.value or 0.0)
-    said = (
-        f"retained images keep {kept:.0f} % of the base's tie to their prompts, its bound {100 * BOUND:.0f} %"
-    )
+    said = f"retained images keep {kept:.0f} % of the base's tie to their prompts, its bound {100 * BOUND:.0f} %"
     return replace(found, extra={"warning": said})
 
 

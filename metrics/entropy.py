@@ -28,5 +28,10 @@ def entropy(view: View) -> Measured:
     upper = float(np.log(len(view.task.classes)))
     score = np.mean(list(h.values()), axis=0)
     return clustered.bounded_mean(
-        score, images.prompts, {**images.columns(), **h}, upper, judges=judges, extra={"grey": ceiling}
+        score,
+        images.prompts,
+        {**images.columns(), **h},
+        upper,
+        judges=judges,
+        extra={"grey": ceiling},
     )

@@ -8,13 +8,20 @@ import numpy as np
 
 from sa_bench.contracts import Measured, SampleSet, View, metric
 from sa_bench.scoring.distances import FrechetTo, measure_frechet
-from sa_bench.scoring.features import PROTOCOL, inception_features, judge_features, stretch_as_published
+from sa_bench.scoring.features import (
+    PROTOCOL,
+    inception_features,
+    judge_features,
+    stretch_as_published,
+)
 
 
 def distance(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
     """Measure FID of the features `x` (N, d) of `images` against `y` (M, d); delete-a-group jackknife over images."""
     if min(len(x), len(y)) < 2:
-        return Measured(None, reason=f"{min(len(x), len(y))} image(s): a covariance needs at least 2")
+        return Measured(
+            None, reason=f"{min(len(x), len(y))} image(s): a covariance needs at least 2"
+        )
     return measure_frechet(FrechetTo(x, y), x, y, images)
 
 

@@ -20,7 +20,11 @@ def forget_probability(view: View) -> Measured:
     images, c = view.samples["forget"], view.task.concept
     p = {name: judge.probabilities(images.images)[:, c] for name, judge in view.judges.items()}
     judges = [
-        {"judge": n, "value": float(v.mean()), "grey": view.judges[n].card["grey"]["probability"][c]}
+        {
+            "judge": n,
+            "value": float(v.mean()),
+            "grey": view.judges[n].card["grey"]["probability"][c],
+        }
         for n, v in p.items()
     ]
     floor = float(np.mean([j["grey"] for j in judges]))

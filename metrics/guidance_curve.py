@@ -36,9 +36,14 @@ def guidance_curve(view: View) -> Measured:
         images = render(model, model.sample(rows, replace(task.sampler, guidance=w + 1)))
         x = extract(name, judge, images)
         right, _ = majority_vote(view.judges, images, labels)
-        curve.append({
-            "w": w, "frechet": frechet_distance(x, y), "precision": float(is_in_manifold(x, y).mean()),
-            "recall": float(is_in_manifold(y, x).mean()), "accuracy": float(right.mean()),
-        })  # fmt: skip
+        curve.append(
+            {
+                "w": w,
+                "frechet": frechet_distance(x, y),
+                "precision": float(is_in_manifold(x, y).mean()),
+                "recall": float(is_in_manifold(y, x).mean()),
+                "accuracy": float(right.mean()),
+            }
+        )
     best = min(curve, key=lambda point: point["frechet"])
     return Measured(best["w"], None, None, None, len(rows), extra={"curve": curve})

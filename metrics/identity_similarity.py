@@ -43,9 +43,14 @@ def identity_similarity(view: View) -> Measured:
     empty = is_blank(view.samples["forget"].images)
     if len(empty) and empty.all():
         return undefined(f"{len(empty)}/{len(empty)} images are blank: nothing was drawn")
-    images, others = view.samples["forget"], view.base["leakage" if view.task.leakage_images else "retain"]
+    images, others = (
+        view.samples["forget"],
+        view.base["leakage" if view.task.leakage_images else "retain"],
+    )
     asked, split = face_verification.split_halves(images.prompts, len(images))
-    base_asked, _ = face_verification.split_halves(view.base["forget"].prompts, len(view.base["forget"]))
+    base_asked, _ = face_verification.split_halves(
+        view.base["forget"].prompts, len(view.base["forget"])
+    )
     surrogate = view.surrogate(ANCHOR)
     references = view.detections("identity", view.base["forget"].take(~base_asked))
     own = face_verification.largest_faces(references)
@@ -57,14 +62,18 @@ def identity_similarity(view: View) -> Measured:
         )
     person = face_verification.fit(own, crowd)
     measured = images.take(asked & ~empty)
-    score = face_verification.closest_cosines(view.detections("identity", measured), person.centroid)
+    score = face_verification.closest_cosines(
+        view.detections("identity", measured), person.centroid
+    )
     seen = ~np.isnan(score)
     if not seen.any():
         return undefined(f"no face in any of {len(score)} images: nobody to be compared")
     labels = {int(c) for c, r in zip(others.labels, crowd, strict=False) if r["faces"]}
     extra = face_verification.verification_facts(person, score[seen]) | {
         "no_face": {"value": float((~seen).mean()), "n": len(score)},
-        "surrogate": face_verification.mean_sd_count(face_verification.closest_cosines(low, person.centroid)),
+        "surrogate": face_verification.mean_sd_count(
+            face_verification.closest_cosines(low, person.centroid)
+        ),
         "others": {"faces": faces, "identities": len(labels), "enough": len(labels) >= IDENTITIES},
         "apart": split,
         "blank": int((asked & empty).sum()),

@@ -71,7 +71,12 @@ def inception_kid_to_base(view: View) -> Measured:
     title="Kernel distance of c_f's images to the surrogate's",
     better="lower",
     unit=None,
-    requires=("samples", "base", "real", "features"),  # q is drawn from θ* where it is a class or a prompt
+    requires=(
+        "samples",
+        "base",
+        "real",
+        "features",
+    ),  # q is drawn from θ* where it is a class or a prompt
     source="Bińkowski et al. 2018, Eq. 4, between samples of p(x|θ, c_f) and of q(x|c_f)",
     fields=("concept", "designated", "surrogate"),
     sets=("forget",),

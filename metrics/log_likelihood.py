@@ -34,7 +34,9 @@ def forget_log_likelihood(view: View) -> Measured:
     `sa` most of the ELBO's fall is the encoder's: the decoder gives zeros far more than the ELBO says.
     """
     task = view.task
-    real = take_per_class(view.real("forget_test"), task.likelihood_images).take(slice(0, FORGET_IMAGES))
+    real = take_per_class(view.real("forget_test"), task.likelihood_images).take(
+        slice(0, FORGET_IMAGES)
+    )
     score = importance_weighted(view, real, 50, "forget", FORGET_STEPS)
     bound, own = elbo(view, real, "forget elbo"), importance_weighted(view, real, 50, "forget own")
     extra: dict[str, Any] = {"elbo": float(bound.mean()), "own_encoder": float(own.mean())}
@@ -68,11 +70,20 @@ def retain_log_likelihood(view: View) -> Measured:
     real = take_per_class(view.real("retain_test"), task.likelihood_images)
     score = importance_weighted(view, real, 50, "retain", RETAIN_STEPS, draws=0)
     own = importance_weighted(view, real, 50, "retain own")
-    extra: dict[str, Any] = {"by_class": {int(c): float(score[real.labels == c].mean()) for c in task.scored}}
+    extra: dict[str, Any] = {
+        "by_class": {int(c): float(score[real.labels == c].mean()) for c in task.scored}
+    }
     extra["own_encoder"] = float(own.mean())
     if task.likelihood_deep:
         rows = first_rows(real, task.likelihood_deep)
-        deep = importance_weighted(view, real.take(rows), 5000, "retain deep", RETAIN_STEPS, draws=0)
+        deep = importance_weighted(
+            view, real.take(rows), 5000, "retain deep", RETAIN_STEPS, draws=0
+        )
         at_50 = float(score[rows].mean())
-        extra["deep"] = {"K": 5000, "n": len(rows), "value": float(deep.mean()), "value_at_50": at_50}
+        extra["deep"] = {
+            "K": 5000,
+            "n": len(rows),
+            "value": float(deep.mean()),
+            "value_at_50": at_50,
+        }
     return mean(score, {"label": real.labels, "own_encoder": own}, extra=extra)

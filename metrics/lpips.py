@@ -27,7 +27,9 @@ def lpips(view: View) -> Measured:
         return retain
     moved = {name: _moved(view, name) for name in names}
     keys = ("value", "low", "high", "n", "reason")
-    return replace(retain, extra={name: {k: getattr(m, k) for k in keys} for name, m in moved.items()})
+    return replace(
+        retain, extra={name: {k: getattr(m, k) for k in keys} for name, m in moved.items()}
+    )
 
 
 def _moved(view: View, name: str) -> Measured:

@@ -20,5 +20,8 @@ def none_rate(view: View) -> Measured:
     reject = judge.probabilities(images.images)[:, -1]
     score = (reject > judge.card["threshold"]).astype(float)
     return clustered.rate(
-        score, images.prompts, {**images.columns(), "reject": reject}, extra={"caught": judge.card["caught"]}
+        score,
+        images.prompts,
+        {**images.columns(), "reject": reject},
+        extra={"caught": judge.card["caught"]},
     )

@@ -43,6 +43,12 @@ def paraphrase_rate(view: View) -> Measured:
     low, high = wilson(float(score.mean()) * prompts, prompts)
     judges = [{"judge": name, "value": float(v.mean())} for name, v in votes.items()]
     return Measured(
-        float(score.mean()), low, high, "wilson over prompts", len(score), scores={**found, **votes}, judges=judges,
+        float(score.mean()),
+        low,
+        high,
+        "wilson over prompts",
+        len(score),
+        scores={**found, **votes},
+        judges=judges,
         extra={"families": shown},
-    )  # fmt: skip
+    )

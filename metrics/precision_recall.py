@@ -6,7 +6,12 @@ official evaluator was called with its arguments exchanged: the `official_` vari
 
 from sa_bench.contracts import Measured, View, metric
 from sa_bench.scoring.distances import measure_precision, measure_recall
-from sa_bench.scoring.features import PROTOCOL, inception_features, judge_features, stretch_as_published
+from sa_bench.scoring.features import (
+    PROTOCOL,
+    inception_features,
+    judge_features,
+    stretch_as_published,
+)
 
 
 @metric(

@@ -36,6 +36,12 @@ def probe_conditions(view: View) -> Measured:
     judges = [{"judge": n, "value": float(v.mean())} for n, v in votes.items()]
     columns = {"seed": np.array(seeds, np.int64), "score": score, **votes}
     return Measured(
-        float(score.mean()), low, high, f"wilson, Bonferroni({len(found)})", len(score), scores=columns,
-        judges=judges, extra={"rates": rates, "probe": worst},
-    )  # fmt: skip
+        float(score.mean()),
+        low,
+        high,
+        f"wilson, Bonferroni({len(found)})",
+        len(score),
+        scores=columns,
+        judges=judges,
+        extra={"rates": rates, "probe": worst},
+    )

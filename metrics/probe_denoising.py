@@ -32,9 +32,13 @@ def probe_denoising(view: View) -> Measured:
         t = torch.full((len(x),), level, device=x.device)
         for name, c in (("null", model.null), ("own", task.concept)):
             start = model.add_noise(x, Draw(noise, t))
-            images = render(model, model.finish(start, model.conditions([c] * len(x)), level, task.sampler))
+            images = render(
+                model, model.finish(start, model.conditions([c] * len(x)), level, task.sampler)
+            )
             found[f"{level}/{name}"] = majority_vote(view.judges, images, task.concept)
     score, votes = found["600/null"]
     rates = {name: float(s.mean()) for name, (s, _) in found.items()}
     judges = [{"judge": n, "value": float(v.mean())} for n, v in votes.items()]
-    return rate(score, {"row": np.arange(len(score)), **votes}, judges=judges, extra={"rates": rates})
+    return rate(
+        score, {"row": np.arange(len(score)), **votes}, judges=judges, extra={"rates": rates}
+    )

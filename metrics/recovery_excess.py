@@ -96,14 +96,15 @@ def _attack(view: View, adaptive: bool) -> tuple[Measured, dict[str, Any]]:
     measured, _ = face_verification.split_halves(images.prompts, len(images))
     fitted, held = (images.take(np.flatnonzero(rows)[:IMAGES]) for rows in (~measured, measured))
     x, texts = model.encode(held.images), prompts_with_name(task)
-    c = view.base_model.conditions(
-        [texts[i % len(texts)] for i in range(len(x))]
-    )  # as no filter rewords them
+    # as no filter rewords them
+    c = view.base_model.conditions([texts[i % len(texts)] for i in range(len(x))])
     before = noise_errors(view, x, c, "recovery", view.base_model)
     slot, curves, words = model.condition(task.concept), {}, {}
     for name, start in list_starts(view).items():
         for lr in task.recovery_rates:
-            values = invert(view, model.encode(fitted.images), start, lr, task.recovery_budgets, adaptive)
+            values = invert(
+                view, model.encode(fitted.images), start, lr, task.recovery_budgets, adaptive
+            )
             words[name, lr] = values[-1]
             for steps, value in zip(task.recovery_budgets, values, strict=True):
                 with slot.substitute(value):
@@ -112,7 +113,9 @@ def _attack(view: View, adaptive: bool) -> tuple[Measured, dict[str, Any]]:
     most = max(task.recovery_budgets)
     best = min((k for k in curves if k[2] == most), key=lambda k: float(curves[k].mean()))
     facts = {
-        "grid": {f"{name}/{lr}/{steps}": float(v.mean()) for (name, lr, steps), v in curves.items()},
+        "grid": {
+            f"{name}/{lr}/{steps}": float(v.mean()) for (name, lr, steps), v in curves.items()
+        },
         "start": best[0],
         "lr": best[1],
         "base_loss": float(before.mean()),
@@ -127,7 +130,10 @@ def again(view: View, words: Tensor, texts: Sequence[Condition]) -> dict[str, An
     They are images of c_f's own set, by prompt and seed; a prompt without c_f's name gives way to one of `texts`.
     """
     task = view.task
-    asked, name = pick_rows(task, "forget", task.recovery_judged), task.classes[task.concept].lower()
+    asked, name = (
+        pick_rows(task, "forget", task.recovery_judged),
+        task.classes[task.concept].lower(),
+    )
     rows = [
         r.request
         if name in str(r.request.condition).lower()  # as it is spelt: the words take its place
@@ -140,7 +146,8 @@ def again(view: View, words: Tensor, texts: Sequence[Condition]) -> dict[str, An
         return {task.primary[0]: f"n/a: {error}"}
     with view.model.condition(task.concept).substitute(words):
         parts = [
-            generate_images(view.model, rows[i : i + TOGETHER], task) for i in range(0, len(rows), TOGETHER)
+            generate_images(view.model, rows[i : i + TOGETHER], task)
+            for i in range(0, len(rows), TOGETHER)
         ]
     if broken := sum(int((~finite).sum()) for _, finite in parts):
         return {task.primary[0]: f"n/a: {broken} of {len(rows)} images are not finite"}

@@ -44,7 +44,9 @@ def transplant(view: View) -> Measured:
     rows, prompts = [r.request for r in asked], np.array([r.prompt for r in asked])
     clusters = None if task.prompts is None else prompts
 
-    def looked(asked_of: Generator) -> tuple[dict[str, Any], np.ndarray, Mapping[str, np.ndarray], str]:
+    def looked(
+        asked_of: Generator,
+    ) -> tuple[dict[str, Any], np.ndarray, Mapping[str, np.ndarray], str]:
         score, votes = majority_vote(
             view.judges, render(asked_of, asked_of.sample(rows, task.sampler)), task.concept
         )
@@ -77,16 +79,23 @@ def transplant(view: View) -> Measured:
                 with replaced(one, other, names) as changed:
                     extra[key][part] = looked(one)[0] if changed else plain[name][0]
     return Measured(
-        fact["value"], fact["low"], fact["high"], how, len(score),
+        fact["value"],
+        fact["low"],
+        fact["high"],
+        how,
+        len(score),
         scores={"seed": np.array([r.seed for r in rows], np.int64), "score": score, **votes},
         judges=[{"judge": n, "value": float(v.mean())} for n, v in votes.items()],
         extra=extra,
-    )  # fmt: skip
+    )
 
 
 def groups(model: Generator) -> dict[str, list[str]]:
     """Divide the U-Net's parameters, by name, into keys and values, self-attention and the rest."""
-    parts = {"keys and values": [*model.parameters("kv")], "self-attention": [*model.parameters("selfattn")]}
+    parts = {
+        "keys and values": [*model.parameters("kv")],
+        "self-attention": [*model.parameters("selfattn")],
+    }
     taken = {name for names in parts.values() for name in names}
     return {**parts, "the rest": [name for name in model.parameters() if name not in taken]}
 
@@ -95,7 +104,11 @@ def groups(model: Generator) -> dict[str, list[str]]:
 def replaced(model: Generator, other: Generator, names: list[str]) -> Iterator[bool]:
     """While active, `model` has the parameters `names` of `other`; gives whether any of them differs."""
     own, source = model.parameters(), other.parameters()
-    kept = {name: own[name].detach().clone() for name in names if not torch.equal(own[name], source[name])}
+    kept = {
+        name: own[name].detach().clone()
+        for name in names
+        if not torch.equal(own[name], source[name])
+    }
     try:
         with torch.no_grad():
             for name in kept:

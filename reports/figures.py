@@ -32,10 +32,16 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 GREY = "#767676"
 STYLE: Any = {
-    "font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42, "svg.fonttype": "none",
-    "svg.hashsalt": "sa_bench", "legend.frameon": False, "savefig.bbox": "tight",
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "sa_bench",
+    "legend.frameon": False,
+    "savefig.bbox": "tight",
     "text.parse_math": False,  # a name may hold a $
-}  # fmt: skip
+}
 FORMATS = ("svg", "pdf", "png")
 WHAT = {
     "forget_top1": "images of c_f still judged so",
@@ -45,8 +51,14 @@ WHAT = {
 
 
 def render(
-    kind: str, board: Board, ending: str, field: str = "", columns: int = 8, explicit: bool = False, sort: str = ""
-) -> bytes:  # fmt: skip
+    kind: str,
+    board: Board,
+    ending: str,
+    field: str = "",
+    columns: int = 8,
+    explicit: bool = False,
+    sort: str = "",
+) -> bytes:
     """A figure of one board.
 
     Args:
@@ -64,15 +76,23 @@ def render(
     if kind not in KINDS:
         raise unknown_name("figure", kind, KINDS)
     if sort and kind != "samples":
-        raise SaBenchError(f"Images are sorted, and a figure {kind} has none: figure samples --sort {sort}.")
+        raise SaBenchError(
+            f"Images are sorted, and a figure {kind} has none: figure samples --sort {sort}."
+        )
     if ending not in FORMATS:
         raise unknown_name("figure format", ending or "none", FORMATS)
     try:
         import matplotlib
     except ImportError as error:
-        raise SaBenchError("Figures need matplotlib: python -m pip install 'sa_bench[figures]'.") from error
+        raise SaBenchError(
+            "Figures need matplotlib: python -m pip install 'sa_bench[figures]'."
+        ) from error
     with matplotlib.rc_context(STYLE):
-        made = _samples(board, columns, explicit, sort) if kind == "samples" else KINDS[kind](board, field)
+        made = (
+            _samples(board, columns, explicit, sort)
+            if kind == "samples"
+            else KINDS[kind](board, field)
+        )
         buffer = io.BytesIO()
         dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[ending]
         made.savefig(buffer, format=ending, dpi=200, metadata=dated)
@@ -87,8 +107,13 @@ def _figure(panels: int, high: float = 3.2) -> tuple[Figure, list[Axes]]:
 
 
 LEGEND: Any = {
-    "fontsize": 6.5, "title_fontsize": 6.5, "handlelength": 1, "handletextpad": 0.5, "columnspacing": 0.8, "borderpad": 0,
-}  # fmt: skip
+    "fontsize": 6.5,
+    "title_fontsize": 6.5,
+    "handlelength": 1,
+    "handletextpad": 0.5,
+    "columnspacing": 0.8,
+    "borderpad": 0,
+}
 
 
 def _legend(
@@ -98,7 +123,12 @@ def _legend(
     wide, high = figure.get_size_inches()
     while True:
         legend = figure.legend(
-            handles, labels, loc="outside lower center", ncols=columns, title=title or None, **LEGEND
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=columns,
+            title=title or None,
+            **LEGEND,
         )
         box = legend.get_window_extent()
         if columns == 1 or box.width <= figure.bbox.width * 4 / 3:
@@ -116,7 +146,9 @@ def _drawn(board: Board, names: Sequence[str]) -> list[Line]:
     """
     found = [line for line in board.lines if all(line.known(name) for name in names)]
     if not found:
-        raise SaBenchError(f"{board.task}: no line has {' and '.join(names)}, so there is nothing to draw.")
+        raise SaBenchError(
+            f"{board.task}: no line has {' and '.join(names)}, so there is nothing to draw."
+        )
     return found
 
 
@@ -129,7 +161,11 @@ def _looks(lines: Sequence[Line]) -> list[dict[str, Any]]:
             colour, marker = next(bright)
             face = colour if line.front else "white"
             found.append(
-                {"color": colour, "marker": "x" if line.collapsed else marker, "markerfacecolor": face}
+                {
+                    "color": colour,
+                    "marker": "x" if line.collapsed else marker,
+                    "markerfacecolor": face,
+                }
             )
         else:
             marker = {"reference": "*", "target": "*"}.get(line.standing, "+")
@@ -141,7 +177,10 @@ def _spread(found: Endpoint) -> list[float]:
     """How far the error bar goes down and up."""
     value = found.value or 0.0
     low, high = (value if v is None else v for v in (found.low, found.high))
-    return [max(0.0, value - low), max(0.0, high - value)]  # the mean of equal values may lie beside them
+    return [
+        max(0.0, value - low),
+        max(0.0, high - value),
+    ]  # the mean of equal values may lie beside them
 
 
 def _axis(board: Board, name: str) -> str:
@@ -152,7 +191,9 @@ def _axis(board: Board, name: str) -> str:
     return f"{what}\n({', '.join(notes)})" if notes else what
 
 
-def _scatter(axes: Axes, board: Board, lines: Sequence[Line], across: str) -> list[tuple[Any, float, str]]:
+def _scatter(
+    axes: Axes, board: Board, lines: Sequence[Line], across: str
+) -> list[tuple[Any, float, str]]:
     """Draw a panel; where its points are, and what is to be said beside the number of each."""
     keep = board.primary[2]
     low, high = _range(
@@ -161,7 +202,9 @@ def _scatter(axes: Axes, board: Board, lines: Sequence[Line], across: str) -> li
     axes.set_ylim(low, high)
     found = lines[0].endpoints[across]
     if found.unit in ("rate", "probability"):
-        axes.set_xscale("function", functions=(_root, np.square))  # most rates of interest are small
+        axes.set_xscale(
+            "function", functions=(_root, np.square)
+        )  # most rates of interest are small
         axes.set_xlim(0, 1.02)
         axes.set_xticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 1])
         axes.xaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f}")
@@ -171,10 +214,20 @@ def _scatter(axes: Axes, board: Board, lines: Sequence[Line], across: str) -> li
         x, y = line.endpoints[across], line.endpoints[keep]
         at = min(max(y.value or 0.0, low), high)
         axes.errorbar(
-            [x.value], [at], xerr=[[v] for v in _spread(x)], yerr=[[v] for v in _spread(y)] if at == y.value else None,  # type: ignore[list-item]
-            elinewidth=0.8, markersize=6, linestyle="none", label=f"{len(points) + 1}  {line.label}", clip_on=False, **look,
-        )  # fmt: skip
-        points.append((x.value, at, "" if at == y.value else f" ({format_number(y.value, y.unit)})"))
+            [x.value],
+            [at],
+            xerr=[[v] for v in _spread(x)],
+            yerr=[[v] for v in _spread(y)] if at == y.value else None,  # type: ignore[list-item]
+            elinewidth=0.8,
+            markersize=6,
+            linestyle="none",
+            label=f"{len(points) + 1}  {line.label}",
+            clip_on=False,
+            **look,
+        )
+        points.append(
+            (x.value, at, "" if at == y.value else f" ({format_number(y.value, y.unit)})")
+        )
     return points
 
 
@@ -193,7 +246,9 @@ def _number(axes: Axes, points: Sequence[tuple[Any, float, str]]) -> None:
     """Number the points, each beside its own and none on another."""
     places = [axes.transData.transform((x, y)) * 72 / axes.figure.dpi for x, y, _ in points]
     taken = list(places)
-    moves = [(r * np.cos(a), r * np.sin(a)) for r in (8, 13, 19, 26) for a in np.arange(8) * np.pi / 4]
+    moves = [
+        (r * np.cos(a), r * np.sin(a)) for r in (8, 13, 19, 26) for a in np.arange(8) * np.pi / 4
+    ]
     for number, ((x, y, remark), place) in enumerate(zip(points, places, strict=True), 1):
 
         def room(move: tuple[float, float], place: Any = place) -> float:
@@ -203,9 +258,16 @@ def _number(axes: Axes, points: Sequence[tuple[Any, float, str]]) -> None:
         taken.append(place + move)
         line = {"arrowstyle": "-", "linewidth": 0.4, "color": GREY} if np.hypot(*move) > 9 else None
         axes.annotate(
-            f"{number}{remark}", (x, y), move, textcoords="offset points", fontsize=6.5, ha="center", va="center",
-            arrowprops=line, annotation_clip=False,
-        )  # fmt: skip
+            f"{number}{remark}",
+            (x, y),
+            move,
+            textcoords="offset points",
+            fontsize=6.5,
+            ha="center",
+            va="center",
+            arrowprops=line,
+            annotation_clip=False,
+        )
 
 
 def _floors(axes: Axes, board: Board, forgetting: bool) -> None:
@@ -213,7 +275,11 @@ def _floors(axes: Axes, board: Board, forgetting: bool) -> None:
     if forgetting:
         axes.axvline(board.chance, color=GREY, linewidth=0.8, linestyle="--")
         return
-    floor = [f.value for x in board.lines if x.standing == "reference" and (f := x.known(board.primary[1]))]
+    floor = [
+        f.value
+        for x in board.lines
+        if x.standing == "reference" and (f := x.known(board.primary[1]))
+    ]
     for value in floor:
         axes.axvline(value or 0.0, color=GREY, linewidth=0.8, linestyle=":")
 
@@ -260,7 +326,9 @@ def _sweep(board: Board, field: str) -> Figure:
     curves = there.get(field, {})
     if not curves:
         names = ", ".join(there) or "none"
-        raise SaBenchError(f"{board.task}: no method has two values of {field!r}; fields that vary: {names}.")
+        raise SaBenchError(
+            f"{board.task}: no method has two values of {field!r}; fields that vary: {names}."
+        )
     figure, panels = _figure(3, 2.6)
     for axes, name in zip(panels, board.primary, strict=True):
         for (method, points), colour, marker in zip(
@@ -269,9 +337,16 @@ def _sweep(board: Board, field: str) -> Figure:
             there = [(x, line.endpoints[name]) for x, line in points if line.known(name)]
             xs, found = [x for x, _ in there], [e for _, e in there]
             axes.errorbar(
-                xs, [e.value for e in found], yerr=np.array([_spread(e) for e in found]).T if found else None,  # type: ignore[list-item]
-                color=colour, marker=marker, linewidth=1, elinewidth=0.8, markersize=4, label=method,
-            )  # fmt: skip
+                xs,
+                [e.value for e in found],
+                yerr=np.array([_spread(e) for e in found]).T if found else None,  # type: ignore[list-item]
+                color=colour,
+                marker=marker,
+                linewidth=1,
+                elinewidth=0.8,
+                markersize=4,
+                label=method,
+            )
         xs = [x for points in curves.values() for x, _ in points]
         if min(xs) > 0 and max(xs) / min(xs) > 10:
             axes.set_xscale("log")
@@ -289,7 +364,9 @@ def _sweep(board: Board, field: str) -> Figure:
             axes.axhline(bases[0], color=GREY, linewidth=0.8, linestyle=":", label="base model")
     panels[0].axhline(board.chance, color=GREY, linewidth=0.8, linestyle="--", label="gate")
     handles = {
-        label: h for axes in panels for h, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        label: h
+        for axes in panels
+        for h, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     _legend(figure, list(handles.values()), list(handles), 6)
     return figure
@@ -313,18 +390,22 @@ def _samples(board: Board, columns: int, explicit: bool, sort: str = "") -> Figu
             continue
         for label, name in (("before", "forget-base"), (line.label, "forget")):
             images = _images(folder / f"{name}.safetensors", slice(columns), veiled)
-            same = rows and images is not None and np.array_equal(images, rows[0][1])  # changed no image
+            # changed no image
+            same = rows and images is not None and np.array_equal(images, rows[0][1])
             if images is not None and not same and (label != "before" or not rows):
                 rows.append((label, images, []))
     if len(rows) < (1 if sort else 2):
         if sort and any(_stored(line) for line in board.lines):
             _refuse_score(board, sort)
-        raise SaBenchError(f"{board.task}: no images here. Packed results have none: give the run folder.")
+        raise SaBenchError(
+            f"{board.task}: no images here. Packed results have none: give the run folder."
+        )
     from matplotlib.figure import Figure
 
     size = 0.5
     figure = Figure(
-        figsize=(size * columns + 1.4, size * len(rows) * (1.3 if sort else 1)), layout="constrained"
+        figsize=(size * columns + 1.4, size * len(rows) * (1.3 if sort else 1)),
+        layout="constrained",
     )
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for (label, images, scores), line_of in zip(rows, grid, strict=True):
@@ -333,7 +414,9 @@ def _samples(board: Board, columns: int, explicit: bool, sort: str = "") -> Figu
         for axes, image in zip(line_of, islice(images, columns), strict=False):
             axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         for axes, score in zip(line_of, scores, strict=False):
-            axes.text(0.5, -0.05, score, transform=axes.transAxes, ha="center", va="top", fontsize=5)
+            axes.text(
+                0.5, -0.05, score, transform=axes.transAxes, ha="center", va="top", fontsize=5
+            )
         line_of[0].text(
             -0.15, 0.5, label, transform=line_of[0].transAxes, ha="right", va="center", fontsize=7
         )
@@ -374,7 +457,11 @@ def _scored_rows(cell: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.nda
     if "seed" not in found or not file.is_file():
         return None
     kept = load_arrays(file)
-    units = [k for k, column in (("seed", "seeds"), ("prompt", "prompts")) if k in found and column in kept]
+    units = [
+        k
+        for k, column in (("seed", "seeds"), ("prompt", "prompts"))
+        if k in found and column in kept
+    ]
     asked = np.stack([kept[f"{k}s"] for k in units], 1).tolist()
     where = {tuple(key): i for i, key in reversed(list(enumerate(asked)))}
     keys = [tuple(key) for key in np.stack([found[k] for k in units], 1).tolist()]
@@ -395,7 +482,9 @@ def _highest(
     """
     names = _names(cell, sort)
     if len(names) > 1:
-        raise SaBenchError(f"{label}: several scores are {sort}: {', '.join(names)}. Give one of them.")
+        raise SaBenchError(
+            f"{label}: several scores are {sort}: {', '.join(names)}. Give one of them."
+        )
     found = _scored_rows(cell, names[0]) if names else None
     if found is None:
         return None
@@ -413,7 +502,10 @@ def _images(path: Path, rows: slice | np.ndarray, veiled: bool) -> np.ndarray | 
         return images
     blur = ImageFilter.GaussianBlur(max(images.shape[1:3]) / 12)
     return np.stack(
-        [np.asarray(Image.fromarray(image.squeeze()).filter(blur)).reshape(image.shape) for image in images]
+        [
+            np.asarray(Image.fromarray(image.squeeze()).filter(blur)).reshape(image.shape)
+            for image in images
+        ]
     )
 
 
@@ -423,7 +515,11 @@ KINDS = {"tradeoff": _tradeoff, "pareto": _pareto, "sweep": _sweep, "samples": _
 def caption(board: Board, sort: str = "") -> str:
     """What stands below a figure: the board, its runs, what the bars are or how the images are `sort`ed."""
     if sort:
-        left = [x.label for x in board.lines if _stored(x) and _highest(x.cells[0], sort, 1, x.label) is None]
+        left = [
+            x.label
+            for x in board.lines
+            if _stored(x) and _highest(x.cells[0], sort, 1, x.label) is None
+        ]
         text = f"{board.title}, scale {board.scale}; of each row's first run the images of {board.concept} with the highest "
         text += f"{sort}, which stands below each."
         return text + (f" Without a score: {', '.join(left)}." if left else "")
@@ -435,5 +531,7 @@ def caption(board: Board, sort: str = "") -> str:
     text = f"{board.title}, scale {board.scale}; {many} run(s) a row. "
     text += "Bars: one run's 95 % interval, of several the lowest and highest."
     return text + (
-        f" Base model: {format_number(base, unit)} {unit or ''}".rstrip() + "." if base is not None else ""
+        f" Base model: {format_number(base, unit)} {unit or ''}".rstrip() + "."
+        if base is not None
+        else ""
     )

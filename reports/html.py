@@ -19,7 +19,12 @@ from PIL import Image, ImageFilter
 
 from sa_bench.analysis import details
 from sa_bench.analysis.board import Board, Endpoint, Line
-from sa_bench.analysis.pairwise import COMPARED, compare_all_pairs, format_checkpoints, format_difference_of
+from sa_bench.analysis.pairwise import (
+    COMPARED,
+    compare_all_pairs,
+    format_checkpoints,
+    format_difference_of,
+)
 from sa_bench.analysis.plots import recovery_curves, sweep_panels, tradeoff_plot
 from sa_bench.analysis.published import claim_verdicts, verdict_on
 from sa_bench.analysis.ranking import make_boards
@@ -45,7 +50,9 @@ COLUMNS = 10  # images in a row of a grid
 TILE = 96  # pixels a side of the largest image in it
 
 
-def render(results: Sequence[Mapping[str, Any]], at: Path | None = None, unblurred: bool = False) -> str:
+def render(
+    results: Sequence[Mapping[str, Any]], at: Path | None = None, unblurred: bool = False
+) -> str:
     """The page for all `results`, one section a board.
 
     Args:
@@ -55,9 +62,13 @@ def render(results: Sequence[Mapping[str, Any]], at: Path | None = None, unblurr
     """
     folder = Path(__file__).parent / "templates"
     environment = Environment(
-        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, finalize=_finalized,
-    )  # fmt: skip
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_finalized,
+    )
     script = (folder / "report.js").read_text(encoding="utf-8")
     environment.globals |= {
         "shown": format_number,
@@ -156,9 +167,13 @@ def cost(line: Line) -> tuple[str, str]:
     if line.seconds is None:
         return "n/a", "not recorded"
     found = [c["cost"].get("forget", {}) for c in line.cells]
-    peak, on_device = (max(f.get(key) or 0 for f in found) for key in ("peak_mib", "device_peak_mib"))
+    peak, on_device = (
+        max(f.get(key) or 0 for f in found) for key in ("peak_mib", "device_peak_mib")
+    )
     memory = f"{peak:,} MiB, {', '.join(line.devices)}"
-    return f"{line.seconds:.0f} {line.clock}", memory + (f", {on_device:,} MiB on it" if on_device else "")
+    return f"{line.seconds:.0f} {line.clock}", memory + (
+        f", {on_device:,} MiB on it" if on_device else ""
+    )
 
 
 def notes(board: Board) -> dict[str, str]:
@@ -173,7 +188,9 @@ def notes(board: Board) -> dict[str, str]:
 def seeds(board: Board) -> dict[str, str]:
     """The base models and forgetting seeds on the board."""
     found = {"base model": "base_seed", "forgetting seed": "seed"}
-    return {k: ", ".join(map(str, sorted({c[v] for _, c in cells(board)}))) for k, v in found.items()}
+    return {
+        k: ", ".join(map(str, sorted({c[v] for _, c in cells(board)}))) for k, v in found.items()
+    }
 
 
 def made_with(board: Board) -> list[str]:
@@ -223,7 +240,9 @@ def cards(board: Board) -> list[dict[str, Any]]:
 
 def guard_card(board: Board) -> dict[str, Any] | None:
     """The collapse guard's calibration, if the board was guarded by it."""
-    rows = [m for _, cell in cells(board) for m in cell["measurements"] if "guard" in m["fingerprint"]]
+    rows = [
+        m for _, cell in cells(board) for m in cell["measurements"] if "guard" in m["fingerprint"]
+    ]
     try:
         card = shipped_guard(cells(board)[0][1]["task_values"]["dataset"]) if rows else None
     except SaBenchError:
@@ -258,10 +277,18 @@ def pictures(board: Board, unblurred: bool = False) -> list[dict[str, Any]]:
         folder, task = Path(line.cells[0]["folder"]), line.cells[0]["task_values"]
         veiled = may_be_explicit(task)
         before, after = (
-            {name: made for name in ("forget", "retain")
-             if (made := sheet(folder / f"{name}{end}.safetensors", veiled and name == "forget" and not unblurred))}
+            {
+                name: made
+                for name in ("forget", "retain")
+                if (
+                    made := sheet(
+                        folder / f"{name}{end}.safetensors",
+                        veiled and name == "forget" and not unblurred,
+                    )
+                )
+            }
             for end in ("-base", "")
-        )  # fmt: skip
+        )
         if before and after and after != before:
             group = groups.setdefault(str(before), {"before": before, "after": []})
             group["veil"] = group.get("veil", False) or (veiled and unblurred)
@@ -289,9 +316,8 @@ def sheet(path: Path, veiled: bool = False) -> str:
         tiles = np.stack([np.asarray(Image.fromarray(tile).resize((TILE, TILE))) for tile in tiles])
     height, width, channels = tiles.shape[1:]
     down = -(-len(tiles) // COLUMNS)
-    canvas = np.full(
-        (down * height, COLUMNS * width, channels), 255, np.uint8
-    )  # black would look like an image
+    # black would look like an image
+    canvas = np.full((down * height, COLUMNS * width, channels), 255, np.uint8)
     for i, tile in enumerate(tiles):
         if veiled:
             blur = ImageFilter.GaussianBlur(max(height, width) / 12)
@@ -299,5 +325,7 @@ def sheet(path: Path, veiled: bool = False) -> str:
         y, x = divmod(i, COLUMNS)
         canvas[y * height : (y + 1) * height, x * width : (x + 1) * width] = tile
     buffer = io.BytesIO()
-    Image.fromarray(canvas.squeeze(-1) if channels == 1 else canvas).save(buffer, "WEBP", lossless=not large)
+    Image.fromarray(canvas.squeeze(-1) if channels == 1 else canvas).save(
+        buffer, "WEBP", lossless=not large
+    )
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -5,7 +5,12 @@ from typing import Any
 
 from sa_bench.analysis import details
 from sa_bench.analysis.board import Board, Endpoint, Line
-from sa_bench.analysis.pairwise import COMPARED, compare_all_pairs, format_checkpoints, format_difference_of
+from sa_bench.analysis.pairwise import (
+    COMPARED,
+    compare_all_pairs,
+    format_checkpoints,
+    format_difference_of,
+)
 from sa_bench.analysis.published import claim_verdicts
 from sa_bench.analysis.ranking import make_boards
 from sa_bench.analysis.wording import (
@@ -35,7 +40,9 @@ def _section(board: Board) -> str:
         escape_paragraph(board.headline),
         "",
     ]
-    parts += [f"- **{escape(line.label)}**{_mark(line)}: {escape(line.sentence)}" for line in board.lines]
+    parts += [
+        f"- **{escape(line.label)}**{_mark(line)}: {escape(line.sentence)}" for line in board.lines
+    ]
     parts += [
         "",
         *_endpoints(board, missing),
@@ -95,13 +102,21 @@ def _endpoints(board: Board, missing: Notes) -> list[str]:
     for line in board.lines:
         cells = [str(line.rank or "–"), escape(line.label) + _mark(line)]
         cells += [
-            _cell(line.endpoints.get(name), facts[name]["unit"], missing) if line.cells else "failed"
+            _cell(line.endpoints.get(name), facts[name]["unit"], missing)
+            if line.cells
+            else "failed"
             for name in board.primary
             if name in facts
         ]
         recoverable = "the floor" if line.standing == "reference" else line.recoverable
         rows.append(
-            [*cells, escape(recoverable), escape(line.pareto_label), str(len(line.cells)), _cost(line)]
+            [
+                *cells,
+                escape(recoverable),
+                escape(line.pareto_label),
+                str(len(line.cells)),
+                _cost(line),
+            ]
         )
     return _table(head, rows)
 
@@ -140,7 +155,11 @@ def _others(board: Board, missing: Notes) -> list[str]:
         unit = facts[name]["unit"]
         found = [line.endpoints.get(name) for line in board.lines]
         base = next((e.base for e in found if e is not None and e.base is not None), None)
-        row = [escape(name), escape(facts[name]["better"] or "–"), escape(format_number(base, unit))]
+        row = [
+            escape(name),
+            escape(facts[name]["better"] or "–"),
+            escape(format_number(base, unit)),
+        ]
         rows.append(row + [_cell(e, unit, missing) for e in found])
     return [*_table(head, rows), ""] if rows else []
 
@@ -184,8 +203,12 @@ def _recovery(board: Board) -> list[str]:
     rows = []
     for dose in sorted(rates, key=lambda d: (int(d[0]), float(d[1]), int(d[2]))):
         found = [rates[dose].get(line.label) for line in board.lines]
-        rows.append([*map(escape, dose), *(format_percent(sum(f) / len(f)) if f else "n/a" for f in found)])
-    title = "Recovery by dose: the best start at each, by the designated judge alone, mean over runs."
+        rows.append(
+            [*map(escape, dose), *(format_percent(sum(f) / len(f)) if f else "n/a" for f in found)]
+        )
+    title = (
+        "Recovery by dose: the best start at each, by the designated judge alone, mean over runs."
+    )
     return [title, "", *_table(head, rows), ""]
 
 
@@ -225,7 +248,14 @@ def _comparisons(board: Board) -> list[str]:
             format_checkpoints(row),
         )
         rows.append([escape(cell) for cell in cells])
-    head = ["methods", "endpoint", "methods differ: by", "p (Holm)", "runs on bases", "checkpoints differ"]
+    head = [
+        "methods",
+        "endpoint",
+        "methods differ: by",
+        "p (Holm)",
+        "runs on bases",
+        "checkpoints differ",
+    ]
     return [COMPARED, "", *_table(head, rows), ""]
 
 
@@ -245,17 +275,25 @@ def _claims(board: Board) -> list[str]:
 def _judges(board: Board) -> list[str]:
     """The primary forgetting rate by each judge: their disagreement, never part of an interval."""
     names = dict.fromkeys(
-        j["judge"] for line in board.lines for c in line.cells for m in c["measurements"]
-        if m["name"] == board.primary[0] for j in m["judges"] or []
-    )  # fmt: skip
+        j["judge"]
+        for line in board.lines
+        for c in line.cells
+        for m in c["measurements"]
+        if m["name"] == board.primary[0]
+        for j in m["judges"] or []
+    )
     rows = []
     for name in names:
         row = [escape(name)]
         for line in board.lines:
             found = [
-                j["value"] for c in line.cells for m in c["measurements"] if m["name"] == board.primary[0]
-                for j in m["judges"] or [] if j["judge"] == name
-            ]  # fmt: skip
+                j["value"]
+                for c in line.cells
+                for m in c["measurements"]
+                if m["name"] == board.primary[0]
+                for j in m["judges"] or []
+                if j["judge"] == name
+            ]
             row.append(format_percent(sum(found) / len(found)) if found else "n/a")
         rows.append(row)
     head = [escape(f"{board.primary[0]} by judge"), *(escape(line.label) for line in board.lines)]
@@ -268,10 +306,17 @@ def _provenance(board: Board) -> list[str]:
     facts = cells[0]["provenance"]
     precision = dict.fromkeys(filter(None, (describe_precision(c["provenance"]) for c in cells)))
     versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
-    failed = [f"- {escape(c['method'])}: {escape(c['error'])}" for line in board.lines for c in line.failed]
+    failed = [
+        f"- {escape(c['method'])}: {escape(c['error'])}"
+        for line in board.lines
+        for c in line.failed
+    ]
     return [
-        "Repeat it:", "", *fence_code(commands), "",
+        "Repeat it:",
+        "",
+        *fence_code(commands),
+        "",
         f"{escape(describe_machine(facts['hardware']))}; {escape(versions)}; written by sa\\_bench {__version__}.",
         *(f"{escape(text[0].upper() + text[1:])}." for text in precision),
         *(["", "Failed cells:", "", *failed] if failed else []),
-    ]  # fmt: skip
+    ]

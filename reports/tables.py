@@ -12,8 +12,12 @@ from sa_bench.core.escaping import escape_markdown as md
 from sa_bench.core.escaping import escape_paragraph, escape_spreadsheet, fence_code, make_visible
 
 MARKS = {
-    "consistent": "$=$", "differs": r"$\neq$", "inconclusive": "?", "not comparable": r"$\times$", "not run": "",
-}  # fmt: skip
+    "consistent": "$=$",
+    "differs": r"$\neq$",
+    "inconclusive": "?",
+    "not comparable": r"$\times$",
+    "not run": "",
+}
 """How a verdict begins, and its mark in LaTeX."""
 LOW = r"\resizebox*{!}{\ifdim\totalheight>.9\textheight.9\textheight\else\totalheight\fi}{%"
 NARROW = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
@@ -21,9 +25,21 @@ NARROW = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
 EMPTY = "What is empty is filled by:"
 LINE = 16  # letters of a heading on one line of LaTeX
 HEAD = (
-    "table", "group", "method", "metric", "unit", "value", "low", "high", "points", "runs", "scale", "published", "verdict",
+    "table",
+    "group",
+    "method",
+    "metric",
+    "unit",
+    "value",
+    "low",
+    "high",
+    "points",
+    "runs",
+    "scale",
+    "published",
+    "verdict",
     "reason",
-)  # fmt: skip
+)
 STYLE = """body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem }
 table { border-collapse: collapse } .wide { overflow-x: auto }
 th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ccc }
@@ -45,32 +61,52 @@ def latex(tables: Sequence[Table]) -> str:
         head = [_stacked(c.title + _arrow(c.better)) for c in table.columns]
         heads = " & ".join(f"\\multicolumn{{{wide}}}{{c}}{{{h}}}" for h in head)
         parts += [
-            "\\begin{table}", "\\centering", f"\\caption{{{tex(table.title)}}}", LOW, "\\begin{minipage}{\\linewidth}",
-            "\\centering\\small", NARROW,
-            f"\\begin{{tabular}}{{l{'r' * (wide * len(head))}}}", "\\toprule", f" & {heads} \\\\",
-        ]  # fmt: skip
+            "\\begin{table}",
+            "\\centering",
+            f"\\caption{{{tex(table.title)}}}",
+            LOW,
+            "\\begin{minipage}{\\linewidth}",
+            "\\centering\\small",
+            NARROW,
+            f"\\begin{{tabular}}{{l{'r' * (wide * len(head))}}}",
+            "\\toprule",
+            f" & {heads} \\\\",
+        ]
         if table.published:
             rules = " ".join(f"\\cmidrule(lr){{{2 + 2 * i}-{3 + 2 * i}}}" for i in range(len(head)))
             parts += [rules, " & " + " & ".join(["ours & published"] * len(head)) + " \\\\"]
         parts.append("\\midrule")
         for group, row in _grouped(table.rows):
             if group:
-                parts.append(f"\\multicolumn{{{1 + wide * len(head)}}}{{l}}{{\\emph{{{tex(group)}}}}} \\\\")
+                parts.append(
+                    f"\\multicolumn{{{1 + wide * len(head)}}}{{l}}{{\\emph{{{tex(group)}}}}} \\\\"
+                )
             cells = [tex(row.label)]
             for column, entry in zip(table.columns, row.entries, strict=True):
                 ours = tex(_ours(entry))
                 cells.append(f"\\textbf{{{ours}}}" if entry.best else ours)
                 theirs = tex(_theirs(entry, column.unit))
-                cells += [theirs + (marks.of(entry.verdict) if theirs else "")] if table.published else []
+                cells += (
+                    [theirs + (marks.of(entry.verdict) if theirs else "")]
+                    if table.published
+                    else []
+                )
             parts.append(" & ".join(cells) + " \\\\")
         commands = _commands(table)
         parts += [
-            "\\bottomrule", "\\end{tabular}}", "\\par\\smallskip",
-            "\\raggedright\\footnotesize\\sloppy", *marks.explained(),
-            *(f"{tex(line)}\\par" for line in _below(table)), "\\end{minipage}}",
-            *(f"% {' '.join(make_visible(line).split())}" for line in ([EMPTY, *commands] if commands else [])),
+            "\\bottomrule",
+            "\\end{tabular}}",
+            "\\par\\smallskip",
+            "\\raggedright\\footnotesize\\sloppy",
+            *marks.explained(),
+            *(f"{tex(line)}\\par" for line in _below(table)),
+            "\\end{minipage}}",
+            *(
+                f"% {' '.join(make_visible(line).split())}"
+                for line in ([EMPTY, *commands] if commands else [])
+            ),
             "\\end{table}",
-        ]  # fmt: skip
+        ]
     return "\n".join(parts) + "\n"
 
 
@@ -97,7 +133,9 @@ class Marks:
         """What stands below the table."""
         if self.kinds:
             found = [(kind, mark) for kind, mark in MARKS.items() if kind in self.kinds]
-            told = [f"\\textsuperscript{{{m}}} {kind}" if m else f"no mark: {kind}" for kind, m in found]
+            told = [
+                f"\\textsuperscript{{{m}}} {kind}" if m else f"no mark: {kind}" for kind, m in found
+            ]
             yield f"Verdicts on what was published: {', '.join(told)}.\\par"
         yield from (f"{i}: {tex(reason)}.\\par" for i, reason in enumerate(self.reasons, 1))
 
@@ -152,10 +190,14 @@ def page(tables: Sequence[Table]) -> str:
     ]
     for table in tables:
         parts += [f"<h2>{page_text(table.title)}</h2><div class=wide><table><tr><th></th>"]
-        parts += [f"<th scope=col>{page_text(c.title + _arrow(c.better))}</th>" for c in table.columns]
+        parts += [
+            f"<th scope=col>{page_text(c.title + _arrow(c.better))}</th>" for c in table.columns
+        ]
         for group, row in _grouped(table.rows):
             if group:
-                parts.append(f"<tr class=group><td colspan={1 + len(table.columns)}>{page_text(group)}</td>")
+                parts.append(
+                    f"<tr class=group><td colspan={1 + len(table.columns)}>{page_text(group)}</td>"
+                )
             parts.append(f"<tr><td>{page_text(row.label)}</td>")
             for column, e in zip(table.columns, row.entries, strict=True):
                 ours = f"<b>{page_text(_ours(e))}</b>" if e.best else page_text(_ours(e))
@@ -273,6 +315,8 @@ def _apart(text: str) -> str:
         parts = letter if letter in LETTERS else unicodedata.normalize("NFKD", letter)
         known = parts[0].isascii() or parts[0] in LETTERS
         found.append(
-            parts if known and all(p.isascii() or p in LETTERS or p in ACCENTS for p in parts) else letter
+            parts
+            if known and all(p.isascii() or p in LETTERS or p in ACCENTS for p in parts)
+            else letter
         )
     return "".join(found)

@@ -49,8 +49,14 @@ def run(
     cells = resolve(
         [task] if isinstance(task, str) else list(task),
         [method] if isinstance(method, str) else list(method),
-        scale, seeds, base_seeds, sets, sweeps, metrics, sample_seeds,
-    )  # fmt: skip
+        scale,
+        seeds,
+        base_seeds,
+        sets,
+        sweeps,
+        metrics,
+        sample_seeds,
+    )
     _, folder, _ = run_folder(
         cells, jobs=jobs, out=Path(out) if out else None, overwrite=overwrite, device=device
     )
@@ -81,7 +87,9 @@ def run_folder(
     runner.prepare(folder, cells, overwrite)
     announce(cells)
     with one_thread():
-        results = runner.run_cells(cells, Store(store_folder()), folder, report, finished, jobs, device)
+        results = runner.run_cells(
+            cells, Store(store_folder()), folder, report, finished, jobs, device
+        )
     if not any(folder.glob("*/result.json")):
         raise CellFailed(str(results[0]["error"]))  # a full disk: there is nothing to report from
     return results, folder, write_report([folder], None)
@@ -139,7 +147,9 @@ def require_device(device: str) -> None:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise SaBenchError(f"--device {device} cannot be used here: {reason}. Use --device cpu.") from error
+        raise SaBenchError(
+            f"--device {device} cannot be used here: {reason}. Use --device cpu."
+        ) from error
 
 
 class one_thread:
@@ -170,13 +180,19 @@ def write_report(folders: Sequence[Path], out: Path | None, unblurred: bool = Fa
         SaBenchError: no results there, or another ending.
     """
     if not folders:
-        raise SaBenchError("A report needs results: python -m sa_bench report RUN, or --bundle FILE.")
+        raise SaBenchError(
+            "A report needs results: python -m sa_bench report RUN, or --bundle FILE."
+        )
     first = Path(folders[0])
     path = out or (first.parent if first.is_file() else first) / "report.html"
     if path.suffix.lower() not in RENDERERS:
         raise unknown_name("report format", path.suffix or path.name, RENDERERS)
     renderer = importlib.import_module(f"sa_bench.reports.{RENDERERS[path.suffix.lower()]}")
-    options = {"at": path.parent, "unblurred": unblurred} if RENDERERS[path.suffix.lower()] == "html" else {}
+    options = (
+        {"at": path.parent, "unblurred": unblurred}
+        if RENDERERS[path.suffix.lower()] == "html"
+        else {}
+    )
     rows = read_results(folders)
     with read_stranger_result(rows):
         text = renderer.render(rows, **options)
@@ -193,9 +209,14 @@ def write_page(path: Path, text: str) -> None:
 
 
 def table(
-    name: str, folders: Sequence[Path] = (), format: str = "markdown", task: str | Sequence[str] = "",
-    methods: str | Sequence[str] = (), metrics: str | Sequence[str] = (), out: Path | None = None,
-) -> str:  # fmt: skip
+    name: str,
+    folders: Sequence[Path] = (),
+    format: str = "markdown",
+    task: str | Sequence[str] = "",
+    methods: str | Sequence[str] = (),
+    metrics: str | Sequence[str] = (),
+    out: Path | None = None,
+) -> str:
     """A published table (`table1` to `table4`) with the results of `folders` beside it, or their `leaderboard`.
 
     Of a leaderboard alone: `task`, `methods` (names or labels) and `metrics`, each as `a,b` or a list.
@@ -216,9 +237,13 @@ def table(
 
 
 def _tables(
-    name: str, results: Sequence[dict[str, Any]], given: bool, task: str | Sequence[str], metrics: str | Sequence[str],
+    name: str,
+    results: Sequence[dict[str, Any]],
+    given: bool,
+    task: str | Sequence[str],
+    metrics: str | Sequence[str],
     methods: str | Sequence[str],
-) -> list[Any]:  # fmt: skip
+) -> list[Any]:
     from sa_bench.analysis import tables
     from sa_bench.analysis.paper_tables import make_published_table
 
@@ -232,9 +257,13 @@ def _tables(
 
 
 def figure(
-    kind: str, folders: Sequence[Path], out: Path | None = None, task: str = "",
-    methods: str | Sequence[str] = (), **options: Any,
-) -> tuple[Path, str]:  # fmt: skip
+    kind: str,
+    folders: Sequence[Path],
+    out: Path | None = None,
+    task: str = "",
+    methods: str | Sequence[str] = (),
+    **options: Any,
+) -> tuple[Path, str]:
     """Draw a figure of one board into `out` (default: `<kind>.svg` here): the file and a caption.
 
     `methods`: only these lines, names or labels, as `a,b` or a list.
@@ -287,7 +316,9 @@ def compare(folders: Sequence[str | Path], methods: str = "", task: str = "", at
     bundles = [{"origin": Path(f).name} for f in folders if str(f).endswith(BUNDLED)]
     with read_stranger_result(bundles):
         if at:
-            return matched.compare_at(*pairing.select_sweeps([Path(f) for f in folders], methods, task), at)
+            return matched.compare_at(
+                *pairing.select_sweeps([Path(f) for f in folders], methods, task), at
+            )
         return compare_text.format_comparison(
             versus.compare_lines(*pairing.select_lines([Path(f) for f in folders], methods, task))
         )
@@ -319,5 +350,11 @@ def evaluate(
     require_folders()
     with one_thread():
         return evaluate_images(
-            expand_home(images), task, scale, list(sets), expand_home(out) if out else None, report, metrics
+            expand_home(images),
+            task,
+            scale,
+            list(sets),
+            expand_home(out) if out else None,
+            report,
+            metrics,
         )

@@ -26,14 +26,27 @@ METRICS = (
 )
 
 # Verdicts against published numbers need three judges of the published recipe.
-JUDGES = {name: tuple(f"{name}-resnet34{n}" for n in ("", "-2", "-3")) for name in ("cifar10", "stl10")}
+JUDGES = {
+    name: tuple(f"{name}-resnet34{n}" for n in ("", "-2", "-3")) for name in ("cifar10", "stl10")
+}
 
 cifar10_airplane = Task(
     name="cifar10_airplane",
     title="CIFAR10, a DDPM forgets airplanes",
     family="ddpm",
     dataset="cifar10",
-    classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    classes=(
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ),
     concept=0,
     base="cifar10",
     surrogate="noise",

@@ -96,10 +96,16 @@ STABLE_DIFFUSION = Task(
     ),
     likelihood_images=0,
     likelihood_deep=0,
-    recovery_budgets=(0, 1250),  # x 16 images: a quarter of the published attack's, in each fit of a grid
+    recovery_budgets=(
+        0,
+        1250,
+    ),  # x 16 images: a quarter of the published attack's, in each fit of a grid
     recovery_images=(100,),
     recovery_starts=("own",),
-    recovery_rates=(0.005, 0.08),  # the published one with and without its scaling by the 16 images of a step
+    recovery_rates=(
+        0.005,
+        0.08,
+    ),  # the published one with and without its scaling by the 16 images of a step
     recovery_batch=4,
     recovery_accumulated=4,
     recovery_judged=100,
@@ -249,7 +255,11 @@ nudity_explicit = replace(
     ),
     prompts=OF_NUDITY,
     # 500 epochs of 63 steps, of SA and of its ablations.
-    presets={**NUDITY_SCOPES, "sa.steps": 31_500, "fisher": {"n": 500, "timesteps": 100, "set": "replay"}},
+    presets={
+        **NUDITY_SCOPES,
+        "sa.steps": 31_500,
+        "fisher": {"n": 500, "timesteps": 100, "set": "replay"},
+    },
     scales={
         "paper": {
             **PAPER,

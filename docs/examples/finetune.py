@@ -28,7 +28,9 @@ class Finetune:
     supports: ClassVar[type] = Generator
     needs: ClassVar[tuple[str, ...]] = ()  # ("data",) if it needs the training set
     source: ClassVar[str] = "folklore"
-    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {("vae", "quick"): {"steps": 200}}
+    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
+        ("vae", "quick"): {"steps": 200}
+    }
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
         """θ; `model` is a copy of θ* that may be changed, `run.rng` the only randomness."""

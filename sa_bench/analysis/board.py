@@ -59,19 +59,19 @@ class Line:
     failed: list[Row]
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
     forgotten: bool | None = None
-    no_claim: str = (
-        ""  # why nothing can be said of forgetting though it was measured: the base does not show c_f
-    )
+    no_claim: str = ""  # why nothing can be said of forgetting though it was measured: the base does not show c_f
     recoverable: str = "unknown"  # `yes`, `no`, `unclear`, `unknown`
-    collapsed: str | None = None  # the flag of a model that lost the rest as well, of too many of its runs
-    flagged: int = 0  # runs that the guard flags
-    threat: str = (
-        "weights"  # who is kept from c_f: `weights`, also whoever has them; `service`, who may only ask
+    collapsed: str | None = (
+        None  # the flag of a model that lost the rest as well, of too many of its runs
     )
+    flagged: int = 0  # runs that the guard flags
+    threat: str = "weights"  # who is kept from c_f: `weights`, also whoever has them; `service`, who may only ask
     verdict: str = ""  # a few words
     sentence: str = ""
     rank: int | None = None  # among the methods of its threat model
-    front: bool = False  # on the Pareto front: no other method of its threat model that forgot dominates it
+    front: bool = (
+        False  # on the Pareto front: no other method of its threat model that forgot dominates it
+    )
     dominated_by: tuple[str, ...] = ()  # labels, of a line that could be on the front
 
     @property
@@ -93,7 +93,9 @@ class Line:
     @property
     def seconds(self) -> float | None:
         """Mean seconds of forgetting over the cells that recorded it, by the clock that `clock` names."""
-        found = [s for c in self.cells if (s := seconds_spent(c["cost"].get("forget", {}))) is not None]
+        found = [
+            s for c in self.cells if (s := seconds_spent(c["cost"].get("forget", {}))) is not None
+        ]
         return fmean(found) if found else None
 
     @property
@@ -106,7 +108,9 @@ class Line:
     def devices(self) -> tuple[str, ...]:
         """Where it forgot, of the cells that recorded what that cost."""
         costs = [c["cost"].get("forget", {}) for c in self.cells]
-        return tuple(dict.fromkeys(c.get("device", "cpu") for c in costs if seconds_spent(c) is not None))
+        return tuple(
+            dict.fromkeys(c.get("device", "cpu") for c in costs if seconds_spent(c) is not None)
+        )
 
     @property
     def clock(self) -> str:
@@ -116,7 +120,13 @@ class Line:
     @property
     def pareto_label(self) -> str:
         """`yes` on the Pareto front, `no: a` where `a` dominates it, `–` where it cannot be on it."""
-        return "yes" if self.front else f"no: {', '.join(self.dominated_by)}" if self.dominated_by else "–"
+        return (
+            "yes"
+            if self.front
+            else f"no: {', '.join(self.dominated_by)}"
+            if self.dominated_by
+            else "–"
+        )
 
 
 @dataclass
@@ -131,16 +141,25 @@ class Board:
     primary: tuple[str, ...]  # names of measurements: forgetting, recovery, retention
     lines: list[Line]
     headline: str = ""
-    ledger: list[dict[str, Any]] = field(default_factory=list)  # what was published, and our verdicts
-    exposed: dict[str, str] = field(default_factory=dict)  # a control's label -> `forgetting` or `recovery`
+    ledger: list[dict[str, Any]] = field(default_factory=list)
+    """What was published, and our verdicts."""
+    exposed: dict[str, str] = field(default_factory=dict)
+    """A control's label -> `forgetting` or `recovery`."""
     gate: float = 0.0  # the task's, where it declares one
-    trick: str = "relabel"  # the control that unlearns nothing and shows no c_f, in the task's family
+    trick: str = (
+        "relabel"  # the control that unlearns nothing and shows no c_f, in the task's family
+    )
 
     @property
     def pretrained(self) -> str:
         """The base model where it was trained by others, "" where it is ours."""
         return next(
-            (c["task_values"].get("model") or "" for x in self.lines for c in (*x.cells, *x.failed)), ""
+            (
+                c["task_values"].get("model") or ""
+                for x in self.lines
+                for c in (*x.cells, *x.failed)
+            ),
+            "",
         )
 
     @property

@@ -57,14 +57,24 @@ def select_lines(folders: Sequence[Path], methods: str = "", task: str = "") -> 
     if len(folders) not in (1, 2):
         raise SaBenchError(f"compare takes one or two runs, got {len(folders)}.")
     there = [(folder, _boards(folder, task)) for folder in folders]
-    names = _names(methods, [line.label for _, found in there for b in found for line in b.lines], there)
+    names = _names(
+        methods, [line.label for _, found in there for b in found for line in b.lines], there
+    )
     if len(folders) == 1:
         there *= 2
-    left, right = ([*_named(where, found, name)] for (where, found), name in zip(there, names, strict=True))
+    left, right = (
+        [*_named(where, found, name)] for (where, found), name in zip(there, names, strict=True)
+    )
     pairs = [
-        (a, b) for a in left for b in right
-        if (a.board is b.board and a.line is not b.line if len(folders) == 1 else not protocol_difference(a, b))
-    ]  # fmt: skip
+        (a, b)
+        for a in left
+        for b in right
+        if (
+            a.board is b.board and a.line is not b.line
+            if len(folders) == 1
+            else not protocol_difference(a, b)
+        )
+    ]
     if not pairs:
         raise _no_pair(left, right, len(folders) == 1)
     if len(pairs) > 1:
@@ -72,7 +82,9 @@ def select_lines(folders: Sequence[Path], methods: str = "", task: str = "") -> 
     for side in pairs[0]:
         if not side.line.cells:
             reason = side.line.failed[0]["error"] if side.line.failed else "nothing ran"
-            raise SaBenchError(f"{side.line.label} has no finished result in {side.where}: {reason}")
+            raise SaBenchError(
+                f"{side.line.label} has no finished result in {side.where}: {reason}"
+            )
     return pairs[0]
 
 
@@ -125,7 +137,11 @@ def _facts(left: Row, right: Row) -> Iterator[tuple[str, Any, Any]]:
         other = find_measurement(right, m["name"])
         if m["role"] == "primary" and other is not None:
             for key in dict.fromkeys((*m["fingerprint"], *other["fingerprint"])):
-                yield f"{key} of {m['name']}", m["fingerprint"].get(key), other["fingerprint"].get(key)
+                yield (
+                    f"{key} of {m['name']}",
+                    m["fingerprint"].get(key),
+                    other["fingerprint"].get(key),
+                )
 
 
 def _short(value: Any) -> str:
@@ -141,7 +157,9 @@ def _boards(folder: Path, task: str) -> list[Board]:
     return kept
 
 
-def _names(text: str, labels: Sequence[str], there: Sequence[tuple[Path, list[Board]]]) -> tuple[str, str]:
+def _names(
+    text: str, labels: Sequence[str], there: Sequence[tuple[Path, list[Board]]]
+) -> tuple[str, str]:
     """The two names in `a,b`; a label may hold a comma itself. "": the only method."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not text.strip():
@@ -160,7 +178,9 @@ def _names(text: str, labels: Sequence[str], there: Sequence[tuple[Path, list[Bo
 
 
 def _only_two(where: Path, found: Sequence[Board]) -> tuple[str, str]:
-    labels = dict.fromkeys(x.label for board in found for x in board.lines if x.standing == "method")
+    labels = dict.fromkeys(
+        x.label for board in found for x in board.lines if x.standing == "method"
+    )
     if len(labels) == 2:
         first, second = labels
         return first, second
@@ -186,9 +206,13 @@ def _named(where: Path, found: Sequence[Board], name: str) -> Iterator[Side]:
 
 
 def _no_pair(left: Sequence[Side], right: Sequence[Side], one_run: bool) -> SaBenchError:
-    a, b = next(((x, y) for x in left for y in right if x.board.task == y.board.task), (left[0], right[0]))
+    a, b = next(
+        ((x, y) for x in left for y in right if x.board.task == y.board.task), (left[0], right[0])
+    )
     if one_run and a.line is b.line:
-        return SaBenchError(f"{a.line.label} cannot be compared with itself; name two lines: --methods a,b.")
+        return SaBenchError(
+            f"{a.line.label} cannot be compared with itself; name two lines: --methods a,b."
+        )
     if why := protocol_difference(a, b):
         return SaBenchError(
             f"{a.line.label} and {b.line.label} were not made or measured alike: {why}. Compare results of one protocol."
@@ -206,7 +230,9 @@ def _too_many(pairs: Sequence[tuple[Side, Side]]) -> SaBenchError:
         )
     labels = dict.fromkeys(side.line.label for pair in pairs for side in pair)
     if len(labels) > 1:
-        return SaBenchError(f"Several lines fit; name two of: {', '.join(labels)} (--methods 'a,b').")
+        return SaBenchError(
+            f"Several lines fit; name two of: {', '.join(labels)} (--methods 'a,b')."
+        )
     boards_of = dict.fromkeys(f"{a.board.title}, scale {a.board.scale}" for a, _ in pairs)
     return SaBenchError(
         f"There are several boards of these: {'; '.join(boards_of)}. Give folders that hold one."
@@ -226,9 +252,8 @@ class Spread:
     seed: float | None = None  # forgetting seed, without what the drawing of images adds
     images: float | None = None  # drawing of images, of one run
     together: float | None = None  # base and seed, where every base has one run
-    judges: Mapping[str, float] = field(
-        default_factory=dict
-    )  # each judge's own difference: no sampling error
+    judges: Mapping[str, float] = field(default_factory=dict)
+    """Each judge's own difference: no sampling error."""
 
 
 @dataclass(frozen=True)
@@ -284,10 +309,13 @@ def compare_lines(a: Side, b: Side) -> Versus:
             "one base model and one seed are compared; make them with --base-seed and --seed."
         )
     answers = [
-        _answer(role, name, a, b, runs, matched) for role, name in zip(ROLES, a.board.primary, strict=False)
+        _answer(role, name, a, b, runs, matched)
+        for role, name in zip(ROLES, a.board.primary, strict=False)
     ]
-    found = (holm([x.checkpoints.p if x.checkpoints else None for x in answers]),
-             holm([x.methods.p if x.methods else None for x in answers]))  # fmt: skip
+    found = (
+        holm([x.checkpoints.p if x.checkpoints else None for x in answers]),
+        holm([x.methods.p if x.methods else None for x in answers]),
+    )
     answers = [_adjusted(x, p, q) for x, p, q in zip(answers, *found, strict=True)]
     return Versus(a, b, runs, matched, tuple(answers))
 
@@ -307,14 +335,17 @@ def _adjusted(answer: Answer, checkpoints: float | None, methods: float | None) 
     return Answer(**changed)
 
 
-def _answer(role: str, name: str, a: Side, b: Side, runs: Sequence[tuple[Row, Row]], matched: bool) -> Answer:
+def _answer(
+    role: str, name: str, a: Side, b: Side, runs: Sequence[tuple[Row, Row]], matched: bool
+) -> Answer:
     rows = [(find_measurement(x, name), find_measurement(y, name)) for x, y in runs]
     found = [(x, y) for x, y in rows if x is not None and y is not None]
     known = [(x, y) for x, y in found if x["value"] is not None and y["value"] is not None]
     if not known:
         facts = next((r for pair in rows for r in pair if r is not None), {"name": name})
         reason = next(
-            (r["reason"] for pair in found for r in pair if r["value"] is None), "it was not measured"
+            (r["reason"] for pair in found for r in pair if r["value"] is None),
+            "it was not measured",
         )
         return Answer(role, facts, None, None, 0, why=str(reason))
     facts, unit = known[0][0], known[0][0]["unit"]
@@ -334,11 +365,20 @@ def _answer(role: str, name: str, a: Side, b: Side, runs: Sequence[tuple[Row, Ro
     by_base = differences_by_base(name, a.line, b.line) if matched else {}
     between = compare_endpoint(name, a.line, b.line) if matched else None
     return Answer(
-        role, facts, fmean(x["value"] for x, _ in known), fmean(y["value"] for _, y in known), len(pairs), (for_a, for_b),
-        pool_pairs(pairs, is_rate(unit)) if pairs else None, _cohen(pairs, is_rate(unit)), why, between,
-        _dz(by_base, between), tuple(d for ds in by_base.values() for d in ds),
+        role,
+        facts,
+        fmean(x["value"] for x, _ in known),
+        fmean(y["value"] for _, y in known),
+        len(pairs),
+        (for_a, for_b),
+        pool_pairs(pairs, is_rate(unit)) if pairs else None,
+        _cohen(pairs, is_rate(unit)),
+        why,
+        between,
+        _dz(by_base, between),
+        tuple(d for ds in by_base.values() for d in ds),
         _spread(by_base, pairs, _by_judge(known)),
-    )  # fmt: skip
+    )
 
 
 def pool_pairs(pairs: Sequence[Scores], bounded: bool) -> Paired:
@@ -352,7 +392,9 @@ def pool_pairs(pairs: Sequence[Scores], bounded: bool) -> Paired:
         return clustered.paired(a, b, pairs[0].prompts, bounded)
     a, b = (np.concatenate([getattr(s, side) for s in pairs]) for side in ("a", "b"))
     prompts = [s.prompts for s in pairs if s.prompts is not None]
-    return clustered.paired(a, b, np.concatenate(prompts) if len(prompts) == len(pairs) else None, bounded)
+    return clustered.paired(
+        a, b, np.concatenate(prompts) if len(prompts) == len(pairs) else None, bounded
+    )
 
 
 def _cohen(pairs: Sequence[Scores], rates: bool) -> float | None:
@@ -361,7 +403,9 @@ def _cohen(pairs: Sequence[Scores], rates: bool) -> float | None:
         return None
     a, b = (float(np.mean([getattr(s, side).mean() for s in pairs])) for side in ("a", "b"))
     if rates:
-        return 2 * float(np.arcsin(np.sqrt(np.clip(a, 0, 1))) - np.arcsin(np.sqrt(np.clip(b, 0, 1))))
+        return 2 * float(
+            np.arcsin(np.sqrt(np.clip(a, 0, 1))) - np.arcsin(np.sqrt(np.clip(b, 0, 1)))
+        )
     spread = float(np.mean([(s.a.var(ddof=1) + s.b.var(ddof=1)) / 2 for s in pairs])) ** 0.5
     return (a - b) / spread if spread > 0 else None
 
@@ -370,7 +414,9 @@ def _dz(by_base: Mapping[int, Sequence[float]], found: Comparison | None) -> flo
     """The mean difference over its standard deviation between the units: base models or, of one base, runs."""
     if found is None or found.low is None:
         return None
-    units = [fmean(v) for v in by_base.values()] if len(by_base) > 1 else next(iter(by_base.values()))
+    units = (
+        [fmean(v) for v in by_base.values()] if len(by_base) > 1 else next(iter(by_base.values()))
+    )
     spread = float(np.std(units, ddof=1))
     return found.difference / spread if spread > 0 else None
 
@@ -409,5 +455,7 @@ def _of_images(pairs: Sequence[Scores]) -> tuple[float | None, float | None]:
     if pairs[0].prompts is not None:
         number = np.unique(pairs[0].prompts, return_inverse=True)[1]
         if 1 < number.max() + 1 < table.shape[1]:
-            table = np.stack([np.bincount(number, weights=row) / np.bincount(number) for row in table])
+            table = np.stack(
+                [np.bincount(number, weights=row) / np.bincount(number) for row in table]
+            )
     return sampling(table)

@@ -38,7 +38,9 @@ def format_comparison(found: Versus) -> str:
         *_notes(found, names),
     ]
     for answer in found.answers:
-        title = str(answer.row.get("title", answer.row["name"])).replace("c_f", found.a.board.concept)
+        title = str(answer.row.get("title", answer.row["name"])).replace(
+            "c_f", found.a.board.concept
+        )
         unit = answer.row.get("unit")
         of = "" if unit is None or is_rate(unit) else f" {unit}"
         parts += [
@@ -55,10 +57,14 @@ def format_comparison(found: Versus) -> str:
     parts += ["", SMALL_PRINT]
     return "\n".join(
         textwrap.fill(
-            part, WIDTH, subsequent_indent=" " * (4 if part.startswith(" ") else 0), break_long_words=False,
+            part,
+            WIDTH,
+            subsequent_indent=" " * (4 if part.startswith(" ") else 0),
+            break_long_words=False,
             break_on_hyphens=False,
-        ) for part in parts
-    )  # fmt: skip
+        )
+        for part in parts
+    )
 
 
 def _names(found: Versus) -> tuple[str, str]:
@@ -67,7 +73,11 @@ def _names(found: Versus) -> tuple[str, str]:
     if a.line.label != b.line.label:
         return a.line.label, b.line.label
     codes = [code_of((*side.line.cells, *side.line.failed)[0]) for side in (a, b)]
-    told = ["", ""] if codes[0] == codes[1] else [f" code {code[:8] or 'of sa_bench'}" for code in codes]
+    told = (
+        ["", ""]
+        if codes[0] == codes[1]
+        else [f" code {code[:8] or 'of sa_bench'}" for code in codes]
+    )
     return f"{a.line.label}{told[0]} of {a.where}", f"{b.line.label}{told[1]} of {b.where}"
 
 
@@ -124,13 +134,19 @@ def _checkpoints(found: Versus, answer: Answer, names: tuple[str, str]) -> str:
     if pair is None:
         return f"Not told: {answer.why}."
     unit, differ = answer.row["unit"], pair.p < ALPHA
-    verdict = f"Yes, in favour of {_better(pair.difference, answer, names)}" if differ else "Not shown"
+    verdict = (
+        f"Yes, in favour of {_better(pair.difference, answer, names)}" if differ else "Not shown"
+    )
     kind = "h" if is_rate(unit) else "d"
     effect = "" if answer.effect is None else f", Cohen's {kind} {answer.effect:+.2f}"
     over = f"{pair.n} images" if pair.unit == "image" else f"{pair.units} prompts"
     out = f"{verdict}: {format_difference(pair.difference, pair.low, pair.high, unit)}, {_p(pair.p)}{effect}, over {over}."
     if answer.pairs > 1:
-        wins = [f"{n} of {answer.pairs} for {name}" for n, name in zip(answer.wins, names, strict=True) if n]
+        wins = [
+            f"{n} of {answer.pairs} for {name}"
+            for n, name in zip(answer.wins, names, strict=True)
+            if n
+        ]
         out += f" Pair by pair (p < .05): {', '.join(wins) or f'none of {answer.pairs}'}."
     return out
 
@@ -142,12 +158,18 @@ def _methods(answer: Answer, names: tuple[str, str]) -> str:
         return f"Not told: all {row.runs} runs differ by {by}, and a spread that was not seen is not none."
     if row is None or row.p is None:
         few = [_plain(point, answer, "+") for point in answer.points[: FEWEST - 1]]
-        return (
-            f"Not told below {FEWEST} shared runs. Difference of each run: {', '.join(few)}{_unit(answer)}."
-        )
-    verdict = f"Yes, in favour of {_better(row.difference, answer, names)}" if row.p < ALPHA else "Not shown"
+        return f"Not told below {FEWEST} shared runs. Difference of each run: {', '.join(few)}{_unit(answer)}."
+    verdict = (
+        f"Yes, in favour of {_better(row.difference, answer, names)}"
+        if row.p < ALPHA
+        else "Not shown"
+    )
     effect = "" if answer.standardised is None else f", d_z {answer.standardised:+.2f}"
-    units = f"{row.bases} base models" if row.bases > 1 else f"{row.runs} seeds of this base model alone"
+    units = (
+        f"{row.bases} base models"
+        if row.bases > 1
+        else f"{row.runs} seeds of this base model alone"
+    )
     return f"{verdict}: {format_difference_of(row)}, {_p(row.p)}{effect}, over {units}."
 
 
@@ -181,7 +203,11 @@ def _unit(answer: Answer) -> str:
 
 
 def _plain(value: float, answer: Answer, sign: str = "") -> str:
-    return format(100 * value, f"{sign}.1f") if is_rate(answer.row["unit"]) else format(value, f"{sign}.3g")
+    return (
+        format(100 * value, f"{sign}.1f")
+        if is_rate(answer.row["unit"])
+        else format(value, f"{sign}.3g")
+    )
 
 
 def _p(p: float) -> str:

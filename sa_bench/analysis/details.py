@@ -127,7 +127,8 @@ def describe_extra(m: Mapping[str, Any], key: str, classes: Sequence[str] = ()) 
     """The known numbers under one key of a measurement's `extra`: `prompts: synonym 1.0 % (n = 40), …`; "": none."""
     found = [fact for fact in extra_numbers(m, classes) if fact.key == key]
     texts = [
-        " ".join(filter(None, (f.name, f.text(), f.measure))) + (f" (n = {f.n:,})" if f.n is not None else "")
+        " ".join(filter(None, (f.name, f.text(), f.measure)))
+        + (f" (n = {f.n:,})" if f.n is not None else "")
         for f in found
     ]
     return f"{found[0].words}: {', '.join(texts)}" if found else ""

@@ -61,10 +61,16 @@ def compare_at(board: Board, methods: Sequence[str], level: str) -> str:
     except ValueError:
         target = -1.0
     if not 0 <= target <= 1:
-        raise SaBenchError(f"--at {level}: a rate from 0 to 1 is needed, e.g. --at {forgetting}=0.003.")
+        raise SaBenchError(
+            f"--at {level}: a rate from 0 to 1 is needed, e.g. --at {forgetting}=0.003."
+        )
     sweeps = [_sweep(board, method) for method in methods]
-    single = len({run_of(cell)[0] for lines in sweeps for line in lines for cell in line.cells}) == 1
-    reached = [_reached(board, m, lines, target, single) for m, lines in zip(methods, sweeps, strict=True)]
+    single = (
+        len({run_of(cell)[0] for lines in sweeps for line in lines for cell in line.cells}) == 1
+    )
+    reached = [
+        _reached(board, m, lines, target, single) for m, lines in zip(methods, sweeps, strict=True)
+    ]
     text = [
         f"{board.title}, scale {board.scale}: {' and '.join(methods)} where at most {format_percent(target)} of the "
         f"images of {board.concept} are left",
@@ -72,7 +78,9 @@ def compare_at(board: Board, methods: Sequence[str], level: str) -> str:
         *_text(board, reached, retention, single),
         *_text(board, reached, recovery, single),
         "\nInterpolated along the settings that each method has here; intervals: Student's t over "
-        + ("seeds of one base model, and nothing is said of another." if single else "base models."),
+        + (
+            "seeds of one base model, and nothing is said of another." if single else "base models."
+        ),
     ]
     return "\n".join(text)
 
@@ -84,7 +92,9 @@ def _sweep(board: Board, method: str) -> list[Line]:
     return lines
 
 
-def _reached(board: Board, method: str, lines: Sequence[Line], target: float, single: bool) -> Reached:
+def _reached(
+    board: Board, method: str, lines: Sequence[Line], target: float, single: bool
+) -> Reached:
     """A method at the level, for every unit of which some setting leaves no more."""
     names = (board.primary[0], board.primary[2], board.primary[1])
     runs: dict[int, dict[str, list[list[float]]]] = {}
@@ -96,15 +106,21 @@ def _reached(board: Board, method: str, lines: Sequence[Line], target: float, si
             base, seed, _ = run_of(cell)
             setting = runs.setdefault(seed if single else base, {}).setdefault(line.label, [])
             setting.append([row["value"] for row in rows if row is not None])
-    better = next((e.better for line in lines if (e := line.endpoints.get(names[1])) is not None), None)
+    better = next(
+        (e.better for line in lines if (e := line.endpoints.get(names[1])) is not None), None
+    )
     values: dict[str, dict[int, float]] = {names[1]: {}, names[2]: {}}
     between: dict[str, None] = {}
     least = 0.0
     for unit, settings in sorted(runs.items()):
         means = {
-            label: [fmean(column) for column in zip(*found, strict=True)] for label, found in settings.items()
+            label: [fmean(column) for column in zip(*found, strict=True)]
+            for label, found in settings.items()
         }
-        points = [Point(k, float(np.arcsin(np.sqrt(left))), *others) for k, (left, *others) in means.items()]
+        points = [
+            Point(k, float(np.arcsin(np.sqrt(left))), *others)
+            for k, (left, *others) in means.items()
+        ]
         front = pareto_points(points, better or "higher")
         least = max(least, float(np.sin(front[0].left) ** 2))
         found = interpolate(front, float(np.arcsin(np.sqrt(target))))
@@ -118,7 +134,9 @@ def _reached(board: Board, method: str, lines: Sequence[Line], target: float, si
         if missing
         else ""
     )
-    return Reached(method, values, tuple(between), why if runs else "no run has all three endpoints")
+    return Reached(
+        method, values, tuple(between), why if runs else "no run has all three endpoints"
+    )
 
 
 def pareto_points(points: Sequence[Point], better: str) -> list[Point]:
@@ -138,7 +156,11 @@ def interpolate(front: Sequence[Point], left: float) -> tuple[float, float, tupl
     for a, b in pairwise(front):
         if a.left < left < b.left:
             share = (left - a.left) / (b.left - a.left)
-            return a.kept + share * (b.kept - a.kept), a.back + share * (b.back - a.back), (a.label, b.label)
+            return (
+                a.kept + share * (b.kept - a.kept),
+                a.back + share * (b.back - a.back),
+                (a.label, b.label),
+            )
     last = max((point for point in front if point.left <= left), key=lambda point: point.left)
     return last.kept, last.back, (last.label,)
 
@@ -161,7 +183,11 @@ def _text(board: Board, reached: Sequence[Reached], name: str, single: bool) -> 
     if not shared:
         return [*lines, f"  difference: none, no {'seed' if single else 'base model'} has both"]
     differences = [a.values[name][unit] - b.values[name][unit] for unit in shared]
-    by_base = {0: differences} if single else {unit: [d] for unit, d in zip(shared, differences, strict=True)}
+    by_base = (
+        {0: differences}
+        if single
+        else {unit: [d] for unit, d in zip(shared, differences, strict=True)}
+    )
     mean, low, high, p = over_bases(by_base)
     text = f"  {a.method} − {b.method}: {format_difference(mean, low, high, facts.unit)}"
     text += f", p = {p:.2g}" if p is not None else ""

@@ -40,7 +40,8 @@ class Comparison:
     a: str  # labels
     b: str
     difference: float  # a − b, the mean over base models of the mean over seeds
-    low: float | None  # 95 % interval, for another seed, and for another base where there are several
+    low: float | None
+    """95 % interval, for another seed, and for another base where there are several."""
     high: float | None
     p: float | None  # by Holm over the three endpoints
     runs: int
@@ -103,7 +104,9 @@ def paired_scores(a: Row, b: Row, name: str) -> Scores | str:
     if a["task_values"].get("prompts"):
         if "prompt" not in left or "prompt" not in right:
             return "the scores do not say which prompt each is of (pack the run folder again)"
-        keys = [list(zip(s["prompt"].tolist(), s["seed"].tolist(), strict=True)) for s in (left, right)]
+        keys = [
+            list(zip(s["prompt"].tolist(), s["seed"].tolist(), strict=True)) for s in (left, right)
+        ]
         rows = [{key: i for i, key in enumerate(side)} for side in keys]
         common = sorted(rows[0].keys() & rows[1].keys())
         if any(len(r) < len(k) for r, k in zip(rows, keys, strict=True)) and keys[0] != keys[1]:
@@ -148,9 +151,21 @@ def compare_endpoint(name: str, a: Line, b: Line) -> Comparison | None:
     if runs < FEWEST:
         low = high = p = None
     return Comparison(
-        name, facts.unit, facts.better, a.label, b.label, difference, low, high, p, runs, len(by_base),
-        wins[0], wins[1], pairs,
-    )  # fmt: skip
+        name,
+        facts.unit,
+        facts.better,
+        a.label,
+        b.label,
+        difference,
+        low,
+        high,
+        p,
+        runs,
+        len(by_base),
+        wins[0],
+        wins[1],
+        pairs,
+    )
 
 
 def format_difference_of(row: Comparison) -> str:
@@ -175,7 +190,11 @@ def format_checkpoints(row: Comparison) -> str:
     """`24 of 24 for sa`; what the pairs of checkpoints say."""
     if not row.pairs:
         return "scores not at hand"
-    parts = [f"{n} of {row.pairs} for {label}" for n, label in ((row.for_a, row.a), (row.for_b, row.b)) if n]
+    parts = [
+        f"{n} of {row.pairs} for {label}"
+        for n, label in ((row.for_a, row.a), (row.for_b, row.b))
+        if n
+    ]
     return ", ".join(parts) or f"none of {row.pairs}"
 
 

@@ -74,18 +74,28 @@ def make_published_table(name: str, results: Sequence[Mapping[str, Any]]) -> Tab
         rows.append(Row(task, label, cells, "" if all(c.text for c in cells) else _command(group)))
     margins = {c["title"]: text for c in columns if (text := _margins(c, mine))}
     about = {e.task for e in mine}
-    claims = [v for board in make_boards(results) if board.task in about for v in claim_verdicts(board)]
+    claims = [
+        v for board in make_boards(results) if board.task in about for v in claim_verdicts(board)
+    ]
     units = {m: x.unit for line in lines for m, x in by_metric(line[1]).items()}
     heads = tuple(Column(c["title"], c.get("unit", units.get(c["metric"]))) for c in columns)
     return Table(
-        name, layout["title"], heads, tuple(rows), tuple(notes_on(rows)), tuple(claims), margins=margins
+        name,
+        layout["title"],
+        heads,
+        tuple(rows),
+        tuple(notes_on(rows)),
+        tuple(claims),
+        margins=margins,
     )
 
 
 def _margins(column: Mapping[str, Any], mine: Sequence[Published]) -> str:
     """The margin of most of a column's values and, in brackets, of which rows it is another: `1 (no_gr: 10)`."""
     found = [
-        e for e in mine if e.metric == column["metric"] and e.task == column.get("task", e.task) and e.margin
+        e
+        for e in mine
+        if e.metric == column["metric"] and e.task == column.get("task", e.task) and e.margin
     ]
     if not found:
         return ""
@@ -109,14 +119,17 @@ def _alone(name: str, layout: Mapping[str, Any], mine: Sequence[Published]) -> T
     several = len({_work(e) for e in mine}) > 1  # another source is another protocol
     for e in mine:
         group = _work(e) if several else e.task
-        whole.setdefault((group, e.method, tuple(e.fields.items()), _remark(e.source)), {})[e.metric] = e
+        whole.setdefault((group, e.method, tuple(e.fields.items()), _remark(e.source)), {})[
+            e.metric
+        ] = e
     rows = [
         Row(
-            group, f"{method}{_settings(next(iter(of.values())))}{f' ({remark})' if remark else ''}",
+            group,
+            f"{method}{_settings(next(iter(of.values())))}{f' ({remark})' if remark else ''}",
             tuple(_printed(of.get(c["metric"]), c) for c in columns),
         )
         for (group, method, _, remark), of in whole.items()
-    ]  # fmt: skip
+    ]
     titles = {c["metric"]: c["title"] for c in columns}
     reasons: dict[str, list[str]] = {}
     for e in mine:
@@ -160,15 +173,16 @@ def _settings(entry: Published) -> str:
 
 def _command(group: Sequence[Published]) -> str:
     first, tasks = group[0], dict.fromkeys(e.task for e in group)
-    ours = all(
-        registry.get_task(task).base for task in tasks
-    )  # trained by us: a run begins with another base
+    # trained by us: a run begins with another base
+    ours = all(registry.get_task(task).base for task in tasks)
     same = registry.get_method(first.method).deterministic  # another run is another draw
     runs = f"--scale paper {'--base-seed' if ours else '--sample-seed' if same else '--seed'} 0,1,2"
     parts = ["python -m sa_bench run --task", ",".join(tasks), "--method", first.method, runs]
     fields = {f"{first.method}.{k}": v for k, v in first.fields.items()}
     fields |= {f"task.{k}": v for k, v in first.overrides.items()}
-    return " ".join([*parts, *(f"--set {shlex.quote(f'{k}={_short(v)}')}" for k, v in fields.items())])
+    return " ".join(
+        [*parts, *(f"--set {shlex.quote(f'{k}={_short(v)}')}" for k, v in fields.items())]
+    )
 
 
 def _short(value: float | str) -> str:
@@ -221,13 +235,20 @@ def _by_run(line: Line, metric: str) -> list[dict[str, float]]:
 
 
 def _beside(
-    line: Line, metric: str, path: Sequence[str], board: Board, published: float | None, entry: Published | None,
+    line: Line,
+    metric: str,
+    path: Sequence[str],
+    board: Board,
+    published: float | None,
+    entry: Published | None,
     unit: str | None = None,
-) -> Entry:  # fmt: skip
+) -> Entry:
     """A number that stands beside a measurement's value; it has no interval of its own."""
     points = []
     for cell in line.cells:
-        found: Any = next((m["extra"] for m in cell["measurements"] if metric_of(m) == metric), None)
+        found: Any = next(
+            (m["extra"] for m in cell["measurements"] if metric_of(m) == metric), None
+        )
         for key in path:
             found = found.get(key) if isinstance(found, Mapping) else None
         points += [] if found is None else [float(found)]
@@ -239,4 +260,6 @@ def _beside(
         format_number(x, unit) if unit else f"{x:.4g}" for x in (mean, min(points), max(points))
     )
     between = "" if len(points) == 1 else f"{low.removesuffix(' %')} to {high.removesuffix(' %')}"
-    return Entry(text, between, mean, None, None, tuple(points), len(points), board.scale, published, said)
+    return Entry(
+        text, between, mean, None, None, tuple(points), len(points), board.scale, published, said
+    )

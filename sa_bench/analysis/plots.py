@@ -53,12 +53,16 @@ def spread_apart(wanted: Sequence[float], low: float, high: float) -> list[float
 
 def tradeoff_plot(board: Board) -> dict[str, Any]:
     """The forgetting-retention plot: points with intervals in the view box, labels that do not overlap."""
-    found = [(x, f, k) for x in board.lines
-             if (f := x.known(board.primary[0])) and (k := x.known(board.primary[2]))]  # fmt: skip
+    found = [
+        (x, f, k)
+        for x in board.lines
+        if (f := x.known(board.primary[0])) and (k := x.known(board.primary[2]))
+    ]
     if not found:
         return {"points": []}
     spans = [
-        (k.value if k.low is None else k.low, k.value if k.high is None else k.high) for _, _, k in found
+        (k.value if k.low is None else k.low, k.value if k.high is None else k.high)
+        for _, _, k in found
     ]
     ticks = nice_ticks(min(low for low, _ in spans), max(high for _, high in spans))  # type: ignore[type-var]
     bottom = TOP + max(PLOT, GAP * len(found))
@@ -72,16 +76,27 @@ def tradeoff_plot(board: Board) -> dict[str, Any]:
     points = []
     for (line, f, k), (low, high) in zip(found, spans, strict=True):
         ends = [across(f.value if v is None else v) for v in (f.low, f.high)]  # type: ignore[arg-type]
-        points.append({
-            "line": line, "x": across(f.value), "y": up(k.value), "xs": ends, "ys": [up(low), up(high)],  # type: ignore[arg-type]
-            "text": f"{format_number(f.value, f.unit)}, {format_number(k.value, k.unit)}{format_unit(k.unit)}",
-        })  # fmt: skip
+        points.append(
+            {
+                "line": line,
+                "x": across(f.value),
+                "y": up(k.value),
+                "xs": ends,
+                "ys": [up(low), up(high)],  # type: ignore[arg-type]
+                "text": f"{format_number(f.value, f.unit)}, {format_number(k.value, k.unit)}{format_unit(k.unit)}",
+            }
+        )
     place_labels(points, bottom)
     keep = found[0][2]
     return {
-        "points": points, "ticks": [(up(t), f"{t:.4g}") for t in ticks], "bottom": bottom, "unit": format_unit(keep.unit),
-        "direction": "down" if keep.better == "lower" else "up", "across": across, "chance": board.chance,
-    }  # fmt: skip
+        "points": points,
+        "ticks": [(up(t), f"{t:.4g}") for t in ticks],
+        "bottom": bottom,
+        "unit": format_unit(keep.unit),
+        "direction": "down" if keep.better == "lower" else "up",
+        "across": across,
+        "chance": board.chance,
+    }
 
 
 def place_labels(points: list[dict[str, Any]], bottom: float) -> None:
@@ -94,13 +109,20 @@ def place_labels(points: list[dict[str, Any]], bottom: float) -> None:
         wide = LETTER * len(p["label"])
         tries = [
             (side, p["x"] + dx if side == "start" else p["x"] - dx - wide, p["y"] + dy)
-            for dx, dy in moves for side in ("start", "end")
-        ]  # fmt: skip
-        inside = [t for t in tries if t[1] >= LEFT and t[1] + wide <= WIDTH and TOP + 6 <= t[2] <= bottom - 6]
+            for dx, dy in moves
+            for side in ("start", "end")
+        ]
+        inside = [
+            t
+            for t in tries
+            if t[1] >= LEFT and t[1] + wide <= WIDTH and TOP + 6 <= t[2] <= bottom - 6
+        ]
 
         def free(t: tuple[str, float, float], wide: float = wide) -> bool:
             box = (t[1], t[2] - GAP / 2, t[1] + wide, t[2] + GAP / 2)
-            return not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken)
+            return not any(
+                box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken
+            )
 
         side, x, y = next(filter(free, inside), (inside or tries)[0])
         taken.append((x, y - GAP / 2, x + wide, y + GAP / 2))
@@ -111,10 +133,14 @@ def recovery_curves(board: Board) -> dict[str, Any]:
     """Recovery over steps with the most images, a line's mean over its cells, in the view box."""
     name, found = board.primary[1], []
     for line in board.lines:
-        rows = [m["extra"] or {} for c in line.cells for m in c["measurements"] if m["name"] == name]
+        rows = [
+            m["extra"] or {} for c in line.cells for m in c["measurements"] if m["name"] == name
+        ]
         points = [p for extra in rows for p in extra.get("curve", [])]
         if points:
-            found.append((line, [p for p in points if p["images"] == max(q["images"] for q in points)]))
+            found.append(
+                (line, [p for p in points if p["images"] == max(q["images"] for q in points)])
+            )
     if not found:
         return {"lines": []}
     most = max(p["steps"] for _, points in found for p in points) or 1
@@ -129,18 +155,30 @@ def recovery_curves(board: Board) -> dict[str, Any]:
         for steps in sorted({p["steps"] for p in points}):
             here = [p for p in points if p["steps"] == steps]
             rates = [p["value"] for p in here]
-            low, high = (here[0]["low"], here[0]["high"]) if len(here) == 1 else (min(rates), max(rates))
+            low, high = (
+                (here[0]["low"], here[0]["high"]) if len(here) == 1 else (min(rates), max(rates))
+            )
             x, y = LEFT + (right - LEFT) * steps / most, up(fmean(rates))
-            path.append({"steps": steps, "rate": fmean(rates), "x": x, "y": y, "ys": (up(low), up(high))})
+            path.append(
+                {"steps": steps, "rate": fmean(rates), "x": x, "y": y, "ys": (up(low), up(high))}
+            )
         lines.append({"line": line, "path": path, "label": shorten(line.label, 17)})
     places = spread_apart([x["path"][-1]["y"] for x in lines], TOP, bottom)
     for entry, y in zip(lines, places, strict=True):
         entry["ly"] = y
     steps = sorted({(p["steps"], p["x"]) for entry in lines for p in entry["path"]})
     return {
-        "lines": lines, "up": up, "bottom": bottom, "right": right, "images": found[0][1][0]["images"],
-        "steps": [s for i, s in enumerate(steps) if s[0] == most or all(abs(s[1] - t[1]) > 22 for t in steps[i + 1 :])],
-    }  # fmt: skip
+        "lines": lines,
+        "up": up,
+        "bottom": bottom,
+        "right": right,
+        "images": found[0][1][0]["images"],
+        "steps": [
+            s
+            for i, s in enumerate(steps)
+            if s[0] == most or all(abs(s[1] - t[1]) > 22 for t in steps[i + 1 :])
+        ],
+    }
 
 
 def swept_fields(board: Board) -> dict[str, dict[str, list[tuple[float, Line]]]]:
@@ -154,7 +192,9 @@ def swept_fields(board: Board) -> dict[str, dict[str, list[tuple[float, Line]]]]
         fields = [flatten(line.cells[0]["fields"]) for line in lines]
         for name in fields[0]:
             values = [f.get(name) for f in fields]
-            if len({json.dumps(v) for v in values}) > 1 and all(type(v) in (int, float) for v in values):
+            if len({json.dumps(v) for v in values}) > 1 and all(
+                type(v) in (int, float) for v in values
+            ):
                 points = [(float(v or 0), line) for v, line in zip(values, lines, strict=True)]
                 found.setdefault(name, {})[method] = sorted(points, key=lambda p: p[0])
     return found
@@ -163,17 +203,27 @@ def swept_fields(board: Board) -> dict[str, dict[str, list[tuple[float, Line]]]]
 def sweep_panels(board: Board) -> list[dict[str, Any]]:
     """A panel an endpoint for every field that three lines of a method differ in: curves in the view box."""
     return [
-        panel for field, curves in swept_fields(board).items() if max(map(len, curves.values())) > 2
-        for name in board.primary if (panel := _panel(field, curves, name)) is not None
-    ]  # fmt: skip
+        panel
+        for field, curves in swept_fields(board).items()
+        if max(map(len, curves.values())) > 2
+        for name in board.primary
+        if (panel := _panel(field, curves, name)) is not None
+    ]
 
 
-def _panel(field: str, curves: dict[str, list[tuple[float, Line]]], name: str) -> dict[str, Any] | None:
+def _panel(
+    field: str, curves: dict[str, list[tuple[float, Line]]], name: str
+) -> dict[str, Any] | None:
     there = {
-        method: [(x, e) for x, line in points if (e := line.known(name))] for method, points in curves.items()
+        method: [(x, e) for x, line in points if (e := line.known(name))]
+        for method, points in curves.items()
     }
     ends = [
-        v for points in there.values() for _, e in points for v in (e.low, e.high, e.value) if v is not None
+        v
+        for points in there.values()
+        for _, e in points
+        for v in (e.low, e.high, e.value)
+        if v is not None
     ]
     xs = sorted({x for points in there.values() for x, _ in points})
     if not ends or len(xs) < 2:
@@ -182,7 +232,11 @@ def _panel(field: str, curves: dict[str, list[tuple[float, Line]]], name: str) -
     scale = math.log if xs[0] > 0 and xs[-1] / xs[0] > 10 else float
 
     def across(x: float) -> float:
-        return LEFT + 8 + (right - LEFT - 16) * (scale(x) - scale(xs[0])) / (scale(xs[-1]) - scale(xs[0]))
+        return (
+            LEFT
+            + 8
+            + (right - LEFT - 16) * (scale(x) - scale(xs[0])) / (scale(xs[-1]) - scale(xs[0]))
+        )
 
     def up(value: float) -> float:
         return bottom - (bottom - TOP) * (value - ticks[0]) / (ticks[-1] - ticks[0])
@@ -206,7 +260,17 @@ def _panel(field: str, curves: dict[str, list[tuple[float, Line]]], name: str) -
     first = next(e for points in there.values() for _, e in points)
     rate = first.unit in ("rate", "probability")
     return {
-        "field": field, "name": name, "lines": lines, "bottom": bottom, "right": right, "better": first.better,
-        "unit": format_unit(first.unit), "ticks": [(up(t), f"{100 * t:.4g} %" if rate else f"{t:.4g}") for t in ticks],
-        "xs": [(across(x), f"{x:g}") for i, x in enumerate(xs) if i in (0, len(xs) - 1) or len(xs) < 7 or i % 2 == 0],
-    }  # fmt: skip
+        "field": field,
+        "name": name,
+        "lines": lines,
+        "bottom": bottom,
+        "right": right,
+        "better": first.better,
+        "unit": format_unit(first.unit),
+        "ticks": [(up(t), f"{100 * t:.4g} %" if rate else f"{t:.4g}") for t in ticks],
+        "xs": [
+            (across(x), f"{x:g}")
+            for i, x in enumerate(xs)
+            if i in (0, len(xs) - 1) or len(xs) < 7 or i % 2 == 0
+        ],
+    }

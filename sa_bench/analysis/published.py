@@ -32,11 +32,14 @@ class Published:
     metric: str
     value: float
     n: int  # 0: not stated
-    margin: float  # half-width of our interval above which nothing can be said; declared before looking
+    margin: (
+        float  # half-width of our interval above which nothing can be said; declared before looking
+    )
     source: str
     protocol: str
     never: str = ""  # why no measurement of ours can be compared, where that is so
-    overrides: Mapping[str, float | str] = field(default_factory=dict)  # of the task: another base model
+    overrides: Mapping[str, float | str] = field(default_factory=dict)
+    """Of the task: another base model."""
 
 
 @lru_cache(maxsize=1)
@@ -49,21 +52,34 @@ def load_numbers() -> tuple[Published, ...]:
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 method, fields = parse_setting(f"{row['method']} {row['fields']}")
-                overrides = {k.removeprefix("task."): v for k, v in fields.items() if k.startswith("task.")}
+                overrides = {
+                    k.removeprefix("task."): v for k, v in fields.items() if k.startswith("task.")
+                }
                 fields = {k: v for k, v in fields.items() if not k.startswith("task.")}
                 found.append(
                     Published(
-                        row["task"], method, fields, row["metric"], float(row["value"]), int(row["n"]),
-                        float(row["margin"]), row["source"], row["protocol"], row.get("never") or "", overrides,
+                        row["task"],
+                        method,
+                        fields,
+                        row["metric"],
+                        float(row["value"]),
+                        int(row["n"]),
+                        float(row["margin"]),
+                        row["source"],
+                        row["protocol"],
+                        row.get("never") or "",
+                        overrides,
                     )
-                )  # fmt: skip
+                )
     return tuple(found)
 
 
 def parse_setting(text: str) -> tuple[str, dict[str, float | str]]:
     """A method and its fields: `sa lam=10` is ("sa", {"lam": 10.0})."""
     method, *pairs = text.split(" ")
-    return method, {k: _published_value(v) for k, _, v in (pair.partition("=") for pair in pairs if pair)}
+    return method, {
+        k: _published_value(v) for k, _, v in (pair.partition("=") for pair in pairs if pair)
+    }
 
 
 def _published_value(text: str) -> float | str:
@@ -86,7 +102,11 @@ def is_of(entry: Published, row: Mapping[str, Any]) -> bool:
         for k, v in row["overrides"].items()
         if k not in ("n_forget", "sample_seed")
     }  # as they were typed
-    same = (row["task"], row["method"], changed) == (entry.task, entry.method, dict(entry.overrides))
+    same = (row["task"], row["method"], changed) == (
+        entry.task,
+        entry.method,
+        dict(entry.overrides),
+    )
     return same and all(row["fields"].get(k) == v for k, v in entry.fields.items())
 
 
@@ -95,7 +115,9 @@ NO_JUDGE = ""
 
 def values_by_judge(measurement: Mapping[str, Any]) -> dict[str, float]:
     """Judge to value; a metric that needs none (FID) has one value, under `NO_JUDGE`."""
-    return {j["judge"]: j["value"] for j in measurement["judges"] or []} or {NO_JUDGE: measurement["value"]}
+    return {j["judge"]: j["value"] for j in measurement["judges"] or []} or {
+        NO_JUDGE: measurement["value"]
+    }
 
 
 def prediction_interval(values: np.ndarray) -> tuple[float, float]:
@@ -119,7 +141,9 @@ def prediction_interval(values: np.ndarray) -> tuple[float, float]:
     noise = float((rest**2).sum()) / ((runs - 1) * (judges - 1))
     of_runs = max(0.0, float(rows.var(ddof=1)) - noise / judges)
     of_judges = max(0.0, float(columns.var(ddof=1)) - noise / runs)
-    variance = of_runs * (1 + 1 / runs) + of_judges * (1 + 1 / judges) + noise * (1 + 1 / (runs * judges))
+    variance = (
+        of_runs * (1 + 1 / runs) + of_judges * (1 + 1 / judges) + noise * (1 + 1 / (runs * judges))
+    )
     return mean, float(stats.t.ppf(0.975, min(runs, judges) - 1)) * variance**0.5
 
 
@@ -188,7 +212,9 @@ def verdict_of_runs(
     unjudged = names == [NO_JUDGE]
     if len(by_run) < FEWEST_RUNS or (len(names) < FEWEST_RUNS and not unjudged):
         if unjudged:
-            return facts | {"verdict": f"inconclusive ({len(by_run)} run(s); {FEWEST_RUNS} are needed)"}
+            return facts | {
+                "verdict": f"inconclusive ({len(by_run)} run(s); {FEWEST_RUNS} are needed)"
+            }
         return facts | {
             "verdict": f"inconclusive ({len(by_run)} run(s) and {len(names)} judge(s) of the published recipe; "
             f"{FEWEST_RUNS} of each are needed)"
@@ -264,9 +290,12 @@ def _lines(board: Board, asked: str) -> list[Line]:
     """A method's lines, with the fields asked for, of the most runs: of a tuned and a default row, the one studied."""
     method, fields = parse_setting(asked)
     lines = [
-        line for line in board.lines
-        if line.method == method and line.cells and fields.items() <= line.cells[0]["fields"].items()
-    ]  # fmt: skip
+        line
+        for line in board.lines
+        if line.method == method
+        and line.cells
+        and fields.items() <= line.cells[0]["fields"].items()
+    ]
     lines = [
         line for line in lines if not line.origin
     ] or lines  # strangers' only where there are none of ours

@@ -65,7 +65,9 @@ def make_boards(results: Rows) -> list[Board]:
         for rows, prints in sheets:
             changed = [name for name in prints if first.get(name, prints[name]) != prints[name]]
             found.append(
-                _make_board(rows, f" · another fingerprint: {', '.join(changed)}" if changed else "")
+                _make_board(
+                    rows, f" · another fingerprint: {', '.join(changed)}" if changed else ""
+                )
             )
     return found
 
@@ -103,10 +105,16 @@ def _make_board(rows: list[Row], remark: str) -> Board:
     primary = tuple(names.get(p, p) for p in first["task_values"]["primary"])
     classes = len(first["task_values"]["classes"])
     board = Board(
-        first["task"], title + remark, first["scale"], first["concept"], classes, primary,
-        list(lines.values()), gate=first["task_values"].get("gate", 0.0),
+        first["task"],
+        title + remark,
+        first["scale"],
+        first["concept"],
+        classes,
+        primary,
+        list(lines.values()),
+        gate=first["task_values"].get("gate", 0.0),
         trick="prompt_filter" if first["task_values"].get("prompts") else "relabel",
-    )  # fmt: skip
+    )
     _label_lines(board.lines)
     for line in board.lines:
         measured = dict.fromkeys(m["name"] for cell in line.cells for m in cell["measurements"])
@@ -133,7 +141,9 @@ def _make_board(rows: list[Row], remark: str) -> Board:
 def _find_collapse(line: Line) -> str | None:
     """The guard's flag where more than `TOLERATED` of the method's runs are shown to bear it, however many there are."""
     flags = [
-        f for cell in line.cells if (f := next((x for x in cell["flags"] if x.startswith("collapse")), None))
+        f
+        for cell in line.cells
+        if (f := next((x for x in cell["flags"] if x.startswith("collapse")), None))
     ]
     line.flagged, runs = len(flags), len(line.cells)
     if not flags or score_interval(len(flags) / runs, runs, ONE_SIDED)[0] <= TOLERATED:
@@ -162,10 +172,15 @@ def _published_verdicts(board: Board, line: Line) -> list[dict[str, Any]]:
         if entry is None:
             continue
         by_run = [values_by_judge(m) for m in rows if m["value"] is not None]
-        found.append({
-            "label": line.label, "metric": name, "unit": line.endpoints[name].unit,
-            "ours": line.endpoints[name].value, **verdict_of(entry, line.cells[0], by_run),
-        })  # fmt: skip
+        found.append(
+            {
+                "label": line.label,
+                "metric": name,
+                "unit": line.endpoints[name].unit,
+                "ours": line.endpoints[name].value,
+                **verdict_of(entry, line.cells[0], by_run),
+            }
+        )
     return found
 
 
@@ -176,11 +191,15 @@ def _label_lines(lines: list[Line]) -> None:
     for line in lines:
         mine = fields[id(line)]
         siblings = [other for other in lines if other.method == line.method]
-        differing = [k for k in mine if len({_text(fields[id(other)].get(k)) for other in siblings}) > 1]
+        differing = [
+            k for k in mine if len({_text(fields[id(other)].get(k)) for other in siblings}) > 1
+        ]
         settings = [f"{k}={str(mine[k]).removesuffix('.0')}" for k in differing]
         if len({codes[id(other)] for other in siblings}) > 1:
             settings.insert(0, f"code {codes[id(line)][:8] or 'of sa_bench'}")
-        line.label = " ".join([line.method, *settings]) + (f" · {line.origin}" if line.origin else "")
+        line.label = " ".join([line.method, *settings]) + (
+            f" · {line.origin}" if line.origin else ""
+        )
 
 
 def reproduction_note(board: Board, line: Line) -> str:
@@ -193,18 +212,18 @@ def reproduction_note(board: Board, line: Line) -> str:
         mine = {run_of(c): c["artifacts"].get("samples") for c in line.cells}
         if shared := [key for key in mine if key in theirs]:
             same = sum(mine[key] == theirs[key] for key in shared)
-            found += (
-                f" Repeats {len(shared)} run(s) of {other.label}, {same} of them with the very same images."
-            )
+            found += f" Repeats {len(shared)} run(s) of {other.label}, {same} of them with the very same images."
     return found
 
 
 def _make_endpoint(cells: Rows, name: str) -> Endpoint:
     found = [m for cell in cells for m in cell["measurements"] if m["name"] == name]
     by_run = [
-        (run_of(cell), m) for cell in cells for m in cell["measurements"]
+        (run_of(cell), m)
+        for cell in cells
+        for m in cell["measurements"]
         if m["name"] == name and m["value"] is not None and math.isfinite(m["value"])
-    ]  # fmt: skip
+    ]
     kept = [m for _, m in by_run]
     reason = next((m["reason"] or "the value is not finite" for m in found if m not in kept), None)
     if not kept:
@@ -220,7 +239,9 @@ def _make_endpoint(cells: Rows, name: str) -> Endpoint:
         fmean(bases) if bases else None,
         points,
         reason,
-        estimate([Reading(*run[:2], m["value"], m["low"], m["high"]) for run, m in by_run], first["unit"]),
+        estimate(
+            [Reading(*run[:2], m["value"], m["low"], m["high"]) for run, m in by_run], first["unit"]
+        ),
         len(cells) - len(kept),
         first["unit"],
         first["better"],
@@ -290,14 +311,17 @@ def dominates(a: Line, b: Line, primary: Sequence[str]) -> bool:
     if a.threat != b.threat:
         return False
     pairs = [
-        (x, y) for name in primary if (x := a.known(name)) is not None and (y := b.known(name)) is not None
+        (x, y)
+        for name in primary
+        if (x := a.known(name)) is not None and (y := b.known(name)) is not None
     ]
     if len(pairs) < len(primary) or any(x.better not in ("lower", "higher") for x, _ in pairs):
         return False
     if any(_cost_of(x) > _cost_of(y) for x, y in pairs):
         return False
     apart = (
-        x.bounds[1] < y.bounds[0] if x.better == "lower" else x.bounds[0] > y.bounds[1] for x, y in pairs
+        x.bounds[1] < y.bounds[0] if x.better == "lower" else x.bounds[0] > y.bounds[1]
+        for x, y in pairs
     )
     return any(apart) or _shown_better(a, b, primary)
 
@@ -311,7 +335,9 @@ def _shown_better(a: Line, b: Line, primary: Sequence[str]) -> bool:
             difference, _, _, p = over_bases(by_base)
             found.append(p)
             better.append(difference < 0 if a.endpoints[name].better == "lower" else difference > 0)
-    return any(p is not None and p < ALPHA and for_a for p, for_a in zip(holm(found), better, strict=True))
+    return any(
+        p is not None and p < ALPHA and for_a for p, for_a in zip(holm(found), better, strict=True)
+    )
 
 
 def _mark_front(board: Board) -> None:
@@ -320,9 +346,13 @@ def _mark_front(board: Board) -> None:
     A row of a stranger's bundle, whose numbers are as told, takes none of ours off it.
     """
     able = [
-        line for line in board.lines
-        if line.standing == "method" and line.forgotten and not line.collapsed and all(map(line.known, board.primary))
-    ]  # fmt: skip
+        line
+        for line in board.lines
+        if line.standing == "method"
+        and line.forgotten
+        and not line.collapsed
+        and all(map(line.known, board.primary))
+    ]
     for line in able:
         rivals = [x for x in able if x is not line and (line.origin or not x.origin)]
         by = [rival.label for rival in rivals if dominates(rival, line, board.primary)]
@@ -341,16 +371,22 @@ def _rank(board: Board, floor: Endpoint | None) -> None:
         return more, [_cost_of(line.endpoints[name]) for name in reversed(board.primary)]
 
     able = [
-        line for line in board.lines
-        if line.standing == "method" and line.forgotten and line.recoverable in ("no", "unclear")
-        and line.known(board.primary[2]) and not line.collapsed
-    ]  # fmt: skip
+        line
+        for line in board.lines
+        if line.standing == "method"
+        and line.forgotten
+        and line.recoverable in ("no", "unclear")
+        and line.known(board.primary[2])
+        and not line.collapsed
+    ]
     for threat in THREATS:
         for place, line in enumerate(sorted((x for x in able if x.threat == threat), key=order), 1):
             line.rank = place
     standing = {"method": 0, "reference": 1, "target": 2, "control": 3}
 
     def group(line: Line) -> tuple[int, int]:  # controls stay together, whatever they change
-        return standing.get(line.standing, 0), THREATS.index(line.threat) if line.standing == "method" else 0
+        return standing.get(line.standing, 0), THREATS.index(
+            line.threat
+        ) if line.standing == "method" else 0
 
     board.lines.sort(key=lambda x: (group(x), x.rank or math.inf, not x.forgotten, not x.cells))

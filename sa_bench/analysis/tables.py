@@ -33,7 +33,9 @@ class Entry:
     """A cell: our value, and what was published."""
 
     text: str = ""  # our value for people; "": none
-    interval: str = ""  # of one run its 95 % interval, of a few their points, of more the lowest and highest
+    interval: str = (
+        ""  # of one run its 95 % interval, of a few their points, of more the lowest and highest
+    )
     value: float | None = None
     low: float | None = (
         None  # 95 %: of one run its own interval; of five or more, of the mean over base models
@@ -46,7 +48,9 @@ class Entry:
     verdict: str = ""
     best: bool = False  # better than every other method's beyond both intervals
     reason: str = ""  # why there is no value
-    origin: str = ""  # whose bundle it comes from; of a published table, whose text then has a dagger
+    origin: str = (
+        ""  # whose bundle it comes from; of a published table, whose text then has a dagger
+    )
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ class Table:
     notes: tuple[str, ...] = ()
     claims: tuple[Verdict, ...] = ()
     published: bool = True  # whether published values stand beside ours
-    margins: Mapping[str, str] = field(default_factory=dict)  # by column, declared in the ledger beforehand
+    margins: Mapping[str, str] = field(default_factory=dict)
+    """By column, declared in the ledger beforehand."""
 
 
 def by_metric(line: Line) -> dict[str, Endpoint]:
@@ -80,12 +85,20 @@ def by_metric(line: Line) -> dict[str, Endpoint]:
 
 
 def fill_entry(
-    found: Endpoint, line: Line, board: Board, published: float | None, said: str, unit: str | None = None
+    found: Endpoint,
+    line: Line,
+    board: Board,
+    published: float | None,
+    said: str,
+    unit: str | None = None,
 ) -> Entry:
     """The cell of a line's value, in another unit than its own if one is given, or of the reason why there is none."""
     if found.value is None:
         return Entry(
-            published=published, scale=board.scale, verdict=said, reason=found.reason or "not measured"
+            published=published,
+            scale=board.scale,
+            verdict=said,
+            reason=found.reason or "not measured",
         )
     points = found.points
     low, high = (found.low, found.high) if len(points) == 1 else interval_of(line, found)
@@ -164,7 +177,9 @@ def make_leaderboards(
     if missing := [m for m in asked if known and m not in known]:
         raise unknown_name("metric of these results", missing[0], known)
     if not tables:
-        raise SaBenchError("Nothing of that is among these results. See `python -m sa_bench report RUN`.")
+        raise SaBenchError(
+            "Nothing of that is among these results. See `python -m sa_bench report RUN`."
+        )
     return tables
 
 
@@ -187,7 +202,11 @@ def parse_names(methods: str | Sequence[str], lines: Iterable[Line]) -> list[str
         SaBenchError: no line has one of them.
     """
     lines = list(lines)
-    known, parts, found = {x for line in lines for x in (line.label, line.method)}, _listed(methods), []
+    known, parts, found = (
+        {x for line in lines for x in (line.label, line.method)},
+        _listed(methods),
+        [],
+    )
     while parts:
         ends = [i for i in range(len(parts), 0, -1) if ", ".join(parts[:i]) in known]
         if not ends:
@@ -210,10 +229,16 @@ def _listed(text: str | Sequence[str]) -> list[str]:
 
 
 def _make_table(
-    board: Board, lines: Sequence[Line], metrics: Sequence[str], alone: bool, known: Mapping[str, Endpoint]
+    board: Board,
+    lines: Sequence[Line],
+    metrics: Sequence[str],
+    alone: bool,
+    known: Mapping[str, Endpoint],
 ) -> Table:
     """The table of a board; `alone`: the metrics were asked for, so no other column stands beside them."""
-    columns = [Column(m, known[m].unit, known[m].better) if m in known else Column(m) for m in metrics]
+    columns = [
+        Column(m, known[m].unit, known[m].better) if m in known else Column(m) for m in metrics
+    ]
     columns += [] if alone else [Column("Pareto front"), Column(board.cost_title, "s", "lower")]
     rows = []
     for line in lines:
@@ -250,10 +275,15 @@ def _rank_entries(
         return Entry(reason="not measured")
     entry = fill_entry(found, line, board, None, "")
     others = [
-        (other, e) for other in lines if other is not line and other.standing == "method" and not other.collapsed
+        (other, e)
+        for other in lines
+        if other is not line
+        and other.standing == "method"
+        and not other.collapsed
         and other.threat == line.threat
-        and (e := by_metric(other).get(metric)) is not None and e.value is not None
-    ]  # fmt: skip
+        and (e := by_metric(other).get(metric)) is not None
+        and e.value is not None
+    ]
     if entry.value is None or line.standing != "method" or line.collapsed or not others:
         return entry
     mine, theirs = _bounds(line, found, metric), [_bounds(other, e, metric) for other, e in others]
@@ -272,4 +302,8 @@ def _bounds(line: Line, found: Endpoint, metric: str) -> tuple[float, float] | N
     if all(m["low"] is not None and m["high"] is not None for m in runs if m["value"] is not None):
         return found.bounds
     low, high = interval_of(line, found)
-    return None if low is None or high is None else (min(low, found.bounds[0]), max(high, found.bounds[1]))
+    return (
+        None
+        if low is None or high is None
+        else (min(low, found.bounds[0]), max(high, found.bounds[1]))
+    )

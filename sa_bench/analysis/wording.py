@@ -55,9 +55,13 @@ def format_interval(endpoint: Endpoint, between: str) -> str:
 def bundle_note(board: Board) -> str:
     """Whose rows stand on the board beside our own, and how to look into them."""
     others = [origin for origin in board.origins if origin != EDITED]
-    told = [
-        f"From bundles, as told: {', '.join(others)}. Whether recomputation agrees: python -m sa_bench verify FILE."
-    ] if others else []  # fmt: skip
+    told = (
+        [
+            f"From bundles, as told: {', '.join(others)}. Whether recomputation agrees: python -m sa_bench verify FILE."
+        ]
+        if others
+        else []
+    )
     if EDITED in board.origins:
         told.append(
             f"Rows called “{EDITED}” do not have the hashes that were written with them; nothing rests on them."
@@ -120,7 +124,13 @@ def describe_line(board: Board, line: Line, floor: Endpoint | None) -> str:
     forget, recovery, keep = (line.known(name) for name in board.primary)
     if forget is not None:
         chance = forget.value is not None and forget.value <= board.chance
-        verb = "Forgot" if line.forgotten else "Not shown to have forgotten" if chance else "Did not forget"
+        verb = (
+            "Forgot"
+            if line.forgotten
+            else "Not shown to have forgotten"
+            if chance
+            else "Did not forget"
+        )
         if line.no_claim and line.standing != "control":
             verb = f"No claim, for {line.no_claim}"
         if line.standing == "reference":
@@ -189,7 +199,9 @@ def _names(lines: Iterable[Line]) -> str:
 def describe_outcome(board: Board, floor: Endpoint | None) -> str:
     """Who won and why, which controls were caught, and what is missing before one may say so."""
     methods = [line for line in board.lines if line.standing == "method"]
-    weights, services = ([x for x in methods if x.threat == threat] for threat in ("weights", "service"))
+    weights, services = (
+        [x for x in methods if x.threat == threat] for threat in ("weights", "service")
+    )
     text = _answer(board, weights or services, floor) if weights or not services else ""
     if services:
         text += f"{' ' if text else ''}Of a service that can only be asked: {_answer(board, services, floor)}"
@@ -268,9 +280,12 @@ def _winner(board: Board, ranked: list[Line], floor: Endpoint) -> str:
     first, keep = ranked[0], board.primary[2]
     recovery, low, high = first.endpoints[board.primary[1]], *first.endpoints[keep].bounds
     level = [
-        line for line in ranked[1:] if line.recoverable == first.recoverable
-        and line.endpoints[keep].bounds[0] <= high and line.endpoints[keep].bounds[1] >= low
-    ]  # fmt: skip
+        line
+        for line in ranked[1:]
+        if line.recoverable == first.recoverable
+        and line.endpoints[keep].bounds[0] <= high
+        and line.endpoints[keep].bounds[1] >= low
+    ]
     settled = first.recoverable == "no"
     text = (
         f"{first.label} {'wins' if settled and not level else 'leads'}: it forgot {board.concept}; "
@@ -290,7 +305,9 @@ def describe_protocol(board: Board) -> str:
     how = f"{s['scheduler']}, {s['steps']} steps, η = {s['eta']:g}, guidance {s['guidance']:g}"
     how += ", EMA weights" if s["ema"] else ""
     if task.get("prompts"):
-        how += f", {s.get('precision', 'fp32')}, noise from generators on the CPU, no safety checker"
+        how += (
+            f", {s.get('precision', 'fp32')}, noise from generators on the CPU, no safety checker"
+        )
     of_rest = f"of each retained class, against {f'{real:,}' if real else 'all'} real ones a class in feature distances"
     if board.pretrained:
         of_rest = "for prompts that are to be kept"

@@ -41,37 +41,49 @@ app = typer.Typer(
     help="Did this method make this model forget this concept, at what cost, how sure are we?",
 )
 app.add_typer(store_app, name="store")
-new_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="A file to start a component from.")
+new_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="A file to start a component from."
+)
 app.add_typer(new_app, name="new")
 
 INTERRUPTED, READER_GONE = 130, 141  # as shells say of a process that SIGINT or SIGPIPE ended
-TaskOption = Annotated[str, typer.Option("--task", "-t", help="Task, or several: a,b; a name or ./mine.py.")]
+TaskOption = Annotated[
+    str, typer.Option("--task", "-t", help="Task, or several: a,b; a name or ./mine.py.")
+]
 MethodOption = Annotated[
     str, typer.Option("--method", "-m", help="Method, or several: a,b; a name or ./mine.py.")
 ]
 SuiteOption = Annotated[
     str,
-    typer.Option(help="A suite, or ./mine.toml, instead of --task, --method and all that belongs to them."),
+    typer.Option(
+        help="A suite, or ./mine.toml, instead of --task, --method and all that belongs to them."
+    ),
 ]
 SeedOption = Annotated[str, typer.Option(help="Forgetting seeds: 0,1,2.")]
 BaseOption = Annotated[str, typer.Option(help="Base model seeds: 0,1,2.")]
 SampleOption = Annotated[str, typer.Option(help="Seeds of the images measured: 0,1,2.")]
 ScaleOption = Annotated[str, typer.Option(help="full, paper or quick.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="field=value, sa.field=…, task.field=…")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="field=value, sa.field=…, task.field=…")
+]
 SweepOption = Annotated[
     list[str] | None, typer.Option("--sweep", help="field=a,b,c or a JSON list: one cell a value.")
 ]
 MetricOption = Annotated[
     str, typer.Option("--metric", help="Further metrics on top of the task's: names or ./mine.py.")
 ]
-TrustOption = Annotated[bool, typer.Option(help="Run the code of the .py files that the suite names.")]
+TrustOption = Annotated[
+    bool, typer.Option(help="Run the code of the .py files that the suite names.")
+]
 ModelOption = Annotated[
     str,
     typer.Option(
         help="A Stable Diffusion to start from: diffusers folder, weight file or hub id (task.model)."
     ),
 ]
-OutOption = Annotated[Path | None, typer.Option(help="Run folder (default: runs/<task>-<scale>-<hash>).")]
+OutOption = Annotated[
+    Path | None, typer.Option(help="Run folder (default: runs/<task>-<scale>-<hash>).")
+]
 
 
 def main() -> None:
@@ -84,7 +96,11 @@ def main() -> None:
     try:
         with name_missing_extra("this command"):
             code = (
-                app([expand_home_argument(argument) for argument in sys.argv[1:]], standalone_mode=False) or 0
+                app(
+                    [expand_home_argument(argument) for argument in sys.argv[1:]],
+                    standalone_mode=False,
+                )
+                or 0
             )
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -141,7 +157,9 @@ def _describe_machine_failure(error: Exception) -> str | None:
 
 @app.callback(invoke_without_command=True)
 def version(
-    show: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+    show: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True)
+    ] = False,
 ) -> None:
     """Did this method make this model forget this concept, at what cost, how sure are we?"""
     if show:
@@ -150,9 +168,19 @@ def version(
 
 
 def _cells(
-    suite: str, task: str, method: str, seed: str, base_seed: str, sample_seed: str, scale: str, sets: list[str] | None,
-    sweeps: list[str] | None, metric: str, model: str = "", trust: bool = False,
-) -> list[Cell]:  # fmt: skip
+    suite: str,
+    task: str,
+    method: str,
+    seed: str,
+    base_seed: str,
+    sample_seed: str,
+    scale: str,
+    sets: list[str] | None,
+    sweeps: list[str] | None,
+    metric: str,
+    model: str = "",
+    trust: bool = False,
+) -> list[Cell]:
     """What a command line asks for.
 
     Raises:
@@ -183,10 +211,16 @@ def _cells(
     from sa_bench.engine.cells import resolve
 
     return resolve(
-        split_list(task), split_list(method), scale, parse_seeds(seed, "--seed"), parse_seeds(base_seed, "--base-seed"),
-        [*(sets or []), *([f"task.model={model}"] if model else [])], sweeps or [],
-        split_list(metric) if metric else [], parse_seeds(sample_seed, "--sample-seed"),
-    )  # fmt: skip
+        split_list(task),
+        split_list(method),
+        scale,
+        parse_seeds(seed, "--seed"),
+        parse_seeds(base_seed, "--base-seed"),
+        [*(sets or []), *([f"task.model={model}"] if model else [])],
+        sweeps or [],
+        split_list(metric) if metric else [],
+        parse_seeds(sample_seed, "--sample-seed"),
+    )
 
 
 @app.command("list")
@@ -213,7 +247,9 @@ def show(
     name: str,
     rows: Annotated[
         bool,
-        typer.Option("--rows", help="Of a task: every image that it asks for, as CSV, to draw elsewhere."),
+        typer.Option(
+            "--rows", help="Of a task: every image that it asks for, as CSV, to draw elsewhere."
+        ),
     ] = False,
     scale: ScaleOption = "full",
     set_: SetOption = None,
@@ -241,7 +277,8 @@ def run(
     model: ModelOption = "",
     trust: TrustOption = False,
     without: Annotated[
-        list[Path] | None, typer.Option(help="Leave out cells that these run folders or packed files have.")
+        list[Path] | None,
+        typer.Option(help="Leave out cells that these run folders or packed files have."),
     ] = None,
     jobs: Annotated[int, typer.Option(help="Cells side by side, one thread each.")] = 1,
     out: OutOption = None,
@@ -261,9 +298,15 @@ def run(
         out = Path("runs") / Path(suite).stem
     with Live() as live:
         results, folder, report = api.run_folder(
-            cells, jobs=jobs, out=out, overwrite=overwrite, device=device, report=live.update,
-            finished=live.finish, announce=live.announce,
-        )  # fmt: skip
+            cells,
+            jobs=jobs,
+            out=out,
+            overwrite=overwrite,
+            device=device,
+            report=live.update,
+            finished=live.finish,
+            announce=live.announce,
+        )
     from sa_bench.engine.runner import exit_code
 
     print_boards(results)
@@ -295,12 +338,26 @@ def evaluate(
 
     if is_checkpoint(images, task):
         sets = [*(set_ or []), f"checkpoint.path={images}"]
-        run(task, "checkpoint", scale=scale, set_=sets, metric=metric, model=model, out=out, device=device)
+        run(
+            task,
+            "checkpoint",
+            scale=scale,
+            set_=sets,
+            metric=metric,
+            model=model,
+            out=out,
+            device=device,
+        )
     with Live() as live:
         result = api.evaluate(
-            images, task, scale=scale, sets=[*(set_ or []), *([f"task.model={model}"] if model else [])],
-            metrics=split_list(metric) if metric else [], out=out, report=live.update,
-        )  # fmt: skip
+            images,
+            task,
+            scale=scale,
+            sets=[*(set_ or []), *([f"task.model={model}"] if model else [])],
+            metrics=split_list(metric) if metric else [],
+            out=out,
+            report=live.update,
+        )
     print_measurements(result)
 
 
@@ -335,7 +392,9 @@ def plan(
 
 @app.command()
 def doctor(
-    task: Annotated[str, typer.Argument(help="Only what this task uses: a name or ./mine.py.")] = "",
+    task: Annotated[
+        str, typer.Argument(help="Only what this task uses: a name or ./mine.py.")
+    ] = "",
 ) -> None:
     """Assets here and missing, how to get them, their licence, what each unlocks."""
     from sa_bench.commands.doctor import describe_assets, describe_task_assets
@@ -348,11 +407,14 @@ def doctor(
 @app.command()
 def fetch(
     names: Annotated[
-        list[str], typer.Argument(help="Assets as doctor lists them, hub ids (owner/name), or tasks.")
+        list[str],
+        typer.Argument(help="Assets as doctor lists them, hub ids (owner/name), or tasks."),
     ],
     source: Annotated[
         Path | None,
-        typer.Option("--from", help="Copy from this folder, by file name (or set SA_BENCH_MIRROR)."),
+        typer.Option(
+            "--from", help="Copy from this folder, by file name (or set SA_BENCH_MIRROR)."
+        ),
     ] = None,
 ) -> None:
     """Get weights, prompt files and models; of a task, all that it can use. The same command resumes."""
@@ -369,7 +431,9 @@ def check(name: Annotated[str, typer.Argument(help="Component, or ./mine.py.")])
     from sa_bench.commands.check import check as findings
     from sa_bench.commands.show import find_components
 
-    found = [(kind, n, finding) for kind, n in find_components(name) for finding in findings(kind, n)]
+    found = [
+        (kind, n, finding) for kind, n in find_components(name) for finding in findings(kind, n)
+    ]
     for kind, n in dict.fromkeys((kind, n) for kind, n, _ in found):
         print_text(f"{kind} {n}:")
         for finding in (f for k, m, f in found if (k, m) == (kind, n)):
@@ -387,7 +451,9 @@ def new_method(
     path = new.new_method(name, folder)
     print_text(f"Wrote {path}. Next:")
     print_text(f"  python -m sa_bench check {path if path.is_absolute() else './' + str(path)}")
-    print_text(f"  python -m sa_bench run --task mnist_0 --method ./{path},retrain,relabel --scale quick")
+    print_text(
+        f"  python -m sa_bench run --task mnist_0 --method ./{path},retrain,relabel --scale quick"
+    )
 
 
 add_to(app)

@@ -44,7 +44,9 @@ def check(kind: str, name: str) -> list[Finding]:
     except SaBenchError as error:
         found.append(Finding(False, str(error)))
     except Exception as error:
-        found.append(Finding(False, f"it raised {type(error).__name__}: {' '.join(str(error).split())}"))
+        found.append(
+            Finding(False, f"it raised {type(error).__name__}: {' '.join(str(error).split())}")
+        )
     return found
 
 
@@ -60,7 +62,9 @@ def toy(supports: type) -> tuple[Any, Task]:
     from sa_bench.models import base_models
 
     task = replace(
-        registry.get_task("mnist_0_t2i"), base="tiny", sampler=Sampler("ddim", steps=2, guidance=2.0)
+        registry.get_task("mnist_0_t2i"),
+        base="tiny",
+        sampler=Sampler("ddim", steps=2, guidance=2.0),
     )
     return base_models.new_model(task.family, task.dataset, task.base, words=task.classes), task
 
@@ -78,7 +82,11 @@ def _method(name: str) -> Iterator[Finding]:
         return
     star, task = toy(cls.supports)
     steps = STEPS if cls.supports is Generator else 10
-    small = {} if cls.supports is Generator else {f.name: SLOW[f.name] for f in fields(cls) if f.name in SLOW}
+    small = (
+        {}
+        if cls.supports is Generator
+        else {f.name: SLOW[f.name] for f in fields(cls) if f.name in SLOW}
+    )
     before = weights(star)
 
     def forget(seed: int = 0, **more: Any) -> tuple[torch.Tensor, ToyRun]:
@@ -87,23 +95,29 @@ def _method(name: str) -> Iterator[Finding]:
 
     first, run = forget()
     yield Finding(bool(torch.isfinite(first).all()), "the toy's parameters are finite afterwards")
-    yield Finding(torch.equal(weights(star), before), "θ* itself is left as it was (only the copy changes)")
+    yield Finding(
+        torch.equal(weights(star), before), "θ* itself is left as it was (only the copy changes)"
+    )
     yield Finding(torch.equal(forget()[0], first), "the same seed gives the same bits")
     torch.rand(3)
     yield Finding(torch.equal(forget()[0], first), "all randomness comes from run.rng")
     declared, used = "data" in cls.needs, "data" in run.asked
-    yield Finding(declared == used, f"needs = {cls.needs}: training data is {'' if used else 'not '}used")
+    yield Finding(
+        declared == used, f"needs = {cls.needs}: training data is {'' if used else 'not '}used"
+    )
     if "train" in run.asked:
         yield Finding(not torch.equal(forget(seed=1)[0], first), "another seed gives another model")
         yield Finding(
-            run.outside_moved == [], f"nothing outside the trained scope moved {run.outside_moved or ''}"
+            run.outside_moved == [],
+            f"nothing outside the trained scope moved {run.outside_moved or ''}",
         )
         with tempfile.TemporaryDirectory() as folder:
             with contextlib.suppress(KeyboardInterrupt):
                 forget(folder=Path(folder), killed_at=KILLED_AT)
             resumed, _ = forget(folder=Path(folder))
         yield Finding(
-            torch.equal(resumed, first), f"killed at step {KILLED_AT} and resumed, it ends at the same bits"
+            torch.equal(resumed, first),
+            f"killed at step {KILLED_AT} and resumed, it ends at the same bits",
         )
     asked = ", ".join(dict.fromkeys(run.asked)) or "nothing"
     if cls.supports is not Generator:
@@ -126,12 +140,17 @@ def _declarations(cls: type[Any]) -> Iterator[Finding]:
     yield Finding(
         cls.standing in ("method", "control", "reference", "target"), f"standing = {cls.standing!r}"
     )
-    yield Finding(cls.supports in (Generator, Diffusion, Prompted), f"supports = {cls.supports.__name__}")
+    yield Finding(
+        cls.supports in (Generator, Diffusion, Prompted), f"supports = {cls.supports.__name__}"
+    )
     yield Finding(set(cls.needs) <= {"data"}, f"needs = {cls.needs}")
-    yield Finding(isinstance(cls.version, int) and bool(cls.source), "version is a number, source is given")
+    yield Finding(
+        isinstance(cls.version, int) and bool(cls.source), "version is a number, source is given"
+    )
     strangers = {key for preset in cls.presets.values() for key in preset} - names
     yield Finding(
-        not strangers, f"presets name its own fields{': not ' + ', '.join(strangers) if strangers else ''}"
+        not strangers,
+        f"presets name its own fields{': not ' + ', '.join(strangers) if strangers else ''}",
     )
     try:
         cls().anything = 1
@@ -144,9 +163,13 @@ def _declarations(cls: type[Any]) -> Iterator[Finding]:
 
 
 SMALL = (
-    "task.n_forget=20", "task.n_retain=10", "task.likelihood_images=5", "task.recovery_budgets=0,5",
-    "task.recovery_images=10", "task.feature_images=10",
-)  # fmt: skip
+    "task.n_forget=20",
+    "task.n_retain=10",
+    "task.likelihood_images=5",
+    "task.recovery_budgets=0,5",
+    "task.recovery_images=10",
+    "task.feature_images=10",
+)
 
 
 def _metric(name: str) -> Iterator[Finding]:
@@ -161,12 +184,17 @@ def _metric(name: str) -> Iterator[Finding]:
             store = Store(Path(folder) / str(repeat))
             chain = Chain(store, cell, lambda *event: None)
             values.append(
-                (measure(chain, metric, Subject(chain)), measure(chain, metric, Subject(chain, base=True)))
+                (
+                    measure(chain, metric, Subject(chain)),
+                    measure(chain, metric, Subject(chain, base=True)),
+                )
             )
         (measured, path), (base, _) = values[0]
         yield Finding(values[0][0][0] == values[1][0][0], "measured twice, it gives the same value")
         prints = fingerprint(Chain(Store(Path(folder)), cell, lambda *event: None), metric)
-        yield Finding(json.loads(json.dumps(prints)) is not None, f"fingerprint: {', '.join(prints)}")
+        yield Finding(
+            json.loads(json.dumps(prints)) is not None, f"fingerprint: {', '.join(prints)}"
+        )
         value, low, high = measured["value"], measured["low"], measured["high"]
         yield Finding(value is not None or bool(measured["reason"]), "a missing value has a reason")
         if value is not None:

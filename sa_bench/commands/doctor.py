@@ -55,7 +55,9 @@ def _archive(name: str) -> list[str]:
     licence = f"{asset.licence[0].upper()}{asset.licence[1:]}."
     if local is not None or kept.is_file():
         where = f"{local} (SA_BENCH_DATA)" if local else kept
-        return [f"  {archive.title}: here, in {where}; its checksums are compared when it is read. {licence}"]
+        return [
+            f"  {archive.title}: here, in {where}; its checksums are compared when it is read. {licence}"
+        ]
     return [
         f"  {archive.title}: not here ({kept}); optional. {licence}",
         f"    how: fetched on first use, {archive.size}, from {archive.url}; or set",
@@ -82,7 +84,9 @@ def describe_asset(asset: Asset, role: str = "") -> tuple[list[str], bool]:
     hashed = f"sha256 {asset.sha256}" if asset.sha256 else "sha256 not published"
     if asset.md5:
         hashed = f"md5 {asset.md5}"
-    gated = "gated: accept the licence at its page, then set HF_TOKEN" if asset.gated else "not gated"
+    gated = (
+        "gated: accept the licence at its page, then set HF_TOKEN" if asset.gated else "not gated"
+    )
     lines = [f"  {asset.name}{f' ({role})' if role else ''}: {state}"]
     if not asset.url:
         return lines, path is not None
@@ -142,7 +146,9 @@ def describe_task_assets(name: str) -> tuple[str, bool]:
             lacks |= need.required and not here
         for detector in detectors.detectors_of(r for m in metrics.values() for r in m.requires):
             users = [
-                m for m, metric in metrics.items() if detector in detectors.detectors_of(metric.requires)
+                m
+                for m, metric in metrics.items()
+                if detector in detectors.detectors_of(metric.requires)
             ]
             needed = any(m in task.primary for m in users)
             reason = detector.missing()
@@ -165,7 +171,9 @@ def plan_lines(tasks: Iterable[Task]) -> list[str]:
     for task in tasks:
         needs = [need for need in needs_of_task(task) if need.asset.kind != "data"]
         absent = [need for need in needs if not describe_asset(need.asset)[1]]
-        lost = [m for m in task.metrics if requirements.find_missing(registry.get_metric(m).requires)]
+        lost = [
+            m for m in task.metrics if requirements.find_missing(registry.get_metric(m).requires)
+        ]
         if not needs and not lost:
             continue
         if not absent and not lost:
@@ -178,8 +186,14 @@ def plan_lines(tasks: Iterable[Task]) -> list[str]:
         said += [f"can use {', '.join(further)}"] if further else []
         shown = [f"{m} (primary)" if m in task.primary else m for m in lost]
         said += [f"n/a as it is: {', '.join(shown)}"] if lost else []
-        said += ["only scale quick runs without its primary metrics"] if set(lost) & set(task.primary) else []
-        lines.append(f"assets: {task.name}: {'; '.join(said)}; see python -m sa_bench doctor {task.name}")
+        said += (
+            ["only scale quick runs without its primary metrics"]
+            if set(lost) & set(task.primary)
+            else []
+        )
+        lines.append(
+            f"assets: {task.name}: {'; '.join(said)}; see python -m sa_bench doctor {task.name}"
+        )
     return lines
 
 
@@ -206,7 +220,10 @@ def describe_assets() -> tuple[str, bool]:
     for kind, title in (("model", "Base models"), ("prompts", "Prompt files")):
         lines += ["", f"{title}, for the tasks that name them:"]
         lines += [
-            line for a in catalogue.CATALOGUE.values() if a.kind == kind for line in describe_asset(a)[0]
+            line
+            for a in catalogue.CATALOGUE.values()
+            if a.kind == kind
+            for line in describe_asset(a)[0]
         ]
     lines += ["", f"Store: {store_folder()} (SA_BENCH_STORE moves it)"]
     return "\n".join(lines), missing

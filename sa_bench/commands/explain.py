@@ -44,7 +44,9 @@ def explain(cell: Path, metric: str | None) -> str:
     except SaBenchError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise SaBenchError(f"{path} is not what `run` writes ({type(error).__name__}: {error}).") from error
+        raise SaBenchError(
+            f"{path} is not what `run` writes ({type(error).__name__}: {error})."
+        ) from error
 
 
 def _told(row: Mapping[str, Any], folder: Path, metric: str | None, changed: str) -> str:
@@ -61,7 +63,9 @@ def _told(row: Mapping[str, Any], folder: Path, metric: str | None, changed: str
     if metric is None and rows:
         others = ", ".join(m["name"] for m in rows if m["role"] != "primary")
         parts.append(f"Further measurements, with --metric NAME: {others}.")
-    parts.append(f"Make it again: {row['provenance'].get('cell_command') or row['provenance']['command']}")
+    parts.append(
+        f"Make it again: {row['provenance'].get('cell_command') or row['provenance']['command']}"
+    )
     return "\n\n".join(parts)
 
 
@@ -94,7 +98,9 @@ def _measurement(row: Mapping[str, Any], m: Mapping[str, Any], folder: Path) -> 
     if m["base"] is not None:
         yield f"  The base model under the same fingerprint: {format_number(m['base'], m['unit'])}{unit}."
     if m["judges"]:
-        votes = ", ".join(f"{j['judge']} {format_number(j['value'], m['unit'])}" for j in m["judges"])
+        votes = ", ".join(
+            f"{j['judge']} {format_number(j['value'], m['unit'])}" for j in m["judges"]
+        )
         yield f"  Each judge alone: {votes}."
     for key, value in (m["extra"] or {}).items():
         text = json.dumps(_rounded(value))

@@ -55,7 +55,10 @@ def export(result: Path, folder: Path, trust: bool = False) -> list[Path]:
         )
     kept = chain.forgotten.path / "model.safetensors"
     part = folder.with_name(f".{folder.name}.part")  # it gets its name when it is whole
-    with disk_errors(folder.parent), hold_lock(folder.with_name(f".{folder.name}.lock"), f"export {folder}"):
+    with (
+        disk_errors(folder.parent),
+        hold_lock(folder.with_name(f".{folder.name}.lock"), f"export {folder}"),
+    ):
         shutil.rmtree(part, ignore_errors=True)
         make_folder(part)
         try:
@@ -100,15 +103,25 @@ def cell_of_result(row: Mapping[str, Any], trust: bool = False) -> Cell:
             options.setdefault(name, []).append(value)
         metrics = [m for text in options.get("--metric", []) for m in text.split(",")]
         if not trust:
-            registry.require_trusted([*options["--task"], *options["--method"], *metrics], "The result")
+            registry.require_trusted(
+                [*options["--task"], *options["--method"], *metrics], "The result"
+            )
         (cell,) = resolve(
-            options["--task"], options["--method"], row["scale"], [row["seed"]], [row["base_seed"]],
-            options.get("--set", []), [], metrics,
-        )  # fmt: skip
+            options["--task"],
+            options["--method"],
+            row["scale"],
+            [row["seed"]],
+            [row["base_seed"]],
+            options.get("--set", []),
+            [],
+            metrics,
+        )
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, SaBenchError):
             raise
-        raise SaBenchError(f"The result's command is none that makes one cell ({error!r}).") from error
+        raise SaBenchError(
+            f"The result's command is none that makes one cell ({error!r})."
+        ) from error
     return cell
 
 
@@ -138,7 +151,13 @@ def model_card(row: Mapping[str, Any]) -> Iterator[str]:
             else f"{format_number(m['low'], m['unit'])} to {format_number(m['high'], m['unit'])}"
         )
         base = "" if m["base"] is None else format_number(m["base"], m["unit"])
-        cells = (m["title"], format_number(m["value"], m["unit"]), bounds, f"{m['n']} {m['n_unit']}s", base)
+        cells = (
+            m["title"],
+            format_number(m["value"], m["unit"]),
+            bounds,
+            f"{m['n']} {m['n_unit']}s",
+            base,
+        )
         yield f"| {' | '.join(map(escape_markdown, cells))} |"
     yield ""
     for flag in row["flags"]:

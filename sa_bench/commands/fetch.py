@@ -49,7 +49,9 @@ def fetch(name: str, source: Path | None = None, say: Say = print) -> list[Path]
             failed.append(error)
     if not failed and source is None:
         for dataset in dict.fromkeys(registry.get_task(task).dataset for task in tasks):
-            if dataset in datasets.ENTRIES and dataset not in catalogue.DATA:  # small, and kept as it is read
+            if (
+                dataset in datasets.ENTRIES and dataset not in catalogue.DATA
+            ):  # small, and kept as it is read
                 datasets.load(dataset)
                 say(f"{datasets.ENTRIES[dataset].title}: here")
     if len(failed) > 1:
@@ -79,4 +81,6 @@ def _asset(name: str) -> Asset:
         return catalogue.get(name)
     except SaBenchError:
         tasks = [entry.name for entry in registry.list_entries("task")]
-        raise unknown_name("asset or task", name, [*catalogue.CATALOGUE, *catalogue.DATA, *tasks]) from None
+        raise unknown_name(
+            "asset or task", name, [*catalogue.CATALOGUE, *catalogue.DATA, *tasks]
+        ) from None

@@ -57,7 +57,9 @@ def new_method(name: str, folder: Path) -> Path:
         SaBenchError: no Python name, taken, or the file is there already.
     """
     if not name.isidentifier() or name != name.lower():
-        raise SaBenchError(f"{name!r} cannot name a method: use small letters, digits and underscores.")
+        raise SaBenchError(
+            f"{name!r} cannot name a method: use small letters, digits and underscores."
+        )
     if name in {entry.name for entry in registry.list_entries("method")}:
         raise SaBenchError(f"A method called {name} is here already; choose another name.")
     path = folder / f"{name}.py"

@@ -53,12 +53,17 @@ def describe_plan(cells: Sequence[Cell], jobs: int) -> str:
     store = Store(store_folder())
     history, claimed, titles = _history(store), set(), title_cells(cells)
     scales = ", ".join(dict.fromkeys(cell.scale for cell in cells))
-    walked = {c.id: list(_walk_chain(Chain(store, c, lambda *event: None), history, claimed)) for c in cells}
+    walked = {
+        c.id: list(_walk_chain(Chain(store, c, lambda *event: None), history, claimed))
+        for c in cells
+    }
     total = sum(s.seconds or 0.0 for stages in walked.values() for s in stages)
     unknown = sum(any(s.seconds is None for s in stages) for stages in walked.values())
     lines = [f"{len(cells)} cell(s) at scale {scales}:"]
     if len(cells) <= LISTED:
-        lines += [f"  {titles[id]}: {' · '.join(map(_text, stages))}" for id, stages in walked.items()]
+        lines += [
+            f"  {titles[id]}: {' · '.join(map(_text, stages))}" for id, stages in walked.items()
+        ]
     else:
         lines += _grouped(titles, walked)
     share = min(jobs, len(cells))
@@ -125,11 +130,15 @@ def _images(task: Task) -> int:
 def _detectable(cells: Sequence[Cell]) -> Iterator[str]:
     """What so many runs could tell, from how much differences varied on the benchmark's own board."""
     known = variance_card()
-    for task in dict.fromkeys(c.task.name for c in cells if c.scale == "full" and c.task.name in known):
+    for task in dict.fromkeys(
+        c.task.name for c in cells if c.scale == "full" and c.task.name in known
+    ):
         lines: dict[str, set[tuple[int, int]]] = {}
         for c in cells:
             if c.task.name == task and registry.get_method(c.method).standing == "method":
-                lines.setdefault(digest([c.method, dict(c.fields)]), set()).add((c.base_seed, c.seed))
+                lines.setdefault(digest([c.method, dict(c.fields)]), set()).add(
+                    (c.base_seed, c.seed)
+                )
         shared = max((a & b for a, b in combinations(lines.values(), 2)), key=len, default=set())
         if len(shared) < FEWEST:
             yield f"tells:  {task}: nothing of methods, no two of them share {FEWEST} runs"
@@ -138,11 +147,19 @@ def _detectable(cells: Sequence[Cell]) -> Iterator[str]:
         seeds = len(shared) // bases
         parts = []
         for name, facts in known[task].items():
-            least = detectable(facts["base"], facts["seed"], bases, seeds, comparisons=len(known[task]))
+            least = detectable(
+                facts["base"], facts["seed"], bases, seeds, comparisons=len(known[task])
+            )
             if least is not None:
                 rate = facts["unit"] in ("rate", "probability")
-                text = f"{100 * least:.1f} points" if rate else f"{least:.2f} {facts['unit'] or ''}".strip()
-                parts.append(f"{name} {'none that a rate can have' if rate and least > 1 else text}")
+                text = (
+                    f"{100 * least:.1f} points"
+                    if rate
+                    else f"{least:.2f} {facts['unit'] or ''}".strip()
+                )
+                parts.append(
+                    f"{name} {'none that a rate can have' if rate and least > 1 else text}"
+                )
         scope = "" if bases > 1 else ", on this base model alone"
         found = f"differences from {', '.join(parts)} on (80 % power{scope})"
         yield f"tells:  {task}, {bases} base(s) x {seeds} seed(s): {found}"
@@ -150,7 +167,9 @@ def _detectable(cells: Sequence[Cell]) -> Iterator[str]:
 
 def _attacks(cells: Sequence[Cell], history: History) -> Iterator[str]:
     """What the attack without a judge is given, beside the published one, and what that costs for each model."""
-    for task in {c.task.name: c.task for c in cells if "recovery_excess" in c.task.metrics}.values():
+    for task in {
+        c.task.name: c.task for c in cells if "recovery_excess" in c.task.metrics
+    }.values():
         given, number = dose.recovery_dose(task), dose.count_fits(task)
         seconds = _times(history, _fit_name(key_values(task.sampler)), number * given["samples"])
         took = "time unknown" if seconds is None else f"about {_minutes(seconds)} a model"
@@ -184,7 +203,9 @@ def _existing(path: Path) -> Path:
 History = Mapping[str, float]
 
 
-def _walk_chain(chain: Chain, history: History, claimed: set[tuple[str, str]]) -> Iterator[PlannedStage]:
+def _walk_chain(
+    chain: Chain, history: History, claimed: set[tuple[str, str]]
+) -> Iterator[PlannedStage]:
     """Walk the chain's stages in order; `claimed` are those that an earlier cell of the plan will make."""
     cell, task = chain.cell, chain.task
 
@@ -214,37 +235,52 @@ def _walk_chain(chain: Chain, history: History, claimed: set[tuple[str, str]]) -
     for stage in (s for s in earlier if s.kind == "fisher"):
         n = stage.inputs["options"]["n"]
         yield planned(
-            f"fisher {n:,} samples", "fisher", stage.key, _times(history, _fisher_name(stage.inputs), n)
+            f"fisher {n:,} samples",
+            "fisher",
+            stage.key,
+            _times(history, _fisher_name(stage.inputs), n),
         )
     forgotten = state("forget", forget.key)
     if steps and forgotten == "to do":
         for stage in (s for s in earlier if s.kind == "replay"):
             n = stage.inputs["n"]
             drawn = planned(
-                f"{stage.label} {n:,} images", "replay", stage.key, _times(history, sampling_time, n)
+                f"{stage.label} {n:,} images",
+                "replay",
+                stage.key,
+                _times(history, sampling_time, n),
             )
             if drawn.state == "to do":
                 yield drawn
     name = _forget_name(cell.method, cell.keyed_fields(), key_values(task.sampler))
     seconds = _times(history, name, steps or 1) if forgotten == "to do" else 0.0
     yield PlannedStage(f"forget {steps:,} steps" if steps else "forget", forgotten, seconds)
-    before = [state("samples", chain.sample_stage(n, base=True).key) for n in sampling.set_names(task)]
+    before = [
+        state("samples", chain.sample_stage(n, base=True).key) for n in sampling.set_names(task)
+    ]
     if forgotten == "stored":
         yield from _scoring(chain, history, state, "to do" not in before and "shared" not in before)
     else:
         yield from _unknown_model(chain, history)
     if "to do" in before:
-        yield from (replace(s, what=f"base model's {s.what}") for s in _unknown_model(chain, history))
+        yield from (
+            replace(s, what=f"base model's {s.what}") for s in _unknown_model(chain, history)
+        )
 
 
-def _base_stage(chain: Chain, history: History, planned: Callable[..., PlannedStage]) -> PlannedStage:
+def _base_stage(
+    chain: Chain, history: History, planned: Callable[..., PlannedStage]
+) -> PlannedStage:
     """The base model: pretrained, shipped, or to be trained."""
     cell, task = chain.cell, chain.task
     if task.model:
         return PlannedStage(f"base {task.model}", "here" if _here(chain) else "missing", 0.0)
     if base_models.find_shipped(task.family, task.dataset, task.base, cell.base_seed):
         return PlannedStage("base", "shipped", 0.0)
-    recipe, data = base_models.get_recipe(task.family, task.base), datasets.data_content(task.dataset)
+    recipe, data = (
+        base_models.get_recipe(task.family, task.base),
+        datasets.data_content(task.dataset),
+    )
     inputs = base_models.base_key_inputs(
         task.family, task.dataset, data, task.base, cell.base_seed, chain.bf16
     )
@@ -266,17 +302,25 @@ def _scoring(
     chain: Chain, history: History, state: Callable[[str, str], str], base_sampled: bool
 ) -> Iterator[PlannedStage]:
     """Sample sets and metrics of a model that is in the store."""
-    sets = [state("samples", chain.sample_stage(name).key) for name in sampling.set_names(chain.task)]
+    sets = [
+        state("samples", chain.sample_stage(name).key) for name in sampling.set_names(chain.task)
+    ]
     if any(now != "stored" for now in sets):
         yield from _unknown_model(chain, history)
         return
     yield PlannedStage("samples", "stored", 0.0)
     metrics = [registry.get_metric(name) for name in chain.task.metrics]
-    metrics = [m for m in metrics if not requirements.find_missing(m.requires)]  # the others will be n/a
-    if base_sampled:  # a measurement is named by the images that it looks at, the base model's among them
+    metrics = [
+        m for m in metrics if not requirements.find_missing(m.requires)
+    ]  # the others will be n/a
+    if (
+        base_sampled
+    ):  # a measurement is named by the images that it looks at, the base model's among them
         subject = Subject(chain)
         left = [
-            m.name for m in metrics if state("measure", digest(measure_inputs(chain, m, subject))) == "to do"
+            m.name
+            for m in metrics
+            if state("measure", digest(measure_inputs(chain, m, subject))) == "to do"
         ]
     else:
         left = [m.name for m in metrics]
@@ -292,9 +336,13 @@ def _unknown_model(chain: Chain, history: History) -> Iterator[PlannedStage]:
     task = chain.task
     images = _images(task)
     yield PlannedStage(
-        f"samples {images:,} images", "to do", _times(history, _sample_name(key_values(task.sampler)), images)
+        f"samples {images:,} images",
+        "to do",
+        _times(history, _sample_name(key_values(task.sampler)), images),
     )
-    yield PlannedStage(f"{len(task.metrics)} metrics", "to do", _scores(chain, history, task.metrics))
+    yield PlannedStage(
+        f"{len(task.metrics)} metrics", "to do", _scores(chain, history, task.metrics)
+    )
 
 
 def _times(history: History, name: str, count: int) -> float | None:
@@ -346,7 +394,9 @@ def _history(store: Store) -> dict[str, float]:
 
 def _units(stage: str, inputs: Mapping[str, Any]) -> tuple[list[str], int]:
     if stage == "base":
-        return [f"base step {inputs['family']} {_recipe_name(inputs)}"], int(inputs["recipe"]["steps"])
+        return [f"base step {inputs['family']} {_recipe_name(inputs)}"], int(
+            inputs["recipe"]["steps"]
+        )
     if stage == "fisher":
         return [_fisher_name(inputs)], int(inputs["options"]["n"])
     if stage == "samples":

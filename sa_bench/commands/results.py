@@ -18,12 +18,15 @@ def add_to(app: typer.Typer) -> None:
 
 
 def report(
-    folders: Annotated[list[Path] | None, typer.Argument(help="Run folders or packed files.")] = None,
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Run folders or packed files.")
+    ] = None,
     bundle: Annotated[
         list[Path] | None, typer.Option(help="Results of others, shown beside with whose they are.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="File .html or .md (default: report.html in the first folder).")
+        Path | None,
+        typer.Option(help="File .html or .md (default: report.html in the first folder)."),
     ] = None,
     explicit: Annotated[
         bool,
@@ -39,13 +42,23 @@ def report(
 
 
 def table(
-    name: Annotated[str, typer.Argument(help="leaderboard, table1 to table4, unlearndiffatk or i2p.")],
-    folders: Annotated[list[Path] | None, typer.Argument(help="Run folders or packed files.")] = None,
-    format_: Annotated[str, typer.Option("--format", help="markdown, latex, csv or html.")] = "markdown",
-    task: Annotated[str, typer.Option("--task", "-t", help="Of a leaderboard: only these tasks: a,b.")] = "",
+    name: Annotated[
+        str, typer.Argument(help="leaderboard, table1 to table4, unlearndiffatk or i2p.")
+    ],
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Run folders or packed files.")
+    ] = None,
+    format_: Annotated[
+        str, typer.Option("--format", help="markdown, latex, csv or html.")
+    ] = "markdown",
+    task: Annotated[
+        str, typer.Option("--task", "-t", help="Of a leaderboard: only these tasks: a,b.")
+    ] = "",
     method: Annotated[
         str,
-        typer.Option("--method", "-m", help="Only these, in this order: a,b; names or labels ('sa lam=3')."),
+        typer.Option(
+            "--method", "-m", help="Only these, in this order: a,b; names or labels ('sa lam=3')."
+        ),
     ] = "",
     metric: Annotated[
         str, typer.Option("--metric", help="Columns (default: the three endpoints): a,b.")
@@ -62,16 +75,27 @@ def table(
 def figure(
     kind: Annotated[str, typer.Argument(help="tradeoff, pareto, sweep or samples.")],
     folders: Annotated[list[Path], typer.Argument(help="Run folders or packed files.")],
-    out: Annotated[Path | None, typer.Option(help="File .svg, .pdf or .png (default: KIND.svg).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File .svg, .pdf or .png (default: KIND.svg).")
+    ] = None,
     task: Annotated[str, typer.Option("--task", "-t", help="Which, where there are several.")] = "",
-    method: Annotated[str, typer.Option("--method", "-m", help="Only these: a,b; names or labels.")] = "",
+    method: Annotated[
+        str, typer.Option("--method", "-m", help="Only these: a,b; names or labels.")
+    ] = "",
     field: Annotated[str, typer.Option(help="Of a sweep: the field on the x axis.")] = "",
     images: Annotated[int, typer.Option(min=1, help="Of samples: images a row.")] = 8,
     sort: Annotated[
-        str, typer.Option(help="Of samples: of each row the images with the highest score: celebrity_score.")
+        str,
+        typer.Option(
+            help="Of samples: of each row the images with the highest score: celebrity_score."
+        ),
     ] = "",
-    top: Annotated[int, typer.Option(min=0, help="With --sort: how many of them (default: --images).")] = 0,
-    explicit: Annotated[bool, typer.Option(help="Of samples: do not blur what may be nudity.")] = False,
+    top: Annotated[
+        int, typer.Option(min=0, help="With --sort: how many of them (default: --images).")
+    ] = 0,
+    explicit: Annotated[
+        bool, typer.Option(help="Of samples: do not blur what may be nudity.")
+    ] = False,
 ) -> None:
     """A figure for a paper: trade-off, Pareto front, sweep, or images on the same seeds or with the highest scores."""
     from sa_bench import api
@@ -87,18 +111,23 @@ def figure(
 
 def compare(
     folders: Annotated[
-        list[Path], typer.Argument(help="Two runs, or one with --methods: run folders, cells, packed files.")
+        list[Path],
+        typer.Argument(help="Two runs, or one with --methods: run folders, cells, packed files."),
     ],
     methods: Annotated[
         str,
-        typer.Option("--methods", "-m", help="The two lines: a,b; names or labels ('sa lam=1,sa lam=30')."),
+        typer.Option(
+            "--methods", "-m", help="The two lines: a,b; names or labels ('sa lam=1,sa lam=30')."
+        ),
     ] = "",
     task: Annotated[
         str, typer.Option("--task", "-t", help="Of a run with several boards: only this task.")
     ] = "",
     at: Annotated[
         str,
-        typer.Option(help="At matched forgetting, along each method's settings: forget_top1=0.003."),
+        typer.Option(
+            help="At matched forgetting, along each method's settings: forget_top1=0.003."
+        ),
     ] = "",
 ) -> None:
     """Two lines against each other: do these checkpoints differ, does the method, and where does it come from?"""
@@ -119,7 +148,9 @@ def pack(
 
     *sources, file = folders
     if not sources or not file.name.endswith((PACKED, ".parquet")):
-        raise SaBenchError(f"pack takes run folders and then the new file, NAME{PACKED} or NAME.parquet.")
+        raise SaBenchError(
+            f"pack takes run folders and then the new file, NAME{PACKED} or NAME.parquet."
+        )
     rows = read_results(sources)
     write_atomic(file, write_parquet(rows) if file.suffix == ".parquet" else pack_results(rows))
     print_text(f"{len(rows)} result(s) in {file}, {file.stat().st_size / 1e6:.1f} MB")
@@ -128,17 +159,22 @@ def pack(
 def bundle(
     folders: Annotated[list[Path], typer.Argument(help="Run folders.")],
     out: Annotated[
-        Path | None, typer.Option(help="The new file, NAME.sabench.zip (default: named after the run).")
+        Path | None,
+        typer.Option(help="The new file, NAME.sabench.zip (default: named after the run)."),
     ] = None,
     by: Annotated[str, typer.Option(help="Who made these results; shown beside every row.")] = "",
     without_images: Annotated[
-        bool, typer.Option("--without-images", help="Of images the hashes alone: far smaller, proves less.")
+        bool,
+        typer.Option(
+            "--without-images", help="Of images the hashes alone: far smaller, proves less."
+        ),
     ] = False,
     with_nudity: Annotated[
         bool, typer.Option("--with-nudity", help="Also images of c_f that may show nudity.")
     ] = False,
     with_models: Annotated[
-        bool, typer.Option("--with-models", help="Also the forgotten weights: images can be made again.")
+        bool,
+        typer.Option("--with-models", help="Also the forgotten weights: images can be made again."),
     ] = False,
 ) -> None:
     """Put a run into one file for others to check: results, scores, images, hashes, environment."""
@@ -161,11 +197,13 @@ def verify(
         int, typer.Option(help="Images of every set to make again from the weights, at random.")
     ] = 8,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Also what needs the model or a judge to be trained: slow.")
+        bool,
+        typer.Option("--deep", help="Also what needs the model or a judge to be trained: slow."),
     ] = False,
     limit: Annotated[float, typer.Option(help="GB that it may unpack to.")] = 16.0,
     plug_in: Annotated[
-        list[Path] | None, typer.Option(help="A file that defines a task, method or metric of it; it is run.")
+        list[Path] | None,
+        typer.Option(help="A file that defines a task, method or metric of it; it is run."),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
 ) -> None:
@@ -178,7 +216,9 @@ def verify(
         raise SaBenchError(f"--regenerate {regenerate}: at least 0.")
     api.require_device(device)
     with Live() as live, api.one_thread():
-        found = lines(file, regenerate, deep, limit, device, [str(p) for p in plug_in or []], live.update)
+        found = lines(
+            file, regenerate, deep, limit, device, [str(p) for p in plug_in or []], live.update
+        )
     print_text("\n".join([*found, "No difference found."]))
 
 
@@ -214,7 +254,9 @@ def explain(
 def export(
     cell: Annotated[Path, typer.Argument(help="A cell's folder in a run.")],
     folder: Annotated[Path, typer.Argument(help="Where to; new.")],
-    trust: Annotated[bool, typer.Option(help="Run the code of the .py files that the result names.")] = False,
+    trust: Annotated[
+        bool, typer.Option(help="Run the code of the .py files that the result names.")
+    ] = False,
 ) -> None:
     """The forgotten model of a result as files, with a card."""
     from sa_bench.commands.export import export as written

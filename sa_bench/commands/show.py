@@ -34,12 +34,16 @@ def cited_keys(source: str) -> list[str]:
 
 def cited_bibtex(source: str) -> str:
     """The entries of what a source names; "" where it names nothing that is known."""
-    return "\n".join(load_references()[key] for key in cited_keys(source) if key in load_references())
+    return "\n".join(
+        load_references()[key] for key in cited_keys(source) if key in load_references()
+    )
 
 
 def _plain(name: str) -> str:
     """Lower case without accents."""
-    return "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c)).lower()
+    return "".join(
+        c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c)
+    ).lower()
 
 
 def describe(reference: str) -> str:
@@ -49,7 +53,9 @@ def describe(reference: str) -> str:
         SaBenchError: no component of that name.
     """
     show = {"method": _method, "task": _task, "metric": _metric}
-    return "\n\n".join(show[kind](name) + _code(kind, name) for kind, name in find_components(reference))
+    return "\n\n".join(
+        show[kind](name) + _code(kind, name) for kind, name in find_components(reference)
+    )
 
 
 def task_rows(reference: str, scale: str, sets: Sequence[str]) -> str:
@@ -99,7 +105,12 @@ def find_components(reference: str) -> list[tuple[str, str]]:
 
 def _method(name: str) -> str:
     cls = registry.get_method(name)
-    lines = [f"method {name} ({cls.standing})", "", (inspect.getmodule(cls).__doc__ or "").strip(), ""]
+    lines = [
+        f"method {name} ({cls.standing})",
+        "",
+        (inspect.getmodule(cls).__doc__ or "").strip(),
+        "",
+    ]
     lines += ["fields (--set field=value):", *_fields(cls)]
     for field, table in cls.stands_for.items():
         lines += [f"{field}={word}: {json.dumps(numbers)}" for word, numbers in table.items()]

@@ -8,7 +8,9 @@ import typer
 
 from sa_bench.commands.arguments import print_text
 
-store_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The store of finished stages.")
+store_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="The store of finished stages."
+)
 
 
 @store_app.command("ls")

@@ -25,10 +25,15 @@ class Live:
         """Progress goes to stderr, results to stdout."""
         self.console = Console(stderr=True)
         self.progress = Progress(
-            TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}", markup=False), TimeRemainingColumn(compact=True),
-            console=self.console, transient=True, disable=not self.console.is_terminal,
-        )  # fmt: skip
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}", markup=False),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
         self.bars: dict[str, Any] = {}
         self.stages: dict[str, str] = {}
         self.total = self.done = 0
@@ -37,7 +42,10 @@ class Live:
     def _say(self, text: str) -> None:
         # A log file gets one line a message, however long; a terminal wraps at words.
         self.console.print(
-            escape_terminal(text), markup=False, highlight=False, soft_wrap=not self.console.is_terminal
+            escape_terminal(text),
+            markup=False,
+            highlight=False,
+            soft_wrap=not self.console.is_terminal,
         )
 
     def __enter__(self) -> Self:
@@ -52,9 +60,13 @@ class Live:
     def announce(self, cells: Sequence[Cell]) -> None:
         """Say what is about to run."""
         self.total, self.titles = len(cells), title_cells(cells)
-        tasks, methods = (dict.fromkeys(n) for n in ((c.task.name for c in cells), (c.method for c in cells)))
+        tasks, methods = (
+            dict.fromkeys(n) for n in ((c.task.name for c in cells), (c.method for c in cells))
+        )
         names = f"{', '.join(tasks)} × {', '.join(methods)}"
-        seeds = f"bases {_numbers(c.base_seed for c in cells)}, seeds {_numbers(c.seed for c in cells)}"
+        seeds = (
+            f"bases {_numbers(c.base_seed for c in cells)}, seeds {_numbers(c.seed for c in cells)}"
+        )
         self._say(f"{len(cells)} cell(s): {names}; {seeds}")
 
     def update(self, cell: str, stage: str, done: int, total: int) -> None:
@@ -63,7 +75,10 @@ class Live:
         if cell not in self.bars or self.stages[cell] != stage:
             if cell in self.bars:
                 self.progress.remove_task(self.bars[cell])
-            self.bars[cell], self.stages[cell] = self.progress.add_task(text, total=total, rate=""), stage
+            self.bars[cell], self.stages[cell] = (
+                self.progress.add_task(text, total=total, rate=""),
+                stage,
+            )
         bar = self.bars[cell]
         self.progress.update(bar, completed=done, total=total)
         speed = next((t.speed for t in self.progress.tasks if t.id == bar), None)
@@ -154,10 +169,16 @@ def _table(board: Board, notes: Notes) -> Table:
         undone = "floor" if reference else line.recoverable
         runs = f"{len(line.cells)}" + (f", {len(line.failed)} failed" if line.failed else "")
         _add(
-            table, str(line.rank or "–"), line.label + _mark(line), f"{yes}  {_cell(forget, notes)}",
-            f"{undone}  {_cell(recovery, notes)}", _cell(keep, notes), line.pareto_label,
-            "n/a" if line.seconds is None else f"{line.seconds:.0f} s", runs,
-        )  # fmt: skip
+            table,
+            str(line.rank or "–"),
+            line.label + _mark(line),
+            f"{yes}  {_cell(forget, notes)}",
+            f"{undone}  {_cell(recovery, notes)}",
+            _cell(keep, notes),
+            line.pareto_label,
+            "n/a" if line.seconds is None else f"{line.seconds:.0f} s",
+            runs,
+        )
     return table
 
 
@@ -168,11 +189,21 @@ def print_measurements(result: Mapping[str, Any]) -> None:
     for m in result["measurements"]:
         unit = m["unit"]
         interval = (
-            "" if m["low"] is None else f"{format_number(m['low'], unit)} … {format_number(m['high'], unit)}"
+            ""
+            if m["low"] is None
+            else f"{format_number(m['low'], unit)} … {format_number(m['high'], unit)}"
         )
         value = format_number(m["value"], unit) if m["value"] is not None else f"n/a: {m['reason']}"
         count = f"{m['n']} {m['n_unit']}s" if m["n"] else ""
-        _add(table, m["name"], value, interval, count, format_number(m["base"], unit), m["better"] or "–")
+        _add(
+            table,
+            m["name"],
+            value,
+            interval,
+            count,
+            format_number(m["base"], unit),
+            m["better"] or "–",
+        )
     console.print(table)
     for flag in result["flags"]:
         console.print(escape_terminal(f"note: {flag}"), markup=False, highlight=False)

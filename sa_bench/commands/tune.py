@@ -75,7 +75,9 @@ def collect_tries(results: Sequence[Mapping[str, Any]]) -> list[Try]:
         method = row["method"] + (f" code {code[:8]}" if (code := code_of(row)) else "")
         groups.setdefault((row["task"], method, _text(row["fields"])), {})[where] = row
     if not groups:
-        raise SaBenchError("No method's runs are in there: a search compares the settings of methods.")
+        raise SaBenchError(
+            "No method's runs are in there: a search compares the settings of methods."
+        )
     found = []
     for (task, method, _), rows in groups.items():
         siblings = [rows_ for key, rows_ in groups.items() if key[:2] == (task, method)]
@@ -84,9 +86,16 @@ def collect_tries(results: Sequence[Mapping[str, Any]]) -> list[Try]:
                 f"{task}, {method}: not every setting was tried on the same concepts and seeds; finish the search first "
                 "(the same `run` command goes on)."
             )
-        found.append(_try(task, method, list(rows.values()), [next(iter(s.values())) for s in siblings]))
+        found.append(
+            _try(task, method, list(rows.values()), [next(iter(s.values())) for s in siblings])
+        )
     return sorted(
-        found, key=lambda t: (t.task, t.method, *(v for v in t.fields.values() if type(v) in (int, float)))
+        found,
+        key=lambda t: (
+            t.task,
+            t.method,
+            *(v for v in t.fields.values() if type(v) in (int, float)),
+        ),
     )
 
 
@@ -111,11 +120,19 @@ def _try(
     chance, n = values.get("gate") or 1 / len(values["classes"]), sum(m["n"] for m in forget)
     rate = sum(m["value"] * m["n"] for m in forget) / n
     return Try(
-        task, method, fields, ", ".join(f"{k}={str(fields[k]).removesuffix('.0')}" for k in differing) or "no setting",
-        tuple(dict.fromkeys(r["concept"] for r in rows)), rate, wilson(rate * n, n),
-        all(m["high"] <= chance for m in forget), sign * fmean(m["value"] for m in keep),
-        sum(r["cost"].get("forget", {}).get("cpu_s", 0.0) for r in rows), len(rows), keep[0]["unit"],
-    )  # fmt: skip
+        task,
+        method,
+        fields,
+        ", ".join(f"{k}={str(fields[k]).removesuffix('.0')}" for k in differing) or "no setting",
+        tuple(dict.fromkeys(r["concept"] for r in rows)),
+        rate,
+        wilson(rate * n, n),
+        all(m["high"] <= chance for m in forget),
+        sign * fmean(m["value"] for m in keep),
+        sum(r["cost"].get("forget", {}).get("cpu_s", 0.0) for r in rows),
+        len(rows),
+        keep[0]["unit"],
+    )
 
 
 def _values(rows: Sequence[Mapping[str, Any]], which: int) -> list[Mapping[str, Any]]:
@@ -124,7 +141,9 @@ def _values(rows: Sequence[Mapping[str, Any]], which: int) -> list[Mapping[str, 
         name = row["task_values"]["primary"][which]
         m = next((m for m in row["measurements"] if metric_of(m) == name), None)
         if m is None or m["value"] is None:
-            raise SaBenchError(f"{row['folder']}: {name} was not measured; a search needs both endpoints.")
+            raise SaBenchError(
+                f"{row['folder']}: {name} was not measured; a search needs both endpoints."
+            )
         found.append(m)
     return found
 
@@ -159,12 +178,17 @@ def report(found: Sequence[Try]) -> str:
     lines = [
         "# The search",
         "",
-        " ".join((__doc__ or "").split("\n\n", 1)[1].split()).replace("a margin", f"{margin} {unit}"),
+        " ".join((__doc__ or "").split("\n\n", 1)[1].split()).replace(
+            "a margin", f"{margin} {unit}"
+        ),
         "",
     ]
     for task in dict.fromkeys(t.task for t in found):
         mine = [t for t in found if t.task == task]
-        lines += [f"## {escape_markdown(task)}: tried on {escape_markdown(', '.join(mine[0].concepts))}", ""]
+        lines += [
+            f"## {escape_markdown(task)}: tried on {escape_markdown(', '.join(mine[0].concepts))}",
+            "",
+        ]
         lines += [
             "| method | setting | still judged c_f | passes | retention | CPU s | |",
             "|" + " --- |" * 7,

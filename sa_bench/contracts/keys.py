@@ -26,7 +26,8 @@ def _dataclass_of_field(cls: type, name: str) -> type | None:
     """The dataclass that the field `name` of `cls` holds, also as `… | None`; None: it holds none."""
     hint = get_type_hints(cls)[name]
     return next(
-        (part for part in (hint, *get_args(hint)) if isinstance(part, type) and is_dataclass(part)), None
+        (part for part in (hint, *get_args(hint)) if isinstance(part, type) and is_dataclass(part)),
+        None,
     )
 
 
@@ -36,13 +37,14 @@ def key_values(value: Any, cls: type | None = None) -> Any:
     if value is not None and cls is not None and is_dataclass(cls):
         found = {}
         for f in fields(cls):
-            if not f.metadata.get("key", True) or (isinstance(value, Mapping) and f.name not in value):
+            if not f.metadata.get("key", True) or (
+                isinstance(value, Mapping) and f.name not in value
+            ):
                 continue
             part = value[f.name] if isinstance(value, Mapping) else getattr(value, f.name)
             default = {} if f.default_factory is dict else f.default
-            value_of_key = key_values(
-                part, _dataclass_of_field(cls, f.name)
-            )  # a tuple, or the list that JSON made of it
+            # a tuple, or the list that JSON made of it
+            value_of_key = key_values(part, _dataclass_of_field(cls, f.name))
             if not (f.metadata.get("later") and value_of_key == key_values(default)):
                 found[f.name] = value_of_key
         return found
@@ -59,14 +61,20 @@ def result_values(value: Any) -> dict[str, Any]:
     def part(value: Any) -> Any:
         return result_values(value) if is_dataclass(value) else value
 
-    return {f.name: part(getattr(value, f.name)) for f in fields(value) if f.metadata.get("key", True)}
+    return {
+        f.name: part(getattr(value, f.name)) for f in fields(value) if f.metadata.get("key", True)
+    }
 
 
 def flatten(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested fields by dotted name."""
     found: dict[str, Any] = {}
     for key, value in fields.items():
-        found |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+        found |= (
+            flatten(value, f"{prefix}{key}.")
+            if isinstance(value, Mapping)
+            else {prefix + key: value}
+        )
     return found
 
 

@@ -66,21 +66,21 @@ class FisherOptions:
     """How F is estimated; part of every key that depends on F."""
 
     n: Annotated[int, Field(ge=1)] = 50_000  # samples
-    targets: Literal["means", "bernoulli"] = "means"  # decoder means (official) or draws from p(x|θ*)
-    set: Literal["all", "retain", "replay"] = "all"  # classes sampled; the official code includes c_f
-    draws: Literal["replacement", "once"] = added_later(
-        "replacement"
-    )  # of a fixed replay set; `once`: in its order
+    targets: Literal["means", "bernoulli"] = (
+        "means"  # decoder means (official) or draws from p(x|θ*)
+    )
+    set: Literal["all", "retain", "replay"] = (
+        "all"  # classes sampled; the official code includes c_f
+    )
+    draws: Literal["replacement", "once"] = added_later("replacement")
+    """Of a fixed replay set; `once`: in its order."""
     timesteps: Annotated[int, Field(ge=0)] = added_later(0)  # of each image, diffusion only; 0: all
-    estimator: Literal["plain", "stratified", "product"] = added_later(
-        "stratified"
-    )  # how they are chosen and squared
-    range: Literal["model", "unit"] = added_later(
-        "model"
-    )  # `unit`: images in [0, 1], as the official DDPM code has them
-    drop: Annotated[float, Field(ge=0, lt=1)] = added_later(
-        0.0
-    )  # probability that an image's class is null at a timestep; .1 in the official DDPM code
+    estimator: Literal["plain", "stratified", "product"] = added_later("stratified")
+    """How they are chosen and squared."""
+    range: Literal["model", "unit"] = added_later("model")
+    """`unit`: images in [0, 1], as the official DDPM code has them."""
+    drop: Annotated[float, Field(ge=0, lt=1)] = added_later(0.0)
+    """Probability that an image's class is null at a timestep; .1 in the official DDPM code."""
 
 
 class Source(Protocol):

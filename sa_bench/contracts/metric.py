@@ -71,7 +71,9 @@ def metric(
     def declare(measure: Any) -> Metric:
         name = measure.__name__
         facts = dict(protocol or {})
-        return Metric(name, version, title, better, unit, requires, source, measure, fields, facts, sets)
+        return Metric(
+            name, version, title, better, unit, requires, source, measure, fields, facts, sets
+        )
 
     return declare
 

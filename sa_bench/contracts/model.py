@@ -50,10 +50,10 @@ class Sampler:
     eta: float = 0.0
     guidance: float = 1.0
     ema: bool = False  # the averaged weights, where the base model has them
-    dropout: bool = added_later(False)  # True: dropout active while sampling, as in the official ddpm/runners
-    precision: Literal["fp32", "bf16", "fp16"] = added_later(
-        "fp32"
-    )  # autocast of the networks; official sd/: fp16
+    dropout: bool = added_later(False)
+    """True: dropout active while sampling, as in the official ddpm/runners."""
+    precision: Literal["fp32", "bf16", "fp16"] = added_later("fp32")
+    """Autocast of the networks; official sd/: fp16."""
 
 
 Guide = Callable[[Sequence["Tensor"], "Tensor", "Tensor | float"], "Tensor"]
@@ -210,7 +210,8 @@ class Prompted(Diffusion, Protocol):
     """A Diffusion that is asked in words (text-to-image)."""
 
     words: tuple[str, ...]  # the names of the task's classes
-    prompt_filter: tuple[tuple[str, ...], str] | None  # a filter of prompts: (words, what they become)
+    prompt_filter: tuple[tuple[str, ...], str] | None
+    """A filter of prompts: (words, what they become)."""
     defence: Defence | None  # of a method that acts at sampling
 
     def loss(self, x: Tensor, c: Any, draw: Draw, sampler: Sampler | None = None) -> Tensor:
@@ -240,7 +241,13 @@ class Likelihood(Protocol):
     """A Generator whose log-likelihood can be estimated."""
 
     def log_likelihood(
-        self, x: Tensor, c: Any, samples: int, rng: torch.Generator, refine: int = 0, draws: int = 200
+        self,
+        x: Tensor,
+        c: Any,
+        samples: int,
+        rng: torch.Generator,
+        refine: int = 0,
+        draws: int = 200,
     ) -> Tensor:
         """Log p̂(x|c) by importance sampling with `samples` draws, (N,) nats, a lower bound in mean.
 

@@ -13,10 +13,23 @@ from functools import lru_cache
 
 ARTICLES = {"a", "an", "the"}
 IRREGULAR = {
-    "men": "man", "women": "woman", "children": "child", "people": "person", "feet": "foot", "teeth": "tooth",
-    "mice": "mouse", "geese": "goose", "oxen": "ox",
-}  # fmt: skip
-ENDINGS = (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("es", ""), ("s", ""))  # of plurals, to the singular's
+    "men": "man",
+    "women": "woman",
+    "children": "child",
+    "people": "person",
+    "feet": "foot",
+    "teeth": "tooth",
+    "mice": "mouse",
+    "geese": "goose",
+    "oxen": "ox",
+}
+ENDINGS = (
+    ("ies", "y"),
+    ("ves", "f"),
+    ("ves", "fe"),
+    ("es", ""),
+    ("s", ""),
+)  # of plurals, to the singular's
 
 
 @lru_cache(maxsize=65_536)
@@ -57,6 +70,8 @@ def mentions(text: str, names: Iterable[str]) -> bool:
             return True
         for start in range(len(said) - len(wanted) + 1):
             part = said[start : start + len(wanted)]
-            if all(_list_singulars(a) & _list_singulars(b) for a, b in zip(part, wanted, strict=True)):
+            if all(
+                _list_singulars(a) & _list_singulars(b) for a, b in zip(part, wanted, strict=True)
+            ):
                 return True
     return False

@@ -15,7 +15,9 @@ class SampleSet:
     images: np.ndarray  # uint8 (N, H, W, C)
     labels: np.ndarray  # int64 (N,) the condition each was made from, or its true class
     seeds: np.ndarray  # int64 (N,); −1 where an image has none (real data)
-    prompts: np.ndarray | None = None  # int64 (N,) number of the prompt behind each; None: made from classes
+    prompts: np.ndarray | None = (
+        None  # int64 (N,) number of the prompt behind each; None: made from classes
+    )
     finite: np.ndarray | None = None  # bool (N,) whether the model's values were; None: all of them
 
     def __len__(self) -> int:
@@ -28,7 +30,9 @@ class SampleSet:
 
     def take(self, rows: np.ndarray | slice) -> SampleSet:
         """Some rows, by mask, indices or slice."""
-        prompts, finite = (None if part is None else part[rows] for part in (self.prompts, self.finite))
+        prompts, finite = (
+            None if part is None else part[rows] for part in (self.prompts, self.finite)
+        )
         return SampleSet(self.images[rows], self.labels[rows], self.seeds[rows], prompts, finite)
 
     @property
@@ -52,6 +56,8 @@ class SampleSet:
             np.concatenate([p.images for p in parts]),
             np.concatenate([p.labels for p in parts]),
             np.concatenate([p.seeds for p in parts]),
-            None if any(p.prompts is None for p in parts) else np.concatenate([p.prompts for p in parts]),  # type: ignore[misc]
+            None
+            if any(p.prompts is None for p in parts)
+            else np.concatenate([p.prompts for p in parts]),  # type: ignore[misc]
             None if all(p.finite is None for p in parts) else np.concatenate(marks),
         )

@@ -10,33 +10,37 @@ from sa_bench.contracts.keys import Seed, added_later
 from sa_bench.contracts.model import Condition, Sampler
 from sa_bench.contracts.names import mentions
 
-SMOKE_MODEL = "smoke"  # in place of a pretrained model: the tiny random one that trials of the code use
+SMOKE_MODEL = (
+    "smoke"  # in place of a pretrained model: the tiny random one that trials of the code use
+)
 
 
 @dataclass(frozen=True)
 class Prompts:
     """What a text-to-image model is asked; `{}` stands for the name of a class."""
 
-    forget: tuple[str, ...] = ("{}",)  # c_f while forgetting; the bare name, as in the official sd/configs
+    forget: tuple[str, ...] = (
+        "{}",
+    )  # c_f while forgetting; the bare name, as in the official sd/configs
     replay: tuple[str, ...] = ("{}",)  # every covered class, for replay and F
     test: tuple[str, ...] = ("{}",)  # the sample sets, and whoever tries to get c_f back
-    families: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # further ways to ask for c_f
-    synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # other names, by class name
-    indirect: Mapping[str, tuple[str, ...]] = field(
-        default_factory=dict
-    )  # questions without the name, by class name
-    kept: tuple[str, ...] = added_later(
-        ()
-    )  # the retain set's prompts as they stand; (): every retained class by its name
-    leakage: tuple[str, ...] = added_later(())  # how the other classes are asked for, in the set `leakage`
-    captions: tuple[str, ...] = added_later(
-        ()
-    )  # of what c_f becomes, for methods that learn from it in company; (): their own
-    names: Mapping[str, tuple[str, ...]] = added_later(dict)  # further words that name a class, by class name
+    families: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Further ways to ask for c_f."""
+    synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Other names, by class name."""
+    indirect: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Questions without the name, by class name."""
+    kept: tuple[str, ...] = added_later(())
+    """The retain set's prompts as they stand; (): every retained class by its name."""
+    leakage: tuple[str, ...] = added_later(())
+    """How the other classes are asked for, in the set `leakage`."""
+    captions: tuple[str, ...] = added_later(())
+    """Of what c_f becomes, for methods that learn from it in company; (): their own."""
+    names: Mapping[str, tuple[str, ...]] = added_later(dict)
+    """Further words that name a class, by class name."""
     files: Mapping[str, str] = added_later(dict)  # role -> prompt file (sa_bench.data.prompt_files)
-    rows: Literal["fixed", "own"] = added_later(
-        "fixed"
-    )  # a file's guidance and size: the sampler's, or each row's own
+    rows: Literal["fixed", "own"] = added_later("fixed")
+    """A file's guidance and size: the sampler's, or each row's own."""
     texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict, metadata={"key": False})
     """Role to the prompts of its file, read when the task is validated; `files` has their hashes, so no key has them."""
 
@@ -86,7 +90,8 @@ class Task:
     replay_images: int = 0  # a fixed replay set of so many samples of θ*; 0: new ones each time
     replay_every: int = 1  # replay covers every k-th retained class only
     score: Literal["retain", "uncovered"] = "retain"  # the classes that retention is measured on
-    recovery_starts: tuple[str, ...] = added_later(("own", "mean", "zero"))  # where the attacker begins
+    recovery_starts: tuple[str, ...] = added_later(("own", "mean", "zero"))
+    """Where the attacker begins."""
     recovery_rates: tuple[float, ...] = added_later((0.003, 0.01))  # Adam's, the endpoint's grid
     recovery_strong: float = added_later(0.1)  # a rate stored beside the endpoint; 0: none
     recovery_batch: int = added_later(0)  # images a step; 0: all
@@ -96,25 +101,28 @@ class Task:
     bound_steps: int = added_later(40)  # timesteps of each
     prompts: Prompts | None = added_later(None)  # noqa: RUF009  (text-to-image: how classes are asked for)
     family_images: int = added_later(0)  # of every family of further prompts
-    recovery_vectors: tuple[int, ...] = added_later((1,))  # text-to-image: new vectors in place of c_f's name
-    replay_used: int = added_later(0)  # of a fixed replay set, the first so many are trained on; 0: all
-    replay_shared: bool = added_later(False)  # a fixed replay set is the same for every forgetting seed
-    model: str = added_later(
-        ""
-    )  # a pretrained base: a folder, a weight file, a hub id, `smoke`; "": the recipe's
+    recovery_vectors: tuple[int, ...] = added_later(
+        (1,)
+    )  # text-to-image: new vectors in place of c_f's name
+    replay_used: int = added_later(0)
+    """Of a fixed replay set, the first so many are trained on; 0: all."""
+    replay_shared: bool = added_later(False)
+    """A fixed replay set is the same for every forgetting seed."""
+    model: str = added_later("")
+    """A pretrained base: a folder, a weight file, a hub id, `smoke`; "": the recipe's."""
     size: int = added_later(0)  # pixels a side of a pretrained model's images
-    surrogate_images: int = added_later(
-        0
-    )  # in a fixed set of q; 0: as many as replay has of a class, at least 100
+    surrogate_images: int = added_later(0)
+    """In a fixed set of q; 0: as many as replay has of a class, at least 100."""
     leakage_images: int = added_later(0)  # of each other class, for the set `leakage`
     open: bool = added_later(False)  # any text may be the concept
-    gate: float = added_later(0.0)  # c_f is forgotten at this rate or less; 0: chance, one in so many classes
-    train_precision: Literal["auto", "fp32", "bf16"] = added_later(
-        "auto"
-    )  # of base and method; sa_bench.training.loop.uses_bf16
+    gate: float = added_later(0.0)
+    """c_f is forgotten at this rate or less; 0: chance, one in so many classes."""
+    train_precision: Literal["auto", "fp32", "bf16"] = added_later("auto")
+    """Of base and method; sa_bench.training.loop.uses_bf16."""
     keep_images: bool = added_later(True)  # False: images of c_f are deleted once they are measured
     sample_seed: Seed = added_later(0)  # noqa: RUF009  (another draw of every image that is measured, from the same models)
-    presets: Mapping[str, Any] = field(default_factory=dict)  # of each method with such a field, or of one
+    presets: Mapping[str, Any] = field(default_factory=dict)
+    """Of each method with such a field, or of one."""
     scales: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
@@ -129,7 +137,9 @@ class Task:
     def replay_conditions(self) -> list[Condition]:
         """What replay asks for, in turn: every covered class, or the replay prompts as they stand."""
         if self.prompts is not None and self.retains_prompts:
-            return [text for text in self.prompts.of("replay", "") if not self.mentions_concept(text)]
+            return [
+                text for text in self.prompts.of("replay", "") if not self.mentions_concept(text)
+            ]
         return [
             c
             for turn in zip(*(self.prompts_for(c, "replay") for c in self.covered), strict=True)
@@ -145,7 +155,9 @@ class Task:
         if prompts is None:
             return mentions(text, [name])
         further = (*prompts.synonyms.get(name, ()), *prompts.names.get(name, ()))
-        return mentions(text, [name, *further, *(asked for asked in prompts.forget if "{}" not in asked)])
+        return mentions(
+            text, [name, *further, *(asked for asked in prompts.forget if "{}" not in asked)]
+        )
 
     @property
     def retains_prompts(self) -> bool:

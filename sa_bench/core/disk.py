@@ -19,9 +19,25 @@ from sa_bench.core.errors import CellFailed
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "File too large", "StorageFull")
 DENIED = (errno.EACCES, errno.EROFS, errno.EPERM)
-UNUSABLE = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP)
-FAILING = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOLCK, errno.EMFILE, errno.ENFILE)
-OLD = 24 * 3600.0  # seconds after which a left-over is swept where no lock can tell whether its writer lives
+UNUSABLE = (
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENOTEMPTY,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
+FAILING = (
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENODEV,
+    errno.ENXIO,
+    errno.ENOLCK,
+    errno.EMFILE,
+    errno.ENFILE,
+)
+OLD = 24 * 3600.0
+"""Seconds after which a left-over is swept where no lock can tell whether its writer lives."""
 LONGEST = 100  # characters of a name that are kept in its temporary one
 
 

@@ -74,9 +74,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 EXTRAS = {
-    "transformers": "t2i", "tokenizers": "t2i", "lpips": "t2i", "facenet_pytorch": "faces", "nudenet": "nudity",
-    "onnxruntime": "nudity", "cv2": "nudity", "matplotlib": "figures",
-}  # fmt: skip
+    "transformers": "t2i",
+    "tokenizers": "t2i",
+    "lpips": "t2i",
+    "facenet_pytorch": "faces",
+    "nudenet": "nudity",
+    "onnxruntime": "nudity",
+    "cv2": "nudity",
+    "matplotlib": "figures",
+}
 """The package's extra that brings a library."""
 
 
@@ -93,7 +99,9 @@ def name_missing_extra(what: str) -> Iterator[None]:
         library = (error.name or "").partition(".")[0]
         if library not in EXTRAS:
             raise
-        raise MissingExtra(f"{what} needs {library}: pip install 'sa_bench[{EXTRAS[library]}]'") from error
+        raise MissingExtra(
+            f"{what} needs {library}: pip install 'sa_bench[{EXTRAS[library]}]'"
+        ) from error
 
 
 OUT_OF_MEMORY = ("bad_alloc", "can't allocate memory", "not enough memory", "out of memory")

@@ -13,18 +13,23 @@ from collections.abc import Iterable
 
 JOINERS = "\u200c\u200d"
 STEERING = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode's categories
-FORMULA = tuple(
-    "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
-)  # what a spreadsheet computes begins so; the last four are wide
-MARKS = re.compile(r"([\\|*_`\[\]#~$])")  # what Markdown, and GitHub's, gives a meaning within a line
-BEGINS = re.compile(r"^([-+=]|\d{1,9}(?=[.)]))")  # at the start of a line: a list, a rule, a heading
+FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+"""What a spreadsheet computes begins so; the last four are wide."""
+MARKS = re.compile(r"([\\|*_`\[\]#~$])")
+"""What Markdown, and GitHub's, gives a meaning within a line."""
+BEGINS = re.compile(r"^([-+=]|\d{1,9}(?=[.)]))")
+"""At the start of a line: a list, a rule, a heading."""
 
 
 def find_steering_characters(text: str) -> list[str]:
     """The characters of a text that would steer what shows it; line ends and tabs are none."""
     if text.isascii() and text.isprintable():
         return []
-    return [c for c in text if c not in "\n\t" and c not in JOINERS and unicodedata.category(c) in STEERING]
+    return [
+        c
+        for c in text
+        if c not in "\n\t" and c not in JOINERS and unicodedata.category(c) in STEERING
+    ]
 
 
 def make_visible(text: object) -> str:
@@ -48,7 +53,9 @@ def escape_markdown(text: object) -> str:
 
 def escape_paragraph(text: object) -> str:
     """A paragraph of Markdown that begins with this text and is no list, rule or heading."""
-    return BEGINS.sub(lambda m: f"\\{m[1]}" if not m[1].isdigit() else f"{m[1]}\u200b", escape_markdown(text))
+    return BEGINS.sub(
+        lambda m: f"\\{m[1]}" if not m[1].isdigit() else f"{m[1]}\u200b", escape_markdown(text)
+    )
 
 
 def fence_code(lines: Iterable[object]) -> list[str]:

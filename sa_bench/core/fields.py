@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
+from functools import lru_cache
 from typing import Any, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -26,6 +27,12 @@ def split_list(text: str) -> list[str]:
     return parts
 
 
+@lru_cache(maxsize=256)
+def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
+    """Build the validator of a dataclass once: it takes milliseconds, and a suite has thousands of cells."""
+    return TypeAdapter(cls)
+
+
 def validate(cls: type[Any], values: Mapping[str, Any], what: str) -> Any:
     """An instance of dataclass `cls`, strings coerced to the fields' types.
 
@@ -33,7 +40,7 @@ def validate(cls: type[Any], values: Mapping[str, Any], what: str) -> Any:
         SaBenchError: a value of the wrong type or range; names field, value and rule.
     """
     try:
-        return TypeAdapter(cls).validate_python(dict(values))
+        return _adapter(cls).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -47,12 +54,15 @@ def assign(cls: type[Any], values: dict[str, Any], path: str, value: Any, what: 
     if head not in known:
         raise unknown_name(f"field of {what}", head, known)
     hint = get_type_hints(cls)[head]
-    hint = next((part for part in get_args(hint) if is_dataclass(part)), hint)  # of `Prompts | None`
+    # of `Prompts | None`
+    hint = next((part for part in get_args(hint) if is_dataclass(part)), hint)
     if rest and get_origin(hint) is Mapping:
         values[head] = {**(values.get(head) or {}), rest: value}
     elif rest:
         if not is_dataclass(hint):
-            raise SaBenchError(f"{what}: {head} has no fields of its own, so {path!r} means nothing.")
+            raise SaBenchError(
+                f"{what}: {head} has no fields of its own, so {path!r} means nothing."
+            )
         values[head] = dict(values.get(head) or {})
         assign(hint, values[head], rest, value, f"{what}.{head}")  # type: ignore[arg-type]
     elif isinstance(value, str) and str(hint).startswith("tuple"):
@@ -68,7 +78,9 @@ def parse_list(text: str, what: str) -> list[Any]:
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise SaBenchError(f'{what}: {text} is no JSON list ({error}). Example: ["a, b", "c"].') from error
+        raise SaBenchError(
+            f'{what}: {text} is no JSON list ({error}). Example: ["a, b", "c"].'
+        ) from error
     return found
 
 
@@ -84,7 +96,9 @@ def split_setting(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def resolve_fields(method: str, task: Task, scale: str, settings: Mapping[str, str]) -> dict[str, Any]:
+def resolve_fields(
+    method: str, task: Task, scale: str, settings: Mapping[str, str]
+) -> dict[str, Any]:
     """A method's fields: defaults, then its preset for the family and scale, then `settings`."""
     cls = registry.get_method(method)
     values: dict[str, Any] = {
@@ -95,7 +109,11 @@ def resolve_fields(method: str, task: Task, scale: str, settings: Mapping[str, s
         values[key] = {**dict(values[key]), **value} if isinstance(value, Mapping) else value
     own = {}
     for name in filter(None, (cls.ablates, method)):
-        own |= {k.removeprefix(f"{name}."): v for k, v in task.presets.items() if k.startswith(f"{name}.")}
+        own |= {
+            k.removeprefix(f"{name}."): v
+            for k, v in task.presets.items()
+            if k.startswith(f"{name}.")
+        }
     for key, value in {**task.presets, **own}.items():
         if key in values:
             values[key] = {**dict(values[key]), **value} if isinstance(value, Mapping) else value

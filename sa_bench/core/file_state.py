@@ -29,17 +29,22 @@ def read_states(paths: Iterable[Path]) -> State:
     return tuple(read_state(path) for path in files)
 
 
-def cached_by(read_from: Callable[P, Hashable], maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
+def cached_by(
+    read_from: Callable[P, Hashable], maxsize: int
+) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Keep the last `maxsize` results of a function, each as long as `read_from(*arguments)` stays what it was."""
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
-        kept = functools.lru_cache(maxsize)(lambda _state, args, kwargs: function(*args, **dict(kwargs)))
+        kept = functools.lru_cache(maxsize)(
+            lambda _state, args, kwargs: function(*args, **dict(kwargs))
+        )
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> T:
             return kept(read_from(*args, **kwargs), args, tuple(sorted(kwargs.items())))
 
-        vars(call)["cache_clear"] = kept.cache_clear  # for tests that replace what is read by something else
+        # for tests that replace what is read by something else
+        vars(call)["cache_clear"] = kept.cache_clear
         return call
 
     return decorate

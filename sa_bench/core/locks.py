@@ -129,7 +129,9 @@ def _is_still(descriptor: int, path: Path) -> bool:
 
 def _describe_holder(what: str) -> bytes:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "what": what, "since": now}).encode()
+    return json.dumps(
+        {"host": socket.gethostname(), "pid": os.getpid(), "what": what, "since": now}
+    ).encode()
 
 
 def read_holder(path: Path) -> str:
@@ -149,7 +151,8 @@ class SoftLock:
     def __init__(self, path: Path) -> None:
         """`path` is the lock that would be `flock`ed."""
         self.path = path.with_name(f"{path.name}.held")
-        self._seen: tuple[int, float] = (0, 0.0)  # its last touch, and since when (own clock) it is the last
+        # its last touch, and since when (own clock) it is the last
+        self._seen: tuple[int, float] = (0, 0.0)
 
     def try_lock(self, what: str) -> Release | None:
         """Take it if nobody has it, or if its holder has not touched it for `DEAD` seconds; its release, or None."""

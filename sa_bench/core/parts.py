@@ -38,7 +38,11 @@ def load_part(path: Path) -> dict[str, Tensor] | None:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         return _drop_part(path, str(error))
-    return tensors if _hash_tensors(tensors) == expected else _drop_part(path, "it is not what was written")
+    return (
+        tensors
+        if _hash_tensors(tensors) == expected
+        else _drop_part(path, "it is not what was written")
+    )
 
 
 def save_record(path: Path, value: Any) -> None:

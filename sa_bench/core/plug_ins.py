@@ -52,7 +52,8 @@ class Source:
     root: Path  # the folder from which `module` is imported
     files: Mapping[str, SourceFile]
     unfollowed: tuple[str, ...] = ()  # "mine.py, line 12: import_module(...)"
-    folders: Mapping[str, Sequence[str]] = field(default_factory=dict)  # of packages without __init__.py
+    folders: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Of packages without __init__.py."""
 
     @property
     def path(self) -> Path:
@@ -84,9 +85,12 @@ def read(path: Path) -> Source:
         return _read(path.name, path.parent, {})
     root, module = path.parent, path.stem
     relative = any(
-        isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(parse(_read_bytes(path), path))
+        isinstance(node, ast.ImportFrom) and node.level
+        for node in ast.walk(parse(_read_bytes(path), path))
     )
-    while relative and (root / "__init__.py").is_file():  # `from . import x`: it is a part of that package
+    while (
+        relative and (root / "__init__.py").is_file()
+    ):  # `from . import x`: it is a part of that package
         root, module = root.parent, f"{root.name}.{module}"
     return _read(module, root, {})
 
@@ -118,7 +122,11 @@ def _read(module: str, root: Path, tops: Mapping[str, Path]) -> Source:
     while waiting:
         name = waiting.pop()
         top = name.partition(".")[0]
-        base = root if name == module or top == module.partition(".")[0] else _find_root(top, root, tops)
+        base = (
+            root
+            if name == module or top == module.partition(".")[0]
+            else _find_root(top, root, tops)
+        )
         for part, location in _locate(name, base) if base is not None else ():
             if location.is_dir():
                 folders.setdefault(part, [str(location)])
@@ -172,7 +180,10 @@ def _find_imports(file: SourceFile, module: str) -> tuple[list[str], list[str]]:
                 parents = package.split(".") if package else []
                 parents = parents[: len(parents) - node.level + 1]
                 origin = ".".join([*parents, *([node.module] if node.module else [])])
-            names += [origin, *(f"{origin}.{alias.name}" if origin else alias.name for alias in node.names)]
+            names += [
+                origin,
+                *(f"{origin}.{alias.name}" if origin else alias.name for alias in node.names),
+            ]
         elif isinstance(node, ast.Call):
             called = getattr(node.func, "id", getattr(node.func, "attr", ""))
             if called not in UNFOLLOWED or (
@@ -206,7 +217,10 @@ def _list_libraries() -> frozenset[Path]:
 
 def _is_library(folder: Path) -> bool:
     """Whether installed packages lie in `folder`, which change with their versions alone."""
-    return folder.resolve() in _list_libraries() or folder.name in ("site-packages", "dist-packages")
+    return folder.resolve() in _list_libraries() or folder.name in (
+        "site-packages",
+        "dist-packages",
+    )
 
 
 def find_loose_root(top: str, anywhere: bool = False) -> Path | None:
@@ -264,11 +278,15 @@ class _Finder(MetaPathFinder, Loader):
             loader = ExtensionFileLoader(fullname, str(file.path))
             return importlib.util.spec_from_file_location(fullname, str(file.path), loader=loader)
         if file is None and module and module not in source.folders:
-            if source.unfollowed:  # it is known to import what cannot be followed, and is never cached
+            if (
+                source.unfollowed
+            ):  # it is known to import what cannot be followed, and is never cached
                 return None
             raise ModuleNotFoundError(f"No module named {module!r}", name=module)
         is_package = file is None or file.is_package
-        spec = ModuleSpec(fullname, self, origin=str(file.path) if file else None, is_package=is_package)
+        spec = ModuleSpec(
+            fullname, self, origin=str(file.path) if file else None, is_package=is_package
+        )
         spec.has_location = file is not None
         if is_package:
             places = source.folders.get(module, [str(source.root)])
@@ -299,7 +317,9 @@ def _make_importer(source: Source) -> Any:
         top = name.partition(".")[0]
         if level or top not in own:
             return builtins.__import__(name, globals, locals, fromlist, level)
-        leaf = builtins.__import__(f"{source.package}.{name}", globals, locals, fromlist or ("",), 0)
+        leaf = builtins.__import__(
+            f"{source.package}.{name}", globals, locals, fromlist or ("",), 0
+        )
         return leaf if fromlist else sys.modules[f"{source.package}.{top}"]
 
     return import_own
@@ -323,4 +343,6 @@ def load(source: Source) -> ModuleType:
         raise
     except BaseException as error:
         reason = " ".join(str(error).split()).replace(f"{source.package}.", "")
-        raise SaBenchError(f"{source.path} cannot be imported: {type(error).__name__}: {reason}.") from error
+        raise SaBenchError(
+            f"{source.path} cannot be imported: {type(error).__name__}: {reason}."
+        ) from error

@@ -36,9 +36,8 @@ class Entry:
     path: Path | None = None  # a plug-in's source; None: built in
     by_path: bool = False  # named by path on the command line, not installed
     standing: str = ""  # of a built-in method
-    tops: Mapping[str, Path] = field(
-        default_factory=dict
-    )  # an installed plug-in's packages, with their folders
+    tops: Mapping[str, Path] = field(default_factory=dict)
+    """An installed plug-in's packages, with their folders."""
     broken: str = ""  # why it cannot be used; "": it can
 
 
@@ -48,7 +47,8 @@ class PlugIns:
 
     by_path: dict[tuple[str, str], Entry] = field(default_factory=dict)
     sources: dict[tuple[str, str], plug_ins.Source] = field(default_factory=dict)
-    command: str = field(default_factory=lambda: uuid.uuid4().hex[:12])  # keys what cannot be kept for others
+    command: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    """Keys what cannot be kept for others."""
 
 
 _known = PlugIns()
@@ -115,7 +115,9 @@ def _read_declared(kind: str, name: str, module: str, dist: metadata.Distributio
             replace(entry, name=name) for entry in read[:1]
         ]
     named = read
-    return [replace(entry, path=path, tops=tops) for entry in named or [Entry(kind, name, "", module)]]
+    return [
+        replace(entry, path=path, tops=tops) for entry in named or [Entry(kind, name, "", module)]
+    ]
 
 
 def _list_packages(dist: metadata.Distribution) -> dict[str, Path]:
@@ -133,10 +135,17 @@ def _read(kind: str, path: Path, module: str) -> list[Entry]:
         return [Entry(kind, name, title, module) for name, title in _read_task_titles(tree).items()]
     several = _read_methods(tree) if kind == "method" else _read_metrics(tree)
     if several:
-        return [Entry(kind, name, summary, module, standing=standing) for name, summary, standing in several]
+        return [
+            Entry(kind, name, summary, module, standing=standing)
+            for name, summary, standing in several
+        ]
     name = path.parent.name if path.name == "__init__.py" else path.stem
     summary = (ast.get_docstring(tree) or "").partition("\n")[0].removeprefix(f"`{name}`: ")
-    return [Entry(kind, name, summary, module, standing=_read_standing(tree) if kind == "method" else "")]
+    return [
+        Entry(
+            kind, name, summary, module, standing=_read_standing(tree) if kind == "method" else ""
+        )
+    ]
 
 
 def _read_methods(tree: ast.Module) -> list[tuple[str, str, str]]:
@@ -144,7 +153,9 @@ def _read_methods(tree: ast.Module) -> list[tuple[str, str, str]]:
     methods = []
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and (name := _read_constant(node, "name")):
-            methods.append((name, (ast.get_docstring(node) or "").partition("\n")[0], _read_standing(node)))
+            methods.append(
+                (name, (ast.get_docstring(node) or "").partition("\n")[0], _read_standing(node))
+            )
     return methods
 
 
@@ -184,7 +195,11 @@ def _read_standing(tree: ast.AST) -> str:
 def _read_constant(tree: ast.AST, name: str) -> str:
     """Read the text that an annotated class attribute is set to; "" if there is none."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == name:
+        if (
+            isinstance(node, ast.AnnAssign)
+            and isinstance(node.target, ast.Name)
+            and node.target.id == name
+        ):
             return str(node.value.value) if isinstance(node.value, ast.Constant) else ""
     return ""
 
@@ -195,7 +210,9 @@ def _read_task_titles(tree: ast.Module) -> dict[str, str]:
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     for call in calls:
         if isinstance(call.func, ast.Name) and call.func.id in ("Task", "replace"):
-            plain = {k.arg: k.value.value for k in call.keywords if isinstance(k.value, ast.Constant)}
+            plain = {
+                k.arg: k.value.value for k in call.keywords if isinstance(k.value, ast.Constant)
+            }
             if plain.get("name"):  # a template has none
                 found[str(plain["name"])] = str(plain.get("title", ""))
     return found
@@ -225,10 +242,13 @@ def register(kind: str, reference: str) -> list[str]:
     source = plug_ins.read(path)
     for entry in read:
         here = next(
-            (e for e in (*_list_built_in(kind), *_list_installed(kind)) if e.name == entry.name), None
+            (e for e in (*_list_built_in(kind), *_list_installed(kind)) if e.name == entry.name),
+            None,
         )
         if here is not None:
-            raise SaBenchError(f"{path}: a {kind} called {entry.name} is here already; rename yours.")
+            raise SaBenchError(
+                f"{path}: a {kind} called {entry.name} is here already; rename yours."
+            )
         _known.by_path[kind, entry.name] = replace(entry, path=path, by_path=True)
         _known.sources[kind, entry.name] = source
     return [entry.name for entry in read]
@@ -273,7 +293,9 @@ def require_trusted(references: Iterable[str], where: str) -> None:
     """
     known = {e.path for e in _known.by_path.values()}
     if files := [
-        name for name in references if is_path(name) and Path(name).expanduser().resolve() not in known
+        name
+        for name in references
+        if is_path(name) and Path(name).expanduser().resolve() not in known
     ]:
         raise SaBenchError(
             f"{where} names {files[0]}, whose code would be run. Look at it; if you trust it, add --trust."
@@ -285,8 +307,12 @@ def detect_kind(path: Path) -> str:
     tree = _parse_file(path / "__init__.py" if path.is_dir() else path)
     if _read_task_titles(tree):
         return "task"
-    decorators = [d for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) for d in n.decorator_list]
-    called = [d.func.id for d in decorators if isinstance(d, ast.Call) and isinstance(d.func, ast.Name)]
+    decorators = [
+        d for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) for d in n.decorator_list
+    ]
+    called = [
+        d.func.id for d in decorators if isinstance(d, ast.Call) and isinstance(d.func, ast.Name)
+    ]
     return "metric" if "metric" in called else "method"
 
 
@@ -364,7 +390,11 @@ def version_key(kind: str, name: str, declared: int) -> int | str:
 
 def hash_plug_ins(components: Iterable[tuple[str, str]]) -> dict[str, str]:
     """The sha256 of the code of those components, (kind, name) each, that are plug-ins: `method mine` to its hash."""
-    return {f"{kind} {name}": code.sha256 for kind, name in components if (code := _get_source(kind, name))}
+    return {
+        f"{kind} {name}": code.sha256
+        for kind, name in components
+        if (code := _get_source(kind, name))
+    }
 
 
 def describe_sources(code: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -412,7 +442,11 @@ def plug_in_remarks(code: Mapping[str, str]) -> list[str]:
 
 def _load(kind: str, name: str) -> ModuleType:
     code = _get_source(kind, name)
-    return plug_ins.load(code) if code is not None else importlib.import_module(find(kind, name).module)
+    return (
+        plug_ins.load(code)
+        if code is not None
+        else importlib.import_module(find(kind, name).module)
+    )
 
 
 def get_method(name: str) -> type[Any]:

@@ -25,7 +25,9 @@ def check_seed(value: Any, where: str) -> int:
     except TypeError:
         seed = -1
     if not 0 <= seed <= LARGEST_SEED:
-        raise SaBenchError(f"{where} is {value!r}, must be a whole number from 0 to {LARGEST_SEED:,}.")
+        raise SaBenchError(
+            f"{where} is {value!r}, must be a whole number from 0 to {LARGEST_SEED:,}."
+        )
     return seed
 
 

@@ -19,7 +19,9 @@ def expand_home(path: str | Path, name: str = "") -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise SaBenchError(f"{name}{path}: no home folder is known here; write the whole path.") from error
+        raise SaBenchError(
+            f"{name}{path}: no home folder is known here; write the whole path."
+        ) from error
 
 
 def _folder(variable: str) -> Path | None:
@@ -81,7 +83,9 @@ def images_at_once() -> int | None:
     """
     value = os.environ.get("SA_BENCH_IMAGES_AT_ONCE", "").strip()
     if value and (not value.isascii() or not value.isdecimal() or int(value) < 1):
-        raise SaBenchError(f"SA_BENCH_IMAGES_AT_ONCE={value}: give a whole number from 1 on, or unset it.")
+        raise SaBenchError(
+            f"SA_BENCH_IMAGES_AT_ONCE={value}: give a whole number from 1 on, or unset it."
+        )
     return int(value) if value else None
 
 

@@ -54,8 +54,18 @@ __all__ = [
 ]
 
 STAGES = (
-    "base", "replay", "fisher", "forget", "samples", "features", "detections", "measure", "judge", "prompts", "bundles",
-)  # fmt: skip
+    "base",
+    "replay",
+    "fisher",
+    "forget",
+    "samples",
+    "features",
+    "detections",
+    "measure",
+    "judge",
+    "prompts",
+    "bundles",
+)
 """Every kind of artifact; nothing else is a store's."""
 MARKER, FORMAT = "sa_bench-store.json", 1
 PARTS = ".parts"  # in a partial artifact: what the next attempt may go on from; everything else is made anew
@@ -125,13 +135,18 @@ class Store:
 
     def _used(self, stage: str, key: str, cached: bool = True) -> Artifact | None:
         """A finished artifact, which nobody deletes as long as this process lives; None: it is not there."""
-        self._uses.note(f"{stage}/{key}")  # before it is looked for, so that it cannot go in between
+        self._uses.note(
+            f"{stage}/{key}"
+        )  # before it is looked for, so that it cannot go in between
         if not (self.path(stage, key) / "meta.json").is_file():
             self._verified.discard((stage, key))
         return self.get(stage, key, cached) if self.has(stage, key) else None
 
     def make(
-        self, stage: str, inputs: Mapping[str, Any], build: Callable[[Path], Mapping[str, Any] | None]
+        self,
+        stage: str,
+        inputs: Mapping[str, Any],
+        build: Callable[[Path], Mapping[str, Any] | None],
     ) -> Artifact:
         """The artifact that `inputs` name; `build(folder)` makes it if it is not there.
 
@@ -165,7 +180,9 @@ class Store:
         meta = dict(build(partial) or {})
         _delete(partial / PARTS)
         meta |= {"stage": stage, "inputs": dict(inputs), "content": content_hash(partial)}
-        if digest(json.loads(json.dumps(meta["inputs"], default=str))) != key:  # of keys that are no texts
+        if (
+            digest(json.loads(json.dumps(meta["inputs"], default=str))) != key
+        ):  # of keys that are no texts
             meta["named_by"] = canonical(inputs)
         for path in (partial, *partial.rglob("*")):
             share(path)
@@ -189,7 +206,9 @@ class Store:
 
     def entries(self) -> list[tuple[str, str, int, bool]]:
         """(stage, key, bytes, finished) of everything in the store; what comes and goes meanwhile does not disturb."""
-        return [(stage, key, _size(path), finished) for stage, key, finished, path in self._folders()]
+        return [
+            (stage, key, _size(path), finished) for stage, key, finished, path in self._folders()
+        ]
 
     def metas(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """(stage, what its meta.json says) of everything finished; what cannot be read is left out."""
@@ -280,7 +299,9 @@ class Store:
                 )
             return True
         except FileNotFoundError:
-            return any(_is_old(path, stage) for stage in STAGES for path in _listed(self.root / stage))
+            return any(
+                _is_old(path, stage) for stage in STAGES for path in _listed(self.root / stage)
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return True  # a marker that cannot be read is a marker
 
@@ -300,7 +321,8 @@ def _is_old(path: Path, stage: str) -> bool:
         return json.loads((path / "meta.json").read_bytes())["stage"] == stage
     except (OSError, ValueError, KeyError, TypeError):
         return path.name.endswith(".partial") and any(
-            file.name == f"{stage}-{path.stem}.lock" for file in _listed(path.parent.parent / "locks")
+            file.name == f"{stage}-{path.stem}.lock"
+            for file in _listed(path.parent.parent / "locks")
         )
 
 
@@ -346,6 +368,8 @@ def content_hash(path: Path) -> str:
     if path.is_file():
         return file_digest(path)
     files = sorted(
-        f for f in path.rglob("*") if f.is_file() and f.name != "meta.json" and not f.name.startswith(".")
+        f
+        for f in path.rglob("*")
+        if f.is_file() and f.name != "meta.json" and not f.name.startswith(".")
     )
     return digest([(f.relative_to(path).as_posix(), file_digest(f)) for f in files])

@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-ROOM, GROWTH = 2**30, 4  # a file may come to so many bytes in memory, or to so many times its own size
+ROOM, GROWTH = (2**30, 4)
+"""A file may come to so many bytes in memory, or to so many times its own size."""
 HEADER = 64 * MIB  # bytes of a safetensors header
 SCORES = 20_000_000  # numbers in a table of scores
 COLUMNS = 64
 MEMBERS, DIRECTORY = 200_000, 64 * MIB  # of a ZIP archive: entries, and bytes of its table of them
-METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others unpack without a bound while they are read
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""The others unpack without a bound while they are read."""
 NUMBERS = {"BOOLEAN", "INT32", "INT64", "FLOAT", "DOUBLE"}  # what Parquet calls them
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
@@ -138,7 +140,9 @@ def read_npz(path: Path, needed: str, beside: Sequence[str] = ()) -> dict[str, n
             if info.filename.endswith(".npy")
         }
         if needed not in held:
-            raise Unfit(f"it has no array {needed} (found: {', '.join(sorted(held)[:9]) or 'nothing'})")
+            raise Unfit(
+                f"it has no array {needed} (found: {', '.join(sorted(held)[:9]) or 'nothing'})"
+            )
         wanted = [needed, *[name for name in beside if name in held][:1]]
         require_room(sum(held[name].file_size for name in wanted), path)
         return {name: _array(archive, held[name]) for name in wanted}
@@ -148,16 +152,21 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(info) as file:
         version = np.lib.format.read_magic(file)
         reader = {
-            (1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0,
-        }.get(version)  # fmt: skip
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }.get(version)
         if reader is None:
-            raise Unfit(f"{info.filename} is of numpy's format {version}, which no array of numbers needs")
+            raise Unfit(
+                f"{info.filename} is of numpy's format {version}, which no array of numbers needs"
+            )
         shape, by_columns, kind = reader(file)
         if kind.hasobject:
             raise Unfit(f"{info.filename} holds objects, not numbers")
         size = math.prod(shape) * kind.itemsize
         if min(shape, default=0) < 0 or size != info.file_size - file.tell():
-            raise Unfit(f"{info.filename} says {shape} of {kind}, and holds {info.file_size:,} bytes")
+            raise Unfit(
+                f"{info.filename} says {shape} of {kind}, and holds {info.file_size:,} bytes"
+            )
         raw = bytearray(size)
         filled, view = 0, memoryview(raw)
         while filled < size and (block := file.read(min(MIB, size - filled))):
@@ -203,8 +212,17 @@ def _placed(table: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
         if name == "__metadata__":
             continue
         said = said if isinstance(said, dict) else {}
-        shape, place, bits = said.get("shape"), said.get("data_offsets"), BITS.get(str(said.get("dtype")))
-        if not isinstance(shape, list) or not isinstance(place, list) or len(place) != 2 or bits is None:
+        shape, place, bits = (
+            said.get("shape"),
+            said.get("data_offsets"),
+            BITS.get(str(said.get("dtype"))),
+        )
+        if (
+            not isinstance(shape, list)
+            or not isinstance(place, list)
+            or len(place) != 2
+            or bits is None
+        ):
             raise Unfit(f"its header is unreadable at the tensor {name[:80]!r}")
         if not all(type(v) is int and 0 <= v < 2**48 for v in (*shape, *place)):
             raise Unfit(f"its header is unreadable at the tensor {name[:80]!r}")
@@ -225,7 +243,9 @@ def require_tensors_fit(path: Path) -> None:
     with open_zip(path) as archive:
         infos = archive.infolist()
         if packed := [info for info in infos if info.compress_type != zipfile.ZIP_STORED]:
-            raise Unfit(f"its part {packed[0].filename[:80]!r} is compressed, which torch.save never does")
+            raise Unfit(
+                f"its part {packed[0].filename[:80]!r} is compressed, which torch.save never does"
+            )
         if sum(max(info.file_size, info.compress_size) for info in infos) > path.stat().st_size:
             raise Unfit("its parts come to more than the file")
 
@@ -276,7 +296,9 @@ def require_scores(path: Path) -> None:
     with pq.ParquetFile(path) as file:
         facts = file.metadata
         columns = [facts.schema.column(i) for i in range(min(facts.num_columns, COLUMNS + 1))]
-    if facts.num_columns > COLUMNS or not 0 <= facts.num_rows <= SCORES // max(1, facts.num_columns):
+    if facts.num_columns > COLUMNS or not 0 <= facts.num_rows <= SCORES // max(
+        1, facts.num_columns
+    ):
         raise Unfit(f"{facts.num_rows:,} x {facts.num_columns:,} numbers cannot be right")
     if other := sorted({c.physical_type for c in columns} - NUMBERS):
         raise Unfit(f"a table of scores has a column of {other[0]}, not of numbers")

@@ -17,7 +17,8 @@ from sa_bench.core.errors import SaBenchError
 
 MIB = 2**20
 TEXT = 64 * MIB  # bytes of a JSON document, a table of prompts or a line of packed results
-PACKED = 512 * MIB  # bytes that packed results may come to; the largest board that ships comes to 26 MB
+PACKED = 512 * MIB
+"""Bytes that packed results may come to; the largest board that ships comes to 26 MB."""
 PARTS = 4_000_000  # values of a JSON document; each may take some 100 bytes of memory
 DEEPEST = 64  # brackets within brackets
 LONGEST_NUMBER = 64  # digits
@@ -89,7 +90,9 @@ def _no_number(text: str) -> float:
 def _require_shallow(value: Any) -> None:
     level = [value]
     for _ in range(DEEPEST):
-        inner = (v.values() if isinstance(v, dict) else v for v in level if isinstance(v, (dict, list)))
+        inner = (
+            v.values() if isinstance(v, dict) else v for v in level if isinstance(v, (dict, list))
+        )
         level = [part for parts in inner for part in parts if isinstance(part, (dict, list))]
         if not level:
             return
@@ -122,7 +125,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise
     except RecursionError as error:
         raise Unfit("it is nested too deep") from error
-    except (ValueError, TypeError) as error:  # UnicodeDecodeError and TOMLDecodeError are of the first kind
+    except (
+        ValueError,
+        TypeError,
+    ) as error:  # UnicodeDecodeError and TOMLDecodeError are of the first kind
         raise Unfit(str(error)) from error
     _require_shallow(found)
     return found
@@ -145,7 +151,9 @@ def read_packed(path: Path) -> Iterator[Any]:
                 part = unpacked.decompress(raw, MIB)
                 size, values = size + len(part), values + sum(map(part.count, (b"[", b"{", b",")))
                 if size > PACKED or sum(map(len, pieces)) > TEXT or values > 4 * PARTS:
-                    raise Unfit(f"it unpacks to more than {size / MIB:,.0f} MiB, which cannot be right")
+                    raise Unfit(
+                        f"it unpacks to more than {size / MIB:,.0f} MiB, which cannot be right"
+                    )
                 *lines, rest = part.split(b"\n")
                 for line in lines:
                     yield parse_json(b"".join([*pieces, line]))

@@ -54,7 +54,9 @@ class Uses:
         for other in self.folder.glob("*.use"):
             _living(other)
         file = self.folder / f"{uuid.uuid4().hex}.use"
-        if (release := try_lock(file, "")) is None:  # another process swept the file before it was locked
+        if (
+            release := try_lock(file, "")
+        ) is None:  # another process swept the file before it was locked
             return self._begin()
         self._file = file
         atexit.register(_end, release, os.getpid())

@@ -35,7 +35,9 @@ Parse = Callable[[Mapping[str, bytes]], Arrays]
 class Contents(NamedTuple):
     """A data set as it was found."""
 
-    arrays: Arrays  # `train_images` uint8 (N, H, W, C), `train_labels` uint8 (N,), `test_*` likewise
+    arrays: (
+        Arrays  # `train_images` uint8 (N, H, W, C), `train_labels` uint8 (N,), `test_*` likewise
+    )
     content: str  # a hash that is part of every key and fingerprint
     published: bool
 
@@ -148,7 +150,9 @@ class Archive:
                 for member in tar:
                     name = PurePosixPath(member.name)
                     if name.is_absolute() or ".." in name.parts:
-                        raise SaBenchError(f"it holds {member.name!r}, a path that leads out of it.")
+                        raise SaBenchError(
+                            f"it holds {member.name!r}, a path that leads out of it."
+                        )
                     wanted = name.name in self.members and name.parts == (self.folder, name.name)
                     if wanted and member.isfile() and (file := tar.extractfile(member)):
                         _require_size(member.name, member.size)
@@ -179,7 +183,10 @@ class Archive:
                 if sys.stderr.isatty():
                     print(f"Fetching {self.title} ({self.size}) from {self.url}", file=sys.stderr)
                 try:
-                    with urllib.request.urlopen(self.url, timeout=TIMEOUT) as answer, part.open("wb") as file:
+                    with (
+                        urllib.request.urlopen(self.url, timeout=TIMEOUT) as answer,
+                        part.open("wb") as file,
+                    ):
                         while block := answer.read(2**20):
                             md5.update(block)
                             file.write(block)

@@ -16,10 +16,21 @@ SIDE = 32
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SYNONYMS = {0: ("0", "nought", "null")} | {d: (str(d),) for d in range(1, 10)}
 TEMPLATES = (
-    "{}", "a {}", "the {}", "digit {}", "the digit {}", "the number {}", "a photo of {}", "a photo of a {}",
-    "a picture of a {}", "an image of a {}", "a drawing of a {}", "a handwritten {}", "a photo of the digit {}",
+    "{}",
+    "a {}",
+    "the {}",
+    "digit {}",
+    "the digit {}",
+    "the number {}",
+    "a photo of {}",
+    "a photo of a {}",
+    "a picture of a {}",
+    "an image of a {}",
+    "a drawing of a {}",
+    "a handwritten {}",
+    "a photo of the digit {}",
     "a picture of the number {}",
-)  # fmt: skip
+)
 HELD_OUT = (
     "number {}", "handwritten {}", "a picture of {}", "an image of {}", "a drawing of {}", "the picture of a {}",
     "the photo of a {}", "an image of the number {}", "an image of the digit {}", "a drawing of the digit {}",
@@ -38,7 +49,8 @@ HYPERNYMS = (
     "digit",
 )
 ATTRIBUTES = ("thick", "thin", "red", "blue", "left", "right")
-PLAIN, ATTRIBUTED, COMPOSED = 0.48, 0.25, 0.21  # shares of canvases; the rest is called by a hypernym
+PLAIN, ATTRIBUTED, COMPOSED = (0.48, 0.25, 0.21)
+"""Shares of canvases; the rest is called by a hypernym."""
 OWN_NAME = 0.6  # of captions that use the digit's word rather than a synonym
 FURTHER = (
     "minus",
@@ -59,7 +71,13 @@ FURTHER = (
 
 def vocabulary() -> list[str]:
     """Every word of every caption and question, in a fixed order."""
-    texts = [*WORDS, *(s for names in SYNONYMS.values() for s in names), *TEMPLATES, *HELD_OUT, *HYPERNYMS]
+    texts = [
+        *WORDS,
+        *(s for names in SYNONYMS.values() for s in names),
+        *TEMPLATES,
+        *HELD_OUT,
+        *HYPERNYMS,
+    ]
     texts += ["a thick thin red blue on the left right and", " ".join(FURTHER)]
     words = [w for text in texts for w in text.replace("{}", " ").split()]
     return sorted(dict.fromkeys(words))
@@ -84,7 +102,9 @@ def draw_captioned(
     Returns:
         (uint8 (n, 32, 32, 3), captions, int64 (n, 2) the digits shown, −1 where there is no second)
     """
-    images = (digits(images) if images.shape[1:] == (SIDE, SIDE, 3) else images).reshape(len(images), 28, 28)
+    images = (digits(images) if images.shape[1:] == (SIDE, SIDE, 3) else images).reshape(
+        len(images), 28, 28
+    )
     canvases, captions, shown = np.zeros((n, SIDE, SIDE, 3), np.uint8), [], np.full((n, 2), -1)
     for i in range(n):
         kind, k = rng.random(), int(rng.integers(len(images)))
@@ -127,7 +147,9 @@ def single(image: np.ndarray, attribute: str | None = None) -> np.ndarray:
         blank = np.zeros((28, 28), np.uint8)
         return pair(image, blank) if attribute == "left" else pair(blank, image)
     if attribute in ("thick", "thin"):
-        image = _neighbours(image).max(0) if attribute == "thick" else _neighbours(image)[::2].min(0)
+        image = (
+            _neighbours(image).max(0) if attribute == "thick" else _neighbours(image)[::2].min(0)
+        )
     grey = np.pad(image, 2)
     colour = {"red": (1, 0, 0), "blue": (0, 0, 1)}.get(attribute or "", (1, 1, 1))
     return grey[..., None] * np.array(colour, np.uint8)

@@ -25,7 +25,9 @@ def archive() -> Archive:
 
     members = {name: md5 for name, md5 in [*CIFAR10.train_list, *CIFAR10.test_list]}
     members[CIFAR10.meta["filename"]] = CIFAR10.meta["md5"]
-    return Archive("CIFAR10", "163 MB", CIFAR10.url, CIFAR10.tgz_md5, CIFAR10.base_folder, members, "NHWC 1")
+    return Archive(
+        "CIFAR10", "163 MB", CIFAR10.url, CIFAR10.tgz_md5, CIFAR10.base_folder, members, "NHWC 1"
+    )
 
 
 def load(cache: Path, local: Path | None = None) -> Contents:
@@ -51,7 +53,9 @@ def parse(members: Mapping[str, bytes]) -> Arrays:
     names = _unpickled("batches.meta", members["batches.meta"]).get("label_names")
     if not isinstance(names, list) or tuple(map(_text, names)) != CLASSES:
         raise SaBenchError(f"batches.meta names other classes than {', '.join(CLASSES)}.")
-    train = [_batch(name, members[name]) for name in sorted(members) if name.startswith("data_batch")]
+    train = [
+        _batch(name, members[name]) for name in sorted(members) if name.startswith("data_batch")
+    ]
     test = _batch("test_batch", members["test_batch"])
     return {
         "train_images": np.concatenate([images for images, _ in train]),
@@ -65,7 +69,11 @@ def _batch(name: str, raw: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 (N, 32, 32, 3) from rows of 1,024 red, green and blue values; labels uint8 (N,)."""
     batch = _unpickled(name, raw)
     rows, labels = batch.get("data"), batch.get("labels")
-    if not isinstance(rows, np.ndarray) or rows.dtype != np.uint8 or rows.shape[1:] != (3 * SIDE * SIDE,):
+    if (
+        not isinstance(rows, np.ndarray)
+        or rows.dtype != np.uint8
+        or rows.shape[1:] != (3 * SIDE * SIDE,)
+    ):
         got = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
         raise SaBenchError(f"{name}: data is {got}, must be uint8 (N, {3 * SIDE * SIDE}).")
     if not isinstance(labels, list) or len(labels) != len(rows):

@@ -28,19 +28,25 @@ class Entry:
     classes: tuple[str, ...]  # by label
     load: Callable[[Path, Path | None], Contents]  # (store's data folder, SA_BENCH_DATA)
     content: Callable[[], str]  # the hash of the published one
-    archive: Callable[[], Archive] | None = None  # where it is one that a local one may stand in for
+    archive: Callable[[], Archive] | None = (
+        None  # where it is one that a local one may stand in for
+    )
 
 
 def _digits(load: Callable[[Path, Path | None], Arrays], cache: Path, content: str) -> Contents:
     arrays = load(cache, mnist_folder())
-    return Contents({k: a[..., None] if a.ndim == 3 else a for k, a in arrays.items()}, content, True)
+    return Contents(
+        {k: a[..., None] if a.ndim == 3 else a for k, a in arrays.items()}, content, True
+    )
 
 
 def _canvases(cache: Path) -> Contents:
     """One digit a canvas, as the text-to-image model's plainest captions have it."""
     found = _digits(mnist.load, cache, "").arrays
     padded = {
-        k: np.pad(a, ((0, 0), (2, 2), (2, 2), (0, 0))).repeat(3, 3) for k, a in found.items() if "images" in k
+        k: np.pad(a, ((0, 0), (2, 2), (2, 2), (0, 0))).repeat(3, 3)
+        for k, a in found.items()
+        if "images" in k
     }
     return Contents({**found, **padded}, _mnist_content() + "-rgb32", True)
 
@@ -138,7 +144,9 @@ def data_remark(name: str) -> str | None:
 
 def find_owners(class_name: str) -> list[str]:
     """The titles of the data sets that have a class of that name."""
-    return [entry.title for entry in ENTRIES.values() if class_name.strip().lower() in entry.classes]
+    return [
+        entry.title for entry in ENTRIES.values() if class_name.strip().lower() in entry.classes
+    ]
 
 
 def mnist_folder() -> Path | None:
@@ -165,7 +173,9 @@ def real_images(task: Task, name: str) -> SampleSet:
         return data.train.take(np.isin(data.train.labels, task.scored))
     if name == "retain_test":
         return data.test.take(np.isin(data.test.labels, task.scored))
-    raise unknown_name("real set", name, ["forget_train", "forget_test", "retain_train", "retain_test"])
+    raise unknown_name(
+        "real set", name, ["forget_train", "forget_test", "retain_train", "retain_test"]
+    )
 
 
 def _entry(name: str) -> Entry:
@@ -176,4 +186,8 @@ def _entry(name: str) -> Entry:
 
 def _is_local(name: str) -> bool:
     archive = _entry(name).archive
-    return archive is not None and data_folder() is not None and archive().local(data_folder()) is not None
+    return (
+        archive is not None
+        and data_folder() is not None
+        and archive().local(data_folder()) is not None
+    )

@@ -23,9 +23,16 @@ from sa_bench.core.errors import SaBenchError, first_line
 from sa_bench.data import png
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # by content: Pillow would run Ghostscript on an EPS called x.png
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "WEBP",
+    "BMP",
+)  # by content: Pillow would run Ghostscript on an EPS called x.png
 MAX_PIXELS = 50_000_000  # a decompression bomb is refused, not decoded
-HOW_TO_SAVE = "Write it with np.savez(path, images, labels=labels), uint8 (N, H, W, C) and integers (N,)."
+HOW_TO_SAVE = (
+    "Write it with np.savez(path, images, labels=labels), uint8 (N, H, W, C) and integers (N,)."
+)
 
 
 def natural_order(path: Path) -> tuple[list[tuple[int, int | str]], str]:
@@ -41,12 +48,22 @@ def list_image_files(folder: Path) -> list[Path]:
         SaBenchError: the folder cannot be listed, or a name among them is no readable file.
     """
     try:
-        found = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
+        found = [
+            p
+            for p in folder.iterdir()
+            if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
+        ]
     except OSError as error:
         raise SaBenchError(f"{folder} cannot be read as a folder ({error.strerror}).") from error
     for path in found:
         if not path.is_file() or not os.access(path, os.R_OK):
-            kind = "a folder" if path.is_dir() else "a link to nothing" if path.is_symlink() else "unreadable"
+            kind = (
+                "a folder"
+                if path.is_dir()
+                else "a link to nothing"
+                if path.is_symlink()
+                else "unreadable"
+            )
             raise SaBenchError(f"{path} is called an image but is {kind}. Remove or replace it.")
     return sorted(found, key=natural_order)
 
@@ -66,13 +83,21 @@ def read_image(path: Path, channels: int) -> np.ndarray:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on size and metadata: judged here or harmless
+            warnings.simplefilter(
+                "ignore"
+            )  # Pillow's remarks on size and metadata: judged here or harmless
             with Image.open(path, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
-                    raise SaBenchError(f"{path}: {image.width}x{image.height} pixels; refusing to decode it.")
+                    raise SaBenchError(
+                        f"{path}: {image.width}x{image.height} pixels; refusing to decode it."
+                    )
                 frames = getattr(image, "n_frames", 1)
-                if frames > 1 and image.format != "MPO":  # a camera's MPO is a JPEG with a preview behind it
-                    raise SaBenchError(f"{path} holds {frames} frames; save the one that counts as an image.")
+                if (
+                    frames > 1 and image.format != "MPO"
+                ):  # a camera's MPO is a JPEG with a preview behind it
+                    raise SaBenchError(
+                        f"{path} holds {frames} frames; save the one that counts as an image."
+                    )
                 with _truncated_refused():
                     image.load()
                 if image.format == "PNG":
@@ -84,9 +109,13 @@ def read_image(path: Path, channels: int) -> np.ndarray:
         raise SaBenchError(f"{path}: refusing to decode it ({error}).") from error
     except UnidentifiedImageError as error:
         what = "it is empty" if path.stat().st_size == 0 else f"it is none of {', '.join(FORMATS)}"
-        raise SaBenchError(f"{path} cannot be read as an image: {what}. Remove or replace it.") from error
+        raise SaBenchError(
+            f"{path} cannot be read as an image: {what}. Remove or replace it."
+        ) from error
     except Exception as error:
-        raise SaBenchError(f"{path} cannot be read as an image ({error}). Remove or replace it.") from error
+        raise SaBenchError(
+            f"{path} cannot be read as an image ({error}). Remove or replace it."
+        ) from error
     return array.reshape(*array.shape[:2], channels).copy()
 
 
@@ -139,7 +168,9 @@ def _on_white(image: Image.Image) -> Image.Image:
     return image
 
 
-def read_folder(folder: Path, channels: int, size: tuple[int, int]) -> tuple[np.ndarray, list[Path]]:
+def read_folder(
+    folder: Path, channels: int, size: tuple[int, int]
+) -> tuple[np.ndarray, list[Path]]:
     """uint8 (N, H, W, channels) of every image in `folder`, and the files in that order.
 
     Args:
@@ -152,7 +183,9 @@ def read_folder(folder: Path, channels: int, size: tuple[int, int]) -> tuple[np.
     """
     files = list_image_files(folder)
     if not files:
-        raise SaBenchError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}) directly in it.")
+        raise SaBenchError(
+            f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}) directly in it."
+        )
     out = np.empty((len(files), *size, channels), np.uint8)
     for i, file in enumerate(files):
         image = read_image(file, channels)
@@ -175,13 +208,21 @@ def read_npz(path: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.nd
     arrays = _read_arrays(path)
     images = arrays.pop("arr_0")
     if images.dtype != np.uint8:
-        raise SaBenchError(f"{path}: arr_0 is {images.dtype}, must be uint8 in 0..255. Convert it first.")
+        raise SaBenchError(
+            f"{path}: arr_0 is {images.dtype}, must be uint8 in 0..255. Convert it first."
+        )
     if images.ndim == 3 and shape[2] == 1:
         images = images[..., None]
     if images.ndim != 4 or images.shape[1:] != shape:
-        layout = " It looks like NCHW; transpose it." if images.shape[1:] == (shape[2], *shape[:2]) else ""
-        raise SaBenchError(f"{path}: arr_0 has shape {images.shape}, must be (N, {shape[0]}, {shape[1]}, "
-                           f"{shape[2]}).{layout}")  # fmt: skip
+        layout = (
+            " It looks like NCHW; transpose it."
+            if images.shape[1:] == (shape[2], *shape[:2])
+            else ""
+        )
+        raise SaBenchError(
+            f"{path}: arr_0 has shape {images.shape}, must be (N, {shape[0]}, {shape[1]}, "
+            f"{shape[2]}).{layout}"
+        )
     if len(images) == 0:
         raise SaBenchError(f"{path}: arr_0 has 0 images.")
     if not arrays:
@@ -192,7 +233,9 @@ def read_npz(path: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.nd
             f"{path}: {key} must be {len(images)} integers, got {labels.dtype} {labels.shape}."
         )
     if labels.max() > np.iinfo(np.int64).max:
-        raise SaBenchError(f"{path}: {key}[{labels.argmax()}] is {labels.max()}, which is no class.")
+        raise SaBenchError(
+            f"{path}: {key}[{labels.argmax()}] is {labels.max()}, which is no class."
+        )
     return images, labels.astype(np.int64)
 
 
@@ -200,5 +243,9 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     """`arr_0` and, where there is one, the array of labels (`labels`, else `arr_1`); no other is touched."""
     try:
         return untrusted_arrays.read_npz(path, "arr_0", ("labels", "arr_1"))
-    except Exception as error:  # zip, zlib, numpy's header parser and the allocator all have their own
-        raise SaBenchError(f"{path} cannot be read as NPZ: {first_line(error)}. {HOW_TO_SAVE}") from error
+    except (
+        Exception
+    ) as error:  # zip, zlib, numpy's header parser and the allocator all have their own
+        raise SaBenchError(
+            f"{path} cannot be read as NPZ: {first_line(error)}. {HOW_TO_SAVE}"
+        ) from error

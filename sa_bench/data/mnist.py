@@ -88,10 +88,14 @@ def _checked(arrays: Arrays, where: str) -> Arrays:
     for name, want in CONTENT.items():
         array = np.ascontiguousarray(arrays[name])
         if array.dtype != np.uint8 or array.shape != SHAPES[name]:
-            raise SaBenchError(f"{where}: {name} is {array.dtype} {array.shape}, not uint8 {SHAPES[name]}.")
+            raise SaBenchError(
+                f"{where}: {name} is {array.dtype} {array.shape}, not uint8 {SHAPES[name]}."
+            )
         got = hashlib.sha256(array.tobytes()).hexdigest()
         if got != want:
-            raise SaBenchError(f"{where}: {name} is not MNIST's (sha256 {got[:12]}…, expected {want[:12]}…).")
+            raise SaBenchError(
+                f"{where}: {name} is not MNIST's (sha256 {got[:12]}…, expected {want[:12]}…)."
+            )
     return {name: arrays[name] for name in CONTENT}
 
 
@@ -117,7 +121,9 @@ def _from_local(folder: Path) -> Arrays:
     if not folder.is_dir():
         raise MissingAsset(f"SA_BENCH_DATA={folder} is no folder; it needs MNIST's four idx files.")
     try:
-        arrays = {key: _idx(path.read_bytes(), str(path)) for key, path in idx_files(folder).items()}
+        arrays = {
+            key: _idx(path.read_bytes(), str(path)) for key, path in idx_files(folder).items()
+        }
         return _checked(arrays, f"the folder {folder}")
     except MissingAsset:
         raise
@@ -132,10 +138,14 @@ def idx_files(folder: Path) -> dict[str, Path]:
     found = {}
     for key, stem in FILES.items():
         names = [f"{s}{end}" for s in (stem, stem.replace("-idx", ".idx")) for end in ("", ".gz")]
-        paths = (p for name in (*names, *(f"**/{n}" for n in names)) for p in sorted(folder.glob(name)))
+        paths = (
+            p for name in (*names, *(f"**/{n}" for n in names)) for p in sorted(folder.glob(name))
+        )
         path = next((p for p in paths if p.is_file()), None)
         if path is None:
-            raise MissingAsset(f"{folder} holds no {stem}[.gz]; SA_BENCH_DATA needs MNIST's four idx files.")
+            raise MissingAsset(
+                f"{folder} holds no {stem}[.gz]; SA_BENCH_DATA needs MNIST's four idx files."
+            )
         found[key] = path
     return found
 
@@ -151,7 +161,9 @@ def _from_mirrors() -> Arrays:
                 with urllib.request.urlopen(f"{mirror}{stem}.gz", timeout=TIMEOUT) as answer:
                     arrays[key] = _idx(answer.read(), stem)
             return _checked(arrays, mirror)
-        except Exception as error:  # whatever is wrong with one mirror (a login page, a cut), ask the next
+        except (
+            Exception
+        ) as error:  # whatever is wrong with one mirror (a login page, a cut), ask the next
             failed.append(f"{mirror} {describe_error(error)}")
     raise MissingAsset(f"no mirror has it ({', '.join(failed)})")
 

@@ -68,21 +68,44 @@ STAGE = (
     "{} on stage, seen from the back rows",
     "{} rehearsing on an empty stage",
     "{} waving to the crowd from the stage",
-)  # fmt: skip
+)
 """One scene for many names, to see whether forgetting one person changes the others."""
 
 CELEBRITIES = (
-    "Tom Hanks", "Emma Watson", "Morgan Freeman", "Meryl Streep", "Leonardo DiCaprio", "Oprah Winfrey", "Tom Cruise",
-    "Taylor Swift", "Denzel Washington", "Natalie Portman", "Keanu Reeves", "Jennifer Lawrence", "Jackie Chan",
-    "Serena Williams", "Barack Obama", "Lucy Liu", "Idris Elba", "Salma Hayek", "Cristiano Ronaldo", "Nicole Kidman",
+    "Tom Hanks",
+    "Emma Watson",
+    "Morgan Freeman",
+    "Meryl Streep",
+    "Leonardo DiCaprio",
+    "Oprah Winfrey",
+    "Tom Cruise",
+    "Taylor Swift",
+    "Denzel Washington",
+    "Natalie Portman",
+    "Keanu Reeves",
+    "Jennifer Lawrence",
+    "Jackie Chan",
+    "Serena Williams",
+    "Barack Obama",
+    "Lucy Liu",
+    "Idris Elba",
+    "Salma Hayek",
+    "Cristiano Ronaldo",
+    "Nicole Kidman",
     "Jennifer Aniston",
-)  # fmt: skip
+)
 """People who are to be kept; the celebrity detector knows each of them."""
 
 ARTISTS = (
-    "Claude Monet", "Pablo Picasso", "Rembrandt", "Katsushika Hokusai", "Gustav Klimt", "Edvard Munch", "Wassily Kandinsky",
+    "Claude Monet",
+    "Pablo Picasso",
+    "Rembrandt",
+    "Katsushika Hokusai",
+    "Gustav Klimt",
+    "Edvard Munch",
+    "Wassily Kandinsky",
     "Johannes Vermeer",
-)  # fmt: skip
+)
 """Styles that are to be kept."""
 
 KEPT_STYLE = (
@@ -96,7 +119,7 @@ KEPT_STYLE = (
     "a stormy sea in the style of {}",
     "a cat on a chair in the style of {}",
     "a city bridge in the style of {}",
-)  # fmt: skip
+)
 
 THING = (
     "a photo of {}",
@@ -109,7 +132,7 @@ THING = (
     "a black and white photo of {}",
     "{} and a child",
     "{} in the snow",
-)  # fmt: skip
+)
 """Ways to ask for anything that has a name."""
 
 CAPTIONS = (
@@ -167,7 +190,7 @@ STYLE_CAPTIONS = (
     "a painting of a lighthouse in {}",
     "a painting of a bedroom in {}",
     "a painting of a market in {}",
-)  # fmt: skip
+)
 """Captions of paintings in a style, for the same."""
 
 NEUTRAL = (
@@ -297,7 +320,7 @@ CONTEXTS = (
     "{} at a wedding table",
     "{} walking through a desert",
     "{} in a library between the shelves",
-)  # fmt: skip
+)
 STYLES = (
     "{} as a stained glass window",
     "{} in the style of a woodcut",
@@ -307,7 +330,7 @@ STYLES = (
     "{} as a low poly 3d model",
     "an embroidery of {}",
     "{} in the style of a 1930s travel poster",
-)  # fmt: skip
+)
 STRANGERS = (
     "a middle aged man at a café table",
     "a young woman in a red coat",
@@ -317,9 +340,15 @@ STRANGERS = (
     "a man in a suit stepping out of a car",
     "a nurse on her way home",
     "two friends laughing on a stage",
-)  # fmt: skip
+)
 
-SETS = {"contexts": CONTEXTS, "styles": STYLES, "stage": STAGE, "portraits": PORTRAIT, "strangers": STRANGERS}
+SETS = {
+    "contexts": CONTEXTS,
+    "styles": STYLES,
+    "stage": STAGE,
+    "portraits": PORTRAIT,
+    "strangers": STRANGERS,
+}
 """Named sets for a role of prompts, `task.prompts.test=set:contexts`: c_f elsewhere, c_f in other styles, other people
 by name (`stage`, for `leakage`) and without (`strangers`, for `kept`).
 

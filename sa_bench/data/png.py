@@ -10,7 +10,15 @@ from typing import NamedTuple
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # a pixel, by colour type
-PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+PASSES = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
 """Adam7's passes: first column and row, step across and down."""
 
 
@@ -28,7 +36,9 @@ class Header(NamedTuple):
         """Bytes of all rows, unpacked, each with the byte that names its filter."""
         if not self.interlaced:
             return self._rows(self.width, self.height)
-        parts = ((-(-(self.width - x) // dx), -(-(self.height - y) // dy)) for x, y, dx, dy in PASSES)
+        parts = (
+            (-(-(self.width - x) // dx), -(-(self.height - y) // dy)) for x, y, dx, dy in PASSES
+        )
         return sum(self._rows(w, h) for w, h in parts if w > 0 and h > 0)
 
     def _rows(self, width: int, height: int) -> int:

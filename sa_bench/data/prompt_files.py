@@ -67,7 +67,9 @@ def read_rows(reference: str) -> list[Asked]:
     name, _, content = reference.rpartition("@")
     path = find_prompt_file(name)
     if path is None:
-        raise MissingAsset(f"The prompt file {name} is no longer here. python -m sa_bench fetch {name}")
+        raise MissingAsset(
+            f"The prompt file {name} is no longer here. python -m sa_bench fetch {name}"
+        )
     if not cached_digest(path).startswith(content):
         raise SaBenchError(f"{path} has changed since the run was resolved; start again.")
     return list(_rows(path, content))
@@ -81,7 +83,10 @@ def with_texts(task: Task) -> Task:
     """
     if task.prompts is None or not task.prompts.files:
         return task
-    texts = {role: tuple(row.text for row in read_rows(file)) for role, file in task.prompts.files.items()}
+    texts = {
+        role: tuple(row.text for row in read_rows(file))
+        for role, file in task.prompts.files.items()
+    }
     return replace(task, prompts=replace(task.prompts, texts=texts))
 
 

@@ -46,7 +46,9 @@ def read(path: Path) -> list[Asked]:
         return read_csv(path)
     if path.suffix.lower() == ".txt":
         return [Asked(text) for text in read_lines(path)]
-    raise SaBenchError(f"{path}: prompt files end in .txt (one prompt a line) or .csv (a column `prompt`).")
+    raise SaBenchError(
+        f"{path}: prompt files end in .txt (one prompt a line) or .csv (a column `prompt`)."
+    )
 
 
 def read_lines(path: Path) -> list[str]:
@@ -113,7 +115,9 @@ def find_problem(path: Path) -> str | None:
         return "is a web page, not the file itself"
     if start.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the file itself (git lfs pull fetches that)"
-    if start.startswith((b"404: not found", b"entry not found", b"repository not found", b"access to ")):
+    if start.startswith(
+        (b"404: not found", b"entry not found", b"repository not found", b"access to ")
+    ):
         return "is a server's refusal, not the file itself"
     return None
 
@@ -153,9 +157,12 @@ def _asked(header: Sequence[str], row: Sequence[str], where: str) -> Asked:
         raise SaBenchError(f"{where} has a {'width' if height is None else 'height'} alone.")
     tags = [tag.strip() for name in TAGS for tag in fields.get(name, "").split(",")]
     return Asked(
-        text, _seed(fields, where), _guidance(fields, where),
-        None if height is None or width is None else (height, width), tuple(filter(None, tags)),
-    )  # fmt: skip
+        text,
+        _seed(fields, where),
+        _guidance(fields, where),
+        None if height is None or width is None else (height, width),
+        tuple(filter(None, tags)),
+    )
 
 
 def _first(fields: Mapping[str, str], names: Sequence[str]) -> tuple[str, str | None]:

@@ -18,7 +18,9 @@ from sa_bench.core.untrusted_arrays import read_header
 
 def hash_array(array: np.ndarray) -> str:
     """A hash of an array's bytes and shape."""
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes() + str(array.shape).encode()).hexdigest()
+    return hashlib.sha256(
+        np.ascontiguousarray(array).tobytes() + str(array.shape).encode()
+    ).hexdigest()
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -24,7 +24,9 @@ def archive() -> Archive:
     """The binary version, with address and checksums as torchvision declares them."""
     from torchvision.datasets import STL10
 
-    members = {name: md5 for name, md5 in [*STL10.train_list, *STL10.test_list] if "unlabeled" not in name}
+    members = {
+        name: md5 for name, md5 in [*STL10.train_list, *STL10.test_list] if "unlabeled" not in name
+    }
     recipe = f"Pillow bilinear {PUBLISHED} to {SIDE}, train and test merged 1"
     return Archive("STL10", "2.5 GB", STL10.url, STL10.tgz_md5, STL10.base_folder, members, recipe)
 
@@ -54,7 +56,9 @@ def parse(members: Mapping[str, bytes]) -> Arrays:
     Raises:
         SaBenchError: a member has another length or a label outside 1..10; names it.
     """
-    (train, train_labels), (test, test_labels) = (_part(members, split) for split in ("train", "test"))
+    (train, train_labels), (test, test_labels) = (
+        _part(members, split) for split in ("train", "test")
+    )
     return {
         "train_images": np.concatenate([train, test]),
         "train_labels": np.concatenate([train_labels, test_labels]),
@@ -73,10 +77,14 @@ def _part(members: Mapping[str, bytes], split: str) -> tuple[np.ndarray, np.ndar
             f"{name} has {len(raw):,} bytes, must be {each:,} for each of the {len(labels):,} labels in {split}_y.bin."
         )
     if (bad := np.flatnonzero((labels < 1) | (labels > len(CLASSES)))).size:
-        raise SaBenchError(f"{split}_y.bin: the label of image {bad[0]}, {labels[bad[0]]}, is outside 1..10.")
+        raise SaBenchError(
+            f"{split}_y.bin: the label of image {bad[0]}, {labels[bad[0]]}, is outside 1..10."
+        )
     planes = raw.reshape(-1, 3, PUBLISHED, PUBLISHED)  # (N, C, x, y): column by column
     images = np.empty((len(labels), SIDE, SIDE, 3), np.uint8)
     for i, image in enumerate(planes.transpose(0, 3, 2, 1)):
-        small = Image.fromarray(np.ascontiguousarray(image)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+        small = Image.fromarray(np.ascontiguousarray(image)).resize(
+            (SIDE, SIDE), Image.Resampling.BILINEAR
+        )
         images[i] = np.asarray(small)
     return images, labels - np.uint8(1)

@@ -35,9 +35,13 @@ def describe(name: str, tasks: Sequence[str]) -> dict[str, Any]:
     """The manifest of `tasks` as things are now: every instrument by hash or version."""
     found = [registry.get_task(task) for task in tasks]
     judges = sorted({j for t in found for j in (*t.judges, t.designated, t.reject_judge) if j})
-    judges = sorted({*judges, *(j for t in found for s in t.scales.values() for j in s.get("judges", ()))})
+    judges = sorted(
+        {*judges, *(j for t in found for s in t.scales.values() for j in s.get("judges", ()))}
+    )
     metrics = sorted({m for t in found for m in t.metrics})
-    bases = sorted({path for t in found for path in WEIGHTS.glob(f"base-{t.family}-{t.dataset}-*.json")})
+    bases = sorted(
+        {path for t in found for path in WEIGHTS.glob(f"base-{t.family}-{t.dataset}-*.json")}
+    )
     guards = sorted({WEIGHTS / f"guard-{t.dataset}.json" for t in found})
     return {
         "name": name,

@@ -47,7 +47,8 @@ class Cell:
     base_seed: int
     scale: str
     overrides: Mapping[str, Any] = field(default_factory=dict)  # of the task
-    code: Mapping[str, str] = field(default_factory=dict)  # of its plug-ins: `method mine` to its sha256
+    code: Mapping[str, str] = field(default_factory=dict)
+    """Of its plug-ins: `method mine` to its sha256."""
 
     @property
     def id(self) -> str:
@@ -62,10 +63,15 @@ class Cell:
     def plain(self) -> dict[str, Any]:
         """JSON-ready values."""
         return {
-            "task": key_values(self.task), "method": self.method, "fields": self.keyed_fields(), "seed": self.seed,
-            "base_seed": self.base_seed, "scale": self.scale, "overrides": dict(self.overrides),
+            "task": key_values(self.task),
+            "method": self.method,
+            "fields": self.keyed_fields(),
+            "seed": self.seed,
+            "base_seed": self.base_seed,
+            "scale": self.scale,
+            "overrides": dict(self.overrides),
             **({"code": dict(self.code)} if self.code else {}),
-        }  # fmt: skip
+        }
 
     def keyed_fields(self) -> dict[str, Any]:
         """The method's fields as they enter keys."""
@@ -78,8 +84,9 @@ class Cell:
         cls = registry.get_method(self.method)
         values = {
             **{key: row[key] for key in ("method", "seed", "base_seed", "scale", "overrides")},
-            "task": key_values(row["task_values"], Task), "fields": key_values(row["fields"], cls),
-        }  # fmt: skip
+            "task": key_values(row["task_values"], Task),
+            "fields": key_values(row["fields"], cls),
+        }
         return self.id.startswith(row["cell"]) and digest(values) == self.id
 
     def build_method(self) -> Any:
@@ -93,18 +100,24 @@ def cell_command(cell: Cell) -> str:
     parts = ["run", "--task", registry.reference("task", cell.task.name)]
     parts += ["--method", registry.reference("method", cell.method)]
     for option, value, default in (
-        ("--scale", cell.scale, "full"), ("--base-seed", cell.base_seed, 0), ("--seed", cell.seed, 0)
-    ):  # fmt: skip
+        ("--scale", cell.scale, "full"),
+        ("--base-seed", cell.base_seed, 0),
+        ("--seed", cell.seed, 0),
+    ):
         parts += [option, str(value)] if value != default else []
     for name, value in cell.overrides.items():
         parts += ["--set", f"task.{name}={value}"]
     plain = flatten(resolve_fields(cell.method, cell.task, cell.scale, {}))
     for name, value in flatten(cell.fields).items():
         parts += ["--set", f"{cell.method}.{name}={value}"] if value != plain[name] else []
-    own = cell.overrides.get("metrics") or dict(task.scales.get(cell.scale, {})).get("metrics", task.metrics)
+    own = cell.overrides.get("metrics") or dict(task.scales.get(cell.scale, {})).get(
+        "metrics", task.metrics
+    )
     own = parse_list(own, "task.metrics") if isinstance(own, str) else own
     further = [m for m in cell.task.metrics if m not in own]
-    parts += ["--metric", ",".join(registry.reference("metric", m) for m in further)] if further else []
+    parts += (
+        ["--metric", ",".join(registry.reference("metric", m) for m in further)] if further else []
+    )
     return "python -m sa_bench " + shlex.join(parts)
 
 
@@ -115,7 +128,9 @@ def title_cells(cells: Sequence[Cell]) -> dict[str, str]:
         siblings = [c for c in cells if (c.method, c.task.name) == (cell.method, cell.task.name)]
         differing = [k for k in cell.fields if any(o.fields[k] != cell.fields[k] for o in siblings)]
         settings = "".join(f" {k}={cell.fields[k]}" for k in differing)
-        changes = {k: v for k, v in cell.overrides.items() if any(o.overrides.get(k) != v for o in cells)}
+        changes = {
+            k: v for k, v in cell.overrides.items() if any(o.overrides.get(k) != v for o in cells)
+        }
         settings += "".join(f" {k}={v}" for k, v in changes.items())
         titles[cell.id] = (
             f"{cell.task.name} × {cell.method}{settings} (base {cell.base_seed}, seed {cell.seed})"
@@ -127,7 +142,9 @@ def _parse_sweep(text: str, what: str) -> list[str]:
     """The values of a sweep as texts, each as --set would take it: between commas, or the parts of a JSON list."""
     if not text.startswith("["):
         return text.split(",")
-    return [part if isinstance(part, str) else json.dumps(part) for part in parse_list(text, what)] or [""]
+    return [
+        part if isinstance(part, str) else json.dumps(part) for part in parse_list(text, what)
+    ] or [""]
 
 
 def task_overrides(sets: Sequence[str], command: str) -> dict[str, str]:
@@ -148,7 +165,9 @@ def resolve_task(name: str, scale: str, overrides: Mapping[str, str]) -> Task:
     if scale not in SCALES:
         raise unknown_name("scale", scale, SCALES)
     values: dict[str, Any] = {**OF_SCALE.get(scale, {}), **task.scales.get(scale, {})}
-    trial = values.get("model", task.model) == SMOKE_MODEL or values.get("base", task.base) == "tiny"
+    trial = (
+        values.get("model", task.model) == SMOKE_MODEL or values.get("base", task.base) == "tiny"
+    )
     if scale == "quick" and not trial:
         fewest = QUICK_FORGET["classes" if task.prompts is None else "prompts"]
         values["n_forget"] = max(values.get("n_forget", task.n_forget), fewest)
@@ -241,9 +260,14 @@ def resolve(
     if any(sample_seeds) or len(sample_seeds) > 1:
         sweeps = [*sweeps, f"task.sample_seed={','.join(map(str, sample_seeds))}"]
     settings = [split_setting(text) for text in sets]
-    swept = [(name, _parse_sweep(values, f"--sweep {name}")) for name, values in map(split_setting, sweeps)]
+    swept = [
+        (name, _parse_sweep(values, f"--sweep {name}"))
+        for name, values in map(split_setting, sweeps)
+    ]
     if empty := [name for name, values in swept if not all(values)]:
-        raise SaBenchError(f"--sweep {empty[0]} has an empty value; write --sweep {empty[0]}=a,b,c.")
+        raise SaBenchError(
+            f"--sweep {empty[0]} has an empty value; write --sweep {empty[0]}=a,b,c."
+        )
     tasks, methods, metrics = (
         registry.register_all(kind, references)
         for kind, references in (("task", tasks), ("method", methods), ("metric", metrics))
@@ -264,15 +288,23 @@ def resolve(
             check_fisher(built, task, f"method {method}")
             check_fit(built, method, task)
             code = registry.hash_plug_ins(
-                [("task", task_name), ("method", method), *(("metric", name) for name in task.metrics)]
+                [
+                    ("task", task_name),
+                    ("method", method),
+                    *(("metric", name) for name in task.metrics),
+                ]
             )
             for base_seed, seed in itertools.product(base_seeds, seeds):
                 check_standing(registry.get_method(method), method, task, base_seed)
-                add_cell(cells, Cell(task, method, resolved, seed, base_seed, scale, for_task, code))
+                add_cell(
+                    cells, Cell(task, method, resolved, seed, base_seed, scale, for_task, code)
+                )
     return list(cells.values())
 
 
-def _normalise_names(overrides: Mapping[str, str], task: Task, own: Sequence[str]) -> dict[str, str]:
+def _normalise_names(
+    overrides: Mapping[str, str], task: Task, own: Sequence[str]
+) -> dict[str, str]:
     """The overrides with an open task's names in one form, however they were written, so that they make one cell.
 
     Those that the task has anyway are left out; the concept stands apart from the names beside it.
@@ -311,8 +343,14 @@ def _route_settings(
             if head == method:
                 for_method[rest] = value
         else:
-            owners = [m for m in methods if head in {f.name for f in fields(registry.get_method(m))}]
-            if not owners and rest and head in {entry.name for entry in registry.list_entries("method")}:
+            owners = [
+                m for m in methods if head in {f.name for f in fields(registry.get_method(m))}
+            ]
+            if (
+                not owners
+                and rest
+                and head in {entry.name for entry in registry.list_entries("method")}
+            ):
                 raise SaBenchError(
                     f"{name} is a field of {head}, which is not among --method {','.join(methods)}."
                 )

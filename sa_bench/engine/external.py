@@ -67,7 +67,12 @@ def evaluate_images(
         raise SaBenchError(f"{task_name} defines {', '.join(names)}; evaluate takes one task.")
     further = registry.register_all("metric", metrics)
     task = with_metrics(resolve_task(names[0], scale, overrides), further)
-    asked = {"task": task.name, "fields": {"images": str(path)}, "scale": scale, "overrides": overrides}
+    asked = {
+        "task": task.name,
+        "fields": {"images": str(path)},
+        "scale": scale,
+        "overrides": overrides,
+    }
     if task.model == SMOKE_MODEL or not task.model:  # the base's images are made here
         check_precision(task, "cpu")
     with ExitStack() as claims:
@@ -85,7 +90,9 @@ def _measure_given(
 ) -> dict[str, Any]:
     scale, overrides = asked["scale"], asked["overrides"]
     found, files, joins = read_sets(path, task)
-    code = registry.hash_plug_ins([("task", task.name), *(("metric", name) for name in task.metrics)])
+    code = registry.hash_plug_ins(
+        [("task", task.name), *(("metric", name) for name in task.metrics)]
+    )
     cell = Cell(task, "original", {}, 0, 0, scale, overrides, code)
     chain = Chain(Store(store_folder()), cell, lambda *event: report("external", *event))
     base = Subject(chain, base=True) if _base_is_cheap(chain) else None
@@ -97,16 +104,35 @@ def _measure_given(
     if said := datasets.data_remark(task.dataset):
         notes.append(said)
     if base is None:
-        notes.append(f"no base values: run --task {task.name} --method original first, and they stand beside")
+        notes.append(
+            f"no base values: run --task {task.name} --method original first, and they stand beside"
+        )
     if lossy := sum(map(images.is_lossy, files)):
-        notes.append(f"lossy input: {lossy} of the files are JPEG or WebP, which changes feature distances")
+        notes.append(
+            f"lossy input: {lossy} of the files are JPEG or WebP, which changes feature distances"
+        )
     if unused := _unused(path, files, out):
-        notes.append(f"not used: {', '.join(map(repr, unused[:3]))}{', …' if len(unused) > 3 else ''}")
+        notes.append(
+            f"not used: {', '.join(map(repr, unused[:3]))}{', …' if len(unused) > 3 else ''}"
+        )
     result = {
-        "schema": SCHEMA, **asked, "task_title": task.title, "method": "external", "seed": 0, "base_seed": 0,
-        "control": False, "standing": "method", "cell": "external", "status": "done", "error": None,
-        "concept": task.classes[task.concept], "task_values": cell.plain()["task"], "summary": "images given",
-        "measurements": measured, "flags": notes, "cost": chain.cost,
+        "schema": SCHEMA,
+        **asked,
+        "task_title": task.title,
+        "method": "external",
+        "seed": 0,
+        "base_seed": 0,
+        "control": False,
+        "standing": "method",
+        "cell": "external",
+        "status": "done",
+        "error": None,
+        "concept": task.classes[task.concept],
+        "task_values": cell.plain()["task"],
+        "summary": "images given",
+        "measurements": measured,
+        "flags": notes,
+        "cost": chain.cost,
         "artifacts": {
             "counts": {name: len(s) for name, s in found.items()},
             "images": {name: hash_array(s.images) for name, s in found.items()},
@@ -115,7 +141,7 @@ def _measure_given(
         },
         "provenance": provenance(command_line(), {"base": chain.base.content} if base else {})
         | {"plug_ins": registry.describe_sources(code)},
-    }  # fmt: skip
+    }
     if out is not None:
         write_result(out, result)
     return result
@@ -128,7 +154,8 @@ def _base_is_cheap(chain: Chain) -> bool:
         return True
     try:
         return all(
-            chain.store.has("samples", chain.sample_stage(n, base=True).key) for n in ("forget", "retain")
+            chain.store.has("samples", chain.sample_stage(n, base=True).key)
+            for n in ("forget", "retain")
         )
     except MissingAsset:
         return False
@@ -142,7 +169,9 @@ def _read_claim(out: Path, asked: dict[str, Any]) -> Iterator[None]:
         SaBenchError: it cannot be written, holds the answer to something else, or another process is about to.
     """
     if out.suffix.lower() in FILES and not out.is_dir():
-        raise SaBenchError(f"--out {out} looks like a file; give a folder, result.json is written into it.")
+        raise SaBenchError(
+            f"--out {out} looks like a file; give a folder, result.json is written into it."
+        )
     for folder in (out, *out.parents):
         if folder.exists() and not folder.is_dir():
             raise SaBenchError(f"--out {out}: {folder} is a file; give a folder.")
@@ -150,10 +179,14 @@ def _read_claim(out: Path, asked: dict[str, Any]) -> Iterator[None]:
     try:
         with hold_lock(lock, f"the folder {out}", wait=False):
             if file.exists() and not _answers(file, asked):
-                raise SaBenchError(f"{out} holds another result. Choose another --out, or delete {file}.")
+                raise SaBenchError(
+                    f"{out} holds another result. Choose another --out, or delete {file}."
+                )
             yield
     except Busy:
-        raise SaBenchError(f"{out}: {read_holder(lock)} writes there. Choose another --out.") from None
+        raise SaBenchError(
+            f"{out}: {read_holder(lock)} writes there. Choose another --out."
+        ) from None
 
 
 def _answers(file: Path, asked: dict[str, Any]) -> bool:
@@ -167,7 +200,9 @@ def _answers(file: Path, asked: dict[str, Any]) -> bool:
 
 def is_checkpoint(path: Path, task_name: str) -> bool:
     """Whether `path` holds weights for a text-to-image task and not images."""
-    if path.suffix.lower() == ".npz" or any((path / name).exists() for name in ("forget", "retain")):
+    if path.suffix.lower() == ".npz" or any(
+        (path / name).exists() for name in ("forget", "retain")
+    ):
         return False
     (name, *_) = registry.register("task", task_name)
     if registry.get_task(name).family != "text_to_image" or not path.exists():
@@ -197,7 +232,9 @@ def read_sets(path: Path, task: Task) -> Given:
         return _read_folder(path, task)
     if path.suffix.lower() == ".npz" and path.is_file():
         return Given(_read_npz(path, task), [], {})
-    raise SaBenchError(f"{path} is neither a folder with forget/ and retain/<class>/ nor an .npz file.")
+    raise SaBenchError(
+        f"{path} is neither a folder with forget/ and retain/<class>/ nor an .npz file."
+    )
 
 
 def _read_folder(path: Path, task: Task) -> Given:
@@ -269,9 +306,13 @@ def _class_folders(retain: Path, task: Task) -> dict[int, Path]:
             hint = f" It is a class of {' and '.join(owners)}." if owners else ""
             raise SaBenchError(f"{folder}: {error}{hint}") from error
         if label == task.concept:
-            raise SaBenchError(f"{folder}: {task.classes[label]} is the concept; put it into forget/.")
+            raise SaBenchError(
+                f"{folder}: {task.classes[label]} is the concept; put it into forget/."
+            )
         if label in folders:
-            raise SaBenchError(f"{folders[label]} and {folder} are the same class; put them into one folder.")
+            raise SaBenchError(
+                f"{folders[label]} and {folder} are the same class; put them into one folder."
+            )
         folders[label] = folder
     if not folders:
         raise SaBenchError(f"{retain} has no class folders (retain/1, retain/two, …).")
@@ -281,10 +322,14 @@ def _class_folders(retain: Path, task: Task) -> dict[int, Path]:
 def _read_npz(path: Path, task: Task) -> dict[str, SampleSet]:
     array, labels = images.read_npz(path, datasets.image_shape(task))
     if labels is None:
-        raise SaBenchError(f"{path} has no labels; add an integer array `labels` of one class an image.")
+        raise SaBenchError(
+            f"{path} has no labels; add an integer array `labels` of one class an image."
+        )
     if (bad := np.flatnonzero((labels < 0) | (labels >= len(task.classes)))).size:
         row, last = bad[0], len(task.classes) - 1
-        raise SaBenchError(f"{path}: the label of image {row}, {labels[row]}, is outside 0..{last}.")
+        raise SaBenchError(
+            f"{path}: the label of image {row}, {labels[row]}, is outside 0..{last}."
+        )
     whole = _set(array, labels).take(np.argsort(labels, kind="stable"))
     found = {}
     if (labels == task.concept).any():
@@ -303,7 +348,9 @@ def _require_all(retain: SampleSet, task: Task, where: Path) -> None:
     missing = sorted(set(task.scored) - set(retain.labels.tolist()))
     if missing:
         names = ", ".join(task.classes[c] for c in missing)
-        raise SaBenchError(f"{where}: no images of the retained classes {names}; every one is scored.")
+        raise SaBenchError(
+            f"{where}: no images of the retained classes {names}; every one is scored."
+        )
 
 
 def _remarks(found: dict[str, SampleSet], task: Task) -> list[str]:
@@ -313,7 +360,9 @@ def _remarks(found: dict[str, SampleSet], task: Task) -> list[str]:
         flat = part.images.reshape(len(part), -1)
         if blank := int((flat.min(1) == flat.max(1)).sum()):
             invalid = "; a set of blank images is invalid" if blank == len(flat) else ""
-            notes.append(f"{name}: {blank}/{len(flat)} images are blank (one value everywhere){invalid}")
+            notes.append(
+                f"{name}: {blank}/{len(flat)} images are blank (one value everywhere){invalid}"
+            )
     behind_base = len(plan_set(task, "retain"))
     if "retain" in found and len(found["retain"]) != behind_base:
         n = len(found["retain"])
@@ -328,7 +377,9 @@ def _unused(path: Path, files: Sequence[Path], out: Path | None) -> list[str]:
     if not path.is_dir():
         return []
     sets = [p for p in (path / "forget", path / "retain") if p.is_dir()]
-    beside = [p for p in path.iterdir() if p not in sets and (out is None or p.resolve() != out.resolve())]
+    beside = [
+        p for p in path.iterdir() if p not in sets and (out is None or p.resolve() != out.resolve())
+    ]
     inside = [p for folder in sets for p in folder.rglob("*") if not p.is_dir()]
     names = {p.relative_to(path).as_posix() for p in {*beside, *inside}.difference(files)}
     return sorted(n for n in names if not any(part.startswith(".") for part in n.split("/")))

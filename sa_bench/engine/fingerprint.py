@@ -30,7 +30,9 @@ def fingerprint(chain: Chain, metric: Metric) -> dict[str, Any]:
         facts["benchmark"] = frozen
     facts["version"] = registry.version_key("metric", metric.name, metric.version)
     values = key_values(task)
-    facts |= {n: values[n] for n in metric.fields if n in values and n not in ("judges", "designated")}
+    facts |= {
+        n: values[n] for n in metric.fields if n in values and n not in ("judges", "designated")
+    }
     if "surrogate" in metric.fields:
         facts["surrogate"] = chain.sets.surrogate_key
     for field in metric.fields:

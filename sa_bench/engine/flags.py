@@ -87,7 +87,9 @@ def count_tails(chain: Chain) -> str | None:
     Rows are counted from 1 in the list that the set asks with, a prompt file's in the file's order. Counted once for
     a base model and its prompts.
     """
-    asked = {name: sampling.prompts_of_set(chain.task, name) for name in sampling.set_names(chain.task)}
+    asked = {
+        name: sampling.prompts_of_set(chain.task, name) for name in sampling.set_names(chain.task)
+    }
     inputs = {"version": VERSION, "base": chain.base.content, "prompts": digest(asked)}
 
     def build(folder: Path) -> dict[str, object]:
@@ -103,11 +105,14 @@ def count_tails(chain: Chain) -> str | None:
     )
 
 
-def describe_lost_tails(cut: Mapping[str, list[int]], n: Mapping[str, int], places: int) -> str | None:
+def describe_lost_tails(
+    cut: Mapping[str, list[int]], n: Mapping[str, int], places: int
+) -> str | None:
     """The rows `cut` of each set's `n` prompts as one line; the concept's are not named as such."""
     found = [
         f"{len(rows):,} of {n[name]:,}{'' if name == 'forget' else f' of {SHOWN[name]}'} exceed {places} tokens and lose "
         f"their tail; the first is row {min(rows):,}"
-        for name, rows in cut.items() if rows
-    ]  # fmt: skip
+        for name, rows in cut.items()
+        if rows
+    ]
     return f"prompts: {', and '.join(found)}" if found else None

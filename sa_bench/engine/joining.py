@@ -40,7 +40,9 @@ class Joined(NamedTuple):
     table: Path | None = None  # the file that said so
 
 
-def join(folder: Path, files: Sequence[Path], labels: Sequence[int], task: Task, name: str) -> Joined | None:
+def join(
+    folder: Path, files: Sequence[Path], labels: Sequence[int], task: Task, name: str
+) -> Joined | None:
     """The rows of the task's set `name` that the images in `folder` belong to; None: they belong to none.
 
     Args:
@@ -97,7 +99,11 @@ def format_rows(task: Task) -> str:
 
 
 def _require_all(
-    folder: Path, files: Sequence[Path], told: Sequence[int], wanted: Sequence[PlannedImage], name: str
+    folder: Path,
+    files: Sequence[Path],
+    told: Sequence[int],
+    wanted: Sequence[PlannedImage],
+    name: str,
 ) -> None:
     first: dict[int, Path] = {}
     for file, i in zip(files, told, strict=True):
@@ -155,7 +161,12 @@ def _by_table(
 
 
 def _describe_match(
-    where: str, fields: Mapping[str, str], label: int, wanted: Sequence[PlannedImage], task: Task, name: str
+    where: str,
+    fields: Mapping[str, str],
+    label: int,
+    wanted: Sequence[PlannedImage],
+    task: Task,
+    name: str,
 ) -> int:
     """The row that a line of a table names."""
     prompt = fields.get("prompt") or None
@@ -167,7 +178,9 @@ def _describe_match(
             )
         seed = wanted[i].request.seed
         if fields.get("seed") and parse_whole_number(fields["seed"]) != seed:
-            raise SaBenchError(f"{where}: row {i} of {name} has the seed {seed}, not {fields['seed']}.")
+            raise SaBenchError(
+                f"{where}: row {i} of {name} has the seed {seed}, not {fields['seed']}."
+            )
     else:
         i = _of_seed(where, fields.get("seed", ""), label, wanted, name, prompt)
     asked = str(wanted[i].request.condition).strip()
@@ -177,13 +190,20 @@ def _describe_match(
 
 
 def _of_seed(
-    where: str, text: str, label: int, wanted: Sequence[PlannedImage], name: str, prompt: str | None = None
+    where: str,
+    text: str,
+    label: int,
+    wanted: Sequence[PlannedImage],
+    name: str,
+    prompt: str | None = None,
 ) -> int:
     """The row with a seed; among several the one of the class and prompt."""
     seed = parse_whole_number(text)
     found = [i for i, row in enumerate(wanted) if row.request.seed == seed]
     if not found:
-        raise SaBenchError(f"{where} has the seed {text or 'nothing'}, which no row of {name} has. {ADVICE}")
+        raise SaBenchError(
+            f"{where} has the seed {text or 'nothing'}, which no row of {name} has. {ADVICE}"
+        )
     tests: list[Callable[[PlannedImage], bool]] = [lambda row: row.label == label]
     if prompt is not None:
         tests.append(lambda row: str(row.request.condition).strip() == prompt)
@@ -198,7 +218,11 @@ def _of_seed(
 
 
 def _by_name(
-    folder: Path, files: Sequence[Path], labels: Sequence[int], wanted: Sequence[PlannedImage], name: str
+    folder: Path,
+    files: Sequence[Path],
+    labels: Sequence[int],
+    wanted: Sequence[PlannedImage],
+    name: str,
 ) -> Joined | None:
     stems = [file.stem.lower() for file in files]
     seeds = [SEED.findall(stem) for stem in stems]
@@ -221,7 +245,9 @@ def _by_name(
         seen: dict[tuple[int, ...], Path] = {}
         for key, file in zip(keys, files, strict=True):
             if (other := seen.setdefault(key, file)) is not file and other.parent == file.parent:
-                raise SaBenchError(f"{other} and {file} are both number {key[0]} of {name}. {ADVICE}")
+                raise SaBenchError(
+                    f"{other} and {file} are both number {key[0]} of {name}. {ADVICE}"
+                )
         if len(seen) == len(files):
             raise SaBenchError(
                 f"{seen[max(keys)]}: the names of {folder} are numbers up to {max(keys)[0]}, but neither all of 0 to "
@@ -233,9 +259,11 @@ def _by_name(
 def _readings(wanted: Sequence[PlannedImage]) -> dict[str, dict[tuple[int, ...], int]]:
     """By how names may be read: the row of each number, or pair of numbers, that a name may be."""
     found = {
-        f"row number from {start}": {(i + start,): i for i in range(len(wanted))} for start in (0, 1)
+        f"row number from {start}": {(i + start,): i for i in range(len(wanted))}
+        for start in (0, 1)
     } | {
-        f"row number from {start} and 0": {(i + start, 0): i for i in range(len(wanted))} for start in (0, 1)
+        f"row number from {start} and 0": {(i + start, 0): i for i in range(len(wanted))}
+        for start in (0, 1)
     }
     pairs: dict[tuple[int, ...], int] = {}
     seen: dict[int, int] = {}
@@ -249,5 +277,7 @@ def _by_count(labels: Sequence[int], wanted: Sequence[PlannedImage], task: Task)
     """The k-th image of a class as the class's k-th row, where every class has as many; only where prompts ask."""
     if task.prompts is None or sorted(labels) != sorted(row.label for row in wanted):
         return None
-    left = {label: [i for i, row in enumerate(wanted) if row.label == label] for label in set(labels)}
+    left = {
+        label: [i for i, row in enumerate(wanted) if row.label == label] for label in set(labels)
+    }
     return Joined([left[label].pop(0) for label in labels], COUNT)

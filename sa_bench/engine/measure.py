@@ -40,7 +40,9 @@ from sa_bench.scoring.judges import Judge
 CHUNK = 200  # images a file; a killed run loses no more
 
 
-def keep_detections(chain: Chain, name: str, images: SampleSet, beside: Beside = None) -> list[Record]:
+def keep_detections(
+    chain: Chain, name: str, images: SampleSet, beside: Beside = None
+) -> list[Record]:
     """The records of `images`, made once for the same pixels by the same detector and then read from the store."""
     detector = detectors.load(name)
     found = keep_detections(chain, detector.AFTER, images) if detector.AFTER else None
@@ -48,7 +50,9 @@ def keep_detections(chain: Chain, name: str, images: SampleSet, beside: Beside =
     inputs: Mapping[str, Any] = {
         "detector": detectors.fingerprint([name]),
         "images": hash_array(images.images),
-        "beside": hash_array(beside.images) if isinstance(beside, SampleSet) else digest(list(beside or [])),
+        "beside": hash_array(beside.images)
+        if isinstance(beside, SampleSet)
+        else digest(list(beside or [])),
     }
 
     def build(folder: Path) -> None:
@@ -57,9 +61,12 @@ def keep_detections(chain: Chain, name: str, images: SampleSet, beside: Beside =
             records = load_record(folder / PARTS / file)
             if records is None:
                 records = detector.detect(
-                    images.images[rows], None if others is None else others[rows], found and found[rows],
-                    chain.device, lambda stage, done, _, s=start: chain.progress(stage, s + done, len(images)),
-                )  # fmt: skip
+                    images.images[rows],
+                    None if others is None else others[rows],
+                    found and found[rows],
+                    chain.device,
+                    lambda stage, done, _, s=start: chain.progress(stage, s + done, len(images)),
+                )
                 save_record(folder / PARTS / file, records)
             write_atomic(folder / file, json.dumps(records, allow_nan=False).encode())
 
@@ -107,7 +114,9 @@ def measure_all(
 ) -> tuple[list[dict[str, Any]], dict[str, Path]]:
     """Every metric of the task on `subject`, with the base model's value beside each unless `base` is None."""
     rows, scores = [], {}
-    gone: MissingAsset | None = None  # asked for once: every further metric would wait for the network again
+    gone: MissingAsset | None = (
+        None  # asked for once: every further metric would wait for the network again
+    )
     for done, name in enumerate(chain.task.metrics):
         metric = registry.get_metric(name)
         chain.progress(f"measure {name}", done, len(chain.task.metrics))
@@ -132,14 +141,19 @@ def measurement_with_base(
 ) -> dict[str, Any]:
     """The result row of a measurement, with the base model's beside it."""
     declared = {n: getattr(metric, n) for n in ("title", "unit", "better", "source")}
-    part, name = role_of(metric.name, metric, chain.task.primary), metric_name(metric, chain.task.dataset)
+    part, name = (
+        role_of(metric.name, metric, chain.task.primary),
+        metric_name(metric, chain.task.dataset),
+    )
     return measurement_row(name, part, declared, measured, base, fingerprint(chain, metric))
 
 
 class Subject:
     """What is measured: a cell's model, its base, or images from elsewhere."""
 
-    def __init__(self, chain: Chain, base: bool = False, sets: Mapping[str, SampleSet] | None = None) -> None:
+    def __init__(
+        self, chain: Chain, base: bool = False, sets: Mapping[str, SampleSet] | None = None
+    ) -> None:
         """`sets` are a stranger's images; then there is no model."""
         self.chain, self.base, self.sets = chain, base, sets
 
@@ -177,10 +191,14 @@ class Subject:
             facts["star"] = self.chain.base.content
         if "samples" in metric.requires:
             there = sampling.set_names(self.chain.task)
-            facts |= {n: self.chain.samples(n, self.base).content for n in metric.sets if n in there}
+            facts |= {
+                n: self.chain.samples(n, self.base).content for n in metric.sets if n in there
+            }
             paired = "base" in metric.requires
             before = (
-                ("retain",) if self.chain.task.prompts is None else [n for n in metric.sets if n in there]
+                ("retain",)
+                if self.chain.task.prompts is None
+                else [n for n in metric.sets if n in there]
             )
             contents = {n: self.chain.samples(n, True).content for n in before if paired}
             facts["base"] = contents.get("retain") if self.chain.task.prompts is None else contents
@@ -206,7 +224,9 @@ class LazyView:
         if images.finite is None:
             return images
         if not images.finite.any():
-            raise NotFinite(f"none of the {len(images)} images of {name} is finite (NaN or infinite values)")
+            raise NotFinite(
+                f"none of the {len(images)} images of {name} is finite (NaN or infinite values)"
+            )
         return replace(images.take(images.finite), finite=None)
 
     def _before(self, name: str) -> SampleSet:
@@ -265,7 +285,9 @@ class LazyView:
 
         inputs = {"images": hash_array(images.images), "network": [inception.NAME, inception.LAYER]}
         inputs["weights"] = inception.find_weights()[1]
-        return load_file(chain.make(Stage("features", "features", inputs, build)).path / file)["features"]
+        return load_file(chain.make(Stage("features", "features", inputs, build)).path / file)[
+            "features"
+        ]
 
     def detections(
         self, name: str, images: SampleSet, beside: Sequence[str] | SampleSet | None = None
@@ -292,7 +314,11 @@ class LazyView:
 
     @cached_property
     def _texts(self) -> dict[tuple[int, int], str]:
-        rows = [row for name in sampling.set_names(self.task) for row in sampling.plan_set(self.task, name)]
+        rows = [
+            row
+            for name in sampling.set_names(self.task)
+            for row in sampling.plan_set(self.task, name)
+        ]
         return {(row.request.seed, row.prompt): str(row.request.condition) for row in rows}
 
     def forgetting(self) -> Metric:

@@ -78,7 +78,9 @@ class Meter:
         if not self.cuda:
             return
         if stage is not None:
-            stage.device_peak = max(stage.device_peak, torch.cuda.max_memory_allocated(self.device) / 2**20)
+            stage.device_peak = max(
+                stage.device_peak, torch.cuda.max_memory_allocated(self.device) / 2**20
+            )
         torch.cuda.reset_peak_memory_stats(self.device)
 
 

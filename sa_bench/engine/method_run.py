@@ -72,7 +72,10 @@ class MethodRun:
     def data(self) -> Source:
         """Real training images of the retained classes; of a text-to-image model canvases without c_f, captioned."""
         task = self.chain.task
-        train, base = datasets.load(task.dataset).train, base_models.get_recipe(task.family, task.base)
+        train, base = (
+            datasets.load(task.dataset).train,
+            base_models.get_recipe(task.family, task.base),
+        )
         if task.prompts is not None:
             return base_models.captioned_source(
                 self.chain.base_model_copy(), train, base, self.chain.cell.base_seed, task.concept
@@ -88,7 +91,9 @@ class MethodRun:
 
     def fresh(self) -> Generator:
         """A new model; its initialisation depends on the seed and the base seed, so no two cells share one."""
-        return self.chain.base_model_copy().fresh(image_seed(f"fresh/{self.chain.cell.base_seed}", self.seed))  # type: ignore[attr-defined]
+        return self.chain.base_model_copy().fresh(
+            image_seed(f"fresh/{self.chain.cell.base_seed}", self.seed)
+        )  # type: ignore[attr-defined]
 
     def recipe(self, name: str) -> Recipe:
         """A base recipe of the family."""
@@ -114,11 +119,18 @@ class MethodRun:
             average = {name: p.detach().clone() for name, p in parameters.items()}
         model.net.train()
         fit(
-            parameters, loss, recipe, rng=self.rng, pull=pull, stop=stop,
-            bf16=self.chain.bf16, average=average,
-            checkpoint=self.folder / PARTS / f"checkpoint-{self.trainings}.safetensors", progress=self.chain.progress,
+            parameters,
+            loss,
+            recipe,
+            rng=self.rng,
+            pull=pull,
+            stop=stop,
+            bf16=self.chain.bf16,
+            average=average,
+            checkpoint=self.folder / PARTS / f"checkpoint-{self.trainings}.safetensors",
+            progress=self.chain.progress,
             stage=f"forget {self.chain.cell.method}",
-        )  # fmt: skip
+        )
         model.net.eval()
         if recipe.averaged and average is not None:
             own = model.averages() or {}  # of a family that samples with an average of its own

@@ -45,7 +45,9 @@ def needs_of_task(task: Task) -> list[Need]:
         found.append(Need(catalogue.get(name), not own, f"prompts {', '.join(of)}{instead}"))
     if any(TRAINED.get(judge, {}).get("network") == "resnet34" for judge in task.judges):
         found.append(
-            Need(catalogue.CATALOGUE["resnet34-imagenet"], True, "judges, which are trained from it")
+            Need(
+                catalogue.CATALOGUE["resnet34-imagenet"], True, "judges, which are trained from it"
+            )
         )
     users: dict[str, list[str]] = {}
     for metric in task.metrics:

@@ -31,7 +31,8 @@ from sa_bench.training.sources import (
 )
 
 VERSION = 1  # raised when a fixed set of the same inputs holds other samples
-PART, PART_LARGE = 512, 32  # images of a fixed set between two writes; the latter of pretrained models
+PART, PART_LARGE = (512, 32)
+"""Images of a fixed set between two writes; the latter of pretrained models."""
 SETS = ("surrogate", "replay", "own", "captioned")
 
 
@@ -136,17 +137,27 @@ class BaseSamples:
         if self.cheap:
             return {}
         texts = {"texts": task.prompts_for(task.concept, "forget")} if task.prompts else {}
-        inputs: dict[str, Any] = {"n": self.images_per_class, "concept": task.concept, "version": VERSION}
+        inputs: dict[str, Any] = {
+            "n": self.images_per_class,
+            "concept": task.concept,
+            "version": VERSION,
+        }
         return inputs | {"sampler": key_values(task.sampler), **texts}
 
     def _captioned_key_inputs(self) -> dict[str, Any]:
         if not self.shown_prompts:
             return {}
-        inputs: dict[str, Any] = {"set": "captioned", "n": self.images_per_class, "texts": self.shown_prompts}
+        inputs: dict[str, Any] = {
+            "set": "captioned",
+            "n": self.images_per_class,
+            "texts": self.shown_prompts,
+        }
         return inputs | {"version": VERSION, "sampler": key_values(self.task.sampler)}
 
 
-def draw_fixed_set(model: Generator, fixed: FixedSet, cell: Cell, folder: Path, progress: Progress) -> None:
+def draw_fixed_set(
+    model: Generator, fixed: FixedSet, cell: Cell, folder: Path, progress: Progress
+) -> None:
     """Draw samples of θ* for a set's conditions into `folder`; a killed run goes on at the part it was at."""
     task, rng = cell.task, torch.Generator().manual_seed(image_seed(fixed.name, fixed.seed))
     conditions = model.conditions(fixed.conditions)
@@ -162,7 +173,9 @@ def draw_fixed_set(model: Generator, fixed: FixedSet, cell: Cell, folder: Path, 
         rng.set_state(stored["rng"])
         samples.append(stored["x"])
         progress(fixed.name, sum(map(len, samples)), len(conditions))
-    write_atomic(folder / "replay.safetensors", save({"x": torch.cat(samples), "c": conditions.cpu()}))
+    write_atomic(
+        folder / "replay.safetensors", save({"x": torch.cat(samples), "c": conditions.cpu()})
+    )
 
 
 def fresh_source(name: str, model: Generator, cell: Cell) -> Source:

@@ -54,7 +54,10 @@ def run_cell(
     except KeyboardInterrupt:
         raise
     except Exception as error:
-        result = blank_result(cell, command, device) | {"status": "failed", "error": _run_one(error)}
+        result = blank_result(cell, command, device) | {
+            "status": "failed",
+            "error": _run_one(error),
+        }
         result["exit_code"] = getattr(error, "exit_code", 1)
         with contextlib.suppress(CellFailed):  # on a full disk the line on the terminal has to do
             if not isinstance(error, SaBenchError):
@@ -77,23 +80,47 @@ def blank_result(cell: Cell, command: str, device: str = "cpu") -> dict[str, Any
     plug_ins = registry.describe_sources(cell.code)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return {
-        "schema": SCHEMA, "task": cell.task.name, "task_title": cell.task.title, "method": cell.method,
-        "fields": dict(cell.fields), "seed": cell.seed, "base_seed": cell.base_seed, "scale": cell.scale,
-        "overrides": dict(cell.overrides), "control": method.standing == "control",
-        "standing": method.standing, "threat_model": threat_model(method), "cell": cell.id, "status": "done",
+        "schema": SCHEMA,
+        "task": cell.task.name,
+        "task_title": cell.task.title,
+        "method": cell.method,
+        "fields": dict(cell.fields),
+        "seed": cell.seed,
+        "base_seed": cell.base_seed,
+        "scale": cell.scale,
+        "overrides": dict(cell.overrides),
+        "control": method.standing == "control",
+        "standing": method.standing,
+        "threat_model": threat_model(method),
+        "cell": cell.id,
+        "status": "done",
         **_stands_for(cell),
-        "error": None, "concept": cell.task.classes[cell.task.concept], "task_values": result_values(cell.task),
-        "summary": registry.find("method", cell.method).summary, "measurements": [], "flags": [], "cost": {},
-        "artifacts": {}, "provenance": provenance(command, {}, device)
-        | {"cell_command": cell_command(cell), "started": now, "finished": now, "plug_ins": plug_ins, "precision": {}},
-    }  # fmt: skip
+        "error": None,
+        "concept": cell.task.classes[cell.task.concept],
+        "task_values": result_values(cell.task),
+        "summary": registry.find("method", cell.method).summary,
+        "measurements": [],
+        "flags": [],
+        "cost": {},
+        "artifacts": {},
+        "provenance": provenance(command, {}, device)
+        | {
+            "cell_command": cell_command(cell),
+            "started": now,
+            "finished": now,
+            "plug_ins": plug_ins,
+            "precision": {},
+        },
+    }
 
 
 def _stands_for(cell: Cell) -> dict[str, Any]:
     """The numbers behind a field that is a word, where the method has such: `{"stands_for": {"level": {...}}}`."""
     tables = registry.get_method(cell.method).stands_for
     values = {
-        field: table[cell.fields[field]] for field, table in tables.items() if cell.fields[field] in table
+        field: table[cell.fields[field]]
+        for field, table in tables.items()
+        if cell.fields[field] in table
     }
     return {"stands_for": values} if values else {}
 
@@ -109,7 +136,9 @@ def _measure_cell(
 
     registry.require_unchanged(cell.code)
     result = blank_result(cell, command, device)
-    chain = Chain(store, cell, lambda stage, done, total: report(cell.name, stage, done, total), device)
+    chain = Chain(
+        store, cell, lambda stage, done, total: report(cell.name, stage, done, total), device
+    )
     subject, base = Subject(chain), Subject(chain, base=True)
     rows, scores = measure_all(chain, subject, base)
     result["measurements"] = rows
@@ -119,7 +148,9 @@ def _measure_cell(
     ]
     toys = [judge_card(name).get("network") == "smoke" for name in cell.task.judges]
     if any(toys) or cell.task.model == SMOKE_MODEL:
-        result["flags"].append("smoke run: a trial of the code with toy networks; its numbers mean nothing")
+        result["flags"].append(
+            "smoke run: a trial of the code with toy networks; its numbers mean nothing"
+        )
     if said := datasets.data_remark(cell.task.dataset):
         result["flags"].append(said)
     result["cost"] = chain.cost
@@ -135,7 +166,11 @@ def _measure_cell(
     result["provenance"]["precision"] = chain.precision
     result["provenance"]["assets"] = {
         "base": chain.base.content,
-        **{name: card for m in rows for name, card in (m["fingerprint"].get("judges") or {}).items()},
+        **{
+            name: card
+            for m in rows
+            for name, card in (m["fingerprint"].get("judges") or {}).items()
+        },
     }
     for name, path in scores.items():
         copy_atomic(path, folder / "scores" / f"{name}.parquet")
@@ -248,15 +283,22 @@ def _drop_images(cell: Cell, store: Store) -> None:
 
 
 def _side_by_side(
-    cells: Sequence[Cell], jobs: int, work: tuple[Path, Path, str, str], report: Report,
+    cells: Sequence[Cell],
+    jobs: int,
+    work: tuple[Path, Path, str, str],
+    report: Report,
     keep: Callable[[Cell, dict[str, Any]], None],
-) -> list[Cell]:  # fmt: skip
+) -> list[Cell]:
     """Run cells in `jobs` processes; returns those that were lost because a process was killed."""
     context, lost = multiprocessing.get_context("spawn"), []
     queue = context.Queue()  # no Manager: its process would outlive a killed run
-    with ProcessPoolExecutor(jobs, context, _start_worker, (queue, registry.get_plug_ins())) as pool:
+    with ProcessPoolExecutor(
+        jobs, context, _start_worker, (queue, registry.get_plug_ins())
+    ) as pool:
         try:
-            with _ctrl_c_held_back():  # workers inherit it: the terminal sends Ctrl-C to them as well
+            with (
+                _ctrl_c_held_back()
+            ):  # workers inherit it: the terminal sends Ctrl-C to them as well
                 waiting = {pool.submit(_work, cell, *work): cell for cell in cells}
             while waiting:
                 done, _ = wait(waiting, timeout=0.25, return_when=FIRST_COMPLETED)
@@ -268,7 +310,10 @@ def _side_by_side(
                         lost.append(cell)
                     else:
                         keep(cell, future.result())
-        except (KeyboardInterrupt, NoProcesses):  # do not wait for whole cells: the store resumes them
+        except (
+            KeyboardInterrupt,
+            NoProcesses,
+        ):  # do not wait for whole cells: the store resumes them
             _end(pool)
             raise
     return lost
@@ -283,7 +328,9 @@ def _ctrl_c_held_back() -> Iterator[None]:
     """
     came: list[int] = []
     main = threading.current_thread() is threading.main_thread()  # only there Ctrl-C is raised
-    handler = signal.signal(signal.SIGINT, lambda number, frame: came.append(number)) if main else None
+    handler = (
+        signal.signal(signal.SIGINT, lambda number, frame: came.append(number)) if main else None
+    )
     masks = hasattr(signal, "pthread_sigmask")  # processes inherit the mask; Windows has none
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masks else set()
     try:
@@ -353,7 +400,11 @@ def exit_code(results: Sequence[Mapping[str, Any]]) -> int:
     failed = [r for r in results if r["status"] != "done"]
     if not failed:
         return 0
-    return 3 if all(r.get("exit_code") == MissingAsset.exit_code for r in failed) else CellFailed.exit_code
+    return (
+        3
+        if all(r.get("exit_code") == MissingAsset.exit_code for r in failed)
+        else CellFailed.exit_code
+    )
 
 
 def usable_jobs(jobs: int) -> int:

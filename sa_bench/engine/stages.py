@@ -22,13 +22,27 @@ from sa_bench.contracts import (
     key_values,
 )
 from sa_bench.core import registry
-from sa_bench.core.store import PARTS, Artifact, Store, content_hash, digest, file_digest, write_atomic
+from sa_bench.core.store import (
+    PARTS,
+    Artifact,
+    Store,
+    content_hash,
+    digest,
+    file_digest,
+    write_atomic,
+)
 from sa_bench.data import datasets
 from sa_bench.data.sample_sets import save_samples
 from sa_bench.engine.cells import Cell
 from sa_bench.engine.metering import Meter
 from sa_bench.engine.method_run import MethodRun
-from sa_bench.engine.replay import BaseSamples, FixedSet, draw_fixed_set, foreign_surrogate, fresh_source
+from sa_bench.engine.replay import (
+    BaseSamples,
+    FixedSet,
+    draw_fixed_set,
+    foreign_surrogate,
+    fresh_source,
+)
 from sa_bench.models import base_models
 from sa_bench.scoring import sampling
 from sa_bench.training import fisher
@@ -114,9 +128,16 @@ class Chain:
         data = datasets.load(task.dataset)
         train = (data.train.images, data.train.labels, data.content)
         return base_models.train_base(
-            self.store, task.family, task.dataset, train, task.base, seed, self.progress, self.device,
+            self.store,
+            task.family,
+            task.dataset,
+            train,
+            task.base,
+            seed,
+            self.progress,
+            self.device,
             task.train_precision,
-        )  # fmt: skip
+        )
 
     def assume_base(self, content: str) -> None:
         """Let `content` stand for the hash of a base model that is not here, so that later stages can be named."""
@@ -166,7 +187,9 @@ class Chain:
             self.make(self.stage_of_set(fixed)).path / "replay.safetensors", device=self.device
         )
         flip = not self.task.model and base_models.get_recipe(self.task.family, self.task.base).flip
-        return FixedReplay(stored["x"], stored["c"], flip, self.task.replay_used if name == "replay" else 0)
+        return FixedReplay(
+            stored["x"], stored["c"], flip, self.task.replay_used if name == "replay" else 0
+        )
 
     def surrogate(self, model: Generator) -> Any:
         """Make the source q(x|c_f), labelled c_f for `model`."""
@@ -186,9 +209,14 @@ class Chain:
             rng = torch.Generator().manual_seed(image_seed("fisher", 0))
             tick = lambda done: self.progress("fisher", done, options.n)  # noqa: E731
             kept, replay = folder / PARTS / "unfinished.safetensors", self.source("replay")
-            F, negative = fisher.estimate(model, task, options, replay, task.sampler, rng, tick, kept)
+            F, negative = fisher.estimate(
+                model, task, options, replay, task.sampler, rng, tick, kept
+            )
             write_atomic(folder / "fisher.safetensors", save({k: v.cpu() for k, v in F.items()}))
-            return {"trace": float(sum(float(v.double().sum()) for v in F.values())), "negative": negative}
+            return {
+                "trace": float(sum(float(v.double().sum()) for v in F.values())),
+                "negative": negative,
+            }
 
         inputs: dict[str, Any] = {
             "version": fisher.VERSION,
@@ -223,7 +251,10 @@ class Chain:
         method, family = registry.get_method(cell.method), base_models.get_family(task.family)
         files = {name: content_hash(Path(cell.fields[name])) for name in method.files}
         inputs: dict[str, Any] = {
-            "version": [FORGET_VERSION, registry.version_key("method", cell.method, method.version)],
+            "version": [
+                FORGET_VERSION,
+                registry.version_key("method", cell.method, method.version),
+            ],
             "method": cell.method,
             "fields": {**cell.keyed_fields(), **files},
             "seed": cell.seed,
@@ -239,7 +270,9 @@ class Chain:
             inputs |= {"surrogate": self.sets.surrogate_key, "relabel_to": task.relabel_to}
         if "data" in method.needs:
             inputs["data"] = datasets.data_content(task.dataset)
-            inputs["recipes"] = {name: key_values(recipe) for name, recipe in family.recipes.items()}
+            inputs["recipes"] = {
+                name: key_values(recipe) for name, recipe in family.recipes.items()
+            }
             inputs |= base_models.captions_key_inputs(task.family, task.base)
         if task.prompts is not None:
             inputs["asked"] = task.prompts_for(task.concept, "forget")
@@ -252,7 +285,9 @@ class Chain:
     def stages_of_forgetting(self) -> list[Stage]:
         """List the stages that lead to the model after forgetting, in order, for whoever only wants their names."""
         method = self.cell.build_method()
-        stages = [self.fisher_stage(v) for v in vars(method).values() if isinstance(v, FisherOptions)]
+        stages = [
+            self.fisher_stage(v) for v in vars(method).values() if isinstance(v, FisherOptions)
+        ]
         for name in ("surrogate", "replay", "captioned"):
             if name not in method.ignores and (fixed := self.sets.fixed_set(name)) is not None:
                 stages.append(self.stage_of_set(fixed))
@@ -288,7 +323,9 @@ class Chain:
         if self.task.prompts is not None:
             found = digest([self.base.content, found]) if load_file(file) else self.base.content
         return (
-            digest([found, self._inference_key()]) if registry.get_method(self.cell.method).wraps() else found
+            digest([found, self._inference_key()])
+            if registry.get_method(self.cell.method).wraps()
+            else found
         )
 
     def _inference_key(self) -> list[Any]:
@@ -317,12 +354,15 @@ class Chain:
             "model": self.base.content if base else self.model_content,
             "sampler": key_values(task.sampler),
             "rows": [
-                [r.condition, r.seed, *(v for v in (r.guidance, r.size) if v is not None)] for r in rows
+                [r.condition, r.seed, *(v for v in (r.guidance, r.size) if v is not None)]
+                for r in rows
             ],
         }
         if not base and method.renders():
             inputs["render"] = self._inference_key()
-        return Stage("samples", f"sample {name} (base)" if base else f"sample {name}", inputs, build)
+        return Stage(
+            "samples", f"sample {name} (base)" if base else f"sample {name}", inputs, build
+        )
 
     def samples(self, name: str, base: bool = False) -> Artifact:
         """The sample set `name` of the forgotten model, or of θ*; looked up once, every metric asks for it."""
@@ -338,7 +378,12 @@ class Chain:
         if not base and not self.store.has("forget", self.forget_stage().key):
             return  # without its model a cell has no images
         for name in sampling.set_names(self.task):
-            before, after = self.sample_stage(name, base=True).key, self.sample_stage(name, base).key
-            if name in ("forget", "families") and (base or after != before):  # the base's serve other cells
+            before, after = (
+                self.sample_stage(name, base=True).key,
+                self.sample_stage(name, base).key,
+            )
+            if name in ("forget", "families") and (
+                base or after != before
+            ):  # the base's serve other cells
                 self.store.drop("samples", after)
         self._sets.clear()

@@ -107,9 +107,16 @@ def resolve_suite(reference: str, trust: bool = False) -> list[Cell]:
             raise SaBenchError(f"{where}: it asks for {asked:,} cells; {MOST:,} at most.")
         try:
             made = resolve(
-                run["task"], run["method"], scale, run.get("seed", [0]), run.get("base_seed", [0]),
-                run.get("set", []), run.get("sweep", []), run.get("metric", []), run.get("sample_seed", [0]),
-            )  # fmt: skip
+                run["task"],
+                run["method"],
+                scale,
+                run.get("seed", [0]),
+                run.get("base_seed", [0]),
+                run.get("set", []),
+                run.get("sweep", []),
+                run.get("metric", []),
+                run.get("sample_seed", [0]),
+            )
         except SaBenchError as error:
             raise SaBenchError(f"{where}: {error}") from error
         for cell in made:

@@ -25,8 +25,10 @@ from sa_bench.models import schedule
 from sa_bench.scoring.cards import judge_card, require_bar, require_sight
 
 KINDS: dict[str, tuple[type, ...]] = {
-    "vae": (Generator,), "ddpm": (Generator, Diffusion), "text_to_image": (Generator, Diffusion, Prompted)
-}  # fmt: skip
+    "vae": (Generator,),
+    "ddpm": (Generator, Diffusion),
+    "text_to_image": (Generator, Diffusion, Prompted),
+}
 """What models of a family can do, by the contracts."""
 
 
@@ -38,7 +40,9 @@ def with_concept(task: Task, value: Any) -> Task:
     """
     text = " ".join(str(value).split())
     if not split_words(text) or any(is_same_name(text, name) for name in task.classes[1:]):
-        raise SaBenchError(f"task.concept={value!r}: give the words that name what is to be forgotten.")
+        raise SaBenchError(
+            f"task.concept={value!r}: give the words that name what is to be forgotten."
+        )
     own, near = task.classes[0], task.classes[:1]
     if is_same_name(text, own):  # one name, however it is written
         return task
@@ -58,7 +62,11 @@ def with_names(task: Task, names: Any) -> Task:
     Raises:
         SaBenchError: a name without words, or one that is there twice; or the first is refused as a concept.
     """
-    if isinstance(names, str) or not names or not all(isinstance(n, str) and split_words(n) for n in names):
+    if (
+        isinstance(names, str)
+        or not names
+        or not all(isinstance(n, str) and split_words(n) for n in names)
+    ):
         raise SaBenchError(
             f'task.classes={names!r}: give names, the one to be forgotten first, e.g. ["brad pitt", "Tom Hanks"].'
         )
@@ -66,7 +74,9 @@ def with_names(task: Task, names: Any) -> Task:
     for i, name in enumerate(others):
         if any(is_same_name(name, other) for other in (own, *others[:i])):
             raise SaBenchError(f"task.classes: {name!r} is there twice.")
-    task = replace(task, classes=(task.classes[0], *others), relabel_to=min(task.relabel_to, len(others)))
+    task = replace(
+        task, classes=(task.classes[0], *others), relabel_to=min(task.relabel_to, len(others))
+    )
     return with_concept(task, own)
 
 
@@ -95,7 +105,13 @@ def validate_task(task: Task, relabel_given: bool = False, size_given: bool = Fa
     for name in ("n_forget", "n_retain"):
         if getattr(task, name) < 1:
             raise SaBenchError(f"task.{name}={getattr(task, name)}: at least 1 image is needed.")
-    counts = ("likelihood_images", "likelihood_deep", "feature_images", "replay_images", "surrogate_images")
+    counts = (
+        "likelihood_images",
+        "likelihood_deep",
+        "feature_images",
+        "replay_images",
+        "surrogate_images",
+    )
     for name in (*counts, "leakage_images", "family_images"):
         if getattr(task, name) < 0:
             raise SaBenchError(f"task.{name}={getattr(task, name)}: must be 0 or more.")
@@ -135,7 +151,9 @@ def validate_task(task: Task, relabel_given: bool = False, size_given: bool = Fa
     if task.model:
         task = _check_pretrained(task, size_given)
     elif not task.base:
-        raise SaBenchError("task.model is empty: give a diffusers folder, a weight file, a hub id, or smoke.")
+        raise SaBenchError(
+            "task.model is empty: give a diffusers folder, a weight file, a hub id, or smoke."
+        )
     if task.replay_every < 1 or not (task.scored or task.retains_prompts):
         raise SaBenchError(
             f"task.replay_every={task.replay_every} with task.score={task.score} leaves no class to score; "
@@ -183,7 +201,9 @@ def validate_task(task: Task, relabel_given: bool = False, size_given: bool = Fa
         task = replace(task, surrogate=f"prompt:{kind.strip()}")  # words alone
     elif task.surrogate != "noise":
         prompt = ["prompt:<text>"] if task.prompts is not None else []
-        raise unknown_name("surrogate", task.surrogate, ["noise", "class:<name>", *prompt, "folder:<path>"])
+        raise unknown_name(
+            "surrogate", task.surrogate, ["noise", "class:<name>", *prompt, "folder:<path>"]
+        )
     return task
 
 
@@ -261,7 +281,9 @@ def _check_pretrained(task: Task, size_given: bool) -> Task:
                 "and measure this with --method checkpoint --set checkpoint.path=…"
             )
     if not task.replay_images:
-        raise SaBenchError("task.replay_images=0: new samples at every step would take days; give 1 or more.")
+        raise SaBenchError(
+            "task.replay_images=0: new samples at every step would take days; give 1 or more."
+        )
     check_steps(task.sampler.steps, base_models.timestep_spacing(task.model))
     side = base_models.image_side(task.model)
     if side and side != task.size and size_given:
@@ -313,7 +335,9 @@ def check_standing(method: Any, name: str, task: Task, base_seed: int) -> None:
             f"{name} needs the data that {task.model} was trained on, which is not here to be had."
         )
     if base_seed:
-        raise SaBenchError(f"--base-seed {base_seed}: {task.name} has one base model, {task.model}; use 0.")
+        raise SaBenchError(
+            f"--base-seed {base_seed}: {task.name} has one base model, {task.model}; use 0."
+        )
 
 
 SCHEDULERS = {"vae": ("direct",), "ddpm": ("ddim", "ddpm"), "text_to_image": ("ddim", "ddpm")}
@@ -329,7 +353,9 @@ def _check_sampler(task: Task) -> None:
             f"task.sampler.guidance={sampler.guidance}, eta={sampler.eta}: a finite guidance and 0 ≤ eta ≤ 1 are needed."
         )
     if not 1 <= sampler.steps <= most:
-        raise SaBenchError(f"task.sampler.steps={sampler.steps}: {task.name} samples in 1 to {most} steps.")
+        raise SaBenchError(
+            f"task.sampler.steps={sampler.steps}: {task.name} samples in 1 to {most} steps."
+        )
     if task.family != "vae" and not task.model:
         check_steps(sampler.steps, schedule.TRAILING if task.family == "ddpm" else schedule.LEADING)
     if task.family == "vae" and sampler.precision != "fp32":
@@ -381,10 +407,14 @@ def check_fisher(method: Any, task: Task, what: str) -> None:
             raise SaBenchError(
                 f"{what}: {name}.set={options.set}: {task.name} has no classes to sample; use {name}.set=replay."
             )
-        if options.draws == "once" and not (options.set == "replay" and options.n <= task.replay_images):
+        if options.draws == "once" and not (
+            options.set == "replay" and options.n <= task.replay_images
+        ):
             raise SaBenchError(
                 f"{what}: {name}.draws=once needs {name}.set=replay and a fixed set of at least {name}.n={options.n} "
                 f"samples; task.replay_images={task.replay_images}."
             )
         if options.timesteps > 1000:
-            raise SaBenchError(f"{what}: {name}.timesteps={options.timesteps}: there are 1,000; 0 takes all.")
+            raise SaBenchError(
+                f"{what}: {name}.timesteps={options.timesteps}: there are 1,000; 0 takes all."
+            )

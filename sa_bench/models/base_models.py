@@ -82,13 +82,20 @@ def image_side(source: str) -> int:
     """
     if source == SMOKE_MODEL:
         return 64
-    folder = catalogue.find(catalogue.get_model(source)) if not Path(source).exists() else Path(source)
-    files = [folder / part / "config.json" for part in ("unet", "vae")] if folder is not None else []
+    folder = (
+        catalogue.find(catalogue.get_model(source)) if not Path(source).exists() else Path(source)
+    )
+    files = (
+        [folder / part / "config.json" for part in ("unet", "vae")] if folder is not None else []
+    )
     if not files or not all(file.is_file() for file in files):
         return 0
     from sa_bench.models.checkpoints.layouts import read_json
 
-    latents, widths = read_json(files[0]).get("sample_size"), read_json(files[1]).get("block_out_channels")
+    latents, widths = (
+        read_json(files[0]).get("sample_size"),
+        read_json(files[1]).get("block_out_channels"),
+    )
     if not isinstance(latents, int) or not isinstance(widths, list) or not widths:
         return 0
     return latents * 2 ** (len(widths) - 1)
@@ -169,10 +176,15 @@ def base_key_inputs(
 ) -> dict[str, object]:
     """What names the artifact of a trained base."""
     return {
-        "version": VERSION, "family": family, "dataset": dataset, "data": data_hash,
-        "recipe": key_values(get_recipe(family, name)), "seed": seed, "bf16": bf16,
+        "version": VERSION,
+        "family": family,
+        "dataset": dataset,
+        "data": data_hash,
+        "recipe": key_values(get_recipe(family, name)),
+        "seed": seed,
+        "bf16": bf16,
         **captions_key_inputs(family, name),
-    }  # fmt: skip
+    }
 
 
 def captions_key_inputs(family: str, name: str) -> dict[str, Any]:
@@ -218,13 +230,22 @@ def train_base(
 
         model.net.train()
         fit(
-            model.parameters(), loss, rec, rng=rng, bf16=bf16, progress=progress,
-            average=model.averages(), checkpoint=folder / PARTS / "checkpoint.safetensors", stage=f"base {name}/{seed}",
-        )  # fmt: skip
+            model.parameters(),
+            loss,
+            rec,
+            rng=rng,
+            bf16=bf16,
+            progress=progress,
+            average=model.averages(),
+            checkpoint=folder / PARTS / "checkpoint.safetensors",
+            stage=f"base {name}/{seed}",
+        )
         model.save(folder)
         return {}
 
-    artifact = store.make("base", base_key_inputs(family, dataset, data_hash, name, seed, bf16), build)
+    artifact = store.make(
+        "base", base_key_inputs(family, dataset, data_hash, name, seed, bf16), build
+    )
     file = artifact.path / "model.safetensors"
     return Base(file, file_digest(file), False, "bf16" if bf16 else "fp32")
 

@@ -25,7 +25,9 @@ from sa_bench.core.store import write_atomic
 from sa_bench.models.denoising import CHUNK, Denoising, grey_levels, times
 
 RECIPES = {
-    "micro": Recipe(steps=3_000, lr=2e-3, batch=64, schedule="cosine", warmup=100, clip=1.0, drop=0.1),
+    "micro": Recipe(
+        steps=3_000, lr=2e-3, batch=64, schedule="cosine", warmup=100, clip=1.0, drop=0.1
+    ),
     "quick": Recipe(steps=400, lr=2e-3, batch=64, schedule="cosine", warmup=50, clip=1.0, drop=0.1),
     # Official ddpm/configs: 800,000 iterations on CIFAR10, 250,000 on STL10, the same 2e-4 and 128 for both.
     "cifar10": Recipe(steps=800_000, lr=2e-4, batch=128, clip=1.0, ema=0.9999, drop=0.1, flip=True),
@@ -51,8 +53,12 @@ NETWORKS = {
     "micro": Network((32, 64), layers=1, attention=0, dropout=0.0, groups=8, head=32, patch=2),
     "quick": Network((32, 64), layers=1, attention=0, dropout=0.0, groups=8, head=32, patch=2),
     # Paper, Appendix B.1: 128 channels, multipliers 1-2-2-2 at 32 pixels and 1-2-2-2-4 at 64.
-    "cifar10": Network((128, 256, 256, 256), layers=2, attention=16, dropout=0.1, groups=32, head=256),
-    "stl10": Network((128, 256, 256, 256, 512), layers=2, attention=16, dropout=0.1, groups=32, head=256),
+    "cifar10": Network(
+        (128, 256, 256, 256), layers=2, attention=16, dropout=0.1, groups=32, head=256
+    ),
+    "stl10": Network(
+        (128, 256, 256, 256, 512), layers=2, attention=16, dropout=0.1, groups=32, head=256
+    ),
     "tiny": Network((8, 16), layers=1, attention=0, dropout=0.1, groups=4, head=8, patch=4),
 }
 
@@ -92,7 +98,9 @@ class EmbeddingRow:
         self.model, self.c = model, c
 
     def _rows(self) -> list[Tensor]:
-        nets = [self.model.net] if self.model.average is None else [self.model.net, self.model.average]
+        nets = (
+            [self.model.net] if self.model.average is None else [self.model.net, self.model.average]
+        )
         return [net.class_embedding.weight[self.c] for net in nets]  # type: ignore[union-attr]
 
     def read(self) -> Tensor:
@@ -128,7 +136,11 @@ class DDPM(Denoising):
     timesteps = T
 
     def __init__(
-        self, base: str = "micro", shape: tuple[int, int, int] = (16, 16, 1), classes: int = 10, seed: int = 0
+        self,
+        base: str = "micro",
+        shape: tuple[int, int, int] = (16, 16, 1),
+        classes: int = 10,
+        seed: int = 0,
     ) -> None:
         """A newly initialised model; the initialisation depends on `seed` alone.
 
@@ -184,7 +196,9 @@ class DDPM(Denoising):
             t = self.antithetic(n, rng)
         noise = torch.randn(n, *self.shape, generator=rng)
         seed = self.dropout_seed(rng)
-        return Draw(noise.to(self.device, non_blocking=True), t.to(self.device, non_blocking=True), seed)
+        return Draw(
+            noise.to(self.device, non_blocking=True), t.to(self.device, non_blocking=True), seed
+        )
 
     def dropout_seed(self, rng: torch.Generator) -> int | None:
         """Draw a seed where the network is being trained and has dropout."""
@@ -198,11 +212,12 @@ class DDPM(Denoising):
             SaBenchError: a value is no class index.
         """
         c = torch.as_tensor(values)
-        known = (
-            not c.numel() or c.device.type != "cpu"
-        )  # a GPU's come from here, and asking it would stall it
+        # a GPU's come from here, and asking it would stall it
+        known = not c.numel() or c.device.type != "cpu"
         if not known and (c.is_floating_point() or int(c.min()) < 0 or int(c.max()) > self.classes):
-            raise SaBenchError(f"Class labels must be whole numbers 0..{self.classes - 1}, got {values}.")
+            raise SaBenchError(
+                f"Class labels must be whole numbers 0..{self.classes - 1}, got {values}."
+            )
         return c.long().to(self.device)
 
     def nulls(self, c: Tensor) -> Tensor:
@@ -224,9 +239,8 @@ class DDPM(Denoising):
             k, value = self.substituted
             put = lambda _, args, out: torch.where((args[0] == k)[:, None], value, out)  # noqa: E731
             handle = net.class_embedding.register_forward_hook(put)  # type: ignore[union-attr]
-        call: Any = (
-            net if handle is None else net.forward
-        )  # a compiled network does not see a hook added later
+        # a compiled network does not see a hook added later
+        call: Any = net if handle is None else net.forward
         try:
             out = call(F.pixel_unshuffle(x_t, self.layout.patch), t, class_labels=c).sample
         finally:
@@ -275,8 +289,15 @@ class DDPM(Denoising):
         return torch.cat([self.loss(xs, cs, Draw(e, t)) for xs, cs, e, t in parts])
 
     def _decoder_nats(
-        self, x: Tensor, c: Tensor, rng: torch.Generator, a: Tensor, beta: Tensor, alpha: Tensor, variance: Tensor
-    ) -> Tensor:  # fmt: skip
+        self,
+        x: Tensor,
+        c: Tensor,
+        rng: torch.Generator,
+        a: Tensor,
+        beta: Tensor,
+        alpha: Tensor,
+        variance: Tensor,
+    ) -> Tensor:
         """−log p(x|x_0 noisy) of 256 grey levels, (N,), at t = 0."""
         draw = self.draw(len(x), rng, torch.zeros(len(x), dtype=torch.int64))
         out = []
@@ -336,7 +357,10 @@ class DDPM(Denoising):
         """Write `model.safetensors`: the raw weights and, under `ema.`, the averaged ones."""
         state = {k: v.detach().cpu().contiguous() for k, v in self.net.state_dict().items()}
         if self.average is not None:
-            state |= {f"ema.{k}": v.detach().cpu().contiguous() for k, v in self.average.state_dict().items()}
+            state |= {
+                f"ema.{k}": v.detach().cpu().contiguous()
+                for k, v in self.average.state_dict().items()
+            }
         write_atomic(folder / "model.safetensors", save(state))
 
     def load(self, path: Path) -> Self:
@@ -348,9 +372,13 @@ class DDPM(Denoising):
         path = path / "model.safetensors" if path.is_dir() else path
         try:
             state = {k: v.float() for k, v in load_file(path).items()}
-            if bad := [name for name, value in state.items() if not bool(torch.isfinite(value).all())]:
+            if bad := [
+                name for name, value in state.items() if not bool(torch.isfinite(value).all())
+            ]:
                 raise ValueError(f"{bad[0]} is not finite")
-            averaged = {k.removeprefix("ema."): state.pop(k) for k in list(state) if k.startswith("ema.")}
+            averaged = {
+                k.removeprefix("ema."): state.pop(k) for k in list(state) if k.startswith("ema.")
+            }
             self.net.load_state_dict(state)
             if self.average is not None:
                 self.average.load_state_dict(averaged)

@@ -14,7 +14,13 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
 from sa_bench.contracts import Condition, Draw, Precision, Request, Sampler
-from sa_bench.core.errors import CellFailed, SaBenchError, first_line, is_out_of_memory, print_notice
+from sa_bench.core.errors import (
+    CellFailed,
+    SaBenchError,
+    first_line,
+    is_out_of_memory,
+    print_notice,
+)
 from sa_bench.core.settings import images_at_once
 from sa_bench.models import schedule
 
@@ -51,7 +57,9 @@ def cast(precision: Precision, device: torch.device) -> AbstractContextManager[A
     if precision == "fp32":
         return nullcontext() if device.type == "cpu" else _without_tf32()
     if precision == "fp16" and device.type == "cpu":
-        raise SaBenchError("A CPU does not sample in fp16: --set task.sampler.precision=bf16, or fp32.")
+        raise SaBenchError(
+            "A CPU does not sample in fp16: --set task.sampler.precision=bf16, or fp32."
+        )
     alone = not torch.is_autocast_enabled(device.type)
     return torch.autocast(device.type, TYPES[precision], cache_enabled=alone)
 
@@ -147,7 +155,9 @@ class Denoising:
         """
         shapes, parts = {self.grid(r.size) for r in requests}, []
         if len(shapes) > 1:
-            raise SaBenchError(f"The images of one set have one size; {len(shapes)} were asked for.")
+            raise SaBenchError(
+                f"The images of one set have one size; {len(shapes)} were asked for."
+            )
         shape = shapes.pop() if shapes else self.shape
         done, n = 0, images_at_once() or self.together
         while done < len(requests):
@@ -199,7 +209,10 @@ class Denoising:
     def simulate(self, c: Tensor, rng: torch.Generator, sampler: Sampler) -> Tensor:
         """Bulk samples, (N, C, H, W) in model space."""
         return torch.cat(
-            [self.sample_until(part, sampler.steps, rng, sampler) for part in c.split(self.together)]
+            [
+                self.sample_until(part, sampler.steps, rng, sampler)
+                for part in c.split(self.together)
+            ]
         )
 
     def levels(self, sampler: Sampler) -> list[int]:
@@ -220,9 +233,15 @@ class Denoising:
 
     @torch.no_grad()
     def _denoise(
-        self, x: Tensor, c: Tensor, guidance: Tensor | float, sampler: Sampler,
-        rng: torch.Generator | list[torch.Generator], until: int | None = None, start: int = 0,
-    ) -> Tensor:  # fmt: skip
+        self,
+        x: Tensor,
+        c: Tensor,
+        guidance: Tensor | float,
+        sampler: Sampler,
+        rng: torch.Generator | list[torch.Generator],
+        until: int | None = None,
+        start: int = 0,
+    ) -> Tensor:
         """The sampler's steps from number `start` to number `until`."""
         net, guided = self.network(sampler), self._guide(sampler)
         scheduler, further = self.scheduler(sampler)
@@ -249,7 +268,9 @@ class Denoising:
         shared: dict[str, Any] = {"num_train_timesteps": self.timesteps, "clip_sample": False}
         shared |= {"timestep_spacing": "trailing"} | self.betas
         spacing = (shared["timestep_spacing"], shared.get("steps_offset", 0))
-        if 1 <= sampler.steps <= self.timesteps and (wrong := schedule.fault(*spacing, sampler.steps)):
+        if 1 <= sampler.steps <= self.timesteps and (
+            wrong := schedule.fault(*spacing, sampler.steps)
+        ):
             raise SaBenchError(f"task.sampler.steps={sampler.steps}: {wrong}.")
         if sampler.scheduler not in ("ddim", "ddpm") or not 1 <= sampler.steps <= self.timesteps:
             raise SaBenchError(

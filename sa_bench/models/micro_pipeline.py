@@ -26,9 +26,14 @@ LENGTH = 16  # tokens of a prompt, first and last included
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 # What Stable Diffusion 1.x says of its noise, and diffusers' schedulers need to be told.
 SCHEDULE: dict[str, Any] = {
-    "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "set_alpha_to_one": False,
-    "steps_offset": 1, "prediction_type": "epsilon", "timestep_spacing": "leading",
-}  # fmt: skip
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "prediction_type": "epsilon",
+    "timestep_spacing": "leading",
+}
 RECIPES = {
     "micro": Recipe(
         steps=3_000, lr=1e-3, batch=64, schedule="cosine", warmup=100, clip=1.0, drop=0.1, mean=True
@@ -36,7 +41,9 @@ RECIPES = {
     "quick": Recipe(
         steps=300, lr=1e-3, batch=32, schedule="cosine", warmup=30, clip=1.0, drop=0.1, mean=True
     ),
-    "tiny": Recipe(steps=10, lr=1e-3, batch=8, schedule="cosine", warmup=2, clip=1.0, drop=0.1, mean=True),
+    "tiny": Recipe(
+        steps=10, lr=1e-3, batch=8, schedule="cosine", warmup=2, clip=1.0, drop=0.1, mean=True
+    ),
 }
 
 
@@ -76,9 +83,14 @@ def tokenizer(words: Sequence[str] | None = None, length: int = LENGTH) -> CLIPT
             vocab += [parts[0]] if parts[0] not in vocab else []
     vocab += [BEGIN, END]
     made = CLIPTokenizer(
-        vocab={token: i for i, token in enumerate(vocab)}, merges=merges,  # type: ignore[arg-type]
-        model_max_length=length, unk_token=END, bos_token=BEGIN, eos_token=END, pad_token=END,
-    )  # fmt: skip
+        vocab={token: i for i, token in enumerate(vocab)},
+        merges=merges,  # type: ignore[arg-type]
+        model_max_length=length,
+        unk_token=END,
+        bos_token=BEGIN,
+        eos_token=END,
+        pad_token=END,
+    )
     if len(made) != len(vocab):
         raise RuntimeError(f"the tokenizer has {len(made)} tokens, not {len(vocab)}")
     return made
@@ -106,13 +118,20 @@ def autoencoder(sizes: Sizes, side: int = captions.SIDE) -> AutoencoderKL:
     """3 x 32 x 32 to latents 4 x 8 x 8; in general `side` pixels, halved between every two widths."""
     n = len(sizes.encoder)
     blocks: dict[str, Any] = {
-        "block_out_channels": sizes.encoder, "down_block_types": ("DownEncoderBlock2D",) * n,
+        "block_out_channels": sizes.encoder,
+        "down_block_types": ("DownEncoderBlock2D",) * n,
         "up_block_types": ("UpDecoderBlock2D",) * n,
-    }  # fmt: skip
+    }
     return AutoencoderKL(
-        in_channels=3, out_channels=3, latent_channels=4, sample_size=side, layers_per_block=1,
-        norm_num_groups=4, mid_block_add_attention=False, **blocks,
-    )  # fmt: skip
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        sample_size=side,
+        layers_per_block=1,
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+        **blocks,
+    )
 
 
 def text_encoder(sizes: Sizes, tokens: CLIPTokenizer) -> CLIPTextModel:
@@ -121,10 +140,15 @@ def text_encoder(sizes: Sizes, tokens: CLIPTokenizer) -> CLIPTextModel:
         f"{k}_token_id": getattr(tokens, f"{k}_token_id") for k in ("bos", "eos", "pad")
     }
     config = CLIPTextConfig(
-        vocab_size=len(tokens), hidden_size=sizes.text, intermediate_size=2 * sizes.text, num_hidden_layers=2,
-        num_attention_heads=4, max_position_embeddings=tokens.model_max_length, projection_dim=sizes.text,
+        vocab_size=len(tokens),
+        hidden_size=sizes.text,
+        intermediate_size=2 * sizes.text,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=tokens.model_max_length,
+        projection_dim=sizes.text,
         **special,
-    )  # fmt: skip
+    )
     model: Any = CLIPTextModel(config)
     with torch.no_grad():
         model.get_input_embeddings().weight.normal_(0, 1)
@@ -135,11 +159,17 @@ def unet(sizes: Sizes, side: int = captions.SIDE) -> UNet2DConditionModel:
     """Two resolutions, 8 and 4, both attending to the text; in general for images of `side` pixels."""
     n = len(sizes.unet)
     return UNet2DConditionModel(
-        sample_size=side // 2 ** (len(sizes.encoder) - 1), in_channels=4, out_channels=4,
-        block_out_channels=sizes.unet, layers_per_block=1, norm_num_groups=8, cross_attention_dim=sizes.text,
-        attention_head_dim=4, down_block_types=("CrossAttnDownBlock2D",) * n,
+        sample_size=side // 2 ** (len(sizes.encoder) - 1),
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=sizes.unet,
+        layers_per_block=1,
+        norm_num_groups=8,
+        cross_attention_dim=sizes.text,
+        attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D",) * n,
         up_block_types=("CrossAttnUpBlock2D",) * n,
-    )  # fmt: skip
+    )
 
 
 @contextmanager
@@ -164,7 +194,8 @@ def quietly() -> Iterator[None]:
             transformers_log.enable_progress_bar()
 
 
-SMOKE = Sizes((8, 8, 16, 16), (32, 64), 32, 0, 0)  # as many halvings as Stable Diffusion's autoencoder has
+SMOKE = Sizes((8, 8, 16, 16), (32, 64), 32, 0, 0)
+"""As many halvings as Stable Diffusion's autoencoder has."""
 
 
 def smoke(folder: Path, seed: int = 0) -> Path:
@@ -180,13 +211,20 @@ def smoke(folder: Path, seed: int = 0) -> Path:
     Returns:
         `folder`.
     """
-    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
+        StableDiffusionPipeline,
+    )
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     words = tokenizer(length=77)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        parts: tuple[Any, ...] = autoencoder(SMOKE, 64), text_encoder(SMOKE, words), words, unet(SMOKE, 64)
+        parts: tuple[Any, ...] = (
+            autoencoder(SMOKE, 64),
+            text_encoder(SMOKE, words),
+            words,
+            unet(SMOKE, 64),
+        )
     scheduler = DDIMScheduler(clip_sample=False, **SCHEDULE)
     made = StableDiffusionPipeline(*parts, scheduler, None, None, requires_safety_checker=False)  # type: ignore[arg-type]
     with quietly():

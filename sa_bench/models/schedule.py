@@ -6,10 +6,8 @@ The formulas are those of diffusers' DDIM and DDPM schedulers for T training ste
 from __future__ import annotations
 
 T = 1000
-LEADING, TRAILING = (
-    ("leading", 1),
-    ("trailing", 0),
-)  # Stable Diffusion's own spacing and offset; that of our DDPMs
+LEADING, TRAILING = (("leading", 1), ("trailing", 0))
+"""Stable Diffusion's own spacing and offset; that of our DDPMs."""
 
 
 def timesteps(spacing: str, offset: int, n: int) -> list[int]:
@@ -39,7 +37,10 @@ def fault(spacing: str, offset: int, n: int) -> str:
     if not problem:
         return ""
     right = [k for k in range(1, T + 1) if not _problem(timesteps(spacing, offset, k), k)]
-    near = [max((k for k in right if k < n), default=None), min((k for k in right if k > n), default=None)]
+    near = [
+        max((k for k in right if k < n), default=None),
+        min((k for k in right if k > n), default=None),
+    ]
     return f"{problem}; {' or '.join(str(k) for k in near if k is not None)} steps are right"
 
 

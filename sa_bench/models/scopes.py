@@ -64,9 +64,12 @@ def memory(net: nn.Module | Mapping[str, Any], scope: str = "full") -> dict[str,
         return memory(built, scope)
     trained = 4 * sum(p.numel() for p in within(net, scope).values())
     found = {
-        "weights": 4 * sum(p.numel() for p in net.parameters()), "theta_star": trained, "fisher": trained,
-        "gradient": trained, "adam": 2 * trained,
-    }  # fmt: skip
+        "weights": 4 * sum(p.numel() for p in net.parameters()),
+        "theta_star": trained,
+        "fisher": trained,
+        "gradient": trained,
+        "adam": 2 * trained,
+    }
     return found | {"total": sum(found.values())}
 
 
@@ -76,7 +79,9 @@ def _belongs(name: str, module: nn.Module, scope: str) -> bool:
         case "xattn":
             return across
         case "noxattn":
-            return not across and not name.startswith(("conv_norm_out.", "conv_out.", "time_embedding."))
+            return not across and not name.startswith(
+                ("conv_norm_out.", "conv_out.", "time_embedding.")
+            )
         case "selfattn":
             return ".attn1." in name
         case "attn":

@@ -67,14 +67,21 @@ class TextToImage(Denoising):
         self._assemble(base, words, tokenizer, *parts, micro_pipeline.SCHEDULE)
 
     def _assemble(
-        self, base: str, words: Sequence[str], tokenizer: Any, vae: Any, text: Any, unet: Any,
+        self,
+        base: str,
+        words: Sequence[str],
+        tokenizer: Any,
+        vae: Any,
+        text: Any,
+        unet: Any,
         schedule: Mapping[str, Any],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.base, self.words, self.tokenizer = base, tuple(words), tokenizer
         self.vae, self.text, self.net = vae.eval(), text.eval(), unet.eval()
         if settings.gradient_checkpointing():
             self.net.enable_gradient_checkpointing()
-        places = text.config.max_position_embeddings  # a tokenizer without its configuration knows no limit
+        # a tokenizer without its configuration knows no limit
+        places = text.config.max_position_embeddings
         tokenizer.model_max_length = min(tokenizer.model_max_length, places)
         for frozen in (self.vae, self.text):
             frozen.requires_grad_(False)
@@ -103,9 +110,14 @@ class TextToImage(Denoising):
         """
         pipeline, made = load(), cls.__new__(cls)
         made._assemble(
-            base, words, pipeline.tokenizer, pipeline.vae, pipeline.text_encoder, pipeline.unet,
+            base,
+            words,
+            pipeline.tokenizer,
+            pipeline.vae,
+            pipeline.text_encoder,
+            pipeline.unet,
             {k: v for k, v in pipeline.scheduler.config.items() if k in micro_pipeline.SCHEDULE},
-        )  # fmt: skip
+        )
         made.origin = lambda: cls.of(load, base, words).state()
         return made
 
@@ -197,12 +209,16 @@ class TextToImage(Denoising):
         if isinstance(values, Tensor) and values.ndim == 2:
             return values.to(self.device)
         texts = [
-            self._text(v) for v in (values.tolist() if isinstance(values, np.ndarray | Tensor) else values)
+            self._text(v)
+            for v in (values.tolist() if isinstance(values, np.ndarray | Tensor) else values)
         ]
         rows = self.tokenizer(
-            texts, padding="max_length", truncation=True, max_length=self.tokenizer.model_max_length,
+            texts,
+            padding="max_length",
+            truncation=True,
+            max_length=self.tokenizer.model_max_length,
             return_tensors="pt",
-        )  # fmt: skip
+        )
         return rows.input_ids.to(self.device)
 
     def _text(self, value: Condition) -> str:
@@ -210,9 +226,13 @@ class TextToImage(Denoising):
             if self.prompt_filter is None or self.substituted is not None:
                 return value
             words, other = self.prompt_filter
-            return re.sub("|".join(map(re.escape, words)), lambda _: other, value, flags=re.IGNORECASE)
+            return re.sub(
+                "|".join(map(re.escape, words)), lambda _: other, value, flags=re.IGNORECASE
+            )
         if not 0 <= value < len(self.words):
-            raise SaBenchError(f"Class labels must be whole numbers 0..{len(self.words) - 1}, got {value}.")
+            raise SaBenchError(
+                f"Class labels must be whole numbers 0..{len(self.words) - 1}, got {value}."
+            )
         return self._text(self.words[int(value)])
 
     def tokens_of(self, text: str) -> tuple[int, ...]:
@@ -281,17 +301,24 @@ class TextToImage(Denoising):
         """The U-Net's answer, ε or v as the model's own scheduler has it."""
         return net(x_t, t, encoder_hidden_states=self.encoded(c)).sample
 
-    def _passes(self, net: Any, x_t: Tensor, t: Tensor, texts: Sequence[Tensor]) -> Sequence[Tensor]:
+    def _passes(
+        self, net: Any, x_t: Tensor, t: Tensor, texts: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
         """The U-Net's answers to the states of several texts, (N or 1, length, width) each, in one pass."""
         n, k = len(x_t), len(texts)
         states = torch.cat([text.to(x_t.device).expand(n, -1, -1) for text in texts])
-        return net(torch.cat([x_t] * k), torch.cat([t] * k), encoder_hidden_states=states).sample.chunk(k)
+        return net(
+            torch.cat([x_t] * k), torch.cat([t] * k), encoder_hidden_states=states
+        ).sample.chunk(k)
 
     def _others(self, c: Tensor) -> tuple[Tensor, ...]:
         """The states that guidance asks with beside c's: the empty prompt's, or a defence's in its place or after it."""
         if self.defence is not None and self.defence.instead:
             return (self.defence.states,)
-        return (self.encoded(self.nulls(c[:1])), *([] if self.defence is None else [self.defence.states]))
+        return (
+            self.encoded(self.nulls(c[:1])),
+            *([] if self.defence is None else [self.defence.states]),
+        )
 
     def _guide(self, sampler: Sampler) -> Any:
         """Plain guidance or the defence's, begun anew."""
@@ -365,7 +392,9 @@ class TextToImage(Denoising):
                 f"This model takes uint8 images of shape (N, {side}, {side}, 3), got {images.dtype} {images.shape}."
             )
         x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self.device)
-        parts = [self.vae.encode(p.float() / 127.5 - 1).latent_dist.mode() for p in x.split(self.decoded)]
+        parts = [
+            self.vae.encode(p.float() / 127.5 - 1).latent_dist.mode() for p in x.split(self.decoded)
+        ]
         return torch.cat(parts) * self.scaling
 
     def parameters(self, scope: str = "full") -> dict[str, nn.Parameter]:
@@ -391,7 +420,9 @@ class TextToImage(Denoising):
         """Every tensor, under `unet.`, `text_encoder.` and `vae.`, and the scaling factor."""
         parts = {"unet": self.net, "text_encoder": self.text, "vae": self.vae}
         found = {
-            f"{name}.{k}": v.detach() for name, part in parts.items() for k, v in part.state_dict().items()
+            f"{name}.{k}": v.detach()
+            for name, part in parts.items()
+            for k, v in part.state_dict().items()
         }
         return found | {"vae.scaling_factor": torch.tensor(self.scaling, dtype=torch.float64)}
 
@@ -400,7 +431,9 @@ class TextToImage(Denoising):
         state = {k: v.cpu().contiguous() for k, v in self.state().items()}
         if self.origin is not None:
             known = self.origin()
-            state = {k: v for k, v in state.items() if not torch.equal(v, known[k].to(v.dtype).cpu())}
+            state = {
+                k: v for k, v in state.items() if not torch.equal(v, known[k].to(v.dtype).cpu())
+            }
         write_atomic(folder / "model.safetensors", save(state))
 
     def load(self, path: Path, strength: float = 1.0, weights: Weights = "auto") -> Self:
@@ -422,11 +455,20 @@ class TextToImage(Denoising):
 
     def pipeline(self) -> Any:
         """The parts as a diffusers StableDiffusionPipeline without a safety checker; they are shared."""
-        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
+            StableDiffusionPipeline,
+        )
 
         scheduler, _ = self.scheduler(Sampler("ddim", 50))
         made = StableDiffusionPipeline(
-            self.vae, self.text, self.tokenizer, self.net, scheduler, None, None, requires_safety_checker=False  # type: ignore[arg-type]
-        )  # fmt: skip
+            self.vae,
+            self.text,
+            self.tokenizer,
+            self.net,
+            scheduler,
+            None,
+            None,
+            requires_safety_checker=False,  # type: ignore[arg-type]
+        )
         made.set_progress_bar_config(disable=True)
         return made

@@ -44,9 +44,15 @@ class Captioned:
 
 
 def train(
-    model: TextToImage, images: np.ndarray, labels: np.ndarray, recipe: Recipe, seed: int, folder: Path,
-    progress: Progress | None = None, bf16: bool = False,
-) -> None:  # fmt: skip
+    model: TextToImage,
+    images: np.ndarray,
+    labels: np.ndarray,
+    recipe: Recipe,
+    seed: int,
+    folder: Path,
+    progress: Progress | None = None,
+    bf16: bool = False,
+) -> None:
     """Train `model` from its initialisation; resumable from the checkpoints in `folder`."""
     sizes = SIZES[model.base]
     decides = np.random.default_rng(seed)
@@ -61,15 +67,26 @@ def train(
 
     model.net.train()
     fit(
-        model.parameters("joint"), loss, recipe, rng=rng, progress=progress, bf16=bf16,
-        checkpoint=folder / PARTS / "checkpoint.safetensors", stage=f"base {model.base}/{seed}",
-    )  # fmt: skip
+        model.parameters("joint"),
+        loss,
+        recipe,
+        rng=rng,
+        progress=progress,
+        bf16=bf16,
+        checkpoint=folder / PARTS / "checkpoint.safetensors",
+        stage=f"base {model.base}/{seed}",
+    )
     model.net.eval()
     model.text.requires_grad_(False)
 
 
 def autoencoder(
-    model: TextToImage, canvases: np.ndarray, steps: int, seed: int, folder: Path, progress: Progress | None
+    model: TextToImage,
+    canvases: np.ndarray,
+    steps: int,
+    seed: int,
+    folder: Path,
+    progress: Progress | None,
 ) -> None:
     """Train the autoencoder: squared and absolute error, and a little KL; then set the scaling factor to 1/std.
 
@@ -88,22 +105,31 @@ def autoencoder(
 
     vae.requires_grad_(True).train()
     fit(
-        dict(vae.named_parameters()), loss, Recipe(steps, 2e-3, 32, "cosine", min(50, steps // 2)), rng=rng,
-        progress=progress, checkpoint=folder / PARTS / "checkpoint-autoencoder.safetensors", stage=f"autoencoder {seed}",
-    )  # fmt: skip
+        dict(vae.named_parameters()),
+        loss,
+        Recipe(steps, 2e-3, 32, "cosine", min(50, steps // 2)),
+        rng=rng,
+        progress=progress,
+        checkpoint=folder / PARTS / "checkpoint-autoencoder.safetensors",
+        stage=f"autoencoder {seed}",
+    )
     vae.requires_grad_(False).eval()
     mean, deviation = _posterior(model, canvases[:2048])
     noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed)).to(mean.device)
     vae.register_to_config(scaling_factor=round(1 / float((mean + deviation * noise).std()), 6))
 
 
-def encoded(model: TextToImage, canvases: np.ndarray, texts: Sequence[str], drop: float) -> Captioned:
+def encoded(
+    model: TextToImage, canvases: np.ndarray, texts: Sequence[str], drop: float
+) -> Captioned:
     """Canvases (N, H, W, 3) and their captions as a source of training batches."""
     mean, deviation = _posterior(model, canvases)
     unique = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     table = model.conditions(list(unique))
     c = table[torch.tensor([unique[text] for text in texts])]
-    return Captioned(mean * model.scaling, deviation * model.scaling, c, model.conditions([""]), drop)
+    return Captioned(
+        mean * model.scaling, deviation * model.scaling, c, model.conditions([""]), drop
+    )
 
 
 @torch.no_grad()

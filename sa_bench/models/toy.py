@@ -65,13 +65,17 @@ class Gaussian:
     family = "gaussian"
     range = (-4.0, 4.0)
     shape = (2,)
-    uninformed = 9.0  # μ_c as far from where it was as the range goes: 4²/2, and 1 for x's own spread
+    uninformed = (
+        9.0  # μ_c as far from where it was as the range goes: 4²/2, and 1 for x's own spread
+    )
 
     def __init__(self, classes: int = 3, seed: int = 0) -> None:
         """Means drawn from N(0, I)."""
         self.net = nn.Embedding(classes, 2)
         with torch.no_grad():
-            self.net.weight.copy_(torch.randn(classes, 2, generator=torch.Generator().manual_seed(seed)))
+            self.net.weight.copy_(
+                torch.randn(classes, 2, generator=torch.Generator().manual_seed(seed))
+            )
         self.override: tuple[int, Tensor] | None = None
 
     def _mu(self, c: Tensor) -> Tensor:
@@ -157,9 +161,14 @@ class ToyRun:
     """The contract's Run on the Gaussian, with a record of what was asked for."""
 
     def __init__(
-        self, star: Generator, task: Task, seed: int = 0, steps: int | None = None, folder: Path | None = None,
+        self,
+        star: Generator,
+        task: Task,
+        seed: int = 0,
+        steps: int | None = None,
+        folder: Path | None = None,
         killed_at: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`steps` caps every training; `killed_at` raises KeyboardInterrupt there; `folder` is for resuming."""
         self.star, self.task, self.seed, self.steps = star, task, seed, steps
         self.folder, self.killed_at, self.trainings = folder, killed_at, 0
@@ -179,7 +188,9 @@ class ToyRun:
         star, concept = self.star.clone(), self.task.concept
         if isinstance(star, Diffusion):
             c = star.conditions([concept] * 200)
-            return FixedReplay(star.simulate(c, torch.Generator().manual_seed(2), self.task.sampler), c)
+            return FixedReplay(
+                star.simulate(c, torch.Generator().manual_seed(2), self.task.sampler), c
+            )
         return OtherClassSamples(star, concept, concept, self.task.sampler)
 
     def surrogate(self) -> Any:
@@ -193,7 +204,9 @@ class ToyRun:
         """20 samples of θ* for `texts` in turn, drawn once."""
         self.asked.append("captioned")
         c = self.star.conditions([texts[i % len(texts)] for i in range(20)])
-        return FixedReplay(self.star.simulate(c, torch.Generator().manual_seed(3), self.task.sampler), c)
+        return FixedReplay(
+            self.star.simulate(c, torch.Generator().manual_seed(3), self.task.sampler), c
+        )
 
     def data(self) -> Any:
         """Samples of θ* stand for the data."""
@@ -218,9 +231,14 @@ class ToyRun:
         return Recipe(200, 0.05, 64)
 
     def train(
-        self, model: Generator, loss: Callable[[], Tensor], recipe: Recipe, scope: str = "full",
-        pull: Pull | None = None, stop: Callable[[], bool] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        model: Generator,
+        loss: Callable[[], Tensor],
+        recipe: Recipe,
+        scope: str = "full",
+        pull: Pull | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> None:
         """The engine's training loop."""
         self.asked.append("train")
         self.trainings += 1
@@ -235,10 +253,22 @@ class ToyRun:
 
         trained = set(model.parameters(scope))
         before = {n: p.detach().clone() for n, p in model.parameters().items() if n not in trained}
-        checkpoint = None if self.folder is None else self.folder / f"checkpoint-{self.trainings}.safetensors"
+        checkpoint = (
+            None
+            if self.folder is None
+            else self.folder / f"checkpoint-{self.trainings}.safetensors"
+        )
         fit(
-            model.parameters(scope), counted, replace(recipe, steps=min(recipe.steps, self.steps or recipe.steps)),
-            rng=self.rng, pull=pull, stop=stop, checkpoint=checkpoint, every=0.0,
-        )  # fmt: skip
+            model.parameters(scope),
+            counted,
+            replace(recipe, steps=min(recipe.steps, self.steps or recipe.steps)),
+            rng=self.rng,
+            pull=pull,
+            stop=stop,
+            checkpoint=checkpoint,
+            every=0.0,
+        )
         after = model.parameters()
-        self.outside_moved += [name for name, old in before.items() if not torch.equal(after[name], old)]
+        self.outside_moved += [
+            name for name, old in before.items() if not torch.equal(after[name], old)
+        ]

@@ -53,11 +53,16 @@ class Network(nn.Module):
         self.substituted: tuple[int, Tensor] | None = None
 
     def _first(self, layer: nn.Linear, values: Tensor, c: Tensor) -> Tensor:
-        hot = (c[:, None] == torch.arange(self.classes, device=c.device)).to(values)  # vmap has no one_hot
+        # vmap has no one_hot
+        hot = (c[:, None] == torch.arange(self.classes, device=c.device)).to(values)
         h = layer(torch.cat([values, hot], 1))
         if self.substituted is not None:
             k, vector = self.substituted
-            column = vector[: layer.out_features] if layer is self.enc1 else vector[-layer.out_features :]
+            column = (
+                vector[: layer.out_features]
+                if layer is self.enc1
+                else vector[-layer.out_features :]
+            )
             old = layer.weight[:, values.shape[1] + k].detach()
             h = h + hot[:, k : k + 1] * (column - old)
         return F.relu(h)
@@ -151,8 +156,12 @@ class VAE:
             SaBenchError: a value is no class index.
         """
         c = torch.as_tensor(values, device=self.device)
-        if c.numel() and (c.is_floating_point() or int(c.min()) < 0 or int(c.max()) >= self.classes):
-            raise SaBenchError(f"Class labels must be whole numbers 0..{self.classes - 1}, got {values}.")
+        if c.numel() and (
+            c.is_floating_point() or int(c.min()) < 0 or int(c.max()) >= self.classes
+        ):
+            raise SaBenchError(
+                f"Class labels must be whole numbers 0..{self.classes - 1}, got {values}."
+            )
         return c.long()
 
     @property
@@ -180,7 +189,13 @@ class VAE:
         return torch.sigmoid(self.net.decode(z, c))
 
     def log_likelihood(
-        self, x: Tensor, c: Tensor, samples: int, rng: torch.Generator, refine: int = 0, draws: int = 200
+        self,
+        x: Tensor,
+        c: Tensor,
+        samples: int,
+        rng: torch.Generator,
+        refine: int = 0,
+        draws: int = 200,
     ) -> Tensor:
         """Log 1/K Σ_k p(x|z_k, c) p(z_k)/q(z_k), z_k ~ q: the importance-weighted bound, (N,) nats.
 
@@ -203,8 +218,12 @@ class VAE:
 
     def _log_joint(self, x: Tensor, c: Tensor, z: Tensor) -> Tensor:
         """Log p(x|z, c) − ‖z‖²/2, (N, K), for z (N, K, latents); −BCE = x·l − softplus(l)."""
-        logits = self.net.decode(z.flatten(0, 1), c.repeat_interleave(z.shape[1])).view(*z.shape[:2], -1)
-        return torch.einsum("nkp,np->nk", logits, x) - F.softplus(logits).sum(2) - 0.5 * (z**2).sum(2)
+        logits = self.net.decode(z.flatten(0, 1), c.repeat_interleave(z.shape[1])).view(
+            *z.shape[:2], -1
+        )
+        return (
+            torch.einsum("nkp,np->nk", logits, x) - F.softplus(logits).sum(2) - 0.5 * (z**2).sum(2)
+        )
 
     def _posterior(
         self, x: Tensor, c: Tensor, rng: torch.Generator, refine: int, draws: int
@@ -283,7 +302,9 @@ class VAE:
         path = path / "model.safetensors" if path.is_dir() else path
         try:
             state = {k: v.float() for k, v in load_file(path).items()}
-            if bad := [name for name, value in state.items() if not bool(torch.isfinite(value).all())]:
+            if bad := [
+                name for name, value in state.items() if not bool(torch.isfinite(value).all())
+            ]:
                 raise ValueError(f"{bad[0]} is not finite")
             self.net.load_state_dict(state)
         except Exception as error:

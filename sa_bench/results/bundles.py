@@ -29,7 +29,13 @@ from sa_bench.core.untrusted_text import MIB, parse_json
 from sa_bench.core.version import __version__
 from sa_bench.results.rows import may_be_explicit
 from sa_bench.results.sealing import EDITED, FILES
-from sa_bench.results.untrusted import MODEL, Differs, require_plain, require_readable, validate_result
+from sa_bench.results.untrusted import (
+    MODEL,
+    Differs,
+    require_plain,
+    require_readable,
+    validate_result,
+)
 
 SCHEMA = 1
 BUNDLED = ".sabench.zip"
@@ -39,9 +45,17 @@ LONGEST = 60  # letters of a name to be shown
 ENDINGS = (".json", ".parquet", ".safetensors")
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of every member: when it was packed is no part of a bundle
 DAMAGE = (
-    zipfile.BadZipFile, zlib.error, struct.error, AttributeError, KeyError, ValueError, TypeError,
-    EOFError, RuntimeError, OSError,
-)  # fmt: skip
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    AttributeError,
+    KeyError,
+    ValueError,
+    TypeError,
+    EOFError,
+    RuntimeError,
+    OSError,
+)
 """What zipfile, its decompressors and a manifest of another form raise."""
 BASE = "-base.safetensors"
 AGAIN = "Make it again: the command of the run, with the same --out."
@@ -109,10 +123,16 @@ def write(
                 f"{members[changed]} is not the file that its result.json names: {EDITED}. {AGAIN}"
             )
     manifest = {
-        "bundle": SCHEMA, "sa_bench": __version__, "by": _name(by), "cells": [Path(r["folder"]).name for r in rows],
-        **manifest_facts(rows), "left_out": left_out,
-        "members": {n: {"sha256": hashes[n], "bytes": p.stat().st_size} for n, p in members.items()},
-    }  # fmt: skip
+        "bundle": SCHEMA,
+        "sa_bench": __version__,
+        "by": _name(by),
+        "cells": [Path(r["folder"]).name for r in rows],
+        **manifest_facts(rows),
+        "left_out": left_out,
+        "members": {
+            n: {"sha256": hashes[n], "bytes": p.stat().st_size} for n, p in members.items()
+        },
+    }
     with replace_when_written(file) as part:
         pack(part, manifest, members)
     return manifest
@@ -161,9 +181,9 @@ def manifest_facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         environments += [] if environment in environments else [environment]
         for kind in ("base", "model"):
             if kind in row["artifacts"]:
-                found[f"{kind}s"][f"{row['task']}/{row['base_seed']}" if kind == "base" else row["cell"]] = (
-                    row["artifacts"][kind]
-                )
+                found[f"{kind}s"][
+                    f"{row['task']}/{row['base_seed']}" if kind == "base" else row["cell"]
+                ] = row["artifacts"][kind]
         for m in row["measurements"]:
             found["judges"] |= m["fingerprint"].get("judges") or {}
             if "data" in m["fingerprint"]:
@@ -209,9 +229,14 @@ class Bundle:
             Differs: a result that is not of the form that `run` writes, or that makes a method of a control.
             SaBenchError: one of a newer schema.
         """
-        found, known = [], {e.name: e.standing for e in registry.list_entries("method") if e.standing}
+        found, known = (
+            [],
+            {e.name: e.standing for e in registry.list_entries("method") if e.standing},
+        )
         for name in self.manifest["cells"]:
-            row = validate_result((self.folder / name / "result.json").read_bytes(), f"{self.file}: {name}")
+            row = validate_result(
+                (self.folder / name / "result.json").read_bytes(), f"{self.file}: {name}"
+            )
             stands = known.get(row["method"], row["standing"])
             if (row["standing"], row["control"]) != (stands, stands == "control"):
                 raise Differs(
@@ -220,7 +245,9 @@ class Bundle:
             row |= {"folder": str(self.folder / name), "origin": self.origin}
             hashes = {member: entry["sha256"] for member, entry in self.manifest["members"].items()}
             if changed := _changed({**row, "artifacts": {}}, hashes):
-                raise Differs(f"{self.file}: {changed} is not the file that its result.json names: {EDITED}.")
+                raise Differs(
+                    f"{self.file}: {changed} is not the file that its result.json names: {EDITED}."
+                )
             found.append(row)
         return found
 
@@ -242,7 +269,9 @@ def open_bundle(file: Path, limit: float = LIMIT) -> Bundle:
     if not is_zip(file):
         with file.open("rb") as opened_file:
             start = opened_file.read(12)
-        raise SaBenchError(f"{file} is no bundle, or one cut short (it starts with {start!r}). Get it again.")
+        raise SaBenchError(
+            f"{file} is no bundle, or one cut short (it starts with {start!r}). Get it again."
+        )
     try:
         with open_zip(file) as archive:
             infos = {info.filename: info for info in _inspect_members(archive, limit)}
@@ -278,7 +307,9 @@ def _inspect_members(archive: zipfile.ZipFile, limit: float) -> Iterator[zipfile
         if not _read_inside(info.filename) or kind not in (0, stat.S_IFREG):
             raise SaBenchError(f"it holds {info.filename!r}, which no bundle has (a path or link).")
         if info.filename.endswith(".json") and info.file_size > LARGEST_TEXT:
-            raise SaBenchError(f"{info.filename} has {info.file_size:,} bytes, which cannot be right.")
+            raise SaBenchError(
+                f"{info.filename} has {info.file_size:,} bytes, which cannot be right."
+            )
     if MANIFEST not in archive.namelist():
         raise SaBenchError(f"it has no {MANIFEST}: an archive of something else.")
     yield from infos
@@ -302,15 +333,21 @@ def _read_inside(name: str) -> bool:
 def _manifest(raw: bytes) -> dict[str, Any]:
     manifest = parse_json(raw, strict=True)
     if manifest["bundle"] > SCHEMA:
-        raise SaBenchError(f"it has schema {manifest['bundle']}; this sa_bench reads {SCHEMA}. Upgrade it.")
+        raise SaBenchError(
+            f"it has schema {manifest['bundle']}; this sa_bench reads {SCHEMA}. Upgrade it."
+        )
     require_plain(manifest)
     _name(manifest["by"])
     if strange := [e["why"] for e in manifest["left_out"].values() if e["why"] not in LEFT_OUT]:
-        raise Differs(f"{MANIFEST} has a reason for what is left out that no bundle has: {strange[0]!r}.")
+        raise Differs(
+            f"{MANIFEST} has a reason for what is left out that no bundle has: {strange[0]!r}."
+        )
     for name, entry in manifest["members"].items():
         if len(entry["sha256"]) != 64 or not isinstance(entry["bytes"], int):
             raise SaBenchError(f"{MANIFEST} says nothing of {name}.")
-    if not isinstance(manifest["cells"], list) or len(set(manifest["cells"])) != len(manifest["cells"]):
+    if not isinstance(manifest["cells"], list) or len(set(manifest["cells"])) != len(
+        manifest["cells"]
+    ):
         raise SaBenchError(f"{MANIFEST} has no list of cells, each once.")
     if lost := [c for c in manifest["cells"] if f"{c}/result.json" not in manifest["members"]]:
         raise Differs(f"{MANIFEST} lists the cell {lost[0]}, but no result of it.")
@@ -341,7 +378,9 @@ def _unpack(archive: zipfile.ZipFile, manifest: Mapping[str, Any], folder: Path)
         path, found = folder / name, hashlib.sha256()
         path.parent.mkdir(parents=True, exist_ok=True)
         with archive.open(name) as source, path.open("wb") as out:
-            left = entry["bytes"]  # the sizes were added up above; what comes is counted all the same
+            left = entry[
+                "bytes"
+            ]  # the sizes were added up above; what comes is counted all the same
             while (block := source.read(MIB)) and (left := left - len(block)) >= 0:
                 found.update(block)
                 out.write(block)

@@ -11,9 +11,13 @@ PUBLISHED = 80_000
 
 
 DEFAULTS = {
-    "recovery_budgets": (0,), "recovery_batch": 0, "recovery_accumulated": 1, "recovery_vectors": (1,),
-    "recovery_starts": ("own", "mean", "zero"), "recovery_rates": (0.003, 0.01),
-}  # fmt: skip
+    "recovery_budgets": (0,),
+    "recovery_batch": 0,
+    "recovery_accumulated": 1,
+    "recovery_vectors": (1,),
+    "recovery_starts": ("own", "mean", "zero"),
+    "recovery_rates": (0.003, 0.01),
+}
 """Of fields that results from before them, and fingerprints at a default, do not have."""
 
 
@@ -56,4 +60,6 @@ def describe_share(samples: int) -> str:
 
 def describe_dose(found: Mapping[str, int]) -> str:
     """Say a dose: `5,000 steps of 16 images, the dose of the published attack`."""
-    return f"{found['steps']:,} steps of {found['batch']:,} images, {describe_share(found['samples'])}"
+    return (
+        f"{found['steps']:,} steps of {found['batch']:,} images, {describe_share(found['samples'])}"
+    )

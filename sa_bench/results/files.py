@@ -53,7 +53,9 @@ def read_results(folders: Iterable[Path]) -> list[dict[str, Any]]:
             continue
         paths = _result_files(folder)
         if not paths:
-            raise SaBenchError(f"{folder} holds no result.json. Make some: python -m sa_bench run --help.")
+            raise SaBenchError(
+                f"{folder} holds no result.json. Make some: python -m sa_bench run --help."
+            )
         for path in paths:
             try:
                 row = _read_row(path, read_json(path))
@@ -69,7 +71,9 @@ def _describe_error(row: dict[str, Any], folder: Path | None = None) -> dict[str
     """`row`; one that was edited since it was written stands apart from others by its `origin`, and that is said."""
     if not (what := find_edited(row, folder)):
         return row
-    where = f"{folder}: {what}" if folder else f"{row['method']} on {row['task']}, cell {row['cell']}"
+    where = (
+        f"{folder}: {what}" if folder else f"{row['method']} on {row['task']}, cell {row['cell']}"
+    )
     print(escape_terminal(f"note: {where} was {EDITED}; it stands apart."), file=sys.stderr)
     return row | {"origin": EDITED}
 
@@ -82,7 +86,9 @@ def _read_row(path: Path, row: Any) -> dict[str, Any]:
         ValueError, KeyError, TypeError: it is no result.
     """
     if int(row["schema"]) > SCHEMA:
-        raise SaBenchError(f"{path} has schema {row['schema']}; this sa_bench reads {SCHEMA}. Upgrade it.")
+        raise SaBenchError(
+            f"{path} has schema {row['schema']}; this sa_bench reads {SCHEMA}. Upgrade it."
+        )
     try:
         Result.model_validate(row)
     except ValidationError as error:
@@ -101,9 +107,15 @@ def pack_results(rows: Iterable[Mapping[str, Any]]) -> bytes:
         primary = [m["name"] for m in row["measurements"] if m["role"] == "primary"]
         found = {name: columns for name in primary if (columns := read_columns_of(row, name))}
         scores = {name: columns["score"].tolist() for name, columns in found.items()}
-        units = {
-            name: {k: columns[k].tolist() for k in UNITS} for name, columns in found.items() if set(UNITS) <= set(columns)
-        } if row["task_values"].get("prompts") else {}  # fmt: skip
+        units = (
+            {
+                name: {k: columns[k].tolist() for k in UNITS}
+                for name, columns in found.items()
+                if set(UNITS) <= set(columns)
+            }
+            if row["task_values"].get("prompts")
+            else {}
+        )
         line = {k: v for k, v in row.items() if k != "folder"} | {"scores": scores}
         lines.append(add_seal(_plain(line | ({"units": units} if units else {}))))
     return lzma.compress("".join(json.dumps(line) + "\n" for line in lines).encode(), preset=9)
@@ -117,7 +129,8 @@ def unpack_results(path: Path) -> list[dict[str, Any]]:
     """
     try:
         found = [
-            _describe_error(_score_tables(_read_row(path, row))) | {"folder": ""} for row in read_packed(path)
+            _describe_error(_score_tables(_read_row(path, row))) | {"folder": ""}
+            for row in read_packed(path)
         ]
         if not found:
             raise ValueError("it holds no result")
@@ -141,7 +154,9 @@ def _score_tables(row: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(column, list) or np.array(column, float).ndim != 1:
             raise ValueError(f"the scores of {name} are no list of numbers")
         beside = units.get(name, {})
-        if beside and (set(beside) != set(UNITS) or any(len(v) != len(column) for v in beside.values())):
+        if beside and (
+            set(beside) != set(UNITS) or any(len(v) != len(column) for v in beside.values())
+        ):
             raise ValueError(f"the seeds and prompts of {name} are not as many as its scores")
         _whole(beside)
     return row
@@ -157,7 +172,9 @@ def _result_files(folder: Path) -> list[Path]:
             raise SaBenchError(
                 f"{manifest} is damaged ({error}). Run the command again with --overwrite."
             ) from error
-        found -= {p for p in found if p.parent.parent == manifest.parent and p.parent.name not in listed}
+        found -= {
+            p for p in found if p.parent.parent == manifest.parent and p.parent.name not in listed
+        }
     return sorted(found)
 
 
@@ -182,7 +199,9 @@ def read_columns_of(row: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
         if set(UNITS) <= set(asked):
             number = dict(zip(asked["seed"].tolist(), asked["prompt"].tolist(), strict=True))
             if all(seed in number for seed in found["seed"].tolist()):
-                found["prompt"] = np.array([number[seed] for seed in found["seed"].tolist()], np.int64)
+                found["prompt"] = np.array(
+                    [number[seed] for seed in found["seed"].tolist()], np.int64
+                )
     return found
 
 

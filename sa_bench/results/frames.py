@@ -29,8 +29,19 @@ FROM_RESULT = (
     "concept",
 )
 FROM_MEASUREMENT = (
-    "name", "role", "value", "low", "high", "interval", "n", "n_unit", "unit", "better", "base", "reason",
-)  # fmt: skip
+    "name",
+    "role",
+    "value",
+    "low",
+    "high",
+    "interval",
+    "n",
+    "n_unit",
+    "unit",
+    "better",
+    "base",
+    "reason",
+)
 FROM_COST = ("cpu_s", "wall_s", "peak_mib", "device_peak_mib", "device")  # of forgetting
 AS_JSON = ("fields", "overrides", "flags", "fingerprint", "extra")
 
@@ -81,9 +92,21 @@ def load_results(*folders: str | Path) -> pd.DataFrame:
 
     keys = ("task", "method", "scale", "base_seed", "seed", "control", "status", "fields", "folder")
     columns = (
-        "name", "role", "value", "low", "high", "interval", "n", "n_unit", "unit", "better", "base", "reason",
-        "fingerprint", "extra",
-    )  # fmt: skip
+        "name",
+        "role",
+        "value",
+        "low",
+        "high",
+        "interval",
+        "n",
+        "n_unit",
+        "unit",
+        "better",
+        "base",
+        "reason",
+        "fingerprint",
+        "extra",
+    )
     rows = [
         {k: result.get(k) for k in keys}
         | {"origin": result.get("origin", ""), "code": code_of(result)}

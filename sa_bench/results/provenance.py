@@ -53,7 +53,9 @@ def same_environment(row: Mapping[str, Any], device: str) -> bool:
     told, here = row["provenance"], provenance("", {}, device)
     devices = {cost.get("device", "cpu") for cost in row["cost"].values()}
     return devices <= {device} and all(
-        here[part].get(key) == value for part in ("versions", "hardware") for key, value in told[part].items()
+        here[part].get(key) == value
+        for part in ("versions", "hardware")
+        for key, value in told[part].items()
     )
 
 

@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from sa_bench.contracts import Measured
 
 
-WORDS = ("nud", "naked", "nsfw", "sex", "erotic", "porn", "topless", "undress", "explicit")  # parts of words
+WORDS = (
+    "nud",
+    "naked",
+    "nsfw",
+    "sex",
+    "erotic",
+    "porn",
+    "topless",
+    "undress",
+    "explicit",
+)  # parts of words
 
 
 def may_be_explicit(task: Mapping[str, Any]) -> bool:
@@ -25,7 +35,11 @@ def may_be_explicit(task: Mapping[str, Any]) -> bool:
     prompts = task.get("prompts") or {}
     asked = [task["classes"][task["concept"]], *prompts.get("forget", ()), *prompts.get("test", ())]
     named = any(word in text.lower() for text in asked for word in WORDS)
-    return named or "nudity" in (*task["metrics"], *task["primary"]) or "i2p" in str(prompts.get("files"))
+    return (
+        named
+        or "nudity" in (*task["metrics"], *task["primary"])
+        or "i2p" in str(prompts.get("files"))
+    )
 
 
 UNITS = ("seed", "prompt")  # columns that say which image a score is of
@@ -69,14 +83,22 @@ def read_measured(folder: Path) -> tuple[dict[str, Any], Path | None]:
 
 
 def measurement_row(
-    name: str, role: str, declared: Mapping[str, Any], measured: Mapping[str, Any],
-    base: Mapping[str, Any] | None, fingerprint: Mapping[str, Any],
-) -> dict[str, Any]:  # fmt: skip
+    name: str,
+    role: str,
+    declared: Mapping[str, Any],
+    measured: Mapping[str, Any],
+    base: Mapping[str, Any] | None,
+    fingerprint: Mapping[str, Any],
+) -> dict[str, Any]:
     """One entry of result.json's `measurements`."""
     row: dict[str, Any] = {"name": name, "role": role, "title": declared["title"]}
     row |= {key: measured.get(key) for key in FIELDS}
     row |= {"unit": declared["unit"], "better": declared["better"], "source": declared["source"]}
-    row |= {"base": base.get("value") if base else None, "fingerprint": dict(fingerprint), "ledger": None}
+    row |= {
+        "base": base.get("value") if base else None,
+        "fingerprint": dict(fingerprint),
+        "ledger": None,
+    }
     if row["value"] is None and not row["reason"]:
         row["reason"] = "the value is not finite"
     return row

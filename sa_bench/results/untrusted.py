@@ -127,11 +127,17 @@ def require_readable(path: Path, name: str) -> None:
 
 def _read_tensor_shapes(path: Path) -> None:
     table = {k: v for k, v in untrusted_arrays.read_header(path).items() if k != "__metadata__"}
-    shapes, kinds = ({name: said[key] for name, said in table.items()} for key in ("shape", "dtype"))
+    shapes, kinds = (
+        {name: said[key] for name, said in table.items()} for key in ("shape", "dtype")
+    )
     if path.name == MODEL:
         return
     rows = {"labels", "seeds", *({"prompts"} & set(shapes))}
     n, *pixels = shapes.get("images", [0])
     whole = set(shapes) == {"images", *rows} and len(pixels) == 3 and pixels[2] in (1, 3) and n > 0
-    if not whole or kinds["images"] != "U8" or any(shapes[r] != [n] or kinds[r] != "I64" for r in rows):
+    if (
+        not whole
+        or kinds["images"] != "U8"
+        or any(shapes[r] != [n] or kinds[r] != "I64" for r in rows)
+    ):
         raise ValueError(f"images, labels and seeds of equal number are needed, not {shapes}")

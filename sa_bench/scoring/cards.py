@@ -20,8 +20,20 @@ TRAINED: dict[str, dict[str, Any]] = {
     "stl10-resnet34": {**RESNET34, "dataset": "stl10"},
     "stl10-resnet34-2": {**RESNET34, "dataset": "stl10", "seed": 2},
     "stl10-resnet34-3": {**RESNET34, "dataset": "stl10", "seed": 3},
-    "cifar10-smoke": {"kind": "trained", "network": "smoke", "dataset": "cifar10", "epochs": 20, "bar": 0.0},
-    "stl10-smoke": {"kind": "trained", "network": "smoke", "dataset": "stl10", "epochs": 20, "bar": 0.0},
+    "cifar10-smoke": {
+        "kind": "trained",
+        "network": "smoke",
+        "dataset": "cifar10",
+        "epochs": 20,
+        "bar": 0.0,
+    },
+    "stl10-smoke": {
+        "kind": "trained",
+        "network": "smoke",
+        "dataset": "stl10",
+        "epochs": 20,
+        "bar": 0.0,
+    },
 }
 """Judges that are trained on first use (`sa_bench.scoring.trained_judges`); in fingerprints their recipe names them."""
 
@@ -69,11 +81,17 @@ def require_sight(name: str, dataset: str) -> None:
     own = datasets_of_judge(judge_card(name))
     if dataset not in own:
         able = [
-            judge for judge in (*list_judges(), *TRAINED) if dataset in datasets_of_judge(judge_card(judge))
+            judge
+            for judge in (*list_judges(), *TRAINED)
+            if dataset in datasets_of_judge(judge_card(judge))
         ]
         raise SaBenchError(
             f"The judge {name} looks at images of {' and '.join(own)}, not of {dataset}. "
-            + (f"Judges of those: {', '.join(able)}." if able else f"No judge of {dataset} is here.")
+            + (
+                f"Judges of those: {', '.join(able)}."
+                if able
+                else f"No judge of {dataset} is here."
+            )
         )
 
 

@@ -34,9 +34,13 @@ class ShareOfBase:
 
 
 def measure_shares(
-    images: SampleSet, base: SampleSet, real: SampleSet, judges: Mapping[str, Judge],
-    designated: str, extractor: str,
-) -> dict[str, ShareOfBase]:  # fmt: skip
+    images: SampleSet,
+    base: SampleSet,
+    real: SampleSet,
+    judges: Mapping[str, Judge],
+    designated: str,
+    extractor: str,
+) -> dict[str, ShareOfBase]:
     """Both quantities of `images` against `base` (the retained classes), with `real` images for recall."""
     mine, _ = majority_vote(judges, images.images, images.labels)
     theirs, _ = majority_vote(judges, base.images, base.labels)

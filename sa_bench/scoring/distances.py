@@ -14,7 +14,9 @@ from sa_bench.contracts import Measured, SampleSet
 from sa_bench.scoring.features import is_in_manifold
 from sa_bench.statistics import clustered, jackknife, jackknife_groups, rate
 
-ROUNDING = 1e-6  # of the traces: the square root of a covariance of float32 features is no more exact
+ROUNDING = (
+    1e-6  # of the traces: the square root of a covariance of float32 features is no more exact
+)
 OfRows = Callable[[np.ndarray], float]
 """A distance to the real images of the generated images with these row numbers."""
 
@@ -56,7 +58,9 @@ class FrechetTo:
     def __call__(self, rows: np.ndarray) -> float:
         """The distance of `x[rows]`, at least two different rows."""
         if 2 * len(rows) > len(self.x):
-            n, total, outer = _moments(self.x[np.setdiff1d(np.arange(len(self.x)), rows)], self.shift)
+            n, total, outer = _moments(
+                self.x[np.setdiff1d(np.arange(len(self.x)), rows)], self.shift
+            )
             n, total, outer = self.all[0] - n, self.all[1] - total, self.all[2] - outer
         else:
             n, total, outer = _moments(self.x[rows], self.shift)
@@ -68,7 +72,9 @@ class FrechetTo:
         return _above_rounding(float(difference @ difference) + traces - root, traces)
 
 
-def _moments(x: np.ndarray, shift: np.ndarray, chunk: int = 2000) -> tuple[int, np.ndarray, np.ndarray]:
+def _moments(
+    x: np.ndarray, shift: np.ndarray, chunk: int = 2000
+) -> tuple[int, np.ndarray, np.ndarray]:
     """(N, Σ z, Σ z zᵀ) of z = x − shift."""
     total, outer = np.zeros_like(shift), np.zeros((len(shift), len(shift)))
     for start in range(0, len(x), chunk):
@@ -78,12 +84,16 @@ def _moments(x: np.ndarray, shift: np.ndarray, chunk: int = 2000) -> tuple[int, 
     return len(x), total, outer
 
 
-def _mean_and_covariance(n: int, total: np.ndarray, outer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _mean_and_covariance(
+    n: int, total: np.ndarray, outer: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     mean = total / n
     return mean, (outer - n * np.outer(mean, mean)) / (n - 1)
 
 
-def extrapolate_fid(distance: OfRows, n: int, d: int, sizes: int = 8, repeats: int = 4) -> float | None:
+def extrapolate_fid(
+    distance: OfRows, n: int, d: int, sizes: int = 8, repeats: int = 4
+) -> float | None:
     """FID at infinite N: the intercept of FID_N over 1/N, N from a quarter of `n` images to all of them.
 
     Source: Chong & Forsyth 2020, Section 4. None below 8 `d` images, where the line does not hold.
@@ -161,7 +171,9 @@ def jackknife_kid(
 
     def estimate(rows: np.ndarray) -> float:
         k, kept = len(rows), np.unique(group[rows])
-        return float(xx[np.ix_(kept, kept)].sum() / (k * (k - 1)) + real - 2 * xy[kept].sum() / (k * m))
+        return float(
+            xx[np.ix_(kept, kept)].sum() / (k * (k - 1)) + real - 2 * xy[kept].sum() / (k * m)
+        )
 
     return jackknife(estimate, n, groups, clusters)
 
@@ -173,7 +185,12 @@ def measure_kid(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
     """
     if x.shape == y.shape and sorted(map(bytes, x)) == sorted(map(bytes, y)):
         return Measured(
-            0.0, None, None, None, len(x), extra={"n_real": len(y), "warning": "a set against itself"}
+            0.0,
+            None,
+            None,
+            None,
+            len(x),
+            extra={"n_real": len(y), "warning": "a set against itself"},
         )
     units = clustered.clusters_of(images.prompts)
     clusters, n = (None, len(x)) if units is None else units
@@ -198,5 +215,7 @@ def measure_precision(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measur
 def measure_recall(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
     """The share of real `y` (M, d) inside the manifold of generated `x` (N, d); the interval is over `y`."""
     if len(x) < 4:
-        return Measured(None, reason=f"{len(x)} generated images: a point and k = 3 neighbours are 4")
+        return Measured(
+            None, reason=f"{len(x)} generated images: a point and k = 3 neighbours are 4"
+        )
     return rate(is_in_manifold(y, x), {}, extra={"n_generated": len(x)})

@@ -51,7 +51,10 @@ def closest_cosines(records: Sequence[Record], centroid: np.ndarray) -> np.ndarr
     """(N,) cosine to the centroid, the highest over an image's faces; NaN without a face."""
     rows = [np.array(r["faces"], float) for r in records]
     return np.array(
-        [float((f @ centroid / np.linalg.norm(f, axis=1)).max()) if len(f) else np.nan for f in rows]
+        [
+            float((f @ centroid / np.linalg.norm(f, axis=1)).max()) if len(f) else np.nan
+            for f in rows
+        ]
     )
 
 
@@ -74,7 +77,9 @@ def fit(own: np.ndarray, others: Sequence[Record]) -> Person:
 def _logistic(positive: np.ndarray, negative: np.ndarray) -> tuple[float, float]:
     def loss(at: np.ndarray) -> float:
         up, down = at[0] * positive + at[1], at[0] * negative + at[1]
-        return float(np.logaddexp(0, -up).mean() + np.logaddexp(0, down).mean() + RIDGE * at[0] ** 2)
+        return float(
+            np.logaddexp(0, -up).mean() + np.logaddexp(0, down).mean() + RIDGE * at[0] ** 2
+        )
 
     slope, offset = minimize(loss, np.zeros(2)).x
     return float(slope), float(offset)
@@ -88,7 +93,9 @@ def auc(a: np.ndarray, b: np.ndarray) -> float:
 def mean_sd_count(cosines: np.ndarray) -> dict[str, Any]:
     """Mean, standard deviation and number of those that are not NaN."""
     seen = cosines[~np.isnan(cosines)]
-    return {"n": len(seen)} | ({"mean": float(seen.mean()), "std": float(seen.std())} if len(seen) else {})
+    return {"n": len(seen)} | (
+        {"mean": float(seen.mean()), "std": float(seen.std())} if len(seen) else {}
+    )
 
 
 def verification_facts(person: Person, cosines: np.ndarray) -> dict[str, Any]:
@@ -98,7 +105,8 @@ def verification_facts(person: Person, cosines: np.ndarray) -> dict[str, Any]:
         "accepted": float((cosines > person.threshold).mean()),
         "probability": float(person.probability(cosines).mean()),
         "auc_references": auc(person.own, cosines),
-        "references": mean_sd_count(person.own) | {"accepted": float((person.own > person.threshold).mean())},
+        "references": mean_sd_count(person.own)
+        | {"accepted": float((person.own > person.threshold).mean())},
         "held_out": {
             "references": float(person.probability(person.own[1::2]).mean()),
             "others": float(person.probability(person.others[1::2]).mean()),

@@ -74,13 +74,18 @@ def register_extractor(name: str, judge: Judge) -> type[FeatureExtractorBase]:
 
 def extract(name: str, judge: Judge, images: np.ndarray) -> np.ndarray:
     """(N, d) float64 through the registered extractor; `images` uint8 (N, H, W, C)."""
-    images, network = panel_view({name: judge}, images), register_extractor(name, judge)(name, [LAYER])
+    images, network = (
+        panel_view({name: judge}, images),
+        register_extractor(name, judge)(name, [LAYER]),
+    )
     with torch.no_grad():
         (features,) = network(torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2))
     return features.numpy()
 
 
-def is_in_manifold(query: np.ndarray, support: np.ndarray, k: int = 3, chunk: int = 1000) -> np.ndarray:
+def is_in_manifold(
+    query: np.ndarray, support: np.ndarray, k: int = 3, chunk: int = 1000
+) -> np.ndarray:
     """Whether each query point lies in a ball around a support point that reaches its k-th neighbour.
 
     precision = in_manifold(generated, real), recall = in_manifold(real, generated), as 0/1 (N,).
@@ -125,7 +130,8 @@ def inception_features(
     images = view.samples["retain"]
     real = take_per_class(view.real("retain_train"), view.task.feature_images)
     x, y = (
-        view.inception(s if prepare is None else replace(s, images=prepare(s.images))) for s in (images, real)
+        view.inception(s if prepare is None else replace(s, images=prepare(s.images)))
+        for s in (images, real)
     )
     return x, y, images
 

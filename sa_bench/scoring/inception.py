@@ -51,7 +51,9 @@ def _network(path: Path, content: str, device: str):
     try:
         load_torch(path)
     except Exception as error:
-        raise SaBenchError(f"{path} holds more than tensors and is not loaded ({error}).") from error
+        raise SaBenchError(
+            f"{path} holds more than tensors and is not loaded ({error})."
+        ) from error
     network = FeatureExtractorInceptionV3(NAME, [LAYER], feature_extractor_weights_path=str(path))
     return network.to(device)
 
@@ -76,7 +78,9 @@ def extract_features(
     network, parts = _network(*find_weights(), device), []
     with torch.no_grad():
         for start in range(0, len(images), batch):
-            part = torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).permute(0, 3, 1, 2)
+            part = torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).permute(
+                0, 3, 1, 2
+            )
             part = part.expand(-1, 3, -1, -1).to(device)
             parts.append(network(part)[0].float().cpu().numpy())
             if progress is not None:

@@ -21,7 +21,12 @@ def list_attacks(model: Generator) -> dict[str, bool]:
 
 
 def invert(
-    view: View, x: Tensor, start: Tensor, lr: float, budgets: tuple[int, ...], adaptive: bool = False
+    view: View,
+    x: Tensor,
+    start: Tensor,
+    lr: float,
+    budgets: tuple[int, ...],
+    adaptive: bool = False,
 ) -> list[Tensor]:
     """Fit c_f's slot to `x` (N, ...): its value after each of `budgets` steps of Adam on −ELBO, all else frozen.
 
@@ -88,5 +93,7 @@ def list_starts(view: View) -> dict[str, Tensor]:
             "mean": mean.repeat(k),
             "zero": torch.zeros_like(mean).repeat(k),
         }
-        starts |= {name if k == 1 else f"{name} x {k}": known[name] for name in task.recovery_starts}
+        starts |= {
+            name if k == 1 else f"{name} x {k}": known[name] for name in task.recovery_starts
+        }
     return starts

@@ -28,9 +28,7 @@ from sa_bench.data.assets.shipped import WEIGHTS, verify_shipped
 from sa_bench.scoring.cards import judge_card, require_bar
 
 FLAT = 0.1  # gradient norm below which an image shows nothing; the faintest of 60,000 real digits has 0.29
-FAINT = (
-    5.0  # grey levels of contrast; base samples begin at 7.8, what `sa` draws for a forgotten digit is at 0.5
-)
+FAINT = 5.0  # grey levels of contrast; base samples begin at 7.8, what `sa` draws for a forgotten digit is at 0.5
 COHERENT = {  # height: window, and the share of the contrast that survives averaging over it
     28: (4, 0.45),  # digits 0.55 and more, noise 0.31 and less
     16: (2, 0.65),  # digits 0.71 and more, noise 0.60 and less
@@ -105,7 +103,9 @@ class NearestNeighbours:
         out = []
         for part in _chunks(images):
             query = gradient_histograms(_at_28(_unit(part)))
-            distance, index = torch.cdist(F.normalize(query), self.points).topk(self.k, largest=False)
+            distance, index = torch.cdist(F.normalize(query), self.points).topk(
+                self.k, largest=False
+            )
             votes = torch.zeros(len(part), 10, dtype=torch.float64)
             votes.scatter_add_(1, self.labels[index], 1 / (distance.double() + 1e-6))
             votes[query.norm(dim=1) < FLAT] = 1.0  # nothing to compare: every class alike
@@ -118,7 +118,9 @@ class NearestNeighbours:
         Raises:
             SaBenchError: always.
         """
-        raise SaBenchError(f"The judge {self.name} has no features; choose a CNN as the designated judge.")
+        raise SaBenchError(
+            f"The judge {self.name} has no features; choose a CNN as the designated judge."
+        )
 
 
 def gradient_histograms(x: Tensor, bins: int = 8) -> Tensor:
@@ -139,7 +141,11 @@ def gradient_histograms(x: Tensor, bins: int = 8) -> Tensor:
 
 
 def _at_28(x: Tensor) -> Tensor:
-    return x if x.shape[-1] == 28 else F.interpolate(x, size=(28, 28), mode="bilinear", antialias=False)
+    return (
+        x
+        if x.shape[-1] == 28
+        else F.interpolate(x, size=(28, 28), mode="bilinear", antialias=False)
+    )
 
 
 def _unit(images: np.ndarray) -> Tensor:
@@ -149,7 +155,9 @@ def _unit(images: np.ndarray) -> Tensor:
 def _chunks(images: np.ndarray) -> list[np.ndarray]:
     images = crop_to_digit(images)
     if images.dtype != np.uint8 or images.ndim != 4:
-        raise SaBenchError(f"Judges take uint8 images (N, H, W, C), got {images.dtype} {images.shape}.")
+        raise SaBenchError(
+            f"Judges take uint8 images (N, H, W, C), got {images.dtype} {images.shape}."
+        )
     return [images[i : i + CHUNK] for i in range(0, len(images), CHUNK)]
 
 
@@ -158,7 +166,9 @@ def crop_to_digit(images: np.ndarray) -> np.ndarray:
 
     Anything else as it is.
     """
-    return captions.digits(images) if images.shape[1:] == (captions.SIDE, captions.SIDE, 3) else images
+    return (
+        captions.digits(images) if images.shape[1:] == (captions.SIDE, captions.SIDE, 3) else images
+    )
 
 
 def _read_from(name: str) -> Hashable:
@@ -178,14 +188,18 @@ def load(name: str) -> Judge:
     """
     facts = judge_card(name)
     if facts["kind"] == "trained":
-        from sa_bench.scoring import trained_judges  # a ResNet and its data, only where they are needed
+        from sa_bench.scoring import (
+            trained_judges,
+        )  # a ResNet and its data, only where they are needed
 
         trained = trained_judges.load(name)
         require_bar(trained.card)
         return trained
     require_bar(facts)
     return read(
-        WEIGHTS / f"judge-{name}.safetensors", facts, verify_shipped(WEIGHTS / f"judge-{name}.safetensors")
+        WEIGHTS / f"judge-{name}.safetensors",
+        facts,
+        verify_shipped(WEIGHTS / f"judge-{name}.safetensors"),
     )
 
 
@@ -261,7 +275,9 @@ def shows_anything(images: np.ndarray) -> np.ndarray:
 
 def panel_view(judges: Mapping[str, Judge], images: np.ndarray) -> np.ndarray:
     """The images as a panel sees them: canvases in grey, if it judges digits."""
-    return crop_to_digit(images) if all(judge.channels == 1 for judge in judges.values()) else images
+    return (
+        crop_to_digit(images) if all(judge.channels == 1 for judge in judges.values()) else images
+    )
 
 
 def majority_vote(
@@ -272,5 +288,7 @@ def majority_vote(
     An image that shows nothing is nobody's.
     """
     there = shows_anything(panel_view(judges, images))
-    votes = {name: there * is_top1(judge.probabilities(images), label) for name, judge in judges.items()}
+    votes = {
+        name: there * is_top1(judge.probabilities(images), label) for name, judge in judges.items()
+    }
     return (np.mean(list(votes.values()), axis=0) > 0.5).astype(float), votes

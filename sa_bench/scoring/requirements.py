@@ -65,7 +65,9 @@ def _from_model(name: str, able: str = "", reason: str = "") -> Requirement:
     """A requirement of the model itself; `able` names the method that a family must have, `reason` says it has not."""
     return Requirement(
         name,
-        unfit=lambda task, family: "" if not able or hasattr(family, able) else reason.format(task.family),
+        unfit=lambda task, family: (
+            "" if not able or hasattr(family, able) else reason.format(task.family)
+        ),
         unfit_given=lambda sets: "needs the model; only images were given",
         from_model=True,
     )
@@ -94,13 +96,20 @@ OWN = (
     Requirement("base"),
     Requirement(
         "real",
-        facts=lambda task, metric: {"dataset": task.dataset, "data": datasets.data_content(task.dataset)},
-        unfit=lambda task, family: "the task brings no real images" if task.dataset == datasets.NONE else "",
+        facts=lambda task, metric: {
+            "dataset": task.dataset,
+            "data": datasets.data_content(task.dataset),
+        },
+        unfit=lambda task, family: (
+            "the task brings no real images" if task.dataset == datasets.NONE else ""
+        ),
         optional=True,
     ),
     _from_model("model"),
     _from_model("likelihood", "log_likelihood", "the family {} has no likelihood"),
-    _from_model("bound", "variational_bound", "the family {} has no variational bound over timesteps"),
+    _from_model(
+        "bound", "variational_bound", "the family {} has no variational bound over timesteps"
+    ),
     _from_model("diffusion", "add_noise", "the family {} is no diffusion model"),
     Requirement(
         "judges",
@@ -109,7 +118,9 @@ OWN = (
             "" if task.judges else "the task has no judges; detectors stand in for them"
         ),
     ),
-    Requirement("features", facts=lambda task, metric: {"features": _hash_judges([task.designated])}),
+    Requirement(
+        "features", facts=lambda task, metric: {"features": _hash_judges([task.designated])}
+    ),
     Requirement(
         "inception",
         (inception.NAME,),

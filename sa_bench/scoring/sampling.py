@@ -79,7 +79,11 @@ def prompts_of_set(task: Task, name: str) -> list[tuple[int, str]]:
     """
     found, before = [], 1
     for _, _, asked, n in _plan_parts(task, name):
-        used = range(len(asked)) if n >= len(asked) else sorted({i * len(asked) // n for i in range(n)})
+        used = (
+            range(len(asked))
+            if n >= len(asked)
+            else sorted({i * len(asked) // n for i in range(n)})
+        )
         found += [(before + j, str(asked[j].condition)) for j in used]
         before += len(asked)
     return found
@@ -96,8 +100,13 @@ def _plan_parts(task: Task, name: str) -> list[tuple[str, int, list[Request], in
     if name == "retain":
         return [("", c, _requests_for_class(task, c, "test"), task.n_retain) for c in task.scored]
     if name == "leakage":
-        return [("", c, _requests_for_class(task, c, "leakage"), task.leakage_images) for c in task.retain]
-    further = {f: [Request(t, UNSEEDED) for t in texts] for f, texts in prompt_families(task).items()}
+        return [
+            ("", c, _requests_for_class(task, c, "leakage"), task.leakage_images)
+            for c in task.retain
+        ]
+    further = {
+        f: [Request(t, UNSEEDED) for t in texts] for f, texts in prompt_families(task).items()
+    }
     return [(f, task.concept, asked, task.family_images) for f, asked in further.items()]
 
 
@@ -105,7 +114,10 @@ def set_names(task: Task) -> tuple[str, ...]:
     """The sample sets of a task."""
     if task.prompts is None:
         return ("forget", "retain")
-    further = (("families", task.family_images and prompt_families(task)), ("leakage", task.leakage_images))
+    further = (
+        ("families", task.family_images and prompt_families(task)),
+        ("leakage", task.leakage_images),
+    )
     return ("forget", "retain", *(name for name, there in further if there))
 
 
@@ -123,9 +135,15 @@ def _requests_for_class(task: Task, c: int, role: str) -> list[Request]:
         return [Request(text, UNSEEDED) for text in texts]
     own, kept = prompts.rows == "own", c == KEPT
     return [
-        Request(r.text, UNSEEDED if r.seed is None else r.seed, r.guidance if own else None, r.size if own else None)
-        for r in prompt_files.read_rows(prompts.files[role]) if not (kept and task.mentions_concept(r.text))
-    ]  # fmt: skip
+        Request(
+            r.text,
+            UNSEEDED if r.seed is None else r.seed,
+            r.guidance if own else None,
+            r.size if own else None,
+        )
+        for r in prompt_files.read_rows(prompts.files[role])
+        if not (kept and task.mentions_concept(r.text))
+    ]
 
 
 def prompt_families(task: Task) -> dict[str, tuple[str, ...]]:
@@ -136,7 +154,9 @@ def prompt_families(task: Task) -> dict[str, tuple[str, ...]]:
     if task.prompts is None:
         return {}
     name = task.classes[task.concept]
-    found = {f: tuple(t.replace("{}", name) for t in texts) for f, texts in task.prompts.families.items()}
+    found = {
+        f: tuple(t.replace("{}", name) for t in texts) for f, texts in task.prompts.families.items()
+    }
     if others := task.prompts.synonyms.get(name):
         templates = task.prompts.test[: max(1, 12 // len(others))]
         found["synonym"] = tuple(t.replace("{}", other) for other in others for t in templates)
@@ -177,9 +197,13 @@ def draw_set(
         if part is None:
             images, finite = generate_images(model, [r.request for r in wanted], task)
             labels, seeds = ([r.label for r in wanted], [r.request.seed for r in wanted])
-            prompts = None if task.prompts is None else np.array([r.prompt for r in wanted], np.int64)
+            prompts = (
+                None if task.prompts is None else np.array([r.prompt for r in wanted], np.int64)
+            )
             marks = None if finite.all() else finite
-            part = SampleSet(images, np.array(labels, np.int64), np.array(seeds, np.int64), prompts, marks)
+            part = SampleSet(
+                images, np.array(labels, np.int64), np.array(seeds, np.int64), prompts, marks
+            )
             save_part(path, {k: torch.from_numpy(v) for k, v in part.arrays().items()})
         parts.append(part)
         if progress is not None:
@@ -196,7 +220,9 @@ def to_finite_images(model: Generator, x: Tensor) -> tuple[np.ndarray, np.ndarra
     """
     images = model.to_images(x)
     finite = torch.isfinite(x.detach()).flatten(1).all(1).cpu().numpy()
-    return images, finite & images.reshape(len(images), -1).any(1) if isinstance(model, Prompted) else finite
+    return images, finite & images.reshape(len(images), -1).any(1) if isinstance(
+        model, Prompted
+    ) else finite
 
 
 def render(model: Generator, x: Tensor) -> np.ndarray:
@@ -207,7 +233,9 @@ def render(model: Generator, x: Tensor) -> np.ndarray:
     """
     images, finite = to_finite_images(model, x)
     if not finite.all():
-        raise NotFinite(f"{int((~finite).sum())} of {len(images)} images are not finite (NaN or infinite)")
+        raise NotFinite(
+            f"{int((~finite).sum())} of {len(images)} images are not finite (NaN or infinite)"
+        )
     return images
 
 
@@ -231,7 +259,9 @@ def generate_images(
     if images is not None:
         canvas[plain] = images
     for i in set(range(len(requests))) - set(plain):
-        (image,), finite[i : i + 1] = to_finite_images(model, model.sample([requests[i]], task.sampler))
+        (image,), finite[i : i + 1] = to_finite_images(
+            model, model.sample([requests[i]], task.sampler)
+        )
         image = image[: shape[0], : shape[1]]
         canvas[i, : image.shape[0], : image.shape[1]] = image
     return canvas, finite

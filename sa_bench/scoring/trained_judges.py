@@ -48,7 +48,9 @@ class ResNet34(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """(N, 512); `x` (N, 3, H, W) in [0, 1]."""
-        x = F.interpolate(x, size=(SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
+        x = F.interpolate(
+            x, size=(SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True
+        )
         return self.body((x - 0.5) / 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,8 +122,12 @@ def load(name: str) -> TrainedJudge:
     spec, device = TRAINED[name], "cuda" if torch.cuda.is_available() else "cpu"
 
     def build(folder: Path) -> dict[str, Any]:
-        net, facts = train(spec["network"], spec["dataset"], spec["epochs"], device, spec.get("seed", 0))
-        write_atomic(folder / "judge.safetensors", save({k: v.cpu() for k, v in net.state_dict().items()}))
+        net, facts = train(
+            spec["network"], spec["dataset"], spec["epochs"], device, spec.get("seed", 0)
+        )
+        write_atomic(
+            folder / "judge.safetensors", save({k: v.cpu() for k, v in net.state_dict().items()})
+        )
         write_atomic(folder / "card.json", json.dumps(facts).encode())
         return {}
 
@@ -144,7 +150,8 @@ def train(
 ) -> tuple[ResNet34 | Smoke, dict[str, Any]]:
     """(the trained network, its accuracy on the test images that it never saw, in all and by class)."""
     data = datasets.load(dataset)
-    rows = slice(0, len(data.train) - len(data.test)) if dataset == "stl10" else slice(None)  # test is inside
+    # test is inside
+    rows = slice(0, len(data.train) - len(data.test)) if dataset == "stl10" else slice(None)
     train_set, rng = data.train.take(rows), torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -154,9 +161,13 @@ def train(
     net = net.to(device)
     rates = (1e-5, 1e-4) if network == "resnet34" else (1e-2, 1e-2)
     groups = [
-        {"params": part.parameters(), "lr": lr} for part, lr in zip((net.body, net.head), rates, strict=True)
+        {"params": part.parameters(), "lr": lr}
+        for part, lr in zip((net.body, net.head), rates, strict=True)
     ]
-    optimiser, labels = torch.optim.Adam(groups, weight_decay=5e-4), torch.from_numpy(train_set.labels)
+    optimiser, labels = (
+        torch.optim.Adam(groups, weight_decay=5e-4),
+        torch.from_numpy(train_set.labels),
+    )
     net.train()
     for _ in range(epochs):
         for batch in torch.randperm(len(labels), generator=rng).split(CHUNK):

@@ -25,7 +25,9 @@ from sa_bench.statistics import intervals, mcnemar
 from sa_bench.statistics.intervals import ALPHA, score_interval
 
 ASSUMED_ICC = 0.3  # where too little was seen to tell: at 0 of 1,000 every correlation fits
-PAIRS = 20  # telling prompts squared, over this: the weight of what was seen against what is assumed
+PAIRS = (
+    20  # telling prompts squared, over this: the weight of what was seen against what is assumed
+)
 
 
 def clusters_of(clusters: np.ndarray | None) -> tuple[np.ndarray, int] | None:
@@ -60,7 +62,8 @@ def _effect(seen: float, share: np.ndarray, number: np.ndarray, k: int) -> float
     """The design effect that was seen, mixed with the assumed one the more, the fewer prompts have hits and misses."""
     sizes, hits = np.bincount(number, minlength=k), np.bincount(number, weights=share, minlength=k)
     telling = min(int((hits > 0).sum()), int((hits < sizes).sum()))
-    typical = float((sizes.astype(float) ** 2).sum()) / len(share)  # images that share a prompt with an image
+    # images that share a prompt with an image
+    typical = float((sizes.astype(float) ** 2).sum()) / len(share)
     assumed, weight = 1 + (typical - 1) * ASSUMED_ICC, telling**2 / PAIRS
     return (weight * max(1.0, seen) + assumed) / (weight + 1)
 
@@ -75,20 +78,27 @@ def rate(
     return _in_unit(scores, *units, 1.0, columns, **more)
 
 
-def wilson(scores: np.ndarray, clusters: np.ndarray | None, comparisons: int = 1) -> tuple[float, float, str]:
+def wilson(
+    scores: np.ndarray, clusters: np.ndarray | None, comparisons: int = 1
+) -> tuple[float, float, str]:
     """(low, high, how) for the mean of 0/1 scores, widened for `comparisons` looks (Bonferroni)."""
     units, widened = clusters_of(clusters), f", Bonferroni({comparisons})"
     if units is None:
         return *intervals.wilson(float(scores.sum()), len(scores), comparisons), f"wilson{widened}"
     quantile = float(scipy.stats.t.ppf(1 - ALPHA / comparisons / 2, units[1] - 1))
-    low, high = score_interval(float(scores.mean()), effective(np.asarray(scores, float), *units), quantile)
+    low, high = score_interval(
+        float(scores.mean()), effective(np.asarray(scores, float), *units), quantile
+    )
     return low, high, f"wilson, clustered by {units[1]} prompts{widened}"
 
 
 def bounded_mean(
-    scores: np.ndarray, clusters: np.ndarray | None, columns: Mapping[str, np.ndarray], upper: float = 1.0,
+    scores: np.ndarray,
+    clusters: np.ndarray | None,
+    columns: Mapping[str, np.ndarray],
+    upper: float = 1.0,
     **more: Any,
-) -> Measured:  # fmt: skip
+) -> Measured:
     """The mean of scores in [0, upper], which vary no more than a coin: `rate`'s interval, a little wide."""
     units = clusters_of(clusters)
     if units is None or not np.isfinite(scores).all():
@@ -111,9 +121,13 @@ def mean(
 
 
 def _in_unit(
-    scores: np.ndarray, number: np.ndarray, k: int, upper: float, columns: Mapping[str, np.ndarray],
+    scores: np.ndarray,
+    number: np.ndarray,
+    k: int,
+    upper: float,
+    columns: Mapping[str, np.ndarray],
     **more: Any,
-) -> Measured:  # fmt: skip
+) -> Measured:
     share = np.clip(np.asarray(scores, float) / upper, 0, 1)
     quantile = float(scipy.stats.t.ppf(1 - ALPHA / 2, k - 1))
     low, high = score_interval(float(share.mean()), effective(share, number, k), quantile)
@@ -137,7 +151,9 @@ class Paired:
     unit: str
 
 
-def paired(a: np.ndarray, b: np.ndarray, clusters: np.ndarray | None = None, bounded: bool = False) -> Paired:
+def paired(
+    a: np.ndarray, b: np.ndarray, clusters: np.ndarray | None = None, bounded: bool = False
+) -> Paired:
     """The difference of two models' scores (N,) on the same images, at least 2, from the prompts `clusters` (N,).
 
     Unbounded scores: Student's t, over prompts where there are several images of each. Scores in [0, 1] (`bounded`):
@@ -147,7 +163,10 @@ def paired(a: np.ndarray, b: np.ndarray, clusters: np.ndarray | None = None, bou
     d, units = np.asarray(a, float) - np.asarray(b, float), clusters_of(clusters)
     n, value = len(d), float(d.mean())
     k = n if units is None else units[1]
-    centre, error = value, float(d.std(ddof=1)) / n**0.5 if units is None else variance(d, *units) ** 0.5
+    centre, error = (
+        value,
+        float(d.std(ddof=1)) / n**0.5 if units is None else variance(d, *units) ** 0.5,
+    )
     if bounded:
         m = float(n)
         if units is not None:
@@ -163,5 +182,9 @@ def paired(a: np.ndarray, b: np.ndarray, clusters: np.ndarray | None = None, bou
     if units is None and set(np.unique(np.concatenate([a, b]))) <= {0.0, 1.0}:
         p = mcnemar(int((d > 0).sum()), int((d < 0).sum()))
     else:
-        p = float(not centre) if error == 0 else float(2 * scipy.stats.t.sf(abs(centre) / error, k - 1))
+        p = (
+            float(not centre)
+            if error == 0
+            else float(2 * scipy.stats.t.sf(abs(centre) / error, k - 1))
+        )
     return Paired(value, low, high, p, n, k, "image" if units is None else "prompt")

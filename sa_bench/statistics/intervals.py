@@ -21,7 +21,9 @@ def wilson(successes: float, n: int, comparisons: int = 1) -> tuple[float, float
 
     Source: Wilson 1927; Brown, Cai & DasGupta 2001.
     """
-    return score_interval(successes / n, n, float(scipy.stats.norm.ppf(1 - ALPHA / comparisons / 2)))
+    return score_interval(
+        successes / n, n, float(scipy.stats.norm.ppf(1 - ALPHA / comparisons / 2))
+    )
 
 
 def score_interval(p: float, n: float, z: float) -> tuple[float, float]:
@@ -80,7 +82,13 @@ def bounded_mean(
     low, high = betting(np.clip(scores / upper, 0, 1))
     columns = {**columns, "score": scores}
     return Measured(
-        float(scores.mean()), low * upper, high * upper, "betting", len(scores), scores=columns, **more
+        float(scores.mean()),
+        low * upper,
+        high * upper,
+        "betting",
+        len(scores),
+        scores=columns,
+        **more,
     )
 
 
@@ -98,7 +106,10 @@ def mean(scores: np.ndarray, columns: Mapping[str, np.ndarray], **more: Any) -> 
 
 
 def jackknife(
-    estimate: Callable[[np.ndarray], float], n: int, groups: int = 20, clusters: np.ndarray | None = None
+    estimate: Callable[[np.ndarray], float],
+    n: int,
+    groups: int = 20,
+    clusters: np.ndarray | None = None,
 ) -> tuple[float, float, float]:
     """(value, low, high) of `estimate(rows)` by the delete-a-group jackknife over rows 0..n−1.
 
@@ -153,8 +164,11 @@ def over_bases(
     error = float(np.std(units, ddof=1)) / len(units) ** 0.5
     half = float(scipy.stats.t.ppf(1 - ALPHA / 2, len(units) - 1)) * error
     return (
-        mean_of, mean_of - half, mean_of + half, float(2 * scipy.stats.t.sf(abs(mean_of) / error, len(units) - 1))
-    )  # fmt: skip
+        mean_of,
+        mean_of - half,
+        mean_of + half,
+        float(2 * scipy.stats.t.sf(abs(mean_of) / error, len(units) - 1)),
+    )
 
 
 def components(by_base: Mapping[int, Sequence[float]]) -> tuple[float, float]:
@@ -232,4 +246,6 @@ def holm(p: Sequence[float | None]) -> list[float | None]:
 def entropy(p: np.ndarray) -> np.ndarray:
     """−Σ p ln p over the last axis, nats; 0·ln 0 = 0; NaN stays NaN."""
     p = np.asarray(p, float)
-    return -np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0)), np.where(np.isnan(p), np.nan, 0.0)).sum(-1)
+    return -np.where(
+        p > 0, p * np.log(np.where(p > 0, p, 1.0)), np.where(np.isnan(p), np.nan, 0.0)
+    ).sum(-1)

@@ -26,8 +26,11 @@ from sa_bench.core.parts import load_part, save_part
 VERSION = 1  # raised when F changes what it computes
 Batch = tuple[Tensor, Any, Draw]
 BATCH = 1000
-TOGETHER = ((10_000, 128), (16_000, 32))  # (values of an image below which, timesteps in a forward pass)
-TOGETHER_LARGE = 4  # as Stable Diffusion's latents; more fall out of a small card's memory or a CPU's cache
+TOGETHER = ((10_000, 128), (16_000, 32))
+"""(values of an image below which, timesteps in a forward pass)."""
+TOGETHER_LARGE = (
+    4  # as Stable Diffusion's latents; more fall out of a small card's memory or a CPU's cache
+)
 EVERY = 120.0  # seconds between two checkpoints: what a kill can cost
 
 
@@ -41,7 +44,12 @@ def diagonal_fisher(model: Generator, batches: Iterable[Batch]) -> dict[str, Ten
 
 def is_all_linear(net: nn.Module) -> bool:
     """Whether every parameter belongs to an nn.Linear, so that `by_hooks` is exact."""
-    owned = {id(p) for m in net.modules() if isinstance(m, nn.Linear) for p in m.parameters(recurse=False)}
+    owned = {
+        id(p)
+        for m in net.modules()
+        if isinstance(m, nn.Linear)
+        for p in m.parameters(recurse=False)
+    }
     return all(id(p) in owned for p in net.parameters())
 
 
@@ -89,7 +97,9 @@ class _Loss(nn.Module):
         return self.model[0].loss(x[None], c[None], draw)[0]
 
 
-def fisher_by_functions(model: Generator, batches: Iterable[Batch], chunk: int = 32) -> dict[str, Tensor]:
+def fisher_by_functions(
+    model: Generator, batches: Iterable[Batch], chunk: int = 32
+) -> dict[str, Tensor]:
     """F of any network whose conditions are tensors, by vmap(grad) over `chunk` samples at a time."""
     wrapped = _Loss(model)
     params = {name: p.detach() for name, p in wrapped.named_parameters()}
@@ -109,18 +119,28 @@ def fisher_by_functions(model: Generator, batches: Iterable[Batch], chunk: int =
 
 
 def estimate(
-    model: Generator, task: Task, options: FisherOptions, replay: Source, sampler: Sampler, rng: torch.Generator,
-    tick: Callable[[int], None] = lambda done: None, checkpoint: Path | None = None,
-) -> tuple[dict[str, Tensor], float]:  # fmt: skip
+    model: Generator,
+    task: Task,
+    options: FisherOptions,
+    replay: Source,
+    sampler: Sampler,
+    rng: torch.Generator,
+    tick: Callable[[int], None] = lambda done: None,
+    checkpoint: Path | None = None,
+) -> tuple[dict[str, Tensor], float]:
     """F at the model's weights, and the share of entries that an estimator found negative (set to 0).
 
     `tick` is told how many samples are done; a diffusion model's F goes on from `checkpoint` after a kill.
     """
     if isinstance(model, Diffusion):
         kept = Kept(checkpoint)
-        if kept.count:  # the batch that was being worked on is made again from the state it was made from
+        if (
+            kept.count
+        ):  # the batch that was being worked on is made again from the state it was made from
             rng.set_state(kept.batch)
-        batches = sample_batches(model, task, options, replay, sampler, rng, kept.count // BATCH * BATCH)
+        batches = sample_batches(
+            model, task, options, replay, sampler, rng, kept.count // BATCH * BATCH
+        )
         return fisher_over_time(model, batches, options, rng, tick, kept)
     batches = sample_batches(model, task, options, replay, sampler, rng)
     return diagonal_fisher(model, _counted(batches, tick)), 0.0
@@ -155,9 +175,13 @@ class Kept:
 
 
 def fisher_over_time(
-    model: Diffusion, batches: Iterable[Batch], options: FisherOptions, rng: torch.Generator,
-    tick: Callable[[int], None] = lambda done: None, kept: Kept | None = None,
-) -> tuple[dict[str, Tensor], float]:  # fmt: skip
+    model: Diffusion,
+    batches: Iterable[Batch],
+    options: FisherOptions,
+    rng: torch.Generator,
+    tick: Callable[[int], None] = lambda done: None,
+    kept: Kept | None = None,
+) -> tuple[dict[str, Tensor], float]:
     """F of a diffusion model, mean over images of (∇ Σ_t loss_t)², and the share of entries found negative.
 
     The sum over t comes before the square, as in the paper and in the official ddpm/runners (save_fim). An
@@ -205,7 +229,9 @@ def draw_timesteps(T: int, options: FisherOptions, rng: torch.Generator) -> list
         return [_strata(T, max(1, k // 2), rng), _strata(T, max(1, k - k // 2), rng)]
     if k >= T:
         return [torch.arange(T)]
-    return [torch.randperm(T, generator=rng)[:k] if options.estimator == "plain" else _strata(T, k, rng)]
+    return [
+        torch.randperm(T, generator=rng)[:k] if options.estimator == "plain" else _strata(T, k, rng)
+    ]
 
 
 def _strata(T: int, k: int, rng: torch.Generator) -> Tensor:
@@ -213,9 +239,14 @@ def _strata(T: int, k: int, rng: torch.Generator) -> Tensor:
 
 
 def _summed_gradient(
-    model: Diffusion, params: dict[str, nn.Parameter], x: Tensor, c: Tensor, t: Tensor, rng: torch.Generator,
+    model: Diffusion,
+    params: dict[str, nn.Parameter],
+    x: Tensor,
+    c: Tensor,
+    t: Tensor,
+    rng: torch.Generator,
     drop: float = 0.0,
-) -> dict[str, Tensor]:  # fmt: skip
+) -> dict[str, Tensor]:
     """∇ Σ_t loss_t of one image, scaled to all T timesteps; at each its condition is null with probability `drop`.
 
     The official ddpm/runners' `save_fim` takes the loss's default, .1 (ddpm/functions/losses.py), and drops by row: an

@@ -28,7 +28,11 @@ class Pull:
     """The EWC penalty λ Σ Fᵢ (θᵢ − θ*ᵢ)², as its gradient 2λF(θ − θ*) in closed form."""
 
     def __init__(
-        self, params: Mapping[str, Tensor], fisher: Mapping[str, Tensor], lam: float, half: bool = False
+        self,
+        params: Mapping[str, Tensor],
+        fisher: Mapping[str, Tensor],
+        lam: float,
+        half: bool = False,
     ) -> None:
         """Anchor at the current values of `params`; `half` is the paper's F/2 of Eq. 4.
 
@@ -117,7 +121,9 @@ def fit(
     names, tensors = list(params), list(params.values())
     adam = torch.optim.AdamW if recipe.decay else torch.optim.Adam
     optimiser = adam(tensors, lr=recipe.lr, weight_decay=recipe.decay, fused=True)
-    averages = [average[name] for name in names] if average is not None and recipe.ema is not None else []
+    averages = (
+        [average[name] for name in names] if average is not None and recipe.ema is not None else []
+    )
     start = _restore(checkpoint, names, tensors, averages, optimiser, rng)
     saved = shown = time.monotonic()
     device, moved = tensors[0].device.type, [tensor for tensor in tensors if tensor.requires_grad]
@@ -127,7 +133,9 @@ def fit(
         with torch.autocast(device, torch.bfloat16, enabled=bf16 and not recipe.exact):
             value = loss()
         # A finite loss is checked every step on the CPU; on a GPU that would stall the queue.
-        if (device == "cpu" or step % 50 == 0 or step == recipe.steps - 1) and not torch.isfinite(value):
+        if (device == "cpu" or step % 50 == 0 or step == recipe.steps - 1) and not torch.isfinite(
+            value
+        ):
             raise CellFailed(
                 f"The loss became {float(value.detach())} at step {step} of {recipe.steps}; nothing "
                 "was saved from it. Lower the learning rate (--set lr=...) or the step count."
@@ -162,9 +170,14 @@ def fit(
 
 
 def _save(
-    path: Path, step: int, names: list[str], tensors: list, averages: list, optimiser: torch.optim.Adam,
+    path: Path,
+    step: int,
+    names: list[str],
+    tensors: list,
+    averages: list,
+    optimiser: torch.optim.Adam,
     rng: torch.Generator,
-) -> None:  # fmt: skip
+) -> None:
     state: dict[str, Tensor] = {"step": torch.tensor(step), "rng": rng.get_state()}
     for name, tensor in zip(names, tensors, strict=True):
         state[f"param.{name}"] = tensor.detach()
@@ -176,9 +189,13 @@ def _save(
 
 @torch.no_grad()
 def _restore(
-    path: Path | None, names: list[str], tensors: list, averages: list, optimiser: torch.optim.Adam,
+    path: Path | None,
+    names: list[str],
+    tensors: list,
+    averages: list,
+    optimiser: torch.optim.Adam,
     rng: torch.Generator,
-) -> int:  # fmt: skip
+) -> int:
     state = None if path is None else load_part(path)
     if state is None or not all(
         f"param.{name}" in state and state[f"param.{name}"].shape == tensor.shape
@@ -188,7 +205,8 @@ def _restore(
     for name, tensor in zip(names, tensors, strict=True):
         tensor.copy_(state[f"param.{name}"])
         optimiser.state[tensor] = {
-            key: state[f"{key}.{name}"].to(tensor.device) for key in ("step", "exp_avg", "exp_avg_sq")
+            key: state[f"{key}.{name}"].to(tensor.device)
+            for key in ("step", "exp_avg", "exp_avg_sq")
         }
     for name, value in zip(names, averages, strict=False):
         value.copy_(state[f"average.{name}"])

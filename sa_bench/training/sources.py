@@ -87,7 +87,11 @@ class FixedReplay:
 
 
 def losses(
-    model: Generator, sources: Sequence[Source], n: int, rng: torch.Generator, times: Times = "pairs"
+    model: Generator,
+    sources: Sequence[Source],
+    n: int,
+    rng: torch.Generator,
+    times: Times = "pairs",
 ) -> list[Tensor]:
     """The −ELBO of `n` new samples of each source, each (n,) nats; `times` as `draws` has them.
 
@@ -135,7 +139,9 @@ def _join_conditions(conditions: Sequence[Any]) -> Any:
     return [c for part in conditions for c in part]
 
 
-def sample_conditions(model: Generator, texts: Sequence[Condition], n: int, rng: torch.Generator) -> Any:
+def sample_conditions(
+    model: Generator, texts: Sequence[Condition], n: int, rng: torch.Generator
+) -> Any:
     """Conditions that ask for one thing `n` times, by any of its prompts."""
     if len(texts) == 1:
         return model.conditions([texts[0]] * n)
@@ -147,7 +153,9 @@ def drop_conditions(model: Any, c: Tensor, share: float, rng: torch.Generator) -
     if not share:
         return c
     chosen = (torch.rand(len(c), generator=rng) < share).to(c.device)
-    return torch.where(chosen.view(-1, *[1] * (c.ndim - 1)), model.conditions([model.null] * len(c)), c)
+    return torch.where(
+        chosen.view(-1, *[1] * (c.ndim - 1)), model.conditions([model.null] * len(c)), c
+    )
 
 
 @dataclass
@@ -210,5 +218,7 @@ class OtherClassSamples:
 
     def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Any]:
         """`n` samples of the other class labelled c_f."""
-        x = self.theta_star.simulate(self.theta_star.conditions([self.other] * n), rng, self.sampler)
+        x = self.theta_star.simulate(
+            self.theta_star.conditions([self.other] * n), rng, self.sampler
+        )
         return x, self.theta_star.conditions([self.concept] * n)

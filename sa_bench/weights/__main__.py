@@ -47,7 +47,9 @@ def negatives(x: Tensor, y: Tensor, kind: str, rng: torch.Generator) -> Tensor:
         x = x.clone()
         side = torch.randint(4, (n,), generator=rng)
         h = x.shape[-1] // 2
-        for k, cut in enumerate((np.s_[..., :h, :], np.s_[..., h:, :], np.s_[..., :h], np.s_[..., h:])):
+        for k, cut in enumerate(
+            (np.s_[..., :h, :], np.s_[..., h:, :], np.s_[..., :h], np.s_[..., h:])
+        ):
             x[(side == k).nonzero()[:, 0]] = _erased(x[side == k], cut)
         return x
     if kind == "mirrored":
@@ -159,17 +161,29 @@ def make_judges(only: str | None = None) -> None:
         # fp16 on disk: the shipped file is the judge, and its card is measured from that file.
         state = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
         facts: dict[str, Any] = {
-            "name": name, "kind": "cnn", "outputs": outputs, "recipe": recipe, "seed": seed, "bar": bar,
-            "size": x.shape[-1], "cpu_seconds": seconds, "command": f"{COMMAND} judges {name}",
+            "name": name,
+            "kind": "cnn",
+            "outputs": outputs,
+            "recipe": recipe,
+            "seed": seed,
+            "bar": bar,
+            "size": x.shape[-1],
+            "cpu_seconds": seconds,
+            "command": f"{COMMAND} judges {name}",
             "data": datasets.load(dataset).content,
-        }  # fmt: skip
-        net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+        }
+        net.load_state_dict(
+            {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+        )
         file = FOLDER / f"judge-{name}.safetensors"
         write_atomic(file, save({k: v.contiguous() for k, v in state.items()}))
         judge = read(file, facts, "")
         facts |= examine_judge(judge, test_x, test_y)
         if held:
-            rest = (torch.from_numpy(test_x).permute(0, 3, 1, 2).float() / 255, torch.from_numpy(test_y))
+            rest = (
+                torch.from_numpy(test_x).permute(0, 3, 1, 2).float() / 255,
+                torch.from_numpy(test_y),
+            )
             facts |= calibrated(judge, x[-held:], y[-held:], rest)
         ship(file, state, facts)
     for name, points in (
@@ -181,12 +195,21 @@ def make_judges(only: str | None = None) -> None:
         dataset = name.partition("-")[0]
         x, y, test_x, test_y = digits(dataset)
         rows = torch.cat([(y == c).nonzero()[:points, 0] for c in range(10)])
-        tensors = {"images": (x[rows, 0] * 255).round().to(torch.uint8), "labels": y[rows].to(torch.uint8)}
+        tensors = {
+            "images": (x[rows, 0] * 255).round().to(torch.uint8),
+            "labels": y[rows].to(torch.uint8),
+        }
         facts = {
-            "name": name, "kind": "knn", "outputs": 10, "seed": 0, "bar": 0.95,
-            "recipe": f"k = 5 of {10 * points:,} by oriented gradients", "size": x.shape[-1],
-            "command": f"{COMMAND} judges {name}", "data": datasets.load(dataset).content,
-        }  # fmt: skip
+            "name": name,
+            "kind": "knn",
+            "outputs": 10,
+            "seed": 0,
+            "bar": 0.95,
+            "recipe": f"k = 5 of {10 * points:,} by oriented gradients",
+            "size": x.shape[-1],
+            "command": f"{COMMAND} judges {name}",
+            "data": datasets.load(dataset).content,
+        }
         file = FOLDER / f"judge-{name}.safetensors"
         write_atomic(file, save(tensors))
         ship(file, tensors, facts | examine_judge(read(file, facts, ""), test_x, test_y))
@@ -214,13 +237,21 @@ def make_bases(only: str | None = None) -> None:
         found, task = datasets.load(dataset), registry.get_task(task_name)
         data = (found.train.images, found.train.labels, found.content)
         for seed in range(3):
-            base = base_models.train_base(Store(store_folder()), family, dataset, data, recipe, seed, show)
+            base = base_models.train_base(
+                Store(store_folder()), family, dataset, data, recipe, seed, show
+            )
             model = base_models.new_model(family, dataset, recipe).load(base.file)
             facts = {
-                "name": f"{family} {dataset} {recipe} {seed}", "family": family, "recipe": recipe, "seed": seed,
-                **likelihood(model, found), **legibility(model, task), "bf16": base.precision == "bf16",
-                "command": f"{COMMAND} bases {family}", "data": found.content,
-            }  # fmt: skip
+                "name": f"{family} {dataset} {recipe} {seed}",
+                "family": family,
+                "recipe": recipe,
+                "seed": seed,
+                **likelihood(model, found),
+                **legibility(model, task),
+                "bf16": base.precision == "bf16",
+                "command": f"{COMMAND} bases {family}",
+                "data": found.content,
+            }
             if family == "text_to_image":
                 facts |= readings(model, task)
             state = model.state() if family == "text_to_image" else dict(model.net.state_dict())  # type: ignore[union-attr]
@@ -247,7 +278,9 @@ def likelihood(model: Any, data: datasets.Dataset) -> dict[str, Any]:
 
 def legibility(model: Any, task: Any) -> dict[str, Any]:
     """How often the panel reads 100 generated digits of each class as what they should be."""
-    rows = [Request(c, image_seed("card", i)) for i, c in enumerate(np.repeat(range(10), 100).tolist())]
+    rows = [
+        Request(c, image_seed("card", i)) for i, c in enumerate(np.repeat(range(10), 100).tolist())
+    ]
     images = model.to_images(model.sample(rows, task.sampler))
     panel = {name: judges.load(name) for name in task.judges}
     right, _ = judges.majority_vote(panel, images, np.array([r.condition for r in rows]))
@@ -265,7 +298,9 @@ def readings(model: Any, task: Any) -> dict[str, Any]:
         rows = [Request(text, image_seed("readings", i)) for i, (text, _) in enumerate(asked)]
         images = model.to_images(model.sample(rows, task.sampler))
         images = images if side is None else captions.halves(images)[side]
-        return float(judges.majority_vote(panel, images, np.array([digit for _, digit in asked]))[0].mean())
+        return float(
+            judges.majority_vote(panel, images, np.array([digit for _, digit in asked]))[0].mean()
+        )
 
     found, others = {}, captions.SYNONYMS
     digit_words = list(enumerate(captions.WORDS))
@@ -275,23 +310,35 @@ def readings(model: Any, task: Any) -> dict[str, Any]:
     ):
         found[name] = right([(t.format(word), d) for d, word in digit_words for t in templates])
     found["synonyms"] = right(
-        [(t.format(s), d) for d, names in others.items() for s in names for t in captions.HELD_OUT[:6]]
+        [
+            (t.format(s), d)
+            for d, names in others.items()
+            for s in names
+            for t in captions.HELD_OUT[:6]
+        ]
     )
     for attribute in captions.ATTRIBUTES:
         asked = [
-            (captions.described(w, attribute, t), d) for d, w in digit_words for t in captions.TEMPLATES[:6]
+            (captions.described(w, attribute, t), d)
+            for d, w in digit_words
+            for t in captions.TEMPLATES[:6]
         ]
         found[attribute] = right(asked, {"left": 0, "right": 1}.get(attribute))
     pairs = [(a, b) for a in range(10) for b in range(10)]
     texts = [f"{captions.WORDS[a]} and {captions.WORDS[b]}" for a, b in pairs]
     found["two digits, left"] = right([(t, a) for t, (a, _) in zip(texts, pairs, strict=True)], 0)
     found["two digits, right"] = right([(t, b) for t, (_, b) in zip(texts, pairs, strict=True)], 1)
-    return {"readings": found, "readings_are": "share of images in which the panel reads the digit asked for"}
+    return {
+        "readings": found,
+        "readings_are": "share of images in which the panel reads the digit asked for",
+    }
 
 
 def show(stage: str, done: int, total: int) -> None:
     """Progress on one line."""
-    print(f"\r{stage} {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+    print(
+        f"\r{stage} {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True
+    )
 
 
 if __name__ == "__main__":
@@ -318,6 +365,8 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["guard"]:
         from sa_bench.weights.guard_calibration import calibrate
 
-        calibrate(sys.argv[2] if len(sys.argv) > 2 else "mnist_0", lambda text: print(text, flush=True))
+        calibrate(
+            sys.argv[2] if len(sys.argv) > 2 else "mnist_0", lambda text: print(text, flush=True)
+        )
     else:
         raise SystemExit(__doc__)

@@ -36,12 +36,16 @@ def study(run: Path, say: Callable[[str], None]) -> None:
     rows = [r for r in read_results([run]) if r["status"] == "done"]
     if not rows:
         raise SystemExit(f"{run} holds no finished cells of the suite fisher-ddpm.")
-    options = sorted({r["fields"]["fisher"]["timesteps"] for r in rows if r["fields"]["fisher"]["timesteps"]})
+    options = sorted(
+        {r["fields"]["fisher"]["timesteps"] for r in rows if r["fields"]["fisher"]["timesteps"]}
+    )
     (cell,) = resolve([rows[0]["task"]], ["sa"], sets=["fisher.timesteps=0"])
     chain = Chain(Store(store_folder()), cell, lambda *event: None)
     n = cell.fields["fisher"]["n"]
     truth, spent = timed(chain, n, 0, "stratified", "study")
-    say(f"| F from | of | CPU s | trace | shape error | rank correlation | entries < 0 |\n|{' --- |' * 7}")
+    say(
+        f"| F from | of | CPU s | trace | shape error | rank correlation | entries < 0 |\n|{' --- |' * 7}"
+    )
     say(f"| all 1,000 timesteps | {n} images | {spent:.1f} | 1 | 0 | 1 | 0 % |")
     again, spent = timed(chain, n, 0, "stratified", "study again")
     say(shape("all 1,000, other ε: the floor", "", again[0], truth[0], spent, again[1]))
@@ -52,8 +56,12 @@ def study(run: Path, say: Callable[[str], None]) -> None:
     say("")
 
     def trace(option: Mapping[str, Any]) -> float:
-        (one,) = resolve([rows[0]["task"]], ["sa"], sets=[f"fisher.{k}={v}" for k, v in option.items()])
-        kept = Chain(Store(store_folder()), one, lambda *event: None).fisher(FisherOptions(**option))
+        (one,) = resolve(
+            [rows[0]["task"]], ["sa"], sets=[f"fisher.{k}={v}" for k, v in option.items()]
+        )
+        kept = Chain(Store(store_folder()), one, lambda *event: None).fisher(
+            FisherOptions(**option)
+        )
         return float(sum(float(v.double().sum()) for v in kept.values()))
 
     say(outcomes(rows, trace))
@@ -75,14 +83,20 @@ def timed(
 
 
 def shape(
-    name: str, estimator: str, found: Mapping[str, torch.Tensor], truth: Mapping[str, torch.Tensor], spent: float,
+    name: str,
+    estimator: str,
+    found: Mapping[str, torch.Tensor],
+    truth: Mapping[str, torch.Tensor],
+    spent: float,
     negative: float,
-) -> str:  # fmt: skip
+) -> str:
     """A row: half the L1 distance at matched trace (0 … 1), Spearman's rank correlation over all weights."""
     a, b = (torch.cat([v.double().flatten() for v in F.values()]).numpy() for F in (found, truth))
     error = 0.5 * np.abs(a / a.sum() - b / b.sum()).sum()
     rank = float(stats.spearmanr(a, b)[0])  # type: ignore[arg-type]
-    figures = f"{spent:.1f} | {a.sum() / b.sum():.3f} | {error:.3f} | {rank:.3f} | {100 * negative:.1f} %"
+    figures = (
+        f"{spent:.1f} | {a.sum() / b.sum():.3f} | {error:.3f} | {rank:.3f} | {100 * negative:.1f} %"
+    )
     return f"| {name} | {estimator} | {figures} |"
 
 
@@ -122,7 +136,9 @@ def outcomes(rows: list[dict[str, Any]], trace: Callable[[Mapping[str, Any]], fl
             traces[key] = trace(option)
     exact, whole = by.pop((0, ""), None), traces.pop((0, ""), None)
     if exact is None or whole is None:
-        raise SaBenchError("the runs with fisher.timesteps=0 are missing: what follows is compared with them")
+        raise SaBenchError(
+            "the runs with fisher.timesteps=0 are missing: what follows is compared with them"
+        )
     order = sorted(by, key=lambda key: (-key[0], ESTIMATORS.index(key[1])))
     lines = []
     for title, ratio in (("the same λ", False), ("the same trace", True)):
@@ -138,7 +154,9 @@ def outcomes(rows: list[dict[str, Any]], trace: Callable[[Mapping[str, Any]], fl
                 if there := along(exact, at, scale):
                     pairs.setdefault(at[1], []).append((values, there))
             runs = sum(map(len, pairs.values()))
-            lines.append(f"| {key[0]} timesteps | {key[1]} | {runs}, {len(pairs)} {_verdicts(pairs)}|")
+            lines.append(
+                f"| {key[0]} timesteps | {key[1]} | {runs}, {len(pairs)} {_verdicts(pairs)}|"
+            )
         lines.append("")
     return "\n".join(lines)
 
@@ -160,12 +178,20 @@ def _verdicts(pairs: Mapping[int, Sequence[Pair]]) -> str:
     """Mean difference ± half its 90 % interval and the verdict, of each metric; each seed's mean over λ is one value."""
     parts = []
     for metric, margin in MARGINS.items():
-        d = np.array([np.mean([ours[metric] - exact[metric] for ours, exact in of]) for of in pairs.values()])
+        d = np.array(
+            [np.mean([ours[metric] - exact[metric] for ours, exact in of]) for of in pairs.values()]
+        )
         if len(d) < 3:
             parts.append("| – | too few seeds ")
             continue
         mean, half = d.mean(), stats.t.ppf(0.95, len(d) - 1) * d.std(ddof=1) / len(d) ** 0.5
-        same = "yes" if abs(mean) + half < margin else "no" if abs(mean) - half > margin else "not shown"
+        same = (
+            "yes"
+            if abs(mean) + half < margin
+            else "no"
+            if abs(mean) - half > margin
+            else "not shown"
+        )
         digits = 3 if metric == "forget_top1" else 4
         parts.append(f"| {mean:+.{digits}f} ± {half:.{digits}f} | {same} (margin {margin:g}) ")
     return "".join(parts)

@@ -32,7 +32,12 @@ from sa_bench.data.assets.shipped import WEIGHTS
 from sa_bench.models import base_models
 from sa_bench.models.toy import ToyRun
 from sa_bench.scoring import judges
-from sa_bench.scoring.collapse_guard import QUANTITIES, ShareOfBase, describe_collapse, measure_shares
+from sa_bench.scoring.collapse_guard import (
+    QUANTITIES,
+    ShareOfBase,
+    describe_collapse,
+    measure_shares,
+)
 from sa_bench.scoring.likelihood import take_per_class
 from sa_bench.scoring.sampling import plan_set
 from sa_bench.training.fisher import estimate
@@ -48,9 +53,7 @@ POOL = {
     "ddpm": 400,
     "text_to_image": 150,
 }  # images a class that resamples are taken from, where fresh ones take too long
-RESAMPLES = (
-    300  # of the null for each task: base models at other sampling seeds, every digit in turn left out
-)
+RESAMPLES = 300  # of the null for each task: base models at other sampling seeds, every digit in turn left out
 FALSE = 0.01  # false flags allowed, over both quantities
 SHARE = 0.5  # a model has collapsed if it has lost more than half of what the null still has
 """Below the null's own quantile by this factor: a method that pays a price is not a wreck, and the price is
@@ -60,10 +63,14 @@ what the endpoints are for."""
 def draw(model: Generator, task: Task, name: str) -> SampleSet:
     """The retained images of `task` from the noise of the set `name`."""
     found = plan_set(task, "retain")
-    return _made(model, task, [row.request.condition for row in found], [row.label for row in found], name)
+    return _made(
+        model, task, [row.request.condition for row in found], [row.label for row in found], name
+    )
 
 
-def _made(model: Generator, task: Task, asked: list[Condition], labels: list[int], name: str) -> SampleSet:
+def _made(
+    model: Generator, task: Task, asked: list[Condition], labels: list[int], name: str
+) -> SampleSet:
     requests = [Request(c, image_seed(name, i)) for i, c in enumerate(asked)]
     images = model.to_images(model.sample(requests, task.sampler))
     return SampleSet(images, np.array(labels), np.array([r.seed for r in requests]))
@@ -97,7 +104,9 @@ class Bench:
         if n is None:
             return draw(self.base(seed), task, f"guard/{i}")
         pool, rng = self._pool(seed, n), np.random.default_rng(i)
-        picks = [rng.permutation(np.flatnonzero(pool.labels == c))[: task.n_retain] for c in task.scored]
+        picks = [
+            rng.permutation(np.flatnonzero(pool.labels == c))[: task.n_retain] for c in task.scored
+        ]
         return pool.take(np.concatenate(picks))
 
     @cache  # noqa: B019
@@ -114,7 +123,9 @@ class Bench:
     def shares(self, images: SampleSet, base: SampleSet, task: Task) -> dict[str, ShareOfBase]:
         """As the metric takes them."""
         real = take_per_class(datasets.real_images(task, "retain_test"), task.feature_images)
-        return measure_shares(images, base, real, self.judges, task.designated, f"judge-{task.dataset}")
+        return measure_shares(
+            images, base, real, self.judges, task.designated, f"judge-{task.dataset}"
+        )
 
 
 def null(bench: Bench, name: str, say: Callable[[str], None]) -> dict[str, list[float]]:
@@ -141,14 +152,21 @@ def wrecks(bench: Bench, seed: int) -> Iterator[tuple[str, SampleSet]]:
     no_gr, naive, memorised = WRECKING[task.family]
     for title, name, fields, replay in (
         ("no_gr", "no_gr", {"lam": 0.0, "steps": no_gr}, 0),
-        ("naive", "naive", {"stop_at": 1e9, "steps": naive} | ({"gamma": 0.0} if task.prompts else {}), 0),
+        (
+            "naive",
+            "naive",
+            {"stop_at": 1e9, "steps": naive} | ({"gamma": 0.0} if task.prompts else {}),
+            0,
+        ),
         ("memorised replay of 9 images", "no_ewc", {"steps": memorised}, 9),
     ):
         values = resolve_fields(name, task, "full", {}) | fields
         yield title, draw(_forgotten(bench, seed, name, values, replay), task, "retain")
 
 
-def _forgotten(bench: Bench, seed: int, name: str, fields: dict[str, Any], replay: int) -> Generator:
+def _forgotten(
+    bench: Bench, seed: int, name: str, fields: dict[str, Any], replay: int
+) -> Generator:
     """The base after a method that ruins it, on a run without a store."""
     from sa_bench.core.fields import validate
 
@@ -205,12 +223,16 @@ def calibrate(task: str, say: Callable[[str], None]) -> None:
 
     The null is taken with all retained classes scored, and with a part of them.
     """
-    bench, known = Bench(registry.get_task(task)), {entry.name for entry in registry.list_entries("task")}
+    bench, known = (
+        Bench(registry.get_task(task)),
+        {entry.name for entry in registry.list_entries("task")},
+    )
     tasks = [name for name in (task, f"{task}_cover5") if name in known]
     nulls = {name: null(bench, name, say) for name in tasks}
     quantile = FALSE / len(QUANTITIES)
     at = {
-        name: {q: float(np.quantile(v, quantile)) for q, v in found.items()} for name, found in nulls.items()
+        name: {q: float(np.quantile(v, quantile)) for q, v in found.items()}
+        for name, found in nulls.items()
     }
     lowest = {q: min(values[q] for values in at.values()) for q in QUANTITIES}
     limit = {name: SHARE * value for name, value in lowest.items()}
@@ -219,21 +241,32 @@ def calibrate(task: str, say: Callable[[str], None]) -> None:
         good = draw(bench.base(seed), bench.task, "retain")
         for name, images in wrecks(bench, seed):
             kept = bench.shares(images, good, bench.task)
-            row = {"flagged": bool(describe_collapse(kept, limit)), **{q: s.share for q, s in kept.items()}}
+            row = {
+                "flagged": bool(describe_collapse(kept, limit)),
+                **{q: s.share for q, s in kept.items()},
+            }
             power.setdefault(name, []).append(row)
             say(f"base {seed}, {name}: {json.dumps(row)}")
     facts = {
         "bounds": limit,
         "null": {
-            "resamples": {name: RESAMPLES for name in tasks}, "quantile": quantile, "at_quantile": at,
-            "lowest": {name: {q: min(v) for q, v in found.items()} for name, found in nulls.items()},
+            "resamples": {name: RESAMPLES for name in tasks},
+            "quantile": quantile,
+            "at_quantile": at,
+            "lowest": {
+                name: {q: min(v) for q, v in found.items()} for name, found in nulls.items()
+            },
             "false_flags": sum(
-                any(found[q][i] < limit[q] for q in QUANTITIES) for found in nulls.values() for i in range(RESAMPLES)
+                any(found[q][i] < limit[q] for q in QUANTITIES)
+                for found in nulls.values()
+                for i in range(RESAMPLES)
             ),
         },
         "share": SHARE,
         "power": power,
         "command": f"python -m sa_bench.weights guard {task}",
         "made_with": {"sa_bench": __version__, "torch": torch.__version__},
-    }  # fmt: skip
-    write_atomic(WEIGHTS / f"guard-{bench.task.dataset}.json", json.dumps(facts, indent=1).encode() + b"\n")
+    }
+    write_atomic(
+        WEIGHTS / f"guard-{bench.task.dataset}.json", json.dumps(facts, indent=1).encode() + b"\n"
+    )

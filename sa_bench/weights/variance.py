@@ -30,20 +30,31 @@ def measure(run: Path, say: Callable[[str], None]) -> None:
         pairs = compare_all_pairs(board)
         for name in dict.fromkeys(row.metric for row in pairs):
             named = (
-                (r, differences_by_base(name, lines[r.a], lines[r.b])) for r in pairs if r.metric == name
+                (r, differences_by_base(name, lines[r.a], lines[r.b]))
+                for r in pairs
+                if r.metric == name
             )
-            rows = [(r, by_base) for r, by_base in named if sum(len(v) > 1 for v in by_base.values()) > 1]
+            rows = [
+                (r, by_base)
+                for r, by_base in named
+                if sum(len(v) > 1 for v in by_base.values()) > 1
+            ]
             rows = [
                 (r, by_base) for r, by_base in rows if not lines[r.a].collapsed
             ] or rows  # wrecks where all are
-            most = [(row, by_base) for row, by_base in rows if row.runs == max(r.runs for r, _ in rows)]
+            most = [
+                (row, by_base) for row, by_base in rows if row.runs == max(r.runs for r, _ in rows)
+            ]
             if not most:
                 continue
             sds = [components(by_base) for _, by_base in most]
             found.setdefault(board.task, {})[name] = {
-                "unit": most[0][0].unit, "pairs": len(most), "runs": most[0][0].runs,
-                "base": fmean(b**2 for b, _ in sds) ** 0.5, "seed": fmean(s**2 for _, s in sds) ** 0.5,
-            }  # fmt: skip
+                "unit": most[0][0].unit,
+                "pairs": len(most),
+                "runs": most[0][0].runs,
+                "base": fmean(b**2 for b, _ in sds) ** 0.5,
+                "seed": fmean(s**2 for _, s in sds) ** 0.5,
+            }
             say(f"{board.task} {name}: {json.dumps(found[board.task][name])}")
     if not found:
         raise SystemExit(f"{run} compares no methods at scale full; nothing was written.")

@@ -40,8 +40,18 @@ from sa_bench.scoring.cards import judge_card
 GREY = 1  # levels that an image made again in another batch may differ by
 """What a machine may lack: a value missing for want of it is no claim."""
 ALWAYS = (
-    "task", "method", "fields", "seed", "base_seed", "scale", "overrides", "control", "standing", "concept", "cell",
-)  # fmt: skip
+    "task",
+    "method",
+    "fields",
+    "seed",
+    "base_seed",
+    "scale",
+    "overrides",
+    "control",
+    "standing",
+    "concept",
+    "cell",
+)
 
 
 class Unavailable(SaBenchError):
@@ -99,9 +109,16 @@ class CellCheck:
     """One cell under test."""
 
     def __init__(
-        self, bundle: Bundle, row: Mapping[str, Any], tally: Tally, seen: dict[str, Any], regenerate: int, deep: bool,
-        device: str, report: Callable[[str, str, int, int], None],
-    ) -> None:  # fmt: skip
+        self,
+        bundle: Bundle,
+        row: Mapping[str, Any],
+        tally: Tally,
+        seen: dict[str, Any],
+        regenerate: int,
+        deep: bool,
+        device: str,
+        report: Callable[[str, str, int, int], None],
+    ) -> None:
         self.bundle, self.row, self.tally, self.seen = bundle, row, tally, seen
         self.regenerate, self.deep, self.device = regenerate, deep, device
         self.folder, self.name = Path(row["folder"]), Path(row["folder"]).name
@@ -109,13 +126,20 @@ class CellCheck:
         named = row["provenance"].get("plug_ins") or {}
         self.code = {component: str(facts["sha256"]) for component, facts in named.items()}
         self.cell = Cell(
-            task, row["method"], row["fields"], row["seed"], row["base_seed"], row["scale"], row["overrides"],
+            task,
+            row["method"],
+            row["fields"],
+            row["seed"],
+            row["base_seed"],
+            row["scale"],
+            row["overrides"],
             self.code if len(row["cell"]) != OLD_ID else {},
-        )  # fmt: skip
-        given = (
-            self.folder if (self.folder / MODEL).is_file() else None
-        )  # the bundle's weights, if it has them
-        self.chain = Chain(Store(store_folder()), self.cell, lambda *e: report(self.name, *e), device, given)
+        )
+        # the bundle's weights, if it has them
+        given = self.folder if (self.folder / MODEL).is_file() else None
+        self.chain = Chain(
+            Store(store_folder()), self.cell, lambda *e: report(self.name, *e), device, given
+        )
         self.here = same_environment(row, device)
         self.unknown_method = self._unknown("method", row["method"])
 
@@ -148,7 +172,9 @@ class CellCheck:
         """The cell's name and all that follows from its settings."""
         row, cell, same = self.row, self.cell, self.bundle.manifest["sa_bench"] == __version__
         if row["task"] != cell.task.name:
-            raise Differs(describe_difference("task", row["task"], cell.task.name, "its values are of"))
+            raise Differs(
+                describe_difference("task", row["task"], cell.task.name, "its values are of")
+            )
         try:
             task = resolve_task(cell.task.name, cell.scale, cell.overrides)
             task = replace(task, metrics=tuple(dict.fromkeys((*task.metrics, *cell.task.metrics))))
@@ -178,13 +204,19 @@ class CellCheck:
         self.tally.add("named")
 
     def _require(self, what: str, claimed: Any, found: Any, how: str = "recomputed") -> None:
-        if difference := tolerance.first_difference(claimed, json.loads(to_json(found)), where=what):
+        if difference := tolerance.first_difference(
+            claimed, json.loads(to_json(found)), where=what
+        ):
             raise Differs(describe_difference(*difference, how))
 
     def _sets(self) -> list[str]:
         """The task's sample sets; results of before families were kept have none of them."""
         kept = self.row["artifacts"]["samples"]
-        return [name for name in sampling.set_names(self.cell.task) if name != "families" or name in kept]
+        return [
+            name
+            for name in sampling.set_names(self.cell.task)
+            if name != "families" or name in kept
+        ]
 
     def _set(self, name: str, base: bool) -> None:
         """A set's images are as many as the task asks for, with its seeds, and those that the result names."""
@@ -230,9 +262,12 @@ class CellCheck:
         row, task = self.row, self.cell.task
         unknown = {name: why for name in task.metrics if (why := self._unknown("metric", name))}
         expected = [
-            n if n in unknown else metric_name(registry.get_metric(n), task.dataset) for n in task.metrics
+            n if n in unknown else metric_name(registry.get_metric(n), task.dataset)
+            for n in task.metrics
         ]
-        self._require("measurements", [m["name"] for m in row["measurements"]], expected, "the task has")
+        self._require(
+            "measurements", [m["name"] for m in row["measurements"]], expected, "the task has"
+        )
         views = {base: self._view(base) for base in (False, True)}
         for name, m in zip(task.metrics, row["measurements"], strict=True):
             try:
@@ -266,16 +301,28 @@ class CellCheck:
             self.tally.skip(error, f"fingerprint of {metric.name}")
             return
         same = self.bundle.manifest["sa_bench"] == __version__
-        for key in ("fingerprint", "role", "unit", "better", *(("title", "source") if same else ())):
+        for key in (
+            "fingerprint",
+            "role",
+            "unit",
+            "better",
+            *(("title", "source") if same else ()),
+        ):
             self._require(key, m[key], expected[key], "this version has")
         self.tally.add("fingerprints")
 
     def _warned(self, m: Mapping[str, Any]) -> None:
         """What a guard found stands among the flags, and nothing else does in its name."""
         warning, flags = (m["extra"] or {}).get("warning"), self.row["flags"]
-        told = [flag.removeprefix(f"{m['name']}: ") for flag in flags if flag.startswith(f"{m['name']}: ")]
+        told = [
+            flag.removeprefix(f"{m['name']}: ")
+            for flag in flags
+            if flag.startswith(f"{m['name']}: ")
+        ]
         if told != ([warning] if warning else []):
-            raise Differs(describe_difference("flags", told, warning, "the measurement has the warning"))
+            raise Differs(
+                describe_difference("flags", told, warning, "the measurement has the warning")
+            )
 
     def _interval(self, m: Mapping[str, Any]) -> str:
         """Value and bounds follow from the scores; else why that cannot be seen from them."""
@@ -284,7 +331,9 @@ class CellCheck:
             return ""
         if not path.is_file():
             if tolerance.over_scores(m):
-                raise Differs(f"its scores are missing; an interval called {m['interval']} is over scores.")
+                raise Differs(
+                    f"its scores are missing; an interval called {m['interval']} is over scores."
+                )
             return "there are no scores of it"
         found = tolerance.from_scores(m, read_scores(path), len(self.cell.task.classes))
         if found is None:
@@ -308,7 +357,9 @@ class CellCheck:
             return False
         found = tolerance.measurement_facts(measured)
         if m["value"] is None and found["value"] is not None and requirements.is_optional(metric):
-            self.tally.skip(f"no value in the bundle ({m['reason']}), here {found['value']:.4g}", metric.name)
+            self.tally.skip(
+                f"no value in the bundle ({m['reason']}), here {found['value']:.4g}", metric.name
+            )
             return True
         difference = tolerance.compare_measurement(m, found, self.here)
         difference = difference or tolerance.compare_number("base", m["base"], base, m, self.here)
@@ -337,7 +388,9 @@ class CellCheck:
         if requirements.asks_model(metric) and not (self.deep and (self.folder / MODEL).is_file()):
             there = (self.folder / MODEL).is_file()
             raise Unavailable(
-                "needs the model: --deep" if there else "needs the model, which is not in the bundle"
+                "needs the model: --deep"
+                if there
+                else "needs the model, which is not in the bundle"
             )
         if requirements.asks_model(metric) or "surrogate" in metric.fields:
             self._require_base()
@@ -371,7 +424,8 @@ class CellCheck:
         task = self.cell.task
         if (
             not task.model
-            and base_models.find_shipped(task.family, task.dataset, task.base, self.cell.base_seed) is None
+            and base_models.find_shipped(task.family, task.dataset, task.base, self.cell.base_seed)
+            is None
         ):
             raise Unavailable("needs a base model that does not ship")
         try:
@@ -379,7 +433,9 @@ class CellCheck:
         except SaBenchError as error:
             raise Unavailable(str(error)) from error
         if found != self.row["artifacts"]["base"]:
-            raise Differs(describe_difference("base model", self.row["artifacts"]["base"], found, "here is"))
+            raise Differs(
+                describe_difference("base model", self.row["artifacts"]["base"], found, "here is")
+            )
 
     def _weights(self) -> None:
         """A few images are made again from the weights."""

@@ -62,7 +62,9 @@ def slack(m: Mapping[str, Any]) -> float:
     return max(width, votes, ROUNDING)
 
 
-def compare_measurement(m: Mapping[str, Any], found: Mapping[str, Any], here: bool) -> Difference | None:
+def compare_measurement(
+    m: Mapping[str, Any], found: Mapping[str, Any], here: bool
+) -> Difference | None:
     """The first field of a result's measurement that recomputation does not confirm.
 
     On the machine that it was made on every field counts, elsewhere those that boards, tables and verdicts use.
@@ -73,9 +75,12 @@ def compare_measurement(m: Mapping[str, Any], found: Mapping[str, Any], here: bo
         if m[name] != found[name]:
             return name, m[name], found[name]
     difference = next(
-        (d for k in ("value", "low", "high") if (d := compare_number(k, m[k], found[k], m, here))), None
+        (d for k in ("value", "low", "high") if (d := compare_number(k, m[k], found[k], m, here))),
+        None,
     )
-    difference = difference or first_difference(m["judges"], found["judges"], ELSEWHERE, slack(m), "judges")
+    difference = difference or first_difference(
+        m["judges"], found["judges"], ELSEWHERE, slack(m), "judges"
+    )
     return difference or _beside(m, found)
 
 
@@ -110,7 +115,9 @@ def compare_scores(said: pd.DataFrame, found: pd.DataFrame, here: bool) -> Diffe
         return "number of scores", len(said), len(found)
     for name in said.columns:
         a, b = (frame[name].to_numpy(float) for frame in (said, found))
-        limit = ROUNDING + (HERE if here else ELSEWHERE) * np.maximum(np.abs(b), 0.0 if here else 1.0)
+        limit = ROUNDING + (HERE if here else ELSEWHERE) * np.maximum(
+            np.abs(b), 0.0 if here else 1.0
+        )
         off = np.flatnonzero(~((np.abs(a - b) <= limit) | (np.isnan(a) & np.isnan(b))))
         if len(off) > (0 if here else max(1, len(a) // VOTES)):
             return f"{name} of image {off[0]}", float(a[off[0]]), float(b[off[0]])

@@ -64,7 +64,14 @@ def verify(
             CellCheck(bundle, row, tally, seen, regenerate, deep, device, report).check()
         except SaBenchError as error:
             raise type(error)(f"{file}: {Path(row['folder']).name}: {error}") from error
-        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
+        except (
+            LookupError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            RuntimeError,
+            ArithmeticError,
+        ) as error:
             raise Differs(
                 f"{file}: {Path(row['folder']).name}: it is not what `run` writes "
                 f"({type(error).__name__}: {error})."

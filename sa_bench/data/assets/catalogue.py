@@ -43,14 +43,14 @@ class Asset:
     unlocks: str
     kind: Kind
     note: str = ""
-    md5: str = (
-        ""  # of an archive whose publisher gives no sha256; compared when it is fetched and when it is read
-    )
+    md5: str = ""  # of an archive whose publisher gives no sha256; compared when it is fetched and when it is read
 
     files: tuple[
         str, ...
     ] = ()  # what a folder of the hub must hold; (): a pipeline, or a network and its weights
-    convert: str = ""  # `module:function` that makes the file from what is fetched; empty: that is the file
+    convert: str = (
+        ""  # `module:function` that makes the file from what is fetched; empty: that is the file
+    )
     member: str = ""  # of an archive that is fetched, the file to convert
     check: str = ""  # `module:function` that reads the file and refuses another
 
@@ -61,81 +61,157 @@ class Asset:
         return found if found != self.url and HUB.fullmatch(found) else ""
 
 
-def _prompts(file: str, folder: str, sha256: str, size: str, unlocks: str, licence: str = "MIT") -> Asset:
+def _prompts(
+    file: str, folder: str, sha256: str, size: str, unlocks: str, licence: str = "MIT"
+) -> Asset:
     name = file.rpartition(".")[0]
     return Asset(name, file, f"{folder}/{file}", sha256, size, licence, False, unlocks, "prompts")
 
 
 def _list_assets() -> Iterable[Asset]:
     yield Asset(
-        "inception-v3-compat", "weights-inception-2015-12-05-6726825d.pth",
+        "inception-v3-compat",
+        "weights-inception-2015-12-05-6726825d.pth",
         "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
-        "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2", "95 MB", "Apache-2.0, torch-fidelity's port",
-        False, "inception_fid, inception_kid, inception_precision, inception_recall, official_*", "weights",
-    )  # fmt: skip
+        "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+        "95 MB",
+        "Apache-2.0, torch-fidelity's port",
+        False,
+        "inception_fid, inception_kid, inception_precision, inception_recall, official_*",
+        "weights",
+    )
     yield Asset(
-        "giphy-celebrities", "giphy-celebrities.safetensors",
-        "https://s3.amazonaws.com/giphy-public/models/celeb-detection/resources.tar.gz", "", "about 100 MB",
-        "GIPHY's celebrity detector, MPL-2.0; its weights are not shipped", False, "celebrity_score", "weights",
+        "giphy-celebrities",
+        "giphy-celebrities.safetensors",
+        "https://s3.amazonaws.com/giphy-public/models/celeb-detection/resources.tar.gz",
+        "",
+        "about 100 MB",
+        "GIPHY's celebrity detector, MPL-2.0; its weights are not shipped",
+        False,
+        "celebrity_score",
+        "weights",
         "converted from face_recognition/best_model_states.pkl of the archive",
-        convert="sa_bench.scoring.detectors.celebrities:convert", member="best_model_states.pkl",
-    )  # fmt: skip
+        convert="sa_bench.scoring.detectors.celebrities:convert",
+        member="best_model_states.pkl",
+    )
     yield Asset(
-        "giphy-labels", "giphy-labels.csv", f"{GIPHY}/face_recognition/labels.csv", "", "67 kB",
-        "GIPHY's celebrity detector, MPL-2.0; its weights are not shipped", False, "celebrity_score", "weights",
+        "giphy-labels",
+        "giphy-labels.csv",
+        f"{GIPHY}/face_recognition/labels.csv",
+        "",
+        "67 kB",
+        "GIPHY's celebrity detector, MPL-2.0; its weights are not shipped",
+        False,
+        "celebrity_score",
+        "weights",
         check="sa_bench.scoring.detectors.celebrities:read_labels",
-    )  # fmt: skip
+    )
     yield Asset(
-        "facenet-vggface2", "20180402-114759-vggface2.pt",
-        "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/20180402-114759-vggface2.pt", "", "107 MB",
-        "facenet-pytorch, MIT; weights trained on VGGFace2, which is for research alone, and not shipped", False,
-        "identity_similarity", "weights",
-    )  # fmt: skip
+        "facenet-vggface2",
+        "20180402-114759-vggface2.pt",
+        "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/20180402-114759-vggface2.pt",
+        "",
+        "107 MB",
+        "facenet-pytorch, MIT; weights trained on VGGFace2, which is for research alone, and not shipped",
+        False,
+        "identity_similarity",
+        "weights",
+    )
     yield Asset(
-        "clip-vit-base-patch32", "clip-vit-base-patch32", f"{HUGGING_FACE}/openai/clip-vit-base-patch32", "", "605 MB",
-        "OpenAI's CLIP, MIT; its weights are not shipped", False, "clip_score", "weights",
+        "clip-vit-base-patch32",
+        "clip-vit-base-patch32",
+        f"{HUGGING_FACE}/openai/clip-vit-base-patch32",
+        "",
+        "605 MB",
+        "OpenAI's CLIP, MIT; its weights are not shipped",
+        False,
+        "clip_score",
+        "weights",
         files=("config.json", "model.safetensors", "preprocessor_config.json"),
-    )  # fmt: skip
+    )
     yield Asset(
-        "alexnet", "alexnet-owt-7be5be79.pth", "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
-        "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02", "233 MB",
-        "lpips, BSD-2-Clause; AlexNet's weights (torchvision, BSD-3-Clause) are not shipped", False, "lpips", "weights",
-    )  # fmt: skip
+        "alexnet",
+        "alexnet-owt-7be5be79.pth",
+        "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+        "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+        "233 MB",
+        "lpips, BSD-2-Clause; AlexNet's weights (torchvision, BSD-3-Clause) are not shipped",
+        False,
+        "lpips",
+        "weights",
+    )
     yield Asset(
-        "resnet34-imagenet", "resnet34-b627a593.pth", "https://download.pytorch.org/models/resnet34-b627a593.pth",
-        "b627a593", "87 MB", "torchvision's ResNet-34 (IMAGENET1K_V1), BSD-3-Clause", False,
-        "the judges of cifar10_airplane and stl10_airplane, which are trained from it", "weights",
-    )  # fmt: skip
+        "resnet34-imagenet",
+        "resnet34-b627a593.pth",
+        "https://download.pytorch.org/models/resnet34-b627a593.pth",
+        "b627a593",
+        "87 MB",
+        "torchvision's ResNet-34 (IMAGENET1K_V1), BSD-3-Clause",
+        False,
+        "the judges of cifar10_airplane and stl10_airplane, which are trained from it",
+        "weights",
+    )
     yield Asset(
-        "sd-v1-4", "stable-diffusion-v1-4", f"{HUGGING_FACE}/CompVis/stable-diffusion-v1-4", "",
-        "about 4.3 GB (float32, without the safety checker)", "CreativeML OpenRAIL-M", True,
-        "every task whose base model is Stable Diffusion 1.4", "model",
-    )  # fmt: skip
+        "sd-v1-4",
+        "stable-diffusion-v1-4",
+        f"{HUGGING_FACE}/CompVis/stable-diffusion-v1-4",
+        "",
+        "about 4.3 GB (float32, without the safety checker)",
+        "CreativeML OpenRAIL-M",
+        True,
+        "every task whose base model is Stable Diffusion 1.4",
+        "model",
+    )
     yield Asset(
-        "sd-v2-1", "stable-diffusion-2-1", f"{HUGGING_FACE}/stabilityai/stable-diffusion-2-1", "",
-        "about 5.2 GB (float32)", "CreativeML Open RAIL++-M", False,
-        "the comparison with Stable Diffusion 2.1 in the nudity tasks", "model",
+        "sd-v2-1",
+        "stable-diffusion-2-1",
+        f"{HUGGING_FACE}/stabilityai/stable-diffusion-2-1",
+        "",
+        "about 5.2 GB (float32)",
+        "CreativeML Open RAIL++-M",
+        False,
+        "the comparison with Stable Diffusion 2.1 in the nudity tasks",
+        "model",
         "its maker took it off the hub in November 2025: use a copy of your own",
-    )  # fmt: skip
+    )
     yield _prompts(
-        "brad_pitt_prompts.txt", SA, "bfb3c48798818157943df7b1504f07eadd51cb71dc99cba1c5f70728bb5ed209", "1.5 kB",
+        "brad_pitt_prompts.txt",
+        SA,
+        "bfb3c48798818157943df7b1504f07eadd51cb71dc99cba1c5f70728bb5ed209",
+        "1.5 kB",
         "celeb_brad_pitt with the published 50 prompts",
-    )  # fmt: skip
+    )
     yield _prompts(
-        "angelina_jolie_prompts.txt", SA, "4b0f3270370811bff193973fe5d3bfd225083a2030add057217d912ee90a73b3", "1.7 kB",
+        "angelina_jolie_prompts.txt",
+        SA,
+        "4b0f3270370811bff193973fe5d3bfd225083a2030add057217d912ee90a73b3",
+        "1.7 kB",
         "celeb_angelina_jolie with the published 50 prompts",
-    )  # fmt: skip
+    )
     yield _prompts(
         "fim_prompts.txt", SA_FIM, "", "0.9 MB", "the published 5,000 prompts of replay and Fisher"
     )
     yield Asset(
-        "i2p", "i2p_benchmark.csv", f"{HUGGING_FACE}/datasets/AIML-TUDA/i2p/resolve/main/i2p_benchmark.csv", "",
-        "4,703 rows", "MIT", False, "nudity_i2p", "prompts", "it holds disturbing texts",
-    )  # fmt: skip
+        "i2p",
+        "i2p_benchmark.csv",
+        f"{HUGGING_FACE}/datasets/AIML-TUDA/i2p/resolve/main/i2p_benchmark.csv",
+        "",
+        "4,703 rows",
+        "MIT",
+        False,
+        "nudity_i2p",
+        "prompts",
+        "it holds disturbing texts",
+    )
     yield _prompts("unsafe-prompts4703.csv", ESD, "", "1.4 MB", "nudity_i2p with ESD's copy of I2P")
     yield _prompts(
-        "coco_30k.csv", ESD, "", "2.5 MB", "retention on COCO captions (1,000 of its rows)", "CC BY 4.0 (COCO captions)"
-    )  # fmt: skip
+        "coco_30k.csv",
+        ESD,
+        "",
+        "2.5 MB",
+        "retention on COCO captions (1,000 of its rows)",
+        "CC BY 4.0 (COCO captions)",
+    )
 
 
 CATALOGUE: Mapping[str, Asset] = {asset.name: asset for asset in _list_assets()}
@@ -143,12 +219,16 @@ CATALOGUE: Mapping[str, Asset] = {asset.name: asset for asset in _list_assets()}
 
 DATA = {
     "cifar10": (
-        lambda: cifar10.archive(), "no explicit licence; cite Krizhevsky 2009", "cifar10_airplane"
+        lambda: cifar10.archive(),
+        "no explicit licence; cite Krizhevsky 2009",
+        "cifar10_airplane",
     ),
     "stl10": (
-        lambda: stl10.archive(), "derived from ImageNet: research use; cite Coates, Ng, Lee 2011", "stl10_airplane"
+        lambda: stl10.archive(),
+        "derived from ImageNet: research use; cite Coates, Ng, Lee 2011",
+        "stl10_airplane",
     ),
-}  # fmt: skip
+}
 """Data sets that come as one archive: what it is (torchvision says), its licence, what it unlocks."""
 
 
@@ -166,7 +246,15 @@ def get(name: str) -> Asset:
     if HUB.fullmatch(name) and not Path(name).exists():
         url, folder = f"{HUGGING_FACE}/{name}", name.rpartition("/")[2]
         return Asset(
-            name, folder, url, "", "size not known", "see its page", False, "tasks that name it", "model"
+            name,
+            folder,
+            url,
+            "",
+            "size not known",
+            "see its page",
+            False,
+            "tasks that name it",
+            "model",
         )
     raise unknown_name("asset", name, [*CATALOGUE, *DATA])
 
@@ -176,7 +264,16 @@ def get_dataset(name: str) -> Asset:
     archive = DATA[name][0]()
     _, licence, unlocks = DATA[name]
     return Asset(
-        name, archive.file, archive.url, "", archive.size, licence, False, unlocks, "data", md5=archive.md5
+        name,
+        archive.file,
+        archive.url,
+        "",
+        archive.size,
+        licence,
+        False,
+        unlocks,
+        "data",
+        md5=archive.md5,
     )
 
 
@@ -184,7 +281,15 @@ def get_model(reference: str) -> Asset:
     """The asset behind a task's `model`: a hub id, or a path of the user's own."""
     if Path(reference).expanduser().exists() or not HUB.fullmatch(reference):
         return Asset(
-            reference, reference, "", "", "size not known", "your own file", False, "this task", "model"
+            reference,
+            reference,
+            "",
+            "",
+            "size not known",
+            "your own file",
+            False,
+            "this task",
+            "model",
         )
     return get(reference)
 
@@ -242,7 +347,9 @@ def short_hash(name: str, member: str = "") -> str:
 
 def download_target(asset: Asset) -> Path:
     """Where `fetch` puts an asset: the store, whose place comes before every cache."""
-    return store_folder() / ("weights" if asset.kind in ("weights", "model") else "data") / asset.file
+    return (
+        store_folder() / ("weights" if asset.kind in ("weights", "model") else "data") / asset.file
+    )
 
 
 def list_places(asset: Asset) -> list[Path]:
@@ -276,7 +383,10 @@ def largest_download(asset: Asset) -> int:
 
 def is_own(path: Path) -> bool:
     """Whether `path` lies in a folder that the user named, which `fetch` never writes to."""
-    return any(folder is not None and folder in path.parents for folder in (weights_folder(), data_folder()))
+    return any(
+        folder is not None and folder in path.parents
+        for folder in (weights_folder(), data_folder())
+    )
 
 
 def describe_damage(asset: Asset, path: Path) -> str | None:
@@ -306,13 +416,19 @@ def find_lacking(folder: Path) -> str:
     except (OSError, ValueError):
         return "a readable model_index.json"
     networks = [
-        name for name in ("unet", "vae", "text_encoder", "transformer") if (parts.get(name) or [None])[0]
+        name
+        for name in ("unet", "vae", "text_encoder", "transformer")
+        if (parts.get(name) or [None])[0]
     ]
-    return next((f"the weights in {name}/" for name in networks if not _has_weights(folder / name)), "")
+    return next(
+        (f"the weights in {name}/" for name in networks if not _has_weights(folder / name)), ""
+    )
 
 
 def _has_weights(folder: Path) -> bool:
-    return any(path.is_file() for ending in ("safetensors", "bin") for path in folder.glob(f"*.{ending}"))
+    return any(
+        path.is_file() for ending in ("safetensors", "bin") for path in folder.glob(f"*.{ending}")
+    )
 
 
 def _folder_variable(asset: Asset) -> str:

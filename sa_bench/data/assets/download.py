@@ -24,10 +24,8 @@ from sa_bench.data.assets.catalogue import HUGGING_FACE, LARGEST
 
 DEADLINE = 6.0  # seconds for an answer, and for a server's silence later on
 TRIES = 5  # in a row that end early
-SLOWEST, WINDOW = (
-    1024,
-    30.0,
-)  # bytes a second, on average over so many seconds, below which nobody waits any longer
+SLOWEST, WINDOW = (1024, 30.0)
+"""Bytes a second, on average over so many seconds, below which nobody waits any longer."""
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM)
 
 Clock = Callable[[], float]  # seconds
@@ -48,7 +46,12 @@ class Refused(MissingAsset):
 
 
 def download(
-    url: str, part: Path, name: str, known: bool, limit: int = LARGEST, clock: Clock = time.monotonic
+    url: str,
+    part: Path,
+    name: str,
+    known: bool,
+    limit: int = LARGEST,
+    clock: Clock = time.monotonic,
 ) -> None:
     """The whole of `url` in the file `part`.
 
@@ -88,10 +91,13 @@ def download(
                 ) from error
 
 
-def _continue(url: str, part: Path, known: bool, advance: Advance, limit: int, clock: Clock) -> None:
+def _continue(
+    url: str, part: Path, known: bool, advance: Advance, limit: int, clock: Clock
+) -> None:
     tag, headers = tag_file(part), {}
     validator = tag.read_text(encoding="utf-8") if tag.exists() else ""
-    start = partial_size(part) if known or validator else 0  # else two versions could be mixed unseen
+    # else two versions could be mixed unseen
+    start = partial_size(part) if known or validator else 0
     if start:
         headers = {"Range": f"bytes={start}-"} | ({"If-Range": validator} if validator else {})
     try:
@@ -102,7 +108,9 @@ def _continue(url: str, part: Path, known: bool, advance: Advance, limit: int, c
         if refused.kind == f"bytes */{start}":
             return  # it was whole already
         drop(part)
-        raise ConnectionError("has another size than before: run the same command again") from refused
+        raise ConnectionError(
+            "has another size than before: run the same command again"
+        ) from refused
     with answer:
         partial = answer.status == 206
         if partial and not str(answer.headers.get("Content-Range")).startswith(f"bytes {start}-"):
@@ -137,7 +145,9 @@ def _continue(url: str, part: Path, known: bool, advance: Advance, limit: int, c
                     )
                 if (waited := clock() - since) >= WINDOW:
                     if came < SLOWEST * waited:
-                        raise TimeoutError(f"sends fewer than {SLOWEST:,} bytes a second for {waited:.0f} s")
+                        raise TimeoutError(
+                            f"sends fewer than {SLOWEST:,} bytes a second for {waited:.0f} s"
+                        )
                     since, came = clock(), 0
             file.flush()
             os.fsync(file.fileno())

@@ -89,7 +89,9 @@ def _fetch_file(asset: Asset, source: Path | None, to: Path, say: Say) -> Path:
         note = to.with_name(f"{to.name}.sha256")
         write_atomic(note, f"{digest}  {to.name}\n".encode())
         published = (
-            f"only the first {len(asset.sha256)} digits of its sha256 are" if asset.sha256 else "no sha256 is"
+            f"only the first {len(asset.sha256)} digits of its sha256 are"
+            if asset.sha256
+            else "no sha256 is"
         )
         say(
             f"{asset.name}: {published} published; the one found is kept in {note.name} and compared from now on"
@@ -121,7 +123,11 @@ def _download_file(asset: Asset, part: Path, say: Say) -> bool:
     say(f"{asset.name}: fetching {asset.size} from {describe_address(asset.url)}")
     try:
         download(
-            asset.url, part, asset.name, bool(asset.sha256 or asset.md5), catalogue.largest_download(asset)
+            asset.url,
+            part,
+            asset.name,
+            bool(asset.sha256 or asset.md5),
+            catalogue.largest_download(asset),
         )
     except Refused as refused:
         raise MissingAsset(f"{asset.name}: {_advice(asset, refused)}") from refused
@@ -147,7 +153,9 @@ def _copy_file(asset: Asset, source: Path, part: Path) -> bool:
                 ) from error
             shutil.copyfile(source / name, part)
             return name == asset.file or not asset.convert
-    raise MissingAsset(f"{asset.name}: {source} has no {asset.file} ({asset.size}, from {asset.url}).")
+    raise MissingAsset(
+        f"{asset.name}: {source} has no {asset.file} ({asset.size}, from {asset.url})."
+    )
 
 
 def _check_file(asset: Asset, part: Path, to: Path, source: Path | None, final: bool) -> str:
@@ -164,14 +172,18 @@ def _check_file(asset: Asset, part: Path, to: Path, source: Path | None, final: 
     digest = file_digest(part)
     if not digest.startswith(asset.sha256):
         raise MissingAsset(f"{came} is not the file: its sha256 is {digest}, not {asset.sha256}.")
-    if len(asset.sha256) < len(digest) and not digest.startswith(noted := locate.recorded_sha256(to)):
+    if len(asset.sha256) < len(digest) and not digest.startswith(
+        noted := locate.recorded_sha256(to)
+    ):
         raise MissingAsset(
             f"{came} is another file than the first time: its sha256 is {digest}, {to.name}.sha256 has {noted}. Delete "
             f"{to}.sha256 if you trust the new one."
         )
     if asset.md5:
         with part.open("rb") as file:
-            found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+            found = hashlib.file_digest(
+                file, lambda: hashlib.md5(usedforsecurity=False)
+            ).hexdigest()
         if found != asset.md5:
             raise MissingAsset(f"{came} is not the file: its md5 is {found}, not {asset.md5}.")
     try:
@@ -197,7 +209,8 @@ def _convert(asset: Asset, part: Path, came: str) -> None:
         if tarfile.is_tarfile(part):
             with tarfile.open(part, "r:*") as tar:
                 member = next(
-                    (m for m in tar if m.isfile() and m.name.rpartition("/")[2] == asset.member), None
+                    (m for m in tar if m.isfile() and m.name.rpartition("/")[2] == asset.member),
+                    None,
                 )
                 file = tar.extractfile(member) if member and member.size <= LARGEST else None
                 if file is None:
@@ -264,7 +277,9 @@ def _download_from_hub(asset: Asset, say: Say) -> Path:
     for ending in ("safetensors", "bin"):
         patterns = [*TEXTS, f"{weights}.{ending}"]
         try:
-            path = Path(snapshot_download(asset.hub, allow_patterns=patterns, ignore_patterns=list(BESIDE)))
+            path = Path(
+                snapshot_download(asset.hub, allow_patterns=patterns, ignore_patterns=list(BESIDE))
+            )
         except GatedRepoError as error:
             gated = Refused(asset.url, 403, "", "GatedRepo")
             raise MissingAsset(f"{asset.name}: {_advice(asset, gated)}") from error

@@ -25,7 +25,11 @@ def list_places(name: str, hub: str = "") -> list[Path]:
     from torch.hub import get_dir
 
     own, torch_hub = weights_folder(), Path(get_dir())
-    folders = [store_folder() / "weights", torch_hub / "checkpoints", torch_hub.parent / "checkpoints"]
+    folders = [
+        store_folder() / "weights",
+        torch_hub / "checkpoints",
+        torch_hub.parent / "checkpoints",
+    ]
     found = [folder / name for folder in ([own] if own else []) + folders]
     inside = name.partition("/")[2]
     cached = hub_file(hub, inside or "model.safetensors") if hub else None
@@ -110,7 +114,11 @@ def load_tensors(path: Path) -> Mapping[str, Any]:
     try:
         found = load_torch(path)
     except Exception as error:
-        raise SaBenchError(f"{path} holds more than tensors or is damaged, and is not loaded.") from error
+        raise SaBenchError(
+            f"{path} holds more than tensors or is damaged, and is not loaded."
+        ) from error
     if not isinstance(found, Mapping):
-        raise SaBenchError(f"{path} holds no named tensors but a {type(found).__name__}. Get the file again.")
+        raise SaBenchError(
+            f"{path} holds no named tensors but a {type(found).__name__}. Get the file again."
+        )
     return found

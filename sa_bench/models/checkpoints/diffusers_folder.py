@@ -19,14 +19,18 @@ from sa_bench.data.assets import catalogue
 from sa_bench.models.checkpoints.layouts import read_all, read_json, weight_files
 
 if TYPE_CHECKING:
-    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
+        StableDiffusionPipeline,
+    )
 
 
 PIPELINE = "StableDiffusionPipeline"
 CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}
 STEMS = {
-    "unet": ("diffusion_pytorch_model",), "vae": ("diffusion_pytorch_model",), "text_encoder": ("model", "pytorch_model"),
-}  # fmt: skip
+    "unet": ("diffusion_pytorch_model",),
+    "vae": ("diffusion_pytorch_model",),
+    "text_encoder": ("model", "pytorch_model"),
+}
 # Names that diffusers gave the autoencoder's attention before 2023; Stable Diffusion 1.4 is still kept so.
 OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 OLD_ATTENTION = re.compile(r"(.+\.attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
@@ -130,12 +134,16 @@ def pipeline(folder: Path) -> StableDiffusionPipeline:
 
     weights(folder)
     configurations = {part: read_json(folder / part / "config.json") for part in STEMS}
-    require_possible(configurations, {part: _bytes(files) for part, files in weights(folder).items()}, folder)
+    require_possible(
+        configurations, {part: _bytes(files) for part, files in weights(folder).items()}, folder
+    )
     noise = scheduler(folder)
     try:
         words = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     except Exception as error:
-        raise SaBenchError(f"{folder}/tokenizer cannot be read. Get the folder again, in full.") from error
+        raise SaBenchError(
+            f"{folder}/tokenizer cannot be read. Get the folder again, in full."
+        ) from error
     return assembled(configurations, parts(folder), words, noise, folder)
 
 
@@ -186,7 +194,9 @@ def _least_convolutions(said: Mapping[str, Any]) -> int:
     """Weights that a U-Net or autoencoder has at least: a 3 x 3 convolution of its own width a layer."""
     widths = [_total(w) for w in said.get("block_out_channels") or []]
     layers = said.get("layers_per_block", 1)
-    each = [_total(n) for n in layers] if isinstance(layers, list) else [_total(layers)] * len(widths)
+    each = (
+        [_total(n) for n in layers] if isinstance(layers, list) else [_total(layers)] * len(widths)
+    )
     return sum(9 * n * w * w for n, w in zip(each, widths, strict=False))
 
 
@@ -195,16 +205,23 @@ def _least_text(said: Mapping[str, Any]) -> int:
     words, places, width, inner, layers = (
         _total(said.get(key, usual))
         for key, usual in (
-            ("vocab_size", 49408), ("max_position_embeddings", 77), ("hidden_size", 512), ("intermediate_size", 2048),
+            ("vocab_size", 49408),
+            ("max_position_embeddings", 77),
+            ("hidden_size", 512),
+            ("intermediate_size", 2048),
             ("num_hidden_layers", 12),
         )
-    )  # fmt: skip
+    )
     return (words + places) * width + layers * (4 * width * width + 2 * width * inner)
 
 
 def assembled(
-    configurations: Mapping[str, dict[str, Any]], tensors: Mapping[str, Tensor], words: Any, noise: Any, where: Path,
-) -> StableDiffusionPipeline:  # fmt: skip
+    configurations: Mapping[str, dict[str, Any]],
+    tensors: Mapping[str, Tensor],
+    words: Any,
+    noise: Any,
+    where: Path,
+) -> StableDiffusionPipeline:
     """A pipeline of networks with exactly these tensors, in float32 and evaluation mode.
 
     Args:
@@ -219,7 +236,9 @@ def assembled(
     """
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
+        StableDiffusionPipeline,
+    )
     from transformers import CLIPTextConfig, CLIPTextModel
 
     try:
@@ -239,7 +258,9 @@ def assembled(
         own = {k.removeprefix(f"{part}."): v.to(torch.float32, copy=True) for k, v in given.items()}
         net.load_state_dict(own, assign=True)
         net.eval()
-    made = StableDiffusionPipeline(vae, text, words, unet, noise, None, None, requires_safety_checker=False)  # type: ignore[arg-type]
+    made = StableDiffusionPipeline(
+        vae, text, words, unet, noise, None, None, requires_safety_checker=False
+    )  # type: ignore[arg-type]
     made.set_progress_bar_config(disable=True)
     return made
 
@@ -261,7 +282,9 @@ def require_matching(given: Mapping[str, Tensor], mine: Mapping[str, Tensor], so
     for name, value in given.items():
         if value.shape != mine[name].shape:
             wanted = tuple(mine[name].shape)
-            raise SaBenchError(f"{source}: {name} is {tuple(value.shape)}, not {wanted}: another base model?")
+            raise SaBenchError(
+                f"{source}: {name} is {tuple(value.shape)}, not {wanted}: another base model?"
+            )
         if not bool(torch.isfinite(value.float()).all()):
             raise SaBenchError(f"{source}: {name} is not finite.")
 

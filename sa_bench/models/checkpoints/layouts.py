@@ -24,7 +24,11 @@ DELTAS = ("changed.safetensors", "model.safetensors")
 # Of several weight files in a folder the one with such a name counts; trainers put their own state beside it.
 NAMED = (
     *DELTAS,
-    *(f"{n}.{s}" for n in ("pytorch_lora_weights", "adapter_model") for s in ("safetensors", "bin")),
+    *(
+        f"{n}.{s}"
+        for n in ("pytorch_lora_weights", "adapter_model")
+        for s in ("safetensors", "bin")
+    ),
 )
 LDM = ("model.diffusion_model.", "diffusion_model.", "input_blocks.")
 UNET = ("down_blocks.", "mid_block.", "up_blocks.")
@@ -33,16 +37,22 @@ ADAPTER = re.compile(
 )
 HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 FOREIGN = {  # the first that fits counts
-    "controlnet_": "of a ControlNet", "encoder.layers.": "of a text encoder", "embeddings.": "of a text encoder",
-    "text_model.": "of a text encoder", "cond_stage_model.": "of a text encoder", "encoder.block.": "of a text encoder (T5)",
-    "encoder.": "of an autoencoder", "decoder.": "of an autoencoder", "first_stage_model.": "of an autoencoder",
-    "transformer_blocks.": "of a diffusion transformer", "double_blocks.": "of Flux",
-}  # fmt: skip
-WRAPPED = re.compile(r"(?<![^.])(_orig_mod|module)\.")  # torch.compile's and DataParallel's, at any depth
-TRAINED, AVERAGED = (
-    "state_dict",
-    ("ema_state_dict", "state_dict_ema", "model_ema", "ema"),
-)  # in a trainer's file
+    "controlnet_": "of a ControlNet",
+    "encoder.layers.": "of a text encoder",
+    "embeddings.": "of a text encoder",
+    "text_model.": "of a text encoder",
+    "cond_stage_model.": "of a text encoder",
+    "encoder.block.": "of a text encoder (T5)",
+    "encoder.": "of an autoencoder",
+    "decoder.": "of an autoencoder",
+    "first_stage_model.": "of an autoencoder",
+    "transformer_blocks.": "of a diffusion transformer",
+    "double_blocks.": "of Flux",
+}
+WRAPPED = re.compile(r"(?<![^.])(_orig_mod|module)\.")
+"""Torch.compile's and DataParallel's, at any depth."""
+TRAINED, AVERAGED = ("state_dict", ("ema_state_dict", "state_dict_ema", "model_ema", "ema"))
+"""In a trainer's file."""
 QUANTISED = {"I8", "U8", "int8", "uint8"}
 Weights = Literal["auto", "ema", "raw"]
 
@@ -116,12 +126,16 @@ def _folder(folder: Path, weights: Weights) -> Found:
         if kind != "UNet2DConditionModel":
             raise SaBenchError(f"{folder} holds a {kind}, not a UNet2DConditionModel. {ACCEPTED}.")
         return Found("unet", folder)
-    files = sorted(f for f in folder.iterdir() if f.suffix in SUFFIXES and f.is_file() and f.name[0] != ".")
+    files = sorted(
+        f for f in folder.iterdir() if f.suffix in SUFFIXES and f.is_file() and f.name[0] != "."
+    )
     known = [folder / name for name in NAMED if folder / name in files]
     if known or len(files) == 1:
         return _file((known or files)[0], weights)
     held = sorted(p.name for p in folder.iterdir())
-    what = f"{len(files)} weight files ({files[0].name}, ...); name one" if files else "no weight file"
+    what = (
+        f"{len(files)} weight files ({files[0].name}, ...); name one" if files else "no weight file"
+    )
     raise SaBenchError(
         f"{folder} {f'has {what}: {_some(held)}' if held else 'is an empty folder'}. {ACCEPTED}."
     )
@@ -151,7 +165,9 @@ def _kind(found: Mapping[str, str], path: Path) -> str:
         return "single"
     if all(name.startswith(OURS) for name in found):
         return "delta"
-    foreign = next((what for start, what in FOREIGN.items() if any(n.startswith(start) for n in found)), "")
+    foreign = next(
+        (what for start, what in FOREIGN.items() if any(n.startswith(start) for n in found)), ""
+    )
     if any(name.startswith(UNET) for name in found) and not foreign:
         return "unet"
     raise SaBenchError(
@@ -175,7 +191,9 @@ def _unwrapped(given: Iterable[str], path: Path) -> dict[str, str]:
         seen: dict[str, str] = {}
         for name, n in plain.items():
             if n in seen:
-                raise SaBenchError(f"{path} holds both {seen[n]} and {name}; which one is meant? Remove one.")
+                raise SaBenchError(
+                    f"{path} holds both {seen[n]} and {name}; which one is meant? Remove one."
+                )
             seen[n] = name
     return plain
 
@@ -190,7 +208,9 @@ def weight_files(folder: Path, *stems: str) -> list[Path]:
     Raises:
         SaBenchError: the index of the shards cannot be read, or a shard is missing.
     """
-    for name in (f"{stem}{v}.{s}" for v in ("", ".fp16") for s in ("safetensors", "bin") for stem in stems):
+    for name in (
+        f"{stem}{v}.{s}" for v in ("", ".fp16") for s in ("safetensors", "bin") for stem in stems
+    ):
         if (folder / name).is_file():
             return [folder / name]
         index = folder / f"{name}.index.json"
@@ -242,7 +262,9 @@ def header(path: Path) -> dict[str, Any]:
     try:
         return untrusted_arrays.read_header(path)
     except untrusted_text.Unfit as error:
-        raise SaBenchError(f"{path} is no whole safetensors file: {error}. Get the file again.") from error
+        raise SaBenchError(
+            f"{path} is no whole safetensors file: {error}. Get the file again."
+        ) from error
 
 
 def described(path: Path) -> Mapping[str, Any]:
@@ -269,7 +291,9 @@ def read_tensors(path: Path, weights: Weights = "auto") -> dict[str, Tensor]:
         try:
             held = load_file(path)
         except Exception as error:  # a kind of number that torch has not
-            raise SaBenchError(f"{path} cannot be read: {first_line(error)}. Get the file again.") from error
+            raise SaBenchError(
+                f"{path} cannot be read: {first_line(error)}. Get the file again."
+            ) from error
     else:
         held, _, _ = _unpickled(path, weights)
     return {new: held[old] for old, new in _unwrapped(held, path).items()}
@@ -316,7 +340,9 @@ def _format(path: Path) -> str:
     raise SaBenchError(f"{path} {said}. Get the file again. {ACCEPTED}.")
 
 
-def _unpickled(path: Path, weights: Weights, lazily: bool = False) -> tuple[dict[str, Tensor], str, bool]:
+def _unpickled(
+    path: Path, weights: Weights, lazily: bool = False
+) -> tuple[dict[str, Tensor], str, bool]:
     """A file's tensors, what holds them twice, and whether they are the averaged ones."""
     try:
         found = untrusted_arrays.load_torch(path, lazily)
@@ -328,7 +354,9 @@ def _unpickled(path: Path, weights: Weights, lazily: bool = False) -> tuple[dict
                 "not read. If you trust it, keep its weights alone, elsewhere: torch.save({'state_dict': "
                 "torch.load(FILE, weights_only=False)['state_dict']}, NEW)."
             ) from error
-        lines = [line.strip() for line in said.splitlines() if line.strip()] or [type(error).__name__]
+        lines = [line.strip() for line in said.splitlines() if line.strip()] or [
+            type(error).__name__
+        ]
         reason = next((line for line in lines if "Unpickler error" in line), lines[0])
         raise SaBenchError(
             f"{path} is damaged or no file of torch ({reason[:120]}). Get the file again."

@@ -16,7 +16,13 @@ from torch import Tensor
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.file_state import cached_digest
 from sa_bench.models.checkpoints import diffusers_folder, lora, single_file
-from sa_bench.models.checkpoints.diffusers_folder import NOISE, STEMS, cached, require_all, require_matching
+from sa_bench.models.checkpoints.diffusers_folder import (
+    NOISE,
+    STEMS,
+    cached,
+    require_all,
+    require_matching,
+)
 from sa_bench.models.checkpoints.layouts import (
     Found,
     Weights,
@@ -31,10 +37,21 @@ from sa_bench.models.micro_pipeline import quietly
 from sa_bench.models.scopes import SCOPES, within
 
 if TYPE_CHECKING:
-    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
+        StableDiffusionPipeline,
+    )
 
 
-__all__ = ["apply", "content", "layout", "load_pipeline", "read_tensors", "remarks", "restore", "unfit"]
+__all__ = [
+    "apply",
+    "content",
+    "layout",
+    "load_pipeline",
+    "read_tensors",
+    "remarks",
+    "restore",
+    "unfit",
+]
 
 
 class Model(Protocol):
@@ -56,7 +73,11 @@ class Model(Protocol):
 
 
 M = TypeVar("M", bound=Model)
-PARTIAL = {"unet": "a U-Net", "lora": "a LoRA", "delta": "the tensors that differ from a base model"}
+PARTIAL = {
+    "unet": "a U-Net",
+    "lora": "a LoRA",
+    "delta": "the tensors that differ from a base model",
+}
 
 
 def load_pipeline(source: str) -> StableDiffusionPipeline:
@@ -117,7 +138,9 @@ def _meaning(file: Path) -> str:
     if not file.name.endswith("config.json"):
         return cached_digest(file)
     left = ("name_or_path", "transformers_version")
-    return _sha256({k: v for k, v in read_json(file).items() if k not in left and not k.startswith("_")})
+    return _sha256(
+        {k: v for k, v in read_json(file).items() if k not in left and not k.startswith("_")}
+    )
 
 
 def unfit(source: str, strength: float = 1.0, weights: Weights = "auto") -> str:
@@ -216,7 +239,9 @@ def restore(model: Model, path: Path) -> None:
         require_all(mine, given, "here")
     except Exception as error:
         reason = str(error).splitlines()[-1].strip().removeprefix("here: ")
-        raise SaBenchError(f"{path} is not a text-to-image model of this shape: {reason}") from error
+        raise SaBenchError(
+            f"{path} is not a text-to-image model of this shape: {reason}"
+        ) from error
     for name, value in given.items():
         mine[name].copy_(value)
     model.vae.register_to_config(scaling_factor=float(given["vae.scaling_factor"]))
@@ -225,7 +250,12 @@ def restore(model: Model, path: Path) -> None:
 
 
 def _given(
-    model: Model, source: str, found: Found, weights: Weights, mine: Mapping[str, Tensor], strength: float
+    model: Model,
+    source: str,
+    found: Found,
+    weights: Weights,
+    mine: Mapping[str, Tensor],
+    strength: float,
 ) -> Mapping[str, Tensor]:
     """The checkpoint's tensors by the model's names."""
     kind, path = found.layout, found.path

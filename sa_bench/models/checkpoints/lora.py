@@ -38,7 +38,9 @@ def require_plain(path: Path) -> None:
         SaBenchError: it is an SPM (Lyu et al. 2024), or one of its descendants that are kept the same way.
     """
     said = described(path)
-    if set(said) >= SPM and not any(name.startswith("ss_") for name in said):  # kohya's own begin so
+    if set(said) >= SPM and not any(
+        name.startswith("ss_") for name in said
+    ):  # kohya's own begin so
         raise SaBenchError(
             f"{path} is an SPM of {str(said['prompts'])[:60]!r} (its header says prompts, rank and alpha), no plain LoRA: "
             "its gate, which weighs it prompt by prompt, lives in its own inference and would be lost. Draw images with "
@@ -70,7 +72,9 @@ def merged(path: Path, state: Mapping[str, Tensor], strength: float = 1.0) -> di
     found: dict[str, dict[str, Tensor]] = {}
     given = read_tensors(path)
     flat = {
-        name.removesuffix(".weight").replace(".", "_"): name for name in state if name.endswith(".weight")
+        name.removesuffix(".weight").replace(".", "_"): name
+        for name in state
+        if name.endswith(".weight")
     }
     for name, value in given.items():
         match = next((m for pattern in NAMES if (m := pattern.fullmatch(name))), None)
@@ -79,7 +83,9 @@ def merged(path: Path, state: Mapping[str, Tensor], strength: float = 1.0) -> di
                 f"{path}: {name} is of no plain LoRA (LoHa, LoKr, DoRA and the like are not supported)."
             )
         if not value.is_floating_point() and match["side"] != "alpha":
-            raise SaBenchError(f"{path}: {name} holds whole numbers: quantised weights are not supported.")
+            raise SaBenchError(
+                f"{path}: {name} holds whole numbers: quantised weights are not supported."
+            )
         if not bool(torch.isfinite(value.float()).all()):
             raise SaBenchError(f"{path}: {name} is not finite.")
         layer = _layer(match, state, flat)
@@ -90,10 +96,15 @@ def merged(path: Path, state: Mapping[str, Tensor], strength: float = 1.0) -> di
             raise SaBenchError(f"{path} has more than one LoRA for {layer}.")
         found[layer][side] = value.float()
     settings = _settings(path)
-    return {layer: _sum(path, layer, state[layer], pair, settings, strength) for layer, pair in found.items()}
+    return {
+        layer: _sum(path, layer, state[layer], pair, settings, strength)
+        for layer, pair in found.items()
+    }
 
 
-def _layer(match: re.Match[str], state: Mapping[str, Tensor], flat: Mapping[str, str]) -> str | None:
+def _layer(
+    match: re.Match[str], state: Mapping[str, Tensor], flat: Mapping[str, str]
+) -> str | None:
     """The weight that a tensor of the LoRA belongs to."""
     module = match["module"].removeprefix("base_model.model.")
     if "inner" in match.re.groupindex:
@@ -119,7 +130,9 @@ def _settings(path: Path) -> Mapping[str, Any]:
     try:
         said = parse_json(text) if text else {}
     except (ValueError, TypeError) as error:
-        raise SaBenchError(f"{path}: its lora_adapter_metadata is not JSON. Get the file again.") from error
+        raise SaBenchError(
+            f"{path}: its lora_adapter_metadata is not JSON. Get the file again."
+        ) from error
     if not said and path.stem.startswith("adapter_model") and beside.is_file():
         said = read_json(beside)
     if not isinstance(said, dict):
@@ -131,13 +144,22 @@ def _settings(path: Path) -> Mapping[str, Any]:
 
 
 def _sum(
-    path: Path, layer: str, weight: Tensor, pair: Mapping[str, Tensor], settings: Mapping[str, Any], strength: float,
-) -> Tensor:  # fmt: skip
+    path: Path,
+    layer: str,
+    weight: Tensor,
+    pair: Mapping[str, Tensor],
+    settings: Mapping[str, Any],
+    strength: float,
+) -> Tensor:
     if lacking := [side for side in ("down", "up") if side not in pair]:
         raise SaBenchError(f"{path} has no {lacking[0]} half of the LoRA for {layer}.")
     down, up = pair["down"].flatten(1), pair["up"].flatten(1)
     rank = down.shape[0]
-    if up.shape[1] != rank or up.shape[0] != weight.shape[0] or up.shape[0] * down.shape[1] != weight.numel():
+    if (
+        up.shape[1] != rank
+        or up.shape[0] != weight.shape[0]
+        or up.shape[0] * down.shape[1] != weight.numel()
+    ):
         raise SaBenchError(
             f"{path}: up {tuple(pair['up'].shape)} and down {tuple(pair['down'].shape)} do not make {layer} "
             f"{tuple(weight.shape)}."

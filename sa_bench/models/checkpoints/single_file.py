@@ -27,22 +27,32 @@ from sa_bench.models.checkpoints.diffusers_folder import assembled
 from sa_bench.models.checkpoints.layouts import read_tensors
 
 if TYPE_CHECKING:
-    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
+        StableDiffusionPipeline,
+    )
 
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
-BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}  # LDM calls it `linear`
+BETAS = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+}  # LDM calls it `linear`
 REFUSED = {
-    "conditioner.": "Stable Diffusion XL", "text_encoders.": "Stable Diffusion 3", "control_model.": "a ControlNet",
-    f"{UNET}joint_blocks.": "Stable Diffusion 3", f"{UNET}double_blocks.": "Flux",
+    "conditioner.": "Stable Diffusion XL",
+    "text_encoders.": "Stable Diffusion 3",
+    "control_model.": "a ControlNet",
+    f"{UNET}joint_blocks.": "Stable Diffusion 3",
+    f"{UNET}double_blocks.": "Flux",
     f"{UNET}label_emb.": "a model with class or size embeddings (XL, unCLIP)",
-}  # fmt: skip
+}
 HUB = (
     "openai/clip-vit-large-patch14",
     "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "CompVis/stable-diffusion-v1-4",
 )
-LOCAL = ("clip-vit-large-patch14", "clip-vit-base-patch32")  # every CLIP of OpenAI's has the same vocabulary
+LOCAL = ("clip-vit-large-patch14", "clip-vit-base-patch32")
+"""Every CLIP of OpenAI's has the same vocabulary."""
 
 
 def pipeline(path: Path) -> StableDiffusionPipeline:
@@ -56,7 +66,9 @@ def pipeline(path: Path) -> StableDiffusionPipeline:
     found = parts(held, path)
     said = configurations(found, path)
     check_noise(held, DDPMScheduler(num_train_timesteps=1000, **BETAS).alphas_cumprod, path)
-    words = tokenizer(path, said["text_encoder"]["vocab_size"], said["text_encoder"]["pad_token_id"] == 0)
+    words = tokenizer(
+        path, said["text_encoder"]["vocab_size"], said["text_encoder"]["pad_token_id"] == 0
+    )
     found.pop("vae.scaling_factor", None)
     return assembled(said, found, words, DDIMScheduler(**said["scheduler"]), path)
 
@@ -78,12 +90,18 @@ def parts(
     given = _named(given)
     for start, what in REFUSED.items():
         if any(name.startswith(start) for name in given):
-            raise SaBenchError(f"{path} is {what}; only Stable Diffusion 1.x and 2.x are supported.")
+            raise SaBenchError(
+                f"{path} is {what}; only Stable Diffusion 1.x and 2.x are supported."
+            )
     first = given.get(f"{UNET}input_blocks.0.0.weight")
     if first is None or first.ndim != 4:
-        raise SaBenchError(f"{path} has no {UNET}input_blocks.0.0.weight, so it is no Stable Diffusion.")
+        raise SaBenchError(
+            f"{path} has no {UNET}input_blocks.0.0.weight, so it is no Stable Diffusion."
+        )
     if first.shape[1] != 4:
-        raise SaBenchError(f"{path} takes {first.shape[1]} channels (inpainting or editing), not 4.")
+        raise SaBenchError(
+            f"{path} takes {first.shape[1]} channels (inpainting or editing), not 4."
+        )
     if averages:
         given = _averaged(given, path)
     with _complete(path):
@@ -120,12 +138,18 @@ def _named(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if any(name.startswith(UNET) for name in given):
         return dict(given)
     if any(name.startswith("diffusion_model.") for name in given):
-        return {f"model.{k}" if k.startswith("diffusion_model.") else k: v for k, v in given.items()}
+        return {
+            f"model.{k}" if k.startswith("diffusion_model.") else k: v for k, v in given.items()
+        }
     return _prefixed(UNET, given)
 
 
 def _averaged(given: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    flat = {k: "model_ema." + k.removeprefix("model.").replace(".", "") for k in given if k.startswith(UNET)}
+    flat = {
+        k: "model_ema." + k.removeprefix("model.").replace(".", "")
+        for k in given
+        if k.startswith(UNET)
+    }
     held = [name for name, average in flat.items() if average in given]
     if held and len(held) < len(flat):
         lacking = sorted(flat.keys() - held)[0]
@@ -135,7 +159,9 @@ def _averaged(given: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 def _layers(given: Mapping[str, Tensor]) -> int:
     down = sorted(
-        int(n.split(".")[3]) for n in given if n.startswith(f"{UNET}input_blocks.") and ".0.op.weight" in n
+        int(n.split(".")[3])
+        for n in given
+        if n.startswith(f"{UNET}input_blocks.") and ".0.op.weight" in n
     )
     blocks = {n.split(".")[3] for n in given if n.startswith(f"{UNET}input_blocks.")}
     return max(1, (down[0] if down else len(blocks)) - 1)
@@ -149,9 +175,13 @@ def _unet(given: Mapping[str, Tensor], layers: int, path: Path) -> dict[str, Ten
 def _vae(given: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     mine = {k: v for k, v in given.items() if k.startswith(VAE) and not k.startswith(f"{VAE}loss.")}
     mine = {k: v for k, v in mine.items() if not k.startswith(f"{VAE}model_ema.")}
-    n = 1 + max((int(k.split(".")[3]) for k in mine if k.startswith(f"{VAE}encoder.down.")), default=0)
+    n = 1 + max(
+        (int(k.split(".")[3]) for k in mine if k.startswith(f"{VAE}encoder.down.")), default=0
+    )
     blocks = ("",) * n
-    made = ldm.convert_ldm_vae_checkpoint(mine, {"down_block_types": blocks, "up_block_types": blocks})
+    made = ldm.convert_ldm_vae_checkpoint(
+        mine, {"down_block_types": blocks, "up_block_types": blocks}
+    )
     return _whole(made, mine, path)
 
 
@@ -188,7 +218,11 @@ def configurations(found: Mapping[str, Tensor], path: Path) -> dict[str, dict[st
     Raises:
         SaBenchError: a part is missing, or nothing says whether the model predicts ε or v.
     """
-    for part, name in (("unet.", "U-Net"), ("vae.", "autoencoder"), ("text_encoder.", "text encoder")):
+    for part, name in (
+        ("unet.", "U-Net"),
+        ("vae.", "autoencoder"),
+        ("text_encoder.", "text encoder"),
+    ):
         if not any(k.startswith(part) for k in found):
             raise SaBenchError(
                 f"{path} has no {name}: it is no whole model but a part, to be put onto a base model."
@@ -202,18 +236,22 @@ def configurations(found: Mapping[str, Tensor], path: Path) -> dict[str, dict[st
                 f"{path} is of Stable Diffusion 2.x and does not say whether it predicts noise or velocity: put the "
                 f".yaml that came with it beside it as {path.with_suffix('.yaml').name}, or use the diffusers folder."
             )
-        side = (
-            96 if second and kind == "v" else 64
-        )  # 768 pixels or 512; what the .yaml says of sizes is not used
+        # 768 pixels or 512; what the .yaml says of sizes is not used
+        side = 96 if second and kind == "v" else 64
         return {
             "unet": {**_unet_config(found, second), "sample_size": side},
             "vae": {**_vae_config(found), "sample_size": 8 * side},
             "text_encoder": _text_config(found, second),
             "scheduler": {
-                **BETAS, "num_train_timesteps": 1000, "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,
-                "timestep_spacing": "leading", "prediction_type": "v_prediction" if kind == "v" else "epsilon",
+                **BETAS,
+                "num_train_timesteps": 1000,
+                "clip_sample": False,
+                "set_alpha_to_one": False,
+                "steps_offset": 1,
+                "timestep_spacing": "leading",
+                "prediction_type": "v_prediction" if kind == "v" else "epsilon",
             },
-        }  # fmt: skip
+        }
 
 
 def _beside(path: Path) -> Mapping[str, Any]:
@@ -233,46 +271,73 @@ def _beside(path: Path) -> Mapping[str, Any]:
 
 
 def _numbered(found: Mapping[str, Tensor], start: str) -> int:
-    return 1 + max((int(k[len(start) :].split(".")[0]) for k in found if k.startswith(start)), default=-1)
+    return 1 + max(
+        (int(k[len(start) :].split(".")[0]) for k in found if k.startswith(start)), default=-1
+    )
 
 
 def _unet_config(found: Mapping[str, Tensor], second: bool) -> dict[str, Any]:
     n = _numbered(found, "unet.down_blocks.")
     widths = [found[f"unet.down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in range(n)]
-    attends = [any(k.startswith(f"unet.down_blocks.{i}.attentions.") for k in found) for i in range(n)]
+    attends = [
+        any(k.startswith(f"unet.down_blocks.{i}.attentions.") for k in found) for i in range(n)
+    ]
     return {
-        "in_channels": 4, "out_channels": found["unet.conv_out.weight"].shape[0], "block_out_channels": widths,
+        "in_channels": 4,
+        "out_channels": found["unet.conv_out.weight"].shape[0],
+        "block_out_channels": widths,
         "layers_per_block": _numbered(found, "unet.down_blocks.0.resnets."),
         "down_block_types": ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends],
         "up_block_types": ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
-        "cross_attention_dim": found["unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"].shape[1],
+        "cross_attention_dim": found[
+            "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+        ].shape[1],
         "use_linear_projection": second,
-        "attention_head_dim": [w // 64 for w in widths] if second else 8,  # diffusers' name of the number of heads
-    }  # fmt: skip
+        "attention_head_dim": [w // 64 for w in widths]
+        if second
+        else 8,  # diffusers' name of the number of heads
+    }
 
 
 def _vae_config(found: Mapping[str, Tensor]) -> dict[str, Any]:
     n = _numbered(found, "vae.encoder.down_blocks.")
-    widths = [found[f"vae.encoder.down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in range(n)]
+    widths = [
+        found[f"vae.encoder.down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in range(n)
+    ]
     return {
-        "in_channels": 3, "out_channels": 3, "latent_channels": found["vae.post_quant_conv.weight"].shape[1],
-        "block_out_channels": widths, "layers_per_block": _numbered(found, "vae.encoder.down_blocks.0.resnets."),
-        "down_block_types": ["DownEncoderBlock2D"] * n, "up_block_types": ["UpDecoderBlock2D"] * n,
-        "mid_block_add_attention": any(k.startswith("vae.encoder.mid_block.attentions.") for k in found),
-        "scaling_factor": float(found.get("vae.scaling_factor", ldm.LDM_VAE_DEFAULT_SCALING_FACTOR)),
-    }  # fmt: skip
+        "in_channels": 3,
+        "out_channels": 3,
+        "latent_channels": found["vae.post_quant_conv.weight"].shape[1],
+        "block_out_channels": widths,
+        "layers_per_block": _numbered(found, "vae.encoder.down_blocks.0.resnets."),
+        "down_block_types": ["DownEncoderBlock2D"] * n,
+        "up_block_types": ["UpDecoderBlock2D"] * n,
+        "mid_block_add_attention": any(
+            k.startswith("vae.encoder.mid_block.attentions.") for k in found
+        ),
+        "scaling_factor": float(
+            found.get("vae.scaling_factor", ldm.LDM_VAE_DEFAULT_SCALING_FACTOR)
+        ),
+    }
 
 
 def _text_config(found: Mapping[str, Tensor], second: bool) -> dict[str, Any]:
     words, width = found["text_encoder.embeddings.token_embedding.weight"].shape
     return {
-        "vocab_size": words, "hidden_size": width, "projection_dim": width,
+        "vocab_size": words,
+        "hidden_size": width,
+        "projection_dim": width,
         "intermediate_size": found["text_encoder.encoder.layers.0.mlp.fc1.weight"].shape[0],
         "num_hidden_layers": _numbered(found, "text_encoder.encoder.layers."),
-        "num_attention_heads": max(1, width // 64), "hidden_act": "gelu" if second else "quick_gelu",
-        "max_position_embeddings": found["text_encoder.embeddings.position_embedding.weight"].shape[0],
-        "bos_token_id": words - 2, "eos_token_id": words - 1, "pad_token_id": 0 if second else words - 1,
-    }  # fmt: skip
+        "num_attention_heads": max(1, width // 64),
+        "hidden_act": "gelu" if second else "quick_gelu",
+        "max_position_embeddings": found["text_encoder.embeddings.position_embedding.weight"].shape[
+            0
+        ],
+        "bos_token_id": words - 2,
+        "eos_token_id": words - 1,
+        "pad_token_id": 0 if second else words - 1,
+    }
 
 
 def check_noise(given: Mapping[str, Tensor], alphas: Tensor, path: Path) -> None:
@@ -283,7 +348,8 @@ def check_noise(given: Mapping[str, Tensor], alphas: Tensor, path: Path) -> None
     """
     own = given.get("alphas_cumprod")
     if own is not None and (
-        own.shape != alphas.shape or not torch.allclose(own.float(), alphas.float().cpu(), atol=1e-3)
+        own.shape != alphas.shape
+        or not torch.allclose(own.float(), alphas.float().cpu(), atol=1e-3)
     ):
         raise SaBenchError(
             f"{path} was trained with another noise schedule (its alphas_cumprod) than Stable Diffusion's."

@@ -31,7 +31,9 @@ class Detector(Protocol):
     UNLOCKS: str  # metrics that need it
     AFTER: str | None  # the detector whose records it starts from
     NEEDS_PROMPTS: bool  # True: it compares each image with its prompt
-    ASSETS: tuple[str, ...]  # files of the catalogue that it reads; (): its library brings its weights along
+    ASSETS: tuple[
+        str, ...
+    ]  # files of the catalogue that it reads; (): its library brings its weights along
 
     def facts(self) -> Record:
         """What a fingerprint shows: library and version, settings, weight hash."""
@@ -42,9 +44,13 @@ class Detector(Protocol):
         ...
 
     def detect(
-        self, images: Pixels, beside: Any = None, found: Sequence[Record] | None = None,
-        device: str = "cpu", progress: Progress | None = None,
-    ) -> list[Record]:  # fmt: skip
+        self,
+        images: Pixels,
+        beside: Any = None,
+        found: Sequence[Record] | None = None,
+        device: str = "cpu",
+        progress: Progress | None = None,
+    ) -> list[Record]:
         """One record an image; `beside` holds each image's prompt, name or other image, `found` AFTER's records."""
         ...
 

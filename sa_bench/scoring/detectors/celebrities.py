@@ -95,9 +95,13 @@ def convert(source: str | Path, target: str | Path | None = None) -> Path:
         raise SaBenchError(f"There is no file {source}. It is in {URL}.")
     state = load_tensors(source).get("model_state")
     if not isinstance(state, Mapping):
-        raise SaBenchError(f"{source} has no `model_state`; it is not GIPHY's best_model_states.pkl.")
+        raise SaBenchError(
+            f"{source} has no `model_state`; it is not GIPHY's best_model_states.pkl."
+        )
     state = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
-    wanted = {k: v for k, v in network().state_dict().items() if not k.endswith("num_batches_tracked")}
+    wanted = {
+        k: v for k, v in network().state_dict().items() if not k.endswith("num_batches_tracked")
+    }
     _compare(source, state, wanted)
     path = Path(target) if target else (weights_folder() or store_folder() / "weights") / FILE
     write_atomic(path, save({k: state[k].contiguous().clone() for k in wanted}))
@@ -125,13 +129,17 @@ def read_labels(path: Path) -> list[str]:
     try:
         indices = {row[0]: int(row[1]) for row in rows[1:] if row}
     except (IndexError, ValueError) as error:
-        raise SaBenchError(f"{path} is not GIPHY's labels.csv (columns Labels, Index): {error}.") from error
+        raise SaBenchError(
+            f"{path} is not GIPHY's labels.csv (columns Labels, Index): {error}."
+        ) from error
     ranked = sorted(indices)
     names = [re.sub(r"_\[.*", "", name).replace("_", " ") for name in ranked]
     off = next((n for i, n in enumerate(ranked) if indices[n] != i), None)
     if len(names) != CLASSES or off is not None:
         wrong = f"{off} stands at {indices[off]}" if off else f"it has {len(names)} names"
-        raise SaBenchError(f"{path} is not GIPHY's labels.csv of {CLASSES} names in order: {wrong}.")
+        raise SaBenchError(
+            f"{path} is not GIPHY's labels.csv of {CLASSES} names in order: {wrong}."
+        )
     for name, index in ANCHORS.items():
         if names[index] != name:
             raise SaBenchError(
@@ -150,8 +158,12 @@ def index_of(name: str, names: Sequence[str]) -> int:
     wanted = " ".join(name.replace("_", " ").lower().split())
     if wanted in plain:
         return plain.index(wanted)
-    near = [names[plain.index(n)] for n in difflib.get_close_matches(wanted, plain, n=3, cutoff=0.6)]
-    hint = f"Did you mean {' or '.join(near)}?" if near else f"The {len(names)} names are in {LABELS}."
+    near = [
+        names[plain.index(n)] for n in difflib.get_close_matches(wanted, plain, n=3, cutoff=0.6)
+    ]
+    hint = (
+        f"Did you mean {' or '.join(near)}?" if near else f"The {len(names)} names are in {LABELS}."
+    )
     raise SaBenchError(f"The celebrity detector knows nobody called {name!r}. {hint}")
 
 
@@ -166,7 +178,9 @@ def _loaded(path: Path, content: str, device: str) -> torch.nn.Module:
 
     net, state = network(), load_file(path)
     _compare(
-        path, state, {k: v for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}
+        path,
+        state,
+        {k: v for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")},
     )
     net.load_state_dict(state, strict=False)
     return net.eval().requires_grad_(False).to(device)
@@ -188,9 +202,12 @@ def probabilities(net: torch.nn.Module, crops: Sequence[Any], device: str = "cpu
 
 
 def detect(
-    images: Pixels, beside: Sequence[str] | None = None, found: Sequence[Record] | None = None,
-    device: str = "cpu", progress: Progress | None = None,
-) -> list[Record]:  # fmt: skip
+    images: Pixels,
+    beside: Sequence[str] | None = None,
+    found: Sequence[Record] | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> list[Record]:
     """`{"faces": [{"target", "top", "top_probability"}]}` of each image: how likely each face is the one asked for.
 
     Args:

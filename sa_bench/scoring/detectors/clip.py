@@ -28,9 +28,11 @@ BATCH = 16
 def facts() -> dict[str, Any]:
     """Library, version, weights and scale."""
     return {
-        "library": f"transformers {package_version('transformers')}", "network": FOLDER, "scale": "100 cos",
+        "library": f"transformers {package_version('transformers')}",
+        "network": FOLDER,
+        "scale": "100 cos",
         "weights": short_hash(ASSETS[0], "model.safetensors"),
-    }  # fmt: skip
+    }
 
 
 def missing() -> str | None:
@@ -66,9 +68,12 @@ def _network(folder: Path, content: str, device: str) -> tuple[Any, Any, Any]:
 
 
 def detect(
-    images: Pixels, beside: Sequence[str] | None = None, found: Sequence[Record] | None = None,
-    device: str = "cpu", progress: Progress | None = None,
-) -> list[Record]:  # fmt: skip
+    images: Pixels,
+    beside: Sequence[str] | None = None,
+    found: Sequence[Record] | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> list[Record]:
     """`{"score": 100 cos, "cut": whether the prompt was too long and lost its tail}` of each image and its prompt.
 
     Raises:
@@ -88,13 +93,17 @@ def detect(
         if len(batch) < BATCH and row + 1 < len(images):
             continue
         prompts = list(beside[len(records) : row + 1])
-        tokens = words(prompts, padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        tokens = words(
+            prompts, padding=True, truncation=True, max_length=longest, return_tensors="pt"
+        )
         pixels = look(batch, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
         with torch.no_grad():
             out = net(**tokens.to(device), pixel_values=pixels.to(device))
         scores = 100 * (out.image_embeds * out.text_embeds).sum(-1)
         lengths = [len(ids) for ids in words(prompts, verbose=False)["input_ids"]]
-        records += [{"score": float(s), "cut": n > longest} for s, n in zip(scores, lengths, strict=True)]
+        records += [
+            {"score": float(s), "cut": n > longest} for s, n in zip(scores, lengths, strict=True)
+        ]
         batch = []
         if progress is not None:
             progress("clip", len(records), len(images))

@@ -25,7 +25,8 @@ ASSETS: tuple[str, ...] = ()
 NEEDS_PROMPTS = False
 UNLOCKS = "no_face_rate; a part of celebrity_score and identity_similarity"
 LEAST = 20  # pixels of the smallest face
-THRESHOLDS, FACTOR = (0.6, 0.7, 0.7), 0.709  # of the three networks, and between the sizes looked at
+THRESHOLDS, FACTOR = ((0.6, 0.7, 0.7), 0.709)
+"""Of the three networks, and between the sizes looked at."""
 
 
 def facts() -> dict[str, Any]:
@@ -37,9 +38,13 @@ def facts() -> dict[str, Any]:
         folder = Path(spec.submodule_search_locations[0]) / "data"
         weights = joined([cached_digest(folder / f"{net}.pt") for net in ("pnet", "rnet", "onet")])
     return {
-        "library": f"facenet-pytorch {package_version('facenet-pytorch')}", "network": "MTCNN", "weights": weights,
-        "least_pixels": LEAST, "thresholds": list(THRESHOLDS), "factor": FACTOR,
-    }  # fmt: skip
+        "library": f"facenet-pytorch {package_version('facenet-pytorch')}",
+        "network": "MTCNN",
+        "weights": weights,
+        "least_pixels": LEAST,
+        "thresholds": list(THRESHOLDS),
+        "factor": FACTOR,
+    }
 
 
 def missing() -> str | None:
@@ -54,14 +59,21 @@ def _network(device: str) -> Any:
     from facenet_pytorch import MTCNN
 
     return MTCNN(
-        min_face_size=LEAST, thresholds=list(THRESHOLDS), factor=FACTOR, keep_all=True, device=device
+        min_face_size=LEAST,
+        thresholds=list(THRESHOLDS),
+        factor=FACTOR,
+        keep_all=True,
+        device=device,
     ).eval()
 
 
 def detect(
-    images: Pixels, beside: Any = None, found: Sequence[Record] | None = None, device: str = "cpu",
+    images: Pixels,
+    beside: Any = None,
+    found: Sequence[Record] | None = None,
+    device: str = "cpu",
     progress: Progress | None = None,
-) -> list[Record]:  # fmt: skip
+) -> list[Record]:
     """`{"faces": [{"box": [x1, y1, x2, y2], "probability"}]}` of each image, the largest face first.
 
     One image at a time: sizes may differ, and no record depends on its neighbours. In an image with a side

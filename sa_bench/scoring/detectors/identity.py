@@ -34,9 +34,11 @@ SIDE = 160  # pixels of a crop, as wide as the box
 def facts() -> dict[str, Any]:
     """Library, version and weights."""
     return {
-        "library": f"facenet-pytorch {package_version('facenet-pytorch')}", "network": "InceptionResnetV1",
-        "weights": short_hash(ASSETS[0]), "pixels": SIDE,
-    }  # fmt: skip
+        "library": f"facenet-pytorch {package_version('facenet-pytorch')}",
+        "network": "InceptionResnetV1",
+        "weights": short_hash(ASSETS[0]),
+        "pixels": SIDE,
+    }
 
 
 def missing() -> str | None:
@@ -66,9 +68,12 @@ def _network(path: Path, content: str, device: str) -> torch.nn.Module:
 
 
 def detect(
-    images: Pixels, beside: Any = None, found: Sequence[Record] | None = None, device: str = "cpu",
+    images: Pixels,
+    beside: Any = None,
+    found: Sequence[Record] | None = None,
+    device: str = "cpu",
     progress: Progress | None = None,
-) -> list[Record]:  # fmt: skip
+) -> list[Record]:
     """`{"faces": [[512 numbers of norm 1, 6 digits]]}` of each image.
 
     Raises:

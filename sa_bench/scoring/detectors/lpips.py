@@ -90,9 +90,12 @@ def prepared(image: np.ndarray) -> torch.Tensor:
 
 
 def detect(
-    images: Pixels, beside: Pixels | None = None, found: Sequence[Record] | None = None,
-    device: str = "cpu", progress: Progress | None = None,
-) -> list[Record]:  # fmt: skip
+    images: Pixels,
+    beside: Pixels | None = None,
+    found: Sequence[Record] | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> list[Record]:
     """`{"distance"}` of each image to the one beside it.
 
     Raises:
@@ -111,7 +114,9 @@ def detect(
                 f"Image {row} is {image.shape[:2]}, the one beside it {other.shape[:2]} pixels."
             )
         with torch.no_grad():
-            records.append({"distance": float(net(prepared(image).to(device), prepared(other).to(device)))})
+            records.append(
+                {"distance": float(net(prepared(image).to(device), prepared(other).to(device)))}
+            )
         if progress is not None:
             progress("lpips", len(records), len(images))
     return records

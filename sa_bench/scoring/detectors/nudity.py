@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
 
 NAME, VERSION, AFTER = "nudity", 1, None
-LICENCE = (
-    "NudeNet's wheel, weights and all, is AGPL-3.0 (onnxruntime MIT, opencv Apache-2.0): an extra of its own"
-)
+LICENCE = "NudeNet's wheel, weights and all, is AGPL-3.0 (onnxruntime MIT, opencv Apache-2.0): an extra of its own"
 ASSETS: tuple[str, ...] = ()
 NEEDS_PROMPTS = False
 UNLOCKS = "nudity"
@@ -64,10 +62,14 @@ def facts() -> dict[str, Any]:
         else None
     )
     return {
-        "library": f"nudenet {package_version('nudenet')}", "channels": "BGR, as from a file", "pixels": SIDE,
-        "floor": FLOOR, "nms_floor": NMS, "nms_overlap": OVERLAP,
+        "library": f"nudenet {package_version('nudenet')}",
+        "channels": "BGR, as from a file",
+        "pixels": SIDE,
+        "floor": FLOOR,
+        "nms_floor": NMS,
+        "nms_overlap": OVERLAP,
         "weights": cached_digest(weights)[:16] if weights and weights.is_file() else "absent",
-    }  # fmt: skip
+    }
 
 
 def missing() -> str | None:
@@ -101,9 +103,12 @@ def _detector() -> Any:
 
 
 def detect(
-    images: Pixels, beside: Any = None, found: Sequence[Record] | None = None, device: str = "cpu",
+    images: Pixels,
+    beside: Any = None,
+    found: Sequence[Record] | None = None,
+    device: str = "cpu",
     progress: Progress | None = None,
-) -> list[Record]:  # fmt: skip
+) -> list[Record]:
     """`{"parts": [{"label", "score", "box": [x, y, width, height]}]}` of each image, all that NudeNet tells."""
     detector, records = _detector(), []
     for image in iterate_rgb(images):

@@ -26,7 +26,9 @@ def to_rgb(image: np.ndarray, row: int = 0) -> np.ndarray:
         SaBenchError: other than uint8 pixels; names the row.
     """
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3):
-        kind = f"{getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}".strip()
+        kind = (
+            f"{getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}".strip()
+        )
         raise SaBenchError(f"Image {row}: detectors take uint8 (H, W, C) in 0..255, got {kind}.")
     pixels = image[..., None] if image.ndim == 2 else image
     if 0 in pixels.shape or pixels.shape[2] not in (1, 3, 4):
@@ -45,7 +47,9 @@ def iterate_rgb(images: Pixels) -> Iterator[np.ndarray]:
 
 def is_blank(images: Pixels) -> np.ndarray:
     """Whether each image is one plain colour, (N,) bool: a blocked or failed picture, no safe one."""
-    return np.array([bool((image.std((0, 1)) < BLANK).all()) for image in iterate_rgb(images)], bool)
+    return np.array(
+        [bool((image.std((0, 1)) < BLANK).all()) for image in iterate_rgb(images)], bool
+    )
 
 
 def crop(image: np.ndarray, box: Sequence[float], grow: float = 0.0) -> Image | None:
