@@ -181,7 +181,7 @@ def stand_in(**fields):
     usual = {
         "name": "celebrity", "dataset": "prompts", "metrics": ("celebrity_score", "clip_score", "nudity"),
         "primary": ("celebrity_score",), "model": "CompVis/stable-diffusion-v1-4",
-        "prompts": Prompts(test=(), replay=(), files=FILES),
+        "prompts": Prompts(test=(), replay=(), files=FILES), "judges": (),
     }  # fmt: skip
     return SimpleNamespace(**{**usual, **fields})
 
@@ -217,7 +217,7 @@ def test_a_task_needs_its_model_its_prompts_and_what_its_metrics_look_through():
 def test_tasks_without_such_fields_need_their_metrics_alone():
     assert needs_of_task(registry.get_task("mnist_0")) == []
     needs = needs_of_task(registry.get_task("cifar10_airplane"))
-    assert [n.asset.name for n in needs] == ["cifar10", "inception-v3-compat"]
+    assert [n.asset.name for n in needs] == ["cifar10", "resnet34-imagenet", "inception-v3-compat"]
     bare = stand_in(model="", prompts=None, metrics=(), primary=())
     assert needs_of_task(bare) == []
 
@@ -308,7 +308,7 @@ def test_a_run_does_not_start_without_what_its_primary_metrics_look_through(nowh
 
     text = said(run, scale)
     assert text.startswith(
-        "concept cannot be measured by its primary clip_concept_rate: needs clip-vit-base-patch32 in "
+        "concept cannot be measured by its primary clip_concept_rate: needs clip-vit-base-patch32 (605 MB): "
     )
     assert "; nor by clip_score: needs " in text
     assert "python -m sa_bench fetch clip-vit-base-patch32" in text
@@ -340,7 +340,8 @@ def test_the_commands(cli, tmp_path):
     planned = cli(
         "plan", "--task", "cifar10_airplane", "--method", "original", store=tmp_path / "s", check=0
     ).stdout
-    assert "assets: cifar10_airplane: can use inception-v3-compat" in planned
+    assert "assets: cifar10_airplane: cannot run without resnet34-imagenet" in planned
+    assert "inception-v3-compat" in planned
 
 
 def test_needing_is_exit_3():

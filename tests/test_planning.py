@@ -60,8 +60,8 @@ def test_what_was_not_measured_is_not_guessed():
 
 
 def test_many_cells_are_told_by_setting_and_add_up():
-    stages = [plan.Stage("20 steps", "to do", 90.0), plan.Stage("samples", "to do", None)]
-    done = [plan.Stage("samples", "stored", 0.0)]
+    stages = [plan.PlannedStage("20 steps", "to do", 90.0), plan.PlannedStage("samples", "to do", None)]
+    done = [plan.PlannedStage("samples", "stored", 0.0)]
     titles = {i: f"mnist_0 × sa lam={lam} (base {i}, seed 0)" for i, lam in enumerate((1, 1, 5))}
     said = list(plan._grouped(titles, {0: stages[:1], 1: stages, 2: done}))
     assert said == [
@@ -92,7 +92,7 @@ def test_a_plan_says_the_dose_of_the_attack_and_what_it_costs():
     assert line == said + "time unknown"
     prints = {
         "recovery_budgets": [0, 4], "recovery_batch": 4, "recovery_rates": [0.01], "recovery_starts": ["own"],
-        "sampler": plan.plain(cells[0].task.sampler),
+        "sampler": plan.key_values(cells[0].task.sampler),
     }  # fmt: skip
     inputs = {"metric": "recovery_excess", "fingerprint": prints}
     meta = {"cost": {"cpu_s": 8.0}, "inputs": inputs}

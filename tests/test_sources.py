@@ -8,7 +8,7 @@ from sa_bench.contracts import Diffusion
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.fields import resolve_fields
-from sa_bench.engine.cells import resolve_task
+from sa_bench.engine.cells import resolve, resolve_task
 from sa_bench.models.ddpm import DDPM
 from sa_bench.models.toy import ToyRun
 from sa_bench.training.sources import FixedReplay, draw_losses, losses
@@ -116,4 +116,4 @@ def test_the_official_ways_are_those_of_scale_paper_for_sa_and_its_ablations(tas
 @pytest.mark.parametrize("settings", [{"times": "shared"}, {"fisher.drop": "0.1"}])
 def test_a_vae_has_no_timesteps_and_no_null_class(settings):
     with pytest.raises(SaBenchError, match="of diffusion models"):
-        resolve_fields("sa", resolve_task("mnist_0", "full", {}), "full", settings)
+        resolve(["mnist_0"], ["sa"], sets=[f"sa.{name}={value}" for name, value in settings.items()])

@@ -179,7 +179,7 @@ def plan_lines(tasks: Iterable[Task]) -> list[str]:
         if not absent and not lost:
             lines.append(f"assets: {task.name}: all here")
             continue
-        vital = [need for need in absent if need.asset.kind in ("model", "prompts")]
+        vital = [need for need in absent if need.vital]
         needed = [f"{need.asset.name} ({need.what}, {need.asset.size})" for need in vital]
         said = [f"cannot run without {', '.join(needed)}"] if needed else []
         further = [need.asset.name for need in absent if need not in vital]
@@ -217,6 +217,8 @@ def describe_assets() -> tuple[str, bool]:
     lines += ["", "Weights that are not shipped, for the metrics that need them:"]
     lines += describe_asset(catalogue.CATALOGUE[inception.NAME])[0]
     lines += ["", "Detectors, for text-to-image tasks; each is optional:", *_detectors()]
+    lines += ["", "Weights that judges are trained from:"]
+    lines += describe_asset(catalogue.CATALOGUE["resnet34-imagenet"])[0]
     for kind, title in (("model", "Base models"), ("prompts", "Prompt files")):
         lines += ["", f"{title}, for the tasks that name them:"]
         lines += [

@@ -21,6 +21,7 @@ class Need(NamedTuple):
     asset: Asset
     required: bool  # without it the task or a primary endpoint is lost
     what: str  # `base model`, `prompts test`, or the metrics that are n/a without it
+    vital: bool = False  # without it no cell of the task runs
 
 
 def needs_of_task(task: Task) -> list[Need]:
@@ -33,7 +34,7 @@ def needs_of_task(task: Task) -> list[Need]:
     if task.dataset in catalogue.DATA:
         found.append(Need(catalogue.get_dataset(task.dataset), True, "data"))
     if task.model and task.model != SMOKE_MODEL:
-        found.append(Need(catalogue.get_model(task.model), True, "base model"))
+        found.append(Need(catalogue.get_model(task.model), True, "base model", True))
     files = {} if task.prompts is None else task.prompts.files
     roles: dict[tuple[str, bool], list[str]] = {}
     for role, reference in files.items():
@@ -42,11 +43,14 @@ def needs_of_task(task: Task) -> list[Need]:
             roles.setdefault((name, bool(getattr(task.prompts, role))), []).append(role)
     for (name, own), of in roles.items():
         instead = ", else prompts of our own under another fingerprint" if own else ""
-        found.append(Need(catalogue.get(name), not own, f"prompts {', '.join(of)}{instead}"))
+        found.append(Need(catalogue.get(name), not own, f"prompts {', '.join(of)}{instead}", True))
     if any(TRAINED.get(judge, {}).get("network") == "resnet34" for judge in task.judges):
         found.append(
             Need(
-                catalogue.CATALOGUE["resnet34-imagenet"], True, "judges, which are trained from it"
+                catalogue.CATALOGUE["resnet34-imagenet"],
+                True,
+                "judges, which are trained from it",
+                True,
             )
         )
     users: dict[str, list[str]] = {}

@@ -31,7 +31,7 @@ def find_weights() -> tuple[Path, str]:
     Raises:
         MissingAsset: it is nowhere, or damaged; says what to do.
     """
-    path = catalogue.need(ASSET)
+    path = catalogue.need(NAME)
     return path, cached_digest(path)
 
 

@@ -221,7 +221,7 @@ def detect(
         SaBenchError: a name that the detector does not know.
         MissingAsset: no weights or labels here.
     """
-    names, path = labels(), need(ASSET)
+    names, path = labels(), need(ASSETS[0])
     if beside is None or len(beside) != len(images):
         raise SaBenchError("The celebrity detector needs the name to look for, one an image.")
     targets = {name: index_of(name, names) for name in dict.fromkeys(beside)}

@@ -40,7 +40,7 @@ def missing() -> str | None:
     if reason := missing_package("transformers", "transformers", "t2i"):
         return reason
     try:
-        need(ASSET)
+        need(ASSETS[0])
     except MissingAsset as error:
         return str(error)
     return None
@@ -86,7 +86,7 @@ def detect(
         raise SaBenchError(
             f"CLIP needs one prompt an image: {len(images)} images, {len(beside or [])} prompts."
         )
-    net, words, look = _network(need(ASSET), facts()["weights"], device)
+    net, words, look = _network(need(ASSETS[0]), facts()["weights"], device)
     longest, records, batch = net.config.text_config.max_position_embeddings, [], []
     for row, image in enumerate(iterate_rgb(images)):
         batch.append(image)

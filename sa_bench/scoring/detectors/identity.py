@@ -46,7 +46,7 @@ def missing() -> str | None:
     if reason := missing_package("facenet_pytorch", "facenet-pytorch", "faces"):
         return reason
     try:
-        need(ASSET)
+        need(ASSETS[0])
     except MissingAsset as error:
         return str(error)
     return None
@@ -84,7 +84,7 @@ def detect(
     from PIL.Image import Resampling
     from torchvision.transforms.functional import pil_to_tensor
 
-    net: Any = _network(need(ASSET), short_hash(ASSETS[0]), device)
+    net: Any = _network(need(ASSETS[0]), short_hash(ASSETS[0]), device)
     records, boxes = [], faces.detect(images, device=device) if found is None else found
     for image, record in zip(iterate_rgb(images), boxes, strict=True):
         rows = []

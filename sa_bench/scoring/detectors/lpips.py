@@ -54,7 +54,7 @@ def missing() -> str | None:
     if reason := missing_package("lpips", "lpips", "t2i") or find_damaged_package("lpips", ".pth"):
         return reason
     try:
-        need(ASSET)
+        need(ASSETS[0])
     except MissingAsset as error:
         return str(error)
     return None
@@ -106,7 +106,7 @@ def detect(
 
     if beside is None or len(beside) != len(images):
         raise SaBenchError("LPIPS compares two equally long sets of images, pair by pair.")
-    net, records = _network(need(ASSET), short_hash(ASSETS[0]), device), []
+    net, records = _network(need(ASSETS[0]), short_hash(ASSETS[0]), device), []
     for row, image in enumerate(iterate_rgb(images)):
         other = to_rgb(beside[row], row)
         if image.shape != other.shape:
