@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from pydoc import locate
 from statistics import fmean
 
 import pytest
@@ -21,7 +22,12 @@ from sa_bench.results.files import read_results
 from sa_bench.scoring import cards, collapse_guard
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+BOARDS = DOCS / "boards"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+WRITTEN = [p for p in PAGES if not p.name.startswith(("results-micro", "results-paper", "tuning-"))]
+"""The pages that people write; the others are written by a command."""
+GENERATED = [p for p in PAGES if p not in WRITTEN]
 
 
 def judge_table():
@@ -65,11 +71,51 @@ def memory_table():
     return "\n".join(rows)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def anchors(page):
+    """The anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
-        if not target.startswith("https://"):
-            assert (page.parent / target).exists(), target
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if link.startswith("https://"):
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_files_and_names_in_the_documents_are_there(page):
+    text = page.read_text()
+    for path in re.findall(r"`((?:sa_bench|methods|metrics|tasks|reports|tests|docs)/[\w./-]*)`", text):
+        assert (ROOT / path).exists(), path
+    for name in re.findall(r"`(sa_bench(?:\.[A-Za-z_]\w*)+)`", text):
+        if page.name != "CHANGELOG.md":
+            assert locate(name) is not None, name
+
+
+@pytest.mark.parametrize("page", GENERATED, ids=lambda p: p.name)
+def test_a_generated_page_holds_no_prose_but_a_link_to_it(page):
+    title, written, *rest = page.read_text().partition(MARK)[0].split("\n\n")
+    assert title.startswith("# ")
+    assert re.fullmatch(r"Written by `make [a-z0-9-]+`\. What it says, in words: \[(.+)\]\(\1\)\.", written)
+    assert "".join(rest) == ""
+
+
+def test_the_readme_leads_to_every_page():
+    """Five pages from the README, every other from those."""
+    reached, further = set(), [ROOT / "README.md"]
+    while further:
+        page = further.pop()
+        reached.add(page)
+        links = re.findall(r"\]\(([^)#]+\.md)[^)]*\)", page.read_text())
+        targets = {(page.parent / link).resolve() for link in links if not link.startswith("https://")}
+        further += [target for target in targets if target not in reached and target.is_file()]
+    assert set(PAGES) <= reached, set(PAGES) - reached
 
 
 def test_the_judge_table_equals_the_cards():
@@ -129,7 +175,7 @@ def test_the_readmes_leaderboard_is_what_its_command_prints():
 
 @pytest.mark.parametrize("board", ["micro", "micro-ddpm", "micro-t2i"])
 def test_a_boards_page_is_what_its_data_says(board, tmp_path):
-    page = (ROOT / "docs" / f"results-{board}.md").read_text()
+    page = (BOARDS / f"results-{board}.md").read_text()
     copy = tmp_path / "page.md"
     copy.write_text(page.partition(MARK)[0] + MARK)
     write_report([ROOT / "docs" / "data" / f"{board}-1.jsonl.xz"], copy)
@@ -137,8 +183,8 @@ def test_a_boards_page_is_what_its_data_says(board, tmp_path):
 
 
 def test_the_vae_table_is_what_its_data_says():
-    """The small table above the mark: what SA keeps more than each ablation, over the runs that both have."""
-    page = (ROOT / "docs" / "results-micro.md").read_text().partition(MARK)[0]
+    """The small table of its reading: what SA keeps more than each ablation, over the runs that both have."""
+    page = (BOARDS / "reading-micro.md").read_text()
     said = {row.split("`")[1]: row.replace("*", "") for row in page.splitlines() if row.startswith("| `")}
     data = make_boards(read_results([ROOT / "docs" / "data" / "micro-1.jsonl.xz"]))
     found = {
@@ -160,8 +206,8 @@ def test_the_vae_table_is_what_its_data_says():
 
 
 def test_the_text_to_image_table_is_what_its_data_says():
-    """The small table above the mark: means of the runs of the row's method, of what is told of both places."""
-    page = (ROOT / "docs" / "results-micro-t2i.md").read_text().partition(MARK)[0]
+    """The small table of its reading: means of the runs of the row's method, of what is told of both places."""
+    page = (BOARDS / "reading-micro-t2i.md").read_text()
     said = {row.split("`")[1]: row for row in page.splitlines() if row.startswith("| `")}
     data = ROOT / "docs" / "data" / "micro-t2i-1.jsonl.xz"
     cells = [r for r in read_results([data]) if r["task"] == "mnist_0_t2i"]
