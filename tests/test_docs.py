@@ -28,7 +28,10 @@ from sa_bench.scoring import cards, collapse_guard
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 BOARDS = DOCS / "boards"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
+    *sorted(DOCS.rglob("*.md")),
+]
 WRITTEN = [p for p in PAGES if not p.name.startswith(("results-micro", "results-paper", "tuning-"))]
 """The pages that people write; the others are written by a command."""
 GENERATED = [p for p in PAGES if p not in WRITTEN]
