@@ -32,7 +32,6 @@ from sa_bench.core import registry
 from sa_bench.core.errors import CellFailed, MissingAsset, SaBenchError
 from sa_bench.data.assets import catalogue
 from sa_bench.data.assets import download as downloads
-from sa_bench.data.assets import fetch as fetching
 from sa_bench.data.assets.catalogue import CATALOGUE, Asset
 from sa_bench.scoring.detectors import celebrities, clip
 
@@ -440,7 +439,7 @@ def test_nobody_waits_for_a_name_look_up_or_a_silent_server(server, known, monke
 
 def test_where_nothing_answers_the_rest_is_not_tried(known, monkeypatch):
     monkeypatch.setattr(downloads, "DEADLINE", 0.5)
-    monkeypatch.setattr(fetching, "DEADLINE", 0.5)
+    monkeypatch.setattr(command, "DEADLINE", 0.5)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: time.sleep(5))
     many = [known(f"a{n}", f"http://nowhere.invalid/{n}", file=f"{n}.bin") for n in range(20)]
     monkeypatch.setattr(command, "_tasks", lambda name: [name])

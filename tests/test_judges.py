@@ -25,6 +25,7 @@ def shelf(tmp_path, monkeypatch):
     for suffix in (".json", ".safetensors"):
         shutil.copy(WEIGHTS / f"judge-mnist-cnn-0{suffix}", tmp_path)
     monkeypatch.setattr(shipped, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(cards, "WEIGHTS", tmp_path)
     monkeypatch.setattr(judges, "WEIGHTS", tmp_path)
     return tmp_path
 

@@ -154,7 +154,9 @@ def test_a_grid_of_kept_prompts_shows_all_its_images(board):
 
 
 def test_an_exported_cell_opens_in_diffusers(board, tmp_path):
-    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
+        StableDiffusionPipeline,
+    )
 
     cell = cell_of(board[1], "sa")
     export(cell, tmp_path / "out")

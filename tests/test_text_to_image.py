@@ -8,7 +8,15 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from transformers import CLIPTokenizer
 
-from sa_bench.contracts import Bound, Diffusion, FisherOptions, Likelihood, Prompted, Request, Sampler
+from sa_bench.contracts import (
+    Bound,
+    Diffusion,
+    FisherOptions,
+    Likelihood,
+    Prompted,
+    Request,
+    Sampler,
+)
 from sa_bench.core.errors import SaBenchError
 from sa_bench.data import captions
 from sa_bench.models import micro_pipeline, scopes
