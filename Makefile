@@ -90,11 +90,11 @@ board-micro: $(VENV)/.installed
 
 tune-micro: $(VENV)/.installed
 	$(BIN)/python -m sa_bench run --suite tune-micro-1 --jobs 2 --out runs/tune-micro-1
-	$(BIN)/python -m sa_bench tune runs/tune-micro-1 --out docs/tuning-micro.md
+	$(BIN)/python -m sa_bench tune runs/tune-micro-1 --out docs/boards/tuning-micro.md
 
 board-paper: $(VENV)/.installed
 	$(BIN)/python -m sa_bench run --suite paper-mnist --jobs 2 --out runs/paper-mnist
-	$(BIN)/python -m sa_bench report runs/paper-mnist --out docs/results-paper.md
+	$(BIN)/python -m sa_bench report runs/paper-mnist --out docs/boards/results-paper.md
 
 # About 5 CPU-hours, and 1.
 board-ddpm: $(VENV)/.installed
@@ -114,18 +114,18 @@ board-t2i: $(VENV)/.installed
 
 tune-ddpm: $(VENV)/.installed
 	$(BIN)/python -m sa_bench run --suite tune-micro-ddpm-1 --jobs 2 --out runs/tune-micro-ddpm-1
-	$(BIN)/python -m sa_bench tune runs/tune-micro-ddpm-1 --out docs/tuning-micro-ddpm.md
+	$(BIN)/python -m sa_bench tune runs/tune-micro-ddpm-1 --out docs/boards/tuning-micro-ddpm.md
 
 # About 2 CPU-hours.
 tune-t2i: $(VENV)/.installed
 	$(BIN)/python -m sa_bench run --suite tune-micro-t2i-1 --jobs 2 --out runs/tune-micro-t2i-1
-	$(BIN)/python -m sa_bench tune runs/tune-micro-t2i-1 --out docs/tuning-micro-t2i.md
+	$(BIN)/python -m sa_bench tune runs/tune-micro-t2i-1 --out docs/boards/tuning-micro-t2i.md
 
 # The pages and pictures of the boards in docs/data, a minute.
 results: $(VENV)/.installed
-	$(BIN)/python -m sa_bench report docs/data/micro-1.jsonl.xz --out docs/results-micro.md
-	$(BIN)/python -m sa_bench report docs/data/micro-ddpm-1.jsonl.xz --out docs/results-micro-ddpm.md
-	$(BIN)/python -m sa_bench report docs/data/micro-t2i-1.jsonl.xz --out docs/results-micro-t2i.md
+	$(BIN)/python -m sa_bench report docs/data/micro-1.jsonl.xz --out docs/boards/results-micro.md
+	$(BIN)/python -m sa_bench report docs/data/micro-ddpm-1.jsonl.xz --out docs/boards/results-micro-ddpm.md
+	$(BIN)/python -m sa_bench report docs/data/micro-t2i-1.jsonl.xz --out docs/boards/results-micro-t2i.md
 	$(BIN)/python -m sa_bench figure pareto docs/data/micro-ddpm-1.jsonl.xz --task mnist_0_ddpm_r1000 --out docs/images/micro-ddpm-r1000.svg
 
 judges bases: $(VENV)/.installed

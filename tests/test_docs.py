@@ -4,16 +4,21 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
+from pydoc import locate
 from statistics import fmean
 
 import pytest
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from test_layering import FLOORS
 
 from sa_bench.analysis.pairwise import compare_endpoint
 from sa_bench.analysis.ranking import make_boards
 from sa_bench.api import MARK, write_report
+from sa_bench.commands.check import check
 from sa_bench.core import registry
 from sa_bench.data.assets.shipped import guard_card
 from sa_bench.models import scopes
@@ -21,11 +26,22 @@ from sa_bench.results.files import read_results
 from sa_bench.scoring import cards, collapse_guard
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+BOARDS = DOCS / "boards"
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
+    *sorted(DOCS.rglob("*.md")),
+]
+WRITTEN = [p for p in PAGES if not p.name.startswith(("results-micro", "results-paper", "tuning-"))]
+"""The pages that people write; the others are written by a command."""
+GENERATED = [p for p in PAGES if p not in WRITTEN]
 
 
 def judge_table():
-    rows = ["| judge | accuracy | bar | P(zero) on grey | entropy on grey, nats |", "|---|---|---|---|---|"]
+    rows = [
+        "| judge | accuracy | bar | P(zero) on grey | entropy on grey, nats |",
+        "|---|---|---|---|---|",
+    ]
     for name in registry.get_task("mnist_0").judges:
         card = cards.judge_card(name)
         grey = card["grey"]
@@ -65,11 +81,57 @@ def memory_table():
     return "\n".join(rows)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def anchors(page):
+    """The anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
-        if not target.startswith("https://"):
-            assert (page.parent / target).exists(), target
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if link.startswith("https://"):
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_files_and_names_in_the_documents_are_there(page):
+    text = page.read_text()
+    for path in re.findall(
+        r"`((?:sa_bench|methods|metrics|tasks|reports|tests|docs)/[\w./-]*)`", text
+    ):
+        assert (ROOT / path).exists(), path
+    for name in re.findall(r"`(sa_bench(?:\.[A-Za-z_]\w*)+)`", text):
+        if page.name != "CHANGELOG.md":
+            assert locate(name) is not None, name
+
+
+@pytest.mark.parametrize("page", GENERATED, ids=lambda p: p.name)
+def test_a_generated_page_holds_no_prose_but_a_link_to_it(page):
+    title, written, *rest = page.read_text().partition(MARK)[0].split("\n\n")
+    assert title.startswith("# ")
+    assert re.fullmatch(
+        r"Written by `make [a-z0-9-]+`\. What it says, in words: \[(.+)\]\(\1\)\.", written
+    )
+    assert "".join(rest) == ""
+
+
+def test_the_readme_leads_to_every_page():
+    """Five pages from the README, every other from those."""
+    reached, further = set(), [ROOT / "README.md"]
+    while further:
+        page = further.pop()
+        reached.add(page)
+        links = re.findall(r"\]\(([^)#]+\.md)[^)]*\)", page.read_text())
+        targets = {
+            (page.parent / link).resolve() for link in links if not link.startswith("https://")
+        }
+        further += [target for target in targets if target not in reached and target.is_file()]
+    assert set(PAGES) <= reached, set(PAGES) - reached
 
 
 def test_the_judge_table_equals_the_cards():
@@ -92,7 +154,10 @@ def test_every_metric_is_documented():
 
 def readme_commands():
     text = (ROOT / "README.md").read_text()
-    return [line.partition("#")[0].strip() for line in re.findall(r"^python -m sa_bench (.+)$", text, re.M)]
+    return [
+        line.partition("#")[0].strip()
+        for line in re.findall(r"^python -m sa_bench (.+)$", text, re.M)
+    ]
 
 
 @pytest.mark.parametrize("command", readme_commands())
@@ -109,14 +174,21 @@ def test_the_readmes_commands_resolve(cli, command, tmp_path):
 
 
 def test_make_targets_named_in_the_documents_exist():
-    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.M)) | {"judges", "bases"}
-    named = {t for page in PAGES for t in re.findall(r"(?:`|^)make ([a-z0-9-]+)", page.read_text(), re.M)}
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.M)) | {
+        "judges",
+        "bases",
+    }
+    named = {
+        t for page in PAGES for t in re.findall(r"(?:`|^)make ([a-z0-9-]+)", page.read_text(), re.M)
+    }
     assert named <= targets, named - targets
 
 
 def test_the_readmes_leaderboard_is_what_its_command_prints():
     text = (ROOT / "README.md").read_text()
-    command, below = re.search(r"<!-- python -m sa_bench (table .*?) -->\n\n(.*?)\n\n", text, re.S).groups()
+    command, below = re.search(
+        r"<!-- python -m sa_bench (table .*?) -->\n\n(.*?)\n\n", text, re.S
+    ).groups()
     done = subprocess.run(
         [sys.executable, "-m", "sa_bench", *command.split()],
         cwd=ROOT,
@@ -129,7 +201,7 @@ def test_the_readmes_leaderboard_is_what_its_command_prints():
 
 @pytest.mark.parametrize("board", ["micro", "micro-ddpm", "micro-t2i"])
 def test_a_boards_page_is_what_its_data_says(board, tmp_path):
-    page = (ROOT / "docs" / f"results-{board}.md").read_text()
+    page = (BOARDS / f"results-{board}.md").read_text()
     copy = tmp_path / "page.md"
     copy.write_text(page.partition(MARK)[0] + MARK)
     write_report([ROOT / "docs" / "data" / f"{board}-1.jsonl.xz"], copy)
@@ -137,12 +209,17 @@ def test_a_boards_page_is_what_its_data_says(board, tmp_path):
 
 
 def test_the_vae_table_is_what_its_data_says():
-    """The small table above the mark: what SA keeps more than each ablation, over the runs that both have."""
-    page = (ROOT / "docs" / "results-micro.md").read_text().partition(MARK)[0]
-    said = {row.split("`")[1]: row.replace("*", "") for row in page.splitlines() if row.startswith("| `")}
+    """The small table of its reading: what SA keeps more than each ablation, over the runs that both have."""
+    page = (BOARDS / "reading-micro.md").read_text()
+    said = {
+        row.split("`")[1]: row.replace("*", "")
+        for row in page.splitlines()
+        if row.startswith("| `")
+    }
     data = make_boards(read_results([ROOT / "docs" / "data" / "micro-1.jsonl.xz"]))
     found = {
-        b.task: {line.method: line for line in sorted(b.lines, key=lambda x: len(x.cells))} for b in data
+        b.task: {line.method: line for line in sorted(b.lines, key=lambda x: len(x.cells))}
+        for b in data
     }
     tasks = "mnist_0", "mnist_0_r1000", "mnist_0_cover5"
     assert len(said) == 5
@@ -153,19 +230,25 @@ def test_the_vae_table_is_what_its_data_says():
             c = compare_endpoint("retain_log_likelihood", found[task]["sa"], found[task][method])
             digits = 2 if abs(c.difference) < 2 else 1
             low, high = (format(number, f".{digits}f") for number in (c.low, c.high))
-            assert cell.strip() == f"{c.difference:+.{digits}f} ({low} to {high})".replace("-", "−"), (
+            assert cell.strip() == f"{c.difference:+.{digits}f} ({low} to {high})".replace(
+                "-", "−"
+            ), (
                 method,
                 task,
             )
 
 
 def test_the_text_to_image_table_is_what_its_data_says():
-    """The small table above the mark: means of the runs of the row's method, of what is told of both places."""
-    page = (ROOT / "docs" / "results-micro-t2i.md").read_text().partition(MARK)[0]
+    """The small table of its reading: means of the runs of the row's method, of what is told of both places."""
+    page = (BOARDS / "reading-micro-t2i.md").read_text()
     said = {row.split("`")[1]: row for row in page.splitlines() if row.startswith("| `")}
     data = ROOT / "docs" / "data" / "micro-t2i-1.jsonl.xz"
     cells = [r for r in read_results([data]) if r["task"] == "mnist_0_t2i"]
-    tuned = {"sa": {"lam": 3.0}, "salun": {"target": "frozen"}, "concept_ablation": {"target": "frozen"}}
+    tuned = {
+        "sa": {"lam": 3.0},
+        "salun": {"target": "frozen"},
+        "concept_ablation": {"target": "frozen"},
+    }
     tuned["esd"] = {"scope": "xattn", "lr": 1e-3}
     assert len(said) == 9
     for method, row in said.items():
@@ -179,5 +262,57 @@ def test_the_text_to_image_table_is_what_its_data_says():
         )
         both = [m["paraphrase_rate"]["extra"]["families"] for m in runs]
         company = fmean(f[f"composed, {side}"]["value"] for f in both for side in ("left", "right"))
-        texts = [f"{100 * forget:.1f} %", f"{100 * recovery:.0f} %", f"{100 * company:.0f} %", f"{kid:#.2g}"]
+        texts = [
+            f"{100 * forget:.1f} %",
+            f"{100 * recovery:.0f} %",
+            f"{100 * company:.0f} %",
+            f"{kid:#.2g}",
+        ]
         assert [part.strip() for part in row.split("|")[2:6]] == texts
+
+
+EXAMPLES = re.findall(
+    r"as `(\w+\.py)`.*?```python\n(.*?)```", (DOCS / "extend.md").read_text(), re.S
+)
+
+
+@pytest.fixture
+def plug_ins():
+    """Forget afterwards what a test registers."""
+    yield
+    registry.forget_plug_ins()
+
+
+@pytest.mark.parametrize(("name", "code"), EXAMPLES, ids=[name for name, _ in EXAMPLES])
+def test_the_examples_of_extending_keep_their_contracts(name, code, tmp_path, store_env, plug_ins):
+    kind = {"drift.py": "method", "brightness.py": "metric", "seven.py": "task"}[name]
+    (tmp_path / name).write_text(code)
+    (reference,) = registry.register(kind, str(tmp_path / name))
+    findings = check(kind, reference)
+    assert len(findings) >= 5
+    assert [finding.text for finding in findings if not finding.kept] == []
+
+
+def test_every_example_of_extending_is_tried():
+    """A method, a metric and a task, and the script of the model family, which prints what the page says."""
+    text = (DOCS / "extend.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    (script,) = set(blocks) - {code for _, code in EXAMPLES}
+    assert len(EXAMPLES) == 3
+    printed = StringIO()
+    with redirect_stdout(printed):
+        exec(compile(script, "extend.md", "exec"), {})
+    (promised,) = re.findall(r"It prints `(.*?)`", text)
+    assert printed.getvalue().strip() == promised
+
+
+def test_the_picture_of_the_floors_is_the_rule():
+    picture = (DOCS / "architecture.md").read_text().partition("```\n")[2].partition("```")[0]
+    drawn = [set(line[:46].split()[1:]) for line in picture.splitlines()]
+    assert drawn[::-1] == FLOORS
+
+
+def test_the_table_of_rooms_names_them_all():
+    text = (DOCS / "architecture.md").read_text()
+    rooms = set(re.findall(r"^\| `(?:sa_bench/)?(\w+)(?:/|\.py)` \|", text, re.M))
+    assert rooms == set().union(*FLOORS)

@@ -72,7 +72,7 @@ def test_a_method_set_otherwise_than_published_gets_no_verdict(fields, why):
 
 
 def test_a_result_from_before_a_field_existed_keeps_its_verdict():
-    """What is shipped in docs/results-paper.md: all fields of this version, or those of an earlier one."""
+    """What is shipped in docs/boards/results-paper.md: all fields of this version, or those of an earlier one."""
     for entry in published.load_numbers():
         if entry.task == "mnist_0" and not entry.never:
             (cell,) = resolve(

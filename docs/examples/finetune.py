@@ -11,22 +11,19 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from sa_bench.contracts import Count, Generator, Rate, Recipe, Run, Task
+from sa_bench.contracts import Count, Generator, Method, Rate, Recipe, Run, Task
 from sa_bench.training import losses
 
 
 @dataclass(frozen=True)
-class Finetune:
+class Finetune(Method):
     """Fields become --set, the cache key and the column of the table."""
 
     lr: Rate = 1e-3  # Adam
     steps: Count = 1_000
     batch: Count = 256  # replay images
 
-    version: ClassVar[int] = 1
-    standing: ClassVar[str] = "method"  # or `control`, `reference`
-    supports: ClassVar[type] = Generator
-    needs: ClassVar[tuple[str, ...]] = ()  # ("data",) if it needs the training set
+    version: ClassVar[int] = 1  # raise it when the same fields give another model
     source: ClassVar[str] = "folklore"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
         ("vae", "quick"): {"steps": 200}
