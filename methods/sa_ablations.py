@@ -138,7 +138,7 @@ class L2(SpoiltFisher):
         """Put the mean of the trained weights' F in the place of every value."""
         pulled = [fisher[name] for name in trained if name in fisher]
         mean = float(sum(F.double().sum() for F in pulled)) / sum(F.numel() for F in pulled)
-        return {name: torch.full_like(F, mean) for name, F in fisher.items()}
+        return {name: torch.full_like(fisher[name], mean) for name in trained if name in fisher}
 
 
 @dataclass(frozen=True)

@@ -257,7 +257,8 @@ def test_a_killed_download_leaves_no_file_and_is_resumed(server, known, nowhere)
 
     server.answer = slowly
     code = f"""
-        from sa_bench import catalogue, fetching
+        from sa_bench.commands import fetch as command
+        from sa_bench.data.assets import catalogue
         url, sha256 = "{server.url}/thing.bin", "{sha(BODY * 4)}"
         asset = catalogue.Asset("thing", "thing.bin", url, sha256, "", "", False, "", "weights")
         catalogue.CATALOGUE["thing"] = asset

@@ -187,7 +187,7 @@ def test_the_fisher_ablations_keep_its_trace(gaussian, task, name, monkeypatch):
             seen.append(fisher)
             super().__init__(params, fisher, lam, half)
 
-    monkeypatch.setattr(importlib.import_module(f"sa_bench.methods.{name}"), "Pull", Watched)
+    monkeypatch.setattr(importlib.import_module(registry.find("method", name).module), "Pull", Watched)
     uneven = {"weight": torch.tensor([[9.0, 1.0], [0.5, 0.0], [2.0, 0.1]])}
 
     class Run(ToyRun):
@@ -206,7 +206,7 @@ def test_the_fisher_ablations_keep_its_trace(gaussian, task, name, monkeypatch):
 def test_l2_keeps_the_trace_of_what_is_trained(gaussian, task, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        importlib.import_module("sa_bench.methods.l2"),
+        importlib.import_module("sa_bench.methods.sa_ablations"),
         "Pull",
         lambda params, fisher, lam, half: seen.append(fisher),
     )

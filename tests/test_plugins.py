@@ -17,8 +17,9 @@ ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "docs" / "examples" / "finetune.py"
 METRIC = '''"""How bright c_f's images are."""
 
-from sa_bench.contracts.task import View, metric
-from sa_bench.statistics.intervals import Measured, bounded_mean
+from sa_bench.contracts import View, metric
+from sa_bench.contracts import Measured
+from sa_bench.statistics import bounded_mean
 
 
 @metric(version=1, title="Brightness", better=None, unit="grey", requires=("samples",), source="a test", fields=("concept",))
@@ -31,7 +32,7 @@ TASK = '''"""Another digit as a task of one's own."""
 
 from dataclasses import replace
 
-from sa_bench import registry
+from sa_bench.core import registry
 
 mine = replace(registry.task("mnist_0"), name="mnist_seven", title="MNIST forgets 7", concept=7, relabel_to=1)
 '''
@@ -142,10 +143,10 @@ def test_an_installed_package_is_found_by_its_entry_point(tmp_path):
     (info / "entry_points.txt").write_text("[sa_bench]\nmethod.finetune = finetune\n")
     code = (
         f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(tmp_path)!r}]\n"
-        "from sa_bench import registry\n"
+        "from sa_bench.core import registry\n"
         "entry = registry.find('method', 'finetune'); print(entry.summary)\n"
         "assert 'torch' not in sys.modules\n"
-        "print(registry.method_class('finetune').__name__, registry.version('method', 'finetune', 1))"
+        "print(registry.get_method('finetune').__name__, registry.version_key('method', 'finetune', 1))"
     )
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
