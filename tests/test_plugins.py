@@ -34,7 +34,7 @@ from dataclasses import replace
 
 from sa_bench.core import registry
 
-mine = replace(registry.task("mnist_0"), name="mnist_seven", title="MNIST forgets 7", concept=7, relabel_to=1)
+mine = replace(registry.get_task("mnist_0"), name="mnist_seven", title="MNIST forgets 7", concept=7, relabel_to=1)
 '''
 
 

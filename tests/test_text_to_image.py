@@ -339,7 +339,10 @@ def test_without_transformers_the_extra_is_named():
     import subprocess
     import sys
 
-    code = "import sys; sys.modules['transformers'] = None; from sa_bench.models import base_models; base_models.get_family('text_to_image')"
+    code = (
+        "import sys; sys.modules['transformers'] = None; from sa_bench.models import base_models; "
+        "base_models.get_family('text_to_image')"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.strip().endswith(
         "MissingExtra: text-to-image needs transformers: pip install 'sa_bench[t2i]'"
