@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from commands import call_main, start_process
 from torch import nn
 
 from sa_bench.contracts import Draw
 from sa_bench.models.toy import Gaussian, Row
 
-ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)
 
 
@@ -81,7 +79,10 @@ class ToyDiffusion(Gaussian):
         x = torch.randn(len(c), 2, generator=rng)
         for t in range(9, 9 - k, -1):
             times = torch.full((len(c),), t)
-            eps, free = self.predict(x, times, c), self.predict(x, times, torch.full_like(c, self.null))
+            eps, free = (
+                self.predict(x, times, c),
+                self.predict(x, times, torch.full_like(c, self.null)),
+            )
             x = self._step(x, t, free + sampler.guidance * (eps - free))
         return x
 
@@ -121,8 +122,14 @@ def rng():
 
 @pytest.fixture(scope="session")
 def shared_store(tmp_path_factory):
-    """One store for the tests that need MNIST or finished stages."""
-    return Path(os.environ.get("SA_BENCH_TEST_STORE") or tmp_path_factory.mktemp("store"))
+    """One store for the tests that need MNIST or finished stages, also of pytest-xdist's workers together."""
+    if given := os.environ.get("SA_BENCH_TEST_STORE"):
+        return Path(given)
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return tmp_path_factory.mktemp("store")
+    store = tmp_path_factory.getbasetemp().parent / "store"
+    store.mkdir(exist_ok=True)
+    return store
 
 
 @pytest.fixture
@@ -136,21 +143,31 @@ def store_env(shared_store, monkeypatch):
 
 @pytest.fixture
 def cli(shared_store, tmp_path):
-    """Run `python -m sa_bench ...` in an empty folder; returns the finished process."""
+    """Run a command line in this process, in an empty folder; returns its exit code and what it printed."""
+    return _checked(call_main, shared_store, tmp_path)
 
-    def call(*arguments, store=None, env=None, check=None, cwd=tmp_path, timeout=600):
-        full = {**os.environ, "SA_BENCH_STORE": str(store or shared_store), "PYTHONPATH": str(ROOT)}
-        full.update({"OMP_NUM_THREADS": "1", "COLUMNS": "120", **(env or {})})
-        done = subprocess.run(
-            [sys.executable, "-m", "sa_bench", *arguments],
-            capture_output=True, text=True, env=full, cwd=cwd, timeout=timeout, check=False,
-        )  # fmt: skip
-        assert "Traceback" not in done.stderr, done.stderr
+
+@pytest.fixture
+def process(shared_store, tmp_path):
+    """The same as `python -m sa_bench ...`, for tests that are about processes: a second's start and more each."""
+    return _checked(start_process, shared_store, tmp_path)
+
+
+def _checked(run, shared_store, folder):
+    def call(*arguments, store=None, env=None, check=None, cwd=folder):
+        done = run(*arguments, store=store or shared_store, cwd=cwd, env=env)
         if check is not None:
             assert done.returncode == check, done.stdout + done.stderr
         return done
 
     return call
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what starts processes by the fixture, so that `-m "not process"` leaves it out."""
+    for item in items:
+        if "process" in getattr(item, "fixturenames", ()):
+            item.add_marker("process")
 
 
 TINY = [

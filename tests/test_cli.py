@@ -16,10 +16,20 @@ ROOT = Path(__file__).parent.parent
 
 def test_list_names_everything(cli):
     out = cli("list", check=0).stdout
-    for name in ("mnist_0", "sa", "original", "relabel", "retrain", "forget_top1", "recovery", "fid"):
+    for name in (
+        "mnist_0",
+        "sa",
+        "original",
+        "relabel",
+        "retrain",
+        "forget_top1",
+        "recovery",
+        "fid",
+    ):
         assert re.search(rf"^  {name} ", out, re.M), name
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("arguments", [["--help"], ["list"], ["run", "--help"], ["--version"]])
 def test_start_up_is_light(arguments):
     """Few modules, none of them heavy: counted, since seconds depend on what else the machine does."""
@@ -79,7 +89,12 @@ def test_mistakes_are_one_line_and_exit_2(cli, arguments, message):
 
 def test_show_prints_fields_and_source(cli):
     out = cli("show", "sa", check=0).stdout
-    for text in ("lam = 100.0", "fisher.targets = 'means'  (means | bernoulli)", "preset vae/quick", "Eq. 4"):
+    for text in (
+        "lam = 100.0",
+        "fisher.targets = 'means'  (means | bernoulli)",
+        "preset vae/quick",
+        "Eq. 4",
+    ):
         assert text in out
     assert "n_forget = 500" in cli("show", "mnist_0", check=0).stdout
     assert "better: lower" in cli("show", "fid", check=0).stdout
@@ -125,7 +140,10 @@ def test_run_report_resume_and_refusal(cli, tiny, tmp_path):
         "delete-a-group jackknife"
         in cli("explain", str(results[1].parent), "--metric", "kid", check=0).stdout
     )
-    assert "Did you mean entropy?" in cli("explain", str(results[1].parent), "--metric", "entropie").stderr
+    assert (
+        "Did you mean entropy?"
+        in cli("explain", str(results[1].parent), "--metric", "entropie").stderr
+    )
     assert cli("explain", "nowhere").returncode == 2
     before = {p: p.read_text() for p in results}
     again = cli(*command, check=0)
@@ -173,7 +191,8 @@ def test_plan_says_what_the_store_has_and_what_is_shared(cli, tiny, tmp_path):
     cli("run", "--task", "mnist_0", "--method", "relabel", *tiny, check=0)
     warm = cli("plan", *command, check=0).stdout
     assert (
-        "relabel (base 0, seed 0): base shipped · forget stored · samples stored · 15 metrics stored" in warm
+        "relabel (base 0, seed 0): base shipped · forget stored · samples stored · 15 metrics stored"
+        in warm
     )
     limited = [
         "--task",
@@ -217,11 +236,11 @@ def test_store_commands(cli, tmp_path):
     assert "Available" in cli("store", "gc", "--stage", "nonsense", store=store, check=2).stderr
 
 
-def test_a_users_tasks_py_is_never_imported(cli, tmp_path):
+def test_a_users_tasks_py_is_never_imported(process, tmp_path):
     for name in ("tasks", "methods", "metrics", "reports"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
-    cli("list", check=0, cwd=tmp_path)
-    cli("show", "sa", check=0, cwd=tmp_path)
+    process("list", check=0, cwd=tmp_path)
+    process("show", "sa", check=0, cwd=tmp_path)
 
 
 def test_from_python(store_env, tmp_path, tiny):
