@@ -19,7 +19,7 @@ from sa_bench.training.sources import OtherClassSamples
 
 METHODS = [entry.name for entry in registry.list_entries("method")]
 CLASSES = {name: registry.get_method(name) for name in METHODS}
-SELF_CONTAINED = [n for n, cls in CLASSES.items() if cls.supports is Generator and not hasattr(cls, "files")]
+SELF_CONTAINED = [n for n, cls in CLASSES.items() if cls.supports is Generator and not cls.files]
 TASKS = [entry.name for entry in registry.list_entries("task")]
 
 

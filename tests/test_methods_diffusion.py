@@ -271,7 +271,7 @@ def read_by_the_network(model, text):
     return torch.stack(seen)
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if hasattr(registry.get_method(n), "wrap")])
+@pytest.mark.parametrize("name", [n for n in METHODS if registry.get_method(n).wraps()])
 def test_what_an_attacker_puts_in_the_concepts_place_never_reaches_a_defences_own_text(name, tiny, task):
     """It used to: the attacker's vectors became what guidance pushed away from (up to 2.6 on the micro model)."""
     wrapped, text = registry.get_method(name)().wrap(tiny.clone(), task), "a photo of a three"
