@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 from sa_bench.contracts.model import Generator
 from sa_bench.contracts.samples import SampleSet
 from sa_bench.contracts.task import Task
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 

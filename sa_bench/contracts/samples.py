@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,15 @@ class SampleSet:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What is kept, by name."""
+        import numpy as np  # lists of components are printed without it
+
         return {k: np.ascontiguousarray(v) for k, v in vars(self).items() if v is not None}
 
     @staticmethod
     def concatenate(parts: Sequence[SampleSet]) -> SampleSet:
         """All rows of `parts`, in order."""
+        import numpy as np
+
         marks = [np.ones(len(p), bool) if p.finite is None else p.finite for p in parts]
         return SampleSet(
             np.concatenate([p.images for p in parts]),

@@ -476,7 +476,9 @@ def get_method(name: str) -> type[Any]:
 
 @lru_cache(maxsize=64)
 def _with_defaults(cls: type[Any]) -> type[Any]:
-    derived = type(cls.__name__, (cls, Method), {"__module__": cls.__module__, "__doc__": cls.__doc__})
+    derived = type(
+        cls.__name__, (cls, Method), {"__module__": cls.__module__, "__doc__": cls.__doc__}
+    )
     return dataclass(frozen=cls.__dataclass_params__.frozen)(derived)
 
 
