@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from sa_bench.core.errors import SaBenchError, unknown_name
 from sa_bench.core.store import digest
 from sa_bench.data.assets.shipped import WEIGHTS
+
+if TYPE_CHECKING:
+    import numpy as np
 
 RESNET34 = {"kind": "trained", "network": "resnet34", "epochs": 20, "bar": 0.93}
 TRAINED: dict[str, dict[str, Any]] = {
@@ -116,6 +117,8 @@ def examine_judge(judge: Any, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
         x: uint8 (N, H, W, C).
         y: (N,) labels.
     """
+    import numpy as np  # cards are read without it
+
     p = judge.probabilities(x)
     right = p[:, :10].argmax(1) == y
     grey = np.full((1, *x.shape[1:]), 128, np.uint8)
