@@ -17,6 +17,11 @@ from sa_bench.commands.app import main
 from sa_bench.core import registry
 
 ROOT = Path(__file__).parent.parent
+TINY = [
+    "--scale", "quick", "--set", "task.n_forget=20", "--set", "task.n_retain=10", "--set", "task.likelihood_images=10",
+    "--set", "task.recovery_budgets=0,5", "--set", "task.recovery_images=10", "--set", "task.feature_images=10",
+]  # fmt: skip
+"""Options that make a cell seconds long."""
 
 
 def call_main(*arguments, store, cwd, env=None):

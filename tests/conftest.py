@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from commands import call_main, start_process
+from commands import TINY, call_main, start_process
 from torch import nn
 
 from sa_bench.contracts import Draw
@@ -168,12 +168,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "process" in getattr(item, "fixturenames", ()):
             item.add_marker("process")
-
-
-TINY = [
-    "--scale", "quick", "--set", "task.n_forget=20", "--set", "task.n_retain=10", "--set", "task.likelihood_images=10",
-    "--set", "task.recovery_budgets=0,5", "--set", "task.recovery_images=10", "--set", "task.feature_images=10",
-]  # fmt: skip
 
 
 @pytest.fixture

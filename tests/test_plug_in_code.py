@@ -98,12 +98,12 @@ def test_an_edit_during_a_run_stops_it_in_one_line(store_env, tiny, tmp_path):
     assert results[0]["provenance"]["plug_ins"]["method mine"]["sha256"] == cells[0].code["method mine"]
 
 
-def test_workers_run_what_was_read(cli, tiny, tmp_path):
+def test_workers_run_what_was_read(process, tiny, tmp_path):
     write(tmp_path / "mine.py", imports="from helper import K", body="factor = self.factor * K")
     (tmp_path / "helper.py").write_text("K = 0\n")
     command = ["run", "--task", "mnist_0", "--method", "./mine.py,original", *tiny, "--set", "task.metrics=forget_top1",
                "--jobs", "2", "--out", "out"]  # fmt: skip
-    cli(*command, check=0)
+    process(*command, check=0)
     rows = [json.loads(p.read_text()) for p in (tmp_path / "out").glob("mnist_0-mine*/result.json")]
     assert rows[0]["measurements"][0]["value"] < 0.5
     assert len(rows[0]["provenance"]["plug_ins"]["method mine"]["files"]) == 2

@@ -11,23 +11,37 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import TINY, call_main
+
+from sa_bench.data import datasets
 
 ROOT = Path(__file__).parent.parent
-SMALL = ["--set", "sa.steps=120", "--set", "sa.fisher.n=2000"]
+SMALL = [*TINY, "--set", "sa.steps=120", "--set", "sa.fisher.n=2000"]
+LONG = 600  # s that a test waits for an event before it gives up
+pytestmark = pytest.mark.process
+
+
+def words(out, *more, method="sa", settings=SMALL):
+    return ["run", "--task", "mnist_0", "--method", method, *settings, "--out", str(out), *more]
+
+
+def prepare(store, shared_store):
+    """Make a store that has MNIST but nothing else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SA_BENCH_STORE", str(shared_store))
+        datasets.load("mnist")
+    (store / "data").mkdir(parents=True, exist_ok=True)
+    data = store / "data" / "mnist.safetensors"
+    if not data.exists():
+        data.symlink_to(shared_store / "data" / "mnist.safetensors")
 
 
 @pytest.fixture
-def start(store_env, tmp_path, tiny):
-    """Start `run` on a store of its own that has MNIST but nothing else."""
-    from sa_bench.data import datasets
+def start(shared_store, tmp_path):
+    """Start `run` as a process, on a store of its own."""
 
-    datasets.load("mnist")
-
-    def call(store, out, *more, method="sa", settings=(*tiny, *SMALL), preexec=None):
-        (tmp_path / store / "data").mkdir(parents=True, exist_ok=True)
-        data = tmp_path / store / "data" / "mnist.safetensors"
-        if not data.exists():
-            data.symlink_to(store_env / "data" / "mnist.safetensors")
+    def call(store, out, *more, preexec=None, **options):
+        prepare(tmp_path / store, shared_store)
         env = {
             **os.environ,
             "SA_BENCH_STORE": str(tmp_path / store),
@@ -36,17 +50,41 @@ def start(store_env, tmp_path, tiny):
         }
 
         def before() -> None:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a test run in the background has it ignored
+            # a test run in the background has it ignored
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             if preexec is not None:
                 preexec()
 
-        command = [sys.executable, "-m", "sa_bench", "run", "--task", "mnist_0", "--method", method]
         return subprocess.Popen(
-            [*command, *settings, "--out", str(tmp_path / out), *more], cwd=tmp_path, env=env, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=before, start_new_session=True,
+            [sys.executable, "-m", "sa_bench", *words(tmp_path / out, *more, **options)], cwd=tmp_path, env=env,
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=before, start_new_session=True,
         )  # fmt: skip
 
     return call
+
+
+@pytest.fixture
+def go_on(shared_store, tmp_path):
+    """Give the same command in this process, to its end."""
+
+    def call(store, out, *more, **options):
+        prepare(tmp_path / store, shared_store)
+        done = call_main(
+            *words(tmp_path / out, *more, **options), store=tmp_path / store, cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def whole(shared_store, tmp_path_factory):
+    """What the command gives that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    prepare(folder / "store", shared_store)
+    done = call_main(*words(folder / "out"), store=folder / "store", cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return results(folder / "out")
 
 
 def finish(process, code=0):
@@ -72,7 +110,9 @@ def results(folder):
 
 def finished_stages(store):
     return {
-        p.parent: p.stat().st_mtime_ns for p in store.glob("*/*/meta.json") if p.parent.suffix != ".partial"
+        p.parent: p.stat().st_mtime_ns
+        for p in store.glob("*/*/meta.json")
+        if p.parent.suffix != ".partial"
     }
 
 
@@ -96,30 +136,45 @@ def cmdline(pid):
         return b""
 
 
-def kill_until_done(start, tmp_path, kills, seconds, *more, **options):
-    """Kill at random moments, checking that what was finished stays; then let it end."""
-    dice, kept = random.Random(20231), {}
-    for _ in range(kills):
-        process = start("killed", "out-killed", *more, **options)
-        time.sleep(dice.uniform(*seconds))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        deadline = time.monotonic() + 30
-        while alive(tmp_path / "killed") and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert not alive(tmp_path / "killed"), "a worker outlived the run"
-        kept = finished_stages(tmp_path / "killed") | kept
-    finish(start("killed", "out-killed", *more, **options))
-    after = finished_stages(tmp_path / "killed")
+def wait_for(event, process):
+    """Wait until `event()` is true while the process runs."""
+    deadline = time.monotonic() + LONG
+    while not event() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert process.poll() is None, process.communicate()
+    assert event(), "it never came to that"
+
+
+def kill(process, store):
+    """SIGKILL the run; its workers follow it."""
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    deadline = time.monotonic() + LONG
+    while alive(store) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(store), "a worker outlived the run"
+
+
+def nothing_was_done_twice(store, kept):
+    after = finished_stages(store)
     assert {path: after[path] for path in kept} == kept, "a finished stage was done twice"
-    assert kept, "no kill came late enough to test anything"
-    assert not list((tmp_path / "killed").glob("*/*.partial"))
+    assert not list(store.glob("*/*.partial"))
 
 
-def test_sigkill_at_random_moments_changes_no_bit_and_repeats_no_stage(start, tmp_path):
-    finish(start("whole", "out-whole"))
-    kill_until_done(start, tmp_path, kills=3, seconds=(3.0, 9.0))
-    assert results(tmp_path / "out-killed") == results(tmp_path / "out-whole")
+def test_sigkill_in_each_stage_changes_no_bit_and_repeats_no_stage(start, go_on, whole, tmp_path):
+    store, kept = tmp_path / "killed", {}
+    for stage in ("fisher", "forget", "measure"):
+        process = start("killed", "out-killed")
+        wait_for(lambda stage=stage: list((store / stage).glob("*")), process)
+        kill(process, store)
+        assert not list((tmp_path / "out-killed").glob("*/result.json")), (
+            f"done before {stage} was seen"
+        )
+        kept = finished_stages(store) | kept
+    assert {"fisher", "forget"} <= {path.parent.name for path in kept}
+    go_on("killed", "out-killed")
+    nothing_was_done_twice(store, kept)
+    assert results(tmp_path / "out-killed") == whole
 
 
 def workers(store):
@@ -129,27 +184,26 @@ def workers(store):
 @pytest.mark.parametrize("moment", ["workers begin", "a cell is forgetting"])
 def test_ctrl_c_stops_at_once_and_says_that_it_resumes(start, tmp_path, moment):
     """A terminal sends Ctrl-C to every process of the run, also to workers that are still importing."""
-    store = tmp_path / "whole"
-    process = start("whole", "out", "--jobs", "2", "--set", "sa.steps=1000000", method="sa,no_gr")
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        if moment == "workers begin" and len(workers(store)) == 2:
-            break
-        if moment == "a cell is forgetting" and list((store / "forget").glob("*.partial")):
-            break
-        time.sleep(0.05)
-    assert process.poll() is None, process.communicate()
-    os.killpg(process.pid, signal.SIGINT)  # a million steps take many hours: that it ends is the test
+    store = tmp_path / "stopped"
+    process = start("stopped", "out", "--jobs", "2", "--set", "sa.steps=1000000", method="sa,no_gr")
+    events = {
+        "workers begin": lambda: len(workers(store)) == 2,
+        "a cell is forgetting": lambda: list((store / "forget").glob("*.partial")),
+    }
+    wait_for(events[moment], process)
+    os.killpg(
+        process.pid, signal.SIGINT
+    )  # a million steps take many hours: that it ends is the test
     _, err = finish(process, 130)
     assert "goes on where this one was" in err
     assert not alive(store)
 
 
-def test_two_processes_on_one_cold_store_agree_and_share_the_work(start, tmp_path):
+def test_two_processes_on_one_cold_store_agree_and_share_the_work(start, whole, tmp_path):
     first, second = start("shared", "out-1"), start("shared", "out-2")
     finish(first)
     finish(second)
-    assert results(tmp_path / "out-1") == results(tmp_path / "out-2")
+    assert results(tmp_path / "out-1") == results(tmp_path / "out-2") == whole
     costs = [
         json.loads(next((tmp_path / out).glob("*/result.json")).read_text())["cost"]
         for out in ("out-1", "out-2")
@@ -158,38 +212,49 @@ def test_two_processes_on_one_cold_store_agree_and_share_the_work(start, tmp_pat
         assert costs[0][stage]["cached"] or costs[1][stage]["cached"], f"{stage} was done twice"
 
 
-@pytest.mark.parametrize("limit", [5_000, 300_000], ids=["measurements do not fit", "the model does not fit"])
-def test_a_full_disk_is_one_clear_line_and_the_same_command_goes_on(start, tmp_path, limit):
+@pytest.mark.parametrize(
+    "limit", [5_000, 300_000], ids=["measurements do not fit", "the model does not fit"]
+)
+def test_a_full_disk_is_one_clear_line_and_the_same_command_goes_on(
+    start, go_on, whole, tmp_path, limit
+):
     """A limit on file size fails a write exactly as a full disk does."""
     process = start(
-        "full", "out-full", preexec=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        "full",
+        "out-full",
+        preexec=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
     out, err = finish(process, 1)
     assert "The disk is full" in out + err
     assert "run the same command again" in " ".join((out + err).split())
-    finish(start("full", "out-full"))
-    finish(start("whole", "out-whole"))
-    assert results(tmp_path / "out-full") == results(tmp_path / "out-whole")
+    go_on("full", "out-full")
+    assert results(tmp_path / "out-full") == whole
 
 
 def test_a_worker_killed_by_the_system_is_started_again(start, tmp_path):
-    process = start("oom", "out-oom", "--jobs", "2", "--set", "sa.steps=400", method="sa,relabel")
-    victim, deadline = None, time.monotonic() + 60
-    while victim is None and time.monotonic() < deadline:
-        time.sleep(0.2)
-        forgetting = list((tmp_path / "oom" / "forget").glob("*.partial"))
-        started = workers(tmp_path / "oom")
-        victim = started[-1] if forgetting and started else None
-    os.kill(victim, signal.SIGKILL)
+    """The worker is killed while its cell forgets; how long that takes is not what ends it."""
+    store = tmp_path / "oom"
+    few = ("--set", "task.metrics=forget_top1")
+    process = start("oom", "out-oom", "--jobs", "2", *few, method="sa,relabel")
+    wait_for(lambda: list((store / "forget").glob("*")) and workers(store), process)
+    os.kill(workers(store)[-1], signal.SIGKILL)
     finish(process)
-    assert {json.loads(p.read_text())["status"] for p in (tmp_path / "out-oom").glob("*/result.json")} == {
-        "done"
-    }
+    assert {
+        json.loads(p.read_text())["status"] for p in (tmp_path / "out-oom").glob("*/result.json")
+    } == {"done"}
 
 
 @pytest.mark.slow
-def test_sigkill_of_many_cells_side_by_side(start, tmp_path, tiny):
-    options = {"method": "original,relabel,sa,retrain", "settings": (*tiny,)}
+def test_sigkill_of_many_cells_side_by_side(start, tmp_path):
+    """Killed eight times, each after a few more finished stages, how many the dice say."""
+    options = {"method": "original,relabel,sa,retrain", "settings": TINY}
     finish(start("whole", "out-whole", "--jobs", "2", **options))
-    kill_until_done(start, tmp_path, 8, (4.0, 25.0), "--jobs", "2", **options)
+    stages, dice, kept = len(finished_stages(tmp_path / "whole")), random.Random(20231), {}
+    for target in sorted(dice.sample(range(stages), 8)):
+        process = start("killed", "out-killed", "--jobs", "2", **options)
+        wait_for(lambda n=target: len(finished_stages(tmp_path / "killed")) >= n, process)
+        kill(process, tmp_path / "killed")
+        kept = finished_stages(tmp_path / "killed") | kept
+    finish(start("killed", "out-killed", "--jobs", "2", **options))
+    nothing_was_done_twice(tmp_path / "killed", kept)
     assert results(tmp_path / "out-killed") == results(tmp_path / "out-whole")
