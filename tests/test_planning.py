@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from sa_bench.commands import plan
+from sa_bench.core.store import Store
 from sa_bench.engine.cells import resolve
+from sa_bench.engine.stages import Chain
 
 CARD = {
     "mnist_0": {
@@ -101,3 +103,33 @@ def test_a_plan_says_the_dose_of_the_attack_and_what_it_costs():
     (line,) = plan._attacks(cells, history)
     assert line == said + "about 4 s a model"
     assert list(plan._attacks(resolve(["mnist_0"], ["sa"]), history)) == []
+
+
+class Untouched(Store):
+    """A store that holds forgotten models and some sample sets, and in which nothing may be made."""
+
+    def __init__(self, folder, sampled=()):
+        super().__init__(folder)
+        self.sampled = sampled
+
+    def has(self, stage, key):
+        return stage == "forget" or (stage == "samples" and key in self.sampled)
+
+    def make(self, stage, inputs, build):
+        raise AssertionError(f"plan makes {stage}")
+
+
+@pytest.mark.parametrize("sampled", [[], [("forget", False), ("retain", False)]])
+def test_a_plan_makes_nothing_and_calls_no_set_stored_that_is_not(tmp_path, sampled):
+    """The base model's sets, and families of prompts, name measurements as well."""
+    (cell,) = resolve(["mnist_0_t2i"], ["uce"], "quick", sets=["task.train_precision=fp32"])
+
+    def chain(keys=()):
+        one = Chain(Untouched(tmp_path, keys), cell, lambda *event: None)
+        one.__dict__["model_content"] = "a model"
+        return one
+
+    keys = {chain().sample_stage(name, base).key for name, base in sampled}
+    stages = list(plan._walk_chain(chain(keys), {}, set()))
+    assert [s.state for s in stages if s.what.startswith("samples")] == ["to do"]
+    assert any(s.what.startswith("base model's samples") for s in stages)
