@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH ?=
 
-.PHONY: demo test check audit fuzz bench coverage slow kills mutants lower gpu-check board-micro tune-micro board-paper board-ddpm tune-ddpm board-t2i tune-t2i results judges bases wheel clean
+.PHONY: demo test tests quick check audit fuzz bench coverage slow kills mutants lower gpu-check board-micro tune-micro board-paper board-ddpm tune-ddpm board-t2i tune-t2i results judges bases wheel clean
 
 # Two stamps: what the demo needs, and what the tests and checks need as well. Either can come first.
 $(VENV)/.demo: pyproject.toml
@@ -27,8 +27,16 @@ demo: $(VENV)/.demo
 	@echo "  $(BIN)/python -m sa_bench run --task mnist_0 --method sa --set lam=10 --scale quick"
 	@echo "  $(BIN)/python -m sa_bench list"
 
-test: check
-	$(BIN)/python -m pytest -m 'not slow and not gpu'
+# The checks beside the tests. While you work: `make quick`, which starts no processes.
+test: $(VENV)/.installed
+	$(MAKE) -j2 check tests
+
+SIDE_BY_SIDE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+tests: $(VENV)/.installed
+	$(SIDE_BY_SIDE) -m 'not slow and not gpu'
+
+quick: $(VENV)/.installed
+	$(SIDE_BY_SIDE) -m 'not slow and not gpu and not process'
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -32,7 +32,8 @@ def call_main(*arguments, store, cwd, env=None):
     """
     out, err = io.StringIO(), io.StringIO()
     threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGINT)
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+    fresh = (warnings.catch_warnings(), torch.random.fork_rng(devices=[]))
+    with pytest.MonkeyPatch.context() as patch, fresh[0], fresh[1]:
         patch.chdir(cwd)
         patch.setattr(sys, "argv", ["sa_bench", *map(str, arguments)])
         for name, value in {"SA_BENCH_STORE": str(store), "COLUMNS": "120", **(env or {})}.items():

@@ -164,10 +164,29 @@ def _checked(run, shared_store, folder):
 
 
 def pytest_collection_modifyitems(items):
-    """Mark what starts processes by the fixture, so that `-m "not process"` leaves it out."""
+    """Keep together what shares an expensive fixture, mark what starts processes, and begin with both.
+
+    The longest tests come first, so that two workers of pytest-xdist end at the same time.
+    """
     for item in items:
         if "process" in getattr(item, "fixturenames", ()):
             item.add_marker("process")
+        if _shares_with_module(item):
+            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+    items.sort(key=_place)
+
+
+def _shares_with_module(item):
+    fixtures = getattr(item, "_fixtureinfo", None)
+    if fixtures is None:
+        return False
+    return any(fixture.scope == "module" for same in fixtures.name2fixturedefs.values() for fixture in same)
+
+
+def _place(item):
+    if item.get_closest_marker("xdist_group"):
+        return 0
+    return 1 if item.get_closest_marker("process") else 2
 
 
 @pytest.fixture

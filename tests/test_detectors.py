@@ -532,6 +532,7 @@ def test_every_detector_has_the_same_shape(name):
     assert json.dumps(detector.facts())
 
 
+@pytest.mark.process
 def test_libraries_are_imported_on_first_use():
     import subprocess
 

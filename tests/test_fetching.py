@@ -241,6 +241,7 @@ def test_a_part_that_was_whole_is_taken(server, known, nowhere):
     assert get("thing")[0][0].read_bytes() == BODY
 
 
+@pytest.mark.process
 def test_a_killed_download_leaves_no_file_and_is_resumed(server, known, nowhere):
     known("thing", f"{server.url}/thing.bin", sha256=sha())
     server.body = BODY * 4

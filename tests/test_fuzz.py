@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 RUN = Path(__file__).parent / "fuzz" / "run.py"
 
 
+@pytest.mark.process
 def test_damaged_files_of_every_kind_end_in_a_result_or_in_one_line():
     code = f"import sys; sys.path.insert(0, {str(RUN.parent)!r}); import run; sys.exit(bool(run.main(0, 0, count=20)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -102,6 +102,7 @@ def test_a_tilde_on_the_command_line(monkeypatch, tmp_path, given, means):
     assert expand_home_argument(given) == means.format(home=tmp_path)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 @pytest.mark.parametrize(
     "words", [["list"], ["show", "sa"], ["plan", "--task", "mnist_0", "--method", "sa,nosuch"]]
@@ -121,6 +122,7 @@ def command(words, stdout, env):
     )  # fmt: skip
 
 
+@pytest.mark.process
 def test_a_full_standard_output_is_one_line(store_env):
     with Path("/dev/full").open("w") as full:
         done = command(["list"], full, {})
@@ -173,6 +175,7 @@ def test_without_a_further_process_the_cells_run_one_after_another(monkeypatch, 
     assert "no further process can be started here" in capsys.readouterr().err
 
 
+@pytest.mark.process
 def test_a_library_of_an_extra_that_is_not_there_is_named_with_its_extra(tmp_path):
     code = (  # in a process of its own: nothing of diffusers is imported there yet
         "import sys; sys.modules['transformers'] = None; sys.argv = ['sa_bench', 'plan', '--task', 'celeb_brad_pitt', "

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import call_main
 
 from sa_bench.contracts import Request, image_seed
 from sa_bench.core import registry
@@ -21,7 +18,6 @@ from sa_bench.scoring import judges
 from sa_bench.scoring.cards import judge_card
 from sa_bench.scoring.judges import shows_anything
 
-ROOT = Path(__file__).parent.parent
 TASK = registry.get_task("mnist_0_ddpm")
 
 
@@ -61,21 +57,8 @@ def test_noise_and_grey_show_nothing_at_16_pixels_and_every_digit_does(store_env
 def quick(shared_store, tmp_path_factory):
     """Four methods at scale quick, in one run."""
     out = tmp_path_factory.mktemp("ddpm")
-    env = {**os.environ, "SA_BENCH_STORE": str(shared_store), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [
-        sys.executable,
-        "-m",
-        "sa_bench",
-        "run",
-        "--task",
-        "mnist_0_ddpm",
-        "--scale",
-        "quick",
-        "--out",
-        out,
-    ]
-    command += ["--method", "original,sa,relabel,naive"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=env, check=False)
+    words = ["--task", "mnist_0_ddpm", "--scale", "quick", "--method", "original,sa,relabel,naive"]
+    done = call_main("run", *words, "--out", out, store=shared_store, cwd=out.parent)
     assert done.returncode == 0, done.stdout + done.stderr
     results = [json.loads(p.read_text()) for p in out.glob("*/result.json")]
     return {r["method"]: {m["name"]: m for m in r["measurements"]} for r in results}, {

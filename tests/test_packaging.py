@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.process
 
 
 def call(*arguments, cwd, path):
@@ -23,7 +24,7 @@ def installed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     for command in (
-        [*pip, "wheel", "--no-deps", "-w", str(folder), str(ROOT)],
+        [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), str(ROOT)],
         [*pip, "install", "--no-deps", "--target", str(folder / "site"), "--no-index", "--find-links", str(folder),
          "sa_bench"],
     ):  # fmt: skip

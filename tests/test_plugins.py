@@ -135,6 +135,7 @@ def test_a_further_metric_does_not_part_a_board():
     assert len(make_boards([row, *OTHERS])) == 1
 
 
+@pytest.mark.process
 def test_an_installed_package_is_found_by_its_entry_point(tmp_path):
     shutil.copy(EXAMPLE, tmp_path / "finetune.py")
     info = tmp_path / "stranger-1.0.dist-info"

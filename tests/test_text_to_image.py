@@ -335,6 +335,7 @@ def test_an_unknown_scope_is_named(tiny):
         tiny.parameters("xatn")
 
 
+@pytest.mark.process
 def test_without_transformers_the_extra_is_named():
     import subprocess
     import sys

@@ -104,6 +104,7 @@ def limited(path):
     return 1
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of address space")
 @pytest.mark.parametrize("name", READ)
 def test_a_file_that_would_fill_the_memory_is_refused_within_half_a_gigabyte(tmp_path, name):
