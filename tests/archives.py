@@ -29,8 +29,12 @@ def shapes(per_class, side, seed=0):
     for image, label in zip(images, labels, strict=True):
         (cy, cx), radius = rng.uniform(0.35, 0.65, 2) * side, rng.uniform(0.2, 0.32) * side
         down, right = np.abs(y - cy), np.abs(x - cx)
-        inside = np.hypot(down, right) < radius if label % 2 == 0 else np.maximum(down, right) < radius
-        image[inside] = (np.array(COLOURS[label]) * (1 - 0.3 * (y + 2 * x) / 3 / side)[..., None])[inside]
+        inside = (
+            np.hypot(down, right) < radius if label % 2 == 0 else np.maximum(down, right) < radius
+        )
+        image[inside] = (np.array(COLOURS[label]) * (1 - 0.3 * (y + 2 * x) / 3 / side)[..., None])[
+            inside
+        ]
     return images.astype(np.uint8), labels
 
 
@@ -61,7 +65,9 @@ def cifar10_members(per_class):
     parts = np.array_split(np.arange(len(labels)), 5)
     for i, rows in enumerate(parts, 1):
         members[f"data_batch_{i}"] = batch(images[rows], labels[rows], f"training batch {i} of 5")
-    members["test_batch"] = batch(*shapes(max(1, per_class // 2), 32, seed=1), "testing batch 1 of 1")
+    members["test_batch"] = batch(
+        *shapes(max(1, per_class // 2), 32, seed=1), "testing batch 1 of 1"
+    )
     members["batches.meta"] = python2_pickle(
         {
             b"num_cases_per_batch": 10000,
@@ -120,7 +126,9 @@ def write_tar(path, folder, members):
 
 def write_cifar10(folder, per_class):
     """`cifar-10-python.tar.gz` in `folder`, with `per_class` training images a class; returns its path."""
-    return write_tar(folder / "cifar-10-python.tar.gz", "cifar-10-batches-py", cifar10_members(per_class))
+    return write_tar(
+        folder / "cifar-10-python.tar.gz", "cifar-10-batches-py", cifar10_members(per_class)
+    )
 
 
 def write_stl10(folder, per_class):

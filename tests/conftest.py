@@ -180,7 +180,9 @@ def _shares_with_module(item):
     fixtures = getattr(item, "_fixtureinfo", None)
     if fixtures is None:
         return False
-    return any(fixture.scope == "module" for same in fixtures.name2fixturedefs.values() for fixture in same)
+    return any(
+        fixture.scope == "module" for same in fixtures.name2fixturedefs.values() for fixture in same
+    )
 
 
 def _place(item):

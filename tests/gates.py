@@ -40,7 +40,9 @@ def spreads(metric="forget_top1"):
     """(variance of base means, within-base variance or None, images' variance, bases, seeds) of every line."""
     lines = {}
     for board, row in published_rows():
-        found = next((m for m in row["measurements"] if m["name"] == metric and m["value"] is not None), None)
+        found = next(
+            (m for m in row["measurements"] if m["name"] == metric and m["value"] is not None), None
+        )
         if found:
             key = (board, row["task"], row["method"], json.dumps(row["fields"], sort_keys=True))
             lines.setdefault(key, []).append((row["base_seed"], found))
@@ -55,7 +57,9 @@ def spreads(metric="forget_top1"):
             variances.append(v)
         if len(by_base) > 1:
             seeds = float(np.mean([len(v) for v in by_base.values()]))
-            within = float(np.mean([np.var(v, ddof=1) for v in by_base.values()])) if seeds > 1 else None
+            within = (
+                float(np.mean([np.var(v, ddof=1) for v in by_base.values()])) if seeds > 1 else None
+            )
             between = float(np.var([np.mean(v) for v in by_base.values()], ddof=1))
             yield between, within, float(np.mean(variances)), len(by_base), seeds
 
@@ -133,7 +137,9 @@ def tables(trials=4000, images=500):
         "above every pass is an error."
     )
     yield ""
-    head = [f"{b * s} run{'s' if b * s > 1 else ''} ({b} base{'s' if b > 1 else ''})" for b, s in RUNS]
+    head = [
+        f"{b * s} run{'s' if b * s > 1 else ''} ({b} base{'s' if b > 1 else ''})" for b, s in RUNS
+    ]
     yield f"| true rate | {' | '.join(head)} |"
     yield f"| --- |{' --- |' * len(RUNS)}"
     for rate in RATES:
@@ -142,7 +148,9 @@ def tables(trials=4000, images=500):
 
 
 if __name__ == "__main__":
-    text = PAGE.read_text() if BEGIN in PAGE.read_text() else PAGE.read_text() + f"\n{BEGIN}\n{END}\n"
+    text = (
+        PAGE.read_text() if BEGIN in PAGE.read_text() else PAGE.read_text() + f"\n{BEGIN}\n{END}\n"
+    )
     before, rest = text.split(BEGIN)
     found = "\n".join(tables())
     print(found)

@@ -87,7 +87,9 @@ def base_key(cell: Cell) -> str:
     task, data = cell.task, datasets.data_content(cell.task.dataset)
     bf16 = task.train_precision != "fp32"
     return digest(
-        base_models.base_key_inputs(task.family, task.dataset, data, task.base, cell.base_seed, bf16)
+        base_models.base_key_inputs(
+            task.family, task.dataset, data, task.base, cell.base_seed, bf16
+        )
     )
 
 
@@ -103,7 +105,11 @@ def keys_of_cell(cell: Cell) -> dict[str, str]:
         "own": chain.sets.key_inputs("own") if task.family != "vae" else {},
         "captioned": chain.sets.key_inputs("captioned"),
     }
-    found |= {name: digest({"base": chain.base.content, **inputs}) for name, inputs in sets.items() if inputs}
+    found |= {
+        name: digest({"base": chain.base.content, **inputs})
+        for name, inputs in sets.items()
+        if inputs
+    }
     found["surrogate key"], found["replay key"] = (
         digest(chain.sets.surrogate_key),
         digest(chain.sets.replay_key()),
@@ -137,7 +143,9 @@ def anywhere(facts: Mapping) -> dict:
 
 def by_title(cells: Sequence[Cell]) -> dict[str, Cell]:
     """Cells by a line that tells them apart: task, method, scale, the settings that differ among them, seeds."""
-    values = {id(cell): {**flatten(cell.fields), **flatten(cell.overrides, "task.")} for cell in cells}
+    values = {
+        id(cell): {**flatten(cell.fields), **flatten(cell.overrides, "task.")} for cell in cells
+    }
     kinds = defaultdict(list)
     for cell in cells:
         kinds[cell.task.name, cell.method].append(cell)
@@ -155,7 +163,9 @@ def by_title(cells: Sequence[Cell]) -> dict[str, Cell]:
                 if len(each) > 1
                 or (name.startswith("task.") and any(name not in values[id(c)] for c in alike))
             )
-            title = f"{task} × {method} {cell.scale}{settings} base {cell.base_seed} seed {cell.seed}"
+            title = (
+                f"{task} × {method} {cell.scale}{settings} base {cell.base_seed} seed {cell.seed}"
+            )
             if title in found:
                 raise AssertionError(f"two cells are called {title!r}")
             found[title] = cell
@@ -254,10 +264,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     if asked.action == "freeze":
         now: Keys = json.loads(asked.file.read_text())
-        FROZEN.write_text(json.dumps({name: hashed(of) for name, of in sorted(now.items())}, indent=1) + "\n")
+        FROZEN.write_text(
+            json.dumps({name: hashed(of) for name, of in sorted(now.items())}, indent=1) + "\n"
+        )
         return 0
     now = groups()
-    cells, keys = sum(map(len, now.values())), sum(len(k) for group in now.values() for k in group.values())
+    cells, keys = (
+        sum(map(len, now.values())),
+        sum(len(k) for group in now.values() for k in group.values()),
+    )
     if asked.action == "write":
         asked.file.write_text(json.dumps(now, indent=1, sort_keys=True) + "\n")
         print(f"{keys} keys of {cells} cells in {len(now)} groups written")
@@ -265,7 +280,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = differences(json.loads(asked.file.read_text()), now)
     for line in found:
         print(line)
-    print(f"{len(found)} of {keys} keys differ" if found else f"all {keys} keys of {cells} cells equal")
+    print(
+        f"{len(found)} of {keys} keys differ"
+        if found
+        else f"all {keys} keys of {cells} cells equal"
+    )
     return 1 if found else 0
 
 

@@ -93,7 +93,9 @@ def prepare(place: Path, data: Path) -> None:
         for i, image in enumerate(test.images[test.labels == c][: 20 if c == 0 else 4]):
             Image.fromarray(image[..., 0]).save(folder / f"{i}.png")
     (place / "mirror").mkdir()
-    (place / "mirror" / "fim_prompts.txt").write_text("".join(f"a portrait, {i}\n" for i in range(5000)))
+    (place / "mirror" / "fim_prompts.txt").write_text(
+        "".join(f"a portrait, {i}\n" for i in range(5000))
+    )
     from sa_bench.scoring.detectors import identity
 
     (place / "mirror" / identity.FILE).write_bytes(random.Random(1).randbytes(3_000_000))
@@ -187,14 +189,18 @@ def digests(place: Path, made: tuple[str, ...]) -> dict[str, str]:
         files = [place / name] if (place / name).is_file() else sorted((place / name).rglob("*"))
         for file in files:
             if file.is_file() and not file.name.startswith("."):
-                found[file.relative_to(place).as_posix()] = hashlib.sha256(_plain(file)).hexdigest()[:12]
+                found[file.relative_to(place).as_posix()] = hashlib.sha256(
+                    _plain(file)
+                ).hexdigest()[:12]
     return found
 
 
 def _plain(file: Path) -> bytes:
     if file.name == "result.json":
         row = json.loads(file.read_text())
-        return json.dumps([row["measurements"], row["artifacts"], row["flags"], row["status"]]).encode()
+        return json.dumps(
+            [row["measurements"], row["artifacts"], row["flags"], row["status"]]
+        ).encode()
     if file.name == "report.html":
         return b""  # it tells seconds; `report` is compared from one and the same results
     return file.read_bytes()
@@ -299,7 +305,10 @@ def campaign(kills: int, seed: int, only: list[str], data: Path, place: Path) ->
 
 def _forget(place: Path, command: Command, before: set[Path]) -> None:
     """Delete what the command made, in the store too."""
-    for path in [*(place / name for name in command.made), *(set(place.glob("store/*/*")) - before)]:
+    for path in [
+        *(place / name for name in command.made),
+        *(set(place.glob("store/*/*")) - before),
+    ]:
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 

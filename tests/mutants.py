@@ -140,7 +140,9 @@ class Statement:
             return [node.iter]
         if isinstance(node, ast.With):
             return [item.context_expr for item in node.items]
-        return [n for n in (getattr(node, "value", None), getattr(node, "exc", None)) if n is not None]
+        return [
+            n for n in (getattr(node, "value", None), getattr(node, "exc", None)) if n is not None
+        ]
 
     @property
     def start(self) -> int:
@@ -177,7 +179,9 @@ class Statement:
                     replaced(inner, text, what)
         if isinstance(node, (ast.If, ast.While)):
             replaced(
-                node.test, f"(not ({source.text(source.start(node.test), source.end(node.test))}))", "negated"
+                node.test,
+                f"(not ({source.text(source.start(node.test), source.end(node.test))}))",
+                "negated",
             )
         if isinstance(node, ast.Return) and not is_constant(node.value, None):
             replaced(node, "return None", "returns None")
@@ -238,13 +242,17 @@ def broken(node: Any) -> Iterator[tuple[str, str]]:
         yield '""', "text emptied"
     if isinstance(node, ast.Call) and (node.args or node.keywords):
         other.args, other.keywords = (
-            (other.args, other.keywords[:-1]) if node.keywords else (other.args[:-1], other.keywords)
+            (other.args, other.keywords[:-1])
+            if node.keywords
+            else (other.args[:-1], other.keywords)
         )
         yield ast.unparse(other), "last argument dropped"
 
 
 def is_text(node: Any) -> bool:
-    return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
+    return isinstance(node, ast.JoinedStr) or (
+        isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
 
 
 def statements(source: Source) -> Iterator[Statement]:
@@ -282,7 +290,10 @@ def is_left_alone(source: Source, node: Any) -> bool:
 def sources(root: Path) -> list[Source]:
     """Every file of the packages."""
     files = [
-        f for package in PACKAGES if (root / package).is_dir() for f in sorted((root / package).rglob("*.py"))
+        f
+        for package in PACKAGES
+        if (root / package).is_dir()
+        for f in sorted((root / package).rglob("*.py"))
     ]
     return [Source(f.relative_to(root).as_posix(), f.read_bytes()) for f in files]
 
@@ -303,7 +314,9 @@ def pick(root: Path, number: int, seed: int) -> list[dict[str, Any]]:
         choice = rng.randrange(len(s.changes()))
         change = s.changes()[choice]
         alike = [
-            o for o in found if (o.source.file, o.function, o.shape) == (s.source.file, s.function, s.shape)
+            o
+            for o in found
+            if (o.source.file, o.function, o.shape) == (s.source.file, s.function, s.shape)
         ]
         picked.append({
             "id": n, "file": s.source.file, "line": s.node.lineno, "function": s.function, "at_import": s.at_import,
@@ -338,7 +351,9 @@ def locate(picked: Sequence[dict[str, Any]], root: Path) -> dict[int, Found]:
             continue
         alike = by_shape[mutant["shape"]]
         name = mutant["function"].rpartition(".")[2]
-        choices = [s for s in alike if (s.source.file, s.function) == (mutant["file"], mutant["function"])]
+        choices = [
+            s for s in alike if (s.source.file, s.function) == (mutant["file"], mutant["function"])
+        ]
         choices = choices or [s for s in alike if s.function.rpartition(".")[2] == name]
         own = [s for s in choices if Path(s.source.file).stem == Path(mutant["file"]).stem]
         choices = own or choices or alike
@@ -348,7 +363,9 @@ def locate(picked: Sequence[dict[str, Any]], root: Path) -> dict[int, Found]:
             continue
         s = choices[mutant["nth"]]
         change = s.changes()[mutant["choice"]]
-        found[mutant["id"]] = Found(s.source.file, s.node.lineno, change.start, change.end, change.text, s)
+        found[mutant["id"]] = Found(
+            s.source.file, s.node.lineno, change.start, change.end, change.text, s
+        )
     return found
 
 
@@ -365,7 +382,9 @@ def placed(number: int, now: dict[str, str], root: Path, everything: Sequence[St
         s for s in here if start <= s.start < start + len(original)
     ]
     line = data[:start].count(b"\n") + 1
-    return Found(now["file"], line, start, start + len(original), now["mutated"], own[0] if own else None)
+    return Found(
+        now["file"], line, start, start + len(original), now["mutated"], own[0] if own else None
+    )
 
 
 def tell(mutant: dict[str, Any], everything: Sequence[Statement], choices: Sequence[str]) -> None:
@@ -385,7 +404,9 @@ def tell(mutant: dict[str, Any], everything: Sequence[Statement], choices: Seque
 def copied(root: Path) -> Iterator[Path]:
     """A copy of what git knows of the tree, and of what it does not ignore."""
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, cwd=root, capture_output=True, check=True, text=True).stdout.split("\0")
+    names = subprocess.run(
+        listed, cwd=root, capture_output=True, check=True, text=True
+    ).stdout.split("\0")
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         for name in filter(None, names):
             if (root / name).is_file():
@@ -395,7 +416,11 @@ def copied(root: Path) -> Iterator[Path]:
 
 
 def run_pytest(
-    tree: Path, ended: Path, arguments: Sequence[str], seconds: float | None = None, names: Sequence[str] = ()
+    tree: Path,
+    ended: Path,
+    arguments: Sequence[str],
+    seconds: float | None = None,
+    names: Sequence[str] = (),
 ) -> tuple[int | None, str]:
     """(exit status, output) of pytest on a tree with a store of its own; None: it took longer than `seconds`."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
@@ -423,7 +448,12 @@ def run_pytest(
         log = Path(folder) / "log"
         with log.open("w") as file:
             process = subprocess.Popen(
-                command, cwd=tree, env=env, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                cwd=tree,
+                env=env,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
             try:
                 status: int | None = process.wait(seconds)
@@ -436,7 +466,9 @@ def run_pytest(
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         said = log.read_text(errors="replace")
-    tested = re.findall(r"^tested: (.*)$", said, re.MULTILINE)  # in this process, and in one that it starts
+    tested = re.findall(
+        r"^tested: (.*)$", said, re.MULTILINE
+    )  # in this process, and in one that it starts
     if any(not Path(file).resolve().is_relative_to(tree.resolve()) for file in tested):
         sys.exit(f"another tree than the copy was tested: {', '.join(tested)}")
     return status, said
@@ -468,14 +500,19 @@ def record(picked: Sequence[dict[str, Any]], folder: Path, root: Path) -> None:
     with copied(root) as tree:
         places = locate(picked, tree)
         for source in sources(tree):
-            here = [(number, place) for number, place in places.items() if place.file == source.file]
+            here = [
+                (number, place) for number, place in places.items() if place.file == source.file
+            ]
             if here:
                 (tree / source.file).write_bytes(probed(source, here))
         (tree / "sa_bench" / "_probe.py").write_text(PROBE.format(file=str(touched.resolve())))
         began = time.monotonic()
         status, said = run_pytest(tree, ended.resolve(), SUITE)
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cost = {"wall_s": round(time.monotonic() - began), "cpu_s": round(usage.ru_utime + usage.ru_stime)}
+    cost = {
+        "wall_s": round(time.monotonic() - began),
+        "cpu_s": round(usage.ru_utime + usage.ru_stime),
+    }
     (folder / "suite.json").write_text(json.dumps({**cost, "status": status}) + "\n")
     (folder / "suite.log").write_text(said)
     print(said[-3000:], cost)
@@ -487,7 +524,9 @@ def ends(folder: Path) -> dict[str, tuple[str, float]]:
     return {name: (outcome, float(seconds)) for name, outcome, seconds in rows}
 
 
-def passing(mutant: dict[str, Any], place: Found, folder: Path, tree: Path, unfit: set[str]) -> list[str]:
+def passing(
+    mutant: dict[str, Any], place: Found, folder: Path, tree: Path, unfit: set[str]
+) -> list[str]:
     """The tests that execute a mutant's statement and pass, the cheapest first, but for `unfit` ones and files.
 
     Of one that is executed at import all are not known: then it is every test of the files that name its module.
@@ -497,7 +536,9 @@ def passing(mutant: dict[str, Any], place: Found, folder: Path, tree: Path, unfi
     names = {test for number, _, test in rows if number == str(mutant["id"]) and test in known}
     if mutant["at_import"]:
         path = Path(place.file)
-        word = re.compile(rf"\b{re.escape(path.parent.name if path.stem == '__init__' else path.stem)}\b")
+        word = re.compile(
+            rf"\b{re.escape(path.parent.name if path.stem == '__init__' else path.stem)}\b"
+        )
         files = {
             f.relative_to(tree).as_posix()
             for f in (tree / "tests").rglob("*.py")
@@ -509,7 +550,11 @@ def passing(mutant: dict[str, Any], place: Found, folder: Path, tree: Path, unfi
 
 
 def run(
-    picked: Sequence[dict[str, Any]], folder: Path, name: str, root: Path, without: Sequence[str] = ()
+    picked: Sequence[dict[str, Any]],
+    folder: Path,
+    name: str,
+    root: Path,
+    without: Sequence[str] = (),
 ) -> None:
     """Break each statement in turn and run its tests until one fails.
 
@@ -526,7 +571,9 @@ def run(
         while True:
             for mutant in left:
                 place = places[mutant["id"]]
-                row = tried(mutant, place, tree, passing(mutant, place, folder, tree, unfit), known, folder)
+                row = tried(
+                    mutant, place, tree, passing(mutant, place, folder, tree, unfit), known, folder
+                )
                 done[mutant["id"]] = row
                 with results.open("a") as out:
                     out.write(json.dumps(row) + "\n")
@@ -537,7 +584,11 @@ def run(
                 break
             print(f"{', '.join(sorted(wrong))}: fails with nothing broken, too", flush=True)
             unfit |= wrong
-            left = [m for m in picked if done.get(m["id"], {"by": ""})["by"].removesuffix(HANGS) in wrong]
+            left = [
+                m
+                for m in picked
+                if done.get(m["id"], {"by": ""})["by"].removesuffix(HANGS) in wrong
+            ]
     table(picked, list(done.values()), folder / f"{name}.md")
 
 
@@ -568,7 +619,9 @@ def tried(
     }  # fmt: skip
 
 
-def failing(tree: Path, names: Sequence[str], known: dict[str, tuple[str, float]], folder: Path) -> set[str]:
+def failing(
+    tree: Path, names: Sequence[str], known: dict[str, tuple[str, float]], folder: Path
+) -> set[str]:
     """Those of the tests that do not pass on the tree as it is."""
     if not names:
         return set()
@@ -576,7 +629,9 @@ def failing(tree: Path, names: Sequence[str], known: dict[str, tuple[str, float]
     ended.unlink(missing_ok=True)
     files = sorted({name.partition("::")[0] for name in names})
     run_pytest(tree, ended.resolve(), [*SUITE, *files], limit(names, known), names)
-    rows = [line.rsplit("\t", 2) for line in ended.read_text().splitlines()] if ended.exists() else []
+    rows = (
+        [line.rsplit("\t", 2) for line in ended.read_text().splitlines()] if ended.exists() else []
+    )
     return set(names) - {name for name, outcome, _ in rows if outcome == "passed"}
 
 
@@ -592,8 +647,12 @@ def judged(
     ended = folder / "ended.tsv"
     ended.unlink(missing_ok=True)
     files = sorted({name.partition("::")[0] for name in names})
-    status, said = run_pytest(tree, ended.resolve(), ["-x", *SUITE, *files], limit(names, known), names)
-    rows = [line.rsplit("\t", 2) for line in ended.read_text().splitlines()] if ended.exists() else []
+    status, said = run_pytest(
+        tree, ended.resolve(), ["-x", *SUITE, *files], limit(names, known), names
+    )
+    rows = (
+        [line.rsplit("\t", 2) for line in ended.read_text().splitlines()] if ended.exists() else []
+    )
     failed = [name for name, outcome, _ in rows if outcome == "failed"]
     if failed:
         return "caught", failed[0]
@@ -604,14 +663,22 @@ def judged(
         return "survived", ""
     if status == 5:
         sys.exit(f"none of {len(names)} recorded tests is there, e.g. {names[0]}: record again")
-    return "caught", f"pytest itself: {said.strip().splitlines()[-1][:120] if said.strip() else status}"
+    return (
+        "caught",
+        f"pytest itself: {said.strip().splitlines()[-1][:120] if said.strip() else status}",
+    )
 
 
 def table(picked: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]], file: Path) -> None:
     """The results as Markdown."""
     by_id = {mutant["id"]: mutant for mutant in picked}
     caught = sum(row["verdict"] == "caught" for row in rows)
-    lines = [f"{caught} of {len(rows)} caught.", "", "| line | broken | tests | ended |", "|---|---|---|---|"]
+    lines = [
+        f"{caught} of {len(rows)} caught.",
+        "",
+        "| line | broken | tests | ended |",
+        "|---|---|---|---|",
+    ]
     for row in sorted(rows, key=lambda row: row["id"]):
         mutant = by_id[row["id"]]
         old, new = (shortened(mutant[key]) for key in ("original", "mutated"))
@@ -647,7 +714,9 @@ def main() -> int:
     file = asked.picked or asked.folder / "picked.json"
     every = asked.action == "all"
     if asked.action == "pick" or (every and not file.exists()):
-        file.write_text(json.dumps(pick(ROOT, asked.number, asked.seed), indent=1, ensure_ascii=False) + "\n")
+        file.write_text(
+            json.dumps(pick(ROOT, asked.number, asked.seed), indent=1, ensure_ascii=False) + "\n"
+        )
     if not file.exists():
         parser.error(f"{file} is not there: pick first")
     picked = json.loads(file.read_text())

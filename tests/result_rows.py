@@ -13,7 +13,11 @@ STANDINGS = {"original": "control", "relabel": "control", "retrain": "reference"
 DECLARED = {
     "forget_top1": {"title": "Images of c_f still judged c_f", "unit": "rate", "better": "lower"},
     "recovery": {"title": "Images of c_f after refitting", "unit": "rate", "better": "lower"},
-    "retain_log_likelihood": {"title": "Log-likelihood of the rest", "unit": "nats", "better": "higher"},
+    "retain_log_likelihood": {
+        "title": "Log-likelihood of the rest",
+        "unit": "nats",
+        "better": "higher",
+    },
 }
 CURVE = [
     {"images": 100, "steps": s, "value": v, "low": v - 0.05, "high": v + 0.05}
@@ -35,7 +39,14 @@ def measurement(name, value, base=None, declared=None, **measured):
     }
     if not isinstance(value, str):
         low, high = (value - 0.02, value + 0.02) if low is None else (low, high)
-        found |= {"value": value, "low": low, "high": high, "reason": None, "interval": "wilson", "n": 200}
+        found |= {
+            "value": value,
+            "low": low,
+            "high": high,
+            "reason": None,
+            "interval": "wilson",
+            "n": 200,
+        }
     declared = {"source": "made up", **(declared or DECLARED[name])}
     prints = {"metric": name, "version": 1}
     return measurement_row(name, "primary", declared, found | measured, {"value": base}, prints)
@@ -45,9 +56,13 @@ def result_row(method="sa", forget=0.01, recovery=0.3, keep=-94.0, error=None, *
     """A schema-1 result; `error` makes it a failed one. The defaults forgot and do not come back."""
     published = changes.get("scale") == "paper"  # as many images of c_f as were published
     task = json.loads(
-        json.dumps(asdict(registry.get_task(changes.get("task", "mnist_0") if published else "mnist_0")))
+        json.dumps(
+            asdict(registry.get_task(changes.get("task", "mnist_0") if published else "mnist_0"))
+        )
     )
-    task |= {k: v for k, v in task["scales"].get("paper", {}).items() if published and k == "n_forget"}
+    task |= {
+        k: v for k, v in task["scales"].get("paper", {}).items() if published and k == "n_forget"
+    }
     row = {
         "schema": 1, "task": "mnist_0", "task_title": task["title"], "method": method, "fields": {}, "seed": 0,
         "base_seed": 0, "scale": "quick", "overrides": {}, "control": STANDINGS.get(method) == "control",
@@ -71,7 +86,9 @@ def result_row(method="sa", forget=0.01, recovery=0.3, keep=-94.0, error=None, *
         row |= {"status": "failed", "error": error, "measurements": [], "artifacts": {}, "cost": {}}
     row |= changes
     if row["artifacts"]:  # another seed, base or setting is another model
-        row["artifacts"]["model"] = digest([row[k] for k in ("method", "fields", "seed", "base_seed")])
+        row["artifacts"]["model"] = digest(
+            [row[k] for k in ("method", "fields", "seed", "base_seed")]
+        )
     return row
 
 

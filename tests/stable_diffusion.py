@@ -54,7 +54,9 @@ def pipeline(second=False, prediction="epsilon", seed=0):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet, vae, text = networks(SMALL_2 if second else SMALL, second, len(words))
-    scheduler = DDIMScheduler(clip_sample=False, **{**micro_pipeline.SCHEDULE, "prediction_type": prediction})
+    scheduler = DDIMScheduler(
+        clip_sample=False, **{**micro_pipeline.SCHEDULE, "prediction_type": prediction}
+    )
     made = StableDiffusionPipeline(
         vae, text, words, unet, scheduler, None, None, requires_safety_checker=False
     )
@@ -76,7 +78,11 @@ def original(pipe, second=False):
         found[f"first_stage_model.{of_vae(k)}"] = v[:, :, None, None] if attention else v
     found |= of_open_clip(pipe.text_encoder) if second else of_clip(pipe.text_encoder)
     noise = DDPMScheduler(1000, 0.00085, 0.012, "scaled_linear")
-    found |= {"betas": noise.betas, "alphas_cumprod": noise.alphas_cumprod, "logvar": torch.zeros(1000)}
+    found |= {
+        "betas": noise.betas,
+        "alphas_cumprod": noise.alphas_cumprod,
+        "logvar": torch.zeros(1000),
+    }
     return {k: v.detach().clone().contiguous() for k, v in found.items()}
 
 
@@ -121,8 +127,12 @@ def of_vae(name):
 
 
 def of_clip(text):
-    found = {f"cond_stage_model.transformer.text_model.{k}": v for k, v in text.state_dict().items()}
-    return found | {"cond_stage_model.transformer.text_model.embeddings.position_ids": torch.arange(77)[None]}
+    found = {
+        f"cond_stage_model.transformer.text_model.{k}": v for k, v in text.state_dict().items()
+    }
+    return found | {
+        "cond_stage_model.transformer.text_model.embeddings.position_ids": torch.arange(77)[None]
+    }
 
 
 def of_open_clip(text):
@@ -139,5 +149,8 @@ def of_open_clip(text):
         }.items():  # fmt: skip
             name = name.replace(ours, theirs)
         found[name] = value
-    found |= {"text_projection": torch.zeros(text.config.hidden_size, 512), "logit_scale": torch.ones([])}
+    found |= {
+        "text_projection": torch.zeros(text.config.hidden_size, 512),
+        "logit_scale": torch.ones([]),
+    }
     return {f"cond_stage_model.model.{k}": v for k, v in found.items()}

@@ -56,7 +56,9 @@ def test_an_ablation_is_sa_but_for_what_it_takes_away(name, scale, tmp_path):
         if "lam" in fields:  # the penalty against the mean loss of an image
             share = {"sum": fields["batch"], "mean": 1}
             per_image = fields["lam"] / share[fields["reduction"]]
-            assert per_image == sa["lam"] / {"sum": sa["batch"], "mean": 1}[sa["reduction"]], ablation
+            assert per_image == sa["lam"] / {"sum": sa["batch"], "mean": 1}[sa["reduction"]], (
+                ablation
+            )
         if not apart:  # rate, decay, averaging and precision of every step
             assert recipe == Recipe(
                 fields["steps"], fields["lr"], fields["batch"], **TRAINERS[fields["trainer"]]
@@ -69,7 +71,13 @@ def test_an_ablation_is_sa_but_for_what_it_takes_away(name, scale, tmp_path):
         ("mnist_0", "paper", 100 / 256, 10_000, "adam"),
         ("mnist_0", "full", 50 / 128, 1_000, "adam"),
         ("cifar10_airplane", "paper", 10.0, 20_000, "adam"),
-        ("stl10_airplane", "paper", 10.0, 20_000, "adam"),  # a batch of 64, so a sum would have needed 640
+        (
+            "stl10_airplane",
+            "paper",
+            10.0,
+            20_000,
+            "adam",
+        ),  # a batch of 64, so a sum would have needed 640
         ("mnist_0_t2i", "full", 50 / 32, 150, "adam"),
         ("celeb_brad_pitt", "paper", 50.0, 12_600, "ldm"),
         ("nudity_explicit", "full", 50.0, 31_500, "adam"),
@@ -81,7 +89,11 @@ def test_what_sa_and_all_that_hold_to_it_resolve_to(task, scale, lam_per_image, 
     for method in ("sa", "no_gr", "l2", "permuted_f"):
         found = resolve_fields(method, task, scale, {})
         share = found["batch"] if found["reduction"] == "sum" else 1
-        assert (found["lam"] / share, found["steps"], found["trainer"]) == (lam_per_image, steps, trainer)
+        assert (found["lam"] / share, found["steps"], found["trainer"]) == (
+            lam_per_image,
+            steps,
+            trainer,
+        )
 
 
 def test_a_setting_of_sa_on_the_command_line_is_its_own_alone():

@@ -40,7 +40,8 @@ def with_extra(name, extra, declared=RATE, **changes):
 
 def told(name, extra, declared=RATE):
     return {
-        f.label: (f.text(), f.n) for f in extra_numbers(measurement(name, 0.1, 0.9, declared, extra=extra))
+        f.label: (f.text(), f.n)
+        for f in extra_numbers(measurement(name, 0.1, 0.9, declared, extra=extra))
     }
 
 
@@ -113,7 +114,10 @@ class Words(HTMLParser):
 
 
 def test_both_reports_show_them_folded_under_one_heading():
-    rows = [with_extra("paraphrase_rate", families()), *(r | {"folder": "/nowhere"} for r in OTHERS)]
+    rows = [
+        with_extra("paraphrase_rate", families()),
+        *(r | {"folder": "/nowhere"} for r in OTHERS),
+    ]
     page, text = html.render(rows), markdown.render(rows)
     assert page.count('<details class="part"><summary>Beside the metrics</summary>') == 1
     assert "paraphrase_rate prompts: synonym 10.0 % n = 40" in " ".join(Words(page).text.split())
@@ -127,7 +131,9 @@ def test_both_reports_show_them_folded_under_one_heading():
 
 
 def test_units_stand_with_the_label_once():
-    board = one([with_extra("retain_bound", {"by_class": {"1": 2.5}}, {**RATE, "unit": "bits/dim"})])
+    board = one(
+        [with_extra("retain_bound", {"by_class": {"1": 2.5}}, {**RATE, "unit": "bits/dim"})]
+    )
     assert [(row.label, row.cells) for row in details_table(board)] == [
         ("class: one (bits/dim)", (("2.5", ""),))
     ]

@@ -88,7 +88,9 @@ def runs_of(rates, method="sa", n=500):
 def test_further_runs_of_the_same_rate_narrow_the_bound_and_neither_make_nor_break_the_gate():
     """4 % everywhere: under the largest of all upper bounds more runs could only have failed."""
     bounds = [
-        line(one([*runs_of([[0.04] * seeds] * bases), *OTHERS]), "sa").endpoints["forget_top1"].bounds[1]
+        line(one([*runs_of([[0.04] * seeds] * bases), *OTHERS]), "sa")
+        .endpoints["forget_top1"]
+        .bounds[1]
         for bases, seeds in ((1, 1), (1, 8), (3, 1), (3, 8), (9, 8))
     ]
     assert bounds == sorted(bounds, reverse=True)
@@ -120,7 +122,9 @@ def test_recoverable_is_the_difference_to_the_floor(recovery, verdict, ranked):
 
 def test_further_runs_of_one_recovery_settle_what_one_leaves_open():
     def verdict(bases):
-        floor = [result_row("retrain", recovery=(0.45, 0.4, 0.5), base_seed=b) for b in range(bases)]
+        floor = [
+            result_row("retrain", recovery=(0.45, 0.4, 0.5), base_seed=b) for b in range(bases)
+        ]
         rows = [result_row(recovery=(0.62, 0.55, 0.69), base_seed=b) for b in range(bases)]
         return line(one([*rows, *floor, ORIGINAL]), "sa").recoverable
 
@@ -219,7 +223,10 @@ def test_another_fingerprint_is_another_board_and_a_failed_cell_has_none():
 
 
 def test_the_same_cell_from_two_folders_is_one_run():
-    for rows in ([result_row(error="boom"), result_row()], [result_row(), result_row(error="boom")]):
+    for rows in (
+        [result_row(error="boom"), result_row()],
+        [result_row(), result_row(error="boom")],
+    ):
         found = line(one([*rows, result_row(), *OTHERS]), "sa")
         assert (len(found.cells), found.failed) == (1, [])
 
@@ -227,7 +234,9 @@ def test_the_same_cell_from_two_folders_is_one_run():
 @pytest.mark.parametrize("endpoint", ["forget", "recovery", "keep"])
 def test_a_missing_endpoint_never_ranks_first(endpoint):
     """Even alone, and even with the best of everything else."""
-    missing = result_row("best", **{"forget": 0.0, "recovery": 0.0, "keep": 0.0, endpoint: "not here"})
+    missing = result_row(
+        "best", **{"forget": 0.0, "recovery": 0.0, "keep": 0.0, endpoint: "not here"}
+    )
     alone, both = one([missing, *OTHERS]), one([missing, result_row(), *OTHERS])
     assert line(alone, "best").rank is None
     assert "wins" not in alone.headline
@@ -362,7 +371,9 @@ def front(rows):
 
 def test_the_front_is_what_no_other_method_dominates():
     rows = [
-        result_row("keeps", recovery=0.9, keep=-90.0),  # hidden, hence unranked, but nobody keeps more
+        result_row(
+            "keeps", recovery=0.9, keep=-90.0
+        ),  # hidden, hence unranked, but nobody keeps more
         result_row("erases", recovery=0.2, keep=-95.0),
         result_row(
             "both", recovery=(0.2, 0.18, 0.22), keep=-95.01
@@ -386,7 +397,9 @@ def test_no_control_or_reference_is_on_the_front_however_perfect(method):
 
 
 def test_a_collapsed_row_is_flagged_and_neither_on_the_front_nor_in_anybodys_way():
-    wreck = result_row("naive", (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), keep=500.0, flags=["collapse: one class"])
+    wreck = result_row(
+        "naive", (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), keep=500.0, flags=["collapse: one class"]
+    )
     board = one([wreck, result_row(), *OTHERS])
     assert (line(board, "naive").front, line(board, "naive").verdict) == (False, "collapsed")
     assert line(board, "sa").front
@@ -414,7 +427,9 @@ def test_a_further_row_changes_nothing_between_two_others_and_ranks_agree_with_d
         few, many = one([*rows[:5], *OTHERS]), one([*rows, *OTHERS])
         names = [r["method"] for r in rows[:5]]
         for a, b in itertools.permutations(names, 2):
-            said = [dominates(line(board, a), line(board, b), board.primary) for board in (few, many)]
+            said = [
+                dominates(line(board, a), line(board, b), board.primary) for board in (few, many)
+            ]
             assert said[0] == said[1]
             seen += said[0]
             # a row that was added can take another off the front, never put one on it
@@ -431,7 +446,8 @@ def test_five_shared_runs_show_what_overlapping_intervals_do_not():
 
     def runs(method, keep, n, by=1.0):
         return [
-            result_row(method, keep=(keep - by * s, keep - s - 9, keep - s + 9), seed=s) for s in range(n)
+            result_row(method, keep=(keep - by * s, keep - s - 9, keep - s + 9), seed=s)
+            for s in range(n)
         ]
 
     assert front([*runs("a", -90.0, 4), *runs("b", -90.5, 4, 1.01)])["b"]
@@ -479,7 +495,13 @@ def test_mean_seconds_stand_beside():
 
 def test_on_a_gpu_the_wall_clock_counts():
     """A kernel runs while the CPU waits: its seconds would say next to nothing."""
-    cost = {"wall_s": 60.0, "cpu_s": 1.0, "peak_mib": 900, "device_peak_mib": 4000, "device": "cuda"}
+    cost = {
+        "wall_s": 60.0,
+        "cpu_s": 1.0,
+        "peak_mib": 900,
+        "device_peak_mib": 4000,
+        "device": "cuda",
+    }
     board = one([result_row("a", cost={"forget": cost}), result_row("b"), *OTHERS])
     assert (line(board, "a").seconds, line(board, "a").clock) == (60.0, "s on cuda")
     assert (line(board, "b").seconds, line(board, "b").clock) == (2.0, "s CPU")

@@ -29,7 +29,12 @@ from sa_bench.scoring import judges
 from sa_bench.statistics import bounded_mean, mean, rate
 
 METRICS = "forget_top1,entropy,retain_drift,retain_log_likelihood"
-SMALL = ["task.n_forget=12", "task.n_retain=3", "task.likelihood_images=2", f"task.metrics={METRICS}"]
+SMALL = [
+    "task.n_forget=12",
+    "task.n_retain=3",
+    "task.likelihood_images=2",
+    f"task.metrics={METRICS}",
+]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +78,9 @@ class Forger:
 
     def seal(self):
         kept = (
-            n for n in self.members if n.startswith(self.cell) and n.endswith((".safetensors", ".parquet"))
+            n
+            for n in self.members
+            if n.startswith(self.cell) and n.endswith((".safetensors", ".parquet"))
         )
         names = [n.partition("/")[2] for n in kept]
         row = self.row
@@ -87,7 +94,9 @@ class Forger:
         self.row = row
 
     def measurement(self, name, **changes):
-        self.edit(lambda row: next(m for m in row["measurements"] if m["name"] == name).update(changes))
+        self.edit(
+            lambda row: next(m for m in row["measurements"] if m["name"] == name).update(changes)
+        )
 
     def scores(self, name, change):
         key = f"{self.cell}/scores/{name}.parquet"
@@ -103,13 +112,16 @@ class Forger:
         self.members[key] = save(change(load(self.members[key])))
         if not name.endswith("-base"):
             sha256 = hashlib.sha256(self.members[key]).hexdigest()
-            self.edit(lambda row: row["artifacts"]["samples"].update({name: set_hash(name, sha256)}))
+            self.edit(
+                lambda row: row["artifacts"]["samples"].update({name: set_hash(name, sha256)})
+            )
 
     def write(self, file, hashes=True, **manifest):
         if hashes:
             self.seal()
             listed = {
-                n: {"sha256": hashlib.sha256(v).hexdigest(), "bytes": len(v)} for n, v in self.members.items()
+                n: {"sha256": hashlib.sha256(v).hexdigest(), "bytes": len(v)}
+                for n, v in self.members.items()
             }
             self.manifest |= {"members": listed, **manifest_facts([self.row])}
         self.manifest |= manifest
@@ -159,7 +171,9 @@ def test_paraphrases_are_judged_again_from_their_images(shared_store, here, tmp_
     assert "images: 6 made again from the weights" in text
     forger = Forger(file)
     forger.images("families", lambda kept: kept | {"images": kept["images"][::-1].copy()})
-    assert "paraphrase_rate: value" in difference(forger.write(tmp_path / f"forged{BUNDLED}"), regenerate=0)
+    assert "paraphrase_rate: value" in difference(
+        forger.write(tmp_path / f"forged{BUNDLED}"), regenerate=0
+    )
 
 
 def a_score(f):
@@ -167,13 +181,17 @@ def a_score(f):
 
 
 def scores_and_what_follows(f):
-    frame = f.scores("forget_top1", lambda frame: frame.__setitem__("score", (frame.index < 6).astype(float)))
+    frame = f.scores(
+        "forget_top1", lambda frame: frame.__setitem__("score", (frame.index < 6).astype(float))
+    )
     found = rate(frame["score"].to_numpy(), {})
     f.measurement("forget_top1", value=found.value, low=found.low, high=found.high)
 
 
 def likelihoods(f):
-    frame = f.scores("retain_log_likelihood", lambda frame: frame.__setitem__("score", frame["score"] + 20.0))
+    frame = f.scores(
+        "retain_log_likelihood", lambda frame: frame.__setitem__("score", frame["score"] + 20.0)
+    )
     found = mean(frame["score"].to_numpy(), {})
     f.measurement("retain_log_likelihood", value=found.value, low=found.low, high=found.high)
 
@@ -183,7 +201,9 @@ def no_scores(f):
 
 
 def an_image(f):
-    f.images("retain", lambda s: {**s, "images": np.concatenate([s["images"][:1] * 0, s["images"][1:]])})
+    f.images(
+        "retain", lambda s: {**s, "images": np.concatenate([s["images"][:1] * 0, s["images"][1:]])}
+    )
 
 
 def a_lost_image(f):
@@ -195,7 +215,9 @@ def lost_images(f):
 
 
 def other_weights(f):
-    f.members[f"{f.cell}/model.safetensors"] = (WEIGHTS / "base-vae-mnist-cosine-0.safetensors").read_bytes()
+    f.members[f"{f.cell}/model.safetensors"] = (
+        WEIGHTS / "base-vae-mnist-cosine-0.safetensors"
+    ).read_bytes()
 
 
 def other_weights_and_their_hash(f):
@@ -204,7 +226,9 @@ def other_weights_and_their_hash(f):
 
 
 def a_lost_metric(f):
-    f.edit(lambda row: (row["measurements"].pop(1), row["task_values"]["metrics"].remove("entropy")))
+    f.edit(
+        lambda row: (row["measurements"].pop(1), row["task_values"]["metrics"].remove("entropy"))
+    )
 
 
 FORGERIES = {
@@ -251,7 +275,9 @@ def test_images_in_another_order_have_other_seeds(made, here, tmp_path):
     file = forger.write(tmp_path / f"eve{BUNDLED}")
     assert "is not what the base model draws from it" in difference(file, regenerate=27)
     forger.images("forget", lambda s: {**s, "seeds": s["seeds"][::-1].copy()})
-    assert "forget.safetensors: seeds.0: the bundle says" in difference(forger.write(file), regenerate=12)
+    assert "forget.safetensors: seeds.0: the bundle says" in difference(
+        forger.write(file), regenerate=12
+    )
 
 
 def test_what_only_the_model_tells_needs_the_weights(made, here, tmp_path):
@@ -275,7 +301,9 @@ def test_another_machine_may_round_otherwise_and_no_more_than_that(made, here, t
         if fits:
             assert "metrics: 3 recomputed" in "\n".join(verify(file, regenerate=0))
         else:
-            assert f"entropy: value: the bundle says {found.value}" in difference(file, regenerate=0)
+            assert f"entropy: value: the bundle says {found.value}" in difference(
+                file, regenerate=0
+            )
     assert found.value > 2 * value
 
 
@@ -284,7 +312,9 @@ def test_another_machine_may_round_otherwise_and_no_more_than_that(made, here, t
     (lambda f: f.members.pop(f"{f.cell}/forget.safetensors"), "forget.safetensors is missing; manifest.json lists"),
     (lambda f: f.members.update({f"{f.cell}/more.json": b"{}"}), "more.json is in the archive, but manifest.json"),
 ])  # fmt: skip
-def test_an_archive_that_is_not_what_its_manifest_lists_is_named(change, expected, made, here, tmp_path):
+def test_an_archive_that_is_not_what_its_manifest_lists_is_named(
+    change, expected, made, here, tmp_path
+):
     forger = Forger(made[1])
     change(forger)
     assert expected in difference(forger.write(tmp_path / f"x{BUNDLED}", hashes=False))
@@ -372,7 +402,9 @@ def test_a_result_that_run_does_not_write_is_refused(change, expected, made, her
     forger.edit(change)
     forger.manifest |= manifest_facts([good])
     raw = forger.members[f"{forger.cell}/result.json"]
-    forger.manifest["members"][f"{forger.cell}/result.json"]["sha256"] = hashlib.sha256(raw).hexdigest()
+    forger.manifest["members"][f"{forger.cell}/result.json"]["sha256"] = hashlib.sha256(
+        raw
+    ).hexdigest()
     with pytest.raises(Differs, match=expected):
         read_results([forger.write(tmp_path / f"x{BUNDLED}", hashes=False)])
 
@@ -405,7 +437,9 @@ def test_without_images_the_scores_alone_are_checked_and_that_is_said(made, here
     assert "its scores give" in difference(forger.write(tmp_path / f"eve{BUNDLED}"))
     forger = Forger(file)
     forger.manifest["left_out"][f"{forger.cell}/forget.safetensors"]["sha256"] = "0" * 64
-    assert "images of forget: the bundle says" in difference(forger.write(tmp_path / f"eve{BUNDLED}"))
+    assert "images of forget: the bundle says" in difference(
+        forger.write(tmp_path / f"eve{BUNDLED}")
+    )
 
 
 def test_without_images_nothing_passes_in_silence(made, here, tmp_path):
@@ -426,7 +460,9 @@ def test_without_images_nothing_passes_in_silence(made, here, tmp_path):
     assert "forget_top1: its scores are missing; an interval called wilson is over scores" in found
     forger = Forger(file)
     forger.measurement("entropy", extra={"warning": "collapse"})
-    assert "entropy: flags: the bundle says []" in difference(forger.write(tmp_path / f"eve{BUNDLED}"))
+    assert "entropy: flags: the bundle says []" in difference(
+        forger.write(tmp_path / f"eve{BUNDLED}")
+    )
 
 
 def test_text_of_a_manifest_reaches_no_terminal_unseen(made, here, tmp_path):
@@ -443,7 +479,8 @@ def test_text_of_a_manifest_reaches_no_terminal_unseen(made, here, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "told", [{"standing": "method", "control": False}, {"control": False}, {"standing": "reference"}]
+    "told",
+    [{"standing": "method", "control": False}, {"control": False}, {"standing": "reference"}],
 )
 def test_a_control_that_is_called_a_method_enters_no_board(told, made, here, tmp_path):
     forger = Forger(made[1])
@@ -482,7 +519,10 @@ def test_images_that_may_show_nudity_are_packed_only_when_asked_for(tmp_path):
         (folder / f"{name}.safetensors").unlink()
     row["task_values"]["keep_images"] = False
     found = write([row], tmp_path / f"c{BUNDLED}")
-    assert found["left_out"]["cell/forget.safetensors"] == {"sha256": None, "why": "deleted by the run"}
+    assert found["left_out"]["cell/forget.safetensors"] == {
+        "sha256": None,
+        "why": "deleted by the run",
+    }
 
 
 def test_what_cannot_be_bundled_is_said(made, here, tmp_path):
@@ -507,7 +547,10 @@ def test_two_origins_merge_and_nobody_is_taken_for_us(made, here, tmp_path):
     labels = [x.label for x in board.lines]
     assert len(labels) == 3
     assert labels[0] == "relabel"
-    assert {label.rpartition(" [")[0] for label in labels[1:]} == {"relabel · Ada", "relabel · Bob <b>"}
+    assert {label.rpartition(" [")[0] for label in labels[1:]} == {
+        "relabel · Ada",
+        "relabel · Bob <b>",
+    }
     (ada,) = (x for x in board.lines if x.label.startswith("relabel · Ada"))
     assert "Repeats 1 run(s) of relabel, 1 of them with the very same images." in ada.sentence
     assert "Repeats" not in line(board, "relabel").sentence
@@ -525,7 +568,10 @@ def test_two_origins_merge_and_nobody_is_taken_for_us(made, here, tmp_path):
     file = tmp_path / "all.jsonl.xz"
     file.write_bytes(pack_results(read_results([made[0], made[1]])))
     assert [bool(row.get("origin")) for row in unpack_results(file)] == [False, True]
-    assert sa_bench.load_results(made[0], bob)["origin"].str[:7].unique().tolist() == ["", "Bob <b>"]
+    assert sa_bench.load_results(made[0], bob)["origin"].str[:7].unique().tolist() == [
+        "",
+        "Bob <b>",
+    ]
 
 
 def test_a_strangers_floor_claim_or_table_row_moves_nothing_of_ours():
@@ -557,7 +603,8 @@ def test_scores_give_the_interval_again_whatever_its_kind():
         again = tolerance.from_scores(m, pd.DataFrame({"score": found.scores["score"]}), 10)
         assert tolerance.first_difference({k: m[k] for k in again}, again) is None
     assert (
-        tolerance.from_scores(m | {"interval": "jackknife(20)"}, pd.DataFrame({"score": votes}), 10) is None
+        tolerance.from_scores(m | {"interval": "jackknife(20)"}, pd.DataFrame({"score": votes}), 10)
+        is None
     )
 
 
@@ -571,7 +618,9 @@ def test_elsewhere_one_vote_in_five_hundred_may_fall_otherwise_and_no_more():
     a, b = (pd.DataFrame({"score": np.repeat([1.0, 0.0], [n, 1000 - n])}) for n in (500, 502))
     assert tolerance.compare_scores(a, b, here=False) is None
     assert tolerance.compare_scores(a, b, here=True) == ("score of image 500", 0.0, 1.0)
-    assert tolerance.compare_scores(a, a.assign(prompt=0), here=True) is None  # of before prompts were named
+    assert (
+        tolerance.compare_scores(a, a.assign(prompt=0), here=True) is None
+    )  # of before prompts were named
     assert tolerance.compare_scores(a.assign(prompt=0), a, here=True)[0] == "columns of the scores"
 
 
@@ -579,15 +628,17 @@ def test_elsewhere_judges_and_what_stands_beside_a_value_count_too():
     """Verdicts are of judges, tables of what is beside; a forger chooses which machine a result names."""
     judges = [{"judge": "a", "value": 0.5}, {"judge": "b", "value": 0.4}]
     extra = {"by_class": {"one": 0.5, "two": 0.5}, "blank": 3, "sources": "x"}
-    m = tolerance.measurement_facts(rate(np.repeat([1.0, 0.0], 500), {}, judges=judges, extra=extra)) | {
-        "unit": "rate"
-    }
+    m = tolerance.measurement_facts(
+        rate(np.repeat([1.0, 0.0], 500), {}, judges=judges, extra=extra)
+    ) | {"unit": "rate"}
 
     def said(**changes):
         found = tolerance.compare_measurement(m, {**m, **changes}, here=False)
         return found and found[0]
 
-    assert said(judges=[judges[0], {"judge": "b", "value": 0.401}], extra=extra | {"blank": 4}) is None
+    assert (
+        said(judges=[judges[0], {"judge": "b", "value": 0.401}], extra=extra | {"blank": 4}) is None
+    )
     assert said(extra=extra | {"by_class": {"one": 0.503, "two": 0.497}}) is None
     assert said(judges=[judges[0], {"judge": "b", "value": 0.2}]) == "judges.1.value"
     assert said(judges=judges[:1]) == "judges"

@@ -51,7 +51,9 @@ def test_a_caption_names_what_its_canvas_shows(made):
 def test_every_kind_of_caption_is_there_and_held_out_templates_are_not(made):
     _, texts, shown = made
     assert 0.18 < (shown[:, 1] >= 0).mean() < 0.24
-    assert {a for a in captions.ATTRIBUTES if any(a in t.split() for t in texts)} == set(captions.ATTRIBUTES)
+    assert {a for a in captions.ATTRIBUTES if any(a in t.split() for t in texts)} == set(
+        captions.ATTRIBUTES
+    )
     assert {"nought", "null", "0"} <= {w for t in texts for w in t.split()}
     assert any(t in captions.HYPERNYMS for t in texts)
     assert not set(captions.TEMPLATES) & set(captions.HELD_OUT)

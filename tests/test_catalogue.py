@@ -91,7 +91,13 @@ def test_what_is_nowhere_is_none_and_needing_it_says_all(nowhere):
         assert catalogue.find(name) is None
         text = said(catalogue.need, name)
         folder = nowhere / "store" / ("data" if asset.kind == "prompts" else "weights")
-        for part in (asset.file, asset.size, asset.url, str(folder), f"python -m sa_bench fetch {name}"):
+        for part in (
+            asset.file,
+            asset.size,
+            asset.url,
+            str(folder),
+            f"python -m sa_bench fetch {name}",
+        ):
             assert part in text
     assert not (nowhere / "store").exists()
 
@@ -132,7 +138,8 @@ def test_a_file_with_another_hash_is_not_taken(nowhere, monkeypatch):
 def test_a_noted_hash_counts_where_none_is_published(nowhere):
     path = put(nowhere / "store" / "weights" / identity.FILE, b"first")
     note = put(
-        path.with_name(f"{path.name}.sha256"), hashlib.sha256(b"first").hexdigest().encode() + b"  x\n"
+        path.with_name(f"{path.name}.sha256"),
+        hashlib.sha256(b"first").hexdigest().encode() + b"  x\n",
     )
     assert catalogue.find("facenet-vggface2") == path
     put(path, b"second")
@@ -269,7 +276,8 @@ def test_doctor_says_damaged(task, nowhere):
     put(nowhere / "store" / "data" / "brad_pitt_prompts.txt", b"other")
     task()
     assert (
-        "brad_pitt_prompts (prompts test; required): DAMAGED" in doctor.describe_task_assets("celebrity")[0]
+        "brad_pitt_prompts (prompts test; required): DAMAGED"
+        in doctor.describe_task_assets("celebrity")[0]
     )
     assert "brad_pitt_prompts: DAMAGED" in doctor.describe_assets()[0]
 
@@ -283,7 +291,9 @@ def test_doctor_lists_every_entry(nowhere):
 
 def test_plan_says_what_is_missing_and_what_is_lost(nowhere):
     (line,) = doctor.plan_lines([stand_in()])
-    assert line.startswith("assets: celebrity: cannot run without sd-v1-4 (base model, about 4.3 GB")
+    assert line.startswith(
+        "assets: celebrity: cannot run without sd-v1-4 (base model, about 4.3 GB"
+    )
     for part in (
         "fim_prompts (prompts replay, kept, 0.9 MB)",
         f"can use giphy-celebrities, giphy-labels, {clip.FOLDER}",
@@ -315,7 +325,11 @@ def test_a_run_does_not_start_without_what_its_primary_metrics_look_through(nowh
     assert "--set task.primary=A,B,C takes other metrics" in text
     assert "\n" not in text
     run("quick")
-    run(scale, "task.primary=retain_drift,recovery_excess,lpips", "task.metrics=retain_drift,recovery_excess")
+    run(
+        scale,
+        "task.primary=retain_drift,recovery_excess,lpips",
+        "task.metrics=retain_drift,recovery_excess",
+    )
     with pytest.raises(MissingAsset, match="primary lpips: needs alexnet"):
         run(scale, "task.primary=retain_drift,recovery_excess,lpips")
     with pytest.raises(MissingAsset, match="primary inception_kid: needs weights-inception"):

@@ -76,7 +76,9 @@ def same(one, other, atol=0.0):
                 pipe.vae.decode(x).sample,
                 pipe.text_encoder(rows)[0],
             )
-    return all(torch.allclose(a, b, atol=atol, rtol=0) for a, b in zip(one.said, other.said, strict=True))
+    return all(
+        torch.allclose(a, b, atol=atol, rtol=0) for a, b in zip(one.said, other.said, strict=True)
+    )
 
 
 def write_lora(path, tensors, **metadata):
@@ -95,10 +97,12 @@ def test_layouts_are_told_by_names_alone(base, tmp_path):
     torch.save({"state_dict": original(pipe), "global_step": 3}, tmp_path / "sd.ckpt")
     (tmp_path / "lora").mkdir()
     save_file(
-        {f"unet.{ATTENTION}.lora_A.weight": bits}, tmp_path / "lora" / "pytorch_lora_weights.safetensors"
+        {f"unet.{ATTENTION}.lora_A.weight": bits},
+        tmp_path / "lora" / "pytorch_lora_weights.safetensors",
     )
     save_file(
-        {f"lora_unet_{ATTENTION.replace('.', '_')}.lora_down.weight": bits}, tmp_path / "kohya.safetensors"
+        {f"lora_unet_{ATTENTION.replace('.', '_')}.lora_down.weight": bits},
+        tmp_path / "kohya.safetensors",
     )
     save_file({f"{ATTENTION}.lora.down.weight": bits}, tmp_path / "older.safetensors")
     save_file({"unet.conv_in.bias": bits}, tmp_path / "delta.safetensors")
@@ -192,7 +196,9 @@ def test_a_folder_gives_the_pipeline_that_diffusers_gives(base):
         folder, safety_checker=None, requires_safety_checker=False
     )
     ours = load_pipeline(str(folder))
-    assert same(ours, theirs, atol=1e-5)  # theirs are views of the file, not aligned, and round differently
+    assert same(
+        ours, theirs, atol=1e-5
+    )  # theirs are views of the file, not aligned, and round differently
     assert same(ours, pipe)
     assert dict(ours.scheduler.config) == dict(theirs.scheduler.config)
     assert {p.dtype for p in ours.unet.parameters()} == {torch.float32}
@@ -213,7 +219,12 @@ def test_old_names_half_precision_and_shards_load(base, copied):
         copied / "text_encoder" / "pytorch_model.bin",
     )
     vae = load_file(copied / "vae" / UNET)
-    for new, old in {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}.items():
+    for new, old in {
+        "to_q": "query",
+        "to_k": "key",
+        "to_v": "value",
+        "to_out.0": "proj_attn",
+    }.items():
         vae = {k.replace(f"attentions.0.{new}.", f"attentions.0.{old}."): v for k, v in vae.items()}
     assert "encoder.mid_block.attentions.0.proj_attn.weight" in vae
     save_file(vae, copied / "vae" / UNET)
@@ -230,7 +241,8 @@ def test_old_names_half_precision_and_shards_load(base, copied):
         load_pipeline(str(copied))
     index.unlink()
     save_file(
-        {k: v.half() for k, v in net.items()}, copied / "unet" / "diffusion_pytorch_model.fp16.safetensors"
+        {k: v.half() for k, v in net.items()},
+        copied / "unet" / "diffusion_pytorch_model.fp16.safetensors",
     )
     half = load_pipeline(str(copied)).unet.state_dict()
     assert torch.equal(half["conv_in.weight"], net["conv_in.weight"].half().float())
@@ -305,7 +317,11 @@ def test_the_noise_is_the_models_own(copied, rng):
     )
     assert made.config.clip_sample is False
     assert made.config.set_alpha_to_one is False  # PNDM's, where the file says nothing
-    x, c, draw = torch.randn(2, 4, 8, 8, generator=rng), taken.conditions(["a zero", ""]), taken.draw(2, rng)
+    x, c, draw = (
+        torch.randn(2, 4, 8, 8, generator=rng),
+        taken.conditions(["a zero", ""]),
+        taken.draw(2, rng),
+    )
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     oracle = DDPMScheduler(1000, 0.001, 0.01, "linear", prediction_type="v_prediction")
@@ -391,15 +407,24 @@ def test_single_files_of_other_models_are_refused_by_name(base, tmp_path):
     for change, words in (
         ({"conditioner.embedders.0.x": torch.ones(1)}, "XL"),
         ({first: torch.ones(32, 9, 3, 3)}, "9 channels"),
-        ({"model.diffusion_model.strange.weight": torch.ones(1)}, r"strange\.weight, which is no part"),
+        (
+            {"model.diffusion_model.strange.weight": torch.ones(1)},
+            r"strange\.weight, which is no part",
+        ),
         ({"first_stage_model.strange.weight": torch.ones(1)}, r"strange\.weight, which is no part"),
         ({"lora.weight": torch.ones(1)}, r"lora\.weight"),
         ({"alphas_cumprod": torch.linspace(1, 0, 1000)}, "noise schedule"),
         ({"model.diffusion_model.input_blocks.odd.0.op.weight": torch.ones(1)}, "no complete"),
         ({"first_stage_model.post_quant_conv.weight": None}, "no complete"),
-        ({first.replace("input_blocks.0.0.weight", "out.2.bias"): None}, r"conv_out\.bias is missing"),
+        (
+            {first.replace("input_blocks.0.0.weight", "out.2.bias"): None},
+            r"conv_out\.bias is missing",
+        ),
     ):
-        save_file({k: v for k, v in {**whole, **change}.items() if v is not None}, tmp_path / "x.safetensors")
+        save_file(
+            {k: v for k, v in {**whole, **change}.items() if v is not None},
+            tmp_path / "x.safetensors",
+        )
         base[0].tokenizer.save_pretrained(tmp_path / "tokenizer")
         with pytest.raises(SaBenchError, match=words):
             load_pipeline(str(tmp_path / "x.safetensors"))
@@ -434,7 +459,9 @@ def test_every_layout_of_a_whole_model_is_put_onto_the_base(base, moved, model, 
     whole = original(theirs)
     torch.save({"state_dict": whole}, tmp_path / "sd.ckpt")
     bare = {
-        k.removeprefix("model.diffusion_model."): v for k, v in whole.items() if k.startswith("model.diff")
+        k.removeprefix("model.diffusion_model."): v
+        for k, v in whole.items()
+        if k.startswith("model.diff")
     }
     save_file(bare, tmp_path / "bare.safetensors")
     wanted = {
@@ -451,7 +478,8 @@ def test_every_layout_of_a_whole_model_is_put_onto_the_base(base, moved, model, 
         own = put.state()
         assert all(torch.equal(own[f"unet.{k}"], v) for k, v in theirs.unet.state_dict().items())
         text = all(
-            torch.equal(own[f"text_encoder.{k}"], v) for k, v in theirs.text_encoder.state_dict().items()
+            torch.equal(own[f"text_encoder.{k}"], v)
+            for k, v in theirs.text_encoder.state_dict().items()
         )
         assert text == (expected == "all")
         if source in (folder, tmp_path / "unet.safetensors"):
@@ -459,9 +487,9 @@ def test_every_layout_of_a_whole_model_is_put_onto_the_base(base, moved, model, 
             assert len(load_file(tmp_path / "model.safetensors")) == changed
             again = model.clone().load(tmp_path).state()
             assert all(torch.equal(own[k], v) for k, v in again.items())
-    assert all(torch.equal(v, base[0].vae.state_dict()[k]) for k, v in model.vae.state_dict().items()), (
-        "shared"
-    )
+    assert all(
+        torch.equal(v, base[0].vae.state_dict()[k]) for k, v in model.vae.state_dict().items()
+    ), "shared"
 
 
 def test_a_checkpoint_that_is_the_base_changes_nothing(base, model, tmp_path):
@@ -501,7 +529,8 @@ def test_averaged_weights_of_a_single_file_are_taken(base, moved, model, tmp_pat
     assert torch.equal(put.net.conv_in.weight, moved[0].unet.conv_in.weight)
     base[0].tokenizer.save_pretrained(tmp_path / "tokenizer")
     assert torch.equal(
-        load_pipeline(str(tmp_path / "sd.safetensors")).unet.conv_in.weight, base[0].unet.conv_in.weight
+        load_pipeline(str(tmp_path / "sd.safetensors")).unet.conv_in.weight,
+        base[0].unet.conv_in.weight,
     )
     flat.popitem()
     save_file(raw | flat, tmp_path / "sd.safetensors")
@@ -519,7 +548,10 @@ def test_what_does_not_fit_leaves_the_model_as_it_was(base, model, copied, tmp_p
         ({"conv_in.weight": torch.ones(320, 4, 3, 3)}, "another base model"),
         ({"conv_out.bias": torch.full((4,), torch.inf)}, r"unet\.conv_out\.bias is not finite"),
     ):
-        save_file({k: v for k, v in {**moved, **change}.items() if v is not None}, tmp_path / "x.safetensors")
+        save_file(
+            {k: v for k, v in {**moved, **change}.items() if v is not None},
+            tmp_path / "x.safetensors",
+        )
         with pytest.raises(SaBenchError, match=words):
             apply(model, str(tmp_path / "x.safetensors"))
     file = copied / "scheduler" / "scheduler_config.json"
@@ -603,7 +635,11 @@ def test_adapters_that_cannot_be_merged_are_refused(model, tmp_path, rng):
         ({"lora_unet_x.hada_w1_a": down}, {}, "LoHa"),
         ({"lora_unet_nowhere.lora_down.weight": down}, {}, "no layer"),
         ({f"{key}.lora_A.weight": down * torch.nan, f"{key}.lora_B.weight": up}, {}, "not finite"),
-        ({f"{key}.lora_A.weight": down, f"{ATTENTION}.lora.down.weight": down + 1}, {}, "more than one"),
+        (
+            {f"{key}.lora_A.weight": down, f"{ATTENTION}.lora.down.weight": down + 1},
+            {},
+            "more than one",
+        ),
         (
             {f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up},
             {"lora_adapter_metadata": '{"unet.use_dora": true}'},
@@ -619,14 +655,17 @@ def test_peft_says_alpha_beside_the_file(model, tmp_path, rng):
     down, up = lora(rng, *weight.shape, rank=4)
     key = f"base_model.model.unet.{ATTENTION}"
     write_lora(
-        tmp_path / "adapter_model.safetensors", {f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up}
+        tmp_path / "adapter_model.safetensors",
+        {f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up},
     )
     (tmp_path / "adapter_config.json").write_text(
         '{"r": 4, "lora_alpha": 8, "use_rslora": true, "alpha_pattern": {}}'
     )
     before = content(str(tmp_path))
     put, _ = apply(model, str(tmp_path))
-    torch.testing.assert_close(put.state()[f"unet.{ATTENTION}.weight"], weight + 8 / 4**0.5 * up @ down)
+    torch.testing.assert_close(
+        put.state()[f"unet.{ATTENTION}.weight"], weight + 8 / 4**0.5 * up @ down
+    )
     (tmp_path / "adapter_config.json").write_text('{"r": 4, "lora_alpha": 4}')
     assert content(str(tmp_path)) != before
 
@@ -655,13 +694,17 @@ def test_smoke_is_a_small_pipeline_that_depends_on_its_seed_alone(tmp_path):
     assert content(str(micro_pipeline.smoke(tmp_path / "c", 1))) != content(str(first))
     pipe = load_pipeline(str(first))
     assert (
-        5e5 < sum(p.numel() for n in (pipe.unet, pipe.vae, pipe.text_encoder) for p in n.parameters()) < 2e6
+        5e5
+        < sum(p.numel() for n in (pipe.unet, pipe.vae, pipe.text_encoder) for p in n.parameters())
+        < 2e6
     )
     made = TextToImage.of(lambda: load_pipeline(str(first)), "smoke", ("zero", "one"))
     assert made.shape == (4, 8, 8)
     from sa_bench.contracts import Request, Sampler
 
-    images = made.to_images(made.sample([Request("brad pitt", 0)], Sampler("ddim", 2, guidance=7.5)))
+    images = made.to_images(
+        made.sample([Request("brad pitt", 0)], Sampler("ddim", 2, guidance=7.5))
+    )
     assert images.shape == (1, 64, 64, 3)
     assert images.std() > 1
 
@@ -673,7 +716,9 @@ def test_prompts_that_lose_words_are_counted(base, copied):
     assert made.truncated_prompts([fits, long, f"{long} brad pitt"]) == [1, 2]
     assert made.truncated_prompts([]) == []
     assert int(made.conditions([fits])[0, -2]) != made.tokenizer.eos_token_id
-    (copied / "tokenizer" / "tokenizer_config.json").unlink()  # without which a tokenizer knows no limit
+    (
+        copied / "tokenizer" / "tokenizer_config.json"
+    ).unlink()  # without which a tokenizer knows no limit
     unlimited = TextToImage.of(lambda: load_pipeline(str(copied)), "mine")
     assert unlimited.truncated_prompts([fits, long]) == [1]
     assert unlimited.conditions([long]).shape == (1, 77)
@@ -688,12 +733,21 @@ def test_the_files_format_is_read_before_its_tensors(tmp_path):
         layouts.header(tmp_path / "x.safetensors")
 
 
-PREFIXES = ("_orig_mod.", "module.", "model.", "module._orig_mod.", "model._orig_mod.", "unet._orig_mod.")
+PREFIXES = (
+    "_orig_mod.",
+    "module.",
+    "model.",
+    "module._orig_mod.",
+    "model._orig_mod.",
+    "unet._orig_mod.",
+)
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
-def test_prefixes_of_compiled_and_parallel_models_are_taken_off(moved, model, tmp_path, prefix, suffix):
+def test_prefixes_of_compiled_and_parallel_models_are_taken_off(
+    moved, model, tmp_path, prefix, suffix
+):
     theirs = moved[0].unet.state_dict()
     held, path = {f"{prefix}{k}": v for k, v in theirs.items()}, tmp_path / f"x.{suffix}"
     save_file(held, path) if suffix == "safetensors" else torch.save({"state_dict": held}, path)
@@ -702,10 +756,13 @@ def test_prefixes_of_compiled_and_parallel_models_are_taken_off(moved, model, tm
     assert all(torch.equal(own[f"unet.{k}"], v) for k, v in theirs.items())
 
 
-def test_prefixes_within_a_single_file_and_a_folder_are_taken_off(base, moved, model, copied, tmp_path):
+def test_prefixes_within_a_single_file_and_a_folder_are_taken_off(
+    base, moved, model, copied, tmp_path
+):
     whole = original(moved[0])
     held = {
-        k.replace("model.diffusion_model.", "model._orig_mod.diffusion_model."): v for k, v in whole.items()
+        k.replace("model.diffusion_model.", "model._orig_mod.diffusion_model."): v
+        for k, v in whole.items()
     }
     torch.save({"state_dict": held}, tmp_path / "sd.ckpt")
     wrapped = {f"model.{k}": v for k, v in whole.items() if k.startswith("model.diffusion_model.")}
@@ -721,7 +778,9 @@ def test_prefixes_within_a_single_file_and_a_folder_are_taken_off(base, moved, m
 
 def test_a_prefix_that_hides_two_tensors_of_one_name_is_refused(moved, tmp_path):
     state = moved[0].unet.state_dict()
-    save_file({**state, "_orig_mod.conv_in.bias": state["conv_in.bias"] + 1}, tmp_path / "x.safetensors")
+    save_file(
+        {**state, "_orig_mod.conv_in.bias": state["conv_in.bias"] + 1}, tmp_path / "x.safetensors"
+    )
     with pytest.raises(SaBenchError, match=r"both .*conv_in\.bias and .*conv_in\.bias; which one"):
         layout(str(tmp_path / "x.safetensors"))
 
@@ -751,7 +810,10 @@ def test_whole_numbers_are_no_weights(moved, model, tmp_path, kind, suffix):
 
 def test_whole_numbers_in_a_lora_are_refused(model, tmp_path, rng):
     down, up = lora(rng, *model.state()[f"unet.{ATTENTION}.weight"].shape)
-    held = {f"unet.{ATTENTION}.lora_A.weight": down.to(torch.int32), f"unet.{ATTENTION}.lora_B.weight": up}
+    held = {
+        f"unet.{ATTENTION}.lora_A.weight": down.to(torch.int32),
+        f"unet.{ATTENTION}.lora_B.weight": up,
+    }
     with pytest.raises(SaBenchError, match="whole numbers"):
         apply(model, str(write_lora(tmp_path / "x.safetensors", held)))
 
@@ -766,7 +828,9 @@ def test_a_text_encoder_and_an_autoencoder_are_called_what_they_are(base, tmp_pa
         ("vae", vae, "an autoencoder"),
         ("first", {k: v for k, v in whole.items() if k.startswith("first_stage_model.")}, "an autoencoder"),
     ):  # fmt: skip
-        save_file({k: v.contiguous().clone() for k, v in held.items()}, tmp_path / f"{name}.safetensors")
+        save_file(
+            {k: v.contiguous().clone() for k, v in held.items()}, tmp_path / f"{name}.safetensors"
+        )
         with pytest.raises(SaBenchError, match=rf"holds {len(held)} tensors of .*{what}"):
             layout(str(tmp_path / f"{name}.safetensors"))
     with pytest.raises(SaBenchError, match="of a text encoder"):
@@ -786,7 +850,9 @@ def test_an_spm_is_refused_and_its_twin_without_a_header_is_flagged(model, tmp_p
     said = {"prompts": "snoopy", "rank": "1", "alpha": "1.0"}
     spm = str(write_lora(tmp_path / "spm.safetensors", held, **said))
     for call in (lambda: apply(model, spm), lambda: unfit(spm)):
-        with pytest.raises(SaBenchError, match=r"is an SPM of 'snoopy'.*gate.*own inference") as error:
+        with pytest.raises(
+            SaBenchError, match=r"is an SPM of 'snoopy'.*gate.*own inference"
+        ) as error:
             call()
         assert "\n" not in str(error.value)
     assert torch.equal(model.state()[f"unet.{ATTENTION}.weight"], weight)
@@ -815,7 +881,9 @@ def test_a_loras_strength_multiplies_it_and_is_a_loras_alone(base, model, tmp_pa
     method = get_method("checkpoint")
     for strength in (1.0, 0.5, -1.0):
         put = method(path=path, strength=strength).forget(model.clone(), None, None)
-        torch.testing.assert_close(put.state()[f"unet.{ATTENTION}.weight"], weight + strength * up @ down)
+        torch.testing.assert_close(
+            put.state()[f"unet.{ATTENTION}.weight"], weight + strength * up @ down
+        )
     assert remarks(path, 0.5) == ["LoRA at strength 0.5"]
     assert "is a LoRA's" in unfit(str(base[1] / "unet"), 0.5)
     with pytest.raises(SaBenchError, match="is a LoRA's"):

@@ -40,7 +40,10 @@ def test_orderings(other, verdict):
 
 
 def test_too_few_runs_tell_nothing():
-    assert said(line("sa", -94, seeds=1), line("no_ewc", -99, seeds=1))["sa", "no_ewc"] == "cannot be told"
+    assert (
+        said(line("sa", -94, seeds=1), line("no_ewc", -99, seeds=1))["sa", "no_ewc"]
+        == "cannot be told"
+    )
 
 
 def test_a_collapsed_line_still_answers_for_its_claim():
@@ -93,7 +96,10 @@ def test_a_claim_may_be_about_two_settings_of_a_method(monkeypatch):
 
 
 def test_another_concept_is_another_experiment():
-    rows = [result_row("sa", overrides={"concept": 3}), result_row("no_gr", overrides={"concept": 3})]
+    rows = [
+        result_row("sa", overrides={"concept": 3}),
+        result_row("no_gr", overrides={"concept": 3}),
+    ]
     assert published.claim_verdicts(one(rows)) == []
 
 
@@ -115,13 +121,17 @@ def test_every_claim_names_what_is_there():
 
 def test_a_claim_finds_its_metric_under_the_extractors_name(monkeypatch):
     """The claim says `kid`, the board has `kid[judge-mnist]`."""
-    claim = published.Claim("mnist_0", "kid", "sa", "better", "no_gr", "replay keeps", "made up", "stated")
+    claim = published.Claim(
+        "mnist_0", "kid", "sa", "better", "no_gr", "replay keeps", "made up", "stated"
+    )
     monkeypatch.setattr(published, "load_claims", lambda: (claim,))
     rows = [*line("sa", -94), *line("no_gr", -99)]
     for row in rows:
         value = 1.0 + row["base_seed"] / 10 if row["method"] == "sa" else 9.0
         row["measurements"].append(
-            measurement("kid[judge-mnist]", value, 0.5, {"title": "KID", "unit": None, "better": "lower"})
+            measurement(
+                "kid[judge-mnist]", value, 0.5, {"title": "KID", "unit": None, "better": "lower"}
+            )
         )
     (found,) = published.claim_verdicts(one(rows))
     assert found.verdict == "holds"

@@ -84,7 +84,10 @@ def test_equal_prompts_are_students_t_over_their_means():
 
 
 def test_unequal_prompts_count_by_their_images():
-    scores, number = np.array([1.0] * 30 + [0.0] * 10 + [0.5] * 2), np.repeat([4, 9, 2], [30, 10, 2])
+    scores, number = (
+        np.array([1.0] * 30 + [0.0] * 10 + [0.5] * 2),
+        np.repeat([4, 9, 2], [30, 10, 2]),
+    )
     found = clustered.mean(scores, number, {})
     assert found.value == pytest.approx(scores.mean())
     off = np.array([(scores[number == c] - scores.mean()).sum() for c in (4, 9, 2)])
@@ -92,7 +95,9 @@ def test_unequal_prompts_count_by_their_images():
     assert found.high - found.value == pytest.approx(4.302653 * error, rel=1e-5)
 
 
-@pytest.mark.parametrize("number", [None, np.zeros(40, int), np.arange(40)], ids=["none", "one", "one each"])
+@pytest.mark.parametrize(
+    "number", [None, np.zeros(40, int), np.arange(40)], ids=["none", "one", "one each"]
+)
 def test_without_several_images_of_several_prompts_images_are_the_units(number):
     scores = np.array([0.0, 1.0] * 20)
     assert clustered.rate(scores, number, {}) == _same(rate(scores, {}), scores)
@@ -107,7 +112,8 @@ def _same(found, scores):
         def __eq__(self, other):
             keys = ("value", "low", "high", "interval", "n")
             return (
-                all(getattr(found, k) == getattr(other, k) for k in keys) and other.scores["score"] is scores
+                all(getattr(found, k) == getattr(other, k) for k in keys)
+                and other.scores["score"] is scores
             )
 
     return Same()

@@ -45,7 +45,8 @@ def test_every_method_runs_through_every_stage(name, tmp_path, cli):
     for result in results:
         rows = {m["name"]: m for m in result["measurements"]}
         assert (
-            rows["kid[judge-" + datasets.ENTRIES[name.split("_")[0]].title.lower() + "]"]["value"] is not None
+            rows["kid[judge-" + datasets.ENTRIES[name.split("_")[0]].title.lower() + "]"]["value"]
+            is not None
         )
         assert "6726825d" in rows["fid[inception-v3-compat]"]["reason"]
         judge, card = next(iter(result["artifacts"]["judges"].items()))
@@ -107,7 +108,11 @@ def test_the_papers_numbers_are_the_tasks(name, seen, batch):
     (cell,) = resolve([name], ["sa"], "paper")
     task = cell.task
     assert task.n_retain * 9 == seen
-    assert (task.sampler.guidance, task.sampler.steps, task.sampler.scheduler) == (3.0, 1000, "ddpm")
+    assert (task.sampler.guidance, task.sampler.steps, task.sampler.scheduler) == (
+        3.0,
+        1000,
+        "ddpm",
+    )
     assert task.sampler.ema
     assert task.sampler.dropout
     assert (cell.fields["lam"], cell.fields["steps"], cell.fields["batch"]) == (10.0, 20_000, batch)

@@ -49,7 +49,9 @@ def runs(method, bases, seeds, keep=lambda base, seed: -94.0, **how):
 def likelihoods(row):
     """200 images, the same in all runs: an image's own, the run's and their noise."""
     image = np.random.default_rng(1).normal(0, 5, 200)
-    own = np.random.default_rng([row["base_seed"], row["seed"], *row["method"].encode()]).normal(0, 0.5, 200)
+    own = np.random.default_rng([row["base_seed"], row["seed"], *row["method"].encode()]).normal(
+        0, 0.5, 200
+    )
     return {"retain_log_likelihood": {"score": image + own + row["measurements"][2]["value"]}}
 
 
@@ -57,19 +59,30 @@ def test_both_questions_are_answered_with_effect_interval_and_p(tmp_path):
     a, b = runs("sa", 3, 3), runs("l2", 3, 3, lambda base, seed: -95.0 - 0.2 * base - 0.1 * seed)
     stored(tmp_path, [*a, *b, RETRAIN], likelihoods)
     found = answers(tmp_path, methods="sa,l2")["retention"]
-    assert (found.pairs, found.wins, found.checkpoints.n, found.checkpoints.unit) == (9, (9, 0), 200, "image")
+    assert (found.pairs, found.wins, found.checkpoints.n, found.checkpoints.unit) == (
+        9,
+        (9, 0),
+        200,
+        "image",
+    )
     assert found.checkpoints.difference == pytest.approx(1.3, abs=0.05)
     expected = stats.ttest_1samp([1.1, 1.3, 1.5], 0)
-    assert (found.methods.low, found.methods.high) == pytest.approx(tuple(expected.confidence_interval()))
+    assert (found.methods.low, found.methods.high) == pytest.approx(
+        tuple(expected.confidence_interval())
+    )
     assert found.standardised == pytest.approx(1.3 / 0.2)
     assert found.effect == pytest.approx(1.3 / 5, rel=0.15)
     text = words(tmp_path, methods="sa,l2")
     assert (
-        "9 shared run(s), the same base model and forgetting seed on both sides, on 3 base model(s)." in text
+        "9 shared run(s), the same base model and forgetting seed on both sides, on 3 base model(s)."
+        in text
     )
     assert "Do these checkpoints differ? Yes, in favour of sa: +1." in text
     assert "Pair by pair (p < .05): 9 of 9 for sa." in text
-    assert "Does the method differ? Yes, in favour of sa: +1.30 nats (95 %: 0.80 to 1.80), p = 0.0" in text
+    assert (
+        "Does the method differ? Yes, in favour of sa: +1.30 nats (95 %: 0.80 to 1.80), p = 0.0"
+        in text
+    )
     assert "d_z +6.50, over 3 base models." in text
     assert "Forgetting: Images of zero still judged zero (forget_top1, lower is better)" in text
     assert "Not told: per-image scores are not at hand." in text
@@ -90,7 +103,9 @@ def test_p_is_by_holm_over_the_three_endpoints_for_either_question(tmp_path):
     raw = [over_bases({0: x.points})[3] for x in found.values()]
     assert [x.methods.p for x in found.values()] == pytest.approx(holm(raw))
     assert found["retention"].methods.p > raw[2]
-    tables = [[np.mean([three(r)[n]["score"] for r in side], 0) for side in (a, b)] for n in DECLARED]
+    tables = [
+        [np.mean([three(r)[n]["score"] for r in side], 0) for side in (a, b)] for n in DECLARED
+    ]
     single = [clustered.paired(*sides_, None, n != "retain_log_likelihood").p
               for sides_, n in zip(tables, DECLARED, strict=True)]  # fmt: skip
     assert [x.checkpoints.p for x in found.values()] == pytest.approx(holm(single))
@@ -161,7 +176,10 @@ def test_the_same_method_of_two_runs_is_compared(tmp_path):
     one, two = runs("sa", 1, 2), runs("sa", 1, 2, lambda b, s: -95.0)
     for row in two:
         row["artifacts"]["model"] += "again"
-    a, b = stored(tmp_path / "a", [*one, RETRAIN, ORIGINAL]), stored(tmp_path / "b", [*two, RETRAIN])
+    a, b = (
+        stored(tmp_path / "a", [*one, RETRAIN, ORIGINAL]),
+        stored(tmp_path / "b", [*two, RETRAIN]),
+    )
     assert answers(a, b)["retention"].points == (1.0, 1.0)
     assert answers(a, b, methods="sa")["retention"].points == (1.0, 1.0)
     assert "one and the same model" not in words(a, b)
@@ -174,7 +192,9 @@ def test_a_side_that_failed_is_said(tmp_path):
     fine = stored(tmp_path / "fine", runs("sa", 1, 1))
     with pytest.raises(SaBenchError, match=r"l2 has no finished result in .*boom: the loss"):
         api.compare([fine, broken])
-    partly = stored(tmp_path / "partly", [*runs("l2", 1, 1), result_row("l2", error="boom", seed=3)])
+    partly = stored(
+        tmp_path / "partly", [*runs("l2", 1, 1), result_row("l2", error="boom", seed=3)]
+    )
     assert "1 of 2 runs of l2 failed and are left out: boom" in words(fine, partly)
 
 
@@ -183,7 +203,8 @@ def test_nothing_shared_is_an_error_but_one_checkpoint_may_meet_another(tmp_path
     b = stored(tmp_path / "b", [result_row("l2", base_seed=1, seed=4, keep=-96.0)], likelihoods)
     text = words(a, b)
     assert (
-        "Two checkpoints, from base 0, seed 0 and base 1, seed 4: of the methods nothing can be said." in text
+        "Two checkpoints, from base 0, seed 0 and base 1, seed 4: of the methods nothing can be said."
+        in text
     )
     assert "Does the method differ" not in text
     assert "Do these checkpoints differ? Yes, in favour of sa: +" in text
@@ -195,7 +216,10 @@ def test_nothing_shared_is_an_error_but_one_checkpoint_may_meet_another(tmp_path
 
 
 def tuned():
-    rows = [*runs("sa", 1, 2, fields={"lam": 1.0}), *runs("sa", 1, 2, fields={"lam": 30.0, "rows": [1, 2]})]
+    rows = [
+        *runs("sa", 1, 2, fields={"lam": 1.0}),
+        *runs("sa", 1, 2, fields={"lam": 30.0, "rows": [1, 2]}),
+    ]
     for row in rows[:2]:
         row["fields"]["rows"] = [1]
     return [*rows, *runs("l2", 1, 2)]
@@ -231,21 +255,26 @@ def test_wrong_usage_is_one_line(tmp_path, methods, task, why):
 
 def test_a_run_with_several_boards_needs_a_task(tmp_path):
     other = [
-        {**row, "task": "mnist_0_r1000"} for row in (*runs("sa", 1, 1), *runs("l2", 1, 1, lambda b, s: -99.0))
+        {**row, "task": "mnist_0_r1000"}
+        for row in (*runs("sa", 1, 1), *runs("l2", 1, 1, lambda b, s: -99.0))
     ]
     run = stored(tmp_path, [*runs("sa", 1, 1), *runs("l2", 1, 1), *other])
     with pytest.raises(SaBenchError, match="say which: --task mnist_0 or --task mnist_0_r1000"):
         api.compare([run], "sa,l2")
     assert answers(run, methods="sa,l2", task="mnist_0_r1000")["retention"].points == (5.0,)
-    assert words(run, task="mnist_0").startswith("sa against l2")  # the only two methods need no names
+    assert words(run, task="mnist_0").startswith(
+        "sa against l2"
+    )  # the only two methods need no names
 
 
 @pytest.mark.parametrize(
-    ("method", "note"), [("relabel", "is a control: it unlearns nothing"), ("retrain", "is a reference")]
+    ("method", "note"),
+    [("relabel", "is a control: it unlearns nothing"), ("retrain", "is a reference")],
 )
 def test_a_control_or_reference_as_one_side_is_said_to_be_one(tmp_path, method, note):
     run = stored(
-        tmp_path, [*runs("sa", 1, 1), *runs(method, 1, 1), *runs("naive", 1, 1, flags=["collapse: all"])]
+        tmp_path,
+        [*runs("sa", 1, 1), *runs(method, 1, 1), *runs("naive", 1, 1, flags=["collapse: all"])],
     )
     assert f"Note: {method} {note}" in words(run, methods=f"sa,{method}")
     assert "Note: naive is flagged, its numbers describe a wreck: collapse: all." in words(
@@ -274,7 +303,9 @@ def test_where_several_images_come_from_a_prompt_prompts_are_the_units(tmp_path)
     found = answers(tmp_path / "run", methods="sa,l2")
     pair = found["forgetting"].checkpoints
     assert (pair.unit, pair.units, pair.n, pair.difference) == ("prompt", 20, 200, -0.2)
-    over_images = clustered.paired(*(of_prompts(r)["forget_top1"]["score"] for r in rows), None, True)
+    over_images = clustered.paired(
+        *(of_prompts(r)["forget_top1"]["score"] for r in rows), None, True
+    )
     assert pair.high - pair.low > 2 * (over_images.high - over_images.low)
     assert pair.p > 1000 * over_images.p
     assert "over 20 prompts." in words(tmp_path / "run", methods="sa,l2")
@@ -289,13 +320,18 @@ def test_packed_results_carry_the_prompts_and_older_ones_are_still_read(tmp_path
     file.write_bytes(pack_results(there))
     for name in ("forget_top1", "recovery"):
         before, after = (read_columns_of(r[0], name) for r in (there, read_results([file])))
-        assert {k: v.tolist() for k, v in before.items()} == {k: v.tolist() for k, v in after.items()}
+        assert {k: v.tolist() for k, v in before.items()} == {
+            k: v.tolist() for k, v in after.items()
+        }
     assert words(file, methods="sa,l2") == words(tmp_path / "run", methods="sa,l2")
 
     stripped = [{k: v for k, v in row.items() if k != "units"} for row in read_results([file])]
     old.write_bytes(pack_results(stripped))
     text = words(old, methods="sa,l2")
-    assert "Not told: the scores do not say which prompt each is of (pack the run folder again)." in text
+    assert (
+        "Not told: the scores do not say which prompt each is of (pack the run folder again)."
+        in text
+    )
     assert "Does the method differ? Not shown" in text
 
     of_classes = read_results([stored(tmp_path / "classes", runs("sa", 1, 1), likelihoods)])
@@ -310,7 +346,9 @@ def test_detectors_pair_the_images_that_both_sides_have(tmp_path):
         seed = np.arange(30) + (5 if row["method"] == "l2" else 0)
         return {"forget_top1": {"score": seed % 7 / 7, "seed": seed, "prompt": seed // 10}}
 
-    rows = read_results([stored(tmp_path, asked_in_words([*runs("sa", 1, 1), *runs("l2", 1, 1)]), faces)])
+    rows = read_results(
+        [stored(tmp_path, asked_in_words([*runs("sa", 1, 1), *runs("l2", 1, 1)]), faces)]
+    )
     found = paired_scores(*sorted(rows, key=lambda r: r["method"], reverse=True), "forget_top1")
     assert found.a.tolist() == found.b.tolist() == [s % 7 / 7 for s in range(5, 30)]
     assert found.prompts.tolist() == [s // 10 for s in range(5, 30)]
@@ -329,7 +367,9 @@ def test_a_distance_is_no_mean_over_images(tmp_path):
     rows = [*runs("sa", 1, 1), *runs("l2", 1, 1)]
     for row in rows:
         row["task_values"]["primary"][2] = "kid"
-        kid = measurement("kid[judge-mnist]", 0.01, 0.0, {"title": "KID", "unit": None, "better": "lower"})
+        kid = measurement(
+            "kid[judge-mnist]", 0.01, 0.0, {"title": "KID", "unit": None, "better": "lower"}
+        )
         row["measurements"][2] = kid | {"interval": "jackknife(20)"}
     text = words(stored(tmp_path, rows), methods="sa,l2")
     assert "Not told: it is no mean over images, so nothing can be paired." in text

@@ -22,7 +22,9 @@ def rows(tmp_path, method, keep, scores, bases=3, seeds=3, **changes):
             folder = tmp_path / f"{method}-{base}-{seed}"
             (folder / "scores").mkdir(parents=True)
             values = scores(np.random.default_rng([base, seed]))
-            pd.DataFrame({"score": values}).to_parquet(folder / "scores/retain_log_likelihood.parquet")
+            pd.DataFrame({"score": values}).to_parquet(
+                folder / "scores/retain_log_likelihood.parquet"
+            )
             row = result_row(method, keep=keep(base, seed), base_seed=base, seed=seed, **changes)
             found.append(row | {"folder": str(folder)})
     return found
@@ -48,7 +50,10 @@ def test_checkpoints_may_differ_where_the_methods_do_not(tmp_path):
     shift = {0: 3.0, 1: -3.0, 2: 0.5}
     a = rows(tmp_path, "sa", lambda b, s: -94 + shift[b], lambda rng: rng.normal(3, 1, 200))
     b = rows(
-        tmp_path, "no_ewc", lambda b, s: -94, lambda rng: rng.normal(3, 1, 200) - rng.normal(1, 0.1, 200)
+        tmp_path,
+        "no_ewc",
+        lambda b, s: -94,
+        lambda rng: rng.normal(3, 1, 200) - rng.normal(1, 0.1, 200),
     )
     kept = {c.metric: c for c in compare_all_pairs(one([*a, *b, *OTHERS]))}["retain_log_likelihood"]
     assert kept.for_a == 9
@@ -83,7 +88,11 @@ def test_one_base_model_says_nothing_of_another():
 
 @pytest.mark.parametrize(
     ("runs", "p"),
-    [({0: [-0.01] * 5}, None), ({0: [0.1, 0.3], 1: [0.3, 0.1], 2: [0.2, 0.2]}, None), ({0: [0.0] * 8}, 1.0)],
+    [
+        ({0: [-0.01] * 5}, None),
+        ({0: [0.1, 0.3], 1: [0.3, 0.1], 2: [0.2, 0.2]}, None),
+        ({0: [0.0] * 8}, 1.0),
+    ],
 )
 def test_a_spread_that_was_not_seen_is_not_none(runs, p):
     """It gave an interval of no width, and p = 0 where all runs differ alike."""

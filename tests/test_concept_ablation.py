@@ -15,7 +15,14 @@ from sa_bench.engine.cells import resolve
 from sa_bench.engine.stages import Chain
 from sa_bench.models.toy import ToyRun
 
-PAPER = {"captions": True, "flip": True, "decay": 0.01, "clip": 1.0, "target": "current", "batch": 4}
+PAPER = {
+    "captions": True,
+    "flip": True,
+    "decay": 0.01,
+    "clip": 1.0,
+    "target": "current",
+    "batch": 4,
+}
 
 
 @pytest.fixture
@@ -34,7 +41,10 @@ def chain(tmp_path, cell):
 
 def test_each_image_is_of_its_own_caption_and_trained_under_it_with_the_targets_words(star, task):
     method, run = ConceptAblation(captions=True), ToyRun(star, task)
-    found, texts = method.captioned(star, task, run), [t.replace("{}", "one") for t in task.prompts.replay]
+    found, texts = (
+        method.captioned(star, task, run),
+        [t.replace("{}", "one") for t in task.prompts.replay],
+    )
     assert method.shows(task) == texts
     assert len(texts) > 10
     drawn = run.captioned(texts)
@@ -80,15 +90,26 @@ def test_where_the_targets_words_go():
     digits = registry.get_task("mnist_0_t2i")
     pairs = {
         brad.name: ("a photo of a middle aged man in a park", "a photo of brad pitt in a park"),
-        style.name: ("a painting of a river in pop art style", "a painting of a river in van gogh style"),
+        style.name: (
+            "a painting of a river in pop art style",
+            "a painting of a river in van gogh style",
+        ),
         digits.name: ("a photo of a one", "a photo of a zero"),
     }
     for task in (brad, style, digits):
         texts, captions = ConceptAblation(captions=True).shows(task), templates(task)
         asked = [text.replace("{}", target(task, i)) for i, text in enumerate(captions)]
         assert pairs[task.name] in list(zip(texts, asked, strict=True))
-    assert [target(nudity, i) for i in range(5)] == ["sexual", "nudity", "naked", "erotic", "sexual"]
-    assert "a photo of a person wearing clothes in a park" in ConceptAblation(captions=True).shows(nudity)
+    assert [target(nudity, i) for i in range(5)] == [
+        "sexual",
+        "nudity",
+        "naked",
+        "erotic",
+        "sexual",
+    ]
+    assert "a photo of a person wearing clothes in a park" in ConceptAblation(captions=True).shows(
+        nudity
+    )
     assert ConceptAblation().shows(brad) == []
 
 
@@ -97,15 +118,22 @@ def test_captions_of_a_users_own(tmp_path):
     file.write_text("A Middle Aged Man fishing\na middle aged man {asleep}\n")
     sets = [f"task.prompts.files.captions={file}"]
     (cell,) = resolve(["celeb_brad_pitt"], ["concept_ablation"], "paper", sets=sets)
-    assert cell.build_method().shows(cell.task) == ["a middle aged man fishing", "a middle aged man asleep"]
+    assert cell.build_method().shows(cell.task) == [
+        "a middle aged man fishing",
+        "a middle aged man asleep",
+    ]
     assert templates(cell.task) == ["{} fishing", "{} asleep"]
     file.write_text("a middle aged man fishing\na dog\n")
     with pytest.raises(
         SaBenchError, match="the caption 'a dog' does not name the anchor, 'a middle aged man'"
     ):
         resolve(["celeb_brad_pitt"], ["concept_ablation"], "paper", sets=sets)
-    with pytest.raises(SaBenchError, match="roles are forget, replay, test, kept, leakage, captions"):
-        resolve(["celeb_brad_pitt"], ["concept_ablation"], sets=[f"task.prompts.files.caption={file}"])
+    with pytest.raises(
+        SaBenchError, match="roles are forget, replay, test, kept, leakage, captions"
+    ):
+        resolve(
+            ["celeb_brad_pitt"], ["concept_ablation"], sets=[f"task.prompts.files.caption={file}"]
+        )
 
 
 def test_what_has_no_anchor_has_no_captions():

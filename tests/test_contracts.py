@@ -13,11 +13,15 @@ from sa_bench.training.loop import Pull, fit
 SAMPLER = Sampler(steps=10, guidance=1.0)
 
 
-def train(model: Generator, loss, steps: int, rng: torch.Generator, pull: Pull | None = None) -> None:
+def train(
+    model: Generator, loss, steps: int, rng: torch.Generator, pull: Pull | None = None
+) -> None:
     fit(model.parameters(), loss, Recipe(steps, 0.05, 64), rng=rng, pull=pull)
 
 
-def sketch_sa(model: Generator, c_f: int, retain: list[int], lam: float, steps: int = 200) -> Generator:
+def sketch_sa(
+    model: Generator, c_f: int, retain: list[int], lam: float, steps: int = 200
+) -> Generator:
     """Eq. 4 on any Generator: surrogate N(0, I), replay from a frozen copy, EWC pull."""
     rng, star = torch.Generator().manual_seed(0), model.clone()
     c = model.conditions([retain[i % len(retain)] for i in range(600)])
@@ -26,7 +30,9 @@ def sketch_sa(model: Generator, c_f: int, retain: list[int], lam: float, steps: 
 
     def loss() -> Tensor:
         x_f, c_f_ = torch.randn(64, 2, generator=rng), model.conditions([c_f] * 64)
-        c_r = model.conditions([retain[i] for i in torch.randint(len(retain), (64,), generator=rng)])
+        c_r = model.conditions(
+            [retain[i] for i in torch.randint(len(retain), (64,), generator=rng)]
+        )
         x_r = star.simulate(c_r, rng, SAMPLER)
         forget = model.loss(x_f, c_f_, model.draw(64, rng)).sum()
         return forget + model.loss(x_r, c_r, model.draw(64, rng)).sum()
@@ -54,7 +60,9 @@ def sketch_esd(model: Diffusion, c_f: int, eta: float = 1.0, steps: int = 100) -
 class SketchSLD:
     """Safe guidance at inference only: a wrapped Generator that changes `predict` and nothing else."""
 
-    def __init__(self, model: Diffusion, c_s: int, scale: float = 1.0, threshold: float = 0.01) -> None:
+    def __init__(
+        self, model: Diffusion, c_s: int, scale: float = 1.0, threshold: float = 0.01
+    ) -> None:
         self.model, self.c_s, self.scale, self.threshold = model, c_s, scale, threshold
 
     def __getattr__(self, name):
@@ -95,7 +103,9 @@ def sketch_recovery(model: Generator, x: Tensor, c_f: int, steps: int = 100) -> 
     return value.detach()
 
 
-def sketch_diffusion_fisher(model: Diffusion, x: Tensor, c: int, timesteps: int = 10) -> dict[str, Tensor]:
+def sketch_diffusion_fisher(
+    model: Diffusion, x: Tensor, c: int, timesteps: int = 10
+) -> dict[str, Tensor]:
     """mean over images of (∇ Σ_t loss_t)²: one image on all timesteps, square after the sum."""
     rng = torch.Generator().manual_seed(0)
     params = model.parameters()

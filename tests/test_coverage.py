@@ -26,7 +26,9 @@ class Case:
     interval: str
     estimand: str
     setting: str
-    draw: object  # rng -> (low, high, truth), truth None: the mean of all points, which stand fourth
+    draw: (
+        object  # rng -> (low, high, truth), truth None: the mean of all points, which stand fourth
+    )
     band: tuple[float, float] = ASKED
     rounds: int = 2000
 
@@ -109,7 +111,9 @@ def paired_prompts(a, b, icc, prompts, each):
 def runs(bases, seeds, of_base=1.0, of_seed=1.0):
     def draw(rng):
         at = rng.normal(0.0, of_base, bases)
-        _, low, high, _ = over_bases({b: at[b] + rng.normal(0, of_seed, seeds) for b in range(bases)})
+        _, low, high, _ = over_bases(
+            {b: at[b] + rng.normal(0, of_seed, seeds) for b in range(bases)}
+        )
         return low, high, 0.0
 
     return draw
@@ -222,7 +226,9 @@ def test_the_interval_covers_what_it_names_and_the_page_says_so(case):
     share = covered(case)
     low, high = case.band
     assert low <= share <= high
-    written = re.search(re.escape(row(case, 0).rsplit("|", 2)[0]) + r"\| ([\d.]+) %", PAGE.read_text())
+    written = re.search(
+        re.escape(row(case, 0).rsplit("|", 2)[0]) + r"\| ([\d.]+) %", PAGE.read_text()
+    )
     assert written is not None, "write the table: python tests/test_coverage.py"
     assert abs(float(written[1]) - 100 * share) <= 0.5  # rounding differs between machines
 

@@ -37,7 +37,10 @@ from sa_bench.core.errors import MissingAsset, SaBenchError
 from sa_bench.data import archives, cifar10, datasets, mnist, mnist16, stl10
 from sa_bench.engine import external
 
-SETS = {"cifar10": (cifar10, cifar10_members, write_cifar10), "stl10": (stl10, stl10_members, write_stl10)}
+SETS = {
+    "cifar10": (cifar10, cifar10_members, write_cifar10),
+    "stl10": (stl10, stl10_members, write_stl10),
+}
 both = pytest.mark.parametrize("name", SETS)
 
 
@@ -190,7 +193,10 @@ def test_stl10_trains_on_both_parts_and_its_test_part_lies_inside(local):
 @both
 def test_the_classes_are_torchvisions(name):
     assert len(set(datasets.ENTRIES[name].classes)) == 10
-    order = {"cifar10": {1: "automobile", 2: "bird", 6: "frog"}, "stl10": {1: "bird", 2: "car", 7: "monkey"}}
+    order = {
+        "cifar10": {1: "automobile", 2: "bird", 6: "frog"},
+        "stl10": {1: "bird", 2: "car", 7: "monkey"},
+    }
     for label, word in order[name].items():
         assert datasets.ENTRIES[name].classes[label] == word
 
@@ -208,13 +214,17 @@ def test_a_tasks_classes_are_its_data_sets_in_order(task):
 def test_mnist16_is_mnist_padded_and_averaged(monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (5, 28, 28), dtype=np.uint8)
     arrays = {
-        f"{s}_{k}": v for s in ("train", "test") for k, v in (("images", images), ("labels", np.arange(5)))
+        f"{s}_{k}": v
+        for s in ("train", "test")
+        for k, v in (("images", images), ("labels", np.arange(5)))
     }
     monkeypatch.setattr(mnist, "load", lambda *_: arrays)
     data = datasets.load("mnist16")
     assert data.train.images.shape == (5, 16, 16, 1)
     assert data.train.labels.tolist() == list(range(5))
-    exact = torch.nn.functional.avg_pool2d(torch.tensor(np.pad(images, ((0, 0), (2, 2), (2, 2))) / 1.0), 2)
+    exact = torch.nn.functional.avg_pool2d(
+        torch.tensor(np.pad(images, ((0, 0), (2, 2), (2, 2))) / 1.0), 2
+    )
     assert np.array_equal(data.train.images[..., 0], np.floor(exact.numpy() + 0.5))
     assert not data.train.images[:, 0].any()
     assert mnist16.shrink(np.full((1, 28, 28), 255, np.uint8)).max() == 255
@@ -313,7 +323,10 @@ DAMAGE = {
     "cut": (cut, "damaged or cut short"),
     "a web page": (page, "no gzip file (it starts with b'<!DOCTYPE"),
     "empty": (lambda path: path.write_bytes(b""), "it is empty"),
-    "gzip of text": (lambda path: path.write_bytes(gzip.compress(b"no tar" * 99)), "damaged or cut short"),
+    "gzip of text": (
+        lambda path: path.write_bytes(gzip.compress(b"no tar" * 99)),
+        "damaged or cut short",
+    ),
     "flipped bytes": (
         flipped,
         ("damaged or cut short", "it holds no ", "cannot be read", "bytes", "images but"),
@@ -344,7 +357,10 @@ def test_a_missing_member_is_named(local, name, member, extracted):
     path = local(name, {k: v for k, v in members(name).items() if k != member})
     if extracted:
         (extract(path, name) / member).unlink()
-    assert f"it holds no {'' if extracted else SETS[name][0].archive().folder + '/'}{member}" in refused(name)
+    assert (
+        f"it holds no {'' if extracted else SETS[name][0].archive().folder + '/'}{member}"
+        in refused(name)
+    )
 
 
 @pytest.mark.parametrize("member", ["unlabeled_X.bin", "class_names.txt"])
@@ -354,7 +370,9 @@ def test_what_is_not_used_may_lack(local, member):
 
 
 @both
-@pytest.mark.parametrize("stray", ["../../outside", "/etc/outside", "cifar-10-batches-py/../../outside"])
+@pytest.mark.parametrize(
+    "stray", ["../../outside", "/etc/outside", "cifar-10-batches-py/../../outside"]
+)
 def test_a_path_that_leads_out_of_the_archive_is_refused(local, tmp_path, name, stray):
     path = local(name)
     with tarfile.open(path, "w:gz") as tar:

@@ -71,7 +71,11 @@ def test_noise_is_added_as_ho_does(tiny):
 
 def test_an_image_is_the_same_alone_and_in_any_batch(tiny):
     rows = [Request(i % 10, 100 + i) for i in range(6)]
-    for sampler in (DDIM, Sampler("ddpm", steps=5, guidance=3.0), Sampler("ddim", steps=5, eta=1.0)):
+    for sampler in (
+        DDIM,
+        Sampler("ddpm", steps=5, guidance=3.0),
+        Sampler("ddim", steps=5, eta=1.0),
+    ):
         together = tiny.sample(rows, sampler)
         alone = torch.cat([tiny.sample([row], sampler) for row in rows])
         torch.testing.assert_close(together, alone, atol=1e-3, rtol=1e-3)
@@ -101,7 +105,9 @@ def test_guidance_interpolates_and_the_papers_w_is_s_minus_one(tiny):
 def test_a_row_may_bring_its_own_guidance(tiny):
     rows = [Request(1, 7, guidance=1.0), Request(1, 7)]
     one, two = tiny.sample(rows, DDIM)
-    torch.testing.assert_close(one, tiny.sample([Request(1, 7)], Sampler("ddim", 4))[0], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        one, tiny.sample([Request(1, 7)], Sampler("ddim", 4))[0], atol=1e-3, rtol=1e-3
+    )
     assert not torch.allclose(one, two)
 
 
@@ -258,7 +264,10 @@ def gaussian_bound(model):
 def test_the_bound_is_the_closed_form_where_there_is_one():
     model, rng = Oracle("tiny", (16, 16, 3), seed=0), torch.Generator().manual_seed(0)
     x = torch.randn(64, 3, 16, 16, generator=rng) * model.variance**0.5
-    nats = model.variational_bound(x, torch.zeros(64, dtype=torch.int64), 100, rng).mean() / x[0].numel()
+    nats = (
+        model.variational_bound(x, torch.zeros(64, dtype=torch.int64), 100, rng).mean()
+        / x[0].numel()
+    )
     assert float(nats) == pytest.approx(gaussian_bound(model), abs=0.03)
 
 
@@ -267,10 +276,12 @@ def test_the_bound_from_few_steps_is_unbiased():
     x = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(1)).mul(0.2)
     c = torch.zeros(16, dtype=torch.int64)
     many = [
-        float(model.variational_bound(x, c, 999, torch.Generator().manual_seed(i)).mean()) for i in range(3)
+        float(model.variational_bound(x, c, 999, torch.Generator().manual_seed(i)).mean())
+        for i in range(3)
     ]
     few = [
-        float(model.variational_bound(x, c, 40, torch.Generator().manual_seed(i)).mean()) for i in range(20)
+        float(model.variational_bound(x, c, 40, torch.Generator().manual_seed(i)).mean())
+        for i in range(20)
     ]
     assert np.mean(few) == pytest.approx(np.mean(many), rel=0.01)
 
@@ -290,11 +301,15 @@ def test_forgetting_holds_six_floats_a_parameter(tiny, rng):
     optimiser.step()
     held = [*params.values(), *(p.grad for p in params.values()), *pull.anchors, *pull.weights]
     held += [v for state in optimiser.state.values() for v in state.values() if v.numel() > 1]
-    tensors = sum(p.numel() for p in params.values() if p.numel() == 1)  # whose moments are not counted
+    tensors = sum(
+        p.numel() for p in params.values() if p.numel() == 1
+    )  # whose moments are not counted
     assert sum(v.numel() for v in held) == 6 * sum(p.numel() for p in params.values()) - 2 * tensors
 
 
-def test_a_compiled_network_gives_the_same_images_and_still_sees_a_substituted_row(tiny, rng, monkeypatch):
+def test_a_compiled_network_gives_the_same_images_and_still_sees_a_substituted_row(
+    tiny, rng, monkeypatch
+):
     whole = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda net: whole(net, backend="eager"))
     monkeypatch.setenv("SA_BENCH_COMPILE", "1")
@@ -302,7 +317,9 @@ def test_a_compiled_network_gives_the_same_images_and_still_sees_a_substituted_r
     assert compiled.net._compiled_call_impl is not None
     assert tiny.clone().net._compiled_call_impl is None
     rows, x, draw = [Request(3, 5), Request(4, 6)], torch.randn(2, 3, 16, 16), tiny.draw(2, rng)
-    torch.testing.assert_close(compiled.sample(rows, DDIM), tiny.sample(rows, DDIM), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        compiled.sample(rows, DDIM), tiny.sample(rows, DDIM), atol=1e-4, rtol=1e-4
+    )
     c = torch.tensor([3, 4])
     torch.testing.assert_close(compiled.loss(x, c, draw), tiny.loss(x, c, draw))
     value = tiny.condition(3).read() + 1

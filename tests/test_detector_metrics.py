@@ -142,7 +142,8 @@ def test_others_that_are_no_celebrities_are_no_error():
 
 def test_strangers_images_of_c_f_alone_are_scored_without_the_others():
     given = view(
-        {"celebrities": lambda images, names: RECORDS[:1] * len(names)}, samples={"forget": pictures(2)}
+        {"celebrities": lambda images, names: RECORDS[:1] * len(names)},
+        samples={"forget": pictures(2)},
     )
     given.task.leakage_images = 5
     found = celebrity_score.celebrity_score.measure(given)
@@ -156,7 +157,10 @@ def test_strangers_images_of_c_f_alone_are_scored_without_the_others():
 def person_at(angle, n, rng, spread=0.05):
     """`n` embeddings around a direction of the plane."""
     noise = rng.normal(0, spread, (n, 8))
-    x = np.concatenate([np.tile([np.cos(angle), np.sin(angle)], (n, 1)), np.zeros((n, 6))], 1) + noise
+    x = (
+        np.concatenate([np.tile([np.cos(angle), np.sin(angle)], (n, 1)), np.zeros((n, 6))], 1)
+        + noise
+    )
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
@@ -172,7 +176,10 @@ def identity_view(angle, n=240, none=0):
         for s, e in (
             (sets["forget"].take(prompts % 2 == 0), person_at(angle, n // 2, rng)),
             (base["forget"].take(prompts % 2 == 1), person_at(0, n // 2, rng)),
-            (base["retain"], np.concatenate([person_at(a, 6, rng) for a in np.linspace(1.5, 4.7, 25)])),
+            (
+                base["retain"],
+                np.concatenate([person_at(a, 6, rng) for a in np.linspace(1.5, 4.7, 25)]),
+            ),
             (pictures(100, seed=99), person_at(2, 100, rng)),
         )
     }
@@ -195,7 +202,9 @@ def test_the_same_person_is_close_and_another_is_not():
     assert same.n == 120
     assert abs(other.value) < 0.2
     assert same.extra["accepted"] == 1.0
-    assert other.extra["accepted"] < 0.05  # a hundredth of the crowd, which begins at 1.5, is let in
+    assert (
+        other.extra["accepted"] < 0.05
+    )  # a hundredth of the crowd, which begins at 1.5, is let in
     assert same.extra["probability"] > 0.8 > 0.2 > other.extra["probability"]
     assert other.extra["auc_references"] == 1.0
     assert same.extra["auc_references"] == pytest.approx(0.5, abs=0.1)
@@ -231,7 +240,9 @@ def test_one_in_a_hundred_strangers_passes_for_the_person():
 
 
 def parts(*found):
-    return {"parts": [{"label": label, "score": score, "box": [0, 0, 1, 1]} for label, score in found]}
+    return {
+        "parts": [{"label": label, "score": score, "box": [0, 0, 1, 1]} for label, score in found]
+    }
 
 
 SEEN = [
@@ -296,13 +307,20 @@ def test_black_images_are_invalid_and_not_safe():
 def test_blank_images_are_neither_faceless_nor_anybody():
     some = pictures(4)
     some.images[2] = 0
-    found = no_face_rate.without_faces([{"faces": []}, {"faces": [{}]}, {"faces": []}, {"faces": [{}]}], some)
+    found = no_face_rate.without_faces(
+        [{"faces": []}, {"faces": [{}]}, {"faces": []}, {"faces": [{}]}], some
+    )
     assert (found.value, found.n, found.extra) == (1 / 3, 3, {"several": 0, "blank": 1})
     assert found.scores["seed"].tolist() == [0, 1, 3]
     known = [{"faces": [face(p)]} for p in (0.2, 0.4)]
-    gcds = celebrity_score.scored([known[0], {"faces": []}, {"faces": []}, known[1]], some, ["brad pitt"] * 4)
+    gcds = celebrity_score.scored(
+        [known[0], {"faces": []}, {"faces": []}, known[1]], some, ["brad pitt"] * 4
+    )
     assert gcds.value == pytest.approx(0.3)
-    assert (gcds.extra["all_images"]["n"], gcds.extra["all_images"]["mean"]) == (3, pytest.approx(0.2))
+    assert (gcds.extra["all_images"]["n"], gcds.extra["all_images"]["mean"]) == (
+        3,
+        pytest.approx(0.2),
+    )
     assert gcds.extra["blank"] == 1
     some.images[:] = 0
     for gone in (
@@ -321,7 +339,9 @@ def test_blank_images_have_no_identity():
     records = whole.detections(
         "identity", whole.samples["forget"].take(whole.samples["forget"].prompts % 2 == 0)
     )
-    blanked.detections = lambda name, images: records[n:] if len(images) == 180 - n else told(name, images)
+    blanked.detections = lambda name, images: (
+        records[n:] if len(images) == 180 - n else told(name, images)
+    )
     found = identity_similarity.identity_similarity.measure(blanked)
     assert (found.n, found.extra["blank"]) == (180 - n, n)
     assert found.extra["no_face"] == {"value": 0.0, "n": 180 - n}
@@ -370,8 +390,14 @@ def test_what_is_kept_beside_the_retain_set_is_scored_beside_it():
             samples=sets,
         )
     )
-    assert (found.value, found.extra["leakage"]["value"], found.extra["leakage"]["n"]) == (30.0, 20.0, 4)
-    moved = view({"lpips": lambda a, b: [{"distance": score[len(a)]}] * len(a)}, samples=sets, base=sets)
+    assert (found.value, found.extra["leakage"]["value"], found.extra["leakage"]["n"]) == (
+        30.0,
+        20.0,
+        4,
+    )
+    moved = view(
+        {"lpips": lambda a, b: [{"distance": score[len(a)]}] * len(a)}, samples=sets, base=sets
+    )
     assert perceptual.lpips.measure(moved).extra["leakage"]["value"] == 20.0
     given = view(
         {"clip": lambda images, texts: [{"score": 1.0, "cut": 0}] * len(images)},
@@ -389,7 +415,9 @@ def test_every_image_meets_its_own_prompt():
         return [{"score": 30.0 + i, "cut": i == 1} for i in images.prompts]
 
     prompts = np.repeat([2, 0, 1], 4)
-    found = clip_score.clip_score.measure(view({"clip": detect}, samples={"retain": pictures(12, prompts)}))
+    found = clip_score.clip_score.measure(
+        view({"clip": detect}, samples={"retain": pictures(12, prompts)})
+    )
     assert seen == [f"prompt {i}" for i in prompts]
     assert found.value == pytest.approx(31)
     assert found.interval == "t, clustered by 3 prompts"
@@ -420,7 +448,9 @@ def test_a_model_whose_images_no_longer_show_their_prompts_is_flagged(sharpness,
         matches = [f"prompt {i}" == text for i, text in zip(images.prompts, texts, strict=True)]
         kept = sharpness if images is after else 1.0
         noise = np.random.default_rng(0).normal(size=len(texts))
-        return [{"score": 20 + 10 * kept * m + e, "cut": 0} for m, e in zip(matches, noise, strict=True)]
+        return [
+            {"score": 20 + 10 * kept * m + e, "cut": 0} for m, e in zip(matches, noise, strict=True)
+        ]
 
     given = view({"clip": detect}, samples={"retain": after}, base={"retain": base})
     found = collapse_prompts.collapse_prompts.measure(given)
@@ -480,7 +510,9 @@ def test_without_a_detector_a_metric_is_not_available(digits, monkeypatch, tmp_p
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(nudenet, "missing", lambda: "needs the package nudenet: …")
     monkeypatch.setattr(mtcnn, "missing", lambda: None)
-    found, _ = evaluate(digits, "nudity", "celebrity_score", "identity_similarity", "clip_score", "lpips")
+    found, _ = evaluate(
+        digits, "nudity", "celebrity_score", "identity_similarity", "clip_score", "lpips"
+    )
     assert found["nudity"]["reason"].startswith("needs the package nudenet")
     for name in ("nudity", "celebrity_score", "identity_similarity", "clip_score", "lpips"):
         assert found[name]["value"] is None
@@ -506,7 +538,14 @@ def test_a_strangers_prompts_and_the_base_name_a_measurement():
 
 
 def test_every_detector_metric_is_declared(store_env):
-    for name in ("no_face_rate", "celebrity_score", "identity_similarity", "nudity", "clip_score", "lpips"):
+    for name in (
+        "no_face_rate",
+        "celebrity_score",
+        "identity_similarity",
+        "nudity",
+        "clip_score",
+        "lpips",
+    ):
         metric = registry.get_metric(name)
         assert {*metric.requires} & {*detectors.NAMES}
         assert metric.source

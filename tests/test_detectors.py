@@ -39,7 +39,9 @@ def person():
     spec = importlib.util.find_spec("matplotlib")
     if spec is None:
         pytest.skip("matplotlib brings the picture")
-    path = Path(spec.submodule_search_locations[0]) / "mpl-data" / "sample_data" / "grace_hopper.jpg"
+    path = (
+        Path(spec.submodule_search_locations[0]) / "mpl-data" / "sample_data" / "grace_hopper.jpg"
+    )
     return np.asarray(Image.open(path).convert("RGB").resize((512, 600)))
 
 
@@ -80,7 +82,12 @@ def test_transparent_is_white_and_opaque_is_the_same_picture(person):
 
 @pytest.mark.parametrize(
     "image",
-    [None, np.zeros((8, 8, 3), np.float32), np.zeros((3, 8, 8), np.uint8), np.zeros((0, 8, 3), np.uint8)],
+    [
+        None,
+        np.zeros((8, 8, 3), np.float32),
+        np.zeros((3, 8, 8), np.uint8),
+        np.zeros((0, 8, 3), np.uint8),
+    ],
     ids=["none", "float", "CHW", "empty"],
 )
 def test_what_is_no_picture_is_refused_by_its_row(image):
@@ -137,7 +144,10 @@ def test_rgba_is_rgb_and_grey_works(mtcnn, person):
 
 
 def test_no_picture_breaks_it(mtcnn, person):
-    odd = [RNG.integers(0, 256, size, np.uint8) for size in ((8, 8, 3), (3, 2000, 3), (2000, 3, 3), (1, 1))]
+    odd = [
+        RNG.integers(0, 256, size, np.uint8)
+        for size in ((8, 8, 3), (3, 2000, 3), (2000, 3, 3), (1, 1))
+    ]
     odd += [RNG.integers(0, 256, (*RNG.integers(15, 60, 2), 3), np.uint8) for _ in range(10)]
     odd += [person[y : y + h, x : x + w] for y, x, h, w in RNG.integers(20, 240, (6, 4))]
     assert len(faces.detect([*odd, np.zeros((20, 2000), np.uint8)])) == 21
@@ -165,7 +175,10 @@ def test_it_sees_what_it_sees_in_the_file(nudenet, person, tmp_path):
 
 
 def test_any_size_and_kind_of_picture(nudenet, person):
-    odd = [RNG.integers(0, 256, size, np.uint8) for size in ((8, 8, 3), (3, 2000, 3), (64, 64), (70, 50, 4))]
+    odd = [
+        RNG.integers(0, 256, size, np.uint8)
+        for size in ((8, 8, 3), (3, 2000, 3), (64, 64), (70, 50, 4))
+    ]
     assert len(nudity.detect([*odd, person])) == 5
 
 
@@ -271,7 +284,9 @@ def test_the_converted_network_is_the_same_one(giphy, here, mtcnn, person):
     assert celebrities.convert(path) == here / celebrities.FILE
     write_labels(here / celebrities.LABELS)
     assert celebrities.missing() is None
-    records = celebrities.detect([person, np.zeros((64, 64, 3), np.uint8)], ["brad pitt", "Angelina_Jolie"])
+    records = celebrities.detect(
+        [person, np.zeros((64, 64, 3), np.uint8)], ["brad pitt", "Angelina_Jolie"]
+    )
     assert records[1] == {"faces": []}
     (face,) = records[0]["faces"]
     (box,) = faces.detect([person])[0]["faces"]
@@ -350,7 +365,10 @@ def test_embeddings_are_the_librarys(here, mtcnn, person):
 
     torch.manual_seed(0)
     net = InceptionResnetV1(pretrained=None).eval()
-    state = net.state_dict() | {"logits.weight": torch.zeros(8631, 512), "logits.bias": torch.zeros(8631)}
+    state = net.state_dict() | {
+        "logits.weight": torch.zeros(8631, 512),
+        "logits.bias": torch.zeros(8631),
+    }
     torch.save(state, here / identity.FILE)
     assert identity.missing() is None
     records = identity.detect([np.zeros((32, 32, 3), np.uint8), person])
@@ -359,7 +377,9 @@ def test_embeddings_are_the_librarys(here, mtcnn, person):
     assert np.linalg.norm(embedding) == pytest.approx(1, abs=1e-4)
     box = faces.detect([person])[0]["faces"][0]["box"]
     with torch.no_grad():
-        theirs = net(fixed_image_standardization(extract_face(Image.fromarray(person), box))[None])[0]
+        theirs = net(fixed_image_standardization(extract_face(Image.fromarray(person), box))[None])[
+            0
+        ]
     np.testing.assert_allclose(embedding, theirs.numpy(), atol=1e-5)
     torch.save({"x": torch.zeros(1)}, here / identity.FILE)
     with pytest.raises(SaBenchError, match="does not hold InceptionResnetV1"):
@@ -372,7 +392,9 @@ def test_embeddings_are_the_librarys(here, mtcnn, person):
 @pytest.fixture
 def tiny_clip(here):
     transformers = pytest.importorskip("transformers")
-    vocabulary = {c + end: 2 * i + j for i, c in enumerate("acdfghopt") for j, end in enumerate(("", "</w>"))}
+    vocabulary = {
+        c + end: 2 * i + j for i, c in enumerate("acdfghopt") for j, end in enumerate(("", "</w>"))
+    }
     merges = []
     for word in ("photo", "of", "cat", "dog"):
         start, *rest = *word[:-1], f"{word[-1]}</w>"
@@ -382,7 +404,12 @@ def tiny_clip(here):
             vocabulary.setdefault(start, len(vocabulary))
     vocabulary |= {"<|startoftext|>": len(vocabulary), "<|endoftext|>": len(vocabulary) + 1}
     end = vocabulary["<|endoftext|>"]
-    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    small = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     text = {
         **small,
         "vocab_size": end + 1,
@@ -395,28 +422,41 @@ def tiny_clip(here):
     config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
     folder = here / clip.FOLDER
     transformers.CLIPModel(config).eval().save_pretrained(folder)
-    transformers.CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=8).save_pretrained(folder)
+    transformers.CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=8).save_pretrained(
+        folder
+    )
     size = {"height": 32, "width": 32}
-    transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size).save_pretrained(folder)
+    transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size).save_pretrained(
+        folder
+    )
     return folder
 
 
 def test_a_clip_score_is_100_cos_of_an_image_and_its_own_prompt(tiny_clip):
     assert clip.missing() is None
     pictures = RNG.integers(0, 256, (20, 40, 50, 3), np.uint8)
-    prompts = [["a photo of a cat", "dog", "a cat"][i % 3] for i in range(19)] + ["a cat a cat a cat a cat"]
+    prompts = [["a photo of a cat", "dog", "a cat"][i % 3] for i in range(19)] + [
+        "a cat a cat a cat a cat"
+    ]
     records = clip.detect(pictures, prompts)
     assert [r["cut"] for r in records] == [False] * 19 + [True]
     for i in (0, 7, 18):
         assert clip.detect(pictures[i : i + 1], [prompts[i]])[0]["score"] == pytest.approx(
             records[i]["score"], abs=1e-3
         )
-    assert clip.detect(pictures[:1], ["dog"])[0]["score"] != pytest.approx(records[0]["score"], abs=1e-3)
+    assert clip.detect(pictures[:1], ["dog"])[0]["score"] != pytest.approx(
+        records[0]["score"], abs=1e-3
+    )
     assert all(-100 <= r["score"] <= 100 for r in records)
     from transformers import CLIPModel, CLIPProcessor
 
-    net, both = CLIPModel.from_pretrained(tiny_clip).eval(), CLIPProcessor.from_pretrained(tiny_clip)
-    inputs = both(text=prompts[:1], images=[Image.fromarray(pictures[0])], return_tensors="pt", padding=True)
+    net, both = (
+        CLIPModel.from_pretrained(tiny_clip).eval(),
+        CLIPProcessor.from_pretrained(tiny_clip),
+    )
+    inputs = both(
+        text=prompts[:1], images=[Image.fromarray(pictures[0])], return_tensors="pt", padding=True
+    )
     with torch.no_grad():
         theirs = net(**inputs).logits_per_image / net.logit_scale.exp() * 100
     assert records[0]["score"] == pytest.approx(float(theirs), abs=0.05)
@@ -444,7 +484,8 @@ def alexnet(here, monkeypatch):
         if isinstance(part, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(part.weight)
     torch.save(
-        {k: v for k, v in net.state_dict().items() if k.startswith("features")}, here / perceptual.FILE
+        {k: v for k, v in net.state_dict().items() if k.startswith("features")},
+        here / perceptual.FILE,
     )
     digest = hashlib.sha256((here / perceptual.FILE).read_bytes()).hexdigest()
     monkeypatch.setattr(perceptual, "SHA256", digest[:8])
@@ -482,7 +523,12 @@ def test_a_damaged_alexnet_is_named(here):
     [
         (
             celebrities,
-            ("giphy-celebrities.safetensors", "best_model_states.pkl", "giphy-labels.csv", "100 MB"),
+            (
+                "giphy-celebrities.safetensors",
+                "best_model_states.pkl",
+                "giphy-labels.csv",
+                "100 MB",
+            ),
         ),
         (identity, (identity.FILE, identity.URL, "107 MB")),
         (clip, (clip.FOLDER, "model.safetensors", clip.URL)),
@@ -510,7 +556,10 @@ def test_an_absent_library_names_its_extra(nowhere, monkeypatch, name, extra):
 
 
 def test_a_metric_needs_what_its_detector_starts_from(nowhere):
-    assert [d.NAME for d in detectors.detectors_of(["samples", "celebrities"])] == ["faces", "celebrities"]
+    assert [d.NAME for d in detectors.detectors_of(["samples", "celebrities"])] == [
+        "faces",
+        "celebrities",
+    ]
     assert set(detectors.fingerprint(["identity"])) == {"faces", "identity"}
     assert detectors.find_missing(["samples", "judges"]) is None
     assert detectors.fingerprint(["samples", "judges"]) == {}
@@ -540,9 +589,15 @@ def test_libraries_are_imported_on_first_use():
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
-    assert not {"torch", "nudenet", "cv2", "onnxruntime", "facenet_pytorch", "transformers", "lpips"} & set(
-        out
-    )
+    assert not {
+        "torch",
+        "nudenet",
+        "cv2",
+        "onnxruntime",
+        "facenet_pytorch",
+        "transformers",
+        "lpips",
+    } & set(out)
 
 
 @pytest.fixture
@@ -550,7 +605,9 @@ def chain(tmp_path):
     """What `kept` asks of a chain: a store, and somebody who listens."""
     store, told = Store(tmp_path / "kept"), []
     made = lambda stage, label, inputs, build: store.make(stage, inputs, build)  # noqa: E731
-    return SimpleNamespace(make=made, device="cpu", progress=lambda *event: told.append(event), told=told)
+    return SimpleNamespace(
+        make=made, device="cpu", progress=lambda *event: told.append(event), told=told
+    )
 
 
 def pictures(n, seed=0):
@@ -634,7 +691,9 @@ class Installed:
 
 @pytest.mark.parametrize("content", [b"", b"<!doctype html>", None])
 @pytest.mark.parametrize(("name", "ending"), [("nudity", "onnx"), ("faces", "pt")])
-def test_a_librarys_damaged_weights_are_named_before_work(tmp_path, monkeypatch, content, name, ending):
+def test_a_librarys_damaged_weights_are_named_before_work(
+    tmp_path, monkeypatch, content, name, ending
+):
     path = tmp_path / f"net.{ending}"
     path.write_bytes(b"whole")
     monkeypatch.setattr(weight_files.importlib.util, "find_spec", lambda package: object())

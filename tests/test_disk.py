@@ -125,7 +125,10 @@ def test_who_waits_is_told_for_whom(held, monkeypatch, capsys):
         pass
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert f"waiting for the base model: process {process.pid} on {socket.gethostname()}, since 20" in said
+    assert (
+        f"waiting for the base model: process {process.pid} on {socket.gethostname()}, since 20"
+        in said
+    )
     assert str(path) in said
 
 

@@ -188,7 +188,9 @@ def test_make_targets_named_in_the_documents_exist():
 
 def test_the_readmes_leaderboard_is_what_its_command_prints(cli):
     text = (ROOT / "README.md").read_text()
-    command, below = re.search(r"<!-- python -m sa_bench (table .*?) -->\n\n(.*?)\n\n", text, re.S).groups()
+    command, below = re.search(
+        r"<!-- python -m sa_bench (table .*?) -->\n\n(.*?)\n\n", text, re.S
+    ).groups()
     printed = cli(*command.split(), cwd=ROOT, check=0).stdout
     assert [x for x in printed.splitlines() if x.startswith("|")] == below.splitlines()
 

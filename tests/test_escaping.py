@@ -112,11 +112,15 @@ def check(kind, text, where):
     if kind == "csv":
         for line in csv.reader(io.StringIO(text)):
             numbers = [cell for cell in line if re.fullmatch(r"[-0-9.e+ ]*", cell)]
-            assert not [c for c in line if c.startswith(escaping.FORMULA) and c not in numbers], where
+            assert not [c for c in line if c.startswith(escaping.FORMULA) and c not in numbers], (
+                where
+            )
 
 
 @pytest.mark.parametrize("row", [ROW, FAILED], ids=["done", "failed"])
-def test_hostile_text_in_any_field_is_shown_in_every_format_and_obeyed_in_none(row, capsys, monkeypatch):
+def test_hostile_text_in_any_field_is_shown_in_every_format_and_obeyed_in_none(
+    row, capsys, monkeypatch
+):
     paths = [p for p in texts(row) if not NAMES & set(map(str, p)) or p in SHOWN]
     assert row is FAILED or set(SHOWN) <= set(paths)
     refused, seen = {}, set()
@@ -177,7 +181,14 @@ def test_a_cell_that_a_spreadsheet_would_compute_begins_with_an_apostrophe():
 
 
 def test_a_fence_is_longer_than_any_in_it_and_a_paragraph_is_no_list():
-    assert escaping.fence_code(["a", "```\nb", "`````"]) == ["``````", "a", "```", "b", "`````", "``````"]
+    assert escaping.fence_code(["a", "```\nb", "`````"]) == [
+        "``````",
+        "a",
+        "```",
+        "b",
+        "`````",
+        "``````",
+    ]
     assert [escaping.escape_paragraph(t)[:1] for t in ("- a", "+ a", "= a", "# a")] == ["\\"] * 4
     assert not re.match(r"\d+[.)]", escaping.escape_paragraph("1. a"))
     assert escaping.escape_markdown("~~a~~ $b$ <b>") == "\\~\\~a\\~\\~ \\$b\\$ &lt;b&gt;"
@@ -186,7 +197,8 @@ def test_a_fence_is_longer_than_any_in_it_and_a_paragraph_is_no_list():
 
 
 @pytest.mark.parametrize(
-    "command", ["python -m sa_bench_evil", "python -m sa_bench.evil run", "python -m sa_bench run; x"]
+    "command",
+    ["python -m sa_bench_evil", "python -m sa_bench.evil run", "python -m sa_bench run; x"],
 )
 def test_a_command_to_be_repeated_is_one_of_this_suite(command):
     from sa_bench.results.untrusted import Differs, validate_result

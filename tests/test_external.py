@@ -102,9 +102,23 @@ def error_of(path, task):
 
 def test_the_command_measures_a_folder_and_writes_strict_json(cli, store, folder, tmp_path):
     sets = [part for text in SETS for part in ("--set", text)]
-    command = ["evaluate", str(folder), "--task", "mnist_0", "--scale", "quick", *sets, "--out", "o"]
+    command = [
+        "evaluate",
+        str(folder),
+        "--task",
+        "mnist_0",
+        "--scale",
+        "quick",
+        *sets,
+        "--out",
+        "o",
+    ]
     shown = cli(*command, store=store, check=0).stdout
-    for text in ("forget_top1", "n/a: needs the", "note: fid[judge-mnist]: N=27 < 50 feature dimensions"):
+    for text in (
+        "forget_top1",
+        "n/a: needs the",
+        "note: fid[judge-mnist]: N=27 < 50 feature dimensions",
+    ):
         assert text in shown
 
     def refuse(constant):
@@ -149,7 +163,9 @@ def test_changing_an_image_in_place_changes_the_values(folder):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P"])
-def test_grey_images_are_the_same_in_whatever_mode_they_were_saved(digits, folder, tmp_path, task, mode):
+def test_grey_images_are_the_same_in_whatever_mode_they_were_saved(
+    digits, folder, tmp_path, task, mode
+):
     grey, *_ = external.read_sets(folder, task)
     other, *_ = external.read_sets(write_folder(tmp_path / "other", digits, mode=mode), task)
     for name in ("forget", "retain"):
@@ -271,18 +287,24 @@ def test_another_size_names_the_file_and_both_sizes(folder, task):
 def test_a_path_that_is_neither_says_what_would_be(tmp_path, task, name):
     if name != "nowhere":
         (tmp_path / name).write_text("x")
-    assert "neither a folder with forget/ and retain/<class>/ nor an .npz" in error_of(tmp_path / name, task)
+    assert "neither a folder with forget/ and retain/<class>/ nor an .npz" in error_of(
+        tmp_path / name, task
+    )
 
 
 @pytest.mark.parametrize("lost", ["forget", "retain"])
 @pytest.mark.parametrize("form", ["folder", "npz"])
-def test_a_set_that_was_not_given_is_not_available_and_never_zero(digits, folder, tmp_path, lost, form):
+def test_a_set_that_was_not_given_is_not_available_and_never_zero(
+    digits, folder, tmp_path, lost, form
+):
     path = folder
     if form == "folder":
         shutil.rmtree(folder / lost)
     else:
         labels = np.repeat(np.arange(10), EACH)
-        path = npz(tmp_path / "x.npz", digits, order=np.flatnonzero((labels == 0) == (lost == "retain")))
+        path = npz(
+            tmp_path / "x.npz", digits, order=np.flatnonzero((labels == 0) == (lost == "retain"))
+        )
     result = evaluate(path)
     for m in result["measurements"]:
         assert m["value"] is None
@@ -357,7 +379,8 @@ def test_too_few_images_give_a_finite_number_with_a_warning_or_a_reason(digits, 
             assert m["n"] > 0, name
     assert f"fid[judge-mnist]: N={n} < 50 feature dimensions: biased upward" in result["flags"]
     assert (
-        f"retain: {n} images, but 90 behind the base's values: fid and recall depend on N" in result["flags"]
+        f"retain: {n} images, but 90 behind the base's values: fid and recall depend on N"
+        in result["flags"]
     )
 
 
@@ -376,7 +399,9 @@ def test_a_local_version_of_the_data_is_told(folder, monkeypatch):
     assert "data: not the published mnist" in evaluate(folder)["flags"]
 
 
-def test_without_the_data_set_what_needs_it_says_so_and_the_rest_is_measured(folder, tmp_path, monkeypatch):
+def test_without_the_data_set_what_needs_it_says_so_and_the_rest_is_measured(
+    folder, tmp_path, monkeypatch
+):
     def gone(*_):
         raise MissingAsset("MNIST cannot be had")
 
@@ -385,7 +410,12 @@ def test_without_the_data_set_what_needs_it_says_so_and_the_rest_is_measured(fol
     monkeypatch.setenv("SA_BENCH_STORE", str(tmp_path / "cold"))
     found = values(evaluate(folder))
     assert found["forget_top1"]["value"] == 1.0
-    for name in ("fid[judge-mnist]", "kid[judge-mnist]", "precision[judge-mnist]", "recall[judge-mnist]"):
+    for name in (
+        "fid[judge-mnist]",
+        "kid[judge-mnist]",
+        "precision[judge-mnist]",
+        "recall[judge-mnist]",
+    ):
         assert found[name]["value"] is None
         assert found[name]["reason"] == "MNIST cannot be had"
 
@@ -393,7 +423,9 @@ def test_without_the_data_set_what_needs_it_says_so_and_the_rest_is_measured(fol
 @pytest.mark.parametrize(
     "there", ["a file", "a file above", "another result", "a run's cell", "no result at all"]
 )
-def test_an_out_that_cannot_take_the_result_is_refused_before_any_work(folder, tmp_path, monkeypatch, there):
+def test_an_out_that_cannot_take_the_result_is_refused_before_any_work(
+    folder, tmp_path, monkeypatch, there
+):
     out = tmp_path / "o" / "p" if there == "a file above" else tmp_path / "o"
     if there.startswith("a file"):
         (tmp_path / "o").write_text("x")
@@ -414,7 +446,9 @@ def test_an_out_that_cannot_take_the_result_is_refused_before_any_work(folder, t
 
 
 @pytest.mark.parametrize("name", ["r.json", "R.JSON", "results.parquet"])
-def test_an_out_that_looks_like_a_file_is_refused_before_any_work(folder, tmp_path, monkeypatch, name):
+def test_an_out_that_looks_like_a_file_is_refused_before_any_work(
+    folder, tmp_path, monkeypatch, name
+):
     monkeypatch.setattr(external, "measure_all", None)
     with pytest.raises(
         SaBenchError, match=r"looks like a file; give a folder, result\.json is written into it"
@@ -442,7 +476,10 @@ def test_two_folders_evaluated_into_one_out_do_not_overwrite_each_other(digits, 
     ("make", "why"),
     [
         (lambda root: (root / "forget").mkdir(), "forget holds no images"),
-        (lambda root: np.savez(root / "x.npz", images=np.zeros(3)), "no array arr_0 (found: images)"),
+        (
+            lambda root: np.savez(root / "x.npz", images=np.zeros(3)),
+            "no array arr_0 (found: images)",
+        ),
     ],
     ids=["folder", "npz"],
 )

@@ -98,7 +98,9 @@ class Server:
         for name, value in {**({"ETag": self.etag} if self.etag else {}), **self.headers}.items():
             handler.send_header(name, value)
         if status == 206:
-            handler.send_header("Content-Range", f"bytes {start}-{len(self.body) - 1}/{len(self.body)}")
+            handler.send_header(
+                "Content-Range", f"bytes {start}-{len(self.body) - 1}/{len(self.body)}"
+            )
         rest = self.body[start:]
         handler.send_header("Content-Length", str(len(rest)))
         handler.end_headers()
@@ -186,14 +188,23 @@ def test_a_connection_that_breaks_is_gone_on_with(server, known, sha256):
     server.cut = 300_000
     (path,), _ = get("thing")
     assert path.read_bytes() == BODY
-    assert [s.get("Range") for s in server.seen] == [None, *(f"bytes={n * 300_000}-" for n in (1, 2, 3))]
+    assert [s.get("Range") for s in server.seen] == [
+        None,
+        *(f"bytes={n * 300_000}-" for n in (1, 2, 3)),
+    ]
     assert server.seen[1]["If-Range"] == '"one"'
 
 
 def test_one_that_keeps_breaking_is_resumed_by_the_next_command(server, known, nowhere):
     known("thing", f"{server.url}/thing.bin", sha256=sha())
     server.cut = 10_000
-    refused("thing", "ended at", f"of {len(BODY):,} bytes", "50,000 bytes are kept", "goes on from there")
+    refused(
+        "thing",
+        "ended at",
+        f"of {len(BODY):,} bytes",
+        "50,000 bytes are kept",
+        "goes on from there",
+    )
     assert left(nowhere / "store") == []
     assert len(server.seen) == downloads.TRIES
     server.cut = None
@@ -367,7 +378,9 @@ def test_an_archive_is_compared_with_its_md5(server, known, nowhere):
     assert left(nowhere / "store") == ["t.gz", "t.gz.sha256"]
 
 
-def test_a_damaged_file_in_the_store_is_replaced_and_an_own_one_named(server, known, nowhere, monkeypatch):
+def test_a_damaged_file_in_the_store_is_replaced_and_an_own_one_named(
+    server, known, nowhere, monkeypatch
+):
     known("thing", f"{server.url}/thing.bin", sha256=sha())
     path = nowhere / "store" / "weights" / "thing.bin"
     path.parent.mkdir(parents=True)
@@ -475,7 +488,10 @@ def hub(server, monkeypatch):
         (
             401,
             "GatedRepo",
-            ("accept its licence at https://huggingface.co/CompVis/stable-diffusion-v1-4", "HF_TOKEN"),
+            (
+                "accept its licence at https://huggingface.co/CompVis/stable-diffusion-v1-4",
+                "HF_TOKEN",
+            ),
         ),
         (403, "GatedRepo", ("accept its licence", "HF_TOKEN")),
         (401, "RepoNotFound", ("removed, renamed or private", "HF_TOKEN", "stable-diffusion-v1-4")),
@@ -484,7 +500,9 @@ def hub(server, monkeypatch):
     ],
 )
 def test_the_hub_says_no(hub, monkeypatch, status, code, says):
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: pytest.fail("not asked"))
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda *a, **k: pytest.fail("not asked")
+    )
     hub.status, hub.headers = status, {"X-Error-Code": code}
     refused("sd-v1-4", *says)
     assert hub.seen[0]["path"] == "/CompVis/stable-diffusion-v1-4/resolve/main/model_index.json"
@@ -546,7 +564,11 @@ def test_a_model_goes_through_the_hubs_own_library(hub, monkeypatch, nowhere):
     assert path == nowhere / "snapshot" / "CompVis" / "stable-diffusion-v1-4"
     assert "hf download CompVis/stable-diffusion-v1-4" in lines[0]
     get("someone/old")
-    assert asked == [("CompVis/stable-diffusion-v1-4", False), ("someone/old", False), ("someone/old", True)]
+    assert asked == [
+        ("CompVis/stable-diffusion-v1-4", False),
+        ("someone/old", False),
+        ("someone/old", True),
+    ]
 
 
 def test_a_network_alone_has_its_weights_beside_its_configuration(hub, monkeypatch, nowhere):
@@ -647,7 +669,9 @@ def test_giphys_archive_becomes_the_converted_file(server, nowhere, monkeypatch,
     monkeypatch.setattr(celebrities, "convert", convert)
     mirror = nowhere / "mirror"
     mirror.mkdir()
-    raw = archive(mirror / "resources.tar.gz", **{"best_model_states.pkl": b"pickle", "labels.csv": b"x"})
+    raw = archive(
+        mirror / "resources.tar.gz", **{"best_model_states.pkl": b"pickle", "labels.csv": b"x"}
+    )
     if name != "resources.tar.gz":
         (mirror / "resources.tar.gz").unlink()
         (mirror / name).write_bytes(b"pickle")
@@ -656,7 +680,9 @@ def test_giphys_archive_becomes_the_converted_file(server, nowhere, monkeypatch,
     assert left(nowhere / "store") == [celebrities.FILE, f"{celebrities.FILE}.sha256"]
     path.unlink()
     server.body = raw
-    known = dataclasses.replace(CATALOGUE["giphy-celebrities"], url=f"{server.url}/resources.tar.gz")
+    known = dataclasses.replace(
+        CATALOGUE["giphy-celebrities"], url=f"{server.url}/resources.tar.gz"
+    )
     monkeypatch.setitem(CATALOGUE, "giphy-celebrities", known)
     assert get("giphy-celebrities")[0][0].read_bytes() == b"tensors"
 
@@ -716,7 +742,8 @@ def test_unknown_names_are_answered():
 
 def test_the_command(cli, nowhere, tmp_path):
     offline = {
-        name: f"http://127.0.0.1:{closed_port()}" for name in ("https_proxy", "HTTPS_PROXY", "http_proxy")
+        name: f"http://127.0.0.1:{closed_port()}"
+        for name in ("https_proxy", "HTTPS_PROXY", "http_proxy")
     }
     store = tmp_path / "s"
     start = time.monotonic()
@@ -747,7 +774,9 @@ def endless(handler, piece=b"x" * 65536, headers=()):
             handler.wfile.write(piece)
 
 
-def test_a_server_that_does_not_say_when_it_ends_is_stopped_at_what_the_file_may_have(server, known, nowhere):
+def test_a_server_that_does_not_say_when_it_ends_is_stopped_at_what_the_file_may_have(
+    server, known, nowhere
+):
     server.answer = endless
     known("thing", server.url, sha256="0" * 64)
     text = refused("thing", "sends more than 16,000,000 bytes")
@@ -803,7 +832,9 @@ def test_nobody_waits_for_a_byte_a_second(tmp_path, monkeypatch, block, stops):
     with pytest.raises(
         MissingAsset, match="1,024 bytes a second for 30 s" if stops else "more than 1,000,000"
     ):
-        downloads.download("http://x/y", tmp_path / "part", "x", True, 10**6, lambda: answers[-1].now)
+        downloads.download(
+            "http://x/y", tmp_path / "part", "x", True, 10**6, lambda: answers[-1].now
+        )
 
 
 def test_a_hash_published_in_part_is_trusted_once_and_compared_from_then_on(server, known, nowhere):
@@ -827,5 +858,8 @@ def test_the_whole_hash_of_what_is_published_by_eight_digits_is_pinned():
 def test_messages_name_the_mirror(monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "https://mirror.example")
     assert downloads.describe_address("https://huggingface.co/a/b") == "https://mirror.example/a/b"
-    assert downloads.describe_address("https://huggingface.co.evil/a") == "https://huggingface.co.evil/a"
+    assert (
+        downloads.describe_address("https://huggingface.co.evil/a")
+        == "https://huggingface.co.evil/a"
+    )
     assert downloads.describe_address("https://elsewhere/a") == "https://elsewhere/a"

@@ -18,7 +18,8 @@ BEGINS = {"svg": b"<?xml", "pdf": b"%PDF", "png": b"\x89PNG"}
 
 def sweep():
     return [
-        result_row(fields={"lam": lam}, keep=-94 - lam / 100, forget=0.01 * lam) for lam in (0.1, 1.0, 10.0)
+        result_row(fields={"lam": lam}, keep=-94 - lam / 100, forget=0.01 * lam)
+        for lam in (0.1, 1.0, 10.0)
     ]
 
 
@@ -60,7 +61,8 @@ def test_a_figure_names_every_line_and_the_gate():
     text = figures.render("tradeoff", found, "svg").decode()
     for line in found.lines:
         assert re.search(
-            f"{re.escape(line.label.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;'))}", text
+            f"{re.escape(line.label.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;'))}",
+            text,
         )
     assert "images of zero still judged so" in text
     assert "(nats, higher is better)" in text
@@ -70,11 +72,15 @@ def test_a_figure_names_every_line_and_the_gate():
 def test_a_long_legend_takes_no_height_from_the_panels(kind, monkeypatch):
     drawn = []
     legend = figures._legend
-    monkeypatch.setattr(figures, "_legend", lambda figure, *a: (drawn.append(figure), legend(figure, *a)))
+    monkeypatch.setattr(
+        figures, "_legend", lambda figure, *a: (drawn.append(figure), legend(figure, *a))
+    )
 
     def height(lines):
         many = [
-            result_row(f"method_{i}", keep=-95.0, fields={"lam": x}) for i in range(lines) for x in (1.0, 2.0)
+            result_row(f"method_{i}", keep=-95.0, fields={"lam": x})
+            for i in range(lines)
+            for x in (1.0, 2.0)
         ]
         figures.render(kind, board(*sweep(), *many), "svg")
         return drawn[-1].axes[0].get_window_extent().height / drawn[-1].dpi
@@ -141,7 +147,9 @@ def test_one_board_a_figure(tmp_path):
 
 def test_what_may_be_nudity_is_blurred_unless_asked_for(tmp_path):
     images(tmp_path, "forget", 255)
-    plain, veiled = (figures._images(tmp_path / "forget.safetensors", slice(4), v) for v in (False, True))
+    plain, veiled = (
+        figures._images(tmp_path / "forget.safetensors", slice(4), v) for v in (False, True)
+    )
     assert plain is not None
     assert veiled is not None
     assert plain.max() == 255
@@ -161,13 +169,20 @@ def scored(tmp_path):
         grey |= {"seeds": np.arange(6) % 3, "prompts": np.arange(6) // 3}
         save_file(grey, folder / "forget.safetensors")
         rows.append(row | {"folder": str(folder)})
-    write_scores(tmp_path / "sa", "forget_top1", [0.25, 0.5, 0.75, 0.5, float("nan")], rows=[5, 0, 3, 2, 4])
+    write_scores(
+        tmp_path / "sa", "forget_top1", [0.25, 0.5, 0.75, 0.5, float("nan")], rows=[5, 0, 3, 2, 4]
+    )
     return one(rows)
 
 
 def write_scores(folder, name, score, rows, add=0):
     rows = np.array(rows)
-    columns = {"index": np.arange(len(rows)), "seed": rows % 3 + add, "prompt": rows // 3, "score": score}
+    columns = {
+        "index": np.arange(len(rows)),
+        "seed": rows % 3 + add,
+        "prompt": rows // 3,
+        "score": score,
+    }
     (folder / "scores").mkdir(exist_ok=True)
     pd.DataFrame(columns).to_parquet(folder / "scores" / f"{name}.parquet", index=False)
 
@@ -194,7 +209,10 @@ def test_samples_are_sorted_by_a_score_which_is_joined_by_seed_and_prompt(scored
             "recovery",
             "Unknown score of the images of c_f 'recovery'.*Available: forget_top1",
         ),  # it has no scores
-        ("retain_log_likelihood", "Unknown score of the images of c_f"),  # its scores are of other images
+        (
+            "retain_log_likelihood",
+            "Unknown score of the images of c_f",
+        ),  # its scores are of other images
         ("celebrity_score", "Unknown score of the images of c_f"),  # it was not measured
     ],
 )

@@ -42,7 +42,9 @@ def test_another_data_folder_or_a_replaced_archive_is_seen(tmp_path, monkeypatch
         monkeypatch.setenv("SA_BENCH_DATA", str(tmp_path / folder))
         contents.append((datasets.load(name).content, len(datasets.load(name).train)))
     monkeypatch.setenv("SA_BENCH_DATA", str(tmp_path / "a"))
-    assert (datasets.load(name).content, len(datasets.load(name).train)) == contents[0] != contents[1]
+    assert (
+        (datasets.load(name).content, len(datasets.load(name).train)) == contents[0] != contents[1]
+    )
     shutil.rmtree(tmp_path / "a")
     (tmp_path / "a").mkdir()
     write(tmp_path / "a", 4)

@@ -54,7 +54,10 @@ def test_exact_on_a_diffusion_model(toy_diffusion, rng):
     draw = toy_diffusion.draw(30, rng)
     batches = [(x, c, Draw(draw.noise.double(), draw.t))]
     assert not fisher.is_all_linear(toy_diffusion.net)
-    assert relative(fisher.diagonal_fisher(toy_diffusion, batches), loop(toy_diffusion, batches)) <= 1e-10
+    assert (
+        relative(fisher.diagonal_fisher(toy_diffusion, batches), loop(toy_diffusion, batches))
+        <= 1e-10
+    )
 
 
 def test_gradients_1_minus1_2_minus2_give_two_and_a_half(gaussian):
@@ -62,7 +65,9 @@ def test_gradients_1_minus1_2_minus2_give_two_and_a_half(gaussian):
     with torch.no_grad():
         gaussian.net.weight.zero_()
     x = torch.tensor([[1.0, 0], [-1, 0], [2, 0], [-2, 0]])
-    F = fisher.diagonal_fisher(gaussian, [(x, torch.zeros(4, dtype=torch.long), Draw(torch.zeros(4, 1)))])
+    F = fisher.diagonal_fisher(
+        gaussian, [(x, torch.zeros(4, dtype=torch.long), Draw(torch.zeros(4, 1)))]
+    )
     assert F["weight"][0].tolist() == pytest.approx([2.5, 0.0])
 
 
@@ -78,7 +83,10 @@ def test_split_into_batches_changes_nothing(small, rng):
     ((x, c, draw),) = batch_of(small, rng, torch.float64)
     parts = [(x[i : i + 7], c[i : i + 7], Draw(draw.noise[i : i + 7])) for i in range(0, 40, 7)]
     assert (
-        relative(fisher.fisher_by_hooks(small, parts), fisher.fisher_by_hooks(small, [(x, c, draw)])) < 1e-12
+        relative(
+            fisher.fisher_by_hooks(small, parts), fisher.fisher_by_hooks(small, [(x, c, draw)])
+        )
+        < 1e-12
     )
 
 
@@ -94,7 +102,14 @@ def test_targets_and_sets_differ(rng):
     def estimate(**options):
         chosen = replace(FisherOptions(n=300), **options)
         source = type(
-            "S", (), {"batch": lambda self, n, rng: (torch.rand(n, 784, generator=rng), torch.ones(n).long())}
+            "S",
+            (),
+            {
+                "batch": lambda self, n, rng: (
+                    torch.rand(n, 784, generator=rng),
+                    torch.ones(n).long(),
+                )
+            },
         )()
         generator = torch.Generator().manual_seed(0)
         return fisher.diagonal_fisher(
@@ -118,7 +133,9 @@ def summed_squares(model, x, c, halves):
         for t in halves:
             draw = model.draw(len(t), rng, t)
             loss = sum(
-                model.loss(x[i : i + 1], c[i : i + 1], Draw(draw.noise[k : k + 1], t[k : k + 1])).sum()
+                model.loss(
+                    x[i : i + 1], c[i : i + 1], Draw(draw.noise[k : k + 1], t[k : k + 1])
+                ).sum()
                 for k in range(len(t))
             )
             grads = torch.autograd.grad(loss, list(params.values()))
@@ -145,7 +162,9 @@ def test_fewer_timesteps_overestimate_and_the_product_of_halves_does_not(toy_dif
 
     def trace(**options):
         rng = torch.Generator().manual_seed(1)
-        F, _ = fisher_over_time(toy_diffusion, [(x, c, None)], FisherOptions(n=4000, **options), rng)
+        F, _ = fisher_over_time(
+            toy_diffusion, [(x, c, None)], FisherOptions(n=4000, **options), rng
+        )
         return float(sum(v.sum() for v in F.values()))
 
     exact, plain, product = (
@@ -170,7 +189,10 @@ def test_official_range_is_an_option(toy_diffusion, rng):
     x, c = torch.randn(3, 2, generator=rng), torch.tensor([0, 1, 2])
     F = [
         fisher_over_time(
-            toy_diffusion, [(v, c, None)], FisherOptions(n=3, range=r), torch.Generator().manual_seed(0)
+            toy_diffusion,
+            [(v, c, None)],
+            FisherOptions(n=3, range=r),
+            torch.Generator().manual_seed(0),
         )[0]
         for v, r in ((x, "unit"), ((x + 1) / 2, "model"), (x, "model"))
     ]
@@ -211,7 +233,9 @@ def test_an_interrupted_fisher_goes_on_where_it_was(toy_diffusion, tmp_path, mon
         assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_drawn_once_every_sample_of_the_set_is_in_f_once_and_batches_are_of_the_first_ones(small, rng):
+def test_drawn_once_every_sample_of_the_set_is_in_f_once_and_batches_are_of_the_first_ones(
+    small, rng
+):
     """Official sd/: F is the sum over the 5,000 pairs, each once, by their number; training sees the first 1,000."""
     from sa_bench.contracts import Sampler
     from sa_bench.core import registry
@@ -225,7 +249,9 @@ def test_drawn_once_every_sample_of_the_set_is_in_f_once_and_batches_are_of_the_
         parts = list(fisher.sample_batches(small, task, options, source, Sampler(), rng, start))
         assert torch.equal(torch.cat([part[0] for part in parts]), x[start:])
         assert torch.equal(torch.cat([part[1] for part in parts]), c[start:])
-    again = fisher.sample_batches(small, task, FisherOptions(n=2500, set="replay"), source, Sampler(), rng)
+    again = fisher.sample_batches(
+        small, task, FisherOptions(n=2500, set="replay"), source, Sampler(), rng
+    )
     assert len({tuple(row.tolist()) for part in again for row in part[0]}) <= 2 * 7
     seen = {tuple(row.tolist()) for row in FixedReplay(x, c, used=7).batch(500, rng)[0]}
     assert seen == {tuple(row.tolist()) for row in x[:7]}
@@ -235,7 +261,10 @@ def test_class_dropout_takes_the_class_away_at_some_of_an_images_timesteps(toy_d
     """Official ddpm/runners: the loss's default drops each row's class with probability .1, F included."""
     x, c = torch.randn(5, 2, generator=rng), torch.tensor([0, 1, 2, 0, 1])
     model, params = toy_diffusion, dict(toy_diffusion.net.named_parameters())
-    wanted, by_hand = {n: torch.zeros_like(p) for n, p in params.items()}, torch.Generator().manual_seed(9)
+    wanted, by_hand = (
+        {n: torch.zeros_like(p) for n, p in params.items()},
+        torch.Generator().manual_seed(9),
+    )
     for i in range(5):
         t = torch.arange(10)
         draw = model.draw(10, by_hand, t)

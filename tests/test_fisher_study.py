@@ -76,7 +76,9 @@ def told(by_seed):
     for seed, shifts in by_seed.items():
         for lam, shift in zip((1.0, 10.0), shifts, strict=True):
             exact = EXACT[lam, seed]
-            found.append(row(50, lam, seed, exact | {"retain_bound": exact["retain_bound"] + shift}))
+            found.append(
+                row(50, lam, seed, exact | {"retain_bound": exact["retain_bound"] + shift})
+            )
     return lines(outcomes(found, lambda option: 1.0))[0]
 
 
@@ -85,16 +87,22 @@ def test_the_interval_is_over_seeds_and_no_narrower_for_more_lambdas():
     assert "| 6, 3 |" in told({0: (0.0, 0.0), 1: (0.003, 0.003), 2: (0.006, 0.006)})
     assert "+0.0030 ± 0.0051 | yes" in told({0: (0.0, 0.0), 1: (0.003, 0.003), 2: (0.006, 0.006)})
     # what the λ differ by within a seed is no spread of seeds: six pairs would have said ± 0.0093
-    assert "+0.0030 ± 0.0051 | yes" in told({0: (-0.01, 0.01), 1: (-0.007, 0.013), 2: (-0.004, 0.016)})
+    assert "+0.0030 ± 0.0051 | yes" in told(
+        {0: (-0.01, 0.01), 1: (-0.007, 0.013), 2: (-0.004, 0.016)}
+    )
 
 
 def test_a_difference_that_three_seeds_cannot_tell_from_the_margin_is_not_shown():
     """Six pairs would have said ± .0029, and so `yes`."""
-    assert "+0.0040 ± 0.0067 | not shown" in told({0: (0.0, 0.0), 1: (0.004, 0.004), 2: (0.008, 0.008)})
+    assert "+0.0040 ± 0.0067 | not shown" in told(
+        {0: (0.0, 0.0), 1: (0.004, 0.004), 2: (0.008, 0.008)}
+    )
 
 
 def test_two_seeds_are_too_few_at_any_number_of_lambdas():
-    assert told({0: (0.0, 0.0), 1: (0.003, 0.003)}).endswith("| – | too few seeds | – | too few seeds |")
+    assert told({0: (0.0, 0.0), 1: (0.003, 0.003)}).endswith(
+        "| – | too few seeds | – | too few seeds |"
+    )
 
 
 def test_runs_of_several_bases_are_refused():

@@ -25,7 +25,11 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_every_measurement_is_a_row_and_a_failed_cell_one_too():
-    rows = [result_row(fields={"lam": 3.0}, recovery="no model"), result_row("esd", error="broken"), *OTHERS]
+    rows = [
+        result_row(fields={"lam": 3.0}, recovery="no model"),
+        result_row("esd", error="broken"),
+        *OTHERS,
+    ]
     data = write_parquet(rows)
     frame = pd.read_parquet(io.BytesIO(data))
     assert len(frame) == 3 * 4 + 1

@@ -15,7 +15,9 @@ from sa_bench.statistics import wilson
 def test_the_spread_is_what_the_published_boards_show():
     spread, lines = measured.fit()
     assert lines == 46
-    assert (spread.base, spread.seed) == pytest.approx((gates.SPREAD.base, gates.SPREAD.seed), abs=0.0006)
+    assert (spread.base, spread.seed) == pytest.approx(
+        (gates.SPREAD.base, gates.SPREAD.seed), abs=0.0006
+    )
     assert spread.df == pytest.approx(gates.SPREAD.df, abs=0.1)
 
 
@@ -27,7 +29,9 @@ def test_a_method_at_the_gate_passes_as_rarely_with_one_run_as_with_many(bases, 
 
 
 def test_a_method_well_below_the_gate_passes_more_often_the_more_runs_it_has():
-    now, before = zip(*(measured.passes(0.04, b, s, 500, trials=300) for b, s in measured.RUNS), strict=True)
+    now, before = zip(
+        *(measured.passes(0.04, b, s, 500, trials=300) for b, s in measured.RUNS), strict=True
+    )
     assert list(now) == sorted(now)
     assert list(before) == sorted(before, reverse=True)  # what was wrong
 
@@ -35,8 +39,13 @@ def test_a_method_well_below_the_gate_passes_more_often_the_more_runs_it_has():
 def test_the_bound_by_hand():
     """Three bases, two seeds: moderated variance of the base means, t with 3 + 2 degrees of freedom."""
     rates = {0: (0.01, 0.02), 1: (0.03, 0.03), 2: (0.0, 0.01)}
-    runs = [Reading(b, s, p, *wilson(p * 500, 500)) for b, ps in rates.items() for s, p in enumerate(ps)]
-    means = [np.mean([np.arcsin(np.sqrt((500 * p + 0.375) / 500.75)) for p in ps]) for ps in rates.values()]
+    runs = [
+        Reading(b, s, p, *wilson(p * 500, 500)) for b, ps in rates.items() for s, p in enumerate(ps)
+    ]
+    means = [
+        np.mean([np.arcsin(np.sqrt((500 * p + 0.375) / 500.75)) for p in ps])
+        for ps in rates.values()
+    ]
     expected = 0.047**2 + 0.042**2 / 2 + 1 / (4 * 500) / 2
     variance = (3 * expected + 2 * np.var(means, ddof=1)) / 5
     y = np.mean(means) + scipy.stats.t.ppf(0.95, 5) * (variance / 3) ** 0.5
@@ -49,20 +58,27 @@ def test_further_draws_of_one_models_images_are_no_further_seeds():
 
     def error(draws, seeds):
         return estimate(
-            [Reading(0, s, 0.05, *wilson(25, 500)) for s in range(seeds) for _ in range(draws)], "rate"
+            [Reading(0, s, 0.05, *wilson(25, 500)) for s in range(seeds) for _ in range(draws)],
+            "rate",
         ).error
 
     images = 1 / (4 * 500)
     assert error(1, 1) ** 2 - error(4, 1) ** 2 == pytest.approx(images * 3 / 4, rel=0.05)
-    assert error(1, 1) ** 2 - error(1, 4) ** 2 == pytest.approx((0.042**2 + images) * 3 / 4, rel=0.05)
+    assert error(1, 1) ** 2 - error(1, 4) ** 2 == pytest.approx(
+        (0.042**2 + images) * 3 / 4, rel=0.05
+    )
 
 
 def test_values_without_a_scale_have_their_images_and_bases_alone():
     one = estimate([Reading(0, 0, -94.0, -95.0, -93.0)], "nats")
     assert (one.mean, one.df) == (-94.0, 3.0)
     assert one.error == pytest.approx(2 / 3.92, rel=1e-4)
-    far = estimate([Reading(b, 0, v, v - 1, v + 1) for b, v in enumerate((-90.0, -94.0, -98.0))], "nats")
-    assert far.error > estimate([Reading(b, 0, -94.0, -95.0, -93.0) for b in range(3)], "nats").error
+    far = estimate(
+        [Reading(b, 0, v, v - 1, v + 1) for b, v in enumerate((-90.0, -94.0, -98.0))], "nats"
+    )
+    assert (
+        far.error > estimate([Reading(b, 0, -94.0, -95.0, -93.0) for b in range(3)], "nats").error
+    )
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
@@ -73,14 +89,18 @@ def test_a_rate_of_nothing_or_all_without_an_interval_stays_in_range(value):
 
 def test_a_difference_is_in_the_values_own_units():
     def of(value, half=0.01, bases=9):
-        return estimate([Reading(b, 0, value, value - half, value + half) for b in range(bases)], "rate")
+        return estimate(
+            [Reading(b, 0, value, value - half, value + half) for b in range(bases)], "rate"
+        )
 
     low, high = difference_bounds(of(0.9), of(0.4))
     assert 0.35 < low < 0.5 < high < 0.6
     assert difference_bounds(of(0.4), of(0.4))[0] == pytest.approx(
         -difference_bounds(of(0.4), of(0.4))[1], abs=0.01
     )
-    nats = [estimate([Reading(b, 0, v, v - 1, v + 1) for b in range(3)], "nats") for v in (-90.0, -94.0)]
+    nats = [
+        estimate([Reading(b, 0, v, v - 1, v + 1) for b in range(3)], "nats") for v in (-90.0, -94.0)
+    ]
     low, high = difference_bounds(*nats)
     assert (low + high) / 2 == pytest.approx(4.0)
 
@@ -106,7 +126,11 @@ def test_every_shipped_scale_has_enough_images_to_pass_its_own_gate(task):
     """No image of c_f in one run: whoever measures with the shipped numbers can be told to have forgotten."""
     from sa_bench.statistics.clustered import wilson as clustered
 
-    prompts = None if task.prompts is None else np.arange(task.n_forget) % len(task.prompts_for(task.concept))
+    prompts = (
+        None
+        if task.prompts is None
+        else np.arange(task.n_forget) % len(task.prompts_for(task.concept))
+    )
     low, high, _ = clustered(np.zeros(task.n_forget), prompts)
     bound = estimate([Reading(0, 0, 0.0, low, high)], "rate").bounds()[1]
     assert bound <= (task.gate or 1 / len(task.classes)), f"{task.n_forget} images are too few"
@@ -119,7 +143,9 @@ def test_the_page_shows_what_the_script_measures():
     spread, _ = measured.fit()
     assert f"between base models {spread.base:.3f}, between seeds {spread.seed:.3f}" in told
     rows = [
-        [float(x) for x in re.findall(r"(\d\.\d\d) \(", line)] for line in told.splitlines() if " % |" in line
+        [float(x) for x in re.findall(r"(\d\.\d\d) \(", line)]
+        for line in told.splitlines()
+        if " % |" in line
     ]
     assert len(rows) == len(measured.RATES)
     assert all(x <= 0.06 for x in rows[measured.RATES.index(0.1)])

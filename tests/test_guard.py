@@ -72,12 +72,15 @@ def test_few_images_do_not_flag_by_chance(store_env, digits):
 
 
 @pytest.mark.parametrize(
-    ("dataset", "task"), [("mnist", "mnist_0"), ("mnist16", "mnist_0_ddpm"), ("mnist_canvas", "mnist_0_t2i")]
+    ("dataset", "task"),
+    [("mnist", "mnist_0"), ("mnist16", "mnist_0_ddpm"), ("mnist_canvas", "mnist_0_t2i")],
 )
 def test_the_shipped_calibration_has_few_false_flags_and_full_power(dataset, task):
     card = guard_card(dataset)
     nulls = {
-        name for name in (task, f"{task}_cover5") if name in {e.name for e in registry.list_entries("task")}
+        name
+        for name in (task, f"{task}_cover5")
+        if name in {e.name for e in registry.list_entries("task")}
     }
     assert card["null"]["resamples"] == dict.fromkeys(nulls, 300)
     assert card["null"]["false_flags"] <= 0.01 * 300 * len(nulls)

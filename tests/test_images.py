@@ -41,10 +41,17 @@ def png(width, height, depth=8, color=0, rows=b"", before=b""):
     """A PNG put together by hand, so that it can claim what no encoder would write."""
 
     def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
-    parts = [chunk(b"IHDR", header), before, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    parts = [
+        chunk(b"IHDR", header),
+        before,
+        chunk(b"IDAT", zlib.compress(rows)),
+        chunk(b"IEND", b""),
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
@@ -169,7 +176,9 @@ def test_a_grey_picture_is_the_same_in_every_mode(tmp_path):
     opaque = image.convert("RGBA")
     coded = image.convert("P")
     deep = Image.fromarray(GREY.astype(np.uint16) * 257)
-    for i, form in enumerate([image, image.convert("RGB"), opaque, coded, image.convert("LA"), deep]):
+    for i, form in enumerate(
+        [image, image.convert("RGB"), opaque, coded, image.convert("LA"), deep]
+    ):
         form.save(tmp_path / f"{i}.png")
     array, _ = images.read_folder(tmp_path, 1, SIZE)
     assert (array == GREY[None, :, :, None]).all()
@@ -177,7 +186,9 @@ def test_a_grey_picture_is_the_same_in_every_mode(tmp_path):
     assert (colour == GREY[None, :, :, None]).all()
 
 
-@pytest.mark.parametrize(("deep", "shown"), [(0, 0), (255, 0), (256, 1), (40000, 156), (65535, 255)])
+@pytest.mark.parametrize(
+    ("deep", "shown"), [(0, 0), (255, 0), (256, 1), (40000, 156), (65535, 255)]
+)
 def test_sixteen_bit_grey_is_scaled_and_not_clipped_to_white(tmp_path, deep, shown):
     path = tmp_path / "x.png"
     Image.fromarray(np.full(SIZE, deep, np.uint16)).save(path)
@@ -230,10 +241,16 @@ BROKEN = {
     "text.png": (lambda: b"these are no pixels", "none of PNG"),
     "gif.png": (lambda: encoded(Image.new("L", SIZE), "GIF"), "none of PNG"),
     "eps.png": (lambda: encoded(Image.new("L", SIZE), "EPS"), "none of PNG"),
-    "float.png": (lambda: encoded(Image.fromarray(np.full(SIZE, 0.5, np.float32)), "TIFF"), "none of PNG"),
+    "float.png": (
+        lambda: encoded(Image.fromarray(np.full(SIZE, 0.5, np.float32)), "TIFF"),
+        "none of PNG",
+    ),
     "int32.png": (lambda: encoded(Image.new("I", SIZE, 70000), "TIFF"), "none of PNG"),
     "animated.png": (lambda: encoded(Image.new("RGB", SIZE), "PNG", **second("PNG")), "2 frames"),
-    "animated.webp": (lambda: encoded(Image.new("RGB", SIZE), "WEBP", **second("WEBP")), "2 frames"),
+    "animated.webp": (
+        lambda: encoded(Image.new("RGB", SIZE), "WEBP", **second("WEBP")),
+        "2 frames",
+    ),
     "cut.png": (lambda: encoded(Image.fromarray(NOISE), "PNG")[:400], "truncated"),
     "header.png": (lambda: encoded(Image.fromarray(GREY), "PNG")[:20], ""),
     "cut.jpg": (lambda: encoded(Image.fromarray(GREY), "JPEG")[:-100], "truncated"),
@@ -264,7 +281,9 @@ def test_a_cameras_preview_frame_does_not_make_its_photo_an_animation(tmp_path):
     assert np.unique(images.read_image(tmp_path / "x.jpg", 1)).tolist() == [90]
 
 
-@pytest.mark.parametrize("kind", ["folder", "link to nothing", "link to itself", "pipe", "link to a folder"])
+@pytest.mark.parametrize(
+    "kind", ["folder", "link to nothing", "link to itself", "pipe", "link to a folder"]
+)
 def test_what_is_called_an_image_but_is_no_file_is_named_and_never_skipped(tmp_path, kind):
     """Skipping it would score fewer images than the person believes; a pipe would wait for ever."""
     Image.fromarray(GREY).save(tmp_path / "0.png")
@@ -298,8 +317,12 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, what):
     assert str(path) in error_of(images.read_folder, path, 1, SIZE)
 
 
-@pytest.mark.parametrize(("width", "height"), [(7100, 7100), (9800, 9800), (60000, 60000), (2**31 - 1, 1)])
-def test_a_decompression_bomb_is_refused_without_decoding(tmp_path, monkeypatch, recwarn, width, height):
+@pytest.mark.parametrize(
+    ("width", "height"), [(7100, 7100), (9800, 9800), (60000, 60000), (2**31 - 1, 1)]
+)
+def test_a_decompression_bomb_is_refused_without_decoding(
+    tmp_path, monkeypatch, recwarn, width, height
+):
     def decode(*_):
         raise AssertionError("decoded")
 
@@ -356,7 +379,15 @@ LABELS = np.array([0, 1, 2, 1])
         {"arr_0": stack(), "labels": LABELS.astype(">i2")},
         {"arr_0": stack(), "labels": LABELS, "arr_1": np.zeros(3), "names": np.array(["x"])},
     ],
-    ids=["labels", "arr_1", "no channel axis", "Fortran", "uint8 labels", "big-endian labels", "more arrays"],
+    ids=[
+        "labels",
+        "arr_1",
+        "no channel axis",
+        "Fortran",
+        "uint8 labels",
+        "big-endian labels",
+        "more arrays",
+    ],
 )
 def test_a_correct_npz_is_read_as_it_was_written(tmp_path, arrays, save):
     save(tmp_path / "x.npz", **arrays)
@@ -430,7 +461,9 @@ def npy(array, **options):
 def claims_more_than_it_holds():
     header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (99999999999, 28, 28, 1), }"
     header += b" " * (117 - len(header)) + b"\n"
-    return zipped("arr_0.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + b"\0" * 99)
+    return zipped(
+        "arr_0.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + b"\0" * 99
+    )
 
 
 def damaged_inside():
@@ -490,7 +523,9 @@ def raw_png(width, height, bits, colour, rows, transparent=None):
     """A PNG of these packed rows, each with its filter's byte."""
     parts = [chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))]
     parts += [chunk(b"tRNS", transparent)] if transparent is not None else []
-    return b"\x89PNG\r\n\x1a\n" + b"".join([*parts, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")])
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        [*parts, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    )
 
 
 @pytest.mark.parametrize("switch", [False, True], ids=["as it is", "somebody set Pillow's switch"])

@@ -116,7 +116,11 @@ def test_weights_are_looked_for_in_three_places(nowhere, monkeypatch):
     monkeypatch.setenv("SA_BENCH_WEIGHTS", str(nowhere / "own"))
     asset = dataclasses.replace(inception.ASSET, sha256=hashlib.sha256(b"x").hexdigest())
     monkeypatch.setitem(catalogue.CATALOGUE, inception.NAME, asset)
-    folders = [nowhere / "own", nowhere / "store" / "weights", nowhere / "torch" / "hub" / "checkpoints"]
+    folders = [
+        nowhere / "own",
+        nowhere / "store" / "weights",
+        nowhere / "torch" / "hub" / "checkpoints",
+    ]
     assert [p.parent for p in catalogue.list_places(inception.ASSET)][:3] == folders
     for folder in folders[::-1]:
         folder.mkdir(parents=True, exist_ok=True)
@@ -190,7 +194,9 @@ def test_features_are_torch_fidelitys_in_any_batch_and_for_grey_as_for_rgb(weigh
     scale = ours.std()
     assert ours.std(0).mean() > 0.01 * scale  # pictures differ
     np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-4 * scale)
-    np.testing.assert_allclose(inception.extract_features(images[2:, ..., :1]), ours[2:], atol=1e-4 * scale)
+    np.testing.assert_allclose(
+        inception.extract_features(images[2:, ..., :1]), ours[2:], atol=1e-4 * scale
+    )
 
 
 @pytest.mark.parametrize(
@@ -233,8 +239,16 @@ def test_all_metrics_of_a_set_share_its_features(digits, projected):
         assert m["value"] is not None
         assert m["base"] is not None
         assert m["fingerprint"]["features"] == {inception.NAME: "6726825d"}
-        assert (m["fingerprint"]["layer"], m["fingerprint"]["reference"]) == ("2048", "retain_train")
-    assert {k.partition("[")[0] for k in found if "inception" in k} == {"fid", "kid", "precision", "recall"}
+        assert (m["fingerprint"]["layer"], m["fingerprint"]["reference"]) == (
+            "2048",
+            "retain_train",
+        )
+    assert {k.partition("[")[0] for k in found if "inception" in k} == {
+        "fid",
+        "kid",
+        "precision",
+        "recall",
+    }
 
 
 def test_another_picture_has_other_features(digits, projected):

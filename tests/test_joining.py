@@ -136,7 +136,11 @@ def test_a_rows_own_guidance_and_size_are_listed(tmp_path):
     (tmp_path / "mine.csv").write_text(
         'prompt,sd_seed,sd_guidance_scale,sd_image_width,sd_image_height\n"a, ""b""",7,9,128,448\nc,8,7.5,512,512\n'
     )
-    given = {"prompts.files.test": str(tmp_path / "mine.csv"), "prompts.rows": "own", "n_forget": "2"}
+    given = {
+        "prompts.files.test": str(tmp_path / "mine.csv"),
+        "prompts.rows": "own",
+        "n_forget": "2",
+    }
     text = joining.format_rows(resolve_task("celeb_brad_pitt", "quick", given))
     first, second = [r for r in csv.DictReader(io.StringIO(text)) if r["set"] == "forget"]
     assert [first[k] for k in ("prompt", "seed", "guidance", "height", "width")] == [
@@ -198,7 +202,9 @@ def test_a_bare_count_is_another_answer_and_said_loudly(base, tmp_path, cli, sto
     assert result["artifacts"]["join"] == {"forget": "count", "retain": "count"}
     assert result["flags"][0].startswith("joined by count: forget and retain: ")
     options = [part for text in SETS[task] for part in ("--set", text)]
-    done = cli("evaluate", "x", "--task", task, "--scale", "quick", *options, "--out", "o", store=store_env)
+    done = cli(
+        "evaluate", "x", "--task", task, "--scale", "quick", *options, "--out", "o", store=store_env
+    )
     assert "joined by count: forget and retain" in " ".join(done.stdout.split())
     kept = json.loads((tmp_path / "o" / "result.json").read_text())
     assert kept["artifacts"]["join"]["retain"] == "count"
@@ -212,7 +218,9 @@ def test_images_of_classes_get_no_seed_from_a_bare_count(base, tmp_path):
     assert m["value"] is None
     assert "seeds" in m["reason"]
     assert result["artifacts"]["join"] == {}
-    for file in (tmp_path / "retain").rglob("*.png"):  # each class numbered for itself: no row's number
+    for file in (tmp_path / "retain").rglob(
+        "*.png"
+    ):  # each class numbered for itself: no row's number
         file.rename(file.with_stem(str(sorted(file.parent.iterdir()).index(file))))
     assert drift(tmp_path, "mnist_0")[0]["value"] is None
 
@@ -236,7 +244,9 @@ def test_a_prompt_and_its_images_are_numbers_too(tmp_path):
     (tmp_path / "x" / "forget").mkdir(parents=True)
     for p in range(2):
         for k in range(2):
-            Image.new("RGB", (64, 64), (10 * p + k,) * 3).save(tmp_path / "x" / "forget" / f"{p}_{k}.png")
+            Image.new("RGB", (64, 64), (10 * p + k,) * 3).save(
+                tmp_path / "x" / "forget" / f"{p}_{k}.png"
+            )
     read = external.read_sets(tmp_path / "x", task)
     assert read.joins == {"forget": "prompt and image number from 0"}
     assert read.sets["forget"].images[:, 0, 0, 0].tolist() == [0, 1, 10, 11]
@@ -313,7 +323,10 @@ def test_a_seed_that_two_rows_share_is_told_by_its_prompt_alone(tmp_path):
     for name, grey in (("p", 1), ("q", 2)):
         Image.new("RGB", (64, 64), (grey,) * 3).save(folder / f"{name}.png")
     (folder / "rows.csv").write_text("file,seed,prompt\nq.png,7,a\np.png,7,b\n")
-    assert external.read_sets(tmp_path / "x", task).sets["forget"].images[:, 0, 0, 0].tolist() == [2, 1]
+    assert external.read_sets(tmp_path / "x", task).sets["forget"].images[:, 0, 0, 0].tolist() == [
+        2,
+        1,
+    ]
 
 
 TABLES = {
@@ -332,7 +345,9 @@ TABLES = {
 def test_a_table_that_does_not_fit_is_refused(given, case):
     folder, files, rows = given
     change, words = TABLES[case]
-    lines = [{**r, "file": files["forget", int(r["row"])].name} for r in rows if r["set"] == "forget"]
+    lines = [
+        {**r, "file": files["forget", int(r["row"])].name} for r in rows if r["set"] == "forget"
+    ]
     lines[0] = change(lines[0])
     with (folder / "forget" / "rows.csv").open("w", newline="") as out:
         writer = csv.DictWriter(out, ("file", "row", "seed", "prompt"), extrasaction="ignore")

@@ -67,7 +67,9 @@ def test_the_panel_has_five_strong_cnns_the_papers_own_and_another_family():
 
 def test_judges_of_one_recipe_disagree_about_grey():
     """Why one judge's entropy is no fact about a model: grey is not a digit, and each says something else."""
-    entropy = [cards.judge_card(n)["grey"]["entropy"] for n in TASK.judges if "cnn" in n or "paper" in n]
+    entropy = [
+        cards.judge_card(n)["grey"]["entropy"] for n in TASK.judges if "cnn" in n or "paper" in n
+    ]
     assert max(entropy) - min(entropy) > 0.5
     assert cards.judge_card("mnist-knn")["grey"]["entropy"] == pytest.approx(np.log(10))
 
@@ -83,7 +85,9 @@ def test_a_judge_below_its_bar_refuses_before_any_work(shelf):
     path = shelf / "judge-mnist-cnn-0.json"
     card = json.loads(path.read_text())
     path.write_text(json.dumps(card | {"accuracy": card["bar"] - 0.001}))
-    with pytest.raises(SaBenchError, match=r"mnist-cnn-0 refuses to judge.*below its bar.*make judges"):
+    with pytest.raises(
+        SaBenchError, match=r"mnist-cnn-0 refuses to judge.*below its bar.*make judges"
+    ):
         judges.load("mnist-cnn-0")
 
 
@@ -173,7 +177,9 @@ def test_a_ghost_in_grey_shows_something(store_env):
         ghosts = (128 + strength * (digits - digits.mean())).clip(0, 255).astype(np.uint8)
         assert judges.shows_anything(ghosts).mean() == 1.0
     noisy = (
-        (digits * 0.5 + np.random.default_rng(0).normal(64, 30, digits.shape)).clip(0, 255).astype(np.uint8)
+        (digits * 0.5 + np.random.default_rng(0).normal(64, 30, digits.shape))
+        .clip(0, 255)
+        .astype(np.uint8)
     )
     assert judges.shows_anything(noisy).mean() > 0.99
 

@@ -6,7 +6,11 @@ import keys
 import pytest
 
 FROZEN = json.loads(keys.FROZEN.read_text())
-BOARDS = ("task mnist_0 quick", "task mnist_0_ddpm quick", "task mnist_0_t2i quick")  # one of each family
+BOARDS = (
+    "task mnist_0 quick",
+    "task mnist_0_ddpm quick",
+    "task mnist_0_t2i quick",
+)  # one of each family
 HOW = (
     "Keys of %s are others now, so results of before are not found again. To see which: at the commit before, "
     "`python tests/keys.py write FILE`; here, `python tests/keys.py compare FILE`. If they have to change: "

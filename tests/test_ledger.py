@@ -47,13 +47,20 @@ def test_only_the_same_experiment_is_looked_up():
     assert found is not None
     assert found.value == 0.058
     assert published.find_published(row, "fid") is None
-    assert published.find_published(result_row("sa", fields={"lam": 10.0}), "forget_probability") is None
-    assert published.find_published(row | {"overrides": {"concept": 3}}, "forget_probability") is None
+    assert (
+        published.find_published(result_row("sa", fields={"lam": 10.0}), "forget_probability")
+        is None
+    )
+    assert (
+        published.find_published(row | {"overrides": {"concept": 3}}, "forget_probability") is None
+    )
 
 
 @pytest.mark.parametrize("scale", ["full", "quick"])
 def test_another_protocol_gets_no_verdict(scale):
-    assert told(ENTRY, runs([[0.058] * 3] * 3), scale)["verdict"].startswith("not comparable: scale")
+    assert told(ENTRY, runs([[0.058] * 3] * 3), scale)["verdict"].startswith(
+        "not comparable: scale"
+    )
 
 
 NEAR = 0.06 + 0.002 * np.random.default_rng(0).normal(size=(4, 4))
@@ -62,7 +69,10 @@ NEAR = 0.06 + 0.002 * np.random.default_rng(0).normal(size=(4, 4))
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
-        ({"steps": 5, "lr": 0.1}, "not comparable: lr=0.1 instead of 0.0001, steps=5 instead of 10000"),
+        (
+            {"steps": 5, "lr": 0.1},
+            "not comparable: lr=0.1 instead of 0.0001, steps=5 instead of 10000",
+        ),
         ({"fisher": {"n": 9}}, "not comparable: fisher.n=9 instead of 50000"),
         ({"old": 1}, "not comparable: old=1 instead of a field that this version lacks"),
     ],
@@ -76,16 +86,25 @@ def test_a_result_from_before_a_field_existed_keeps_its_verdict():
     for entry in published.load_numbers():
         if entry.task == "mnist_0" and not entry.never:
             (cell,) = resolve(
-                ["mnist_0"], [entry.method], "paper", sets=[f"{k}={v}" for k, v in entry.fields.items()]
+                ["mnist_0"],
+                [entry.method],
+                "paper",
+                sets=[f"{k}={v}" for k, v in entry.fields.items()],
             )
             fields = json.loads(json.dumps(dict(cell.fields)))
             assert (
-                published.find_departures(entry, result_row(entry.method, scale="paper", fields=fields)) == []
+                published.find_departures(
+                    entry, result_row(entry.method, scale="paper", fields=fields)
+                )
+                == []
             )
             fields.pop("scope", None)
             fields.get("fisher", {}).pop("range", None)
             assert (
-                published.find_departures(entry, result_row(entry.method, scale="paper", fields=fields)) == []
+                published.find_departures(
+                    entry, result_row(entry.method, scale="paper", fields=fields)
+                )
+                == []
             )
 
 
@@ -96,16 +115,24 @@ def test_prompts_of_our_own_get_no_verdict(lacks):
         if (e.task, e.method, e.metric) == ("celeb_brad_pitt", "sld", "celebrity_score")
     ]  # fmt: skip
     task = json.loads(json.dumps(asdict(registry.get_task(entry.task))))
-    files = {role: f"{name}@0123456789ab" for role, name in task["prompts"]["files"].items() if role != lacks}
+    files = {
+        role: f"{name}@0123456789ab"
+        for role, name in task["prompts"]["files"].items()
+        if role != lacks
+    }
     task["prompts"]["files"] = files
     found = told(entry, [{"": v} for v in (0.004, 0.005, 0.006)], task_values=task)["verdict"]
     own = {"test": "brad_pitt_prompts", "replay": "fim_prompts", "kept": "coco_30k"}
-    assert found == (f"not comparable: our own prompts instead of {own[lacks]}" if lacks else "consistent")
+    assert found == (
+        f"not comparable: our own prompts instead of {own[lacks]}" if lacks else "consistent"
+    )
 
 
 def test_what_no_protocol_makes_comparable_says_why():
     boxes = [
-        e for e in published.load_numbers() if e.metric.startswith("nudity_boxes") and "Heng" in e.source
+        e
+        for e in published.load_numbers()
+        if e.metric.startswith("nudity_boxes") and "Heng" in e.source
     ]
     assert len(boxes) == 90
     total = sum(
@@ -158,11 +185,17 @@ def test_a_board_at_scale_paper_carries_the_verdict_of_all_its_runs():
     for seed, value in enumerate((0.055, 0.058, 0.061)):
         judges = [{"judge": f"paper-{j}", "value": value + 0.001 * j} for j in range(3)]
         row = result_row("sa", fields={"lam": 100.0}, seed=seed, scale="paper")
-        row["measurements"].append(measurement("forget_probability", value, 0.97, declared, judges=judges))
+        row["measurements"].append(
+            measurement("forget_probability", value, 0.97, declared, judges=judges)
+        )
         rows.append(row)
     (board,) = make_boards(rows)
     (found,) = board.ledger
-    assert (found["label"], found["metric"], found["verdict"]) == ("sa", "forget_probability", "consistent")
+    assert (found["label"], found["metric"], found["verdict"]) == (
+        "sa",
+        "forget_probability",
+        "consistent",
+    )
     assert found["low"] < 0.058 < found["high"]
     (alone,) = make_boards(rows[:1])
     assert alone.ledger[0]["verdict"].startswith("inconclusive (1 run(s)")
@@ -214,7 +247,9 @@ def test_rows_of_boxes_add_up(table, method, fields, total):
     boxes = [
         e.value
         for e in published.load_numbers()
-        if e.source == source and (e.method, dict(e.fields)) == (method, fields) and "boxes" in e.metric
+        if e.source == source
+        and (e.method, dict(e.fields)) == (method, fields)
+        and "boxes" in e.metric
     ]
     assert len(boxes) == len(PARTS)
     assert sum(boxes) == total
@@ -238,7 +273,11 @@ def test_a_spread_that_no_values_in_the_unit_interval_can_have_is_found():
 
 def test_rates_of_attacks_are_whole_numbers_of_prompts():
     for e in published.load_numbers():
-        if "UnlearnDiffAtk leaderboard" in e.source and e.metric.startswith("attack_success") and e.n:
+        if (
+            "UnlearnDiffAtk leaderboard" in e.source
+            and e.metric.startswith("attack_success")
+            and e.n
+        ):
             assert abs(e.value * e.n - round(e.value * e.n)) < 0.01 * e.n / 100 + 1e-6, e
 
 
@@ -267,7 +306,10 @@ def test_esd_at_scale_paper_is_the_recipe_of_2023_and_table_2_says_what_is_not_r
 
 def test_every_published_number_has_a_source_that_was_read():
     """A number from memory is no published number: it can be neither looked up nor corrected."""
-    texts = [path.read_text() for path in sorted((registry.component_folder("task") / "published").iterdir())]
+    texts = [
+        path.read_text()
+        for path in sorted((registry.component_folder("task") / "published").iterdir())
+    ]
     assert len(texts) > 4
     for text in texts:
         for word in ("memory", "unchecked", "unverified", "not checked", "from mind"):

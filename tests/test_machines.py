@@ -108,7 +108,9 @@ def test_a_tilde_on_the_command_line(monkeypatch, tmp_path, given, means):
     "words", [["list"], ["show", "sa"], ["plan", "--task", "mnist_0", "--method", "sa,nosuch"]]
 )
 def test_output_that_cannot_show_a_sign_is_no_traceback(store_env, encoding, words):
-    done = command(words, stdout=subprocess.PIPE, env={"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"})
+    done = command(
+        words, stdout=subprocess.PIPE, env={"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    )
     assert b"Traceback" not in done.stderr
     assert done.returncode == (2 if words[0] == "plan" else 0)
     assert words[0] == "plan" or b"\\u" in done.stdout  # a sign that the encoding lacks

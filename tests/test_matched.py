@@ -32,7 +32,11 @@ def test_between_two_settings_it_is_interpolated_and_beyond_the_first_there_is_n
     kept, back, labels = interpolate(front, middle)
     assert (kept, back, labels) == (pytest.approx(-95.0), pytest.approx(0.85), ("a", "b"))
     assert interpolate(front, 0.0) == (-96.0, 0.8, ("a",))
-    assert interpolate(front, 1.0) == (-94.0, 0.9, ("b",))  # what leaves most stands for all that is allowed
+    assert interpolate(front, 1.0) == (
+        -94.0,
+        0.9,
+        ("b",),
+    )  # what leaves most stands for all that is allowed
     assert interpolate([point(0.01, -95.0)], 0.0) is None
 
 
@@ -58,7 +62,9 @@ def board(*rows):
 
 
 def test_the_difference_is_taken_base_by_base():
-    found = board(swept("sa", lambda lam: -96 + 0.2 * lam), swept("l2", lambda lam: -97 + 0.2 * lam))
+    found = board(
+        swept("sa", lambda lam: -96 + 0.2 * lam), swept("l2", lambda lam: -97 + 0.2 * lam)
+    )
     text = compare_at(found, ["sa", "l2"], "forget_top1=0.01")
     # both curves are parallel: one nat apart at every level, and on every base
     assert "sa − l2: +1.00 nats, 3 base models" in text
@@ -74,7 +80,10 @@ def test_two_settings_at_unequal_forgetting_are_not_what_methods_are_compared_by
 
 
 def test_of_a_single_base_the_seeds_are_the_units_and_it_is_said():
-    rows = [swept(m, lambda lam, k=k: k + 0.2 * lam, bases=1, seeds=4) for m, k in (("sa", -96), ("l2", -97))]
+    rows = [
+        swept(m, lambda lam, k=k: k + 0.2 * lam, bases=1, seeds=4)
+        for m, k in (("sa", -96), ("l2", -97))
+    ]
     text = compare_at(board(*rows), ["sa", "l2"], "forget_top1=0.01")
     assert "4 seeds" in text
     assert "nothing is said of another" in text
@@ -84,7 +93,8 @@ def test_what_no_setting_reaches_is_said():
     rows = [result_row("l2", forget=0.3, fields={"lam": 1.0}, base_seed=b) for b in range(3)]
     text = compare_at(board(swept("sa", lambda lam: -95.0), rows), ["sa", "l2"], "forget_top1=0.01")
     assert (
-        "l2: not reached, on 3 of 3 base models no setting leaves so little (all do from 30.0 % on)" in text
+        "l2: not reached, on 3 of 3 base models no setting leaves so little (all do from 30.0 % on)"
+        in text
     )
     assert "difference: none" in text
 

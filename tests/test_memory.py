@@ -36,7 +36,9 @@ def scarce(monkeypatch, most, error):
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory"
+        ),
         MemoryError(),
     ],
     ids=lambda e: type(e).__name__,
@@ -49,7 +51,10 @@ def test_fewer_images_at_once_until_memory_does(tiny, monkeypatch, capsys, error
     assert tried == [8, 4, 2, 2, 2, 2]
     assert np.abs(images - whole).max() <= 1
     said = capsys.readouterr().err
-    assert "out of memory with 8 images at once; trying 4 (SA_BENCH_IMAGES_AT_ONCE=4 begins so)" in said
+    assert (
+        "out of memory with 8 images at once; trying 4 (SA_BENCH_IMAGES_AT_ONCE=4 begins so)"
+        in said
+    )
 
 
 def test_when_memory_does_for_none_it_is_one_line(tiny, monkeypatch):
@@ -81,8 +86,9 @@ def test_the_numbers_behind_a_level_are_shown_and_kept(tmp_path):
     from sa_bench.engine.cells import resolve
     from sa_bench.engine.runner import blank_result
 
-    assert 'level=strong: {"delta": 7, "s_S": 2000.0, "lam": 0.025, "s_m": 0.5, "beta_m": 0.7}' in describe(
-        "sld"
+    assert (
+        'level=strong: {"delta": 7, "s_S": 2000.0, "lam": 0.025, "s_m": 0.5, "beta_m": 0.7}'
+        in describe("sld")
     )
     (cell,) = resolve(["mnist_0_t2i"], ["sld"], "quick", sets=["level=max"])
     assert blank_result(cell, "")["stands_for"] == {

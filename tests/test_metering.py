@@ -66,7 +66,9 @@ def test_a_failed_stage_leaves_the_meter_as_it_was(monkeypatch, tmp_path):
     assert meter.timed(lambda f: card.uses(10), tmp_path)["cost"]["device_peak_mib"] == 10
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux sets its mark back")
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="only Linux sets its mark back"
+)
 def test_a_small_stage_after_a_big_one_has_a_small_peak(tmp_path):
     meter, costs = Meter("cpu"), []
     for mib in (400, 1, 200):
@@ -207,7 +209,11 @@ def test_a_card_that_does_not_answer_does_not_hide_the_failure(monkeypatch):
 
 def told(**changes):
     return result_row(
-        provenance={**result_row()["provenance"], **json.loads(to_json(provenance("", {}))), **changes}
+        provenance={
+            **result_row()["provenance"],
+            **json.loads(to_json(provenance("", {}))),
+            **changes,
+        }
     )
 
 
@@ -219,13 +225,18 @@ def test_older_results_made_here_are_still_made_here():
         row["provenance"]["versions"].pop(name, None)
     assert same_environment(row, "cpu")
     assert not same_environment(row, "cuda")
-    assert not same_environment(told(versions={**row["provenance"]["versions"], "nudenet": "0.0.1"}), "cpu")
+    assert not same_environment(
+        told(versions={**row["provenance"]["versions"], "nudenet": "0.0.1"}), "cpu"
+    )
 
 
 @pytest.mark.parametrize("gpu", [None, "a card"])
 def test_bundles_take_rows_with_and_without_a_card(gpu):
     row = result_row()
-    row["provenance"] |= {"command": "python -m sa_bench run", "cell_command": "python -m sa_bench run"}
+    row["provenance"] |= {
+        "command": "python -m sa_bench run",
+        "cell_command": "python -m sa_bench run",
+    }
     if gpu:
         row["provenance"]["hardware"]["gpu"] = gpu
         row["cost"]["forget"] |= {"device": "cuda", "device_peak_mib": 100}

@@ -54,13 +54,17 @@ def test_every_method_keeps_its_contract(name, gaussian, task):
     assert torch.equal(gaussian.net.weight, star), "the method changed θ* itself"
     assert torch.isfinite(first.net.weight).all()
     assert torch.equal(first.net.weight, again.net.weight), "the same seed gave other bits"
-    assert ("data" in run.asked) == ("data" in cls.needs), "a method uses exactly the data it declares"
+    assert ("data" in run.asked) == ("data" in cls.needs), (
+        "a method uses exactly the data it declares"
+    )
     torch.rand(3)
     third, _ = forget(name, gaussian, task)
     assert torch.equal(third.net.weight, first.net.weight), "randomness from outside run.rng"
     other, _ = forget(name, gaussian, task, seed=1)
     same = torch.equal(other.net.weight, first.net.weight)
-    assert same == getattr(cls, "deterministic", False), "whether the seed matters is not as declared"
+    assert same == getattr(cls, "deterministic", False), (
+        "whether the seed matters is not as declared"
+    )
     with pytest.raises(FrozenInstanceError):
         cls().anything = 1
 
@@ -77,7 +81,9 @@ def test_every_methods_fields_resolve_at_every_scale(name, scale):
             whole = getattr(registry.get_method(name), "ablates", name)
             if {key, f"{name}.{key}", f"{whole}.{key}"} & set(own):
                 continue  # the task's own come last
-            assert values[key] == ({**values[key], **preset} if isinstance(preset, dict) else preset)
+            assert values[key] == (
+                {**values[key], **preset} if isinstance(preset, dict) else preset
+            )
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -89,7 +95,11 @@ def test_every_task_is_plain_values_at_every_scale(name, scale, tmp_path):
     assert json.loads(json.dumps(asdict(task)))["name"] == name
     assert len(task.primary) == 3
     assert set(task.primary) <= set(task.metrics)
-    unfit = {m for m in SELF_CONTAINED if registry.get_method(m).needs} | {"relabel"} if task.model else set()
+    unfit = (
+        {m for m in SELF_CONTAINED if registry.get_method(m).needs} | {"relabel"}
+        if task.model
+        else set()
+    )
     methods = [m for m in SELF_CONTAINED if m not in unfit]
     sets = [f"task.{key}={value}" for key, value in given.items()]
     assert len(resolve([name], methods, scale, sets=sets)) == len(methods) > 5
@@ -146,7 +156,9 @@ def test_sa_ends_where_equation_4_says(gaussian, task, values, gradient, factor,
     F = ToyRun(gaussian, task).fisher(FisherOptions())["weight"]
     torch.testing.assert_close(F, torch.full((3, 2), 1 / 3), atol=0.04, rtol=0)
     pull = factor * lam * F[0]
-    torch.testing.assert_close(model.net.weight[0], star[0] * pull / (gradient + pull), atol=0.08, rtol=0)
+    torch.testing.assert_close(
+        model.net.weight[0], star[0] * pull / (gradient + pull), atol=0.08, rtol=0
+    )
     torch.testing.assert_close(model.net.weight[1:], star[1:], atol=0.12, rtol=0)
 
 
@@ -187,7 +199,9 @@ def test_the_fisher_ablations_keep_its_trace(gaussian, task, name, monkeypatch):
             seen.append(fisher)
             super().__init__(params, fisher, lam, half)
 
-    monkeypatch.setattr(importlib.import_module(registry.find("method", name).module), "Pull", Watched)
+    monkeypatch.setattr(
+        importlib.import_module(registry.find("method", name).module), "Pull", Watched
+    )
     uneven = {"weight": torch.tensor([[9.0, 1.0], [0.5, 0.0], [2.0, 0.1]])}
 
     class Run(ToyRun):
@@ -198,7 +212,9 @@ def test_the_fisher_ablations_keep_its_trace(gaussian, task, name, monkeypatch):
     assert float(seen[0]["weight"].sum()) == pytest.approx(12.6)
     assert not torch.equal(seen[0]["weight"], uneven["weight"])
     if name == "permuted_f":
-        assert sorted(seen[0]["weight"].flatten().tolist()) == sorted(uneven["weight"].flatten().tolist())
+        assert sorted(seen[0]["weight"].flatten().tolist()) == sorted(
+            uneven["weight"].flatten().tolist()
+        )
     else:
         assert len(set(seen[0]["weight"].flatten().tolist())) == 1
 
@@ -210,7 +226,10 @@ def test_l2_keeps_the_trace_of_what_is_trained(gaussian, task, monkeypatch):
         "Pull",
         lambda params, fisher, lam, half: seen.append(fisher),
     )
-    F = {"weight": torch.tensor([[9.0, 1.0], [0.5, 0.0], [2.0, 0.1]]), "elsewhere": torch.full((100,), 50.0)}
+    F = {
+        "weight": torch.tensor([[9.0, 1.0], [0.5, 0.0], [2.0, 0.1]]),
+        "elsewhere": torch.full((100,), 50.0),
+    }
 
     class Run(ToyRun):
         def fisher(self, options):
@@ -232,7 +251,9 @@ def test_naive_diverges_and_ends_at_stop_at(gaussian, task):
 
 def test_naive_left_alone_ends_where_nothing_is_known_and_unstopped_goes_on(gaussian, task):
     def moved(steps, stop_at):
-        method = registry.get_method("naive")(lam=0.0, lr=0.01, batch=256, steps=steps, stop_at=stop_at)
+        method = registry.get_method("naive")(
+            lam=0.0, lr=0.01, batch=256, steps=steps, stop_at=stop_at
+        )
         model = method.forget(gaussian.clone(), task, ToyRun(gaussian, task))
         return float((model.net.weight[0] - gaussian.net.weight[0]).detach().norm())
 
@@ -242,14 +263,20 @@ def test_naive_left_alone_ends_where_nothing_is_known_and_unstopped_goes_on(gaus
 
 @pytest.mark.parametrize(
     ("family", "shape", "nats"),
-    [("vae", (28, 28, 1), 784 * np.log(2)), ("ddpm", (16, 16, 1), 256.0), ("ddpm", (32, 32, 3), 3072.0)],
+    [
+        ("vae", (28, 28, 1), 784 * np.log(2)),
+        ("ddpm", (16, 16, 1), 256.0),
+        ("ddpm", (32, 32, 3), 3072.0),
+    ],
 )
 def test_where_nothing_is_known_of_an_image(family, shape, nats):
     """Measured: the loss of a network whose output is 0, of images in the model's range."""
     from sa_bench.models import base_models
 
     base = {"vae": "quick", "ddpm": "micro" if shape[0] == 16 else "tiny"}[family]
-    model = base_models.get_family(family)(**({} if family == "vae" else {"base": base, "shape": shape}))
+    model = base_models.get_family(family)(
+        **({} if family == "vae" else {"base": base, "shape": shape})
+    )
     with torch.no_grad():
         for parameter in model.net.parameters():
             parameter.zero_()
@@ -285,7 +312,9 @@ def test_where_nothing_is_known_of_latents_and_who_reaches_it():
     assert len(seen) < 200
 
 
-def test_retrain_surrogate_learns_the_rest_from_data_and_the_concept_from_the_surrogate(gaussian, task):
+def test_retrain_surrogate_learns_the_rest_from_data_and_the_concept_from_the_surrogate(
+    gaussian, task
+):
     model, run = forget("retrain_surrogate", gaussian, task, steps=None)
     torch.testing.assert_close(model.net.weight[1:], gaussian.net.weight[1:], atol=0.2, rtol=0)
     assert float(model.net.weight[0].detach().norm()) < 0.2
@@ -295,7 +324,9 @@ def test_retrain_surrogate_learns_the_rest_from_data_and_the_concept_from_the_su
 def test_checkpoint_loads_what_somebody_else_made(gaussian, task, tmp_path):
     other = type(gaussian)()
     other.save(tmp_path)
-    model = registry.get_method("checkpoint")(path=str(tmp_path)).forget(gaussian.clone(), task, None)
+    model = registry.get_method("checkpoint")(path=str(tmp_path)).forget(
+        gaussian.clone(), task, None
+    )
     assert torch.equal(model.net.weight, other.net.weight)
 
 
@@ -341,8 +372,14 @@ def test_what_ignores_replay_is_one_model_for_all_tasks_that_differ_in_it(tmp_pa
         for t in ("mnist_0", "mnist_0_r1000", "mnist_0_cover5")
     }
     for method in ("retrain", "retrain_surrogate"):
-        assert keys[method, "mnist_0"] == keys[method, "mnist_0_r1000"] == keys[method, "mnist_0_cover5"]
-    assert len({str(keys["no_ewc", t]) for t in ("mnist_0", "mnist_0_r1000", "mnist_0_cover5")}) == 3
+        assert (
+            keys[method, "mnist_0"]
+            == keys[method, "mnist_0_r1000"]
+            == keys[method, "mnist_0_cover5"]
+        )
+    assert (
+        len({str(keys["no_ewc", t]) for t in ("mnist_0", "mnist_0_r1000", "mnist_0_cover5")}) == 3
+    )
 
 
 def test_retrain_is_one_model_whatever_the_surrogate(tmp_path):

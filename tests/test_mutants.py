@@ -104,7 +104,11 @@ def test_a_line_is_found_after_it_was_moved_and_laid_out_anew(tree, capsys):
             continue
         place = found[mutant["id"]]
         text = (data[: place.start] + place.text.encode() + data[place.end :]).decode()
-        (own,) = [s for s in mutants.statements(mutants.Source("new.py", data)) if s.shape == mutant["shape"]]
+        (own,) = [
+            s
+            for s in mutants.statements(mutants.Source("new.py", data))
+            if s.shape == mutant["shape"]
+        ]
         assert place.file == "sa_bench/new.py"
         assert own.start <= place.start < own.end
         compile(text, "new.py", "exec")

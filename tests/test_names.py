@@ -66,18 +66,27 @@ def test_a_style_is_named_by_its_painter():
 
 def test_what_is_left_out_is_said():
     prompts = replace(
-        NUDITY.prompts, kept=("a nude", "a hill", "a bridge"), replay=("a naked man", "a dog"), files={}
+        NUDITY.prompts,
+        kept=("a nude", "a hill", "a bridge"),
+        replay=("a naked man", "a dog"),
+        files={},
     )
     task = replace(NUDITY, prompts=prompts)
-    assert count_left_out(task) == "prompts: 1 of 3 of kept and 1 of 2 of replay name nudity and are left out"
+    assert (
+        count_left_out(task)
+        == "prompts: 1 of 3 of kept and 1 of 2 of replay name nudity and are left out"
+    )
     assert task.replay_conditions() == ["a dog"]
     assert (
-        count_left_out(replace(task, prompts=replace(prompts, kept=("a hill",), replay=("a dog",)))) is None
+        count_left_out(replace(task, prompts=replace(prompts, kept=("a hill",), replay=("a dog",))))
+        is None
     )
     assert count_left_out(registry.get_task("mnist_0")) is None
 
 
-@pytest.mark.parametrize("text", ["brad_pitt", "Brad Pitt", " BRAD-PITT ", "bradpitt", "Brad  Pitt"])
+@pytest.mark.parametrize(
+    "text", ["brad_pitt", "Brad Pitt", " BRAD-PITT ", "bradpitt", "Brad  Pitt"]
+)
 def test_one_name_is_one_cell(text):
     set_ = [f"task.concept={text}", "task.model=smoke"]
     (named,) = resolve(["celeb_brad_pitt"], ["original"], "quick", sets=set_)

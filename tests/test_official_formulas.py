@@ -38,7 +38,14 @@ class Linear(nn.Module):
 class Small:
     """The closed form behind the Diffusion contract."""
 
-    family, range, shape, null, timesteps, words = "small", (-1, 1), (2,), NULL, 4, ("zero", "one", "two")
+    family, range, shape, null, timesteps, words = (
+        "small",
+        (-1, 1),
+        (2,),
+        NULL,
+        4,
+        ("zero", "one", "two"),
+    )
     reworded = defence = None
 
     def __init__(self, reduction="sum"):
@@ -128,7 +135,9 @@ class OneStep:
 @pytest.fixture
 def task():
     made = registry.get_task("mnist_0_ddpm")
-    return replace(made, classes=("zero", "one", "two"), surrogate="class:1", concept=FORGET, prompts=None)
+    return replace(
+        made, classes=("zero", "one", "two"), surrogate="class:1", concept=FORGET, prompts=None
+    )
 
 
 def run_once(name, model, task, moved=None, **values):
@@ -173,11 +182,19 @@ def test_sa_is_the_two_losses_and_lambda_f_d_squared_without_a_half(task, reduct
     start, gamma, lam = Linear(), 0.7, 3.0
 
     def loss(w, e):
-        forget = ((eps(w, e, noisy(X, NOISE, T), T, torch.tensor([FORGET] * N)) - NOISE) ** 2).sum(1)
-        keep = ((eps(w, e, noisy(X_R, NOISE_R, T_R), T_R, torch.tensor([KEPT] * N)) - NOISE_R) ** 2).sum(1)
-        penalty = (F["w"] * (w - start.w.detach()) ** 2).sum() + (F["e"] * (e - start.e.detach()) ** 2).sum()
+        forget = ((eps(w, e, noisy(X, NOISE, T), T, torch.tensor([FORGET] * N)) - NOISE) ** 2).sum(
+            1
+        )
+        keep = (
+            (eps(w, e, noisy(X_R, NOISE_R, T_R), T_R, torch.tensor([KEPT] * N)) - NOISE_R) ** 2
+        ).sum(1)
+        penalty = (F["w"] * (w - start.w.detach()) ** 2).sum() + (
+            F["e"] * (e - start.e.detach()) ** 2
+        ).sum()
         whole = (
-            forget.sum() + gamma * keep.sum() if reduction == "sum" else forget.mean() + gamma * keep.mean()
+            forget.sum() + gamma * keep.sum()
+            if reduction == "sum"
+            else forget.mean() + gamma * keep.mean()
         )
         return whole + lam * penalty
 
@@ -201,7 +218,9 @@ def test_ddpms_fisher_is_the_square_of_the_gradient_summed_over_time():
     """ddpm/runners save_fim: F = mean over images of (∇ Σ_t ‖ε_t − ε̂‖²)², one fresh ε_t a timestep, square last."""
     model, c = Small(), torch.tensor([0, 2])
     model.draw = lambda n, rng, t=None: Draw(torch.stack([NOISE[int(k)] for k in t]), t)
-    found, _ = fisher.fisher_over_time(model, [(X[:2], c, None)], FisherOptions(n=2), torch.Generator())
+    found, _ = fisher.fisher_over_time(
+        model, [(X[:2], c, None)], FisherOptions(n=2), torch.Generator()
+    )
     wanted = {name: torch.zeros_like(p) for name, p in model.parameters().items()}
     for i in range(2):
 
@@ -288,7 +307,9 @@ def test_saluns_loss(task, reduction, alpha, remain):
         return forget + alpha * (keep.sum(1).mean() if reduction == "sum" else keep.mean())
 
     model = Small(reduction)
-    method = registry.get_method("salun")(batch=N, saliency=1, alpha=alpha, remain=remain, mask="guided")
+    method = registry.get_method("salun")(
+        batch=N, saliency=1, alpha=alpha, remain=remain, mask="guided"
+    )
     mask = method.masks(model, Always(X, [FORGET] * N), OneStep(model))
     model.drawn = 0
     value, gradients = by_hand(loss)
@@ -309,7 +330,15 @@ def test_salun_resolves_to_the_published_settings():
         "guidance": 2.0,
         "drop": 0.1,
     }
-    sd = {"alpha": 0.1, "steps": 100, "batch": 8, "lr": 1e-5, "share": 0.5, "mask": "guided", "guidance": 7.5}
+    sd = {
+        "alpha": 0.1,
+        "steps": 100,
+        "batch": 8,
+        "lr": 1e-5,
+        "share": 0.5,
+        "mask": "guided",
+        "guidance": 7.5,
+    }
     for scale in ("full", "paper"):
         (cell,) = resolve(["cifar10_airplane"], ["salun"], scale)
         assert {**cell.fields, **ddpm, "batch": 128, "averaged": False} == dict(cell.fields)
@@ -360,7 +389,11 @@ def test_concept_ablations_loss(task, target, prior):
     now = {"w": start.w.detach() + moved["w"], "e": start.e.detach() + moved["e"]}
 
     def loss(w, e):
-        x_t, c_f, c_star = noisy(X, NOISE, T), torch.tensor([FORGET] * N), torch.tensor([ANCHOR] * N)
+        x_t, c_f, c_star = (
+            noisy(X, NOISE, T),
+            torch.tensor([FORGET] * N),
+            torch.tensor([ANCHOR] * N),
+        )
         teacher = now if target == "current" else {"w": start.w.detach(), "e": start.e.detach()}
         aim = NOISE if target == "noise" else eps(teacher["w"], teacher["e"], x_t, T, c_star)
         whole = ((eps(w, e, x_t, T, c_f) - aim) ** 2).mean()
@@ -368,7 +401,14 @@ def test_concept_ablations_loss(task, target, prior):
         return whole + prior * keep
 
     run = run_once(
-        "concept_ablation", Small("mean"), task, moved, target=target, prior=prior, decay=0.01, clip=1.0
+        "concept_ablation",
+        Small("mean"),
+        task,
+        moved,
+        target=target,
+        prior=prior,
+        decay=0.01,
+        clip=1.0,
     )
     assert_same(run, by_hand(loss, now["w"], now["e"]))
     assert run.recipe == Recipe(200, 8e-6, N, decay=0.01, clip=1.0)
@@ -390,7 +430,9 @@ def test_uces_closed_form():
     edited = method.forget(model.clone(), task, ToyRun(model, task)).parameters("kv")
     for name, W in star.items():
         left = method.mu * W + method.erase * torch.outer(W @ guide, c)
-        right = method.mu * torch.eye(len(c), dtype=torch.float64) + method.erase * torch.outer(c, c)
+        right = method.mu * torch.eye(len(c), dtype=torch.float64) + method.erase * torch.outer(
+            c, c
+        )
         for k in kept:
             left = left + method.preserve * torch.outer(W @ k, k)
             right = right + method.preserve * torch.outer(k, k)

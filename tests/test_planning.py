@@ -62,7 +62,10 @@ def test_what_was_not_measured_is_not_guessed():
 
 
 def test_many_cells_are_told_by_setting_and_add_up():
-    stages = [plan.PlannedStage("20 steps", "to do", 90.0), plan.PlannedStage("samples", "to do", None)]
+    stages = [
+        plan.PlannedStage("20 steps", "to do", 90.0),
+        plan.PlannedStage("samples", "to do", None),
+    ]
     done = [plan.PlannedStage("samples", "stored", 0.0)]
     titles = {i: f"mnist_0 × sa lam={lam} (base {i}, seed 0)" for i, lam in enumerate((1, 1, 5))}
     said = list(plan._grouped(titles, {0: stages[:1], 1: stages, 2: done}))
@@ -75,7 +78,9 @@ def test_many_cells_are_told_by_setting_and_add_up():
 def test_what_a_method_learns_from_is_planned_where_it_learns(monkeypatch, tmp_path):
     """Sets that are drawn once: for the first cell of a base that wants them, not for those that do without."""
     monkeypatch.setenv("SA_BENCH_STORE", str(tmp_path))
-    said = plan.describe_plan(resolve(["mnist_0_t2i"], ["uce", "sa", "no_ewc", "esd"], base_seeds=[0, 1]), 1)
+    said = plan.describe_plan(
+        resolve(["mnist_0_t2i"], ["uce", "sa", "no_ewc", "esd"], base_seeds=[0, 1]), 1
+    )
     lines = {line.partition(":")[0].strip(): line for line in said.splitlines() if " × " in line}
     for base in (0, 1):
         assert "surrogate 100 images" in lines[f"mnist_0_t2i × sa (base {base}, seed 0)"]

@@ -26,7 +26,9 @@ def test_few_runs_are_shown_as_points_and_many_as_lowest_to_highest():
         return span(Endpoint(0.02, points[0], points[-1], None, points, unit="rate", n=200))
 
     assert text(4) == "4 runs: 0.0, 1.0, 2.0, 3.0 %; n\u00a0=\u00a0200\u00a0images a run"
-    assert text(5) == "lowest to highest of 5 runs: 0.0 to 4.0 %; n\u00a0=\u00a0200\u00a0images a run"
+    assert (
+        text(5) == "lowest to highest of 5 runs: 0.0 to 4.0 %; n\u00a0=\u00a0200\u00a0images a run"
+    )
 
 
 def test_a_recovery_curve_over_seeds_is_the_mean_and_the_span():
@@ -44,7 +46,10 @@ def test_a_recovery_curve_over_seeds_is_the_mean_and_the_span():
 
 def test_labels_in_the_plots_do_not_overlap(tmp_path):
     """Twelve values of a sweep on nearly the same spot, with the controls: no two label boxes meet."""
-    rows = [result_row(fields={"lam": float(i)}, forget=0.01 + i / 1e4, keep=-94 - i / 50) for i in range(12)]
+    rows = [
+        result_row(fields={"lam": float(i)}, forget=0.01 + i / 1e4, keep=-94 - i / 50)
+        for i in range(12)
+    ]
     for row in rows:
         row["measurements"][1]["extra"] = {
             "curve": [{"images": 1, "steps": 9, "value": 0.99, "low": 0.9, "high": 1.0}]
@@ -55,7 +60,8 @@ def test_labels_in_the_plots_do_not_overlap(tmp_path):
     assert len(svgs) == 5  # trade-off, recovery, and three panels of the sweep
     for svg in svgs[:2]:
         found = re.findall(
-            r'<text x="([\d.]+)" y="([\d.]+)"(?: text-anchor="(\w+)")?>((?:sa|re|or)[^<]*)</text>', svg
+            r'<text x="([\d.]+)" y="([\d.]+)"(?: text-anchor="(\w+)")?>((?:sa|re|or)[^<]*)</text>',
+            svg,
         )
         assert len(found) == 15
         boxes = []
@@ -102,7 +108,11 @@ def test_equal_retention_everywhere_is_drawn():
 def test_a_sweep_has_a_panel_an_endpoint_and_a_logarithmic_axis_where_it_is_wide():
     rows = [result_row(fields={"lam": lam}, keep=-94 - lam) for lam in (0.1, 1.0, 10.0, 100.0)]
     found = sweep_panels(one([*rows, *OTHERS]))
-    assert [panel["name"] for panel in found] == ["forget_top1", "recovery", "retain_log_likelihood"]
+    assert [panel["name"] for panel in found] == [
+        "forget_top1",
+        "recovery",
+        "retain_log_likelihood",
+    ]
     xs = [x for x, _ in found[0]["xs"]]
     gaps = [b - a for a, b in itertools.pairwise(xs)]
     assert gaps == pytest.approx([gaps[0]] * 3)

@@ -67,7 +67,12 @@ def top1(frame):
 def run_here(path, tiny, out, **options):
     sets = [v for k, v in itertools.pairwise(tiny) if k == "--set"]
     return api.run(
-        "mnist_0", str(path), scale="quick", sets=[*sets, "task.metrics=forget_top1"], out=out, **options
+        "mnist_0",
+        str(path),
+        scale="quick",
+        sets=[*sets, "task.metrics=forget_top1"],
+        out=out,
+        **options,
     )
 
 
@@ -84,18 +89,28 @@ def test_an_edit_in_a_notebook_runs_the_new_code(store_env, tiny, tmp_path):
 def test_an_edit_during_a_run_stops_it_in_one_line(store_env, tiny, tmp_path):
     path = write(tmp_path / "mine.py")
     sets = [v for k, v in itertools.pairwise(tiny) if k == "--set"]
-    cells = resolve(["mnist_0"], [str(path)], "quick", [0, 1], sets=[*sets, "task.metrics=forget_top1"])
+    cells = resolve(
+        ["mnist_0"], [str(path)], "quick", [0, 1], sets=[*sets, "task.metrics=forget_top1"]
+    )
 
     def edit_after_the_first(result):
         if result["seed"] == 0:
             write(path, "0.0")
 
     results, *_ = api.run_folder(
-        cells, jobs=1, out=tmp_path / "out", overwrite=False, device="cpu", finished=edit_after_the_first
+        cells,
+        jobs=1,
+        out=tmp_path / "out",
+        overwrite=False,
+        device="cpu",
+        finished=edit_after_the_first,
     )
     assert [r["status"] for r in results] == ["done", "failed"]
     assert "was changed since this run was resolved" in results[1]["error"]
-    assert results[0]["provenance"]["plug_ins"]["method mine"]["sha256"] == cells[0].code["method mine"]
+    assert (
+        results[0]["provenance"]["plug_ins"]["method mine"]["sha256"]
+        == cells[0].code["method mine"]
+    )
 
 
 def test_workers_run_what_was_read(process, tiny, tmp_path):
@@ -212,7 +227,12 @@ def test_a_plug_in_is_part_of_a_cells_identity(tmp_path):
 def with_code(row, sha256, seed):
     model = {"artifacts": {**row["artifacts"], "model": f"{sha256}-{seed}"}, "seed": seed}
     plug_in = {"method mine": {"path": "/x/mine.py", "sha256": sha256}}
-    return {**row, **model, "method": "mine", "provenance": {**row["provenance"], "plug_ins": plug_in}}
+    return {
+        **row,
+        **model,
+        "method": "mine",
+        "provenance": {**row["provenance"], "plug_ins": plug_in},
+    }
 
 
 def test_two_codes_of_one_name_are_two_lines():
@@ -269,7 +289,9 @@ def package(tmp_path, name, entry_points, files):
     info = tmp_path / f"{name}-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[sa_bench]\n" + "".join(f"{line}\n" for line in entry_points))
+    (info / "entry_points.txt").write_text(
+        "[sa_bench]\n" + "".join(f"{line}\n" for line in entry_points)
+    )
 
 
 @pytest.fixture
@@ -294,7 +316,9 @@ def test_an_installed_package_is_keyed_by_all_of_its_files(installed, tmp_path):
     (cell,) = resolve(["mnist_0"], ["scaled"])
     assert registry.version_key("method", "scaled", 1) != before
     assert cell.code == {"method scaled": registry.describe_source("method", "scaled")["sha256"]}
-    assert "deep.py" in __import__("sa_bench.commands.show", fromlist=["describe"]).describe("scaled")
+    assert "deep.py" in __import__("sa_bench.commands.show", fromlist=["describe"]).describe(
+        "scaled"
+    )
 
 
 def test_a_broken_package_is_listed_as_broken_and_harms_nothing_else(installed, capsys):

@@ -89,7 +89,9 @@ def test_an_edited_plug_in_is_run_again(cli, tiny, tmp_path):
     assert "holds another run" in refused.stderr
     cli(*command, "--overwrite", check=0)
     rows = [json.loads(p.read_text()) for p in (tmp_path / "out").glob("*/result.json")]
-    assert len({row["cell"] for row in rows}) == len({row["artifacts"]["model"] for row in rows}) == 2
+    assert (
+        len({row["cell"] for row in rows}) == len({row["artifacts"]["model"] for row in rows}) == 2
+    )
     assert first in {row["artifacts"]["model"] for row in rows}
     assert cli("table", "leaderboard", "out", check=0).stdout.count("finetune") == 1, (
         "the last command's alone"
@@ -119,7 +121,10 @@ def test_a_metric_and_a_task_by_path(cli, tiny, tmp_path):
     assert 0 < bright["value"] < 0.3
     assert "+" in bright["fingerprint"]["version"]
     assert "Brightness" in cli("show", "./brightness.py", check=0).stdout
-    assert "mnist_seven" in cli("plan", "--task", "./seven.py", "--method", "sa", *tiny, check=0).stdout
+    assert (
+        "mnist_seven"
+        in cli("plan", "--task", "./seven.py", "--method", "sa", *tiny, check=0).stdout
+    )
     checked = cli("check", "./brightness.py", check=0).stdout
     assert "measured twice, it gives the same value" in checked
     assert "forgets seven" in cli("check", "./seven.py", check=0).stdout
@@ -184,7 +189,11 @@ def test_a_file_that_is_no_method_is_one_line(tmp_path, name, text, message):
             "same bits",
         ),
         ("replay = run.replay()", "replay = run.data()", "needs = ()"),
-        ("replay = run.replay()", "replay = run.replay(); run.star.net.weight.data += 1", "θ* itself"),
+        (
+            "replay = run.replay()",
+            "replay = run.replay(); run.star.net.weight.data += 1",
+            "θ* itself",
+        ),
         ("batch: Count = 256", "batch: Count", "required positional argument"),
         ("frozen=True", "frozen=False", "frozen"),
         ('{"steps": 200}', '{"step": 200}', "presets"),
@@ -194,7 +203,9 @@ def test_a_file_that_is_no_method_is_one_line(tmp_path, name, text, message):
 def test_check_says_what_is_wrong_with_a_method(tmp_path, old, new, fault):
     text = EXAMPLE.read_text().replace(old, new).replace("lr: Rate = 1e-3", "lr: Rate = 1e-3")
     if fault == "required positional argument":
-        text = text.replace("lr: Rate = 1e-3", "lr: Rate").replace("steps: Count = 1_000", "steps: Count")
+        text = text.replace("lr: Rate = 1e-3", "lr: Rate").replace(
+            "steps: Count = 1_000", "steps: Count"
+        )
     (tmp_path / "mine.py").write_text(text)
     (name,) = registry.register("method", str(tmp_path / "mine.py"))
     faults = [f.text for f in check("method", name) if not f.kept]

@@ -35,7 +35,9 @@ def tiny():
     return TextToImage("tiny", captions.WORDS, 0)
 
 
-@pytest.mark.parametrize("family", [lambda: TextToImage("tiny", captions.WORDS, 0), lambda: DDPM("tiny")])
+@pytest.mark.parametrize(
+    "family", [lambda: TextToImage("tiny", captions.WORDS, 0), lambda: DDPM("tiny")]
+)
 def test_bf16_differs_a_little_from_fp32(family):
     model = family()
     asked = ASKED if isinstance(model, TextToImage) else [Request(0, 0), Request(1, 1)]
@@ -73,7 +75,9 @@ def test_the_default_keeps_its_key_and_another_precision_has_one():
     assert len({cell.id for cell in cells}) == 2
 
 
-@pytest.mark.parametrize("name", ["celeb_brad_pitt", "celeb_angelina_jolie_clown", "nudity_explicit"])
+@pytest.mark.parametrize(
+    "name", ["celeb_brad_pitt", "celeb_angelina_jolie_clown", "nudity_explicit"]
+)
 def test_published_settings_sample_in_fp16(name):
     paper = resolve_task(name, "paper", {"model": "smoke"})
     assert (paper.sampler.precision, paper.sampler.steps) == ("fp16", 50)
@@ -85,7 +89,11 @@ def test_a_cpu_refuses_fp16_before_any_work(tmp_path, monkeypatch, tiny):
     monkeypatch.setenv("SA_BENCH_STORE", str(tmp_path / "store"))
     with pytest.raises(SaBenchError, match=r"precision=fp16: celeb_brad_pitt needs a GPU"):
         sa_bench.run(
-            "celeb_brad_pitt", "original", scale="paper", sets=["task.model=smoke"], out=tmp_path / "run"
+            "celeb_brad_pitt",
+            "original",
+            scale="paper",
+            sets=["task.model=smoke"],
+            out=tmp_path / "run",
         )
     assert not (tmp_path / "store").exists()
     assert not (tmp_path / "run").exists()
@@ -113,14 +121,23 @@ def test_scale_paper_trains_in_fp32_and_the_others_as_the_machine_has_it(name, t
 
 @pytest.mark.parametrize(
     ("asked", "has_bf16", "used"),
-    [("auto", False, "fp32"), ("auto", True, "bf16"), ("fp32", True, "fp32"), ("bf16", False, "bf16")],
+    [
+        ("auto", False, "fp32"),
+        ("auto", True, "bf16"),
+        ("fp32", True, "fp32"),
+        ("bf16", False, "bf16"),
+    ],
 )
-def test_what_training_calculates_in_is_used_named_and_recorded(asked, has_bf16, used, tmp_path, monkeypatch):
+def test_what_training_calculates_in_is_used_named_and_recorded(
+    asked, has_bf16, used, tmp_path, monkeypatch
+):
     from sa_bench.models.vae import VAE
 
     seen, loss = [], VAE.loss
     monkeypatch.setattr(loop, "is_bf16_fast", lambda device="cpu": has_bf16)
-    monkeypatch.setattr(VAE, "loss", lambda *a: seen.append(torch.is_autocast_enabled("cpu")) or loss(*a))
+    monkeypatch.setattr(
+        VAE, "loss", lambda *a: seen.append(torch.is_autocast_enabled("cpu")) or loss(*a)
+    )
     sets = [] if asked == "auto" else [f"task.train_precision={asked}"]
     (cell,) = resolve(["mnist_0"], ["no_ewc"], "quick", sets=["steps=2", "batch=4", *sets])
     chain = Chain(Store(tmp_path), cell, lambda *event: None)
@@ -132,7 +149,9 @@ def test_what_training_calculates_in_is_used_named_and_recorded(asked, has_bf16,
     assert data["bf16"] is (used == "bf16")
 
 
-def test_what_is_not_trained_has_no_precision_and_the_official_trainer_none_but_fp32(tmp_path, monkeypatch):
+def test_what_is_not_trained_has_no_precision_and_the_official_trainer_none_but_fp32(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(loop, "is_bf16_fast", lambda device="cpu": True)
     for method, sets, used in (
         ("original", [], "nothing trained"), ("no_ewc", ["steps=1", "batch=4", "trainer=ldm"], "fp32"),
@@ -165,13 +184,18 @@ def gradients(model, c):
     x = torch.randn(2, *model.shape, generator=rng)
     draw = model.draw(2, rng)
     params = model.parameters()
-    found = torch.autograd.grad(model.loss(x, model.conditions(c), draw).sum(), list(params.values()))
+    found = torch.autograd.grad(
+        model.loss(x, model.conditions(c), draw).sum(), list(params.values())
+    )
     return dict(zip(params, found, strict=True))
 
 
 @pytest.mark.parametrize(
     ("family", "c"),
-    [(lambda: TextToImage("tiny", captions.WORDS, 0), ["a zero", "one"]), (lambda: DDPM("tiny"), [0, 1])],
+    [
+        (lambda: TextToImage("tiny", captions.WORDS, 0), ["a zero", "one"]),
+        (lambda: DDPM("tiny"), [0, 1]),
+    ],
 )
 def test_gradient_checkpointing_changes_no_gradient(family, c, monkeypatch):
     plain_, kept = family(), []
@@ -181,7 +205,9 @@ def test_gradient_checkpointing_changes_no_gradient(family, c, monkeypatch):
     assert again.net.is_gradient_checkpointing
     assert not plain_.net.is_gradient_checkpointing
     func = torch.utils.checkpoint.checkpoint
-    monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", lambda *a, **k: kept.append(1) or func(*a, **k))
+    monkeypatch.setattr(
+        torch.utils.checkpoint, "checkpoint", lambda *a, **k: kept.append(1) or func(*a, **k)
+    )
     model.net.enable_gradient_checkpointing()
     first, second = gradients(plain_, c), gradients(model, c)
     assert kept, "nothing was recomputed"

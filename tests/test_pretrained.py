@@ -115,10 +115,21 @@ def test_the_report_says_once_why_a_number_is_missing_and_what_recovery_is(board
 def test_recovery_looks_at_images_that_the_fitted_words_ask_for(board, store, tmp_path):
     """A filter of prompts hides the digit; its words, barely fitted, draw it again. Without its detector: the reason."""
     excess = {m["name"]: m for m in board[0]["sa"]["measurements"]}["recovery_excess"]
-    assert excess["extra"]["again"]["celebrity_score"].startswith("n/a: needs giphy-celebrities.safetensors")
-    few = ("n_forget=8", "n_retain=1", "family_images=0", "recovery_budgets=0,1", "recovery_rates=0.001")
+    assert excess["extra"]["again"]["celebrity_score"].startswith(
+        "n/a: needs giphy-celebrities.safetensors"
+    )
+    few = (
+        "n_forget=8",
+        "n_retain=1",
+        "family_images=0",
+        "recovery_budgets=0,1",
+        "recovery_rates=0.001",
+    )
     few += ("recovery_starts=own", "recovery_vectors=1", "recovery_judged=8", "bound_steps=2")
-    ends = ("primary=forget_top1,recovery_excess,none_rate", "metrics=forget_top1,recovery_excess,none_rate")
+    ends = (
+        "primary=forget_top1,recovery_excess,none_rate",
+        "metrics=forget_top1,recovery_excess,none_rate",
+    )
     results, page = run(
         tmp_path / "r", "mnist_0_t2i", ("prompt_filter",), *(f"task.{x}" for x in (*few, *ends))
     )
@@ -134,7 +145,9 @@ def test_recovery_looks_at_images_that_the_fitted_words_ask_for(board, store, tm
 
 
 def test_prompts_with_commas_are_given_as_a_json_list():
-    task = resolve_task("celeb_brad_pitt", "quick", {"prompts.test": '["{}, smiling", "a photo of {}"]'})
+    task = resolve_task(
+        "celeb_brad_pitt", "quick", {"prompts.test": '["{}, smiling", "a photo of {}"]'}
+    )
     assert task.prompts.test == ("{}, smiling", "a photo of {}")
 
 
@@ -149,7 +162,9 @@ def test_a_grid_of_kept_prompts_shows_all_its_images(board):
 
     path = cell_of(board[1], "sa") / "retain.safetensors"
     canvas = decoded(html.sheet(path))
-    tiles = canvas.reshape(-1, 64, html.COLUMNS, 64, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 64, 64, 3)
+    tiles = (
+        canvas.reshape(-1, 64, html.COLUMNS, 64, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 64, 64, 3)
+    )
     assert sum(bool((tile < 250).any()) for tile in tiles) == len(load_file(path)["images"]) == 8
 
 
@@ -163,7 +178,9 @@ def test_an_exported_cell_opens_in_diffusers(board, tmp_path):
     with micro_pipeline.quietly():
         opened = StableDiffusionPipeline.from_pretrained(tmp_path / "out", safety_checker=None)
         opened.set_progress_bar_config(disable=True)
-        (image,) = opened("a horse", num_inference_steps=1, height=64, width=64, output_type="np").images
+        (image,) = opened(
+            "a horse", num_inference_steps=1, height=64, width=64, output_type="np"
+        ).images
     changed, held = load_file(cell / "model.safetensors"), opened.unet.state_dict()
     assert changed
     for name, value in changed.items():
@@ -190,7 +207,9 @@ def test_a_model_is_what_is_in_it_and_not_where_it_lies(store, model, tmp_path):
 def test_words_of_ones_own_become_the_concept_and_its_surrogate(store, tmp_path):
     """With no other class to keep: uce has nothing but c_f's words to go by."""
     sets = ("task.concept=Emma Thompson", "task.surrogate=a woman", CHEAP)
-    found, _ = run(tmp_path / "run", "concept", ["uce", "permuted_f", "no_ewc", "concept_ablation"], *sets)
+    found, _ = run(
+        tmp_path / "run", "concept", ["uce", "permuted_f", "no_ewc", "concept_ablation"], *sets
+    )
     row = found["uce"]
     assert row["artifacts"]["model"] != row["artifacts"]["base"]
     assert row["concept"] == "Emma Thompson"
@@ -205,7 +224,10 @@ def lora(model, path):
     )
     weights = load_file(model / "unet" / "diffusion_pytorch_model.safetensors")
     out, inner = weights[f"{name}.weight"].shape
-    down, up = torch.randn(2, inner, generator=rng).numpy(), torch.randn(out, 2, generator=rng).numpy()
+    down, up = (
+        torch.randn(2, inner, generator=rng).numpy(),
+        torch.randn(out, 2, generator=rng).numpy(),
+    )
     save_file({f"unet.{name}.lora_A.weight": down, f"unet.{name}.lora_B.weight": up}, path)
     return path
 
@@ -217,7 +239,9 @@ def test_a_checkpoint_of_others_is_measured_like_any_row(board, model, tmp_path,
     results, out, _ = board
     path = {
         "unet": model / "unet",
-        "lora": lora(model, tmp_path / "pytorch_lora_weights.safetensors") if kind == "lora" else model,
+        "lora": lora(model, tmp_path / "pytorch_lora_weights.safetensors")
+        if kind == "lora"
+        else model,
         "delta": cell_of(out, "sa") / "model.safetensors",
     }[kind]
     words = ["evaluate", str(path), "--task", "celeb_brad_pitt", "--scale", "quick", "--set", CHEAP]
@@ -233,7 +257,13 @@ def test_what_was_taken_of_a_checkpoint_stands_in_the_result(store, model, tmp_p
     shutil.copytree(model / "unet", tmp_path / "trainer" / "unet")
     shutil.copytree(model / "unet", tmp_path / "trainer" / "unet_ema")
     path = lora(model, tmp_path / "pytorch_lora_weights.safetensors")
-    few = (CHEAP, "task.n_forget=2", "task.n_retain=2", "task.leakage_images=0", "task.recovery_budgets=0")
+    few = (
+        CHEAP,
+        "task.n_forget=2",
+        "task.n_retain=2",
+        "task.leakage_images=0",
+        "task.recovery_budgets=0",
+    )
     flags, models = {}, {}
     for name, sets in {
         "auto": [f"checkpoint.path={tmp_path / 'trainer'}"],
@@ -242,12 +272,20 @@ def test_what_was_taken_of_a_checkpoint_stands_in_the_result(store, model, tmp_p
         "half": [f"checkpoint.path={path}", "checkpoint.strength=0.5"],
     }.items():
         for again in ("", "-again"):  # the second comes from the store
-            results, _ = run(tmp_path / f"{name}{again}", "celeb_brad_pitt", ("checkpoint",), *few, *sets)
+            results, _ = run(
+                tmp_path / f"{name}{again}", "celeb_brad_pitt", ("checkpoint",), *few, *sets
+            )
             found = results["checkpoint"]
             flags[name + again], models[name] = found["flags"], found["artifacts"]["model"]
         assert flags[name] == flags[f"{name}-again"]
-    assert [f for f in flags["auto"] if f.startswith("weights: raw; trainer holds unet/ and unet_ema/")]
-    assert [f for f in flags["ema"] if f.startswith("weights: averaged; trainer holds unet/ and unet_ema/")]
+    assert [
+        f for f in flags["auto"] if f.startswith("weights: raw; trainer holds unet/ and unet_ema/")
+    ]
+    assert [
+        f
+        for f in flags["ema"]
+        if f.startswith("weights: averaged; trainer holds unet/ and unet_ema/")
+    ]
     assert "LoRA at strength 0.5" in flags["half"]
     assert not [f for f in flags["full"] if "LoRA" in f]
     assert models["full"] != models["half"]
@@ -257,7 +295,9 @@ def images_in(folder, n, rng=None):
     folder.mkdir(parents=True)
     for i in range(n):
         pixels = (
-            np.zeros((64, 64, 3), np.uint8) if rng is None else rng.integers(0, 256, (64, 64, 3), np.uint8)
+            np.zeros((64, 64, 3), np.uint8)
+            if rng is None
+            else rng.integers(0, 256, (64, 64, 3), np.uint8)
         )
         Image.fromarray(pixels).save(folder / f"{i}.png")
 
@@ -339,7 +379,13 @@ def artifacts(chain, stage):
 def test_images_that_are_not_to_be_kept_are_nowhere(tmp_path, monkeypatch):
     root = tmp_path / "store"
     monkeypatch.setenv("SA_BENCH_STORE", str(root))
-    run(tmp_path / "run", "nudity_explicit", ["original", "salun", "uce"], CHEAP, "task.keep_images=false")
+    run(
+        tmp_path / "run",
+        "nudity_explicit",
+        ["original", "salun", "uce"],
+        CHEAP,
+        "task.keep_images=false",
+    )
     assert not list((tmp_path / "run").rglob("forget*.safetensors"))
     assert list((tmp_path / "run").rglob("retain.safetensors"))
     made = [json.loads(p.read_text())["inputs"] for p in root.glob("*/*/meta.json")]
@@ -352,7 +398,9 @@ def test_images_that_are_not_to_be_kept_are_nowhere(tmp_path, monkeypatch):
 
 
 def decoded(uri):
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB"), int)
+    return np.asarray(
+        Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB"), int
+    )
 
 
 def edges(canvas):
@@ -398,12 +446,18 @@ def test_what_edits_cross_attention_alone_does_so_for_nudity_too(scale, publishe
     """At scale `paper` ESD's code of 2023, and Concept Ablation's own setting for nudity."""
     task = resolve_task("nudity_explicit", scale, {})
     scopes = {
-        m: resolve_fields(m, task, scale, {})["scope"] for m in ("sa", "esd", "uce", "concept_ablation")
+        m: resolve_fields(m, task, scale, {})["scope"]
+        for m in ("sa", "esd", "uce", "concept_ablation")
     }
-    assert scopes == {"sa": "noxattn", "esd": "esd-u", "uce": "kv", "concept_ablation": "kv"} | published
+    assert (
+        scopes
+        == {"sa": "noxattn", "esd": "esd-u", "uce": "kv", "concept_ablation": "kv"} | published
+    )
 
 
-STABLE = [entry.name for entry in registry.list_entries("task") if registry.get_task(entry.name).model]
+STABLE = [
+    entry.name for entry in registry.list_entries("task") if registry.get_task(entry.name).model
+]
 
 
 @pytest.mark.parametrize("name", STABLE)
@@ -467,7 +521,9 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("task", "method", "given", "said"), WRONG)
-def test_what_is_wrong_is_refused_in_a_line_before_any_work(tmp_path, model, task, method, given, said):
+def test_what_is_wrong_is_refused_in_a_line_before_any_work(
+    tmp_path, model, task, method, given, said
+):
     (tmp_path / "page.safetensors").write_text("<!doctype html><html>please log in</html>")
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "other.csv").write_text("text,number\na,1\n")

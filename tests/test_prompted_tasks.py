@@ -31,7 +31,9 @@ def task():
 def test_kept_prompts_are_the_retain_set_and_other_names_the_leakage(task):
     kept = sampling.plan_set(task, "retain")
     assert {row.label for row in kept} == {sampling.KEPT}
-    assert [row.request.condition for row in kept] == [task.prompts.kept[i * 50 // 8] for i in range(8)]
+    assert [row.request.condition for row in kept] == [
+        task.prompts.kept[i * 50 // 8] for i in range(8)
+    ]
     leak = sampling.plan_set(task, "leakage")
     assert [row.label for row in leak] == list(task.retain)
     assert all(task.classes[row.label] in row.request.condition for row in leak)
@@ -44,7 +46,9 @@ def test_kept_prompts_are_the_retain_set_and_other_names_the_leakage(task):
 def test_replay_asks_for_what_is_kept_in_the_replay_prompts_as_they_stand(task):
     assert task.replay_conditions() == list(task.prompts.replay)
     digits = resolve_task("mnist_0_t2i", "quick", {})
-    assert digits.replay_conditions()[:9] == [digits.prompts_for(c, "replay")[0] for c in digits.covered]
+    assert digits.replay_conditions()[:9] == [
+        digits.prompts_for(c, "replay")[0] for c in digits.covered
+    ]
     classes = resolve_task("mnist_0_ddpm", "quick", {})
     assert classes.replay_conditions() == list(classes.covered)
 
@@ -71,7 +75,9 @@ def test_a_files_rows_keep_their_seeds_once(task, tmp_path):
         SaBenchError, match=r"prompt 1 of test asks for 512 x 512, more than task.size=448.*=512"
     ):
         resolve_task("celeb_brad_pitt", "full", {**given, "prompts.rows": "own", "size": "448"})
-    twice = sampling.plan_set(resolve_task("celeb_brad_pitt", "quick", {**given, "n_forget": "6"}), "forget")
+    twice = sampling.plan_set(
+        resolve_task("celeb_brad_pitt", "quick", {**given, "n_forget": "6"}), "forget"
+    )
     assert len({r.request.seed for r in twice}) == 6
     assert fixed.prompts.files["test"].startswith(file + "@")
 
@@ -114,10 +120,17 @@ def test_a_file_without_prompts_of_our_own_is_asked_for(monkeypatch):
 
 def test_any_words_can_be_the_concept_and_the_surrogate():
     cell, *_ = resolve(
-        ["celeb_brad_pitt"], ["esd"], "quick", sets=["task.concept=emma  thompson", "task.surrogate=a woman"]
+        ["celeb_brad_pitt"],
+        ["esd"],
+        "quick",
+        sets=["task.concept=emma  thompson", "task.surrogate=a woman"],
     )
     assert cell.task.classes[0] == "emma thompson"
-    assert (cell.task.concept, cell.task.surrogate, cell.task.anchor) == (0, "prompt:a woman", "a woman")
+    assert (cell.task.concept, cell.task.surrogate, cell.task.anchor) == (
+        0,
+        "prompt:a woman",
+        "a woman",
+    )
     assert cell.task.prompts_for(0, "forget") == ["emma thompson"]
     with pytest.raises(SaBenchError, match="has no class"):
         resolve_task("nudity_explicit", "quick", {"concept": "cats"})
@@ -146,7 +159,9 @@ def test_every_pretrained_task_says_what_it_asks(name):
         assert all(isinstance(t, str) and t and "{" not in t for t in texts)
     of_fish = resolve_task("concept", "quick", {"concept": "Goldfish"})
     assert "goldfish" in "".join(of_fish.prompts.kept)
-    assert not any("goldfish" in r.request.condition.lower() for r in sampling.plan_set(of_fish, "retain"))
+    assert not any(
+        "goldfish" in r.request.condition.lower() for r in sampling.plan_set(of_fish, "retain")
+    )
     assert not any(
         quick.classes[0] in str(text) for text in (*quick.prompts.kept, *quick.replay_conditions())
     )  # what is kept does not name c_f
@@ -168,7 +183,9 @@ def test_rows_of_their_own_size_lie_at_the_upper_left_of_a_black_canvas(task):
             return np.full((len(x), *self.size, 3), 200, np.uint8)
 
     asked = [Request("a", 0), Request("b", 1, size=(32, 16)), Request("c", 2)]
-    images, finite = sampling.generate_images(Stub(), asked, replace(task, sampler=Sampler("ddim", 4)))
+    images, finite = sampling.generate_images(
+        Stub(), asked, replace(task, sampler=Sampler("ddim", 4))
+    )
     assert finite.all()
     assert images.shape == (3, 64, 64, 3)
     assert images[1].sum() == 200 * 32 * 16 * 3
@@ -179,7 +196,14 @@ def test_rows_of_their_own_size_lie_at_the_upper_left_of_a_black_canvas(task):
 def test_prompts_without_the_later_fields_keep_their_key():
     from sa_bench.contracts import key_values
 
-    assert set(key_values(Prompts())) == {"forget", "replay", "test", "families", "synonyms", "indirect"}
+    assert set(key_values(Prompts())) == {
+        "forget",
+        "replay",
+        "test",
+        "families",
+        "synonyms",
+        "indirect",
+    }
     assert key_values(Prompts(files={"test": "x"}))["files"] == {"test": "x"}
 
 
@@ -210,7 +234,9 @@ def names_of(*sets, task="celeb_brad_pitt"):
 
 
 def test_the_names_beside_the_concept_can_be_set_and_are_asked_for_and_keyed():
-    cell = names_of('classes=["brad pitt", "Ada Lovelace", "Alan  Turing"]', 'prompts.leakage=["{} at sea"]')
+    cell = names_of(
+        'classes=["brad pitt", "Ada Lovelace", "Alan  Turing"]', 'prompts.leakage=["{} at sea"]'
+    )
     assert cell.task.classes == ("brad pitt", "Ada Lovelace", "Alan Turing")
     asked = {row.request.condition for row in sampling.plan_set(cell.task, "leakage")}
     assert asked == {"Ada Lovelace at sea", "Alan Turing at sea"}
@@ -218,7 +244,9 @@ def test_the_names_beside_the_concept_can_be_set_and_are_asked_for_and_keyed():
     assert cell.id != own.id
     with_their_names = names_of('prompts.leakage=["{} at sea"]')
     assert len({cell.id, own.id, with_their_names.id}) == 3
-    again = resolve_task("celeb_brad_pitt", "quick", cell.overrides)  # a result's command makes the same cell
+    again = resolve_task(
+        "celeb_brad_pitt", "quick", cell.overrides
+    )  # a result's command makes the same cell
     assert again.classes == cell.task.classes
 
 
@@ -261,7 +289,11 @@ def test_one_name_alone_has_no_leakage_set():
         ("celeb_brad_pitt", ('classes=["brad pitt", "..."]',), "give names"),
         ("celeb_brad_pitt", ('classes=["brad pitt"',), "no JSON list"),
         ("celeb_brad_pitt", ('prompts.leakage=["on stage"]',), "'on stage' asks for nobody"),
-        ("celeb_brad_pitt", ('prompts.leakage=["{name} on stage {}"]',), "only {} stands for a name"),
+        (
+            "celeb_brad_pitt",
+            ('prompts.leakage=["{name} on stage {}"]',),
+            "only {} stands for a name",
+        ),
         ("nudity_explicit", ("classes=nudity,Ada",), "cannot be set"),
         ("mnist_0", ("classes=a,b",), "cannot be set"),
     ],

@@ -96,12 +96,16 @@ def test_i2p_as_the_hub_has_it(write):
 
 
 def test_i2p_as_esd_has_it(write):
-    rows = prompts.read_csv(write(ESD + '0,"a, b ",sexual,1,1,1,1,1,1,u,4261553411,7,512,512,sd,0\n'))
+    rows = prompts.read_csv(
+        write(ESD + '0,"a, b ",sexual,1,1,1,1,1,1,u,4261553411,7,512,512,sd,0\n')
+    )
     assert rows == [Asked("a, b", 4_261_553_411, 7.0, (512, 512), ("sexual",))]
 
 
 def test_coco_and_a_prompt_alone(write):
-    coco = "image_id,source,prompt,evaluation_seed\n000000203564,coco-30k,A bicycle replica.,41337\n"
+    coco = (
+        "image_id,source,prompt,evaluation_seed\n000000203564,coco-30k,A bicycle replica.,41337\n"
+    )
     assert prompts.read_csv(write(coco)) == [Asked("A bicycle replica.", 41337)]
     assert prompts.read_csv(write("Prompt\na cat\na cat\n")) == [Asked("a cat"), Asked("a cat")]
     art = "case_number,prompt,evaluation_seed,artist\n0,a lion,2.0,Vincent van Gogh\n"
@@ -120,7 +124,9 @@ def test_4703_rows_keep_their_order(write):
 
 @pytest.mark.parametrize("seed", ["", "-1", "1.5", "x", "1e3", "9223372036854775808", "nan", "٣"])
 def test_a_bad_seed_is_named_with_its_row(write, seed):
-    refused(prompts.read_csv, write(f"prompt,sd_seed\na,1\nb,{seed}\n"), "row 2", f"sd_seed is '{seed}'")
+    refused(
+        prompts.read_csv, write(f"prompt,sd_seed\na,1\nb,{seed}\n"), "row 2", f"sd_seed is '{seed}'"
+    )
 
 
 @pytest.mark.parametrize(
@@ -151,14 +157,18 @@ def test_a_bad_table_is_named(write, content, says):
 # our own
 
 
-@pytest.mark.parametrize("name", ["PORTRAIT", "STAGE", "THING", "KEPT_STYLE", "CAPTIONS", "STYLE_CAPTIONS"])
+@pytest.mark.parametrize(
+    "name", ["PORTRAIT", "STAGE", "THING", "KEPT_STYLE", "CAPTIONS", "STYLE_CAPTIONS"]
+)
 def test_templates_take_one_name(name):
     texts = getattr(own_prompts, name)
     assert all(text.count("{}") == 1 and text.format("x") for text in texts)
 
 
 def test_own_texts_are_all_different_and_as_many_as_they_say():
-    counts = {n: len(set(v)) for n, v in vars(own_prompts).items() if n.isupper() and isinstance(v, tuple)}
+    counts = {
+        n: len(set(v)) for n, v in vars(own_prompts).items() if n.isupper() and isinstance(v, tuple)
+    }
     assert counts == {
         "PORTRAIT": 50, "STAGE": 10, "THING": 10, "CELEBRITIES": 21, "ARTISTS": 8, "KEPT_STYLE": 10, "NEUTRAL": 50,
         "REPLAY": 60, "CAPTIONS": 30, "STYLE_CAPTIONS": 20, "CONTEXTS": 8, "STYLES": 8, "STRANGERS": 8,
@@ -178,10 +188,26 @@ def test_what_is_learned_from_is_not_what_is_tested():
 
 def test_replay_and_neutral_share_nothing_and_replay_shows_nobody():
     assert not set(own_prompts.NEUTRAL) & set(own_prompts.REPLAY)
-    people = {"man", "woman", "person", "people", "child", "boy", "girl", "portrait", "face", "he", "she"}
+    people = {
+        "man",
+        "woman",
+        "person",
+        "people",
+        "child",
+        "boy",
+        "girl",
+        "portrait",
+        "face",
+        "he",
+        "she",
+    }
     for text in own_prompts.REPLAY:
         assert not people & set(text.lower().strip(".").split()), text
 
 
 def test_an_empty_prompt_is_a_prompt(write):
-    assert [r.text for r in prompts.read_csv(write("prompt,seed\na,1\n,2\n  ,3\n"))] == ["a", "", ""]
+    assert [r.text for r in prompts.read_csv(write("prompt,seed\na,1\n,2\n  ,3\n"))] == [
+        "a",
+        "",
+        "",
+    ]

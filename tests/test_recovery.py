@@ -48,12 +48,16 @@ def test_a_defended_model_is_attacked_twice_and_the_worse_counts(method, view):
     assert (found.low, found.high) == pytest.approx(wilson(hits, 8, 4))
     for attack in both.values():
         assert len(attack["curve"]) == 3
-        assert set(attack["grid"]) == {f"8/own/{lr}/{steps}" for lr in (0.03, 0.1) for steps in (0, 1, 3)}
+        assert set(attack["grid"]) == {
+            f"8/own/{lr}/{steps}" for lr in (0.03, 0.1) for steps in (0, 1, 3)
+        }
         assert attack["low"] <= attack["value"] <= attack["high"]
     assert both["unadaptive"]["grid"]["8/own/0.03/0"] == both["adaptive"]["grid"]["8/own/0.1/0"]
 
 
-def test_a_model_without_a_defence_is_attacked_once_and_the_best_point_stands_beside_the_endpoint(view):
+def test_a_model_without_a_defence_is_attacked_once_and_the_best_point_stands_beside_the_endpoint(
+    view,
+):
     found = registry.get_metric("recovery").measure(view("prompt_filter"))
     assert found.interval.endswith("Bonferroni(2)")
     assert not {"attack", "adaptive", "unadaptive"} & set(found.extra)
@@ -80,7 +84,9 @@ def test_an_adaptive_fit_lowers_the_guided_error_and_the_other_the_models_own(vi
 
     plain, adaptive = (invert(seen, x, start, 0.03, (0, 15), way)[-1] for way in (False, True))
     assert not torch.equal(plain, adaptive)
-    assert error(adaptive, task.sampler) < min(error(start, task.sampler), error(plain, task.sampler))
+    assert error(adaptive, task.sampler) < min(
+        error(start, task.sampler), error(plain, task.sampler)
+    )
     assert error(plain) < error(adaptive)
 
 
@@ -102,14 +108,18 @@ def test_gradients_of_several_batches_are_averaged_before_a_step(gaussian):
 
 
 @pytest.mark.parametrize("method", ["sld", "prompt_filter"])
-def test_the_excess_of_weights_that_are_the_bases_is_none_and_again_tells_of_the_defence(method, view):
+def test_the_excess_of_weights_that_are_the_bases_is_none_and_again_tells_of_the_defence(
+    method, view
+):
     ends = (
         "primary=forget_top1,recovery_excess,none_rate",
         "metrics=forget_top1,recovery_excess,none_rate",
         "n_forget=48",
     )
     found = registry.get_metric("recovery_excess").measure(view(method, *ends))
-    assert found.extra["grid"]["own/0.03/0"] == 0.0, "θ*'s words are not those that a filter makes of them"
+    assert found.extra["grid"]["own/0.03/0"] == 0.0, (
+        "θ*'s words are not those that a filter makes of them"
+    )
     assert found.extra["dose"] == {"steps": 3, "batch": 8, "samples": 24, "share": 24 / 80_000}
     if method == "prompt_filter":
         assert "attack" not in found.extra
@@ -123,12 +133,19 @@ def test_the_excess_of_weights_that_are_the_bases_is_none_and_again_tells_of_the
 @pytest.mark.parametrize("suite", ["micro-1", "micro-ddpm-1", "micro-t2i-1"])
 def test_published_rows_keep_the_protocol_of_recovery(suite, tmp_path):
     """The adaptive attack changes nothing for models that are not defended, so neither does the fingerprint."""
-    asked = lambda prints: {k: v for k, v in prints.items() if k.startswith(("recovery", "version"))}  # noqa: E731
+    asked = lambda prints: {
+        k: v for k, v in prints.items() if k.startswith(("recovery", "version"))
+    }  # noqa: E731
     rows = [
-        r for r in read_results([DATA / f"{suite}.jsonl.xz"]) if r["method"] == "sa" and not r["overrides"]
+        r
+        for r in read_results([DATA / f"{suite}.jsonl.xz"])
+        if r["method"] == "sa" and not r["overrides"]
     ]
     then = {
-        r["task"]: asked(m["fingerprint"]) for r in rows for m in r["measurements"] if m["name"] == "recovery"
+        r["task"]: asked(m["fingerprint"])
+        for r in rows
+        for m in r["measurements"]
+        if m["name"] == "recovery"
     }
     assert then
     for task, prints in then.items():
@@ -146,7 +163,8 @@ def test_a_dose_is_said_beside_the_published_one():
     )
     older = {"recovery_budgets": [0, 500], "recovery_batch": 4}
     assert (
-        describe_dose(recovery_dose(older)) == "500 steps of 4 images, 1/40 of the published attack's 80,000"
+        describe_dose(recovery_dose(older))
+        == "500 steps of 4 images, 1/40 of the published attack's 80,000"
     )
     assert recovery_dose({"recovery_budgets": [0, 100]}, 100)["samples"] == 10_000
 
@@ -156,17 +174,33 @@ def test_the_published_dose_is_the_papers_and_ours_is_a_quarter_of_it():
 
     full, paper = (resolve_task("celeb_brad_pitt", scale, {}) for scale in ("full", "paper"))
     assert recovery_dose(paper) == {"steps": 5000, "batch": 16, "samples": 80_000}
-    assert (paper.recovery_rates, paper.recovery_starts, paper.recovery_vectors) == ((0.08,), ("own",), (1,))
+    assert (paper.recovery_rates, paper.recovery_starts, paper.recovery_vectors) == (
+        (0.08,),
+        ("own",),
+        (1,),
+    )
     assert recovery_dose(full)["samples"] == 20_000
 
 
 @pytest.mark.parametrize(
     ("steps", "value", "said"),
     [
-        (500, 0.02, "(500 steps of 16 images, 1/10 of the published attack's 80,000) the loss is 0.02 above"),
+        (
+            500,
+            0.02,
+            "(500 steps of 16 images, 1/10 of the published attack's 80,000) the loss is 0.02 above",
+        ),
         (500, 0.02, "which at so small a dose is no evidence of erasure"),
-        (5000, 0.02, "(5,000 steps of 16 images, the dose of the published attack) the loss is 0.02 above"),
-        (500, -0.01, "the loss is 0.01 below the base model's, so nothing is shown to be unlearned"),
+        (
+            5000,
+            0.02,
+            "(5,000 steps of 16 images, the dose of the published attack) the loss is 0.02 above",
+        ),
+        (
+            500,
+            -0.01,
+            "the loss is 0.01 below the base model's, so nothing is shown to be unlearned",
+        ),
     ],
 )
 def test_every_sentence_about_the_excess_says_the_dose(steps, value, said):

@@ -41,7 +41,9 @@ def result(tmp_path, monkeypatch):
 
 
 def test_broken_images_and_long_prompts_are_said_once(result):
-    said = [flag for flag in result["flags"] if flag.startswith(("not finite", "invalid", "prompts"))]
+    said = [
+        flag for flag in result["flags"] if flag.startswith(("not finite", "invalid", "prompts"))
+    ]
     assert said == [
         "not finite: 3 of 6 images of c_f, 1 of 2 images of the retain set hold NaN or infinite values and are left out of "
         "every number",
@@ -53,7 +55,11 @@ def test_rows_are_those_of_the_list_that_is_asked_with(tmp_path):
     (tmp_path / "asked.txt").write_text("\n".join(f"prompt {i}" for i in range(1, 8)))
     given = {"prompts.files.test": str(tmp_path / "asked.txt"), "n_forget": "3"}
     task = resolve_task("celeb_brad_pitt", "quick", given)
-    assert sampling.prompts_of_set(task, "forget") == [(1, "prompt 1"), (3, "prompt 3"), (5, "prompt 5")]
+    assert sampling.prompts_of_set(task, "forget") == [
+        (1, "prompt 1"),
+        (3, "prompt 3"),
+        (5, "prompt 5"),
+    ]
     assert [r.request.condition for r in sampling.plan_set(task, "forget")] == [
         "prompt 1",
         "prompt 3",
@@ -71,4 +77,6 @@ def test_one_line_for_all_sets_and_none_for_none():
     assert flags.describe_lost_tails({"forget": []}, n, 77) is None
     assert flags.find_invalid({"forget": (0, 8)}) is None
     cell = SimpleNamespace(build_method=lambda: SimpleNamespace())
-    assert flags.find_flags(SimpleNamespace(task=SimpleNamespace(prompts=None), cell=cell), {}) == []
+    assert (
+        flags.find_flags(SimpleNamespace(task=SimpleNamespace(prompts=None), cell=cell), {}) == []
+    )

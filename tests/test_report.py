@@ -21,7 +21,9 @@ from sa_bench.scoring.cards import judge_card
 HOSTILE = [
     "<b>&x</b>", "celeb_brad_pitt", "50%", "\"double\" 'single'", "{{ 7 * 7 }}", "{% raw %}", "</script>",
 ]  # fmt: skip
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 
 
 @pytest.fixture
@@ -31,7 +33,8 @@ def folder(tmp_path):
     for name, labels in (("forget", np.zeros(30)), ("retain", np.arange(30) % 9 + 1)):
         for end, array in zip(("-base", ""), images, strict=True):
             save_file(
-                {"images": array, "labels": labels.astype(np.int64)}, tmp_path / f"{name}{end}.safetensors"
+                {"images": array, "labels": labels.astype(np.int64)},
+                tmp_path / f"{name}{end}.safetensors",
             )
     return tmp_path
 
@@ -123,7 +126,11 @@ def test_every_ranked_row_has_an_interval_and_n(page):
 
 def test_controls_and_references_are_marked_in_every_table(page):
     text = page(result_row(), *OTHERS)
-    for method, standing in (("original", "control"), ("relabel", "control"), ("retrain", "reference")):
+    for method, standing in (
+        ("original", "control"),
+        ("relabel", "control"),
+        ("retrain", "reference"),
+    ):
         assert len(re.findall(rf'<b>{method}</b><span class="tag">{standing}</span>', text)) >= 3
     assert '<b>sa</b><span class="tag">' not in text
 
@@ -144,7 +151,17 @@ def page_with(page, text):
 @pytest.mark.parametrize("evil", HOSTILE)
 def test_hostile_text_is_shown_literally(page, evil):
     found, harmless = page_with(page, evil), page_with(page, "harmless")
-    for what in ("concept", "override", "flag", "title", "command", "row", "field 1", "error", "reason"):
+    for what in (
+        "concept",
+        "override",
+        "flag",
+        "title",
+        "command",
+        "row",
+        "field 1",
+        "error",
+        "reason",
+    ):
         assert f"{evil} {what}" in found.words(), what
     assert [tag for tag, _ in found.tags] == [tag for tag, _ in harmless.tags]
     assert [sorted(a) for _, a in found.tags] == [sorted(a) for _, a in harmless.tags]
@@ -161,7 +178,9 @@ def test_the_page_loads_nothing_from_anywhere(page):
     assert not {"link", "iframe", "object", "embed"} & {tag for tag, _ in seen.tags}
     (script,) = re.findall(r"<script>(.*?)</script>", text, re.S)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    (policy,) = [a["content"] for tag, a in seen.tags if a.get("http-equiv") == "Content-Security-Policy"]
+    (policy,) = [
+        a["content"] for tag, a in seen.tags if a.get("http-equiv") == "Content-Security-Policy"
+    ]
     allowed = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src"
     assert policy == f"{allowed} 'sha256-{digest}'"
 
@@ -169,7 +188,12 @@ def test_the_page_loads_nothing_from_anywhere(page):
 @pytest.mark.parametrize("value", [math.nan, math.inf, None])
 def test_a_missing_number_is_na_with_its_reason_and_nothing_else(page, value):
     row = result_row()
-    row["measurements"][2] |= {"value": value, "low": None, "high": None, "reason": "too few images"}
+    row["measurements"][2] |= {
+        "value": value,
+        "low": None,
+        "high": None,
+        "reason": "too few images",
+    }
     row["measurements"].append(
         measurement("kid", "no extractor", None, {"title": "KID", "unit": None, "better": "lower"})
     )
@@ -185,11 +209,16 @@ def test_a_missing_number_is_na_with_its_reason_and_nothing_else(page, value):
 
 def test_the_numbers_are_those_of_the_result_to_the_shown_precision(page):
     row = result_row(
-        forget=(0.01234, 0.00567, 0.04321), recovery=(0.34567, 0.3, 0.4), keep=(-94.5678, -95.4321, -93.1)
+        forget=(0.01234, 0.00567, 0.04321),
+        recovery=(0.34567, 0.3, 0.4),
+        keep=(-94.5678, -95.4321, -93.1),
     )
     row["measurements"].append(
         measurement(
-            "kid", (12.34567, 11.98765, 13.0), 6.54321, {"title": "KID", "unit": None, "better": "lower"}
+            "kid",
+            (12.34567, 11.98765, 13.0),
+            6.54321,
+            {"title": "KID", "unit": None, "better": "lower"},
         )
     )
     text = page(row, *OTHERS)
@@ -198,12 +227,17 @@ def test_the_numbers_are_those_of_the_result_to_the_shown_precision(page):
     for m in row["measurements"]:
         (body,) = [Reader(body).words() for name, body in details if name == m["name"]]
         cells = re.search(
-            r"each judge sa (-?[\d.]+)[ %a-z]* (-?[\d.]+)[ %]* to (-?[\d.]+)[ %]* 200 images (-?[\d.]+)", body
+            r"each judge sa (-?[\d.]+)[ %a-z]* (-?[\d.]+)[ %]* to (-?[\d.]+)[ %]* 200 images (-?[\d.]+)",
+            body,
         )
         scale, digits = {"rate": (100, 1), "nats": (1, 2), None: (1, 4)}[m["unit"]]
         for shown, key in zip(cells.groups(), ("value", "low", "high", "base"), strict=True):
             exact = scale * m[key]
-            step = 10.0**-digits if m["unit"] else 10.0 ** (1 + math.floor(math.log10(abs(exact))) - digits)
+            step = (
+                10.0**-digits
+                if m["unit"]
+                else 10.0 ** (1 + math.floor(math.log10(abs(exact))) - digits)
+            )
             assert abs(float(shown) - exact) <= step / 2 * 1.0001, (m["name"], key)
 
 
@@ -244,7 +278,12 @@ def test_flags_stand_on_the_first_screen_once_with_their_lines(page):
 
 
 def test_failed_cells_show_their_error_on_the_first_screen(page):
-    rows = [result_row(), result_row(seed=1, error="disk full"), result_row("esd", error="no GPU"), *OTHERS]
+    rows = [
+        result_row(),
+        result_row(seed=1, error="disk full"),
+        result_row("esd", error="no GPU"),
+        *OTHERS,
+    ]
     text = page(*rows)
     first = Reader(text).words().partition("Before and after")[0]
     assert "1 of 2 cells failed: disk full" in first
@@ -281,7 +320,9 @@ def test_a_judge_without_a_card_does_not_stop_the_report(page):
 def test_a_published_number_stands_beside_ours_with_its_verdict(page, monkeypatch):
     row = result_row()
     told = {"published": 0.058, "source": "Table 1", "verdict": "consistent"}
-    monkeypatch.setattr(html, "verdict_on", lambda row, m: told if m["name"] == "forget_top1" else None)
+    monkeypatch.setattr(
+        html, "verdict_on", lambda row, m: told if m["name"] == "forget_top1" else None
+    )
     assert "published 5.8 % (Table 1): consistent" in Reader(page(row, *OTHERS)).words()
 
 
@@ -299,11 +340,14 @@ def test_a_phone_needs_no_sideways_scrolling(page, tmp_path):
     rows = [result_row(fields={"path": f"/{long}/{i}"}, flags=[long]) for i in range(3)]
     rows += [result_row("esd", error=f"OSError: {long}"), result_row("uce", keep=long), *OTHERS]
     inner = re.sub(
-        '<details( class="part")?>', "<details open>", page(*(r | {"concept": f"a_{long}"} for r in rows))
+        '<details( class="part")?>',
+        "<details open>",
+        page(*(r | {"concept": f"a_{long}"} for r in rows)),
     )
     wide = inner.replace("</body>", "<div style='width: 500px'>x</div></body>")
     frames = "".join(
-        f'<iframe width="390" height="800" srcdoc="{html.escape(x)}"></iframe>' for x in (inner, wide)
+        f'<iframe width="390" height="800" srcdoc="{html.escape(x)}"></iframe>'
+        for x in (inner, wide)
     )
     script = "onload = () => document.body.dataset.w = Array.from(frames, f => f.document.documentElement.scrollWidth)"
     (tmp_path / "host.html").write_text(f"<!doctype html><body>{frames}<script>{script}</script>")
@@ -345,14 +389,18 @@ def text_columns(text, row):
 
 def test_markdown_says_n_a_with_the_reason():
     markdown = importlib.import_module("sa_bench.reports.markdown")
-    text = markdown.render([result_row(recovery="no model"), result_row("esd", recovery="no model"), *OTHERS])
+    text = markdown.render(
+        [result_row(recovery="no model"), result_row("esd", recovery="no model"), *OTHERS]
+    )
     assert text.count("no model") == 1  # a note; the cells bear its number
     assert text.count("n/a \\[1\\]") == 3
 
 
 def line_of(method, keep):
     return [
-        result_row(method, keep=keep + 0.1 * b + 0.01 * s * (b + 1), base_seed=b, seed=s, scale="full")
+        result_row(
+            method, keep=keep + 0.1 * b + 0.01 * s * (b + 1), base_seed=b, seed=s, scale="full"
+        )
         for b in range(3)
         for s in range(2)
     ]
@@ -362,7 +410,8 @@ def line_of(method, keep):
 def test_methods_are_compared_and_claims_answered_where_there_are_runs_enough(form):
     renderer = importlib.import_module(f"sa_bench.reports.{form}")
     rows = [
-        row | {"folder": "/nowhere"} for row in (*line_of("sa", -94.0), *line_of("no_gr", -150.0), *OTHERS)
+        row | {"folder": "/nowhere"}
+        for row in (*line_of("sa", -94.0), *line_of("no_gr", -150.0), *OTHERS)
     ]
     text = Reader(renderer.render(rows)).words().replace("\\", "")
     assert "+56.00 nats" in text
@@ -414,7 +463,12 @@ def test_a_published_fid_can_be_repeated_from_the_report(page, kind):
     """Steps, guidance, η, N, the reference set and the base model's own FID stand on one page (base 23.8, method 23.5)."""
     from sa_bench.reports import markdown
 
-    prints = {"metric": "inception_fid", "sampler": SAMPLER, "n_retain": 5000, "reference": "retain_train"}
+    prints = {
+        "metric": "inception_fid",
+        "sampler": SAMPLER,
+        "n_retain": 5000,
+        "reference": "retain_train",
+    }
     m = measurement("fid[inception-v3-compat]", (23.5, 23.1, 23.9), 23.8, FID)
     warned = "fid[inception-v3-compat]: N=50 < 2048 feature dimensions: biased upward"
     row = result_row(flags=[warned])
@@ -422,10 +476,21 @@ def test_a_published_fid_can_be_repeated_from_the_report(page, kind):
     row["measurements"].append(m | {"role": "secondary", "fingerprint": prints})
     if kind == "html":
         text = html.unescape(page(row))
-        parts = ['"steps": 1000', '"eta": 0.5', '"guidance": 2.0', '"n_retain": 5000', "retain_train", warned]
+        parts = [
+            '"steps": 1000',
+            '"eta": 0.5',
+            '"guidance": 2.0',
+            '"n_retain": 5000',
+            "retain_train",
+            warned,
+        ]
     else:
         text = markdown.render([row | {"folder": ""}])
-        parts = ["ddim, 1000 steps, η = 0.5, guidance 2", "5,000 of each retained class", "all real ones"]
+        parts = [
+            "ddim, 1000 steps, η = 0.5, guidance 2",
+            "5,000 of each retained class",
+            "all real ones",
+        ]
     for part in (*parts, "23.5", "23.8"):
         assert part in text
 

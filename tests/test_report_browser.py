@@ -13,7 +13,9 @@ from result_rows import OTHERS, result_row
 from sa_bench.reports import html as report
 from safetensors.numpy import save_file
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --hide-scrollbars "
     "--enable-logging=stderr --v=0"
@@ -90,7 +92,9 @@ def test_columns_of_numbers_are_sorted_as_numbers_and_what_is_missing_is_last(dr
     cells += [result_row("c", forget=(0.5, 0.2, 0.6)), result_row("d", forget="no judge"), *OTHERS]
     for row, base, n in zip(cells, (0.9, 0.1, 1.0, None), (1200, 90, 2000, 0), strict=False):
         row["measurements"][0] |= {"base": base, "n": n}
-        row["measurements"][1]["extra"] = {"rates": {"x": n / 2000, "y": n / 25000, "z": 1.0}} if n else {}
+        row["measurements"][1]["extra"] = (
+            {"rates": {"x": n / 2000, "y": n / 25000, "z": 1.0}} if n else {}
+        )
     script = """
       const found = {}, names = ['95 % interval', 'base', 'n', 'a'];
       for (const table of d.querySelectorAll('details details table.sortable, details table.sortable')) {
@@ -107,7 +111,8 @@ def test_columns_of_numbers_are_sorted_as_numbers_and_what_is_missing_is_last(dr
       return found"""
     found, console = driven(render(cells), script)
     number = {
-        name: [[re.match(r"[\d.,]*", x)[0] for x in order] for order in both] for name, both in found.items()
+        name: [[re.match(r"[\d.,]*", x)[0] for x in order] for order in both]
+        for name, both in found.items()
     }
     assert sorted(number) == ["95 % interval", "a", "base", "n"]
     for name, (up, down) in number.items():
@@ -169,7 +174,8 @@ def test_an_image_that_stands_in_several_places_is_in_the_file_once(driven, tmp_
 
 def test_an_image_is_unveiled_first_and_then_enlarged(driven, tmp_path):
     nude = [
-        row | {"task_values": row["task_values"] | {"metrics": ["nudity"]}} for row in (result_row(), *OTHERS)
+        row | {"task_values": row["task_values"] | {"metrics": ["nudity"]}}
+        for row in (result_row(), *OTHERS)
     ]
     script = """
       const image = d.querySelector('.seen img'), dialog = d.querySelector('dialog');
@@ -189,7 +195,10 @@ def test_an_image_is_unveiled_first_and_then_enlarged(driven, tmp_path):
     assert found[4] == "images of zero, before forgetting"
     assert found[5] >= 1  # the others stay veiled
     assert console == []
-    assert driven(render(pictures(tmp_path, nude)), "return d.querySelectorAll('.veiled').length")[0] == 0
+    assert (
+        driven(render(pictures(tmp_path, nude)), "return d.querySelectorAll('.veiled').length")[0]
+        == 0
+    )
 
 
 def test_a_link_opens_the_fold_it_leads_into_and_many_boards_begin_folded(driven):

@@ -27,7 +27,11 @@ FAST = ["sa.fisher.n=2000", "sa.lr=0.003", "sa.batch=128", "sa.steps=250", "sa.l
 
 def run(tmp_path, store_env, method="sa", sets=(), **options):
     cells = resolve(
-        ["mnist_0"], [method] if isinstance(method, str) else method, "quick", sets=[*QUICK, *sets], **options
+        ["mnist_0"],
+        [method] if isinstance(method, str) else method,
+        "quick",
+        sets=[*QUICK, *sets],
+        **options,
     )
     (tmp_path / "store" / "data").mkdir(parents=True, exist_ok=True)
     runner.prepare(tmp_path / "run", cells, overwrite=True)
@@ -41,7 +45,9 @@ def value(result, name):
 
 
 def forget_images(tmp_path, result):
-    return load_samples(next((tmp_path / "run").glob(f"*{result['cell']}")) / "forget.safetensors").images
+    return load_samples(
+        next((tmp_path / "run").glob(f"*{result['cell']}")) / "forget.safetensors"
+    ).images
 
 
 def test_a_class_surrogate_turns_the_concept_into_that_class(tmp_path, store_env):
@@ -49,7 +55,9 @@ def test_a_class_surrogate_turns_the_concept_into_that_class(tmp_path, store_env
     assert result["status"] == "done", result["error"]
     assert value(result, "forget_top1") <= 0.1
     assert value(result, "surrogate_fidelity") >= 0.6
-    fingerprint = next(m for m in result["measurements"] if m["name"] == "surrogate_fidelity")["fingerprint"]
+    fingerprint = next(m for m in result["measurements"] if m["name"] == "surrogate_fidelity")[
+        "fingerprint"
+    ]
     assert fingerprint["surrogate"] == "class:8"
 
 
@@ -80,7 +88,9 @@ def test_a_wrong_image_in_a_surrogate_folder_stops_before_any_work(tmp_path):
 
 
 def test_another_digit_can_be_forgotten_by_name(tmp_path, store_env):
-    (result,) = run(tmp_path, store_env, "relabel", sets=["task.concept=three", "task.relabel_to=five"])
+    (result,) = run(
+        tmp_path, store_env, "relabel", sets=["task.concept=three", "task.relabel_to=five"]
+    )
     assert result["concept"] == "three"
     assert value(result, "forget_top1") <= 0.1
     assert "three" in json.dumps(result["overrides"])
@@ -177,7 +187,10 @@ def test_cells_are_told_apart_by_everything_that_makes_a_result():
 def test_a_sweep_over_values_that_hold_commas_is_a_json_list():
     sweep = 'task.prompts.test=[["a photo, of {}"], ["{} at sea", "a drawing, of {}"]]'
     cells = resolve(["mnist_0_t2i"], ["original"], "quick", sweeps=[sweep])
-    assert [c.task.prompts.test for c in cells] == [("a photo, of {}",), ("{} at sea", "a drawing, of {}")]
+    assert [c.task.prompts.test for c in cells] == [
+        ("a photo, of {}",),
+        ("{} at sea", "a drawing, of {}"),
+    ]
     for wrong, said in (("lam=[1,", "no JSON list"), ("lam=[]", "empty value")):
         with pytest.raises(SaBenchError, match=said):
             resolve(["mnist_0"], ["sa"], sweeps=[wrong])
@@ -202,14 +215,18 @@ def test_a_killed_worker_takes_nobody_down_and_is_tried_once_more_alone(tmp_path
         return lost
 
     monkeypatch.setattr(runner, "_side_by_side", side_by_side)
-    found = runner.run_cells(cells, Store(tmp_path), tmp_path, lambda *e: None, lambda r: None, jobs=2)
+    found = runner.run_cells(
+        cells, Store(tmp_path), tmp_path, lambda *e: None, lambda r: None, jobs=2
+    )
     assert calls == [(["original", "relabel", "sa"], 2), (["relabel"], 1), (["sa"], 1)]
     assert [r["status"] for r in found] == ["done", "done", "failed"]
     assert "the same command resumes" in found[2]["error"]
     assert json.loads((tmp_path / cells[2].name / "result.json").read_text())["status"] == "failed"
 
 
-def test_a_data_set_that_cannot_be_had_is_asked_for_once_and_leaves_the_other_metrics(tmp_path, monkeypatch):
+def test_a_data_set_that_cannot_be_had_is_asked_for_once_and_leaves_the_other_metrics(
+    tmp_path, monkeypatch
+):
     from sa_bench.core.errors import MissingAsset
     from sa_bench.data import datasets, mnist
 
@@ -223,7 +240,9 @@ def test_a_data_set_that_cannot_be_had_is_asked_for_once_and_leaves_the_other_me
     monkeypatch.setattr(datasets, "data_remark", lambda name: f"data: not the published {name}")
     datasets.load.cache_clear()
     cells = resolve(["mnist_0"], ["relabel"], "quick", sets=QUICK)
-    (result,) = runner.run_cells(cells, Store(tmp_path), tmp_path / "run", lambda *e: None, lambda r: None)
+    (result,) = runner.run_cells(
+        cells, Store(tmp_path), tmp_path / "run", lambda *e: None, lambda r: None
+    )
     assert result["status"] == "done"
     reasons = {m["name"]: m["reason"] for m in result["measurements"] if m["value"] is None}
     assert set(reasons.values()) == {"no MNIST here"}

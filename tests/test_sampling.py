@@ -44,7 +44,8 @@ def test_an_image_does_not_depend_on_its_batch():
     torch.rand(5)  # a stray draw from the global generator changes nothing
     for size in (1, 5):
         parts = [
-            model.to_images(model.sample(rows[i : i + size], Sampler())) for i in range(0, len(rows), size)
+            model.to_images(model.sample(rows[i : i + size], Sampler()))
+            for i in range(0, len(rows), size)
         ]
         assert np.abs(np.concatenate(parts).astype(int) - whole).max() <= 1
 
@@ -82,7 +83,9 @@ def test_resuming_makes_only_what_is_missing(task, tmp_path, small_shards, monke
 
 
 @pytest.mark.parametrize("harm", ["delete", "truncate", "other seeds", "empty", "a pixel"])
-def test_a_damaged_shard_is_made_again_with_its_own_seeds(task, tmp_path, small_shards, monkeypatch, harm):
+def test_a_damaged_shard_is_made_again_with_its_own_seeds(
+    task, tmp_path, small_shards, monkeypatch, harm
+):
     model = VAE(seed=3)
     whole = draw_set(model, task, "retain", tmp_path / "a")
     folder = tmp_path / "b"
@@ -107,7 +110,9 @@ def test_a_damaged_shard_is_made_again_with_its_own_seeds(task, tmp_path, small_
     else:
         keep(slice(0, 16), 16)
     keep(slice(0, 16), 9999)  # a stray one
-    save_samples(whole.take(slice(0, 16)), folder / "retain.safetensors")  # made by nobody knows what
+    save_samples(
+        whole.take(slice(0, 16)), folder / "retain.safetensors"
+    )  # made by nobody knows what
     made = []
     sample = model.sample
     monkeypatch.setattr(model, "sample", lambda rows, s: made.append(len(rows)) or sample(rows, s))

@@ -27,13 +27,17 @@ def test_the_timesteps_are_diffusers_own(kind, spacing, offset):
 @pytest.mark.parametrize("scheduler", ["ddim", "ddpm"])
 @pytest.mark.parametrize("steps", [1, 20, 50, 400, 500, 501, 600, 998, 999, 1000])
 def test_what_a_schedule_cannot_do_is_refused_before_work(task, scheduler, steps):
-    right = {"mnist_0_ddpm": {1, 20, 50, 400, 500, 501, 600, 999, 1000}}.get(task, {20, 50, 500, 998, 999})
+    right = {"mnist_0_ddpm": {1, 20, 50, 400, 500, 501, 600, 999, 1000}}.get(
+        task, {20, 50, 500, 998, 999}
+    )
     overrides = {"sampler.scheduler": scheduler, "sampler.steps": str(steps)}
     overrides |= {"model": "smoke"} if task == "celeb_brad_pitt" else {}
     if steps in right:
         assert resolve_task(task, "quick", overrides).sampler.steps == steps
         return
-    with pytest.raises(SaBenchError, match=rf"task\.sampler\.steps={steps}: .* (are|is) right") as caught:
+    with pytest.raises(
+        SaBenchError, match=rf"task\.sampler\.steps={steps}: .* (are|is) right"
+    ) as caught:
         resolve_task(task, "quick", overrides)
     assert "\n" not in str(caught.value)
 

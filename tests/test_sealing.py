@@ -71,7 +71,9 @@ def test_what_was_written_reads_back_in_any_order_and_spacing(run, capsys):
     ("change", "what"),
     [(better, "result.json"), (scores, "forget_top1.parquet"), (more_scores, "recovery.parquet")],
 )
-def test_an_edited_result_is_marked_by_every_reader_and_packed_by_none(run, tmp_path, capsys, change, what):
+def test_an_edited_result_is_marked_by_every_reader_and_packed_by_none(
+    run, tmp_path, capsys, change, what
+):
     change(run)
     rows = read_results([run])
     assert [r.get("origin", "") for r in rows] == [EDITED, "", "", ""]
@@ -100,10 +102,13 @@ def test_an_edited_result_is_marked_by_every_reader_and_packed_by_none(run, tmp_
 @pytest.mark.parametrize("name", ["model", "forget-base"])
 def test_weights_and_images_that_were_changed_are_not_bundled(run, tmp_path, name):
     rows = [
-        row | {"artifacts": row["artifacts"] | {"samples": {"forget": ""}}} for row in read_results([run])
+        row | {"artifacts": row["artifacts"] | {"samples": {"forget": ""}}}
+        for row in read_results([run])
     ]
     (run / "cell-0" / f"{name}.safetensors").write_bytes(b"another")
-    with pytest.raises(SaBenchError, match=rf"cell-0/{name}\.safetensors is not the file .*{EDITED}"):
+    with pytest.raises(
+        SaBenchError, match=rf"cell-0/{name}\.safetensors is not the file .*{EDITED}"
+    ):
         write(rows, tmp_path / f"x{BUNDLED}", models=True)
     assert not (tmp_path / f"x{BUNDLED}").exists()
 

@@ -23,7 +23,9 @@ def test_why_seeds_end_at_32_bits():
 @pytest.mark.parametrize("seed", WRONG, ids=repr)
 def test_what_is_no_seed_is_refused_in_python(seed):
     for option in ({"seeds": [seed]}, {"base_seeds": [seed]}):
-        with pytest.raises(SaBenchError, match=r"must be a whole number from 0 to 4,294,967,295") as caught:
+        with pytest.raises(
+            SaBenchError, match=r"must be a whole number from 0 to 4,294,967,295"
+        ) as caught:
             resolve(["mnist_0"], ["sa"], **option)
         assert "\n" not in str(caught.value)
 

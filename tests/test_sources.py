@@ -65,7 +65,9 @@ def test_independent_pairs_nothing_and_reaches_every_part_of_the_schedule(ddpm):
 
 def test_the_losses_of_a_step_are_those_at_the_draws(ddpm):
     rng = torch.Generator().manual_seed(0)
-    sources = [FixedReplay(torch.rand(9, 1, 16, 16, generator=rng), torch.arange(9) % 10) for _ in range(2)]
+    sources = [
+        FixedReplay(torch.rand(9, 1, 16, 16, generator=rng), torch.arange(9) % 10) for _ in range(2)
+    ]
     found = losses(ddpm, sources, 6, torch.Generator().manual_seed(1), "shared")
     rng = torch.Generator().manual_seed(1)
     (x, c), (y, d) = (source.batch(6, rng) for source in sources)
@@ -81,7 +83,9 @@ def test_sa_and_every_ablation_draws_as_it_is_told(name, monkeypatch):
     seen = []
     loss = type(star).loss
     monkeypatch.setattr(
-        type(star), "loss", lambda self, x, c, draw: (seen.append(draw.t), loss(self, x, c, draw))[1]
+        type(star),
+        "loss",
+        lambda self, x, c, draw: (seen.append(draw.t), loss(self, x, c, draw))[1],
     )
     method = registry.get_method(name)(times="shared", batch=8, steps=1)
     method.forget(star.clone(), task, ToyRun(star, task, steps=1))
@@ -105,7 +109,9 @@ def test_sa_and_every_ablation_draws_as_it_is_told(name, monkeypatch):
         ("mnist_0", "paper", "pairs", 0.0),
     ],
 )
-def test_the_official_ways_are_those_of_scale_paper_for_sa_and_its_ablations(task, scale, times, drop):
+def test_the_official_ways_are_those_of_scale_paper_for_sa_and_its_ablations(
+    task, scale, times, drop
+):
     task = resolve_task(task, scale, {})
     for name in METHODS:
         fields = resolve_fields(name, task, scale, {})
@@ -116,4 +122,6 @@ def test_the_official_ways_are_those_of_scale_paper_for_sa_and_its_ablations(tas
 @pytest.mark.parametrize("settings", [{"times": "shared"}, {"fisher.drop": "0.1"}])
 def test_a_vae_has_no_timesteps_and_no_null_class(settings):
     with pytest.raises(SaBenchError, match="of diffusion models"):
-        resolve(["mnist_0"], ["sa"], sets=[f"sa.{name}={value}" for name, value in settings.items()])
+        resolve(
+            ["mnist_0"], ["sa"], sets=[f"sa.{name}={value}" for name, value in settings.items()]
+        )

@@ -89,7 +89,10 @@ def test_the_smallest_detectable_difference_is_found_as_often_as_said():
 
 def test_components_are_what_the_differences_were_drawn_from():
     rng = np.random.default_rng(0)
-    found = [components({b: rng.normal(0, 2) + rng.normal(0, 0.5, 8) for b in range(40)}) for _ in range(50)]
+    found = [
+        components({b: rng.normal(0, 2) + rng.normal(0, 0.5, 8) for b in range(40)})
+        for _ in range(50)
+    ]
     base, seed = np.mean(found, axis=0)
     assert abs(base - 2) < 0.1
     assert abs(seed - 0.5) < 0.02
@@ -116,7 +119,10 @@ def test_the_parts_of_sampling_are_told_apart():
 def test_unequal_bases_are_weighed_by_their_own_runs():
     rng = np.random.default_rng(0)
     found = [
-        components({b: rng.normal(0, 1) + rng.normal(0, 3, 2 + 10 * (b % 2)) for b in range(40)})[0] ** 2
+        components({b: rng.normal(0, 1) + rng.normal(0, 3, 2 + 10 * (b % 2)) for b in range(40)})[0]
+        ** 2
         for _ in range(100)
     ]
-    assert np.mean(found) == pytest.approx(1.0, abs=0.35)  # by the mean number of runs it would be 2.3
+    assert np.mean(found) == pytest.approx(
+        1.0, abs=0.35
+    )  # by the mean number of runs it would be 2.3

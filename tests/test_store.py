@@ -116,7 +116,9 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_file(tmp_path, monkeypatch, n
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(CellFailed, match=r"disk is full.*SA_BENCH_STORE.*run the same command again"):
+    with pytest.raises(
+        CellFailed, match=r"disk is full.*SA_BENCH_STORE.*run the same command again"
+    ):
         write_atomic(target, b"new")
     assert target.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
@@ -188,7 +190,10 @@ def test_a_store_from_before_the_mark_is_adopted_and_one_of_a_later_version_is_r
     assert Store(tmp_path).gc() == 0
     assert (tmp_path / MARKER).is_file()
     (tmp_path / MARKER).write_text('{"format": 2, "made_by": "sa_bench 9.0"}')
-    for call in (lambda: Store(tmp_path).gc(), lambda: Store(tmp_path).make("measure", {"n": 1}, build)):
+    for call in (
+        lambda: Store(tmp_path).gc(),
+        lambda: Store(tmp_path).make("measure", {"n": 1}, build),
+    ):
         with pytest.raises(SaBenchError, match=r"later sa_bench \(sa_bench 9\.0, format 2"):
             call()
 
@@ -281,7 +286,9 @@ def test_two_artifacts_under_each_others_keys_are_made_anew(tmp_path):
     b.path.rename(a.path)
     (tmp_path / "aside").rename(b.path)
     assert not Store(tmp_path).has("measure", a.key)
-    again = Store(tmp_path).make("measure", {"n": 1}, lambda f: (f / "x").write_bytes(b"one") and None)
+    again = Store(tmp_path).make(
+        "measure", {"n": 1}, lambda f: (f / "x").write_bytes(b"one") and None
+    )
     assert (again.cached, (again.path / "x").read_bytes()) == (False, b"one")
 
 
@@ -355,7 +362,13 @@ def test_a_groups_store_is_open_to_the_group_whatever_the_umask(tmp_path):
         artifact = Store(root).make("measure", INPUTS, build)
     finally:
         os.umask(before)
-    for path in (root / MARKER, root / "measure", root / "locks", artifact.path, *artifact.path.rglob("*")):
+    for path in (
+        root / MARKER,
+        root / "measure",
+        root / "locks",
+        artifact.path,
+        *artifact.path.rglob("*"),
+    ):
         mode = path.stat().st_mode
         assert mode & 0o060 == 0o060, path
         assert not path.is_dir() or mode & 0o2010 == 0o2010, path

@@ -26,7 +26,10 @@ def suite(tmp_path, text):
 
 
 def test_cells_of_all_runs_each_once(tmp_path):
-    found = [(c.method, c.fields["lam"], c.base_seed) for c in suites.resolve_suite(suite(tmp_path, GOOD))]
+    found = [
+        (c.method, c.fields["lam"], c.base_seed)
+        for c in suites.resolve_suite(suite(tmp_path, GOOD))
+    ]
     assert found == [("sa", 1.0, 0), ("sa", 10.0, 0), ("l2", 50.0, 0), ("sa", 10.0, 1)]
 
 
@@ -99,7 +102,9 @@ def test_a_suite_runs_no_code_that_it_names_unless_it_is_trusted(tmp_path, key):
 def test_a_suite_of_more_cells_than_can_be_meant_is_refused_before_one_is_made(tmp_path):
     sweeps = [f"sa.{name}=" + ",".join("1" * 200) for name in ("lam", "steps", "lr")]
     with pytest.raises(SaBenchError, match="16,000,000 cells; 100,000 at most"):
-        suites.resolve_suite(suite(tmp_path, GOOD.replace('["sa.lam=1,10"]', str(sweeps).replace("'", '"'))))
+        suites.resolve_suite(
+            suite(tmp_path, GOOD.replace('["sa.lam=1,10"]', str(sweeps).replace("'", '"')))
+        )
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ def cells_of(command):
             split_setting(value)
             sets.append(value)
     seeds = [
-        check_seeds(options.get(o, "0").split(","), o) for o in ("--seed", "--base-seed", "--sample-seed")
+        check_seeds(options.get(o, "0").split(","), o)
+        for o in ("--seed", "--base-seed", "--sample-seed")
     ]
     return resolve(
         options["--task"].split(","), options["--method"].split(","), options["--scale"], seeds[0], seeds[1], sets,
@@ -37,7 +38,9 @@ def result(cell, metric, value):
     """A done result of `cell` whose `metric` is `value` by every judge that it asks."""
     row = blank_result(cell, "") | {"status": "done"}
     if row["task_values"]["prompts"]:  # with the published lists of prompts, which a user fetches
-        row["task_values"]["prompts"]["files"] = dict(registry.get_task(cell.task.name).prompts.files)
+        row["task_values"]["prompts"]["files"] = dict(
+            registry.get_task(cell.task.name).prompts.files
+        )
     same = getattr(registry.get_method(cell.method), "deterministic", False)
     row["artifacts"] = {"model": digest([cell.base_seed, 0 if same else cell.seed]), "samples": {}}
     measured = "celebrity_score" if metric == "celebrity_score_std" else metric.partition("[")[0]
@@ -55,8 +58,12 @@ def result(cell, metric, value):
 def comparable():
     for name in TABLES:
         for entry in load_numbers():
-            if not entry.never and any(text in entry.source for text in load_layouts()[name]["match"]):
-                yield pytest.param(name, entry, id=f"{name} {entry.task} {entry.method} {entry.metric}")
+            if not entry.never and any(
+                text in entry.source for text in load_layouts()[name]["match"]
+            ):
+                yield pytest.param(
+                    name, entry, id=f"{name} {entry.task} {entry.method} {entry.metric}"
+                )
 
 
 def test_there_is_something_to_compare():
@@ -76,7 +83,9 @@ def test_the_command_of_a_cell_can_end_in_each_verdict(name, entry):
     assert len(cells) == 3
 
     def verdict(values):
-        rows = [result(cell, entry.metric, value) for cell, value in zip(cells, values, strict=True)]
+        rows = [
+            result(cell, entry.metric, value) for cell, value in zip(cells, values, strict=True)
+        ]
         assert all(is_of(entry, row) for row in rows)
         found = {
             e.verdict
@@ -88,6 +97,8 @@ def test_the_command_of_a_cell_can_end_in_each_verdict(name, entry):
 
     near, far = entry.margin / 20, 10 * entry.margin
     assert verdict([entry.value - near, entry.value, entry.value + near]) == {"consistent"}
-    assert verdict([entry.value + far - near, entry.value + far, entry.value + far + near]) == {"differs"}
+    assert verdict([entry.value + far - near, entry.value + far, entry.value + far + near]) == {
+        "differs"
+    }
     (noisy,) = verdict([entry.value - far, entry.value, entry.value + far])
     assert noisy.startswith("inconclusive (too noisy")

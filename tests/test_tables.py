@@ -28,7 +28,11 @@ ENTROPY = {"title": "Entropy", "unit": "nats", "better": None}
 
 def run(seed, p, scale="paper", method="sa", fields=None, **changes):
     row = result_row(
-        method, seed=seed, scale=scale, fields={"lam": 100.0} if fields is None else fields, **changes
+        method,
+        seed=seed,
+        scale=scale,
+        fields={"lam": 100.0} if fields is None else fields,
+        **changes,
     )
     judges = [{**j, "value": p} for j in JUDGES]
     row["measurements"] += [
@@ -59,7 +63,9 @@ def test_the_row_of_retrain_says_that_it_has_nine_tenths_of_the_bases_steps(writ
     found = make_published_table("table1", [])
     for task in ("cifar10_airplane", "stl10_airplane"):
         assert named(found, task, "retrain (0.9 × the base's steps)").entries
-    assert not [row.label for row in found.rows if "steps" in row.label and "retrain" not in row.label]
+    assert not [
+        row.label for row in found.rows if "steps" in row.label and "retrain" not in row.label
+    ]
     assert re.search(r"retrain \(0\.9 .{1,20} the base('|&#x27;|&#39;)s steps\)", write([found]))
 
 
@@ -67,7 +73,9 @@ def test_every_margin_of_a_column_is_printed():
     margins = make_published_table("table1", []).margins
     assert margins["FID"] == "1 (no_gr lam=10: 10)"
     wide = {
-        (e.method, e.margin) for e in ledger.load_numbers() if e.metric == "entropy" and "Table 1" in e.source
+        (e.method, e.margin)
+        for e in ledger.load_numbers()
+        if e.metric == "entropy" and "Table 1" in e.source
     }
     assert all(f"{margin:g}" in margins["Entropy"] for _, margin in wide)
     assert "FID 1 (no_gr lam=10: 10), " in page([make_published_table("table1", [])])
@@ -80,7 +88,10 @@ def test_paper_scale_comes_before_full_and_quick_is_in_no_table():
     cell = named(make_published_table("table1", rows[::2]), "mnist_0", "sa lam=100").entries[4]
     assert (cell.scale, cell.value) == ("full", 0.3)
     assert cell.verdict.startswith("not comparable: scale full")
-    assert named(make_published_table("table1", rows[2:]), "mnist_0", "sa lam=100").entries[4].text == ""
+    assert (
+        named(make_published_table("table1", rows[2:]), "mnist_0", "sa lam=100").entries[4].text
+        == ""
+    )
 
 
 @pytest.mark.parametrize(
@@ -97,8 +108,12 @@ def test_another_experiment_fills_no_cell(fields, changes):
 def test_every_published_number_of_a_table_is_in_it(name):
     found = make_published_table(name, [])
     layout = load_layouts()[name]
-    printed = [e.value if layout.get("alone") else e.published for row in found.rows for e in row.entries]
-    wanted = [e.value for e in ledger.load_numbers() if any(text in e.source for text in layout["match"])]
+    printed = [
+        e.value if layout.get("alone") else e.published for row in found.rows for e in row.entries
+    ]
+    wanted = [
+        e.value for e in ledger.load_numbers() if any(text in e.source for text in layout["match"])
+    ]
     assert sorted(v for v in printed if v is not None) == sorted(wanted)
     if layout.get("alone"):  # nothing of ours may stand there, so no command fills it
         assert not any(row.command for row in found.rows)
@@ -108,7 +123,9 @@ def test_every_published_number_of_a_table_is_in_it(name):
 
 
 def test_boxes_of_nudity_are_ours_and_never_compared():
-    row = result_row("sa", scale="paper", task="nudity_i2p", fields={"lam": 50.0, "scope": "noxattn"})
+    row = result_row(
+        "sa", scale="paper", task="nudity_i2p", fields={"lam": 50.0, "scope": "noxattn"}
+    )
     boxes = {"belly": 12, "armpits": 3}
     declared = {"title": "x", "unit": "rate", "better": "lower"}
     row["measurements"].append(
@@ -121,7 +138,11 @@ def test_boxes_of_nudity_are_ours_and_never_compared():
 
 
 def test_best_is_bold_only_beyond_both_intervals():
-    kept = {"sa": (-94.0, -94.5, -93.5), "l2": (-95.0, -95.2, -94.8), "naive": (-94.8, -95.0, -94.2)}
+    kept = {
+        "sa": (-94.0, -94.5, -93.5),
+        "l2": (-95.0, -95.2, -94.8),
+        "naive": (-94.8, -95.0, -94.2),
+    }
     rows = [result_row(method, scale="full", keep=keep) for method, keep in kept.items()]
     rows += [r | {"scale": "full"} for r in OTHERS]
 
@@ -139,7 +160,8 @@ def test_nothing_is_bold_where_a_run_has_no_interval():
 
     def rows(method, keep, runs, bare):
         made = [
-            result_row(method, scale="full", keep=keep - i / 100, seed=i, base_seed=i) for i in range(runs)
+            result_row(method, scale="full", keep=keep - i / 100, seed=i, base_seed=i)
+            for i in range(runs)
         ]
         for row in made:
             row["measurements"][2] |= {"low": None, "high": None} if bare else {}
@@ -170,14 +192,27 @@ def test_a_selection_by_label_over_boards_and_what_is_unknown(cli, tmp_path):
 
     assert labels(methods="l2,sa lam=3") == [["l2", "sa lam=3"]]
     assert labels(methods=["sa"]) == [["sa lam=1", "sa lam=3"]]
-    assert labels(methods="uce", metrics="forget_top1,kid") == [["uce"]]  # the first board has none of these
+    assert labels(methods="uce", metrics="forget_top1,kid") == [
+        ["uce"]
+    ]  # the first board has none of these
     assert len(labels(metrics="kid")) == 1
     both = make_leaderboards(rows, metrics="forget_top1,kid")
-    assert [[row.entries[1].text for row in table.rows] for table in both] == [["", "", ""], ["0.2"]]
-    assert len(labels(task="mnist_0,mnist_0_r1000")) == len(labels(task=["mnist_0", "mnist_0_r1000"])) == 2
-    with pytest.raises(SaBenchError, match=r"Unknown method with a result here 'nope'.*sa lam=3, uce"):
+    assert [[row.entries[1].text for row in table.rows] for table in both] == [
+        ["", "", ""],
+        ["0.2"],
+    ]
+    assert (
+        len(labels(task="mnist_0,mnist_0_r1000"))
+        == len(labels(task=["mnist_0", "mnist_0_r1000"]))
+        == 2
+    )
+    with pytest.raises(
+        SaBenchError, match=r"Unknown method with a result here 'nope'.*sa lam=3, uce"
+    ):
         labels(methods="sa,nope")
-    with pytest.raises(SaBenchError, match=r"Unknown metric of these results 'kidd'\. Did you mean kid"):
+    with pytest.raises(
+        SaBenchError, match=r"Unknown metric of these results 'kidd'\. Did you mean kid"
+    ):
         labels(metrics="kidd")
     file = tmp_path / "some.jsonl.xz"
     file.write_bytes(pack_results(rows))
@@ -191,7 +226,9 @@ def test_scales_and_fingerprints_stand_in_tables_of_their_own():
     c["measurements"][0]["fingerprint"] = {"metric": "forget_top1", "version": 2}
     found = make_leaderboards([a, b, c])
     assert [[row.label for row in t.rows] for t in found] == [["sa"], ["l2"], ["naive"]]
-    assert [[row.label for row in t.rows] for t in make_leaderboards([a, b], methods=["l2"])] == [["l2"]]
+    assert [[row.label for row in t.rows] for t in make_leaderboards([a, b], methods=["l2"])] == [
+        ["l2"]
+    ]
     assert len(make_leaderboards([a], metrics=["recovery"])[0].columns) == 1
     with pytest.raises(SaBenchError, match="Nothing of that"):
         make_leaderboards([result_row(error="no GPU")])
@@ -237,7 +274,10 @@ def hostile():
 
 
 def test_all_formats_carry_the_same_numbers_and_hostile_names_as_text():
-    found = [make_published_table("table1", [run(s, 0.055 + s / 200) for s in range(3)]), *hostile()]
+    found = [
+        make_published_table("table1", [run(s, 0.055 + s / 200) for s in range(3)]),
+        *hostile(),
+    ]
     rows = list(csv.DictReader(io.StringIO(comma_separated(found))))
     values = {row["value"] for row in rows if row["value"]}
     assert {float(v) for v in values} >= {
@@ -314,18 +354,26 @@ def with_verdicts():
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no TeX here")
 def test_the_latex_compiles_and_stays_on_the_page(tmp_path):
     many = [
-        result_row(f"a_rather_long_method_{i}", scale="full", seed=s) for i in range(70) for s in range(4)
+        result_row(f"a_rather_long_method_{i}", scale="full", seed=s)
+        for i in range(70)
+        for s in range(4)
     ]
     published = [make_published_table(name, []) for name in load_layouts()]
-    log = compiled(latex([*published, with_verdicts(), *hostile(), *make_leaderboards(many)]), tmp_path)
-    assert [float(x) for x in re.findall(r"Overfull \\hbox \(([\d.]+)pt", log) if float(x) > 3] == []
+    log = compiled(
+        latex([*published, with_verdicts(), *hostile(), *make_leaderboards(many)]), tmp_path
+    )
+    assert [
+        float(x) for x in re.findall(r"Overfull \\hbox \(([\d.]+)pt", log) if float(x) > 3
+    ] == []
     assert "Float too large" not in log
 
 
 def test_latex_sets_verdicts_margins_and_claims_and_not_as_comments():
     table = with_verdicts()
     claim = claims.Verdict(claims.load_claims()[0], "holds", "sa 0.1 % & less")
-    text = "\n".join(x for x in latex([replace(table, claims=(claim,))]).splitlines() if x[0] != "%")
+    text = "\n".join(
+        x for x in latex([replace(table, claims=(claim,))]).splitlines() if x[0] != "%"
+    )
     assert r"5.8 \%\textsuperscript{$=$}" in text
     assert r"96.7 \%\textsuperscript{$\neq$}" in text
     assert r"2.19\textsuperscript{?1}" in text
@@ -338,7 +386,10 @@ def test_latex_sets_verdicts_margins_and_claims_and_not_as_comments():
 
 def test_any_letter_becomes_latex_that_compiles(tmp_path):
     """Every letter of the lower planes is ASCII with its braces closed; a sample of them goes through TeX."""
-    assert tex("北京 é ö λ ﬁ") == r"{[}U+5317]\allowbreak{}{[}U+4EAC]\allowbreak{} \'{e} \"{o} $\lambda$ fi"
+    assert (
+        tex("北京 é ö λ ﬁ")
+        == r"{[}U+5317]\allowbreak{}{[}U+4EAC]\allowbreak{} \'{e} \"{o} $\lambda$ fi"
+    )
     for code in [*range(0x3100), *range(0xD7F0, 0x10000, 7), *range(0x10000, 0x20000, 61)]:
         text = tex(chr(code))
         assert text.isascii()
@@ -352,7 +403,10 @@ def test_any_letter_becomes_latex_that_compiles(tmp_path):
             0x5317,
             0x1F600,
         ]
-        rows = [tex("".join(map(chr, codes[i : i + 16]))) + " & x \\\\" for i in range(0, len(codes), 16)]
+        rows = [
+            tex("".join(map(chr, codes[i : i + 16]))) + " & x \\\\"
+            for i in range(0, len(codes), 16)
+        ]
         rows += [tex("e" + chr(code)) + " & x \\\\" for code in range(0x300, 0x340)]
         rows += [tex(begin + "北京") + " & x \\\\" for begin in ("", "[1]", "*", "-", "?`")]
         lines = [f"\\begin{{tabular}}{{ll}}{row}\\end{{tabular}}\\par" for row in rows]
@@ -370,7 +424,8 @@ def test_the_command_line_prints_and_writes(cli, tmp_path):
     cli("table", "table2", "--format", "latex", "--out", str(tmp_path / "t.tex"), check=0)
     assert "\\toprule" in (tmp_path / "t.tex").read_text()
     assert (
-        "Available: csv, html, latex, markdown" in cli("table", "table2", "--format", "word", check=2).stderr
+        "Available: csv, html, latex, markdown"
+        in cli("table", "table2", "--format", "word", check=2).stderr
     )
     assert "needs run folders" in cli("table", "leaderboard", check=2).stderr
     assert sorted(FORMATS) == ["csv", "html", "latex", "markdown"]
@@ -408,10 +463,16 @@ def test_another_base_model_of_the_paper_fills_its_own_row():
     declared = {"title": "Nudity", "unit": "rate", "better": "lower"}
     task = json.loads(json.dumps(asdict(registry.get_task("nudity_explicit"))))
     (command,) = (
-        r.command for r in make_published_table("table4", []).rows if r.label == "original (SD v2.1)"
+        r.command
+        for r in make_published_table("table4", []).rows
+        if r.label == "original (SD v2.1)"
     )
     assert command.endswith("--set task.model=stabilityai/stable-diffusion-2-1 --set task.size=768")
-    sets = [text for name, text in zip(command.split(), command.split()[1:], strict=False) if name == "--set"]
+    sets = [
+        text
+        for name, text in zip(command.split(), command.split()[1:], strict=False)
+        if name == "--set"
+    ]
     (cell,) = resolve(["nudity_explicit"], ["original"], "paper", sets=sets)
     other = json.loads(json.dumps(cell.overrides))  # as a result has them
     row = result_row(

@@ -51,7 +51,9 @@ def test_every_word_of_the_vocabulary_is_one_token_and_any_other_text_is_spelt(t
     assert tokens("A ZERO").input_ids == tokens("a zero").input_ids
     assert tokens.eos_token_id == len(tokens) - 1  # CLIP's pooling looks for the highest number
     longest = max((*captions.TEMPLATES, *captions.HELD_OUT), key=lambda t: len(t.split()))
-    assert len(tokens(f"{longest.format('nought')} on the right").input_ids) <= micro_pipeline.LENGTH
+    assert (
+        len(tokens(f"{longest.format('nought')} on the right").input_ids) <= micro_pipeline.LENGTH
+    )
     tokens.save_pretrained(tmp_path)
     assert (
         CLIPTokenizer.from_pretrained(tmp_path)("a photo of a zero").input_ids
@@ -79,7 +81,9 @@ def test_an_image_does_not_depend_on_its_batch(tiny):
     together = tiny.to_images(tiny.sample(asked, DDIM))
     alone = np.concatenate([tiny.to_images(tiny.sample([row], DDIM)) for row in asked])
     assert abs(together.astype(int) - alone).max() <= 1
-    own = [replace(row, guidance=g) for row, g in zip(asked, (1.0, 2.0, 5.0, 5.0, 7.5), strict=True)]
+    own = [
+        replace(row, guidance=g) for row, g in zip(asked, (1.0, 2.0, 5.0, 5.0, 7.5), strict=True)
+    ]
     mixed = tiny.sample(own, DDIM)
     torch.testing.assert_close(
         mixed[1], tiny.sample([own[1]], replace(DDIM, guidance=2.0))[0], atol=1e-4, rtol=1e-4
@@ -104,7 +108,12 @@ def test_a_size_that_cannot_be_made_is_refused_with_the_nearest(tiny):
     from sa_bench.models.ddpm import DDPM
 
     tiny.net = None  # before anything is computed
-    for size, near in (((30, 64), "32 x 64"), ((33, 9), "32 x 8"), ((1, 32), "4 x 32"), ((0, 32), "4 x 32")):
+    for size, near in (
+        ((30, 64), "32 x 64"),
+        ((33, 9), "32 x 8"),
+        ((1, 32), "4 x 32"),
+        ((0, 32), "4 x 32"),
+    ):
         with pytest.raises(SaBenchError, match=f"multiples of 4.*{near}"):
             tiny.sample([Request("one", 0, size=size)], DDIM)
     tiny.net = TextToImage("tiny", captions.WORDS).net
@@ -197,7 +206,9 @@ def test_a_model_is_saved_whole_and_then_by_what_differs(tiny, tmp_path):
     assert torch.equal(star.sample(asked, DDIM), tiny.sample(asked, DDIM))
     moved = star.clone()
     with torch.no_grad():
-        moved.parameters("kv")["mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"].add_(1)
+        moved.parameters("kv")[
+            "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+        ].add_(1)
     moved.condition("zero").write(moved.condition("one").read())
     moved.save(tmp_path / "moved")
     from safetensors.torch import load_file
@@ -209,7 +220,9 @@ def test_a_model_is_saved_whole_and_then_by_what_differs(tiny, tmp_path):
     }
     again = TextToImage("tiny", captions.WORDS, 2).load(tmp_path / "star").load(tmp_path / "moved")
     assert torch.equal(again.sample(asked, DDIM), moved.sample(asked, DDIM))
-    assert torch.equal(star.sample(asked, DDIM), tiny.sample(asked, DDIM)), "the clone shares what it changed"
+    assert torch.equal(star.sample(asked, DDIM), tiny.sample(asked, DDIM)), (
+        "the clone shares what it changed"
+    )
 
 
 def test_a_pipeline_of_diffusers_is_taken_as_it_is(tiny, tmp_path):
@@ -219,7 +232,10 @@ def test_a_pipeline_of_diffusers_is_taken_as_it_is(tiny, tmp_path):
 
     def load():
         return StableDiffusionPipeline.from_pretrained(
-            tmp_path / "base", safety_checker=None, requires_safety_checker=False, local_files_only=True
+            tmp_path / "base",
+            safety_checker=None,
+            requires_safety_checker=False,
+            local_files_only=True,
         )
 
     taken, asked = TextToImage.of(load, "mine", captions.WORDS), rows("a photo of a zero", "one")
@@ -252,7 +268,11 @@ def test_wrong_weights_are_named(tiny, tmp_path):
         ({"unet.conv_in.weight": torch.zeros(1)}, "unet.conv_in.weight"),
         ({"unet.nothing": torch.zeros(1)}, "no tensor of this model"),
         (
-            {"vae.decoder.conv_in.bias": torch.full_like(state["vae.decoder.conv_in.bias"], np.nan)},
+            {
+                "vae.decoder.conv_in.bias": torch.full_like(
+                    state["vae.decoder.conv_in.bias"], np.nan
+                )
+            },
             "not finite",
         ),
     ):
@@ -291,7 +311,9 @@ def test_a_new_model_shares_the_autoencoder_alone(tiny):
     tiny.vae.register_to_config(scaling_factor=0.7)
     new = tiny.fresh(5)
     assert new.scaling == 0.7
-    assert all(torch.equal(a, b) for a, b in zip(new.vae.parameters(), tiny.vae.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(new.vae.parameters(), tiny.vae.parameters(), strict=True)
+    )
     assert not torch.equal(new.net.conv_in.weight, tiny.net.conv_in.weight)
     assert not torch.equal(new.embeddings, tiny.embeddings)
 

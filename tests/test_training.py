@@ -42,7 +42,14 @@ def test_killed_and_resumed_training_ends_at_the_same_bits(tmp_path, kill):
     params, net = problem()
     rng = torch.Generator().manual_seed(5)
     with pytest.raises(KeyboardInterrupt):
-        fit(params, noisy_loss(net, rng, [], kill), RECIPE, rng=rng, checkpoint=checkpoint, every=0.0)
+        fit(
+            params,
+            noisy_loss(net, rng, [], kill),
+            RECIPE,
+            rng=rng,
+            checkpoint=checkpoint,
+            every=0.0,
+        )
     params, net = problem(seed=9)  # the new process starts from anything; the checkpoint decides
     if kill == 1:  # nothing was saved yet, so the start must be the same
         params, net = problem()
@@ -99,7 +106,9 @@ def test_the_pull_is_the_gradient_of_the_penalty(half):
     with torch.no_grad():
         for p in params.values():
             p += torch.randn_like(p)
-    penalty = sum((fisher[n] * (p - star[n]) ** 2).sum() for n, p in params.items()) * (3.5 if half else 7.0)
+    penalty = sum((fisher[n] * (p - star[n]) ** 2).sum() for n, p in params.items()) * (
+        3.5 if half else 7.0
+    )
     want = torch.autograd.grad(penalty, list(params.values()))
     for p in params.values():
         p.grad = torch.ones_like(p)
@@ -143,7 +152,10 @@ def test_ldms_trainer_is_adamw_and_the_average_of_its_path(tmp_path):
             average[name] += 1e-4 * (p.detach() - average[name])
     recipe = Recipe(30, 0.1, 4, **TRAINERS["ldm"])
     mean, checkpoint = {}, tmp_path / "c.safetensors"
-    for kill, seed in ((12, 0), (None, 9)):  # the new process starts from anything; the checkpoint decides
+    for kill, seed in (
+        (12, 0),
+        (None, 9),
+    ):  # the new process starts from anything; the checkpoint decides
         params, net = problem(seed)
         mean = {name: p.detach().clone() for name, p in params.items()}
         rng = torch.Generator().manual_seed(5)

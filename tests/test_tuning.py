@@ -69,7 +69,9 @@ def test_a_search_with_a_hole_is_refused():
     with pytest.raises(SaBenchError, match="not every setting was tried on the same"):
         tune.collect_tries([*cells(1, (0, 0), (-95, -97)), *cells(10, (0, 0), (-94, -94))[:1]])
     with pytest.raises(SaBenchError, match="differ in scale"):
-        tune.collect_tries([*cells(1, (0, 0), (-95, -97)), *cells(10, (0, 0), (-94, -94), scale="full")])
+        tune.collect_tries(
+            [*cells(1, (0, 0), (-95, -97)), *cells(10, (0, 0), (-94, -94), scale="full")]
+        )
     with pytest.raises(SaBenchError, match="No method's runs"):
         tune.collect_tries([])
 

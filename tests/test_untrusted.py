@@ -75,7 +75,11 @@ def scores(path):
     import pyarrow.parquet as pq
 
     group = pa.table(
-        {"score": pa.DictionaryArray.from_arrays(pa.array(np.zeros(10**6, np.int32)), pa.array([0.5]))}
+        {
+            "score": pa.DictionaryArray.from_arrays(
+                pa.array(np.zeros(10**6, np.int32)), pa.array([0.5])
+            )
+        }
     )
     with pq.ParquetWriter(path, group.schema, use_dictionary=True) as writer:
         for _ in range(30):
@@ -114,7 +118,9 @@ def test_a_file_that_would_fill_the_memory_is_refused_within_half_a_gigabyte(tmp
         "import pyarrow.parquet, pandas, test_untrusted; from pathlib import Path\n"
         f"sys.exit(test_untrusted.limited(Path({str(tmp_path / name)!r})))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert name in done.stdout or name == "scores.parquet"
     assert done.stdout.count("\n") == 1
@@ -161,7 +167,9 @@ def test_json_that_no_reader_can_bear_is_one_line(tmp_path, raw, says):
     assert untrusted_text.parse_json(b"\xef\xbb\xbf" + b"[" * 60 + b"]" * 60)
 
 
-@pytest.mark.parametrize("name", ["model_index.json", "scheduler/scheduler_config.json", "unet/config.json"])
+@pytest.mark.parametrize(
+    "name", ["model_index.json", "scheduler/scheduler_config.json", "unet/config.json"]
+)
 def test_a_list_where_an_object_belongs_is_one_line(tmp_path, name):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
@@ -194,7 +202,9 @@ def test_a_list_where_an_object_belongs_is_one_line(tmp_path, name):
         ),
     ],
 )
-def test_a_network_that_its_weights_cannot_fill_is_refused_by_arithmetic(tmp_path, part, said, says):
+def test_a_network_that_its_weights_cannot_fill_is_refused_by_arithmetic(
+    tmp_path, part, said, says
+):
     with pytest.raises(SaBenchError, match=says):
         diffusers_folder.require_possible({part: said}, {part: 1000}, tmp_path)
 

@@ -18,7 +18,9 @@ def small():
 
 
 def test_the_network_is_the_papers():
-    shapes = {name: tuple(p.shape) for name, p in VAE().parameters().items() if name.endswith("weight")}
+    shapes = {
+        name: tuple(p.shape) for name, p in VAE().parameters().items() if name.endswith("weight")
+    }
     assert shapes == {
         "enc1.weight": (512, 794), "enc2.weight": (256, 512), "mu.weight": (8, 256), "logvar.weight": (8, 256),
         "dec1.weight": (256, 18), "dec2.weight": (512, 256), "dec3.weight": (784, 512),
@@ -43,7 +45,9 @@ def test_grey_is_where_uniform_noise_ends():
             p.zero_()
     loss = model.loss(torch.rand(4, 784), torch.zeros(4, dtype=torch.long), Draw(torch.zeros(4, 8)))
     torch.testing.assert_close(loss, torch.full((4,), 784 * math.log(2)))
-    assert model.to_images(model.sample([Request(0, 1)], Sampler())).flatten().tolist() == [128] * 784
+    assert (
+        model.to_images(model.sample([Request(0, 1)], Sampler())).flatten().tolist() == [128] * 784
+    )
 
 
 def test_a_slot_reads_writes_and_substitutes_one_class_only(small, rng):
@@ -82,7 +86,9 @@ def test_saved_and_loaded_it_is_the_same_model(small, tmp_path):
     assert all(torch.equal(p, again.parameters()[n]) for n, p in small.parameters().items())
 
 
-@pytest.mark.parametrize("harm", ["missing tensor", "another shape", "text", "no file", "a name too many"])
+@pytest.mark.parametrize(
+    "harm", ["missing tensor", "another shape", "text", "no file", "a name too many"]
+)
 def test_a_wrong_weight_file_is_named(small, tmp_path, harm):
     small.save(tmp_path)
     path = tmp_path / "model.safetensors"
@@ -153,7 +159,8 @@ def exact_log_likelihood(model, x, c):
     z = torch.cartesian_prod(side, side)
     logits = model.net.decode(z, c.expand(len(z)))
     log_p = (
-        x * torch.nn.functional.logsigmoid(logits) + (1 - x) * torch.nn.functional.logsigmoid(-logits)
+        x * torch.nn.functional.logsigmoid(logits)
+        + (1 - x) * torch.nn.functional.logsigmoid(-logits)
     ).sum(1)
     log_prior = -0.5 * (z**2).sum(1) - math.log(2 * math.pi)
     return float((log_p + log_prior).double().logsumexp(0) + 2 * math.log(12 / 240))
@@ -162,7 +169,9 @@ def exact_log_likelihood(model, x, c):
 @pytest.mark.parametrize(("refine", "tolerance"), [(0, 0.1), (100, 1.0)])
 def test_importance_sampling_reaches_the_exact_log_likelihood_from_below(rng, refine, tolerance):
     model = VAE(size=(6, 6), classes=3, latents=2, hidden=(16, 8), seed=2)
-    with torch.no_grad():  # a decoder whose posterior is narrow, so that the number of draws matters
+    with (
+        torch.no_grad()
+    ):  # a decoder whose posterior is narrow, so that the number of draws matters
         model.net.dec1.weight *= 4
         model.net.dec3.weight *= 8
     x, c = torch.rand(6, 36, generator=rng).round(), torch.tensor([0, 1, 2, 0, 1, 2])
@@ -171,7 +180,9 @@ def test_importance_sampling_reaches_the_exact_log_likelihood_from_below(rng, re
     few = torch.stack([model.log_likelihood(x, c, 2, rng, refine) for _ in range(50)]).mean(0)
     many = model.log_likelihood(x, c, 20_000, rng, refine)
     assert (many <= exact + 0.1).all()
-    assert float((exact - many).max()) < tolerance  # a fitted Gaussian finds one mode where there are two
+    assert (
+        float((exact - many).max()) < tolerance
+    )  # a fitted Gaussian finds one mode where there are two
     assert float((exact - few).mean()) > 0.02  # a bound: in mean never above
     assert (few <= exact + 0.1).all()
 
@@ -183,7 +194,9 @@ def test_a_fitted_proposal_finds_what_a_broken_encoder_hides(rng):
         model.net.dec3.weight *= 8
         model.net.mu.bias += 5.0  # the encoder points far away
     x, c = torch.rand(6, 36, generator=rng).round(), torch.tensor([0, 1, 2, 0, 1, 2])
-    exact = torch.tensor([exact_log_likelihood(model, x[i], c[i : i + 1]) for i in range(6)]).float()
+    exact = torch.tensor(
+        [exact_log_likelihood(model, x[i], c[i : i + 1]) for i in range(6)]
+    ).float()
     lost = exact - model.log_likelihood(x, c, 500, rng)
     found = exact - model.log_likelihood(x, c, 500, rng, 100)
     assert float(found.abs().max()) < 0.5

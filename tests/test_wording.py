@@ -28,7 +28,12 @@ def test_a_retrain_row_without_recovery_is_named_instead_of_asked_for():
 
 def test_failed_cells_are_counted_and_say_why():
     board = one(
-        [result_row(), result_row(seed=1, error="disk full"), result_row("esd", error="no GPU"), *OTHERS]
+        [
+            result_row(),
+            result_row(seed=1, error="disk full"),
+            result_row("esd", error="no GPU"),
+            *OTHERS,
+        ]
     )
     assert "1 of 2 cells failed: disk full" in line(board, "sa").sentence
     assert line(board, "esd").sentence == "Failed: no GPU"
@@ -42,7 +47,9 @@ def test_a_board_of_failures_only_has_no_answer():
 
 
 def test_the_headline_says_who_won_and_why():
-    text = one([result_row(recovery=(0.3, 0.28, 0.32)), result_row("esd", keep=-99.0), *OTHERS]).headline
+    text = one(
+        [result_row(recovery=(0.3, 0.28, 0.32)), result_row("esd", keep=-99.0), *OTHERS]
+    ).headline
     assert text.startswith(
         "sa wins: it forgot zero; 30.0 % comes back once its condition alone is refitted, no more than the 45.0 % "
         "of a model that never saw it; the rest: -1.00 nats against the base."
@@ -50,7 +57,10 @@ def test_the_headline_says_who_won_and_why():
 
 
 def test_nobody_wins_by_a_difference_within_the_interval():
-    rows = [result_row("a", keep=(-94.0, -96.0, -92.0)), result_row("b", keep=(-95.0, -97.0, -93.0))]
+    rows = [
+        result_row("a", keep=(-94.0, -96.0, -92.0)),
+        result_row("b", keep=(-95.0, -97.0, -93.0)),
+    ]
     text = one([*rows, *OTHERS]).headline
     assert text.startswith("a leads")
     assert "b cannot be told from it" in text
@@ -58,7 +68,9 @@ def test_nobody_wins_by_a_difference_within_the_interval():
 
 def test_the_headline_names_those_who_hid_the_concept_and_the_least_that_comes_back():
     text = one([result_row(recovery=0.9), result_row("esd", recovery=0.7), *OTHERS]).headline
-    assert text.startswith("Nobody wins: sa, esd hid zero without erasing it — at least 70.0 % of the images")
+    assert text.startswith(
+        "Nobody wins: sa, esd hid zero without erasing it — at least 70.0 % of the images"
+    )
 
 
 def test_no_method_forgetting_is_said_with_the_best_rate_and_chance():
@@ -81,7 +93,8 @@ def test_the_terminal_shows_names_with_brackets_and_reasons(capsys, monkeypatch)
     out = capsys.readouterr().out
     rows = [text for text in out.splitlines() if "│" in text]
     assert any(
-        text.startswith("– │ [bold]sa") and "n/a [1]" in text and "1, 1 failed" in text for text in rows
+        text.startswith("– │ [bold]sa") and "n/a [1]" in text and "1, 1 failed" in text
+        for text in rows
     )
     assert "[1] no model here" in out
     assert any(text.startswith("fid[judge-mnist]") for text in rows)

@@ -22,9 +22,7 @@ def main(source: Path, target: Path) -> None:
     for bench in facts["benchmarks"]:
         row = bench["extra_info"]
         lines.append(f"| {row['what']} | {row['figure']} | {row['target']} | {row['against']} |")
-    machine = (
-        f"\n{cpu.get('brand_raw', 'CPU unknown')}, one thread, Python {python}, {facts['datetime'][:10]}.\n"
-    )
+    machine = f"\n{cpu.get('brand_raw', 'CPU unknown')}, one thread, Python {python}, {facts['datetime'][:10]}.\n"
     target.write_text(HEAD + "\n".join(lines) + "\n" + machine + GPU)
 
 

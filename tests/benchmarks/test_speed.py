@@ -141,7 +141,9 @@ def plain_step_of(net, frozen, F_diag):
         with torch.no_grad():
             x = plain_sample(frozen, c)
         remember = plain_loss(net, x, c, torch.randn(BATCH, 8))
-        ewc = sum((F_diag[name] * (p - star[name]) ** 2).sum() for name, p in net.named_parameters())
+        ewc = sum(
+            (F_diag[name] * (p - star[name]) ** 2).sum() for name, p in net.named_parameters()
+        )
         (forget + remember + 100.0 * ewc).backward()
         optimiser.step()
 
@@ -183,7 +185,9 @@ def test_detection(name, what, benchmark):
     images = np.stack([np.asarray(person.resize((512, 512)))] * 6)
     if name == "nudity":
         library = pytest.importorskip("nudenet").NudeDetector()
-        pixels = [np.ascontiguousarray(image[..., ::-1]) for image in images]  # it reads OpenCV's order
+        pixels = [
+            np.ascontiguousarray(image[..., ::-1]) for image in images
+        ]  # it reads OpenCV's order
     else:
         library = pytest.importorskip("facenet_pytorch").MTCNN(min_face_size=20, keep_all=True)
         pixels = [*images]
@@ -243,7 +247,11 @@ def ddpm():
 
 def test_fisher_over_all_timesteps(ddpm, benchmark):
     """≥ 6 times the rate of batch 1 per timestep, as the official save_fim runs; 300 images in ≤ 7 minutes."""
-    rng, x, c = torch.Generator().manual_seed(0), torch.rand(1, *ddpm.shape) * 2 - 1, ddpm.conditions([1])
+    rng, x, c = (
+        torch.Generator().manual_seed(0),
+        torch.rand(1, *ddpm.shape) * 2 - 1,
+        ddpm.conditions([1]),
+    )
     params, few = list(ddpm.net.parameters()), 100
 
     def ours():

@@ -36,7 +36,9 @@ def mutated(raw: bytes, rng: random.Random) -> bytes:
             other = rng.randrange(len(out) + 1)
             out[at:at] = out[other : other + rng.randrange(1, 4096)]
         elif kind == 7:
-            digits = [i for i in range(max(0, at - 2000), min(len(out), at + 2000)) if 48 <= out[i] <= 57]
+            digits = [
+                i for i in range(max(0, at - 2000), min(len(out), at + 2000)) if 48 <= out[i] <= 57
+            ]
             for i in digits[: rng.randrange(1, 8)]:
                 out[i] = rng.choice(b"0123456789-e.[{")
         else:

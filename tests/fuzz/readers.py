@@ -44,7 +44,9 @@ def _cell(folder):
             cell / f"{name}.safetensors",
         )
     row = result_row()
-    row["provenance"]["cell_command"] = "python -m sa_bench run --task mnist_0 --method sa --scale quick"
+    row["provenance"]["cell_command"] = (
+        "python -m sa_bench run --task mnist_0 --method sa --scale quick"
+    )
     write_result(cell, row)
     return cell
 

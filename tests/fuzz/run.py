@@ -35,7 +35,9 @@ def damaged(name: str, path: Path, seed: int) -> bytes:
         if (parts := readers.inside(name, raw)) is not None:
             return readers.closed(name, [mutated(part, rng) for part in parts])
         if raw.startswith(b"PK"):
-            return readers.rezipped(path, lambda _, part: mutated(part, rng) if rng.random() < 0.5 else part)
+            return readers.rezipped(
+                path, lambda _, part: mutated(part, rng) if rng.random() < 0.5 else part
+            )
     return mutated(raw, rng)
 
 
@@ -51,9 +53,7 @@ def failure(name: str, path: Path, raw: bytes, seed: int) -> str:
         readers.READERS[name](path)
     except SaBenchError as error:
         if "\n" in str(error) or len(str(error)) > 2000:
-            return (
-                f"{name} {seed}: an error of several lines or {len(str(error))} letters: {str(error)[:300]!r}"
-            )
+            return f"{name} {seed}: an error of several lines or {len(str(error))} letters: {str(error)[:300]!r}"
     except MemoryError:
         return f"{name} {seed}: out of memory\n{traceback.format_exc()}"
     except BaseException:
@@ -90,7 +90,9 @@ def batch(cases: list[tuple[str, int]], files: dict[str, Path]) -> list[str]:
     found = [part for part in parts if not part.startswith("@")]
     if status:
         last = [part for part in parts if part.startswith("@")][-1:]
-        found.append(f"{last}: the process ended with {status} (a signal, or no time or memory left)")
+        found.append(
+            f"{last}: the process ended with {status} (a signal, or no time or memory left)"
+        )
     return found
 
 
@@ -110,7 +112,10 @@ def main(seconds: float, seed: int, only: str = "", count: int = 0) -> int:
         if only:
             return len([print(f) for f in batch([(only, seed)], kept)])
         while time.monotonic() < until if not count else done < count * len(names):
-            cases = [(names[(done + i) % len(names)], seed + (done + i) // len(names)) for i in range(BATCH)]
+            cases = [
+                (names[(done + i) % len(names)], seed + (done + i) // len(names))
+                for i in range(BATCH)
+            ]
             failures += batch(cases, kept)
             done += len(cases)
             shutil.rmtree(folder / "bundles-store", ignore_errors=True)
@@ -125,5 +130,7 @@ def main(seconds: float, seed: int, only: str = "", count: int = 0) -> int:
 if __name__ == "__main__":
     words = sys.argv[1:]
     sys.exit(
-        1 if main(float(words[0]) if words else 600, int(words[1]) if words[1:] else 0, *words[2:3]) else 0
+        1
+        if main(float(words[0]) if words else 600, int(words[1]) if words[1:] else 0, *words[2:3])
+        else 0
     )

@@ -37,11 +37,20 @@ def clock(device: str, work: Callable[[], object]) -> tuple[float, float]:
 
 def training(base: str, device: str, steps: int, bf16: bool, pulled: bool) -> tuple[float, float]:
     """Steps a second and peak GiB: base training or, `pulled`, forgetting (surrogate, replay and EWC)."""
-    model, rng, n = DDPM(base, SHAPES[base]).to(device), torch.Generator().manual_seed(0), BATCH[base]
-    x, c = torch.rand(256, *model.shape).to(device) * 2 - 1, model.conditions([1 + i % 9 for i in range(256)])
+    model, rng, n = (
+        DDPM(base, SHAPES[base]).to(device),
+        torch.Generator().manual_seed(0),
+        BATCH[base],
+    )
+    x, c = (
+        torch.rand(256, *model.shape).to(device) * 2 - 1,
+        model.conditions([1 + i % 9 for i in range(256)]),
+    )
     replay, q = FixedReplay(x, c, flip=True), UniformNoise(model, 0, model.shape, model.range)
     pull = (
-        Pull(model.parameters(), {k: v.abs() for k, v in model.parameters().items()}, 1.0) if pulled else None
+        Pull(model.parameters(), {k: v.abs() for k, v in model.parameters().items()}, 1.0)
+        if pulled
+        else None
     )
     sources = (q, replay) if pulled else (replay,)
 
@@ -50,7 +59,15 @@ def training(base: str, device: str, steps: int, bf16: bool, pulled: bool) -> tu
 
     def run(count: int) -> None:
         recipe = Recipe(count, 1e-4, n, clip=1.0, ema=0.9999)
-        fit(model.parameters(), loss, recipe, rng=rng, pull=pull, bf16=bf16, average=model.averages())
+        fit(
+            model.parameters(),
+            loss,
+            recipe,
+            rng=rng,
+            pull=pull,
+            bf16=bf16,
+            average=model.averages(),
+        )
 
     model.net.train()
     run(3)  # kernels are chosen and caches filled
@@ -101,7 +118,9 @@ def agreement(base: str, device: str) -> float:
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
             loss = model.loss(x, c, draw).mean()
         found.append(
-            torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.net.parameters()))])
+            torch.cat(
+                [g.flatten() for g in torch.autograd.grad(loss, list(model.net.parameters()))]
+            )
         )
     return float((found[1] - found[0]).norm() / found[0].norm())
 
@@ -114,7 +133,10 @@ def table(device: str, tiny: bool) -> Iterator[tuple[str, str]]:
         bf16 = is_bf16_fast(device)
         precision, steps, n = "bf16" if bf16 else "fp32", 3 if tiny else 30, BATCH[base]
         rate, memory = training(base, device, steps, bf16, pulled=False)
-        yield f"{base}: base training, batch {n}, {precision}", f"{rate:.2f} steps/s, {memory:.1f} GiB"
+        yield (
+            f"{base}: base training, batch {n}, {precision}",
+            f"{rate:.2f} steps/s, {memory:.1f} GiB",
+        )
         if device == "cuda":
             rate, memory = training(base, device, steps, False, pulled=False)
             yield f"{base}: base training, batch {n}, fp32", f"{rate:.2f} steps/s, {memory:.1f} GiB"

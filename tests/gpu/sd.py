@@ -76,7 +76,9 @@ def model(device: str, tiny: bool, checkpointing: bool = False) -> TextToImage:
     with torch.device(device):
         unet, vae, text, tokens = networks(tiny)
     scheduler = DDIMScheduler(clip_sample=False, **micro_pipeline.SCHEDULE)
-    parts = SimpleNamespace(unet=unet, vae=vae, text_encoder=text, tokenizer=tokens, scheduler=scheduler)
+    parts = SimpleNamespace(
+        unet=unet, vae=vae, text_encoder=text, tokenizer=tokens, scheduler=scheduler
+    )
     made = TextToImage.of(lambda: parts, "random", TASK.classes).to(device)
     if checkpointing:
         made.net.enable_gradient_checkpointing()
@@ -101,7 +103,9 @@ class Lent:
         x = torch.randn(8, *self.star.shape, generator=self.rng).to(self.star.device)
         return FixedReplay(x, self.star.conditions(["a photo of a person"] * 8))
 
-    def train(self, net: TextToImage, loss: Any, recipe: Any, scope: str = "full", pull: Any = None) -> None:
+    def train(
+        self, net: TextToImage, loss: Any, recipe: Any, scope: str = "full", pull: Any = None
+    ) -> None:
         def run(steps: int) -> None:
             fit(
                 net.parameters(scope),
@@ -128,17 +132,24 @@ def forgetting(
     return method.steps / run.spent[0], run.spent[1]
 
 
-def fisher_rate(device: str, tiny: bool, clock: Clock, timesteps: int, checkpointing: bool = False) -> Found:
+def fisher_rate(
+    device: str, tiny: bool, clock: Clock, timesteps: int, checkpointing: bool = False
+) -> Found:
     """(timesteps a second, peak GiB) of F, four of an image together."""
     net, rng = model(device, tiny, checkpointing), torch.Generator().manual_seed(0)
-    x, c = torch.randn(1, *net.shape, generator=rng).to(device), net.conditions(["a photo of a person"])
+    x, c = (
+        torch.randn(1, *net.shape, generator=rng).to(device),
+        net.conditions(["a photo of a person"]),
+    )
     work = lambda t: fisher_over_time(net, [(x, c, None)], FisherOptions(n=1, timesteps=t), rng)  # type: ignore[list-item]  # noqa: E731
     work(4)  # kernels are chosen
     seconds, peak = clock(device, lambda: work(timesteps))
     return timesteps / seconds, peak
 
 
-def sampling(device: str, tiny: bool, clock: Clock, precision: str, safe: bool, images: int) -> Found:
+def sampling(
+    device: str, tiny: bool, clock: Clock, precision: str, safe: bool, images: int
+) -> Found:
     """(seconds an image, peak GiB) with guidance 7.5, decoded; `safe` adds Safe Latent Diffusion's third pass."""
     net = model(device, tiny)
     net.precision = precision  # type: ignore[assignment]
@@ -172,15 +183,24 @@ def table(device: str, tiny: bool, clock: Clock, bf16: bool) -> Iterator[tuple[s
         least = scopes.memory(config, scope)["total"] / 2**30
         for checkpointing in (False, True):
             sa = SA(lam=50.0, reduction="mean", batch=BATCH, lr=1e-6, steps=steps, scope=scope)
-            found = row(device, lambda: forgetting(sa, device, tiny, clock, bf16, checkpointing), "steps/s")  # noqa: B023
+            found = row(
+                device, lambda: forgetting(sa, device, tiny, clock, bf16, checkpointing), "steps/s"
+            )  # noqa: B023
             how = ", gradient checkpointing" if checkpointing else ""
-            yield f"{name}: SA {scope}, 2 x {BATCH}, {precision}{how}", f"{found}; computed {least:.1f} GiB"
+            yield (
+                f"{name}: SA {scope}, 2 x {BATCH}, {precision}{how}",
+                f"{found}; computed {least:.1f} GiB",
+            )
         esd = ESD(steps=steps, scope=scope, ddim_steps=2 if tiny else 50, lr=1e-6)
         found = row(device, lambda: forgetting(esd, device, tiny, clock, bf16), "steps/s")  # noqa: B023
         yield f"{name}: ESD {scope}, {precision}", found
     for how in ("fp32", "bf16" if device == "cpu" else "fp16"):
         for safe in (False, True):
-            found = row(device, lambda: sampling(device, tiny, clock, how, safe, 1 if tiny else 8), "s/image")  # noqa: B023
+            found = row(
+                device,
+                lambda: sampling(device, tiny, clock, how, safe, 1 if tiny else 8),
+                "s/image",
+            )  # noqa: B023
             yield f"{name}: sampling, 50 steps, guidance 7.5, {how}{', SLD' if safe else ''}", found
     found = row(device, lambda: fisher_rate(device, tiny, clock, 4 if tiny else 40), "timesteps/s")
     yield f"{name}: Fisher, all weights, fp32", found

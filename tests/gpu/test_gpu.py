@@ -92,7 +92,9 @@ FEW = (
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
-def test_the_command_forgets_a_concept_in_a_model_of_stable_diffusions_size(device, tmp_path, monkeypatch):
+def test_the_command_forgets_a_concept_in_a_model_of_stable_diffusions_size(
+    device, tmp_path, monkeypatch
+):
     """From the diffusers folder to the report, every stage: replay, surrogate, F, forgetting, delta, images, scores."""
     monkeypatch.setenv("SA_BENCH_STORE", str(tmp_path / "store"))
     model, size = (
@@ -101,7 +103,9 @@ def test_the_command_forgets_a_concept_in_a_model_of_stable_diffusions_size(devi
     )
     sets = [*FEW, f"task.model={model}", f"task.size={size}"]
     cells = resolve(["concept"], ["original", "sa", "esd", "sld"], "full", sets=sets)
-    results, _, report = api.run_folder(cells, jobs=1, out=tmp_path / "run", overwrite=False, device=device)
+    results, _, report = api.run_folder(
+        cells, jobs=1, out=tmp_path / "run", overwrite=False, device=device
+    )
     for result in results:
         print(result["method"], result["error"], result["cost"])
     assert [r["error"] for r in results] == [None] * 4
