@@ -133,9 +133,10 @@ def test_the_excess_of_weights_that_are_the_bases_is_none_and_again_tells_of_the
 @pytest.mark.parametrize("suite", ["micro-1", "micro-ddpm-1", "micro-t2i-1"])
 def test_published_rows_keep_the_protocol_of_recovery(suite, tmp_path):
     """The adaptive attack changes nothing for models that are not defended, so neither does the fingerprint."""
-    asked = lambda prints: {
-        k: v for k, v in prints.items() if k.startswith(("recovery", "version"))
-    }  # noqa: E731
+
+    def asked(prints):
+        return {k: v for k, v in prints.items() if k.startswith(("recovery", "version"))}
+
     rows = [
         r
         for r in read_results([DATA / f"{suite}.jsonl.xz"])

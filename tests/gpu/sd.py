@@ -184,8 +184,10 @@ def table(device: str, tiny: bool, clock: Clock, bf16: bool) -> Iterator[tuple[s
         for checkpointing in (False, True):
             sa = SA(lam=50.0, reduction="mean", batch=BATCH, lr=1e-6, steps=steps, scope=scope)
             found = row(
-                device, lambda: forgetting(sa, device, tiny, clock, bf16, checkpointing), "steps/s"
-            )  # noqa: B023
+                device,
+                lambda: forgetting(sa, device, tiny, clock, bf16, checkpointing),
+                "steps/s",  # noqa: B023
+            )
             how = ", gradient checkpointing" if checkpointing else ""
             yield (
                 f"{name}: SA {scope}, 2 x {BATCH}, {precision}{how}",
@@ -198,9 +200,9 @@ def table(device: str, tiny: bool, clock: Clock, bf16: bool) -> Iterator[tuple[s
         for safe in (False, True):
             found = row(
                 device,
-                lambda: sampling(device, tiny, clock, how, safe, 1 if tiny else 8),
+                lambda: sampling(device, tiny, clock, how, safe, 1 if tiny else 8),  # noqa: B023
                 "s/image",
-            )  # noqa: B023
+            )
             yield f"{name}: sampling, 50 steps, guidance 7.5, {how}{', SLD' if safe else ''}", found
     found = row(device, lambda: fisher_rate(device, tiny, clock, 4 if tiny else 40), "timesteps/s")
     yield f"{name}: Fisher, all weights, fp32", found
