@@ -185,8 +185,8 @@ def table(device: str, tiny: bool, clock: Clock, bf16: bool) -> Iterator[tuple[s
             sa = SA(lam=50.0, reduction="mean", batch=BATCH, lr=1e-6, steps=steps, scope=scope)
             found = row(
                 device,
-                lambda: forgetting(sa, device, tiny, clock, bf16, checkpointing),
-                "steps/s",  # noqa: B023
+                lambda: forgetting(sa, device, tiny, clock, bf16, checkpointing),  # noqa: B023
+                "steps/s",
             )
             how = ", gradient checkpointing" if checkpointing else ""
             yield (
