@@ -214,7 +214,7 @@ def _scatter(
         x, y = line.endpoints[across], line.endpoints[keep]
         at = min(max(y.value or 0.0, low), high)
         axes.errorbar(
-            [x.value],
+            [x.value or 0.0],
             [at],
             xerr=[[v] for v in _spread(x)],
             yerr=[[v] for v in _spread(y)] if at == y.value else None,  # type: ignore[list-item]
@@ -338,7 +338,7 @@ def _sweep(board: Board, field: str) -> Figure:
             xs, found = [x for x, _ in there], [e for _, e in there]
             axes.errorbar(
                 xs,
-                [e.value for e in found],
+                [e.value or 0.0 for e in found],
                 yerr=np.array([_spread(e) for e in found]).T if found else None,  # type: ignore[list-item]
                 color=colour,
                 marker=marker,

@@ -5,6 +5,7 @@ the files' true format. The one real face is matplotlib's Grace Hopper.
 """
 
 import base64
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -24,6 +25,7 @@ from sa_bench.contracts import SampleSet
 from sa_bench.core.errors import MissingAsset, SaBenchError
 from sa_bench.core.store import Store
 from sa_bench.data import images
+from sa_bench.data.assets import catalogue
 from sa_bench.data.assets import locate as weight_files
 from sa_bench.engine import measure
 from sa_bench.scoring import detectors
@@ -488,7 +490,8 @@ def alexnet(here, monkeypatch):
         here / perceptual.FILE,
     )
     digest = hashlib.sha256((here / perceptual.FILE).read_bytes()).hexdigest()
-    monkeypatch.setattr(perceptual, "SHA256", digest[:8])
+    asset = dataclasses.replace(perceptual.ASSET, sha256=digest)
+    monkeypatch.setitem(catalogue.CATALOGUE, asset.name, asset)
     return net
 
 
@@ -526,12 +529,11 @@ def test_a_damaged_alexnet_is_named(here):
             (
                 "giphy-celebrities.safetensors",
                 "best_model_states.pkl",
-                "giphy-labels.csv",
                 "100 MB",
             ),
         ),
         (identity, (identity.FILE, identity.URL, "107 MB")),
-        (clip, (clip.FOLDER, "model.safetensors", clip.URL)),
+        (clip, (clip.FOLDER, clip.URL)),
         (perceptual, (perceptual.FILE, "233 MB")),
     ],
 )
@@ -604,7 +606,7 @@ def test_libraries_are_imported_on_first_use():
 def chain(tmp_path):
     """What `kept` asks of a chain: a store, and somebody who listens."""
     store, told = Store(tmp_path / "kept"), []
-    made = lambda stage, label, inputs, build: store.make(stage, inputs, build)  # noqa: E731
+    made = lambda stage: store.make(stage.kind, stage.inputs, stage.build)  # noqa: E731
     return SimpleNamespace(
         make=made, device="cpu", progress=lambda *event: told.append(event), told=told
     )

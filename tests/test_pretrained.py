@@ -348,7 +348,7 @@ def killed_at(stage):
 
 
 @pytest.mark.parametrize(("stage", "make"), [
-    ("replay", lambda c: c.replay() and next(a.content for a in artifacts(c, "replay"))),
+    ("replay", lambda c: c.source("replay") and next(a.content for a in artifacts(c, "replay"))),
     ("sample forget", lambda c: c.samples("forget", True).content),
 ])  # fmt: skip
 def test_a_killed_run_goes_on_to_the_same_content(tmp_path, monkeypatch, stage, make):

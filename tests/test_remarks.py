@@ -76,7 +76,7 @@ def test_one_line_for_all_sets_and_none_for_none():
     )
     assert flags.describe_lost_tails({"forget": []}, n, 77) is None
     assert flags.find_invalid({"forget": (0, 8)}) is None
-    cell = SimpleNamespace(build_method=lambda: SimpleNamespace())
+    cell = SimpleNamespace(build_method=lambda: SimpleNamespace(remarks=lambda task: []))
     assert (
         flags.find_flags(SimpleNamespace(task=SimpleNamespace(prompts=None), cell=cell), {}) == []
     )

@@ -12,6 +12,7 @@ from sa_bench import api
 from sa_bench.commands.explain import explain
 from sa_bench.contracts import SampleSet
 from sa_bench.core.errors import SaBenchError
+from sa_bench.data.sample_sets import save_samples
 from sa_bench.results import sealing
 from sa_bench.results.bundles import BUNDLED, write
 from sa_bench.results.files import pack_results, read_results, unpack_results, write_result
@@ -31,7 +32,8 @@ def run(tmp_path):
         scores.to_parquet(folder / "scores" / "forget_top1.parquet", index=False)
         for name in ("forget", "retain", "forget-base", "retain-base"):
             images = np.full((20, 28, 28, 1), i, np.uint8)
-            SampleSet(images, np.arange(20), np.arange(20)).save(folder / f"{name}.safetensors")
+            samples = SampleSet(images, np.arange(20), np.arange(20))
+            save_samples(samples, folder / f"{name}.safetensors")
         (folder / "model.safetensors").write_bytes(b"weights")
         write_result(folder, row)
     return tmp_path / "run"

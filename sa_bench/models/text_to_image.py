@@ -459,16 +459,17 @@ class TextToImage(Denoising):
             StableDiffusionPipeline,
         )
 
-        scheduler, _ = self.scheduler(Sampler("ddim", 50))
+        scheduler: Any = self.scheduler(Sampler("ddim", 50))[0]
+        absent: Any = None  # a safety checker, and what it looks at
         made = StableDiffusionPipeline(
             self.vae,
             self.text,
             self.tokenizer,
             self.net,
             scheduler,
-            None,
-            None,
-            requires_safety_checker=False,  # type: ignore[arg-type]
+            absent,
+            absent,
+            requires_safety_checker=False,
         )
         made.set_progress_bar_config(disable=True)
         return made

@@ -258,9 +258,10 @@ def assembled(
         own = {k.removeprefix(f"{part}."): v.to(torch.float32, copy=True) for k, v in given.items()}
         net.load_state_dict(own, assign=True)
         net.eval()
+    absent: Any = None  # a safety checker, and what it looks at
     made = StableDiffusionPipeline(
-        vae, text, words, unet, noise, None, None, requires_safety_checker=False
-    )  # type: ignore[arg-type]
+        vae, text, words, unet, noise, absent, absent, requires_safety_checker=False
+    )
     made.set_progress_bar_config(disable=True)
     return made
 
