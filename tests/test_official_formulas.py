@@ -117,7 +117,7 @@ class OneStep:
         self.model, self.F, self.rng = model, F, torch.Generator().manual_seed(0)
         self.gradients, self.recipe, self.value = {}, None, None
 
-    own = surrogate = lambda self: Always(X, [FORGET] * N)
+    concept_samples = surrogate = lambda self: Always(X, [FORGET] * N)
     replay = lambda self: Always(X_R, [KEPT] * N)  # noqa: E731
 
     def fisher(self, options):
