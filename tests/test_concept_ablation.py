@@ -186,7 +186,7 @@ def test_a_plan_counts_the_images_of_captions(tmp_path):
 
     (cell,) = resolve(["mnist_0_t2i"], ["concept_ablation"], sets=["captions=true"])
     own = chain(tmp_path, cell)
-    stages = plan._fixed_sets(own, {}, lambda *_: "to do", True)
+    stages = plan._walk_chain(own, {}, set())
     assert "captioned 100 images" in [stage.what for stage in stages]
 
 

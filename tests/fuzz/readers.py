@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from result_rows import result_row
 
-from sa_bench import api
 from sa_bench.analysis.ranking import make_boards
 from sa_bench.commands import explain, export
 from sa_bench.contracts import SampleSet
@@ -20,6 +19,7 @@ from sa_bench.engine import suites
 from sa_bench.models.checkpoints import diffusers_folder, layouts
 from sa_bench.results.bundles import BUNDLED, open_bundle, write
 from sa_bench.results.files import pack_results, read_results, write_result
+from sa_bench.results.untrusted import read_stranger_result
 
 SHAPE = (8, 8, 3)
 
@@ -109,7 +109,7 @@ def _picture_of(path):
 def _result(path):
     cell = path.parent
     rows = read_results([cell])
-    with api.readable(rows):
+    with read_stranger_result(rows):
         make_boards(rows)
     explain.explain(cell, None)
     export.cell_of_result(export._row(cell))
@@ -121,7 +121,7 @@ def _bundle(path):
 
 def _packed(path):
     rows = read_results([path])
-    with api.readable(rows):
+    with read_stranger_result(rows):
         make_boards(rows)
 
 
