@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from sa_bench.contracts.task import Generator, Run, Task
+from sa_bench.contracts import Generator, Run, Task
 
 
 @dataclass(frozen=True)

@@ -206,7 +206,7 @@ def test_every_stage_that_the_code_makes_is_a_stores():
     root = Path(__file__).parent.parent
     made = set()
     for path in [*root.glob("sa_bench/**/*.py"), *root.glob("m*/*.py")]:
-        made |= set(re.findall(r"\.make\(\s*\"(\w+)\"", path.read_text()))
+        made |= set(re.findall(r"(?:\.make|\bStage)\(\s*\"(\w+)\"", path.read_text()))
     assert len(made) > 8
     assert made == set(STAGES)
     with pytest.raises(ValueError, match="STAGES"):
