@@ -33,7 +33,9 @@ def installed(tmp_path_factory):
 
 
 def test_the_installed_wheel_lists_what_the_checkout_lists(installed, cli, tmp_path):
-    where = call("-c", "import sa_bench; print(sa_bench.__file__)", cwd=tmp_path, path=installed).strip()
+    where = call(
+        "-c", "import sa_bench; print(sa_bench.__file__)", cwd=tmp_path, path=installed
+    ).strip()
     assert Path(where).is_relative_to(installed)
     for command in (["list"], ["show", "sa"], ["--version"]):
         wheel = call("-m", "sa_bench", *command, cwd=tmp_path, path=installed)

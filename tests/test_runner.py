@@ -53,7 +53,9 @@ def forget_images(tmp_path, result):
 
 
 def test_a_class_surrogate_turns_the_concept_into_that_class(tmp_path, store_env):
-    (result,) = run(tmp_path, store_env, sets=[*FAST, f"{ONE},surrogate_fidelity", "task.surrogate=class:eight"])
+    (result,) = run(
+        tmp_path, store_env, sets=[*FAST, f"{ONE},surrogate_fidelity", "task.surrogate=class:eight"]
+    )
     assert result["status"] == "done", result["error"]
     assert value(result, "forget_top1") <= 0.1
     assert value(result, "surrogate_fidelity") >= 0.6
@@ -93,7 +95,9 @@ def test_a_wrong_image_in_a_surrogate_folder_stops_before_any_work(tmp_path):
 
 
 def test_another_digit_can_be_forgotten_by_name(tmp_path, store_env):
-    (result,) = run(tmp_path, store_env, "relabel", sets=[ONE, "task.concept=three", "task.relabel_to=five"])
+    (result,) = run(
+        tmp_path, store_env, "relabel", sets=[ONE, "task.concept=three", "task.relabel_to=five"]
+    )
     assert result["concept"] == "three"
     assert value(result, "forget_top1") <= 0.1
     assert "three" in json.dumps(result["overrides"])
