@@ -3,7 +3,7 @@
 import json
 import pickle
 import shutil
-import time
+import socket
 import zipfile
 from pathlib import Path
 
@@ -334,12 +334,15 @@ def test_the_noise_is_the_models_own(copied, rng):
 def test_a_hub_id_is_looked_up_locally(base, tmp_path, monkeypatch):
     from huggingface_hub import constants
 
+    def look_up(*asked, **options):
+        raise AssertionError(f"the network was asked: {asked}")
+
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    started = time.monotonic()
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(socket.socket, "connect", look_up)
     with pytest.raises(MissingAsset, match="python -m sa_bench fetch someone/sd") as error:
         load_pipeline("someone/sd")
     assert error.value.exit_code == 3
-    assert time.monotonic() - started < 10
     kept = tmp_path / "models--someone--sd"
     shutil.copytree(base[1], kept / "snapshots" / "abc")
     (kept / "refs").mkdir()
@@ -683,9 +686,8 @@ def test_the_method_checkpoint_takes_a_folder(moved, model, tmp_path):
 
 
 def test_smoke_is_a_small_pipeline_that_depends_on_its_seed_alone(tmp_path):
-    started = time.monotonic()
     first = micro_pipeline.smoke(tmp_path / "a")
-    assert time.monotonic() - started < 3
+    assert sum(file.stat().st_size for file in first.rglob("*") if file.is_file()) < 2**23
     torch.manual_seed(7)
     state = torch.random.get_rng_state()
     micro_pipeline.smoke(tmp_path / "b")
