@@ -43,7 +43,7 @@ CHUNK = 200  # images a file; a killed run loses no more
 def keep_detections(
     chain: Chain, name: str, images: SampleSet, beside: Beside = None
 ) -> list[Record]:
-    """Run a detector on `images` and keep its records in the store; the same pixels are read from there."""
+    """Run a detector on `images`, or read its records of the same pixels from the store."""
     detector = detectors.load(name)
     earlier_records = keep_detections(chain, detector.AFTER, images) if detector.AFTER else None
     other_images = beside.images if isinstance(beside, SampleSet) else beside
@@ -91,7 +91,11 @@ def measure_inputs(chain: Chain, metric: Metric, subject: Subject) -> dict[str, 
 
 
 def measure(chain: Chain, metric: Metric, subject: Subject) -> tuple[dict[str, Any], Path | None]:
-    """The metric's value for `subject` (measurement.json) and its per-sample scores (Parquet)."""
+    """Measure one metric on `subject`.
+
+    Returns:
+        The measurement, and the path of its per-sample scores (Parquet) or None.
+    """
     view = LazyView(chain, subject)
     if reason := view.lacks(metric):
         return asdict(undefined(reason)), None
