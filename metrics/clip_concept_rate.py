@@ -22,16 +22,16 @@ def clip_concept_rate(view: View) -> Measured:
     Blank images are invalid: left out and counted. Where the surrogate is no text, the anchor is the empty prompt.
     """
     task, images = view.task, view.samples["forget"]
-    empty = is_blank(images.images)
-    if empty.all():
+    blank = is_blank(images.images)
+    if blank.all():
         return undefined(f"{len(images)}/{len(images)} images are blank: nothing was drawn")
-    valid = images.take(~empty)
+    valid = images.take(~blank)
     score = [
         np.array([r["score"] for r in view.detections("clip", valid, [text] * len(valid))])
         for text in (task.classes[task.concept], str(task.anchor))
     ]
     extra = {
-        "blank": int(empty.sum()),
+        "blank": int(blank.sum()),
         "concept": float(score[0].mean()),
         "anchor": float(score[1].mean()),
     }

@@ -16,8 +16,11 @@ from sa_bench.scoring.features import (
 )
 
 
-def distance(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
-    """Measure FID of the features `x` (N, d) of `images` against `y` (M, d); delete-a-group jackknife over images."""
+def measure_distance(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
+    """Measure FID of the features `x` (N, d) of `images` against `y` (M, d).
+
+    The interval is over images, by delete-a-group jackknife.
+    """
     if min(len(x), len(y)) < 2:
         return Measured(
             None, reason=f"{min(len(x), len(y))} image(s): a covariance needs at least 2"
@@ -36,7 +39,7 @@ def distance(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
 )
 def fid(view: View) -> Measured:
     """FID of generated against real; interval over generated images by delete-a-group jackknife."""
-    return distance(*judge_features(view))
+    return measure_distance(*judge_features(view))
 
 
 @metric(
@@ -50,7 +53,7 @@ def fid(view: View) -> Measured:
 )
 def inception_fid(view: View) -> Measured:
     """FID of generated against real training images; interval by delete-a-group jackknife."""
-    return distance(*inception_features(view))
+    return measure_distance(*inception_features(view))
 
 
 @metric(
@@ -64,5 +67,5 @@ def inception_fid(view: View) -> Measured:
     protocol=PROTOCOL,
 )
 def official_fid(view: View) -> Measured:
-    """FID of BGR, stretched generated images against such training images."""
-    return distance(*inception_features(view, stretch_as_published))
+    """FID of generated images in BGR order, stretched to 0..255, against training images prepared likewise."""
+    return measure_distance(*inception_features(view, stretch_as_published))
