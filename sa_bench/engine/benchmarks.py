@@ -29,7 +29,10 @@ def load_manifests() -> dict[str, dict[str, Any]]:
 
 
 def find_benchmark(task: str) -> str | None:
-    """Find the benchmark that a task belongs to; None if no benchmark froze it (a user's own task)."""
+    """Find the benchmark that a task belongs to.
+
+    Returns None if no benchmark froze it (a user's own task).
+    """
     for name, manifest in load_manifests().items():
         if task in manifest["tasks"]:
             return name

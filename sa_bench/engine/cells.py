@@ -30,9 +30,11 @@ from sa_bench.engine.validation import (
 SCALES = ("full", "paper", "quick")
 ID, OLD_ID = 16, 8  # hex digits of a cell's id, and of an id in old results
 OF_SCALE: Mapping[str, Mapping[str, Any]] = {"paper": {"train_precision": "fp32"}}
-"""Values that a scale gives every task that does not set them itself: the official codes all train in fp32."""
+"""Values that a scale gives every task that does not set them itself: the official codes all train
+in fp32."""
 QUICK_FORGET = {"classes": 80, "prompts": 96}
-"""The fewest images of c_f at scale `quick`: with fewer, one run could not pass the gate of ten classes."""
+"""The fewest images of c_f at scale `quick`: with fewer, one run could not pass the gate of ten
+classes."""
 SETTABLE_SEPARATELY = ("name", "title", "family", "dataset", "classes", "scales")
 
 
@@ -133,7 +135,10 @@ def cell_command(cell: Cell) -> str:
 
 
 def title_cells(cells: Sequence[Cell]) -> dict[str, str]:
-    """Give each cell a line for people, by id; cells of one method are told apart by fields that differ."""
+    """Give each cell a line for people, by id.
+
+    Cells of one method are told apart by fields that differ.
+    """
     titles = {}
     for cell in cells:
         siblings = [c for c in cells if (c.method, c.task.name) == (cell.method, cell.task.name)]
@@ -150,11 +155,11 @@ def title_cells(cells: Sequence[Cell]) -> dict[str, str]:
 
 
 def _parse_sweep(text: str, what: str) -> list[str]:
-    """Split the values of a sweep into texts that --set would take: between commas, or parts of a JSON list."""
+    """Split a sweep's values, separated by commas or a JSON list, into texts as --set takes them."""
     if not text.startswith("["):
         return text.split(",")
     return [
-        part if isinstance(part, str) else json.dumps(part) for part in parse_list(text, what)
+        item if isinstance(item, str) else json.dumps(item) for item in parse_list(text, what)
     ] or [""]
 
 
@@ -340,14 +345,18 @@ def add_cell(cells: dict[str, Cell], cell: Cell) -> None:
     present_cell = cells.setdefault(cell.id, cell)
     if present_cell is not cell and present_cell.plain() != cell.plain():
         raise SaBenchError(
-            f"{present_cell.name} and a cell of other settings have the same id; run them in two commands, with another --out."
+            f"{present_cell.name} and a cell of other settings have the same id; "
+            "run them in two commands, with another --out."
         )
 
 
 def _route_settings(
     settings: Sequence[tuple[str, str]], method: str, methods: Sequence[str]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Split settings into the task's and this method's; a bare field goes to every method that has it."""
+    """Split settings into the task's and this method's.
+
+    A bare field goes to every method that has it.
+    """
     for_task, for_method = {}, {}
     for name, value in settings:
         head, _, rest = name.partition(".")

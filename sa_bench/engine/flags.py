@@ -1,4 +1,4 @@
-"""Flags: notes for readers of a text-to-image cell's numbers about its images and prompts, a line each."""
+"""Flags: one-line notes on a cell's images and prompts, for readers of its numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Match each image from elsewhere to its row of a task's sample set; print the rows for other programs.
+"""Match each image from elsewhere to its row of a task's sample set.
+
+Print the rows for other programs.
 
 The row of each image is determined, in this order, by
 

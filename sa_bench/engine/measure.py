@@ -1,4 +1,4 @@
-"""Measure a cell: every metric of its task on the model, its base or given images, kept in the store."""
+"""Measure every metric of a task on a model, its base or given images, and keep the results."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def keep_detections(
             write_atomic(folder / file, json.dumps(records, allow_nan=False).encode())
 
     folder = chain.make(Stage("detections", f"detect {name}", inputs, build)).path
-    return [record for part in sorted(folder.glob("[0-9]*.json")) for record in read_json(part)]
+    return [record for file in sorted(folder.glob("[0-9]*.json")) for record in read_json(file)]
 
 
 def role_of(name: str, metric: Metric, primary: Sequence[str]) -> str:
@@ -275,7 +275,7 @@ class LazyView:
         return datasets.real_images(self.task, name)
 
     def inception(self, images: SampleSet) -> np.ndarray:
-        """Extract Inception features, kept in the store by the images' content and the weights' hash."""
+        """Extract Inception features, or read those of these images from the store."""
         chain, file = self.chain, "features.safetensors"
 
         def build(folder: Path) -> None:
@@ -291,7 +291,7 @@ class LazyView:
     def detections(
         self, name: str, images: SampleSet, beside: Sequence[str] | SampleSet | None = None
     ) -> list[dict[str, Any]]:
-        """Run a detector; its records are kept in the store by the images' content and its fingerprint."""
+        """Run a detector, or read its records of these images from the store."""
         return keep_detections(self.chain, name, images, beside)
 
     def prompts(self, images: SampleSet) -> list[str]:

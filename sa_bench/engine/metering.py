@@ -1,4 +1,4 @@
-"""Meter the cost of stages: wall and CPU seconds, peak memory of the process and, on a GPU, of the device."""
+"""Meter what stages cost: wall and CPU seconds, peak memory of the process and of a GPU."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class ProcessMemory:
             self.before = _read_high_water_mark()
 
     def peak(self) -> float | None:
-        """Read the peak in MiB; None if the process held more before, so that this part's own is unknown."""
+        """Read the peak in MiB; None if the process held more before the reset, which hides it."""
         if not self.resets:
             highest = _read_high_water_mark()
             return highest if highest > self.before else None
@@ -154,7 +154,10 @@ class _Stage:
         self.inner = (wall, cpu)
 
     def note(self) -> None:
-        """Save the seconds for the next attempt; where they cannot be written they are not counted."""
+        """Save the seconds for the next attempt.
+
+        Where they cannot be written they are not counted.
+        """
         self.noted = time.monotonic()
         try:
             write_atomic(self.file, json.dumps([round(s, 3) for s in self.spent()]).encode())

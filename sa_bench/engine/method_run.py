@@ -93,7 +93,7 @@ class MethodRun:
         return self.chain.fisher(options)
 
     def fresh(self) -> Generator:
-        """Make a new model; its initialisation depends on seed and base seed, so no two cells share one."""
+        """Make a new model, initialised by seed and base seed, so that no two cells share one."""
         return self.chain.base_model_copy().fresh(
             image_seed(f"fresh/{self.chain.cell.base_seed}", self.seed)
         )  # type: ignore[attr-defined]

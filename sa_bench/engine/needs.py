@@ -1,4 +1,4 @@
-"""What a task needs from the catalogue of files: data, base model, prompts, and the files of its metrics."""
+"""Needs of a task from the catalogue of files: data, base model, prompts, files of its metrics."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Need(NamedTuple):
 
 
 def needs_of_task(task: Task) -> list[Need]:
-    """List the files that a task uses: data, base model, prompt files, and the files of its metrics.
+    """List the files that a task uses: data, base model, prompts, and those of its metrics.
 
     Raises:
         SaBenchError: the task names a prompt file that is not in the catalogue.

@@ -1,4 +1,4 @@
-"""Samples of θ* that methods learn from: replay, the surrogate, samples of c_f, and of a method's prompts.
+"""Samples of θ* that methods learn from: replay, surrogate, c_f, and a method's own prompts.
 
 Where sampling is slow a set is drawn once, kept in the store, and shared by every method and seed;
 where it is cheap (VAE) new samples are drawn each time.
@@ -38,7 +38,7 @@ SETS = ("surrogate", "replay", "own", "captioned")  # `own`: samples of c_f
 
 @dataclass(frozen=True)
 class FixedSet:
-    """A fixed set: its key inputs besides the base model, and the conditions that it is drawn for."""
+    """A fixed set: its key inputs besides the base model, and the conditions of its samples."""
 
     name: str
     inputs: dict[str, Any]
@@ -47,7 +47,10 @@ class FixedSet:
 
 
 class BaseSamples:
-    """The sample sets that a cell's method may learn from, by the task and the method; needs no model."""
+    """The sample sets that a cell's method may learn from, by the task and the method.
+
+    Needs no model.
+    """
 
     def __init__(self, cell: Cell) -> None:
         """Take the cell; nothing is drawn yet."""
@@ -91,7 +94,7 @@ class BaseSamples:
         return getattr(self, f"_{name}_key_inputs")()
 
     def replay_key(self) -> dict[str, Any]:
-        """Give what names replay in the keys of stages that draw from it: the set, and how much of it is used."""
+        """Give the key inputs of stages that draw from replay: the set, and how much of it is used."""
         used = {"used": self.task.replay_used} if self.task.replay_used else {}
         return {**self.key_inputs("replay"), **used}
 
@@ -170,11 +173,14 @@ def draw_fixed_set(
     if task.model:
         part_size = PART_LARGE
     samples: list[torch.Tensor] = []
-    for number, part in enumerate(conditions.split(part_size)):
+    for number, part_conditions in enumerate(conditions.split(part_size)):
         file = folder / PARTS / f"part-{number:05d}.safetensors"
         stored = load_part(file)  # with the generator's state
         if stored is None:
-            stored = {"x": model.simulate(part, rng, task.sampler).cpu(), "rng": rng.get_state()}
+            stored = {
+                "x": model.simulate(part_conditions, rng, task.sampler).cpu(),
+                "rng": rng.get_state(),
+            }
             save_part(file, stored)
         rng.set_state(stored["rng"])
         samples.append(stored["x"])
@@ -194,7 +200,7 @@ def fresh_source(name: str, model: Generator, cell: Cell) -> Source:
 
 
 def foreign_surrogate(model: Generator, cell: Cell) -> Source:
-    """Make the source of a surrogate that does not come from the model: images of a folder, or noise."""
+    """Make the source of a surrogate from outside the model: images of a folder, or noise."""
     task, (kind, _, argument) = cell.task, cell.task.surrogate.partition(":")
     c_f = task.prompts_for(task.concept, "forget")
     if kind == "folder":

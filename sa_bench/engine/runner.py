@@ -240,7 +240,10 @@ def _same_cells(names: Sequence[str], cells: Sequence[str]) -> bool:
 
 
 def default_out_folder(cells: Sequence[Cell]) -> Path:
-    """Name the run folder runs/<tasks>-<scale>-<hash>; a repeated command finds its folder again."""
+    """Name the run folder runs/<tasks>-<scale>-<hash>.
+
+    A repeated command finds its folder again.
+    """
     tasks = "+".join(dict.fromkeys(cell.task.name for cell in cells))
     return Path("runs") / f"{tasks}-{cells[0].scale}-{digest([c.id for c in cells])[:6]}"
 
@@ -305,7 +308,7 @@ def _run_in_processes(
     report: Report,
     keep: Callable[[Cell, dict[str, Any]], None],
 ) -> list[Cell]:
-    """Run cells in `jobs` processes and return those that were lost because a process was killed."""
+    """Run cells in `jobs` processes and return those whose process was killed."""
     context, lost = multiprocessing.get_context("spawn"), []
     queue = context.Queue()  # no Manager: its process would outlive a killed run
     with ProcessPoolExecutor(

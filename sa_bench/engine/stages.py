@@ -141,7 +141,7 @@ class Chain:
         )
 
     def assume_base(self, content: str) -> None:
-        """Let `content` stand for the hash of a base model that is absent, so that later stages have keys."""
+        """Use `content` as the hash of an absent base model, so that later stages have keys."""
         self.base = base_models.Base(Path(), content, False, "unknown")
 
     def architecture(self) -> VAE | DDPM | TextToImage:
@@ -168,7 +168,7 @@ class Chain:
         return self.architecture().load(self.base.file).to(self.device)
 
     def base_model_view(self) -> Generator:
-        """Give θ* for reading: the one open copy of a pretrained model, since each copy takes GiB."""
+        """Give θ* for reading; a pretrained model has one open copy, since each takes GiB."""
         return self._pretrained_model if self.task.model else self.base_model_copy()
 
     @cached_property
@@ -206,7 +206,7 @@ class Chain:
         return Relabelled(self.source("surrogate"), model, task.prompts_for(task.concept, "forget"))
 
     def fisher_stage(self, options: FisherOptions) -> Stage:
-        """Give the stage of F at θ*, shared by every method and seed that asks with the same options."""
+        """Give the stage of F at θ*, shared by all methods and seeds with the same options."""
         task = self.task
 
         def build(folder: Path) -> dict[str, Any]:
@@ -290,7 +290,7 @@ class Chain:
         return inputs
 
     def stages_of_forgetting(self) -> list[Stage]:
-        """List the stages that lead to the model after forgetting, in order, without making them."""
+        """List the stages up to the model after forgetting, in order, without making them."""
         method = self.cell.build_method()
         stages = [
             self.fisher_stage(v) for v in vars(method).values() if isinstance(v, FisherOptions)
@@ -309,7 +309,7 @@ class Chain:
 
     @property
     def precision(self) -> dict[str, str]:
-        """Precision of training: what was asked for, and what base and forgetting were computed in."""
+        """Precision of training: as asked for, and as used for base and forgetting."""
         # Artifacts of older versions lack the entry.
         forgetting = self.forgotten.meta.get("precision", "unknown")
         return {
@@ -345,7 +345,7 @@ class Chain:
         return [cell.method, version, cell.keyed_fields(), self.task.concept]
 
     def sample_stage(self, name: str, base: bool = False) -> Stage:
-        """Give the stage of the sample set `name`, drawn from the forgotten model, which must exist, or from θ*."""
+        """Give the stage of the sample set `name` of θ* or of the forgotten model, which must exist."""
         task, method = self.task, self.cell.build_method()
 
         def build(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Validate a resolved task and method before any work: values in range, names known, files present."""
+"""Validate a resolved task and method before any work: values, names and files."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ def _check_prompts(task: Task) -> None:
 
 
 def _check_sizes(task: Task, role: str) -> None:
-    """Refuse a prompt file's row whose image is larger than the task's size and would be cut off."""
+    """Refuse a prompt file's row whose image is larger than the task's: it would be cut off."""
     from sa_bench.data import prompt_files
 
     rows = prompt_files.read_rows(task.prompts.files[role]) if task.prompts else []

@@ -1,4 +1,4 @@
-"""Bundles: the results of a run as one file for others, `NAME.sabench.zip`, and how such a file is opened.
+"""Bundles: write the results of a run into one file, `NAME.sabench.zip`, and open such a file.
 
 A bundle is a ZIP archive of `manifest.json` and a folder a cell: `result.json`, `scores/*.parquet`,
 the image sets and, if asked for, the weights. The manifest has the sha256 of every member and of
@@ -141,7 +141,10 @@ def write(
 
 
 def _find_changed_member(row: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
-    """Find the first member of a cell whose hash is not the one in its result; "" if there is none."""
+    """Find the first member of a cell whose hash is not the one in its result.
+
+    Returns "" if there is none.
+    """
     cell = f"{Path(row['folder']).name}/"
     for name, sha256 in row.get(FILES, {}).items():
         if hashes.get(cell + name, sha256) != sha256:
@@ -176,7 +179,7 @@ def _check_name(by: str) -> str:
 
 
 def manifest_facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Collect the environments and hashes behind results, each once, for readers of the manifest."""
+    """Collect the environments and hashes behind results, each once, for the manifest."""
     environments: list[Any] = []
     hashes: dict[str, dict[str, Any]] = {"bases": {}, "models": {}, "judges": {}, "data": {}}
     for row in rows:
@@ -218,7 +221,7 @@ def _make_zip_info(name: str) -> zipfile.ZipInfo:
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: every member has the hash that the manifest gives, and nothing else is in it."""
+    """An opened bundle, whose members are exactly those that its manifest lists, by hash."""
 
     file: Path
     sha256: str  # of the archive
@@ -227,7 +230,7 @@ class Bundle:
 
     @property
     def origin(self) -> str:
-        """Name of the maker, or of the file, and the first digits of the archive's hash, for people."""
+        """Name of the maker (else of the file), and the first digits of the archive's hash."""
         return f"{self.manifest['by'] or self.file.name.removesuffix(BUNDLED)[:LONGEST]} [{self.sha256[:8]}]"
 
     def rows(self) -> list[dict[str, Any]]:
@@ -301,7 +304,7 @@ def open_bundle(file: Path, limit: float = LIMIT) -> Bundle:
 
 
 def _inspect_members(archive: zipfile.ZipFile, limit: float) -> Iterator[zipfile.ZipInfo]:
-    """Yield the entries of an archive once their sizes, paths and kinds are known to be harmless."""
+    """Yield the entries of an archive once sizes, paths and kinds are checked."""
     infos = archive.infolist()
     size = sum(info.file_size for info in infos)
     if size > limit * 1e9:

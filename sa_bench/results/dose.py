@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 PUBLISHED = 80_000
-"""Images that Concept Inversion (Pham et al. 2024, train.sh) shows a model: 5,000 steps of 4, with gradients of 4
-steps added up."""
+"""Images that Concept Inversion (Pham et al. 2024, train.sh) shows a model: 5,000 steps of 4, with
+gradients of 4 steps added up."""
 
 DEFAULTS = {
     "recovery_budgets": (0,),
@@ -18,7 +18,8 @@ DEFAULTS = {
     "recovery_starts": ("own", "mean", "zero"),
     "recovery_rates": (0.003, 0.01),
 }
-"""Values of fields that are absent from old results, and from fingerprints where they have their default."""
+"""Values of fields that are absent from old results, and from fingerprints where they have their
+default."""
 
 
 def _get_value(task: Any, name: str) -> Any:

@@ -28,7 +28,7 @@ CLAIM = ".claim.lock"  # lies in a folder of results while a process writes ther
 
 
 def write_result(folder: Path, row: Mapping[str, Any]) -> None:
-    """Write `result.json` into `folder`, sealed with the hashes of the files beside it and of itself."""
+    """Write `result.json` into `folder`, with the hashes of the files beside it and of itself."""
     write_atomic(folder / "result.json", to_json(add_seal(_plain(row), folder)).encode())
 
 
@@ -67,7 +67,7 @@ def read_results(folders: Iterable[Path]) -> list[dict[str, Any]]:
 
 
 def _describe_error(row: dict[str, Any], folder: Path | None = None) -> dict[str, Any]:
-    """Mark a row that was edited since it was written with the `origin` "edited", and print a note."""
+    """Give a row that was edited since it was written the `origin` "edited", and print a note."""
     edited_file = find_edited(row, folder)
     if not edited_file:
         return row
@@ -98,7 +98,7 @@ def _read_row(path: Path, row: Any) -> dict[str, Any]:
 
 
 def pack_results(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """Pack results into one compressed file of JSON lines, each with the per-image scores of its endpoints.
+    """Pack results, with the per-image scores of their endpoints, into compressed JSON lines.
 
     For a text-to-image task each line also holds the seed and the prompt number of every score, as
     `units`.
@@ -120,7 +120,9 @@ def pack_results(rows: Iterable[Mapping[str, Any]]) -> bytes:
 
 
 def unpack_results(path: Path) -> list[dict[str, Any]]:
-    """Read the results of a file that `pack_results` made; they have no run folder, hence no images.
+    """Read the results of a file that `pack_results` made.
+
+    They have no run folder, hence no images.
 
     Raises:
         SaBenchError: the file is absent, damaged, or of a newer schema.
@@ -140,7 +142,7 @@ def unpack_results(path: Path) -> list[dict[str, Any]]:
 
 
 def _score_tables(row: dict[str, Any]) -> dict[str, Any]:
-    """Check the scores of a row and return the row: numbers, with as many seeds and prompts as scores.
+    """Check that a row's scores are numbers with as many seeds and prompts, and return the row.
 
     Raises:
         ValueError, TypeError, AttributeError: the scores, seeds or prompts are of another form.
@@ -185,12 +187,15 @@ def _result_files(folder: Path) -> list[Path]:
 
 
 def read_scores_of(row: Mapping[str, Any], name: str) -> np.ndarray | None:
-    """Read a measurement's per-image scores from its run folder or packed file; None if there are none."""
+    """Read a measurement's per-image scores from its run folder or packed file.
+
+    Returns None if there are none.
+    """
     return read_columns_of(row, name).get("score")
 
 
 def read_columns_of(row: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
-    """Read the per-image columns of a measurement: `score` and, where they were kept, `seed` and `prompt`.
+    """Read the per-image columns of a measurement: `score` and, if stored, `seed` and `prompt`.
 
     Recovery draws its images from the same prompts and seeds as the first images of c_f. Its prompt
     numbers are therefore looked up by seed in the forgetting endpoint's table.

@@ -13,7 +13,10 @@ def format_percent(value: float | None) -> str:
 
 
 def format_number(value: float | None, unit: str | None) -> str:
-    """Format a number with the digits that people compare, and % where the unit is a rate; n/a if none."""
+    """Format a number with the digits that people compare, and % where the unit is a rate.
+
+    The result is "n/a" for None, NaN and infinity.
+    """
     if value is None or not math.isfinite(value) or unit in ("rate", "probability"):
         return format_percent(value)
     return f"{value:.2f}" if unit == "nats" else f"{value:.4g}"

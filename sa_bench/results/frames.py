@@ -46,7 +46,7 @@ AS_JSON = ("fields", "overrides", "flags", "fingerprint", "extra")
 
 
 def write_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Write every measurement of `rows` (as `read_results` gives them) into a compressed Parquet file.
+    """Write every measurement of result rows into a compressed Parquet file.
 
     Columns: those of a result (task, method, scale, base_seed, seed, standing, status, error, cell,
     concept, origin, and code: the sha256 of a plug-in method's code), those of a measurement (name,

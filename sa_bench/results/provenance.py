@@ -20,7 +20,7 @@ OPTIONAL = ("diffusers", "transformers", "safetensors", "nudenet", "facenet-pyto
 
 
 def provenance(command: str, assets: Mapping[str, str], device: str = "cpu") -> dict[str, Any]:
-    """Collect versions, machine and assets behind a result, with the GPU's name if it was made on one."""
+    """Collect versions, machine (with the GPU, if one was used) and assets behind a result."""
     versions = {"sa_bench": __version__, "python": platform.python_version()}
     for name in (*PACKAGES, *OPTIONAL):
         try:
@@ -43,7 +43,10 @@ def provenance(command: str, assets: Mapping[str, str], device: str = "cpu") -> 
 
 
 def same_environment(row: Mapping[str, Any], device: str) -> bool:
-    """Test whether a result's versions and hardware match this machine; entries that it lacks are ignored."""
+    """Test whether a result's versions and hardware match this machine.
+
+    Entries that it lacks are ignored.
+    """
     recorded, current = row["provenance"], provenance("", {}, device)
     devices = {cost.get("device", "cpu") for cost in row["cost"].values()}
     return devices <= {device} and all(
@@ -69,7 +72,7 @@ def command_line() -> str:
 
 
 def strip_output_options(arguments: Sequence[str]) -> list[str]:
-    """Strip a command's arguments of the options that only say where results go and which exist already."""
+    """Strip a command's arguments of the options that only say where results are."""
     stripped, skip = [], False
     for argument in arguments:
         name, has_value, _ = argument.partition("=")

@@ -104,5 +104,5 @@ def code_of(row: Mapping[str, Any]) -> str:
 
 
 def metric_of(measurement: Mapping[str, Any]) -> str:
-    """Get the registered name of a measurement's metric: `inception_fid` for `fid[inception-v3-compat]`."""
+    """Get a measurement's registered metric: `inception_fid` for `fid[inception-v3-compat]`."""
     return measurement["fingerprint"].get("metric", measurement["name"]).partition("[")[0]

@@ -1,4 +1,4 @@
-"""Seals: a result's hashes of the files beside it and of itself. They show that it was edited, not who wrote it.
+"""Seals: hashes of a result and its files, which show that it was edited, not who wrote it.
 
 Old results have no seal and are read as they are.
 """
@@ -27,7 +27,7 @@ def seal(row: Mapping[str, Any]) -> str:
 
 
 def add_seal(row: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
-    """Add to `row` (plain JSON values) its own hash and, if a `folder` is given, those of the files there."""
+    """Add its own hash to `row` (plain JSON values) and, if a `folder` is given, its files'."""
     sealed = dict(json.loads(json.dumps(row)))
     if folder is not None:
         paths = sorted([*folder.glob("*.safetensors"), *(folder / "scores").glob("*.parquet")])

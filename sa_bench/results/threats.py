@@ -23,7 +23,10 @@ def threat_model(method: Any) -> ThreatModel:
 
 
 def threat_of(row: Mapping[str, Any]) -> str:
-    """Read the threat model of a result; if it has none, or an unknown one, its method's name decides."""
+    """Read the threat model of a result.
+
+    If it has none, or an unknown one, its method's name decides.
+    """
     threat = row.get("threat_model")
     if threat in THREATS:
         return threat

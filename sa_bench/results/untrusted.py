@@ -1,4 +1,4 @@
-"""Check files from elsewhere before anything uses them: results, score tables, tensors. Nothing in them is run."""
+"""Check results, score tables and tensors from elsewhere before use; nothing in them is run."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def validate_result(raw: bytes, where: str) -> dict[str, Any]:
 
 
 def require_plain(value: Any) -> None:
-    """Refuse control characters in texts, which go to terminals and pages, and numbers that are not finite."""
+    """Refuse control characters in texts, which terminals and pages show, and numbers not finite."""
     if isinstance(value, Mapping):
         require_plain([*value, *value.values()])
     elif isinstance(value, list):
@@ -71,7 +71,7 @@ def require_plain(value: Any) -> None:
 
 
 def _require_command(text: str) -> None:
-    """Refuse a command that a reader could not safely repeat: it must be one command of this suite alone."""
+    """Refuse a command that is not safe to repeat: anything but one command of this suite."""
     text, prefix = text.strip(), ["python", "-m", "sa_bench"]
     if text and not ((words := shlex.split(text))[:3] == prefix and shlex.join(words) == text):
         raise ValueError(f"the command {text[:60]!r} is none of sa_bench")

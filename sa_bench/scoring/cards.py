@@ -35,7 +35,8 @@ TRAINED: dict[str, dict[str, Any]] = {
         "bar": 0.0,
     },
 }
-"""Judges that are trained on first use (`sa_bench.scoring.trained_judges`); fingerprints name them by their recipe."""
+"""Judges that are trained on first use (`sa_bench.scoring.trained_judges`); fingerprints name them
+by their recipe."""
 
 
 def trained_key_inputs(name: str) -> dict[str, Any]:
@@ -97,7 +98,9 @@ def require_sight(name: str, dataset: str) -> None:
 
 
 def require_bar(card: dict[str, Any]) -> None:
-    """Refuse a judge whose measured accuracy is below its bar; a judge not yet trained has none and passes.
+    """Refuse a judge whose measured accuracy is below its bar.
+
+    A judge not yet trained has none and passes.
 
     Raises:
         SaBenchError: the accuracy is below the bar.
@@ -110,7 +113,7 @@ def require_bar(card: dict[str, Any]) -> None:
 
 
 def examine_judge(judge: Any, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
-    """Examine a judge for its card: accuracy on test images, and its answers to grey, noise and blank ones.
+    """Examine a judge for its card: its accuracy, and its answers to grey, noise and blank images.
 
     Args:
         judge: gives probabilities.

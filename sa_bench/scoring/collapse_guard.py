@@ -1,4 +1,4 @@
-"""The collapse guard: has the model lost more than the concept? Two shares of the base, against calibrated bounds.
+"""The collapse guard: has the model lost more than the concept?
 
 Accuracy and precision rise when a model collapses onto clean prototypes, so neither can tell. The
 guard uses the worst class and recall, each as a share of the base model's value, by the upper bound

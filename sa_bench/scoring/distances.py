@@ -1,4 +1,4 @@
-"""Distances between two sets of features, shared by metrics in a judge's and in Inception's features.
+"""Distances between two sets of features, for metrics in a judge's or in Inception's features.
 
 Nothing here holds an N x N matrix: 45,000 against 45,000 features of 2,048 dimensions fit in 4 GiB.
 """
@@ -15,8 +15,8 @@ from sa_bench.scoring.features import is_in_manifold
 from sa_bench.statistics import clustered, jackknife, jackknife_groups, rate
 
 ROUNDING = 1e-6
-"""Relative error of a Fréchet distance, as a share of the covariances' traces: the square root of a covariance of
-float32 features is no more exact."""
+"""Relative error of a Fréchet distance, as a share of the covariances' traces: the square root of a
+covariance of float32 features is no more exact."""
 OfRows = Callable[[np.ndarray], float]
 """Gives the distance to the real images for the generated images with these row numbers."""
 
@@ -35,7 +35,7 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _clip_rounding(distance: float, traces: float) -> float:
-    """Set a Fréchet distance to 0 if it is negative or within the rounding of the traces it is computed from."""
+    """Set a Fréchet distance to 0 if it is negative or within the rounding of its traces."""
     return distance if distance > ROUNDING * traces else 0.0
 
 
@@ -49,7 +49,10 @@ class FrechetTo:
     """
 
     def __init__(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Take generated `x` (N, d) and real `y` (M, d), float32 or float64; sums are in float64."""
+        """Take generated `x` (N, d) and real `y` (M, d), float32 or float64.
+
+        Sums are in float64.
+        """
         self.x, self.shift = x, x.mean(0, dtype=np.float64)
         self.all = _sum_moments(x, self.shift)
         zero = y.mean(0, dtype=np.float64)
@@ -98,7 +101,7 @@ def _mean_and_covariance(
 def extrapolate_fid(
     distance: OfRows, n: int, d: int, sizes: int = 8, repeats: int = 4
 ) -> float | None:
-    """Extrapolate FID to infinite N: the intercept of FID_N over 1/N, N from a quarter of `n` images to all.
+    """Extrapolate FID to infinite N: intercept of FID_N over 1/N, for N from `n`/4 to `n` images.
 
     None below 8 `d` images, where the line does not hold. Source: Chong & Forsyth 2020, Section 4.
     """
@@ -138,7 +141,7 @@ def measure_frechet(distance: OfRows, x: np.ndarray, y: np.ndarray, images: Samp
 def kernel_sums(
     a: np.ndarray, b: np.ndarray, group_a: np.ndarray, group_b: np.ndarray, chunk: int = 2000
 ) -> np.ndarray:
-    """Sum (a_i·b_j/d + 1)³ over all i and j, or over i ≠ j where `a` is `b`, by group of i and of j.
+    """Sum (a_i·b_j/d + 1)³ over i and j (i ≠ j where `a` is `b`), by group of i and of j.
 
     Args:
         a: features (N, d).
@@ -179,9 +182,9 @@ def jackknife_kid(
         clusters: cluster of each row of `x`, (N,); a cluster is never split between groups.
     """
     n, m = len(x), len(y)
-    group, one = jackknife_groups(n, groups, clusters), np.zeros(m, int)
-    xx, xy = kernel_sums(x, x, group, group), kernel_sums(x, y, group, one)[:, 0]
-    real = float(kernel_sums(y, y, one, one)[0, 0]) / (m * (m - 1))
+    group, single_group = jackknife_groups(n, groups, clusters), np.zeros(m, int)
+    xx, xy = kernel_sums(x, x, group, group), kernel_sums(x, y, group, single_group)[:, 0]
+    real = float(kernel_sums(y, y, single_group, single_group)[0, 0]) / (m * (m - 1))
 
     def estimate(rows: np.ndarray) -> float:
         k, groups_left = len(rows), np.unique(group[rows])
@@ -219,7 +222,10 @@ def measure_kid(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
 
 
 def measure_precision(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
-    """Measure the share of generated `x` (N, d) inside the manifold of real `y` (M, d); interval over `x`."""
+    """Measure the share of generated `x` (N, d) inside the manifold of real `y` (M, d).
+
+    Interval over `x`.
+    """
     if len(y) < 4:
         return Measured(None, reason=f"{len(y)} real images: a point and k = 3 neighbours are 4")
     columns = {**images.columns(), "label": images.labels}
@@ -227,7 +233,10 @@ def measure_precision(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measur
 
 
 def measure_recall(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
-    """Measure the share of real `y` (M, d) inside the manifold of generated `x` (N, d); interval over `y`."""
+    """Measure the share of real `y` (M, d) inside the manifold of generated `x` (N, d).
+
+    Interval over `y`.
+    """
     if len(x) < 4:
         return Measured(
             None, reason=f"{len(x)} generated images: a point and k = 3 neighbours are 4"

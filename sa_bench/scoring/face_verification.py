@@ -31,7 +31,7 @@ class Person:
     others: np.ndarray  # (G,) cosines of the others' images
 
     def probability(self, cosine: np.ndarray) -> np.ndarray:
-        """Compute the probability that a face is the person's, both sides equally likely beforehand."""
+        """Compute the probability that a face is the person's, with equal priors."""
         return expit(self.slope * cosine + self.offset)
 
 
@@ -54,7 +54,10 @@ def largest_faces(records: Sequence[Record]) -> np.ndarray:
 
 
 def closest_cosines(records: Sequence[Record], centroid: np.ndarray) -> np.ndarray:
-    """Compute the highest cosine to the centroid over an image's faces, (N,); NaN without a face."""
+    """Compute the highest cosine to the centroid over an image's faces, (N,).
+
+    NaN without a face.
+    """
     faces_of_image = [np.array(r["faces"], float) for r in records]
     return np.array(
         [

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 LAYER = "penultimate"
 ROUNDING = 1e-10
-"""Rounding of a squared distance, as a share of the two squared lengths: networks repeat the features of one
-image to about 1e-6."""
+"""Rounding of a squared distance, as a share of the two squared lengths: networks repeat the
+features of one image to about 1e-6."""
 _registered: dict[tuple[str, str], type[FeatureExtractorBase]] = {}  # by name and judge
 
 
 def register_extractor(name: str, judge: Judge) -> type[FeatureExtractorBase]:
-    """Register the torch-fidelity extractor over a judge's features, once a process, and return its class.
+    """Register a judge's features as a torch-fidelity extractor, once a process; return its class.
 
     The first judge of a process is registered as `name`, another one as `name-<hash>`.
     """
@@ -72,7 +72,7 @@ def register_extractor(name: str, judge: Judge) -> type[FeatureExtractorBase]:
 
 
 def extract(name: str, judge: Judge, images: np.ndarray) -> np.ndarray:
-    """Extract features (N, d) float64 from `images`, uint8 (N, H, W, C), with the registered extractor."""
+    """Extract features (N, d) float64 of `images`, uint8 (N, H, W, C), by the registered extractor."""
     images = panel_view({name: judge}, images)
     network = register_extractor(name, judge)(name, [LAYER])
     with torch.no_grad():
@@ -83,7 +83,7 @@ def extract(name: str, judge: Judge, images: np.ndarray) -> np.ndarray:
 def is_in_manifold(
     query: np.ndarray, support: np.ndarray, k: int = 3, chunk: int = 1000
 ) -> np.ndarray:
-    """Test whether each query point lies in a ball around a support point that reaches its k-th neighbour.
+    """Test whether each query point lies within a support point's distance to its k-th neighbour.
 
     precision = is_in_manifold(generated, real), recall = is_in_manifold(real, generated), as 0/1
     (N,). Source: Kynkäänniemi et al. 2019, Eq. 1-2 (the point itself is not its own neighbour).
@@ -92,7 +92,7 @@ def is_in_manifold(
     lengths = (s * s).sum(1)
 
     def square_distances(points: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute squared distances to all support points, and their rounding errors, (n, M) each."""
+        """Compute squared distances to the support points, and their rounding errors, (n, M)."""
         total = (points * points).sum(1)[:, None] + lengths
         return torch.addmm(total, points, s.T, alpha=-2).clamp(min=0), ROUNDING * total
 
@@ -107,7 +107,10 @@ def is_in_manifold(
 
 
 def judge_features(view: View) -> tuple[np.ndarray, np.ndarray, SampleSet]:
-    """Extract judge features of generated (N, d) and real (M, d) retained images; also returns the generated set."""
+    """Extract judge features of generated (N, d) and real (M, d) retained images.
+
+    Also returns the generated set.
+    """
     judge, name = view.judges[view.task.designated], f"judge-{view.task.dataset}"
     images = view.samples["retain"]
     real = take_per_class(view.real("retain_test"), view.task.feature_images)
@@ -117,7 +120,9 @@ def judge_features(view: View) -> tuple[np.ndarray, np.ndarray, SampleSet]:
 def inception_features(
     view: View, prepare: Callable[[np.ndarray], np.ndarray] | None = None
 ) -> tuple[np.ndarray, np.ndarray, SampleSet]:
-    """Extract Inception features of generated and real retained images; also returns the generated set.
+    """Extract Inception features of generated and real retained images.
+
+    Also returns the generated set.
 
     The real images are *training* images, which is what published FIDs refer to.
 
@@ -139,7 +144,9 @@ PROTOCOL = {"protocol": "official-2023", "channels": "bgr", "stretch": True, "or
 
 
 def stretch_as_published(images: np.ndarray, chunk: int = 1000) -> np.ndarray:
-    """Stretch each image, uint8 (N, H, W, C), to 0..255 as torchvision's save_image does; BGR order.
+    """Stretch each image, uint8 (N, H, W, C), to 0..255 as torchvision's save_image does.
+
+    BGR order.
 
     The official code stretched floats and then rounded; here the images are 8-bit already, so that
     the stretch widens their rounding.

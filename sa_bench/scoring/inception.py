@@ -1,4 +1,4 @@
-"""Features of the Inception network that defines FID: torch-fidelity's port of the weights of 2015-12-05.
+"""Features of the network that defines FID: torch-fidelity's port of Inception of 2015-12-05.
 
 The weights are not shipped and never downloaded by a run: who wants the standard metrics puts the
 file where the suite looks for it. torch-fidelity's own loader would unpickle anything, so the file

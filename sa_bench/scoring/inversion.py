@@ -15,7 +15,10 @@ from sa_bench.contracts import Condition, Generator, Slot, Task, View
 
 
 def list_attacks(model: Generator) -> dict[str, bool]:
-    """List the attacks on a model by name, with whether each is adaptive; only a defended model has two."""
+    """List the attacks on a model by name, with whether each is adaptive.
+
+    Only a defended model has two.
+    """
     if getattr(model, "defence", None) is None:
         return {"unadaptive": False}
     return {"unadaptive": False, "adaptive": True}
@@ -60,8 +63,8 @@ def invert(
         gradient = torch.zeros_like(start)
         for _ in range(accumulated):
             with slot.substitute(value):
-                shown = x if n == len(x) else x[torch.randint(len(x), (n,), generator=rng)]
-                loss = model.loss(shown, labels, model.draw(n, rng), *loss_arguments).mean()
+                batch_images = x if n == len(x) else x[torch.randint(len(x), (n,), generator=rng)]
+                loss = model.loss(batch_images, labels, model.draw(n, rng), *loss_arguments).mean()
             (partial_gradient,) = torch.autograd.grad(loss, [value])
             gradient += partial_gradient / accumulated
         value.grad = gradient

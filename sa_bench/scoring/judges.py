@@ -30,8 +30,8 @@ from sa_bench.scoring.cards import judge_card, require_bar
 FLAT = 0.1
 """Gradient norm below which an image shows nothing; the faintest of 60,000 real digits has 0.29."""
 FAINT = 5.0
-"""Contrast in grey levels below which an image shows nothing; base samples begin at 7.8, and what `sa`
-draws for a forgotten digit has 0.5."""
+"""Contrast in grey levels below which an image shows nothing; base samples begin at 7.8, and what
+`sa` draws for a forgotten digit has 0.5."""
 COHERENT = {  # height: window in pixels, and the share of the contrast that survives averaging over it
     28: (4, 0.45),  # digits 0.55 and more, noise 0.31 and less
     16: (2, 0.65),  # digits 0.71 and more, noise 0.60 and less
@@ -46,7 +46,7 @@ class CNN(nn.Module):
     """
 
     def __init__(self, classes: int, size: int = 28) -> None:
-        """Build a classifier of grey images of 28 x 28 pixels or, with padded convolutions, of 16 x 16."""
+        """Build a classifier of grey images of 28 x 28 pixels or, with padding, of 16 x 16."""
         super().__init__()
         pad = {28: 0, 16: 2}[size]
         self.conv1, self.bn1 = nn.Conv2d(1, 10, 5, padding=pad), nn.BatchNorm2d(10)
@@ -54,7 +54,7 @@ class CNN(nn.Module):
         self.fc1, self.fc2 = nn.Linear(320, 50), nn.Linear(50, classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """Compute features (N, 50) after the first fully connected layer from `x` (N, 1, H, W) in [0, 1]."""
+        """Compute features (N, 50) of `x` (N, 1, H, W) in [0, 1]: the first fully connected layer."""
         x = F.relu(F.max_pool2d(self.bn1(self.conv1(x)), 2))
         x = F.dropout2d(self.bn2(self.conv2(x)), 0.5, self.training)
         return F.relu(self.fc1(F.relu(F.max_pool2d(x, 2)).flatten(1)))
@@ -77,17 +77,17 @@ class CNNJudge:
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Compute class probabilities in float64; with a reject class, its column is the last."""
         return np.concatenate(
-            [self._logits(part).softmax(1).numpy() for part in _split_into_chunks(images)]
+            [self._logits(chunk).softmax(1).numpy() for chunk in _split_into_chunks(images)]
         )
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Compute features, (N, 50) float64."""
         with torch.no_grad():
-            parts = [
-                self.net.features(_to_unit_range(part)).double().numpy()
-                for part in _split_into_chunks(images)
+            features = [
+                self.net.features(_to_unit_range(chunk)).double().numpy()
+                for chunk in _split_into_chunks(images)
             ]
-        return np.concatenate(parts)
+        return np.concatenate(features)
 
     @torch.no_grad()
     def _logits(self, images: np.ndarray) -> Tensor:
@@ -96,7 +96,7 @@ class CNNJudge:
 
 @dataclass
 class NearestNeighbours:
-    """A judge of another kind: k nearest shipped digits by oriented gradients, votes weighted by 1/distance."""
+    """A judge by the k nearest shipped digits in oriented gradients, votes weighted by 1/distance."""
 
     name: str
     content: str
@@ -107,14 +107,17 @@ class NearestNeighbours:
     channels: int = 1
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Compute each class's share of the votes of the k nearest; uniform for an image without structure."""
+        """Compute each class's share of the votes of the k nearest.
+
+        Uniform for an image without structure.
+        """
         vote_shares = []
-        for part in _split_into_chunks(images):
-            query = gradient_histograms(_resize_to_28(_to_unit_range(part)))
+        for chunk in _split_into_chunks(images):
+            query = gradient_histograms(_resize_to_28(_to_unit_range(chunk)))
             distance, index = torch.cdist(F.normalize(query), self.points).topk(
                 self.k, largest=False
             )
-            votes = torch.zeros(len(part), 10, dtype=torch.float64)
+            votes = torch.zeros(len(chunk), 10, dtype=torch.float64)
             votes.scatter_add_(1, self.labels[index], 1 / (distance.double() + 1e-6))
             votes[query.norm(dim=1) < FLAT] = 1.0  # nothing to compare: every class alike
             vote_shares.append((votes / votes.sum(1, keepdim=True)).numpy())
@@ -170,7 +173,7 @@ def _split_into_chunks(images: np.ndarray) -> list[np.ndarray]:
 
 
 def crop_to_digit(images: np.ndarray) -> np.ndarray:
-    """Crop canvases with captions (N, 32, 32, 3) to their grey middles (N, 28, 28, 1) for a judge of digits.
+    """Crop canvases with captions (N, 32, 32, 3) to their grey middles (N, 28, 28, 1).
 
     Images of any other shape are returned unchanged.
     """
@@ -211,10 +214,10 @@ def load(name: str) -> Judge:
 
 @dataclass
 class CachedJudge:
-    """A judge that keeps its probabilities for the last 64 sets of images, since metrics ask for them again."""
+    """A judge that keeps its probabilities for the last 64 sets of images, for other metrics."""
 
     judge: Judge
-    said: ClassVar[OrderedDict[tuple[str, str], np.ndarray]] = OrderedDict()
+    answers: ClassVar[OrderedDict[tuple[str, str], np.ndarray]] = OrderedDict()
 
     def __post_init__(self) -> None:
         """Take name, content, card and channels from the judge."""
@@ -224,13 +227,13 @@ class CachedJudge:
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Give the judge's probabilities (N, classes), as an array that cannot be written to."""
         key = (self.content, hashlib.sha256(images.tobytes()).hexdigest())
-        if key not in self.said:
-            self.said[key] = self.judge.probabilities(images)
-            self.said[key].setflags(write=False)
-        self.said.move_to_end(key)
-        while len(self.said) > 64:
-            self.said.popitem(last=False)
-        return self.said[key]
+        if key not in self.answers:
+            self.answers[key] = self.judge.probabilities(images)
+            self.answers[key].setflags(write=False)
+        self.answers.move_to_end(key)
+        while len(self.answers) > 64:
+            self.answers.popitem(last=False)
+        return self.answers[key]
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Give the judge's features."""
@@ -265,7 +268,9 @@ def is_top1(probabilities: np.ndarray, label: int | np.ndarray) -> np.ndarray:
 
 
 def shows_anything(images: np.ndarray) -> np.ndarray:
-    """Test whether a grey image (N, H, W, 1) shows anything at all; (N,) float64 of 0/1. Colour ones always do.
+    """Test whether a grey image (N, H, W, 1) shows anything at all.
+
+    (N,) float64 of 0/1. Colour ones always do.
 
     A classifier must name a class even for plain grey, and most of them say "one": without this
     test, the digit 1 could never be forgotten. An image shows nothing if it has no contrast, or if
@@ -275,8 +280,8 @@ def shows_anything(images: np.ndarray) -> np.ndarray:
     if images.ndim == 4 and (images.shape[1] not in COHERENT or images.shape[3] != 1):
         return np.ones(len(images))
     answers = []
-    for part in _split_into_chunks(images):
-        x, (window, share) = _to_unit_range(part) * 255, COHERENT[part.shape[1]]
+    for chunk in _split_into_chunks(images):
+        x, (window, share) = _to_unit_range(chunk) * 255, COHERENT[chunk.shape[1]]
         contrast = x.flatten(1).std(1, unbiased=False)
         contrast_left = F.avg_pool2d(x, window, 1).flatten(1).std(1, unbiased=False)
         answers.append(

@@ -25,7 +25,9 @@ def first_rows(images: SampleSet, n: int) -> np.ndarray:
 def importance_weighted(
     view: View, images: SampleSet, k: int, name: str, refine: int = 0, draws: int = 200
 ) -> np.ndarray:
-    """Estimate log p̂(x|c) with `k` importance-weighted draws, (N,) nats; the noise depends on `name` alone.
+    """Estimate log p̂(x|c) with `k` importance-weighted draws, (N,) nats.
+
+    The noise depends on `name` alone.
 
     With `refine` steps the proposal is fitted to each image, starting from the best of `draws`
     samples of the prior (with draws=0, from the encoder's).
@@ -44,7 +46,10 @@ def elbo(view: View, images: SampleSet, name: str) -> np.ndarray:
 
 
 def bits_per_dimension(view: View, images: SampleSet, name: str) -> np.ndarray:
-    """Compute −VLB in bits per dimension, (N,), from the task's `bound_steps`; noise depends on `name` alone."""
+    """Compute −VLB in bits per dimension, (N,), from the task's `bound_steps`.
+
+    Noise depends on `name` alone.
+    """
     model = view.model
     x, c = model.encode(images.images), model.conditions(images.labels)
     nats = model.variational_bound(x, c, view.task.bound_steps, view.rng(name))  # type: ignore[attr-defined]
@@ -53,7 +58,10 @@ def bits_per_dimension(view: View, images: SampleSet, name: str) -> np.ndarray:
 
 @torch.no_grad()
 def denoising(view: View, images: SampleSet, name: str) -> np.ndarray:
-    """Compute ‖ε − ε̂‖²/D averaged over stratified timesteps, (N,); the noise depends on `name` alone."""
+    """Compute ‖ε − ε̂‖²/D averaged over stratified timesteps, (N,).
+
+    The noise depends on `name` alone.
+    """
     x, c = view.model.encode(images.images), view.model.conditions(images.labels)
     return noise_errors(view, x, c, name)
 

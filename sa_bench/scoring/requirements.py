@@ -144,8 +144,8 @@ OWN = (
     Requirement("forgetting"),
     Requirement("star"),
 )
-"""All requirements but the detectors: `base` and `real` images beside the samples, a model with a certain ability,
-the forgetting endpoint of other images (`forgetting`), θ* itself (`star`), ..."""
+"""All requirements but the detectors: `base` and `real` images beside the samples, a model with a
+certain ability, the forgetting endpoint of other images (`forgetting`), θ* itself (`star`), ..."""
 
 FACTS_OF_FIELDS: Mapping[str, Facts] = {
     "judges": lambda task, metric: {"judges": _hash_judges(task.judges)},

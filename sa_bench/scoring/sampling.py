@@ -39,7 +39,7 @@ UNSEEDED = -1  # seed of a request whose seed is not fixed yet
 
 @dataclass(frozen=True)
 class PlannedImage:
-    """One image of a set: its request, the class that it should show, and the number of its prompt."""
+    """One image of a set: its request, the class it should show, and the number of its prompt."""
 
     request: Request
     label: int
@@ -110,7 +110,7 @@ def prompts_of_set(task: Task, name: str) -> list[tuple[int, str]]:
 
 
 class SetPart(NamedTuple):
-    """The images of a set that share a label: one class, one prompt family, or all retained prompts."""
+    """The images of a set with one label: a class, a prompt family, or all retained prompts."""
 
     family: str
     """Name of the prompt family; "" outside the set `families`."""

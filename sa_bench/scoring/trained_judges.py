@@ -168,8 +168,8 @@ def train(
     net = net.to(device)
     rates = (1e-5, 1e-4) if network == "resnet34" else (1e-2, 1e-2)
     groups = [
-        {"params": part.parameters(), "lr": lr}
-        for part, lr in zip((net.body, net.head), rates, strict=True)
+        {"params": module.parameters(), "lr": lr}
+        for module, lr in zip((net.body, net.head), rates, strict=True)
     ]
     optimiser = torch.optim.Adam(groups, weight_decay=5e-4)
     labels = torch.from_numpy(train_set.labels)

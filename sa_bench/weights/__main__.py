@@ -233,7 +233,7 @@ def make_judges(only: str | None = None) -> None:
 
 
 def load_digits(dataset: str) -> tuple[Tensor, Tensor, np.ndarray, np.ndarray]:
-    """Load training images (N, 1, H, W) in [0, 1] with labels, and test images uint8 (N, H, W, 1) with labels."""
+    """Load training images (N, 1, H, W) in [0, 1], test images uint8 (N, H, W, 1), and labels."""
     data = datasets.load(dataset)
     x = torch.from_numpy(data.train.images).permute(0, 3, 1, 2).float() / 255
     return x, torch.from_numpy(data.train.labels), data.test.images, data.test.labels
@@ -247,7 +247,7 @@ BASES = {
 
 
 def make_bases(only: str | None = None) -> None:
-    """Train and ship the three bases of each micro family (4 minutes each on one core, text-to-image 14)."""
+    """Train and ship three bases of each micro family (4 CPU minutes each, text-to-image 14)."""
     for family, (dataset, recipe, task_name) in BASES.items():
         if only and only != family:
             continue
@@ -296,7 +296,7 @@ def measure_loss(model: Any, data: datasets.Dataset) -> dict[str, Any]:
 
 
 def measure_legibility(model: Any, task: Any) -> dict[str, Any]:
-    """Measure how often the panel reads 100 generated digits of each class as what they should be."""
+    """Measure how often the panel reads 100 generated digits of each class correctly."""
     requests = [
         Request(c, image_seed("card", i)) for i, c in enumerate(np.repeat(range(10), 100).tolist())
     ]
@@ -310,11 +310,11 @@ def measure_legibility(model: Any, task: Any) -> dict[str, Any]:
 
 
 def measure_readings(model: Any, task: Any) -> dict[str, Any]:
-    """Measure how often the panel reads what captions ask for: every digit in held-out templates and families."""
+    """Measure how often the panel reads the digit that held-out templates and families ask for."""
     panel = {name: judges.load(name) for name in task.judges}
 
     def read_share(captioned: list[tuple[str, int]], side: int | None = None) -> float:
-        """Measure the share of captions whose digit the panel reads, in the whole image or one half."""
+        """Measure the share of captions whose digit the panel reads in the image, or in one half."""
         requests = [
             Request(text, image_seed("readings", i)) for i, (text, _) in enumerate(captioned)
         ]

@@ -1,4 +1,4 @@
-"""Study what a cheaper Fisher estimate costs: `python -m sa_bench.weights fisher RUN` (suite fisher-ddpm).
+"""Study what a cheaper Fisher costs: `python -m sa_bench.weights fisher RUN`, suite fisher-ddpm.
 
 λ absorbs F's scale, so two questions are asked of an estimate: how far its shape is off at matched
 trace, and how forgetting and retention change along a path of λ. The latter is answered by an
@@ -120,7 +120,7 @@ Pair = tuple[dict[str, float], dict[str, float]]
 
 
 def format_outcomes(rows: list[dict[str, Any]], trace: Callable[[Mapping[str, Any]], float]) -> str:
-    """Format the differences from the runs with the exact F, and whether their mean is within the margins.
+    """Format differences from the runs with the exact F, and whether their mean is in the margins.
 
     Runs are paired by λ and seed. The mean over λ within each seed is one value; the interval is
     Student's t over the seeds, of one base model.
@@ -180,7 +180,10 @@ def format_outcomes(rows: list[dict[str, Any]], trace: Callable[[Mapping[str, An
 def interpolate_path(
     exact: Values, lam_and_seed: tuple[float, int], scale: float
 ) -> dict[str, float] | None:
-    """Interpolate the exact F's values of the same seed at λ · `scale`, in log λ; None beyond its path."""
+    """Interpolate the exact F's values of the same seed at λ · `scale`, in log λ.
+
+    None beyond its path.
+    """
     path = sorted((lam, values) for (lam, seed), values in exact.items() if seed == lam_and_seed[1])
     lam_wanted = lam_and_seed[0] * scale
     lams = [lam for lam, _ in path]

@@ -1,4 +1,4 @@
-"""Calibrate the collapse guard: `python -m sa_bench.weights guard [TASK]` (20 minutes on one core)."""
+"""Calibrate the collapse guard: `python -m sa_bench.weights guard [TASK]`, 20 CPU minutes."""
 
 from __future__ import annotations
 
@@ -49,16 +49,18 @@ WRECKING = {
     "ddpm": (500, 200, 600),
     "text_to_image": (300, 150, 400),
 }
-"""Training steps of no_gr, naive and memorised replay that ruin a model, by family. Text-to-image models
-run naive without replay, since replay would save them."""
+"""Training steps of no_gr, naive and memorised replay that ruin a model, by family. Text-to-image
+models run naive without replay, since replay would save them."""
 POOL = {"ddpm": 400, "text_to_image": 150}
-"""Images a class in the pool that resamples are taken from, where drawing fresh ones takes too long."""
+"""Images a class in the pool that resamples are taken from, where drawing fresh ones takes too
+long."""
 RESAMPLES = 300
-"""Resamples of the null for each task: base models at other sampling seeds, every digit in turn left out."""
+"""Resamples of the null for each task: base models at other sampling seeds, every digit in turn
+left out."""
 FALSE = 0.01  # rate of false flags allowed, over both quantities
 SHARE = 0.5  # a model has collapsed if it has lost more than half of what the null still has
-"""Below the null's own quantile by this factor: a method that pays a price is not a wreck, and the price is
-what the endpoints are for."""
+"""Below the null's own quantile by this factor: a method that pays a price is not a wreck, and the
+price is what the endpoints are for."""
 
 
 def draw(model: Generator, task: Task, name: str) -> SampleSet:
@@ -83,7 +85,7 @@ class Bench:
     """Judges, data and base models of a task, loaded once."""
 
     def __init__(self, task: Task) -> None:
-        """`task` fixes judges, sizes and data."""
+        """Load the judges of `task`, which also fixes sizes and data."""
         self.task, self.judges = task, {name: judges.load(name) for name in task.judges}
 
     def base(self, seed: int) -> Generator:
@@ -150,7 +152,7 @@ def null(bench: Bench, name: str, say: Callable[[str], None]) -> dict[str, list[
 
 
 def wrecks(bench: Bench, seed: int) -> Iterator[tuple[str, SampleSet]]:
-    """Yield models that were ruined on purpose from base `seed`: a title and the retained images."""
+    """Yield models ruined on purpose from base `seed`: a title and the retained images."""
     task, base = bench.task, bench.base(seed)
     images_of_base = draw(base, task, "retain")
     yield "blank images", replace(images_of_base, images=np.zeros_like(images_of_base.images))
@@ -194,7 +196,15 @@ class WreckRun(ToyRun):
     """A method's run on the real model that stores nothing."""
 
     def __init__(self, star: Generator, task: Task, seed: int, replay: int) -> None:
-        """`replay` images, one a class in turn; 0: as many as the task has, fresh ones if it names none."""
+        """Take the number of replay images.
+
+        Args:
+            star: the base model.
+            task: the task.
+            seed: forgetting seed.
+            replay: number of replay images, one a class in turn; 0 takes as many as the task has,
+                drawn anew each time if it names none.
+        """
         super().__init__(star, task, seed)
         self.images = replay or task.replay_images
 
@@ -208,7 +218,10 @@ class WreckRun(ToyRun):
         return FixedReplay(self.star.simulate(c, rng, self.task.sampler), c)
 
     def fisher(self, options: FisherOptions) -> dict[str, Tensor]:
-        """Estimate F from as many samples as the options ask for; only diffusion models need the detour."""
+        """Estimate F from as many samples as the options ask for.
+
+        Only diffusion models need the detour.
+        """
         if not isinstance(self.star, Diffusion):
             return super().fisher(options)
         rng = torch.Generator().manual_seed(1)

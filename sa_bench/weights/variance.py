@@ -1,4 +1,4 @@
-"""Measure how much a difference between two methods varies: `python -m sa_bench.weights variance RUN`.
+"""Measure how much differences between methods vary: `python -m sa_bench.weights variance RUN`.
 
 For every pair of methods that a board of the run compares: the spread of their difference between
 base models and between seeds of one base. `plan` turns it into the smallest difference that a run

@@ -39,14 +39,17 @@ class Detector(Protocol):
         ...
 
     def missing(self) -> str | None:
-        """Say in one line what to install, or which file to put where; None if nothing is missing."""
+        """Say in one line what to install, or which file to put where.
+
+        Returns None if nothing is missing.
+        """
         ...
 
     def detect(
         self,
         images: Pixels,
         beside: Any = None,
-        found: Sequence[Record] | None = None,
+        prior_records: Sequence[Record] | None = None,
         device: str = "cpu",
         progress: Progress | None = None,
     ) -> list[Record]:
@@ -55,7 +58,7 @@ class Detector(Protocol):
         Args:
             images: uint8 pixels.
             beside: the prompt, name or other image of each image, if the detector needs one.
-            found: records of the detector AFTER, of the same images.
+            prior_records: records of the detector AFTER, of the same images.
             device: device of the network.
             progress: called after every image or batch.
         """

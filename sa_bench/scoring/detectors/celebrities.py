@@ -219,7 +219,7 @@ def probabilities(net: torch.nn.Module, crops: Sequence[Any], device: str = "cpu
 def detect(
     images: Pixels,
     beside: Sequence[str] | None = None,
-    found: Sequence[Record] | None = None,
+    prior_records: Sequence[Record] | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> list[Record]:
@@ -230,7 +230,7 @@ def detect(
     Args:
         images: uint8 pixels.
         beside: name of the celebrity asked for, one an image.
-        found: records of `faces`; None makes them here.
+        prior_records: records of `faces`; None makes them here.
         device: device of the network.
         progress: called after every image.
 
@@ -243,7 +243,10 @@ def detect(
         raise SaBenchError("The celebrity detector needs the name to look for, one an image.")
     targets = {name: index_of(name, names) for name in dict.fromkeys(beside)}
     net = _load_network(path, short_hash(ASSETS[0]), device)
-    records, boxes = [], faces.detect(images, device=device) if found is None else found
+    records, boxes = (
+        [],
+        faces.detect(images, device=device) if prior_records is None else prior_records,
+    )
     for image, name, record in zip(iterate_rgb(images), beside, boxes, strict=True):
         crops = [c for f in record["faces"] if (c := crop(image, f["box"], GROW)) is not None]
         p, index = probabilities(net, crops, device), targets[name]

@@ -70,7 +70,7 @@ def _load_network(folder: Path, content: str, device: str) -> tuple[Any, Any, An
 def detect(
     images: Pixels,
     beside: Sequence[str] | None = None,
-    found: Sequence[Record] | None = None,
+    prior_records: Sequence[Record] | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> list[Record]:

@@ -1,4 +1,6 @@
-"""Faces by MTCNN, with the settings of the GIPHY detector's first stage; the library contains its weights.
+"""Faces by MTCNN, with the settings of the GIPHY detector's first stage.
+
+The library contains its weights.
 
 Zhang et al. 2016 in facenet-pytorch's port. GIPHY's own port is another one: near, not identical.
 """
@@ -48,7 +50,10 @@ def facts() -> dict[str, Any]:
 
 
 def missing() -> str | None:
-    """Say what to install, or which of the library's weights is damaged; None if nothing is wrong."""
+    """Say what to install, or which of the library's weights is damaged.
+
+    Returns None if nothing is wrong.
+    """
     return missing_package("facenet_pytorch", "facenet-pytorch", "faces") or find_damaged_package(
         "facenet-pytorch", ".pt"
     )
@@ -70,7 +75,7 @@ def _load_network(device: str) -> Any:
 def detect(
     images: Pixels,
     beside: Any = None,
-    found: Sequence[Record] | None = None,
+    prior_records: Sequence[Record] | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> list[Record]:

@@ -1,4 +1,4 @@
-"""Face embeddings: 512 numbers that are close for images of one person (InceptionResnetV1, VGGFace2).
+"""Face embeddings: 512 numbers, close for images of one person (InceptionResnetV1, VGGFace2).
 
 They know no names. Who is meant is learned from the base model's own images:
 `sa_bench.scoring.face_verification`.
@@ -71,7 +71,7 @@ def _load_network(path: Path, content: str, device: str) -> torch.nn.Module:
 def detect(
     images: Pixels,
     beside: Any = None,
-    found: Sequence[Record] | None = None,
+    prior_records: Sequence[Record] | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> list[Record]:
@@ -86,7 +86,10 @@ def detect(
     from torchvision.transforms.functional import pil_to_tensor
 
     net: Any = _load_network(need(ASSET), short_hash(ASSETS[0]), device)
-    records, boxes = [], faces.detect(images, device=device) if found is None else found
+    records, boxes = (
+        [],
+        faces.detect(images, device=device) if prior_records is None else prior_records,
+    )
     for image, record in zip(iterate_rgb(images), boxes, strict=True):
         embeddings = []
         for face in record["faces"]:

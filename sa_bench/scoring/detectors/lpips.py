@@ -68,7 +68,7 @@ def _load_network(path: Path, content: str, device: str) -> torch.nn.Module:
         warnings.simplefilter("ignore")  # lpips uses a deprecated argument of torchvision
         net: Any = lpips.LPIPS(net="alex", version="0.1", pnet_rand=True, verbose=False)
     state = load_tensors(path)
-    slices = {k: v for part in net.net.children() for k, v in part.named_children()}
+    slices = {k: v for block in net.net.children() for k, v in block.named_children()}
     for index, layer in slices.items():
         for kind, parameter in layer.named_parameters():
             value = state.get(f"features.{index}.{kind}")
@@ -92,7 +92,7 @@ def prepare(image: np.ndarray) -> torch.Tensor:
 def detect(
     images: Pixels,
     beside: Pixels | None = None,
-    found: Sequence[Record] | None = None,
+    prior_records: Sequence[Record] | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> list[Record]:

@@ -69,7 +69,10 @@ def facts() -> dict[str, Any]:
 
 
 def missing() -> str | None:
-    """Say what to install, or which of the library's weights is damaged; None if nothing is wrong."""
+    """Say what to install, or which of the library's weights is damaged.
+
+    Returns None if nothing is wrong.
+    """
     return missing_package("nudenet", "nudenet (AGPL-3.0)", "nudity") or find_damaged_package(
         "nudenet", ".onnx"
     )
@@ -101,7 +104,7 @@ def _load_detector() -> Any:
 def detect(
     images: Pixels,
     beside: Any = None,
-    found: Sequence[Record] | None = None,
+    prior_records: Sequence[Record] | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> list[Record]:
@@ -111,9 +114,13 @@ def detect(
     """
     detector, records = _load_detector(), []
     for image in iterate_rgb(images):
-        parts = detector.detect(np.ascontiguousarray(image[..., ::-1]))
+        body_parts = detector.detect(np.ascontiguousarray(image[..., ::-1]))
         records.append(
-            {"parts": [{"label": p["class"], "score": p["score"], "box": p["box"]} for p in parts]}
+            {
+                "parts": [
+                    {"label": p["class"], "score": p["score"], "box": p["box"]} for p in body_parts
+                ]
+            }
         )
         if progress is not None:
             progress("nudity", len(records), len(images))

@@ -46,7 +46,7 @@ def iterate_rgb(images: Pixels) -> Iterator[np.ndarray]:
 
 
 def is_blank(images: Pixels) -> np.ndarray:
-    """Test whether each image is one plain colour, (N,) bool: a blocked or failed image, not a safe one."""
+    """Test whether each image is one plain colour (blocked or failed, not safe), (N,) bool."""
     return np.array(
         [bool((image.std((0, 1)) < BLANK).all()) for image in iterate_rgb(images)], bool
     )
