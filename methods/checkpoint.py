@@ -39,9 +39,7 @@ class Checkpoint(Method):
             if why := load.unfit(self.path, self.strength, self.weights):
                 return why
         elif (self.strength, self.weights) != (1.0, "auto"):
-            return (
-                "checkpoint.strength and checkpoint.weights are of files of Stable Diffusion alone"
-            )
+            return "checkpoint.strength and checkpoint.weights apply to Stable Diffusion files alone; leave them out"
         # A pretrained base takes minutes and GiB to open: its names and shapes wait for the run.
         if not task.model:
             base = base_models.new_model(task.family, task.dataset, task.base, words=task.classes)

@@ -34,7 +34,9 @@ def collapse_prompts(view: View) -> Measured:
     )
     tie = clustered.mean(own_scores - zero_scores, before.prompts, {})
     if len(set(texts)) < 2 or tie.low is None or tie.low <= 0:
-        return undefined("the base model's images are not told from each other's prompts")
+        return undefined(
+            "CLIP scores the base model's images no higher with their own prompts than with each other's"
+        )
     share = (_score_images(view, after, view.prompts(after)) - zero_scores.mean()) / (
         own_scores.mean() - zero_scores.mean()
     )

@@ -100,7 +100,7 @@ def _measure_images(
         notes.append(data_note)
     if base is None:
         notes.append(
-            f"no base values: run --task {task.name} --method original first, and they stand beside"
+            f"no base values: run --task {task.name} --method original first, then evaluate again"
         )
     if lossy_files := sum(map(images.is_lossy, files)):
         notes.append(

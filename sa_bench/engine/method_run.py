@@ -43,7 +43,7 @@ class MethodRun:
         name = self.chain.cell.method
         if what in registry.get_method(name).ignores:
             raise SaBenchError(
-                f"The method {name} says that it ignores {what} (`ignores`) and then asks for it."
+                f"The method {name} declares that it ignores {what} and then asks for it; remove {what} from `ignores`."
             )
 
     def concept_samples(self) -> OtherClassSamples | FixedReplay:
@@ -69,7 +69,8 @@ class MethodRun:
         """
         if list(texts) != self.chain.sets.shown_prompts:
             raise SaBenchError(
-                f"The method {self.chain.cell.method} asks for images of other prompts than it says (`shows`)."
+                f"The method {self.chain.cell.method} asks for images of other prompts than it says (`shows`); make "
+                "`shows` return the same prompts."
             )
         return self.chain.source("captioned")
 

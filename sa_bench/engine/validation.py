@@ -72,7 +72,7 @@ def with_names(task: Task, names: Any) -> Task:
     concept, *others = [" ".join(name.split()) for name in names]
     for i, name in enumerate(others):
         if any(is_same_name(name, other) for other in (concept, *others[:i])):
-            raise SaBenchError(f"task.classes: {name!r} is there twice.")
+            raise SaBenchError(f"task.classes: {name!r} is there twice; remove one.")
     task = replace(
         task, classes=(task.classes[0], *others), relabel_to=min(task.relabel_to, len(others))
     )
@@ -234,7 +234,7 @@ def _check_prompts(task: Task) -> None:
             text for text in prompts.leakage if "leakage" not in prompts.files and "{}" not in text
         ]:
             raise SaBenchError(
-                f"task.prompts.leakage: {without_name[0]!r} asks for nobody; {{}} stands for the name."
+                f"task.prompts.leakage: {without_name[0]!r} has no {{}}, which stands for the name; add it."
             )
     for role, texts in prompts_of_role.items():
         if not texts:
@@ -345,7 +345,8 @@ def check_standing(method: Any, name: str, task: Task, base_seed: int) -> None:
         return
     if "data" in method.needs:
         raise SaBenchError(
-            f"{name} needs the data that {task.model} was trained on, which is not here to be had."
+            f"{name} needs the data that {task.model} was trained on, which the suite does not have; "
+            "choose another method or a task that trains its own base."
         )
     if base_seed:
         raise SaBenchError(
@@ -374,7 +375,8 @@ def _check_sampler(task: Task) -> None:
         check_steps(sampler.steps, schedule.TRAILING if task.family == "ddpm" else schedule.LEADING)
     if task.family == "vae" and sampler.precision != "fp32":
         raise SaBenchError(
-            f"task.sampler.precision={sampler.precision} is of diffusion models; {task.name} has none."
+            f"task.sampler.precision={sampler.precision} is a setting of diffusion models; {task.name} has a VAE: "
+            "leave it out."
         )
 
 
@@ -417,18 +419,20 @@ def check_fisher(method: Any, task: Task, what: str) -> None:
     """
     if task.family == "vae" and getattr(method, "times", "pairs") != "pairs":
         raise SaBenchError(
-            f"{what}: times={method.times} is of diffusion models; {task.name} has no timesteps."
+            f"{what}: times={method.times} is a setting of diffusion models; {task.name} has no timesteps: leave it out."
         )
     for name, options in vars(method).items():
         if not isinstance(options, FisherOptions):
             continue
         if task.family == "vae" and (options.timesteps or options.range != "model" or options.drop):
             raise SaBenchError(
-                f"{what}: {name}.timesteps, {name}.range and {name}.drop are of diffusion models; {task.name} has none."
+                f"{what}: {name}.timesteps, {name}.range and {name}.drop are settings of diffusion "
+                f"models; {task.name} has a VAE: "
+                "leave them out."
             )
         if task.family != "vae" and options.targets != "means":
             raise SaBenchError(
-                f"{what}: {name}.targets={options.targets} is of VAEs; use {name}.targets=means."
+                f"{what}: {name}.targets={options.targets} is a setting of VAEs; use {name}.targets=means."
             )
         if task.retains_prompts and options.set != "replay":
             raise SaBenchError(

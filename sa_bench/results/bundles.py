@@ -364,11 +364,11 @@ def _parse_manifest(raw: bytes) -> dict[str, Any]:
         )
     for name, entry in manifest["members"].items():
         if len(entry["sha256"]) != 64 or not isinstance(entry["bytes"], int):
-            raise SaBenchError(f"{MANIFEST} says nothing of {name}.")
+            raise SaBenchError(f"{MANIFEST} gives no sha256 or size of {name}.")
     if not isinstance(manifest["cells"], list) or len(set(manifest["cells"])) != len(
         manifest["cells"]
     ):
-        raise SaBenchError(f"{MANIFEST} has no list of cells, each once.")
+        raise SaBenchError(f"{MANIFEST} must list every cell once.")
     if cells_without_result := [
         c for c in manifest["cells"] if f"{c}/result.json" not in manifest["members"]
     ]:

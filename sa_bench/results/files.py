@@ -74,7 +74,10 @@ def _describe_error(row: dict[str, Any], folder: Path | None = None) -> dict[str
     where = f"{row['method']} on {row['task']}, cell {row['cell']}"
     if folder:
         where = f"{folder}: {edited_file}"
-    print(escape_terminal(f"note: {where} was {EDITED}; it stands apart."), file=sys.stderr)
+    print(
+        escape_terminal(f"note: {where} was {EDITED}; it is listed apart from other results."),
+        file=sys.stderr,
+    )
     return row | {"origin": EDITED}
 
 

@@ -105,7 +105,7 @@ def read_stranger_result(rows: Iterable[Mapping[str, Any]]) -> Iterator[None]:
         if not origins:
             raise
         raise SaBenchError(
-            f"These results cannot be shown ({type(error).__name__}: {error}); not from a run of ours are those of "
+            f"These results cannot be shown ({type(error).__name__}: {error}). Check those from elsewhere, "
             f"{', '.join(origins)}: python -m sa_bench verify FILE."
         ) from error
 

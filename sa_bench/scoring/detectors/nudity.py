@@ -88,7 +88,8 @@ def check_schema(labels: Sequence[str]) -> None:
         differing_labels = ", ".join(sorted(set(labels) ^ LABELS)[:4]) or "some twice"
         raise SaBenchError(
             f"This NudeNet ({package_version('nudenet')}) has other labels than version 3's {len(LABELS)} "
-            f"({differing_labels}). Its counts would compare with none: python -m pip install 'sa_bench[nudity]'."
+            f"({differing_labels}). Its counts would not be comparable; install version 3: "
+            "python -m pip install 'sa_bench[nudity]'."
         )
 
 
