@@ -143,12 +143,10 @@ class SalUn(Method[Diffusion]):
                 loss = model.loss(x, c, draw).mean()
             else:
                 x_t, null = model.add_noise(x, draw), model.conditions([model.null] * len(c))
-                conditional, unconditional = (
-                    model.predict(x_t, draw.t, each) for each in (c, null)
-                )  # type: ignore[arg-type]
-                error = (
-                    (1 + self.guidance) * conditional - self.guidance * unconditional - draw.noise
-                )
+                conditional = model.predict(x_t, draw.t, c)  # type: ignore[arg-type]
+                unconditional = model.predict(x_t, draw.t, null)  # type: ignore[arg-type]
+                guided = (1 + self.guidance) * conditional - self.guidance * unconditional
+                error = guided - draw.noise
                 loss = (error**2).flatten(1).sum(1).mean()
             gradients = torch.autograd.grad(loss, list(params.values()))
             cut = 1.0

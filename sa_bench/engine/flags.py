@@ -76,7 +76,7 @@ def count_left_out(task: Task) -> str | None:
     counts = []
     for role in ("kept", "replay"):
         prompts = task.prompts.of(role, "")
-        if n := sum(map(task.names, prompts)):
+        if n := sum(map(task.mentions_concept, prompts)):
             counts.append(f"{n:,} of {len(prompts):,} of {role}")
     name = task.classes[task.concept]
     return f"prompts: {' and '.join(counts)} name {name} and are left out" if counts else None
