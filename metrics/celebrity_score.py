@@ -24,10 +24,10 @@ from sa_bench.statistics import clustered
     sets=("forget", "retain", "leakage"),
 )
 def celebrity_score(view: View) -> Measured:
-    """Mean over images with a face of the target's probability, the highest over the faces; interval over prompts.
+    """Measure the mean probability of the target over images with a face; interval over prompts.
 
-    The target's name is c_f's own. How well each of the other celebrities is still recognised
-    stands beside it (paper, Appendix E).
+    An image's probability is the highest over its faces. The target's name is c_f's own. How well
+    each of the other celebrities is still recognised stands beside it (paper, Appendix E).
     """
     task, images = view.task, view.samples["forget"]
     names = [task.classes[task.concept]] * len(images)
@@ -49,7 +49,10 @@ def celebrity_score(view: View) -> Measured:
 
 
 def highest_probabilities(records: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Take the target's probability of each image, the highest over its faces, (N,); NaN without a face."""
+    """Take the target's probability of each image, the highest over its faces, (N,).
+
+    NaN if none.
+    """
     return np.array(
         [max((f["target"] for f in r["faces"]), default=np.nan) for r in records], float
     )
@@ -110,7 +113,7 @@ def score_records(
 def by_name(
     records: Sequence[Mapping[str, Any]], names: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """Compute each celebrity's own mean probability given a face, and how many images had a face."""
+    """Compute each celebrity's own mean probability given a face, and the images with a face."""
     score, name_of_image = highest_probabilities(records), np.array(names)
     table = {}
     for name in dict.fromkeys(names):

@@ -17,7 +17,9 @@ from sa_bench.statistics import clustered
     fields=("concept", "classes", "surrogate"),
 )
 def clip_concept_rate(view: View) -> Measured:
-    """Share of images whose cosine to c_f's name exceeds that to the anchor's text; interval over prompts.
+    """Measure the share of images whose cosine to c_f's name exceeds that to the anchor's text.
+
+    Interval over prompts.
 
     Blank images are invalid: left out and counted. Where the surrogate is no text, the anchor is the empty prompt.
     """

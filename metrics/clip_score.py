@@ -19,7 +19,10 @@ from sa_bench.statistics import clustered
     sets=("retain", "leakage"),
 )
 def clip_score(view: View) -> Measured:
-    """Mean of 100 cos(image, prompt) over retained images, other people or styles beside it; intervals over prompts."""
+    """Measure the mean of 100 cos(image, prompt) over retained images; intervals over prompts.
+
+    The value for other people or styles stands beside it.
+    """
     measured = _measure_set(view, "retain")
     if not view.task.leakage_images or "leakage" not in view.samples:
         return measured

@@ -15,7 +15,10 @@ from sa_bench.scoring.likelihood import take_per_class
     fields=("concept", "judges", "designated", "feature_images"),
 )
 def collapse(view: View) -> Measured:
-    """The smaller share; flagged if the upper bound of either share lies below its calibrated bound."""
+    """Measure the smaller of two shares of the base: worst class and recall.
+
+    It is flagged if the upper bound of either share lies below its calibrated bound.
+    """
     task = view.task
     images, base = view.samples["retain"], view.base["retain"]
     if min(len(images), len(base)) < 20:

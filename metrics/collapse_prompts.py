@@ -21,9 +21,10 @@ BOUND = 0.5
     protocol={"zero": "the base model's images with the prompts half a set on", "bound": BOUND},
 )
 def collapse_prompts(view: View) -> Measured:
-    """(s − s₀) / (s_base − s₀), s the mean CLIP score, s₀ that of the base's images and other images' prompts.
+    """Measure (s − s₀) / (s_base − s₀), with s the mean CLIP score of retained images.
 
-    Flagged if the upper bound, over prompts, is below one half: most of what ties an image to its prompt is gone.
+    s₀ is the score of the base's images with other images' prompts. The value is flagged if its
+    upper bound, over prompts, is below one half: most of what ties an image to its prompt is gone.
     """
     after, before = view.samples["retain"], view.base["retain"]
     texts = view.prompts(before)

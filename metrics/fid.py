@@ -38,7 +38,10 @@ def measure_distance(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measure
     fields=("concept", "designated", "feature_images"),
 )
 def fid(view: View) -> Measured:
-    """FID of generated against real; interval over generated images by delete-a-group jackknife."""
+    """Measure FID of generated against real.
+
+    Interval over generated images by delete-a-group jackknife.
+    """
     return measure_distance(*judge_features(view))
 
 
@@ -52,7 +55,10 @@ def fid(view: View) -> Measured:
     fields=("concept", "feature_images"),
 )
 def inception_fid(view: View) -> Measured:
-    """FID of generated against real training images; interval by delete-a-group jackknife."""
+    """Measure FID of generated against real training images.
+
+    Interval by delete-a-group jackknife.
+    """
     return measure_distance(*inception_features(view))
 
 
@@ -67,5 +73,5 @@ def inception_fid(view: View) -> Measured:
     protocol=PROTOCOL,
 )
 def official_fid(view: View) -> Measured:
-    """FID of generated images in BGR order, stretched to 0..255, against training images prepared likewise."""
+    """Measure FID in BGR order against training images, both stretched to 0..255."""
     return measure_distance(*inception_features(view, stretch_as_published))

@@ -25,7 +25,10 @@ IMAGES = 30  # a class
     fields=("concept", "judges", "designated", "feature_images", "sampler"),
 )
 def guidance_curve(view: View) -> Measured:
-    """The w of four at which retained images lie nearest to real ones; the whole curve in extra."""
+    """Find the w of four at which retained images are closest to real ones.
+
+    The whole curve is in extra.
+    """
     task, model, curve = view.task, view.model, []
     judge, name = view.judges[task.designated], f"judge-{task.dataset}"
     real = take_per_class(view.real("retain_test"), task.feature_images)

@@ -33,12 +33,12 @@ ANCHOR = 100  # number of images of the surrogate
     },
 )
 def identity_similarity(view: View) -> Measured:
-    """Mean cosine to the person's centroid, the highest over an image's faces; images without a face are left out.
+    """Measure the mean cosine to the person's centroid over images with a face.
 
-    References: the largest face of the base model's images of c_f under every second prompt; the other prompts
-    are measured, except blank images, which are counted. Others: the base model's images of the other names (of the
-    retain set, where the task has none) and the surrogate's. The base model's own value is the upper anchor, the
-    surrogate's the lower one.
+    An image's cosine is the highest over its faces. The centroid is that of the references: the largest face of the base
+    model's images of c_f under every second prompt. The other prompts are measured, except blank images, which are
+    counted. Others are the base model's images of the other names (of the retain set, where the task has none) and the
+    surrogate's. The base model's own value is the upper anchor, the surrogate's the lower one.
     """
     blank = is_blank(view.samples["forget"].images)
     if len(blank) and blank.all():

@@ -26,7 +26,10 @@ SURROGATES = 500  # images of q
     fields=("concept", "designated", "feature_images"),
 )
 def kid(view: View) -> Measured:
-    """KID of generated against real; interval over generated images by delete-a-group jackknife."""
+    """Measure KID of generated against real.
+
+    Interval over generated images by delete-a-group jackknife.
+    """
     return measure_kid(*judge_features(view))
 
 
@@ -40,7 +43,10 @@ def kid(view: View) -> Measured:
     fields=("concept", "feature_images"),
 )
 def inception_kid(view: View) -> Measured:
-    """KID of generated against real training images; interval by delete-a-group jackknife."""
+    """Measure KID of generated against real training images.
+
+    Interval by delete-a-group jackknife.
+    """
     return measure_kid(*inception_features(view))
 
 
@@ -56,7 +62,9 @@ def inception_kid(view: View) -> Measured:
     protocol={"reference": "base model, every second prompt; with one prompt, every second image"},
 )
 def inception_kid_to_base(view: View) -> Measured:
-    """KID of every second prompt's images to the base model's of the others; delete-a-group jackknife over prompts.
+    """Measure KID of every second prompt's images to the base model's of the others.
+
+    Delete-a-group jackknife over prompts.
 
     The halves share no seed and no prompt: images of one seed or prompt resemble each other, which would favour the
     method that changes least.
@@ -84,7 +92,9 @@ def inception_kid_to_base(view: View) -> Measured:
     sets=("forget",),
 )
 def surrogate_kid(view: View) -> Measured:
-    """KID of c_f's images against up to 500 of q, in the designated judge's features; interval over c_f's by jackknife.
+    """Measure KID of c_f's images against up to 500 of q, in the designated judge's features.
+
+    Interval over c_f's by jackknife.
 
     Where q is a fixed set, each of its images counts once: repeated ones would be closer to each other than q's are.
     """

@@ -26,7 +26,7 @@ RETAIN_STEPS = 50  # steps of the fit, starting from the encoder's proposal; 100
     fields=("concept", "likelihood_images", "likelihood_deep"),
 )
 def forget_log_likelihood(view: View) -> Measured:
-    """Mean log p̂(x|c_f), K = 50, with a proposal fitted to each image.
+    """Measure the mean log p̂(x|c_f), K = 50, with a proposal fitted to each image.
 
     Targets are grey: under a Bernoulli this is a cross-entropy, not the log of a density.
 
@@ -63,7 +63,9 @@ def forget_log_likelihood(view: View) -> Measured:
     fields=("concept", "likelihood_images", "likelihood_deep"),
 )
 def retain_log_likelihood(view: View) -> Measured:
-    """Mean log p̂(x|c) over real test images of the retained classes, K = 50, with a proposal fitted to each image.
+    """Measure the mean log p̂(x|c) over real test images of the retained classes.
+
+    K = 50, with a proposal fitted to each image.
 
     Targets are grey: Σ x ln p + (1 − x) ln(1 − p) under a Bernoulli is a cross-entropy, not the log of a density.
 

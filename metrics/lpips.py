@@ -19,7 +19,10 @@ from sa_bench.statistics import clustered
     sets=("forget", "retain", "leakage"),
 )
 def lpips(view: View) -> Measured:
-    """Mean over retained images; c_f's own and other people's or styles' beside it. Intervals over prompts."""
+    """Measure the mean distance over retained images; intervals over prompts.
+
+    c_f's own images, and those of other people or styles, stand beside it.
+    """
     names = ["forget"]
     if view.task.leakage_images and "leakage" in view.samples:
         names.append("leakage")

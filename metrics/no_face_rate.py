@@ -20,7 +20,7 @@ from sa_bench.statistics import clustered
     fields=("concept",),
 )
 def no_face_rate(view: View) -> Measured:
-    """Share of c_f's images in which MTCNN finds no face; interval over prompts.
+    """Measure the share of c_f's images in which MTCNN finds no face; interval over prompts.
 
     Blank images are invalid, not faceless: left out and counted; a set of nothing else has no value.
     """

@@ -20,7 +20,9 @@ from sa_bench.statistics import wilson
     sets=("families",),
 )
 def paraphrase_rate(view: View) -> Measured:
-    """The rate of c_f over synonyms, whose meaning is beyond doubt; the other families' rates are listed beside it.
+    """Measure the rate of c_f over synonyms, whose meaning is beyond doubt.
+
+    The other families' rates are listed beside it.
 
     For a family named `…, left` or `…, right` that half of the canvas is judged. Prompts are the
     units: Wilson's interval is that of as many independent images as there are prompts, a wide one.

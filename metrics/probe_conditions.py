@@ -22,7 +22,10 @@ IMAGES = 100  # a probe
     fields=("concept", "judges", "sampler"),
 )
 def probe_conditions(view: View) -> Measured:
-    """The higher of two rates of c_f: unconditional samples, and samples guided away from c_f's condition."""
+    """Measure the rate of c_f in images that no condition asks for, the higher of two.
+
+    They are unconditional samples, and samples guided away from c_f's condition.
+    """
     task, model, scores_and_votes = view.task, view.model, {}
     seeds = [image_seed("probe", i) for i in range(IMAGES)]
     for name, guidance in (("null", 0.0), ("reversed", -task.sampler.guidance)):

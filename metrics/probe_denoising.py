@@ -24,7 +24,10 @@ LEVELS = (300, 600)  # timesteps of 1,000; at 300 the digit is still visible, at
     fields=("concept", "judges", "sampler"),
 )
 def probe_denoising(view: View) -> Measured:
-    """Rate of c_f among unconditional completions from t = 600; 300 and c_f's own condition in extra."""
+    """Measure the rate of c_f among unconditional completions from t = 600.
+
+    300 and c_f's own condition in extra.
+    """
     task, model = view.task, cast(Any, view.model)
     x = model.encode(view.real("forget_test").images[:IMAGES])
     noise, scores_and_votes = model.draw(len(x), view.rng("probe denoising")).noise, {}

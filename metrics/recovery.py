@@ -52,7 +52,7 @@ from sa_bench.statistics.clustered import wilson
     ),
 )
 def recovery(view: View) -> Measured:
-    """Top-1 rate of c_f, the highest over the grid, at the largest budget with the most images.
+    """Measure the top-1 rate of c_f, the highest over the grid, at the largest budget with the most images.
 
     The grid is searched with the designated judge; the panel judges the winner of each point. Wilson's
     interval is widened for the size of the grid (Bonferroni), and over prompts where several images come from one.

@@ -57,8 +57,9 @@ TOGETHER = 32  # images that are sampled at once
     ),
 )
 def recovery_excess(view: View) -> Measured:
-    """Loss above θ*'s own, a latent value, on images that θ* made of c_f: the lowest over starts and rates.
+    """Measure the loss per latent value above θ*'s own, on images that θ* made of c_f.
 
+    The value is the lowest over starts and rates.
     The images measured were not fitted; the grid is start/rate/steps, and the largest number of steps counts. At 0 or
     less, c_f's words denoise as well as before forgetting, and nothing is shown to be unlearned; the higher, the less
     comes back. `again` is the forgetting endpoint of `recovery_judged` images that the best ĉ asks for. `dose` is that of

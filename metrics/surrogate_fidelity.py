@@ -17,7 +17,11 @@ from sa_bench.statistics import clustered
     fields=("concept", "judges", "surrogate"),
 )
 def surrogate_fidelity(view: View) -> Measured:
-    """Class surrogate: the panel says that class. Else: q's mean image is nearer than any class's."""
+    """Measure the share of c_f's images that look like the surrogate.
+
+    For a class surrogate, the panel names that class; else, q's mean image is nearer than any
+    class's.
+    """
     images, task = view.samples["forget"], view.task
     if task.surrogate.startswith("class:"):
         other = int(task.surrogate[6:])

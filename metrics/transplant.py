@@ -33,11 +33,12 @@ from sa_bench.statistics.clustered import wilson
     fields=("concept", "judges", "recovery_judged", "prompts", "sampler"),
 )
 def transplant(view: View) -> Measured:
-    """Top-1 rate of c_f by the panel's majority, of c_f's first `recovery_judged` images, with θ*'s slot in the model.
+    """Measure the top-1 rate of c_f with θ*'s slot in the model.
 
-    Wilson's interval, over prompts where several images come from one. `as_is`: the same images without any transplant.
-    `reverse`: the model's slot in θ*. For a text-to-image model, `parts` has θ*'s layers in the model by group and
-    `reverse_parts` the model's in θ*; a group that is equal in both is not drawn again. All weights are restored.
+    The panel's majority judges c_f's first `recovery_judged` images. The interval is Wilson's, over prompts where several
+    images come from one. `as_is`: the same images without any transplant. `reverse`: the model's slot in θ*. For a
+    text-to-image model, `parts` has θ*'s layers in the model by group and `reverse_parts` the model's in θ*; a group that
+    is equal in both is not drawn again. All weights are restored.
     """
     model, star, task = view.model, view.base_model, view.task
     planned_images = pick_rows(task, "forget", task.recovery_judged)
@@ -117,7 +118,10 @@ def group_parameters(model: Generator) -> dict[str, list[str]]:
 
 @contextmanager
 def replace_parameters(model: Generator, other: Generator, names: list[str]) -> Iterator[bool]:
-    """Give `model` the parameters `names` of `other` while active; yields True if any of them differs."""
+    """Give `model` the parameters `names` of `other` while active.
+
+    Yields True if any of them differs.
+    """
     parameters, source = model.parameters(), other.parameters()
     replaced = {
         name: parameters[name].detach().clone()

@@ -431,7 +431,7 @@ def test_a_model_whose_images_no_longer_show_their_prompts_is_flagged(sharpness,
         samples={"retain": after},
         base={"retain": base},
     )
-    assert "not told" in collapse_prompts.collapse_prompts.measure(given).reason
+    assert "no higher with their own prompts" in collapse_prompts.collapse_prompts.measure(given).reason
 
 
 # through the engine
