@@ -13,7 +13,8 @@ from sa_bench.data.assets.shipped import WEIGHTS
 
 RESNET34 = {"kind": "trained", "network": "resnet34", "epochs": 20, "bar": 0.93}
 TRAINED: dict[str, dict[str, Any]] = {
-    # Three seeds of the published recipe, since a majority needs three. The first recipe has no seed: it is 0.
+    # Three seeds of the published recipe, since a verdict against a published number needs three judges. The first
+    # recipe names no seed: it is 0.
     "cifar10-resnet34": {**RESNET34, "dataset": "cifar10"},
     "cifar10-resnet34-2": {**RESNET34, "dataset": "cifar10", "seed": 2},
     "cifar10-resnet34-3": {**RESNET34, "dataset": "cifar10", "seed": 3},
