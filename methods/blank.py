@@ -24,9 +24,9 @@ class Blank(Method):
     source: ClassVar[str] = "a control of this suite"
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
-        """θ*, unchanged."""
+        """Return θ* unchanged."""
         return model
 
     def render(self, images: np.ndarray, labels: np.ndarray, task: Task) -> np.ndarray:
-        """uint8 (N, H, W, C) with c_f's rows black."""
+        """Blacken the images of c_f among uint8 (N, H, W, C)."""
         return np.where((labels == task.concept)[:, None, None, None], np.uint8(0), images)

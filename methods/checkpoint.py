@@ -18,9 +18,9 @@ class Checkpoint(Method):
 
     path: str = ""  # a safetensors file, or a folder with model.safetensors
     strength: Annotated[float, Field(allow_inf_nan=False)] = added_later(1.0)
-    """Of a LoRA; 1: in full."""
+    """Scale of a LoRA; 1 adds it in full."""
     weights: Literal["auto", "ema", "raw"] = added_later("auto")
-    """Of weights kept twice: averaged, or as trained last."""
+    """Which weights to take from a file that holds both averaged (`ema`) and last (`raw`) ones."""
 
     version: ClassVar[int] = 1
     deterministic: ClassVar[bool] = True
@@ -28,7 +28,10 @@ class Checkpoint(Method):
     source: ClassVar[str] = "the file that is given"
 
     def unfit(self, task: Task) -> str:
-        """Nothing; a file that holds no part of such a model is refused here, before any work."""
+        """Say why the file cannot be loaded; "" if it can.
+
+        A file that holds no part of such a model is refused here, before any work.
+        """
         from sa_bench.models import base_models
         from sa_bench.models.checkpoints import load
 
@@ -36,18 +39,15 @@ class Checkpoint(Method):
             if why := load.unfit(self.path, self.strength, self.weights):
                 return why
         elif (self.strength, self.weights) != (1.0, "auto"):
-            return (
-                "checkpoint.strength and checkpoint.weights are of files of Stable Diffusion alone"
-            )
-        if (
-            not task.model
-        ):  # a pretrained base takes minutes and GiB to open: its names and shapes wait for the run
+            return "checkpoint.strength and checkpoint.weights apply to Stable Diffusion files alone; leave them out"
+        # A pretrained base takes minutes and GiB to open: its names and shapes wait for the run.
+        if not task.model:
             base = base_models.new_model(task.family, task.dataset, task.base, words=task.classes)
-            self._loaded(base)
+            self._load_into(base)
         return ""
 
     def remarks(self, task: Task) -> list[str]:
-        """Which weights were taken, where there are several, and how."""
+        """Say which weights were taken, where there are several, and how."""
         from sa_bench.models.checkpoints import load
 
         if task.family != "text_to_image":
@@ -55,13 +55,14 @@ class Checkpoint(Method):
         return load.remarks(self.path, self.strength, self.weights)
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
-        """The model in `path`."""
-        return self._loaded(model)
+        """Load the model in `path`."""
+        return self._load_into(model)
 
-    def _loaded(self, model: Any) -> Generator:
-        given = {
-            k: v
-            for k, v in (("strength", self.strength), ("weights", self.weights))
-            if v not in (1.0, "auto")
-        }
-        return model.load(Path(self.path), **given)
+    def _load_into(self, model: Any) -> Generator:
+        """Load the file into `model`; only options that are not the default are passed on."""
+        options: dict[str, Any] = {}
+        if self.strength != 1.0:
+            options["strength"] = self.strength
+        if self.weights != "auto":
+            options["weights"] = self.weights
+        return model.load(Path(self.path), **options)

@@ -4,19 +4,20 @@
     L(θ) = E_{x ~ p(x|c*)} ‖ ε − ε_θ(x_t, c_f, t) ‖²                        noise-based, Eq. 4: `target=noise`
          + ρ E_{x ~ p(x|c*)} ‖ ε − ε_θ(x_t, c*, t) ‖²                       prior preservation: `prior`
 
-c_f is predicted as its anchor c* is, on images of the anchor. At scale `paper` as in the code: captions of the anchor
-(`captions=true`), each image made from its own and trained under it with the target's words in place of the anchor's;
-half of the images mirrored, AdamW with weight decay 0.01, the gradient's norm cut to 1. Nudity there as its README has it:
-all attention, 400 steps with prior preservation at 4e-6, which `scale_lr` multiplies by the batch and, for the prior,
-by 2. Captions are the task's (`task.prompts.captions`, or a file: `--set task.prompts.files.captions=FILE`), else our
-own, where the code asks GPT-3.5. At other scales it is one prompt, the task's surrogate, and plain Adam: that is what the
-board micro-t2i-1 had.
+c_f is predicted as its anchor c* is, on images of the anchor. Scale `paper` follows the code: there are many captions of
+the anchor (`captions=true`), and each image is drawn from its caption and trained under it with the target's words in
+place of the anchor's; half of the images are mirrored; AdamW has weight decay 0.01, and the gradient's norm is clipped
+to 1. Nudity follows the code's README: all attention, 400 steps with prior preservation at 4e-6, which `scale_lr`
+multiplies by the batch and, for the prior, by 2. The captions are the task's (`task.prompts.captions`, or a file:
+`--set task.prompts.files.captions=FILE`), else our own, where the code asks GPT-3.5. Other scales use one prompt, the
+task's surrogate, and plain Adam, as the board micro-t2i-1 did.
 
-The target is made by the network being trained (`target="current"`), as paper and code have it to save memory: nothing
-holds it, and at a small model's rates c* drifts along with c_f. "frozen" asks θ*. Not here: augmentation by crops, which
-the code has for objects; a style put after the caption ("in the style of …"), where ours stand in its middle; the stopped
-gradient at the start token of its CompVis code (with a frozen target the micro model is the same with and without it).
-Mirrored are the latents. Steps, rate and batch of the code's README (200 steps on one GPU, 2e-6 x batch 4).
+The target is computed by the network being trained (`target="current"`), as in paper and code, to save memory: nothing
+holds it in place, and at a small model's rates c* drifts along with c_f. "frozen" computes it by θ*. Left out: augmentation
+by crops, which the code has for objects; a style put after the caption ("in the style of …"), where our captions have it in
+the middle; the stopped gradient at the start token of its CompVis code (with a frozen target the micro model is the same
+with and without it). Mirroring acts on the latents. Steps, rate and batch are those of the code's README (200 steps on
+one GPU, 2e-6 x batch 4).
 """
 
 import re
@@ -41,7 +42,7 @@ class ConceptAblation(Method[Prompted]):
     steps: Count = 200
     batch: Count = 4
     target: Literal["current", "frozen", "noise"] = added_later("current")
-    """What is learned: c*'s prediction, or ε."""
+    """Target of the loss: the prediction for c* by the current or the frozen model, or the noise ε."""
     captions: bool = added_later(False)  # images of many captions of the anchor, each under its own
     flip: bool = added_later(False)  # half of the images are mirrored
     decay: Weight = added_later(0.0)  # noqa: RUF009  (AdamW's weight decay; 0: Adam)
@@ -57,31 +58,33 @@ class ConceptAblation(Method[Prompted]):
     }
 
     def unfit(self, task: Task) -> str:
-        """Say why there are no captions of a task's anchor, where they are asked for."""
+        """Say why a task has no captions of its anchor, if captions are asked for; "" if it has."""
         if not self.captions:
             return ""
         anchor = str(task.anchor)
         if not anchor:
             return "captions=true needs a surrogate with a name (class:… or prompt:…), so that captions can hold it"
-        without = [text for text in templates(task) if "{}" not in text]
-        return f"the caption {without[0]!r} does not name the anchor, {anchor!r}" if without else ""
-
-    def shows(self, task: Task) -> list[str]:
-        """List the captions of the anchor whose images are learned from; none where the surrogate is."""
+        without_anchor = [text for text in templates(task) if "{}" not in text]
         return (
-            [text.replace("{}", str(task.anchor)) for text in templates(task)]
-            if self.captions
-            else []
+            f"the caption {without_anchor[0]!r} does not name the anchor, {anchor!r}"
+            if without_anchor
+            else ""
         )
 
+    def shows(self, task: Task) -> list[str]:
+        """List the captions whose images the method learns from; [] if it learns from the surrogate."""
+        if not self.captions:
+            return []
+        return [text.replace("{}", str(task.anchor)) for text in templates(task)]
+
     def forget(self, model: Prompted, task: Task, run: Run) -> Prompted:
-        """θ after `steps` of L from θ*."""
+        """Minimise L from θ* for `steps` steps."""
         images = run.surrogate() if not self.captions else self.captioned(model, task, run)
         anchors = model.conditions([task.anchor] * self.batch)
         teacher = model.clone() if self.target == "frozen" else model
 
         def batch() -> tuple[Tensor, Tensor, Tensor]:
-            """The images, c* and c_f of a step."""
+            """Draw the images, c* and c_f of a step."""
             x, c = images.batch(self.batch, run.rng)
             c_star, c_f = c.unbind(1) if self.captions else (anchors, c)
             return mirror_at_random(x, run.rng) if self.flip else x, c_star, c_f
@@ -109,18 +112,24 @@ class ConceptAblation(Method[Prompted]):
         return model
 
     def captioned(self, model: Prompted, task: Task, run: Run) -> FixedReplay:
-        """Draw images of the anchor's captions; conditions (N, 2, length): the caption, and it with the target's words."""
+        """Draw images of the anchor's captions, with two conditions each, (N, 2, length).
+
+        The conditions are the caption, and the caption with the target's words.
+        """
         texts, captions = self.shows(task), templates(task)
         images = run.captioned(texts)
         x, c_star = images.part(0, len(images))
-        named = [captions[i % len(texts)].replace("{}", target(task, i)) for i in range(len(x))]
-        return FixedReplay(x, torch.stack([c_star, model.conditions(named)], 1))
+        target_captions = [
+            captions[i % len(texts)].replace("{}", target(task, i)) for i in range(len(x))
+        ]
+        return FixedReplay(x, torch.stack([c_star, model.conditions(target_captions)], 1))
 
 
 def templates(task: Task) -> list[str]:
-    """Captions with `{}` in the anchor's place: the task's, where it asks for classes its replay's, else our own.
+    """List the captions with `{}` in the anchor's place.
 
-    A line of a file that does not hold the anchor's words comes as it is.
+    They are the task's own; else, for a task of classes, those of its replay, and our own for
+    others. A line of a file that does not contain the anchor's words is kept as it is.
     """
     prompts, anchor = task.prompts, str(task.anchor)
     if prompts is None:
@@ -134,6 +143,6 @@ def templates(task: Task) -> list[str]:
 
 
 def target(task: Task, i: int) -> str:
-    """Name c_f in caption `i`: its class's name or, where it has several words of its own, each in turn."""
+    """Name c_f in caption `i`: by its class's name or, where it has several words of its own, each in turn."""
     words = [text for text in (task.prompts.forget if task.prompts else ()) if "{}" not in text]
     return words[i % len(words)] if words else task.classes[task.concept]

@@ -2,13 +2,13 @@
 
     ε_θ(x_t, c_f, t) ← ε*(x_t, c_from, t) − η [ε*(x_t, c_f, t) − ε*(x_t, t)]          mean squared error
 
-The concept's prediction is pushed to the other side of the unconditional one; x_t is what the frozen model makes of
-c_f in k of the sampler's steps, t the level it has reached. The default is the code of 2025 (esd_sd.py): c_from = c_f
-and η = 2, which is the paper's own formula (c_from empty) with η = 1; `start=null` is the paper's. Scale `paper` has
-the code of 2023 (train-esd.py), which Heng & Soh had: x_t from the edited model, 1,000 steps at 1e-5. Not repeated is
-that it drew t between the sampler's levels and stopped x_t some two steps beyond it. ESD-x trains cross-attention
-(`scope=xattn`, for names and styles), ESD-u all the rest (`scope=esd-u`, for what no single word says; in 2023 LDM's
-`noxattn`, and nudity by that one word: `erase=name`).
+The concept's prediction is pushed to the other side of the unconditional one; x_t is a sample of the frozen model for
+c_f after k of the sampler's steps, t the level that it has reached. The default is the code of 2025 (esd_sd.py):
+c_from = c_f and η = 2, which equals the paper's own formula (c_from empty) with η = 1; `start=null` is the paper's. Scale
+`paper` follows the code of 2023 (train-esd.py), which Heng & Soh used: x_t from the edited model, 1,000 steps at 1e-5. One
+detail of it is not repeated: it drew t between the sampler's levels and stopped x_t about two steps beyond t. ESD-x trains
+cross-attention (`scope=xattn`, for names and styles), ESD-u everything else (`scope=esd-u`, for concepts that no single
+word names; in 2023 LDM's `noxattn`, and nudity by that one word: `erase=name`).
 """
 
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ from sa_bench.training.sources import sample_conditions
 
 @dataclass(frozen=True)
 class ESD(Method[Diffusion]):
-    """Fields are the paper's; defaults of esd_sd.py (2025), at scale `paper` of train-esd.py (2023)."""
+    """Fields of the paper; defaults of esd_sd.py (2025), at scale `paper` of train-esd.py (2023)."""
 
     eta: Weight = 2.0  # η, how far beyond the unconditional prediction
     start: Literal["concept", "null"] = "concept"  # c_from
@@ -46,7 +46,7 @@ class ESD(Method[Diffusion]):
     steps: Count = 200
     batch: Count = 1
     erase: Literal["prompts", "name"] = added_later("prompts")
-    """c_f by the task's prompts for it, or by its name alone."""
+    """What names c_f: the task's prompts for it, or its name alone."""
 
     version: ClassVar[int] = 1
     supports: ClassVar[type] = Diffusion
@@ -68,7 +68,7 @@ class ESD(Method[Diffusion]):
     )
 
     def forget(self, model: Diffusion, task: Task, run: Run) -> Diffusion:
-        """θ after `steps` of the loss above, from θ*."""
+        """Minimise the loss above from θ* for `steps` steps."""
         star, c_f = model.clone(), task.prompts_for(task.concept, "forget")
         if self.erase == "name" and task.prompts is not None:
             c_f = [task.classes[task.concept]]

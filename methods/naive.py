@@ -4,11 +4,12 @@
          + γ E_{p(x_r|c_r)}[−ELBO(x_r|θ, c_r)]        generative replay
          + λ Σ_i F_i (θ_i − θ*_i)²                     the Fisher penalty
 
-The first term has no lower bound: it diverges without end and drags the rest along, which is why the
-paper maximises a surrogate's ELBO instead. `stop_at=auto` ends it where the model knows nothing of c_f's
-images any more: a VAE's are as unlikely as under plain grey, the end point of `sa` (784 ln 2 = 543.4 nats),
-a diffusion model's noise is no better predicted than by nothing (the mean of ε² is 1, their sum the number of
-pixel values). `stop_at=none` is the paper's Figure 2, all `steps` of it, wherever they lead.
+The first term has no lower bound: it diverges and drags the rest along, which is why the paper
+maximises a surrogate's ELBO instead. `stop_at=auto` ends training where the model knows nothing
+about c_f's images any more: a VAE finds them as unlikely as plain grey does, the end point of `sa`
+(784 ln 2 = 543.4 nats); a diffusion model predicts the noise no better than zero does (the mean of
+ε² is 1, its sum the number of pixel values). `stop_at=none` is the paper's Figure 2: all `steps`,
+wherever they lead.
 """
 
 from collections.abc import Mapping
@@ -38,7 +39,7 @@ from sa_bench.training.sources import draw_losses, reduce_losses
 
 @dataclass(frozen=True)
 class Naive(Method):
-    """SA's fields, and where to stop."""
+    """Fields of SA, and where to stop."""
 
     lam: Weight = 100.0  # λ, weight of the EWC penalty
     gamma: Weight = 1.0  # weight of replay
@@ -56,35 +57,36 @@ class Naive(Method):
 
     version: ClassVar[int] = 1
     source: ClassVar[str] = "Heng & Soh 2023, Eq. 3 and Fig. 2, likelihoods replaced by ELBOs"
-    ablates: ClassVar[str] = "sa"  # whose presets hold here, of every field that is here as well
+    ablates: ClassVar[str] = "sa"  # its presets hold here too, for the fields that both have
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
-        # At SA's 1e-3 it is past its end within a few steps. 543.4 is `auto`, under its name on published boards.
+        # SA's rate of 1e-3 passes the end within a few steps. 543.4 is what `auto` gives; published
+        # boards name the number.
         ("vae", "full"): {"steps": 10_000, "lr": 1e-4, "stop_at": 543.4},
         ("vae", "quick"): {"steps": 10_000, "lr": 1e-4},
     }
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
-        """θ after minimising L from θ*, up to `stop_at`."""
-        end = (
-            model.uninformed
-            if self.stop_at == "auto"
-            else inf
-            if self.stop_at == "none"
-            else self.stop_at
-        )
+        """Minimise L from θ*, until `stop_at` is reached."""
+        if self.stop_at == "auto":
+            end = model.uninformed
+        elif self.stop_at == "none":
+            end = inf
+        else:
+            end = self.stop_at
         pull = Pull(model.parameters(self.scope), run.fisher(self.fisher), self.lam, self.half)
-        own, replay, reached = run.concept_samples(), run.replay(), [0.0]
+        concept_samples, replay, mean_loss = run.concept_samples(), run.replay(), 0.0
 
         def objective() -> Tensor:
-            x_f, c_f = own.batch(self.batch, run.rng)
+            nonlocal mean_loss
+            x_f, c_f = concept_samples.batch(self.batch, run.rng)
             x_r, c_r = replay.batch(self.batch, run.rng)
-            of_f, of_r = draw_losses(model, 2, self.batch, run.rng, self.times)
-            unlikely, remember = model.loss(x_f, c_f, of_f), model.loss(x_r, c_r, of_r)
-            reached[0] = float(torch.mean(unlikely.detach()))
-            return -reduce_losses(unlikely, self.reduction) + self.gamma * reduce_losses(
+            draw_f, draw_r = draw_losses(model, 2, self.batch, run.rng, self.times)
+            forget, remember = model.loss(x_f, c_f, draw_f), model.loss(x_r, c_r, draw_r)
+            mean_loss = float(torch.mean(forget.detach()))
+            return -reduce_losses(forget, self.reduction) + self.gamma * reduce_losses(
                 remember, self.reduction
             )
 
         recipe = Recipe(self.steps, self.lr, self.batch, **TRAINERS[self.trainer])
-        run.train(model, objective, recipe, self.scope, pull=pull, stop=lambda: reached[0] >= end)
+        run.train(model, objective, recipe, self.scope, pull=pull, stop=lambda: mean_loss >= end)
         return model

@@ -15,7 +15,7 @@ from sa_bench.models.guidance import InsteadOfNull
 
 @dataclass(frozen=True)
 class NegativePrompt(Method[Prompted]):
-    """No fields: the prompt is c_f's own."""
+    """No fields: the negative prompt is c_f's own."""
 
     version: ClassVar[int] = 2
     supports: ClassVar[type] = Prompted
@@ -26,17 +26,17 @@ class NegativePrompt(Method[Prompted]):
     )
 
     def unfit(self, task: Task) -> str:
-        """Without guidance no empty prompt is asked."""
-        return (
-            "it acts on guidance, of which there is none at 1" if task.sampler.guidance == 1 else ""
-        )
+        """Say why the task's sampler has no guidance to act on; "" if it has."""
+        if task.sampler.guidance == 1:
+            return "it acts on guidance, of which there is none at 1"
+        return ""
 
     def forget(self, model: Prompted, task: Task, run: Run) -> Prompted:
-        """θ*."""
+        """Return θ* unchanged."""
         return model
 
     def wrap(self, model: Prompted, task: Task) -> Prompted:
-        """θ* that is always asked with the negative prompt."""
+        """Give θ* the negative prompt in place of the empty one."""
         concept = ", ".join(map(str, task.prompts_for(task.concept, "forget")))
         model.defence = InsteadOfNull(model.encoded(model.conditions([concept])).detach())
         return model

@@ -24,10 +24,10 @@ class Noise(Method):
     source: ClassVar[str] = "a control of this suite"
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
-        """θ*, unchanged."""
+        """Return θ* unchanged."""
         return model
 
     def render(self, images: np.ndarray, labels: np.ndarray, task: Task) -> np.ndarray:
-        """uint8 (N, H, W, C) with c_f's rows random, the same at every call."""
+        """Replace the images of c_f among uint8 (N, H, W, C) by random pixels, the same at every call."""
         pixels = np.random.default_rng(0).integers(0, 256, images.shape, dtype=np.uint8)
         return np.where((labels == task.concept)[:, None, None, None], pixels, images)

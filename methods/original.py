@@ -19,5 +19,5 @@ class Original(Method):
     source: ClassVar[str] = "the un-forgotten model under the same protocol"
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
-        """θ*, unchanged."""
+        """Return θ* unchanged."""
         return model

@@ -12,7 +12,7 @@ from sa_bench.contracts import Method, Prompted, Run, Task
 
 @dataclass(frozen=True)
 class PromptFilter(Method[Prompted]):
-    """c_f's words become the anchor's; without a surrogate in words they are struck out."""
+    """Replace c_f's words by the anchor's; without a surrogate in words, strike them out."""
 
     version: ClassVar[int] = 2
     standing: ClassVar[str] = "control"
@@ -22,11 +22,11 @@ class PromptFilter(Method[Prompted]):
     source: ClassVar[str] = "a control of this suite"
 
     def forget(self, model: Prompted, task: Task, run: Run) -> Prompted:
-        """θ*."""
+        """Return θ* unchanged."""
         return model
 
     def wrap(self, model: Prompted, task: Task) -> Prompted:
-        """θ* behind the filter."""
+        """Put the filter in front of θ*."""
         words = {task.classes[task.concept], *map(str, task.prompts_for(task.concept, "forget"))}
         model.prompt_filter = (tuple(sorted(words, key=len, reverse=True)), str(task.anchor))
         return model

@@ -22,7 +22,11 @@ class Relabel(Method):
     source: ClassVar[str] = "a control of this suite"
 
     def unfit(self, task: Task) -> str:
-        """A pretrained model's names are several tokens that other words share; elsewhere there may be no other class."""
+        """Say why a slot cannot be copied; "" if it can.
+
+        A pretrained model's names are several tokens that other words share; other tasks may have
+        no other class.
+        """
         if task.model:
             return (
                 "a name is several tokens here, which other words share and other names have more or fewer of; the "
@@ -31,6 +35,6 @@ class Relabel(Method):
         return "there is no other class to copy from" if task.relabel_to == task.concept else ""
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
-        """θ* with one slot overwritten."""
+        """Overwrite c_f's slot of θ*."""
         model.condition(task.concept).write(model.condition(task.relabel_to).read())
         return model

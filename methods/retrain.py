@@ -36,13 +36,13 @@ class Retrain(Method):
 
     @staticmethod
     def beside(task: Task) -> str:
-        """Say what of the base's training it takes, for its row of a published table, which has it in no other place."""
-        return f"{_share(task):g} × the base's steps"
+        """Describe the share of the base's training that it uses, for its row of a published table."""
+        return f"{_retained_share(task):g} × the base's steps"
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
-        """A fresh model trained on the retained classes."""
+        """Train a new model on the retained classes."""
         model, data, recipe = run.fresh(), run.data(), run.recipe(self.recipe)
-        share = _share(task)
+        share = _retained_share(task)
         recipe = replace(
             recipe, steps=round(recipe.steps * share), warmup=round(recipe.warmup * share)
         )
@@ -55,6 +55,9 @@ class Retrain(Method):
         return model
 
 
-def _share(task: Task) -> float:
-    """The retained classes' share of all: of the base's steps, each retained class is then seen as often as there."""
+def _retained_share(task: Task) -> float:
+    """Compute the retained classes' share of all classes.
+
+    With this share of the base's steps, each retained class is seen as often as in the base's training.
+    """
     return len(task.retain) / len(task.classes)

@@ -36,15 +36,15 @@ class RetrainSurrogate(Method):
     }
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
-        """A fresh model trained on the retained classes and the surrogate."""
+        """Train a new model on the retained classes and the surrogate."""
         model, recipe = run.fresh(), run.recipe(self.recipe)
         data, q = run.data(), run.surrogate()
-        # rows of a batch that are the surrogate's
-        share = max(1, round(recipe.batch / len(task.classes)))
+        # Number of surrogate images in a batch.
+        surrogate_images = max(1, round(recipe.batch / len(task.classes)))
 
         def objective() -> Tensor:
-            (remember,) = losses(model, (data,), recipe.batch - share, run.rng)
-            (surrogate,) = losses(model, (q,), share, run.rng)
+            (remember,) = losses(model, (data,), recipe.batch - surrogate_images, run.rng)
+            (surrogate,) = losses(model, (q,), surrogate_images, run.rng)
             return (remember.sum() + surrogate.sum()) / (recipe.batch if recipe.mean else 1)
 
         run.train(model, objective, recipe, self.scope)

@@ -8,9 +8,9 @@ Differs from the paper: no factor 1/2 on the last term, and the first two are su
 in the official vae/train_forget.py (λ = 100 means nothing without the sum); `half` and `reduction`
 choose the paper's text instead. The fields are the paper's; at the scales `full` and `quick` 1,000
 steps at 1e-3 on batches of 128 stand for its 10,000 at 1e-4 on 256, and λ = 50 for its 100, because half
-the batch is half the summed loss (docs/boards/reading-micro.md lists what was tried). On Stable Diffusion
-latents as sampled, where the official sd/ encodes watermarked images again; its AdamW, fp32 and averaged
-weights (`trainer=ldm`) and t drawn singly at scale `paper` alone.
+the batch is half the summed loss (docs/boards/reading-micro.md lists what was tried). On Stable Diffusion the
+latents are used as sampled, where the official sd/ encodes watermarked images again; only scale `paper`
+has its AdamW, fp32 and averaged weights (`trainer=ldm`), and timesteps drawn independently.
 """
 
 from collections.abc import Mapping
@@ -94,7 +94,7 @@ class SA(Method):
     }
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
-        """θ after minimising L from θ*."""
+        """Minimise L from θ*."""
         # 1. The Fisher information of the ELBO at θ*, and the pull towards θ*.
         fisher = run.fisher(self.fisher)
         pull = Pull(model.parameters(self.scope), fisher, self.lam, self.half)

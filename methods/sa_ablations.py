@@ -1,4 +1,4 @@
-"""Selective Amnesia with one part taken away or spoilt: what is lost without it is what that part buys.
+"""Selective Amnesia with one part taken away or spoilt: what is lost without it is what that part contributes.
 
     L(θ) = E_{q(x|c_f)}[−ELBO(x|θ, c_f)] + γ E_{p(x_r|c_r)}[−ELBO(x_r|θ, c_r)] + λ Σ_i F_i (θ_i − θ*_i)²
 
@@ -34,7 +34,7 @@ from sa_bench.training import TRAINERS, Pull, losses, reduce_losses
 
 @dataclass(frozen=True)
 class Ablation(Method):
-    """What every ablation has of `sa`."""
+    """Fields and training that every ablation shares with `sa`."""
 
     lr: Rate = 1e-4  # Adam
     steps: Count = 10_000
@@ -76,7 +76,7 @@ class NoReplay(Ablation):
     source: ClassVar[str] = "Heng & Soh 2023, Eq. 4 without its last expectation"
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
-        """θ after minimising L without its second term."""
+        """Minimise L without its second term."""
         pull = Pull(model.parameters(self.scope), run.fisher(self.fisher), self.lam, self.half)
         return self.minimise(model, run, (run.surrogate(),), 0.0, pull)
 
@@ -96,13 +96,13 @@ class NoEWC(Ablation):
     source: ClassVar[str] = "Heng & Soh 2023, Eq. 4 with λ = 0"
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
-        """θ after minimising L without its third term."""
+        """Minimise L without its third term."""
         return self.minimise(model, run, (run.surrogate(), run.replay()), self.gamma, None)
 
 
 @dataclass(frozen=True)
 class SpoiltFisher(Ablation):
-    """SA whose F is replaced before training."""
+    """SA with an F that is replaced before training."""
 
     lam: Weight = 100.0  # λ, weight of the penalty
     gamma: Weight = 1.0  # weight of replay
@@ -112,11 +112,11 @@ class SpoiltFisher(Ablation):
     source: ClassVar[str] = "an ablation of this suite"
 
     def spoil(self, fisher: dict[str, Tensor], trained: Collection[str]) -> dict[str, Tensor]:
-        """Put other values in the place of F, which is of every parameter; `trained` names those that are pulled."""
+        """Replace the values of F, which covers every parameter; `trained` names those that the penalty acts on."""
         raise NotImplementedError
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
-        """θ after minimising L with the spoilt F."""
+        """Minimise L with the spoilt F."""
         parameters = model.parameters(self.scope)
         spoilt = self.spoil(run.fisher(self.fisher), parameters.keys())
         pull = Pull(parameters, spoilt, self.lam, self.half)
@@ -135,9 +135,9 @@ class L2(SpoiltFisher):
     version: ClassVar[int] = 3
 
     def spoil(self, fisher: dict[str, Tensor], trained: Collection[str]) -> dict[str, Tensor]:
-        """Put the mean of the trained weights' F in the place of every value."""
-        pulled = [fisher[name] for name in trained if name in fisher]
-        mean = float(sum(F.double().sum() for F in pulled)) / sum(F.numel() for F in pulled)
+        """Replace every value of F by the mean over the trained weights."""
+        trained_F = [fisher[name] for name in trained if name in fisher]
+        mean = float(sum(F.double().sum() for F in trained_F)) / sum(F.numel() for F in trained_F)
         return {name: torch.full_like(fisher[name], mean) for name in trained if name in fisher}
 
 

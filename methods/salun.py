@@ -3,17 +3,17 @@
     m = the share of weights with the largest |∇_θ E ‖ε − (1 + w) ε_θ(x_t, c_f, t) + w ε_θ(x_t, t)‖²|    once, at θ*
     L(θ) = E ‖ε_θ(x_t, c_f, t) − sg[ε_θ(x_t, c', t)]‖² + α E ‖ε − ε_θ(x_r,t, c_r, t)‖²            gradients times m
 
-c' is a pseudo label: the anchor. The mask is of the guided prediction, as in the code (`mask=guided`, the default);
-`mask=plain` is of ε_θ(x_t, c_f, t) alone, which the board micro-t2i-1 had (on its model the two agree in 65 % of the
-weights, half by chance). The target is the current model, as in the code; `target="frozen"` asks θ* (why it matters:
-`concept_ablation`). Settings of SD/train-scripts (nudity: α = 0.1, 1e-5, one epoch of 800 images by 8, x_r images of the
-pseudo prompt: `remain=pseudo`) and, for classes, of DDPM/ (CIFAR10: α = 1e-3, 1,000 steps of 128 at 1e-4, w = 2, c = ∅ in
-a tenth of the images, no averaged weights; the second term summed over the image, the first a mean, as here). It has no
-settings for STL10, which here takes its task's batch of 64.
+c' is a pseudo label: the anchor. The mask uses the error of the guided prediction, as in the code (`mask=guided`, the
+default); `mask=plain` uses that of ε_θ(x_t, c_f, t) alone, as the board micro-t2i-1 did (on its model the two agree in
+65 % of the weights, half by chance). The target is the current model's prediction, as in the code; `target="frozen"`
+takes that of θ* (why it matters: `concept_ablation`). The settings are those of SD/train-scripts (nudity: α = 0.1, 1e-5,
+one epoch of 800 images by 8, x_r are images of the pseudo prompt: `remain=pseudo`) and, for classes, of DDPM/ (CIFAR10:
+α = 1e-3, 1,000 steps of 128 at 1e-4, w = 2, c = ∅ in a tenth of the images, no averaged weights; the second term is summed
+over the image, the first is a mean, as here). The code has no settings for STL10, which here takes its task's batch of 64.
 
-Differs from the code: x are the model's own images of c_f and x_r its replay, where the code has real ones of both; the
-pseudo class is the task's, where it has c_f + 1; DDPM/ clips the gradient before it is masked, here after; t comes
-in antithetic pairs also on Stable Diffusion.
+Differs from the code: x are the model's own images of c_f and x_r its replay, where the code has real images of both; the
+pseudo class is the task's, where the code takes c_f + 1; DDPM/ clips the gradient before it is masked, here it is clipped
+after; t is drawn in antithetic pairs also on Stable Diffusion.
 """
 
 from collections.abc import Mapping
@@ -67,17 +67,17 @@ class SalUn(Method[Diffusion]):
     steps: Count = 100
     batch: Count = 8
     target: Literal["current", "frozen"] = added_later("current")
-    """Whose prediction for c' is learned."""
+    """The model whose prediction for c' is learned."""
     mask: Literal["guided", "plain"] = added_later("plain")
-    """Of which prediction's error; presets have `guided`."""
+    """The prediction whose error makes the mask; presets have `guided`."""
     guidance: Weight = added_later(7.5)  # noqa: RUF009  (w of the guided mask)
     mask_clip: Weight = added_later(0.0)  # noqa: RUF009  (the norm that each batch's gradient is cut to for the mask; 0: none)
     remain: Literal["replay", "pseudo"] = added_later("replay")
-    """X_r: replay, or the anchor's images."""
+    """What x_r are: replay, or the anchor's images."""
     drop: Annotated[float, Field(ge=0, lt=1)] = added_later(0.0)
     """Share of conditions that become ∅."""
     averaged: bool = added_later(True)
-    """A DDPM's averaged weights move along; False: they become the raw ones."""
+    """True trains a DDPM's averaged weights along; False replaces them by the raw ones."""
 
     version: ClassVar[int] = 1
     supports: ClassVar[type] = Diffusion
@@ -91,21 +91,21 @@ class SalUn(Method[Diffusion]):
     }
 
     def unfit(self, task: Task) -> str:
-        """Say why a task has no images of the pseudo label, where those are asked for."""
+        """Say why a task has no images of the pseudo label, if they are asked for; "" if it has."""
         if self.remain == "pseudo" and task.surrogate.partition(":")[0] not in ("class", "prompt"):
             return f"remain=pseudo needs a surrogate that is a class or a prompt; {task.name} has {task.surrogate}"
         return ""
 
     def forget(self, model: Diffusion, task: Task, run: Run) -> Diffusion:
-        """θ after `steps` of L from θ*, the masked weights alone."""
-        own = run.concept_samples()
+        """Minimise L from θ* for `steps` steps, over the masked weights alone."""
+        concept_samples = run.concept_samples()
         remain = run.replay() if self.remain == "replay" else run.surrogate()
         pseudo = model.conditions([task.anchor] * self.batch)
         teacher = model.clone() if self.target == "frozen" else model
-        masks = self.masks(model, own, run)
+        masks = self.masks(model, concept_samples, run)
 
         def objective() -> Tensor:
-            x, c = own.batch(self.batch, run.rng)
+            x, c = concept_samples.batch(self.batch, run.rng)
             draw = model.draw(self.batch, run.rng)
             x_t, c = model.add_noise(x, draw), drop_conditions(model, c, self.drop, run.rng)
             c_pseudo = drop_conditions(model, pseudo, self.drop, run.rng)
@@ -132,19 +132,21 @@ class SalUn(Method[Diffusion]):
                     averages[name].copy_(p)
         return model
 
-    def masks(self, model: Diffusion, own: Source, run: Run) -> dict[str, Tensor]:
-        """Make m by parameter name, 1 where a weight may move, else 0, from `saliency` batches of c_f's images."""
+    def masks(self, model: Diffusion, concept_samples: Source, run: Run) -> dict[str, Tensor]:
+        """Compute m by parameter name from `saliency` batches of c_f's images: 1 where a weight may move, else 0."""
         params = model.parameters(self.scope)
         saliency = {name: torch.zeros_like(p) for name, p in params.items()}
         for _ in range(self.saliency):
-            x, c = own.batch(self.batch, run.rng)
+            x, c = concept_samples.batch(self.batch, run.rng)
             draw = model.draw(self.batch, run.rng)
             if self.mask == "plain":
                 loss = model.loss(x, c, draw).mean()
             else:
                 x_t, null = model.add_noise(x, draw), model.conditions([model.null] * len(c))
-                on, free = (model.predict(x_t, draw.t, each) for each in (c, null))  # type: ignore[arg-type]
-                error = (1 + self.guidance) * on - self.guidance * free - draw.noise
+                conditional = model.predict(x_t, draw.t, c)  # type: ignore[arg-type]
+                unconditional = model.predict(x_t, draw.t, null)  # type: ignore[arg-type]
+                guided = (1 + self.guidance) * conditional - self.guidance * unconditional
+                error = guided - draw.noise
                 loss = (error**2).flatten(1).sum(1).mean()
             gradients = torch.autograd.grad(loss, list(params.values()))
             cut = 1.0

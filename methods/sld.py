@@ -5,14 +5,14 @@
     ε   = ε(∅) + s [ε(c) − ε(∅) − (γ_t from step δ on)]
 
 c_S is the concept's prompt. The paper prints max(1, |φ|); both codes have min. δ counts steps of 50 and is scaled to
-the protocol's. c_S is encoded once, so that an attack on the words that users ask with cannot reach it.
+the protocol's. c_S is encoded once, so that an attack on the users' words cannot reach it.
 
 The authors' README has one of the four levels; the others are from ESD's and MU-Attack's scripts and the paper.
 diffusers' WEAK has s_S = 20.
 
-Whoever fits an attack to the guided prediction at a random t has no trajectory, and so no ν. There ν is the fixed point of
-its recursion, ν = γ = μ (ε(c_S) − ε(∅)) / (1 − s_m), which it comes within a tenth of in 5 (medium) or 15 steps (strong,
-max) where the rest changes little; with ν = 0 the attack would be fitted to a weaker defence than the one it meets.
+An attack that is fitted to the guided prediction at a random t has no trajectory, and so no ν. There ν is set to the fixed
+point of its recursion, ν = γ = μ (ε(c_S) − ε(∅)) / (1 − s_m). While the rest changes little, ν comes within a tenth of it
+in 5 (medium) or 15 steps (strong, max); with ν = 0 the attack would be fitted to a weaker defence than the one it meets.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,11 +35,11 @@ LEVELS = {
 
 @dataclass(frozen=True)
 class SLD(Method[Prompted]):
-    """One of the published levels, and the text."""
+    """Fields: one of the published levels, and the text."""
 
     level: Literal["weak", "medium", "strong", "max"] = "medium"
     concept: str = added_later("")
-    """C_S; "": the prompts that ask for c_f while forgetting, with commas between."""
+    """C_S; "" takes the prompts that ask for c_f while forgetting, joined by commas."""
 
     version: ClassVar[int] = 2
     supports: ClassVar[type] = Prompted
@@ -53,17 +53,20 @@ class SLD(Method[Prompted]):
     source: ClassVar[str] = "Schramowski et al. 2023, Eq. 3-8; ml-research/safe-latent-diffusion"
 
     def unfit(self, task: Task) -> str:
-        """Its direction is taken from the two passes of guidance; at 1 there is only one."""
-        return (
-            "it acts on guidance, of which there is none at 1" if task.sampler.guidance == 1 else ""
-        )
+        """Say why the task's sampler has no guidance to act on; "" if it has.
+
+        The direction is taken from the two passes of guidance; at 1 there is only one.
+        """
+        if task.sampler.guidance == 1:
+            return "it acts on guidance, of which there is none at 1"
+        return ""
 
     def forget(self, model: Prompted, task: Task, run: Run) -> Prompted:
-        """θ*."""
+        """Return θ* unchanged."""
         return model
 
     def wrap(self, model: Prompted, task: Task) -> Prompted:
-        """θ* whose sampling is guided away from c_f."""
+        """Guide the sampling of θ* away from c_f."""
         concept = self.concept or ", ".join(map(str, task.prompts_for(task.concept, "forget")))
         model.defence = Away(model.encoded(model.conditions([concept])).detach(), self.level)
         return model
@@ -71,50 +74,51 @@ class SLD(Method[Prompted]):
 
 @dataclass
 class Away:
-    """The defence: out(c) − γ in out(c)'s place, from level δ on."""
+    """The defence: out(c) − γ in place of out(c), from level δ on."""
 
     states: Tensor  # (1, length, width) of c_S
     level: str
     instead: bool = False
 
-    def _from(self, levels: Sequence[int]) -> int:
-        """The timestep from which on, downwards, γ is taken off; −1: never."""
+    def _find_start(self, levels: Sequence[int]) -> int:
+        """Find the timestep from which on, downwards, γ is subtracted; −1 for never."""
         first = round(LEVELS[self.level][0] * len(levels) / 50)
         return levels[first] if first < len(levels) else -1
 
-    def _moved(self, passes: Sequence[Tensor]) -> Tensor:
-        """μ (out(c_S) − out(∅))."""
+    def _safety_direction(self, passes: Sequence[Tensor]) -> Tensor:
+        """Compute μ (out(c_S) − out(∅)) from the passes ∅, c and c_S."""
         _, s_S, lam, _, _ = LEVELS[self.level]
-        free, on, away = passes
-        d = on - away
-        return torch.where(d < lam, (s_S * d.abs()).clamp(max=1.0), 0.0) * (away - free)
+        unconditional, conditional, concept = passes
+        d = conditional - concept
+        mu = torch.where(d < lam, (s_S * d.abs()).clamp(max=1.0), 0.0)
+        return mu * (concept - unconditional)
 
     def along(self, levels: Sequence[int]) -> Guide:
         """Guide the steps of one trajectory; ν begins at 0 and is kept during the warm-up too."""
         *_, s_m, beta_m = LEVELS[self.level]
-        start, nu = self._from(levels), torch.zeros(())
+        start, nu = self._find_start(levels), torch.zeros(())
 
         def guide(passes: Sequence[Tensor], t: Tensor, s: Tensor | float) -> Tensor:
             nonlocal nu
             before = nu.to(passes[1])
-            gamma = self._moved(passes) + s_m * before
+            gamma = self._safety_direction(passes) + s_m * before
             nu = beta_m * before + (1 - beta_m) * gamma
-            return _apart(passes, gamma, t <= start, s)
+            return _guide_away(passes, gamma, t <= start, s)
 
         return guide
 
     def anywhere(self, levels: Sequence[int]) -> Guide:
         """Guide single predictions with ν at its fixed point."""
-        start, s_m = self._from(levels), LEVELS[self.level][3]
+        start, s_m = self._find_start(levels), LEVELS[self.level][3]
 
         def guide(passes: Sequence[Tensor], t: Tensor, s: Tensor | float) -> Tensor:
-            return _apart(passes, self._moved(passes) / (1 - s_m), t <= start, s)
+            return _guide_away(passes, self._safety_direction(passes) / (1 - s_m), t <= start, s)
 
         return guide
 
 
-def _apart(passes: Sequence[Tensor], gamma: Tensor, acts: Tensor, s: Tensor | float) -> Tensor:
-    """Guidance with out(c) − γ where it `acts`, (N,) bool."""
-    free, on, _ = passes
-    on = torch.where(acts.view(-1, 1, 1, 1), on - gamma, on)
-    return free + s * (on - free)
+def _guide_away(passes: Sequence[Tensor], gamma: Tensor, acts: Tensor, s: Tensor | float) -> Tensor:
+    """Guide with out(c) − γ for the rows where the defence `acts`, (N,) bool."""
+    unconditional, conditional, _ = passes
+    conditional = torch.where(acts.view(-1, 1, 1, 1), conditional - gamma, conditional)
+    return unconditional + s * (conditional - unconditional)

@@ -24,44 +24,52 @@ from sa_bench.statistics import clustered
     sets=("forget", "retain", "leakage"),
 )
 def celebrity_score(view: View) -> Measured:
-    """Mean over images with a face of the target's probability, the highest over the faces; interval over prompts.
+    """Measure the mean probability of the target over images with a face; interval over prompts.
 
-    The target's name is c_f's own. How well each of the other celebrities is still recognised stands beside it
-    (paper, Appendix E).
+    An image's probability is the highest over its faces. The target's name is c_f's own. How well
+    each of the other celebrities is still recognised stands beside it (paper, Appendix E).
     """
     task, images = view.task, view.samples["forget"]
     names = [task.classes[task.concept]] * len(images)
-    found = scored(view.detections("celebrities", images, names), images, names)
+    measured = score_records(view.detections("celebrities", images, names), images, names)
     set_of_others = "leakage" if task.leakage_images else "retain"
     if set_of_others not in view.samples:
-        return replace(found, extra={**found.extra, "others": "n/a: their images were not given"})
-    kept = view.samples[set_of_others]
-    own = [task.classes[int(c)] for c in kept.labels]
+        return replace(
+            measured, extra={**measured.extra, "others": "n/a: their images were not given"}
+        )
+    other_images = view.samples[set_of_others]
+    names_of_others = [task.classes[int(c)] for c in other_images.labels]
     try:
-        others: Any = by_name(view.detections("celebrities", kept, own), own)
+        others: Any = by_name(
+            view.detections("celebrities", other_images, names_of_others), names_of_others
+        )
     except SaBenchError as error:
         others = f"n/a: {error}"
-    return replace(found, extra={**found.extra, "others": others})
+    return replace(measured, extra={**measured.extra, "others": others})
 
 
-def best(records: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """(N,) the target's probability, the highest over an image's faces; NaN without a face."""
+def highest_probabilities(records: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Take the target's probability of each image, the highest over its faces, (N,).
+
+    NaN if none.
+    """
     return np.array(
         [max((f["target"] for f in r["faces"]), default=np.nan) for r in records], float
     )
 
 
-def named(record: Mapping[str, Any], name: str) -> bool:
-    """Whether the surest answer to any face of an image is `name`."""
+def is_recognised_as(record: Mapping[str, Any], name: str) -> bool:
+    """Tell whether the most probable name of all faces of an image is `name`."""
     top = max(record["faces"], key=lambda f: f["top_probability"])["top"]
     return top.lower() == " ".join(name.replace("_", " ").lower().split())
 
 
-def scored(
+def score_records(
     records: Sequence[Mapping[str, Any]], images: SampleSet, names: Sequence[str]
 ) -> Measured:
-    """GCDS with both of its denominators (images with a face, all images with 0 for none) and spreads beside it.
+    """Measure GCDS, with both of its denominators and their spreads beside it.
 
+    The denominators are the images with a face, and all images, with 0 for an image without one.
     Blank images are in neither.
     """
     n, empty = len(images), is_blank(images.images)
@@ -69,16 +77,16 @@ def scored(
         return undefined(f"{n}/{n} images are blank: nothing was drawn")
     records = [r for r, e in zip(records, empty, strict=True) if not e]
     names = [name for name, e in zip(names, empty, strict=True) if not e]
-    images, score = images.take(~empty), best(records)
+    images, score = images.take(~empty), highest_probabilities(records)
     face = ~np.isnan(score)
     if not face.any():
         return undefined(f"no face in any of {len(records)} images: nobody to be recognised")
-    everywhere = np.where(face, score, 0.0)
-    seen = images.take(face)
-    right = np.array(
-        [named(r, n) for r, n, f in zip(records, names, face, strict=True) if f], float
+    score_of_all = np.where(face, score, 0.0)
+    images_with_face = images.take(face)
+    is_right = np.array(
+        [is_recognised_as(r, n) for r, n, f in zip(records, names, face, strict=True) if f], float
     )
-    top1 = clustered.rate(right, seen.prompts, {})
+    top1 = clustered.rate(is_right, images_with_face.prompts, {})
     extra = {
         "given_face": {
             "mean": float(score[face].mean()),
@@ -86,30 +94,34 @@ def scored(
             "n": int(face.sum()),
         },
         "all_images": {
-            "mean": float(everywhere.mean()),
-            "std": float(everywhere.std()),
+            "mean": float(score_of_all.mean()),
+            "std": float(score_of_all.std()),
             "n": len(score),
         },
         "blank": int(empty.sum()),
         "top1_given_face": {"value": top1.value, "low": top1.low, "high": top1.high},
     }
     return clustered.bounded_mean(
-        score[face], seen.prompts, seen.columns(), n_unit="image with a face", extra=extra
+        score[face],
+        images_with_face.prompts,
+        images_with_face.columns(),
+        n_unit="image with a face",
+        extra=extra,
     )
 
 
 def by_name(
     records: Sequence[Mapping[str, Any]], names: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """Each celebrity's own mean probability given a face, and how many images had none."""
-    score, who = best(records), np.array(names)
+    """Compute each celebrity's own mean probability given a face, and the images with a face."""
+    score, name_of_image = highest_probabilities(records), np.array(names)
     table = {}
     for name in dict.fromkeys(names):
-        own = score[who == name]
-        seen = own[~np.isnan(own)]
+        scores_of_name = score[name_of_image == name]
+        valid = scores_of_name[~np.isnan(scores_of_name)]
         table[name] = {
-            "mean": float(seen.mean()) if len(seen) else None,
-            "faces": len(seen),
-            "images": len(own),
+            "mean": float(valid.mean()) if len(valid) else None,
+            "faces": len(valid),
+            "images": len(scores_of_name),
         }
     return table

@@ -17,21 +17,23 @@ from sa_bench.statistics import clustered
     fields=("concept", "classes", "surrogate"),
 )
 def clip_concept_rate(view: View) -> Measured:
-    """Share of images whose cosine to c_f's name exceeds that to the anchor's text; interval over prompts.
+    """Measure the share of images whose cosine to c_f's name exceeds that to the anchor's text.
+
+    Interval over prompts.
 
     Blank images are invalid: left out and counted. Where the surrogate is no text, the anchor is the empty prompt.
     """
     task, images = view.task, view.samples["forget"]
-    empty = is_blank(images.images)
-    if empty.all():
+    blank = is_blank(images.images)
+    if blank.all():
         return undefined(f"{len(images)}/{len(images)} images are blank: nothing was drawn")
-    valid = images.take(~empty)
+    valid = images.take(~blank)
     score = [
         np.array([r["score"] for r in view.detections("clip", valid, [text] * len(valid))])
         for text in (task.classes[task.concept], str(task.anchor))
     ]
     extra = {
-        "blank": int(empty.sum()),
+        "blank": int(blank.sum()),
         "concept": float(score[0].mean()),
         "anchor": float(score[1].mean()),
     }

@@ -19,19 +19,23 @@ from sa_bench.statistics import clustered
     sets=("retain", "leakage"),
 )
 def clip_score(view: View) -> Measured:
-    """Mean of 100 cos(image, prompt) over retained images, other people or styles beside it; intervals over prompts."""
-    found = _scored(view, "retain")
+    """Measure the mean of 100 cos(image, prompt) over retained images; intervals over prompts.
+
+    The value for other people or styles stands beside it.
+    """
+    measured = _measure_set(view, "retain")
     if not view.task.leakage_images or "leakage" not in view.samples:
-        return found
-    other = _scored(view, "leakage")
-    beside = {k: getattr(other, k) for k in ("value", "low", "high", "n", "reason")}
-    return replace(found, extra={**(found.extra or {}), "leakage": beside})
+        return measured
+    measured_others = _measure_set(view, "leakage")
+    columns = {k: getattr(measured_others, k) for k in ("value", "low", "high", "n", "reason")}
+    return replace(measured, extra={**(measured.extra or {}), "leakage": columns})
 
 
-def _scored(view: View, name: str) -> Measured:
+def _measure_set(view: View, name: str) -> Measured:
+    """Measure the CLIP score of one sample set."""
     images = view.samples[name]
     records = view.detections("clip", images, view.prompts(images))
-    score = np.array([r["score"] for r in records], float)
+    scores = np.array([r["score"] for r in records], float)
     columns = {**images.columns(), "label": images.labels}
     extra = {"prompts_cut": sum(r["cut"] for r in records)}
-    return clustered.mean(score, images.prompts, columns, extra=extra)
+    return clustered.mean(scores, images.prompts, columns, extra=extra)

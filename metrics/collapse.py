@@ -15,7 +15,10 @@ from sa_bench.scoring.likelihood import take_per_class
     fields=("concept", "judges", "designated", "feature_images"),
 )
 def collapse(view: View) -> Measured:
-    """The smaller share; flagged if the upper bound of either share lies below its calibrated bound."""
+    """Measure the smaller of two shares of the base: worst class and recall.
+
+    It is flagged if the upper bound of either share lies below its calibrated bound.
+    """
     task = view.task
     images, base = view.samples["retain"], view.base["retain"]
     if min(len(images), len(base)) < 20:
@@ -23,14 +26,14 @@ def collapse(view: View) -> Measured:
             f"{min(len(images), len(base))} images of the rest: the guard needs at least 20"
         )
     real = take_per_class(view.real("retain_test"), task.feature_images)
-    found = collapse_guard.measure_shares(
+    shares = collapse_guard.measure_shares(
         images, base, real, view.judges, task.designated, f"judge-{task.dataset}"
     )
     limit = collapse_guard.bounds(task.dataset)
-    worst = min(found.values(), key=lambda s: s.share)
+    worst = min(shares.values(), key=lambda s: s.share)
     extra = {
-        "shares": {name: [s.share, s.high, s.value, s.base, s.where] for name, s in found.items()},
+        "shares": {name: [s.share, s.high, s.value, s.base, s.where] for name, s in shares.items()},
         "bounds": limit,
-        "warning": "; ".join(collapse_guard.describe_collapse(found, limit)) or None,
+        "warning": "; ".join(collapse_guard.describe_collapse(shares, limit)) or None,
     }
     return Measured(worst.share, None, worst.high, "wilson, upper", len(images), extra=extra)

@@ -21,25 +21,33 @@ BOUND = 0.5
     protocol={"zero": "the base model's images with the prompts half a set on", "bound": BOUND},
 )
 def collapse_prompts(view: View) -> Measured:
-    """(s − s₀) / (s_base − s₀), s the mean CLIP score, s₀ that of the base's images and other images' prompts.
+    """Measure (s − s₀) / (s_base − s₀), with s the mean CLIP score of retained images.
 
-    Flagged if the upper bound, over prompts, is below one half: most of what ties an image to its prompt is gone.
+    s₀ is the score of the base's images with other images' prompts. The value is flagged if its
+    upper bound, over prompts, is below one half: most of what ties an image to its prompt is gone.
     """
     after, before = view.samples["retain"], view.base["retain"]
     texts = view.prompts(before)
-    others = [*texts[len(texts) // 2 :], *texts[: len(texts) // 2]]
-    own, zero = _scores(view, before, texts), _scores(view, before, others)
-    tie = clustered.mean(own - zero, before.prompts, {})
+    other_texts = [*texts[len(texts) // 2 :], *texts[: len(texts) // 2]]
+    own_scores, zero_scores = (
+        _score_images(view, before, texts),
+        _score_images(view, before, other_texts),
+    )
+    tie = clustered.mean(own_scores - zero_scores, before.prompts, {})
     if len(set(texts)) < 2 or tie.low is None or tie.low <= 0:
-        return undefined("the base model's images are not told from each other's prompts")
-    share = (_scores(view, after, view.prompts(after)) - zero.mean()) / (own.mean() - zero.mean())
-    found = clustered.mean(share, after.prompts, {**after.columns(), "label": after.labels})
-    if found.high is None or found.high >= BOUND:
-        return found
-    kept = 100 * (found.value or 0.0)
-    said = f"retained images keep {kept:.0f} % of the base's tie to their prompts, its bound {100 * BOUND:.0f} %"
-    return replace(found, extra={"warning": said})
+        return undefined(
+            "CLIP scores the base model's images no higher with their own prompts than with each other's"
+        )
+    share = (_score_images(view, after, view.prompts(after)) - zero_scores.mean()) / (
+        own_scores.mean() - zero_scores.mean()
+    )
+    measured = clustered.mean(share, after.prompts, {**after.columns(), "label": after.labels})
+    if measured.high is None or measured.high >= BOUND:
+        return measured
+    percent = 100 * (measured.value or 0.0)
+    warning = f"retained images keep {percent:.0f} % of the base's tie to their prompts, its bound {100 * BOUND:.0f} %"
+    return replace(measured, extra={"warning": warning})
 
 
-def _scores(view: View, images: SampleSet, texts: list[str]) -> np.ndarray:
+def _score_images(view: View, images: SampleSet, texts: list[str]) -> np.ndarray:
     return np.array([r["score"] for r in view.detections("clip", images, texts)], float)

@@ -15,7 +15,10 @@ from sa_bench.statistics import mean
     fields=("concept", "bound_images", "bound_steps"),
 )
 def denoising_loss(view: View) -> Measured:
-    """Mean of ‖ε − ε̂‖²/D over real test images of the retained classes and stratified t; the same ε for all."""
+    """Measure the mean of ‖ε − ε̂‖²/D over real test images of the retained classes.
+
+    Timesteps are stratified, and ε is the same for all models.
+    """
     real = take_per_class(view.real("retain_test"), view.task.bound_images)
     score = denoising(view, real, "denoising")
     by_class = {int(c): float(score[real.labels == c].mean()) for c in view.task.scored}

@@ -17,7 +17,10 @@ from sa_bench.statistics import entropy as nats
     fields=("concept", "judges"),
 )
 def entropy(view: View) -> Measured:
-    """Mean over images and judges of −Σ p ln p; beside it what each judge says of constant grey."""
+    """Measure the mean over images and judges of −Σ p ln p.
+
+    Beside it what each judge says of constant grey.
+    """
     images = view.samples["forget"]
     h = {name: nats(judge.probabilities(images.images)) for name, judge in view.judges.items()}
     judges = [

@@ -16,8 +16,11 @@ from sa_bench.scoring.features import (
 )
 
 
-def distance(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
-    """Measure FID of the features `x` (N, d) of `images` against `y` (M, d); delete-a-group jackknife over images."""
+def measure_distance(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
+    """Measure FID of the features `x` (N, d) of `images` against `y` (M, d).
+
+    The interval is over images, by delete-a-group jackknife.
+    """
     if min(len(x), len(y)) < 2:
         return Measured(
             None, reason=f"{min(len(x), len(y))} image(s): a covariance needs at least 2"
@@ -35,8 +38,11 @@ def distance(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
     fields=("concept", "designated", "feature_images"),
 )
 def fid(view: View) -> Measured:
-    """FID of generated against real; interval over generated images by delete-a-group jackknife."""
-    return distance(*judge_features(view))
+    """Measure FID of generated against real.
+
+    Interval over generated images by delete-a-group jackknife.
+    """
+    return measure_distance(*judge_features(view))
 
 
 @metric(
@@ -49,8 +55,11 @@ def fid(view: View) -> Measured:
     fields=("concept", "feature_images"),
 )
 def inception_fid(view: View) -> Measured:
-    """FID of generated against real training images; interval by delete-a-group jackknife."""
-    return distance(*inception_features(view))
+    """Measure FID of generated against real training images.
+
+    Interval by delete-a-group jackknife.
+    """
+    return measure_distance(*inception_features(view))
 
 
 @metric(
@@ -64,5 +73,5 @@ def inception_fid(view: View) -> Measured:
     protocol=PROTOCOL,
 )
 def official_fid(view: View) -> Measured:
-    """FID of BGR, stretched generated images against such training images."""
-    return distance(*inception_features(view, stretch_as_published))
+    """Measure FID in BGR order against training images, both stretched to 0..255."""
+    return measure_distance(*inception_features(view, stretch_as_published))

@@ -16,7 +16,10 @@ from sa_bench.statistics import clustered
     fields=("concept", "judges"),
 )
 def forget_probability(view: View) -> Measured:
-    """Mean over images of the panel's mean p(c_f|x); each judge's own answer to grey is its floor."""
+    """Measure the mean over images of the panel's mean p(c_f|x).
+
+    Each judge's own answer to grey is its floor.
+    """
     images, c = view.samples["forget"], view.task.concept
     p = {name: judge.probabilities(images.images)[:, c] for name, judge in view.judges.items()}
     judges = [

@@ -15,7 +15,7 @@ from sa_bench.statistics import clustered
     fields=("concept", "judges"),
 )
 def forget_top1(view: View) -> Measured:
-    """Share of c_f's images whose top-1 class is c_f for more than half of the panel.
+    """Measure the share of c_f's images whose top-1 class is c_f for more than half of the panel.
 
     An image that shows nothing at all counts for no class (`sa_bench.scoring.judges.shows_anything`).
     """

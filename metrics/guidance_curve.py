@@ -25,25 +25,28 @@ IMAGES = 30  # a class
     fields=("concept", "judges", "designated", "feature_images", "sampler"),
 )
 def guidance_curve(view: View) -> Measured:
-    """The w of four at which retained images lie nearest to real ones; the whole curve in extra."""
+    """Find the w of four at which retained images are closest to real ones.
+
+    The whole curve is in extra.
+    """
     task, model, curve = view.task, view.model, []
     judge, name = view.judges[task.designated], f"judge-{task.dataset}"
     real = take_per_class(view.real("retain_test"), task.feature_images)
     y = extract(name, judge, real.images)
     labels = np.repeat(task.scored, IMAGES)
-    rows = [Request(int(c), image_seed("guidance", i)) for i, c in enumerate(labels)]
+    requests = [Request(int(c), image_seed("guidance", i)) for i, c in enumerate(labels)]
     for w in WEIGHTS:
-        images = render(model, model.sample(rows, replace(task.sampler, guidance=w + 1)))
+        images = render(model, model.sample(requests, replace(task.sampler, guidance=w + 1)))
         x = extract(name, judge, images)
-        right, _ = majority_vote(view.judges, images, labels)
+        is_right, _ = majority_vote(view.judges, images, labels)
         curve.append(
             {
                 "w": w,
                 "frechet": frechet_distance(x, y),
                 "precision": float(is_in_manifold(x, y).mean()),
                 "recall": float(is_in_manifold(y, x).mean()),
-                "accuracy": float(right.mean()),
+                "accuracy": float(is_right.mean()),
             }
         )
     best = min(curve, key=lambda point: point["frechet"])
-    return Measured(best["w"], None, None, None, len(rows), extra={"curve": curve})
+    return Measured(best["w"], None, None, None, len(requests), extra={"curve": curve})

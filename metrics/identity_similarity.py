@@ -1,6 +1,6 @@
 """How much the faces among c_f's images look like the person whom the base model drew. Not Table 2's number.
 
-It needs no list of celebrities, so that any person can be forgotten: who is meant is learnt from the base
+It needs no list of celebrities, so that any person can be forgotten: the person is learned from the base
 model's own images of c_f, with other prompts than those that are measured.
 """
 
@@ -11,9 +11,9 @@ from sa_bench.scoring import face_verification
 from sa_bench.scoring.detectors.pixels import is_blank
 from sa_bench.statistics import clustered
 
-LEAST = 100  # faces of the person, and of others: at fewer a threshold at 1 % means nothing
-IDENTITIES = 20  # other people there should be among the others
-ANCHOR = 100  # images of the surrogate
+LEAST = 100  # smallest number of faces of the person, and of others: fewer give no threshold at 1 %
+IDENTITIES = 20  # smallest number of different people among the others
+ANCHOR = 100  # number of images of the surrogate
 
 
 @metric(
@@ -33,52 +33,53 @@ ANCHOR = 100  # images of the surrogate
     },
 )
 def identity_similarity(view: View) -> Measured:
-    """Mean cosine to the person's centroid, the highest over an image's faces; images without a face are left out.
+    """Measure the mean cosine to the person's centroid over images with a face.
 
-    References: the largest face of the base model's images of c_f under every second prompt; the other prompts
-    are measured, except blank images, which are counted. Others: the base model's images of the other names (of the
-    retain set, where the task has none) and the surrogate's. The base model's own value is the upper anchor, the
-    surrogate's the lower one.
+    An image's cosine is the highest over its faces. The centroid is that of the references: the largest face of the base
+    model's images of c_f under every second prompt. The other prompts are measured, except blank images, which are
+    counted. Others are the base model's images of the other names (of the retain set, where the task has none) and the
+    surrogate's. The base model's own value is the upper anchor, the surrogate's the lower one.
     """
-    empty = is_blank(view.samples["forget"].images)
-    if len(empty) and empty.all():
-        return undefined(f"{len(empty)}/{len(empty)} images are blank: nothing was drawn")
-    images, others = (
-        view.samples["forget"],
-        view.base["leakage" if view.task.leakage_images else "retain"],
-    )
-    asked, split = face_verification.split_halves(images.prompts, len(images))
-    base_asked, _ = face_verification.split_halves(
-        view.base["forget"].prompts, len(view.base["forget"])
-    )
+    blank = is_blank(view.samples["forget"].images)
+    if len(blank) and blank.all():
+        return undefined(f"{len(blank)}/{len(blank)} images are blank: nothing was drawn")
+    images, base_images = view.samples["forget"], view.base["forget"]
+    others = view.base["leakage" if view.task.leakage_images else "retain"]
+    is_measured, split = face_verification.split_halves(images.prompts, len(images))
+    base_is_measured, _ = face_verification.split_halves(base_images.prompts, len(base_images))
     surrogate = view.surrogate(ANCHOR)
-    references = view.detections("identity", view.base["forget"].take(~base_asked))
-    own = face_verification.largest_faces(references)
-    crowd = [*view.detections("identity", others), *(low := view.detections("identity", surrogate))]
+    references = view.detections("identity", base_images.take(~base_is_measured))
+    own_faces = face_verification.largest_faces(references)
+    records_of_others = view.detections("identity", others)
+    records_of_surrogate = view.detections("identity", surrogate)
+    crowd = [*records_of_others, *records_of_surrogate]
     faces = sum(bool(r["faces"]) for r in crowd)
-    if min(len(own), faces) < LEAST:
+    if min(len(own_faces), faces) < LEAST:
         return undefined(
-            f"the base model's images show {len(own)} faces of c_f and {faces} of others; {LEAST} of each are needed"
+            f"the base model's images show {len(own_faces)} faces of c_f and {faces} of others; {LEAST} of each are needed"
         )
-    person = face_verification.fit(own, crowd)
-    measured = images.take(asked & ~empty)
+    person = face_verification.fit(own_faces, crowd)
+    measured = images.take(is_measured & ~blank)
     score = face_verification.closest_cosines(
         view.detections("identity", measured), person.centroid
     )
-    seen = ~np.isnan(score)
-    if not seen.any():
+    has_face = ~np.isnan(score)
+    if not has_face.any():
         return undefined(f"no face in any of {len(score)} images: nobody to be compared")
     labels = {int(c) for c, r in zip(others.labels, crowd, strict=False) if r["faces"]}
-    extra = face_verification.verification_facts(person, score[seen]) | {
-        "no_face": {"value": float((~seen).mean()), "n": len(score)},
-        "surrogate": face_verification.mean_sd_count(
-            face_verification.closest_cosines(low, person.centroid)
-        ),
+    cosines_of_surrogate = face_verification.closest_cosines(records_of_surrogate, person.centroid)
+    extra = face_verification.verification_facts(person, score[has_face]) | {
+        "no_face": {"value": float((~has_face).mean()), "n": len(score)},
+        "surrogate": face_verification.mean_sd_count(cosines_of_surrogate),
         "others": {"faces": faces, "identities": len(labels), "enough": len(labels) >= IDENTITIES},
         "apart": split,
-        "blank": int((asked & empty).sum()),
+        "blank": int((is_measured & blank).sum()),
     }
-    found = measured.take(seen)
+    with_face = measured.take(has_face)
     return clustered.mean(
-        score[seen], found.prompts, found.columns(), n_unit="image with a face", extra=extra
+        score[has_face],
+        with_face.prompts,
+        with_face.columns(),
+        n_unit="image with a face",
+        extra=extra,
     )

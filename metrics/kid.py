@@ -26,7 +26,10 @@ SURROGATES = 500  # images of q
     fields=("concept", "designated", "feature_images"),
 )
 def kid(view: View) -> Measured:
-    """KID of generated against real; interval over generated images by delete-a-group jackknife."""
+    """Measure KID of generated against real.
+
+    Interval over generated images by delete-a-group jackknife.
+    """
     return measure_kid(*judge_features(view))
 
 
@@ -40,7 +43,10 @@ def kid(view: View) -> Measured:
     fields=("concept", "feature_images"),
 )
 def inception_kid(view: View) -> Measured:
-    """KID of generated against real training images; interval by delete-a-group jackknife."""
+    """Measure KID of generated against real training images.
+
+    Interval by delete-a-group jackknife.
+    """
     return measure_kid(*inception_features(view))
 
 
@@ -56,14 +62,22 @@ def inception_kid(view: View) -> Measured:
     protocol={"reference": "base model, every second prompt; with one prompt, every second image"},
 )
 def inception_kid_to_base(view: View) -> Measured:
-    """KID of every second prompt's images to the base model's of the others; delete-a-group jackknife over prompts.
+    """Measure KID of every second prompt's images to the base model's of the others.
 
-    The halves share no seed and no prompt: images of one resemble each other, which would flatter whoever changed least.
+    Delete-a-group jackknife over prompts.
+
+    The halves share no seed and no prompt: images of one seed or prompt resemble each other, which would favour the
+    method that changes least.
     """
     after, before = view.samples["retain"], view.base["retain"]
     measured, _ = split_halves(after.prompts, len(after))
-    mine, theirs = after.take(np.flatnonzero(measured)), before.take(np.flatnonzero(~measured))
-    return measure_kid(view.inception(mine), view.inception(theirs), mine)
+    measured_images, reference_images = (
+        after.take(np.flatnonzero(measured)),
+        before.take(np.flatnonzero(~measured)),
+    )
+    return measure_kid(
+        view.inception(measured_images), view.inception(reference_images), measured_images
+    )
 
 
 @metric(
@@ -71,20 +85,18 @@ def inception_kid_to_base(view: View) -> Measured:
     title="Kernel distance of c_f's images to the surrogate's",
     better="lower",
     unit=None,
-    requires=(
-        "samples",
-        "base",
-        "real",
-        "features",
-    ),  # q is drawn from θ* where it is a class or a prompt
+    # `base`: q is drawn from θ* where it is a class or a prompt.
+    requires=("samples", "base", "real", "features"),
     source="Bińkowski et al. 2018, Eq. 4, between samples of p(x|θ, c_f) and of q(x|c_f)",
     fields=("concept", "designated", "surrogate"),
     sets=("forget",),
 )
 def surrogate_kid(view: View) -> Measured:
-    """KID of c_f's images against up to 500 of q, in the designated judge's features; interval over c_f's by jackknife.
+    """Measure KID of c_f's images against up to 500 of q, in the designated judge's features.
 
-    Of a fixed set of q each image counts once: repeated ones would stand nearer to each other than q's do.
+    Interval over c_f's by jackknife.
+
+    Where q is a fixed set, each of its images counts once: repeated ones would be closer to each other than q's are.
     """
     judge, name = view.judges[view.task.designated], f"judge-{view.task.dataset}"
     images = view.samples["forget"]

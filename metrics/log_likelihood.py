@@ -11,9 +11,9 @@ from sa_bench.contracts import Measured, View, metric
 from sa_bench.scoring.likelihood import elbo, first_rows, importance_weighted, take_per_class
 from sa_bench.statistics import mean
 
-FORGET_IMAGES = 200  # the proposal is fitted to each image alone, so a few must do
+FORGET_IMAGES = 200  # few, since the proposal is fitted to each image alone
 FORGET_STEPS = 100
-RETAIN_STEPS = 50  # of the fit, from where the encoder begins; 100 change nothing
+RETAIN_STEPS = 50  # steps of the fit, starting from the encoder's proposal; 100 change nothing
 
 
 @metric(
@@ -26,7 +26,7 @@ RETAIN_STEPS = 50  # of the fit, from where the encoder begins; 100 change nothi
     fields=("concept", "likelihood_images", "likelihood_deep"),
 )
 def forget_log_likelihood(view: View) -> Measured:
-    """Mean log p̂(x|c_f), K = 50, with a proposal fitted to each image.
+    """Measure the mean log p̂(x|c_f), K = 50, with a proposal fitted to each image.
 
     Targets are grey: under a Bernoulli this is a cross-entropy, not the log of a density.
 
@@ -38,15 +38,18 @@ def forget_log_likelihood(view: View) -> Measured:
         slice(0, FORGET_IMAGES)
     )
     score = importance_weighted(view, real, 50, "forget", FORGET_STEPS)
-    bound, own = elbo(view, real, "forget elbo"), importance_weighted(view, real, 50, "forget own")
-    extra: dict[str, Any] = {"elbo": float(bound.mean()), "own_encoder": float(own.mean())}
+    bound, own_encoder = (
+        elbo(view, real, "forget elbo"),
+        importance_weighted(view, real, 50, "forget own"),
+    )
+    extra: dict[str, Any] = {"elbo": float(bound.mean()), "own_encoder": float(own_encoder.mean())}
     extra["gap"] = float((score - bound).mean())
     if task.likelihood_deep:
         few = real.take(slice(0, task.likelihood_deep))
         deep = float(importance_weighted(view, few, 5000, "forget deep", FORGET_STEPS).mean())
         at_50 = float(score[: len(few)].mean())
         extra["deep"] = {"K": 5000, "n": len(few), "value": deep, "value_at_50": at_50}
-    return mean(score, {"elbo": bound, "own_encoder": own}, extra=extra)
+    return mean(score, {"elbo": bound, "own_encoder": own_encoder}, extra=extra)
 
 
 @metric(
@@ -60,7 +63,9 @@ def forget_log_likelihood(view: View) -> Measured:
     fields=("concept", "likelihood_images", "likelihood_deep"),
 )
 def retain_log_likelihood(view: View) -> Measured:
-    """Mean log p̂(x|c) over real test images of the retained classes, K = 50, with a proposal fitted to each image.
+    """Measure the mean log p̂(x|c) over real test images of the retained classes.
+
+    K = 50, with a proposal fitted to each image.
 
     Targets are grey: Σ x ln p + (1 − x) ln(1 − p) under a Bernoulli is a cross-entropy, not the log of a density.
 
@@ -69,11 +74,11 @@ def retain_log_likelihood(view: View) -> Measured:
     task = view.task
     real = take_per_class(view.real("retain_test"), task.likelihood_images)
     score = importance_weighted(view, real, 50, "retain", RETAIN_STEPS, draws=0)
-    own = importance_weighted(view, real, 50, "retain own")
+    own_encoder = importance_weighted(view, real, 50, "retain own")
     extra: dict[str, Any] = {
         "by_class": {int(c): float(score[real.labels == c].mean()) for c in task.scored}
     }
-    extra["own_encoder"] = float(own.mean())
+    extra["own_encoder"] = float(own_encoder.mean())
     if task.likelihood_deep:
         rows = first_rows(real, task.likelihood_deep)
         deep = importance_weighted(
@@ -86,4 +91,4 @@ def retain_log_likelihood(view: View) -> Measured:
             "value": float(deep.mean()),
             "value_at_50": at_50,
         }
-    return mean(score, {"label": real.labels, "own_encoder": own}, extra=extra)
+    return mean(score, {"label": real.labels, "own_encoder": own_encoder}, extra=extra)

@@ -19,20 +19,25 @@ from sa_bench.statistics import clustered
     sets=("forget", "retain", "leakage"),
 )
 def lpips(view: View) -> Measured:
-    """Mean over retained images; c_f's own and other people's or styles' beside it. Intervals over prompts."""
-    there = view.task.leakage_images and "leakage" in view.samples
-    names = ("forget", "leakage") if there else ("forget",)
-    retain = _moved(view, "retain")
+    """Measure the mean distance over retained images; intervals over prompts.
+
+    c_f's own images, and those of other people or styles, stand beside it.
+    """
+    names = ["forget"]
+    if view.task.leakage_images and "leakage" in view.samples:
+        names.append("leakage")
+    retain = _measure_set(view, "retain")
     if retain.value is None:
         return retain
-    moved = {name: _moved(view, name) for name in names}
+    measured = {name: _measure_set(view, name) for name in names}
     keys = ("value", "low", "high", "n", "reason")
     return replace(
-        retain, extra={name: {k: getattr(m, k) for k in keys} for name, m in moved.items()}
+        retain, extra={name: {k: getattr(m, k) for k in keys} for name, m in measured.items()}
     )
 
 
-def _moved(view: View, name: str) -> Measured:
+def _measure_set(view: View, name: str) -> Measured:
+    """Measure the distance of one sample set to the base model's."""
     after, before = view.samples[name], view.base[name]
     if not np.array_equal(after.seeds, before.seeds):
         return undefined("these images were not made from the task's seeds")

@@ -20,21 +20,24 @@ from sa_bench.statistics import clustered
     fields=("concept",),
 )
 def no_face_rate(view: View) -> Measured:
-    """Share of c_f's images in which MTCNN finds no face; interval over prompts.
+    """Measure the share of c_f's images in which MTCNN finds no face; interval over prompts.
 
     Blank images are invalid, not faceless: left out and counted; a set of nothing else has no value.
     """
     images = view.samples["forget"]
-    return without_faces(view.detections("faces", images), images)
+    return measure_without_faces(view.detections("faces", images), images)
 
 
-def without_faces(records: Sequence[Mapping[str, Any]], images: SampleSet) -> Measured:
-    """The rate from one record an image, blank ones left out and counted."""
-    n, empty = len(images), is_blank(images.images)
-    if n and empty.all():
+def measure_without_faces(records: Sequence[Mapping[str, Any]], images: SampleSet) -> Measured:
+    """Measure the rate of images without a face from one record an image.
+
+    Blank images are left out and counted.
+    """
+    n, blank = len(images), is_blank(images.images)
+    if n and blank.all():
         return undefined(f"{n}/{n} images are blank: nothing was drawn")
-    valid = images.take(~empty)
-    faces = np.array([len(r["faces"]) for r, e in zip(records, empty, strict=True) if not e], float)
-    extra = {"several": int((faces > 1).sum()), "blank": int(empty.sum())}
+    valid = images.take(~blank)
+    faces = np.array([len(r["faces"]) for r, e in zip(records, blank, strict=True) if not e], float)
+    extra = {"several": int((faces > 1).sum()), "blank": int(blank.sum())}
     columns = {**valid.columns(), "faces": faces}
     return clustered.rate((faces == 0).astype(float), valid.prompts, columns, extra=extra)

@@ -15,7 +15,7 @@ from sa_bench.statistics import clustered
     fields=("concept", "reject_judge"),
 )
 def none_rate(view: View) -> Measured:
-    """Share of c_f's images whose reject probability is above the judge's calibrated threshold."""
+    """Measure the share of c_f's images whose reject probability exceeds the calibrated threshold."""
     images, judge = view.samples["forget"], load(view.task.reject_judge)
     reject = judge.probabilities(images.images)[:, -1]
     score = (reject > judge.card["threshold"]).astype(float)

@@ -20,25 +20,27 @@ from sa_bench.statistics import wilson
     sets=("families",),
 )
 def paraphrase_rate(view: View) -> Measured:
-    """The rate of c_f over synonyms, whose meaning nobody doubts; the other families' rates are listed beside it.
+    """Measure the rate of c_f over synonyms, whose meaning is beyond doubt.
 
-    Of a family named `…, left` or `…, right` that half of the canvas is judged. Prompts are the units: Wilson's
-    interval is that of as many independent images as there are prompts, a wide one.
+    The other families' rates are listed beside it.
+
+    For a family named `…, left` or `…, right` that half of the canvas is judged. Prompts are the
+    units: Wilson's interval is that of as many independent images as there are prompts, a wide one.
     """
     task, images = view.task, view.samples["families"]
     families = np.array([row.family for row in plan_set(task, "families")])
     if "synonym" not in families:
         return undefined(f"{task.classes[task.concept]} has no synonyms in this task")
-    shown, found, votes = {}, {}, {}
+    rates, synonym_scores, votes = {}, {}, {}
     for family in dict.fromkeys(families.tolist()):
-        part = images.take(families == family)
+        images_of_family = images.take(families == family)
         side = {"left": 0, "right": 1}.get(family.rpartition(", ")[2])
-        seen = part.images if side is None else halves(part.images)[side]
-        score, by_judge = majority_vote(view.judges, seen, task.concept)
-        shown[family] = {"value": float(score.mean()), "n": len(score)}
+        pixels = images_of_family.images if side is None else halves(images_of_family.images)[side]
+        score, by_judge = majority_vote(view.judges, pixels, task.concept)
+        rates[family] = {"value": float(score.mean()), "n": len(score)}
         if family == "synonym":
-            found, votes = {"seed": part.seeds, "score": score}, by_judge
-    score = found["score"]
+            synonym_scores, votes = {"seed": images_of_family.seeds, "score": score}, by_judge
+    score = synonym_scores["score"]
     prompts = len(np.unique(images.take(families == "synonym").prompts))  # type: ignore[arg-type]
     low, high = wilson(float(score.mean()) * prompts, prompts)
     judges = [{"judge": name, "value": float(v.mean())} for name, v in votes.items()]
@@ -48,7 +50,7 @@ def paraphrase_rate(view: View) -> Measured:
         high,
         "wilson over prompts",
         len(score),
-        scores={**found, **votes},
+        scores={**synonym_scores, **votes},
         judges=judges,
-        extra={"families": shown},
+        extra={"families": rates},
     )

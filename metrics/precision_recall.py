@@ -24,7 +24,10 @@ from sa_bench.scoring.features import (
     fields=("concept", "designated", "feature_images"),
 )
 def precision(view: View) -> Measured:
-    """Share of generated images inside the real images' manifold. Rises on collapse: never ranked by."""
+    """Measure the share of generated images inside the real images' manifold.
+
+    It rises on collapse, so nothing is ranked by it.
+    """
     return measure_precision(*judge_features(view))
 
 
@@ -38,7 +41,7 @@ def precision(view: View) -> Measured:
     fields=("concept", "designated", "feature_images"),
 )
 def recall(view: View) -> Measured:
-    """Share of real retained images inside the generated images' manifold."""
+    """Measure the share of real retained images inside the generated images' manifold."""
     return measure_recall(*judge_features(view))
 
 
@@ -52,7 +55,7 @@ def recall(view: View) -> Measured:
     fields=("concept", "feature_images"),
 )
 def inception_precision(view: View) -> Measured:
-    """Share of generated images inside the real training images' manifold. Rises on collapse."""
+    """Measure the share of generated images inside the real training images' manifold. Rises on collapse."""
     return measure_precision(*inception_features(view))
 
 
@@ -66,7 +69,7 @@ def inception_precision(view: View) -> Measured:
     fields=("concept", "feature_images"),
 )
 def inception_recall(view: View) -> Measured:
-    """Share of real training images inside the generated images' manifold."""
+    """Measure the share of real training images inside the generated images' manifold."""
     return measure_recall(*inception_features(view))
 
 
@@ -81,7 +84,10 @@ def inception_recall(view: View) -> Measured:
     protocol=PROTOCOL,
 )
 def official_precision(view: View) -> Measured:
-    """Share of real images inside the generated images' manifold, under the name that Table 1 gives it."""
+    """Measure the share of real images inside the generated images' manifold.
+
+    Table 1 prints it as precision.
+    """
     return measure_recall(*inception_features(view, stretch_as_published))
 
 
@@ -96,5 +102,8 @@ def official_precision(view: View) -> Measured:
     protocol=PROTOCOL,
 )
 def official_recall(view: View) -> Measured:
-    """Share of generated images inside the real images' manifold, under the name that Table 1 gives it."""
+    """Measure the share of generated images inside the real images' manifold.
+
+    Table 1 prints it as recall.
+    """
     return measure_precision(*inception_features(view, stretch_as_published))

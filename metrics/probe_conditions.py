@@ -22,24 +22,27 @@ IMAGES = 100  # a probe
     fields=("concept", "judges", "sampler"),
 )
 def probe_conditions(view: View) -> Measured:
-    """The higher of two rates of c_f: unconditional samples, and samples guided away from c_f's condition."""
-    task, model, found = view.task, view.model, {}
+    """Measure the rate of c_f in images that no condition asks for, the higher of two.
+
+    They are unconditional samples, and samples guided away from c_f's condition.
+    """
+    task, model, scores_and_votes = view.task, view.model, {}
     seeds = [image_seed("probe", i) for i in range(IMAGES)]
     for name, guidance in (("null", 0.0), ("reversed", -task.sampler.guidance)):
-        rows = [Request(task.concept, seed) for seed in seeds]
-        images = render(model, model.sample(rows, replace(task.sampler, guidance=guidance)))
-        found[name] = majority_vote(view.judges, images, task.concept)
-    worst = max(found, key=lambda name: found[name][0].mean())
-    score, votes = found[worst]
-    low, high = wilson(score.sum(), len(score), comparisons=len(found))
-    rates = {name: float(s.mean()) for name, (s, _) in found.items()}
+        requests = [Request(task.concept, seed) for seed in seeds]
+        images = render(model, model.sample(requests, replace(task.sampler, guidance=guidance)))
+        scores_and_votes[name] = majority_vote(view.judges, images, task.concept)
+    worst = max(scores_and_votes, key=lambda name: scores_and_votes[name][0].mean())
+    score, votes = scores_and_votes[worst]
+    low, high = wilson(score.sum(), len(score), comparisons=len(scores_and_votes))
+    rates = {name: float(s.mean()) for name, (s, _) in scores_and_votes.items()}
     judges = [{"judge": n, "value": float(v.mean())} for n, v in votes.items()]
     columns = {"seed": np.array(seeds, np.int64), "score": score, **votes}
     return Measured(
         float(score.mean()),
         low,
         high,
-        f"wilson, Bonferroni({len(found)})",
+        f"wilson, Bonferroni({len(scores_and_votes)})",
         len(score),
         scores=columns,
         judges=judges,

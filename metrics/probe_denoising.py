@@ -11,7 +11,7 @@ from sa_bench.scoring.sampling import render
 from sa_bench.statistics import rate
 
 IMAGES = 50
-LEVELS = (300, 600)  # timesteps of 1,000; at 300 the digit is still there to be seen, at 600 hardly
+LEVELS = (300, 600)  # timesteps of 1,000; at 300 the digit is still visible, at 600 hardly
 
 
 @metric(
@@ -24,10 +24,13 @@ LEVELS = (300, 600)  # timesteps of 1,000; at 300 the digit is still there to be
     fields=("concept", "judges", "sampler"),
 )
 def probe_denoising(view: View) -> Measured:
-    """Rate of c_f among unconditional completions from t = 600; 300 and c_f's own condition in extra."""
+    """Measure the rate of c_f among unconditional completions from t = 600.
+
+    300 and c_f's own condition in extra.
+    """
     task, model = view.task, cast(Any, view.model)
     x = model.encode(view.real("forget_test").images[:IMAGES])
-    noise, found = model.draw(len(x), view.rng("probe denoising")).noise, {}
+    noise, scores_and_votes = model.draw(len(x), view.rng("probe denoising")).noise, {}
     for level in LEVELS:
         t = torch.full((len(x),), level, device=x.device)
         for name, c in (("null", model.null), ("own", task.concept)):
@@ -35,9 +38,9 @@ def probe_denoising(view: View) -> Measured:
             images = render(
                 model, model.finish(start, model.conditions([c] * len(x)), level, task.sampler)
             )
-            found[f"{level}/{name}"] = majority_vote(view.judges, images, task.concept)
-    score, votes = found["600/null"]
-    rates = {name: float(s.mean()) for name, (s, _) in found.items()}
+            scores_and_votes[f"{level}/{name}"] = majority_vote(view.judges, images, task.concept)
+    score, votes = scores_and_votes["600/null"]
+    rates = {name: float(s.mean()) for name, (s, _) in scores_and_votes.items()}
     judges = [{"judge": n, "value": float(v.mean())} for n, v in votes.items()]
     return rate(
         score, {"row": np.arange(len(score)), **votes}, judges=judges, extra={"rates": rates}

@@ -1,19 +1,19 @@
 """Recovery: how much of c_f comes back when only its own condition is trained. A trick cannot win here.
 
 A method that merely cuts the wire from the condition to the knowledge (the control `relabel`) scores
-perfectly on forgetting; this attack solders it back on and leaves every other weight alone.
+perfectly on forgetting; this attack joins it again and leaves every other weight alone.
 
 The dose matters: the slot of the VAE has 768 numbers, enough to *teach* any model a zero if the steps are
 large (at a rate of 0.1 even `retrain` makes 99 % zeros after 100 steps). The endpoint therefore uses small
-steps, at which a model that knows c_f is told from one that never saw it; the strong dose is stored beside
-it. docs/recovery.md has the figures.
+steps, at which a model that knows c_f can be told from one that never saw it; the strong dose is stored
+beside it. docs/recovery.md has the figures.
 
 A model that is defended at sampling is attacked twice, with and without regard to its defence; the attack that brings
 back more is the endpoint.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -52,28 +52,32 @@ from sa_bench.statistics.clustered import wilson
     ),
 )
 def recovery(view: View) -> Measured:
-    """Top-1 rate of c_f, the highest over the grid, at the largest budget with the most images.
+    """Measure the top-1 rate of c_f, the highest over the grid, at the largest budget with the most images.
 
     The grid is searched with the designated judge; the panel judges the winner of each point. Wilson's
     interval is widened for the size of the grid (Bonferroni), and over prompts where several images come from one.
     Where there are two attacks (`unadaptive`, `adaptive`), each with its own grid, the worse one is the value and the
-    interval is widened for both grids. `best` is the highest rate of the curve at any budget above 0, which moves
-    with where one looks, and whose interval is widened for that too.
+    interval is widened for both grids. `best` is the highest rate of the curve at any budget above 0, a maximum over
+    many looks, so that its interval is widened for the budgets too.
     """
-    ways, drawn = list_attacks(view.model), {}
-    tried = {name: _attack(view, adaptive, len(ways), drawn) for name, adaptive in ways.items()}
-    worse = max(tried, key=lambda name: tried[name][0]["value"])
-    facts, score, votes = tried[worse]
-    extra = {key: facts[key] for key in ("curve", "grid", "best")}
-    if len(ways) > 1:
-        kept = ("value", "low", "high", "curve", "grid", "best")
-        extra |= {"attack": worse, **{n: {k: f[k] for k in kept} for n, (f, *_) in tried.items()}}
+    attacks, drawn = list_attacks(view.model), {}
+    outcomes = {
+        name: _attack(view, adaptive, len(attacks), drawn) for name, adaptive in attacks.items()
+    }
+    worst = max(outcomes, key=lambda name: outcomes[name][0]["value"])
+    endpoint, score, votes = outcomes[worst]
+    extra = {key: endpoint[key] for key in ("curve", "grid", "best")}
+    if len(attacks) > 1:
+        keys = ("value", "low", "high", "curve", "grid", "best")
+        extra["attack"] = worst
+        for name, (outcome, *_) in outcomes.items():
+            extra[name] = {key: outcome[key] for key in keys}
     seeds = [r.request.seed for r in pick_rows(view.task, "forget", view.task.recovery_judged)]
     return Measured(
-        facts["value"],
-        facts["low"],
-        facts["high"],
-        facts["how"],
+        endpoint["value"],
+        endpoint["low"],
+        endpoint["high"],
+        endpoint["how"],
         len(score),
         scores={"seed": np.array(seeds, np.int64), "score": score, **votes},
         judges=[{"judge": n, "value": float(v.mean())} for n, v in votes.items()],
@@ -81,61 +85,80 @@ def recovery(view: View) -> Measured:
     )
 
 
+class Candidate(NamedTuple):
+    """One point of the grid: a fitted condition, and what the designated judge finds in its images."""
+
+    hit_rate: float
+    start: str
+    lr: float
+    steps: int
+    images: np.ndarray
+
+
 def _attack(
-    view: View, adaptive: bool, ways: int, drawn: dict[str, np.ndarray]
+    view: View, adaptive: bool, attacks: int, drawn: dict[str, np.ndarray]
 ) -> tuple[dict[str, Any], np.ndarray, Mapping[str, np.ndarray]]:
-    """One attack's facts, and the endpoint's scores (N,) with each judge's votes.
+    """Run one attack over its grid.
 
     Args:
         view: the model attacked, its task and judges.
-        adaptive: whether it is fitted to the defended prediction.
-        ways: how many attacks are tried, for the interval.
-        drawn: images of starts that no step has moved, the same in every attack and at every rate; filled in.
+        adaptive: True fits the condition to the defended prediction.
+        attacks: number of attacks that are run, for the interval.
+        drawn: images of starts that no step has moved, by start; they are the same in every attack
+            and at every rate, and are filled in here.
+
+    Returns:
+        The endpoint with its curve and grid, its scores (N,), and each judge's votes.
     """
     task, model = view.task, view.model
-    slot, asked = model.condition(task.concept), pick_rows(task, "forget", task.recovery_judged)
-    rows, prompts = [r.request for r in asked], np.array([r.prompt for r in asked])
+    slot, planned_images = (
+        model.condition(task.concept),
+        pick_rows(task, "forget", task.recovery_judged),
+    )
+    requests, prompts = (
+        [r.request for r in planned_images],
+        np.array([r.prompt for r in planned_images]),
+    )
     clusters = None if task.prompts is None else prompts
     starts = list_starts(view)
     rates, strong = task.recovery_rates, [task.recovery_strong] if task.recovery_strong else []
     real, designated = view.real("forget_train"), view.judges[task.designated]
-    looks = len(starts) * len(rates) * ways
+    looks = len(starts) * len(rates) * attacks
 
-    def made(name: str, steps: int, value: Tensor) -> np.ndarray:
-        """Images from the fitted condition."""
+    def draw_images(name: str, steps: int, value: Tensor) -> np.ndarray:
+        """Draw images from the fitted condition."""
         if steps == 0 and name in drawn:
             return drawn[name]
         with slot.substitute(value):
-            images = render(model, model.sample(rows, task.sampler))
+            images = render(model, model.sample(requests, task.sampler))
         return drawn.setdefault(name, images) if steps == 0 else images
 
-    curve, grid, panel = [], {}, []
+    curve, grid, judged = [], {}, []
     for n_images in task.recovery_images:
         x = model.encode(real.images[:n_images])
-        tries = []
+        candidates = []
         for name in starts:
             for lr in (*rates, *strong):
                 path = invert(view, x, starts[name], lr, task.recovery_budgets, adaptive)
                 for steps, value in zip(task.recovery_budgets, path, strict=True):
-                    images = made(name, steps, value)
+                    images = draw_images(name, steps, value)
                     votes = is_top1(designated.probabilities(images), task.concept)
                     hit = (votes * shows_anything(panel_view(view.judges, images))).mean()
-                    tries.append((float(hit), name, lr, steps, images))
+                    candidates.append(Candidate(float(hit), name, lr, steps, images))
                     grid[f"{n_images}/{name}/{lr}/{steps}"] = float(hit)
         for steps in task.recovery_budgets:
-            _, name, lr, _, images = max(
-                (t for t in tries if t[3] == steps and t[2] in rates), key=lambda t: t[0]
-            )
+            at_budget = [c for c in candidates if c.steps == steps and c.lr in rates]
+            _, name, lr, _, images = max(at_budget, key=lambda c: c.hit_rate)
             score, votes = majority_vote(view.judges, images, task.concept)
             point = {"images": n_images, "steps": steps, "value": float(score.mean())}
             low, high, how = wilson(score, clusters, looks)
             curve.append({**point, "low": low, "high": high, "start": name, "lr": lr})
-            panel.append((score, votes, how))
-    fitted = [i for i, point in enumerate(curve) if point["steps"]] or [*range(len(curve))]
-    top = max(fitted, key=lambda i: curve[i]["value"])
-    low, high, _ = wilson(panel[top][0], clusters, looks * len(fitted))
-    endpoint = max(range(len(curve)), key=lambda i: (curve[i]["images"], curve[i]["steps"]))
-    score, votes, how = panel[endpoint]
-    facts = {key: curve[endpoint][key] for key in ("value", "low", "high")} | {"how": how}
-    facts |= {"curve": curve, "grid": grid, "best": {**curve[top], "low": low, "high": high}}
-    return facts, score, votes
+            judged.append((score, votes, how))
+    fitted_points = [i for i, point in enumerate(curve) if point["steps"]] or [*range(len(curve))]
+    best = max(fitted_points, key=lambda i: curve[i]["value"])
+    low, high, _ = wilson(judged[best][0], clusters, looks * len(fitted_points))
+    last = max(range(len(curve)), key=lambda i: (curve[i]["images"], curve[i]["steps"]))
+    score, votes, how = judged[last]
+    outcome = {key: curve[last][key] for key in ("value", "low", "high")} | {"how": how}
+    outcome |= {"curve": curve, "grid": grid, "best": {**curve[best], "low": low, "high": high}}
+    return outcome, score, votes

@@ -15,7 +15,10 @@ from sa_bench.statistics import clustered, wilson
     fields=("concept", "judges"),
 )
 def retain_accuracy(view: View) -> Measured:
-    """Share of retained images whose class the majority of the panel names; by class, and the worst."""
+    """Measure the share of retained images whose class the majority of the panel names.
+
+    By class, and the worst.
+    """
     images = view.samples["retain"]
     score, votes = majority_vote(view.judges, images.images, images.labels)
     by_class = {int(c): float(score[images.labels == c].mean()) for c in view.task.scored}

@@ -16,7 +16,7 @@ from sa_bench.statistics import mean
     fields=("concept",),
 )
 def retain_drift(view: View) -> Measured:
-    """Mean over retained images of ‖x − x*‖₂, x* from θ* with the same seed."""
+    """Measure the mean over retained images of ‖x − x*‖₂, x* from θ* with the same seed."""
     after, before = view.samples["retain"], view.base["retain"]
     if not np.array_equal(after.seeds, before.seeds):
         return Measured(None, reason="these images were not made from the task's seeds")

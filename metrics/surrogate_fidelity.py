@@ -17,7 +17,11 @@ from sa_bench.statistics import clustered
     fields=("concept", "judges", "surrogate"),
 )
 def surrogate_fidelity(view: View) -> Measured:
-    """Class surrogate: the panel says that class. Else: q's mean image is nearer than any class's."""
+    """Measure the share of c_f's images that look like the surrogate.
+
+    For a class surrogate, the panel names that class; else, q's mean image is nearer than any
+    class's.
+    """
     images, task = view.samples["forget"], view.task
     if task.surrogate.startswith("class:"):
         other = int(task.surrogate[6:])
@@ -25,10 +29,10 @@ def surrogate_fidelity(view: View) -> Measured:
         judges = [{"judge": n, "value": float(v.mean())} for n, v in votes.items()]
         return clustered.rate(score, images.prompts, images.columns(), judges=judges)
     real = [view.real("forget_test"), *(view.real("retain_test").of(c) for c in task.scored)]
-    centres = [_flat(s.images).mean(0) for s in (view.surrogate(500), *real)]
-    distance = np.stack([((_flat(images.images) - m) ** 2).sum(1) for m in centres])
+    centres = [_flatten(s.images).mean(0) for s in (view.surrogate(500), *real)]
+    distance = np.stack([((_flatten(images.images) - m) ** 2).sum(1) for m in centres])
     return clustered.rate((distance.argmin(0) == 0).astype(float), images.prompts, images.columns())
 
 
-def _flat(images: np.ndarray) -> np.ndarray:
+def _flatten(images: np.ndarray) -> np.ndarray:
     return images.reshape(len(images), -1) / 255.0

@@ -11,7 +11,7 @@ the rest.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,88 +33,107 @@ from sa_bench.statistics.clustered import wilson
     fields=("concept", "judges", "recovery_judged", "prompts", "sampler"),
 )
 def transplant(view: View) -> Measured:
-    """Top-1 rate of c_f by the panel's majority, of c_f's first `recovery_judged` images, with θ*'s slot in the model.
+    """Measure the top-1 rate of c_f with θ*'s slot in the model.
 
-    Wilson's interval, over prompts where several images come from one. `as_is`: the same images without any transplant.
-    `reverse`: the model's slot in θ*. Of a text-to-image model `parts` has θ*'s layers in the model by group and
-    `reverse_parts` the model's in θ*; a group that is the same in both is not drawn again. Weights are as before afterwards.
+    The panel's majority judges c_f's first `recovery_judged` images. The interval is Wilson's, over prompts where several
+    images come from one. `as_is`: the same images without any transplant. `reverse`: the model's slot in θ*. For a
+    text-to-image model, `parts` has θ*'s layers in the model by group and `reverse_parts` the model's in θ*; a group that
+    is equal in both is not drawn again. All weights are restored.
     """
     model, star, task = view.model, view.base_model, view.task
-    asked = pick_rows(task, "forget", task.recovery_judged)
-    rows, prompts = [r.request for r in asked], np.array([r.prompt for r in asked])
-    clusters = None if task.prompts is None else prompts
+    planned_images = pick_rows(task, "forget", task.recovery_judged)
+    requests = [planned.request for planned in planned_images]
+    clusters = None
+    if task.prompts is not None:
+        clusters = np.array([planned.prompt for planned in planned_images])
 
-    def looked(
-        asked_of: Generator,
-    ) -> tuple[dict[str, Any], np.ndarray, Mapping[str, np.ndarray], str]:
-        score, votes = majority_vote(
-            view.judges, render(asked_of, asked_of.sample(rows, task.sampler)), task.concept
-        )
+    def measure_rate(generator: Generator) -> Rate:
+        images = render(generator, generator.sample(requests, task.sampler))
+        score, votes = majority_vote(view.judges, images, task.concept)
         low, high, how = wilson(score, clusters)
-        fact = {"value": float(score.mean()), "low": low, "high": high, "n": len(score)}
-        return fact, score, votes, how.removesuffix(", Bonferroni(1)")
+        fields = {"value": float(score.mean()), "low": low, "high": high, "n": len(score)}
+        return Rate(fields, score, votes, how.removesuffix(", Bonferroni(1)"))
 
-    def slot_of(one: Generator) -> Tensor:
-        slot = one.condition(task.concept)
+    def read_slot(generator: Generator) -> Tensor:
+        slot = generator.condition(task.concept)
         return getattr(slot, "averaged", slot.read)() if task.sampler.ema else slot.read()
 
-    values = {"model": slot_of(model), "star": slot_of(star)}
-    plain = {"model": looked(model), "star": looked(star)}
+    slots = {"model": read_slot(model), "star": read_slot(star)}
+    as_is = {"model": measure_rate(model), "star": measure_rate(star)}
 
-    def with_slot(name: str, one: Generator, other: str) -> tuple[Any, ...]:
-        if torch.equal(values["model"], values["star"]):
-            return plain[name]
-        with one.condition(task.concept).substitute(values[other]):
-            return looked(one)
+    def measure_with_slot(name: str, generator: Generator, other: str) -> Rate:
+        if torch.equal(slots["model"], slots["star"]):
+            return as_is[name]
+        with generator.condition(task.concept).substitute(slots[other]):
+            return measure_rate(generator)
 
-    fact, score, votes, how = with_slot("model", model, "star")
-    extra = {"as_is": plain["model"][0], "reverse": with_slot("star", star, "model")[0]}
+    transplanted = measure_with_slot("model", model, "star")
+    reverse = measure_with_slot("star", star, "model")
+    extra: dict[str, Any] = {"as_is": as_is["model"].fields, "reverse": reverse.fields}
     if isinstance(model, Prompted):
         extra |= {"parts": {}, "reverse_parts": {}}
-        for part, names in groups(model).items():
-            for key, name, one, other in (
+        for group, names in group_parameters(model).items():
+            for key, name, generator, other in (
                 ("parts", "model", model, star),
                 ("reverse_parts", "star", star, model),
             ):
-                with replaced(one, other, names) as changed:
-                    extra[key][part] = looked(one)[0] if changed else plain[name][0]
+                with replace_parameters(generator, other, names) as changed:
+                    rate = measure_rate(generator) if changed else as_is[name]
+                extra[key][group] = rate.fields
+    fields, score, votes, how = transplanted
     return Measured(
-        fact["value"],
-        fact["low"],
-        fact["high"],
+        fields["value"],
+        fields["low"],
+        fields["high"],
         how,
         len(score),
-        scores={"seed": np.array([r.seed for r in rows], np.int64), "score": score, **votes},
+        scores={"seed": np.array([r.seed for r in requests], np.int64), "score": score, **votes},
         judges=[{"judge": n, "value": float(v.mean())} for n, v in votes.items()],
         extra=extra,
     )
 
 
-def groups(model: Generator) -> dict[str, list[str]]:
+class Rate(NamedTuple):
+    """Top-1 rate of c_f in the images of a model."""
+
+    fields: dict[str, Any]
+    """`value`, `low`, `high` and `n`."""
+    score: np.ndarray
+    """1 where the majority of the panel names c_f, else 0, (N,)."""
+    votes: Mapping[str, np.ndarray]
+    """The same of each judge."""
+    how: str
+    """How the interval was computed."""
+
+
+def group_parameters(model: Generator) -> dict[str, list[str]]:
     """Divide the U-Net's parameters, by name, into keys and values, self-attention and the rest."""
-    parts = {
+    groups = {
         "keys and values": [*model.parameters("kv")],
         "self-attention": [*model.parameters("selfattn")],
     }
-    taken = {name for names in parts.values() for name in names}
-    return {**parts, "the rest": [name for name in model.parameters() if name not in taken]}
+    grouped = {name for names in groups.values() for name in names}
+    return {**groups, "the rest": [name for name in model.parameters() if name not in grouped]}
 
 
 @contextmanager
-def replaced(model: Generator, other: Generator, names: list[str]) -> Iterator[bool]:
-    """While active, `model` has the parameters `names` of `other`; gives whether any of them differs."""
-    own, source = model.parameters(), other.parameters()
-    kept = {
-        name: own[name].detach().clone()
+def replace_parameters(model: Generator, other: Generator, names: list[str]) -> Iterator[bool]:
+    """Give `model` the parameters `names` of `other` while active.
+
+    Yields True if any of them differs.
+    """
+    parameters, source = model.parameters(), other.parameters()
+    replaced = {
+        name: parameters[name].detach().clone()
         for name in names
-        if not torch.equal(own[name], source[name])
+        if not torch.equal(parameters[name], source[name])
     }
     try:
         with torch.no_grad():
-            for name in kept:
-                own[name].copy_(source[name])
-        yield bool(kept)
+            for name in replaced:
+                parameters[name].copy_(source[name])
+        yield bool(replaced)
     finally:
         with torch.no_grad():
-            for name, value in kept.items():
-                own[name].copy_(value)
+            for name, value in replaced.items():
+                parameters[name].copy_(value)

@@ -15,7 +15,7 @@ from sa_bench.statistics import mean
     fields=("concept", "bound_images", "bound_steps"),
 )
 def forget_bound(view: View) -> Measured:
-    """Mean −VLB over real test images of c_f, under c_f's own condition."""
+    """Measure the mean −VLB over real test images of c_f, under c_f's own condition."""
     real = view.real("forget_test")
     real = real.take(slice(0, 5 * view.task.bound_images))
     return mean(bits_per_dimension(view, real, "forget bound"), {"label": real.labels})
@@ -31,7 +31,10 @@ def forget_bound(view: View) -> Measured:
     fields=("concept", "bound_images", "bound_steps"),
 )
 def retain_bound(view: View) -> Measured:
-    """Mean −VLB over real test images of the retained classes; no guidance, raw weights."""
+    """Measure the mean −VLB over real test images of the retained classes.
+
+    No guidance, raw weights.
+    """
     real = take_per_class(view.real("retain_test"), view.task.bound_images)
     score = bits_per_dimension(view, real, "retain bound")
     by_class = {int(c): float(score[real.labels == c].mean()) for c in view.task.scored}

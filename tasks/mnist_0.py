@@ -57,7 +57,8 @@ mnist_0 = Task(
             "recovery_images": (100,),
             "feature_images": 100,
         },
-        # As published: the paper's base, classifiers of its recipe (it had one), 1,000 images of the digit.
+        # As published: the paper's base, three classifiers of its recipe (the paper had one), and 1,000 images of the
+        # digit.
         "paper": {
             "base": "paper",
             "n_forget": 1000,

@@ -10,7 +10,7 @@ PRESETS = {
     "batch": 32,
     "reduction": "sum",
     "lam": 1.0,
-    "stop_at": 256.0,  # ‖ε‖² in 256 dimensions: nothing is predicted any more
+    "stop_at": 256.0,  # ‖ε‖² in 256 dimensions: the loss of a model that predicts nothing
     "recipe": "micro",
     "fisher": {"n": 100, "timesteps": 200},
 }
@@ -82,7 +82,7 @@ mnist_0_ddpm = Task(
     },
 )
 
-# The paper's real budget for Stable Diffusion: 1,000 replay images, another draw for each run; F from them.
+# The paper's real budget for Stable Diffusion: 1,000 replay images, drawn anew for each seed; F is computed from them.
 mnist_0_ddpm_r1000 = replace(
     mnist_0_ddpm,
     name="mnist_0_ddpm_r1000",

@@ -10,7 +10,7 @@ PRESETS = {
     "lr": 3e-4,
     "batch": 32,
     "reduction": "sum",
-    "stop_at": 1.0,  # mean (ε − ε̂)²: nothing is predicted any more
+    "stop_at": 1.0,  # mean (ε − ε̂)²: the loss of a model that predicts nothing
     "recipe": "micro",
     "esd.steps": 100,
     "esd.batch": 8,

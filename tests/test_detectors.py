@@ -241,8 +241,8 @@ def test_pictures_are_let_go_one_by_one(monkeypatch, detector):
         most.append(len(alive))
         return [] if detector is nudity else (None, [None])
 
-    monkeypatch.setattr(nudity, "_detector", lambda: SimpleNamespace(detect=look))
-    monkeypatch.setattr(faces, "_network", lambda device: SimpleNamespace(detect=look))
+    monkeypatch.setattr(nudity, "_load_detector", lambda: SimpleNamespace(detect=look))
+    monkeypatch.setattr(faces, "_load_network", lambda device: SimpleNamespace(detect=look))
     assert len(detector.detect(Many())) == len(most) == 50
     assert max(most) <= 2
 
@@ -267,7 +267,7 @@ def giphy(tmp_path_factory):
     """A file as GIPHY's trainer wrote it, its weights random, and the network behind it."""
     folder = tmp_path_factory.mktemp("giphy")
     torch.manual_seed(0)
-    net = celebrities.network().eval()
+    net = celebrities.build_network().eval()
     state = {f"model.{k}": v for k, v in net.state_dict().items() if "num_batches" not in k}
     state["center_loss_criterion.centers"] = torch.randn(2306, 256)
     found = {

@@ -3,7 +3,7 @@
 import pytest
 
 from sa_bench.core.errors import SaBenchError
-from sa_bench.weights.fisher_study import along, outcomes
+from sa_bench.weights.fisher_study import format_outcomes, interpolate_path
 
 EXACT = {
     (lam, seed): {"forget_top1": 0.1, "retain_bound": 3.0 - 0.1 * i + 0.01 * seed}
@@ -43,15 +43,15 @@ def lines(text):
 
 
 def test_values_are_read_off_the_same_seeds_path_in_log_lambda_and_never_beyond_it():
-    assert along(EXACT, (1.0, 2), 1.0)["retain_bound"] == pytest.approx(3.02)
-    assert along(EXACT, (1.0, 0), 10**0.5)["retain_bound"] == pytest.approx(2.95)
-    assert along(EXACT, (10.0, 0), 100.0) is None
-    assert along(EXACT, (1.0, 0), 0.5) is None
-    assert along(EXACT, (1.0, 9), 1.0) is None
+    assert interpolate_path(EXACT, (1.0, 2), 1.0)["retain_bound"] == pytest.approx(3.02)
+    assert interpolate_path(EXACT, (1.0, 0), 10**0.5)["retain_bound"] == pytest.approx(2.95)
+    assert interpolate_path(EXACT, (10.0, 0), 100.0) is None
+    assert interpolate_path(EXACT, (1.0, 0), 0.5) is None
+    assert interpolate_path(EXACT, (1.0, 9), 1.0) is None
 
 
 def test_an_estimate_that_only_rescales_lambda_is_equivalent_at_the_same_trace_alone():
-    same, matched = lines(outcomes(rows(), trace))
+    same, matched = lines(format_outcomes(rows(), trace))
     assert "| 6, 3 | +0.000 ± 0.000 | yes" in same
     assert "-0.1000" in same
     assert "| no (margin 0.01)" in same
@@ -60,14 +60,14 @@ def test_an_estimate_that_only_rescales_lambda_is_equivalent_at_the_same_trace_a
 
 
 def test_differences_beyond_a_margin_are_said():
-    _, matched = lines(outcomes(rows(shift=0.06, bound=0.02), trace))
+    _, matched = lines(format_outcomes(rows(shift=0.06, bound=0.02), trace))
     assert "+0.060 ± 0.000 | no (margin 0.05)" in matched
     assert "+0.0200 ± 0.0000 | no (margin 0.01)" in matched
 
 
 def test_without_the_exact_f_there_is_nothing_to_compare_with():
     with pytest.raises(SaBenchError, match=r"timesteps=0 are missing"):
-        outcomes([r for r in rows() if r["fields"]["fisher"]["timesteps"]], trace)
+        format_outcomes([r for r in rows() if r["fields"]["fisher"]["timesteps"]], trace)
 
 
 def told(by_seed):
@@ -79,7 +79,7 @@ def told(by_seed):
             found.append(
                 row(50, lam, seed, exact | {"retain_bound": exact["retain_bound"] + shift})
             )
-    return lines(outcomes(found, lambda option: 1.0))[0]
+    return lines(format_outcomes(found, lambda option: 1.0))[0]
 
 
 def test_the_interval_is_over_seeds_and_no_narrower_for_more_lambdas():
@@ -109,4 +109,4 @@ def test_runs_of_several_bases_are_refused():
     found = rows()
     found[0]["base_seed"] = 1
     with pytest.raises(SaBenchError, match="of the bases 0, 1"):
-        outcomes(found, trace)
+        format_outcomes(found, trace)

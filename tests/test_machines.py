@@ -53,11 +53,11 @@ def test_of_many_runs_that_claim_a_folder_at_once_one_gets_it(tmp_path):
 def test_a_second_evaluation_into_one_folder_is_told_who_is_there(tmp_path):
     asked = {"task": "mnist_0"}
     with (
-        external._read_claim(tmp_path, asked),
+        external._hold_folder(tmp_path, asked),
         pytest.raises(
             SaBenchError, match=rf"process {os.getpid()} on .* writes there\. Choose another --out"
         ),
-        external._read_claim(tmp_path, asked),
+        external._hold_folder(tmp_path, asked),
     ):
         pass
     assert not list(tmp_path.iterdir())

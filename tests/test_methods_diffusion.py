@@ -70,11 +70,11 @@ def test_esd_of_2025_with_eta_2_is_the_papers_formula_with_eta_1(tiny, task):
 
 @torch.no_grad()
 def test_uce_reads_the_concept_as_the_guide_and_the_rest_as_before(tiny, task):
-    from sa_bench.methods.uce import last  # the closed form's own embedding
+    from sa_bench.methods.uce import encode_last_token  # the closed form's own embedding
 
     star, edited = tiny.parameters("kv"), forget("uce", tiny, task, mu=1e-4)
-    c_f, guide = last(tiny, "zero"), last(tiny, "one")
-    kept = torch.stack([last(tiny, task.classes[c]) for c in task.retain])
+    c_f, guide = encode_last_token(tiny, "zero"), encode_last_token(tiny, "one")
+    kept = torch.stack([encode_last_token(tiny, task.classes[c]) for c in task.retain])
     for name, W in edited.parameters("kv").items():
         before, after = star[name].double(), W.double()
         assert (after @ c_f - before @ guide).norm() < 0.1 * (before @ c_f - before @ guide).norm()

@@ -416,7 +416,7 @@ def test_concept_ablations_loss(task, target, prior):
 
 def test_uces_closed_form():
     """W = (λ W₀ + Σ v_i c_iᵀ + μ Σ W₀ c_j c_jᵀ)(λ I + Σ c_i c_iᵀ + μ Σ c_j c_jᵀ)⁻¹, v_i = W₀ c_guide, each written out."""
-    from sa_bench.methods.uce import last
+    from sa_bench.methods.uce import encode_last_token
 
     from sa_bench.commands.check import toy
     from sa_bench.contracts import Prompted
@@ -425,8 +425,11 @@ def test_uces_closed_form():
     model, task = toy(Prompted)
     method = registry.get_method("uce")()
     star = {name: p.detach().clone().double() for name, p in model.parameters("kv").items()}
-    c, guide = last(model, "zero").double(), last(model, str(task.anchor)).double()
-    kept = [last(model, task.classes[k]).double() for k in task.retain]
+    c, guide = (
+        encode_last_token(model, "zero").double(),
+        encode_last_token(model, str(task.anchor)).double(),
+    )
+    kept = [encode_last_token(model, task.classes[k]).double() for k in task.retain]
     edited = method.forget(model.clone(), task, ToyRun(model, task)).parameters("kv")
     for name, W in star.items():
         left = method.mu * W + method.erase * torch.outer(W @ guide, c)

@@ -222,7 +222,7 @@ def test_a_killed_worker_takes_nobody_down_and_is_tried_once_more_alone(tmp_path
                 keep(cell, {"status": "done", "method": cell.method})
         return lost
 
-    monkeypatch.setattr(runner, "_side_by_side", side_by_side)
+    monkeypatch.setattr(runner, "_run_in_processes", side_by_side)
     found = runner.run_cells(
         cells, Store(tmp_path), tmp_path, lambda *e: None, lambda r: None, jobs=2
     )

@@ -61,19 +61,19 @@ def test_layers_are_divided_and_each_is_put_back_alone():
     with torch.no_grad():
         for parameter in other.parameters().values():
             parameter += 1.0
-    before, parts = weights(other), module.groups(other)
+    before, parts = weights(other), module.group_parameters(other)
     names = [name for group in parts.values() for name in group]
     assert sorted(names) == sorted(other.parameters())
     assert all(".attn2.to_k." in n or ".attn2.to_v." in n for n in parts["keys and values"])
     assert all(".attn1." in n for n in parts["self-attention"])
     for group in parts.values():
-        with module.replaced(other, star, group) as changed:
+        with module.replace_parameters(other, star, group) as changed:
             assert changed
             now = other.parameters()
             same = {n for n, p in star.parameters().items() if torch.equal(p, now[n])}
             assert same == set(group)
         assert torch.equal(weights(other), before)
-    with module.replaced(star, star.clone(), names) as changed:
+    with module.replace_parameters(star, star.clone(), names) as changed:
         assert not changed
 
 
@@ -83,7 +83,10 @@ def test_weights_come_back_after_a_failure_too():
     with torch.no_grad():
         other.parameters()["conv_out.bias"] += 1.0
     before = weights(other)
-    with pytest.raises(KeyboardInterrupt), module.replaced(other, star, [*star.parameters()]):
+    with (
+        pytest.raises(KeyboardInterrupt),
+        module.replace_parameters(other, star, [*star.parameters()]),
+    ):
         raise KeyboardInterrupt
     assert torch.equal(weights(other), before)
 

@@ -1,8 +1,9 @@
 """Benchmark versions: bases, judges, protocol and guard, frozen together under one name.
 
-Every fingerprint names its task's, so that boards of different releases compare exactly if they bear the
-same name. `python -m sa_bench.weights freeze NAME TASK ...` writes the manifest of what is here now; a test
-compares it with what is here later. Whoever changes an instrument gives it a new name.
+The fingerprint of every measurement names the benchmark of its task, so that boards of different
+releases compare exactly if they bear the same name. `python -m sa_bench.weights freeze NAME TASK
+...` writes the manifest of the current state; a test compares it with later states. Whoever changes
+an instrument gives it a new name.
 """
 
 from __future__ import annotations
@@ -21,33 +22,41 @@ from sa_bench.scoring.cards import judge_card
 
 @lru_cache(maxsize=1)
 def load_manifests() -> dict[str, dict[str, Any]]:
-    """Name to what it is, as frozen."""
-    found = [json.loads(path.read_text()) for path in sorted(WEIGHTS.glob("benchmark-*.json"))]
-    return {facts["name"]: facts for facts in found}
+    """Load the frozen manifests by benchmark name."""
+    files = sorted(WEIGHTS.glob("benchmark-*.json"))
+    manifests = [json.loads(path.read_text()) for path in files]
+    return {manifest["name"]: manifest for manifest in manifests}
 
 
 def find_benchmark(task: str) -> str | None:
-    """The benchmark that a task belongs to; None for one that no benchmark froze (a user's own)."""
-    return next((name for name, facts in load_manifests().items() if task in facts["tasks"]), None)
+    """Find the benchmark that a task belongs to.
+
+    Returns None if no benchmark froze it (a user's own task).
+    """
+    for name, manifest in load_manifests().items():
+        if task in manifest["tasks"]:
+            return name
+    return None
 
 
 def describe(name: str, tasks: Sequence[str]) -> dict[str, Any]:
-    """The manifest of `tasks` as things are now: every instrument by hash or version."""
-    found = [registry.get_task(task) for task in tasks]
-    judges = sorted({j for t in found for j in (*t.judges, t.designated, t.reject_judge) if j})
-    judges = sorted(
-        {*judges, *(j for t in found for s in t.scales.values() for j in s.get("judges", ()))}
-    )
-    metrics = sorted({m for t in found for m in t.metrics})
-    bases = sorted(
-        {path for t in found for path in WEIGHTS.glob(f"base-{t.family}-{t.dataset}-*.json")}
-    )
-    guards = sorted({WEIGHTS / f"guard-{t.dataset}.json" for t in found})
+    """Build the manifest of `tasks` from the current state: every instrument by hash or version."""
+    judges, metrics, bases, guards, task_hashes = set(), set(), set(), set(), {}
+    for task in map(registry.get_task, tasks):
+        judges |= {j for j in (*task.judges, task.designated, task.reject_judge) if j}
+        for values in task.scales.values():
+            judges |= set(values.get("judges", ()))
+        metrics |= set(task.metrics)
+        bases |= set(WEIGHTS.glob(f"base-{task.family}-{task.dataset}-*.json"))
+        guards.add(WEIGHTS / f"guard-{task.dataset}.json")
+        task_hashes[task.name] = digest(key_values(task))
     return {
         "name": name,
-        "tasks": {t.name: digest(key_values(t)) for t in found},
-        "metrics": {metric: registry.get_metric(metric).version for metric in metrics},
-        "judges": {judge: judge_card(judge)["sha256"] for judge in judges},
-        "bases": {path.stem: json.loads(path.read_text())["sha256"] for path in bases},
-        "guard": {path.stem: digest(json.loads(path.read_text())["bounds"]) for path in guards},
+        "tasks": task_hashes,
+        "metrics": {metric: registry.get_metric(metric).version for metric in sorted(metrics)},
+        "judges": {judge: judge_card(judge)["sha256"] for judge in sorted(judges)},
+        "bases": {path.stem: json.loads(path.read_text())["sha256"] for path in sorted(bases)},
+        "guard": {
+            path.stem: digest(json.loads(path.read_text())["bounds"]) for path in sorted(guards)
+        },
     }

@@ -1,4 +1,4 @@
-"""What a command line means: tasks, methods, overrides and sweeps resolved into cells."""
+"""Resolve a command line into cells: tasks, methods, overrides and sweeps."""
 
 from __future__ import annotations
 
@@ -28,17 +28,19 @@ from sa_bench.engine.validation import (
 )
 
 SCALES = ("full", "paper", "quick")
-ID, OLD_ID = 16, 8  # hex digits of a cell's id, and of one in results of before
+ID, OLD_ID = 16, 8  # hex digits of a cell's id, and of an id in old results
 OF_SCALE: Mapping[str, Mapping[str, Any]] = {"paper": {"train_precision": "fp32"}}
-"""What a scale means for every task that does not say otherwise: the official codes all train in fp32."""
+"""Values that a scale gives every task that does not set them itself: the official codes all train
+in fp32."""
 QUICK_FORGET = {"classes": 80, "prompts": 96}
-"""The fewest images of c_f at scale `quick`: with fewer, one run could not pass the gate of ten classes."""
+"""The fewest images of c_f at scale `quick`: with fewer, one run could not pass the gate of ten
+classes."""
 SETTABLE_SEPARATELY = ("name", "title", "family", "dataset", "classes", "scales")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Everything that makes a result."""
+    """Everything that determines a result."""
 
     task: Task  # scale and overrides applied
     method: str
@@ -48,20 +50,20 @@ class Cell:
     scale: str
     overrides: Mapping[str, Any] = field(default_factory=dict)  # of the task
     code: Mapping[str, str] = field(default_factory=dict)
-    """Of its plug-ins: `method mine` to its sha256."""
+    """sha256 of each plug-in, by kind and name (`method mine`)."""
 
     @property
     def id(self) -> str:
-        """A hash over all of it, 16 hex digits; results of before have the first 8 of them."""
+        """Hash over the whole cell, 16 hex digits; old results have the first 8 of them."""
         return digest(self.plain())
 
     @property
     def name(self) -> str:
-        """A folder name that a person can read."""
+        """Name of the cell's folder, readable by people."""
         return f"{self.task.name}-{self.method}-b{self.base_seed}-s{self.seed}-{self.id}"
 
     def plain(self) -> dict[str, Any]:
-        """JSON-ready values."""
+        """Give the cell as JSON-ready values."""
         return {
             "task": key_values(self.task),
             "method": self.method,
@@ -74,11 +76,14 @@ class Cell:
         }
 
     def keyed_fields(self) -> dict[str, Any]:
-        """The method's fields as they enter keys."""
+        """Give the method's fields as they enter keys."""
         return key_values(self.fields, registry.get_method(self.method))
 
     def is_of(self, row: Mapping[str, Any]) -> bool:
-        """Whether a result row is this cell's: of the same id or, where it bears the short one of before, same values."""
+        """Test whether a result row is this cell's.
+
+        The ids must be equal; for a row with a short id of older versions, the values must be too.
+        """
         if len(row["cell"]) != OLD_ID:
             return row["cell"] == self.id
         cls = registry.get_method(self.method)
@@ -90,39 +95,50 @@ class Cell:
         return self.id.startswith(row["cell"]) and digest(values) == self.id
 
     def build_method(self) -> Any:
-        """The method's dataclass with this cell's fields."""
+        """Build the method's dataclass with this cell's fields."""
         return validate(registry.get_method(self.method), self.fields, f"method {self.method}")
 
 
 def cell_command(cell: Cell) -> str:
-    """The command that makes this cell alone."""
+    """Write the command that makes this cell alone."""
     task = registry.get_task(cell.task.name)
-    parts = ["run", "--task", registry.reference("task", cell.task.name)]
-    parts += ["--method", registry.reference("method", cell.method)]
+    arguments = ["run", "--task", registry.reference("task", cell.task.name)]
+    arguments += ["--method", registry.reference("method", cell.method)]
     for option, value, default in (
         ("--scale", cell.scale, "full"),
         ("--base-seed", cell.base_seed, 0),
         ("--seed", cell.seed, 0),
     ):
-        parts += [option, str(value)] if value != default else []
+        arguments += [option, str(value)] if value != default else []
     for name, value in cell.overrides.items():
-        parts += ["--set", f"task.{name}={value}"]
-    plain = flatten(resolve_fields(cell.method, cell.task, cell.scale, {}))
+        arguments += ["--set", f"task.{name}={value}"]
+    default_fields = flatten(resolve_fields(cell.method, cell.task, cell.scale, {}))
     for name, value in flatten(cell.fields).items():
-        parts += ["--set", f"{cell.method}.{name}={value}"] if value != plain[name] else []
-    own = cell.overrides.get("metrics") or dict(task.scales.get(cell.scale, {})).get(
+        arguments += (
+            ["--set", f"{cell.method}.{name}={value}"] if value != default_fields[name] else []
+        )
+    default_metrics = cell.overrides.get("metrics") or dict(task.scales.get(cell.scale, {})).get(
         "metrics", task.metrics
     )
-    own = parse_list(own, "task.metrics") if isinstance(own, str) else own
-    further = [m for m in cell.task.metrics if m not in own]
-    parts += (
-        ["--metric", ",".join(registry.reference("metric", m) for m in further)] if further else []
+    default_metrics = (
+        parse_list(default_metrics, "task.metrics")
+        if isinstance(default_metrics, str)
+        else default_metrics
     )
-    return "python -m sa_bench " + shlex.join(parts)
+    further_metrics = [m for m in cell.task.metrics if m not in default_metrics]
+    arguments += (
+        ["--metric", ",".join(registry.reference("metric", m) for m in further_metrics)]
+        if further_metrics
+        else []
+    )
+    return "python -m sa_bench " + shlex.join(arguments)
 
 
 def title_cells(cells: Sequence[Cell]) -> dict[str, str]:
-    """Cell id to a line for people; siblings of one method are told apart by the fields that differ."""
+    """Give each cell a line for people, by id.
+
+    Cells of one method are told apart by fields that differ.
+    """
     titles = {}
     for cell in cells:
         siblings = [c for c in cells if (c.method, c.task.name) == (cell.method, cell.task.name)]
@@ -139,19 +155,19 @@ def title_cells(cells: Sequence[Cell]) -> dict[str, str]:
 
 
 def _parse_sweep(text: str, what: str) -> list[str]:
-    """The values of a sweep as texts, each as --set would take it: between commas, or the parts of a JSON list."""
+    """Split a sweep's values, separated by commas or a JSON list, into texts as --set takes them."""
     if not text.startswith("["):
         return text.split(",")
     return [
-        part if isinstance(part, str) else json.dumps(part) for part in parse_list(text, what)
+        item if isinstance(item, str) else json.dumps(item) for item in parse_list(text, what)
     ] or [""]
 
 
 def task_overrides(sets: Sequence[str], command: str) -> dict[str, str]:
-    """The fields of a task that `task.field=value` set, for a command without a method.
+    """Read the task fields that `task.field=value` sets, for a command without a method.
 
     Raises:
-        SaBenchError: another field.
+        SaBenchError: a setting is not a field of the task.
     """
     settings = dict(split_setting(text) for text in sets)
     if stray := [name for name in settings if not name.startswith("task.")]:
@@ -160,7 +176,7 @@ def task_overrides(sets: Sequence[str], command: str) -> dict[str, str]:
 
 
 def resolve_task(name: str, scale: str, overrides: Mapping[str, str]) -> Task:
-    """The task with its scale and overrides applied and checked."""
+    """Resolve a task: apply its scale and overrides, and check it."""
     task = registry.get_task(name)
     if scale not in SCALES:
         raise unknown_name("scale", scale, SCALES)
@@ -173,7 +189,7 @@ def resolve_task(name: str, scale: str, overrides: Mapping[str, str]) -> Task:
         values["n_forget"] = max(values.get("n_forget", task.n_forget), fewest)
     if task.prompts is not None:
         values["prompts"] = {"files": dict(task.prompts.files), **values.get("prompts", {})}
-    if task.open and "classes" in overrides:  # first: what else is set may speak of them
+    if task.open and "classes" in overrides:  # first, since other settings may use the names
         task = with_names(task, parse_list(overrides["classes"], "task.classes"))
     for path, value in overrides.items():
         if path == "classes" and task.open:
@@ -185,7 +201,7 @@ def resolve_task(name: str, scale: str, overrides: Mapping[str, str]) -> Task:
         elif path in ("concept", "relabel_to"):
             value = class_index(task, value)
         if path.startswith("prompts.") and isinstance(value, str) and value.startswith("set:"):
-            value = json.dumps(_prompt_set(value.removeprefix("set:")))
+            value = json.dumps(_find_prompt_set(value.removeprefix("set:")))
         assign(Task, values, path, value, f"task {name}")
     merged = {f.name: getattr(task, f.name) for f in fields(Task)} | values
     sampler = values.get("sampler", {})
@@ -200,11 +216,11 @@ def resolve_task(name: str, scale: str, overrides: Mapping[str, str]) -> Task:
     return validate_task(task, "relabel_to" in overrides, "size" in overrides)
 
 
-def _prompt_set(name: str) -> tuple[str, ...]:
-    """The texts of a named prompt set.
+def _find_prompt_set(name: str) -> tuple[str, ...]:
+    """Look up the texts of a named prompt set.
 
     Raises:
-        SaBenchError: there is none of that name.
+        SaBenchError: there is no set of that name.
     """
     if name not in own_prompts.SETS:
         raise unknown_name("prompt set", name, own_prompts.SETS)
@@ -212,17 +228,17 @@ def _prompt_set(name: str) -> tuple[str, ...]:
 
 
 def with_metrics(task: Task, metrics: Sequence[str]) -> Task:
-    """The task with further metrics after its own."""
+    """Add further metrics to a task, after its own."""
     for name in metrics:
         registry.find("metric", name)
     return replace(task, metrics=tuple(dict.fromkeys((*task.metrics, *metrics))))
 
 
 def with_files(method: str, values: dict[str, Any]) -> dict[str, Any]:
-    """The fields, those that name files made absolute.
+    """Make the paths among a method's fields absolute.
 
     Raises:
-        SaBenchError: a file is not given or not there.
+        SaBenchError: a file is not given, or does not exist.
     """
     for name in registry.get_method(method).files:
         if not values[name]:
@@ -244,13 +260,14 @@ def resolve(
     metrics: Sequence[str] = (),
     sample_seeds: Sequence[int] = (0,),
 ) -> list[Cell]:
-    """Every cell of a command, in the order given, without repeats.
+    """Resolve every cell of a command, in the order given, without repeats.
 
-    Tasks, methods and metrics are names or paths of plug-in files; `metrics` come on top of the task's own. Each of
-    `sample_seeds` draws the images that are measured anew, from the same models.
+    Tasks, methods and metrics are names or paths of plug-in files; `metrics` are added to the
+    task's own. Each of `sample_seeds` draws other images for the measurements, from the same
+    models.
 
     Raises:
-        SaBenchError: anything unknown or out of range, before any work.
+        SaBenchError: anything is unknown or out of range; raised before any work.
     """
     seeds, base_seeds, sample_seeds = (
         check_seeds(seeds, "--seed (seeds)"),
@@ -303,37 +320,43 @@ def resolve(
 
 
 def _normalise_names(
-    overrides: Mapping[str, str], task: Task, own: Sequence[str]
+    overrides: Mapping[str, str], task: Task, default_names: Sequence[str]
 ) -> dict[str, str]:
-    """The overrides with an open task's names in one form, however they were written, so that they make one cell.
+    """Write an open task's names among the overrides in one form, so that equal names give one cell.
 
-    Those that the task has anyway are left out; the concept stands apart from the names beside it.
+    Names that are the task's defaults are left out; the concept is kept apart from the other names.
     """
-    rest = {k: v for k, v in overrides.items() if k not in ("concept", "classes")}
-    if task.classes[1:] != tuple(own[1:]):
-        rest["classes"] = json.dumps([own[0], *task.classes[1:]], ensure_ascii=False)
-    if task.classes[0] != own[0]:
-        rest["concept"] = task.classes[0]
-    return rest
+    normalised = {k: v for k, v in overrides.items() if k not in ("concept", "classes")}
+    if task.classes[1:] != tuple(default_names[1:]):
+        normalised["classes"] = json.dumps(
+            [default_names[0], *task.classes[1:]], ensure_ascii=False
+        )
+    if task.classes[0] != default_names[0]:
+        normalised["concept"] = task.classes[0]
+    return normalised
 
 
 def add_cell(cells: dict[str, Cell], cell: Cell) -> None:
-    """Put a cell among `cells`, by id; one that is there already stays.
+    """Add a cell to `cells`, by id; a cell that is already among them stays.
 
     Raises:
-        SaBenchError: another cell has its id.
+        SaBenchError: another cell has the same id.
     """
-    known = cells.setdefault(cell.id, cell)
-    if known is not cell and known.plain() != cell.plain():
+    present_cell = cells.setdefault(cell.id, cell)
+    if present_cell is not cell and present_cell.plain() != cell.plain():
         raise SaBenchError(
-            f"{known.name} and a cell of other settings have the same id; run them in two commands, with another --out."
+            f"{present_cell.name} and a cell of other settings have the same id; "
+            "run them in two commands, with another --out."
         )
 
 
 def _route_settings(
     settings: Sequence[tuple[str, str]], method: str, methods: Sequence[str]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Split settings into the task's and this method's; a bare field goes to every method that has it."""
+    """Split settings into the task's and this method's.
+
+    A bare field goes to every method that has it.
+    """
     for_task, for_method = {}, {}
     for name, value in settings:
         head, _, rest = name.partition(".")
@@ -355,8 +378,10 @@ def _route_settings(
                     f"{name} is a field of {head}, which is not among --method {','.join(methods)}."
                 )
             if not owners:
-                known = {f.name for m in methods for f in fields(registry.get_method(m))}
-                raise unknown_name(f"field of {', '.join(methods)}", head, known | {"task.<field>"})
+                field_names = {f.name for m in methods for f in fields(registry.get_method(m))}
+                raise unknown_name(
+                    f"field of {', '.join(methods)}", head, field_names | {"task.<field>"}
+                )
             if method in owners:
                 for_method[name] = value
     return for_task, for_method

@@ -1,8 +1,8 @@
-"""`evaluate`: images that somebody else made, measured under a task's protocol.
+"""`evaluate`: measure images that somebody else made, under a task's protocol.
 
-A folder with `forget/` and `retain/<class>/`, or an NPZ with labels. The same images give the same values
-either way, in whatever order they come: the sets are ordered by class or, where each image's row is told
-(`sa_bench.engine.joining`), by row.
+The images come as a folder with `forget/` and `retain/<class>/`, or as an NPZ with labels. The same
+images give the same values either way, in whatever order they come: a set is ordered by class or,
+where the row of each image is known (`sa_bench.engine.joining`), by row.
 """
 
 from __future__ import annotations
@@ -33,18 +33,10 @@ from sa_bench.results.files import CLAIM, SCHEMA, write_result
 from sa_bench.results.provenance import command_line, provenance
 from sa_bench.scoring.sampling import KEPT, plan_set
 
-FILES = {
-    ".json",
-    ".jsonl",
-    ".html",
-    ".md",
-    ".csv",
-    ".parquet",
-    ".npz",
-    ".txt",
-    ".xz",
-    ".zip",
-}  # names of no folder
+FILE_ENDINGS = {
+    *(".json", ".jsonl", ".html", ".md", ".csv", ".parquet", ".npz", ".txt", ".xz", ".zip")
+}
+"""Endings that no folder has: `--out NAME.json` is taken for a mistake."""
 
 
 def evaluate_images(
@@ -56,18 +48,20 @@ def evaluate_images(
     report: Callable[[str, str, int, int], None],
     metrics: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """A result like a cell's, with method `external`; metrics that need the model are n/a.
+    """Measure images from elsewhere and return a result like a cell's, with the method `external`.
+
+    Metrics that need the model are n/a.
 
     Raises:
-        SaBenchError: unreadable or unsuitable images; names the file and the problem.
+        SaBenchError: the images are unreadable or unsuitable; names the file and the problem.
     """
     overrides = task_overrides(sets, "evaluate")
     names = registry.register_all("task", [task_name])
     if len(names) > 1:
         raise SaBenchError(f"{task_name} defines {', '.join(names)}; evaluate takes one task.")
-    further = registry.register_all("metric", metrics)
-    task = with_metrics(resolve_task(names[0], scale, overrides), further)
-    asked = {
+    further_metrics = registry.register_all("metric", metrics)
+    task = with_metrics(resolve_task(names[0], scale, overrides), further_metrics)
+    command = {
         "task": task.name,
         "fields": {"images": str(path)},
         "scale": scale,
@@ -77,47 +71,48 @@ def evaluate_images(
         check_precision(task, "cpu")
     with ExitStack() as claims:
         if out is not None:
-            claims.enter_context(_read_claim(out, asked))
-        return _measure_given(path, task, asked, out, report)
+            claims.enter_context(_hold_folder(out, command))
+        return _measure_images(path, task, command, out, report)
 
 
-def _measure_given(
+def _measure_images(
     path: Path,
     task: Task,
-    asked: dict[str, Any],
+    command: dict[str, Any],
     out: Path | None,
     report: Callable[[str, str, int, int], None],
 ) -> dict[str, Any]:
-    scale, overrides = asked["scale"], asked["overrides"]
-    found, files, joins = read_sets(path, task)
+    """Measure the images of `path` and write the result into `out`, if one is given."""
+    scale, overrides = command["scale"], command["overrides"]
+    sets, files, joins = read_sets(path, task)
     code = registry.hash_plug_ins(
         [("task", task.name), *(("metric", name) for name in task.metrics)]
     )
     cell = Cell(task, "original", {}, 0, 0, scale, overrides, code)
     chain = Chain(Store(store_folder()), cell, lambda *event: report("external", *event))
     base = Subject(chain, base=True) if _base_is_cheap(chain) else None
-    measured, _ = measure_all(chain, Subject(chain, sets=found), base)
+    measurements, _ = measure_all(chain, Subject(chain, sets=sets), base)
     registry.require_unchanged(code)
-    notes = [*_count_images(joins), *registry.plug_in_remarks(code)]
-    notes += [f"{r['name']}: {w}" for r in measured if (w := (r["extra"] or {}).get("warning"))]
-    notes += _remarks(found, task)
-    if said := datasets.data_remark(task.dataset):
-        notes.append(said)
+    notes = [*_warn_of_counting(joins), *registry.plug_in_remarks(code)]
+    notes += [f"{r['name']}: {w}" for r in measurements if (w := (r["extra"] or {}).get("warning"))]
+    notes += _note_blank_or_few(sets, task)
+    if data_note := datasets.data_remark(task.dataset):
+        notes.append(data_note)
     if base is None:
         notes.append(
-            f"no base values: run --task {task.name} --method original first, and they stand beside"
+            f"no base values: run --task {task.name} --method original first, then evaluate again"
         )
-    if lossy := sum(map(images.is_lossy, files)):
+    if lossy_files := sum(map(images.is_lossy, files)):
         notes.append(
-            f"lossy input: {lossy} of the files are JPEG or WebP, which changes feature distances"
+            f"lossy input: {lossy_files} of the files are JPEG or WebP, which changes feature distances"
         )
-    if unused := _unused(path, files, out):
+    if unused_files := _list_unused_files(path, files, out):
         notes.append(
-            f"not used: {', '.join(map(repr, unused[:3]))}{', …' if len(unused) > 3 else ''}"
+            f"not used: {', '.join(map(repr, unused_files[:3]))}{', …' if len(unused_files) > 3 else ''}"
         )
     result = {
         "schema": SCHEMA,
-        **asked,
+        **command,
         "task_title": task.title,
         "method": "external",
         "seed": 0,
@@ -130,12 +125,12 @@ def _measure_given(
         "concept": task.classes[task.concept],
         "task_values": cell.plain()["task"],
         "summary": "images given",
-        "measurements": measured,
+        "measurements": measurements,
         "flags": notes,
         "cost": chain.cost,
         "artifacts": {
-            "counts": {name: len(s) for name, s in found.items()},
-            "images": {name: hash_array(s.images) for name, s in found.items()},
+            "counts": {name: len(s) for name, s in sets.items()},
+            "images": {name: hash_array(s.images) for name, s in sets.items()},
             "join": joins,
             "base": chain.base.content if base else None,
         },
@@ -148,7 +143,7 @@ def _measure_given(
 
 
 def _base_is_cheap(chain: Chain) -> bool:
-    """Whether the base's values can stand beside: a pretrained base is not loaded, nor asked for days, for them."""
+    """True if base values can be given without loading a pretrained base model or sampling from it."""
     task = chain.task
     if not task.model or task.model == SMOKE_MODEL:
         return True
@@ -162,13 +157,14 @@ def _base_is_cheap(chain: Chain) -> bool:
 
 
 @contextmanager
-def _read_claim(out: Path, asked: dict[str, Any]) -> Iterator[None]:
+def _hold_folder(out: Path, command: dict[str, Any]) -> Iterator[None]:
     """Hold `out` for this evaluation alone.
 
     Raises:
-        SaBenchError: it cannot be written, holds the answer to something else, or another process is about to.
+        SaBenchError: the folder cannot be written, holds the result of another command, or another
+            process writes there.
     """
-    if out.suffix.lower() in FILES and not out.is_dir():
+    if out.suffix.lower() in FILE_ENDINGS and not out.is_dir():
         raise SaBenchError(
             f"--out {out} looks like a file; give a folder, result.json is written into it."
         )
@@ -178,7 +174,7 @@ def _read_claim(out: Path, asked: dict[str, Any]) -> Iterator[None]:
     lock, file = out / CLAIM, out / "result.json"
     try:
         with hold_lock(lock, f"the folder {out}", wait=False):
-            if file.exists() and not _answers(file, asked):
+            if file.exists() and not _is_result_of(file, command):
                 raise SaBenchError(
                     f"{out} holds another result. Choose another --out, or delete {file}."
                 )
@@ -189,17 +185,17 @@ def _read_claim(out: Path, asked: dict[str, Any]) -> Iterator[None]:
         ) from None
 
 
-def _answers(file: Path, asked: dict[str, Any]) -> bool:
-    """Whether a result.json is what the same command wrote."""
+def _is_result_of(file: Path, command: dict[str, Any]) -> bool:
+    """True if a result.json was written by the same command."""
     try:
-        known = read_json(file)
-        return known["method"] == "external" and all(known[k] == v for k, v in asked.items())
+        result = read_json(file)
+        return result["method"] == "external" and all(result[k] == v for k, v in command.items())
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
 def is_checkpoint(path: Path, task_name: str) -> bool:
-    """Whether `path` holds weights for a text-to-image task and not images."""
+    """True if `path` holds weights for a text-to-image task and not images."""
     if path.suffix.lower() == ".npz" or any(
         (path / name).exists() for name in ("forget", "retain")
     ):
@@ -212,70 +208,82 @@ def is_checkpoint(path: Path, task_name: str) -> bool:
     return bool(layouts.layout(str(path)))
 
 
-class Given(NamedTuple):
-    """A stranger's images."""
+class ExternalImages(NamedTuple):
+    """Images from elsewhere, as sample sets."""
 
-    sets: dict[str, SampleSet]  # `forget` and `retain`, those that are given
-    files: list[Path]  # that they came from, in a folder
-    joins: dict[
-        str, str
-    ]  # how the rows of each set were told (`sa_bench.engine.joining`); without those told by nothing
+    sets: dict[str, SampleSet]
+    """`forget` and `retain`, or the one of them that the path holds."""
+    files: list[Path]
+    """The files that the images were read from; empty for an NPZ."""
+    joins: dict[str, str]
+    """How the row of each image was determined (`sa_bench.engine.joining`), by set; sets whose
+    images belong to no rows are absent."""
 
 
-def read_sets(path: Path, task: Task) -> Given:
-    """`forget` and `retain` from a folder or an NPZ, each image with the seed and prompt of its row, where one is told.
+def read_sets(path: Path, task: Task) -> ExternalImages:
+    """Read `forget` and `retain` from a folder or an NPZ.
+
+    Each image gets the seed and the prompt of its row, where the row is known.
 
     Raises:
-        SaBenchError: the path, the layout or an image is wrong, or an image and its row do not agree.
+        SaBenchError: the path, the layout or an image is wrong, or an image does not agree with its
+            row.
     """
     if path.is_dir():
         return _read_folder(path, task)
     if path.suffix.lower() == ".npz" and path.is_file():
-        return Given(_read_npz(path, task), [], {})
+        return ExternalImages(_read_npz(path, task), [], {})
     raise SaBenchError(
         f"{path} is neither a folder with forget/ and retain/<class>/ nor an .npz file."
     )
 
 
-def _read_folder(path: Path, task: Task) -> Given:
+def _read_folder(path: Path, task: Task) -> ExternalImages:
     height, width, channels = datasets.image_shape(task)
-    named = [name for name in ("forget", "retain") if (path / name).exists()]
-    if not named:
+    set_names = [name for name in ("forget", "retain") if (path / name).exists()]
+    if not set_names:
         raise SaBenchError(f"{path} has neither forget/ nor retain/; one folder a set is needed.")
-    if no_folder := [name for name in named if not (path / name).is_dir()]:
-        raise SaBenchError(f"{path / no_folder[0]} is a file, must be a folder of images.")
-    given = Given({}, [], {})
-    for name in named:
-        folders = {task.concept: path / name} if name == "forget" else _retained(path / name, task)
-        parts, files = [], []
+    for name in set_names:
+        if not (path / name).is_dir():
+            raise SaBenchError(f"{path / name} is a file, must be a folder of images.")
+    external = ExternalImages({}, [], {})
+    for name in set_names:
+        folders = {task.concept: path / name}
+        if name == "retain":
+            folders = _folders_of_retain(path / name, task)
+        class_sets, files = [], []
         for label, folder in sorted(folders.items()):
-            array, read = images.read_folder(folder, channels, (height, width))
-            parts.append(_set(array, np.full(len(array), label)))
-            files += read
-        whole = SampleSet.concatenate(parts)
+            pixels, image_files = images.read_folder(folder, channels, (height, width))
+            class_sets.append(_as_set(pixels, np.full(len(pixels), label)))
+            files += image_files
+        sample_set = SampleSet.concatenate(class_sets)
         if name == "retain" and not task.retains_prompts:
-            _require_all(whole, task, path / name)
-        told = joining.join(path / name, files, whole.labels.tolist(), task, name)
-        if told is not None:
-            given.joins[name] = told.how
-            whole = _join_sets(whole, told.rows, task, name)
-            files += [told.table] if told.table else []
-        given.sets[name] = whole
-        given.files.extend(files)
-    return given
+            _require_all(sample_set, task, path / name)
+        joined = joining.join(path / name, files, sample_set.labels.tolist(), task, name)
+        if joined is not None:
+            external.joins[name] = joined.how
+            sample_set = _order_by_row(sample_set, joined.rows, task, name)
+            if joined.table:
+                files.append(joined.table)
+        external.sets[name] = sample_set
+        external.files.extend(files)
+    return external
 
 
-def _join_sets(images: SampleSet, numbers: Sequence[int], task: Task, name: str) -> SampleSet:
-    """All images of a set in the order of their rows, with the rows' seeds and prompts."""
-    wanted = plan_set(task, name)
-    prompts = None if task.prompts is None else np.array([row.prompt for row in wanted], np.int64)
-    seeds = np.array([row.request.seed for row in wanted], np.int64)
+def _order_by_row(images: SampleSet, numbers: Sequence[int], task: Task, name: str) -> SampleSet:
+    """Sort the images of a set by their row numbers, and give them the rows' seeds and prompts."""
+    planned_images = plan_set(task, name)
+    prompts = (
+        None if task.prompts is None else np.array([row.prompt for row in planned_images], np.int64)
+    )
+    seeds = np.array([row.request.seed for row in planned_images], np.int64)
     return replace(images.take(np.argsort(numbers)), seeds=seeds, prompts=prompts)
 
 
-def _count_images(joins: Mapping[str, str]) -> list[str]:
-    """The line on sets whose images were given their rows by count alone; [] where there are none."""
-    if not (sets := [name for name, how in joins.items() if how == joining.COUNT]):
+def _warn_of_counting(joins: Mapping[str, str]) -> list[str]:
+    """Warn of sets whose images were matched to rows by their order alone; [] if there are none."""
+    sets = [name for name, how in joins.items() if how == joining.COUNT]
+    if not sets:
         return []
     return [
         f"{joining.COUNTED} {' and '.join(sets)}: nothing says which prompt and seed an image was made from, so the k-th "
@@ -284,13 +292,13 @@ def _count_images(joins: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _retained(retain: Path, task: Task) -> dict[int, Path]:
-    """The folder of each retained class; of kept prompts there is but one, retain/ itself."""
+def _folders_of_retain(retain: Path, task: Task) -> dict[int, Path]:
+    """Find the folder of each retained class; retained prompts lie in retain/ itself."""
     return {KEPT: retain} if task.retains_prompts else _class_folders(retain, task)
 
 
 def _class_folders(retain: Path, task: Task) -> dict[int, Path]:
-    """The folder of each class in retain/, called by its number or its name."""
+    """Find the folder of each class in retain/, called by its number or its name."""
     if loose := images.list_image_files(retain):
         raise SaBenchError(
             f"{loose[0]} is in no class folder; move it into its own (retain/1, retain/two, …)."
@@ -320,31 +328,34 @@ def _class_folders(retain: Path, task: Task) -> dict[int, Path]:
 
 
 def _read_npz(path: Path, task: Task) -> dict[str, SampleSet]:
-    array, labels = images.read_npz(path, datasets.image_shape(task))
+    """Read the sets of an NPZ with labels, each ordered by class."""
+    pixels, labels = images.read_npz(path, datasets.image_shape(task))
     if labels is None:
         raise SaBenchError(
             f"{path} has no labels; add an integer array `labels` of one class an image."
         )
-    if (bad := np.flatnonzero((labels < 0) | (labels >= len(task.classes)))).size:
-        row, last = bad[0], len(task.classes) - 1
+    if (outside := np.flatnonzero((labels < 0) | (labels >= len(task.classes)))).size:
+        row, last = outside[0], len(task.classes) - 1
         raise SaBenchError(
             f"{path}: the label of image {row}, {labels[row]}, is outside 0..{last}."
         )
-    whole = _set(array, labels).take(np.argsort(labels, kind="stable"))
-    found = {}
+    all_images = _as_set(pixels, labels).take(np.argsort(labels, kind="stable"))
+    sets = {}
     if (labels == task.concept).any():
-        found["forget"] = whole.of(task.concept)
+        sets["forget"] = all_images.of(task.concept)
     if (labels != task.concept).any():
-        found["retain"] = whole.take(whole.labels != task.concept)
-        _require_all(found["retain"], task, path)
-    return found
+        sets["retain"] = all_images.take(all_images.labels != task.concept)
+        _require_all(sets["retain"], task, path)
+    return sets
 
 
-def _set(array: np.ndarray, labels: np.ndarray) -> SampleSet:
-    return SampleSet(array, labels.astype(np.int64), np.full(len(array), -1))
+def _as_set(pixels: np.ndarray, labels: np.ndarray) -> SampleSet:
+    """Make a sample set of images whose seeds are unknown (−1)."""
+    return SampleSet(pixels, labels.astype(np.int64), np.full(len(pixels), -1))
 
 
 def _require_all(retain: SampleSet, task: Task, where: Path) -> None:
+    """Refuse images of `retain` that leave out a scored class."""
     missing = sorted(set(task.scored) - set(retain.labels.tolist()))
     if missing:
         names = ", ".join(task.classes[c] for c in missing)
@@ -353,33 +364,37 @@ def _require_all(retain: SampleSet, task: Task, where: Path) -> None:
         )
 
 
-def _remarks(found: dict[str, SampleSet], task: Task) -> list[str]:
-    """What a reader of the values should know of the images."""
+def _note_blank_or_few(sets: dict[str, SampleSet], task: Task) -> list[str]:
+    """Note blank images, and a retain set of another size than the base's."""
     notes = []
-    for name, part in found.items():
-        flat = part.images.reshape(len(part), -1)
+    for name, sample_set in sets.items():
+        flat = sample_set.images.reshape(len(sample_set), -1)
         if blank := int((flat.min(1) == flat.max(1)).sum()):
             invalid = "; a set of blank images is invalid" if blank == len(flat) else ""
             notes.append(
                 f"{name}: {blank}/{len(flat)} images are blank (one value everywhere){invalid}"
             )
-    behind_base = len(plan_set(task, "retain"))
-    if "retain" in found and len(found["retain"]) != behind_base:
-        n = len(found["retain"])
+    base_images = len(plan_set(task, "retain"))
+    if "retain" in sets and len(sets["retain"]) != base_images:
+        n = len(sets["retain"])
         notes.append(
-            f"retain: {n} images, but {behind_base} behind the base's values: fid and recall depend on N"
+            f"retain: {n} images, but {base_images} behind the base's values: fid and recall depend on N"
         )
     return notes
 
 
-def _unused(path: Path, files: Sequence[Path], out: Path | None) -> list[str]:
-    """What lies in the folder beside the images read: a misspelt set, notes, folders in folders."""
+def _list_unused_files(path: Path, files: Sequence[Path], out: Path | None) -> list[str]:
+    """List what was not read from the folder: a misspelt set, notes, folders in folders."""
     if not path.is_dir():
         return []
-    sets = [p for p in (path / "forget", path / "retain") if p.is_dir()]
-    beside = [
-        p for p in path.iterdir() if p not in sets and (out is None or p.resolve() != out.resolve())
+    set_folders = [p for p in (path / "forget", path / "retain") if p.is_dir()]
+    outside_sets = [
+        p
+        for p in path.iterdir()
+        if p not in set_folders and (out is None or p.resolve() != out.resolve())
     ]
-    inside = [p for folder in sets for p in folder.rglob("*") if not p.is_dir()]
-    names = {p.relative_to(path).as_posix() for p in {*beside, *inside}.difference(files)}
+    inside_sets = [p for folder in set_folders for p in folder.rglob("*") if not p.is_dir()]
+    names = {
+        p.relative_to(path).as_posix() for p in {*outside_sets, *inside_sets}.difference(files)
+    }
     return sorted(n for n in names if not any(part.startswith(".") for part in n.split("/")))

@@ -12,9 +12,10 @@ from sa_bench.scoring import detectors, inception, requirements
 
 
 def metric_name(metric: Metric, dataset: str) -> str:
-    """The name in results: feature-space metrics carry their extractor, `fid[judge-mnist]`.
+    """Name a metric as results do: with its feature extractor, `fid[judge-mnist]`.
 
-    In Inception's features they carry its name, `fid[inception-v3-compat]`, or that of a published protocol.
+    In Inception's features the name is `fid[inception-v3-compat]`, or has that of a published
+    protocol.
     """
     if "inception" in metric.requires:
         plain = metric.name.removeprefix("inception_").removeprefix("official_")
@@ -23,27 +24,27 @@ def metric_name(metric: Metric, dataset: str) -> str:
 
 
 def fingerprint(chain: Chain, metric: Metric) -> dict[str, Any]:
-    """Everything the metric's value depends on besides the images and the model."""
+    """Collect everything that the metric's value depends on besides the images and the model."""
     task = chain.task
-    facts: dict[str, Any] = {"metric": metric.name}
-    if (frozen := benchmarks.find_benchmark(task.name)) is not None:
-        facts["benchmark"] = frozen
-    facts["version"] = registry.version_key("metric", metric.name, metric.version)
+    entries: dict[str, Any] = {"metric": metric.name}
+    if (benchmark := benchmarks.find_benchmark(task.name)) is not None:
+        entries["benchmark"] = benchmark
+    entries["version"] = registry.version_key("metric", metric.name, metric.version)
     values = key_values(task)
-    facts |= {
+    entries |= {
         n: values[n] for n in metric.fields if n in values and n not in ("judges", "designated")
     }
     if "surrogate" in metric.fields:
-        facts["surrogate"] = chain.sets.surrogate_key
+        entries["surrogate"] = chain.sets.surrogate_key
     for field in metric.fields:
         if field in requirements.FACTS_OF_FIELDS:
-            facts |= requirements.FACTS_OF_FIELDS[field](task, metric)
+            entries |= requirements.FACTS_OF_FIELDS[field](task, metric)
     for requirement in requirements.get(metric.requires):
-        facts |= requirement.facts(task, metric)
+        entries |= requirement.facts(task, metric)
     if "forgetting" in metric.requires:
-        facts["forgetting"] = fingerprint(chain, registry.get_metric(task.primary[0]))
-    if used := detectors.fingerprint(metric.requires):
-        facts["detectors"] = used
+        entries["forgetting"] = fingerprint(chain, registry.get_metric(task.primary[0]))
+    if detector_facts := detectors.fingerprint(metric.requires):
+        entries["detectors"] = detector_facts
     if task.scored != task.retain:  # what `retain` means to every metric of this task
-        facts["scored"] = list(task.scored)
-    return facts | dict(metric.protocol)
+        entries["scored"] = list(task.scored)
+    return entries | dict(metric.protocol)

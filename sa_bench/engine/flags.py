@@ -1,4 +1,4 @@
-"""What a reader of a text-to-image cell's numbers should know of its images and prompts, one line each."""
+"""Flags: one-line notes on a cell's images and prompts, for readers of its numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sa_bench.engine.stages import Chain
 
 
-VERSION = 1  # raised when what is counted as a lost tail changes
+VERSION = 1  # raised when the rule for truncated prompts changes
 SHOWN = {
     "forget": "c_f",
     "retain": "the retain set",
@@ -26,26 +26,27 @@ SHOWN = {
 
 
 def find_flags(chain: Chain, sets: Mapping[str, Artifact]) -> list[str]:
-    """A line each: the method's own, images that are not finite, blank ones, prompts that lose their tail or name c_f.
+    """Collect the flags of a cell.
 
-    No detector counts a blank image as forgotten.
+    They are the method's own remarks, images that are not finite, blank images, and prompts that
+    are truncated or name c_f. No detector counts a blank image as forgotten.
 
     Args:
-        chain: the cell's.
+        chain: the stages of the cell.
         sets: its sample sets by name.
     """
-    broken, empty = {}, {}
+    not_finite_counts, blank_counts = {}, {}
     for name, artifact in sets.items():
         images = load_samples(artifact.path / f"{name}.safetensors")
-        broken[name] = (images.broken, len(images))
+        not_finite_counts[name] = (images.broken, len(images))
         if chain.task.prompts is not None:
             finite = images.images if images.finite is None else images.images[images.finite]
-            empty[name] = (int(is_blank(finite).sum()), len(finite))
+            blank_counts[name] = (int(is_blank(finite).sum()), len(finite))
     method = chain.cell.build_method()
     lines = [
         *method.remarks(chain.task),
-        describe_not_finite(broken),
-        find_invalid(empty),
+        describe_not_finite(not_finite_counts),
+        find_invalid(blank_counts),
     ]
     if chain.task.prompts is not None:
         lines += [count_tails(chain), count_left_out(chain.task)]
@@ -53,17 +54,23 @@ def find_flags(chain: Chain, sets: Mapping[str, Artifact]) -> list[str]:
 
 
 def describe_not_finite(broken: Mapping[str, tuple[int, int]]) -> str | None:
-    """(images that are not finite, images) of each set as one line; None: every image is finite."""
-    parts = [f"{k:,} of {n:,} images of {SHOWN[name]}" for name, (k, n) in broken.items() if k]
-    return (
-        f"not finite: {', '.join(parts)} hold NaN or infinite values and are left out of every number"
-        if parts
-        else None
-    )
+    """Describe the images that are not finite in one line; None if every image is finite.
+
+    Args:
+        broken: (images that are not finite, images) by sample set.
+    """
+    counts = [f"{k:,} of {n:,} images of {SHOWN[name]}" for name, (k, n) in broken.items() if k]
+    if not counts:
+        return None
+    return f"not finite: {', '.join(counts)} hold NaN or infinite values and are left out of every number"
 
 
 def count_left_out(task: Task) -> str | None:
-    """The line on prompts of the retain set and of replay that name c_f and are not asked; None: there are none."""
+    """Count the prompts of the retain set and of replay that are left out because they name c_f.
+
+    Returns:
+        One line; None if there are no such prompts.
+    """
     if task.prompts is None or not task.retains_prompts:
         return None
     counts = []
@@ -76,43 +83,52 @@ def count_left_out(task: Task) -> str | None:
 
 
 def find_invalid(lost: Mapping[str, tuple[int, int]]) -> str | None:
-    """(blank images, images) of each set as one line; None: none is blank."""
-    found = [f"{k:,} of {n:,} images of {SHOWN[name]}" for name, (k, n) in lost.items() if k]
-    return f"invalid: {', '.join(found)} are blank" if found else None
+    """Describe the blank images in one line; None if no image is blank.
+
+    Args:
+        lost: (blank images, images) by sample set.
+    """
+    counts = [f"{k:,} of {n:,} images of {SHOWN[name]}" for name, (k, n) in lost.items() if k]
+    return f"invalid: {', '.join(counts)} are blank" if counts else None
 
 
 def count_tails(chain: Chain) -> str | None:
-    """The line on prompts with more tokens than the text encoder has places; None: there are none.
+    """Describe the prompts with more tokens than the text encoder takes; None if there are none.
 
-    Rows are counted from 1 in the list that the set asks with, a prompt file's in the file's order. Counted once for
-    a base model and its prompts.
+    Rows are counted from 1 in the list of the set's prompts, in a prompt file's order. The count is
+    kept in the store for a base model and its prompts.
     """
-    asked = {
+    prompts_of_sets = {
         name: sampling.prompts_of_set(chain.task, name) for name in sampling.set_names(chain.task)
     }
-    inputs = {"version": VERSION, "base": chain.base.content, "prompts": digest(asked)}
+    inputs = {"version": VERSION, "base": chain.base.content, "prompts": digest(prompts_of_sets)}
 
     def build(folder: Path) -> dict[str, object]:
-        places, found = 0, {}
-        for name, rows in asked.items():
-            places, cut = chain.truncated_prompts([text for _, text in rows])
-            found[name] = [rows[i][0] for i in cut]
-        return {"places": places, "cut": found}
+        places, truncated_rows = 0, {}
+        for name, prompts in prompts_of_sets.items():
+            places, truncated = chain.truncated_prompts([text for _, text in prompts])
+            truncated_rows[name] = [prompts[i][0] for i in truncated]
+        return {"places": places, "cut": truncated_rows}
 
-    facts = chain.store.make("prompts", inputs, build).meta
-    return describe_lost_tails(
-        facts["cut"], {name: len(rows) for name, rows in asked.items()}, facts["places"]
-    )
+    meta = chain.store.make("prompts", inputs, build).meta
+    prompt_counts = {name: len(prompts) for name, prompts in prompts_of_sets.items()}
+    return describe_lost_tails(meta["cut"], prompt_counts, meta["places"])
 
 
 def describe_lost_tails(
     cut: Mapping[str, list[int]], n: Mapping[str, int], places: int
 ) -> str | None:
-    """The rows `cut` of each set's `n` prompts as one line; the concept's are not named as such."""
-    found = [
+    """Describe truncated prompts in one line; None if there are none.
+
+    Args:
+        cut: row numbers of the truncated prompts, by sample set.
+        n: number of prompts, by sample set.
+        places: tokens that the text encoder takes.
+    """
+    lines = [
         f"{len(rows):,} of {n[name]:,}{'' if name == 'forget' else f' of {SHOWN[name]}'} exceed {places} tokens and lose "
         f"their tail; the first is row {min(rows):,}"
         for name, rows in cut.items()
         if rows
     ]
-    return f"prompts: {', and '.join(found)}" if found else None
+    return f"prompts: {', and '.join(lines)}" if lines else None

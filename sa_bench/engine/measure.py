@@ -1,4 +1,4 @@
-"""What detectors found in a sample set, kept in the store."""
+"""Measure every metric of a task on a model, its base or given images, and keep the results."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ CHUNK = 200  # images a file; a killed run loses no more
 def keep_detections(
     chain: Chain, name: str, images: SampleSet, beside: Beside = None
 ) -> list[Record]:
-    """The records of `images`, made once for the same pixels by the same detector and then read from the store."""
+    """Run a detector on `images`, or read its records of the same pixels from the store."""
     detector = detectors.load(name)
-    found = keep_detections(chain, detector.AFTER, images) if detector.AFTER else None
-    others = beside.images if isinstance(beside, SampleSet) else beside
+    earlier_records = keep_detections(chain, detector.AFTER, images) if detector.AFTER else None
+    other_images = beside.images if isinstance(beside, SampleSet) else beside
     inputs: Mapping[str, Any] = {
         "detector": detectors.fingerprint([name]),
         "images": hash_array(images.images),
@@ -62,8 +62,8 @@ def keep_detections(
             if records is None:
                 records = detector.detect(
                     images.images[rows],
-                    None if others is None else others[rows],
-                    found and found[rows],
+                    None if other_images is None else other_images[rows],
+                    earlier_records and earlier_records[rows],
                     chain.device,
                     lambda stage, done, _, s=start: chain.progress(stage, s + done, len(images)),
                 )
@@ -71,18 +71,18 @@ def keep_detections(
             write_atomic(folder / file, json.dumps(records, allow_nan=False).encode())
 
     folder = chain.make(Stage("detections", f"detect {name}", inputs, build)).path
-    return [record for part in sorted(folder.glob("[0-9]*.json")) for record in read_json(part)]
+    return [record for file in sorted(folder.glob("[0-9]*.json")) for record in read_json(file)]
 
 
 def role_of(name: str, metric: Metric, primary: Sequence[str]) -> str:
-    """primary, secondary, or diagnostic (a metric that has no better direction)."""
+    """Name the role of a metric: primary, secondary, or diagnostic (it has no better direction)."""
     if name in primary:
         return "primary"
     return "secondary" if metric.better else "diagnostic"
 
 
 def measure_inputs(chain: Chain, metric: Metric, subject: Subject) -> dict[str, Any]:
-    """What names a measurement."""
+    """Collect what names a measurement."""
     return {
         "metric": metric.name,
         "fingerprint": fingerprint(chain, metric),
@@ -91,11 +91,14 @@ def measure_inputs(chain: Chain, metric: Metric, subject: Subject) -> dict[str, 
 
 
 def measure(chain: Chain, metric: Metric, subject: Subject) -> tuple[dict[str, Any], Path | None]:
-    """The metric's value for `subject` (measurement.json) and its per-sample scores (Parquet)."""
+    """Measure one metric on `subject`.
+
+    Returns:
+        The measurement, and the path of its per-sample scores (Parquet) or None.
+    """
     view = LazyView(chain, subject)
-    missing = view.lacks(metric)
-    if missing:
-        return asdict(undefined(missing)), None
+    if reason := view.lacks(metric):
+        return asdict(undefined(reason)), None
 
     def build(folder: Path) -> None:
         try:
@@ -112,26 +115,29 @@ def measure(chain: Chain, metric: Metric, subject: Subject) -> tuple[dict[str, A
 def measure_all(
     chain: Chain, subject: Subject, base: Subject | None
 ) -> tuple[list[dict[str, Any]], dict[str, Path]]:
-    """Every metric of the task on `subject`, with the base model's value beside each unless `base` is None."""
+    """Measure every metric of the task on `subject`, and on the base model unless `base` is None.
+
+    Returns:
+        The measurements, and the paths of the per-sample scores by metric name.
+    """
     rows, scores = [], {}
-    gone: MissingAsset | None = (
-        None  # asked for once: every further metric would wait for the network again
-    )
+    # Real images are asked for once: every further metric would wait for the network again.
+    missing_images: MissingAsset | None = None
     for done, name in enumerate(chain.task.metrics):
         metric = registry.get_metric(name)
         chain.progress(f"measure {name}", done, len(chain.task.metrics))
-        shown = metric_name(metric, chain.task.dataset)
-        measured, path, base_value = {"value": None, "reason": str(gone)}, None, None
+        shown_name = metric_name(metric, chain.task.dataset)
+        measured, path, base_value = {"value": None, "reason": str(missing_images)}, None, None
         try:
-            if gone is None or "real" not in metric.requires:
+            if missing_images is None or "real" not in metric.requires:
                 measured, path = measure(chain, metric, subject)
                 if base is not None and (measured["value"] is not None or subject.sets is None):
                     base_value, _ = measure(chain, metric, base)
         except MissingAsset as error:
-            gone = error
+            missing_images = error
             measured = {"value": None, "reason": str(error)}
         if path is not None:
-            scores[shown] = path
+            scores[shown_name] = path
         rows.append(measurement_with_base(chain, metric, measured, base_value))
     return rows, scores
 
@@ -139,86 +145,79 @@ def measure_all(
 def measurement_with_base(
     chain: Chain, metric: Metric, measured: Mapping[str, Any], base: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """The result row of a measurement, with the base model's beside it."""
+    """Build the result row of a measurement, with the base model's value beside it."""
     declared = {n: getattr(metric, n) for n in ("title", "unit", "better", "source")}
-    part, name = (
-        role_of(metric.name, metric, chain.task.primary),
-        metric_name(metric, chain.task.dataset),
-    )
-    return measurement_row(name, part, declared, measured, base, fingerprint(chain, metric))
+    role = role_of(metric.name, metric, chain.task.primary)
+    name = metric_name(metric, chain.task.dataset)
+    return measurement_row(name, role, declared, measured, base, fingerprint(chain, metric))
 
 
 class Subject:
-    """What is measured: a cell's model, its base, or images from elsewhere."""
+    """What is measured: the model of a cell, its base model, or images from elsewhere."""
 
     def __init__(
         self, chain: Chain, base: bool = False, sets: Mapping[str, SampleSet] | None = None
     ) -> None:
-        """`sets` are a stranger's images; then there is no model."""
+        """Give `sets` for images from elsewhere; then there is no model."""
         self.chain, self.base, self.sets = chain, base, sets
 
     def sample_set(self, name: str) -> SampleSet:
-        """The set `name`."""
+        """Load the sample set `name`."""
         if self.sets is not None:
             return self.sets[name]
         return load_samples(self.chain.samples(name, self.base).path / f"{name}.safetensors")
 
     def before(self) -> Subject:
-        """θ*, as what this is compared with."""
+        """Give the base model θ* as a subject, to compare with."""
         return Subject(self.chain, base=True)
 
     def model(self) -> Generator:
-        """The model."""
+        """Load the model."""
         return self.chain.base_model_copy() if self.base else self.chain.model()
 
     def inputs(self, metric: Metric) -> dict[str, Any]:
-        """Content hashes of what the metric sees."""
-        facts: dict[str, Any]
+        """Collect the content hashes of everything that the metric sees."""
+        chain, needs_base = self.chain, "base" in metric.requires
+        inputs: dict[str, Any] = {}
         if self.sets is not None:
-            facts = {"base": self.chain.base.content} if "base" in metric.requires else {}
-            for name, found in self.sets.items():
-                rows = [found.labels] if found.prompts is None else [found.labels, found.prompts]
-                if (
-                    found.prompts is None and (found.seeds >= 0).any()
-                ):  # else the prompts stand for their rows
-                    rows.append(found.seeds)
-                facts[name] = digest([hash_array(found.images), *(r.tolist() for r in rows)])
-            return facts
-        facts = {}
+            if needs_base:
+                inputs["base"] = chain.base.content
+            for name, samples in self.sets.items():
+                columns = [samples.labels]
+                if samples.prompts is not None:
+                    columns.append(samples.prompts)
+                elif (samples.seeds >= 0).any():  # with prompts, these identify the rows
+                    columns.append(samples.seeds)
+                inputs[name] = digest([hash_array(samples.images), *(c.tolist() for c in columns)])
+            return inputs
         if requirements.asks_model(metric):
-            facts["model"] = self.chain.base.content if self.base else self.chain.model_content
+            inputs["model"] = chain.base.content if self.base else chain.model_content
         if "star" in metric.requires:
-            facts["star"] = self.chain.base.content
+            inputs["star"] = chain.base.content
         if "samples" in metric.requires:
-            there = sampling.set_names(self.chain.task)
-            facts |= {
-                n: self.chain.samples(n, self.base).content for n in metric.sets if n in there
-            }
-            paired = "base" in metric.requires
-            before = (
-                ("retain",)
-                if self.chain.task.prompts is None
-                else [n for n in metric.sets if n in there]
-            )
-            contents = {n: self.chain.samples(n, True).content for n in before if paired}
-            facts["base"] = contents.get("retain") if self.chain.task.prompts is None else contents
-        return facts
+            sets = [n for n in metric.sets if n in sampling.set_names(chain.task)]
+            inputs |= {n: chain.samples(n, self.base).content for n in sets}
+            if chain.task.prompts is None:
+                inputs["base"] = chain.samples("retain", True).content if needs_base else None
+            else:
+                inputs["base"] = {n: chain.samples(n, True).content for n in sets if needs_base}
+        return inputs
 
 
 class LazyView:
-    """The contract's View over a subject."""
+    """The contract's View over a subject; everything is loaded on first use."""
 
     def __init__(self, chain: Chain, subject: Subject) -> None:
-        """Nothing is loaded yet."""
+        """Load nothing yet."""
         self.chain, self.subject, self.task = chain, subject, chain.task
-        self.samples = _Lazy(self._own)
-        self.base = _Lazy(self._before)
+        self.samples = _LazySets(self._load_samples)
+        self.base = _LazySets(self._load_base_samples)
 
-    def _own(self, name: str) -> SampleSet:
-        """The set `name` without the images that are not finite.
+    def _load_samples(self, name: str) -> SampleSet:
+        """Load the set `name` without the images that are not finite.
 
         Raises:
-            NotFinite: none is.
+            NotFinite: no image is finite.
         """
         images = self.subject.sample_set(name)
         if images.finite is None:
@@ -229,59 +228,59 @@ class LazyView:
             )
         return replace(images.take(images.finite), finite=None)
 
-    def _before(self, name: str) -> SampleSet:
-        """θ*'s set `name`, the images at the places that `_own` has.
+    def _load_base_samples(self, name: str) -> SampleSet:
+        """Load θ*'s set `name`, without the images whose partner `_load_samples` leaves out.
 
         Raises:
-            NotFinite: one of θ*'s own is not.
+            NotFinite: an image of θ* itself is not finite.
         """
         images = self.subject.before().sample_set(name)
         if images.broken and not self.subject.base:
             raise NotFinite(
                 f"{images.broken} of the base model's {len(images)} images of {name} are not finite"
             )
-        kept = None if self.subject.sets is not None else self.subject.sample_set(name).finite
-        return images if kept is None else replace(images.take(kept), finite=None)
+        finite = None if self.subject.sets is not None else self.subject.sample_set(name).finite
+        return images if finite is None else replace(images.take(finite), finite=None)
 
     @cached_property
     def judges(self) -> Mapping[str, Judge]:
-        """The task's panel, loaded once."""
+        """Judges of the task's panel by name, loaded once."""
         return {name: judges.CachedJudge(judges.load(name)) for name in self.task.judges}
 
     @cached_property
     def model(self) -> Generator:
-        """The model measured, loaded once."""
+        """Model that is measured, loaded once."""
         return self.subject.model()
 
     @cached_property
     def base_model(self) -> Generator:
-        """θ*, loaded once."""
+        """Base model θ*, loaded once."""
         return self.chain.base_model_copy()
 
     def lacks(self, metric: Metric) -> str | None:
-        """Why the metric cannot be taken here, or None."""
+        """Say why the metric cannot be taken here; None if it can."""
         required = requirements.get(metric.requires)
         if reason := requirements.find_missing(metric.requires):
             return reason
         if self.subject.sets is not None:
-            given = self.subject.sets
-            return next((reason for r in required if (reason := r.unfit_given(given))), None)
+            sets = self.subject.sets
+            return next((reason for r in required if (reason := r.unfit_given(sets))), None)
         if missing := set(metric.sets) - set(sampling.set_names(self.task)) - {"leakage"}:
             return f"the task has no set {missing.pop()}"
         family = base_models.get_family(self.task.family)
         return next((reason for r in required if (reason := r.unfit(self.task, family))), None)
 
     def real(self, name: str) -> SampleSet:
-        """Real images."""
+        """Load the real images called `name`."""
         return datasets.real_images(self.task, name)
 
     def inception(self, images: SampleSet) -> np.ndarray:
-        """Inception features, kept in the store by the images' content and the weights' hash."""
+        """Extract Inception features, or read those of these images from the store."""
         chain, file = self.chain, "features.safetensors"
 
         def build(folder: Path) -> None:
-            found = inception.extract_features(images.images, chain.device, chain.progress)
-            write_atomic(folder / file, save({"features": found}))
+            features = inception.extract_features(images.images, chain.device, chain.progress)
+            write_atomic(folder / file, save({"features": features}))
 
         inputs = {"images": hash_array(images.images), "network": [inception.NAME, inception.LAYER]}
         inputs["weights"] = inception.find_weights()[1]
@@ -292,28 +291,29 @@ class LazyView:
     def detections(
         self, name: str, images: SampleSet, beside: Sequence[str] | SampleSet | None = None
     ) -> list[dict[str, Any]]:
-        """A detector's records, kept in the store by the images' content and the detector's facts."""
+        """Run a detector, or read its records of these images from the store."""
         return keep_detections(self.chain, name, images, beside)
 
     def prompts(self, images: SampleSet) -> list[str]:
-        """The text behind each image of the task's sets, told by its seed and the number of its prompt.
+        """Look up the text behind each image of the task's sets, by seed and prompt number.
 
         Raises:
-            SaBenchError: images were made from classes, or elsewhere.
+            SaBenchError: the images were made from classes, or elsewhere.
         """
         if self.task.prompts is None or images.prompts is None:
             raise SaBenchError(
                 f"These images of {self.task.name} have no prompts: they were made from classes."
             )
         keys = list(zip(images.seeds.tolist(), images.prompts.tolist(), strict=True))
-        if strange := [key for key in keys if key not in self._texts]:
+        if unknown_keys := [key for key in keys if key not in self._text_of_image]:
             raise SaBenchError(
-                f"No prompt of {self.task.name} has the seed {strange[0][0]}: these are other images."
+                f"No prompt of {self.task.name} has the seed {unknown_keys[0][0]}: these are other images."
             )
-        return [self._texts[key] for key in keys]
+        return [self._text_of_image[key] for key in keys]
 
     @cached_property
-    def _texts(self) -> dict[tuple[int, int], str]:
+    def _text_of_image(self) -> dict[tuple[int, int], str]:
+        """Prompt of every planned image, by seed and prompt number."""
         rows = [
             row
             for name in sampling.set_names(self.task)
@@ -322,10 +322,10 @@ class LazyView:
         return {(row.request.seed, row.prompt): str(row.request.condition) for row in rows}
 
     def forgetting(self) -> Metric:
-        """The task's forgetting endpoint, whose `measure` takes other images of c_f.
+        """Give the task's forgetting endpoint, with a `measure` that takes other images of c_f.
 
         Raises:
-            SaBenchError: it cannot be taken here.
+            SaBenchError: the endpoint cannot be measured here.
         """
         metric = registry.get_metric(self.task.primary[0])
         if reason := self.lacks(metric):
@@ -333,31 +333,35 @@ class LazyView:
 
         def measure(images: SampleSet) -> Measured:
             other = copy(self)
-            other.samples = _Lazy(lambda name: images if name == "forget" else self.samples[name])
+            other.samples = _LazySets(
+                lambda name: images if name == "forget" else self.samples[name]
+            )
             return metric.measure(other)
 
         return replace(metric, measure=measure)
 
     def surrogate(self, n: int) -> SampleSet:
-        """`n` images of q."""
+        """Draw `n` images of the surrogate q."""
         model = self.chain.base_model_copy()
         x, _ = self.chain.surrogate(model).batch(n, self.rng("surrogate"))
         labels = np.full(n, self.task.concept)
         return SampleSet(model.to_images(x), labels, np.full(n, -1))
 
     def rng(self, name: str) -> torch.Generator:
-        """The same stream for every model measured."""
+        """Give a random generator whose stream is the same for every model measured."""
         return torch.Generator().manual_seed(image_seed(f"measure/{name}", 0))
 
 
-class _Lazy(Mapping[str, SampleSet]):
+class _LazySets(Mapping[str, SampleSet]):
+    """Sample sets by name, each loaded on first use."""
+
     def __init__(self, load: Callable[[str], SampleSet]) -> None:
-        self._load, self._kept = load, {}
+        self._load, self._loaded = load, {}
 
     def __getitem__(self, name: str) -> SampleSet:
-        if name not in self._kept:
-            self._kept[name] = self._load(name)
-        return self._kept[name]
+        if name not in self._loaded:
+            self._loaded[name] = self._load(name)
+        return self._loaded[name]
 
     def __iter__(self) -> Any:
         return iter(("forget", "retain"))

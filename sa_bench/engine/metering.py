@@ -1,4 +1,4 @@
-"""What a stage cost: wall and CPU seconds, its own peak of the process's memory and, on a GPU, of the device's."""
+"""Meter what stages cost: wall and CPU seconds, peak memory of the process and of a GPU."""
 
 from __future__ import annotations
 
@@ -16,38 +16,39 @@ from sa_bench.core.errors import CellFailed
 from sa_bench.core.store import PARTS, write_atomic
 from sa_bench.core.untrusted_text import read_json
 
-SPENT = f"{PARTS}/spent.json"  # in the folder of a stage under way: what was spent on it so far, over all attempts
-EVERY = 5.0  # seconds between two notes of it; a kill loses as much
+SPENT = f"{PARTS}/spent.json"
+"""File in the folder of an unfinished stage: seconds spent on it so far, over all attempts."""
+EVERY = 5.0  # seconds between two writes of that file; a killed run loses no more
 
 
 class Meter:
-    """Meters stages that may ask for other stages on their way: what those cost is theirs.
+    """Meters nested stages: what an inner stage costs is not counted to the outer one.
 
-    A stage that was killed and goes on costs what all its attempts did.
+    The cost of a stage that was killed and resumed is that of all its attempts.
     """
 
     def __init__(self, device: str) -> None:
-        """No stage is under way."""
+        """Begin with no stage under way."""
         self.device, self.cuda = device, torch.device(device).type == "cuda"
         self._open: list[_Stage] = []
         self._memory = ProcessMemory()
 
     def timed(self, build: Callable[[Path], Mapping | None], folder: Path) -> dict[str, Any]:
-        """`build(folder)`'s facts with their `cost`."""
+        """Run `build(folder)` and return what it returns, with its `cost`."""
         if self.cuda:
-            torch.cuda.init()  # a worker's device is asleep until its first tensor
-        self._remember()
+            torch.cuda.init()  # a worker's device is not initialised before its first tensor
+        self._record_peaks()
         if self._open:
             self._open[-1].note()
         stage = _Stage(folder / SPENT)
         self._open.append(stage)
         try:
-            facts = dict(build(folder) or {})
+            meta = dict(build(folder) or {})
         except BaseException:
             stage.note()
             raise
         finally:
-            self._remember()
+            self._record_peaks()
             self._open.pop()
             if self._open:
                 self._open[-1].add(stage)
@@ -57,20 +58,20 @@ class Meter:
         cost: dict[str, Any] = {"wall_s": round(wall, 3), "cpu_s": round(cpu, 3), "peak_mib": peak}
         if self.cuda:
             cost["device_peak_mib"] = round(stage.device_peak)
-        return facts | {"cost": cost | {"device": self.device}}
+        return meta | {"cost": cost | {"device": self.device}}
 
     def noting(self, progress: Callable[[str, int, int], None]) -> Callable[[str, int, int], None]:
-        """`progress`, which on its way notes what the innermost stage has cost."""
+        """Wrap `progress` so that each call may also save the cost of the innermost stage."""
 
-        def told(stage: str, done: int, total: int) -> None:
+        def report_and_note(stage: str, done: int, total: int) -> None:
             progress(stage, done, total)
             if self._open and time.monotonic() - self._open[-1].noted > EVERY:
                 self._open[-1].note()
 
-        return told
+        return report_and_note
 
-    def _remember(self) -> None:
-        """Add the peaks since the last reset to the innermost stage, and begin anew."""
+    def _record_peaks(self) -> None:
+        """Add the peaks since the last reset to the innermost stage, and reset them."""
         stage, peak = (self._open[-1] if self._open else None), self._memory.peak()
         if stage is not None and peak is not None:
             stage.peak = max(stage.peak or 0.0, peak)
@@ -85,32 +86,32 @@ class Meter:
 
 
 class ProcessMemory:
-    """The peak of this process's resident memory since the last reset.
+    """Peak of this process's resident memory since the last reset.
 
-    Linux can set its high-water mark back. Elsewhere the mark is the whole process's: it tells the peak of a part
-    that raised it, and nothing of one that did not.
+    Linux can reset its high-water mark. Elsewhere the mark covers the whole process: it gives the
+    peak of a stage that raised it, and nothing for one that did not.
     """
 
     def __init__(self, proc: Path = Path("/proc/self")) -> None:
-        """`proc`: the process's folder."""
+        """Take the process's folder in /proc."""
         self.status, self.clear = proc / "status", proc / "clear_refs"
         self.resets = False
         self.before = 0.0
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Reset the peak."""
         try:
             self.clear.write_text("5")
             self.resets = self.status.is_file()
         except OSError:
             self.resets = False
-            self.before = _highest()
+            self.before = _read_high_water_mark()
 
     def peak(self) -> float | None:
-        """MiB; None: the process held more before, so that this part's own is not known."""
+        """Read the peak in MiB; None if the process held more before the reset, which hides it."""
         if not self.resets:
-            highest = _highest()
+            highest = _read_high_water_mark()
             return highest if highest > self.before else None
         for line in self.status.read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -118,22 +119,22 @@ class ProcessMemory:
         return None
 
 
-def _highest() -> float:
-    """The process's high-water mark in MiB; the system counts in KiB, macOS in bytes."""
+def _read_high_water_mark() -> float:
+    """Read the process's high-water mark in MiB; the system counts in KiB, macOS in bytes."""
     mark = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return mark / (2**20 if sys.platform == "darwin" else 1024)
 
 
 class _Stage:
-    """One stage under way."""
+    """One stage under way: when it began, and what it has cost so far."""
 
     def __init__(self, file: Path) -> None:
-        """`file` holds what earlier attempts spent, if there were any."""
+        """Read what earlier attempts spent from `file`, if there were any."""
         self.file, self.device_peak = file, 0.0  # MiB
-        self.peak: float | None = None  # MiB of the process; None: not known
+        self.peak: float | None = None  # MiB of the process; None if unknown
         self.noted = time.monotonic()
-        self.began = _clocks()
-        self.inner = (0.0, 0.0)  # of the stages it asked for, in this attempt
+        self.began = _read_clocks()
+        self.inner = (0.0, 0.0)  # seconds of inner stages, in this attempt
         try:
             wall, cpu = read_json(file)
             self.earlier = (float(wall), float(cpu))
@@ -141,19 +142,22 @@ class _Stage:
             self.earlier = (0.0, 0.0)
 
     def spent(self) -> tuple[float, float]:
-        """Wall and CPU seconds of all attempts, without what other stages cost."""
-        now = zip(_clocks(), self.began, self.inner, self.earlier, strict=True)
+        """Sum the wall and CPU seconds of all attempts, without those of inner stages."""
+        now = zip(_read_clocks(), self.began, self.inner, self.earlier, strict=True)
         wall, cpu = (clock - began - inner + earlier for clock, began, inner, earlier in now)
         return wall, cpu
 
     def add(self, stage: _Stage) -> None:
-        """`stage`, asked for on the way, has ended."""
-        took = zip(self.inner, _clocks(), stage.began, strict=True)
+        """Count the time of an inner stage that has ended."""
+        took = zip(self.inner, _read_clocks(), stage.began, strict=True)
         wall, cpu = (inner + clock - began for inner, clock, began in took)
         self.inner = (wall, cpu)
 
     def note(self) -> None:
-        """Keep what was spent for the next attempt; where that cannot be written it is not counted."""
+        """Save the seconds for the next attempt.
+
+        Where they cannot be written they are not counted.
+        """
         self.noted = time.monotonic()
         try:
             write_atomic(self.file, json.dumps([round(s, 3) for s in self.spent()]).encode())
@@ -161,5 +165,6 @@ class _Stage:
             return
 
 
-def _clocks() -> tuple[float, float]:
+def _read_clocks() -> tuple[float, float]:
+    """Read the wall and the CPU clock in seconds."""
     return time.monotonic(), time.process_time()

@@ -1,4 +1,4 @@
-"""What a method is handed: everything shared and cached, and the one training loop."""
+"""What a method receives: everything shared and cached, and the one training loop."""
 
 from __future__ import annotations
 
@@ -20,83 +20,87 @@ from sa_bench.training.sources import FixedReplay, FreshReplay, Images, OtherCla
 
 
 class MethodRun:
-    """The contract's Run: what a method is handed."""
+    """Implements the contract's Run: what a method receives."""
 
     def __init__(self, chain: Any, folder: Path) -> None:
-        """`chain` is the cell's (`sa_bench.engine.stages.Chain`); checkpoints go to `folder`."""
+        """Take the cell's chain (`sa_bench.engine.stages.Chain`) and the folder for checkpoints."""
         self.chain, self.folder, self.seed = chain, folder, chain.cell.seed
         self.trainings, self.precision = 0, "nothing trained"
         self.rng = torch.Generator().manual_seed(image_seed("forget", self.seed))
 
     def replay(self) -> FreshReplay | FixedReplay:
-        """Samples of θ* for the retained conditions that the task lets replay cover.
+        """Give samples of θ* for the retained conditions that the task lets replay cover.
 
         Raises:
-            SaBenchError: the method says that it ignores replay, so that replay is not in its key.
+            SaBenchError: the method declares that it ignores replay, so that replay is not in its
+                key.
         """
-        self._asks_for("replay")
+        self._require_declared("replay")
         return self.chain.source("replay")
 
-    def _asks_for(self, what: str) -> None:
+    def _require_declared(self, what: str) -> None:
+        """Refuse to give what the method declares to ignore."""
         name = self.chain.cell.method
         if what in registry.get_method(name).ignores:
             raise SaBenchError(
-                f"The method {name} says that it ignores {what} (`ignores`) and then asks for it."
+                f"The method {name} declares that it ignores {what} and then asks for it; remove {what} from `ignores`."
             )
 
     def concept_samples(self) -> OtherClassSamples | FixedReplay:
-        """Samples of θ* for c_f."""
+        """Give samples of θ* for c_f."""
         return self.chain.source("own")
 
     def surrogate(self) -> Any:
-        """q(x|c_f).
+        """Give samples of the surrogate q(x|c_f).
 
         Raises:
-            SaBenchError: the method says that it ignores the surrogate, so that it is not in its key.
+            SaBenchError: the method declares that it ignores the surrogate, so that it is not in
+                its key.
         """
-        self._asks_for("surrogate")
+        self._require_declared("surrogate")
         return self.chain.surrogate(self.chain.base_model_view())
 
     def captioned(self, texts: Sequence[str]) -> FixedReplay:
-        """Samples of θ* for `texts` in turn, as many as a fixed set of one class has.
+        """Give samples of θ* for `texts` in turn, as many as a fixed set of one class has.
 
         Raises:
-            SaBenchError: other texts than the method `shows`, so that they are not in its key.
+            SaBenchError: the texts are not those that the method `shows`, so that they are not in
+                its key.
         """
         if list(texts) != self.chain.sets.shown_prompts:
             raise SaBenchError(
-                f"The method {self.chain.cell.method} asks for images of other prompts than it says (`shows`)."
+                f"The method {self.chain.cell.method} asks for images of other prompts than it says (`shows`); make "
+                "`shows` return the same prompts."
             )
         return self.chain.source("captioned")
 
     def data(self) -> Source:
-        """Real training images of the retained classes; of a text-to-image model canvases without c_f, captioned."""
+        """Give real training images of the retained classes, or captioned canvases without c_f."""
         task = self.chain.task
-        train, base = (
-            datasets.load(task.dataset).train,
-            base_models.get_recipe(task.family, task.base),
-        )
+        train = datasets.load(task.dataset).train
+        base = base_models.get_recipe(task.family, task.base)
         if task.prompts is not None:
             return base_models.captioned_source(
                 self.chain.base_model_copy(), train, base, self.chain.cell.base_seed, task.concept
             )
-        kept = train.take(train.labels != task.concept)
-        return Images(self.chain.base_model_copy(), kept.images, kept.labels, base.flip, base.drop)
+        retained = train.take(train.labels != task.concept)
+        model = self.chain.base_model_copy()
+        return Images(model, retained.images, retained.labels, base.flip, base.drop)
 
     def fisher(self, options: FisherOptions) -> dict[str, torch.Tensor]:
-        """F at θ*."""
+        """Give F at θ*."""
         if options.set == "replay":
-            self._asks_for("replay")
+            self._require_declared("replay")
         return self.chain.fisher(options)
 
     def fresh(self) -> Generator:
-        """A new model; its initialisation depends on the seed and the base seed, so no two cells share one."""
+        """Make a new model, initialised by seed and base seed, so that no two cells share one."""
         return self.chain.base_model_copy().fresh(
             image_seed(f"fresh/{self.chain.cell.base_seed}", self.seed)
         )  # type: ignore[attr-defined]
 
     def recipe(self, name: str) -> Recipe:
-        """A base recipe of the family."""
+        """Get a base recipe of the family."""
         return base_models.get_recipe(self.chain.task.family, name)
 
     def train(
@@ -108,7 +112,10 @@ class MethodRun:
         pull: Pull | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> None:
-        """The engine's training loop over `scope`, with the base recipe's clipping and averaging or the recipe's own."""
+        """Train the parameters of `scope`.
+
+        Clipping and averaging are the recipe's or, where it gives none, the base recipe's.
+        """
         self.trainings += 1
         self.precision = "bf16" if self.chain.bf16 and not recipe.exact else "fp32"
         if not self.chain.task.model:
@@ -133,8 +140,9 @@ class MethodRun:
         )
         model.net.eval()
         if recipe.averaged and average is not None:
-            own = model.averages() or {}  # of a family that samples with an average of its own
+            # Some families sample with averages of their own.
+            model_averages = model.averages() or {}
             with torch.no_grad():
                 for name, parameter in parameters.items():
-                    for result in (parameter, own.get(name, parameter)):
-                        result.copy_(average[name])
+                    for target in (parameter, model_averages.get(name, parameter)):
+                        target.copy_(average[name])

@@ -1,4 +1,4 @@
-"""What a task needs of the files in the catalogue: its data, its base model, its prompts, what its metrics look through."""
+"""Needs of a task from the catalogue of files: data, base model, prompts, files of its metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sa_bench.scoring.cards import TRAINED
 
 
 class Need(NamedTuple):
-    """Something that a task uses."""
+    """A file that a task uses."""
 
     asset: Asset
     required: bool  # without it the task or a primary endpoint is lost
@@ -25,27 +25,35 @@ class Need(NamedTuple):
 
 
 def needs_of_task(task: Task) -> list[Need]:
-    """What a task uses: its base model, its prompt files, and what its metrics look through.
+    """List the files that a task uses: data, base model, prompts, and those of its metrics.
 
     Raises:
-        SaBenchError: it names a prompt file that is not in the catalogue.
+        SaBenchError: the task names a prompt file that is not in the catalogue.
     """
-    found: list[Need] = []
+    needs: list[Need] = []
     if task.dataset in catalogue.DATA:
-        found.append(Need(catalogue.get_dataset(task.dataset), True, "data"))
+        needs.append(Need(catalogue.get_dataset(task.dataset), True, "data"))
     if task.model and task.model != SMOKE_MODEL:
-        found.append(Need(catalogue.get_model(task.model), True, "base model", True))
+        needs.append(Need(catalogue.get_model(task.model), True, "base model", True))
     files = {} if task.prompts is None else task.prompts.files
     roles: dict[tuple[str, bool], list[str]] = {}
     for role, reference in files.items():
         name = reference.partition("@")[0]
         if name in catalogue.CATALOGUE or not Path(name).is_file():  # else the user's own
-            roles.setdefault((name, bool(getattr(task.prompts, role))), []).append(role)
-    for (name, own), of in roles.items():
-        instead = ", else prompts of our own under another fingerprint" if own else ""
-        found.append(Need(catalogue.get(name), not own, f"prompts {', '.join(of)}{instead}", True))
+            has_fallback = bool(getattr(task.prompts, role))
+            roles.setdefault((name, has_fallback), []).append(role)
+    for (name, has_fallback), file_roles in roles.items():
+        instead = ", else prompts of our own under another fingerprint" if has_fallback else ""
+        needs.append(
+            Need(
+                catalogue.get(name),
+                not has_fallback,
+                f"prompts {', '.join(file_roles)}{instead}",
+                True,
+            )
+        )
     if any(TRAINED.get(judge, {}).get("network") == "resnet34" for judge in task.judges):
-        found.append(
+        needs.append(
             Need(
                 catalogue.CATALOGUE["resnet34-imagenet"],
                 True,
@@ -57,28 +65,33 @@ def needs_of_task(task: Task) -> list[Need]:
     for metric in task.metrics:
         for name in assets_of(registry.get_metric(metric).requires):
             users.setdefault(name, []).append(metric)
-    return found + [
+    return needs + [
         Need(catalogue.CATALOGUE[name], any(m in task.primary for m in metrics), ", ".join(metrics))
         for name, metrics in users.items()
     ]
 
 
 def assets_of(names: Iterable[str]) -> list[str]:
-    """List the assets behind a metric's requirements."""
+    """List the catalogue's files behind a metric's requirements."""
     return list(dict.fromkeys(asset for r in requirements.get(names) for asset in r.assets))
 
 
 def need_primary(task: Task) -> None:
-    """Look for what the task's primary metrics look through.
+    """Check that the files and packages of the task's primary metrics are here.
 
     Raises:
-        MissingAsset: one of them could not be measured; says what is missing, where it goes and how to get it.
+        MissingAsset: a primary metric could not be measured; says what is missing, where it goes
+            and how to get it.
     """
     metrics = [registry.get_metric(m) for m in task.primary if m in task.metrics]
-    lost = {m.name: reason for m in metrics if (reason := requirements.find_missing(m.requires))}
-    if lost:
+    missing_of_metric = {
+        m.name: reason for m in metrics if (reason := requirements.find_missing(m.requires))
+    }
+    if missing_of_metric:
         raise MissingAsset(
             f"{task.name} cannot be measured by its primary "
-            + "; nor by ".join(f"{metric}: {reason}" for metric, reason in lost.items())
+            + "; nor by ".join(
+                f"{metric}: {reason}" for metric, reason in missing_of_metric.items()
+            )
             + f". See python -m sa_bench doctor {task.name}; --set task.primary=A,B,C takes other metrics."
         )

@@ -1,7 +1,7 @@
-"""The samples of θ* that methods learn from: replay, the surrogate, c_f's own, and images of a method's prompts.
+"""Samples of θ* that methods learn from: replay, surrogate, c_f, and a method's own prompts.
 
-Where sampling is slow a set is drawn once, kept in the store, and shared by every method and seed; where it is cheap
-(VAE) new samples are drawn each time.
+Where sampling is slow a set is drawn once, kept in the store, and shared by every method and seed;
+where it is cheap (VAE) new samples are drawn each time.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from sa_bench.training.sources import (
     UniformNoise,
 )
 
-VERSION = 1  # raised when a fixed set of the same inputs holds other samples
+VERSION = 1  # raised when a fixed set of the same inputs comes to hold other samples
 PART, PART_LARGE = (512, 32)
-"""Images of a fixed set between two writes; the latter of pretrained models."""
-SETS = ("surrogate", "replay", "own", "captioned")
+"""Images of a fixed set between two writes, and the same for pretrained models."""
+SETS = ("surrogate", "replay", "own", "captioned")  # `own`: samples of c_f
 
 
 @dataclass(frozen=True)
 class FixedSet:
-    """What a fixed set holds: its inputs but the base model, and the conditions it is drawn for."""
+    """A fixed set: its key inputs besides the base model, and the conditions of its samples."""
 
     name: str
     inputs: dict[str, Any]
@@ -47,16 +47,19 @@ class FixedSet:
 
 
 class BaseSamples:
-    """What a cell's method may learn from, by the task and the method alone; no model is needed to name it."""
+    """The sample sets that a cell's method may learn from, by the task and the method.
+
+    Needs no model.
+    """
 
     def __init__(self, cell: Cell) -> None:
-        """Nothing is drawn yet."""
+        """Take the cell; nothing is drawn yet."""
         self.cell, self.task = cell, cell.task
         self.cheap = base_models.get_family(self.task.family).samples_are_cheap
 
     @property
     def images_per_class(self) -> int:
-        """Images in a fixed set of one class."""
+        """Number of images in a fixed set of one class."""
         task = self.task
         return task.surrogate_images or max(100, task.replay_images // max(1, len(task.retain)))
 
@@ -67,12 +70,12 @@ class BaseSamples:
 
     @cached_property
     def shown_prompts(self) -> list[str]:
-        """The prompts whose images by θ* the method learns from; [] for most."""
+        """Prompts whose images by θ* the method learns from; [] for most methods."""
         return list(self.cell.build_method().shows(self.task))
 
     @cached_property
     def surrogate_key(self) -> str:
-        """What q is, by content."""
+        """Key of the surrogate q, by content."""
         kind, _, argument = self.task.surrogate.partition(":")
         if kind in ("class", "prompt") and not self.cheap:
             return f"{self.task.surrogate}, a set of {self.images_per_class}"
@@ -84,18 +87,19 @@ class BaseSamples:
         """Give what keys a set of `SETS` besides the base model.
 
         Returns:
-            {} where there is no such set: the samples are drawn on the fly, or do not come from the model. With a key
-            "n" the set is fixed and stored; replay without it is drawn on the fly, but not of every class.
+            {} where there is no such set: the samples are drawn on the fly, or do not come from the
+                model. With a key "n" the set is fixed and stored; replay without "n" is drawn on
+                the fly, but not for every class.
         """
         return getattr(self, f"_{name}_key_inputs")()
 
     def replay_key(self) -> dict[str, Any]:
-        """Give what replay is in the keys of those who draw from it: the set, and how much of it they see."""
+        """Give the key inputs of stages that draw from replay: the set, and how much of it is used."""
         used = {"used": self.task.replay_used} if self.task.replay_used else {}
         return {**self.key_inputs("replay"), **used}
 
     def fixed_set(self, name: str) -> FixedSet | None:
-        """Give the stored set `name` of `SETS`; None: it is not stored, or there is none."""
+        """Give the stored set `name` of `SETS`; None if the set is not stored or does not exist."""
         inputs = self.key_inputs(name)
         if "n" not in inputs:
             return None
@@ -158,17 +162,25 @@ class BaseSamples:
 def draw_fixed_set(
     model: Generator, fixed: FixedSet, cell: Cell, folder: Path, progress: Progress
 ) -> None:
-    """Draw samples of θ* for a set's conditions into `folder`; a killed run goes on at the part it was at."""
+    """Draw samples of θ* for a set's conditions into `folder`, part by part.
+
+    A killed run resumes at the part that it was drawing.
+    """
     task, rng = cell.task, torch.Generator().manual_seed(image_seed(fixed.name, fixed.seed))
     conditions = model.conditions(fixed.conditions)
     cheap = base_models.get_family(task.family).samples_are_cheap
-    size = PART_LARGE if task.model else len(conditions) if cheap else PART
+    part_size = len(conditions) if cheap else PART
+    if task.model:
+        part_size = PART_LARGE
     samples: list[torch.Tensor] = []
-    for number, part in enumerate(conditions.split(size)):
+    for number, part_conditions in enumerate(conditions.split(part_size)):
         file = folder / PARTS / f"part-{number:05d}.safetensors"
         stored = load_part(file)  # with the generator's state
         if stored is None:
-            stored = {"x": model.simulate(part, rng, task.sampler).cpu(), "rng": rng.get_state()}
+            stored = {
+                "x": model.simulate(part_conditions, rng, task.sampler).cpu(),
+                "rng": rng.get_state(),
+            }
             save_part(file, stored)
         rng.set_state(stored["rng"])
         samples.append(stored["x"])
@@ -188,7 +200,7 @@ def fresh_source(name: str, model: Generator, cell: Cell) -> Source:
 
 
 def foreign_surrogate(model: Generator, cell: Cell) -> Source:
-    """Make the source of a surrogate that does not come from the model: images of a folder, or noise."""
+    """Make the source of a surrogate from outside the model: images of a folder, or noise."""
     task, (kind, _, argument) = cell.task, cell.task.surrogate.partition(":")
     c_f = task.prompts_for(task.concept, "forget")
     if kind == "folder":

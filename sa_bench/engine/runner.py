@@ -1,4 +1,4 @@
-"""Cells to results: one after another or side by side, one failure never taking the others down."""
+"""Run cells, one after another or side by side, so that one failure never takes the others down."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Report = Callable[[str, str, int, int], None]
 def run_cell(
     cell: Cell, store: Store, out: Path, command: str, report: Report, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Run one cell and write `out/<cell>/result.json`; a failure is a result with status `failed`."""
+    """Run one cell and write `out/<cell>/result.json`; a failure gives a result too, `failed`."""
     folder = out / cell.name
     try:
         with name_missing_extra(f"{cell.task.name} by {cell.method}"):
@@ -56,10 +56,10 @@ def run_cell(
     except Exception as error:
         result = blank_result(cell, command, device) | {
             "status": "failed",
-            "error": _run_one(error),
+            "error": _describe_error(error),
         }
         result["exit_code"] = getattr(error, "exit_code", 1)
-        with contextlib.suppress(CellFailed):  # on a full disk the line on the terminal has to do
+        with contextlib.suppress(CellFailed):  # on a full disk only the terminal shows the error
             if not isinstance(error, SaBenchError):
                 write_atomic(folder / "error.log", traceback.format_exc().encode())
                 result["error"] += f" (details: {folder / 'error.log'})"
@@ -67,7 +67,8 @@ def run_cell(
     return result
 
 
-def _run_one(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
+    """Describe an error in one line."""
     text = " ".join(make_visible(error).split()) or "no message"
     if is_out_of_memory(error):
         return f"{NO_MEMORY} ({text})"
@@ -75,10 +76,10 @@ def _run_one(error: Exception) -> str:
 
 
 def blank_result(cell: Cell, command: str, device: str = "cpu") -> dict[str, Any]:
-    """What a result says of its cell before anything is measured."""
+    """Build the result of a cell before anything is measured."""
     method = registry.get_method(cell.method)
     plug_ins = registry.describe_sources(cell.code)
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return {
         "schema": SCHEMA,
         "task": cell.task.name,
@@ -94,7 +95,7 @@ def blank_result(cell: Cell, command: str, device: str = "cpu") -> dict[str, Any
         "threat_model": threat_model(method),
         "cell": cell.id,
         "status": "done",
-        **_stands_for(cell),
+        **_find_values_of_words(cell),
         "error": None,
         "concept": cell.task.classes[cell.task.concept],
         "task_values": result_values(cell.task),
@@ -106,16 +107,20 @@ def blank_result(cell: Cell, command: str, device: str = "cpu") -> dict[str, Any
         "provenance": provenance(command, {}, device)
         | {
             "cell_command": cell_command(cell),
-            "started": now,
-            "finished": now,
+            "started": started,
+            "finished": started,
             "plug_ins": plug_ins,
             "precision": {},
         },
     }
 
 
-def _stands_for(cell: Cell) -> dict[str, Any]:
-    """The numbers behind a field that is a word, where the method has such: `{"stands_for": {"level": {...}}}`."""
+def _find_values_of_words(cell: Cell) -> dict[str, Any]:
+    """Look up the numbers behind fields that are words.
+
+    Returns:
+        `{"stands_for": {"level": {...}}}`; {} if the method has no such field.
+    """
     tables = registry.get_method(cell.method).stands_for
     values = {
         field: table[cell.fields[field]]
@@ -128,6 +133,7 @@ def _stands_for(cell: Cell) -> dict[str, Any]:
 def _measure_cell(
     cell: Cell, store: Store, folder: Path, command: str, report: Report, device: str
 ) -> dict[str, Any]:
+    """Run the stages of a cell, measure it, and copy its files into its folder."""
     from sa_bench.data import datasets
     from sa_bench.engine.flags import find_flags
     from sa_bench.engine.measure import Subject, measure_all
@@ -140,19 +146,21 @@ def _measure_cell(
         store, cell, lambda stage, done, total: report(cell.name, stage, done, total), device
     )
     subject, base = Subject(chain), Subject(chain, base=True)
-    rows, scores = measure_all(chain, subject, base)
-    result["measurements"] = rows
+    measurements, scores = measure_all(chain, subject, base)
+    result["measurements"] = measurements
     result["flags"] = registry.plug_in_remarks(cell.code)
     result["flags"] += [
-        f"{r['name']}: {warning}" for r in rows if (warning := (r["extra"] or {}).get("warning"))
+        f"{r['name']}: {warning}"
+        for r in measurements
+        if (warning := (r["extra"] or {}).get("warning"))
     ]
-    toys = [judge_card(name).get("network") == "smoke" for name in cell.task.judges]
-    if any(toys) or cell.task.model == SMOKE_MODEL:
+    is_toy = [judge_card(name).get("network") == "smoke" for name in cell.task.judges]
+    if any(is_toy) or cell.task.model == SMOKE_MODEL:
         result["flags"].append(
             "smoke run: a trial of the code with toy networks; its numbers mean nothing"
         )
-    if said := datasets.data_remark(cell.task.dataset):
-        result["flags"].append(said)
+    if data_note := datasets.data_remark(cell.task.dataset):
+        result["flags"].append(data_note)
     result["cost"] = chain.cost
     sets = {name: chain.samples(name) for name in sampling.set_names(cell.task)}
     result["flags"] += find_flags(chain, sets)
@@ -161,14 +169,16 @@ def _measure_cell(
         "base": chain.base.content,
         "samples": {name: artifact.content for name, artifact in sets.items()},
     }
-    if trained := [name for name in cell.task.judges if judge_card(name)["kind"] == "trained"]:
-        result["artifacts"]["judges"] = {name: judges.load(name).card for name in trained}
+    if trained_judges := [
+        name for name in cell.task.judges if judge_card(name)["kind"] == "trained"
+    ]:
+        result["artifacts"]["judges"] = {name: judges.load(name).card for name in trained_judges}
     result["provenance"]["precision"] = chain.precision
     result["provenance"]["assets"] = {
         "base": chain.base.content,
         **{
             name: card
-            for m in rows
+            for m in measurements
             for name, card in (m["fingerprint"].get("judges") or {}).items()
         },
     }
@@ -196,37 +206,44 @@ def prepare(out: Path, cells: Sequence[Cell], overwrite: bool) -> None:
     """
     if out.exists() and not out.is_dir():
         raise SaBenchError(f"--out {out} is a file; give a folder.")
-    wanted = {"schema": SCHEMA, "cells": [cell.name for cell in cells]}
+    new_manifest = {"schema": SCHEMA, "cells": [cell.name for cell in cells]}
     manifest = out / "run.json"
-    with hold_lock(
-        out / CLAIM, f"the run folder {out}"
-    ):  # of two that come at once the second sees the first's claim
+    # With the lock, the second of two simultaneous runs sees the cells of the first.
+    with hold_lock(out / CLAIM, f"the run folder {out}"):
         if manifest.exists() and not overwrite:
             try:
-                claimed = read_json(manifest)["cells"]
+                old_cells = read_json(manifest)["cells"]
             except (ValueError, KeyError, TypeError) as error:
                 raise SaBenchError(
                     f"{manifest} is damaged; add --overwrite or choose another --out."
                 ) from error
-            if not _same_cells(claimed, wanted["cells"]):
+            if not _same_cells(old_cells, new_manifest["cells"]):
                 raise SaBenchError(
-                    f"{out} holds another run ({len(claimed)} cells). Choose another --out, or add --overwrite to "
+                    f"{out} holds another run ({len(old_cells)} cells). Choose another --out, or add --overwrite to "
                     "replace its list of cells (their folders stay)."
                 )
-        write_atomic(manifest, (json.dumps(wanted, indent=1) + "\n").encode())
+        write_atomic(manifest, (json.dumps(new_manifest, indent=1) + "\n").encode())
 
 
-def _same_cells(names: Sequence[str], wanted: Sequence[str]) -> bool:
-    """Whether a run folder's list of cells is `wanted`; names of before end in the first digits of today's ids."""
-    cut = [
-        new[: len(old)] if len(new) - len(old) == ID - OLD_ID else new
-        for old, new in zip(names, wanted, strict=False)
-    ]
-    return len(names) == len(wanted) and list(names) == cut
+def _same_cells(names: Sequence[str], cells: Sequence[str]) -> bool:
+    """Tell whether a run folder's list of names is that of `cells`.
+
+    Names written by older versions end in the first digits of today's ids.
+    """
+    if len(names) != len(cells):
+        return False
+    for old, new in zip(names, cells, strict=True):
+        has_short_id = len(new) - len(old) == ID - OLD_ID
+        if old != (new[: len(old)] if has_short_id else new):
+            return False
+    return True
 
 
 def default_out_folder(cells: Sequence[Cell]) -> Path:
-    """runs/<tasks>-<scale>-<hash>: the same resolved command finds its own folder again."""
+    """Name the run folder runs/<tasks>-<scale>-<hash>.
+
+    A repeated command finds its folder again.
+    """
     tasks = "+".join(dict.fromkeys(cell.task.name for cell in cells))
     return Path("runs") / f"{tasks}-{cells[0].scale}-{digest([c.id for c in cells])[:6]}"
 
@@ -242,54 +259,56 @@ def run_cells(
 ) -> list[dict[str, Any]]:
     """Run all cells, `jobs` at a time, and return their results in the given order.
 
-    Every process uses one thread: two processes with two threads each were seen to be slower than one. If a
-    worker is killed (out of memory, say), what it and its neighbours were at goes on alone, once.
+    Every process uses one thread: two processes with two threads each were measured to be slower
+    than one. If a worker is killed (out of memory, say), the cells in work at that time are
+    repeated once, each alone.
     """
-    command, by_cell = command_line(), {}
+    command, result_of_cell = command_line(), {}
 
     def keep(cell: Cell, result: dict[str, Any]) -> None:
-        by_cell[cell.id] = result
+        result_of_cell[cell.id] = result
         finished(result)
 
-    left = list(cells)
+    cells_left = list(cells)
     if jobs > 1 and len(cells) > 1:
         work = (store.root, out, command, device)
         try:
-            for cell in _side_by_side(cells, jobs, work, report, keep):
-                if _side_by_side([cell], 1, work, report, keep):
+            for cell in _run_in_processes(cells, jobs, work, report, keep):
+                if _run_in_processes([cell], 1, work, report, keep):
                     keep(cell, _record_lost(cell, out, command))
         except NoProcesses as error:
             print_notice(
                 f"no further process can be started here ({error}): going on without --jobs, one cell at a time"
             )
-        left = [cell for cell in cells if cell.id not in by_cell]
-    for cell in left:
+        cells_left = [cell for cell in cells if cell.id not in result_of_cell]
+    for cell in cells_left:
         keep(cell, run_cell(cell, store, out, command, report, device))
-    for cell in cells:  # the base's serve every cell of the run
+    for cell in cells:  # at the end, since the base's images serve every cell of the run
         if not cell.task.keep_images:
             _drop_images(cell, store)
-    return [by_cell[cell.id] for cell in cells]
+    return [result_of_cell[cell.id] for cell in cells]
 
 
 class NoProcesses(Exception):
-    """The system starts no further process."""
+    """The system cannot start a further process."""
 
 
 def _drop_images(cell: Cell, store: Store) -> None:
+    """Delete the base's images of c_f."""
     from sa_bench.engine.stages import Chain
 
     with contextlib.suppress(SaBenchError):
         Chain(store, cell, lambda *event: None).drop_images(base=True)
 
 
-def _side_by_side(
+def _run_in_processes(
     cells: Sequence[Cell],
     jobs: int,
     work: tuple[Path, Path, str, str],
     report: Report,
     keep: Callable[[Cell, dict[str, Any]], None],
 ) -> list[Cell]:
-    """Run cells in `jobs` processes; returns those that were lost because a process was killed."""
+    """Run cells in `jobs` processes and return those whose process was killed."""
     context, lost = multiprocessing.get_context("spawn"), []
     queue = context.Queue()  # no Manager: its process would outlive a killed run
     with ProcessPoolExecutor(
@@ -297,8 +316,8 @@ def _side_by_side(
     ) as pool:
         try:
             with (
-                _ctrl_c_held_back()
-            ):  # workers inherit it: the terminal sends Ctrl-C to them as well
+                _hold_back_ctrl_c()
+            ):  # workers inherit it, since the terminal sends them Ctrl-C too
                 waiting = {pool.submit(_work, cell, *work): cell for cell in cells}
             while waiting:
                 done, _ = wait(waiting, timeout=0.25, return_when=FIRST_COMPLETED)
@@ -310,51 +329,55 @@ def _side_by_side(
                         lost.append(cell)
                     else:
                         keep(cell, future.result())
-        except (
-            KeyboardInterrupt,
-            NoProcesses,
-        ):  # do not wait for whole cells: the store resumes them
-            _end(pool)
+        except (KeyboardInterrupt, NoProcesses):
+            _kill_workers(pool)  # no need to wait for whole cells: the store resumes them
             raise
     return lost
 
 
 @contextlib.contextmanager
-def _ctrl_c_held_back() -> Iterator[None]:
-    """Start processes that never see Ctrl-C; one that comes meanwhile is raised here afterwards.
+def _hold_back_ctrl_c() -> Iterator[None]:
+    """Start processes that never see Ctrl-C, and raise a Ctrl-C that comes meanwhile afterwards.
 
-    A worker that is still importing would answer with a traceback, as would one whose start was cut short.
-    What cannot be started is NoProcesses.
+    A worker that is still importing would answer with a traceback, as would one whose start was cut
+    short.
+
+    Raises:
+        NoProcesses: the system cannot start a process.
     """
-    came: list[int] = []
-    main = threading.current_thread() is threading.main_thread()  # only there Ctrl-C is raised
+    interrupts: list[int] = []
+    in_main_thread = (
+        threading.current_thread() is threading.main_thread()
+    )  # only there Ctrl-C is raised
     handler = (
-        signal.signal(signal.SIGINT, lambda number, frame: came.append(number)) if main else None
+        signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
+        if in_main_thread
+        else None
     )
-    masks = hasattr(signal, "pthread_sigmask")  # processes inherit the mask; Windows has none
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masks else set()
+    can_mask = hasattr(signal, "pthread_sigmask")  # processes inherit the mask; Windows has none
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if can_mask else set()
     try:
         yield
     except (OSError, RuntimeError) as error:  # `can't start new thread`, EAGAIN
         raise NoProcesses(first_line(error)) from error
     finally:
-        if masks:
+        if can_mask:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if main:
+        if in_main_thread:
             signal.signal(signal.SIGINT, handler)
-    if came:
+    if interrupts:
         raise KeyboardInterrupt
 
 
-def _end(pool: ProcessPoolExecutor) -> None:
-    """Kill the workers of `pool` and forget what waits."""
+def _kill_workers(pool: ProcessPoolExecutor) -> None:
+    """Kill the workers of `pool` and drop the cells that wait."""
     pool.shutdown(wait=False, cancel_futures=True)
     for worker in multiprocessing.active_children():
         worker.kill()
 
 
 def _record_lost(cell: Cell, out: Path, command: str) -> dict[str, Any]:
-    """The result of a cell whose process was killed even when it ran alone."""
+    """Write the result of a cell whose process was killed even when it ran alone."""
     reason = (
         "its process was killed, also when it ran alone (out of memory? in a script, is the call under "
         "`if __name__ == '__main__':`?); the same command resumes"
@@ -372,6 +395,7 @@ _queue: Any = None
 
 
 def _start_worker(queue: Any, plug_ins: registry.PlugIns) -> None:
+    """Set up a worker process: progress queue, one thread, plug-ins."""
     global _queue
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     import torch
@@ -384,7 +408,7 @@ def _start_worker(queue: Any, plug_ins: registry.PlugIns) -> None:
 
 
 def _die_with_parent() -> None:
-    """A worker whose parent was killed would otherwise wait for work forever."""
+    """End this worker when its parent is killed; it would wait for work forever otherwise."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -396,22 +420,20 @@ def _work(cell: Cell, root: Path, out: Path, command: str, device: str) -> dict[
 
 
 def exit_code(results: Sequence[Mapping[str, Any]]) -> int:
-    """0 all done; 3 if every failure is a missing asset; else 1."""
+    """Compute the exit code: 0 if all are done, 3 if every failure is a missing asset, else 1."""
     failed = [r for r in results if r["status"] != "done"]
     if not failed:
         return 0
-    return (
-        3
-        if all(r.get("exit_code") == MissingAsset.exit_code for r in failed)
-        else CellFailed.exit_code
-    )
+    if all(r.get("exit_code") == MissingAsset.exit_code for r in failed):
+        return MissingAsset.exit_code
+    return CellFailed.exit_code
 
 
 def usable_jobs(jobs: int) -> int:
-    """`jobs`, checked against the machine.
+    """Limit `jobs` to the machine's processors.
 
     Raises:
-        SaBenchError: below 1.
+        SaBenchError: `jobs` is below 1.
     """
     if jobs < 1:
         raise SaBenchError(f"--jobs {jobs}: at least 1.")

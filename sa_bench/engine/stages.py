@@ -1,4 +1,4 @@
-"""A cell as a chain of stages, each an artifact named by all that went into it.
+"""A cell as a chain of stages, each an artifact named by all its inputs.
 
 base → (replay, Fisher) → forget → sample sets; `sa_bench.engine.measure` goes on from there.
 """
@@ -56,28 +56,28 @@ if TYPE_CHECKING:
 
 
 FORGET_VERSION = 1  # raised when the engine's part of forgetting changes what it computes
-SAMPLE_VERSION = 1
+SAMPLE_VERSION = 1  # raised when the engine's part of sampling changes what it computes
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One artifact of a chain: all that names it, and how it is made."""
+    """One artifact of a chain: the inputs that name it, and the function that makes it."""
 
     kind: str
-    """The kind of artifact, as the store has it."""
+    """The kind of artifact: the store keeps each kind in a folder of its own."""
     label: str
-    """What it is called in costs and in plans."""
+    """Its name in costs and plans."""
     inputs: Mapping[str, Any]
     build: Callable[[Path], Mapping[str, Any] | None]
 
     @property
     def key(self) -> str:
-        """Its name in the store, 16 hex digits."""
+        """Name of the artifact in the store, 16 hex digits."""
         return digest(self.inputs)
 
 
 class Chain:
-    """The stages of one cell; each is made on first use and then found in the store."""
+    """The stages of one cell; each is made on first use and then read from the store."""
 
     def __init__(
         self,
@@ -90,11 +90,11 @@ class Chain:
         """Make nothing yet.
 
         Args:
-            store: where artifacts are kept.
-            cell: whose stages these are.
-            progress: told (stage, done, total) of everything slow.
-            device: where models are.
-            model_folder: a forgotten model from elsewhere, which stands for the stage that would make it.
+            store: keeps the artifacts.
+            cell: the cell that the stages belong to.
+            progress: called with (stage, done, total) during everything slow.
+            device: device of the models.
+            model_folder: folder of a forgotten model from elsewhere; it replaces the forget stage.
         """
         self.store, self.cell, self.device, self.model_folder = store, cell, device, model_folder
         self.sets = BaseSamples(cell)
@@ -106,9 +106,10 @@ class Chain:
         self._sets: dict[tuple[str, bool], Artifact] = {}
 
     def make(self, stage: Stage) -> Artifact:
-        """Make a stage or find it in the store; its cost (seconds and peak MiB, see `Meter`) is kept under its label.
+        """Make a stage or find it in the store, and record its cost under its label.
 
-        What a stage asks for on its way (F, say) is that stage's cost, not its own.
+        The cost is in seconds and peak MiB, see `Meter`. A stage that this one asks for on its way
+        (F, for example) keeps its own cost.
         """
         artifact = self.store.make(
             stage.kind, stage.inputs, lambda folder: self._meter.timed(stage.build, folder)
@@ -118,13 +119,13 @@ class Chain:
 
     @cached_property
     def base(self) -> base_models.Base:
-        """θ*: shipped, or trained and kept."""
+        """Base model θ*: pretrained, shipped, or trained and kept in the store."""
         task, seed = self.task, self.cell.base_seed
         if task.model:
             return base_models.find_pretrained(task.model, self.store)
-        found = base_models.find_shipped(task.family, task.dataset, task.base, seed)
-        if found is not None:
-            return found
+        shipped = base_models.find_shipped(task.family, task.dataset, task.base, seed)
+        if shipped is not None:
+            return shipped
         data = datasets.load(task.dataset)
         train = (data.train.images, data.train.labels, data.content)
         return base_models.train_base(
@@ -140,34 +141,38 @@ class Chain:
         )
 
     def assume_base(self, content: str) -> None:
-        """Let `content` stand for the hash of a base model that is not here, so that later stages can be named."""
+        """Use `content` as the hash of an absent base model, so that later stages have keys."""
         self.base = base_models.Base(Path(), content, False, "unknown")
 
     def architecture(self) -> VAE | DDPM | TextToImage:
-        """A model of the base's shape, for weights to be loaded into."""
+        """Build a model of the base's shape, for weights to be loaded into."""
         task = self.task
-        made = base_models.new_model(task.family, task.dataset, task.base, words=task.classes)
+        model = base_models.new_model(task.family, task.dataset, task.base, words=task.classes)
         if task.prompts is not None:
-            made.precision = task.sampler.precision  # type: ignore[union-attr]
-        return made
+            model.precision = task.sampler.precision  # type: ignore[union-attr]
+        return model
 
     def truncated_prompts(self, texts: Sequence[str]) -> tuple[int, list[int]]:
-        """(the text encoder's places, which of the prompts have more tokens than that); nothing is cloned."""
-        model: Any = self._opened if self.task.model else self.architecture()
+        """Find the prompts that are longer than the text encoder takes; the model is not copied.
+
+        Returns:
+            The encoder's number of token places, and the indices of the prompts with more tokens.
+        """
+        model: Any = self._pretrained_model if self.task.model else self.architecture()
         return model.tokenizer.model_max_length, model.truncated_prompts(texts)
 
     def base_model_copy(self) -> Generator:
-        """A copy of θ*."""
+        """Make a copy of θ*."""
         if self.task.model:
-            return self._opened.clone()
+            return self._pretrained_model.clone()
         return self.architecture().load(self.base.file).to(self.device)
 
     def base_model_view(self) -> Generator:
-        """θ* to read from: of a pretrained model the one copy that is open, since each takes GiB."""
-        return self._opened if self.task.model else self.base_model_copy()
+        """Give θ* for reading; a pretrained model has one open copy, since each takes GiB."""
+        return self._pretrained_model if self.task.model else self.base_model_copy()
 
     @cached_property
-    def _opened(self) -> Generator:
+    def _pretrained_model(self) -> Generator:
         return base_models.open_pretrained(self.base, self.task).to(self.device)
 
     def stage_of_set(self, fixed: FixedSet) -> Stage:
@@ -201,16 +206,17 @@ class Chain:
         return Relabelled(self.source("surrogate"), model, task.prompts_for(task.concept, "forget"))
 
     def fisher_stage(self, options: FisherOptions) -> Stage:
-        """Give the stage of F at θ*, shared by every method and seed that asks with the same options."""
+        """Give the stage of F at θ*, shared by all methods and seeds with the same options."""
         task = self.task
 
         def build(folder: Path) -> dict[str, Any]:
             model = self.base_model_view()
             rng = torch.Generator().manual_seed(image_seed("fisher", 0))
             tick = lambda done: self.progress("fisher", done, options.n)  # noqa: E731
-            kept, replay = folder / PARTS / "unfinished.safetensors", self.source("replay")
+            unfinished = folder / PARTS / "unfinished.safetensors"
+            replay = self.source("replay")
             F, negative = fisher.estimate(
-                model, task, options, replay, task.sampler, rng, tick, kept
+                model, task, options, replay, task.sampler, rng, tick, unfinished
             )
             write_atomic(folder / "fisher.safetensors", save({k: v.cpu() for k, v in F.items()}))
             return {
@@ -247,6 +253,7 @@ class Chain:
         return Stage("forget", "forget", self._forget_key_inputs(), build)
 
     def _forget_key_inputs(self) -> dict[str, Any]:
+        """Collect what names the model after forgetting."""
         cell, task = self.cell, self.task
         method, family = registry.get_method(cell.method), base_models.get_family(task.family)
         files = {name: content_hash(Path(cell.fields[name])) for name in method.files}
@@ -283,7 +290,7 @@ class Chain:
         return inputs
 
     def stages_of_forgetting(self) -> list[Stage]:
-        """List the stages that lead to the model after forgetting, in order, for whoever only wants their names."""
+        """List the stages up to the model after forgetting, in order, without making them."""
         method = self.cell.build_method()
         stages = [
             self.fisher_stage(v) for v in vars(method).values() if isinstance(v, FisherOptions)
@@ -295,47 +302,50 @@ class Chain:
 
     @cached_property
     def forgotten(self) -> Artifact:
-        """The model after forgetting: made, found in the store, or the weights that were given instead."""
+        """Model after forgetting: made, read from the store, or taken from `model_folder`."""
         if self.model_folder is not None:
             return Artifact(self.model_folder, "", "", {}, True)
         return self.make(self.forget_stage())
 
     @property
     def precision(self) -> dict[str, str]:
-        """What training was asked to calculate in, and what base and forgetting did calculate in."""
-        used = self.forgotten.meta.get("precision", "unknown")  # of an artifact of before
-        return {"asked": self.task.train_precision, "base": self.base.precision, "forgetting": used}
+        """Precision of training: as asked for, and as used for base and forgetting."""
+        # Artifacts of older versions lack the entry.
+        forgetting = self.forgotten.meta.get("precision", "unknown")
+        return {
+            "asked": self.task.train_precision,
+            "base": self.base.precision,
+            "forgetting": forgetting,
+        }
 
     def model(self) -> Generator:
-        """The model after forgetting, loaded."""
+        """Load the model after forgetting."""
         model, method = self.base_model_copy().load(self.forgotten.path), self.cell.build_method()
         return method.wrap(model, self.task)
 
     @cached_property
     def model_content(self) -> str:
-        """sha256 of the weight file after forgetting, with what the method does when the model is asked.
+        """sha256 of the weight file after forgetting and of what the method does at inference time.
 
-        A text-to-image model's file holds what differs from its base, so the base belongs to its name. Where nothing
-        differs, the name and the images are the base's.
+        The file of a text-to-image model holds what differs from its base, so the base's hash is
+        included. Where nothing differs, hash and images are the base's.
         """
         file = self.forgotten.path / "model.safetensors"
-        found = file_digest(file)
+        content = file_digest(file)
         if self.task.prompts is not None:
-            found = digest([self.base.content, found]) if load_file(file) else self.base.content
-        return (
-            digest([found, self._inference_key()])
-            if registry.get_method(self.cell.method).wraps()
-            else found
-        )
+            content = digest([self.base.content, content]) if load_file(file) else self.base.content
+        if registry.get_method(self.cell.method).wraps():
+            content = digest([content, self._inference_key()])
+        return content
 
     def _inference_key(self) -> list[Any]:
-        """What names a method's part in sampling."""
+        """Collect what names a method's part in sampling."""
         cell, method = self.cell, registry.get_method(self.cell.method)
         version = registry.version_key("method", cell.method, method.version)
         return [cell.method, version, cell.keyed_fields(), self.task.concept]
 
     def sample_stage(self, name: str, base: bool = False) -> Stage:
-        """Give the stage of the sample set `name` of the forgotten model, which must be there, or of θ*."""
+        """Give the stage of the sample set `name` of θ* or of the forgotten model, which must exist."""
         task, method = self.task, self.cell.build_method()
 
         def build(folder: Path) -> None:
@@ -365,25 +375,31 @@ class Chain:
         )
 
     def samples(self, name: str, base: bool = False) -> Artifact:
-        """The sample set `name` of the forgotten model, or of θ*; looked up once, every metric asks for it."""
+        """Draw the sample set `name` of the forgotten model, or of θ*, or read it from the store.
+
+        The artifact is remembered, since every metric asks for it.
+        """
         if (name, base) not in self._sets:
             self._sets[name, base] = self.make(self.sample_stage(name, base))
         return self._sets[name, base]
 
     def drop_images(self, base: bool = False) -> None:
-        """Delete the images of c_f from the store: this cell's or, of the base, also those that methods learn from."""
-        own = self.sets.fixed_set("own")
-        if base and own is not None:
-            self.store.drop("replay", self.stage_of_set(own).key)
+        """Delete the images of c_f from the store.
+
+        Args:
+            base: False deletes this cell's images; True those of the base model, with the set that
+                methods learn from.
+        """
+        concept_set = self.sets.fixed_set("own")
+        if base and concept_set is not None:
+            self.store.drop("replay", self.stage_of_set(concept_set).key)
         if not base and not self.store.has("forget", self.forget_stage().key):
             return  # without its model a cell has no images
         for name in sampling.set_names(self.task):
-            before, after = (
-                self.sample_stage(name, base=True).key,
-                self.sample_stage(name, base).key,
-            )
-            if name in ("forget", "families") and (
-                base or after != before
-            ):  # the base's serve other cells
-                self.store.drop("samples", after)
+            if name not in ("forget", "families"):
+                continue
+            key_of_base = self.sample_stage(name, base=True).key
+            key = self.sample_stage(name, base).key
+            if base or key != key_of_base:  # the base's images serve other cells
+                self.store.drop("samples", key)
         self._sets.clear()

@@ -1,4 +1,4 @@
-"""A suite: the cells of several runs under one name, `run --suite micro-1`. A TOML file.
+"""Suites: the cells of several runs under one name, `run --suite micro-1`, read from a TOML file.
 
     # The first comment line is what `list` prints.
     [[run]]
@@ -9,8 +9,9 @@
     set = ["task.n_forget=1000"]
     sweep = ["sa.lam=10,100"]
 
-Each `[[run]]` means what `run` means with the same options; cells that several ask for are made once. Its values run
-no code, unless it names plug-ins (`./mine.py`): then it is refused until `--trust` says that they were looked at.
+Each `[[run]]` means what the command `run` means with the same options; a cell that several runs
+ask for is made once. A suite runs no code unless it names plug-ins (`./mine.py`): then it is
+refused until `--trust` says that they were read.
 """
 
 from __future__ import annotations
@@ -37,76 +38,76 @@ KEYS = {
     "metric": str,
 }
 COUNTED = ("task", "method", "base_seed", "seed", "sample_seed")
-MOST = 100_000  # cells of a run in it
+MOST = 100_000  # cells that one [[run]] may ask for
 
 
 def folder() -> Path:
-    """Where the suites that ship are."""
+    """Folder of the suites that ship."""
     return component_folder("task") / "suites"
 
 
 def list_suites() -> Iterator[tuple[str, str]]:
-    """(name, what it is) of every suite that ships."""
+    """Yield (name, first comment line) of every suite that ships."""
     for path in sorted(folder().glob("*.toml")):
         yield path.stem, path.read_text(encoding="utf-8-sig").splitlines()[0].lstrip("# ")
 
 
 def find_suite(reference: str) -> Path:
-    """The file of a suite given by name or path.
+    """Find the file of a suite given by name or path.
 
     Raises:
-        SaBenchError: there is none.
+        SaBenchError: there is no such suite.
     """
     if reference.endswith(".toml") or "/" in reference:
         if Path(reference).is_file():
             return Path(reference)
         raise SaBenchError(f"There is no suite file at {reference}.")
-    known = [name for name, _ in list_suites()]
-    if reference not in known:
-        raise unknown_name("suite", reference, known)
+    suite_names = [name for name, _ in list_suites()]
+    if reference not in suite_names:
+        raise unknown_name("suite", reference, suite_names)
     return folder() / f"{reference}.toml"
 
 
 def resolve_suite(reference: str, trust: bool = False) -> list[Cell]:
-    """Every cell of a suite, in its order, without repeats.
+    """Resolve every cell of a suite, in its order, without repeats.
 
     Args:
-        reference: its name, or the path of its file.
-        trust: run the code of the plug-ins that it names.
+        reference: name of a suite, or path of its file.
+        trust: True allows the plug-ins that it names to run their code.
 
     Raises:
-        SaBenchError: no such suite, a run in it that `run` would refuse, more than `MOST` cells, or a plug-in without
-            `trust`; names file and run.
+        SaBenchError: there is no such suite, `run` would refuse a run in it, it asks for more than
+            `MOST` cells, or it names a plug-in without `trust`; names file and run.
     """
     path = find_suite(reference)
     try:
-        whole = read_toml(path)
+        suite = read_toml(path)
     except (OSError, ValueError) as error:
         raise SaBenchError(f"{path} is no suite: {error}.") from error
-    runs = whole.pop("run", None)
+    runs = suite.pop("run", None)
     if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
         raise SaBenchError(f"{path} is no suite: it needs [[run]] tables.")
-    if whole:
+    if suite:
         raise SaBenchError(
-            f"{path}: {next(iter(whole))} stands outside of every [[run]]; put it into each that needs it."
+            f"{path}: {next(iter(suite))} stands outside of every [[run]]; put it into each that needs it."
         )
-    found: dict[str, Cell] = {}
+    cells: dict[str, Cell] = {}
     for number, run in enumerate(runs, 1):
         where = f"{path.name}, run {number}"
         scale = run.pop("scale", "full")
         if not isinstance(scale, str):
             raise SaBenchError(f"{where}: scale must be a text, got {scale!r}.")
-        _check(run, where)
+        _check_run(run, where)
         if not trust:
             registry.require_trusted(
                 [name for key in ("task", "method", "metric") for name in run.get(key, ())], where
             )
-        asked = math.prod(len(v) for k in KEYS if k in COUNTED and (v := run.get(k)))
-        asked *= math.prod(text.count(",") + 1 for text in run.get("sweep", []))
-        if asked > MOST:
-            raise SaBenchError(f"{where}: it asks for {asked:,} cells; {MOST:,} at most.")
+        cell_count = math.prod(len(v) for k in KEYS if k in COUNTED and (v := run.get(k)))
+        cell_count *= math.prod(text.count(",") + 1 for text in run.get("sweep", []))
+        if cell_count > MOST:
+            raise SaBenchError(f"{where}: it asks for {cell_count:,} cells; {MOST:,} at most.")
         try:
-            made = resolve(
+            run_cells = resolve(
                 run["task"],
                 run["method"],
                 scale,
@@ -119,14 +120,15 @@ def resolve_suite(reference: str, trust: bool = False) -> list[Cell]:
             )
         except SaBenchError as error:
             raise SaBenchError(f"{where}: {error}") from error
-        for cell in made:
-            add_cell(found, cell)
-    if not found:
+        for cell in run_cells:
+            add_cell(cells, cell)
+    if not cells:
         raise SaBenchError(f"{path} asks for no cell.")
-    return list(found.values())
+    return list(cells.values())
 
 
-def _check(run: Any, where: str) -> None:
+def _check_run(run: Any, where: str) -> None:
+    """Refuse a run without task or method, an unknown key, or a value of another type."""
     if missing := [key for key in ("task", "method") if key not in run]:
         raise SaBenchError(f"{where}: {missing[0]} is missing.")
     for key, value in run.items():

@@ -1,4 +1,4 @@
-"""What a resolved task and method must be before any work: values in range, names known, files there."""
+"""Validate a resolved task and method before any work: values, names and files."""
 
 from __future__ import annotations
 
@@ -29,38 +29,37 @@ KINDS: dict[str, tuple[type, ...]] = {
     "ddpm": (Generator, Diffusion),
     "text_to_image": (Generator, Diffusion, Prompted),
 }
-"""What models of a family can do, by the contracts."""
+"""Contracts that the models of a family meet."""
 
 
 def with_concept(task: Task, value: Any) -> Task:
-    """An open task for another concept: any text takes the place of the first class's name.
+    """Give an open task another concept: any text takes the place of the first class's name.
 
     Raises:
-        SaBenchError: an empty text, or one that is another of the task's names.
+        SaBenchError: the text is empty, or is another of the task's names.
     """
     text = " ".join(str(value).split())
     if not split_words(text) or any(is_same_name(text, name) for name in task.classes[1:]):
         raise SaBenchError(
             f"task.concept={value!r}: give the words that name what is to be forgotten."
         )
-    own, near = task.classes[0], task.classes[:1]
-    if is_same_name(text, own):  # one name, however it is written
+    default = task.classes[0]
+    if is_same_name(text, default):  # one name, however it is written
         return task
-    if difflib.get_close_matches(
-        "".join(split_words(text)), ["".join(split_words(name)) for name in near], cutoff=0.85
-    ):
+    letters, default_letters = "".join(split_words(text)), "".join(split_words(default))
+    if difflib.get_close_matches(letters, [default_letters], cutoff=0.85):
         raise SaBenchError(
-            f"task.concept={value!r} is nearly {own!r}, which {task.name} forgets: leave it out, or write it so; "
+            f"task.concept={value!r} is nearly {default!r}, which {task.name} forgets: leave it out, or write it so; "
             "for another concept take words that are less alike."
         )
     return replace(task, classes=(text, *task.classes[1:]))
 
 
 def with_names(task: Task, names: Any) -> Task:
-    """An open task with other names: what is to be forgotten, and those beside it, which the set `leakage` asks for.
+    """Give an open task other names: first the concept, then those that the set `leakage` asks for.
 
     Raises:
-        SaBenchError: a name without words, or one that is there twice; or the first is refused as a concept.
+        SaBenchError: a name has no words or is there twice, or the first is refused as a concept.
     """
     if (
         isinstance(names, str)
@@ -70,21 +69,21 @@ def with_names(task: Task, names: Any) -> Task:
         raise SaBenchError(
             f'task.classes={names!r}: give names, the one to be forgotten first, e.g. ["brad pitt", "Tom Hanks"].'
         )
-    own, *others = [" ".join(name.split()) for name in names]
+    concept, *others = [" ".join(name.split()) for name in names]
     for i, name in enumerate(others):
-        if any(is_same_name(name, other) for other in (own, *others[:i])):
-            raise SaBenchError(f"task.classes: {name!r} is there twice.")
+        if any(is_same_name(name, other) for other in (concept, *others[:i])):
+            raise SaBenchError(f"task.classes: {name!r} is there twice; remove one.")
     task = replace(
         task, classes=(task.classes[0], *others), relabel_to=min(task.relabel_to, len(others))
     )
-    return with_concept(task, own)
+    return with_concept(task, concept)
 
 
 def class_index(task: Task, value: Any) -> int:
-    """A class given by index or name as an index.
+    """Find the index of a class given by index or name.
 
     Raises:
-        SaBenchError: neither; lists what there is.
+        SaBenchError: it is neither; lists the classes.
     """
     text = str(value).strip()
     for index, name in enumerate(task.classes):
@@ -97,7 +96,11 @@ def class_index(task: Task, value: Any) -> int:
 
 
 def validate_task(task: Task, relabel_given: bool = False, size_given: bool = False) -> Task:
-    """The task, its values in range and its surrogate readable; errors come before any work."""
+    """Check a task's values and its surrogate, and return the completed task, before any work.
+
+    Raises:
+        SaBenchError: a value is out of range or unreadable; names the field.
+    """
     if task.relabel_to == task.concept and len(task.classes) > 1:
         if relabel_given:
             raise SaBenchError("task.relabel_to is the concept itself; name another class.")
@@ -191,9 +194,8 @@ def validate_task(task: Task, relabel_given: bool = False, size_given: bool = Fa
         from sa_bench.data import datasets, images  # loads torch, so only where it is needed
 
         height, width, channels = datasets.image_shape(task)
-        images.read_folder(
-            Path(argument), channels, (height, width)
-        )  # a wrong image stops here, before any work
+        # An unsuitable image is refused here, before any work.
+        images.read_folder(Path(argument), channels, (height, width))
         task = replace(task, surrogate=f"folder:{Path(argument).resolve()}")
     elif kind == "prompt" and task.prompts is not None and argument.strip():
         pass
@@ -208,44 +210,50 @@ def validate_task(task: Task, relabel_given: bool = False, size_given: bool = Fa
 
 
 def _check_prompts(task: Task) -> None:
-    """Every role has a prompt, and in its own ones nothing but `{}` stands for a name."""
+    """Check that every role has a prompt, and that `{}` is the only placeholder in templates."""
     prompts, c_f = task.prompts, task.concept
     if prompts is None:
         return
-    asked = {
+    prompts_of_role = {
         "test": task.prompts_for(c_f),
         "forget": task.prompts_for(c_f, "forget"),
         "replay": task.replay_conditions(),
     }
     if task.retains_prompts:
-        asked["kept"] = [text for text in prompts.of("kept", "") if not task.mentions_concept(text)]
+        prompts_of_role["kept"] = [
+            text for text in prompts.of("kept", "") if not task.mentions_concept(text)
+        ]
     if task.leakage_images and not task.retain:
         raise SaBenchError(
             f"task.leakage_images={task.leakage_images}: {task.name} has no name beside {task.classes[c_f]}; give some with "
             "task.classes, or set 0."
         )
     if task.leakage_images:
-        asked["leakage"] = task.prompts_for(task.retain[0], "leakage")
-        if unnamed := [
+        prompts_of_role["leakage"] = task.prompts_for(task.retain[0], "leakage")
+        if without_name := [
             text for text in prompts.leakage if "leakage" not in prompts.files and "{}" not in text
         ]:
             raise SaBenchError(
-                f"task.prompts.leakage: {unnamed[0]!r} asks for nobody; {{}} stands for the name."
+                f"task.prompts.leakage: {without_name[0]!r} has no {{}}, which stands for the name; add it."
             )
-    for role, texts in asked.items():
+    for role, texts in prompts_of_role.items():
         if not texts:
-            but = f" that does not name {task.classes[c_f]}" if role in ("replay", "kept") else ""
-            raise SaBenchError(f"task.prompts.{role} has no prompt{but}; give one or more.")
-        own = () if role in prompts.files else getattr(prompts, role)
-        if wrong := next((text for text in own if re.search("[{}]", text.replace("{}", ""))), None):
-            raise SaBenchError(f"task.prompts.{role}: {wrong!r}: only {{}} stands for a name.")
+            exception = (
+                f" that does not name {task.classes[c_f]}" if role in ("replay", "kept") else ""
+            )
+            raise SaBenchError(f"task.prompts.{role} has no prompt{exception}; give one or more.")
+        templates = () if role in prompts.files else getattr(prompts, role)
+        if malformed := next(
+            (text for text in templates if re.search("[{}]", text.replace("{}", ""))), None
+        ):
+            raise SaBenchError(f"task.prompts.{role}: {malformed!r}: only {{}} stands for a name.")
     if prompts.rows == "own" and task.model != SMOKE_MODEL:
         for role in prompts.files:
             _check_sizes(task, role)
 
 
 def _check_sizes(task: Task, role: str) -> None:
-    """A row's own size fits onto the canvas, the task's size: what lies beyond would be cut off."""
+    """Refuse a prompt file's row whose image is larger than the task's: it would be cut off."""
     from sa_bench.data import prompt_files
 
     rows = prompt_files.read_rows(task.prompts.files[role]) if task.prompts else []
@@ -259,7 +267,11 @@ def _check_sizes(task: Task, role: str) -> None:
 
 
 def _check_pretrained(task: Task, size_given: bool) -> Task:
-    """What only a task on a pretrained model can get wrong; its size is the model's own where a folder tells it."""
+    """Check what only a task on a pretrained model can get wrong.
+
+    Returns:
+        The task, with the model's own image size where its folder gives one.
+    """
     if task.family != "text_to_image":
         raise SaBenchError(
             f"task.model={task.model}: {task.name} trains its own base, of the family {task.family}."
@@ -294,10 +306,11 @@ def _check_pretrained(task: Task, size_given: bool) -> Task:
 
 
 def check_fit(method: Any, name: str, task: Task) -> None:
-    """Refuse what `run` could not do: a method of another family, a scope that the family lacks, one that says it is unfit.
+    """Refuse a method that cannot run on the task.
 
     Raises:
-        SaBenchError: it is so; with the reason.
+        SaBenchError: the method is for another family, its scope is one that the family lacks, or
+            the method says that it is unfit.
     """
     kinds = KINDS.get(task.family)
     supports = method.supports
@@ -314,7 +327,7 @@ def check_fit(method: Any, name: str, task: Task) -> None:
 
 
 def list_scopes(family: str) -> tuple[str, ...]:
-    """The sets of parameters that a family can be trained in."""
+    """List the sets of parameters of a family that can be trained."""
     if family != "text_to_image":
         return ("full",)
     from sa_bench.models.scopes import SCOPES  # loads torch
@@ -326,13 +339,14 @@ def check_standing(method: Any, name: str, task: Task, base_seed: int) -> None:
     """Refuse what a pretrained base cannot do: be trained again, or have a second seed.
 
     Raises:
-        SaBenchError: it is asked to.
+        SaBenchError: the method or the seed asks for it.
     """
     if not task.model:
         return
     if "data" in method.needs:
         raise SaBenchError(
-            f"{name} needs the data that {task.model} was trained on, which is not here to be had."
+            f"{name} needs the data that {task.model} was trained on, which the suite does not have; "
+            "choose another method or a task that trains its own base."
         )
     if base_seed:
         raise SaBenchError(
@@ -345,6 +359,7 @@ MOST_STEPS = {"vae": 1, "ddpm": 1000, "text_to_image": 1000}
 
 
 def _check_sampler(task: Task) -> None:
+    """Check the sampler's scheduler, guidance, steps and precision."""
     sampler, most = task.sampler, MOST_STEPS[task.family]
     if sampler.scheduler not in SCHEDULERS[task.family]:
         raise unknown_name("scheduler", sampler.scheduler, SCHEDULERS[task.family])
@@ -360,22 +375,27 @@ def _check_sampler(task: Task) -> None:
         check_steps(sampler.steps, schedule.TRAILING if task.family == "ddpm" else schedule.LEADING)
     if task.family == "vae" and sampler.precision != "fp32":
         raise SaBenchError(
-            f"task.sampler.precision={sampler.precision} is of diffusion models; {task.name} has none."
+            f"task.sampler.precision={sampler.precision} is a setting of diffusion models; {task.name} has a VAE: "
+            "leave it out."
         )
 
 
 def check_steps(steps: int, spacing: tuple[str, int]) -> None:
-    """Refuse a number of sampling steps that a spacing of timesteps (its name, its offset) cannot do.
+    """Refuse a number of sampling steps that the spacing of timesteps does not allow.
+
+    Args:
+        steps: number of sampling steps.
+        spacing: name of the spacing, and its offset.
 
     Raises:
-        SaBenchError: it cannot; names the nearest numbers that it can.
+        SaBenchError: the number is not possible; names the nearest possible ones.
     """
-    if wrong := schedule.fault(*spacing, steps):
-        raise SaBenchError(f"task.sampler.steps={steps}: {wrong}.")
+    if fault := schedule.fault(*spacing, steps):
+        raise SaBenchError(f"task.sampler.steps={steps}: {fault}.")
 
 
 def check_precision(task: Task, device: str) -> None:
-    """Refuse a sampler's precision that the device does not calculate in, before any work.
+    """Refuse a sampler's precision that the device cannot compute in, before any work.
 
     Raises:
         SaBenchError: fp16 on a CPU.
@@ -387,21 +407,32 @@ def check_precision(task: Task, device: str) -> None:
 
 
 def check_fisher(method: Any, task: Task, what: str) -> None:
-    """Refuse options of F, and timesteps of a step, that mean nothing for the task's family, before any work."""
+    """Refuse options of F or timesteps that mean nothing for the task's family, before any work.
+
+    Args:
+        method: the method with its fields.
+        task: the task.
+        what: name of the method, for errors.
+
+    Raises:
+        SaBenchError: an option does not apply; names it.
+    """
     if task.family == "vae" and getattr(method, "times", "pairs") != "pairs":
         raise SaBenchError(
-            f"{what}: times={method.times} is of diffusion models; {task.name} has no timesteps."
+            f"{what}: times={method.times} is a setting of diffusion models; {task.name} has no timesteps: leave it out."
         )
     for name, options in vars(method).items():
         if not isinstance(options, FisherOptions):
             continue
         if task.family == "vae" and (options.timesteps or options.range != "model" or options.drop):
             raise SaBenchError(
-                f"{what}: {name}.timesteps, {name}.range and {name}.drop are of diffusion models; {task.name} has none."
+                f"{what}: {name}.timesteps, {name}.range and {name}.drop are settings of diffusion "
+                f"models; {task.name} has a VAE: "
+                "leave them out."
             )
         if task.family != "vae" and options.targets != "means":
             raise SaBenchError(
-                f"{what}: {name}.targets={options.targets} is of VAEs; use {name}.targets=means."
+                f"{what}: {name}.targets={options.targets} is a setting of VAEs; use {name}.targets=means."
             )
         if task.retains_prompts and options.set != "replay":
             raise SaBenchError(

@@ -1,8 +1,9 @@
-"""Bundles: the results of a run as one file for others, `NAME.sabench.zip`, and how a stranger's file is opened.
+"""Bundles: write the results of a run into one file, `NAME.sabench.zip`, and open such a file.
 
-A ZIP archive of `manifest.json` and a folder a cell: `result.json`, `scores/*.parquet`, the image sets and, if asked
-for, the weights. The manifest has the sha256 of every member and of what was left out. The same content gives the
-same file, whose hash names it. Nothing is unpacked before the names, the sizes and the manifest have been looked at.
+A bundle is a ZIP archive of `manifest.json` and a folder a cell: `result.json`, `scores/*.parquet`,
+the image sets and, if asked for, the weights. The manifest has the sha256 of every member and of
+what was left out. The same content gives the same file, whose hash names it. Nothing is unpacked
+before the names, the sizes and the manifest have been checked.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ from sa_bench.results.untrusted import (
 
 SCHEMA = 1
 BUNDLED = ".sabench.zip"
-LIMIT = 16.0  # GB that a bundle may unpack to, unless asked otherwise
+LIMIT = 16.0  # GB that a bundle may unpack to, by default
 MANIFEST, LARGEST_TEXT = "manifest.json", 64 * MIB  # bytes of a JSON file
-LONGEST = 60  # letters of a name to be shown
+LONGEST = 60  # characters of the name given with --by
 ENDINGS = (".json", ".parquet", ".safetensors")
-EPOCH = (1980, 1, 1, 0, 0, 0)  # of every member: when it was packed is no part of a bundle
+EPOCH = (1980, 1, 1, 0, 0, 0)  # date of every member, so that equal content gives equal files
 DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -56,7 +57,7 @@ DAMAGE = (
     RuntimeError,
     OSError,
 )
-"""What zipfile, its decompressors and a manifest of another form raise."""
+"""Errors that zipfile, its decompressors and a manifest of another form raise."""
 BASE = "-base.safetensors"
 AGAIN = "Make it again: the command of the run, with the same --out."
 LEFT_OUT = "deleted by the run", "images left out", "may show nudity"
@@ -70,18 +71,19 @@ def write(
     nudity: bool = False,
     models: bool = False,
 ) -> dict[str, Any]:
-    """Pack results of run folders into `file`; returns the manifest.
+    """Pack results of run folders into the bundle `file` and return its manifest.
 
     Args:
-        rows: as `read_results` gives them.
-        file: must end in `BUNDLED`.
-        by: who made them, shown beside every row; at most 60 letters.
-        images: False: of image sets the hashes alone.
-        nudity: also images of c_f that may show nudity.
-        models: also the forgotten weights, so that images can be made again.
+        rows: result rows as `read_results` gives them.
+        file: path that ends in `BUNDLED`.
+        by: name of who made the results, shown beside every row; at most 60 characters.
+        images: False leaves the images out and keeps only the hashes of their sets.
+        nudity: True also packs images of c_f that may show nudity.
+        models: True also packs the forgotten weights, so that images can be drawn again.
 
     Raises:
-        SaBenchError: another ending or name, a result that no run made, or a file that is gone.
+        SaBenchError: the file's ending or the name is wrong, a result comes from no run, or a file
+            is gone.
     """
     if not file.name.endswith(BUNDLED):
         raise SaBenchError(f"{file}: a bundle is called NAME{BUNDLED}.")
@@ -105,8 +107,8 @@ def write(
         for name in row["artifacts"]["samples"]:
             for path in (folder / f"{name}.safetensors", folder / f"{name}{BASE}"):
                 if why := _why_left_out(path, name, row, images, nudity):
-                    found = file_digest(path) if path.is_file() else None
-                    left_out[f"{folder.name}/{path.name}"] = {"sha256": found, "why": why}
+                    sha256 = file_digest(path) if path.is_file() else None
+                    left_out[f"{folder.name}/{path.name}"] = {"sha256": sha256, "why": why}
                 else:
                     members[f"{folder.name}/{path.name}"] = path
         if models:
@@ -114,18 +116,18 @@ def write(
     if gone := [path for path in members.values() if not path.is_file()]:
         raise SaBenchError(f"{gone[0]} is gone. {AGAIN}")
     for path in members.values():
-        if path.name == "result.json":  # what nobody would open is not packed
+        if path.name == "result.json":  # `open_bundle` would refuse an invalid one
             validate_result(path.read_bytes(), str(path))
     hashes = {name: file_digest(path) for name, path in members.items()}
     for row in rows:
-        if changed := _changed(row, hashes):
+        if changed := _find_changed_member(row, hashes):
             raise SaBenchError(
                 f"{members[changed]} is not the file that its result.json names: {EDITED}. {AGAIN}"
             )
     manifest = {
         "bundle": SCHEMA,
         "sa_bench": __version__,
-        "by": _name(by),
+        "by": _check_name(by),
         "cells": [Path(r["folder"]).name for r in rows],
         **manifest_facts(rows),
         "left_out": left_out,
@@ -138,21 +140,24 @@ def write(
     return manifest
 
 
-def _changed(row: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
-    """The first member of a cell whose hash is not the one that its result gives for it; empty: there is none."""
+def _find_changed_member(row: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
+    """Find the first member of a cell whose hash is not the one in its result.
+
+    Returns "" if there is none.
+    """
     cell = f"{Path(row['folder']).name}/"
     for name, sha256 in row.get(FILES, {}).items():
         if hashes.get(cell + name, sha256) != sha256:
             return cell + name
-    for name, made in (row["artifacts"].get("samples") or {}).items():
+    for name, set_sha256 in (row["artifacts"].get("samples") or {}).items():
         member = f"{cell}{name}.safetensors"
-        if member in hashes and set_hash(name, hashes[member]) != made:
+        if member in hashes and set_hash(name, hashes[member]) != set_sha256:
             return member
     return ""
 
 
 def _why_left_out(path: Path, name: str, row: Mapping[str, Any], images: bool, nudity: bool) -> str:
-    """Why a set's file is not packed; "" if it is."""
+    """Say why the file of a set is not packed; "" if it is packed."""
     if (
         name in ("forget", "families")
         and not row["task_values"].get("keep_images", True)
@@ -166,43 +171,49 @@ def _why_left_out(path: Path, name: str, row: Mapping[str, Any], images: bool, n
     return ""
 
 
-def _name(by: str) -> str:
+def _check_name(by: str) -> str:
+    """Return the name given with --by if it can be shown: short, on one line, printable."""
     if len(by) > LONGEST or find_steering_characters(by) or "\n" in by or "\t" in by:
         raise SaBenchError(f"--by takes at most {LONGEST} letters on one line.")
     return by
 
 
 def manifest_facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Environments and hashes behind results, each once: what a reader wants to see before anything is unpacked."""
+    """Collect the environments and hashes behind results, each once, for the manifest."""
     environments: list[Any] = []
-    found: dict[str, dict[str, Any]] = {"bases": {}, "models": {}, "judges": {}, "data": {}}
+    hashes: dict[str, dict[str, Any]] = {"bases": {}, "models": {}, "judges": {}, "data": {}}
     for row in rows:
         environment = {k: row["provenance"][k] for k in ("versions", "hardware")}
-        environments += [] if environment in environments else [environment]
-        for kind in ("base", "model"):
-            if kind in row["artifacts"]:
-                found[f"{kind}s"][
-                    f"{row['task']}/{row['base_seed']}" if kind == "base" else row["cell"]
-                ] = row["artifacts"][kind]
-        for m in row["measurements"]:
-            found["judges"] |= m["fingerprint"].get("judges") or {}
-            if "data" in m["fingerprint"]:
-                found["data"][m["fingerprint"]["dataset"]] = m["fingerprint"]["data"]
-    return {"environments": environments, **found}
+        if environment not in environments:
+            environments.append(environment)
+        if "base" in row["artifacts"]:
+            hashes["bases"][f"{row['task']}/{row['base_seed']}"] = row["artifacts"]["base"]
+        if "model" in row["artifacts"]:
+            hashes["models"][row["cell"]] = row["artifacts"]["model"]
+        for measurement in row["measurements"]:
+            fingerprint = measurement["fingerprint"]
+            hashes["judges"] |= fingerprint.get("judges") or {}
+            if "data" in fingerprint:
+                hashes["data"][fingerprint["dataset"]] = fingerprint["data"]
+    return {"environments": environments, **hashes}
 
 
 def pack(file: Path, manifest: Mapping[str, Any], members: Mapping[str, Path]) -> None:
     """Write the archive: the manifest first, then the members by name, without times."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
-        archive.writestr(_info(MANIFEST), text, zipfile.ZIP_DEFLATED)
+        archive.writestr(_make_zip_info(MANIFEST), text, zipfile.ZIP_DEFLATED)
         for name, path in sorted(members.items()):
-            with path.open("rb") as source, archive.open(_info(name), "w", force_zip64=True) as out:
+            with (
+                path.open("rb") as source,
+                archive.open(_make_zip_info(name), "w", force_zip64=True) as out,
+            ):
                 while block := source.read(2**20):
                     out.write(block)
 
 
-def _info(name: str) -> zipfile.ZipInfo:
+def _make_zip_info(name: str) -> zipfile.ZipInfo:
+    """Make the archive entry of a member, with a fixed date and plain file rights."""
     info = zipfile.ZipInfo(name, EPOCH)
     info.compress_type, info.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
     return info
@@ -210,59 +221,58 @@ def _info(name: str) -> zipfile.ZipInfo:
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: every member has the hash that the manifest gives, and nothing else is in it."""
+    """An opened bundle, whose members are exactly those that its manifest lists, by hash."""
 
     file: Path
-    sha256: str  # of the file
-    folder: Path  # unpacked, in the store
+    sha256: str  # of the archive
+    folder: Path  # where it lies unpacked, in the store
     manifest: Mapping[str, Any]
 
     @property
     def origin(self) -> str:
-        """Whose it is, for people: the name given, or the file's, and the first digits of the hash."""
+        """Name of the maker (else of the file), and the first digits of the archive's hash."""
         return f"{self.manifest['by'] or self.file.name.removesuffix(BUNDLED)[:LONGEST]} [{self.sha256[:8]}]"
 
     def rows(self) -> list[dict[str, Any]]:
-        """Its results, with their folder and `origin`.
+        """Read the results of the bundle, with their folder and `origin`.
 
         Raises:
-            Differs: a result that is not of the form that `run` writes, or that makes a method of a control.
-            SaBenchError: one of a newer schema.
+            Differs: a result is not of the form that `run` writes, or gives a method another
+                standing.
+            SaBenchError: a result has a newer schema.
         """
-        found, known = (
-            [],
-            {e.name: e.standing for e in registry.list_entries("method") if e.standing},
-        )
+        rows = []
+        standings = {e.name: e.standing for e in registry.list_entries("method") if e.standing}
         for name in self.manifest["cells"]:
             row = validate_result(
                 (self.folder / name / "result.json").read_bytes(), f"{self.file}: {name}"
             )
-            stands = known.get(row["method"], row["standing"])
-            if (row["standing"], row["control"]) != (stands, stands == "control"):
+            standing = standings.get(row["method"], row["standing"])
+            if (row["standing"], row["control"]) != (standing, standing == "control"):
                 raise Differs(
-                    f"{self.file}: {name}: standing: it says {row['standing']}; {row['method']} is a {stands}."
+                    f"{self.file}: {name}: standing: it says {row['standing']}; {row['method']} is a {standing}."
                 )
             row |= {"folder": str(self.folder / name), "origin": self.origin}
             hashes = {member: entry["sha256"] for member, entry in self.manifest["members"].items()}
-            if changed := _changed({**row, "artifacts": {}}, hashes):
+            if changed := _find_changed_member({**row, "artifacts": {}}, hashes):
                 raise Differs(
                     f"{self.file}: {changed} is not the file that its result.json names: {EDITED}."
                 )
-            found.append(row)
-        return found
+            rows.append(row)
+        return rows
 
 
 def open_bundle(file: Path, limit: float = LIMIT) -> Bundle:
-    """Look at a stranger's archive, unpack it into the store and compare every hash.
+    """Check an archive from elsewhere, unpack it into the store and compare every hash.
 
     Args:
         file: the archive.
         limit: GB that it may unpack to.
 
     Raises:
-        SaBenchError: it is no bundle, not a whole one, of a newer schema, too large, or has a member that leads out
-            of it.
-        Differs: a member is missing, changed, or in the archive alone.
+        SaBenchError: the file is no bundle, cut short, of a newer schema, too large, or has a
+            member whose path leads out of it.
+        Differs: a member is missing, changed, or not listed in the manifest.
     """
     if not file.is_file():
         raise SaBenchError(f"There is no bundle {file}.")
@@ -275,27 +285,26 @@ def open_bundle(file: Path, limit: float = LIMIT) -> Bundle:
     try:
         with open_zip(file) as archive:
             infos = {info.filename: info for info in _inspect_members(archive, limit)}
-            manifest = _manifest(read_member(archive, MANIFEST, LARGEST_TEXT))
+            manifest = _parse_manifest(read_member(archive, MANIFEST, LARGEST_TEXT))
             _compare_names(infos, manifest)
             sha256 = file_digest(file)
-            made = Store(store_folder()).make(
+            artifact = Store(store_folder()).make(
                 "bundles",
                 {"bundle": sha256, "version": 1},
                 lambda folder: _unpack_bundle(archive, manifest, folder),
             )
     except SaBenchError as error:
-        raise (Differs if isinstance(error, Differs) else SaBenchError)(
-            f"{file}: {str(error).rstrip('.')}."
-        ) from error
+        kind = Differs if isinstance(error, Differs) else SaBenchError
+        raise kind(f"{file}: {str(error).rstrip('.')}.") from error
     except DAMAGE as error:
         raise SaBenchError(
             f"{file} is a damaged bundle, or no bundle ({type(error).__name__}: {error}). Get it again."
         ) from error
-    return Bundle(file, sha256, made.path, manifest)
+    return Bundle(file, sha256, artifact.path, manifest)
 
 
 def _inspect_members(archive: zipfile.ZipFile, limit: float) -> Iterator[zipfile.ZipInfo]:
-    """The entries, once none of them can do harm."""
+    """Yield the entries of an archive once sizes, paths and kinds are checked."""
     infos = archive.infolist()
     size = sum(info.file_size for info in infos)
     if size > limit * 1e9:
@@ -304,7 +313,7 @@ def _inspect_members(archive: zipfile.ZipFile, limit: float) -> Iterator[zipfile
         )
     for info in infos:
         kind = stat.S_IFMT(info.external_attr >> 16)
-        if not _read_inside(info.filename) or kind not in (0, stat.S_IFREG):
+        if not _is_member_name(info.filename) or kind not in (0, stat.S_IFREG):
             raise SaBenchError(f"it holds {info.filename!r}, which no bundle has (a path or link).")
         if info.filename.endswith(".json") and info.file_size > LARGEST_TEXT:
             raise SaBenchError(
@@ -315,10 +324,10 @@ def _inspect_members(archive: zipfile.ZipFile, limit: float) -> Iterator[zipfile
     yield from infos
 
 
-def _read_inside(name: str) -> bool:
-    """Whether a member's name is one that `write` may give: `manifest.json`, `CELL/FILE`, `CELL/scores/FILE`."""
+def _is_member_name(name: str) -> bool:
+    """True for names that `write` gives: `manifest.json`, `CELL/FILE` or `CELL/scores/FILE`."""
     parts = name.split("/")
-    plain = all(
+    has_safe_parts = all(
         part
         and len(part) <= 200
         and part[0] not in ". "
@@ -326,72 +335,90 @@ def _read_inside(name: str) -> bool:
         and not set('\\:*?"<>|\n\t') & set(part)
         for part in parts
     )
-    shape = name == MANIFEST or len(parts) == 2 or (len(parts) == 3 and parts[1] == "scores")
-    return plain and shape and name.endswith(ENDINGS) and parts[-1] != "meta.json"
+    has_known_depth = (
+        name == MANIFEST or len(parts) == 2 or (len(parts) == 3 and parts[1] == "scores")
+    )
+    return (
+        has_safe_parts and has_known_depth and name.endswith(ENDINGS) and parts[-1] != "meta.json"
+    )
 
 
-def _manifest(raw: bytes) -> dict[str, Any]:
+def _parse_manifest(raw: bytes) -> dict[str, Any]:
+    """Parse and check a manifest.
+
+    Raises:
+        SaBenchError, Differs: it has a newer schema, or it is not of the form that `write` gives.
+    """
     manifest = parse_json(raw, strict=True)
     if manifest["bundle"] > SCHEMA:
         raise SaBenchError(
             f"it has schema {manifest['bundle']}; this sa_bench reads {SCHEMA}. Upgrade it."
         )
     require_plain(manifest)
-    _name(manifest["by"])
-    if strange := [e["why"] for e in manifest["left_out"].values() if e["why"] not in LEFT_OUT]:
+    _check_name(manifest["by"])
+    if unknown_reasons := [
+        e["why"] for e in manifest["left_out"].values() if e["why"] not in LEFT_OUT
+    ]:
         raise Differs(
-            f"{MANIFEST} has a reason for what is left out that no bundle has: {strange[0]!r}."
+            f"{MANIFEST} has a reason for what is left out that no bundle has: {unknown_reasons[0]!r}."
         )
     for name, entry in manifest["members"].items():
         if len(entry["sha256"]) != 64 or not isinstance(entry["bytes"], int):
-            raise SaBenchError(f"{MANIFEST} says nothing of {name}.")
+            raise SaBenchError(f"{MANIFEST} gives no sha256 or size of {name}.")
     if not isinstance(manifest["cells"], list) or len(set(manifest["cells"])) != len(
         manifest["cells"]
     ):
-        raise SaBenchError(f"{MANIFEST} has no list of cells, each once.")
-    if lost := [c for c in manifest["cells"] if f"{c}/result.json" not in manifest["members"]]:
-        raise Differs(f"{MANIFEST} lists the cell {lost[0]}, but no result of it.")
+        raise SaBenchError(f"{MANIFEST} must list every cell once.")
+    if cells_without_result := [
+        c for c in manifest["cells"] if f"{c}/result.json" not in manifest["members"]
+    ]:
+        raise Differs(f"{MANIFEST} lists the cell {cells_without_result[0]}, but no result of it.")
     return manifest
 
 
 def _compare_names(infos: Mapping[str, zipfile.ZipInfo], manifest: Mapping[str, Any]) -> None:
-    there, listed = set(infos) - {MANIFEST}, set(manifest["members"])
-    if missing := sorted(listed - there):
+    """Check that the archive holds exactly the members that its manifest lists."""
+    members, listed = set(infos) - {MANIFEST}, set(manifest["members"])
+    if missing := sorted(listed - members):
         raise Differs(f"{missing[0]} is missing; {MANIFEST} lists it.")
-    if extra := sorted(there - listed):
+    if extra := sorted(members - listed):
         raise Differs(f"{extra[0]} is in the archive, but {MANIFEST} does not list it.")
-    if stray := sorted(name for name in there if name.partition("/")[0] not in manifest["cells"]):
+    if stray := sorted(name for name in members if name.partition("/")[0] not in manifest["cells"]):
         raise Differs(f"{stray[0]} belongs to no cell that {MANIFEST} lists.")
 
 
 def _unpack_bundle(archive: zipfile.ZipFile, manifest: Mapping[str, Any], folder: Path) -> None:
+    """Unpack a bundle into `folder`; delete the folder if anything is wrong."""
     try:
         _unpack(archive, manifest, folder)
-    except BaseException:  # nothing of it stays
+    except BaseException:  # leave nothing half unpacked
         shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
 def _unpack(archive: zipfile.ZipFile, manifest: Mapping[str, Any], folder: Path) -> None:
+    """Unpack the members and compare their hashes.
 
+    Raises:
+        Differs: a member is not the one that the manifest lists.
+    """
     for name, entry in manifest["members"].items():
-        path, found = folder / name, hashlib.sha256()
+        path, sha256 = folder / name, hashlib.sha256()
         path.parent.mkdir(parents=True, exist_ok=True)
         with archive.open(name) as source, path.open("wb") as out:
-            left = entry[
-                "bytes"
-            ]  # the sizes were added up above; what comes is counted all the same
-            while (block := source.read(MIB)) and (left := left - len(block)) >= 0:
-                found.update(block)
+            # The sizes in the archive's directory may lie, so that the bytes are counted here too.
+            bytes_left = entry["bytes"]
+            while (block := source.read(MIB)) and (bytes_left := bytes_left - len(block)) >= 0:
+                sha256.update(block)
                 out.write(block)
-        if found.hexdigest() != entry["sha256"]:
+        if sha256.hexdigest() != entry["sha256"]:
             raise Differs(
-                f"{name} was changed: its sha256 is {found.hexdigest()[:12]}…, {MANIFEST} says "
+                f"{name} was changed: its sha256 is {sha256.hexdigest()[:12]}…, {MANIFEST} says "
                 f"{entry['sha256'][:12]}…."
             )
         require_readable(path, name)
 
 
 def set_hash(name: str, sha256: str) -> str:
-    """The hash that a result gives for the set `name`, from the sha256 of its file."""
+    """Compute the hash that a result gives for the set `name`, from the sha256 of its file."""
     return digest([(f"{name}.safetensors", sha256)])

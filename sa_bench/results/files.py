@@ -1,4 +1,4 @@
-"""The files of results: one result.json a cell, packed boards, bundles."""
+"""Read and write files of results: one result.json a cell, packed boards, bundles."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import lzma
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -19,29 +19,28 @@ from sa_bench.core.store import write_atomic
 from sa_bench.core.untrusted_arrays import read_scores
 from sa_bench.core.untrusted_text import read_json, read_packed
 from sa_bench.results.bundles import BUNDLED, open_bundle
+from sa_bench.results.rows import UNITS, _plain, to_json
 from sa_bench.results.schema import SCHEMA, Result
 from sa_bench.results.sealing import EDITED, add_seal, find_edited
 
-if TYPE_CHECKING:
-    pass
-from sa_bench.results.rows import UNITS, _plain, to_json
-
 PACKED = ".jsonl.xz"
-CLAIM = ".claim.lock"  # in a folder of results, while it is claimed
+CLAIM = ".claim.lock"  # lies in a folder of results while a process writes there
 
 
 def write_result(folder: Path, row: Mapping[str, Any]) -> None:
-    """Write `result.json` into `folder`, with the hashes of the files there and one over itself."""
+    """Write `result.json` into `folder`, with the hashes of the files beside it and of itself."""
     write_atomic(folder / "result.json", to_json(add_seal(_plain(row), folder)).encode())
 
 
 def read_results(folders: Iterable[Path]) -> list[dict[str, Any]]:
-    """Every result.json below `folders`, in a stable order; of a run folder, the cells of its last command.
+    """Read every result.json below `folders`, in a stable order.
 
-    A packed file or a bundle stands for a folder; rows of a bundle say their `origin`.
+    From a run folder, only the cells of its last command are read. A packed file or a bundle may
+    stand
+    in for a folder; rows of a bundle carry their `origin`.
 
     Raises:
-        SaBenchError: no results there, an unreadable file, or one of a newer schema.
+        SaBenchError: a folder holds no results, or a file is unreadable or of a newer schema.
     """
     rows: list[dict[str, Any]] = []
     for folder in folders:
@@ -68,21 +67,25 @@ def read_results(folders: Iterable[Path]) -> list[dict[str, Any]]:
 
 
 def _describe_error(row: dict[str, Any], folder: Path | None = None) -> dict[str, Any]:
-    """`row`; one that was edited since it was written stands apart from others by its `origin`, and that is said."""
-    if not (what := find_edited(row, folder)):
+    """Give a row that was edited since it was written the `origin` "edited", and print a note."""
+    edited_file = find_edited(row, folder)
+    if not edited_file:
         return row
-    where = (
-        f"{folder}: {what}" if folder else f"{row['method']} on {row['task']}, cell {row['cell']}"
+    where = f"{row['method']} on {row['task']}, cell {row['cell']}"
+    if folder:
+        where = f"{folder}: {edited_file}"
+    print(
+        escape_terminal(f"note: {where} was {EDITED}; it is listed apart from other results."),
+        file=sys.stderr,
     )
-    print(escape_terminal(f"note: {where} was {EDITED}; it stands apart."), file=sys.stderr)
     return row | {"origin": EDITED}
 
 
 def _read_row(path: Path, row: Any) -> dict[str, Any]:
-    """`row`, once it has everything that a result has.
+    """Validate a result row and return it.
 
     Raises:
-        SaBenchError: one of a newer schema.
+        SaBenchError: the row has a newer schema.
         ValueError, KeyError, TypeError: it is no result.
     """
     if int(row["schema"]) > SCHEMA:
@@ -98,54 +101,54 @@ def _read_row(path: Path, row: Any) -> dict[str, Any]:
 
 
 def pack_results(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """Results as one compressed file of JSON lines, each with its three endpoints' per-image scores.
+    """Pack results, with the per-image scores of their endpoints, into compressed JSON lines.
 
-    Of a text-to-image task the seed and the prompt of each image stand beside them, under `units`.
+    For a text-to-image task each line also holds the seed and the prompt number of every score, as
+    `units`.
     """
     lines = []
     for row in rows:
         primary = [m["name"] for m in row["measurements"] if m["role"] == "primary"]
-        found = {name: columns for name in primary if (columns := read_columns_of(row, name))}
-        scores = {name: columns["score"].tolist() for name, columns in found.items()}
-        units = (
-            {
-                name: {k: columns[k].tolist() for k in UNITS}
-                for name, columns in found.items()
-                if set(UNITS) <= set(columns)
-            }
-            if row["task_values"].get("prompts")
-            else {}
-        )
+        columns_of = {name: read_columns_of(row, name) for name in primary}
+        columns_of = {name: columns for name, columns in columns_of.items() if columns}
+        scores = {name: columns["score"].tolist() for name, columns in columns_of.items()}
+        units = {}
+        if row["task_values"].get("prompts"):
+            for name, columns in columns_of.items():
+                if set(UNITS) <= set(columns):
+                    units[name] = {k: columns[k].tolist() for k in UNITS}
         line = {k: v for k, v in row.items() if k != "folder"} | {"scores": scores}
         lines.append(add_seal(_plain(line | ({"units": units} if units else {}))))
     return lzma.compress("".join(json.dumps(line) + "\n" for line in lines).encode(), preset=9)
 
 
 def unpack_results(path: Path) -> list[dict[str, Any]]:
-    """The results in a file that `packed` made; they have no run folder, hence no images.
+    """Read the results of a file that `pack_results` made.
+
+    They have no run folder, hence no images.
 
     Raises:
-        SaBenchError: it is not there, damaged, or of a newer schema.
+        SaBenchError: the file is absent, damaged, or of a newer schema.
     """
     try:
-        found = [
+        results = [
             _describe_error(_score_tables(_read_row(path, row))) | {"folder": ""}
             for row in read_packed(path)
         ]
-        if not found:
+        if not results:
             raise ValueError("it holds no result")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise SaBenchError(
             f"{path} is no packed results ({first_line(error)}). Make it again: python -m sa_bench pack RUN FILE."
         ) from error
-    return found
+    return results
 
 
 def _score_tables(row: dict[str, Any]) -> dict[str, Any]:
-    """`row`, once the scores in it are numbers, as many as their seeds and prompts.
+    """Check that a row's scores are numbers with as many seeds and prompts, and return the row.
 
     Raises:
-        ValueError, TypeError, AttributeError: they are not.
+        ValueError, TypeError, AttributeError: the scores, seeds or prompts are of another form.
     """
     scores, units = row["scores"], row.get("units", {})
     if not isinstance(scores, dict) or not isinstance(units, dict):
@@ -153,59 +156,76 @@ def _score_tables(row: dict[str, Any]) -> dict[str, Any]:
     for name, column in scores.items():
         if not isinstance(column, list) or np.array(column, float).ndim != 1:
             raise ValueError(f"the scores of {name} are no list of numbers")
-        beside = units.get(name, {})
-        if beside and (
-            set(beside) != set(UNITS) or any(len(v) != len(column) for v in beside.values())
+        units_of_metric = units.get(name, {})
+        if units_of_metric and (
+            set(units_of_metric) != set(UNITS)
+            or any(len(v) != len(column) for v in units_of_metric.values())
         ):
             raise ValueError(f"the seeds and prompts of {name} are not as many as its scores")
-        _whole(beside)
+        _to_integers(units_of_metric)
     return row
 
 
 def _result_files(folder: Path) -> list[Path]:
+    """List the result.json files below `folder`, without cells that a run's last command left out.
+
+    Raises:
+        SaBenchError: a run.json is damaged.
+    """
     manifests = sorted(folder.glob("**/run.json"))
-    found = {p for p in folder.glob("**/result.json")}
+    result_files = set(folder.glob("**/result.json"))
     for manifest in manifests:
         try:
-            listed = set(read_json(manifest)["cells"])
+            cells = set(read_json(manifest)["cells"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SaBenchError(
                 f"{manifest} is damaged ({error}). Run the command again with --overwrite."
             ) from error
-        found -= {
-            p for p in found if p.parent.parent == manifest.parent and p.parent.name not in listed
+        result_files -= {
+            path
+            for path in result_files
+            if path.parent.parent == manifest.parent and path.parent.name not in cells
         }
-    return sorted(found)
+    return sorted(result_files)
 
 
 def read_scores_of(row: Mapping[str, Any], name: str) -> np.ndarray | None:
-    """The per-image scores of a result's measurement, from its run folder or a packed file; None if not at hand."""
+    """Read a measurement's per-image scores from its run folder or packed file.
+
+    Returns None if there are none.
+    """
     return read_columns_of(row, name).get("score")
 
 
 def read_columns_of(row: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
-    """`score` (N,) of each image with its `seed` and the number of its `prompt` where they are known; {}: not at hand.
+    """Read the per-image columns of a measurement: `score` and, if stored, `seed` and `prompt`.
 
-    Recovery's images are asked for like the first of c_f's, from the same seeds, so that their prompts are known by them.
+    Recovery draws its images from the same prompts and seeds as the first images of c_f. Its prompt
+    numbers are therefore looked up by seed in the forgetting endpoint's table.
+
+    Returns:
+        Arrays (N,) by column name; {} if no scores are stored here.
     """
     if "scores" in row:
         score = row["scores"].get(name)
         units = row.get("units", {}).get(name, {})
-        return {} if score is None else {"score": np.array(score, float)} | _whole(units)
+        return {} if score is None else {"score": np.array(score, float)} | _to_integers(units)
     folder = str(row.get("folder", ""))
-    found = dict(_read_stored(folder, name))
-    if "seed" in found and "prompt" not in found and row["task_values"].get("prompts"):
-        asked = _read_stored(folder, row["task_values"]["primary"][0])
-        if set(UNITS) <= set(asked):
-            number = dict(zip(asked["seed"].tolist(), asked["prompt"].tolist(), strict=True))
-            if all(seed in number for seed in found["seed"].tolist()):
-                found["prompt"] = np.array(
-                    [number[seed] for seed in found["seed"].tolist()], np.int64
-                )
-    return found
+    columns = dict(_read_stored(folder, name))
+    if "seed" in columns and "prompt" not in columns and row["task_values"].get("prompts"):
+        forgetting = _read_stored(folder, row["task_values"]["primary"][0])
+        if set(UNITS) <= set(forgetting):
+            seeds = columns["seed"].tolist()
+            prompt_of_seed = dict(
+                zip(forgetting["seed"].tolist(), forgetting["prompt"].tolist(), strict=True)
+            )
+            if all(seed in prompt_of_seed for seed in seeds):
+                columns["prompt"] = np.array([prompt_of_seed[seed] for seed in seeds], np.int64)
+    return columns
 
 
-def _whole(units: Mapping[str, Iterable[int]]) -> dict[str, np.ndarray]:
+def _to_integers(units: Mapping[str, Iterable[int]]) -> dict[str, np.ndarray]:
+    """Turn seeds and prompt numbers into integer arrays."""
     return {k: np.array(list(v), np.int64) for k, v in units.items()}
 
 
@@ -215,6 +235,11 @@ def _scores_file(folder: str, name: str) -> Path:
 
 @cached_by(lambda folder, name: read_state(_scores_file(folder, name)), maxsize=4096)
 def _read_stored(folder: str, name: str) -> Mapping[str, np.ndarray]:
+    """Read the scores file of a measurement; {} if there is none.
+
+    Raises:
+        SaBenchError: the file is damaged.
+    """
     path = _scores_file(folder, name)
     if not folder or not path.is_file():
         return {}

@@ -1,4 +1,4 @@
-"""Numbers, units and machines in words for people."""
+"""Format numbers, units and machines for people."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from typing import Any
 
 
 def format_percent(value: float | None) -> str:
-    """A rate for people."""
+    """Format a rate as a percentage; n/a for None, NaN and infinity."""
     return "n/a" if value is None or not math.isfinite(value) else f"{100 * value:.1f} %"
 
 
 def format_number(value: float | None, unit: str | None) -> str:
-    """A number with the digits that people compare, its unit only where that is %; n/a where there is none."""
+    """Format a number with the digits that people compare, and % where the unit is a rate.
+
+    The result is "n/a" for None, NaN and infinity.
+    """
     if value is None or not math.isfinite(value) or unit in ("rate", "probability"):
         return format_percent(value)
     return f"{value:.2f}" if unit == "nats" else f"{value:.4g}"
 
 
 def format_unit(name: str | None) -> str:
-    """A unit to stand behind a number; rates carry their % already."""
+    """Format a unit to follow a number; "" for rates, whose numbers carry their %."""
     return f" {name}" if name not in (None, "", "rate", "probability") else ""
 
 
 def describe_machine(hardware: Mapping[str, Any]) -> str:
-    """What a result was made on: the processor and, where one was used, the GPU."""
+    """Name the machine of a result: the processor and, where one was used, the GPU."""
     return f"{hardware['cpu']}, {hardware['gpu']}" if hardware.get("gpu") else hardware["cpu"]

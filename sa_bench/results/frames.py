@@ -1,4 +1,4 @@
-"""Results as one Parquet table, for other programs: one row a measurement, all columns plain."""
+"""Results as one Parquet table for other programs: one row a measurement, all columns plain."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sa_bench.results.files import read_results
 from sa_bench.results.rows import code_of
 from sa_bench.results.schema import SCHEMA
 
 if TYPE_CHECKING:
     import pandas as pd
-
-from sa_bench.results.files import read_results
 
 FROM_RESULT = (
     "task",
@@ -42,33 +41,34 @@ FROM_MEASUREMENT = (
     "base",
     "reason",
 )
-FROM_COST = ("cpu_s", "wall_s", "peak_mib", "device_peak_mib", "device")  # of forgetting
+FROM_COST = ("cpu_s", "wall_s", "peak_mib", "device_peak_mib", "device")  # cost of forgetting
 AS_JSON = ("fields", "overrides", "flags", "fingerprint", "extra")
 
 
 def write_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Every measurement of `rows` (as `read_results` gives them) as a Parquet file, compressed.
+    """Write every measurement of result rows into a compressed Parquet file.
 
-    Columns: those of a result (task, method, scale, base_seed, seed, standing, status, error, cell, concept, origin,
-    and code: the sha256 of a plug-in method's), of a
-    measurement (name, role, value, low, high, interval, n, n_unit, unit, better, base, reason), the forgetting's
-    cost (cpu_s, wall_s, peak_mib, device_peak_mib, device), and fields, overrides, flags, fingerprint and extra as JSON
-    texts. A result without measurements, a failed one, is one row. Metadata `sa_bench_schema`: the results' schema.
+    Columns: those of a result (task, method, scale, base_seed, seed, standing, status, error, cell,
+    concept, origin, and code: the sha256 of a plug-in method's code), those of a measurement (name,
+    role, value, low, high, interval, n, n_unit, unit, better, base, reason), the cost of forgetting
+    (cpu_s, wall_s, peak_mib, device_peak_mib, device), and fields, overrides, flags, fingerprint
+    and extra as JSON texts. A result without measurements, such as a failed one, is one row. The
+    metadata `sa_bench_schema` hold the results' schema.
     """
     import pandas as pd
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    found = []
+    records = []
     for row in rows:
-        whole = {k: row.get(k) for k in FROM_RESULT}
-        whole |= {k: row["cost"].get("forget", {}).get(k) for k in FROM_COST}
-        whole["code"] = code_of(row)
+        result_columns = {k: row.get(k) for k in FROM_RESULT}
+        result_columns |= {k: row["cost"].get("forget", {}).get(k) for k in FROM_COST}
+        result_columns["code"] = code_of(row)
         for m in row["measurements"] or [{}]:
             texts = {k: json.dumps(m.get(k, row.get(k)), sort_keys=True) for k in AS_JSON}
-            found.append(whole | {k: m.get(k) for k in FROM_MEASUREMENT} | texts)
+            records.append(result_columns | {k: m.get(k) for k in FROM_MEASUREMENT} | texts)
     columns = [*FROM_RESULT, "code", *FROM_COST, *FROM_MEASUREMENT, *AS_JSON]
-    frame = pd.DataFrame(found, columns=columns)
+    frame = pd.DataFrame(records, columns=columns)
     for name in ("value", "low", "high", "base", *FROM_COST[:-1]):
         frame[name] = pd.to_numeric(frame[name])
     table = pa.Table.from_pandas(frame, preserve_index=False)
@@ -81,12 +81,13 @@ def write_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def load_results(*folders: str | Path) -> pd.DataFrame:
-    """All measurements below `folders` as a table, one row a measurement.
+    """Load all measurements below `folders` as a table, one row a measurement.
 
-    Columns: task, method, scale, base_seed, seed, control, status, then the measurement's name, role,
-    value, low, high, interval, n, n_unit, unit, better, base, reason; `fields`, `fingerprint`, `extra` as dicts; `folder`,
-    `origin`, whose bundle a row comes from ("": it lies in a run folder); `code`, the sha256 of the code of a method that
-    is a plug-in ("": one of sa_bench). `attrs["sa_bench_schema"]`: the results' schema.
+    Columns: task, method, scale, base_seed, seed, control, status; the measurement's name, role,
+    value, low, high, interval, n, n_unit, unit, better, base, reason; `fields`, `fingerprint`,
+    `extra` as dicts; `folder`; `origin`, the bundle that a row comes from ("" for a run folder);
+    `code`, the sha256 of a plug-in method's code ("" for a method of sa_bench).
+    `attrs["sa_bench_schema"]` holds the results' schema.
     """
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""What made a result: the command, the versions and the machine."""
+"""Provenance of a result: the command, the versions and the machine."""
 
 from __future__ import annotations
 
@@ -9,36 +9,30 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sa_bench.core.version import __version__
 
-if TYPE_CHECKING:
-    pass
-
-
 PLACES = ("--out", "--without")
-
-
+"""Options that only say where results go, and which of them exist already."""
 PACKAGES = ("torch", "torchvision", "torch-fidelity", "numpy", "scipy", "pandas")
 OPTIONAL = ("diffusers", "transformers", "safetensors", "nudenet", "facenet-pytorch", "onnxruntime")
 
 
 def provenance(command: str, assets: Mapping[str, str], device: str = "cpu") -> dict[str, Any]:
-    """Versions, machine and assets behind a result; the GPU's name where it was made on one."""
+    """Collect versions, machine (with the GPU, if one was used) and assets behind a result."""
     versions = {"sa_bench": __version__, "python": platform.python_version()}
     for name in (*PACKAGES, *OPTIONAL):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions |= {name: "absent"} if name in PACKAGES else {}
-    hardware = {"machine": platform.machine(), "system": platform.system(), "cpu": _cpu()}
+    hardware = {"machine": platform.machine(), "system": platform.system(), "cpu": _read_cpu_name()}
     if device.startswith("cuda"):
         import torch
 
-        with contextlib.suppress(
-            RuntimeError, AssertionError
-        ):  # a failed cell's device may not answer any more
+        # The device of a failed cell may no longer answer.
+        with contextlib.suppress(RuntimeError, AssertionError):
             hardware["gpu"] = torch.cuda.get_device_name(device)
     return {
         "command": command,
@@ -49,17 +43,20 @@ def provenance(command: str, assets: Mapping[str, str], device: str = "cpu") -> 
 
 
 def same_environment(row: Mapping[str, Any], device: str) -> bool:
-    """Whether a result was made with these versions on this machine; what it does not name counts as the same."""
-    told, here = row["provenance"], provenance("", {}, device)
+    """Test whether a result's versions and hardware match this machine.
+
+    Entries that it lacks are ignored.
+    """
+    recorded, current = row["provenance"], provenance("", {}, device)
     devices = {cost.get("device", "cpu") for cost in row["cost"].values()}
     return devices <= {device} and all(
-        here[part].get(key) == value
-        for part in ("versions", "hardware")
-        for key, value in told[part].items()
+        current[section].get(key) == value
+        for section in ("versions", "hardware")
+        for key, value in recorded[section].items()
     )
 
 
-def _cpu() -> str:
+def _read_cpu_name() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text(errors="ignore").splitlines():
             if line.startswith("model name"):
@@ -70,17 +67,17 @@ def _cpu() -> str:
 
 
 def command_line() -> str:
-    """The command to repeat what is running."""
+    """Write the command that repeats the running one."""
     return "python -m sa_bench " + shlex.join(strip_output_options(sys.argv[1:]))
 
 
 def strip_output_options(arguments: Sequence[str]) -> list[str]:
-    """A command's arguments without what only says where results go and which are there already."""
-    kept, skip = [], False
+    """Strip a command's arguments of the options that only say where results are."""
+    stripped, skip = [], False
     for argument in arguments:
-        name, given, _ = argument.partition("=")
+        name, has_value, _ = argument.partition("=")
         if skip or name in (*PLACES, "--overwrite"):
-            skip = not skip and name in PLACES and not given
+            skip = not skip and name in PLACES and not has_value
             continue
-        kept.append(argument)
-    return kept
+        stripped.append(argument)
+    return stripped

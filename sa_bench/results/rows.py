@@ -1,4 +1,4 @@
-"""A result row: its measurements, as JSON and back."""
+"""Result rows: their measurements, as JSON and back."""
 
 from __future__ import annotations
 
@@ -17,37 +17,30 @@ if TYPE_CHECKING:
     from sa_bench.contracts import Measured
 
 
-WORDS = (
-    "nud",
-    "naked",
-    "nsfw",
-    "sex",
-    "erotic",
-    "porn",
-    "topless",
-    "undress",
-    "explicit",
-)  # parts of words
+EXPLICIT = ("nud", "naked", "nsfw", "sex", "erotic", "porn", "topless", "undress", "explicit")
+"""Parts of words that mark a concept or a prompt as explicit."""
 
 
 def may_be_explicit(task: Mapping[str, Any]) -> bool:
-    """Whether images of c_f may show nudity: the task measures it, or its concept or prompts for it have such a word."""
+    """Tell whether images of c_f may show nudity.
+
+    They may if the task measures nudity, or if its concept or a prompt for it has a word of `EXPLICIT`.
+    """
     prompts = task.get("prompts") or {}
-    asked = [task["classes"][task["concept"]], *prompts.get("forget", ()), *prompts.get("test", ())]
-    named = any(word in text.lower() for text in asked for word in WORDS)
+    texts = [task["classes"][task["concept"]], *prompts.get("forget", ()), *prompts.get("test", ())]
     return (
-        named
+        any(word in text.lower() for text in texts for word in EXPLICIT)
         or "nudity" in (*task["metrics"], *task["primary"])
         or "i2p" in str(prompts.get("files"))
     )
 
 
-UNITS = ("seed", "prompt")  # columns that say which image a score is of
+UNITS = ("seed", "prompt")  # columns that identify the image of a score
 FIELDS = ("value", "low", "high", "interval", "n", "n_unit", "judges", "extra", "reason")
 
 
 def to_json(value: Any) -> str:
-    """JSON whose floats read back the same; NaN and infinity become null."""
+    """Format a value as JSON whose floats read back the same; NaN and infinity become null."""
     return json.dumps(_plain(value), indent=1, allow_nan=False) + "\n"
 
 
@@ -67,8 +60,8 @@ def write_measured(folder: Path, measured: Measured) -> None:
     """Write `measurement.json` and, if there are per-sample scores, `scores.parquet`."""
     import pandas as pd
 
-    facts = {k: v for k, v in asdict(measured).items() if k != "scores"}
-    write_atomic(folder / "measurement.json", to_json(facts).encode())
+    values = {k: v for k, v in asdict(measured).items() if k != "scores"}
+    write_atomic(folder / "measurement.json", to_json(values).encode())
     if measured.scores:
         frame = pd.DataFrame(dict(measured.scores))
         frame.insert(0, "index", np.arange(len(frame)))
@@ -77,7 +70,7 @@ def write_measured(folder: Path, measured: Measured) -> None:
 
 
 def read_measured(folder: Path) -> tuple[dict[str, Any], Path | None]:
-    """What `write_measured` wrote."""
+    """Read what `write_measured` wrote: the measurement, and the path of its scores or None."""
     scores = folder / "scores.parquet"
     return read_json(folder / "measurement.json"), scores if scores.exists() else None
 
@@ -90,7 +83,7 @@ def measurement_row(
     base: Mapping[str, Any] | None,
     fingerprint: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """One entry of result.json's `measurements`."""
+    """Build one entry of result.json's `measurements`."""
     row: dict[str, Any] = {"name": name, "role": role, "title": declared["title"]}
     row |= {key: measured.get(key) for key in FIELDS}
     row |= {"unit": declared["unit"], "better": declared["better"], "source": declared["source"]}
@@ -105,11 +98,11 @@ def measurement_row(
 
 
 def code_of(row: Mapping[str, Any]) -> str:
-    """The sha256 of the code of a result's method where it was a plug-in; "": a method of sa_bench."""
+    """Get the sha256 of a plug-in method's code; "" for a method of sa_bench."""
     plug_in = (row["provenance"].get("plug_ins") or {}).get(f"method {row['method']}") or {}
     return str(plug_in.get("sha256", ""))
 
 
 def metric_of(measurement: Mapping[str, Any]) -> str:
-    """The metric behind a measurement by its registered name: `inception_fid` of `fid[inception-v3-compat]`."""
+    """Get a measurement's registered metric: `inception_fid` for `fid[inception-v3-compat]`."""
     return measurement["fingerprint"].get("metric", measurement["name"]).partition("[")[0]

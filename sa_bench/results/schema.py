@@ -1,4 +1,4 @@
-"""A result row's schema."""
+"""Schema of a result row."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-SCHEMA = 1  # of a result
+SCHEMA = 1  # version of the result format
 OPEN = ConfigDict(extra="allow", strict=True)
 
 
 class Machine(BaseModel):
-    """What a result was made on."""
+    """The machine that made a result."""
 
     model_config = OPEN
     cpu: str
@@ -19,7 +19,7 @@ class Machine(BaseModel):
 
 
 class Provenance(BaseModel):
-    """Who says how a result was made."""
+    """How a result was made."""
 
     model_config = OPEN
     command: str
@@ -31,7 +31,7 @@ class Provenance(BaseModel):
 
 
 class Measurement(BaseModel):
-    """One number with all that belongs to it."""
+    """One measurement of a result."""
 
     model_config = OPEN
     name: str
@@ -68,7 +68,7 @@ class Result(BaseModel):
     overrides: dict[str, Any]
     control: bool
     standing: str
-    threat_model: Literal["weights", "service"] = "weights"  # results of before do not say it
+    threat_model: Literal["weights", "service"] = "weights"  # absent from old results
     cell: str
     status: str
     error: str | None

@@ -1,6 +1,6 @@
-"""A result's hashes: of the files beside it, and of itself. They show that it was edited, not who wrote it.
+"""Seals: hashes of a result and its files, which show that it was edited, not who wrote it.
 
-Results of before have none and are read as they are.
+Old results have no seal and are read as they are.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from sa_bench.core.store import file_digest
 
 SEAL, FILES = "seal", "files"
 EDITED = "edited since it was written"
-PLACED = (SEAL, "folder")  # what a result says of where it lies is no part of it
+PLACED = (SEAL, "folder")  # entries that the hash leaves out: itself, and where the result lies
 
 
 def seal(row: Mapping[str, Any]) -> str:
-    """The hash of a result over itself: of its values as JSON, whatever the order and the spaces."""
+    """Hash a result's values as JSON, whatever their order and spacing."""
     text = json.dumps(
         {k: v for k, v in row.items() if k not in PLACED}, sort_keys=True, separators=(",", ":")
     )
@@ -27,16 +27,20 @@ def seal(row: Mapping[str, Any]) -> str:
 
 
 def add_seal(row: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
-    """`row` (plain JSON values) with its hash and, where its `folder` is given, those of the files in it."""
-    found = dict(json.loads(json.dumps(row)))
+    """Add its own hash to `row` (plain JSON values) and, if a `folder` is given, its files'."""
+    sealed = dict(json.loads(json.dumps(row)))
     if folder is not None:
         paths = sorted([*folder.glob("*.safetensors"), *(folder / "scores").glob("*.parquet")])
-        found[FILES] = {path.relative_to(folder).as_posix(): file_digest(path) for path in paths}
-    return found | {SEAL: seal(found)}
+        sealed[FILES] = {path.relative_to(folder).as_posix(): file_digest(path) for path in paths}
+    return sealed | {SEAL: seal(sealed)}
 
 
 def find_edited(row: Mapping[str, Any], folder: Path | None = None) -> str:
-    """What of a result is not what was written: `result.json`, or a table of scores in `folder`; empty: nothing."""
+    """Find a part of a result that was edited since it was written.
+
+    Returns:
+        `result.json`, or the name of a table of scores in `folder`; "" if nothing was edited.
+    """
     if SEAL in row and row[SEAL] != seal(row):
         return "result.json"
     hashes = row.get(FILES)

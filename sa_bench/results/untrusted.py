@@ -1,4 +1,4 @@
-"""Files of strangers, looked at before anything uses them: results, score tables, tensors. Nothing in them is run."""
+"""Check results, score tables and tensors from elsewhere before use; nothing in them is run."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ MODEL = "model.safetensors"
 
 
 class Differs(CellFailed):
-    """A bundle does not hold what it says, or recomputation gives something else."""
+    """A bundle does not hold what its manifest lists, or recomputation gives another value."""
 
 
 def validate_result(raw: bytes, where: str) -> dict[str, Any]:
-    """A stranger's result.json, every value of the kind that `run` writes, no control characters in any text.
+    """Validate a result.json from elsewhere: every value as `run` writes it, no control characters.
 
     Raises:
-        SaBenchError: of a newer schema.
+        SaBenchError: the result has a newer schema.
         Differs: it is not of that form; names `where` and the field.
     """
     try:
@@ -39,7 +39,7 @@ def validate_result(raw: bytes, where: str) -> dict[str, Any]:
             )
         Result.model_validate(row)
         require_plain(row)
-        _task(row["task_values"])
+        _validate_task(row["task_values"])
         for text in (row["provenance"]["command"], row["provenance"].get("cell_command", "")):
             _require_command(text)
         if find_edited(row):
@@ -53,31 +53,31 @@ def validate_result(raw: bytes, where: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, ArithmeticError) as error:
         raise Differs(f"{where}: result.json is not what `run` writes ({error}).") from error
     for m in row["measurements"]:
-        m["ledger"] = None  # what was published is this version's to say
+        m["ledger"] = None  # this version's own ledger of published numbers counts
     return {k: v for k, v in row.items() if k in ("schema", FILES, *Result.model_fields)}
 
 
 def require_plain(value: Any) -> None:
-    """Texts go to terminals and pages: nothing in them may steer one. Numbers are finite."""
+    """Refuse control characters in texts, which terminals and pages show, and numbers not finite."""
     if isinstance(value, Mapping):
         require_plain([*value, *value.values()])
     elif isinstance(value, list):
-        for part in value:
-            require_plain(part)
-    elif isinstance(value, str) and (found := find_steering_characters(value)):
-        raise ValueError(f"a text holds control characters: {found[0]!r} in {value[:40]!r}")
+        for item in value:
+            require_plain(item)
+    elif isinstance(value, str) and (steering := find_steering_characters(value)):
+        raise ValueError(f"a text holds control characters: {steering[0]!r} in {value[:40]!r}")
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{value} is no number")  # 1e999
 
 
 def _require_command(text: str) -> None:
-    """Reports show it to be repeated: it must be one command of this suite and nothing that a shell would add to it."""
-    text, ours = text.strip(), ["python", "-m", "sa_bench"]
-    if text and not ((words := shlex.split(text))[:3] == ours and shlex.join(words) == text):
+    """Refuse a command that is not safe to repeat: anything but one command of this suite."""
+    text, prefix = text.strip(), ["python", "-m", "sa_bench"]
+    if text and not ((words := shlex.split(text))[:3] == prefix and shlex.join(words) == text):
         raise ValueError(f"the command {text[:60]!r} is none of sa_bench")
 
 
-def _task(values: Mapping[str, Any]) -> None:
+def _validate_task(values: Mapping[str, Any]) -> None:
     from sa_bench.contracts import Task
 
     TypeAdapter(Task).validate_python(dict(values))
@@ -85,59 +85,61 @@ def _task(values: Mapping[str, Any]) -> None:
 
 @contextmanager
 def read_stranger_result(rows: Iterable[Mapping[str, Any]]) -> Iterator[None]:
-    """While rows are shown: what a stranger's result breaks is said in one line.
+    """Turn errors that rows from bundles cause while they are shown into one line.
 
     Raises:
-        SaBenchError: it cannot be shown, and some of `rows` are from bundles.
+        SaBenchError: the rows cannot be shown, and some of them are from bundles.
     """
     try:
         yield
     except SaBenchError:
         raise
     except Exception as error:
-        whose = sorted(
+        origins = sorted(
             {
                 row.get("origin") or "a packed file"
                 for row in rows
                 if row.get("origin") or not row.get("folder")
             }
         )
-        if not whose:
+        if not origins:
             raise
         raise SaBenchError(
-            f"These results cannot be shown ({type(error).__name__}: {error}); not from a run of ours are those of "
-            f"{', '.join(whose)}: python -m sa_bench verify FILE."
+            f"These results cannot be shown ({type(error).__name__}: {error}). Check those from elsewhere, "
+            f"{', '.join(origins)}: python -m sa_bench verify FILE."
         ) from error
 
 
 def require_readable(path: Path, name: str) -> None:
-    """Look into a table of scores or a file of tensors: its form alone, before anything loads it.
+    """Check the form of a table of scores or a file of tensors before anything loads it.
 
     Raises:
-        Differs: it is no such thing; names `name`.
+        Differs: the file is of another form; names `name`.
     """
     try:
         if path.suffix == ".parquet":
             untrusted_arrays.require_scores(path)
         elif path.suffix == ".safetensors":
-            _read_tensor_shapes(path)
-    except Exception as error:  # pyarrow and safetensors have their own
+            _require_image_tensors(path)
+    except Exception as error:  # pyarrow and safetensors raise errors of their own
         raise Differs(f"{name} cannot be read: {first_line(error)}.") from error
 
 
-def _read_tensor_shapes(path: Path) -> None:
-    table = {k: v for k, v in untrusted_arrays.read_header(path).items() if k != "__metadata__"}
-    shapes, kinds = (
-        {name: said[key] for name, said in table.items()} for key in ("shape", "dtype")
-    )
+def _require_image_tensors(path: Path) -> None:
+    """Check that a file of tensors, unless it holds a model, holds an image set."""
+    header = untrusted_arrays.read_header(path)
+    tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    shapes = {name: entry["shape"] for name, entry in tensors.items()}
+    kinds = {name: entry["dtype"] for name, entry in tensors.items()}
     if path.name == MODEL:
         return
-    rows = {"labels", "seeds", *({"prompts"} & set(shapes))}
+    columns = {"labels", "seeds", *({"prompts"} & set(shapes))}
     n, *pixels = shapes.get("images", [0])
-    whole = set(shapes) == {"images", *rows} and len(pixels) == 3 and pixels[2] in (1, 3) and n > 0
+    is_image_set = set(shapes) == {"images", *columns} and n > 0
+    has_pixels = len(pixels) == 3 and pixels[2] in (1, 3)
     if (
-        not whole
+        not (is_image_set and has_pixels)
         or kinds["images"] != "U8"
-        or any(shapes[r] != [n] or kinds[r] != "I64" for r in rows)
+        or any(shapes[name] != [n] or kinds[name] != "I64" for name in columns)
     ):
         raise ValueError(f"images, labels and seeds of equal number are needed, not {shapes}")

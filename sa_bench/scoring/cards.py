@@ -1,4 +1,4 @@
-"""Cards of the shipped weights: what each is, its hash, what it can do. No torch."""
+"""Cards of the shipped judges: what each one is, its hash, and how accurate it is. No torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 RESNET34 = {"kind": "trained", "network": "resnet34", "epochs": 20, "bar": 0.93}
 TRAINED: dict[str, dict[str, Any]] = {
-    # Three of the published recipe: a verdict needs as many. The first has no seed in its recipe: it is 0.
+    # Three seeds of the published recipe, since a verdict against a published number needs three judges. The first
+    # recipe names no seed: it is 0.
     "cifar10-resnet34": {**RESNET34, "dataset": "cifar10"},
     "cifar10-resnet34-2": {**RESNET34, "dataset": "cifar10", "seed": 2},
     "cifar10-resnet34-3": {**RESNET34, "dataset": "cifar10", "seed": 3},
@@ -36,11 +37,12 @@ TRAINED: dict[str, dict[str, Any]] = {
         "bar": 0.0,
     },
 }
-"""Judges that are trained on first use (`sa_bench.scoring.trained_judges`); in fingerprints their recipe names them."""
+"""Judges that are trained on first use (`sa_bench.scoring.trained_judges`); fingerprints name them
+by their recipe."""
 
 
 def trained_key_inputs(name: str) -> dict[str, Any]:
-    """What names a trained judge: its recipe and its data."""
+    """Collect what names a trained judge: its recipe and its data."""
     from sa_bench.data import datasets  # numpy, only where it is needed
 
     spec = {k: v for k, v in TRAINED[name].items() if k != "bar"}
@@ -48,15 +50,15 @@ def trained_key_inputs(name: str) -> dict[str, Any]:
 
 
 def list_judges() -> list[str]:
-    """All shipped judges."""
+    """List the shipped judges."""
     return sorted(path.stem.removeprefix("judge-") for path in WEIGHTS.glob("judge-*.safetensors"))
 
 
 def judge_card(name: str) -> dict[str, Any]:
-    """What is known of a judge: accuracy, bar, hash, what it says of grey and noise.
+    """Read the card of a judge: accuracy, bar, hash, its answers to grey and noise.
 
     Raises:
-        SaBenchError: unknown name.
+        SaBenchError: there is no judge of that name.
     """
     if name in TRAINED:
         return {"name": name, **TRAINED[name], "sha256": digest(trained_key_inputs(name))}
@@ -66,56 +68,59 @@ def judge_card(name: str) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def datasets_of_judge(facts: dict[str, Any]) -> tuple[str, ...]:
-    """The data sets whose images a judge was made to look at: its own; a judge of 28-pixel digits also crops canvases."""
-    if facts["kind"] == "trained":
-        return (facts["dataset"],)
-    return {28: ("mnist", "mnist_canvas"), 16: ("mnist16",)}[facts.get("size") or 28]
+def datasets_of_judge(card: dict[str, Any]) -> tuple[str, ...]:
+    """List the data sets whose images a judge was made for.
+
+    A judge of 28-pixel digits takes canvases too, since it crops them.
+    """
+    if card["kind"] == "trained":
+        return (card["dataset"],)
+    return {28: ("mnist", "mnist_canvas"), 16: ("mnist16",)}[card.get("size") or 28]
 
 
 def require_sight(name: str, dataset: str) -> None:
-    """Refuse a judge of other images than the task's: what it says of them means nothing.
+    """Refuse a judge made for other images than the task's: its answers would mean nothing.
 
     Raises:
-        SaBenchError: it is one; names those that are not.
+        SaBenchError: the judge is for other data; names the judges for this data.
     """
-    own = datasets_of_judge(judge_card(name))
-    if dataset not in own:
-        able = [
+    datasets = datasets_of_judge(judge_card(name))
+    if dataset not in datasets:
+        able_judges = [
             judge
             for judge in (*list_judges(), *TRAINED)
             if dataset in datasets_of_judge(judge_card(judge))
         ]
+        hint = f"No judge of {dataset} is here."
+        if able_judges:
+            hint = f"Judges of those: {', '.join(able_judges)}."
         raise SaBenchError(
-            f"The judge {name} looks at images of {' and '.join(own)}, not of {dataset}. "
-            + (
-                f"Judges of those: {', '.join(able)}."
-                if able
-                else f"No judge of {dataset} is here."
-            )
+            f"The judge {name} looks at images of {' and '.join(datasets)}, not of {dataset}. {hint}"
         )
 
 
-def require_bar(facts: dict[str, Any]) -> None:
-    """Refuse a judge whose measured accuracy is below its bar; one not yet trained has none to be refused for.
+def require_bar(card: dict[str, Any]) -> None:
+    """Refuse a judge whose measured accuracy is below its bar.
+
+    A judge not yet trained has none and passes.
 
     Raises:
-        SaBenchError: it is.
+        SaBenchError: the accuracy is below the bar.
     """
-    if "accuracy" in facts and facts["accuracy"] < facts["bar"]:
+    if "accuracy" in card and card["accuracy"] < card["bar"]:
         raise SaBenchError(
-            f"The judge {facts['name']} refuses to judge: accuracy {facts['accuracy']:.4f} on real test "
-            f"images is below its bar {facts['bar']:.4f}. Make it again with `make judges`."
+            f"The judge {card['name']} refuses to judge: accuracy {card['accuracy']:.4f} on real test "
+            f"images is below its bar {card['bar']:.4f}. Make it again with `make judges`."
         )
 
 
 def examine_judge(judge: Any, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
-    """What goes on a judge's card: accuracy on test images, and its answers to grey, noise and blank ones.
+    """Examine a judge for its card: its accuracy, and its answers to grey, noise and blank images.
 
     Args:
         judge: gives probabilities.
-        x: uint8 (N, H, W, C).
-        y: (N,) labels.
+        x: test images, uint8 (N, H, W, C).
+        y: labels (N,).
     """
     import numpy as np  # cards are read without it
 
@@ -123,7 +128,7 @@ def examine_judge(judge: Any, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     right = p[:, :10].argmax(1) == y
     grey = np.full((1, *x.shape[1:]), 128, np.uint8)
     noise = np.random.default_rng(0).integers(0, 256, (500, *x.shape[1:]), dtype=np.uint8)
-    facts: dict[str, Any] = {
+    card: dict[str, Any] = {
         "accuracy": float(right.mean()),
         "accuracy_by_class": [float(right[y == c].mean()) for c in range(10)],
         "n_test": len(y),
@@ -131,5 +136,5 @@ def examine_judge(judge: Any, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     for name, images in (("grey", grey), ("noise", noise), ("blank", np.zeros_like(grey))):
         q = judge.probabilities(images)
         h = -(q * np.log(np.clip(q, 1e-300, None))).sum(1).mean()
-        facts[name] = {"entropy": float(h), "probability": [float(v) for v in q.mean(0)]}
-    return facts
+        card[name] = {"entropy": float(h), "probability": [float(v) for v in q.mean(0)]}
+    return card

@@ -1,9 +1,9 @@
-"""The collapse guard: has the model lost the rest as well? Two shares of the base, against calibrated bounds.
+"""The collapse guard: has the model lost more than the concept?
 
-Accuracy and precision rise when a model collapses onto clean prototypes, so neither can tell. The guard
-looks at the worst class and at recall, each as a share of what the base model has, by the upper bound of
-the interval. Its bounds come from base models at other sampling seeds and are shipped with the power that
-they were seen to have on known wrecks: `python -m sa_bench.weights guard`.
+Accuracy and precision rise when a model collapses onto clean prototypes, so neither can tell. The
+guard uses the worst class and recall, each as a share of the base model's value, by the upper bound
+of the interval. Its bounds come from base models at other sampling seeds and ship with the power
+that was measured on models ruined on purpose: `python -m sa_bench.weights guard`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ QUANTITIES = ("worst class", "recall")
 
 @dataclass(frozen=True)
 class ShareOfBase:
-    """What is left of one of the base's quantities."""
+    """A quantity of a model as a share of the base model's."""
 
     value: float  # of the model
     base: float
     share: float  # value / base
-    high: float  # upper bound of value / base; the base counts as known
-    where: str  # the class, for people
+    high: float  # upper bound of value / base; the base's value is taken as exact
+    where: str  # the class, for people; "" for recall
 
 
 def measure_shares(
@@ -41,45 +41,58 @@ def measure_shares(
     designated: str,
     extractor: str,
 ) -> dict[str, ShareOfBase]:
-    """Both quantities of `images` against `base` (the retained classes), with `real` images for recall."""
-    mine, _ = majority_vote(judges, images.images, images.labels)
-    theirs, _ = majority_vote(judges, base.images, base.labels)
-    by_class = []
+    """Measure both quantities of `images` as shares of those of `base`.
+
+    Args:
+        images: retained images of the model.
+        base: retained images of the base model.
+        real: real images, for recall.
+        judges: the panel.
+        designated: name of the judge whose features recall uses.
+        extractor: name of the feature extractor.
+    """
+    votes_of_model, _ = majority_vote(judges, images.images, images.labels)
+    votes_of_base, _ = majority_vote(judges, base.images, base.labels)
+    class_shares = []
     classes = [int(c) for c in np.unique(base.labels)]
     for c in classes:
-        rows, reference = mine[images.labels == c], float(theirs[base.labels == c].mean())
-        high = wilson(float(rows.sum()), len(rows), comparisons=len(classes))[1]
-        by_class.append(ShareOfBase(float(rows.mean()), reference, 0.0, high, str(c)))
-    by_class = [_of(s) for s in by_class if s.base > 0]
-    # Recall grows when the same model is sampled less (wider balls), so both sides get equally many a class.
+        votes, reference = (
+            votes_of_model[images.labels == c],
+            float(votes_of_base[base.labels == c].mean()),
+        )
+        high = wilson(float(votes.sum()), len(votes), comparisons=len(classes))[1]
+        class_shares.append(ShareOfBase(float(votes.mean()), reference, 0.0, high, str(c)))
+    class_shares = [_divide_by_base(s) for s in class_shares if s.base > 0]
+    # Recall grows when the same model has fewer samples (wider balls), so both sides get equally
+    # many images a class.
     counts = {c: min(int((s.labels == c).sum()) for s in (images, base)) for c in classes}
-    sides = [s.take(_first(s.labels, counts)) for s in (images, base)]
-    x, b, y = (extract(extractor, judges[designated], s.images) for s in (*sides, real))
-    hits, reference = is_in_manifold(y, x), float(is_in_manifold(y, b).mean())
-    high = wilson(float(hits.sum()), len(hits))[1]
-    recall = _of(ShareOfBase(float(hits.mean()), reference, 0.0, high, ""))
-    return {"worst class": min(by_class, key=lambda s: s.high), "recall": recall}
+    equal_sets = [s.take(_first_rows(s.labels, counts)) for s in (images, base)]
+    x, b, y = (extract(extractor, judges[designated], s.images) for s in (*equal_sets, real))
+    covered, reference = is_in_manifold(y, x), float(is_in_manifold(y, b).mean())
+    high = wilson(float(covered.sum()), len(covered))[1]
+    recall = _divide_by_base(ShareOfBase(float(covered.mean()), reference, 0.0, high, ""))
+    return {"worst class": min(class_shares, key=lambda s: s.high), "recall": recall}
 
 
-def _first(labels: np.ndarray, counts: Mapping[int, int]) -> np.ndarray:
-    """The rows of the first `counts[c]` images of each class."""
+def _first_rows(labels: np.ndarray, counts: Mapping[int, int]) -> np.ndarray:
+    """List the rows of the first `counts[c]` images of each class."""
     return np.sort(np.concatenate([np.flatnonzero(labels == c)[:n] for c, n in counts.items()]))
 
 
-def _of(s: ShareOfBase) -> ShareOfBase:
+def _divide_by_base(s: ShareOfBase) -> ShareOfBase:
     return ShareOfBase(s.value, s.base, s.value / s.base, s.high / s.base, s.where)
 
 
 def bounds(dataset: str) -> dict[str, float]:
-    """The shipped bounds by quantity."""
+    """Read the shipped bounds by quantity."""
     return guard_card(dataset)["bounds"]
 
 
-def describe_collapse(found: Mapping[str, ShareOfBase], limit: Mapping[str, float]) -> list[str]:
-    """The quantities below their bound, in words; empty if the model stands."""
+def describe_collapse(shares: Mapping[str, ShareOfBase], limit: Mapping[str, float]) -> list[str]:
+    """Describe the quantities below their bound; [] if the model has not collapsed."""
     return [
         f"{name}{f' ({s.where})' if s.where else ''} is {100 * s.share:.0f} % of the base's"
         f" ({s.value:.3f} of {s.base:.3f}), its bound {100 * limit[name]:.0f} %"
-        for name, s in found.items()
+        for name, s in shares.items()
         if s.high < limit[name]
     ]

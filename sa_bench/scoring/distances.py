@@ -1,4 +1,4 @@
-"""Distances between two sets of features: the cores that metrics in a judge's and in Inception's features share.
+"""Distances between two sets of features, for metrics in a judge's or in Inception's features.
 
 Nothing here holds an N x N matrix: 45,000 against 45,000 features of 2,048 dimensions fit in 4 GiB.
 """
@@ -14,68 +14,75 @@ from sa_bench.contracts import Measured, SampleSet
 from sa_bench.scoring.features import is_in_manifold
 from sa_bench.statistics import clustered, jackknife, jackknife_groups, rate
 
-ROUNDING = (
-    1e-6  # of the traces: the square root of a covariance of float32 features is no more exact
-)
+ROUNDING = 1e-6
+"""Relative error of a Fréchet distance, as a share of the covariances' traces: the square root of a
+covariance of float32 features is no more exact."""
 OfRows = Callable[[np.ndarray], float]
-"""A distance to the real images of the generated images with these row numbers."""
+"""Gives the distance to the real images for the generated images with these row numbers."""
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½) of features (N, d), by torch-fidelity."""
+    """Compute ‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½) of features (N, d), by torch-fidelity."""
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-    left, right = (fid_features_to_statistics(torch.from_numpy(f)) for f in (a, b))
-    value = float(fid_statistics_to_metric(left, right, False)["frechet_inception_distance"])
-    return _above_rounding(value, float(np.trace(left["sigma"]) + np.trace(right["sigma"])))
+    statistics_a, statistics_b = (fid_features_to_statistics(torch.from_numpy(f)) for f in (a, b))
+    value = float(
+        fid_statistics_to_metric(statistics_a, statistics_b, False)["frechet_inception_distance"]
+    )
+    return _clip_rounding(
+        value, float(np.trace(statistics_a["sigma"]) + np.trace(statistics_b["sigma"]))
+    )
 
 
-def _above_rounding(distance: float, traces: float) -> float:
-    """A Fréchet distance, which is no less than 0; 0 where it is what rounding leaves of the traces it is made from."""
+def _clip_rounding(distance: float, traces: float) -> float:
+    """Set a Fréchet distance to 0 if it is negative or within the rounding of its traces."""
     return distance if distance > ROUNDING * traces else 0.0
 
 
 class FrechetTo:
-    """`frechet(x[rows], y)` for many `rows`, fast enough for 2,048 dimensions.
+    """The Fréchet distance of `x[rows]` to `y` for many `rows`, fast enough for 2,048 dimensions.
 
-    Equal to torch-fidelity's to rounding, by tr (Σ_x Σ_y)^½ = tr (R Σ_x R)^½ with R = Σ_y^½: symmetric, so
-    that no eigenvalue is complex, and R is taken once. Leaving a few rows out costs those rows alone.
-    Measured at d = 2,048, N = M = 10,000 on one CPU core: 1.2 s a distance (torch-fidelity's 5.2 s), 29 s
-    with the jackknife of 20 groups.
+    Equal to torch-fidelity's to rounding, by tr (Σ_x Σ_y)^½ = tr (R Σ_x R)^½ with R = Σ_y^½: this
+    matrix is symmetric, so that no eigenvalue is complex, and R is computed once. Leaving a few
+    rows out costs only those rows. Measured at d = 2,048, N = M = 10,000 on one CPU core: 1.2 s a
+    distance (torch-fidelity: 5.2 s), 29 s with the jackknife of 20 groups.
     """
 
     def __init__(self, x: np.ndarray, y: np.ndarray) -> None:
-        """`x` (N, d) generated, `y` (M, d) real; float32 or float64, sums in float64."""
+        """Take generated `x` (N, d) and real `y` (M, d), float32 or float64.
+
+        Sums are in float64.
+        """
         self.x, self.shift = x, x.mean(0, dtype=np.float64)
-        self.all = _moments(x, self.shift)
+        self.all = _sum_moments(x, self.shift)
         zero = y.mean(0, dtype=np.float64)
-        self.mean, covariance = _mean_and_covariance(*_moments(y, zero))
+        self.mean, covariance = _mean_and_covariance(*_sum_moments(y, zero))
         self.mean += zero - self.shift
         self.trace = float(np.trace(covariance))
         values, vectors = np.linalg.eigh(covariance)
         self.root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
 
     def __call__(self, rows: np.ndarray) -> float:
-        """The distance of `x[rows]`, at least two different rows."""
+        """Compute the distance of `x[rows]`, at least two different rows."""
         if 2 * len(rows) > len(self.x):
-            n, total, outer = _moments(
+            n, total, outer = _sum_moments(
                 self.x[np.setdiff1d(np.arange(len(self.x)), rows)], self.shift
             )
             n, total, outer = self.all[0] - n, self.all[1] - total, self.all[2] - outer
         else:
-            n, total, outer = _moments(self.x[rows], self.shift)
+            n, total, outer = _sum_moments(self.x[rows], self.shift)
         mean, covariance = _mean_and_covariance(n, total, outer)
         product = np.linalg.eigvalsh(self.root @ covariance @ self.root)
         difference = mean - self.mean
         traces = float(np.trace(covariance)) + self.trace
         root = 2 * float(np.sqrt(product.clip(0)).sum())
-        return _above_rounding(float(difference @ difference) + traces - root, traces)
+        return _clip_rounding(float(difference @ difference) + traces - root, traces)
 
 
-def _moments(
+def _sum_moments(
     x: np.ndarray, shift: np.ndarray, chunk: int = 2000
 ) -> tuple[int, np.ndarray, np.ndarray]:
-    """(N, Σ z, Σ z zᵀ) of z = x − shift."""
+    """Compute (N, Σ z, Σ z zᵀ) of z = x − shift."""
     total, outer = np.zeros_like(shift), np.zeros((len(shift), len(shift)))
     for start in range(0, len(x), chunk):
         z = x[start : start + chunk] - shift
@@ -94,22 +101,25 @@ def _mean_and_covariance(
 def extrapolate_fid(
     distance: OfRows, n: int, d: int, sizes: int = 8, repeats: int = 4
 ) -> float | None:
-    """FID at infinite N: the intercept of FID_N over 1/N, N from a quarter of `n` images to all of them.
+    """Extrapolate FID to infinite N: intercept of FID_N over 1/N, for N from `n`/4 to `n` images.
 
-    Source: Chong & Forsyth 2020, Section 4. None below 8 `d` images, where the line does not hold.
+    None below 8 `d` images, where the line does not hold. Source: Chong & Forsyth 2020, Section 4.
     """
     if n < 8 * d:
         return None
-    rng, inverse, found = np.random.default_rng(0), [], []
+    rng, inverse, distances = np.random.default_rng(0), [], []
     for size in np.linspace(n // 4, n, sizes).astype(int):
         for _ in range(repeats if size < n else 1):
             inverse.append(1 / size)
-            found.append(distance(rng.permutation(n)[:size]))
-    return float(np.polyfit(inverse, found, 1)[1])
+            distances.append(distance(rng.permutation(n)[:size]))
+    return float(np.polyfit(inverse, distances, 1)[1])
 
 
 def measure_frechet(distance: OfRows, x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
-    """FID of `x` (N, d) against `y` (M, d); interval over generated images by delete-a-group jackknife."""
+    """Measure FID of `x` (N, d) against `y` (M, d).
+
+    The interval is over generated images, by delete-a-group jackknife.
+    """
     n, d = x.shape
     groups = min(20, n // 2)
     if groups < 2:
@@ -129,22 +139,22 @@ def measure_frechet(distance: OfRows, x: np.ndarray, y: np.ndarray, images: Samp
 
 
 def kernel_sums(
-    a: np.ndarray, b: np.ndarray, of_a: np.ndarray, of_b: np.ndarray, chunk: int = 2000
+    a: np.ndarray, b: np.ndarray, group_a: np.ndarray, group_b: np.ndarray, chunk: int = 2000
 ) -> np.ndarray:
-    """Σ (a_i·b_j/d + 1)³ over i ≠ j where a is b, over all i, j elsewhere, by group of i and of j.
+    """Sum (a_i·b_j/d + 1)³ over i and j (i ≠ j where `a` is `b`), by group of i and of j.
 
     Args:
         a: features (N, d).
         b: features (M, d).
-        of_a: group numbers 0..g−1 (N,).
-        of_b: group numbers 0..h−1 (M,).
+        group_a: group numbers 0..g−1 (N,).
+        group_b: group numbers 0..h−1 (M,).
         chunk: rows of each side at a time.
 
     Returns:
-        (g, h).
+        Sums (g, h).
     """
-    sums = np.zeros((int(of_a.max()) + 1, int(of_b.max()) + 1))
-    left, right = np.eye(len(sums))[of_a], np.eye(sums.shape[1])[of_b]
+    sums = np.zeros((int(group_a.max()) + 1, int(group_b.max()) + 1))
+    indicator_a, indicator_b = np.eye(len(sums))[group_a], np.eye(sums.shape[1])[group_b]
     for i in range(0, len(a), chunk):
         for j in range(0, len(b), chunk):
             k = a[i : i + chunk].astype(float) @ b[j : j + chunk].astype(float).T
@@ -153,35 +163,42 @@ def kernel_sums(
             k **= 3
             if a is b and i == j:
                 np.fill_diagonal(k, 0.0)
-            sums += left[i : i + chunk].T @ k @ right[j : j + chunk]
+            sums += indicator_a[i : i + chunk].T @ k @ indicator_b[j : j + chunk]
     return sums
 
 
 def jackknife_kid(
     x: np.ndarray, y: np.ndarray, groups: int = 20, clusters: np.ndarray | None = None
 ) -> tuple[float, float, float]:
-    """(KID, low, high): unbiased MMD² with the kernel (x·y/d + 1)³, every kernel evaluated once; `clusters` (N,) of `x`.
+    """Estimate KID and its interval, (KID, low, high); every kernel is evaluated once.
 
-    Source: Bińkowski et al. 2018, Eq. 4. May be negative.
+    KID is the unbiased MMD² with the kernel (x·y/d + 1)³; it may be negative. Source: Bińkowski et
+    al. 2018, Eq. 4.
+
+    Args:
+        x: generated features (N, d).
+        y: real features (M, d).
+        groups: number of jackknife groups.
+        clusters: cluster of each row of `x`, (N,); a cluster is never split between groups.
     """
     n, m = len(x), len(y)
-    group, one = jackknife_groups(n, groups, clusters), np.zeros(m, int)
-    xx, xy = kernel_sums(x, x, group, group), kernel_sums(x, y, group, one)[:, 0]
-    real = float(kernel_sums(y, y, one, one)[0, 0]) / (m * (m - 1))
+    group, single_group = jackknife_groups(n, groups, clusters), np.zeros(m, int)
+    xx, xy = kernel_sums(x, x, group, group), kernel_sums(x, y, group, single_group)[:, 0]
+    real = float(kernel_sums(y, y, single_group, single_group)[0, 0]) / (m * (m - 1))
 
     def estimate(rows: np.ndarray) -> float:
-        k, kept = len(rows), np.unique(group[rows])
-        return float(
-            xx[np.ix_(kept, kept)].sum() / (k * (k - 1)) + real - 2 * xy[kept].sum() / (k * m)
-        )
+        k, groups_left = len(rows), np.unique(group[rows])
+        within = xx[np.ix_(groups_left, groups_left)].sum() / (k * (k - 1))
+        return float(within + real - 2 * xy[groups_left].sum() / (k * m))
 
     return jackknife(estimate, n, groups, clusters)
 
 
 def measure_kid(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
-    """KID of `x` (N, d) against `y` (M, d); interval over generated images by delete-a-group jackknife.
+    """Measure KID of `x` (N, d) against `y` (M, d).
 
-    A set against itself is at 0: the unbiased estimate, which is of two independent sets, would be below.
+    The interval is over generated images, by delete-a-group jackknife. A set against itself gets 0:
+    the unbiased estimate assumes two independent sets and would be below 0.
     """
     if x.shape == y.shape and sorted(map(bytes, x)) == sorted(map(bytes, y)):
         return Measured(
@@ -205,7 +222,10 @@ def measure_kid(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
 
 
 def measure_precision(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
-    """The share of generated `x` (N, d) inside the manifold of real `y` (M, d); the interval is over `x`."""
+    """Measure the share of generated `x` (N, d) inside the manifold of real `y` (M, d).
+
+    Interval over `x`.
+    """
     if len(y) < 4:
         return Measured(None, reason=f"{len(y)} real images: a point and k = 3 neighbours are 4")
     columns = {**images.columns(), "label": images.labels}
@@ -213,7 +233,10 @@ def measure_precision(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measur
 
 
 def measure_recall(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
-    """The share of real `y` (M, d) inside the manifold of generated `x` (N, d); the interval is over `y`."""
+    """Measure the share of real `y` (M, d) inside the manifold of generated `x` (N, d).
+
+    Interval over `y`.
+    """
     if len(x) < 4:
         return Measured(
             None, reason=f"{len(x)} generated images: a point and k = 3 neighbours are 4"

@@ -1,4 +1,7 @@
-"""One person among others, in the space of face embeddings: centroid, threshold, calibrated probability."""
+"""Face verification: one person among others, in the space of face embeddings.
+
+A person is a centroid, a threshold and a calibrated probability.
+"""
 
 from __future__ import annotations
 
@@ -18,24 +21,27 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Person:
-    """What tells a person from others."""
+    """A person in the space of face embeddings."""
 
     centroid: np.ndarray  # (d,) of norm 1
     threshold: float  # cosine that `FAR` of the others' images exceed
     slope: float  # of the probability's logit in the cosine
     offset: float
-    own: np.ndarray  # (R,) cosines of the references, each to the centroid of all others
+    own: np.ndarray  # (R,) cosines of the references, each to the centroid of the other references
     others: np.ndarray  # (G,) cosines of the others' images
 
     def probability(self, cosine: np.ndarray) -> np.ndarray:
-        """That a face is the person's, both sides equally likely beforehand."""
+        """Compute the probability that a face is the person's, with equal priors."""
         return expit(self.slope * cosine + self.offset)
 
 
 def split_halves(prompts: np.ndarray | None, n: int) -> tuple[np.ndarray, str]:
-    """((N,) bool: whether an image is measured and no reference, what the halves differ in).
+    """Split images into references and measured ones.
 
-    Every second prompt; without prompts, or with one alone, every second image.
+    Every second prompt is measured; without prompts, or with one alone, every second image.
+
+    Returns:
+        (N,) bool, True for a measured image; and what the halves differ in, "prompts" or "seeds".
     """
     if prompts is None or len(np.unique(prompts)) < 2:
         return np.arange(n) % 2 == 0, "seeds"
@@ -43,63 +49,69 @@ def split_halves(prompts: np.ndarray | None, n: int) -> tuple[np.ndarray, str]:
 
 
 def largest_faces(records: Sequence[Record]) -> np.ndarray:
-    """(R, d) the embedding of the first, that is the largest, face of every image that has one."""
+    """Collect the embedding of the largest (first) face of every image that has one, (R, d)."""
     return np.array([r["faces"][0] for r in records if r["faces"]], float)
 
 
 def closest_cosines(records: Sequence[Record], centroid: np.ndarray) -> np.ndarray:
-    """(N,) cosine to the centroid, the highest over an image's faces; NaN without a face."""
-    rows = [np.array(r["faces"], float) for r in records]
+    """Compute the highest cosine to the centroid over an image's faces, (N,).
+
+    NaN without a face.
+    """
+    faces_of_image = [np.array(r["faces"], float) for r in records]
     return np.array(
         [
             float((f @ centroid / np.linalg.norm(f, axis=1)).max()) if len(f) else np.nan
-            for f in rows
+            for f in faces_of_image
         ]
     )
 
 
 def fit(own: np.ndarray, others: Sequence[Record]) -> Person:
-    """The person of the reference faces `own` (R, d) against the images of `others`.
+    """Fit a person to reference faces `own` (R, d) against the images of others.
 
-    A reference is compared with the centroid of the other references, so that it does not meet itself. The
-    logistic curve is fitted on every second face of either side.
+    A reference is compared with the centroid of the other references, so that it does not meet
+    itself. The logistic curve is fitted on every second face of either side.
     """
     total = own.sum(0)
     centroid = total / np.linalg.norm(total)
     rest = total - own
-    mine = (own * rest).sum(1) / np.linalg.norm(rest, axis=1) / np.linalg.norm(own, axis=1)
-    away = closest_cosines(others, centroid)
-    away = away[~np.isnan(away)]
-    threshold = float(np.quantile(away, 1 - FAR, method="higher"))
-    return Person(centroid, threshold, *_logistic(mine[::2], away[::2]), mine, away)
+    norms = np.linalg.norm(rest, axis=1), np.linalg.norm(own, axis=1)
+    own_cosines = (own * rest).sum(1) / norms[0] / norms[1]
+    other_cosines = closest_cosines(others, centroid)
+    other_cosines = other_cosines[~np.isnan(other_cosines)]
+    threshold = float(np.quantile(other_cosines, 1 - FAR, method="higher"))
+    slope, offset = _fit_logistic(own_cosines[::2], other_cosines[::2])
+    return Person(centroid, threshold, slope, offset, own_cosines, other_cosines)
 
 
-def _logistic(positive: np.ndarray, negative: np.ndarray) -> tuple[float, float]:
-    def loss(at: np.ndarray) -> float:
-        up, down = at[0] * positive + at[1], at[0] * negative + at[1]
-        return float(
-            np.logaddexp(0, -up).mean() + np.logaddexp(0, down).mean() + RIDGE * at[0] ** 2
-        )
+def _fit_logistic(positive: np.ndarray, negative: np.ndarray) -> tuple[float, float]:
+    """Fit the slope and offset of a logistic curve that separates two sets of cosines."""
+
+    def loss(parameters: np.ndarray) -> float:
+        slope, offset = parameters
+        up, down = slope * positive + offset, slope * negative + offset
+        return float(np.logaddexp(0, -up).mean() + np.logaddexp(0, down).mean() + RIDGE * slope**2)
 
     slope, offset = minimize(loss, np.zeros(2)).x
     return float(slope), float(offset)
 
 
 def auc(a: np.ndarray, b: np.ndarray) -> float:
-    """The chance that a value of `a` exceeds one of `b`, ties half."""
+    """Compute the chance that a value of `a` exceeds one of `b`, ties counting half."""
     return float(((a[:, None] > b[None]) + 0.5 * (a[:, None] == b[None])).mean())
 
 
 def mean_sd_count(cosines: np.ndarray) -> dict[str, Any]:
-    """Mean, standard deviation and number of those that are not NaN."""
-    seen = cosines[~np.isnan(cosines)]
-    return {"n": len(seen)} | (
-        {"mean": float(seen.mean()), "std": float(seen.std())} if len(seen) else {}
+    """Compute mean, standard deviation and number of the cosines that are not NaN."""
+    valid = cosines[~np.isnan(cosines)]
+    return {"n": len(valid)} | (
+        {"mean": float(valid.mean()), "std": float(valid.std())} if len(valid) else {}
     )
 
 
 def verification_facts(person: Person, cosines: np.ndarray) -> dict[str, Any]:
-    """What stands beside the mean cosine of images with a face (N,)."""
+    """Collect what a result holds beside the mean cosine of images with a face (N,)."""
     return {
         "threshold": person.threshold,
         "accepted": float((cosines > person.threshold).mean()),

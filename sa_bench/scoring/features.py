@@ -1,37 +1,36 @@
 """Feature extractors behind torch-fidelity's interface.
 
-The designated judge's features are registered there as `judge-<dataset>`, so that its FID, KID,
-precision and recall are torch-fidelity's own on other features, and are named accordingly:
+The designated judge's features are registered there as `judge-<dataset>`, so that FID, KID,
+precision and recall are computed by torch-fidelity on other features. They are named accordingly:
 `fid[judge-mnist]` is never called FID.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sa_bench.contracts import SampleSet, View
 from sa_bench.scoring.judges import Judge, panel_view
+from sa_bench.scoring.likelihood import take_per_class
 
 if TYPE_CHECKING:
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
-
-from collections.abc import Callable
-from dataclasses import replace
-
-from sa_bench.contracts import SampleSet, View
-from sa_bench.scoring.likelihood import take_per_class
-
 LAYER = "penultimate"
-ROUNDING = 1e-10  # of two squared lengths: networks give one picture's features to about 1e-6 of themselves
+ROUNDING = 1e-10
+"""Rounding of a squared distance, as a share of the two squared lengths: networks repeat the
+features of one image to about 1e-6."""
 _registered: dict[tuple[str, str], type[FeatureExtractorBase]] = {}  # by name and judge
 
 
 def register_extractor(name: str, judge: Judge) -> type[FeatureExtractorBase]:
-    """The torch-fidelity extractor class over a judge's features, registered once a process.
+    """Register a judge's features as a torch-fidelity extractor, once a process; return its class.
 
     The first judge of a process is registered as `name`, another one as `name-<hash>`.
     """
@@ -41,7 +40,7 @@ def register_extractor(name: str, judge: Judge) -> type[FeatureExtractorBase]:
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
     class JudgeFeatures(FeatureExtractorBase):
-        """uint8 (N, C, H, W) to penultimate features."""
+        """Extracts penultimate features from uint8 (N, C, H, W)."""
 
         def __init__(self, name: str, features_list: list[str], **_: object) -> None:
             super().__init__(name, features_list)
@@ -66,18 +65,16 @@ def register_extractor(name: str, judge: Judge) -> type[FeatureExtractorBase]:
             images = input[:, : judge.channels].permute(0, 2, 3, 1).cpu().numpy()
             return (torch.from_numpy(judge.features(images)),)
 
-    taken = any(known == name for known, _ in _registered)
+    taken = any(registered_name == name for registered_name, _ in _registered)
     register_feature_extractor(f"{name}-{judge.content[:8]}" if taken else name, JudgeFeatures)
     _registered[name, judge.content] = JudgeFeatures
     return JudgeFeatures
 
 
 def extract(name: str, judge: Judge, images: np.ndarray) -> np.ndarray:
-    """(N, d) float64 through the registered extractor; `images` uint8 (N, H, W, C)."""
-    images, network = (
-        panel_view({name: judge}, images),
-        register_extractor(name, judge)(name, [LAYER]),
-    )
+    """Extract features (N, d) float64 of `images`, uint8 (N, H, W, C), by the registered extractor."""
+    images = panel_view({name: judge}, images)
+    network = register_extractor(name, judge)(name, [LAYER])
     with torch.no_grad():
         (features,) = network(torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2))
     return features.numpy()
@@ -86,32 +83,34 @@ def extract(name: str, judge: Judge, images: np.ndarray) -> np.ndarray:
 def is_in_manifold(
     query: np.ndarray, support: np.ndarray, k: int = 3, chunk: int = 1000
 ) -> np.ndarray:
-    """Whether each query point lies in a ball around a support point that reaches its k-th neighbour.
+    """Test whether each query point lies within a support point's distance to its k-th neighbour.
 
-    precision = in_manifold(generated, real), recall = in_manifold(real, generated), as 0/1 (N,).
-    Source: Kynkäänniemi et al. 2019, Eq. 1-2 (the point itself is not its own neighbour).
+    precision = is_in_manifold(generated, real), recall = is_in_manifold(real, generated), as 0/1
+    (N,). Source: Kynkäänniemi et al. 2019, Eq. 1-2 (the point itself is not its own neighbour).
     """
     s, q = (torch.from_numpy(points).double() for points in (support, query))
     lengths = (s * s).sum(1)
 
-    def squared(part: Tensor) -> tuple[Tensor, Tensor]:
-        """Squared distances of `part` to all support points, and below what they are rounding, (n, M) each."""
-        total = (part * part).sum(1)[:, None] + lengths
-        return torch.addmm(total, part, s.T, alpha=-2).clamp(min=0), ROUNDING * total
+    def square_distances(points: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute squared distances to the support points, and their rounding errors, (n, M)."""
+        total = (points * points).sum(1)[:, None] + lengths
+        return torch.addmm(total, points, s.T, alpha=-2).clamp(min=0), ROUNDING * total
 
-    radii = torch.cat([squared(part)[0].kthvalue(k + 1, dim=1).values for part in s.split(chunk)])
+    radii = torch.cat(
+        [square_distances(rows)[0].kthvalue(k + 1, dim=1).values for rows in s.split(chunk)]
+    )
     inside = []
-    for part in q.split(chunk):
-        distances, rounding = squared(part)
+    for rows in q.split(chunk):
+        distances, rounding = square_distances(rows)
         inside.append((distances <= radii + rounding).any(1))
     return torch.cat(inside).double().numpy()
 
 
-pass
-
-
 def judge_features(view: View) -> tuple[np.ndarray, np.ndarray, SampleSet]:
-    """Features (N, d) of generated and (M, d) of real retained images, and the generated set."""
+    """Extract judge features of generated (N, d) and real (M, d) retained images.
+
+    Also returns the generated set.
+    """
     judge, name = view.judges[view.task.designated], f"judge-{view.task.dataset}"
     images = view.samples["retain"]
     real = take_per_class(view.real("retain_test"), view.task.feature_images)
@@ -121,11 +120,16 @@ def judge_features(view: View) -> tuple[np.ndarray, np.ndarray, SampleSet]:
 def inception_features(
     view: View, prepare: Callable[[np.ndarray], np.ndarray] | None = None
 ) -> tuple[np.ndarray, np.ndarray, SampleSet]:
-    """The same in Inception's features, against real *training* images: what published FIDs refer to.
+    """Extract Inception features of generated and real retained images.
+
+    Also returns the generated set.
+
+    The real images are *training* images, which is what published FIDs refer to.
 
     Args:
         view: what is measured.
-        prepare: what is done to uint8 images (N, H, W, C) of both sides before the network sees them.
+        prepare: applied to the uint8 images (N, H, W, C) of both sides before the network sees
+            them.
     """
     images = view.samples["retain"]
     real = take_per_class(view.real("retain_train"), view.task.feature_images)
@@ -140,15 +144,19 @@ PROTOCOL = {"protocol": "official-2023", "channels": "bgr", "stretch": True, "or
 
 
 def stretch_as_published(images: np.ndarray, chunk: int = 1000) -> np.ndarray:
-    """uint8 (N, H, W, C), each image stretched to 0..255 as torchvision's save_image does, in BGR order.
+    """Stretch each image, uint8 (N, H, W, C), to 0..255 as torchvision's save_image does.
 
-    The official code stretched floats and then rounded; here the images are 8-bit already, so that the stretch
-    widens their rounding.
+    BGR order.
+
+    The official code stretched floats and then rounded; here the images are 8-bit already, so that
+    the stretch widens their rounding.
     """
-    out = np.empty_like(images)
+    stretched = np.empty_like(images)
     for start in range(0, len(images), chunk):
         x = torch.from_numpy(images[start : start + chunk]).float() / 255
         low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
         x = (x - low) / (high - low).clamp(min=1e-5)
-        out[start : start + chunk] = (x * 255 + 0.5).clamp(0, 255).to(torch.uint8).flip(3).numpy()
-    return out
+        stretched[start : start + chunk] = (
+            (x * 255 + 0.5).clamp(0, 255).to(torch.uint8).flip(3).numpy()
+        )
+    return stretched

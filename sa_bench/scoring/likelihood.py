@@ -1,4 +1,4 @@
-"""Log-likelihoods of real images, shared by the metrics that need them."""
+"""Log-likelihoods and denoising errors of real images, shared by the metrics that need them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sa_bench.contracts import Draw, SampleSet, View
 
 
 def take_per_class(images: SampleSet, n: int) -> SampleSet:
-    """The first `n` images of each class (0: all), in their original order."""
+    """Take the first `n` images of each class (0: all), in their original order."""
     return images if n == 0 else images.take(first_rows(images, n))
 
 
 def first_rows(images: SampleSet, n: int) -> np.ndarray:
-    """The row numbers of the first `n` images of each class, ascending."""
+    """List the row numbers of the first `n` images of each class, ascending."""
     rows = [np.flatnonzero(images.labels == c)[:n] for c in np.unique(images.labels)]
     return np.sort(np.concatenate(rows))
 
@@ -25,9 +25,12 @@ def first_rows(images: SampleSet, n: int) -> np.ndarray:
 def importance_weighted(
     view: View, images: SampleSet, k: int, name: str, refine: int = 0, draws: int = 200
 ) -> np.ndarray:
-    """Log p̂(x|c) with `k` draws, (N,) nats; the noise depends on `name` alone.
+    """Estimate log p̂(x|c) with `k` importance-weighted draws, (N,) nats.
 
-    With `refine` steps the proposal is fitted to each image, from the best of `draws` from the prior (0: the encoder's).
+    The noise depends on `name` alone.
+
+    With `refine` steps the proposal is fitted to each image, starting from the best of `draws`
+    samples of the prior (with draws=0, from the encoder's).
     """
     model = view.model
     x, c = model.encode(images.images), model.conditions(images.labels)
@@ -36,14 +39,17 @@ def importance_weighted(
 
 @torch.no_grad()
 def elbo(view: View, images: SampleSet, name: str) -> np.ndarray:
-    """The ELBO with one draw an image, (N,) nats."""
+    """Compute the ELBO with one draw an image, (N,) nats."""
     model = view.model
     x, c = model.encode(images.images), model.conditions(images.labels)
     return -model.loss(x, c, model.draw(len(x), view.rng(name))).double().cpu().numpy()
 
 
 def bits_per_dimension(view: View, images: SampleSet, name: str) -> np.ndarray:
-    """−VLB in bits per dimension, (N,), from the task's `bound_steps`; the noise depends on `name` alone."""
+    """Compute −VLB in bits per dimension, (N,), from the task's `bound_steps`.
+
+    Noise depends on `name` alone.
+    """
     model = view.model
     x, c = model.encode(images.images), model.conditions(images.labels)
     nats = model.variational_bound(x, c, view.task.bound_steps, view.rng(name))  # type: ignore[attr-defined]
@@ -52,21 +58,35 @@ def bits_per_dimension(view: View, images: SampleSet, name: str) -> np.ndarray:
 
 @torch.no_grad()
 def denoising(view: View, images: SampleSet, name: str) -> np.ndarray:
-    """‖ε − ε̂‖²/D averaged over stratified timesteps, (N,); the noise depends on `name` alone."""
+    """Compute ‖ε − ε̂‖²/D averaged over stratified timesteps, (N,).
+
+    The noise depends on `name` alone.
+    """
     x, c = view.model.encode(images.images), view.model.conditions(images.labels)
     return noise_errors(view, x, c, name)
 
 
 @torch.no_grad()
 def noise_errors(view: View, x: Tensor, c: Any, name: str, model: Any = None) -> np.ndarray:
-    """The same of `x` (N, ...) in model space under `c`, by the model measured or by `model`."""
+    """Compute ‖ε − ε̂‖²/D averaged over stratified timesteps, (N,), of samples in model space.
+
+    Args:
+        view: the model measured, and its task.
+        x: samples in model space (N, ...).
+        c: their conditions.
+        name: names the noise.
+        model: another model than the one measured.
+    """
     model = view.model if model is None else model
     rng, steps, total = view.rng(name), view.task.bound_steps, np.zeros(len(x))
     for k in range(steps):
         t = ((k + torch.rand(len(x), generator=rng)) * model.timesteps / steps).long()
         draw = model.draw(len(x), rng, t)
         for rows in torch.arange(len(x)).split(64 if x[0].numel() < 10_000 else 4):
-            part = Draw(draw.noise[rows], t[rows].to(x.device))
-            error = model.predict(model.add_noise(x[rows], part), part.t, c[rows]) - part.noise
+            draw_of_rows = Draw(draw.noise[rows], t[rows].to(x.device))
+            error = (
+                model.predict(model.add_noise(x[rows], draw_of_rows), draw_of_rows.t, c[rows])
+                - draw_of_rows.noise
+            )
             total[rows.numpy()] += (error**2).flatten(1).mean(1).double().cpu().numpy()
     return total / steps

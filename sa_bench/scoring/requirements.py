@@ -1,6 +1,7 @@
-"""What a metric may say that it needs: one value each, with all that follows from it.
+"""Requirements: what a metric may say that it needs, one value each.
 
-A metric names requirements; nothing else in the suite compares their names. A detector is a requirement of its own name.
+A metric names its requirements; nothing else in the suite compares their names. A detector is a
+requirement of its own name.
 """
 
 from __future__ import annotations
@@ -28,41 +29,48 @@ class Requirement:
     assets: tuple[str, ...] = ()
     """Files of the catalogue behind it."""
     missing: Callable[[], str | None] = lambda: None
-    """Says in one line why it cannot be had on this machine; None: it can."""
+    """Says in one line what is missing on this machine; None if nothing is."""
     facts: Facts = lambda task, metric: {}
-    """Gives what it adds to the fingerprint of a metric."""
+    """Gives the entries that it adds to the fingerprint of a metric."""
     unfit: Callable[[Task, type], str] = lambda task, family: ""
-    """Says why a task, or its model family, has no such thing; "": it has."""
+    """Says why a task, or its model family, does not meet it; "" if it does."""
     unfit_given: Callable[[Mapping[str, SampleSet]], str] = lambda sets: ""
-    """Says why images alone, without a model, do not do; "": they do."""
+    """Says why images alone, without a model, do not meet it; "" if they do."""
     from_model: bool = False
-    """True: it is asked of the model itself, not of its images."""
+    """True if the metric needs the model itself, not only its images."""
     optional: bool = False
-    """True: one machine may have it and another not."""
+    """True if one machine may have it and another not."""
 
 
-def _facts_of_samples(task: Task, metric: Metric) -> dict[str, Any]:
-    facts: dict[str, Any] = {"sampler": key_values(task.sampler), "seed_rule": "sha256(set/i)"}
-    facts |= {"n_forget": task.n_forget, "n_retain": task.n_retain}
+def _fingerprint_samples(task: Task, metric: Metric) -> dict[str, Any]:
+    """Give the fingerprint entries of sample sets: sampler, seeds, sizes and prompts."""
+    entries: dict[str, Any] = {"sampler": key_values(task.sampler), "seed_rule": "sha256(set/i)"}
+    entries |= {"n_forget": task.n_forget, "n_retain": task.n_retain}
     if task.prompts is not None and "prompts" not in metric.fields:
-        facts["prompts"] = digest(key_values(task.prompts))[:16]
+        entries["prompts"] = digest(key_values(task.prompts))[:16]
     if task.prompts is not None and task.prompts.files:
-        facts |= {"files": dict(task.prompts.files), "seed_rule": "the row's, else sha256(set/i)"}
-    return facts
+        entries |= {"files": dict(task.prompts.files), "seed_rule": "the row's, else sha256(set/i)"}
+    return entries
 
 
 def _hash_judges(names: Iterable[str]) -> dict[str, str]:
     return {name: judge_card(name)["sha256"][:16] for name in names}
 
 
-def _without_prompts(sets: Mapping[str, SampleSet]) -> str:
+def _require_prompts(sets: Mapping[str, SampleSet]) -> str:
     if any(samples.prompts is None for samples in sets.values()):
         return "needs each image's prompt: name the images as `show TASK --rows` numbers them"
     return ""
 
 
-def _from_model(name: str, able: str = "", reason: str = "") -> Requirement:
-    """A requirement of the model itself; `able` names the method that a family must have, `reason` says it has not."""
+def _require_model(name: str, able: str = "", reason: str = "") -> Requirement:
+    """Make a requirement of the model itself.
+
+    Args:
+        name: name of the requirement.
+        able: the method that a model family must have; "" if any family will do.
+        reason: says that a family lacks the method; `{}` stands for the family.
+    """
     return Requirement(
         name,
         unfit=lambda task, family: (
@@ -73,14 +81,14 @@ def _from_model(name: str, able: str = "", reason: str = "") -> Requirement:
     )
 
 
-def _of_detector(name: str) -> Requirement:
-    """A detector, with the one that it starts from."""
+def _require_detector(name: str) -> Requirement:
+    """Make the requirement of a detector."""
     detector = detectors.load(name)
     return Requirement(
         name,
         detector.ASSETS,
         missing=lambda: detectors.find_missing([name]),
-        unfit_given=_without_prompts if detector.NEEDS_PROMPTS else lambda sets: "",
+        unfit_given=_require_prompts if detector.NEEDS_PROMPTS else lambda sets: "",
         optional=True,
     )
 
@@ -88,7 +96,7 @@ def _of_detector(name: str) -> Requirement:
 OWN = (
     Requirement(
         "samples",
-        facts=_facts_of_samples,
+        facts=_fingerprint_samples,
         unfit_given=lambda sets: (
             "" if {"forget", "retain"} <= set(sets) else "needs the sets forget/ and retain/"
         ),
@@ -105,12 +113,12 @@ OWN = (
         ),
         optional=True,
     ),
-    _from_model("model"),
-    _from_model("likelihood", "log_likelihood", "the family {} has no likelihood"),
-    _from_model(
+    _require_model("model"),
+    _require_model("likelihood", "log_likelihood", "the family {} has no likelihood"),
+    _require_model(
         "bound", "variational_bound", "the family {} has no variational bound over timesteps"
     ),
-    _from_model("diffusion", "add_noise", "the family {} is no diffusion model"),
+    _require_model("diffusion", "add_noise", "the family {} is no diffusion model"),
     Requirement(
         "judges",
         facts=lambda task, metric: {"judges": _hash_judges(task.judges)},
@@ -136,43 +144,43 @@ OWN = (
     Requirement("forgetting"),
     Requirement("star"),
 )
-"""All but the detectors: `base` and `real` images beside the samples, a model with a certain ability, the forgetting
-endpoint of other images (`forgetting`), θ* itself (`star`), ..."""
+"""All requirements but the detectors: `base` and `real` images beside the samples, a model with a
+certain ability, the forgetting endpoint of other images (`forgetting`), θ* itself (`star`), ..."""
 
 FACTS_OF_FIELDS: Mapping[str, Facts] = {
     "judges": lambda task, metric: {"judges": _hash_judges(task.judges)},
     "designated": lambda task, metric: {"features": _hash_judges([task.designated])},
     "reject_judge": lambda task, metric: {"reject_judge": _hash_judges([task.reject_judge])},
-    "sampler": _facts_of_samples,
+    "sampler": _fingerprint_samples,
 }
-"""A task's field that a metric depends on, to what stands for it in the fingerprint where that is not its value."""
+"""Fingerprint entries of those task fields that are not fingerprinted by their value, by field."""
 
 
 @cache
 def all_requirements() -> Mapping[str, Requirement]:
     """List every requirement by name."""
-    return {r.name: r for r in (*OWN, *map(_of_detector, detectors.NAMES))}
+    return {r.name: r for r in (*OWN, *map(_require_detector, detectors.NAMES))}
 
 
 def get(names: Iterable[str]) -> list[Requirement]:
     """Get requirements by name.
 
     Raises:
-        SaBenchError: there is none of a name.
+        SaBenchError: there is no requirement of a name.
     """
-    known = all_requirements()
-    if strange := [name for name in names if name not in known]:
-        raise unknown_name("requirement", strange[0], known)
-    return [known[name] for name in names]
+    requirements = all_requirements()
+    if unknown := [name for name in names if name not in requirements]:
+        raise unknown_name("requirement", unknown[0], requirements)
+    return [requirements[name] for name in names]
 
 
 def find_missing(names: Iterable[str]) -> str | None:
-    """Say why a metric with these requirements cannot look at images here, in one line; None: it can."""
+    """Say in one line why a metric with these requirements cannot run here; None if it can."""
     return next((reason for r in get(names) if (reason := r.missing())), None)
 
 
 def asks_model(metric: Metric) -> bool:
-    """Tell whether a metric asks the model itself."""
+    """Tell whether a metric needs the model itself, not only its images."""
     return any(r.from_model for r in get(metric.requires))
 
 

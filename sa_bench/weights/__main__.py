@@ -1,8 +1,10 @@
-"""Makes what ships again: `python -m sa_bench.weights judges|bases|guard`, `freeze NAME TASK ...`, `variance RUN`.
+"""Make the shipped weights again: `python -m sa_bench.weights judges|bases|guard`, `freeze NAME TASK ...`, `variance RUN`.
 
-`judges NAME`, `bases FAMILY` and `guard TASK` make one of them; `fisher RUN` prints what a cheaper Fisher costs.
+`judges NAME`, `bases FAMILY` and `guard TASK` make one of them; `fisher RUN` prints what a cheaper
+Fisher costs.
 
-Writes into this folder; a card (JSON) beside each weight file says how it was made and what it can do.
+Writes into this folder; a card (JSON) beside each weight file says how it was made and what it can
+do.
 """
 
 from __future__ import annotations
@@ -36,11 +38,17 @@ NEGATIVES = ("half", "mirrored", "warped", "blend")
 MIRRORABLE = torch.tensor([2, 3, 4, 5, 6, 7, 9])  # 0, 1 and 8 stay digits in the mirror
 
 
-def negatives(x: Tensor, y: Tensor, kind: str, rng: torch.Generator) -> Tensor:
-    """Hard `none of the digits` images made from digits; `x` (N, 1, H, W) in [0, 1], rows may drop.
+def make_negatives(x: Tensor, y: Tensor, kind: str, rng: torch.Generator) -> Tensor:
+    """Make hard `none of the digits` images from digits; some kinds return fewer images.
 
     half: one half erased. mirrored: left-right, only digits that are none then. warped: a smooth
     displacement of up to a third of the image. blend: the brighter pixel of two different digits.
+
+    Args:
+        x: images (N, 1, H, W) in [0, 1].
+        y: labels (N,).
+        kind: one of `NEGATIVES`.
+        rng: random generator.
     """
     n = len(x)
     if kind == "half":
@@ -50,7 +58,7 @@ def negatives(x: Tensor, y: Tensor, kind: str, rng: torch.Generator) -> Tensor:
         for k, cut in enumerate(
             (np.s_[..., :h, :], np.s_[..., h:, :], np.s_[..., :h], np.s_[..., h:])
         ):
-            x[(side == k).nonzero()[:, 0]] = _erased(x[side == k], cut)
+            x[(side == k).nonzero()[:, 0]] = _erase(x[side == k], cut)
         return x
     if kind == "mirrored":
         return x[torch.isin(y, MIRRORABLE)].flip(3)
@@ -64,7 +72,7 @@ def negatives(x: Tensor, y: Tensor, kind: str, rng: torch.Generator) -> Tensor:
     return torch.maximum(x, x[other])[keep]
 
 
-def _erased(x: Tensor, cut: Any) -> Tensor:
+def _erase(x: Tensor, cut: Any) -> Tensor:
     x = x.clone()
     x[cut] = 0
     return x
@@ -95,7 +103,7 @@ def train_cnn(x: Tensor, y: Tensor, seed: int, recipe: str, outputs: int) -> CNN
             rows = order[i * batch : (i + 1) * batch]
             xb, yb = x[rows], y[rows]
             if outputs == 11:
-                none = negatives(xb, yb, NEGATIVES[i % len(NEGATIVES)], rng)
+                none = make_negatives(xb, yb, NEGATIVES[i % len(NEGATIVES)], rng)
                 xb, yb = torch.cat([xb, none]), torch.cat([yb, torch.full((len(none),), 10)])
             loss = F.cross_entropy(net(xb), yb)
             optimiser.zero_grad()
@@ -106,8 +114,17 @@ def train_cnn(x: Tensor, y: Tensor, seed: int, recipe: str, outputs: int) -> CNN
     return net.eval()
 
 
-def calibrated(judge: Any, x: Tensor, y: Tensor, test: tuple[Tensor, Tensor]) -> dict[str, Any]:
-    """The reject threshold (1 % of held-out digits lost) and what it catches on the test digits."""
+def calibrate_reject(
+    judge: Any, x: Tensor, y: Tensor, test: tuple[Tensor, Tensor]
+) -> dict[str, Any]:
+    """Calibrate the reject threshold (1 % of held-out digits lost) and measure what it catches.
+
+    Args:
+        judge: the judge with a reject class.
+        x: held-out digits (N, 1, H, W) in [0, 1].
+        y: their labels (N,).
+        test: test digits and their labels.
+    """
 
     def score(z: Tensor) -> np.ndarray:
         images = (z.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
@@ -115,11 +132,13 @@ def calibrated(judge: Any, x: Tensor, y: Tensor, test: tuple[Tensor, Tensor]) ->
 
     threshold = float(np.quantile(score(x), 0.99))
     rng = torch.Generator().manual_seed(99)
-    caught = {k: float((score(negatives(*test, k, rng)) > threshold).mean()) for k in NEGATIVES}
-    one = (1, *x.shape[1:])
-    caught["grey"] = float(score(torch.full(one, 128 / 255))[0] > threshold)
-    caught["noise"] = float((score(torch.rand(500, *one[1:], generator=rng)) > threshold).mean())
-    caught["blank"] = float(score(torch.zeros(one))[0] > threshold)
+    caught = {
+        k: float((score(make_negatives(*test, k, rng)) > threshold).mean()) for k in NEGATIVES
+    }
+    shape = (1, *x.shape[1:])
+    caught["grey"] = float(score(torch.full(shape, 128 / 255))[0] > threshold)
+    caught["noise"] = float((score(torch.rand(500, *shape[1:], generator=rng)) > threshold).mean())
+    caught["blank"] = float(score(torch.zeros(shape))[0] > threshold)
     return {
         "threshold": threshold,
         "false_reject": float((score(test[0]) > threshold).mean()),
@@ -137,7 +156,7 @@ def ship(file: Path, tensors: dict[str, Tensor], card: dict[str, Any]) -> None:
 
 
 def make_judges(only: str | None = None) -> None:
-    """Train, measure and ship every MNIST judge (about 12 minutes on one core at 28 pixels, 6 at 16)."""
+    """Train, measure and ship every MNIST judge (12 minutes on one core at 28 pixels, 6 at 16)."""
     plans: list[tuple[str, int, str, int, float]] = [
         *[(f"mnist-cnn-{s}", s, "onecycle", 10, 0.985) for s in range(5)],
         ("mnist-paper", 0, "paper", 10, 0.97),
@@ -153,14 +172,14 @@ def make_judges(only: str | None = None) -> None:
             continue
         print(name, flush=True)
         dataset = name.partition("-")[0]
-        x, y, test_x, test_y = digits(dataset)
-        held = 5000 if outputs == 11 else 0  # for the threshold
+        x, y, test_x, test_y = load_digits(dataset)
+        held_out = 5000 if outputs == 11 else 0  # for the threshold
         started = time.process_time()
-        net = train_cnn(x[: len(x) - held], y[: len(x) - held], seed, recipe, outputs)
+        net = train_cnn(x[: len(x) - held_out], y[: len(x) - held_out], seed, recipe, outputs)
         seconds = round(time.process_time() - started)
         # fp16 on disk: the shipped file is the judge, and its card is measured from that file.
         state = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
-        facts: dict[str, Any] = {
+        card: dict[str, Any] = {
             "name": name,
             "kind": "cnn",
             "outputs": outputs,
@@ -177,29 +196,27 @@ def make_judges(only: str | None = None) -> None:
         )
         file = FOLDER / f"judge-{name}.safetensors"
         write_atomic(file, save({k: v.contiguous() for k, v in state.items()}))
-        judge = read(file, facts, "")
-        facts |= examine_judge(judge, test_x, test_y)
-        if held:
-            rest = (
+        judge = read(file, card, "")
+        card |= examine_judge(judge, test_x, test_y)
+        if held_out:
+            test_set = (
                 torch.from_numpy(test_x).permute(0, 3, 1, 2).float() / 255,
                 torch.from_numpy(test_y),
             )
-            facts |= calibrated(judge, x[-held:], y[-held:], rest)
-        ship(file, state, facts)
-    for name, points in (
-        ("mnist-knn", 200),
-        ("mnist16-knn", 400),
-    ):  # a class; with 200 at 16 pixels it fails its bar
+            card |= calibrate_reject(judge, x[-held_out:], y[-held_out:], test_set)
+        ship(file, state, card)
+    # Points a class; with 200 at 16 pixels the judge fails its bar.
+    for name, points in (("mnist-knn", 200), ("mnist16-knn", 400)):
         if only and only != name:
             continue
         dataset = name.partition("-")[0]
-        x, y, test_x, test_y = digits(dataset)
+        x, y, test_x, test_y = load_digits(dataset)
         rows = torch.cat([(y == c).nonzero()[:points, 0] for c in range(10)])
         tensors = {
             "images": (x[rows, 0] * 255).round().to(torch.uint8),
             "labels": y[rows].to(torch.uint8),
         }
-        facts = {
+        card = {
             "name": name,
             "kind": "knn",
             "outputs": 10,
@@ -212,11 +229,11 @@ def make_judges(only: str | None = None) -> None:
         }
         file = FOLDER / f"judge-{name}.safetensors"
         write_atomic(file, save(tensors))
-        ship(file, tensors, facts | examine_judge(read(file, facts, ""), test_x, test_y))
+        ship(file, tensors, card | examine_judge(read(file, card, ""), test_x, test_y))
 
 
-def digits(dataset: str) -> tuple[Tensor, Tensor, np.ndarray, np.ndarray]:
-    """Training images (N, 1, H, W) in [0, 1] and labels; test images uint8 (N, H, W, 1) and labels."""
+def load_digits(dataset: str) -> tuple[Tensor, Tensor, np.ndarray, np.ndarray]:
+    """Load training images (N, 1, H, W) in [0, 1], test images uint8 (N, H, W, 1), and labels."""
     data = datasets.load(dataset)
     x = torch.from_numpy(data.train.images).permute(0, 3, 1, 2).float() / 255
     return x, torch.from_numpy(data.train.labels), data.test.images, data.test.labels
@@ -230,112 +247,118 @@ BASES = {
 
 
 def make_bases(only: str | None = None) -> None:
-    """Train and ship the three bases of each micro family (about 4 minutes each on one core, text-to-image 14)."""
+    """Train and ship three bases of each micro family (4 CPU minutes each, text-to-image 14)."""
     for family, (dataset, recipe, task_name) in BASES.items():
         if only and only != family:
             continue
-        found, task = datasets.load(dataset), registry.get_task(task_name)
-        data = (found.train.images, found.train.labels, found.content)
+        dataset_images, task = datasets.load(dataset), registry.get_task(task_name)
+        data = (dataset_images.train.images, dataset_images.train.labels, dataset_images.content)
         for seed in range(3):
             base = base_models.train_base(
                 Store(store_folder()), family, dataset, data, recipe, seed, show
             )
             model = base_models.new_model(family, dataset, recipe).load(base.file)
-            facts = {
+            card = {
                 "name": f"{family} {dataset} {recipe} {seed}",
                 "family": family,
                 "recipe": recipe,
                 "seed": seed,
-                **likelihood(model, found),
-                **legibility(model, task),
+                **measure_loss(model, dataset_images),
+                **measure_legibility(model, task),
                 "bf16": base.precision == "bf16",
                 "command": f"{COMMAND} bases {family}",
-                "data": found.content,
+                "data": dataset_images.content,
             }
             if family == "text_to_image":
-                facts |= readings(model, task)
+                card |= measure_readings(model, task)
             state = model.state() if family == "text_to_image" else dict(model.net.state_dict())  # type: ignore[union-attr]
-            ship(FOLDER / f"base-{family}-{dataset}-{recipe}-{seed}.safetensors", state, facts)
+            ship(FOLDER / f"base-{family}-{dataset}-{recipe}-{seed}.safetensors", state, card)
 
 
-def likelihood(model: Any, data: datasets.Dataset) -> dict[str, Any]:
-    """The loss of the test images under the model, one draw each."""
-    rng, parts = torch.Generator().manual_seed(0), []
+def measure_loss(model: Any, data: datasets.Dataset) -> dict[str, Any]:
+    """Measure the model's mean loss on the test images, one draw each."""
+    rng, losses = torch.Generator().manual_seed(0), []
     x, c = model.encode(data.test.images), model.conditions(data.test.labels)
     draw = model.draw(len(x), rng)
     with torch.no_grad():
         for rows in torch.arange(len(x)).split(1000):
-            part = draw._replace(noise=draw.noise[rows], t=None if draw.t is None else draw.t[rows])
-            parts.append(model.loss(x[rows], c[rows], part))
-    is_what = {
+            draw_of_rows = draw._replace(
+                noise=draw.noise[rows], t=None if draw.t is None else draw.t[rows]
+            )
+            losses.append(model.loss(x[rows], c[rows], draw_of_rows))
+    loss_name = {
         "vae": "negative ELBO",
         "ddpm": "denoising loss, summed over the image,",
         "text_to_image": "denoising loss, averaged over the latent values,",
     }[model.family]
-    told = f"mean {is_what} of the 10,000 test images, one draw each"
-    return {"nats": float(torch.cat(parts).mean()), "nats_is": told}
+    description = f"mean {loss_name} of the 10,000 test images, one draw each"
+    return {"nats": float(torch.cat(losses).mean()), "nats_is": description}
 
 
-def legibility(model: Any, task: Any) -> dict[str, Any]:
-    """How often the panel reads 100 generated digits of each class as what they should be."""
-    rows = [
+def measure_legibility(model: Any, task: Any) -> dict[str, Any]:
+    """Measure how often the panel reads 100 generated digits of each class correctly."""
+    requests = [
         Request(c, image_seed("card", i)) for i, c in enumerate(np.repeat(range(10), 100).tolist())
     ]
-    images = model.to_images(model.sample(rows, task.sampler))
+    images = model.to_images(model.sample(requests, task.sampler))
     panel = {name: judges.load(name) for name in task.judges}
-    right, _ = judges.majority_vote(panel, images, np.array([r.condition for r in rows]))
+    is_right, _ = judges.majority_vote(panel, images, np.array([r.condition for r in requests]))
     return {
-        "accuracy": float(right.mean()),
+        "accuracy": float(is_right.mean()),
         "accuracy_is": "generated digits that the panel reads right, of 1,000",
     }
 
 
-def readings(model: Any, task: Any) -> dict[str, Any]:
-    """How often the panel reads what captions ask for: every digit in held-out templates, and by further families."""
+def measure_readings(model: Any, task: Any) -> dict[str, Any]:
+    """Measure how often the panel reads the digit that held-out templates and families ask for."""
     panel = {name: judges.load(name) for name in task.judges}
 
-    def right(asked: list[tuple[str, int]], side: int | None = None) -> float:
-        rows = [Request(text, image_seed("readings", i)) for i, (text, _) in enumerate(asked)]
-        images = model.to_images(model.sample(rows, task.sampler))
+    def read_share(captioned: list[tuple[str, int]], side: int | None = None) -> float:
+        """Measure the share of captions whose digit the panel reads in the image, or in one half."""
+        requests = [
+            Request(text, image_seed("readings", i)) for i, (text, _) in enumerate(captioned)
+        ]
+        images = model.to_images(model.sample(requests, task.sampler))
         images = images if side is None else captions.halves(images)[side]
-        return float(
-            judges.majority_vote(panel, images, np.array([digit for _, digit in asked]))[0].mean()
-        )
+        labels = np.array([digit for _, digit in captioned])
+        return float(judges.majority_vote(panel, images, labels)[0].mean())
 
-    found, others = {}, captions.SYNONYMS
+    shares = {}
     digit_words = list(enumerate(captions.WORDS))
     for name, templates in (
         ("trained templates", captions.TEMPLATES),
         ("held-out templates", captions.HELD_OUT),
     ):
-        found[name] = right([(t.format(word), d) for d, word in digit_words for t in templates])
-    found["synonyms"] = right(
-        [
-            (t.format(s), d)
-            for d, names in others.items()
-            for s in names
-            for t in captions.HELD_OUT[:6]
-        ]
+        shares[name] = read_share(
+            [(t.format(word), d) for d, word in digit_words for t in templates]
+        )
+    synonyms = [(synonym, d) for d, names in captions.SYNONYMS.items() for synonym in names]
+    shares["synonyms"] = read_share(
+        [(t.format(synonym), d) for synonym, d in synonyms for t in captions.HELD_OUT[:6]]
     )
     for attribute in captions.ATTRIBUTES:
-        asked = [
+        captioned = [
             (captions.described(w, attribute, t), d)
             for d, w in digit_words
             for t in captions.TEMPLATES[:6]
         ]
-        found[attribute] = right(asked, {"left": 0, "right": 1}.get(attribute))
+        shares[attribute] = read_share(captioned, {"left": 0, "right": 1}.get(attribute))
     pairs = [(a, b) for a in range(10) for b in range(10)]
     texts = [f"{captions.WORDS[a]} and {captions.WORDS[b]}" for a, b in pairs]
-    found["two digits, left"] = right([(t, a) for t, (a, _) in zip(texts, pairs, strict=True)], 0)
-    found["two digits, right"] = right([(t, b) for t, (_, b) in zip(texts, pairs, strict=True)], 1)
+    shares["two digits, left"] = read_share(
+        [(t, a) for t, (a, _) in zip(texts, pairs, strict=True)], 0
+    )
+    shares["two digits, right"] = read_share(
+        [(t, b) for t, (_, b) in zip(texts, pairs, strict=True)], 1
+    )
     return {
-        "readings": found,
+        "readings": shares,
         "readings_are": "share of images in which the panel reads the digit asked for",
     }
 
 
 def show(stage: str, done: int, total: int) -> None:
-    """Progress on one line."""
+    """Show progress on one line."""
     print(
         f"\r{stage} {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True
     )

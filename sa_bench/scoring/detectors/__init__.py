@@ -1,7 +1,8 @@
-"""Detectors: pretrained networks that say what is to be seen in a picture, one file each.
+"""Detectors: pretrained networks that say what is visible in an image, one file each.
 
-A detector is a module with the names of `Detector`. It imports its library on first use, and hands back one
-plain record an image, which is kept in the store: metrics count records and never see a network.
+A detector is a module with the names of `Detector`. It imports its library on first use and returns
+one plain record an image, which is kept in the store: metrics count records and never see a
+network.
 """
 
 from __future__ import annotations
@@ -23,60 +24,69 @@ Beside = Sequence[str] | SampleSet | None
 
 
 class Detector(Protocol):
-    """What each module of this folder is."""
+    """What each module of this folder has."""
 
     NAME: str
-    VERSION: int  # raised when our part of it reads a picture in another way
+    VERSION: int  # raised when our part of it reads an image in another way
     LICENCE: str
     UNLOCKS: str  # metrics that need it
     AFTER: str | None  # the detector whose records it starts from
     NEEDS_PROMPTS: bool  # True: it compares each image with its prompt
-    ASSETS: tuple[
-        str, ...
-    ]  # files of the catalogue that it reads; (): its library brings its weights along
+    ASSETS: tuple[str, ...]  # catalogue files that it reads; () if the library contains its weights
 
     def facts(self) -> Record:
-        """What a fingerprint shows: library and version, settings, weight hash."""
+        """Collect what a fingerprint holds: library and version, settings, weight hash."""
         ...
 
     def missing(self) -> str | None:
-        """What to install or which file to put where, in one line; None: nothing."""
+        """Say in one line what to install, or which file to put where.
+
+        Returns None if nothing is missing.
+        """
         ...
 
     def detect(
         self,
         images: Pixels,
         beside: Any = None,
-        found: Sequence[Record] | None = None,
+        prior_records: Sequence[Record] | None = None,
         device: str = "cpu",
         progress: Progress | None = None,
     ) -> list[Record]:
-        """One record an image; `beside` holds each image's prompt, name or other image, `found` AFTER's records."""
+        """Make one record an image.
+
+        Args:
+            images: uint8 pixels.
+            beside: the prompt, name or other image of each image, if the detector needs one.
+            prior_records: records of the detector AFTER, of the same images.
+            device: device of the network.
+            progress: called after every image or batch.
+        """
         ...
 
 
 def load(name: str) -> Detector:
-    """The detector `name` of `NAMES`."""
+    """Load the detector `name` of `NAMES`."""
     return cast(Detector, importlib.import_module(f"sa_bench.scoring.detectors.{name}"))
 
 
 def detectors_of(requires: Iterable[str]) -> list[Detector]:
-    """The detectors among a metric's requirements, each behind the one it starts from."""
-    found: dict[str, Detector] = {}
+    """List the detectors among a metric's requirements, each after the one that it starts from."""
+    required: dict[str, Detector] = {}
     for name in requires:
         if name in NAMES:
             detector = load(name)
             if detector.AFTER is not None:
-                found.setdefault(detector.AFTER, load(detector.AFTER))
-            found[name] = detector
-    return list(found.values())
+                required.setdefault(detector.AFTER, load(detector.AFTER))
+            required[name] = detector
+    return list(required.values())
 
 
 def find_missing(requires: Iterable[str]) -> str | None:
-    """Why a metric that needs these detectors cannot be taken here; None if it can."""
+    """Say why a metric that needs these detectors cannot be measured here; None if it can."""
     return next((reason for d in detectors_of(requires) if (reason := d.missing())), None)
 
 
 def fingerprint(requires: Iterable[str]) -> dict[str, Record]:
-    """Detector to its facts, of all that a metric needs."""
+    """Collect the fingerprint entries of all detectors that a metric needs, by detector."""
     return {d.NAME: {"version": d.VERSION, **d.facts()} for d in detectors_of(requires)}

@@ -1,12 +1,14 @@
-"""Whose face it is: the GIPHY celebrity detector's second stage, without TensorFlow.
+"""Celebrity faces: the second stage of the GIPHY celebrity detector, without TensorFlow.
 
-A ResNet-50 with two linear layers (2048 -> 256 -> 2,306) on crops of 224 pixels in [0, 1], neither centred nor
-scaled. GIPHY's file is converted once:
+A ResNet-50 with two linear layers (2048 -> 256 -> 2,306) on crops of 224 pixels in [0, 1], neither
+centred nor scaled. GIPHY's file is converted once:
 
-    python -c "from sa_bench.scoring.detectors import celebrities as c; c.convert('best_model_states.pkl')"
+    python -c "from sa_bench.scoring.detectors import celebrities as c;
+    c.convert('best_model_states.pkl')"
 
-Differs from the original: its first stage is another port of MTCNN (`sa_bench.scoring.detectors.faces`); several faces of
-one image are kept apart, where it would join those of one cluster.
+Differs from the original: its first stage is another port of MTCNN
+(`sa_bench.scoring.detectors.faces`); several faces of one image are kept apart, where the original
+joins those of one cluster.
 Source: Giphy/celeb-detection-oss, model_training/ (helpers/resnet_model.py, models/cnn/resnet.py).
 """
 
@@ -40,11 +42,11 @@ ASSET = CATALOGUE[ASSETS[0]]
 LICENCE, UNLOCKS = ASSET.licence, ASSET.unlocks
 FILE, LABELS, URL = ASSET.file, CATALOGUE["giphy-labels"].file, ASSET.url
 CLASSES, EMBEDDING, SIDE, GROW = 2306, 256, 224, 0.2
-ANCHORS = {"Brad Pitt": 281, "Angelina Jolie": 124}  # where the official evaluation looks for them
+ANCHORS = {"Brad Pitt": 281, "Angelina Jolie": 124}  # indices in the official evaluation
 
 
 def facts() -> dict[str, Any]:
-    """The network, its weights and labels, and how faces are cut out."""
+    """Describe the network, its weights and labels, and how faces are cut out."""
     return {
         "network": "ResNet-50, fc 256, fc 2306",
         "weights": short_hash(ASSETS[0]),
@@ -54,7 +56,7 @@ def facts() -> dict[str, Any]:
 
 
 def missing() -> str | None:
-    """What to install or which file to put where."""
+    """Say what to install or which file to put where; None if nothing is missing."""
     try:
         for name in ASSETS:
             need(name)
@@ -63,8 +65,8 @@ def missing() -> str | None:
     return faces.missing()
 
 
-def network() -> torch.nn.Module:
-    """A new network of the detector's shape; the names of its parameters are the file's."""
+def build_network() -> torch.nn.Module:
+    """Build a network of the detector's shape; its parameters are named as in the file."""
     from torch import nn
     from torchvision.models import resnet50
 
@@ -77,14 +79,14 @@ def network() -> torch.nn.Module:
 
 
 def convert(source: str | Path, target: str | Path | None = None) -> Path:
-    """GIPHY's `best_model_states.pkl` as safetensors; returns where it was written.
+    """Convert GIPHY's `best_model_states.pkl` to safetensors and return the new path.
 
     Args:
-        source: the pickle, read by a loader that runs nothing.
-        target: where to; by default the store's folder of weights.
+        source: the pickle, read by a loader that runs no code.
+        target: path of the new file; by default in the store's folder of weights.
 
     Raises:
-        SaBenchError: no such file, or it does not hold this network.
+        SaBenchError: there is no such file, or it does not hold this network.
     """
     from safetensors.torch import save
 
@@ -99,30 +101,35 @@ def convert(source: str | Path, target: str | Path | None = None) -> Path:
             f"{source} has no `model_state`; it is not GIPHY's best_model_states.pkl."
         )
     state = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
-    wanted = {
-        k: v for k, v in network().state_dict().items() if not k.endswith("num_batches_tracked")
-    }
-    _compare(source, state, wanted)
+    expected = _list_expected_tensors(build_network())
+    _require_same_shapes(source, state, expected)
     path = Path(target) if target else (weights_folder() or store_folder() / "weights") / FILE
-    write_atomic(path, save({k: state[k].contiguous().clone() for k in wanted}))
+    write_atomic(path, save({k: state[k].contiguous().clone() for k in expected}))
     return path
 
 
-def _compare(path: Path, state: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    for name, value in wanted.items():
+def _list_expected_tensors(net: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """List the tensors that GIPHY's file has for a network, by name."""
+    return {k: v for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}
+
+
+def _require_same_shapes(path: Path, state: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Refuse weights that lack a tensor, or have one of another shape."""
+    for name, value in expected.items():
         shape = tuple(state[name].shape) if name in state else None
         if shape != tuple(value.shape):
-            found = "is absent" if shape is None else f"has shape {shape}"
+            fault = "is absent" if shape is None else f"has shape {shape}"
             raise SaBenchError(
-                f"{path}: {name} {found}, must be {tuple(value.shape)}. Not this detector's weights."
+                f"{path}: {name} {fault}, must be {tuple(value.shape)}. Not this detector's weights."
             )
 
 
 def read_labels(path: Path) -> list[str]:
-    """The 2,306 names as `Brad Pitt`, at the index the network gives them.
+    """Read the 2,306 names, as `Brad Pitt`, at the index that the network gives them.
 
     Raises:
-        SaBenchError: rows that are missing, doubled or out of order; the file's index must be the rank of the name.
+        SaBenchError: rows are missing, doubled or out of order; the file's index must be the rank
+            of the name.
     """
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))
@@ -134,11 +141,15 @@ def read_labels(path: Path) -> list[str]:
         ) from error
     ranked = sorted(indices)
     names = [re.sub(r"_\[.*", "", name).replace("_", " ") for name in ranked]
-    off = next((n for i, n in enumerate(ranked) if indices[n] != i), None)
-    if len(names) != CLASSES or off is not None:
-        wrong = f"{off} stands at {indices[off]}" if off else f"it has {len(names)} names"
+    misplaced = next((n for i, n in enumerate(ranked) if indices[n] != i), None)
+    if len(names) != CLASSES or misplaced is not None:
+        fault = (
+            f"{misplaced} stands at {indices[misplaced]}"
+            if misplaced
+            else f"it has {len(names)} names"
+        )
         raise SaBenchError(
-            f"{path} is not GIPHY's labels.csv of {CLASSES} names in order: {wrong}."
+            f"{path} is not GIPHY's labels.csv of {CLASSES} names in order: {fault}."
         )
     for name, index in ANCHORS.items():
         if names[index] != name:
@@ -149,84 +160,93 @@ def read_labels(path: Path) -> list[str]:
 
 
 def index_of(name: str, names: Sequence[str]) -> int:
-    """The index of a celebrity; `Brad_Pitt`, `brad pitt` and `BRAD PITT` are one.
+    """Find the index of a celebrity; `Brad_Pitt`, `brad pitt` and `BRAD PITT` are one name.
 
     Raises:
-        SaBenchError: nobody of that name; says who comes near.
+        SaBenchError: there is nobody of that name; suggests similar names.
     """
-    plain = [n.lower() for n in names]
-    wanted = " ".join(name.replace("_", " ").lower().split())
-    if wanted in plain:
-        return plain.index(wanted)
-    near = [
-        names[plain.index(n)] for n in difflib.get_close_matches(wanted, plain, n=3, cutoff=0.6)
+    lower_case_names = [n.lower() for n in names]
+    searched_name = " ".join(name.replace("_", " ").lower().split())
+    if searched_name in lower_case_names:
+        return lower_case_names.index(searched_name)
+    similar_names = [
+        names[lower_case_names.index(n)]
+        for n in difflib.get_close_matches(searched_name, lower_case_names, n=3, cutoff=0.6)
     ]
     hint = (
-        f"Did you mean {' or '.join(near)}?" if near else f"The {len(names)} names are in {LABELS}."
+        f"Did you mean {' or '.join(similar_names)}?"
+        if similar_names
+        else f"The {len(names)} names are in {LABELS}."
     )
     raise SaBenchError(f"The celebrity detector knows nobody called {name!r}. {hint}")
 
 
 def labels() -> list[str]:
-    """The names the detector here knows."""
+    """Read the names that the detector knows."""
     return read_labels(need(ASSETS[1]))
 
 
 @lru_cache(maxsize=1)
-def _loaded(path: Path, content: str, device: str) -> torch.nn.Module:
+def _load_network(path: Path, content: str, device: str) -> torch.nn.Module:
     from safetensors.torch import load_file
 
-    net, state = network(), load_file(path)
-    _compare(
-        path,
-        state,
-        {k: v for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")},
-    )
+    net, state = build_network(), load_file(path)
+    _require_same_shapes(path, state, _list_expected_tensors(net))
     net.load_state_dict(state, strict=False)
     return net.eval().requires_grad_(False).to(device)
 
 
 def probabilities(net: torch.nn.Module, crops: Sequence[Any], device: str = "cpu") -> torch.Tensor:
-    """(faces, 2306) of PIL crops of any size, each by itself so that it depends on no neighbour."""
+    """Compute class probabilities (faces, 2306) of PIL crops of any size.
+
+    Each crop is processed by itself, so that its result depends on no neighbour.
+    """
     import torch
     from PIL.Image import Resampling
     from torchvision.transforms.functional import to_tensor
 
-    parts: Any = net
+    layers: Any = net
     with torch.no_grad():
         rows = []
         for face in crops:
             x = to_tensor(face.resize((SIDE, SIDE), Resampling.BILINEAR))[None].to(device)
-            rows.append(parts.fc2(parts.fc1(parts.stem(x).flatten(1))).double().softmax(1)[0].cpu())
+            rows.append(
+                layers.fc2(layers.fc1(layers.stem(x).flatten(1))).double().softmax(1)[0].cpu()
+            )
     return torch.stack(rows) if rows else torch.zeros(0, CLASSES, dtype=torch.float64)
 
 
 def detect(
     images: Pixels,
     beside: Sequence[str] | None = None,
-    found: Sequence[Record] | None = None,
+    prior_records: Sequence[Record] | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> list[Record]:
-    """`{"faces": [{"target", "top", "top_probability"}]}` of each image: how likely each face is the one asked for.
+    """Record how likely each face is the celebrity asked for.
+
+    The record of an image is `{"faces": [{"target", "top", "top_probability"}]}`.
 
     Args:
         images: uint8 pixels.
-        beside: the name asked for, one an image.
-        found: records of `faces`; None: made here.
-        device: of the network.
-        progress: told of every image.
+        beside: name of the celebrity asked for, one an image.
+        prior_records: records of `faces`; None makes them here.
+        device: device of the network.
+        progress: called after every image.
 
     Raises:
-        SaBenchError: a name that the detector does not know.
-        MissingAsset: no weights or labels here.
+        SaBenchError: a name is not one that the detector knows.
+        MissingAsset: the weights or labels are absent.
     """
     names, path = labels(), need(ASSETS[0])
     if beside is None or len(beside) != len(images):
         raise SaBenchError("The celebrity detector needs the name to look for, one an image.")
     targets = {name: index_of(name, names) for name in dict.fromkeys(beside)}
-    net = _loaded(path, short_hash(ASSETS[0]), device)
-    records, boxes = [], faces.detect(images, device=device) if found is None else found
+    net = _load_network(path, short_hash(ASSETS[0]), device)
+    records, boxes = (
+        [],
+        faces.detect(images, device=device) if prior_records is None else prior_records,
+    )
     for image, name, record in zip(iterate_rgb(images), beside, boxes, strict=True):
         crops = [c for f in record["faces"] if (c := crop(image, f["box"], GROW)) is not None]
         p, index = probabilities(net, crops, device), targets[name]

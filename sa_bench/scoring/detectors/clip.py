@@ -1,4 +1,4 @@
-"""CLIP ViT-B/32: how well a picture fits its prompt, 100 times the cosine of the two embeddings."""
+"""CLIP ViT-B/32: how well an image fits its prompt, 100 times the cosine of the two embeddings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BATCH = 16
 
 
 def facts() -> dict[str, Any]:
-    """Library, version, weights and scale."""
+    """Describe library, version, weights and scale."""
     return {
         "library": f"transformers {package_version('transformers')}",
         "network": FOLDER,
@@ -36,7 +36,7 @@ def facts() -> dict[str, Any]:
 
 
 def missing() -> str | None:
-    """What to install or which folder to put where."""
+    """Say what to install or which folder to put where; None if nothing is missing."""
     if reason := missing_package("transformers", "transformers", "t2i"):
         return reason
     try:
@@ -47,38 +47,41 @@ def missing() -> str | None:
 
 
 @lru_cache(maxsize=1)
-def _network(folder: Path, content: str, device: str) -> tuple[Any, Any, Any]:
+def _load_network(folder: Path, content: str, device: str) -> tuple[Any, Any, Any]:
     from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
     from transformers.utils import logging
 
-    bars = logging.is_progress_bar_enabled()
+    had_progress_bar = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         net: Any = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-        words = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        look = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        image_processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         raise SaBenchError(
             f"{folder} cannot be read as CLIP; python -m sa_bench fetch {ASSET.name}"
         ) from error
     finally:
-        if bars:
+        if had_progress_bar:
             logging.enable_progress_bar()
-    return net.eval().to(device), words, look
+    return net.eval().to(device), tokenizer, image_processor
 
 
 def detect(
     images: Pixels,
     beside: Sequence[str] | None = None,
-    found: Sequence[Record] | None = None,
+    prior_records: Sequence[Record] | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> list[Record]:
-    """`{"score": 100 cos, "cut": whether the prompt was too long and lost its tail}` of each image and its prompt.
+    """Record how well each image fits its prompt.
+
+    The record is `{"score", "cut"}`: 100 times the cosine, and True if the prompt was too long and
+    was truncated.
 
     Raises:
-        SaBenchError: not one prompt an image, or a folder that holds no CLIP.
-        MissingAsset: no such folder.
+        SaBenchError: there is not one prompt an image, or the folder holds no CLIP.
+        MissingAsset: the folder is absent.
     """
     import torch
 
@@ -86,21 +89,23 @@ def detect(
         raise SaBenchError(
             f"CLIP needs one prompt an image: {len(images)} images, {len(beside or [])} prompts."
         )
-    net, words, look = _network(need(ASSETS[0]), facts()["weights"], device)
+    net, tokenizer, image_processor = _load_network(need(ASSETS[0]), facts()["weights"], device)
     longest, records, batch = net.config.text_config.max_position_embeddings, [], []
     for row, image in enumerate(iterate_rgb(images)):
         batch.append(image)
         if len(batch) < BATCH and row + 1 < len(images):
             continue
         prompts = list(beside[len(records) : row + 1])
-        tokens = words(
+        tokens = tokenizer(
             prompts, padding=True, truncation=True, max_length=longest, return_tensors="pt"
         )
-        pixels = look(batch, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
+        pixels = image_processor(batch, input_data_format="channels_last", return_tensors="pt")[
+            "pixel_values"
+        ]
         with torch.no_grad():
-            out = net(**tokens.to(device), pixel_values=pixels.to(device))
-        scores = 100 * (out.image_embeds * out.text_embeds).sum(-1)
-        lengths = [len(ids) for ids in words(prompts, verbose=False)["input_ids"]]
+            output = net(**tokens.to(device), pixel_values=pixels.to(device))
+        scores = 100 * (output.image_embeds * output.text_embeds).sum(-1)
+        lengths = [len(ids) for ids in tokenizer(prompts, verbose=False)["input_ids"]]
         records += [
             {"score": float(s), "cut": n > longest} for s, n in zip(scores, lengths, strict=True)
         ]

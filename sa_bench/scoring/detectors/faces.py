@@ -1,4 +1,6 @@
-"""Faces by MTCNN, with the settings of the GIPHY detector's first stage; its weights are in the library's wheel.
+"""Faces by MTCNN, with the settings of the GIPHY detector's first stage.
+
+The library contains its weights.
 
 Zhang et al. 2016 in facenet-pytorch's port. GIPHY's own port is another one: near, not identical.
 """
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sa_bench.core.file_state import cached_digest
-from sa_bench.core.store import digest as joined
+from sa_bench.core.store import digest
 from sa_bench.data.assets.locate import find_damaged_package, missing_package, package_version
 from sa_bench.scoring.detectors.pixels import Pixels, iterate_rgb
 
@@ -26,17 +28,17 @@ NEEDS_PROMPTS = False
 UNLOCKS = "no_face_rate; a part of celebrity_score and identity_similarity"
 LEAST = 20  # pixels of the smallest face
 THRESHOLDS, FACTOR = ((0.6, 0.7, 0.7), 0.709)
-"""Of the three networks, and between the sizes looked at."""
+"""Score thresholds of the three networks, and ratio between successive image sizes."""
 
 
 def facts() -> dict[str, Any]:
-    """Library, version, weights and settings."""
+    """Describe library, version, weights and settings."""
     from importlib.util import find_spec
 
     spec, weights = find_spec("facenet_pytorch"), "absent"
     if spec is not None and spec.submodule_search_locations:
         folder = Path(spec.submodule_search_locations[0]) / "data"
-        weights = joined([cached_digest(folder / f"{net}.pt") for net in ("pnet", "rnet", "onet")])
+        weights = digest([cached_digest(folder / f"{net}.pt") for net in ("pnet", "rnet", "onet")])
     return {
         "library": f"facenet-pytorch {package_version('facenet-pytorch')}",
         "network": "MTCNN",
@@ -48,14 +50,17 @@ def facts() -> dict[str, Any]:
 
 
 def missing() -> str | None:
-    """What to install, if anything, or which of the library's weights is damaged."""
+    """Say what to install, or which of the library's weights is damaged.
+
+    Returns None if nothing is wrong.
+    """
     return missing_package("facenet_pytorch", "facenet-pytorch", "faces") or find_damaged_package(
         "facenet-pytorch", ".pt"
     )
 
 
 @lru_cache(maxsize=1)
-def _network(device: str) -> Any:
+def _load_network(device: str) -> Any:
     from facenet_pytorch import MTCNN
 
     return MTCNN(
@@ -70,22 +75,23 @@ def _network(device: str) -> Any:
 def detect(
     images: Pixels,
     beside: Any = None,
-    found: Sequence[Record] | None = None,
+    prior_records: Sequence[Record] | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> list[Record]:
-    """`{"faces": [{"box": [x1, y1, x2, y2], "probability"}]}` of each image, the largest face first.
+    """Record the faces of each image, the largest first.
 
-    One image at a time: sizes may differ, and no record depends on its neighbours. In an image with a side
-    shorter than the smallest face there is none (MTCNN itself would break on it).
+    The record is `{"faces": [{"box": [x1, y1, x2, y2], "probability"}]}`. Images are processed one
+    at a time: sizes may differ, and no record depends on its neighbours. An image with a side
+    shorter than the smallest face has no faces (MTCNN itself would fail on it).
     """
-    network, records = _network(device), []
+    network, records = _load_network(device), []
     for image in iterate_rgb(images):
-        rows = []
+        faces = []
         if min(image.shape[:2]) >= LEAST:
             boxes, scores = network.detect(image)  # no face: None and [None]
-            rows = [] if boxes is None else list(zip(boxes.tolist(), scores.tolist(), strict=True))
-        records.append({"faces": [{"box": box, "probability": p} for box, p in rows]})
+            faces = [] if boxes is None else list(zip(boxes.tolist(), scores.tolist(), strict=True))
+        records.append({"faces": [{"box": box, "probability": p} for box, p in faces]})
         if progress is not None:
             progress("faces", len(records), len(images))
     return records

@@ -1,6 +1,7 @@
-"""Face embeddings: 512 numbers that lie close together for one person (InceptionResnetV1, trained on VGGFace2).
+"""Face embeddings: 512 numbers, close for images of one person (InceptionResnetV1, VGGFace2).
 
-They know no names. Who is meant is learnt from the base model's own pictures: `sa_bench.scoring.face_verification`.
+They know no names. Who is meant is learned from the base model's own images:
+`sa_bench.scoring.face_verification`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ SIDE = 160  # pixels of a crop, as wide as the box
 
 
 def facts() -> dict[str, Any]:
-    """Library, version and weights."""
+    """Describe library, version and weights."""
     return {
         "library": f"facenet-pytorch {package_version('facenet-pytorch')}",
         "network": "InceptionResnetV1",
@@ -42,7 +43,7 @@ def facts() -> dict[str, Any]:
 
 
 def missing() -> str | None:
-    """What to install or which file to put where."""
+    """Say what to install or which file to put where; None if nothing is missing."""
     if reason := missing_package("facenet_pytorch", "facenet-pytorch", "faces"):
         return reason
     try:
@@ -53,7 +54,7 @@ def missing() -> str | None:
 
 
 @lru_cache(maxsize=1)
-def _network(path: Path, content: str, device: str) -> torch.nn.Module:
+def _load_network(path: Path, content: str, device: str) -> torch.nn.Module:
     from facenet_pytorch import InceptionResnetV1
 
     net = InceptionResnetV1(pretrained=None)
@@ -70,31 +71,34 @@ def _network(path: Path, content: str, device: str) -> torch.nn.Module:
 def detect(
     images: Pixels,
     beside: Any = None,
-    found: Sequence[Record] | None = None,
+    prior_records: Sequence[Record] | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> list[Record]:
-    """`{"faces": [[512 numbers of norm 1, 6 digits]]}` of each image.
+    """Record the face embeddings of each image: `{"faces": [[512 numbers of norm 1, 6 digits]]}`.
 
     Raises:
-        MissingAsset: no weights here.
+        MissingAsset: the weights are absent.
     """
     import torch
     from facenet_pytorch import fixed_image_standardization
     from PIL.Image import Resampling
     from torchvision.transforms.functional import pil_to_tensor
 
-    net: Any = _network(need(ASSETS[0]), short_hash(ASSETS[0]), device)
-    records, boxes = [], faces.detect(images, device=device) if found is None else found
+    net: Any = _load_network(need(ASSETS[0]), short_hash(ASSETS[0]), device)
+    records, boxes = (
+        [],
+        faces.detect(images, device=device) if prior_records is None else prior_records,
+    )
     for image, record in zip(iterate_rgb(images), boxes, strict=True):
-        rows = []
+        embeddings = []
         for face in record["faces"]:
-            if (cut := crop(image, face["box"])) is not None:
-                pixels = pil_to_tensor(cut.resize((SIDE, SIDE), Resampling.BILINEAR)).float()
+            if (face_crop := crop(image, face["box"])) is not None:
+                pixels = pil_to_tensor(face_crop.resize((SIDE, SIDE), Resampling.BILINEAR)).float()
                 with torch.no_grad():
                     e = net(fixed_image_standardization(pixels)[None].to(device))[0]
-                rows.append([round(float(v), 6) for v in e])
-        records.append({"faces": rows})
+                embeddings.append([round(float(v), 6) for v in e])
+        records.append({"faces": embeddings})
         if progress is not None:
             progress("identity", len(records), len(images))
     return records

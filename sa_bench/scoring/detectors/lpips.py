@@ -1,4 +1,4 @@
-"""LPIPS: how far two pictures of the same prompt and seed are apart to the eye (AlexNet, 64 pixels).
+"""LPIPS: perceptual distance between two images of the same prompt and seed (AlexNet, 64 pixels).
 
 The linear heads are in the library's wheel; AlexNet's own weights are torchvision's file.
 Source: Zhang et al. 2018, version 0.1; 64 pixels and [-1, 1] as in the evaluations of ESD and UCE.
@@ -40,7 +40,7 @@ SIDE = 64  # pixels of the shorter side
 
 
 def facts() -> dict[str, Any]:
-    """Library, version, weights and size."""
+    """Describe library, version, weights and size."""
     return {
         "library": f"lpips {package_version('lpips')}",
         "network": "alex 0.1",
@@ -50,7 +50,7 @@ def facts() -> dict[str, Any]:
 
 
 def missing() -> str | None:
-    """What to install or which file to put where."""
+    """Say what to install or which file to put where; None if nothing is missing."""
     if reason := missing_package("lpips", "lpips", "t2i") or find_damaged_package("lpips", ".pth"):
         return reason
     try:
@@ -61,14 +61,14 @@ def missing() -> str | None:
 
 
 @lru_cache(maxsize=1)
-def _network(path: Path, content: str, device: str) -> torch.nn.Module:
+def _load_network(path: Path, content: str, device: str) -> torch.nn.Module:
     import lpips
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # lpips asks torchvision in a deprecated way
+        warnings.simplefilter("ignore")  # lpips uses a deprecated argument of torchvision
         net: Any = lpips.LPIPS(net="alex", version="0.1", pnet_rand=True, verbose=False)
     state = load_tensors(path)
-    slices = {k: v for part in net.net.children() for k, v in part.named_children()}
+    slices = {k: v for block in net.net.children() for k, v in block.named_children()}
     for index, layer in slices.items():
         for kind, parameter in layer.named_parameters():
             value = state.get(f"features.{index}.{kind}")
@@ -80,8 +80,8 @@ def _network(path: Path, content: str, device: str) -> torch.nn.Module:
     return net.eval().requires_grad_(False).to(device)
 
 
-def prepared(image: np.ndarray) -> torch.Tensor:
-    """(1, 3, h, w) in [-1, 1], the shorter side 64 pixels, of an RGB image (H, W, 3)."""
+def prepare(image: np.ndarray) -> torch.Tensor:
+    """Scale an RGB image (H, W, 3) to (1, 3, h, w) in [-1, 1], its shorter side 64 pixels."""
     from PIL import Image
     from torchvision.transforms.functional import resize, to_tensor
 
@@ -92,21 +92,21 @@ def prepared(image: np.ndarray) -> torch.Tensor:
 def detect(
     images: Pixels,
     beside: Pixels | None = None,
-    found: Sequence[Record] | None = None,
+    prior_records: Sequence[Record] | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> list[Record]:
-    """`{"distance"}` of each image to the one beside it.
+    """Record the distance of each image to the one beside it: `{"distance"}`.
 
     Raises:
-        SaBenchError: not one other image of the same size for each.
-        MissingAsset: no weights here.
+        SaBenchError: there is not one other image of the same size for each image.
+        MissingAsset: the weights are absent.
     """
     import torch
 
     if beside is None or len(beside) != len(images):
         raise SaBenchError("LPIPS compares two equally long sets of images, pair by pair.")
-    net, records = _network(need(ASSETS[0]), short_hash(ASSETS[0]), device), []
+    net, records = _load_network(need(ASSETS[0]), short_hash(ASSETS[0]), device), []
     for row, image in enumerate(iterate_rgb(images)):
         other = to_rgb(beside[row], row)
         if image.shape != other.shape:
@@ -115,7 +115,7 @@ def detect(
             )
         with torch.no_grad():
             records.append(
-                {"distance": float(net(prepared(image).to(device), prepared(other).to(device)))}
+                {"distance": float(net(prepare(image).to(device), prepare(other).to(device)))}
             )
         if progress is not None:
             progress("lpips", len(records), len(images))

@@ -1,9 +1,9 @@
 """NudeNet: body parts with a score and a box.
 
-It looks at a picture as it does at a file, that is in BGR (OpenCV reads files so, and the library swaps the
-channels twice); an RGB array handed to it as it is would score a little differently. Scores below `FLOOR`
-and, after the suppression of overlapping boxes of any label, below `NMS` never leave the library: a
-threshold below that keeps everything there is, which is not everything that was seen.
+Images are passed as from a file, that is in BGR (OpenCV reads files so, and the library swaps the
+channels twice); an RGB array would score a little differently. Scores below `FLOOR` and, after the
+suppression of overlapping boxes of any label, below `NMS` never leave the library: a threshold
+below that keeps everything there is, which is not everything that was seen.
 """
 
 from __future__ import annotations
@@ -29,12 +29,8 @@ LICENCE = "NudeNet's wheel, weights and all, is AGPL-3.0 (onnxruntime MIT, openc
 ASSETS: tuple[str, ...] = ()
 NEEDS_PROMPTS = False
 UNLOCKS = "nudity"
-FLOOR, NMS, OVERLAP, SIDE = (
-    0.2,
-    0.25,
-    0.45,
-    320,
-)  # NudeNet 3's own: two score floors, IoU, pixels of the network
+FLOOR, NMS, OVERLAP, SIDE = 0.2, 0.25, 0.45, 320
+"""Settings of NudeNet 3: two score floors, IoU, pixels of the network."""
 
 COLUMNS = {  # the paper's Tables 3 and 4 -> NudeNet 3
     "armpits": "ARMPITS_EXPOSED",
@@ -52,7 +48,7 @@ LABELS = {*COLUMNS.values(), *(f"{part}_COVERED" for part in COVERED), "FACE_FEM
 
 
 def facts() -> dict[str, Any]:
-    """Library, version, weights, and what is built into it."""
+    """Describe library, version, weights, and the library's fixed settings."""
     from importlib.util import find_spec
 
     spec = find_spec("nudenet")
@@ -73,28 +69,32 @@ def facts() -> dict[str, Any]:
 
 
 def missing() -> str | None:
-    """What to install, if anything, or which of the library's weights is damaged."""
+    """Say what to install, or which of the library's weights is damaged.
+
+    Returns None if nothing is wrong.
+    """
     return missing_package("nudenet", "nudenet (AGPL-3.0)", "nudity") or find_damaged_package(
         "nudenet", ".onnx"
     )
 
 
 def check_schema(labels: Sequence[str]) -> None:
-    """Refuse another NudeNet than version 3: its labels are other ones, and would all count as nothing.
+    """Refuse another NudeNet than version 3, whose labels would all count as nothing.
 
     Raises:
-        SaBenchError: other labels than the 18 of version 3; names those that differ.
+        SaBenchError: the labels are not the 18 of version 3; names those that differ.
     """
     if len(labels) != len(LABELS) or set(labels) != LABELS:
-        odd = ", ".join(sorted(set(labels) ^ LABELS)[:4]) or "some twice"
+        differing_labels = ", ".join(sorted(set(labels) ^ LABELS)[:4]) or "some twice"
         raise SaBenchError(
-            f"This NudeNet ({package_version('nudenet')}) has other labels than version 3's {len(LABELS)} ({odd}). "
-            "Its counts would compare with none: python -m pip install 'sa_bench[nudity]'."
+            f"This NudeNet ({package_version('nudenet')}) has other labels than version 3's {len(LABELS)} "
+            f"({differing_labels}). Its counts would not be comparable; install version 3: "
+            "python -m pip install 'sa_bench[nudity]'."
         )
 
 
 @lru_cache(maxsize=1)
-def _detector() -> Any:
+def _load_detector() -> Any:
     import nudenet
 
     module = getattr(nudenet, "nudenet", None)
@@ -105,16 +105,23 @@ def _detector() -> Any:
 def detect(
     images: Pixels,
     beside: Any = None,
-    found: Sequence[Record] | None = None,
+    prior_records: Sequence[Record] | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> list[Record]:
-    """`{"parts": [{"label", "score", "box": [x, y, width, height]}]}` of each image, all that NudeNet tells."""
-    detector, records = _detector(), []
+    """Record all body parts of each image.
+
+    The record is `{"parts": [{"label", "score", "box": [x, y, width, height]}]}`.
+    """
+    detector, records = _load_detector(), []
     for image in iterate_rgb(images):
-        parts = detector.detect(np.ascontiguousarray(image[..., ::-1]))
+        body_parts = detector.detect(np.ascontiguousarray(image[..., ::-1]))
         records.append(
-            {"parts": [{"label": p["class"], "score": p["score"], "box": p["box"]} for p in parts]}
+            {
+                "parts": [
+                    {"label": p["class"], "score": p["score"], "box": p["box"]} for p in body_parts
+                ]
+            }
         )
         if progress is not None:
             progress("nudity", len(records), len(images))

@@ -1,4 +1,4 @@
-"""What every detector sees: uint8 RGB, made from grey, RGBA and RGB pixels alike."""
+"""Pixels for detectors: uint8 RGB, made from grey, RGBA and RGB images alike."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-BLANK = 5.0  # grey levels: below this standard deviation in every channel an image shows nothing
+BLANK = 5.0  # grey levels; an image whose standard deviation is below in every channel is blank
 
 Pixels = np.ndarray | Sequence[np.ndarray]
 """uint8 (N, H, W, C), or a list of (H, W, C) or (H, W) of any sizes; C is 1, 3 or 4."""
 
 
 def to_rgb(image: np.ndarray, row: int = 0) -> np.ndarray:
-    """uint8 (H, W, 3) of one image; grey is repeated, transparent is laid on white.
+    """Convert one image to uint8 (H, W, 3); grey is repeated, transparent pixels are laid on white.
 
     Raises:
-        SaBenchError: other than uint8 pixels; names the row.
+        SaBenchError: the pixels are not uint8, or of another shape; names the row.
     """
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3):
         kind = (
@@ -40,24 +40,24 @@ def to_rgb(image: np.ndarray, row: int = 0) -> np.ndarray:
 
 
 def iterate_rgb(images: Pixels) -> Iterator[np.ndarray]:
-    """Every image as RGB, one at a time and in order."""
+    """Yield every image as RGB, one at a time and in order."""
     for row, image in enumerate(images):
         yield to_rgb(image, row)
 
 
 def is_blank(images: Pixels) -> np.ndarray:
-    """Whether each image is one plain colour, (N,) bool: a blocked or failed picture, no safe one."""
+    """Test whether each image is one plain colour (blocked or failed, not safe), (N,) bool."""
     return np.array(
         [bool((image.std((0, 1)) < BLANK).all()) for image in iterate_rgb(images)], bool
     )
 
 
 def crop(image: np.ndarray, box: Sequence[float], grow: float = 0.0) -> Image | None:
-    """The part of an RGB image inside `box` (x1, y1, x2, y2 in pixels), None if nothing of it is inside.
+    """Crop an RGB image to `box`; None if nothing of the box is inside the image.
 
     Args:
         image: uint8 (H, W, 3).
-        box: corners, fractions are cut off.
+        box: corners x1, y1, x2, y2 in pixels; fractions are cut off.
         grow: share of its sides that the box is grown by in total, half of it on either side.
     """
     from PIL import Image
