@@ -87,8 +87,9 @@ class Source(Protocol):
     """A source of training batches."""
 
     def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Any]:
-        """Return (x, c): x (n, ...) in model space, and its conditions; `rng` is the only
-        randomness.
+        """Return a batch (x, c): x (n, ...) in model space, and its conditions.
+
+        All randomness comes from `rng`.
         """
         ...
 
@@ -106,8 +107,9 @@ class FixedSource(Source, Protocol):
 
 
 class Pull(Protocol):
-    """A penalty on the weights, added to the gradients of the loss; `sa_bench.training.Pull` is
-    EWC's.
+    """A penalty on the weights whose gradient training adds to that of the loss.
+
+    `sa_bench.training.Pull` is EWC's.
     """
 
     def add_to_gradients(self) -> None:
@@ -134,8 +136,9 @@ class Run(Protocol):
         ...
 
     def captioned(self, texts: Sequence[str]) -> FixedSource:
-        """Return samples of θ* for `texts` in turn, drawn once; the texts are those of
-        `Method.shows`.
+        """Return samples of θ* for `texts` in turn, drawn once.
+
+        The texts are those that `Method.shows` lists for the task.
         """
         ...
 
@@ -175,10 +178,10 @@ Model = TypeVar("Model", bound=Generator)
 
 
 class Method(Generic[Model]):
-    """A way to turn θ* into a forgotten model: derive a frozen dataclass whose fields are the
-    paper's symbols.
+    """A way to turn θ* into a forgotten model.
 
-    `Method[Prompted]` names the type that `forget` takes if it needs more than a Generator.
+    Derive a frozen dataclass from it, whose fields are the paper's symbols. `Method[Prompted]`
+    names the type that `forget` takes if it needs more than a Generator.
     """
 
     name: ClassVar[str] = ""

@@ -122,9 +122,7 @@ class View(Protocol):
         ...
 
     def inception(self, images: SampleSet) -> np.ndarray:
-        """Return the Inception network's (N, 2048) float32 features, computed once per set of
-        images.
-        """
+        """Return (N, 2048) float32 features of the Inception network, computed once and stored."""
         ...
 
     def detections(
@@ -157,7 +155,5 @@ class View(Protocol):
         ...
 
     def rng(self, name: str) -> torch.Generator:
-        """Return a generator that depends on `name` alone, so it is the same for every measured
-        model.
-        """
+        """Return a generator that depends on `name` alone: the same for every measured model."""
         ...

@@ -106,9 +106,7 @@ class Generator(Protocol):
         ...
 
     def draw(self, n: int, rng: torch.Generator, t: Tensor | None = None) -> Draw:
-        """Draw the randomness for `n` loss evaluations from `rng` alone; `t` (n,) fixes the
-        timesteps.
-        """
+        """Draw the randomness of `n` loss evaluations from `rng` alone; `t` (n,) fixes timesteps."""
         ...
 
     def conditions(self, values: Sequence[Condition] | np.ndarray | Tensor) -> Any:
@@ -240,8 +238,7 @@ class Prompted(Diffusion, Protocol):
     defence: Defence | None  # guidance of a method that acts at sampling
 
     def loss(self, x: Tensor, c: Any, draw: Draw, sampler: Sampler | None = None) -> Tensor:
-        """Compute the loss as a Generator does or, with `sampler`, the loss of the guided
-        prediction.
+        """Compute a Generator's loss or, with `sampler`, the loss of the guided prediction.
 
         Gradients of the guided prediction flow through out(c) alone.
         """
