@@ -191,8 +191,9 @@ def halves(canvases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def digits(canvases: np.ndarray, crop: bool = True) -> np.ndarray:
-    """Convert canvases (N, 32, 32, 3) to judges' input: the brightest channel, uint8 (N, 28, 28,
-    1).
+    """Convert canvases (N, 32, 32, 3) to what the judges see, uint8 (N, 28, 28, 1).
+
+    It is the brightest channel; with `crop=False` it keeps its 32 pixels per side.
     """
     grey = canvases.max(-1, keepdims=True)
     return np.ascontiguousarray(grey[:, 2:30, 2:30]) if crop else grey

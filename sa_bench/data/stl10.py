@@ -80,7 +80,8 @@ def _parse_split(members: Mapping[str, bytes], split: str) -> tuple[np.ndarray, 
     image_bytes = 3 * PUBLISHED * PUBLISHED
     if len(raw) != image_bytes * len(labels) or not len(labels):
         raise SaBenchError(
-            f"{name} has {len(raw):,} bytes, must be {image_bytes:,} for each of the {len(labels):,} labels in {split}_y.bin."
+            f"{name} has {len(raw):,} bytes, must be {image_bytes:,} for each of the {len(labels):,} labels in "
+            f"{split}_y.bin."
         )
     if (bad_rows := np.flatnonzero((labels < 1) | (labels > len(CLASSES)))).size:
         raise SaBenchError(

@@ -400,7 +400,11 @@ def is_own(path: Path) -> bool:
 
 
 def describe_damage(asset: Asset, path: Path) -> str | None:
-    """Say what is wrong with an asset at `path`, in words that follow its name; None if nothing is."""
+    """Say what is wrong with an asset at `path`.
+
+    Returns:
+        Words that follow its name; None if nothing is wrong.
+    """
     if asset.files:
         missing_files = [name for name in asset.files if not (path / name).is_file()]
         return f"lacks {', '.join(missing_files)}" if missing_files else None

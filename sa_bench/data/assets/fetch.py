@@ -204,8 +204,8 @@ def _check_file(
         recorded := locate.recorded_sha256(target)
     ):
         raise MissingAsset(
-            f"{subject} differs from the file of the first time: its sha256 is {digest}, {target.name}.sha256 has {recorded}. Delete "
-            f"{target}.sha256 if you trust the new one."
+            f"{subject} differs from the file of the first time: its sha256 is {digest}, {target.name}.sha256 has "
+            f"{recorded}. Delete {target}.sha256 if you trust the new one."
         )
     if asset.md5:
         with partial_file.open("rb") as file:

@@ -16,8 +16,7 @@ from sa_bench.core.untrusted_arrays import load_torch
 
 
 def list_places(name: str, hub: str = "") -> list[Path]:
-    """List the places where a weight file or folder may lie, in the order in which they are
-    searched.
+    """List the places where a weight file or folder may lie, in the order of the search.
 
     Args:
         name: of the file or folder.
