@@ -171,8 +171,9 @@ def get_recipe(family: str, name: str) -> Recipe:
 def new_model(
     family: str, dataset: str, name: str, seed: int = 0, words: Sequence[str] = datasets.DIGITS
 ) -> VAE | DDPM | TextToImage:
-    """Initialise a model of the recipe `name` for the images of `dataset`; `words` name its
-    classes.
+    """Initialise a model of the recipe `name` for the images of `dataset`.
+
+    `words` name its classes.
     """
     get_recipe(family, name)
     if family == "vae":

@@ -211,9 +211,7 @@ class DDPM(Denoising):
         )
 
     def dropout_seed(self, rng: torch.Generator) -> int | None:
-        """Draw a seed if the network is being trained and has dropout; else None, with nothing
-        drawn.
-        """
+        """Draw a seed if the network has dropout and is being trained; else return None."""
         uses_dropout = self.net.training and self.layout.dropout > 0
         return int(torch.randint(2**62, (1,), generator=rng)) if uses_dropout else None
 
@@ -239,9 +237,7 @@ class DDPM(Denoising):
         return torch.full_like(c, self.null)
 
     def network(self, sampler: Sampler) -> UNet2DModel:
-        """Return the averaged weights if the sampler asks for them and the model has them, else the
-        raw.
-        """
+        """Return the averaged weights if the sampler asks for them and they exist, else the raw."""
         return self.average if sampler.ema and self.average is not None else self.net
 
     def predict(self, x_t: Tensor, t: Tensor, c: Tensor) -> Tensor:
@@ -280,12 +276,11 @@ class DDPM(Denoising):
 
     @torch.no_grad()
     def variational_bound(self, x: Tensor, c: Tensor, steps: int, rng: torch.Generator) -> Tensor:
-        """Estimate the negative VLB of every image without bias, (N,) nats, from at most `steps` KL
-        terms.
+        """Estimate the negative VLB of every image without bias, (N,) nats.
 
-        One timestep is drawn from each of `steps` parts of 1..T − 1 that widen geometrically: the
-        first terms weigh most and are all taken. The decoder's and the prior's terms are exact but
-        for ε.
+        It takes at most `steps` KL terms: one timestep is drawn from each of `steps` parts of 1..T
+        − 1 that widen geometrically, so the first terms, which weigh most, are all taken. The
+        decoder's and the prior's terms are exact but for ε.
 
         Source: Ho et al. 2020, Eq. 5 with the posterior's variance and the discretised decoder of
         Eq. 13; data in 256 levels.

@@ -51,9 +51,7 @@ class Network(nn.Module):
         self.substituted: tuple[int, Tensor] | None = None
 
     def _apply_first(self, layer: nn.Linear, values: Tensor, c: Tensor) -> Tensor:
-        """Apply the first layer to values and one-hot class, with a substituted column in its
-        place.
-        """
+        """Apply the first layer to values and one-hot class, with any substituted column."""
         # torch.func.vmap does not support one_hot.
         one_hot = (c[:, None] == torch.arange(self.classes, device=c.device)).to(values)
         hidden = layer(torch.cat([values, one_hot], 1))
@@ -183,9 +181,7 @@ class VAE:
 
     @torch.no_grad()
     def sample(self, requests: Sequence[Request], sampler: Sampler) -> Tensor:
-        """Return decoder means of z ~ N(0, I), (N, pixels) in [0, 1]; z from each request's own
-        seed.
-        """
+        """Return decoder means of z ~ N(0, I), (N, pixels) in [0, 1]; z from each request's seed."""
         z = noise([request.seed for request in requests], (self.latents,)).to(self.device)
         return torch.sigmoid(
             self.net.decode(z, self.conditions([request.condition for request in requests]))
@@ -206,13 +202,13 @@ class VAE:
         refine: int = 0,
         draws: int = 200,
     ) -> Tensor:
-        """Estimate log 1/K Σ_k p(x|z_k, c) p(z_k)/q(z_k), z_k ~ q: the importance-weighted bound,
-        (N,) nats.
+        """Estimate the log-likelihood of every image by the importance-weighted bound, (N,) nats.
 
-        q is the encoder's posterior or, with `refine` steps, a Gaussian fitted to each image alone:
-        after forgetting, the encoder no longer finds the latents from which the decoder still makes
-        x. The fit starts from the best of `draws` from the prior; with 0 draws it starts from the
-        encoder's mean, for images that were not to be forgotten.
+        The bound is log 1/K Σ_k p(x|z_k, c) p(z_k)/q(z_k), z_k ~ q. q is the encoder's posterior
+        or, with `refine` steps, a Gaussian fitted to each image alone: after forgetting, the
+        encoder no longer finds the latents from which the decoder still makes x. The fit starts
+        from the best of `draws` from the prior; with 0 draws it starts from the encoder's mean, for
+        images that were not to be forgotten.
 
         Source: Burda et al. 2016, Eq. 8. Grey targets as in `loss`.
         """

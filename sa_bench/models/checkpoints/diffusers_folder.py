@@ -167,8 +167,7 @@ def _count_bytes(files: Sequence[Path]) -> int:
 def require_possible(
     configurations: Mapping[str, Mapping[str, Any]], file_bytes: Mapping[str, int], where: Path
 ) -> None:
-    """Reject configurations that ask for more weights than their files hold, before a network is
-    built.
+    """Reject configurations that ask for more weights than their files hold, before building.
 
     Args:
         configurations: of `unet`, `vae` and `text_encoder`.
@@ -189,7 +188,7 @@ def require_possible(
             )
         except (TypeError, ValueError, OverflowError) as error:
             raise SaBenchError(
-                f"{where} has an impossible configuration of {part}: {first_line(error)}. Get the folder again."
+                f"{where} has a configuration of {part} that cannot be right: {first_line(error)}. Get the folder again."
             ) from error
         if layers > LAYERS or weights_needed > file_bytes[part]:
             raise SaBenchError(
@@ -307,8 +306,7 @@ def assembled(
 def require_matching(
     tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str
 ) -> None:
-    """Require that every tensor is one of the model's, of its shape, finite and in its number
-    format.
+    """Require that every tensor is one of the model's, of its shape, finite and of its kind.
 
     Args:
         tensors: of a checkpoint, by name.
