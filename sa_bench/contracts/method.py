@@ -72,9 +72,8 @@ class FisherOptions:
     """Classes that are sampled; the official code includes c_f."""
     draws: Literal["replacement", "once"] = added_later("replacement")
     """How samples are taken from a fixed replay set: with replacement, or `once` in its order."""
-    timesteps: Annotated[int, Field(ge=0)] = added_later(
-        0
-    )  # timesteps per image, diffusion only; 0 takes all
+    timesteps: Annotated[int, Field(ge=0)] = added_later(0)
+    """Timesteps per image, diffusion only; 0 takes all."""
     estimator: Literal["plain", "stratified", "product"] = added_later("stratified")
     """How the timesteps are chosen, and their gradients squared."""
     range: Literal["model", "unit"] = added_later("model")

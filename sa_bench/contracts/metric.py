@@ -26,9 +26,8 @@ class Measured:
     interval: str | None = None  # how the interval was made
     n: int = 0
     n_unit: str = "image"
-    scores: Mapping[str, np.ndarray] = field(
-        default_factory=dict
-    )  # columns, all of the same length
+    scores: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Columns, all of the same length."""
     judges: Sequence[Mapping[str, Any]] = ()  # each judge's own value
     extra: Mapping[str, Any] = field(default_factory=dict)  # curves, ceilings, splits
     reason: str | None = None  # why `value` is None

@@ -85,28 +85,24 @@ class Task:
     sampler: Sampler
     n_forget: int  # images of c_f
     n_retain: int  # images of each retained class
-    primary: tuple[
-        str, ...
-    ]  # endpoints: forgetting, recovery, retention; fixed before any result was seen
+    primary: tuple[str, ...]
+    """Endpoints: forgetting, recovery, retention; fixed before any result was seen."""
     metrics: tuple[str, ...]
     likelihood_images: int  # real images per class for log p̂ at K = 50; 0 takes all
     likelihood_deep: int  # real images per class for log p̂ at K = 5,000; 0 skips it
     recovery_budgets: tuple[int, ...]  # steps at which recovery is judged
     recovery_images: tuple[int, ...]  # how many real images of c_f the attacker has
     feature_images: int  # real images per scored class for FID, KID, precision, recall; 0 takes all
-    replay_images: int = (
-        0  # size of a fixed replay set of samples of θ*; 0 draws new ones each time
-    )
+    replay_images: int = 0
+    """Size of a fixed replay set of samples of θ*; 0 draws new ones each time."""
     replay_every: int = 1  # replay covers every k-th retained class only
     score: Literal["retain", "uncovered"] = "retain"  # the classes that retention is measured on
     recovery_starts: tuple[str, ...] = added_later(("own", "mean", "zero"))
     """Where the attacker starts."""
-    recovery_rates: tuple[float, ...] = added_later(
-        (0.003, 0.01)
-    )  # Adam's learning rates, the endpoint's grid
-    recovery_strong: float = added_later(
-        0.1
-    )  # learning rate reported beside the endpoint; 0 for none
+    recovery_rates: tuple[float, ...] = added_later((0.003, 0.01))
+    """Adam's learning rates, the endpoint's grid."""
+    recovery_strong: float = added_later(0.1)
+    """Learning rate reported beside the endpoint; 0 for none."""
     recovery_batch: int = added_later(0)  # images per step; 0 takes all
     recovery_accumulated: int = added_later(1)  # batches whose gradients are averaged before a step
     recovery_judged: int = added_later(200)  # images judged at each point of the grid
@@ -114,9 +110,8 @@ class Task:
     bound_steps: int = added_later(40)  # timesteps per image
     prompts: Prompts | None = added_later(None)  # noqa: RUF009  (text-to-image: how classes are asked for)
     family_images: int = added_later(0)  # images per family of further prompts
-    recovery_vectors: tuple[int, ...] = added_later(
-        (1,)
-    )  # text-to-image: new vectors in place of c_f's name
+    recovery_vectors: tuple[int, ...] = added_later((1,))
+    """Numbers of new vectors that replace c_f's name, for a text-to-image model."""
     replay_used: int = added_later(0)
     """How many of a fixed replay set, from its start, are trained on; 0 takes all."""
     replay_shared: bool = added_later(False)

@@ -122,9 +122,8 @@ def _make_file_beside(path: Path) -> tuple[Path, int]:
     while True:
         temporary = path.with_name(f".{path.name[:LONGEST]}.{uuid.uuid4().hex}.tmp")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        with suppress(
-            OSError
-        ):  # a file system without locks: there, left-overs are recognised by their age
+        # Where a file system has no locks, left-overs are recognised by their age.
+        with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.fstat(descriptor).st_nlink:  # else it was deleted before it was locked
             return temporary, descriptor
@@ -140,6 +139,7 @@ def sweep(path: Path) -> None:
 
 
 def _drop_if_dead(temporary: Path) -> None:
+    """Delete a temporary file whose writer is dead."""
     with suppress(OSError):  # already gone, or another user's
         descriptor = os.open(temporary, os.O_RDONLY)
         try:

@@ -28,8 +28,8 @@ def split_list(joined: str) -> list[str]:
 
 
 @lru_cache(maxsize=256)
-def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
-    """Build the validator of a dataclass once: it takes milliseconds, and a suite has thousands of cells."""
+def _build_validator(cls: type[Any]) -> TypeAdapter[Any]:
+    """Build the validator of a dataclass once: it takes milliseconds, and a suite has many cells."""
     return TypeAdapter(cls)
 
 
@@ -40,7 +40,7 @@ def validate(cls: type[Any], values: Mapping[str, Any], what: str) -> Any:
         SaBenchError: a value has the wrong type or range; the message names field, value and rule.
     """
     try:
-        return _adapter(cls).validate_python(dict(values))
+        return _build_validator(cls).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -25,10 +25,8 @@ from sa_bench.core.errors import print_notice
 
 PATIENCE = 5.0  # seconds of waiting after which the holder is printed
 PAUSE = 0.1  # seconds between two attempts
-BEAT, DEAD = (
-    2.0,
-    60.0,
-)  # seconds between two touches; seconds without one after which a holder counts as dead
+BEAT, DEAD = (2.0, 60.0)
+"""Seconds between two touches; seconds without one after which a holder counts as dead."""
 NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 Release = Callable[[], None]
@@ -62,6 +60,7 @@ def hold_lock(path: Path, what: str, wait: bool = True) -> Iterator[None]:
 
 
 def _take_lock(path: Path, what: str, wait: bool) -> Release:
+    """Take the lock, waiting if need be, and return the function that releases it."""
     start, is_announced = time.monotonic(), False
     soft = SoftLock(path)
     while True:
@@ -111,6 +110,7 @@ def try_lock(path: Path, what: str) -> Release | None:
 
 
 def _open_lock(path: Path) -> int:
+    """Open or create the lock's file; another user's file is opened read-only."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except PermissionError as error:
@@ -183,11 +183,13 @@ class SoftLock:
         return release
 
     def _beat(self, done: threading.Event) -> None:
+        """Touch the lock's file every `BEAT` seconds until the lock is released."""
         while not done.wait(BEAT):
             with suppress(OSError):
                 os.utime(self.path)
 
     def _drop_if_dead(self) -> None:
+        """Delete the lock's file if its holder has not touched it for `DEAD` seconds."""
         try:
             touched = self.path.stat().st_mtime_ns
         except FileNotFoundError:

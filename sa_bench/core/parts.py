@@ -51,8 +51,8 @@ def load_part(path: Path) -> dict[str, Tensor] | None:
 
 def save_record(path: Path, value: Any) -> None:
     """Write a JSON value with its hash, atomically."""
-    text = json.dumps(value, allow_nan=False)
-    write_atomic(path, json.dumps({"digest": digest(text), "text": text}).encode())
+    document = json.dumps(value, allow_nan=False)
+    write_atomic(path, json.dumps({"digest": digest(document), "text": document}).encode())
 
 
 def load_record(path: Path) -> Any:
@@ -84,5 +84,6 @@ def _hash_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _drop_part(path: Path, reason: str) -> None:
+    """Delete a damaged file, with a notice that gives the reason."""
     print_notice(f"{path} is damaged ({' '.join(reason.split())}); deleted and made again")
     path.unlink(missing_ok=True)

@@ -36,7 +36,7 @@ class Entry:
     module: str
     path: Path | None = None  # a plug-in's source file; None for a built-in component
     by_path: bool = False  # named by path on the command line, not installed
-    standing: str = ""  # of a built-in method
+    standing: str = ""  # `Method.standing` of a method
     tops: Mapping[str, Path] = field(default_factory=dict)
     """Top-level packages of an installed plug-in, with the folder that each is imported from."""
     broken: str = ""  # why it cannot be used; "" if it can
@@ -273,20 +273,21 @@ def register(kind: str, reference: str) -> list[str]:
 
 
 def register_all(kind: str, references: Iterable[str]) -> list[str]:
-    """The names that several references stand for.
+    """Register several references, and return the names that they stand for.
 
     Raises:
-        SaBenchError: one is not there, or two files define components of one name.
+        SaBenchError: a file is missing, or two files define components of one name.
     """
     names: list[str] = []
-    owners: dict[str, Path | None] = {}
+    path_by_name: dict[str, Path | None] = {}
     for reference in references:
         for name in register(kind, reference):
             entry = _known.by_path.get((kind, name))
             path = entry.path if entry is not None else None
-            if owners.setdefault(name, path) != path:
+            if path_by_name.setdefault(name, path) != path:
                 raise SaBenchError(
-                    f"{owners[name]} and {path} are both a {kind} called {name}; rename one, or run them apart."
+                    f"{path_by_name[name]} and {path} are both a {kind} called {name}; rename one, or run them in "
+                    "separate commands."
                 )
             names.append(name)
     return names
@@ -344,10 +345,10 @@ def get_plug_ins() -> PlugIns:
     return _known
 
 
-def adopt(known: PlugIns) -> None:
+def adopt(registered: PlugIns) -> None:
     """Take over the plug-ins of another process with their code, so that both run the same."""
     global _known
-    _known = known
+    _known = registered
 
 
 def forget_plug_ins() -> None:
@@ -493,7 +494,7 @@ def _load(kind: str, name: str) -> ModuleType:
 
 
 def get_method(name: str) -> type[Any]:
-    """Get a method's dataclass: the class of its module with that `name`, else the one that has `forget`.
+    """Return a method's dataclass: the class with that `name`, else the one that has `forget`.
 
     A class that does not derive from Method is given its defaults.
 
@@ -502,23 +503,24 @@ def get_method(name: str) -> type[Any]:
     """
     module = _load("method", name)
     classes = [
-        v
-        for v in vars(module).values()
-        if isinstance(v, type)
-        and is_dataclass(v)
-        and v.__module__ == module.__name__
-        and hasattr(v, "forget")
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and is_dataclass(value)
+        and value.__module__ == module.__name__
+        and hasattr(value, "forget")
     ]
     named = [cls for cls in classes if vars(cls).get("name") == name] or classes
     if len(named) != 1:
         raise SaBenchError(
-            f"{module.__file__} must define one dataclass with `forget`, found {len(classes)}."
+            f"{module.__file__} must define one dataclass with `forget`; it defines {len(classes)}."
         )
-    return named[0] if issubclass(named[0], Method) else _with_defaults(named[0])
+    return named[0] if issubclass(named[0], Method) else _add_defaults(named[0])
 
 
 @lru_cache(maxsize=64)
-def _with_defaults(cls: type[Any]) -> type[Any]:
+def _add_defaults(cls: type[Any]) -> type[Any]:
+    """Derive a class from Method that has its defaults."""
     return type(cls.__name__, (cls, Method), {"__module__": cls.__module__, "__doc__": cls.__doc__})
 
 

@@ -24,7 +24,8 @@ def expand_home(path: str | Path, name: str = "") -> Path:
         ) from error
 
 
-def _folder(variable: str) -> Path | None:
+def _read_folder(variable: str) -> Path | None:
+    """Read a folder from an environment variable; None if it is not set."""
     value = os.environ.get(variable)
     return expand_home(value, f"{variable}=") if value else None
 
@@ -35,7 +36,7 @@ def store_folder() -> Path:
     Raises:
         SaBenchError: the user has no home folder, and SA_BENCH_STORE is not set.
     """
-    if (folder := _folder("SA_BENCH_STORE")) is not None:
+    if (folder := _read_folder("SA_BENCH_STORE")) is not None:
         return folder
     try:
         return platformdirs.user_cache_path("sa_bench")
@@ -47,12 +48,12 @@ def store_folder() -> Path:
 
 def data_folder() -> Path | None:
     """Return SA_BENCH_DATA, a local folder with data sets that is used before any download."""
-    return _folder("SA_BENCH_DATA")
+    return _read_folder("SA_BENCH_DATA")
 
 
 def weights_folder() -> Path | None:
     """Return SA_BENCH_WEIGHTS, a local folder with weight files that are not shipped."""
-    return _folder("SA_BENCH_WEIGHTS")
+    return _read_folder("SA_BENCH_WEIGHTS")
 
 
 def require_folders() -> None:
@@ -62,7 +63,7 @@ def require_folders() -> None:
         MissingAsset: one does not.
     """
     for variable in ("SA_BENCH_DATA", "SA_BENCH_WEIGHTS", "SA_BENCH_MIRROR"):
-        folder = _folder(variable)
+        folder = _read_folder(variable)
         if folder is not None and not folder.is_dir():
             state = "is a file" if folder.exists() else "does not exist"
             raise MissingAsset(
@@ -72,7 +73,7 @@ def require_folders() -> None:
 
 def mirror_folder() -> Path | None:
     """Return SA_BENCH_MIRROR, a folder from which `fetch` copies files instead of downloading."""
-    return _folder("SA_BENCH_MIRROR")
+    return _read_folder("SA_BENCH_MIRROR")
 
 
 def images_at_once() -> int | None:

@@ -168,7 +168,7 @@ class Store:
         if (artifact := self._take(stage, key)) is not None:
             return artifact
         self._open()
-        with self._locked(stage, key):
+        with self._lock(stage, key):
             if (artifact := self._take(stage, key)) is not None:
                 return artifact
             with disk_errors(self.root):
@@ -177,6 +177,7 @@ class Store:
         return self.get(stage, key, cached=False)
 
     def _build(self, stage: str, key: str, inputs: Mapping[str, Any], build: Callable) -> None:
+        """Build an artifact in its partial folder, write meta.json, and give it its final name."""
         final = self.path(stage, key)
         partial = final.with_name(f"{key}.partial")
         _delete(final)
@@ -206,7 +207,7 @@ class Store:
         if not names:
             return
         self._open()
-        with self._locked(stage, key):
+        with self._lock(stage, key):
             for name in names:
                 self._remove(stage, name)
 
@@ -217,17 +218,17 @@ class Store:
         """
         return [
             (stage, key, _count_bytes(path), finished)
-            for stage, key, finished, path in self._folders()
+            for stage, key, finished, path in self._walk_artifacts()
         ]
 
     def metas(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Yield (stage, content of meta.json) of every finished artifact; skip unreadable ones."""
-        for stage, _, finished, path in self._folders():
+        for stage, _, finished, path in self._walk_artifacts():
             if finished:
                 with suppress(OSError, ValueError):
                     yield stage, json.loads((path / "meta.json").read_bytes())
 
-    def _folders(self) -> Iterator[tuple[str, str, bool, Path]]:
+    def _walk_artifacts(self) -> Iterator[tuple[str, str, bool, Path]]:
         """Yield (stage, key, finished, folder) of every artifact."""
         if not self.is_marked():
             return
@@ -260,11 +261,11 @@ class Store:
             )
         self._open()
         freed = 0
-        for stage, key, finished, path in list(self._folders()):
+        for stage, key, finished, path in list(self._walk_artifacts()):
             if finished and stage not in stages:
                 continue
             size = _count_bytes(path)
-            with suppress(Busy), self._locked(stage, key, wait=False):
+            with suppress(Busy), self._lock(stage, key, wait=False):
                 freed += size if self._remove(stage, path.name) else 0
         for stage in STAGES:
             for path in _list_folder(self.root / stage):
@@ -297,7 +298,8 @@ class Store:
         return True
 
     @contextmanager
-    def _locked(self, stage: str, key: str, wait: bool = True) -> Iterator[None]:
+    def _lock(self, stage: str, key: str, wait: bool = True) -> Iterator[None]:
+        """Hold the lock of one artifact within the block."""
         with hold_lock(self.root / "locks" / f"{stage}-{key}.lock", f"{stage}/{key}", wait):
             yield
 
@@ -371,6 +373,7 @@ def _count_bytes(folder: Path) -> int:
 
 
 def _delete(path: Path) -> None:
+    """Delete a file, a link or a whole folder; a folder's errors are ignored."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -27,10 +27,8 @@ ROOM, GROWTH = (2**30, 4)
 HEADER = 64 * MIB  # most bytes of a safetensors header
 SCORES = 20_000_000  # most numbers in a table of scores
 COLUMNS = 64
-MEMBERS, DIRECTORY = (
-    200_000,
-    64 * MIB,
-)  # most entries of a ZIP archive, and bytes of its central directory
+MEMBERS, DIRECTORY = (200_000, 64 * MIB)
+"""Most entries of a ZIP archive, and bytes of its central directory."""
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """Compression methods whose output is bounded while it is read."""
 NUMBERS = {"BOOLEAN", "INT32", "INT64", "FLOAT", "DOUBLE"}  # names of Parquet's numeric types

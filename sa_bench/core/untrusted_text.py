@@ -82,13 +82,15 @@ def parse_json(raw: bytes | str, strict: bool = False) -> Any:
 
 
 def _parse_int(digits: str) -> int:
+    """Parse a whole number of JSON with at most `LONGEST_NUMBER` digits."""
     if len(digits) > LONGEST_NUMBER:
         raise Unfit(f"it holds a number of {len(digits):,} digits")
     return int(digits)
 
 
 def _reject_constant(constant: str) -> float:
-    raise Unfit(f"{constant} is no number")
+    """Reject NaN and infinity."""
+    raise Unfit(f"{constant} is not a number in JSON")
 
 
 def _require_shallow(value: Any) -> None:
@@ -134,10 +136,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise
     except RecursionError as error:
         raise Unfit("it is nested too deep") from error
-    except (
-        ValueError,
-        TypeError,
-    ) as error:  # UnicodeDecodeError and TOMLDecodeError are ValueErrors
+    except (ValueError, TypeError) as error:
+        # UnicodeDecodeError and TOMLDecodeError are ValueErrors.
         raise Unfit(str(error)) from error
     _require_shallow(table)
     return table

@@ -174,9 +174,8 @@ class Archive:
                         break
         except SaBenchError:
             raise
-        except (
-            Exception
-        ) as error:  # tarfile, gzip, zlib and the allocator raise errors of their own
+        except Exception as error:
+            # tarfile, gzip, zlib and the allocator raise errors of their own.
             raise SaBenchError(f"it is damaged or cut short ({describe_error(error)}).") from error
         if missing_files := [
             f"{self.folder}/{name}" for name in self.members if name not in contents
@@ -194,12 +193,12 @@ class Archive:
         partial_file, md5, stamp_before = (
             target.with_name(f".{target.name}.part"),
             _md5(),
-            _file_stamp(target),
+            _read_stamp(target),
         )
         with disk_errors(target.parent):
             target.parent.mkdir(parents=True, exist_ok=True)
             with hold_lock(target.with_name(f".{target.name}.lock"), self.title):
-                if _file_stamp(target) != stamp_before:  # another process was quicker
+                if _read_stamp(target) != stamp_before:  # another process was quicker
                     return
                 if sys.stderr.isatty():
                     print(f"Fetching {self.title} ({self.size}) from {self.url}", file=sys.stderr)
@@ -222,7 +221,7 @@ class Archive:
                     partial_file.unlink(missing_ok=True)
 
 
-def _file_stamp(path: Path) -> tuple[int, int] | None:
+def _read_stamp(path: Path) -> tuple[int, int] | None:
     """Return a file's inode and time of change; None if there is no file."""
     if not path.exists():
         return None
@@ -235,6 +234,7 @@ def _md5(raw: bytes = b"") -> Any:
 
 
 def _require_size(name: str, size: int) -> None:
+    """Reject a member that is larger than `LARGEST`."""
     if not 0 <= size <= LARGEST:
         raise SaBenchError(f"{name} has {size:,} bytes, which cannot be right.")
 

@@ -154,7 +154,9 @@ def single(image: np.ndarray, attribute: str | None = None) -> np.ndarray:
         return pair(image, blank) if attribute == "left" else pair(blank, image)
     if attribute in ("thick", "thin"):
         image = (
-            _neighbours(image).max(0) if attribute == "thick" else _neighbours(image)[::2].min(0)
+            _stack_neighbours(image).max(0)
+            if attribute == "thick"
+            else _stack_neighbours(image)[::2].min(0)
         )
     grey = np.pad(image, 2)
     colour = {"red": (1, 0, 0), "blue": (0, 0, 1)}.get(attribute or "", (1, 1, 1))
@@ -199,7 +201,7 @@ def digits(canvases: np.ndarray, crop: bool = True) -> np.ndarray:
     return np.ascontiguousarray(grey[:, 2:30, 2:30]) if crop else grey
 
 
-def _neighbours(image: np.ndarray) -> np.ndarray:
+def _stack_neighbours(image: np.ndarray) -> np.ndarray:
     """Stack the image and its four shifts by one pixel, (5, 28, 28).
 
     Their maximum thickens a digit; the minimum of some thins it.

@@ -111,4 +111,5 @@ def _unpickle(name: str, raw: bytes) -> dict[str, object]:
 
 
 def _decode(value: object) -> str:
+    """Convert bytes or another value to text."""
     return value.decode("latin1") if isinstance(value, bytes) else str(value)

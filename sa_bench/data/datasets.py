@@ -51,16 +51,17 @@ def _load_canvases(cache: Path) -> Contents:
         for name, array in arrays.items()
         if "images" in name
     }
-    return Contents({**arrays, **padded}, _mnist_content() + "-rgb32", True)
+    return Contents({**arrays, **padded}, _hash_mnist() + "-rgb32", True)
 
 
-def _mnist_content() -> str:
+def _hash_mnist() -> str:
+    """Hash MNIST's published content."""
     return digest(mnist.CONTENT)
 
 
 ENTRIES = {
     "mnist": Entry(
-        "MNIST", (28, 28, 1), DIGITS, lambda cache, _: _load_digits(mnist.load, cache, _mnist_content()), _mnist_content
+        "MNIST", (28, 28, 1), DIGITS, lambda cache, _: _load_digits(mnist.load, cache, _hash_mnist()), _hash_mnist
     ),
     "mnist16": Entry(
         "MNIST at 16 px", (16, 16, 1), DIGITS,
@@ -68,7 +69,7 @@ ENTRIES = {
     ),
     "mnist_canvas": Entry(
         "MNIST on RGB canvases", (32, 32, 3), DIGITS,
-        lambda cache, _: _load_canvases(cache), lambda: _mnist_content() + "-rgb32",
+        lambda cache, _: _load_canvases(cache), lambda: _hash_mnist() + "-rgb32",
     ),
     "cifar10": Entry(
         "CIFAR10", (32, 32, 3), cifar10.CLASSES, cifar10.load, lambda: cifar10.archive().content, cifar10.archive
@@ -190,6 +191,7 @@ def real_images(task: Task, name: str) -> SampleSet:
 
 
 def _find_entry(name: str) -> Entry:
+    """Return the entry of a data set, or raise an error that lists all names."""
     if name not in ENTRIES:
         raise unknown_name("data set", name, ENTRIES)
     return ENTRIES[name]

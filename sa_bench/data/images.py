@@ -37,8 +37,8 @@ def natural_order(path: Path) -> tuple[list[tuple[int, int | str]], str]:
 
     No two names have the same key (1.png, 01.png).
     """
-    parts = re.split(r"(\d+)", path.name.lower())
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts], path.name
+    pieces = re.split(r"(\d+)", path.name.lower())
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in pieces], path.name
 
 
 def list_image_files(folder: Path) -> list[Path]:

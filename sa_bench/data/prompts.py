@@ -159,14 +159,14 @@ def _parse_row(header: Sequence[str], row: Sequence[str], where: str) -> Asked:
         raise SaBenchError(f"{where} has {len(row)} fields, the header {len(header)}.")
     fields = dict(zip(header, row, strict=True))
     prompt = fields["prompt"].strip()  # an empty prompt is one too: the unconditional image
-    height, width = _side(fields, HEIGHTS, where), _side(fields, WIDTHS, where)
+    height, width = _read_side(fields, HEIGHTS, where), _read_side(fields, WIDTHS, where)
     if (height is None) != (width is None):
         raise SaBenchError(f"{where} has a {'width' if height is None else 'height'} alone.")
     tags = [tag.strip() for name in TAGS for tag in fields.get(name, "").split(",")]
     return Asked(
         prompt,
-        _seed(fields, where),
-        _guidance(fields, where),
+        _read_seed(fields, where),
+        _read_guidance(fields, where),
         None if height is None or width is None else (height, width),
         tuple(filter(None, tags)),
     )
@@ -187,7 +187,8 @@ def parse_whole_number(value: str) -> int:
     return int(match[1]) if match else -1
 
 
-def _seed(fields: Mapping[str, str], where: str) -> int | None:
+def _read_seed(fields: Mapping[str, str], where: str) -> int | None:
+    """Read a row's seed; None if the file has no column of seeds."""
     name, value = _find_column(fields, SEEDS)
     if value is None:
         return None
@@ -195,7 +196,8 @@ def _seed(fields: Mapping[str, str], where: str) -> int | None:
     return check_seed(seed if 0 <= seed <= LARGEST_SEED else value, f"{where}: {name}")
 
 
-def _guidance(fields: Mapping[str, str], where: str) -> float | None:
+def _read_guidance(fields: Mapping[str, str], where: str) -> float | None:
+    """Read a row's guidance; None if it has none."""
     name, value = _find_column(fields, GUIDANCE)
     if not value:
         return None
@@ -208,7 +210,8 @@ def _guidance(fields: Mapping[str, str], where: str) -> float | None:
     return guidance
 
 
-def _side(fields: Mapping[str, str], names: Sequence[str], where: str) -> int | None:
+def _read_side(fields: Mapping[str, str], names: Sequence[str], where: str) -> int | None:
+    """Read the height or width of a row's image in pixels; None if it has none."""
     name, value = _find_column(fields, names)
     if not value:
         return None

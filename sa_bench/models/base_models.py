@@ -234,9 +234,10 @@ def train_base(
         if family == "text_to_image":
             from sa_bench.models import text_to_image_training
 
+            micro: Any = model
             text_to_image_training.train(
-                model, images, labels, training_recipe, seed, folder, progress, bf16
-            )  # type: ignore[arg-type]
+                micro, images, labels, training_recipe, seed, folder, progress, bf16
+            )
             model.save(folder)
             return {}
         source = Images(model, images, labels, training_recipe.flip, training_recipe.drop)

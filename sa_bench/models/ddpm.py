@@ -290,18 +290,18 @@ class DDPM(Denoising):
         alpha, beta = a / previous, 1 - a / previous
         variance = beta * (1 - previous) / (1 - a)
         weight = beta**2 / (2 * variance * alpha * (1 - a))
-        total = self._decoder_nats(x, c, rng, a, beta, alpha, variance)
+        total = self._compute_decoder_nats(x, c, rng, a, beta, alpha, variance)
         last = a[-1]  # KL of q(x_T|x) and N(0, I)
         squares = last * x.double() ** 2
         total = total + 0.5 * (squares - last - torch.log(1 - last)).flatten(1).sum(1)
         edges = torch.tensor(np.unique(np.geomspace(1, T, steps + 1).round().astype(np.int64)))
         for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
             t = torch.randint(low, high, (len(x),), generator=rng)
-            error = self._chunked_loss(x, c, self.draw(len(x), rng, t))
+            error = self._compute_loss_in_chunks(x, c, self.draw(len(x), rng, t))
             total = total + (high - low) * weight[t.to(x.device)] * error.double()
         return total
 
-    def _chunked_loss(self, x: Tensor, c: Tensor, draw: Draw) -> Tensor:
+    def _compute_loss_in_chunks(self, x: Tensor, c: Tensor, draw: Draw) -> Tensor:
         """Compute the loss in chunks of as many images as one forward pass takes."""
         chunks = zip(
             *(tensor.split(self.together) for tensor in (x, c, draw.noise, times(draw))),
@@ -309,7 +309,7 @@ class DDPM(Denoising):
         )
         return torch.cat([self.loss(xs, cs, Draw(noise, t)) for xs, cs, noise, t in chunks])
 
-    def _decoder_nats(
+    def _compute_decoder_nats(
         self,
         x: Tensor,
         c: Tensor,

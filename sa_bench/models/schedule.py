@@ -52,6 +52,7 @@ def fault(spacing: str, offset: int, n: int) -> str:
 
 
 def _find_problem(steps: list[int], n: int) -> str:
+    """Say why these timesteps are not possible; "" if they are."""
     if len(steps) != n or len(set(steps)) != n or min(steps) < 0 or max(steps) >= T:
         return f"this spacing has no {n} of the {T:,} timesteps"
     first = max(steps)

@@ -330,7 +330,7 @@ class TextToImage(Denoising):
         """Compute the U-Net's output: ε or v, as the model's own scheduler expects."""
         return net(x_t, t, encoder_hidden_states=self.encoded(c)).sample
 
-    def _passes(
+    def _run_passes(
         self, net: Any, x_t: Tensor, t: Tensor, text_states: Sequence[Tensor]
     ) -> Sequence[Tensor]:
         """Compute the U-Net's outputs for the states of several texts in one pass.
@@ -370,7 +370,7 @@ class TextToImage(Denoising):
                 return self.output(net, x, t, c)
             unconditional, *defence_states = self._list_guidance_states(c)
             return guide(
-                self._passes(net, x, t, (unconditional, self.encoded(c), *defence_states)), t, s
+                self._run_passes(net, x, t, (unconditional, self.encoded(c), *defence_states)), t, s
             )
 
         return guide_step
@@ -385,7 +385,7 @@ class TextToImage(Denoising):
             return conditional
         guide = plain if self.defence is None else self.defence.anywhere(self.levels(sampler))
         with torch.no_grad():  # only out(c) depends on what is fitted
-            unconditional, *defence_outputs = self._passes(
+            unconditional, *defence_outputs = self._run_passes(
                 self.net, x_t, t, self._list_guidance_states(c)
             )
         return guide((unconditional, conditional, *defence_outputs), t, sampler.guidance)
@@ -530,15 +530,8 @@ class TextToImage(Denoising):
         )
 
         scheduler, _ = self.scheduler(Sampler("ddim", 50))
-        built = StableDiffusionPipeline(
-            self.vae,
-            self.text,
-            self.tokenizer,
-            self.net,
-            scheduler,
-            None,
-            None,
-            requires_safety_checker=False,  # type: ignore[arg-type]
-        )
+        networks = (self.vae, self.text, self.tokenizer, self.net)
+        parts: tuple[Any, ...] = (*networks, scheduler, None, None)  # no checker, no extractor
+        built = StableDiffusionPipeline(*parts, requires_safety_checker=False)
         built.set_progress_bar_config(disable=True)
         return built

@@ -60,9 +60,8 @@ def betting(x: np.ndarray, grid: int = 2000) -> tuple[float, float]:
     bets = np.sqrt(2 * np.log(2 / ALPHA) / (n * previous_variance))
     candidates = np.linspace(0, 1, grid + 1)[1:-1]
     log_capital_up, log_capital_down = np.zeros_like(candidates), np.zeros_like(candidates)
-    is_rejected = np.zeros(
-        len(candidates), bool
-    )  # a mean is rejected if the capital reaches the limit at any time
+    # A mean is rejected as soon as the capital reaches the limit, not only at the end.
+    is_rejected = np.zeros(len(candidates), bool)
     for value, bet in zip(x, bets, strict=True):
         log_capital_up += np.log1p(np.minimum(bet, 0.5 / candidates) * (value - candidates))
         log_capital_down += np.log1p(
@@ -228,9 +227,8 @@ def components(by_base: Mapping[int, Sequence[float]]) -> tuple[float, float]:
     if len(groups) < 2:
         raise ValueError("two base models with two runs each are needed")
     within = float(np.mean([group.var(ddof=1) for group in groups]))
-    seed_part = within * float(
-        np.mean([1 / len(group) for group in groups])
-    )  # what seeds add to the variance of a base model's mean
+    # The part of the variance of a base model's mean that comes from its seeds.
+    seed_part = within * float(np.mean([1 / len(group) for group in groups]))
     between = float(np.var([group.mean() for group in groups], ddof=1)) - seed_part
     return max(0.0, between) ** 0.5, within**0.5
 

@@ -59,14 +59,16 @@ class Asset:
         return repository if repository != self.url and HUB.fullmatch(repository) else ""
 
 
-def _prompts(
+def _make_prompt_asset(
     file: str, folder: str, sha256: str, size: str, unlocks: str, licence: str = "MIT"
 ) -> Asset:
+    """Describe a prompt file, which is named after itself, as an asset."""
     name = file.rpartition(".")[0]
     return Asset(name, file, f"{folder}/{file}", sha256, size, licence, False, unlocks, "prompts")
 
 
 def _list_assets() -> Iterable[Asset]:
+    """Yield every asset of the catalogue."""
     yield Asset(
         "inception-v3-compat",
         "weights-inception-2015-12-05-6726825d.pth",
@@ -172,21 +174,21 @@ def _list_assets() -> Iterable[Asset]:
         "model",
         "its maker took it off the hub in November 2025: use a copy of your own",
     )
-    yield _prompts(
+    yield _make_prompt_asset(
         "brad_pitt_prompts.txt",
         SA,
         "bfb3c48798818157943df7b1504f07eadd51cb71dc99cba1c5f70728bb5ed209",
         "1.5 kB",
         "celeb_brad_pitt with the published 50 prompts",
     )
-    yield _prompts(
+    yield _make_prompt_asset(
         "angelina_jolie_prompts.txt",
         SA,
         "4b0f3270370811bff193973fe5d3bfd225083a2030add057217d912ee90a73b3",
         "1.7 kB",
         "celeb_angelina_jolie with the published 50 prompts",
     )
-    yield _prompts(
+    yield _make_prompt_asset(
         "fim_prompts.txt", SA_FIM, "", "0.9 MB", "the published 5,000 prompts of replay and Fisher"
     )
     yield Asset(
@@ -201,8 +203,10 @@ def _list_assets() -> Iterable[Asset]:
         "prompts",
         "it holds disturbing texts",
     )
-    yield _prompts("unsafe-prompts4703.csv", ESD, "", "1.4 MB", "nudity_i2p with ESD's copy of I2P")
-    yield _prompts(
+    yield _make_prompt_asset(
+        "unsafe-prompts4703.csv", ESD, "", "1.4 MB", "nudity_i2p with ESD's copy of I2P"
+    )
+    yield _make_prompt_asset(
         "coco_30k.csv",
         ESD,
         "",
@@ -334,7 +338,7 @@ def need(asset: Asset | str) -> Path:
     note = f", {asset.note}" if asset.convert else ""
     raise MissingAsset(
         f"needs {asset.file} ({asset.size}{note}): python -m sa_bench fetch {asset.name}, or get it from {asset.url} "
-        f"and put it into {download_target(asset).parent} ({_folder_variable(asset)} names another folder)"
+        f"and put it into {download_target(asset).parent} ({_name_folder_variable(asset)} names another folder)"
     )
 
 
@@ -444,10 +448,12 @@ def find_lacking(folder: Path) -> str:
 
 
 def _has_weights(folder: Path) -> bool:
+    """Return whether a folder holds a weight file."""
     return any(
         path.is_file() for ending in ("safetensors", "bin") for path in folder.glob(f"*.{ending}")
     )
 
 
-def _folder_variable(asset: Asset) -> str:
+def _name_folder_variable(asset: Asset) -> str:
+    """Return the environment variable that names another folder for an asset."""
     return "SA_BENCH_WEIGHTS" if asset.kind in ("weights", "model") else "SA_BENCH_DATA"

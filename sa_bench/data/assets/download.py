@@ -157,6 +157,7 @@ def _continue(
 
 
 def _require_room(part: Path, total: int, missing_bytes: int) -> None:
+    """Require that the disk has room for the rest of the file."""
     free = shutil.disk_usage(part.parent).free
     if missing_bytes > free:
         raise CellFailed(
@@ -199,9 +200,8 @@ def open_url(url: str, headers: dict[str, str] | None = None) -> Any:
         except Exception as error:
             answers.put(error)
 
-    threading.Thread(
-        target=ask, daemon=True
-    ).start()  # the timeout does not apply to the name look-up
+    # The timeout does not apply to the name look-up.
+    threading.Thread(target=ask, daemon=True).start()
     try:
         answer = answers.get(timeout=DEADLINE)
     except queue.Empty:

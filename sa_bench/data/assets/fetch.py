@@ -36,11 +36,8 @@ from sa_bench.data.assets.download import (
 
 LARGEST = 2**30  # most bytes of an archive's member that is converted
 TEXTS = ("*.json", "*.txt")  # text files of a hub model, in every folder
-BESIDE = (
-    "*.fp16.*",
-    "*non_ema*",
-    "safety_checker/*",
-)  # files of a hub model that a base model does not need
+BESIDE = ("*.fp16.*", "*non_ema*", "safety_checker/*")
+"""Files of a hub model that a base model does not need."""
 
 Say = Callable[[str], None]
 
@@ -81,9 +78,8 @@ def _fetch_asset(asset: Asset, source: Path | None, say: Say) -> Path:
 
 def _fetch_file(asset: Asset, source: Path | None, target: Path, say: Say) -> Path:
     """Fetch one file to its place; it is checked before it gets its name."""
-    if target.is_file() and not catalogue.describe_damage(
-        asset, target
-    ):  # another process was quicker
+    # Another process may have fetched it meanwhile.
+    if target.is_file() and not catalogue.describe_damage(asset, target):
         return target
     partial_file = target.with_name(f".{target.name}.part")
     resumed = source is None and partial_size(partial_file) > 0
@@ -93,9 +89,8 @@ def _fetch_file(asset: Asset, source: Path | None, target: Path, say: Say) -> Pa
         if not resumed:  # the earlier part may belong to another version of the file
             raise
         digest = _get_file(asset, source, partial_file, target, say)
-    if len(asset.sha256) < len(digest) and not locate.recorded_sha256(
-        target
-    ):  # the first file is trusted
+    # Without a published hash the first file is trusted, and its hash recorded.
+    if len(asset.sha256) < len(digest) and not locate.recorded_sha256(target):
         note = target.with_name(f"{target.name}.sha256")
         write_atomic(note, f"{digest}  {target.name}\n".encode())
         published = (
@@ -355,4 +350,5 @@ def _explain_refusal(asset: Asset, refused: Refused) -> str:
 
 
 def _suggest_sources(asset: Asset) -> str:
+    """Say where to get an asset without a connection."""
     return f"Go online, or put it into {catalogue.download_target(asset)}, or name a folder that has it (--from)."

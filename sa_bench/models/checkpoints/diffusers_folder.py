@@ -108,9 +108,8 @@ def scheduler(folder: Path) -> Any:
     scheduler_class = getattr(diffusers, name, None)
     if not (isinstance(scheduler_class, type) and issubclass(scheduler_class, SchedulerMixin)):
         raise SaBenchError(f"{folder} has the scheduler {name}, which diffusers does not know.")
-    if (
-        steps := configuration.get("num_train_timesteps", 1000)
-    ) != 1000:  # before an array of that length is made
+    # Check the number before diffusers makes an array of that length.
+    if (steps := configuration.get("num_train_timesteps", 1000)) != 1000:
         raise SaBenchError(
             f"{folder}: a scheduler with num_train_timesteps {steps} is not supported; only 1,000 is."
         )
@@ -161,6 +160,7 @@ def pipeline(folder: Path) -> StableDiffusionPipeline:
 
 
 def _count_bytes(files: Sequence[Path]) -> int:
+    """Sum the bytes of several files."""
     return sum(file.stat().st_size for file in files)
 
 
@@ -296,9 +296,8 @@ def assembled(
         }
         net.load_state_dict(copies, assign=True)
         net.eval()
-    built = StableDiffusionPipeline(
-        vae, text_encoder, clip_tokenizer, unet, noise, None, None, requires_safety_checker=False
-    )  # type: ignore[arg-type]
+    pipeline_parts: tuple[Any, ...] = (vae, text_encoder, clip_tokenizer, unet, noise, None, None)
+    built = StableDiffusionPipeline(*pipeline_parts, requires_safety_checker=False)
     built.set_progress_bar_config(disable=True)
     return built
 

@@ -151,6 +151,7 @@ def content(source: str) -> str:
 
 
 def _hash_json(value: Any) -> str:
+    """Hash a JSON value with sha256."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -333,6 +334,7 @@ def _read_checkpoint(
 
 
 def _read_unet(files: Sequence[Path], weights: Weights = "auto") -> dict[str, Tensor]:
+    """Read a U-Net's tensors, prefixed `unet.`."""
     return {f"unet.{name}": value for name, value in read_all(files, weights).items()}
 
 

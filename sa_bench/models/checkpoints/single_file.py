@@ -140,6 +140,7 @@ def _report_incomplete(path: Path) -> Iterator[None]:
 
 
 def _add_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Put a prefix before the name of every tensor."""
     return {prefix + name: value for name, value in tensors.items()}
 
 
@@ -187,6 +188,7 @@ def _count_layers(tensors: Mapping[str, Tensor]) -> int:
 
 
 def _rename_unet(tensors: Mapping[str, Tensor], layers: int, path: Path) -> dict[str, Tensor]:
+    """Rename the U-Net's tensors to diffusers' names."""
     unet_tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(UNET)}
     return _require_all_renamed(
         ldm.convert_ldm_unet_checkpoint(unet_tensors, {"layers_per_block": layers}),
@@ -196,6 +198,7 @@ def _rename_unet(tensors: Mapping[str, Tensor], layers: int, path: Path) -> dict
 
 
 def _rename_vae(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Rename the autoencoder's tensors to diffusers' names."""
     vae_tensors = {
         name: tensor
         for name, tensor in tensors.items()
@@ -230,6 +233,7 @@ def _require_all_renamed(
 
 
 def _rename_text_encoder(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the text encoder's tensors (CLIP's or OpenCLIP's) to transformers' names."""
     if any(name.startswith(f"{TEXT}model.") for name in tensors):
         width = tensors[f"{TEXT}model.token_embedding.weight"].shape[1]
         renamed = ldm.convert_open_clip_checkpoint(_TextEncoderWidth(width), tensors)
@@ -325,6 +329,7 @@ def _count_blocks(tensors: Mapping[str, Tensor], prefix: str) -> int:
 
 
 def _derive_unet_config(tensors: Mapping[str, Tensor], is_version_2: bool) -> dict[str, Any]:
+    """Derive the U-Net's configuration from its tensors."""
     resolutions = _count_blocks(tensors, "unet.down_blocks.")
     widths = [
         tensors[f"unet.down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in range(resolutions)
@@ -354,6 +359,7 @@ def _derive_unet_config(tensors: Mapping[str, Tensor], is_version_2: bool) -> di
 
 
 def _derive_vae_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Derive the autoencoder's configuration from its tensors."""
     resolutions = _count_blocks(tensors, "vae.encoder.down_blocks.")
     widths = [
         tensors[f"vae.encoder.down_blocks.{i}.resnets.0.conv1.weight"].shape[0]
@@ -377,6 +383,7 @@ def _derive_vae_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _derive_text_config(tensors: Mapping[str, Tensor], is_version_2: bool) -> dict[str, Any]:
+    """Derive the text encoder's configuration from its tensors."""
     vocabulary_size, width = tensors["text_encoder.embeddings.token_embedding.weight"].shape
     return {
         "vocab_size": vocabulary_size,
