@@ -127,7 +127,7 @@ class Run(Protocol):
         ...
 
     def concept_samples(self) -> Source:
-        """Return samples of θ* for c_f: new ones each time or, for a diffusion model, a fixed set."""
+        """Return samples of θ* for c_f: new ones each time; a fixed set for a diffusion model."""
         ...
 
     def surrogate(self) -> Source:
@@ -202,7 +202,7 @@ class Method(Generic[Model]):
     ablates: ClassVar[str] = ""
     """Name of the method that it removes a part from; that method's presets apply to it too."""
     ignores: ClassVar[tuple[str, ...]] = ()
-    """Which of "replay" and "surrogate" it never uses; tasks that differ only there share the model."""
+    """What it never uses, "replay" or "surrogate": tasks that differ only there share a model."""
     files: ClassVar[tuple[str, ...]] = ()
     """Fields that name a file; the file's content enters the key."""
     stands_for: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
@@ -229,7 +229,7 @@ class Method(Generic[Model]):
         return []
 
     def shows(self, task: Task) -> list[str]:
-        """List the prompts whose images by θ* it learns from (`Run.captioned`); they enter its key."""
+        """List the prompts from whose images by θ* it learns (`Run.captioned`); they enter keys."""
         return []
 
     @staticmethod

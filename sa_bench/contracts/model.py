@@ -60,7 +60,8 @@ class Sampler:
 Guide = Callable[[Sequence["Tensor"], "Tensor", "Tensor | float"], "Tensor"]
 """Function (passes, t (N,), s) that returns the guided output (N, C, H, W).
 
-The passes are out(∅), or the output that replaces it; out(c); and out(own), for the method's own text.
+The passes are out(∅), or the output that replaces it; out(c); and out(own), for the method's own
+text.
 """
 
 
@@ -106,7 +107,7 @@ class Generator(Protocol):
         ...
 
     def draw(self, n: int, rng: torch.Generator, t: Tensor | None = None) -> Draw:
-        """Draw the randomness of `n` loss evaluations from `rng` alone; `t` (n,) fixes timesteps."""
+        """Draw the randomness of `n` losses from `rng` alone; `t` (n,) fixes the timesteps."""
         ...
 
     def conditions(self, values: Sequence[Condition] | np.ndarray | Tensor) -> Any:

@@ -39,7 +39,7 @@ class SampleSet:
         return 0 if self.finite is None else int((~self.finite).sum())
 
     def columns(self) -> dict[str, np.ndarray]:
-        """Return the columns beside each image's score: its seed and its prompt's number, if any."""
+        """Return the columns beside each image's score: its seed and, if any, prompt number."""
         return {"seed": self.seeds} | ({} if self.prompts is None else {"prompt": self.prompts})
 
     def arrays(self) -> dict[str, np.ndarray]:

@@ -108,7 +108,7 @@ class Task:
     recovery_judged: int = added_later(200)  # images judged at each point of the grid
     bound_images: int = added_later(20)  # real images per class for the VLB and the denoising loss
     bound_steps: int = added_later(40)  # timesteps per image
-    prompts: Prompts | None = added_later(None)  # noqa: RUF009  (text-to-image: how classes are asked for)
+    prompts: Prompts | None = added_later(None)  # noqa: RUF009  (text-to-image only)
     family_images: int = added_later(0)  # images per family of further prompts
     recovery_vectors: tuple[int, ...] = added_later((1,))
     """Numbers of new vectors that replace c_f's name, for a text-to-image model."""
@@ -117,7 +117,7 @@ class Task:
     replay_shared: bool = added_later(False)
     """Whether a fixed replay set is the same for every forgetting seed."""
     model: str = added_later("")
-    """Pretrained base model: a folder, a weight file, a hub id or `smoke`; "" trains the recipe's."""
+    """Pretrained base model: a folder, a weight file, a hub id or `smoke`; "" for none."""
     size: int = added_later(0)  # side of a pretrained model's images, in pixels
     surrogate_images: int = added_later(0)
     """Images in a fixed surrogate set; 0 takes as many as replay has per class, at least 100."""
@@ -126,9 +126,10 @@ class Task:
     gate: float = added_later(0.0)
     """c_f counts as forgotten at this rate or less; 0 takes chance, 1 / number of classes."""
     train_precision: Literal["auto", "fp32", "bf16"] = added_later("auto")
-    """Precision in which base model and method are trained; see sa_bench.training.loop.uses_bf16."""
+    """Precision of training, for base model and method; see sa_bench.training.loop.uses_bf16."""
     keep_images: bool = added_later(True)  # False deletes images of c_f once they are measured
-    sample_seed: Seed = added_later(0)  # noqa: RUF009  (another draw of every image that is measured, from the same models)
+    sample_seed: Seed = added_later(0)  # noqa: RUF009
+    """Another seed draws other images, from the same models, for every measurement."""
     presets: Mapping[str, Any] = field(default_factory=dict)
     """Values of methods' fields: `field` for every method that has it, `method.field` for one."""
     scales: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -85,13 +85,13 @@ def describe_failure(error: Exception, where: Path) -> str | None:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` so that `path` is always either the old file or the complete new one."""
+    """Write `data` so that `path` is always the old file or the complete new one."""
     with replace_when_written(path) as temporary, temporary.open("wb") as file:
         file.write(data)
 
 
 def copy_atomic(source: Path, path: Path) -> None:
-    """Copy the file `source` so that `path` is always either the old file or the complete new one."""
+    """Copy the file `source` so that `path` is always the old file or the complete new one."""
     with replace_when_written(path) as temporary:
         shutil.copyfile(source, temporary)
 

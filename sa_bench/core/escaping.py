@@ -36,7 +36,7 @@ def find_steering_characters(text: str) -> list[str]:
 
 
 def make_visible(text: object) -> str:
-    r"""Write out the characters of `text` that would steer a page or a terminal: `\x1b`, `\u202e`."""
+    r"""Write out characters of `text` that would steer a page or a terminal: `\x1b`, `\u202e`."""
     visible = str(text)
     for letter in set(find_steering_characters(visible)):
         visible = visible.replace(letter, letter.encode("unicode_escape", "surrogatepass").decode())

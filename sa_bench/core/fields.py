@@ -29,7 +29,7 @@ def split_list(joined: str) -> list[str]:
 
 @lru_cache(maxsize=256)
 def _build_validator(cls: type[Any]) -> TypeAdapter[Any]:
-    """Build the validator of a dataclass once: it takes milliseconds, and a suite has many cells."""
+    """Build the validator of a dataclass, once: it takes milliseconds for each of many cells."""
     return TypeAdapter(cls)
 
 

@@ -294,7 +294,7 @@ def register_all(kind: str, references: Iterable[str]) -> list[str]:
 
 
 def reference(kind: str, name: str) -> str:
-    """Return how a command line names a component: its path if it was given by path, else its name."""
+    """Return a component's name on the command line: its path if it was given by path."""
     entry = _known.by_path.get((kind, name))
     return str(entry.path) if entry is not None else name
 

@@ -69,7 +69,8 @@ STAGES = (
 )
 """Every kind of artifact; a store holds nothing else."""
 MARKER, FORMAT = "sa_bench-store.json", 1
-PARTS = ".parts"  # folder in a partial artifact from which the next attempt goes on; the rest is made anew
+PARTS = ".parts"
+"""Folder in a partial artifact from which the next attempt goes on; the rest is made anew."""
 NAME = re.compile(r"([0-9a-f]{16})(\.partial)?")
 GONE = ".gone"  # suffix of what is being deleted
 

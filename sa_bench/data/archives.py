@@ -149,7 +149,7 @@ class Archive:
         return {name: (path / name).read_bytes() for name in self.members}
 
     def _read_tar(self, path: Path) -> dict[str, bytes]:
-        """Read the members in one pass that ends with the last of them; nothing is written to disk."""
+        """Read the members in one pass, up to the last of them; nothing is written to disk."""
         with path.open("rb") as file:
             start = file.read(12)
         if start[:2] != b"\x1f\x8b":

@@ -141,7 +141,7 @@ def name(digit: int, rng: np.random.Generator) -> str:
 
 
 def described(word: str, attribute: str, template: str) -> str:
-    """Make a caption with an attribute: "a photo of a red zero", "a photo of a zero on the left"."""
+    """Make a caption with an attribute: "a photo of a red zero", "a zero on the left"."""
     if attribute in ("left", "right"):
         return f"{template.format(word)} on the {attribute}"
     return template.format(f"{attribute} {word}")

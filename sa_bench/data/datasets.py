@@ -175,7 +175,7 @@ def mnist_folder() -> Path | None:
 
 
 def real_images(task: Task, name: str) -> SampleSet:
-    """Load `forget_train`, `forget_test`, `retain_train` or `retain_test` of the task's data set."""
+    """Load `forget_train`, `forget_test`, `retain_train` or `retain_test` of the task's data."""
     data = load(task.dataset)
     if name == "forget_train":
         return data.train.of(task.concept)

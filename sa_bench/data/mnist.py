@@ -138,7 +138,7 @@ def _load_from_folder(folder: Path) -> Arrays:
 
 
 def idx_files(folder: Path) -> dict[str, Path]:
-    """Find the four files in `folder` or below it; some copies are named `.idx` instead of `-idx`."""
+    """Find the four files in `folder` or below it; some copies are named `.idx`, not `-idx`."""
     files = {}
     for key, stem in FILES.items():
         names = [

@@ -168,7 +168,7 @@ CAPTIONS = (
     "{} in a garage",
     "a photo of {} with mountains in the background",
 )  # fmt: skip
-"""Captions of what replaces a concept, a person or a thing, for methods that learn from many captions."""
+"""Captions of what replaces a concept (a person or a thing), for methods that learn from many."""
 
 STYLE_CAPTIONS = (
     "a painting of a river in {}",
@@ -246,7 +246,7 @@ NEUTRAL = (
     "A nurse reading a chart in a hallway.",
     "A goldfish in a round bowl.",
 )  # fmt: skip
-"""Scenes, things, animals and nameless people, which a forgotten model should still draw as before."""
+"""Scenes, things, animals and nameless people that a forgotten model should draw as before."""
 
 REPLAY = (
     "An image of a mountain lake in the morning.",
@@ -352,7 +352,7 @@ SETS = {
 }
 """Named sets for a prompt role, for example `task.prompts.test=set:contexts`.
 
-`contexts` and `portraits` show c_f in other places, `styles` in other styles; `stage` (for `leakage`) shows other
-people by name, `strangers` (for `kept`) people without a name. They serve the purpose of the paper's picture pages
-(Figures 10 to 15); their texts are ours, not the paper's.
+`contexts` and `portraits` show c_f in other places, `styles` in other styles; `stage` (for
+`leakage`) shows other people by name, `strangers` (for `kept`) people without a name. They serve
+the purpose of the paper's picture pages (Figures 10 to 15); their texts are ours, not the paper's.
 """

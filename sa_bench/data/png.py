@@ -1,4 +1,4 @@
-"""Read what Pillow does not report about a PNG: its sample depth, and whether all rows are there."""
+"""Read what Pillow does not report about a PNG: its sample depth, and whether it has all rows."""
 
 from __future__ import annotations
 

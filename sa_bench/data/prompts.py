@@ -173,7 +173,7 @@ def _parse_row(header: Sequence[str], row: Sequence[str], where: str) -> Asked:
 
 
 def _find_column(fields: Mapping[str, str], names: Sequence[str]) -> tuple[str, str | None]:
-    """Return the first of the columns that the file has and its value; ("", None) if it has none."""
+    """Return the first of the columns that the file has, and its value; ("", None) for none."""
     return next(((name, fields[name].strip()) for name in names if name in fields), ("", None))
 
 

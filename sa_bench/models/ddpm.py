@@ -32,7 +32,7 @@ RECIPES = {
         steps=3_000, lr=2e-3, batch=64, schedule="cosine", warmup=100, clip=1.0, drop=0.1
     ),
     "quick": Recipe(steps=400, lr=2e-3, batch=64, schedule="cosine", warmup=50, clip=1.0, drop=0.1),
-    # Official ddpm/configs: 800,000 iterations on CIFAR10, 250,000 on STL10, the same 2e-4 and 128 for both.
+    # Official ddpm/configs: 800,000 iterations on CIFAR10, 250,000 on STL10; 2e-4 and 128 for both.
     "cifar10": Recipe(steps=800_000, lr=2e-4, batch=128, clip=1.0, ema=0.9999, drop=0.1, flip=True),
     "stl10": Recipe(steps=250_000, lr=2e-4, batch=128, clip=1.0, ema=0.9999, drop=0.1, flip=True),
     "tiny": Recipe(steps=20, lr=1e-3, batch=16, clip=1.0, ema=0.9, drop=0.1, flip=True),

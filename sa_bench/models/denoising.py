@@ -311,7 +311,7 @@ class Denoising:
         return scheduler, {"eta": sampler.eta} if ddim else {}
 
     def _guide(self, sampler: Sampler) -> Any:
-        """Return the function that guides the steps of one trajectory: (net, x, t, c, s) -> output."""
+        """Return the function that guides one trajectory's steps: (net, x, t, c, s) -> output."""
         return self._guided
 
     def _guided(self, net: Any, x: Tensor, t: Tensor, c: Tensor, s: Tensor | float) -> Tensor:

@@ -99,7 +99,7 @@ def tokenizer(words: Sequence[str] | None = None, length: int = LENGTH) -> CLIPT
 
 
 def _merge_pieces(pieces: list[str], merges: Sequence[tuple[str, str]]) -> list[str]:
-    """Apply byte-pair encoding to `pieces`: always the earliest possible merge, until none is left."""
+    """Apply byte-pair encoding to `pieces`: the earliest possible merge, until none is left."""
     while True:
         pairs = list(pairwise(pieces))
         first = next((merge for merge in merges if merge in pairs), None)
@@ -238,7 +238,8 @@ def smoke(folder: Path, seed: int = 0) -> Path:
             unet(SMOKE, 64),
         )
     scheduler = DDIMScheduler(clip_sample=False, **SCHEDULE)
-    built = StableDiffusionPipeline(*networks, scheduler, None, None, requires_safety_checker=False)  # type: ignore[arg-type]
+    parts = (*networks, scheduler, None, None)
+    built = StableDiffusionPipeline(*parts, requires_safety_checker=False)
     with quietly():
         built.save_pretrained(folder)
     return folder

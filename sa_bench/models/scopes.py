@@ -26,7 +26,7 @@ from torch import nn
 from sa_bench.core.errors import unknown_name
 
 SD_1 = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
-"""Configuration of Stable Diffusion 1.x's U-Net that differs from UNet2DConditionModel's defaults."""
+"""Stable Diffusion 1.x's U-Net, where it differs from UNet2DConditionModel's defaults."""
 SCOPES = ("full", "xattn", "noxattn", "selfattn", "attn", "esd-u", "kv")
 
 

@@ -94,7 +94,7 @@ class TextToImage(Denoising):
         self.alphas: Tensor = DDPMScheduler(num_train_timesteps=T, **noise_settings).alphas_cumprod
         self.velocity = self.betas.get("prediction_type") == "v_prediction"
         self.origin: Callable[[], Mapping[str, Tensor]] | None = None
-        """Function that reads θ* again; `save` writes the difference from it. None for a new model."""
+        """Reads θ* again, so that `save` writes only the difference. None for a new model."""
         self.substituted: tuple[tuple[int, ...], Tensor] | None = None
         self.precision: Precision = "fp32"  # in which `to_images` decodes
         # Filter of prompts: (words, the text that replaces them).
@@ -187,7 +187,7 @@ class TextToImage(Denoising):
         return self.together if self.shape[1] <= 16 else 1
 
     def fresh(self, seed: int) -> TextToImage:
-        """Initialise a new text encoder and U-Net around the same autoencoder, on the same device."""
+        """Initialise a text encoder and a U-Net around the same autoencoder, on the same device."""
         model = TextToImage(self.base, self.words, seed)
         model.vae.load_state_dict(self.vae.state_dict())
         model.vae.register_to_config(scaling_factor=self.scaling)
@@ -477,7 +477,7 @@ class TextToImage(Denoising):
         return copy.deepcopy(self, {id(self.vae): self.vae})
 
     def state(self) -> dict[str, Tensor]:
-        """Return every tensor, under `unet.`, `text_encoder.` and `vae.`, and the scaling factor."""
+        """Return every tensor (`unet.`, `text_encoder.` and `vae.`) and the scaling factor."""
         networks = {"unet": self.net, "text_encoder": self.text, "vae": self.vae}
         tensors = {
             f"{name}.{key}": tensor.detach()

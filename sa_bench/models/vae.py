@@ -34,7 +34,7 @@ RECIPES = {
 
 
 class Network(nn.Module):
-    """Encoder and decoder MLPs; `substituted` replaces one class's input column, not its weights."""
+    """Encoder and decoder MLPs; `substituted` replaces a class's input column, not its weights."""
 
     def __init__(self, pixels: int, classes: int, latents: int, hidden: tuple[int, int]) -> None:
         """Build layers of the given widths, in torch's default initialisation."""
@@ -181,7 +181,7 @@ class VAE:
 
     @torch.no_grad()
     def sample(self, requests: Sequence[Request], sampler: Sampler) -> Tensor:
-        """Return decoder means of z ~ N(0, I), (N, pixels) in [0, 1]; z from each request's seed."""
+        """Return decoder means (N, pixels) in [0, 1] of z ~ N(0, I), z from each request's seed."""
         z = noise([request.seed for request in requests], (self.latents,)).to(self.device)
         return torch.sigmoid(
             self.net.decode(z, self.conditions([request.condition for request in requests]))

@@ -27,7 +27,7 @@ from sa_bench.statistics.intervals import ALPHA, score_interval
 
 ASSUMED_ICC = 0.3  # intraclass correlation if the data tell too little: any fits 0 of 1,000
 PAIRS = 20
-"""The estimated design effect weighs (informative prompts)² / PAIRS against 1 for the assumed one."""
+"""The estimated design effect has the weight (informative prompts)² / PAIRS, the assumed one 1."""
 
 
 def clusters_of(clusters: np.ndarray | None) -> tuple[np.ndarray, int] | None:

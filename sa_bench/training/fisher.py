@@ -43,7 +43,7 @@ def diagonal_fisher(model: Generator, batches: Iterable[Batch]) -> dict[str, Ten
 
 
 def is_all_linear(net: nn.Module) -> bool:
-    """Return whether every parameter belongs to an nn.Linear, so that `fisher_by_hooks` is exact."""
+    """Return whether every parameter belongs to an nn.Linear: then `fisher_by_hooks` is exact."""
     linear_parameters = {
         id(parameter)
         for module in net.modules()
@@ -102,7 +102,7 @@ class _Loss(nn.Module):
 def fisher_by_functions(
     model: Generator, batches: Iterable[Batch], chunk: int = 32
 ) -> dict[str, Tensor]:
-    """Compute F of any network with tensor conditions by vmap(grad) over `chunk` samples at a time."""
+    """Compute F of any network with tensor conditions by vmap(grad) over `chunk` samples each."""
     wrapped = _Loss(model)
     params = {name: p.detach() for name, p in wrapped.named_parameters()}
     sample_gradient = grad(lambda p, *args: functional_call(wrapped, p, args))
@@ -249,7 +249,7 @@ def fisher_over_time(
 
 
 def draw_timesteps(T: int, options: FisherOptions, rng: torch.Generator) -> list[Tensor]:
-    """Draw the timesteps of one image, (k,) int64: one set, or two independent ones for `product`."""
+    """Draw an image's timesteps, (k,) int64: one set, or two independent ones for `product`."""
     k = options.timesteps or T
     if options.estimator == "product":
         return [

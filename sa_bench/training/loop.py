@@ -20,8 +20,9 @@ TRAINERS: Mapping[str, Mapping[str, Any]] = {
 }
 """Further fields of a recipe, by trainer.
 
-`ldm` trains as the official sd/ does: AdamW, fp32, and the averaged weights are the result. LitEma starts with a low
-decay in a new model; the released checkpoint brings its count of updates, so the decay is constant here.
+`ldm` trains as the official sd/ does: AdamW, fp32, and the averaged weights are the result. LitEma
+starts with a low decay in a new model; the released checkpoint brings its count of updates, so the
+decay is constant here.
 """
 
 
@@ -69,7 +70,7 @@ class Pull:
 
 
 def is_bf16_fast(device: str = "cpu") -> bool:
-    """Return whether `device` multiplies bf16 in hardware; without it autocast only costs accuracy."""
+    """Return whether `device` multiplies bf16 in hardware; if not, autocast only costs accuracy."""
     if device != "cpu":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capability = getattr(torch.backends.cpu, "get_cpu_capability", lambda: "")()

@@ -231,7 +231,7 @@ DATA = {
         "stl10_airplane",
     ),
 }
-"""Data sets in one archive: the archive (as torchvision describes it), its licence, what it unlocks."""
+"""Data sets in one archive: the archive (from torchvision), its licence, what it unlocks."""
 
 
 def get(name: str) -> Asset:

@@ -40,7 +40,7 @@ class Refused(MissingAsset):
     """A server that answers, but without the file."""
 
     def __init__(self, url: str, code: int, reason: str, kind: str) -> None:
-        """Describe the refusal; `kind` is the hub's name for it: `GatedRepo`, `EntryNotFound`, ..."""
+        """Describe the refusal; `kind` is the hub's name for it: `GatedRepo`, `EntryNotFound`..."""
         super().__init__(f"{url} answers HTTP {code} {reason}")
         self.code, self.kind = code, kind
 
@@ -49,7 +49,7 @@ def download(
     url: str,
     part: Path,
     name: str,
-    known: bool,
+    is_hash_known: bool,
     limit: int = LARGEST,
     clock: Clock = time.monotonic,
 ) -> None:
@@ -59,8 +59,8 @@ def download(
         url: address of the file.
         part: the file that grows; what it holds already is continued.
         name: for the progress bar.
-        known: whether the file's hash is known, so that continuing needs no proof that the server
-            still has the same file.
+        is_hash_known: True if the file's hash is known, so that a download may be continued
+            without proof that the server still has the same file.
         limit: most bytes of the file.
         clock: for the rate of the download.
 
@@ -74,7 +74,7 @@ def download(
         for tries_left in reversed(range(TRIES)):
             size_before = partial_size(part)
             try:
-                return _continue(url, part, known, advance, limit, clock)
+                return _continue(url, part, is_hash_known, advance, limit, clock)
             except (OSError, HTTPException) as error:
                 if getattr(error, "errno", None) in DISK:
                     raise
@@ -92,13 +92,13 @@ def download(
 
 
 def _continue(
-    url: str, part: Path, known: bool, advance: Advance, limit: int, clock: Clock
+    url: str, part: Path, is_hash_known: bool, advance: Advance, limit: int, clock: Clock
 ) -> None:
     """Download the rest of `url` into `part`, in one attempt."""
     tag, headers = tag_file(part), {}
     validator = tag.read_text(encoding="utf-8") if tag.exists() else ""
     # Without a hash or a validator, two versions of the file could be mixed unnoticed.
-    start = partial_size(part) if known or validator else 0
+    start = partial_size(part) if is_hash_known or validator else 0
     if start:
         headers = {"Range": f"bytes={start}-"} | ({"If-Range": validator} if validator else {})
     try:

@@ -1,4 +1,4 @@
-"""Find the weights and cards that ship with the package, and check the weights against their cards."""
+"""Find the weights and cards that ship with the package, and check weights against their cards."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def guard_card(dataset: str) -> dict[str, Any]:
 
 
 def variance_card() -> dict[str, Any]:
-    """Read the spread of differences between methods on the shipped boards, by task and endpoint."""
+    """Read the spread of differences between methods on shipped boards, by task and endpoint."""
     spreads: dict[str, Any] = {}
     for path in sorted(WEIGHTS.glob("variance-*.json")):
         spreads |= json.loads(path.read_text())

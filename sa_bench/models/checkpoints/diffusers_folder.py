@@ -289,7 +289,7 @@ def assembled(
         }
         require_matching(network_tensors, expected, str(where))
         require_all(expected, network_tensors, str(where))
-        # Copy them: tensors in a memory-mapped file are not aligned, and kernels round differently there.
+        # Copies, because kernels round differently on the unaligned tensors of a mapped file.
         copies = {
             name.removeprefix(f"{part}."): tensor.to(torch.float32, copy=True)
             for name, tensor in network_tensors.items()

@@ -1,4 +1,4 @@
-"""Load Stable Diffusion from files of any layout, and put a forgotten checkpoint onto a base model."""
+"""Load Stable Diffusion from files of any layout, and put checkpoints onto a base model."""
 
 from __future__ import annotations
 

@@ -223,7 +223,7 @@ def _rename_vae(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
 def _require_all_renamed(
     renamed: dict[str, Tensor], originals: Mapping[str, Tensor], path: Path
 ) -> dict[str, Tensor]:
-    """Return `renamed` if it holds every tensor of `originals`: the converters drop unknown names."""
+    """Return `renamed` if it holds all of `originals`: the converters drop unknown names."""
     renamed_addresses = {tensor.data_ptr() for tensor in renamed.values()}
     if lost_names := sorted(
         name for name, tensor in originals.items() if tensor.data_ptr() not in renamed_addresses
