@@ -169,8 +169,8 @@ def mcnemar(more: int, less: int) -> float:
     """Compute the two-sided p of the exact McNemar test.
 
     Args:
-        more: images on which the first model alone has a hit.
-        less: images on which the second model alone has a hit.
+        more: number of images with a hit for the first model alone.
+        less: number of images with a hit for the second model alone.
     """
     return 1.0 if more + less == 0 else float(scipy.stats.binomtest(more, more + less).pvalue)
 

@@ -99,7 +99,7 @@ def _fetch_file(asset: Asset, source: Path | None, target: Path, say: Say) -> Pa
             else "no sha256 is"
         )
         say(
-            f"{asset.name}: {published} published; its sha256 is recorded in {note.name} and compared from now on"
+            f"{asset.name}: {published} published; this file's is recorded in {note.name} and compared from now on"
         )
     partial_file.replace(target)
     drop(partial_file)
