@@ -390,7 +390,7 @@ def test_single_files_of_other_models_are_refused_by_name(base, tmp_path):
     first = "model.diffusion_model.input_blocks.0.0.weight"
     for change, words in (
         ({"conditioner.embedders.0.x": torch.ones(1)}, "XL"),
-        ({first: torch.ones(32, 9, 3, 3)}, "9 channels"),
+        ({first: torch.ones(32, 9, 3, 3)}, "9 input channels"),
         ({"model.diffusion_model.strange.weight": torch.ones(1)}, r"strange\.weight, which is no part"),
         ({"first_stage_model.strange.weight": torch.ones(1)}, r"strange\.weight, which is no part"),
         ({"lora.weight": torch.ones(1)}, r"lora\.weight"),

@@ -311,7 +311,7 @@ def flipped(path):
 
 DAMAGE = {
     "cut": (cut, "damaged or cut short"),
-    "a web page": (page, "no gzip file (it starts with b'<!DOCTYPE"),
+    "a web page": (page, "not a gzip file (it starts with b'<!DOCTYPE"),
     "empty": (lambda path: path.write_bytes(b""), "it is empty"),
     "gzip of text": (lambda path: path.write_bytes(gzip.compress(b"no tar" * 99)), "damaged or cut short"),
     "flipped bytes": (

@@ -238,7 +238,7 @@ def smoke(folder: Path, seed: int = 0) -> Path:
             unet(SMOKE, 64),
         )
     scheduler = DDIMScheduler(clip_sample=False, **SCHEDULE)
-    parts = (*networks, scheduler, None, None)
+    parts: tuple[Any, ...] = (*networks, scheduler, None, None)
     built = StableDiffusionPipeline(*parts, requires_safety_checker=False)
     with quietly():
         built.save_pretrained(folder)

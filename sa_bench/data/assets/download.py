@@ -142,7 +142,7 @@ def _continue(
                     file.close()
                     drop(part)
                     raise MissingAsset(
-                        f"{describe_address(url)} sends more than the {limit:,} bytes that are accepted"
+                        f"{describe_address(url)} sends more than {limit:,} bytes, the most that is accepted"
                     )
                 if (elapsed := clock() - window_start) >= WINDOW:
                     if bytes_in_window < SLOWEST * elapsed:
