@@ -391,8 +391,8 @@ def test_links_doubles_and_ciphers_are_refused(made, here, tmp_path):
     (lambda row: row.update(method="sa\x1b[2J"), "control characters"),
     (lambda row: row["provenance"].update(command="python -m sa_bench run; rm -rf ~"), "is none of sa_bench"),
     (lambda row: row["measurements"][0].update(value="0"), "measurements.0.value is not what `run` writes"),
-    (lambda row: row["measurements"][0].update(value=float("nan")), "NaN is no number"),
-    (lambda row: row["measurements"][0].update(high=float("inf")), "Infinity is no number"),
+    (lambda row: row["measurements"][0].update(value=float("nan")), "NaN is not a number in JSON"),
+    (lambda row: row["measurements"][0].update(high=float("inf")), "Infinity is not a number in JSON"),
     (lambda row: row.pop("task_values"), "task_values is not what `run` writes"),
     (lambda row: row["task_values"].update(classes=3), "classes is not what `run` writes"),
 ])  # fmt: skip

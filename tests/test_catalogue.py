@@ -157,7 +157,7 @@ def test_a_pipeline_is_whole_or_not_taken(nowhere, monkeypatch):
     (own / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     text = said(catalogue.find, "sd-v1-4")
     assert f"{own} lacks the weights in vae/" in text
-    assert "Take it away" in text
+    assert "Remove it" in text
     (own / "model_index.json").write_text("{")
     assert "a readable model_index.json" in said(catalogue.find, "sd-v1-4")
 

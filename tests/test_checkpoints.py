@@ -279,7 +279,7 @@ def test_other_pipelines_and_parts_are_refused_by_name(base, copied, tmp_path):
         with pytest.raises(SaBenchError, match=words):
             load_pipeline(str(copied))
     save_file(base[0].unet.state_dict(), tmp_path / "unet.safetensors")
-    with pytest.raises(SaBenchError, match="a U-Net, no whole model"):
+    with pytest.raises(SaBenchError, match="a U-Net, not a complete model"):
         load_pipeline(str(tmp_path / "unet.safetensors"))
 
 
@@ -409,7 +409,7 @@ def test_single_files_of_other_models_are_refused_by_name(base, tmp_path):
     first = "model.diffusion_model.input_blocks.0.0.weight"
     for change, words in (
         ({"conditioner.embedders.0.x": torch.ones(1)}, "XL"),
-        ({first: torch.ones(32, 9, 3, 3)}, "9 channels"),
+        ({first: torch.ones(32, 9, 3, 3)}, "9 input channels"),
         (
             {"model.diffusion_model.strange.weight": torch.ones(1)},
             r"strange\.weight, which is no part",
@@ -417,8 +417,8 @@ def test_single_files_of_other_models_are_refused_by_name(base, tmp_path):
         ({"first_stage_model.strange.weight": torch.ones(1)}, r"strange\.weight, which is no part"),
         ({"lora.weight": torch.ones(1)}, r"lora\.weight"),
         ({"alphas_cumprod": torch.linspace(1, 0, 1000)}, "noise schedule"),
-        ({"model.diffusion_model.input_blocks.odd.0.op.weight": torch.ones(1)}, "no complete"),
-        ({"first_stage_model.post_quant_conv.weight": None}, "no complete"),
+        ({"model.diffusion_model.input_blocks.odd.0.op.weight": torch.ones(1)}, "not a complete"),
+        ({"first_stage_model.post_quant_conv.weight": None}, "not a complete"),
         (
             {first.replace("input_blocks.0.0.weight", "out.2.bias"): None},
             r"conv_out\.bias is missing",
@@ -634,7 +634,7 @@ def test_adapters_that_cannot_be_merged_are_refused(model, tmp_path, rng):
     for given, metadata, words in (
         ({f"{key}.lora_A.weight": down}, {}, "no up half"),
         ({f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up[:, :1]}, {}, "do not make"),
-        ({f"{key}.lora_A.weight": down, f"{key}.lora_magnitude_vector": up}, {}, "no plain LoRA"),
+        ({f"{key}.lora_A.weight": down, f"{key}.lora_magnitude_vector": up}, {}, "to a plain LoRA"),
         ({"lora_unet_x.hada_w1_a": down}, {}, "LoHa"),
         ({"lora_unet_nowhere.lora_down.weight": down}, {}, "no layer"),
         ({f"{key}.lora_A.weight": down * torch.nan, f"{key}.lora_B.weight": up}, {}, "not finite"),
@@ -783,7 +783,7 @@ def test_a_prefix_that_hides_two_tensors_of_one_name_is_refused(moved, tmp_path)
     save_file(
         {**state, "_orig_mod.conv_in.bias": state["conv_in.bias"] + 1}, tmp_path / "x.safetensors"
     )
-    with pytest.raises(SaBenchError, match=r"both .*conv_in\.bias and .*conv_in\.bias; which one"):
+    with pytest.raises(SaBenchError, match=r"both .*conv_in\.bias and .*conv_in\.bias, two names"):
         layout(str(tmp_path / "x.safetensors"))
 
 
@@ -853,7 +853,7 @@ def test_an_spm_is_refused_and_its_twin_without_a_header_is_flagged(model, tmp_p
     spm = str(write_lora(tmp_path / "spm.safetensors", held, **said))
     for call in (lambda: apply(model, spm), lambda: unfit(spm)):
         with pytest.raises(
-            SaBenchError, match=r"is an SPM of 'snoopy'.*gate.*own inference"
+            SaBenchError, match=r"is an SPM of 'snoopy'.*gate.*own sampler"
         ) as error:
             call()
         assert "\n" not in str(error.value)
@@ -887,8 +887,8 @@ def test_a_loras_strength_multiplies_it_and_is_a_loras_alone(base, model, tmp_pa
             put.state()[f"unet.{ATTENTION}.weight"], weight + strength * up @ down
         )
     assert remarks(path, 0.5) == ["LoRA at strength 0.5"]
-    assert "is a LoRA's" in unfit(str(base[1] / "unet"), 0.5)
-    with pytest.raises(SaBenchError, match="is a LoRA's"):
+    assert "applies to a LoRA only" in unfit(str(base[1] / "unet"), 0.5)
+    with pytest.raises(SaBenchError, match="applies to a LoRA only"):
         apply(model, str(base[1] / "unet"), 0.5)
     assert key_values(method(path=path)) == {"path": path}  # keys of before stay
     assert key_values(method(path=path, strength=0.5)) == {"path": path, "strength": 0.5}

@@ -321,7 +321,7 @@ def flipped(path):
 
 DAMAGE = {
     "cut": (cut, "damaged or cut short"),
-    "a web page": (page, "no gzip file (it starts with b'<!DOCTYPE"),
+    "a web page": (page, "not a gzip file (it starts with b'<!DOCTYPE"),
     "empty": (lambda path: path.write_bytes(b""), "it is empty"),
     "gzip of text": (
         lambda path: path.write_bytes(gzip.compress(b"no tar" * 99)),
@@ -377,7 +377,7 @@ def test_a_path_that_leads_out_of_the_archive_is_refused(local, tmp_path, name, 
     path = local(name)
     with tarfile.open(path, "w:gz") as tar:
         tar.addfile(tarfile.TarInfo(stray), io.BytesIO())
-    assert f"it holds {stray!r}, a path that leads out of it" in refused(name)
+    assert f"it holds {stray!r}, a path that leads out of the archive" in refused(name)
     assert not list(tmp_path.rglob("*outside*"))
 
 
@@ -507,7 +507,7 @@ def test_what_is_not_the_archive_is_not_kept(monkeypatch, serve, tmp_path, case)
     address, _ = serve(BAD_ANSWERS[case](as_published(monkeypatch, "cifar10")))
     as_published(monkeypatch, "cifar10", address)
     text = refused("cifar10")
-    assert "CIFAR10 cannot be had" in text
+    assert "CIFAR10 is not available" in text
     assert address in text
     assert visible(tmp_path) == []
 
@@ -562,7 +562,7 @@ def test_only_a_local_archive_may_be_another(monkeypatch, tmp_path, local):
 @both
 def test_sa_bench_data_that_is_no_folder_says_so(name, monkeypatch, tmp_path):
     monkeypatch.setenv("SA_BENCH_DATA", str(tmp_path / "nowhere"))
-    assert f"SA_BENCH_DATA={tmp_path / 'nowhere'} is no folder" in refused(name)
+    assert f"SA_BENCH_DATA={tmp_path / 'nowhere'} is not a folder" in refused(name)
 
 
 def test_sa_bench_data_without_the_set_goes_on_to_the_store(local, monkeypatch, tmp_path):

@@ -203,7 +203,7 @@ def test_one_that_keeps_breaking_is_resumed_by_the_next_command(server, known, n
         "thing",
         "ended at",
         f"of {len(BODY):,} bytes",
-        "50,000 bytes are kept",
+        "50,000 bytes are stored",
         "goes on from there",
     )
     assert left(nowhere / "store") == []
@@ -329,7 +329,7 @@ def test_an_unknown_hash_is_noted_and_compared_from_then_on(server, known, nowhe
     with pytest.raises(MissingAsset, match="is damaged or another file"):
         catalogue.find(asset)
     server.body, server.etag = b"new", '"two"'
-    refused("thing", "another file than the first time", sha(b"new"), f"Delete {note}")
+    refused("thing", "differs from the file of the first time", sha(b"new"), f"Delete {note}")
     assert path.read_bytes() == b"changed"
     server.body, server.etag = BODY, '"one"'
     assert get("thing")[0][0].read_bytes() == BODY
@@ -391,7 +391,7 @@ def test_a_damaged_file_in_the_store_is_replaced_and_an_own_one_named(
     own.parent.mkdir()
     own.write_bytes(b"damaged")
     monkeypatch.setenv("SA_BENCH_WEIGHTS", str(own.parent))
-    refused("thing", f"{own} is damaged", "Take it away")
+    refused("thing", f"{own} is damaged", "Remove it")
     assert own.read_bytes() == b"damaged"
 
 
@@ -626,9 +626,9 @@ def test_what_the_hubs_library_raises_is_one_line(hub, monkeypatch, nowhere):
     fail(gated)
     refused("sd-v1-4", "accept its licence")
     fail(RuntimeError("first line\nsecond"))
-    refused("sd-v1-4", "cannot be had (first line)")
+    refused("sd-v1-4", "cannot be downloaded (first line)")
     fail(OSError(28, "No space left on device"))
-    refused("sd-v1-4", "cannot be kept in", "No space left", "HF_HOME", error=CellFailed)
+    refused("sd-v1-4", "cannot be stored in", "No space left", "HF_HOME", error=CellFailed)
 
 
 def test_an_incomplete_model_is_not_accepted(hub, monkeypatch, nowhere):
@@ -814,7 +814,7 @@ def test_a_server_that_does_not_say_when_it_ends_is_stopped_at_what_the_file_may
 def test_a_server_that_says_too_much_is_not_listened_to(server, known, nowhere):
     server.answer = lambda handler: endless(handler, headers=[("Content-Length", "3000000000")])
     known("thing", server.url)
-    refused("thing", "says that it has 3,000,000,000 bytes; 16,000,000 are the most")
+    refused("thing", "announces 3,000,000,000 bytes; at most 16,000,000 are accepted")
     assert not left(nowhere / "store")
 
 
@@ -824,7 +824,7 @@ def test_a_length_that_is_no_number_is_one_line(server, known, length):
         handler, b"", [("Content-Length", length.encode("utf-8").decode("latin1"))]
     )
     known("thing", server.url)
-    refused("thing", "sends a Content-Length that is no number")
+    refused("thing", "sends a Content-Length that is not a number")
 
 
 class Slow:

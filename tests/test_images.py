@@ -604,7 +604,7 @@ def test_a_named_folder_that_is_not_there_is_an_error_before_work(tmp_path, monk
     from sa_bench.core import settings
 
     monkeypatch.setenv(variable, str(tmp_path / "gone"))
-    with pytest.raises(MissingAsset, match=rf"{variable}=.*gone is not there"):
+    with pytest.raises(MissingAsset, match=rf"{variable}=.*gone does not exist"):
         settings.require_folders()
     with pytest.raises(MissingAsset, match=variable):
         api.run("mnist_0", "relabel", scale="quick", out=tmp_path / "out")

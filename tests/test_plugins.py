@@ -168,7 +168,7 @@ def test_an_installed_package_is_found_by_its_entry_point(tmp_path):
         ("broken.py", "def (", "cannot be read as Python"),
         ("fails.py", "import nowhere_at_all", "cannot be imported: ModuleNotFoundError"),
         ("empty.py", "x = 1", "must define one dataclass with `forget`"),
-        ("sa.py", "x = 1", "a method called sa is here already"),
+        ("sa.py", "x = 1", "a method called sa exists already"),
     ],
 )
 def test_a_file_that_is_no_method_is_one_line(tmp_path, name, text, message):

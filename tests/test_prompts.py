@@ -142,7 +142,7 @@ def test_a_bad_seed_is_named_with_its_row(write, seed):
             "prompt,seed\na,4294967296\n",
             "row 1: seed is '4294967296', must be a whole number from 0 to 4,294,967,295",
         ),
-        ('prompt,seed\n"a,1\nb,2\n', "no CSV"),
+        ('prompt,seed\n"a,1\nb,2\n', "not CSV"),
         ("prompt,evaluation_guidance\na,hot\n", "row 1: evaluation_guidance is 'hot'"),
         ("prompt,evaluation_guidance\na,-7\n", "must be a number from 0"),
         ("prompt,sd_guidance_scale\na,nan\n", "sd_guidance_scale is 'nan'"),

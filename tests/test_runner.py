@@ -199,7 +199,7 @@ def test_a_sweep_over_values_that_hold_commas_is_a_json_list():
         ("a photo, of {}",),
         ("{} at sea", "a drawing, of {}"),
     ]
-    for wrong, said in (("lam=[1,", "no JSON list"), ("lam=[]", "empty value")):
+    for wrong, said in (("lam=[1,", "not a JSON list"), ("lam=[]", "empty value")):
         with pytest.raises(SaBenchError, match=said):
             resolve(["mnist_0"], ["sa"], sweeps=[wrong])
 

@@ -165,7 +165,7 @@ def files(folder):
 
 def test_gc_in_a_folder_that_is_no_store_deletes_nothing_and_says_so(stranger):
     before = files(stranger)
-    with pytest.raises(SaBenchError, match=r"is no store of sa_bench.*nothing is deleted"):
+    with pytest.raises(SaBenchError, match=r"is not a store of sa_bench.*nothing is deleted"):
         Store(stranger).gc(STAGES)
     assert files(stranger) == before
     assert Store(stranger).entries() == []

@@ -132,7 +132,7 @@ def test_members_are_stored_or_deflated(tmp_path, store_env, method, member):
     file = tmp_path / f"x{BUNDLED}"
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr(member, bytes(2**20), method)
-    with pytest.raises(SaBenchError, match="packed in another way than deflated"):
+    with pytest.raises(SaBenchError, match="compressed by another method than deflate"):
         open_bundle(file)
 
 

@@ -1,8 +1,9 @@
-"""The nouns of sa_bench and what each must be able to do: read this room first.
+"""Define the nouns of sa_bench and what each must be able to do: read this package first.
 
-A *task* says which concept a base model shall forget and how that is judged. A *method* turns the base model θ* into a
-model θ. *Metrics* measure stored sample sets and the model. The engine knows only the shapes of these files, never a
-concrete component. They import nothing else of this package.
+A *task* says which concept a base model shall forget and how that is judged. A *method* turns the
+base model θ* into a forgotten model θ. *Metrics* measure stored sample sets and the model. The
+engine knows only the interfaces in these files, never a concrete component. They import nothing
+else of this package.
 """
 
 from sa_bench.contracts.keys import (

@@ -1,4 +1,7 @@
-"""What enters the names of artifacts, cells and fingerprints, so that results keep theirs as the suite grows."""
+"""Choose the values that enter the names of artifacts, cells and fingerprints.
+
+The names of existing results stay the same as the suite grows.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,10 @@ from pydantic import Field
 
 
 def added_later(default: Any) -> Any:
-    """A field that came after results existed: absent from keys at its default, so that they keep their names.
+    """Declare a dataclass field that was added after results existed.
 
-    `later(dict)` has an empty dict of its own.
+    It is left out of cache keys while it has its default value, so that old results keep their
+    names. `added_later(dict)` gives each instance an empty dict of its own.
     """
     if default is dict:
         return field(default_factory=dict, metadata={"later": True})
@@ -23,67 +27,81 @@ def added_later(default: Any) -> Any:
 
 @lru_cache(maxsize=256)
 def _dataclass_of_field(cls: type, name: str) -> type | None:
-    """The dataclass that the field `name` of `cls` holds, also as `… | None`; None: it holds none."""
+    """Return the dataclass that the field `name` of `cls` holds, also as `… | None`; else None."""
     hint = get_type_hints(cls)[name]
     return next(
-        (part for part in (hint, *get_args(hint)) if isinstance(part, type) and is_dataclass(part)),
+        (
+            option
+            for option in (hint, *get_args(hint))
+            if isinstance(option, type) and is_dataclass(option)
+        ),
         None,
     )
 
 
 def key_values(value: Any, cls: type | None = None) -> Any:
-    """JSON-ready values of a dataclass, or of the dict of one of class `cls`, as they enter keys."""
+    """Return the JSON-ready values with which a dataclass enters keys.
+
+    Args:
+        value: a dataclass, or the dict made from one.
+        cls: class of the dataclass that the dict was made from; None if it was none.
+    """
     cls = type(value) if is_dataclass(value) else cls
     if value is not None and cls is not None and is_dataclass(cls):
-        found = {}
-        for f in fields(cls):
-            if not f.metadata.get("key", True) or (
-                isinstance(value, Mapping) and f.name not in value
-            ):
+        values = {}
+        for declared in fields(cls):
+            is_absent = isinstance(value, Mapping) and declared.name not in value
+            if not declared.metadata.get("key", True) or is_absent:
                 continue
-            part = value[f.name] if isinstance(value, Mapping) else getattr(value, f.name)
-            default = {} if f.default_factory is dict else f.default
-            # a tuple, or the list that JSON made of it
-            value_of_key = key_values(part, _dataclass_of_field(cls, f.name))
-            if not (f.metadata.get("later") and value_of_key == key_values(default)):
-                found[f.name] = value_of_key
-        return found
+            member = (
+                value[declared.name]
+                if isinstance(value, Mapping)
+                else getattr(value, declared.name)
+            )
+            default = {} if declared.default_factory is dict else declared.default
+            # A tuple and the list that JSON makes of it give the same values.
+            value_of_key = key_values(member, _dataclass_of_field(cls, declared.name))
+            if not (declared.metadata.get("later") and value_of_key == key_values(default)):
+                values[declared.name] = value_of_key
+        return values
     if isinstance(value, Mapping):
-        return {key: key_values(part) for key, part in value.items()}
+        return {key: key_values(member) for key, member in value.items()}
     if isinstance(value, (list, tuple)):
-        return [key_values(part) for part in value]
+        return [key_values(member) for member in value]
     return value
 
 
 def result_values(value: Any) -> dict[str, Any]:
-    """Give a dataclass's values as results keep them: all but what a hash among them stands for."""
+    """Return a dataclass's values as results store them, without the fields that enter no key."""
 
-    def part(value: Any) -> Any:
+    def convert(value: Any) -> Any:
         return result_values(value) if is_dataclass(value) else value
 
     return {
-        f.name: part(getattr(value, f.name)) for f in fields(value) if f.metadata.get("key", True)
+        declared.name: convert(getattr(value, declared.name))
+        for declared in fields(value)
+        if declared.metadata.get("key", True)
     }
 
 
 def flatten(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested fields by dotted name."""
-    found: dict[str, Any] = {}
+    """Flatten nested fields to one dict by dotted name."""
+    flat: dict[str, Any] = {}
     for key, value in fields.items():
-        found |= (
+        flat |= (
             flatten(value, f"{prefix}{key}.")
             if isinstance(value, Mapping)
             else {prefix + key: value}
         )
-    return found
+    return flat
 
 
 LARGEST_SEED = 2**32 - 1
-"""torch's CPU generator takes 32 bits of a seed: a larger one would draw what a smaller one draws."""
+"""torch's CPU generator uses 32 bits of a seed: a larger seed would repeat a smaller one."""
 
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
 
 def image_seed(name: str, i: int) -> int:
-    """The seed of image `i` of the set `name`, in [0, 2⁶³)."""
+    """Derive the seed of image `i` of the sample set `name`, in [0, 2⁶³)."""
     return int.from_bytes(hashlib.sha256(f"{name}/{i}".encode()).digest()[:8], "big") >> 1

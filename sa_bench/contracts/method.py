@@ -1,4 +1,4 @@
-"""What a method is, and what the engine hands it."""
+"""Define what a method is, and what the engine gives it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Progress = Callable[[str, int, int], None]
-"""progress(stage, done, total)"""
+"""Function that reports progress: (stage, steps done, steps in all)."""
 
 
 @dataclass(frozen=True)
@@ -30,25 +30,25 @@ class Recipe:
     """How long and how fast a model is trained."""
 
     steps: int
-    lr: float  # learning rate (its peak where there is a schedule)
-    batch: int  # images a step
+    lr: float  # learning rate (its peak, with a schedule)
+    batch: int  # images per step
     schedule: str = "constant"  # or `cosine`: linear warm-up, then cosine to 1 % of lr
     warmup: int = 0  # steps
-    clip: float | None = added_later(None)  # the gradient's norm is cut to this
-    ema: float | None = added_later(None)  # decay of the averaged weights, if there are any
+    clip: float | None = added_later(None)  # largest norm of the gradient
+    ema: float | None = added_later(None)  # decay of the averaged weights; None keeps none
     drop: float = added_later(0.0)  # probability that a training image's condition becomes null
     flip: bool = added_later(False)  # training images are mirrored half of the time
     mean: bool = added_later(False)  # the loss is the mean over the batch, not its sum
-    decay: float = added_later(0.0)  # AdamW's weight decay; 0: Adam
-    averaged: bool = added_later(False)  # the weights' average is the result; `ema` is its decay
-    exact: bool = added_later(False)  # float32 throughout, also where bf16 is fast
+    decay: float = added_later(0.0)  # AdamW's weight decay; 0 uses Adam
+    averaged: bool = added_later(False)  # the averaged weights are the result; `ema` is their decay
+    exact: bool = added_later(False)  # float32 throughout, even where bf16 is fast
 
     def reduce(self, losses: Tensor) -> Tensor:
-        """The losses of a batch (N,) as one."""
+        """Reduce the losses of a batch (N,) to one number."""
         return losses.mean() if self.mean else losses.sum()
 
     def rate(self, step: int) -> float:
-        """The learning rate of `step` (0-based)."""
+        """Return the learning rate of `step` (0-based)."""
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
         if self.schedule == "constant":
@@ -58,36 +58,38 @@ class Recipe:
 
 
 Times = Literal["pairs", "shared", "independent"]
-"""How the timesteps of a step's batches are drawn; `sa_bench.training.sources.draw_losses` has what each means."""
+"""How the timesteps of a step's batches are drawn; see `sa_bench.training.sources.draw_losses`."""
 
 
 @dataclass(frozen=True)
 class FisherOptions:
-    """How F is estimated; part of every key that depends on F."""
+    """Settings with which F is estimated; part of every key that depends on F."""
 
     n: Annotated[int, Field(ge=1)] = 50_000  # samples
-    targets: Literal["means", "bernoulli"] = (
-        "means"  # decoder means (official) or draws from p(x|θ*)
-    )
-    set: Literal["all", "retain", "replay"] = (
-        "all"  # classes sampled; the official code includes c_f
-    )
+    targets: Literal["means", "bernoulli"] = "means"
+    """Decoder means (as in the official code) or draws from p(x|θ*)."""
+    set: Literal["all", "retain", "replay"] = "all"
+    """Classes that are sampled; the official code includes c_f."""
     draws: Literal["replacement", "once"] = added_later("replacement")
-    """Of a fixed replay set; `once`: in its order."""
-    timesteps: Annotated[int, Field(ge=0)] = added_later(0)  # of each image, diffusion only; 0: all
+    """How samples are taken from a fixed replay set: with replacement, or `once` in its order."""
+    timesteps: Annotated[int, Field(ge=0)] = added_later(0)
+    """Timesteps per image, diffusion only; 0 takes all."""
     estimator: Literal["plain", "stratified", "product"] = added_later("stratified")
-    """How they are chosen and squared."""
+    """How the timesteps are chosen, and their gradients squared."""
     range: Literal["model", "unit"] = added_later("model")
-    """`unit`: images in [0, 1], as the official DDPM code has them."""
+    """Range of the images: the model's, or `unit` for [0, 1] as in the official DDPM code."""
     drop: Annotated[float, Field(ge=0, lt=1)] = added_later(0.0)
-    """Probability that an image's class is null at a timestep; .1 in the official DDPM code."""
+    """Probability that an image's class is null at a timestep; 0.1 in the official DDPM code."""
 
 
 class Source(Protocol):
-    """Somewhere training batches come from."""
+    """A source of training batches."""
 
     def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Any]:
-        """(x, c): x (n, ...) in model space and its conditions; all randomness from `rng`."""
+        """Return a batch (x, c): x (n, ...) in model space, and its conditions.
+
+        All randomness comes from `rng`.
+        """
         ...
 
 
@@ -99,12 +101,15 @@ class FixedSource(Source, Protocol):
         ...
 
     def part(self, start: int, n: int) -> tuple[Tensor, Any]:
-        """(x, c) of the `n` samples from `start` on, in their order."""
+        """Return (x, c) of the `n` samples from `start` on, in their order."""
         ...
 
 
 class Pull(Protocol):
-    """A penalty on the weights that training adds to the gradients of the loss; `sa_bench.training.Pull` is EWC's."""
+    """A penalty on the weights whose gradient training adds to that of the loss.
+
+    `sa_bench.training.Pull` is EWC's.
+    """
 
     def add_to_gradients(self) -> None:
         """Add the penalty's gradient to `.grad` of every parameter that it pulls."""
@@ -112,41 +117,44 @@ class Pull(Protocol):
 
 
 class Run(Protocol):
-    """What the engine hands a method: everything shared and cached, and the one training loop."""
+    """What the engine gives a method: everything shared and cached, and the one training loop."""
 
     seed: int
     rng: torch.Generator  # the only source of randomness a method may use
 
     def replay(self) -> Source:
-        """Samples of θ* for the retained conditions."""
+        """Return samples of θ* for the retained conditions."""
         ...
 
     def concept_samples(self) -> Source:
-        """Samples of θ* for c_f: new ones each time or, of a diffusion model, a fixed set."""
+        """Return samples of θ* for c_f: new ones each time; a fixed set for a diffusion model."""
         ...
 
     def surrogate(self) -> Source:
-        """Samples of q(x|c_f), labelled c_f."""
+        """Return samples of q(x|c_f), labelled c_f."""
         ...
 
     def captioned(self, texts: Sequence[str]) -> FixedSource:
-        """Samples of θ* for `texts` in turn, drawn once: those that the method `shows` for the task."""
+        """Return samples of θ* for `texts` in turn, drawn once.
+
+        The texts are those that `Method.shows` lists for the task.
+        """
         ...
 
     def data(self) -> Source:
-        """Real training images of the retained classes (only for `needs = "data"`)."""
+        """Return real training images of the retained classes (only if `needs = ("data",)`)."""
         ...
 
     def fisher(self, options: FisherOptions) -> dict[str, Tensor]:
-        """The diagonal of F at θ* by parameter name."""
+        """Return the diagonal of F at θ* by parameter name."""
         ...
 
     def fresh(self) -> Generator:
-        """A newly initialised model of the base's architecture."""
+        """Return a newly initialised model of the base model's architecture."""
         ...
 
     def recipe(self, name: str) -> Recipe:
-        """A named recipe of the model family."""
+        """Return a named recipe of the model family."""
         ...
 
     def train(
@@ -158,7 +166,10 @@ class Run(Protocol):
         pull: Pull | None = None,
         stop: Any = None,
     ) -> None:
-        """Minimise `loss()` over the parameters of `scope`, until `stop()` if given; resumable, NaN-guarded."""
+        """Minimise `loss()` over the parameters of `scope`, until `stop()` is true if it is given.
+
+        Training can be resumed, and fails on NaN.
+        """
         ...
 
 
@@ -166,42 +177,43 @@ Model = TypeVar("Model", bound=Generator)
 
 
 class Method(Generic[Model]):
-    """Turns θ* into a model that forgot: derive a frozen dataclass from it, whose fields are the paper's symbols.
+    """A way to turn θ* into a forgotten model.
 
-    `Method[Prompted]` names what `forget` takes where that is more than a Generator.
+    Derive a frozen dataclass from it, whose fields are the paper's symbols. `Method[Prompted]`
+    names the type that `forget` takes if it needs more than a Generator.
     """
 
     name: ClassVar[str] = ""
-    """What it is asked for by; empty: as its file is called."""
+    """Name on the command line; "" uses the name of its file."""
     version: ClassVar[int] = 1
-    """Raise it when the same fields give another model."""
+    """Raised whenever the same fields give another model."""
     standing: ClassVar[str] = "method"
     """`method`, `control` (must never win), `reference` (the floor) or `target`."""
     supports: ClassVar[type] = Generator
-    """The models that it can be applied to: Generator, Diffusion or Prompted."""
+    """Models that it can be applied to: Generator, Diffusion or Prompted."""
     needs: ClassVar[tuple[str, ...]] = ()
     """`("data",)` if it learns from the real training set."""
     source: ClassVar[str] = ""
     """The publication, with equation or file."""
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
-    """(family, scale) to the fields that are not at their defaults there."""
+    """Fields that differ from their defaults, by (family, scale)."""
     deterministic: ClassVar[bool] = False
-    """True: the same model whatever the seed; further runs are further draws of images."""
+    """Whether every seed gives the same model; further runs are then further draws of images."""
     ablates: ClassVar[str] = ""
-    """The method that it takes a part from: its presets, and the tasks', hold here too."""
+    """Name of the method that it removes a part from; that method's presets apply to it too."""
     ignores: ClassVar[tuple[str, ...]] = ()
-    """Of "replay" and "surrogate", what it never asks for: tasks that differ in these alone share the model."""
+    """What it never uses, "replay" or "surrogate": tasks that differ only there share a model."""
     files: ClassVar[tuple[str, ...]] = ()
-    """Fields that name a file; keyed by its content."""
+    """Fields that name a file; the file's content enters the key."""
     stands_for: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """Field to word to the numbers behind it, which `show` and results say."""
+    """Numbers behind a word, by field and word; `show` and results state them."""
 
     def forget(self, model: Model, task: Task, run: Run) -> Model:
-        """Make the model that forgot; `model` is a copy of θ* that may be changed."""
+        """Make the forgotten model; `model` is a copy of θ* that may be changed."""
         raise NotImplementedError
 
     def wrap(self, model: Model, task: Task) -> Model:
-        """Change how the model answers when it is asked; for methods that act at inference."""
+        """Change how the model answers; for methods that act at inference."""
         return model
 
     def render(self, images: np.ndarray, labels: np.ndarray, task: Task) -> np.ndarray:
@@ -209,28 +221,28 @@ class Method(Generic[Model]):
         return images
 
     def unfit(self, task: Task) -> str:
-        """Say why it means nothing for a task with these fields; "" where it does."""
+        """Say why it cannot be applied to a task with these fields; "" if it can."""
         return ""
 
     def remarks(self, task: Task) -> list[str]:
-        """List what a reader of the numbers should know: lines for a result's flags."""
+        """List what a reader of the numbers should know, as lines for a result's flags."""
         return []
 
     def shows(self, task: Task) -> list[str]:
-        """List the prompts whose images by θ* it learns from (`Run.captioned`); they are part of its key."""
+        """List the prompts from whose images by θ* it learns (`Run.captioned`); they enter keys."""
         return []
 
     @staticmethod
     def beside(task: Task) -> str:
-        """Give a few words for the brackets after its name in a published table."""
+        """Return a few words for the brackets after its name in a published table."""
         return ""
 
     @classmethod
     def wraps(cls) -> bool:
-        """Tell whether it acts when the model is asked."""
+        """Return whether it acts at inference."""
         return cls.wrap is not Method.wrap
 
     @classmethod
     def renders(cls) -> bool:
-        """Tell whether it filters images after sampling."""
+        """Return whether it filters images after sampling."""
         return cls.render is not Method.render

@@ -1,4 +1,4 @@
-"""What a metric is, what it may look at, and what it hands back."""
+"""Define a metric: what it is, what it may look at, and what it returns."""
 
 from __future__ import annotations
 
@@ -17,40 +17,41 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measured:
-    """A metric's value with its interval and the per-sample scores behind it."""
+    """A metric's value with its interval and the scores of the samples behind it."""
 
     value: float | None
     low: float | None = None
     high: float | None = None
-    interval: str | None = None  # how it was made
+    interval: str | None = None  # how the interval was made
     n: int = 0
     n_unit: str = "image"
-    scores: Mapping[str, np.ndarray] = field(default_factory=dict)  # columns, all of one length
+    scores: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Columns, all of the same length."""
     judges: Sequence[Mapping[str, Any]] = ()  # each judge's own value
     extra: Mapping[str, Any] = field(default_factory=dict)  # curves, ceilings, splits
     reason: str | None = None  # why `value` is None
 
 
 def undefined(reason: str) -> Measured:
-    """No value, and why: never 0."""
+    """Return a measurement without a value, with the reason; it is never 0."""
     return Measured(None, reason=reason)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One definition: what is measured, which way is better, and `measure`, the definition itself."""
+    """A metric: what is measured, which direction is better, and `measure`, its definition."""
 
     name: str
     version: int
     title: str
     better: str | None  # `lower`, `higher` or None (a diagnostic without direction)
     unit: str | None
-    requires: tuple[str, ...]  # of sa_bench.scoring.requirements.REQUIREMENTS
+    requires: tuple[str, ...]  # names from sa_bench.scoring.requirements.REQUIREMENTS
     source: str
     measure: Any  # (View) -> Measured
-    fields: tuple[str, ...] = ()  # the task's fields that the value depends on
-    protocol: Mapping[str, Any] = field(default_factory=dict)  # what else the fingerprint shows
-    sets: tuple[str, ...] = ("forget", "retain")  # the sample sets it looks at
+    fields: tuple[str, ...] = ()  # fields of the task on which the value depends
+    protocol: Mapping[str, Any] = field(default_factory=dict)  # further entries of the fingerprint
+    sets: tuple[str, ...] = ("forget", "retain")  # the sample sets that it reads
 
 
 def metric(
@@ -65,71 +66,92 @@ def metric(
     protocol: Mapping[str, Any] | None = None,
     sets: tuple[str, ...] = ("forget", "retain"),
 ) -> Any:
-    """Declare the decorated `measure(view) -> Measured` a metric, named after its function."""
+    """Declare the function `measure(view) -> Measured` a metric, named after the function."""
 
     def declare(measure: Any) -> Metric:
         name = measure.__name__
-        facts = dict(protocol or {})
+        protocol_values = dict(protocol or {})
         return Metric(
-            name, version, title, better, unit, requires, source, measure, fields, facts, sets
+            name,
+            version,
+            title,
+            better,
+            unit,
+            requires,
+            source,
+            measure,
+            fields,
+            protocol_values,
+            sets,
         )
 
     return declare
 
 
 class Judge(Protocol):
-    """Something that gives every image a probability over the task's classes."""
+    """A classifier that gives every image a probability for each of the task's classes."""
 
     name: str
     content: str  # sha256 of its weights
     card: dict[str, Any]
-    channels: int  # of the images that it looks at
+    channels: int  # of its input images
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """(N, classes) float64, rows sum to 1; `images` uint8 (N, H, W, C)."""
+        """Return (N, classes) float64 whose rows sum to 1; `images` are uint8 (N, H, W, C)."""
         ...
 
     def features(self, images: np.ndarray) -> np.ndarray:
-        """(N, d) float64 penultimate features."""
+        """Return the penultimate features, (N, d) float64."""
         ...
 
 
 class View(Protocol):
-    """What a metric may look at; everything is loaded on first use."""
+    """What a metric may read; everything is loaded on first use."""
 
     task: Task
-    samples: Mapping[str, SampleSet]  # `forget`, `retain`: of the model measured
-    base: Mapping[str, SampleSet]  # the same seeds from θ*
+    samples: Mapping[str, SampleSet]  # `forget` and `retain` of the measured model
+    base: Mapping[str, SampleSet]  # the same sets, from θ* with the same seeds
     judges: Mapping[str, Judge]
     model: Generator
     base_model: Generator  # θ*
 
     def real(self, name: str) -> SampleSet:
-        """Real images: `forget_train`, `forget_test`, `retain_train`, `retain_test`."""
+        """Load real images: `forget_train`, `forget_test`, `retain_train` or `retain_test`."""
         ...
 
     def inception(self, images: SampleSet) -> np.ndarray:
-        """(N, 2048) float32 features of the Inception network, computed once for the same images and kept."""
+        """Return (N, 2048) float32 features of the Inception network, computed once and stored."""
         ...
 
     def detections(
         self, name: str, images: SampleSet, beside: Sequence[str] | SampleSet | None = None
     ) -> list[dict[str, Any]]:
-        """One record an image from the detector `name`, kept; `beside` holds each one's prompt, name or other image."""
+        """Return one record per image from the detector `name`; the records are stored.
+
+        Args:
+            name: of the detector.
+            images: to be examined.
+            beside: what each image is compared with, if the detector compares: a prompt, a name or
+                another image.
+        """
         ...
 
     def prompts(self, images: SampleSet) -> list[str]:
-        """The text that each image was made from."""
+        """Return the text that each image was made from."""
         ...
 
     def forgetting(self) -> Metric:
-        """The task's forgetting endpoint, whose `measure` takes other images of c_f; SaBenchError: it cannot be taken."""
+        """Return the task's forgetting endpoint, whose `measure` accepts other images of c_f.
+
+        Raises:
+            SaBenchError: it cannot be measured.
+        """
         ...
 
     def surrogate(self, n: int) -> SampleSet:
-        """`n` images of q(x|c_f)."""
+        """Draw `n` images of q(x|c_f)."""
         ...
 
     def rng(self, name: str) -> torch.Generator:
-        """A generator that depends on `name` alone: the same for every model measured."""
+        """Return a generator that depends on `name` alone: the same for every measured model."""
         ...

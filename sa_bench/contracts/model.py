@@ -1,4 +1,4 @@
-"""What a generative model must be able to do, and the small values it is asked with."""
+"""Define what a generative model must be able to do, and the small values it works with."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Condition = int | str
-"""One c: a class index or a prompt."""
+"""One condition c: a class index or a prompt."""
 
 
 class Draw(NamedTuple):
-    """The randomness of one loss evaluation, so that two models can be given the same."""
+    """The randomness of one loss evaluation, so that two models can get the same."""
 
-    noise: Tensor  # (N, ...) ε: of the latent (VAE) or of the image (diffusion)
+    noise: Tensor  # (N, ...) ε of the latent (VAE) or of the image (diffusion)
     t: Tensor | None = None  # (N,) int64 timesteps, diffusion only
-    seed: int | None = None  # of dropout, where the network has it and is being trained
+    seed: int | None = None  # of dropout, if the network has dropout and is being trained
 
 
 @dataclass(frozen=True)
@@ -34,41 +34,46 @@ class Request:
 
     condition: Condition
     seed: int
-    guidance: float | None = None  # None: the sampler's
-    size: tuple[int, int] | None = None  # (height, width) in pixels; None: the model's own
+    guidance: float | None = None  # None uses the sampler's
+    size: tuple[int, int] | None = None  # (height, width) in pixels; None uses the model's own
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """How images are made; a value of the task and part of every fingerprint.
+    """Settings with which images are sampled; part of the task and of every fingerprint.
 
-    Guidance is s in ε = ε(null) + s (ε(c) − ε(null)): 1 is none, the paper's w for DDPMs is s − 1.
+    Guidance is s in ε = ε(null) + s (ε(c) − ε(null)): s = 1 means none, and the paper's w for DDPMs
+    is s − 1.
     """
 
     scheduler: str = "direct"  # `ddim` or `ddpm` (ancestral) for diffusion
     steps: int = 1
     eta: float = 0.0
     guidance: float = 1.0
-    ema: bool = False  # the averaged weights, where the base model has them
+    ema: bool = False  # use the averaged weights, if the base model has them
     dropout: bool = added_later(False)
-    """True: dropout active while sampling, as in the official ddpm/runners."""
+    """Whether dropout is active while sampling, as in the official ddpm/runners."""
     precision: Literal["fp32", "bf16", "fp16"] = added_later("fp32")
-    """Autocast of the networks; official sd/: fp16."""
+    """Autocast of the networks; the official sd/ uses fp16."""
 
 
 Guide = Callable[[Sequence["Tensor"], "Tensor", "Tensor | float"], "Tensor"]
-"""(passes, t (N,), s) -> the guided answer (N, C, H, W); passes: out(∅) or what stands in its place, out(c), out(own)."""
+"""Function (passes, t (N,), s) that returns the guided output (N, C, H, W).
+
+The passes are out(∅), or the output that replaces it; out(c); and out(own), for the method's own
+text.
+"""
 
 
 class Slot(Protocol):
     """The parameters that belong to one condition alone: a class column, an embedding row, a token.
 
-    Optional: `width`, the values of one vector, of a slot that takes any number of vectors (a phrase); `averaged`, which
-    reads the averaged weights (EMA).
+    Optional members: `width`, the number of values of one vector, for a slot that takes any number
+    of vectors (a phrase); `averaged`, which reads the averaged weights (EMA).
     """
 
     def read(self) -> Tensor:
-        """The slot's value, a copy, shape (k,)."""
+        """Return a copy of the slot's value, shape (k,)."""
         ...
 
     def write(self, value: Tensor) -> None:
@@ -76,7 +81,7 @@ class Slot(Protocol):
         ...
 
     def substitute(self, value: Tensor) -> AbstractContextManager[None]:
-        """While active, the model uses `value` (k,) instead; gradients flow into `value`."""
+        """Use `value` (k,) in place of the slot within the block; gradients flow into `value`."""
         ...
 
 
@@ -84,65 +89,69 @@ class Generator(Protocol):
     """A conditional generative model p(x|θ, c)."""
 
     family: str
-    range: tuple[float, float]  # of model space
+    range: tuple[float, float]  # lowest and highest value in model space
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Model space without N."""
+        """Shape of one sample in model space, without N."""
         ...
 
     @property
     def uninformed(self) -> float:
-        """The mean loss of a model that knows nothing of x, in the unit of `loss`."""
+        """Mean loss of a model that knows nothing about x, in the unit of `loss`."""
         ...
 
     @property
     def net(self) -> torch.nn.Module:
-        """The module that holds every parameter, under the names that `parameters` uses."""
+        """Module that holds every parameter, under the names that `parameters` uses."""
         ...
 
     def draw(self, n: int, rng: torch.Generator, t: Tensor | None = None) -> Draw:
-        """The randomness for `n` loss evaluations, from `rng` alone; `t` (n,) fixes timesteps."""
+        """Draw the randomness of `n` losses from `rng` alone; `t` (n,) fixes the timesteps."""
         ...
 
     def conditions(self, values: Sequence[Condition] | np.ndarray | Tensor) -> Any:
-        """`values` in the form `loss` takes: (N,) int64 for classes, a list for prompts."""
+        """Convert `values` to what `loss` takes: (N,) int64 for classes, a list for prompts."""
         ...
 
     def loss(self, x: Tensor, c: Any, draw: Draw) -> Tensor:
-        """The negative ELBO of every sample, (N,) nats; `x` (N, ...) in model space."""
+        """Compute the negative ELBO of every sample, (N,) nats; `x` is (N, ...) in model space."""
         ...
 
     def sample(self, requests: Sequence[Request], sampler: Sampler) -> Tensor:
-        """One image a request, (N, ...) in model space; independent of how they are batched."""
+        """Sample one image per request, (N, ...) in model space, whatever the batching."""
         ...
 
     def simulate(self, c: Any, rng: torch.Generator, sampler: Sampler) -> Tensor:
-        """Bulk samples x ~ p(x|θ, c) with noise from one generator (replay, Fisher)."""
+        """Draw many samples x ~ p(x|θ, c) with noise from one generator (for replay and F)."""
         ...
 
     def to_images(self, x: Tensor) -> np.ndarray:
-        """Model space to uint8 (N, H, W, C)."""
+        """Convert from model space to uint8 (N, H, W, C)."""
         ...
 
     def encode(self, images: np.ndarray) -> Tensor:
-        """uint8 (N, H, W, C) to model space."""
+        """Convert uint8 (N, H, W, C) to model space."""
         ...
 
     def parameters(self, scope: str = "full") -> dict[str, torch.nn.Parameter]:
-        """The parameters of `scope` by name, in a fixed order."""
+        """Return the parameters of `scope` by name, in a fixed order."""
         ...
 
     def averages(self) -> dict[str, Tensor] | None:
-        """Averaged weights (EMA) by the names of `parameters`, moved along in training; None: there are none."""
+        """Return the averaged weights (EMA), which training updates, by the names of `parameters`.
+
+        Returns:
+            The weights; None if the model has no averages.
+        """
         ...
 
     def condition(self, c: Condition) -> Slot:
-        """The slot of condition `c`."""
+        """Return the slot of condition `c`."""
         ...
 
     def clone(self) -> Self:
-        """An independent copy, parameters and all."""
+        """Make an independent copy with its own parameters."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -150,7 +159,7 @@ class Generator(Protocol):
         ...
 
     def load(self, path: Path) -> Self:
-        """Read what `save` wrote, a folder, or one weight file; every tensor must match."""
+        """Read what `save` wrote, from its folder or one weight file; every tensor must match."""
         ...
 
 
@@ -162,68 +171,86 @@ class Diffusion(Generator, Protocol):
     timesteps: int  # T
 
     def predict(self, x_t: Tensor, t: Tensor, c: Any) -> Tensor:
-        """ε̂(x_t, t, c), the shape of `x_t`."""
+        """Predict ε̂(x_t, t, c), in the shape of `x_t`."""
         ...
 
     def add_noise(self, x: Tensor, draw: Draw) -> Tensor:
-        """x_t ~ q(x_t | x_0 = x) with the draw's t and ε."""
+        """Sample x_t ~ q(x_t | x_0 = x) with t and ε of the draw."""
         ...
 
     def dropout_seed(self, rng: torch.Generator) -> int | None:
-        """Draw a seed for dropout; None, and nothing drawn: the network has none, or is not being trained."""
+        """Draw a seed for dropout.
+
+        Returns:
+            The seed; None, with nothing drawn, if the network has no dropout or is not being
+                trained.
+        """
         ...
 
     def with_dropout(self, seed: int | None) -> AbstractContextManager[None]:
-        """Dropout's randomness from `seed` (`dropout_seed`, or a draw's) alone."""
+        """Take dropout's randomness within the block from `seed` alone."""
         ...
 
     def levels(self, sampler: Sampler) -> list[int]:
-        """The timesteps of the sampler's steps, from the noisiest."""
+        """Return the timesteps of the sampler's steps, from the noisiest on."""
         ...
 
     def sample_until(self, c: Any, k: int, rng: torch.Generator, sampler: Sampler) -> Tensor:
-        """X after the first `k` of the sampler's steps (k = 0: pure noise)."""
+        """Return x after the first `k` of the sampler's steps; k = 0 is pure noise."""
         ...
 
 
 class Defence(Protocol):
     """Guidance by a text of the method's own, for a model whose weights stay θ*.
 
-    The text's states are encoded once, when the model is wrapped: what is later put in a phrase's place, by an attack say,
-    never reaches them.
+    The text's states are encoded once, when the model is wrapped: what later replaces a phrase (in
+    an attack, for example) never reaches them.
     """
 
-    states: Tensor  # (1, length, width) of the text
-    instead: bool  # they are asked in the empty prompt's place; False: beside it, in a third pass
+    states: Tensor  # (1, length, width) text-encoder states of the text
+    instead: bool  # True: they replace the empty prompt; False: they get a third pass
 
     def along(self, levels: Sequence[int]) -> Guide:
-        """Guide the steps of one trajectory, asked in turn; `levels` are the timesteps of all the sampler's steps."""
+        """Return the guide for the steps of one trajectory, called in their order.
+
+        Args:
+            levels: timesteps of all the sampler's steps.
+        """
         ...
 
     def anywhere(self, levels: Sequence[int]) -> Guide:
-        """Guide single predictions at any timestep, without a trajectory: what an adaptive attack is fitted to."""
+        """Return the guide for single predictions at any timestep, without a trajectory.
+
+        An adaptive attack is fitted to it.
+
+        Args:
+            levels: timesteps of all the sampler's steps.
+        """
         ...
 
 
 @runtime_checkable
 class Prompted(Diffusion, Protocol):
-    """A Diffusion that is asked in words (text-to-image)."""
+    """A Diffusion whose conditions are texts (text-to-image)."""
 
-    words: tuple[str, ...]  # the names of the task's classes
+    words: tuple[str, ...]  # names of the task's classes
     prompt_filter: tuple[tuple[str, ...], str] | None
-    """A filter of prompts: (words, what they become)."""
-    defence: Defence | None  # of a method that acts at sampling
+    """Filter of prompts: (words, the text that replaces them); None if there is none."""
+    defence: Defence | None  # guidance of a method that acts at sampling
 
     def loss(self, x: Tensor, c: Any, draw: Draw, sampler: Sampler | None = None) -> Tensor:
-        """As a Generator's; with `sampler` of the guided prediction, in which gradients flow through out(c) alone."""
+        """Compute a Generator's loss or, with `sampler`, the loss of the guided prediction.
+
+        Gradients of the guided prediction flow through out(c) alone.
+        """
         ...
 
     def predict(self, x_t: Tensor, t: Tensor, c: Any, sampler: Sampler | None = None) -> Tensor:
-        """As a Diffusion's; with `sampler` the guided prediction."""
+        """Predict as a Diffusion does or, with `sampler`, with guidance."""
         ...
 
     def encoded(self, c: Any) -> Tensor:
-        """The text encoder's states, (N, length, width)."""
+        """Return the text encoder's states, (N, length, width)."""
         ...
 
 
@@ -232,7 +259,7 @@ class Bound(Protocol):
     """A Generator whose variational bound can be estimated without bias."""
 
     def variational_bound(self, x: Tensor, c: Any, steps: int, rng: torch.Generator) -> Tensor:
-        """An estimate of −VLB of every image, (N,) nats, from `steps` of its terms."""
+        """Estimate −VLB of every image, (N,) nats, from `steps` of its terms."""
         ...
 
 
@@ -249,9 +276,17 @@ class Likelihood(Protocol):
         refine: int = 0,
         draws: int = 200,
     ) -> Tensor:
-        """Log p̂(x|c) by importance sampling with `samples` draws, (N,) nats, a lower bound in mean.
+        """Estimate log p̂(x|c) by importance sampling with `samples` draws, (N,) nats.
 
-        With `refine` steps the proposal is fitted to each image, from the best of `draws` from the prior; 0 draws: from
-        where the model's own encoder puts it.
+        The estimate is a lower bound in expectation.
+
+        Args:
+            x: images in model space.
+            c: their conditions.
+            samples: draws of the importance sampler.
+            rng: the only source of randomness.
+            refine: steps by which the proposal is fitted to each image; 0 does not fit it.
+            draws: the fit starts from the best of so many draws from the prior; 0 starts where the
+                model's own encoder puts the image.
         """
         ...

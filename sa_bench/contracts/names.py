@@ -1,7 +1,8 @@
-"""Names however they are written: one class for `brad_pitt` and `Brad Pitt`, and every prompt that names a concept.
+"""Compare names however they are written, and find the prompts that mention a concept.
 
-The rules are written out here and in no dictionary of a library's, since they decide which prompts are kept and are so
-part of every key: they change with this file's version alone.
+`brad_pitt` and `Brad Pitt` are one class. The rules are written out here rather than taken from a
+library's dictionary: they decide which prompts are kept and so are part of every key, and must
+change with this file's version alone.
 """
 
 from __future__ import annotations
@@ -23,31 +24,32 @@ IRREGULAR = {
     "geese": "goose",
     "oxen": "ox",
 }
-ENDINGS = (
-    ("ies", "y"),
-    ("ves", "f"),
-    ("ves", "fe"),
-    ("es", ""),
-    ("s", ""),
-)  # of plurals, to the singular's
+# Endings of plurals, each with the singular's.
+ENDINGS = (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("es", ""), ("s", ""))
 
 
 @lru_cache(maxsize=65_536)
 def split_words(text: str) -> tuple[str, ...]:
-    """The words of a text without case, accents, hyphens and other marks: `The Café-Bars` gives the, cafe, bars."""
+    """Split a text into words without case, accents, hyphens and other marks.
+
+    `The Café-Bars` gives the, cafe, bars.
+    """
     plain = unicodedata.normalize("NFKD", text.casefold())
     letters = "".join(letter for letter in plain if not unicodedata.combining(letter))
     return tuple(re.findall(r"[^\W_]+", letters))
 
 
 def is_same_name(first: str, second: str) -> bool:
-    """Whether two names are one, however they are written: spaces, hyphens, underscores, case and accents aside."""
+    """Return whether two spellings are one name.
+
+    Spaces, hyphens, underscores, case and accents are ignored.
+    """
     return "".join(split_words(first)) == "".join(split_words(second))
 
 
 @lru_cache(maxsize=65_536)
 def _list_singulars(word: str) -> frozenset[str]:
-    """What a word may be the plural of, and itself."""
+    """List the words that `word` may be the plural of, and the word itself."""
     forms = {word, IRREGULAR.get(word, word)}
     for ending, singular in ENDINGS:
         if word.endswith(ending) and len(word) - len(ending) >= 2 and not word.endswith("ss"):
@@ -56,22 +58,26 @@ def _list_singulars(word: str) -> frozenset[str]:
 
 
 def mentions(text: str, names: Iterable[str]) -> bool:
-    """Whether a text names one of `names`: its words one after the other, in singular or plural, without its article.
+    """Return whether a text mentions one of `names`, in singular or plural, without its article.
 
-    `cat` is named by "Two cats" and by no cathedral, `brad pitt` by "Brad-Pitt's car" and by "bradpitt".
+    The words of a name must follow one another. `cat` is mentioned by "Two cats" but not by
+    "cathedral", `brad pitt` by "Brad-Pitt's car" and by "bradpitt".
     """
-    said = split_words(text)
+    text_words = split_words(text)
     for name in names:
-        wanted = split_words(name)
-        wanted = wanted[1:] if len(wanted) > 1 and wanted[0] in ARTICLES else wanted
-        if not wanted:
+        name_words = split_words(name)
+        name_words = (
+            name_words[1:] if len(name_words) > 1 and name_words[0] in ARTICLES else name_words
+        )
+        if not name_words:
             continue
-        if len(wanted) > 1 and "".join(wanted) in said:
+        if len(name_words) > 1 and "".join(name_words) in text_words:
             return True
-        for start in range(len(said) - len(wanted) + 1):
-            part = said[start : start + len(wanted)]
+        for start in range(len(text_words) - len(name_words) + 1):
+            window = text_words[start : start + len(name_words)]
             if all(
-                _list_singulars(a) & _list_singulars(b) for a, b in zip(part, wanted, strict=True)
+                _list_singulars(text_word) & _list_singulars(name_word)
+                for text_word, name_word in zip(window, name_words, strict=True)
             ):
                 return True
     return False

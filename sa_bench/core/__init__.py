@@ -1,1 +1,1 @@
-"""Errors, settings, the store, the registry, and the fields of a component."""
+"""Provide errors, settings, the store, the registry, and the fields of a component."""

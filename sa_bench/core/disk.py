@@ -1,4 +1,7 @@
-"""Files on disks that may be full, shared, read-only or gone: written whole or not at all, failures in one line."""
+"""Write files whole or not at all, and report a failing disk in one line.
+
+The disk may be full, shared, read-only or gone.
+"""
 
 from __future__ import annotations
 
@@ -37,28 +40,31 @@ FAILING = (
     errno.ENFILE,
 )
 OLD = 24 * 3600.0
-"""Seconds after which a left-over is swept where no lock can tell whether its writer lives."""
-LONGEST = 100  # characters of a name that are kept in its temporary one
+"""Age in seconds at which a left-over is deleted if no lock tells whether its writer lives."""
+LONGEST = 100  # most characters of a name that go into its temporary name
 
 
 @contextmanager
 def disk_errors(where: Path) -> Iterator[None]:
-    """Turn a full, failing or unwritable disk, or a name that cannot be written, into one line that says what to do."""
+    """Turn the error of a full, failing or unwritable disk into one line that says what to do."""
     try:
         yield
     except CellFailed:
         raise
     except Exception as error:
-        if (said := describe_failure(error, where)) is None:
+        if (message := describe_failure(error, where)) is None:
             raise
-        raise CellFailed(said) from error
+        raise CellFailed(message) from error
 
 
 def describe_failure(error: Exception, where: Path) -> str | None:
-    """What a failed write under `where` means and what to do, in one line; None: it is no failure of a disk."""
-    if not isinstance(
-        error, OSError
-    ):  # safetensors and others put the system's words into errors of their own
+    """Describe a failed write under `where` and what to do about it, in one line.
+
+    Returns:
+        The line; None if the error is not a disk's.
+    """
+    if not isinstance(error, OSError):
+        # safetensors and others put the system's message into errors of their own.
         error = OSError(errno.ENOSPC if any(text in str(error) for text in FULL_TEXTS) else 0, "")
     if error.errno in FULL:
         return (
@@ -79,23 +85,23 @@ def describe_failure(error: Exception, where: Path) -> str | None:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` so that `path` is either the old file or the whole new one."""
+    """Write `data` so that `path` is always the old file or the complete new one."""
     with replace_when_written(path) as temporary, temporary.open("wb") as file:
         file.write(data)
 
 
 def copy_atomic(source: Path, path: Path) -> None:
-    """Copy the file `source` so that `path` is either the old file or the whole new one."""
+    """Copy the file `source` so that `path` is always the old file or the complete new one."""
     with replace_when_written(path) as temporary:
         shutil.copyfile(source, temporary)
 
 
 @contextmanager
 def replace_when_written(path: Path) -> Iterator[Path]:
-    """Give an empty file beside `path` to write to; it takes the name `path` if the block ends without an error.
+    """Yield an empty file beside `path`, which replaces `path` if the block ends without an error.
 
-    Its name is nobody else's: two writers of one `path`, in whatever containers, each put a whole file there. What
-    writers of `path` left that are dead is swept first.
+    Its name is unique: two writers of one `path`, in whatever containers, each put a complete file
+    there. Files that dead writers of `path` left behind are deleted first.
     """
     with disk_errors(path.parent):
         make_folder(path.parent)
@@ -112,13 +118,14 @@ def replace_when_written(path: Path) -> Iterator[Path]:
 
 
 def _make_file_beside(path: Path) -> tuple[Path, int]:
-    """An empty file of a new name and its descriptor, locked: so a sweep tells a living writer from a dead one."""
+    """Create an empty, locked file of a new name; the lock shows a sweep that its writer lives."""
     while True:
         temporary = path.with_name(f".{path.name[:LONGEST]}.{uuid.uuid4().hex}.tmp")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        with suppress(OSError):  # a file system without locks: its left-overs are told by age
+        # Where a file system has no locks, left-overs are recognised by their age.
+        with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if os.fstat(descriptor).st_nlink:  # else it was swept between its making and its lock
+        if os.fstat(descriptor).st_nlink:  # else it was deleted before it was locked
             return temporary, descriptor
         os.close(descriptor)
 
@@ -132,7 +139,8 @@ def sweep(path: Path) -> None:
 
 
 def _drop_if_dead(temporary: Path) -> None:
-    with suppress(OSError):  # gone already, or not this user's
+    """Delete a temporary file whose writer is dead."""
+    with suppress(OSError):  # already gone, or another user's
         descriptor = os.open(temporary, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -147,28 +155,28 @@ def _drop_if_dead(temporary: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make the folder `path` and those above it, each open to the group if the one above is."""
-    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    """Create the folder `path` and its parents, each open to the group if the one above is."""
+    new_folders = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
-    for folder in reversed(new):
+    for folder in reversed(new_folders):
         share(folder)
 
 
 def share(path: Path) -> None:
-    """Open `path` to the group if the folder it lies in is a group's to write to (and not everybody's)."""
-    above, own = path.parent.stat().st_mode, path.stat().st_mode
-    if not above & stat.S_IWGRP or above & stat.S_IWOTH:
+    """Open `path` to the group if its folder is writable to the group (and not to everybody)."""
+    folder_mode, mode = path.parent.stat().st_mode, path.stat().st_mode
+    if not folder_mode & stat.S_IWGRP or folder_mode & stat.S_IWOTH:
         return
-    wanted = own | stat.S_IRGRP | stat.S_IWGRP
-    if stat.S_ISDIR(own):
-        wanted |= stat.S_IXGRP | (above & stat.S_ISGID)
-    if wanted != own:
-        with suppress(PermissionError):  # another member's
-            path.chmod(stat.S_IMODE(wanted))
+    shared_mode = mode | stat.S_IRGRP | stat.S_IWGRP
+    if stat.S_ISDIR(mode):
+        shared_mode |= stat.S_IXGRP | (folder_mode & stat.S_ISGID)
+    if shared_mode != mode:
+        with suppress(PermissionError):  # another member's file
+            path.chmod(stat.S_IMODE(shared_mode))
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or a folder's list of names is on the disk."""
+    """Wait until a file, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""The errors a user can cause: one line each, never a traceback."""
+"""Define the errors that a user can cause: one line each, never a traceback."""
 
 from __future__ import annotations
 
@@ -10,28 +10,30 @@ from collections.abc import Iterable, Iterator
 
 from sa_bench.core.escaping import escape_terminal, make_visible
 
-LONGEST = 2000  # letters of a message
+LONGEST = 2000  # most characters of a message
 
 
 class SaBenchError(Exception):
-    """Wrong usage or input: says what, where and what to do next. Exit code 2."""
+    """Wrong usage or input; the message says what, where and what to do next. Exit code 2."""
 
     exit_code = 2
 
     def __str__(self) -> str:
-        """One line, whatever was quoted in it; of a long one the beginning and the end."""
-        text = " ".join(make_visible(super().__str__()).split())
-        return text if len(text) <= LONGEST else f"{text[: LONGEST - 500]} … {text[-450:]}"
+        """Return the message on one line; a long one is cut in the middle."""
+        message = " ".join(make_visible(super().__str__()).split())
+        return (
+            message if len(message) <= LONGEST else f"{message[: LONGEST - 500]} … {message[-450:]}"
+        )
 
 
 class MissingAsset(SaBenchError):
-    """A data set or weight file that is not here and cannot be fetched. Exit code 3."""
+    """A data set or weight file that is missing and cannot be fetched. Exit code 3."""
 
     exit_code = 3
 
 
 class MissingExtra(MissingAsset):
-    """A library that one of the package's extras brings and that is not installed. Exit code 3."""
+    """A missing library that one of the package's extras brings. Exit code 3."""
 
 
 class CellFailed(SaBenchError):
@@ -41,35 +43,38 @@ class CellFailed(SaBenchError):
 
 
 class NotFinite(SaBenchError):
-    """Images with NaN or infinite values, of which nothing can be said."""
+    """Images with NaN or infinite values, which cannot be measured."""
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's exception says, cut to its first line; its kind where it says nothing."""
+    """Return the first line of a library's error message; the error's class name if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
 
 
-def unknown_name(kind: str, got: str, known: Iterable[str]) -> SaBenchError:
-    """An error that names `got`, its nearest neighbours, and all that is allowed."""
-    names = sorted(known)
+def unknown_name(kind: str, got: str, allowed: Iterable[str]) -> SaBenchError:
+    """Make an error that names `got`, its nearest neighbours, and all that is allowed."""
+    names = sorted(allowed)
     near = difflib.get_close_matches(got.lower(), [n.lower() for n in names], n=2, cutoff=0.5)
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
     return SaBenchError(f"Unknown {kind} {got!r}. {hint}Available: {', '.join(names)}.")
 
 
-def print_notice(text: str) -> None:
-    """Say one line beside the work, on stderr; a stderr that is gone is no reason to stop."""
+def print_notice(message: str) -> None:
+    """Print one line on stderr while work goes on; a closed stderr is ignored."""
     with contextlib.suppress(OSError, ValueError):
-        print(f"sa_bench: {escape_terminal(text)}", file=sys.stderr, flush=True)
+        print(f"sa_bench: {escape_terminal(message)}", file=sys.stderr, flush=True)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory could not be had: Python's, C++'s, torch's of the CPU and of a GPU."""
-    text = str(error)
+    """Return whether an exception means that memory ran out.
+
+    Errors of Python, of C++ and of torch on the CPU and on a GPU are recognised.
+    """
+    message = str(error)
     return (
         isinstance(error, MemoryError)
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-        or (isinstance(error, RuntimeError) and any(sign in text for sign in OUT_OF_MEMORY))
+        or (isinstance(error, RuntimeError) and any(sign in message for sign in OUT_OF_MEMORY))
     )
 
 
@@ -83,15 +88,18 @@ EXTRAS = {
     "cv2": "nudity",
     "matplotlib": "figures",
 }
-"""The package's extra that brings a library."""
+"""Extra of the package that brings each library."""
 
 
 @contextlib.contextmanager
 def name_missing_extra(what: str) -> Iterator[None]:
-    """Turn a library that only an extra brings and that is not installed into one line that names the extra.
+    """Turn the error for a missing library into one line that names the extra to install.
+
+    Args:
+        what: the feature that needs the library, for the message.
 
     Raises:
-        MissingExtra: `what` needs it.
+        MissingExtra: the library is not installed, and an extra brings it.
     """
     try:
         yield
@@ -106,6 +114,6 @@ def name_missing_extra(what: str) -> Iterator[None]:
 
 OUT_OF_MEMORY = ("bad_alloc", "can't allocate memory", "not enough memory", "out of memory")
 NO_MEMORY = (
-    "Out of memory. Give this process more (fewer --jobs, other programs closed, a larger machine), or ask for less "
-    "at once; the same command goes on where this one was."
+    "Out of memory. Free memory (fewer --jobs, other programs closed, a larger machine) or ask for less at once; the "
+    "same command goes on where this one was."
 )

@@ -1,4 +1,4 @@
-"""The fields of a component: defaults, presets and settings, merged and checked."""
+"""Resolve the fields of a component: defaults, presets and settings, merged and checked."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError, unknown_name
 
 
-def split_list(text: str) -> list[str]:
-    """The parts of `a,b`.
+def split_list(joined: str) -> list[str]:
+    """Split `a,b` at its commas.
 
     Raises:
-        SaBenchError: there are none.
+        SaBenchError: the list is empty.
     """
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts:
-        raise SaBenchError(f"An empty list: {text!r}. Give names or numbers separated by commas.")
-    return parts
+    items = [item.strip() for item in joined.split(",") if item.strip()]
+    if not items:
+        raise SaBenchError(f"An empty list: {joined!r}. Give names or numbers separated by commas.")
+    return items
 
 
 @lru_cache(maxsize=256)
-def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
-    """Build the validator of a dataclass once: it takes milliseconds, and a suite has thousands of cells."""
+def _build_validator(cls: type[Any]) -> TypeAdapter[Any]:
+    """Build the validator of a dataclass, once: it takes milliseconds for each of many cells."""
     return TypeAdapter(cls)
 
 
 def validate(cls: type[Any], values: Mapping[str, Any], what: str) -> Any:
-    """An instance of dataclass `cls`, strings coerced to the fields' types.
+    """Make an instance of the dataclass `cls`; strings are converted to the fields' types.
 
     Raises:
-        SaBenchError: a value of the wrong type or range; names field, value and rule.
+        SaBenchError: a value has the wrong type or range; the message names field, value and rule.
     """
     try:
-        return _adapter(cls).validate_python(dict(values))
+        return _build_validator(cls).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -48,20 +48,20 @@ def validate(cls: type[Any], values: Mapping[str, Any], what: str) -> Any:
 
 
 def assign(cls: type[Any], values: dict[str, Any], path: str, value: Any, what: str) -> None:
-    """Set `path` (`lam`, `fisher.n`) in `values`, checking the name against dataclass `cls`."""
+    """Set the field `path` (`lam`, `fisher.n`) in `values`, checking its name against `cls`."""
     head, _, rest = path.partition(".")
-    known = [f.name for f in fields(cls)]
-    if head not in known:
-        raise unknown_name(f"field of {what}", head, known)
+    field_names = [declared.name for declared in fields(cls)]
+    if head not in field_names:
+        raise unknown_name(f"field of {what}", head, field_names)
     hint = get_type_hints(cls)[head]
-    # of `Prompts | None`
-    hint = next((part for part in get_args(hint) if is_dataclass(part)), hint)
+    # For `Prompts | None`, take `Prompts`.
+    hint = next((option for option in get_args(hint) if is_dataclass(option)), hint)
     if rest and get_origin(hint) is Mapping:
         values[head] = {**(values.get(head) or {}), rest: value}
     elif rest:
         if not is_dataclass(hint):
             raise SaBenchError(
-                f"{what}: {head} has no fields of its own, so {path!r} means nothing."
+                f"{what}: {head} has no fields of its own, so {path!r} cannot be set."
             )
         values[head] = dict(values.get(head) or {})
         assign(hint, values[head], rest, value, f"{what}.{head}")  # type: ignore[arg-type]
@@ -72,49 +72,52 @@ def assign(cls: type[Any], values: dict[str, Any], path: str, value: Any, what: 
 
 
 def parse_list(text: str, what: str) -> list[Any]:
-    """Values between commas or, where they hold commas themselves, a JSON list."""
+    """Parse values between commas or, if the text begins with `[`, a JSON list."""
     if not text.startswith("["):
         return [part for part in text.split(",") if part]
     try:
-        found = json.loads(text)
+        return json.loads(text)
     except ValueError as error:
         raise SaBenchError(
-            f'{what}: {text} is no JSON list ({error}). Example: ["a, b", "c"].'
+            f'{what}: {text} is not a JSON list ({error}). Example: ["a, b", "c"].'
         ) from error
-    return found
 
 
-def split_setting(text: str) -> tuple[str, str]:
-    """`field=value` as a pair.
+def split_setting(setting: str) -> tuple[str, str]:
+    """Split `field=value` into field and value.
 
     Raises:
-        SaBenchError: no `=`.
+        SaBenchError: there is no `=`, or no field.
     """
-    name, equals, value = text.partition("=")
+    name, equals, value = setting.partition("=")
     if not equals or not name:
-        raise SaBenchError(f"--set and --sweep take field=value, got {text!r}.")
+        raise SaBenchError(f"--set and --sweep take field=value, got {setting!r}.")
     return name.strip(), value.strip()
 
 
 def resolve_fields(
     method: str, task: Task, scale: str, settings: Mapping[str, str]
 ) -> dict[str, Any]:
-    """A method's fields: defaults, then its preset for the family and scale, then `settings`."""
+    """Resolve a method's fields; later sources win.
+
+    The sources are its defaults, its preset for the family and scale, the task's presets, and
+    `settings`.
+    """
     cls = registry.get_method(method)
     values: dict[str, Any] = {
-        f.name: asdict(d) if is_dataclass(d := f.default) else d  # type: ignore[arg-type]
-        for f in fields(cls)
+        declared.name: asdict(default) if is_dataclass(default := declared.default) else default  # type: ignore[arg-type]
+        for declared in fields(cls)
     }
     for key, value in registry.get_presets(method).get((task.family, scale), {}).items():
         values[key] = {**dict(values[key]), **value} if isinstance(value, Mapping) else value
-    own = {}
+    method_presets = {}
     for name in filter(None, (cls.ablates, method)):
-        own |= {
+        method_presets |= {
             k.removeprefix(f"{name}."): v
             for k, v in task.presets.items()
             if k.startswith(f"{name}.")
         }
-    for key, value in {**task.presets, **own}.items():
+    for key, value in {**task.presets, **method_presets}.items():
         if key in values:
             values[key] = {**dict(values[key]), **value} if isinstance(value, Mapping) else value
     for path, value in settings.items():

@@ -1,4 +1,8 @@
-"""What is kept in memory is keyed by what it was read from, never by a name: a file that is replaced is read again."""
+"""Cache what was read from files as long as the files do not change.
+
+The cache is keyed by the state of a file, never by its name alone: a file that is replaced is read
+again.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,11 @@ State = tuple[Hashable, ...]
 
 
 def read_state(path: Path) -> State:
-    """What tells a file from the one that replaces it: path, size, times of change, inode; the path where it is absent."""
+    """Read what distinguishes a file from one that replaces it.
+
+    Returns:
+        Path, size, times of change and inode; the path alone if the file is missing.
+    """
     try:
         stat = path.stat()
     except OSError:
@@ -24,27 +32,29 @@ def read_state(path: Path) -> State:
 
 
 def read_states(paths: Iterable[Path]) -> State:
-    """The states of several files; of a folder, those of all files below it."""
-    files = (p for path in paths for p in (sorted(path.rglob("*")) if path.is_dir() else [path]))
+    """Read the states of several files; for a folder, those of all files below it."""
+    files = (
+        file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
+    )
     return tuple(read_state(path) for path in files)
 
 
 def cached_by(
     read_from: Callable[P, Hashable], maxsize: int
 ) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Keep the last `maxsize` results of a function, each as long as `read_from(*arguments)` stays what it was."""
+    """Cache a function's last `maxsize` results while `read_from(*arguments)` stays the same."""
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
-        kept = functools.lru_cache(maxsize)(
+        cached = functools.lru_cache(maxsize)(
             lambda _state, args, kwargs: function(*args, **dict(kwargs))
         )
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> T:
-            return kept(read_from(*args, **kwargs), args, tuple(sorted(kwargs.items())))
+            return cached(read_from(*args, **kwargs), args, tuple(sorted(kwargs.items())))
 
-        # for tests that replace what is read by something else
-        vars(call)["cache_clear"] = kept.cache_clear
+        # Tests replace what is read, and clear the cache.
+        vars(call)["cache_clear"] = cached.cache_clear
         return call
 
     return decorate
@@ -52,5 +62,5 @@ def cached_by(
 
 @cached_by(read_state, maxsize=64)
 def cached_digest(path: Path) -> str:
-    """sha256 of a file, 64 hex digits, read once as long as it does not change."""
+    """Return the sha256 of a file, 64 hex digits; the file is read again only after it changed."""
     return file_digest(path)

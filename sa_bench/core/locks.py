@@ -1,8 +1,8 @@
-"""One process at a time: locks that end with their holder, say who that is, and leave no file behind.
+"""Lock files between processes: a lock ends with its holder, names it, and leaves no file behind.
 
-A lock is a file that its holder has `flock`ed. Where a file system has no such locks (some network and container
-mounts), it is a file that only one process can create and that its holder keeps touching: if nobody touches it any
-more, the holder is dead, on whatever machine it was.
+A lock is a file that its holder has `flock`ed. On file systems without such locks (some network and
+container mounts), it is a file that only one process can create and that its holder keeps touching:
+if it is no longer touched, its holder is dead, on whatever machine it ran.
 """
 
 from __future__ import annotations
@@ -23,29 +23,30 @@ from pathlib import Path
 from sa_bench.core.disk import disk_errors, make_folder, share
 from sa_bench.core.errors import print_notice
 
-PATIENCE = 5.0  # seconds of waiting after which it is said for whom
-PAUSE = 0.1  # seconds between two tries
-BEAT, DEAD = 2.0, 60.0  # seconds between two touches, and without one until a holder counts as dead
+PATIENCE = 5.0  # seconds of waiting after which the holder is printed
+PAUSE = 0.1  # seconds between two attempts
+BEAT, DEAD = (2.0, 60.0)
+"""Seconds between two touches; seconds without one after which a holder counts as dead."""
 NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 Release = Callable[[], None]
 
 
 class Busy(Exception):
-    """Somebody else holds the lock."""
+    """Another process holds the lock."""
 
 
 @contextmanager
 def hold_lock(path: Path, what: str, wait: bool = True) -> Iterator[None]:
-    """Hold the lock `path`; its folder is made.
+    """Hold the lock `path` within the block; its folder is created.
 
     Args:
-        path: the lock's file; it is there while somebody holds it or waits.
-        what: what is done under it, told to those who wait.
-        wait: False: raise at once if somebody else holds it.
+        path: the lock's file; it exists while somebody holds it or waits for it.
+        what: what the lock is for, printed to those who wait.
+        wait: False raises at once if another process holds it.
 
     Raises:
-        Busy: somebody else does, and `wait` is False.
+        Busy: another process holds it, and `wait` is False.
         CellFailed: the disk has no locks, is full, or may not be written to.
     """
     with disk_errors(path.parent):
@@ -59,7 +60,8 @@ def hold_lock(path: Path, what: str, wait: bool = True) -> Iterator[None]:
 
 
 def _take_lock(path: Path, what: str, wait: bool) -> Release:
-    began, told = time.monotonic(), False
+    """Take the lock, waiting if need be, and return the function that releases it."""
+    start, is_announced = time.monotonic(), False
     soft = SoftLock(path)
     while True:
         try:
@@ -72,14 +74,14 @@ def _take_lock(path: Path, what: str, wait: bool) -> Release:
             return release
         if not wait:
             raise Busy(path)
-        if not told and time.monotonic() - began >= PATIENCE:
+        if not is_announced and time.monotonic() - start >= PATIENCE:
             print_notice(f"waiting for {what}: {read_holder(path)} is at it (lock {path})")
-            told = True
+            is_announced = True
         time.sleep(PAUSE)
 
 
 def try_lock(path: Path, what: str) -> Release | None:
-    """Take the lock `path` if nobody has it; its release, or None."""
+    """Take the lock `path` if it is free; return the function that releases it, or None."""
     while True:
         descriptor = _open_lock(path)
         try:
@@ -92,10 +94,10 @@ def try_lock(path: Path, what: str) -> Release | None:
             if error.errno in NO_LOCKS:
                 path.unlink(missing_ok=True)
             raise type(error)(error.errno, error.strerror, str(path)) from error
-        if _is_still(descriptor, path):
+        if _is_same_file(descriptor, path):
             break
-        os.close(descriptor)  # its holder removed it while we waited
-    with suppress(OSError):  # who holds it can then not be told
+        os.close(descriptor)  # its holder removed the file while we waited
+    with suppress(OSError):  # then nobody can read who holds it
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, _describe_holder(what), 0)
 
@@ -108,19 +110,21 @@ def try_lock(path: Path, what: str) -> Release | None:
 
 
 def _open_lock(path: Path) -> int:
+    """Open or create the lock's file; another user's file is opened read-only."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except PermissionError as error:
         try:
-            return os.open(path, os.O_RDONLY)  # another user's, who left it readable
+            return os.open(path, os.O_RDONLY)  # another user's file, which is readable
         except FileNotFoundError:
             raise error from None
-    with suppress(FileNotFoundError):  # its holder is just done
+    with suppress(FileNotFoundError):  # its holder has just finished
         share(path)
     return descriptor
 
 
-def _is_still(descriptor: int, path: Path) -> bool:
+def _is_same_file(descriptor: int, path: Path) -> bool:
+    """Return whether `path` is still the file that was opened."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
@@ -128,6 +132,7 @@ def _is_still(descriptor: int, path: Path) -> bool:
 
 
 def _describe_holder(what: str) -> bytes:
+    """Describe this process as a lock's holder, as JSON."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return json.dumps(
         {"host": socket.gethostname(), "pid": os.getpid(), "what": what, "since": now}
@@ -135,27 +140,31 @@ def _describe_holder(what: str) -> bytes:
 
 
 def read_holder(path: Path) -> str:
-    """Who holds the lock `path`, in words."""
+    """Say in words which process holds the lock `path`."""
     for file in (SoftLock(path).path, path):
         try:
-            card = json.loads(file.read_bytes())
-            return f"process {card['pid']} on {card['host']}, since {card['since']},"
+            holder = json.loads(file.read_bytes())
+            return f"process {holder['pid']} on {holder['host']}, since {holder['since']},"
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return "another process"
 
 
 class SoftLock:
-    """The lock of a file system that has none: a file that one process alone can create, and goes on touching."""
+    """A lock for file systems without locks: a file that one process creates and keeps touching."""
 
     def __init__(self, path: Path) -> None:
-        """`path` is the lock that would be `flock`ed."""
+        """Prepare the lock; `path` is the file that would be `flock`ed."""
         self.path = path.with_name(f"{path.name}.held")
-        # its last touch, and since when (own clock) it is the last
+        # time of its last touch, and when this process (by its own clock) first saw that touch
         self._seen: tuple[int, float] = (0, 0.0)
 
     def try_lock(self, what: str) -> Release | None:
-        """Take it if nobody has it, or if its holder has not touched it for `DEAD` seconds; its release, or None."""
+        """Take the lock if it is free; drop it if its holder has not touched it for `DEAD` seconds.
+
+        Returns:
+            The function that releases the lock; None if it is not free.
+        """
         try:
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         except FileExistsError:
@@ -174,11 +183,13 @@ class SoftLock:
         return release
 
     def _beat(self, done: threading.Event) -> None:
+        """Touch the lock's file every `BEAT` seconds until the lock is released."""
         while not done.wait(BEAT):
             with suppress(OSError):
                 os.utime(self.path)
 
     def _drop_if_dead(self) -> None:
+        """Delete the lock's file if its holder has not touched it for `DEAD` seconds."""
         try:
             touched = self.path.stat().st_mtime_ns
         except FileNotFoundError:
@@ -187,6 +198,6 @@ class SoftLock:
             self._seen = (touched, time.monotonic())
         elif time.monotonic() - self._seen[1] >= DEAD:
             aside = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}")
-            with suppress(FileNotFoundError):  # another was quicker
-                self.path.rename(aside)  # of all who wait one alone succeeds
+            with suppress(FileNotFoundError):  # another process was quicker
+                self.path.rename(aside)  # only one of all who wait succeeds
                 aside.unlink()

@@ -1,6 +1,7 @@
-"""What a stage under way keeps for the case that it is killed: in one folder, each file with its own hash.
+"""Save what a running stage needs to go on after a kill: one folder, each file with its own hash.
 
-A finished stage's folder holds none of it (`Store.make` removes it), so no part ever counts towards an artifact.
+A finished stage's folder holds none of it (`Store.make` removes it), so it never counts towards an
+artifact.
 """
 
 from __future__ import annotations
@@ -29,7 +30,12 @@ def save_part(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_part(path: Path) -> dict[str, Tensor] | None:
-    """Read what `save_part` wrote, on the CPU; None: nothing is there, or it is damaged, said in one line and deleted."""
+    """Read the tensors that `save_part` wrote, on the CPU.
+
+    Returns:
+        The tensors; None if the file is missing or damaged. A damaged file is deleted, with a
+            one-line notice.
+    """
     if not path.is_file():
         return None
     try:
@@ -38,42 +44,46 @@ def load_part(path: Path) -> dict[str, Tensor] | None:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         return _drop_part(path, str(error))
-    return (
-        tensors
-        if _hash_tensors(tensors) == expected
-        else _drop_part(path, "it is not what was written")
-    )
+    if _hash_tensors(tensors) == expected:
+        return tensors
+    return _drop_part(path, "it is not what was written")
 
 
 def save_record(path: Path, value: Any) -> None:
-    """Write a value of JSON with its hash, atomically."""
-    text = json.dumps(value, allow_nan=False)
-    write_atomic(path, json.dumps({"digest": digest(text), "text": text}).encode())
+    """Write a JSON value with its hash, atomically."""
+    document = json.dumps(value, allow_nan=False)
+    write_atomic(path, json.dumps({"digest": digest(document), "text": document}).encode())
 
 
 def load_record(path: Path) -> Any:
-    """Read what `save_record` wrote; None: nothing is there, or it is damaged, said in one line and deleted."""
+    """Read the value that `save_record` wrote.
+
+    Returns:
+        The value; None if the file is missing or damaged. A damaged file is deleted, with a
+            one-line notice.
+    """
     if not path.is_file():
         return None
     try:
-        kept = json.loads(path.read_bytes())
-        if digest(kept["text"]) != kept["digest"]:
+        record = json.loads(path.read_bytes())
+        if digest(record["text"]) != record["digest"]:
             raise ValueError("it is not what was written")
-        return json.loads(kept["text"])
+        return json.loads(record["text"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         return _drop_part(path, str(error))
 
 
 def _hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 over names, kinds, shapes and bytes."""
-    found = hashlib.sha256()
+    """Hash names, number formats, shapes and bytes with sha256."""
+    hasher = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
-        found.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        found.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))  # pyright: ignore[reportArgumentType]
-    return found.hexdigest()
+        hasher.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        hasher.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))  # pyright: ignore[reportArgumentType]
+    return hasher.hexdigest()
 
 
-def _drop_part(path: Path, why: str) -> None:
-    print_notice(f"{path} is damaged ({' '.join(why.split())}); dropped, and made again")
+def _drop_part(path: Path, reason: str) -> None:
+    """Delete a damaged file, with a notice that gives the reason."""
+    print_notice(f"{path} is damaged ({' '.join(reason.split())}); deleted and made again")
     path.unlink(missing_ok=True)

@@ -1,8 +1,9 @@
-"""A plug-in's code as a value: every source file that it imports from its own folder or distribution.
+"""Read a plug-in's code as a value: every source file that it imports of its own code.
 
-What is hashed is what runs. The files are read once, their hash enters every key, and the modules are made from
-those bytes under names of their own (`sa_bench_plugin_<hash>`), so that neither an edit, nor another plug-in's
-helper of the same name, nor what `sys.modules` holds can put other code under that hash.
+Its own code is what lies in its folder or distribution. What is hashed is what runs: the files are
+read once, their hash enters every key, and the modules are made from those bytes under names of
+their own (`sa_bench_plugin_<hash>`), so that neither an edit, nor another plug-in's helper of the
+same name, nor what `sys.modules` holds can put other code under that hash.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from sa_bench.core.errors import SaBenchError
 
 PREFIX = "sa_bench_plugin_"
 UNFOLLOWED = frozenset({"__import__", "import_module", "exec", "eval", "run_path", "run_module"})
-"""Calls by which code loads other code; with a name that is not written out, no reader can follow them."""
+"""Calls that load other code; if the name is not written out, it cannot be traced."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class SourceFile:
 
     @property
     def sha256(self) -> str:
-        """The hash of the bytes, 64 hex digits."""
+        """Hash of the bytes, 64 hex digits."""
         return hashlib.sha256(self.data).hexdigest()
 
 
@@ -48,21 +49,21 @@ class SourceFile:
 class Source:
     """All code of a plug-in that was read, by the dotted name it is imported under."""
 
-    module: str  # the plug-in's own, `mine` or `package.mine`
+    module: str  # the plug-in's own name, `mine` or `package.mine`
     root: Path  # the folder from which `module` is imported
     files: Mapping[str, SourceFile]
     unfollowed: tuple[str, ...] = ()  # "mine.py, line 12: import_module(...)"
     folders: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Of packages without __init__.py."""
+    """Folders of the packages without __init__.py, by dotted name."""
 
     @property
     def path(self) -> Path:
-        """The file of the plug-in itself."""
+        """File of the plug-in itself."""
         return self.files[self.module].path
 
     @property
     def sha256(self) -> str:
-        """The hash of the code: the file's own where it is one file, else over all names and hashes."""
+        """Hash of the code: that of its only file, or one over all names and hashes."""
         if len(self.files) == 1:
             return self.files[self.module].sha256
         lines = "".join(f"{name} {file.sha256}\n" for name, file in sorted(self.files.items()))
@@ -70,9 +71,9 @@ class Source:
 
     @property
     def package(self) -> str:
-        """The private package that its modules live in."""
-        place = hashlib.sha256(f"{self.root}\0{self.module}".encode()).hexdigest()[:8]
-        return f"{PREFIX}{place}_{self.sha256[:16]}"
+        """Private package that its modules are imported into."""
+        location = hashlib.sha256(f"{self.root}\0{self.module}".encode()).hexdigest()[:8]
+        return f"{PREFIX}{location}_{self.sha256[:16]}"
 
 
 def read(path: Path) -> Source:
@@ -88,15 +89,18 @@ def read(path: Path) -> Source:
         isinstance(node, ast.ImportFrom) and node.level
         for node in ast.walk(parse(_read_bytes(path), path))
     )
-    while (
-        relative and (root / "__init__.py").is_file()
-    ):  # `from . import x`: it is a part of that package
+    # With `from . import x` the file is part of the package around it.
+    while relative and (root / "__init__.py").is_file():
         root, module = root.parent, f"{root.name}.{module}"
     return _read(module, root, {})
 
 
 def read_installed(module: str, tops: Mapping[str, Path]) -> Source:
-    """Read the plug-in that is imported as `module`, and what it imports of `tops`, its distribution's own packages.
+    """Read the plug-in that is imported as `module`, and what it imports of its own distribution.
+
+    Args:
+        module: dotted name of the plug-in.
+        tops: the distribution's top-level packages, with the folder each is imported from.
 
     Raises:
         SaBenchError: there is no such module, or a file cannot be read as Python.
@@ -109,12 +113,13 @@ def read_installed(module: str, tops: Mapping[str, Path]) -> Source:
 
 
 def find_module_file(module: str, root: Path) -> Path | None:
-    """The file that `module` is imported from below `root`; None: there is none."""
+    """Find the file that `module` is imported from below `root`; None if there is none."""
     located = dict(_locate(module, root)).get(module)
     return located if located is not None and located.is_file() else None
 
 
 def _read(module: str, root: Path, tops: Mapping[str, Path]) -> Source:
+    """Read a module and, in turn, every module of the plug-in's own that it imports."""
     files: dict[str, SourceFile] = {}
     folders: dict[str, list[str]] = {}
     unfollowed: list[str] = []
@@ -122,19 +127,19 @@ def _read(module: str, root: Path, tops: Mapping[str, Path]) -> Source:
     while waiting:
         name = waiting.pop()
         top = name.partition(".")[0]
-        base = (
+        folder = (
             root
             if name == module or top == module.partition(".")[0]
             else _find_root(top, root, tops)
         )
-        for part, location in _locate(name, base) if base is not None else ():
+        for dotted, location in _locate(name, folder) if folder is not None else ():
             if location.is_dir():
-                folders.setdefault(part, [str(location)])
-            elif part not in files:
-                files[part] = _read_source_file(location)
-                wanted, lost = _find_imports(files[part], part)
-                waiting += wanted
-                unfollowed += lost
+                folders.setdefault(dotted, [str(location)])
+            elif dotted not in files:
+                files[dotted] = _read_source_file(location)
+                imported, untraced = _find_imports(files[dotted], dotted)
+                waiting += imported
+                unfollowed += untraced
     if module not in files:
         raise SaBenchError(f"there is no module {module} under {root}.")
     return Source(module, root, files, tuple(unfollowed), folders)
@@ -152,10 +157,10 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def parse(data: bytes, path: Path) -> ast.Module:
-    """The syntax tree of a plug-in's bytes; a byte order mark and a coding line are understood.
+    """Parse a plug-in's bytes; a byte order mark and a coding line are understood.
 
     Raises:
-        SaBenchError: they are no Python.
+        SaBenchError: they are not Python.
     """
     try:
         return ast.parse(data, str(path))
@@ -166,7 +171,11 @@ def parse(data: bytes, path: Path) -> ast.Module:
 
 
 def _find_imports(file: SourceFile, module: str) -> tuple[list[str], list[str]]:
-    """(dotted names that a module may import, calls whose target cannot be known)."""
+    """Find the imports of a module.
+
+    Returns:
+        The dotted names that it may import, and the calls whose target is unknown.
+    """
     if file.path.suffix != ".py":
         return [], []
     package = module if file.is_package else module.rpartition(".")[0]
@@ -192,15 +201,15 @@ def _find_imports(file: SourceFile, module: str) -> tuple[list[str], list[str]]:
                 continue
             first = node.args[0] if node.args else None
             if called in ("__import__", "import_module") and isinstance(first, ast.Constant):
-                text = str(first.value)
-                names.append(f"{package}{text}" if text.startswith(".") else text)
+                target = str(first.value)
+                names.append(f"{package}{target}" if target.startswith(".") else target)
             else:
                 unfollowed.append(f"{file.path.name}, line {node.lineno}: {called}(…)")
     return [name for name in names if name], unfollowed
 
 
 def _find_root(top: str, root: Path, tops: Mapping[str, Path]) -> Path | None:
-    """The folder that holds the package `top` if its source is the plug-in's own; None: a library's."""
+    """Find the folder of the package `top` if it is the plug-in's own code; None for a library."""
     if top == "sa_bench" or top in sys.stdlib_module_names:
         return None
     if top in tops:
@@ -212,11 +221,12 @@ def _find_root(top: str, root: Path, tops: Mapping[str, Path]) -> Path | None:
 
 @lru_cache(maxsize=1)
 def _list_libraries() -> frozenset[Path]:
+    """List the folders of installed libraries."""
     return frozenset(Path(path).resolve() for path in sysconfig.get_paths().values())
 
 
 def _is_library(folder: Path) -> bool:
-    """Whether installed packages lie in `folder`, which change with their versions alone."""
+    """Return whether `folder` holds installed packages, which change only with their versions."""
     return folder.resolve() in _list_libraries() or folder.name in (
         "site-packages",
         "dist-packages",
@@ -224,35 +234,43 @@ def _is_library(folder: Path) -> bool:
 
 
 def find_loose_root(top: str, anywhere: bool = False) -> Path | None:
-    """The folder from which Python would import `top`; None where that is the library's, unless `anywhere`.
+    """Find the folder from which Python would import `top`.
 
-    What lies in no library folder (a package installed for editing, a file beside the command) may change from one
-    run to the next without a new version, so that it is the plug-in's own.
+    Code outside the library folders (a package installed for editing, a file beside the command)
+    may change from one run to the next without a new version, so it counts as the plug-in's own.
+
+    Args:
+        top: name of a top-level package or module.
+        anywhere: accept a library folder too.
+
+    Returns:
+        The folder; None if there is none, or if it is a library folder and `anywhere` is False.
     """
     try:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError, AttributeError):
         return None
-    places = list(spec.submodule_search_locations or []) if spec else []
+    search_locations = list(spec.submodule_search_locations or []) if spec else []
     origin = spec.origin if spec and spec.origin not in (None, "built-in", "frozen") else None
-    if origin is None and not places:
+    if origin is None and not search_locations:
         return None
-    path = Path(origin or places[0])
-    folder = path.parent.parent if places and origin else path.parent
+    path = Path(origin or search_locations[0])
+    folder = path.parent.parent if search_locations and origin else path.parent
     return folder if anywhere or not _is_library(folder) else None
 
 
 def _locate(module: str, root: Path) -> Iterator[tuple[str, Path]]:
-    """Each package on the way to `module`, and itself: (dotted name, file, or folder of one without __init__.py).
+    """Yield each package on the way to `module`, and the module itself, with its file.
 
-    What is no module (the name of a value) ends the way.
+    For a package without __init__.py its folder is yielded. The walk ends at a name that is not a
+    module (the name of a value).
     """
     folder, dotted = root, ""
     for part in module.split("."):
         dotted = f"{dotted}.{part}" if dotted else part
-        options = [folder / part / "__init__.py", folder / f"{part}.py"]
-        options += [folder / f"{part}{suffix}" for suffix in EXTENSION_SUFFIXES]
-        file = next((path for path in options if path.is_file()), None)
+        candidates = [folder / part / "__init__.py", folder / f"{part}.py"]
+        candidates += [folder / f"{part}{suffix}" for suffix in EXTENSION_SUFFIXES]
+        file = next((path for path in candidates if path.is_file()), None)
         if file is None and not ((folder / part).is_dir() and any((folder / part).glob("*.py"))):
             return
         yield dotted, file or folder / part
@@ -262,13 +280,13 @@ def _locate(module: str, root: Path) -> Iterator[tuple[str, Path]]:
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Modules of plug-ins, made from the bytes that were hashed."""
+    """Importer of plug-ins' modules, which are made from the bytes that were hashed."""
 
     def __init__(self) -> None:
         self.sources: dict[str, Source] = {}
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """The module's place, if it is one of a plug-in."""
+        """Return the module's specification, if it is a plug-in's."""
         package, _, module = fullname.partition(".")
         source = self.sources.get(package)
         if source is None:
@@ -278,9 +296,7 @@ class _Finder(MetaPathFinder, Loader):
             loader = ExtensionFileLoader(fullname, str(file.path))
             return importlib.util.spec_from_file_location(fullname, str(file.path), loader=loader)
         if file is None and module and module not in source.folders:
-            if (
-                source.unfollowed
-            ):  # it is known to import what cannot be followed, and is never cached
+            if source.unfollowed:  # it may import what cannot be traced, and is never cached
                 return None
             raise ModuleNotFoundError(f"No module named {module!r}", name=module)
         is_package = file is None or file.is_package
@@ -289,16 +305,18 @@ class _Finder(MetaPathFinder, Loader):
         )
         spec.has_location = file is not None
         if is_package:
-            places = source.folders.get(module, [str(source.root)])
-            spec.submodule_search_locations = [str(file.path.parent)] if file else list(places)
+            search_locations = source.folders.get(module, [str(source.root)])
+            spec.submodule_search_locations = (
+                [str(file.path.parent)] if file else list(search_locations)
+            )
         return spec
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """The default one."""
+        """Leave the creation of the module to Python."""
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the bytes."""
+        """Run the bytes that were hashed."""
         package, _, name = module.__name__.partition(".")
         source = self.sources[package]
         if name in source.files:
@@ -308,19 +326,19 @@ class _Finder(MetaPathFinder, Loader):
 
 
 def _make_importer(source: Source) -> Any:
-    """`__import__` of a plug-in's modules: what is its own comes from its own package."""
-    own = {name.partition(".")[0] for name in (*source.files, *source.folders)}
+    """Make `__import__` for a plug-in's modules: its own code comes from its own package."""
+    own_packages = {name.partition(".")[0] for name in (*source.files, *source.folders)}
 
     def import_own(
         name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0
     ) -> ModuleType:
         top = name.partition(".")[0]
-        if level or top not in own:
+        if level or top not in own_packages:
             return builtins.__import__(name, globals, locals, fromlist, level)
-        leaf = builtins.__import__(
+        imported = builtins.__import__(
             f"{source.package}.{name}", globals, locals, fromlist or ("",), 0
         )
-        return leaf if fromlist else sys.modules[f"{source.package}.{top}"]
+        return imported if fromlist else sys.modules[f"{source.package}.{top}"]
 
     return import_own
 
@@ -329,7 +347,7 @@ _finder = _Finder()
 
 
 def load(source: Source) -> ModuleType:
-    """The plug-in's module, made from the bytes that were read; once for the same bytes.
+    """Import the plug-in's module from the bytes that were read; once for the same bytes.
 
     Raises:
         SaBenchError: it cannot be imported, or it tries to end the process.

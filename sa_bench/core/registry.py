@@ -1,8 +1,9 @@
-"""Names to components. Listing reads the files with `ast`; only what is used is imported.
+"""Find components by name. Listing reads the files with `ast`; only what is used is imported.
 
-Components come from three places: the rooms of this package, installed packages that declare an entry
-point of the group `sa_bench` (`"method.mine" = "my_package.mine"`), and files named by path. The latter two are
-plug-ins: their code is read by `sa_bench.core.plug_ins`, and its hash is part of every key and every result.
+Components come from three places: the folders of this package, installed packages that declare an
+entry point of the group `sa_bench` (`"method.mine" = "my_package.mine"`), and files named by path.
+The latter two are plug-ins: their code is read by `sa_bench.core.plug_ins`, and its hash is part of
+every key and every result.
 """
 
 from __future__ import annotations
@@ -27,63 +28,68 @@ ROOMS = {"method": "methods", "task": "tasks", "metric": "metrics"}
 
 @dataclass(frozen=True)
 class Entry:
-    """A component that can be asked for."""
+    """A component that can be used by name, or an installed plug-in that is broken."""
 
     kind: str
     name: str
     summary: str
     module: str
-    path: Path | None = None  # a plug-in's source; None: built in
+    path: Path | None = None  # a plug-in's source file; None for a built-in component
     by_path: bool = False  # named by path on the command line, not installed
-    standing: str = ""  # of a built-in method
+    standing: str = ""  # `Method.standing` of a method
     tops: Mapping[str, Path] = field(default_factory=dict)
-    """An installed plug-in's packages, with their folders."""
-    broken: str = ""  # why it cannot be used; "": it can
+    """Top-level packages of an installed plug-in, with the folder that each is imported from."""
+    broken: str = ""  # why it cannot be used; "" if it can
 
 
 @dataclass
 class PlugIns:
-    """The plug-ins of this process and their code as it was read; sent to its workers, which run the same."""
+    """The plug-ins of this process and their code as it was read; its workers run the same."""
 
     by_path: dict[tuple[str, str], Entry] = field(default_factory=dict)
     sources: dict[tuple[str, str], plug_ins.Source] = field(default_factory=dict)
     command: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
-    """Keys what cannot be kept for others."""
+    """Random id of this command: part of the key of artifacts that no other command may reuse."""
 
 
 _known = PlugIns()
 
 
 def component_folder(kind: str) -> Path:
-    """The folder of a kind: inside the installed package, or beside it in a checkout."""
+    """Return the folder of a kind: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).parents[1]
     inside = package / ROOMS[kind]
     return inside if inside.is_dir() else package.parent / ROOMS[kind]
 
 
 def list_entries(kind: str) -> list[Entry]:
-    """All components of a kind that can be used, by name; reads files, imports nothing."""
+    """List all usable components of a kind, sorted by name; files are read, nothing is imported."""
     by_name = {e.name: e for e in (*_list_installed(kind), *_list_built_in(kind)) if not e.broken}
     by_name |= {e.name: e for e in _known.by_path.values() if e.kind == kind}
     return sorted(by_name.values(), key=lambda e: e.name)
 
 
 def list_broken(kind: str) -> list[Entry]:
-    """Installed plug-ins of a kind that cannot be used, each with the reason."""
+    """List the installed plug-ins of a kind that cannot be used, each with the reason."""
     return [e for e in _list_installed(kind) if e.broken]
 
 
 @lru_cache(maxsize=8)
 def _list_built_in(kind: str) -> tuple[Entry, ...]:
+    """List the components of a kind that this package brings."""
     files = sorted(component_folder(kind).glob("[a-z]*.py"))
     return tuple(e for p in files for e in _read(kind, p, f"sa_bench.{ROOMS[kind]}.{p.stem}"))
 
 
 @lru_cache(maxsize=8)
 def _list_installed(kind: str) -> tuple[Entry, ...]:
-    """What installed packages declare; a name that is taken or a file that cannot be read is broken, and only that."""
+    """List the components of a kind that installed packages declare.
+
+    One whose name is taken or whose file cannot be read is marked as broken; the others stay
+    usable.
+    """
     taken = {entry.name: "sa_bench itself" for entry in _list_built_in(kind)}
-    out = []
+    entries = []
     for point in sorted(metadata.entry_points(group="sa_bench"), key=lambda p: (p.name, p.value)):
         point_kind, _, name = point.name.partition(".")
         if point_kind != kind or point.dist is None:
@@ -93,13 +99,16 @@ def _list_installed(kind: str) -> tuple[Entry, ...]:
             reason = entry.broken or (
                 f"{taken[entry.name]} has one of this name" if entry.name in taken else ""
             )
-            out.append(replace(entry, broken=f"{reason} (package {owner})" if reason else ""))
+            entries.append(replace(entry, broken=f"{reason} (package {owner})" if reason else ""))
             taken.setdefault(entry.name, f"the package {owner}")
-    return tuple(out)
+    return tuple(entries)
 
 
 def _read_declared(kind: str, name: str, module: str, dist: metadata.Distribution) -> list[Entry]:
-    """The components behind an entry point: the tasks of its file or, of other kinds, the one that it names."""
+    """Read the components behind an entry point.
+
+    These are all tasks of its file or, for the other kinds, the one that it names.
+    """
     tops = _list_packages(dist)
     top = module.partition(".")[0]
     try:
@@ -107,21 +116,19 @@ def _read_declared(kind: str, name: str, module: str, dist: metadata.Distributio
         path = plug_ins.find_module_file(module, root) if root else None
         if path is None:
             raise SaBenchError(f"there is no module {module}")
-        read = _read(kind, path, module)
+        declared = _read(kind, path, module)
     except SaBenchError as error:
         return [Entry(kind, name, f"({module})", module, tops=tops, broken=str(error).rstrip("."))]
     if kind != "task":
-        read = [entry for entry in read if entry.name == name] or [
-            replace(entry, name=name) for entry in read[:1]
+        declared = [entry for entry in declared if entry.name == name] or [
+            replace(entry, name=name) for entry in declared[:1]
         ]
-    named = read
-    return [
-        replace(entry, path=path, tops=tops) for entry in named or [Entry(kind, name, "", module)]
-    ]
+    entries = declared or [Entry(kind, name, "", module)]
+    return [replace(entry, path=path, tops=tops) for entry in entries]
 
 
 def _list_packages(dist: metadata.Distribution) -> dict[str, Path]:
-    """The packages and modules that a distribution installed, with the folders from which they are imported."""
+    """List the packages and modules of a distribution, with the folder each is imported from."""
     tops: dict[str, Path] = {}
     for file in dist.files or ():
         if file.suffix == ".py" and not file.parts[0].startswith(("__editable__", "..")):
@@ -130,14 +137,15 @@ def _list_packages(dist: metadata.Distribution) -> dict[str, Path]:
 
 
 def _read(kind: str, path: Path, module: str) -> list[Entry]:
+    """Read the components that a file defines from its syntax tree."""
     tree = _parse_file(path)
     if kind == "task":
         return [Entry(kind, name, title, module) for name, title in _read_task_titles(tree).items()]
-    several = _read_methods(tree) if kind == "method" else _read_metrics(tree)
-    if several:
+    named_components = _read_methods(tree) if kind == "method" else _read_metrics(tree)
+    if named_components:
         return [
             Entry(kind, name, summary, module, standing=standing)
-            for name, summary, standing in several
+            for name, summary, standing in named_components
         ]
     name = path.parent.name if path.name == "__init__.py" else path.stem
     summary = (ast.get_docstring(tree) or "").partition("\n")[0].removeprefix(f"`{name}`: ")
@@ -149,7 +157,7 @@ def _read(kind: str, path: Path, module: str) -> list[Entry]:
 
 
 def _read_methods(tree: ast.Module) -> list[tuple[str, str, str]]:
-    """Read (name, first line of the docstring, standing) of every class with a `name` of its own, without running it."""
+    """Read (name, docstring's first line, standing) of every class with a `name` of its own."""
     methods = []
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and (name := _read_constant(node, "name")):
@@ -160,7 +168,7 @@ def _read_methods(tree: ast.Module) -> list[tuple[str, str, str]]:
 
 
 def _read_metrics(tree: ast.Module) -> list[tuple[str, str, str]]:
-    """Read (name, title, "") of every metric of a file that has several; [] of any other file."""
+    """Read (name, title, "") of every metric in a file with several; [] for any other file."""
     metrics = []
     for node in tree.body:
         calls = [d for d in getattr(node, "decorator_list", []) if isinstance(d, ast.Call)]
@@ -188,7 +196,7 @@ def _parse_file(path: Path) -> ast.Module:
 
 
 def _read_standing(tree: ast.AST) -> str:
-    """Read what a class declares as its `standing`, without running it; a method where it says nothing."""
+    """Read the `standing` that a class declares, without running it; a method's default if none."""
     return _read_constant(tree, "standing") or Method.standing
 
 
@@ -205,126 +213,142 @@ def _read_constant(tree: ast.AST, name: str) -> str:
 
 
 def _read_task_titles(tree: ast.Module) -> dict[str, str]:
-    """Name to title of every `Task(name=..., title=...)` and `replace(task, name=..., ...)`."""
-    found = {}
+    """Read name and title of every `Task(name=..., title=...)` and `replace(task, name=...)`."""
+    titles = {}
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     for call in calls:
         if isinstance(call.func, ast.Name) and call.func.id in ("Task", "replace"):
-            plain = {
-                k.arg: k.value.value for k in call.keywords if isinstance(k.value, ast.Constant)
+            constants = {
+                keyword.arg: keyword.value.value
+                for keyword in call.keywords
+                if isinstance(keyword.value, ast.Constant)
             }
-            if plain.get("name"):  # a template has none
-                found[str(plain["name"])] = str(plain.get("title", ""))
-    return found
+            if constants.get("name"):  # a template has no name
+                titles[str(constants["name"])] = str(constants.get("title", ""))
+    return titles
 
 
 def register(kind: str, reference: str) -> list[str]:
-    """The names that `reference` stands for: itself, or what the file (or package's folder) at that path defines.
+    """Register what `reference` names: a component, or the file or package folder of a plug-in.
 
-    A plug-in's code is read now: what is run later is what was read last.
+    A plug-in's code is read at once; what runs later is what was read last.
+
+    Returns:
+        The names of the components: `reference` itself, or those that the file at that path
+            defines.
 
     Raises:
-        SaBenchError: no such file, or it takes the name of a component that is here already.
+        SaBenchError: there is no such file, or it takes the name of an existing component.
     """
     if not is_path(reference):
         entry = _known.by_path.get((kind, reference))
         if entry is None:
             _known.sources.pop((kind, reference), None)
             return [reference]
-        reference = str(entry.path)  # named by path earlier in this process: read again
+        reference = str(entry.path)  # named by path earlier in this process: read it again
     path = Path(reference).expanduser().resolve()
     file = path / "__init__.py" if path.is_dir() else path
     if not file.is_file():
         raise SaBenchError(f"There is no file {reference}, so no {kind} can be read from it.")
-    read = _read(kind, file, file.stem)
-    if not read:
+    entries = _read(kind, file, file.stem)
+    if not entries:
         raise SaBenchError(f'{path} defines no {kind} (for a task: `Task(name="...")`).')
     source = plug_ins.read(path)
-    for entry in read:
-        here = next(
-            (e for e in (*_list_built_in(kind), *_list_installed(kind)) if e.name == entry.name),
+    for entry in entries:
+        namesake = next(
+            (
+                existing
+                for existing in (*_list_built_in(kind), *_list_installed(kind))
+                if existing.name == entry.name
+            ),
             None,
         )
-        if here is not None:
+        if namesake is not None:
             raise SaBenchError(
-                f"{path}: a {kind} called {entry.name} is here already; rename yours."
+                f"{path}: a {kind} called {entry.name} exists already; rename yours."
             )
         _known.by_path[kind, entry.name] = replace(entry, path=path, by_path=True)
         _known.sources[kind, entry.name] = source
-    return [entry.name for entry in read]
+    return [entry.name for entry in entries]
 
 
 def register_all(kind: str, references: Iterable[str]) -> list[str]:
-    """The names that several references stand for.
+    """Register several references, and return the names that they stand for.
 
     Raises:
-        SaBenchError: one is not there, or two files define components of one name.
+        SaBenchError: a file is missing, or two files define components of one name.
     """
     names: list[str] = []
-    owners: dict[str, Path | None] = {}
+    path_by_name: dict[str, Path | None] = {}
     for reference in references:
         for name in register(kind, reference):
             entry = _known.by_path.get((kind, name))
             path = entry.path if entry is not None else None
-            if owners.setdefault(name, path) != path:
+            if path_by_name.setdefault(name, path) != path:
                 raise SaBenchError(
-                    f"{owners[name]} and {path} are both a {kind} called {name}; rename one, or run them apart."
+                    f"{path_by_name[name]} and {path} are both a {kind} called {name}; rename one, or run them in "
+                    "separate commands."
                 )
             names.append(name)
     return names
 
 
 def reference(kind: str, name: str) -> str:
-    """How a command line names a component: by its path if it was given by path."""
+    """Return a component's name on the command line: its path if it was given by path."""
     entry = _known.by_path.get((kind, name))
     return str(entry.path) if entry is not None else name
 
 
 def is_path(reference: str) -> bool:
-    """Whether a reference names a file and not a component."""
+    """Return whether a reference names a file and not a component."""
     return reference.endswith(".py") or "/" in reference
 
 
 def require_trusted(references: Iterable[str], where: str) -> None:
-    """Refuse to run the code of files that another file names.
+    """Refuse to run the code of files that another file names, unless the user gave those files.
 
     Raises:
-        SaBenchError: one of `references` is a file that this process has not been given by its user.
+        SaBenchError: one of `references` is a file that the user did not give to this process.
     """
-    known = {e.path for e in _known.by_path.values()}
-    if files := [
+    trusted_paths = {e.path for e in _known.by_path.values()}
+    if untrusted := [
         name
         for name in references
-        if is_path(name) and Path(name).expanduser().resolve() not in known
+        if is_path(name) and Path(name).expanduser().resolve() not in trusted_paths
     ]:
         raise SaBenchError(
-            f"{where} names {files[0]}, whose code would be run. Look at it; if you trust it, add --trust."
+            f"{where} names {untrusted[0]}, whose code would be run. Look at it; if you trust it, add --trust."
         )
 
 
 def detect_kind(path: Path) -> str:
-    """What a plug-in file defines, by its source: task, metric or method."""
+    """Detect from the source of a plug-in file what it defines: task, metric or method."""
     tree = _parse_file(path / "__init__.py" if path.is_dir() else path)
     if _read_task_titles(tree):
         return "task"
     decorators = [
-        d for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) for d in n.decorator_list
+        decorator
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        for decorator in node.decorator_list
     ]
-    called = [
-        d.func.id for d in decorators if isinstance(d, ast.Call) and isinstance(d.func, ast.Name)
+    called_names = [
+        decorator.func.id
+        for decorator in decorators
+        if isinstance(decorator, ast.Call) and isinstance(decorator.func, ast.Name)
     ]
-    return "metric" if "metric" in called else "method"
+    return "metric" if "metric" in called_names else "method"
 
 
 def get_plug_ins() -> PlugIns:
-    """The plug-ins of this process, for its workers to `adopt`."""
+    """Return the plug-ins of this process, for its workers to `adopt`."""
     return _known
 
 
-def adopt(known: PlugIns) -> None:
-    """Take over the plug-ins of another process, code and all: what it read is what runs here."""
+def adopt(registered: PlugIns) -> None:
+    """Take over the plug-ins of another process with their code, so that both run the same."""
     global _known
-    _known = known
+    _known = registered
 
 
 def forget_plug_ins() -> None:
@@ -333,10 +357,10 @@ def forget_plug_ins() -> None:
 
 
 def find(kind: str, name: str) -> Entry:
-    """The entry of that name.
+    """Return the entry of that name.
 
     Raises:
-        SaBenchError: unknown (names the nearest), or an installed plug-in that is broken.
+        SaBenchError: the name is unknown (the message names the nearest), or the plug-in is broken.
     """
     by_name = {e.name: e for e in list_entries(kind)}
     if name not in by_name:
@@ -348,7 +372,7 @@ def find(kind: str, name: str) -> Entry:
 
 
 def _get_source(kind: str, name: str) -> plug_ins.Source | None:
-    """A plug-in's code, read once; None for a built-in component."""
+    """Read a plug-in's code once; None for a built-in component."""
     entry = find(kind, name)
     if entry.path is None:
         return None
@@ -358,29 +382,37 @@ def _get_source(kind: str, name: str) -> plug_ins.Source | None:
 
 
 def _read_now(entry: Entry) -> plug_ins.Source:
+    """Read a plug-in's code from disk."""
     if entry.by_path:
         return plug_ins.read(entry.path)  # type: ignore[arg-type]
     return plug_ins.read_installed(entry.module, entry.tops)
 
 
 def describe_source(kind: str, name: str) -> dict[str, Any] | None:
-    """A plug-in's file, the sha256 of its code, and of each of its files where they are several; None: built in.
+    """Describe a plug-in's code for a result.
 
-    `unfollowed` says which calls load code that no reader can follow, where there are any.
+    Returns:
+        Its file, the sha256 of its code, the sha256 of each of its files if there are several, and
+            as `unfollowed` the calls that load code which cannot be traced, if there are any. None
+            for a built-in component.
     """
     code = _get_source(kind, name)
     if code is None:
         return None
-    facts: dict[str, Any] = {"path": str(code.path), "sha256": code.sha256}
+    description: dict[str, Any] = {"path": str(code.path), "sha256": code.sha256}
     if len(code.files) > 1:
-        facts["files"] = {str(file.path): file.sha256 for _, file in sorted(code.files.items())}
-    return facts | ({"unfollowed": list(code.unfollowed)} if code.unfollowed else {})
+        description["files"] = {
+            str(file.path): file.sha256 for _, file in sorted(code.files.items())
+        }
+    return description | ({"unfollowed": list(code.unfollowed)} if code.unfollowed else {})
 
 
 def version_key(kind: str, name: str, declared: int) -> int | str:
-    """What a cache key holds: the declared version or, for a plug-in, the hash of its code.
+    """Return the version of a component that enters cache keys.
 
-    Code that loads what cannot be followed is keyed by the command as well: nothing of it is taken from the store.
+    It is the declared version and, for a plug-in, the hash of its code. If that code loads other
+    code that cannot be traced, the command's id is added, so that no other command reuses its
+    artifacts.
     """
     code = _get_source(kind, name)
     if code is None:
@@ -389,7 +421,11 @@ def version_key(kind: str, name: str, declared: int) -> int | str:
 
 
 def hash_plug_ins(components: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """The sha256 of the code of those components, (kind, name) each, that are plug-ins: `method mine` to its hash."""
+    """Hash the code of those components, (kind, name) each, that are plug-ins.
+
+    Returns:
+        sha256 by `kind name`, for example `method mine`.
+    """
     return {
         f"{kind} {name}": code.sha256
         for kind, name in components
@@ -398,7 +434,14 @@ def hash_plug_ins(components: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def describe_sources(code: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """What a result says of its plug-ins, under their hashes in `code`: `method mine` to what `source` gives."""
+    """Describe the plug-ins of a result.
+
+    Args:
+        code: sha256 by `kind name`, as `hash_plug_ins` gives it.
+
+    Returns:
+        What `describe_source` gives, with the hash from `code`, by `kind name`.
+    """
     return {
         component: {**(describe_source(*component.split(" ", 1)) or {}), "sha256": sha256}  # type: ignore[arg-type]
         for component, sha256 in code.items()
@@ -406,41 +449,42 @@ def describe_sources(code: Mapping[str, str]) -> dict[str, dict[str, Any]]:
 
 
 def require_unchanged(code: Mapping[str, str]) -> None:
-    """Check that plug-ins are still what they were when a run was resolved.
+    """Require that plug-ins are still what they were when a run was resolved.
 
     Args:
-        code: as `code_of` gave it then.
+        code: what `hash_plug_ins` returned then.
 
     Raises:
-        CellFailed: one was changed since, here or on disk.
+        CellFailed: one was changed since, in this process or on disk.
     """
     for component, sha256 in code.items():
         kind, _, name = component.partition(" ")
-        held, entry = _get_source(kind, name), find(kind, name)
+        source, entry = _get_source(kind, name), find(kind, name)
         try:
-            now = _read_now(entry).sha256 if entry.path is not None else ""
+            current_sha256 = _read_now(entry).sha256 if entry.path is not None else ""
         except SaBenchError:
-            now = ""
-        if held is None or held.sha256 != sha256 or now != sha256:
+            current_sha256 = ""
+        if source is None or source.sha256 != sha256 or current_sha256 != sha256:
             raise CellFailed(
                 f"{entry.path}, the {kind} {name}, was changed since this run was resolved; run the command again."
             )
 
 
 def plug_in_remarks(code: Mapping[str, str]) -> list[str]:
-    """What a result must say of its plug-ins: code that no reader can follow."""
+    """List the remarks that a result must make on its plug-ins: code that cannot be traced."""
     lines = []
     for component in code:
-        held = _get_source(*component.split(" ", 1))  # type: ignore[arg-type]
-        if held is not None and held.unfollowed:
+        source = _get_source(*component.split(" ", 1))  # type: ignore[arg-type]
+        if source is not None and source.unfollowed:
             lines.append(
-                f"code: {component} loads code that cannot be followed ({held.unfollowed[0]}); "
+                f"code: {component} loads code that cannot be followed ({source.unfollowed[0]}); "
                 "nothing of it is kept for other commands"
             )
     return lines
 
 
 def _load(kind: str, name: str) -> ModuleType:
+    """Import the module of a component."""
     code = _get_source(kind, name)
     return (
         plug_ins.load(code)
@@ -450,7 +494,7 @@ def _load(kind: str, name: str) -> ModuleType:
 
 
 def get_method(name: str) -> type[Any]:
-    """Get a method's dataclass: the class of its module with that `name`, else the one that has `forget`.
+    """Return a method's dataclass: the class with that `name`, else the one that has `forget`.
 
     A class that does not derive from Method is given its defaults.
 
@@ -459,23 +503,24 @@ def get_method(name: str) -> type[Any]:
     """
     module = _load("method", name)
     classes = [
-        v
-        for v in vars(module).values()
-        if isinstance(v, type)
-        and is_dataclass(v)
-        and v.__module__ == module.__name__
-        and hasattr(v, "forget")
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and is_dataclass(value)
+        and value.__module__ == module.__name__
+        and hasattr(value, "forget")
     ]
     named = [cls for cls in classes if vars(cls).get("name") == name] or classes
     if len(named) != 1:
         raise SaBenchError(
-            f"{module.__file__} must define one dataclass with `forget`, found {len(classes)}."
+            f"{module.__file__} must define one dataclass with `forget`; it defines {len(classes)}."
         )
-    return named[0] if issubclass(named[0], Method) else _with_defaults(named[0])
+    return named[0] if issubclass(named[0], Method) else _add_defaults(named[0])
 
 
 @lru_cache(maxsize=64)
-def _with_defaults(cls: type[Any]) -> type[Any]:
+def _add_defaults(cls: type[Any]) -> type[Any]:
+    """Derive a class from Method that has its defaults."""
     derived = type(
         cls.__name__, (cls, Method), {"__module__": cls.__module__, "__doc__": cls.__doc__}
     )
@@ -483,38 +528,39 @@ def _with_defaults(cls: type[Any]) -> type[Any]:
 
 
 def get_presets(name: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """What a method's fields are by (family, scale) where they are not its defaults.
+    """Return the fields of a method that differ from its defaults, by (family, scale).
 
-    An ablation (`ablates`) has the presets of the method that it takes a part from, of every field that both have, so
-    that the two cannot come apart; its own come on top.
+    An ablation (`ablates`) has the presets of the method that it removes a part from, for every
+    field that both have, so that the two cannot drift apart; its own presets come on top.
     """
-    cls, whole = get_method(name), get_method(name).ablates
-    own = {f.name for f in fields(cls)}
-    found = {
-        key: {field: value for field, value in values.items() if field in own}
-        for key, values in (get_presets(whole) if whole else {}).items()
+    cls, full_method = get_method(name), get_method(name).ablates
+    own_fields = {declared.name for declared in fields(cls)}
+    presets = {
+        key: {field: value for field, value in values.items() if field in own_fields}
+        for key, values in (get_presets(full_method) if full_method else {}).items()
     }
     for key, values in cls.presets.items():
-        found[key] = {**found.get(key, {}), **values}
-    return found
+        presets[key] = {**presets.get(key, {}), **values}
+    return presets
 
 
 def get_task(name: str) -> Task:
-    """A task by name."""
-    return _value(_load("task", name), Task, name)
+    """Load a task by name."""
+    return _pick_instance(_load("task", name), Task, name)
 
 
 def get_metric(name: str) -> Metric:
-    """A metric by name."""
-    return _value(_load("metric", name), Metric, name)
+    """Load a metric by name."""
+    return _pick_instance(_load("metric", name), Metric, name)
 
 
-def _value(module: ModuleType, kind: type[Any], name: str) -> Any:
-    values = [v for v in vars(module).values() if isinstance(v, kind)]
-    named = [v for v in values if v.name == name]
-    if not named:
-        names = ", ".join(v.name for v in values) or "nothing"
+def _pick_instance(module: ModuleType, kind: type[Any], name: str) -> Any:
+    """Pick the Task or Metric called `name` from a module."""
+    instances = [v for v in vars(module).values() if isinstance(v, kind)]
+    matching = [v for v in instances if v.name == name]
+    if not matching:
+        names = ", ".join(v.name for v in instances) or "nothing"
         raise SaBenchError(
-            f"{module.__file__} must define a {kind.__name__.lower()} called {name}, has {names}."
+            f"{module.__file__} must define a {kind.__name__.lower()} called {name}; it defines {names}."
         )
-    return named[0]
+    return matching[0]

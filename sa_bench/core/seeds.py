@@ -1,4 +1,4 @@
-"""Seeds that a person gives: one range and one type, wherever they come from."""
+"""Check seeds that a person gives: one range and one type, wherever they come from."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from sa_bench.core.errors import SaBenchError
 
 
 def check_seed(value: Any, where: str) -> int:
-    """A seed as an int: a whole number from 0 to 4,294,967,295, or its digits as text.
+    """Convert a seed to int: a whole number from 0 to 4,294,967,295, or its digits as text.
+
+    Args:
+        value: the seed as given.
+        where: the option or field it comes from, for the error message.
 
     Raises:
-        SaBenchError: it is none; says where it stood.
+        SaBenchError: it is not such a number.
     """
     try:
         number: Any = value
@@ -32,14 +36,14 @@ def check_seed(value: Any, where: str) -> int:
 
 
 def check_seeds(values: Any, where: str) -> list[int]:
-    """Several seeds, without repeats; a single one is taken as well.
+    """Convert several seeds, without repeats; a single one is accepted too.
 
     Raises:
-        SaBenchError: one is none, or there are none.
+        SaBenchError: one is not a seed, or the list is empty.
     """
-    several: Sequence[Any] = (
+    given_seeds: Sequence[Any] = (
         list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
     )
-    if not several:
+    if not given_seeds:
         raise SaBenchError(f"{where} is empty; give one or more seeds, e.g. 0,1,2.")
-    return list(dict.fromkeys(check_seed(value, where) for value in several))
+    return list(dict.fromkeys(check_seed(value, where) for value in given_seeds))

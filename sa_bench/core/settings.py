@@ -1,4 +1,4 @@
-"""The few places outside the command line that a user can set: folders, by environment variable."""
+"""Read the settings that come from environment variables: folders, and how images are computed."""
 
 from __future__ import annotations
 
@@ -11,31 +11,32 @@ from sa_bench.core.errors import MissingAsset, SaBenchError
 
 
 def expand_home(path: str | Path, name: str = "") -> Path:
-    """`path` with a leading `~` replaced by the user's home; `name` is where it was given.
+    """Replace a leading `~` of `path` by the user's home; `name` says where the path was given.
 
     Raises:
-        SaBenchError: nobody knows that home.
+        SaBenchError: the home folder is unknown.
     """
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise SaBenchError(
-            f"{name}{path}: no home folder is known here; write the whole path."
+            f"{name}{path}: this user's home folder is unknown; write the whole path."
         ) from error
 
 
-def _folder(variable: str) -> Path | None:
+def _read_folder(variable: str) -> Path | None:
+    """Read a folder from an environment variable; None if it is not set."""
     value = os.environ.get(variable)
     return expand_home(value, f"{variable}=") if value else None
 
 
 def store_folder() -> Path:
-    """SA_BENCH_STORE, or the platform's cache folder.
+    """Return SA_BENCH_STORE, or the platform's cache folder.
 
     Raises:
         SaBenchError: the user has no home folder, and SA_BENCH_STORE is not set.
     """
-    if (folder := _folder("SA_BENCH_STORE")) is not None:
+    if (folder := _read_folder("SA_BENCH_STORE")) is not None:
         return folder
     try:
         return platformdirs.user_cache_path("sa_bench")
@@ -46,40 +47,46 @@ def store_folder() -> Path:
 
 
 def data_folder() -> Path | None:
-    """SA_BENCH_DATA: a local folder with data sets, which wins over every download."""
-    return _folder("SA_BENCH_DATA")
+    """Return SA_BENCH_DATA, a local folder with data sets that is used before any download."""
+    return _read_folder("SA_BENCH_DATA")
 
 
 def weights_folder() -> Path | None:
-    """SA_BENCH_WEIGHTS: a local folder with weight files that are not shipped."""
-    return _folder("SA_BENCH_WEIGHTS")
+    """Return SA_BENCH_WEIGHTS, a local folder with weight files that are not shipped."""
+    return _read_folder("SA_BENCH_WEIGHTS")
 
 
 def require_folders() -> None:
-    """Check that every folder that the environment names is there, before any work.
+    """Require that every folder that the environment names exists, before any work starts.
 
     Raises:
-        MissingAsset: one is not.
+        MissingAsset: one does not.
     """
     for variable in ("SA_BENCH_DATA", "SA_BENCH_WEIGHTS", "SA_BENCH_MIRROR"):
-        folder = _folder(variable)
+        folder = _read_folder(variable)
         if folder is not None and not folder.is_dir():
-            state = "is a file" if folder.exists() else "is not there"
-            raise MissingAsset(f"{variable}={folder} {state}: name a folder that is, or unset it.")
+            state = "is a file" if folder.exists() else "does not exist"
+            raise MissingAsset(
+                f"{variable}={folder} {state}: name an existing folder, or unset it."
+            )
 
 
 def mirror_folder() -> Path | None:
-    """SA_BENCH_MIRROR: a folder from which `fetch` copies files by name, instead of the network."""
-    return _folder("SA_BENCH_MIRROR")
+    """Return SA_BENCH_MIRROR, a folder from which `fetch` copies files instead of downloading."""
+    return _read_folder("SA_BENCH_MIRROR")
 
 
 def images_at_once() -> int | None:
-    """SA_BENCH_IMAGES_AT_ONCE: how many images a diffusion model samples in one pass; None: as the family has it.
+    """Return SA_BENCH_IMAGES_AT_ONCE: how many images a diffusion model samples in one pass.
 
-    Fewer take less memory. Kernels round differently at another number, by at most one grey level: part of no key.
+    Fewer take less memory. Kernels round differently with another number, by at most one grey
+    level; the setting enters no key.
+
+    Returns:
+        The number; None leaves it to the model family.
 
     Raises:
-        SaBenchError: it is no whole number from 1 on.
+        SaBenchError: it is not a whole number from 1 on.
     """
     value = os.environ.get("SA_BENCH_IMAGES_AT_ONCE", "").strip()
     if value and (not value.isascii() or not value.isdecimal() or int(value) < 1):
@@ -90,13 +97,17 @@ def images_at_once() -> int | None:
 
 
 def gradient_checkpointing() -> bool:
-    """SA_BENCH_GRADIENT_CHECKPOINTING=1: diffusion networks keep few activations and make the others again.
+    """Return whether diffusion networks recompute activations (SA_BENCH_GRADIENT_CHECKPOINTING=1).
 
-    Training is then slower and takes far less memory; gradients are the same to rounding, so it is part of no key.
+    Training is then slower and takes far less memory; gradients are the same up to rounding, so the
+    setting enters no key.
     """
     return os.environ.get("SA_BENCH_GRADIENT_CHECKPOINTING", "") not in ("", "0")
 
 
 def compile_networks() -> bool:
-    """SA_BENCH_COMPILE=1: diffusion networks go through torch.compile (minutes once, a fifth to a half faster after)."""
+    """Return whether SA_BENCH_COMPILE=1 passes diffusion networks through torch.compile.
+
+    Compilation takes minutes once; afterwards the networks are a fifth to a half faster.
+    """
     return os.environ.get("SA_BENCH_COMPILE", "") not in ("", "0")

@@ -1,11 +1,12 @@
-"""Artifacts: content-addressed, atomic, locked, resumable.
+"""Store artifacts: content-addressed, atomic, locked, resumable.
 
-An artifact is a folder `<root>/<stage>/<key>/` with the files of one finished stage and `meta.json`.
-While it is made it is called `<key>.partial`, so a killed process leaves either a finished artifact
-or a partial one that the next run resumes; never a half one under the final name.
+An artifact is a folder `<root>/<stage>/<key>/` with the files of one finished stage and
+`meta.json`. While it is being made it is called `<key>.partial`, so a killed process leaves either
+a finished artifact or a partial one that the next run resumes; never half an artifact under the
+final name.
 
-The root holds `sa_bench-store.json` with the format's version. Whatever else lies there is somebody else's: it is
-neither listed nor deleted.
+The root holds `sa_bench-store.json` with the format's version. Other files in the root belong to
+somebody else: they are neither listed nor deleted.
 """
 
 from __future__ import annotations
@@ -66,25 +67,26 @@ STAGES = (
     "prompts",
     "bundles",
 )
-"""Every kind of artifact; nothing else is a store's."""
+"""Every kind of artifact; a store holds nothing else."""
 MARKER, FORMAT = "sa_bench-store.json", 1
-PARTS = ".parts"  # in a partial artifact: what the next attempt may go on from; everything else is made anew
+PARTS = ".parts"
+"""Folder in a partial artifact from which the next attempt goes on; the rest is made anew."""
 NAME = re.compile(r"([0-9a-f]{16})(\.partial)?")
-GONE = ".gone"  # the end of the name of what is being deleted
+GONE = ".gone"  # suffix of what is being deleted
 
 
 def digest(value: Any) -> str:
-    """A 16-hex-digit hash of plain values (dicts, lists, strings, numbers), independent of order."""
+    """Hash plain values (dicts, lists, strings, numbers) to 16 hex digits; key order is ignored."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
 
 
 def canonical(value: Any) -> str:
-    """The text that `digest` hashes."""
+    """Return the text that `digest` hashes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes, 64 hex digits."""
+    """Hash a file's bytes with sha256 to 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -95,49 +97,55 @@ class Artifact:
 
     path: Path
     key: str
-    content: str  # hash over names and bytes of all files
+    content: str  # hash of names and bytes of all files
     meta: Mapping[str, Any]
-    cached: bool  # True if it was there before this call
+    cached: bool  # True if it existed before this call
 
 
 class Store:
-    """A folder of artifacts. Any number of processes, and of a group's members, may share one."""
+    """A folder of artifacts. Any number of processes, and members of a group, may share it."""
 
     def __init__(self, root: Path) -> None:
-        """Use `root`, created on first write."""
+        """Use the folder `root`, which is created on the first write."""
         self.root = root
         self._verified: set[tuple[str, str]] = set()
         self._uses = uses.uses_of_store(root.absolute(), root.absolute() / MARKER)
 
     def path(self, stage: str, key: str) -> Path:
-        """Where the finished artifact lies or would lie."""
+        """Return where the finished artifact lies or would lie."""
         return self.root / stage / key
 
     def has(self, stage: str, key: str) -> bool:
-        """Whether the artifact is finished, is the one of this key, and holds what was written (looked at once)."""
+        """Return whether the artifact is finished, belongs to this key, and holds what was written.
+
+        A positive answer is remembered, so that the files are hashed once.
+        """
         if (stage, key) not in self._verified:
             path = self.path(stage, key)
             try:
                 meta = read_json(path / "meta.json")
-                right = _is_named(meta, stage, key) and meta["content"] == content_hash(path)
+                is_intact = _is_named(meta, stage, key) and meta["content"] == content_hash(path)
             except (OSError, ValueError, KeyError, TypeError):
                 return False
-            if not right:
+            if not is_intact:
                 return False
             self._verified.add((stage, key))
         return True
 
     def get(self, stage: str, key: str, cached: bool = True) -> Artifact:
-        """A finished artifact."""
+        """Read a finished artifact."""
         path = self.path(stage, key)
         meta = read_json(path / "meta.json")
         return Artifact(path, key, meta["content"], meta, cached)
 
-    def _used(self, stage: str, key: str, cached: bool = True) -> Artifact | None:
-        """A finished artifact, which nobody deletes as long as this process lives; None: it is not there."""
-        self._uses.note(
-            f"{stage}/{key}"
-        )  # before it is looked for, so that it cannot go in between
+    def _take(self, stage: str, key: str, cached: bool = True) -> Artifact | None:
+        """Read a finished artifact that nobody may delete while this process lives.
+
+        Returns:
+            The artifact; None if there is none.
+        """
+        # Note the use before looking for it, so that it cannot be deleted in between.
+        self._uses.note(f"{stage}/{key}")
         if not (self.path(stage, key) / "meta.json").is_file():
             self._verified.discard((stage, key))
         return self.get(stage, key, cached) if self.has(stage, key) else None
@@ -148,21 +156,21 @@ class Store:
         inputs: Mapping[str, Any],
         build: Callable[[Path], Mapping[str, Any] | None],
     ) -> Artifact:
-        """The artifact that `inputs` name; `build(folder)` makes it if it is not there.
+        """Return the artifact that `inputs` name; `build(folder)` makes it if it is missing.
 
-        `build` writes its files into the folder it is given and returns what `meta.json` should
-        record (costs, counts). What it puts into the folder's `PARTS` (see `sa_bench.core.parts`) is there again when it is
-        called after a kill, and is no part of the artifact. An artifact whose files were changed or lost since is
-        made anew.
+        `build` writes its files into the folder it gets and returns what `meta.json` should record
+        (costs, counts). What it puts into the folder's `PARTS` (see `sa_bench.core.parts`) is there
+        again when it is called after a kill, and is not part of the artifact. An artifact whose
+        files were changed or lost since is made anew.
         """
         if stage not in STAGES:
-            raise ValueError(f"{stage!r} is no stage of a store: add it to STAGES")
+            raise ValueError(f"{stage!r} is not a stage of a store: add it to STAGES")
         key = digest(inputs)
-        if (artifact := self._used(stage, key)) is not None:
+        if (artifact := self._take(stage, key)) is not None:
             return artifact
         self._open()
-        with self._locked(stage, key):
-            if (artifact := self._used(stage, key)) is not None:
+        with self._lock(stage, key):
+            if (artifact := self._take(stage, key)) is not None:
                 return artifact
             with disk_errors(self.root):
                 self._build(stage, key, inputs, build)
@@ -170,6 +178,7 @@ class Store:
         return self.get(stage, key, cached=False)
 
     def _build(self, stage: str, key: str, inputs: Mapping[str, Any], build: Callable) -> None:
+        """Build an artifact in its partial folder, write meta.json, and give it its final name."""
         final = self.path(stage, key)
         partial = final.with_name(f"{key}.partial")
         _delete(final)
@@ -180,9 +189,8 @@ class Store:
         meta = dict(build(partial) or {})
         _delete(partial / PARTS)
         meta |= {"stage": stage, "inputs": dict(inputs), "content": content_hash(partial)}
-        if (
-            digest(json.loads(json.dumps(meta["inputs"], default=str))) != key
-        ):  # of keys that are no texts
+        # JSON turns every key of a dict into text; the hash of other keys is recorded beside it.
+        if digest(json.loads(json.dumps(meta["inputs"], default=str))) != key:
             meta["named_by"] = canonical(inputs)
         for path in (partial, *partial.rglob("*")):
             share(path)
@@ -194,34 +202,39 @@ class Store:
         sync(final.parent)
 
     def drop(self, stage: str, key: str) -> None:
-        """Delete an artifact, finished or not, unless another process uses it; whoever needs it again makes it again."""
+        """Delete an artifact, finished or not, unless another process uses it."""
         path = self.path(stage, key)
         names = [name for name in (key, f"{key}.partial") if path.with_name(name).exists()]
         if not names:
             return
         self._open()
-        with self._locked(stage, key):
+        with self._lock(stage, key):
             for name in names:
                 self._remove(stage, name)
 
     def entries(self) -> list[tuple[str, str, int, bool]]:
-        """(stage, key, bytes, finished) of everything in the store; what comes and goes meanwhile does not disturb."""
+        """List (stage, key, bytes, finished) of every artifact in the store.
+
+        Artifacts that appear or vanish meanwhile do no harm.
+        """
         return [
-            (stage, key, _size(path), finished) for stage, key, finished, path in self._folders()
+            (stage, key, _count_bytes(path), finished)
+            for stage, key, finished, path in self._walk_artifacts()
         ]
 
     def metas(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """(stage, what its meta.json says) of everything finished; what cannot be read is left out."""
-        for stage, _, finished, path in self._folders():
+        """Yield (stage, content of meta.json) of every finished artifact; skip unreadable ones."""
+        for stage, _, finished, path in self._walk_artifacts():
             if finished:
                 with suppress(OSError, ValueError):
                     yield stage, json.loads((path / "meta.json").read_bytes())
 
-    def _folders(self) -> Iterator[tuple[str, str, bool, Path]]:
+    def _walk_artifacts(self) -> Iterator[tuple[str, str, bool, Path]]:
+        """Yield (stage, key, finished, folder) of every artifact."""
         if not self.is_marked():
             return
         for stage in sorted(STAGES):
-            for path in _listed(self.root / stage):
+            for path in _list_folder(self.root / stage):
                 match = NAME.fullmatch(path.name)
                 if match is None or path.is_symlink() or not path.is_dir():
                     continue
@@ -229,45 +242,51 @@ class Store:
                     yield stage, match[1], not match[2], path
 
     def gc(self, stages: tuple[str, ...] = ()) -> int:
-        """Delete partial artifacts, all of `stages`, and what killed processes left; returns the bytes freed.
+        """Delete partial artifacts, all artifacts of `stages`, and what killed processes left.
 
-        What another process is making or has taken is left alone, and so is everything that is not a store's.
+        What another process is making or uses stays, and so does everything that is not part of a
+        store.
+
+        Returns:
+            The number of bytes freed.
 
         Raises:
-            SaBenchError: the folder is no store.
+            SaBenchError: the folder is not a store.
         """
-        if not _listed(self.root):
+        if not _list_folder(self.root):
             return 0
         if not self.is_marked():
             raise SaBenchError(
-                f"{self.root} is no store of sa_bench (it holds no {MARKER}), so nothing is deleted. "
+                f"{self.root} is not a store of sa_bench (it holds no {MARKER}), so nothing is deleted. "
                 "Does SA_BENCH_STORE name the right folder?"
             )
         self._open()
         freed = 0
-        for stage, key, finished, path in list(self._folders()):
+        for stage, key, finished, path in list(self._walk_artifacts()):
             if finished and stage not in stages:
                 continue
-            size = _size(path)
-            with suppress(Busy), self._locked(stage, key, wait=False):
+            size = _count_bytes(path)
+            with suppress(Busy), self._lock(stage, key, wait=False):
                 freed += size if self._remove(stage, path.name) else 0
         for stage in STAGES:
-            for path in _listed(self.root / stage):
+            for path in _list_folder(self.root / stage):
                 if path.name.endswith(GONE) and NAME.fullmatch(path.name[1:17]):
                     _delete(path)
-        for path in _listed(self.root / "locks"):
+        for path in _list_folder(self.root / "locks"):
             stage, _, key = path.stem.rpartition("-")
             if path.suffix == ".lock" and stage in STAGES and NAME.fullmatch(key):
-                with (
-                    suppress(Busy),
-                    hold_lock(path, "gc", wait=False),
-                ):  # taken, it is removed when it is let go
+                # A lock's file is removed when the lock is released.
+                with suppress(Busy), hold_lock(path, "gc", wait=False):
                     pass
-        self._uses.others()  # sweeps those of the dead
+        self._uses.others()  # deletes the files of dead processes
         return freed
 
     def _remove(self, stage: str, name: str) -> bool:
-        """Delete `name` of a stage, whose lock is held, unless another process uses it; whether it is gone."""
+        """Delete the artifact `name`, whose lock is held, unless another process uses it.
+
+        Returns:
+            Whether it was deleted.
+        """
         path = self.root / stage / name
         aside = path.with_name(f".{name[:16]}.{uuid.uuid4().hex}{GONE}")
         with disk_errors(self.root), self._uses.judged():
@@ -280,15 +299,16 @@ class Store:
         return True
 
     @contextmanager
-    def _locked(self, stage: str, key: str, wait: bool = True) -> Iterator[None]:
+    def _lock(self, stage: str, key: str, wait: bool = True) -> Iterator[None]:
+        """Hold the lock of one artifact within the block."""
         with hold_lock(self.root / "locks" / f"{stage}-{key}.lock", f"{stage}/{key}", wait):
             yield
 
     def is_marked(self) -> bool:
-        """Whether the folder is a store: marked as one, or made before stores were marked.
+        """Return whether the folder is a store: marked as one, or made before stores were marked.
 
         Raises:
-            SaBenchError: it is a later version's.
+            SaBenchError: a later version of sa_bench made it.
         """
         try:
             marker = json.loads((self.root / MARKER).read_bytes())
@@ -300,21 +320,21 @@ class Store:
             return True
         except FileNotFoundError:
             return any(
-                _is_old(path, stage) for stage in STAGES for path in _listed(self.root / stage)
+                _is_old(path, stage) for stage in STAGES for path in _list_folder(self.root / stage)
             )
         except (OSError, ValueError, KeyError, TypeError):
-            return True  # a marker that cannot be read is a marker
+            return True  # an unreadable marker is a marker too
 
     def _open(self) -> None:
-        """Make the folder and mark it as a store, if it is not yet."""
+        """Create the folder and mark it as a store, if it is not marked yet."""
         if not (self.root / MARKER).is_file():
-            facts = {"format": FORMAT, "made_by": f"sa_bench {__version__}"}
-            write_atomic(self.root / MARKER, json.dumps(facts).encode() + b"\n")
+            marker = {"format": FORMAT, "made_by": f"sa_bench {__version__}"}
+            write_atomic(self.root / MARKER, json.dumps(marker).encode() + b"\n")
         self.is_marked()
 
 
 def _is_old(path: Path, stage: str) -> bool:
-    """Whether `path` is an artifact as stores held it before they were marked."""
+    """Return whether `path` is an artifact of a store from before stores were marked."""
     if not NAME.fullmatch(path.name):
         return False
     try:
@@ -322,12 +342,12 @@ def _is_old(path: Path, stage: str) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         return path.name.endswith(".partial") and any(
             file.name == f"{stage}-{path.stem}.lock"
-            for file in _listed(path.parent.parent / "locks")
+            for file in _list_folder(path.parent.parent / "locks")
         )
 
 
 def _is_named(meta: Mapping[str, Any], stage: str, key: str) -> bool:
-    """Whether `key` is the name of what `meta` says it is; of one that says nothing of its inputs it is believed."""
+    """Return whether `key` is the hash of the inputs in `meta`; True if `meta` has no inputs."""
     if meta.get("stage", stage) != stage or "inputs" not in meta:
         return "inputs" not in meta and meta.get("stage", stage) == stage
     if "named_by" in meta:
@@ -335,25 +355,26 @@ def _is_named(meta: Mapping[str, Any], stage: str, key: str) -> bool:
     return digest(meta["inputs"]) == key
 
 
-def _listed(folder: Path) -> list[Path]:
-    """What lies in a folder, sorted; nothing if it is none, or not to be read."""
+def _list_folder(folder: Path) -> list[Path]:
+    """List a folder's content, sorted; [] if it is not a folder or cannot be read."""
     try:
         return sorted(folder.iterdir())
     except OSError:
         return []
 
 
-def _size(folder: Path) -> int:
-    """Bytes of all files that are still there."""
+def _count_bytes(folder: Path) -> int:
+    """Sum the bytes of all files below a folder that still exist."""
     total = 0
-    for above, _, names in os.walk(folder):
+    for parent, _, names in os.walk(folder):
         for name in names:
             with suppress(OSError):
-                total += os.stat(Path(above) / name).st_size  # noqa: PTH116
+                total += os.stat(Path(parent) / name).st_size  # noqa: PTH116
     return total
 
 
 def _delete(path: Path) -> None:
+    """Delete a file, a link or a whole folder; a folder's errors are ignored."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -361,15 +382,15 @@ def _delete(path: Path) -> None:
 
 
 def content_hash(path: Path) -> str:
-    """A hash of a file's bytes, or over names and bytes of a folder's files.
+    """Hash a file's bytes, or names and bytes of a folder's files.
 
-    Hidden files (a file manager's, a killed write's) and `meta.json` do not count.
+    Hidden files (a file manager's, a killed write's) and `meta.json` are left out.
     """
     if path.is_file():
         return file_digest(path)
     files = sorted(
-        f
-        for f in path.rglob("*")
-        if f.is_file() and f.name != "meta.json" and not f.name.startswith(".")
+        file
+        for file in path.rglob("*")
+        if file.is_file() and file.name != "meta.json" and not file.name.startswith(".")
     )
-    return digest([(f.relative_to(path).as_posix(), file_digest(f)) for f in files])
+    return digest([(file.relative_to(path).as_posix(), file_digest(file)) for file in files])

@@ -1,1 +1,1 @@
-"""Data sets: real images in, tensors on a known scale out."""
+"""Load data from outside: images, prompts, and files that must be fetched."""

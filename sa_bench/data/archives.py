@@ -1,8 +1,9 @@
-"""Published archives, read without unpacking them, and pickles read without running them.
+"""Read published archives without unpacking them, and pickles without running them.
 
-An archive is looked for in the folder SA_BENCH_DATA (as the archive or extracted), then in the store, then
-fetched. What is fetched or kept must be the published one. A local one may differ (a smaller extract, a
-corrected copy): then its content hash is that of its files, and it is marked as not published.
+An archive is looked for in the folder SA_BENCH_DATA (as the archive or extracted), then in the
+store, then it is downloaded. What is downloaded or stored must be the published one. A local one
+may differ (a smaller extract, a corrected copy): then its content hash is that of its files, and it
+is marked as not published.
 """
 
 from __future__ import annotations
@@ -25,19 +26,17 @@ from sa_bench.core.errors import CellFailed, MissingAsset, SaBenchError
 from sa_bench.core.locks import hold_lock
 from sa_bench.core.store import digest, disk_errors
 
-TIMEOUT = 4.0  # seconds a server may keep silent
-LARGEST = 2**30  # bytes of a member; the largest that is read, STL10's test_X.bin, has 221 MB
+TIMEOUT = 4.0  # most seconds of a server's silence
+LARGEST = 2**30  # most bytes of a member; the largest one, STL10's test_X.bin, has 221 MB
 
 Arrays = dict[str, np.ndarray]
 Parse = Callable[[Mapping[str, bytes]], Arrays]
 
 
 class Contents(NamedTuple):
-    """A data set as it was found."""
+    """The arrays of a data set, and what they are."""
 
-    arrays: (
-        Arrays  # `train_images` uint8 (N, H, W, C), `train_labels` uint8 (N,), `test_*` likewise
-    )
+    arrays: Arrays  # `train_images` uint8 (N, H, W, C), `train_labels` uint8 (N,), also `test_*`
     content: str  # a hash that is part of every key and fingerprint
     published: bool
 
@@ -50,75 +49,86 @@ class Archive:
     size: str
     url: str
     md5: str  # of the archive
-    folder: str  # the one folder in it
-    members: Mapping[str, str]  # name in `folder` -> md5
-    recipe: str  # what `parse` does; named in the content hash
+    folder: str  # the only folder in the archive
+    members: Mapping[str, str]  # md5 by name in `folder`
+    recipe: str  # what `parse` does, in words; part of the content hash
 
     @property
     def file(self) -> str:
-        """The archive's file name."""
+        """File name of the archive."""
         return self.url.rpartition("/")[2]
 
     @property
     def content(self) -> str:
-        """The content hash of the published archive, known without reading it."""
+        """Content hash of the published archive, known without reading it."""
         return digest({"title": self.title, "members": dict(self.members), "recipe": self.recipe})
 
     def local(self, folder: Path | None) -> Path | None:
-        """The extracted folder or else the archive in the folder SA_BENCH_DATA; None if neither is there.
+        """Find the extracted folder, or else the archive, in the folder SA_BENCH_DATA.
+
+        Returns:
+            Its path; None if neither is there.
 
         Raises:
-            MissingAsset: `folder` is given and is no folder.
+            MissingAsset: `folder` is not None and not a folder.
         """
         if folder is None:
             return None
         if not folder.is_dir():
             raise MissingAsset(
-                f"SA_BENCH_DATA={folder} is no folder; put {self.file} into one or unset SA_BENCH_DATA."
+                f"SA_BENCH_DATA={folder} is not a folder; put {self.file} into one or unset SA_BENCH_DATA."
             )
-        inside = [path for path in (folder / self.folder, folder / self.file) if path.exists()]
-        return inside[0] if inside else folder if folder.name == self.folder else None
+        for path in (folder / self.folder, folder / self.file):
+            if path.exists():
+                return path
+        return folder if folder.name == self.folder else None
 
     def load(self, cache: Path, local: Path | None, parse: Parse) -> Contents:
-        """What `parse` makes of the members, from `local` (SA_BENCH_DATA), `cache` or the network.
+        """Load the arrays that `parse` makes of the members.
+
+        Args:
+            cache: folder where the archive is stored.
+            local: the folder SA_BENCH_DATA, which is searched first; None if it is not set.
+            parse: function that makes the arrays of the members' bytes.
 
         Raises:
-            MissingAsset: it is nowhere and cannot be fetched; says what was tried and what to do.
-            SaBenchError: the local one is damaged; names the file and what is wrong.
+            MissingAsset: it is nowhere and cannot be downloaded; the message says what was tried
+                and what to do.
+            SaBenchError: the local one is damaged; the message names the file and what is wrong.
         """
-        found = self.local(local)
-        if found is not None:
+        local_path = self.local(local)
+        if local_path is not None:
             try:
-                return self._read(found, parse)
+                return self._read(local_path, parse)
             except SaBenchError as error:
                 raise SaBenchError(
                     f"{error} Get {self.file} ({self.size}) from {self.url}, or take it out of SA_BENCH_DATA."
                 ) from error
-        kept, tried = cache / self.file, []
-        if kept.exists():
+        stored_file, attempts = cache / self.file, []
+        if stored_file.exists():
             try:
-                contents = self._read(kept, parse)
+                contents = self._read(stored_file, parse)
                 if contents.published:
                     return contents
-                tried.append(f"{kept} is not the published archive")
-            except SaBenchError as error:  # fetched again below, which replaces it
-                tried.append(str(error).rstrip("."))
+                attempts.append(f"{stored_file} is not the published archive")
+            except SaBenchError as error:  # downloaded again below, which replaces it
+                attempts.append(str(error).rstrip("."))
         try:
-            self._fetch(kept)
-            return self._read(kept, parse)
-        except CellFailed:  # the disk, which no other source would mend
+            self._fetch(stored_file)
+            return self._read(stored_file, parse)
+        except CellFailed:  # a disk's failure, which no other source would mend
             raise
         except (SaBenchError, OSError, HTTPException) as error:
-            tried.append(f"{self.url}: {describe_error(error)}")
+            attempts.append(f"{self.url}: {describe_error(error)}")
         raise MissingAsset(
-            f"{self.title} cannot be had ({'; '.join(tried)}). Put {self.file} ({self.size}) into a folder "
+            f"{self.title} is not available ({'; '.join(attempts)}). Put {self.file} ({self.size}) into a folder "
             "and set SA_BENCH_DATA to it, or go online once."
         )
 
     def _read(self, path: Path, parse: Parse) -> Contents:
-        """Errors name `path`."""
+        """Read the archive or extracted folder at `path`; errors name `path`."""
         try:
-            members = self._from_folder(path) if path.is_dir() else self._from_tar(path)
+            members = self._read_folder(path) if path.is_dir() else self._read_tar(path)
             arrays = parse(members)
         except SaBenchError as error:
             raise SaBenchError(f"{path}: {error}") from error
@@ -130,62 +140,72 @@ class Archive:
         content = digest({"title": self.title, "sha256": hashes, "recipe": self.recipe})
         return Contents(arrays, content, published=False)
 
-    def _from_folder(self, path: Path) -> dict[str, bytes]:
-        if absent := [name for name in self.members if not (path / name).is_file()]:
-            raise SaBenchError(f"it holds no {', no '.join(absent)}.")
+    def _read_folder(self, path: Path) -> dict[str, bytes]:
+        """Read the members from an extracted folder."""
+        if missing_files := [name for name in self.members if not (path / name).is_file()]:
+            raise SaBenchError(f"it holds no {', no '.join(missing_files)}.")
         for name in self.members:
             _require_size(name, (path / name).stat().st_size)
         return {name: (path / name).read_bytes() for name in self.members}
 
-    def _from_tar(self, path: Path) -> dict[str, bytes]:
-        """The members in one pass that ends with the last of them; nothing is written to disk."""
+    def _read_tar(self, path: Path) -> dict[str, bytes]:
+        """Read the members in one pass, up to the last of them; nothing is written to disk."""
         with path.open("rb") as file:
             start = file.read(12)
         if start[:2] != b"\x1f\x8b":
-            kind = "it is empty" if not start else f"it is no gzip file (it starts with {start!r})"
-            raise SaBenchError(f"{kind}.")
-        found: dict[str, bytes] = {}
+            problem = (
+                "it is empty" if not start else f"it is not a gzip file (it starts with {start!r})"
+            )
+            raise SaBenchError(f"{problem}.")
+        contents: dict[str, bytes] = {}
         try:
             with tarfile.open(path, "r:gz") as tar:
                 for member in tar:
                     name = PurePosixPath(member.name)
                     if name.is_absolute() or ".." in name.parts:
                         raise SaBenchError(
-                            f"it holds {member.name!r}, a path that leads out of it."
+                            f"it holds {member.name!r}, a path that leads out of the archive."
                         )
-                    wanted = name.name in self.members and name.parts == (self.folder, name.name)
-                    if wanted and member.isfile() and (file := tar.extractfile(member)):
+                    is_member = name.name in self.members and name.parts == (self.folder, name.name)
+                    if is_member and member.isfile() and (file := tar.extractfile(member)):
                         _require_size(member.name, member.size)
-                        found[name.name] = file.read()
-                    if len(found) == len(self.members):
+                        contents[name.name] = file.read()
+                    if len(contents) == len(self.members):
                         break
         except SaBenchError:
             raise
-        except Exception as error:  # tarfile, gzip, zlib and the allocator all have their own
+        except Exception as error:
+            # tarfile, gzip, zlib and the allocator raise errors of their own.
             raise SaBenchError(f"it is damaged or cut short ({describe_error(error)}).") from error
-        if absent := [f"{self.folder}/{name}" for name in self.members if name not in found]:
-            raise SaBenchError(f"it holds no {', no '.join(absent)}.")
-        return found
+        if missing_files := [
+            f"{self.folder}/{name}" for name in self.members if name not in contents
+        ]:
+            raise SaBenchError(f"it holds no {', no '.join(missing_files)}.")
+        return contents
 
-    def _fetch(self, to: Path) -> None:
-        """Download to a hidden name, compare the checksum, rename. One process at a time.
+    def _fetch(self, target: Path) -> None:
+        """Download to a hidden name, compare the checksum, rename; one process at a time.
 
         Raises:
             SaBenchError: what came is not the published archive.
             OSError: the server cannot be reached.
         """
-        part, md5, before = to.with_name(f".{to.name}.part"), _md5(), _file_stamp(to)
-        with disk_errors(to.parent):
-            to.parent.mkdir(parents=True, exist_ok=True)
-            with hold_lock(to.with_name(f".{to.name}.lock"), self.title):
-                if _file_stamp(to) != before:  # another process was quicker
+        partial_file, md5, stamp_before = (
+            target.with_name(f".{target.name}.part"),
+            _md5(),
+            _read_stamp(target),
+        )
+        with disk_errors(target.parent):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with hold_lock(target.with_name(f".{target.name}.lock"), self.title):
+                if _read_stamp(target) != stamp_before:  # another process was quicker
                     return
                 if sys.stderr.isatty():
                     print(f"Fetching {self.title} ({self.size}) from {self.url}", file=sys.stderr)
                 try:
                     with (
                         urllib.request.urlopen(self.url, timeout=TIMEOUT) as answer,
-                        part.open("wb") as file,
+                        partial_file.open("wb") as file,
                     ):
                         while block := answer.read(2**20):
                             md5.update(block)
@@ -194,41 +214,46 @@ class Archive:
                         os.fsync(file.fileno())
                     if md5.hexdigest() != self.md5:
                         raise SaBenchError(
-                            f"{self.url}: what came is not the archive (md5 {md5.hexdigest()})"
+                            f"{self.url} sent another file than the published archive (md5 {md5.hexdigest()})"
                         )
-                    part.replace(to)
+                    partial_file.replace(target)
                 finally:
-                    part.unlink(missing_ok=True)
+                    partial_file.unlink(missing_ok=True)
 
 
-def _file_stamp(path: Path) -> tuple[int, int] | None:
-    return ((found := path.stat()).st_ino, found.st_mtime_ns) if path.exists() else None
+def _read_stamp(path: Path) -> tuple[int, int] | None:
+    """Return a file's inode and time of change; None if there is no file."""
+    if not path.exists():
+        return None
+    stat = path.stat()
+    return stat.st_ino, stat.st_mtime_ns
 
 
 def _md5(raw: bytes = b"") -> Any:
-    return hashlib.md5(raw, usedforsecurity=False)  # as published; it tells damage, not malice
+    return hashlib.md5(raw, usedforsecurity=False)  # as published; it detects damage, not malice
 
 
 def _require_size(name: str, size: int) -> None:
+    """Reject a member that is larger than `LARGEST`."""
     if not 0 <= size <= LARGEST:
         raise SaBenchError(f"{name} has {size:,} bytes, which cannot be right.")
 
 
 def describe_error(error: Exception) -> str:
-    """The first line of the error's message, or its type."""
+    """Return the first line of the error's message, or its type if it has none."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 class ArraysOnly(pickle.Unpickler):
-    """Unpickles plain containers of numpy arrays and nothing else: no other global is ever imported."""
+    """Unpickler for plain containers of numpy arrays; it imports no other global."""
 
     ALLOWED = frozenset({"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"})
 
     def find_class(self, module: str, name: str) -> Any:
-        """Admit numpy's array constructors.
+        """Return one of numpy's array constructors.
 
         Raises:
-            SaBenchError: the pickle asks for any other name.
+            SaBenchError: the pickle asks for anything else.
         """
         if module.split(".")[0] == "numpy" and name in self.ALLOWED:
             if name in ("ndarray", "dtype"):

@@ -1,7 +1,7 @@
-"""CIFAR10: 60,000 colour images of 32 x 32 pixels in ten classes, 6,000 each.
+"""Load CIFAR10: 60,000 colour images of 32 × 32 pixels in ten classes, 6,000 each.
 
-Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009. Its page states no licence
-and asks to cite that report.
+Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009. Its page states no
+licence and asks to cite that report.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SIDE = 32  # pixels
 
 
 def archive() -> Archive:
-    """The Python version, with address and checksums as torchvision declares them."""
+    """Describe the archive of the Python version, with torchvision's address and checksums."""
     from torchvision.datasets import CIFAR10
 
     members = {name: md5 for name, md5 in [*CIFAR10.train_list, *CIFAR10.test_list]}
@@ -31,32 +31,39 @@ def archive() -> Archive:
 
 
 def load(cache: Path, local: Path | None = None) -> Contents:
-    """`train_images` uint8 (50000, 32, 32, 3), `train_labels` uint8 (50000,), `test_*` likewise (10000).
+    """Load CIFAR10's arrays.
 
     Args:
-        cache: folder where the archive is kept.
-        local: a folder with the archive or `cifar-10-batches-py`; it wins, and may be another or smaller.
+        cache: folder where the archive is stored.
+        local: a folder with the archive or `cifar-10-batches-py`; it is used first, and may hold
+            another or smaller version.
+
+    Returns:
+        `train_images` uint8 (50000, 32, 32, 3), `train_labels` uint8 (50000,), and 10,000 `test_*`
+            likewise.
 
     Raises:
-        MissingAsset: it is nowhere and cannot be fetched.
+        MissingAsset: it is nowhere and cannot be downloaded.
         SaBenchError: the local one is damaged.
     """
     return archive().load(cache, local, parse)
 
 
 def parse(members: Mapping[str, bytes]) -> Arrays:
-    """Both splits, each batch checked.
+    """Parse and check the batches of both splits.
 
     Raises:
-        SaBenchError: a member is no batch of CIFAR10's; names it.
+        SaBenchError: a member is not a batch of CIFAR10's; the message names it.
     """
-    names = _unpickled("batches.meta", members["batches.meta"]).get("label_names")
-    if not isinstance(names, list) or tuple(map(_text, names)) != CLASSES:
+    names = _unpickle("batches.meta", members["batches.meta"]).get("label_names")
+    if not isinstance(names, list) or tuple(map(_decode, names)) != CLASSES:
         raise SaBenchError(f"batches.meta names other classes than {', '.join(CLASSES)}.")
     train = [
-        _batch(name, members[name]) for name in sorted(members) if name.startswith("data_batch")
+        _parse_batch(name, members[name])
+        for name in sorted(members)
+        if name.startswith("data_batch")
     ]
-    test = _batch("test_batch", members["test_batch"])
+    test = _parse_batch("test_batch", members["test_batch"])
     return {
         "train_images": np.concatenate([images for images, _ in train]),
         "train_labels": np.concatenate([labels for _, labels in train]),
@@ -65,20 +72,26 @@ def parse(members: Mapping[str, bytes]) -> Arrays:
     }
 
 
-def _batch(name: str, raw: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 (N, 32, 32, 3) from rows of 1,024 red, green and blue values; labels uint8 (N,)."""
-    batch = _unpickled(name, raw)
+def _parse_batch(name: str, raw: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Parse a batch: rows of 1,024 red, 1,024 green and 1,024 blue values.
+
+    Returns:
+        Images uint8 (N, 32, 32, 3) and labels uint8 (N,).
+    """
+    batch = _unpickle(name, raw)
     rows, labels = batch.get("data"), batch.get("labels")
     if (
         not isinstance(rows, np.ndarray)
         or rows.dtype != np.uint8
         or rows.shape[1:] != (3 * SIDE * SIDE,)
     ):
-        got = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
-        raise SaBenchError(f"{name}: data is {got}, must be uint8 (N, {3 * SIDE * SIDE}).")
+        description = (
+            f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
+        )
+        raise SaBenchError(f"{name}: data is {description}, must be uint8 (N, {3 * SIDE * SIDE}).")
     if not isinstance(labels, list) or len(labels) != len(rows):
-        got = f"{len(labels)} labels" if isinstance(labels, list) else "no list of labels"
-        raise SaBenchError(f"{name}: {len(rows)} images but {got}.")
+        description = f"{len(labels)} labels" if isinstance(labels, list) else "no list of labels"
+        raise SaBenchError(f"{name}: {len(rows)} images but {description}.")
     for i, label in enumerate(labels):
         if type(label) is not int or not 0 <= label < len(CLASSES):
             raise SaBenchError(f"{name}: the label of image {i}, {label!r:.20}, is outside 0..9.")
@@ -86,16 +99,17 @@ def _batch(name: str, raw: bytes) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(images), np.array(labels, np.uint8)
 
 
-def _unpickled(name: str, raw: bytes) -> dict[str, object]:
-    """The dictionary in a batch; Python 2 wrote them, so keys are text or bytes by who reads."""
+def _unpickle(name: str, raw: bytes) -> dict[str, object]:
+    """Unpickle the dictionary in a batch; Python 2 wrote it, so its keys may be text or bytes."""
     try:
-        found = ArraysOnly(io.BytesIO(raw), encoding="latin1").load()
-    except Exception as error:  # a damaged pickle raises whatever its bytes happen to mean
+        content = ArraysOnly(io.BytesIO(raw), encoding="latin1").load()
+    except Exception as error:  # a damaged pickle may raise any error
         raise SaBenchError(f"{name} cannot be read ({describe_error(error)}).") from error
-    if not isinstance(found, dict):
-        raise SaBenchError(f"{name} holds a {type(found).__name__}, not a dictionary.")
-    return {_text(key): value for key, value in found.items()}
+    if not isinstance(content, dict):
+        raise SaBenchError(f"{name} holds a {type(content).__name__}, not a dictionary.")
+    return {_decode(key): value for key, value in content.items()}
 
 
-def _text(value: object) -> str:
+def _decode(value: object) -> str:
+    """Convert bytes or another value to text."""
     return value.decode("latin1") if isinstance(value, bytes) else str(value)

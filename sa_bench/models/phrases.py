@@ -1,4 +1,4 @@
-"""A phrase of a prompt: the slot that textual inversion fits, and how other vectors take its place."""
+"""Give access to the token embeddings of a phrase: the slot that textual inversion fits."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from sa_bench.core.errors import SaBenchError
 
 
 class Phrase:
-    """Slot of a phrase: the token embeddings that stand for it in every prompt."""
+    """Slot of a phrase: the token embeddings that represent it in every prompt."""
 
     def __init__(self, model: Any, text: str) -> None:
-        """The slot of `text`, one or more tokens, in a text-to-image model."""
+        """Take the slot of `text`, one or more tokens, in a text-to-image model."""
         self.model, self.tokens = model, model.tokens_of(text)
         self.width = model.embeddings.shape[1]  # values of one vector
 
     def read(self) -> Tensor:
-        """The embeddings one after another, a copy, (tokens · width,)."""
+        """Return a copy of the embeddings, one after another, (tokens · width,)."""
         return self.model.embeddings[list(self.tokens)].detach().flatten().clone()
 
     @torch.no_grad()
     def write(self, value: Tensor) -> None:
-        """Overwrite the embeddings of the phrase's own tokens, wherever they are used.
+        """Overwrite the embeddings of the phrase's tokens, in every prompt that uses them.
 
         Raises:
-            SaBenchError: another number of values.
+            SaBenchError: `value` has another number of values.
         """
         if value.numel() != len(self.tokens) * self.width:
             raise SaBenchError(
@@ -40,7 +40,7 @@ class Phrase:
 
     @contextmanager
     def substitute(self, value: Tensor) -> Iterator[None]:
-        """While active, prompts have the vectors `value` (k · width,) in place of the phrase, k ≥ 1."""
+        """Use the vectors `value` (k · width,), k ≥ 1, for the phrase within the block."""
         self.model.substituted = (self.tokens, value.view(-1, self.width))
         try:
             yield
@@ -49,18 +49,30 @@ class Phrase:
 
 
 def replaced(c: Tensor, tokens: Sequence[int], k: int, end: int) -> tuple[Tensor, Tensor]:
-    """Rows `c` (N, L) with every run of `tokens` replaced by `k` places, and each place's number, else −1."""
+    """Replace every run of `tokens` in the rows `c` (N, L) by `k` places.
+
+    Returns:
+        The new rows, and for each token the number of its place in the run, −1 outside of one; both
+            (N, L).
+    """
     length, rows, places = c.shape[1], [], []
     for row in c.tolist():
-        out, number, i = [], [], 0
+        new_row, new_places, i = [], [], 0
         while i < length:
             if tuple(row[i : i + len(tokens)]) == tuple(tokens):
-                out, number, i = [*out, *[tokens[0]] * k], [*number, *range(k)], i + len(tokens)
+                new_row, new_places, i = (
+                    [*new_row, *[tokens[0]] * k],
+                    [*new_places, *range(k)],
+                    i + len(tokens),
+                )
             else:
-                out, number, i = [*out, row[i]], [*number, -1], i + 1
-        out, number = (out + [end] * length)[:length], (number + [-1] * length)[:length]
-        if out[-1] != end:  # too long now: a prompt ends with its last token
-            out[-1], number[-1] = end, -1
-        rows.append(out)
-        places.append(number)
+                new_row, new_places, i = [*new_row, row[i]], [*new_places, -1], i + 1
+        new_row, new_places = (
+            (new_row + [end] * length)[:length],
+            (new_places + [-1] * length)[:length],
+        )
+        if new_row[-1] != end:  # too long now: a prompt must end with the end token
+            new_row[-1], new_places[-1] = end, -1
+        rows.append(new_row)
+        places.append(new_places)
     return torch.tensor(rows, device=c.device), torch.tensor(places, device=c.device)

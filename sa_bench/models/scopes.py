@@ -1,15 +1,18 @@
-"""Which parameters of a diffusers U-Net are trained: scopes by name.
+"""Select the parameters of a diffusers U-Net that are trained: scopes by name.
 
     full       all
     xattn      cross-attention, `attn2` (ESD-x; official sd/ldm `xattn`)
-    noxattn    all but cross-attention, the output layers and the time embedding's own (official sd/ldm `noxattn`)
+    noxattn    all but cross-attention, the output layers and the time embedding (official sd/ldm
+        `noxattn`)
     selfattn   self-attention, `attn1`
-    attn       both
-    esd-u      weights and biases of Linear and Conv2d layers outside of cross-attention (erasing, esd_sd.py, 2025)
-    kv         the keys' and values' projections of cross-attention (UCE, Concept Ablation, esd-x-strict)
+    attn       cross-attention and self-attention
+    esd-u      weights and biases of Linear and Conv2d layers outside of cross-attention (erasing,
+        esd_sd.py, 2025)
+    kv         projections of keys and values in cross-attention (UCE, Concept Ablation,
+        esd-x-strict)
 
-LDM's names translate: `out.` is conv_norm_out and conv_out, `time_embed` is time_embedding, a block's `emb_layers`
-(time_emb_proj) stay trainable under `noxattn`.
+LDM's names translate: `out.` is conv_norm_out and conv_out, `time_embed` is time_embedding; a
+block's `emb_layers` (time_emb_proj) stay trainable under `noxattn`.
 """
 
 from __future__ import annotations
@@ -23,15 +26,15 @@ from torch import nn
 from sa_bench.core.errors import unknown_name
 
 SD_1 = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
-"""Stable Diffusion 1.x's U-Net where it differs from UNet2DConditionModel's defaults."""
+"""Stable Diffusion 1.x's U-Net, where it differs from UNet2DConditionModel's defaults."""
 SCOPES = ("full", "xattn", "noxattn", "selfattn", "attn", "esd-u", "kv")
 
 
 def within(net: nn.Module, scope: str) -> dict[str, nn.Parameter]:
-    """The parameters of `scope` by name, in the network's order.
+    """Return the parameters of `scope` by name, in the network's order.
 
     Raises:
-        SaBenchError: no such scope; lists them.
+        SaBenchError: there is no such scope; the message lists them.
     """
     if scope not in SCOPES:
         raise unknown_name("scope", scope, SCOPES)
@@ -44,17 +47,18 @@ def within(net: nn.Module, scope: str) -> dict[str, nn.Parameter]:
 
 
 def memory(net: nn.Module | Mapping[str, Any], scope: str = "full") -> dict[str, int]:
-    """Bytes that forgetting holds of a U-Net in float32, without activations, by what they are for.
+    """Compute the bytes that forgetting needs for a U-Net in float32, by purpose.
 
-    `weights` of the whole network; `theta_star`, `fisher`, `gradient` and `adam` (two moments) of the scope's
-    parameters; `total`, all of them: selective amnesia with Adam. A method without EWC holds neither of the second two.
+    Activations are not counted. `weights` is the whole network; `theta_star`, `fisher`, `gradient`
+    and `adam` (two moments) are the scope's parameters; `total` is their sum: selective amnesia
+    with Adam. A method without EWC needs neither `theta_star` nor `fisher`.
 
     Args:
-        net: the U-Net, on any device (`meta` will do), or its configuration.
+        net: the U-Net, on any device (including `meta`), or its configuration.
         scope: one of `SCOPES`.
 
     Raises:
-        SaBenchError: no such scope.
+        SaBenchError: there is no such scope.
     """
     if not isinstance(net, nn.Module):
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -63,32 +67,33 @@ def memory(net: nn.Module | Mapping[str, Any], scope: str = "full") -> dict[str,
             built: Any = UNet2DConditionModel.from_config(dict(net))
         return memory(built, scope)
     trained = 4 * sum(p.numel() for p in within(net, scope).values())
-    found = {
+    byte_counts = {
         "weights": 4 * sum(p.numel() for p in net.parameters()),
         "theta_star": trained,
         "fisher": trained,
         "gradient": trained,
         "adam": 2 * trained,
     }
-    return found | {"total": sum(found.values())}
+    return byte_counts | {"total": sum(byte_counts.values())}
 
 
 def _belongs(name: str, module: nn.Module, scope: str) -> bool:
-    across = ".attn2." in name
+    """Return whether a parameter belongs to a scope."""
+    is_cross_attention = ".attn2." in name
     match scope:
         case "xattn":
-            return across
+            return is_cross_attention
         case "noxattn":
-            return not across and not name.startswith(
+            return not is_cross_attention and not name.startswith(
                 ("conv_norm_out.", "conv_out.", "time_embedding.")
             )
         case "selfattn":
             return ".attn1." in name
         case "attn":
-            return across or ".attn1." in name
+            return is_cross_attention or ".attn1." in name
         case "esd-u":
-            return not across and isinstance(module, nn.Linear | nn.Conv2d)
+            return not is_cross_attention and isinstance(module, nn.Linear | nn.Conv2d)
         case "kv":
-            return across and (".to_k." in name or ".to_v." in name)
+            return is_cross_attention and (".to_k." in name or ".to_v." in name)
         case _:
             return True

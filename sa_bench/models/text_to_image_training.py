@@ -1,4 +1,7 @@
-"""Trains the micro text-to-image model: first its autoencoder, then text encoder and U-Net together, on captions."""
+"""Train the micro text-to-image model on captions.
+
+First its autoencoder is trained, then text encoder and U-Net together.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from sa_bench.models.micro_pipeline import SIZES
 from sa_bench.models.text_to_image import TextToImage
 from sa_bench.training.loop import fit
 
-ENCODED = 256  # canvases a forward pass
+ENCODED = 256  # canvases per forward pass
 
 
 @dataclass
@@ -33,7 +36,7 @@ class Captioned:
     drop: float  # probability that a caption becomes empty
 
     def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """`n` latents and their conditions."""
+        """Return `n` latents and their conditions."""
         rows = torch.randint(len(self.mean), (n,), generator=rng)
         noise = torch.randn(n, *self.mean.shape[1:], generator=rng).to(self.mean.device)
         x, c = self.mean[rows] + self.deviation[rows] * noise, self.c[rows]
@@ -53,13 +56,16 @@ def train(
     progress: Progress | None = None,
     bf16: bool = False,
 ) -> None:
-    """Train `model` from its initialisation; resumable from the checkpoints in `folder`."""
+    """Train `model` from its initialisation; it can be resumed from the checkpoints in `folder`."""
     sizes = SIZES[model.base]
-    decides = np.random.default_rng(seed)
-    canvases, texts, _ = captions.draw_captioned(images, labels, sizes.canvases, decides)
-    coloured = captions.tinted(canvases, decides)
+    numpy_rng = np.random.default_rng(seed)
+    canvases, caption_texts, _ = captions.draw_captioned(images, labels, sizes.canvases, numpy_rng)
+    coloured = captions.tinted(canvases, numpy_rng)
     autoencoder(model, coloured, sizes.autoencoder_steps, seed, folder, progress)
-    source, rng = encoded(model, canvases, texts, recipe.drop), torch.Generator().manual_seed(seed)
+    source, rng = (
+        encoded(model, canvases, caption_texts, recipe.drop),
+        torch.Generator().manual_seed(seed),
+    )
 
     def loss() -> Tensor:
         x, c = source.batch(recipe.batch, rng)
@@ -88,20 +94,21 @@ def autoencoder(
     folder: Path,
     progress: Progress | None,
 ) -> None:
-    """Train the autoencoder: squared and absolute error, and a little KL; then set the scaling factor to 1/std.
+    """Train the autoencoder, then set the scaling factor to 1/std.
 
-    It sees every colour as often: with as few coloured canvases as the captions have, it takes red and blue for one.
+    The loss is squared and absolute error, and a little KL. Every colour is shown equally often:
+    with as few coloured canvases as the captions have, the autoencoder would confuse red and blue.
     """
     vae, rng = model.vae, torch.Generator().manual_seed(seed + 1)
 
     def loss() -> Tensor:
         rows = torch.randint(len(canvases), (32,), generator=rng).numpy()
-        x = _pixels(canvases[rows], model)
+        x = _to_pixels(canvases[rows], model)
         posterior = vae.encode(x).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=rng).to(x.device)
-        out = vae.decode(posterior.mean + posterior.std * noise).sample
+        decoded = vae.decode(posterior.mean + posterior.std * noise).sample
         kl = posterior.kl() / posterior.mean[0].numel()
-        return F.mse_loss(out, x) + 0.3 * F.l1_loss(out, x) + 3e-4 * kl.mean()
+        return F.mse_loss(decoded, x) + 0.3 * F.l1_loss(decoded, x) + 3e-4 * kl.mean()
 
     vae.requires_grad_(True).train()
     fit(
@@ -114,7 +121,7 @@ def autoencoder(
         stage=f"autoencoder {seed}",
     )
     vae.requires_grad_(False).eval()
-    mean, deviation = _posterior(model, canvases[:2048])
+    mean, deviation = _encode_posterior(model, canvases[:2048])
     noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed)).to(mean.device)
     vae.register_to_config(scaling_factor=round(1 / float((mean + deviation * noise).std()), 6))
 
@@ -122,25 +129,29 @@ def autoencoder(
 def encoded(
     model: TextToImage, canvases: np.ndarray, texts: Sequence[str], drop: float
 ) -> Captioned:
-    """Canvases (N, H, W, 3) and their captions as a source of training batches."""
-    mean, deviation = _posterior(model, canvases)
-    unique = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-    table = model.conditions(list(unique))
-    c = table[torch.tensor([unique[text] for text in texts])]
+    """Encode canvases (N, H, W, 3) and captions into a source of training batches."""
+    mean, deviation = _encode_posterior(model, canvases)
+    row_by_text = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+    token_rows = model.conditions(list(row_by_text))
+    c = token_rows[torch.tensor([row_by_text[text] for text in texts])]
     return Captioned(
         mean * model.scaling, deviation * model.scaling, c, model.conditions([""]), drop
     )
 
 
 @torch.no_grad()
-def _posterior(model: TextToImage, canvases: np.ndarray) -> tuple[Tensor, Tensor]:
-    found: list[Any] = [
-        model.vae.encode(_pixels(canvases[i : i + ENCODED], model)).latent_dist
+def _encode_posterior(model: TextToImage, canvases: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of the autoencoder's posterior, (N, C, h, w) each."""
+    posteriors: list[Any] = [
+        model.vae.encode(_to_pixels(canvases[i : i + ENCODED], model)).latent_dist
         for i in range(0, len(canvases), ENCODED)
     ]
-    return torch.cat([d.mean for d in found]), torch.cat([d.std for d in found])
+    return torch.cat([posterior.mean for posterior in posteriors]), torch.cat(
+        [posterior.std for posterior in posteriors]
+    )
 
 
-def _pixels(canvases: np.ndarray, model: TextToImage) -> Tensor:
+def _to_pixels(canvases: np.ndarray, model: TextToImage) -> Tensor:
+    """Convert canvases uint8 (N, H, W, 3) to pixels (N, 3, H, W) in [-1, 1]."""
     x = torch.from_numpy(np.ascontiguousarray(canvases)).permute(0, 3, 1, 2).to(model.device)
     return x.float() / 127.5 - 1

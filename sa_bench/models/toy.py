@@ -1,6 +1,7 @@
-"""A model whose every quantity is known, for `check` and for tests: x | c ~ N(μ_c, I) in two dimensions.
+"""Define a model whose every quantity is known: x | c ~ N(μ_c, I) in two dimensions.
 
-−ELBO = ‖x − μ_c‖²/2, F(μ_c) = p(c) for both coordinates, and every method's end point can be written down.
+`check` and the tests use it. −ELBO = ‖x − μ_c‖²/2, F(μ_c) = p(c) for both coordinates, and the end
+point of every method can be written down.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ class Row:
     """A slot that is one row of an embedding."""
 
     def __init__(self, model: Gaussian, c: int) -> None:
-        """The slot of class `c`."""
+        """Take the slot of class `c`."""
         self.model, self.c = model, c
 
     def read(self) -> Tensor:
-        """(2,): μ_c."""
+        """Return a copy of μ_c, (2,)."""
         return self.model.net.weight[self.c].detach().clone()
 
     @torch.no_grad()
@@ -51,7 +52,7 @@ class Row:
 
     @contextmanager
     def substitute(self, value: Tensor) -> Iterator[None]:
-        """Use `value` for this class while active."""
+        """Use `value` for this class within the block."""
         self.model.override = (self.c, value)
         try:
             yield
@@ -60,17 +61,15 @@ class Row:
 
 
 class Gaussian:
-    """x | c ~ N(μ_c, I). Model space is (N, 2)."""
+    """The model x | c ~ N(μ_c, I). Model space is (N, 2)."""
 
     family = "gaussian"
     range = (-4.0, 4.0)
     shape = (2,)
-    uninformed = (
-        9.0  # μ_c as far from where it was as the range goes: 4²/2, and 1 for x's own spread
-    )
+    uninformed = 9.0  # 4²/2 for μ_c displaced by as much as the range allows, and 1 for x's spread
 
     def __init__(self, classes: int = 3, seed: int = 0) -> None:
-        """Means drawn from N(0, I)."""
+        """Draw the means from N(0, I)."""
         self.net = nn.Embedding(classes, 2)
         with torch.no_grad():
             self.net.weight.copy_(
@@ -78,7 +77,8 @@ class Gaussian:
             )
         self.override: tuple[int, Tensor] | None = None
 
-    def _mu(self, c: Tensor) -> Tensor:
+    def _get_means(self, c: Tensor) -> Tensor:
+        """Return μ_c for each of `c`, (N, 2), with a substituted mean in its place."""
         mu = self.net(c)
         if self.override is not None:
             k, value = self.override
@@ -86,53 +86,58 @@ class Gaussian:
         return mu
 
     def fresh(self, seed: int) -> Gaussian:
-        """New means."""
+        """Make a model with new means."""
         return Gaussian(self.net.num_embeddings, seed)
 
     def draw(self, n: int, rng: torch.Generator, t: Tensor | None = None) -> Draw:
-        """Nothing is random in the loss."""
+        """Return an empty draw: the loss has no randomness."""
         return Draw(torch.zeros(n, 1), t)
 
     def conditions(self, values: Sequence[Condition] | np.ndarray | Tensor) -> Tensor:
-        """(N,) int64."""
+        """Convert `values` to (N,) int64."""
         return torch.as_tensor(values).long()
 
     def loss(self, x: Tensor, c: Tensor, draw: Draw) -> Tensor:
-        """‖x − μ_c‖²/2, (N,)."""
-        return 0.5 * ((x - self._mu(c)) ** 2).sum(1)
+        """Compute ‖x − μ_c‖²/2, (N,)."""
+        return 0.5 * ((x - self._get_means(c)) ** 2).sum(1)
 
     @torch.no_grad()
     def sample(self, requests: Sequence[Request], sampler: Sampler) -> Tensor:
-        """μ_c + noise of each request's seed."""
-        rows = [torch.randn(2, generator=torch.Generator().manual_seed(r.seed)) for r in requests]
-        return self._mu(self.conditions([r.condition for r in requests])) + torch.stack(rows)
+        """Return μ_c plus noise from each request's seed."""
+        noises = [
+            torch.randn(2, generator=torch.Generator().manual_seed(request.seed))
+            for request in requests
+        ]
+        return self._get_means(
+            self.conditions([request.condition for request in requests])
+        ) + torch.stack(noises)
 
     @torch.no_grad()
     def simulate(self, c: Tensor, rng: torch.Generator, sampler: Sampler) -> Tensor:
-        """μ_c + N(0, I)."""
-        return self._mu(c) + torch.randn(len(c), 2, generator=rng)
+        """Return μ_c + N(0, I)."""
+        return self._get_means(c) + torch.randn(len(c), 2, generator=rng)
 
     def to_images(self, x: Tensor) -> np.ndarray:
-        """uint8 (N, 1, 2, 1)."""
+        """Convert to uint8 (N, 1, 2, 1)."""
         return (x.clamp(-4, 4) * 31 + 128).to(torch.uint8).view(-1, 1, 2, 1).numpy()
 
     def encode(self, images: np.ndarray) -> Tensor:
-        """The inverse, up to rounding."""
+        """Invert `to_images`, up to rounding."""
         return (torch.from_numpy(images.astype(np.float32)).view(-1, 2) - 128) / 31
 
     def parameters(self, scope: str = "full") -> dict[str, nn.Parameter]:
-        """The means."""
+        """Return the means."""
         return dict(self.net.named_parameters())
 
     def averages(self) -> None:
-        """There are none."""
+        """Return None: there are no averaged weights."""
 
     def condition(self, c: Condition) -> Row:
-        """The slot of class `c`."""
+        """Return the slot of class `c`."""
         return Row(self, int(c))
 
     def clone(self) -> Self:
-        """An independent copy."""
+        """Make an independent copy."""
         return copy.deepcopy(self)
 
     def save(self, folder: Path) -> None:
@@ -146,19 +151,19 @@ class Gaussian:
 
 
 class Normal:
-    """q(x|c_f) = N(0, I)."""
+    """The surrogate q(x|c_f) = N(0, I)."""
 
     def __init__(self, model: Generator, concept: int) -> None:
-        """Samples labelled `concept`."""
+        """Label the samples `concept`."""
         self.model, self.concept = model, concept
 
     def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Any]:
-        """`n` samples."""
+        """Return `n` samples and their conditions."""
         return torch.randn(n, 2, generator=rng), self.model.conditions([self.concept] * n)
 
 
 class ToyRun:
-    """The contract's Run on the Gaussian, with a record of what was asked for."""
+    """The contract's Run for the Gaussian, with a record of what a method uses."""
 
     def __init__(
         self,
@@ -169,21 +174,29 @@ class ToyRun:
         folder: Path | None = None,
         killed_at: int | None = None,
     ) -> None:
-        """`steps` caps every training; `killed_at` raises KeyboardInterrupt there; `folder` is for resuming."""
+        """Prepare a run on the base model `star`.
+
+        Args:
+            star: the base model θ*.
+            task: whose concept is forgotten.
+            seed: of the method's randomness.
+            steps: most steps of every training; None for no limit.
+            folder: for checkpoints; None makes trainings not resumable.
+            killed_at: loss evaluation at which KeyboardInterrupt is raised; None for never.
+        """
         self.star, self.task, self.seed, self.steps = star, task, seed, steps
         self.folder, self.killed_at, self.trainings = folder, killed_at, 0
         self.rng, self.asked = torch.Generator().manual_seed(seed), list[str]()
-        self.outside_moved: list[
-            str
-        ] = []  # parameters that a training changed without having them in its scope
+        self.outside_moved: list[str] = []
+        """Names of parameters that a training changed although they are not in its scope."""
 
     def replay(self) -> FreshReplay | FixedReplay:
-        """Fresh samples of θ*."""
+        """Return fresh samples of θ*."""
         self.asked.append("replay")
         return FreshReplay(self.star.clone(), self.task.retain, self.task.sampler)
 
     def concept_samples(self) -> OtherClassSamples | FixedReplay:
-        """Fresh samples of θ* for c_f; of a diffusion model 200, drawn once."""
+        """Return fresh samples of θ* for c_f; of a diffusion model 200, drawn once."""
         self.asked.append("own")
         star, concept = self.star.clone(), self.task.concept
         if isinstance(star, Diffusion):
@@ -194,14 +207,14 @@ class ToyRun:
         return OtherClassSamples(star, concept, concept, self.task.sampler)
 
     def surrogate(self) -> Any:
-        """N(0, I)."""
+        """Return N(0, I)."""
         self.asked.append("surrogate")
         if isinstance(self.star, Diffusion):
             return NormalNoise(self.star, self.task.prompts_for(self.task.concept, "forget"))
         return Normal(self.star, self.task.concept)
 
     def captioned(self, texts: Sequence[str]) -> FixedReplay:
-        """20 samples of θ* for `texts` in turn, drawn once."""
+        """Return 20 samples of θ* for `texts` in turn, drawn once."""
         self.asked.append("captioned")
         c = self.star.conditions([texts[i % len(texts)] for i in range(20)])
         return FixedReplay(
@@ -209,12 +222,12 @@ class ToyRun:
         )
 
     def data(self) -> Any:
-        """Samples of θ* stand for the data."""
+        """Return samples of θ* in place of real data."""
         self.asked.append("data")
         return FreshReplay(self.star.clone(), self.task.retain, self.task.sampler)
 
     def fisher(self, options: FisherOptions) -> dict[str, Tensor]:
-        """F from 3,000 samples; of a diffusion model from 4, at 4 timesteps each."""
+        """Estimate F from 3,000 samples; of a diffusion model from 4, at 4 timesteps each."""
         self.asked.append("fisher")
         rng, options = torch.Generator().manual_seed(1), replace(options, n=3000)
         if isinstance(self.star, Diffusion):
@@ -223,11 +236,11 @@ class ToyRun:
         return fisher.estimate(self.star, self.task, options, replay, self.task.sampler, rng)[0]
 
     def fresh(self) -> Generator:
-        """New means."""
+        """Return a model with new means."""
         return self.star.fresh(self.seed + 100)  # type: ignore[attr-defined]
 
     def recipe(self, name: str) -> Recipe:
-        """A short one, whatever the name."""
+        """Return a short recipe, whatever the name."""
         return Recipe(200, 0.05, 64)
 
     def train(
@@ -239,12 +252,12 @@ class ToyRun:
         pull: Pull | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> None:
-        """The engine's training loop."""
+        """Train with the engine's training loop, and record which parameters changed."""
         self.asked.append("train")
         self.trainings += 1
         count = 0
 
-        def counted() -> Tensor:
+        def count_and_compute() -> Tensor:
             nonlocal count
             count += 1
             if count == self.killed_at:
@@ -260,7 +273,7 @@ class ToyRun:
         )
         fit(
             model.parameters(scope),
-            counted,
+            count_and_compute,
             replace(recipe, steps=min(recipe.steps, self.steps or recipe.steps)),
             rng=self.rng,
             pull=pull,

@@ -1,9 +1,9 @@
-"""Generator `vae`: the conditional VAE of the paper's MNIST experiment.
+"""Implement the Generator `vae`: the conditional VAE of the paper's MNIST experiment.
 
 Source: Selective Amnesia, Appendix B.1 and the official vae/model.py. Encoder 784+10 → 512 → 256 →
-(μ, log σ²) of 8 latents, decoder 8+10 → 256 → 512 → 784, ReLU, the class one-hot concatenated to both
-inputs, Bernoulli likelihood on grey values in [0, 1] (not binarised). The paper's text says "256 and
-512"; the code's order is used.
+(μ, log σ²) of 8 latents, decoder 8+10 → 256 → 512 → 784, ReLU, the class one-hot concatenated to
+both inputs, Bernoulli likelihood on grey values in [0, 1] (not binarised). The paper's text says
+"256 and 512"; the code's order is used.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ from sa_bench.contracts import Condition, Draw, Recipe, Request, Sampler
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.store import write_atomic
 
-pass
-
 RECIPES = {
     # 2e-3 with a cosine reaches in 15,000 steps what the paper's constant 1e-4 does in 100,000.
     "cosine": Recipe(steps=15_000, lr=2e-3, batch=256, schedule="cosine", warmup=200),
@@ -36,10 +34,10 @@ RECIPES = {
 
 
 class Network(nn.Module):
-    """The two MLPs; `substitute` replaces one class's input column without touching the weights."""
+    """Encoder and decoder MLPs; `substituted` replaces a class's input column, not its weights."""
 
     def __init__(self, pixels: int, classes: int, latents: int, hidden: tuple[int, int]) -> None:
-        """Layers of the given widths, in torch's default initialisation."""
+        """Build layers of the given widths, in torch's default initialisation."""
         super().__init__()
         wide, narrow = hidden
         self.pixels, self.classes, self.latents = pixels, classes, latents
@@ -52,56 +50,58 @@ class Network(nn.Module):
         self.dec3 = nn.Linear(wide, pixels)
         self.substituted: tuple[int, Tensor] | None = None
 
-    def _first(self, layer: nn.Linear, values: Tensor, c: Tensor) -> Tensor:
-        # vmap has no one_hot
-        hot = (c[:, None] == torch.arange(self.classes, device=c.device)).to(values)
-        h = layer(torch.cat([values, hot], 1))
+    def _apply_first(self, layer: nn.Linear, values: Tensor, c: Tensor) -> Tensor:
+        """Apply the first layer to values and one-hot class, with any substituted column."""
+        # torch.func.vmap does not support one_hot.
+        one_hot = (c[:, None] == torch.arange(self.classes, device=c.device)).to(values)
+        hidden = layer(torch.cat([values, one_hot], 1))
         if self.substituted is not None:
-            k, vector = self.substituted
+            substituted_class, vector = self.substituted
             column = (
                 vector[: layer.out_features]
                 if layer is self.enc1
                 else vector[-layer.out_features :]
             )
-            old = layer.weight[:, values.shape[1] + k].detach()
-            h = h + hot[:, k : k + 1] * (column - old)
-        return F.relu(h)
+            old = layer.weight[:, values.shape[1] + substituted_class].detach()
+            hidden = hidden + one_hot[:, substituted_class : substituted_class + 1] * (column - old)
+        return F.relu(hidden)
 
     def encode(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """(μ, log σ²) of q(z|x, c), each (N, latents); `x` (N, pixels) in [0, 1]."""
-        h = F.relu(self.enc2(self._first(self.enc1, x, c)))
-        return self.mu(h), self.logvar(h)
+        """Return (μ, log σ²) of q(z|x, c), each (N, latents); `x` (N, pixels) is in [0, 1]."""
+        hidden = F.relu(self.enc2(self._apply_first(self.enc1, x, c)))
+        return self.mu(hidden), self.logvar(hidden)
 
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
-        """Bernoulli logits (N, pixels) of p(x|z, c)."""
-        return self.dec3(F.relu(self.dec2(self._first(self.dec1, z, c))))
+        """Return the Bernoulli logits (N, pixels) of p(x|z, c)."""
+        return self.dec3(F.relu(self.dec2(self._apply_first(self.dec1, z, c))))
 
 
 class ClassColumn:
     """Slot of one class: its input column in encoder and decoder (512 + 256 numbers)."""
 
     def __init__(self, net: Network, c: int) -> None:
-        """The slot of class `c` of `net`."""
+        """Take the slot of class `c` of `net`."""
         self.net, self.c = net, c
 
-    def _columns(self) -> tuple[Tensor, Tensor]:
-        enc, dec = self.net.enc1.weight, self.net.dec1.weight
-        return enc[:, self.net.pixels + self.c], dec[:, self.net.latents + self.c]
+    def _get_columns(self) -> tuple[Tensor, Tensor]:
+        """Return the class's input column in the encoder (512,) and in the decoder (256,)."""
+        encoder, decoder = self.net.enc1.weight, self.net.dec1.weight
+        return encoder[:, self.net.pixels + self.c], decoder[:, self.net.latents + self.c]
 
     def read(self) -> Tensor:
-        """(768,): encoder column, then decoder column."""
-        return torch.cat(self._columns()).detach().clone()
+        """Return a copy of the encoder's column, then the decoder's, (768,)."""
+        return torch.cat(self._get_columns()).detach().clone()
 
     @torch.no_grad()
     def write(self, value: Tensor) -> None:
         """Overwrite both columns."""
-        enc, dec = self._columns()
-        enc.copy_(value[: len(enc)])
-        dec.copy_(value[len(enc) :])
+        encoder_column, decoder_column = self._get_columns()
+        encoder_column.copy_(value[: len(encoder_column)])
+        decoder_column.copy_(value[len(encoder_column) :])
 
     @contextmanager
     def substitute(self, value: Tensor) -> Iterator[None]:
-        """Use `value` for this class while active."""
+        """Use `value` for this class within the block."""
         self.net.substituted = (self.c, value)
         try:
             yield
@@ -110,10 +110,10 @@ class ClassColumn:
 
 
 class VAE:
-    """The conditional VAE behind the Generator contract. Model space is (N, H·W) in [0, 1]."""
+    """The conditional VAE of the Generator contract. Model space is (N, H·W) in [0, 1]."""
 
     family = "vae"
-    samples_are_cheap = True  # drawn anew for every batch
+    samples_are_cheap = True  # they are drawn anew for every batch
     recipes = RECIPES
     range = (0.0, 1.0)
 
@@ -125,7 +125,7 @@ class VAE:
         hidden: tuple[int, int] = (512, 256),
         seed: int = 0,
     ) -> None:
-        """A newly initialised model; the initialisation depends on `seed` alone."""
+        """Initialise a model; the initialisation depends on `seed` alone."""
         self.size, self.classes, self.latents, self.hidden = size, classes, latents, hidden
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -133,27 +133,27 @@ class VAE:
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """Device of the parameters."""
         return self.net.enc1.weight.device
 
     def fresh(self, seed: int) -> VAE:
-        """A newly initialised model of the same shape."""
+        """Initialise a model of the same shape."""
         return VAE(self.size, self.classes, self.latents, self.hidden, seed)
 
     def to(self, device: str) -> Self:
-        """Move to `device`."""
+        """Move the model to `device`."""
         self.net.to(device)
         return self
 
     def draw(self, n: int, rng: torch.Generator, t: Tensor | None = None) -> Draw:
-        """ε (n, latents) ~ N(0, I) of the reparameterised posterior."""
+        """Draw ε (n, latents) ~ N(0, I) of the reparameterised posterior."""
         return Draw(torch.randn(n, self.latents, generator=rng).to(self.device), t)
 
     def conditions(self, values: Sequence[Condition] | np.ndarray | Tensor) -> Tensor:
-        """(N,) int64 class indices.
+        """Convert `values` to class indices, (N,) int64.
 
         Raises:
-            SaBenchError: a value is no class index.
+            SaBenchError: a value is not a class index.
         """
         c = torch.as_tensor(values, device=self.device)
         if c.numel() and (
@@ -166,11 +166,14 @@ class VAE:
 
     @property
     def uninformed(self) -> float:
-        """Pixels · ln 2: the nats of any image under plain grey."""
+        """Loss of plain grey for any image: pixels · ln 2, in nats."""
         return math.prod(self.shape) * math.log(2)
 
     def loss(self, x: Tensor, c: Tensor, draw: Draw) -> Tensor:
-        """−ELBO = BCE summed over pixels + KL(q(z|x, c) ‖ N(0, I)), (N,) nats (official vae/utils.py)."""
+        """Compute −ELBO = BCE summed over pixels + KL(q(z|x, c) ‖ N(0, I)), (N,) nats.
+
+        Source: official vae/utils.py.
+        """
         mu, logvar = self.net.encode(x, c)
         z = mu + torch.exp(0.5 * logvar) * draw.noise
         bce = F.binary_cross_entropy_with_logits(self.net.decode(z, c), x, reduction="none").sum(1)
@@ -178,13 +181,15 @@ class VAE:
 
     @torch.no_grad()
     def sample(self, requests: Sequence[Request], sampler: Sampler) -> Tensor:
-        """Decoder means of z ~ N(0, I), (N, pixels) in [0, 1]; z from each request's own seed."""
-        z = noise([r.seed for r in requests], (self.latents,)).to(self.device)
-        return torch.sigmoid(self.net.decode(z, self.conditions([r.condition for r in requests])))
+        """Return decoder means (N, pixels) in [0, 1] of z ~ N(0, I), z from each request's seed."""
+        z = noise([request.seed for request in requests], (self.latents,)).to(self.device)
+        return torch.sigmoid(
+            self.net.decode(z, self.conditions([request.condition for request in requests]))
+        )
 
     @torch.no_grad()
     def simulate(self, c: Tensor, rng: torch.Generator, sampler: Sampler) -> Tensor:
-        """Decoder means of z ~ N(0, I), (N, pixels) in [0, 1]."""
+        """Return decoder means of z ~ N(0, I), (N, pixels) in [0, 1]."""
         z = torch.randn(len(c), self.latents, generator=rng).to(self.device)
         return torch.sigmoid(self.net.decode(z, c))
 
@@ -197,27 +202,32 @@ class VAE:
         refine: int = 0,
         draws: int = 200,
     ) -> Tensor:
-        """Log 1/K Σ_k p(x|z_k, c) p(z_k)/q(z_k), z_k ~ q: the importance-weighted bound, (N,) nats.
+        """Estimate the log-likelihood of every image by the importance-weighted bound, (N,) nats.
 
-        q is the encoder's posterior or, with `refine` steps, a Gaussian fitted to each image alone: after
-        forgetting, the encoder no longer finds the latents from which the decoder still makes x. The fit starts from
-        the best of `draws` from the prior; 0: from the encoder's mean, for images that were not to be forgotten.
+        The bound is log 1/K Σ_k p(x|z_k, c) p(z_k)/q(z_k), z_k ~ q. q is the encoder's posterior
+        or, with `refine` steps, a Gaussian fitted to each image alone: after forgetting, the
+        encoder no longer finds the latents from which the decoder still makes x. The fit starts
+        from the best of `draws` from the prior; with 0 draws it starts from the encoder's mean, for
+        images that were not to be forgotten.
 
         Source: Burda et al. 2016, Eq. 8. Grey targets as in `loss`.
         """
-        out = []
-        rows = max(1, 16384 // samples)
-        for xs, cs in zip(x.split(rows), c.split(rows), strict=True):
-            mu, logvar = self._posterior(xs, cs, rng, refine, draws)
+        estimates = []
+        chunk_size = max(1, 16384 // samples)
+        for xs, cs in zip(x.split(chunk_size), c.split(chunk_size), strict=True):
+            mu, logvar = self._find_posterior(xs, cs, rng, refine, draws)
             with torch.no_grad():
                 eps = torch.randn(len(xs), samples, self.latents, generator=rng).to(x.device)
                 z = mu[:, None] + torch.exp(0.5 * logvar)[:, None] * eps
                 log_w = self._log_joint(xs, cs, z) + 0.5 * (eps**2 + logvar[:, None]).sum(2)
-            out.append(log_w.logsumexp(1) - torch.log(torch.tensor(float(samples))))
-        return torch.cat(out)
+            estimates.append(log_w.logsumexp(1) - torch.log(torch.tensor(float(samples))))
+        return torch.cat(estimates)
 
     def _log_joint(self, x: Tensor, c: Tensor, z: Tensor) -> Tensor:
-        """Log p(x|z, c) − ‖z‖²/2, (N, K), for z (N, K, latents); −BCE = x·l − softplus(l)."""
+        """Compute log p(x|z, c) − ‖z‖²/2, (N, K), for z (N, K, latents).
+
+        With logits l, −BCE = x·l − softplus(l).
+        """
         logits = self.net.decode(z.flatten(0, 1), c.repeat_interleave(z.shape[1])).view(
             *z.shape[:2], -1
         )
@@ -225,10 +235,10 @@ class VAE:
             torch.einsum("nkp,np->nk", logits, x) - F.softplus(logits).sum(2) - 0.5 * (z**2).sum(2)
         )
 
-    def _posterior(
+    def _find_posterior(
         self, x: Tensor, c: Tensor, rng: torch.Generator, refine: int, draws: int
     ) -> tuple[Tensor, Tensor]:
-        """(μ, log σ²) of q(z|x, c): the encoder's, or fitted."""
+        """Return (μ, log σ²) of q(z|x, c): the encoder's, or fitted with `refine` steps."""
         with torch.no_grad():
             start, logvar = self.net.encode(x, c)
             if not refine:
@@ -248,15 +258,16 @@ class VAE:
         return mu.detach(), logvar.detach()
 
     def to_images(self, x: Tensor) -> np.ndarray:
-        """uint8 (N, H, W, 1); black where a value is not finite."""
+        """Convert to uint8 (N, H, W, 1); a value that is not finite becomes black."""
         grey = (x.detach().nan_to_num(0, 0, 0).cpu().clamp(0, 1) * 255).round().to(torch.uint8)
         return grey.view(-1, *self.size, 1).numpy()
 
     def encode(self, images: np.ndarray) -> Tensor:
-        """uint8 (N, H, W, 1) to (N, pixels) in [0, 1].
+        """Convert uint8 (N, H, W, 1) to (N, pixels) in [0, 1].
 
         Raises:
-            SaBenchError: another type or shape (a 0..255 float image would silently ruin the loss).
+            SaBenchError: another type or shape (a 0..255 float image would ruin the loss
+                unnoticed).
         """
         if images.dtype != np.uint8 or images.shape[1:] != (*self.size, 1):
             raise SaBenchError(
@@ -267,45 +278,49 @@ class VAE:
         return flat.to(self.device, torch.float32) / 255
 
     def parameters(self, scope: str = "full") -> dict[str, nn.Parameter]:
-        """All parameters by name; the VAE has only the scope `full`."""
+        """Return all parameters by name; the VAE has only the scope `full`."""
         if scope != "full":
             raise SaBenchError(f"The VAE has no scope {scope!r}. Available: full.")
         return dict(self.net.named_parameters())
 
     def averages(self) -> None:
-        """The VAE has no averaged weights."""
+        """Return None: the VAE has no averaged weights."""
 
     @property
     def shape(self) -> tuple[int]:
-        """(pixels,) of model space."""
+        """Shape (pixels,) of model space."""
         return (self.size[0] * self.size[1],)
 
     def condition(self, c: Condition) -> ClassColumn:
-        """The slot of class `c`."""
+        """Return the slot of class `c`."""
         return ClassColumn(self.net, int(self.conditions([c])[0]))
 
     def clone(self) -> Self:
-        """An independent copy."""
+        """Make an independent copy."""
         return copy.deepcopy(self)
 
     def save(self, folder: Path) -> None:
         """Write `model.safetensors`."""
-        state = {k: v.detach().cpu().contiguous() for k, v in self.net.state_dict().items()}
+        state = {
+            name: tensor.detach().cpu().contiguous()
+            for name, tensor in self.net.state_dict().items()
+        }
         write_atomic(folder / "model.safetensors", save(state))
 
     def load(self, path: Path) -> Self:
         """Read `model.safetensors` in a folder, or one safetensors file.
 
         Raises:
-            SaBenchError: a tensor differs in name or shape, or is not finite; names the file.
+            SaBenchError: a tensor differs in name or shape, or is not finite; the message names the
+                file.
         """
         path = path / "model.safetensors" if path.is_dir() else path
         try:
-            state = {k: v.float() for k, v in load_file(path).items()}
-            if bad := [
+            state = {key: tensor.float() for key, tensor in load_file(path).items()}
+            if not_finite := [
                 name for name, value in state.items() if not bool(torch.isfinite(value).all())
             ]:
-                raise ValueError(f"{bad[0]} is not finite")
+                raise ValueError(f"{not_finite[0]} is not finite")
             self.net.load_state_dict(state)
         except Exception as error:
             reason = str(error).splitlines()[-1].strip()
@@ -314,6 +329,6 @@ class VAE:
 
 
 def noise(seeds: Sequence[int], shape: tuple[int, ...]) -> Tensor:
-    """Standard normal noise, (N, *shape) float32 on the CPU, row i from `seeds[i]` alone."""
+    """Draw standard normal noise, (N, *shape) float32 on the CPU, row i from `seeds[i]` alone."""
     rng = torch.Generator()
     return torch.stack([torch.randn(shape, generator=rng.manual_seed(seed)) for seed in seeds])

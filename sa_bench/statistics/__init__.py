@@ -1,4 +1,4 @@
-"""Intervals and tests."""
+"""Compute intervals and tests."""
 
 from sa_bench.statistics.intervals import (
     ALPHA,

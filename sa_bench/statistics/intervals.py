@@ -1,4 +1,4 @@
-"""Intervals, and what a metric hands back.
+"""Compute intervals, tests and the measurements that metrics return.
 
 Every interval is 95 %. Which one is used where, and why, is in docs/metrics.md.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import scipy  # its parts are imported when they are asked for: stats alone takes a second
+import scipy  # its submodules are imported on first use: stats alone takes a second
 
 from sa_bench.contracts import Measured, undefined
 
@@ -17,9 +17,12 @@ ALPHA = 0.05
 
 
 def wilson(successes: float, n: int, comparisons: int = 1) -> tuple[float, float]:
-    """Wilson's score interval for a rate, in [0, 1], Bonferroni-widened for `comparisons` looks.
+    """Compute Wilson's score interval for a rate, Bonferroni-widened for `comparisons` looks.
 
     Source: Wilson 1927; Brown, Cai & DasGupta 2001.
+
+    Returns:
+        The ends of the interval, in [0, 1].
     """
     return score_interval(
         successes / n, n, float(scipy.stats.norm.ppf(1 - ALPHA / comparisons / 2))
@@ -27,7 +30,13 @@ def wilson(successes: float, n: int, comparisons: int = 1) -> tuple[float, float
 
 
 def score_interval(p: float, n: float, z: float) -> tuple[float, float]:
-    """Wilson's interval for a share `p` of `n` (any positive number) independent trials, `z` standard errors wide."""
+    """Compute Wilson's interval for a proportion.
+
+    Args:
+        p: observed proportion.
+        n: number of independent trials; any positive number.
+        z: half-width in standard errors.
+    """
     centre, spread = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
     low, high = (centre - spread) / scale, (centre + spread) / scale
@@ -35,34 +44,47 @@ def score_interval(p: float, n: float, z: float) -> tuple[float, float]:
 
 
 def betting(x: np.ndarray, grid: int = 2000) -> tuple[float, float]:
-    """The hedged-capital interval for the mean of values in [0, 1]; never collapses, valid at any n.
+    """Compute the hedged-capital interval for the mean of values in [0, 1].
+
+    It never collapses and is valid at any n. Values are visited in a fixed random order.
 
     Source: Waudby-Smith & Ramdas 2024, Estimating means of bounded random variables by betting,
-    Section 4.4 (predictable plug-in bets, c = 1/2). Values are visited in a fixed random order.
+    Section 4.4 (predictable plug-in bets, c = 1/2).
     """
     n = len(x)
     x = np.asarray(x, float)[np.random.default_rng(0).permutation(n)]
     i = np.arange(1, n + 1)
     mean = (0.5 + np.cumsum(x)) / (i + 1)
     variance = (0.25 + np.cumsum((x - mean) ** 2)) / (i + 1)
-    before = np.concatenate([[0.25], variance[:-1]])
-    bets = np.sqrt(2 * np.log(2 / ALPHA) / (n * before))
-    m = np.linspace(0, 1, grid + 1)[1:-1]
-    up, down = np.zeros_like(m), np.zeros_like(m)
-    reached = np.zeros(len(m), bool)  # capital may be cashed in at any time, not only at the end
+    previous_variance = np.concatenate([[0.25], variance[:-1]])
+    bets = np.sqrt(2 * np.log(2 / ALPHA) / (n * previous_variance))
+    candidates = np.linspace(0, 1, grid + 1)[1:-1]
+    log_capital_up, log_capital_down = np.zeros_like(candidates), np.zeros_like(candidates)
+    # A mean is rejected as soon as the capital reaches the limit, not only at the end.
+    is_rejected = np.zeros(len(candidates), bool)
     for value, bet in zip(x, bets, strict=True):
-        up += np.log1p(np.minimum(bet, 0.5 / m) * (value - m))
-        down += np.log1p(-np.minimum(bet, 0.5 / (1 - m)) * (value - m))
-        reached |= np.maximum(up, down) + np.log(0.5) >= np.log(1 / ALPHA)
-    kept = m[~reached]
+        log_capital_up += np.log1p(np.minimum(bet, 0.5 / candidates) * (value - candidates))
+        log_capital_down += np.log1p(
+            -np.minimum(bet, 0.5 / (1 - candidates)) * (value - candidates)
+        )
+        is_rejected |= np.maximum(log_capital_up, log_capital_down) + np.log(0.5) >= np.log(
+            1 / ALPHA
+        )
+    accepted = candidates[~is_rejected]
     mean_x = float(x.mean())
-    low = 0.0 if len(kept) == 0 or kept[0] <= m[0] else float(kept[0] - 1 / grid)
-    high = 1.0 if len(kept) == 0 or kept[-1] >= m[-1] else float(kept[-1] + 1 / grid)
+    low = (
+        0.0 if len(accepted) == 0 or accepted[0] <= candidates[0] else float(accepted[0] - 1 / grid)
+    )
+    high = (
+        1.0
+        if len(accepted) == 0 or accepted[-1] >= candidates[-1]
+        else float(accepted[-1] + 1 / grid)
+    )
     return min(low, mean_x), max(high, mean_x)
 
 
 def rate(scores: np.ndarray, columns: Mapping[str, np.ndarray], **more: Any) -> Measured:
-    """The mean of 0/1 scores with Wilson's interval."""
+    """Measure the mean of 0/1 scores with Wilson's interval."""
     n = len(scores)
     if n == 0:
         return undefined("no images to judge")
@@ -74,11 +96,11 @@ def rate(scores: np.ndarray, columns: Mapping[str, np.ndarray], **more: Any) -> 
 def bounded_mean(
     scores: np.ndarray, columns: Mapping[str, np.ndarray], upper: float = 1.0, **more: Any
 ) -> Measured:
-    """The mean of scores in [0, upper] with the betting interval; NaN scores make it undefined."""
+    """Measure the mean of scores in [0, upper] with the betting interval; undefined with NaN."""
     if len(scores) == 0:
         return undefined("no images to judge")
-    if bad := int((~np.isfinite(scores)).sum()):
-        return undefined(f"{bad} of {len(scores)} scores are not finite")
+    if not_finite := int((~np.isfinite(scores)).sum()):
+        return undefined(f"{not_finite} of {len(scores)} scores are not finite")
     low, high = betting(np.clip(scores / upper, 0, 1))
     columns = {**columns, "score": scores}
     return Measured(
@@ -93,12 +115,12 @@ def bounded_mean(
 
 
 def mean(scores: np.ndarray, columns: Mapping[str, np.ndarray], **more: Any) -> Measured:
-    """The mean of unbounded scores with Student's t interval."""
+    """Measure the mean of unbounded scores with Student's t interval; undefined with NaN."""
     n = len(scores)
     if n < 2:
         return undefined(f"{n} image(s): an interval needs at least 2")
-    if bad := int((~np.isfinite(scores)).sum()):
-        return undefined(f"{bad} of {n} scores are not finite")
+    if not_finite := int((~np.isfinite(scores)).sum()):
+        return undefined(f"{not_finite} of {n} scores are not finite")
     half = scipy.stats.t.ppf(1 - ALPHA / 2, n - 1) * scores.std(ddof=1) / np.sqrt(n)
     value = float(scores.mean())
     columns = {**columns, "score": scores}
@@ -111,11 +133,16 @@ def jackknife(
     groups: int = 20,
     clusters: np.ndarray | None = None,
 ) -> tuple[float, float, float]:
-    """(value, low, high) of `estimate(rows)` by the delete-a-group jackknife over rows 0..n−1.
+    """Compute value and interval of `estimate(rows)` by the delete-a-group jackknife.
 
-    Rows of one of the `clusters` (N,) leave together. No image is ever drawn twice: a bootstrap would add the
-    finite-N bias of FID a second time.
-    Source: Kott 2001. Half-width from Student's t with groups − 1 degrees of freedom.
+    The rows are 0..n−1; those of one of the `clusters` (N,) are left out together. No image is ever
+    drawn twice: a bootstrap would add the finite-N bias of FID a second time. The half-width is
+    from Student's t with groups − 1 degrees of freedom.
+
+    Source: Kott 2001.
+
+    Returns:
+        The value, the lower and the upper end.
     """
     group = jackknife_groups(n, groups, clusters)
     value = estimate(np.arange(n))
@@ -126,7 +153,10 @@ def jackknife(
 
 
 def jackknife_groups(n: int, groups: int, clusters: np.ndarray | None = None) -> np.ndarray:
-    """The group 0..groups−1 of each row 0..n−1, at random but always the same, sizes equal to within one row or cluster."""
+    """Assign each row 0..n−1 to a group 0..groups−1: at random, but always the same.
+
+    The groups' sizes are equal to within one row or cluster.
+    """
     if clusters is not None:
         unique, number = np.unique(clusters, return_inverse=True)
         return jackknife_groups(len(unique), groups)[number]
@@ -136,22 +166,31 @@ def jackknife_groups(n: int, groups: int, clusters: np.ndarray | None = None) ->
 
 
 def mcnemar(more: int, less: int) -> float:
-    """The exact McNemar test's two-sided p: of the images that differ, `more` one way and `less` the other."""
+    """Compute the two-sided p of the exact McNemar test.
+
+    Args:
+        more: number of images with a hit for the first model alone.
+        less: number of images with a hit for the second model alone.
+    """
     return 1.0 if more + less == 0 else float(scipy.stats.binomtest(more, more + less).pvalue)
 
 
 def over_bases(
     by_base: Mapping[int, Sequence[float]],
 ) -> tuple[float, float | None, float | None, float | None]:
-    """(mean, low, high, p) of a difference for a new base model and seed.
+    """Compute the mean difference, its interval and its p for a new base model and seed.
+
+    Base models are the units: Student's t over their means, with one degree of freedom less than
+    there are base models. What seeds add is contained in the spread of the means. With a single
+    base model its runs are the units, and nothing is claimed about other base models. If no two
+    units differ there is no interval, and no p unless all differences are 0: an unobserved spread
+    is not a spread of 0.
 
     Args:
-        by_base: base model to the differences of its runs.
+        by_base: differences of the runs by base model.
 
-    Base models are the units: Student's t over their means, as many as they are minus one degrees. What seeds
-    add is in the spread of the means. With a single base model its runs are the units, and nothing is
-    said of another base. Where no two units differ there is no interval, and no p unless all are 0: a spread that was
-    not seen is not none.
+    Returns:
+        Mean, lower end, upper end and p; the last three are None if they cannot be computed.
     """
     units = [float(np.mean(v)) for v in by_base.values()]
     if len(units) == 1:
@@ -172,51 +211,67 @@ def over_bases(
 
 
 def components(by_base: Mapping[int, Sequence[float]]) -> tuple[float, float]:
-    """(sd between base models, sd between seeds of one base) of a difference, by the method of moments.
+    """Estimate how much a difference varies between base models and between one base's seeds.
+
+    The method of moments is used.
+
+    Returns:
+        The standard deviation between base models, and that between seeds of one base model.
 
     Raises:
-        ValueError: fewer than two base models with two runs each: a spread that was not seen is not 0.
+        ValueError: fewer than two base models have two runs each: an unobserved spread is not 0.
     """
-    groups = [np.asarray(v, float) for v in by_base.values() if len(v) > 1]
+    groups = [
+        np.asarray(differences, float) for differences in by_base.values() if len(differences) > 1
+    ]
     if len(groups) < 2:
         raise ValueError("two base models with two runs each are needed")
-    within = float(np.mean([g.var(ddof=1) for g in groups]))
-    seeds = within * float(np.mean([1 / len(g) for g in groups]))  # what they add to a base's mean
-    between = float(np.var([g.mean() for g in groups], ddof=1)) - seeds
+    within = float(np.mean([group.var(ddof=1) for group in groups]))
+    # The part of the variance of a base model's mean that comes from its seeds.
+    seed_part = within * float(np.mean([1 / len(group) for group in groups]))
+    between = float(np.var([group.mean() for group in groups], ddof=1)) - seed_part
     return max(0.0, between) ** 0.5, within**0.5
 
 
 def sampling(table: np.ndarray) -> tuple[float, float]:
-    """The variance that the drawing of images adds to one run's mean: (what all runs share, what each has alone).
+    """Estimate the variance that the drawing of images adds to one run's mean.
+
+    This is the two-way analysis of variance: images that are hard for every run move all means
+    together; the rest of an image's value looks like a spread between seeds. A single run cannot
+    tell the two apart: all of it then counts as shared.
 
     Args:
-        table: (R, U), a value of each run for each image, or for each prompt; the same ones in all runs.
+        table: (R, U), one value per run and image, or per run and prompt; the same images in all
+            runs.
 
-    The two-way analysis of variance: images that are hard for every run move all means together, the rest of an
-    image's value looks like a spread between seeds. A single run cannot tell them apart: all of it is shared then.
+    Returns:
+        The variance that all runs share, and the variance that each run has on its own.
     """
     runs, units = table.shape
     by_unit = table.mean(0)
     if runs < 2:
         return float(by_unit.var(ddof=1)) / units, 0.0
-    rest = table - table.mean(1, keepdims=True) - by_unit + table.mean()
-    alone = float((rest**2).sum()) / ((runs - 1) * (units - 1))
-    common = max(0.0, float(by_unit.var(ddof=1)) - alone / runs)
-    return common / units, alone / units
+    residuals = table - table.mean(1, keepdims=True) - by_unit + table.mean()
+    run_variance = float((residuals**2).sum()) / ((runs - 1) * (units - 1))
+    shared_variance = max(0.0, float(by_unit.var(ddof=1)) - run_variance / runs)
+    return shared_variance / units, run_variance / units
 
 
 def detectable(
     of_base: float, of_seed: float, bases: int, seeds: int, power: float = 0.8, comparisons: int = 1
 ) -> float | None:
-    """The smallest true difference that `over_bases` finds (p < .05) with `power`; None with one run alone.
+    """Compute the smallest true difference that `over_bases` detects (p < .05) with `power`.
 
     Args:
-        of_base: sd between base models of the difference.
-        of_seed: sd between seeds of one base.
-        bases: base models; with one, seeds are the units.
-        seeds: forgetting seeds on each.
-        power: chance to find it.
+        of_base: sd of the difference between base models.
+        of_seed: sd between seeds of one base model.
+        bases: number of base models; with one, seeds are the units.
+        seeds: forgetting seeds on each base model.
+        power: probability of detecting the difference.
         comparisons: endpoints that share the error; the first step of Holm's method.
+
+    Returns:
+        The difference; None with one run alone.
     """
     units = bases if bases > 1 else seeds
     if units < 2:
@@ -227,24 +282,26 @@ def detectable(
     low, high = 0.0, 200.0  # in standard errors
     for _ in range(60):
         middle = (low + high) / 2
-        found = scipy.stats.nct.sf(limit, df, middle) + scipy.stats.nct.cdf(-limit, df, middle)
-        low, high = (middle, high) if found < power else (low, middle)
+        detection_probability = scipy.stats.nct.sf(limit, df, middle) + scipy.stats.nct.cdf(
+            -limit, df, middle
+        )
+        low, high = (middle, high) if detection_probability < power else (low, middle)
     return error * high
 
 
 def holm(p: Sequence[float | None]) -> list[float | None]:
-    """The p values adjusted by Holm's step-down method; None stays None and counts for nothing."""
-    known = sorted((value, i) for i, value in enumerate(p) if value is not None)
-    out: list[float | None] = [None] * len(p)
+    """Adjust p values by Holm's step-down method; None stays None and is not counted."""
+    in_order = sorted((value, i) for i, value in enumerate(p) if value is not None)
+    adjusted: list[float | None] = [None] * len(p)
     highest = 0.0
-    for rank, (value, i) in enumerate(known):
-        highest = max(highest, min(1.0, value * (len(known) - rank)))
-        out[i] = highest
-    return out
+    for rank, (value, i) in enumerate(in_order):
+        highest = max(highest, min(1.0, value * (len(in_order) - rank)))
+        adjusted[i] = highest
+    return adjusted
 
 
 def entropy(p: np.ndarray) -> np.ndarray:
-    """−Σ p ln p over the last axis, nats; 0·ln 0 = 0; NaN stays NaN."""
+    """Compute −Σ p ln p over the last axis, in nats; 0·ln 0 = 0; NaN stays NaN."""
     p = np.asarray(p, float)
     return -np.where(
         p > 0, p * np.log(np.where(p > 0, p, 1.0)), np.where(np.isnan(p), np.nan, 0.0)

@@ -1,4 +1,4 @@
-"""What methods are made of: the training loop, its recipe and pull, the sources of batches, and F."""
+"""Provide what methods are made of: the training loop, recipe and pull, batch sources, and F."""
 
 from sa_bench.contracts import Count, Progress, Rate, Recipe, Weight
 from sa_bench.training.loop import TRAINERS, Pull, fit, uses_bf16

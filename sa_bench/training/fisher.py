@@ -1,11 +1,11 @@
-"""The diagonal Fisher information of the ELBO at θ*: F = E[(∇ −ELBO of one sample)²].
+"""Estimate the diagonal Fisher information of the ELBO at θ*: F = E[(∇ −ELBO of one sample)²].
 
-Source: paper Eq. 4 and Section 3.2; official vae/calculate_fim.py (batch 1, mean over samples of the
-squared gradient). The expectation runs over samples of the model itself, not over data.
+Source: paper Eq. 4 and Section 3.2; official vae/calculate_fim.py (batch 1, mean over samples of
+the squared gradient). The expectation is over samples of the model itself, not over data.
 
-A network of Linear layers, each used once a sample, needs no per-sample gradients at all: with a layer's
-inputs a (N, in) and output gradients δ (N, out), Σ_n (δ_n a_nᵀ)² = (δ²)ᵀ(a²). Anything else goes through
-torch.func in chunks. Both are exact; tests hold them against a one-sample loop.
+A network of Linear layers, each used once per sample, needs no per-sample gradients: with a layer's
+inputs a (N, in) and output gradients δ (N, out), Σ_n (δ_n a_nᵀ)² = (δ²)ᵀ(a²). Other networks go
+through torch.func in chunks. Both are exact; tests compare them with a one-sample loop.
 """
 
 from __future__ import annotations
@@ -23,60 +23,60 @@ from sa_bench.contracts import Diffusion, Draw, FisherOptions, Generator, Sample
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.parts import load_part, save_part
 
-VERSION = 1  # raised when F changes what it computes
+VERSION = 1  # raised whenever the computed F changes
 Batch = tuple[Tensor, Any, Draw]
 BATCH = 1000
 TOGETHER = ((10_000, 128), (16_000, 32))
-"""(values of an image below which, timesteps in a forward pass)."""
-TOGETHER_LARGE = (
-    4  # as Stable Diffusion's latents; more fall out of a small card's memory or a CPU's cache
-)
-EVERY = 120.0  # seconds between two checkpoints: what a kill can cost
+"""(values per image below this number, timesteps per forward pass)."""
+TOGETHER_LARGE = 4
+"""Timesteps per pass for larger images, such as Stable Diffusion's latents; more exceed a small
+GPU's memory or a CPU's cache."""
+EVERY = 120.0  # seconds between two checkpoints: the most that a kill costs
 
 
 def diagonal_fisher(model: Generator, batches: Iterable[Batch]) -> dict[str, Tensor]:
-    """F by parameter name, each like its parameter, ≥ 0: the mean over all samples of `batches`.
+    """Compute F by parameter name, each shaped like its parameter, ≥ 0: the mean over all samples.
 
-    Exact up to rounding. Chooses layer hooks where they apply and torch.func elsewhere.
+    The result is exact up to rounding. Layer hooks are used where they apply, torch.func elsewhere.
     """
     return (fisher_by_hooks if is_all_linear(model.net) else fisher_by_functions)(model, batches)
 
 
 def is_all_linear(net: nn.Module) -> bool:
-    """Whether every parameter belongs to an nn.Linear, so that `by_hooks` is exact."""
-    owned = {
-        id(p)
-        for m in net.modules()
-        if isinstance(m, nn.Linear)
-        for p in m.parameters(recurse=False)
+    """Return whether every parameter belongs to an nn.Linear: then `fisher_by_hooks` is exact."""
+    linear_parameters = {
+        id(parameter)
+        for module in net.modules()
+        if isinstance(module, nn.Linear)
+        for parameter in module.parameters(recurse=False)
     }
-    return all(id(p) in owned for p in net.parameters())
+    return all(id(parameter) in linear_parameters for parameter in net.parameters())
 
 
 def fisher_by_hooks(model: Generator, batches: Iterable[Batch]) -> dict[str, Tensor]:
-    """F of a network of Linear layers, from inputs and output gradients: (δ²)ᵀ(a²)."""
+    """Compute F of a network of Linear layers from inputs and output gradients: (δ²)ᵀ(a²)."""
     layers = {name: m for name, m in model.net.named_modules() if isinstance(m, nn.Linear)}
     total = {name: torch.zeros_like(p) for name, p in model.net.named_parameters()}
-    seen: list[tuple[str, Tensor, Tensor]] = []
+    layer_calls: list[tuple[str, Tensor, Tensor]] = []
 
     def watch(name: str) -> Callable[..., None]:
-        return lambda module, args, output: seen.append((name, args[0].detach(), output))
+        return lambda module, args, output: layer_calls.append((name, args[0].detach(), output))
 
     handles = [m.register_forward_hook(watch(name)) for name, m in layers.items()]
     count = 0
     try:
         for x, c, draw in batches:
-            seen.clear()
+            layer_calls.clear()
             loss = model.loss(x, c, draw)
-            deltas = torch.autograd.grad(loss.sum(), [output for _, _, output in seen])
-            if len({name for name, _, _ in seen}) != len(seen):
+            deltas = torch.autograd.grad(loss.sum(), [output for _, _, output in layer_calls])
+            if len({name for name, _, _ in layer_calls}) != len(layer_calls):
                 raise SaBenchError(
-                    "A Linear layer is used twice a sample; use `by_functions` for this model."
+                    "A Linear layer is used twice per sample; use `fisher_by_functions` for this model."
                 )
             with torch.no_grad():
-                for (name, a, _), delta in zip(seen, deltas, strict=True):
+                for (name, layer_input, _), delta in zip(layer_calls, deltas, strict=True):
                     squared = delta**2
-                    total[f"{name}.weight"] += squared.T @ a**2
+                    total[f"{name}.weight"] += squared.T @ layer_input**2
                     if layers[name].bias is not None:
                         total[f"{name}.bias"] += squared.sum(0)
             count += len(x)
@@ -87,10 +87,12 @@ def fisher_by_hooks(model: Generator, batches: Iterable[Batch]) -> dict[str, Ten
 
 
 class _Loss(nn.Module):
+    """The model's loss of one sample, as a module that torch.func can differentiate."""
+
     def __init__(self, model: Generator) -> None:
         super().__init__()
         self.net = model.net
-        self.model = [model]  # in a list, so that it is no submodule
+        self.model = [model]  # in a list, so that it does not become a submodule
 
     def forward(self, x: Tensor, c: Tensor, noise: Tensor, t: Tensor | None) -> Tensor:
         draw = Draw(noise[None], None if t is None else t[None])
@@ -100,10 +102,10 @@ class _Loss(nn.Module):
 def fisher_by_functions(
     model: Generator, batches: Iterable[Batch], chunk: int = 32
 ) -> dict[str, Tensor]:
-    """F of any network whose conditions are tensors, by vmap(grad) over `chunk` samples at a time."""
+    """Compute F of any network with tensor conditions by vmap(grad) over `chunk` samples each."""
     wrapped = _Loss(model)
     params = {name: p.detach() for name, p in wrapped.named_parameters()}
-    one = grad(lambda p, *args: functional_call(wrapped, p, args))
+    sample_gradient = grad(lambda p, *args: functional_call(wrapped, p, args))
     total = {name: torch.zeros_like(p) for name, p in params.items()}
     count = 0
     for x, c, draw in batches:
@@ -111,7 +113,9 @@ def fisher_by_functions(
             rows = slice(i, i + chunk)
             t = None if draw.t is None else draw.t[rows]
             axes = (None, 0, 0, 0, None if t is None else 0)
-            grads = vmap(one, in_dims=axes)(params, x[rows], c[rows], draw.noise[rows], t)
+            grads = vmap(sample_gradient, in_dims=axes)(
+                params, x[rows], c[rows], draw.noise[rows], t
+            )
             for name, g in grads.items():
                 total[name] += (g**2).sum(0)
         count += len(x)
@@ -128,25 +132,36 @@ def estimate(
     tick: Callable[[int], None] = lambda done: None,
     checkpoint: Path | None = None,
 ) -> tuple[dict[str, Tensor], float]:
-    """F at the model's weights, and the share of entries that an estimator found negative (set to 0).
+    """Estimate F at the model's weights.
 
-    `tick` is told how many samples are done; a diffusion model's F goes on from `checkpoint` after a kill.
+    Args:
+        model: at whose weights F is estimated.
+        task: whose classes are sampled.
+        options: settings of the estimate.
+        replay: source of the samples for `options.set == "replay"`.
+        sampler: settings with which samples are drawn.
+        rng: the only source of randomness.
+        tick: called with the number of samples done.
+        checkpoint: file from which a diffusion model's F goes on after a kill; None for none.
+
+    Returns:
+        F by parameter name, and the proportion of entries that were estimated negative and set to
+            0.
     """
     if isinstance(model, Diffusion):
-        kept = Kept(checkpoint)
-        if (
-            kept.count
-        ):  # the batch that was being worked on is made again from the state it was made from
-            rng.set_state(kept.batch)
+        unfinished = Kept(checkpoint)
+        if unfinished.count:  # draw the interrupted batch again from the same generator state
+            rng.set_state(unfinished.batch)
         batches = sample_batches(
-            model, task, options, replay, sampler, rng, kept.count // BATCH * BATCH
+            model, task, options, replay, sampler, rng, unfinished.count // BATCH * BATCH
         )
-        return fisher_over_time(model, batches, options, rng, tick, kept)
+        return fisher_over_time(model, batches, options, rng, tick, unfinished)
     batches = sample_batches(model, task, options, replay, sampler, rng)
-    return diagonal_fisher(model, _counted(batches, tick)), 0.0
+    return diagonal_fisher(model, _report_progress(batches, tick)), 0.0
 
 
-def _counted(batches: Iterable[Batch], tick: Callable[[int], None]) -> Iterable[Batch]:
+def _report_progress(batches: Iterable[Batch], tick: Callable[[int], None]) -> Iterable[Batch]:
+    """Yield the batches, and report after each how many samples are done."""
     done = 0
     for batch in batches:
         yield batch
@@ -158,15 +173,22 @@ class Kept:
     """The unfinished F of a diffusion model, in a file that is written every `EVERY` seconds."""
 
     def __init__(self, path: Path | None) -> None:
-        """What `path` holds, if it is there."""
+        """Read what the file `path` holds, if it exists."""
         self.path, self.written = path, time.monotonic()
-        found = (None if path is None else load_part(path)) or {}
-        self.count = int(found.pop("count", torch.zeros(1)))
-        self.batch, self.now = found.pop("batch", torch.empty(0)), found.pop("now", torch.empty(0))
-        self.total = found
+        saved = (None if path is None else load_part(path)) or {}
+        self.count = int(saved.pop("count", torch.zeros(1)))
+        self.batch, self.now = saved.pop("batch", torch.empty(0)), saved.pop("now", torch.empty(0))
+        self.total = saved
 
     def save(self, total: dict[str, Tensor], count: int, batch: Tensor, now: Tensor) -> None:
-        """Write, if it is time: the sums, how many samples are in them, and the generator's states."""
+        """Write the file if it is time.
+
+        Args:
+            total: sums of squared gradients by parameter name.
+            count: number of samples in them.
+            batch: the generator's state before the current batch.
+            now: the generator's present state.
+        """
         if self.path is None or time.monotonic() - self.written < EVERY:
             return
         states = {"count": torch.tensor([count]), "batch": batch, "now": now}
@@ -180,20 +202,24 @@ def fisher_over_time(
     options: FisherOptions,
     rng: torch.Generator,
     tick: Callable[[int], None] = lambda done: None,
-    kept: Kept | None = None,
+    unfinished: Kept | None = None,
 ) -> tuple[dict[str, Tensor], float]:
-    """F of a diffusion model, mean over images of (∇ Σ_t loss_t)², and the share of entries found negative.
+    """Compute F of a diffusion model: the mean over images of (∇ Σ_t loss_t)².
 
-    The sum over t comes before the square, as in the paper and in the official ddpm/runners (save_fim). An
-    image's timesteps go through the network as a batch. With fewer than all timesteps the sum is scaled by
-    T over their number: `plain` draws them without replacement, `stratified` one from each of as many equal
-    parts of 0..T − 1. Their F also holds the variance of that choice; the `product` of two independent
-    halves does not, so it may be negative, and is set to 0 there.
+    The sum over t comes before the square, as in the paper and in the official ddpm/runners
+    (save_fim). An image's timesteps go through the network as a batch. With fewer than all
+    timesteps the sum is scaled by T over their number: `plain` draws them without replacement,
+    `stratified` one from each of as many equal parts of 0..T − 1. Both also contain the variance of
+    that choice; the `product` of two independent halves does not, so it may be negative, and is set
+    to 0 there.
+
+    Returns:
+        F by parameter name, and the proportion of entries that were estimated negative.
     """
-    params, kept = dict(model.net.named_parameters()), kept or Kept(None)
+    params, unfinished = dict(model.net.named_parameters()), unfinished or Kept(None)
     total = {name: torch.zeros_like(p) for name, p in params.items()}
-    count, first = kept.count, kept.count % BATCH
-    for name, value in kept.total.items():
+    count, first = unfinished.count, unfinished.count % BATCH
+    for name, value in unfinished.total.items():
         total[name].copy_(value)
     batches = iter(batches)
     while True:
@@ -202,12 +228,12 @@ def fisher_over_time(
             break
         x, c, _ = batch
         if first:
-            rng.set_state(kept.now)
+            rng.set_state(unfinished.now)
         if options.range == "unit":
             x = (x + 1) / 2
         for i in range(first, len(x)):
             halves = [
-                _summed_gradient(model, params, x[i : i + 1], c[i : i + 1], t, rng, options.drop)
+                _sum_gradients(model, params, x[i : i + 1], c[i : i + 1], t, rng, options.drop)
                 for t in draw_timesteps(model.timesteps, options, rng)
             ]
             for name, value in total.items():
@@ -215,7 +241,7 @@ def fisher_over_time(
             count += 1
             tick(count)
             if i + 1 < len(x):
-                kept.save(total, count, state, rng.get_state())
+                unfinished.save(total, count, state, rng.get_state())
         first = 0
     negative = sum(int((value < 0).sum()) for value in total.values())
     share = negative / sum(value.numel() for value in total.values())
@@ -223,22 +249,28 @@ def fisher_over_time(
 
 
 def draw_timesteps(T: int, options: FisherOptions, rng: torch.Generator) -> list[Tensor]:
-    """The timesteps of one image, (k,) int64: one set, or two independent ones for `product`."""
+    """Draw an image's timesteps, (k,) int64: one set, or two independent ones for `product`."""
     k = options.timesteps or T
     if options.estimator == "product":
-        return [_strata(T, max(1, k // 2), rng), _strata(T, max(1, k - k // 2), rng)]
+        return [
+            _draw_stratified(T, max(1, k // 2), rng),
+            _draw_stratified(T, max(1, k - k // 2), rng),
+        ]
     if k >= T:
         return [torch.arange(T)]
     return [
-        torch.randperm(T, generator=rng)[:k] if options.estimator == "plain" else _strata(T, k, rng)
+        torch.randperm(T, generator=rng)[:k]
+        if options.estimator == "plain"
+        else _draw_stratified(T, k, rng)
     ]
 
 
-def _strata(T: int, k: int, rng: torch.Generator) -> Tensor:
+def _draw_stratified(T: int, k: int, rng: torch.Generator) -> Tensor:
+    """Draw one timestep from each of `k` equal parts of 0..T − 1."""
     return ((torch.arange(k) + torch.rand(k, generator=rng)) * T / k).long().clamp(max=T - 1)
 
 
-def _summed_gradient(
+def _sum_gradients(
     model: Diffusion,
     params: dict[str, nn.Parameter],
     x: Tensor,
@@ -247,24 +279,29 @@ def _summed_gradient(
     rng: torch.Generator,
     drop: float = 0.0,
 ) -> dict[str, Tensor]:
-    """∇ Σ_t loss_t of one image, scaled to all T timesteps; at each its condition is null with probability `drop`.
+    """Compute ∇ Σ_t loss_t of one image, scaled to all T timesteps.
 
-    The official ddpm/runners' `save_fim` takes the loss's default, .1 (ddpm/functions/losses.py), and drops by row: an
-    image has its class at some timesteps and none at the others.
+    At each timestep the condition is null with probability `drop`. The official ddpm/runners'
+    `save_fim` takes the loss's default, .1 (ddpm/functions/losses.py), and drops by row: an image
+    has its class at some timesteps and none at the others.
     """
     total: dict[str, Tensor] = {}
-    together = next((n for below, n in TOGETHER if x.numel() < below), TOGETHER_LARGE)
-    for part in t.split(together):
-        draw = model.draw(len(part), rng, part)
-        asked = c.expand(len(part), *c.shape[1:])
+    chunk_size = next((n for values, n in TOGETHER if x.numel() < values), TOGETHER_LARGE)
+    for chunk in t.split(chunk_size):
+        draw = model.draw(len(chunk), rng, chunk)
+        conditions = c.expand(len(chunk), *c.shape[1:])
         if drop:
-            dropped = (torch.rand(len(part), generator=rng) < drop).to(asked.device)
-            null = model.conditions([model.null]).to(asked)
-            asked = torch.where(dropped.view(-1, *[1] * (asked.ndim - 1)), null, asked)
-        loss = model.loss(x.expand(len(part), *x.shape[1:]), asked, draw).sum()
-        for name, g in zip(params, torch.autograd.grad(loss, list(params.values())), strict=True):
-            total[name] = total[name] + g if name in total else g
-    return {name: g * (model.timesteps / len(t)) for name, g in total.items()}
+            dropped = (torch.rand(len(chunk), generator=rng) < drop).to(conditions.device)
+            null = model.conditions([model.null]).to(conditions)
+            conditions = torch.where(
+                dropped.view(-1, *[1] * (conditions.ndim - 1)), null, conditions
+            )
+        loss = model.loss(x.expand(len(chunk), *x.shape[1:]), conditions, draw).sum()
+        for name, gradient in zip(
+            params, torch.autograd.grad(loss, list(params.values())), strict=True
+        ):
+            total[name] = total[name] + gradient if name in total else gradient
+    return {name: gradient * (model.timesteps / len(t)) for name, gradient in total.items()}
 
 
 def sample_batches(
@@ -276,10 +313,10 @@ def sample_batches(
     rng: torch.Generator,
     start: int = 0,
 ) -> Iterable[Batch]:
-    """The samples that F is the mean over, in batches, from number `start` on.
+    """Yield the samples over which F is the mean, in batches, from number `start` on.
 
     Raises:
-        SaBenchError: `targets="bernoulli"` on a model whose space is not [0, 1].
+        SaBenchError: `targets="bernoulli"` for a model whose range is not [0, 1].
     """
     classes = torch.tensor(range(len(task.classes)) if options.set == "all" else task.retain)
     for done in range(start, options.n, BATCH):

@@ -1,4 +1,4 @@
-"""The one training loop: optimiser, EWC pull, checkpoints, progress, NaN guard."""
+"""Train models in the one training loop: optimiser, EWC pull, checkpoints, progress, NaN guard."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ TRAINERS: Mapping[str, Mapping[str, Any]] = {
     "adam": {},
     "ldm": {"decay": 0.01, "ema": 0.9999, "averaged": True, "exact": True},
 }
-"""What a recipe adds to steps, rate and batch. `ldm`: as the official sd/ trains: AdamW, fp32, the average is the result.
+"""Further fields of a recipe, by trainer.
 
-LitEma lets the decay begin low in a new model; the released checkpoint brings its count of updates, so here it does not.
+`ldm` trains as the official sd/ does: AdamW, fp32, and the averaged weights are the result. LitEma
+starts with a low decay in a new model; the released checkpoint brings its count of updates, so the
+decay is constant here.
 """
 
 
 class Pull:
-    """The EWC penalty λ Σ Fᵢ (θᵢ − θ*ᵢ)², as its gradient 2λF(θ − θ*) in closed form."""
+    """The EWC penalty λ Σ Fᵢ (θᵢ − θ*ᵢ)², applied as its gradient 2λF(θ − θ*) in closed form."""
 
     def __init__(
         self,
@@ -34,13 +36,14 @@ class Pull:
         lam: float,
         half: bool = False,
     ) -> None:
-        """Anchor at the current values of `params`; `half` is the paper's F/2 of Eq. 4.
+        """Set the anchor θ* to the current values of `params`.
 
         Args:
             params: by name; only those in `fisher` are pulled.
             fisher: the diagonal, shaped like the parameters, ≥ 0.
             lam: λ ≥ 0.
-            half: penalty λ/2 Σ F d² (paper) instead of λ Σ F d² (official vae/train_forget.py).
+            half: penalty λ/2 Σ F d² (paper, Eq. 4) instead of λ Σ F d² (official
+                vae/train_forget.py).
         """
         self.lam, self.half = lam, half
         self.params = [p for name, p in params.items() if name in fisher]
@@ -59,7 +62,7 @@ class Pull:
 
     @torch.no_grad()
     def penalty(self) -> float:
-        """The penalty's value."""
+        """Compute the penalty's value."""
         total = 0.0
         for p, anchor, weight in zip(self.params, self.anchors, self.weights, strict=True):
             total += float((weight * (p - anchor) ** 2).sum()) / 2
@@ -67,7 +70,7 @@ class Pull:
 
 
 def is_bf16_fast(device: str = "cpu") -> bool:
-    """Whether `device` multiplies bf16 in hardware; without it autocast only costs accuracy."""
+    """Return whether `device` multiplies bf16 in hardware; if not, autocast only costs accuracy."""
     if device != "cpu":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capability = getattr(torch.backends.cpu, "get_cpu_capability", lambda: "")()
@@ -79,7 +82,10 @@ def is_bf16_fast(device: str = "cpu") -> bool:
 
 
 def uses_bf16(precision: str, device: str = "cpu") -> bool:
-    """Whether training is autocast to bf16: asked for so, or left to the machine (`auto`), which has it in hardware."""
+    """Return whether training is autocast to bf16.
+
+    It is if `precision` is `bf16`, or if it is `auto` and the device multiplies bf16 in hardware.
+    """
     return precision == "bf16" or (precision == "auto" and is_bf16_fast(device))
 
 
@@ -98,25 +104,29 @@ def fit(
     progress: Progress | None = None,
     stage: str = "train",
 ) -> None:
-    """Minimise `loss()` over `params` with Adam or AdamW; killed and called again, it ends at the same bits.
+    """Minimise `loss()` over `params` with Adam or AdamW.
+
+    If the process is killed and calls it again, it ends at the same bits.
 
     Args:
-        params: what is trained, by name; everything else stays as it is.
+        params: the parameters to be trained, by name; everything else stays as it is.
         loss: one step's scalar loss; draws all its randomness from `rng`.
         recipe: steps, learning rate and schedule.
         rng: its state is part of the checkpoint.
         pull: an EWC pull added to the gradient of every step.
-        stop: asked before every step is taken; True ends the training there.
+        stop: called before every step; True ends the training there.
         bf16: autocast the loss to bfloat16 (weights and Adam stay float32).
-        average: averaged weights by the names of `params`; moved by the recipe's `ema` after every step.
-        checkpoint: a file for resuming, left complete at the end for the caller to remove (a method may
-            train twice); None: not resumable.
+        average: averaged weights by the names of `params`; updated with the recipe's `ema` after
+            every step.
+        checkpoint: a file for resuming, left complete at the end for the caller to remove (a method
+            may train twice); None makes the training not resumable.
         every: seconds between checkpoints.
-        progress: called with (stage, done, total) about twice a second.
+        progress: called with (stage, done, total) about twice per second.
         stage: the name that progress shows.
 
     Raises:
-        CellFailed: the loss is not finite; names the step, and the last good checkpoint is kept.
+        CellFailed: the loss is not finite; the message names the step, and the last good checkpoint
+            is kept.
     """
     names, tensors = list(params), list(params.values())
     adam = torch.optim.AdamW if recipe.decay else torch.optim.Adam
@@ -126,7 +136,7 @@ def fit(
     )
     start = _restore(checkpoint, names, tensors, averages, optimiser, rng)
     saved = shown = time.monotonic()
-    device, moved = tensors[0].device.type, [tensor for tensor in tensors if tensor.requires_grad]
+    device, trained = tensors[0].device.type, [tensor for tensor in tensors if tensor.requires_grad]
     for step in range(start, recipe.steps):
         optimiser.param_groups[0]["lr"] = recipe.rate(step)
         optimiser.zero_grad(set_to_none=True)
@@ -142,7 +152,7 @@ def fit(
             )
         if stop is not None and stop():
             break
-        value.backward(inputs=moved)  # none of what is not trained: time and memory
+        value.backward(inputs=trained)  # no gradients of the rest, to save time and memory
         if pull is not None:
             pull.add_to_gradients()
         if recipe.clip is not None:
@@ -178,6 +188,7 @@ def _save(
     optimiser: torch.optim.Adam,
     rng: torch.Generator,
 ) -> None:
+    """Save a checkpoint of the training."""
     state: dict[str, Tensor] = {"step": torch.tensor(step), "rng": rng.get_state()}
     for name, tensor in zip(names, tensors, strict=True):
         state[f"param.{name}"] = tensor.detach()
@@ -196,6 +207,7 @@ def _restore(
     optimiser: torch.optim.Adam,
     rng: torch.Generator,
 ) -> int:
+    """Restore a checkpoint and return its step; 0, with nothing restored, if none fits."""
     state = None if path is None else load_part(path)
     if state is None or not all(
         f"param.{name}" in state and state[f"param.{name}"].shape == tensor.shape

@@ -1,6 +1,6 @@
-"""Where training batches come from: real data, replay of θ*, surrogates q(x|c_f).
+"""Draw training batches: real data, replay of θ*, surrogates q(x|c_f).
 
-Each source draws all its randomness from the generator it is given, so a resumed run sees the same
+Each source draws all its randomness from the generator it gets, so a resumed run sees the same
 batches as an uninterrupted one.
 """
 
@@ -28,7 +28,7 @@ class Images:
     drop: float = 0.0  # probability that a label becomes the model's null condition
 
     def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Any]:
-        """`n` images and their labels."""
+        """Return `n` images and their labels."""
         rows = torch.randint(len(self.images), (n,), generator=rng).numpy()
         x, labels = self.model.encode(self.images[rows]), torch.from_numpy(self.labels[rows])
         if self.flip:
@@ -39,7 +39,7 @@ class Images:
 
 
 def mirror_at_random(x: Tensor, rng: torch.Generator) -> Tensor:
-    """`x` (N, C, H, W), each with probability ½ mirrored left to right."""
+    """Mirror each of `x` (N, C, H, W) left to right with probability ½."""
     chosen = (torch.rand(len(x), generator=rng) < 0.5).to(x.device)
     return torch.where(chosen[:, None, None, None], x.flip(3), x)
 
@@ -56,7 +56,7 @@ class FreshReplay:
     sampler: Sampler
 
     def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Any]:
-        """`n` samples and the conditions they were drawn from."""
+        """Return `n` samples and the conditions they were drawn from."""
         picks = torch.randint(len(self.retain), (n,), generator=rng)
         c = self.theta_star.conditions(torch.tensor(self.retain)[picks])
         return self.theta_star.simulate(c, rng, self.sampler), c
@@ -68,21 +68,21 @@ class FixedReplay:
 
     x: Tensor  # (N, ...) model space
     c: Any  # their conditions
-    flip: bool = False  # mirror half of the images, as the base's training did
-    used: int = 0  # batches are of the first so many alone; 0: of all
+    flip: bool = False  # mirror half of the images, as in the base model's training
+    used: int = 0  # number of samples, from the first, that batches are drawn from; 0 for all
 
     def __len__(self) -> int:
         """Count the samples."""
         return len(self.x)
 
     def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Any]:
-        """`n` samples and the conditions they were drawn from."""
+        """Return `n` samples and the conditions they were drawn from."""
         rows = torch.randint(self.used or len(self.x), (n,), generator=rng)
         x = self.x[rows]
         return mirror_at_random(x, rng) if self.flip else x, self.c[rows]
 
     def part(self, start: int, n: int) -> tuple[Tensor, Any]:
-        """Samples `start` to `start + n` of all, as they are, and their conditions."""
+        """Return the samples `start` to `start + n` of all, unchanged, and their conditions."""
         return self.x[start : start + n], self.c[start : start + n]
 
 
@@ -93,63 +93,80 @@ def losses(
     rng: torch.Generator,
     times: Times = "pairs",
 ) -> list[Tensor]:
-    """The −ELBO of `n` new samples of each source, each (n,) nats; `times` as `draws` has them.
+    """Compute the −ELBO of `n` new samples of each source.
 
-    First all batches are drawn, then all noise, so that methods which share sources share their randomness.
-    The model sees one batch of them all: a tenth faster than one after another.
+    First all batches are drawn, then all noise, so that methods with the same sources share their
+    randomness. The model sees all batches as one: a tenth faster than one after another.
+
+    Args:
+        model: the model whose losses are computed.
+        sources: of the batches.
+        n: samples per source.
+        rng: the only source of randomness.
+        times: how the timesteps are drawn, as in `draw_losses`.
+
+    Returns:
+        The losses of each source, (n,) nats.
     """
     x, c = zip(*(source.batch(n, rng) for source in sources), strict=True)
-    parts = draw_losses(model, len(sources), n, rng, times)
-    t = None if parts[0].t is None else torch.cat([d.t for d in parts if d.t is not None])
-    together = Draw(torch.cat([d.noise for d in parts]), t, parts[0].seed)
-    return list(model.loss(torch.cat(x), _join_conditions(c), together).split(n))
+    draws = draw_losses(model, len(sources), n, rng, times)
+    t = None if draws[0].t is None else torch.cat([draw.t for draw in draws if draw.t is not None])
+    joint_draw = Draw(torch.cat([draw.noise for draw in draws]), t, draws[0].seed)
+    return list(model.loss(torch.cat(x), _join_conditions(c), joint_draw).split(n))
 
 
 def draw_losses(
     model: Generator, batches: int, n: int, rng: torch.Generator, times: Times = "pairs"
 ) -> list[Draw]:
-    """Draw the randomness of the losses of so many batches of `n` samples each.
+    """Draw the randomness of the losses of several batches of `n` samples each.
 
     Args:
-        model: whose draws they are.
-        batches: how many.
-        n: samples in each.
-        rng: the source of all of it.
-        times: of a diffusion model's timesteps. `pairs`: t and T − 1 − t, anew for each batch; `shared`: such pairs, the
-            same for every batch (official ddpm/runners, train_forget); `independent`: each uniform by itself (official
-            sd/ldm, `p_losses` of `torch.randint`). A model without timesteps has `pairs` alone.
+        model: the model whose losses are to be computed.
+        batches: number of batches.
+        n: samples per batch.
+        rng: the only source of randomness.
+        times: how a diffusion model's timesteps are drawn. `pairs`: t and T − 1 − t, anew for each
+            batch; `shared`: such pairs, the same for every batch (official ddpm/runners,
+            train_forget); `independent`: each uniform by itself (official sd/ldm, `p_losses` of
+            `torch.randint`). A model without timesteps has `pairs` alone.
     """
     if times == "independent":
         T: int = model.timesteps  # type: ignore[attr-defined]
         return [model.draw(n, rng, torch.randint(T, (n,), generator=rng)) for _ in range(batches)]
     first = model.draw(n, rng)
-    same = first.t if times == "shared" else None
-    return [first, *(model.draw(n, rng, same) for _ in range(batches - 1))]
+    shared_times = first.t if times == "shared" else None
+    return [first, *(model.draw(n, rng, shared_times) for _ in range(batches - 1))]
 
 
 def reduce_losses(losses: Tensor, how: Literal["sum", "mean"]) -> Tensor:
-    """The losses of a batch (N,) as one: their sum (official vae/), or their mean (official ddpm/ and sd/)."""
+    """Reduce the losses of a batch (N,) to one number.
+
+    The official vae/ takes their sum, the official ddpm/ and sd/ take their mean.
+    """
     return losses.mean() if how == "mean" else losses.sum()
 
 
 def _join_conditions(conditions: Sequence[Any]) -> Any:
-    """Class indices or prompts of several batches as those of one."""
+    """Join the class indices or prompts of several batches."""
     if isinstance(conditions[0], Tensor):
         return torch.cat(list(conditions))
-    return [c for part in conditions for c in part]
+    return [c for batch in conditions for c in batch]
 
 
 def sample_conditions(
     model: Generator, texts: Sequence[Condition], n: int, rng: torch.Generator
 ) -> Any:
-    """Conditions that ask for one thing `n` times, by any of its prompts."""
+    """Return conditions that ask for one thing `n` times, each by a random one of its prompts."""
     if len(texts) == 1:
         return model.conditions([texts[0]] * n)
     return model.conditions([texts[int(i)] for i in torch.randint(len(texts), (n,), generator=rng)])
 
 
 def drop_conditions(model: Any, c: Tensor, share: float, rng: torch.Generator) -> Tensor:
-    """Conditions `c` (N, ...), each with probability `share` the model's null condition; 0 draws nothing."""
+    """Replace each of the conditions `c` (N, ...) by the null condition with probability `share`.
+
+    With `share` 0 nothing is drawn.
+    """
     if not share:
         return c
     chosen = (torch.rand(len(c), generator=rng) < share).to(c.device)
@@ -160,27 +177,27 @@ def drop_conditions(model: Any, c: Tensor, share: float, rng: torch.Generator) -
 
 @dataclass
 class Relabelled:
-    """Samples of another source, given c_f's conditions: q(x|c_f) from what is not c_f."""
+    """Samples of another source with c_f's conditions: q(x|c_f) made of what is not c_f."""
 
     source: Source
     theta_star: Generator  # for `conditions`
-    texts: Sequence[Condition]  # that ask for c_f
+    texts: Sequence[Condition]  # conditions that ask for c_f
 
     def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Any]:
-        """`n` samples labelled c_f."""
+        """Return `n` samples labelled c_f."""
         x, _ = self.source.batch(n, rng)
         return x, sample_conditions(self.theta_star, self.texts, n, rng)
 
 
 @dataclass
 class NormalNoise:
-    """q(x|c_f) = N(0, I) in the latents of a text-to-image model: a texture that shows nothing."""
+    """The surrogate q(x|c_f) = N(0, I) in the latents of a text-to-image model: pure texture."""
 
     model: Generator
-    texts: Sequence[Condition]  # that ask for c_f
+    texts: Sequence[Condition]  # conditions that ask for c_f
 
     def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Any]:
-        """`n` latents labelled c_f."""
+        """Return `n` latents labelled c_f."""
         x = torch.randn(n, *self.model.shape, generator=rng)
         return x.to(next(self.model.net.parameters()).device), sample_conditions(
             self.model, self.texts, n, rng
@@ -189,7 +206,7 @@ class NormalNoise:
 
 @dataclass
 class UniformNoise:
-    """q(x|c_f) = uniform noise over the model's range, new each time.
+    """The surrogate q(x|c_f) = uniform noise over the model's range, new each time.
 
     Source: paper, Section 4; official vae/train_forget.py (U[0, 1]) and ddpm/runners (U[-1, 1]).
     """
@@ -200,7 +217,7 @@ class UniformNoise:
     range: tuple[float, float] = (0.0, 1.0)
 
     def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Any]:
-        """`n` noise images labelled c_f."""
+        """Return `n` noise images labelled c_f."""
         device = next(self.model.net.parameters()).device
         low, high = self.range
         x = (torch.rand(n, *self.shape, generator=rng) * (high - low) + low).to(device)
@@ -209,7 +226,7 @@ class UniformNoise:
 
 @dataclass
 class OtherClassSamples:
-    """q(x|c_f) = p(x|θ*, c'): the base model's samples of another class, labelled c_f."""
+    """The surrogate q(x|c_f) = p(x|θ*, c'): samples of another class, labelled c_f."""
 
     theta_star: Generator
     concept: int
@@ -217,7 +234,7 @@ class OtherClassSamples:
     sampler: Sampler
 
     def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Any]:
-        """`n` samples of the other class labelled c_f."""
+        """Return `n` samples of the other class, labelled c_f."""
         x = self.theta_star.simulate(
             self.theta_star.conditions([self.other] * n), rng, self.sampler
         )

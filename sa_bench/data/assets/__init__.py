@@ -1,1 +1,1 @@
-"""Files that are neither shipped nor made here: which there are, where they lie, how they are fetched."""
+"""Find and fetch files that are neither shipped nor computed."""

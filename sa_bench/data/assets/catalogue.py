@@ -1,6 +1,6 @@
-"""Every file that is neither shipped nor made here: what it is, where it comes from, whether it is here.
+"""List the files that are neither shipped nor computed, and find them on this machine.
 
-Nothing here uses the network; `sa_bench.data.assets.fetch` does.
+Nothing in this file uses the network; `sa_bench.data.assets.fetch` does.
 """
 
 from __future__ import annotations
@@ -33,42 +33,42 @@ IN_HUB = re.compile(r"https://huggingface\.co/datasets/([^/]+/[^/]+)/resolve/mai
 class Asset:
     """One file, or one folder of the Hugging Face hub."""
 
-    name: str  # what `fetch` is asked for
-    file: str  # what it is called where it is kept; a local model: its path
-    url: str  # where it comes from; empty: nowhere, it is the user's own
-    sha256: str  # the whole digest or its beginning; empty: nobody published one
+    name: str  # its name on the command line of `fetch`
+    file: str  # its name where it is stored; for a local model its path
+    url: str  # its source; "" for a file of the user's own
+    sha256: str  # the complete digest or its beginning; "" if none is published
     size: str  # in words
     licence: str
-    gated: bool  # its owner may ask to accept the licence before handing it out
+    gated: bool  # whether its owner may require accepting the licence first
     unlocks: str
     kind: Kind
     note: str = ""
-    md5: str = ""  # of an archive whose publisher gives no sha256; compared when it is fetched and when it is read
-
-    files: tuple[
-        str, ...
-    ] = ()  # what a folder of the hub must hold; (): a pipeline, or a network and its weights
-    convert: str = (
-        ""  # `module:function` that makes the file from what is fetched; empty: that is the file
-    )
-    member: str = ""  # of an archive that is fetched, the file to convert
-    check: str = ""  # `module:function` that reads the file and refuses another
+    md5: str = ""
+    """Of an archive whose publisher gives no sha256; compared when it is fetched and read."""
+    files: tuple[str, ...] = ()
+    """What a hub folder must hold; () requires a pipeline, or a network and its weights."""
+    convert: str = ""
+    """`module:function` that converts what is fetched to the file; "" if it is the file itself."""
+    member: str = ""  # the file to convert in an archive that is fetched
+    check: str = ""  # `module:function` that reads the file and refuses a wrong one
 
     @property
     def hub(self) -> str:
-        """The hub's `owner/name` of a folder; empty: it is a file."""
-        found = self.url.removeprefix(f"{HUGGING_FACE}/")
-        return found if found != self.url and HUB.fullmatch(found) else ""
+        """Id `owner/name` of a folder on the hub; "" for a file."""
+        repository = self.url.removeprefix(f"{HUGGING_FACE}/")
+        return repository if repository != self.url and HUB.fullmatch(repository) else ""
 
 
-def _prompts(
+def _make_prompt_asset(
     file: str, folder: str, sha256: str, size: str, unlocks: str, licence: str = "MIT"
 ) -> Asset:
+    """Describe a prompt file, which is named after itself, as an asset."""
     name = file.rpartition(".")[0]
     return Asset(name, file, f"{folder}/{file}", sha256, size, licence, False, unlocks, "prompts")
 
 
 def _list_assets() -> Iterable[Asset]:
+    """Yield every asset of the catalogue."""
     yield Asset(
         "inception-v3-compat",
         "weights-inception-2015-12-05-6726825d.pth",
@@ -174,21 +174,21 @@ def _list_assets() -> Iterable[Asset]:
         "model",
         "its maker took it off the hub in November 2025: use a copy of your own",
     )
-    yield _prompts(
+    yield _make_prompt_asset(
         "brad_pitt_prompts.txt",
         SA,
         "bfb3c48798818157943df7b1504f07eadd51cb71dc99cba1c5f70728bb5ed209",
         "1.5 kB",
         "celeb_brad_pitt with the published 50 prompts",
     )
-    yield _prompts(
+    yield _make_prompt_asset(
         "angelina_jolie_prompts.txt",
         SA,
         "4b0f3270370811bff193973fe5d3bfd225083a2030add057217d912ee90a73b3",
         "1.7 kB",
         "celeb_angelina_jolie with the published 50 prompts",
     )
-    yield _prompts(
+    yield _make_prompt_asset(
         "fim_prompts.txt", SA_FIM, "", "0.9 MB", "the published 5,000 prompts of replay and Fisher"
     )
     yield Asset(
@@ -203,8 +203,10 @@ def _list_assets() -> Iterable[Asset]:
         "prompts",
         "it holds disturbing texts",
     )
-    yield _prompts("unsafe-prompts4703.csv", ESD, "", "1.4 MB", "nudity_i2p with ESD's copy of I2P")
-    yield _prompts(
+    yield _make_prompt_asset(
+        "unsafe-prompts4703.csv", ESD, "", "1.4 MB", "nudity_i2p with ESD's copy of I2P"
+    )
+    yield _make_prompt_asset(
         "coco_30k.csv",
         ESD,
         "",
@@ -215,7 +217,7 @@ def _list_assets() -> Iterable[Asset]:
 
 
 CATALOGUE: Mapping[str, Asset] = {asset.name: asset for asset in _list_assets()}
-"""All that is known, by name."""
+"""Every asset by name."""
 
 DATA = {
     "cifar10": (
@@ -229,14 +231,16 @@ DATA = {
         "stl10_airplane",
     ),
 }
-"""Data sets that come as one archive: what it is (torchvision says), its licence, what it unlocks."""
+"""Data sets in one archive: the archive (from torchvision), its licence, what it unlocks."""
 
 
 def get(name: str) -> Asset:
-    """An asset by its name, its file's name or its hub id; any other hub id is a model that nothing is known of.
+    """Return an asset by its name, its file's name or its hub id.
+
+    An unknown hub id is taken as a model about which nothing is known.
 
     Raises:
-        SaBenchError: none of these; names the nearest.
+        SaBenchError: it is none of these; the message names the nearest.
     """
     if name in DATA:
         return get_dataset(name)
@@ -260,7 +264,7 @@ def get(name: str) -> Asset:
 
 
 def get_dataset(name: str) -> Asset:
-    """The archive of a data set of `DATA`."""
+    """Return the archive of a data set in `DATA` as an asset."""
     archive = DATA[name][0]()
     _, licence, unlocks = DATA[name]
     return Asset(
@@ -278,7 +282,7 @@ def get_dataset(name: str) -> Asset:
 
 
 def get_model(reference: str) -> Asset:
-    """The asset behind a task's `model`: a hub id, or a path of the user's own."""
+    """Return the asset behind a task's `model`: a hub id, or a path of the user's own."""
     if Path(reference).expanduser().exists() or not HUB.fullmatch(reference):
         return Asset(
             reference,
@@ -295,28 +299,34 @@ def get_model(reference: str) -> Asset:
 
 
 def find(asset: Asset | str) -> Path | None:
-    """Where an asset is here; None: nowhere. The first place that has it counts.
+    """Find an asset on this machine, in the first place that has it.
+
+    Returns:
+        Its path; None if it is nowhere.
 
     Raises:
-        MissingAsset: what lies there is damaged or incomplete; names it and what to do.
-        SaBenchError: no asset of that name.
+        MissingAsset: what lies there is damaged or incomplete; the message names it and what to do.
+        SaBenchError: there is no asset of that name.
     """
     asset = get(asset) if isinstance(asset, str) else asset
     for path in list_places(asset):
         if path.exists():
             if reason := describe_damage(asset, path):
-                first = "Take it away, then: " if is_own(path) else ""
-                raise MissingAsset(f"{path} {reason}. {first}python -m sa_bench fetch {asset.name}")
+                prefix = "Remove it, then run: " if is_own(path) else ""
+                raise MissingAsset(
+                    f"{path} {reason}. {prefix}python -m sa_bench fetch {asset.name}"
+                )
             return path
     return None
 
 
 def need(asset: Asset | str) -> Path:
-    """Where an asset is here.
+    """Find an asset on this machine that must be there.
 
     Raises:
-        MissingAsset: nowhere, or damaged; says what it is, where it comes from and where it goes.
-        SaBenchError: no asset of that name.
+        MissingAsset: it is nowhere, or damaged; the message says what it is, where it comes from
+            and where it goes.
+        SaBenchError: there is no asset of that name.
     """
     asset = get(asset) if isinstance(asset, str) else asset
     if (path := find(asset)) is not None:
@@ -328,15 +338,15 @@ def need(asset: Asset | str) -> Path:
     note = f", {asset.note}" if asset.convert else ""
     raise MissingAsset(
         f"needs {asset.file} ({asset.size}{note}): python -m sa_bench fetch {asset.name}, or get it from {asset.url} "
-        f"and put it into {download_target(asset).parent} ({_folder_variable(asset)} names another folder)"
+        f"and put it into {download_target(asset).parent} ({_name_folder_variable(asset)} names another folder)"
     )
 
 
 def short_hash(name: str, member: str = "") -> str:
-    """Give 16 hex digits of an asset's sha256, or of a file inside its folder, for fingerprints.
+    """Return 16 hex digits of an asset's sha256, or of a file inside its folder, for fingerprints.
 
     Returns:
-        `absent` where it is not here, or damaged.
+        The digits; `absent` if the asset is missing or damaged.
     """
     try:
         path = find(name)
@@ -346,43 +356,47 @@ def short_hash(name: str, member: str = "") -> str:
 
 
 def download_target(asset: Asset) -> Path:
-    """Where `fetch` puts an asset: the store, whose place comes before every cache."""
+    """Return where `fetch` puts an asset: the store, which is searched before every cache."""
     return (
         store_folder() / ("weights" if asset.kind in ("weights", "model") else "data") / asset.file
     )
 
 
 def list_places(asset: Asset) -> list[Path]:
-    """Where an asset may lie, in the order in which it is looked for."""
+    """List the places where an asset may lie, in the order in which they are searched."""
     if not asset.url:
         return [Path(asset.file).expanduser()]
     if asset.kind == "weights":
         return locate.list_places(asset.file, asset.hub)
     if asset.kind == "data":
-        local = DATA[asset.name][0]().local(data_folder())
-        return [*([local] if local else []), download_target(asset)]
-    own = weights_folder() if asset.kind == "model" else data_folder()
-    found = [*([own / asset.file] if own else []), download_target(asset)]
+        local_path = DATA[asset.name][0]().local(data_folder())
+        return [*([local_path] if local_path else []), download_target(asset)]
+    user_folder = weights_folder() if asset.kind == "model" else data_folder()
+    places = [*([user_folder / asset.file] if user_folder else []), download_target(asset)]
     if asset.hub:
         cached = [locate.hub_file(asset.hub, name) for name in ("model_index.json", "config.json")]
-        found += [path.parent for path in cached if path is not None]
+        places += [path.parent for path in cached if path is not None]
     elif in_hub := IN_HUB.fullmatch(asset.url):
-        found += filter(None, [locate.hub_file(in_hub[1], in_hub[2], "dataset")])
-    return found
+        places += filter(None, [locate.hub_file(in_hub[1], in_hub[2], "dataset")])
+    return places
 
 
-LARGEST = 2**33  # bytes of a file whose size nobody says
+LARGEST = 2**33  # most bytes of a file whose size is not known
 
 
 def largest_download(asset: Asset) -> int:
-    """The bytes that a download may have: twice what the catalogue says, and no less than 16 MB."""
-    said = re.search(r"([\d.]+) ([kMG]?)B", asset.size)
-    size = float(said[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[said[2]] if said else LARGEST / 2
+    """Return the most bytes of a download: twice the catalogue's size, and at least 16 MB."""
+    size_match = re.search(r"([\d.]+) ([kMG]?)B", asset.size)
+    size = (
+        float(size_match[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[size_match[2]]
+        if size_match
+        else LARGEST / 2
+    )
     return max(16_000_000, int(2 * size))
 
 
 def is_own(path: Path) -> bool:
-    """Whether `path` lies in a folder that the user named, which `fetch` never writes to."""
+    """Return whether `path` lies in a folder that the user named, which `fetch` never writes to."""
     return any(
         folder is not None and folder in path.parents
         for folder in (weights_folder(), data_folder())
@@ -390,35 +404,43 @@ def is_own(path: Path) -> bool:
 
 
 def describe_damage(asset: Asset, path: Path) -> str | None:
-    """What is wrong with an asset at `path`, in words that follow its name; None: nothing."""
+    """Say what is wrong with an asset at `path`.
+
+    Returns:
+        Words that follow its name; None if nothing is wrong.
+    """
     if asset.files:
-        absent = [name for name in asset.files if not (path / name).is_file()]
-        return f"lacks {', '.join(absent)}" if absent else None
+        missing_files = [name for name in asset.files if not (path / name).is_file()]
+        return f"lacks {', '.join(missing_files)}" if missing_files else None
     if asset.hub:
-        return f"lacks {lacks}" if (lacks := find_lacking(path)) else None
-    begins = locate.longest_known_sha256(asset.sha256, locate.recorded_sha256(path))
-    if not begins or not path.is_file():
+        return f"lacks {missing}" if (missing := find_lacking(path)) else None
+    expected = locate.longest_known_sha256(asset.sha256, locate.recorded_sha256(path))
+    if not expected or not path.is_file():
         return None
-    found = cached_digest(path)
-    if found.startswith(begins):
+    sha256 = cached_digest(path)
+    if sha256.startswith(expected):
         return None
-    return f"is damaged or another file: its sha256 is {found[:16]}..., not {begins[:16]}..."
+    return f"is damaged or another file: its sha256 is {sha256[:16]}..., not {expected[:16]}..."
 
 
 def find_lacking(folder: Path) -> str:
-    """What a model's folder lacks of a diffusers pipeline or of one network with its configuration; empty: nothing."""
+    """Find what a folder lacks of a diffusers pipeline, or of one network with its configuration.
+
+    Returns:
+        What is missing; "" if nothing is.
+    """
     if not (folder / "model_index.json").is_file():
         if not (folder / "config.json").is_file():
             return "model_index.json"
         return "" if _has_weights(folder) else "its weights"
     try:
-        parts = read_object(folder / "model_index.json")
+        model_index = read_object(folder / "model_index.json")
     except (OSError, ValueError):
         return "a readable model_index.json"
     networks = [
         name
         for name in ("unet", "vae", "text_encoder", "transformer")
-        if (parts.get(name) or [None])[0]
+        if (model_index.get(name) or [None])[0]
     ]
     return next(
         (f"the weights in {name}/" for name in networks if not _has_weights(folder / name)), ""
@@ -426,10 +448,12 @@ def find_lacking(folder: Path) -> str:
 
 
 def _has_weights(folder: Path) -> bool:
+    """Return whether a folder holds a weight file."""
     return any(
         path.is_file() for ending in ("safetensors", "bin") for path in folder.glob(f"*.{ending}")
     )
 
 
-def _folder_variable(asset: Asset) -> str:
+def _name_folder_variable(asset: Asset) -> str:
+    """Return the environment variable that names another folder for an asset."""
     return "SA_BENCH_WEIGHTS" if asset.kind in ("weights", "model") else "SA_BENCH_DATA"

@@ -1,4 +1,4 @@
-"""One file from the network: begun where an earlier try ended, given up on when nobody answers."""
+"""Download one file: continue an earlier attempt, and give up if the server does not answer."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from sa_bench.core.errors import CellFailed, MissingAsset
 from sa_bench.core.version import __version__
 from sa_bench.data.assets.catalogue import HUGGING_FACE, LARGEST
 
-DEADLINE = 6.0  # seconds for an answer, and for a server's silence later on
-TRIES = 5  # in a row that end early
+DEADLINE = 6.0  # most seconds until the answer, and of silence later on
+TRIES = 5  # most consecutive attempts that end early
 SLOWEST, WINDOW = (1024, 30.0)
-"""Bytes a second, on average over so many seconds, below which nobody waits any longer."""
+"""Bytes per second, averaged over this many seconds, below which a download is given up."""
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM)
 
 Clock = Callable[[], float]  # seconds
-Advance = Callable[[int, int | None], None]  # bytes here, bytes in all
+Advance = Callable[[int, int | None], None]  # (bytes so far, bytes in all)
 
 
 class Unreachable(MissingAsset):
-    """A server that gives no answer at all."""
+    """A server that does not answer."""
 
 
 class Refused(MissingAsset):
-    """A server that answers, but not with the file."""
+    """A server that answers, but without the file."""
 
     def __init__(self, url: str, code: int, reason: str, kind: str) -> None:
-        """`kind` is what the hub calls the refusal: `GatedRepo`, `EntryNotFound`, ..."""
+        """Describe the refusal; `kind` is the hub's name for it: `GatedRepo`, `EntryNotFound`..."""
         super().__init__(f"{url} answers HTTP {code} {reason}")
         self.code, self.kind = code, kind
 
@@ -49,55 +49,56 @@ def download(
     url: str,
     part: Path,
     name: str,
-    known: bool,
+    is_hash_known: bool,
     limit: int = LARGEST,
     clock: Clock = time.monotonic,
 ) -> None:
-    """The whole of `url` in the file `part`.
+    """Download all of `url` into the file `part`.
 
     Args:
-        url: what to get.
-        part: where it grows; what is there already is gone on from.
+        url: address of the file.
+        part: the file that grows; what it holds already is continued.
         name: for the progress bar.
-        known: the file's hash is known, so that going on needs no proof that the server's file is still the same.
-
-        limit: bytes that it may have.
-        clock: for the rate at which it comes.
+        is_hash_known: True if the file's hash is known, so that a download may be continued
+            without proof that the server still has the same file.
+        limit: most bytes of the file.
+        clock: for the rate of the download.
 
     Raises:
-        Unreachable: nobody answers.
-        Refused: the server has no such file, or not for us.
+        Unreachable: the server does not answer.
+        Refused: the server has no such file, or no access to it is granted.
         MissingAsset: it keeps ending early, comes too slowly, or is larger than `limit`.
         CellFailed: the disk is full.
     """
-    with _bar(name) as advance:
-        for left in reversed(range(TRIES)):
-            before = partial_size(part)
+    with _show_progress(name) as advance:
+        for tries_left in reversed(range(TRIES)):
+            size_before = partial_size(part)
             try:
-                return _continue(url, part, known, advance, limit, clock)
+                return _continue(url, part, is_hash_known, advance, limit, clock)
             except (OSError, HTTPException) as error:
                 if getattr(error, "errno", None) in DISK:
                     raise
-                grown = partial_size(part) > before
-                if left and grown:
+                has_grown = partial_size(part) > size_before
+                if tries_left and has_grown:
                     continue
-                kept = (
-                    f"; {partial_size(part):,} bytes are kept, the same command goes on from there"
+                progress = (
+                    f"; {partial_size(part):,} bytes are stored; the same command goes on from there"
                     if partial_size(part)
                     else ""
                 )
-                raise (MissingAsset if grown or before else Unreachable)(
-                    f"{describe_address(url)} {describe_failure(error)}{kept}"
+                raise (MissingAsset if has_grown or size_before else Unreachable)(
+                    f"{describe_address(url)} {describe_failure(error)}{progress}"
                 ) from error
 
 
 def _continue(
-    url: str, part: Path, known: bool, advance: Advance, limit: int, clock: Clock
+    url: str, part: Path, is_hash_known: bool, advance: Advance, limit: int, clock: Clock
 ) -> None:
+    """Download the rest of `url` into `part`, in one attempt."""
     tag, headers = tag_file(part), {}
     validator = tag.read_text(encoding="utf-8") if tag.exists() else ""
-    # else two versions could be mixed unseen
-    start = partial_size(part) if known or validator else 0
+    # Without a hash or a validator, two versions of the file could be mixed unnoticed.
+    start = partial_size(part) if is_hash_known or validator else 0
     if start:
         headers = {"Range": f"bytes={start}-"} | ({"If-Range": validator} if validator else {})
     try:
@@ -106,7 +107,7 @@ def _continue(
         if refused.code != 416:
             raise
         if refused.kind == f"bytes */{start}":
-            return  # it was whole already
+            return  # it was complete already
         drop(part)
         raise ConnectionError(
             "has another size than before: run the same command again"
@@ -121,43 +122,44 @@ def _continue(
         tag.write_text("" if etag.startswith("W/") else etag, encoding="utf-8")
         length = answer.headers.get("Content-Length")
         if length and not (length.isascii() and length.isdecimal()):
-            raise ConnectionError(f"sends a Content-Length that is no number ({length[:20]!r})")
+            raise ConnectionError(f"sends a Content-Length that is not a number ({length[:20]!r})")
         total = start + int(length) if length else None
         if total is not None and total > limit:
             drop(part)
             raise MissingAsset(
-                f"{describe_address(url)} says that it has {total:,} bytes; {limit:,} are the most that it may have"
+                f"{describe_address(url)} announces {total:,} bytes; at most {limit:,} are accepted"
             )
         if total is not None:
             _require_room(part, total, total - start)
         with part.open("ab" if partial else "wb") as file:
             advance(start, total)
-            since, came = clock(), 0
+            window_start, bytes_in_window = clock(), 0
             while block := answer.read1(2**18):
                 file.write(block)
                 advance(file.tell(), total)
-                came += len(block)
+                bytes_in_window += len(block)
                 if file.tell() > limit:
                     file.close()
                     drop(part)
                     raise MissingAsset(
-                        f"{describe_address(url)} sends more than {limit:,} bytes, the most that it may have"
+                        f"{describe_address(url)} sends more than {limit:,} bytes, the most that is accepted"
                     )
-                if (waited := clock() - since) >= WINDOW:
-                    if came < SLOWEST * waited:
+                if (elapsed := clock() - window_start) >= WINDOW:
+                    if bytes_in_window < SLOWEST * elapsed:
                         raise TimeoutError(
-                            f"sends fewer than {SLOWEST:,} bytes a second for {waited:.0f} s"
+                            f"sends fewer than {SLOWEST:,} bytes a second for {elapsed:.0f} s"
                         )
-                    since, came = clock(), 0
+                    window_start, bytes_in_window = clock(), 0
             file.flush()
             os.fsync(file.fileno())
     if total is not None and partial_size(part) != total:
         raise ConnectionError(f"ended at {partial_size(part):,} of {total:,} bytes")
 
 
-def _require_room(part: Path, total: int, left: int) -> None:
+def _require_room(part: Path, total: int, missing_bytes: int) -> None:
+    """Require that the disk has room for the rest of the file."""
     free = shutil.disk_usage(part.parent).free
-    if left > free:
+    if missing_bytes > free:
         raise CellFailed(
             f"The disk is full: the file takes {total:,} bytes, {free:,} are free at {part.parent}. Free some space or "
             "point SA_BENCH_STORE elsewhere."
@@ -165,7 +167,7 @@ def _require_room(part: Path, total: int, left: int) -> None:
 
 
 def describe_address(url: str) -> str:
-    """Where a file is asked for: of the hub's, at the mirror that HF_ENDPOINT names, if it does."""
+    """Return a file's address; for the hub's files at the mirror that HF_ENDPOINT names, if any."""
     from huggingface_hub import constants
 
     hub = url == HUGGING_FACE or url.startswith(f"{HUGGING_FACE}/")
@@ -173,11 +175,11 @@ def describe_address(url: str) -> str:
 
 
 def open_url(url: str, headers: dict[str, str] | None = None) -> Any:
-    """The answer to a GET within `DEADLINE`, name look-up included; the hub's token is shown to the hub alone.
+    """Open a URL within `DEADLINE`, including the name look-up; only the hub gets the hub's token.
 
     Raises:
         OSError: no answer.
-        Refused: an answer other than the file.
+        Refused: an answer without the file.
     """
     from huggingface_hub import constants, get_token
 
@@ -198,7 +200,8 @@ def open_url(url: str, headers: dict[str, str] | None = None) -> Any:
         except Exception as error:
             answers.put(error)
 
-    threading.Thread(target=ask, daemon=True).start()  # a name look-up heeds no timeout of its own
+    # The timeout does not apply to the name look-up.
+    threading.Thread(target=ask, daemon=True).start()
     try:
         answer = answers.get(timeout=DEADLINE)
     except queue.Empty:
@@ -212,32 +215,34 @@ def open_url(url: str, headers: dict[str, str] | None = None) -> Any:
 
 
 def describe_failure(error: Exception) -> str:
-    """What went wrong with a connection, in words that follow the address."""
-    inner = getattr(error, "reason", error)
-    text = str(inner).splitlines()[0] if str(inner) else type(inner).__name__
-    plain = isinstance(inner, (ConnectionError, TimeoutError)) and not getattr(inner, "errno", None)
-    return text if plain and " " in text else f"cannot be reached ({text})"
+    """Describe a connection's failure in words that follow the address."""
+    cause = getattr(error, "reason", error)
+    message = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+    is_plain = isinstance(cause, (ConnectionError, TimeoutError)) and not getattr(
+        cause, "errno", None
+    )
+    return message if is_plain and " " in message else f"cannot be reached ({message})"
 
 
 def partial_size(path: Path) -> int:
-    """Bytes of a file; 0: there is none."""
+    """Return the bytes of a file; 0 if there is none."""
     return path.stat().st_size if path.exists() else 0
 
 
 def drop(part: Path) -> None:
-    """Forget what was downloaded so far."""
+    """Delete what was downloaded so far."""
     part.unlink(missing_ok=True)
     tag_file(part).unlink(missing_ok=True)
 
 
 def tag_file(part: Path) -> Path:
-    """Where the server's name for this version of the file is kept while it is downloaded."""
+    """Return the file that holds the server's name (ETag) for this version during the download."""
     return part.with_name(f"{part.name}.etag")
 
 
 @contextmanager
-def _bar(name: str) -> Iterator[Advance]:
-    """A progress bar on a terminal, nothing elsewhere."""
+def _show_progress(name: str) -> Iterator[Advance]:
+    """Yield a function that advances a progress bar on a terminal, and does nothing elsewhere."""
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return

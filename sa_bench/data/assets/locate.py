@@ -1,4 +1,4 @@
-"""Where libraries and weight files of the detectors come from. Nothing is fetched: absent is said, in one line."""
+"""Find the detectors' libraries and weight files on this machine; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -16,50 +16,58 @@ from sa_bench.core.untrusted_arrays import load_torch
 
 
 def list_places(name: str, hub: str = "") -> list[Path]:
-    """Where a weight file or folder may lie, in the order in which it is looked for.
+    """List the places where a weight file or folder may lie, in the order of the search.
 
     Args:
         name: of the file or folder.
-        hub: the repository on the Hugging Face hub that is the same folder; empty: there is none.
+        hub: the Hugging Face repository that is the same folder; "" if there is none.
     """
     from torch.hub import get_dir
 
-    own, torch_hub = weights_folder(), Path(get_dir())
+    user_folder, torch_hub = weights_folder(), Path(get_dir())
     folders = [
         store_folder() / "weights",
         torch_hub / "checkpoints",
         torch_hub.parent / "checkpoints",
     ]
-    found = [folder / name for folder in ([own] if own else []) + folders]
-    inside = name.partition("/")[2]
-    cached = hub_file(hub, inside or "model.safetensors") if hub else None
-    return [*found, *([cached if inside else cached.parent] if cached else [])]
+    places = [folder / name for folder in ([user_folder] if user_folder else []) + folders]
+    path_in_folder = name.partition("/")[2]
+    cached = hub_file(hub, path_in_folder or "model.safetensors") if hub else None
+    return [*places, *([cached if path_in_folder else cached.parent] if cached else [])]
 
 
 def hub_file(repository: str, file: str, kind: str = "model") -> Path | None:
-    """A file of a hub repository as the local Hugging Face cache holds it, at its branch `main`; None: not there.
+    """Find a file of a hub repository in the local Hugging Face cache, at its branch `main`.
 
     Args:
         repository: `owner/name`.
         file: its path inside.
         kind: `model` or `dataset`.
+
+    Returns:
+        Its path; None if it is not cached.
     """
     from huggingface_hub import try_to_load_from_cache
 
     try:
-        found = try_to_load_from_cache(repository, file, repo_type=kind)
-    except ValueError:  # no name that the hub admits
+        cached_file = try_to_load_from_cache(repository, file, repo_type=kind)
+    except ValueError:  # not a valid name on the hub
         return None
-    return Path(found) if isinstance(found, str) else None
+    return Path(cached_file) if isinstance(cached_file, str) else None
 
 
 def longest_known_sha256(published: str, noted: str) -> str:
-    """What a file's sha256 must begin with: what is published and, where that is a part, what was noted with it."""
+    """Return what a file's sha256 must begin with.
+
+    Args:
+        published: the published digest, or its beginning.
+        noted: the complete digest that was recorded when the file was fetched; "" if none was.
+    """
     return noted if len(noted) > len(published) and noted.startswith(published) else published
 
 
 def recorded_sha256(path: Path) -> str:
-    """The sha256 that `fetch` noted in `<file>.sha256` where nobody published one; empty: no such note."""
+    """Read the sha256 that `fetch` recorded in `<file>.sha256`; "" if there is no such record."""
     note = path.with_name(f"{path.name}.sha256")
     try:
         return next(iter(note.read_text(encoding="utf-8").split()), "")
@@ -68,16 +76,20 @@ def recorded_sha256(path: Path) -> str:
 
 
 def missing_package(package: str, distribution: str, extra: str) -> str | None:
-    """What to install if the module `package` cannot be imported here; None if it can."""
+    """Say what to install if the module `package` cannot be imported; None if it can."""
     if importlib.util.find_spec(package) is not None:
         return None
     return f"needs the package {distribution}: python -m pip install 'sa_bench[{extra}]'"
 
 
 def find_damaged_package(distribution: str, *endings: str) -> str | None:
-    """Which of a library's own weight files is not the one that was installed, and what to do; None: all are.
+    """Find a weight file in an installed library that is not the one that was installed.
 
-    Installed packages carry the sha256 of each of their files (PEP 376); where one does not, nothing is said.
+    Installed packages record the sha256 of each of their files (PEP 376); a file without one is not
+    checked.
+
+    Returns:
+        What is wrong and what to do; None if all files are as installed.
     """
     try:
         files = metadata.distribution(distribution).files or []
@@ -87,9 +99,11 @@ def find_damaged_package(distribution: str, *endings: str) -> str | None:
         if file.suffix not in endings or file.hash is None or file.hash.mode != "sha256":
             continue
         path = Path(str(file.locate()))
-        wanted = base64.urlsafe_b64decode(file.hash.value + "=" * (-len(file.hash.value) % 4)).hex()
-        if not path.is_file() or cached_digest(path) != wanted:
-            state = "damaged" if path.is_file() else "gone"
+        installed_sha256 = base64.urlsafe_b64decode(
+            file.hash.value + "=" * (-len(file.hash.value) % 4)
+        ).hex()
+        if not path.is_file() or cached_digest(path) != installed_sha256:
+            state = "damaged" if path.is_file() else "missing"
             return (
                 f"{path} is {state}: it is not the file that {distribution} {package_version(distribution)} brought. "
                 f"python -m pip install --force-reinstall --no-deps {distribution}=={package_version(distribution)}"
@@ -98,7 +112,7 @@ def find_damaged_package(distribution: str, *endings: str) -> str | None:
 
 
 def package_version(distribution: str) -> str:
-    """The installed version of a library; `absent` if there is none."""
+    """Return the installed version of a library; `absent` if it is not installed."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -106,19 +120,19 @@ def package_version(distribution: str) -> str:
 
 
 def load_tensors(path: Path) -> Mapping[str, Any]:
-    """What torch saved at `path`, read by the loader that admits tensors and plain values alone.
+    """Load what torch saved at `path`, with the loader that admits only tensors and plain values.
 
     Raises:
-        SaBenchError: unreadable, or it holds more than that.
+        SaBenchError: it is unreadable, or holds more than that.
     """
     try:
-        found = load_torch(path)
+        tensors = load_torch(path)
     except Exception as error:
         raise SaBenchError(
             f"{path} holds more than tensors or is damaged, and is not loaded."
         ) from error
-    if not isinstance(found, Mapping):
+    if not isinstance(tensors, Mapping):
         raise SaBenchError(
-            f"{path} holds no named tensors but a {type(found).__name__}. Get the file again."
+            f"{path} holds a {type(tensors).__name__}, not named tensors. Get the file again."
         )
-    return found
+    return tensors

@@ -1,4 +1,4 @@
-"""The weights and cards that ship with the package: where they lie, and whether they are what their cards say."""
+"""Find the weights and cards that ship with the package, and check weights against their cards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WEIGHTS = Path(__file__).parents[2] / "weights"
 
 
 def guard_card(dataset: str) -> dict[str, Any]:
-    """The collapse guard's calibration: bounds, null, power, and how they were made.
+    """Read the collapse guard's calibration: bounds, null, power, and how they were made.
 
     Raises:
         SaBenchError: there is none for that data set.
@@ -27,15 +27,15 @@ def guard_card(dataset: str) -> dict[str, Any]:
 
 
 def variance_card() -> dict[str, Any]:
-    """Task to endpoint to the spread of differences between methods, as measured on the boards that ship."""
-    found: dict[str, Any] = {}
+    """Read the spread of differences between methods on shipped boards, by task and endpoint."""
+    spreads: dict[str, Any] = {}
     for path in sorted(WEIGHTS.glob("variance-*.json")):
-        found |= json.loads(path.read_text())
-    return found
+        spreads |= json.loads(path.read_text())
+    return spreads
 
 
 def verify_shipped(file: Path) -> str:
-    """The weight file's sha256, equal to its card's.
+    """Verify a shipped weight file against its card, and return its sha256.
 
     Raises:
         SaBenchError: the file was changed or damaged.

@@ -1,1 +1,1 @@
-"""Stable Diffusion from files, whatever their layout."""
+"""Load Stable Diffusion from files of any layout."""

@@ -1,7 +1,7 @@
-"""A diffusers folder of Stable Diffusion 1.x or 2.x: what must be in it, and the pipeline built from it.
+"""Read a diffusers folder of Stable Diffusion 1.x or 2.x, and build the pipeline from it.
 
-Networks are built from their configurations and given their tensors here, one by one, so that nothing goes missing
-unseen, no code of strangers runs and nothing is fetched.
+The networks are built from their configurations and get their tensors here, one by one, so that
+nothing is missing unnoticed, no foreign code runs and nothing is fetched.
 """
 
 from __future__ import annotations
@@ -31,158 +31,180 @@ STEMS = {
     "vae": ("diffusion_pytorch_model",),
     "text_encoder": ("model", "pytorch_model"),
 }
-# Names that diffusers gave the autoencoder's attention before 2023; Stable Diffusion 1.4 is still kept so.
+# Names that diffusers gave the autoencoder's attention before 2023; Stable Diffusion 1.4 still has
+# them.
 OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 OLD_ATTENTION = re.compile(r"(.+\.attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
-LAYERS = 4096  # of a network, all that its configuration calls layers together
+LAYERS = 4096  # most layers of a network, summed over all that its configuration calls layers
 NOISE = ("beta_start", "beta_end", "beta_schedule", "prediction_type")
 
 
 def cached(name: str) -> Path:
-    """The folder of the hub's model `name`, in a folder of the user's, the store or the hub's own cache.
+    """Find the hub model `name` in a user's folder, the store or the hub's own cache.
 
     Raises:
-        MissingAsset: it is not there.
+        MissingAsset: it is in none of them.
     """
     return catalogue.need(name)
 
 
 def weights(folder: Path) -> dict[str, list[Path]]:
-    """The weight files of every part of the pipeline in `folder`.
+    """List the weight files of every network of the pipeline in `folder`.
 
     Raises:
-        SaBenchError: it is another pipeline, or a part is missing.
+        SaBenchError: it is another kind of pipeline, or a part is missing.
     """
     index = read_json(folder / "model_index.json")
-    if (kind := index.get("_class_name")) != PIPELINE:
-        raise SaBenchError(f"{folder} is a {kind}; only {PIPELINE} (1.x, 2.x) is supported.")
-    for part, wanted in CLASSES.items():
-        held = index.get(part)
-        if held and (not isinstance(held, list) or held[-1] != wanted):
-            raise SaBenchError(f"{folder} has {held} as its {part}, not a {wanted}.")
-    found = {part: weight_files(folder / part, *stems) for part, stems in STEMS.items()}
-    lacks = [part for part in found if not found[part]]
-    lacks += [part for part in ("tokenizer", "scheduler") if not (folder / part).is_dir()]
-    if lacks:
-        what = "no weights in" if (folder / lacks[0]).is_dir() else "no"
-        raise SaBenchError(f"{folder} has {what} {lacks[0]}/. Get the folder again, in full.")
-    return found
+    if (pipeline_class := index.get("_class_name")) != PIPELINE:
+        raise SaBenchError(
+            f"{folder} is a {pipeline_class}; only {PIPELINE} (1.x, 2.x) is supported."
+        )
+    for part, class_name in CLASSES.items():
+        entry = index.get(part)
+        if entry and (not isinstance(entry, list) or entry[-1] != class_name):
+            raise SaBenchError(
+                f"{folder} has {entry} as its {part}, not a {class_name}: only such pipelines are supported."
+            )
+    files = {part: weight_files(folder / part, *stems) for part, stems in STEMS.items()}
+    missing_parts = [part for part in files if not files[part]]
+    missing_parts += [part for part in ("tokenizer", "scheduler") if not (folder / part).is_dir()]
+    if missing_parts:
+        problem = "no weights in" if (folder / missing_parts[0]).is_dir() else "no"
+        raise SaBenchError(
+            f"{folder} has {problem} {missing_parts[0]}/. Get the folder again, in full."
+        )
+    return files
 
 
 def parts(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a pipeline's folder, with `unet.`, `vae.` and `text_encoder.` before their names.
+    """Read the tensors of a pipeline's folder, prefixed `unet.`, `vae.` and `text_encoder.`.
 
     Raises:
-        SaBenchError: as `weights`, or a file is damaged.
+        SaBenchError: for the reasons that `weights` gives, or a file is damaged.
     """
-    found = {}
+    tensors = {}
     for part, files in weights(folder).items():
-        for name, value in read_all(files).items():
+        for name, tensor in read_all(files).items():
             name = name.removeprefix("text_model.") if part == "text_encoder" else name
-            if name == "embeddings.position_ids":  # constants, which transformers once saved
+            if name == "embeddings.position_ids":  # constants that transformers once saved
                 continue
-            if part == "vae" and (old := OLD_ATTENTION.fullmatch(name)):
-                name = f"{old[1]}.{OLD[old[2]]}.{old[3]}"
-            found[f"{part}.{name}"] = value
-    return found
+            if part == "vae" and (old_name := OLD_ATTENTION.fullmatch(name)):
+                name = f"{old_name[1]}.{OLD[old_name[2]]}.{old_name[3]}"
+            tensors[f"{part}.{name}"] = tensor
+    return tensors
 
 
 def scheduler(folder: Path) -> Any:
-    """The model's own scheduler; its class says what its file leaves out.
+    """Build the model's own scheduler; its class supplies what its file leaves out.
 
     Raises:
-        SaBenchError: diffusers does not know it, or its noise is none that is supported.
+        SaBenchError: diffusers does not know it, or its noise schedule is not supported.
     """
     import diffusers
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
     configuration = read_json(folder / "scheduler" / "scheduler_config.json")
     name = str(configuration.get("_class_name"))
-    kind = getattr(diffusers, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
+    scheduler_class = getattr(diffusers, name, None)
+    if not (isinstance(scheduler_class, type) and issubclass(scheduler_class, SchedulerMixin)):
         raise SaBenchError(f"{folder} has the scheduler {name}, which diffusers does not know.")
-    if (steps := configuration.get("num_train_timesteps", 1000)) != 1000:  # before as many are made
+    # Check the number before diffusers makes an array of that length.
+    if (steps := configuration.get("num_train_timesteps", 1000)) != 1000:
         raise SaBenchError(
             f"{folder}: a scheduler with num_train_timesteps {steps} is not supported; only 1,000 is."
         )
     try:
-        made: Any = kind.from_config(configuration)  # type: ignore[attr-defined]
+        built: Any = scheduler_class.from_config(configuration)  # type: ignore[attr-defined]
     except Exception as error:
         raise SaBenchError(
             f"{folder} has a scheduler that cannot be built: {first_line(error)}. Get the folder again."
         ) from error
-    said = made.config
-    odd = [k for k in ("trained_betas", "rescale_betas_zero_snr") if said.get(k)]
-    odd += [k for k in NOISE if said.get(k) is None]
-    odd += [] if said.get("num_train_timesteps") == 1000 else ["num_train_timesteps"]
-    odd += [] if said.get("prediction_type") in ("epsilon", "v_prediction") else ["prediction_type"]
-    if odd:
+    config = built.config
+    unsupported = [key for key in ("trained_betas", "rescale_betas_zero_snr") if config.get(key)]
+    unsupported += [key for key in NOISE if config.get(key) is None]
+    unsupported += [] if config.get("num_train_timesteps") == 1000 else ["num_train_timesteps"]
+    unsupported += (
+        [] if config.get("prediction_type") in ("epsilon", "v_prediction") else ["prediction_type"]
+    )
+    if unsupported:
         raise SaBenchError(
-            f"{folder}: a scheduler with {odd[0]} {said.get(odd[0])} is not supported; only ε or v in 1,000 steps of "
-            "noise between beta_start and beta_end are."
+            f"{folder}: a scheduler with {unsupported[0]} {config.get(unsupported[0])} is not supported; only ε or v in "
+            "1,000 steps of noise between beta_start and beta_end are."
         )
-    return made
+    return built
 
 
 def pipeline(folder: Path) -> StableDiffusionPipeline:
-    """The pipeline in `folder`.
+    """Build the pipeline in `folder`.
 
     Raises:
-        SaBenchError: as `parts` and `assembled`.
+        SaBenchError: for the reasons that `parts` and `assembled` give.
     """
     from transformers import CLIPTokenizer
 
     weights(folder)
     configurations = {part: read_json(folder / part / "config.json") for part in STEMS}
     require_possible(
-        configurations, {part: _bytes(files) for part, files in weights(folder).items()}, folder
+        configurations,
+        {part: _count_bytes(files) for part, files in weights(folder).items()},
+        folder,
     )
     noise = scheduler(folder)
     try:
-        words = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        clip_tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     except Exception as error:
         raise SaBenchError(
             f"{folder}/tokenizer cannot be read. Get the folder again, in full."
         ) from error
-    return assembled(configurations, parts(folder), words, noise, folder)
+    return assembled(configurations, parts(folder), clip_tokenizer, noise, folder)
 
 
-def _bytes(files: Sequence[Path]) -> int:
+def _count_bytes(files: Sequence[Path]) -> int:
+    """Sum the bytes of several files."""
     return sum(file.stat().st_size for file in files)
 
 
 def require_possible(
-    configurations: Mapping[str, Mapping[str, Any]], held: Mapping[str, int], where: Path
+    configurations: Mapping[str, Mapping[str, Any]], file_bytes: Mapping[str, int], where: Path
 ) -> None:
-    """Hold the networks that configurations ask for against the bytes of their weights, before any is built.
+    """Reject configurations that ask for more weights than their files hold, before building.
 
     Args:
         configurations: of `unet`, `vae` and `text_encoder`.
-        held: bytes of the weight files of each; a weight takes one at least.
-        where: they come from, for messages.
+        file_bytes: bytes of the weight files of each network; a weight takes at least one byte.
+        where: folder of the configurations, for error messages.
 
     Raises:
-        SaBenchError: more layers than any network has, or more weights than the files can hold.
+        SaBenchError: a configuration asks for more layers than any network has, or for more weights
+            than the files can hold.
     """
-    for part, said in configurations.items():
+    for part, config in configurations.items():
         try:
-            layers = sum(_total(v) for k, v in said.items() if "layers" in k)
-            asked = _least_text(said) if part == "text_encoder" else _least_convolutions(said)
+            layers = sum(_sum_numbers(value) for key, value in config.items() if "layers" in key)
+            weights_needed = (
+                _bound_text_encoder(config)
+                if part == "text_encoder"
+                else _bound_convolutions(config)
+            )
         except (TypeError, ValueError, OverflowError) as error:
             raise SaBenchError(
                 f"{where} has a configuration of {part} that cannot be right: {first_line(error)}. Get the folder again."
             ) from error
-        if layers > LAYERS or asked > held[part]:
+        if layers > LAYERS or weights_needed > file_bytes[part]:
             raise SaBenchError(
-                f"{where} has a configuration of {part} with {layers:,} layers and at least {asked:,} weights; its files "
-                f"hold {held[part]:,} bytes. Get the folder again."
+                f"{where} has a configuration of {part} with {layers:,} layers and at least {weights_needed:,} weights; "
+                f"its files hold {file_bytes[part]:,} bytes. Get the folder again."
             )
 
 
-def _total(value: Any) -> int:
-    """The sum of whole numbers in lists of lists; 0 of nothing and of a switch."""
+def _sum_numbers(value: Any) -> int:
+    """Sum the whole numbers in nested lists.
+
+    Returns:
+        The sum; 0 for None and for a bool.
+    """
     if isinstance(value, (list, tuple)):
-        return sum(map(_total, value))
+        return sum(map(_sum_numbers, value))
     if value is None or isinstance(value, bool):
         return 0
     if not isinstance(value, int) or value < 0:
@@ -190,21 +212,31 @@ def _total(value: Any) -> int:
     return value
 
 
-def _least_convolutions(said: Mapping[str, Any]) -> int:
-    """Weights that a U-Net or autoencoder has at least: a 3 x 3 convolution of its own width a layer."""
-    widths = [_total(w) for w in said.get("block_out_channels") or []]
-    layers = said.get("layers_per_block", 1)
-    each = (
-        [_total(n) for n in layers] if isinstance(layers, list) else [_total(layers)] * len(widths)
+def _bound_convolutions(config: Mapping[str, Any]) -> int:
+    """Return a lower bound on the weights of a U-Net or autoencoder.
+
+    Each layer has at least one 3 × 3 convolution of its own width.
+    """
+    widths = [_sum_numbers(width) for width in config.get("block_out_channels") or []]
+    layers = config.get("layers_per_block", 1)
+    layers_by_width = (
+        [_sum_numbers(count) for count in layers]
+        if isinstance(layers, list)
+        else [_sum_numbers(layers)] * len(widths)
     )
-    return sum(9 * n * w * w for n, w in zip(each, widths, strict=False))
+    return sum(
+        9 * count * width * width for count, width in zip(layers_by_width, widths, strict=False)
+    )
 
 
-def _least_text(said: Mapping[str, Any]) -> int:
-    """Weights that a text encoder has at least: words, positions, and four square matrices a layer beside two others."""
-    words, places, width, inner, layers = (
-        _total(said.get(key, usual))
-        for key, usual in (
+def _bound_text_encoder(config: Mapping[str, Any]) -> int:
+    """Return a lower bound on the weights of a text encoder.
+
+    It counts the word and position embeddings and, per layer, four square matrices and two others.
+    """
+    vocabulary_size, positions, width, inner, layers = (
+        _sum_numbers(config.get(key, default))
+        for key, default in (
             ("vocab_size", 49408),
             ("max_position_embeddings", 77),
             ("hidden_size", 512),
@@ -212,27 +244,28 @@ def _least_text(said: Mapping[str, Any]) -> int:
             ("num_hidden_layers", 12),
         )
     )
-    return (words + places) * width + layers * (4 * width * width + 2 * width * inner)
+    return (vocabulary_size + positions) * width + layers * (4 * width * width + 2 * width * inner)
 
 
 def assembled(
     configurations: Mapping[str, dict[str, Any]],
     tensors: Mapping[str, Tensor],
-    words: Any,
+    clip_tokenizer: Any,
     noise: Any,
     where: Path,
 ) -> StableDiffusionPipeline:
-    """A pipeline of networks with exactly these tensors, in float32 and evaluation mode.
+    """Build a pipeline of networks with exactly these tensors, in float32 and evaluation mode.
 
     Args:
         configurations: of `unet`, `vae` and `text_encoder`.
-        tensors: as `parts` names them.
-        words: the tokenizer.
+        tensors: under the names that `parts` gives.
+        clip_tokenizer: the tokenizer.
         noise: the scheduler.
-        where: they come from, for messages.
+        where: file or folder of the model, for error messages.
 
     Raises:
-        SaBenchError: a configuration that cannot be built, or a tensor is missing, unknown or of another shape.
+        SaBenchError: a configuration cannot be built, or a tensor is missing, unknown or of another
+            shape.
     """
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -245,60 +278,72 @@ def assembled(
         with torch.device("meta"):  # initialising 10⁹ numbers takes longer than reading them
             unet: Any = UNet2DConditionModel.from_config(configurations["unet"])
             vae: Any = AutoencoderKL.from_config(configurations["vae"])
-        text: Any = CLIPTextModel(CLIPTextConfig.from_dict(configurations["text_encoder"]))
+        text_encoder: Any = CLIPTextModel(CLIPTextConfig.from_dict(configurations["text_encoder"]))
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SaBenchError(f"{where} has a configuration that cannot be built: {reason}") from error
-    for part, net in (("unet", unet), ("vae", vae), ("text_encoder", text)):
-        wanted = {f"{part}.{k}": v for k, v in net.state_dict().items()}
-        given = {k: v for k, v in tensors.items() if k.startswith(f"{part}.")}
-        require_matching(given, wanted, str(where))
-        require_all(wanted, given, str(where))
-        # Copies: tensors in a mapped file are not aligned, and kernels round differently there.
-        own = {k.removeprefix(f"{part}."): v.to(torch.float32, copy=True) for k, v in given.items()}
-        net.load_state_dict(own, assign=True)
+    for part, net in (("unet", unet), ("vae", vae), ("text_encoder", text_encoder)):
+        expected = {f"{part}.{name}": tensor for name, tensor in net.state_dict().items()}
+        network_tensors = {
+            name: tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")
+        }
+        require_matching(network_tensors, expected, str(where))
+        require_all(expected, network_tensors, str(where))
+        # Copies, because kernels round differently on the unaligned tensors of a mapped file.
+        copies = {
+            name.removeprefix(f"{part}."): tensor.to(torch.float32, copy=True)
+            for name, tensor in network_tensors.items()
+        }
+        net.load_state_dict(copies, assign=True)
         net.eval()
-    absent: Any = None  # a safety checker, and what it looks at
-    made = StableDiffusionPipeline(
-        vae, text, words, unet, noise, absent, absent, requires_safety_checker=False
-    )
-    made.set_progress_bar_config(disable=True)
-    return made
+    pipeline_parts: tuple[Any, ...] = (vae, text_encoder, clip_tokenizer, unet, noise, None, None)
+    built = StableDiffusionPipeline(*pipeline_parts, requires_safety_checker=False)
+    built.set_progress_bar_config(disable=True)
+    return built
 
 
-def require_matching(given: Mapping[str, Tensor], mine: Mapping[str, Tensor], source: str) -> None:
-    """Every tensor given must be one of `mine`, of its shape, finite, and no whole numbers where those are none.
+def require_matching(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str
+) -> None:
+    """Require that every tensor is one of the model's, of its shape, finite and of its kind.
+
+    Args:
+        tensors: of a checkpoint, by name.
+        expected: the tensors of the model, by name.
+        source: of the checkpoint, for error messages.
 
     Raises:
-        SaBenchError: one is not; names it and `source`.
+        SaBenchError: a tensor is unknown, of another shape, not finite, or holds whole numbers in
+            place of floating-point numbers; the message names it and `source`.
     """
-    for name in sorted(given.keys() & mine.keys()):
-        if mine[name].is_floating_point() and not given[name].is_floating_point():
+    for name in sorted(tensors.keys() & expected.keys()):
+        if expected[name].is_floating_point() and not tensors[name].is_floating_point():
             raise SaBenchError(
-                f"{source}: {name} holds whole numbers ({given[name].dtype}): quantised weights are not supported; give "
+                f"{source}: {name} holds whole numbers ({tensors[name].dtype}): quantised weights are not supported; give "
                 "those before quantisation, in 16 or 32 bits."
             )
-    if strange := sorted(given.keys() - mine.keys()):
-        raise SaBenchError(f"{source}: {_count(strange)} no tensor of this model.")
-    for name, value in given.items():
-        if value.shape != mine[name].shape:
-            wanted = tuple(mine[name].shape)
+    if unknown_names := sorted(tensors.keys() - expected.keys()):
+        raise SaBenchError(f"{source}: {_count_names(unknown_names)} no tensor of this model.")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            expected_shape = tuple(expected[name].shape)
             raise SaBenchError(
-                f"{source}: {name} is {tuple(value.shape)}, not {wanted}: another base model?"
+                f"{source}: {name} is {tuple(tensor.shape)}, not {expected_shape}: another base model?"
             )
-        if not bool(torch.isfinite(value.float()).all()):
+        if not bool(torch.isfinite(tensor.float()).all()):
             raise SaBenchError(f"{source}: {name} is not finite.")
 
 
-def require_all(wanted: Any, given: Any, source: str) -> None:
-    """Every name wanted must be given.
+def require_all(expected_names: Any, names: Any, source: str) -> None:
+    """Require that no expected name is missing.
 
     Raises:
-        SaBenchError: one is not; names it and `source`.
+        SaBenchError: one is missing; the message names it and `source`.
     """
-    if missing := sorted(set(wanted) - set(given)):
-        raise SaBenchError(f"{source}: {_count(missing)} missing.")
+    if missing := sorted(set(expected_names) - set(names)):
+        raise SaBenchError(f"{source}: {_count_names(missing)} missing.")
 
 
-def _count(names: Sequence[str]) -> str:
+def _count_names(names: Sequence[str]) -> str:
+    """Say which names are meant: the first, the number of the others, and "is" or "are"."""
     return f"{names[0]} is" if len(names) == 1 else f"{names[0]} and {len(names) - 1} more are"

@@ -1,4 +1,4 @@
-"""Stable Diffusion from files, whatever their layout, and a forgotten checkpoint put onto a base model."""
+"""Load Stable Diffusion from files of any layout, and put checkpoints onto a base model."""
 
 from __future__ import annotations
 
@@ -55,20 +55,20 @@ __all__ = [
 
 
 class Model(Protocol):
-    """A text-to-image Generator, as far as its files go."""
+    """What a text-to-image Generator must have so that its tensors can be read and replaced."""
 
     vae: Any
     net: Any  # the U-Net
     alphas: Tensor  # (T,) ᾱ
-    betas: dict[str, Any]  # its scheduler's configuration
+    betas: dict[str, Any]  # the scheduler's configuration
     origin: Callable[[], Mapping[str, Tensor]] | None
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor by name."""
+        """Return every tensor by name."""
         ...
 
     def forget_texts(self) -> None:
-        """Drop what was kept of the text encoder's answers."""
+        """Drop the cached outputs of the text encoder."""
         ...
 
 
@@ -81,100 +81,137 @@ PARTIAL = {
 
 
 def load_pipeline(source: str) -> StableDiffusionPipeline:
-    """The whole model in `source`, on the CPU in float32, without a safety checker; no network is used.
+    """Load the complete model in `source` on the CPU in float32, without a safety checker.
 
-    Of a single file with averaged weights the others are taken, as the official sd/ starts from them.
+    No network is used. If a single file holds averaged weights too, the other ones are taken, as
+    the official sd/ starts from them.
 
     Args:
-        source: a diffusers folder, one file in the original's names, or the id of a model in the hub's local cache.
+        source: a diffusers folder, one file in the original's names, or the id of a model in the
+            hub's local cache.
 
     Raises:
-        SaBenchError: another layout, another kind of pipeline, or a tensor too many, too few or of another shape.
-        MissingAsset: the hub's model is not in the local cache, or a single file's tokenizer is nowhere.
+        SaBenchError: another layout, another kind of pipeline, or a tensor that is missing, unknown
+            or of another shape.
+        MissingAsset: the hub's model is not in the local cache, or no tokenizer fits a single file.
     """
-    found = locate(source)
-    if found.layout in PARTIAL:
+    checkpoint = locate(source)
+    if checkpoint.layout in PARTIAL:
         raise SaBenchError(
-            f"{source} is {PARTIAL[found.layout]}, no whole model: the method checkpoint puts it onto a base model "
-            "(--set checkpoint.path=...)."
+            f"{source} is {PARTIAL[checkpoint.layout]}, not a complete model: put it onto a base model with the method "
+            "checkpoint (--set checkpoint.path=...)."
         )
     with quietly():
-        if found.layout == "single":
-            return single_file.pipeline(found.path)
-        return diffusers_folder.pipeline(cached(source) if found.layout == "hub" else found.path)
+        if checkpoint.layout == "single":
+            return single_file.pipeline(checkpoint.path)
+        return diffusers_folder.pipeline(
+            cached(source) if checkpoint.layout == "hub" else checkpoint.path
+        )
 
 
 def content(source: str) -> str:
-    """sha256, 64 hex digits, of what a model is: its weights, tokenizer and configurations, wherever they lie.
+    """Hash what defines a model: its weights, tokenizer and configurations, wherever they lie.
 
-    Each file is read once as long as it does not change. Other files in the folder do not count.
+    A file is read again only after it changed. Other files in the folder do not count.
+
+    Returns:
+        sha256 as 64 hex digits.
 
     Raises:
-        SaBenchError: no checkpoint.
+        SaBenchError: `source` is not a checkpoint.
         MissingAsset: the hub's model is not in the local cache.
     """
-    found = locate(source)
-    if found.layout in ("hub", "pipeline"):
-        folder = cached(source) if found.layout == "hub" else found.path
-        files = [file for part in diffusers_folder.weights(folder).values() for file in part]
-        files += [folder / part / "config.json" for part in STEMS]
-        files += [f for f in (folder / "tokenizer").iterdir() if f.suffix in (".json", ".txt")]
+    checkpoint = locate(source)
+    if checkpoint.layout in ("hub", "pipeline"):
+        folder = cached(source) if checkpoint.layout == "hub" else checkpoint.path
+        files = [
+            file for part_files in diffusers_folder.weights(folder).values() for file in part_files
+        ]
+        files += [folder / part_files / "config.json" for part_files in STEMS]
+        files += [
+            file for file in (folder / "tokenizer").iterdir() if file.suffix in (".json", ".txt")
+        ]
         files += [folder / "scheduler" / "scheduler_config.json"]
-        return _sha256(sorted((f"{f.parent.name}/{f.name}", _meaning(f)) for f in files))
-    if found.path.is_dir():
-        files = [*weight_files(found.path, *STEMS["unet"]), found.path / "config.json"]
-        return _sha256(sorted((f.name, _meaning(f)) for f in files))
-    beside = found.path.with_suffix(".yaml"), found.path.parent / "adapter_config.json"
-    further = [cached_digest(f) for f in beside if f.is_file()]
-    return _sha256([cached_digest(found.path), *further]) if further else cached_digest(found.path)
+        return _hash_json(
+            sorted((f"{file.parent.name}/{file.name}", _hash_meaning(file)) for file in files)
+        )
+    if checkpoint.path.is_dir():
+        files = [*weight_files(checkpoint.path, *STEMS["unet"]), checkpoint.path / "config.json"]
+        return _hash_json(sorted((file.name, _hash_meaning(file)) for file in files))
+    companion_files = (
+        checkpoint.path.with_suffix(".yaml"),
+        checkpoint.path.parent / "adapter_config.json",
+    )
+    companion_digests = [cached_digest(file) for file in companion_files if file.is_file()]
+    return (
+        _hash_json([cached_digest(checkpoint.path), *companion_digests])
+        if companion_digests
+        else cached_digest(checkpoint.path)
+    )
 
 
-def _sha256(value: Any) -> str:
+def _hash_json(value: Any) -> str:
+    """Hash a JSON value with sha256."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _meaning(file: Path) -> str:
-    """A file's digest; of a configuration that of its values, without the paths and versions that libraries leave in it."""
+def _hash_meaning(file: Path) -> str:
+    """Hash a file by what it means.
+
+    Returns:
+        The file's digest; for a configuration the digest of its values, without the paths and
+            versions that libraries write into it.
+    """
     if not file.name.endswith("config.json"):
         return cached_digest(file)
-    left = ("name_or_path", "transformers_version")
-    return _sha256(
-        {k: v for k, v in read_json(file).items() if k not in left and not k.startswith("_")}
+    ignored = ("name_or_path", "transformers_version")
+    return _hash_json(
+        {
+            key: value
+            for key, value in read_json(file).items()
+            if key not in ignored and not key.startswith("_")
+        }
     )
 
 
 def unfit(source: str, strength: float = 1.0, weights: Weights = "auto") -> str:
-    """Why a checkpoint cannot be put onto a model with these settings, from names alone; "" where it may.
+    """Explain, from names alone, why a checkpoint cannot be put onto a model with these settings.
+
+    Returns:
+        The reason; "" if it can.
 
     Raises:
-        SaBenchError: it is none, or an adapter that is more than a LoRA.
+        SaBenchError: `source` is not a checkpoint, or is an adapter that is more than a LoRA.
     """
-    found = locate(source, weights)
-    if found.layout == "lora":
-        lora.require_plain(found.path)
+    checkpoint = locate(source, weights)
+    if checkpoint.layout == "lora":
+        lora.require_plain(checkpoint.path)
     elif strength != 1:
-        return f"checkpoint.strength={strength:g} is a LoRA's, and {source} is none"
+        return f"checkpoint.strength={strength:g} applies to a LoRA only, and {source} is not one"
     return ""
 
 
 def remarks(source: str, strength: float = 1.0, weights: Weights = "auto") -> list[str]:
-    """What a reader of numbers should know of the weights that `apply` takes from `source`, one line each.
+    """List what a reader of numbers should know about the weights that `apply` takes from `source`.
+
+    Returns:
+        One line per remark.
 
     Raises:
-        SaBenchError: as `locate`.
+        SaBenchError: for the reasons that `locate` gives.
     """
-    found, lines = locate(source, weights), []
-    if found.both:
-        kind, other = ("averaged", "raw") if found.averaged else ("raw", "ema")
-        what = "the averaged" if found.averaged else "those that are not averaged"
+    checkpoint, lines = locate(source, weights), []
+    if checkpoint.both:
+        taken, other_weights = ("averaged", "raw") if checkpoint.averaged else ("raw", "ema")
+        description = "the averaged" if checkpoint.averaged else "those that are not averaged"
         lines.append(
-            f"weights: {kind}; {Path(source).name} holds {found.both}, of which {what} were taken "
-            f"(checkpoint.weights={other} takes the others)"
+            f"weights: {taken}; {Path(source).name} holds {checkpoint.both}, of which {description} were taken "
+            f"(checkpoint.weights={other_weights} takes the others)"
         )
-    elif found.averaged:
+    elif checkpoint.averaged:
         lines.append(f"weights: averaged, the only ones in {Path(source).name}")
-    if found.layout == "lora":
-        if lora.ranks(found.path) == {1}:
+    if checkpoint.layout == "lora":
+        if lora.ranks(checkpoint.path) == {1}:
             lines.append(
                 "taken as a LoRA that is always on: its rank is 1, as an SPM's, whose gate would lie outside the file"
             )
@@ -186,39 +223,46 @@ def remarks(source: str, strength: float = 1.0, weights: Weights = "auto") -> li
 def apply(model: M, source: str, strength: float = 1.0, weights: Weights = "auto") -> tuple[M, int]:
     """Put a forgotten checkpoint of any layout onto `model`, in place; `model.origin` stays θ*.
 
-    Every tensor given must be one of the model's, by name and shape. Nothing of the U-Net may be missing, except from a
-    LoRA, a delta, or a file that holds one scope exactly, as ESD's and UCE's do. A tensor that equals the model's at
-    the file's own precision counts as unchanged and is left as it was. Of a single file with averaged weights
-    (`model_ema.`) these are taken, as the official sd/ samples with them, unless `weights` says `raw`.
+    Every tensor of the checkpoint must be one of the model's, by name and shape. The U-Net must be
+    complete, except in a LoRA, a delta, or a file that holds exactly one scope, as ESD's and UCE's
+    do. A tensor that equals the model's at the file's own precision counts as unchanged and is left
+    as it was. If a single file holds averaged weights (`model_ema.`), they are taken, as the
+    official sd/ samples with them, unless `weights` is `raw`.
 
     Args:
-        model: what it is put onto, a copy of θ*.
-        source: as `layout` knows it.
-        strength: what a LoRA is multiplied with; 1 is in full.
-        weights: which of weights that are kept twice, as in `locate`.
+        model: a copy of θ*, which is changed.
+        source: any checkpoint that `layout` recognises.
+        strength: factor on a LoRA's change; 1 applies it in full.
+        weights: which weights to take if a network is stored twice, as in `locate`.
 
     Returns:
-        The model, and how many of its tensors changed; 0: the checkpoint is the base model.
+        The model and the number of its tensors that changed; 0 means that the checkpoint is the
+            base model.
 
     Raises:
-        SaBenchError: a tensor is unknown, missing, of another shape or not finite, or the two models were trained to
-            predict different things; names the file, and the model is as it was.
+        SaBenchError: a tensor is unknown, missing, of another shape or not finite, or the two
+            models were trained to predict different things. The message names the file, and the
+            model is as it was.
         MissingAsset: the hub's model is not in the local cache.
     """
     if reason := unfit(source, strength, weights):
         raise SaBenchError(f"{reason}.")
-    found, mine = locate(source, weights), model.state()
+    checkpoint, model_tensors = locate(source, weights), model.state()
     with quietly():
-        given = _given(model, source, found, weights, mine, strength)
-    require_matching(given, mine, source)
-    if found.layout not in ("lora", "delta"):
-        _require_whole(model, given, mine, source)
-    changed = {name: value for name, value in given.items() if not _equal(value, mine[name])}
+        new_tensors = _read_checkpoint(model, source, checkpoint, weights, model_tensors, strength)
+    require_matching(new_tensors, model_tensors, source)
+    if checkpoint.layout not in ("lora", "delta"):
+        _require_complete_networks(model, new_tensors, model_tensors, source)
+    changed = {
+        name: tensor
+        for name, tensor in new_tensors.items()
+        if not _is_unchanged(tensor, model_tensors[name])
+    }
     if any(name.startswith("vae.") for name in changed):
         model.vae = copy.deepcopy(model.vae)  # clones share it, θ* among them
-        mine = model.state()
-    for name, value in changed.items():
-        mine[name].copy_(value)
+        model_tensors = model.state()
+    for name, tensor in changed.items():
+        model_tensors[name].copy_(tensor)
     if "vae.scaling_factor" in changed:
         model.vae.register_to_config(scaling_factor=float(changed["vae.scaling_factor"]))
     model.forget_texts()
@@ -226,86 +270,103 @@ def apply(model: M, source: str, strength: float = 1.0, weights: Weights = "auto
 
 
 def restore(model: Model, path: Path) -> None:
-    """Read the whole model that `save` wrote, `model.safetensors` in a folder or one file, into a new `model`.
+    """Read the complete model that `save` wrote into a new `model`.
+
+    Args:
+        model: a model of the same shape, which is changed.
+        path: a folder with `model.safetensors`, or one file.
 
     Raises:
-        SaBenchError: a tensor is unknown, missing, of another shape or not finite; names the file.
+        SaBenchError: a tensor is unknown, missing, of another shape or not finite; the message
+            names the file.
     """
     path = path / "model.safetensors" if path.is_dir() else path
-    mine = model.state()
+    model_tensors = model.state()
     try:
-        given = load_file(path)
-        require_matching(given, mine, "here")
-        require_all(mine, given, "here")
+        saved_tensors = load_file(path)
+        require_matching(saved_tensors, model_tensors, "here")
+        require_all(model_tensors, saved_tensors, "here")
     except Exception as error:
         reason = str(error).splitlines()[-1].strip().removeprefix("here: ")
         raise SaBenchError(
             f"{path} is not a text-to-image model of this shape: {reason}"
         ) from error
-    for name, value in given.items():
-        mine[name].copy_(value)
-    model.vae.register_to_config(scaling_factor=float(given["vae.scaling_factor"]))
+    for name, tensor in saved_tensors.items():
+        model_tensors[name].copy_(tensor)
+    model.vae.register_to_config(scaling_factor=float(saved_tensors["vae.scaling_factor"]))
     model.origin = lambda: load_file(path)
     model.forget_texts()
 
 
-def _given(
+def _read_checkpoint(
     model: Model,
     source: str,
-    found: Found,
+    checkpoint: Found,
     weights: Weights,
-    mine: Mapping[str, Tensor],
+    model_tensors: Mapping[str, Tensor],
     strength: float,
 ) -> Mapping[str, Tensor]:
-    """The checkpoint's tensors by the model's names."""
-    kind, path = found.layout, found.path
-    if kind == "lora":
-        return lora.merged(path, mine, strength)
-    if kind == "single":
-        held = read_tensors(path, weights)
-        single_file.check_noise(held, model.alphas, path)
+    """Read the checkpoint's tensors under the model's names."""
+    layout, path = checkpoint.layout, checkpoint.path
+    if layout == "lora":
+        return lora.merged(path, model_tensors, strength)
+    if layout == "single":
+        file_tensors = read_tensors(path, weights)
+        single_file.check_noise(file_tensors, model.alphas, path)
         return single_file.parts(
-            held, path, int(model.net.config["layers_per_block"]), averages=weights != "raw"
+            file_tensors, path, int(model.net.config["layers_per_block"]), averages=weights != "raw"
         )
-    if kind == "unet":
-        return _of_unet([path] if path.is_file() else weight_files(path, *STEMS["unet"]), weights)
-    if kind == "delta":
+    if layout == "unet":
+        return _read_unet([path] if path.is_file() else weight_files(path, *STEMS["unet"]), weights)
+    if layout == "delta":
         return read_tensors(path, weights)
-    folder = cached(source) if kind == "hub" else path
-    tensors, theirs = diffusers_folder.parts(folder), diffusers_folder.scheduler(folder).config
-    if differs := [k for k in NOISE if theirs.get(k) != model.betas.get(k)]:
-        k = differs[0]
+    folder = cached(source) if layout == "hub" else path
+    tensors, noise = diffusers_folder.parts(folder), diffusers_folder.scheduler(folder).config
+    if differences := [key for key in NOISE if noise.get(key) != model.betas.get(key)]:
+        key = differences[0]
         raise SaBenchError(
-            f"{source} has {k} {theirs.get(k)}, the base model {model.betas.get(k)}: not its base."
+            f"{source} has {key} {noise.get(key)}, the base model {model.betas.get(key)}: not its base."
         )
-    if found.unet is None:
+    if checkpoint.unet is None:
         return tensors
     others = {name: value for name, value in tensors.items() if not name.startswith("unet.")}
-    return others | _of_unet(weight_files(found.unet, *STEMS["unet"]), weights)
+    return others | _read_unet(weight_files(checkpoint.unet, *STEMS["unet"]), weights)
 
 
-def _of_unet(files: Sequence[Path], weights: Weights = "auto") -> dict[str, Tensor]:
+def _read_unet(files: Sequence[Path], weights: Weights = "auto") -> dict[str, Tensor]:
+    """Read a U-Net's tensors, prefixed `unet.`."""
     return {f"unet.{name}": value for name, value in read_all(files, weights).items()}
 
 
-def _equal(given: Tensor, mine: Tensor) -> bool:
-    return torch.equal(given, mine.to(given.dtype).to(given.device))
+def _is_unchanged(new: Tensor, old: Tensor) -> bool:
+    """Return whether the old tensor equals the new one at the new one's precision."""
+    return torch.equal(new, old.to(new.dtype).to(new.device))
 
 
-def _require_whole(
-    model: Model, given: Mapping[str, Tensor], mine: Mapping[str, Tensor], source: str
+def _require_complete_networks(
+    model: Model,
+    new_tensors: Mapping[str, Tensor],
+    model_tensors: Mapping[str, Tensor],
+    source: str,
 ) -> None:
-    """Each part that is given is given in full, the U-Net always; of a U-Net a whole scope will do."""
+    """Require that every network in the checkpoint is complete; a U-Net must be there.
+
+    A U-Net may also be exactly one scope.
+    """
     for part in STEMS:
-        held = {name for name in given if name.startswith(f"{part}.")}
-        if part == "unet" and {name.removeprefix("unet.") for name in held} in _scopes(model):
+        held_names = {name for name in new_tensors if name.startswith(f"{part}.")}
+        if part == "unet" and {name.removeprefix("unet.") for name in held_names} in _list_scopes(
+            model
+        ):
             continue
-        if held or part == "unet":
-            wanted = {name for name in mine if name.startswith(f"{part}.")} - {"vae.scaling_factor"}
-            require_all(wanted, held, source)
+        if held_names or part == "unet":
+            needed_names = {name for name in model_tensors if name.startswith(f"{part}.")} - {
+                "vae.scaling_factor"
+            }
+            require_all(needed_names, held_names, source)
 
 
-def _scopes(model: Model) -> list[set[str]]:
-    """The scopes' names, and ESD's `esd-all`: every Linear and Conv2d layer."""
-    found = {scope: set(within(model.net, scope)) for scope in SCOPES}
-    return [*found.values(), found["esd-u"] | found["xattn"]]
+def _list_scopes(model: Model) -> list[set[str]]:
+    """List the tensor names of each scope and of ESD's `esd-all`: every Linear and Conv2d layer."""
+    names_by_scope = {scope: set(within(model.net, scope)) for scope in SCOPES}
+    return [*names_by_scope.values(), names_by_scope["esd-u"] | names_by_scope["xattn"]]

@@ -1,7 +1,8 @@
-"""LoRA merged into the weights it was trained for: W + scale · up · down (Hu et al. 2022, Eq. 3), scale = α / rank.
+"""Merge a LoRA into the weights it was trained for: W + scale · up · down, scale = α / rank.
 
-Understood are the names of diffusers and PEFT (`lora_A`, `lora_B`), of older diffusers (`lora.down`, `lora.up`) and of
-kohya's trainer (`lora_unet_...`, with `alpha`). Without an α the scale is 1, as those libraries have it.
+This is Hu et al. 2022, Eq. 3. The names of diffusers and PEFT (`lora_A`, `lora_B`), of older
+diffusers (`lora.down`, `lora.up`) and of kohya's trainer (`lora_unet_...`, with `alpha`) are
+understood. Without an α the scale is 1, as in those libraries.
 """
 
 from __future__ import annotations
@@ -32,55 +33,58 @@ SPM = {"prompts", "rank", "alpha"}  # what SPM's trainer writes into a file's he
 
 
 def require_plain(path: Path) -> None:
-    """Look at a file's own description for a gate that merging would lose.
+    """Reject a file whose header describes a gate, which merging would lose.
 
     Raises:
-        SaBenchError: it is an SPM (Lyu et al. 2024), or one of its descendants that are kept the same way.
+        SaBenchError: it is an SPM (Lyu et al. 2024), or a descendant of it that is saved in the
+            same way.
     """
-    said = described(path)
-    if set(said) >= SPM and not any(
-        name.startswith("ss_") for name in said
-    ):  # kohya's own begin so
+    metadata = described(path)
+    is_kohya = any(name.startswith("ss_") for name in metadata)
+    if set(metadata) >= SPM and not is_kohya:
         raise SaBenchError(
-            f"{path} is an SPM of {str(said['prompts'])[:60]!r} (its header says prompts, rank and alpha), no plain LoRA: "
-            "its gate, which weighs it prompt by prompt, lives in its own inference and would be lost. Draw images with "
-            "that and evaluate these."
+            f"{path} is an SPM of {str(metadata['prompts'])[:60]!r} (its header says prompts, rank and alpha), not a plain "
+            "LoRA: its gate, which weighs it prompt by prompt, is applied by its own sampler and would be lost. Draw "
+            "images with that sampler and evaluate them."
         )
 
 
 def ranks(path: Path) -> set[int]:
-    """The ranks of the LoRA in `path`, from its halves towards the input."""
-    found = set()
+    """Return the ranks of the LoRA in `path`, read from its down-projections."""
+    down_ranks = set()
     for name, value in read_tensors(path).items():
         match = next((m for pattern in NAMES if (m := pattern.fullmatch(name))), None)
         if match and SIDES.get(match["side"], match["side"]) == "down" and value.ndim:
-            found.add(int(value.shape[0]))
-    return found
+            down_ranks.add(int(value.shape[0]))
+    return down_ranks
 
 
 def merged(path: Path, state: Mapping[str, Tensor], strength: float = 1.0) -> dict[str, Tensor]:
-    """The weights of `state` that the LoRA in `path` changes, with it, float32 on the CPU.
+    """Merge the LoRA in `path` into those weights of `state` that it changes.
 
     Args:
-        path: the file.
+        path: the LoRA's file.
         state: a model's tensors, under `unet.` and `text_encoder.`.
-        strength: what up · down is multiplied with besides α / rank.
+        strength: further factor on up · down, besides α / rank.
+
+    Returns:
+        The merged weights by name, float32 on the CPU.
 
     Raises:
         SaBenchError: another kind of adapter, half a pair, or a layer that the model does not have.
     """
-    found: dict[str, dict[str, Tensor]] = {}
-    given = read_tensors(path)
-    flat = {
+    pairs: dict[str, dict[str, Tensor]] = {}
+    lora_tensors = read_tensors(path)
+    name_by_flat_name = {
         name.removesuffix(".weight").replace(".", "_"): name
         for name in state
         if name.endswith(".weight")
     }
-    for name, value in given.items():
+    for name, value in lora_tensors.items():
         match = next((m for pattern in NAMES if (m := pattern.fullmatch(name))), None)
         if match is None:
             raise SaBenchError(
-                f"{path}: {name} is of no plain LoRA (LoHa, LoKr, DoRA and the like are not supported)."
+                f"{path}: {name} does not belong to a plain LoRA (LoHa, LoKr, DoRA and the like are not supported)."
             )
         if not value.is_floating_point() and match["side"] != "alpha":
             raise SaBenchError(
@@ -88,62 +92,70 @@ def merged(path: Path, state: Mapping[str, Tensor], strength: float = 1.0) -> di
             )
         if not bool(torch.isfinite(value.float()).all()):
             raise SaBenchError(f"{path}: {name} is not finite.")
-        layer = _layer(match, state, flat)
+        layer = _find_layer(match, state, name_by_flat_name)
         if layer is None:
             raise SaBenchError(f"{path}: {name} belongs to no layer of this model.")
         side = SIDES.get(match["side"], match["side"])
-        if side in found.setdefault(layer, {}):
+        if side in pairs.setdefault(layer, {}):
             raise SaBenchError(f"{path} has more than one LoRA for {layer}.")
-        found[layer][side] = value.float()
-    settings = _settings(path)
+        pairs[layer][side] = value.float()
+    settings = _read_settings(path)
     return {
-        layer: _sum(path, layer, state[layer], pair, settings, strength)
-        for layer, pair in found.items()
+        layer: _add_change(path, layer, state[layer], pair, settings, strength)
+        for layer, pair in pairs.items()
     }
 
 
-def _layer(
-    match: re.Match[str], state: Mapping[str, Tensor], flat: Mapping[str, str]
+def _find_layer(
+    match: re.Match[str], state: Mapping[str, Tensor], name_by_flat_name: Mapping[str, str]
 ) -> str | None:
-    """The weight that a tensor of the LoRA belongs to."""
+    """Find the weight of the model that a tensor of the LoRA belongs to; None if there is none."""
     module = match["module"].removeprefix("base_model.model.")
     if "inner" in match.re.groupindex:
         module = f"{module}.{match['inner']}"
-    for start, part in KOHYA.items():
-        if module.startswith(start):
-            flatly = part.replace(".", "_") + module.removeprefix(start).removeprefix("text_model_")
-            return flat.get(flatly)
+    for prefix, part in KOHYA.items():
+        if module.startswith(prefix):
+            flat_name = part.replace(".", "_") + module.removeprefix(prefix).removeprefix(
+                "text_model_"
+            )
+            return name_by_flat_name.get(flat_name)
     if not module.startswith(("unet.", "text_encoder.")):
         module = f"unet.{module}"
     module = module.replace("text_encoder.text_model.", "text_encoder.")
     return next((name for end in ("", ".0") if (name := f"{module}{end}.weight") in state), None)
 
 
-def _settings(path: Path) -> Mapping[str, Any]:
-    """What PEFT says of a LoRA beside its tensors: rank and α, by the part that they are of or for all.
+def _read_settings(path: Path) -> Mapping[str, Any]:
+    """Read what PEFT records beside a LoRA's tensors: rank and α, for one part or for all.
 
-    diffusers writes it into the file's header (loaders/lora_base.py), PEFT into adapter_config.json.
+    diffusers writes it into the file's header (loaders/lora_base.py), PEFT into
+    adapter_config.json.
+
+    Returns:
+        The settings by name, `part.name` for one part; an empty mapping if there are none.
     """
-    beside = path.parent / "adapter_config.json"
-    said: dict[str, Any] = {}
-    text = described(path).get("lora_adapter_metadata")
+    config_file = path.parent / "adapter_config.json"
+    settings: dict[str, Any] = {}
+    header_text = described(path).get("lora_adapter_metadata")
     try:
-        said = parse_json(text) if text else {}
+        settings = parse_json(header_text) if header_text else {}
     except (ValueError, TypeError) as error:
         raise SaBenchError(
             f"{path}: its lora_adapter_metadata is not JSON. Get the file again."
         ) from error
-    if not said and path.stem.startswith("adapter_model") and beside.is_file():
-        said = read_json(beside)
-    if not isinstance(said, dict):
-        raise SaBenchError(f"{path}: its lora_adapter_metadata is no object. Get the file again.")
-    for name, value in said.items():
+    if not settings and path.stem.startswith("adapter_model") and config_file.is_file():
+        settings = read_json(config_file)
+    if not isinstance(settings, dict):
+        raise SaBenchError(
+            f"{path}: its lora_adapter_metadata is not a JSON object. Get the file again."
+        )
+    for name, value in settings.items():
         if value and name.rpartition(".")[2] in ("alpha_pattern", "use_dora", "lora_bias"):
             raise SaBenchError(f"{path}: a LoRA with {name} is not supported.")
-    return said
+    return settings
 
 
-def _sum(
+def _add_change(
     path: Path,
     layer: str,
     weight: Tensor,
@@ -151,6 +163,7 @@ def _sum(
     settings: Mapping[str, Any],
     strength: float,
 ) -> Tensor:
+    """Add a LoRA's change, scale · up · down, to one weight."""
     if lacking := [side for side in ("down", "up") if side not in pair]:
         raise SaBenchError(f"{path} has no {lacking[0]} half of the LoRA for {layer}.")
     down, up = pair["down"].flatten(1), pair["up"].flatten(1)
@@ -166,9 +179,9 @@ def _sum(
         )
     part = layer.partition(".")[0]
 
-    def said(name: str) -> Any:
+    def setting(name: str) -> Any:
         return settings.get(f"{part}.{name}", settings.get(name))
 
-    alpha = float(pair["alpha"]) if "alpha" in pair else float(said("lora_alpha") or rank)
-    scale = strength * alpha / (rank**0.5 if said("use_rslora") else rank)
+    alpha = float(pair["alpha"]) if "alpha" in pair else float(setting("lora_alpha") or rank)
+    scale = strength * alpha / (rank**0.5 if setting("use_rslora") else rank)
     return weight.detach().float().cpu() + scale * (up @ down).view(weight.shape)
