@@ -447,7 +447,7 @@ def test_where_nothing_answers_the_rest_is_not_tried(known, monkeypatch):
     monkeypatch.setattr(command, "fetchable_assets", lambda tasks: many)
     start = time.monotonic()
     with pytest.raises(
-        MissingAsset, match=r"20 of 20 could not be had: a0: .*a1: not tried, nothing answers"
+        MissingAsset, match=r"20 of 20 could not be fetched: a0: .*a1: not tried, nothing answers"
     ):
         command.fetch("many", None, lambda line: None)
     assert time.monotonic() - start < 4
@@ -696,7 +696,7 @@ def test_a_tasks_name_fetches_what_it_can_use(nowhere, monkeypatch):
     mirror.mkdir()
     (mirror / "coco_30k.csv").write_text("prompt,evaluation_seed\na cat,1\n")
     (mirror / "fim_prompts.txt").write_text("Create a cat.\n")
-    refused("mine", "2 of 4 could not be had: sd-v1-4", clip.FOLDER, source=mirror)
+    refused("mine", "2 of 4 could not be fetched: sd-v1-4", clip.FOLDER, source=mirror)
     assert left(nowhere / "store" / "data") == [
         "coco_30k.csv", "coco_30k.csv.sha256", "fim_prompts.txt", "fim_prompts.txt.sha256"
     ]  # fmt: skip

@@ -506,12 +506,14 @@ class CellCheck:
             self.tally.skip(self.unknown_method, f"images of {self.name}")
         else:
             self._require("model", self.row["artifacts"]["model"], self.chain.model_content)
-            model = self.chain.model() if self.regenerate else None
-            for name in self._set_names() if model else ():
+            if not self.regenerate:
+                return
+            model = self.chain.model()
+            for name in self._set_names():
                 if (self.folder / f"{name}.safetensors").is_file():
                     self._check_images(name, model, base=False)
 
-    def _check_images(self, name: str, model: Generator | None, base: bool) -> bool:
+    def _check_images(self, name: str, model: Generator, base: bool) -> bool:
         """Compare a few random images of a set with what the weights generate for their seeds."""
         task, method = self.cell.task, None if base else self.cell.build_method()
         stored = Stored(self.chain, self.folder, base).sample_set(name)
@@ -520,7 +522,7 @@ class CellCheck:
         regenerated = stored.images.copy()
         regenerated[rows], _ = sampling.generate_images(
             model, [planned[i].request for i in rows], task
-        )  # type: ignore[arg-type]
+        )
         # all images: a filter may look at an image's place in the set
         if method is not None and hasattr(method, "render"):
             regenerated = method.render(regenerated, stored.labels, task)
@@ -530,10 +532,8 @@ class CellCheck:
             .max(1)
         )
         if len(rows) and differences.max() > GREY:
-            worst, model_name = (
-                rows[differences.argmax()],
-                "the base model" if base else "the model",
-            )
+            worst = rows[differences.argmax()]
+            model_name = "the base model" if base else "the model"
             raise Differs(
                 f"{name}: image {worst} (seed {stored.seeds[worst]}) is not what {model_name} generates from it: a pixel "
                 f"differs by {differences.max()} grey levels ({GREY} allowed)."
