@@ -220,4 +220,4 @@ def test_packed_results_have_no_images_to_sort(tmp_path):
 
 def test_top_without_sort_is_refused(cli):
     done = cli("figure", "samples", "runs/none", "--top", "5", check=2)
-    assert "of which score?" in done.stderr
+    assert "by which score?" in done.stderr

@@ -110,7 +110,7 @@ def _result(path):
     with api.readable(rows):
         make_boards(rows)
     explain.explain(cell, None)
-    export.cell_of_result(export._row(cell))
+    export.cell_of_result(export._read_result(cell))
 
 
 def _bundle(path):
