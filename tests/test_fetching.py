@@ -443,7 +443,7 @@ def test_where_nothing_answers_the_rest_is_not_tried(known, monkeypatch):
     monkeypatch.setattr(fetching, "DEADLINE", 0.5)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: time.sleep(5))
     many = [known(f"a{n}", f"http://nowhere.invalid/{n}", file=f"{n}.bin") for n in range(20)]
-    monkeypatch.setattr(command, "_tasks", lambda name: [name])
+    monkeypatch.setattr(command, "_find_tasks", lambda name: [name])
     monkeypatch.setattr(command, "fetchable_assets", lambda tasks: many)
     start = time.monotonic()
     with pytest.raises(
@@ -691,7 +691,7 @@ def test_a_tasks_name_fetches_what_it_can_use(nowhere, monkeypatch):
         prompts=files,
     )
     monkeypatch.setattr(registry, "get_task", lambda name: task)
-    monkeypatch.setattr(command, "_tasks", lambda name: [name])
+    monkeypatch.setattr(command, "_find_tasks", lambda name: [name])
     mirror = nowhere / "mirror"
     mirror.mkdir()
     (mirror / "coco_30k.csv").write_text("prompt,evaluation_seed\na cat,1\n")
