@@ -71,6 +71,7 @@ def _format_tag(line: Line) -> str:
 
 
 def _measurements_by_name(board: Board) -> dict[str, Mapping[str, Any]]:
+    """Map names of measurements to one measurement each, for its unit and direction."""
     return {m["name"]: m for line in board.lines for c in line.cells for m in c["measurements"]}
 
 
@@ -152,6 +153,7 @@ def _describe_runs(board: Board) -> str:
 
 
 def _format_protocol(board: Board) -> str:
+    """Format the protocol with everything escaped but its mention of the column `base`."""
     protocol, separator, rest = describe_protocol(board).rpartition(" Column `base`")
     return escape(protocol) + separator + rest
 

@@ -279,6 +279,7 @@ def _notes_below(table: Table) -> Iterator[str]:
 
 
 def _list_commands(table: Table) -> list[str]:
+    """List the commands that fill the table's empty entries."""
     return [row.command for row in table.rows if row.command]
 
 

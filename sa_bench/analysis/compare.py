@@ -147,11 +147,13 @@ def _protocol_entries(left: Row, right: Row) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _shorten(value: Any) -> str:
+    """Write a value as JSON, cut to `SHORT` letters."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= SHORT else text[: SHORT - 1] + "…"
 
 
 def _read_boards(folder: Path, task: str) -> list[Board]:
+    """Read the boards of a folder or file, of one task if given."""
     boards = make_boards(read_results([folder]))
     of_task = [board for board in boards if task in ("", board.task)]
     if not of_task:

@@ -69,6 +69,7 @@ class Estimate:
         return self._untransform(self.mean - half), self._untransform(self.mean + half)
 
     def _untransform(self, y: float) -> float:
+        """Turn a mean on the scale of asin √rate back into a rate."""
         return float(np.sin(np.clip(y, 0, np.pi / 2)) ** 2) if self.rate else y
 
 

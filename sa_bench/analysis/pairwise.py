@@ -66,6 +66,7 @@ def compare_all_pairs(board: Board) -> list[Comparison]:
 
 
 def _compare_pair(board: Board, a: Line, b: Line) -> list[Comparison]:
+    """Compare two lines on the three endpoints, with p adjusted over these by Holm."""
     comparisons = [
         comparison
         for name in board.primary

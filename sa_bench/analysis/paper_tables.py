@@ -202,6 +202,7 @@ def _make_command(group: Sequence[Published]) -> str:
 
 
 def _format_value(value: float | str) -> str:
+    """Format a field's value, whole numbers without decimals."""
     return str(value).removesuffix(".0")
 
 

@@ -82,8 +82,8 @@ def tradeoff_plot(board: Board) -> dict[str, Any]:
         points.append(
             {
                 "line": line,
-                "x": across(f.value),
-                "y": up(k.value),
+                "x": across(f.value),  # type: ignore[arg-type]
+                "y": up(k.value),  # type: ignore[arg-type]
                 "xs": ends,
                 "ys": [up(low), up(high)],  # type: ignore[arg-type]
                 "text": f"{format_number(f.value, f.unit)}, {format_number(k.value, k.unit)}{format_unit(k.unit)}",

@@ -82,6 +82,7 @@ def parse_setting(setting: str) -> tuple[str, dict[str, float | str]]:
 
 
 def _parse_value(text: str) -> float | str:
+    """Parse a field's value: a number if it is one, else the text."""
     try:
         return float(text)
     except ValueError:

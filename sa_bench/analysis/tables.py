@@ -275,6 +275,7 @@ def _make_front_entry(line: Line, board: Board) -> Entry:
 
 
 def _make_cost_entry(line: Line, board: Board) -> Entry:
+    """Make the entry of the seconds of forgetting."""
     if line.seconds is None:
         return Entry(reason="cost not recorded")
     return Entry(f"{line.seconds:.0f}", value=line.seconds, runs=len(line.cells), scale=board.scale)
@@ -322,8 +323,6 @@ def _bounds(line: Line, endpoint: Endpoint, metric: str) -> tuple[float, float] 
     if all(m["low"] is not None and m["high"] is not None for m in runs if m["value"] is not None):
         return endpoint.bounds
     low, high = interval_of(line, endpoint)
-    return (
-        None
-        if low is None or high is None
-        else (min(low, endpoint.bounds[0]), max(high, endpoint.bounds[1]))
-    )
+    if low is None or high is None:
+        return None
+    return min(low, endpoint.bounds[0]), max(high, endpoint.bounds[1])

@@ -193,6 +193,7 @@ def _describe_memory(history: History, parameters: int) -> str:
 
 
 def _format_stage(stage: PlannedStage) -> str:
+    """Format a planned stage: what it does, and its state or its time."""
     if stage.state != "to do":
         return f"{stage.what} {stage.state}"
     return (
@@ -441,15 +442,18 @@ def _fit_name(sampler: Mapping[str, Any]) -> str:
 
 
 def _fisher_name(inputs: Mapping[str, Any]) -> str:
+    """Name the time per sample of a Fisher diagonal."""
     return f"fisher sample {digest([inputs['sampler'], inputs['options'].get('timesteps', 0)])}"
 
 
 def _forget_name(method: str, fields: Mapping[str, Any], sampler: Mapping[str, Any]) -> str:
+    """Name the time per step of a method, which depends on sampler, batch, recipe and trainer."""
     trainer = [fields["trainer"]] if "trainer" in fields else []
     return f"forget step {method} {digest([sampler, fields.get('batch'), fields.get('recipe'), *trainer])}"
 
 
 def _recipe_name(inputs: Mapping[str, Any]) -> str:
+    """Find the name of the base recipe that a base model was trained by, from its steps."""
     recipes = base_models.get_family(inputs["family"]).recipes
     steps = {recipe.steps: name for name, recipe in recipes.items()}
     return steps.get(inputs["recipe"]["steps"], "unknown")

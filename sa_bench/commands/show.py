@@ -111,6 +111,7 @@ def find_components(reference: str) -> list[tuple[str, str]]:
 
 
 def _describe_method(name: str) -> str:
+    """Describe a method: module documentation, fields, presets, source."""
     cls = registry.get_method(name)
     lines = [
         f"method {name} ({cls.standing})",
@@ -147,6 +148,7 @@ def _describe_fields(cls: Any, prefix: str = "") -> list[str]:
 
 
 def _describe_task(name: str) -> str:
+    """Describe a task: fields and what each scale changes."""
     task = registry.get_task(name)
     values = asdict(task)
     scales = values.pop("scales")
@@ -157,6 +159,7 @@ def _describe_task(name: str) -> str:
 
 
 def _describe_metric(name: str) -> str:
+    """Describe a metric: documentation, direction, unit, requirements, source."""
     metric = registry.get_metric(name)
     document = inspect.getmodule(metric.measure).__doc__ or ""
     return "\n".join(

@@ -41,6 +41,7 @@ class Live:
 
     def _say(self, text: str) -> None:
         # a log file gets one line per message, however long; a terminal wraps at words
+        """Print a message to stderr."""
         self.console.print(
             escape_terminal(text),
             markup=False,
@@ -143,6 +144,7 @@ def _format_tag(line: Line) -> str:
 
 
 def _new_table(*headings: str) -> Table:
+    """Make a table with these headings."""
     table = Table(title=None, show_edge=False, pad_edge=False)
     for heading in headings:
         table.add_column(Text(escape_terminal(heading)), overflow="fold")
@@ -151,10 +153,12 @@ def _new_table(*headings: str) -> Table:
 
 def _add_row(table: Table, *cells: str) -> None:
     # as Text: in a plain string rich would take the brackets of `fid[judge-mnist]` for a style
+    """Add a row of plain texts to a table."""
     table.add_row(*(Text(escape_terminal(cell)) for cell in cells))
 
 
 def _endpoint_table(board: Board, notes: Notes) -> Table:
+    """Make the table of the three endpoints, a row per line of the board."""
     table = _new_table("#", "method", "forgotten?", "recoverable?", "kept", "front", "cost", "runs")
     for line in board.lines:
         if not line.cells:

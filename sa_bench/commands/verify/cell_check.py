@@ -122,6 +122,18 @@ class CellCheck:
         device: str,
         report: Callable[[str, str, int, int], None],
     ) -> None:
+        """Rebuild the cell of the result `row` and its chain.
+
+        Args:
+            bundle: the unpacked bundle.
+            row: the result to check.
+            tally: counts what was checked and what was not.
+            cache: judges, base values and images that cells share, by key.
+            regenerate: images per sample set to generate again from the weights.
+            deep: also check what needs the model or a trained judge.
+            device: device on which images are generated.
+            report: called with progress.
+        """
         self.bundle, self.row, self.tally, self.cache = bundle, row, tally, cache
         self.regenerate, self.deep, self.device = regenerate, deep, device
         self.folder, self.name = Path(row["folder"]), Path(row["folder"]).name
