@@ -294,10 +294,8 @@ def figure(
     board = boards[0]
     board.lines = select_lines(board.lines, parse_names(methods, board.lines))
     with read_stranger_result(rows):
-        data, caption = (
-            figures.render(kind, board, path.suffix.lower().removeprefix("."), **options),
-            figures.caption(board, options.get("sort", "")),
-        )
+        data = figures.render(kind, board, path.suffix.lower().removeprefix("."), **options)
+        caption = figures.caption(board, options.get("sort", ""))
     write_atomic(path, data)
     return path, caption
 

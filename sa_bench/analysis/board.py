@@ -128,13 +128,9 @@ class Line:
     @property
     def pareto_label(self) -> str:
         """`yes` on the Pareto front, `no: a` if line `a` dominates it, `–` if it cannot be on it."""
-        return (
-            "yes"
-            if self.front
-            else f"no: {', '.join(self.dominated_by)}"
-            if self.dominated_by
-            else "–"
-        )
+        if self.front:
+            return "yes"
+        return f"no: {', '.join(self.dominated_by)}" if self.dominated_by else "–"
 
 
 @dataclass

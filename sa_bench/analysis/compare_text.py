@@ -225,11 +225,9 @@ def _unit_suffix(answer: Answer) -> str:
 
 def _format_value(value: float, answer: Answer, sign: str = "") -> str:
     """Format a difference without its unit; rates in points."""
-    return (
-        format(100 * value, f"{sign}.1f")
-        if is_rate(answer.row["unit"])
-        else format(value, f"{sign}.3g")
-    )
+    if is_rate(answer.row["unit"]):
+        return format(100 * value, f"{sign}.1f")
+    return format(value, f"{sign}.3g")
 
 
 def _format_p(p: float) -> str:

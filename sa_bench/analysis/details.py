@@ -96,11 +96,9 @@ class Fact(NamedTuple):
 
     def text(self) -> str:
         """Format the number without its unit."""
-        return (
-            f"{self.value:,.1f}".removesuffix(".0")
-            if self.unit == COUNT
-            else format_number(self.value, self.unit)
-        )
+        if self.unit == COUNT:
+            return f"{self.value:,.1f}".removesuffix(".0")
+        return format_number(self.value, self.unit)
 
 
 class Row(NamedTuple):

@@ -57,8 +57,8 @@ def make_boards(results: Rows) -> list[Board]:
         fingerprints = {m["name"]: m["fingerprint"] for m in row["measurements"]}
         for rows, known_fingerprints in protocols:
             if all(
-                known_fingerprints.get(name, fingerprints[name]) == fingerprints[name]
-                for name in fingerprints
+                known_fingerprints.get(name, fingerprint) == fingerprint
+                for name, fingerprint in fingerprints.items()
             ):
                 rows.append(row)
                 known_fingerprints |= fingerprints
@@ -71,15 +71,11 @@ def make_boards(results: Rows) -> list[Board]:
         for rows, known_fingerprints in protocols:
             changed = [
                 name
-                for name in known_fingerprints
-                if first_fingerprints.get(name, known_fingerprints[name])
-                != known_fingerprints[name]
+                for name, fingerprint in known_fingerprints.items()
+                if first_fingerprints.get(name, fingerprint) != fingerprint
             ]
-            boards.append(
-                _make_board(
-                    rows, f" · another fingerprint: {', '.join(changed)}" if changed else ""
-                )
-            )
+            remark = f" · another fingerprint: {', '.join(changed)}" if changed else ""
+            boards.append(_make_board(rows, remark))
     return boards
 
 
@@ -88,10 +84,12 @@ def _to_key(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _make_board(rows: list[Row], remark: str) -> Board:
-    # The same cell may lie in several run folders; counted twice it would look like a second run.
-    # One from a stranger's bundle is another measurement and stands in a line of its own.
-    """Make the board of rows of one protocol; `remark` is added to its title."""
+def _collect_lines(rows: list[Row]) -> list[Line]:
+    """Sort the rows of one protocol into lines by method, code, fields and origin.
+
+    The same cell may lie in several run folders; counted twice it would look like a second run. One
+    from a stranger's bundle is another measurement and stands in a line of its own.
+    """
     unique: dict[str, Row] = {}
     for row in rows:
         settings = [row["method"], code_of(row), row["fields"], row.get("origin", "")]
@@ -109,6 +107,12 @@ def _make_board(rows: list[Row], remark: str) -> Board:
             line.failed.append(row)
         elif (model, draw) not in known_models or model is None:
             line.cells.append(row)
+    return list(lines.values())
+
+
+def _make_board(rows: list[Row], remark: str) -> Board:
+    """Make the board of rows of one protocol; `remark` is added to its title."""
+    lines = _collect_lines(rows)
     first = rows[0]
     title = first["task_title"]
     if overrides := {k: v for k, v in first["overrides"].items() if k != "sample_seed"}:
@@ -124,7 +128,7 @@ def _make_board(rows: list[Row], remark: str) -> Board:
         first["concept"],
         classes,
         primary,
-        list(lines.values()),
+        lines,
         gate=first["task_values"].get("gate", 0.0),
         trick="prompt_filter" if first["task_values"].get("prompts") else "relabel",
     )
@@ -139,10 +143,8 @@ def _make_board(rows: list[Row], remark: str) -> Board:
     _mark_front(board)
     _rank(board, floor)
     for line in board.lines:
-        line.verdict, line.sentence = (
-            describe_standing(board, line),
-            describe_line(board, line, floor) + reproduction_note(board, line),
-        )
+        line.verdict = describe_standing(board, line)
+        line.sentence = describe_line(board, line, floor) + reproduction_note(board, line)
     board.headline = describe_outcome(board, floor)
     all_flags = {flag for line in board.lines for cell in line.cells for flag in cell["flags"]}
     if smoke_flag := next((flag for flag in all_flags if flag.startswith("smoke run")), None):

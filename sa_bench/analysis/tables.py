@@ -300,10 +300,8 @@ def _make_metric_entry(
     ]
     if entry.value is None or line.standing != "method" or line.collapsed or not others:
         return entry
-    bounds, other_bounds = (
-        _bounds(line, endpoint, metric),
-        [_bounds(other, other_endpoint, metric) for other, other_endpoint in others],
-    )
+    bounds = _bounds(line, endpoint, metric)
+    other_bounds = [_bounds(other, other_endpoint, metric) for other, other_endpoint in others]
     if bounds is None:
         return entry
     is_best = {

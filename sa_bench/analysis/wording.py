@@ -128,25 +128,20 @@ def describe_line(board: Board, line: Line, floor: Endpoint | None) -> str:
     forget, recovery, keep = (line.known(name) for name in board.primary)
     if forget is not None:
         at_chance = forget.value is not None and forget.value <= board.chance
-        verb = (
-            "Forgot"
-            if line.forgotten
-            else "Not shown to have forgotten"
-            if at_chance
-            else "Did not forget"
-        )
+        if line.forgotten:
+            verb = "Forgot"
+        else:
+            verb = "Not shown to have forgotten" if at_chance else "Did not forget"
         if line.no_claim and line.standing != "control":
             verb = f"No claim, for {line.no_claim}"
         if line.standing == "reference":
             verb = f"Never saw {board.concept}"
-        clauses.append(
-            f"{verb}: {format_percent(forget.value)} of its images of {board.concept} are still judged so"
-            + (
-                f" (at most {format_percent(forget.bounds[1])} for another base and seed)"
-                if forget.bounds[1] < 1
-                else ""
-            )
+        rate = (
+            f"{format_percent(forget.value)} of its images of {board.concept} are still judged so"
         )
+        if forget.bounds[1] < 1:
+            rate += f" (at most {format_percent(forget.bounds[1])} for another base and seed)"
+        clauses.append(f"{verb}: {rate}")
     if line.threat == "service" and line.standing != "reference":
         base_rate = (
             ""

@@ -288,10 +288,8 @@ def _plan_base(
         return PlannedStage(f"base {task.model}", "here" if _has_base(chain) else "missing", 0.0)
     if base_models.find_shipped(task.family, task.dataset, task.base, cell.base_seed):
         return PlannedStage("base", "shipped", 0.0)
-    recipe, data = (
-        base_models.get_recipe(task.family, task.base),
-        datasets.data_content(task.dataset),
-    )
+    recipe = base_models.get_recipe(task.family, task.base)
+    data = datasets.data_content(task.dataset)
     inputs = base_models.base_key_inputs(
         task.family, task.dataset, data, task.base, cell.base_seed, chain.bf16
     )

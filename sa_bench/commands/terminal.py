@@ -74,10 +74,8 @@ class Live:
         if cell not in self.bars or self.stages[cell] != stage:
             if cell in self.bars:
                 self.progress.remove_task(self.bars[cell])
-            self.bars[cell], self.stages[cell] = (
-                self.progress.add_task(text, total=total, rate=""),
-                stage,
-            )
+            self.bars[cell] = self.progress.add_task(text, total=total, rate="")
+            self.stages[cell] = stage
         bar = self.bars[cell]
         self.progress.update(bar, completed=done, total=total)
         speed = next((t.speed for t in self.progress.tasks if t.id == bar), None)

@@ -193,11 +193,8 @@ class CellCheck:
 
     def _check_identity(self) -> None:
         """Compare the cell's name and all that follows from its settings."""
-        row, cell, same_version = (
-            self.row,
-            self.cell,
-            self.bundle.manifest["sa_bench"] == __version__,
-        )
+        row, cell = self.row, self.cell
+        same_version = self.bundle.manifest["sa_bench"] == __version__
         if row["task"] != cell.task.name:
             raise Differs(
                 describe_difference("task", row["task"], cell.task.name, "its values are of")
@@ -219,9 +216,8 @@ class CellCheck:
             return
         validate(registry.get_method(cell.method), cell.fields, f"method {cell.method}")
         expected = runner.blank_result(cell, "")
-        missing_letters = (
-            ID - OLD_ID if len(row["cell"]) == OLD_ID else 0
-        )  # older results have shorter ids
+        # older results have shorter ids
+        missing_letters = ID - OLD_ID if len(row["cell"]) == OLD_ID else 0
         expected["cell"] = cell.id[: ID - missing_letters]
         for key in (*ALWAYS, *(("task_title", "summary") if same_version else ())):
             self._require(key, row[key], expected[key])
