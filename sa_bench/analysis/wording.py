@@ -128,10 +128,9 @@ def describe_line(board: Board, line: Line, floor: Endpoint | None) -> str:
     forget, recovery, keep = (line.known(name) for name in board.primary)
     if forget is not None:
         at_chance = forget.value is not None and forget.value <= board.chance
+        verb = "Not shown to have forgotten" if at_chance else "Did not forget"
         if line.forgotten:
             verb = "Forgot"
-        else:
-            verb = "Not shown to have forgotten" if at_chance else "Did not forget"
         if line.no_claim and line.standing != "control":
             verb = f"No claim, for {line.no_claim}"
         if line.standing == "reference":

@@ -40,8 +40,8 @@ class Live:
         self.titles: dict[str, str] = {}  # cell id to title
 
     def _say(self, text: str) -> None:
-        # a log file gets one line per message, however long; a terminal wraps at words
         """Print a message to stderr."""
+        # a log file gets one line per message, however long; a terminal wraps at words
         self.console.print(
             escape_terminal(text),
             markup=False,
@@ -150,8 +150,8 @@ def _new_table(*headings: str) -> Table:
 
 
 def _add_row(table: Table, *cells: str) -> None:
-    # as Text: in a plain string rich would take the brackets of `fid[judge-mnist]` for a style
     """Add a row of plain texts to a table."""
+    # as Text: in a plain string rich would take the brackets of `fid[judge-mnist]` for a style
     table.add_row(*(Text(escape_terminal(cell)) for cell in cells))
 
 
