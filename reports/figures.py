@@ -1,7 +1,7 @@
-"""Figures for papers (SVG, PDF, PNG): trade-offs, the Pareto front, sweeps, and images on the same seeds.
+"""Figures for papers (SVG, PDF, PNG): trade-offs, the Pareto front, sweeps, images on the same seeds.
 
-Colours are Okabe and Ito's, which colour-blind readers tell apart; every line has a marker of its own as well, so that
-a figure can be read in grey. The same results give the same bytes.
+Colours are those of Okabe and Ito, which colour-blind readers can tell apart; every line also has a
+marker of its own, so that a figure can be read in grey. The same results give the same bytes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ WHAT = {
     "forget_top1": "images of c_f still judged so",
     "recovery": "come back when refitted",
 }
-"""Endpoints in the words of an axis; others by their names."""
+"""Endpoint to the words of its axis; other endpoints are shown by their names."""
 
 
 def render(
@@ -59,25 +59,27 @@ def render(
     explicit: bool = False,
     sort: str = "",
 ) -> bytes:
-    """A figure of one board.
+    """Draw a figure of one board, and return the file's bytes.
 
     Args:
         kind: `tradeoff`, `pareto`, `sweep` or `samples`.
-        board: what it shows.
+        board: the board to draw.
         ending: svg, pdf or png.
-        field: of a sweep: the field on the x axis; empty: the one that varies.
-        columns: of samples: images a row.
-        explicit: of samples: show what may be nudity unblurred.
-        sort: of samples: a measurement, of whose scores each row shows the images with the highest; empty: the first ones.
+        field: for `sweep`, the field on the x axis; "" means the first that varies.
+        columns: for `samples`, the number of images per row.
+        explicit: for `samples`, do not blur what may be nudity.
+        sort: for `samples`, a measurement: each row shows the images with its highest scores; ""
+            means the first images.
 
     Raises:
-        SaBenchError: another kind or ending, matplotlib is missing, or the board has nothing to show.
+        SaBenchError: the kind or ending is unknown, matplotlib is missing, or there is nothing to
+            draw.
     """
     if kind not in KINDS:
         raise unknown_name("figure", kind, KINDS)
     if sort and kind != "samples":
         raise SaBenchError(
-            f"Images are sorted, and a figure {kind} has none: figure samples --sort {sort}."
+            f"--sort orders images, and a figure {kind} has none; use: figure samples --sort {sort}."
         )
     if ending not in FORMATS:
         raise unknown_name("figure format", ending or "none", FORMATS)
@@ -88,18 +90,19 @@ def render(
             "Figures need matplotlib: python -m pip install 'sa_bench[figures]'."
         ) from error
     with matplotlib.rc_context(STYLE):
-        made = (
-            _samples(board, columns, explicit, sort)
+        drawn = (
+            _draw_samples(board, columns, explicit, sort)
             if kind == "samples"
             else KINDS[kind](board, field)
         )
         buffer = io.BytesIO()
-        dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[ending]
-        made.savefig(buffer, format=ending, dpi=200, metadata=dated)
+        metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[ending]
+        drawn.savefig(buffer, format=ending, dpi=200, metadata=metadata)
     return buffer.getvalue()
 
 
-def _figure(panels: int, high: float = 3.2) -> tuple[Figure, list[Axes]]:
+def _new_figure(panels: int, high: float = 3.2) -> tuple[Figure, list[Axes]]:
+    """Make a figure with panels side by side, `high` inches high."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.4 * panels, high), layout="constrained")
@@ -116,11 +119,14 @@ LEGEND: Any = {
 }
 
 
-def _legend(
+def _add_legend(
     figure: Figure, handles: Sequence[Any], labels: Sequence[str], columns: int, title: str = ""
 ) -> None:
-    """A legend below the panels in at most `columns`, up to a third wider than these; the figure grows to hold it."""
-    wide, high = figure.get_size_inches()
+    """Add a legend below the panels, in at most `columns`; the figure grows to hold it.
+
+    It may be up to a third wider than the panels.
+    """
+    width, height = figure.get_size_inches()
     while True:
         legend = figure.legend(
             handles,
@@ -135,32 +141,32 @@ def _legend(
             break
         legend.remove()
         columns -= 1
-    figure.set_size_inches(max(wide, box.width / figure.dpi), high + box.height / figure.dpi)
+    figure.set_size_inches(max(width, box.width / figure.dpi), height + box.height / figure.dpi)
 
 
-def _drawn(board: Board, names: Sequence[str]) -> list[Line]:
-    """The lines that have a value of every endpoint in `names`.
+def _drawable_lines(board: Board, names: Sequence[str]) -> list[Line]:
+    """Select the lines that have a value of every endpoint in `names`.
 
     Raises:
-        SaBenchError: none has.
+        SaBenchError: no line has.
     """
-    found = [line for line in board.lines if all(line.known(name) for name in names)]
-    if not found:
+    drawable = [line for line in board.lines if all(line.known(name) for name in names)]
+    if not drawable:
         raise SaBenchError(
             f"{board.task}: no line has {' and '.join(names)}, so there is nothing to draw."
         )
-    return found
+    return drawable
 
 
-def _looks(lines: Sequence[Line]) -> list[dict[str, Any]]:
-    """Colour and marker of every line: methods bright and filled if on the front, all else grey."""
+def _choose_styles(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """Choose colour and marker of every line: methods coloured, filled if on the front; all else grey."""
     bright = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
-    found = []
+    styles = []
     for line in lines:
         if line.standing == "method":
             colour, marker = next(bright)
             face = colour if line.front else "white"
-            found.append(
+            styles.append(
                 {
                     "color": colour,
                     "marker": "x" if line.collapsed else marker,
@@ -169,81 +175,91 @@ def _looks(lines: Sequence[Line]) -> list[dict[str, Any]]:
             )
         else:
             marker = {"reference": "*", "target": "*"}.get(line.standing, "+")
-            found.append({"color": GREY, "marker": marker, "markerfacecolor": "white"})
-    return found
+            styles.append({"color": GREY, "marker": marker, "markerfacecolor": "white"})
+    return styles
 
 
-def _spread(found: Endpoint) -> list[float]:
-    """How far the error bar goes down and up."""
-    value = found.value or 0.0
-    low, high = (value if v is None else v for v in (found.low, found.high))
-    return [
-        max(0.0, value - low),
-        max(0.0, high - value),
-    ]  # the mean of equal values may lie beside them
+def _bar_lengths(endpoint: Endpoint) -> list[float]:
+    """Compute how far the error bar goes down and up."""
+    value = endpoint.value or 0.0
+    low, high = (value if v is None else v for v in (endpoint.low, endpoint.high))
+    # rounding may put the mean of equal values outside of them
+    return [max(0.0, value - low), max(0.0, high - value)]
 
 
-def _axis(board: Board, name: str) -> str:
-    found = next(x.endpoints[name] for x in board.lines if name in x.endpoints)
-    what = WHAT.get(name, name).replace("c_f", board.concept)
-    notes = [found.unit] if found.unit and found.unit not in ("rate", "probability") else []
-    notes += [f"{found.better} is better"] if found.better else []
-    return f"{what}\n({', '.join(notes)})" if notes else what
+def _axis_title(board: Board, name: str) -> str:
+    """Write the title of an endpoint's axis, with its unit and direction."""
+    endpoint = next(x.endpoints[name] for x in board.lines if name in x.endpoints)
+    title = WHAT.get(name, name).replace("c_f", board.concept)
+    notes = (
+        [endpoint.unit] if endpoint.unit and endpoint.unit not in ("rate", "probability") else []
+    )
+    notes += [f"{endpoint.better} is better"] if endpoint.better else []
+    return f"{title}\n({', '.join(notes)})" if notes else title
 
 
-def _scatter(
+def _draw_scatter(
     axes: Axes, board: Board, lines: Sequence[Line], across: str
 ) -> list[tuple[Any, float, str]]:
-    """Draw a panel; where its points are, and what is to be said beside the number of each."""
+    """Draw a panel of retention over another endpoint.
+
+    Returns:
+        For each point: x, y, and a remark to print beside its number.
+    """
     keep = board.primary[2]
-    low, high = _range(
+    low, high = _value_range(
         [line.endpoints[keep] for line in lines if not line.collapsed] or [lines[0].endpoints[keep]]
     )
     axes.set_ylim(low, high)
-    found = lines[0].endpoints[across]
-    if found.unit in ("rate", "probability"):
-        axes.set_xscale(
-            "function", functions=(_root, np.square)
-        )  # most rates of interest are small
+    endpoint = lines[0].endpoints[across]
+    if endpoint.unit in ("rate", "probability"):
+        # most rates of interest are small
+        axes.set_xscale("function", functions=(_square_root, np.square))
         axes.set_xlim(0, 1.02)
         axes.set_xticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 1])
         axes.xaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f}")
-    axes.set_xlabel(_axis(board, across) + (", %" if found.unit in ("rate", "probability") else ""))
+    axes.set_xlabel(
+        _axis_title(board, across) + (", %" if endpoint.unit in ("rate", "probability") else "")
+    )
     points = []
-    for line, look in zip(lines, _looks(lines), strict=True):
+    for line, style in zip(lines, _choose_styles(lines), strict=True):
         x, y = line.endpoints[across], line.endpoints[keep]
-        at = min(max(y.value or 0.0, low), high)
+        shown_y = min(max(y.value or 0.0, low), high)
         axes.errorbar(
             [x.value or 0.0],
-            [at],
-            xerr=[[v] for v in _spread(x)],
-            yerr=[[v] for v in _spread(y)] if at == y.value else None,  # type: ignore[list-item]
+            [shown_y],
+            xerr=[[v] for v in _bar_lengths(x)],
+            yerr=[[v] for v in _bar_lengths(y)] if shown_y == y.value else None,  # type: ignore[list-item]
             elinewidth=0.8,
             markersize=6,
             linestyle="none",
             label=f"{len(points) + 1}  {line.label}",
             clip_on=False,
-            **look,
+            **style,
         )
         points.append(
-            (x.value, at, "" if at == y.value else f" ({format_number(y.value, y.unit)})")
+            (x.value, shown_y, "" if shown_y == y.value else f" ({format_number(y.value, y.unit)})")
         )
     return points
 
 
-def _root(x: np.ndarray) -> np.ndarray:
+def _square_root(x: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(x, 0))
 
 
-def _range(found: Sequence[Endpoint]) -> tuple[float, float]:
-    """The span of the values and their bars with a margin."""
-    ends = [(e.value or 0.0) + sign * _spread(e)[sign > 0] for e in found for sign in (-1, 1)]
+def _value_range(endpoints: Sequence[Endpoint]) -> tuple[float, float]:
+    """Compute the span of the values and their bars, with a margin."""
+    ends = []
+    for endpoint in endpoints:
+        down, up = _bar_lengths(endpoint)
+        value = endpoint.value or 0.0
+        ends += [value - down, value + up]
     margin = 0.06 * (max(ends) - min(ends) or 1.0)
     return min(ends) - margin, max(ends) + margin
 
 
-def _number(axes: Axes, points: Sequence[tuple[Any, float, str]]) -> None:
-    """Number the points, each beside its own and none on another."""
+def _number_points(axes: Axes, points: Sequence[tuple[Any, float, str]]) -> None:
+    """Number the points, each label beside its point and none on another."""
     places = [axes.transData.transform((x, y)) * 72 / axes.figure.dpi for x, y, _ in points]
     taken = list(places)
     moves = [
@@ -270,76 +286,78 @@ def _number(axes: Axes, points: Sequence[tuple[Any, float, str]]) -> None:
         )
 
 
-def _floors(axes: Axes, board: Board, forgetting: bool) -> None:
-    """The gate, or what a model brings back that never saw c_f."""
+def _draw_floors(axes: Axes, board: Board, forgetting: bool) -> None:
+    """Draw the gate or, for recovery, what comes back in a model that never saw c_f."""
     if forgetting:
         axes.axvline(board.chance, color=GREY, linewidth=0.8, linestyle="--")
         return
-    floor = [
+    floors = [
         f.value
         for x in board.lines
         if x.standing == "reference" and (f := x.known(board.primary[1]))
     ]
-    for value in floor:
+    for value in floors:
         axes.axvline(value or 0.0, color=GREY, linewidth=0.8, linestyle=":")
 
 
-def _panels(board: Board, across: Sequence[str]) -> Figure:
+def _draw_panels(board: Board, across: Sequence[str]) -> Figure:
+    """Draw one panel per endpoint of `across`, each against retention."""
     keep = board.primary[2]
-    lines = _drawn(board, [*across, keep])
-    figure, panels = _figure(len(across))
+    lines = _drawable_lines(board, [*across, keep])
+    figure, panels = _new_figure(len(across))
     points = []
     for axes, name in zip(panels, across, strict=True):
-        points.append(_scatter(axes, board, lines, name))
-        _floors(axes, board, name == board.primary[0])
-    panels[0].set_ylabel(_axis(board, keep))
-    title = (
+        points.append(_draw_scatter(axes, board, lines, name))
+        _draw_floors(axes, board, name == board.primary[0])
+    panels[0].set_ylabel(_axis_title(board, keep))
+    explanations = (
         "filled: on the Pareto front",
         "×: collapsed",
         "grey: controls and references",
         "(value): beyond the edge",
     )
-    where = [";\n".join("; ".join(pair) for pair in (title[:2], title[2:])), "; ".join(title)][
-        len(across) > 1
-    ]
-    _legend(figure, *panels[0].get_legend_handles_labels(), 2 * len(across), where)
+    if len(across) > 1:
+        title = "; ".join(explanations)
+    else:
+        title = ";\n".join("; ".join(pair) for pair in (explanations[:2], explanations[2:]))
+    _add_legend(figure, *panels[0].get_legend_handles_labels(), 2 * len(across), title)
     figure.draw_without_rendering()  # now the panels have their sizes
-    for axes, found in zip(panels, points, strict=True):
-        _number(axes, found)
+    for axes, panel_points in zip(panels, points, strict=True):
+        _number_points(axes, panel_points)
     return figure
 
 
-def _tradeoff(board: Board, field: str) -> Figure:
-    """Forgetting against retention."""
-    return _panels(board, board.primary[:1])
+def _draw_tradeoff(board: Board, field: str) -> Figure:
+    """Draw forgetting against retention."""
+    return _draw_panels(board, board.primary[:1])
 
 
-def _pareto(board: Board, field: str) -> Figure:
-    """Forgetting and recovery against retention."""
-    return _panels(board, board.primary[:2])
+def _draw_pareto(board: Board, field: str) -> Figure:
+    """Draw forgetting and recovery against retention."""
+    return _draw_panels(board, board.primary[:2])
 
 
-def _sweep(board: Board, field: str) -> Figure:
-    """The three endpoints over a field, one curve a method."""
-    there = swept_fields(board)
-    field = field or next(iter(there), "")
-    curves = there.get(field, {})
+def _draw_sweep(board: Board, field: str) -> Figure:
+    """Draw the three endpoints over a field, one curve per method."""
+    sweeps = swept_fields(board)
+    field = field or next(iter(sweeps), "")
+    curves = sweeps.get(field, {})
     if not curves:
-        names = ", ".join(there) or "none"
+        names = ", ".join(sweeps) or "none"
         raise SaBenchError(
             f"{board.task}: no method has two values of {field!r}; fields that vary: {names}."
         )
-    figure, panels = _figure(3, 2.6)
+    figure, panels = _new_figure(3, 2.6)
     for axes, name in zip(panels, board.primary, strict=True):
         for (method, points), colour, marker in zip(
             curves.items(), cycle(COLOURS), cycle(MARKERS), strict=False
         ):
-            there = [(x, line.endpoints[name]) for x, line in points if line.known(name)]
-            xs, found = [x for x, _ in there], [e for _, e in there]
+            measured = [(x, line.endpoints[name]) for x, line in points if line.known(name)]
+            xs, endpoints = [x for x, _ in measured], [e for _, e in measured]
             axes.errorbar(
                 xs,
-                [e.value or 0.0 for e in found],
-                yerr=np.array([_spread(e) for e in found]).T if found else None,  # type: ignore[list-item]
+                [e.value or 0.0 for e in endpoints],
+                yerr=np.array([_bar_lengths(e) for e in endpoints]).T if endpoints else None,  # type: ignore[list-item]
                 color=colour,
                 marker=marker,
                 linewidth=1,
@@ -350,7 +368,8 @@ def _sweep(board: Board, field: str) -> Figure:
         xs = [x for points in curves.values() for x, _ in points]
         if min(xs) > 0 and max(xs) / min(xs) > 10:
             axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(lambda v, _: f"{v:g}")  # that of matplotlib is TeX
+            # matplotlib's own formatter writes TeX
+            axes.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
             axes.xaxis.set_minor_formatter(lambda v, _: "")
         if next(x.endpoints[name] for x in board.lines if name in x.endpoints).unit in (
             "rate",
@@ -358,7 +377,7 @@ def _sweep(board: Board, field: str) -> Figure:
         ):
             axes.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
         axes.set_xlabel(field)
-        axes.set_title(_axis(board, name), fontsize=8)
+        axes.set_title(_axis_title(board, name), fontsize=8)
         bases = [e.base for x in board.lines if (e := x.known(name)) and e.base is not None]
         if bases and name != board.primary[0]:
             axes.axhline(bases[0], color=GREY, linewidth=0.8, linestyle=":", label="base model")
@@ -368,12 +387,15 @@ def _sweep(board: Board, field: str) -> Figure:
         for axes in panels
         for h, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    _legend(figure, list(handles.values()), list(handles), 6)
+    _add_legend(figure, list(handles.values()), list(handles), 6)
     return figure
 
 
-def _samples(board: Board, columns: int, explicit: bool, sort: str = "") -> Figure:
-    """Images of c_f: the base model's and every line's on the same seeds or, sorted, those with the highest scores."""
+def _draw_samples(board: Board, columns: int, explicit: bool, sort: str = "") -> Figure:
+    """Draw images of c_f: the base model's and every line's, one row each, on the same seeds.
+
+    If `sort` is given, each row shows the images with the highest scores instead.
+    """
     rows: list[tuple[str, np.ndarray, list[str]]] = []
     for line in board.lines:
         if not line.cells:
@@ -382,23 +404,22 @@ def _samples(board: Board, columns: int, explicit: bool, sort: str = "") -> Figu
         veiled = may_be_explicit(cell["task_values"]) and not explicit
         folder = Path(cell["folder"])
         if sort:
-            best = _highest(cell, sort, columns, line.label)
-            if best is not None:
-                shown_rows, scores = best
-                images = _images(folder / "forget.safetensors", shown_rows, veiled)
+            highest = _highest_scored(cell, sort, columns, line.label)
+            if highest is not None:
+                image_rows, scores = highest
+                images = _load_images(folder / "forget.safetensors", image_rows, veiled)
                 rows.append((line.label, images, [f"{score:.3g}" for score in scores]))  # type: ignore[arg-type]
             continue
         for label, name in (("before", "forget-base"), (line.label, "forget")):
-            images = _images(folder / f"{name}.safetensors", slice(columns), veiled)
-            # changed no image
-            same = rows and images is not None and np.array_equal(images, rows[0][1])
-            if images is not None and not same and (label != "before" or not rows):
+            images = _load_images(folder / f"{name}.safetensors", slice(columns), veiled)
+            unchanged = rows and images is not None and np.array_equal(images, rows[0][1])
+            if images is not None and not unchanged and (label != "before" or not rows):
                 rows.append((label, images, []))
     if len(rows) < (1 if sort else 2):
-        if sort and any(_stored(line) for line in board.lines):
+        if sort and any(_has_images(line) for line in board.lines):
             _refuse_score(board, sort)
         raise SaBenchError(
-            f"{board.task}: no images here. Packed results have none: give the run folder."
+            f"{board.task}: these results have no images (packed results never do); give the run folder."
         )
     from matplotlib.figure import Figure
 
@@ -408,93 +429,101 @@ def _samples(board: Board, columns: int, explicit: bool, sort: str = "") -> Figu
         layout="constrained",
     )
     grid = figure.subplots(len(rows), columns, squeeze=False)
-    for (label, images, scores), line_of in zip(rows, grid, strict=True):
-        for axes in line_of:
+    for (label, images, scores), axes_row in zip(rows, grid, strict=True):
+        for axes in axes_row:
             axes.set_axis_off()
-        for axes, image in zip(line_of, islice(images, columns), strict=False):
+        for axes, image in zip(axes_row, islice(images, columns), strict=False):
             axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        for axes, score in zip(line_of, scores, strict=False):
+        for axes, score in zip(axes_row, scores, strict=False):
             axes.text(
                 0.5, -0.05, score, transform=axes.transAxes, ha="center", va="top", fontsize=5
             )
-        line_of[0].text(
-            -0.15, 0.5, label, transform=line_of[0].transAxes, ha="right", va="center", fontsize=7
+        axes_row[0].text(
+            -0.15, 0.5, label, transform=axes_row[0].transAxes, ha="right", va="center", fontsize=7
         )
     return figure
 
 
-def _stored(line: Line) -> bool:
-    """Whether the images of c_f of a line's first run are here."""
+def _has_images(line: Line) -> bool:
+    """Tell whether the images of c_f of a line's first run are here."""
     return bool(line.cells) and (Path(line.cells[0]["folder"]) / "forget.safetensors").is_file()
 
 
-def _names(cell: Mapping[str, Any], sort: str) -> list[str]:
-    """The measurements that `sort` names: one by its whole name, or by its metric's (`kid` of `kid[judge]`)."""
+def _measurement_names(cell: Mapping[str, Any], sort: str) -> list[str]:
+    """List the measurements that `sort` names, by whole name or by metric (`kid` for `kid[judge]`)."""
     return [m["name"] for m in cell["measurements"] if sort in (m["name"], metric_of(m))]
 
 
 def _refuse_score(board: Board, sort: str) -> NoReturn:
-    """Say that no line has scores of `sort` for its images of c_f, and which it has."""
-    known = []
+    """Raise the error that no line has scores of `sort` for its images of c_f; name those it has."""
+    scored_names = []
     for line in board.lines:
-        if _stored(line):
-            of_line = [m["name"] for m in line.cells[0]["measurements"]]
-            known += [name for name in of_line if _scored_rows(line.cells[0], name) is not None]
-    raise unknown_name("score of the images of c_f", sort, list(dict.fromkeys(known)))
+        if _has_images(line):
+            line_names = [m["name"] for m in line.cells[0]["measurements"]]
+            scored_names += [
+                name for name in line_names if _scored_rows(line.cells[0], name) is not None
+            ]
+    raise unknown_name("score of the images of c_f", sort, list(dict.fromkeys(scored_names)))
 
 
 def _scored_rows(cell: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Which of a run's images of c_f have a finite score of a measurement, and the scores; None: they have none of it.
+    """Find which of a run's images of c_f have a finite score of a measurement.
 
-    A score is joined to its image by seed and, where there is one, prompt; one that is of other images is not theirs. A
-    metric that asks the model draws images of its own, as recovery does from the same seeds.
+    A score is joined to its image by seed and, where there is one, prompt; scores of other images do not
+    count. A metric that uses the model draws images of its own, as recovery does from the same seeds.
+
+    Returns:
+        (rows of the sample set, scores), or None if no image has a score.
     """
-    known = {entry.name for entry in registry.list_entries("metric")}
-    of = {metric_of(m) for m in cell["measurements"] if m["name"] == name} & known
-    if any("model" in registry.get_metric(metric).requires for metric in of):
+    known_metrics = {entry.name for entry in registry.list_entries("metric")}
+    metrics = {metric_of(m) for m in cell["measurements"] if m["name"] == name} & known_metrics
+    if any("model" in registry.get_metric(metric).requires for metric in metrics):
         return None
-    file, found = Path(cell["folder"]) / "forget.safetensors", read_columns_of(cell, name)
-    if "seed" not in found or not file.is_file():
+    file, columns = Path(cell["folder"]) / "forget.safetensors", read_columns_of(cell, name)
+    if "seed" not in columns or not file.is_file():
         return None
-    kept = load_arrays(file)
-    units = [
+    sample_set = load_arrays(file)
+    key_columns = [
         k
         for k, column in (("seed", "seeds"), ("prompt", "prompts"))
-        if k in found and column in kept
+        if k in columns and column in sample_set
     ]
-    asked = np.stack([kept[f"{k}s"] for k in units], 1).tolist()
-    where = {tuple(key): i for i, key in reversed(list(enumerate(asked)))}
-    keys = [tuple(key) for key in np.stack([found[k] for k in units], 1).tolist()]
-    if not keys or any(key not in where for key in keys):
+    image_keys = np.stack([sample_set[f"{k}s"] for k in key_columns], 1).tolist()
+    row_of_key = {tuple(key): i for i, key in reversed(list(enumerate(image_keys)))}
+    keys = [tuple(key) for key in np.stack([columns[k] for k in key_columns], 1).tolist()]
+    if not keys or any(key not in row_of_key for key in keys):
         return None
-    rows, scores = np.array([where[key] for key in keys]), found["score"]
+    rows, scores = np.array([row_of_key[key] for key in keys]), columns["score"]
     finite = np.isfinite(scores)
     return (rows[finite], scores[finite]) if finite.any() else None
 
 
-def _highest(
+def _highest_scored(
     cell: Mapping[str, Any], sort: str, count: int, label: str
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """The images of c_f with the highest scores, and these; None: a run without images, or without a score of any.
+    """Find the images of c_f with the highest scores.
+
+    Returns:
+        (rows of the sample set, scores); None if the run has no images or no scores of them.
 
     Raises:
         SaBenchError: several measurements have that name.
     """
-    names = _names(cell, sort)
+    names = _measurement_names(cell, sort)
     if len(names) > 1:
         raise SaBenchError(
-            f"{label}: several scores are {sort}: {', '.join(names)}. Give one of them."
+            f"{label}: several scores are called {sort}: {', '.join(names)}. Give --sort one of these names."
         )
-    found = _scored_rows(cell, names[0]) if names else None
-    if found is None:
+    scored = _scored_rows(cell, names[0]) if names else None
+    if scored is None:
         return None
-    rows, scores = found
+    rows, scores = scored
     order = np.argsort(-scores, kind="stable")[:count]
     return rows[order], scores[order]
 
 
-def _images(path: Path, rows: slice | np.ndarray, veiled: bool) -> np.ndarray | None:
-    """Some images of a sample set, uint8 (N, H, W, C), blurred if veiled; None: the file is not there."""
+def _load_images(path: Path, rows: slice | np.ndarray, veiled: bool) -> np.ndarray | None:
+    """Load some images of a sample set, uint8 (N, H, W, C), blurred if veiled; None without the file."""
     if not path.is_file():
         return None
     images = load_arrays(path)["images"][rows]
@@ -509,26 +538,31 @@ def _images(path: Path, rows: slice | np.ndarray, veiled: bool) -> np.ndarray | 
     )
 
 
-KINDS = {"tradeoff": _tradeoff, "pareto": _pareto, "sweep": _sweep, "samples": _samples}
+KINDS = {
+    "tradeoff": _draw_tradeoff,
+    "pareto": _draw_pareto,
+    "sweep": _draw_sweep,
+    "samples": _draw_samples,
+}
 
 
 def caption(board: Board, sort: str = "") -> str:
-    """What stands below a figure: the board, its runs, what the bars are or how the images are `sort`ed."""
+    """Write the caption: the board, its runs, and what bars are or how images are `sort`ed."""
     if sort:
-        left = [
+        unscored = [
             x.label
             for x in board.lines
-            if _stored(x) and _highest(x.cells[0], sort, 1, x.label) is None
+            if _has_images(x) and _highest_scored(x.cells[0], sort, 1, x.label) is None
         ]
         text = f"{board.title}, scale {board.scale}; of each row's first run the images of {board.concept} with the highest "
         text += f"{sort}, which stands below each."
-        return text + (f" Without a score: {', '.join(left)}." if left else "")
+        return text + (f" Without a score: {', '.join(unscored)}." if unscored else "")
     keep = board.primary[2]
     runs = sorted({len(x.cells) for x in board.lines if x.cells})
-    many = f"{runs[0]}" if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
+    run_count = f"{runs[0]}" if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
     base = next((e.base for x in board.lines if (e := x.known(keep)) and e.base is not None), None)
     unit = next((e.unit for x in board.lines if (e := x.known(keep))), None)
-    text = f"{board.title}, scale {board.scale}; {many} run(s) a row. "
+    text = f"{board.title}, scale {board.scale}; {run_count} run(s) a row. "
     text += "Bars: one run's 95 % interval, of several the lowest and highest."
     return text + (
         f" Base model: {format_number(base, unit)} {unit or ''}".rstrip() + "."

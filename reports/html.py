@@ -1,6 +1,7 @@
-"""The HTML report: result rows in, one self-contained page out, which asks nothing of anywhere.
+"""The HTML report: result rows in, one self-contained page out, which loads nothing from elsewhere.
 
-All can be read without its script, which sorts, filters, enlarges and unveils; the page allows no other script.
+Everything can be read without its script, which sorts, filters, enlarges and unveils; the page
+allows no other script.
 """
 
 import base64
@@ -47,18 +48,19 @@ from sa_bench.results.rows import may_be_explicit
 from sa_bench.scoring.cards import judge_card
 
 COLUMNS = 10  # images in a row of a grid
-TILE = 96  # pixels a side of the largest image in it
+TILE = 96  # pixels per side of the largest image in a grid
 
 
 def render(
     results: Sequence[Mapping[str, Any]], at: Path | None = None, unblurred: bool = False
 ) -> str:
-    """The page for all `results`, one section a board.
+    """Render the page for all `results`, one section per board.
 
     Args:
         results: rows as `read_results` gives them.
-        at: the folder that the page will lie in, for links to each cell's files; None: no links.
-        unblurred: what may be nudity is in the page, veiled until it is clicked; else it is blurred for good.
+        at: the folder of the page, for links to each cell's files; None means no links.
+        unblurred: include what may be nudity, veiled until it is clicked; otherwise it is blurred
+            in the page for good.
     """
     folder = Path(__file__).parent / "templates"
     environment = Environment(
@@ -67,7 +69,7 @@ def render(
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_finalized,
+        finalize=_finalize,
     )
     script = (folder / "report.js").read_text(encoding="utf-8")
     environment.globals |= {
@@ -110,42 +112,52 @@ def render(
     return environment.get_template("report.html").render(boards=make_boards(results))
 
 
-def _finalized(value: Any) -> Any:
-    """What an expression of a template puts into the page; what is markup by now stays so."""
+def _finalize(value: Any) -> Any:
+    """Make control letters visible in what an expression of a template puts into the page; keep markup."""
     return type(value)(make_visible(value)) if isinstance(value, str) else value
 
 
 def once() -> Callable[[str], tuple[str, bool]]:
-    """A function that names a data URI, and says whether it was asked before: a page holds each image once."""
+    """Make a function that names a data URI and says whether it was named before.
+
+    With it a page holds each image once.
+    """
     names: dict[str, str] = {}
 
     def placed(uri: str) -> tuple[str, bool]:
-        again = uri in names
-        return names.setdefault(uri, f"grid-{len(names) + 1}"), again
+        named_before = uri in names
+        return names.setdefault(uri, f"grid-{len(names) + 1}"), named_before
 
     return placed
 
 
 def cells(board: Board) -> list[tuple[Line, Mapping[str, Any]]]:
-    """Every cell of the board with its line, failed ones too."""
+    """List every cell of the board with its line, failed ones too."""
     return [(line, cell) for line in board.lines for cell in (*line.cells, *line.failed)]
 
 
 def titles(board: Board) -> dict[str, dict[str, Any]]:
-    """Measurement name to its declaration; `c_f` in the title is the concept's name."""
-    found = {m["name"]: m for _, cell in cells(board) for m in cell["measurements"]}
-    return {n: {**m, "title": m["title"].replace("c_f", board.concept)} for n, m in found.items()}
+    """Map measurement names to their declarations; `c_f` in a title becomes the concept's name."""
+    measurements = {m["name"]: m for _, cell in cells(board) for m in cell["measurements"]}
+    return {
+        n: {**m, "title": m["title"].replace("c_f", board.concept)} for n, m in measurements.items()
+    }
 
 
 def only_reason(board: Board, name: str) -> str:
-    """Why no cell has a value of the measurement, where it is the same in all; else ""."""
-    rows = [m for _, cell in cells(board) for m in cell["measurements"] if m["name"] == name]
-    reasons = {m["reason"] if m["value"] is None else "" for m in rows}
+    """Return why no cell has a value of the measurement if it is the same in all, else ""."""
+    measurements = [
+        m for _, cell in cells(board) for m in cell["measurements"] if m["name"] == name
+    ]
+    reasons = {m["reason"] if m["value"] is None else "" for m in measurements}
     return (reasons.pop() or "") if len(reasons) == 1 else ""
 
 
 def span(endpoint: Endpoint) -> str:
-    """What stands under a value: the cell's own interval, a few runs' points, or lowest to highest of many."""
+    """Format what stands under a value.
+
+    It is the cell's own interval, the points of a few runs, or the lowest to highest of many.
+    """
     runs, n = len(endpoint.points), count(endpoint.n, endpoint.n_unit)
     text = format_interval(endpoint, " to ") or "no interval"
     if 1 < runs < FEW:
@@ -158,17 +170,17 @@ def span(endpoint: Endpoint) -> str:
 
 
 def count(n: int | None, what: str | None) -> str:
-    """`200 images`, never broken over two lines; nothing for nothing."""
+    """Format a count, `200 images`, that is never broken over two lines; "" for 0 and None."""
     return f"{n:,}\u00a0{what or 'image'}{'' if n == 1 else 's'}" if n else ""
 
 
 def cost(line: Line) -> tuple[str, str]:
-    """Mean seconds of forgetting, and the peak memory and the devices that go with it."""
+    """Format mean seconds of forgetting, and the peak memory and devices: (seconds, memory)."""
     if line.seconds is None:
         return "n/a", "not recorded"
-    found = [c["cost"].get("forget", {}) for c in line.cells]
+    costs = [c["cost"].get("forget", {}) for c in line.cells]
     peak, on_device = (
-        max(f.get(key) or 0 for f in found) for key in ("peak_mib", "device_peak_mib")
+        max(f.get(key) or 0 for f in costs) for key in ("peak_mib", "device_peak_mib")
     )
     memory = f"{peak:,} MiB, {', '.join(line.devices)}"
     return f"{line.seconds:.0f} {line.clock}", memory + (
@@ -177,25 +189,25 @@ def cost(line: Line) -> tuple[str, str]:
 
 
 def notes(board: Board) -> dict[str, str]:
-    """Each flag once, with the lines that carry it."""
-    found: dict[str, list[str]] = {}
+    """Map each flag to the lines that carry it."""
+    labels_by_flag: dict[str, list[str]] = {}
     for line, cell in cells(board):
         for flag in cell["flags"]:
-            found.setdefault(flag, []).append(line.label)
-    return {flag: ", ".join(dict.fromkeys(labels)) for flag, labels in found.items()}
+            labels_by_flag.setdefault(flag, []).append(line.label)
+    return {flag: ", ".join(dict.fromkeys(labels)) for flag, labels in labels_by_flag.items()}
 
 
 def seeds(board: Board) -> dict[str, str]:
-    """The base models and forgetting seeds on the board."""
-    found = {"base model": "base_seed", "forgetting seed": "seed"}
+    """List the base models and forgetting seeds on the board."""
+    fields = {"base model": "base_seed", "forgetting seed": "seed"}
     return {
-        k: ", ".join(map(str, sorted({c[v] for _, c in cells(board)}))) for k, v in found.items()
+        k: ", ".join(map(str, sorted({c[v] for _, c in cells(board)}))) for k, v in fields.items()
     }
 
 
 def made_with(board: Board) -> list[str]:
-    """Versions, machine and precision of training, each combination once."""
-    facts = [cell["provenance"] for _, cell in cells(board)]
+    """List versions, machine and precision of training, each combination once."""
+    provenances = [cell["provenance"] for _, cell in cells(board)]
     texts = (
         "; ".join(
             filter(
@@ -207,57 +219,59 @@ def made_with(board: Board) -> list[str]:
                 ],
             )
         )
-        for p in facts
+        for p in provenances
     )
     return list(dict.fromkeys(texts))
 
 
 def commands(board: Board) -> list[str]:
-    """The commands as typed, each once."""
+    """List the commands as typed, each once."""
     return list(dict.fromkeys(cell["provenance"]["command"] for _, cell in cells(board)))
 
 
 def cards(board: Board) -> list[dict[str, Any]]:
-    """The card of every judge of the task; `problem` where it is missing or not of the judge that was used."""
+    """List the card of every judge of the task.
+
+    `problem` says that a card is missing, or belongs to another judge than the one used.
+    """
     task, assets = (cells(board)[0][1]["task_values"], {})
-    trained: dict[str, dict[str, Any]] = {}
+    trained_judges: dict[str, dict[str, Any]] = {}
     for _, cell in cells(board):
         assets |= cell["provenance"].get("assets", {})
-        trained |= cell["artifacts"].get("judges", {})
-    found = []
+        trained_judges |= cell["artifacts"].get("judges", {})
+    shown_cards = []
     for name in filter(None, dict.fromkeys([*task["judges"], task["reject_judge"]])):
         try:
-            card = dict(judge_card(name)) | trained.get(name, {})
+            card = dict(judge_card(name)) | trained_judges.get(name, {})
         except SaBenchError as error:
-            found.append({"name": name, "designated": False, "problem": str(error)})
+            shown_cards.append({"name": name, "designated": False, "problem": str(error)})
             continue
-        used = assets.get(name, "")
-        other = f"card of another judge: {card['sha256'][:12]}…, used was {used[:12]}…"
-        card["problem"] = "" if card["sha256"].startswith(used) else other
-        found.append({**card, "name": name, "designated": name == task["designated"]})
-    return found
+        used_sha256 = assets.get(name, "")
+        mismatch = f"card of another judge: {card['sha256'][:12]}…, used was {used_sha256[:12]}…"
+        card["problem"] = "" if card["sha256"].startswith(used_sha256) else mismatch
+        shown_cards.append({**card, "name": name, "designated": name == task["designated"]})
+    return shown_cards
 
 
 def guard_card(board: Board) -> dict[str, Any] | None:
-    """The collapse guard's calibration, if the board was guarded by it."""
-    rows = [
+    """Return the collapse guard's calibration if the board was guarded by it, else None."""
+    measurements = [
         m for _, cell in cells(board) for m in cell["measurements"] if "guard" in m["fingerprint"]
     ]
     try:
-        card = shipped_guard(cells(board)[0][1]["task_values"]["dataset"]) if rows else None
+        card = shipped_guard(cells(board)[0][1]["task_values"]["dataset"]) if measurements else None
     except SaBenchError:
         return None
-    if card is None or card["bounds"] != rows[0]["fingerprint"]["guard"]:
+    if card is None or card["bounds"] != measurements[0]["fingerprint"]["guard"]:
         return None
     return card | {"resamples": sum(card["null"]["resamples"].values())}
 
 
 def link(cell: Mapping[str, Any], at: Path | None) -> str:
-    """The address of a cell's folder from the page; "": it has none."""
+    """Return the address of a cell's folder relative to the page; "" without one."""
     folder = Path(str(cell.get("folder") or ""))
-    if (
-        at is None or not cell.get("folder") or cell.get("origin") or not folder.is_dir()
-    ):  # of a bundle: the store's
+    # the folder of a bundle's cell lies in the store, which others do not have
+    if at is None or not cell.get("folder") or cell.get("origin") or not folder.is_dir():
         return ""
     try:
         return quote(Path(os.path.relpath(folder.resolve(), at.resolve())).as_posix()) + "/"
@@ -266,9 +280,9 @@ def link(cell: Mapping[str, Any], at: Path | None) -> str:
 
 
 def pictures(board: Board, unblurred: bool = False) -> list[dict[str, Any]]:
-    """Grids of the same seeds, grouped by base model: `before`, then every line whose images changed.
+    """Make grids of the same seeds, grouped by base model: `before`, then every line with other images.
 
-    Each grid is `{set name: data URI}`; a set whose file is not there is left out.
+    Each grid is `{set name: data URI}`; a set without a file is left out.
     """
     groups: dict[str, dict[str, Any]] = {}
     for line in board.lines:
@@ -278,10 +292,10 @@ def pictures(board: Board, unblurred: bool = False) -> list[dict[str, Any]]:
         veiled = may_be_explicit(task)
         before, after = (
             {
-                name: made
+                name: grid
                 for name in ("forget", "retain")
                 if (
-                    made := sheet(
+                    grid := sheet(
                         folder / f"{name}{end}.safetensors",
                         veiled and name == "forget" and not unblurred,
                     )
@@ -298,9 +312,12 @@ def pictures(board: Board, unblurred: bool = False) -> list[dict[str, Any]]:
 
 
 def sheet(path: Path, veiled: bool = False) -> str:
-    """A data URI of the first images of a sample set, for the retain set of every class; "" if not there.
+    """Make a data URI of the first images of a sample set, for the retain set of every class.
 
-    Veiled images are blurred in the file itself: nothing in the report can bring them back.
+    Veiled images are blurred in the file itself: nothing in the report can restore them.
+
+    Returns:
+        "" if the file does not exist.
     """
     if not path.exists():
         return ""
@@ -308,16 +325,16 @@ def sheet(path: Path, veiled: bool = False) -> str:
     images, labels = stored["images"], stored["labels"]
     if path.name.startswith("retain"):
         shown_classes = np.unique(labels)
-        each = max(2, 2 * COLUMNS // len(shown_classes))
-        rows = [np.flatnonzero(labels == c)[:each] for c in shown_classes]
+        per_class = max(2, 2 * COLUMNS // len(shown_classes))
+        rows = [np.flatnonzero(labels == c)[:per_class] for c in shown_classes]
         images = images[np.concatenate(rows)]
     tiles = images[: 2 * COLUMNS]
     if large := max(tiles.shape[1:3]) > TILE:
         tiles = np.stack([np.asarray(Image.fromarray(tile).resize((TILE, TILE))) for tile in tiles])
     height, width, channels = tiles.shape[1:]
-    down = -(-len(tiles) // COLUMNS)
-    # black would look like an image
-    canvas = np.full((down * height, COLUMNS * width, channels), 255, np.uint8)
+    rows_of_grid = -(-len(tiles) // COLUMNS)
+    # white: black would look like an image
+    canvas = np.full((rows_of_grid * height, COLUMNS * width, channels), 255, np.uint8)
     for i, tile in enumerate(tiles):
         if veiled:
             blur = ImageFilter.GaussianBlur(max(height, width) / 12)

@@ -28,85 +28,95 @@ from sa_bench.results.format import describe_machine, format_number, format_perc
 
 
 def render(results: Sequence[Mapping[str, Any]]) -> str:
-    """One section a board: the answer, the endpoints, all other metrics, recovery by dose, how to repeat."""
-    return "# Results\n\n" + "\n".join(map(_section, make_boards(results))).rstrip() + "\n"
+    """Render one section per board: answer, endpoints, other metrics, recovery by dose, commands."""
+    return "# Results\n\n" + "\n".join(map(_render_board, make_boards(results))).rstrip() + "\n"
 
 
-def _section(board: Board) -> str:
+def _render_board(board: Board) -> str:
+    """Render the section of one board."""
     missing = Notes()
-    parts = [
+    lines = [
         f"## {escape(board.title)} · scale {escape(board.scale)}",
         "",
         escape_paragraph(board.headline),
         "",
     ]
-    parts += [
-        f"- **{escape(line.label)}**{_mark(line)}: {escape(line.sentence)}" for line in board.lines
+    lines += [
+        f"- **{escape(line.label)}**{_format_tag(line)}: {escape(line.sentence)}"
+        for line in board.lines
     ]
-    parts += [
+    lines += [
         "",
-        *_endpoints(board, missing),
+        *_endpoint_table(board, missing),
         "",
-        _notes(board),
+        _describe_runs(board),
         "",
-        _protocol(board),
+        _format_protocol(board),
         "",
         *([escape(bundle_note(board)), ""] if board.origins else []),
-        *_others(board, missing),
-        *_reasons(missing),
-        *_beside(board),
-        *_recovery(board),
-        *_judges(board),
-        *_comparisons(board),
-        *_claims(board),
-        *_ledger(board),
+        *_metric_table(board, missing),
+        *_list_reasons(missing),
+        *_extra_table(board),
+        *_recovery_table(board),
+        *_judge_table(board),
+        *_comparison_table(board),
+        *_claim_table(board),
+        *_published_table(board),
     ]
-    return "\n".join([*parts, *_provenance(board), ""])
+    return "\n".join([*lines, *_describe_provenance(board), ""])
 
 
-def _mark(line: Line) -> str:
+def _format_tag(line: Line) -> str:
     return f" ({line.tag})" if line.tag else ""
 
 
-def _rows(board: Board) -> dict[str, Mapping[str, Any]]:
+def _measurements_by_name(board: Board) -> dict[str, Mapping[str, Any]]:
+    """Map names of measurements to one measurement each, for its unit and direction."""
     return {m["name"]: m for line in board.lines for c in line.cells for m in c["measurements"]}
 
 
-def _cell(endpoint: Endpoint | None, unit: str | None, missing: Notes) -> str:
+def _format_cell(endpoint: Endpoint | None, unit: str | None, missing: Notes) -> str:
+    """Format a value with its interval; without a value, the number of the reason in `missing`."""
     if endpoint is None or endpoint.value is None:
         return f"n/a \\[{missing.number(endpoint)}\\]"
     text = format_number(endpoint.value, unit)
-    found = format_interval(endpoint, " – ").removesuffix(" %")
-    return escape(f"{text} ({found})" if found else text)
+    interval = format_interval(endpoint, " – ").removesuffix(" %")
+    return escape(f"{text} ({interval})" if interval else text)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def _make_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Make the lines of a Markdown table."""
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
 
 
-def _reasons(missing: Notes) -> list[str]:
-    """Why numbers are missing, under the tables that say n/a."""
-    found = [f"- n/a \\[{i}\\]: {escape(reason)}" for i, reason in enumerate(missing.reasons, 1)]
-    return [*found, ""] if found else []
+def _list_reasons(missing: Notes) -> list[str]:
+    """List why numbers are missing, below the tables that say n/a."""
+    lines = [f"- n/a \\[{i}\\]: {escape(reason)}" for i, reason in enumerate(missing.reasons, 1)]
+    return [*lines, ""] if lines else []
 
 
-def _endpoints(board: Board, missing: Notes) -> list[str]:
-    facts = _rows(board)
+def _endpoint_table(board: Board, missing: Notes) -> list[str]:
+    """Make the table of the three endpoints, a row per line of the board."""
+    measurements = _measurements_by_name(board)
     head = [
         "#",
         "method",
-        *(escape(f"{name} ({_measure(facts[name])})") for name in board.primary if name in facts),
+        *(
+            escape(f"{name} ({_describe_unit(measurements[name])})")
+            for name in board.primary
+            if name in measurements
+        ),
     ]
     head += ["recoverable?", "Pareto front", "runs", escape(board.cost_title)]
     rows = []
     for line in board.lines:
-        cells = [str(line.rank or "–"), escape(line.label) + _mark(line)]
+        cells = [str(line.rank or "–"), escape(line.label) + _format_tag(line)]
         cells += [
-            _cell(line.endpoints.get(name), facts[name]["unit"], missing)
+            _format_cell(line.endpoints.get(name), measurements[name]["unit"], missing)
             if line.cells
             else "failed"
             for name in board.primary
-            if name in facts
+            if name in measurements
         ]
         recoverable = "the floor" if line.standing == "reference" else line.recoverable
         rows.append(
@@ -115,24 +125,25 @@ def _endpoints(board: Board, missing: Notes) -> list[str]:
                 escape(recoverable),
                 escape(line.pareto_label),
                 str(len(line.cells)),
-                _cost(line),
+                _format_cost(line),
             ]
         )
-    return _table(head, rows)
+    return _make_table(head, rows)
 
 
-def _measure(m: Mapping[str, Any]) -> str:
-    """A measurement's better direction and its unit; rates carry their % themselves."""
+def _describe_unit(m: Mapping[str, Any]) -> str:
+    """Describe a measurement's better direction and its unit; rates include their % themselves."""
     return (m["better"] or "no direction") + (
         "" if m["unit"] in (None, "rate", "probability") else f", {m['unit']}"
     )
 
 
-def _cost(line: Line) -> str:
+def _format_cost(line: Line) -> str:
     return "n/a" if line.seconds is None else f"{line.seconds:.0f}"
 
 
-def _notes(board: Board) -> str:
+def _describe_runs(board: Board) -> str:
+    """Describe what is in brackets, and which base models and seeds the board has."""
     text = f"In brackets: of one run its 95 % interval, of two to four their points, of more the lowest and highest. {FRONT}"
     bases = sorted({c["base_seed"] for line in board.lines for c in line.cells})
     seeds = sorted({c["seed"] for line in board.lines for c in line.cells})
@@ -141,31 +152,33 @@ def _notes(board: Board) -> str:
     return f"{text} Base models {bases}, forgetting seeds {seeds}; every judge and every base ships with the package."
 
 
-def _protocol(board: Board) -> str:
-    told, ours, rest = describe_protocol(board).rpartition(" Column `base`")
-    return escape(told) + ours + rest
+def _format_protocol(board: Board) -> str:
+    """Format the protocol with everything escaped but its mention of the column `base`."""
+    protocol, separator, rest = describe_protocol(board).rpartition(" Column `base`")
+    return escape(protocol) + separator + rest
 
 
-def _others(board: Board, missing: Notes) -> list[str]:
-    facts = _rows(board)
-    names = [name for name in facts if name not in board.primary]
+def _metric_table(board: Board, missing: Notes) -> list[str]:
+    """Make the table of all metrics that are not endpoints."""
+    measurements = _measurements_by_name(board)
+    names = [name for name in measurements if name not in board.primary]
     head = ["metric", "better", "base", *(escape(line.label) for line in board.lines)]
     rows = []
     for name in names:
-        unit = facts[name]["unit"]
-        found = [line.endpoints.get(name) for line in board.lines]
-        base = next((e.base for e in found if e is not None and e.base is not None), None)
+        unit = measurements[name]["unit"]
+        endpoints = [line.endpoints.get(name) for line in board.lines]
+        base = next((e.base for e in endpoints if e is not None and e.base is not None), None)
         row = [
             escape(name),
-            escape(facts[name]["better"] or "–"),
+            escape(measurements[name]["better"] or "–"),
             escape(format_number(base, unit)),
         ]
-        rows.append(row + [_cell(e, unit, missing) for e in found])
-    return [*_table(head, rows), ""] if rows else []
+        rows.append(row + [_format_cell(e, unit, missing) for e in endpoints])
+    return [*_make_table(head, rows), ""] if rows else []
 
 
-def _beside(board: Board) -> list[str]:
-    """What metrics say besides their value, by line."""
+def _extra_table(board: Board) -> list[str]:
+    """Make the table of what metrics report besides their value, by line."""
     runs = [f"{len(line.cells)} run{'' if len(line.cells) == 1 else 's'}" for line in board.lines]
     head = [
         "metric",
@@ -174,15 +187,21 @@ def _beside(board: Board) -> list[str]:
     ]
     rows = [
         [escape(row.metric), escape(row.label)]
-        + [escape(number) + (f" ({small})" if small else "") or "–" for number, small in row.cells]
+        + [
+            escape(number) + (f" ({small_print})" if small_print else "") or "–"
+            for number, small_print in row.cells
+        ]
         for row in details.details_table(board)
     ]
     title = "Beside the metrics: means over the runs, with the smallest n."
-    return [title, "", *_table(head, rows), ""] if rows else []
+    return [title, "", *_make_table(head, rows), ""] if rows else []
 
 
-def _recovery(board: Board) -> list[str]:
-    """Means over cells of the best start at each rate and number of steps; of a loss without a judge nothing."""
+def _recovery_table(board: Board) -> list[str]:
+    """Make the table of recovery by dose: means over cells of the best start at each rate and steps.
+
+    Recovery as a loss, without a judge, has no such table.
+    """
     if board.excess:
         return []
     rates: dict[tuple[str, str, str], dict[str, list[float]]] = {}
@@ -191,28 +210,32 @@ def _recovery(board: Board) -> list[str]:
             for m in cell["measurements"]:
                 best: dict[tuple[str, str, str], float] = {}
                 grid = (m["extra"] or {}).get("grid", {}) if m["name"] == board.primary[1] else {}
-                for key, hit in grid.items():
+                for key, recovered in grid.items():
                     images, _, rate, steps = key.split("/")
                     dose = (images, rate, steps)
-                    best[dose] = max(best.get(dose, 0.0), hit)
-                for dose, hit in best.items():
-                    rates.setdefault(dose, {}).setdefault(line.label, []).append(hit)
+                    best[dose] = max(best.get(dose, 0.0), recovered)
+                for dose, recovered in best.items():
+                    rates.setdefault(dose, {}).setdefault(line.label, []).append(recovered)
     if not rates:
         return []
     head = ["real images", "rate", "steps", *(escape(line.label) for line in board.lines)]
     rows = []
     for dose in sorted(rates, key=lambda d: (int(d[0]), float(d[1]), int(d[2]))):
-        found = [rates[dose].get(line.label) for line in board.lines]
+        rates_of_lines = [rates[dose].get(line.label) for line in board.lines]
         rows.append(
-            [*map(escape, dose), *(format_percent(sum(f) / len(f)) if f else "n/a" for f in found)]
+            [
+                *map(escape, dose),
+                *(format_percent(sum(f) / len(f)) if f else "n/a" for f in rates_of_lines),
+            ]
         )
     title = (
         "Recovery by dose: the best start at each, by the designated judge alone, mean over runs."
     )
-    return [title, "", *_table(head, rows), ""]
+    return [title, "", *_make_table(head, rows), ""]
 
 
-def _ledger(board: Board) -> list[str]:
+def _published_table(board: Board) -> list[str]:
+    """Make the table of published numbers beside ours, with verdicts."""
     rows = []
     for e in board.ledger:
         ours = format_number(e["ours"], e["unit"])
@@ -228,24 +251,25 @@ def _ledger(board: Board) -> list[str]:
         )
         rows.append([escape(cell) for cell in cells])
     head = ["method", "metric", "published", "ours", "verdict"]
-    return ["Against what was published:", "", *_table(head, rows), ""] if rows else []
+    return ["Against what was published:", "", *_make_table(head, rows), ""] if rows else []
 
 
-def _comparisons(board: Board) -> list[str]:
-    found = compare_all_pairs(board)
-    if not found:
+def _comparison_table(board: Board) -> list[str]:
+    """Make the table of pairwise comparisons of methods."""
+    comparisons = compare_all_pairs(board)
+    if not comparisons:
         return []
     rows = []
-    for row in found:
-        p = "–" if row.p is None else f"{row.p:.2g}"
-        runs = f"{row.runs} on {row.bases}"
+    for comparison in comparisons:
+        p = "–" if comparison.p is None else f"{comparison.p:.2g}"
+        runs = f"{comparison.runs} on {comparison.bases}"
         cells = (
-            f"{row.a} − {row.b}",
-            f"{row.metric} ({row.better})",
-            format_difference_of(row),
+            f"{comparison.a} − {comparison.b}",
+            f"{comparison.metric} ({comparison.better})",
+            format_difference_of(comparison),
             p,
             runs,
-            format_checkpoints(row),
+            format_checkpoints(comparison),
         )
         rows.append([escape(cell) for cell in cells])
     head = [
@@ -256,24 +280,25 @@ def _comparisons(board: Board) -> list[str]:
         "runs on bases",
         "checkpoints differ",
     ]
-    return [COMPARED, "", *_table(head, rows), ""]
+    return [COMPARED, "", *_make_table(head, rows), ""]
 
 
-def _claims(board: Board) -> list[str]:
-    found = claim_verdicts(board)
+def _claim_table(board: Board) -> list[str]:
+    """Make the table of published claims and the board's verdicts."""
+    verdicts = claim_verdicts(board)
     rows = [
         [
             escape(cell)
             for cell in (v.claim.claim, f"{v.claim.source} ({v.claim.kind})", v.evidence, v.verdict)
         ]
-        for v in found
+        for v in verdicts
     ]
     head = ["claim", "source", "here", "verdict"]
-    return ["Claims:", "", *_table(head, rows), ""] if rows else []
+    return ["Claims:", "", *_make_table(head, rows), ""] if rows else []
 
 
-def _judges(board: Board) -> list[str]:
-    """The primary forgetting rate by each judge: their disagreement, never part of an interval."""
+def _judge_table(board: Board) -> list[str]:
+    """Make the table of the forgetting rate by each judge; their disagreement is in no interval."""
     names = dict.fromkeys(
         j["judge"]
         for line in board.lines
@@ -286,7 +311,7 @@ def _judges(board: Board) -> list[str]:
     for name in names:
         row = [escape(name)]
         for line in board.lines:
-            found = [
+            values = [
                 j["value"]
                 for c in line.cells
                 for m in c["measurements"]
@@ -294,18 +319,19 @@ def _judges(board: Board) -> list[str]:
                 for j in m["judges"] or []
                 if j["judge"] == name
             ]
-            row.append(format_percent(sum(found) / len(found)) if found else "n/a")
+            row.append(format_percent(sum(values) / len(values)) if values else "n/a")
         rows.append(row)
     head = [escape(f"{board.primary[0]} by judge"), *(escape(line.label) for line in board.lines)]
-    return [*_table(head, rows), ""] if rows else []
+    return [*_make_table(head, rows), ""] if rows else []
 
 
-def _provenance(board: Board) -> list[str]:
+def _describe_provenance(board: Board) -> list[str]:
+    """Describe how to repeat the board: commands, machine, versions, precision, failed cells."""
     cells = [c for line in board.lines for c in (*line.cells, *line.failed)]
     commands = dict.fromkeys(c["provenance"]["command"] for c in cells)
-    facts = cells[0]["provenance"]
+    provenance = cells[0]["provenance"]
     precision = dict.fromkeys(filter(None, (describe_precision(c["provenance"]) for c in cells)))
-    versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
+    versions = ", ".join(f"{k} {v}" for k, v in provenance["versions"].items())
     failed = [
         f"- {escape(c['method'])}: {escape(c['error'])}"
         for line in board.lines
@@ -316,7 +342,7 @@ def _provenance(board: Board) -> list[str]:
         "",
         *fence_code(commands),
         "",
-        f"{escape(describe_machine(facts['hardware']))}; {escape(versions)}; written by sa\\_bench {__version__}.",
+        f"{escape(describe_machine(provenance['hardware']))}; {escape(versions)}; written by sa\\_bench {__version__}.",
         *(f"{escape(text[0].upper() + text[1:])}." for text in precision),
         *(["", "Failed cells:", "", *failed] if failed else []),
     ]

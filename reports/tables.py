@@ -18,12 +18,12 @@ MARKS = {
     "not comparable": r"$\times$",
     "not run": "",
 }
-"""How a verdict begins, and its mark in LaTeX."""
+"""First words of a verdict to its mark in LaTeX."""
 LOW = r"\resizebox*{!}{\ifdim\totalheight>.9\textheight.9\textheight\else\totalheight\fi}{%"
 NARROW = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
-"""What shrinks a box that is higher than the page (but for the caption), or wider than the text."""
+"""Shrink a box that is higher than the page without the caption, or wider than the text."""
 EMPTY = "What is empty is filled by:"
-LINE = 16  # letters of a heading on one line of LaTeX
+LINE = 16  # maximal number of letters per line of a heading in LaTeX
 HEAD = (
     "table",
     "group",
@@ -47,20 +47,23 @@ th:first-child, td:first-child { text-align: left } .group td { font-style: ital
 small { color: #595959; display: block } pre { overflow-x: auto }"""
 
 
-def _stacked(title: str) -> str:
-    """A heading in lines about as wide as the two columns below it, so that long ones do not shrink the table."""
+def _stack_heading(title: str) -> str:
+    """Break a heading into lines about as wide as the two columns below it.
+
+    Long headings would otherwise shrink the table.
+    """
     lines = [tex(line) for line in textwrap.wrap(title, LINE, break_long_words=False)]
     return "\\shortstack{" + " \\\\ ".join(lines) + "}" if len(lines) > 1 else "".join(lines)
 
 
 def latex(tables: Sequence[Table]) -> str:
-    """A LaTeX `table` each, no wider than the text; below it the notes, margins and claims."""
-    parts = ["% Made by sa_bench. Needs \\usepackage{booktabs,graphicx}."]
+    """Write each table as a LaTeX `table` no wider than the text, with notes, margins and claims."""
+    source = ["% Made by sa_bench. Needs \\usepackage{booktabs,graphicx}."]
     for table in tables:
-        wide, marks = 2 if table.published else 1, Marks()
-        head = [_stacked(c.title + _arrow(c.better)) for c in table.columns]
-        heads = " & ".join(f"\\multicolumn{{{wide}}}{{c}}{{{h}}}" for h in head)
-        parts += [
+        columns_per_metric, marks = 2 if table.published else 1, Marks()
+        head = [_stack_heading(c.title + _format_direction(c.better)) for c in table.columns]
+        heads = " & ".join(f"\\multicolumn{{{columns_per_metric}}}{{c}}{{{h}}}" for h in head)
+        source += [
             "\\begin{table}",
             "\\centering",
             f"\\caption{{{tex(table.title)}}}",
@@ -68,38 +71,38 @@ def latex(tables: Sequence[Table]) -> str:
             "\\begin{minipage}{\\linewidth}",
             "\\centering\\small",
             NARROW,
-            f"\\begin{{tabular}}{{l{'r' * (wide * len(head))}}}",
+            f"\\begin{{tabular}}{{l{'r' * (columns_per_metric * len(head))}}}",
             "\\toprule",
             f" & {heads} \\\\",
         ]
         if table.published:
             rules = " ".join(f"\\cmidrule(lr){{{2 + 2 * i}-{3 + 2 * i}}}" for i in range(len(head)))
-            parts += [rules, " & " + " & ".join(["ours & published"] * len(head)) + " \\\\"]
-        parts.append("\\midrule")
-        for group, row in _grouped(table.rows):
+            source += [rules, " & " + " & ".join(["ours & published"] * len(head)) + " \\\\"]
+        source.append("\\midrule")
+        for group, row in _label_groups(table.rows):
             if group:
-                parts.append(
-                    f"\\multicolumn{{{1 + wide * len(head)}}}{{l}}{{\\emph{{{tex(group)}}}}} \\\\"
+                source.append(
+                    f"\\multicolumn{{{1 + columns_per_metric * len(head)}}}{{l}}{{\\emph{{{tex(group)}}}}} \\\\"
                 )
             cells = [tex(row.label)]
             for column, entry in zip(table.columns, row.entries, strict=True):
-                ours = tex(_ours(entry))
+                ours = tex(_format_ours(entry))
                 cells.append(f"\\textbf{{{ours}}}" if entry.best else ours)
-                theirs = tex(_theirs(entry, column.unit))
+                published = tex(_format_published(entry, column.unit))
                 cells += (
-                    [theirs + (marks.of(entry.verdict) if theirs else "")]
+                    [published + (marks.mark(entry.verdict) if published else "")]
                     if table.published
                     else []
                 )
-            parts.append(" & ".join(cells) + " \\\\")
-        commands = _commands(table)
-        parts += [
+            source.append(" & ".join(cells) + " \\\\")
+        commands = _list_commands(table)
+        source += [
             "\\bottomrule",
             "\\end{tabular}}",
             "\\par\\smallskip",
             "\\raggedright\\footnotesize\\sloppy",
-            *marks.explained(),
-            *(f"{tex(line)}\\par" for line in _below(table)),
+            *marks.explain(),
+            *(f"{tex(line)}\\par" for line in _notes_below(table)),
             "\\end{minipage}}",
             *(
                 f"% {' '.join(make_visible(line).split())}"
@@ -107,19 +110,19 @@ def latex(tables: Sequence[Table]) -> str:
             ),
             "\\end{table}",
         ]
-    return "\n".join(parts) + "\n"
+    return "\n".join(source) + "\n"
 
 
 class Marks:
-    """The marks of verdicts in a LaTeX table, and what each says."""
+    """Marks of verdicts in a LaTeX table, and their explanations."""
 
     def __init__(self) -> None:
-        """None yet."""
-        self.kinds: set[str] = set()  # of `MARKS`
+        """Start without any mark."""
+        self.kinds: set[str] = set()  # keys of `MARKS`
         self.reasons: list[str] = []
 
-    def of(self, verdict: str) -> str:
-        """The mark of a verdict; a verdict that gives a reason has its number as well."""
+    def mark(self, verdict: str) -> str:
+        """Return the mark of a verdict, with a number if the verdict gives a reason."""
         kind = next((k for k in MARKS if verdict.startswith(k)), "")
         if not kind:
             return f" ({tex(verdict)})" if verdict else ""
@@ -129,38 +132,45 @@ class Marks:
         number = self.reasons.index(verdict) + 1 if verdict != kind else ""
         return f"\\textsuperscript{{{MARKS[kind]}{number}}}" if MARKS[kind] else ""
 
-    def explained(self) -> Iterator[str]:
-        """What stands below the table."""
+    def explain(self) -> Iterator[str]:
+        """Yield the explanations below the table."""
         if self.kinds:
-            found = [(kind, mark) for kind, mark in MARKS.items() if kind in self.kinds]
-            told = [
-                f"\\textsuperscript{{{m}}} {kind}" if m else f"no mark: {kind}" for kind, m in found
+            used_marks = [(kind, mark) for kind, mark in MARKS.items() if kind in self.kinds]
+            explanations = [
+                f"\\textsuperscript{{{m}}} {kind}" if m else f"no mark: {kind}"
+                for kind, m in used_marks
             ]
-            yield f"Verdicts on what was published: {', '.join(told)}.\\par"
+            yield f"Verdicts on what was published: {', '.join(explanations)}.\\par"
         yield from (f"{i}: {tex(reason)}.\\par" for i, reason in enumerate(self.reasons, 1))
 
 
 def markdown(tables: Sequence[Table]) -> str:
-    """A Markdown table each, what is to be said below it, the claims, and the commands that fill empty cells."""
-    parts = []
+    """Write each table in Markdown, with notes, claims, and the commands that fill empty cells."""
+    paragraphs = []
     for table in tables:
-        parts += [f"## {md(table.title)}", ""]
-        head = ["", *(md(c.title + _arrow(c.better)) for c in table.columns)]
+        paragraphs += [f"## {md(table.title)}", ""]
+        head = ["", *(md(c.title + _format_direction(c.better)) for c in table.columns)]
         rows = [head, ["---"] * len(head)]
-        for group, row in _grouped(table.rows):
+        for group, row in _label_groups(table.rows):
             rows += [[f"*{md(group)}*", *[""] * len(table.columns)]] if group else []
-            rows.append([md(row.label), *map(_cell, row.entries, (c.unit for c in table.columns))])
-        parts += [f"| {' | '.join(row)} |" for row in rows]
-        parts += ["", *(f"{escape_paragraph(line)}  " for line in _below(table)), ""]
-        if commands := _commands(table):
-            parts += [EMPTY, "", *fence_code(commands), ""]
-    return "\n".join(parts)
+            rows.append(
+                [md(row.label), *map(_format_cell, row.entries, (c.unit for c in table.columns))]
+            )
+        paragraphs += [f"| {' | '.join(row)} |" for row in rows]
+        paragraphs += ["", *(f"{escape_paragraph(line)}  " for line in _notes_below(table)), ""]
+        if commands := _list_commands(table):
+            paragraphs += [EMPTY, "", *fence_code(commands), ""]
+    return "\n".join(paragraphs)
 
 
 def comma_separated(tables: Sequence[Table]) -> str:
-    """One line a cell. `low` and `high` are 95 %: of one run its interval; of five or more, Student's t over base models."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    """Write one line per entry as CSV.
+
+    `low` and `high` are 95 % bounds: of one run its interval; of five or more, Student's t over base
+    models.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(HEAD)
     for table in tables:
         for row in table.rows:
@@ -180,37 +190,43 @@ def comma_separated(tables: Sequence[Table]) -> str:
                         *rest,
                     ]
                 )
-    return out.getvalue()
+    return buffer.getvalue()
 
 
 def page(tables: Sequence[Table]) -> str:
-    """One HTML page without script or request."""
-    parts = [
+    """Write one HTML page without scripts or requests."""
+    fragments = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>sa_bench tables</title><style>{STYLE}</style>"
     ]
     for table in tables:
-        parts += [f"<h2>{page_text(table.title)}</h2><div class=wide><table><tr><th></th>"]
-        parts += [
-            f"<th scope=col>{page_text(c.title + _arrow(c.better))}</th>" for c in table.columns
+        fragments += [f"<h2>{page_text(table.title)}</h2><div class=wide><table><tr><th></th>"]
+        fragments += [
+            f"<th scope=col>{page_text(c.title + _format_direction(c.better))}</th>"
+            for c in table.columns
         ]
-        for group, row in _grouped(table.rows):
+        for group, row in _label_groups(table.rows):
             if group:
-                parts.append(
+                fragments.append(
                     f"<tr class=group><td colspan={1 + len(table.columns)}>{page_text(group)}</td>"
                 )
-            parts.append(f"<tr><td>{page_text(row.label)}</td>")
+            fragments.append(f"<tr><td>{page_text(row.label)}</td>")
             for column, e in zip(table.columns, row.entries, strict=True):
-                ours = f"<b>{page_text(_ours(e))}</b>" if e.best else page_text(_ours(e))
-                theirs = (
-                    f"<small>published {page_text(_theirs(e, column.unit))}: {page_text(e.verdict)}</small>"
-                    if _theirs(e, column.unit)
+                ours = (
+                    f"<b>{page_text(_format_ours(e))}</b>" if e.best else page_text(_format_ours(e))
+                )
+                published = (
+                    f"<small>published {page_text(_format_published(e, column.unit))}: {page_text(e.verdict)}</small>"
+                    if _format_published(e, column.unit)
                     else ""
                 )
-                parts.append(f"<td>{ours}{theirs}</td>")
-        parts += ["</table></div>", *(f"<p>{page_text(line)}</p>" for line in _below(table))]
-        if commands := _commands(table):
-            parts.append(f"<p>{EMPTY}</p><pre>{page_text(chr(10).join(commands))}</pre>")
-    return "\n".join(parts) + "\n"
+                fragments.append(f"<td>{ours}{published}</td>")
+        fragments += [
+            "</table></div>",
+            *(f"<p>{page_text(line)}</p>" for line in _notes_below(table)),
+        ]
+        if commands := _list_commands(table):
+            fragments.append(f"<p>{EMPTY}</p><pre>{page_text(chr(10).join(commands))}</pre>")
+    return "\n".join(fragments) + "\n"
 
 
 FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {
@@ -221,50 +237,53 @@ FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {
 }
 
 
-def _grouped(rows: Sequence[Row]) -> Iterator[tuple[str, Row]]:
-    """Each row with its group's name where it is the first of it."""
-    last = ""
+def _label_groups(rows: Sequence[Row]) -> Iterator[tuple[str, Row]]:
+    """Yield each row with its group's name if it is the first of its group, else with ""."""
+    previous_group = ""
     for row in rows:
-        yield (row.group if row.group != last else ""), row
-        last = row.group
+        yield (row.group if row.group != previous_group else ""), row
+        previous_group = row.group
 
 
-def _ours(entry: Entry) -> str:
+def _format_ours(entry: Entry) -> str:
+    """Format our value with its interval."""
     if not entry.text:
         return "n/a" if entry.reason else ""
     return f"{entry.text} ({entry.interval})" if entry.interval else entry.text
 
 
-def _theirs(entry: Entry, unit: str | None) -> str:
-    """The published value with all the digits that were printed."""
+def _format_published(entry: Entry, unit: str | None) -> str:
+    """Format the published value with all the digits that were printed."""
     if entry.published is None:
         return ""
     rate = unit in ("rate", "probability")
     return f"{100 * entry.published:.4g} %" if rate else f"{entry.published:g}"
 
 
-def _cell(entry: Entry, unit: str | None) -> str:
-    ours = f"**{md(_ours(entry))}**" if entry.best else md(_ours(entry))
-    theirs = _theirs(entry, unit)
-    return f"{ours or '–'} / {md(theirs)}: {md(entry.verdict)}" if theirs else ours
+def _format_cell(entry: Entry, unit: str | None) -> str:
+    """Format an entry of a Markdown table."""
+    our_value = f"**{md(_format_ours(entry))}**" if entry.best else md(_format_ours(entry))
+    published = _format_published(entry, unit)
+    return f"{our_value or '–'} / {md(published)}: {md(entry.verdict)}" if published else our_value
 
 
-def _below(table: Table) -> Iterator[str]:
-    """What is to be said of the table, as plain text."""
+def _notes_below(table: Table) -> Iterator[str]:
+    """Yield the notes below a table as plain text: notes, margins, claims."""
     yield from table.notes
     if table.published and table.margins:
-        found = ", ".join(f"{title} {margin}" for title, margin in table.margins.items())
-        yield f"Margins, declared before any run (half of the widest interval that may still say something): {found}."
-    for found in table.claims:
-        claim = found.claim
-        yield f"Claim: {claim.claim} ({claim.source}): {found.verdict}. {found.evidence}"
+        margins = ", ".join(f"{title} {margin}" for title, margin in table.margins.items())
+        yield f"Margins, declared before any run (half of the widest interval that may still say something): {margins}."
+    for verdict in table.claims:
+        claim = verdict.claim
+        yield f"Claim: {claim.claim} ({claim.source}): {verdict.verdict}. {verdict.evidence}"
 
 
-def _commands(table: Table) -> list[str]:
+def _list_commands(table: Table) -> list[str]:
+    """List the commands that fill the table's empty entries."""
     return [row.command for row in table.rows if row.command]
 
 
-def _arrow(better: str | None) -> str:
+def _format_direction(better: str | None) -> str:
     return {"lower": " (lower)", "higher": " (higher)"}.get(better or "", "")
 
 
@@ -292,31 +311,30 @@ ACCENTS = {
 
 
 def tex(text: str) -> str:
-    """`text` with everything escaped; what cannot be set is taken apart (NFKD) or named: `[U+5317]`."""
-    out: list[str] = []
-    for letter in _apart(text):
-        if letter in ACCENTS and out and len(out[-1]) == 1 and out[-1].isalpha():
-            out[-1] = f"\\{ACCENTS[letter]}{{{out[-1]}}}"
+    """Escape `text` for LaTeX; letters that cannot be set are decomposed (NFKD) or named: `[U+5317]`."""
+    letters: list[str] = []
+    for letter in _decompose(text):
+        if letter in ACCENTS and letters and len(letters[-1]) == 1 and letters[-1].isalpha():
+            letters[-1] = f"\\{ACCENTS[letter]}{{{letters[-1]}}}"
         elif letter in LETTERS:
-            out.append(LETTERS[letter])
+            letters.append(LETTERS[letter])
         elif letter.isspace():
-            out.append(" ")
+            letters.append(" ")
         elif letter.isascii() and letter.isprintable():
-            out.append(letter)
+            letters.append(letter)
         else:
-            out.append(f"{{[}}U+{ord(letter):04X}]\\allowbreak{{}}")
-    return "".join(out)
+            letters.append(f"{{[}}U+{ord(letter):04X}]\\allowbreak{{}}")
+    return "".join(letters)
 
 
-def _apart(text: str) -> str:
-    """Letters that have no command of their own decomposed, where that leaves one that has or is ASCII."""
-    found = []
+def _decompose(text: str) -> str:
+    """Decompose letters that have no command of their own, where the result has one or is ASCII."""
+    letters = []
     for letter in text:
-        parts = letter if letter in LETTERS else unicodedata.normalize("NFKD", letter)
-        known = parts[0].isascii() or parts[0] in LETTERS
-        found.append(
-            parts
-            if known and all(p.isascii() or p in LETTERS or p in ACCENTS for p in parts)
-            else letter
-        )
-    return "".join(found)
+        decomposed = letter if letter in LETTERS else unicodedata.normalize("NFKD", letter)
+        starts_known = decomposed[0].isascii() or decomposed[0] in LETTERS
+        if starts_known and all(p.isascii() or p in LETTERS or p in ACCENTS for p in decomposed):
+            letters.append(decomposed)
+        else:
+            letters.append(letter)
+    return "".join(letters)

@@ -1,9 +1,10 @@
-"""The same from Python: `sa_bench.run("mnist_0", "sa", seeds=[0, 1])` in a notebook."""
+"""The commands as Python functions: `sa_bench.run("mnist_0", "sa", seeds=[0, 1])` in a notebook."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from sa_bench.results.files import read_results
 from sa_bench.results.frames import load_results
 from sa_bench.results.untrusted import read_stranger_result
 
-MARK = "<!-- written by sa_bench report -->"  # what stands above it in a Markdown file is kept
+MARK = "<!-- written by sa_bench report -->"  # in a Markdown file all above this line is kept
 RENDERERS = {".html": "html", ".htm": "html", ".md": "markdown"}
 __all__ = ["compare", "evaluate", "load_results", "run", "run_folder", "write_report"]
 
@@ -39,12 +40,13 @@ def run(
     overwrite: bool = False,
     device: str = "cpu",
 ) -> Any:
-    """Run every combination; the measurements as a pandas table (see `load_results`).
+    """Run every combination, and return the measurements as a pandas table (see `load_results`).
 
-    Tasks, methods and metrics are names, or paths of plug-in files; `metrics` come on top of the task's own.
+    Tasks, methods and metrics are names, or paths of plug-in files; `metrics` are added to the
+    task's own.
 
     Raises:
-        SaBenchError: anything unknown or out of range, before any work.
+        SaBenchError: something is unknown or out of range; raised before any work.
     """
     cells = resolve(
         [task] if isinstance(task, str) else list(task),
@@ -74,7 +76,7 @@ def run_folder(
     finished: Callable[[dict[str, Any]], None] = lambda result: None,
     announce: Callable[[list[Cell]], None] = lambda cells: None,
 ) -> tuple[list[dict[str, Any]], Path, Path]:
-    """Run and render `cells`: (results, run folder, report file)."""
+    """Run `cells` and render the report: (results, run folder, report file)."""
     from sa_bench.engine import runner
 
     require_folders()
@@ -91,31 +93,37 @@ def run_folder(
             cells, Store(store_folder()), folder, report, finished, jobs, device
         )
     if not any(folder.glob("*/result.json")):
-        raise CellFailed(str(results[0]["error"]))  # a full disk: there is nothing to report from
+        raise CellFailed(str(results[0]["error"]))  # such as a full disk: no result was written
     return results, folder, write_report([folder], None)
 
 
 def unfinished_cells(cells: list[Cell], without: Sequence[Path]) -> list[Cell]:
-    """The cells that have no finished result in `without` (run folders, packed files).
+    """Select the cells that have no finished result in `without` (run folders, packed files).
 
     Raises:
-        SaBenchError: these cannot be read, or nothing is left to run.
+        SaBenchError: these cannot be read, or no cell remains to be run.
     """
-    done: dict[str, list[dict[str, Any]]] = {}
+    finished: dict[str, list[dict[str, Any]]] = {}
     for row in read_results(without):
         if row["status"] == "done":
-            done.setdefault(row["cell"][:OLD_ID], []).append(row)
-    undone = [cell for cell in cells if not any(map(cell.is_of, done.get(cell.id[:OLD_ID], ())))]
-    if not undone:
-        raise SaBenchError(f"Nothing is left to run: all {len(cells)} cell(s) have a result there.")
-    return undone
+            finished.setdefault(row["cell"][:OLD_ID], []).append(row)
+    unfinished = [
+        cell for cell in cells if not any(map(cell.is_of, finished.get(cell.id[:OLD_ID], ())))
+    ]
+    if not unfinished:
+        raise SaBenchError(
+            f"Nothing is left to run: all {len(cells)} cell(s) have a finished result in --without."
+        )
+    return unfinished
 
 
 def require_data(cells: Sequence[Cell]) -> None:
-    """Fetch training data now if a method needs it; look for pretrained bases and what primary metrics look through.
+    """Require all assets of a run: training data (fetched now), pretrained bases, primary detectors.
+
+    Scale `quick` only tries the code and runs without detectors.
 
     Raises:
-        MissingAsset: something is missing, said before work. Scale `quick` tries the code and does without detectors.
+        MissingAsset: something is missing; raised before any work.
     """
     from sa_bench.core import registry
     from sa_bench.data import datasets
@@ -136,10 +144,10 @@ def require_data(cells: Sequence[Cell]) -> None:
 
 
 def require_device(device: str) -> None:
-    """Check `device` before any work.
+    """Require that torch can use `device`.
 
     Raises:
-        SaBenchError: torch does not have it.
+        SaBenchError: it cannot.
     """
     import torch
 
@@ -152,32 +160,28 @@ def require_device(device: str) -> None:
         ) from error
 
 
-class one_thread:
-    """One intra-op thread while active, so that results and timings do not depend on the core count."""
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Use one intra-op thread, so that results and timings do not depend on the core count."""
+    import torch
 
-    def __enter__(self) -> None:
-        """Remember and set."""
-        import torch
-
-        self.before = torch.get_num_threads()
-        torch.set_num_threads(1)
-
-    def __exit__(self, *_: object) -> None:
-        """Put back."""
-        import torch
-
-        torch.set_num_threads(self.before)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def write_report(folders: Sequence[Path], out: Path | None, unblurred: bool = False) -> Path:
-    """Render run folders into `out`: HTML, or Markdown if it ends in .md (default: report.html in the first).
+    """Render run folders into `out`: HTML, or Markdown if it ends in .md.
 
-    Of a packed file or a bundle the default lies beside it. Unblurred: an HTML page holds what may be nudity, veiled
-    until it is clicked; else it is blurred for good. In a Markdown file that holds the line `MARK`, only what stands
-    below it is replaced.
+    The default is report.html in the first folder; for a packed file or a bundle, beside it. With
+    `unblurred` an HTML page contains what may be nudity, veiled until it is clicked; otherwise it is
+    blurred for good. In a Markdown file with the line `MARK`, only what follows it is replaced.
 
     Raises:
-        SaBenchError: no results there, or another ending.
+        SaBenchError: there are no results, or `out` has another ending.
     """
     if not folders:
         raise SaBenchError(
@@ -201,7 +205,7 @@ def write_report(folders: Sequence[Path], out: Path | None, unblurred: bool = Fa
 
 
 def write_page(path: Path, text: str) -> None:
-    """Write a report; of a Markdown file that holds the line `MARK`, what stands above it stays in place of the title."""
+    """Write a report; in a Markdown file with the line `MARK` all above it stays, instead of the title."""
     if path.suffix.lower() == ".md" and path.is_file():
         head, mark, _ = path.read_text(encoding="utf-8").partition(MARK)
         text = f"{head}{mark}\n\n{text.partition(chr(10))[2].lstrip()}" if mark else text
@@ -217,38 +221,39 @@ def table(
     metrics: str | Sequence[str] = (),
     out: Path | None = None,
 ) -> str:
-    """A published table (`table1` to `table4`) with the results of `folders` beside it, or their `leaderboard`.
+    """Make a published table (`table1` to `table4`) with our results beside it, or a `leaderboard`.
 
-    Of a leaderboard alone: `task`, `methods` (names or labels) and `metrics`, each as `a,b` or a list.
+    Only a leaderboard uses `task`, `methods` (names or labels) and `metrics`, each as `a,b` or a list.
 
     Raises:
-        SaBenchError: another name or format, or results that cannot be read.
+        SaBenchError: the name or format is unknown, or results cannot be read.
     """
     formats = importlib.import_module("sa_bench.reports.tables").FORMATS
     if format not in formats:
         raise unknown_name("table format", format, formats)
     results = read_results([Path(f) for f in folders])
     with read_stranger_result(results):
-        found = _tables(name, results, bool(folders), task, metrics, methods)
-    text = formats[format](found)
+        made_tables = _make_tables(name, results, bool(folders), task, metrics, methods)
+    text = formats[format](made_tables)
     if out is not None:
         write_atomic(out, text.encode())
     return text
 
 
-def _tables(
+def _make_tables(
     name: str,
     results: Sequence[dict[str, Any]],
-    given: bool,
+    has_folders: bool,
     task: str | Sequence[str],
     metrics: str | Sequence[str],
     methods: str | Sequence[str],
 ) -> list[Any]:
+    """Make the tables of that name: one per board of a leaderboard, else one."""
     from sa_bench.analysis import tables
     from sa_bench.analysis.paper_tables import make_published_table
 
     if name == "leaderboard":
-        if not given:
+        if not has_folders:
             raise SaBenchError(
                 "A leaderboard needs run folders: python -m sa_bench table leaderboard runs/demo."
             )
@@ -264,12 +269,12 @@ def figure(
     methods: str | Sequence[str] = (),
     **options: Any,
 ) -> tuple[Path, str]:
-    """Draw a figure of one board into `out` (default: `<kind>.svg` here): the file and a caption.
+    """Draw a figure of one board into `out` (default: `<kind>.svg`), and return (file, caption).
 
-    `methods`: only these lines, names or labels, as `a,b` or a list.
+    `methods` selects lines by names or labels, as `a,b` or a list; empty means all.
 
     Raises:
-        SaBenchError: another kind or format, several boards to choose from, or nothing to draw.
+        SaBenchError: the kind or format is unknown, there are several boards, or nothing to draw.
     """
     from sa_bench.analysis.ranking import make_boards
     from sa_bench.analysis.tables import parse_names, select_lines
@@ -278,50 +283,50 @@ def figure(
     figures = importlib.import_module("sa_bench.reports.figures")
     rows = read_results([Path(f) for f in folders])
     with read_stranger_result(rows):
-        found = [b for b in make_boards(rows) if task in ("", b.task)]
-    if not found:
+        boards = [b for b in make_boards(rows) if task in ("", b.task)]
+    if not boards:
         raise SaBenchError(f"No results of task {task} are in there.")
-    if len(found) > 1:
-        titles = "; ".join(f"{b.task} at scale {b.scale}" for b in found)
+    if len(boards) > 1:
+        titles = "; ".join(f"{b.task} at scale {b.scale}" for b in boards)
         raise SaBenchError(
-            f"A figure shows one board, there are {len(found)}: {titles}. Give --task, or fewer folders."
+            f"A figure shows one board, but there are {len(boards)}: {titles}. Give --task, or fewer folders."
         )
-    board = found[0]
+    board = boards[0]
     board.lines = select_lines(board.lines, parse_names(methods, board.lines))
     with read_stranger_result(rows):
-        data, said = (
-            figures.render(kind, board, path.suffix.lower().removeprefix("."), **options),
-            figures.caption(board, options.get("sort", "")),
-        )
+        data = figures.render(kind, board, path.suffix.lower().removeprefix("."), **options)
+        caption = figures.caption(board, options.get("sort", ""))
     write_atomic(path, data)
-    return path, said
+    return path, caption
 
 
 def compare(folders: Sequence[str | Path], methods: str = "", task: str = "", at: str = "") -> str:
-    """Two lines of results against each other on the three endpoints, as text; `sa_bench.analysis.compare` has the numbers.
+    """Compare two lines of results on the three endpoints, and return a text.
+
+    `sa_bench.analysis.compare` has the numbers.
 
     Args:
-        folders: one run and two `methods`, or two runs; run folders, cell folders, packed files or bundles.
-        methods: `a,b`, names or labels.
-        task: only boards of this task.
-        at: `forget_top1=0.003`: not two settings but two methods, each along its settings, where so much is left of c_f.
+        folders: one run and two `methods`, or two runs: run folders, cell folders, packed files or
+            bundles.
+        methods: names or labels, `a,b`.
+        task: use only boards of this task; "" means any.
+        at: a level of forgetting, `forget_top1=0.003`. Compares two methods there, each interpolated
+            along its settings, instead of two settings; "" for the latter.
 
     Raises:
-        SaBenchError: results that cannot be read or paired, or whose protocols differ.
+        SaBenchError: results cannot be read or paired, or their protocols differ.
     """
-    from sa_bench.analysis import compare as pairing
-    from sa_bench.analysis import compare as versus
     from sa_bench.analysis import compare_text, matched
+    from sa_bench.analysis.compare import compare_lines, select_lines, select_sweeps
 
-    bundles = [{"origin": Path(f).name} for f in folders if str(f).endswith(BUNDLED)]
+    paths = [Path(folder) for folder in folders]
+    bundles = [{"origin": path.name} for path in paths if str(path).endswith(BUNDLED)]
     with read_stranger_result(bundles):
         if at:
-            return matched.compare_at(
-                *pairing.select_sweeps([Path(f) for f in folders], methods, task), at
-            )
-        return compare_text.format_comparison(
-            versus.compare_lines(*pairing.select_lines([Path(f) for f in folders], methods, task))
-        )
+            board, names = select_sweeps(paths, methods, task)
+            return matched.compare_at(board, names, at)
+        a, b = select_lines(paths, methods, task)
+        return compare_text.format_comparison(compare_lines(a, b))
 
 
 def evaluate(
@@ -334,16 +339,16 @@ def evaluate(
     out: str | Path | None = None,
     report: Callable[[str, str, int, int], None] = lambda *event: None,
 ) -> dict[str, Any]:
-    """Measure images made elsewhere; a result like a cell's, with method `external`.
+    """Measure images made elsewhere, and return a result like a cell's, with method `external`.
 
     Args:
         images: a folder with `forget/` and `retain/<class>/`, or an NPZ with `arr_0` and labels.
-        task: whose protocol to use.
+        task: the task whose protocol is used.
         scale: full, paper or quick.
         sets: `task.field=value` overrides.
         metrics: further metrics, names or paths of plug-in files.
         out: folder for result.json.
-        report: progress.
+        report: called with progress.
     """
     from sa_bench.engine.external import evaluate_images
 

@@ -52,7 +52,7 @@ def spreads(metric="forget_top1"):
             continue
         by_base, variances = {}, []
         for base, m in runs:
-            y, v = gates._on_scale(gates.Reading(base, 0, m["value"], m["low"], m["high"]), True)
+            y, v = gates._transform(gates.Reading(base, 0, m["value"], m["low"], m["high"]), True)
             by_base.setdefault(base, []).append(y)
             variances.append(v)
         if len(by_base) > 1:

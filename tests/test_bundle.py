@@ -612,16 +612,19 @@ def test_elsewhere_one_vote_in_five_hundred_may_fall_otherwise_and_no_more():
     m = tolerance.measurement_facts(rate(np.repeat([1.0, 0.0], 500), {})) | {"unit": "rate"}
     for k, expected in ((2, None), (3, "value")):
         found = tolerance.measurement_facts(rate(np.repeat([1.0, 0.0], [500 + k, 500 - k]), {}))
-        difference = tolerance.compare_measurement(m, found, here=False)
+        difference = tolerance.compare_measurement(m, found, same_machine=False)
         assert (difference and difference[0]) == expected
-        assert tolerance.compare_measurement(m, found, here=True)[0] == "value"
+        assert tolerance.compare_measurement(m, found, same_machine=True)[0] == "value"
     a, b = (pd.DataFrame({"score": np.repeat([1.0, 0.0], [n, 1000 - n])}) for n in (500, 502))
-    assert tolerance.compare_scores(a, b, here=False) is None
-    assert tolerance.compare_scores(a, b, here=True) == ("score of image 500", 0.0, 1.0)
+    assert tolerance.compare_scores(a, b, same_machine=False) is None
+    assert tolerance.compare_scores(a, b, same_machine=True) == ("score of image 500", 0.0, 1.0)
     assert (
-        tolerance.compare_scores(a, a.assign(prompt=0), here=True) is None
+        tolerance.compare_scores(a, a.assign(prompt=0), same_machine=True) is None
     )  # of before prompts were named
-    assert tolerance.compare_scores(a.assign(prompt=0), a, here=True)[0] == "columns of the scores"
+    assert (
+        tolerance.compare_scores(a.assign(prompt=0), a, same_machine=True)[0]
+        == "columns of the scores"
+    )
 
 
 def test_elsewhere_judges_and_what_stands_beside_a_value_count_too():
@@ -633,7 +636,7 @@ def test_elsewhere_judges_and_what_stands_beside_a_value_count_too():
     ) | {"unit": "rate"}
 
     def said(**changes):
-        found = tolerance.compare_measurement(m, {**m, **changes}, here=False)
+        found = tolerance.compare_measurement(m, {**m, **changes}, same_machine=False)
         return found and found[0]
 
     assert (

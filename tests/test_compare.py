@@ -239,7 +239,7 @@ def test_several_lines_of_a_method_must_be_told_apart(tmp_path):
 @pytest.mark.parametrize(
     ("methods", "task", "why"),
     [
-        ("", "", "holds 3 methods; say which two: --methods a,b. Here are: sa lam=1"),
+        ("", "", "holds 3 methods; say which two: --methods a,b. Known are: sa lam=1"),
         ("sa,esd", "", "Unknown method of .* 'esd'.*Available: l2, sa lam=1"),
         ("l2,l2", "", "l2 cannot be compared with itself"),
         ("sa", "", "--methods takes two names, a,b, got 'sa'"),
@@ -328,10 +328,7 @@ def test_packed_results_carry_the_prompts_and_older_ones_are_still_read(tmp_path
     stripped = [{k: v for k, v in row.items() if k != "units"} for row in read_results([file])]
     old.write_bytes(pack_results(stripped))
     text = words(old, methods="sa,l2")
-    assert (
-        "Not told: the scores do not say which prompt each is of (pack the run folder again)."
-        in text
-    )
+    assert "Not told: the scores do not name their prompts (pack the run folder again)." in text
     assert "Does the method differ? Not shown" in text
 
     of_classes = read_results([stored(tmp_path / "classes", runs("sa", 1, 1), likelihoods)])
@@ -372,7 +369,7 @@ def test_a_distance_is_no_mean_over_images(tmp_path):
         )
         row["measurements"][2] = kid | {"interval": "jackknife(20)"}
     text = words(stored(tmp_path, rows), methods="sa,l2")
-    assert "Not told: it is no mean over images, so nothing can be paired." in text
+    assert "Not told: it is not a mean over images, so images cannot be paired." in text
 
 
 def test_an_endpoint_without_a_value_says_why(tmp_path):

@@ -192,8 +192,8 @@ def test_a_fence_is_longer_than_any_in_it_and_a_paragraph_is_no_list():
     assert [escaping.escape_paragraph(t)[:1] for t in ("- a", "+ a", "= a", "# a")] == ["\\"] * 4
     assert not re.match(r"\d+[.)]", escaping.escape_paragraph("1. a"))
     assert escaping.escape_markdown("~~a~~ $b$ <b>") == "\\~\\~a\\~\\~ \\$b\\$ &lt;b&gt;"
-    assert html._finalized(Markup("<b>\x1b</b>")) == Markup("<b>\\x1b</b>")
-    assert isinstance(html._finalized(Markup("x")), Markup)
+    assert html._finalize(Markup("<b>\x1b</b>")) == Markup("<b>\\x1b</b>")
+    assert isinstance(html._finalize(Markup("x")), Markup)
 
 
 @pytest.mark.parametrize(

@@ -483,10 +483,10 @@ def test_where_nothing_answers_the_rest_is_not_tried(known, monkeypatch, unanswe
     monkeypatch.setattr(command, "DEADLINE", 0.5)
     monkeypatch.setattr(socket, "getaddrinfo", unanswered)
     many = [known(f"a{n}", f"http://nowhere.invalid/{n}", file=f"{n}.bin") for n in range(20)]
-    monkeypatch.setattr(command, "_tasks", lambda name: [name])
+    monkeypatch.setattr(command, "_find_tasks", lambda name: [name])
     monkeypatch.setattr(command, "fetchable_assets", lambda tasks: many)
     with pytest.raises(
-        MissingAsset, match=r"20 of 20 could not be had: a0: .*a1: not tried, nothing answers"
+        MissingAsset, match=r"20 of 20 could not be fetched: a0: .*a1: not tried, nothing answers"
     ):
         command.fetch("many", None, lambda line: None)
     assert unanswered.asked == 1
@@ -745,12 +745,12 @@ def test_a_tasks_name_fetches_what_it_can_use(nowhere, monkeypatch):
         prompts=files,
     )
     monkeypatch.setattr(registry, "get_task", lambda name: task)
-    monkeypatch.setattr(command, "_tasks", lambda name: [name])
+    monkeypatch.setattr(command, "_find_tasks", lambda name: [name])
     mirror = nowhere / "mirror"
     mirror.mkdir()
     (mirror / "coco_30k.csv").write_text("prompt,evaluation_seed\na cat,1\n")
     (mirror / "fim_prompts.txt").write_text("Create a cat.\n")
-    refused("mine", "2 of 4 could not be had: sd-v1-4", clip.FOLDER, source=mirror)
+    refused("mine", "2 of 4 could not be fetched: sd-v1-4", clip.FOLDER, source=mirror)
     assert left(nowhere / "store" / "data") == [
         "coco_30k.csv", "coco_30k.csv.sha256", "fim_prompts.txt", "fim_prompts.txt.sha256"
     ]  # fmt: skip

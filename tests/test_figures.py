@@ -71,9 +71,9 @@ def test_a_figure_names_every_line_and_the_gate():
 @pytest.mark.parametrize("kind", ["tradeoff", "pareto", "sweep"])
 def test_a_long_legend_takes_no_height_from_the_panels(kind, monkeypatch):
     drawn = []
-    legend = figures._legend
+    legend = figures._add_legend
     monkeypatch.setattr(
-        figures, "_legend", lambda figure, *a: (drawn.append(figure), legend(figure, *a))
+        figures, "_add_legend", lambda figure, *a: (drawn.append(figure), legend(figure, *a))
     )
 
     def height(lines):
@@ -134,7 +134,7 @@ def test_nothing_to_draw_is_said(tmp_path):
 def test_one_board_a_figure(tmp_path):
     file, out = tmp_path / "two.jsonl.xz", tmp_path / "a.pdf"
     file.write_bytes(pack_results([result_row(), result_row(scale="full"), *OTHERS]))
-    with pytest.raises(SaBenchError, match="one board, there are 2"):
+    with pytest.raises(SaBenchError, match="one board, but there are 2"):
         api.figure("pareto", [file], out)
     file.write_bytes(pack_results([result_row(), *OTHERS]))
     assert api.figure("pareto", [file], out)[0] == out
@@ -148,7 +148,7 @@ def test_one_board_a_figure(tmp_path):
 def test_what_may_be_nudity_is_blurred_unless_asked_for(tmp_path):
     images(tmp_path, "forget", 255)
     plain, veiled = (
-        figures._images(tmp_path / "forget.safetensors", slice(4), v) for v in (False, True)
+        figures._load_images(tmp_path / "forget.safetensors", slice(4), v) for v in (False, True)
     )
     assert plain is not None
     assert veiled is not None
@@ -188,7 +188,7 @@ def write_scores(folder, name, score, rows, add=0):
 
 
 def test_samples_are_sorted_by_a_score_which_is_joined_by_seed_and_prompt(scored, monkeypatch):
-    rows, scores = figures._highest(scored.lines[0].cells[0], "forget_top1", 3, "sa")
+    rows, scores = figures._highest_scored(scored.lines[0].cells[0], "forget_top1", 3, "sa")
     assert (rows.tolist(), scores.tolist()) == ([3, 0, 2], [0.75, 0.5, 0.5])
     drawn = []
     axes = "matplotlib.axes.Axes.imshow"
@@ -238,4 +238,4 @@ def test_packed_results_have_no_images_to_sort(tmp_path):
 
 def test_top_without_sort_is_refused(cli):
     done = cli("figure", "samples", "runs/none", "--top", "5", check=2)
-    assert "of which score?" in done.stderr
+    assert "by which score?" in done.stderr

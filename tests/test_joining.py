@@ -160,7 +160,7 @@ def test_rows_are_a_tasks_and_settings_belong_to_them(cli):
         "--rows lists the images of one task; sa is the method sa"
         in cli("show", "sa", "--rows", check=2).stderr
     )
-    assert "with --rows alone" in cli("show", "mnist_0", "--scale", "quick", check=2).stderr
+    assert "only together with --rows" in cli("show", "mnist_0", "--scale", "quick", check=2).stderr
     assert "use task.<field>" in cli("show", "mnist_0", "--rows", "--set", "lam=1", check=2).stderr
 
 

@@ -22,8 +22,8 @@ def test_a_front_holds_what_no_other_setting_beats():
         point(0.01, -97.0),
         point(0.2, -93.0),
     ]
-    assert [p.kept for p in pareto_points(points, "higher")] == [-95.0, -94.0, -93.0]
-    assert [p.kept for p in pareto_points(points, "lower")] == [-97.0]
+    assert [p.retention for p in pareto_points(points, "higher")] == [-95.0, -94.0, -93.0]
+    assert [p.retention for p in pareto_points(points, "lower")] == [-97.0]
 
 
 def test_between_two_settings_it_is_interpolated_and_beyond_the_first_there_is_nothing():

@@ -23,7 +23,7 @@ def card(monkeypatch):
 
 
 def tells(task="mnist_0", scale="full", **runs):
-    return list(plan._detectable(resolve([task], ["sa", "l2"], scale, **runs)))
+    return list(plan._describe_power(resolve([task], ["sa", "l2"], scale, **runs)))
 
 
 def test_more_runs_tell_smaller_differences():
@@ -42,7 +42,7 @@ def test_more_runs_tell_smaller_differences():
 def test_what_the_report_will_not_compare_is_not_promised(runs):
     assert tells(**runs) == ["tells:  mnist_0: nothing of methods, no two of them share 5 runs"]
     alone = resolve(["mnist_0"], ["sa", "retrain"], seeds=range(8))
-    assert list(plan._detectable(alone)) == tells(**runs)
+    assert list(plan._describe_power(alone)) == tells(**runs)
 
 
 def test_one_base_model_speaks_for_itself():
@@ -68,7 +68,7 @@ def test_many_cells_are_told_by_setting_and_add_up():
     ]
     done = [plan.PlannedStage("samples", "stored", 0.0)]
     titles = {i: f"mnist_0 × sa lam={lam} (base {i}, seed 0)" for i, lam in enumerate((1, 1, 5))}
-    said = list(plan._grouped(titles, {0: stages[:1], 1: stages, 2: done}))
+    said = list(plan._group_cells(titles, {0: stages[:1], 1: stages, 2: done}))
     assert said == [
         "  mnist_0 × sa lam=1: 2 cell(s), 2 to do, about 3.0 min of CPU, 1 of unknown time",
         "  mnist_0 × sa lam=5: 1 cell(s), 0 to do",
@@ -94,7 +94,7 @@ def test_a_plan_says_the_dose_of_the_attack_and_what_it_costs():
     from types import SimpleNamespace
 
     cells = resolve(["concept"], ["original", "sa"], "quick")
-    (line,) = plan._attacks(cells, {})
+    (line,) = plan._describe_attacks(cells, {})
     said = "attack: concept, 1 fit(s) of 2 steps of 4 images, 1/10,000 of the published attack's 80,000; "
     assert line == said + "time unknown"
     prints = {
@@ -104,10 +104,10 @@ def test_a_plan_says_the_dose_of_the_attack_and_what_it_costs():
     inputs = {"metric": "recovery_excess", "fingerprint": prints}
     meta = {"cost": {"cpu_s": 8.0}, "inputs": inputs}
     store: Any = SimpleNamespace(metas=lambda: [("measure", meta)])
-    history = plan._history(store)
-    (line,) = plan._attacks(cells, history)
+    history = plan._read_history(store)
+    (line,) = plan._describe_attacks(cells, history)
     assert line == said + "about 4 s a model"
-    assert list(plan._attacks(resolve(["mnist_0"], ["sa"]), history)) == []
+    assert list(plan._describe_attacks(resolve(["mnist_0"], ["sa"]), history)) == []
 
 
 class Untouched(Store):

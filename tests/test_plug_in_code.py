@@ -361,8 +361,8 @@ def test_verify_runs_no_other_code_under_a_results_name(tmp_path):
     assert check._unknown("method", "sa") == ""
     write(path, "0.0")
     registry.register("method", str(path))
-    assert "the code of the method mine is another here" in check._unknown("method", "mine")
+    assert "the code of the method mine differs here" in check._unknown("method", "mine")
     registry.forget_plug_ins()
-    assert "its method is not here" in check._unknown("method", "mine")
+    assert "its method is not registered here" in check._unknown("method", "mine")
     check.code = {"method sa": "0" * 64}  # a plug-in that bears a built-in one's name
-    assert "is another here" in check._unknown("method", "sa")
+    assert "differs here" in check._unknown("method", "sa")

@@ -288,7 +288,7 @@ def test_one_name_alone_has_no_leakage_set():
         ("celeb_brad_pitt", ('classes=["brad pitt", 3]',), "give names"),
         ("celeb_brad_pitt", ('classes=["brad pitt", "..."]',), "give names"),
         ("celeb_brad_pitt", ('classes=["brad pitt"',), "not a JSON list"),
-        ("celeb_brad_pitt", ('prompts.leakage=["on stage"]',), "'on stage' asks for nobody"),
+        ("celeb_brad_pitt", ('prompts.leakage=["on stage"]',), "'on stage' has no {}"),
         (
             "celeb_brad_pitt",
             ('prompts.leakage=["{name} on stage {}"]',),

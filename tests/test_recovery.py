@@ -212,7 +212,7 @@ def test_every_sentence_about_the_excess_says_the_dose(steps, value, said):
     values = {"recovery_budgets": [0, steps], "recovery_batch": 4, "recovery_accumulated": 4}
     line: Any = SimpleNamespace(cells=[{"task_values": values}])
     endpoint: Any = SimpleNamespace(value=value)
-    text = wording._refitted(endpoint, "yes" if value < 0 else "no", line)
+    text = wording._describe_refit(endpoint, "yes" if value < 0 else "no", line)
     assert said in text
     assert ("no evidence of erasure" in text) == (value > 0 and steps < 5000)
 

@@ -195,7 +195,7 @@ def test_ctrl_c_stops_at_once_and_says_that_it_resumes(start, tmp_path, moment):
         process.pid, signal.SIGINT
     )  # a million steps take many hours: that it ends is the test
     _, err = finish(process, 130)
-    assert "goes on where this one was" in err
+    assert "continues where this one stopped" in err
     assert not alive(store)
 
 

@@ -230,7 +230,7 @@ def test_scales_and_fingerprints_stand_in_tables_of_their_own():
         ["l2"]
     ]
     assert len(make_leaderboards([a], metrics=["recovery"])[0].columns) == 1
-    with pytest.raises(SaBenchError, match="Nothing of that"):
+    with pytest.raises(SaBenchError, match="No result fits"):
         make_leaderboards([result_row(error="no GPU")])
     with pytest.raises(SaBenchError, match="Unknown task of these results 'cifar10_airplane'"):
         make_leaderboards([a], task="mnist_0,cifar10_airplane")

@@ -2,8 +2,8 @@
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   document.documentElement.classList.add("js");
 
-  // Sorting: every heading of a sortable table is a button; the first click brings the lowest first. A column is one of
-  // numbers if all of its cells begin with one; what has no value stands last, whichever way.
+  // Sorting: every heading of a sortable table is a button; the first click sorts in ascending order. A column is
+  // numeric if each of its cells begins with a number; cells without a value come last in either order.
   const text = (cell) => (cell ? cell.dataset.v ?? cell.firstChild?.textContent.trim() ?? "" : "");
   const missing = (s) => s === "" || s === "–" || s.startsWith("n/a");
   const number = (s) => parseFloat(s.replace(/(\d),(?=\d{3})/g, "$1").replace(/^−/, "-"));
@@ -44,10 +44,10 @@
     });
   }
 
-  // An image that stands in several places is in the file once.
+  // An image that is shown in several places is in the file once.
   for (const image of all("img[data-as]")) image.src = document.getElementById(image.dataset.as).src;
 
-  // Images: what is veiled is shown when asked for; the rest is enlarged.
+  // Images: a click unveils a veiled image, and enlarges any other.
   const dialog = document.createElement("dialog"), large = document.createElement("img");
   dialog.append(large);
   document.body.append(dialog);
@@ -67,7 +67,7 @@
     image.addEventListener("keydown", (e) => (e.key === "Enter" || e.key === " ") && (e.preventDefault(), act()));
   }
 
-  // A link into a folded part opens it; paper has no folds.
+  // A link into a folded part opens it; for printing all parts are open.
   const reveal = () => {
     const target = location.hash ? document.getElementById(decodeURIComponent(location.hash.slice(1))) : null;
     for (let e = target; e; e = e.parentElement) if (e.tagName === "DETAILS") e.open = true;

@@ -1,4 +1,4 @@
-"""The words of `compare`: two questions an endpoint, each with its answer, and where a difference comes from."""
+"""The words of `compare`: two questions per endpoint, their answers, and the sources of a difference."""
 
 from __future__ import annotations
 
@@ -28,187 +28,207 @@ SMALL_PRINT = (
 )
 
 
-def format_comparison(found: Versus) -> str:
-    """Plain text, at most `WIDTH` columns."""
-    a, b = found.a.line, found.b.line
-    names = _names(found)
-    parts = [
+def format_comparison(versus: Versus) -> str:
+    """Format a comparison as plain text of at most `WIDTH` columns."""
+    a, b = versus.a.line, versus.b.line
+    names = _names(versus)
+    paragraphs = [
         f"{names[0]} against {names[1]}",
-        f"{found.a.board.title}, scale {found.a.board.scale}",
-        *_notes(found, names),
+        f"{versus.a.board.title}, scale {versus.a.board.scale}",
+        *_describe_runs(versus, names),
     ]
-    for answer in found.answers:
+    for answer in versus.answers:
         title = str(answer.row.get("title", answer.row["name"])).replace(
-            "c_f", found.a.board.concept
+            "c_f", versus.a.board.concept
         )
         unit = answer.row.get("unit")
-        of = "" if unit is None or is_rate(unit) else f" {unit}"
-        parts += [
+        suffix = "" if unit is None or is_rate(unit) else f" {unit}"
+        paragraphs += [
             "",
             f"{answer.role.capitalize()}: {title} ({answer.row['name']}, {answer.row.get('better')} is better)",
         ]
         if answer.a is None:
-            parts.append(f"  n/a: {answer.why}")
+            paragraphs.append(f"  n/a: {answer.why}")
             continue
-        parts.append(
-            f"  {a.label} {format_number(answer.a, unit)}{of}, {b.label} {format_number(answer.b, unit)}{of}"
+        paragraphs.append(
+            f"  {a.label} {format_number(answer.a, unit)}{suffix}, {b.label} {format_number(answer.b, unit)}{suffix}"
         )
-        parts += [f"  {line}" for line in _answers(found, answer, names)]
-    parts += ["", SMALL_PRINT]
+        paragraphs += [f"  {line}" for line in _describe_answer(versus, answer, names)]
+    paragraphs += ["", SMALL_PRINT]
     return "\n".join(
         textwrap.fill(
-            part,
+            paragraph,
             WIDTH,
-            subsequent_indent=" " * (4 if part.startswith(" ") else 0),
+            subsequent_indent=" " * (4 if paragraph.startswith(" ") else 0),
             break_long_words=False,
             break_on_hyphens=False,
         )
-        for part in parts
+        for paragraph in paragraphs
     )
 
 
-def _names(found: Versus) -> tuple[str, str]:
-    """The labels; with their run where they are alike, and their code where that is not."""
-    a, b = found.a, found.b
+def _names(versus: Versus) -> tuple[str, str]:
+    """Return the labels of both sides; equal labels get their run, and their code if that differs."""
+    a, b = versus.a, versus.b
     if a.line.label != b.line.label:
         return a.line.label, b.line.label
     codes = [code_of((*side.line.cells, *side.line.failed)[0]) for side in (a, b)]
-    told = (
+    code_remarks = (
         ["", ""]
         if codes[0] == codes[1]
         else [f" code {code[:8] or 'of sa_bench'}" for code in codes]
     )
-    return f"{a.line.label}{told[0]} of {a.where}", f"{b.line.label}{told[1]} of {b.where}"
+    return (
+        f"{a.line.label}{code_remarks[0]} of {a.where}",
+        f"{b.line.label}{code_remarks[1]} of {b.where}",
+    )
 
 
-def _notes(found: Versus, names: tuple[str, str]) -> Iterator[str]:
-    pairs, bases = len(found.runs), {x["base_seed"] for x, _ in found.runs}
-    if found.matched:
+def _describe_runs(versus: Versus, names: tuple[str, str]) -> Iterator[str]:
+    """Yield what must be known of the compared runs and of each side."""
+    pairs, bases = len(versus.runs), {x["base_seed"] for x, _ in versus.runs}
+    if versus.matched:
         yield f"{pairs} shared run(s), the same base model and forgetting seed on both sides, on {len(bases)} base model(s)."
     else:
-        (x, y), *_ = found.runs
+        (x, y), *_ = versus.runs
         yield (
             f"Two checkpoints, from base {x['base_seed']}, seed {x['seed']} and base {y['base_seed']}, seed {y['seed']}: of "
             "the methods nothing can be said."
         )
-    if found.same:
-        yield f"Note: {found.same} of {pairs} pair(s) are one and the same model on both sides."
-    for side, name in zip((found.a, found.b), names, strict=True):
-        yield from _of_side(side, name, pairs)
+    if versus.same:
+        yield f"Note: {versus.same} of {pairs} pair(s) are one and the same model on both sides."
+    for side, name in zip((versus.a, versus.b), names, strict=True):
+        yield from _describe_side(side, name, pairs)
 
 
-def _of_side(side: Side, name: str, pairs: int) -> Iterator[str]:
+def _describe_side(side: Side, name: str, pairs: int) -> Iterator[str]:
+    """Yield what must be known of one side: standing, collapse, failed and unpaired runs."""
     line = side.line
     if line.standing in STANDINGS:
         yield f"Note: {name} is {STANDINGS[line.standing]}."
     if line.collapsed:
         yield f"Note: {name} is flagged, its numbers describe a wreck: {line.collapsed}."
     if line.failed:
-        every = len(line.failed) + len(line.cells)
-        yield f"Note: {len(line.failed)} of {every} runs of {name} failed and are left out: {line.failed[0]['error']}"
+        total = len(line.failed) + len(line.cells)
+        yield f"Note: {len(line.failed)} of {total} runs of {name} failed and are left out: {line.failed[0]['error']}"
     if len(line.cells) > pairs:
         yield f"Note: {len(line.cells) - pairs} further run(s) of {name} have no partner and are left out."
 
 
-def _answers(found: Versus, answer: Answer, names: tuple[str, str]) -> Iterator[str]:
-    yield f"Do these checkpoints differ? {_checkpoints(found, answer, names)}"
-    if found.matched:
-        yield f"Does the method differ? {_methods(answer, names)}"
-    yield f"Spread: {_spread(found, answer)}"
+def _describe_answer(versus: Versus, answer: Answer, names: tuple[str, str]) -> Iterator[str]:
+    """Yield the answers to both questions of an endpoint, and the sources of the difference."""
+    yield f"Do these checkpoints differ? {_describe_checkpoints(versus, answer, names)}"
+    if versus.matched:
+        yield f"Does the method differ? {_describe_methods(answer, names)}"
+    yield f"Spread: {_describe_spread(versus, answer)}"
     if judges := answer.spread.judges:
         low, high = (pick(judges, key=lambda name: judges[name]) for pick in (min, max))
-        ends = [f"{_plain(judges[name], answer, '+')} ({name})" for name in (low, high)]
-        unit = _unit(answer)
+        ends = [f"{_format_value(judges[name], answer, '+')} ({name})" for name in (low, high)]
+        unit = _unit_suffix(answer)
         yield f"Judges, each alone: from {ends[0]} to {ends[1]}{unit}; {len(judges)} judges."
 
 
-def _better(value: float, answer: Answer, names: tuple[str, str]) -> str:
-    """The name of the side that a difference is in favour of."""
-    return names[(value > 0) == (answer.row["better"] == "lower")]
+def _favoured(value: float, answer: Answer, names: tuple[str, str]) -> str:
+    """Return the name of the side that a difference is in favour of."""
+    second_is_better = (value > 0) == (answer.row["better"] == "lower")
+    return names[1] if second_is_better else names[0]
 
 
-def _checkpoints(found: Versus, answer: Answer, names: tuple[str, str]) -> str:
-    if found.same == len(found.runs):
+def _describe_checkpoints(versus: Versus, answer: Answer, names: tuple[str, str]) -> str:
+    """Answer whether these checkpoints differ."""
+    if versus.same == len(versus.runs):
         return "No: both sides are the same models."
-    pair = answer.checkpoints
-    if pair is None:
+    paired = answer.checkpoints
+    if paired is None:
         return f"Not told: {answer.why}."
-    unit, differ = answer.row["unit"], pair.p < ALPHA
+    unit, differ = answer.row["unit"], paired.p < ALPHA
     verdict = (
-        f"Yes, in favour of {_better(pair.difference, answer, names)}" if differ else "Not shown"
+        f"Yes, in favour of {_favoured(paired.difference, answer, names)}"
+        if differ
+        else "Not shown"
     )
     kind = "h" if is_rate(unit) else "d"
     effect = "" if answer.effect is None else f", Cohen's {kind} {answer.effect:+.2f}"
-    over = f"{pair.n} images" if pair.unit == "image" else f"{pair.units} prompts"
-    out = f"{verdict}: {format_difference(pair.difference, pair.low, pair.high, unit)}, {_p(pair.p)}{effect}, over {over}."
+    difference = format_difference(paired.difference, paired.low, paired.high, unit)
+    over = f"{paired.n} images" if paired.unit == "image" else f"{paired.units} prompts"
+    text = f"{verdict}: {difference}, {_format_p(paired.p)}{effect}, over {over}."
     if answer.pairs > 1:
         wins = [
             f"{n} of {answer.pairs} for {name}"
             for n, name in zip(answer.wins, names, strict=True)
             if n
         ]
-        out += f" Pair by pair (p < .05): {', '.join(wins) or f'none of {answer.pairs}'}."
-    return out
+        text += f" Pair by pair (p < .05): {', '.join(wins) or f'none of {answer.pairs}'}."
+    return text
 
 
-def _methods(answer: Answer, names: tuple[str, str]) -> str:
-    row = answer.methods
-    if row is not None and row.p is None and row.runs >= FEWEST:
-        by = f"{_plain(row.difference, answer, '+')}{_unit(answer)}"
-        return f"Not told: all {row.runs} runs differ by {by}, and a spread that was not seen is not none."
-    if row is None or row.p is None:
-        few = [_plain(point, answer, "+") for point in answer.points[: FEWEST - 1]]
-        return f"Not told below {FEWEST} shared runs. Difference of each run: {', '.join(few)}{_unit(answer)}."
+def _describe_methods(answer: Answer, names: tuple[str, str]) -> str:
+    """Answer whether the methods differ."""
+    comparison = answer.methods
+    if comparison is not None and comparison.p is None and comparison.runs >= FEWEST:
+        difference = f"{_format_value(comparison.difference, answer, '+')}{_unit_suffix(answer)}"
+        return f"Not told: all {comparison.runs} runs differ by {difference}, and a spread that was not seen is not none."
+    if comparison is None or comparison.p is None:
+        differences = [_format_value(point, answer, "+") for point in answer.points[: FEWEST - 1]]
+        each = f"{', '.join(differences)}{_unit_suffix(answer)}"
+        return f"Not told below {FEWEST} shared runs. Difference of each run: {each}."
     verdict = (
-        f"Yes, in favour of {_better(row.difference, answer, names)}"
-        if row.p < ALPHA
+        f"Yes, in favour of {_favoured(comparison.difference, answer, names)}"
+        if comparison.p < ALPHA
         else "Not shown"
     )
     effect = "" if answer.standardised is None else f", d_z {answer.standardised:+.2f}"
     units = (
-        f"{row.bases} base models"
-        if row.bases > 1
-        else f"{row.runs} seeds of this base model alone"
+        f"{comparison.bases} base models"
+        if comparison.bases > 1
+        else f"{comparison.runs} seeds of this base model alone"
     )
-    return f"{verdict}: {format_difference_of(row)}, {_p(row.p)}{effect}, over {units}."
+    return f"{verdict}: {format_difference_of(comparison)}, {_format_p(comparison.p)}{effect}, over {units}."
 
 
-def _spread(found: Versus, answer: Answer) -> str:
-    """The components in the endpoint's unit, and what these runs cannot tell."""
-    s, known, unknown = answer.spread, [], []
-    if s.together is not None:
-        known.append(f"base training and forgetting seed together {_plain(s.together, answer)}")
-        unknown.append("the two apart need several seeds a base")
+def _describe_spread(versus: Versus, answer: Answer) -> str:
+    """Describe the components of the spread in the endpoint's unit, and those that remain unknown."""
+    spread, components, missing_components = answer.spread, [], []
+    if spread.together is not None:
+        components.append(
+            f"base training and forgetting seed together {_format_value(spread.together, answer)}"
+        )
+        missing_components.append("the two apart need several seeds a base")
     else:
-        several = "needs two bases with two runs each"
-        for what, value, need in (
-            ("base training", s.base, several),
-            ("forgetting seed", s.seed, "needs several seeds"),
+        two_bases = "needs two bases with two runs each"
+        for what, value, requirement in (
+            ("base training", spread.base, two_bases),
+            ("forgetting seed", spread.seed, "needs several seeds"),
         ):
-            (known if value is not None else unknown).append(
-                f"{what} {_plain(value, answer)}" if value is not None else f"{what} {need}"
-            )
-    if s.images is not None:
+            if value is not None:
+                components.append(f"{what} {_format_value(value, answer)}")
+            else:
+                missing_components.append(f"{what} {requirement}")
+    if spread.images is not None:
         prompted = answer.checkpoints is not None and answer.checkpoints.unit == "prompt"
-        known.append(f"drawing of {'prompts' if prompted else 'images'} {_plain(s.images, answer)}")
+        components.append(
+            f"drawing of {'prompts' if prompted else 'images'} {_format_value(spread.images, answer)}"
+        )
     else:
-        unknown.append(f"drawing of images: {answer.why or 'other images in each pair'}")
-    parts = [", ".join(known) + _unit(answer)] if known else []
-    return "; ".join([*parts, *([f"not told: {', '.join(unknown)}"] if unknown else [])]) + "."
+        missing_components.append(f"drawing of images: {answer.why or 'other images in each pair'}")
+    sentences = [", ".join(components) + _unit_suffix(answer)] if components else []
+    if missing_components:
+        sentences.append(f"not told: {', '.join(missing_components)}")
+    return "; ".join(sentences) + "."
 
 
-def _unit(answer: Answer) -> str:
+def _unit_suffix(answer: Answer) -> str:
+    """Return the unit to print behind a difference; "" if there is none."""
     unit = answer.row["unit"]
     return " points" if is_rate(unit) else f" {unit}" if unit else ""
 
 
-def _plain(value: float, answer: Answer, sign: str = "") -> str:
-    return (
-        format(100 * value, f"{sign}.1f")
-        if is_rate(answer.row["unit"])
-        else format(value, f"{sign}.3g")
-    )
+def _format_value(value: float, answer: Answer, sign: str = "") -> str:
+    """Format a difference without its unit; rates in points."""
+    if is_rate(answer.row["unit"]):
+        return format(100 * value, f"{sign}.1f")
+    return format(value, f"{sign}.3g")
 
 
-def _p(p: float) -> str:
+def _format_p(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"

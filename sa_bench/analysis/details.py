@@ -1,7 +1,8 @@
-"""What stands beside a metric's value: the small tables of `extra` as rows for people. No torch.
+"""What metrics report beside their value: the small tables of `extra` as rows for people. No torch.
 
-Keys that are not known here stay out of sight: curves and grids have their own places, and a stranger's metric may
-put anything there. Nor are what a judge, a data set or the guard brings, the same in every row: their cards show it.
+Unknown keys are not shown: curves and grids have their own places, and a stranger's metric may put
+anything there. Nor is what a judge, a data set or the guard adds, the same in every row: their
+cards show it.
 """
 
 from __future__ import annotations
@@ -15,11 +16,10 @@ from sa_bench.analysis.board import Board
 from sa_bench.results.format import format_number, format_unit
 from sa_bench.results.rows import metric_of
 
-SAME, COUNT = "the metric's", "count"  # units: the one of the value itself; a whole number
+SAME, COUNT = "the metric's", "count"  # units: that of the metric's value; a whole number
 
-KNOWN: dict[
-    str, tuple[str, str | None]
-] = {  # key, or metric.key where a key means several things -> words, unit
+# key, or metric.key where a key means several things -> words, unit
+KNOWN: dict[str, tuple[str, str | None]] = {
     "families": ("prompts", "rate"),
     "by_class": ("class", SAME),
     "worst": ("worst class", SAME),
@@ -67,7 +67,7 @@ KNOWN: dict[
     "recovery_excess.again": ("images by the fitted words", SAME),
     "recovery_excess.grid": ("start/rate/steps", SAME),
 }
-FURTHER = {  # beside the one number of an entry: key -> words, unit
+FURTHER = {  # further numbers of an entry: key -> words, unit
     "std": ("standard deviation", SAME),
     "accepted": ("above the threshold", "rate"),
     "value_at_50": ("at K = 50", SAME),
@@ -79,122 +79,130 @@ class Fact(NamedTuple):
 
     key: str  # of `extra`
     words: str
-    name: str  # in the key's table; "" for a single number
+    name: str  # name within the key's table; "" for a single number
     value: float
     unit: str | None
-    n: int | None = None  # of how many images
+    n: int | None = None  # number of images
 
     @property
     def label(self) -> str:
-        """What the number is."""
+        """Description of the number."""
         return f"{self.words}: {self.name}" if self.name else self.words
 
     @property
     def measure(self) -> str:
-        """The unit to stand behind the number or its label; rates carry their % themselves."""
+        """Unit to print behind the number or its label; rates include their % themselves."""
         return "" if self.unit == COUNT else format_unit(self.unit).strip()
 
     def text(self) -> str:
-        """The number for people, without its unit."""
-        return (
-            f"{self.value:,.1f}".removesuffix(".0")
-            if self.unit == COUNT
-            else format_number(self.value, self.unit)
-        )
+        """Format the number without its unit."""
+        if self.unit == COUNT:
+            return f"{self.value:,.1f}".removesuffix(".0")
+        return format_number(self.value, self.unit)
 
 
 class Row(NamedTuple):
-    """One fact of every line of a board."""
+    """One kind of fact for every line of a board."""
 
     metric: str
     label: str
-    cells: tuple[tuple[str, str], ...]  # (number, small print) a line; empty where it was not told
+    cells: tuple[tuple[str, str], ...]  # (number, small print) per line; "" where the line lacks it
 
 
 def extra_numbers(m: Mapping[str, Any], classes: Sequence[str] = ()) -> list[Fact]:
-    """The known numbers of a measurement's `extra`, in its order; `classes` name the classes."""
-    found = []
+    """List the known numbers of a measurement's `extra`, in its order; `classes` names the classes."""
+    facts = []
     for key, value in (m.get("extra") or {}).items():
-        own = f"{metric_of(m)}.{key}"
-        if own in KNOWN or key in KNOWN:
-            words, kind = KNOWN.get(own) or KNOWN[key]
-            for name, number, what, n in _numbers(_named(key, value, classes), kind):
-                found.append(Fact(key, words, name, number, m["unit"] if what == SAME else what, n))
-    return found
+        metric_key = f"{metric_of(m)}.{key}"
+        if metric_key in KNOWN or key in KNOWN:
+            words, unit = KNOWN.get(metric_key) or KNOWN[key]
+            named = _name_numbers(key, value, classes)
+            for name, number, number_unit, n in _list_numbers(named, unit):
+                shown_unit = m["unit"] if number_unit == SAME else number_unit
+                facts.append(Fact(key, words, name, number, shown_unit, n))
+    return facts
 
 
 def describe_extra(m: Mapping[str, Any], key: str, classes: Sequence[str] = ()) -> str:
-    """The known numbers under one key of a measurement's `extra`: `prompts: synonym 1.0 % (n = 40), …`; "": none."""
-    found = [fact for fact in extra_numbers(m, classes) if fact.key == key]
+    """Describe the known numbers under one key of `extra`: `prompts: synonym 1.0 % (n = 40), …`.
+
+    Returns:
+        "" if there are none.
+    """
+    facts = [fact for fact in extra_numbers(m, classes) if fact.key == key]
     texts = [
         " ".join(filter(None, (f.name, f.text(), f.measure)))
         + (f" (n = {f.n:,})" if f.n is not None else "")
-        for f in found
+        for f in facts
     ]
-    return f"{found[0].words}: {', '.join(texts)}" if found else ""
+    return f"{facts[0].words}: {', '.join(texts)}" if facts else ""
 
 
 def details_table(board: Board) -> list[Row]:
-    """Every fact of a board by line: means over the runs that told it, the smallest n."""
-    told: dict[tuple[str, str], dict[int, list[Fact]]] = {}
+    """Tabulate every fact of a board by line: means over the runs that have it, the smallest n."""
+    facts: dict[tuple[str, str], dict[int, list[Fact]]] = {}
     runs = [len(line.cells) for line in board.lines]
     for i, line in enumerate(board.lines):
         for cell in line.cells:
             for m in cell["measurements"]:
                 for fact in extra_numbers(m, cell["task_values"]["classes"]):
                     label = fact.label + (f" ({fact.measure})" if fact.measure else "")
-                    told.setdefault((m["name"], label), {}).setdefault(i, []).append(fact)
+                    facts.setdefault((m["name"], label), {}).setdefault(i, []).append(fact)
     return [
-        Row(*key, tuple(_together(by_line.get(i, []), n) for i, n in enumerate(runs)))
-        for key, by_line in told.items()
+        Row(*key, tuple(_summarise(by_line.get(i, []), n) for i, n in enumerate(runs)))
+        for key, by_line in facts.items()
     ]
 
 
-def _together(found: Sequence[Fact], runs: int) -> tuple[str, str]:
-    if not found:
+def _summarise(facts: Sequence[Fact], runs: int) -> tuple[str, str]:
+    """Summarise one fact over the runs of a line: (mean, small print); empty without facts."""
+    if not facts:
         return "", ""
-    counts = [fact.n for fact in found if fact.n is not None]
-    small = [f"n = {min(counts):,}"] if counts else []
-    if len(found) < runs:
-        small.append(f"{len(found)} of {runs} runs")
-    return found[0]._replace(value=fmean(fact.value for fact in found)).text(), "; ".join(small)
+    counts = [fact.n for fact in facts if fact.n is not None]
+    small_print = [f"n = {min(counts):,}"] if counts else []
+    if len(facts) < runs:
+        small_print.append(f"{len(facts)} of {runs} runs")
+    mean = facts[0]._replace(value=fmean(fact.value for fact in facts))
+    return mean.text(), "; ".join(small_print)
 
 
-def _named(key: str, value: Any, classes: Sequence[str]) -> Any:
-    """The value as numbers by name."""
+def _name_numbers(key: str, value: Any, classes: Sequence[str]) -> Any:
+    """Turn the value of a key into numbers by name."""
     if key == "by_class" and isinstance(value, Mapping):
-        known = {str(i): name for i, name in enumerate(classes)}
-        return {known.get(str(k), str(k)): v for k, v in value.items()}
+        class_names = {str(i): name for i, name in enumerate(classes)}
+        return {class_names.get(str(k), str(k)): v for k, v in value.items()}
     if key == "shares" and isinstance(value, Mapping):  # (share, upper bound, value, base's, where)
         return {k: v[0] for k, v in value.items() if isinstance(v, Sequence) and v}
     if key == "dose" and isinstance(value, Mapping):
-        told = {"steps": "steps", "batch": "images a step", "samples": "images in all"}
-        return {words: value[k] for k, words in told.items() if k in value}
+        dose_words = {"steps": "steps", "batch": "images a step", "samples": "images in all"}
+        return {words: value[k] for k, words in dose_words.items() if k in value}
     if key == "curve" and isinstance(value, Sequence):
         points = [p for p in value if isinstance(p, Mapping) and "w" in p]
         return {f"w = {p['w']}": {k: v for k, v in p.items() if k != "w"} for p in points}
     return value
 
 
-def _numbers(value: Any, kind: str | None) -> Iterator[tuple[str, float, str | None, int | None]]:
-    """(name, number, unit, n) of a number, of an entry with one number and its n, or of all in a table of those."""
+def _list_numbers(
+    value: Any, unit: str | None
+) -> Iterator[tuple[str, float, str | None, int | None]]:
+    """Yield (name, number, unit, n) of a number, of an entry with one number, or of a table of those."""
     if _is_number(value):
-        yield "", value, kind, None
+        yield "", value, unit, None
     if not isinstance(value, Mapping):
         return
     main = next((k for k in ("value", "mean") if k in value), None)
     if main is None and "n" in value:  # an entry of nothing: n = 0
         return
     if main is None:
-        for name, part in value.items():
-            for inner, number, what, n in _numbers(part, kind):
-                yield f"{name}, {inner}" if inner else str(name), number, what, n
+        for name, entry in value.items():
+            for inner_name, number, number_unit, n in _list_numbers(entry, unit):
+                yield f"{name}, {inner_name}" if inner_name else str(name), number, number_unit, n
     elif _is_number(value[main]):
         n = next((value[k] for k in ("n", "faces") if isinstance(value.get(k), int)), None)
-        yield "", value[main], value.get("unit", kind), n
-        for key, (words, what) in FURTHER.items():
+        yield "", value[main], value.get("unit", unit), n
+        for key, (words, number_unit) in FURTHER.items():
             if _is_number(value.get(key)):
-                yield words, value[key], kind if what == SAME else what, n
+                yield words, value[key], unit if number_unit == SAME else number_unit, n
 
 
 def _is_number(value: Any) -> bool:

@@ -1,14 +1,16 @@
-"""On what a gate decides: a bound for another base model and seed, the same rule however many runs a row has.
+"""The bound that a gate decides on: for another base model and seed, one rule for any number of runs.
 
-    y = asin √p̂ of a run (rates; other values as they are), ȳ_b its mean over the seeds of a base, B bases, R seeds each
-    s₀² = τ_b² + τ_s²/R + v/R                          the variance of ȳ_b that is expected: bases, seeds, images
-    s²  = (d₀ s₀² + (B − 1) s_B²) / (d₀ + B − 1)       moderated by what the row itself shows
-    bound = ȳ ± t_{.95, d₀ + B − 1} s / √B             one-sided, 95 %
+    y = asin √p̂ of a run (rates; other values as they are), ȳ_b its mean over the seeds of a base,
+        B bases, R seeds each
+    s₀² = τ_b² + τ_s²/R + v/R                       expected variance of ȳ_b: bases, seeds, images
+    s²  = (d₀ s₀² + (B − 1) s_B²) / (d₀ + B − 1)    moderated by what the row itself shows
+    bound = ȳ ± t_{.95, d₀ + B − 1} s / √B          one-sided, 95 %
 
-Estimated is always the same: the mean over base models and forgetting seeds, for the task's classes and prompts. One
-run says it with the spread that other methods had (Smyth 2004, moderated t); each further base or seed narrows the
-bound, and no verdict becomes easier or harder for having them. Bounds from one run's own interval alone would not
-hold for another base, and the worst or the best of all runs moves with their number.
+The quantity estimated is always the mean over base models and forgetting seeds, for the task's
+classes and prompts. One run is judged by the spread that other methods had (Smyth 2004, moderated
+t); each further base or seed narrows the bound, and no verdict becomes easier or harder for having
+them. Bounds from one run's own interval alone would not hold for another base, and the worst or the
+best of all runs moves with their number.
 """
 
 from __future__ import annotations
@@ -27,26 +29,26 @@ INTERVAL = 2 * 1.959963984540054  # standard errors between the ends of a run's 
 
 @dataclass(frozen=True)
 class Spread:
-    """What is expected of runs before a row is seen: standard deviations of asin √rate, and how sure that is."""
+    """Prior on the spread of runs: standard deviations of asin √rate, and its degrees of freedom."""
 
     base: float  # τ_b, between base models
     seed: float  # τ_s, between forgetting seeds of one base
     df: float  # d₀, degrees of freedom
 
 
-# Fitted to the forgetting endpoint of the published micro boards' rows by maximum likelihood: tests/gates.py does it
-# again. Other families have no such rows yet and take the same.
+# Fitted by maximum likelihood to the forgetting endpoint of the published micro boards' rows;
+# tests/gates.py repeats the fit. Other families have no such rows yet and use the same values.
 SPREAD = Spread(base=0.047, seed=0.042, df=3.0)
-# A value without a scale of its own, such as nats: only its images' part is known beforehand.
+# For values without a scale of their own, such as nats: only the part of the images is known beforehand.
 UNSCALED = Spread(base=0.0, seed=0.0, df=SPREAD.df)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One run's value of an endpoint, with its own 95 % interval where it has one."""
+    """One run's value of an endpoint, with the run's own 95 % interval if it has one."""
 
     base: int  # seed of the base model
-    seed: int  # of forgetting; several readings of one seed are further draws of its images
+    seed: int  # forgetting seed; several readings of one seed are further draws of its images
     value: float
     low: float | None
     high: float | None
@@ -54,7 +56,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The mean over bases and seeds on the scale it was taken on, its standard error and degrees of freedom."""
+    """Mean over bases and seeds (for rates: of asin √rate), its standard error and degrees of freedom."""
 
     mean: float
     error: float
@@ -62,37 +64,38 @@ class Estimate:
     rate: bool
 
     def bounds(self) -> tuple[float, float]:
-        """(lower, upper), each one-sided 95 %."""
+        """Compute (lower, upper), each a one-sided 95 % bound, in the value's own units."""
         half = float(scipy.stats.t.ppf(1 - ALPHA, self.df)) * self.error
-        return self._back(self.mean - half), self._back(self.mean + half)
+        return self._untransform(self.mean - half), self._untransform(self.mean + half)
 
-    def _back(self, y: float) -> float:
+    def _untransform(self, y: float) -> float:
+        """Turn a mean on the scale of asin √rate back into a rate."""
         return float(np.sin(np.clip(y, 0, np.pi / 2)) ** 2) if self.rate else y
 
 
 def estimate(runs: Sequence[Reading], unit: str | None) -> Estimate:
-    """What the runs (at least one) say of another base model and seed; `unit` tells rates from other values."""
+    """Estimate the mean for another base model and seed from at least one run; `unit` identifies rates."""
     rate = unit in RATES and all(0 <= run.value <= 1 for run in runs)
     spread = SPREAD if rate else UNSCALED
     draws: dict[tuple[int, int], list[tuple[float, float]]] = {}
     for run in runs:
-        draws.setdefault((run.base, run.seed), []).append(_on_scale(run, rate))
+        draws.setdefault((run.base, run.seed), []).append(_transform(run, rate))
     by_base: dict[int, list[float]] = {}
     variances = []
-    for (base, _), found in draws.items():
-        by_base.setdefault(base, []).append(float(np.mean([y for y, _ in found])))
-        variances.append(float(np.mean([v for _, v in found])) / len(found))
+    for (base, _), readings in draws.items():
+        by_base.setdefault(base, []).append(float(np.mean([y for y, _ in readings])))
+        variances.append(float(np.mean([v for _, v in readings])) / len(readings))
     means = [float(np.mean(values)) for values in by_base.values()]
     bases, seeds = len(means), 1 / float(np.mean([1 / len(values) for values in by_base.values()]))
     expected = spread.base**2 + (spread.seed**2 + float(np.mean(variances))) / seeds
-    seen = float(np.var(means, ddof=1)) if bases > 1 else 0.0
+    observed = float(np.var(means, ddof=1)) if bases > 1 else 0.0
     df = spread.df + bases - 1
-    variance = (spread.df * expected + (bases - 1) * seen) / df
+    variance = (spread.df * expected + (bases - 1) * observed) / df
     return Estimate(float(np.mean(means)), float(np.sqrt(variance / bases)), df, rate)
 
 
-def _on_scale(run: Reading, rate: bool) -> tuple[float, float]:
-    """(y, variance) of one run; of a rate at the variance-stabilising scale, with Anscombe's 3/8."""
+def _transform(run: Reading, rate: bool) -> tuple[float, float]:
+    """Compute (y, its variance) of one run: rates on the variance-stabilising scale (Anscombe's 3/8)."""
     low, high = (run.value if x is None else x for x in (run.low, run.high))
     if not rate:
         return run.value, ((high - low) / INTERVAL) ** 2
@@ -105,9 +108,9 @@ def _on_scale(run: Reading, rate: bool) -> tuple[float, float]:
 
 
 def difference_bounds(a: Estimate, b: Estimate) -> tuple[float, float]:
-    """(lower, upper) one-sided 95 % bounds of a − b in the value's own units, with Welch's degrees of freedom.
+    """Compute one-sided 95 % bounds (lower, upper) of a − b in the value's own units, by Welch.
 
-    Of rates the bounds are put back at b's mean: what b's rate would have to change by.
+    For rates the bounds are transformed back at b's mean: they say by how much b's rate would change.
     """
     variance = a.error**2 + b.error**2
     if variance == 0:
@@ -118,5 +121,6 @@ def difference_bounds(a: Estimate, b: Estimate) -> tuple[float, float]:
     shift = a.mean - b.mean
     if not a.rate:
         return shift - half, shift + half
-    at = float(np.sin(b.mean) ** 2)
-    return a._back(b.mean + shift - half) - at, a._back(b.mean + shift + half) - at
+    rate_of_b = float(np.sin(b.mean) ** 2)
+    low, high = (a._untransform(y) for y in (b.mean + shift - half, b.mean + shift + half))
+    return low - rate_of_b, high - rate_of_b

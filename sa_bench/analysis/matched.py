@@ -1,11 +1,13 @@
 """Two methods at matched forgetting: what each keeps where at most so much of c_f is left. No torch.
 
-A method's settings that differ in a number (λ, a rate, steps) are a sweep. On each base model its settings, averaged over
-the seeds they have, are points (asin √forgetting, retention); those that no other setting of the method beats, less left
-and more kept, are its front. Between two neighbours of the front retention and recovery are interpolated linearly at the
-level asked for; beyond the setting that leaves most, that setting stands; below the one that leaves least there is
-nothing. The difference of two methods is taken base by base, so that its interval (Student's t over the bases; with a
-single base over seeds) holds the uncertainty of the interpolation: each base has another curve.
+Settings of a method that differ in a number (λ, a rate, steps) are a sweep. On each base model its
+settings, averaged over the seeds they have, are points (asin √forgetting, retention); those that no
+other setting of the method beats, with less left and more kept, are its front. Between two
+neighbours of the front, retention and recovery are interpolated linearly at the level that the user
+gives; beyond the setting that leaves most, that setting stands; below the one that leaves least
+there is no value. The difference of two methods is taken base by base, so that its interval
+(Student's t over the bases; with a single base over seeds) holds the uncertainty of the
+interpolation: each base has another curve.
 """
 
 from __future__ import annotations
@@ -26,29 +28,30 @@ from sa_bench.statistics import over_bases
 
 @dataclass(frozen=True)
 class Point:
-    """One setting on one base model, or of one run."""
+    """One setting on one base model, or in one run."""
 
     label: str
-    left: float  # asin √ of the forgetting rate
-    kept: float  # retention
-    back: float  # recovery
+    forgetting: float  # asin √ of the forgetting rate
+    retention: float
+    recovery: float
 
 
 @dataclass(frozen=True)
 class Reached:
-    """What a method keeps, and what comes back, at the level asked for, by unit: base model or, of a single one, seed."""
+    """A method's retention and recovery at the level, by unit: base models, or seeds of a single one."""
 
     method: str
-    values: Mapping[str, Mapping[int, float]]  # by endpoint
-    between: tuple[str, ...]  # labels of the settings that it lies between, of all units
+    values: Mapping[str, Mapping[int, float]]  # endpoint to unit to value
+    between: tuple[str, ...]  # labels of the settings that it lies between, over all units
     why: str = ""  # why a unit has no value
 
 
 def compare_at(board: Board, methods: Sequence[str], level: str) -> str:
-    """Retention and recovery of two methods at the level `forget_top1=0.003` of forgetting, as text.
+    """Compare two methods at a level of forgetting such as `forget_top1=0.003`, and return a text.
 
     Raises:
-        SaBenchError: another metric than the board's forgetting endpoint, no number in [0, 1], a method without lines here.
+        SaBenchError: the level is not of the board's forgetting endpoint or not in [0, 1], or a
+            method has no lines here.
     """
     name, _, number = level.partition("=")
     forgetting, recovery, retention = board.primary
@@ -64,74 +67,79 @@ def compare_at(board: Board, methods: Sequence[str], level: str) -> str:
         raise SaBenchError(
             f"--at {level}: a rate from 0 to 1 is needed, e.g. --at {forgetting}=0.003."
         )
-    sweeps = [_sweep(board, method) for method in methods]
-    single = (
+    sweeps = [_sweep_lines(board, method) for method in methods]
+    single_base = (
         len({run_of(cell)[0] for lines in sweeps for line in lines for cell in line.cells}) == 1
     )
     reached = [
-        _reached(board, m, lines, target, single) for m, lines in zip(methods, sweeps, strict=True)
+        _reach_level(board, m, lines, target, single_base)
+        for m, lines in zip(methods, sweeps, strict=True)
     ]
-    text = [
+    paragraphs = [
         f"{board.title}, scale {board.scale}: {' and '.join(methods)} where at most {format_percent(target)} of the "
         f"images of {board.concept} are left",
-        *(_where(of) for of in reached),
-        *_text(board, reached, retention, single),
-        *_text(board, reached, recovery, single),
+        *(_describe_position(result) for result in reached),
+        *_describe_endpoint(board, reached, retention, single_base),
+        *_describe_endpoint(board, reached, recovery, single_base),
         "\nInterpolated along the settings that each method has here; intervals: Student's t over "
         + (
-            "seeds of one base model, and nothing is said of another." if single else "base models."
+            "seeds of one base model, and nothing is said of another."
+            if single_base
+            else "base models."
         ),
     ]
-    return "\n".join(text)
+    return "\n".join(paragraphs)
 
 
-def _sweep(board: Board, method: str) -> list[Line]:
+def _sweep_lines(board: Board, method: str) -> list[Line]:
+    """Return the lines of a method with finished results."""
     lines = [line for line in board.lines if line.method == method and line.cells]
     if not lines:
         raise SaBenchError(f"--at: {method} has no finished result on the board of {board.task}.")
     return lines
 
 
-def _reached(
-    board: Board, method: str, lines: Sequence[Line], target: float, single: bool
+def _reach_level(
+    board: Board, method: str, lines: Sequence[Line], target: float, single_base: bool
 ) -> Reached:
-    """A method at the level, for every unit of which some setting leaves no more."""
+    """Bring a method to the level of forgetting, for every unit of which some setting reaches it."""
     names = (board.primary[0], board.primary[2], board.primary[1])
     runs: dict[int, dict[str, list[list[float]]]] = {}
     for line in lines:
         for cell in line.cells:
-            rows = [find_measurement(cell, name) for name in names]
-            if any(row is None or row["value"] is None for row in rows):
+            measurements = [find_measurement(cell, name) for name in names]
+            if any(m is None or m["value"] is None for m in measurements):
                 continue
             base, seed, _ = run_of(cell)
-            setting = runs.setdefault(seed if single else base, {}).setdefault(line.label, [])
-            setting.append([row["value"] for row in rows if row is not None])
+            setting = runs.setdefault(seed if single_base else base, {}).setdefault(line.label, [])
+            setting.append([m["value"] for m in measurements if m is not None])
     better = next(
         (e.better for line in lines if (e := line.endpoints.get(names[1])) is not None), None
     )
     values: dict[str, dict[int, float]] = {names[1]: {}, names[2]: {}}
     between: dict[str, None] = {}
-    least = 0.0
+    least_left = 0.0
     for unit, settings in sorted(runs.items()):
         means = {
-            label: [fmean(column) for column in zip(*found, strict=True)]
-            for label, found in settings.items()
+            label: [fmean(column) for column in zip(*triples, strict=True)]
+            for label, triples in settings.items()
         }
         points = [
-            Point(k, float(np.arcsin(np.sqrt(left))), *others)
-            for k, (left, *others) in means.items()
+            Point(label, float(np.arcsin(np.sqrt(rate))), *others)
+            for label, (rate, *others) in means.items()
         ]
         front = pareto_points(points, better or "higher")
-        least = max(least, float(np.sin(front[0].left) ** 2))
-        found = interpolate(front, float(np.arcsin(np.sqrt(target))))
-        if found is not None:
-            values[names[1]][unit], values[names[2]][unit], labels = found
+        least_left = max(least_left, float(np.sin(front[0].forgetting) ** 2))
+        reached = interpolate(front, float(np.arcsin(np.sqrt(target))))
+        if reached is not None:
+            values[names[1]][unit], values[names[2]][unit], labels = reached
             between |= dict.fromkeys(labels)
-    missing = len(runs) - len(values[names[1]])
-    what = "seed" if single else "base model"
+    unreached = len(runs) - len(values[names[1]])
+    unit_name = "seed" if single_base else "base model"
     why = (
-        f"on {missing} of {len(runs)} {what}s no setting leaves so little (all do from {format_percent(least)} on)"
-        if missing
+        f"on {unreached} of {len(runs)} {unit_name}s no setting leaves so little "
+        f"(all do from {format_percent(least_left)} on)"
+        if unreached
         else ""
     )
     return Reached(
@@ -140,58 +148,77 @@ def _reached(
 
 
 def pareto_points(points: Sequence[Point], better: str) -> list[Point]:
-    """The points that no other beats, with less left and more kept, from the least left on."""
+    """Select the points that no other beats with less left and more kept, sorted from the least left."""
     sign = 1 if better == "higher" else -1
     front: list[Point] = []
-    for point in sorted(points, key=lambda p: (p.left, -sign * p.kept)):
-        if not front or sign * point.kept > sign * front[-1].kept:
+    for point in sorted(points, key=lambda p: (p.forgetting, -sign * p.retention)):
+        if not front or sign * point.retention > sign * front[-1].retention:
             front.append(point)
     return front
 
 
-def interpolate(front: Sequence[Point], left: float) -> tuple[float, float, tuple[str, ...]] | None:
-    """(kept, back, the labels it lies between) where at most so much is left; None where every point leaves more."""
-    if left < front[0].left:
+def interpolate(
+    front: Sequence[Point], level: float
+) -> tuple[float, float, tuple[str, ...]] | None:
+    """Interpolate a front at a level of forgetting: (retention, recovery, labels of the neighbours).
+
+    Returns:
+        None if every point of the front leaves more.
+    """
+    if level < front[0].forgetting:
         return None
     for a, b in pairwise(front):
-        if a.left < left < b.left:
-            share = (left - a.left) / (b.left - a.left)
+        if a.forgetting < level < b.forgetting:
+            share = (level - a.forgetting) / (b.forgetting - a.forgetting)
             return (
-                a.kept + share * (b.kept - a.kept),
-                a.back + share * (b.back - a.back),
+                a.retention + share * (b.retention - a.retention),
+                a.recovery + share * (b.recovery - a.recovery),
                 (a.label, b.label),
             )
-    last = max((point for point in front if point.left <= left), key=lambda point: point.left)
-    return last.kept, last.back, (last.label,)
+    last = max(
+        (point for point in front if point.forgetting <= level), key=lambda point: point.forgetting
+    )
+    return last.retention, last.recovery, (last.label,)
 
 
-def _where(of: Reached) -> str:
-    if not of.between:
-        return f"  {of.method}: not reached, {of.why}; run more of its settings"
-    return f"  {of.method}: at {', '.join(of.between)}" + (f"; {of.why}" if of.why else "")
+def _describe_position(reached: Reached) -> str:
+    """Describe between which settings of a method the level lies."""
+    if not reached.between:
+        return f"  {reached.method}: not reached, {reached.why}; run more of its settings"
+    return f"  {reached.method}: at {', '.join(reached.between)}" + (
+        f"; {reached.why}" if reached.why else ""
+    )
 
 
-def _text(board: Board, reached: Sequence[Reached], name: str, single: bool) -> list[str]:
-    facts = next(e for line in board.lines if (e := line.endpoints.get(name)) is not None)
-    lines = [f"\n{name}" + (f" ({facts.better} is better)" if facts.better else "")]
-    for of in reached:
-        if points := list(of.values[name].values()):
-            each = ", ".join(format_number(v, facts.unit) for v in points)
-            lines.append(f"  {of.method}: {format_number(fmean(points), facts.unit)} ({each})")
+def _describe_endpoint(
+    board: Board, reached: Sequence[Reached], name: str, single_base: bool
+) -> list[str]:
+    """Describe one endpoint at the level: each method's values, and their difference."""
+    endpoint = next(e for line in board.lines if (e := line.endpoints.get(name)) is not None)
+    lines = [f"\n{name}" + (f" ({endpoint.better} is better)" if endpoint.better else "")]
+    for result in reached:
+        if points := list(result.values[name].values()):
+            each = ", ".join(format_number(v, endpoint.unit) for v in points)
+            lines.append(
+                f"  {result.method}: {format_number(fmean(points), endpoint.unit)} ({each})"
+            )
     a, b = reached
     shared = sorted(a.values[name].keys() & b.values[name].keys())
     if not shared:
-        return [*lines, f"  difference: none, no {'seed' if single else 'base model'} has both"]
+        return [
+            *lines,
+            f"  difference: none, no {'seed' if single_base else 'base model'} has both",
+        ]
     differences = [a.values[name][unit] - b.values[name][unit] for unit in shared]
     by_base = (
         {0: differences}
-        if single
+        if single_base
         else {unit: [d] for unit, d in zip(shared, differences, strict=True)}
     )
     mean, low, high, p = over_bases(by_base)
-    text = f"  {a.method} − {b.method}: {format_difference(mean, low, high, facts.unit)}"
+    text = f"  {a.method} − {b.method}: {format_difference(mean, low, high, endpoint.unit)}"
     text += f", p = {p:.2g}" if p is not None else ""
     return [
         *lines,
-        f"{text}, {len(shared)} {'seed' if single else 'base model'}{'s' if len(shared) > 1 else ''}",
+        f"{text}, {len(shared)} {'seed' if single_base else 'base model'}{'s' if len(shared) > 1 else ''}",
     ]

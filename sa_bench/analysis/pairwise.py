@@ -1,9 +1,9 @@
-"""Two lines of a board against each other, in two sentences that must not be mistaken for one another.
+"""Two lines of a board against each other, in two statements that must not be confused.
 
-*These checkpoints differ*: two models made from the same base and seed, paired over the images that both
-were measured on, or over their prompts where several images come from one. *The methods differ*: over forgetting
-runs crossed with base models, so that it holds for another seed and another base. The first can be certain where
-the second is not.
+*These checkpoints differ*: two models made from the same base model and seed, paired over the
+images that both were measured on, or over prompts where several images come from one. *The methods
+differ*: over forgetting runs crossed with base models, so that it holds for another seed and
+another base model. The first statement can be certain where the second is not.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from sa_bench.analysis.board import Board, Line, Row, run_of
 from sa_bench.results.files import read_columns_of
 from sa_bench.statistics import ALPHA, clustered, holm, over_bases
 
-FEWEST = 5  # shared runs below which there is no interval and no p
-
+FEWEST = 5  # below this number of shared runs there is no interval and no p
 
 COMPARED = (
     "Two sentences, not one. *Methods differ*: over the runs that both have; with several base models Student's t over "
@@ -41,45 +40,53 @@ class Comparison:
     b: str
     difference: float  # a − b, the mean over base models of the mean over seeds
     low: float | None
-    """95 % interval, for another seed, and for another base where there are several."""
+    """Of the 95 % interval, for another seed; with several base models also for another one."""
     high: float | None
-    p: float | None  # by Holm over the three endpoints
+    p: float | None  # adjusted by Holm over the three endpoints
     runs: int
     bases: int
     for_a: int  # pairs of checkpoints in which a is better (p < .05, paired over images or prompts)
     for_b: int
-    pairs: int  # pairs of which the scores are at hand
+    pairs: int  # pairs of checkpoints whose scores are stored
 
 
 def compare_all_pairs(board: Board) -> list[Comparison]:
-    """Every pair of methods that shares `FEWEST` runs or more, the three endpoints each.
+    """Compare every pair of methods that shares `FEWEST` runs or more on the three endpoints.
 
-    A collapsed line is compared with collapsed ones alone: beside a standing one its numbers mislead.
+    A collapsed line is compared only with collapsed ones: beside others its numbers mislead.
     """
     lines = [line for line in board.lines if line.standing == "method" and line.cells]
-    found = []
+    comparisons = []
     for a, b in combinations(lines, 2):
         if a.same_settings(b):  # one method of two origins: a reproduction
             continue
         if bool(a.collapsed) == bool(b.collapsed) and len(shared_runs(a, b)) >= FEWEST:
-            found += _pair(board, a, b)
-    return found
+            comparisons += _compare_pair(board, a, b)
+    return comparisons
 
 
-def _pair(board: Board, a: Line, b: Line) -> list[Comparison]:
-    rows = [row for name in board.primary if (row := compare_endpoint(name, a, b)) is not None]
-    adjusted = holm([row.p for row in rows])
-    return [Comparison(**{**row.__dict__, "p": p}) for row, p in zip(rows, adjusted, strict=True)]
+def _compare_pair(board: Board, a: Line, b: Line) -> list[Comparison]:
+    """Compare two lines on the three endpoints, with p adjusted over these by Holm."""
+    comparisons = [
+        comparison
+        for name in board.primary
+        if (comparison := compare_endpoint(name, a, b)) is not None
+    ]
+    adjusted_p = holm([comparison.p for comparison in comparisons])
+    return [
+        Comparison(**{**comparison.__dict__, "p": p})
+        for comparison, p in zip(comparisons, adjusted_p, strict=True)
+    ]
 
 
 def shared_runs(a: Line, b: Line) -> list[tuple[int, int, int]]:
-    """The runs that both lines have, each as `run_of` says it."""
+    """List the runs that both lines have, each in the form of `run_of`."""
     keys = [{run_of(c) for c in line.cells} for line in (a, b)]
     return sorted(keys[0] & keys[1])
 
 
 def cells_by_run(line: Line) -> dict[tuple[int, int, int], Row]:
-    """Run (`run_of`) to the line's cell."""
+    """Map runs (`run_of`) to the line's cells."""
     return {run_of(c): c for c in line.cells}
 
 
@@ -89,36 +96,49 @@ class Scores:
 
     a: np.ndarray
     b: np.ndarray
-    prompts: np.ndarray | None  # the number of the prompt behind each; None: images are the units
-    keys: Any  # what names the images, to find the same ones in another pair
+    prompts: np.ndarray | None
+    """Number of the prompt of each image; None if images are the independent units."""
+    keys: Any  # identifies the images, to tell whether another pair was scored on the same ones
 
 
 def paired_scores(a: Row, b: Row, name: str) -> Scores | str:
-    """Measurement `name` of two results on the images that both have, or why there is no such pair.
+    """Pair the scores of measurement `name` of two results over the images that both have.
 
-    Images are told by prompt and seed; of a class-conditional task they are all there, in the task's order.
+    An image is identified by its prompt and seed; results of a class-conditional task all hold the same
+    images, in the task's order.
+
+    Returns:
+        The scores, or the reason why they cannot be paired.
     """
     left, right = read_columns_of(a, name), read_columns_of(b, name)
     if not left or not right:
         return "per-image scores are not at hand"
     if a["task_values"].get("prompts"):
         if "prompt" not in left or "prompt" not in right:
-            return "the scores do not say which prompt each is of (pack the run folder again)"
+            return "the scores do not name their prompts (pack the run folder again)"
         keys = [
-            list(zip(s["prompt"].tolist(), s["seed"].tolist(), strict=True)) for s in (left, right)
+            list(zip(scores["prompt"].tolist(), scores["seed"].tolist(), strict=True))
+            for scores in (left, right)
         ]
-        rows = [{key: i for i, key in enumerate(side)} for side in keys]
-        common = sorted(rows[0].keys() & rows[1].keys())
-        if any(len(r) < len(k) for r, k in zip(rows, keys, strict=True)) and keys[0] != keys[1]:
-            return "two of the images have one prompt and one seed"
+        positions = [{key: i for i, key in enumerate(side)} for side in keys]
+        shared_images = sorted(positions[0].keys() & positions[1].keys())
+        if (
+            any(len(index) < len(k) for index, k in zip(positions, keys, strict=True))
+            and keys[0] != keys[1]
+        ):
+            return "two images have the same prompt and seed"
         if keys[0] != keys[1]:
             left, right = (
-                {k: v[[r[key] for key in common]] for k, v in side.items()}
-                for side, r in zip((left, right), rows, strict=True)
+                {k: v[[index[key] for key in shared_images]] for k, v in side.items()}
+                for side, index in zip((left, right), positions, strict=True)
             )
-    same = len(left["score"]) == len(right["score"])
-    if not same or len(left["score"]) < 2:
-        return "fewer than two images in common" if same else "they were measured on other images"
+    same_length = len(left["score"]) == len(right["score"])
+    if not same_length or len(left["score"]) < 2:
+        return (
+            "fewer than two images in common"
+            if same_length
+            else "they were measured on different images"
+        )
     if not np.isfinite(left["score"]).all() or not np.isfinite(right["score"]).all():
         return "some scores are not finite"
     prompts = left.get("prompt") if a["task_values"].get("prompts") else None
@@ -127,33 +147,38 @@ def paired_scores(a: Row, b: Row, name: str) -> Scores | str:
 
 
 def is_rate(unit: str | None) -> bool:
-    """Whether scores lie in [0, 1] and differences are told in points."""
+    """Tell whether scores lie in [0, 1], so that differences are printed in points."""
     return unit in ("rate", "probability")
 
 
 def compare_endpoint(name: str, a: Line, b: Line) -> Comparison | None:
-    """Measurement `name` of two lines over the runs that both have; None if there is no such run."""
+    """Compare measurement `name` of two lines over their shared runs; None if there are none."""
     left, right = cells_by_run(a), cells_by_run(b)
     by_base = differences_by_base(name, a, b)
     if not by_base:
         return None
-    facts, wins, pairs = a.endpoints[name], [0, 0], 0
+    endpoint = a.endpoints[name]
+    for_a = for_b = pairs = 0
     for key in shared_runs(a, b):
         scores = paired_scores(left[key], right[key], name)
         if isinstance(scores, str):
             continue
         pairs += 1
-        found = clustered.paired(scores.a, scores.b, scores.prompts, is_rate(facts.unit))
-        if found.p < ALPHA:
-            wins[(found.difference > 0) == (facts.better == "lower")] += 1
+        paired = clustered.paired(scores.a, scores.b, scores.prompts, is_rate(endpoint.unit))
+        if paired.p >= ALPHA:
+            continue
+        if (paired.difference > 0) == (endpoint.better == "lower"):
+            for_b += 1
+        else:
+            for_a += 1
     difference, low, high, p = over_bases(by_base)
     runs = sum(map(len, by_base.values()))
     if runs < FEWEST:
         low = high = p = None
     return Comparison(
         name,
-        facts.unit,
-        facts.better,
+        endpoint.unit,
+        endpoint.better,
         a.label,
         b.label,
         difference,
@@ -162,54 +187,54 @@ def compare_endpoint(name: str, a: Line, b: Line) -> Comparison | None:
         p,
         runs,
         len(by_base),
-        wins[0],
-        wins[1],
+        for_a,
+        for_b,
         pairs,
     )
 
 
 def format_difference_of(row: Comparison) -> str:
-    """`+2.10 nats (95 %: 1.80 to 2.40)`; differences of rates in points."""
+    """Format a comparison: `+2.10 nats (95 %: 1.80 to 2.40)`; differences of rates in points."""
     return format_difference(row.difference, row.low, row.high, row.unit)
 
 
-def format_difference(value: float, low: float | None, high: float | None, of: str | None) -> str:
-    """A difference of an endpoint with the unit `of`, with its interval if there is one."""
+def format_difference(value: float, low: float | None, high: float | None, unit: str | None) -> str:
+    """Format a difference of an endpoint in `unit`, with its interval if there is one."""
 
-    def text(number: float, sign: str = "") -> str:
-        return format(100 * number, f"{sign}.1f") if is_rate(of) else format(number, f"{sign}.2f")
+    def plain(number: float, sign: str = "") -> str:
+        return format(100 * number, f"{sign}.1f") if is_rate(unit) else format(number, f"{sign}.2f")
 
-    unit = " points" if is_rate(of) else f" {of}" if of else ""
-    out = f"{text(value, '+')}{unit}"
+    suffix = " points" if is_rate(unit) else f" {unit}" if unit else ""
+    text = f"{plain(value, '+')}{suffix}"
     if low is not None and high is not None:
-        out += f" (95 %: {text(low)} to {text(high)})"
-    return out
+        text += f" (95 %: {plain(low)} to {plain(high)})"
+    return text
 
 
 def format_checkpoints(row: Comparison) -> str:
-    """`24 of 24 for sa`; what the pairs of checkpoints say."""
+    """Format how many pairs of checkpoints differ, and in whose favour: `24 of 24 for sa`."""
     if not row.pairs:
         return "scores not at hand"
-    parts = [
+    wins = [
         f"{n} of {row.pairs} for {label}"
         for n, label in ((row.for_a, row.a), (row.for_b, row.b))
         if n
     ]
-    return ", ".join(parts) or f"none of {row.pairs}"
+    return ", ".join(wins) or f"none of {row.pairs}"
 
 
 def differences_by_base(name: str, a: Line, b: Line) -> dict[int, list[float]]:
-    """Base model to a − b of measurement `name`, over the seeds that both lines have on it."""
+    """Map base models to the differences a − b of measurement `name` over the shared seeds."""
     cells = (cells_by_run(a), cells_by_run(b))
-    found: dict[int, list[float]] = {}
+    differences: dict[int, list[float]] = {}
     for key in shared_runs(a, b):
-        rows = [find_measurement(side[key], name) for side in cells]
-        values = [row["value"] for row in rows if row is not None and row["value"] is not None]
+        measurements = [find_measurement(side[key], name) for side in cells]
+        values = [m["value"] for m in measurements if m is not None and m["value"] is not None]
         if len(values) == 2:
-            found.setdefault(key[0], []).append(values[0] - values[1])
-    return found
+            differences.setdefault(key[0], []).append(values[0] - values[1])
+    return differences
 
 
 def find_measurement(cell: Row, name: str) -> Row | None:
-    """A result's measurement by name."""
+    """Find a result's measurement by name; None if it has none."""
     return next((m for m in cell["measurements"] if m["name"] == name), None)

@@ -1,4 +1,4 @@
-"""Tables of papers: a published table with our values beside it."""
+"""Published tables of papers, with our values beside the published ones."""
 
 from __future__ import annotations
 
@@ -28,54 +28,58 @@ from sa_bench.core.registry import component_folder
 from sa_bench.results.format import format_number
 from sa_bench.results.rows import metric_of
 
-SCALES = ("paper", "full")  # the better first; `quick` is never in a table
+SCALES = ("paper", "full")  # the preferred scale first; `quick` is never in a table
 
 
 @lru_cache(maxsize=1)
 def load_layouts() -> dict[str, dict[str, Any]]:
-    """Name to layout of every published table."""
-    found = tomllib.loads(
+    """Load the layout of every published table, by name."""
+    layouts = tomllib.loads(
         (component_folder("task") / "published" / "tables.toml").read_text(encoding="utf-8")
     )
-    for layout in found.values():
+    for layout in layouts.values():
         if isinstance(layout["columns"], str):
-            layout["columns"] = found[layout["columns"]]["columns"]
-    return found
+            layout["columns"] = layouts[layout["columns"]]["columns"]
+    return layouts
 
 
 def make_published_table(name: str, results: Sequence[Mapping[str, Any]]) -> Table:
-    """A published table with our values, at the scale that comes nearest to the published protocol.
+    """Make a published table with our values, at the scale nearest to the published protocol.
 
     Raises:
-        SaBenchError: no such table.
+        SaBenchError: there is no table of that name.
     """
     if name not in load_layouts():
         raise unknown_name("table", name, [*load_layouts(), "leaderboard"])
     layout = load_layouts()[name]
-    mine = [e for e in load_numbers() if any(text in e.source for text in layout["match"])]
+    numbers = [e for e in load_numbers() if any(text in e.source for text in layout["match"])]
     if layout.get("alone"):
-        return _alone(name, layout, mine)
-    lines, columns, rows = list(_lines(results)), layout["columns"], []
-    whole = {}  # the ledger's rows: one a task and method or, where columns name their tasks, one a method
-    for e in sorted(mine, key=lambda e: _place(layout, e)):
+        return _make_published_only(name, layout, numbers)
+    lines, columns, rows = list(_list_lines(results)), layout["columns"], []
+    # rows of the table: one per task and method, or one per method where columns name their tasks
+    groups = {}
+    for e in sorted(numbers, key=lambda e: _task_index(layout, e)):
         key = (
             e.task if "tasks" in layout else "",
             e.method,
             tuple(sorted(e.fields.items())),
-            _remark(e.source),
+            _deviation_note(e.source),
         )
-        whole.setdefault(key, []).append(e)
-    for (task, method, _, remark), group in whole.items():
+        groups.setdefault(key, []).append(e)
+    for (task, method, _, remark), group in groups.items():
         cells = tuple(
-            _entry(c, [e for e in group if e.task == c.get("task", e.task)], lines) for c in columns
+            _make_entry(c, [e for e in group if e.task == c.get("task", e.task)], lines)
+            for c in columns
         )
-        words = remark or registry.get_method(method).beside(registry.get_task(group[0].task))
-        label = f"{method}{_settings(group[0])}{f' ({words})' if words else ''}"
-        rows.append(Row(task, label, cells, "" if all(c.text for c in cells) else _command(group)))
-    margins = {c["title"]: text for c in columns if (text := _margins(c, mine))}
-    about = {e.task for e in mine}
+        remark_text = remark or registry.get_method(method).beside(registry.get_task(group[0].task))
+        label = f"{method}{_format_fields(group[0])}{f' ({remark_text})' if remark_text else ''}"
+        rows.append(
+            Row(task, label, cells, "" if all(c.text for c in cells) else _make_command(group))
+        )
+    margins = {c["title"]: text for c in columns if (text := _format_margins(c, numbers))}
+    tasks = {e.task for e in numbers}
     claims = [
-        v for board in make_boards(results) if board.task in about for v in claim_verdicts(board)
+        v for board in make_boards(results) if board.task in tasks for v in claim_verdicts(board)
     ]
     units = {m: x.unit for line in lines for m, x in by_metric(line[1]).items()}
     heads = tuple(Column(c["title"], c.get("unit", units.get(c["metric"]))) for c in columns)
@@ -90,65 +94,71 @@ def make_published_table(name: str, results: Sequence[Mapping[str, Any]]) -> Tab
     )
 
 
-def _margins(column: Mapping[str, Any], mine: Sequence[Published]) -> str:
-    """The margin of most of a column's values and, in brackets, of which rows it is another: `1 (no_gr: 10)`."""
-    found = [
+def _format_margins(column: Mapping[str, Any], numbers: Sequence[Published]) -> str:
+    """Format the most common margin of a column and, in brackets, the rows with another: `1 (no_gr: 10)`."""
+    relevant = [
         e
-        for e in mine
+        for e in numbers
         if e.metric == column["metric"] and e.task == column.get("task", e.task) and e.margin
     ]
-    if not found:
+    if not relevant:
         return ""
-    (most, _), *_ = Counter(e.margin for e in found).most_common()
-    of_label: dict[str, set[float]] = {}
-    for e in found:
-        of_label.setdefault(f"{e.method}{_settings(e)}", set()).add(e.margin)
+    (common_margin, _), *_ = Counter(e.margin for e in relevant).most_common()
+    margins_of_label: dict[str, set[float]] = {}
+    for e in relevant:
+        margins_of_label.setdefault(f"{e.method}{_format_fields(e)}", set()).add(e.margin)
     others: dict[float, list[str]] = {}
-    for e in found:
-        label = f"{e.method}{_settings(e)}"
-        alike = len(of_label[label]) == 1
-        if e.margin != most:
-            others.setdefault(e.margin, []).append(label if alike else f"{label} on {e.task}")
-    texts = [f"{', '.join(dict.fromkeys(rows))}: {margin:g}" for margin, rows in others.items()]
-    return f"{most:g}" + (f" ({'; '.join(texts)})" if texts else "")
+    for e in relevant:
+        label = f"{e.method}{_format_fields(e)}"
+        single_margin = len(margins_of_label[label]) == 1
+        if e.margin != common_margin:
+            others.setdefault(e.margin, []).append(
+                label if single_margin else f"{label} on {e.task}"
+            )
+    texts = [f"{', '.join(dict.fromkeys(labels))}: {margin:g}" for margin, labels in others.items()]
+    return f"{common_margin:g}" + (f" ({'; '.join(texts)})" if texts else "")
 
 
-def _alone(name: str, layout: Mapping[str, Any], mine: Sequence[Published]) -> Table:
-    """Published values that none of ours may stand beside, as they were published."""
-    columns, whole = layout["columns"], {}
-    several = len({_work(e) for e in mine}) > 1  # another source is another protocol
-    for e in mine:
-        group = _work(e) if several else e.task
-        whole.setdefault((group, e.method, tuple(e.fields.items()), _remark(e.source)), {})[
-            e.metric
-        ] = e
+def _make_published_only(
+    name: str, layout: Mapping[str, Any], numbers: Sequence[Published]
+) -> Table:
+    """Make a table of published values that none of ours may be compared with."""
+    columns, groups = layout["columns"], {}
+    # another source is another protocol, so that rows are grouped by it
+    several_sources = len({_publication(e) for e in numbers}) > 1
+    for e in numbers:
+        group = _publication(e) if several_sources else e.task
+        groups.setdefault(
+            (group, e.method, tuple(e.fields.items()), _deviation_note(e.source)), {}
+        )[e.metric] = e
     rows = [
         Row(
             group,
-            f"{method}{_settings(next(iter(of.values())))}{f' ({remark})' if remark else ''}",
-            tuple(_printed(of.get(c["metric"]), c) for c in columns),
+            f"{method}{_format_fields(next(iter(number_of.values())))}{f' ({remark})' if remark else ''}",
+            tuple(_make_printed_entry(number_of.get(c["metric"]), c) for c in columns),
         )
-        for (group, method, _, remark), of in whole.items()
+        for (group, method, _, remark), number_of in groups.items()
     ]
     titles = {c["metric"]: c["title"] for c in columns}
     reasons: dict[str, list[str]] = {}
-    for e in mine:
+    for e in numbers:
         reasons.setdefault(e.never, []).append(titles.get(e.metric, e.metric))
-    sources = dict.fromkeys(e.source.partition(" (SD ")[0] for e in mine)
+    sources = dict.fromkeys(e.source.partition(" (SD ")[0] for e in numbers)
     notes = [
         f"Source: {'; '.join(sources)}. Published values only; none of ours is ranked with them.",
-        *(f"{', '.join(dict.fromkeys(about))}: {reason}." for reason, about in reasons.items()),
+        *(f"{', '.join(dict.fromkeys(metrics))}: {reason}." for reason, metrics in reasons.items()),
     ]
     heads = tuple(Column(c["title"], c.get("unit"), c.get("better")) for c in columns)
     return Table(name, layout["title"], heads, tuple(rows), tuple(notes), published=False)
 
 
-def _work(entry: Published) -> str:
-    """What a value was published in: `UnlearnDiffAtk leaderboard`."""
+def _publication(entry: Published) -> str:
+    """Return what a value was published in: `UnlearnDiffAtk leaderboard`."""
     return entry.source.partition(" (")[0]
 
 
-def _printed(entry: Published | None, column: Mapping[str, Any]) -> Entry:
+def _make_printed_entry(entry: Published | None, column: Mapping[str, Any]) -> Entry:
+    """Make the entry of a published value, as it was printed."""
     if entry is None:
         return Entry(reason="not published")
     unit = column.get("unit")
@@ -157,84 +167,97 @@ def _printed(entry: Published | None, column: Mapping[str, Any]) -> Entry:
     return Entry(text, n, entry.value, scale="published")
 
 
-def _place(layout: Mapping[str, Any], entry: Published) -> int:
+def _task_index(layout: Mapping[str, Any], entry: Published) -> int:
+    """Return the place of a number's task in the layout's order of tasks; 0 without one."""
     return layout["tasks"].index(entry.task) if "tasks" in layout else 0
 
 
-def _remark(source: str) -> str:
-    return source.partition(" (SD ")[2].removesuffix(")") and "SD " + source.partition(" (SD ")[
-        2
-    ].removesuffix(")")
+def _deviation_note(source: str) -> str:
+    """Return the `SD ...` that a source ends in, in brackets; "" if there is none."""
+    note = source.partition(" (SD ")[2].removesuffix(")")
+    return f"SD {note}" if note else ""
 
 
-def _settings(entry: Published) -> str:
-    return "".join(f" {k}={_short(v)}" for k, v in entry.fields.items())
+def _format_fields(entry: Published) -> str:
+    """Format the fields of a published number: ` lam=10`."""
+    return "".join(f" {k}={_format_value(v)}" for k, v in entry.fields.items())
 
 
-def _command(group: Sequence[Published]) -> str:
+def _make_command(group: Sequence[Published]) -> str:
+    """Make the command whose runs fill the empty entries of a row."""
     first, tasks = group[0], dict.fromkeys(e.task for e in group)
-    # trained by us: a run begins with another base
-    ours = all(registry.get_task(task).base for task in tasks)
-    same = registry.get_method(first.method).deterministic  # another run is another draw
-    runs = f"--scale paper {'--base-seed' if ours else '--sample-seed' if same else '--seed'} 0,1,2"
-    parts = ["python -m sa_bench run --task", ",".join(tasks), "--method", first.method, runs]
+    if all(registry.get_task(task).base for task in tasks):
+        seeds = "--base-seed"  # we train the base models: each run starts from another one
+    elif registry.get_method(first.method).deterministic:
+        seeds = "--sample-seed"  # only the images differ between runs
+    else:
+        seeds = "--seed"
+    runs = f"--scale paper {seeds} 0,1,2"
+    words = ["python -m sa_bench run --task", ",".join(tasks), "--method", first.method, runs]
     fields = {f"{first.method}.{k}": v for k, v in first.fields.items()}
     fields |= {f"task.{k}": v for k, v in first.overrides.items()}
     return " ".join(
-        [*parts, *(f"--set {shlex.quote(f'{k}={_short(v)}')}" for k, v in fields.items())]
+        [*words, *(f"--set {shlex.quote(f'{k}={_format_value(v)}')}" for k, v in fields.items())]
     )
 
 
-def _short(value: float | str) -> str:
+def _format_value(value: float | str) -> str:
+    """Format a field's value, whole numbers without decimals."""
     return str(value).removesuffix(".0")
 
 
-def _lines(results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Board, Line]]:
-    """Every line that a table may show, the nearest scale and the fewest overrides first."""
-    found = [board for board in make_boards(results) if board.scale in SCALES]
-    for board in sorted(found, key=lambda b: (SCALES.index(b.scale), _changed(b))):
-        for line in sorted(board.lines, key=lambda line: line.origin):  # our own before strangers'
+def _list_lines(results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Board, Line]]:
+    """Yield every line that a table may show, the nearest scale and the fewest overrides first."""
+    boards = [board for board in make_boards(results) if board.scale in SCALES]
+    for board in sorted(boards, key=lambda b: (SCALES.index(b.scale), _count_overrides(b))):
+        # our own lines (origin "") before those of bundles
+        for line in sorted(board.lines, key=lambda line: line.origin):
             if line.cells:
                 yield board, line
 
 
-def _changed(board: Board) -> int:
+def _count_overrides(board: Board) -> int:
+    """Count the overrides of the board's cell that has most."""
     return max((len(cell["overrides"]) for line in board.lines for cell in line.cells), default=0)
 
 
-def _entry(
+def _make_entry(
     column: Mapping[str, Any], group: Sequence[Published], lines: Sequence[tuple[Board, Line]]
 ) -> Entry:
-    there = next((e for e in group if e.metric == column["metric"]), None)
-    value = there.value if there else None
+    """Make a column's entry from the first line that has the published setting and the metric."""
+    number = next((e for e in group if e.metric == column["metric"]), None)
+    value = number.value if number else None
     metric, *path = column.get("ours", [column["metric"]])
     for board, line in lines:
         if not any(is_of(e, line.cells[0]) for e in group):
             continue
-        found = by_metric(line).get(metric)
-        if found is None:
+        endpoint = by_metric(line).get(metric)
+        if endpoint is None:
             continue
         if path:
-            entry = _beside(line, metric, path, board, value, there, column.get("unit"))
+            entry = _make_extra_entry(line, metric, path, board, value, number, column.get("unit"))
         else:
-            said = _said(there, line, _by_run(line, metric))
-            entry = fill_entry(found, line, board, value, said, column.get("unit"))
+            verdict = _verdict_on(number, line, _values_by_run(line, metric))
+            entry = fill_entry(endpoint, line, board, value, verdict, column.get("unit"))
         dagger = f"{entry.text} †" if entry.text and line.origin else entry.text
         return replace(entry, text=dagger, origin=line.origin)
-    return Entry(published=value, verdict="" if there is None else "not run")
+    return Entry(published=value, verdict="" if number is None else "not run")
 
 
-def _said(entry: Published | None, line: Line, by_run: Sequence[Mapping[str, float]]) -> str:
-    """The verdict on a line's values, judge to value of each run; nothing where nothing was published."""
+def _verdict_on(entry: Published | None, line: Line, by_run: Sequence[Mapping[str, float]]) -> str:
+    """Judge a line's values (by run, judge to value); "" where nothing was published."""
     return "" if entry is None else str(verdict_of_runs(entry, line.cells[0], by_run)["verdict"])
 
 
-def _by_run(line: Line, metric: str) -> list[dict[str, float]]:
-    rows = [m for cell in line.cells for m in cell["measurements"] if metric_of(m) == metric]
-    return [values_by_judge(m) for m in rows if m["value"] is not None]
+def _values_by_run(line: Line, metric: str) -> list[dict[str, float]]:
+    """List the values of a metric by judge, one dictionary per run that has a value."""
+    measurements = [
+        m for cell in line.cells for m in cell["measurements"] if metric_of(m) == metric
+    ]
+    return [values_by_judge(m) for m in measurements if m["value"] is not None]
 
 
-def _beside(
+def _make_extra_entry(
     line: Line,
     metric: str,
     path: Sequence[str],
@@ -243,23 +266,24 @@ def _beside(
     entry: Published | None,
     unit: str | None = None,
 ) -> Entry:
-    """A number that stands beside a measurement's value; it has no interval of its own."""
+    """Make the entry of a number in a measurement's `extra`, under `path`; it has no interval of its own."""
     points = []
     for cell in line.cells:
-        found: Any = next(
+        value: Any = next(
             (m["extra"] for m in cell["measurements"] if metric_of(m) == metric), None
         )
         for key in path:
-            found = found.get(key) if isinstance(found, Mapping) else None
-        points += [] if found is None else [float(found)]
-    said = _said(entry, line, [{NO_JUDGE: point} for point in points])
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if value is not None:
+            points.append(float(value))
+    verdict = _verdict_on(entry, line, [{NO_JUDGE: point} for point in points])
     if not points:
-        return Entry(published=published, scale=board.scale, verdict=said, reason="not measured")
+        return Entry(published=published, scale=board.scale, verdict=verdict, reason="not measured")
     mean = sum(points) / len(points)
     text, low, high = (
         format_number(x, unit) if unit else f"{x:.4g}" for x in (mean, min(points), max(points))
     )
-    between = "" if len(points) == 1 else f"{low.removesuffix(' %')} to {high.removesuffix(' %')}"
+    span = "" if len(points) == 1 else f"{low.removesuffix(' %')} to {high.removesuffix(' %')}"
     return Entry(
-        text, between, mean, None, None, tuple(points), len(points), board.scale, published, said
+        text, span, mean, None, None, tuple(points), len(points), board.scale, published, verdict
     )

@@ -1,4 +1,7 @@
-"""The plots of the HTML report as numbers in an SVG's view box: points, curves, ticks, labels that do not overlap."""
+"""The plots of the HTML report as numbers in an SVG's view box.
+
+Points, curves, ticks, and labels that do not overlap.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 import math
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,21 +17,21 @@ from sa_bench.analysis.board import Board, Line
 from sa_bench.contracts import flatten
 from sa_bench.results.format import format_number, format_unit
 
-# In units of the view box
+# in units of the view box
 WIDTH, LEFT, TOP, PLOT = 400, 52, 24, 210
 GAP = 15  # between the baselines of two labels
 LETTER = 6.6  # a generous mean width of a letter at 13 px
 
 
 def shorten(label: str, letters: int) -> str:
-    """The label cut in its middle: siblings share the beginning, and the end holds what differs."""
+    """Cut a label in its middle: labels of one method start alike, and their ends differ."""
     if len(label) <= letters:
         return label
     return label[: letters // 3] + "…" + label[len(label) - (letters - letters // 3 - 1) :]
 
 
 def nice_ticks(low: float, high: float) -> list[float]:
-    """Four to eight round numbers that span low to high."""
+    """Choose four to eight round numbers that span low to high."""
     raw = max(high - low, 1e-9) / 4
     power = 10 ** np.floor(np.log10(raw))
     step = float(next(m for m in (1, 2, 5, 10) if m * power >= raw) * power)
@@ -37,35 +40,35 @@ def nice_ticks(low: float, high: float) -> list[float]:
     return [float(i * step) for i in np.arange(first, last + 1)]
 
 
-def spread_apart(wanted: Sequence[float], low: float, high: float) -> list[float]:
-    """The numbers moved as little as needed to be `GAP` apart, in their order, above `high` if they fit."""
-    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    out, edge = list(wanted), low
+def spread_apart(positions: Sequence[float], low: float, high: float) -> list[float]:
+    """Move positions apart by `GAP` with the least moves; they keep their order, and end above `high`."""
+    order = sorted(range(len(positions)), key=lambda i: positions[i])
+    moved, edge = list(positions), low
     for i in order:
-        out[i] = max(wanted[i], edge)
-        edge = out[i] + GAP
+        moved[i] = max(positions[i], edge)
+        edge = moved[i] + GAP
     edge = high
     for i in reversed(order):
-        out[i] = min(out[i], edge)
-        edge = out[i] - GAP
-    return out
+        moved[i] = min(moved[i], edge)
+        edge = moved[i] - GAP
+    return moved
 
 
 def tradeoff_plot(board: Board) -> dict[str, Any]:
-    """The forgetting-retention plot: points with intervals in the view box, labels that do not overlap."""
-    found = [
+    """Compute the forgetting-retention plot: points with intervals, labels that do not overlap."""
+    drawn = [
         (x, f, k)
         for x in board.lines
         if (f := x.known(board.primary[0])) and (k := x.known(board.primary[2]))
     ]
-    if not found:
+    if not drawn:
         return {"points": []}
     spans = [
         (k.value if k.low is None else k.low, k.value if k.high is None else k.high)
-        for _, _, k in found
+        for _, _, k in drawn
     ]
     ticks = nice_ticks(min(low for low, _ in spans), max(high for _, high in spans))  # type: ignore[type-var]
-    bottom = TOP + max(PLOT, GAP * len(found))
+    bottom = TOP + max(PLOT, GAP * len(drawn))
 
     def across(rate: float) -> float:
         return LEFT + (WIDTH - LEFT - 14) * rate
@@ -74,7 +77,7 @@ def tradeoff_plot(board: Board) -> dict[str, Any]:
         return bottom - (bottom - TOP) * (value - ticks[0]) / (ticks[-1] - ticks[0])
 
     points = []
-    for (line, f, k), (low, high) in zip(found, spans, strict=True):
+    for (line, f, k), (low, high) in zip(drawn, spans, strict=True):
         ends = [across(f.value if v is None else v) for v in (f.low, f.high)]  # type: ignore[arg-type]
         points.append(
             {
@@ -87,7 +90,7 @@ def tradeoff_plot(board: Board) -> dict[str, Any]:
             }
         )
     place_labels(points, bottom)
-    keep = found[0][2]
+    keep = drawn[0][2]
     return {
         "points": points,
         "ticks": [(up(t), f"{t:.4g}") for t in ticks],
@@ -99,66 +102,76 @@ def tradeoff_plot(board: Board) -> dict[str, Any]:
     }
 
 
+class Place(NamedTuple):
+    """A candidate place of a label, in the view box."""
+
+    side: str  # where the text is anchored: `start` or `end`
+    x: float  # left end of the label
+    y: float
+
+
 def place_labels(points: list[dict[str, Any]], bottom: float) -> None:
-    """Give every point a free place for its label, the nearest of some; a leader joins them if it is far."""
+    """Give every point the nearest free place for its label; a leader line joins them if it is far."""
     taken = [(p["x"] - 7, p["y"] - 7, p["x"] + 7, p["y"] + 7) for p in points]
     moves = [(dx, dy * GAP / 2) for dx in (12, 60, 140) for dy in range(-40, 41)]
     moves.sort(key=lambda move: abs(move[1]) + move[0] / 2)
     for p in sorted(points, key=lambda p: p["y"]):  # from the top, so that leaders cross less
         p["label"] = shorten(p["line"].label, 22)
         wide = LETTER * len(p["label"])
-        tries = [
-            (side, p["x"] + dx if side == "start" else p["x"] - dx - wide, p["y"] + dy)
+        places = [
+            Place(side, p["x"] + dx if side == "start" else p["x"] - dx - wide, p["y"] + dy)
             for dx, dy in moves
             for side in ("start", "end")
         ]
-        inside = [
-            t
-            for t in tries
-            if t[1] >= LEFT and t[1] + wide <= WIDTH and TOP + 6 <= t[2] <= bottom - 6
+        places_inside = [
+            place
+            for place in places
+            if place.x >= LEFT and place.x + wide <= WIDTH and TOP + 6 <= place.y <= bottom - 6
         ]
 
-        def free(t: tuple[str, float, float], wide: float = wide) -> bool:
-            box = (t[1], t[2] - GAP / 2, t[1] + wide, t[2] + GAP / 2)
+        def free(place: Place, wide: float = wide) -> bool:
+            box = (place.x, place.y - GAP / 2, place.x + wide, place.y + GAP / 2)
             return not any(
                 box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken
             )
 
-        side, x, y = next(filter(free, inside), (inside or tries)[0])
+        side, x, y = next(filter(free, places_inside), (places_inside or places)[0])
         taken.append((x, y - GAP / 2, x + wide, y + GAP / 2))
         p |= {"anchor": side, "lx": x if side == "start" else x + wide, "ly": y}
 
 
 def recovery_curves(board: Board) -> dict[str, Any]:
-    """Recovery over steps with the most images, a line's mean over its cells, in the view box."""
-    name, found = board.primary[1], []
+    """Compute the recovery curves over steps, at the most images; a line's mean over its cells."""
+    name, curves = board.primary[1], []
     for line in board.lines:
-        rows = [
+        extras = [
             m["extra"] or {} for c in line.cells for m in c["measurements"] if m["name"] == name
         ]
-        points = [p for extra in rows for p in extra.get("curve", [])]
+        points = [p for extra in extras for p in extra.get("curve", [])]
         if points:
-            found.append(
+            curves.append(
                 (line, [p for p in points if p["images"] == max(q["images"] for q in points)])
             )
-    if not found:
+    if not curves:
         return {"lines": []}
-    most = max(p["steps"] for _, points in found for p in points) or 1
-    bottom, right = TOP + max(PLOT, GAP * len(found)), 268.0
+    most_steps = max(p["steps"] for _, points in curves for p in points) or 1
+    bottom, right = TOP + max(PLOT, GAP * len(curves)), 268.0
 
     def up(rate: float) -> float:
         return bottom - (bottom - TOP) * rate
 
     lines = []
-    for line, points in found:
+    for line, points in curves:
         path = []
         for steps in sorted({p["steps"] for p in points}):
-            here = [p for p in points if p["steps"] == steps]
-            rates = [p["value"] for p in here]
+            points_here = [p for p in points if p["steps"] == steps]
+            rates = [p["value"] for p in points_here]
             low, high = (
-                (here[0]["low"], here[0]["high"]) if len(here) == 1 else (min(rates), max(rates))
+                (points_here[0]["low"], points_here[0]["high"])
+                if len(points_here) == 1
+                else (min(rates), max(rates))
             )
-            x, y = LEFT + (right - LEFT) * steps / most, up(fmean(rates))
+            x, y = LEFT + (right - LEFT) * steps / most_steps, up(fmean(rates))
             path.append(
                 {"steps": steps, "rate": fmean(rates), "x": x, "y": y, "ys": (up(low), up(high))}
             )
@@ -172,18 +185,18 @@ def recovery_curves(board: Board) -> dict[str, Any]:
         "up": up,
         "bottom": bottom,
         "right": right,
-        "images": found[0][1][0]["images"],
+        "images": curves[0][1][0]["images"],
         "steps": [
             s
             for i, s in enumerate(steps)
-            if s[0] == most or all(abs(s[1] - t[1]) > 22 for t in steps[i + 1 :])
+            if s[0] == most_steps or all(abs(s[1] - t[1]) > 22 for t in steps[i + 1 :])
         ],
     }
 
 
 def swept_fields(board: Board) -> dict[str, dict[str, list[tuple[float, Line]]]]:
-    """Field to method to (value, line) in order, of the numbers in which lines of one method differ."""
-    found: dict[str, dict[str, list[tuple[float, Line]]]] = {}
+    """Map numeric fields in which lines of one method differ to methods and their (value, line) in order."""
+    sweeps: dict[str, dict[str, list[tuple[float, Line]]]] = {}
     by_method: dict[str, list[Line]] = {}
     for line in board.lines:
         if line.cells:
@@ -196,39 +209,40 @@ def swept_fields(board: Board) -> dict[str, dict[str, list[tuple[float, Line]]]]
                 type(v) in (int, float) for v in values
             ):
                 points = [(float(v or 0), line) for v, line in zip(values, lines, strict=True)]
-                found.setdefault(name, {})[method] = sorted(points, key=lambda p: p[0])
-    return found
+                sweeps.setdefault(name, {})[method] = sorted(points, key=lambda p: p[0])
+    return sweeps
 
 
 def sweep_panels(board: Board) -> list[dict[str, Any]]:
-    """A panel an endpoint for every field that three lines of a method differ in: curves in the view box."""
+    """Compute one panel per endpoint for every field that three lines of a method differ in."""
     return [
         panel
         for field, curves in swept_fields(board).items()
         if max(map(len, curves.values())) > 2
         for name in board.primary
-        if (panel := _panel(field, curves, name)) is not None
+        if (panel := _make_panel(field, curves, name)) is not None
     ]
 
 
-def _panel(
+def _make_panel(
     field: str, curves: dict[str, list[tuple[float, Line]]], name: str
 ) -> dict[str, Any] | None:
-    there = {
+    """Compute one panel of a sweep; None without values or with a single field value."""
+    endpoints_of = {
         method: [(x, e) for x, line in points if (e := line.known(name))]
         for method, points in curves.items()
     }
-    ends = [
+    extent = [
         v
-        for points in there.values()
+        for points in endpoints_of.values()
         for _, e in points
         for v in (e.low, e.high, e.value)
         if v is not None
     ]
-    xs = sorted({x for points in there.values() for x, _ in points})
-    if not ends or len(xs) < 2:
+    xs = sorted({x for points in endpoints_of.values() for x, _ in points})
+    if not extent or len(xs) < 2:
         return None
-    ticks, bottom, right = nice_ticks(min(ends), max(ends)), TOP + PLOT, 300.0
+    ticks, bottom, right = nice_ticks(min(extent), max(extent)), TOP + PLOT, 300.0
     scale = math.log if xs[0] > 0 and xs[-1] / xs[0] > 10 else float
 
     def across(x: float) -> float:
@@ -242,7 +256,7 @@ def _panel(
         return bottom - (bottom - TOP) * (value - ticks[0]) / (ticks[-1] - ticks[0])
 
     lines = []
-    for method, points in there.items():
+    for method, points in endpoints_of.items():
         path = [
             {
                 "x": across(x),
@@ -257,7 +271,7 @@ def _panel(
     places = spread_apart([line["path"][-1]["y"] for line in lines], TOP, bottom)
     for line, y in zip(lines, places, strict=True):
         line["ly"] = y
-    first = next(e for points in there.values() for _, e in points)
+    first = next(e for points in endpoints_of.values() for _, e in points)
     rate = first.unit in ("rate", "probability")
     return {
         "field": field,

@@ -1,18 +1,20 @@
 """From result rows to a board: who forgot, who can be undone, at what cost. No torch, no pandas.
 
-Gate: c_f is forgotten if the upper bound of its top-1 rate, for another base model and seed (`gates`), is at
-most chance (one over the number of classes) and the base model's own rate is above it: what the base does not show, no
-method made it forget. Recoverable is decided against the `retrain` rows of the same board by the difference of the two
-rates: shown to be positive, the method only hid the concept; shown to be at most `MORE`, it did not. A method is ranked,
-by retention, if it passes the gate, is not recoverable and all three endpoints have a value. Controls and references
-are never ranked.
+Gate: c_f is forgotten if the upper bound of its top-1 rate, for another base model and seed
+(`gates`), is at most chance (one over the number of classes) and the base model's own rate is above
+it: what the base model does not show, no method made it forget. Recoverable is decided against the
+`retrain` rows of the same board by the difference of the two rates: if it is shown to be positive,
+the method only hid the concept; if it is shown to be at most `MORE`, it did not. A method is
+ranked, by retention, if it passes the gate, is not recoverable and all endpoints have a value.
+Controls and references are never ranked.
 
-Methods that change weights and methods that act around the base model (threat models `weights` and `service`) are ranked
-apart: whoever has the weights of the second has the base model.
+Methods that change weights and methods that act around the base model (threat models `weights` and
+`service`) are ranked apart: whoever has the weights of the second has the base model.
 
-Beside the rank stands the Pareto front: the methods that forgot and that no other such method dominates. Dominance
-looks at two lines alone, so that a further row never changes what stands between two others, and a rank never
-contradicts it. Collapsed lines, controls and references are on no front.
+Beside the rank stands the Pareto front: the methods that forgot and that no other such method
+dominates. Dominance compares two lines alone, so that a further row never changes the relation of
+two others, and a rank never contradicts it. Collapsed lines, controls and references are on no
+front.
 """
 
 from __future__ import annotations
@@ -35,71 +37,86 @@ from sa_bench.results.rows import code_of, metric_of
 from sa_bench.results.threats import THREATS, threat_of
 from sa_bench.statistics import ALPHA, holm, over_bases, score_interval
 
-TOLERATED = 0.1  # of a method's runs: what the guard may flag before the method counts as collapsed
+TOLERATED = 0.1  # share of a method's runs that the guard may flag before it counts as collapsed
 ONE_SIDED = 1.6448536269514722  # standard errors of a one-sided 95 % bound
 
 
 def make_boards(results: Rows) -> list[Board]:
-    """The results sorted into boards; another task, scale, override or fingerprint is another board."""
+    """Sort results into boards; another task, scale, override or fingerprint makes another board."""
     groups: dict[str, list[tuple[list[Row], dict[str, Any]]]] = {}
     for row in results:
-        # Which metrics were taken changes no value; that those taken agree is told by their fingerprints. Fields that
-        # came later are left out at their defaults, so that older results stand on the same board.
+        # The list of metrics changes no value, and fingerprints tell whether metrics agree. Fields
+        # that were added later are left out at their defaults, so that older results stand on the
+        # same board.
         values = {
             k: v
             for k, v in key_values(row["task_values"], Task).items()
             if k not in ("metrics", "sample_seed")
         }
-        sheets = groups.setdefault(_text([row["task"], row["scale"], values]), [])
-        mine = {m["name"]: m["fingerprint"] for m in row["measurements"]}
-        for rows, prints in sheets:
-            if all(prints.get(name, mine[name]) == mine[name] for name in mine):
+        protocols = groups.setdefault(_to_key([row["task"], row["scale"], values]), [])
+        fingerprints = {m["name"]: m["fingerprint"] for m in row["measurements"]}
+        for rows, known_fingerprints in protocols:
+            if all(
+                known_fingerprints.get(name, fingerprint) == fingerprint
+                for name, fingerprint in fingerprints.items()
+            ):
                 rows.append(row)
-                prints |= mine
+                known_fingerprints |= fingerprints
                 break
         else:
-            sheets.append(([row], mine))
-    found = []
-    for sheets in groups.values():
-        first = sheets[0][1]
-        for rows, prints in sheets:
-            changed = [name for name in prints if first.get(name, prints[name]) != prints[name]]
-            found.append(
-                _make_board(
-                    rows, f" · another fingerprint: {', '.join(changed)}" if changed else ""
-                )
-            )
-    return found
+            protocols.append(([row], fingerprints))
+    boards = []
+    for protocols in groups.values():
+        first_fingerprints = protocols[0][1]
+        for rows, known_fingerprints in protocols:
+            changed = [
+                name
+                for name, fingerprint in known_fingerprints.items()
+                if first_fingerprints.get(name, fingerprint) != fingerprint
+            ]
+            remark = f" · another fingerprint: {', '.join(changed)}" if changed else ""
+            boards.append(_make_board(rows, remark))
+    return boards
 
 
-def _text(value: Any) -> str:
+def _to_key(value: Any) -> str:
+    """Turn a JSON value into a text that is equal for equal values."""
     return json.dumps(value, sort_keys=True)
 
 
-def _make_board(rows: list[Row], remark: str) -> Board:
-    # The same cell may lie in several run folders; counted twice it would look like a second run. A stranger's is
-    # another measurement of the same and stands in a line of its own.
+def _collect_lines(rows: list[Row]) -> list[Line]:
+    """Sort the rows of one protocol into lines by method, code, fields and origin.
+
+    The same cell may lie in several run folders; counted twice it would look like a second run. One
+    from a stranger's bundle is another measurement and stands in a line of its own.
+    """
     unique: dict[str, Row] = {}
     for row in rows:
         settings = [row["method"], code_of(row), row["fields"], row.get("origin", "")]
-        key = _text([*settings, *run_of(row)])
+        key = _to_key([*settings, *run_of(row)])
         unique[key] = merge_results(unique[key], row) if key in unique else row
     lines: dict[str, Line] = {}
     for row in unique.values():
-        key = _text([row["method"], code_of(row), row["fields"], row.get("origin", "")])
+        key = _to_key([row["method"], code_of(row), row["fields"], row.get("origin", "")])
         line = lines.setdefault(
             key, Line(row["method"], row["method"], row["standing"], [], [], threat=threat_of(row))
         )
         model, draw = row["artifacts"].get("model"), run_of(row)[-1]
-        known = [(cell["artifacts"]["model"], run_of(cell)[-1]) for cell in line.cells]
+        known_models = [(cell["artifacts"]["model"], run_of(cell)[-1]) for cell in line.cells]
         if row["status"] != "done":
             line.failed.append(row)
-        elif (model, draw) not in known or model is None:
+        elif (model, draw) not in known_models or model is None:
             line.cells.append(row)
+    return list(lines.values())
+
+
+def _make_board(rows: list[Row], remark: str) -> Board:
+    """Make the board of rows of one protocol; `remark` is added to its title."""
+    lines = _collect_lines(rows)
     first = rows[0]
     title = first["task_title"]
-    if changes := {k: v for k, v in first["overrides"].items() if k != "sample_seed"}:
-        title += " (" + ", ".join(f"{k}={v}" for k, v in changes.items()) + ")"
+    if overrides := {k: v for k, v in first["overrides"].items() if k != "sample_seed"}:
+        title += " (" + ", ".join(f"{k}={v}" for k, v in overrides.items()) + ")"
     # A feature-space metric is named with its extractor: `kid` is measured as `kid[judge-mnist]`.
     names = {metric_of(m): m["name"] for row in rows for m in row["measurements"]}
     primary = tuple(names.get(p, p) for p in first["task_values"]["primary"])
@@ -111,7 +128,7 @@ def _make_board(rows: list[Row], remark: str) -> Board:
         first["concept"],
         classes,
         primary,
-        list(lines.values()),
+        lines,
         gate=first["task_values"].get("gate", 0.0),
         trick="prompt_filter" if first["task_values"].get("prompts") else "relabel",
     )
@@ -126,20 +143,21 @@ def _make_board(rows: list[Row], remark: str) -> Board:
     _mark_front(board)
     _rank(board, floor)
     for line in board.lines:
-        line.verdict, line.sentence = (
-            describe_standing(board, line),
-            describe_line(board, line, floor) + reproduction_note(board, line),
-        )
+        line.verdict = describe_standing(board, line)
+        line.sentence = describe_line(board, line, floor) + reproduction_note(board, line)
     board.headline = describe_outcome(board, floor)
-    every = {flag for line in board.lines for cell in line.cells for flag in cell["flags"]}
-    if trial := next((flag for flag in every if flag.startswith("smoke run")), None):
-        board.headline = f"{trial[0].upper()}{trial[1:]}."
+    all_flags = {flag for line in board.lines for cell in line.cells for flag in cell["flags"]}
+    if smoke_flag := next((flag for flag in all_flags if flag.startswith("smoke run")), None):
+        board.headline = f"{smoke_flag[0].upper()}{smoke_flag[1:]}."
     board.ledger = [entry for line in board.lines for entry in _published_verdicts(board, line)]
     return board
 
 
 def _find_collapse(line: Line) -> str | None:
-    """The guard's flag where more than `TOLERATED` of the method's runs are shown to bear it, however many there are."""
+    """Return the guard's flag if more than `TOLERATED` of the method's runs are shown to bear it.
+
+    It also counts the flagged runs of the line. None if the line does not count as collapsed.
+    """
     flags = [
         f
         for cell in line.cells
@@ -152,27 +170,31 @@ def _find_collapse(line: Line) -> str | None:
 
 
 def merge_results(first: Row, second: Row) -> Row:
-    """The one of two results of the same model that is done or, of two that are, one with what either measured."""
+    """Merge two results of one cell: take the finished one; if both finished, keep every measurement."""
     if first["status"] != "done" or second["status"] != "done":
         return second if second["status"] == "done" else first
     if len(second["measurements"]) > len(first["measurements"]):
         first, second = second, first
-    known = {m["name"] for m in first["measurements"]}
-    more = [m for m in second["measurements"] if m["name"] not in known]
+    known_names = {m["name"] for m in first["measurements"]}
+    further_measurements = [m for m in second["measurements"] if m["name"] not in known_names]
     flags = list(dict.fromkeys([*first["flags"], *second["flags"]]))
-    return {**first, "measurements": [*first["measurements"], *more], "flags": flags}
+    return {
+        **first,
+        "measurements": [*first["measurements"], *further_measurements],
+        "flags": flags,
+    }
 
 
 def _published_verdicts(board: Board, line: Line) -> list[dict[str, Any]]:
-    """What was published for this line's metrics, with the verdict of all its runs together."""
-    found = []
+    """List what was published for this line's metrics, with the verdict of all its runs together."""
+    verdicts = []
     for name in line.endpoints:
-        rows = [m for cell in line.cells for m in cell["measurements"] if m["name"] == name]
-        entry = find_published(line.cells[0], metric_of(rows[0]))
+        measurements = [m for cell in line.cells for m in cell["measurements"] if m["name"] == name]
+        entry = find_published(line.cells[0], metric_of(measurements[0]))
         if entry is None:
             continue
-        by_run = [values_by_judge(m) for m in rows if m["value"] is not None]
-        found.append(
+        by_run = [values_by_judge(m) for m in measurements if m["value"] is not None]
+        verdicts.append(
             {
                 "label": line.label,
                 "metric": name,
@@ -181,20 +203,25 @@ def _published_verdicts(board: Board, line: Line) -> list[dict[str, Any]]:
                 **verdict_of(entry, line.cells[0], by_run),
             }
         )
-    return found
+    return verdicts
 
 
 def _label_lines(lines: list[Line]) -> None:
-    """Name siblings of one method by the fields in which they differ, and by their code; strangers' by whose they are."""
+    """Label lines of one method by the fields, and the code, in which they differ.
+
+    A line from a stranger's bundle also gets the bundle's origin.
+    """
     fields = {id(line): flatten((line.cells or line.failed)[0]["fields"]) for line in lines}
     codes = {id(line): code_of((line.cells or line.failed)[0]) for line in lines}
     for line in lines:
-        mine = fields[id(line)]
+        own_fields = fields[id(line)]
         siblings = [other for other in lines if other.method == line.method]
         differing = [
-            k for k in mine if len({_text(fields[id(other)].get(k)) for other in siblings}) > 1
+            k
+            for k in own_fields
+            if len({_to_key(fields[id(other)].get(k)) for other in siblings}) > 1
         ]
-        settings = [f"{k}={str(mine[k]).removesuffix('.0')}" for k in differing]
+        settings = [f"{k}={str(own_fields[k]).removesuffix('.0')}" for k in differing]
         if len({codes[id(other)] for other in siblings}) > 1:
             settings.insert(0, f"code {codes[id(line)][:8] or 'of sa_bench'}")
         line.label = " ".join([line.method, *settings]) + (
@@ -203,67 +230,75 @@ def _label_lines(lines: list[Line]) -> None:
 
 
 def reproduction_note(board: Board, line: Line) -> str:
-    """How a stranger's line agrees with another one of the same settings: a reproduction, image by image or not."""
-    found = ""
+    """Describe how a stranger's line agrees with other lines of the same settings, image by image.
+
+    Returns:
+        "" for our own lines, and where no other line has the same settings and runs.
+    """
+    note = ""
     for other in board.lines if line.origin else ():
         if other is line or other.origin >= line.origin or not line.same_settings(other):
             continue
-        theirs = {run_of(c): c["artifacts"].get("samples") for c in other.cells}
-        mine = {run_of(c): c["artifacts"].get("samples") for c in line.cells}
-        if shared := [key for key in mine if key in theirs]:
-            same = sum(mine[key] == theirs[key] for key in shared)
-            found += f" Repeats {len(shared)} run(s) of {other.label}, {same} of them with the very same images."
-    return found
+        other_samples = {run_of(c): c["artifacts"].get("samples") for c in other.cells}
+        samples = {run_of(c): c["artifacts"].get("samples") for c in line.cells}
+        if shared := [key for key in samples if key in other_samples]:
+            identical = sum(samples[key] == other_samples[key] for key in shared)
+            note += f" Repeats {len(shared)} run(s) of {other.label}, {identical} of them with the very same images."
+    return note
 
 
 def _make_endpoint(cells: Rows, name: str) -> Endpoint:
-    found = [m for cell in cells for m in cell["measurements"] if m["name"] == name]
+    """Summarise measurement `name` over the cells of a line."""
+    measurements = [m for cell in cells for m in cell["measurements"] if m["name"] == name]
     by_run = [
         (run_of(cell), m)
         for cell in cells
         for m in cell["measurements"]
         if m["name"] == name and m["value"] is not None and math.isfinite(m["value"])
     ]
-    kept = [m for _, m in by_run]
-    reason = next((m["reason"] or "the value is not finite" for m in found if m not in kept), None)
-    if not kept:
-        declared = {"unit": found[0]["unit"], "better": found[0]["better"]}
+    valued = [m for _, m in by_run]
+    reason = next(
+        (m["reason"] or "the value is not finite" for m in measurements if m not in valued), None
+    )
+    if not valued:
+        declared = {"unit": measurements[0]["unit"], "better": measurements[0]["better"]}
         return Endpoint(None, None, None, None, (), reason, missing=len(cells), **declared)
-    first, points = kept[0], tuple(float(m["value"]) for m in kept)
-    bases = [m["base"] for m in kept if m["base"] is not None]
+    first, points = valued[0], tuple(float(m["value"]) for m in valued)
+    base_values = [m["base"] for m in valued if m["base"] is not None]
     single = len(points) == 1
     return Endpoint(
         fmean(points),
         first["low"] if single else min(points),
         first["high"] if single else max(points),
-        fmean(bases) if bases else None,
+        fmean(base_values) if base_values else None,
         points,
         reason,
         estimate(
             [Reading(*run[:2], m["value"], m["low"], m["high"]) for run, m in by_run], first["unit"]
         ),
-        len(cells) - len(kept),
+        len(cells) - len(valued),
         first["unit"],
         first["better"],
-        min((m["n"] for m in kept if m["n"]), default=None),
+        min((m["n"] for m in valued if m["n"]), default=None),
         first["n_unit"] or "image",
     )
 
 
 def _find_floor(board: Board) -> Endpoint | None:
-    """Recovery of the reference, where nothing was ever learnt; of several, the one that is easiest to undo.
+    """Find the recovery floor: the reference's recovery, where nothing was ever learnt.
 
-    A `target` (retrained with the surrogate in c_f's place) is no floor: it was taught something for c_f.
+    Among several references the one that is easiest to undo counts; one from a stranger's bundle only
+    where there is none of our own. A `target` (retrained with the surrogate in c_f's place) is no
+    floor: it was taught something for c_f.
     """
     lines = [line for line in board.lines if line.standing == "reference"]
-    own = [
-        line for line in lines if not line.origin
-    ]  # a stranger's moves no verdict where there is one of ours
-    found = [line.known(board.primary[1]) for line in own or lines]
-    return max((e for e in found if e is not None), key=lambda e: e.bounds[1], default=None)
+    our_lines = [line for line in lines if not line.origin]
+    recoveries = [line.known(board.primary[1]) for line in our_lines or lines]
+    return max((e for e in recoveries if e is not None), key=lambda e: e.bounds[1], default=None)
 
 
 def _judge(board: Board, line: Line, floor: Endpoint | None) -> None:
+    """Decide whether a line forgot, whether it is recoverable, and which endpoint exposes a control."""
     forget, recovery = line.known(board.primary[0]), line.known(board.primary[1])
     if forget is not None:
         line.no_claim = _no_claim(board, forget)
@@ -271,7 +306,7 @@ def _judge(board: Board, line: Line, floor: Endpoint | None) -> None:
     if recovery is not None and recovery.value is not None and board.excess:
         line.recoverable = "yes" if recovery.bounds[0] <= 0 else "unclear"
     elif recovery is not None and recovery.value is not None and floor is not None:
-        line.recoverable = _beyond(recovery, floor)
+        line.recoverable = _judge_recovery(recovery, floor)
     if line.standing == "control":
         if line.forgotten is False:
             board.exposed[line.label] = "forgetting"
@@ -279,8 +314,12 @@ def _judge(board: Board, line: Line, floor: Endpoint | None) -> None:
             board.exposed[line.label] = "recovery"
 
 
-def _beyond(recovery: Endpoint, floor: Endpoint) -> str:
-    """Whether more comes back than of a model that never saw c_f: `yes`, `no` (at most `MORE`), `unclear`."""
+def _judge_recovery(recovery: Endpoint, floor: Endpoint) -> str:
+    """Decide whether more comes back than from a model that never saw c_f.
+
+    Returns:
+        `yes`, `no` (at most `MORE` more), `unclear`, or `unknown` without an estimate.
+    """
     if recovery.estimate is None or floor.estimate is None:
         return "unknown"
     low, high = difference_bounds(recovery.estimate, floor.estimate)
@@ -288,7 +327,11 @@ def _beyond(recovery: Endpoint, floor: Endpoint) -> str:
 
 
 def _no_claim(board: Board, forget: Endpoint) -> str:
-    """Why a rate of c_f says nothing: what the base model itself does not show, nobody can have made it forget."""
+    """Say why a rate of c_f proves nothing: what the base model does not show, no method made it forget.
+
+    Returns:
+        "" if the rate can support a claim.
+    """
     if forget.base is None:
         return "the base model was not measured"
     if forget.better == "lower" and forget.base <= board.chance:
@@ -297,16 +340,17 @@ def _no_claim(board: Board, forget: Endpoint) -> str:
 
 
 def _cost_of(endpoint: Endpoint) -> float:
-    """The value, turned so that less is better."""
+    """Return the value with the sign that makes less better."""
     return (1 if endpoint.better == "lower" else -1) * (endpoint.value or 0.0)
 
 
 def dominates(a: Line, b: Line, primary: Sequence[str]) -> bool:
-    """Whether `a` is at least as good as `b` on all three endpoints and shown to be better on one; of these two alone.
+    """Tell whether `a` is at least as good as `b` on all three endpoints and shown to be better on one.
 
-    Shown: their bounds for another base and seed do not overlap or, from `FEWEST` shared runs on, the methods'
-    difference has p < .05 after Holm over the three. The values order lines, so no circle can arise. Methods of two
-    threat models are not compared.
+    Shown to be better means that their bounds for another base and seed do not overlap or, from `FEWEST`
+    shared runs on, that the methods' difference has p < .05 after Holm over the three. Only these two
+    lines count. The values order lines, so no circle can arise. Methods of two threat models are not
+    compared.
     """
     if a.threat != b.threat:
         return False
@@ -327,25 +371,28 @@ def dominates(a: Line, b: Line, primary: Sequence[str]) -> bool:
 
 
 def _shown_better(a: Line, b: Line, primary: Sequence[str]) -> bool:
-    """Whether an endpoint's difference over the runs that both have is in favour of `a` with p < .05 after Holm."""
-    found, better = [], []
+    """Tell whether the difference over shared runs favours `a` on an endpoint with p < .05 after Holm."""
+    p_values, favours_a = [], []
     for name in primary:
         by_base = differences_by_base(name, a, b)
         if sum(map(len, by_base.values())) >= FEWEST:
             difference, _, _, p = over_bases(by_base)
-            found.append(p)
-            better.append(difference < 0 if a.endpoints[name].better == "lower" else difference > 0)
+            p_values.append(p)
+            favours_a.append(
+                difference < 0 if a.endpoints[name].better == "lower" else difference > 0
+            )
     return any(
-        p is not None and p < ALPHA and for_a for p, for_a in zip(holm(found), better, strict=True)
+        p is not None and p < ALPHA and favourable
+        for p, favourable in zip(holm(p_values), favours_a, strict=True)
     )
 
 
 def _mark_front(board: Board) -> None:
-    """Mark the Pareto front: what forgot, did not collapse, has all three endpoints and is not dominated.
+    """Mark the Pareto front: lines that forgot, did not collapse, have all endpoints and are not dominated.
 
-    A row of a stranger's bundle, whose numbers are as told, takes none of ours off it.
+    A row of a stranger's bundle, whose numbers are not verified, takes none of ours off the front.
     """
-    able = [
+    candidates = [
         line
         for line in board.lines
         if line.standing == "method"
@@ -353,24 +400,29 @@ def _mark_front(board: Board) -> None:
         and not line.collapsed
         and all(map(line.known, board.primary))
     ]
-    for line in able:
-        rivals = [x for x in able if x is not line and (line.origin or not x.origin)]
-        by = [rival.label for rival in rivals if dominates(rival, line, board.primary)]
-        line.front, line.dominated_by = not by, tuple(by)
+    for line in candidates:
+        rivals = [x for x in candidates if x is not line and (line.origin or not x.origin)]
+        dominating_labels = [
+            rival.label for rival in rivals if dominates(rival, line, board.primary)
+        ]
+        line.front, line.dominated_by = not dominating_labels, tuple(dominating_labels)
 
 
 def _rank(board: Board, floor: Endpoint | None) -> None:
-    """Rank methods that forgot and cannot be shown to be undone, by retention; last those of which more came back.
+    """Rank methods that forgot and are not shown to be undone by retention; then sort the board's lines.
 
-    Whoever keeps exactly as much is ordered by what comes back and by what is left, as `dominates` would.
+    Methods of which more came back than `MORE` above the floor come last. Ties in retention are broken
+    by recovery and then by forgetting, as `dominates` would.
     """
 
     def order(line: Line) -> tuple[bool, list[float]]:
         recovery = line.endpoints[board.primary[1]].value or 0.0
-        more = floor is not None and not board.excess and recovery > (floor.value or 0.0) + MORE
-        return more, [_cost_of(line.endpoints[name]) for name in reversed(board.primary)]
+        more_came_back = (
+            floor is not None and not board.excess and recovery > (floor.value or 0.0) + MORE
+        )
+        return more_came_back, [_cost_of(line.endpoints[name]) for name in reversed(board.primary)]
 
-    able = [
+    candidates = [
         line
         for line in board.lines
         if line.standing == "method"
@@ -380,7 +432,9 @@ def _rank(board: Board, floor: Endpoint | None) -> None:
         and not line.collapsed
     ]
     for threat in THREATS:
-        for place, line in enumerate(sorted((x for x in able if x.threat == threat), key=order), 1):
+        for place, line in enumerate(
+            sorted((x for x in candidates if x.threat == threat), key=order), 1
+        ):
             line.rank = place
     standing = {"method": 0, "reference": 1, "target": 2, "control": 3}
 

@@ -1,4 +1,4 @@
-"""Tables: leaderboards of any selection of tasks, methods and metrics, and what all tables share."""
+"""Leaderboard tables of any selection of tasks, methods and metrics, and what all tables share."""
 
 from __future__ import annotations
 
@@ -32,35 +32,33 @@ class Column:
 class Entry:
     """A cell: our value, and what was published."""
 
-    text: str = ""  # our value for people; "": none
-    interval: str = (
-        ""  # of one run its 95 % interval, of a few their points, of more the lowest and highest
-    )
+    text: str = ""
+    """Our value as printed; "" if there is none."""
+    interval: str = ""
+    """One run: its 95 % interval; two to four runs: their points; more: lowest and highest."""
     value: float | None = None
-    low: float | None = (
-        None  # 95 %: of one run its own interval; of five or more, of the mean over base models
-    )
+    low: float | None = None
+    """Bound at 95 %. One run: of its own interval; five or more: of the mean over base models."""
     high: float | None = None
-    points: tuple[float, ...] = ()  # one a run
+    points: tuple[float, ...] = ()  # one per run
     runs: int = 0
     scale: str = ""
     published: float | None = None
     verdict: str = ""
-    best: bool = False  # better than every other method's beyond both intervals
+    best: bool = False  # better than every other method's value, and the intervals do not overlap
     reason: str = ""  # why there is no value
-    origin: str = (
-        ""  # whose bundle it comes from; of a published table, whose text then has a dagger
-    )
+    origin: str = ""
+    """Origin of the bundle that the value comes from; in published tables its text has a dagger."""
 
 
 @dataclass(frozen=True)
 class Row:
     """A method's row."""
 
-    group: str  # what rows stand together under: a task
+    group: str  # heading that rows are grouped under: a task
     label: str
     entries: tuple[Entry, ...]
-    command: str = ""  # fills what is empty
+    command: str = ""  # the command that fills the empty entries
 
 
 @dataclass(frozen=True)
@@ -75,63 +73,66 @@ class Table:
     claims: tuple[Verdict, ...] = ()
     published: bool = True  # whether published values stand beside ours
     margins: Mapping[str, str] = field(default_factory=dict)
-    """By column, declared in the ledger beforehand."""
+    """Column title to the margin that the ledger declared before any result was seen."""
 
 
 def by_metric(line: Line) -> dict[str, Endpoint]:
-    """Registered metric name to endpoint: `fid[judge-mnist]` is `fid`."""
+    """Map registered metric names to a line's endpoints: `fid[judge-mnist]` is `fid`."""
     names = {metric_of(m): m["name"] for cell in line.cells for m in cell["measurements"]}
     return {metric: line.endpoints[name] for metric, name in names.items()}
 
 
 def fill_entry(
-    found: Endpoint,
+    endpoint: Endpoint,
     line: Line,
     board: Board,
     published: float | None,
-    said: str,
+    verdict: str,
     unit: str | None = None,
 ) -> Entry:
-    """The cell of a line's value, in another unit than its own if one is given, or of the reason why there is none."""
-    if found.value is None:
+    """Build the entry for one endpoint of a line, in `unit` if given; without a value it holds the reason."""
+    if endpoint.value is None:
         return Entry(
             published=published,
             scale=board.scale,
-            verdict=said,
-            reason=found.reason or "not measured",
+            verdict=verdict,
+            reason=endpoint.reason or "not measured",
         )
-    points = found.points
-    low, high = (found.low, found.high) if len(points) == 1 else interval_of(line, found)
-    printed = replace(found, unit=unit or found.unit)
+    points = endpoint.points
+    low, high = (endpoint.low, endpoint.high) if len(points) == 1 else interval_of(line, endpoint)
+    printed = replace(endpoint, unit=unit or endpoint.unit)
     return Entry(
-        format_number(found.value, printed.unit),
+        format_number(endpoint.value, printed.unit),
         format_interval(printed, " to ").removesuffix(" %"),
-        found.value,
+        endpoint.value,
         low,
         high,
         points,
         len(points),
         board.scale,
         published,
-        said,
+        verdict,
     )
 
 
-def interval_of(line: Line, found: Endpoint) -> tuple[float | None, float | None]:
-    """The 95 % interval of a line's mean for a new base model and seed, of one base for a new seed; none below five runs."""
+def interval_of(line: Line, endpoint: Endpoint) -> tuple[float | None, float | None]:
+    """Compute the 95 % interval of a line's mean; (None, None) below five runs.
+
+    With several base models it is for a new base model and seed; with one, for a new seed.
+    """
     by_base: dict[int, list[float]] = {}
-    if len(found.points) < FEWEST or found.missing:
+    if len(endpoint.points) < FEWEST or endpoint.missing:
         return None, None
-    for cell, point in zip(line.cells, found.points, strict=True):
+    for cell, point in zip(line.cells, endpoint.points, strict=True):
         by_base.setdefault(cell["base_seed"], []).append(point)
     _, low, high, _ = over_bases(by_base)
-    if low is None or high is None or found.unit not in ("rate", "probability"):
+    if low is None or high is None or endpoint.unit not in ("rate", "probability"):
         return low, high
     return max(0.0, low), min(1.0, high)
 
 
 def notes_on(rows: Sequence[Row]) -> Iterator[str]:
-    """What must be known of the cells of a table."""
+    """Yield the notes below a table that explain its entries."""
     cells = [e for row in rows for e in row.entries]
     yield (
         "Ours: mean over runs; in brackets of one run its 95 % interval, of two to four their points, of more the lowest "
@@ -144,166 +145,182 @@ def notes_on(rows: Sequence[Row]) -> Iterator[str]:
     yield from (f"n/a: {reason}" for reason in dict.fromkeys(e.reason for e in cells if e.reason))
 
 
-pass
-
-
 def make_leaderboards(
     results: Sequence[Mapping[str, Any]],
     task: str | Sequence[str] = (),
     metrics: str | Sequence[str] = (),
     methods: str | Sequence[str] = (),
 ) -> list[Table]:
-    """One table a board: another scale or fingerprint stands in a table of its own.
+    """Make one table per board; each scale and each fingerprint has a board of its own.
 
     Args:
         results: rows, as `read_results` gives them.
-        task: only these, `a,b` or a list; empty: all.
-        metrics: columns, by registered name, in this order; empty: the task's three endpoints.
-        methods: only these, names or labels, in this order; empty: all, as they are ranked.
+        task: names of tasks, `a,b` or a list; empty means all.
+        metrics: columns by registered name, in this order; empty means the task's three endpoints.
+        methods: names or labels, in this order; empty means all, in the order of their ranks.
 
     Raises:
-        SaBenchError: a task, method or metric that is nowhere among the results, or no results.
+        SaBenchError: the results lack a task, method or metric of these, or are empty.
     """
-    found = select_boards(make_boards(results), task)
-    wanted = parse_names(methods, [line for board in found for line in board.lines if line.cells])
-    asked, tables, known = _listed(metrics), [], {}
-    for board in found:
-        lines = select_lines([line for line in board.lines if line.cells], wanted)
-        here = {m: e for line in lines for m, e in by_metric(line).items()}
-        known |= here
-        primary = [m for name in board.primary if (m := name.partition("[")[0]) in here]
-        if lines and any(m in here for m in asked or primary):
-            tables.append(_make_table(board, lines, asked or primary, bool(asked), here))
-    if missing := [m for m in asked if known and m not in known]:
-        raise unknown_name("metric of these results", missing[0], known)
+    boards = select_boards(make_boards(results), task)
+    names = parse_names(methods, [line for board in boards for line in board.lines if line.cells])
+    asked_metrics, tables, known_metrics = _as_list(metrics), [], {}
+    for board in boards:
+        lines = select_lines([line for line in board.lines if line.cells], names)
+        board_metrics = {m: e for line in lines for m, e in by_metric(line).items()}
+        known_metrics |= board_metrics
+        primary = [m for name in board.primary if (m := name.partition("[")[0]) in board_metrics]
+        if lines and any(m in board_metrics for m in asked_metrics or primary):
+            tables.append(
+                _make_table(
+                    board, lines, asked_metrics or primary, bool(asked_metrics), board_metrics
+                )
+            )
+    if missing_metrics := [m for m in asked_metrics if known_metrics and m not in known_metrics]:
+        raise unknown_name("metric of these results", missing_metrics[0], known_metrics)
     if not tables:
         raise SaBenchError(
-            "Nothing of that is among these results. See `python -m sa_bench report RUN`."
+            "No result fits this selection. See what there is: `python -m sa_bench report RUN`."
         )
     return tables
 
 
-def select_boards(found: Sequence[Board], task: str | Sequence[str]) -> list[Board]:
-    """The boards of these tasks, `a,b` or a list; empty: all.
+def select_boards(boards: Sequence[Board], task: str | Sequence[str]) -> list[Board]:
+    """Select the boards of these tasks, `a,b` or a list; empty means all.
 
     Raises:
-        SaBenchError: there is no board of one of them.
+        SaBenchError: one of the tasks has no board.
     """
-    tasks, known = _listed(task), {board.task for board in found}
-    if missing := [name for name in tasks if name not in known]:
-        raise unknown_name("task of these results", missing[0], known)
-    return [board for board in found if not tasks or board.task in tasks]
+    tasks, known_tasks = _as_list(task), {board.task for board in boards}
+    if missing_tasks := [name for name in tasks if name not in known_tasks]:
+        raise unknown_name("task of these results", missing_tasks[0], known_tasks)
+    return [board for board in boards if not tasks or board.task in tasks]
 
 
 def parse_names(methods: str | Sequence[str], lines: Iterable[Line]) -> list[str]:
-    """The names and labels in `a,b` or a list; a label may hold a comma itself.
+    """Split `a,b` or a list into names and labels of lines; a label may hold a comma itself.
 
     Raises:
         SaBenchError: no line has one of them.
     """
     lines = list(lines)
-    known, parts, found = (
-        {x for line in lines for x in (line.label, line.method)},
-        _listed(methods),
-        [],
-    )
-    while parts:
-        ends = [i for i in range(len(parts), 0, -1) if ", ".join(parts[:i]) in known]
+    known_names = {name for line in lines for name in (line.label, line.method)}
+    words, names = _as_list(methods), []
+    while words:
+        ends = [i for i in range(len(words), 0, -1) if ", ".join(words[:i]) in known_names]
         if not ends:
-            raise unknown_name("method with a result here", parts[0], known)
-        found.append(", ".join(parts[: ends[0]]))
-        parts = parts[ends[0] :]
-    return found
+            raise unknown_name("method with a result here", words[0], known_names)
+        names.append(", ".join(words[: ends[0]]))
+        words = words[ends[0] :]
+    return names
 
 
-def select_lines(lines: Sequence[Line], wanted: Sequence[str]) -> list[Line]:
-    """The lines of these names or labels, in their order; all, where none is named."""
-    if not wanted:
+def select_lines(lines: Sequence[Line], names: Sequence[str]) -> list[Line]:
+    """Select the lines with these names or labels, in their order; no names means all lines."""
+    if not names:
         return list(lines)
-    found = [line for line in lines if line.label in wanted or line.method in wanted]
-    return sorted(found, key=lambda x: wanted.index(x.label if x.label in wanted else x.method))
+    selected = [line for line in lines if line.label in names or line.method in names]
+    return sorted(selected, key=lambda x: names.index(x.label if x.label in names else x.method))
 
 
-def _listed(text: str | Sequence[str]) -> list[str]:
-    return (split_list(text) if text else []) if isinstance(text, str) else list(text)
+def _as_list(names: str | Sequence[str]) -> list[str]:
+    """Turn `a,b` or a sequence of names into a list."""
+    if not isinstance(names, str):
+        return list(names)
+    return split_list(names) if names else []
 
 
 def _make_table(
     board: Board,
     lines: Sequence[Line],
     metrics: Sequence[str],
-    alone: bool,
-    known: Mapping[str, Endpoint],
+    metrics_only: bool,
+    endpoints: Mapping[str, Endpoint],
 ) -> Table:
-    """The table of a board; `alone`: the metrics were asked for, so no other column stands beside them."""
+    """Make the table of a board. `metrics_only` leaves out the front and the cost.
+
+    It is set where the user asked for metrics; `endpoints` maps the board's metrics to an endpoint.
+    """
     columns = [
-        Column(m, known[m].unit, known[m].better) if m in known else Column(m) for m in metrics
+        Column(m, endpoints[m].unit, endpoints[m].better) if m in endpoints else Column(m)
+        for m in metrics
     ]
-    columns += [] if alone else [Column("Pareto front"), Column(board.cost_title, "s", "lower")]
+    columns += (
+        [] if metrics_only else [Column("Pareto front"), Column(board.cost_title, "s", "lower")]
+    )
     rows = []
     for line in lines:
-        row = [_rank_entries(by_metric(line).get(m), board, line, lines, m) for m in metrics]
-        row += [] if alone else [_front(line, board), _cost(line, board)]
-        rows.append(Row("", line.label + _standing(line), tuple(row)))
+        entries = [
+            _make_metric_entry(by_metric(line).get(m), board, line, lines, m) for m in metrics
+        ]
+        entries += (
+            [] if metrics_only else [_make_front_entry(line, board), _make_cost_entry(line, board)]
+        )
+        rows.append(Row("", line.label + _format_remarks(line), tuple(entries)))
     title = f"{board.title}, scale {board.scale}"
-    notes = (*notes_on(rows), *([] if alone else [FRONT]))
+    notes = (*notes_on(rows), *([] if metrics_only else [FRONT]))
     return Table("leaderboard", title, tuple(columns), tuple(rows), notes, published=False)
 
 
-def _standing(line: Line) -> str:
-    """What must be known of a line beside its numbers."""
+def _format_remarks(line: Line) -> str:
+    """Format what a reader must know of a line beside its numbers: its tag, a collapse."""
     collapsed = " [collapsed]" if line.collapsed and line.standing == "method" else ""
     return (f" [{line.tag}]" if line.tag else "") + collapsed
 
 
-def _front(line: Line, board: Board) -> Entry:
-    """1 on the front, 0 where another dominates it; a dash where it cannot be on it."""
+def _make_front_entry(line: Line, board: Board) -> Entry:
+    """Make the entry of the Pareto front: 1 on it, 0 if dominated, a dash if the line cannot be on it."""
     value = None if line.pareto_label == "–" else float(line.front)
     return Entry(line.pareto_label, value=value, runs=len(line.cells), scale=board.scale)
 
 
-def _cost(line: Line, board: Board) -> Entry:
+def _make_cost_entry(line: Line, board: Board) -> Entry:
+    """Make the entry of the seconds of forgetting."""
     if line.seconds is None:
         return Entry(reason="cost not recorded")
     return Entry(f"{line.seconds:.0f}", value=line.seconds, runs=len(line.cells), scale=board.scale)
 
 
-def _rank_entries(
-    found: Endpoint | None, board: Board, line: Line, lines: Sequence[Line], metric: str
+def _make_metric_entry(
+    endpoint: Endpoint | None, board: Board, line: Line, lines: Sequence[Line], metric: str
 ) -> Entry:
-    if found is None:
+    """Make the entry of a metric, marked as best if it beats every rival beyond both intervals."""
+    if endpoint is None:
         return Entry(reason="not measured")
-    entry = fill_entry(found, line, board, None, "")
+    entry = fill_entry(endpoint, line, board, None, "")
     others = [
-        (other, e)
+        (other, other_endpoint)
         for other in lines
         if other is not line
         and other.standing == "method"
         and not other.collapsed
         and other.threat == line.threat
-        and (e := by_metric(other).get(metric)) is not None
-        and e.value is not None
+        and (other_endpoint := by_metric(other).get(metric)) is not None
+        and other_endpoint.value is not None
     ]
     if entry.value is None or line.standing != "method" or line.collapsed or not others:
         return entry
-    mine, theirs = _bounds(line, found, metric), [_bounds(other, e, metric) for other, e in others]
-    if mine is None:
+    bounds = _bounds(line, endpoint, metric)
+    other_bounds = [_bounds(other, other_endpoint, metric) for other, other_endpoint in others]
+    if bounds is None:
         return entry
-    best = {
-        "lower": all(b is not None and mine[1] < b[0] for b in theirs),
-        "higher": all(b is not None and mine[0] > b[1] for b in theirs),
+    is_best = {
+        "lower": all(b is not None and bounds[1] < b[0] for b in other_bounds),
+        "higher": all(b is not None and bounds[0] > b[1] for b in other_bounds),
     }
-    return replace(entry, best=best.get(found.better or "", False))
+    return replace(entry, best=is_best.get(endpoint.better or "", False))
 
 
-def _bounds(line: Line, found: Endpoint, metric: str) -> tuple[float, float] | None:
-    """Between what a line's values may lie; None: unknown, since a run has no interval and the runs are too few for one."""
+def _bounds(line: Line, endpoint: Endpoint, metric: str) -> tuple[float, float] | None:
+    """Bounds between which a line's value may lie.
+
+    Returns:
+        None if they are unknown: a run has no interval, and the runs are too few for one over them.
+    """
     runs = [m for cell in line.cells for m in cell["measurements"] if metric_of(m) == metric]
     if all(m["low"] is not None and m["high"] is not None for m in runs if m["value"] is not None):
-        return found.bounds
-    low, high = interval_of(line, found)
-    return (
-        None
-        if low is None or high is None
-        else (min(low, found.bounds[0]), max(high, found.bounds[1]))
-    )
+        return endpoint.bounds
+    low, high = interval_of(line, endpoint)
+    if low is None or high is None:
+        return None
+    return min(low, endpoint.bounds[0]), max(high, endpoint.bounds[1])

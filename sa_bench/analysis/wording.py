@@ -1,4 +1,4 @@
-"""The words of a board: numbers for people, a verdict and a sentence a line, the headline. No torch."""
+"""The words of a board: a verdict and a sentence per line, the headline, the protocol. No torch."""
 
 from __future__ import annotations
 
@@ -12,35 +12,40 @@ from sa_bench.results.sealing import EDITED
 
 
 class Notes:
-    """The reasons why numbers are missing, each once: cells of a table bear the number of theirs."""
+    """Numbered reasons why values are missing, each listed once; table cells show the number."""
 
     def __init__(self) -> None:
-        """None yet."""
+        """Start without any reason."""
         self.reasons: list[str] = []
 
     def number(self, endpoint: Endpoint | None) -> int:
-        """The number, from 1, of the reason why `endpoint` has no value."""
+        """Return the number, from 1, of the reason why `endpoint` has no value."""
         reason = (endpoint.reason if endpoint else None) or "not measured"
         if reason not in self.reasons:
             self.reasons.append(reason)
         return self.reasons.index(reason) + 1
 
 
-MORE = 0.1  # of the images: what may come back beyond retrain's and still count as no more
+MORE = 0.1  # share of the images that may come back beyond retrain's and still count as no more
 
 
 def describe_precision(provenance: Mapping[str, Any]) -> str:
-    """What base and forgetting were calculated in; "" of results of before, which do not say it."""
-    found = provenance.get("precision") or {}
-    base, forgetting = (found.get(part, "unknown") for part in ("base", "forgetting"))
-    return f"training: base {base}, forgetting {forgetting}" if found else ""
+    """Name the precision of base training and forgetting; "" for older results, which lack it."""
+    precision = provenance.get("precision") or {}
+    base, forgetting = (precision.get(part, "unknown") for part in ("base", "forgetting"))
+    return f"training: base {base}, forgetting {forgetting}" if precision else ""
 
 
-FEW = 5  # below this many runs a span would look like an interval: their points are printed
+FEW = 5  # below this number of runs points are printed: their span would look like an interval
 
 
 def format_interval(endpoint: Endpoint, between: str) -> str:
-    """One run: its 95 % interval; two to four: their points; more: the lowest and the highest. "" if none."""
+    """Format the spread of an endpoint, its parts joined by `between`.
+
+    Returns:
+        One run: its 95 % interval. Two to four runs: their points. More: the lowest and the highest.
+        "" if there is no interval.
+    """
     runs = len(endpoint.points)
     if 1 < runs < FEW:
         values, between = sorted(endpoint.points), ", "
@@ -53,23 +58,22 @@ def format_interval(endpoint: Endpoint, between: str) -> str:
 
 
 def bundle_note(board: Board) -> str:
-    """Whose rows stand on the board beside our own, and how to look into them."""
+    """Describe whose rows stand on the board beside our own, and how to verify them."""
     others = [origin for origin in board.origins if origin != EDITED]
-    told = (
-        [
+    notes = []
+    if others:
+        notes.append(
             f"From bundles, as told: {', '.join(others)}. Whether recomputation agrees: python -m sa_bench verify FILE."
-        ]
-        if others
-        else []
-    )
+        )
     if EDITED in board.origins:
-        told.append(
+        notes.append(
             f"Rows called “{EDITED}” do not have the hashes that were written with them; nothing rests on them."
         )
-    return " ".join(told)
+    return " ".join(notes)
 
 
-def _against_base(keep: Endpoint | None) -> str:
+def _describe_loss(keep: Endpoint | None) -> str:
+    """Describe what the rest lost against the base model."""
     if keep is None or keep.value is None or keep.base is None:
         return "what the rest lost is not known"
     change = keep.value - keep.base
@@ -87,7 +91,7 @@ FRONT = (
 
 
 def describe_standing(board: Board, line: Line) -> str:
-    """How the line stands, in a few words."""
+    """Describe in a few words how the line stands."""
     if not line.cells:
         return "failed"
     if line.standing == "reference":
@@ -95,10 +99,10 @@ def describe_standing(board: Board, line: Line) -> str:
     if line.standing == "target":
         return "what a method imitates"
     if line.standing == "control":
-        caught = board.exposed.get(line.label)
-        if not caught and line.recoverable == "unknown":
+        exposed_by = board.exposed.get(line.label)
+        if not exposed_by and line.recoverable == "unknown":
             return "a control, not caught: recovery unknown"
-        return f"a control, caught by {caught}" if caught else "a control, NOT caught"
+        return f"a control, caught by {exposed_by}" if exposed_by else "a control, NOT caught"
     if line.collapsed:
         return "collapsed"
     if line.no_claim:
@@ -116,42 +120,36 @@ def describe_standing(board: Board, line: Line) -> str:
 
 
 def describe_line(board: Board, line: Line, floor: Endpoint | None) -> str:
-    """The line's three endpoints as a sentence, and what failed."""
+    """Describe the line's three endpoints in a sentence, and what failed."""
     errors = [cell["error"] or "no reason given" for cell in line.failed]
     if not line.cells:
         return f"Failed: {errors[0]}"
-    parts = []
+    clauses = []
     forget, recovery, keep = (line.known(name) for name in board.primary)
     if forget is not None:
-        chance = forget.value is not None and forget.value <= board.chance
-        verb = (
-            "Forgot"
-            if line.forgotten
-            else "Not shown to have forgotten"
-            if chance
-            else "Did not forget"
-        )
+        at_chance = forget.value is not None and forget.value <= board.chance
+        verb = "Not shown to have forgotten" if at_chance else "Did not forget"
+        if line.forgotten:
+            verb = "Forgot"
         if line.no_claim and line.standing != "control":
             verb = f"No claim, for {line.no_claim}"
         if line.standing == "reference":
             verb = f"Never saw {board.concept}"
-        parts.append(
-            f"{verb}: {format_percent(forget.value)} of its images of {board.concept} are still judged so"
-            + (
-                f" (at most {format_percent(forget.bounds[1])} for another base and seed)"
-                if forget.bounds[1] < 1
-                else ""
-            )
+        rate = (
+            f"{format_percent(forget.value)} of its images of {board.concept} are still judged so"
         )
+        if forget.bounds[1] < 1:
+            rate += f" (at most {format_percent(forget.bounds[1])} for another base and seed)"
+        clauses.append(f"{verb}: {rate}")
     if line.threat == "service" and line.standing != "reference":
-        shows = (
+        base_rate = (
             ""
             if forget is None or forget.base is None
             else f", which shows {board.concept} in {format_percent(forget.base)}"
         )
-        parts.append(f"whoever has its weights has the base model{shows}")
+        clauses.append(f"whoever has its weights has the base model{base_rate}")
     if recovery is not None and board.excess:
-        parts.append(_refitted(recovery, line.recoverable, line))
+        clauses.append(_describe_refit(recovery, line.recoverable, line))
     elif recovery is not None:
         text = f"{format_percent(recovery.value)} come back when its condition is fitted again"
         if floor is not None and line.standing != "reference":
@@ -160,10 +158,10 @@ def describe_line(board: Board, line: Line, floor: Endpoint | None) -> str:
                 "no": f" — no more than retrain's {format_percent(floor.value)}, within {100 * MORE:.0f} points",
                 "unclear": f" — not clearly more than retrain's {format_percent(floor.value)}",
             }.get(line.recoverable, "")
-        parts.append(text)
+        clauses.append(text)
     if keep is not None:
-        parts.append(_against_base(keep))
-    text = "; ".join(parts) + "." if parts else "Nothing could be measured."
+        clauses.append(_describe_loss(keep))
+    text = "; ".join(clauses) + "." if clauses else "Nothing could be measured."
     text = text[0].upper() + text[1:]
     if line.collapsed:
         text += f" {line.collapsed}."
@@ -174,112 +172,127 @@ def describe_line(board: Board, line: Line, floor: Endpoint | None) -> str:
     return text
 
 
-def _refitted(recovery: Endpoint, recoverable: str, line: Line) -> str:
-    """Recovery as a loss above θ*'s, in words, with the dose of the attack: a small one is no evidence of erasure."""
-    value, given = recovery.value or 0.0, dose.recovery_dose(line.cells[0]["task_values"])
-    said = f" ({dose.describe_dose(given)})" if given["samples"] else ""
+def _describe_refit(recovery: Endpoint, recoverable: str, line: Line) -> str:
+    """Describe recovery as a loss above the base model's, with the dose of the attack.
+
+    A small dose is no evidence of erasure.
+    """
+    value, spent = recovery.value or 0.0, dose.recovery_dose(line.cells[0]["task_values"])
+    dose_text = f" ({dose.describe_dose(spent)})" if spent["samples"] else ""
     side = "above" if value >= 0 else "below"
-    text = f"with its words fitted again{said} the loss is {abs(value):.2g} {side} the base model's"
+    text = f"with its words fitted again{dose_text} the loss is {abs(value):.2g} {side} the base model's"
     if recoverable != "yes":
-        small = 0 < given["samples"] < dose.PUBLISHED and value > 0
-        return text + (", which at so small a dose is no evidence of erasure" if small else "")
-    low = "" if value <= 0 else " (its interval reaches 0)"
-    return text + f"{low}, so nothing is shown to be unlearned"
+        too_small = 0 < spent["samples"] < dose.PUBLISHED and value > 0
+        return text + (", which at so small a dose is no evidence of erasure" if too_small else "")
+    reservation = "" if value <= 0 else " (its interval reaches 0)"
+    return text + f"{reservation}, so nothing is shown to be unlearned"
 
 
-def _limit(board: Board) -> str:
+def _name_gate(board: Board) -> str:
+    """Name what the forgetting rate is compared with."""
     return "the task's gate" if board.gate else "chance"
 
 
-def _names(lines: Iterable[Line]) -> str:
+def _list_labels(lines: Iterable[Line]) -> str:
+    """List the first three labels of lines, and the number of the rest."""
     labels = [line.label for line in lines]
     return ", ".join(labels[:3]) + (f" and {len(labels) - 3} more" if len(labels) > 3 else "")
 
 
 def describe_outcome(board: Board, floor: Endpoint | None) -> str:
-    """Who won and why, which controls were caught, and what is missing before one may say so."""
+    """Describe who won and why, which controls were caught, and what is missing for such a statement."""
     methods = [line for line in board.lines if line.standing == "method"]
     weights, services = (
         [x for x in methods if x.threat == threat] for threat in ("weights", "service")
     )
-    text = _answer(board, weights or services, floor) if weights or not services else ""
+    text = _describe_winner(board, weights or services, floor) if weights or not services else ""
     if services:
-        text += f"{' ' if text else ''}Of a service that can only be asked: {_answer(board, services, floor)}"
-    tricks = [name for name, endpoint in board.exposed.items() if endpoint == "recovery"]
-    if tricks:
-        text += f" Controls caught: {', '.join(tricks)} (by recovery)."
-    loose = [x for x in board.lines if x.standing == "control" and x.label not in board.exposed]
-    if floor is not None and loose:
-        text += f" WARNING: the control {_names(loose)} is not exposed, so this board can be won by a trick."
+        text += f"{' ' if text else ''}Of a service that can only be asked: {_describe_winner(board, services, floor)}"
+    caught = [name for name, endpoint in board.exposed.items() if endpoint == "recovery"]
+    if caught:
+        text += f" Controls caught: {', '.join(caught)} (by recovery)."
+    not_caught = [
+        x for x in board.lines if x.standing == "control" and x.label not in board.exposed
+    ]
+    if floor is not None and not_caught:
+        text += f" WARNING: the control {_list_labels(not_caught)} is not exposed, so this board can be won by a trick."
     if not any(line.standing == "control" for line in board.lines):
         text += f" No control stands beside it: add --method original,{board.trick}."
     return text
 
 
-def _answer(board: Board, methods: list[Line], floor: Endpoint | None) -> str:
-    done = [line for line in methods if line.cells]
-    forgot = [line for line in done if line.forgotten]
-    ranked = [line for line in done if line.rank]
+def _describe_winner(board: Board, methods: list[Line], floor: Endpoint | None) -> str:
+    """Describe who leads among `methods` of one threat model, or why nobody can be named."""
+    finished = [line for line in methods if line.cells]
+    forgot = [line for line in finished if line.forgotten]
+    ranked = [line for line in finished if line.rank]
     hidden = [line for line in forgot if line.recoverable == "yes"]
     name = board.primary[0]
     if not methods:
         return "Only controls and references so far: add a method."
-    if not done:
-        return f"No answer: {_names(methods)} failed."
+    if not finished:
+        return f"No answer: {_list_labels(methods)} failed."
     if not forgot:
-        if reason := next((line.no_claim for line in done if line.no_claim), ""):
+        if reason := next((line.no_claim for line in finished if line.no_claim), ""):
             return f"No answer: {reason}, so that nothing here can have been forgotten."
-        if all(line.forgotten is None for line in done):
+        if all(line.forgotten is None for line in finished):
             return "No answer: forgetting was not measured."
-        best = min((x for x in done if x.known(name)), key=lambda x: x.endpoints[name].value or 0.0)
+        best = min(
+            (x for x in finished if x.known(name)), key=lambda x: x.endpoints[name].value or 0.0
+        )
         if (best.endpoints[name].value or 0.0) <= board.chance:
-            left, upper = best.endpoints[name].value, best.endpoints[name].bounds[1]
+            rate, upper = best.endpoints[name].value, best.endpoints[name].bounds[1]
             return (
-                f"No method here is shown to have made the model forget {board.concept}: {format_percent(left)} of "
+                f"No method here is shown to have made the model forget {board.concept}: {format_percent(rate)} of "
                 f"the images of {best.label}, the best, are still judged so, but for another base and seed it may be "
-                f"up to {format_percent(upper)}, and {_limit(board)} is {format_percent(board.chance)}; more images, "
+                f"up to {format_percent(upper)}, and {_name_gate(board)} is {format_percent(board.chance)}; more images, "
                 "seeds or bases would tell."
             )
         return (
             f"No method here made the model forget {board.concept}: {format_percent(best.endpoints[name].value)} of the "
-            f"images of {best.label}, the best, are still judged so; {_limit(board)} is {format_percent(board.chance)}."
+            f"images of {best.label}, the best, are still judged so; {_name_gate(board)} is {format_percent(board.chance)}."
         )
     if board.excess:
         if ranked:
             _, recovery, keep = (ranked[0].endpoints[name] for name in board.primary)
             return (
-                f"{ranked[0].label} leads: it forgot {board.concept}; {_refitted(recovery, 'unclear', ranked[0])}; "
-                f"{_against_base(keep)}. No retrained model says how much of that is erasure."
+                f"{ranked[0].label} leads: it forgot {board.concept}; {_describe_refit(recovery, 'unclear', ranked[0])}; "
+                f"{_describe_loss(keep)}. No retrained model says how much of that is erasure."
             )
         if hidden:
             return (
-                f"Nobody wins: {_names(hidden)} hid {board.concept}; with its words fitted again the loss is not shown to "
-                "be above the base model's."
+                f"Nobody wins: {_list_labels(hidden)} hid {board.concept}; with its words fitted again the loss is not "
+                "shown to be above the base model's."
             )
         return f"Nobody can be ranked: {'; '.join(f'{x.label} ({x.verdict})' for x in forgot[:3])}."
     if floor is None:
-        there = [line for line in board.lines if line.standing == "reference"]
-        cure = f"{_names(there)} has no recovery value" if there else "add --method retrain"
+        references = [line for line in board.lines if line.standing == "reference"]
+        remedy = (
+            f"{_list_labels(references)} has no recovery value"
+            if references
+            else "add --method retrain"
+        )
         return (
-            f"{_names(forgot)} forgot {board.concept}, but without the floor of a retrain row nobody can say "
-            f"whether it can be undone: {cure}."
+            f"{_list_labels(forgot)} forgot {board.concept}, but without the floor of a retrain row nobody can say "
+            f"whether it can be undone: {remedy}."
         )
     if ranked:
-        return _winner(board, ranked, floor)
+        return _describe_leader(board, ranked, floor)
     if hidden:
         least = min(line.endpoints[board.primary[1]].value or 0.0 for line in hidden)
         return (
-            f"Nobody wins: {_names(hidden)} hid {board.concept} without erasing it — "
+            f"Nobody wins: {_list_labels(hidden)} hid {board.concept} without erasing it — "
             f"{'at least ' if len(hidden) > 1 else ''}{format_percent(least)} of the images show it again once its "
             f"condition alone is refitted, against {format_percent(floor.value)} for a model that never saw it."
         )
     return f"Nobody can be ranked: {'; '.join(f'{x.label} ({x.verdict})' for x in forgot[:3])}."
 
 
-def _winner(board: Board, ranked: list[Line], floor: Endpoint) -> str:
+def _describe_leader(board: Board, ranked: list[Line], floor: Endpoint) -> str:
+    """Describe the first-ranked method, and which others cannot be told from it."""
     first, keep = ranked[0], board.primary[2]
     recovery, low, high = first.endpoints[board.primary[1]], *first.endpoints[keep].bounds
-    level = [
+    tied = [
         line
         for line in ranked[1:]
         if line.recoverable == first.recoverable
@@ -288,30 +301,29 @@ def _winner(board: Board, ranked: list[Line], floor: Endpoint) -> str:
     ]
     settled = first.recoverable == "no"
     text = (
-        f"{first.label} {'wins' if settled and not level else 'leads'}: it forgot {board.concept}; "
+        f"{first.label} {'wins' if settled and not tied else 'leads'}: it forgot {board.concept}; "
         f"{format_percent(recovery.value)} comes back once its condition alone is refitted, "
         f"{'no more than' if settled else 'not clearly more than'} the {format_percent(floor.value)} of a model that never "
-        f"saw it; {_against_base(first.endpoints[keep])}."
+        f"saw it; {_describe_loss(first.endpoints[keep])}."
     )
-    if level:
-        text += f" On the rest {_names(level)} cannot be told from it: intervals overlap."
+    if tied:
+        text += f" On the rest {_list_labels(tied)} cannot be told from it: intervals overlap."
     return text
 
 
 def describe_protocol(board: Board) -> str:
-    """How images were made and how many: without it nobody reaches the same FID."""
+    """Describe how images were made and how many: needed to reproduce an FID."""
     task = next(c["task_values"] for line in board.lines for c in (*line.cells, *line.failed))
-    s, real = task["sampler"], task["feature_images"]
-    how = f"{s['scheduler']}, {s['steps']} steps, η = {s['eta']:g}, guidance {s['guidance']:g}"
-    how += ", EMA weights" if s["ema"] else ""
+    sampler, real_images = task["sampler"], task["feature_images"]
+    settings = f"{sampler['scheduler']}, {sampler['steps']} steps, η = {sampler['eta']:g}, guidance {sampler['guidance']:g}"
+    settings += ", EMA weights" if sampler["ema"] else ""
     if task.get("prompts"):
-        how += (
-            f", {s.get('precision', 'fp32')}, noise from generators on the CPU, no safety checker"
-        )
-    of_rest = f"of each retained class, against {f'{real:,}' if real else 'all'} real ones a class in feature distances"
+        settings += f", {sampler.get('precision', 'fp32')}, noise from generators on the CPU, no safety checker"
+    count = f"{real_images:,}" if real_images else "all"
+    rest = f"of each retained class, against {count} real ones a class in feature distances"
     if board.pretrained:
-        of_rest = "for prompts that are to be kept"
+        rest = "for prompts that are to be kept"
     return (
-        f"Images: {how}; {task['n_forget']:,} of the concept, {task['n_retain']:,} {of_rest}. "
+        f"Images: {settings}; {task['n_forget']:,} of the concept, {task['n_retain']:,} {rest}. "
         "Column `base`: the model before forgetting."
     )

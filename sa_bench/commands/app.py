@@ -1,4 +1,4 @@
-"""Commands, thin: parse, call, print. Nothing heavy is imported before it is needed."""
+"""The commands: parse, call, print. Nothing heavy is imported before it is needed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from sa_bench.engine.cells import Cell
 
 
-# With two processes side by side OpenMP's spin-waiting costs more than it saves (81 ms against 31 a step).
+# With two processes side by side OpenMP's spin-waiting costs more than it saves: 81 ms per step
+# instead of 31.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 os.environ.setdefault("KMP_BLOCKTIME", "0")
@@ -46,7 +47,7 @@ new_app = typer.Typer(
 )
 app.add_typer(new_app, name="new")
 
-INTERRUPTED, READER_GONE = 130, 141  # as shells say of a process that SIGINT or SIGPIPE ended
+INTERRUPTED, READER_GONE = 130, 141  # exit codes of shells after SIGINT and SIGPIPE
 TaskOption = Annotated[
     str, typer.Option("--task", "-t", help="Task, or several: a,b; a name or ./mine.py.")
 ]
@@ -87,11 +88,10 @@ OutOption = Annotated[
 
 
 def main() -> None:
-    """Entry point: every error a user can cause is one line and an exit code."""
+    """Run a command line; every error that a user can cause is one line and an exit code."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(
-            stream, "reconfigure"
-        ):  # what a terminal cannot show is written as \u2265, and ends nothing
+        # letters that a terminal cannot show are written as \u2265 and raise no error
+        if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         with name_missing_extra("this command"):
@@ -111,42 +111,43 @@ def main() -> None:
         code = stop.exit_code
     except (typer.Abort, KeyboardInterrupt) as stop:
         code = INTERRUPTED
-        if isinstance(
-            stop.__cause__, EOFError
-        ):  # click takes a file's early end for the end of a terminal's input
+        # click takes the early end of a file for the end of a terminal's input
+        if isinstance(stop.__cause__, EOFError):
             print_notice(
-                f"a file ends where more of it was expected ({_place(stop.__cause__)}); get it again."
+                f"a file ends where more of it was expected ({_describe_place(stop.__cause__)}); get it again."
             )
             code = 1
-    except BrokenPipeError:  # `| head` has read enough; what was written to files is there
+    except BrokenPipeError:  # `| head` has read enough; files that were written are complete
         code = READER_GONE
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes once more
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's usage errors
             print_notice(f"{error.format_message()} See --help.")  # type: ignore[attr-defined]
             sys.exit(2)
-        if (said := _describe_machine_failure(error)) is None:
+        if (message := _describe_machine_failure(error)) is None:
             raise
-        print_notice(said)
+        print_notice(message)
         code = 1
     if code == INTERRUPTED:  # typer turns Ctrl-C into this code as well
         print(file=sys.stderr)  # after the terminal's ^C
-        print_notice("stopped. The same command goes on where this one was.")
+        print_notice("stopped. The same command continues where this one stopped.")
     sys.exit(code)
 
 
-def _place(error: BaseException) -> str:
-    """What an exception says and the last place in the code that it went through."""
+def _describe_place(error: BaseException) -> str:
+    """Describe an exception and the last place in the code that it went through."""
     frames = traceback.extract_tb(error.__traceback__)
-    return (
-        f"{first_line(error)}, {Path(frames[-1].filename).name} line {frames[-1].lineno}"
-        if frames
-        else first_line(error)
-    )
+    if not frames:
+        return first_line(error)
+    return f"{first_line(error)}, {Path(frames[-1].filename).name} line {frames[-1].lineno}"
 
 
 def _describe_machine_failure(error: Exception) -> str | None:
-    """What to say of a machine's failure that no command has told of: no memory, a full disk under the output."""
+    """Describe a failure of the machine that no command has reported: no memory, a full disk.
+
+    Returns:
+        None for any other exception.
+    """
     from sa_bench.core.disk import describe_failure
 
     if is_out_of_memory(error):
@@ -167,7 +168,7 @@ def version(
         raise typer.Exit
 
 
-def _cells(
+def _resolve_cells(
     suite: str,
     task: str,
     method: str,
@@ -181,12 +182,12 @@ def _cells(
     model: str = "",
     trust: bool = False,
 ) -> list[Cell]:
-    """What a command line asks for.
+    """Resolve the options of a command line into cells.
 
     Raises:
-        SaBenchError: neither a suite nor task and method, or both, or anything in them that is wrong.
+        SaBenchError: there is neither a suite nor task and method, or both, or one of them is wrong.
     """
-    given = (
+    further_options = (
         task,
         method,
         sets,
@@ -198,9 +199,9 @@ def _cells(
         sample_seed != "0",
         scale != "full",
     )
-    if suite and any(given):
+    if suite and any(further_options):
         raise SaBenchError(
-            "--suite says which tasks, methods, seeds and settings; give it alone or not at all."
+            "--suite already says which tasks, methods, seeds and settings; give it without these options."
         )
     if suite:
         from sa_bench.engine import suites
@@ -225,15 +226,15 @@ def _cells(
 
 @app.command("list")
 def list_components() -> None:
-    """All tasks, methods, metrics and suites."""
+    """List all tasks, methods, metrics and suites."""
     from sa_bench.core.registry import ROOMS, list_broken, list_entries
     from sa_bench.engine import suites
 
     for kind in ("task", "method", "metric"):
-        found = list_entries(kind)
+        entries = list_entries(kind)
         print_text(f"{ROOMS[kind]}:")
-        width = max(len(e.name) for e in found)
-        for entry in found:
+        width = max(len(e.name) for e in entries)
+        for entry in entries:
             print_text(f"  {entry.name:<{width}}  {entry.summary.replace('`', '')}")
         for entry in list_broken(kind):
             print_text(f"  {entry.name:<{width}}  (cannot be used: {entry.broken})")
@@ -248,17 +249,18 @@ def show(
     rows: Annotated[
         bool,
         typer.Option(
-            "--rows", help="Of a task: every image that it asks for, as CSV, to draw elsewhere."
+            "--rows",
+            help="For a task: every image that it asks for, as CSV, to generate elsewhere.",
         ),
     ] = False,
     scale: ScaleOption = "full",
     set_: SetOption = None,
 ) -> None:
-    """Fields, presets, source and documentation of a component; of a task also the images that it asks for."""
+    """Show fields, presets, source and documentation of a component; with --rows the images of a task."""
     from sa_bench.commands.show import describe, task_rows
 
     if not rows and (set_ or scale != "full"):
-        raise SaBenchError("show takes --scale and --set with --rows alone.")
+        raise SaBenchError("show takes --scale and --set only together with --rows.")
     print_text(task_rows(name, scale, set_ or []).rstrip("\n") if rows else describe(name))
 
 
@@ -289,7 +291,7 @@ def run(
     from sa_bench import api
     from sa_bench.commands.terminal import Live, print_boards
 
-    cells = _cells(
+    cells = _resolve_cells(
         suite, task, method, seed, base_seed, sample_seed, scale, set_, sweep, metric, model, trust
     )
     if without:
@@ -377,14 +379,14 @@ def plan(
     trust: TrustOption = False,
     jobs: Annotated[int, typer.Option(help="Cells side by side.")] = 1,
 ) -> None:
-    """What `run` would do: stages, what the store has, time, memory and disk. Runs nothing."""
+    """Show what `run` would do: stages, stored artifacts, time, memory and disk. Runs nothing."""
     from sa_bench.commands.plan import describe_plan
     from sa_bench.core.settings import require_folders
 
     require_folders()
     from sa_bench.engine.runner import usable_jobs
 
-    cells = _cells(
+    cells = _resolve_cells(
         suite, task, method, seed, base_seed, sample_seed, scale, set_, sweep, metric, model, trust
     )
     print_text(describe_plan(cells, usable_jobs(jobs)))
@@ -396,7 +398,7 @@ def doctor(
         str, typer.Argument(help="Only what this task uses: a name or ./mine.py.")
     ] = "",
 ) -> None:
-    """Assets here and missing, how to get them, their licence, what each unlocks."""
+    """List assets, here or missing, how to get them, their licences and what each unlocks."""
     from sa_bench.commands.doctor import describe_assets, describe_task_assets
 
     text, missing = describe_task_assets(task) if task else describe_assets()
@@ -417,7 +419,7 @@ def fetch(
         ),
     ] = None,
 ) -> None:
-    """Get weights, prompt files and models; of a task, all that it can use. The same command resumes."""
+    """Get weights, prompt files and models; for a task, all that it can use. The same command resumes."""
     from sa_bench.commands import fetch as fetching
     from sa_bench.core.settings import mirror_folder
 
@@ -427,18 +429,19 @@ def fetch(
 
 @app.command()
 def check(name: Annotated[str, typer.Argument(help="Component, or ./mine.py.")]) -> None:
-    """Does a component keep its contract? On a toy, in under a minute."""
+    """Check that a component keeps its contract, on a toy, in under a minute."""
     from sa_bench.commands.check import check as findings
     from sa_bench.commands.show import find_components
 
-    found = [
-        (kind, n, finding) for kind, n in find_components(name) for finding in findings(kind, n)
-    ]
-    for kind, n in dict.fromkeys((kind, n) for kind, n, _ in found):
-        print_text(f"{kind} {n}:")
-        for finding in (f for k, m, f in found if (k, m) == (kind, n)):
+    by_component = {
+        (kind, component): findings(kind, component) for kind, component in find_components(name)
+    }
+    for (kind, component), component_findings in by_component.items():
+        print_text(f"{kind} {component}:")
+        for finding in component_findings:
             print_text(f"  {'ok  ' if finding.kept else 'FAIL'}  {finding.text}")
-    raise typer.Exit(0 if all(finding.kept for _, _, finding in found) else 1)
+    every_finding = [finding for listed in by_component.values() for finding in listed]
+    raise typer.Exit(0 if all(finding.kept for finding in every_finding) else 1)
 
 
 @new_app.command("method")

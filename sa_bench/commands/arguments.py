@@ -1,4 +1,4 @@
-"""What is written on a command line, taken apart."""
+"""Parsing of command-line arguments, and printing."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from sa_bench.core.settings import expand_home
 
 
 def parse_seeds(text: str, option: str) -> list[int]:
-    """The whole numbers of `0,1,2`, given with `option`.
+    """Parse whole numbers `0,1,2`, the value of `option`.
 
     Raises:
-        SaBenchError: one is none.
+        SaBenchError: one of them is not a whole number.
     """
     return check_seeds(split_list(text), option)
 
 
 def expand_home_argument(argument: str) -> str:
-    """`~/x`, also after `--option=`, where shells leave it as it is, with the user's home.
+    """Replace `~` by the user's home in `~/x`, also after `--option=`, where shells do not.
 
     Raises:
-        SaBenchError: nobody knows that home.
+        SaBenchError: that home directory is unknown.
     """
     option, path = re.fullmatch(r"(--[\w-]+=)?(.*)", argument, re.DOTALL).groups()  # type: ignore[union-attr]
     return f"{option or ''}{expand_home(path)}" if path.startswith("~") else argument
 
 
 def print_text(text: object, file: TextIO | None = None) -> None:
-    """Print a line or more for people; nothing in it steers their terminal."""
+    """Print text for people, with control sequences of terminals made visible."""
     print(escape_terminal(text), file=file)

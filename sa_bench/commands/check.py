@@ -1,4 +1,4 @@
-"""`check`: does a component keep its contract? On models that take seconds, with a reason for every no."""
+"""`check`: test whether a component keeps its contract, on models that take seconds, with reasons."""
 
 from __future__ import annotations
 
@@ -23,40 +23,41 @@ from sa_bench.engine.stages import Chain
 from sa_bench.models.toy import Gaussian, ToyRun
 from sa_bench.scoring.requirements import all_requirements
 
-STEPS = 40  # of every training on the toy
-KILLED_AT = 7
+STEPS = 40  # steps of every training on the toy
+KILLED_AT = 7  # the step at which the interrupted training stops
 SLOW = {"ddim_steps": 4, "saliency": 3}  # fields that only cost time, on the text-to-image model
 
 
 class Finding(NamedTuple):
     """One line of a check."""
 
-    kept: bool
+    kept: bool  # whether the clause of the contract is kept
     text: str
 
 
 def check(kind: str, name: str) -> list[Finding]:
-    """Every clause of the contract of a method, metric or task; an exception is a finding too."""
-    found: list[Finding] = []
+    """Check every clause of the contract of a method, metric or task; an exception is a finding too."""
+    findings: list[Finding] = []
     try:
-        for finding in {"method": _method, "metric": _metric, "task": _task}[kind](name):
-            found.append(finding)
+        checks = {"method": _check_method, "metric": _check_metric, "task": _check_task}
+        for finding in checks[kind](name):
+            findings.append(finding)  # one by one: those before an exception are kept
     except SaBenchError as error:
-        found.append(Finding(False, str(error)))
+        findings.append(Finding(False, str(error)))
     except Exception as error:
-        found.append(
+        findings.append(
             Finding(False, f"it raised {type(error).__name__}: {' '.join(str(error).split())}")
         )
-    return found
+    return findings
 
 
 def toy_task() -> Task:
-    """Three classes, the first to be forgotten."""
+    """Build a task of three classes, the first of which is to be forgotten."""
     return replace(registry.get_task("mnist_0"), classes=("a", "b", "c"), n_forget=10, n_retain=5)
 
 
 def toy(supports: type) -> tuple[Any, Task]:
-    """A model that takes seconds and its task: Gaussians or, for methods of diffusion models, a text-to-image one."""
+    """Build a model that takes seconds, and its task: Gaussians, or text-to-image for other methods."""
     if supports is Generator:
         return Gaussian(), toy_task()
     from sa_bench.models import base_models
@@ -70,33 +71,35 @@ def toy(supports: type) -> tuple[Any, Task]:
 
 
 def weights(model: Generator) -> torch.Tensor:
-    """Every parameter, a copy, as one vector."""
+    """Copy every parameter into one vector."""
     return torch.cat([p.detach().flatten() for p in model.parameters().values()])
 
 
-def _method(name: str) -> Iterator[Finding]:
+def _check_method(name: str) -> Iterator[Finding]:
+    """Yield the findings on a method: declarations, then what it does on a toy."""
     cls = registry.get_method(name)
-    yield from _declarations(cls)
+    yield from _check_declarations(cls)
     if cls.files:
         yield Finding(True, f"needs files ({', '.join(cls.files)}): not run")
         return
-    star, task = toy(cls.supports)
+    base_model, task = toy(cls.supports)
     steps = STEPS if cls.supports is Generator else 10
-    small = (
+    quick_fields = (
         {}
         if cls.supports is Generator
         else {f.name: SLOW[f.name] for f in fields(cls) if f.name in SLOW}
     )
-    before = weights(star)
+    before = weights(base_model)
 
-    def forget(seed: int = 0, **more: Any) -> tuple[torch.Tensor, ToyRun]:
-        run = ToyRun(star, task, seed, steps, **more)
-        return weights(cls(**small).forget(star.clone(), task, run)), run
+    def forget(seed: int = 0, **options: Any) -> tuple[torch.Tensor, ToyRun]:
+        run = ToyRun(base_model, task, seed, steps, **options)
+        return weights(cls(**quick_fields).forget(base_model.clone(), task, run)), run
 
     first, run = forget()
     yield Finding(bool(torch.isfinite(first).all()), "the toy's parameters are finite afterwards")
     yield Finding(
-        torch.equal(weights(star), before), "θ* itself is left as it was (only the copy changes)"
+        torch.equal(weights(base_model), before),
+        "θ* itself is left as it was (only the copy changes)",
     )
     yield Finding(torch.equal(forget()[0], first), "the same seed gives the same bits")
     torch.rand(3)
@@ -119,23 +122,24 @@ def _method(name: str) -> Iterator[Finding]:
             torch.equal(resumed, first),
             f"killed at step {KILLED_AT} and resumed, it ends at the same bits",
         )
-    asked = ", ".join(dict.fromkeys(run.asked)) or "nothing"
+    requests = ", ".join(dict.fromkeys(run.asked)) or "nothing"
     if cls.supports is not Generator:
         size = float((first - before).norm() / before.norm())
         yield Finding(
             True,
-            f"on a tiny text-to-image model, {steps} steps: weights moved by {size:.2g}; it asked for {asked}",
+            f"on a tiny text-to-image model, {steps} steps: weights moved by {size:.2g}; it asked for {requests}",
         )
         return
-    moved = (first - before).view_as(star.net.weight).norm(dim=1)
+    moved = (first - before).view_as(base_model.net.weight).norm(dim=1)
     yield Finding(
         True,
         f"on x|c ~ N(μ_c, I) with q = N(0, I), {STEPS} steps: μ of c_f moved by {moved[0]:.2f}, of the rest by "
-        f"at most {moved[1:].max():.2f}; it asked for {asked}",
+        f"at most {moved[1:].max():.2f}; it asked for {requests}",
     )
 
 
-def _declarations(cls: type[Any]) -> Iterator[Finding]:
+def _check_declarations(cls: type[Any]) -> Iterator[Finding]:
+    """Yield the findings on what a method declares."""
     names = {f.name for f in fields(cls)}
     yield Finding(
         cls.standing in ("method", "control", "reference", "target"), f"standing = {cls.standing!r}"
@@ -147,10 +151,10 @@ def _declarations(cls: type[Any]) -> Iterator[Finding]:
     yield Finding(
         isinstance(cls.version, int) and bool(cls.source), "version is a number, source is given"
     )
-    strangers = {key for preset in cls.presets.values() for key in preset} - names
+    unknown_fields = {key for preset in cls.presets.values() for key in preset} - names
     yield Finding(
-        not strangers,
-        f"presets name its own fields{': not ' + ', '.join(strangers) if strangers else ''}",
+        not unknown_fields,
+        f"presets name its own fields{': not ' + ', '.join(unknown_fields) if unknown_fields else ''}",
     )
     try:
         cls().anything = 1
@@ -172,11 +176,12 @@ SMALL = (
 )
 
 
-def _metric(name: str) -> Iterator[Finding]:
+def _check_metric(name: str) -> Iterator[Finding]:
+    """Yield the findings on a metric, measured twice on a quick cell."""
     metric: Metric = registry.get_metric(name)
     yield Finding(metric.better in ("lower", "higher", None), f"better = {metric.better!r}")
-    strangers = set(metric.requires) - set(all_requirements())
-    yield Finding(not strangers, f"requires = {metric.requires}")
+    unknown_requirements = set(metric.requires) - set(all_requirements())
+    yield Finding(not unknown_requirements, f"requires = {metric.requires}")
     cell = resolve(["mnist_0"], ["relabel"], "quick", sets=SMALL, metrics=[name])[0]
     values = []
     with tempfile.TemporaryDirectory() as folder:
@@ -191,9 +196,12 @@ def _metric(name: str) -> Iterator[Finding]:
             )
         (measured, path), (base, _) = values[0]
         yield Finding(values[0][0][0] == values[1][0][0], "measured twice, it gives the same value")
-        prints = fingerprint(Chain(Store(Path(folder)), cell, lambda *event: None), metric)
+        fingerprint_values = fingerprint(
+            Chain(Store(Path(folder)), cell, lambda *event: None), metric
+        )
         yield Finding(
-            json.loads(json.dumps(prints)) is not None, f"fingerprint: {', '.join(prints)}"
+            json.loads(json.dumps(fingerprint_values)) is not None,
+            f"fingerprint: {', '.join(fingerprint_values)}",
         )
         value, low, high = measured["value"], measured["low"], measured["high"]
         yield Finding(value is not None or bool(measured["reason"]), "a missing value has a reason")
@@ -207,7 +215,8 @@ def _metric(name: str) -> Iterator[Finding]:
             yield Finding(path is not None, "per-sample scores are stored")
 
 
-def _task(name: str) -> Iterator[Finding]:
+def _check_task(name: str) -> Iterator[Finding]:
+    """Yield the findings on a task at every scale."""
     for scale in SCALES:
         task = resolve_task(name, scale, {})
         plain = json.loads(json.dumps(asdict(task)))

@@ -1,4 +1,4 @@
-"""`explain CELL`: how each number of a result came about, in plain words."""
+"""`explain CELL`: say in plain words how each number of a result came about."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ INTERVALS = {
 
 
 def explain(cell: Path, metric: str | None) -> str:
-    """The story of a result's primary measurements, or of `metric`.
+    """Explain a result's primary measurements, or `metric`.
 
     Raises:
-        SaBenchError: no result there, or no such measurement.
+        SaBenchError: there is no result, or no such measurement.
     """
     path = cell / "result.json" if cell.is_dir() else cell
     try:
         row = read_object(path)
-        changed = find_edited(row, path.parent)
+        edited_file = find_edited(row, path.parent)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SaBenchError(f"{cell} is no cell folder with a result.json ({error}).") from error
     try:
-        return _told(row, path.parent, metric, changed)
+        return _explain_result(row, path.parent, metric, edited_file)
     except SaBenchError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
@@ -49,52 +49,59 @@ def explain(cell: Path, metric: str | None) -> str:
         ) from error
 
 
-def _told(row: Mapping[str, Any], folder: Path, metric: str | None, changed: str) -> str:
-    rows = row["measurements"]
-    names = {metric_of(m): m for m in rows} | {m["name"]: m for m in rows}
+def _explain_result(
+    row: Mapping[str, Any], folder: Path, metric: str | None, edited_file: str
+) -> str:
+    """Explain a result: its cell, the chosen measurements, and how to make it again."""
+    measurements = row["measurements"]
+    names = {metric_of(m): m for m in measurements} | {m["name"]: m for m in measurements}
     if metric is not None and metric not in names:
-        raise unknown_name("measurement", metric, {m["name"] for m in rows})
-    chosen = [names[metric]] if metric else [m for m in rows if m["role"] == "primary"]
-    parts = [f"Beware: {changed} was {EDITED}."] if changed else []
-    parts.append(_cell(row))
+        raise unknown_name("measurement", metric, {m["name"] for m in measurements})
+    chosen = [names[metric]] if metric else [m for m in measurements if m["role"] == "primary"]
+    paragraphs = [f"Beware: {edited_file} was {EDITED}."] if edited_file else []
+    paragraphs.append(_describe_cell(row))
     if row["status"] != "done":
-        parts.append(f"It failed: {row['error']}")
-    parts += ["\n".join(_measurement(row, m, folder)) for m in chosen]
-    if metric is None and rows:
-        others = ", ".join(m["name"] for m in rows if m["role"] != "primary")
-        parts.append(f"Further measurements, with --metric NAME: {others}.")
-    parts.append(
+        paragraphs.append(f"It failed: {row['error']}")
+    paragraphs += ["\n".join(_explain_measurement(row, m, folder)) for m in chosen]
+    if metric is None and measurements:
+        others = ", ".join(m["name"] for m in measurements if m["role"] != "primary")
+        paragraphs.append(f"Further measurements, with --metric NAME: {others}.")
+    paragraphs.append(
         f"Make it again: {row['provenance'].get('cell_command') or row['provenance']['command']}"
     )
-    return "\n\n".join(parts)
+    return "\n\n".join(paragraphs)
 
 
-def _cell(row: Mapping[str, Any]) -> str:
+def _describe_cell(row: Mapping[str, Any]) -> str:
+    """Describe in a sentence what was run."""
     fields = ", ".join(f"{k} = {v}" for k, v in row["fields"].items()) or "no fields"
     cost = row["cost"].get("forget", {})
     where = "of CPU" if cost.get("device", "cpu") == "cpu" else f"on {cost['device']}"
     seconds = seconds_spent(cost)
-    took = f" Forgetting took {seconds:.0f} s {where}." if seconds is not None else ""
-    changed = "".join(f", {k} = {v}" for k, v in row["overrides"].items())
+    duration = f" Forgetting took {seconds:.0f} s {where}." if seconds is not None else ""
+    overrides = "".join(f", {k} = {v}" for k, v in row["overrides"].items())
     return (
-        f"{row['task_title']}{changed}, scale {row['scale']}: {row['method']} ({fields}) was applied to base model "
-        f"{row['base_seed']} with forgetting seed {row['seed']}, to forget {row['concept']}.{took}"
+        f"{row['task_title']}{overrides}, scale {row['scale']}: {row['method']} ({fields}) was applied to base model "
+        f"{row['base_seed']} with forgetting seed {row['seed']}, to forget {row['concept']}.{duration}"
     )
 
 
-def _measurement(row: Mapping[str, Any], m: Mapping[str, Any], folder: Path) -> Iterator[str]:
+def _explain_measurement(
+    row: Mapping[str, Any], m: Mapping[str, Any], folder: Path
+) -> Iterator[str]:
+    """Yield the lines that explain one measurement."""
     unit = f" {m['unit']}" if m["unit"] and m["unit"] not in ("rate", "probability") else ""
     yield f"{m['name']}: {m['title']}."
-    yield f"  {_definition(metric_of(m))}"
+    yield f"  {_define_metric(metric_of(m))}"
     if m["value"] is None:
         yield f"  There is no value: {m['reason']}."
     else:
-        yield f"  Here {format_number(m['value'], m['unit'])}{unit} from {m['n']} {m['n_unit']}s{_counts(m, folder)}."
+        yield f"  Here {format_number(m['value'], m['unit'])}{unit} from {m['n']} {m['n_unit']}s{_count_votes(m, folder)}."
         if m["low"] is not None and m["high"] is not None:
             how = str(m["interval"])
             name = next((text for key, text in INTERVALS.items() if how.startswith(key)), how)
             low, high = format_number(m["low"], m["unit"]), format_number(m["high"], m["unit"])
-            yield f"  95 % interval {low} to {high}: {name}{_widened(how)}. It covers the drawing of images alone."
+            yield f"  95 % interval {low} to {high}: {name}{_describe_widening(how)}. It covers only the drawing of images."
     if m["base"] is not None:
         yield f"  The base model under the same fingerprint: {format_number(m['base'], m['unit'])}{unit}."
     if m["judges"]:
@@ -103,33 +110,38 @@ def _measurement(row: Mapping[str, Any], m: Mapping[str, Any], folder: Path) -> 
         )
         yield f"  Each judge alone: {votes}."
     for key, value in (m["extra"] or {}).items():
-        text = json.dumps(_rounded(value))
-        if told := details.describe_extra(m, key, row["task_values"]["classes"]):
-            yield f"  Beside it, {told}."
+        text = json.dumps(_round_numbers(value))
+        if description := details.describe_extra(m, key, row["task_values"]["classes"]):
+            yield f"  Beside it, {description}."
         elif value not in (None, {}, []) and len(text) < 300:
             yield f"  {key}: {text}"
-    if told := verdict_on(row, m):
-        yield f"  Published: {told['published']} ({told['source']}). Verdict: {told['verdict']}."
+    if published := verdict_on(row, m):
+        yield (
+            f"  Published: {published['published']} ({published['source']}). "
+            f"Verdict: {published['verdict']}."
+        )
     yield f"  Source: {m['source']}. It depends on: {', '.join(m['fingerprint'])}."
 
 
-def _rounded(value: Any) -> Any:
+def _round_numbers(value: Any) -> Any:
+    """Round every float in a JSON value to four digits."""
     if isinstance(value, Mapping):
-        return {k: _rounded(v) for k, v in value.items()}
+        return {k: _round_numbers(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_rounded(v) for v in value]
+        return [_round_numbers(v) for v in value]
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def _definition(name: str) -> str:
+def _define_metric(name: str) -> str:
+    """Return the definition of a metric from its docstring."""
     if name not in {entry.name for entry in registry.list_entries("metric")}:
         return "Its definition is in a plug-in that is not loaded here."
     metric = registry.get_metric(name)
     return " ".join((inspect.getdoc(metric.measure) or "").split())
 
 
-def _counts(m: Mapping[str, Any], folder: Path) -> str:
-    """How many images scored 1, from the stored scores, where the score is a vote."""
+def _count_votes(m: Mapping[str, Any], folder: Path) -> str:
+    """Count the images that scored 1, from stored scores that are votes; "" otherwise."""
     path = folder / "scores" / f"{m['name']}.parquet"
     if m["unit"] != "rate" or not path.is_file():
         return ""
@@ -139,6 +151,7 @@ def _counts(m: Mapping[str, Any], folder: Path) -> str:
     return f" ({int(scores['score'].to_numpy().sum())} of {len(scores)} in {path.name})"
 
 
-def _widened(how: str) -> str:
-    inside = how.partition("Bonferroni(")[2].rstrip(")")
-    return f", widened for {inside} looks" if inside else ""
+def _describe_widening(interval: str) -> str:
+    """Describe the correction of an interval for several looks; "" if there is none."""
+    comparisons = interval.partition("Bonferroni(")[2].rstrip(")")
+    return f", widened for {comparisons} looks" if comparisons else ""

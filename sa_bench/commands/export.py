@@ -1,4 +1,7 @@
-"""`export CELL FOLDER`: the forgotten model of a result as files for others, with a card of what it can and cannot do."""
+"""`export CELL FOLDER`: write the forgotten model of a result as files for others.
+
+A card beside it says what the model can and cannot do.
+"""
 
 from __future__ import annotations
 
@@ -27,59 +30,56 @@ DELTA = "changed.safetensors"
 def export(result: Path, folder: Path, trust: bool = False) -> list[Path]:
     """Write the model of the result in `result` (a cell's folder) into the new folder `folder`.
 
-    A text-to-image model becomes a folder that `StableDiffusionPipeline.from_pretrained` opens, and the tensors that
-    differ from the base alone; another one its weight file. README.md is the model's card.
+    A text-to-image model becomes a folder that `StableDiffusionPipeline.from_pretrained` opens, with
+    a file of only the tensors that differ from the base model's; another model becomes its weight
+    file. README.md is the model's card.
 
     Args:
         result: the cell's folder, or its result.json.
-        folder: where to; new.
+        folder: the folder to write; it must be new or empty.
         trust: run the code of the plug-ins that the result names.
 
     Raises:
-        SaBenchError: no finished result there, a plug-in without `trust`, `folder` is not empty, or the method acts at
-            inference (there is no other model to hand out than the base).
+        SaBenchError: there is no finished result, a plug-in is not trusted, `folder` is not empty,
+            or the method acts at inference (so that the only model is the base model).
         MissingAsset: the store no longer has the model.
     """
-    row = _row(result)
+    row = _read_result(result)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SaBenchError(f"{folder} is not empty; name a new folder.")
     cell = cell_of_result(row, trust)
     if cell.build_method().wraps() or cell.build_method().renders():
         raise SaBenchError(
-            f"{cell.method} acts when images are made and changes no weight: what it would hand out is the base model."
+            f"{cell.method} acts when images are made and changes no weight: the exported model would be the base model."
         )
     chain = Chain(Store(store_folder()), cell, lambda *event: None)
-    if not chain.store.has("forget", _key(chain)):
+    if not chain.store.has("forget", chain.forget_stage().key):
         raise MissingAsset(
             f"The store no longer has this model. Make it again: {row['provenance']['cell_command']}"
         )
-    kept = chain.forgotten.path / "model.safetensors"
-    part = folder.with_name(f".{folder.name}.part")  # it gets its name when it is whole
+    weights_file = chain.forgotten.path / "model.safetensors"
+    unfinished = folder.with_name(f".{folder.name}.part")  # renamed once it is complete
     with (
         disk_errors(folder.parent),
         hold_lock(folder.with_name(f".{folder.name}.lock"), f"export {folder}"),
     ):
-        shutil.rmtree(part, ignore_errors=True)
-        make_folder(part)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        make_folder(unfinished)
         try:
             if cell.task.family == "text_to_image":
-                chain.model().pipeline().save_pretrained(part)  # type: ignore[attr-defined]
-                copy_atomic(kept, part / DELTA)
+                chain.model().pipeline().save_pretrained(unfinished)  # type: ignore[attr-defined]
+                copy_atomic(weights_file, unfinished / DELTA)
             else:
-                copy_atomic(kept, part / "model.safetensors")
-            write_atomic(part / "README.md", "\n".join(model_card(row)).encode() + b"\n")
-            part.rename(folder)
+                copy_atomic(weights_file, unfinished / "model.safetensors")
+            write_atomic(unfinished / "README.md", "\n".join(model_card(row)).encode() + b"\n")
+            unfinished.rename(folder)
         finally:
-            shutil.rmtree(part, ignore_errors=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _key(chain: Chain) -> str:
-
-    return chain.forget_stage().key
-
-
-def _row(result: Path) -> Mapping[str, Any]:
+def _read_result(result: Path) -> Mapping[str, Any]:
+    """Read the finished result of a cell."""
     path = result / "result.json" if result.is_dir() else result
     try:
         row = read_object(path)
@@ -91,10 +91,10 @@ def _row(result: Path) -> Mapping[str, Any]:
 
 
 def cell_of_result(row: Mapping[str, Any], trust: bool = False) -> Cell:
-    """The cell of a result, from the command that makes it; `trust` runs the plug-ins that it names.
+    """Rebuild the cell of a result from its command; `trust` allows to run the plug-ins that it names.
 
     Raises:
-        SaBenchError: it names a plug-in and is not trusted, or is no command of ours.
+        SaBenchError: the command names a plug-in and is not trusted, or does not make one cell.
     """
     try:
         words = shlex.split(row["provenance"]["cell_command"])
@@ -119,14 +119,12 @@ def cell_of_result(row: Mapping[str, Any], trust: bool = False) -> Cell:
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, SaBenchError):
             raise
-        raise SaBenchError(
-            f"The result's command is none that makes one cell ({error!r})."
-        ) from error
+        raise SaBenchError(f"The result's command does not make one cell ({error!r}).") from error
     return cell
 
 
 def model_card(row: Mapping[str, Any]) -> Iterator[str]:
-    """A model card in Markdown: what was forgotten, from what, how, and what was measured afterwards."""
+    """Yield a model card in Markdown: what was forgotten, from what, how, and the measurements."""
     yield f"# {escape_markdown(row['task_title'])}: {escape_markdown(row['method'])}"
     yield ""
     concept, method = escape_markdown(row["concept"]), escape_markdown(row["method"])

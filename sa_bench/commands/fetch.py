@@ -1,4 +1,4 @@
-"""`fetch`: one asset, or all that a task can use."""
+"""`fetch`: get one asset, or all that a task can use."""
 
 from __future__ import annotations
 
@@ -16,67 +16,68 @@ from sa_bench.engine.needs import needs_of_task
 
 
 def fetch(name: str, source: Path | None = None, say: Say = print) -> list[Path]:
-    """Get an asset, or all that a task can use; what is here already stays as it is.
+    """Get an asset, or all that a task can use; what is already here stays as it is.
 
     Args:
         name: an asset's name or file name, a hub id (owner/name), a task's name, or a task's file.
-        source: a folder that holds the files by name; None: the network.
-        say: told what happens, a line at a time.
+        source: a folder that holds the files by name; None means the network.
+        say: called with a line of text for each event.
 
     Returns:
-        Where each asset is now.
+        The path of each asset.
 
     Raises:
-        MissingAsset: something could not be had; of a task, all else that could be had is here.
-        CellFailed: the disk is full, or not to be written on.
-        SaBenchError: no asset and no task of that name, or no folder `source`.
+        MissingAsset: an asset could not be fetched; the task's other assets were, where possible.
+        CellFailed: the disk is full or not writable.
+        SaBenchError: no asset or task has that name, or there is no folder `source`.
     """
     if source is not None and not source.is_dir():
         raise SaBenchError(f"There is no folder {source} to copy from (--from, SA_BENCH_MIRROR).")
-    tasks = _tasks(name)
-    asked = fetchable_assets(tasks) if tasks else [_asset(name)]
-    found: list[Path] = []
+    tasks = _find_tasks(name)
+    assets = fetchable_assets(tasks) if tasks else [_find_asset(name)]
+    paths: list[Path] = []
     failed: list[MissingAsset] = []
-    lost = 0.0  # seconds of waiting for nothing
-    for asset in asked:
+    wasted = 0.0  # seconds spent on servers that do not answer
+    for asset in assets:
         start = time.monotonic()
         try:
-            if lost > DEADLINE / 3:
+            if wasted > DEADLINE / 3:
                 raise Unreachable(f"{asset.name}: not tried, nothing answers")
-            found.append(_fetch_asset(asset, source, say))
+            paths.append(_fetch_asset(asset, source, say))
         except MissingAsset as error:
-            lost += time.monotonic() - start if isinstance(error, Unreachable) else 0.0
+            wasted += time.monotonic() - start if isinstance(error, Unreachable) else 0.0
             failed.append(error)
     if not failed and source is None:
         for dataset in dict.fromkeys(registry.get_task(task).dataset for task in tasks):
-            if (
-                dataset in datasets.ENTRIES and dataset not in catalogue.DATA
-            ):  # small, and kept as it is read
+            # small data sets that are not in the catalogue are stored when they are first read
+            if dataset in datasets.ENTRIES and dataset not in catalogue.DATA:
                 datasets.load(dataset)
                 say(f"{datasets.ENTRIES[dataset].title}: here")
     if len(failed) > 1:
-        said = "; ".join(str(error).partition(". ")[0].rstrip(".") for error in failed)
+        reasons = "; ".join(str(error).partition(". ")[0].rstrip(".") for error in failed)
         raise MissingAsset(
-            f"{len(failed)} of {len(asked)} could not be had: {said}. Fetched by its own name each says more."
+            f"{len(failed)} of {len(assets)} could not be fetched: {reasons}. Fetch one by its name for its full message."
         )
     if failed:
         raise failed[0]
-    return found
+    return paths
 
 
 def fetchable_assets(tasks: list[str]) -> list[Asset]:
-    """All that these tasks can use and that comes from somewhere."""
+    """List all assets that these tasks can use and that can be fetched."""
     needed = [need.asset for task in tasks for need in needs_of_task(registry.get_task(task))]
     return list(dict.fromkeys(asset for asset in needed if asset.url))
 
 
-def _tasks(name: str) -> list[str]:
+def _find_tasks(name: str) -> list[str]:
+    """Return the tasks of a name or a .py file; an empty list if the name is no task's."""
     if name.endswith(".py"):
         return registry.register("task", name)
     return [name] if any(entry.name == name for entry in registry.list_entries("task")) else []
 
 
-def _asset(name: str) -> Asset:
+def _find_asset(name: str) -> Asset:
+    """Return the asset of that name, file name or hub id."""
     try:
         return catalogue.get(name)
     except SaBenchError:

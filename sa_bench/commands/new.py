@@ -1,4 +1,4 @@
-"""`new method NAME`: a file to start from. It passes `check` as it is."""
+"""`new method NAME`: write a file to start a method from. It passes `check` as it is."""
 
 from __future__ import annotations
 
@@ -54,17 +54,19 @@ def new_method(name: str, folder: Path) -> Path:
     """Write `folder/name.py`.
 
     Raises:
-        SaBenchError: no Python name, taken, or the file is there already.
+        SaBenchError: `name` is not a Python name or is taken, or the file exists.
     """
     if not name.isidentifier() or name != name.lower():
         raise SaBenchError(
             f"{name!r} cannot name a method: use small letters, digits and underscores."
         )
     if name in {entry.name for entry in registry.list_entries("method")}:
-        raise SaBenchError(f"A method called {name} is here already; choose another name.")
+        raise SaBenchError(f"A method called {name} already exists; choose another name.")
     path = folder / f"{name}.py"
     if path.exists():
-        raise SaBenchError(f"{path} is there already; nothing was written.")
+        raise SaBenchError(
+            f"{path} already exists; nothing was written. Choose another name or --in FOLDER."
+        )
     title = "".join(part.capitalize() for part in name.split("_"))
     path.write_text(METHOD.format(name=name, cls=title), encoding="utf-8")
     return path

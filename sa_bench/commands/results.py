@@ -1,4 +1,4 @@
-"""Commands on results that are there: reports, tables, packed files, the choice of a search, a model as files."""
+"""Commands on stored results: reports, tables, figures, packed files, bundles, tuning, export."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sa_bench.core.errors import SaBenchError
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the commands of this file `app`'s."""
+    """Add the commands of this file to `app`."""
     for command in (report, table, figure, compare, pack, bundle, verify, tune, explain, export):
         app.command()(command)
 
@@ -65,7 +65,7 @@ def table(
     ] = "",
     out: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None,
 ) -> None:
-    """A table for a paper: a published one with ours beside it, or a leaderboard."""
+    """Make a table for a paper: a published one with ours beside it, or a leaderboard."""
     from sa_bench import api
 
     text = api.table(name, folders or [], format_, task, method, metric, out)
@@ -97,12 +97,12 @@ def figure(
         bool, typer.Option(help="Of samples: do not blur what may be nudity.")
     ] = False,
 ) -> None:
-    """A figure for a paper: trade-off, Pareto front, sweep, or images on the same seeds or with the highest scores."""
+    """Draw a figure for a paper: trade-off, Pareto front, sweep, or images by seeds or by highest scores."""
     from sa_bench import api
 
     if top and not sort:
         raise SaBenchError(
-            f"--top {top}: of which score? --sort celebrity_score; the first ones: --images {top}."
+            f"--top {top}: by which score? Add --sort celebrity_score; for the first images: --images {top}."
         )
     options = {"field": field, "columns": top or images, "explicit": explicit, "sort": sort}
     path, caption = api.figure(kind, folders, out, task, method, **options)
@@ -130,7 +130,7 @@ def compare(
         ),
     ] = "",
 ) -> None:
-    """Two lines against each other: do these checkpoints differ, does the method, and where does it come from?"""
+    """Compare two lines: do these checkpoints differ, does the method, and what does it come from?"""
     from sa_bench import api
 
     print_text(api.compare(folders, methods, task, at))
@@ -207,19 +207,19 @@ def verify(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
 ) -> None:
-    """Recompute what a bundle says and name the first difference (exit code 1)."""
+    """Recompute what a bundle claims, and name the first difference (exit code 1)."""
     from sa_bench import api
     from sa_bench.commands.terminal import Live
-    from sa_bench.commands.verify.verify import verify as lines
+    from sa_bench.commands.verify.verify import verify as verify_bundle
 
     if regenerate < 0:
         raise SaBenchError(f"--regenerate {regenerate}: at least 0.")
     api.require_device(device)
     with Live() as live, api.one_thread():
-        found = lines(
+        summary = verify_bundle(
             file, regenerate, deep, limit, device, [str(p) for p in plug_in or []], live.update
         )
-    print_text("\n".join([*found, "No difference found."]))
+    print_text("\n".join([*summary, "No difference found."]))
 
 
 def tune(
@@ -228,7 +228,7 @@ def tune(
         Path | None, typer.Option(help="Also write it to this file, as Markdown; as `report` does.")
     ] = None,
 ) -> None:
-    """Choose a setting a method from the tries of a run: the objective, every try, the winner."""
+    """Choose a setting for each method from the tries of a run: the objective, every try, the winner."""
     from sa_bench import api
     from sa_bench.commands import tune as tuning
     from sa_bench.results.files import read_results
@@ -245,10 +245,10 @@ def explain(
         str | None, typer.Option(help="One measurement (default: the three endpoints).")
     ] = None,
 ) -> None:
-    """How a number came about, in plain words."""
-    from sa_bench.commands.explain import explain as story
+    """Explain how a number came about, in plain words."""
+    from sa_bench.commands.explain import explain as explain_cell
 
-    print_text(story(cell, metric))
+    print_text(explain_cell(cell, metric))
 
 
 def export(
@@ -258,8 +258,8 @@ def export(
         bool, typer.Option(help="Run the code of the .py files that the result names.")
     ] = False,
 ) -> None:
-    """The forgotten model of a result as files, with a card."""
-    from sa_bench.commands.export import export as written
+    """Write the forgotten model of a result as files, with a card."""
+    from sa_bench.commands.export import export as export_model
 
-    for path in written(cell, folder, trust):
+    for path in export_model(cell, folder, trust):
         print_text(path)

@@ -1,4 +1,7 @@
-"""BibTeX of what a component cites: its `source` names authors and year, references.bib has the entry."""
+"""`show`: describe a component, with the BibTeX of what it cites.
+
+A component's `source` names authors and year; references.bib has the entry.
+"""
 
 from __future__ import annotations
 
@@ -20,90 +23,95 @@ CITED = re.compile(r"\b([A-Z][\w-]+)(?: et al\.| & [A-Z][\w-]+)? \(?(?:19\d\d|20
 
 @lru_cache(maxsize=1)
 def load_references() -> dict[str, str]:
-    """Key, the first author's name and the year (`heng2023`), to entry."""
+    """Load the BibTeX entries by key: the first author's name and the year (`heng2023`)."""
     text = (Path(__file__).with_name("references.bib")).read_text(encoding="utf-8")
-    parts = re.split(r"^(?=@)", text, flags=re.MULTILINE)[1:]
-    return {re.split(r"[{,]", part)[1]: part.strip() for part in parts}
+    entries = re.split(r"^(?=@)", text, flags=re.MULTILINE)[1:]
+    return {re.split(r"[{,]", entry)[1]: entry.strip() for entry in entries}
 
 
 def cited_keys(source: str) -> list[str]:
-    """The keys that a source names, in its order: `["heng2023"]` of "Heng & Soh 2023, Eq. 4"."""
-    found = [f"{_plain(match[1])}{match[0].strip()[-4:]}" for match in CITED.finditer(source)]
-    return list(dict.fromkeys(found))
+    """List the keys that a source names, in its order: `["heng2023"]` for "Heng & Soh 2023, Eq. 4"."""
+    keys = [
+        f"{_strip_accents(match[1])}{match[0].strip()[-4:]}" for match in CITED.finditer(source)
+    ]
+    return list(dict.fromkeys(keys))
 
 
 def cited_bibtex(source: str) -> str:
-    """The entries of what a source names; "" where it names nothing that is known."""
+    """Return the entries that a source names; "" if none of them is known."""
     return "\n".join(
         load_references()[key] for key in cited_keys(source) if key in load_references()
     )
 
 
-def _plain(name: str) -> str:
-    """Lower case without accents."""
+def _strip_accents(name: str) -> str:
+    """Write a name in lower case without accents."""
     return "".join(
         c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c)
     ).lower()
 
 
 def describe(reference: str) -> str:
-    """Documentation, fields with types and defaults, presets and source of a component.
+    """Describe a component: documentation, fields with types and defaults, presets and source.
 
     Raises:
-        SaBenchError: no component of that name.
+        SaBenchError: there is no component of that name.
     """
-    show = {"method": _method, "task": _task, "metric": _metric}
+    show = {"method": _describe_method, "task": _describe_task, "metric": _describe_metric}
     return "\n\n".join(
-        show[kind](name) + _code(kind, name) for kind, name in find_components(reference)
+        show[kind](name) + _describe_code(kind, name) for kind, name in find_components(reference)
     )
 
 
 def task_rows(reference: str, scale: str, sets: Sequence[str]) -> str:
-    """What a task asks for, a row an image of all its sets, as CSV (`sa_bench.engine.joining.COLUMNS`).
+    """List the images that a task asks for as CSV, one row per image (`sa_bench.engine.joining.COLUMNS`).
 
     Raises:
-        SaBenchError: no task, or several, or settings that it does not have.
+        SaBenchError: the name is not one task's, or the task lacks one of the settings.
     """
-    found = find_components(reference)
-    if [kind for kind, _ in found] != ["task"]:
-        what = ", ".join(f"the {kind} {name}" for kind, name in found)
-        raise SaBenchError(f"--rows lists the images of one task; {reference} is {what}.")
+    components = find_components(reference)
+    if [kind for kind, _ in components] != ["task"]:
+        names = ", ".join(f"the {kind} {name}" for kind, name in components)
+        raise SaBenchError(f"--rows lists the images of one task; {reference} is {names}.")
     from sa_bench.engine.cells import resolve_task, task_overrides
     from sa_bench.engine.joining import format_rows
 
-    return format_rows(resolve_task(found[0][1], scale, task_overrides(sets, "show --rows")))
+    return format_rows(resolve_task(components[0][1], scale, task_overrides(sets, "show --rows")))
 
 
-def _code(kind: str, name: str) -> str:
-    """A plug-in's files, all that its key covers; "" for a component of sa_bench."""
-    facts = registry.describe_source(kind, name)
-    if facts is None:
+def _describe_code(kind: str, name: str) -> str:
+    """List a plug-in's files that its key covers; "" for a component of sa_bench."""
+    code_source = registry.describe_source(kind, name)
+    if code_source is None:
         return ""
-    lines = ["", f"code (sha256 {facts['sha256'][:16]}, part of every key):"]
-    lines += [f"  {path}" for path in facts.get("files", [facts["path"]])]
-    lines += [f"  not followed, so never kept: {call}" for call in facts.get("unfollowed", [])]
+    lines = ["", f"code (sha256 {code_source['sha256'][:16]}, part of every key):"]
+    lines += [f"  {path}" for path in code_source.get("files", [code_source["path"]])]
+    lines += [
+        f"  not followed, so never kept: {call}" for call in code_source.get("unfollowed", [])
+    ]
     return "\n" + "\n".join(lines)
 
 
 def find_components(reference: str) -> list[tuple[str, str]]:
-    """(kind, name) of what a name or the path of a plug-in file stands for.
+    """Find the components, (kind, name), that a name or the path of a plug-in file stands for.
 
     Raises:
-        SaBenchError: no component of that name.
+        SaBenchError: there is no component of that name.
     """
     if registry.is_path(reference):
         kind = registry.detect_kind(Path(reference))
         return [(kind, name) for name in registry.register(kind, reference)]
-    known = {e.name: e for kind in registry.ROOMS for e in registry.list_entries(kind)}
-    if reference not in known:
+    entries = {e.name: e for kind in registry.ROOMS for e in registry.list_entries(kind)}
+    if reference not in entries:
         for entry in (e for kind in registry.ROOMS for e in registry.list_broken(kind)):
             if entry.name == reference:
                 registry.find(entry.kind, reference)
-        raise unknown_name("component", reference, known)
-    return [(known[reference].kind, reference)]
+        raise unknown_name("component", reference, entries)
+    return [(entries[reference].kind, reference)]
 
 
-def _method(name: str) -> str:
+def _describe_method(name: str) -> str:
+    """Describe a method: module documentation, fields, presets, source."""
     cls = registry.get_method(name)
     lines = [
         f"method {name} ({cls.standing})",
@@ -111,25 +119,27 @@ def _method(name: str) -> str:
         (inspect.getmodule(cls).__doc__ or "").strip(),
         "",
     ]
-    lines += ["fields (--set field=value):", *_fields(cls)]
+    lines += ["fields (--set field=value):", *_describe_fields(cls)]
     for field, table in cls.stands_for.items():
         lines += [f"{field}={word}: {json.dumps(numbers)}" for word, numbers in table.items()]
     for (family, scale), values in registry.get_presets(name).items():
         lines.append(f"preset {family}/{scale}: {json.dumps(values)}")
-    lines += [f"source: {cls.source}", *_cite(cls.source)]
+    lines += [f"source: {cls.source}", *_cite_lines(cls.source)]
     return "\n".join(lines)
 
 
-def _cite(source: str) -> list[str]:
-    found = cited_bibtex(source)
-    return ["", found] if found else []
+def _cite_lines(source: str) -> list[str]:
+    """Return the BibTeX of a source as lines; an empty list if it cites nothing known."""
+    bibtex = cited_bibtex(source)
+    return ["", bibtex] if bibtex else []
 
 
-def _fields(cls: Any, prefix: str = "") -> list[str]:
+def _describe_fields(cls: Any, prefix: str = "") -> list[str]:
+    """List the fields of a dataclass with defaults and types, nested ones by dotted names."""
     hints, rows = get_type_hints(cls), []
     for f in fields(cls):
         if is_dataclass(f.default):
-            rows += _fields(type(f.default), f"{prefix}{f.name}.")
+            rows += _describe_fields(type(f.default), f"{prefix}{f.name}.")
         else:
             hint = hints[f.name]
             kind = " | ".join(map(str, get_args(hint))) or getattr(hint, "__name__", str(hint))
@@ -137,7 +147,8 @@ def _fields(cls: Any, prefix: str = "") -> list[str]:
     return rows
 
 
-def _task(name: str) -> str:
+def _describe_task(name: str) -> str:
+    """Describe a task: fields and what each scale changes."""
     task = registry.get_task(name)
     values = asdict(task)
     scales = values.pop("scales")
@@ -147,7 +158,8 @@ def _task(name: str) -> str:
     return "\n".join(lines)
 
 
-def _metric(name: str) -> str:
+def _describe_metric(name: str) -> str:
+    """Describe a metric: documentation, direction, unit, requirements, source."""
     metric = registry.get_metric(name)
     document = inspect.getmodule(metric.measure).__doc__ or ""
     return "\n".join(
@@ -161,6 +173,6 @@ def _metric(name: str) -> str:
             f"requires: {', '.join(metric.requires)}",
             f"depends on task fields: {', '.join(metric.fields)}",
             f"source: {metric.source}",
-            *_cite(metric.source),
+            *_cite_lines(metric.source),
         ]
     )

@@ -15,7 +15,7 @@ store_app = typer.Typer(
 
 @store_app.command("ls")
 def store_ls() -> None:
-    """Every artifact with its size."""
+    """List every artifact with its size."""
     from sa_bench.core.settings import store_folder
     from sa_bench.core.store import Store
 
@@ -26,7 +26,7 @@ def store_ls() -> None:
 
 @store_app.command("size")
 def store_size() -> None:
-    """Bytes a stage and in all."""
+    """Show the size per stage and in total."""
     from sa_bench.core.settings import store_folder
     from sa_bench.core.store import Store
 
@@ -44,7 +44,7 @@ def store_gc(
         list[str] | None, typer.Option(help="Also delete finished artifacts of this stage.")
     ] = None,
 ) -> None:
-    """Delete what killed runs left; what a run uses, and results in run folders, are never touched."""
+    """Delete what killed runs left behind; artifacts in use and run folders are never touched."""
     from sa_bench.core.errors import unknown_name
     from sa_bench.core.settings import store_folder
     from sa_bench.core.store import STAGES, Store

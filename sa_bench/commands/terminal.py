@@ -1,4 +1,4 @@
-"""What a person sees while a run works and when it is done. Quiet when not on a terminal."""
+"""What a person sees while a run works and when it has finished. Quiet when not on a terminal."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from sa_bench.results.format import format_number
 
 
 class Live:
-    """Progress lines: one a working cell, with stage, count, rate and time left."""
+    """Progress lines: one per working cell, with stage, count, rate and remaining time."""
 
     def __init__(self) -> None:
-        """Progress goes to stderr, results to stdout."""
+        """Write progress to stderr; results go to stdout."""
         self.console = Console(stderr=True)
         self.progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -37,10 +37,11 @@ class Live:
         self.bars: dict[str, Any] = {}
         self.stages: dict[str, str] = {}
         self.total = self.done = 0
-        self.titles: dict[str, str] = {}  # by cell id
+        self.titles: dict[str, str] = {}  # cell id to title
 
     def _say(self, text: str) -> None:
-        # A log file gets one line a message, however long; a terminal wraps at words.
+        """Print a message to stderr."""
+        # a log file gets one line per message, however long; a terminal wraps at words
         self.console.print(
             escape_terminal(text),
             markup=False,
@@ -49,24 +50,22 @@ class Live:
         )
 
     def __enter__(self) -> Self:
-        """Start."""
+        """Start the display."""
         self.progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop."""
+        """Stop the display."""
         self.progress.stop()
 
     def announce(self, cells: Sequence[Cell]) -> None:
-        """Say what is about to run."""
+        """Print what is about to run."""
         self.total, self.titles = len(cells), title_cells(cells)
         tasks, methods = (
             dict.fromkeys(n) for n in ((c.task.name for c in cells), (c.method for c in cells))
         )
         names = f"{', '.join(tasks)} × {', '.join(methods)}"
-        seeds = (
-            f"bases {_numbers(c.base_seed for c in cells)}, seeds {_numbers(c.seed for c in cells)}"
-        )
+        seeds = f"bases {_list_numbers(c.base_seed for c in cells)}, seeds {_list_numbers(c.seed for c in cells)}"
         self._say(f"{len(cells)} cell(s): {names}; {seeds}")
 
     def update(self, cell: str, stage: str, done: int, total: int) -> None:
@@ -75,17 +74,15 @@ class Live:
         if cell not in self.bars or self.stages[cell] != stage:
             if cell in self.bars:
                 self.progress.remove_task(self.bars[cell])
-            self.bars[cell], self.stages[cell] = (
-                self.progress.add_task(text, total=total, rate=""),
-                stage,
-            )
+            self.bars[cell] = self.progress.add_task(text, total=total, rate="")
+            self.stages[cell] = stage
         bar = self.bars[cell]
         self.progress.update(bar, completed=done, total=total)
         speed = next((t.speed for t in self.progress.tasks if t.id == bar), None)
         self.progress.update(bar, rate=f"{speed:,.0f}/s" if speed else "")
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Say that a cell is done or why it failed."""
+        """Print that a cell is done, or why it failed."""
         self.done += 1
         name = next((n for n in self.bars if n.endswith(result["cell"])), None)
         if name is not None:
@@ -100,22 +97,22 @@ class Live:
         self._say(f"[{self.done}/{self.total}] {label}: {state}")
 
 
-def _numbers(values: Iterable[int]) -> str:
+def _list_numbers(values: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(set(values))))
 
 
-def _cell(endpoint: Endpoint | None, notes: Notes) -> str:
-    """The value with its interval and unit; where there is none the number of the reason in `notes`."""
+def _format_cell(endpoint: Endpoint | None, notes: Notes) -> str:
+    """Format a value with its interval and unit; without a value, the number of the reason in `notes`."""
     if endpoint is None or endpoint.value is None:
         return f"n/a [{notes.number(endpoint)}]"
     text = format_number(endpoint.value, endpoint.unit)
-    found = format_interval(endpoint, " to ").removesuffix(" %")
+    interval = format_interval(endpoint, " to ").removesuffix(" %")
     unit = "" if endpoint.unit in (None, "rate", "probability") else f" {endpoint.unit}"
-    return f"{text} ({found}){unit}" if found else f"{text}{unit}"
+    return f"{text} ({interval}){unit}" if interval else f"{text}{unit}"
 
 
 def print_boards(results: Sequence[Mapping[str, Any]]) -> None:
-    """For each board: the answer in a sentence, a sentence a method, then the three endpoints."""
+    """Print for each board the answer, a sentence per line, then the three endpoints."""
     console = Console()
     console.soft_wrap = not console.is_terminal  # whole sentences in a log
     for board in make_boards(results):
@@ -129,52 +126,55 @@ def print_boards(results: Sequence[Mapping[str, Any]]) -> None:
         console.print()
         for line in board.lines:
             console.print(
-                escape_terminal(f"  {line.label}{_mark(line)}: {line.sentence}"),
+                escape_terminal(f"  {line.label}{_format_tag(line)}: {line.sentence}"),
                 markup=False,
                 highlight=False,
             )
         notes = Notes()
-        console.print(_table(board, notes))
+        console.print(_endpoint_table(board, notes))
         for number, reason in enumerate(notes.reasons, 1):
             console.print(escape_terminal(f"  [{number}] {reason}"), markup=False, highlight=False)
 
 
-def _mark(line: Line) -> str:
-    """What must be known of a line beside its name; a service's rank is among services."""
+def _format_tag(line: Line) -> str:
+    """Format what must be known of a line beside its name; a service's rank is among services."""
     return f" [{line.tag}]" if line.tag else ""
 
 
-def _empty(*headings: str) -> Table:
+def _new_table(*headings: str) -> Table:
+    """Make a table with these headings."""
     table = Table(title=None, show_edge=False, pad_edge=False)
     for heading in headings:
         table.add_column(Text(escape_terminal(heading)), overflow="fold")
     return table
 
 
-def _add(table: Table, *cells: str) -> None:
-    # As Text: in a plain string rich would take the brackets of `fid[judge-mnist]` for a style and drop them.
+def _add_row(table: Table, *cells: str) -> None:
+    """Add a row of plain texts to a table."""
+    # as Text: in a plain string rich would take the brackets of `fid[judge-mnist]` for a style
     table.add_row(*(Text(escape_terminal(cell)) for cell in cells))
 
 
-def _table(board: Board, notes: Notes) -> Table:
-    table = _empty("#", "method", "forgotten?", "recoverable?", "kept", "front", "cost", "runs")
+def _endpoint_table(board: Board, notes: Notes) -> Table:
+    """Make the table of the three endpoints, a row per line of the board."""
+    table = _new_table("#", "method", "forgotten?", "recoverable?", "kept", "front", "cost", "runs")
     for line in board.lines:
         if not line.cells:
             failed = f"0, {len(line.failed)} failed"
-            _add(table, "–", line.label + _mark(line), *["–"] * 5, failed)
+            _add_row(table, "–", line.label + _format_tag(line), *["–"] * 5, failed)
             continue
         forget, recovery, keep = (line.endpoints.get(name) for name in board.primary)
         reference = line.standing == "reference"
-        yes = "–" if reference else {True: "yes", False: "no", None: "?"}[line.forgotten]
-        undone = "floor" if reference else line.recoverable
+        forgotten = "–" if reference else {True: "yes", False: "no", None: "?"}[line.forgotten]
+        recoverable = "floor" if reference else line.recoverable
         runs = f"{len(line.cells)}" + (f", {len(line.failed)} failed" if line.failed else "")
-        _add(
+        _add_row(
             table,
             str(line.rank or "–"),
-            line.label + _mark(line),
-            f"{yes}  {_cell(forget, notes)}",
-            f"{undone}  {_cell(recovery, notes)}",
-            _cell(keep, notes),
+            line.label + _format_tag(line),
+            f"{forgotten}  {_format_cell(forget, notes)}",
+            f"{recoverable}  {_format_cell(recovery, notes)}",
+            _format_cell(keep, notes),
             line.pareto_label,
             "n/a" if line.seconds is None else f"{line.seconds:.0f} s",
             runs,
@@ -183,9 +183,9 @@ def _table(board: Board, notes: Notes) -> Table:
 
 
 def print_measurements(result: Mapping[str, Any]) -> None:
-    """All measurements of one result."""
+    """Print all measurements of one result."""
     console = Console()
-    table = _empty("metric", "value", "95 % interval", "n", "base", "better")
+    table = _new_table("metric", "value", "95 % interval", "n", "base", "better")
     for m in result["measurements"]:
         unit = m["unit"]
         interval = (
@@ -195,7 +195,7 @@ def print_measurements(result: Mapping[str, Any]) -> None:
         )
         value = format_number(m["value"], unit) if m["value"] is not None else f"n/a: {m['reason']}"
         count = f"{m['n']} {m['n_unit']}s" if m["n"] else ""
-        _add(
+        _add_row(
             table,
             m["name"],
             value,

@@ -1,4 +1,4 @@
-"""How settings are chosen: from a declared space, by a declared objective, on concepts that are not reported.
+"""Choice of settings: from a declared space, by a declared objective, on concepts not reported.
 
 Objective: forget as much as can be had for non-inferior retention. A try passes if c_f is forgotten on
 every concept it was tried on (upper bound at most chance). Of the tries that keep the rest within a margin
@@ -22,12 +22,9 @@ from sa_bench.results.format import format_percent
 from sa_bench.results.rows import code_of, metric_of
 from sa_bench.statistics import wilson
 
-MARGINS = {
-    "nats": 0.5,
-    "bits/dim": 0.02,
-    "mean squared error": 0.0005,
-}  # by the retention endpoint's unit; of others, 0
-MOST = 12  # tries of a method up to which every draw of k is enumerated
+MARGINS = {"nats": 0.5, "bits/dim": 0.02, "mean squared error": 0.0005}
+"""Unit of the retention endpoint to the margin of non-inferiority; 0 for other units."""
+MOST = 12  # largest number of tries of a method for which every draw of k is enumerated
 
 
 @dataclass(frozen=True)
@@ -37,23 +34,24 @@ class Try:
     task: str
     method: str
     fields: Mapping[str, Any]
-    setting: str  # the fields in which it differs from its siblings
+    setting: str  # the fields in which it differs from the method's other settings
     concepts: tuple[str, ...]
     forget: float  # mean over cells of the forgetting endpoint
     bounds: tuple[float, float]  # its 95 % interval, all images together
     passes: bool
     keep: float  # mean over cells of the retention endpoint, larger is better
-    seconds: float  # CPU, forgetting
+    seconds: float  # CPU seconds of forgetting
     runs: int
     unit: str | None  # of `keep`
 
 
 def collect_tries(results: Sequence[Mapping[str, Any]]) -> list[Try]:
-    """Every setting in `results`.
+    """Collect every setting in `results`.
 
     Raises:
-        SaBenchError: a result failed, an endpoint is missing, two results differ in more than concept, seed and
-            setting, or a setting was not tried on all that its siblings were: a search with holes chooses by them.
+        SaBenchError: a result failed, an endpoint is missing, two results differ in more than
+            concept, seed and setting, or not all settings of a method were tried on the same
+            concepts and seeds, so that its gaps would decide the search.
     """
     groups: dict[tuple[str, str, str], dict[str, Mapping[str, Any]]] = {}
     protocols: dict[str, tuple[str, Mapping[str, Any]]] = {}
@@ -64,33 +62,35 @@ def collect_tries(results: Sequence[Mapping[str, Any]]) -> list[Try]:
             )
         if row["standing"] != "method":
             continue
-        first = protocols.setdefault(row["task"], (_protocol(row), row))
-        if first[0] != _protocol(row):
+        first = protocols.setdefault(row["task"], (_protocol_key(row), row))
+        if first[0] != _protocol_key(row):
             one, two = (r["folder"] or r["cell"] for r in (row, first[1]))
             raise SaBenchError(
                 f"{one} and {two} differ in scale or in a field of the task besides the concept; "
                 "give the folders of one search."
             )
-        where = json.dumps([row["concept"], row["base_seed"], row["seed"]])
+        concept_and_seeds = json.dumps([row["concept"], row["base_seed"], row["seed"]])
         method = row["method"] + (f" code {code[:8]}" if (code := code_of(row)) else "")
-        groups.setdefault((row["task"], method, _text(row["fields"])), {})[where] = row
+        groups.setdefault((row["task"], method, _to_key(row["fields"])), {})[concept_and_seeds] = (
+            row
+        )
     if not groups:
         raise SaBenchError(
-            "No method's runs are in there: a search compares the settings of methods."
+            "No method's runs are among these results: a search compares settings of methods."
         )
-    found = []
+    tries = []
     for (task, method, _), rows in groups.items():
-        siblings = [rows_ for key, rows_ in groups.items() if key[:2] == (task, method)]
+        siblings = [other_rows for key, other_rows in groups.items() if key[:2] == (task, method)]
         if len({frozenset(s) for s in siblings}) > 1:
             raise SaBenchError(
                 f"{task}, {method}: not every setting was tried on the same concepts and seeds; finish the search first "
                 "(the same `run` command goes on)."
             )
-        found.append(
-            _try(task, method, list(rows.values()), [next(iter(s.values())) for s in siblings])
+        tries.append(
+            _make_try(task, method, list(rows.values()), [next(iter(s.values())) for s in siblings])
         )
     return sorted(
-        found,
+        tries,
         key=lambda t: (
             t.task,
             t.method,
@@ -99,22 +99,26 @@ def collect_tries(results: Sequence[Mapping[str, Any]]) -> list[Try]:
     )
 
 
-def _text(value: Any) -> str:
+def _to_key(value: Any) -> str:
+    """Turn a JSON value into a text that is equal for equal values."""
     return json.dumps(value, sort_keys=True)
 
 
-def _protocol(row: Mapping[str, Any]) -> str:
-    """All that the results of one search must have in common."""
-    apart = ("concept", "relabel_to", "metrics")
-    return _text([row["scale"], {k: v for k, v in row["task_values"].items() if k not in apart}])
+def _protocol_key(row: Mapping[str, Any]) -> str:
+    """Return a key of all that the results of one search must have in common."""
+    ignored = ("concept", "relabel_to", "metrics")
+    return _to_key(
+        [row["scale"], {k: v for k, v in row["task_values"].items() if k not in ignored}]
+    )
 
 
-def _try(
+def _make_try(
     task: str, method: str, rows: Sequence[Mapping[str, Any]], siblings: Sequence[Mapping[str, Any]]
 ) -> Try:
+    """Make the try of one setting from its results; `siblings` are one result per setting."""
     fields, others = flatten(rows[0]["fields"]), [flatten(s["fields"]) for s in siblings]
     differing = [k for k in fields if any(other.get(k) != fields[k] for other in others)]
-    forget, keep = (_values(rows, i) for i in (0, 2))
+    forget, keep = (_primary_measurements(rows, i) for i in (0, 2))
     sign = -1 if keep[0]["better"] == "lower" else 1
     values = rows[0]["task_values"]
     chance, n = values.get("gate") or 1 / len(values["classes"]), sum(m["n"] for m in forget)
@@ -135,8 +139,9 @@ def _try(
     )
 
 
-def _values(rows: Sequence[Mapping[str, Any]], which: int) -> list[Mapping[str, Any]]:
-    found = []
+def _primary_measurements(rows: Sequence[Mapping[str, Any]], which: int) -> list[Mapping[str, Any]]:
+    """Return the measurement of primary endpoint number `which` (0 to 2) of every result."""
+    measurements = []
     for row in rows:
         name = row["task_values"]["primary"][which]
         m = next((m for m in row["measurements"] if metric_of(m) == name), None)
@@ -144,36 +149,37 @@ def _values(rows: Sequence[Mapping[str, Any]], which: int) -> list[Mapping[str, 
             raise SaBenchError(
                 f"{row['folder']}: {name} was not measured; a search needs both endpoints."
             )
-        found.append(m)
-    return found
+        measurements.append(m)
+    return measurements
 
 
 def choose(options: Sequence[Try]) -> Try | None:
-    """The winner by the objective above; None if no try passes."""
-    able = [t for t in options if t.passes]
-    if not able:
+    """Choose the winner by the objective above; None if no try passes."""
+    passing = [t for t in options if t.passes]
+    if not passing:
         return None
-    best = max(t.keep for t in able)
-    near = [t for t in able if t.keep >= best - MARGINS.get(able[0].unit or "", 0.0)]
-    lowest = min(near, key=lambda t: t.forget)
-    return max((t for t in near if t.bounds[0] <= lowest.bounds[1]), key=lambda t: t.keep)
+    best = max(t.keep for t in passing)
+    non_inferior = [t for t in passing if t.keep >= best - MARGINS.get(passing[0].unit or "", 0.0)]
+    lowest = min(non_inferior, key=lambda t: t.forget)
+    return max((t for t in non_inferior if t.bounds[0] <= lowest.bounds[1]), key=lambda t: t.keep)
 
 
 def expected_best(options: Sequence[Try]) -> list[float | None]:
-    """For k = 1 … n: the retention to expect of the winner of k tries drawn at random from `options`.
+    """Compute, for k = 1 … n, the expected retention of the winner of k tries drawn from `options`.
 
-    A draw in which no try passes has no winner; the mean is over the draws that have one, None if none has.
+    A draw in which no try passes has no winner. The mean is over the draws that have one; it is None
+    if none has.
     """
-    out: list[float | None] = []
+    expected: list[float | None] = []
     for k in range(1, len(options) + 1):
         winners = [w for draw in combinations(options, k) if (w := choose(draw)) is not None]
-        out.append(fmean(w.keep for w in winners) if winners else None)
-    return out
+        expected.append(fmean(w.keep for w in winners) if winners else None)
+    return expected
 
 
-def report(found: Sequence[Try]) -> str:
-    """Markdown: every try, the winner of each method, the budget and the expected best of k."""
-    unit = found[0].unit or ""
+def report(tries: Sequence[Try]) -> str:
+    """Write in Markdown every try, each method's winner, the budget and the expected best of k."""
+    unit = tries[0].unit or ""
     margin, digits = MARGINS.get(unit, 0.0), {"bits/dim": 4, "mean squared error": 5}.get(unit, 2)
     lines = [
         "# The search",
@@ -183,10 +189,10 @@ def report(found: Sequence[Try]) -> str:
         ),
         "",
     ]
-    for task in dict.fromkeys(t.task for t in found):
-        mine = [t for t in found if t.task == task]
+    for task in dict.fromkeys(t.task for t in tries):
+        task_tries = [t for t in tries if t.task == task]
         lines += [
-            f"## {escape_markdown(task)}: tried on {escape_markdown(', '.join(mine[0].concepts))}",
+            f"## {escape_markdown(task)}: tried on {escape_markdown(', '.join(task_tries[0].concepts))}",
             "",
         ]
         lines += [
@@ -194,8 +200,8 @@ def report(found: Sequence[Try]) -> str:
             "|" + " --- |" * 7,
         ]
         curves = []
-        for method in dict.fromkeys(t.method for t in mine):
-            options = [t for t in mine if t.method == method]
+        for method in dict.fromkeys(t.method for t in task_tries):
+            options = [t for t in task_tries if t.method == method]
             winner = choose(options) if len(options) > 1 else None
             for t in options:
                 mark = "**chosen**" if t is winner else ""
@@ -206,19 +212,19 @@ def report(found: Sequence[Try]) -> str:
                 )
             if 1 < len(options) <= MOST:
                 best = [("–" if v is None else f"{v:.{digits}f}") for v in expected_best(options)]
-                spent = sum(t.seconds for t in options)
+                seconds = sum(t.seconds for t in options)
                 curves.append(
-                    f"| {escape_markdown(method)} | {len(options)} tries, {spent:.0f} s | {' | '.join(best)} |"
+                    f"| {escape_markdown(method)} | {len(options)} tries, {seconds:.0f} s | {' | '.join(best)} |"
                 )
         if curves:
-            wide = max(c.count("|") for c in curves) - 3
-            head = f"| method | budget | {' | '.join(f'k = {k + 1}' for k in range(wide))} |"
+            columns = max(c.count("|") for c in curves) - 3
+            head = f"| method | budget | {' | '.join(f'k = {k + 1}' for k in range(columns))} |"
             lines += [
                 "",
                 "Expected retention of the winner of k tries (over the draws in which one passes):",
                 "",
                 head,
-                "|" + " --- |" * (wide + 2),
+                "|" + " --- |" * (columns + 2),
                 *curves,
             ]
         lines.append("")

@@ -112,7 +112,7 @@ def _result(path):
     with read_stranger_result(rows):
         make_boards(rows)
     explain.explain(cell, None)
-    export.cell_of_result(export._row(cell))
+    export.cell_of_result(export._read_result(cell))
 
 
 def _bundle(path):

@@ -1,1 +1,1 @@
-"""`verify`: is what a stranger says of images what this machine says of them?"""
+"""`verify`: compare what a bundle claims of its images with what this machine computes from them."""

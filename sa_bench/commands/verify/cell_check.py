@@ -1,6 +1,7 @@
-"""One cell of a bundle against what this machine makes of it: settings, images, scores, values, weights.
+"""Check one cell of a bundle on this machine: settings, images, scores, values and weights.
 
-Everything is rebuilt from the result's own fields; metrics run as they do in a run, over the images of the bundle.
+Everything is rebuilt from the result's own fields; metrics run as they do in a run, over the images
+of the bundle.
 """
 
 from __future__ import annotations
@@ -37,8 +38,7 @@ from sa_bench.results.threats import threat_of
 from sa_bench.scoring import requirements, sampling
 from sa_bench.scoring.cards import judge_card
 
-GREY = 1  # levels that an image made again in another batch may differ by
-"""What a machine may lack: a value missing for want of it is no claim."""
+GREY = 1  # grey levels by which an image generated again in another batch may differ
 ALWAYS = (
     "task",
     "method",
@@ -52,48 +52,51 @@ ALWAYS = (
     "concept",
     "cell",
 )
+"""Keys of a result that follow from its settings in every version of the suite."""
 
 
 class Unavailable(SaBenchError):
-    """Something cannot be recomputed here; why."""
+    """Error for what cannot be recomputed on this machine; the message says why."""
 
 
 @dataclass
 class Tally:
-    """What was looked at, and what was not."""
+    """Counts of what was checked, and reasons for what was not."""
 
     counts: dict[str, int] = field(default_factory=dict)
-    skipped: dict[str, dict[str, None]] = field(default_factory=dict)  # reason to what
-    largest: int = 0  # grey levels
+    skipped: dict[str, dict[str, None]] = field(default_factory=dict)  # reason to names
+    largest: int = 0  # largest difference of a pixel, in grey levels
 
     def add(self, what: str, n: int = 1) -> None:
-        """One more of `what`."""
+        """Count `n` more checks of the kind `what`."""
         self.counts[what] = self.counts.get(what, 0) + n
 
     def skip(self, why: object, what: str) -> None:
-        """`what` was not looked at."""
+        """Record that `what` was not checked, and why."""
         self.skipped.setdefault(str(why).rstrip("."), {})[what] = None
 
 
-def describe_difference(where: str, claimed: Any, found: Any, how: str = "recomputed") -> str:
-    """What a bundle says against what was found, cut to a line."""
-    a, b = (text if len(text := json.dumps(v)) <= 90 else text[:90] + "…" for v in (claimed, found))
+def describe_difference(where: str, claimed: Any, recomputed: Any, how: str = "recomputed") -> str:
+    """Describe in one line what a bundle claims and what was recomputed, each cut to 90 letters."""
+    a, b = (
+        text if len(text := json.dumps(v)) <= 90 else text[:90] + "…" for v in (claimed, recomputed)
+    )
     return f"{where}: the bundle says {a}; {how}: {b}."
 
 
 class Stored(Subject):
-    """A cell as it lies in a bundle: its sample sets and, perhaps, its weights."""
+    """Subject of measurement that reads a cell's sample sets and weights from a bundle."""
 
     def __init__(self, chain: Chain, folder: Path, base: bool = False) -> None:
-        """`folder` is the cell's."""
+        """Take the cell's `folder`; `base` selects the base model's images."""
         super().__init__(chain, base)
         self.folder = folder
 
     def sample_set(self, name: str) -> SampleSet:
-        """The set `name`.
+        """Load the sample set `name`.
 
         Raises:
-            Unavailable: it was left out.
+            Unavailable: the bundle does not contain it.
         """
         path = self.folder / f"{name}{BASE if self.base else '.safetensors'}"
         if not path.is_file():
@@ -101,30 +104,42 @@ class Stored(Subject):
         return load_samples(path)
 
     def before(self) -> Subject:
-        """θ*'s images of the bundle."""
+        """Return the subject for the base model's images in the bundle."""
         return Stored(self.chain, self.folder, base=True)
 
 
 class CellCheck:
-    """One cell under test."""
+    """Check of one cell of a bundle; `check` runs it."""
 
     def __init__(
         self,
         bundle: Bundle,
         row: Mapping[str, Any],
         tally: Tally,
-        seen: dict[str, Any],
+        cache: dict[str, Any],
         regenerate: int,
         deep: bool,
         device: str,
         report: Callable[[str, str, int, int], None],
     ) -> None:
-        self.bundle, self.row, self.tally, self.seen = bundle, row, tally, seen
+        """Rebuild the cell of the result `row` and its chain.
+
+        Args:
+            bundle: the unpacked bundle.
+            row: the result to check.
+            tally: counts what was checked and what was not.
+            cache: judges, base values and images that cells share, by key.
+            regenerate: images per sample set to generate again from the weights.
+            deep: also check what needs the model or a trained judge.
+            device: device on which images are generated.
+            report: called with progress.
+        """
+        self.bundle, self.row, self.tally, self.cache = bundle, row, tally, cache
         self.regenerate, self.deep, self.device = regenerate, deep, device
         self.folder, self.name = Path(row["folder"]), Path(row["folder"]).name
         task = with_texts(validate(Task, row["task_values"], f"task {row['task']}"))
-        named = row["provenance"].get("plug_ins") or {}
-        self.code = {component: str(facts["sha256"]) for component, facts in named.items()}
+        plug_ins = row["provenance"].get("plug_ins") or {}
+        self.code = {component: str(plug_in["sha256"]) for component, plug_in in plug_ins.items()}
         self.cell = Cell(
             task,
             row["method"],
@@ -135,42 +150,51 @@ class CellCheck:
             row["overrides"],
             self.code if len(row["cell"]) != OLD_ID else {},
         )
-        # the bundle's weights, if it has them
-        given = self.folder if (self.folder / MODEL).is_file() else None
+        # None: the bundle has no weights of this cell
+        weights_folder = self.folder if (self.folder / MODEL).is_file() else None
         self.chain = Chain(
-            Store(store_folder()), self.cell, lambda *e: report(self.name, *e), device, given
+            Store(store_folder()),
+            self.cell,
+            lambda *e: report(self.name, *e),
+            device,
+            weights_folder,
         )
-        self.here = same_environment(row, device)
+        self.same_machine = same_environment(row, device)
         self.unknown_method = self._unknown("method", row["method"])
 
     def _unknown(self, kind: str, name: str) -> str:
-        """Why a component of the result cannot be run here: it is not here, or its code is another; "": it can."""
+        """Say why a component of the result cannot run here: it is missing, or its code differs.
+
+        Returns:
+            "" if it can run.
+        """
         if name not in {e.name for e in registry.list_entries(kind)}:
-            return f"its {kind} is not here (--plug-in FILE names one)"
+            return f"its {kind} is not registered here (add it with --plug-in FILE)"
         claimed, local = self.code.get(f"{kind} {name}"), registry.describe_source(kind, name)
         if (local["sha256"] if local else None) == claimed:
             return ""
-        return f"the code of the {kind} {name} is another here (--plug-in FILE names the bundle's)"
+        return f"the code of the {kind} {name} differs here (use the bundle's with --plug-in FILE)"
 
     def check(self) -> None:
-        """Compare everything that can be.
+        """Check everything that can be checked here.
 
         Raises:
-            Differs: the first difference.
+            Differs: the first difference between claimed and recomputed.
         """
         self.tally.add("cells")
-        self._identity()
+        self._check_identity()
         if self.row["status"] != "done":
             return
-        for name in self._sets():
-            self._set(name, base=False)
-            self._set(name, base=True)
-        self._measurements()
-        self._weights()
+        for name in self._set_names():
+            self._check_set(name, base=False)
+            self._check_set(name, base=True)
+        self._check_measurements()
+        self._check_weights()
 
-    def _identity(self) -> None:
-        """The cell's name and all that follows from its settings."""
-        row, cell, same = self.row, self.cell, self.bundle.manifest["sa_bench"] == __version__
+    def _check_identity(self) -> None:
+        """Compare the cell's name and all that follows from its settings."""
+        row, cell = self.row, self.cell
+        same_version = self.bundle.manifest["sa_bench"] == __version__
         if row["task"] != cell.task.name:
             raise Differs(
                 describe_difference("task", row["task"], cell.task.name, "its values are of")
@@ -192,73 +216,86 @@ class CellCheck:
             return
         validate(registry.get_method(cell.method), cell.fields, f"method {cell.method}")
         expected = runner.blank_result(cell, "")
-        cut = ID - OLD_ID if len(row["cell"]) == OLD_ID else 0  # results of before have shorter ids
-        expected["cell"] = cell.id[: ID - cut]
-        for key in (*ALWAYS, *(("task_title", "summary") if same else ())):
+        # older results have shorter ids
+        missing_letters = ID - OLD_ID if len(row["cell"]) == OLD_ID else 0
+        expected["cell"] = cell.id[: ID - missing_letters]
+        for key in (*ALWAYS, *(("task_title", "summary") if same_version else ())):
             self._require(key, row[key], expected[key])
         self._require("threat_model", threat_of(row), expected["threat_model"])
-        self._require("folder", self.name, cell.name[: len(cell.name) - cut])
-        if same and not row["provenance"].get("plug_ins") and "cell_command" in row["provenance"]:
-            told = expected["provenance"]["cell_command"]
-            self._require("cell_command", row["provenance"]["cell_command"], told)
+        self._require("folder", self.name, cell.name[: len(cell.name) - missing_letters])
+        if (
+            same_version
+            and not row["provenance"].get("plug_ins")
+            and "cell_command" in row["provenance"]
+        ):
+            command = expected["provenance"]["cell_command"]
+            self._require("cell_command", row["provenance"]["cell_command"], command)
         self.tally.add("named")
 
-    def _require(self, what: str, claimed: Any, found: Any, how: str = "recomputed") -> None:
+    def _require(self, what: str, claimed: Any, expected: Any, how: str = "recomputed") -> None:
+        """Raise `Differs` unless a claimed value equals the expected one; `how` says where that is from."""
         if difference := tolerance.first_difference(
-            claimed, json.loads(to_json(found)), where=what
+            claimed, json.loads(to_json(expected)), where=what
         ):
             raise Differs(describe_difference(*difference, how))
 
-    def _sets(self) -> list[str]:
-        """The task's sample sets; results of before families were kept have none of them."""
-        kept = self.row["artifacts"]["samples"]
+    def _set_names(self) -> list[str]:
+        """List the task's sample sets. Results from before the families were stored lack that set."""
+        stored_sets = self.row["artifacts"]["samples"]
         return [
             name
             for name in sampling.set_names(self.cell.task)
-            if name != "families" or name in kept
+            if name != "families" or name in stored_sets
         ]
 
-    def _set(self, name: str, base: bool) -> None:
-        """A set's images are as many as the task asks for, with its seeds, and those that the result names."""
+    def _check_set(self, name: str, base: bool) -> None:
+        """Compare a set's number of images, seeds, labels and prompts with what the task asks for.
+
+        The file must also be the one that the result names by its hash.
+        """
         file = f"{name}{BASE if base else '.safetensors'}"
         member, left_out = (
             self.bundle.manifest[k].get(f"{self.name}/{file}") for k in ("members", "left_out")
         )
-        known = member or left_out
-        if known is None:
+        entry = member or left_out
+        if entry is None:
             raise Differs(
-                f"{file}: these images are missing, and the manifest does not say that they were left out."
+                f"{file}: these images are missing, and the manifest does not list them as left out."
             )
-        if not base and known["sha256"]:
+        if not base and entry["sha256"]:
             self._require(
                 f"images of {name}",
                 self.row["artifacts"]["samples"].get(name),
-                set_hash(name, known["sha256"]),
+                set_hash(name, entry["sha256"]),
             )
         if member is None:
             self.tally.skip(f"left out of the bundle: {left_out['why']}", f"{self.name}/{file}")
             return
-        held = read_header(self.folder / file)["images"][
-            "shape"
-        ]  # before as much is made as the task asks for
+        # from the header: the arrays are read only if they have the expected size
+        stored_shape = read_header(self.folder / file)["images"]["shape"]
         self._require(
             f"{file}: number of images",
-            held[0],
+            stored_shape[0],
             sampling.count_images(self.cell.task, name),
             "the task asks for",
         )
-        found, wanted = load_samples(self.folder / file), sampling.plan_set(self.cell.task, name)
+        stored, planned = load_samples(self.folder / file), sampling.plan_set(self.cell.task, name)
         columns: dict[str, Sequence[int]] = {
-            "seeds": [r.request.seed for r in wanted],
-            "labels": [r.label for r in wanted],
+            "seeds": [r.request.seed for r in planned],
+            "labels": [r.label for r in planned],
         }
         if self.cell.task.prompts is not None:
-            columns["prompts"] = [r.prompt for r in wanted]
+            columns["prompts"] = [r.prompt for r in planned]
         for column, values in columns.items():
-            there = getattr(found, column)
-            self._require(f"{file}: {column}", None if there is None else there.tolist(), values)
+            stored_column = getattr(stored, column)
+            self._require(
+                f"{file}: {column}",
+                None if stored_column is None else stored_column.tolist(),
+                values,
+            )
 
-    def _measurements(self) -> None:
+    def _check_measurements(self) -> None:
+        """Compare the list of measurements, and each of them, with what this version computes."""
         row, task = self.row, self.cell.task
         unknown = {name: why for name in task.metrics if (why := self._unknown("metric", name))}
         expected = [
@@ -271,61 +308,70 @@ class CellCheck:
         views = {base: self._view(base) for base in (False, True)}
         for name, m in zip(task.metrics, row["measurements"], strict=True):
             try:
-                self._warned(m)
-                unseen = self._interval(m)
+                self._check_warning(m)
+                unchecked = self._check_interval(m)
                 if name in unknown:
                     self.tally.skip(unknown[name], name)
                 else:
-                    self._declared(registry.get_metric(name), m)
-                    unseen = "" if self._recomputed(registry.get_metric(name), m, views) else unseen
-                if unseen:
-                    self.tally.skip(unseen, f"value and interval of {name}")
+                    self._check_declaration(registry.get_metric(name), m)
+                    unchecked = (
+                        "" if self._check_value(registry.get_metric(name), m, views) else unchecked
+                    )
+                if unchecked:
+                    self.tally.skip(unchecked, f"value and interval of {name}")
             except Differs as error:
                 raise Differs(f"{m['name']}: {error}") from error
 
     def _view(self, base: bool) -> LazyView | None:
+        """Return the view that metrics measure; None if its judges must be trained first (`deep`)."""
         if not self.deep and any(judge_card(n)["kind"] == "trained" for n in self.cell.task.judges):
             return None
         view = LazyView(self.chain, Stored(self.chain, self.folder, base))
         panel = str(self.cell.task.judges)
-        if panel not in self.seen:  # loaded once for all cells
-            self.seen[panel] = view.judges
-        view.judges = self.seen[panel]
+        if panel not in self.cache:  # judges are loaded once for all cells
+            self.cache[panel] = view.judges
+        view.judges = self.cache[panel]
         return view
 
-    def _declared(self, metric: Metric, m: Mapping[str, Any]) -> None:
-        """Fingerprint, role, unit and direction are this version's."""
+    def _check_declaration(self, metric: Metric, m: Mapping[str, Any]) -> None:
+        """Compare fingerprint, role, unit and direction with this version's."""
         try:
             expected = measure.measurement_with_base(self.chain, metric, m, None)
         except SaBenchError as error:
             self.tally.skip(error, f"fingerprint of {metric.name}")
             return
-        same = self.bundle.manifest["sa_bench"] == __version__
+        same_version = self.bundle.manifest["sa_bench"] == __version__
         for key in (
             "fingerprint",
             "role",
             "unit",
             "better",
-            *(("title", "source") if same else ()),
+            *(("title", "source") if same_version else ()),
         ):
             self._require(key, m[key], expected[key], "this version has")
         self.tally.add("fingerprints")
 
-    def _warned(self, m: Mapping[str, Any]) -> None:
-        """What a guard found stands among the flags, and nothing else does in its name."""
+    def _check_warning(self, m: Mapping[str, Any]) -> None:
+        """Require that the flags hold exactly the warning of the measurement's guard."""
         warning, flags = (m["extra"] or {}).get("warning"), self.row["flags"]
-        told = [
+        metric_flags = [
             flag.removeprefix(f"{m['name']}: ")
             for flag in flags
             if flag.startswith(f"{m['name']}: ")
         ]
-        if told != ([warning] if warning else []):
+        if metric_flags != ([warning] if warning else []):
             raise Differs(
-                describe_difference("flags", told, warning, "the measurement has the warning")
+                describe_difference(
+                    "flags", metric_flags, warning, "the measurement has the warning"
+                )
             )
 
-    def _interval(self, m: Mapping[str, Any]) -> str:
-        """Value and bounds follow from the scores; else why that cannot be seen from them."""
+    def _check_interval(self, m: Mapping[str, Any]) -> str:
+        """Compare value and bounds with what follows from the stored scores.
+
+        Returns:
+            Why the scores cannot confirm them; "" if they do.
+        """
         path = self.folder / "scores" / f"{m['name']}.parquet"
         if m["value"] is None:
             return ""
@@ -334,35 +380,46 @@ class CellCheck:
                 raise Differs(
                     f"its scores are missing; an interval called {m['interval']} is over scores."
                 )
-            return "there are no scores of it"
-        found = tolerance.from_scores(m, read_scores(path), len(self.cell.task.classes))
-        if found is None:
+            return "it has no scores"
+        recomputed = tolerance.from_scores(m, read_scores(path), len(self.cell.task.classes))
+        if recomputed is None:
             return f"an interval called {m['interval']} does not follow from the scores"
-        if difference := tolerance.first_difference({k: m[k] for k in found}, found):
+        if difference := tolerance.first_difference({k: m[k] for k in recomputed}, recomputed):
             raise Differs(describe_difference(*difference, "its scores give"))
         self.tally.add("intervals")
         return ""
 
-    def _recomputed(
+    def _check_value(
         self, metric: Metric, m: Mapping[str, Any], views: Mapping[bool, LazyView | None]
     ) -> bool:
-        """Value, interval and scores from the images, and the base model's value; False: that cannot be done here."""
+        """Compare value, interval, scores and the base model's value with those from the images.
+
+        Returns:
+            False if they cannot be computed here.
+        """
         import pandas as pd
 
         try:
-            measured = self._measured(metric, views[False])
-            base = self._base(metric, views[True])
+            measured = self._measure(metric, views[False])
+            base = self._base_value(metric, views[True])
         except Unavailable as error:
             self.tally.skip(error, metric.name)
             return False
-        found = tolerance.measurement_facts(measured)
-        if m["value"] is None and found["value"] is not None and requirements.is_optional(metric):
+        recomputed = tolerance.measurement_facts(measured)
+        if (
+            m["value"] is None
+            and recomputed["value"] is not None
+            and requirements.is_optional(metric)
+        ):
             self.tally.skip(
-                f"no value in the bundle ({m['reason']}), here {found['value']:.4g}", metric.name
+                f"no value in the bundle ({m['reason']}), here {recomputed['value']:.4g}",
+                metric.name,
             )
             return True
-        difference = tolerance.compare_measurement(m, found, self.here)
-        difference = difference or tolerance.compare_number("base", m["base"], base, m, self.here)
+        difference = tolerance.compare_measurement(m, recomputed, self.same_machine)
+        difference = difference or tolerance.compare_number(
+            "base", m["base"], base, m, self.same_machine
+        )
         if difference:
             raise Differs(describe_difference(*difference))
         path = self.folder / "scores" / f"{m['name']}.parquet"
@@ -371,25 +428,25 @@ class CellCheck:
                 raise Differs("its scores are missing.")
             frame = pd.DataFrame(dict(measured.scores))
             frame.insert(0, "index", np.arange(len(frame)))
-            if difference := tolerance.compare_scores(read_scores(path), frame, self.here):
+            if difference := tolerance.compare_scores(read_scores(path), frame, self.same_machine):
                 raise Differs(describe_difference(*difference))
         self.tally.add("metrics")
         self.tally.add("bases")
         return True
 
-    def _measured(self, metric: Metric, view: LazyView | None) -> Any:
-        """The metric's value of what lies in the bundle.
+    def _measure(self, metric: Metric, view: LazyView | None) -> Any:
+        """Measure a metric on the bundle's images and weights.
 
         Raises:
-            Unavailable: something that it needs is not here.
+            Unavailable: something that the metric needs is not here.
         """
         if view is None:
             raise Unavailable("its judges are trained on first use; --deep does that")
-        if requirements.asks_model(metric) and not (self.deep and (self.folder / MODEL).is_file()):
-            there = (self.folder / MODEL).is_file()
+        has_weights = (self.folder / MODEL).is_file()
+        if requirements.asks_model(metric) and not (self.deep and has_weights):
             raise Unavailable(
                 "needs the model: --deep"
-                if there
+                if has_weights
                 else "needs the model, which is not in the bundle"
             )
         if requirements.asks_model(metric) or "surrogate" in metric.fields:
@@ -403,20 +460,20 @@ class CellCheck:
         except SaBenchError as error:
             raise Unavailable(str(error)) from error
 
-    def _base(self, metric: Metric, view: LazyView | None) -> float | None:
-        """The base's value, once for all cells that share its images."""
+    def _base_value(self, metric: Metric, view: LazyView | None) -> float | None:
+        """Measure a metric on the base model, once for all cells that share its images."""
         members = self.bundle.manifest["members"]
         images = [
             members.get(f"{self.name}/{n}{BASE}", {}).get("sha256")
             for n in sampling.set_names(self.cell.task)
         ]
         key = digest([metric.name, images, key_values(self.cell.task), self.cell.base_seed])
-        if key not in self.seen:
-            self.seen[key] = tolerance.measurement_facts(self._measured(metric, view))["value"]
-        return self.seen[key]
+        if key not in self.cache:
+            self.cache[key] = tolerance.measurement_facts(self._measure(metric, view))["value"]
+        return self.cache[key]
 
     def _require_base(self) -> None:
-        """θ* is here and is the one that the result names.
+        """Require that the base model is here and is the one that the result names.
 
         Raises:
             Unavailable: it would have to be trained or fetched.
@@ -429,26 +486,26 @@ class CellCheck:
         ):
             raise Unavailable("needs a base model that does not ship")
         try:
-            found = self.chain.base.content
+            content = self.chain.base.content
         except SaBenchError as error:
             raise Unavailable(str(error)) from error
-        if found != self.row["artifacts"]["base"]:
+        if content != self.row["artifacts"]["base"]:
             raise Differs(
-                describe_difference("base model", self.row["artifacts"]["base"], found, "here is")
+                describe_difference("base model", self.row["artifacts"]["base"], content, "here is")
             )
 
-    def _weights(self) -> None:
-        """A few images are made again from the weights."""
+    def _check_weights(self) -> None:
+        """Generate a few images again from the weights, and compare them."""
         try:
             self._require_base()
         except Unavailable as error:
             self.tally.skip(error, f"images of {self.name}, whether weights make them")
             return
-        for name in self._sets() if self.regenerate else ():
+        for name in self._set_names() if self.regenerate else ():
             member = self.bundle.manifest["members"].get(f"{self.name}/{name}{BASE}")
             key = str((name, member, self.chain.base.content, key_values(self.cell.task.sampler)))
-            if member and key not in self.seen:  # once for all cells that share them
-                self.seen[key] = self._made_again(name, self.chain.base_model_copy(), base=True)
+            if member and key not in self.cache:  # once for all cells that share the images
+                self.cache[key] = self._check_images(name, self.chain.base_model_copy(), base=True)
         if not (self.folder / MODEL).is_file():
             self.tally.skip(
                 "its weights are not in the bundle (bundle --with-models)", f"images of {self.name}"
@@ -457,30 +514,38 @@ class CellCheck:
             self.tally.skip(self.unknown_method, f"images of {self.name}")
         else:
             self._require("model", self.row["artifacts"]["model"], self.chain.model_content)
-            model = self.chain.model() if self.regenerate else None
-            for name in self._sets() if model else ():
+            if not self.regenerate:
+                return
+            model = self.chain.model()
+            for name in self._set_names():
                 if (self.folder / f"{name}.safetensors").is_file():
-                    self._made_again(name, model, base=False)
+                    self._check_images(name, model, base=False)
 
-    def _made_again(self, name: str, model: Generator | None, base: bool) -> bool:
-        """Compare a few images of a set, chosen at random, with what the weights draw for their seeds."""
+    def _check_images(self, name: str, model: Generator, base: bool) -> bool:
+        """Compare a few random images of a set with what the weights generate for their seeds."""
         task, method = self.cell.task, None if base else self.cell.build_method()
         stored = Stored(self.chain, self.folder, base).sample_set(name)
         rows = np.sort(np.random.default_rng().permutation(len(stored))[: self.regenerate])
-        wanted = sampling.plan_set(task, name)
-        made = stored.images.copy()
-        made[rows], _ = sampling.generate_images(model, [wanted[i].request for i in rows], task)  # type: ignore[arg-type]
-        if method is not None and hasattr(
-            method, "render"
-        ):  # a filter may look at an image's place in the set
-            made = method.render(made, stored.labels, task)
-        off = np.abs(made[rows].astype(int) - stored.images[rows]).reshape(len(rows), -1).max(1)
-        if len(rows) and off.max() > GREY:
-            bad, whose = rows[off.argmax()], "the base model" if base else "the model"
+        planned = sampling.plan_set(task, name)
+        regenerated = stored.images.copy()
+        regenerated[rows], _ = sampling.generate_images(
+            model, [planned[i].request for i in rows], task
+        )
+        # all images: a filter may look at an image's place in the set
+        if method is not None and hasattr(method, "render"):
+            regenerated = method.render(regenerated, stored.labels, task)
+        differences = (
+            np.abs(regenerated[rows].astype(int) - stored.images[rows])
+            .reshape(len(rows), -1)
+            .max(1)
+        )
+        if len(rows) and differences.max() > GREY:
+            worst = rows[differences.argmax()]
+            model_name = "the base model" if base else "the model"
             raise Differs(
-                f"{name}: image {bad} (seed {stored.seeds[bad]}) is not what {whose} draws from it: a pixel is "
-                f"{off.max()} grey levels off, {GREY} may be."
+                f"{name}: image {worst} (seed {stored.seeds[worst]}) is not what {model_name} generates from it: a pixel "
+                f"differs by {differences.max()} grey levels ({GREY} allowed)."
             )
         self.tally.add("images", len(rows))
-        self.tally.largest = max(self.tally.largest, int(off.max(initial=0)))
+        self.tally.largest = max(self.tally.largest, int(differences.max(initial=0)))
         return True

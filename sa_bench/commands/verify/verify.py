@@ -1,8 +1,9 @@
-"""`verify BUNDLE`: is what a stranger says of images what this machine says of them? The first difference is named.
+"""`verify BUNDLE`: recompute what a stranger's bundle claims, and name the first difference.
 
-Every result is rebuilt from its own fields and compared: its name, its fingerprints, its intervals from the scores,
-its values and scores from the images by the same code that `run` uses, the base model's beside them, and a few images
-from the weights. What could not be looked at is listed, and so is what no recomputation can show.
+Every result is rebuilt from its own fields and compared: its name, its fingerprints, its intervals
+from the scores, its values and scores from the images by the same code that `run` uses, the base
+model's values beside them, and a few images from the weights. The summary lists what could not be
+checked, and what no recomputation can show.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from sa_bench.core.errors import SaBenchError
 from sa_bench.core.settings import require_folders
 from sa_bench.results.bundles import LIMIT, Bundle, Differs, manifest_facts, open_bundle
 
-REGENERATED = 8  # images of every set, unless asked otherwise
+REGENERATED = 8  # default number of images per sample set that are generated again
 UNPROVED = (
     "No hash and no recomputation shows that the method's code was what its name says, that the fields and seeds were "
-    "not picked after looking, or that costs were as told; images that were not made again from the weights may come "
-    "from elsewhere."
+    "not picked after looking at results, or that costs were as stated; images that were not generated again from the "
+    "weights may come from elsewhere."
 )
 
 
@@ -34,20 +35,20 @@ def verify(
     plug_ins: Sequence[str] = (),
     report: Callable[[str, str, int, int], None] = lambda *event: None,
 ) -> list[str]:
-    """Recompute what a bundle says; the summary, a line each.
+    """Recompute what a bundle claims, and return the lines of a summary.
 
     Args:
         file: the bundle.
-        regenerate: images of every set to make again from the weights, chosen at random.
-        deep: also the metrics that need the model, which may take as long as the run did.
-        limit: GB that it may unpack to.
-        device: for sampling.
-        plug_ins: files that define tasks, methods or metrics of the bundle; they are run.
-        report: progress.
+        regenerate: images per sample set to generate again from the weights, chosen at random.
+        deep: also recompute the metrics that need the model; that may take as long as the run did.
+        limit: size in GB that the bundle may unpack to.
+        device: device on which images are generated.
+        plug_ins: files that define tasks, methods or metrics of the bundle; their code is executed.
+        report: called with progress.
 
     Raises:
-        Differs: the first difference: cell, metric, what the bundle says, what was found.
-        SaBenchError: the file is no bundle.
+        Differs: the first difference: cell, metric, claimed value, recomputed value.
+        SaBenchError: the file is not a bundle.
     """
     require_folders()
     for path in plug_ins:
@@ -55,13 +56,15 @@ def verify(
     bundle = open_bundle(file, limit)
     rows = bundle.rows()
     claimed = {k: bundle.manifest.get(k) for k in manifest_facts(rows)}
-    if found := tolerance.first_difference(claimed, manifest_facts(rows)):
-        raise Differs(f"{file}: manifest.json: {describe_difference(*found, 'its results say')}")
-    tally, seen = Tally(), {}
+    if difference := tolerance.first_difference(claimed, manifest_facts(rows)):
+        raise Differs(
+            f"{file}: manifest.json: {describe_difference(*difference, 'its results say')}"
+        )
+    tally, cache = Tally(), {}
     for i, row in enumerate(rows):
         report("verify", Path(row["folder"]).name, i, len(rows))
         try:
-            CellCheck(bundle, row, tally, seen, regenerate, deep, device, report).check()
+            CellCheck(bundle, row, tally, cache, regenerate, deep, device, report).check()
         except SaBenchError as error:
             raise type(error)(f"{file}: {Path(row['folder']).name}: {error}") from error
         except (
@@ -80,20 +83,20 @@ def verify(
 
 
 def summarise(tally: Tally, bundle: Bundle) -> list[str]:
-    """The summary for people."""
-    n = tally.counts.get
-    found = [
+    """Write the summary of a verification, one line per kind of check."""
+    count = tally.counts.get
+    lines = [
         f"{bundle.file.name}, by {bundle.origin}: whole; {len(bundle.manifest['members'])} files have the hashes that "
-        "the manifest gives",
-        f"cells: {n('cells', 0)}, {n('named', 0)} of them what this version makes of their settings",
-        f"fingerprints: {n('fingerprints', 0)} equal to this version's",
-        f"intervals: {n('intervals', 0)} made again from the scores",
-        f"metrics: {n('metrics', 0)} recomputed from the images, {n('bases', 0)} values of base models beside them",
-        f"images: {n('images', 0)} made again from the weights"
-        + (f", the largest difference {tally.largest} grey level(s)" if n("images", 0) else ""),
+        "the manifest lists",
+        f"cells: {count('cells', 0)}, {count('named', 0)} of them what this version makes of their settings",
+        f"fingerprints: {count('fingerprints', 0)} equal to this version's",
+        f"intervals: {count('intervals', 0)} made again from the scores",
+        f"metrics: {count('metrics', 0)} recomputed from the images, {count('bases', 0)} values of base models beside them",
+        f"images: {count('images', 0)} made again from the weights"
+        + (f", the largest difference {tally.largest} grey level(s)" if count("images", 0) else ""),
     ]
     for why, what in tally.skipped.items():
         names = [*what]
         more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-        found.append(f"not checked: {', '.join(names[:6])}{more}: {why}")
-    return [*found, UNPROVED]
+        lines.append(f"not checked: {', '.join(names[:6])}{more}: {why}")
+    return [*lines, UNPROVED]
