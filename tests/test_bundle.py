@@ -581,9 +581,9 @@ def test_a_strangers_floor_claim_or_table_row_moves_nothing_of_ours():
     assert line(board, "sa").recoverable == "yes"
     assert board.origins == ("Eve [1]",)
     assert one([mine, theirs]).lines[0].recoverable == "no"  # where there is no other
-    from sa_bench.analysis.published import _lines
+    from sa_bench.analysis.published import _lines_of
 
-    assert [x.label for x in _lines(board, "retrain")] == ["retrain"]
+    assert [x.label for x in _lines_of(board, "retrain")] == ["retrain"]
 
 
 def test_results_that_break_a_report_are_said_to_be_of_others(made, here, tmp_path):

@@ -226,12 +226,12 @@ def test_kid_equals_torch_fidelity():
 HUNGRY = """
 import resource
 import numpy as np
-from sa_bench.scoring.distances import FrechetTo, kid_jackknifed
-from sa_bench.scoring.features import in_manifold
+from sa_bench.scoring.distances import FrechetTo, jackknife_kid
+from sa_bench.scoring.features import is_in_manifold
 rng = np.random.default_rng(0)
 x, y = (rng.normal(size=(8000, 64)).astype(np.float32) for _ in range(2))
 def run(n):
-    return in_manifold(x[:n], y[:n]), kid_jackknifed(x[:n], y[:n]), FrechetTo(x[:n], y[:n])(np.arange(n // 2))
+    return is_in_manifold(x[:n], y[:n]), jackknife_kid(x[:n], y[:n]), FrechetTo(x[:n], y[:n])(np.arange(n // 2))
 run(50)  # what is loaded on first use does not count
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 run(8000)

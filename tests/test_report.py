@@ -321,7 +321,8 @@ def test_a_published_number_stands_beside_ours_with_its_verdict(page, monkeypatc
     row = result_row()
     told = {"published": 0.058, "source": "Table 1", "verdict": "consistent"}
     monkeypatch.setattr(
-        html, "verdict_on", lambda row, m: told if m["name"] == "forget_top1" else None
+        "sa_bench.reports.html.verdict_on",
+        lambda row, m: told if m["name"] == "forget_top1" else None,
     )
     assert "published 5.8 % (Table 1): consistent" in Reader(page(row, *OTHERS)).words()
 
