@@ -273,7 +273,7 @@ def test_images_in_another_order_have_other_seeds(made, here, tmp_path):
     for name in ("retain", "retain-base"):  # no metric here sees it
         forger.images(name, lambda s: {**s, "images": s["images"][[1, 0, *range(2, 27)]]})
     file = forger.write(tmp_path / f"eve{BUNDLED}")
-    assert "is not what the base model draws from it" in difference(file, regenerate=27)
+    assert "is not what the base model generates from it" in difference(file, regenerate=27)
     forger.images("forget", lambda s: {**s, "seeds": s["seeds"][::-1].copy()})
     assert "forget.safetensors: seeds.0: the bundle says" in difference(
         forger.write(file), regenerate=12

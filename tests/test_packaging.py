@@ -1,5 +1,6 @@
 """The wheel a user installs holds what the checkout has."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-pytestmark = [pytest.mark.process, pytest.mark.xdist_group("wheel")]  # one build/ folder
+pytestmark = pytest.mark.process
 
 
 def call(*arguments, cwd, path):
@@ -22,9 +23,14 @@ def call(*arguments, cwd, path):
 def installed(tmp_path_factory):
     """A folder with the wheel's files alone."""
     folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"  # a copy, because an older build/ would be packed as well
+    for name in ("sa_bench", "methods", "tasks", "metrics", "reports"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     for command in (
-        [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), str(ROOT)],
+        [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source)],
         [*pip, "install", "--no-deps", "--target", str(folder / "site"), "--no-index", "--find-links", str(folder),
          "sa_bench"],
     ):  # fmt: skip
