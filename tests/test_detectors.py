@@ -705,7 +705,7 @@ def test_a_librarys_damaged_weights_are_named_before_work(
     assert detector.missing() is None
     path.unlink() if content is None else path.write_bytes(content)
     reason = detector.missing()
-    assert f"{path} is {'gone' if content is None else 'damaged'}" in reason
+    assert f"{path} is {'missing' if content is None else 'damaged'}" in reason
     assert "--force-reinstall" in reason
     assert "\n" not in reason
 

@@ -51,6 +51,6 @@ def test_a_plug_in_that_a_result_names_is_not_run_unless_trusted(store_env, tmp_
         cell_of_result(row)
     for wrong in ("", "python -m sa_bench run --task", "python -m sa_bench run --task 'x"):
         row["provenance"]["cell_command"] = wrong
-        with pytest.raises(SaBenchError, match="command is none"):
+        with pytest.raises(SaBenchError, match="does not make one cell"):
             cell_of_result(row)
     assert not (tmp_path / "sprung").exists()

@@ -128,8 +128,8 @@ def test_unknown_suites():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["run", "--suite", "tune-micro-1", "--task", "mnist_0"], "give it alone"),
-        (["plan", "--suite", "tune-micro-1", "--seed", "1"], "give it alone"),
+        (["run", "--suite", "tune-micro-1", "--task", "mnist_0"], "give it without these options"),
+        (["plan", "--suite", "tune-micro-1", "--seed", "1"], "give it without these options"),
         (["run"], "--task and --method, or --suite"),
         (["run", "--task", "mnist_0"], "--task and --method, or --suite"),
     ],

@@ -77,7 +77,7 @@ class Gaussian:
             )
         self.override: tuple[int, Tensor] | None = None
 
-    def _get_means(self, c: Tensor) -> Tensor:
+    def means(self, c: Tensor) -> Tensor:
         """Return μ_c for each of `c`, (N, 2), with a substituted mean in its place."""
         mu = self.net(c)
         if self.override is not None:
@@ -99,7 +99,7 @@ class Gaussian:
 
     def loss(self, x: Tensor, c: Tensor, draw: Draw) -> Tensor:
         """Compute ‖x − μ_c‖²/2, (N,)."""
-        return 0.5 * ((x - self._get_means(c)) ** 2).sum(1)
+        return 0.5 * ((x - self.means(c)) ** 2).sum(1)
 
     @torch.no_grad()
     def sample(self, requests: Sequence[Request], sampler: Sampler) -> Tensor:
@@ -108,14 +108,14 @@ class Gaussian:
             torch.randn(2, generator=torch.Generator().manual_seed(request.seed))
             for request in requests
         ]
-        return self._get_means(
+        return self.means(
             self.conditions([request.condition for request in requests])
         ) + torch.stack(noises)
 
     @torch.no_grad()
     def simulate(self, c: Tensor, rng: torch.Generator, sampler: Sampler) -> Tensor:
         """Return μ_c + N(0, I)."""
-        return self._get_means(c) + torch.randn(len(c), 2, generator=rng)
+        return self.means(c) + torch.randn(len(c), 2, generator=rng)
 
     def to_images(self, x: Tensor) -> np.ndarray:
         """Convert to uint8 (N, 1, 2, 1)."""
