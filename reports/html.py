@@ -18,8 +18,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image, ImageFilter
 
-from sa_bench.analysis import details
-from sa_bench.analysis.board import Board, Endpoint, Line
+from sa_bench.analysis import cell_text, details
+from sa_bench.analysis.board import Board, Line
 from sa_bench.analysis.pairwise import (
     COMPARED,
     compare_all_pairs,
@@ -30,13 +30,11 @@ from sa_bench.analysis.plots import recovery_curves, sweep_panels, tradeoff_plot
 from sa_bench.analysis.published import claim_verdicts, verdict_on
 from sa_bench.analysis.ranking import make_boards
 from sa_bench.analysis.wording import (
-    FEW,
     FRONT,
     Notes,
     bundle_note,
     describe_precision,
     describe_protocol,
-    format_interval,
 )
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.escaping import make_visible
@@ -74,8 +72,8 @@ def render(
     script = (folder / "report.js").read_text(encoding="utf-8")
     environment.globals |= {
         "shown": format_number,
-        "span": span,
-        "count": count,
+        "cell_text": cell_text,
+        "count": cell_text.format_count,
         "pictures": lambda board: pictures(board, unblurred),
         "sweeps": sweep_panels,
         "link": lambda cell: link(cell, at),
@@ -86,7 +84,7 @@ def render(
         "percent": format_percent,
         "cards": cards,
         "version": __version__,
-        "cost": cost,
+        "memory": memory,
         "titles": titles,
         "notes": notes,
         "comparisons": compare_all_pairs,
@@ -153,39 +151,16 @@ def only_reason(board: Board, name: str) -> str:
     return (reasons.pop() or "") if len(reasons) == 1 else ""
 
 
-def span(endpoint: Endpoint) -> str:
-    """Format what stands under a value.
-
-    It is the cell's own interval, the points of a few runs, or the lowest to highest of many.
-    """
-    runs, n = len(endpoint.points), count(endpoint.n, endpoint.n_unit)
-    text = format_interval(endpoint, " to ") or "no interval"
-    if 1 < runs < FEW:
-        text = f"{runs} runs: {text}"
-    elif runs > 1:
-        text = f"lowest to highest of {runs} runs: {text}"
-    if n:
-        text += f"; n\u00a0=\u00a0{n}" + (" a run" if runs > 1 else "")
-    return text + (f"; {endpoint.missing} n/a: {endpoint.reason}" if endpoint.missing else "")
-
-
-def count(n: int | None, what: str | None) -> str:
-    """Format a count, `200 images`, that is never broken over two lines; "" for 0 and None."""
-    return f"{n:,}\u00a0{what or 'image'}{'' if n == 1 else 's'}" if n else ""
-
-
-def cost(line: Line) -> tuple[str, str]:
-    """Format mean seconds of forgetting, and the peak memory and devices: (seconds, memory)."""
+def memory(line: Line) -> str:
+    """Format the peak memory and the devices of forgetting."""
     if line.seconds is None:
-        return "n/a", "not recorded"
+        return "not recorded"
     costs = [c["cost"].get("forget", {}) for c in line.cells]
     peak, on_device = (
         max(f.get(key) or 0 for f in costs) for key in ("peak_mib", "device_peak_mib")
     )
-    memory = f"{peak:,} MiB, {', '.join(line.devices)}"
-    return f"{line.seconds:.0f} {line.clock}", memory + (
-        f", {on_device:,} MiB on it" if on_device else ""
-    )
+    text = f"{peak:,} MiB, {', '.join(line.devices)}"
+    return text + (f", {on_device:,} MiB on it" if on_device else "")
 
 
 def notes(board: Board) -> dict[str, str]:
