@@ -18,35 +18,32 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image, ImageFilter
 
-from sa_bench.analysis import cell_text, details
+from sa_bench.analysis import cell_text, details, pairwise, plots, published, wording
 from sa_bench.analysis.board import Board, Line
-from sa_bench.analysis.pairwise import (
-    COMPARED,
-    compare_all_pairs,
-    format_checkpoints,
-    format_difference_of,
-)
-from sa_bench.analysis.plots import recovery_curves, sweep_panels, tradeoff_plot
-from sa_bench.analysis.published import claim_verdicts, verdict_on
 from sa_bench.analysis.ranking import make_boards
-from sa_bench.analysis.wording import (
-    FRONT,
-    Notes,
-    bundle_note,
-    describe_precision,
-    describe_protocol,
-)
+from sa_bench.analysis.wording import describe_precision
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.escaping import make_visible
 from sa_bench.core.version import __version__
 from sa_bench.data.assets.shipped import guard_card as shipped_guard
 from sa_bench.data.sample_sets import load_arrays
-from sa_bench.results.format import describe_machine, format_number, format_percent, format_unit
+from sa_bench.results import format as numbers
+from sa_bench.results.format import describe_machine
 from sa_bench.results.rows import may_be_explicit
 from sa_bench.scoring.cards import judge_card
 
 COLUMNS = 10  # images in a row of a grid
 TILE = 96  # pixels per side of the largest image in a grid
+MODULES = {
+    "cell_text": cell_text,
+    "details": details,
+    "numbers": numbers,
+    "pairwise": pairwise,
+    "plots": plots,
+    "published": published,
+    "wording": wording,
+}
+"""Modules whose functions the template calls by their names."""
 
 
 def render(
@@ -70,42 +67,15 @@ def render(
         finalize=_finalize,
     )
     script = (folder / "report.js").read_text(encoding="utf-8")
+    helpers = (cards, cells, commands, guard_card, made_with, memory, notes, only_reason, seeds)
+    environment.globals |= MODULES | {helper.__name__: helper for helper in (*helpers, titles)}
     environment.globals |= {
-        "shown": format_number,
-        "cell_text": cell_text,
-        "count": cell_text.format_count,
-        "pictures": lambda board: pictures(board, unblurred),
-        "sweeps": sweep_panels,
         "link": lambda cell: link(cell, at),
+        "pictures": lambda board: pictures(board, unblurred),
+        "placed": once(),
         "script": Markup(script),
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        "tradeoff": tradeoff_plot,
-        "curves": recovery_curves,
-        "percent": format_percent,
-        "cards": cards,
         "version": __version__,
-        "memory": memory,
-        "titles": titles,
-        "notes": notes,
-        "comparisons": compare_all_pairs,
-        "compared": COMPARED.replace("*", ""),
-        "difference": format_difference_of,
-        "checkpoints": format_checkpoints,
-        "verdicts": claim_verdicts,
-        "commands": commands,
-        "guard": guard_card,
-        "Notes": Notes,
-        "front": FRONT,
-        "only_reason": only_reason,
-        "unit": format_unit,
-        "made_with": made_with,
-        "seeds": seeds,
-        "cells": cells,
-        "elsewhere": bundle_note,
-        "placed": once(),
-        "beside": details.details_table,
-        "protocol": describe_protocol,
-        "verdict_on": verdict_on,
     }
     return environment.get_template("report.html").render(boards=make_boards(results))
 
