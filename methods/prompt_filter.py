@@ -16,6 +16,7 @@ class PromptFilter(Method[Prompted]):
 
     version: ClassVar[int] = 2
     standing: ClassVar[str] = "control"
+    exposes: ClassVar[str] = "prompts"
     supports: ClassVar[type] = Prompted
     deterministic: ClassVar[bool] = True
     ignores: ClassVar[tuple[str, ...]] = ("replay",)

@@ -18,6 +18,7 @@ class Relabel(Method):
 
     version: ClassVar[int] = 1
     standing: ClassVar[str] = "control"
+    exposes: ClassVar[str] = "classes"
     deterministic: ClassVar[bool] = True
     source: ClassVar[str] = "a control of this suite"
 

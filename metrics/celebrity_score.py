@@ -22,6 +22,13 @@ from sa_bench.statistics import clustered
     "image are not merged, and MTCNN is another port",
     fields=("concept", "classes"),
     sets=("forget", "retain", "leakage"),
+    extras={
+        "given_face": ("images with a face", "probability"),
+        "all_images": ("all images, 0 without a face", "probability"),
+        "blank": ("blank images", "count"),
+        "top1_given_face": ("top-1, images with a face", "rate"),
+        "others": ("still recognised", "probability"),
+    },
 )
 def celebrity_score(view: View) -> Measured:
     """Measure the mean probability of the target over images with a face; interval over prompts.

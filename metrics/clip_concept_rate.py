@@ -15,6 +15,11 @@ from sa_bench.statistics import clustered
     requires=("samples", "clip"),
     source="CLIP accuracy of Concept Ablation (Kumari et al. 2023): target against anchor; ViT-B/32",
     fields=("concept", "classes", "surrogate"),
+    extras={
+        "blank": ("blank images", "count"),
+        "concept": ("cosine to c_f's name", None),
+        "anchor": ("cosine to the anchor", None),
+    },
 )
 def clip_concept_rate(view: View) -> Measured:
     """Measure the share of images whose cosine to c_f's name exceeds that to the anchor's text.

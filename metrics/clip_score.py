@@ -17,6 +17,10 @@ from sa_bench.statistics import clustered
     source="Hessel et al. 2021 without their factor 2.5 and cut at 0; ViT-B/32 and 100 cos as in UCE and MACE",
     fields=("concept",),
     sets=("retain", "leakage"),
+    extras={
+        "prompts_cut": ("prompts cut", "count"),
+        "leakage": None,
+    },
 )
 def clip_score(view: View) -> Measured:
     """Measure the mean of 100 cos(image, prompt) over retained images; intervals over prompts.

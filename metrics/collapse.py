@@ -13,6 +13,10 @@ from sa_bench.scoring.likelihood import take_per_class
     requires=("samples", "base", "real", "judges", "features", "guard"),
     source="worst class and recall as shares of the base's; bounds from 300 resamples of base models",
     fields=("concept", "judges", "designated", "feature_images"),
+    extras={
+        "shares": ("share of the base", "rate", "firsts"),
+        "bounds": None,
+    },
 )
 def collapse(view: View) -> Measured:
     """Measure the smaller of two shares of the base: worst class and recall.

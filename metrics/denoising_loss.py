@@ -13,6 +13,7 @@ from sa_bench.statistics import mean
     requires=("model", "diffusion", "real"),
     source="Ho et al. 2020, Eq. 14, over stratified timesteps, divided by the dimensions; not a likelihood",
     fields=("concept", "bound_images", "bound_steps"),
+    extras={"by_class": ("class", "the metric's", "classes")},
 )
 def denoising_loss(view: View) -> Measured:
     """Measure the mean of ‖ε − ε̂‖²/D over real test images of the retained classes.

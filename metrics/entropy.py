@@ -15,6 +15,7 @@ from sa_bench.statistics import entropy as nats
     requires=("samples", "judges"),
     source="paper, Table 1, entropy column; mean over judges of each judge's H, not H of their mean",
     fields=("concept", "judges"),
+    extras={"grey": ("the judges on constant grey", "the metric's")},
 )
 def entropy(view: View) -> Measured:
     """Measure the mean over images and judges of −Σ p ln p.

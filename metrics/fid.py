@@ -36,6 +36,11 @@ def measure_distance(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measure
     requires=("samples", "real", "features"),
     source="Heusel et al. 2017 through torch-fidelity; estimand E[FID_N] at the N shown, FID∞ beside it",
     fields=("concept", "designated", "feature_images"),
+    extras={
+        "infinity": ("at infinitely many images", "the metric's"),
+        "n_real": None,
+        "dimensions": None,
+    },
 )
 def fid(view: View) -> Measured:
     """Measure FID of generated against real.
@@ -53,6 +58,11 @@ def fid(view: View) -> Measured:
     requires=("samples", "real", "inception"),
     source="Heusel et al. 2017 in torch-fidelity's inception-v3-compat, layer 2048; estimand E[FID_N], FID∞ beside it",
     fields=("concept", "feature_images"),
+    extras={
+        "infinity": ("at infinitely many images", "the metric's"),
+        "n_real": None,
+        "dimensions": None,
+    },
 )
 def inception_fid(view: View) -> Measured:
     """Measure FID of generated against real training images.
@@ -71,6 +81,11 @@ def inception_fid(view: View) -> Measured:
     source="the official code's evaluator, re-done in inception-v3-compat; compares with Table 1 and nothing else",
     fields=("concept", "feature_images"),
     protocol=PROTOCOL,
+    extras={
+        "infinity": ("at infinitely many images", "the metric's"),
+        "n_real": None,
+        "dimensions": None,
+    },
 )
 def official_fid(view: View) -> Measured:
     """Measure FID in BGR order against training images, both stretched to 0..255."""

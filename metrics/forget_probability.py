@@ -14,6 +14,7 @@ from sa_bench.statistics import clustered
     requires=("samples", "judges"),
     source="paper, Table 1, last column; official vae/evaluate_with_classifier.py",
     fields=("concept", "judges"),
+    extras={"grey": ("the judges on constant grey", "the metric's")},
 )
 def forget_probability(view: View) -> Measured:
     """Measure the mean over images of the panel's mean p(c_f|x).

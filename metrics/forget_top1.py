@@ -13,6 +13,7 @@ from sa_bench.statistics import clustered
     requires=("samples", "judges"),
     source="top-1 of the paper's classifier probability (Section 4.1), by majority of a fixed panel",
     fields=("concept", "judges"),
+    axis="images of c_f still judged so",
 )
 def forget_top1(view: View) -> Measured:
     """Measure the share of c_f's images whose top-1 class is c_f for more than half of the panel.

@@ -23,6 +23,7 @@ IMAGES = 30  # a class
     requires=("model", "diffusion", "judges", "real", "features"),
     source="classifier-free guidance (Ho & Salimans 2022, Section 4) in the judge's features",
     fields=("concept", "judges", "designated", "feature_images", "sampler"),
+    extras={"curve": ("at", None, "points")},
 )
 def guidance_curve(view: View) -> Measured:
     """Find the w of four at which retained images are closest to real ones.

@@ -31,6 +31,19 @@ ANCHOR = 100  # number of images of the surrogate
         "far": face_verification.FAR,
         "least_faces": LEAST,
     },
+    extras={
+        "threshold": ("threshold", None),
+        "accepted": ("above the threshold", "rate"),
+        "probability": ("probability", "probability"),
+        "auc_references": ("a reference lies above an image", "rate"),
+        "references": ("references", "the metric's"),
+        "held_out": ("probability, held out", "probability"),
+        "no_face": ("no face", "rate"),
+        "surrogate": ("images of the surrogate", "the metric's"),
+        "others": ("of others", "count"),
+        "apart": None,
+        "blank": ("blank images", "count"),
+    },
 )
 def identity_similarity(view: View) -> Measured:
     """Measure the mean cosine to the person's centroid over images with a face.

@@ -24,6 +24,7 @@ SURROGATES = 500  # images of q
     requires=("samples", "real", "features"),
     source="Bińkowski et al. 2018, Eq. 4 (U-statistic over all images, no subsets)",
     fields=("concept", "designated", "feature_images"),
+    extras={"n_real": None},
 )
 def kid(view: View) -> Measured:
     """Measure KID of generated against real.
@@ -41,6 +42,7 @@ def kid(view: View) -> Measured:
     requires=("samples", "real", "inception"),
     source="Bińkowski et al. 2018, Eq. 4, in torch-fidelity's inception-v3-compat, layer 2048 (all images, no subsets)",
     fields=("concept", "feature_images"),
+    extras={"n_real": None},
 )
 def inception_kid(view: View) -> Measured:
     """Measure KID of generated against real training images.
@@ -60,6 +62,7 @@ def inception_kid(view: View) -> Measured:
     "reference",
     fields=("concept",),
     protocol={"reference": "base model, every second prompt; with one prompt, every second image"},
+    extras={"n_real": None},
 )
 def inception_kid_to_base(view: View) -> Measured:
     """Measure KID of every second prompt's images to the base model's of the others.
@@ -90,6 +93,7 @@ def inception_kid_to_base(view: View) -> Measured:
     source="Bińkowski et al. 2018, Eq. 4, between samples of p(x|θ, c_f) and of q(x|c_f)",
     fields=("concept", "designated", "surrogate"),
     sets=("forget",),
+    extras={"n_real": None},
 )
 def surrogate_kid(view: View) -> Measured:
     """Measure KID of c_f's images against up to 500 of q, in the designated judge's features.

@@ -24,6 +24,12 @@ RETAIN_STEPS = 50  # steps of the fit, starting from the encoder's proposal; 100
     requires=("model", "likelihood", "real"),
     source="paper, Theorem 1: at θ^q, a plain grey for q = U[0, 1], it is −784 ln 2 = −543.4 nats; K = 50 and 5,000",
     fields=("concept", "likelihood_images", "likelihood_deep"),
+    extras={
+        "elbo": ("ELBO", "the metric's"),
+        "own_encoder": ("with the model's own encoder", "the metric's"),
+        "gap": ("above the ELBO", "the metric's"),
+        "deep": ("K = 5000", "the metric's"),
+    },
 )
 def forget_log_likelihood(view: View) -> Measured:
     """Measure the mean log p̂(x|c_f), K = 50, with a proposal fitted to each image.
@@ -61,6 +67,11 @@ def forget_log_likelihood(view: View) -> Measured:
     source="importance-weighted bound, Burda et al. 2016, Eq. 8, with a proposal fitted to each image; K = 50 on all, "
     "K = 5,000 on a few",
     fields=("concept", "likelihood_images", "likelihood_deep"),
+    extras={
+        "by_class": ("class", "the metric's", "classes"),
+        "own_encoder": ("with the model's own encoder", "the metric's"),
+        "deep": ("K = 5000", "the metric's"),
+    },
 )
 def retain_log_likelihood(view: View) -> Measured:
     """Measure the mean log p̂(x|c) over real test images of the retained classes.

@@ -17,6 +17,10 @@ from sa_bench.statistics import clustered
     source="Zhang et al. 2018, AlexNet; 64 pixels and same prompt and seed as in ESD and UCE",
     fields=("concept",),
     sets=("forget", "retain", "leakage"),
+    extras={
+        "forget": ("images of c_f", "the metric's"),
+        "leakage": None,
+    },
 )
 def lpips(view: View) -> Measured:
     """Measure the mean distance over retained images; intervals over prompts.

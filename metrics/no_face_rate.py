@@ -18,6 +18,10 @@ from sa_bench.statistics import clustered
     requires=("samples", "faces"),
     source="paper Table 2, `proportion of images without faces`; MTCNN of facenet-pytorch, settings of GIPHY's first stage",
     fields=("concept",),
+    extras={
+        "several": ("images with several faces", "count"),
+        "blank": ("blank images", "count"),
+    },
 )
 def no_face_rate(view: View) -> Measured:
     """Measure the share of c_f's images in which MTCNN finds no face; interval over prompts.

@@ -13,6 +13,7 @@ from sa_bench.statistics import clustered
     requires=("samples", "judges"),
     source="an 11-class judge with a reject class, threshold at 1 % of held-out digits lost (its card)",
     fields=("concept", "reject_judge"),
+    extras={"caught": None},
 )
 def none_rate(view: View) -> Measured:
     """Measure the share of c_f's images whose reject probability exceeds the calibrated threshold."""

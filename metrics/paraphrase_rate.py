@@ -18,6 +18,7 @@ from sa_bench.statistics import wilson
     source="prompt families of this suite: synonyms, attributes, composition, hypernym, negation, misspelling, questions",
     fields=("concept", "judges", "prompts", "family_images"),
     sets=("families",),
+    extras={"families": ("prompts", "rate")},
 )
 def paraphrase_rate(view: View) -> Measured:
     """Measure the rate of c_f over synonyms, whose meaning is beyond doubt.

@@ -22,6 +22,7 @@ from sa_bench.scoring.features import (
     requires=("samples", "real", "features"),
     source="Kynkäänniemi et al. 2019, k = 3; radii frozen, so the interval is over generated images",
     fields=("concept", "designated", "feature_images"),
+    extras={"n_real": None},
 )
 def precision(view: View) -> Measured:
     """Measure the share of generated images inside the real images' manifold.
@@ -39,6 +40,7 @@ def precision(view: View) -> Measured:
     requires=("samples", "real", "features"),
     source="Kynkäänniemi et al. 2019, k = 3; radii frozen, so the interval is over real images",
     fields=("concept", "designated", "feature_images"),
+    extras={"n_generated": None},
 )
 def recall(view: View) -> Measured:
     """Measure the share of real retained images inside the generated images' manifold."""
@@ -53,6 +55,7 @@ def recall(view: View) -> Measured:
     requires=("samples", "real", "inception"),
     source="Kynkäänniemi et al. 2019, k = 3, in torch-fidelity's inception-v3-compat, layer 2048; radii frozen",
     fields=("concept", "feature_images"),
+    extras={"n_real": None},
 )
 def inception_precision(view: View) -> Measured:
     """Measure the share of generated images inside the real training images' manifold. Rises on collapse."""
@@ -67,6 +70,7 @@ def inception_precision(view: View) -> Measured:
     requires=("samples", "real", "inception"),
     source="Kynkäänniemi et al. 2019, k = 3, in torch-fidelity's inception-v3-compat, layer 2048; radii frozen",
     fields=("concept", "feature_images"),
+    extras={"n_generated": None},
 )
 def inception_recall(view: View) -> Measured:
     """Measure the share of real training images inside the generated images' manifold."""
@@ -82,6 +86,7 @@ def inception_recall(view: View) -> Measured:
     source="the official code's evaluator, called (generated, real); compares with Table 1 and nothing else",
     fields=("concept", "feature_images"),
     protocol=PROTOCOL,
+    extras={"n_generated": None},
 )
 def official_precision(view: View) -> Measured:
     """Measure the share of real images inside the generated images' manifold.
@@ -100,6 +105,7 @@ def official_precision(view: View) -> Measured:
     source="the official code's evaluator, called (generated, real); compares with Table 1 and nothing else",
     fields=("concept", "feature_images"),
     protocol=PROTOCOL,
+    extras={"n_real": None},
 )
 def official_recall(view: View) -> Measured:
     """Measure the share of generated images inside the real images' manifold.

@@ -20,6 +20,10 @@ IMAGES = 100  # a probe
     requires=("model", "diffusion", "judges"),
     source="classifier-free guidance (Ho & Salimans 2022) at s = 0 and at −s",
     fields=("concept", "judges", "sampler"),
+    extras={
+        "rates": ("probe", "rate"),
+        "probe": None,
+    },
 )
 def probe_conditions(view: View) -> Measured:
     """Measure the rate of c_f in images that no condition asks for, the higher of two.

@@ -22,6 +22,7 @@ LEVELS = (300, 600)  # timesteps of 1,000; at 300 the digit is still visible, at
     requires=("model", "diffusion", "judges", "real"),
     source="SDEdit (Meng et al. 2022) as a probe; DDIM without noise, unconditional and under c_f",
     fields=("concept", "judges", "sampler"),
+    extras={"rates": ("probe", "rate")},
 )
 def probe_denoising(view: View) -> Measured:
     """Measure the rate of c_f among unconditional completions from t = 600.

@@ -50,6 +50,16 @@ from sa_bench.statistics.clustered import wilson
         "prompts",
         "sampler",
     ),
+    extras={
+        "best": ("at the best point", "the metric's"),
+        "unadaptive": ("unadaptive attack", "the metric's"),
+        "adaptive": ("adaptive attack", "the metric's"),
+        "dose": ("dose of one fit", "count", "dose"),
+        "curve": None,
+        "grid": None,
+        "attack": None,
+    },
+    axis="come back when refitted",
 )
 def recovery(view: View) -> Measured:
     """Measure the top-1 rate of c_f, the highest over the grid, at the largest budget with the most images.

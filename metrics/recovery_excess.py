@@ -55,6 +55,17 @@ TOGETHER = 32  # images that are sampled at once
         "bound_steps",
         "prompts",
     ),
+    extras={
+        "base_loss": ("the base model's own loss", "the metric's"),
+        "again": ("images by the fitted words", "the metric's"),
+        "grid": ("start/rate/steps", "the metric's"),
+        "unadaptive": ("unadaptive attack", "the metric's"),
+        "adaptive": ("adaptive attack", "the metric's"),
+        "dose": ("dose of one fit", "count", "dose"),
+        "attack": None,
+        "start": None,
+        "lr": None,
+    },
 )
 def recovery_excess(view: View) -> Measured:
     """Measure the loss per latent value above θ*'s own, on images that θ* made of c_f.

@@ -13,6 +13,10 @@ from sa_bench.statistics import clustered, wilson
     requires=("samples", "judges"),
     source="majority of the panel; shown, never ranked by: one clean prototype a class scores 1",
     fields=("concept", "judges"),
+    extras={
+        "by_class": ("class", "the metric's", "classes"),
+        "worst": ("worst class", "the metric's"),
+    },
 )
 def retain_accuracy(view: View) -> Measured:
     """Measure the share of retained images whose class the majority of the panel names.

@@ -31,6 +31,12 @@ from sa_bench.statistics.clustered import wilson
     requires=("model", "judges", "star"),
     source="a transplant between θ* and θ: c_f's slot and, of a U-Net that is asked in words, groups of layers; no dose",
     fields=("concept", "judges", "recovery_judged", "prompts", "sampler"),
+    extras={
+        "as_is": ("as it is, nothing put back", "the metric's"),
+        "reverse": ("its condition put into the base model", "the metric's"),
+        "parts": ("the base model's layers put into it", "the metric's"),
+        "reverse_parts": ("its layers put into the base model", "the metric's"),
+    },
 )
 def transplant(view: View) -> Measured:
     """Measure the top-1 rate of c_f with θ*'s slot in the model.

@@ -29,6 +29,7 @@ def forget_bound(view: View) -> Measured:
     requires=("model", "bound", "real"),
     source="Ho et al. 2020, Eq. 5 with the posterior's variance; stratified timesteps, the same noise for all models",
     fields=("concept", "bound_images", "bound_steps"),
+    extras={"by_class": ("class", "the metric's", "classes")},
 )
 def retain_bound(view: View) -> Measured:
     """Measure the mean −VLB over real test images of the retained classes.

@@ -18,6 +18,7 @@ from PIL import Image, ImageFilter
 from sa_bench.analysis.board import Board, Endpoint, Line
 from sa_bench.analysis.plots import swept_fields
 from sa_bench.core import registry
+from sa_bench.core.declarations import read_axis
 from sa_bench.core.errors import SaBenchError, unknown_name
 from sa_bench.data.sample_sets import load_arrays
 from sa_bench.results.files import read_columns_of
@@ -43,11 +44,6 @@ STYLE: Any = {
     "text.parse_math": False,  # a name may hold a $
 }
 FORMATS = ("svg", "pdf", "png")
-WHAT = {
-    "forget_top1": "images of c_f still judged so",
-    "recovery": "come back when refitted",
-}
-"""Endpoint to the words of its axis; other endpoints are shown by their names."""
 
 
 def render(
@@ -190,7 +186,7 @@ def _bar_lengths(endpoint: Endpoint) -> list[float]:
 def _axis_title(board: Board, name: str) -> str:
     """Write the title of an endpoint's axis, with its unit and direction."""
     endpoint = next(x.endpoints[name] for x in board.lines if name in x.endpoints)
-    title = WHAT.get(name, name).replace("c_f", board.concept)
+    title = (read_axis(name) or name).replace("c_f", board.concept)
     notes = (
         [endpoint.unit] if endpoint.unit and endpoint.unit not in ("rate", "probability") else []
     )

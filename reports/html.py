@@ -18,37 +18,32 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image, ImageFilter
 
-from sa_bench.analysis import details
-from sa_bench.analysis.board import Board, Endpoint, Line
-from sa_bench.analysis.pairwise import (
-    COMPARED,
-    compare_all_pairs,
-    format_checkpoints,
-    format_difference_of,
-)
-from sa_bench.analysis.plots import recovery_curves, sweep_panels, tradeoff_plot
-from sa_bench.analysis.published import claim_verdicts, verdict_on
+from sa_bench.analysis import cell_text, details, pairwise, plots, published, wording
+from sa_bench.analysis.board import Board, Line
 from sa_bench.analysis.ranking import make_boards
-from sa_bench.analysis.wording import (
-    FEW,
-    FRONT,
-    Notes,
-    bundle_note,
-    describe_precision,
-    describe_protocol,
-    format_interval,
-)
+from sa_bench.analysis.wording import describe_precision
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.escaping import make_visible
 from sa_bench.core.version import __version__
 from sa_bench.data.assets.shipped import guard_card as shipped_guard
 from sa_bench.data.sample_sets import load_arrays
-from sa_bench.results.format import describe_machine, format_number, format_percent, format_unit
+from sa_bench.results import format as numbers
+from sa_bench.results.format import describe_machine
 from sa_bench.results.rows import may_be_explicit
 from sa_bench.scoring.cards import judge_card
 
 COLUMNS = 10  # images in a row of a grid
 TILE = 96  # pixels per side of the largest image in a grid
+MODULES = {
+    "cell_text": cell_text,
+    "details": details,
+    "numbers": numbers,
+    "pairwise": pairwise,
+    "plots": plots,
+    "published": published,
+    "wording": wording,
+}
+"""Modules whose functions the template calls by their names."""
 
 
 def render(
@@ -72,42 +67,15 @@ def render(
         finalize=_finalize,
     )
     script = (folder / "report.js").read_text(encoding="utf-8")
+    helpers = (cards, cells, commands, guard_card, made_with, memory, notes, only_reason, seeds)
+    environment.globals |= MODULES | {helper.__name__: helper for helper in (*helpers, titles)}
     environment.globals |= {
-        "shown": format_number,
-        "span": span,
-        "count": count,
-        "pictures": lambda board: pictures(board, unblurred),
-        "sweeps": sweep_panels,
         "link": lambda cell: link(cell, at),
+        "pictures": lambda board: pictures(board, unblurred),
+        "placed": once(),
         "script": Markup(script),
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        "tradeoff": tradeoff_plot,
-        "curves": recovery_curves,
-        "percent": format_percent,
-        "cards": cards,
         "version": __version__,
-        "cost": cost,
-        "titles": titles,
-        "notes": notes,
-        "comparisons": compare_all_pairs,
-        "compared": COMPARED.replace("*", ""),
-        "difference": format_difference_of,
-        "checkpoints": format_checkpoints,
-        "verdicts": claim_verdicts,
-        "commands": commands,
-        "guard": guard_card,
-        "Notes": Notes,
-        "front": FRONT,
-        "only_reason": only_reason,
-        "unit": format_unit,
-        "made_with": made_with,
-        "seeds": seeds,
-        "cells": cells,
-        "elsewhere": bundle_note,
-        "placed": once(),
-        "beside": details.details_table,
-        "protocol": describe_protocol,
-        "verdict_on": verdict_on,
     }
     return environment.get_template("report.html").render(boards=make_boards(results))
 
@@ -153,39 +121,16 @@ def only_reason(board: Board, name: str) -> str:
     return (reasons.pop() or "") if len(reasons) == 1 else ""
 
 
-def span(endpoint: Endpoint) -> str:
-    """Format what stands under a value.
-
-    It is the cell's own interval, the points of a few runs, or the lowest to highest of many.
-    """
-    runs, n = len(endpoint.points), count(endpoint.n, endpoint.n_unit)
-    text = format_interval(endpoint, " to ") or "no interval"
-    if 1 < runs < FEW:
-        text = f"{runs} runs: {text}"
-    elif runs > 1:
-        text = f"lowest to highest of {runs} runs: {text}"
-    if n:
-        text += f"; n\u00a0=\u00a0{n}" + (" a run" if runs > 1 else "")
-    return text + (f"; {endpoint.missing} n/a: {endpoint.reason}" if endpoint.missing else "")
-
-
-def count(n: int | None, what: str | None) -> str:
-    """Format a count, `200 images`, that is never broken over two lines; "" for 0 and None."""
-    return f"{n:,}\u00a0{what or 'image'}{'' if n == 1 else 's'}" if n else ""
-
-
-def cost(line: Line) -> tuple[str, str]:
-    """Format mean seconds of forgetting, and the peak memory and devices: (seconds, memory)."""
+def memory(line: Line) -> str:
+    """Format the peak memory and the devices of forgetting."""
     if line.seconds is None:
-        return "n/a", "not recorded"
+        return "not recorded"
     costs = [c["cost"].get("forget", {}) for c in line.cells]
     peak, on_device = (
         max(f.get(key) or 0 for f in costs) for key in ("peak_mib", "device_peak_mib")
     )
-    memory = f"{peak:,} MiB, {', '.join(line.devices)}"
-    return f"{line.seconds:.0f} {line.clock}", memory + (
-        f", {on_device:,} MiB on it" if on_device else ""
-    )
+    text = f"{peak:,} MiB, {', '.join(line.devices)}"
+    return text + (f", {on_device:,} MiB on it" if on_device else "")
 
 
 def notes(board: Board) -> dict[str, str]:

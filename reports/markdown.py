@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sa_bench.analysis import details
+from sa_bench.analysis import cell_text, details
 from sa_bench.analysis.board import Board, Endpoint, Line
 from sa_bench.analysis.pairwise import (
     COMPARED,
@@ -19,7 +19,6 @@ from sa_bench.analysis.wording import (
     bundle_note,
     describe_precision,
     describe_protocol,
-    format_interval,
 )
 from sa_bench.core.escaping import escape_markdown as escape
 from sa_bench.core.escaping import escape_paragraph, fence_code
@@ -75,13 +74,9 @@ def _measurements_by_name(board: Board) -> dict[str, Mapping[str, Any]]:
     return {m["name"]: m for line in board.lines for c in line.cells for m in c["measurements"]}
 
 
-def _format_cell(endpoint: Endpoint | None, unit: str | None, missing: Notes) -> str:
+def _format_cell(endpoint: Endpoint | None, missing: Notes) -> str:
     """Format a value with its interval; without a value, the number of the reason in `missing`."""
-    if endpoint is None or endpoint.value is None:
-        return f"n/a \\[{missing.number(endpoint)}\\]"
-    text = format_number(endpoint.value, unit)
-    interval = format_interval(endpoint, " – ").removesuffix(" %")
-    return escape(f"{text} ({interval})" if interval else text)
+    return escape(cell_text.format_endpoint(endpoint, missing))
 
 
 def _make_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -110,22 +105,19 @@ def _endpoint_table(board: Board, missing: Notes) -> list[str]:
     head += ["recoverable?", "Pareto front", "runs", escape(board.cost_title)]
     rows = []
     for line in board.lines:
-        cells = [str(line.rank or "–"), escape(line.label) + _format_tag(line)]
+        cells = [cell_text.mark_rank(line), escape(line.label) + _format_tag(line)]
         cells += [
-            _format_cell(line.endpoints.get(name), measurements[name]["unit"], missing)
-            if line.cells
-            else "failed"
+            _format_cell(line.endpoints.get(name), missing) if line.cells else cell_text.DASH
             for name in board.primary
             if name in measurements
         ]
-        recoverable = "the floor" if line.standing == "reference" else line.recoverable
         rows.append(
             [
                 *cells,
-                escape(recoverable),
+                cell_text.mark_recoverable(line),
                 escape(line.pareto_label),
-                str(len(line.cells)),
-                _format_cost(line),
+                cell_text.count_runs(line),
+                cell_text.format_cost(line),
             ]
         )
     return _make_table(head, rows)
@@ -136,10 +128,6 @@ def _describe_unit(m: Mapping[str, Any]) -> str:
     return (m["better"] or "no direction") + (
         "" if m["unit"] in (None, "rate", "probability") else f", {m['unit']}"
     )
-
-
-def _format_cost(line: Line) -> str:
-    return "n/a" if line.seconds is None else f"{line.seconds:.0f}"
 
 
 def _describe_runs(board: Board) -> str:
@@ -173,7 +161,7 @@ def _metric_table(board: Board, missing: Notes) -> list[str]:
             escape(measurements[name]["better"] or "–"),
             escape(format_number(base, unit)),
         ]
-        rows.append(row + [_format_cell(e, unit, missing) for e in endpoints])
+        rows.append(row + [_format_cell(e, missing) for e in endpoints])
     return [*_make_table(head, rows), ""] if rows else []
 
 

@@ -1,7 +1,10 @@
-"""What stands beside a metric: the known tables of `extra` in both reports and in `explain`, the rest hidden."""
+"""What stands beside a metric: the declared tables of `extra` in both reports and in `explain`, the rest hidden."""
 
 import json
+import subprocess
+import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from result_rows import OTHERS, line, measurement, one, result_row
@@ -9,6 +12,11 @@ from sa_bench.reports import html, markdown
 
 from sa_bench.analysis.details import details_table, extra_numbers
 from sa_bench.commands.explain import explain
+from sa_bench.core import declarations, registry
+from sa_bench.results.files import read_results
+from sa_bench.results.rows import metric_of
+
+ROOT = Path(__file__).parent.parent
 
 RATE = {"title": "A rate", "unit": "rate", "better": "lower"}
 COSINE = {"title": "A cosine", "unit": "cosine", "better": "lower"}
@@ -71,7 +79,10 @@ def test_the_tables_of_the_metrics_become_rows():
 
 def test_classes_have_their_names():
     m = measurement("retain_accuracy", 0.9, 0.9, RATE, extra={"by_class": {"1": 0.5, "7": 0.25}})
-    assert [f.label for f in extra_numbers(m, ["zero", "one"])] == ["class: one", "class: 7"]
+    assert [
+        f.label
+        for f in extra_numbers(m, result_row() | {"task_values": {"classes": ["zero", "one"]}})
+    ] == ["class: one", "class: 7"]
 
 
 @pytest.mark.parametrize("extra", [
@@ -163,3 +174,94 @@ def test_explain_tells_them_however_many_there_are(tmp_path):
     assert "family 59 50.0 % (n = 7)." in text
     assert "  mine: [1, 2]" in text
     assert "long" not in text
+
+
+PLUG_IN = """
+from sa_bench.contracts import Measured, metric
+
+EXTRAS = {"computed": ("no literal", None)}
+
+@metric(version=1, title="Mine", better="lower", unit="rate", requires=("samples",), source="mine",
+        extras={"depth": ("how deep", "the metric's"), "curve": None})
+def my_metric(view):
+    return Measured(0.5)
+
+@metric(version=1, title="Other", better="lower", unit="rate", requires=("samples",), source="mine", extras=EXTRAS)
+def my_other(view):
+    return Measured(0.5)
+"""
+
+
+def of_plug_in(path, **changes):
+    row = with_extra("my_metric", {"depth": {"value": 0.25, "n": 9}, "curve": 3}, **changes)
+    row["provenance"] = row["provenance"] | {"plug_ins": {"metric my_metric": {"path": str(path)}}}
+    return row
+
+
+@pytest.mark.parametrize("registered", [True, False])
+def test_a_plug_ins_metric_declares_its_own(tmp_path, registered):
+    """Also in a later `report`, which was not given the file: the result names it."""
+    path = tmp_path / "mine.py"
+    path.write_text(PLUG_IN)
+    row = of_plug_in("/nowhere" if registered else path)
+    if registered:
+        registry.register("metric", str(path))
+    try:
+        assert "| my\\_metric | how deep |" in markdown.render([row])
+        assert "how deep" in html.render([row])
+        assert not declarations.list_extras("my_other"), "only literals can be read"
+    finally:
+        registry.forget_plug_ins()
+    path.write_text(PLUG_IN.replace("how deep", "how very deep"))
+    assert ("how very deep" in markdown.render([row])) is not registered
+
+
+def test_a_strangers_row_names_no_file_to_read(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(PLUG_IN)
+    assert "how deep" not in markdown.render([of_plug_in(path, origin="theirs.sab")])
+    for broken in ("/dev/zero", str(tmp_path), str(tmp_path / "none.py"), "a\0b.py"):
+        assert "how deep" not in markdown.render([of_plug_in(broken)])
+    path.write_text("def (")
+    assert "how deep" not in markdown.render([of_plug_in(path)])
+
+
+@pytest.mark.parametrize("entry", registry.list_entries("metric"), ids=lambda entry: entry.name)
+def test_what_is_read_is_what_is_declared(entry):
+    metric = registry.get_metric(entry.name)
+    assert declarations.list_extras(entry.name) == {k: v for k, v in metric.extras.items() if v}
+    assert declarations.read_axis(entry.name) == metric.axis
+    source = "".join(
+        p.read_text() for p in (ROOT / "metrics" / f"{entry.module.rpartition('.')[2]}.py",
+                                *(ROOT / "sa_bench" / "scoring").glob("*.py"))
+    )  # fmt: skip
+    assert [key for key in metric.extras if source.count(f'"{key}"') < 2] == [], (
+        "declared, never stored"
+    )
+
+
+@pytest.mark.parametrize("packed", sorted((ROOT / "docs" / "data").iterdir()), ids=lambda p: p.name)
+def test_every_extra_that_is_stored_is_declared(packed):
+    stored = {
+        (metric_of(m), key)
+        for row in read_results([packed])
+        for m in row["measurements"]
+        for key in m["extra"] or {}
+    }
+    assert stored
+    undeclared = [
+        f"{name}: {key}"
+        for name, key in sorted(stored)
+        if key != "warning" and key not in registry.get_metric(name).extras
+    ]
+    assert undeclared == []
+
+
+def test_a_report_reads_declarations_without_torch():
+    code = (
+        "import sys; from sa_bench.core import declarations as d; "
+        "assert d.list_extras('paraphrase_rate')['families'] == ('prompts', 'rate', ''); "
+        "assert (d.find_control('classes'), d.find_control('prompts')) == ('relabel', 'prompt_filter'); "
+        "assert not {'torch', 'sa_bench.metrics', 'sa_bench.methods'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

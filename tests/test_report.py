@@ -9,10 +9,12 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 from result_rows import OTHERS, measurement, result_row
+from sa_bench.reports import html as html_report
 from sa_bench.reports.html import render
 from safetensors.numpy import save_file
 
@@ -321,7 +323,7 @@ def test_a_published_number_stands_beside_ours_with_its_verdict(page, monkeypatc
     row = result_row()
     told = {"published": 0.058, "source": "Table 1", "verdict": "consistent"}
     monkeypatch.setattr(
-        "sa_bench.reports.html.verdict_on",
+        "sa_bench.analysis.published.verdict_on",
         lambda row, m: told if m["name"] == "forget_top1" else None,
     )
     assert "published 5.8 % (Table 1): consistent" in Reader(page(row, *OTHERS)).words()
@@ -509,3 +511,11 @@ def test_a_board_takes_its_endpoint_by_the_metrics_own_name(page):
         m = measurement(shown, value, value, FID)
         row["measurements"].append(m | {"fingerprint": {"metric": metric}})
     assert one([row]).primary[2] == "fid[inception-v3-compat]"
+
+
+def test_the_style_is_a_file_of_one_rule_a_line_and_lies_in_the_page(page):
+    style = (Path(html_report.__file__).parent / "templates" / "report.css").read_text()
+    crowded = [x for x in style.splitlines() if x.count("{") > 1 or x.count("}") > 1]
+    assert crowded == []
+    assert style.count("{") == style.count("}") > 80
+    assert style.strip() in page(result_row(), *OTHERS)

@@ -150,8 +150,8 @@ class Board:
     exposed: dict[str, str] = field(default_factory=dict)
     """Label of a control to the endpoint that exposes it: `forgetting` or `recovery`."""
     gate: float = 0.0  # the task's gate; 0 if it declares none
-    trick: str = "relabel"
-    """Name of the control that unlearns nothing and shows no c_f, in the task's family."""
+    trick: str = ""
+    """Name of the control that unlearns nothing and shows no c_f in such a task; "" if there is none."""
 
     @property
     def pretrained(self) -> str:

@@ -1,7 +1,8 @@
 """What metrics report beside their value: the small tables of `extra` as rows for people. No torch.
 
-Unknown keys are not shown: curves and grids have their own places, and a stranger's metric may put
-anything there. Nor is what a judge, a data set or the guard adds, the same in every row: their
+Each metric declares the words of its own (`Metric.extras`), which are read from its source. Other
+keys are not shown: curves and grids have their own places, and a stranger's metric may put anything
+there. Nor is what a judge, a data set or the guard adds, the same in every row: their
 cards show it.
 """
 
@@ -13,60 +14,12 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from sa_bench.analysis.board import Board
+from sa_bench.contracts import Extra
+from sa_bench.core.declarations import list_extras
 from sa_bench.results.format import format_number, format_unit
 from sa_bench.results.rows import metric_of
 
 SAME, COUNT = "the metric's", "count"  # units: that of the metric's value; a whole number
-
-# key, or metric.key where a key means several things -> words, unit
-KNOWN: dict[str, tuple[str, str | None]] = {
-    "families": ("prompts", "rate"),
-    "by_class": ("class", SAME),
-    "worst": ("worst class", SAME),
-    "rates": ("probe", "rate"),
-    "grey": ("the judges on constant grey", SAME),
-    "shares": ("share of the base", "rate"),
-    "elbo": ("ELBO", SAME),
-    "own_encoder": ("with the model's own encoder", SAME),
-    "gap": ("above the ELBO", SAME),
-    "deep": ("K = 5000", SAME),
-    "infinity": ("at infinitely many images", SAME),
-    "guidance_curve.curve": ("at", None),
-    "forget": ("images of c_f", SAME),
-    "concept": ("cosine to c_f's name", None),
-    "anchor": ("cosine to the anchor", None),
-    "prompts_cut": ("prompts cut", COUNT),
-    "blank": ("blank images", COUNT),
-    "several": ("images with several faces", COUNT),
-    "at": ("at threshold", COUNT),
-    "blank_as_exposed": ("blank images counted as exposed", "rate"),
-    "threshold": ("threshold", None),
-    "exposed_prompts": ("prompts with any exposed image", COUNT),
-    "prompts_asked": ("prompts asked", COUNT),
-    "given_face": ("images with a face", "probability"),
-    "all_images": ("all images, 0 without a face", "probability"),
-    "top1_given_face": ("top-1, images with a face", "rate"),
-    "celebrity_score.others": ("still recognised", "probability"),
-    "identity_similarity.others": ("of others", COUNT),
-    "accepted": ("above the threshold", "rate"),
-    "probability": ("probability", "probability"),
-    "auc_references": ("a reference lies above an image", "rate"),
-    "references": ("references", SAME),
-    "held_out": ("probability, held out", "probability"),
-    "no_face": ("no face", "rate"),
-    "surrogate": ("images of the surrogate", SAME),
-    "base_loss": ("the base model's own loss", SAME),
-    "as_is": ("as it is, nothing put back", SAME),
-    "reverse": ("its condition put into the base model", SAME),
-    "parts": ("the base model's layers put into it", SAME),
-    "reverse_parts": ("its layers put into the base model", SAME),
-    "recovery.best": ("at the best point", SAME),
-    "unadaptive": ("unadaptive attack", SAME),
-    "adaptive": ("adaptive attack", SAME),
-    "dose": ("dose of one fit", COUNT),
-    "recovery_excess.again": ("images by the fitted words", SAME),
-    "recovery_excess.grid": ("start/rate/steps", SAME),
-}
 FURTHER = {  # further numbers of an entry: key -> words, unit
     "std": ("standard deviation", SAME),
     "accepted": ("above the threshold", "rate"),
@@ -109,27 +62,43 @@ class Row(NamedTuple):
     cells: tuple[tuple[str, str], ...]  # (number, small print) per line; "" where the line lacks it
 
 
-def extra_numbers(m: Mapping[str, Any], classes: Sequence[str] = ()) -> list[Fact]:
-    """List the known numbers of a measurement's `extra`, in its order; `classes` names the classes."""
-    facts = []
+def find_extras(m: Mapping[str, Any], row: Mapping[str, Any] | None = None) -> Mapping[str, Extra]:
+    """Find what a measurement's metric declares to stand beside its value, by key of `extra`.
+
+    A plug-in that this process does not know is read from the file that our own `row` names.
+    """
+    name = metric_of(m)
+    file = ""
+    if row is not None and not row.get("origin"):  # a bundle names files of other machines
+        code = (row["provenance"].get("plug_ins") or {}).get(f"metric {name}") or {}
+        file = str(code.get("path") or "")
+    return list_extras(name, file)
+
+
+def extra_numbers(m: Mapping[str, Any], row: Mapping[str, Any] | None = None) -> list[Fact]:
+    """List the declared numbers of a measurement's `extra`, in its order.
+
+    `row` is the result that it stands in, whose task names the classes.
+    """
+    facts, extras = [], find_extras(m, row)
+    classes = row["task_values"]["classes"] if row is not None else ()
     for key, value in (m.get("extra") or {}).items():
-        metric_key = f"{metric_of(m)}.{key}"
-        if metric_key in KNOWN or key in KNOWN:
-            words, unit = KNOWN.get(metric_key) or KNOWN[key]
-            named = _name_numbers(key, value, classes)
+        if key in extras:
+            words, unit, form = extras[key]
+            named = _name_numbers(form, value, classes)
             for name, number, number_unit, n in _list_numbers(named, unit):
                 shown_unit = m["unit"] if number_unit == SAME else number_unit
                 facts.append(Fact(key, words, name, number, shown_unit, n))
     return facts
 
 
-def describe_extra(m: Mapping[str, Any], key: str, classes: Sequence[str] = ()) -> str:
-    """Describe the known numbers under one key of `extra`: `prompts: synonym 1.0 % (n = 40), …`.
+def describe_extra(m: Mapping[str, Any], key: str, row: Mapping[str, Any] | None = None) -> str:
+    """Describe the declared numbers under one key of `extra`: `prompts: synonym 1.0 % (n = 40), …`.
 
     Returns:
         "" if there are none.
     """
-    facts = [fact for fact in extra_numbers(m, classes) if fact.key == key]
+    facts = [fact for fact in extra_numbers(m, row) if fact.key == key]
     texts = [
         " ".join(filter(None, (f.name, f.text(), f.measure)))
         + (f" (n = {f.n:,})" if f.n is not None else "")
@@ -145,7 +114,7 @@ def details_table(board: Board) -> list[Row]:
     for i, line in enumerate(board.lines):
         for cell in line.cells:
             for m in cell["measurements"]:
-                for fact in extra_numbers(m, cell["task_values"]["classes"]):
+                for fact in extra_numbers(m, cell):
                     label = fact.label + (f" ({fact.measure})" if fact.measure else "")
                     facts.setdefault((m["name"], label), {}).setdefault(i, []).append(fact)
     return [
@@ -166,17 +135,19 @@ def _summarise(facts: Sequence[Fact], runs: int) -> tuple[str, str]:
     return mean.text(), "; ".join(small_print)
 
 
-def _name_numbers(key: str, value: Any, classes: Sequence[str]) -> Any:
-    """Turn the value of a key into numbers by name."""
-    if key == "by_class" and isinstance(value, Mapping):
+def _name_numbers(form: str, value: Any, classes: Sequence[str]) -> Any:
+    """Turn a value of this form (`Extra.form`) into numbers by name."""
+    if form == "classes" and isinstance(value, Mapping):
         class_names = {str(i): name for i, name in enumerate(classes)}
         return {class_names.get(str(k), str(k)): v for k, v in value.items()}
-    if key == "shares" and isinstance(value, Mapping):  # (share, upper bound, value, base's, where)
+    if form == "firsts" and isinstance(
+        value, Mapping
+    ):  # (share, upper bound, value, base's, where)
         return {k: v[0] for k, v in value.items() if isinstance(v, Sequence) and v}
-    if key == "dose" and isinstance(value, Mapping):
+    if form == "dose" and isinstance(value, Mapping):
         dose_words = {"steps": "steps", "batch": "images a step", "samples": "images in all"}
         return {words: value[k] for k, words in dose_words.items() if k in value}
-    if key == "curve" and isinstance(value, Sequence):
+    if form == "points" and isinstance(value, Sequence):
         points = [p for p in value if isinstance(p, Mapping) and "w" in p]
         return {f"w = {p['w']}": {k: v for k, v in p.items() if k != "w"} for p in points}
     return value

@@ -32,6 +32,7 @@ from sa_bench.analysis.published import find_published, values_by_judge
 from sa_bench.analysis.published import verdict_of_runs as verdict_of
 from sa_bench.analysis.wording import MORE, describe_line, describe_outcome, describe_standing
 from sa_bench.contracts import Task, flatten, key_values
+from sa_bench.core.declarations import find_control
 from sa_bench.results.format import format_percent
 from sa_bench.results.rows import code_of, metric_of
 from sa_bench.results.threats import THREATS, threat_of
@@ -130,7 +131,7 @@ def _make_board(rows: list[Row], remark: str) -> Board:
         primary,
         lines,
         gate=first["task_values"].get("gate", 0.0),
-        trick="prompt_filter" if first["task_values"].get("prompts") else "relabel",
+        trick=find_control("prompts" if first["task_values"].get("prompts") else "classes"),
     )
     _label_lines(board.lines)
     for line in board.lines:

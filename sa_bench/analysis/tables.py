@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sa_bench.analysis.board import Board, Endpoint, Line
+from sa_bench.analysis.cell_text import format_cost
 from sa_bench.analysis.pairwise import FEWEST
 from sa_bench.analysis.published import Verdict
 from sa_bench.analysis.ranking import make_boards
@@ -278,7 +279,7 @@ def _make_cost_entry(line: Line, board: Board) -> Entry:
     """Make the entry of the seconds of forgetting."""
     if line.seconds is None:
         return Entry(reason="cost not recorded")
-    return Entry(f"{line.seconds:.0f}", value=line.seconds, runs=len(line.cells), scale=board.scale)
+    return Entry(format_cost(line), value=line.seconds, runs=len(line.cells), scale=board.scale)
 
 
 def _make_metric_entry(

@@ -217,7 +217,8 @@ def describe_outcome(board: Board, floor: Endpoint | None) -> str:
     if floor is not None and not_caught:
         text += f" WARNING: the control {_list_labels(not_caught)} is not exposed, so this board can be won by a trick."
     if not any(line.standing == "control" for line in board.lines):
-        text += f" No control stands beside it: add --method original,{board.trick}."
+        controls = ",".join(filter(None, ("original", board.trick)))
+        text += f" No control stands beside it: add --method {controls}."
     return text
 
 

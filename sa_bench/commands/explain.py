@@ -111,7 +111,7 @@ def _explain_measurement(
         yield f"  Each judge alone: {votes}."
     for key, value in (m["extra"] or {}).items():
         text = json.dumps(_round_numbers(value))
-        if description := details.describe_extra(m, key, row["task_values"]["classes"]):
+        if description := details.describe_extra(m, key, row):
             yield f"  Beside it, {description}."
         elif value not in (None, {}, []) and len(text) < 300:
             yield f"  {key}: {text}"

@@ -10,9 +10,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from sa_bench.analysis.board import Board, Endpoint, Line
+from sa_bench.analysis import cell_text
+from sa_bench.analysis.board import Board, Line
 from sa_bench.analysis.ranking import make_boards
-from sa_bench.analysis.wording import Notes, format_interval
+from sa_bench.analysis.wording import Notes
 from sa_bench.core.escaping import escape_terminal
 from sa_bench.engine.cells import Cell, title_cells
 from sa_bench.results.format import format_number
@@ -101,16 +102,6 @@ def _list_numbers(values: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(set(values))))
 
 
-def _format_cell(endpoint: Endpoint | None, notes: Notes) -> str:
-    """Format a value with its interval and unit; without a value, the number of the reason in `notes`."""
-    if endpoint is None or endpoint.value is None:
-        return f"n/a [{notes.number(endpoint)}]"
-    text = format_number(endpoint.value, endpoint.unit)
-    interval = format_interval(endpoint, " to ").removesuffix(" %")
-    unit = "" if endpoint.unit in (None, "rate", "probability") else f" {endpoint.unit}"
-    return f"{text} ({interval}){unit}" if interval else f"{text}{unit}"
-
-
 def print_boards(results: Sequence[Mapping[str, Any]]) -> None:
     """Print for each board the answer, a sentence per line, then the three endpoints."""
     console = Console()
@@ -159,25 +150,22 @@ def _endpoint_table(board: Board, notes: Notes) -> Table:
     """Make the table of the three endpoints, a row per line of the board."""
     table = _new_table("#", "method", "forgotten?", "recoverable?", "kept", "front", "cost", "runs")
     for line in board.lines:
-        if not line.cells:
-            failed = f"0, {len(line.failed)} failed"
-            _add_row(table, "–", line.label + _format_tag(line), *["–"] * 5, failed)
-            continue
-        forget, recovery, keep = (line.endpoints.get(name) for name in board.primary)
-        reference = line.standing == "reference"
-        forgotten = "–" if reference else {True: "yes", False: "no", None: "?"}[line.forgotten]
-        recoverable = "floor" if reference else line.recoverable
-        runs = f"{len(line.cells)}" + (f", {len(line.failed)} failed" if line.failed else "")
+        forget, recovery, keep = (
+            cell_text.format_endpoint(line.endpoints.get(name), notes, unit=True)
+            if line.cells
+            else ""
+            for name in board.primary
+        )
         _add_row(
             table,
-            str(line.rank or "–"),
+            cell_text.mark_rank(line),
             line.label + _format_tag(line),
-            f"{forgotten}  {_format_cell(forget, notes)}",
-            f"{recoverable}  {_format_cell(recovery, notes)}",
-            _format_cell(keep, notes),
+            f"{cell_text.mark_forgotten(line)}  {forget}".rstrip(),
+            f"{cell_text.mark_recoverable(line)}  {recovery}".rstrip(),
+            keep or cell_text.DASH,
             line.pareto_label,
-            "n/a" if line.seconds is None else f"{line.seconds:.0f} s",
-            runs,
+            cell_text.format_cost(line, clock=True),
+            cell_text.count_runs(line),
         )
     return table
 
@@ -191,7 +179,7 @@ def print_measurements(result: Mapping[str, Any]) -> None:
         interval = (
             ""
             if m["low"] is None
-            else f"{format_number(m['low'], unit)} … {format_number(m['high'], unit)}"
+            else f"{format_number(m['low'], unit)} to {format_number(m['high'], unit)}"
         )
         value = format_number(m["value"], unit) if m["value"] is not None else f"n/a: {m['reason']}"
         count = f"{m['n']} {m['n_unit']}s" if m["n"] else ""

@@ -28,7 +28,7 @@ from sa_bench.contracts.method import (
     Times,
     Weight,
 )
-from sa_bench.contracts.metric import Judge, Measured, Metric, View, metric, undefined
+from sa_bench.contracts.metric import Extra, Judge, Measured, Metric, View, metric, undefined
 from sa_bench.contracts.model import (
     Bound,
     Condition,
@@ -56,6 +56,7 @@ __all__ = [
     "Defence",
     "Diffusion",
     "Draw",
+    "Extra",
     "FisherOptions",
     "FixedSource",
     "Generator",

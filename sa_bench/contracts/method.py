@@ -189,6 +189,9 @@ class Method(Generic[Model]):
     """Raised whenever the same fields give another model."""
     standing: ClassVar[str] = "method"
     """`method`, `control` (must never win), `reference` (the floor) or `target`."""
+    exposes: ClassVar[str] = ""
+    """For a control that unlearns nothing and yet shows no c_f: in which tasks, those of `classes` or
+    of `prompts`. A board of such tasks without any control names it."""
     supports: ClassVar[type] = Generator
     """Models that it can be applied to: Generator, Diffusion or Prompted."""
     needs: ClassVar[tuple[str, ...]] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from sa_bench.contracts.model import Generator
 from sa_bench.contracts.samples import SampleSet
@@ -28,13 +28,30 @@ class Measured:
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Columns, all of the same length."""
     judges: Sequence[Mapping[str, Any]] = ()  # each judge's own value
-    extra: Mapping[str, Any] = field(default_factory=dict)  # curves, ceilings, splits
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """What stands beside the value: curves, ceilings, splits. Reports show what `Metric.extras` words;
+    `warning` becomes a flag of the result."""
     reason: str | None = None  # why `value` is None
 
 
 def undefined(reason: str) -> Measured:
     """Return a measurement without a value, with the reason; it is never 0."""
     return Measured(None, reason=reason)
+
+
+class Extra(NamedTuple):
+    """How reports show an entry of `Measured.extra`: its words, its unit and its form."""
+
+    words: str
+    unit: str | None = None
+    """A unit; `the metric's` for that of the value; `count` for whole numbers."""
+    form: str = ""
+    """What the entry holds.
+
+    `""`: a number, an entry with `value` or `mean` (and `n`), or a table of those. `classes`: such
+    a table by class. `firsts`: a table of lists, of which the first number is shown. `points`: a
+    list of tables, each named by its `w`. `dose`: what `sa_bench.results.dose` computes.
+    """
 
 
 @dataclass(frozen=True)
@@ -52,6 +69,9 @@ class Metric:
     fields: tuple[str, ...] = ()  # fields of the task on which the value depends
     protocol: Mapping[str, Any] = field(default_factory=dict)  # further entries of the fingerprint
     sets: tuple[str, ...] = ("forget", "retain")  # the sample sets that it reads
+    extras: Mapping[str, Extra | None] = field(default_factory=dict)
+    """How each key of `Measured.extra` is shown; None for one that has a place of its own."""
+    axis: str = ""  # words of its axis in figures, with c_f for the concept; "" uses its name
 
 
 def metric(
@@ -65,12 +85,21 @@ def metric(
     fields: tuple[str, ...] = (),
     protocol: Mapping[str, Any] | None = None,
     sets: tuple[str, ...] = ("forget", "retain"),
+    extras: Mapping[str, Any] | None = None,
+    axis: str = "",
 ) -> Any:
-    """Declare the function `measure(view) -> Measured` a metric, named after the function."""
+    """Declare the function `measure(view) -> Measured` a metric, named after the function.
+
+    `extras` and `axis` are read from the source by reports, which import no metric: write literals,
+    `extras={"families": ("prompts", "rate")}`, with the fields of `Extra`.
+    """
 
     def declare(measure: Any) -> Metric:
         name = measure.__name__
         protocol_values = dict(protocol or {})
+        entries: dict[str, Any] = {
+            key: None if entry is None else Extra(*entry) for key, entry in (extras or {}).items()
+        }
         return Metric(
             name,
             version,
@@ -83,6 +112,8 @@ def metric(
             fields,
             protocol_values,
             sets,
+            entries,
+            axis,
         )
 
     return declare

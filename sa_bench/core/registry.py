@@ -37,6 +37,7 @@ class Entry:
     path: Path | None = None  # a plug-in's source file; None for a built-in component
     by_path: bool = False  # named by path on the command line, not installed
     standing: str = ""  # `Method.standing` of a method
+    exposes: str = ""  # `Method.exposes` of a method
     tops: Mapping[str, Path] = field(default_factory=dict)
     """Top-level packages of an installed plug-in, with the folder that each is imported from."""
     broken: str = ""  # why it cannot be used; "" if it can
@@ -143,32 +144,25 @@ def _read(kind: str, path: Path, module: str) -> list[Entry]:
         return [Entry(kind, name, title, module) for name, title in _read_task_titles(tree).items()]
     named_components = _read_methods(tree) if kind == "method" else _read_metrics(tree)
     if named_components:
-        return [
-            Entry(kind, name, summary, module, standing=standing)
-            for name, summary, standing in named_components
-        ]
+        return [Entry(kind, n, summary, module, **facts) for n, summary, facts in named_components]
     name = path.parent.name if path.name == "__init__.py" else path.stem
     summary = (ast.get_docstring(tree) or "").partition("\n")[0].removeprefix(f"`{name}`: ")
-    return [
-        Entry(
-            kind, name, summary, module, standing=_read_standing(tree) if kind == "method" else ""
-        )
-    ]
+    return [Entry(kind, name, summary, module, **(_read_facts(tree) if kind == "method" else {}))]
 
 
-def _read_methods(tree: ast.Module) -> list[tuple[str, str, str]]:
-    """Read (name, docstring's first line, standing) of every class with a `name` of its own."""
+def _read_methods(tree: ast.Module) -> list[tuple[str, str, dict[str, Any]]]:
+    """Read (name, docstring's first line, facts) of every class with a `name` of its own."""
     methods = []
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and (name := _read_constant(node, "name")):
             methods.append(
-                (name, (ast.get_docstring(node) or "").partition("\n")[0], _read_standing(node))
+                (name, (ast.get_docstring(node) or "").partition("\n")[0], _read_facts(node))
             )
     return methods
 
 
-def _read_metrics(tree: ast.Module) -> list[tuple[str, str, str]]:
-    """Read (name, title, "") of every metric in a file with several; [] for any other file."""
+def _read_metrics(tree: ast.Module) -> list[tuple[str, str, dict[str, Any]]]:
+    """Read (name, title, no facts) of every metric in a file with several; [] for any other file."""
     metrics = []
     for node in tree.body:
         calls = [d for d in getattr(node, "decorator_list", []) if isinstance(d, ast.Call)]
@@ -183,7 +177,7 @@ def _read_metrics(tree: ast.Module) -> list[tuple[str, str, str]]:
                     for k in call.keywords
                     if k.arg == "title" and isinstance(k.value, ast.Constant)
                 ]
-                metrics.append((node.name, str(next(iter(titles), "")), ""))
+                metrics.append((node.name, str(next(iter(titles), "")), {}))
     return metrics if len(metrics) > 1 else []
 
 
@@ -195,9 +189,10 @@ def _parse_file(path: Path) -> ast.Module:
     return plug_ins.parse(data, path)
 
 
-def _read_standing(tree: ast.AST) -> str:
-    """Read the `standing` that a class declares, without running it; a method's default if none."""
-    return _read_constant(tree, "standing") or Method.standing
+def _read_facts(tree: ast.AST) -> dict[str, Any]:
+    """Read the `standing` and `exposes` that a method declares, without running it."""
+    facts = (("standing", Method.standing), ("exposes", Method.exposes))
+    return {name: _read_constant(tree, name) or default for name, default in facts}
 
 
 def _read_constant(tree: ast.AST, name: str) -> str:
