@@ -227,7 +227,10 @@ def row(case, share):
 
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(c, marks=pytest.mark.slow if c.interval in SLOW else (), id=c.name) for c in CASES],
+    [
+        pytest.param(c, marks=pytest.mark.slow if c.interval in SLOW else (), id=c.name)
+        for c in CASES
+    ],
 )
 def test_the_interval_covers_what_it_names_and_the_page_says_so(case):
     share = covered(case)

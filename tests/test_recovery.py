@@ -22,6 +22,7 @@ DATA = Path(__file__).parent.parent / "docs" / "data"
 FEW = (
     "recovery_budgets=0,1,3", "recovery_rates=0.03,0.1", "recovery_starts=own", "recovery_vectors=1",
     "recovery_judged=8", "recovery_images=8", "bound_steps=2", "n_forget=8",
+    "sampler.steps=10",
 )  # fmt: skip
 
 
@@ -114,7 +115,7 @@ def test_the_excess_of_weights_that_are_the_bases_is_none_and_again_tells_of_the
     ends = (
         "primary=forget_top1,recovery_excess,none_rate",
         "metrics=forget_top1,recovery_excess,none_rate",
-        "n_forget=48",
+        "n_forget=24",
     )
     found = registry.get_metric("recovery_excess").measure(view(method, *ends))
     assert found.extra["grid"]["own/0.03/0"] == 0.0, (
