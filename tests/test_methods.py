@@ -271,10 +271,10 @@ def test_naive_left_alone_ends_where_nothing_is_known_and_unstopped_goes_on(gaus
 )
 def test_where_nothing_is_known_of_an_image(family, shape, nats):
     """Measured: the loss of a network whose output is 0, of images in the model's range."""
-    from sa_bench.models import base_models
+    from sa_bench.models.family import get_family
 
     base = {"vae": "quick", "ddpm": "micro" if shape[0] == 16 else "tiny"}[family]
-    model = base_models.get_family(family)(
+    model = get_family(family).load_generator()(
         **({} if family == "vae" else {"base": base, "shape": shape})
     )
     with torch.no_grad():

@@ -26,6 +26,7 @@ from sa_bench.engine.fingerprint import fingerprint
 from sa_bench.engine.measure import Subject, measure_inputs
 from sa_bench.engine.stages import Chain
 from sa_bench.models import base_models
+from sa_bench.models.family import get_family
 from sa_bench.results import dose
 from sa_bench.scoring import requirements, sampling
 from sa_bench.statistics import detectable
@@ -288,7 +289,7 @@ def _plan_base(
         return PlannedStage(f"base {task.model}", "here" if _has_base(chain) else "missing", 0.0)
     if base_models.find_shipped(task.family, task.dataset, task.base, cell.base_seed):
         return PlannedStage("base", "shipped", 0.0)
-    recipe = base_models.get_recipe(task.family, task.base)
+    recipe = get_family(task.family).get_recipe(task.base)
     data = datasets.data_content(task.dataset)
     inputs = base_models.base_key_inputs(
         task.family, task.dataset, data, task.base, cell.base_seed, chain.bf16
@@ -382,7 +383,7 @@ def _count_steps(family: str, values: Mapping[str, Any]) -> int:
     """Count a method's training steps: its own `steps`, or those of the base recipe; 0 if neither."""
     if "steps" in values:
         return int(values["steps"])
-    return base_models.get_recipe(family, values["recipe"]).steps if "recipe" in values else 0
+    return get_family(family).get_recipe(values["recipe"]).steps if "recipe" in values else 0
 
 
 def _read_history(store: Store) -> dict[str, float]:
@@ -452,6 +453,6 @@ def _forget_name(method: str, fields: Mapping[str, Any], sampler: Mapping[str, A
 
 def _recipe_name(inputs: Mapping[str, Any]) -> str:
     """Find the name of the base recipe that a base model was trained by, from its steps."""
-    recipes = base_models.get_family(inputs["family"]).recipes
+    recipes = get_family(inputs["family"]).recipes
     steps = {recipe.steps: name for name, recipe in recipes.items()}
     return steps.get(inputs["recipe"]["steps"], "unknown")

@@ -90,6 +90,8 @@ class Generator(Protocol):
 
     family: str
     range: tuple[float, float]  # lowest and highest value in model space
+    black_is_broken: bool
+    """Whether an image that is black everywhere is one that could not be decoded."""
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ A task holds values only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -64,6 +64,9 @@ class Prompts:
                 )
             return [*self.texts[role]]
         return [template.replace("{}", name) for template in getattr(self, role)]
+
+
+NO_PROMPTS = Prompts()
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,24 @@ class Task:
     presets: Mapping[str, Any] = field(default_factory=dict)
     """Values of methods' fields: `field` for every method that has it, `method.field` for one."""
     scales: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def needs_weights(self) -> bool:
+        """True if the base model is weights of others, which must be on this machine first."""
+        return self.model not in ("", SMOKE_MODEL)
+
+    @property
+    def prompt_options(self) -> Prompts:
+        """The task's prompts; without any, for a class-conditional model, those that ask nothing."""
+        return self.prompts or NO_PROMPTS
+
+    def prompt_key_inputs(self, name: str, texts: Sequence[Condition]) -> dict[str, Any]:
+        """Return the key input `name` of an artifact that was made from `texts`.
+
+        Returns:
+            {} for a class-conditional model: the indices of its classes are in the key already.
+        """
+        return {} if self.prompts is None else {name: texts}
 
     @property
     def retain(self) -> tuple[int, ...]:

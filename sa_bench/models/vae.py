@@ -113,7 +113,7 @@ class VAE:
     """The conditional VAE of the Generator contract. Model space is (N, H·W) in [0, 1]."""
 
     family = "vae"
-    samples_are_cheap = True  # they are drawn anew for every batch
+    black_is_broken = False
     recipes = RECIPES
     range = (0.0, 1.0)
 
