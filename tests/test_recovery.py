@@ -220,5 +220,7 @@ def test_every_sentence_about_the_excess_says_the_dose(steps, value, said):
 def test_no_batch_is_no_attack():
     from sa_bench.core.errors import SaBenchError
 
-    with pytest.raises(SaBenchError, match="recovery_accumulated=0: must be 1 or more"):
+    with pytest.raises(
+        SaBenchError, match=r"recovery_accumulated='0': Input should be greater than or equal to 1"
+    ):
         resolve(["mnist_0"], ["sa"], sets=["task.recovery_accumulated=0"])

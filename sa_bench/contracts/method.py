@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Pr
 
 from pydantic import Field
 
-from sa_bench.contracts.keys import added_later
+from sa_bench.contracts.keys import Count, added_later
 from sa_bench.contracts.model import Generator
 from sa_bench.contracts.task import Task
 
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
 Progress = Callable[[str, int, int], None]
 """Function that reports progress: (stage, steps done, steps in all)."""
 
@@ -65,7 +62,8 @@ Times = Literal["pairs", "shared", "independent"]
 class FisherOptions:
     """Settings with which F is estimated; part of every key that depends on F."""
 
-    n: Annotated[int, Field(ge=1)] = 50_000  # samples
+    n: Count = 50_000
+    """Samples."""
     targets: Literal["means", "bernoulli"] = "means"
     """Decoder means (as in the official code) or draws from p(x|θ*)."""
     set: Literal["all", "retain", "replay"] = "all"

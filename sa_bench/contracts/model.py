@@ -6,7 +6,18 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    Protocol,
+    Self,
+    runtime_checkable,
+)
+
+from pydantic import Field
 
 from sa_bench.contracts.keys import added_later
 
@@ -46,11 +57,13 @@ class Sampler:
     is s − 1.
     """
 
-    scheduler: str = "direct"  # `ddim` or `ddpm` (ancestral) for diffusion
+    scheduler: str = "direct"
+    """`ddim` or `ddpm` (ancestral) for diffusion."""
     steps: int = 1
-    eta: float = 0.0
-    guidance: float = 1.0
-    ema: bool = False  # use the averaged weights, if the base model has them
+    eta: Annotated[float, Field(ge=0, le=1)] = 0.0
+    guidance: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    ema: bool = False
+    """Whether the averaged weights are used, if the base model has them."""
     dropout: bool = added_later(False)
     """Whether dropout is active while sampling, as in the official ddpm/runners."""
     precision: Literal["fp32", "bf16", "fp16"] = added_later("fp32")
