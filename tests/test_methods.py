@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sa_bench.contracts import FisherOptions, Generator, Sampler
+from sa_bench.contracts import FisherOptions, Generator, Sampler, ignore_event
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.fields import resolve_fields
@@ -362,7 +362,7 @@ def chain(tmp_path, task, method):
     from sa_bench.engine.stages import Chain
 
     (cell,) = resolve([task], [method])
-    return Chain(Store(tmp_path), cell, lambda *event: None)
+    return Chain(Store(tmp_path), cell, ignore_event)
 
 
 def test_what_ignores_replay_is_one_model_for_all_tasks_that_differ_in_it(tmp_path):

