@@ -169,6 +169,10 @@ class Generator(Protocol):
         """Make an independent copy with its own parameters."""
         ...
 
+    def fresh(self, seed: int) -> Generator:
+        """Initialise a model of the same shape; the initialisation depends on `seed` alone."""
+        ...
+
     def save(self, folder: Path) -> None:
         """Write the model into `folder` as safetensors (text-to-image: diffusers' layout)."""
         ...

@@ -91,7 +91,7 @@ class MethodRun:
         """Make a new model, initialised by seed and base seed, so that no two cells share one."""
         return self.chain.base_model_copy().fresh(
             image_seed(f"fresh/{self.chain.cell.base_seed}", self.seed)
-        )  # type: ignore[attr-defined]
+        )
 
     def recipe(self, name: str) -> Recipe:
         """Get a base recipe of the family."""

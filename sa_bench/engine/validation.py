@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sa_bench.contracts import SMOKE_MODEL, FisherOptions, Prompted, Task
+from sa_bench.contracts import SMOKE_MODEL, FisherOptions, Method, Prompted, Task
 from sa_bench.contracts.names import is_same_name, split_words
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError, unknown_name
@@ -263,7 +263,7 @@ def _check_pretrained(task: Task, size_given: bool) -> Task:
     return replace(task, size=side or task.size)
 
 
-def check_fit(method: Any, name: str, task: Task) -> None:
+def check_fit(method: Method[Any], name: str, task: Task) -> None:
     """Refuse a method that cannot run on the task.
 
     Raises:
@@ -274,7 +274,7 @@ def check_fit(method: Any, name: str, task: Task) -> None:
     if supports not in family.contracts:
         needed = "a text-to-image model" if supports is Prompted else "a diffusion model"
         raise SaBenchError(f"The method {name} needs {needed}; {task.name} has a {task.family}.")
-    scope = getattr(method, "scope", "full")
+    scope = method.scope
     if scope not in (scopes := family.list_scopes()):
         raise SaBenchError(
             f"{name}.scope={scope}: a {task.family}, as {task.name} has, can be trained in {', '.join(scopes)}."
@@ -283,7 +283,7 @@ def check_fit(method: Any, name: str, task: Task) -> None:
         raise SaBenchError(f"{name} on {task.name}: {why}.")
 
 
-def check_standing(method: Any, name: str, task: Task, base_seed: int) -> None:
+def check_standing(method: type[Method[Any]], name: str, task: Task, base_seed: int) -> None:
     """Refuse what a pretrained base cannot do: be trained again, or have a second seed.
 
     Raises:
@@ -346,7 +346,7 @@ def check_precision(task: Task, device: str) -> None:
         )
 
 
-def check_fisher(method: Any, task: Task, what: str) -> None:
+def check_fisher(method: Method[Any], task: Task, what: str) -> None:
     """Refuse options of F or timesteps that mean nothing for the task's family, before any work.
 
     Args:
@@ -358,7 +358,7 @@ def check_fisher(method: Any, task: Task, what: str) -> None:
         SaBenchError: an option does not apply; names it.
     """
     family = get_family(task.family)
-    if not family.has_timesteps and getattr(method, "times", "pairs") != "pairs":
+    if not family.has_timesteps and method.times != "pairs":
         raise SaBenchError(
             f"{what}: times={method.times} is a setting of diffusion models; {task.name} has no timesteps: leave it out."
         )

@@ -240,7 +240,7 @@ class ToyRun:
 
     def fresh(self) -> Generator:
         """Return a model with new means."""
-        return self.star.fresh(self.seed + 100)  # type: ignore[attr-defined]
+        return self.star.fresh(self.seed + 100)
 
     def recipe(self, name: str) -> Recipe:
         """Return a short recipe, whatever the name."""
