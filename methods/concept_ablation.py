@@ -45,9 +45,12 @@ class ConceptAblation(Method[Prompted]):
     """Target of the loss: the prediction for c* by the current or the frozen model, or the noise ε."""
     captions: bool = added_later(False)  # images of many captions of the anchor, each under its own
     flip: bool = added_later(False)  # half of the images are mirrored
-    decay: Weight = added_later(0.0)  # noqa: RUF009  (AdamW's weight decay; 0: Adam)
-    clip: Weight = added_later(0.0)  # noqa: RUF009  (the norm that the gradient is cut to; 0: the base's, if it has one)
-    prior: Weight = added_later(0.0)  # noqa: RUF009  (ρ, weight of prior preservation)
+    decay: Weight = added_later(0.0)
+    """AdamW's weight decay; 0: Adam."""
+    clip: Weight = added_later(0.0)
+    """The norm that the gradient is cut to; 0: the base's, if it has one."""
+    prior: Weight = added_later(0.0)
+    """Weight ρ of prior preservation."""
 
     version: ClassVar[int] = 1
     supports: ClassVar[type] = Prompted

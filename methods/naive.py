@@ -53,7 +53,8 @@ class Naive(Method):
     trainer: Literal["adam", "ldm"] = added_later("adam")
     """How L is minimised; sa_bench.training.loop.TRAINERS."""
     scope: str = added_later("full")  # which parameters are trained; sa_bench.models.scopes
-    times: Times = added_later("pairs")  # noqa: RUF009  (how t is drawn, of diffusion models; sa_bench.training.sources.draw_losses)
+    times: Times = added_later("pairs")
+    """How t is drawn, of diffusion models; sa_bench.training.sources.draw_losses."""
 
     version: ClassVar[int] = 1
     source: ClassVar[str] = "Heng & Soh 2023, Eq. 3 and Fig. 2, likelihoods replaced by ELBOs"

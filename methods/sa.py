@@ -69,7 +69,8 @@ class SA(Method):
     trainer: Literal["adam", "ldm"] = added_later("adam")
     """How L is minimised; sa_bench.training.loop.TRAINERS."""
     scope: str = added_later("full")  # which parameters are trained; sa_bench.models.scopes
-    times: Times = added_later("pairs")  # noqa: RUF009  (how t is drawn, of diffusion models; sa_bench.training.sources.draw_losses)
+    times: Times = added_later("pairs")
+    """How t is drawn, of diffusion models; sa_bench.training.sources.draw_losses."""
 
     version: ClassVar[int] = 2
     source: ClassVar[str] = "Heng & Soh 2023, Eq. 4; official vae/train_forget.py"

@@ -42,7 +42,8 @@ class Ablation(Method):
     reduction: Literal["sum", "mean"] = added_later("sum")  # of the losses over the batch
     trainer: Literal["adam", "ldm"] = added_later("adam")  # how L is minimised: TRAINERS
     scope: str = added_later("full")  # which parameters are trained: sa_bench.models.scopes
-    times: Times = added_later("pairs")  # noqa: RUF009 (how t is drawn, of diffusion models)
+    times: Times = added_later("pairs")
+    """How t is drawn, of diffusion models."""
 
     ablates: ClassVar[str] = "sa"
 

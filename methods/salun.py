@@ -70,8 +70,10 @@ class SalUn(Method[Diffusion]):
     """The model whose prediction for c' is learned."""
     mask: Literal["guided", "plain"] = added_later("plain")
     """The prediction whose error makes the mask; presets have `guided`."""
-    guidance: Weight = added_later(7.5)  # noqa: RUF009  (w of the guided mask)
-    mask_clip: Weight = added_later(0.0)  # noqa: RUF009  (the norm that each batch's gradient is cut to for the mask; 0: none)
+    guidance: Weight = added_later(7.5)
+    """Guidance w of the guided mask."""
+    mask_clip: Weight = added_later(0.0)
+    """The norm that each batch's gradient is cut to for the mask; 0: none."""
     remain: Literal["replay", "pseudo"] = added_later("replay")
     """What x_r are: replay, or the anchor's images."""
     drop: Annotated[float, Field(ge=0, lt=1)] = added_later(0.0)

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sa_bench.contracts import SMOKE_MODEL
-from sa_bench.core.errors import CellFailed, SaBenchError, unknown_name
+from sa_bench.contracts import SMOKE_MODEL, ignore_event
+from sa_bench.core.errors import CellFailed, SaBenchError, first_line, unknown_name
 from sa_bench.core.settings import expand_home, require_folders, store_folder
 from sa_bench.core.store import Store, write_atomic
 from sa_bench.engine.cells import OLD_ID, Cell, resolve
@@ -72,7 +72,7 @@ def run_folder(
     out: Path | None,
     overwrite: bool,
     device: str,
-    report: Callable[[str, str, int, int], None] = lambda *event: None,
+    report: Callable[[str, str, int, int], None] = ignore_event,
     finished: Callable[[dict[str, Any]], None] = lambda result: None,
     announce: Callable[[list[Cell]], None] = lambda cells: None,
 ) -> tuple[list[dict[str, Any]], Path, Path]:
@@ -154,9 +154,8 @@ def require_device(device: str) -> None:
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
         raise SaBenchError(
-            f"--device {device} cannot be used here: {reason}. Use --device cpu."
+            f"--device {device} cannot be used here: {first_line(error)}. Use --device cpu."
         ) from error
 
 
@@ -337,7 +336,7 @@ def evaluate(
     sets: Sequence[str] = (),
     metrics: Sequence[str] = (),
     out: str | Path | None = None,
-    report: Callable[[str, str, int, int], None] = lambda *event: None,
+    report: Callable[[str, str, int, int], None] = ignore_event,
 ) -> dict[str, Any]:
     """Measure images made elsewhere, and return a result like a cell's, with method `external`.
 

@@ -28,7 +28,7 @@ from unittest import mock
 
 import huggingface_hub.constants
 
-from sa_bench.contracts import FisherOptions, flatten
+from sa_bench.contracts import FisherOptions, flatten, ignore_event
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.store import Store, digest
@@ -60,7 +60,7 @@ class Named(Chain):
 
     def __init__(self, cell: Cell) -> None:
         """θ* is by its hash if it ships."""
-        super().__init__(ReadOnly(Path("/nowhere")), cell, lambda *event: None)
+        super().__init__(ReadOnly(Path("/nowhere")), cell, ignore_event)
         self.bf16 = self.task.train_precision != "fp32"  # `auto` depends on the machine
         self.__dict__["base"] = SimpleNamespace(content=base_content(cell), precision="unknown")
         self.__dict__["model_content"] = f"model:{digest(self.forget_stage().inputs)}"

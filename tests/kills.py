@@ -319,11 +319,11 @@ def load() -> None:
     torch.set_num_threads(1)
     from sa_bench.reports import figures, html  # noqa: F401
 
-    from sa_bench.models import base_models
+    from sa_bench.models import family
     from sa_bench.results import bundles  # noqa: F401
 
-    for family in base_models.FAMILIES:
-        base_models.get_family(family)
+    for name in family.list_families():
+        family.get_family(name).load_generator()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import pytest
 
+from sa_bench.contracts import ignore_event
 from sa_bench.core import registry
 from sa_bench.core.store import Store
 from sa_bench.engine import benchmarks
@@ -29,7 +30,7 @@ def test_the_manifest_names_every_instrument(name, part):
 def test_every_fingerprint_of_its_tasks_names_it(name, tmp_path):
     for task in benchmarks.load_manifests()[name]["tasks"]:
         (cell,) = resolve([task], ["sa"])
-        chain = Chain(Store(tmp_path), cell, lambda *event: None)
+        chain = Chain(Store(tmp_path), cell, ignore_event)
         for metric in cell.task.metrics:
             assert fingerprint(chain, registry.get_metric(metric))["benchmark"] == name, metric
 

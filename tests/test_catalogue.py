@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import re
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -184,13 +183,16 @@ def test_clip_is_taken_from_the_hubs_cache_by_the_detector_too(nowhere):
 # what tasks use
 
 
+T2I = registry.get_task("mnist_0_t2i")
+
+
 def stand_in(**fields):
     usual = {
         "name": "celebrity", "dataset": "prompts", "metrics": ("celebrity_score", "clip_score", "nudity"),
         "primary": ("celebrity_score",), "model": "CompVis/stable-diffusion-v1-4",
         "prompts": Prompts(test=(), replay=(), files=FILES), "judges": (),
     }  # fmt: skip
-    return SimpleNamespace(**{**usual, **fields})
+    return dataclasses.replace(T2I, **{**usual, **fields})
 
 
 FILES = {"test": "brad_pitt_prompts", "replay": "fim_prompts", "kept": "fim_prompts"}

@@ -76,7 +76,7 @@ def test_start_up_is_light(arguments):
         (["run", "--task", "mnist_0", "--method", "sa", "--set", "task.surrogate=nose"], "noise"),
         (["run", "--task", "mnist_0", "--method", "sa", "--set", "task.surrogate=class:0"], "concept itself"),
         (["run", "--task", "mnist_0", "--method", "sa", "--set", "task.surrogate=folder:/none"], "no folder"),
-        (["run", "--task", "mnist_0", "--method", "sa", "--set", "task.n_forget=0"], "at least 1"),
+        (["run", "--task", "mnist_0", "--method", "sa", "--set", "task.n_forget=0"], "n_forget='0': Input should be"),
         (["run", "--task", "mnist_0", "--method", "sa", "--set", "task.name=x"], "cannot be set"),
     ],
 )  # fmt: skip

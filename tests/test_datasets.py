@@ -34,7 +34,7 @@ from torchvision import transforms
 from sa_bench.commands import doctor
 from sa_bench.core import registry
 from sa_bench.core.errors import MissingAsset, SaBenchError
-from sa_bench.data import archives, cifar10, datasets, mnist, mnist16, stl10
+from sa_bench.data import archives, cifar10, datasets, mnist, stl10
 from sa_bench.engine import external
 
 SETS = {
@@ -227,7 +227,7 @@ def test_mnist16_is_mnist_padded_and_averaged(monkeypatch):
     )
     assert np.array_equal(data.train.images[..., 0], np.floor(exact.numpy() + 0.5))
     assert not data.train.images[:, 0].any()
-    assert mnist16.shrink(np.full((1, 28, 28), 255, np.uint8)).max() == 255
+    assert mnist.shrink(np.full((1, 28, 28), 255, np.uint8)).max() == 255
 
 
 # Content

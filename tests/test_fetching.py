@@ -16,6 +16,7 @@ import tarfile
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -735,7 +736,8 @@ def test_an_archive_without_it_leaves_nothing(nowhere):
 
 def test_a_tasks_name_fetches_what_it_can_use(nowhere, monkeypatch):
     files = Prompts(files={"test": "coco_30k", "replay": "fim_prompts", "kept": "fim_prompts"})
-    task = SimpleNamespace(
+    task = replace(
+        registry.get_task("mnist_0_t2i"),
         name="mine",
         dataset="",
         judges=(),

@@ -213,7 +213,7 @@ def test_an_interrupted_fisher_goes_on_where_it_was(toy_diffusion, tmp_path, mon
 
     def run(tick=lambda done: None, checkpoint=None):
         rng = torch.Generator().manual_seed(3)
-        return fisher.estimate(
+        return fisher.estimate_over_time(
             toy_diffusion, task, options, None, Sampler("ddim", 10), rng, tick, checkpoint
         )[0]
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import sa_bench
+from sa_bench.contracts import ignore_event
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.settings import store_folder
 from sa_bench.core.store import Store
@@ -72,7 +73,7 @@ def base(store_env):
 
     def drawn(task):
         (cell,) = resolve([task], ["original"], "quick", sets=SETS[task])
-        chain = Chain(Store(store_folder()), cell, lambda *event: None)
+        chain = Chain(Store(store_folder()), cell, ignore_event)
         return {
             name: load_samples(chain.samples(name, True).path / f"{name}.safetensors")
             for name in ("forget", "retain")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from result_rows import result_row
 
+from sa_bench.contracts import ignore_event
 from sa_bench.core.store import write_atomic
 from sa_bench.engine import metering
 from sa_bench.engine.metering import SPENT, Meter
@@ -117,7 +118,7 @@ def test_a_stage_that_was_killed_costs_what_all_its_attempts_did(monkeypatch, tm
     """A kill leaves no time to write: what counts is the last note, made as progress is told."""
     clock, killed = Clock(monkeypatch), RuntimeError("killed")
     meter = Meter("cpu")
-    told = meter.noting(lambda *event: None)
+    told = meter.noting(ignore_event)
 
     def begins(folder):
         clock.now += 40
@@ -168,7 +169,7 @@ def test_a_note_that_cannot_be_written_or_read_ends_nothing(monkeypatch, tmp_pat
     write_atomic(tmp_path / SPENT, b"[")
     (tmp_path / SPENT).chmod(0o400)
     meter = Meter("cpu")
-    told = meter.noting(lambda *event: None)
+    told = meter.noting(ignore_event)
 
     def full(path, data):
         raise OSError(28, "No space left on device")

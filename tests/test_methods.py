@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sa_bench.contracts import FisherOptions, Generator, Sampler
+from sa_bench.contracts import FisherOptions, Generator, Sampler, ignore_event
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.fields import resolve_fields
@@ -271,10 +271,10 @@ def test_naive_left_alone_ends_where_nothing_is_known_and_unstopped_goes_on(gaus
 )
 def test_where_nothing_is_known_of_an_image(family, shape, nats):
     """Measured: the loss of a network whose output is 0, of images in the model's range."""
-    from sa_bench.models import base_models
+    from sa_bench.models.family import get_family
 
     base = {"vae": "quick", "ddpm": "micro" if shape[0] == 16 else "tiny"}[family]
-    model = base_models.get_family(family)(
+    model = get_family(family).load_generator()(
         **({} if family == "vae" else {"base": base, "shape": shape})
     )
     with torch.no_grad():
@@ -362,7 +362,7 @@ def chain(tmp_path, task, method):
     from sa_bench.engine.stages import Chain
 
     (cell,) = resolve([task], [method])
-    return Chain(Store(tmp_path), cell, lambda *event: None)
+    return Chain(Store(tmp_path), cell, ignore_event)
 
 
 def test_what_ignores_replay_is_one_model_for_all_tasks_that_differ_in_it(tmp_path):

@@ -390,8 +390,8 @@ def test_what_needs_prompts_says_so_elsewhere(tmp_path):
 def test_every_method_that_resolves_trains_a_scope_that_the_family_has(name, scale, tmp_path):
     """The families themselves are asked: what they refuse is refused before any work."""
     from sa_bench.engine.cells import resolve
-    from sa_bench.engine.validation import list_scopes
     from sa_bench.models import base_models
+    from sa_bench.models.family import get_family
 
     (tmp_path / "i2p.csv").write_text("prompt,sd_seed\na,1\n")
     sets = [f"task.prompts.files.test={tmp_path / 'i2p.csv'}"] if name == "nudity_i2p" else []
@@ -401,7 +401,7 @@ def test_every_method_that_resolves_trains_a_scope_that_the_family_has(name, sca
         if family == "text_to_image"
         else base_models.new_model(family, "mnist16", SMALLEST[family])
     )
-    for scope in list_scopes(family):
+    for scope in get_family(family).list_scopes():
         assert model.parameters(scope)
     resolved, refused = 0, []
     for method in [m for m in METHODS if m != "checkpoint"]:

@@ -105,6 +105,8 @@ def test_recovery_of_broken_images_is_no_safety(tmp_path, store_env):
 class Model:
     """Pictures that are their latents."""
 
+    black_is_broken = False
+
     def __init__(self, x):
         self.x = x
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from sa_bench.commands import plan
+from sa_bench.contracts import ignore_event
 from sa_bench.core.store import Store
 from sa_bench.engine.cells import resolve
 from sa_bench.engine.stages import Chain
@@ -130,7 +131,7 @@ def test_a_plan_makes_nothing_and_calls_no_set_stored_that_is_not(tmp_path, samp
     (cell,) = resolve(["mnist_0_t2i"], ["uce"], "quick", sets=["task.train_precision=fp32"])
 
     def chain(keys=()):
-        one = Chain(Untouched(tmp_path, keys), cell, lambda *event: None)
+        one = Chain(Untouched(tmp_path, keys), cell, ignore_event)
         one.__dict__["model_content"] = "a model"
         return one
 

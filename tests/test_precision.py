@@ -10,7 +10,7 @@ from sa_bench.reports import html, markdown
 
 import sa_bench
 from sa_bench.analysis import published
-from sa_bench.contracts import Recipe, Request, Sampler, key_values
+from sa_bench.contracts import Recipe, Request, Sampler, ignore_event, key_values
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.fields import resolve_fields
@@ -140,7 +140,7 @@ def test_what_training_calculates_in_is_used_named_and_recorded(
     )
     sets = [] if asked == "auto" else [f"task.train_precision={asked}"]
     (cell,) = resolve(["mnist_0"], ["no_ewc"], "quick", sets=["steps=2", "batch=4", *sets])
-    chain = Chain(Store(tmp_path), cell, lambda *event: None)
+    chain = Chain(Store(tmp_path), cell, ignore_event)
     assert chain.precision == {"asked": asked, "base": "fp32", "forgetting": used}
     assert seen == [used == "bf16"] * 2
     # Machines with and without bf16 share a store and never an artifact that they would make differently.
@@ -157,7 +157,7 @@ def test_what_is_not_trained_has_no_precision_and_the_official_trainer_none_but_
         ("original", [], "nothing trained"), ("no_ewc", ["steps=1", "batch=4", "trainer=ldm"], "fp32"),
     ):  # fmt: skip
         (cell,) = resolve(["mnist_0"], [method], "quick", sets=sets)
-        chain = Chain(Store(tmp_path), cell, lambda *event: None)
+        chain = Chain(Store(tmp_path), cell, ignore_event)
         assert chain.precision["forgetting"] == used
 
 

@@ -175,6 +175,8 @@ def test_f_of_a_pretrained_model_is_taken_from_replay(chosen):
 
 def test_rows_of_their_own_size_lie_at_the_upper_left_of_a_black_canvas(task):
     class Stub:
+        black_is_broken = True
+
         def sample(self, requests, sampler):
             self.size = requests[0].size or (64, 64)
             return torch.zeros(len(requests), 4)

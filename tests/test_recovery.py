@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from sa_bench.contracts import ignore_event
 from sa_bench.core import registry
 from sa_bench.core.store import Store
 from sa_bench.engine.cells import resolve
@@ -32,7 +33,7 @@ def view(store_env):
 
     def of(method, *sets):
         (cell,) = resolve(["mnist_0_t2i"], [method], sets=[f"task.{x}" for x in (*FEW, *sets)])
-        chain = Chain(Store(store_env), cell, lambda *event: None)
+        chain = Chain(Store(store_env), cell, ignore_event)
         return LazyView(chain, Subject(chain))
 
     return of
@@ -152,7 +153,7 @@ def test_published_rows_keep_the_protocol_of_recovery(suite, tmp_path):
     assert then
     for task, prints in then.items():
         (cell,) = resolve([task], ["sa"])
-        chain = Chain(Store(tmp_path), cell, lambda *event: None)
+        chain = Chain(Store(tmp_path), cell, ignore_event)
         assert asked(fingerprint(chain, registry.get_metric("recovery"))) == prints
 
 
@@ -221,5 +222,7 @@ def test_every_sentence_about_the_excess_says_the_dose(steps, value, said):
 def test_no_batch_is_no_attack():
     from sa_bench.core.errors import SaBenchError
 
-    with pytest.raises(SaBenchError, match="recovery_accumulated=0: must be 1 or more"):
+    with pytest.raises(
+        SaBenchError, match=r"recovery_accumulated='0': Input should be greater than or equal to 1"
+    ):
         resolve(["mnist_0"], ["sa"], sets=["task.recovery_accumulated=0"])

@@ -363,8 +363,8 @@ def test_without_transformers_the_extra_is_named():
     import sys
 
     code = (
-        "import sys; sys.modules['transformers'] = None; from sa_bench.models import base_models; "
-        "base_models.get_family('text_to_image')"
+        "import sys; sys.modules['transformers'] = None; from sa_bench.models import family; "
+        "family.get_family('text_to_image').load_generator()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.strip().endswith(

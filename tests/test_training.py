@@ -176,7 +176,7 @@ def test_of_an_averaged_training_the_average_is_the_result(tmp_path, own):
     model = SimpleNamespace(parameters=lambda scope: params, averages=lambda: averages, net=net)
     chain = SimpleNamespace(
         cell=SimpleNamespace(seed=5, method="sa"),
-        task=SimpleNamespace(model="mine"),
+        base_source=SimpleNamespace(complete=lambda recipe: recipe),
         device="cpu",
         bf16=False,
         progress=None,

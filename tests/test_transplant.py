@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sa_bench.commands.check import toy, weights
-from sa_bench.contracts import Prompted
+from sa_bench.contracts import Prompted, ignore_event
 from sa_bench.core import registry
 from sa_bench.core.store import Store
 from sa_bench.engine.cells import resolve
@@ -20,7 +20,7 @@ module = importlib.import_module("sa_bench.metrics.transplant")
 
 def seen(store, task, method, *sets, scale="quick", **more):
     (cell,) = resolve([task], [method], scale, sets=sets, **more)
-    chain = Chain(Store(store), cell, lambda *event: None)
+    chain = Chain(Store(store), cell, ignore_event)
     return LazyView(chain, Subject(chain))
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sa_bench.contracts import Diffusion, Generator, Metric, Prompted, Sampler, Task
+from sa_bench.contracts import Diffusion, Generator, Metric, Prompted, Sampler, Task, ignore_event
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.store import Store
@@ -187,7 +187,7 @@ def _check_metric(name: str) -> Iterator[Finding]:
     with tempfile.TemporaryDirectory() as folder:
         for repeat in range(2):  # each in a store of its own, so that it is measured twice
             store = Store(Path(folder) / str(repeat))
-            chain = Chain(store, cell, lambda *event: None)
+            chain = Chain(store, cell, ignore_event)
             values.append(
                 (
                     measure(chain, metric, Subject(chain)),
@@ -196,9 +196,7 @@ def _check_metric(name: str) -> Iterator[Finding]:
             )
         (measured, path), (base, _) = values[0]
         yield Finding(values[0][0][0] == values[1][0][0], "measured twice, it gives the same value")
-        fingerprint_values = fingerprint(
-            Chain(Store(Path(folder)), cell, lambda *event: None), metric
-        )
+        fingerprint_values = fingerprint(Chain(Store(Path(folder)), cell, ignore_event), metric)
         yield Finding(
             json.loads(json.dumps(fingerprint_values)) is not None,
             f"fingerprint: {', '.join(fingerprint_values)}",

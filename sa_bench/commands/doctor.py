@@ -48,7 +48,7 @@ def _describe_mnist() -> tuple[list[str], bool]:
 
 def _describe_archive(name: str) -> list[str]:
     """Describe a data set that only its own tasks need, so that its absence is no fault."""
-    archive, asset = catalogue.DATA[name][0](), catalogue.get_dataset(name)
+    archive, asset = catalogue.DATA[name].archive(), catalogue.get_dataset(name)
     stored_file = catalogue.download_target(asset)
     try:
         user_path = archive.local(data_folder())

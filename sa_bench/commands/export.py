@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sa_bench.contracts import ignore_event
 from sa_bench.core import registry
 from sa_bench.core.disk import make_folder
 from sa_bench.core.errors import MissingAsset, SaBenchError
@@ -52,7 +53,7 @@ def export(result: Path, folder: Path, trust: bool = False) -> list[Path]:
         raise SaBenchError(
             f"{cell.method} acts when images are made and changes no weight: the exported model would be the base model."
         )
-    chain = Chain(Store(store_folder()), cell, lambda *event: None)
+    chain = Chain(Store(store_folder()), cell, ignore_event)
     if not chain.store.has("forget", chain.forget_stage().key):
         raise MissingAsset(
             f"The store no longer has this model. Make it again: {row['provenance']['cell_command']}"

@@ -13,7 +13,7 @@ from typing import Any
 
 from sa_bench.analysis.pairwise import FEWEST
 from sa_bench.commands.doctor import plan_lines
-from sa_bench.contracts import Task, key_values
+from sa_bench.contracts import Task, ignore_event, key_values
 from sa_bench.core import registry
 from sa_bench.core.errors import MissingAsset, MissingExtra
 from sa_bench.core.settings import store_folder
@@ -26,6 +26,7 @@ from sa_bench.engine.fingerprint import fingerprint
 from sa_bench.engine.measure import Subject, measure_inputs
 from sa_bench.engine.stages import Chain
 from sa_bench.models import base_models
+from sa_bench.models.family import get_family
 from sa_bench.results import dose
 from sa_bench.scoring import requirements, sampling
 from sa_bench.statistics import detectable
@@ -54,8 +55,7 @@ def describe_plan(cells: Sequence[Cell], jobs: int) -> str:
     history, claimed, titles = _read_history(store), set(), title_cells(cells)
     scales = ", ".join(dict.fromkeys(cell.scale for cell in cells))
     stages_of = {
-        c.id: list(_walk_chain(Chain(store, c, lambda *event: None), history, claimed))
-        for c in cells
+        c.id: list(_walk_chain(Chain(store, c, ignore_event), history, claimed)) for c in cells
     }
     total = sum(s.seconds or 0.0 for stages in stages_of.values() for s in stages)
     unknown = sum(any(s.seconds is None for s in stages) for stages in stages_of.values())
@@ -73,7 +73,7 @@ def describe_plan(cells: Sequence[Cell], jobs: int) -> str:
         estimate += f", without {unknown} cell(s) of which a stage never ran on this machine"
     if unknown == len(cells) and not total:
         estimate = "unknown: nothing like it has run on this machine yet (try --scale quick first)"
-    parameters = _count_parameters(Chain(store, cells[0], lambda *event: None))
+    parameters = _count_parameters(Chain(store, cells[0], ignore_event))
     images = max(_count_images(c.task) * prod(datasets.image_shape(c.task)) for c in cells)
     disk = len(cells) * (2 * 4 * parameters + 4 * images) / 2**20
     free = shutil.disk_usage(_nearest_folder(store.root)).free / 2**30
@@ -288,7 +288,7 @@ def _plan_base(
         return PlannedStage(f"base {task.model}", "here" if _has_base(chain) else "missing", 0.0)
     if base_models.find_shipped(task.family, task.dataset, task.base, cell.base_seed):
         return PlannedStage("base", "shipped", 0.0)
-    recipe = base_models.get_recipe(task.family, task.base)
+    recipe = get_family(task.family).get_recipe(task.base)
     data = datasets.data_content(task.dataset)
     inputs = base_models.base_key_inputs(
         task.family, task.dataset, data, task.base, cell.base_seed, chain.bf16
@@ -382,7 +382,7 @@ def _count_steps(family: str, values: Mapping[str, Any]) -> int:
     """Count a method's training steps: its own `steps`, or those of the base recipe; 0 if neither."""
     if "steps" in values:
         return int(values["steps"])
-    return base_models.get_recipe(family, values["recipe"]).steps if "recipe" in values else 0
+    return get_family(family).get_recipe(values["recipe"]).steps if "recipe" in values else 0
 
 
 def _read_history(store: Store) -> dict[str, float]:
@@ -452,6 +452,6 @@ def _forget_name(method: str, fields: Mapping[str, Any], sampler: Mapping[str, A
 
 def _recipe_name(inputs: Mapping[str, Any]) -> str:
     """Find the name of the base recipe that a base model was trained by, from its steps."""
-    recipes = base_models.get_family(inputs["family"]).recipes
+    recipes = get_family(inputs["family"]).recipes
     steps = {recipe.steps: name for name, recipe in recipes.items()}
     return steps.get(inputs["recipe"]["steps"], "unknown")

@@ -20,8 +20,9 @@ def store_ls() -> None:
     from sa_bench.core.store import Store
 
     store = Store(store_folder())
-    for stage, key, size, finished in store.entries():
-        print_text(f"{size / 2**20:10.2f} MiB  {stage}/{key}{'' if finished else '  (unfinished)'}")
+    for entry in store.entries():
+        unfinished = "" if entry.finished else "  (unfinished)"
+        print_text(f"{entry.size / 2**20:10.2f} MiB  {entry.stage}/{entry.key}{unfinished}")
 
 
 @store_app.command("size")
@@ -31,8 +32,8 @@ def store_size() -> None:
     from sa_bench.core.store import Store
 
     sizes: dict[str, int] = {}
-    for stage, _, size, _ in Store(store_folder()).entries():
-        sizes[stage] = sizes.get(stage, 0) + size
+    for entry in Store(store_folder()).entries():
+        sizes[entry.stage] = sizes.get(entry.stage, 0) + entry.size
     for stage, size in sorted(sizes.items()):
         print_text(f"{size / 2**20:10.2f} MiB  {stage}")
     print_text(f"{sum(sizes.values()) / 2**20:10.2f} MiB  in {store_folder()}")

@@ -8,7 +8,10 @@ else of this package.
 
 from sa_bench.contracts.keys import (
     LARGEST_SEED,
+    Count,
+    Rate,
     Seed,
+    Weight,
     added_later,
     flatten,
     image_seed,
@@ -16,17 +19,15 @@ from sa_bench.contracts.keys import (
     result_values,
 )
 from sa_bench.contracts.method import (
-    Count,
     FisherOptions,
     FixedSource,
     Method,
     Progress,
-    Rate,
     Recipe,
     Run,
     Source,
     Times,
-    Weight,
+    ignore_event,
 )
 from sa_bench.contracts.metric import Extra, Judge, Measured, Metric, View, metric, undefined
 from sa_bench.contracts.model import (
@@ -85,6 +86,7 @@ __all__ = [
     "Weight",
     "added_later",
     "flatten",
+    "ignore_event",
     "image_seed",
     "key_values",
     "metric",

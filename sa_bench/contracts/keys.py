@@ -99,6 +99,9 @@ def flatten(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 LARGEST_SEED = 2**32 - 1
 """torch's CPU generator uses 32 bits of a seed: a larger seed would repeat a smaller one."""
 
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
 

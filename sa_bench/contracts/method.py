@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Pr
 
 from pydantic import Field
 
-from sa_bench.contracts.keys import added_later
+from sa_bench.contracts.keys import Count, added_later
 from sa_bench.contracts.model import Generator
 from sa_bench.contracts.task import Task
 
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
 Progress = Callable[[str, int, int], None]
 """Function that reports progress: (stage, steps done, steps in all)."""
+
+
+def ignore_event(*event: Any) -> None:
+    """Report nothing: progress for those who do not ask for it."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ Times = Literal["pairs", "shared", "independent"]
 class FisherOptions:
     """Settings with which F is estimated; part of every key that depends on F."""
 
-    n: Annotated[int, Field(ge=1)] = 50_000  # samples
+    n: Count = 50_000
+    """Samples."""
     targets: Literal["means", "bernoulli"] = "means"
     """Decoder means (as in the official code) or draws from p(x|θ*)."""
     set: Literal["all", "retain", "replay"] = "all"
@@ -210,6 +212,11 @@ class Method(Generic[Model]):
     """Fields that name a file; the file's content enters the key."""
     stands_for: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Numbers behind a word, by field and word; `show` and results state them."""
+
+    scope: str = "full"
+    """Which parameters are trained; a method whose user may choose has a field of this name."""
+    times: Times = "pairs"
+    """How a diffusion model's timesteps are drawn; likewise."""
 
     def forget(self, model: Model, task: Task, run: Run) -> Model:
         """Make the forgotten model; `model` is a copy of θ* that may be changed."""

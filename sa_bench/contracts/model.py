@@ -6,7 +6,18 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    Protocol,
+    Self,
+    runtime_checkable,
+)
+
+from pydantic import Field
 
 from sa_bench.contracts.keys import added_later
 
@@ -46,11 +57,13 @@ class Sampler:
     is s − 1.
     """
 
-    scheduler: str = "direct"  # `ddim` or `ddpm` (ancestral) for diffusion
+    scheduler: str = "direct"
+    """`ddim` or `ddpm` (ancestral) for diffusion."""
     steps: int = 1
-    eta: float = 0.0
-    guidance: float = 1.0
-    ema: bool = False  # use the averaged weights, if the base model has them
+    eta: Annotated[float, Field(ge=0, le=1)] = 0.0
+    guidance: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    ema: bool = False
+    """Whether the averaged weights are used, if the base model has them."""
     dropout: bool = added_later(False)
     """Whether dropout is active while sampling, as in the official ddpm/runners."""
     precision: Literal["fp32", "bf16", "fp16"] = added_later("fp32")
@@ -90,6 +103,8 @@ class Generator(Protocol):
 
     family: str
     range: tuple[float, float]  # lowest and highest value in model space
+    black_is_broken: bool
+    """Whether an image that is black everywhere is one that could not be decoded."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -152,6 +167,10 @@ class Generator(Protocol):
 
     def clone(self) -> Self:
         """Make an independent copy with its own parameters."""
+        ...
+
+    def fresh(self, seed: int) -> Generator:
+        """Initialise a model of the same shape; the initialisation depends on `seed` alone."""
         ...
 
     def save(self, folder: Path) -> None:

@@ -63,12 +63,11 @@ class SampleSet:
             np.ones(len(samples), bool) if samples.finite is None else samples.finite
             for samples in sets
         ]
+        prompts = [samples.prompts for samples in sets if samples.prompts is not None]
         return SampleSet(
             np.concatenate([samples.images for samples in sets]),
             np.concatenate([samples.labels for samples in sets]),
             np.concatenate([samples.seeds for samples in sets]),
-            None
-            if any(samples.prompts is None for samples in sets)
-            else np.concatenate([samples.prompts for samples in sets]),  # type: ignore[misc]
+            np.concatenate(prompts) if len(prompts) == len(sets) else None,
             None if all(samples.finite is None for samples in sets) else np.concatenate(finite),
         )

@@ -5,11 +5,13 @@ A task holds values only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from sa_bench.contracts.keys import Seed, added_later
+from pydantic import Field
+
+from sa_bench.contracts.keys import Count, Rate, Seed, Weight, added_later
 from sa_bench.contracts.model import Condition, Sampler
 from sa_bench.contracts.names import mentions
 
@@ -23,8 +25,10 @@ class Prompts:
 
     forget: tuple[str, ...] = ("{}",)
     """For c_f while forgetting: the bare name, as in the official sd/configs."""
-    replay: tuple[str, ...] = ("{}",)  # for every covered class, for replay and F
-    test: tuple[str, ...] = ("{}",)  # for the sample sets and for the attacks that recover c_f
+    replay: tuple[str, ...] = ("{}",)
+    """For every covered class, for replay and F."""
+    test: tuple[str, ...] = ("{}",)
+    """For the sample sets and for the attacks that recover c_f."""
     families: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Further ways to ask for c_f, by the name of the family of prompts."""
     synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -39,7 +43,8 @@ class Prompts:
     """Captions of what replaces c_f, for methods that learn it in context; () uses their own."""
     names: Mapping[str, tuple[str, ...]] = added_later(dict)
     """Further words that mention a class, by class name."""
-    files: Mapping[str, str] = added_later(dict)  # prompt file by role (sa_bench.data.prompt_files)
+    files: Mapping[str, str] = added_later(dict)
+    """Prompt file by role (`sa_bench.data.prompt_files`)."""
     rows: Literal["fixed", "own"] = added_later("fixed")
     """Guidance and size of a prompt file's images: `fixed` by the sampler, or each row's `own`."""
     texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict, metadata={"key": False})
@@ -66,73 +71,153 @@ class Prompts:
         return [template.replace("{}", name) for template in getattr(self, role)]
 
 
-@dataclass(frozen=True)
+NO_PROMPTS = Prompts()
+
+Index = Annotated[int, Field(ge=0)]
+Amount = Annotated[int, Field(ge=0)]
+"""A number that may be 0; what 0 means stands at the field."""
+Start = Literal["own", "mean", "zero"]
+OneOrMore = Field(min_length=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Task:
-    """A base model, a concept and an evaluation protocol, as values only."""
+    """A base model, a concept and an evaluation protocol, as values only.
+
+    A range that concerns one field alone stands at the field; `sa_bench.engine.validation` checks
+    what relates fields to each other.
+    """
+
+    # What the task is.
 
     name: str
     title: str
-    family: str  # which Generator: `vae`
+    family: str
+    """The model family: a module of `sa_bench.models.families`."""
     dataset: str
     classes: tuple[str, ...]
-    concept: int  # c_f, an index into `classes`
-    base: str  # name of the base model's recipe
-    surrogate: str  # q(x|c_f): `noise`, `class:<c>` or `folder:<path>`
-    relabel_to: int  # the class whose condition the control `relabel` copies over c_f's
-    judges: tuple[str, ...]  # the panel of judges
-    designated: str  # judge whose features the feature-space metrics use
-    reject_judge: str  # judge with a score for `none of the classes`
-    sampler: Sampler
-    n_forget: int  # images of c_f
-    n_retain: int  # images of each retained class
-    primary: tuple[str, ...]
-    """Endpoints: forgetting, recovery, retention; fixed before any result was seen."""
-    metrics: tuple[str, ...]
-    likelihood_images: int  # real images per class for log p̂ at K = 50; 0 takes all
-    likelihood_deep: int  # real images per class for log p̂ at K = 5,000; 0 skips it
-    recovery_budgets: tuple[int, ...]  # steps at which recovery is judged
-    recovery_images: tuple[int, ...]  # how many real images of c_f the attacker has
-    feature_images: int  # real images per scored class for FID, KID, precision, recall; 0 takes all
-    replay_images: int = 0
+    concept: Index
+    """c_f, an index into `classes`."""
+    open: bool = added_later(False)
+    """Whether any text may be the concept."""
+
+    # The base model.
+
+    base: str
+    """Name of the base model's recipe."""
+    model: str = added_later("")
+    """Pretrained base model: a folder, a weight file, a hub id or `smoke`; "" for none."""
+    size: Amount = added_later(0)
+    """Side of a pretrained model's images, in pixels."""
+    train_precision: Literal["auto", "fp32", "bf16"] = added_later("auto")
+    """Precision of training, for base model and method; see sa_bench.training.loop.uses_bf16."""
+
+    # What methods learn from.
+
+    surrogate: str
+    """q(x|c_f): `noise`, `class:<c>`, `prompt:<text>` or `folder:<path>`."""
+    surrogate_images: Amount = added_later(0)
+    """Images in a fixed surrogate set; 0 takes as many as replay has per class, at least 100."""
+    relabel_to: Index
+    """The class whose condition the control `relabel` copies over c_f's."""
+    replay_images: Amount = 0
     """Size of a fixed replay set of samples of θ*; 0 draws new ones each time."""
-    replay_every: int = 1  # replay covers every k-th retained class only
-    score: Literal["retain", "uncovered"] = "retain"  # the classes that retention is measured on
-    recovery_starts: tuple[str, ...] = added_later(("own", "mean", "zero"))
-    """Where the attacker starts."""
-    recovery_rates: tuple[float, ...] = added_later((0.003, 0.01))
-    """Adam's learning rates, the endpoint's grid."""
-    recovery_strong: float = added_later(0.1)
-    """Learning rate reported beside the endpoint; 0 for none."""
-    recovery_batch: int = added_later(0)  # images per step; 0 takes all
-    recovery_accumulated: int = added_later(1)  # batches whose gradients are averaged before a step
-    recovery_judged: int = added_later(200)  # images judged at each point of the grid
-    bound_images: int = added_later(20)  # real images per class for the VLB and the denoising loss
-    bound_steps: int = added_later(40)  # timesteps per image
-    prompts: Prompts | None = added_later(None)  # noqa: RUF009  (text-to-image only)
-    family_images: int = added_later(0)  # images per family of further prompts
-    recovery_vectors: tuple[int, ...] = added_later((1,))
-    """Numbers of new vectors that replace c_f's name, for a text-to-image model."""
-    replay_used: int = added_later(0)
+    replay_used: Amount = added_later(0)
     """How many of a fixed replay set, from its start, are trained on; 0 takes all."""
     replay_shared: bool = added_later(False)
     """Whether a fixed replay set is the same for every forgetting seed."""
-    model: str = added_later("")
-    """Pretrained base model: a folder, a weight file, a hub id or `smoke`; "" for none."""
-    size: int = added_later(0)  # side of a pretrained model's images, in pixels
-    surrogate_images: int = added_later(0)
-    """Images in a fixed surrogate set; 0 takes as many as replay has per class, at least 100."""
-    leakage_images: int = added_later(0)  # images per other class in the sample set `leakage`
-    open: bool = added_later(False)  # whether any text may be the concept
+    replay_every: Count = 1
+    """Replay covers every k-th retained class only."""
+
+    # Which images are drawn.
+
+    sampler: Sampler
+    prompts: Prompts | None = added_later(None)
+    """Prompts of a text-to-image task; None for a class-conditional model."""
+    n_forget: Count
+    """Images of c_f."""
+    n_retain: Count
+    """Images of each retained class."""
+    family_images: Amount = added_later(0)
+    """Images per family of further prompts."""
+    leakage_images: Amount = added_later(0)
+    """Images per other class in the sample set `leakage`."""
+    sample_seed: Seed = added_later(0)
+    """Another seed draws other images, from the same models, for every measurement."""
+    keep_images: bool = added_later(True)
+    """False deletes images of c_f once they are measured."""
+
+    # How they are judged.
+
+    judges: tuple[str, ...]
+    """The panel of judges."""
+    designated: str
+    """Judge whose features the feature-space metrics use."""
+    reject_judge: str
+    """Judge with a score for `none of the classes`."""
+    primary: tuple[str, ...]
+    """Endpoints: forgetting, recovery, retention; fixed before any result was seen."""
+    metrics: tuple[str, ...]
     gate: float = added_later(0.0)
     """c_f counts as forgotten at this rate or less; 0 takes chance, 1 / number of classes."""
-    train_precision: Literal["auto", "fp32", "bf16"] = added_later("auto")
-    """Precision of training, for base model and method; see sa_bench.training.loop.uses_bf16."""
-    keep_images: bool = added_later(True)  # False deletes images of c_f once they are measured
-    sample_seed: Seed = added_later(0)  # noqa: RUF009
-    """Another seed draws other images, from the same models, for every measurement."""
+    score: Literal["retain", "uncovered"] = "retain"
+    """The classes that retention is measured on."""
+    likelihood_images: Amount
+    """Real images per class for log p̂ at K = 50; 0 takes all."""
+    likelihood_deep: Amount
+    """Real images per class for log p̂ at K = 5,000; 0 skips it."""
+    feature_images: Amount
+    """Real images per scored class for FID, KID, precision, recall; 0 takes all."""
+    bound_images: Count = added_later(20)
+    """Real images per class for the VLB and the denoising loss."""
+    bound_steps: Count = added_later(40)
+    """Timesteps per image."""
+
+    # The attack that recovers c_f.
+
+    recovery_budgets: Annotated[tuple[Amount, ...], OneOrMore]
+    """Steps at which recovery is judged, ascending."""
+    recovery_images: Annotated[tuple[Count, ...], OneOrMore]
+    """How many real images of c_f the attacker has."""
+    recovery_starts: Annotated[tuple[Start, ...], OneOrMore] = added_later(("own", "mean", "zero"))
+    """Where the attacker starts."""
+    recovery_rates: Annotated[tuple[Rate, ...], OneOrMore] = added_later((0.003, 0.01))
+    """Adam's learning rates, the endpoint's grid."""
+    recovery_strong: Weight = added_later(0.1)
+    """Learning rate reported beside the endpoint; 0 for none."""
+    recovery_batch: Amount = added_later(0)
+    """Images per step; 0 takes all."""
+    recovery_accumulated: Count = added_later(1)
+    """Batches whose gradients are averaged before a step."""
+    recovery_judged: Count = added_later(200)
+    """Images judged at each point of the grid."""
+    recovery_vectors: Annotated[tuple[Count, ...], OneOrMore] = added_later((1,))
+    """Numbers of new vectors that replace c_f's name, for a text-to-image model."""
+
+    # What changes with method and scale.
+
     presets: Mapping[str, Any] = field(default_factory=dict)
     """Values of methods' fields: `field` for every method that has it, `method.field` for one."""
     scales: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Fields that differ at a scale, by scale."""
+
+    @property
+    def needs_weights(self) -> bool:
+        """True if the base model is weights of others, which must be on this machine first."""
+        return self.model not in ("", SMOKE_MODEL)
+
+    @property
+    def prompt_options(self) -> Prompts:
+        """The task's prompts; without any, for a class-conditional model, those that ask nothing."""
+        return self.prompts or NO_PROMPTS
+
+    def prompt_key_inputs(self, name: str, texts: Sequence[Condition]) -> dict[str, Any]:
+        """Return the key input `name` of an artifact that was made from `texts`.
+
+        Returns:
+            {} for a class-conditional model: the indices of its classes are in the key already.
+        """
+        return {} if self.prompts is None else {name: texts}
 
     @property
     def retain(self) -> tuple[int, ...]:

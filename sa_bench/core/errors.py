@@ -51,6 +51,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
 
 
+def last_line(error: BaseException) -> str:
+    """Return the last line of a library's error message, where torch names the tensor at fault."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+
+
 def unknown_name(kind: str, got: str, allowed: Iterable[str]) -> SaBenchError:
     """Make an error that names `got`, its nearest neighbours, and all that is allowed."""
     names = sorted(allowed)

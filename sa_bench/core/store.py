@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sa_bench.core import uses
 from sa_bench.core.disk import (
@@ -100,6 +100,16 @@ class Artifact:
     content: str  # hash of names and bytes of all files
     meta: Mapping[str, Any]
     cached: bool  # True if it existed before this call
+
+
+class Entry(NamedTuple):
+    """An artifact in a store."""
+
+    stage: str
+    key: str
+    size: int
+    """Bytes."""
+    finished: bool
 
 
 class Store:
@@ -212,13 +222,13 @@ class Store:
             for name in names:
                 self._remove(stage, name)
 
-    def entries(self) -> list[tuple[str, str, int, bool]]:
-        """List (stage, key, bytes, finished) of every artifact in the store.
+    def entries(self) -> list[Entry]:
+        """List every artifact in the store.
 
         Artifacts that appear or vanish meanwhile do no harm.
         """
         return [
-            (stage, key, _count_bytes(path), finished)
+            Entry(stage, key, _count_bytes(path), finished)
             for stage, key, finished, path in self._walk_artifacts()
         ]
 

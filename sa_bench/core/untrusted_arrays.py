@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sa_bench.core.errors import first_line
 from sa_bench.core.untrusted_text import DEEPEST, MIB, Unfit, parse_json
 
 if TYPE_CHECKING:
@@ -336,4 +337,4 @@ def read_scores(path: Path) -> pd.DataFrame:
     except (Unfit, FileNotFoundError, PermissionError):
         raise
     except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
-        raise Unfit(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+        raise Unfit(first_line(error)) from error

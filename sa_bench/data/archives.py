@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sa_bench.core.errors import CellFailed, MissingAsset, SaBenchError
+from sa_bench.core.errors import CellFailed, MissingAsset, SaBenchError, first_line
 from sa_bench.core.locks import hold_lock
 from sa_bench.core.store import digest, disk_errors
 
@@ -119,7 +119,7 @@ class Archive:
         except CellFailed:  # a disk's failure, which no other source would mend
             raise
         except (SaBenchError, OSError, HTTPException) as error:
-            attempts.append(f"{self.url}: {describe_error(error)}")
+            attempts.append(f"{self.url}: {first_line(error)}")
         raise MissingAsset(
             f"{self.title} is not available ({'; '.join(attempts)}). Put {self.file} ({self.size}) into a folder "
             "and set SA_BENCH_DATA to it, or go online once."
@@ -133,7 +133,7 @@ class Archive:
         except SaBenchError as error:
             raise SaBenchError(f"{path}: {error}") from error
         except OSError as error:
-            raise SaBenchError(f"{path}: it cannot be read ({describe_error(error)}).") from error
+            raise SaBenchError(f"{path}: it cannot be read ({first_line(error)}).") from error
         if all(_md5(members[name]).hexdigest() == md5 for name, md5 in self.members.items()):
             return Contents(arrays, self.content, published=True)
         hashes = {name: hashlib.sha256(raw).hexdigest() for name, raw in members.items()}
@@ -176,7 +176,7 @@ class Archive:
             raise
         except Exception as error:
             # tarfile, gzip, zlib and the allocator raise errors of their own.
-            raise SaBenchError(f"it is damaged or cut short ({describe_error(error)}).") from error
+            raise SaBenchError(f"it is damaged or cut short ({first_line(error)}).") from error
         if missing_files := [
             f"{self.folder}/{name}" for name in self.members if name not in contents
         ]:
@@ -237,11 +237,6 @@ def _require_size(name: str, size: int) -> None:
     """Reject a member that is larger than `LARGEST`."""
     if not 0 <= size <= LARGEST:
         raise SaBenchError(f"{name} has {size:,} bytes, which cannot be right.")
-
-
-def describe_error(error: Exception) -> str:
-    """Return the first line of the error's message, or its type if it has none."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 class ArraysOnly(pickle.Unpickler):

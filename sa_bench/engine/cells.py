@@ -26,15 +26,13 @@ from sa_bench.engine.validation import (
     with_concept,
     with_names,
 )
+from sa_bench.models.family import get_family
 
 SCALES = ("full", "paper", "quick")
 ID, OLD_ID = 16, 8  # hex digits of a cell's id, and of an id in old results
 OF_SCALE: Mapping[str, Mapping[str, Any]] = {"paper": {"train_precision": "fp32"}}
 """Values that a scale gives every task that does not set them itself: the official codes all train
 in fp32."""
-QUICK_FORGET = {"classes": 80, "prompts": 96}
-"""The fewest images of c_f at scale `quick`: with fewer, one run could not pass the gate of ten
-classes."""
 SETTABLE_SEPARATELY = ("name", "title", "family", "dataset", "classes", "scales")
 
 
@@ -185,7 +183,7 @@ def resolve_task(name: str, scale: str, overrides: Mapping[str, str]) -> Task:
         values.get("model", task.model) == SMOKE_MODEL or values.get("base", task.base) == "tiny"
     )
     if scale == "quick" and not trial:
-        fewest = QUICK_FORGET["classes" if task.prompts is None else "prompts"]
+        fewest = get_family(task.family).fewest_quick
         values["n_forget"] = max(values.get("n_forget", task.n_forget), fewest)
     if task.prompts is not None:
         values["prompts"] = {"files": dict(task.prompts.files), **values.get("prompts", {})}

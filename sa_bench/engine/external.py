@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sa_bench.contracts import SMOKE_MODEL, SampleSet, Task
+from sa_bench.contracts import SampleSet, Task
 from sa_bench.core import registry
 from sa_bench.core.errors import MissingAsset, SaBenchError
 from sa_bench.core.locks import Busy, hold_lock, read_holder
@@ -29,9 +29,10 @@ from sa_bench.engine.cells import Cell, resolve_task, task_overrides, with_metri
 from sa_bench.engine.measure import Subject, measure_all
 from sa_bench.engine.stages import Chain
 from sa_bench.engine.validation import check_precision, class_index
+from sa_bench.models.family import get_family
 from sa_bench.results.files import CLAIM, SCHEMA, write_result
 from sa_bench.results.provenance import command_line, provenance
-from sa_bench.scoring.sampling import KEPT, plan_set
+from sa_bench.scoring.sampling import KEPT, number_prompts, plan_set
 
 FILE_ENDINGS = {
     *(".json", ".jsonl", ".html", ".md", ".csv", ".parquet", ".npz", ".txt", ".xz", ".zip")
@@ -67,7 +68,7 @@ def evaluate_images(
         "scale": scale,
         "overrides": overrides,
     }
-    if task.model == SMOKE_MODEL or not task.model:  # the base's images are made here
+    if not task.needs_weights:  # the base's images are made here
         check_precision(task, "cpu")
     with ExitStack() as claims:
         if out is not None:
@@ -144,8 +145,7 @@ def _measure_images(
 
 def _base_is_cheap(chain: Chain) -> bool:
     """True if base values can be given without loading a pretrained base model or sampling from it."""
-    task = chain.task
-    if not task.model or task.model == SMOKE_MODEL:
+    if not chain.task.needs_weights:
         return True
     try:
         return all(
@@ -201,7 +201,7 @@ def is_checkpoint(path: Path, task_name: str) -> bool:
     ):
         return False
     (name, *_) = registry.register("task", task_name)
-    if registry.get_task(name).family != "text_to_image" or not path.exists():
+    if not get_family(registry.get_task(name).family).opens_checkpoints or not path.exists():
         return False
     from sa_bench.models.checkpoints import layouts
 
@@ -273,9 +273,7 @@ def _read_folder(path: Path, task: Task) -> ExternalImages:
 def _order_by_row(images: SampleSet, numbers: Sequence[int], task: Task, name: str) -> SampleSet:
     """Sort the images of a set by their row numbers, and give them the rows' seeds and prompts."""
     planned_images = plan_set(task, name)
-    prompts = (
-        None if task.prompts is None else np.array([row.prompt for row in planned_images], np.int64)
-    )
+    prompts = number_prompts(planned_images)
     seeds = np.array([row.request.seed for row in planned_images], np.int64)
     return replace(images.take(np.argsort(numbers)), seeds=seeds, prompts=prompts)
 

@@ -39,17 +39,12 @@ def find_flags(chain: Chain, sets: Mapping[str, Artifact]) -> list[str]:
     for name, artifact in sets.items():
         images = load_samples(artifact.path / f"{name}.safetensors")
         not_finite_counts[name] = (images.broken, len(images))
-        if chain.task.prompts is not None:
-            finite = images.images if images.finite is None else images.images[images.finite]
-            blank_counts[name] = (int(is_blank(finite).sum()), len(finite))
+        finite = images.images if images.finite is None else images.images[images.finite]
+        blank_counts[name] = (int(is_blank(finite).sum()), len(finite))
     method = chain.cell.build_method()
-    lines = [
-        *method.remarks(chain.task),
-        describe_not_finite(not_finite_counts),
-        find_invalid(blank_counts),
-    ]
+    lines = [*method.remarks(chain.task), describe_not_finite(not_finite_counts)]
     if chain.task.prompts is not None:
-        lines += [count_tails(chain), count_left_out(chain.task)]
+        lines += [find_invalid(blank_counts), count_tails(chain), count_left_out(chain.task)]
     return [line for line in lines if line]
 
 
@@ -71,11 +66,11 @@ def count_left_out(task: Task) -> str | None:
     Returns:
         One line; None if there are no such prompts.
     """
-    if task.prompts is None or not task.retains_prompts:
+    if not task.retains_prompts:
         return None
     counts = []
     for role in ("kept", "replay"):
-        prompts = task.prompts.of(role, "")
+        prompts = task.prompt_options.of(role, "")
         if n := sum(map(task.mentions_concept, prompts)):
             counts.append(f"{n:,} of {len(prompts):,} of {role}")
     name = task.classes[task.concept]

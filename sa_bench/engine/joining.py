@@ -27,7 +27,7 @@ from sa_bench.contracts import Task
 from sa_bench.core.errors import SaBenchError
 from sa_bench.data import datasets
 from sa_bench.data.prompts import parse_whole_number, read_table
-from sa_bench.scoring.sampling import KEPT, PlannedImage, plan_set, set_names
+from sa_bench.scoring.sampling import KEPT, UNPROMPTED, PlannedImage, plan_set, set_names
 
 TABLES = ("rows.csv", "metadata.csv")  # metadata.csv may also be a list of another kind
 FILE, KEYS = ("file", "file_name"), ("row", "seed")
@@ -92,7 +92,7 @@ def format_rows(task: Task) -> str:
         for i, row in enumerate(plan_set(task, name)):
             request = row.request
             guidance = task.sampler.guidance if request.guidance is None else request.guidance
-            prompt = "" if task.prompts is None else request.condition
+            prompt = "" if row.prompt == UNPROMPTED else request.condition
             class_name = "" if row.label == KEPT else task.classes[row.label]
             writer.writerow(
                 (
@@ -205,7 +205,8 @@ def _find_row_of_line(
     else:
         i = _find_row_of_seed(where, fields.get("seed", ""), label, planned_images, name, prompt)
     prompt_of_row = str(planned_images[i].request.condition).strip()
-    if prompt is not None and task.prompts is not None and prompt != prompt_of_row:
+    is_prompted = planned_images[i].prompt != UNPROMPTED
+    if prompt is not None and is_prompted and prompt != prompt_of_row:
         raise SaBenchError(f"{where}: row {i} of {name} asks {prompt_of_row!r}, not {prompt!r}.")
     return i
 
@@ -307,7 +308,8 @@ def _join_by_count(
 
     Only for text-to-image tasks; for others the order of images carries no meaning.
     """
-    if task.prompts is None or sorted(labels) != sorted(row.label for row in planned_images):
+    is_prompted = all(row.prompt != UNPROMPTED for row in planned_images)
+    if not is_prompted or sorted(labels) != sorted(row.label for row in planned_images):
         return None
     rows_left = {
         label: [i for i, row in enumerate(planned_images) if row.label == label]

@@ -31,9 +31,8 @@ from sa_bench.data import datasets
 from sa_bench.data.sample_sets import hash_array, load_samples
 from sa_bench.engine.fingerprint import fingerprint, metric_name
 from sa_bench.engine.stages import Chain, Stage
-from sa_bench.models import base_models
 from sa_bench.results.rows import measurement_row, read_measured, write_measured
-from sa_bench.scoring import detectors, inception, judges, requirements, sampling
+from sa_bench.scoring import detectors, inception, requirements, sampling
 from sa_bench.scoring.detectors import Beside, Record
 from sa_bench.scoring.judges import Judge
 
@@ -197,10 +196,10 @@ class Subject:
         if "samples" in metric.requires:
             sets = [n for n in metric.sets if n in sampling.set_names(chain.task)]
             inputs |= {n: chain.samples(n, self.base).content for n in sets}
-            if chain.task.prompts is None:
-                inputs["base"] = chain.samples("retain", True).content if needs_base else None
-            else:
+            if chain.family.keys_all_base_sets:
                 inputs["base"] = {n: chain.samples(n, True).content for n in sets if needs_base}
+            else:
+                inputs["base"] = chain.samples("retain", True).content if needs_base else None
         return inputs
 
 
@@ -244,8 +243,8 @@ class LazyView:
 
     @cached_property
     def judges(self) -> Mapping[str, Judge]:
-        """Judges of the task's panel by name, loaded once."""
-        return {name: judges.CachedJudge(judges.load(name)) for name in self.task.judges}
+        """Judges of the task's panel by name."""
+        return self.chain.judges
 
     @cached_property
     def model(self) -> Generator:
@@ -267,8 +266,8 @@ class LazyView:
             return next((reason for r in required if (reason := r.unfit_given(sets))), None)
         if missing := set(metric.sets) - set(sampling.set_names(self.task)) - {"leakage"}:
             return f"the task has no set {missing.pop()}"
-        family = base_models.get_family(self.task.family)
-        return next((reason for r in required if (reason := r.unfit(self.task, family))), None)
+        generator = self.chain.family.load_generator()
+        return next((reason for r in required if (reason := r.unfit(self.task, generator))), None)
 
     def real(self, name: str) -> SampleSet:
         """Load the real images called `name`."""
@@ -300,7 +299,7 @@ class LazyView:
         Raises:
             SaBenchError: the images were made from classes, or elsewhere.
         """
-        if self.task.prompts is None or images.prompts is None:
+        if images.prompts is None:
             raise SaBenchError(
                 f"These images of {self.task.name} have no prompts: they were made from classes."
             )

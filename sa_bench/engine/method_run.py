@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,8 @@ from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.store import PARTS
 from sa_bench.data import datasets
-from sa_bench.models import base_models
 from sa_bench.training.loop import Pull, fit
-from sa_bench.training.sources import FixedReplay, FreshReplay, Images, OtherClassSamples
+from sa_bench.training.sources import FixedReplay, FreshReplay, OtherClassSamples
 
 
 class MethodRun:
@@ -78,14 +76,10 @@ class MethodRun:
         """Give real training images of the retained classes, or captioned canvases without c_f."""
         task = self.chain.task
         train = datasets.load(task.dataset).train
-        base = base_models.get_recipe(task.family, task.base)
-        if task.prompts is not None:
-            return base_models.captioned_source(
-                self.chain.base_model_copy(), train, base, self.chain.cell.base_seed, task.concept
-            )
-        retained = train.take(train.labels != task.concept)
-        model = self.chain.base_model_copy()
-        return Images(model, retained.images, retained.labels, base.flip, base.drop)
+        recipe = self.chain.family.get_recipe(task.base)
+        return self.chain.family.data_without_concept(
+            self.chain.base_model_copy(), train, recipe, self.chain.cell.base_seed, task.concept
+        )
 
     def fisher(self, options: FisherOptions) -> dict[str, torch.Tensor]:
         """Give F at θ*."""
@@ -97,11 +91,11 @@ class MethodRun:
         """Make a new model, initialised by seed and base seed, so that no two cells share one."""
         return self.chain.base_model_copy().fresh(
             image_seed(f"fresh/{self.chain.cell.base_seed}", self.seed)
-        )  # type: ignore[attr-defined]
+        )
 
     def recipe(self, name: str) -> Recipe:
         """Get a base recipe of the family."""
-        return base_models.get_recipe(self.chain.task.family, name)
+        return self.chain.family.get_recipe(name)
 
     def train(
         self,
@@ -118,9 +112,7 @@ class MethodRun:
         """
         self.trainings += 1
         self.precision = "bf16" if self.chain.bf16 and not recipe.exact else "fp32"
-        if not self.chain.task.model:
-            base = base_models.get_recipe(self.chain.task.family, self.chain.task.base)
-            recipe = replace(recipe, clip=recipe.clip or base.clip, ema=recipe.ema or base.ema)
+        recipe = self.chain.base_source.complete(recipe)
         parameters, average = model.parameters(scope), model.averages()
         if recipe.averaged:
             average = {name: p.detach().clone() for name, p in parameters.items()}

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from sa_bench.contracts import SMOKE_MODEL, Task
+from sa_bench.contracts import Task
 from sa_bench.core import registry
 from sa_bench.core.errors import MissingAsset
 from sa_bench.data.assets import catalogue
@@ -33,9 +33,9 @@ def needs_of_task(task: Task) -> list[Need]:
     needs: list[Need] = []
     if task.dataset in catalogue.DATA:
         needs.append(Need(catalogue.get_dataset(task.dataset), True, "data"))
-    if task.model and task.model != SMOKE_MODEL:
+    if task.needs_weights:
         needs.append(Need(catalogue.get_model(task.model), True, "base model", True))
-    files = {} if task.prompts is None else task.prompts.files
+    files = task.prompt_options.files
     roles: dict[tuple[str, bool], list[str]] = {}
     for role, reference in files.items():
         name = reference.partition("@")[0]

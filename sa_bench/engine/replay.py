@@ -15,19 +15,25 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from sa_bench.contracts import Condition, Generator, Progress, Source, image_seed, key_values
+from sa_bench.contracts import (
+    Condition,
+    Generator,
+    Progress,
+    Sampler,
+    Source,
+    image_seed,
+    key_values,
+)
 from sa_bench.core.parts import load_part, save_part
 from sa_bench.core.store import PARTS, digest, file_digest, write_atomic
 from sa_bench.data import datasets, images
 from sa_bench.engine.cells import Cell
-from sa_bench.models import base_models
+from sa_bench.models.family import get_family
 from sa_bench.training.sources import (
     FreshReplay,
     Images,
-    NormalNoise,
     OtherClassSamples,
     Relabelled,
-    UniformNoise,
 )
 
 VERSION = 1  # raised when a fixed set of the same inputs comes to hold other samples
@@ -55,7 +61,7 @@ class BaseSamples:
     def __init__(self, cell: Cell) -> None:
         """Take the cell; nothing is drawn yet."""
         self.cell, self.task = cell, cell.task
-        self.cheap = base_models.get_family(self.task.family).samples_are_cheap
+        self.cheap = get_family(self.task.family).samples_are_cheap
 
     @property
     def images_per_class(self) -> int:
@@ -128,9 +134,10 @@ class BaseSamples:
     def _replay_key_inputs(self) -> dict[str, Any]:
         task = self.task
         inputs: dict[str, Any] = {} if task.replay_every == 1 else {"covered": task.covered}
-        if task.prompts is not None:
-            texts = [text for c in task.covered for text in task.prompts_for(c, "replay")]
-            inputs["texts"] = task.replay_conditions() if task.retains_prompts else texts
+        texts = [text for c in task.covered for text in task.prompts_for(c, "replay")]
+        if task.retains_prompts:
+            texts = task.replay_conditions()
+        inputs |= task.prompt_key_inputs("texts", texts)
         if task.replay_images:
             inputs |= {"n": task.replay_images, "covered": task.covered, "seed": self.replay_seed}
             inputs |= {"version": VERSION, "sampler": key_values(task.sampler)}
@@ -140,7 +147,7 @@ class BaseSamples:
         task = self.task
         if self.cheap:
             return {}
-        texts = {"texts": task.prompts_for(task.concept, "forget")} if task.prompts else {}
+        texts = task.prompt_key_inputs("texts", task.prompts_for(task.concept, "forget"))
         inputs: dict[str, Any] = {
             "n": self.images_per_class,
             "concept": task.concept,
@@ -160,25 +167,34 @@ class BaseSamples:
 
 
 def draw_fixed_set(
-    model: Generator, fixed: FixedSet, cell: Cell, folder: Path, progress: Progress
+    model: Generator,
+    fixed: FixedSet,
+    sampler: Sampler,
+    folder: Path,
+    progress: Progress,
+    part_size: int | None,
 ) -> None:
     """Draw samples of θ* for a set's conditions into `folder`, part by part.
 
     A killed run resumes at the part that it was drawing.
+
+    Args:
+        model: θ*.
+        fixed: the set.
+        sampler: settings with which the samples are drawn.
+        folder: where the set is written.
+        progress: called with (set, done, total).
+        part_size: samples a part; None for one part.
     """
-    task, rng = cell.task, torch.Generator().manual_seed(image_seed(fixed.name, fixed.seed))
+    rng = torch.Generator().manual_seed(image_seed(fixed.name, fixed.seed))
     conditions = model.conditions(fixed.conditions)
-    cheap = base_models.get_family(task.family).samples_are_cheap
-    part_size = len(conditions) if cheap else PART
-    if task.model:
-        part_size = PART_LARGE
     samples: list[torch.Tensor] = []
-    for number, part_conditions in enumerate(conditions.split(part_size)):
+    for number, part_conditions in enumerate(conditions.split(part_size or len(conditions))):
         file = folder / PARTS / f"part-{number:05d}.safetensors"
         stored = load_part(file)  # with the generator's state
         if stored is None:
             stored = {
-                "x": model.simulate(part_conditions, rng, task.sampler).cpu(),
+                "x": model.simulate(part_conditions, rng, sampler).cpu(),
                 "rng": rng.get_state(),
             }
             save_part(file, stored)
@@ -207,6 +223,4 @@ def foreign_surrogate(model: Generator, cell: Cell) -> Source:
         height, width, channels = datasets.image_shape(task)
         pixels, _ = images.read_folder(Path(argument), channels, (height, width))
         return Relabelled(Images(model, pixels, np.full(len(pixels), task.concept)), model, c_f)
-    if task.prompts is not None:
-        return NormalNoise(model, c_f)
-    return UniformNoise(model, task.concept, model.shape, model.range)
+    return get_family(task.family).make_noise(model, task)

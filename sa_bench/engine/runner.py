@@ -16,7 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from sa_bench.contracts import SMOKE_MODEL, result_values
+from sa_bench.contracts import SMOKE_MODEL, ignore_event, result_values
 from sa_bench.core import registry
 from sa_bench.core.errors import (
     NO_MEMORY,
@@ -298,7 +298,7 @@ def _drop_images(cell: Cell, store: Store) -> None:
     from sa_bench.engine.stages import Chain
 
     with contextlib.suppress(SaBenchError):
-        Chain(store, cell, lambda *event: None).drop_images(base=True)
+        Chain(store, cell, ignore_event).drop_images(base=True)
 
 
 def _run_in_processes(

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save
 from sa_bench.contracts import (
     FisherOptions,
     Generator,
+    Judge,
     Progress,
     image_seed,
     key_values,
@@ -28,11 +29,11 @@ from sa_bench.core.store import (
     Store,
     content_hash,
     digest,
-    file_digest,
     write_atomic,
 )
 from sa_bench.data import datasets
 from sa_bench.data.sample_sets import save_samples
+from sa_bench.engine.base import BaseSource, GivenBase, TrainedBase
 from sa_bench.engine.cells import Cell
 from sa_bench.engine.metering import Meter
 from sa_bench.engine.method_run import MethodRun
@@ -44,16 +45,11 @@ from sa_bench.engine.replay import (
     fresh_source,
 )
 from sa_bench.models import base_models
-from sa_bench.scoring import sampling
+from sa_bench.models.family import get_family
+from sa_bench.scoring import judges, sampling
 from sa_bench.training import fisher
 from sa_bench.training.loop import uses_bf16
 from sa_bench.training.sources import FixedReplay, Relabelled
-
-if TYPE_CHECKING:
-    from sa_bench.models.ddpm import DDPM
-    from sa_bench.models.text_to_image import TextToImage
-    from sa_bench.models.vae import VAE
-
 
 FORGET_VERSION = 1  # raised when the engine's part of forgetting changes what it computes
 SAMPLE_VERSION = 1  # raised when the engine's part of sampling changes what it computes
@@ -98,7 +94,8 @@ class Chain:
         """
         self.store, self.cell, self.device, self.model_folder = store, cell, device, model_folder
         self.sets = BaseSamples(cell)
-        self.task = cell.task
+        self.task, self.family = cell.task, get_family(cell.task.family)
+        self.base_source: BaseSource = GivenBase(self) if cell.task.model else TrainedBase(self)
         self.bf16 = uses_bf16(self.task.train_precision, device)
         self.cost: dict[str, dict[str, Any]] = {}
         self._meter = Meter(device)
@@ -120,36 +117,17 @@ class Chain:
     @cached_property
     def base(self) -> base_models.Base:
         """Base model θ*: pretrained, shipped, or trained and kept in the store."""
-        task, seed = self.task, self.cell.base_seed
-        if task.model:
-            return base_models.find_pretrained(task.model, self.store)
-        shipped = base_models.find_shipped(task.family, task.dataset, task.base, seed)
-        if shipped is not None:
-            return shipped
-        data = datasets.load(task.dataset)
-        train = (data.train.images, data.train.labels, data.content)
-        return base_models.train_base(
-            self.store,
-            task.family,
-            task.dataset,
-            train,
-            task.base,
-            seed,
-            self.progress,
-            self.device,
-            task.train_precision,
-        )
+        return self.base_source.find()
 
     def assume_base(self, content: str) -> None:
         """Use `content` as the hash of an absent base model, so that later stages have keys."""
         self.base = base_models.Base(Path(), content, False, "unknown")
 
-    def architecture(self) -> VAE | DDPM | TextToImage:
+    def architecture(self) -> Any:
         """Build a model of the base's shape, for weights to be loaded into."""
         task = self.task
         model = base_models.new_model(task.family, task.dataset, task.base, words=task.classes)
-        if task.prompts is not None:
-            model.precision = task.sampler.precision  # type: ignore[union-attr]
+        self.family.set_precision(model, task.sampler.precision)
         return model
 
     def truncated_prompts(self, texts: Sequence[str]) -> tuple[int, list[int]]:
@@ -158,28 +136,29 @@ class Chain:
         Returns:
             The encoder's number of token places, and the indices of the prompts with more tokens.
         """
-        model: Any = self._pretrained_model if self.task.model else self.architecture()
+        model = self.base_source.tokenizing_model()
         return model.tokenizer.model_max_length, model.truncated_prompts(texts)
 
     def base_model_copy(self) -> Generator:
         """Make a copy of θ*."""
-        if self.task.model:
-            return self._pretrained_model.clone()
-        return self.architecture().load(self.base.file).to(self.device)
+        return self.base_source.copy()
 
     def base_model_view(self) -> Generator:
         """Give θ* for reading; a pretrained model has one open copy, since each takes GiB."""
-        return self._pretrained_model if self.task.model else self.base_model_copy()
-
-    @cached_property
-    def _pretrained_model(self) -> Generator:
-        return base_models.open_pretrained(self.base, self.task).to(self.device)
+        return self.base_source.view()
 
     def stage_of_set(self, fixed: FixedSet) -> Stage:
         """Give the stage of a fixed set of θ*'s samples."""
 
         def build(folder: Path) -> None:
-            draw_fixed_set(self.base_model_view(), fixed, self.cell, folder, self.progress)
+            draw_fixed_set(
+                self.base_model_view(),
+                fixed,
+                self.task.sampler,
+                folder,
+                self.progress,
+                self.base_source.part_size,
+            )
 
         return Stage("replay", fixed.name, {"base": self.base.content, **fixed.inputs}, build)
 
@@ -191,10 +170,8 @@ class Chain:
         stored = load_file(
             self.make(self.stage_of_set(fixed)).path / "replay.safetensors", device=self.device
         )
-        flip = not self.task.model and base_models.get_recipe(self.task.family, self.task.base).flip
-        return FixedReplay(
-            stored["x"], stored["c"], flip, self.task.replay_used if name == "replay" else 0
-        )
+        used = self.task.replay_used if name == "replay" else 0
+        return FixedReplay(stored["x"], stored["c"], self.base_source.flip, used)
 
     def surrogate(self, model: Generator) -> Any:
         """Make the source q(x|c_f), labelled c_f for `model`."""
@@ -215,7 +192,7 @@ class Chain:
             tick = lambda done: self.progress("fisher", done, options.n)  # noqa: E731
             unfinished = folder / PARTS / "unfinished.safetensors"
             replay = self.source("replay")
-            F, negative = fisher.estimate(
+            F, negative = self.family.estimate_fisher(
                 model, task, options, replay, task.sampler, rng, tick, unfinished
             )
             write_atomic(folder / "fisher.safetensors", save({k: v.cpu() for k, v in F.items()}))
@@ -231,8 +208,7 @@ class Chain:
             "concept": None if options.set == "all" else task.concept,
             "sampler": key_values(task.sampler),
         }
-        if task.prompts is not None:
-            inputs["words"] = task.classes
+        inputs |= task.prompt_key_inputs("words", task.classes)
         if options.set == "replay":
             inputs |= self.sets.replay_key()
         return Stage("fisher", "fisher", inputs, build)
@@ -255,7 +231,7 @@ class Chain:
     def _forget_key_inputs(self) -> dict[str, Any]:
         """Collect what names the model after forgetting."""
         cell, task = self.cell, self.task
-        method, family = registry.get_method(cell.method), base_models.get_family(task.family)
+        method = registry.get_method(cell.method)
         files = {name: content_hash(Path(cell.fields[name])) for name in method.files}
         inputs: dict[str, Any] = {
             "version": [
@@ -278,11 +254,10 @@ class Chain:
         if "data" in method.needs:
             inputs["data"] = datasets.data_content(task.dataset)
             inputs["recipes"] = {
-                name: key_values(recipe) for name, recipe in family.recipes.items()
+                name: key_values(recipe) for name, recipe in self.family.recipes.items()
             }
-            inputs |= base_models.captions_key_inputs(task.family, task.base)
-        if task.prompts is not None:
-            inputs["asked"] = task.prompts_for(task.concept, "forget")
+            inputs |= self.family.data_key_inputs(task.base)
+        inputs |= task.prompt_key_inputs("asked", task.prompts_for(task.concept, "forget"))
         if captioned := self.sets.key_inputs("captioned"):
             inputs["captioned"] = captioned
         if "replay" not in method.ignores and (replay := self.sets.replay_key()):
@@ -331,9 +306,7 @@ class Chain:
         included. Where nothing differs, hash and images are the base's.
         """
         file = self.forgotten.path / "model.safetensors"
-        content = file_digest(file)
-        if self.task.prompts is not None:
-            content = digest([self.base.content, content]) if load_file(file) else self.base.content
+        content = self.family.hash_forgotten(file, self.base.content)
         if registry.get_method(self.cell.method).wraps():
             content = digest([content, self._inference_key()])
         return content
@@ -347,14 +320,15 @@ class Chain:
     def sample_stage(self, name: str, base: bool = False) -> Stage:
         """Give the stage of the sample set `name` of θ* or of the forgotten model, which must exist."""
         task, method = self.task, self.cell.build_method()
+        draw = partial(sampling.draw_set, shard_size=self.base_source.shard_size)
 
         def build(folder: Path) -> None:
             model = self.base_model_view() if base else self.model()
             if base or not method.renders():
-                sampling.draw_set(model, task, name, folder, self.progress)
+                draw(model, task, name, folder, self.progress)
                 return
             raw = folder / PARTS / "raw"  # apart, so that a resumed run never filters twice
-            drawn = sampling.draw_set(model, task, name, raw, self.progress)
+            drawn = draw(model, task, name, raw, self.progress)
             filtered = replace(drawn, images=method.render(drawn.images, drawn.labels, task))
             save_samples(filtered, folder / f"{name}.safetensors")
 
@@ -382,6 +356,11 @@ class Chain:
         if (name, base) not in self._sets:
             self._sets[name, base] = self.make(self.sample_stage(name, base))
         return self._sets[name, base]
+
+    @cached_property
+    def judges(self) -> Mapping[str, Judge]:
+        """Judges of the task's panel by name; what they say of a set serves every metric."""
+        return {name: judges.CachedJudge(judges.load(name)) for name in self.task.judges}
 
     def drop_images(self, base: bool = False) -> None:
         """Delete the images of c_f from the store.

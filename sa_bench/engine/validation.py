@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sa_bench.contracts import (
-    SMOKE_MODEL,
-    Diffusion,
-    FisherOptions,
-    Generator,
-    Prompted,
-    Task,
-)
+from sa_bench.contracts import SMOKE_MODEL, FisherOptions, Method, Prompted, Task
 from sa_bench.contracts.names import is_same_name, split_words
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError, unknown_name
 from sa_bench.data.assets.shipped import guard_card
 from sa_bench.models import schedule
+from sa_bench.models.family import get_family
 from sa_bench.scoring.cards import judge_card, require_bar, require_sight
-
-KINDS: dict[str, tuple[type, ...]] = {
-    "vae": (Generator,),
-    "ddpm": (Generator, Diffusion),
-    "text_to_image": (Generator, Diffusion, Prompted),
-}
-"""Contracts that the models of a family meet."""
 
 
 def with_concept(task: Task, value: Any) -> Task:
@@ -105,27 +91,8 @@ def validate_task(task: Task, relabel_given: bool = False, size_given: bool = Fa
         if relabel_given:
             raise SaBenchError("task.relabel_to is the concept itself; name another class.")
         task = replace(task, relabel_to=(task.concept + 1) % len(task.classes))
-    for name in ("n_forget", "n_retain"):
-        if getattr(task, name) < 1:
-            raise SaBenchError(f"task.{name}={getattr(task, name)}: at least 1 image is needed.")
-    counts = (
-        "likelihood_images",
-        "likelihood_deep",
-        "feature_images",
-        "replay_images",
-        "surrogate_images",
-    )
-    for name in (*counts, "leakage_images", "family_images"):
-        if getattr(task, name) < 0:
-            raise SaBenchError(f"task.{name}={getattr(task, name)}: must be 0 or more.")
-    for name in ("recovery_budgets", "recovery_images"):
-        low = 0 if name == "recovery_budgets" else 1
-        if not getattr(task, name) or min(getattr(task, name)) < low:
-            raise SaBenchError(f"task.{name} needs one or more whole numbers ≥ {low}, e.g. 30,100.")
     if list(task.recovery_budgets) != sorted(set(task.recovery_budgets)):
         raise SaBenchError("task.recovery_budgets must ascend, e.g. 0,30,100.")
-    if not task.recovery_vectors or min(task.recovery_vectors) < 1:
-        raise SaBenchError("task.recovery_vectors needs one or more whole numbers ≥ 1, e.g. 1,4.")
     if len(set(task.primary)) != 3:
         raise SaBenchError(
             "task.primary needs three metrics, for forgetting, recovery and retention; task.metrics says what is measured."
@@ -136,42 +103,35 @@ def validate_task(task: Task, relabel_given: bool = False, size_given: bool = Fa
         raise SaBenchError(
             f"task.primary: {task.primary[0]} needs a forgetting endpoint, so it cannot be the first."
         )
-    for name in ("recovery_judged", "recovery_accumulated", "bound_images", "bound_steps"):
-        if getattr(task, name) < 1:
-            raise SaBenchError(f"task.{name}={getattr(task, name)}: must be 1 or more.")
-    if unknown_starts := set(task.recovery_starts) - {"own", "mean", "zero"}:
-        raise unknown_name("recovery start", unknown_starts.pop(), ["own", "mean", "zero"])
-    if not task.recovery_starts or not task.recovery_rates or min(task.recovery_rates) <= 0:
-        raise SaBenchError(
-            "task.recovery_starts and task.recovery_rates need at least one value, rates above 0."
-        )
     _check_sampler(task)
-    if task.prompts is not None and task.prompts.files:
+    prompts = task.prompt_options
+    if prompts.files:
         from sa_bench.data import prompt_files
 
-        files = prompt_files.name_files(task.prompts.files, vars(task.prompts))
-        task = prompt_files.with_texts(replace(task, prompts=replace(task.prompts, files=files)))
+        files = prompt_files.name_files(prompts.files, vars(prompts))
+        task = prompt_files.with_texts(replace(task, prompts=replace(prompts, files=files)))
     if task.model:
         task = _check_pretrained(task, size_given)
     elif not task.base:
         raise SaBenchError(
             "task.model is empty: give a diffusers folder, a weight file, a hub id, or smoke."
         )
-    if task.replay_every < 1 or not (task.scored or task.retains_prompts):
+    if not (task.scored or task.retains_prompts):
         raise SaBenchError(
             f"task.replay_every={task.replay_every} with task.score={task.score} leaves no class to score; "
-            "use replay_every=2 or more for score=uncovered, 1 or more for score=retain."
+            "use replay_every=2 or more for score=uncovered."
         )
     if task.replay_images and not task.retains_prompts and task.replay_images < len(task.covered):
         raise SaBenchError(
             f"task.replay_images={task.replay_images}: at least one for each of the {len(task.covered)} classes "
             "that replay covers, or 0 for fresh samples."
         )
-    if not 0 <= task.replay_used <= task.replay_images:
+    if task.replay_used > task.replay_images:
         raise SaBenchError(
             f"task.replay_used={task.replay_used}: from 0 (all) to the set's own task.replay_images={task.replay_images}."
         )
-    if task.prompts is not None:
+    takes_prompts = task.prompts is not None
+    if takes_prompts:
         _check_prompts(task)
     for name in filter(None, (*task.judges, task.designated, task.reject_judge)):
         require_bar(judge_card(name))
@@ -197,12 +157,12 @@ def validate_task(task: Task, relabel_given: bool = False, size_given: bool = Fa
         # An unsuitable image is refused here, before any work.
         images.read_folder(Path(argument), channels, (height, width))
         task = replace(task, surrogate=f"folder:{Path(argument).resolve()}")
-    elif kind == "prompt" and task.prompts is not None and argument.strip():
+    elif kind == "prompt" and takes_prompts and argument.strip():
         pass
-    elif task.prompts is not None and kind.strip() and not argument and kind != "noise":
+    elif takes_prompts and kind.strip() and not argument and kind != "noise":
         task = replace(task, surrogate=f"prompt:{kind.strip()}")  # words alone
     elif task.surrogate != "noise":
-        prompt = ["prompt:<text>"] if task.prompts is not None else []
+        prompt = ["prompt:<text>"] if takes_prompts else []
         raise unknown_name(
             "surrogate", task.surrogate, ["noise", "class:<name>", *prompt, "folder:<path>"]
         )
@@ -211,9 +171,7 @@ def validate_task(task: Task, relabel_given: bool = False, size_given: bool = Fa
 
 def _check_prompts(task: Task) -> None:
     """Check that every role has a prompt, and that `{}` is the only placeholder in templates."""
-    prompts, c_f = task.prompts, task.concept
-    if prompts is None:
-        return
+    prompts, c_f = task.prompt_options, task.concept
     prompts_of_role = {
         "test": task.prompts_for(c_f),
         "forget": task.prompts_for(c_f, "forget"),
@@ -256,7 +214,7 @@ def _check_sizes(task: Task, role: str) -> None:
     """Refuse a prompt file's row whose image is larger than the task's: it would be cut off."""
     from sa_bench.data import prompt_files
 
-    rows = prompt_files.read_rows(task.prompts.files[role]) if task.prompts else []
+    rows = prompt_files.read_rows(task.prompt_options.files[role])
     for number, row in enumerate(rows, 1):
         if row.size is not None and max(row.size) > task.size:
             high, wide = row.size
@@ -272,7 +230,7 @@ def _check_pretrained(task: Task, size_given: bool) -> Task:
     Returns:
         The task, with the model's own image size where its folder gives one.
     """
-    if task.family != "text_to_image":
+    if not get_family(task.family).opens_checkpoints:
         raise SaBenchError(
             f"task.model={task.model}: {task.name} trains its own base, of the family {task.family}."
         )
@@ -283,7 +241,7 @@ def _check_pretrained(task: Task, size_given: bool) -> Task:
         )
     from sa_bench.models import base_models  # loads torch
 
-    if task.model != SMOKE_MODEL:
+    if task.needs_weights:
         from sa_bench.models.checkpoints import layouts
 
         kind = layouts.layout(task.model)
@@ -305,20 +263,19 @@ def _check_pretrained(task: Task, size_given: bool) -> Task:
     return replace(task, size=side or task.size)
 
 
-def check_fit(method: Any, name: str, task: Task) -> None:
+def check_fit(method: Method[Any], name: str, task: Task) -> None:
     """Refuse a method that cannot run on the task.
 
     Raises:
         SaBenchError: the method is for another family, its scope is one that the family lacks, or
             the method says that it is unfit.
     """
-    kinds = KINDS.get(task.family)
-    supports = method.supports
-    if kinds is not None and supports not in kinds:
+    family, supports = get_family(task.family), method.supports
+    if supports not in family.contracts:
         needed = "a text-to-image model" if supports is Prompted else "a diffusion model"
         raise SaBenchError(f"The method {name} needs {needed}; {task.name} has a {task.family}.")
-    scope = getattr(method, "scope", "full")
-    if scope not in (scopes := list_scopes(task.family)):
+    scope = method.scope
+    if scope not in (scopes := family.list_scopes()):
         raise SaBenchError(
             f"{name}.scope={scope}: a {task.family}, as {task.name} has, can be trained in {', '.join(scopes)}."
         )
@@ -326,16 +283,7 @@ def check_fit(method: Any, name: str, task: Task) -> None:
         raise SaBenchError(f"{name} on {task.name}: {why}.")
 
 
-def list_scopes(family: str) -> tuple[str, ...]:
-    """List the sets of parameters of a family that can be trained."""
-    if family != "text_to_image":
-        return ("full",)
-    from sa_bench.models.scopes import SCOPES  # loads torch
-
-    return (*SCOPES, "joint")
-
-
-def check_standing(method: Any, name: str, task: Task, base_seed: int) -> None:
+def check_standing(method: type[Method[Any]], name: str, task: Task, base_seed: int) -> None:
     """Refuse what a pretrained base cannot do: be trained again, or have a second seed.
 
     Raises:
@@ -354,29 +302,21 @@ def check_standing(method: Any, name: str, task: Task, base_seed: int) -> None:
         )
 
 
-SCHEDULERS = {"vae": ("direct",), "ddpm": ("ddim", "ddpm"), "text_to_image": ("ddim", "ddpm")}
-MOST_STEPS = {"vae": 1, "ddpm": 1000, "text_to_image": 1000}
-
-
 def _check_sampler(task: Task) -> None:
     """Check the sampler's scheduler, guidance, steps and precision."""
-    sampler, most = task.sampler, MOST_STEPS[task.family]
-    if sampler.scheduler not in SCHEDULERS[task.family]:
-        raise unknown_name("scheduler", sampler.scheduler, SCHEDULERS[task.family])
-    if not math.isfinite(sampler.guidance) or not 0 <= sampler.eta <= 1:
+    sampler, family = task.sampler, get_family(task.family)
+    if sampler.scheduler not in family.schedulers:
+        raise unknown_name("scheduler", sampler.scheduler, family.schedulers)
+    if not 1 <= sampler.steps <= family.most_steps:
         raise SaBenchError(
-            f"task.sampler.guidance={sampler.guidance}, eta={sampler.eta}: a finite guidance and 0 ≤ eta ≤ 1 are needed."
+            f"task.sampler.steps={sampler.steps}: {task.name} samples in 1 to {family.most_steps} steps."
         )
-    if not 1 <= sampler.steps <= most:
+    if family.spacing is not None and not task.model:
+        check_steps(sampler.steps, family.spacing)
+    if sampler.precision not in family.precisions:
         raise SaBenchError(
-            f"task.sampler.steps={sampler.steps}: {task.name} samples in 1 to {most} steps."
-        )
-    if task.family != "vae" and not task.model:
-        check_steps(sampler.steps, schedule.TRAILING if task.family == "ddpm" else schedule.LEADING)
-    if task.family == "vae" and sampler.precision != "fp32":
-        raise SaBenchError(
-            f"task.sampler.precision={sampler.precision} is a setting of diffusion models; {task.name} has a VAE: "
-            "leave it out."
+            f"task.sampler.precision={sampler.precision} is a setting of diffusion models; {task.name} has a "
+            f"{family.title}: leave it out."
         )
 
 
@@ -406,7 +346,7 @@ def check_precision(task: Task, device: str) -> None:
         )
 
 
-def check_fisher(method: Any, task: Task, what: str) -> None:
+def check_fisher(method: Method[Any], task: Task, what: str) -> None:
     """Refuse options of F or timesteps that mean nothing for the task's family, before any work.
 
     Args:
@@ -417,20 +357,23 @@ def check_fisher(method: Any, task: Task, what: str) -> None:
     Raises:
         SaBenchError: an option does not apply; names it.
     """
-    if task.family == "vae" and getattr(method, "times", "pairs") != "pairs":
+    family = get_family(task.family)
+    if not family.has_timesteps and method.times != "pairs":
         raise SaBenchError(
             f"{what}: times={method.times} is a setting of diffusion models; {task.name} has no timesteps: leave it out."
         )
     for name, options in vars(method).items():
         if not isinstance(options, FisherOptions):
             continue
-        if task.family == "vae" and (options.timesteps or options.range != "model" or options.drop):
+        if not family.has_timesteps and (
+            options.timesteps or options.range != "model" or options.drop
+        ):
             raise SaBenchError(
                 f"{what}: {name}.timesteps, {name}.range and {name}.drop are settings of diffusion "
-                f"models; {task.name} has a VAE: "
+                f"models; {task.name} has a {family.title}: "
                 "leave them out."
             )
-        if task.family != "vae" and options.targets != "means":
+        if options.targets not in family.fisher_targets:
             raise SaBenchError(
                 f"{what}: {name}.targets={options.targets} is a setting of VAEs; use {name}.targets=means."
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,38 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from sa_bench.contracts import SMOKE_MODEL, Progress, Recipe, SampleSet, Source, Task, key_values
-from sa_bench.core.errors import SaBenchError, name_missing_extra, unknown_name
-from sa_bench.core.store import PARTS, Store, file_digest
+from sa_bench.contracts import SMOKE_MODEL, Progress, Task, key_values
+from sa_bench.core.errors import SaBenchError, name_missing_extra
+from sa_bench.core.store import Store, file_digest
 from sa_bench.data import datasets
 from sa_bench.data.assets import catalogue
 from sa_bench.data.assets.shipped import WEIGHTS, verify_shipped
 from sa_bench.models import schedule
-from sa_bench.training.loop import fit, uses_bf16
-from sa_bench.training.sources import Images
+from sa_bench.models.family import get_family
+from sa_bench.training.loop import uses_bf16
 
 if TYPE_CHECKING:
-    from sa_bench.models.ddpm import DDPM
     from sa_bench.models.text_to_image import TextToImage
-    from sa_bench.models.vae import VAE
 
 
-FAMILIES = {
-    "vae": ("sa_bench.models.vae", "VAE"),
-    "ddpm": ("sa_bench.models.ddpm", "DDPM"),
-    "text_to_image": ("sa_bench.models.text_to_image", "TextToImage"),
-}
 SMOKE_VERSION = 1
 VERSION = 1  # raised whenever the trained base models change
-
-
-def get_family(family: str) -> type[VAE] | type[DDPM] | type[TextToImage]:
-    """Return the family's class, imported on demand: diffusers alone takes seconds."""
-    module, name = FAMILIES[family]
-    with name_missing_extra("text-to-image"):
-        return getattr(importlib.import_module(module), name)
 
 
 @dataclass(frozen=True)
@@ -137,13 +121,14 @@ def open_pretrained(base: Base, task: Task) -> TextToImage:
     from sa_bench.models.checkpoints.load import load_pipeline
 
     source = str(base.file)
-    family: Any = get_family("text_to_image")
-    model = family.of(lambda: load_pipeline(source), source, task.classes)
+    family = get_family(task.family)
+    generator: Any = family.load_generator()
+    model = generator.of(lambda: load_pipeline(source), source, task.classes)
     if (side := model.shape[1] * model.reduction) != task.size:
         raise SaBenchError(
             f"{source} makes images of {side} pixels per side, not {task.size}: --set task.size={side}."
         )
-    model.precision = task.sampler.precision
+    family.set_precision(model, task.sampler.precision)
     return model
 
 
@@ -156,31 +141,18 @@ def find_shipped(family: str, dataset: str, recipe: str, seed: int) -> Base | No
     return Base(file, verify_shipped(file), True, "bf16" if card["bf16"] else "fp32")
 
 
-def get_recipe(family: str, name: str) -> Recipe:
-    """Return a base model's recipe by name.
-
-    Raises:
-        SaBenchError: the name is unknown.
-    """
-    recipes = get_family(family).recipes
-    if name not in recipes:
-        raise unknown_name(f"{family} base recipe", name, recipes)
-    return recipes[name]
-
-
 def new_model(
     family: str, dataset: str, name: str, seed: int = 0, words: Sequence[str] = datasets.DIGITS
-) -> VAE | DDPM | TextToImage:
+) -> Any:
     """Initialise a model of the recipe `name` for the images of `dataset`.
 
     `words` name its classes.
+
+    Raises:
+        SaBenchError: the family has no such recipe.
     """
-    get_recipe(family, name)
-    if family == "vae":
-        return get_family("vae")(seed=seed)
-    if family == "text_to_image":
-        return get_family(family)(name, words, seed)  # type: ignore[arg-type, return-value]
-    return get_family("ddpm")(name, datasets.SHAPES[dataset], seed=seed)  # type: ignore[arg-type, call-arg]
+    get_family(family).get_recipe(name)
+    return get_family(family).new_model(dataset, name, seed, words)
 
 
 def base_key_inputs(
@@ -192,21 +164,11 @@ def base_key_inputs(
         "family": family,
         "dataset": dataset,
         "data": data_hash,
-        "recipe": key_values(get_recipe(family, name)),
+        "recipe": key_values(get_family(family).get_recipe(name)),
         "seed": seed,
         "bf16": bf16,
-        **captions_key_inputs(family, name),
+        **get_family(family).data_key_inputs(name),
     }
-
-
-def captions_key_inputs(family: str, name: str) -> dict[str, Any]:
-    """Return what training on captions depends on besides the images; {} for other families."""
-    if family != "text_to_image":
-        return {}
-    from sa_bench.data import captions
-    from sa_bench.models.micro_pipeline import SIZES
-
-    return {"captions": captions.VERSION, "sizes": key_values(SIZES[name])}
 
 
 def train_base(
@@ -229,35 +191,8 @@ def train_base(
 
     def build(folder: Path) -> dict[str, object]:
         model = new_model(family, dataset, name, seed).to(device)
-        rng = torch.Generator().manual_seed(seed)
-        training_recipe = get_recipe(family, name)
-        if family == "text_to_image":
-            from sa_bench.models import text_to_image_training
-
-            micro: Any = model
-            text_to_image_training.train(
-                micro, images, labels, training_recipe, seed, folder, progress, bf16
-            )
-            model.save(folder)
-            return {}
-        source = Images(model, images, labels, training_recipe.flip, training_recipe.drop)
-
-        def loss() -> torch.Tensor:
-            x, c = source.batch(training_recipe.batch, rng)
-            return training_recipe.reduce(model.loss(x, c, model.draw(len(x), rng)))
-
-        model.net.train()
-        fit(
-            model.parameters(),
-            loss,
-            training_recipe,
-            rng=rng,
-            bf16=bf16,
-            progress=progress,
-            average=model.averages(),
-            checkpoint=folder / PARTS / "checkpoint.safetensors",
-            stage=f"base {name}/{seed}",
-        )
+        recipe = get_family(family).get_recipe(name)
+        get_family(family).train(model, images, labels, recipe, name, seed, folder, progress, bf16)
         model.save(folder)
         return {}
 
@@ -266,19 +201,3 @@ def train_base(
     )
     file = artifact.path / "model.safetensors"
     return Base(file, file_digest(file), False, "bf16" if bf16 else "fp32")
-
-
-def captioned_source(model: Any, train: SampleSet, rec: Recipe, seed: int, concept: int) -> Source:
-    """Return the base model's own captioned canvases as a source of batches, without `concept`.
-
-    Canvases that show the digit `concept` are left out.
-    """
-    from sa_bench.data import captions
-    from sa_bench.models import micro_pipeline, text_to_image_training
-
-    n, rng = micro_pipeline.SIZES[model.base].canvases, np.random.default_rng(seed)
-    canvases, caption_texts, digits = captions.draw_captioned(train.images, train.labels, n, rng)
-    rows = np.flatnonzero(~(digits == concept).any(1))
-    return text_to_image_training.encoded(
-        model, canvases[rows], [caption_texts[i] for i in rows], rec.drop
-    )

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from sa_bench.contracts import Condition, Draw, Recipe, Sampler
 from sa_bench.core import settings
-from sa_bench.core.errors import SaBenchError
+from sa_bench.core.errors import SaBenchError, last_line
 from sa_bench.core.store import write_atomic
 from sa_bench.models.denoising import CHUNK, Denoising, grey_levels, times
 
@@ -413,6 +413,5 @@ class DDPM(Denoising):
             elif averaged:
                 raise ValueError("it has averaged weights, which this model does not have")
         except Exception as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise SaBenchError(f"{path} is not a DDPM of this shape: {reason}") from error
+            raise SaBenchError(f"{path} is not a DDPM of this shape: {last_line(error)}") from error
         return self

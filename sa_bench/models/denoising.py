@@ -81,7 +81,7 @@ def grey_levels(x: Tensor) -> np.ndarray:
 class Denoising:
     """Base class of the diffusion models: sampling, given what a network predicts."""
 
-    samples_are_cheap = False  # they are drawn once and stored
+    black_is_broken = False
 
     timesteps: int  # T
     betas: dict[str, Any]  # noise settings of diffusers' schedulers

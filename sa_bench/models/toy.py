@@ -64,6 +64,7 @@ class Gaussian:
     """The model x | c ~ N(μ_c, I). Model space is (N, 2)."""
 
     family = "gaussian"
+    black_is_broken = False
     range = (-4.0, 4.0)
     shape = (2,)
     uninformed = 9.0  # 4²/2 for μ_c displaced by as much as the range allows, and 1 for x's spread
@@ -230,14 +231,16 @@ class ToyRun:
         """Estimate F from 3,000 samples; of a diffusion model from 4, at 4 timesteps each."""
         self.asked.append("fisher")
         rng, options = torch.Generator().manual_seed(1), replace(options, n=3000)
-        if isinstance(self.star, Diffusion):
+        star, task, sampler = self.star, self.task, self.task.sampler
+        replay = FreshReplay(star.clone(), task.retain, sampler)
+        if isinstance(star, Diffusion):
             options = replace(options, n=4, timesteps=4)
-        replay = FreshReplay(self.star.clone(), self.task.retain, self.task.sampler)
-        return fisher.estimate(self.star, self.task, options, replay, self.task.sampler, rng)[0]
+            return fisher.estimate_over_time(star, task, options, replay, sampler, rng)[0]
+        return fisher.estimate_over_samples(star, task, options, replay, sampler, rng)[0]
 
     def fresh(self) -> Generator:
         """Return a model with new means."""
-        return self.star.fresh(self.seed + 100)  # type: ignore[attr-defined]
+        return self.star.fresh(self.seed + 100)
 
     def recipe(self, name: str) -> Recipe:
         """Return a short recipe, whatever the name."""

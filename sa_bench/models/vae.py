@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sa_bench.contracts import Condition, Draw, Recipe, Request, Sampler
-from sa_bench.core.errors import SaBenchError
+from sa_bench.core.errors import SaBenchError, last_line
 from sa_bench.core.store import write_atomic
 
 RECIPES = {
@@ -113,7 +113,7 @@ class VAE:
     """The conditional VAE of the Generator contract. Model space is (N, H·W) in [0, 1]."""
 
     family = "vae"
-    samples_are_cheap = True  # they are drawn anew for every batch
+    black_is_broken = False
     recipes = RECIPES
     range = (0.0, 1.0)
 
@@ -323,8 +323,7 @@ class VAE:
                 raise ValueError(f"{not_finite[0]} is not finite")
             self.net.load_state_dict(state)
         except Exception as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise SaBenchError(f"{path} is not a VAE of this shape: {reason}") from error
+            raise SaBenchError(f"{path} is not a VAE of this shape: {last_line(error)}") from error
         return self
 
 

@@ -12,7 +12,7 @@ import torch
 
 from sa_bench.contracts import Measured, SampleSet
 from sa_bench.scoring.features import is_in_manifold
-from sa_bench.statistics import clustered, jackknife, jackknife_groups, rate
+from sa_bench.statistics import Estimate, clustered, jackknife, jackknife_groups, rate
 
 ROUNDING = 1e-6
 """Relative error of a Fréchet distance, as a share of the covariances' traces: the square root of a
@@ -169,8 +169,8 @@ def kernel_sums(
 
 def jackknife_kid(
     x: np.ndarray, y: np.ndarray, groups: int = 20, clusters: np.ndarray | None = None
-) -> tuple[float, float, float]:
-    """Estimate KID and its interval, (KID, low, high); every kernel is evaluated once.
+) -> Estimate:
+    """Estimate KID and its interval; every kernel is evaluated once.
 
     KID is the unbiased MMD² with the kernel (x·y/d + 1)³; it may be negative. Source: Bińkowski et
     al. 2018, Eq. 4.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -106,23 +106,31 @@ def is_in_manifold(
     return torch.cat(inside).double().numpy()
 
 
-def judge_features(view: View) -> tuple[np.ndarray, np.ndarray, SampleSet]:
-    """Extract judge features of generated (N, d) and real (M, d) retained images.
+class FeaturePair(NamedTuple):
+    """Features of generated and of real images."""
 
-    Also returns the generated set.
-    """
+    generated: np.ndarray
+    """(N, d)."""
+    real: np.ndarray
+    """(M, d)."""
+    images: SampleSet
+    """The generated images."""
+
+
+def judge_features(view: View) -> FeaturePair:
+    """Extract judge features of generated and real retained images."""
     judge, name = view.judges[view.task.designated], f"judge-{view.task.dataset}"
     images = view.samples["retain"]
     real = take_per_class(view.real("retain_test"), view.task.feature_images)
-    return extract(name, judge, images.images), extract(name, judge, real.images), images
+    return FeaturePair(
+        extract(name, judge, images.images), extract(name, judge, real.images), images
+    )
 
 
 def inception_features(
     view: View, prepare: Callable[[np.ndarray], np.ndarray] | None = None
-) -> tuple[np.ndarray, np.ndarray, SampleSet]:
+) -> FeaturePair:
     """Extract Inception features of generated and real retained images.
-
-    Also returns the generated set.
 
     The real images are *training* images, which is what published FIDs refer to.
 
@@ -137,7 +145,7 @@ def inception_features(
         view.inception(s if prepare is None else replace(s, images=prepare(s.images)))
         for s in (images, real)
     )
-    return x, y, images
+    return FeaturePair(x, y, images)
 
 
 PROTOCOL = {"protocol": "official-2023", "channels": "bgr", "stretch": True, "order": "table-1"}

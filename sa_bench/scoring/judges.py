@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -217,7 +217,8 @@ class CachedJudge:
     """A judge that keeps its probabilities for the last 64 sets of images, for other metrics."""
 
     judge: Judge
-    answers: ClassVar[OrderedDict[tuple[str, str], np.ndarray]] = OrderedDict()
+    answers: OrderedDict[str, np.ndarray] = field(default_factory=OrderedDict)
+    """Probabilities by the hash of the images."""
 
     def __post_init__(self) -> None:
         """Take name, content, card and channels from the judge."""
@@ -226,7 +227,7 @@ class CachedJudge:
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Give the judge's probabilities (N, classes), as an array that cannot be written to."""
-        key = (self.content, hashlib.sha256(images.tobytes()).hexdigest())
+        key = hashlib.sha256(images.tobytes()).hexdigest()
         if key not in self.answers:
             self.answers[key] = self.judge.probabilities(images)
             self.answers[key].setflags(write=False)

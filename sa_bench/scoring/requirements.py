@@ -48,8 +48,11 @@ def _fingerprint_samples(task: Task, metric: Metric) -> dict[str, Any]:
     entries |= {"n_forget": task.n_forget, "n_retain": task.n_retain}
     if task.prompts is not None and "prompts" not in metric.fields:
         entries["prompts"] = digest(key_values(task.prompts))[:16]
-    if task.prompts is not None and task.prompts.files:
-        entries |= {"files": dict(task.prompts.files), "seed_rule": "the row's, else sha256(set/i)"}
+    if task.prompt_options.files:
+        entries |= {
+            "files": dict(task.prompt_options.files),
+            "seed_rule": "the row's, else sha256(set/i)",
+        }
     return entries
 
 

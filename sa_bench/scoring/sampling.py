@@ -20,7 +20,6 @@ from sa_bench.contracts import (
     Condition,
     Generator,
     Progress,
-    Prompted,
     Request,
     SampleSet,
     Task,
@@ -34,6 +33,7 @@ from sa_bench.data.sample_sets import save_samples
 SHARD = 512  # images between two writes: a killed run loses no more
 SHARD_LARGE = 32  # the same for pretrained models, which take seconds per image
 KEPT = -1  # label of an image whose prompt names no class
+UNPROMPTED = -1  # number of the prompt of an image that is asked for by the index of its class
 UNSEEDED = -1  # seed of a request whose seed is not fixed yet
 
 
@@ -43,9 +43,7 @@ class PlannedImage:
 
     request: Request
     label: int
-    prompt: int = (
-        -1
-    )  # number of the prompt within the set; −1: the request names a class by its index
+    prompt: int = UNPROMPTED  # number of the prompt within the set
     family: str = ""  # prompt family, in the set `families` alone
 
 
@@ -76,8 +74,8 @@ def plan_set(task: Task, name: str) -> list[PlannedImage]:
             if task.sample_seed or not seed_from_file:
                 request = replace(request, seed=image_seed(seed_name, len(planned_images)))
             used_prompts.add(j)
-            prompt = -1
-            if task.prompts is not None:
+            prompt = UNPROMPTED
+            if isinstance(request.condition, str):
                 prompt = prompt_numbers.setdefault(request.condition, len(prompt_numbers))
             planned_images.append(PlannedImage(request, part.label, prompt, part.family))
     return planned_images
@@ -147,12 +145,10 @@ def _plan_parts(task: Task, name: str) -> list[SetPart]:
 
 def set_names(task: Task) -> tuple[str, ...]:
     """List the sample sets of a task."""
-    if task.prompts is None:
-        return ("forget", "retain")
-    names = ["forget", "retain"]
+    names, prompts = ["forget", "retain"], task.prompt_options
     if task.family_images and prompt_families(task):
         names.append("families")
-    if task.leakage_images:
+    if task.leakage_images and (prompts.leakage or "leakage" in prompts.files):
         names.append("leakage")
     return tuple(names)
 
@@ -163,13 +159,10 @@ def _requests_for_class(task: Task, c: int, role: str) -> list[Request]:
     Rows of a prompt file keep their own seed, and their own guidance and size if `prompts.rows` is
     `own`.
     """
-    prompts = task.prompts
-    if prompts is None or role not in prompts.files:
-        if c != KEPT:
-            conditions = task.prompts_for(c, role)
-        else:
-            retained_prompts = prompts.kept if prompts else ()
-            conditions = [t for t in retained_prompts if not task.mentions_concept(t)]
+    prompts = task.prompt_options
+    if role not in prompts.files:
+        retained_prompts = [text for text in prompts.kept if not task.mentions_concept(text)]
+        conditions = retained_prompts if c == KEPT else task.prompts_for(c, role)
         return [Request(condition, UNSEEDED) for condition in conditions]
     requests, rows_set_options = [], prompts.rows == "own"
     for row in prompt_files.read_rows(prompts.files[role]):
@@ -190,21 +183,19 @@ def prompt_families(task: Task) -> dict[str, tuple[str, ...]]:
     one
     letter doubled. `indirect`: questions that do not name the class.
     """
-    if task.prompts is None:
-        return {}
-    name = task.classes[task.concept]
+    name, prompts = task.classes[task.concept], task.prompt_options
     families = {
-        f: tuple(t.replace("{}", name) for t in texts) for f, texts in task.prompts.families.items()
+        f: tuple(t.replace("{}", name) for t in texts) for f, texts in prompts.families.items()
     }
-    if others := task.prompts.synonyms.get(name):
-        templates = task.prompts.test[: max(1, 12 // len(others))]
+    if others := prompts.synonyms.get(name):
+        templates = prompts.test[: max(1, 12 // len(others))]
         families["synonym"] = tuple(t.replace("{}", other) for other in others for t in templates)
     if families and len(name) > 2:
         misspelt_names = (name[0] + name[2] + name[1] + name[3:], name[:2] + name[1] + name[2:])
         families["misspelt"] = tuple(
-            t.replace("{}", w) for w in misspelt_names for t in task.prompts.test[:3]
+            t.replace("{}", w) for w in misspelt_names for t in prompts.test[:3]
         )
-    if questions := task.prompts.indirect.get(name):
+    if questions := prompts.indirect.get(name):
         families["indirect"] = questions
     return families
 
@@ -217,20 +208,34 @@ def requests_of_set(task: Task, name: str) -> list[Request]:
 def pick_rows(task: Task, name: str, n: int) -> list[PlannedImage]:
     """Pick `n` planned images of a set: the first `n`, or an equal share of every prompt."""
     planned_images = plan_set(task, name)
-    if task.prompts is None or n >= len(planned_images):
+    has_prompts = any(row.prompt != UNPROMPTED for row in planned_images)
+    if not has_prompts or n >= len(planned_images):
         return planned_images[:n]
     return [planned_images[i * len(planned_images) // n] for i in range(n)]
 
 
 def draw_set(
-    model: Generator, task: Task, name: str, folder: Path, progress: Progress | None = None
+    model: Generator,
+    task: Task,
+    name: str,
+    folder: Path,
+    progress: Progress | None = None,
+    shard_size: int | None = None,
 ) -> SampleSet:
     """Draw the sample set `name` into `folder` shard by shard, resuming from the shards kept there.
 
     A kept shard is used only if it is whole and has the seeds that it should have.
+
+    Args:
+        model: the model that draws.
+        task: the task that the set belongs to.
+        name: name of the set.
+        folder: where the set and its shards are written.
+        progress: called with (stage, done, total).
+        shard_size: images between two writes; None takes `SHARD`.
     """
     planned_images, shards = plan_set(task, name), []
-    shard_size = SHARD_LARGE if task.model else SHARD
+    shard_size = shard_size or SHARD
     for start in range(0, len(planned_images), shard_size):
         planned_shard = planned_images[start : start + shard_size]
         path = folder / PARTS / f"shard-{start:06d}.safetensors"
@@ -251,10 +256,14 @@ def _draw_shard(model: Generator, task: Task, planned_shard: Sequence[PlannedIma
     images, finite = generate_images(model, [planned.request for planned in planned_shard], task)
     labels = np.array([planned.label for planned in planned_shard], np.int64)
     seeds = np.array([planned.request.seed for planned in planned_shard], np.int64)
-    prompts = None
-    if task.prompts is not None:
-        prompts = np.array([planned.prompt for planned in planned_shard], np.int64)
+    prompts = number_prompts(planned_shard)
     return SampleSet(images, labels, seeds, prompts, None if finite.all() else finite)
+
+
+def number_prompts(planned_images: Sequence[PlannedImage]) -> np.ndarray | None:
+    """List the number of each image's prompt, (N,) int64; None for images of class indices."""
+    numbers = np.array([planned.prompt for planned in planned_images], np.int64)
+    return None if (numbers == UNPROMPTED).all() else numbers
 
 
 def to_finite_images(model: Generator, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -266,7 +275,7 @@ def to_finite_images(model: Generator, x: Tensor) -> tuple[np.ndarray, np.ndarra
     """
     images = model.to_images(x)
     finite = torch.isfinite(x.detach()).flatten(1).all(1).cpu().numpy()
-    if isinstance(model, Prompted):
+    if model.black_is_broken:
         finite = finite & images.reshape(len(images), -1).any(1)
     return images, finite
 

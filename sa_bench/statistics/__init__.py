@@ -2,6 +2,8 @@
 
 from sa_bench.statistics.intervals import (
     ALPHA,
+    Difference,
+    Estimate,
     betting,
     bounded_mean,
     components,
@@ -21,6 +23,8 @@ from sa_bench.statistics.intervals import (
 
 __all__ = [
     "ALPHA",
+    "Difference",
+    "Estimate",
     "betting",
     "bounded_mean",
     "components",

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy  # its submodules are imported on first use: stats alone takes a second
@@ -93,22 +93,25 @@ def rate(
     return _measure_clustered(scores, *units, 1.0, columns, **more)
 
 
-def wilson(
-    scores: np.ndarray, clusters: np.ndarray | None, comparisons: int = 1
-) -> tuple[float, float, str]:
-    """Compute the interval of the mean of 0/1 scores, widened for `comparisons` looks (Bonferroni).
+class NamedInterval(NamedTuple):
+    """An interval, and the name by which results call it."""
 
-    Returns:
-        The lower end, the upper end, and the name of the interval.
-    """
+    low: float
+    high: float
+    name: str
+
+
+def wilson(scores: np.ndarray, clusters: np.ndarray | None, comparisons: int = 1) -> NamedInterval:
+    """Compute the interval of the mean of 0/1 scores, widened for `comparisons` looks (Bonferroni)."""
     units, suffix = clusters_of(clusters), f", Bonferroni({comparisons})"
     if units is None:
-        return *intervals.wilson(float(scores.sum()), len(scores), comparisons), f"wilson{suffix}"
+        low, high = intervals.wilson(float(scores.sum()), len(scores), comparisons)
+        return NamedInterval(low, high, f"wilson{suffix}")
     quantile = float(scipy.stats.t.ppf(1 - ALPHA / comparisons / 2, units[1] - 1))
     low, high = score_interval(
         float(scores.mean()), effective(np.asarray(scores, float), *units), quantile
     )
-    return low, high, f"wilson, clustered by {units[1]} prompts{suffix}"
+    return NamedInterval(low, high, f"wilson, clustered by {units[1]} prompts{suffix}")
 
 
 def bounded_mean(

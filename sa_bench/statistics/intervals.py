@@ -6,7 +6,7 @@ Every interval is 95 %. Which one is used where, and why, is in docs/metrics.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy  # its submodules are imported on first use: stats alone takes a second
@@ -127,12 +127,20 @@ def mean(scores: np.ndarray, columns: Mapping[str, np.ndarray], **more: Any) -> 
     return Measured(value, value - half, value + half, "t", n, scores=columns, **more)
 
 
+class Estimate(NamedTuple):
+    """A value and its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
 def jackknife(
     estimate: Callable[[np.ndarray], float],
     n: int,
     groups: int = 20,
     clusters: np.ndarray | None = None,
-) -> tuple[float, float, float]:
+) -> Estimate:
     """Compute value and interval of `estimate(rows)` by the delete-a-group jackknife.
 
     The rows are 0..n−1; those of one of the `clusters` (N,) are left out together. No image is ever
@@ -140,16 +148,13 @@ def jackknife(
     from Student's t with groups − 1 degrees of freedom.
 
     Source: Kott 2001.
-
-    Returns:
-        The value, the lower and the upper end.
     """
     group = jackknife_groups(n, groups, clusters)
     value = estimate(np.arange(n))
     left_out = np.array([estimate(np.flatnonzero(group != g)) for g in range(groups)])
     error = np.sqrt((groups - 1) / groups * ((left_out - left_out.mean()) ** 2).sum())
     half = float(scipy.stats.t.ppf(1 - ALPHA / 2, groups - 1) * error)
-    return value, value - half, value + half
+    return Estimate(value, value - half, value + half)
 
 
 def jackknife_groups(n: int, groups: int, clusters: np.ndarray | None = None) -> np.ndarray:
@@ -175,9 +180,16 @@ def mcnemar(more: int, less: int) -> float:
     return 1.0 if more + less == 0 else float(scipy.stats.binomtest(more, more + less).pvalue)
 
 
-def over_bases(
-    by_base: Mapping[int, Sequence[float]],
-) -> tuple[float, float | None, float | None, float | None]:
+class Difference(NamedTuple):
+    """A mean difference; interval and p are None where they cannot be computed."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    p: float | None
+
+
+def over_bases(by_base: Mapping[int, Sequence[float]]) -> Difference:
     """Compute the mean difference, its interval and its p for a new base model and seed.
 
     Base models are the units: Student's t over their means, with one degree of freedom less than
@@ -188,21 +200,18 @@ def over_bases(
 
     Args:
         by_base: differences of the runs by base model.
-
-    Returns:
-        Mean, lower end, upper end and p; the last three are None if they cannot be computed.
     """
     units = [float(np.mean(v)) for v in by_base.values()]
     if len(units) == 1:
         units = [float(v) for v in next(iter(by_base.values()))]
     mean_of = float(np.mean(units))
     if len(units) < 2:
-        return mean_of, None, None, None
+        return Difference(mean_of, None, None, None)
     if np.allclose(units, units[0], rtol=1e-9, atol=1e-12):
-        return mean_of, None, None, None if any(units) else 1.0
+        return Difference(mean_of, None, None, None if any(units) else 1.0)
     error = float(np.std(units, ddof=1)) / len(units) ** 0.5
     half = float(scipy.stats.t.ppf(1 - ALPHA / 2, len(units) - 1)) * error
-    return (
+    return Difference(
         mean_of,
         mean_of - half,
         mean_of + half,

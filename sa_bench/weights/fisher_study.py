@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from sa_bench.contracts import FisherOptions, image_seed
+from sa_bench.contracts import FisherOptions, ignore_event, image_seed
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.settings import store_folder
 from sa_bench.core.store import Store
@@ -41,7 +41,7 @@ def study(run: Path, say: Callable[[str], None]) -> None:
         {r["fields"]["fisher"]["timesteps"] for r in rows if r["fields"]["fisher"]["timesteps"]}
     )
     (cell,) = resolve([rows[0]["task"]], ["sa"], sets=["fisher.timesteps=0"])
-    chain = Chain(Store(store_folder()), cell, lambda *event: None)
+    chain = Chain(Store(store_folder()), cell, ignore_event)
     n = cell.fields["fisher"]["n"]
     exact = time_estimate(chain, n, 0, "stratified", "study")
     say(
@@ -62,9 +62,7 @@ def study(run: Path, say: Callable[[str], None]) -> None:
             ["sa"],
             sets=[f"fisher.{k}={v}" for k, v in option.items()],
         )
-        F = Chain(Store(store_folder()), method_cell, lambda *event: None).fisher(
-            FisherOptions(**option)
-        )
+        F = Chain(Store(store_folder()), method_cell, ignore_event).fisher(FisherOptions(**option))
         return float(sum(float(v.double().sum()) for v in F.values()))
 
     say(format_outcomes(rows, trace))

@@ -30,6 +30,7 @@ from sa_bench.core.version import __version__
 from sa_bench.data import datasets
 from sa_bench.data.assets.shipped import WEIGHTS
 from sa_bench.models import base_models
+from sa_bench.models.family import get_family
 from sa_bench.models.toy import ToyRun
 from sa_bench.scoring import judges
 from sa_bench.scoring.collapse_guard import (
@@ -40,9 +41,9 @@ from sa_bench.scoring.collapse_guard import (
 )
 from sa_bench.scoring.likelihood import take_per_class
 from sa_bench.scoring.sampling import plan_set
-from sa_bench.training.fisher import estimate
+from sa_bench.training.fisher import estimate_over_time
 from sa_bench.training.loop import fit
-from sa_bench.training.sources import FixedReplay, NormalNoise, UniformNoise
+from sa_bench.training.sources import FixedReplay
 
 WRECKING = {
     "vae": (1000, 1000, 2000),
@@ -225,13 +226,13 @@ class WreckRun(ToyRun):
         if not isinstance(self.star, Diffusion):
             return super().fisher(options)
         rng = torch.Generator().manual_seed(1)
-        return estimate(self.star, self.task, options, self.replay(), self.task.sampler, rng)[0]
+        return estimate_over_time(
+            self.star, self.task, options, self.replay(), self.task.sampler, rng
+        )[0]
 
     def surrogate(self) -> Any:
         """Give noise as the surrogate: uniform, or normal in latents."""
-        if self.task.prompts is not None:
-            return NormalNoise(self.star, self.task.prompts_for(self.task.concept, "forget"))
-        return UniformNoise(self.star, self.task.concept, self.star.shape, self.star.range)
+        return get_family(self.task.family).make_noise(self.star, self.task)
 
     def train(
         self,

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sa_bench.contracts import FisherOptions, Sampler
+from sa_bench.contracts import FisherOptions, Sampler, ignore_event
 from sa_bench.core import registry
 from sa_bench.models import base_models
 from sa_bench.models.vae import VAE
@@ -215,7 +215,7 @@ def test_scoring_a_cell_and_a_second_method(store_env, tmp_path, benchmark):
     sa, relabel = resolve(["mnist_0"], ["sa", "relabel"], sets=["sa.steps=50"])
 
     def cost(cell):
-        result = run_cell(cell, store, tmp_path / "runs", "", lambda *event: None)
+        result = run_cell(cell, store, tmp_path / "runs", "", ignore_event)
         assert result["status"] == "done", result["error"]
         fresh = {k: v["wall_s"] for k, v in result["cost"].items() if not v["cached"]}
         return fresh, json.dumps(result["measurements"])

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sa_bench.commands.verify import tolerance
 from sa_bench.commands.verify.cell_check import CellCheck, Tally, describe_difference
+from sa_bench.contracts import ignore_event
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.settings import require_folders
@@ -33,7 +34,7 @@ def verify(
     limit: float = LIMIT,
     device: str = "cpu",
     plug_ins: Sequence[str] = (),
-    report: Callable[[str, str, int, int], None] = lambda *event: None,
+    report: Callable[[str, str, int, int], None] = ignore_event,
 ) -> list[str]:
     """Recompute what a bundle claims, and return the lines of a summary.
 

@@ -6,7 +6,7 @@ Nothing in this file uses the network; `sa_bench.data.assets.fetch` does.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ from sa_bench.core.file_state import cached_digest
 from sa_bench.core.settings import data_folder, store_folder, weights_folder
 from sa_bench.core.untrusted_text import read_object
 from sa_bench.data import cifar10, stl10
+from sa_bench.data.archives import Archive
 from sa_bench.data.assets import locate
 
 Kind = Literal["weights", "prompts", "model", "data"]
@@ -219,19 +220,29 @@ def _list_assets() -> Iterable[Asset]:
 CATALOGUE: Mapping[str, Asset] = {asset.name: asset for asset in _list_assets()}
 """Every asset by name."""
 
-DATA = {
-    "cifar10": (
-        lambda: cifar10.archive(),
-        "no explicit licence; cite Krizhevsky 2009",
-        "cifar10_airplane",
+
+@dataclass(frozen=True)
+class ArchivedData:
+    """A data set that lies in one archive."""
+
+    archive: Callable[[], Archive]
+    """Describes the archive (from torchvision)."""
+    licence: str
+    unlocks: str
+    """What needs it."""
+
+
+DATA: Mapping[str, ArchivedData] = {
+    "cifar10": ArchivedData(
+        lambda: cifar10.archive(), "no explicit licence; cite Krizhevsky 2009", "cifar10_airplane"
     ),
-    "stl10": (
+    "stl10": ArchivedData(
         lambda: stl10.archive(),
         "derived from ImageNet: research use; cite Coates, Ng, Lee 2011",
         "stl10_airplane",
     ),
 }
-"""Data sets in one archive: the archive (from torchvision), its licence, what it unlocks."""
+"""Data sets in one archive, by name."""
 
 
 def get(name: str) -> Asset:
@@ -265,17 +276,16 @@ def get(name: str) -> Asset:
 
 def get_dataset(name: str) -> Asset:
     """Return the archive of a data set in `DATA` as an asset."""
-    archive = DATA[name][0]()
-    _, licence, unlocks = DATA[name]
+    archive = DATA[name].archive()
     return Asset(
         name,
         archive.file,
         archive.url,
         "",
         archive.size,
-        licence,
+        DATA[name].licence,
         False,
-        unlocks,
+        DATA[name].unlocks,
         "data",
         md5=archive.md5,
     )
@@ -369,7 +379,7 @@ def list_places(asset: Asset) -> list[Path]:
     if asset.kind == "weights":
         return locate.list_places(asset.file, asset.hub)
     if asset.kind == "data":
-        local_path = DATA[asset.name][0]().local(data_folder())
+        local_path = DATA[asset.name].archive().local(data_folder())
         return [*([local_path] if local_path else []), download_target(asset)]
     user_folder = weights_folder() if asset.kind == "model" else data_folder()
     places = [*([user_folder / asset.file] if user_folder else []), download_target(asset)]

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
-from sa_bench.core.errors import CellFailed, MissingAsset
+from sa_bench.core.errors import CellFailed, MissingAsset, first_line
 from sa_bench.core.version import __version__
 from sa_bench.data.assets.catalogue import HUGGING_FACE, LARGEST
 
@@ -217,7 +217,7 @@ def open_url(url: str, headers: dict[str, str] | None = None) -> Any:
 def describe_failure(error: Exception) -> str:
     """Describe a connection's failure in words that follow the address."""
     cause = getattr(error, "reason", error)
-    message = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+    message = first_line(cause)
     is_plain = isinstance(cause, (ConnectionError, TimeoutError)) and not getattr(
         cause, "errno", None
     )

@@ -15,11 +15,10 @@ from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 
-from sa_bench.core.errors import CellFailed, MissingAsset, SaBenchError
+from sa_bench.core.errors import CellFailed, MissingAsset, SaBenchError, first_line
 from sa_bench.core.locks import hold_lock
 from sa_bench.core.store import disk_errors, file_digest, write_atomic
 from sa_bench.data import prompts
-from sa_bench.data.archives import describe_error
 from sa_bench.data.assets import catalogue, locate
 from sa_bench.data.assets.catalogue import Asset
 from sa_bench.data.assets.download import (
@@ -251,7 +250,7 @@ def _convert(asset: Asset, partial_file: Path, subject: str) -> None:
     except Exception as error:  # tarfile, gzip and zlib raise errors of their own
         if isinstance(error, CellFailed) or getattr(error, "errno", None) in DISK:
             raise
-        reason = describe_error(error).replace(str(source), asset.member)
+        reason = first_line(error).replace(str(source), asset.member)
         raise MissingAsset(f"{subject} cannot be converted: {reason}") from error
     finally:
         source.unlink(missing_ok=True)
@@ -315,11 +314,11 @@ def _download_from_hub(asset: Asset, say: Say) -> Path:
         except Exception as error:  # errors of several libraries
             if getattr(error, "errno", None) in DISK:
                 raise CellFailed(
-                    f"{asset.name} cannot be stored in {constants.HF_HUB_CACHE} ({describe_error(error)}); "
+                    f"{asset.name} cannot be stored in {constants.HF_HUB_CACHE} ({first_line(error)}); "
                     "HF_HOME moves that folder."
                 ) from error
             raise MissingAsset(
-                f"{asset.name}: {describe_address(asset.url)} cannot be downloaded ({describe_error(error)}). "
+                f"{asset.name}: {describe_address(asset.url)} cannot be downloaded ({first_line(error)}). "
                 "The same command goes on where this one was."
             ) from error
         if not catalogue.describe_damage(asset, path):

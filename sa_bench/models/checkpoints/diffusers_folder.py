@@ -280,8 +280,9 @@ def assembled(
             vae: Any = AutoencoderKL.from_config(configurations["vae"])
         text_encoder: Any = CLIPTextModel(CLIPTextConfig.from_dict(configurations["text_encoder"]))
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SaBenchError(f"{where} has a configuration that cannot be built: {reason}") from error
+        raise SaBenchError(
+            f"{where} has a configuration that cannot be built: {first_line(error)}"
+        ) from error
     for part, net in (("unet", unet), ("vae", vae), ("text_encoder", text_encoder)):
         expected = {f"{part}.{name}": tensor for name, tensor in net.state_dict().items()}
         network_tensors = {

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sa_bench.core.errors import SaBenchError
+from sa_bench.core.errors import SaBenchError, last_line
 from sa_bench.core.file_state import cached_digest
 from sa_bench.models.checkpoints import diffusers_folder, lora, single_file
 from sa_bench.models.checkpoints.diffusers_folder import (
@@ -287,7 +287,7 @@ def restore(model: Model, path: Path) -> None:
         require_matching(saved_tensors, model_tensors, "here")
         require_all(model_tensors, saved_tensors, "here")
     except Exception as error:
-        reason = str(error).splitlines()[-1].strip().removeprefix("here: ")
+        reason = last_line(error).removeprefix("here: ")
         raise SaBenchError(
             f"{path} is not a text-to-image model of this shape: {reason}"
         ) from error
