@@ -5,9 +5,10 @@ import re
 
 import pytest
 from result_rows import OTHERS, one, result_row
-from sa_bench.reports.html import render, span
+from sa_bench.reports.html import render
 
 from sa_bench.analysis.board import Endpoint
+from sa_bench.analysis.cell_text import format_small_print
 from sa_bench.analysis.plots import (
     GAP,
     nice_ticks,
@@ -23,7 +24,9 @@ from sa_bench.analysis.ranking import make_boards
 def test_few_runs_are_shown_as_points_and_many_as_lowest_to_highest():
     def text(n):
         points = tuple(0.01 * i for i in range(n))
-        return span(Endpoint(0.02, points[0], points[-1], None, points, unit="rate", n=200))
+        return format_small_print(
+            Endpoint(0.02, points[0], points[-1], None, points, unit="rate", n=200)
+        )
 
     assert text(4) == "4 runs: 0.0, 1.0, 2.0, 3.0 %; n\u00a0=\u00a0200\u00a0images a run"
     assert (

@@ -19,7 +19,10 @@ from sa_bench.models.ddpm import DDPM
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
+DEVICES = [pytest.param("cpu", marks=pytest.mark.slow), pytest.param("cuda", marks=gpu)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_the_check_prints_its_table(device):
     check = Path(__file__).with_name("check.py")
     done = subprocess.run(
@@ -91,7 +94,7 @@ FEW = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
+@pytest.mark.parametrize("device", DEVICES)
 def test_the_command_forgets_a_concept_in_a_model_of_stable_diffusions_size(
     device, tmp_path, monkeypatch
 ):
