@@ -31,7 +31,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.installed
 	$(MAKE) -j2 check tests
 
-SIDE_BY_SIDE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+SIDE_BY_SIDE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 tests: $(VENV)/.installed
 	$(SIDE_BY_SIDE) -m 'not slow and not gpu'
 

@@ -164,31 +164,27 @@ def _checked(run, shared_store, folder):
 
 
 def pytest_collection_modifyitems(items):
-    """Keep together what shares an expensive fixture, mark what starts processes, and begin with both.
+    """Mark what starts processes, and begin with the files that take longest.
 
-    The longest tests come first, so that two workers of pytest-xdist end at the same time.
+    Those hold fixtures that a whole file shares, or start processes. With the short files last, two
+    workers of pytest-xdist (`--dist loadfile`) end at the same time.
     """
+    long = set()
     for item in items:
         if "process" in getattr(item, "fixturenames", ()):
             item.add_marker("process")
-        if _shares_with_module(item):
-            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
-    items.sort(key=_place)
+        if item.get_closest_marker("process") or _shares_with_file(item):
+            long.add(item.path)
+    items.sort(key=lambda item: item.path not in long)
 
 
-def _shares_with_module(item):
+def _shares_with_file(item):
     fixtures = getattr(item, "_fixtureinfo", None)
     if fixtures is None:
         return False
     return any(
         fixture.scope == "module" for same in fixtures.name2fixturedefs.values() for fixture in same
     )
-
-
-def _place(item):
-    if item.get_closest_marker("xdist_group"):
-        return 0
-    return 1 if item.get_closest_marker("process") else 2
 
 
 @pytest.fixture
