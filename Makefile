@@ -87,7 +87,7 @@ lower:
 	$(VENV)-lower/bin/python -m pip install -q uv
 	$(VENV)-lower/bin/uv pip install -q --python $(VENV)-lower/bin/python --resolution lowest-direct -e '.[dev]'
 	$(VENV)-lower/bin/python -m sa_bench --help > /dev/null
-	$(VENV)-lower/bin/python -m pytest -m 'not slow and not gpu' tests/test_cli.py tests/test_store.py tests/test_disk.py tests/test_runner.py tests/test_metrics.py tests/test_plugins.py tests/test_packaging.py
+	OMP_NUM_THREADS=1 $(VENV)-lower/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow and not gpu and not process'
 
 # Each resumes where it was stopped. About 4 CPU-hours, 1 and 2.
 board-micro: $(VENV)/.installed

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from commands import TINY, call_main, start_process
+from command_line import TINY, call_main, start_process
 from torch import nn
 
 from sa_bench.contracts import Draw

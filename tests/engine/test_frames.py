@@ -21,7 +21,7 @@ from sa_bench.data.sample_sets import save_samples
 from sa_bench.results.files import SCHEMA, pack_results, read_columns_of
 from sa_bench.results.frames import load_results, write_parquet
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_every_measurement_is_a_row_and_a_failed_cell_one_too():

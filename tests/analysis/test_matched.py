@@ -114,7 +114,7 @@ def test_a_level_that_is_none_is_refused(level, says):
 
 def test_the_published_board_from_the_command_line(cli):
     """At equal forgetting F keeps about five nats more than a constant where replay does not reach."""
-    rows = str(Path(__file__).parent.parent / "docs" / "data" / "micro-1.jsonl.xz")
+    rows = str(Path(__file__).parents[2] / "docs" / "data" / "micro-1.jsonl.xz")
     asked = ("--task", "mnist_0_cover5", "--methods", "sa,l2", "--at", "forget_top1=0.005")
     out = cli("compare", rows, *asked).stdout
     assert "sa − l2: +5.29 nats (95 %: 2.65 to 7.93), p = 0.013, 3 base models" in out

@@ -21,7 +21,7 @@ from sa_bench.core.store import Store
 from sa_bench.engine import external, runner, suites
 from sa_bench.engine.cells import resolve
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FORK = multiprocessing.get_context("fork")
 
 

@@ -13,7 +13,7 @@ from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.engine.cells import resolve
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs" / "examples" / "finetune.py"
 METRIC = '''"""How bright c_f's images are."""
 

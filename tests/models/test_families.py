@@ -14,7 +14,7 @@ from sa_bench.engine.cells import resolve_task
 from sa_bench.models import base_models, family
 from sa_bench.models.family import Family, get_family, list_families
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ASKS = re.compile(
     r"family (==|!=) |isinstance\(\w+, \(?(Diffusion|Prompted)|\bprompts is (not )?None"
     r"|(if|and|not|else) (\w+\.)*task\.model\b|SMOKE_MODEL:?$"

@@ -137,7 +137,7 @@ def test_nothing_and_nan_have_no_value():
 
 
 def test_the_pages_figures_are_the_simulations():
-    text = " ".join((Path(__file__).parent.parent / "docs" / "metrics.md").read_text().split())
+    text = " ".join((Path(__file__).parents[2] / "docs" / "metrics.md").read_text().split())
     one, three = (coverage(0.3, icc, over_images) for icc in (0.1, 0.3))
     assert f"over images covers {one:.0%} and {three:.0%}".replace("%", " %") in text
     assert f"none of 1,000 leaves up to {100 * over_prompts(np.zeros(1000))[1]:.1f} %" in text

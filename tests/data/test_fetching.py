@@ -36,7 +36,7 @@ from sa_bench.data.assets import download as downloads
 from sa_bench.data.assets.catalogue import CATALOGUE, Asset
 from sa_bench.scoring.detectors import celebrities, clip
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 BODY = bytes(range(256)) * 4096  # 1 MiB
 LONG = 600  # s after which a test no longer waits for an event
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from commands import call_main
+from command_line import call_main
 
 from sa_bench.contracts import Request, image_seed
 from sa_bench.core import registry

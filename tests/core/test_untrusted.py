@@ -21,7 +21,7 @@ from sa_bench.models.checkpoints import diffusers_folder, layouts
 from sa_bench.results.bundles import BUNDLED, open_bundle
 from sa_bench.results.files import read_results
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DEEP = b"[" * 100_000 + b"]" * 100_000
 LIMIT = 512 * MIB  # of address space beyond what the libraries take
 BIG = 640 * MIB  # more than that

@@ -11,7 +11,7 @@ from statistics import fmean
 import pytest
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from test_layering import FLOORS
+from floors import FLOORS
 
 from sa_bench.analysis.pairwise import compare_endpoint
 from sa_bench.analysis.ranking import make_boards
@@ -24,7 +24,7 @@ from sa_bench.models import scopes
 from sa_bench.results.files import read_results
 from sa_bench.scoring import cards, collapse_guard
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 BOARDS = DOCS / "boards"
 PAGES = [

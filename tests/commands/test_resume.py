@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import TINY, call_main
+from command_line import TINY, call_main
 
 from sa_bench.data import datasets
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SMALL = [*TINY, "--set", "sa.steps=120", "--set", "sa.fisher.n=2000"]
 LONG = 600  # s that a test waits for an event before it gives up
 pytestmark = pytest.mark.process

@@ -1,6 +1,7 @@
 """What the package's 95 % intervals cover, by simulation: how often an interval holds the estimand it names.
 
-`python tests/test_coverage.py` measures all of it and writes the table in docs/metrics.md; the tests measure again.
+`python tests/statistics/test_coverage.py` measures all of it and writes the table in docs/metrics.md; the
+tests measure again.
 """
 
 import re
@@ -14,8 +15,8 @@ import pytest
 
 from sa_bench.statistics import betting, clustered, intervals, jackknife, over_bases, wilson
 
-PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
-MARKS = "<!-- written by tests/test_coverage.py -->", "<!-- end of coverage -->"
+PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
+MARKS = "<!-- written by tests/statistics/test_coverage.py -->", "<!-- end of coverage -->"
 ASKED = (0.92, 0.98)
 
 
@@ -239,7 +240,7 @@ def test_the_interval_covers_what_it_names_and_the_page_says_so(case):
     written = re.search(
         re.escape(row(case, 0).rsplit("|", 2)[0]) + r"\| ([\d.]+) %", PAGE.read_text()
     )
-    assert written is not None, "write the table: python tests/test_coverage.py"
+    assert written is not None, "write the table: python tests/statistics/test_coverage.py"
     assert abs(float(written[1]) - 100 * share) <= 0.5  # rounding differs between machines
 
 

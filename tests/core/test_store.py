@@ -203,7 +203,7 @@ def _bytes(folder):
 
 
 def test_every_stage_that_the_code_makes_is_a_stores():
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     made = set()
     for path in [*root.glob("sa_bench/**/*.py"), *root.glob("m*/*.py")]:
         made |= set(re.findall(r"(?:\.make|\bStage)\(\s*\"(\w+)\"", path.read_text()))

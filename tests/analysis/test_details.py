@@ -16,7 +16,7 @@ from sa_bench.core import declarations, registry
 from sa_bench.results.files import read_results
 from sa_bench.results.rows import metric_of
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 RATE = {"title": "A rate", "unit": "rate", "better": "lower"}
 COSINE = {"title": "A cosine", "unit": "cosine", "better": "lower"}

@@ -4,21 +4,12 @@ import ast
 from pathlib import Path
 
 import pytest
+from floors import FLOORS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 COMPONENTS = ("methods", "tasks", "metrics", "reports")
 FILES = [p for folder in ("sa_bench", *COMPONENTS) for p in sorted((ROOT / folder).rglob("*.py"))]
 
-FLOORS = [
-    {"contracts"},
-    {"core", "statistics"},
-    {"data", "training", "results"},
-    {"models", "scoring", "analysis"},
-    {"engine", "methods", "metrics", "tasks"},
-    {"reports"},
-    {"api"},
-    {"commands", "weights"},
-]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 NEVER = {
     ("analysis", "models"),

@@ -52,5 +52,5 @@ def test_show_prints_the_entry():
 
 
 def test_the_citation_file_names_this_version():
-    text = (Path(__file__).parent.parent / "CITATION.cff").read_text()
+    text = (Path(__file__).parents[2] / "CITATION.cff").read_text()
     assert f"version: {__version__}" in text

@@ -16,7 +16,7 @@ import torch
 from sa_bench.commands.app import main
 from sa_bench.core import registry
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TINY = [
     "--scale", "quick", "--set", "task.n_forget=20", "--set", "task.n_retain=10", "--set", "task.likelihood_images=10",
     "--set", "task.recovery_budgets=0,5", "--set", "task.recovery_images=10", "--set", "task.feature_images=10",

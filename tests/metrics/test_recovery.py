@@ -19,7 +19,7 @@ from sa_bench.results.files import read_results
 from sa_bench.scoring.inversion import invert
 from sa_bench.statistics import wilson
 
-DATA = Path(__file__).parent.parent / "docs" / "data"
+DATA = Path(__file__).parents[2] / "docs" / "data"
 FEW = (
     "recovery_budgets=0,1,3", "recovery_rates=0.03,0.1", "recovery_starts=own", "recovery_vectors=1",
     "recovery_judged=8", "recovery_images=8", "bound_steps=2", "n_forget=8",

@@ -26,7 +26,7 @@ from sa_bench.data import datasets
 from sa_bench.data.assets import catalogue
 from sa_bench.scoring import features, inception
 
-PAGE = Path(__file__).parent.parent / "docs" / "precision-recall.md"
+PAGE = Path(__file__).parents[2] / "docs" / "precision-recall.md"
 STANDARD = ("inception_fid", "inception_kid", "inception_precision", "inception_recall")
 OFFICIAL = ("official_fid", "official_precision", "official_recall")
 SETS = ["task.n_forget=20", "task.n_retain=5", "task.feature_images=5", "task.metrics=fid,recall"]

@@ -11,7 +11,7 @@ import pytest
 
 from sa_bench.core.store import STAGES
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_list_names_everything(cli):
