@@ -47,9 +47,7 @@ MODULES = {
 """Modules whose functions the template calls by their names."""
 
 
-def render(
-    results: Sequence[ResultRow], at: Path | None = None, unblurred: bool = False
-) -> str:
+def render(results: Sequence[ResultRow], at: Path | None = None, unblurred: bool = False) -> str:
     """Render the page for all `results`, one section per board.
 
     Args:

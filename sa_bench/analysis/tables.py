@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from sa_bench.analysis.board import Board, Endpoint, Line
 from sa_bench.analysis.cell_text import format_cost

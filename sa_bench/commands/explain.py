@@ -50,9 +50,7 @@ def explain(cell: Path, metric: str | None) -> str:
         ) from error
 
 
-def _explain_result(
-    row: ResultRow, folder: Path, metric: str | None, edited_file: str
-) -> str:
+def _explain_result(row: ResultRow, folder: Path, metric: str | None, edited_file: str) -> str:
     """Explain a result: its cell, the chosen measurements, and how to make it again."""
     measurements = row["measurements"]
     names = {metric_of(m): m for m in measurements} | {m["name"]: m for m in measurements}

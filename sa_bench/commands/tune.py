@@ -122,7 +122,10 @@ def _make_try(
     forget, keep = (_primary_measurements(rows, i) for i in (0, 2))
     sign = -1 if keep[0][1]["better"] == "lower" else 1
     values = rows[0]["task_values"]
-    chance, n = values.get("gate") or 1 / len(values["classes"]), sum(m["n"] or 0 for _, m in forget)
+    chance, n = (
+        values.get("gate") or 1 / len(values["classes"]),
+        sum(m["n"] or 0 for _, m in forget),
+    )
     rate = sum(value * (m["n"] or 0) for value, m in forget) / n
     return Try(
         task,
@@ -140,9 +143,7 @@ def _make_try(
     )
 
 
-def _primary_measurements(
-    rows: Sequence[ResultRow], which: int
-) -> list[tuple[float, Measurement]]:
+def _primary_measurements(rows: Sequence[ResultRow], which: int) -> list[tuple[float, Measurement]]:
     """Return value and measurement of primary endpoint number `which` (0 to 2) of every result."""
     measurements = []
     for row in rows:
