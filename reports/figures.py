@@ -7,7 +7,7 @@ marker of its own, so that a figure can be read in grey. The same results give t
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,6 +24,7 @@ from sa_bench.data.sample_sets import load_arrays
 from sa_bench.results.files import read_columns_of
 from sa_bench.results.format import format_number
 from sa_bench.results.rows import may_be_explicit, metric_of
+from sa_bench.results.schema import ResultRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -398,7 +399,7 @@ def _draw_samples(board: Board, columns: int, explicit: bool, sort: str = "") ->
             continue
         cell = line.cells[0]
         veiled = may_be_explicit(cell["task_values"]) and not explicit
-        folder = Path(cell["folder"])
+        folder = Path(cell.get("folder", ""))
         if sort:
             highest = _highest_scored(cell, sort, columns, line.label)
             if highest is not None:
@@ -442,10 +443,12 @@ def _draw_samples(board: Board, columns: int, explicit: bool, sort: str = "") ->
 
 def _has_images(line: Line) -> bool:
     """Tell whether the images of c_f of a line's first run are here."""
-    return bool(line.cells) and (Path(line.cells[0]["folder"]) / "forget.safetensors").is_file()
+    if not line.cells:
+        return False
+    return (Path(line.cells[0].get("folder", "")) / "forget.safetensors").is_file()
 
 
-def _measurement_names(cell: Mapping[str, Any], sort: str) -> list[str]:
+def _measurement_names(cell: ResultRow, sort: str) -> list[str]:
     """List the measurements that `sort` names, by whole name or by metric (`kid` for `kid[judge]`)."""
     return [m["name"] for m in cell["measurements"] if sort in (m["name"], metric_of(m))]
 
@@ -462,7 +465,7 @@ def _refuse_score(board: Board, sort: str) -> NoReturn:
     raise unknown_name("score of the images of c_f", sort, list(dict.fromkeys(scored_names)))
 
 
-def _scored_rows(cell: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray] | None:
+def _scored_rows(cell: ResultRow, name: str) -> tuple[np.ndarray, np.ndarray] | None:
     """Find which of a run's images of c_f have a finite score of a measurement.
 
     A score is joined to its image by seed and, where there is one, prompt; scores of other images do not
@@ -475,7 +478,8 @@ def _scored_rows(cell: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.nda
     metrics = {metric_of(m) for m in cell["measurements"] if m["name"] == name} & known_metrics
     if any("model" in registry.get_metric(metric).requires for metric in metrics):
         return None
-    file, columns = Path(cell["folder"]) / "forget.safetensors", read_columns_of(cell, name)
+    file = Path(cell.get("folder", "")) / "forget.safetensors"
+    columns = read_columns_of(cell, name)
     if "seed" not in columns or not file.is_file():
         return None
     sample_set = load_arrays(file)
@@ -495,7 +499,7 @@ def _scored_rows(cell: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.nda
 
 
 def _highest_scored(
-    cell: Mapping[str, Any], sort: str, count: int, label: str
+    cell: ResultRow, sort: str, count: int, label: str
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Find the images of c_f with the highest scores.
 

@@ -8,7 +8,7 @@ import base64
 import hashlib
 import io
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -30,6 +30,7 @@ from sa_bench.data.sample_sets import load_arrays
 from sa_bench.results import format as numbers
 from sa_bench.results.format import describe_machine
 from sa_bench.results.rows import may_be_explicit
+from sa_bench.results.schema import Measurement, ResultRow
 from sa_bench.scoring.cards import judge_card
 
 COLUMNS = 10  # images in a row of a grid
@@ -46,9 +47,7 @@ MODULES = {
 """Modules whose functions the template calls by their names."""
 
 
-def render(
-    results: Sequence[Mapping[str, Any]], at: Path | None = None, unblurred: bool = False
-) -> str:
+def render(results: Sequence[ResultRow], at: Path | None = None, unblurred: bool = False) -> str:
     """Render the page for all `results`, one section per board.
 
     Args:
@@ -99,12 +98,12 @@ def once() -> Callable[[str], tuple[str, bool]]:
     return placed
 
 
-def cells(board: Board) -> list[tuple[Line, Mapping[str, Any]]]:
+def cells(board: Board) -> list[tuple[Line, ResultRow]]:
     """List every cell of the board with its line, failed ones too."""
     return [(line, cell) for line in board.lines for cell in (*line.cells, *line.failed)]
 
 
-def titles(board: Board) -> dict[str, dict[str, Any]]:
+def titles(board: Board) -> dict[str, Measurement]:
     """Map measurement names to their declarations; `c_f` in a title becomes the concept's name."""
     measurements = {m["name"]: m for _, cell in cells(board) for m in cell["measurements"]}
     return {
@@ -212,7 +211,7 @@ def guard_card(board: Board) -> dict[str, Any] | None:
     return card | {"resamples": sum(card["null"]["resamples"].values())}
 
 
-def link(cell: Mapping[str, Any], at: Path | None) -> str:
+def link(cell: ResultRow, at: Path | None) -> str:
     """Return the address of a cell's folder relative to the page; "" without one."""
     folder = Path(str(cell.get("folder") or ""))
     # the folder of a bundle's cell lies in the store, which others do not have
@@ -233,7 +232,7 @@ def pictures(board: Board, unblurred: bool = False) -> list[dict[str, Any]]:
     for line in board.lines:
         if not line.cells:
             continue
-        folder, task = Path(line.cells[0]["folder"]), line.cells[0]["task_values"]
+        folder, task = Path(line.cells[0].get("folder", "")), line.cells[0]["task_values"]
         veiled = may_be_explicit(task)
         before, after = (
             {

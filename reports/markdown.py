@@ -1,7 +1,6 @@
 """The Markdown report: the same boards as tables for documents and pull requests."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from sa_bench.analysis import cell_text, details
 from sa_bench.analysis.board import Board, Endpoint, Line
@@ -24,9 +23,10 @@ from sa_bench.core.escaping import escape_markdown as escape
 from sa_bench.core.escaping import escape_paragraph, fence_code
 from sa_bench.core.version import __version__
 from sa_bench.results.format import describe_machine, format_number, format_percent
+from sa_bench.results.schema import Measurement, ResultRow
 
 
-def render(results: Sequence[Mapping[str, Any]]) -> str:
+def render(results: Sequence[ResultRow]) -> str:
     """Render one section per board: answer, endpoints, other metrics, recovery by dose, commands."""
     return "# Results\n\n" + "\n".join(map(_render_board, make_boards(results))).rstrip() + "\n"
 
@@ -69,7 +69,7 @@ def _format_tag(line: Line) -> str:
     return f" ({line.tag})" if line.tag else ""
 
 
-def _measurements_by_name(board: Board) -> dict[str, Mapping[str, Any]]:
+def _measurements_by_name(board: Board) -> dict[str, Measurement]:
     """Map names of measurements to one measurement each, for its unit and direction."""
     return {m["name"]: m for line in board.lines for c in line.cells for m in c["measurements"]}
 
@@ -123,7 +123,7 @@ def _endpoint_table(board: Board, missing: Notes) -> list[str]:
     return _make_table(head, rows)
 
 
-def _describe_unit(m: Mapping[str, Any]) -> str:
+def _describe_unit(m: Measurement) -> str:
     """Describe a measurement's better direction and its unit; rates include their % themselves."""
     return (m["better"] or "no direction") + (
         "" if m["unit"] in (None, "rate", "probability") else f", {m['unit']}"

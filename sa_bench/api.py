@@ -17,6 +17,7 @@ from sa_bench.engine.validation import check_precision
 from sa_bench.results.bundles import BUNDLED
 from sa_bench.results.files import read_results
 from sa_bench.results.frames import load_results
+from sa_bench.results.schema import ResultRow
 from sa_bench.results.untrusted import read_stranger_result
 
 MARK = "<!-- written by sa_bench report -->"  # in a Markdown file all above this line is kept
@@ -73,9 +74,9 @@ def run_folder(
     overwrite: bool,
     device: str,
     report: Callable[[str, str, int, int], None] = ignore_event,
-    finished: Callable[[dict[str, Any]], None] = lambda result: None,
+    finished: Callable[[ResultRow], None] = lambda result: None,
     announce: Callable[[list[Cell]], None] = lambda cells: None,
-) -> tuple[list[dict[str, Any]], Path, Path]:
+) -> tuple[list[ResultRow], Path, Path]:
     """Run `cells` and render the report: (results, run folder, report file)."""
     from sa_bench.engine import runner
 
@@ -103,7 +104,7 @@ def unfinished_cells(cells: list[Cell], without: Sequence[Path]) -> list[Cell]:
     Raises:
         SaBenchError: these cannot be read, or no cell remains to be run.
     """
-    finished: dict[str, list[dict[str, Any]]] = {}
+    finished: dict[str, list[ResultRow]] = {}
     for row in read_results(without):
         if row["status"] == "done":
             finished.setdefault(row["cell"][:OLD_ID], []).append(row)
@@ -241,7 +242,7 @@ def table(
 
 def _make_tables(
     name: str,
-    results: Sequence[dict[str, Any]],
+    results: Sequence[ResultRow],
     has_folders: bool,
     task: str | Sequence[str],
     metrics: str | Sequence[str],
@@ -337,7 +338,7 @@ def evaluate(
     metrics: Sequence[str] = (),
     out: str | Path | None = None,
     report: Callable[[str, str, int, int], None] = ignore_event,
-) -> dict[str, Any]:
+) -> ResultRow:
     """Measure images made elsewhere, and return a result like a cell's, with method `external`.
 
     Args:

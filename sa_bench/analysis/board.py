@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
 from sa_bench.analysis.gates import Estimate
 from sa_bench.results.rows import code_of
-
-Row = Mapping[str, Any]
-Rows = Sequence[Row]
+from sa_bench.results.schema import ResultRow, StageCost
 
 
-def run_of(row: Row) -> tuple[int, int, int]:
+def run_of(row: ResultRow) -> tuple[int, int, int]:
     """Return the run of a result: (base seed, forgetting seed, seed of the images)."""
     return row["base_seed"], row["seed"], row["task_values"].get("sample_seed") or 0
 
 
-def seconds_spent(cost: Row) -> float | None:
+def seconds_spent(cost: StageCost) -> float | None:
     """Return the seconds of a stage: CPU seconds on a CPU, wall seconds on another device.
 
     The work of other devices is not seen by the CPU's clock. None if the cost was not recorded.
@@ -58,8 +55,8 @@ class Line:
     method: str
     label: str  # the method and the fields in which it differs from its siblings
     standing: str  # `method`, `reference`, `target` or `control`
-    cells: list[Row]
-    failed: list[Row]
+    cells: list[ResultRow]
+    failed: list[ResultRow]
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
     forgotten: bool | None = None
     no_claim: str = ""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sa_bench.analysis.board import Board, Line, Row
+from sa_bench.analysis.board import Board, Line
 from sa_bench.analysis.pairwise import (
     Comparison,
     Scores,
@@ -27,6 +27,7 @@ from sa_bench.analysis.ranking import make_boards
 from sa_bench.contracts import Task, key_values
 from sa_bench.core.errors import SaBenchError, unknown_name
 from sa_bench.results.files import read_results
+from sa_bench.results.schema import Measurement, ResultRow
 from sa_bench.statistics import ALPHA, clustered, components, holm, sampling
 from sa_bench.statistics.clustered import Paired
 
@@ -127,7 +128,7 @@ def protocol_difference(a: Side, b: Side) -> str:
     return ""
 
 
-def _protocol_entries(left: Row, right: Row) -> Iterator[tuple[str, Any, Any]]:
+def _protocol_entries(left: ResultRow, right: ResultRow) -> Iterator[tuple[str, Any, Any]]:
     """Yield (name, left value, right value) of all that belongs to the protocol of two results."""
     yield "task", left["task"], right["task"]
     yield "scale", left["scale"], right["scale"]
@@ -269,7 +270,10 @@ class Answer:
     """Comparison of two lines on one endpoint."""
 
     role: str
-    row: Row  # a measurement of line a, for its title, unit and direction
+    name: str  # of the measurement
+    title: str
+    unit: str | None
+    better: str | None
     a: float | None
     b: float | None
     pairs: int  # pairs of checkpoints with scores
@@ -289,7 +293,7 @@ class Versus:
 
     a: Side
     b: Side
-    runs: tuple[tuple[Row, Row], ...]
+    runs: tuple[tuple[ResultRow, ResultRow], ...]
     matched: bool  # whether the two of a pair have the same base model and forgetting seed
     answers: tuple[Answer, ...]
 
@@ -329,7 +333,7 @@ def compare_lines(a: Side, b: Side) -> Versus:
     return Versus(a, b, runs, matched, tuple(answers))
 
 
-def _format_runs(cells: Mapping[tuple[int, int, int], Row]) -> str:
+def _format_runs(cells: Mapping[tuple[int, int, int], ResultRow]) -> str:
     """Format runs as (base, seed), with the seed of the images if one of them is not 0."""
     shown = 3 if any(draw for *_, draw in cells) else 2
     return ", ".join(str(run[:shown]) for run in sorted(cells))
@@ -346,7 +350,12 @@ def _with_adjusted_p(answer: Answer, checkpoints: float | None, methods: float |
 
 
 def _compare_on_endpoint(
-    role: str, name: str, a: Side, b: Side, runs: Sequence[tuple[Row, Row]], matched: bool
+    role: str,
+    name: str,
+    a: Side,
+    b: Side,
+    runs: Sequence[tuple[ResultRow, ResultRow]],
+    matched: bool,
 ) -> Answer:
     """Answer how two lines differ on one endpoint, over the given pairs of results."""
     pairs_of_measurements = [
@@ -357,14 +366,13 @@ def _compare_on_endpoint(
         (x, y) for x, y in complete_pairs if x["value"] is not None and y["value"] is not None
     ]
     if not valued_pairs:
-        measurement = next(
-            (m for pair in pairs_of_measurements for m in pair if m is not None), {"name": name}
-        )
+        measured = (m for pair in pairs_of_measurements for m in pair if m is not None)
+        words = _describe_measurement(name, next(measured, None))
         reason = next(
             (m["reason"] for pair in complete_pairs for m in pair if m["value"] is None),
             "it was not measured",
         )
-        return Answer(role, measurement, None, None, 0, why=str(reason))
+        return Answer(role, *words, None, None, 0, why=str(reason))
     measurement, unit = valued_pairs[0][0], valued_pairs[0][0]["unit"]
     scores_of_pairs, why = [], ""
     for x, y in runs:
@@ -383,9 +391,9 @@ def _compare_on_endpoint(
     between = compare_endpoint(name, a.line, b.line) if matched else None
     return Answer(
         role,
-        measurement,
-        fmean(x["value"] for x, _ in valued_pairs),
-        fmean(y["value"] for _, y in valued_pairs),
+        *_describe_measurement(name, measurement),
+        fmean(m["value"] for m, _ in valued_pairs if m["value"] is not None),
+        fmean(m["value"] for _, m in valued_pairs if m["value"] is not None),
         len(scores_of_pairs),
         (for_a, for_b),
         pool_pairs(scores_of_pairs, is_rate(unit)) if scores_of_pairs else None,
@@ -396,6 +404,15 @@ def _compare_on_endpoint(
         tuple(d for ds in by_base.values() for d in ds),
         _split_spread(by_base, scores_of_pairs, _differences_by_judge(valued_pairs)),
     )
+
+
+def _describe_measurement(
+    name: str, measurement: Measurement | None
+) -> tuple[str, str, str | None, str | None]:
+    """Return a measurement's name, title, unit and direction; its name alone if it was not measured."""
+    if measurement is None:
+        return name, name, None, None
+    return name, measurement["title"], measurement["unit"], measurement["better"]
 
 
 def pool_pairs(pairs: Sequence[Scores], bounded: bool) -> Paired:
@@ -445,7 +462,7 @@ def _standardise(
     return comparison.difference / spread if spread > 0 else None
 
 
-def _differences_by_judge(pairs: Sequence[tuple[Row, Row]]) -> dict[str, float]:
+def _differences_by_judge(pairs: Sequence[tuple[Measurement, Measurement]]) -> dict[str, float]:
     """Map judges that all runs have to their own difference, the mean over the runs."""
     sides = [[{j["judge"]: j["value"] for j in m["judges"] or []} for m in pair] for pair in pairs]
     names = [n for n in sides[0][0] if all(n in side for pair in sides for side in pair)]

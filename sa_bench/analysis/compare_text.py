@@ -38,14 +38,12 @@ def format_comparison(versus: Versus) -> str:
         *_describe_runs(versus, names),
     ]
     for answer in versus.answers:
-        title = str(answer.row.get("title", answer.row["name"])).replace(
-            "c_f", versus.a.board.concept
-        )
-        unit = answer.row.get("unit")
+        title = answer.title.replace("c_f", versus.a.board.concept)
+        unit = answer.unit
         suffix = "" if unit is None or is_rate(unit) else f" {unit}"
         paragraphs += [
             "",
-            f"{answer.role.capitalize()}: {title} ({answer.row['name']}, {answer.row.get('better')} is better)",
+            f"{answer.role.capitalize()}: {title} ({answer.name}, {answer.better} is better)",
         ]
         if answer.a is None:
             paragraphs.append(f"  n/a: {answer.why}")
@@ -130,7 +128,7 @@ def _describe_answer(versus: Versus, answer: Answer, names: tuple[str, str]) -> 
 
 def _favoured(value: float, answer: Answer, names: tuple[str, str]) -> str:
     """Return the name of the side that a difference is in favour of."""
-    second_is_better = (value > 0) == (answer.row["better"] == "lower")
+    second_is_better = (value > 0) == (answer.better == "lower")
     return names[1] if second_is_better else names[0]
 
 
@@ -141,7 +139,7 @@ def _describe_checkpoints(versus: Versus, answer: Answer, names: tuple[str, str]
     paired = answer.checkpoints
     if paired is None:
         return f"Not told: {answer.why}."
-    unit, differ = answer.row["unit"], paired.p < ALPHA
+    unit, differ = answer.unit, paired.p < ALPHA
     verdict = (
         f"Yes, in favour of {_favoured(paired.difference, answer, names)}"
         if differ
@@ -219,13 +217,13 @@ def _describe_spread(versus: Versus, answer: Answer) -> str:
 
 def _unit_suffix(answer: Answer) -> str:
     """Return the unit to print behind a difference; "" if there is none."""
-    unit = answer.row["unit"]
+    unit = answer.unit
     return " points" if is_rate(unit) else f" {unit}" if unit else ""
 
 
 def _format_value(value: float, answer: Answer, sign: str = "") -> str:
     """Format a difference without its unit; rates in points."""
-    if is_rate(answer.row["unit"]):
+    if is_rate(answer.unit):
         return format(100 * value, f"{sign}.1f")
     return format(value, f"{sign}.3g")
 

@@ -18,6 +18,7 @@ from sa_bench.contracts import Extra
 from sa_bench.core.declarations import list_extras
 from sa_bench.results.format import format_number, format_unit
 from sa_bench.results.rows import metric_of
+from sa_bench.results.schema import Measurement, ResultRow
 
 SAME, COUNT = "the metric's", "count"  # units: that of the metric's value; a whole number
 FURTHER = {  # further numbers of an entry: key -> words, unit
@@ -62,7 +63,7 @@ class Row(NamedTuple):
     cells: tuple[tuple[str, str], ...]  # (number, small print) per line; "" where the line lacks it
 
 
-def find_extras(m: Mapping[str, Any], row: Mapping[str, Any] | None = None) -> Mapping[str, Extra]:
+def find_extras(m: Measurement, row: ResultRow | None = None) -> Mapping[str, Extra]:
     """Find what a measurement's metric declares to stand beside its value, by key of `extra`.
 
     A plug-in that this process does not know is read from the file that our own `row` names.
@@ -75,7 +76,7 @@ def find_extras(m: Mapping[str, Any], row: Mapping[str, Any] | None = None) -> M
     return list_extras(name, file)
 
 
-def extra_numbers(m: Mapping[str, Any], row: Mapping[str, Any] | None = None) -> list[Fact]:
+def extra_numbers(m: Measurement, row: ResultRow | None = None) -> list[Fact]:
     """List the declared numbers of a measurement's `extra`, in its order.
 
     `row` is the result that it stands in, whose task names the classes.
@@ -92,7 +93,7 @@ def extra_numbers(m: Mapping[str, Any], row: Mapping[str, Any] | None = None) ->
     return facts
 
 
-def describe_extra(m: Mapping[str, Any], key: str, row: Mapping[str, Any] | None = None) -> str:
+def describe_extra(m: Measurement, key: str, row: ResultRow | None = None) -> str:
     """Describe the declared numbers under one key of `extra`: `prompts: synonym 1.0 % (n = 40), …`.
 
     Returns:

@@ -108,11 +108,14 @@ def _reach_level(
     for line in lines:
         for cell in line.cells:
             measurements = [find_measurement(cell, name) for name in names]
-            if any(m is None or m["value"] is None for m in measurements):
+            cell_values = [
+                m["value"] for m in measurements if m is not None and m["value"] is not None
+            ]
+            if len(cell_values) < len(names):
                 continue
             base, seed, _ = run_of(cell)
             setting = runs.setdefault(seed if single_base else base, {}).setdefault(line.label, [])
-            setting.append([m["value"] for m in measurements if m is not None])
+            setting.append(cell_values)
     better = next(
         (e.better for line in lines if (e := line.endpoints.get(names[1])) is not None), None
     )

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from sa_bench.analysis.board import Board, Line, Row, run_of
+from sa_bench.analysis.board import Board, Line, run_of
 from sa_bench.results.files import read_columns_of
+from sa_bench.results.schema import Measurement, ResultRow
 from sa_bench.statistics import ALPHA, clustered, holm, over_bases
 
 FEWEST = 5  # below this number of shared runs there is no interval and no p
@@ -85,7 +86,7 @@ def shared_runs(a: Line, b: Line) -> list[tuple[int, int, int]]:
     return sorted(keys[0] & keys[1])
 
 
-def cells_by_run(line: Line) -> dict[tuple[int, int, int], Row]:
+def cells_by_run(line: Line) -> dict[tuple[int, int, int], ResultRow]:
     """Map runs (`run_of`) to the line's cells."""
     return {run_of(c): c for c in line.cells}
 
@@ -101,7 +102,7 @@ class Scores:
     keys: Any  # identifies the images, to tell whether another pair was scored on the same ones
 
 
-def paired_scores(a: Row, b: Row, name: str) -> Scores | str:
+def paired_scores(a: ResultRow, b: ResultRow, name: str) -> Scores | str:
     """Pair the scores of measurement `name` of two results over the images that both have.
 
     An image is identified by its prompt and seed; results of a class-conditional task all hold the same
@@ -235,6 +236,6 @@ def differences_by_base(name: str, a: Line, b: Line) -> dict[int, list[float]]:
     return differences
 
 
-def find_measurement(cell: Row, name: str) -> Row | None:
+def find_measurement(cell: ResultRow, name: str) -> Measurement | None:
     """Find a result's measurement by name; None if it has none."""
     return next((m for m in cell["measurements"] if m["name"] == name), None)

@@ -27,6 +27,7 @@ from sa_bench.core.errors import unknown_name
 from sa_bench.core.registry import component_folder
 from sa_bench.results.format import format_number
 from sa_bench.results.rows import metric_of
+from sa_bench.results.schema import ResultRow
 
 SCALES = ("paper", "full")  # the preferred scale first; `quick` is never in a table
 
@@ -43,7 +44,7 @@ def load_layouts() -> dict[str, dict[str, Any]]:
     return layouts
 
 
-def make_published_table(name: str, results: Sequence[Mapping[str, Any]]) -> Table:
+def make_published_table(name: str, results: Sequence[ResultRow]) -> Table:
     """Make a published table with our values, at the scale nearest to the published protocol.
 
     Raises:
@@ -206,7 +207,7 @@ def _format_value(value: float | str) -> str:
     return str(value).removesuffix(".0")
 
 
-def _list_lines(results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Board, Line]]:
+def _list_lines(results: Sequence[ResultRow]) -> Iterator[tuple[Board, Line]]:
     """Yield every line that a table may show, the nearest scale and the fewest overrides first."""
     boards = [board for board in make_boards(results) if board.scale in SCALES]
     for board in sorted(boards, key=lambda b: (SCALES.index(b.scale), _count_overrides(b))):

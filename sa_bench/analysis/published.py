@@ -18,6 +18,7 @@ from sa_bench.core.fields import resolve_fields
 from sa_bench.core.registry import component_folder
 from sa_bench.results.format import format_number
 from sa_bench.results.rows import metric_of
+from sa_bench.results.schema import Measurement, ResultRow
 
 FEWEST_RUNS = 3  # below this number of runs, or of judges, a verdict is inconclusive
 
@@ -89,7 +90,7 @@ def _parse_value(text: str) -> float | str:
         return text
 
 
-def find_published(row: Mapping[str, Any], metric: str) -> Published | None:
+def find_published(row: ResultRow, metric: str) -> Published | None:
     """Find the published number for a result's task, method, fields and metric.
 
     Returns:
@@ -99,7 +100,7 @@ def find_published(row: Mapping[str, Any], metric: str) -> Published | None:
     return min(entries, key=lambda entry: bool(entry.never), default=None)
 
 
-def is_of(entry: Published, row: Mapping[str, Any]) -> bool:
+def is_of(entry: Published, row: ResultRow) -> bool:
     """Tell whether a result has the published number's task, overrides, method and fields.
 
     Another concept or panel of judges is another task.
@@ -121,11 +122,11 @@ def is_of(entry: Published, row: Mapping[str, Any]) -> bool:
 NO_JUDGE = ""  # key of the value of a metric without judges
 
 
-def values_by_judge(measurement: Mapping[str, Any]) -> dict[str, float]:
+def values_by_judge(measurement: Measurement) -> dict[str, float]:
     """Map judges to their values; a metric without judges (FID) has one value, under `NO_JUDGE`."""
-    return {j["judge"]: j["value"] for j in measurement["judges"] or []} or {
-        NO_JUDGE: measurement["value"]
-    }
+    if by_judge := {j["judge"]: j["value"] for j in measurement["judges"] or []}:
+        return by_judge
+    return {} if measurement["value"] is None else {NO_JUDGE: measurement["value"]}
 
 
 def prediction_interval(values: np.ndarray) -> tuple[float, float]:
@@ -158,7 +159,7 @@ def prediction_interval(values: np.ndarray) -> tuple[float, float]:
     return mean, float(stats.t.ppf(0.975, min(runs, judges) - 1)) * variance**0.5
 
 
-def find_departures(entry: Published, row: Mapping[str, Any]) -> list[str]:
+def find_departures(entry: Published, row: ResultRow) -> list[str]:
     """List how a result at scale `paper` departs from the published setting: fields, images, prompts.
 
     A field that the result lacks was added later and counts as its default.
@@ -191,7 +192,7 @@ def find_departures(entry: Published, row: Mapping[str, Any]) -> list[str]:
     )
 
 
-def verdict_on(row: Mapping[str, Any], measurement: Mapping[str, Any]) -> dict[str, Any] | None:
+def verdict_on(row: ResultRow, measurement: Measurement) -> dict[str, Any] | None:
     """Judge one result's measurement against the number published for it.
 
     Returns:
@@ -204,7 +205,7 @@ def verdict_on(row: Mapping[str, Any], measurement: Mapping[str, Any]) -> dict[s
 
 
 def verdict_of_runs(
-    entry: Published, row: Mapping[str, Any], by_run: Sequence[Mapping[str, float]]
+    entry: Published, row: ResultRow, by_run: Sequence[Mapping[str, float]]
 ) -> dict[str, Any]:
     """Judge a published number by our runs, with the numbers behind the verdict.
 

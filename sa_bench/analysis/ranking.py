@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from sa_bench.analysis.board import Board, Endpoint, Line, Row, Rows, run_of
+from sa_bench.analysis.board import Board, Endpoint, Line, run_of
 from sa_bench.analysis.gates import Reading, difference_bounds, estimate
 from sa_bench.analysis.pairwise import FEWEST, differences_by_base
 from sa_bench.analysis.published import find_published, values_by_judge
@@ -35,6 +35,7 @@ from sa_bench.contracts import Task, flatten, key_values
 from sa_bench.core.declarations import find_control
 from sa_bench.results.format import format_percent
 from sa_bench.results.rows import code_of, metric_of
+from sa_bench.results.schema import ResultRow
 from sa_bench.results.threats import THREATS, threat_of
 from sa_bench.statistics import ALPHA, holm, over_bases, score_interval
 
@@ -42,9 +43,9 @@ TOLERATED = 0.1  # share of a method's runs that the guard may flag before it co
 ONE_SIDED = 1.6448536269514722  # standard errors of a one-sided 95 % bound
 
 
-def make_boards(results: Rows) -> list[Board]:
+def make_boards(results: Sequence[ResultRow]) -> list[Board]:
     """Sort results into boards; another task, scale, override or fingerprint makes another board."""
-    groups: dict[str, list[tuple[list[Row], dict[str, Any]]]] = {}
+    groups: dict[str, list[tuple[list[ResultRow], dict[str, Any]]]] = {}
     for row in results:
         # The list of metrics changes no value, and fingerprints tell whether metrics agree. Fields
         # that were added later are left out at their defaults, so that older results stand on the
@@ -85,13 +86,13 @@ def _to_key(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _collect_lines(rows: list[Row]) -> list[Line]:
+def _collect_lines(rows: list[ResultRow]) -> list[Line]:
     """Sort the rows of one protocol into lines by method, code, fields and origin.
 
     The same cell may lie in several run folders; counted twice it would look like a second run. One
     from a stranger's bundle is another measurement and stands in a line of its own.
     """
-    unique: dict[str, Row] = {}
+    unique: dict[str, ResultRow] = {}
     for row in rows:
         settings = [row["method"], code_of(row), row["fields"], row.get("origin", "")]
         key = _to_key([*settings, *run_of(row)])
@@ -103,7 +104,7 @@ def _collect_lines(rows: list[Row]) -> list[Line]:
             key, Line(row["method"], row["method"], row["standing"], [], [], threat=threat_of(row))
         )
         model, draw = row["artifacts"].get("model"), run_of(row)[-1]
-        known_models = [(cell["artifacts"]["model"], run_of(cell)[-1]) for cell in line.cells]
+        known_models = [(cell["artifacts"].get("model"), run_of(cell)[-1]) for cell in line.cells]
         if row["status"] != "done":
             line.failed.append(row)
         elif (model, draw) not in known_models or model is None:
@@ -111,7 +112,7 @@ def _collect_lines(rows: list[Row]) -> list[Line]:
     return list(lines.values())
 
 
-def _make_board(rows: list[Row], remark: str) -> Board:
+def _make_board(rows: list[ResultRow], remark: str) -> Board:
     """Make the board of rows of one protocol; `remark` is added to its title."""
     lines = _collect_lines(rows)
     first = rows[0]
@@ -170,7 +171,7 @@ def _find_collapse(line: Line) -> str | None:
     return flags[0] + (f" ({len(flags)} of {runs} runs)" if runs > 1 else "")
 
 
-def merge_results(first: Row, second: Row) -> Row:
+def merge_results(first: ResultRow, second: ResultRow) -> ResultRow:
     """Merge two results of one cell: take the finished one; if both finished, keep every measurement."""
     if first["status"] != "done" or second["status"] != "done":
         return second if second["status"] == "done" else first
@@ -248,23 +249,25 @@ def reproduction_note(board: Board, line: Line) -> str:
     return note
 
 
-def _make_endpoint(cells: Rows, name: str) -> Endpoint:
+def _make_endpoint(cells: Sequence[ResultRow], name: str) -> Endpoint:
     """Summarise measurement `name` over the cells of a line."""
     measurements = [m for cell in cells for m in cell["measurements"] if m["name"] == name]
-    by_run = [
-        (run_of(cell), m)
+    readings = [
+        Reading(*run_of(cell)[:2], value, m["low"], m["high"])
         for cell in cells
         for m in cell["measurements"]
-        if m["name"] == name and m["value"] is not None and math.isfinite(m["value"])
+        if m["name"] == name and (value := m["value"]) is not None and math.isfinite(value)
     ]
-    valued = [m for _, m in by_run]
+    valued = [m for m in measurements if m["value"] is not None and math.isfinite(m["value"])]
     reason = next(
         (m["reason"] or "the value is not finite" for m in measurements if m not in valued), None
     )
     if not valued:
-        declared = {"unit": measurements[0]["unit"], "better": measurements[0]["better"]}
-        return Endpoint(None, None, None, None, (), reason, missing=len(cells), **declared)
-    first, points = valued[0], tuple(float(m["value"]) for m in valued)
+        unit, better = measurements[0]["unit"], measurements[0]["better"]
+        return Endpoint(
+            None, None, None, None, (), reason, missing=len(cells), unit=unit, better=better
+        )
+    first, points = valued[0], tuple(float(reading.value) for reading in readings)
     base_values = [m["base"] for m in valued if m["base"] is not None]
     single = len(points) == 1
     return Endpoint(
@@ -274,9 +277,7 @@ def _make_endpoint(cells: Rows, name: str) -> Endpoint:
         fmean(base_values) if base_values else None,
         points,
         reason,
-        estimate(
-            [Reading(*run[:2], m["value"], m["low"], m["high"]) for run, m in by_run], first["unit"]
-        ),
+        estimate(readings, first["unit"]),
         len(cells) - len(valued),
         first["unit"],
         first["better"],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from sa_bench.analysis.board import Board, Endpoint, Line
 from sa_bench.analysis.cell_text import format_cost
@@ -16,6 +15,7 @@ from sa_bench.core.errors import SaBenchError, unknown_name
 from sa_bench.core.fields import split_list
 from sa_bench.results.format import format_number
 from sa_bench.results.rows import metric_of
+from sa_bench.results.schema import ResultRow
 from sa_bench.results.sealing import EDITED
 from sa_bench.statistics import over_bases
 
@@ -147,7 +147,7 @@ def notes_on(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def make_leaderboards(
-    results: Sequence[Mapping[str, Any]],
+    results: Sequence[ResultRow],
     task: str | Sequence[str] = (),
     metrics: str | Sequence[str] = (),
     methods: str | Sequence[str] = (),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from sa_bench.analysis.board import Board, Endpoint, Line
 from sa_bench.results import dose
 from sa_bench.results.format import format_number, format_percent
+from sa_bench.results.schema import Provenance
 from sa_bench.results.sealing import EDITED
 
 
@@ -29,7 +29,7 @@ class Notes:
 MORE = 0.1  # share of the images that may come back beyond retrain's and still count as no more
 
 
-def describe_precision(provenance: Mapping[str, Any]) -> str:
+def describe_precision(provenance: Provenance) -> str:
     """Name the precision of base training and forgetting; "" for older results, which lack it."""
     precision = provenance.get("precision") or {}
     base, forgetting = (precision.get(part, "unknown") for part in ("base", "forgetting"))

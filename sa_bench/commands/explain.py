@@ -6,7 +6,7 @@ import inspect
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sa_bench.analysis import details
 from sa_bench.analysis.board import seconds_spent
@@ -17,6 +17,7 @@ from sa_bench.core.untrusted_arrays import read_scores
 from sa_bench.core.untrusted_text import read_object
 from sa_bench.results.format import format_number
 from sa_bench.results.rows import metric_of
+from sa_bench.results.schema import Measurement, ResultRow
 from sa_bench.results.sealing import EDITED, find_edited
 
 INTERVALS = {
@@ -35,7 +36,7 @@ def explain(cell: Path, metric: str | None) -> str:
     """
     path = cell / "result.json" if cell.is_dir() else cell
     try:
-        row = read_object(path)
+        row = cast(ResultRow, read_object(path))
         edited_file = find_edited(row, path.parent)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SaBenchError(f"{cell} is no cell folder with a result.json ({error}).") from error
@@ -49,9 +50,7 @@ def explain(cell: Path, metric: str | None) -> str:
         ) from error
 
 
-def _explain_result(
-    row: Mapping[str, Any], folder: Path, metric: str | None, edited_file: str
-) -> str:
+def _explain_result(row: ResultRow, folder: Path, metric: str | None, edited_file: str) -> str:
     """Explain a result: its cell, the chosen measurements, and how to make it again."""
     measurements = row["measurements"]
     names = {metric_of(m): m for m in measurements} | {m["name"]: m for m in measurements}
@@ -72,11 +71,12 @@ def _explain_result(
     return "\n\n".join(paragraphs)
 
 
-def _describe_cell(row: Mapping[str, Any]) -> str:
+def _describe_cell(row: ResultRow) -> str:
     """Describe in a sentence what was run."""
     fields = ", ".join(f"{k} = {v}" for k, v in row["fields"].items()) or "no fields"
     cost = row["cost"].get("forget", {})
-    where = "of CPU" if cost.get("device", "cpu") == "cpu" else f"on {cost['device']}"
+    device = cost.get("device", "cpu")
+    where = "of CPU" if device == "cpu" else f"on {device}"
     seconds = seconds_spent(cost)
     duration = f" Forgetting took {seconds:.0f} s {where}." if seconds is not None else ""
     overrides = "".join(f", {k} = {v}" for k, v in row["overrides"].items())
@@ -86,9 +86,7 @@ def _describe_cell(row: Mapping[str, Any]) -> str:
     )
 
 
-def _explain_measurement(
-    row: Mapping[str, Any], m: Mapping[str, Any], folder: Path
-) -> Iterator[str]:
+def _explain_measurement(row: ResultRow, m: Measurement, folder: Path) -> Iterator[str]:
     """Yield the lines that explain one measurement."""
     unit = f" {m['unit']}" if m["unit"] and m["unit"] not in ("rate", "probability") else ""
     yield f"{m['name']}: {m['title']}."
@@ -140,7 +138,7 @@ def _define_metric(name: str) -> str:
     return " ".join((inspect.getdoc(metric.measure) or "").split())
 
 
-def _count_votes(m: Mapping[str, Any], folder: Path) -> str:
+def _count_votes(m: Measurement, folder: Path) -> str:
     """Count the images that scored 1, from stored scores that are votes; "" otherwise."""
     path = folder / "scores" / f"{m['name']}.parquet"
     if m["unit"] != "rate" or not path.is_file():

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from sa_bench.contracts import ignore_event
 from sa_bench.core import registry
@@ -24,6 +24,7 @@ from sa_bench.core.untrusted_text import read_object
 from sa_bench.engine.cells import Cell, resolve
 from sa_bench.engine.stages import Chain
 from sa_bench.results.format import format_number
+from sa_bench.results.schema import ResultRow
 
 DELTA = "changed.safetensors"
 
@@ -56,7 +57,7 @@ def export(result: Path, folder: Path, trust: bool = False) -> list[Path]:
     chain = Chain(Store(store_folder()), cell, ignore_event)
     if not chain.store.has("forget", chain.forget_stage().key):
         raise MissingAsset(
-            f"The store no longer has this model. Make it again: {row['provenance']['cell_command']}"
+            f"The store no longer has this model. Make it again: {row['provenance'].get('cell_command')}"
         )
     weights_file = chain.forgotten.path / "model.safetensors"
     unfinished = folder.with_name(f".{folder.name}.part")  # renamed once it is complete
@@ -79,11 +80,11 @@ def export(result: Path, folder: Path, trust: bool = False) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _read_result(result: Path) -> Mapping[str, Any]:
+def _read_result(result: Path) -> ResultRow:
     """Read the finished result of a cell."""
     path = result / "result.json" if result.is_dir() else result
     try:
-        row = read_object(path)
+        row = cast(ResultRow, read_object(path))
         if row["status"] != "done":
             raise SaBenchError(f"{path}: this cell failed ({row['error']}); there is no model.")
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -91,14 +92,17 @@ def _read_result(result: Path) -> Mapping[str, Any]:
     return row
 
 
-def cell_of_result(row: Mapping[str, Any], trust: bool = False) -> Cell:
+def cell_of_result(row: ResultRow, trust: bool = False) -> Cell:
     """Rebuild the cell of a result from its command; `trust` allows to run the plug-ins that it names.
 
     Raises:
         SaBenchError: the command names a plug-in and is not trusted, or does not make one cell.
     """
     try:
-        words = shlex.split(row["provenance"]["cell_command"])
+        provenance = row["provenance"]
+        if "cell_command" not in provenance:
+            raise KeyError("cell_command")
+        words = shlex.split(provenance["cell_command"])
         options: dict[str, list[str]] = {}
         for name, value in zip(words[4::2], words[5::2], strict=True):
             options.setdefault(name, []).append(value)
@@ -124,7 +128,7 @@ def cell_of_result(row: Mapping[str, Any], trust: bool = False) -> Cell:
     return cell
 
 
-def model_card(row: Mapping[str, Any]) -> Iterator[str]:
+def model_card(row: ResultRow) -> Iterator[str]:
     """Yield a model card in Markdown: what was forgotten, from what, how, and the measurements."""
     yield f"# {escape_markdown(row['task_title'])}: {escape_markdown(row['method'])}"
     yield ""
@@ -132,11 +136,11 @@ def model_card(row: Mapping[str, Any]) -> Iterator[str]:
     yield f"A model made to forget **{concept}** by {method}, written by sa_bench."
     yield ""
     base = row["task_values"].get("model") or f"{row['task']}, base seed {row['base_seed']}"
-    yield f"- base model {escape_markdown(base)}, sha256 {escape_markdown(row['artifacts']['base'])}"
-    yield f"- forgotten model, key {escape_markdown(row['artifacts']['model'])}"
+    yield f"- base model {escape_markdown(base)}, sha256 {escape_markdown(row['artifacts'].get('base'))}"
+    yield f"- forgotten model, key {escape_markdown(row['artifacts'].get('model'))}"
     yield f"- fields: {escape_markdown(json.dumps(row['fields'], sort_keys=True))}"
     yield ""
-    yield from fence_code([row["provenance"]["cell_command"]])
+    yield from fence_code([row["provenance"].get("cell_command", "")])
     yield ""
     yield "| measured | value | 95 % interval | n | the base model |"
     yield "|---|---|---|---|---|"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 from rich.console import Console
@@ -17,6 +17,7 @@ from sa_bench.analysis.wording import Notes
 from sa_bench.core.escaping import escape_terminal
 from sa_bench.engine.cells import Cell, title_cells
 from sa_bench.results.format import format_number
+from sa_bench.results.schema import ResultRow
 
 
 class Live:
@@ -82,7 +83,7 @@ class Live:
         speed = next((t.speed for t in self.progress.tasks if t.id == bar), None)
         self.progress.update(bar, rate=f"{speed:,.0f}/s" if speed else "")
 
-    def finish(self, result: Mapping[str, Any]) -> None:
+    def finish(self, result: ResultRow) -> None:
         """Print that a cell is done, or why it failed."""
         self.done += 1
         name = next((n for n in self.bars if n.endswith(result["cell"])), None)
@@ -102,7 +103,7 @@ def _list_numbers(values: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(set(values))))
 
 
-def print_boards(results: Sequence[Mapping[str, Any]]) -> None:
+def print_boards(results: Sequence[ResultRow]) -> None:
     """Print for each board the answer, a sentence per line, then the three endpoints."""
     console = Console()
     console.soft_wrap = not console.is_terminal  # whole sentences in a log
@@ -170,7 +171,7 @@ def _endpoint_table(board: Board, notes: Notes) -> Table:
     return table
 
 
-def print_measurements(result: Mapping[str, Any]) -> None:
+def print_measurements(result: ResultRow) -> None:
     """Print all measurements of one result."""
     console = Console()
     table = _new_table("metric", "value", "95 % interval", "n", "base", "better")

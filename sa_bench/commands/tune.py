@@ -20,6 +20,7 @@ from sa_bench.core.errors import SaBenchError
 from sa_bench.core.escaping import escape_markdown
 from sa_bench.results.format import format_percent
 from sa_bench.results.rows import code_of, metric_of
+from sa_bench.results.schema import Measurement, ResultRow
 from sa_bench.statistics import wilson
 
 MARGINS = {"nats": 0.5, "bits/dim": 0.02, "mean squared error": 0.0005}
@@ -45,7 +46,7 @@ class Try:
     unit: str | None  # of `keep`
 
 
-def collect_tries(results: Sequence[Mapping[str, Any]]) -> list[Try]:
+def collect_tries(results: Sequence[ResultRow]) -> list[Try]:
     """Collect every setting in `results`.
 
     Raises:
@@ -53,18 +54,18 @@ def collect_tries(results: Sequence[Mapping[str, Any]]) -> list[Try]:
             concept, seed and setting, or not all settings of a method were tried on the same
             concepts and seeds, so that its gaps would decide the search.
     """
-    groups: dict[tuple[str, str, str], dict[str, Mapping[str, Any]]] = {}
-    protocols: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    groups: dict[tuple[str, str, str], dict[str, ResultRow]] = {}
+    protocols: dict[str, tuple[str, ResultRow]] = {}
     for row in sorted(results, key=lambda row: row.get("task_values", {}).get("concept", 0)):
         if row["status"] != "done":
             raise SaBenchError(
-                f"{row['folder'] or row['cell']}: this run failed ({row['error']}); a search needs all of its tries."
+                f"{row.get('folder') or row['cell']}: this run failed ({row['error']}); a search needs all of its tries."
             )
         if row["standing"] != "method":
             continue
         first = protocols.setdefault(row["task"], (_protocol_key(row), row))
         if first[0] != _protocol_key(row):
-            one, two = (r["folder"] or r["cell"] for r in (row, first[1]))
+            one, two = (r.get("folder") or r["cell"] for r in (row, first[1]))
             raise SaBenchError(
                 f"{one} and {two} differ in scale or in a field of the task besides the concept; "
                 "give the folders of one search."
@@ -104,7 +105,7 @@ def _to_key(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _protocol_key(row: Mapping[str, Any]) -> str:
+def _protocol_key(row: ResultRow) -> str:
     """Return a key of all that the results of one search must have in common."""
     ignored = ("concept", "relabel_to", "metrics")
     return _to_key(
@@ -113,16 +114,19 @@ def _protocol_key(row: Mapping[str, Any]) -> str:
 
 
 def _make_try(
-    task: str, method: str, rows: Sequence[Mapping[str, Any]], siblings: Sequence[Mapping[str, Any]]
+    task: str, method: str, rows: Sequence[ResultRow], siblings: Sequence[ResultRow]
 ) -> Try:
     """Make the try of one setting from its results; `siblings` are one result per setting."""
     fields, others = flatten(rows[0]["fields"]), [flatten(s["fields"]) for s in siblings]
     differing = [k for k in fields if any(other.get(k) != fields[k] for other in others)]
     forget, keep = (_primary_measurements(rows, i) for i in (0, 2))
-    sign = -1 if keep[0]["better"] == "lower" else 1
+    sign = -1 if keep[0][1]["better"] == "lower" else 1
     values = rows[0]["task_values"]
-    chance, n = values.get("gate") or 1 / len(values["classes"]), sum(m["n"] for m in forget)
-    rate = sum(m["value"] * m["n"] for m in forget) / n
+    chance, n = (
+        values.get("gate") or 1 / len(values["classes"]),
+        sum(m["n"] or 0 for _, m in forget),
+    )
+    rate = sum(value * (m["n"] or 0) for value, m in forget) / n
     return Try(
         task,
         method,
@@ -131,25 +135,25 @@ def _make_try(
         tuple(dict.fromkeys(r["concept"] for r in rows)),
         rate,
         wilson(rate * n, n),
-        all(m["high"] <= chance for m in forget),
-        sign * fmean(m["value"] for m in keep),
+        all(m["high"] is not None and m["high"] <= chance for _, m in forget),
+        sign * fmean(value for value, _ in keep),
         sum(r["cost"].get("forget", {}).get("cpu_s", 0.0) for r in rows),
         len(rows),
-        keep[0]["unit"],
+        keep[0][1]["unit"],
     )
 
 
-def _primary_measurements(rows: Sequence[Mapping[str, Any]], which: int) -> list[Mapping[str, Any]]:
-    """Return the measurement of primary endpoint number `which` (0 to 2) of every result."""
+def _primary_measurements(rows: Sequence[ResultRow], which: int) -> list[tuple[float, Measurement]]:
+    """Return value and measurement of primary endpoint number `which` (0 to 2) of every result."""
     measurements = []
     for row in rows:
         name = row["task_values"]["primary"][which]
         m = next((m for m in row["measurements"] if metric_of(m) == name), None)
         if m is None or m["value"] is None:
             raise SaBenchError(
-                f"{row['folder']}: {name} was not measured; a search needs both endpoints."
+                f"{row.get('folder', '')}: {name} was not measured; a search needs both endpoints."
             )
-        measurements.append(m)
+        measurements.append((m["value"], m))
     return measurements
 
 

@@ -27,6 +27,7 @@ from sa_bench.engine.validation import (
     with_names,
 )
 from sa_bench.models.family import get_family
+from sa_bench.results.schema import ResultRow
 
 SCALES = ("full", "paper", "quick")
 ID, OLD_ID = 16, 8  # hex digits of a cell's id, and of an id in old results
@@ -77,7 +78,7 @@ class Cell:
         """Give the method's fields as they enter keys."""
         return key_values(self.fields, registry.get_method(self.method))
 
-    def is_of(self, row: Mapping[str, Any]) -> bool:
+    def is_of(self, row: ResultRow) -> bool:
         """Test whether a result row is this cell's.
 
         The ids must be equal; for a row with a short id of older versions, the values must be too.

@@ -32,6 +32,7 @@ from sa_bench.engine.validation import check_precision, class_index
 from sa_bench.models.family import get_family
 from sa_bench.results.files import CLAIM, SCHEMA, write_result
 from sa_bench.results.provenance import command_line, provenance
+from sa_bench.results.schema import ResultRow
 from sa_bench.scoring.sampling import KEPT, number_prompts, plan_set
 
 FILE_ENDINGS = {
@@ -48,7 +49,7 @@ def evaluate_images(
     out: Path | None,
     report: Callable[[str, str, int, int], None],
     metrics: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> ResultRow:
     """Measure images from elsewhere and return a result like a cell's, with the method `external`.
 
     Metrics that need the model are n/a.
@@ -82,7 +83,7 @@ def _measure_images(
     command: dict[str, Any],
     out: Path | None,
     report: Callable[[str, str, int, int], None],
-) -> dict[str, Any]:
+) -> ResultRow:
     """Measure the images of `path` and write the result into `out`, if one is given."""
     scale, overrides = command["scale"], command["overrides"]
     sets, files, joins = read_sets(path, task)
@@ -111,9 +112,12 @@ def _measure_images(
         notes.append(
             f"not used: {', '.join(map(repr, unused_files[:3]))}{', …' if len(unused_files) > 3 else ''}"
         )
-    result = {
+    result: ResultRow = {
         "schema": SCHEMA,
-        **command,
+        "task": command["task"],
+        "fields": command["fields"],
+        "scale": scale,
+        "overrides": overrides,
         "task_title": task.title,
         "method": "external",
         "seed": 0,
@@ -135,8 +139,10 @@ def _measure_images(
             "join": joins,
             "base": chain.base.content if base else None,
         },
-        "provenance": provenance(command_line(), {"base": chain.base.content} if base else {})
-        | {"plug_ins": registry.describe_sources(code)},
+        "provenance": {
+            **provenance(command_line(), {"base": chain.base.content} if base else {}),
+            "plug_ins": registry.describe_sources(code),
+        },
     }
     if out is not None:
         write_result(out, result)

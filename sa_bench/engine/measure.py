@@ -32,6 +32,7 @@ from sa_bench.data.sample_sets import hash_array, load_samples
 from sa_bench.engine.fingerprint import fingerprint, metric_name
 from sa_bench.engine.stages import Chain, Stage
 from sa_bench.results.rows import measurement_row, read_measured, write_measured
+from sa_bench.results.schema import Measurement
 from sa_bench.scoring import detectors, inception, requirements, sampling
 from sa_bench.scoring.detectors import Beside, Record
 from sa_bench.scoring.judges import Judge
@@ -113,7 +114,7 @@ def measure(chain: Chain, metric: Metric, subject: Subject) -> tuple[dict[str, A
 
 def measure_all(
     chain: Chain, subject: Subject, base: Subject | None
-) -> tuple[list[dict[str, Any]], dict[str, Path]]:
+) -> tuple[list[Measurement], dict[str, Path]]:
     """Measure every metric of the task on `subject`, and on the base model unless `base` is None.
 
     Returns:
@@ -143,7 +144,7 @@ def measure_all(
 
 def measurement_with_base(
     chain: Chain, metric: Metric, measured: Mapping[str, Any], base: Mapping[str, Any] | None
-) -> dict[str, Any]:
+) -> Measurement:
     """Build the result row of a measurement, with the base model's value beside it."""
     declared = {n: getattr(metric, n) for n in ("title", "unit", "better", "source")}
     role = role_of(metric.name, metric, chain.task.primary)

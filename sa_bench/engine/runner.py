@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -35,6 +35,7 @@ from sa_bench.core.untrusted_text import read_json
 from sa_bench.engine.cells import ID, OLD_ID, Cell, cell_command
 from sa_bench.results.files import CLAIM, SCHEMA, write_result
 from sa_bench.results.provenance import command_line, provenance
+from sa_bench.results.schema import ResultRow, ValuesOfWords
 from sa_bench.results.threats import threat_model
 from sa_bench.scoring.cards import judge_card
 
@@ -44,7 +45,7 @@ Report = Callable[[str, str, int, int], None]
 
 def run_cell(
     cell: Cell, store: Store, out: Path, command: str, report: Report, device: str = "cpu"
-) -> dict[str, Any]:
+) -> ResultRow:
     """Run one cell and write `out/<cell>/result.json`; a failure gives a result too, `failed`."""
     folder = out / cell.name
     try:
@@ -54,15 +55,14 @@ def run_cell(
     except KeyboardInterrupt:
         raise
     except Exception as error:
-        result = blank_result(cell, command, device) | {
-            "status": "failed",
-            "error": _describe_error(error),
-        }
+        description = _describe_error(error)
+        result = blank_result(cell, command, device)
+        result["status"], result["error"] = "failed", description
         result["exit_code"] = getattr(error, "exit_code", 1)
         with contextlib.suppress(CellFailed):  # on a full disk only the terminal shows the error
             if not isinstance(error, SaBenchError):
                 write_atomic(folder / "error.log", traceback.format_exc().encode())
-                result["error"] += f" (details: {folder / 'error.log'})"
+                result["error"] = f"{description} (details: {folder / 'error.log'})"
             write_result(folder, result)
     return result
 
@@ -75,7 +75,7 @@ def _describe_error(error: Exception) -> str:
     return text if isinstance(error, SaBenchError) else f"{type(error).__name__}: {text}"
 
 
-def blank_result(cell: Cell, command: str, device: str = "cpu") -> dict[str, Any]:
+def blank_result(cell: Cell, command: str, device: str = "cpu") -> ResultRow:
     """Build the result of a cell before anything is measured."""
     method = registry.get_method(cell.method)
     plug_ins = registry.describe_sources(cell.code)
@@ -104,8 +104,8 @@ def blank_result(cell: Cell, command: str, device: str = "cpu") -> dict[str, Any
         "flags": [],
         "cost": {},
         "artifacts": {},
-        "provenance": provenance(command, {}, device)
-        | {
+        "provenance": {
+            **provenance(command, {}, device),
             "cell_command": cell_command(cell),
             "started": started,
             "finished": started,
@@ -115,7 +115,7 @@ def blank_result(cell: Cell, command: str, device: str = "cpu") -> dict[str, Any
     }
 
 
-def _find_values_of_words(cell: Cell) -> dict[str, Any]:
+def _find_values_of_words(cell: Cell) -> ValuesOfWords:
     """Look up the numbers behind fields that are words.
 
     Returns:
@@ -132,7 +132,7 @@ def _find_values_of_words(cell: Cell) -> dict[str, Any]:
 
 def _measure_cell(
     cell: Cell, store: Store, folder: Path, command: str, report: Report, device: str
-) -> dict[str, Any]:
+) -> ResultRow:
     """Run the stages of a cell, measure it, and copy its files into its folder."""
     from sa_bench.data import datasets
     from sa_bench.engine.flags import find_flags
@@ -253,10 +253,10 @@ def run_cells(
     store: Store,
     out: Path,
     report: Report,
-    finished: Callable[[dict[str, Any]], None],
+    finished: Callable[[ResultRow], None],
     jobs: int = 1,
     device: str = "cpu",
-) -> list[dict[str, Any]]:
+) -> list[ResultRow]:
     """Run all cells, `jobs` at a time, and return their results in the given order.
 
     Every process uses one thread: two processes with two threads each were measured to be slower
@@ -265,7 +265,7 @@ def run_cells(
     """
     command, result_of_cell = command_line(), {}
 
-    def keep(cell: Cell, result: dict[str, Any]) -> None:
+    def keep(cell: Cell, result: ResultRow) -> None:
         result_of_cell[cell.id] = result
         finished(result)
 
@@ -306,7 +306,7 @@ def _run_in_processes(
     jobs: int,
     work: tuple[Path, Path, str, str],
     report: Report,
-    keep: Callable[[Cell, dict[str, Any]], None],
+    keep: Callable[[Cell, ResultRow], None],
 ) -> list[Cell]:
     """Run cells in `jobs` processes and return those whose process was killed."""
     context, lost = multiprocessing.get_context("spawn"), []
@@ -376,17 +376,15 @@ def _kill_workers(pool: ProcessPoolExecutor) -> None:
         worker.kill()
 
 
-def _record_lost(cell: Cell, out: Path, command: str) -> dict[str, Any]:
+def _record_lost(cell: Cell, out: Path, command: str) -> ResultRow:
     """Write the result of a cell whose process was killed even when it ran alone."""
     reason = (
         "its process was killed, also when it ran alone (out of memory? in a script, is the call under "
         "`if __name__ == '__main__':`?); the same command resumes"
     )
-    result = blank_result(cell, command) | {
-        "status": "failed",
-        "error": reason,
-        "exit_code": CellFailed.exit_code,
-    }
+    result = blank_result(cell, command)
+    result["status"], result["error"] = "failed", reason
+    result["exit_code"] = CellFailed.exit_code
     write_result(out / cell.name, result)
     return result
 
@@ -415,11 +413,11 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _work(cell: Cell, root: Path, out: Path, command: str, device: str) -> dict[str, Any]:
+def _work(cell: Cell, root: Path, out: Path, command: str, device: str) -> ResultRow:
     return run_cell(cell, Store(root), out, command, lambda *event: _queue.put(event), device)
 
 
-def exit_code(results: Sequence[Mapping[str, Any]]) -> int:
+def exit_code(results: Sequence[ResultRow]) -> int:
     """Compute the exit code: 0 if all are done, 3 if every failure is a missing asset, else 1."""
     failed = [r for r in results if r["status"] != "done"]
     if not failed:

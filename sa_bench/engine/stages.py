@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save
@@ -46,6 +46,7 @@ from sa_bench.engine.replay import (
 )
 from sa_bench.models import base_models
 from sa_bench.models.family import get_family
+from sa_bench.results.schema import StageCost
 from sa_bench.scoring import judges, sampling
 from sa_bench.training import fisher
 from sa_bench.training.loop import uses_bf16
@@ -97,7 +98,7 @@ class Chain:
         self.task, self.family = cell.task, get_family(cell.task.family)
         self.base_source: BaseSource = GivenBase(self) if cell.task.model else TrainedBase(self)
         self.bf16 = uses_bf16(self.task.train_precision, device)
-        self.cost: dict[str, dict[str, Any]] = {}
+        self.cost: dict[str, StageCost] = {}
         self._meter = Meter(device)
         self.progress = self._meter.noting(progress)
         self._sets: dict[tuple[str, bool], Artifact] = {}
@@ -111,7 +112,8 @@ class Chain:
         artifact = self.store.make(
             stage.kind, stage.inputs, lambda folder: self._meter.timed(stage.build, folder)
         )
-        self.cost[stage.label] = {**artifact.meta.get("cost", {}), "cached": artifact.cached}
+        cost = cast(StageCost, artifact.meta.get("cost", {}))  # from the stage's meta.json
+        self.cost[stage.label] = {**cost, "cached": artifact.cached}
         return artifact
 
     @cached_property

@@ -29,6 +29,7 @@ from sa_bench.core.untrusted_arrays import is_zip, open_zip, read_member
 from sa_bench.core.untrusted_text import MIB, parse_json
 from sa_bench.core.version import __version__
 from sa_bench.results.rows import may_be_explicit
+from sa_bench.results.schema import ResultRow
 from sa_bench.results.sealing import EDITED, FILES
 from sa_bench.results.untrusted import (
     MODEL,
@@ -64,7 +65,7 @@ LEFT_OUT = "deleted by the run", "images left out", "may show nudity"
 
 
 def write(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[ResultRow],
     file: Path,
     by: str = "",
     images: bool = True,
@@ -90,12 +91,12 @@ def write(
     members: dict[str, Path] = {}
     left_out: dict[str, dict[str, Any]] = {}
     for row in rows:
-        folder = Path(row["folder"])
+        folder = Path(row.get("folder", ""))
         if row.get("origin") == EDITED:
             raise SaBenchError(f"{folder}: its result was {EDITED}. {AGAIN}")
-        if row["method"] == "external" or not row["folder"] or row.get("origin"):
+        if row["method"] == "external" or not row.get("folder") or row.get("origin"):
             raise SaBenchError(
-                f"{row['folder'] or row['task']} has no images of its own: a bundle is made of run folders."
+                f"{row.get('folder') or row['task']} has no images of its own: a bundle is made of run folders."
             )
         if f"{folder.name}/result.json" in members:
             raise SaBenchError(f"Two of the runs hold {folder.name}; make a bundle of each.")
@@ -104,7 +105,7 @@ def write(
             continue
         for path in sorted((folder / "scores").glob("*.parquet")):
             members[f"{folder.name}/scores/{path.name}"] = path
-        for name in row["artifacts"]["samples"]:
+        for name in row["artifacts"].get("samples", {}):
             for path in (folder / f"{name}.safetensors", folder / f"{name}{BASE}"):
                 if why := _why_left_out(path, name, row, images, nudity):
                     sha256 = file_digest(path) if path.is_file() else None
@@ -128,7 +129,7 @@ def write(
         "bundle": SCHEMA,
         "sa_bench": __version__,
         "by": _check_name(by),
-        "cells": [Path(r["folder"]).name for r in rows],
+        "cells": [Path(r.get("folder", "")).name for r in rows],
         **manifest_facts(rows),
         "left_out": left_out,
         "members": {
@@ -140,12 +141,12 @@ def write(
     return manifest
 
 
-def _find_changed_member(row: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
+def _find_changed_member(row: ResultRow, hashes: Mapping[str, str]) -> str:
     """Find the first member of a cell whose hash is not the one in its result.
 
     Returns "" if there is none.
     """
-    cell = f"{Path(row['folder']).name}/"
+    cell = f"{Path(row.get('folder', '')).name}/"
     for name, sha256 in row.get(FILES, {}).items():
         if hashes.get(cell + name, sha256) != sha256:
             return cell + name
@@ -156,7 +157,7 @@ def _find_changed_member(row: Mapping[str, Any], hashes: Mapping[str, str]) -> s
     return ""
 
 
-def _why_left_out(path: Path, name: str, row: Mapping[str, Any], images: bool, nudity: bool) -> str:
+def _why_left_out(path: Path, name: str, row: ResultRow, images: bool, nudity: bool) -> str:
     """Say why the file of a set is not packed; "" if it is packed."""
     if (
         name in ("forget", "families")
@@ -178,7 +179,7 @@ def _check_name(by: str) -> str:
     return by
 
 
-def manifest_facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def manifest_facts(rows: Sequence[ResultRow]) -> dict[str, Any]:
     """Collect the environments and hashes behind results, each once, for the manifest."""
     environments: list[Any] = []
     hashes: dict[str, dict[str, Any]] = {"bases": {}, "models": {}, "judges": {}, "data": {}}
@@ -233,7 +234,7 @@ class Bundle:
         """Name of the maker (else of the file), and the first digits of the archive's hash."""
         return f"{self.manifest['by'] or self.file.name.removesuffix(BUNDLED)[:LONGEST]} [{self.sha256[:8]}]"
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[ResultRow]:
         """Read the results of the bundle, with their folder and `origin`.
 
         Raises:
@@ -252,7 +253,7 @@ class Bundle:
                 raise Differs(
                     f"{self.file}: {name}: standing: it says {row['standing']}; {row['method']} is a {standing}."
                 )
-            row |= {"folder": str(self.folder / name), "origin": self.origin}
+            row["folder"], row["origin"] = str(self.folder / name), self.origin
             hashes = {member: entry["sha256"] for member, entry in self.manifest["members"].items()}
             if changed := _find_changed_member({**row, "artifacts": {}}, hashes):
                 raise Differs(

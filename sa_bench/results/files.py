@@ -7,7 +7,7 @@ import lzma
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from pydantic import ValidationError
@@ -20,19 +20,19 @@ from sa_bench.core.untrusted_arrays import read_scores
 from sa_bench.core.untrusted_text import read_json, read_packed
 from sa_bench.results.bundles import BUNDLED, open_bundle
 from sa_bench.results.rows import UNITS, _plain, to_json
-from sa_bench.results.schema import SCHEMA, Result
+from sa_bench.results.schema import SCHEMA, CheckedResult, ResultRow
 from sa_bench.results.sealing import EDITED, add_seal, find_edited
 
 PACKED = ".jsonl.xz"
 CLAIM = ".claim.lock"  # lies in a folder of results while a process writes there
 
 
-def write_result(folder: Path, row: Mapping[str, Any]) -> None:
+def write_result(folder: Path, row: ResultRow) -> None:
     """Write `result.json` into `folder`, with the hashes of the files beside it and of itself."""
     write_atomic(folder / "result.json", to_json(add_seal(_plain(row), folder)).encode())
 
 
-def read_results(folders: Iterable[Path]) -> list[dict[str, Any]]:
+def read_results(folders: Iterable[Path]) -> list[ResultRow]:
     """Read every result.json below `folders`, in a stable order.
 
     From a run folder, only the cells of its last command are read. A packed file or a bundle may
@@ -42,7 +42,7 @@ def read_results(folders: Iterable[Path]) -> list[dict[str, Any]]:
     Raises:
         SaBenchError: a folder holds no results, or a file is unreadable or of a newer schema.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[ResultRow] = []
     for folder in folders:
         if folder.name.endswith(PACKED):
             rows += unpack_results(folder)
@@ -62,11 +62,11 @@ def read_results(folders: Iterable[Path]) -> list[dict[str, Any]]:
                 raise SaBenchError(
                     f"{path} is not a result file ({first_line(error)}). Delete it and run again."
                 ) from error
-            rows.append(_describe_error(row, path.parent) | {"folder": str(path.parent)})
+            rows.append({**_describe_error(row, path.parent), "folder": str(path.parent)})
     return rows
 
 
-def _describe_error(row: dict[str, Any], folder: Path | None = None) -> dict[str, Any]:
+def _describe_error(row: ResultRow, folder: Path | None = None) -> ResultRow:
     """Give a row that was edited since it was written the `origin` "edited", and print a note."""
     edited_file = find_edited(row, folder)
     if not edited_file:
@@ -78,10 +78,10 @@ def _describe_error(row: dict[str, Any], folder: Path | None = None) -> dict[str
         escape_terminal(f"note: {where} was {EDITED}; it is listed apart from other results."),
         file=sys.stderr,
     )
-    return row | {"origin": EDITED}
+    return {**row, "origin": EDITED}
 
 
-def _read_row(path: Path, row: Any) -> dict[str, Any]:
+def _read_row(path: Path, row: Any) -> ResultRow:
     """Validate a result row and return it.
 
     Raises:
@@ -93,14 +93,14 @@ def _read_row(path: Path, row: Any) -> dict[str, Any]:
             f"{path} has schema {row['schema']}; this sa_bench reads {SCHEMA}. Upgrade it."
         )
     try:
-        Result.model_validate(row)
+        CheckedResult.model_validate(row)
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    return row
+    return cast(ResultRow, row)
 
 
-def pack_results(rows: Iterable[Mapping[str, Any]]) -> bytes:
+def pack_results(rows: Iterable[ResultRow]) -> bytes:
     """Pack results, with the per-image scores of their endpoints, into compressed JSON lines.
 
     For a text-to-image task each line also holds the seed and the prompt number of every score, as
@@ -122,7 +122,7 @@ def pack_results(rows: Iterable[Mapping[str, Any]]) -> bytes:
     return lzma.compress("".join(json.dumps(line) + "\n" for line in lines).encode(), preset=9)
 
 
-def unpack_results(path: Path) -> list[dict[str, Any]]:
+def unpack_results(path: Path) -> list[ResultRow]:
     """Read the results of a file that `pack_results` made.
 
     They have no run folder, hence no images.
@@ -130,11 +130,12 @@ def unpack_results(path: Path) -> list[dict[str, Any]]:
     Raises:
         SaBenchError: the file is absent, damaged, or of a newer schema.
     """
+    results: list[ResultRow] = []
     try:
-        results = [
-            _describe_error(_score_tables(_read_row(path, row))) | {"folder": ""}
-            for row in read_packed(path)
-        ]
+        for values in read_packed(path):
+            row = _read_row(path, values)
+            _require_score_tables(values)
+            results.append({**_describe_error(row), "folder": ""})
         if not results:
             raise ValueError("it holds no result")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
@@ -144,8 +145,8 @@ def unpack_results(path: Path) -> list[dict[str, Any]]:
     return results
 
 
-def _score_tables(row: dict[str, Any]) -> dict[str, Any]:
-    """Check that a row's scores are numbers with as many seeds and prompts, and return the row.
+def _require_score_tables(row: Mapping[str, Any]) -> None:
+    """Require that a row's scores are numbers with as many seeds and prompts.
 
     Raises:
         ValueError, TypeError, AttributeError: the scores, seeds or prompts are of another form.
@@ -163,7 +164,6 @@ def _score_tables(row: dict[str, Any]) -> dict[str, Any]:
         ):
             raise ValueError(f"the seeds and prompts of {name} are not as many as its scores")
         _to_integers(units_of_metric)
-    return row
 
 
 def _result_files(folder: Path) -> list[Path]:
@@ -189,7 +189,7 @@ def _result_files(folder: Path) -> list[Path]:
     return sorted(result_files)
 
 
-def read_scores_of(row: Mapping[str, Any], name: str) -> np.ndarray | None:
+def read_scores_of(row: ResultRow, name: str) -> np.ndarray | None:
     """Read a measurement's per-image scores from its run folder or packed file.
 
     Returns None if there are none.
@@ -197,7 +197,7 @@ def read_scores_of(row: Mapping[str, Any], name: str) -> np.ndarray | None:
     return read_columns_of(row, name).get("score")
 
 
-def read_columns_of(row: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
+def read_columns_of(row: ResultRow, name: str) -> dict[str, np.ndarray]:
     """Read the per-image columns of a measurement: `score` and, if stored, `seed` and `prompt`.
 
     Recovery draws its images from the same prompts and seeds as the first images of c_f. Its prompt

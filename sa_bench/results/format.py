@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+
+from sa_bench.results.schema import Hardware
 
 
 def format_percent(value: float | None) -> str:
@@ -27,6 +27,7 @@ def format_unit(name: str | None) -> str:
     return f" {name}" if name not in (None, "", "rate", "probability") else ""
 
 
-def describe_machine(hardware: Mapping[str, Any]) -> str:
+def describe_machine(hardware: Hardware) -> str:
     """Name the machine of a result: the processor and, where one was used, the GPU."""
-    return f"{hardware['cpu']}, {hardware['gpu']}" if hardware.get("gpu") else hardware["cpu"]
+    gpu = hardware.get("gpu")
+    return f"{hardware['cpu']}, {gpu}" if gpu else hardware["cpu"]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sa_bench.results.files import read_results
 from sa_bench.results.rows import code_of
-from sa_bench.results.schema import SCHEMA
+from sa_bench.results.schema import SCHEMA, ResultRow
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +45,7 @@ FROM_COST = ("cpu_s", "wall_s", "peak_mib", "device_peak_mib", "device")  # cost
 AS_JSON = ("fields", "overrides", "flags", "fingerprint", "extra")
 
 
-def write_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
+def write_parquet(rows: Sequence[ResultRow]) -> bytes:
     """Write every measurement of result rows into a compressed Parquet file.
 
     Columns: those of a result (task, method, scale, base_seed, seed, standing, status, error, cell,

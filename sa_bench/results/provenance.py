@@ -9,9 +9,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from sa_bench.core.version import __version__
+from sa_bench.results.schema import Hardware, Provenance, ResultRow
 
 PLACES = ("--out", "--without")
 """Options that only say where results go, and which of them exist already."""
@@ -19,7 +19,7 @@ PACKAGES = ("torch", "torchvision", "torch-fidelity", "numpy", "scipy", "pandas"
 OPTIONAL = ("diffusers", "transformers", "safetensors", "nudenet", "facenet-pytorch", "onnxruntime")
 
 
-def provenance(command: str, assets: Mapping[str, str], device: str = "cpu") -> dict[str, Any]:
+def provenance(command: str, assets: Mapping[str, str], device: str = "cpu") -> Provenance:
     """Collect versions, machine (with the GPU, if one was used) and assets behind a result."""
     versions = {"sa_bench": __version__, "python": platform.python_version()}
     for name in (*PACKAGES, *OPTIONAL):
@@ -27,7 +27,11 @@ def provenance(command: str, assets: Mapping[str, str], device: str = "cpu") -> 
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions |= {name: "absent"} if name in PACKAGES else {}
-    hardware = {"machine": platform.machine(), "system": platform.system(), "cpu": _read_cpu_name()}
+    hardware: Hardware = {
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "cpu": _read_cpu_name(),
+    }
     if device.startswith("cuda"):
         import torch
 
@@ -42,7 +46,7 @@ def provenance(command: str, assets: Mapping[str, str], device: str = "cpu") -> 
     }
 
 
-def same_environment(row: Mapping[str, Any], device: str) -> bool:
+def same_environment(row: ResultRow, device: str) -> bool:
     """Test whether a result's versions and hardware match this machine.
 
     Entries that it lacks are ignored.

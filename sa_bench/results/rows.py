@@ -12,6 +12,7 @@ import numpy as np
 
 from sa_bench.core.store import replace_when_written, write_atomic
 from sa_bench.core.untrusted_text import read_json
+from sa_bench.results.schema import Measurement, ResultRow
 
 if TYPE_CHECKING:
     from sa_bench.contracts import Measured
@@ -82,27 +83,39 @@ def measurement_row(
     measured: Mapping[str, Any],
     base: Mapping[str, Any] | None,
     fingerprint: Mapping[str, Any],
-) -> dict[str, Any]:
+) -> Measurement:
     """Build one entry of result.json's `measurements`."""
-    row: dict[str, Any] = {"name": name, "role": role, "title": declared["title"]}
-    row |= {key: measured.get(key) for key in FIELDS}
-    row |= {"unit": declared["unit"], "better": declared["better"], "source": declared["source"]}
-    row |= {
+    value, reason = measured.get("value"), measured.get("reason")
+    if value is None and not reason:
+        reason = "the value is not finite"
+    return {
+        "name": name,
+        "role": role,
+        "title": declared["title"],
+        "value": value,
+        "low": measured.get("low"),
+        "high": measured.get("high"),
+        "interval": measured.get("interval"),
+        "n": measured.get("n"),
+        "n_unit": measured.get("n_unit"),
+        "judges": measured.get("judges"),
+        "extra": measured.get("extra"),
+        "reason": reason,
+        "unit": declared["unit"],
+        "better": declared["better"],
+        "source": declared["source"],
         "base": base.get("value") if base else None,
         "fingerprint": dict(fingerprint),
         "ledger": None,
     }
-    if row["value"] is None and not row["reason"]:
-        row["reason"] = "the value is not finite"
-    return row
 
 
-def code_of(row: Mapping[str, Any]) -> str:
+def code_of(row: ResultRow) -> str:
     """Get the sha256 of a plug-in method's code; "" for a method of sa_bench."""
     plug_in = (row["provenance"].get("plug_ins") or {}).get(f"method {row['method']}") or {}
     return str(plug_in.get("sha256", ""))
 
 
-def metric_of(measurement: Mapping[str, Any]) -> str:
+def metric_of(measurement: Measurement) -> str:
     """Get a measurement's registered metric: `inception_fid` for `fid[inception-v3-compat]`."""
     return measurement["fingerprint"].get("metric", measurement["name"]).partition("[")[0]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
+
+from sa_bench.results.schema import ResultRow
 
 ThreatModel = Literal["weights", "service"]
 THREATS: tuple[ThreatModel, ...] = ("weights", "service")
@@ -22,7 +23,7 @@ def threat_model(method: Any) -> ThreatModel:
     return "service" if method.wraps() or method.renders() else "weights"
 
 
-def threat_of(row: Mapping[str, Any]) -> str:
+def threat_of(row: ResultRow) -> str:
     """Read the threat model of a result.
 
     If it has none, or an unknown one, its method's name decides.

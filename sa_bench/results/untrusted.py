@@ -7,14 +7,14 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
 
 from sa_bench.core import untrusted_arrays, untrusted_text
 from sa_bench.core.errors import CellFailed, SaBenchError, first_line
 from sa_bench.core.escaping import find_steering_characters
-from sa_bench.results.schema import SCHEMA, Result
+from sa_bench.results.schema import SCHEMA, CheckedResult, ResultRow
 from sa_bench.results.sealing import EDITED, FILES, find_edited
 
 MODEL = "model.safetensors"
@@ -24,7 +24,7 @@ class Differs(CellFailed):
     """A bundle does not hold what its manifest lists, or recomputation gives another value."""
 
 
-def validate_result(raw: bytes, where: str) -> dict[str, Any]:
+def validate_result(raw: bytes, where: str) -> ResultRow:
     """Validate a result.json from elsewhere: every value as `run` writes it, no control characters.
 
     Raises:
@@ -37,7 +37,7 @@ def validate_result(raw: bytes, where: str) -> dict[str, Any]:
             raise SaBenchError(
                 f"{where} has schema {row['schema']}; this sa_bench reads {SCHEMA}. Upgrade it."
             )
-        Result.model_validate(row)
+        CheckedResult.model_validate(row)
         require_plain(row)
         _validate_task(row["task_values"])
         for text in (row["provenance"]["command"], row["provenance"].get("cell_command", "")):
@@ -54,7 +54,8 @@ def validate_result(raw: bytes, where: str) -> dict[str, Any]:
         raise Differs(f"{where}: result.json is not what `run` writes ({error}).") from error
     for m in row["measurements"]:
         m["ledger"] = None  # this version's own ledger of published numbers counts
-    return {k: v for k, v in row.items() if k in ("schema", FILES, *Result.model_fields)}
+    kept_keys = ("schema", FILES, *CheckedResult.model_fields)
+    return cast(ResultRow, {k: v for k, v in row.items() if k in kept_keys})
 
 
 def require_plain(value: Any) -> None:

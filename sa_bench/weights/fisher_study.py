@@ -26,6 +26,7 @@ from sa_bench.engine.cells import resolve
 from sa_bench.engine.stages import Chain
 from sa_bench.results.files import read_results
 from sa_bench.results.rows import metric_of
+from sa_bench.results.schema import ResultRow
 from sa_bench.training import fisher
 
 MARGINS = {"forget_top1": 0.05, "retain_bound": 0.01}  # difference of the rate, bits/dim
@@ -117,7 +118,7 @@ Pair = tuple[dict[str, float], dict[str, float]]
 """Values of a run with an estimate, and with the exact F at the same seed."""
 
 
-def format_outcomes(rows: list[dict[str, Any]], trace: Callable[[Mapping[str, Any]], float]) -> str:
+def format_outcomes(rows: list[ResultRow], trace: Callable[[Mapping[str, Any]], float]) -> str:
     """Format differences from the runs with the exact F, and whether their mean is in the margins.
 
     Runs are paired by λ and seed. The mean over λ within each seed is one value; the interval is
@@ -144,7 +145,9 @@ def format_outcomes(rows: list[dict[str, Any]], trace: Callable[[Mapping[str, An
     for r in rows:
         option = r["fields"]["fisher"]
         key = (option["timesteps"], option["estimator"] if option["timesteps"] else "")
-        values = {metric_of(m): m["value"] for m in r["measurements"]}
+        values = {
+            metric_of(m): value for m in r["measurements"] if (value := m["value"]) is not None
+        }
         values_of_option.setdefault(key, {})[r["fields"]["lam"], r["seed"]] = values
         if key not in traces:
             traces[key] = trace(option)

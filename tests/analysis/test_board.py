@@ -328,6 +328,18 @@ def test_a_model_that_does_not_depend_on_the_seed_counts_once():
     assert line(board, "original").endpoints["forget_top1"].points == (0.99, 0.98)
 
 
+def test_images_from_elsewhere_name_no_model_and_each_draw_counts():
+    rows = [
+        result_row(
+            "external",
+            task_values={**ORIGINAL["task_values"], "sample_seed": draw},
+            artifacts={},
+        )
+        for draw in (0, 1)
+    ]
+    assert len(line(one([*rows, *OTHERS]), "external").cells) == 2
+
+
 def test_a_target_is_no_floor():
     """`retrain_surrogate` was taught something for c_f; that it comes back easily excuses nobody."""
     retrain = result_row("retrain", recovery=(0.30, 0.25, 0.35))

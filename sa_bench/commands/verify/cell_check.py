@@ -34,6 +34,7 @@ from sa_bench.models import base_models
 from sa_bench.results.bundles import BASE, MODEL, Bundle, Differs, set_hash
 from sa_bench.results.provenance import same_environment
 from sa_bench.results.rows import to_json
+from sa_bench.results.schema import Measurement, ResultRow
 from sa_bench.results.threats import threat_of
 from sa_bench.scoring import requirements, sampling
 from sa_bench.scoring.cards import judge_card
@@ -114,7 +115,7 @@ class CellCheck:
     def __init__(
         self,
         bundle: Bundle,
-        row: Mapping[str, Any],
+        row: ResultRow,
         tally: Tally,
         cache: dict[str, Any],
         regenerate: int,
@@ -136,7 +137,10 @@ class CellCheck:
         """
         self.bundle, self.row, self.tally, self.cache = bundle, row, tally, cache
         self.regenerate, self.deep, self.device = regenerate, deep, device
-        self.folder, self.name = Path(row["folder"]), Path(row["folder"]).name
+        # as in the file: one that a stranger's result lacks is a KeyError, which `verify` reports
+        self.artifacts: Mapping[str, Any] = row["artifacts"]
+        self.folder = Path(row.get("folder", ""))
+        self.name = self.folder.name
         task = with_texts(validate(Task, row["task_values"], f"task {row['task']}"))
         plug_ins = row["provenance"].get("plug_ins") or {}
         self.code = {component: str(plug_in["sha256"]) for component, plug_in in plug_ins.items()}
@@ -221,14 +225,14 @@ class CellCheck:
         expected["cell"] = cell.id[: ID - missing_letters]
         for key in (*ALWAYS, *(("task_title", "summary") if same_version else ())):
             self._require(key, row[key], expected[key])
-        self._require("threat_model", threat_of(row), expected["threat_model"])
+        self._require("threat_model", threat_of(row), threat_of(expected))
         self._require("folder", self.name, cell.name[: len(cell.name) - missing_letters])
         if (
             same_version
             and not row["provenance"].get("plug_ins")
             and "cell_command" in row["provenance"]
         ):
-            command = expected["provenance"]["cell_command"]
+            command = expected["provenance"].get("cell_command")
             self._require("cell_command", row["provenance"]["cell_command"], command)
         self.tally.add("named")
 
@@ -241,7 +245,7 @@ class CellCheck:
 
     def _set_names(self) -> list[str]:
         """List the task's sample sets. Results from before the families were stored lack that set."""
-        stored_sets = self.row["artifacts"]["samples"]
+        stored_sets = self.artifacts["samples"]
         return [
             name
             for name in sampling.set_names(self.cell.task)
@@ -265,7 +269,7 @@ class CellCheck:
         if not base and entry["sha256"]:
             self._require(
                 f"images of {name}",
-                self.row["artifacts"]["samples"].get(name),
+                self.artifacts["samples"].get(name),
                 set_hash(name, entry["sha256"]),
             )
         if member is None:
@@ -333,7 +337,7 @@ class CellCheck:
         view.judges = self.cache[panel]
         return view
 
-    def _check_declaration(self, metric: Metric, m: Mapping[str, Any]) -> None:
+    def _check_declaration(self, metric: Metric, m: Measurement) -> None:
         """Compare fingerprint, role, unit and direction with this version's."""
         try:
             expected = measure.measurement_with_base(self.chain, metric, m, None)
@@ -351,7 +355,7 @@ class CellCheck:
             self._require(key, m[key], expected[key], "this version has")
         self.tally.add("fingerprints")
 
-    def _check_warning(self, m: Mapping[str, Any]) -> None:
+    def _check_warning(self, m: Measurement) -> None:
         """Require that the flags hold exactly the warning of the measurement's guard."""
         warning, flags = (m["extra"] or {}).get("warning"), self.row["flags"]
         metric_flags = [
@@ -366,7 +370,7 @@ class CellCheck:
                 )
             )
 
-    def _check_interval(self, m: Mapping[str, Any]) -> str:
+    def _check_interval(self, m: Measurement) -> str:
         """Compare value and bounds with what follows from the stored scores.
 
         Returns:
@@ -390,7 +394,7 @@ class CellCheck:
         return ""
 
     def _check_value(
-        self, metric: Metric, m: Mapping[str, Any], views: Mapping[bool, LazyView | None]
+        self, metric: Metric, m: Measurement, views: Mapping[bool, LazyView | None]
     ) -> bool:
         """Compare value, interval, scores and the base model's value with those from the images.
 
@@ -489,9 +493,9 @@ class CellCheck:
             content = self.chain.base.content
         except SaBenchError as error:
             raise Unavailable(str(error)) from error
-        if content != self.row["artifacts"]["base"]:
+        if content != self.artifacts["base"]:
             raise Differs(
-                describe_difference("base model", self.row["artifacts"]["base"], content, "here is")
+                describe_difference("base model", self.artifacts["base"], content, "here is")
             )
 
     def _check_weights(self) -> None:
@@ -513,7 +517,7 @@ class CellCheck:
         elif self.unknown_method:
             self.tally.skip(self.unknown_method, f"images of {self.name}")
         else:
-            self._require("model", self.row["artifacts"]["model"], self.chain.model_content)
+            self._require("model", self.artifacts["model"], self.chain.model_content)
             if not self.regenerate:
                 return
             model = self.chain.model()

@@ -12,6 +12,7 @@ import numpy as np
 
 from sa_bench.contracts import Measured
 from sa_bench.results.rows import FIELDS, to_json
+from sa_bench.results.schema import Measurement
 from sa_bench.statistics import clustered, wilson
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def slack(m: Mapping[str, Any]) -> float:
+def slack(m: Measurement) -> float:
     """Absolute tolerance of a value from another machine, beside the relative `OTHER_MACHINE`."""
     width = 0.0 if m["low"] is None or m["high"] is None else WIDTH * (m["high"] - m["low"])
     votes = max(1, m["n"] // VOTES) / m["n"] if m["unit"] == "rate" and m["n"] else 0.0
@@ -81,7 +82,7 @@ def slack(m: Mapping[str, Any]) -> float:
 
 
 def compare_measurement(
-    m: Mapping[str, Any], recomputed: Mapping[str, Any], same_machine: bool
+    m: Measurement, recomputed: Mapping[str, Any], same_machine: bool
 ) -> Difference | None:
     """Find the first field of the measurement `m` that recomputation refutes; None if all agree.
 
@@ -107,7 +108,7 @@ def compare_measurement(
     return difference or _compare_extra(m, recomputed)
 
 
-def _compare_extra(m: Mapping[str, Any], recomputed: Mapping[str, Any]) -> Difference | None:
+def _compare_extra(m: Measurement, recomputed: Mapping[str, Any]) -> Difference | None:
     """Find the first number of `extra` that another machine would not give; None if there is none.
 
     A number over part of the images may differ by more: one vote is a larger share of them.
@@ -128,7 +129,7 @@ def compare_number(
     name: str,
     claimed: float | None,
     recomputed: float | None,
-    m: Mapping[str, Any],
+    m: Measurement,
     same_machine: bool,
 ) -> Difference | None:
     """Return `(name, claimed, recomputed)` if two values of the measurement `m` differ, else None."""
@@ -165,7 +166,7 @@ def compare_scores(
     return None
 
 
-def over_scores(m: Mapping[str, Any]) -> bool:
+def over_scores(m: Measurement) -> bool:
     """Tell whether a measurement's interval, by its name, is one over scores of images or prompts."""
     how = str(m["interval"])
     return how in ("wilson", "betting", "t") or how.startswith(
@@ -173,7 +174,7 @@ def over_scores(m: Mapping[str, Any]) -> bool:
     )
 
 
-def from_scores(m: Mapping[str, Any], frame: pd.DataFrame, classes: int) -> dict[str, Any] | None:
+def from_scores(m: Measurement, frame: pd.DataFrame, classes: int) -> dict[str, Any] | None:
     """Compute value, bounds and n of a measurement again from its scores alone.
 
     Returns:

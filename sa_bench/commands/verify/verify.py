@@ -63,11 +63,12 @@ def verify(
         )
     tally, cache = Tally(), {}
     for i, row in enumerate(rows):
-        report("verify", Path(row["folder"]).name, i, len(rows))
+        name = Path(row.get("folder", "")).name
+        report("verify", name, i, len(rows))
         try:
             CellCheck(bundle, row, tally, cache, regenerate, deep, device, report).check()
         except SaBenchError as error:
-            raise type(error)(f"{file}: {Path(row['folder']).name}: {error}") from error
+            raise type(error)(f"{file}: {name}: {error}") from error
         except (
             LookupError,
             TypeError,
@@ -77,8 +78,7 @@ def verify(
             ArithmeticError,
         ) as error:
             raise Differs(
-                f"{file}: {Path(row['folder']).name}: it is not what `run` writes "
-                f"({type(error).__name__}: {error})."
+                f"{file}: {name}: it is not what `run` writes ({type(error).__name__}: {error})."
             ) from error
     return summarise(tally, bundle)
 
