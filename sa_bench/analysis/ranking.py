@@ -121,7 +121,8 @@ def _make_board(rows: list[ResultRow], remark: str) -> Board:
         title += " (" + ", ".join(f"{k}={v}" for k, v in overrides.items()) + ")"
     # A feature-space metric is named with its extractor: `kid` is measured as `kid[judge-mnist]`.
     names = {metric_of(m): m["name"] for row in rows for m in row["measurements"]}
-    primary = tuple(names.get(p, p) for p in first["task_values"]["primary"])
+    metrics: Sequence[str] = first["task_values"]["primary"]
+    primary = tuple(names.get(metric, metric) for metric in metrics)
     classes = len(first["task_values"]["classes"])
     board = Board(
         first["task"],
