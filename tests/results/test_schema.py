@@ -11,7 +11,7 @@ from result_rows import ORIGINAL, RETRAIN, result_row
 from sa_bench.results import schema
 from sa_bench.results.files import unpack_results
 
-DATA = Path(__file__).parents[1] / "docs" / "data"
+DATA = Path(__file__).parents[2] / "docs" / "data"
 PARTS = [
     (
         schema.ResultRow,
