@@ -23,7 +23,7 @@ from sa_bench.core.errors import SaBenchError, unknown_name
 from sa_bench.data.sample_sets import load_arrays
 from sa_bench.results.files import read_columns_of
 from sa_bench.results.format import format_number
-from sa_bench.results.rows import may_be_explicit, metric_of
+from sa_bench.results.rows import find_sample_set, may_be_explicit, metric_of
 from sa_bench.results.schema import ResultRow
 
 if TYPE_CHECKING:
@@ -399,16 +399,15 @@ def _draw_samples(board: Board, columns: int, explicit: bool, sort: str = "") ->
             continue
         cell = line.cells[0]
         veiled = may_be_explicit(cell["task_values"]) and not explicit
-        folder = Path(cell.get("folder", ""))
         if sort:
             highest = _highest_scored(cell, sort, columns, line.label)
             if highest is not None:
                 image_rows, scores = highest
-                images = _load_images(folder / "forget.safetensors", image_rows, veiled)
+                images = _load_images(find_sample_set(cell, "forget"), image_rows, veiled)
                 rows.append((line.label, images, [f"{score:.3g}" for score in scores]))  # type: ignore[arg-type]
             continue
         for label, name in (("before", "forget-base"), (line.label, "forget")):
-            images = _load_images(folder / f"{name}.safetensors", slice(columns), veiled)
+            images = _load_images(find_sample_set(cell, name), slice(columns), veiled)
             unchanged = rows and images is not None and np.array_equal(images, rows[0][1])
             if images is not None and not unchanged and (label != "before" or not rows):
                 rows.append((label, images, []))
@@ -445,7 +444,7 @@ def _has_images(line: Line) -> bool:
     """Tell whether the images of c_f of a line's first run are here."""
     if not line.cells:
         return False
-    return (Path(line.cells[0].get("folder", "")) / "forget.safetensors").is_file()
+    return find_sample_set(line.cells[0], "forget") is not None
 
 
 def _measurement_names(cell: ResultRow, sort: str) -> list[str]:
@@ -478,9 +477,9 @@ def _scored_rows(cell: ResultRow, name: str) -> tuple[np.ndarray, np.ndarray] | 
     metrics = {metric_of(m) for m in cell["measurements"] if m["name"] == name} & known_metrics
     if any("model" in registry.get_metric(metric).requires for metric in metrics):
         return None
-    file = Path(cell.get("folder", "")) / "forget.safetensors"
+    file = find_sample_set(cell, "forget")
     columns = read_columns_of(cell, name)
-    if "seed" not in columns or not file.is_file():
+    if "seed" not in columns or file is None:
         return None
     sample_set = load_arrays(file)
     key_columns = [
@@ -522,9 +521,9 @@ def _highest_scored(
     return rows[order], scores[order]
 
 
-def _load_images(path: Path, rows: slice | np.ndarray, veiled: bool) -> np.ndarray | None:
+def _load_images(path: Path | None, rows: slice | np.ndarray, veiled: bool) -> np.ndarray | None:
     """Load some images of a sample set, uint8 (N, H, W, C), blurred if veiled; None without the file."""
-    if not path.is_file():
+    if path is None:
         return None
     images = load_arrays(path)["images"][rows]
     if not veiled:

@@ -29,7 +29,7 @@ from sa_bench.data.assets.shipped import guard_card as shipped_guard
 from sa_bench.data.sample_sets import load_arrays
 from sa_bench.results import format as numbers
 from sa_bench.results.format import describe_machine
-from sa_bench.results.rows import may_be_explicit
+from sa_bench.results.rows import find_sample_set, may_be_explicit
 from sa_bench.results.schema import Measurement, ResultRow
 from sa_bench.scoring.cards import judge_card
 
@@ -232,15 +232,15 @@ def pictures(board: Board, unblurred: bool = False) -> list[dict[str, Any]]:
     for line in board.lines:
         if not line.cells:
             continue
-        folder, task = Path(line.cells[0].get("folder", "")), line.cells[0]["task_values"]
-        veiled = may_be_explicit(task)
+        row = line.cells[0]
+        veiled = may_be_explicit(row["task_values"])
         before, after = (
             {
                 name: grid
                 for name in ("forget", "retain")
                 if (
                     grid := sheet(
-                        folder / f"{name}{end}.safetensors",
+                        find_sample_set(row, f"{name}{end}"),
                         veiled and name == "forget" and not unblurred,
                     )
                 )
@@ -255,15 +255,15 @@ def pictures(board: Board, unblurred: bool = False) -> list[dict[str, Any]]:
     return list(groups.values())
 
 
-def sheet(path: Path, veiled: bool = False) -> str:
+def sheet(path: Path | None, veiled: bool = False) -> str:
     """Make a data URI of the first images of a sample set, for the retain set of every class.
 
     Veiled images are blurred in the file itself: nothing in the report can restore them.
 
     Returns:
-        "" if the file does not exist.
+        "" without a file.
     """
-    if not path.exists():
+    if path is None:
         return ""
     stored = load_arrays(path)
     images, labels = stored["images"], stored["labels"]

@@ -110,6 +110,14 @@ def measurement_row(
     }
 
 
+def find_sample_set(row: ResultRow, name: str) -> Path | None:
+    """Find the file of a result's sample set, `forget` say; None without it, as in packed results."""
+    if not row.get("folder"):
+        return None  # an empty path would be the current folder
+    file = Path(row["folder"]) / f"{name}.safetensors"
+    return file if file.is_file() else None
+
+
 def code_of(row: ResultRow) -> str:
     """Get the sha256 of a plug-in method's code; "" for a method of sa_bench."""
     plug_in = (row["provenance"].get("plug_ins") or {}).get(f"method {row['method']}") or {}

@@ -83,6 +83,7 @@ class Server:
                 pass
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = False  # closing waits for every answer, so none goes on unseen
         self.url = f"http://127.0.0.1:{self.http.server_port}"
         threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -793,14 +794,18 @@ def test_the_command(cli, nowhere, tmp_path, monkeypatch):
     assert os.listdir(store / "data")  # noqa: PTH208
 
 
-def endless(handler, piece=b"x" * 65536, headers=()):
+def begin(handler, headers=()):
     handler.send_response(200)
     for name, value in headers:
         handler.send_header(name, value)
     handler.end_headers()
+
+
+def endless(handler, headers=()):
+    begin(handler, headers)
     with contextlib.suppress(OSError):
         while True:
-            handler.wfile.write(piece)
+            handler.wfile.write(b"x" * 65536)
 
 
 def test_a_server_that_does_not_say_when_it_ends_is_stopped_at_what_the_file_may_have(
@@ -822,9 +827,8 @@ def test_a_server_that_says_too_much_is_not_listened_to(server, known, nowhere):
 
 @pytest.mark.parametrize("length", ["abc", "-1", "1e9", "\u0663"])
 def test_a_length_that_is_no_number_is_one_line(server, known, length):
-    server.answer = lambda handler: endless(
-        handler, b"", [("Content-Length", length.encode("utf-8").decode("latin1"))]
-    )
+    value = length.encode("utf-8").decode("latin1")
+    server.answer = lambda handler: begin(handler, [("Content-Length", value)])
     known("thing", server.url)
     refused("thing", "sends a Content-Length that is not a number")
 

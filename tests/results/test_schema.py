@@ -10,6 +10,7 @@ from result_rows import ORIGINAL, RETRAIN, result_row
 
 from sa_bench.results import schema
 from sa_bench.results.files import unpack_results
+from sa_bench.results.rows import find_sample_set
 
 DATA = Path(__file__).parents[2] / "docs" / "data"
 PARTS = [
@@ -77,3 +78,14 @@ def test_the_schema_imports_nothing_heavy():
         )
     }
     assert imported == {"typing", "pydantic"}
+
+
+def test_the_images_of_a_row_without_a_folder_are_not_those_of_the_current_one(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "forget.safetensors").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    assert find_sample_set(result_row() | {"folder": ""}, "forget") is None
+    row = result_row() | {"folder": str(tmp_path)}
+    assert find_sample_set(row, "forget") == tmp_path / "forget.safetensors"
+    assert find_sample_set(row, "retain") is None
