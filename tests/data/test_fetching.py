@@ -259,7 +259,7 @@ def test_a_part_that_was_whole_is_taken(server, known, nowhere):
 def test_a_killed_download_leaves_no_file_and_is_resumed(server, known, nowhere):
     known("thing", f"{server.url}/thing.bin", sha256=sha())
     server.body = BODY * 4
-    answer = server.answer
+    answer, killed = server.answer, threading.Event()
 
     def slowly(handler):
         handler.send_response(200)
@@ -268,7 +268,7 @@ def test_a_killed_download_leaves_no_file_and_is_resumed(server, known, nowhere)
         handler.end_headers()
         handler.wfile.write(server.body[:700_000])
         handler.wfile.flush()
-        time.sleep(20)
+        killed.wait(60)
 
     server.answer = slowly
     code = f"""
@@ -290,6 +290,7 @@ def test_a_killed_download_leaves_no_file_and_is_resumed(server, known, nowhere)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
+        killed.set()
     assert left(nowhere / "store") == []
     kept = downloads.partial_size(part)
     assert kept >= 524_288
