@@ -17,7 +17,8 @@ import time
 import traceback
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+TESTS = Path(__file__).parents[1]
+sys.path[:0] = [str(TESTS / "fuzz"), str(TESTS / "support")]
 
 MEMORY = 3 * 2**29  # bytes of address space that a case may take beyond what the libraries take
 SECONDS = 20  # of a case
