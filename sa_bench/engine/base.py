@@ -4,17 +4,38 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from sa_bench.contracts import Generator, Recipe
+from sa_bench.contracts import Generator, Progress, Recipe, Task
+from sa_bench.core.store import Store
 from sa_bench.data import datasets
 from sa_bench.engine import replay
 from sa_bench.models import base_models
 from sa_bench.models.family import get_family
 from sa_bench.scoring import sampling
 
-if TYPE_CHECKING:
-    from sa_bench.engine.stages import Chain
+
+class CellParts(Protocol):
+    """What a base model is found with: parts of a cell's chain of stages."""
+
+    task: Task
+    store: Store
+    device: str
+    progress: Progress
+
+    @property
+    def base_seed(self) -> int:
+        """Seed of the base model's training."""
+        ...
+
+    @cached_property
+    def base(self) -> base_models.Base:
+        """The weight file that was found."""
+        ...
+
+    def architecture(self) -> Any:
+        """Build a model of θ*'s shape."""
+        ...
 
 
 class BaseSource(Protocol):
@@ -59,9 +80,9 @@ class BaseSource(Protocol):
 class TrainedBase:
     """A base model that ships, or is trained here and kept in the store."""
 
-    def __init__(self, chain: Chain) -> None:
+    def __init__(self, parts: CellParts) -> None:
         """Load nothing yet."""
-        self.chain, self.task = chain, chain.task
+        self.parts, self.task = parts, parts.task
         self.family = get_family(self.task.family)
 
     @property
@@ -81,26 +102,26 @@ class TrainedBase:
 
     def find(self) -> base_models.Base:
         """Find the shipped weights, or train θ*."""
-        chain, task, seed = self.chain, self.task, self.chain.cell.base_seed
+        parts, task, seed = self.parts, self.task, self.parts.base_seed
         shipped = base_models.find_shipped(task.family, task.dataset, task.base, seed)
         if shipped is not None:
             return shipped
         data = datasets.load(task.dataset)
         return base_models.train_base(
-            chain.store,
+            parts.store,
             task.family,
             task.dataset,
             (data.train.images, data.train.labels, data.content),
             task.base,
             seed,
-            chain.progress,
-            chain.device,
+            parts.progress,
+            parts.device,
             task.train_precision,
         )
 
     def copy(self) -> Generator:
         """Load θ*."""
-        return self.chain.architecture().load(self.chain.base.file).to(self.chain.device)
+        return self.parts.architecture().load(self.parts.base.file).to(self.parts.device)
 
     def view(self) -> Generator:
         """Load θ*."""
@@ -108,7 +129,7 @@ class TrainedBase:
 
     def tokenizing_model(self) -> Any:
         """Build a model of θ*'s shape."""
-        return self.chain.architecture()
+        return self.parts.architecture()
 
     def complete(self, recipe: Recipe) -> Recipe:
         """Take the base recipe's clipping and averaging where the recipe gives none."""
@@ -119,9 +140,9 @@ class TrainedBase:
 class GivenBase:
     """A pretrained base model (`task.model`); one copy stays open, since each takes GiB."""
 
-    def __init__(self, chain: Chain) -> None:
+    def __init__(self, parts: CellParts) -> None:
         """Open nothing yet."""
-        self.chain, self.task = chain, chain.task
+        self.parts, self.task = parts, parts.task
 
     @property
     def flip(self) -> bool:
@@ -140,11 +161,11 @@ class GivenBase:
 
     def find(self) -> base_models.Base:
         """Find the folder or file of the weights."""
-        return base_models.find_pretrained(self.task.model, self.chain.store)
+        return base_models.find_pretrained(self.task.model, self.parts.store)
 
     @cached_property
     def _open_model(self) -> Generator:
-        return base_models.open_pretrained(self.chain.base, self.task).to(self.chain.device)
+        return base_models.open_pretrained(self.parts.base, self.task).to(self.parts.device)
 
     def copy(self) -> Generator:
         """Copy the open model."""

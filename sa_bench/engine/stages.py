@@ -116,6 +116,11 @@ class Chain:
         self.cost[stage.label] = {**cost, "cached": artifact.cached}
         return artifact
 
+    @property
+    def base_seed(self) -> int:
+        """Seed of the base model's training."""
+        return self.cell.base_seed
+
     @cached_property
     def base(self) -> base_models.Base:
         """Base model θ*: pretrained, shipped, or trained and kept in the store."""

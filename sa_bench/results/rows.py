@@ -112,9 +112,10 @@ def measurement_row(
 
 def find_sample_set(row: ResultRow, name: str) -> Path | None:
     """Find the file of a result's sample set, `forget` say; None without it, as in packed results."""
-    if not row.get("folder"):
+    folder = row.get("folder", "")
+    if not folder:
         return None  # an empty path would be the current folder
-    file = Path(row["folder"]) / f"{name}.safetensors"
+    file = Path(folder) / f"{name}.safetensors"
     return file if file.is_file() else None
 
 

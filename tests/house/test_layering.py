@@ -55,6 +55,29 @@ def test_imports_go_down():
     assert not wrong, "\n".join(sorted(wrong))
 
 
+def test_no_circle():
+    """Of files, also within a room, and of imports that are lazy or for types alone."""
+    files = {module_of_file(path): path for path in FILES}
+    arrows = {
+        module: {m for name in imported(path) if (m := longest(name, files)) not in (None, module)}
+        for module, path in files.items()
+        if path.name != "__init__.py"
+    }
+    while leaves := {module for module, targets in arrows.items() if not targets & arrows.keys()}:
+        arrows = {module: targets for module, targets in arrows.items() if module not in leaves}
+    assert not arrows, f"in or above a circle: {sorted(arrows)}"
+
+
+def module_of_file(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts if parts[0] == "sa_bench" else ("sa_bench", *parts))
+
+
+def longest(name, files):
+    """The module that a dotted name is of: itself, or that which the last part is taken from."""
+    return next((m for m in (name, name.rpartition(".")[0]) if m in files), None)
+
+
 def test_every_file_has_a_room():
     outside = {room_of_file(p) for p in FILES} - set(FLOOR)
     assert outside == {"__init__", "__main__"}
