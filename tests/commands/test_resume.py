@@ -181,7 +181,9 @@ def workers(store):
     return [pid for pid in alive(store) if b"spawn_main" in cmdline(pid)]
 
 
-@pytest.mark.parametrize("moment", ["workers begin", "a cell is forgetting"])
+@pytest.mark.parametrize(
+    "moment", [pytest.param("workers begin", marks=pytest.mark.slow), "a cell is forgetting"]
+)
 def test_ctrl_c_stops_at_once_and_says_that_it_resumes(start, tmp_path, moment):
     """A terminal sends Ctrl-C to every process of the run, also to workers that are still importing."""
     store = tmp_path / "stopped"

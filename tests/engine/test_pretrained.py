@@ -30,8 +30,17 @@ from sa_bench.models import base_models, micro_pipeline
 from sa_bench.results.files import read_results
 from sa_bench.scoring import sampling
 
-METHODS = ("original", "sa", "esd", "sld", "uce")
-OTHERS = ("concept_ablation", "salun", "negative_prompt", "prompt_filter", "naive", "no_gr", "l2")
+METHODS = ("original", "sa", "sld", "uce")
+OTHERS = (
+    "esd",
+    "concept_ablation",
+    "salun",
+    "negative_prompt",
+    "prompt_filter",
+    "naive",
+    "no_gr",
+    "l2",
+)
 WEIGHTS = ("sa", "esd", "uce", "concept_ablation", "salun", "naive", "no_gr", "l2")
 CHEAP = "task.metrics=retain_drift"
 

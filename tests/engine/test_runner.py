@@ -1,6 +1,7 @@
 """Cells end to end in this process: surrogates, other concepts, failures that take nobody down."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,7 +137,7 @@ def test_one_failure_takes_nobody_down_and_says_why(tmp_path, store_env, monkeyp
     assert (bad["status"], good["status"]) == ("failed", "done")
     assert bad["error"].startswith("ZeroDivisionError: by zero (details: ")
     log = bad["error"].partition("details: ")[2].rstrip(")")
-    assert "Traceback" in open(log).read()  # noqa: PTH123, SIM115
+    assert "Traceback" in Path(log).read_text()
     assert runner.exit_code([bad, good]) == 1
     assert runner.exit_code([good]) == 0
     stored = {r["method"]: r["status"] for r in read_results([tmp_path / "run"])}

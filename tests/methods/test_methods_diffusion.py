@@ -46,7 +46,9 @@ def sample(model, texts, sampler=DDIM):
     return model.sample([Request(text, i) for i, text in enumerate(texts)], sampler)
 
 
-@pytest.mark.parametrize("name", DIFFUSION)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n == "salun" else ()) for n in DIFFUSION]
+)
 def test_every_method_keeps_its_contract(name):
     found = check("method", name)
     assert [f.text for f in found if not f.kept] == []

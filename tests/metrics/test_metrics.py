@@ -239,7 +239,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_large_sets_fit_in_memory():
     """Of 4 GiB, 45,000 x 2,048 features of both sides, the extractor and torch leave 2.4 GiB for distances.
 

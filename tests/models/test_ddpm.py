@@ -307,6 +307,7 @@ def test_forgetting_holds_six_floats_a_parameter(tiny, rng):
     assert sum(v.numel() for v in held) == 6 * sum(p.numel() for p in params.values()) - 2 * tensors
 
 
+@pytest.mark.slow
 def test_a_compiled_network_gives_the_same_images_and_still_sees_a_substituted_row(
     tiny, rng, monkeypatch
 ):
