@@ -193,21 +193,28 @@ def open_url(url: str, headers: dict[str, str] | None = None) -> Any:
     if urlsplit(url).netloc == urlsplit(constants.ENDPOINT).netloc and (token := get_token()):
         request.add_unredirected_header("Authorization", f"Bearer {token}")
     answers: queue.Queue[Any] = queue.Queue()
+    is_awaited = threading.Event()
+    is_awaited.set()
 
     def ask() -> None:
         try:
-            answers.put(urllib.request.urlopen(request, timeout=DEADLINE))
+            answer = urllib.request.urlopen(request, timeout=DEADLINE)
         except Exception as error:
-            answers.put(error)
+            answer = error
+        answers.put(answer)
+        if not is_awaited.is_set() and hasattr(answer, "close"):
+            answer.close()  # it came too late
 
     # The timeout does not apply to the name look-up.
     threading.Thread(target=ask, daemon=True).start()
     try:
         answer = answers.get(timeout=DEADLINE)
     except queue.Empty:
+        is_awaited.clear()
         raise TimeoutError(f"gives no answer within {DEADLINE:.0f} s") from None
     if isinstance(answer, HTTPError):
         kind = answer.headers.get("Content-Range" if answer.code == 416 else "X-Error-Code") or ""
+        answer.close()
         raise Refused(url, answer.code, answer.reason, kind) from answer
     if isinstance(answer, Exception):
         raise answer
