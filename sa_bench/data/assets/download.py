@@ -197,6 +197,7 @@ def open_url(url: str, headers: dict[str, str] | None = None) -> Any:
     is_awaited.set()
 
     def ask() -> None:
+        answer: Any
         try:
             answer = urllib.request.urlopen(request, timeout=DEADLINE)
         except Exception as error:
