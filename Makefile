@@ -31,7 +31,8 @@ demo: $(VENV)/.demo
 test: $(VENV)/.installed
 	$(MAKE) -j2 check tests
 
-SIDE_BY_SIDE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Bytecode is kept even where the environment says otherwise: every process would compile all anew.
+SIDE_BY_SIDE = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 tests: $(VENV)/.installed
 	$(SIDE_BY_SIDE) -m 'not slow and not gpu'
 

@@ -9,12 +9,13 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from PIL import Image, ImageFilter
 
@@ -56,6 +57,17 @@ def render(results: Sequence[ResultRow], at: Path | None = None, unblurred: bool
         unblurred: include what may be nudity, veiled until it is clicked; otherwise it is blurred
             in the page for good.
     """
+    of_this_page = {
+        "link": lambda cell: link(cell, at),
+        "pictures": lambda board: pictures(board, unblurred),
+        "placed": once(),
+    }
+    return _load_template().render(boards=make_boards(results), **of_this_page)
+
+
+@cache
+def _load_template() -> Template:
+    """Compile the page's template, with all that is the same on every page."""
     folder = Path(__file__).parent / "templates"
     environment = Environment(
         loader=FileSystemLoader(folder),
@@ -69,14 +81,11 @@ def render(results: Sequence[ResultRow], at: Path | None = None, unblurred: bool
     helpers = (cards, cells, commands, guard_card, made_with, memory, notes, only_reason, seeds)
     environment.globals |= MODULES | {helper.__name__: helper for helper in (*helpers, titles)}
     environment.globals |= {
-        "link": lambda cell: link(cell, at),
-        "pictures": lambda board: pictures(board, unblurred),
-        "placed": once(),
         "script": Markup(script),
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "version": __version__,
     }
-    return environment.get_template("report.html").render(boards=make_boards(results))
+    return environment.get_template("report.html")
 
 
 def _finalize(value: Any) -> Any:

@@ -19,9 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy
 
-from sa_bench.statistics import ALPHA
+from sa_bench.statistics import ALPHA, student
 
 RATES = ("rate", "probability")
 INTERVAL = 2 * 1.959963984540054  # standard errors between the ends of a run's 95 % interval
@@ -65,7 +64,7 @@ class Estimate:
 
     def bounds(self) -> tuple[float, float]:
         """Compute (lower, upper), each a one-sided 95 % bound, in the value's own units."""
-        half = float(scipy.stats.t.ppf(1 - ALPHA, self.df)) * self.error
+        half = student.compute_quantile(1 - ALPHA, self.df) * self.error
         return self._untransform(self.mean - half), self._untransform(self.mean + half)
 
     def _untransform(self, y: float) -> float:
@@ -117,7 +116,7 @@ def difference_bounds(a: Estimate, b: Estimate) -> tuple[float, float]:
         half = 0.0
     else:
         df = variance**2 / (a.error**4 / a.df + b.error**4 / b.df)
-        half = float(scipy.stats.t.ppf(1 - ALPHA, df)) * variance**0.5
+        half = student.compute_quantile(1 - ALPHA, df) * variance**0.5
     shift = a.mean - b.mean
     if not a.rate:
         return shift - half, shift + half

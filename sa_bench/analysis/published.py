@@ -19,6 +19,7 @@ from sa_bench.core.registry import component_folder
 from sa_bench.results.format import format_number
 from sa_bench.results.rows import metric_of
 from sa_bench.results.schema import Measurement, ResultRow
+from sa_bench.statistics import student
 
 FEWEST_RUNS = 3  # below this number of runs, or of judges, a verdict is inconclusive
 
@@ -139,13 +140,11 @@ def prediction_interval(values: np.ndarray) -> tuple[float, float]:
         values: a run's value by one judge, shape (runs, judges), at least 2 x 2; without judges
             (runs, 1).
     """
-    from scipy import stats
-
     runs, judges = values.shape
     mean = float(values.mean())
     if judges == 1:
         spread = float(values.std(ddof=1)) * (1 + 1 / runs) ** 0.5
-        return mean, float(stats.t.ppf(0.975, runs - 1)) * spread
+        return mean, student.compute_quantile(0.975, runs - 1) * spread
     run_means, judge_means = values.mean(1), values.mean(0)
     residuals = values - run_means[:, None] - judge_means[None] + mean
     noise = float((residuals**2).sum()) / ((runs - 1) * (judges - 1))
@@ -156,7 +155,7 @@ def prediction_interval(values: np.ndarray) -> tuple[float, float]:
         + judge_variance * (1 + 1 / judges)
         + noise * (1 + 1 / (runs * judges))
     )
-    return mean, float(stats.t.ppf(0.975, min(runs, judges) - 1)) * variance**0.5
+    return mean, student.compute_quantile(0.975, min(runs, judges) - 1) * variance**0.5
 
 
 def find_departures(entry: Published, row: ResultRow) -> list[str]:

@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy  # its submodules are imported on first use: stats alone takes a second
 
 from sa_bench.contracts import Measured
-from sa_bench.statistics import intervals, mcnemar
+from sa_bench.statistics import intervals, mcnemar, student
 from sa_bench.statistics.intervals import ALPHA, score_interval
 
 ASSUMED_ICC = 0.3  # intraclass correlation if the data tell too little: any fits 0 of 1,000
@@ -107,7 +106,7 @@ def wilson(scores: np.ndarray, clusters: np.ndarray | None, comparisons: int = 1
     if units is None:
         low, high = intervals.wilson(float(scores.sum()), len(scores), comparisons)
         return NamedInterval(low, high, f"wilson{suffix}")
-    quantile = float(scipy.stats.t.ppf(1 - ALPHA / comparisons / 2, units[1] - 1))
+    quantile = student.compute_quantile(1 - ALPHA / comparisons / 2, units[1] - 1)
     low, high = score_interval(
         float(scores.mean()), effective(np.asarray(scores, float), *units), quantile
     )
@@ -139,7 +138,7 @@ def mean(
     if units is None or not np.isfinite(scores).all():
         return intervals.mean(scores, columns, **more)
     number, k = units
-    half = float(scipy.stats.t.ppf(1 - ALPHA / 2, k - 1)) * variance(scores, number, k) ** 0.5
+    half = student.compute_quantile(1 - ALPHA / 2, k - 1) * variance(scores, number, k) ** 0.5
     value, columns = float(scores.mean()), {**columns, "score": scores}
     label = f"t, clustered by {k} prompts"
     return Measured(value, value - half, value + half, label, len(scores), scores=columns, **more)
@@ -155,7 +154,7 @@ def _measure_clustered(
 ) -> Measured:
     """Measure the mean of scores in [0, upper] with Wilson's interval over clusters."""
     unit_scores = np.clip(np.asarray(scores, float) / upper, 0, 1)
-    quantile = float(scipy.stats.t.ppf(1 - ALPHA / 2, k - 1))
+    quantile = student.compute_quantile(1 - ALPHA / 2, k - 1)
     low, high = score_interval(
         float(unit_scores.mean()), effective(unit_scores, number, k), quantile
     )
@@ -216,7 +215,7 @@ def paired(
         centre = effective_n * value / (effective_n + 2)
         spread = (effective_n * float((differences**2).mean()) + 2) / (effective_n + 2) - centre**2
         error = (spread / (effective_n + 2)) ** 0.5
-    half = float(scipy.stats.t.ppf(1 - ALPHA / 2, k - 1)) * error
+    half = student.compute_quantile(1 - ALPHA / 2, k - 1) * error
     low, high = centre - half, centre + half
     if bounded:
         low, high = max(-1.0, min(low, value)), min(1.0, max(high, value))
@@ -226,6 +225,6 @@ def paired(
         p = (
             float(not centre)
             if error == 0
-            else float(2 * scipy.stats.t.sf(abs(centre) / error, k - 1))
+            else 2 * student.compute_upper_tail(abs(centre) / error, k - 1)
         )
     return Paired(value, low, high, p, n, k, "image" if units is None else "prompt")

@@ -12,6 +12,7 @@ import numpy as np
 import scipy  # its submodules are imported on first use: stats alone takes a second
 
 from sa_bench.contracts import Measured, undefined
+from sa_bench.statistics import student
 
 ALPHA = 0.05
 
@@ -24,9 +25,7 @@ def wilson(successes: float, n: int, comparisons: int = 1) -> tuple[float, float
     Returns:
         The ends of the interval, in [0, 1].
     """
-    return score_interval(
-        successes / n, n, float(scipy.stats.norm.ppf(1 - ALPHA / comparisons / 2))
-    )
+    return score_interval(successes / n, n, float(scipy.special.ndtri(1 - ALPHA / comparisons / 2)))
 
 
 def score_interval(p: float, n: float, z: float) -> tuple[float, float]:
@@ -121,7 +120,7 @@ def mean(scores: np.ndarray, columns: Mapping[str, np.ndarray], **more: Any) -> 
         return undefined(f"{n} image(s): an interval needs at least 2")
     if not_finite := int((~np.isfinite(scores)).sum()):
         return undefined(f"{not_finite} of {n} scores are not finite")
-    half = scipy.stats.t.ppf(1 - ALPHA / 2, n - 1) * scores.std(ddof=1) / np.sqrt(n)
+    half = student.compute_quantile(1 - ALPHA / 2, n - 1) * scores.std(ddof=1) / np.sqrt(n)
     value = float(scores.mean())
     columns = {**columns, "score": scores}
     return Measured(value, value - half, value + half, "t", n, scores=columns, **more)
@@ -153,7 +152,7 @@ def jackknife(
     value = estimate(np.arange(n))
     left_out = np.array([estimate(np.flatnonzero(group != g)) for g in range(groups)])
     error = np.sqrt((groups - 1) / groups * ((left_out - left_out.mean()) ** 2).sum())
-    half = float(scipy.stats.t.ppf(1 - ALPHA / 2, groups - 1) * error)
+    half = float(student.compute_quantile(1 - ALPHA / 2, groups - 1) * error)
     return Estimate(value, value - half, value + half)
 
 
@@ -210,12 +209,12 @@ def over_bases(by_base: Mapping[int, Sequence[float]]) -> Difference:
     if np.allclose(units, units[0], rtol=1e-9, atol=1e-12):
         return Difference(mean_of, None, None, None if any(units) else 1.0)
     error = float(np.std(units, ddof=1)) / len(units) ** 0.5
-    half = float(scipy.stats.t.ppf(1 - ALPHA / 2, len(units) - 1)) * error
+    half = student.compute_quantile(1 - ALPHA / 2, len(units) - 1) * error
     return Difference(
         mean_of,
         mean_of - half,
         mean_of + half,
-        float(2 * scipy.stats.t.sf(abs(mean_of) / error, len(units) - 1)),
+        2 * student.compute_upper_tail(abs(mean_of) / error, len(units) - 1),
     )
 
 
@@ -287,7 +286,7 @@ def detectable(
         return None
     spread = of_base**2 + of_seed**2 / seeds if bases > 1 else of_seed**2
     error, df = (spread / units) ** 0.5, units - 1
-    limit = float(scipy.stats.t.ppf(1 - ALPHA / comparisons / 2, df))
+    limit = student.compute_quantile(1 - ALPHA / comparisons / 2, df)
     low, high = 0.0, 200.0  # in standard errors
     for _ in range(60):
         middle = (low + high) / 2

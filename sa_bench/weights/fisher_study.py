@@ -27,6 +27,7 @@ from sa_bench.engine.stages import Chain
 from sa_bench.results.files import read_results
 from sa_bench.results.rows import metric_of
 from sa_bench.results.schema import ResultRow
+from sa_bench.statistics import student
 from sa_bench.training import fisher
 
 MARGINS = {"forget_top1": 0.05, "retain_bound": 0.01}  # difference of the rate, bits/dim
@@ -215,7 +216,7 @@ def _format_verdicts(pairs: Mapping[int, Sequence[Pair]]) -> str:
             columns.append("| – | too few seeds ")
             continue
         n, mean = len(differences), differences.mean()
-        half = stats.t.ppf(0.95, n - 1) * differences.std(ddof=1) / n**0.5
+        half = student.compute_quantile(0.95, n - 1) * differences.std(ddof=1) / n**0.5
         same = "not shown"
         if abs(mean) + half < margin:
             same = "yes"

@@ -16,7 +16,10 @@ from command_line import TINY, call_main
 from sa_bench.data import datasets
 
 ROOT = Path(__file__).parents[2]
-SMALL = [*TINY, "--set", "sa.steps=120", "--set", "sa.fisher.n=2000"]
+SMALL = [
+    *TINY, "--set", "sa.steps=30", "--set", "sa.fisher.n=2000",
+    "--set", "task.metrics=forget_top1,recovery,retain_log_likelihood",
+]  # fmt: skip
 LONG = 600  # s that a test waits for an event before it gives up
 pytestmark = pytest.mark.process
 

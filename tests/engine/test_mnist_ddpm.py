@@ -28,8 +28,8 @@ def test_the_shipped_bases_draw_digits(seed, store_env):
     found = base_models.find_shipped("ddpm", "mnist16", "micro", seed)
     assert found is not None
     model = base_models.new_model("ddpm", "mnist16", "micro").load(found.file)
-    rows = [Request(c, image_seed("card", 100 * c + i)) for c in range(10) for i in range(10)]
-    images, labels = model.to_images(model.sample(rows, TASK.sampler)), np.repeat(range(10), 10)
+    rows = [Request(c, image_seed("card", 100 * c + i)) for c in range(10) for i in range(5)]
+    images, labels = model.to_images(model.sample(rows, TASK.sampler)), np.repeat(range(10), 5)
     right, _ = judges.majority_vote({n: judges.load(n) for n in TASK.judges}, images, labels)
     assert right.mean() >= 0.95
     assert shows_anything(images).mean() >= 0.99
@@ -60,12 +60,16 @@ MEASURED = {
 }
 """What the tests below ask of each method."""
 FEWER = (
-    "task.n_forget=40",
-    "task.n_retain=10",
+    "task.n_forget=20",
+    "task.n_retain=5",
+    "task.replay_images=90",
     "task.recovery_starts=mean",
     "task.recovery_rates=0.03",
+    "task.recovery_budgets=0,60",
 )
-"""Half the images and one fit in place of four."""
+"""A quarter of the images and one short fit in place of four."""
+SHORT = {"sa": ("sa.steps=60", "sa.batch=16")}
+"""Fields of a method: three fifths of its steps, of half the images each."""
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +78,8 @@ def quick(shared_store, tmp_path_factory):
     folder, results = tmp_path_factory.mktemp("ddpm"), {}
     for methods, metrics in MEASURED.items():
         words = ["--task", "mnist_0_ddpm", "--scale", "quick", "--method", methods]
-        words += [word for value in (*FEWER, *metrics) for word in ("--set", value)]
+        sets = (*FEWER, *metrics, *SHORT.get(methods, ()))
+        words += [word for value in sets for word in ("--set", value)]
         done = call_main("run", *words, "--out", methods, store=shared_store, cwd=folder)
         assert done.returncode == 0, done.stdout + done.stderr
         rows = [json.loads(p.read_text()) for p in (folder / methods).glob("*/result.json")]

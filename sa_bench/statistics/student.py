@@ -1,0 +1,19 @@
+"""Student's t distribution: its quantiles and tails, from `scipy.special`.
+
+They are the same bits as `scipy.stats.t.ppf` and `.sf`; that module takes a second to import, which
+every process of a run would pay.
+"""
+
+from __future__ import annotations
+
+from scipy.special import stdtr, stdtrit
+
+
+def compute_quantile(probability: float, df: float) -> float:
+    """Compute the value below which a t variable with `df` degrees of freedom lies with `probability`."""
+    return float(stdtrit(df, probability))
+
+
+def compute_upper_tail(value: float, df: float) -> float:
+    """Compute the probability that a t variable with `df` degrees of freedom exceeds `value`."""
+    return float(stdtr(df, -value))
