@@ -28,6 +28,7 @@ def brightness(view: View) -> Measured:
     images = view.samples["forget"]
     return bounded_mean(images.images.reshape(len(images), -1).mean(1) / 255, {"seed": images.seeds})
 '''
+FEW = ("--set", "task.metrics=forget_top1")
 TASK = '''"""Another digit as a task of one's own."""
 
 from dataclasses import replace
@@ -54,7 +55,7 @@ def test_the_example_of_the_documents_is_short_and_keeps_the_contract():
 
 def test_a_method_by_path_runs_side_by_side_with_built_in_ones(process, tiny, tmp_path):
     shutil.copy(EXAMPLE, tmp_path / "finetune.py")
-    command = ["run", "--task", "mnist_0", "--method", "./finetune.py,original", *tiny, "--set", "finetune.steps=3",
+    command = ["run", "--task", "mnist_0", "--method", "./finetune.py,original", *tiny, *FEW, "--set", "finetune.steps=3",
                "--jobs", "2", "--out", "out"]  # fmt: skip
     out = process(*command, check=0).stdout
     assert "finetune" in out
@@ -75,6 +76,7 @@ def test_an_edited_plug_in_is_run_again(cli, tiny, tmp_path):
         "--method",
         "./finetune.py",
         *tiny,
+        *FEW,
         "--set",
         "steps=3",
         "--out",
@@ -110,6 +112,7 @@ def test_a_metric_and_a_task_by_path(cli, tiny, tmp_path):
         "--metric",
         "./brightness.py",
         *tiny,
+        *FEW,
         "--out",
         "out",
         check=0,

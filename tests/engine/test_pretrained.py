@@ -43,6 +43,7 @@ OTHERS = (
 )
 WEIGHTS = ("sa", "esd", "uce", "concept_ablation", "salun", "naive", "no_gr", "l2")
 CHEAP = "task.metrics=retain_drift"
+FEW = ("task.n_forget=2", "task.n_retain=2", "task.leakage_images=0")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,9 @@ def board(store, tmp_path_factory):
 @pytest.fixture(scope="module")
 def others(board, tmp_path_factory):
     """The methods that are measured on the ways of those of the board, by one metric: results by method."""
-    return run(tmp_path_factory.mktemp("runs") / "others", "celeb_brad_pitt", OTHERS, CHEAP)[0]
+    return run(tmp_path_factory.mktemp("runs") / "others", "celeb_brad_pitt", OTHERS, CHEAP, *FEW)[
+        0
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +144,7 @@ def test_recovery_looks_at_images_that_the_fitted_words_ask_for(board, store, tm
         "recovery_rates=0.001",
     )
     few += ("recovery_starts=own", "recovery_vectors=1", "recovery_judged=8", "bound_steps=2")
+    few += ("sampler.steps=10",)
     ends = (
         "primary=forget_top1,recovery_excess,none_rate",
         "metrics=forget_top1,recovery_excess,none_rate",
@@ -223,7 +227,7 @@ def test_a_model_is_what_is_in_it_and_not_where_it_lies(store, model, tmp_path):
 
 def test_words_of_ones_own_become_the_concept_and_its_surrogate(store, tmp_path):
     """With no other class to keep: uce has nothing but c_f's words to go by."""
-    sets = ("task.concept=Emma Thompson", "task.surrogate=a woman", CHEAP)
+    sets = ("task.concept=Emma Thompson", "task.surrogate=a woman", CHEAP, *FEW)
     found, _ = run(
         tmp_path / "run", "concept", ["uce", "permuted_f", "no_ewc", "concept_ablation"], *sets
     )
@@ -274,13 +278,7 @@ def test_what_was_taken_of_a_checkpoint_stands_in_the_result(store, model, tmp_p
     shutil.copytree(model / "unet", tmp_path / "trainer" / "unet")
     shutil.copytree(model / "unet", tmp_path / "trainer" / "unet_ema")
     path = lora(model, tmp_path / "pytorch_lora_weights.safetensors")
-    few = (
-        CHEAP,
-        "task.n_forget=2",
-        "task.n_retain=2",
-        "task.leakage_images=0",
-        "task.recovery_budgets=0",
-    )
+    few = (CHEAP, *FEW, "task.recovery_budgets=0")
     flags, models = {}, {}
     for name, sets in {
         "auto": [f"checkpoint.path={tmp_path / 'trainer'}"],

@@ -24,7 +24,7 @@ QUICK = [
     "task.n_forget=20", "task.n_retain=5", "task.likelihood_images=5", "task.recovery_budgets=0,5",
     "task.recovery_images=10", "task.feature_images=10",
 ]  # fmt: skip
-FAST = ["sa.fisher.n=2000", "sa.lr=0.003", "sa.batch=128", "sa.steps=250", "sa.lam=1"]
+FAST = ["sa.fisher.n=2000", "sa.lr=0.003", "sa.batch=32", "sa.steps=250", "sa.lam=1"]
 ONE = "task.metrics=forget_top1"  # where a test is about runs, not about what they measure
 
 
