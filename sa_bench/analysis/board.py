@@ -196,7 +196,7 @@ class Board:
 
 
 def _name_clock(devices: tuple[str, ...]) -> str:
-    """Name the unit of seconds for these devices."""
+    """Name the unit of a cost on these devices: `s CPU`, `s on NVIDIA …`, or both."""
     others = ", ".join(d for d in devices if d != "cpu")
     if not others:
         return "s CPU"

@@ -389,7 +389,7 @@ def _read_history(store: Store) -> dict[str, float]:
     """Read the median CPU seconds per step, sample, image and measurement from the store."""
     seconds_by_name: dict[str, list[float]] = {}
     peaks: list[float] = []
-    for stage, meta in store.metas():
+    for stage, meta in store.iterate_meta():
         peaks += [peak] if (peak := meta.get("cost", {}).get("peak_mib")) else []
         seconds, inputs = meta.get("cost", {}).get("cpu_s"), meta.get("inputs", {})
         if seconds is not None:

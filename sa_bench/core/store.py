@@ -232,7 +232,7 @@ class Store:
             for stage, key, finished, path in self._walk_artifacts()
         ]
 
-    def metas(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    def iterate_meta(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Yield (stage, content of meta.json) of every finished artifact; skip unreadable ones."""
         for stage, _, finished, path in self._walk_artifacts():
             if finished:

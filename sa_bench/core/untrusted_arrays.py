@@ -40,18 +40,18 @@ BITS = {
 """Bits of each number format of safetensors, by its name there."""
 
 
-def allowed(path: Path) -> int:
-    """Return the bytes that the contents of `path` may take in memory."""
+def compute_memory_limit(path: Path) -> int:
+    """Compute how many bytes the contents of `path` may take in memory, from the size of the file."""
     return max(ROOM, GROWTH * path.stat().st_size)
 
 
 def require_room(needed: int, path: Path) -> None:
-    """Refuse to unpack more bytes than `allowed` permits.
+    """Refuse to unpack more bytes than `compute_memory_limit` permits.
 
     Raises:
         Unfit: `needed` bytes are more.
     """
-    if needed > allowed(path):
+    if needed > compute_memory_limit(path):
         raise Unfit(
             f"it would take {needed / 1e9:,.1f} GB of memory, and is {path.stat().st_size:,} bytes long: "
             "that cannot be right"
