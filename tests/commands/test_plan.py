@@ -104,7 +104,7 @@ def test_a_plan_says_the_dose_of_the_attack_and_what_it_costs():
     }  # fmt: skip
     inputs = {"metric": "recovery_excess", "fingerprint": prints}
     meta = {"cost": {"cpu_s": 8.0}, "inputs": inputs}
-    store: Any = SimpleNamespace(metas=lambda: [("measure", meta)])
+    store: Any = SimpleNamespace(iterate_meta=lambda: [("measure", meta)])
     history = plan._read_history(store)
     (line,) = plan._describe_attacks(cells, history)
     assert line == said + "about 4 s a model"
