@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sa_bench.contracts import SampleSet, Task
+from sa_bench.contracts import SampleSet, Task, result_values
 from sa_bench.core import registry
 from sa_bench.core.errors import MissingAsset, SaBenchError
 from sa_bench.core.locks import Busy, hold_lock, read_holder
@@ -128,7 +128,7 @@ def _measure_images(
         "status": "done",
         "error": None,
         "concept": task.classes[task.concept],
-        "task_values": cell.plain()["task"],
+        "task_values": result_values(task),
         "summary": "images given",
         "measurements": measurements,
         "flags": notes,

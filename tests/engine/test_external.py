@@ -11,13 +11,16 @@ import torch
 from PIL import Image
 
 import sa_bench
+from sa_bench.analysis.ranking import make_boards
 from sa_bench.contracts import SampleSet
 from sa_bench.core import registry
 from sa_bench.core.errors import MissingAsset, SaBenchError
 from sa_bench.data import datasets, mnist
+from sa_bench.data.sample_sets import load_samples
 from sa_bench.engine import external
 from sa_bench.engine.cells import resolve_task
 from sa_bench.models.vae import VAE
+from sa_bench.results.files import read_results
 from sa_bench.scoring import judges
 from sa_bench.statistics import entropy
 
@@ -551,3 +554,25 @@ def test_one_broken_score_is_flagged_and_not_averaged(name):
     result = measured(name, SURE, BROKEN, UNSURE)
     assert result.value is None
     assert result.reason == "1 of 3 scores are not finite"
+
+
+@pytest.mark.parametrize("name", ["mnist_0", "mnist_0_ddpm"])
+def test_the_images_of_a_run_join_its_board_with_the_same_numbers(store_env, tmp_path, name):
+    """Whoever wrote the task's values, `run` or `evaluate`: equal values make one board."""
+    sets = ["task.n_forget=4", "task.n_retain=2", "task.metrics=forget_top1,retain_accuracy"]
+    run = tmp_path / "run"
+    sa_bench.run(name, "relabel", scale="quick", sets=sets, out=run)
+    (row,) = read_results([run])
+    (cell,) = run.glob("*/result.json")
+    for kind in ("forget", "retain"):
+        drawn = load_samples(cell.parent / f"{kind}.safetensors")
+        for i, (image, label) in enumerate(zip(drawn.images, drawn.labels, strict=True)):
+            folder = tmp_path / "images" / (f"retain/{label}" if kind == "retain" else "forget")
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[..., 0]).save(folder / f"{i:03d}.png")
+    given = sa_bench.evaluate(
+        tmp_path / "images", name, scale="quick", sets=sets, out=tmp_path / "evaluated"
+    )
+    (board,) = make_boards(read_results([run, tmp_path / "evaluated"]))
+    assert {line.method for line in board.lines} == {"relabel", "external"}
+    assert [m["value"] for m in given["measurements"]] == [m["value"] for m in row["measurements"]]
