@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from stable_diffusion import FULL, FULL_2, networks, original, pipeline, saved
+from stable_diffusion import FULL, FULL_2, SMALL, SMALL_2, networks, original, pipeline, saved
 
 from sa_bench.core.errors import MissingAsset, SaBenchError
 from sa_bench.models import micro_pipeline, scopes
@@ -353,7 +353,8 @@ def test_a_hub_id_is_looked_up_locally(base, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("second", [False, True])
 def test_a_single_file_is_the_folder_that_it_was_made_from(tmp_path, second):
-    pipe = pipeline(second, "v_prediction" if second else "epsilon")
+    sizes = SMALL_2 if second else SMALL  # as many resolutions as the published ones have
+    pipe = pipeline(second, "v_prediction" if second else "epsilon", sizes=sizes)
     pipe.tokenizer.save_pretrained(tmp_path / "tokenizer")
     whole = original(pipe, second)
     save_file(whole, tmp_path / "sd.safetensors")
