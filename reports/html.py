@@ -14,7 +14,8 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import BytecodeCache, Environment, FileSystemLoader, StrictUndefined
+from jinja2.bccache import Bucket
 from markupsafe import Markup
 from PIL import Image, ImageFilter
 
@@ -47,6 +48,25 @@ MODULES = {
 """Modules whose functions the template calls by their names."""
 
 
+class CompiledTemplates(BytecodeCache):
+    """Keep the templates' code in memory: compiling them takes longer than a page of a few rows."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.codes: dict[tuple[str, str], Any] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        """Give the bucket its code, if this source was compiled before."""
+        bucket.code = self.codes.get((bucket.key, bucket.checksum))
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        """Keep the code of a bucket."""
+        self.codes[bucket.key, bucket.checksum] = bucket.code
+
+
+COMPILED = CompiledTemplates()
+
+
 def render(results: Sequence[ResultRow], at: Path | None = None, unblurred: bool = False) -> str:
     """Render the page for all `results`, one section per board.
 
@@ -64,6 +84,7 @@ def render(results: Sequence[ResultRow], at: Path | None = None, unblurred: bool
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=_finalize,
+        bytecode_cache=COMPILED,
     )
     script = (folder / "report.js").read_text(encoding="utf-8")
     helpers = (cards, cells, commands, guard_card, made_with, memory, notes, only_reason, seeds)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import scipy
@@ -54,6 +55,12 @@ class Reading:
     high: float | None
 
 
+@lru_cache(maxsize=4096)  # a board asks for the same few at every comparison of two lines
+def _quantile(df: float) -> float:
+    """Compute the one-sided 95 % quantile of Student's t."""
+    return float(scipy.stats.t.ppf(1 - ALPHA, df))
+
+
 @dataclass(frozen=True)
 class Estimate:
     """Mean over bases and seeds (for rates: of asin √rate), its standard error and degrees of freedom."""
@@ -65,7 +72,7 @@ class Estimate:
 
     def bounds(self) -> tuple[float, float]:
         """Compute (lower, upper), each a one-sided 95 % bound, in the value's own units."""
-        half = float(scipy.stats.t.ppf(1 - ALPHA, self.df)) * self.error
+        half = _quantile(self.df) * self.error
         return self._untransform(self.mean - half), self._untransform(self.mean + half)
 
     def _untransform(self, y: float) -> float:
@@ -117,7 +124,7 @@ def difference_bounds(a: Estimate, b: Estimate) -> tuple[float, float]:
         half = 0.0
     else:
         df = variance**2 / (a.error**4 / a.df + b.error**4 / b.df)
-        half = float(scipy.stats.t.ppf(1 - ALPHA, df)) * variance**0.5
+        half = _quantile(df) * variance**0.5
     shift = a.mean - b.mean
     if not a.rate:
         return shift - half, shift + half
