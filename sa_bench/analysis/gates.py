@@ -57,8 +57,8 @@ class Reading:
 
 @lru_cache(maxsize=4096)  # a board asks for the same few at every comparison of two lines
 def _quantile(df: float) -> float:
-    """Compute the one-sided 95 % quantile of Student's t."""
-    return float(scipy.stats.t.ppf(1 - ALPHA, df))
+    """Compute the one-sided 95 % quantile of Student's t: `scipy.stats.t.ppf`, without its import."""
+    return float(scipy.special.stdtrit(df, 1 - ALPHA))
 
 
 @dataclass(frozen=True)

@@ -139,13 +139,15 @@ def prediction_interval(values: np.ndarray) -> tuple[float, float]:
         values: a run's value by one judge, shape (runs, judges), at least 2 x 2; without judges
             (runs, 1).
     """
-    from scipy import stats
+    from scipy.special import (
+        stdtrit,
+    )  # what scipy.stats.t.ppf computes; that takes a second to import
 
     runs, judges = values.shape
     mean = float(values.mean())
     if judges == 1:
         spread = float(values.std(ddof=1)) * (1 + 1 / runs) ** 0.5
-        return mean, float(stats.t.ppf(0.975, runs - 1)) * spread
+        return mean, float(stdtrit(runs - 1, 0.975)) * spread
     run_means, judge_means = values.mean(1), values.mean(0)
     residuals = values - run_means[:, None] - judge_means[None] + mean
     noise = float((residuals**2).sum()) / ((runs - 1) * (judges - 1))
@@ -156,7 +158,7 @@ def prediction_interval(values: np.ndarray) -> tuple[float, float]:
         + judge_variance * (1 + 1 / judges)
         + noise * (1 + 1 / (runs * judges))
     )
-    return mean, float(stats.t.ppf(0.975, min(runs, judges) - 1)) * variance**0.5
+    return mean, float(stdtrit(min(runs, judges) - 1, 0.975)) * variance**0.5
 
 
 def find_departures(entry: Published, row: ResultRow) -> list[str]:
