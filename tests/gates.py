@@ -6,6 +6,7 @@
 import json
 import lzma
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,7 @@ def spreads(metric="forget_top1"):
             yield between, within, float(np.mean(variances)), len(by_base), seeds
 
 
+@cache
 def fit(metric="forget_top1"):
     """(Spread, number of lines) by maximum likelihood: variances are scaled F about what is expected."""
     lines = list(spreads(metric))

@@ -63,21 +63,23 @@ def mentions(text: str, names: Iterable[str]) -> bool:
     The words of a name must follow one another. `cat` is mentioned by "Two cats" but not by
     "cathedral", `brad pitt` by "Brad-Pitt's car" and by "bradpitt".
     """
-    text_words = split_words(text)
-    for name in names:
-        name_words = split_words(name)
-        name_words = (
-            name_words[1:] if len(name_words) > 1 and name_words[0] in ARTICLES else name_words
+    return any(_mentions_name(text, name) for name in names)
+
+
+@lru_cache(maxsize=65_536)  # every cell of a run asks the same of its task's prompts
+def _mentions_name(text: str, name: str) -> bool:
+    """Return whether a text mentions one name, as `mentions` says."""
+    text_words, name_words = split_words(text), split_words(name)
+    if len(name_words) > 1 and name_words[0] in ARTICLES:
+        name_words = name_words[1:]
+    if not name_words:
+        return False
+    if len(name_words) > 1 and "".join(name_words) in text_words:
+        return True
+    return any(
+        all(
+            _list_singulars(text_word) & _list_singulars(name_word)
+            for text_word, name_word in zip(text_words[start:], name_words, strict=False)
         )
-        if not name_words:
-            continue
-        if len(name_words) > 1 and "".join(name_words) in text_words:
-            return True
-        for start in range(len(text_words) - len(name_words) + 1):
-            window = text_words[start : start + len(name_words)]
-            if all(
-                _list_singulars(text_word) & _list_singulars(name_word)
-                for text_word, name_word in zip(window, name_words, strict=True)
-            ):
-                return True
-    return False
+        for start in range(len(text_words) - len(name_words) + 1)
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import importlib.util
 import sys
 from collections.abc import Iterable, Iterator
 
@@ -97,16 +98,19 @@ EXTRAS = {
 
 
 @contextlib.contextmanager
-def name_missing_extra(what: str) -> Iterator[None]:
+def name_missing_extra(what: str, library: str = "") -> Iterator[None]:
     """Turn the error for a missing library into one line that names the extra to install.
 
     Args:
         what: the feature that needs the library, for the message.
+        library: one that is looked for before anything is imported, which may take seconds.
 
     Raises:
         MissingExtra: the library is not installed, and an extra brings it.
     """
     try:
+        if library and importlib.util.find_spec(library) is None:
+            raise ModuleNotFoundError(f"No module named {library!r}", name=library)
         yield
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]

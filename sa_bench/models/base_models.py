@@ -49,7 +49,7 @@ def find_pretrained(source: str, store: Store) -> Base:
         SaBenchError: it is none of these.
         MissingAsset: it is not on this machine.
     """
-    with name_missing_extra("text-to-image"):
+    with name_missing_extra("text-to-image", "transformers"):
         from sa_bench.models import micro_pipeline
         from sa_bench.models.checkpoints import load
 
@@ -105,7 +105,7 @@ def timestep_spacing(source: str) -> tuple[str, int]:
         folder = catalogue.find(catalogue.get_model(source))
     if folder is None or not (folder / "scheduler" / "scheduler_config.json").is_file():
         return schedule.LEADING
-    with name_missing_extra("text-to-image"):
+    with name_missing_extra("text-to-image", "transformers"):
         from sa_bench.models.checkpoints import diffusers_folder
 
     config = diffusers_folder.scheduler(folder).config

@@ -38,12 +38,16 @@ def within(net: nn.Module, scope: str) -> dict[str, nn.Parameter]:
     """
     if scope not in SCOPES:
         raise unknown_name("scope", scope, SCOPES)
+    if scope == "full":
+        return dict(net.named_parameters())
     chosen: dict[str, nn.Parameter] = {}
+    seen: set[int] = set()  # a shared parameter counts under its first name, as in the network
     for prefix, module in net.named_modules():
         for name, parameter in module.named_parameters(prefix, recurse=False):
-            if _belongs(name, module, scope):
+            if id(parameter) not in seen and _belongs(name, module, scope):
                 chosen[name] = parameter
-    return {name: chosen[name] for name, _ in net.named_parameters() if name in chosen}
+            seen.add(id(parameter))
+    return chosen
 
 
 def memory(net: nn.Module | Mapping[str, Any], scope: str = "full") -> dict[str, int]:

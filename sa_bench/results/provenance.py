@@ -7,6 +7,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -21,12 +22,6 @@ OPTIONAL = ("diffusers", "transformers", "safetensors", "nudenet", "facenet-pyto
 
 def provenance(command: str, assets: Mapping[str, str], device: str = "cpu") -> Provenance:
     """Collect versions, machine (with the GPU, if one was used) and assets behind a result."""
-    versions = {"sa_bench": __version__, "python": platform.python_version()}
-    for name in (*PACKAGES, *OPTIONAL):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions |= {name: "absent"} if name in PACKAGES else {}
     hardware: Hardware = {
         "machine": platform.machine(),
         "system": platform.system(),
@@ -40,7 +35,7 @@ def provenance(command: str, assets: Mapping[str, str], device: str = "cpu") -> 
             hardware["gpu"] = torch.cuda.get_device_name(device)
     return {
         "command": command,
-        "versions": versions,
+        "versions": dict(_read_versions()),
         "hardware": hardware,
         "assets": dict(assets),
     }
@@ -60,6 +55,19 @@ def same_environment(row: ResultRow, device: str) -> bool:
     )
 
 
+@cache  # every cell asks, and a file is parsed for each library
+def _read_versions() -> Mapping[str, str]:
+    """Read the versions of Python, of the package and of the libraries behind its numbers."""
+    versions = {"sa_bench": __version__, "python": platform.python_version()}
+    for name in (*PACKAGES, *OPTIONAL):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions |= {name: "absent"} if name in PACKAGES else {}
+    return versions
+
+
+@cache
 def _read_cpu_name() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text(errors="ignore").splitlines():

@@ -25,8 +25,7 @@ ROOT = Path(__file__).parents[2]
 FORK = multiprocessing.get_context("fork")
 
 
-def _claims(out, n, barrier, queue):
-    (cell,) = resolve(["mnist_0"], ["original"], "quick", seeds=[n])
+def _claims(out, cell, barrier, queue):
     barrier.wait()
     try:
         runner.prepare(out, [cell], False)
@@ -36,10 +35,11 @@ def _claims(out, n, barrier, queue):
 
 
 def test_of_many_runs_that_claim_a_folder_at_once_one_gets_it(tmp_path):
+    cells = resolve(["mnist_0"], ["original"], "quick", seeds=range(8))
     for turn in range(5):
-        out, n = tmp_path / str(turn), 8
-        barrier, queue = FORK.Barrier(n), FORK.Queue()
-        claims = [FORK.Process(target=_claims, args=(out, i, barrier, queue)) for i in range(n)]
+        out = tmp_path / str(turn)
+        barrier, queue = FORK.Barrier(len(cells)), FORK.Queue()
+        claims = [FORK.Process(target=_claims, args=(out, x, barrier, queue)) for x in cells]
         for claim in claims:
             claim.start()
         said = [queue.get(timeout=60) for _ in claims]
@@ -192,8 +192,10 @@ def test_without_a_further_process_the_cells_run_one_after_another(monkeypatch, 
 @pytest.mark.process
 def test_a_library_of_an_extra_that_is_not_there_is_named_with_its_extra(tmp_path):
     code = (  # in a process of its own: nothing of diffusers is imported there yet
-        "import sys; sys.modules['transformers'] = None; sys.argv = ['sa_bench', 'plan', '--task', 'celeb_brad_pitt', "
-        "'--method', 'original', '--scale', 'quick']; from sa_bench.commands.app import main; main()"
+        "import atexit, sys; sys.modules['transformers'] = None; sys.argv = ['sa_bench', 'plan', '--task', "
+        "'celeb_brad_pitt', '--method', 'original', '--scale', 'quick']\n"
+        "atexit.register(lambda: print('diffusers' in sys.modules))\n"
+        "from sa_bench.commands.app import main; main()"
     )
     environment = {**os.environ, "SA_BENCH_STORE": str(tmp_path), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -207,6 +209,7 @@ def test_a_library_of_an_extra_that_is_not_there_is_named_with_its_extra(tmp_pat
     assert done.returncode == 3, done.stderr
     assert "needs transformers: pip install 'sa_bench[t2i]'" in done.stderr
     assert "Traceback" not in done.stderr
+    assert done.stdout.endswith("False\n"), "diffusers, which takes seconds, is not imported first"
 
 
 def test_what_no_extra_brings_is_a_fault_of_the_code():

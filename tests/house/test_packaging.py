@@ -31,8 +31,8 @@ def installed(tmp_path_factory):
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     for command in (
         [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source)],
-        [*pip, "install", "--no-deps", "--target", str(folder / "site"), "--no-index", "--find-links", str(folder),
-         "sa_bench"],
+        [*pip, "install", "--no-deps", "--no-compile", "--target", str(folder / "site"), "--no-index",
+         "--find-links", str(folder), "sa_bench"],
     ):  # fmt: skip
         subprocess.run(command, check=True, cwd=folder, timeout=600)
     return folder / "site"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from stable_diffusion import FULL, FULL_2, networks, original, pipeline, saved
+from stable_diffusion import FULL, FULL_2, SMALL, SMALL_2, networks, original, pipeline, saved
 
 from sa_bench.core.errors import MissingAsset, SaBenchError
 from sa_bench.models import micro_pipeline, scopes
@@ -353,7 +353,8 @@ def test_a_hub_id_is_looked_up_locally(base, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("second", [False, True])
 def test_a_single_file_is_the_folder_that_it_was_made_from(tmp_path, second):
-    pipe = pipeline(second, "v_prediction" if second else "epsilon")
+    sizes = SMALL_2 if second else SMALL  # as many resolutions as the published ones have
+    pipe = pipeline(second, "v_prediction" if second else "epsilon", sizes=sizes)
     pipe.tokenizer.save_pretrained(tmp_path / "tokenizer")
     whole = original(pipe, second)
     save_file(whole, tmp_path / "sd.safetensors")
@@ -894,31 +895,33 @@ def test_a_loras_strength_multiplies_it_and_is_a_loras_alone(base, model, tmp_pa
     assert key_values(method(path=path, strength=0.5)) == {"path": path, "strength": 0.5}
 
 
-@pytest.fixture
-def twice(base, moved, tmp_path):
-    """Places that hold the base's U-Net as trained last and the moved one as its average."""
+def write_twice(place, base, moved, folder):
+    """Write a place that holds the base's U-Net as trained last and the moved one as its average."""
     raw, average = base[0].unet.state_dict(), moved[0].unet.state_dict()
-    trainer = tmp_path / "checkpoint-500"
-    shutil.copytree(base[1] / "unet", trainer / "unet")
-    shutil.copytree(moved[1] / "unet", trainer / "unet_ema")
-    whole = shutil.copytree(base[1], tmp_path / "whole")
-    shutil.copytree(moved[1] / "unet", whole / "unet_ema")
-    for name in ("ema_state_dict", "model_ema"):
-        torch.save({"state_dict": raw, name: average, "step": 3}, tmp_path / f"{name}.pt")
+    if place in ("trainer", "whole"):
+        copy = folder / "checkpoint-500"
+        if place == "trainer":
+            shutil.copytree(base[1] / "unet", copy / "unet")
+        else:
+            shutil.copytree(base[1], copy)
+        shutil.copytree(moved[1] / "unet", copy / "unet_ema")
+        return copy
+    if place in ("ema_state_dict", "model_ema"):
+        torch.save({"state_dict": raw, place: average, "step": 3}, folder / f"{place}.pt")
+        return folder / f"{place}.pt"
     flat = {
         "model_ema." + k.removeprefix("model.").replace(".", ""): v
         for k, v in original(moved[0]).items() if k.startswith("model.diffusion_model.")
     }  # fmt: skip
-    save_file(original(base[0]) | flat, tmp_path / "sd.safetensors")
-    return {
-        "trainer": trainer, "whole": whole, "sd": tmp_path / "sd.safetensors",
-        **{name: tmp_path / f"{name}.pt" for name in ("ema_state_dict", "model_ema")},
-    }  # fmt: skip
+    save_file(original(base[0]) | flat, folder / "sd.safetensors")
+    return folder / "sd.safetensors"
 
 
 @pytest.mark.parametrize("place", ["trainer", "whole", "sd", "ema_state_dict", "model_ema"])
-def test_of_weights_kept_twice_those_asked_for_are_taken_and_told(base, moved, model, twice, place):
-    source = str(twice[place])
+def test_of_weights_kept_twice_those_asked_for_are_taken_and_told(
+    base, moved, model, tmp_path, place
+):
+    source = str(write_twice(place, base, moved, tmp_path))
     for weights in ("auto", "raw", "ema"):
         put, _ = apply(model.clone(), source, weights=weights)
         averaged = weights == "ema" or (weights, place) == ("auto", "sd")
@@ -929,12 +932,13 @@ def test_of_weights_kept_twice_those_asked_for_are_taken_and_told(base, moved, m
         assert line.startswith(f"weights: {'averaged' if averaged else 'raw'}; ")
 
 
-def test_averages_that_are_not_there_are_no_averages(base, model, twice, tmp_path):
+def test_averages_that_are_not_there_are_no_averages(base, moved, model, tmp_path):
     for source in (base[1], base[1] / "unet"):
         with pytest.raises(SaBenchError, match="holds no averaged weights"):
             apply(model, str(source), weights="ema")
         assert remarks(str(source)) == []
-    shutil.rmtree(twice["trainer"] / "unet")
-    assert remarks(str(twice["trainer"]))[0].startswith("weights: averaged, the only ones")
+    trainer = write_twice("trainer", base, moved, tmp_path)
+    shutil.rmtree(trainer / "unet")
+    assert remarks(str(trainer))[0].startswith("weights: averaged, the only ones")
     with pytest.raises(SaBenchError, match="no weight file"):
-        apply(model, str(twice["trainer"]), weights="raw")
+        apply(model, str(trainer), weights="raw")

@@ -357,16 +357,14 @@ def test_an_unknown_scope_is_named(tiny):
         tiny.parameters("xatn")
 
 
-@pytest.mark.process
-def test_without_transformers_the_extra_is_named():
-    import subprocess
+def test_without_transformers_the_extra_is_named(monkeypatch):
+    """In a process that has imported nothing yet: tests/commands/test_machines.py."""
     import sys
 
-    code = (
-        "import sys; sys.modules['transformers'] = None; from sa_bench.models import family; "
-        "family.get_family('text_to_image').load_generator()"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stderr.strip().endswith(
-        "MissingExtra: text-to-image needs transformers: pip install 'sa_bench[t2i]'"
-    )
+    from sa_bench.core.errors import MissingExtra
+    from sa_bench.models import family
+
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingExtra) as error:
+        family.get_family("text_to_image").load_generator()
+    assert str(error.value) == "text-to-image needs transformers: pip install 'sa_bench[t2i]'"

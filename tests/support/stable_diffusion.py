@@ -21,6 +21,8 @@ ENDS = {
 }  # fmt: skip
 
 
+SHALLOW = {"unet": (32, 64), "vae": (32, 32, 32, 32), "vae_layers": 1, "text": 64, "layers": 2}
+"""Fewer resolutions: every call costs by the number of tensors (a third of SMALL's), not by their size."""
 SMALL = {"unet": (32, 32, 64, 64), "vae": (32, 32, 32, 32), "text": 64, "layers": 2}
 SMALL_2 = {"unet": (64, 64, 128, 128), "vae": (32, 32, 32, 32), "text": 128, "layers": 3}
 FULL = {"unet": (320, 640, 1280, 1280), "vae": (128, 256, 512, 512), "text": 768, "layers": 12}
@@ -30,12 +32,15 @@ FULL_2 = {**FULL, "text": 1024, "layers": 23}
 def networks(sizes, second=False, words=49_408):
     """U-Net, autoencoder and text encoder of Stable Diffusion 1.x, or 2.x if `second`, in the sizes given."""
     widths, width = sizes["unet"], sizes["text"]
+    attending = len(widths) - 1  # all resolutions but the lowest
     unet = UNet2DConditionModel(
+        down_block_types=("CrossAttnDownBlock2D",) * attending + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * attending,
         sample_size=8, block_out_channels=widths, layers_per_block=LAYERS, cross_attention_dim=width,
         attention_head_dim=[w // 64 for w in widths] if second else 8, use_linear_projection=second,
     )  # fmt: skip
     vae = AutoencoderKL(
-        block_out_channels=sizes["vae"], latent_channels=4, layers_per_block=2, sample_size=64,
+        block_out_channels=sizes["vae"], latent_channels=4, layers_per_block=sizes.get("vae_layers", 2), sample_size=64,
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
     )  # fmt: skip
     text = CLIPTextModel(
@@ -48,12 +53,12 @@ def networks(sizes, second=False, words=49_408):
     return unet, vae, text
 
 
-def pipeline(second=False, prediction="epsilon", seed=0):
+def pipeline(second=False, prediction="epsilon", seed=0, sizes=SHALLOW):
     """A small one, with another scheduler's prediction if asked."""
     words = micro_pipeline.tokenizer(length=77)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        unet, vae, text = networks(SMALL_2 if second else SMALL, second, len(words))
+        unet, vae, text = networks(sizes, second, len(words))
     scheduler = DDIMScheduler(
         clip_sample=False, **{**micro_pipeline.SCHEDULE, "prediction_type": prediction}
     )

@@ -183,7 +183,11 @@ def unfit(source: str, strength: float = 1.0, weights: Weights = "auto") -> str:
     Raises:
         SaBenchError: `source` is not a checkpoint, or is an adapter that is more than a LoRA.
     """
-    checkpoint = locate(source, weights)
+    return _explain_unfit(locate(source, weights), source, strength)
+
+
+def _explain_unfit(checkpoint: Found, source: str, strength: float) -> str:
+    """Explain why a checkpoint that was located cannot be put onto a model, as `unfit` does."""
     if checkpoint.layout == "lora":
         lora.require_plain(checkpoint.path)
     elif strength != 1:
@@ -245,9 +249,10 @@ def apply(model: M, source: str, strength: float = 1.0, weights: Weights = "auto
             model is as it was.
         MissingAsset: the hub's model is not in the local cache.
     """
-    if reason := unfit(source, strength, weights):
+    checkpoint = locate(source, weights)  # once: a torch file is unpickled for its names
+    if reason := _explain_unfit(checkpoint, source, strength):
         raise SaBenchError(f"{reason}.")
-    checkpoint, model_tensors = locate(source, weights), model.state()
+    model_tensors = model.state()
     with quietly():
         new_tensors = _read_checkpoint(model, source, checkpoint, weights, model_tensors, strength)
     require_matching(new_tensors, model_tensors, source)

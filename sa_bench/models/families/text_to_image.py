@@ -17,6 +17,7 @@ from sa_bench.contracts import (
     Task,
     key_values,
 )
+from sa_bench.core.errors import name_missing_extra
 from sa_bench.models import schedule
 from sa_bench.models.family import Family
 
@@ -38,7 +39,8 @@ class TextToImageFamily(Family):
     opens_checkpoints = True
 
     def _import_generator(self) -> type:
-        from sa_bench.models.text_to_image import TextToImage
+        with name_missing_extra("text-to-image", "transformers"):
+            from sa_bench.models.text_to_image import TextToImage
 
         return TextToImage
 
