@@ -942,3 +942,22 @@ def test_averages_that_are_not_there_are_no_averages(base, moved, model, tmp_pat
     assert remarks(str(trainer))[0].startswith("weights: averaged, the only ones")
     with pytest.raises(SaBenchError, match="no weight file"):
         apply(model, str(trainer), weights="raw")
+
+
+def test_a_torch_file_is_read_once_for_its_names_and_once_for_its_tensors(
+    moved, model, tmp_path, monkeypatch
+):
+    torch.save(moved[0].unet.state_dict(), tmp_path / "unet.pt")
+    reads, load = [], layouts._load_torch_file
+    monkeypatch.setattr(
+        layouts, "_load_torch_file", lambda *a, **options: reads.append(a) or load(*a, **options)
+    )
+    apply(model, str(tmp_path / "unet.pt"))
+    assert len(reads) == 2
+
+
+def test_a_shared_parameter_belongs_to_a_scope_once():
+    net = torch.nn.ModuleDict({"first": torch.nn.Linear(2, 2), "second": torch.nn.Linear(2, 2)})
+    net["second"].weight = net["first"].weight
+    names = ["first.weight", "first.bias", "second.bias"]
+    assert list(scopes.within(net, "esd-u")) == list(scopes.within(net, "full")) == names

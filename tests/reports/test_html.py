@@ -519,3 +519,9 @@ def test_the_style_is_a_file_of_one_rule_a_line_and_lies_in_the_page(page):
     assert crowded == []
     assert style.count("{") == style.count("}") > 80
     assert style.strip() in page(result_row(), *OTHERS)
+
+
+def test_a_template_is_compiled_once(monkeypatch):
+    first = render([result_row(), *OTHERS])
+    monkeypatch.setattr(html_report.Environment, "_generate", None)
+    assert render([result_row(), *OTHERS]) == first

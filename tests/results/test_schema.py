@@ -89,3 +89,13 @@ def test_the_images_of_a_row_without_a_folder_are_not_those_of_the_current_one(
     row = result_row() | {"folder": str(tmp_path)}
     assert find_sample_set(row, "forget") == tmp_path / "forget.safetensors"
     assert find_sample_set(row, "retain") is None
+
+
+def test_versions_are_read_once_and_handed_out_as_copies(monkeypatch):
+    from sa_bench.results import provenance
+
+    first = provenance.provenance("", {})["versions"]
+    kept = dict(first)
+    first["torch"] = "0"
+    monkeypatch.setattr(provenance, "metadata", None)
+    assert provenance.provenance("", {})["versions"] == kept
