@@ -13,6 +13,7 @@ from command_line import TINY, call_main, start_process
 from torch import nn
 
 from sa_bench.contracts import Draw
+from sa_bench.core import registry
 from sa_bench.models.toy import Gaussian, Row
 
 torch.set_num_threads(1)
@@ -161,6 +162,13 @@ def _checked(run, shared_store, folder):
         return done
 
     return call
+
+
+@pytest.fixture(autouse=True)
+def forget_plug_ins():
+    """Leave no plug-in registered that a test named by its path."""
+    yield
+    registry.forget_plug_ins()
 
 
 def pytest_collection_modifyitems(items):

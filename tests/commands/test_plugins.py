@@ -39,12 +39,6 @@ mine = replace(registry.get_task("mnist_0"), name="mnist_seven", title="MNIST fo
 '''
 
 
-@pytest.fixture(autouse=True)
-def forget_plug_ins():
-    yield
-    registry.forget_plug_ins()
-
-
 def test_the_example_of_the_documents_is_short_and_keeps_the_contract():
     (name,) = registry.register("method", str(EXAMPLE))
     found = check("method", name)
