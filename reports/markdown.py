@@ -1,6 +1,7 @@
 """The Markdown report: the same boards as tables for documents and pull requests."""
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from sa_bench.analysis import cell_text, details
 from sa_bench.analysis.board import Board, Endpoint, Line
@@ -213,7 +214,7 @@ def _recovery_table(board: Board) -> list[str]:
         rows.append(
             [
                 *map(escape, dose),
-                *(format_percent(sum(f) / len(f)) if f else "n/a" for f in rates_of_lines),
+                *(format_percent(fmean(f)) if f else "n/a" for f in rates_of_lines),
             ]
         )
     title = (
@@ -307,7 +308,7 @@ def _judge_table(board: Board) -> list[str]:
                 for j in m["judges"] or []
                 if j["judge"] == name
             ]
-            row.append(format_percent(sum(values) / len(values)) if values else "n/a")
+            row.append(format_percent(fmean(values)) if values else "n/a")
         rows.append(row)
     head = [escape(f"{board.primary[0]} by judge"), *(escape(line.label) for line in board.lines)]
     return [*_make_table(head, rows), ""] if rows else []

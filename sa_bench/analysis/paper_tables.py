@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from statistics import fmean
 from typing import Any
 
 from sa_bench.analysis.board import Board, Line
@@ -280,7 +281,7 @@ def _make_extra_entry(
     verdict = _verdict_on(entry, line, [{NO_JUDGE: point} for point in points])
     if not points:
         return Entry(published=published, scale=board.scale, verdict=verdict, reason="not measured")
-    mean = sum(points) / len(points)
+    mean = fmean(points)
     text, low, high = (
         format_number(x, unit) if unit else f"{x:.4g}" for x in (mean, min(points), max(points))
     )
