@@ -47,11 +47,11 @@ def test_the_example_of_the_documents_is_short_and_keeps_the_contract():
     assert len(code) <= 45
 
 
-def test_a_method_by_path_runs_side_by_side_with_built_in_ones(process, tiny, tmp_path):
+def test_a_method_by_path_runs_beside_built_in_ones(cli, tiny, tmp_path):
     shutil.copy(EXAMPLE, tmp_path / "finetune.py")
     command = ["run", "--task", "mnist_0", "--method", "./finetune.py,original", *tiny, *FEW, "--set", "finetune.steps=3",
-               "--jobs", "2", "--out", "out"]  # fmt: skip
-    out = process(*command, check=0).stdout
+               "--out", "out"]  # fmt: skip
+    out = cli(*command, check=0).stdout
     assert "finetune" in out
     rows = [json.loads(p.read_text()) for p in (tmp_path / "out").glob("*/result.json")]
     row = next(r for r in rows if r["method"] == "finetune")

@@ -24,7 +24,7 @@ LONG = 600  # s that a test waits for an event before it gives up
 pytestmark = pytest.mark.process
 
 
-def words(out, *more, method="sa", settings=SMALL):
+def arguments(out, *more, method="sa", settings=SMALL):
     return ["run", "--task", "mnist_0", "--method", method, *settings, "--out", str(out), *more]
 
 
@@ -43,7 +43,7 @@ def prepare(store, shared_store):
 def start(shared_store, tmp_path):
     """Start `run` as a process, on a store of its own."""
 
-    def call(store, out, *more, preexec=None, **options):
+    def call(store, out, *more, **options):
         prepare(tmp_path / store, shared_store)
         env = {
             **os.environ,
@@ -55,11 +55,9 @@ def start(shared_store, tmp_path):
         def before() -> None:
             # a test run in the background has it ignored
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-            if preexec is not None:
-                preexec()
 
         return subprocess.Popen(
-            [sys.executable, "-m", "sa_bench", *words(tmp_path / out, *more, **options)], cwd=tmp_path, env=env,
+            [sys.executable, "-m", "sa_bench", *arguments(tmp_path / out, *more, **options)], cwd=tmp_path, env=env,
             text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=before, start_new_session=True,
         )  # fmt: skip
 
@@ -73,7 +71,7 @@ def go_on(shared_store, tmp_path):
     def call(store, out, *more, **options):
         prepare(tmp_path / store, shared_store)
         done = call_main(
-            *words(tmp_path / out, *more, **options), store=tmp_path / store, cwd=tmp_path
+            *arguments(tmp_path / out, *more, **options), store=tmp_path / store, cwd=tmp_path
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -85,7 +83,7 @@ def whole(shared_store, tmp_path_factory):
     """What the command gives that nothing interrupts."""
     folder = tmp_path_factory.mktemp("whole")
     prepare(folder / "store", shared_store)
-    done = call_main(*words(folder / "out"), store=folder / "store", cwd=folder)
+    done = call_main(*arguments(folder / "out"), store=folder / "store", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return results(folder / "out")
 
@@ -221,17 +219,20 @@ def test_two_processes_on_one_cold_store_agree_and_share_the_work(start, whole, 
     "limit", [5_000, 300_000], ids=["measurements do not fit", "the model does not fit"]
 )
 def test_a_full_disk_is_one_clear_line_and_the_same_command_goes_on(
-    start, go_on, whole, tmp_path, limit
+    shared_store, go_on, whole, tmp_path, limit
 ):
     """A limit on file size fails a write exactly as a full disk does."""
-    process = start(
-        "full",
-        "out-full",
-        preexec=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )
-    out, err = finish(process, 1)
-    assert "The disk is full" in out + err
-    assert "run the same command again" in " ".join((out + err).split())
+    store, words = tmp_path / "full", arguments(tmp_path / "out-full")
+    prepare(store, shared_store)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        done = call_main(*words, store=store, cwd=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert done.returncode == 1
+    assert "The disk is full" in done.stdout + done.stderr
+    assert "run the same command again" in " ".join((done.stdout + done.stderr).split())
     go_on("full", "out-full")
     assert results(tmp_path / "out-full") == whole
 

@@ -12,6 +12,7 @@ from sa_bench.contracts import ignore_event
 from sa_bench.core.store import write_atomic
 from sa_bench.engine import metering
 from sa_bench.engine.metering import SPENT, Meter
+from sa_bench.results import provenance as provenance_module
 from sa_bench.results.provenance import OPTIONAL, metadata, provenance, same_environment
 from sa_bench.results.rows import to_json
 from sa_bench.results.untrusted import Differs, validate_result
@@ -192,6 +193,8 @@ def test_versions_of_what_is_installed_and_the_card_are_named(monkeypatch):
         return known[name]
 
     monkeypatch.setattr(metadata, "version", version)
+    not_kept = provenance_module._read_versions.__wrapped__
+    monkeypatch.setattr(provenance_module, "_read_versions", not_kept)
     found = provenance("", {}, "cuda")
     assert found["versions"] | known == found["versions"]
     assert found["versions"]["scipy"] == "absent"

@@ -66,8 +66,9 @@ FEWER = (
     "task.recovery_starts=mean",
     "task.recovery_rates=0.03",
     "task.recovery_budgets=0,60",
+    "task.sampler.steps=10",
 )
-"""A quarter of the images and one short fit in place of four."""
+"""A quarter of the images in half the steps, and one short fit in place of four."""
 SHORT = {"sa": ("sa.steps=60", "sa.batch=16")}
 """Fields of a method: three fifths of its steps, of half the images each."""
 

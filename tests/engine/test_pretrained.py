@@ -30,18 +30,9 @@ from sa_bench.models import base_models, micro_pipeline
 from sa_bench.results.files import read_results
 from sa_bench.scoring import sampling
 
-METHODS = ("original", "sa", "sld", "uce")
-OTHERS = (
-    "esd",
-    "concept_ablation",
-    "salun",
-    "negative_prompt",
-    "prompt_filter",
-    "naive",
-    "no_gr",
-    "l2",
-)
-WEIGHTS = ("sa", "esd", "uce", "concept_ablation", "salun", "naive", "no_gr", "l2")
+METHODS = ("original", "sa", "sld")
+OTHERS = ("uce", "esd", "concept_ablation", "salun", "negative_prompt", "prompt_filter", "no_gr")
+WEIGHTS = ("sa", "esd", "uce", "concept_ablation", "salun", "no_gr")
 CHEAP = "task.metrics=retain_drift"
 FEW = ("task.n_forget=2", "task.n_retain=2", "task.leakage_images=0")
 
@@ -228,9 +219,7 @@ def test_a_model_is_what_is_in_it_and_not_where_it_lies(store, model, tmp_path):
 def test_words_of_ones_own_become_the_concept_and_its_surrogate(store, tmp_path):
     """With no other class to keep: uce has nothing but c_f's words to go by."""
     sets = ("task.concept=Emma Thompson", "task.surrogate=a woman", CHEAP, *FEW)
-    found, _ = run(
-        tmp_path / "run", "concept", ["uce", "permuted_f", "no_ewc", "concept_ablation"], *sets
-    )
+    found, _ = run(tmp_path / "run", "concept", ["uce", "concept_ablation"], *sets)
     row = found["uce"]
     assert row["artifacts"]["model"] != row["artifacts"]["base"]
     assert row["concept"] == "Emma Thompson"

@@ -140,15 +140,16 @@ def test_retrain_never_touches_what_it_never_saw(gaussian, task):
 
 
 @pytest.mark.parametrize(
-    ("values", "gradient", "factor"),
+    ("lam", "values", "gradient", "factor"),
     [
-        ({}, 64.0, 2.0),
-        ({"half": True}, 64.0, 1.0),
-        ({"reduction": "mean"}, 1.0, 2.0),
+        (30.0, {}, 64.0, 2.0),
+        (30.0, {"half": True}, 64.0, 1.0),
+        (30.0, {"reduction": "mean"}, 1.0, 2.0),
+        (0.0, {}, 64.0, 2.0),
+        (1e6, {"reduction": "mean"}, 1.0, 2.0),
     ],
-    ids=["sum, no half", "half", "mean over the batch"],
+    ids=["sum, no half", "half", "mean over the batch", "nothing holds", "everything holds"],
 )
-@pytest.mark.parametrize("lam", [0.0, 30.0, 1e6])
 def test_sa_ends_where_equation_4_says(gaussian, task, values, gradient, factor, lam):
     """x|c ~ N(μ_c, I), q = N(0, I): 0 = B μ + 2λF(μ − μ*), F = p(c_f) = 1/3, so μ = μ* 2λF/(B + 2λF)."""
     star = gaussian.net.weight.detach().clone()
