@@ -265,7 +265,7 @@ def _number_points(axes: Axes, points: Sequence[tuple[Any, float, str]]) -> None
     for number, ((x, y, remark), place) in enumerate(zip(points, places, strict=True), 1):
 
         def room(move: tuple[float, float], place: Any = place) -> float:
-            return min(float(np.hypot(*(place + move - other))) for other in taken)
+            return float(np.hypot(*(place + move - np.array(taken)).T).min())
 
         move = next((m for m in moves if room(m) > 7), max(moves, key=room))
         taken.append(place + move)

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import field, fields, is_dataclass
 from functools import lru_cache
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 
 from pydantic import Field
 
@@ -26,9 +26,14 @@ def added_later(default: Any) -> Any:
 
 
 @lru_cache(maxsize=256)
+def read_type_hints(cls: type) -> Mapping[str, Any]:
+    """Read the type of every field of a class, whose module may give them as text."""
+    return get_type_hints(cls)
+
+
 def _dataclass_of_field(cls: type, name: str) -> type | None:
     """Return the dataclass that the field `name` of `cls` holds, also as `… | None`; else None."""
-    hint = get_type_hints(cls)[name]
+    hint = read_type_hints(cls)[name]
     return next(
         (
             option
@@ -39,6 +44,36 @@ def _dataclass_of_field(cls: type, name: str) -> type | None:
     )
 
 
+SCALARS = (str, int, float, bool, type(None))
+
+
+class _KeyField(NamedTuple):
+    """A field of a dataclass that enters keys."""
+
+    name: str
+    later: bool
+    """Left out while it has its default (`added_later`)."""
+    default: Any
+    """Its default as it would enter a key, if `later`."""
+    dataclass: type | None
+    """The dataclass that it holds, if it holds one."""
+
+
+@lru_cache(maxsize=256)
+def _list_key_fields(cls: type) -> tuple[_KeyField, ...]:
+    """List the fields of a dataclass that enter keys."""
+    key_fields = []
+    for declared in fields(cls):
+        if declared.metadata.get("key", True):
+            later = bool(declared.metadata.get("later"))
+            default = {} if declared.default_factory is dict else declared.default
+            nested = _dataclass_of_field(cls, declared.name)
+            key_fields.append(
+                _KeyField(declared.name, later, key_values(default) if later else None, nested)
+            )
+    return tuple(key_fields)
+
+
 def key_values(value: Any, cls: type | None = None) -> Any:
     """Return the JSON-ready values with which a dataclass enters keys.
 
@@ -46,23 +81,18 @@ def key_values(value: Any, cls: type | None = None) -> Any:
         value: a dataclass, or the dict made from one.
         cls: class of the dataclass that the dict was made from; None if it was none.
     """
+    if type(value) in SCALARS:
+        return value
     cls = type(value) if is_dataclass(value) else cls
-    if value is not None and cls is not None and is_dataclass(cls):
-        values = {}
-        for declared in fields(cls):
-            is_absent = isinstance(value, Mapping) and declared.name not in value
-            if not declared.metadata.get("key", True) or is_absent:
+    if cls is not None and is_dataclass(cls):
+        values, from_dict = {}, isinstance(value, Mapping)
+        for name, later, default, nested in _list_key_fields(cls):
+            if from_dict and name not in value:
                 continue
-            member = (
-                value[declared.name]
-                if isinstance(value, Mapping)
-                else getattr(value, declared.name)
-            )
-            default = {} if declared.default_factory is dict else declared.default
             # A tuple and the list that JSON makes of it give the same values.
-            value_of_key = key_values(member, _dataclass_of_field(cls, declared.name))
-            if not (declared.metadata.get("later") and value_of_key == key_values(default)):
-                values[declared.name] = value_of_key
+            member = key_values(value[name] if from_dict else getattr(value, name), nested)
+            if not (later and member == default):
+                values[name] = member
         return values
     if isinstance(value, Mapping):
         return {key: key_values(member) for key, member in value.items()}

@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from functools import lru_cache
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
 from sa_bench.contracts import Task
+from sa_bench.contracts.keys import read_type_hints
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError, unknown_name
 
@@ -53,7 +54,7 @@ def assign(cls: type[Any], values: dict[str, Any], path: str, value: Any, what: 
     field_names = [declared.name for declared in fields(cls)]
     if head not in field_names:
         raise unknown_name(f"field of {what}", head, field_names)
-    hint = get_type_hints(cls)[head]
+    hint = read_type_hints(cls)[head]
     # For `Prompts | None`, take `Prompts`.
     hint = next((option for option in get_args(hint) if is_dataclass(option)), hint)
     if rest and get_origin(hint) is Mapping:

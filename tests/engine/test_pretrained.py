@@ -275,13 +275,12 @@ def test_what_was_taken_of_a_checkpoint_stands_in_the_result(store, model, tmp_p
         "full": [f"checkpoint.path={path}"],
         "half": [f"checkpoint.path={path}", "checkpoint.strength=0.5"],
     }.items():
-        for again in ("", "-again"):  # the second comes from the store
+        for again in ("", "-again") if name == "half" else ("",):  # the second comes from the store
             results, _ = run(
                 tmp_path / f"{name}{again}", "celeb_brad_pitt", ("checkpoint",), *few, *sets
             )
             found = results["checkpoint"]
             flags[name + again], models[name] = found["flags"], found["artifacts"]["model"]
-        assert flags[name] == flags[f"{name}-again"]
     assert [
         f for f in flags["auto"] if f.startswith("weights: raw; trainer holds unet/ and unet_ema/")
     ]
@@ -290,6 +289,7 @@ def test_what_was_taken_of_a_checkpoint_stands_in_the_result(store, model, tmp_p
         for f in flags["ema"]
         if f.startswith("weights: averaged; trainer holds unet/ and unet_ema/")
     ]
+    assert flags["half"] == flags["half-again"]
     assert "LoRA at strength 0.5" in flags["half"]
     assert not [f for f in flags["full"] if "LoRA" in f]
     assert models["full"] != models["half"]
@@ -386,7 +386,7 @@ def test_images_that_are_not_to_be_kept_are_nowhere(tmp_path, monkeypatch):
     run(
         tmp_path / "run",
         "nudity_explicit",
-        ["original", "salun", "uce"],
+        ["original", "salun"],
         CHEAP,
         "task.keep_images=false",
     )
