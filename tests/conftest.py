@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -17,6 +18,7 @@ from sa_bench.core import registry
 from sa_bench.models.toy import Gaussian, Row
 
 torch.set_num_threads(1)
+gc.disable()  # while the test files are imported; see pytest_collection_finish
 
 
 class Noiser(nn.Module):
@@ -184,6 +186,12 @@ def pytest_collection_modifyitems(items):
         if item.get_closest_marker("process") or _shares_with_file(item):
             long.add(item.path)
     items.sort(key=lambda item: item.path not in long)
+
+
+def pytest_collection_finish():
+    """Take what the imports made out of garbage collection, which otherwise goes through it for ever."""
+    gc.freeze()
+    gc.enable()
 
 
 def _shares_with_file(item):

@@ -189,6 +189,7 @@ def test_without_a_further_process_the_cells_run_one_after_another(monkeypatch, 
     assert "no further process can be started here" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # in this process: tests/models/test_text_to_image.py
 @pytest.mark.process
 def test_a_library_of_an_extra_that_is_not_there_is_named_with_its_extra(tmp_path):
     code = (  # in a process of its own: nothing of diffusers is imported there yet

@@ -131,7 +131,7 @@ def test_the_fast_fid_is_torch_fidelitys_whatever_rows_are_left_out(dtype):
         )
 
 
-@both_ways
+@pytest.mark.parametrize("fid", [pytest.param(by_torch_fidelity, marks=pytest.mark.slow), by_ours])
 def test_fid_with_fewer_images_than_dimensions_is_a_real_number(fid):
     """Two samples of 50 of one Gaussian: the true value is 0, at N = 50 about 3,650 is measured."""
     rng = np.random.default_rng(0)
