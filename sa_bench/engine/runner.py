@@ -273,9 +273,12 @@ def run_cells(
     if jobs > 1 and len(cells) > 1:
         work = (store.root, out, command, device)
         try:
-            for cell in _run_in_processes(cells, jobs, work, report, keep):
-                if _run_in_processes([cell], 1, work, report, keep):
-                    keep(cell, _record_lost(cell, out, command))
+            lost = _run_in_processes(cells, jobs, work, report, keep)
+            while lost:  # one process takes them in their order
+                lost = _run_in_processes(lost, 1, work, report, keep)
+                if lost:
+                    keep(lost[0], _record_lost(lost[0], out, command))
+                    lost = lost[1:]
         except NoProcesses as error:
             print_notice(
                 f"no further process can be started here ({error}): going on without --jobs, one cell at a time"
@@ -308,8 +311,11 @@ def _run_in_processes(
     report: Report,
     keep: Callable[[Cell, ResultRow], None],
 ) -> list[Cell]:
-    """Run cells in `jobs` processes and return those whose process was killed."""
-    context, lost = multiprocessing.get_context("spawn"), []
+    """Run cells in `jobs` processes, and return those that are not done since a process was killed.
+
+    They are returned in their order; of a single process the first is the one that was in work.
+    """
+    context, lost = multiprocessing.get_context("spawn"), set()
     queue = context.Queue()  # no Manager: its process would outlive a killed run
     with ProcessPoolExecutor(
         jobs, context, _start_worker, (queue, registry.get_plug_ins())
@@ -326,13 +332,13 @@ def _run_in_processes(
                 for future in done:
                     cell = waiting.pop(future)
                     if isinstance(future.exception(), BrokenProcessPool):
-                        lost.append(cell)
+                        lost.add(cell.id)
                     else:
                         keep(cell, future.result())
         except (KeyboardInterrupt, NoProcesses):
             _kill_workers(pool)  # no need to wait for whole cells: the store resumes them
             raise
-    return lost
+    return [cell for cell in cells if cell.id in lost]
 
 
 @contextlib.contextmanager

@@ -223,3 +223,25 @@ def test_a_notice_survives_a_stderr_that_is_gone(monkeypatch):
     stream.close()
     monkeypatch.setattr(sys, "stderr", stream)
     errors.print_notice("x")
+
+
+def test_cells_whose_process_was_killed_are_repeated_each_alone(monkeypatch, tmp_path):
+    """Of three cells one is killed again; the two others, lost with it, are done."""
+    first, second, third = resolve(["mnist_0"], ["original"], "quick", seeds=[0, 1, 2])
+    calls = []
+
+    def run(cells, jobs, work, report, keep):
+        calls.append(([cell.seed for cell in cells], jobs))
+        if len(calls) < 3:  # killed in the side-by-side run, then again while `first` was in work
+            return list(cells)
+        for cell in cells:
+            keep(cell, {"cell": cell.id, "status": "done"})
+        return []
+
+    monkeypatch.setattr(runner, "_run_in_processes", run)
+    results = runner.run_cells(
+        [first, second, third], Store(tmp_path), tmp_path, print, lambda result: None, jobs=2
+    )
+    assert calls == [([0, 1, 2], 2), ([0, 1, 2], 1), ([1, 2], 1)]
+    assert [r["status"] for r in results] == ["failed", "done", "done"]
+    assert "killed, also when it ran alone" in results[0]["error"]
