@@ -132,6 +132,11 @@ def require_data(cells: Sequence[Cell]) -> None:
     from sa_bench.engine import needs
     from sa_bench.models import base_models
 
+    for task, quick in {
+        (cell.task.name, cell.task.model, cell.task.primary): (cell.task, cell.scale == "quick")
+        for cell in cells
+    }.values():
+        needs.need_files(task, quick)
     models = [m for m in dict.fromkeys(cell.task.model for cell in cells) if m and m != SMOKE_MODEL]
     for model in models:
         catalogue.need(catalogue.get_model(model))  # before anything heavy is imported

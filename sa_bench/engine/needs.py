@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from sa_bench.contracts import Task
+from sa_bench.contracts import SMOKE_MODEL, Task
 from sa_bench.core import registry
 from sa_bench.core.errors import MissingAsset
 from sa_bench.data.assets import catalogue
@@ -95,3 +95,40 @@ def need_primary(task: Task) -> None:
             )
             + f". See python -m sa_bench doctor {task.name}; --set task.primary=A,B,C takes other metrics."
         )
+
+
+def need_files(task: Task, quick: bool) -> None:
+    """Check that the base model and the files of the task's primary metrics are here, all at once.
+
+    A single missing file is left to its own check, which says more of it.
+
+    Args:
+        task: the task as it will run.
+        quick: at the scale `quick` no detector is needed.
+
+    Raises:
+        MissingAsset: two or more are missing; names each, its size and the one command that gets
+            them.
+    """
+    names = [task.model] if task.needs_weights else []
+    if not quick:
+        primary = [registry.get_metric(m) for m in task.primary if m in task.metrics]
+        names += assets_of(name for metric in primary for name in metric.requires)
+    assets = [catalogue.get_model(n) if n == task.model else catalogue.get(n) for n in names]
+    missing = [asset for asset in assets if asset.url and catalogue.find(asset) is None]
+    if len(missing) < 2:
+        return
+    of_task = {need.asset.name for need in needs_of_task(registry.get_task(task.name))}
+    whole_task = all(asset.name in of_task for asset in missing)  # else it has another model
+    names = [registry.reference("task", task.name)] if whole_task else [a.name for a in missing]
+    commands = ", ".join(f"python -m sa_bench fetch {name}" for name in names)
+    licences = [f"{asset.name} ({asset.url})" for asset in missing if asset.gated]
+    hints = [f"Get them: {commands}."]
+    if licences:
+        hints.append(f"First accept the licence of {', '.join(licences)}, and set HF_TOKEN.")
+    if registry.get_task(task.name).scales.get("quick", {}).get("model") == SMOKE_MODEL:
+        hints.append("To try the code now, without any of them: --scale quick.")
+    raise MissingAsset(
+        f"{task.name} needs {len(missing)} files that are not here: "
+        f"{', '.join(f'{asset.name} ({asset.size})' for asset in missing)}. {' '.join(hints)}"
+    )

@@ -171,7 +171,7 @@ def get(names: Iterable[str]) -> list[Requirement]:
     Raises:
         SaBenchError: there is no requirement of a name.
     """
-    requirements = all_requirements()
+    requirements, names = all_requirements(), list(names)
     if unknown := [name for name in names if name not in requirements]:
         raise unknown_name("requirement", unknown[0], requirements)
     return [requirements[name] for name in names]

@@ -308,6 +308,30 @@ def test_plan_says_what_is_missing_and_what_is_lost(nowhere):
     assert "inception_kid (primary)" in line
 
 
+def test_all_that_is_missing_is_named_at_once_with_one_command(nowhere):
+    from sa_bench import api
+    from sa_bench.engine.cells import resolve
+
+    def run(*sets, scale="full"):
+        api.require_data(resolve(["celeb_brad_pitt"], ["sa"], scale, sets=sets))
+
+    text = said(run)
+    for name in ("sd-v1-4", "giphy-celebrities", "giphy-labels", "clip-vit-base-patch32"):
+        assert f"{name} ({catalogue.get(name).size})" in text
+    assert text.count("python -m sa_bench fetch") == 1
+    assert "python -m sa_bench fetch celeb_brad_pitt." in text
+    assert "accept the licence of sd-v1-4 (https://huggingface.co/" in text
+    assert "HF_TOKEN" in text
+    assert text.endswith("without any of them: --scale quick.")
+    assert "\n" not in text
+    other = said(run, "task.model=owner/name")
+    assert (
+        "python -m sa_bench fetch owner/name, python -m sa_bench fetch giphy-celebrities" in other
+    )
+    assert "sd-v1-4" not in other
+    run(scale="quick")
+
+
 @pytest.mark.parametrize("scale", ["full", "paper"])
 def test_a_run_does_not_start_without_what_its_primary_metrics_look_through(nowhere, scale):
     """Said before work, in one line; another choice of three metrics starts."""
