@@ -85,12 +85,12 @@ def key_values(value: Any, cls: type | None = None) -> Any:
         return value
     cls = type(value) if is_dataclass(value) else cls
     if cls is not None and is_dataclass(cls):
-        values, from_dict = {}, isinstance(value, Mapping)
+        values, members = {}, value if isinstance(value, Mapping) else None
         for name, later, default, nested in _list_key_fields(cls):
-            if from_dict and name not in value:
+            if members is not None and name not in members:
                 continue
             # A tuple and the list that JSON makes of it give the same values.
-            member = key_values(value[name] if from_dict else getattr(value, name), nested)
+            member = key_values(getattr(value, name) if members is None else members[name], nested)
             if not (later and member == default):
                 values[name] = member
         return values
