@@ -227,7 +227,7 @@ def test_a_killed_worker_takes_nobody_down_and_is_tried_once_more_alone(tmp_path
     found = runner.run_cells(
         cells, Store(tmp_path), tmp_path, lambda *e: None, lambda r: None, jobs=2
     )
-    assert calls == [(["original", "relabel", "sa"], 2), (["relabel"], 1), (["sa"], 1)]
+    assert calls == [(["original", "relabel", "sa"], 2), (["relabel", "sa"], 1)]
     assert [r["status"] for r in found] == ["done", "done", "failed"]
     assert "the same command resumes" in found[2]["error"]
     assert json.loads((tmp_path / cells[2].name / "result.json").read_text())["status"] == "failed"
