@@ -197,11 +197,11 @@ class ToyRun:
         return FreshReplay(self.star.clone(), self.task.retain, self.task.sampler)
 
     def concept_samples(self) -> OtherClassSamples | FixedReplay:
-        """Return fresh samples of θ* for c_f; of a diffusion model 200, drawn once."""
+        """Return fresh samples of θ* for c_f; of a diffusion model 40, drawn once."""
         self.asked.append("own")
         star, concept = self.star.clone(), self.task.concept
         if isinstance(star, Diffusion):
-            c = star.conditions([concept] * 200)
+            c = star.conditions([concept] * 40)
             return FixedReplay(
                 star.simulate(c, torch.Generator().manual_seed(2), self.task.sampler), c
             )
