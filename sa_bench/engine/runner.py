@@ -315,11 +315,10 @@ def _run_in_processes(
 
     They are returned in their order; of a single process the first is the one that was in work.
     """
-    context, lost = multiprocessing.get_context("spawn"), set()
+    context, lost = _find_process_context(work[-1]), set()
     queue = context.Queue()  # no Manager: its process would outlive a killed run
-    with ProcessPoolExecutor(
-        jobs, context, _start_worker, (queue, registry.get_plug_ins())
-    ) as pool:
+    settings = (queue, registry.get_plug_ins(), dict(os.environ))
+    with ProcessPoolExecutor(jobs, context, _start_worker, settings) as pool:
         try:
             with (
                 _hold_back_ctrl_c()
@@ -339,6 +338,20 @@ def _run_in_processes(
             _kill_workers(pool)  # no need to wait for whole cells: the store resumes them
             raise
     return [cell for cell in cells if cell.id in lost]
+
+
+def _find_process_context(device: str) -> Any:
+    """Find how workers start: as forks of one process that has imported torch, if that is possible.
+
+    It takes seconds to import. A GPU's workers start afresh, since a fork cannot use CUDA once
+    anything that was imported has asked for it.
+    """
+    methods = multiprocessing.get_all_start_methods()
+    if device != "cpu" or "forkserver" not in methods:
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["sa_bench.engine.stages"])
+    return context
 
 
 @contextlib.contextmanager
@@ -398,10 +411,12 @@ def _record_lost(cell: Cell, out: Path, command: str) -> ResultRow:
 _queue: Any = None
 
 
-def _start_worker(queue: Any, plug_ins: registry.PlugIns) -> None:
-    """Set up a worker process: progress queue, one thread, plug-ins."""
+def _start_worker(queue: Any, plug_ins: registry.PlugIns, environment: dict[str, str]) -> None:
+    """Set up a worker process: progress queue, one thread, plug-ins, the run's environment."""
     global _queue
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.clear()  # a forked worker has that of the first run of the calling process
+    os.environ.update(environment)
     import torch
 
     _queue = queue

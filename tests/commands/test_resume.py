@@ -179,7 +179,19 @@ def test_sigkill_in_each_stage_changes_no_bit_and_repeats_no_stage(start, go_on,
 
 
 def workers(store):
-    return [pid for pid in alive(store) if b"spawn_main" in cmdline(pid)]
+    """Processes that were forked from the one that imports for all."""
+    return [
+        pid
+        for pid in alive(store)
+        if b"forkserver" in cmdline(pid) and b"forkserver" in cmdline(parent_of(pid))
+    ]
+
+
+def parent_of(pid):
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from archives import (
 )
 from PIL import Image
 from servers import silent_server
+from torchvision import datasets as published
 from torchvision import transforms
 
 from sa_bench.commands import doctor
@@ -633,3 +634,17 @@ def test_doctor_lists_them_and_misses_neither(local, monkeypatch, tmp_path):
     assert not missing
     assert f"STL10: here, in {path}" in text
     assert "CIFAR10: not here" in text
+
+
+def test_addresses_and_checksums_are_torchvisions():
+    assert list(mnist.MIRRORS) == published.MNIST.mirrors
+    for module, original in ((cifar10, published.CIFAR10), (stl10, published.STL10)):
+        archive, md5s = module.archive(), dict([*original.train_list, *original.test_list])
+        if original is published.CIFAR10:
+            md5s[original.meta["filename"]] = original.meta["md5"]
+        assert (archive.url, archive.md5, archive.folder) == (
+            original.url,
+            original.tgz_md5,
+            original.base_folder,
+        )
+        assert archive.members == {n: m for n, m in md5s.items() if "unlabeled" not in n}

@@ -307,9 +307,7 @@ def test_a_source_with_other_data_is_passed_over_and_nothing_of_it_kept(
 @pytest.fixture
 def mirrors(small, monkeypatch):
     """Two mirrors; `serve(mirror, stem)` says what each answers. Returns the requests that came."""
-    monkeypatch.setattr(
-        "torchvision.datasets.MNIST.mirrors", ["http://one.invalid/", "http://two.invalid/"]
-    )
+    monkeypatch.setattr(mnist, "MIRRORS", ("http://one.invalid/", "http://two.invalid/"))
 
     def set_up(serve):
         asked = []
@@ -372,7 +370,7 @@ def test_when_no_mirror_has_it_each_is_named(mirrors):
 
 def test_a_mirror_that_never_answers_is_given_up(monkeypatch):
     with silent_server() as silent:
-        monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", [f"{silent.address}/"])
+        monkeypatch.setattr(mnist, "MIRRORS", (f"{silent.address}/",))
         monkeypatch.setattr(mnist, "TIMEOUT", 0.2)
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.delenv(name, raising=False)

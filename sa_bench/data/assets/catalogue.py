@@ -226,7 +226,7 @@ class ArchivedData:
     """A data set that lies in one archive."""
 
     archive: Callable[[], Archive]
-    """Describes the archive (from torchvision)."""
+    """Describes the archive."""
     licence: str
     unlocks: str
     """What needs it."""
