@@ -100,8 +100,8 @@ class ConceptAblation(Method[Prompted]):
             else:
                 x_t = model.add_noise(x, draw)
                 with torch.no_grad():
-                    target = teacher.predict(x_t, draw.t, c_star)  # type: ignore[arg-type]
-                loss = ((model.predict(x_t, draw.t, c_f) - target) ** 2).mean()  # type: ignore[arg-type]
+                    target = teacher.predict(x_t, draw.t, c_star)  # pyrefly: ignore[bad-argument-type]
+                loss = ((model.predict(x_t, draw.t, c_f) - target) ** 2).mean()  # pyrefly: ignore[bad-argument-type]
             if self.prior:
                 x, c_star, _ = batch()
                 loss = (

@@ -42,7 +42,7 @@ def paraphrase_rate(view: View) -> Measured:
         if family == "synonym":
             synonym_scores, votes = {"seed": images_of_family.seeds, "score": score}, by_judge
     score = synonym_scores["score"]
-    prompts = len(np.unique(images.take(families == "synonym").prompts))  # type: ignore[arg-type]
+    prompts = len(np.unique(images.take(families == "synonym").prompts))  # pyrefly: ignore[no-matching-overload]
     low, high = wilson(float(score.mean()) * prompts, prompts)
     judges = [{"judge": name, "value": float(v.mean())} for name, v in votes.items()]
     return Measured(

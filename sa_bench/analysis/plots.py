@@ -118,7 +118,7 @@ def tradeoff_plot(board: Board) -> dict[str, Any]:
         (k.value if k.low is None else k.low, k.value if k.high is None else k.high)
         for _, _, k in drawn
     ]
-    ticks = nice_ticks(min(low for low, _ in spans), max(high for _, high in spans))  # type: ignore[type-var]
+    ticks = nice_ticks(min(low for low, _ in spans), max(high for _, high in spans))  # pyrefly: ignore[bad-argument-type, bad-specialization]
     bottom = TOP + max(PLOT, GAP * len(drawn))
 
     def across(rate: float) -> float:
@@ -129,14 +129,14 @@ def tradeoff_plot(board: Board) -> dict[str, Any]:
 
     points: list[Point] = []
     for (line, f, k), (low, high) in zip(drawn, spans, strict=True):
-        ends = [across(f.value if v is None else v) for v in (f.low, f.high)]  # type: ignore[arg-type]
+        ends = [across(f.value if v is None else v) for v in (f.low, f.high)]  # pyrefly: ignore[bad-argument-type]
         points.append(
             {
                 "line": line,
                 "x": across(f.value or 0.0),
                 "y": up(k.value or 0.0),
                 "xs": ends,
-                "ys": [up(low), up(high)],  # type: ignore[arg-type]
+                "ys": [up(low), up(high)],  # pyrefly: ignore[bad-argument-type]
                 "text": f"{format_number(f.value, f.unit)}, {format_number(k.value, k.unit)}{format_unit(k.unit)}",
             }
         )
@@ -314,7 +314,7 @@ def _make_panel(
                 "x": across(x),
                 "y": up(e.value or 0.0),
                 "text": f"{x:g}: {format_number(e.value, e.unit)}{format_unit(e.unit)}",
-                "ys": [up(e.value if v is None else v) for v in (e.low, e.high)],  # type: ignore[arg-type]
+                "ys": [up(e.value if v is None else v) for v in (e.low, e.high)],  # pyrefly: ignore[bad-argument-type]
             }
             for x, e in points
         ]

@@ -26,7 +26,7 @@ def expand_home_argument(argument: str) -> str:
     Raises:
         SaBenchError: that home directory is unknown.
     """
-    option, path = re.fullmatch(r"(--[\w-]+=)?(.*)", argument, re.DOTALL).groups()  # type: ignore[union-attr]
+    option, path = re.fullmatch(r"(--[\w-]+=)?(.*)", argument, re.DOTALL).groups()  # pyrefly: ignore[missing-attribute]
     return f"{option or ''}{expand_home(path)}" if path.startswith("~") else argument
 
 

@@ -69,7 +69,7 @@ def export(result: Path, folder: Path, trust: bool = False) -> list[Path]:
         make_folder(unfinished)
         try:
             if cell.task.family == "text_to_image":
-                chain.model().pipeline().save_pretrained(unfinished)  # type: ignore[attr-defined]
+                chain.model().pipeline().save_pretrained(unfinished)  # pyrefly: ignore[missing-attribute]
                 copy_atomic(weights_file, unfinished / DELTA)
             else:
                 copy_atomic(weights_file, unfinished / "model.safetensors")

@@ -108,7 +108,7 @@ class EmbeddingRow:
         nets = (
             [self.model.net] if self.model.average is None else [self.model.net, self.model.average]
         )
-        return [net.class_embedding.weight[self.c] for net in nets]  # type: ignore[union-attr]
+        return [net.class_embedding.weight[self.c] for net in nets]  # pyrefly: ignore[missing-attribute]
 
     def read(self) -> Tensor:
         """Return a copy of the row, (4 · first width,)."""
@@ -250,7 +250,7 @@ class DDPM(Denoising):
         if self.substituted is not None:
             k, value = self.substituted
             put_vector = lambda _, args, out: torch.where((args[0] == k)[:, None], value, out)  # noqa: E731
-            handle = net.class_embedding.register_forward_hook(put_vector)  # type: ignore[union-attr]
+            handle = net.class_embedding.register_forward_hook(put_vector)  # pyrefly: ignore[missing-attribute]
         # A compiled network does not run a hook that was added later.
         forward: Any = net if handle is None else net.forward
         try:

@@ -277,7 +277,7 @@ class Denoising:
                     out = guided(net, x, torch.full((len(x),), t, device=x.device), c, guidance)
                     if sampler.precision != "fp32":
                         out = out.float()  # the scheduler computes in full precision
-                    x = scheduler.step(out, t, x, generator=rng, **step_options).prev_sample  # type: ignore[arg-type]
+                    x = scheduler.step(out, t, x, generator=rng, **step_options).prev_sample  # pyrefly: ignore[bad-argument-type, missing-attribute]
         finally:
             net.eval()
         return x

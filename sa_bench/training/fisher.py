@@ -348,7 +348,7 @@ def sample_batches(
     for done in range(start, options.n, BATCH):
         n = min(BATCH, options.n - done)
         if options.draws == "once":
-            x, c = replay.part(done, n)  # type: ignore[attr-defined]
+            x, c = replay.part(done, n)  # pyrefly: ignore[missing-attribute]
         elif options.set == "replay":
             x, c = replay.batch(n, rng)
         else:

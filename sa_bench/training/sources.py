@@ -34,7 +34,7 @@ class Images:
         if self.flip:
             x = mirror_at_random(x, rng)
         if self.drop:
-            labels = labels.masked_fill(torch.rand(n, generator=rng) < self.drop, self.model.null)  # type: ignore[attr-defined]
+            labels = labels.masked_fill(torch.rand(n, generator=rng) < self.drop, self.model.null)  # pyrefly: ignore[missing-attribute]
         return x, self.model.conditions(labels)
 
 
@@ -131,7 +131,7 @@ def draw_losses(
             `torch.randint`). A model without timesteps has `pairs` alone.
     """
     if times == "independent":
-        T: int = model.timesteps  # type: ignore[attr-defined]
+        T: int = model.timesteps  # pyrefly: ignore[missing-attribute]
         return [model.draw(n, rng, torch.randint(T, (n,), generator=rng)) for _ in range(batches)]
     first = model.draw(n, rng)
     shared_times = first.t if times == "shared" else None

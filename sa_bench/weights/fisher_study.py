@@ -90,7 +90,7 @@ def time_estimate(chain: Chain, n: int, timesteps: int, estimator: Any, seed: st
     rng = torch.Generator().manual_seed(image_seed(f"fisher {seed}", 0))
     started = time.process_time()
     options = FisherOptions(n=n, timesteps=timesteps, estimator=estimator)
-    F, negative = fisher.fisher_over_time(model, [(x, c, None)], options, rng)  # type: ignore[arg-type, list-item]
+    F, negative = fisher.fisher_over_time(model, [(x, c, None)], options, rng)  # pyrefly: ignore[bad-argument-type]
     return Estimate(F, negative, time.process_time() - started)
 
 
@@ -105,7 +105,7 @@ def format_shape_row(name: str, estimator: str, estimate: Estimate, exact: Estim
         for each in (estimate, exact)
     )
     error = 0.5 * np.abs(a / a.sum() - b / b.sum()).sum()
-    rank = float(stats.spearmanr(a, b)[0])  # type: ignore[arg-type]
+    rank = float(stats.spearmanr(a, b)[0])
     figures = (
         f"{estimate.seconds:.1f} | {a.sum() / b.sum():.3f} | {error:.3f} | {rank:.3f} | "
         f"{100 * estimate.negative:.1f} %"

@@ -114,7 +114,7 @@ def scheduler(folder: Path) -> Any:
             f"{folder}: a scheduler with num_train_timesteps {steps} is not supported; only 1,000 is."
         )
     try:
-        built: Any = scheduler_class.from_config(configuration)  # type: ignore[attr-defined]
+        built: Any = scheduler_class.from_config(configuration)  # pyrefly: ignore[missing-attribute]
     except Exception as error:
         raise SaBenchError(
             f"{folder} has a scheduler that cannot be built: {first_line(error)}. Get the folder again."

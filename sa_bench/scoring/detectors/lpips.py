@@ -85,7 +85,7 @@ def prepare(image: np.ndarray) -> torch.Tensor:
     from PIL import Image
     from torchvision.transforms.functional import resize, to_tensor
 
-    small: Any = resize(Image.fromarray(image), [SIDE])  # type: ignore[arg-type]
+    small: Any = resize(Image.fromarray(image), [SIDE])  # pyrefly: ignore[bad-argument-type]
     return to_tensor(small)[None] * 2 - 1
 
 
