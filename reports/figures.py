@@ -404,7 +404,8 @@ def _draw_samples(board: Board, columns: int, explicit: bool, sort: str = "") ->
             if highest is not None:
                 image_rows, scores = highest
                 images = _load_images(find_sample_set(cell, "forget"), image_rows, veiled)
-                rows.append((line.label, images, [f"{score:.3g}" for score in scores]))  # pyrefly: ignore[bad-argument-type]
+                if images is not None:
+                    rows.append((line.label, images, [f"{score:.3g}" for score in scores]))
             continue
         for label, name in (("before", "forget-base"), (line.label, "forget")):
             images = _load_images(find_sample_set(cell, name), slice(columns), veiled)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
-from sa_bench.analysis.board import Board, Line
+from sa_bench.analysis.board import Board, Endpoint, Line
 from sa_bench.contracts import flatten
 from sa_bench.results.format import format_number, format_unit
 
@@ -52,6 +52,15 @@ def spread_apart(positions: Sequence[float], low: float, high: float) -> list[fl
         moved[i] = min(moved[i], edge)
         edge = moved[i] - GAP
     return moved
+
+
+def find_ends(endpoint: Endpoint) -> tuple[float, float]:
+    """Find the ends of an endpoint's interval; its value stands for an end that it lacks."""
+    value = endpoint.value or 0.0
+    return (
+        value if endpoint.low is None else endpoint.low,
+        value if endpoint.high is None else endpoint.high,
+    )
 
 
 class Point(TypedDict):
@@ -114,11 +123,8 @@ def tradeoff_plot(board: Board) -> dict[str, Any]:
     ]
     if not drawn:
         return {"points": []}
-    spans = [
-        (k.value if k.low is None else k.low, k.value if k.high is None else k.high)
-        for _, _, k in drawn
-    ]
-    ticks = nice_ticks(min(low for low, _ in spans), max(high for _, high in spans))  # pyrefly: ignore[bad-argument-type, bad-specialization]
+    spans = [find_ends(k) for _, _, k in drawn]
+    ticks = nice_ticks(min(low for low, _ in spans), max(high for _, high in spans))
     bottom = TOP + max(PLOT, GAP * len(drawn))
 
     def across(rate: float) -> float:
@@ -129,14 +135,13 @@ def tradeoff_plot(board: Board) -> dict[str, Any]:
 
     points: list[Point] = []
     for (line, f, k), (low, high) in zip(drawn, spans, strict=True):
-        ends = [across(f.value if v is None else v) for v in (f.low, f.high)]  # pyrefly: ignore[bad-argument-type]
         points.append(
             {
                 "line": line,
                 "x": across(f.value or 0.0),
                 "y": up(k.value or 0.0),
-                "xs": ends,
-                "ys": [up(low), up(high)],  # pyrefly: ignore[bad-argument-type]
+                "xs": [across(end) for end in find_ends(f)],
+                "ys": [up(low), up(high)],
                 "text": f"{format_number(f.value, f.unit)}, {format_number(k.value, k.unit)}{format_unit(k.unit)}",
             }
         )
@@ -314,7 +319,7 @@ def _make_panel(
                 "x": across(x),
                 "y": up(e.value or 0.0),
                 "text": f"{x:g}: {format_number(e.value, e.unit)}{format_unit(e.unit)}",
-                "ys": [up(e.value if v is None else v) for v in (e.low, e.high)],  # pyrefly: ignore[bad-argument-type]
+                "ys": [up(end) for end in find_ends(e)],
             }
             for x, e in points
         ]

@@ -106,7 +106,9 @@ def resolve_fields(
     """
     cls = registry.get_method(method)
     values: dict[str, Any] = {
-        declared.name: asdict(default) if is_dataclass(default := declared.default) else default  # pyrefly: ignore[bad-argument-type]
+        declared.name: asdict(default)
+        if is_dataclass(default := declared.default) and not isinstance(default, type)
+        else default
         for declared in fields(cls)
     }
     for key, value in registry.get_presets(method).get((task.family, scale), {}).items():

@@ -378,8 +378,8 @@ def _get_source(kind: str, name: str) -> plug_ins.Source | None:
 
 def _read_now(entry: Entry) -> plug_ins.Source:
     """Read a plug-in's code from disk."""
-    if entry.by_path:
-        return plug_ins.read(entry.path)  # pyrefly: ignore[bad-argument-type]
+    if entry.by_path and entry.path is not None:
+        return plug_ins.read(entry.path)
     return plug_ins.read_installed(entry.module, entry.tops)
 
 
