@@ -42,7 +42,7 @@ quick: $(VENV)/.installed
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python --output-format min-text --progress-bar no
 
 # Known holes in what is installed, from the index's own list; without a network it says so and fails.
 audit: $(VENV)/.installed

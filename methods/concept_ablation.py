@@ -98,10 +98,10 @@ class ConceptAblation(Method[Prompted]):
             if self.target == "noise":
                 loss = model.loss(x, c_f, draw).mean()
             else:
-                x_t = model.add_noise(x, draw)
+                x_t, t = model.add_noise(x, draw), draw.require_t()
                 with torch.no_grad():
-                    target = teacher.predict(x_t, draw.t, c_star)  # type: ignore[arg-type]
-                loss = ((model.predict(x_t, draw.t, c_f) - target) ** 2).mean()  # type: ignore[arg-type]
+                    target = teacher.predict(x_t, t, c_star)
+                loss = ((model.predict(x_t, t, c_f) - target) ** 2).mean()
             if self.prior:
                 x, c_star, _ = batch()
                 loss = (

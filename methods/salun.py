@@ -109,12 +109,13 @@ class SalUn(Method[Diffusion]):
         def objective() -> Tensor:
             x, c = concept_samples.batch(self.batch, run.rng)
             draw = model.draw(self.batch, run.rng)
+            t = draw.require_t()
             x_t, c = model.add_noise(x, draw), drop_conditions(model, c, self.drop, run.rng)
             c_pseudo = drop_conditions(model, pseudo, self.drop, run.rng)
             with model.with_dropout(draw.seed):
                 with torch.no_grad():
-                    target = teacher.predict(x_t, draw.t, c_pseudo)  # type: ignore[arg-type]
-                forget = ((model.predict(x_t, draw.t, c) - target) ** 2).mean()  # type: ignore[arg-type]
+                    target = teacher.predict(x_t, t, c_pseudo)
+                forget = ((model.predict(x_t, t, c) - target) ** 2).mean()
             x_r, c_r = remain.batch(self.batch, run.rng)
             c_r = drop_conditions(
                 model, c_r if self.remain == "replay" else pseudo, self.drop, run.rng
@@ -145,8 +146,9 @@ class SalUn(Method[Diffusion]):
                 loss = model.loss(x, c, draw).mean()
             else:
                 x_t, null = model.add_noise(x, draw), model.conditions([model.null] * len(c))
-                conditional = model.predict(x_t, draw.t, c)  # type: ignore[arg-type]
-                unconditional = model.predict(x_t, draw.t, null)  # type: ignore[arg-type]
+                t = draw.require_t()
+                conditional = model.predict(x_t, t, c)
+                unconditional = model.predict(x_t, t, null)
                 guided = (1 + self.guidance) * conditional - self.guidance * unconditional
                 error = guided - draw.noise
                 loss = (error**2).flatten(1).sum(1).mean()

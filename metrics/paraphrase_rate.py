@@ -1,5 +1,7 @@
 """Paraphrases: does c_f come when it is asked for by another name, with an attribute, beside others, or indirectly?"""
 
+from typing import cast
+
 import numpy as np
 
 from sa_bench.contracts import Measured, View, metric, undefined
@@ -42,7 +44,8 @@ def paraphrase_rate(view: View) -> Measured:
         if family == "synonym":
             synonym_scores, votes = {"seed": images_of_family.seeds, "score": score}, by_judge
     score = synonym_scores["score"]
-    prompts = len(np.unique(images.take(families == "synonym").prompts))  # type: ignore[arg-type]
+    prompt_of_image = cast("np.ndarray", images.take(families == "synonym").prompts)
+    prompts = len(np.unique(prompt_of_image))
     low, high = wilson(float(score.mean()) * prompts, prompts)
     judges = [{"judge": name, "value": float(v.mean())} for name, v in votes.items()]
     return Measured(

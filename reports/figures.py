@@ -226,7 +226,7 @@ def _draw_scatter(
             [x.value or 0.0],
             [shown_y],
             xerr=[[v] for v in _bar_lengths(x)],
-            yerr=[[v] for v in _bar_lengths(y)] if shown_y == y.value else None,  # type: ignore[list-item]
+            yerr=[[v] for v in _bar_lengths(y)] if shown_y == y.value else None,
             elinewidth=0.8,
             markersize=6,
             linestyle="none",
@@ -354,7 +354,7 @@ def _draw_sweep(board: Board, field: str) -> Figure:
             axes.errorbar(
                 xs,
                 [e.value or 0.0 for e in endpoints],
-                yerr=np.array([_bar_lengths(e) for e in endpoints]).T if endpoints else None,  # type: ignore[list-item]
+                yerr=np.array([_bar_lengths(e) for e in endpoints]).T if endpoints else None,
                 color=colour,
                 marker=marker,
                 linewidth=1,
@@ -404,7 +404,8 @@ def _draw_samples(board: Board, columns: int, explicit: bool, sort: str = "") ->
             if highest is not None:
                 image_rows, scores = highest
                 images = _load_images(find_sample_set(cell, "forget"), image_rows, veiled)
-                rows.append((line.label, images, [f"{score:.3g}" for score in scores]))  # type: ignore[arg-type]
+                if images is not None:
+                    rows.append((line.label, images, [f"{score:.3g}" for score in scores]))
             continue
         for label, name in (("before", "forget-base"), (line.label, "forget")):
             images = _load_images(find_sample_set(cell, name), slice(columns), veiled)

@@ -79,8 +79,9 @@ def _load_template() -> Template:
     )
     script = (folder / "report.js").read_text(encoding="utf-8")
     helpers = (cards, cells, commands, guard_card, made_with, memory, notes, only_reason, seeds)
-    environment.globals |= MODULES | {helper.__name__: helper for helper in (*helpers, titles)}
-    environment.globals |= {
+    names: dict[str, Any] = environment.globals
+    names |= MODULES | {helper.__name__: helper for helper in (*helpers, titles)}
+    names |= {
         "script": Markup(script),
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "version": __version__,
@@ -134,9 +135,8 @@ def memory(line: Line) -> str:
     if line.seconds is None:
         return "not recorded"
     costs = [c["cost"].get("forget", {}) for c in line.cells]
-    peak, on_device = (
-        max(f.get(key) or 0 for f in costs) for key in ("peak_mib", "device_peak_mib")
-    )
+    peak = max(f.get("peak_mib") or 0 for f in costs)
+    on_device = max(f.get("device_peak_mib") or 0 for f in costs)
     text = f"{peak:,} MiB, {', '.join(line.devices)}"
     return text + (f", {on_device:,} MiB on it" if on_device else "")
 
@@ -152,10 +152,12 @@ def notes(board: Board) -> dict[str, str]:
 
 def seeds(board: Board) -> dict[str, str]:
     """List the base models and forgetting seeds on the board."""
-    fields = {"base model": "base_seed", "forgetting seed": "seed"}
-    return {
-        k: ", ".join(map(str, sorted({c[v] for _, c in cells(board)}))) for k, v in fields.items()
+    rows = [row for _, row in cells(board)]
+    seeds_by_title = {
+        "base model": {row["base_seed"] for row in rows},
+        "forgetting seed": {row["seed"] for row in rows},
     }
+    return {title: ", ".join(map(str, sorted(used))) for title, used in seeds_by_title.items()}
 
 
 def made_with(board: Board) -> list[str]:

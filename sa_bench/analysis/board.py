@@ -22,7 +22,7 @@ def seconds_spent(cost: StageCost) -> float | None:
 
     The work of other devices is not seen by the CPU's clock. None if the cost was not recorded.
     """
-    return cost.get("cpu_s" if cost.get("device", "cpu") == "cpu" else "wall_s")
+    return cost.get("cpu_s") if cost.get("device", "cpu") == "cpu" else cost.get("wall_s")
 
 
 @dataclass(frozen=True)

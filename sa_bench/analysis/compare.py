@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -341,12 +341,11 @@ def _format_runs(cells: Mapping[tuple[int, int, int], ResultRow]) -> str:
 
 def _with_adjusted_p(answer: Answer, checkpoints: float | None, methods: float | None) -> Answer:
     """Copy an answer with p values that are adjusted over the endpoints."""
-    changed = dict(vars(answer))
     if answer.checkpoints is not None and checkpoints is not None:
-        changed["checkpoints"] = Paired(**{**vars(answer.checkpoints), "p": checkpoints})
+        answer = replace(answer, checkpoints=replace(answer.checkpoints, p=checkpoints))
     if answer.methods is not None:
-        changed["methods"] = Comparison(**{**vars(answer.methods), "p": methods})
-    return Answer(**changed)
+        answer = replace(answer, methods=replace(answer.methods, p=methods))
+    return answer
 
 
 def _compare_on_endpoint(

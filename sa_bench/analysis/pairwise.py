@@ -8,7 +8,7 @@ another base model. The first statement can be certain where the second is not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -74,10 +74,7 @@ def _compare_pair(board: Board, a: Line, b: Line) -> list[Comparison]:
         if (comparison := compare_endpoint(name, a, b)) is not None
     ]
     adjusted_p = holm([comparison.p for comparison in comparisons])
-    return [
-        Comparison(**{**comparison.__dict__, "p": p})
-        for comparison, p in zip(comparisons, adjusted_p, strict=True)
-    ]
+    return [replace(comparison, p=p) for comparison, p in zip(comparisons, adjusted_p, strict=True)]
 
 
 def shared_runs(a: Line, b: Line) -> list[tuple[int, int, int]]:

@@ -9,11 +9,11 @@ import json
 import math
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
-from sa_bench.analysis.board import Board, Line
+from sa_bench.analysis.board import Board, Endpoint, Line
 from sa_bench.contracts import flatten
 from sa_bench.results.format import format_number, format_unit
 
@@ -54,6 +54,66 @@ def spread_apart(positions: Sequence[float], low: float, high: float) -> list[fl
     return moved
 
 
+def find_ends(endpoint: Endpoint) -> tuple[float, float]:
+    """Find the ends of an endpoint's interval; its value stands for an end that it lacks."""
+    value = endpoint.value or 0.0
+    return (
+        value if endpoint.low is None else endpoint.low,
+        value if endpoint.high is None else endpoint.high,
+    )
+
+
+class Point(TypedDict):
+    """A point of the trade-off plot, in the view box; `place_labels` adds what is not required."""
+
+    line: Line
+    x: float
+    y: float
+    xs: list[float]  # ends of the horizontal interval
+    ys: list[float]
+    text: str
+    label: NotRequired[str]
+    anchor: NotRequired[str]  # `start` or `end`
+    lx: NotRequired[float]  # where the label is anchored
+    ly: NotRequired[float]
+
+
+class RecoveryPoint(TypedDict):
+    """A point of a recovery curve."""
+
+    steps: int
+    rate: float
+    x: float  # in the view box
+    y: float
+    ys: tuple[float, float]  # ends of its interval, or its extremes over cells
+
+
+class RecoveryCurve(TypedDict):
+    """The recovery curve of one line."""
+
+    line: Line
+    path: list[RecoveryPoint]
+    label: str
+    ly: NotRequired[float]  # where the label stands
+
+
+class SweepPoint(TypedDict):
+    """A point of a sweep, in the view box."""
+
+    x: float
+    y: float
+    text: str
+    ys: list[float]  # ends of its interval
+
+
+class SweepCurve(TypedDict):
+    """The points of one method in a panel of a sweep."""
+
+    method: str
+    path: list[SweepPoint]
+    ly: NotRequired[float]  # where the label stands
+
+
 def tradeoff_plot(board: Board) -> dict[str, Any]:
     """Compute the forgetting-retention plot: points with intervals, labels that do not overlap."""
     drawn = [
@@ -63,11 +123,8 @@ def tradeoff_plot(board: Board) -> dict[str, Any]:
     ]
     if not drawn:
         return {"points": []}
-    spans = [
-        (k.value if k.low is None else k.low, k.value if k.high is None else k.high)
-        for _, _, k in drawn
-    ]
-    ticks = nice_ticks(min(low for low, _ in spans), max(high for _, high in spans))  # type: ignore[type-var]
+    spans = [find_ends(k) for _, _, k in drawn]
+    ticks = nice_ticks(min(low for low, _ in spans), max(high for _, high in spans))
     bottom = TOP + max(PLOT, GAP * len(drawn))
 
     def across(rate: float) -> float:
@@ -76,16 +133,15 @@ def tradeoff_plot(board: Board) -> dict[str, Any]:
     def up(value: float) -> float:
         return bottom - (bottom - TOP) * (value - ticks[0]) / (ticks[-1] - ticks[0])
 
-    points = []
+    points: list[Point] = []
     for (line, f, k), (low, high) in zip(drawn, spans, strict=True):
-        ends = [across(f.value if v is None else v) for v in (f.low, f.high)]  # type: ignore[arg-type]
         points.append(
             {
                 "line": line,
                 "x": across(f.value or 0.0),
                 "y": up(k.value or 0.0),
-                "xs": ends,
-                "ys": [up(low), up(high)],  # type: ignore[arg-type]
+                "xs": [across(end) for end in find_ends(f)],
+                "ys": [up(low), up(high)],
                 "text": f"{format_number(f.value, f.unit)}, {format_number(k.value, k.unit)}{format_unit(k.unit)}",
             }
         )
@@ -110,14 +166,14 @@ class Place(NamedTuple):
     y: float
 
 
-def place_labels(points: list[dict[str, Any]], bottom: float) -> None:
+def place_labels(points: list[Point], bottom: float) -> None:
     """Give every point the nearest free place for its label; a leader line joins them if it is far."""
     taken = [(p["x"] - 7, p["y"] - 7, p["x"] + 7, p["y"] + 7) for p in points]
     moves = [(dx, dy * GAP / 2) for dx in (12, 60, 140) for dy in range(-40, 41)]
     moves.sort(key=lambda move: abs(move[1]) + move[0] / 2)
     for p in sorted(points, key=lambda p: p["y"]):  # from the top, so that leaders cross less
-        p["label"] = shorten(p["line"].label, 22)
-        wide = LETTER * len(p["label"])
+        label = shorten(p["line"].label, 22)
+        wide = LETTER * len(label)
         places = [
             Place(side, p["x"] + dx if side == "start" else p["x"] - dx - wide, p["y"] + dy)
             for dx, dy in moves
@@ -137,7 +193,8 @@ def place_labels(points: list[dict[str, Any]], bottom: float) -> None:
 
         side, x, y = next(filter(free, places_inside), (places_inside or places)[0])
         taken.append((x, y - GAP / 2, x + wide, y + GAP / 2))
-        p |= {"anchor": side, "lx": x if side == "start" else x + wide, "ly": y}
+        p["label"], p["anchor"] = label, side
+        p["lx"], p["ly"] = x if side == "start" else x + wide, y
 
 
 def recovery_curves(board: Board) -> dict[str, Any]:
@@ -160,9 +217,9 @@ def recovery_curves(board: Board) -> dict[str, Any]:
     def up(rate: float) -> float:
         return bottom - (bottom - TOP) * rate
 
-    lines = []
+    lines: list[RecoveryCurve] = []
     for line, points in curves:
-        path = []
+        path: list[RecoveryPoint] = []
         for steps in sorted({p["steps"] for p in points}):
             points_here = [p for p in points if p["steps"] == steps]
             rates = [p["value"] for p in points_here]
@@ -255,14 +312,14 @@ def _make_panel(
     def up(value: float) -> float:
         return bottom - (bottom - TOP) * (value - ticks[0]) / (ticks[-1] - ticks[0])
 
-    lines = []
+    lines: list[SweepCurve] = []
     for method, points in endpoints_of.items():
-        path = [
+        path: list[SweepPoint] = [
             {
                 "x": across(x),
                 "y": up(e.value or 0.0),
                 "text": f"{x:g}: {format_number(e.value, e.unit)}{format_unit(e.unit)}",
-                "ys": [up(e.value if v is None else v) for v in (e.low, e.high)],  # type: ignore[arg-type]
+                "ys": [up(end) for end in find_ends(e)],
             }
             for x, e in points
         ]

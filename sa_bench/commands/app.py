@@ -92,7 +92,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         # letters that a terminal cannot show are written as \u2265 and raise no error
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+            stream.reconfigure(errors="backslashreplace")
     try:
         with name_missing_extra("this command"):
             code = (
@@ -122,7 +122,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes once more
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's usage errors
-            print_notice(f"{error.format_message()} See --help.")  # type: ignore[attr-defined]
+            print_notice(f"{error.format_message()} See --help.")
             sys.exit(2)
         if (message := _describe_machine_failure(error)) is None:
             raise

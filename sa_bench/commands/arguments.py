@@ -26,8 +26,10 @@ def expand_home_argument(argument: str) -> str:
     Raises:
         SaBenchError: that home directory is unknown.
     """
-    option, path = re.fullmatch(r"(--[\w-]+=)?(.*)", argument, re.DOTALL).groups()  # type: ignore[union-attr]
-    return f"{option or ''}{expand_home(path)}" if path.startswith("~") else argument
+    match = re.match(r"--[\w-]+=", argument)
+    option = match[0] if match else ""
+    path = argument.removeprefix(option)
+    return f"{option}{expand_home(path)}" if path.startswith("~") else argument
 
 
 def print_text(text: object, file: TextIO | None = None) -> None:

@@ -10,7 +10,7 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from sa_bench.contracts import ignore_event
 from sa_bench.core import registry
@@ -25,6 +25,9 @@ from sa_bench.engine.cells import Cell, resolve
 from sa_bench.engine.stages import Chain
 from sa_bench.results.format import format_number
 from sa_bench.results.schema import ResultRow
+
+if TYPE_CHECKING:
+    from sa_bench.models.text_to_image import TextToImage
 
 DELTA = "changed.safetensors"
 
@@ -69,7 +72,7 @@ def export(result: Path, folder: Path, trust: bool = False) -> list[Path]:
         make_folder(unfinished)
         try:
             if cell.task.family == "text_to_image":
-                chain.model().pipeline().save_pretrained(unfinished)  # type: ignore[attr-defined]
+                cast("TextToImage", chain.model()).pipeline().save_pretrained(unfinished)
                 copy_atomic(weights_file, unfinished / DELTA)
             else:
                 copy_atomic(weights_file, unfinished / "model.safetensors")

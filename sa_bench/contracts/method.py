@@ -213,10 +213,20 @@ class Method(Generic[Model]):
     stands_for: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Numbers behind a word, by field and word; `show` and results state them."""
 
-    scope: str = "full"
-    """Which parameters are trained; a method whose user may choose has a field of this name."""
-    times: Times = "pairs"
-    """How a diffusion model's timesteps are drawn; likewise."""
+    if TYPE_CHECKING:  # read-only, so that a field of a frozen dataclass can take its place
+
+        @property
+        def scope(self) -> str:
+            """Which parameters are trained; a method whose user may choose has such a field."""
+            ...
+
+        @property
+        def times(self) -> Times:
+            """How a diffusion model's timesteps are drawn; likewise."""
+            ...
+    else:
+        scope: str = "full"
+        times: Times = "pairs"
 
     def forget(self, model: Model, task: Task, run: Run) -> Model:
         """Make the forgotten model; `model` is a copy of θ* that may be changed."""

@@ -38,6 +38,16 @@ class Draw(NamedTuple):
     t: Tensor | None = None  # (N,) int64 timesteps, diffusion only
     seed: int | None = None  # of dropout, if the network has dropout and is being trained
 
+    def require_t(self) -> Tensor:
+        """Return the timesteps, which every draw of a diffusion model has.
+
+        Raises:
+            ValueError: it has none.
+        """
+        if self.t is None:
+            raise ValueError("This draw has no timesteps: it is not of a diffusion model.")
+        return self.t
+
 
 @dataclass(frozen=True)
 class Request:

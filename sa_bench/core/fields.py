@@ -65,7 +65,7 @@ def assign(cls: type[Any], values: dict[str, Any], path: str, value: Any, what: 
                 f"{what}: {head} has no fields of its own, so {path!r} cannot be set."
             )
         values[head] = dict(values.get(head) or {})
-        assign(hint, values[head], rest, value, f"{what}.{head}")  # type: ignore[arg-type]
+        assign(hint, values[head], rest, value, f"{what}.{head}")
     elif isinstance(value, str) and str(hint).startswith("tuple"):
         values[head] = parse_list(value, f"{what}.{head}")
     else:
@@ -106,7 +106,9 @@ def resolve_fields(
     """
     cls = registry.get_method(method)
     values: dict[str, Any] = {
-        declared.name: asdict(default) if is_dataclass(default := declared.default) else default  # type: ignore[arg-type]
+        declared.name: asdict(default)
+        if is_dataclass(default := declared.default) and not isinstance(default, type)
+        else default
         for declared in fields(cls)
     }
     for key, value in registry.get_presets(method).get((task.family, scale), {}).items():

@@ -378,8 +378,8 @@ def _get_source(kind: str, name: str) -> plug_ins.Source | None:
 
 def _read_now(entry: Entry) -> plug_ins.Source:
     """Read a plug-in's code from disk."""
-    if entry.by_path:
-        return plug_ins.read(entry.path)  # type: ignore[arg-type]
+    if entry.by_path and entry.path is not None:
+        return plug_ins.read(entry.path)
     return plug_ins.read_installed(entry.module, entry.tops)
 
 
@@ -438,7 +438,7 @@ def describe_sources(code: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         What `describe_source` gives, with the hash from `code`, by `kind name`.
     """
     return {
-        component: {**(describe_source(*component.split(" ", 1)) or {}), "sha256": sha256}  # type: ignore[arg-type]
+        component: {**(describe_source(*component.split(" ", 1)) or {}), "sha256": sha256}
         for component, sha256 in code.items()
     }
 
@@ -469,7 +469,7 @@ def plug_in_remarks(code: Mapping[str, str]) -> list[str]:
     """List the remarks that a result must make on its plug-ins: code that cannot be traced."""
     lines = []
     for component in code:
-        source = _get_source(*component.split(" ", 1))  # type: ignore[arg-type]
+        source = _get_source(*component.split(" ", 1))
         if source is not None and source.unfollowed:
             lines.append(
                 f"code: {component} loads code that cannot be followed ({source.unfollowed[0]}); "

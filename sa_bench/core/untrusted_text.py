@@ -62,7 +62,7 @@ def parse_json(raw: bytes | str, strict: bool = False) -> Any:
             long.
     """
     value_marks = (b"[", b"{", b",") if isinstance(raw, bytes) else ("[", "{", ",")
-    if len(raw) > TEXT or sum(map(raw.count, value_marks)) > PARTS:  # type: ignore[arg-type]
+    if len(raw) > TEXT or sum(map(raw.count, value_marks)) > PARTS:
         raise Unfit("it holds more values than can be right")
     try:
         text = raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw

@@ -189,7 +189,8 @@ def halves(canvases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     grey = digits(canvases, crop=False)[:, 8:24, :, 0]
     sides = (grey[:, :, :16], grey[:, :, 16:])
-    return tuple(np.repeat(np.repeat(side, 2, 1), 2, 2)[:, 2:30, 2:30, None] for side in sides)  # type: ignore[return-value]
+    left, right = (np.repeat(np.repeat(side, 2, 1), 2, 2)[:, 2:30, 2:30, None] for side in sides)
+    return left, right
 
 
 def digits(canvases: np.ndarray, crop: bool = True) -> np.ndarray:

@@ -91,7 +91,11 @@ def _measure_images(
         [("task", task.name), *(("metric", name) for name in task.metrics)]
     )
     cell = Cell(task, "original", {}, 0, 0, scale, overrides, code)
-    chain = Chain(Store(store_folder()), cell, lambda *event: report("external", *event))
+    chain = Chain(
+        Store(store_folder()),
+        cell,
+        lambda stage, done, total: report("external", stage, done, total),
+    )
     base = Subject(chain, base=True) if _base_is_cheap(chain) else None
     measurements, _ = measure_all(chain, Subject(chain, sets=sets), base)
     registry.require_unchanged(code)

@@ -286,19 +286,19 @@ def _join_by_name(
 
 def _list_readings(planned_images: Sequence[PlannedImage]) -> dict[str, dict[tuple[int, ...], int]]:
     """List the ways to read the numbers in names: the row of every number or pair of numbers."""
-    row_of_key = {
-        f"row number from {start}": {(i + start,): i for i in range(len(planned_images))}
-        for start in (0, 1)
-    } | {
-        f"row number from {start} and 0": {(i + start, 0): i for i in range(len(planned_images))}
-        for start in (0, 1)
-    }
-    pairs: dict[tuple[int, ...], int] = {}
+    readings: dict[str, dict[tuple[int, ...], int]] = {}
+    for start in (0, 1):
+        readings[f"row number from {start}"] = {(i + start,): i for i in range(len(planned_images))}
+    for start in (0, 1):
+        readings[f"row number from {start} and 0"] = {
+            (i + start, 0): i for i in range(len(planned_images))
+        }
+    pairs = readings["prompt and image number from 0"] = {}
     images_of_prompt: dict[int, int] = {}
     for i, row in enumerate(planned_images):
         k = images_of_prompt[row.prompt] = images_of_prompt.get(row.prompt, -1) + 1
         pairs[row.prompt, k] = i
-    return row_of_key | {"prompt and image number from 0": pairs}
+    return readings
 
 
 def _join_by_count(

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -96,6 +96,11 @@ def unet(network: Network, size: tuple[int, int], channels: int, classes: int) -
 T = 1000  # diffusion steps
 
 
+def _embedding(net: UNet2DModel) -> nn.Embedding:
+    """Return the embedding of the classes, which every network here has."""
+    return cast("nn.Embedding", net.class_embedding)
+
+
 class EmbeddingRow:
     """Slot of one class: its row of the class embedding."""
 
@@ -108,7 +113,7 @@ class EmbeddingRow:
         nets = (
             [self.model.net] if self.model.average is None else [self.model.net, self.model.average]
         )
-        return [net.class_embedding.weight[self.c] for net in nets]  # type: ignore[union-attr]
+        return [_embedding(net).weight[self.c] for net in nets]
 
     def read(self) -> Tensor:
         """Return a copy of the row, (4 · first width,)."""
@@ -250,7 +255,7 @@ class DDPM(Denoising):
         if self.substituted is not None:
             k, value = self.substituted
             put_vector = lambda _, args, out: torch.where((args[0] == k)[:, None], value, out)  # noqa: E731
-            handle = net.class_embedding.register_forward_hook(put_vector)  # type: ignore[union-attr]
+            handle = _embedding(net).register_forward_hook(put_vector)
         # A compiled network does not run a hook that was added later.
         forward: Any = net if handle is None else net.forward
         try:

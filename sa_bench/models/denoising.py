@@ -268,6 +268,7 @@ class Denoising:
         """Take the sampler's steps from number `start` to number `until`."""
         net, guided = self.network(sampler), self._guide(sampler)
         scheduler, step_options = self.scheduler(sampler)
+        step: Any = scheduler.step  # declared to return a tuple as well
         first_rng = rng[0] if isinstance(rng, list) else rng
         seed = int(torch.randint(2**62, (1,), generator=first_rng)) if sampler.dropout else None
         net.train(sampler.dropout)
@@ -277,7 +278,7 @@ class Denoising:
                     out = guided(net, x, torch.full((len(x),), t, device=x.device), c, guidance)
                     if sampler.precision != "fp32":
                         out = out.float()  # the scheduler computes in full precision
-                    x = scheduler.step(out, t, x, generator=rng, **step_options).prev_sample  # type: ignore[arg-type]
+                    x = step(out, t, x, generator=rng, **step_options).prev_sample
         finally:
             net.eval()
         return x

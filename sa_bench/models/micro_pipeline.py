@@ -86,7 +86,8 @@ def tokenizer(words: Sequence[str] | None = None, length: int = LENGTH) -> CLIPT
     vocab += [BEGIN, END]
     built = CLIPTokenizer(
         vocab={token: i for i, token in enumerate(vocab)},
-        merges=merges,  # type: ignore[arg-type]
+        # declared as texts, but pairs are what it takes
+        merges=merges,  # pyrefly: ignore[bad-argument-type]
         model_max_length=length,
         unk_token=END,
         bos_token=BEGIN,

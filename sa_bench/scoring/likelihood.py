@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sa_bench.contracts import Draw, SampleSet, View
+from sa_bench.contracts import Bound, Diffusion, Draw, Generator, Likelihood, SampleSet, View
 
 
 def take_per_class(images: SampleSet, n: int) -> SampleSet:
@@ -34,7 +34,8 @@ def importance_weighted(
     """
     model = view.model
     x, c = model.encode(images.images), model.conditions(images.labels)
-    return model.log_likelihood(x, c, k, view.rng(name), refine, draws).double().cpu().numpy()  # type: ignore[attr-defined]
+    likelihood = cast("Likelihood", model)
+    return likelihood.log_likelihood(x, c, k, view.rng(name), refine, draws).double().cpu().numpy()
 
 
 @torch.no_grad()
@@ -52,7 +53,8 @@ def bits_per_dimension(view: View, images: SampleSet, name: str) -> np.ndarray:
     """
     model = view.model
     x, c = model.encode(images.images), model.conditions(images.labels)
-    nats = model.variational_bound(x, c, view.task.bound_steps, view.rng(name))  # type: ignore[attr-defined]
+    bound = cast("Bound", model)
+    nats = bound.variational_bound(x, c, view.task.bound_steps, view.rng(name))
     return (nats / (x[0].numel() * np.log(2))).double().cpu().numpy()
 
 
@@ -67,7 +69,9 @@ def denoising(view: View, images: SampleSet, name: str) -> np.ndarray:
 
 
 @torch.no_grad()
-def noise_errors(view: View, x: Tensor, c: Any, name: str, model: Any = None) -> np.ndarray:
+def noise_errors(
+    view: View, x: Tensor, c: Any, name: str, model: Generator | None = None
+) -> np.ndarray:
     """Compute ‖ε − ε̂‖²/D averaged over stratified timesteps, (N,), of samples in model space.
 
     Args:
@@ -77,16 +81,14 @@ def noise_errors(view: View, x: Tensor, c: Any, name: str, model: Any = None) ->
         name: names the noise.
         model: another model than the one measured.
     """
-    model = view.model if model is None else model
+    measured = cast("Diffusion", view.model if model is None else model)
     rng, steps, total = view.rng(name), view.task.bound_steps, np.zeros(len(x))
     for k in range(steps):
-        t = ((k + torch.rand(len(x), generator=rng)) * model.timesteps / steps).long()
-        draw = model.draw(len(x), rng, t)
+        t = ((k + torch.rand(len(x), generator=rng)) * measured.timesteps / steps).long()
+        draw = measured.draw(len(x), rng, t)
         for rows in torch.arange(len(x)).split(64 if x[0].numel() < 10_000 else 4):
-            draw_of_rows = Draw(draw.noise[rows], t[rows].to(x.device))
-            error = (
-                model.predict(model.add_noise(x[rows], draw_of_rows), draw_of_rows.t, c[rows])
-                - draw_of_rows.noise
-            )
+            noise, t_of_rows = draw.noise[rows], t[rows].to(x.device)
+            x_t = measured.add_noise(x[rows], Draw(noise, t_of_rows))
+            error = measured.predict(x_t, t_of_rows, c[rows]) - noise
             total[rows.numpy()] += (error**2).flatten(1).mean(1).double().cpu().numpy()
     return total / steps

@@ -6,13 +6,17 @@ Every interval is 95 %. Which one is used where, and why, is in docs/metrics.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scipy  # its submodules are imported on first use: stats alone takes a second
 
 from sa_bench.contracts import Measured, undefined
 from sa_bench.statistics import student
+
+if TYPE_CHECKING:
+    import scipy.special
+    import scipy.stats
 
 ALPHA = 0.05
 

@@ -13,13 +13,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from sa_bench.contracts import Diffusion, Draw, FisherOptions, Generator, Sampler, Source, Task
+from sa_bench.contracts import (
+    Diffusion,
+    Draw,
+    FisherOptions,
+    FixedSource,
+    Generator,
+    Sampler,
+    Source,
+    Task,
+)
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.parts import load_part, save_part
 
@@ -224,7 +233,7 @@ class Kept:
 
 def fisher_over_time(
     model: Diffusion,
-    batches: Iterable[Batch],
+    batches: Iterable[tuple[Tensor, Any, Draw | None]],
     options: FisherOptions,
     rng: torch.Generator,
     tick: Callable[[int], None] = lambda done: None,
@@ -348,7 +357,7 @@ def sample_batches(
     for done in range(start, options.n, BATCH):
         n = min(BATCH, options.n - done)
         if options.draws == "once":
-            x, c = replay.part(done, n)  # type: ignore[attr-defined]
+            x, c = cast("FixedSource", replay).part(done, n)
         elif options.set == "replay":
             x, c = replay.batch(n, rng)
         else:

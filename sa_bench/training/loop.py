@@ -54,9 +54,9 @@ class Pull:
     @torch.no_grad()
     def add_to_gradients(self) -> None:
         """Add the penalty's gradient to `.grad` of every pulled parameter."""
-        shifts = torch._foreach_sub(self.params, self.anchors)  # pyright: ignore[reportPrivateImportUsage]
+        shifts = torch._foreach_sub(self.params, self.anchors)
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
-        torch._foreach_addcmul_(grads, self.weights, list(shifts))  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_addcmul_(grads, self.weights, list(shifts))
         for parameter, grad in zip(self.params, grads, strict=True):
             parameter.grad = grad
 
@@ -159,7 +159,7 @@ def fit(
             torch.nn.utils.clip_grad_norm_(tensors, recipe.clip)
         optimiser.step()
         if averages:
-            torch._foreach_lerp_(averages, [t.detach() for t in tensors], 1 - (recipe.ema or 0.0))  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_lerp_(averages, [t.detach() for t in tensors], 1 - (recipe.ema or 0.0))
         now = time.monotonic()
         if checkpoint is not None and now - saved > every:
             _save(checkpoint, step + 1, names, tensors, averages, optimiser, rng)

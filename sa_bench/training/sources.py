@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sa_bench.contracts import Condition, Draw, Generator, Sampler, Source, Times
+from sa_bench.contracts import Condition, Diffusion, Draw, Generator, Sampler, Source, Times
 
 
 @dataclass
@@ -34,7 +34,8 @@ class Images:
         if self.flip:
             x = mirror_at_random(x, rng)
         if self.drop:
-            labels = labels.masked_fill(torch.rand(n, generator=rng) < self.drop, self.model.null)  # type: ignore[attr-defined]
+            null = int(cast("Diffusion", self.model).null)
+            labels = labels.masked_fill(torch.rand(n, generator=rng) < self.drop, null)
         return x, self.model.conditions(labels)
 
 
@@ -131,7 +132,7 @@ def draw_losses(
             `torch.randint`). A model without timesteps has `pairs` alone.
     """
     if times == "independent":
-        T: int = model.timesteps  # type: ignore[attr-defined]
+        T = cast("Diffusion", model).timesteps
         return [model.draw(n, rng, torch.randint(T, (n,), generator=rng)) for _ in range(batches)]
     first = model.draw(n, rng)
     shared_times = first.t if times == "shared" else None

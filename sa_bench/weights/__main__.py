@@ -87,7 +87,7 @@ def train_cnn(x: Tensor, y: Tensor, seed: int, recipe: str, outputs: int) -> CNN
     """
     torch.manual_seed(seed)
     rng = torch.Generator().manual_seed(seed)
-    net = CNN(outputs, x.shape[-1]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = CNN(outputs, x.shape[-1]).to(memory_format=torch.channels_last)
     batch, epochs = (64, 20) if recipe == "paper" else (128, 8)
     steps = len(x) // batch
     optimiser = torch.optim.Adam(net.parameters(), lr=1e-4 if recipe == "paper" else 1e-3)
@@ -271,7 +271,7 @@ def make_bases(only: str | None = None) -> None:
             }
             if family == "text_to_image":
                 card |= measure_readings(model, task)
-            state = model.state() if family == "text_to_image" else dict(model.net.state_dict())  # type: ignore[union-attr]
+            state = model.state() if family == "text_to_image" else dict(model.net.state_dict())
             ship(FOLDER / f"base-{family}-{dataset}-{recipe}-{seed}.safetensors", state, card)
 
 

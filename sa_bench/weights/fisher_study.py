@@ -12,13 +12,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from scipy import stats
 
-from sa_bench.contracts import FisherOptions, ignore_event, image_seed
+from sa_bench.contracts import Diffusion, FisherOptions, ignore_event, image_seed
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.settings import store_folder
 from sa_bench.core.store import Store
@@ -90,7 +90,7 @@ def time_estimate(chain: Chain, n: int, timesteps: int, estimator: Any, seed: st
     rng = torch.Generator().manual_seed(image_seed(f"fisher {seed}", 0))
     started = time.process_time()
     options = FisherOptions(n=n, timesteps=timesteps, estimator=estimator)
-    F, negative = fisher.fisher_over_time(model, [(x, c, None)], options, rng)  # type: ignore[arg-type, list-item]
+    F, negative = fisher.fisher_over_time(cast("Diffusion", model), [(x, c, None)], options, rng)
     return Estimate(F, negative, time.process_time() - started)
 
 
@@ -105,7 +105,7 @@ def format_shape_row(name: str, estimator: str, estimate: Estimate, exact: Estim
         for each in (estimate, exact)
     )
     error = 0.5 * np.abs(a / a.sum() - b / b.sum()).sum()
-    rank = float(stats.spearmanr(a, b)[0])  # type: ignore[arg-type]
+    rank = float(stats.spearmanr(a, b)[0])
     figures = (
         f"{estimate.seconds:.1f} | {a.sum() / b.sum():.3f} | {error:.3f} | {rank:.3f} | "
         f"{100 * estimate.negative:.1f} %"

@@ -11,6 +11,7 @@ from sa_bench.analysis.board import Endpoint
 from sa_bench.analysis.cell_text import format_small_print
 from sa_bench.analysis.plots import (
     GAP,
+    find_ends,
     nice_ticks,
     recovery_curves,
     shorten,
@@ -32,6 +33,11 @@ def test_few_runs_are_shown_as_points_and_many_as_lowest_to_highest():
     assert (
         text(5) == "lowest to highest of 5 runs: 0.0 to 4.0 %; n\u00a0=\u00a0200\u00a0images a run"
     )
+
+
+def test_the_value_stands_for_an_end_that_an_interval_lacks():
+    assert find_ends(Endpoint(2.0, None, 3.0, None)) == (2.0, 3.0)
+    assert find_ends(Endpoint(2.0, 0.0, None, None)) == (0.0, 2.0)
 
 
 def test_a_recovery_curve_over_seeds_is_the_mean_and_the_span():

@@ -178,3 +178,10 @@ def test_half_is_half(gaussian):
 
 def test_draw_is_a_pair():
     assert Draw(torch.zeros(1)).t is None
+
+
+def test_a_draw_with_timesteps_gives_them_and_another_refuses():
+    t = torch.tensor([3])
+    assert Draw(torch.zeros(1), t).require_t() is t
+    with pytest.raises(ValueError, match="no timesteps"):
+        Draw(torch.zeros(1)).require_t()

@@ -159,7 +159,7 @@ class CellCheck:
         self.chain = Chain(
             Store(store_folder()),
             self.cell,
-            lambda *e: report(self.name, *e),
+            lambda stage, done, total: report(self.name, stage, done, total),
             device,
             weights_folder,
         )
@@ -388,7 +388,8 @@ class CellCheck:
         recomputed = tolerance.from_scores(m, read_scores(path), len(self.cell.task.classes))
         if recomputed is None:
             return f"an interval called {m['interval']} does not follow from the scores"
-        if difference := tolerance.first_difference({k: m[k] for k in recomputed}, recomputed):
+        claimed = {"value": m["value"], "low": m["low"], "high": m["high"], "n": m["n"]}
+        if difference := tolerance.first_difference(claimed, recomputed):
             raise Differs(describe_difference(*difference, "its scores give"))
         self.tally.add("intervals")
         return ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from sa_bench.data.assets import catalogue
 from sa_bench.models.checkpoints.layouts import read_all, read_json, weight_files
 
 if TYPE_CHECKING:
+    from diffusers.configuration_utils import ConfigMixin
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
         StableDiffusionPipeline,
     )
@@ -114,7 +115,7 @@ def scheduler(folder: Path) -> Any:
             f"{folder}: a scheduler with num_train_timesteps {steps} is not supported; only 1,000 is."
         )
     try:
-        built: Any = scheduler_class.from_config(configuration)  # type: ignore[attr-defined]
+        built: Any = cast("type[ConfigMixin]", scheduler_class).from_config(configuration)
     except Exception as error:
         raise SaBenchError(
             f"{folder} has a scheduler that cannot be built: {first_line(error)}. Get the folder again."

@@ -85,7 +85,10 @@ def prepare(image: np.ndarray) -> torch.Tensor:
     from PIL import Image
     from torchvision.transforms.functional import resize, to_tensor
 
-    small: Any = resize(Image.fromarray(image), [SIDE])  # type: ignore[arg-type]
+    picture: Any = Image.fromarray(
+        image
+    )  # `resize` takes and returns it, but declares tensors alone
+    small: Any = resize(picture, [SIDE])
     return to_tensor(small)[None] * 2 - 1
 
 
