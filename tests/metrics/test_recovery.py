@@ -72,24 +72,22 @@ def test_a_model_without_a_defence_is_attacked_once_and_the_best_point_stands_be
 
 
 def test_an_adaptive_fit_lowers_the_guided_error_and_the_other_the_models_own(view):
+    """From another digit's words: from c_f's own there is nothing to be gained on this model."""
     seen = view("sld", "recovery_batch=8", "sampler.steps=10")
     model, task = seen.model, seen.task
     x = model.encode(seen.real("forget_train").images[:8])
-    slot = model.condition(task.concept)
-    start = slot.read()
+    slot, start = model.condition(task.concept), model.condition(1).read()
     rng = torch.Generator().manual_seed(1)
-    draw = model.draw(8, rng)
+    draws = [model.draw(8, rng) for _ in range(4)]
 
     def error(value, *sampler):
+        c = model.conditions(["a zero"] * 8)
         with torch.no_grad(), slot.substitute(value):
-            return float(model.loss(x, model.conditions(["a zero"] * 8), draw, *sampler).mean())
+            return sum(float(model.loss(x, c, draw, *sampler).mean()) for draw in draws)
 
-    plain, adaptive = (invert(seen, x, start, 0.03, (0, 15), way)[-1] for way in (False, True))
-    assert not torch.equal(plain, adaptive)
-    assert error(adaptive, task.sampler) < min(
-        error(start, task.sampler), error(plain, task.sampler)
-    )
-    assert error(plain) < error(adaptive)
+    plain, adaptive = (invert(seen, x, start, 0.1, (0, 15), way)[-1] for way in (False, True))
+    assert error(adaptive, task.sampler) < 0.85 * error(start, task.sampler)
+    assert error(plain) < 0.98 * error(adaptive)
 
 
 def test_gradients_of_several_batches_are_averaged_before_a_step(gaussian):

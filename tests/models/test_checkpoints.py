@@ -86,6 +86,15 @@ def write_lora(path, tensors, **metadata):
     return path
 
 
+def test_a_safetensors_file_whose_table_has_384_bytes_is_no_pickle(tmp_path):
+    """Its first byte is that of a pickle, as that of every 32nd safetensors file."""
+    path, name = tmp_path / "adapter.safetensors", f"unet.{ATTENTION}.lora_A.weight"
+    table = json.dumps({name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}})
+    path.write_bytes((384).to_bytes(8, "little") + table.ljust(384).encode() + b"\0\0\x80?")
+    assert layout(str(path)) == "lora"
+    assert layouts.read_tensors(path)[name].tolist() == [1.0]
+
+
 def test_layouts_are_told_by_names_alone(base, tmp_path):
     pipe, folder = base
     state, bits = pipe.unet.state_dict(), torch.ones(1)
