@@ -89,10 +89,12 @@ def write_lora(path, tensors, **metadata):
 def test_a_safetensors_file_whose_table_has_384_bytes_is_no_pickle(tmp_path):
     """Its first byte is that of a pickle, as that of every 32nd safetensors file."""
     path, name = tmp_path / "adapter.safetensors", f"unet.{ATTENTION}.lora_A.weight"
-    table = json.dumps({name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}})
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    table = json.dumps({"__metadata__": {"rank": "1"}, name: entry})
     path.write_bytes((384).to_bytes(8, "little") + table.ljust(384).encode() + b"\0\0\x80?")
     assert layout(str(path)) == "lora"
     assert layouts.read_tensors(path)[name].tolist() == [1.0]
+    assert layouts.described(path) == {"rank": "1"}
 
 
 def test_layouts_are_told_by_names_alone(base, tmp_path):
