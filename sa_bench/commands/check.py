@@ -23,7 +23,7 @@ from sa_bench.engine.stages import Chain
 from sa_bench.models.toy import Gaussian, ToyRun
 from sa_bench.scoring.requirements import all_requirements
 
-STEPS = 40  # steps of every training on the toy
+STEPS = 40  # steps of every training on the toy; of diffusion models one more than KILLED_AT
 KILLED_AT = 7  # the step at which the interrupted training stops
 SLOW = {"ddim_steps": 4, "saliency": 3}  # fields that only cost time, on the text-to-image model
 
@@ -83,7 +83,7 @@ def _check_method(name: str) -> Iterator[Finding]:
         yield Finding(True, f"needs files ({', '.join(cls.files)}): not run")
         return
     base_model, task = toy(cls.supports)
-    steps = STEPS if cls.supports is Generator else 10
+    steps = STEPS if cls.supports is Generator else KILLED_AT + 1
     quick_fields = (
         {}
         if cls.supports is Generator

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,12 +119,14 @@ def open_pretrained(base: Base, task: Task) -> TextToImage:
     Raises:
         SaBenchError: it makes images of another size than the task's.
     """
+    from sa_bench.models.checkpoints.diffusers_folder import parts
     from sa_bench.models.checkpoints.load import load_pipeline
 
     source = str(base.file)
     family = get_family(task.family)
     generator: Any = family.load_generator()
-    model = generator.of(lambda: load_pipeline(source), source, task.classes)
+    read = partial(parts, base.file) if base.file.is_dir() else None
+    model = generator.of(lambda: load_pipeline(source), source, task.classes, read)
     if (side := model.shape[1] * model.reduction) != task.size:
         raise SaBenchError(
             f"{source} makes images of {side} pixels per side, not {task.size}: --set task.size={side}."

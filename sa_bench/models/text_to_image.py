@@ -37,6 +37,7 @@ from sa_bench.models.scopes import within
 
 T = 1000  # diffusion steps
 CACHE = 256 * 2**20  # most bytes of cached encoded prompts
+SCALING = "vae.scaling_factor"  # the name under which the factor is saved
 
 
 class TextToImage(Denoising):
@@ -104,7 +105,13 @@ class TextToImage(Denoising):
         self.forget_texts()
 
     @classmethod
-    def of(cls, load: Callable[[], Any], base: str, words: Sequence[str] = ()) -> Self:
+    def of(
+        cls,
+        load: Callable[[], Any],
+        base: str,
+        words: Sequence[str] = (),
+        read: Callable[[], Mapping[str, Tensor]] | None = None,
+    ) -> Self:
         """Make a model from a diffusers pipeline.
 
         Args:
@@ -112,6 +119,7 @@ class TextToImage(Denoising):
                 anew.
             base: a name for it.
             words: names of the task's classes.
+            read: reads θ*'s networks by the names of `state`, at less cost than loading it anew.
         """
         pipeline, model = load(), cls.__new__(cls)
         model._assemble(
@@ -123,7 +131,11 @@ class TextToImage(Denoising):
             pipeline.unet,
             {k: v for k, v in pipeline.scheduler.config.items() if k in micro_pipeline.SCHEDULE},
         )
-        model.origin = lambda: cls.of(load, base, words).state()
+        if read is None:
+            model.origin = lambda: cls.of(load, base, words).state()
+        else:
+            scaling = {SCALING: model.state()[SCALING]}
+            model.origin = lambda: {**read(), **scaling}
         return model
 
     @property
@@ -485,7 +497,7 @@ class TextToImage(Denoising):
             for name, network in networks.items()
             for key, tensor in network.state_dict().items()
         }
-        return tensors | {"vae.scaling_factor": torch.tensor(self.scaling, dtype=torch.float64)}
+        return tensors | {SCALING: torch.tensor(self.scaling, dtype=torch.float64)}
 
     def save(self, folder: Path) -> None:
         """Write `model.safetensors`.

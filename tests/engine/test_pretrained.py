@@ -31,8 +31,8 @@ from sa_bench.results.files import read_results
 from sa_bench.scoring import sampling
 
 METHODS = ("original", "sa", "sld")
-OTHERS = ("uce", "esd", "concept_ablation", "salun", "negative_prompt", "prompt_filter", "no_gr")
-WEIGHTS = ("sa", "esd", "uce", "concept_ablation", "salun", "no_gr")
+OTHERS = ("uce", "esd", "concept_ablation", "prompt_filter")
+WEIGHTS = ("sa", "esd", "uce", "concept_ablation")
 CHEAP = "task.metrics=retain_drift"
 FEW = ("task.n_forget=2", "task.n_retain=2", "task.leakage_images=0")
 
