@@ -343,14 +343,15 @@ def _run_in_processes(
 def _find_process_context(device: str) -> Any:
     """Find how workers start: as forks of one process that has imported torch, if that is possible.
 
-    It takes seconds to import. A GPU's workers start afresh, since a fork cannot use CUDA once
-    anything that was imported has asked for it.
+    It takes seconds to import, and `torch._dynamo`, which every optimiser imports, as long again. A
+    GPU's workers start afresh, since a fork cannot use CUDA once anything that was imported has
+    asked for it.
     """
     methods = multiprocessing.get_all_start_methods()
     if device != "cpu" or "forkserver" not in methods:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sa_bench.engine.stages"])
+    context.set_forkserver_preload(["sa_bench.engine.stages", "torch._dynamo"])
     return context
 
 

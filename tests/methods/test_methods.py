@@ -36,7 +36,7 @@ def forget(name, star, task, seed=0, steps=40, **values):
 
 
 def sa(star, task, run=None, **values):
-    method = registry.get_method("sa")(lr=0.01, batch=64, steps=1500, **values)
+    method = registry.get_method("sa")(lr=0.01, batch=64, steps=900, **values)
     return method.forget(star.clone(), task, run or ToyRun(star, task))
 
 

@@ -50,7 +50,17 @@ def test_a_cut_wire_works_again_and_a_cut_one_silences_the_base(task, n, sets, s
 
 
 def test_a_bent_body_stays_silent_and_its_slot_still_works_in_the_base(store_env):
-    found = transplant.measure(seen(store_env, "mnist_0", "sa", "sa.steps=150", "sa.lr=0.005"))
+    found = transplant.measure(
+        seen(
+            store_env,
+            "mnist_0",
+            "sa",
+            "sa.steps=150",
+            "sa.lr=0.005",
+            "sa.batch=64",
+            "sa.fisher.n=2000",
+        )
+    )
     assert found.high < 0.3
     assert found.extra["reverse"]["low"] > 0.9
 
