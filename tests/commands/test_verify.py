@@ -161,7 +161,7 @@ def test_paraphrases_are_judged_again_from_their_images(shared_store, here, tmp_
         "task.n_forget=2",
         "task.n_retain=1",
         "task.family_images=2",
-        "task.sampler.steps=8",
+        "task.sampler.steps=4",
         "task.metrics=forget_top1,paraphrase_rate",
     ]
     sa_bench.run("mnist_0_t2i", "prompt_filter", scale="quick", sets=sets, out=tmp_path / "run")
