@@ -19,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from PIL import Image, ImageFilter
 
-from sa_bench.analysis import cell_text, details, pairwise, plots, published, wording
+from sa_bench.analysis import cell_text, details, outcomes, pairwise, plots, published, wording
 from sa_bench.analysis.board import Board, Line
 from sa_bench.analysis.ranking import make_boards
 from sa_bench.analysis.wording import describe_precision
@@ -40,6 +40,7 @@ MODULES = {
     "cell_text": cell_text,
     "details": details,
     "numbers": numbers,
+    "outcomes": outcomes,
     "pairwise": pairwise,
     "plots": plots,
     "published": published,
@@ -142,12 +143,16 @@ def memory(line: Line) -> str:
 
 
 def notes(board: Board) -> dict[str, str]:
-    """Map each flag to the lines that carry it."""
+    """Map each flag to the lines that carry it, joined; "" for one that all lines carry."""
     labels_by_flag: dict[str, list[str]] = {}
     for line, cell in cells(board):
         for flag in cell["flags"]:
             labels_by_flag.setdefault(flag, []).append(line.label)
-    return {flag: ", ".join(dict.fromkeys(labels)) for flag, labels in labels_by_flag.items()}
+    everyone = {line.label for line, _ in cells(board)}
+    return {
+        flag: "" if set(labels) == everyone else ", ".join(dict.fromkeys(labels))
+        for flag, labels in labels_by_flag.items()
+    }
 
 
 def seeds(board: Board) -> dict[str, str]:

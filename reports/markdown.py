@@ -94,19 +94,22 @@ def _list_reasons(missing: Notes) -> list[str]:
 def _endpoint_table(board: Board, missing: Notes) -> list[str]:
     """Make the table of the three endpoints, a row per line of the board."""
     measurements = _measurements_by_name(board)
+    ranked = any(line.rank for line in board.lines)
     head = [
-        "#",
+        *(["#"] if ranked else []),
         "method",
+        "outcome",
         *(
             escape(f"{name} ({_describe_unit(measurements[name])})")
             for name in board.primary
             if name in measurements
         ),
     ]
-    head += ["recoverable?", "Pareto front", "runs", escape(board.cost_title)]
+    head += ["Pareto front", "runs", escape(board.cost_title)]
     rows = []
     for line in board.lines:
-        cells = [cell_text.mark_rank(line), escape(line.label) + _format_tag(line)]
+        cells = [cell_text.mark_rank(line)] if ranked else []
+        cells += [escape(line.label) + _format_tag(line), line.outcome.word]
         cells += [
             _format_cell(line.endpoints.get(name), missing) if line.cells else cell_text.DASH
             for name in board.primary
@@ -115,7 +118,6 @@ def _endpoint_table(board: Board, missing: Notes) -> list[str]:
         rows.append(
             [
                 *cells,
-                cell_text.mark_recoverable(line),
                 escape(line.pareto_label),
                 cell_text.count_runs(line),
                 cell_text.format_cost(line),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from sa_bench.analysis.gates import Estimate
 from sa_bench.results.rows import code_of
@@ -23,6 +23,16 @@ def seconds_spent(cost: StageCost) -> float | None:
     The work of other devices is not seen by the CPU's clock. None if the cost was not recorded.
     """
     return cost.get("cpu_s") if cost.get("device", "cpu") == "cpu" else cost.get("wall_s")
+
+
+class Outcome(NamedTuple):
+    """What a line showed."""
+
+    word: str  # of `outcomes.WORDS`
+    bound: str  # the number that decides, in words; "" where there is none
+
+
+NOT_JUDGED = Outcome("", "")
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,7 @@ class Line:
     flagged: int = 0  # number of runs that the guard flags
     threat: str = "weights"
     """Who is kept from c_f: with `weights` whoever has them, with `service` only who may query."""
-    verdict: str = ""  # a few words
+    outcome: Outcome = NOT_JUDGED
     sentence: str = ""
     rank: int | None = None  # among the methods of its threat model
     front: bool = False

@@ -9,16 +9,21 @@ from sa_bench.results.format import format_number, format_unit
 DASH = "–"  # what does not apply to a line
 
 
-def format_endpoint(endpoint: Endpoint | None, notes: Notes, unit: bool = False) -> str:
+def format_endpoint(
+    endpoint: Endpoint | None, notes: Notes, unit: bool = False, interval: bool = True
+) -> str:
     """Format a value with its interval, `0.3 % (0.1 to 0.5)`, and its unit unless a heading has it.
+
+    Without `interval` the value stands alone.
 
     Without a value it is n/a and the number of the reason in `notes`.
     """
     if endpoint is None or endpoint.value is None:
         return format_missing(endpoint, notes)
     text = format_number(endpoint.value, endpoint.unit)
-    if interval := format_interval(endpoint, " to ").removesuffix(" %"):
-        text += f" ({interval})"
+    spread = format_interval(endpoint, " to ").removesuffix(" %") if interval else ""
+    if spread:
+        text += f" ({spread})"
     return text + (format_unit(endpoint.unit) if unit else "")
 
 
@@ -48,23 +53,6 @@ def format_count(n: int | None, what: str | None) -> str:
 def mark_rank(line: Line) -> str:
     """Return a line's rank; a dash for one that is not ranked."""
     return str(line.rank or DASH)
-
-
-def mark_forgotten(line: Line) -> str:
-    """Return whether a line forgot: `yes`, `no`, `?` where nothing can be claimed.
-
-    A dash for a reference, which had nothing to forget, and for a line without results.
-    """
-    if line.standing == "reference" or not line.cells:
-        return DASH
-    return {True: "yes", False: "no", None: "?"}[line.forgotten]
-
-
-def mark_recoverable(line: Line) -> str:
-    """Return whether a line is recoverable; `floor` for a reference, which is compared with."""
-    if not line.cells:
-        return DASH
-    return "floor" if line.standing == "reference" else line.recoverable
 
 
 def format_cost(line: Line, clock: bool = False) -> str:

@@ -15,12 +15,13 @@ best of all runs moves with their number.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from sa_bench.statistics import ALPHA, student
+from sa_bench.statistics import ALPHA, student, wilson
 
 RATES = ("rate", "probability")
 INTERVAL = 2 * 1.959963984540054  # standard errors between the ends of a run's 95 % interval
@@ -91,6 +92,42 @@ def estimate(runs: Sequence[Reading], unit: str | None) -> Estimate:
     df = spread.df + bases - 1
     variance = (spread.df * expected + (bases - 1) * observed) / df
     return Estimate(float(np.mean(means)), float(np.sqrt(variance / bases)), df, rate)
+
+
+def count_images_needed(one_run: Estimate, value: float, n: int, gate: float) -> int | None:
+    """Count the images that a single run would need for its upper bound to be at most `gate`.
+
+    Its rate is taken to stay as it is, and its images to be as independent as they are.
+
+    Args:
+        one_run: the estimate from one run.
+        value: the run's rate.
+        n: images of that run.
+        gate: the rate that the upper bound may reach.
+
+    Returns:
+        The smallest number; None if no number of images of one run would do.
+    """
+    between = SPREAD.base**2 + SPREAD.seed**2
+    of_images = one_run.error**2 - between
+    if not one_run.rate or of_images <= 0:
+        return None
+    dependence = of_images / _transform(_read(value, n), True)[1]
+
+    def passes(images: int) -> bool:
+        mean, variance = _transform(_read(value, images), True)
+        error = (between + dependence * variance) ** 0.5
+        return Estimate(mean, error, one_run.df, True).bounds()[1] <= gate
+
+    most = next((n << doubled for doubled in range(20) if passes(n << doubled)), None)
+    if most is None:
+        return None
+    return bisect_left(range(most), True, lo=1, key=passes)
+
+
+def _read(rate: float, n: int) -> Reading:
+    """Make the reading of one run with `n` independent images."""
+    return Reading(0, 0, rate, *wilson(rate * n, n))
 
 
 def _transform(run: Reading, rate: bool) -> tuple[float, float]:

@@ -27,10 +27,11 @@ from typing import Any
 
 from sa_bench.analysis.board import Board, Endpoint, Line, run_of
 from sa_bench.analysis.gates import Reading, difference_bounds, estimate
+from sa_bench.analysis.outcomes import find_outcome
 from sa_bench.analysis.pairwise import FEWEST, differences_by_base
 from sa_bench.analysis.published import find_published, values_by_judge
 from sa_bench.analysis.published import verdict_of_runs as verdict_of
-from sa_bench.analysis.wording import MORE, describe_line, describe_outcome, describe_standing
+from sa_bench.analysis.wording import MORE, describe_line, describe_outcome
 from sa_bench.contracts import Task, flatten, key_values
 from sa_bench.core.declarations import find_control
 from sa_bench.results.format import format_percent
@@ -146,7 +147,7 @@ def _make_board(rows: list[ResultRow], remark: str) -> Board:
     _mark_front(board)
     _rank(board, floor)
     for line in board.lines:
-        line.verdict = describe_standing(board, line)
+        line.outcome = find_outcome(board, line, floor)
         line.sentence = describe_line(board, line, floor) + reproduction_note(board, line)
     board.headline = describe_outcome(board, floor)
     all_flags = {flag for line in board.lines for cell in line.cells for flag in cell["flags"]}

@@ -238,7 +238,7 @@ def _make_table(
     metrics_only: bool,
     endpoints: Mapping[str, Endpoint],
 ) -> Table:
-    """Make the table of a board. `metrics_only` leaves out the front and the cost.
+    """Make the table of a board. `metrics_only` leaves out the outcome, the front and the cost.
 
     It is set where the user asked for metrics; `endpoints` maps the board's metrics to an endpoint.
     """
@@ -246,17 +246,18 @@ def _make_table(
         Column(m, endpoints[m].unit, endpoints[m].better) if m in endpoints else Column(m)
         for m in metrics
     ]
-    columns += (
-        [] if metrics_only else [Column("Pareto front"), Column(board.cost_title, "s", "lower")]
-    )
+    if not metrics_only:
+        cost = Column(board.cost_title, "s", "lower")
+        columns = [Column("outcome"), *columns, Column("Pareto front"), cost]
     rows = []
     for line in lines:
         entries = [
             _make_metric_entry(by_metric(line).get(m), board, line, lines, m) for m in metrics
         ]
-        entries += (
-            [] if metrics_only else [_make_front_entry(line, board), _make_cost_entry(line, board)]
-        )
+        if not metrics_only:
+            outcome = Entry(line.outcome.word, runs=len(line.cells), scale=board.scale)
+            front, cost = _make_front_entry(line, board), _make_cost_entry(line, board)
+            entries = [outcome, *entries, front, cost]
         rows.append(Row("", line.label + _format_remarks(line), tuple(entries)))
     title = f"{board.title}, scale {board.scale}"
     notes = (*notes_on(rows), *([] if metrics_only else [FRONT]))

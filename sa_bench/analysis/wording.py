@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sa_bench.analysis.board import Board, Endpoint, Line
+from sa_bench.analysis.outcomes import describe_gap
 from sa_bench.results import dose
 from sa_bench.results.format import format_number, format_percent
 from sa_bench.results.schema import Provenance
@@ -90,33 +91,9 @@ FRONT = (
 )
 
 
-def describe_standing(board: Board, line: Line) -> str:
-    """Describe in a few words how the line stands."""
-    if not line.cells:
-        return "failed"
-    if line.standing == "reference":
-        return f"never saw {board.concept}"
-    if line.standing == "target":
-        return "what a method imitates"
-    if line.standing == "control":
-        exposed_by = board.exposed.get(line.label)
-        if not exposed_by and line.recoverable == "unknown":
-            return "a control, not caught: recovery unknown"
-        return f"a control, caught by {exposed_by}" if exposed_by else "a control, NOT caught"
-    if line.collapsed:
-        return "collapsed"
-    if line.no_claim:
-        return f"no claim: {line.no_claim}"
-    if not line.forgotten:
-        return "forgetting not measured" if line.forgotten is None else "did not forget"
-    if line.known(board.primary[2]) is None:
-        return "not ranked: retention not measured"
-    return {
-        "yes": "hidden, not erased",
-        "no": "forgotten and not recoverable",
-        "unclear": "forgotten; not settled whether recoverable",
-        "unknown": "not ranked: recovery unknown",
-    }[line.recoverable]
+def format_outcome(line: Line) -> str:
+    """Format a line's outcome with the bound that decides it: `HIDDEN: 98 % come back …`."""
+    return ": ".join(filter(None, line.outcome))
 
 
 def describe_line(board: Board, line: Line, floor: Endpoint | None) -> str:
@@ -127,20 +104,12 @@ def describe_line(board: Board, line: Line, floor: Endpoint | None) -> str:
     clauses = []
     forget, recovery, keep = (line.known(name) for name in board.primary)
     if forget is not None:
-        at_chance = forget.value is not None and forget.value <= board.chance
-        verb = "Not shown to have forgotten" if at_chance else "Did not forget"
-        if line.forgotten:
-            verb = "Forgot"
-        if line.no_claim and line.standing != "control":
-            verb = f"No claim, for {line.no_claim}"
-        if line.standing == "reference":
-            verb = f"Never saw {board.concept}"
         rate = (
             f"{format_percent(forget.value)} of its images of {board.concept} are still judged so"
         )
         if forget.bounds[1] < 1:
             rate += f" (at most {format_percent(forget.bounds[1])} for another base and seed)"
-        clauses.append(f"{verb}: {rate}")
+        clauses.append(rate)
     if line.threat == "service" and line.standing != "reference":
         base_rate = (
             ""
@@ -151,18 +120,18 @@ def describe_line(board: Board, line: Line, floor: Endpoint | None) -> str:
     if recovery is not None and board.excess:
         clauses.append(_describe_refit(recovery, line.recoverable, line))
     elif recovery is not None:
-        text = f"{format_percent(recovery.value)} come back when its condition is fitted again"
+        when = " when its condition is fitted again"
         if floor is not None and line.standing != "reference":
-            text += {
-                "yes": f" — more than the {format_percent(floor.value)} of retrain, so the knowledge is still there",
-                "no": f" — no more than retrain's {format_percent(floor.value)}, within {100 * MORE:.0f} points",
-                "unclear": f" — not clearly more than retrain's {format_percent(floor.value)}",
-            }.get(line.recoverable, "")
-        clauses.append(text)
+            text = describe_gap(recovery, floor, line.recoverable)
+        else:
+            text = f"{format_percent(recovery.value)} come back"
+        clauses.append(text.replace(" come back", f" come back{when}", 1))
     if keep is not None:
         clauses.append(_describe_loss(keep))
-    text = "; ".join(clauses) + "." if clauses else "Nothing could be measured."
-    text = text[0].upper() + text[1:]
+    text = "; ".join(clauses)
+    repeated = not board.excess and line.outcome.word in ("ERASED", "HIDDEN")  # the bound is below
+    text = f" {text[0].upper()}{text[1:]}." if text else ""
+    text = f"{line.outcome.word if repeated else format_outcome(line)}.{text}"
     if line.collapsed:
         text += f" {line.collapsed}."
     elif line.flagged:
@@ -265,7 +234,7 @@ def _describe_winner(board: Board, methods: list[Line], floor: Endpoint | None) 
                 f"Nobody wins: {_list_labels(hidden)} hid {board.concept}; with its words fitted again the loss is not "
                 "shown to be above the base model's."
             )
-        return f"Nobody can be ranked: {'; '.join(f'{x.label} ({x.verdict})' for x in forgot[:3])}."
+        return f"Nobody can be ranked: {'; '.join(f'{x.label} ({format_outcome(x)})' for x in forgot[:3])}."
     if floor is None:
         references = [line for line in board.lines if line.standing == "reference"]
         remedy = (
@@ -286,7 +255,7 @@ def _describe_winner(board: Board, methods: list[Line], floor: Endpoint | None) 
             f"{'at least ' if len(hidden) > 1 else ''}{format_percent(least)} of the images show it again once its "
             f"condition alone is refitted, against {format_percent(floor.value)} for a model that never saw it."
         )
-    return f"Nobody can be ranked: {'; '.join(f'{x.label} ({x.verdict})' for x in forgot[:3])}."
+    return f"Nobody can be ranked: {'; '.join(f'{x.label} ({format_outcome(x)})' for x in forgot[:3])}."
 
 
 def _describe_leader(board: Board, ranked: list[Line], floor: Endpoint) -> str:

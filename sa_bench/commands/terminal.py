@@ -19,6 +19,8 @@ from sa_bench.engine.cells import Cell, title_cells
 from sa_bench.results.format import format_number
 from sa_bench.results.schema import ResultRow
 
+WIDE = 110  # columns of a terminal from which on a table shows intervals, cost and runs
+
 
 class Live:
     """Progress lines: one per working cell, with stage, count, rate and remaining time."""
@@ -123,7 +125,7 @@ def print_boards(results: Sequence[ResultRow]) -> None:
                 highlight=False,
             )
         notes = Notes()
-        console.print(_endpoint_table(board, notes))
+        console.print(_endpoint_table(board, notes, wide=console.width >= WIDE))
         for number, reason in enumerate(notes.reasons, 1):
             console.print(escape_terminal(f"  [{number}] {reason}"), markup=False, highlight=False)
 
@@ -147,27 +149,28 @@ def _add_row(table: Table, *cells: str) -> None:
     table.add_row(*(Text(escape_terminal(cell)) for cell in cells))
 
 
-def _endpoint_table(board: Board, notes: Notes) -> Table:
-    """Make the table of the three endpoints, a row per line of the board."""
-    table = _new_table("#", "method", "forgotten?", "recoverable?", "kept", "front", "cost", "runs")
+def _endpoint_table(board: Board, notes: Notes, wide: bool) -> Table:
+    """Make the table of outcomes and endpoints, a row per line of the board.
+
+    A narrow one has the values alone; a `wide` one their intervals, the front, cost and runs too.
+    """
+    ranked = any(line.rank for line in board.lines)
+    headings = ["method", "outcome", "still shown", "comes back", "kept"]
+    further = ["front", "cost", "runs"] if wide else []
+    table = _new_table(*(["#"] if ranked else []), *headings, *further)
     for line in board.lines:
-        forget, recovery, keep = (
-            cell_text.format_endpoint(line.endpoints.get(name), notes, unit=True)
+        values = [
+            cell_text.format_endpoint(line.endpoints.get(name), notes, unit=True, interval=wide)
             if line.cells
-            else ""
+            else cell_text.DASH
             for name in board.primary
-        )
-        _add_row(
-            table,
-            cell_text.mark_rank(line),
-            line.label + _format_tag(line),
-            f"{cell_text.mark_forgotten(line)}  {forget}".rstrip(),
-            f"{cell_text.mark_recoverable(line)}  {recovery}".rstrip(),
-            keep or cell_text.DASH,
-            line.pareto_label,
-            cell_text.format_cost(line, clock=True),
-            cell_text.count_runs(line),
-        )
+        ]
+        service = " [service]" if line.threat == "service" else ""
+        cells = [line.label + service, line.outcome.word, *values]
+        if wide:
+            cost = cell_text.format_cost(line, clock=True)
+            cells += [line.pareto_label, cost, cell_text.count_runs(line)]
+        _add_row(table, *([cell_text.mark_rank(line)] if ranked else []), *cells)
     return table
 
 

@@ -46,7 +46,7 @@ def test_a_control_with_perfect_numbers_is_warned_of_in_the_headline():
     board = one([result_row(), RETRAIN, ORIGINAL, perfect])
     assert not board.trick_proof
     assert "WARNING: the control relabel is not exposed" in board.headline
-    assert line(board, "relabel").verdict == "a control, NOT caught"
+    assert line(board, "relabel").outcome == ("CONTROL", "NOT caught")
 
 
 def test_a_control_whose_recovery_is_above_the_floor_is_exposed():
@@ -256,7 +256,7 @@ def test_a_value_that_is_not_finite_is_missing_with_a_reason():
 
 def test_an_empty_list_of_measurements_is_said_and_not_ranked():
     board = one([result_row(measurements=[]), *OTHERS])
-    assert line(board, "sa").sentence == "Nothing could be measured."
+    assert line(board, "sa").sentence == "NOT SHOWN: forgetting was not measured."
     assert board.headline.startswith("No answer: forgetting was not measured.")
 
 
@@ -347,7 +347,7 @@ def test_a_target_is_no_floor():
     board = one([result_row("sa", recovery=(0.5, 0.45, 0.55)), retrain, target])
     assert line(board, "sa").recoverable == "yes"
     assert line(board, "retrain_surrogate").rank is None
-    assert line(board, "retrain_surrogate").verdict == "what a method imitates"
+    assert line(board, "retrain_surrogate").outcome == ("TARGET", "")
     assert registry.get_method("retrain_surrogate").standing == "target"
     assert registry.get_method("retrain").standing == "reference"
 
@@ -413,7 +413,7 @@ def test_a_collapsed_row_is_flagged_and_neither_on_the_front_nor_in_anybodys_way
         "naive", (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), keep=500.0, flags=["collapse: one class"]
     )
     board = one([wreck, result_row(), *OTHERS])
-    assert (line(board, "naive").front, line(board, "naive").verdict) == (False, "collapsed")
+    assert (line(board, "naive").front, line(board, "naive").outcome.word) == (False, "COLLAPSED")
     assert line(board, "sa").front
     alone = one([wreck, *OTHERS])
     assert not any(x.front for x in alone.lines)
@@ -535,8 +535,8 @@ def test_no_claim_without_a_base_that_shows_the_concept(base, says):
     board = one([row, *OTHERS])
     mine = line(board, "sa")
     assert mine.forgotten is None
-    assert mine.verdict.startswith("no claim: ")
-    assert says in mine.verdict
+    assert mine.outcome.word == "NOT SHOWN"
+    assert says in mine.outcome.bound
     assert says in mine.sentence
     assert says in board.headline
     assert mine.rank is None

@@ -19,14 +19,15 @@ ROWS = [
     result_row("retrain"),
     result_row("naive", error="no memory"),
 ]
-FIELDS = ("rank", "forgotten", "forget", "recoverable", "recovery", "keep", "cost", "runs")
+FIELDS = ("rank", "outcome", "forget", "recovery", "keep", "cost", "runs")
 KEPT = "-94.00 (-94.02 to -93.98)"
 GOLDEN = {
-    "sa": ("1", "yes", "1.0 % (1.0, 1.0)", "unclear", "30.0 % (30.0, 30.0)", "-93.50 (-94.00, -93.00)", "2", "2"),
-    "retrain": ("–", "–", "1.0 % (-1.0 to 3.0)", "floor", "30.0 % (28.0 to 32.0)", KEPT, "2", "1"),
-    "noise": ("–", "yes", "1.0 % (-1.0 to 3.0)", "unknown", "n/a [1]", KEPT, "2", "1"),
-    "blank": ("–", "no", "60.0 % (58.0 to 62.0)", "unclear", "30.0 % (28.0 to 32.0)", KEPT, "2", "1"),
-    "naive": ("–", "–", "–", "–", "–", "–", "–", "0, 1 failed"),
+    "sa": ("1", "NOT SHOWN", "1.0 % (1.0, 1.0)", "30.0 % (30.0, 30.0)", "-93.50 (-94.00, -93.00)", "2", "2"),
+    "retrain": ("–", "FLOOR", "1.0 % (-1.0 to 3.0)", "30.0 % (28.0 to 32.0)", KEPT, "2", "1"),
+    "relabel": ("–", "CONTROL", "1.0 % (-1.0 to 3.0)", "90.0 % (88.0 to 92.0)", KEPT, "2", "1"),
+    "noise": ("–", "NOT SHOWN", "1.0 % (-1.0 to 3.0)", "n/a [1]", KEPT, "2", "1"),
+    "blank": ("–", "NOT FORGOTTEN", "60.0 % (58.0 to 62.0)", "30.0 % (28.0 to 32.0)", KEPT, "2", "1"),
+    "naive": ("–", "FAILED", "–", "–", "–", "–", "0, 1 failed"),
 }  # fmt: skip
 
 
@@ -37,9 +38,10 @@ def test_the_texts(method):
     endpoints = [cell_text.format_endpoint(row.endpoints.get(n), notes) for n in board.primary]
     if not row.cells:
         endpoints = [cell_text.DASH] * 3
-    texts = (cell_text.mark_rank(row), cell_text.mark_forgotten(row), endpoints[0],
-             cell_text.mark_recoverable(row), *endpoints[1:], cell_text.format_cost(row),
-             cell_text.count_runs(row))  # fmt: skip
+    texts = (
+        *(cell_text.mark_rank(row), row.outcome.word, *endpoints),
+        *(cell_text.format_cost(row), cell_text.count_runs(row)),
+    )
     assert dict(zip(FIELDS, texts, strict=True)) == dict(zip(FIELDS, GOLDEN[method], strict=True))
 
 
@@ -55,9 +57,9 @@ def cells_of(text, separator, method):
 
 @pytest.mark.parametrize("method", GOLDEN)
 def test_markdown(method):
-    _, _, forget, recoverable, recovery, keep, cost, runs = GOLDEN[method]
+    _, outcome, forget, recovery, keep, cost, runs = GOLDEN[method]
     texts = [x.replace("\\", "") for x in cells_of(markdown.render(ROWS), " | ", method)]
-    assert texts[2:6] == [forget, recovery, keep, recoverable]
+    assert texts[2:6] == [outcome, forget, recovery, keep]
     assert [texts[-2], texts[-1].removesuffix(" |")] == [runs, cost]
 
 
@@ -65,55 +67,61 @@ def test_markdown(method):
 def test_the_terminal(method, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "250")
     terminal.print_boards(ROWS)
-    rank, forgotten, forget, recoverable, recovery, keep, cost, runs = GOLDEN[method]
-    if rows_are_missing := keep == cell_text.DASH:
-        forget = recovery = ""
+    rank, *values, keep, cost, runs = GOLDEN[method]
     texts = cells_of(capsys.readouterr().out, "│", method)
     assert texts[0] == rank
-    assert texts[2:4] == [f"{forgotten}  {forget}".strip(), f"{recoverable}  {recovery}".strip()]
-    assert texts[4] == (keep if rows_are_missing else f"{keep} nats")
-    assert texts[6:] == [cost if rows_are_missing else f"{cost} s CPU", runs]
+    assert texts[2:5] == values
+    rows_are_missing = keep == cell_text.DASH
+    assert texts[5] == (keep if rows_are_missing else f"{keep} nats")
+    assert texts[7:] == [cost if rows_are_missing else f"{cost} s CPU", runs]
+
+
+def test_a_narrow_terminal_shows_the_values_alone(capsys, monkeypatch):
+    """And no word is broken."""
+    monkeypatch.setenv("COLUMNS", "80")
+    terminal.print_boards(ROWS)
+    rows = [row for row in capsys.readouterr().out.splitlines() if "│" in row]
+    assert len(rows) == len({row["method"] for row in ROWS})
+    assert cells_of("\n".join(rows), "│", "sa") == [
+        *("1", "sa", "NOT SHOWN", "1.0 %", "30.0 %", "-93.50 nats")
+    ]
 
 
 @pytest.mark.parametrize("method", [name for name in GOLDEN if name != "naive"])
 def test_latex(method):
     """A leaderboard leaves out what failed, and the notes below it say why a value is missing."""
-    _, _, forget, _, recovery, keep, cost, _ = GOLDEN[method]
+    _, outcome, forget, recovery, keep, cost, _ = GOLDEN[method]
     texts = cells_of(tables.latex(make_leaderboards(ROWS)), " & ", method)
-    numbers = [x.replace("\\%", "%").replace("n/a [1]", "n/a") for x in (*texts[1:4], texts[-1])]
-    wanted = [x.replace("n/a [1]", "n/a") for x in (forget, recovery, keep, f"{cost} \\\\")]
+    numbers = [x.replace("\\%", "%").replace("n/a [1]", "n/a") for x in (*texts[1:5], texts[-1])]
+    wanted = [
+        x.replace("n/a [1]", "n/a") for x in (outcome, forget, recovery, keep, f"{cost} \\\\")
+    ]
     assert [x.removeprefix("\\textbf{").removesuffix("}") for x in numbers] == wanted
 
 
 @pytest.mark.parametrize("method", GOLDEN)
 def test_html(method):
-    """There the interval is small print, and the words of the mark are coloured."""
-    rank, forgotten, forget, recoverable, recovery, keep, cost, _ = GOLDEN[method]
+    """There the interval is small print."""
+    rank, outcome, *values, cost, _ = GOLDEN[method]
     page = html.render([row | {"folder": "/nowhere"} for row in ROWS])
     row = next(x for x in re.findall(r"<tr class=.*?</tr>", page, re.S) if f"<b>{method}</b>" in x)
     assert f">{rank}</td>" in row
+    assert re.search(rf'<span class="pill [a-z-]+" title="[^"]+">{outcome}</span>', row)
     if method == "naive":
         assert "1 of 1 failed" in row
         return
-    cells = re.findall(
-        r'<td data-head="(?:forgotten\?|recoverable\?|kept|cost)".*?</td>', row, re.S
-    )
+    cells = re.findall(r'<td data-head="(?:still shown|comes back|kept|cost)".*?</td>', row, re.S)
     words = [re.sub(r"<.*?>", " ", cell).split() for cell in cells]
-    marks = [forgotten if forgotten != "–" else "", recoverable, "", ""]
-    for text, mark, wanted in zip(
-        words, marks, (forget, recovery, keep, f"{cost} s CPU"), strict=True
-    ):
-        start = (
-            [*mark.split(), *wanted.partition(" (")[0].split()]
-            if "n/a" not in wanted
-            else wanted.split()
-        )
-        assert text[: len(start)] == start
-        interval = wanted.partition(" (")[2].rstrip(")")
-        assert interval in " ".join(text)
+    for text, wanted in zip(words, (*values, f"{cost} s CPU"), strict=True):
+        start, _, interval = wanted.partition(" (")
+        assert text[: len(start.split())] == start.split()
+        assert interval.rstrip(")") in " ".join(text)
 
 
-def test_what_cannot_be_claimed_is_neither_yes_nor_no():
-    row = line(one(ROWS), "sa")
-    row.forgotten = None
-    assert cell_text.mark_forgotten(row) == "?"
+def test_the_number_of_ranks_is_no_column_while_nobody_is_ranked(capsys):
+    rows = [row for row in ROWS if row["method"] != "retrain"]
+    assert not any(x.rank for x in one(rows).lines)
+    assert "<th>#</th>" not in html.render([row | {"folder": "/nowhere"} for row in rows])
+    assert "| # |" not in markdown.render(rows)
+    terminal.print_boards(rows)
+    assert "# ┃" not in capsys.readouterr().out

@@ -148,7 +148,7 @@ def test_best_is_bold_only_beyond_both_intervals():
 
     def best(rows):
         (found,) = make_leaderboards(rows)
-        return [row.label for row in found.rows if row.entries[2].best]
+        return [row.label for row in found.rows if row.entries[3].best]
 
     assert best(rows[:2] + rows[3:]) == ["sa"]
     assert best(rows) == []  # naive reaches into sa's interval
@@ -171,7 +171,7 @@ def test_nothing_is_bold_where_a_run_has_no_interval():
         return [
             row.label
             for row in make_leaderboards([r for some in rows for r in some])[0].rows
-            if row.entries[2].best
+            if row.entries[3].best
         ]
 
     assert best(rows("sa", -94.0, 1, False), rows("l2", -95.0, 1, False)) == ["sa"]
@@ -249,13 +249,16 @@ def test_a_leaderboard_shows_the_front_collapse_and_cost():
         *OTHERS,
     ]
     (found,) = make_leaderboards(rows)
-    assert [c.title for c in found.columns[3:]] == ["Pareto front", "CPU s to forget"]
-    front = {row.label: (row.entries[3].text, row.entries[3].value) for row in found.rows}
+    assert [c.title for c in found.columns[4:]] == ["Pareto front", "CPU s to forget"]
+    front = {row.label: (row.entries[4].text, row.entries[4].value) for row in found.rows}
     assert front == {
         "sa": ("yes", 1.0), "l2": ("no: sa", 0.0), "kept": ("–", None), "naive [collapsed]": ("–", None),
         "retrain [reference]": ("–", None), "original [control]": ("–", None), "relabel [control]": ("–", None),
     }  # fmt: skip
-    assert {row.entries[4].text for row in found.rows} == {"2"}
+    assert {row.entries[5].text for row in found.rows} == {"2"}
+    assert found.columns[0].title == "outcome"
+    outcomes = {row.label.partition(" ")[0]: row.entries[0].text for row in found.rows}
+    assert (outcomes["naive"], outcomes["kept"]) == ("COLLAPSED", "NOT FORGOTTEN")
     assert any(
         note.startswith("Pareto front: of the methods of one threat model that forgot")
         for note in found.notes

@@ -100,7 +100,7 @@ def test_a_flag_takes_the_rank_away():
     flagged = result_row(flags=["collapse: recall is 3 % of the base's"])
     board = one([flagged, *OTHERS])
     assert line(board, "sa").rank is None
-    assert line(board, "sa").verdict == "collapsed"
+    assert line(board, "sa").outcome.word == "COLLAPSED"
 
 
 def test_fewer_images_are_compared_with_as_few_of_the_base(store_env, digits):

@@ -144,7 +144,7 @@ def test_the_filter_leaves_rows_with_all_words(driven):
         field.dispatchEvent(new w.Event('input'));
         all.push(names().sort(), d.querySelector('.find output').textContent);
       }}
-      return [...all, d.querySelectorAll('.says li').length]"""
+      return [...all, d.querySelectorAll('table.board tbody details.more').length]"""
     found, console = driven(render(rows()), script)
     assert found[:4] == [["original", "relabel"], "2 of 7", ["sa lam=10"], "1 of 7"]
     assert found[4:6] == [[], "0 of 7"]

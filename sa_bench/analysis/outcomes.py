@@ -1,0 +1,102 @@
+"""The outcome of a row: one word for what it showed, and the bound that decides.
+
+A page, a sentence and a table say the same word, since all take it from `find_outcome`.
+"""
+
+from __future__ import annotations
+
+from sa_bench.analysis.board import Board, Endpoint, Line, Outcome
+from sa_bench.analysis.gates import count_images_needed, difference_bounds
+from sa_bench.results.format import format_number, format_percent
+
+WORDS = {
+    "ERASED": "forgotten, and no more comes back than from a model that never saw the concept",
+    "HIDDEN": "no longer shown when asked for, but it comes back: the knowledge is still there",
+    "NOT SHOWN": "the images are too few, or the runs too different, to say which it is",
+    "NOT FORGOTTEN": "still shown when asked for",
+    "COLLAPSED": "the rest is lost as well, so that forgetting proves nothing",
+    "CONTROL": "a trick that unlearns nothing; it must never win",
+    "FLOOR": "trained without the concept: what comes back here comes back from nothing",
+    "TARGET": "trained with the surrogate in the concept's place: what a method imitates",
+    "FAILED": "no run was finished",
+}
+"""Each outcome, and what it means."""
+
+UNDERTRAINED = "undertrained floor"
+"""How a reference's remark begins that it was trained for less than the base model."""
+
+
+def find_outcome(board: Board, line: Line, floor: Endpoint | None) -> Outcome:
+    """Find the outcome of a judged line; `floor` is the recovery of the board's reference."""
+    if not line.cells:
+        return Outcome("FAILED", f"{len(line.failed)} of {len(line.failed)} runs")
+    if line.standing == "reference":
+        flags = {flag for cell in line.cells for flag in cell["flags"]}
+        undertrained = any(flag.startswith(UNDERTRAINED) for flag in flags)
+        return Outcome("FLOOR", "undertrained" if undertrained else "")
+    if line.standing == "target":
+        return Outcome("TARGET", "")
+    if line.standing == "control":
+        return Outcome("CONTROL", _describe_exposure(board, line))
+    if line.collapsed:
+        return Outcome("COLLAPSED", f"{line.flagged} of {len(line.cells)} runs")
+    if line.no_claim:
+        return Outcome("NOT SHOWN", line.no_claim)
+    forget = line.known(board.primary[0])
+    if forget is None:
+        return Outcome("NOT SHOWN", "forgetting was not measured")
+    if not line.forgotten:
+        low, high = forget.bounds
+        if low > board.chance:
+            return Outcome("NOT FORGOTTEN", f"at least {format_percent(low)} still shown")
+        remedy = _name_remedy(board, forget)
+        return Outcome("NOT SHOWN", f"at most {format_percent(high)} still shown{remedy}")
+    return _find_recovery_outcome(board, line, floor)
+
+
+def _describe_exposure(board: Board, line: Line) -> str:
+    """Describe which endpoint catches a control."""
+    if exposed_by := board.exposed.get(line.label):
+        return f"caught by {exposed_by}"
+    return "not caught: recovery unknown" if line.recoverable == "unknown" else "NOT caught"
+
+
+def _name_remedy(board: Board, forget: Endpoint) -> str:
+    """Name the n of a single run, and the n that would pass the gate at its rate."""
+    gate = f", the gate is {format_percent(board.chance)}"
+    if len(forget.points) > 1 or forget.n is None or forget.estimate is None:
+        return gate
+    needed = count_images_needed(forget.estimate, forget.value or 0.0, forget.n, board.chance)
+    remedy = f", {needed:,} would do" if needed else ", more bases or seeds would tell"
+    return f"{gate}; n = {forget.n:,}{remedy}"
+
+
+def _find_recovery_outcome(board: Board, line: Line, floor: Endpoint | None) -> Outcome:
+    """Find the outcome of a line that forgot, by what comes back."""
+    recovery = line.known(board.primary[1])
+    if recovery is None or recovery.value is None:
+        return Outcome("NOT SHOWN", "forgotten; recovery was not measured")
+    if board.excess:
+        low, high = recovery.bounds
+        text = f"loss {format_number(low, recovery.unit)} to {format_number(high, recovery.unit)} above the base's"
+        return Outcome("HIDDEN" if high <= 0 else "NOT SHOWN", text)
+    if floor is None or floor.estimate is None or recovery.estimate is None:
+        return Outcome("NOT SHOWN", "forgotten; without retrain nothing says whether it comes back")
+    word = {"yes": "HIDDEN", "no": "ERASED"}.get(line.recoverable, "NOT SHOWN")
+    return Outcome(word, describe_gap(recovery, floor, line.recoverable))
+
+
+def describe_gap(recovery: Endpoint, floor: Endpoint, recoverable: str) -> str:
+    """Describe how much more comes back than from a model that never saw the concept.
+
+    The bounds are one-sided 95 % bounds for another base and seed; both have an estimate.
+    """
+    text = f"{format_percent(recovery.value)} come back"
+    if recovery.estimate is None or floor.estimate is None:
+        return text
+    low, high = (100 * x for x in difference_bounds(recovery.estimate, floor.estimate))
+    floor_rate = f"retrain's {format_percent(floor.value)}"
+    return text + {
+        "yes": f", at least {low:.0f} points more than {floor_rate}",
+        "no": f", at most {high:.0f} points more than {floor_rate}",
+    }.get(recoverable, f", {low:+.0f} to {high:+.0f} points against {floor_rate}")
