@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain as chain_lists
 from itertools import combinations
 from math import prod
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from sa_bench.analysis.pairwise import FEWEST
 from sa_bench.commands.doctor import plan_lines
-from sa_bench.contracts import Task, ignore_event, key_values
+from sa_bench.commands.stage_times import StageTimes, read_times
+from sa_bench.contracts import Task, ignore_event
 from sa_bench.core import registry
 from sa_bench.core.errors import MissingAsset, MissingExtra
 from sa_bench.core.settings import store_folder
@@ -22,8 +23,8 @@ from sa_bench.core.untrusted_text import read_json
 from sa_bench.data import datasets
 from sa_bench.data.assets.shipped import variance_card
 from sa_bench.engine.cells import Cell, title_cells
-from sa_bench.engine.fingerprint import fingerprint
 from sa_bench.engine.measure import Subject, measure_inputs
+from sa_bench.engine.rates import NOTHING, Duration
 from sa_bench.engine.stages import Chain
 from sa_bench.models import base_models
 from sa_bench.models.family import get_family
@@ -42,22 +43,22 @@ class PlannedStage:
 
     what: str  # `2,000 steps`
     state: str  # `shipped`, `stored`, `shared` with an earlier cell, or `to do`
-    seconds: float | None  # CPU seconds still to spend; None if never measured on this machine
+    seconds: Duration | None  # of CPU still to spend; None if never measured anywhere
 
 
 def describe_plan(cells: Sequence[Cell], jobs: int) -> str:
     """Describe cells stage by stage with what is shipped or stored, then time, memory and disk.
 
-    Times are measured: the median seconds per step, sample or measurement over what this store holds
-    from earlier runs on this machine. The time of what never ran here is unknown, not guessed.
+    Times are measured: seconds per step, sample or measurement of what this store holds from earlier
+    runs on this machine, or of the shipped boards, scaled to this machine (see `stage_times`).
     """
     store = Store(store_folder())
-    history, claimed, titles = _read_history(store), set(), title_cells(cells)
+    times, claimed, titles = read_times(store), set(), title_cells(cells)
     scales = ", ".join(dict.fromkeys(cell.scale for cell in cells))
     stages_of = {
-        c.id: list(_walk_chain(Chain(store, c, ignore_event), history, claimed)) for c in cells
+        c.id: list(_walk_chain(Chain(store, c, ignore_event), times, claimed)) for c in cells
     }
-    total = sum(s.seconds or 0.0 for stages in stages_of.values() for s in stages)
+    total = _sum_durations(chain_lists.from_iterable(stages_of.values()))
     unknown = sum(any(s.seconds is None for s in stages) for stages in stages_of.values())
     lines = [f"{len(cells)} cell(s) at scale {scales}:"]
     if len(cells) <= LISTED:
@@ -68,20 +69,15 @@ def describe_plan(cells: Sequence[Cell], jobs: int) -> str:
     else:
         lines += _group_cells(titles, stages_of)
     processes = min(jobs, len(cells))
-    estimate = f"about {_format_time(total / processes)} with --jobs {jobs}"
-    if unknown:
-        estimate += f", without {unknown} cell(s) of which a stage never ran on this machine"
-    if unknown == len(cells) and not total:
-        estimate = "unknown: nothing like it has run on this machine yet (try --scale quick first)"
     parameters = _count_parameters(Chain(store, cells[0], ignore_event))
     images = max(_count_images(c.task) * prod(datasets.image_shape(c.task)) for c in cells)
     disk = len(cells) * (2 * 4 * parameters + 4 * images) / 2**20
     free = shutil.disk_usage(_nearest_folder(store.root)).free / 2**30
     lines += [
         "",
-        f"time:   {estimate}",
-        f"memory: {_describe_memory(history, parameters)} a process ({parameters:,} parameters), {processes} process(es)",
-        *_describe_attacks(cells, history),
+        *_describe_time(total * (1 / processes), jobs, len(cells), unknown, times),
+        f"memory: {_describe_memory(times, parameters)} a process ({parameters:,} parameters), {processes} process(es)",
+        *_describe_attacks(cells, times),
         *_describe_power(cells),
         *plan_lines({c.task.name: c.task for c in cells}.values()),
         f"disk:   about {disk:.0f} MiB in the store and the run folder; {free:.0f} GiB free at {store.root}",
@@ -99,9 +95,11 @@ def _group_cells(
     for title, cells in groups.items():
         unfinished = [stages for stages in cells if any(s.state == "to do" for s in stages)]
         unknown = sum(any(s.seconds is None for s in stages) for stages in unfinished)
-        seconds = sum(s.seconds or 0.0 for stages in unfinished for s in stages)
+        total = _sum_durations(chain_lists.from_iterable(unfinished))
         summary = f"{len(cells)} cell(s), {len(unfinished)} to do"
-        summary += f", about {_format_time(seconds)} of CPU" if len(unfinished) > unknown else ""
+        summary += (
+            f", about {_format_time(total.middle)} of CPU" if len(unfinished) > unknown else ""
+        )
         yield f"  {title}: {summary}" + (f", {unknown} of unknown time" if unknown else "")
 
 
@@ -171,24 +169,39 @@ def _describe_power(cells: Sequence[Cell]) -> Iterator[str]:
         yield f"tells:  {task}, {bases} base(s) x {seeds} seed(s): {summary}"
 
 
-def _describe_attacks(cells: Sequence[Cell], history: History) -> Iterator[str]:
+def _describe_attacks(cells: Sequence[Cell], times: StageTimes) -> Iterator[str]:
     """Yield the dose of the attack without a judge beside the published one, and its cost per model."""
     for task in {
         c.task.name: c.task for c in cells if "recovery_excess" in c.task.metrics
     }.values():
-        spent, fits = dose.recovery_dose(task), dose.count_fits(task)
-        seconds = _estimate_seconds(
-            history, _fit_name(key_values(task.sampler)), fits * spent["samples"]
+        spent, duration = dose.recovery_dose(task), times.fit_conditions(task)
+        cost = (
+            "time unknown" if duration is None else f"about {_format_time(duration.middle)} a model"
         )
-        duration = "time unknown" if seconds is None else f"about {_format_time(seconds)} a model"
-        yield f"attack: {task.name}, {fits} fit(s) of {dose.describe_dose(spent)}; {duration}"
+        yield f"attack: {task.name}, {dose.count_fits(task)} fit(s) of {dose.describe_dose(spent)}; {cost}"
 
 
-def _describe_memory(history: History, parameters: int) -> str:
+def _describe_time(
+    total: Duration, jobs: int, cells: int, unknown: int, times: StageTimes
+) -> Iterator[str]:
+    """Yield the range of the whole run's time, of how many cells it is, and where its rates are from."""
+    if unknown == cells and not total.middle:
+        yield "time:   unknown: nothing like it has run on this machine yet (try --scale quick first)"
+        return
+    without = f", without {unknown} cell(s) of which a stage never ran" if unknown else ""
+    yield f"time:   {_format_range(total)} with --jobs {jobs}{without}"
+    if times.probed:
+        yield (
+            "        What never ran here is estimated from the shipped boards; "
+            f"a probe found this machine {times.speed:.2f} times as fast as theirs."
+        )
+
+
+def _describe_memory(times: StageTimes, parameters: int) -> str:
     """Describe the memory that scoring took here, else an estimate from the parameters alone."""
     estimate = LIBRARIES + parameters * PER_PARAMETER / 2**20
-    if history.get("peak", 0.0) > estimate:
-        return f"up to {history['peak']:,.0f} MiB, as seen here,"
+    if times.peak_mib > estimate:
+        return f"up to {times.peak_mib:,.0f} MiB, as seen here,"
     return f"about {estimate:,.0f} MiB, more for scoring at scale full,"
 
 
@@ -196,9 +209,24 @@ def _format_stage(stage: PlannedStage) -> str:
     """Format a planned stage: what it does, and its state or its time."""
     if stage.state != "to do":
         return f"{stage.what} {stage.state}"
-    return (
-        f"{stage.what} {'time unknown' if stage.seconds is None else _format_time(stage.seconds)}"
-    )
+    if stage.seconds is None:
+        return f"{stage.what} time unknown"
+    return f"{stage.what} {_format_time(stage.seconds.middle)}"
+
+
+def _sum_durations(stages: Iterable[PlannedStage]) -> Duration:
+    """Add up what is known of the stages' times."""
+    return sum((s.seconds for s in stages if s.seconds is not None), NOTHING)
+
+
+def _format_range(duration: Duration) -> str:
+    """Format a range as `2.9 to 4.8 h`, in the unit of its middle."""
+    for unit, seconds in (("s", 1.0), ("min", 60.0), ("h", 3600.0)):
+        if duration.middle < 90 * seconds or unit == "h":
+            break
+    digits = 0 if unit == "s" else 1
+    low, high = (f"{bound / seconds:.{digits}f}" for bound in (duration.low, duration.high))
+    return f"about {high} {unit}" if low == high else f"{low} to {high} {unit}"
 
 
 def _format_time(seconds: float) -> str:
@@ -212,11 +240,8 @@ def _nearest_folder(path: Path) -> Path:
     return path
 
 
-History = Mapping[str, float]
-
-
 def _walk_chain(
-    chain: Chain, history: History, claimed: set[tuple[str, str]]
+    chain: Chain, times: StageTimes, claimed: set[tuple[str, str]]
 ) -> Iterator[PlannedStage]:
     """Yield the chain's stages in order; `claimed` holds those that an earlier cell will make."""
     cell, task = chain.cell, chain.task
@@ -229,25 +254,24 @@ def _walk_chain(
         claimed.add((kind, key))
         return "to do"
 
-    def planned(what: str, kind: str, key: str, seconds: float | None) -> PlannedStage:
+    def planned(what: str, kind: str, key: str, seconds: Duration | None) -> PlannedStage:
         current = state(kind, key)
-        return PlannedStage(what, current, seconds if current == "to do" else 0.0)
+        return PlannedStage(what, current, seconds if current == "to do" else NOTHING)
 
-    base = _plan_base(chain, history, planned)
+    base = _plan_base(chain, times, planned)
     yield base
     # keys of later stages hold the base model's hash, which is not known before it is trained
     if base.state not in ("here", "shipped", "stored"):
         chain.assume_base(digest(_base_description(chain)))
     steps = _count_steps(task.family, cell.fields)
     *earlier, forget = chain.stages_of_forgetting()
-    sampling_time = _sample_name(key_values(task.sampler))
     for stage in (s for s in earlier if s.kind == "fisher"):
         n = stage.inputs["options"]["n"]
         yield planned(
             f"fisher {n:,} samples",
             "fisher",
             stage.key,
-            _estimate_seconds(history, _fisher_name(stage.inputs), n),
+            times.estimate_fisher(task, stage.inputs),
         )
     forget_state = state("forget", forget.key)
     if steps and forget_state == "to do":
@@ -257,44 +281,46 @@ def _walk_chain(
                 f"{stage.label} {n:,} images",
                 "replay",
                 stage.key,
-                _estimate_seconds(history, sampling_time, n),
+                times.draw_images(task, n),
             )
             if replay_stage.state == "to do":
                 yield replay_stage
-    name = _forget_name(cell.method, cell.keyed_fields(), key_values(task.sampler))
-    seconds = _estimate_seconds(history, name, steps or 1) if forget_state == "to do" else 0.0
+    fields = cell.keyed_fields()
+    seconds = times.forget(task, cell.method, fields, steps) if forget_state == "to do" else NOTHING
     yield PlannedStage(f"forget {steps:,} steps" if steps else "forget", forget_state, seconds)
     base_sets = [
         state("samples", chain.sample_stage(n, base=True).key) for n in sampling.set_names(task)
     ]
     if forget_state == "stored":
         yield from _plan_scoring(
-            chain, history, state, "to do" not in base_sets and "shared" not in base_sets
+            chain, times, state, "to do" not in base_sets and "shared" not in base_sets
         )
     else:
-        yield from _plan_new_model(chain, history)
+        yield from _plan_new_model(chain, times)
     if "to do" in base_sets:
         yield from (
-            replace(s, what=f"base model's {s.what}") for s in _plan_new_model(chain, history)
+            replace(s, what=f"base model's {s.what}") for s in _plan_new_model(chain, times)
         )
 
 
 def _plan_base(
-    chain: Chain, history: History, planned: Callable[..., PlannedStage]
+    chain: Chain, times: StageTimes, planned: Callable[..., PlannedStage]
 ) -> PlannedStage:
     """Plan the base model: pretrained, shipped, or to be trained."""
     cell, task = chain.cell, chain.task
     if task.model:
-        return PlannedStage(f"base {task.model}", "here" if _has_base(chain) else "missing", 0.0)
+        return PlannedStage(
+            f"base {task.model}", "here" if _has_base(chain) else "missing", NOTHING
+        )
     if base_models.find_shipped(task.family, task.dataset, task.base, cell.base_seed):
-        return PlannedStage("base", "shipped", 0.0)
+        return PlannedStage("base", "shipped", NOTHING)
     recipe = get_family(task.family).get_recipe(task.base)
     data = datasets.data_content(task.dataset)
     inputs = base_models.base_key_inputs(
         task.family, task.dataset, data, task.base, cell.base_seed, chain.bf16
     )
-    seconds = _estimate_seconds(history, f"base step {task.family} {task.base}", recipe.steps)
-    return planned(f"base {recipe.steps:,} steps", "base", digest(inputs), seconds)
+    what = f"base {recipe.steps:,} steps"
+    return planned(what, "base", digest(inputs), times.train_base(task))
 
 
 def _base_description(chain: Chain) -> dict[str, Any]:
@@ -308,16 +334,16 @@ def _base_description(chain: Chain) -> dict[str, Any]:
 
 
 def _plan_scoring(
-    chain: Chain, history: History, state: Callable[[str, str], str], base_sampled: bool
+    chain: Chain, times: StageTimes, state: Callable[[str, str], str], base_sampled: bool
 ) -> Iterator[PlannedStage]:
     """Plan the sample sets and metrics of a model that is in the store."""
     set_states = [
         state("samples", chain.sample_stage(name).key) for name in sampling.set_names(chain.task)
     ]
     if any(current != "stored" for current in set_states):
-        yield from _plan_new_model(chain, history)
+        yield from _plan_new_model(chain, times)
         return
-    yield PlannedStage("samples", "stored", 0.0)
+    yield PlannedStage("samples", "stored", NOTHING)
     metrics = [registry.get_metric(name) for name in chain.task.metrics]
     # the others will be n/a
     metrics = [m for m in metrics if not requirements.find_missing(m.requires)]
@@ -333,49 +359,17 @@ def _plan_scoring(
         unmeasured = [m.name for m in metrics]
     if unmeasured:
         what = f"{len(unmeasured)} of {len(metrics)} metrics"
-        yield PlannedStage(what, "to do", _estimate_scoring(chain, history, unmeasured))
+        yield PlannedStage(what, "to do", times.measure(chain, unmeasured))
     else:
-        yield PlannedStage(f"{len(metrics)} metrics", "stored", 0.0)
+        yield PlannedStage(f"{len(metrics)} metrics", "stored", NOTHING)
 
 
-def _plan_new_model(chain: Chain, history: History) -> Iterator[PlannedStage]:
+def _plan_new_model(chain: Chain, times: StageTimes) -> Iterator[PlannedStage]:
     """Plan sampling and scoring of a model that does not exist yet."""
     task = chain.task
     images = _count_images(task)
-    yield PlannedStage(
-        f"samples {images:,} images",
-        "to do",
-        _estimate_seconds(history, _sample_name(key_values(task.sampler)), images),
-    )
-    yield PlannedStage(
-        f"{len(task.metrics)} metrics", "to do", _estimate_scoring(chain, history, task.metrics)
-    )
-
-
-def _estimate_seconds(history: History, name: str, count: int) -> float | None:
-    """Estimate CPU seconds of `count` units of a name; None if it never ran here."""
-    return history[name] * count if name in history else None
-
-
-def _estimate_scoring(chain: Chain, history: History, metrics: Sequence[str]) -> float | None:
-    """Estimate seconds of measurements, by the same fingerprint if it ran here, else by the metric's name.
-
-    Returns:
-        None if one of the metrics never ran here.
-    """
-    total = 0.0
-    for name in metrics:
-        fingerprint_key = digest(fingerprint(chain, registry.get_metric(name)))
-        seconds = history.get(f"measure {name} {fingerprint_key}")
-        if seconds is None and name == "recovery_excess":  # its cost is proportional to its dose
-            images = dose.count_fits(chain.task) * dose.recovery_dose(chain.task)["samples"]
-            seconds = _estimate_seconds(history, _fit_name(key_values(chain.task.sampler)), images)
-        elif seconds is None:
-            seconds = history.get(f"measure {name}")
-        if seconds is None:
-            return None
-        total += seconds
-    return total
+    yield PlannedStage(f"samples {images:,} images", "to do", times.draw_images(task, images))
+    yield PlannedStage(f"{len(task.metrics)} metrics", "to do", times.measure(chain, task.metrics))
 
 
 def _count_steps(family: str, values: Mapping[str, Any]) -> int:
@@ -383,75 +377,3 @@ def _count_steps(family: str, values: Mapping[str, Any]) -> int:
     if "steps" in values:
         return int(values["steps"])
     return get_family(family).get_recipe(values["recipe"]).steps if "recipe" in values else 0
-
-
-def _read_history(store: Store) -> dict[str, float]:
-    """Read the median CPU seconds per step, sample, image and measurement from the store."""
-    seconds_by_name: dict[str, list[float]] = {}
-    peaks: list[float] = []
-    for stage, meta in store.iterate_meta():
-        peaks += [peak] if (peak := meta.get("cost", {}).get("peak_mib")) else []
-        seconds, inputs = meta.get("cost", {}).get("cpu_s"), meta.get("inputs", {})
-        if seconds is not None:
-            names, count = _split_cost(stage, inputs)
-            for name in names:
-                seconds_by_name.setdefault(name, []).append(seconds / max(1, count))
-            if inputs.get("metric") == "recovery_excess":
-                task_values = inputs["fingerprint"]
-                images = dose.count_fits(task_values) * dose.recovery_dose(task_values)["samples"]
-                seconds_by_name.setdefault(_fit_name(task_values["sampler"]), []).append(
-                    seconds / max(1, images)
-                )
-    history = {name: median(values) for name, values in seconds_by_name.items()}
-    return history | ({"peak": max(peaks)} if peaks else {})
-
-
-def _split_cost(stage: str, inputs: Mapping[str, Any]) -> tuple[list[str], int]:
-    """Return (names of the unit, number of units) that the cost of an artifact is divided by."""
-    if stage == "base":
-        return [f"base step {inputs['family']} {_recipe_name(inputs)}"], int(
-            inputs["recipe"]["steps"]
-        )
-    if stage == "fisher":
-        return [_fisher_name(inputs)], int(inputs["options"]["n"])
-    if stage == "samples":
-        return [_sample_name(inputs["sampler"])], len(inputs["rows"])
-    if stage == "replay":
-        return [_sample_name(inputs["sampler"])], int(inputs["n"])
-    if stage == "forget":
-        fields = inputs["fields"]
-        recipe = (inputs.get("recipes") or {}).get(fields.get("recipe"), {})
-        name = _forget_name(inputs["method"], fields, inputs["sampler"])
-        return [name], int(fields.get("steps") or recipe.get("steps", 0))
-    if stage != "measure":
-        return [], 1
-    name = f"measure {inputs['metric']}"
-    return [name, f"{name} {digest(inputs['fingerprint'])}"], 1
-
-
-def _sample_name(sampler: Mapping[str, Any]) -> str:
-    """Name the time per image of a sampler; it also identifies the family."""
-    return f"sample image {digest(sampler)}"
-
-
-def _fit_name(sampler: Mapping[str, Any]) -> str:
-    """Name the time per image of a fit of c_f's words, forward and back; the sampler tells models apart."""
-    return f"fit image {digest(sampler)}"
-
-
-def _fisher_name(inputs: Mapping[str, Any]) -> str:
-    """Name the time per sample of a Fisher diagonal."""
-    return f"fisher sample {digest([inputs['sampler'], inputs['options'].get('timesteps', 0)])}"
-
-
-def _forget_name(method: str, fields: Mapping[str, Any], sampler: Mapping[str, Any]) -> str:
-    """Name the time per step of a method, which depends on sampler, batch, recipe and trainer."""
-    trainer = [fields["trainer"]] if "trainer" in fields else []
-    return f"forget step {method} {digest([sampler, fields.get('batch'), fields.get('recipe'), *trainer])}"
-
-
-def _recipe_name(inputs: Mapping[str, Any]) -> str:
-    """Find the name of the base recipe that a base model was trained by, from its steps."""
-    recipes = get_family(inputs["family"]).recipes
-    steps = {recipe.steps: name for name, recipe in recipes.items()}
-    return steps.get(inputs["recipe"]["steps"], "unknown")

@@ -1,7 +1,7 @@
 """Make the shipped weights again: `python -m sa_bench.weights judges|bases|guard`, `freeze NAME TASK ...`, `variance RUN`.
 
-`judges NAME`, `bases FAMILY` and `guard TASK` make one of them; `fisher RUN` prints what a cheaper
-Fisher costs.
+`judges NAME`, `bases FAMILY` and `guard TASK` make one of them; `rates BOARD ...` measures what work
+takes, for `plan`; `fisher RUN` prints what a cheaper Fisher costs.
 
 Writes into this folder; a card (JSON) beside each weight file says how it was made and what it can
 do.
@@ -381,6 +381,10 @@ if __name__ == "__main__":
         from sa_bench.weights.variance import measure
 
         measure(Path(sys.argv[2]), print)
+    elif sys.argv[1:2] == ["rates"] and len(sys.argv) > 2:
+        from sa_bench.weights.rates import measure as measure_rates
+
+        measure_rates([Path(board) for board in sys.argv[2:]], print)
     elif sys.argv[1:2] == ["fisher"] and len(sys.argv) == 3:
         from sa_bench.weights.fisher_study import study
 

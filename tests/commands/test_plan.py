@@ -5,9 +5,15 @@ from typing import Any
 import pytest
 
 from sa_bench.commands import plan
-from sa_bench.contracts import ignore_event
+from sa_bench.commands.stage_times import StageTimes, read_times
+from sa_bench.contracts import ignore_event, key_values
+from sa_bench.core import registry
+from sa_bench.core.errors import SaBenchError
 from sa_bench.core.store import Store
+from sa_bench.data.assets.shipped import rates_card
+from sa_bench.engine import rates
 from sa_bench.engine.cells import resolve
+from sa_bench.engine.rates import NOTHING, Duration
 from sa_bench.engine.stages import Chain
 
 CARD = {
@@ -21,6 +27,14 @@ CARD = {
 @pytest.fixture(autouse=True)
 def card(monkeypatch):
     monkeypatch.setattr(plan, "variance_card", lambda: CARD)
+    monkeypatch.setattr(rates, "probe_speed", lambda: 2 * SHIPPED["speed"])
+
+
+SHIPPED = rates_card()
+
+
+def exactly(seconds):
+    return Duration(seconds, seconds, seconds)
 
 
 def tells(task="mnist_0", scale="full", **runs):
@@ -64,10 +78,10 @@ def test_what_was_not_measured_is_not_guessed():
 
 def test_many_cells_are_told_by_setting_and_add_up():
     stages = [
-        plan.PlannedStage("20 steps", "to do", 90.0),
+        plan.PlannedStage("20 steps", "to do", exactly(90.0)),
         plan.PlannedStage("samples", "to do", None),
     ]
-    done = [plan.PlannedStage("samples", "stored", 0.0)]
+    done = [plan.PlannedStage("samples", "stored", NOTHING)]
     titles = {i: f"mnist_0 × sa lam={lam} (base {i}, seed 0)" for i, lam in enumerate((1, 1, 5))}
     said = list(plan._group_cells(titles, {0: stages[:1], 1: stages, 2: done}))
     assert said == [
@@ -95,20 +109,20 @@ def test_a_plan_says_the_dose_of_the_attack_and_what_it_costs():
     from types import SimpleNamespace
 
     cells = resolve(["concept"], ["original", "sa"], "quick")
-    (line,) = plan._describe_attacks(cells, {})
+    (line,) = plan._describe_attacks(cells, StageTimes())
     said = "attack: concept, 1 fit(s) of 2 steps of 4 images, 1/10,000 of the published attack's 80,000; "
     assert line == said + "time unknown"
     prints = {
         "recovery_budgets": [0, 4], "recovery_batch": 4, "recovery_rates": [0.01], "recovery_starts": ["own"],
-        "sampler": plan.key_values(cells[0].task.sampler),
+        "sampler": key_values(cells[0].task.sampler),
     }  # fmt: skip
     inputs = {"metric": "recovery_excess", "fingerprint": prints}
     meta = {"cost": {"cpu_s": 8.0}, "inputs": inputs}
     store: Any = SimpleNamespace(iterate_meta=lambda: [("measure", meta)])
-    history = plan._read_history(store)
-    (line,) = plan._describe_attacks(cells, history)
+    times = read_times(store)
+    (line,) = plan._describe_attacks(cells, times)
     assert line == said + "about 4 s a model"
-    assert list(plan._describe_attacks(resolve(["mnist_0"], ["sa"]), history)) == []
+    assert list(plan._describe_attacks(resolve(["mnist_0"], ["sa"]), times)) == []
 
 
 class Untouched(Store):
@@ -136,6 +150,102 @@ def test_a_plan_makes_nothing_and_calls_no_set_stored_that_is_not(tmp_path, samp
         return one
 
     keys = {chain().sample_stage(name, base).key for name, base in sampled}
-    stages = list(plan._walk_chain(chain(keys), {}, set()))
+    stages = list(plan._walk_chain(chain(keys), StageTimes(), set()))
     assert [s.state for s in stages if s.what.startswith("samples")] == ["to do"]
     assert any(s.what.startswith("base model's samples") for s in stages)
+
+
+def test_what_never_ran_here_is_estimated_from_the_shipped_boards():
+    """On a machine twice as fast as theirs, half of their time; every shipped suite has a range."""
+    times = StageTimes()
+    (cell,) = resolve(["mnist_0"], ["sa"])
+    rate = SHIPPED["rates"]["forget sa: vae on mnist"]
+    images = cell.fields["steps"] * cell.fields["batch"]
+    duration = times.forget(cell.task, "sa", cell.fields, cell.fields["steps"])
+    assert duration is not None
+    assert duration.middle == pytest.approx(rate["middle"] * images / 2)
+    assert duration.low < duration.middle < duration.high
+    of_own_method = times.forget(cell.task, "mine", cell.fields, cell.fields["steps"])
+    any_rate = SHIPPED["rates"]["forget any method: vae on mnist"]
+    assert of_own_method is not None
+    assert of_own_method.middle == pytest.approx(any_rate["middle"] * images / 2)
+
+
+def test_what_ran_here_needs_no_probe(tmp_path):
+    (cell,) = resolve(["mnist_0"], ["original"])
+    own = {f"measure {name}": exactly(1.0) for name in cell.task.metrics}
+    times = StageTimes(own)
+    chain = Chain(Store(tmp_path), cell, ignore_event)
+    assert times.measure(chain, cell.task.metrics) == exactly(float(len(cell.task.metrics)))
+    assert not times.probed
+
+
+@pytest.mark.parametrize("task", ["mnist_0", "mnist_0_ddpm", "mnist_0_t2i"])
+def test_a_plan_on_a_new_machine_gives_the_time_as_a_range(monkeypatch, tmp_path, task):
+    monkeypatch.setenv("SA_BENCH_STORE", str(tmp_path))
+    said = plan.describe_plan(resolve([task], ["sa", "retrain"]), 1)
+    (line,) = (line for line in said.splitlines() if line.startswith("time:"))
+    low, _, high = line.removeprefix("time:").split()[:3]
+    assert float(low) < float(high), line
+    assert "unknown" not in said
+    assert "2.00 times as fast" in said
+
+
+def test_a_plan_of_what_nobody_measured_says_so(monkeypatch, tmp_path):
+    monkeypatch.setenv("SA_BENCH_STORE", str(tmp_path))
+    said = plan.describe_plan(resolve(["concept"], ["original"], "quick"), 1)
+    assert "time:   unknown" in said
+
+
+def test_a_range_is_in_the_unit_of_its_middle():
+    assert plan._format_range(exactly(30.0)) == "about 30 s"
+    assert plan._format_range(Duration(60.0, 120.0, 300.0)) == "1.0 to 5.0 min"
+    assert plan._format_range(Duration(3600.0, 7200.0, 9000.0)) == "1.0 to 2.5 h"
+
+
+def test_a_plan_refuses_what_a_run_refuses():
+    with pytest.raises(SaBenchError, match="esd needs a diffusion model; mnist_0 has a vae"):
+        resolve(["mnist_0"], ["esd"])
+
+
+def test_the_probe_measures_for_two_seconds_of_its_clock():
+    """A second, then three: one step was done in between."""
+    readings = iter([0.0, 1.0, 3.0])
+    assert PROBE(clock=lambda: next(readings)) == pytest.approx(1 / 3)
+
+
+PROBE = rates.probe_speed
+
+
+def test_rates_are_seconds_a_unit_of_results():
+    from sa_bench.weights.rates import measure_rates
+
+    row: Any = {
+        "status": "done", "method": "sa", "fields": {"steps": 10, "batch": 4, "fisher": {"n": 5, "timesteps": 2}},
+        "task_values": {
+            "family": "vae", "dataset": "mnist", "n_forget": 6, "n_retain": 2, "classes": ["a", "b", "c"],
+            "sampler": {"steps": 3}, "recovery_images": [2], "recovery_budgets": [0, 5], "recovery_starts": ["own"],
+            "recovery_rates": [0.1],
+        },
+        "measurements": [
+            {"fingerprint": {"metric": "kid", "version": registry.get_metric("kid").version}},
+            {"fingerprint": {"metric": "entropy", "version": -1}},
+        ],
+        "cost": {
+            "measure entropy": {"cpu_s": 5.0, "device": "cpu"},
+            "forget": {"cpu_s": 8.0, "device": "cpu"},
+            "fisher": {"cpu_s": 1.0, "device": "cpu"},
+            "sample forget (base)": {"cpu_s": 9.0, "device": "cpu"},
+            "measure kid": {"cpu_s": 5.0, "device": "cpu"},
+            "measure recovery": {"cpu_s": 20.0, "device": "cpu"},
+            "measure fid": {"cpu_s": 1.0, "device": "cuda"},
+        },
+    }  # fmt: skip
+    assert measure_rates([row]) == {
+        "fisher: vae on mnist": [0.1],
+        "forget any method: vae on mnist": [0.2],
+        "forget sa: vae on mnist": [0.2],
+        "measure kid: vae on mnist": [0.5],
+        "measure recovery: vae on mnist": [2.0],
+        "sample: vae on mnist": [0.5],
+    }

@@ -183,10 +183,11 @@ def test_all_attention_is_both_kinds(star):
 
 def test_a_plan_counts_the_images_of_captions(tmp_path):
     from sa_bench.commands import plan
+    from sa_bench.commands.stage_times import StageTimes
 
     (cell,) = resolve(["mnist_0_t2i"], ["concept_ablation"], sets=["captions=true"])
     own = chain(tmp_path, cell)
-    stages = plan._walk_chain(own, {}, set())
+    stages = plan._walk_chain(own, StageTimes(shipped={"rates": {}}), set())
     assert "captioned 100 images" in [stage.what for stage in stages]
 
 

@@ -34,6 +34,11 @@ def variance_card() -> dict[str, Any]:
     return spreads
 
 
+def rates_card() -> dict[str, Any]:
+    """Read what work took on the machine of the shipped boards: `rates` a unit, and its `speed`."""
+    return json.loads((WEIGHTS / "rates.json").read_text())
+
+
 def verify_shipped(file: Path) -> str:
     """Verify a shipped weight file against its card, and return its sha256.
 

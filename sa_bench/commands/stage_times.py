@@ -1,0 +1,182 @@
+"""What a stage will take: by earlier runs on this machine, else by shipped rates scaled to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from sa_bench.contracts import Task, key_values
+from sa_bench.core import registry
+from sa_bench.core.store import Store, digest
+from sa_bench.data.assets.shipped import rates_card
+from sa_bench.engine import rates
+from sa_bench.engine.fingerprint import fingerprint
+from sa_bench.engine.rates import ANY_METHOD, Duration, name_work, summarise
+from sa_bench.engine.stages import Chain
+from sa_bench.models.family import get_family
+from sa_bench.results import dose
+
+
+@dataclass
+class StageTimes:
+    """Estimates durations in CPU seconds.
+
+    What ran on this machine before is estimated from that, at the precision of its own sampler,
+    batch and fingerprint. Anything else is estimated from the shipped boards, by family and data
+    set, and scaled by a probe of two seconds that runs once, when it is first needed.
+    """
+
+    own: Mapping[str, Duration] = field(default_factory=dict)  # a unit, by what it is a unit of
+    peak_mib: float = 0.0  # largest peak memory of what ran here
+    shipped: Mapping[str, Any] = field(default_factory=rates_card)
+
+    @cached_property
+    def speed(self) -> float:
+        """This machine's speed as a multiple of the one on which the shipped rates were measured."""
+        return rates.probe_speed() / self.shipped["speed"]
+
+    @property
+    def probed(self) -> bool:
+        """Whether any estimate came from the shipped rates."""
+        return "speed" in self.__dict__
+
+    def train_base(self, task: Task) -> Duration | None:
+        """Estimate the training of the task's base model; None if unknown."""
+        recipe = get_family(task.family).get_recipe(task.base)
+        own = self._from_own(f"base step {task.family} {task.base}", recipe.steps)
+        return own or self._from_shipped("forget retrain", task, recipe.steps * recipe.batch)
+
+    def estimate_fisher(self, task: Task, inputs: Mapping[str, Any]) -> Duration | None:
+        """Estimate a Fisher diagonal, given the inputs of its stage; None if unknown."""
+        n = int(inputs["options"]["n"])
+        looks = n * int(inputs["options"].get("timesteps") or 1)
+        return self._from_own(_fisher_name(inputs), n) or self._from_shipped("fisher", task, looks)
+
+    def draw_images(self, task: Task, images: int) -> Duration | None:
+        """Estimate the drawing of so many images; None if unknown."""
+        sampler = key_values(task.sampler)
+        looks = rates.count_denoised_images(images, sampler)
+        return self._from_own(_sample_name(sampler), images) or self._from_shipped(
+            "sample", task, looks
+        )
+
+    def forget(
+        self, task: Task, method: str, fields: Mapping[str, Any], steps: int
+    ) -> Duration | None:
+        """Estimate a method's own work; a method that never ran here is taken for one like the others."""
+        own = self._from_own(_forget_name(method, fields, key_values(task.sampler)), max(1, steps))
+        images = rates.count_trained_images(fields, task.family)
+        kinds = [f"forget {method}", *([f"forget {ANY_METHOD}"] if steps else [])]
+        shipped = (self._from_shipped(kind, task, images) for kind in kinds)
+        return own or next(filter(None, shipped), None)
+
+    def fit_conditions(self, task: Task) -> Duration | None:
+        """Estimate the attack without a judge on one model; None if unknown."""
+        images = dose.count_fits(task) * dose.recovery_dose(task)["samples"]
+        return self._from_own(_fit_name(key_values(task.sampler)), images)
+
+    def measure(self, chain: Chain, metrics: Sequence[str]) -> Duration | None:
+        """Estimate measurements, each by its fingerprint if that ran here, else by its name.
+
+        Returns:
+            None if one of the metrics is unknown.
+        """
+        total = rates.NOTHING
+        for name in metrics:
+            key = digest(fingerprint(chain, registry.get_metric(name)))
+            duration = self._from_own(f"measure {name} {key}", 1)
+            if duration is None and name == "recovery_excess":  # proportional to its dose
+                duration = self.fit_conditions(chain.task)
+            elif duration is None:
+                duration = self._from_own(f"measure {name}", 1)
+            images = rates.count_scored_images(name, chain.task)
+            duration = duration or self._from_shipped(f"measure {name}", chain.task, images)
+            if duration is None:
+                return None
+            total += duration
+        return total
+
+    def _from_own(self, name: str, count: int) -> Duration | None:
+        """Estimate `count` units by what ran here; None if it never did."""
+        return self.own[name] * count if name in self.own else None
+
+    def _from_shipped(self, kind: str, task: Task, count: int) -> Duration | None:
+        """Estimate `count` units by the shipped rates; None if they have no such work."""
+        rate = self.shipped["rates"].get(name_work(kind, task.family, task.dataset))
+        if rate is None or task.model:
+            return None
+        return Duration(rate["low"], rate["middle"], rate["high"]) * (count / self.speed)
+
+
+def read_times(store: Store) -> StageTimes:
+    """Read what stages took on this machine from the artifacts in its store."""
+    seconds_by_name: dict[str, list[float]] = {}
+    peaks: list[float] = [0.0]
+    for stage, meta in store.iterate_meta():
+        peaks += [peak] if (peak := meta.get("cost", {}).get("peak_mib")) else []
+        seconds, inputs = meta.get("cost", {}).get("cpu_s"), meta.get("inputs", {})
+        if seconds is not None:
+            names, count = _split_cost(stage, inputs)
+            for name in names:
+                seconds_by_name.setdefault(name, []).append(seconds / max(1, count))
+            if inputs.get("metric") == "recovery_excess":
+                task_values = inputs["fingerprint"]
+                images = dose.count_fits(task_values) * dose.recovery_dose(task_values)["samples"]
+                seconds_by_name.setdefault(_fit_name(task_values["sampler"]), []).append(
+                    seconds / max(1, images)
+                )
+    own = {name: summarise(values) for name, values in seconds_by_name.items()}
+    return StageTimes(own, max(peaks))
+
+
+def _split_cost(stage: str, inputs: Mapping[str, Any]) -> tuple[list[str], int]:
+    """Return (names of the unit, number of units) that the cost of an artifact is divided by."""
+    if stage == "base":
+        return [f"base step {inputs['family']} {_recipe_name(inputs)}"], int(
+            inputs["recipe"]["steps"]
+        )
+    if stage == "fisher":
+        return [_fisher_name(inputs)], int(inputs["options"]["n"])
+    if stage == "samples":
+        return [_sample_name(inputs["sampler"])], len(inputs["rows"])
+    if stage == "replay":
+        return [_sample_name(inputs["sampler"])], int(inputs["n"])
+    if stage == "forget":
+        fields = inputs["fields"]
+        recipe = (inputs.get("recipes") or {}).get(fields.get("recipe"), {})
+        name = _forget_name(inputs["method"], fields, inputs["sampler"])
+        return [name], int(fields.get("steps") or recipe.get("steps", 0))
+    if stage != "measure":
+        return [], 1
+    name = f"measure {inputs['metric']}"
+    return [name, f"{name} {digest(inputs['fingerprint'])}"], 1
+
+
+def _sample_name(sampler: Mapping[str, Any]) -> str:
+    """Name the time per image of a sampler; it also identifies the family."""
+    return f"sample image {digest(sampler)}"
+
+
+def _fit_name(sampler: Mapping[str, Any]) -> str:
+    """Name the time per image of a fit of c_f's words, forward and back; the sampler tells models apart."""
+    return f"fit image {digest(sampler)}"
+
+
+def _fisher_name(inputs: Mapping[str, Any]) -> str:
+    """Name the time per sample of a Fisher diagonal."""
+    return f"fisher sample {digest([inputs['sampler'], inputs['options'].get('timesteps', 0)])}"
+
+
+def _forget_name(method: str, fields: Mapping[str, Any], sampler: Mapping[str, Any]) -> str:
+    """Name the time per step of a method, which depends on sampler, batch, recipe and trainer."""
+    trainer = [fields["trainer"]] if "trainer" in fields else []
+    return f"forget step {method} {digest([sampler, fields.get('batch'), fields.get('recipe'), *trainer])}"
+
+
+def _recipe_name(inputs: Mapping[str, Any]) -> str:
+    """Find the name of the base recipe that a base model was trained by, from its steps."""
+    recipes = get_family(inputs["family"]).recipes
+    steps = {recipe.steps: name for name, recipe in recipes.items()}
+    return steps.get(inputs["recipe"]["steps"], "unknown")
