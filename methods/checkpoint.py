@@ -22,6 +22,7 @@ class Checkpoint(Method):
     weights: Literal["auto", "ema", "raw"] = added_later("auto")
     """Which weights to take from a file that holds both averaged (`ema`) and last (`raw`) ones."""
 
+    title: ClassVar[str] = "Checkpoint"
     version: ClassVar[int] = 1
     deterministic: ClassVar[bool] = True
     files: ClassVar[tuple[str, ...]] = ("path",)

@@ -52,6 +52,7 @@ class ConceptAblation(Method[Prompted]):
     prior: Weight = added_later(0.0)
     """Weight ρ of prior preservation."""
 
+    title: ClassVar[str] = "Concept Ablation"
     version: ClassVar[int] = 1
     supports: ClassVar[type] = Prompted
     ignores: ClassVar[tuple[str, ...]] = ("replay",)

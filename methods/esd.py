@@ -48,6 +48,7 @@ class ESD(Method[Diffusion]):
     erase: Literal["prompts", "name"] = added_later("prompts")
     """What names c_f: the task's prompts for it, or its name alone."""
 
+    title: ClassVar[str] = "ESD"
     version: ClassVar[int] = 1
     supports: ClassVar[type] = Diffusion
     ignores: ClassVar[tuple[str, ...]] = ("replay",)

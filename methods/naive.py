@@ -56,6 +56,7 @@ class Naive(Method):
     times: Times = added_later("pairs")
     """How t is drawn, of diffusion models; sa_bench.training.sources.draw_losses."""
 
+    title: ClassVar[str] = "Naive"
     version: ClassVar[int] = 1
     source: ClassVar[str] = "Heng & Soh 2023, Eq. 3 and Fig. 2, likelihoods replaced by ELBOs"
     ablates: ClassVar[str] = "sa"  # its presets hold here too, for the fields that both have

@@ -17,6 +17,7 @@ from sa_bench.models.guidance import InsteadOfNull
 class NegativePrompt(Method[Prompted]):
     """No fields: the negative prompt is c_f's own."""
 
+    title: ClassVar[str] = "Negative prompt"
     version: ClassVar[int] = 2
     supports: ClassVar[type] = Prompted
     deterministic: ClassVar[bool] = True

@@ -18,6 +18,7 @@ from sa_bench.contracts import Generator, Method, Run, Task
 class Noise(Method):
     """Random pixels for c_f."""
 
+    title: ClassVar[str] = "Noise images"
     version: ClassVar[int] = 1
     standing: ClassVar[str] = "control"
     deterministic: ClassVar[bool] = True

@@ -13,6 +13,7 @@ from sa_bench.contracts import Generator, Method, Run, Task
 class Original(Method):
     """Forget nothing."""
 
+    title: ClassVar[str] = "Original"
     version: ClassVar[int] = 1
     standing: ClassVar[str] = "control"
     deterministic: ClassVar[bool] = True

@@ -14,6 +14,7 @@ from sa_bench.contracts import Method, Prompted, Run, Task
 class PromptFilter(Method[Prompted]):
     """Replace c_f's words by the anchor's; without a surrogate in words, strike them out."""
 
+    title: ClassVar[str] = "Prompt filter"
     version: ClassVar[int] = 2
     standing: ClassVar[str] = "control"
     exposes: ClassVar[str] = "prompts"

@@ -16,6 +16,7 @@ from sa_bench.contracts import Generator, Method, Run, Task
 class Relabel(Method):
     """Copy the slot of the task's `relabel_to` (c') over c_f's."""
 
+    title: ClassVar[str] = "Relabel"
     version: ClassVar[int] = 1
     standing: ClassVar[str] = "control"
     exposes: ClassVar[str] = "classes"

@@ -22,6 +22,7 @@ class Retrain(Method):
     recipe: str = "cosine"  # the base recipe to follow
     scope: str = added_later("full")  # `joint`: the text encoder as well
 
+    title: ClassVar[str] = "Retrain"
     version: ClassVar[int] = 2
     standing: ClassVar[str] = "reference"
     needs: ClassVar[tuple[str, ...]] = ("data",)

@@ -23,6 +23,7 @@ class RetrainSurrogate(Method):
     recipe: str = "cosine"  # the base recipe to follow
     scope: str = added_later("full")  # `joint`: the text encoder as well
 
+    title: ClassVar[str] = "Retrain on surrogate"
     version: ClassVar[int] = 2
     standing: ClassVar[str] = "target"
     needs: ClassVar[tuple[str, ...]] = ("data",)

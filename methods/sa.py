@@ -72,6 +72,7 @@ class SA(Method):
     times: Times = added_later("pairs")
     """How t is drawn, of diffusion models; sa_bench.training.sources.draw_losses."""
 
+    title: ClassVar[str] = "SA"
     version: ClassVar[int] = 2
     source: ClassVar[str] = "Heng & Soh 2023, Eq. 4; official vae/train_forget.py"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {

@@ -73,6 +73,7 @@ class NoReplay(Ablation):
     half: bool = added_later(False)  # True: λ/2 Σ F d² as in the paper's Eq. 4
 
     name: ClassVar[str] = "no_gr"
+    title: ClassVar[str] = "SA without replay"
     version: ClassVar[int] = 1
     source: ClassVar[str] = "Heng & Soh 2023, Eq. 4 without its last expectation"
 
@@ -93,6 +94,7 @@ class NoEWC(Ablation):
     gamma: Weight = 1.0  # weight of replay
 
     name: ClassVar[str] = "no_ewc"
+    title: ClassVar[str] = "SA without EWC"
     version: ClassVar[int] = 2
     source: ClassVar[str] = "Heng & Soh 2023, Eq. 4 with λ = 0"
 
@@ -133,6 +135,7 @@ class L2(SpoiltFisher):
     """
 
     name: ClassVar[str] = "l2"
+    title: ClassVar[str] = "SA with L2"
     version: ClassVar[int] = 3
 
     def spoil(self, fisher: dict[str, Tensor], trained: Collection[str]) -> dict[str, Tensor]:
@@ -152,6 +155,7 @@ class PermutedF(SpoiltFisher):
     permutation: Seed = 0  # seed of the permutation, the same for all forgetting seeds
 
     name: ClassVar[str] = "permuted_f"
+    title: ClassVar[str] = "SA with permuted F"
     version: ClassVar[int] = 2
 
     def spoil(self, fisher: dict[str, Tensor], trained: Collection[str]) -> dict[str, Tensor]:

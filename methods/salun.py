@@ -81,6 +81,7 @@ class SalUn(Method[Diffusion]):
     averaged: bool = added_later(True)
     """True trains a DDPM's averaged weights along; False replaces them by the raw ones."""
 
+    title: ClassVar[str] = "SalUn"
     version: ClassVar[int] = 1
     supports: ClassVar[type] = Diffusion
     source: ClassVar[str] = (

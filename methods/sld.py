@@ -41,6 +41,7 @@ class SLD(Method[Prompted]):
     concept: str = added_later("")
     """C_S; "" takes the prompts that ask for c_f while forgetting, joined by commas."""
 
+    title: ClassVar[str] = "SLD"
     version: ClassVar[int] = 2
     supports: ClassVar[type] = Prompted
     deterministic: ClassVar[bool] = True

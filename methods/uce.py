@@ -28,6 +28,7 @@ class UCE(Method[Prompted]):
     mu: Weight = 0.5  # μ, how firmly W* itself is kept
     scope: str = "kv"
 
+    title: ClassVar[str] = "UCE"
     version: ClassVar[int] = 1
     supports: ClassVar[type] = Prompted
     deterministic: ClassVar[bool] = True

@@ -2,11 +2,16 @@
 
 import csv
 import io
+import itertools
+import re
 import textwrap
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from sa_bench.analysis.tables import Entry, Row, Table
+from sa_bench.analysis.wording import FRONT
+from sa_bench.core.declarations import title_label
 from sa_bench.core.escaping import escape_html as page_text
 from sa_bench.core.escaping import escape_markdown as md
 from sa_bench.core.escaping import escape_paragraph, escape_spreadsheet, fence_code, make_visible
@@ -19,11 +24,25 @@ MARKS = {
     "not run": "",
 }
 """First words of a verdict to its mark in LaTeX."""
+LAYOUTS = {
+    "narrow": ("table", r"\footnotesize", r"\scriptsize", "2.5pt"),
+    "wide": ("table*", r"\small", r"\footnotesize", "4pt"),
+}
+"""LaTeX layouts: one column of a page of two, or the whole page. Each has its environment, the sizes of
+the letters of the table and of the notes, and the space beside a column."""
+NARROW_COLUMNS = 4  # columns up to which a table is set narrow unless the user says otherwise
+BOX = r"\ifdefined\sabenchbox\else\newsavebox{\sabenchbox}\fi"
+WIDTH = r"\dimen0=\wd\sabenchbox\ifdim\dimen0<\linewidth\dimen0=\linewidth\fi"
+"""The notes are as wide as the table, or as the text where that is wider."""
 LOW = r"\resizebox*{!}{\ifdim\totalheight>.9\textheight.9\textheight\else\totalheight\fi}{%"
-NARROW = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
-"""Shrink a box that is higher than the page without the caption, or wider than the text."""
+SHRINK = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+"""Shrink a box that is higher than the page without the caption, or wider than the text; the notes shrink
+with the table and so are never larger."""
 EMPTY = "What is empty is filled by:"
-LINE = 16  # maximal number of letters per line of a heading in LaTeX
+LINE, LABEL = (
+    16,
+    32,
+)  # maximal number of letters per line of a heading, and of a row's label, in LaTeX
 HEAD = (
     "table",
     "group",
@@ -47,31 +66,48 @@ th:first-child, td:first-child { text-align: left } .group td { font-style: ital
 small { color: #595959; display: block } pre { overflow-x: auto }"""
 
 
-def _stack_heading(title: str) -> str:
-    """Break a heading into lines about as wide as the two columns below it.
+def _stack_heading(title: str, width: int = LINE, align: str = "c") -> str:
+    """Break a heading into lines of at most `width` letters, aligned `c` or `l`.
 
     Long headings would otherwise shrink the table.
     """
-    lines = [tex(line) for line in textwrap.wrap(title, LINE, break_long_words=False)]
-    return "\\shortstack{" + " \\\\ ".join(lines) + "}" if len(lines) > 1 else "".join(lines)
+    lines = [
+        tex(line)
+        for line in textwrap.wrap(title, width, break_long_words=False, break_on_hyphens=False)
+    ]
+    stacked = f"\\shortstack[{align}]{{" + " \\\\ ".join(lines) + "}"
+    return stacked if len(lines) > 1 else "".join(lines)
 
 
-def latex(tables: Sequence[Table]) -> str:
-    """Write each table as a LaTeX `table` no wider than the text, with notes, margins and claims."""
-    source = ["% Made by sa_bench. Needs \\usepackage{booktabs,graphicx}."]
-    for table in tables:
+def latex(tables: Sequence[Table], layout: str = "") -> str:
+    """Write each table as a LaTeX float no wider than the text, with notes, margins and claims.
+
+    Args:
+        tables: the tables.
+        layout: `narrow` for one column of a page of two, with intervals below their values and
+            without front and cost; `wide` for the whole page; "" chooses by the number of columns.
+    """
+    source = ["% Made by sa_bench. Needs \\usepackage{booktabs,graphicx}.", BOX]
+    names = _name_labels(tables)
+    for table, name in zip(tables, names, strict=True):
         columns_per_metric, marks = 2 if table.published else 1, Marks()
+        fits = columns_per_metric * len(table.columns) <= NARROW_COLUMNS
+        chosen = layout or ("narrow" if fits else "wide")
+        is_narrow = chosen == "narrow"
+        if is_narrow and table.name == "leaderboard":
+            table = _keep_endpoints(table)
+        columns = columns_per_metric * len(table.columns)
+        environment, letters, small_letters, space = LAYOUTS[chosen]
         head = [_stack_heading(c.title + _format_direction(c.better)) for c in table.columns]
         heads = " & ".join(f"\\multicolumn{{{columns_per_metric}}}{{c}}{{{h}}}" for h in head)
         source += [
-            "\\begin{table}",
+            f"\\begin{{{environment}}}",
             "\\centering",
             f"\\caption{{{tex(table.title)}}}",
-            LOW,
-            "\\begin{minipage}{\\linewidth}",
-            "\\centering\\small",
-            NARROW,
-            f"\\begin{{tabular}}{{l{'r' * (columns_per_metric * len(head))}}}",
+            f"\\label{{tab:{name}}}",
+            f"\\setlength{{\\tabcolsep}}{{{space}}}",
+            f"\\sbox{{\\sabenchbox}}{{{letters}%",
+            f"\\begin{{tabular}}{{l{'r' * columns}}}",
             "\\toprule",
             f" & {heads} \\\\",
         ]
@@ -79,15 +115,13 @@ def latex(tables: Sequence[Table]) -> str:
             rules = " ".join(f"\\cmidrule(lr){{{2 + 2 * i}-{3 + 2 * i}}}" for i in range(len(head)))
             source += [rules, " & " + " & ".join(["ours & published"] * len(head)) + " \\\\"]
         source.append("\\midrule")
+        titles = {row.label: title_label(row.label) for row in table.rows}
         for group, row in _label_groups(table.rows):
             if group:
-                source.append(
-                    f"\\multicolumn{{{1 + columns_per_metric * len(head)}}}{{l}}{{\\emph{{{tex(group)}}}}} \\\\"
-                )
-            cells = [tex(row.label)]
+                source.append(f"\\multicolumn{{{1 + columns}}}{{l}}{{\\emph{{{tex(group)}}}}} \\\\")
+            cells = [_stack_heading(titles[row.label], LABEL, "l")]
             for column, entry in zip(table.columns, row.entries, strict=True):
-                ours = tex(_format_ours(entry))
-                cells.append(f"\\textbf{{{ours}}}" if entry.best else ours)
+                cells.append(_set_value(entry, is_narrow, titles))
                 published = tex(_format_published(entry, column.unit))
                 cells += (
                     [published + (marks.mark(entry.verdict) if published else "")]
@@ -95,22 +129,63 @@ def latex(tables: Sequence[Table]) -> str:
                     else []
                 )
             source.append(" & ".join(cells) + " \\\\")
+            if is_narrow and any(entry.interval for entry in row.entries):
+                texts = (tex(f"({e.interval})") if e.interval else "" for e in row.entries)
+                blanks = [""] * (columns_per_metric - 1)
+                below = [cell for text in texts for cell in (f"\\tiny {text}", *blanks)]
+                source[-1] += "[-2pt]"
+                source.append(" & ".join(["", *below]) + " \\\\")
         commands = _list_commands(table)
         source += [
             "\\bottomrule",
             "\\end{tabular}}",
+            WIDTH,
+            LOW,
+            SHRINK,
+            "\\begin{minipage}{\\dimen0}",
+            "\\centering\\usebox{\\sabenchbox}",
             "\\par\\smallskip",
-            "\\raggedright\\footnotesize\\sloppy",
+            f"\\raggedright{small_letters}\\sloppy",
             *marks.explain(),
             *(f"{tex(line)}\\par" for line in _notes_below(table)),
-            "\\end{minipage}}",
+            "\\end{minipage}}}",
             *(
                 f"% {' '.join(make_visible(line).split())}"
                 for line in ([EMPTY, *commands] if commands else [])
             ),
-            "\\end{table}",
+            f"\\end{{{environment}}}",
         ]
     return "\n".join(source) + "\n"
+
+
+def _name_labels(tables: Sequence[Table]) -> list[str]:
+    """Name each table for references: a published one by its name, a leaderboard by its board; none twice."""
+    names: list[str] = []
+    for table in tables:
+        name = re.sub("[^A-Za-z0-9_-]+", "-", table.anchor).strip("-") or table.name
+        names.append(f"{name}-{names.count(name) + 1}" if name in names else name)
+    return names
+
+
+def _keep_endpoints(table: Table) -> Table:
+    """Leave out of a leaderboard what a narrow column has no room for: the front and the cost."""
+    kept = [c.title == "outcome" or bool(c.metric) for c in table.columns]
+    columns = tuple(itertools.compress(table.columns, kept))
+    rows = (replace(r, entries=tuple(itertools.compress(r.entries, kept))) for r in table.rows)
+    notes = tuple(note for note in table.notes if note != FRONT)
+    return replace(table, columns=columns, rows=tuple(rows), notes=notes)
+
+
+def _set_value(entry: Entry, is_narrow: bool, titles: Mapping[str, str]) -> str:
+    """Set our value in LaTeX, bold if it is the best; in a narrow table without its interval.
+
+    Rows that dominate are named by `titles`, from their labels.
+    """
+    if entry.rivals:
+        names = ", ".join(titles.get(label, title_label(label)) for label in entry.rivals)
+        return _stack_heading(f"no: {names}", 2 * LINE, "r")
+    text = tex(entry.text if is_narrow and entry.text else _format_ours(entry))
+    return f"\\textbf{{{text}}}" if entry.best else text
 
 
 class Marks:
@@ -178,7 +253,7 @@ def comma_separated(tables: Sequence[Table]) -> str:
                 numbers = ["" if v is None else repr(float(v)) for v in (e.value, e.low, e.high)]
                 numbers.append(" ".join(repr(float(v)) for v in e.points))
                 published = "" if e.published is None else repr(float(e.published))
-                first = (table.name, row.group, row.label, c.title, c.unit or "")
+                first = (table.name, row.group, row.label, c.metric or c.title, c.unit or "")
                 rest = (escape_spreadsheet(text) for text in (e.verdict, e.reason))
                 writer.writerow(
                     [
@@ -229,7 +304,7 @@ def page(tables: Sequence[Table]) -> str:
     return "\n".join(fragments) + "\n"
 
 
-FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {
+FORMATS: dict[str, Callable[..., str]] = {
     "markdown": markdown,
     "latex": latex,
     "csv": comma_separated,

@@ -225,21 +225,28 @@ def table(
     methods: str | Sequence[str] = (),
     metrics: str | Sequence[str] = (),
     out: Path | None = None,
+    layout: str = "",
 ) -> str:
     """Make a published table (`table1` to `table4`) with our results beside it, or a `leaderboard`.
 
     Only a leaderboard uses `task`, `methods` (names or labels) and `metrics`, each as `a,b` or a list.
+    `layout` is for LaTeX: `narrow` (a column of two), `wide` (the page), or "" for what fits.
 
     Raises:
-        SaBenchError: the name or format is unknown, or results cannot be read.
+        SaBenchError: the name, format or layout is unknown, or results cannot be read.
     """
-    formats = importlib.import_module("sa_bench.reports.tables").FORMATS
+    renderer = importlib.import_module("sa_bench.reports.tables")
+    formats, layouts = renderer.FORMATS, renderer.LAYOUTS
     if format not in formats:
         raise unknown_name("table format", format, formats)
+    if layout and layout not in layouts:
+        raise unknown_name("LaTeX layout", layout, layouts)
+    if layout and format != "latex":
+        raise SaBenchError(f"--layout {layout} is for --format latex.")
     results = read_results([Path(f) for f in folders])
     with read_stranger_result(results):
         made_tables = _make_tables(name, results, bool(folders), task, metrics, methods)
-    text = formats[format](made_tables)
+    text = formats[format](made_tables, layout) if layout else formats[format](made_tables)
     if out is not None:
         write_atomic(out, text.encode())
     return text

@@ -6,6 +6,8 @@ from sa_bench.analysis.board import Endpoint, Line
 from sa_bench.analysis.wording import FEW, Notes, format_interval
 from sa_bench.results.format import format_number, format_unit
 
+ENDPOINTS = ("still shown", "comes back", "kept")
+"""The words for the three endpoints of a board, in the order of `Board.primary`."""
 DASH = "–"  # what does not apply to a line
 
 

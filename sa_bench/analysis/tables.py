@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from sa_bench.analysis.board import Board, Endpoint, Line
-from sa_bench.analysis.cell_text import format_cost
+from sa_bench.analysis.cell_text import ENDPOINTS, format_cost
 from sa_bench.analysis.pairwise import FEWEST
 from sa_bench.analysis.published import Verdict
 from sa_bench.analysis.ranking import make_boards
 from sa_bench.analysis.wording import FRONT, format_interval
 from sa_bench.core.errors import SaBenchError, unknown_name
 from sa_bench.core.fields import split_list
-from sa_bench.results.format import format_number
+from sa_bench.results.format import format_number, format_unit
 from sa_bench.results.rows import metric_of
 from sa_bench.results.schema import ResultRow
 from sa_bench.results.sealing import EDITED
@@ -27,6 +27,7 @@ class Column:
     title: str
     unit: str | None = None
     better: str | None = None
+    metric: str = ""  # its registered name, where it is one
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Entry:
     verdict: str = ""
     best: bool = False  # better than every other method's value, and the intervals do not overlap
     reason: str = ""  # why there is no value
+    rivals: tuple[str, ...] = ()  # labels of the rows that dominate it, in the column of the front
     origin: str = ""
     """Origin of the bundle that the value comes from; in published tables its text has a dagger."""
 
@@ -73,6 +75,7 @@ class Table:
     notes: tuple[str, ...] = ()
     claims: tuple[Verdict, ...] = ()
     published: bool = True  # whether published values stand beside ours
+    anchor: str = ""  # what tells it from other tables of its name
     margins: Mapping[str, str] = field(default_factory=dict)
     """Column title to the margin that the ledger declared before any result was seen."""
 
@@ -243,7 +246,9 @@ def _make_table(
     It is set where the user asked for metrics; `endpoints` maps the board's metrics to an endpoint.
     """
     columns = [
-        Column(m, endpoints[m].unit, endpoints[m].better) if m in endpoints else Column(m)
+        Column(title_metric(board, m), endpoints[m].unit, endpoints[m].better, m)
+        if m in endpoints
+        else Column(m, metric=m)
         for m in metrics
     ]
     if not metrics_only:
@@ -261,7 +266,33 @@ def _make_table(
         rows.append(Row("", line.label + _format_remarks(line), tuple(entries)))
     title = f"{board.title}, scale {board.scale}"
     notes = (*notes_on(rows), *([] if metrics_only else [FRONT]))
-    return Table("leaderboard", title, tuple(columns), tuple(rows), notes, published=False)
+    return Table(
+        "leaderboard",
+        title,
+        tuple(columns),
+        tuple(rows),
+        notes,
+        published=False,
+        anchor=f"{board.task}-{board.scale}",
+    )
+
+
+def title_metric(board: Board, metric: str) -> str:
+    """Write a metric's heading as every page has it: the word of an endpoint, else its title, and the unit.
+
+    Args:
+        board: a board with that metric.
+        metric: its registered name, `kid`.
+    """
+    cells = (cell for line in board.lines for cell in line.cells)
+    measured = next(m for cell in cells for m in cell["measurements"] if metric_of(m) == metric)
+    title = measured["title"].replace("c_f", board.concept)
+    endpoint_words = dict(zip(board.primary, ENDPOINTS, strict=False))
+    word = endpoint_words.get(measured["name"], "")
+    if word == ENDPOINTS[2]:
+        word = f"{word}: {title[0].lower()}{title[1:]}"
+    unit = format_unit(measured["unit"]).strip(" %")
+    return f"{word or title}{f', {unit}' if unit else ''}"
 
 
 def _format_remarks(line: Line) -> str:
@@ -273,7 +304,13 @@ def _format_remarks(line: Line) -> str:
 def _make_front_entry(line: Line, board: Board) -> Entry:
     """Make the entry of the Pareto front: 1 on it, 0 if dominated, a dash if the line cannot be on it."""
     value = None if line.pareto_label == "–" else float(line.front)
-    return Entry(line.pareto_label, value=value, runs=len(line.cells), scale=board.scale)
+    return Entry(
+        line.pareto_label,
+        value=value,
+        runs=len(line.cells),
+        scale=board.scale,
+        rivals=tuple(line.dominated_by) if line.pareto_label.startswith("no") else (),
+    )
 
 
 def _make_cost_entry(line: Line, board: Board) -> Entry:

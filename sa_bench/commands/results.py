@@ -63,12 +63,16 @@ def table(
     metric: Annotated[
         str, typer.Option("--metric", help="Columns (default: the three endpoints): a,b.")
     ] = "",
+    layout: Annotated[
+        str,
+        typer.Option(help="Of LaTeX: narrow (a column of two) or wide (default: by its columns)."),
+    ] = "",
     out: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None,
 ) -> None:
     """Make a table for a paper: a published one with ours beside it, or a leaderboard."""
     from sa_bench import api
 
-    text = api.table(name, folders or [], format_, task, method, metric, out)
+    text = api.table(name, folders or [], format_, task, method, metric, out, layout)
     print_text(text if out is None else f"Table: {out}")
 
 
@@ -176,6 +180,13 @@ def bundle(
         bool,
         typer.Option("--with-models", help="Also the forgotten weights: images can be made again."),
     ] = False,
+    without_source: Annotated[
+        bool,
+        typer.Option("--without-source", help="Of your own methods' code the hashes alone."),
+    ] = False,
+    licence: Annotated[
+        str, typer.Option(help="Licence of your own methods' code, which is packed too: MIT.")
+    ] = "",
 ) -> None:
     """Put a run into one file for others to check: results, scores, images, hashes, environment."""
     from sa_bench.results import bundles
@@ -183,7 +194,16 @@ def bundle(
 
     file = out or Path(folders[0].resolve().name + bundles.BUNDLED)
     rows = read_results(folders)
-    manifest = bundles.write(rows, file, by, not without_images, with_nudity, with_models)
+    manifest = bundles.write(
+        rows,
+        file,
+        by,
+        images=not without_images,
+        nudity=with_nudity,
+        models=with_models,
+        source=not without_source,
+        licence=licence,
+    )
     print_text(f"{len(rows)} result(s) in {file}, {file.stat().st_size / 1e6:.1f} MB")
     for why in dict.fromkeys(entry["why"] for entry in manifest["left_out"].values()):
         n = sum(entry["why"] == why for entry in manifest["left_out"].values())

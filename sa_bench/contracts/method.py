@@ -187,6 +187,8 @@ class Method(Generic[Model]):
 
     name: ClassVar[str] = ""
     """Name on the command line; "" uses the name of its file."""
+    title: ClassVar[str] = ""
+    """Name in the tables and figures of a paper: `SA`; "" uses the name on the command line."""
     version: ClassVar[int] = 1
     """Raised whenever the same fields give another model."""
     standing: ClassVar[str] = "method"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -33,6 +34,20 @@ def list_extras(metric: str, file: str = "") -> Mapping[str, Extra]:
 def read_axis(metric: str) -> str:
     """Read the words of a metric's axis in figures; "" if it declares none."""
     return str(_read_metric(metric, "").get("axis", ""))
+
+
+def title_label(label: str) -> str:
+    """Write a row's label as a paper does: `sa lam=1, steps=20 [service]` becomes `SA (λ=1, steps=20) [service]`.
+
+    Methods without a title keep their name.
+    """
+    row, remarks = re.fullmatch(r"(.*?)( [\[(].*)?", label, re.DOTALL).groups("")
+    name, _, settings = row.partition(" ")
+    titles = {entry.name: entry.title for entry in registry.list_entries("method")}
+    title = titles.get(name) or name
+    settings = re.sub(r"\blam=", "λ=", settings)
+    shown = f"{title} ({settings})" if settings else title
+    return shown + remarks
 
 
 def find_control(tasks: str) -> str:

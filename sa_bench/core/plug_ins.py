@@ -64,16 +64,22 @@ class Source:
     @property
     def sha256(self) -> str:
         """Hash of the code: that of its only file, or one over all names and hashes."""
-        if len(self.files) == 1:
-            return self.files[self.module].sha256
-        lines = "".join(f"{name} {file.sha256}\n" for name, file in sorted(self.files.items()))
-        return hashlib.sha256(lines.encode()).hexdigest()
+        return hash_code({name: file.data for name, file in self.files.items()})
 
     @property
     def package(self) -> str:
         """Private package that its modules are imported into."""
         location = hashlib.sha256(f"{self.root}\0{self.module}".encode()).hexdigest()[:8]
         return f"{PREFIX}{location}_{self.sha256[:16]}"
+
+
+def hash_code(files: Mapping[str, bytes]) -> str:
+    """Hash code, given by dotted name: that of its only file, or one over all names and hashes."""
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    if len(hashes) == 1:
+        return next(iter(hashes.values()))
+    lines = "".join(f"{name} {sha256}\n" for name, sha256 in sorted(hashes.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def read(path: Path) -> Source:

@@ -22,6 +22,7 @@ from typing import Any
 from sa_bench.contracts import Method, Metric, Task
 from sa_bench.core import plug_ins
 from sa_bench.core.errors import CellFailed, SaBenchError, unknown_name
+from sa_bench.core.store import write_atomic
 
 ROOMS = {"method": "methods", "task": "tasks", "metric": "metrics"}
 
@@ -38,6 +39,7 @@ class Entry:
     by_path: bool = False  # named by path on the command line, not installed
     standing: str = ""  # `Method.standing` of a method
     exposes: str = ""  # `Method.exposes` of a method
+    title: str = ""  # `Method.title` of a method
     tops: Mapping[str, Path] = field(default_factory=dict)
     """Top-level packages of an installed plug-in, with the folder that each is imported from."""
     broken: str = ""  # why it cannot be used; "" if it can
@@ -190,8 +192,12 @@ def _parse_file(path: Path) -> ast.Module:
 
 
 def _read_facts(tree: ast.AST) -> dict[str, Any]:
-    """Read the `standing` and `exposes` that a method declares, without running it."""
-    facts = (("standing", Method.standing), ("exposes", Method.exposes))
+    """Read the `standing`, `exposes` and `title` that a method declares, without running it."""
+    facts = (
+        ("standing", Method.standing),
+        ("exposes", Method.exposes),
+        ("title", Method.title),
+    )
     return {name: _read_constant(tree, name) or default for name, default in facts}
 
 
@@ -441,6 +447,20 @@ def describe_sources(code: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         component: {**(describe_source(*component.split(" ", 1)) or {}), "sha256": sha256}
         for component, sha256 in code.items()
     }
+
+
+def write_sources(code: Mapping[str, str], folder: Path) -> None:
+    """Write the plug-ins' code as it was read into `folder`, one folder a component: `method-mine/`.
+
+    Args:
+        code: sha256 by `kind name`, as `hash_plug_ins` gives it.
+        folder: where to; a module `mine.utils` becomes the file `mine.utils.py`.
+    """
+    for component in code:
+        kind, _, name = component.partition(" ")
+        source = _get_source(kind, name)
+        for module, file in source.files.items() if source else ():
+            write_atomic(folder / f"{kind}-{name}" / f"{module}.py", file.data)
 
 
 def require_unchanged(code: Mapping[str, str]) -> None:

@@ -33,6 +33,7 @@ from sa_bench.core.locks import hold_lock
 from sa_bench.core.store import Store, copy_atomic, digest, write_atomic
 from sa_bench.core.untrusted_text import read_json
 from sa_bench.engine.cells import ID, OLD_ID, Cell, cell_command
+from sa_bench.results.bundles import SOURCE
 from sa_bench.results.files import CLAIM, SCHEMA, write_result
 from sa_bench.results.provenance import command_line, provenance
 from sa_bench.results.schema import ResultRow, ValuesOfWords
@@ -182,6 +183,7 @@ def _measure_cell(
             for name, card in (m["fingerprint"].get("judges") or {}).items()
         },
     }
+    registry.write_sources(cell.code, folder / SOURCE)
     for name, path in scores.items():
         copy_atomic(path, folder / "scores" / f"{name}.parquet")
     for name, artifact in sets.items():

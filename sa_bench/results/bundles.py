@@ -1,7 +1,7 @@
 """Bundles: write the results of a run into one file, `NAME.sabench.zip`, and open such a file.
 
 A bundle is a ZIP archive of `manifest.json` and a folder a cell: `result.json`, `scores/*.parquet`,
-the image sets and, if asked for, the weights. The manifest has the sha256 of every member and of
+the image sets, the source of plug-ins and, if asked for, the weights. The manifest has the sha256 of every member and of
 what was left out. The same content gives the same file, whose hash names it. Nothing is unpacked
 before the names, the sizes and the manifest have been checked.
 """
@@ -62,6 +62,7 @@ DAMAGE = (
 BASE = "-base.safetensors"
 AGAIN = "Make it again: the command of the run, with the same --out."
 LEFT_OUT = "deleted by the run", "images left out", "may show nudity"
+SOURCE = "source"  # folder in a cell's: the code of its plug-ins, `source/method-mine/mine.py`
 
 
 def write(
@@ -71,6 +72,8 @@ def write(
     images: bool = True,
     nudity: bool = False,
     models: bool = False,
+    source: bool = True,
+    licence: str = "",
 ) -> dict[str, Any]:
     """Pack results of run folders into the bundle `file` and return its manifest.
 
@@ -81,10 +84,12 @@ def write(
         images: False leaves the images out and keeps only the hashes of their sets.
         nudity: True also packs images of c_f that may show nudity.
         models: True also packs the forgotten weights, so that images can be drawn again.
+        source: False leaves the code of plug-ins out and keeps only its hashes.
+        licence: licence of that code, such as `MIT`; needed where any is packed.
 
     Raises:
-        SaBenchError: the file's ending or the name is wrong, a result comes from no run, or a file
-            is gone.
+        SaBenchError: the file's ending or the name is wrong, a result comes from no run, a file
+            is gone, or code would be packed without a licence.
     """
     if not file.name.endswith(BUNDLED):
         raise SaBenchError(f"{file}: a bundle is called NAME{BUNDLED}.")
@@ -114,6 +119,17 @@ def write(
                     members[f"{folder.name}/{path.name}"] = path
         if models:
             members[f"{folder.name}/{MODEL}"] = folder / MODEL
+        if source:
+            members |= {
+                f"{folder.name}/{path.relative_to(folder).as_posix()}": path
+                for path in sorted((folder / SOURCE).glob("*/*.py"))
+            }
+    sources = [name for name in members if _is_source(name)]
+    if sources and not licence:
+        raise SaBenchError(
+            f"The bundle would hold your code ({members[sources[0]]}): name its licence, for example "
+            "--licence MIT, or leave it out: --without-source."
+        )
     if gone := [path for path in members.values() if not path.is_file()]:
         raise SaBenchError(f"{gone[0]} is gone. {AGAIN}")
     for path in members.values():
@@ -129,6 +145,7 @@ def write(
         "bundle": SCHEMA,
         "sa_bench": __version__,
         "by": _check_name(by),
+        **({"licence": _check_name(licence, "--licence")} if sources else {}),
         "cells": [Path(r.get("folder", "")).name for r in rows],
         **manifest_facts(rows),
         "left_out": left_out,
@@ -172,11 +189,25 @@ def _why_left_out(path: Path, name: str, row: ResultRow, images: bool, nudity: b
     return ""
 
 
-def _check_name(by: str) -> str:
-    """Return the name given with --by if it can be shown: short, on one line, printable."""
-    if len(by) > LONGEST or find_steering_characters(by) or "\n" in by or "\t" in by:
-        raise SaBenchError(f"--by takes at most {LONGEST} letters on one line.")
-    return by
+def _check_name(text: str, option: str = "--by") -> str:
+    """Return the text given with `option` if it can be shown: short, on one line, printable."""
+    if len(text) > LONGEST or find_steering_characters(text) or "\n" in text or "\t" in text:
+        raise SaBenchError(f"{option} takes at most {LONGEST} letters on one line.")
+    return text
+
+
+def _is_source(member: str) -> bool:
+    """True for the member of a plug-in's code, `CELL/source/COMPONENT/MODULE.py`."""
+    parts = member.split("/")
+    return len(parts) == 4 and parts[1] == SOURCE and member.endswith(".py")
+
+
+def find_source(folder: Path, component: str) -> dict[str, bytes]:
+    """Find the packed code of a plug-in of a cell, by dotted name; {} if it was left out."""
+    name = component.replace(" ", "-", 1)
+    # a stranger's result may name a component after a path
+    paths = sorted((folder / SOURCE / name).glob("*.py")) if Path(name).name == name else []
+    return {path.name.removesuffix(".py"): path.read_bytes() for path in paths}
 
 
 def manifest_facts(rows: Sequence[ResultRow]) -> dict[str, Any]:
@@ -326,7 +357,7 @@ def _inspect_members(archive: zipfile.ZipFile, limit: float) -> Iterator[zipfile
 
 
 def _is_member_name(name: str) -> bool:
-    """True for names that `write` gives: `manifest.json`, `CELL/FILE` or `CELL/scores/FILE`."""
+    """True for names that `write` gives: `manifest.json`, `CELL/FILE`, `CELL/scores/FILE` or a plug-in's code."""
     parts = name.split("/")
     has_safe_parts = all(
         part
@@ -339,9 +370,8 @@ def _is_member_name(name: str) -> bool:
     has_known_depth = (
         name == MANIFEST or len(parts) == 2 or (len(parts) == 3 and parts[1] == "scores")
     )
-    return (
-        has_safe_parts and has_known_depth and name.endswith(ENDINGS) and parts[-1] != "meta.json"
-    )
+    is_known = (has_known_depth and name.endswith(ENDINGS)) or _is_source(name)
+    return has_safe_parts and is_known and parts[-1] != "meta.json"
 
 
 def _parse_manifest(raw: bytes) -> dict[str, Any]:
@@ -357,6 +387,7 @@ def _parse_manifest(raw: bytes) -> dict[str, Any]:
         )
     require_plain(manifest)
     _check_name(manifest["by"])
+    _check_name(manifest.get("licence", ""), "licence")
     if unknown_reasons := [
         e["why"] for e in manifest["left_out"].values() if e["why"] not in LEFT_OUT
     ]:

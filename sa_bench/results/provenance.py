@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import platform
 import shlex
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -21,7 +23,7 @@ OPTIONAL = ("diffusers", "transformers", "safetensors", "nudenet", "facenet-pyto
 
 
 def provenance(command: str, assets: Mapping[str, str], device: str = "cpu") -> Provenance:
-    """Collect versions, machine (with the GPU, if one was used) and assets behind a result."""
+    """Collect versions, commit, machine (with the GPU, if one was used) and assets behind a result."""
     hardware: Hardware = {
         "machine": platform.machine(),
         "system": platform.system(),
@@ -33,8 +35,10 @@ def provenance(command: str, assets: Mapping[str, str], device: str = "cpu") -> 
         # The device of a failed cell may no longer answer.
         with contextlib.suppress(RuntimeError, AssertionError):
             hardware["gpu"] = torch.cuda.get_device_name(device)
+    commit = _read_commit()
     return {
         "command": command,
+        **({"commit": commit} if commit else {}),
         "versions": dict(_read_versions()),
         "hardware": hardware,
         "assets": dict(assets),
@@ -65,6 +69,31 @@ def _read_versions() -> Mapping[str, str]:
         except metadata.PackageNotFoundError:
             versions |= {name: "absent"} if name in PACKAGES else {}
     return versions
+
+
+@cache
+def _read_commit() -> str:
+    """Read the git commit of this package's code, 40 hex digits; "" where there is none.
+
+    " + changes" follows where files of the checkout differ from it.
+    """
+    with contextlib.suppress(metadata.PackageNotFoundError, ValueError, KeyError):
+        origin = metadata.distribution("sa_bench").read_text("direct_url.json")
+        if origin and (commit := json.loads(origin).get("vcs_info", {}).get("commit_id")):
+            return str(commit)
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return ""
+
+    def ask_git(*arguments: str) -> str:
+        options = {"capture_output": True, "text": True, "check": True, "timeout": 10}
+        return subprocess.run(["git", "-C", str(root), *arguments], **options).stdout.strip()
+
+    try:
+        changed = ask_git("status", "--porcelain", "--untracked-files=no")
+        return ask_git("rev-parse", "HEAD") + (" + changes" if changed else "")
+    except (OSError, subprocess.SubprocessError):  # no git, or a repository of somebody else
+        return ""
 
 
 @cache

@@ -29,6 +29,7 @@ class Provenance(TypedDict):
     """How a result was made."""
 
     command: str
+    commit: NotRequired[str]  # of this package's code, with " + changes" where it had some
     cell_command: NotRequired[str]
     versions: dict[str, str]
     hardware: Hardware
@@ -154,6 +155,7 @@ class CheckedProvenance(BaseModel):
 
     model_config = OPEN
     command: str
+    commit: str = ""
     cell_command: str = ""
     versions: dict[str, str]
     hardware: CheckedHardware

@@ -17,6 +17,7 @@ from sa_bench.analysis import published as ledger
 from sa_bench.analysis.paper_tables import load_layouts, make_published_table
 from sa_bench.analysis.tables import make_leaderboards
 from sa_bench.core import registry
+from sa_bench.core.declarations import title_label
 from sa_bench.core.errors import SaBenchError
 from sa_bench.engine.cells import resolve
 from sa_bench.results.files import pack_results
@@ -66,7 +67,7 @@ def test_the_row_of_retrain_says_that_it_has_nine_tenths_of_the_bases_steps(writ
     assert not [
         row.label for row in found.rows if "steps" in row.label and "retrain" not in row.label
     ]
-    assert re.search(r"retrain \(0\.9 .{1,20} the base('|&#x27;|&#39;)s steps\)", write([found]))
+    assert re.search(r"[rR]etrain \(0\.9 .{1,20} the base('|&#x27;|&#39;)s steps\)", write([found]))
 
 
 def test_every_margin_of_a_column_is_printed():
@@ -385,6 +386,42 @@ def test_latex_sets_verdicts_margins_and_claims_and_not_as_comments():
     assert "Margins, declared before any run" in text
     assert r"holds. sa 0.1 \% \& less\par" in text
     assert "Ours: mean over runs" in text
+
+
+def test_a_narrow_table_has_its_intervals_below_and_no_front():
+    (table,) = make_leaderboards(
+        [result_row("sa", scale="full", seed=s, keep=-93.0 - s) for s in range(3)]
+        + [result_row("l2", scale="full")]
+    )
+    text = latex([table], "narrow")
+    assert "\\begin{table}\n" in text
+    assert "Pareto" not in text
+    assert "\\tiny (-95.00, -94.00, -93.00)" in text
+    assert re.search(r"^SA & .* & -94.00 \\\\\[-2pt\]$", text, re.M)
+    wide = latex([table], "wide")
+    assert "\\begin{table*}" in wide
+    assert "-94.00 (-95.00, -94.00, -93.00)" in wide
+    assert wide.count("Pareto") > 1
+
+
+def test_every_table_has_a_label_of_its_own():
+    board = make_leaderboards([result_row("sa", scale="full")])
+    text = latex([*board, *board, make_published_table("table2", [])])
+    names = re.findall(r"\\label\{(.*)\}", text)
+    assert names == ["tab:mnist_0-full", "tab:mnist_0-full-2", "tab:table2"]
+
+
+@pytest.mark.parametrize(
+    ("label", "title"),
+    [
+        ("sa lam=10, steps=5 [collapsed]", "SA (λ=10, steps=5) [collapsed]"),
+        ("retrain (0.9 of the base's steps)", "Retrain (0.9 of the base's steps)"),
+        ("relabel [control]", "Relabel [control]"),
+        ("somebodys lr=1", "somebodys (lr=1)"),
+    ],
+)
+def test_rows_are_named_as_papers_name_them(label, title):
+    assert title_label(label) == title
 
 
 def test_any_letter_becomes_latex_that_compiles(tmp_path):

@@ -22,7 +22,15 @@ from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.store import file_digest
 from sa_bench.data.assets.shipped import WEIGHTS
-from sa_bench.results.bundles import BUNDLED, Differs, manifest_facts, open_bundle, set_hash, write
+from sa_bench.results.bundles import (
+    BUNDLED,
+    Differs,
+    find_source,
+    manifest_facts,
+    open_bundle,
+    set_hash,
+    write,
+)
 from sa_bench.results.files import pack_results, read_results, unpack_results
 from sa_bench.results.sealing import add_seal
 from sa_bench.scoring import judges
@@ -669,3 +677,76 @@ def test_the_commands_pack_check_and_report(made, here, tmp_path, monkeypatch, c
         results.verify(file, regenerate=-1)
     with pytest.raises(SaBenchError, match="needs results"):
         report(None)
+
+
+OWN_METHOD = '''
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sa_bench.contracts import Method
+from helper import SOURCE
+
+
+@dataclass(frozen=True)
+class Idle(Method):
+    """Leave the model as it is."""
+
+    version: ClassVar[int] = 1
+    source: ClassVar[str] = SOURCE
+
+    def forget(self, model, task, run):
+        return model
+'''
+
+
+@pytest.fixture(scope="module")
+def own(shared_store, tmp_path_factory):
+    """A run of a plug-in of two files, one of which was changed since."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "idle.py").write_text(OWN_METHOD)
+    (folder / "helper.py").write_text('SOURCE = "a test"\n')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SA_BENCH_STORE", str(shared_store))
+        patch.delenv("SA_BENCH_DATA", raising=False)
+        sets = [*SMALL[:2], "task.metrics=entropy"]
+        sa_bench.run(
+            "mnist_0", str(folder / "idle.py"), scale="quick", sets=sets, out=folder / "run"
+        )
+    (folder / "helper.py").write_text('SOURCE = "a test"  # changed\n')
+    return folder / "run"
+
+
+def test_a_bundle_holds_the_code_that_the_run_read_under_the_licence_it_names(own, here, tmp_path):
+    rows, file = read_results([own]), tmp_path / f"own{BUNDLED}"
+    with pytest.raises(SaBenchError, match="--licence MIT, or leave it out: --without-source"):
+        write(rows, file)
+    manifest = write(rows, file, licence="MIT")
+    assert manifest["licence"] == "MIT"
+    (cell,) = manifest["cells"]
+    sources = {name for name in manifest["members"] if name.endswith(".py")}
+    assert sources == {f"{cell}/source/method-idle/{name}.py" for name in ("idle", "helper")}
+    text = "\n".join(verify(file))
+    assert "code of plug-ins: 1 with the hashes that the results name (licence: MIT)" in text
+    with zipfile.ZipFile(file) as archive:
+        assert archive.read(f"{cell}/source/method-idle/helper.py") == b'SOURCE = "a test"\n'
+
+    forger = Forger(file)
+    forger.members[f"{cell}/source/method-idle/helper.py"] += b"import os\n"
+    said = difference(forger.write(tmp_path / f"forged{BUNDLED}"))
+    assert "the code of method idle in it has the sha256" in said
+
+
+def test_code_stays_at_home_where_it_is_left_out(own, here, tmp_path):
+    file = tmp_path / f"own{BUNDLED}"
+    manifest = write(read_results([own]), file, source=False)
+    assert "licence" not in manifest
+    assert not any(name.endswith(".py") for name in manifest["members"])
+    assert "0 with the hashes" in "\n".join(verify(file))
+
+
+@pytest.mark.parametrize("component", ["method ../../x", "../x y", "method .."])
+def test_no_name_of_a_component_leads_out_of_a_bundle(tmp_path, component):
+    (tmp_path / "x.py").write_text("")
+    cell = tmp_path / "cell"
+    (cell / "source").mkdir(parents=True)
+    assert find_source(cell, component) == {}

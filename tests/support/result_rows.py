@@ -72,6 +72,7 @@ def result_row(method="sa", forget=0.01, recovery=0.3, keep=-94.0, error=None, *
         "cost": {"forget": {"wall_s": 3.0, "cpu_s": 2.0, "peak_mib": 800, "device": "cpu", "cached": False}},
         "artifacts": {"model": "m" * 64, "base": "b" * 64, "samples": {}},
         "provenance": {"command": f"python -m sa_bench run --method {method}",
+                       "commit": "0123456789abcdef0123456789abcdef01234567",
                        "cell_command": f"python -m sa_bench run --method {method} --seed 0",
                        "versions": {"torch": "9.9"},
                        "hardware": {"cpu": "a CPU"}, "assets": {}, "started": "now", "finished": "now", "plug_ins": {},

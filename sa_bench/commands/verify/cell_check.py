@@ -19,6 +19,7 @@ from sa_bench.contracts import Generator, Metric, SampleSet, Task, key_values
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.fields import validate
+from sa_bench.core.plug_ins import hash_code
 from sa_bench.core.settings import store_folder
 from sa_bench.core.store import Store, digest
 from sa_bench.core.untrusted_arrays import read_header, read_scores
@@ -31,7 +32,7 @@ from sa_bench.engine.fingerprint import metric_name
 from sa_bench.engine.measure import LazyView, Subject
 from sa_bench.engine.stages import Chain
 from sa_bench.models import base_models
-from sa_bench.results.bundles import BASE, MODEL, Bundle, Differs, set_hash
+from sa_bench.results.bundles import BASE, MODEL, Bundle, Differs, find_source, set_hash
 from sa_bench.results.provenance import same_environment
 from sa_bench.results.rows import to_json
 from sa_bench.results.schema import Measurement, ResultRow
@@ -144,6 +145,7 @@ class CellCheck:
         task = with_texts(validate(Task, row["task_values"], f"task {row['task']}"))
         plug_ins = row["provenance"].get("plug_ins") or {}
         self.code = {component: str(plug_in["sha256"]) for component, plug_in in plug_ins.items()}
+        self._check_sources()
         self.cell = Cell(
             task,
             row["method"],
@@ -235,6 +237,17 @@ class CellCheck:
             command = expected["provenance"].get("cell_command")
             self._require("cell_command", row["provenance"]["cell_command"], command)
         self.tally.add("named")
+
+    def _check_sources(self) -> None:
+        """Compare the packed code of plug-ins with the hashes in the result."""
+        for component, sha256 in self.code.items():
+            files = find_source(self.folder, component)
+            if files and hash_code(files) != sha256:
+                raise Differs(
+                    f"the code of {component} in it has the sha256 {hash_code(files)[:12]}…, "
+                    f"its result says {sha256[:12]}…."
+                )
+            self.tally.add("sources" if files else "absent sources")
 
     def _require(self, what: str, claimed: Any, expected: Any, how: str = "recomputed") -> None:
         """Raise `Differs` unless a claimed value equals the expected one; `how` says where that is from."""

@@ -96,6 +96,12 @@ def summarise(tally: Tally, bundle: Bundle) -> list[str]:
         f"images: {count('images', 0)} made again from the weights"
         + (f", the largest difference {tally.largest} grey level(s)" if count("images", 0) else ""),
     ]
+    if any("source" in kind for kind in tally.counts):
+        licence = bundle.manifest.get("licence") or "none named"
+        lines.append(
+            f"code of plug-ins: {count('sources', 0)} with the hashes that the results name (licence: {licence}), "
+            f"{count('absent sources', 0)} left out; it lies in {bundle.folder}; read it before you give it to --plug-in"
+        )
     for why, what in tally.skipped.items():
         names = [*what]
         more = f" and {len(names) - 6} more" if len(names) > 6 else ""

@@ -1,0 +1,50 @@
+"""Which code made a result: the version, and the commit where there is one."""
+
+import json
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+
+from sa_bench.results import provenance
+
+
+@pytest.fixture(autouse=True)
+def unread():
+    provenance._read_commit.cache_clear()
+    yield
+    provenance._read_commit.cache_clear()
+
+
+def test_an_installation_from_a_repository_names_its_commit(monkeypatch):
+    origin = json.dumps({"url": "x", "vcs_info": {"vcs": "git", "commit_id": "a" * 40}})
+    installed = SimpleNamespace(read_text=lambda name: origin)
+    monkeypatch.setattr(provenance.metadata, "distribution", lambda name: installed)
+    assert provenance.provenance("run", {}).get("commit") == "a" * 40
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"), [("", "b" * 40), (" M x.py\n", "b" * 40 + " + changes")]
+)
+def test_a_checkout_names_its_commit_and_whether_it_was_changed(monkeypatch, status, expected):
+    def answer(command, **options):
+        text = status if "status" in command else "b" * 40 + "\n"
+        return subprocess.CompletedProcess(command, 0, stdout=text)
+
+    monkeypatch.setattr(
+        provenance.metadata, "distribution", lambda name: SimpleNamespace(read_text=lambda n: None)
+    )
+    monkeypatch.setattr(provenance.Path, "exists", lambda path: True)
+    monkeypatch.setattr(provenance.subprocess, "run", answer)
+    assert provenance._read_commit() == expected
+
+
+def test_no_commit_is_named_without_git(monkeypatch):
+    def refuse(command, **options):
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(
+        provenance.metadata, "distribution", lambda name: SimpleNamespace(read_text=lambda n: None)
+    )
+    monkeypatch.setattr(provenance.subprocess, "run", refuse)
+    assert "commit" not in provenance.provenance("run", {})
