@@ -41,7 +41,7 @@ def title_label(label: str) -> str:
 
     Methods without a title keep their name.
     """
-    row, remarks = re.fullmatch(r"(.*?)( [\[(].*)?", label, re.DOTALL).groups("")
+    row, remarks = re.fullmatch(r"(.*?)( [·\[(].*)?", label, re.DOTALL).groups("")
     name, _, settings = row.partition(" ")
     titles = {entry.name: entry.title for entry in registry.list_entries("method")}
     title = titles.get(name) or name

@@ -417,6 +417,7 @@ def test_every_table_has_a_label_of_its_own():
         ("sa lam=10, steps=5 [collapsed]", "SA (λ=10, steps=5) [collapsed]"),
         ("retrain (0.9 of the base's steps)", "Retrain (0.9 of the base's steps)"),
         ("relabel [control]", "Relabel [control]"),
+        ("sa lam=1 · Ada [0123abcd]", "SA (λ=1) · Ada [0123abcd]"),
         ("somebodys lr=1", "somebodys (lr=1)"),
     ],
 )

@@ -11,16 +11,17 @@ from sa_bench.results import provenance
 
 @pytest.fixture(autouse=True)
 def unread():
-    provenance._read_commit.cache_clear()
+    clear = provenance._read_commit.cache_clear
+    clear()
     yield
-    provenance._read_commit.cache_clear()
+    clear()
 
 
 def test_an_installation_from_a_repository_names_its_commit(monkeypatch):
     origin = json.dumps({"url": "x", "vcs_info": {"vcs": "git", "commit_id": "a" * 40}})
     installed = SimpleNamespace(read_text=lambda name: origin)
     monkeypatch.setattr(provenance.metadata, "distribution", lambda name: installed)
-    assert provenance.provenance("run", {}).get("commit") == "a" * 40
+    assert provenance._read_commit() == "a" * 40
 
 
 @pytest.mark.parametrize(
@@ -47,4 +48,11 @@ def test_no_commit_is_named_without_git(monkeypatch):
         provenance.metadata, "distribution", lambda name: SimpleNamespace(read_text=lambda n: None)
     )
     monkeypatch.setattr(provenance.subprocess, "run", refuse)
+    assert provenance._read_commit() == ""
+
+
+def test_results_name_the_commit_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(provenance, "_read_commit", lambda: "c" * 40)
+    assert provenance.provenance("run", {}).get("commit") == "c" * 40
+    monkeypatch.setattr(provenance, "_read_commit", lambda: "")
     assert "commit" not in provenance.provenance("run", {})
