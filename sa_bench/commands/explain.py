@@ -11,6 +11,7 @@ from typing import Any, cast
 from sa_bench.analysis import details
 from sa_bench.analysis.board import seconds_spent
 from sa_bench.analysis.published import verdict_on
+from sa_bench.analysis.trainings import describe_trainings
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError, unknown_name
 from sa_bench.core.untrusted_arrays import read_scores
@@ -61,6 +62,8 @@ def _explain_result(row: ResultRow, folder: Path, metric: str | None, edited_fil
     paragraphs.append(_describe_cell(row))
     if row["status"] != "done":
         paragraphs.append(f"It failed: {row['error']}")
+    elif metric is None:
+        paragraphs.append("\n".join(["Training:", *(f"  {x}." for x in describe_trainings(row))]))
     paragraphs += ["\n".join(_explain_measurement(row, m, folder)) for m in chosen]
     if metric is None and measurements:
         others = ", ".join(m["name"] for m in measurements if m["role"] != "primary")

@@ -41,7 +41,8 @@ def title_label(label: str) -> str:
 
     Methods without a title keep their name.
     """
-    row, remarks = re.fullmatch(r"(.*?)( [·\[(].*)?", label, re.DOTALL).groups("")
+    remarks = "".join(re.findall(r" [·\[(].*", label, re.DOTALL))
+    row = label.removesuffix(remarks)
     name, _, settings = row.partition(" ")
     titles = {entry.name: entry.title for entry in registry.list_entries("method")}
     title = titles.get(name) or name

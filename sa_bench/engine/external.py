@@ -137,6 +137,7 @@ def _measure_images(
         "measurements": measurements,
         "flags": notes,
         "cost": chain.cost,
+        "trainings": [],
         "artifacts": {
             "counts": {name: len(s) for name, s in sets.items()},
             "images": {name: hash_array(s.images) for name, s in sets.items()},

@@ -14,6 +14,7 @@ from sa_bench.core.errors import SaBenchError
 from sa_bench.core.store import PARTS
 from sa_bench.data import datasets
 from sa_bench.training.loop import Pull, fit
+from sa_bench.training.record import TrainingRecord
 from sa_bench.training.sources import FixedReplay, FreshReplay, OtherClassSamples
 
 
@@ -23,7 +24,8 @@ class MethodRun:
     def __init__(self, chain: Any, folder: Path) -> None:
         """Take the cell's chain (`sa_bench.engine.stages.Chain`) and the folder for checkpoints."""
         self.chain, self.folder, self.seed = chain, folder, chain.cell.seed
-        self.trainings, self.precision = 0, "nothing trained"
+        self.trainings: list[TrainingRecord] = []
+        self.precision = "nothing trained"
         self.rng = torch.Generator().manual_seed(image_seed("forget", self.seed))
 
     def replay(self) -> FreshReplay | FixedReplay:
@@ -110,14 +112,13 @@ class MethodRun:
 
         Clipping and averaging are the recipe's or, where it gives none, the base recipe's.
         """
-        self.trainings += 1
         self.precision = "bf16" if self.chain.bf16 and not recipe.exact else "fp32"
         recipe = self.chain.base_source.complete(recipe)
         parameters, average = model.parameters(scope), model.averages()
         if recipe.averaged:
             average = {name: p.detach().clone() for name, p in parameters.items()}
         model.net.train()
-        fit(
+        record = fit(
             parameters,
             loss,
             recipe,
@@ -126,10 +127,11 @@ class MethodRun:
             stop=stop,
             bf16=self.chain.bf16,
             average=average,
-            checkpoint=self.folder / PARTS / f"checkpoint-{self.trainings}.safetensors",
+            checkpoint=self.folder / PARTS / f"checkpoint-{len(self.trainings) + 1}.safetensors",
             progress=self.chain.progress,
             stage=f"forget {self.chain.cell.method}",
         )
+        self.trainings.append(record)
         model.net.eval()
         if recipe.averaged and average is not None:
             # Some families sample with averages of their own.

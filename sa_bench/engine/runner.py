@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sa_bench.contracts import SMOKE_MODEL, ignore_event, result_values
 from sa_bench.core import registry
@@ -36,7 +36,7 @@ from sa_bench.engine.cells import ID, OLD_ID, Cell, cell_command
 from sa_bench.results.bundles import SOURCE
 from sa_bench.results.files import CLAIM, SCHEMA, write_result
 from sa_bench.results.provenance import command_line, provenance
-from sa_bench.results.schema import ResultRow, ValuesOfWords
+from sa_bench.results.schema import ResultRow, TrainingValues, ValuesOfWords
 from sa_bench.results.threats import threat_model
 from sa_bench.scoring.cards import judge_card
 
@@ -105,6 +105,7 @@ def blank_result(cell: Cell, command: str, device: str = "cpu") -> ResultRow:
         "flags": [],
         "cost": {},
         "artifacts": {},
+        "trainings": [],
         "provenance": {
             **provenance(command, {}, device),
             "cell_command": cell_command(cell),
@@ -174,6 +175,7 @@ def _measure_cell(
         name for name in cell.task.judges if judge_card(name)["kind"] == "trained"
     ]:
         result["artifacts"]["judges"] = {name: judges.load(name).card for name in trained_judges}
+    result["trainings"] = cast(list[TrainingValues], chain.trainings)
     result["provenance"]["precision"] = chain.precision
     result["provenance"]["assets"] = {
         "base": chain.base.content,

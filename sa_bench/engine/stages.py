@@ -231,7 +231,8 @@ class Chain:
             run = MethodRun(self, folder)
             model = self.cell.build_method().forget(self.base_model_copy(), self.task, run)
             model.save(folder)
-            return {"precision": run.precision}
+            trainings = [record.plain() for record in run.trainings]
+            return {"precision": run.precision, "trainings": trainings}
 
         return Stage("forget", "forget", self._forget_key_inputs(), build)
 
@@ -299,6 +300,11 @@ class Chain:
             "base": self.base.precision,
             "forgetting": forgetting,
         }
+
+    @property
+    def trainings(self) -> list[dict[str, Any]]:
+        """What was trained: the base model, unless it came ready-made, and the method's own trainings."""
+        return [*self.base.trainings, *self.forgotten.meta.get("trainings", ())]
 
     def model(self) -> Generator:
         """Load the model after forgetting."""

@@ -37,6 +37,7 @@ class Base:
     content: str  # sha256 of the file
     shipped: bool
     precision: str  # of its training: `fp32`, `bf16`, or `unknown` for a pretrained model
+    trainings: tuple[dict[str, Any], ...] = ()  # records of it, of a base that was trained here
 
 
 def find_pretrained(source: str, store: Store) -> Base:
@@ -195,12 +196,15 @@ def train_base(
     def build(folder: Path) -> dict[str, object]:
         model = new_model(family, dataset, name, seed).to(device)
         recipe = get_family(family).get_recipe(name)
-        get_family(family).train(model, images, labels, recipe, name, seed, folder, progress, bf16)
+        records = get_family(family).train(
+            model, images, labels, recipe, name, seed, folder, progress, bf16
+        )
         model.save(folder)
-        return {}
+        return {"trainings": [record.plain() for record in records]}
 
     artifact = store.make(
         "base", base_key_inputs(family, dataset, data_hash, name, seed, bf16), build
     )
     file = artifact.path / "model.safetensors"
-    return Base(file, file_digest(file), False, "bf16" if bf16 else "fp32")
+    trainings = tuple(artifact.meta.get("trainings", ()))
+    return Base(file, file_digest(file), False, "bf16" if bf16 else "fp32", trainings)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from sa_bench.training.record import TrainingRecord
+
 FOLDER = Path(__file__).parent / "families"
 
 
@@ -123,7 +125,7 @@ class Family:
         folder: Path,
         progress: Progress | None,
         bf16: bool,
-    ) -> None:
+    ) -> list[TrainingRecord]:
         """Train a new base model; a killed training is resumed from its checkpoint.
 
         Args:
@@ -151,7 +153,7 @@ class Family:
             return recipe.reduce(model.loss(x, c, model.draw(len(x), rng)))
 
         model.net.train()
-        fit(
+        record = fit(
             model.parameters(),
             loss,
             recipe,
@@ -162,6 +164,7 @@ class Family:
             checkpoint=folder / PARTS / "checkpoint.safetensors",
             stage=f"base {name}/{seed}",
         )
+        return [record]
 
     def data_without_concept(
         self, model: Any, train: SampleSet, recipe: Recipe, seed: int, concept: int

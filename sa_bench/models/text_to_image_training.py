@@ -21,6 +21,7 @@ from sa_bench.data import captions
 from sa_bench.models.micro_pipeline import SIZES
 from sa_bench.models.text_to_image import TextToImage
 from sa_bench.training.loop import fit
+from sa_bench.training.record import TrainingRecord
 
 ENCODED = 256  # canvases per forward pass
 
@@ -55,13 +56,13 @@ def train(
     folder: Path,
     progress: Progress | None = None,
     bf16: bool = False,
-) -> None:
+) -> list[TrainingRecord]:
     """Train `model` from its initialisation; it can be resumed from the checkpoints in `folder`."""
     sizes = SIZES[model.base]
     numpy_rng = np.random.default_rng(seed)
     canvases, caption_texts, _ = captions.draw_captioned(images, labels, sizes.canvases, numpy_rng)
     coloured = captions.tinted(canvases, numpy_rng)
-    autoencoder(model, coloured, sizes.autoencoder_steps, seed, folder, progress)
+    first = autoencoder(model, coloured, sizes.autoencoder_steps, seed, folder, progress)
     source, rng = (
         encoded(model, canvases, caption_texts, recipe.drop),
         torch.Generator().manual_seed(seed),
@@ -72,7 +73,7 @@ def train(
         return recipe.reduce(model.loss(x, c, model.draw(len(x), rng)))
 
     model.net.train()
-    fit(
+    second = fit(
         model.parameters("joint"),
         loss,
         recipe,
@@ -84,6 +85,7 @@ def train(
     )
     model.net.eval()
     model.text.requires_grad_(False)
+    return [first, second]
 
 
 def autoencoder(
@@ -93,7 +95,7 @@ def autoencoder(
     seed: int,
     folder: Path,
     progress: Progress | None,
-) -> None:
+) -> TrainingRecord:
     """Train the autoencoder, then set the scaling factor to 1/std.
 
     The loss is squared and absolute error, and a little KL. Every colour is shown equally often:
@@ -111,7 +113,7 @@ def autoencoder(
         return F.mse_loss(decoded, x) + 0.3 * F.l1_loss(decoded, x) + 3e-4 * kl.mean()
 
     vae.requires_grad_(True).train()
-    fit(
+    record = fit(
         dict(vae.named_parameters()),
         loss,
         Recipe(steps, 2e-3, 32, "cosine", min(50, steps // 2)),
@@ -124,6 +126,7 @@ def autoencoder(
     mean, deviation = _encode_posterior(model, canvases[:2048])
     noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed)).to(mean.device)
     vae.register_to_config(scaling_factor=round(1 / float((mean + deviation * noise).std()), 6))
+    return record
 
 
 def encoded(

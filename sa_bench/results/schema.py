@@ -64,6 +64,16 @@ class Artifacts(TypedDict, total=False):
     join: dict[str, str]
 
 
+class TrainingValues(TypedDict):
+    """What a training did; see `sa_bench.training.record`."""
+
+    stage: str
+    steps: int
+    planned: int
+    end: str
+    losses: list[float]
+
+
 class JudgeValue(TypedDict):
     """The value by one judge alone."""
 
@@ -131,6 +141,7 @@ class ResultRow(ValuesOfWords):
     cost: dict[str, StageCost]  # by stage
     artifacts: Artifacts
     provenance: Provenance
+    trainings: NotRequired[list[TrainingValues]]  # absent from old results
     # Hashes, see `sealing`.
     files: NotRequired[dict[str, str]]
     seal: NotRequired[str]
@@ -187,6 +198,17 @@ class CheckedMeasurement(BaseModel):
     fingerprint: dict[str, Any]
 
 
+class CheckedTraining(BaseModel):
+    """Check of `TrainingValues`."""
+
+    model_config = OPEN
+    stage: str
+    steps: int
+    planned: int
+    end: str
+    losses: list[float]
+
+
 class CheckedResult(BaseModel):
     """Check of `ResultRow`: of the keys that `run` of any version writes."""
 
@@ -212,4 +234,5 @@ class CheckedResult(BaseModel):
     flags: list[str]
     cost: dict[str, dict[str, Any]]
     artifacts: dict[str, Any]
+    trainings: list[CheckedTraining] = []
     provenance: CheckedProvenance

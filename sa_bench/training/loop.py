@@ -13,6 +13,7 @@ from torch import Tensor
 from sa_bench.contracts import Progress, Recipe
 from sa_bench.core.errors import CellFailed
 from sa_bench.core.parts import load_part, save_part
+from sa_bench.training.record import LossCurve, TrainingRecord
 
 TRAINERS: Mapping[str, Mapping[str, Any]] = {
     "adam": {},
@@ -103,8 +104,8 @@ def fit(
     every: float = 15.0,
     progress: Progress | None = None,
     stage: str = "train",
-) -> None:
-    """Minimise `loss()` over `params` with Adam or AdamW.
+) -> TrainingRecord:
+    """Minimise `loss()` over `params` with Adam or AdamW, and return what was done.
 
     If the process is killed and calls it again, it ends at the same bits.
 
@@ -134,7 +135,8 @@ def fit(
     averages = (
         [average[name] for name in names] if average is not None and recipe.ema is not None else []
     )
-    start = _restore(checkpoint, names, tensors, averages, optimiser, rng)
+    curve = LossCurve(recipe.steps, tensors[0].device)
+    start = _restore(checkpoint, names, tensors, averages, optimiser, rng, curve)
     saved = shown = time.monotonic()
     device, trained = tensors[0].device.type, [tensor for tensor in tensors if tensor.requires_grad]
     for step in range(start, recipe.steps):
@@ -152,6 +154,7 @@ def fit(
             )
         if stop is not None and stop():
             break
+        curve.add(step, value)
         value.backward(inputs=trained)  # no gradients of the rest, to save time and memory
         if pull is not None:
             pull.add_to_gradients()
@@ -162,7 +165,7 @@ def fit(
             torch._foreach_lerp_(averages, [t.detach() for t in tensors], 1 - (recipe.ema or 0.0))
         now = time.monotonic()
         if checkpoint is not None and now - saved > every:
-            _save(checkpoint, step + 1, names, tensors, averages, optimiser, rng)
+            _save(checkpoint, step + 1, names, tensors, averages, optimiser, rng, curve)
             saved = now
         if progress is not None and now - shown > 0.5:
             progress(stage, step + 1, recipe.steps)
@@ -174,9 +177,10 @@ def fit(
             "the learning rate (--set lr=...)."
         )
     if checkpoint is not None and start < recipe.steps:
-        _save(checkpoint, recipe.steps, names, tensors, averages, optimiser, rng)
+        _save(checkpoint, recipe.steps, names, tensors, averages, optimiser, rng, curve)
     if progress is not None:
         progress(stage, recipe.steps, recipe.steps)
+    return curve.record(stage)
 
 
 def _save(
@@ -187,9 +191,14 @@ def _save(
     averages: list,
     optimiser: torch.optim.Adam,
     rng: torch.Generator,
+    curve: LossCurve,
 ) -> None:
     """Save a checkpoint of the training."""
-    state: dict[str, Tensor] = {"step": torch.tensor(step), "rng": rng.get_state()}
+    state: dict[str, Tensor] = {
+        "step": torch.tensor(step),
+        "rng": rng.get_state(),
+        **curve.state(),
+    }
     for name, tensor in zip(names, tensors, strict=True):
         state[f"param.{name}"] = tensor.detach()
         for key, value in optimiser.state[tensor].items():
@@ -206,6 +215,7 @@ def _restore(
     averages: list,
     optimiser: torch.optim.Adam,
     rng: torch.Generator,
+    curve: LossCurve,
 ) -> int:
     """Restore a checkpoint and return its step; 0, with nothing restored, if none fits."""
     state = None if path is None else load_part(path)
@@ -223,4 +233,5 @@ def _restore(
     for name, value in zip(names, averages, strict=False):
         value.copy_(state[f"average.{name}"])
     rng.set_state(state["rng"])
+    curve.restore(state)
     return int(state["step"])

@@ -71,6 +71,10 @@ def result_row(method="sa", forget=0.01, recovery=0.3, keep=-94.0, error=None, *
         "concept": "zero", "task_values": task, "summary": f"`{method}`", "flags": [],
         "cost": {"forget": {"wall_s": 3.0, "cpu_s": 2.0, "peak_mib": 800, "device": "cpu", "cached": False}},
         "artifacts": {"model": "m" * 64, "base": "b" * 64, "samples": {}},
+        "trainings": [
+            {"stage": f"forget {method}", "steps": 20, "planned": 20, "end": "all steps were done",
+             "losses": [float(9 - i) for i in range(9)]},
+        ],
         "provenance": {"command": f"python -m sa_bench run --method {method}",
                        "commit": "0123456789abcdef0123456789abcdef01234567",
                        "cell_command": f"python -m sa_bench run --method {method} --seed 0",

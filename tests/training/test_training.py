@@ -1,6 +1,7 @@
 """The training loop: closed-form pull, exact resumption, and a guard against NaN."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -35,7 +36,7 @@ def noisy_loss(net, rng, seen=None, stop_at=None):
 def test_killed_and_resumed_training_ends_at_the_same_bits(tmp_path, kill):
     params, net = problem()
     rng = torch.Generator().manual_seed(5)
-    fit(params, noisy_loss(net, rng), RECIPE, rng=rng)
+    whole = fit(params, noisy_loss(net, rng), RECIPE, rng=rng)
     want, after = {k: p.detach().clone() for k, p in params.items()}, torch.rand(1, generator=rng)
 
     checkpoint = tmp_path / "c.safetensors"
@@ -54,19 +55,47 @@ def test_killed_and_resumed_training_ends_at_the_same_bits(tmp_path, kill):
     if kill == 1:  # nothing was saved yet, so the start must be the same
         params, net = problem()
     rng, seen = torch.Generator().manual_seed(5), []
-    fit(params, noisy_loss(net, rng, seen), RECIPE, rng=rng, checkpoint=checkpoint, every=0.0)
+    resumed = fit(
+        params, noisy_loss(net, rng, seen), RECIPE, rng=rng, checkpoint=checkpoint, every=0.0
+    )
     assert len(seen) == RECIPE.steps - (kill - 1)
+    assert resumed == whole
     for name, p in params.items():
         assert torch.equal(p, want[name])
     assert torch.equal(torch.rand(1, generator=rng), after)
 
 
 def test_a_finished_training_is_not_done_twice(tmp_path):
+    """Nor is one that the method stopped, and its record says so both times."""
     params, net = problem()
     rng, seen, checkpoint = torch.Generator().manual_seed(5), [], tmp_path / "c.safetensors"
-    fit(params, noisy_loss(net, rng), RECIPE, rng=rng, checkpoint=checkpoint)
-    fit(params, noisy_loss(net, rng, seen), RECIPE, rng=rng, checkpoint=checkpoint)
+    stops = iter([False] * 7 + [True])
+
+    def stop():
+        return next(stops)
+
+    first = fit(params, noisy_loss(net, rng), RECIPE, rng=rng, checkpoint=checkpoint, stop=stop)
+    again = fit(params, noisy_loss(net, rng, seen), RECIPE, rng=rng, checkpoint=checkpoint)
     assert not seen
+    assert first == again
+    assert (first.steps, first.planned, first.end) == (7, RECIPE.steps, "the method stopped it")
+
+
+@pytest.mark.parametrize(("steps", "points"), [(1, 1), (30, 30), (250, 100)])
+def test_a_curve_is_thinned_to_means_of_blocks_of_steps(steps, points):
+    params, net = problem()
+    losses = []
+
+    def loss():
+        losses.append(float(len(losses)))
+        return net.weight.sum() * 0 + losses[-1]
+
+    rng = torch.Generator().manual_seed(0)
+    record = fit(params, loss, replace(RECIPE, steps=steps), rng=rng, stage="forget mine")
+    assert len(record.losses) == points
+    blocks = [[x for i, x in enumerate(losses) if i * points // steps == b] for b in range(points)]
+    assert record.losses == pytest.approx([sum(b) / len(b) for b in blocks])
+    assert (record.stage, record.steps, record.end) == ("forget mine", steps, "all steps were done")
 
 
 def test_a_nan_loss_stops_the_run_with_its_step_and_keeps_the_last_good_checkpoint(tmp_path):

@@ -24,6 +24,8 @@ from sa_bench.models.family import Family
 if TYPE_CHECKING:
     import numpy as np
 
+    from sa_bench.training.record import TrainingRecord
+
 
 class TextToImageFamily(Family):
     """The latent diffusion models of `sa_bench.models.text_to_image`."""
@@ -76,11 +78,13 @@ class TextToImageFamily(Family):
         folder: Path,
         progress: Progress | None,
         bf16: bool,
-    ) -> None:
+    ) -> list[TrainingRecord]:
         """Train autoencoder, text encoder and U-Net on captioned canvases."""
         from sa_bench.models import text_to_image_training
 
-        text_to_image_training.train(model, images, labels, recipe, seed, folder, progress, bf16)
+        return text_to_image_training.train(
+            model, images, labels, recipe, seed, folder, progress, bf16
+        )
 
     def data_without_concept(
         self, model: Any, train: SampleSet, recipe: Recipe, seed: int, concept: int
