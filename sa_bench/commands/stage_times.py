@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from sa_bench.contracts import Task, key_values
@@ -17,6 +17,8 @@ from sa_bench.engine.rates import ANY_METHOD, Duration, name_work, summarise
 from sa_bench.engine.stages import Chain
 from sa_bench.models.family import get_family
 from sa_bench.results import dose
+
+_probe_machine = cache(rates.probe_speed)  # once a process: it takes two seconds
 
 
 @dataclass
@@ -35,7 +37,7 @@ class StageTimes:
     @cached_property
     def speed(self) -> float:
         """This machine's speed as a multiple of the one on which the shipped rates were measured."""
-        return rates.probe_speed() / self.shipped["speed"]
+        return _probe_machine() / self.shipped["speed"]
 
     @property
     def probed(self) -> bool:

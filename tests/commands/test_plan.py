@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sa_bench.commands import plan
+from sa_bench.commands import plan, stage_times
 from sa_bench.commands.stage_times import StageTimes, read_times
 from sa_bench.contracts import ignore_event, key_values
 from sa_bench.core import registry
@@ -27,7 +27,7 @@ CARD = {
 @pytest.fixture(autouse=True)
 def card(monkeypatch):
     monkeypatch.setattr(plan, "variance_card", lambda: CARD)
-    monkeypatch.setattr(rates, "probe_speed", lambda: 2 * SHIPPED["speed"])
+    monkeypatch.setattr(stage_times, "_probe_machine", lambda: 2 * SHIPPED["speed"])
 
 
 SHIPPED = rates_card()
@@ -211,10 +211,7 @@ def test_a_plan_refuses_what_a_run_refuses():
 def test_the_probe_measures_for_two_seconds_of_its_clock():
     """A second, then three: one step was done in between."""
     readings = iter([0.0, 1.0, 3.0])
-    assert PROBE(clock=lambda: next(readings)) == pytest.approx(1 / 3)
-
-
-PROBE = rates.probe_speed
+    assert rates.probe_speed(clock=lambda: next(readings)) == pytest.approx(1 / 3)
 
 
 def test_rates_are_seconds_a_unit_of_results():
