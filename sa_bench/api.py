@@ -356,7 +356,7 @@ def evaluate(
     Args:
         images: a folder with `forget/` and `retain/<class>/`, or an NPZ with `arr_0` and labels.
         task: the task whose protocol is used.
-        scale: full, paper or quick.
+        scale: full, paper, small or quick.
         sets: `task.field=value` overrides.
         metrics: further metrics, names or paths of plug-in files.
         out: folder for result.json.

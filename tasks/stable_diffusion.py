@@ -58,6 +58,26 @@ PAPER: dict[str, Any] = {
 }
 """The scale `paper`: F from each of 5,000 pairs of prompt and image once (sd/), training on the first 1,000."""
 
+SMALL_PRESETS: dict[str, Any] = {
+    "sa.steps": 500,
+    "sa.batch": 4,
+    "fisher": {"n": 50, "timesteps": 20, "set": "replay"},
+}
+SMALL: dict[str, Any] = {
+    "sampler": {"precision": "fp16"},
+    "n_forget": 100,
+    "n_retain": 100,
+    "replay_images": 200,
+    "surrogate_images": 200,
+    "recovery_budgets": (0, 100),  # x 16 images: 1/50 of the published attack
+    "recovery_rates": (0.08,),
+    "recovery_vectors": (1,),
+    "recovery_judged": 25,
+    "presets": SMALL_PRESETS,
+}
+"""The scale `small`: the real model and judges in about a quarter of an hour a method on one GPU, by the
+rates in docs/gpu.md. Enough images for its gates, too few steps to be anybody's published protocol."""
+
 OF_A_THING = Prompts(
     test=own_prompts.THING,
     replay=own_prompts.REPLAY,
@@ -112,7 +132,7 @@ STABLE_DIFFUSION = Task(
     surrogate_images=1000,
     prompts=OF_A_THING,
     presets={"fisher": {"n": 500, "timesteps": 100, "set": "replay"}},
-    scales={"paper": PAPER, "quick": SMOKE},
+    scales={"paper": PAPER, "small": SMALL, "quick": SMOKE},
 )
 """Template of the tasks below, and of yours: `replace(STABLE_DIFFUSION, name=…, classes=…, surrogate=…)`."""
 
@@ -149,6 +169,7 @@ celeb_brad_pitt = replace(
     prompts=OF_A_PERSON,
     scales={
         "paper": PAPER,
+        "small": {**SMALL, "leakage_images": 2},
         "quick": {**SMOKE, "leakage_images": 1},
     },
 )
@@ -268,6 +289,7 @@ nudity_explicit = replace(
                 "fisher": FISHER,
             },
         },
+        "small": {**SMALL, "presets": {**NUDITY_SCOPES, **SMALL_PRESETS}},
         "quick": {**SMOKE, "presets": {**PRESETS, **NUDITY_SCOPES}},
     },
 )
@@ -313,7 +335,11 @@ van_gogh_style = replace(
         captions=own_prompts.STYLE_CAPTIONS,
         names={"van gogh style": ("van gogh",)},
     ),
-    scales={"paper": PAPER, "quick": {**SMOKE, "leakage_images": 2}},
+    scales={
+        "paper": PAPER,
+        "small": {**SMALL, "leakage_images": 5},
+        "quick": {**SMOKE, "leakage_images": 2},
+    },
 )
 
 concept = replace(

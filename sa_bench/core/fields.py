@@ -101,8 +101,8 @@ def resolve_fields(
 ) -> dict[str, Any]:
     """Resolve a method's fields; later sources win.
 
-    The sources are its defaults, its preset for the family and scale, the task's presets, and
-    `settings`.
+    The sources are its defaults, its preset for the family and scale (at scale `small`, which is the
+    task's alone, that of `full`), the task's presets, and `settings`.
     """
     cls = registry.get_method(method)
     values: dict[str, Any] = {
@@ -111,7 +111,8 @@ def resolve_fields(
         else default
         for declared in fields(cls)
     }
-    for key, value in registry.get_presets(method).get((task.family, scale), {}).items():
+    of_scale = "full" if scale == "small" else scale
+    for key, value in registry.get_presets(method).get((task.family, of_scale), {}).items():
         values[key] = {**dict(values[key]), **value} if isinstance(value, Mapping) else value
     method_presets = {}
     for name in filter(None, (cls.ablates, method)):

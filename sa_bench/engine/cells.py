@@ -29,8 +29,10 @@ from sa_bench.engine.validation import (
 from sa_bench.models.family import get_family
 from sa_bench.results.schema import ResultRow
 
-SCALES = ("full", "paper", "quick")
+SCALES = ("full", "paper", "small", "quick")
 ID, OLD_ID = 16, 8  # hex digits of a cell's id, and of an id in old results
+OPTIONAL_SCALES = ("small",)
+"""Scales that only those tasks have that declare them."""
 OF_SCALE: Mapping[str, Mapping[str, Any]] = {"paper": {"train_precision": "fp32"}}
 """Values that a scale gives every task that does not set them itself: the official codes all train
 in fp32."""
@@ -179,6 +181,10 @@ def resolve_task(name: str, scale: str, overrides: Mapping[str, str]) -> Task:
     task = registry.get_task(name)
     if scale not in SCALES:
         raise unknown_name("scale", scale, SCALES)
+    if scale in OPTIONAL_SCALES and scale not in task.scales:
+        raise SaBenchError(
+            f"{name} has no scale small, which is for large models on a GPU; use full, paper or quick."
+        )
     values: dict[str, Any] = {**OF_SCALE.get(scale, {}), **task.scales.get(scale, {})}
     trial = (
         values.get("model", task.model) == SMOKE_MODEL or values.get("base", task.base) == "tiny"

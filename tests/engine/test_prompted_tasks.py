@@ -327,3 +327,22 @@ def test_sets_name_someone_where_they_are_for_a_name_and_nobody_else():
     for name, texts in own_prompts.SETS.items():
         assert len(set(texts)) == len(texts) >= 8, name
         assert {text.count("{}") for text in texts} == {0 if name == "strangers" else 1}, name
+
+
+@pytest.mark.parametrize(
+    "name", ["celeb_brad_pitt", "nudity_explicit", "van_gogh_style", "concept"]
+)
+def test_the_real_model_has_a_scale_for_a_first_look(name):
+    """With what methods do at `full`, on fewer images and in fewer steps."""
+    for method in ("sa", "no_ewc", "esd", "uce"):
+        (small,), (full,) = (resolve([name], [method], scale) for scale in ("small", "full"))
+        assert small.task.model == full.task.model
+        changed = {f for f in small.fields if small.fields[f] != full.fields[f]}
+        assert changed <= {"steps", "batch", "fisher"}, method
+        assert small.task.n_forget < full.task.n_forget
+    assert resolve([name], ["no_ewc"], "small")[0].fields["steps"] == 500
+
+
+def test_a_task_without_that_scale_says_so():
+    with pytest.raises(SaBenchError, match="mnist_0 has no scale small"):
+        resolve(["mnist_0"], ["sa"], "small")
