@@ -40,15 +40,6 @@ class Retrain(Method):
         """Describe the share of the base's training that it uses, for its row of a published table."""
         return f"{_retained_share(task):g} × the base's steps"
 
-    def remarks(self, task: Task) -> list[str]:
-        """Remark that the floor is undertrained, if its recipe is not the base model's."""
-        if self.recipe == task.base:
-            return []
-        return [
-            f"undertrained floor: trained by the short recipe `{self.recipe}`, the base model by `{task.base}`; what it "
-            "keeps is less, and what comes back is another rate, than at --scale full"
-        ]
-
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
         """Train a new model on the retained classes."""
         model, data, recipe = run.fresh(), run.data(), run.recipe(self.recipe)

@@ -34,7 +34,7 @@ from sa_bench.core.errors import SaBenchError
 from sa_bench.core.store import Store, digest
 from sa_bench.data import datasets
 from sa_bench.engine import benchmarks, suites
-from sa_bench.engine.cells import SCALES, Cell, resolve
+from sa_bench.engine.cells import Cell, list_scales, resolve
 from sa_bench.engine.fingerprint import fingerprint
 from sa_bench.engine.measure import Subject, measure_inputs
 from sa_bench.engine.stages import Chain
@@ -216,7 +216,7 @@ def names() -> list[str]:
     tasks = sorted(entry.name for entry in registry.list_entries("task"))
     return [
         *(f"suite {name}" for name, _ in suites.list_suites()),
-        *(f"task {t} {s}" for t in tasks for s in SCALES),
+        *(f"task {t} {s}" for t in tasks for s in list_scales(registry.get_task(t))),
     ]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from sa_bench.analysis.board import Board, Endpoint, Line, Outcome
 from sa_bench.analysis.gates import count_images_needed, difference_bounds
 from sa_bench.results.format import format_number, format_percent
+from sa_bench.results.rows import UNDERTRAINED
 
 WORDS = {
     "ERASED": "forgotten, and no more comes back than from a model that never saw the concept",
@@ -22,20 +23,16 @@ WORDS = {
 }
 """Each outcome, and what it means."""
 
-UNDERTRAINED = "undertrained floor"
-"""How a reference's remark begins that it was trained for less than the base model."""
-
 
 def find_outcome(board: Board, line: Line, floor: Endpoint | None) -> Outcome:
     """Find the outcome of a judged line; `floor` is the recovery of the board's reference."""
     if not line.cells:
         return Outcome("FAILED", f"{len(line.failed)} of {len(line.failed)} runs")
-    if line.standing == "reference":
+    if line.standing in UNDERTRAINED:
         flags = {flag for cell in line.cells for flag in cell["flags"]}
-        undertrained = any(flag.startswith(UNDERTRAINED) for flag in flags)
-        return Outcome("FLOOR", "undertrained" if undertrained else "")
-    if line.standing == "target":
-        return Outcome("TARGET", "")
+        undertrained = any(flag.startswith(UNDERTRAINED[line.standing]) for flag in flags)
+        word = "FLOOR" if line.standing == "reference" else "TARGET"
+        return Outcome(word, "undertrained" if undertrained else "")
     if line.standing == "control":
         return Outcome("CONTROL", _describe_exposure(board, line))
     if line.collapsed:

@@ -16,7 +16,7 @@ from sa_bench.contracts import Diffusion, Generator, Metric, Prompted, Sampler, 
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.store import Store
-from sa_bench.engine.cells import OPTIONAL_SCALES, SCALES, resolve, resolve_task
+from sa_bench.engine.cells import list_scales, resolve, resolve_task
 from sa_bench.engine.fingerprint import fingerprint
 from sa_bench.engine.measure import Subject, measure
 from sa_bench.engine.stages import Chain
@@ -215,8 +215,7 @@ def _check_metric(name: str) -> Iterator[Finding]:
 
 def _check_task(name: str) -> Iterator[Finding]:
     """Yield the findings on a task at every scale."""
-    declared = registry.get_task(name).scales
-    for scale in (s for s in SCALES if s in declared or s not in OPTIONAL_SCALES):
+    for scale in list_scales(registry.get_task(name)):
         task = resolve_task(name, scale, {})
         plain = json.loads(json.dumps(asdict(task)))
         yield Finding(plain["name"] == name, f"scale {scale}: plain values that resolve")

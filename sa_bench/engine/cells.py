@@ -176,12 +176,17 @@ def task_overrides(sets: Sequence[str], command: str) -> dict[str, str]:
     return {name.removeprefix("task."): value for name, value in settings.items()}
 
 
+def list_scales(task: Task) -> list[str]:
+    """List the scales that a task can be resolved at."""
+    return [scale for scale in SCALES if scale in task.scales or scale not in OPTIONAL_SCALES]
+
+
 def resolve_task(name: str, scale: str, overrides: Mapping[str, str]) -> Task:
     """Resolve a task: apply its scale and overrides, and check it."""
     task = registry.get_task(name)
     if scale not in SCALES:
         raise unknown_name("scale", scale, SCALES)
-    if scale in OPTIONAL_SCALES and scale not in task.scales:
+    if scale not in list_scales(task):
         raise SaBenchError(
             f"{name} has no scale small, which is for large models on a GPU; use full, paper or quick."
         )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sa_bench.core.store import Artifact, digest
 from sa_bench.data.sample_sets import load_samples
+from sa_bench.results.rows import UNDERTRAINED
 from sa_bench.scoring import sampling
 from sa_bench.scoring.detectors.pixels import is_blank
 
@@ -28,8 +29,9 @@ SHOWN = {
 def find_flags(chain: Chain, sets: Mapping[str, Artifact]) -> list[str]:
     """Collect the flags of a cell.
 
-    They are the method's own remarks, images that are not finite, blank images, and prompts that
-    are truncated or name c_f. No detector counts a blank image as forgotten.
+    They are the method's own remarks, a reference that was trained by less than the base's recipe,
+    images that are not finite, blank images, and prompts that are truncated or name c_f. No detector
+    counts a blank image as forgotten.
 
     Args:
         chain: the stages of the cell.
@@ -42,10 +44,22 @@ def find_flags(chain: Chain, sets: Mapping[str, Artifact]) -> list[str]:
         finite = images.images if images.finite is None else images.images[images.finite]
         blank_counts[name] = (int(is_blank(finite).sum()), len(finite))
     method = chain.cell.build_method()
-    lines = [*method.remarks(chain.task), describe_not_finite(not_finite_counts)]
+    short = find_short_training(method, chain.task)
+    lines = [*method.remarks(chain.task), short, describe_not_finite(not_finite_counts)]
     if chain.task.prompts is not None:
         lines += [find_invalid(blank_counts), count_tails(chain), count_left_out(chain.task)]
     return [line for line in lines if line]
+
+
+def find_short_training(method: Any, task: Task) -> str | None:
+    """Describe a reference or target that follows another recipe than the base model did; else None."""
+    recipe = getattr(method, "recipe", task.base)
+    if method.standing not in UNDERTRAINED or recipe == task.base:
+        return None
+    return (
+        f"{UNDERTRAINED[method.standing]}: trained by the short recipe `{recipe}`, the base model by `{task.base}`; what "
+        "it keeps is less, and what comes back is another rate, than at --scale full"
+    )
 
 
 def describe_not_finite(broken: Mapping[str, tuple[int, int]]) -> str | None:

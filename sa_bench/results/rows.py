@@ -36,6 +36,8 @@ def may_be_explicit(task: Mapping[str, Any]) -> bool:
     )
 
 
+UNDERTRAINED = {"reference": "undertrained floor", "target": "undertrained target"}
+"""How a flag begins that a model trained from scratch had less training than the base, by standing."""
 UNITS = ("seed", "prompt")  # columns that identify the image of a score
 FIELDS = ("value", "low", "high", "interval", "n", "n_unit", "judges", "extra", "reason")
 

@@ -7,8 +7,9 @@ from result_rows import OTHERS, RETRAIN, line, one, result_row
 from sa_bench.reports import html, markdown
 
 from sa_bench.analysis import gates
-from sa_bench.analysis.outcomes import UNDERTRAINED, WORDS
+from sa_bench.analysis.outcomes import WORDS
 from sa_bench.commands import terminal
+from sa_bench.results.rows import UNDERTRAINED
 from sa_bench.statistics import wilson
 
 CASES = {
@@ -79,7 +80,11 @@ def test_references_controls_and_targets_have_their_own_words():
 
 
 def test_a_floor_that_was_trained_for_less_says_so():
-    short = result_row("retrain", flags=[f"{UNDERTRAINED}: trained by the recipe quick"])
-    board = one([result_row(), *(row for row in OTHERS if row is not RETRAIN), short])
+    short = [
+        result_row(method, standing=standing, flags=[f"{UNDERTRAINED[standing]}: by quick"])
+        for method, standing in (("retrain", "reference"), ("retrain_surrogate", "target"))
+    ]
+    board = one([result_row(), *(row for row in OTHERS if row is not RETRAIN), *short])
     assert line(board, "retrain").outcome == ("FLOOR", "undertrained")
+    assert line(board, "retrain_surrogate").outcome == ("TARGET", "undertrained")
     assert "FLOOR: undertrained" in line(board, "retrain").sentence

@@ -9,7 +9,8 @@ import torch
 
 import sa_bench
 from sa_bench.engine import flags
-from sa_bench.engine.cells import resolve_task
+from sa_bench.engine.cells import resolve, resolve_task
+from sa_bench.engine.flags import find_short_training
 from sa_bench.models.denoising import Denoising
 from sa_bench.scoring import sampling
 
@@ -76,7 +77,23 @@ def test_one_line_for_all_sets_and_none_for_none():
     )
     assert flags.describe_lost_tails({"forget": []}, n, 77) is None
     assert flags.find_invalid({"forget": (0, 8)}) is None
-    cell = SimpleNamespace(build_method=lambda: SimpleNamespace(remarks=lambda task: []))
-    assert (
-        flags.find_flags(SimpleNamespace(task=SimpleNamespace(prompts=None), cell=cell), {}) == []
+    cell = SimpleNamespace(
+        build_method=lambda: SimpleNamespace(remarks=lambda task: [], standing="method")
     )
+    assert (
+        flags.find_flags(
+            SimpleNamespace(task=SimpleNamespace(prompts=None, base=""), cell=cell), {}
+        )
+        == []
+    )
+
+
+@pytest.mark.parametrize("method", ["retrain", "retrain_surrogate"])
+def test_a_model_trained_by_a_shorter_recipe_than_the_bases_is_flagged(method):
+    for scale, short in (("quick", True), ("full", False)):
+        (cell,) = resolve(["mnist_0"], [method], scale)
+        said = find_short_training(cell.build_method(), cell.task)
+        assert (said is not None) is short
+        assert said is None or "by the short recipe `quick`, the base model by `cosine`" in said
+    (cell,) = resolve(["mnist_0"], ["sa"], "quick")
+    assert find_short_training(cell.build_method(), cell.task) is None

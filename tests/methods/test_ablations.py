@@ -1,11 +1,12 @@
 """SA and its ablations: each differs from SA in the one thing that it takes away, whatever the task and the scale."""
 
 import pytest
+from at_scales import AT_SCALES
 
 from sa_bench.contracts import Recipe
 from sa_bench.core import registry
 from sa_bench.core.fields import resolve_fields
-from sa_bench.engine.cells import SCALES, resolve_task
+from sa_bench.engine.cells import resolve_task
 from sa_bench.training.loop import TRAINERS
 
 ABLATIONS = [
@@ -39,8 +40,7 @@ def test_every_ablation_is_known_here():
     assert set(ABLATIONS) == set(TAKEN)
 
 
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize(("name", "scale"), AT_SCALES)
 def test_an_ablation_is_sa_but_for_what_it_takes_away(name, scale, tmp_path):
     task = task_at(name, scale, tmp_path)
     sa = resolve_fields("sa", task, scale, {})

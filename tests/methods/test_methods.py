@@ -7,13 +7,14 @@ from dataclasses import FrozenInstanceError, asdict, fields, replace
 import numpy as np
 import pytest
 import torch
+from at_scales import AT_SCALES
 from safetensors.torch import save_file
 
 from sa_bench.contracts import FisherOptions, Generator, Sampler, ignore_event
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.fields import resolve_fields
-from sa_bench.engine.cells import SCALES, resolve, resolve_task
+from sa_bench.engine.cells import SCALES, list_scales, resolve, resolve_task
 from sa_bench.models.toy import Gaussian, ToyRun
 from sa_bench.training.sources import OtherClassSamples
 
@@ -76,7 +77,8 @@ def test_every_methods_fields_resolve_at_every_scale(name, scale):
         task = registry.get_task(task_name)
         values = resolve_fields(name, task, scale, {})
         assert set(values) == {f.name for f in fields(registry.get_method(name))}
-        for key, preset in registry.get_presets(name).get((task.family, scale), {}).items():
+        of_scale = "full" if scale == "small" else scale
+        for key, preset in registry.get_presets(name).get((task.family, of_scale), {}).items():
             own = {**task.presets, **dict(task.scales.get(scale, {})).get("presets", {})}
             whole = getattr(registry.get_method(name), "ablates", name)
             if {key, f"{name}.{key}", f"{whole}.{key}"} & set(own):
@@ -86,8 +88,7 @@ def test_every_methods_fields_resolve_at_every_scale(name, scale):
             )
 
 
-@pytest.mark.parametrize("name", TASKS)
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize(("name", "scale"), AT_SCALES)
 def test_every_task_is_plain_values_at_every_scale(name, scale, tmp_path):
     (tmp_path / "i2p.csv").write_text("prompt,sd_seed\na,1\n")
     given = {"prompts.files.test": str(tmp_path / "i2p.csv")} if name == "nudity_i2p" else {}
@@ -296,7 +297,7 @@ def test_where_nothing_is_known_of_latents_and_who_reaches_it():
     star, task = toy(Prompted)
     assert star.uninformed == 1.0
     for name in ("celeb_brad_pitt", "nudity_explicit", "van_gogh_style", "mnist_0_t2i"):
-        for scale in SCALES:
+        for scale in list_scales(registry.get_task(name)):
             fields = resolve_fields("naive", resolve_task(name, scale, {}), scale, {})
             assert fields["stop_at"] in ("auto", 1.0)
     run = ToyRun(star, task, steps=200)

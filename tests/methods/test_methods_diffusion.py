@@ -5,13 +5,14 @@ from functools import cache
 
 import pytest
 import torch
+from at_scales import AT_SCALES
 
 from sa_bench.commands.check import check, toy, weights
 from sa_bench.contracts import Generator, Prompted, Request, Sampler
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.fields import resolve_fields
-from sa_bench.engine.cells import SCALES, resolve_task
+from sa_bench.engine.cells import list_scales, resolve_task
 from sa_bench.models.toy import ToyRun
 from sa_bench.training.loop import fit
 
@@ -405,8 +406,7 @@ def of_family(family):
     return model
 
 
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("name", [entry.name for entry in registry.list_entries("task")])
+@pytest.mark.parametrize(("name", "scale"), AT_SCALES)
 def test_every_method_that_resolves_trains_a_scope_that_the_family_has(name, scale, tmp_path):
     """The families themselves are asked: what they refuse is refused before any work."""
     from sa_bench.engine.cells import resolve
@@ -459,7 +459,7 @@ def test_esd_at_scale_paper_is_the_published_one():
     ):
         (cell,) = resolve([task], ["esd"], "paper")
         assert dict(cell.fields) == {**published, "scope": scope, "erase": erase}
-    for scale in SCALES:
+    for scale in list_scales(registry.get_task("mnist_0_ddpm")):
         assert resolve(["mnist_0_ddpm"], ["esd"], scale)[0].fields["scope"] == "full"
 
 
