@@ -17,6 +17,7 @@ from PIL import Image, ImageFilter
 
 from sa_bench.analysis.board import Board, Endpoint, Line
 from sa_bench.analysis.plots import swept_fields
+from sa_bench.analysis.scales import Scale, find_ends, find_span
 from sa_bench.core import registry
 from sa_bench.core.declarations import read_axis
 from sa_bench.core.errors import SaBenchError, unknown_name
@@ -178,10 +179,8 @@ def _choose_styles(lines: Sequence[Line]) -> list[dict[str, Any]]:
 
 def _bar_lengths(endpoint: Endpoint) -> list[float]:
     """Compute how far the error bar goes down and up."""
-    value = endpoint.value or 0.0
-    low, high = (value if v is None else v for v in (endpoint.low, endpoint.high))
-    # rounding may put the mean of equal values outside of them
-    return [max(0.0, value - low), max(0.0, high - value)]
+    value, (low, high) = endpoint.value or 0.0, find_ends(endpoint)
+    return [value - low, high - value]
 
 
 def _axis_title(board: Board, name: str) -> str:
@@ -204,10 +203,10 @@ def _draw_scatter(
         For each point: x, y, and a remark to print beside its number.
     """
     keep = board.primary[2]
-    low, high = _value_range(
-        [line.endpoints[keep] for line in lines if not line.collapsed] or [lines[0].endpoints[keep]]
-    )
-    axes.set_ylim(low, high)
+    low, high = find_span(lines, keep)
+    margin = 0.06 * (high - low or 1.0)
+    scale = Scale(low - margin, high + margin)
+    axes.set_ylim(scale.low, scale.high)
     endpoint = lines[0].endpoints[across]
     if endpoint.unit in ("rate", "probability"):
         # most rates of interest are small
@@ -221,12 +220,12 @@ def _draw_scatter(
     points = []
     for line, style in zip(lines, _choose_styles(lines), strict=True):
         x, y = line.endpoints[across], line.endpoints[keep]
-        shown_y = min(max(y.value or 0.0, low), high)
+        shown_y, beyond = scale.clip(y.value or 0.0)
         axes.errorbar(
             [x.value or 0.0],
             [shown_y],
             xerr=[[v] for v in _bar_lengths(x)],
-            yerr=[[v] for v in _bar_lengths(y)] if shown_y == y.value else None,
+            yerr=None if beyond else [[v] for v in _bar_lengths(y)],
             elinewidth=0.8,
             markersize=6,
             linestyle="none",
@@ -234,25 +233,13 @@ def _draw_scatter(
             clip_on=False,
             **style,
         )
-        points.append(
-            (x.value, shown_y, "" if shown_y == y.value else f" ({format_number(y.value, y.unit)})")
-        )
+        remark = f" ({format_number(y.value, y.unit)})" if beyond else ""
+        points.append((x.value, shown_y, remark))
     return points
 
 
 def _square_root(x: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(x, 0))
-
-
-def _value_range(endpoints: Sequence[Endpoint]) -> tuple[float, float]:
-    """Compute the span of the values and their bars, with a margin."""
-    ends = []
-    for endpoint in endpoints:
-        down, up = _bar_lengths(endpoint)
-        value = endpoint.value or 0.0
-        ends += [value - down, value + up]
-    margin = 0.06 * (max(ends) - min(ends) or 1.0)
-    return min(ends) - margin, max(ends) + margin
 
 
 def _number_points(axes: Axes, points: Sequence[tuple[Any, float, str]]) -> None:

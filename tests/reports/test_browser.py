@@ -93,7 +93,7 @@ def test_columns_of_numbers_are_sorted_as_numbers_and_what_is_missing_is_last(dr
     for row, base, n in zip(cells, (0.9, 0.1, 1.0, None), (1200, 90, 2000, 0), strict=False):
         row["measurements"][0] |= {"base": base, "n": n}
         row["measurements"][1]["extra"] = (
-            {"rates": {"x": n / 2000, "y": n / 25000, "z": 1.0}} if n else {}
+            {"best": {"x": n / 2000, "y": n / 25000, "z": 1.0}} if n else {}
         )
     script = """
       const found = {}, names = ['95 % interval', 'base', 'n', 'a'];
