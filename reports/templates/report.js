@@ -69,7 +69,7 @@
     image.addEventListener("keydown", (e) => (e.key === "Enter" || e.key === " ") && (e.preventDefault(), act()));
   }
 
-  // A link into a folded part opens it; for printing all parts are open.
+  // A link into a folded part opens it; for printing all parts are open but the long ones, which list every run.
   const reveal = () => {
     const target = location.hash ? document.getElementById(decodeURIComponent(location.hash.slice(1))) : null;
     for (let e = target; e; e = e.parentElement) if (e.tagName === "DETAILS") e.open = true;
@@ -78,6 +78,6 @@
   addEventListener("hashchange", reveal);
   reveal();
   let folded = [];
-  addEventListener("beforeprint", () => (folded = all("details:not([open])")).forEach((d) => (d.open = true)));
+  addEventListener("beforeprint", () => (folded = all("details:not([open], .long)")).forEach((d) => (d.open = true)));
   addEventListener("afterprint", () => folded.forEach((d) => (d.open = false)));
 })();

@@ -323,12 +323,12 @@ def sweep_panels(board: Board) -> list[dict[str, Any]]:
         for field, curves in swept_fields(board).items()
         if max(map(len, curves.values())) > 2
         for name in board.primary
-        if (panel := _make_panel(field, curves, name)) is not None
+        if (panel := _make_panel(board, field, curves, name)) is not None
     ]
 
 
 def _make_panel(
-    field: str, curves: dict[str, list[tuple[float, Line]]], name: str
+    board: Board, field: str, curves: dict[str, list[tuple[float, Line]]], name: str
 ) -> dict[str, Any] | None:
     """Compute one panel of a sweep; None without values or with a single field value."""
     endpoints_of = {
@@ -345,7 +345,7 @@ def _make_panel(
     xs = sorted({x for points in endpoints_of.values() for x, _ in points})
     if not extent or len(xs) < 2:
         return None
-    ticks, bottom, right = nice_ticks(min(extent), max(extent)), TOP + PLOT, 300.0
+    ticks, bottom, right = nice_ticks(min(extent), max(extent)), TOP + PLOT, 270.0
     scale = math.log if xs[0] > 0 and xs[-1] / xs[0] > 10 else float
 
     def across(x: float) -> float:
@@ -382,8 +382,7 @@ def _make_panel(
         "lines": lines,
         "bottom": bottom,
         "right": right,
-        "better": first.better,
-        "unit": format_unit(first.unit),
+        "title": describe_axis(board, name),
         "ticks": [(up(t), f"{100 * t:.4g} %" if rate else f"{t:.4g}") for t in ticks],
         "xs": [
             (across(x), f"{x:g}")

@@ -118,7 +118,7 @@ class Words(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
-        self.text += " "
+        self.text += "" if tag == "wbr" else " "
 
     def handle_data(self, data):
         self.text += data
