@@ -16,10 +16,9 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from sa_bench.analysis.board import Board, Endpoint, Line
-from sa_bench.analysis.plots import swept_fields
+from sa_bench.analysis.plots import describe_axis, swept_fields
 from sa_bench.analysis.scales import Scale, find_ends, find_span
 from sa_bench.core import registry
-from sa_bench.core.declarations import read_axis
 from sa_bench.core.errors import SaBenchError, unknown_name
 from sa_bench.data.sample_sets import load_arrays
 from sa_bench.results.files import read_columns_of
@@ -183,17 +182,6 @@ def _bar_lengths(endpoint: Endpoint) -> list[float]:
     return [value - low, high - value]
 
 
-def _axis_title(board: Board, name: str) -> str:
-    """Write the title of an endpoint's axis, with its unit and direction."""
-    endpoint = next(x.endpoints[name] for x in board.lines if name in x.endpoints)
-    title = (read_axis(name) or name).replace("c_f", board.concept)
-    notes = (
-        [endpoint.unit] if endpoint.unit and endpoint.unit not in ("rate", "probability") else []
-    )
-    notes += [f"{endpoint.better} is better"] if endpoint.better else []
-    return f"{title}\n({', '.join(notes)})" if notes else title
-
-
 def _draw_scatter(
     axes: Axes, board: Board, lines: Sequence[Line], across: str
 ) -> list[tuple[Any, float, str]]:
@@ -215,7 +203,8 @@ def _draw_scatter(
         axes.set_xticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 1])
         axes.xaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f}")
     axes.set_xlabel(
-        _axis_title(board, across) + (", %" if endpoint.unit in ("rate", "probability") else "")
+        describe_axis(board, across, "\n")
+        + (", %" if endpoint.unit in ("rate", "probability") else "")
     )
     points = []
     for line, style in zip(lines, _choose_styles(lines), strict=True):
@@ -293,7 +282,7 @@ def _draw_panels(board: Board, across: Sequence[str]) -> Figure:
     for axes, name in zip(panels, across, strict=True):
         points.append(_draw_scatter(axes, board, lines, name))
         _draw_floors(axes, board, name == board.primary[0])
-    panels[0].set_ylabel(_axis_title(board, keep))
+    panels[0].set_ylabel(describe_axis(board, keep, "\n"))
     explanations = (
         "filled: on the Pareto front",
         "×: collapsed",
@@ -361,7 +350,7 @@ def _draw_sweep(board: Board, field: str) -> Figure:
         ):
             axes.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
         axes.set_xlabel(field)
-        axes.set_title(_axis_title(board, name), fontsize=8)
+        axes.set_title(describe_axis(board, name, "\n"), fontsize=8)
         bases = [e.base for x in board.lines if (e := x.known(name)) and e.base is not None]
         if bases and name != board.primary[0]:
             axes.axhline(bases[0], color=GREY, linewidth=0.8, linestyle=":", label="base model")

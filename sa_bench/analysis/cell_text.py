@@ -61,7 +61,8 @@ def format_against_base(endpoint: Endpoint) -> str:
 def list_notes(board: Board) -> tuple[list[str], list[list[str]]]:
     """List the flags of a board's runs: those that every line carries, and the others of each line.
 
-    Flags of a line that differ in their numbers alone are listed once, with the number of runs.
+    Flags of a line that differ in their numbers alone are listed once, with the number of runs. What the
+    line's sentence says already is left out.
     """
     flags = [
         [flag for cell in (*line.cells, *line.failed) for flag in cell["flags"]]
@@ -69,19 +70,31 @@ def list_notes(board: Board) -> tuple[list[str], list[list[str]]]:
     ]
     shared = set.intersection(*map(set, flags)) if len(flags) > 1 else set()
     everywhere = [flag for flag in dict.fromkeys(flags[0]) if flag in shared] if flags else []
-    others = [_join_alike([flag for flag in texts if flag not in shared]) for texts in flags]
+    others = [
+        [
+            text
+            for first, text in _join_alike([flag for flag in texts if flag not in shared])
+            if first not in line.sentence
+        ]
+        for line, texts in zip(board.lines, flags, strict=True)
+    ]
     return everywhere, others
 
 
-def _join_alike(flags: Sequence[str]) -> list[str]:
-    """Join flags that are equal but for their numbers: the first one, and in how many runs."""
+def _join_alike(flags: Sequence[str]) -> list[tuple[str, str]]:
+    """Join flags that are equal but for their numbers.
+
+    Returns:
+        For each group its first flag, and that flag with the number of its runs.
+    """
     alike: dict[str, list[str]] = {}
     for flag in flags:
         alike.setdefault(re.sub(r"\d[\d.,]*", "#", flag), []).append(flag)
     texts = []
     for group in alike.values():
         differ = ", numbers differ" if len(set(group)) > 1 else ""
-        texts.append(group[0] + (f" ({len(group)} runs{differ})" if len(group) > 1 else ""))
+        runs = f" ({len(group)} runs{differ})" if len(group) > 1 else ""
+        texts.append((group[0], group[0] + runs))
     return texts
 
 

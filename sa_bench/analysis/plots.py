@@ -26,6 +26,7 @@ GAP = 15  # between the baselines of two labels
 LETTER = 7.2  # a generous mean width of a letter at 13 px
 FEW_LINES = 8  # up to this number of lines a plot names all of them
 MOST_NAMES = 14  # labels that fit beside a plot
+MOST_OUTLIERS = 3  # values beyond the edge that a plot names, the farthest first
 ROOT_TICKS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0)  # of an axis of rates
 
 
@@ -125,15 +126,15 @@ def choose_named(lines: Sequence[Line]) -> list[Line]:
     return named if len(named) <= MOST_NAMES else named[:MOST_NAMES]
 
 
-def describe_axis(board: Board, name: str) -> str:
-    """Describe the axis of a measurement: what it shows, its unit, and which way is better."""
+def describe_axis(board: Board, name: str, between: str = " ") -> str:
+    """Describe the axis of a measurement: what it shows and, after `between`, its unit and better side."""
     measurements = (m for line in board.lines for c in line.cells for m in c["measurements"])
     first = next(m for m in measurements if m["name"] == name)
     title = (read_axis(metric_of(first)) or first["title"]).replace("c_f", board.concept)
     notes = [format_unit(first["unit"]).strip()]
     notes += [f"{first['better']} is better"] if first["better"] else []
     notes = [note for note in notes if note]
-    return f"{title} ({', '.join(notes)})" if notes else title
+    return f"{title}{between}({', '.join(notes)})" if notes else title
 
 
 def _root(rate: float) -> float:
@@ -155,7 +156,11 @@ def tradeoff_plot(board: Board) -> dict[str, Any]:
     scale, rate = Scale(ticks[0], ticks[-1]), drawn[0][1].unit in RATES
     span = [0.0, 1.0] if rate else nice_ticks(*find_span(lines, forgetting))
     width = Scale(span[0], span[-1])
-    named = choose_named(lines)
+    named = [id(line) for line in choose_named(lines)]
+    beyond_edge = [(x, k.value or 0.0) for x, _, k in drawn if scale.clip(k.value or 0.0)[1]]
+    middle = (scale.low + scale.high) / 2
+    beyond_edge.sort(key=lambda pair: -abs(pair[1] - middle))
+    named += [id(line) for line, _ in beyond_edge[:MOST_OUTLIERS]]
     bottom = TOP + PLOT
 
     def across(value: float) -> float:
@@ -178,7 +183,7 @@ def tradeoff_plot(board: Board) -> dict[str, Any]:
                 "ys": [up(value)] * 2 if beyond else [up(end) for end in find_ends(k)],
                 "text": f"{format_number(f.value, f.unit)}, {kept}",
                 "beyond": beyond,
-                "named": bool(beyond) or any(line is other for other in named),
+                "named": id(line) in named,
                 "name": f"{shorten(line.label, 22)} {kept}" if beyond else shorten(line.label, 22),
             }
         )

@@ -141,3 +141,14 @@ def test_where_no_base_was_measured_the_value_is_the_number():
         cell_text.format_against_base(Endpoint(0.5, 0.4, 0.6, 0.6, unit="rate")) == "-10.0 points"
     )
     assert cell_text.format_against_base(Endpoint(0.5, 0.4, 0.6, 0.6)) == "-0.1"
+
+
+def test_a_note_that_the_sentence_quotes_is_not_listed_again():
+    flag = "collapse: recall is 1 % of the base's"
+    board = one(
+        [result_row(seed=s, flags=[flag, "blank images"]) for s in range(3)]
+        + [result_row("relabel")]
+    )
+    everywhere, notes = cell_text.list_notes(board)
+    assert flag in line(board, "sa").sentence
+    assert (everywhere, notes) == ([], [["blank images (3 runs)"], []])

@@ -230,7 +230,7 @@ def test_the_numbers_are_those_of_the_result_to_the_shown_precision(page):
     )
     text = page(row, *OTHERS)
     assert "1.2 % 0.6 to 4.3 %" in board_rows(text)["sa"]
-    details = re.findall(r"<details><summary>(\w+) (.*?)</details>", text, re.S)
+    details = re.findall(r'<details class="long"><summary>(\w+) (.*?)</details>', text, re.S)
     for m in row["measurements"]:
         (body,) = [Reader(body).words() for name, body in details if name == m["name"]]
         cells = re.search(
@@ -277,7 +277,7 @@ def test_a_line_that_changed_no_image_has_no_grid(page, folder):
 
 def test_flags_stand_in_their_row_and_those_of_all_rows_once_below(page):
     flag, of_all = "fid: N is below the number of dimensions", "recall: few real images"
-    numbered = [f"collapsed: recall is {n} %" for n in (7, 8)]
+    numbered = [f"recall: {n} images are blank" for n in (7, 8)]
     rows = [result_row(seed=n, flags=[flag, numbered[n]]) for n in (0, 1)]
     rows += [OTHERS[0] | {"flags": [flag]}, *OTHERS[1:]]
     text = page(*(row | {"flags": [*row["flags"], of_all]} for row in rows))
