@@ -232,29 +232,36 @@ def _square_root(x: np.ndarray) -> np.ndarray:
 
 
 def _number_points(axes: Axes, points: Sequence[tuple[Any, float, str]]) -> None:
-    """Number the points, each label beside its point and none on another."""
-    places = [axes.transData.transform((x, y)) * 72 / axes.figure.dpi for x, y, _ in points]
+    """Number the points, each label beside its point and none on another.
+
+    The label of a value beyond the edge is longer, and stands inside the panel.
+    """
+    scale = 72 / axes.figure.dpi
+    places = [axes.transData.transform((x, y)) * scale for x, y, _ in points]
+    middle = axes.transAxes.transform((0.5, 0.5)) * scale
     taken = list(places)
-    moves = [
+    around = [
         (r * np.cos(a), r * np.sin(a)) for r in (8, 13, 19, 26) for a in np.arange(8) * np.pi / 4
     ]
     for number, ((x, y, remark), place) in enumerate(zip(points, places, strict=True), 1):
+        aside, inwards = np.where(place < middle, 1, -1)
+        moves = [(6 * aside, inwards * high) for high in (8, 16, 24, 32)] if remark else around
 
         def room(move: tuple[float, float], place: Any = place) -> float:
             return float(np.hypot(*(place + move - np.array(taken)).T).min())
 
         move = next((m for m in moves if room(m) > 7), max(moves, key=room))
         taken.append(place + move)
-        line = {"arrowstyle": "-", "linewidth": 0.4, "color": GREY} if np.hypot(*move) > 9 else None
+        far = {"arrowstyle": "-", "linewidth": 0.4, "color": GREY}
         axes.annotate(
             f"{number}{remark}",
             (x, y),
             move,
             textcoords="offset points",
             fontsize=6.5,
-            ha="center",
+            ha=("left" if aside > 0 else "right") if remark else "center",
             va="center",
-            arrowprops=line,
+            arrowprops=far if np.hypot(*move) > 9 else None,
             annotation_clip=False,
         )
 

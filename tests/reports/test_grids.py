@@ -112,3 +112,13 @@ def test_settings_are_words_and_no_page_holds_raw_json():
     text = page.partition("</style>")[2].partition("<script>")[0]
     assert "{" not in text
     assert "&#34;:" not in text
+
+
+def test_another_page_can_include_one_board():
+    template = html._load_template().environment.get_template("board.html")
+    given = {"link": lambda cell: "", "pictures": lambda board: [], "placed": html.once()}
+    board = one([row | {"folder": ""} for row in (result_row(), *OTHERS)])
+    text = template.render(board=board, open="", **given)
+    assert text.count('<table class="board sortable">') == 1
+    assert board.headline in text
+    assert "<html" not in text
