@@ -23,7 +23,7 @@ from sa_bench.results.rows import metric_of
 # in units of the view box
 WIDTH, LEFT, TOP, PLOT = 400, 52, 24, 210
 GAP = 15  # between the baselines of two labels
-LETTER = 7.2  # a generous mean width of a letter at 13 px
+LETTER = 8.0  # a generous mean width of a letter at 13 px
 FEW_LINES = 8  # up to this number of lines a plot names all of them
 MOST_NAMES = 14  # labels that fit beside a plot
 MOST_OUTLIERS = 3  # values beyond the edge that a plot names, the farthest first
