@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from sa_bench.analysis.board import Board, Endpoint, Line
-from sa_bench.analysis.plots import swept_fields
+from sa_bench.analysis.plots import describe_axis, swept_fields
+from sa_bench.analysis.scales import Scale, find_ends, find_span
 from sa_bench.core import registry
-from sa_bench.core.declarations import read_axis
 from sa_bench.core.errors import SaBenchError, unknown_name
 from sa_bench.data.sample_sets import load_arrays
 from sa_bench.results.files import read_columns_of
@@ -178,21 +178,8 @@ def _choose_styles(lines: Sequence[Line]) -> list[dict[str, Any]]:
 
 def _bar_lengths(endpoint: Endpoint) -> list[float]:
     """Compute how far the error bar goes down and up."""
-    value = endpoint.value or 0.0
-    low, high = (value if v is None else v for v in (endpoint.low, endpoint.high))
-    # rounding may put the mean of equal values outside of them
-    return [max(0.0, value - low), max(0.0, high - value)]
-
-
-def _axis_title(board: Board, name: str) -> str:
-    """Write the title of an endpoint's axis, with its unit and direction."""
-    endpoint = next(x.endpoints[name] for x in board.lines if name in x.endpoints)
-    title = (read_axis(name) or name).replace("c_f", board.concept)
-    notes = (
-        [endpoint.unit] if endpoint.unit and endpoint.unit not in ("rate", "probability") else []
-    )
-    notes += [f"{endpoint.better} is better"] if endpoint.better else []
-    return f"{title}\n({', '.join(notes)})" if notes else title
+    value, (low, high) = endpoint.value or 0.0, find_ends(endpoint)
+    return [value - low, high - value]
 
 
 def _draw_scatter(
@@ -204,10 +191,10 @@ def _draw_scatter(
         For each point: x, y, and a remark to print beside its number.
     """
     keep = board.primary[2]
-    low, high = _value_range(
-        [line.endpoints[keep] for line in lines if not line.collapsed] or [lines[0].endpoints[keep]]
-    )
-    axes.set_ylim(low, high)
+    low, high = find_span(lines, keep)
+    margin = 0.06 * (high - low or 1.0)
+    scale = Scale(low - margin, high + margin)
+    axes.set_ylim(scale.low, scale.high)
     endpoint = lines[0].endpoints[across]
     if endpoint.unit in ("rate", "probability"):
         # most rates of interest are small
@@ -216,17 +203,18 @@ def _draw_scatter(
         axes.set_xticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 1])
         axes.xaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f}")
     axes.set_xlabel(
-        _axis_title(board, across) + (", %" if endpoint.unit in ("rate", "probability") else "")
+        describe_axis(board, across, "\n")
+        + (", %" if endpoint.unit in ("rate", "probability") else "")
     )
     points = []
     for line, style in zip(lines, _choose_styles(lines), strict=True):
         x, y = line.endpoints[across], line.endpoints[keep]
-        shown_y = min(max(y.value or 0.0, low), high)
+        shown_y, beyond = scale.clip(y.value or 0.0)
         axes.errorbar(
             [x.value or 0.0],
             [shown_y],
             xerr=[[v] for v in _bar_lengths(x)],
-            yerr=[[v] for v in _bar_lengths(y)] if shown_y == y.value else None,
+            yerr=None if beyond else [[v] for v in _bar_lengths(y)],
             elinewidth=0.8,
             markersize=6,
             linestyle="none",
@@ -234,9 +222,8 @@ def _draw_scatter(
             clip_on=False,
             **style,
         )
-        points.append(
-            (x.value, shown_y, "" if shown_y == y.value else f" ({format_number(y.value, y.unit)})")
-        )
+        remark = f" ({format_number(y.value, y.unit)})" if beyond else ""
+        points.append((x.value, shown_y, remark))
     return points
 
 
@@ -244,41 +231,37 @@ def _square_root(x: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(x, 0))
 
 
-def _value_range(endpoints: Sequence[Endpoint]) -> tuple[float, float]:
-    """Compute the span of the values and their bars, with a margin."""
-    ends = []
-    for endpoint in endpoints:
-        down, up = _bar_lengths(endpoint)
-        value = endpoint.value or 0.0
-        ends += [value - down, value + up]
-    margin = 0.06 * (max(ends) - min(ends) or 1.0)
-    return min(ends) - margin, max(ends) + margin
-
-
 def _number_points(axes: Axes, points: Sequence[tuple[Any, float, str]]) -> None:
-    """Number the points, each label beside its point and none on another."""
-    places = [axes.transData.transform((x, y)) * 72 / axes.figure.dpi for x, y, _ in points]
+    """Number the points, each label beside its point and none on another.
+
+    The label of a value beyond the edge is longer, and stands inside the panel.
+    """
+    scale = 72 / axes.figure.dpi
+    places = [axes.transData.transform((x, y)) * scale for x, y, _ in points]
+    middle = axes.transAxes.transform((0.5, 0.5)) * scale
     taken = list(places)
-    moves = [
+    around = [
         (r * np.cos(a), r * np.sin(a)) for r in (8, 13, 19, 26) for a in np.arange(8) * np.pi / 4
     ]
     for number, ((x, y, remark), place) in enumerate(zip(points, places, strict=True), 1):
+        aside, inwards = np.where(place < middle, 1, -1)
+        moves = [(6 * aside, inwards * high) for high in (8, 16, 24, 32)] if remark else around
 
         def room(move: tuple[float, float], place: Any = place) -> float:
             return float(np.hypot(*(place + move - np.array(taken)).T).min())
 
         move = next((m for m in moves if room(m) > 7), max(moves, key=room))
         taken.append(place + move)
-        line = {"arrowstyle": "-", "linewidth": 0.4, "color": GREY} if np.hypot(*move) > 9 else None
+        far = {"arrowstyle": "-", "linewidth": 0.4, "color": GREY}
         axes.annotate(
             f"{number}{remark}",
             (x, y),
             move,
             textcoords="offset points",
             fontsize=6.5,
-            ha="center",
+            ha=("left" if aside > 0 else "right") if remark else "center",
             va="center",
-            arrowprops=line,
+            arrowprops=far if np.hypot(*move) > 9 else None,
             annotation_clip=False,
         )
 
@@ -306,7 +289,7 @@ def _draw_panels(board: Board, across: Sequence[str]) -> Figure:
     for axes, name in zip(panels, across, strict=True):
         points.append(_draw_scatter(axes, board, lines, name))
         _draw_floors(axes, board, name == board.primary[0])
-    panels[0].set_ylabel(_axis_title(board, keep))
+    panels[0].set_ylabel(describe_axis(board, keep, "\n"))
     explanations = (
         "filled: on the Pareto front",
         "×: collapsed",
@@ -374,7 +357,7 @@ def _draw_sweep(board: Board, field: str) -> Figure:
         ):
             axes.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
         axes.set_xlabel(field)
-        axes.set_title(_axis_title(board, name), fontsize=8)
+        axes.set_title(describe_axis(board, name, "\n"), fontsize=8)
         bases = [e.base for x in board.lines if (e := x.known(name)) and e.base is not None]
         if bases and name != board.primary[0]:
             axes.axhline(bases[0], color=GREY, linewidth=0.8, linestyle=":", label="base model")

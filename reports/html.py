@@ -8,10 +8,11 @@ import base64
 import hashlib
 import io
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -19,10 +20,21 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from PIL import Image, ImageFilter
 
-from sa_bench.analysis import cell_text, details, outcomes, pairwise, plots, published, wording
+from sa_bench.analysis import (
+    cell_text,
+    details,
+    heat,
+    outcomes,
+    pairwise,
+    plots,
+    published,
+    scales,
+    wording,
+)
 from sa_bench.analysis.board import Board, Line
 from sa_bench.analysis.ranking import make_boards
 from sa_bench.analysis.wording import describe_precision
+from sa_bench.contracts import flatten
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.escaping import make_visible
 from sa_bench.core.version import __version__
@@ -32,18 +44,24 @@ from sa_bench.results import format as numbers
 from sa_bench.results.format import describe_machine
 from sa_bench.results.rows import find_sample_set, may_be_explicit
 from sa_bench.results.schema import Measurement, ResultRow
+from sa_bench.results.sealing import EDITED
 from sa_bench.scoring.cards import judge_card
 
 COLUMNS = 10  # images in a row of a grid
+ROWS = 2  # rows of a grid
+GAP = 2  # pixels between two images
+DAY = re.compile(r"\d{4}-\d{2}-\d{2}$")
 TILE = 96  # pixels per side of the largest image in a grid
 MODULES = {
     "cell_text": cell_text,
     "details": details,
+    "heat": heat,
     "numbers": numbers,
     "outcomes": outcomes,
     "pairwise": pairwise,
     "plots": plots,
     "published": published,
+    "scales": scales,
     "wording": wording,
 }
 """Modules whose functions the template calls by their names."""
@@ -63,7 +81,9 @@ def render(results: Sequence[ResultRow], at: Path | None = None, unblurred: bool
         "pictures": lambda board: pictures(board, unblurred),
         "placed": once(),
     }
-    return _load_template().render(boards=make_boards(results), **of_this_page)
+    boards = make_boards(results)
+    shown_words = {line.outcome.word for board in boards for line in board.lines}
+    return _load_template().render(boards=boards, shown_words=shown_words, **of_this_page)
 
 
 @cache
@@ -79,9 +99,8 @@ def _load_template() -> Template:
         finalize=_finalize,
     )
     script = (folder / "report.js").read_text(encoding="utf-8")
-    helpers = (cards, cells, commands, guard_card, made_with, memory, notes, only_reason, seeds)
     names: dict[str, Any] = environment.globals
-    names |= MODULES | {helper.__name__: helper for helper in (*helpers, titles)}
+    names |= MODULES | {helper.__name__: helper for helper in HELPERS}
     names |= {
         "script": Markup(script),
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -142,17 +161,46 @@ def memory(line: Line) -> str:
     return text + (f", {on_device:,} MiB on it" if on_device else "")
 
 
-def notes(board: Board) -> dict[str, str]:
-    """Map each flag to the lines that carry it, joined; "" for one that all lines carry."""
-    labels_by_flag: dict[str, list[str]] = {}
-    for line, cell in cells(board):
-        for flag in cell["flags"]:
-            labels_by_flag.setdefault(flag, []).append(line.label)
-    everyone = {line.label for line, _ in cells(board)}
-    return {
-        flag: "" if set(labels) == everyone else ", ".join(dict.fromkeys(labels))
-        for flag, labels in labels_by_flag.items()
+def list_settings(values: Mapping[str, Any]) -> str:
+    """List settings as words, `sampler.steps = 50; ema = yes`, nested ones by their dotted names."""
+    return "; ".join(f"{name} = {_say(value)}" for name, value in flatten(values).items())
+
+
+def _say(value: Any) -> str:
+    """Say a setting's value without brackets and quotation marks."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_say, value)) or "none"
+    return "none" if value is None or value == "" else str(value)
+
+
+def judges_of(board: Board, name: str) -> list[str]:
+    """List the judges that a measurement has a value of each by itself."""
+    measurements = (m for _, cell in cells(board) for m in cell["measurements"])
+    return list(
+        dict.fromkeys(
+            j["judge"] for m in measurements if m["name"] == name for j in m["judges"] or ()
+        )
+    )
+
+
+def describe_origin(boards: Sequence[Board]) -> list[tuple[str, str]]:
+    """Describe where a page's rows come from, as far as they say: days, version, machine, author."""
+    rows = [cell for board in boards for _, cell in cells(board)]
+    dates = sorted(
+        {day for row in rows if DAY.match(day := str(row["provenance"].get("finished", ""))[:10])}
+    )
+    versions = {row["provenance"]["versions"].get("sa_bench", "") for row in rows}
+    machines = {describe_machine(row["provenance"]["hardware"]) for row in rows}
+    authors = {origin for board in boards for origin in board.origins if origin != EDITED}
+    facts = {
+        "run": " to ".join(dict.fromkeys([*dates[:1], *dates[-1:]])),
+        "sa_bench": ", ".join(sorted(versions - {""})),
+        "machine": "; ".join(sorted(machines)),
+        "by": ", ".join(sorted(authors)),
     }
+    return [(title, text) for title, text in facts.items() if text]
 
 
 def seeds(board: Board) -> dict[str, str]:
@@ -227,6 +275,23 @@ def guard_card(board: Board) -> dict[str, Any] | None:
     return card | {"resamples": sum(card["null"]["resamples"].values())}
 
 
+HELPERS = (
+    cards,
+    cells,
+    commands,
+    describe_origin,
+    guard_card,
+    judges_of,
+    list_settings,
+    made_with,
+    memory,
+    only_reason,
+    seeds,
+    titles,
+)
+"""Functions of this file that the templates call by their names."""
+
+
 def link(cell: ResultRow, at: Path | None) -> str:
     """Return the address of a cell's folder relative to the page; "" without one."""
     folder = Path(str(cell.get("folder") or ""))
@@ -239,10 +304,21 @@ def link(cell: ResultRow, at: Path | None) -> str:
         return folder.resolve().as_uri() + "/"
 
 
+class Sheet(NamedTuple):
+    """A grid of images."""
+
+    uri: str  # data URI of the grid; "" without a file
+    columns: int = 0
+    heads: tuple[tuple[str, int], ...] = ()  # what images were asked for, and over how many columns
+
+
+NO_SHEET = Sheet("")
+
+
 def pictures(board: Board, unblurred: bool = False) -> list[dict[str, Any]]:
     """Make grids of the same seeds, grouped by base model: `before`, then every line with other images.
 
-    Each grid is `{set name: data URI}`; a set without a file is left out.
+    Each grid is `{set name: Sheet}`; a set without a file is left out.
     """
     groups: dict[str, dict[str, Any]] = {}
     for line in board.lines:
@@ -256,10 +332,9 @@ def pictures(board: Board, unblurred: bool = False) -> list[dict[str, Any]]:
                 for name in ("forget", "retain")
                 if (
                     grid := sheet(
-                        find_sample_set(row, f"{name}{end}"),
-                        veiled and name == "forget" and not unblurred,
+                        row, f"{name}{end}", veiled and name == "forget" and not unblurred
                     )
-                )
+                ).uri
             }
             for end in ("-base", "")
         )
@@ -271,38 +346,77 @@ def pictures(board: Board, unblurred: bool = False) -> list[dict[str, Any]]:
     return list(groups.values())
 
 
-def sheet(path: Path | None, veiled: bool = False) -> str:
-    """Make a data URI of the first images of a sample set, for the retain set of every class.
+def sheet(row: ResultRow, name: str, veiled: bool = False) -> Sheet:
+    """Make a grid of the first images of a sample set, by what they were asked for.
 
-    Veiled images are blurred in the file itself: nothing in the report can restore them.
+    Veiled images are blurred in the file itself: nothing in the report can restore them. Gaps are
+    transparent, so that they are no images on a page of any colour.
 
     Returns:
-        "" without a file.
+        `NO_SHEET` without a file.
     """
+    path = find_sample_set(row, name)
     if path is None:
-        return ""
+        return NO_SHEET
     stored = load_arrays(path)
-    images, labels = stored["images"], stored["labels"]
-    if path.name.startswith("retain"):
-        shown_classes = np.unique(labels)
-        per_class = max(2, 2 * COLUMNS // len(shown_classes))
-        rows = [np.flatnonzero(labels == c)[:per_class] for c in shown_classes]
-        images = images[np.concatenate(rows)]
-    tiles = images[: 2 * COLUMNS]
-    if large := max(tiles.shape[1:3]) > TILE:
-        tiles = np.stack([np.asarray(Image.fromarray(tile).resize((TILE, TILE))) for tile in tiles])
-    height, width, channels = tiles.shape[1:]
-    rows_of_grid = -(-len(tiles) // COLUMNS)
-    # white: black would look like an image
-    canvas = np.full((rows_of_grid * height, COLUMNS * width, channels), 255, np.uint8)
-    for i, tile in enumerate(tiles):
-        if veiled:
-            blur = ImageFilter.GaussianBlur(max(height, width) / 12)
-            tile = np.asarray(Image.fromarray(tile.squeeze()).filter(blur)).reshape(tile.shape)
-        y, x = divmod(i, COLUMNS)
-        canvas[y * height : (y + 1) * height, x * width : (x + 1) * width] = tile
+    groups = group_images(row, name.removesuffix("-base"), stored["labels"], stored.get("prompts"))
+    width = max(1, COLUMNS // len(groups))  # columns of a group
+    tiles = [
+        [_draw_tile(stored["images"][i], veiled) for i in indices[: ROWS * width]]
+        for _, indices in groups
+    ]
+    side = tiles[0][0].height + GAP, tiles[0][0].width + GAP
+    rows_of_grid = max(-(-len(group) // width) for group in tiles)
+    canvas = Image.new("RGBA", (side[1] * width * len(groups) - GAP, side[0] * rows_of_grid - GAP))
+    for start, group in enumerate(tiles):
+        for i, tile in enumerate(group):
+            y, x = divmod(i, width)
+            canvas.paste(tile, ((start * width + x) * side[1], y * side[0]))
     buffer = io.BytesIO()
-    Image.fromarray(canvas.squeeze(-1) if channels == 1 else canvas).save(
-        buffer, "WEBP", lossless=not large
-    )
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    canvas.save(buffer, "WEBP", lossless=max(stored["images"].shape[1:3]) <= TILE)
+    uri = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return Sheet(uri, width * len(groups), tuple((text, width) for text, _ in groups))
+
+
+def group_images(
+    row: ResultRow, name: str, labels: np.ndarray, prompts: np.ndarray | None
+) -> list[tuple[str, np.ndarray]]:
+    """Group the images of a set by what they were asked for, `COLUMNS` groups at most.
+
+    Returns:
+        For each group its class or prompt, and the indices of its images.
+    """
+    task = row["task_values"]
+    by_prompt = prompts is not None and (name == "forget" or bool((labels < 0).any()))
+    keys = prompts if by_prompt and prompts is not None else labels
+    groups = []
+    for key in list(dict.fromkeys(keys.tolist()))[:COLUMNS]:
+        indices = np.flatnonzero(keys == key)
+        text = name_prompt(task, name, key) if by_prompt else name_class(task, key)
+        groups.append((text, indices))
+    return groups
+
+
+def name_class(task: Mapping[str, Any], label: int) -> str:
+    """Name a class by its number."""
+    classes = task["classes"]
+    return classes[label] if 0 <= label < len(classes) else f"class {label}"
+
+
+def name_prompt(task: Mapping[str, Any], name: str, number: int) -> str:
+    """Give the text of a prompt of a sample set; its number where the text is in a prompt file."""
+    prompts = task.get("prompts") or {}
+    role, images = ("test", task["n_forget"]) if name == "forget" else ("kept", task["n_retain"])
+    concept = name_class(task, task["concept"])
+    texts = [*dict.fromkeys(text.replace("{}", concept) for text in prompts.get(role) or ())]
+    if role in (prompts.get("files") or {}) or not number < len(texts) <= images:
+        return f"prompt {number + 1}"
+    return texts[number]
+
+
+def _draw_tile(image: np.ndarray, veiled: bool) -> Image.Image:
+    """Draw one image (H, W, C) of a grid, at most `TILE` wide, blurred if it is veiled."""
+    tile = Image.fromarray(image.squeeze())
+    if max(tile.size) > TILE:
+        tile = tile.resize((TILE, TILE))
+    return tile.filter(ImageFilter.GaussianBlur(max(tile.size) / 12)) if veiled else tile

@@ -34,11 +34,13 @@
 
   // Filtering: all words must occur in a row.
   for (const field of all("input.filter")) {
-    const root = field.closest("section"), rows = all("tr[data-line], li[data-line]", root), box = field.closest(".find");
+    const root = field.closest("section"), rows = all("tr[data-line], tr[data-of]", root), box = field.closest(".find");
+    const lines = all("table.board tr[data-line]", root).map((row) => row.dataset.line); // in the order of the page
+    const says = (row) => (row.dataset.line ?? lines[row.dataset.of]).toLowerCase();
     box.hidden = false;
     field.addEventListener("input", () => {
       const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
-      for (const row of rows) row.hidden = !words.every((word) => row.dataset.line.toLowerCase().includes(word));
+      for (const row of rows) row.hidden = !words.every((word) => says(row).includes(word));
       const board = rows.filter((row) => row.closest("table.board"));
       box.querySelector("output").textContent = words.length ? `${board.filter((row) => !row.hidden).length} of ${board.length}` : "";
     });
@@ -67,7 +69,7 @@
     image.addEventListener("keydown", (e) => (e.key === "Enter" || e.key === " ") && (e.preventDefault(), act()));
   }
 
-  // A link into a folded part opens it; for printing all parts are open.
+  // A link into a folded part opens it; for printing all parts are open but the long ones, which list every run.
   const reveal = () => {
     const target = location.hash ? document.getElementById(decodeURIComponent(location.hash.slice(1))) : null;
     for (let e = target; e; e = e.parentElement) if (e.tagName === "DETAILS") e.open = true;
@@ -76,6 +78,6 @@
   addEventListener("hashchange", reveal);
   reveal();
   let folded = [];
-  addEventListener("beforeprint", () => (folded = all("details:not([open])")).forEach((d) => (d.open = true)));
+  addEventListener("beforeprint", () => (folded = all("details:not([open], .long)")).forEach((d) => (d.open = true)));
   addEventListener("afterprint", () => folded.forEach((d) => (d.open = false)));
 })();

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from sa_bench.analysis.board import Endpoint, Line
+import re
+from collections.abc import Sequence
+
+from sa_bench.analysis.board import Board, Endpoint, Line
 from sa_bench.analysis.wording import FEW, Notes, format_interval
-from sa_bench.results.format import format_number, format_unit
+from sa_bench.results.format import format_change, format_number, format_unit
 
 ENDPOINTS = ("still shown", "comes back", "kept")
 """The words for the three endpoints of a board, in the order of `Board.primary`."""
@@ -34,17 +37,67 @@ def format_missing(endpoint: Endpoint | None, notes: Notes) -> str:
     return f"n/a [{notes.number(endpoint)}]"
 
 
-def format_small_print(endpoint: Endpoint) -> str:
-    """Format what stands under a value: its interval or points, its n, and the runs without a value."""
+def format_small_print(endpoint: Endpoint, brief: bool = False) -> str:
+    """Format what stands under a value: its interval or points, its n, and the runs without a value.
+
+    `brief` leaves out that a span of runs is the lowest to the highest; a tooltip says it.
+    """
     runs, n = len(endpoint.points), format_count(endpoint.n, endpoint.n_unit)
     text = format_interval(endpoint, " to ") or "no interval"
-    if 1 < runs < FEW:
+    if 1 < runs < FEW or (runs > 1 and brief):
         text = f"{runs} runs: {text}"
     elif runs > 1:
         text = f"lowest to highest of {runs} runs: {text}"
     if n:
-        text += f"; n\u00a0=\u00a0{n}" + (" a run" if runs > 1 else "")
+        text += f"; n\u00a0=\u00a0{n}" + (" a run" if runs > 1 and not brief else "")
     return text + (f"; {endpoint.missing} n/a: {endpoint.reason}" if endpoint.missing else "")
+
+
+def format_against_base(endpoint: Endpoint) -> str:
+    """Format the change against the base model, `-1.49 nats`; the value where no base was measured."""
+    if endpoint.value is None or endpoint.base is None:
+        return format_number(endpoint.value, endpoint.unit) + format_unit(endpoint.unit)
+    return format_change(endpoint.value - endpoint.base, endpoint.unit)
+
+
+def list_notes(board: Board) -> tuple[list[str], list[list[str]]]:
+    """List the flags of a board's runs: those that every line carries, and the others of each line.
+
+    Flags of a line that differ in their numbers alone are listed once, with the number of runs. What the
+    line's sentence says already is left out.
+    """
+    flags = [
+        [flag for cell in (*line.cells, *line.failed) for flag in cell["flags"]]
+        for line in board.lines
+    ]
+    shared = set.intersection(*map(set, flags)) if len(flags) > 1 else set()
+    everywhere = [flag for flag in dict.fromkeys(flags[0]) if flag in shared] if flags else []
+    others = [
+        [
+            text
+            for first, text in _join_alike([flag for flag in texts if flag not in shared])
+            if first not in line.sentence
+        ]
+        for line, texts in zip(board.lines, flags, strict=True)
+    ]
+    return everywhere, others
+
+
+def _join_alike(flags: Sequence[str]) -> list[tuple[str, str]]:
+    """Join flags that are equal but for their numbers.
+
+    Returns:
+        For each group its first flag, and that flag with the number of its runs.
+    """
+    alike: dict[str, list[str]] = {}
+    for flag in flags:
+        alike.setdefault(re.sub(r"\d[\d.,]*", "#", flag), []).append(flag)
+    texts = []
+    for group in alike.values():
+        differ = ", numbers differ" if len(set(group)) > 1 else ""
+        runs = f" ({len(group)} runs{differ})" if len(group) > 1 else ""
+        texts.append((group[0], group[0] + runs))
+    return texts
 
 
 def format_count(n: int | None, what: str | None) -> str:

@@ -68,20 +68,26 @@ def find_extras(m: Measurement, row: ResultRow | None = None) -> Mapping[str, Ex
 
     A plug-in that this process does not know is read from the file that our own `row` names.
     """
-    name = metric_of(m)
-    file = ""
-    if row is not None and not row.get("origin"):  # a bundle names files of other machines
-        code = (row["provenance"].get("plug_ins") or {}).get(f"metric {name}") or {}
-        file = str(code.get("path") or "")
-    return list_extras(name, file)
+    return list_extras(metric_of(m), _file_of(m, row))
 
 
-def extra_numbers(m: Measurement, row: ResultRow | None = None) -> list[Fact]:
+def _file_of(m: Measurement, row: ResultRow | None) -> str:
+    """Return the file of a plug-in metric that our own `row` names; "" for any other metric."""
+    if row is None or row.get("origin"):  # a bundle names files of other machines
+        return ""
+    code = (row["provenance"].get("plug_ins") or {}).get(f"metric {metric_of(m)}") or {}
+    return str(code.get("path") or "")
+
+
+def extra_numbers(
+    m: Measurement, row: ResultRow | None = None, extras: Mapping[str, Extra] | None = None
+) -> list[Fact]:
     """List the declared numbers of a measurement's `extra`, in its order.
 
-    `row` is the result that it stands in, whose task names the classes.
+    `row` is the result that it stands in, whose task names the classes. `extras` is what `find_extras`
+    finds, where it is known.
     """
-    facts, extras = [], find_extras(m, row)
+    facts, extras = [], find_extras(m, row) if extras is None else extras
     classes = row["task_values"]["classes"] if row is not None else ()
     for key, value in (m.get("extra") or {}).items():
         if key in extras:
@@ -112,10 +118,14 @@ def details_table(board: Board) -> list[Row]:
     """Tabulate every fact of a board by line: means over the runs that have it, the smallest n."""
     facts: dict[tuple[str, str], dict[int, list[Fact]]] = {}
     runs = [len(line.cells) for line in board.lines]
+    known: dict[tuple[str, str], Mapping[str, Extra]] = {}  # thousands of rows name a few metrics
     for i, line in enumerate(board.lines):
         for cell in line.cells:
             for m in cell["measurements"]:
-                for fact in extra_numbers(m, cell):
+                key = metric_of(m), _file_of(m, cell)
+                if key not in known:
+                    known[key] = list_extras(*key)
+                for fact in extra_numbers(m, cell, known[key]):
                     label = fact.label + (f" ({fact.measure})" if fact.measure else "")
                     facts.setdefault((m["name"], label), {}).setdefault(i, []).append(fact)
     return [

@@ -8,6 +8,7 @@ another base model. The first statement can be certain where the second is not.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
@@ -19,6 +20,7 @@ from sa_bench.results.files import read_columns_of
 from sa_bench.results.schema import Measurement, ResultRow
 from sa_bench.statistics import ALPHA, clustered, holm, over_bases
 
+MATRIX = 24  # methods that a page compares with each other: more fit on none
 FEWEST = 5  # below this number of shared runs there is no interval and no p
 
 COMPARED = (
@@ -64,6 +66,65 @@ def compare_all_pairs(board: Board) -> list[Comparison]:
         if bool(a.collapsed) == bool(b.collapsed) and len(shared_runs(a, b)) >= FEWEST:
             comparisons += _compare_pair(board, a, b)
     return comparisons
+
+
+def compare_first(board: Board) -> tuple[list[Comparison], int]:
+    """Compare the methods that a page can show against each other: `MATRIX` at most.
+
+    Of more, those on the front come first, then the ranked ones, then the others in the board's order.
+
+    Returns:
+        The comparisons, and how many methods were left out.
+    """
+    methods = [line for line in board.lines if line.standing == "method" and line.cells]
+    by_worth = sorted(methods, key=lambda line: (not line.front, line.rank is None))
+    chosen = {id(line) for line in by_worth[:MATRIX]}
+    part = replace(board, lines=[line for line in methods if id(line) in chosen])
+    return compare_all_pairs(part), len(methods) - len(part.lines)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Every compared method against every other, in the order of the board."""
+
+    labels: list[str]
+    cells: dict[tuple[str, str], list[tuple[str, str]]]
+    """(row, column) to a sign and a sentence per endpoint; only pairs that share runs enough."""
+
+
+BETTER, WORSE, NOT_SHOWN = "+", "−", "·"
+
+
+def make_matrix(board: Board, comparisons: Sequence[Comparison]) -> Matrix:
+    """Make the matrix of comparisons: whether the method of a row is better than that of a column."""
+    compared = {label for c in comparisons for label in (c.a, c.b)}
+    cells: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for c in comparisons:
+        for row, column, turned in ((c.a, c.b, False), (c.b, c.a, True)):
+            signed = (_find_sign(c, turned), describe_comparison(c, turned))
+            cells.setdefault((row, column), []).append(signed)
+    labels = [line.label for line in board.lines if line.label in compared]
+    return Matrix(labels, cells)
+
+
+def _find_sign(row: Comparison, turned: bool) -> str:
+    """Find whether `a` (with `turned`: `b`) is shown to be better."""
+    if row.p is None or row.p >= ALPHA or row.better not in ("lower", "higher"):
+        return NOT_SHOWN
+    a_is_better = (row.difference < 0) == (row.better == "lower")
+    return BETTER if a_is_better is not turned else WORSE
+
+
+def describe_comparison(row: Comparison, turned: bool = False) -> str:
+    """Describe one comparison in a sentence, with `turned` as b against a."""
+    a, b = (row.b, row.a) if turned else (row.a, row.b)
+    low, high, sign = row.low, row.high, 1
+    if turned:
+        sign, low, high = -1, *(None if end is None else -end for end in (row.high, row.low))
+    difference = format_difference(sign * row.difference, low, high, row.unit)
+    p = "" if row.p is None else f", p = {row.p:.2g}"
+    bases = f"{row.bases} base{'' if row.bases == 1 else 's'}"
+    return f"{row.metric}: {a} − {b} is {difference}{p}; {row.runs} runs on {bases}"
 
 
 def _compare_pair(board: Board, a: Line, b: Line) -> list[Comparison]:

@@ -13,14 +13,21 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
-from sa_bench.analysis.board import Board, Endpoint, Line
+from sa_bench.analysis.board import Board, Line
+from sa_bench.analysis.scales import RATES, Scale, find_ends, find_span
 from sa_bench.contracts import flatten
+from sa_bench.core.declarations import read_axis
 from sa_bench.results.format import format_number, format_unit
+from sa_bench.results.rows import metric_of
 
 # in units of the view box
 WIDTH, LEFT, TOP, PLOT = 400, 52, 24, 210
 GAP = 15  # between the baselines of two labels
-LETTER = 6.6  # a generous mean width of a letter at 13 px
+LETTER = 8.0  # a generous mean width of a letter at 13 px
+FEW_LINES = 8  # up to this number of lines a plot names all of them
+MOST_NAMES = 14  # labels that fit beside a plot
+MOST_OUTLIERS = 3  # values beyond the edge that a plot names, the farthest first
+ROOT_TICKS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0)  # of an axis of rates
 
 
 def shorten(label: str, letters: int) -> str:
@@ -54,15 +61,6 @@ def spread_apart(positions: Sequence[float], low: float, high: float) -> list[fl
     return moved
 
 
-def find_ends(endpoint: Endpoint) -> tuple[float, float]:
-    """Find the ends of an endpoint's interval; its value stands for an end that it lacks."""
-    value = endpoint.value or 0.0
-    return (
-        value if endpoint.low is None else endpoint.low,
-        value if endpoint.high is None else endpoint.high,
-    )
-
-
 class Point(TypedDict):
     """A point of the trade-off plot, in the view box; `place_labels` adds what is not required."""
 
@@ -72,7 +70,10 @@ class Point(TypedDict):
     xs: list[float]  # ends of the horizontal interval
     ys: list[float]
     text: str
-    label: NotRequired[str]
+    beyond: str  # `below` or `above` for a value beyond the edge, where it is drawn; else ""
+    named: bool  # whether it wants a label
+    name: str  # the label that it wants
+    label: NotRequired[str]  # the label that found a place
     anchor: NotRequired[str]  # `start` or `end`
     lx: NotRequired[float]  # where the label is anchored
     ly: NotRequired[float]
@@ -93,7 +94,7 @@ class RecoveryCurve(TypedDict):
 
     line: Line
     path: list[RecoveryPoint]
-    label: str
+    label: str  # "" for a curve that only a pointer names
     ly: NotRequired[float]  # where the label stands
 
 
@@ -114,47 +115,90 @@ class SweepCurve(TypedDict):
     ly: NotRequired[float]  # where the label stands
 
 
+def choose_named(lines: Sequence[Line]) -> list[Line]:
+    """Choose the lines that a plot names; a pointer on a mark names any.
+
+    Of many lines these are the ones on the front and the floors to compare with.
+    """
+    if len(lines) <= FEW_LINES:
+        return [*lines]
+    named = [line for line in lines if line.front or line.standing == "reference"]
+    return named if len(named) <= MOST_NAMES else named[:MOST_NAMES]
+
+
+def describe_axis(board: Board, name: str, between: str = " ") -> str:
+    """Describe the axis of a measurement: what it shows and, after `between`, its unit and better side."""
+    measurements = (m for line in board.lines for c in line.cells for m in c["measurements"])
+    first = next(m for m in measurements if m["name"] == name)
+    title = (read_axis(metric_of(first)) or first["title"]).replace("c_f", board.concept)
+    notes = [format_unit(first["unit"]).strip()]
+    notes += [f"{first['better']} is better"] if first["better"] else []
+    notes = [note for note in notes if note]
+    return f"{title}{between}({', '.join(notes)})" if notes else title
+
+
+def _root(rate: float) -> float:
+    """Take the square root of a rate: most rates of interest are small."""
+    return math.sqrt(min(max(rate, 0.0), 1.0))
+
+
 def tradeoff_plot(board: Board) -> dict[str, Any]:
-    """Compute the forgetting-retention plot: points with intervals, labels that do not overlap."""
-    drawn = [
-        (x, f, k)
-        for x in board.lines
-        if (f := x.known(board.primary[0])) and (k := x.known(board.primary[2]))
-    ]
+    """Compute the forgetting-retention plot: points with intervals, labels that do not overlap.
+
+    A value far from all others is drawn at the edge with an arrow (`scales`).
+    """
+    forgetting, keep = board.primary[0], board.primary[2]
+    drawn = [(x, f, k) for x in board.lines if (f := x.known(forgetting)) and (k := x.known(keep))]
     if not drawn:
         return {"points": []}
-    spans = [find_ends(k) for _, _, k in drawn]
-    ticks = nice_ticks(min(low for low, _ in spans), max(high for _, high in spans))
-    bottom = TOP + max(PLOT, GAP * len(drawn))
+    lines = [line for line, _, _ in drawn]
+    ticks = nice_ticks(*find_span(lines, keep))
+    scale, rate = Scale(ticks[0], ticks[-1]), drawn[0][1].unit in RATES
+    span = [0.0, 1.0] if rate else nice_ticks(*find_span(lines, forgetting))
+    width = Scale(span[0], span[-1])
+    named = [id(line) for line in choose_named(lines)]
+    beyond_edge = [(x, k.value or 0.0) for x, _, k in drawn if scale.clip(k.value or 0.0)[1]]
+    middle = (scale.low + scale.high) / 2
+    beyond_edge.sort(key=lambda pair: -abs(pair[1] - middle))
+    named += [id(line) for line, _ in beyond_edge[:MOST_OUTLIERS]]
+    bottom = TOP + PLOT
 
-    def across(rate: float) -> float:
-        return LEFT + (WIDTH - LEFT - 14) * rate
+    def across(value: float) -> float:
+        share = width.share(value)
+        return LEFT + (WIDTH - LEFT - 14) * (_root(share) if rate else share)
 
     def up(value: float) -> float:
-        return bottom - (bottom - TOP) * (value - ticks[0]) / (ticks[-1] - ticks[0])
+        return bottom - (bottom - TOP) * scale.share(value)
 
     points: list[Point] = []
-    for (line, f, k), (low, high) in zip(drawn, spans, strict=True):
+    for line, f, k in drawn:
+        value, beyond = scale.clip(k.value or 0.0)
+        kept = f"{format_number(k.value, k.unit)}{format_unit(k.unit)}"
         points.append(
             {
                 "line": line,
                 "x": across(f.value or 0.0),
-                "y": up(k.value or 0.0),
+                "y": up(value),
                 "xs": [across(end) for end in find_ends(f)],
-                "ys": [up(low), up(high)],
-                "text": f"{format_number(f.value, f.unit)}, {format_number(k.value, k.unit)}{format_unit(k.unit)}",
+                "ys": [up(value)] * 2 if beyond else [up(end) for end in find_ends(k)],
+                "text": f"{format_number(f.value, f.unit)}, {kept}",
+                "beyond": beyond,
+                "named": id(line) in named,
+                "name": f"{shorten(line.label, 22)} {kept}" if beyond else shorten(line.label, 22),
             }
         )
     place_labels(points, bottom)
-    keep = drawn[0][2]
     return {
         "points": points,
         "ticks": [(up(t), f"{t:.4g}") for t in ticks],
+        "xs": [
+            (across(x), f"{100 * x:.4g}" + (" %" if x == 1 else "") if rate else f"{x:.4g}")
+            for x in (ROOT_TICKS if rate else span)
+        ],
         "bottom": bottom,
-        "unit": format_unit(keep.unit),
-        "direction": "down" if keep.better == "lower" else "up",
         "across": across,
         "chance": board.chance,
+        "titles": (describe_axis(board, forgetting), describe_axis(board, keep)),
     }
 
 
@@ -167,34 +211,37 @@ class Place(NamedTuple):
 
 
 def place_labels(points: list[Point], bottom: float) -> None:
-    """Give every point the nearest free place for its label; a leader line joins them if it is far."""
+    """Give every point that is to be named the nearest free place; a leader joins a far one to its point.
+
+    A label without a free place is left out.
+    """
     taken = [(p["x"] - 7, p["y"] - 7, p["x"] + 7, p["y"] + 7) for p in points]
     moves = [(dx, dy * GAP / 2) for dx in (12, 60, 140) for dy in range(-40, 41)]
     moves.sort(key=lambda move: abs(move[1]) + move[0] / 2)
     for p in sorted(points, key=lambda p: p["y"]):  # from the top, so that leaders cross less
-        label = shorten(p["line"].label, 22)
-        wide = LETTER * len(label)
-        places = [
+        if not p["named"]:
+            continue
+        wide = LETTER * len(p["name"])
+        for place in (
             Place(side, p["x"] + dx if side == "start" else p["x"] - dx - wide, p["y"] + dy)
             for dx, dy in moves
             for side in ("start", "end")
-        ]
-        places_inside = [
-            place
-            for place in places
-            if place.x >= LEFT and place.x + wide <= WIDTH and TOP + 6 <= place.y <= bottom - 6
-        ]
-
-        def free(place: Place, wide: float = wide) -> bool:
+        ):
             box = (place.x, place.y - GAP / 2, place.x + wide, place.y + GAP / 2)
-            return not any(
-                box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken
-            )
-
-        side, x, y = next(filter(free, places_inside), (places_inside or places)[0])
-        taken.append((x, y - GAP / 2, x + wide, y + GAP / 2))
-        p["label"], p["anchor"] = label, side
-        p["lx"], p["ly"] = x if side == "start" else x + wide, y
+            inside = place.x >= LEFT and place.x + wide <= WIDTH
+            if (
+                not inside
+                or not TOP + 6 <= place.y <= bottom - 6
+                or any(
+                    box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3]
+                    for b in taken
+                )
+            ):
+                continue
+            taken.append(box)
+            p["label"], p["anchor"] = p["name"], place.side
+            p["lx"], p["ly"] = place.x if place.side == "start" else place.x + wide, place.y
+            break
 
 
 def recovery_curves(board: Board) -> dict[str, Any]:
@@ -212,7 +259,8 @@ def recovery_curves(board: Board) -> dict[str, Any]:
     if not curves:
         return {"lines": []}
     most_steps = max(p["steps"] for _, points in curves for p in points) or 1
-    bottom, right = TOP + max(PLOT, GAP * len(curves)), 268.0
+    named = choose_named([line for line, _ in curves])
+    bottom, right = TOP + PLOT, 268.0
 
     def up(rate: float) -> float:
         return bottom - (bottom - TOP) * rate
@@ -232,9 +280,12 @@ def recovery_curves(board: Board) -> dict[str, Any]:
             path.append(
                 {"steps": steps, "rate": fmean(rates), "x": x, "y": y, "ys": (up(low), up(high))}
             )
-        lines.append({"line": line, "path": path, "label": shorten(line.label, 17)})
-    places = spread_apart([x["path"][-1]["y"] for x in lines], TOP, bottom)
-    for entry, y in zip(lines, places, strict=True):
+        is_named = any(line is other for other in named)
+        label = shorten(line.label, 17) if is_named else ""
+        lines.append({"line": line, "path": path, "label": label})
+    labelled = [entry for entry in lines if entry["label"]]
+    places = spread_apart([entry["path"][-1]["y"] for entry in labelled], TOP, bottom)
+    for entry, y in zip(labelled, places, strict=True):
         entry["ly"] = y
     steps = sorted({(p["steps"], p["x"]) for entry in lines for p in entry["path"]})
     return {
@@ -277,12 +328,12 @@ def sweep_panels(board: Board) -> list[dict[str, Any]]:
         for field, curves in swept_fields(board).items()
         if max(map(len, curves.values())) > 2
         for name in board.primary
-        if (panel := _make_panel(field, curves, name)) is not None
+        if (panel := _make_panel(board, field, curves, name)) is not None
     ]
 
 
 def _make_panel(
-    field: str, curves: dict[str, list[tuple[float, Line]]], name: str
+    board: Board, field: str, curves: dict[str, list[tuple[float, Line]]], name: str
 ) -> dict[str, Any] | None:
     """Compute one panel of a sweep; None without values or with a single field value."""
     endpoints_of = {
@@ -299,7 +350,7 @@ def _make_panel(
     xs = sorted({x for points in endpoints_of.values() for x, _ in points})
     if not extent or len(xs) < 2:
         return None
-    ticks, bottom, right = nice_ticks(min(extent), max(extent)), TOP + PLOT, 300.0
+    ticks, bottom, right = nice_ticks(min(extent), max(extent)), TOP + PLOT, 270.0
     scale = math.log if xs[0] > 0 and xs[-1] / xs[0] > 10 else float
 
     def across(x: float) -> float:
@@ -329,15 +380,14 @@ def _make_panel(
     for line, y in zip(lines, places, strict=True):
         line["ly"] = y
     first = next(e for points in endpoints_of.values() for _, e in points)
-    rate = first.unit in ("rate", "probability")
+    rate = first.unit in RATES
     return {
         "field": field,
         "name": name,
         "lines": lines,
         "bottom": bottom,
         "right": right,
-        "better": first.better,
-        "unit": format_unit(first.unit),
+        "title": describe_axis(board, name),
         "ticks": [(up(t), f"{100 * t:.4g} %" if rate else f"{t:.4g}") for t in ticks],
         "xs": [
             (across(x), f"{x:g}")

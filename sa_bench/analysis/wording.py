@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from sa_bench.analysis.board import Board, Endpoint, Line
 from sa_bench.analysis.outcomes import describe_gap
 from sa_bench.results import dose
-from sa_bench.results.format import format_number, format_percent
+from sa_bench.results.format import format_change, format_number, format_percent
 from sa_bench.results.schema import Provenance
 from sa_bench.results.sealing import EDITED
 
@@ -77,11 +77,7 @@ def _describe_loss(keep: Endpoint | None) -> str:
     """Describe what the rest lost against the base model."""
     if keep is None or keep.value is None or keep.base is None:
         return "what the rest lost is not known"
-    change = keep.value - keep.base
-    if keep.unit in ("rate", "probability"):
-        return f"the rest: {100 * change:+.1f} points against the base"
-    number = f"{change:+.2f}" if keep.unit == "nats" else f"{change:+.3g}"
-    return f"the rest: {number} {keep.unit + ' ' if keep.unit else ''}against the base"
+    return f"the rest: {format_change(keep.value - keep.base, keep.unit)} against the base"
 
 
 FRONT = (
@@ -89,6 +85,41 @@ FRONT = (
     "dominates another if it is at least as good on all three endpoints and shown to be better on one: their bounds for "
     "another base and seed do not overlap or, from five shared runs on, the methods differ (p < .05, Holm)."
 )
+
+
+RANKED = "Ranked are methods that forgot and are not shown to be recoverable, by what was kept."
+
+TERMS = {
+    "condition": "the numbers in the model by which it is asked for the concept",
+    "gate": "forgotten: the upper bound of what is still shown is at most the gate",
+    "floor": "what comes back in retrain, a model that never saw the concept; more than that was hidden",
+    "rank": RANKED,
+    "Pareto front": FRONT.removeprefix("Pareto front: "),
+    "small print": (
+        "95 % intervals; of several runs the points, from five on the lowest and the highest. A bar in a cell shows the "
+        "same; its tick is the gate, the floor or the base model, and an arrow stands for a value beyond the edge"
+    ),
+    "plots": (
+        "filled circle: method; square: control; triangle: reference or target; arrow: beyond the edge, with its value; "
+        "dotted: the gate. Recovery is the worst case over a published grid of starts and rates"
+    ),
+}
+"""Words of a page beside the outcomes, and what they mean."""
+
+
+def describe_gates(board: Board) -> str:
+    """Describe the bounds at which a row of this board is forgotten, hidden or erased."""
+    gate = format_percent(board.gate) if board.gate else f"chance (1 in {board.classes})"
+    text = f"Forgotten: the upper bound is at most {gate}."
+    if board.excess:
+        return (
+            f"{text} What comes back is a loss above the base model's: 0 means that nothing was unlearned, and no "
+            "reference says how much more would be erasure."
+        )
+    return (
+        f"{text} Hidden: the difference to retrain, the floor, is shown to be above 0; erased: it is shown to be at most "
+        f"{100 * MORE:.0f} points."
+    )
 
 
 def format_outcome(line: Line) -> str:

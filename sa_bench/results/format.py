@@ -27,6 +27,13 @@ def format_unit(name: str | None) -> str:
     return f" {name}" if name not in (None, "", "rate", "probability") else ""
 
 
+def format_change(change: float, unit: str | None) -> str:
+    """Format a change with its sign and unit: `-1.49 nats`, `+2.0 points` for rates, `+0.012`."""
+    if unit in ("rate", "probability"):
+        return f"{100 * change:+.1f} points"
+    return (f"{change:+.2f}" if unit == "nats" else f"{change:+.3g}") + format_unit(unit)
+
+
 def describe_machine(hardware: Hardware) -> str:
     """Name the machine of a result: the processor and, where one was used, the GPU."""
     gpu = hardware.get("gpu")

@@ -180,7 +180,8 @@ def mcnemar(more: int, less: int) -> float:
         more: number of images with a hit for the first model alone.
         less: number of images with a hit for the second model alone.
     """
-    return 1.0 if more + less == 0 else float(scipy.stats.binomtest(more, more + less).pvalue)
+    # of equal chances both tails are alike; scipy's test of any chance takes thirty times as long
+    return min(1.0, 2 * float(scipy.special.bdtr(min(more, less), more + less, 0.5)))
 
 
 class Difference(NamedTuple):

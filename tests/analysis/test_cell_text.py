@@ -1,12 +1,14 @@
 """One table of golden strings: every report shows a cell of a board by the same text."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from result_rows import line, one, result_row
 from sa_bench.reports import html, markdown, tables
 
 from sa_bench.analysis import cell_text
+from sa_bench.analysis.board import Endpoint
 from sa_bench.analysis.tables import make_leaderboards
 from sa_bench.analysis.wording import Notes
 from sa_bench.commands import terminal
@@ -108,7 +110,7 @@ def test_latex(method):
 
 @pytest.mark.parametrize("method", GOLDEN)
 def test_html(method):
-    """There the interval is small print."""
+    """There the interval is small print, as the value is where the change against the base is the number."""
     rank, outcome, *values, cost, _ = GOLDEN[method]
     page = html.render([row | {"folder": "/nowhere"} for row in ROWS])
     row = next(x for x in re.findall(r"<tr class=.*?</tr>", page, re.S) if f"<b>{method}</b>" in x)
@@ -119,6 +121,10 @@ def test_html(method):
         return
     cells = re.findall(r'<td data-head="(?:still shown|comes back|kept|cost)".*?</td>', row, re.S)
     words = [re.sub(r"<.*?>", " ", cell).split() for cell in cells]
+    kept = words.pop(2)
+    value, _, interval = values.pop().partition(" (")
+    assert kept[:4] == [f"{float(value) + 93:+.2f}", "nats", value, "nats,"]
+    assert f"{interval.rstrip(')')}; n" in " ".join(kept)
     for text, wanted in zip(words, (*values, f"{cost} s CPU"), strict=True):
         start, _, interval = wanted.partition(" (")
         assert text[: len(start.split())] == start.split()
@@ -128,7 +134,28 @@ def test_html(method):
 def test_the_number_of_ranks_is_no_column_while_nobody_is_ranked(capsys):
     rows = [row for row in ROWS if row["method"] != "retrain"]
     assert not any(x.rank for x in one(rows).lines)
-    assert "<th>#</th>" not in html.render([row | {"folder": "/nowhere"} for row in rows])
+    assert ">#</th>" not in html.render([row | {"folder": "/nowhere"} for row in rows])
     assert "| # |" not in markdown.render(rows)
     terminal.print_boards(rows)
     assert "# ┃" not in capsys.readouterr().out
+
+
+def test_where_no_base_was_measured_the_value_is_the_number():
+    known = Endpoint(2.5, 2.0, 3.0, 2.0, unit="nats")
+    assert cell_text.format_against_base(known) == "+0.50 nats"
+    assert cell_text.format_against_base(replace(known, base=None)) == "2.50 nats"
+    assert (
+        cell_text.format_against_base(Endpoint(0.5, 0.4, 0.6, 0.6, unit="rate")) == "-10.0 points"
+    )
+    assert cell_text.format_against_base(Endpoint(0.5, 0.4, 0.6, 0.6)) == "-0.1"
+
+
+def test_a_note_that_the_sentence_quotes_is_not_listed_again():
+    flag = "collapse: recall is 1 % of the base's"
+    board = one(
+        [result_row(seed=s, flags=[flag, "blank images"]) for s in range(3)]
+        + [result_row("relabel")]
+    )
+    everywhere, notes = cell_text.list_notes(board)
+    assert flag in line(board, "sa").sentence
+    assert (everywhere, notes) == ([], [["blank images (3 runs)"], []])

@@ -118,7 +118,7 @@ class Words(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
-        self.text += " "
+        self.text += "" if tag == "wbr" else " "
 
     def handle_data(self, data):
         self.text += data
@@ -130,7 +130,7 @@ def test_both_reports_show_them_folded_under_one_heading():
         *(r | {"folder": "/nowhere"} for r in OTHERS),
     ]
     page, text = html.render(rows), markdown.render(rows)
-    assert page.count('<details class="part"><summary>Beside the metrics</summary>') == 1
+    assert page.count('<details class="part long"><summary>Beside the metrics</summary>') == 1
     assert "paraphrase_rate prompts: synonym 10.0 % n = 40" in " ".join(Words(page).text.split())
     assert text.count("Beside the metrics") == 1
     (row,) = [x for x in text.splitlines() if "prompts: synonym" in x]

@@ -1,6 +1,7 @@
 """Checkpoints differ, methods differ: two sentences, each with its own units."""
 
 import lzma
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,15 @@ import pytest
 from result_rows import OTHERS, one, result_row
 from scipy import stats
 
-from sa_bench.analysis.pairwise import compare_all_pairs
+from sa_bench.analysis.pairwise import (
+    BETTER,
+    NOT_SHOWN,
+    WORSE,
+    Comparison,
+    compare_all_pairs,
+    compare_first,
+    make_matrix,
+)
 from sa_bench.core.errors import SaBenchError
 from sa_bench.results.files import pack_results, read_results
 from sa_bench.statistics import clustered, holm, over_bases
@@ -154,3 +163,46 @@ def test_a_damaged_packed_file_is_named(tmp_path, content):
         read_results([tmp_path / "x.jsonl.xz"])
     with pytest.raises(SaBenchError, match=r"y\.jsonl\.xz"):
         read_results([tmp_path / "y.jsonl.xz"])
+
+
+def test_a_matrix_says_of_every_pair_which_side_is_better(tmp_path):
+    a = rows(tmp_path, "sa", lambda b, s: -94 - b + 0.01 * s, lambda rng: rng.normal(1, 1, 200))
+    b = rows(tmp_path, "no_ewc", lambda b, s: -96 - b - 0.01 * b, lambda rng: rng.normal(1, 1, 200))
+    alone = [result_row("esd", keep=-94.0)]
+    board = one([*a, *b, *alone, *OTHERS])
+    pairs, left_out = compare_first(board)
+    matrix = make_matrix(board, pairs)
+    assert (sorted(matrix.labels), left_out) == (["no_ewc", "sa"], 0)  # esd shares one run
+    (first, second) = (matrix.cells[pair] for pair in (("sa", "no_ewc"), ("no_ewc", "sa")))
+    assert [sign for sign, _ in first] == [NOT_SHOWN, NOT_SHOWN, BETTER]
+    assert [sign for sign, _ in second] == [NOT_SHOWN, NOT_SHOWN, WORSE]
+    assert "sa − no_ewc is +2.02 nats" in first[2][1]
+    assert "no_ewc − sa is -2.02 nats (95 %: -2.0" in second[2][1]
+    assert second[2][1].endswith("9 runs on 3 bases")
+    assert set(matrix.cells) == {("sa", "no_ewc"), ("no_ewc", "sa")}
+
+
+def test_less_is_better_where_the_metric_says_so():
+    lower = Comparison("kid", None, "lower", "a", "b", -1.0, -2.0, -0.5, 0.01, 9, 3, 0, 0, 0)
+    board = one([result_row("a"), result_row("b")])
+    matrix = make_matrix(board, [lower])
+    assert matrix.cells["a", "b"][0][0] == BETTER
+    assert matrix.cells["b", "a"][0][0] == WORSE
+    for unclear in (replace(lower, p=0.05), replace(lower, p=None), replace(lower, better=None)):
+        assert {cell[0][0] for cell in make_matrix(board, [unclear]).cells.values()} == {NOT_SHOWN}
+
+
+def test_of_more_methods_than_fit_those_on_the_front_are_compared(monkeypatch):
+    monkeypatch.setattr("sa_bench.analysis.pairwise.MATRIX", 2)
+    runs = [
+        result_row(method, keep=keep - 0.1 * s, forget=forget, seed=s)
+        for method, keep, forget in (("a", -99.0, 0.03), ("b", -98.0, 0.02), ("c", -94.0, 0.0))
+        for s in range(5)
+    ]
+    board = one([*runs, *OTHERS])
+    on_front = {line.label for line in board.lines if line.front}
+    pairs, left_out = compare_first(board)
+    assert left_out == 1
+    assert on_front == {"c"}
+    assert "c" in {label for pair in pairs for label in (pair.a, pair.b)}
+    assert len({label for pair in pairs for label in (pair.a, pair.b)}) == 2

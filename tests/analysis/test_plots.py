@@ -11,7 +11,7 @@ from sa_bench.analysis.board import Endpoint
 from sa_bench.analysis.cell_text import format_small_print
 from sa_bench.analysis.plots import (
     GAP,
-    find_ends,
+    describe_axis,
     nice_ticks,
     recovery_curves,
     shorten,
@@ -35,11 +35,6 @@ def test_few_runs_are_shown_as_points_and_many_as_lowest_to_highest():
     )
 
 
-def test_the_value_stands_for_an_end_that_an_interval_lacks():
-    assert find_ends(Endpoint(2.0, None, 3.0, None)) == (2.0, 3.0)
-    assert find_ends(Endpoint(2.0, 0.0, None, None)) == (0.0, 2.0)
-
-
 def test_a_recovery_curve_over_seeds_is_the_mean_and_the_span():
     rows = [result_row(seed=i) for i in range(2)]
     for row, value in zip(rows, (0.2, 0.6), strict=True):
@@ -54,9 +49,12 @@ def test_a_recovery_curve_over_seeds_is_the_mean_and_the_span():
 
 
 def test_labels_in_the_plots_do_not_overlap(tmp_path):
-    """Twelve values of a sweep on nearly the same spot, with the controls: no two label boxes meet."""
+    """Twelve values of a sweep on nearly the same spot: no two label boxes meet, and some found no place.
+
+    The controls are on no front, so that only a pointer names them.
+    """
     rows = [
-        result_row(fields={"lam": float(i)}, forget=0.01 + i / 1e4, keep=-94 - i / 50)
+        result_row(fields={"lam": float(i)}, forget=0.01 + i / 1e4, keep=-94 + i / 50)
         for i in range(12)
     ]
     for row in rows:
@@ -64,15 +62,21 @@ def test_labels_in_the_plots_do_not_overlap(tmp_path):
             "curve": [{"images": 1, "steps": 9, "value": 0.99, "low": 0.9, "high": 1.0}]
         }
     svgs = re.findall(
-        r"<svg.*?</svg>", render([r | {"folder": str(tmp_path)} for r in (*rows, *OTHERS)]), re.S
+        r'<svg(?! class="bar").*?</svg>',
+        render([r | {"folder": str(tmp_path)} for r in (*rows, *OTHERS)]),
+        re.S,
     )
     assert len(svgs) == 5  # trade-off, recovery, and three panels of the sweep
     for svg in svgs[:2]:
         found = re.findall(
-            r'<text x="([\d.]+)" y="([\d.]+)"(?: text-anchor="(\w+)")?>((?:sa|re|or)[^<]*)</text>',
+            r'<text class="label" x="([\d.]+)" y="([\d.]+)"(?: text-anchor="(\w+)")?>([^<]*)</text>',
             svg,
         )
-        assert len(found) == 15
+        texts = {text for *_, text in found}
+        assert "retrain" in texts
+        assert sum(text.startswith("sa lam=") for text in texts) >= 10
+        assert not {"original", "relabel"} & texts
+        assert "<title>relabel: " in svg
         boxes = []
         for x, y, anchor, text in found:
             left = float(x) - (6 * len(text) if anchor == "end" else 0)
@@ -128,3 +132,37 @@ def test_a_sweep_has_a_panel_an_endpoint_and_a_logarithmic_axis_where_it_is_wide
     ys = [point["y"] for point in found[2]["lines"][0]["path"]]
     assert ys == sorted(ys)  # less is kept with every step: lower in the plot
     assert sweep_panels(one([*rows[:2], *OTHERS])) == []  # two settings are no curve
+
+
+def test_a_few_rows_are_all_named_and_of_many_those_on_the_front_and_the_floor():
+    few = tradeoff_plot(one([result_row(), *OTHERS]))["points"]
+    assert [p.get("label") for p in few] == [p["line"].label for p in few]
+    many = [result_row(f"m{i}", keep=-95.0 - 0.1 * i, forget=0.01 + 0.001 * i) for i in range(9)]
+    many.append(result_row("best", keep=-94.0, forget=0.005, recovery=0.1))
+    points = tradeoff_plot(one([*many, *OTHERS]))["points"]
+    assert {p["label"] for p in points if "label" in p} == {"best", "retrain"}
+    assert [p["line"].label for p in points if p["line"].front] == ["best"]
+
+
+def test_an_outlier_stands_at_the_edge_with_its_value_and_the_others_keep_their_places():
+    rows = [result_row(f"m{i}", keep=-94.0 - 0.1 * i) for i in range(4)]
+    plain = tradeoff_plot(one([*rows, *OTHERS]))
+    found = tradeoff_plot(one([*rows, result_row("far", keep=-3e5), *OTHERS]))
+    point = {p["line"].label: p for p in found["points"]}
+    assert point["far"]["beyond"] == "below"
+    assert point["far"]["y"] == found["bottom"]
+    assert point["far"]["label"] == "far -300000.00 nats"
+    before = {p["line"].label: p["y"] for p in plain["points"]}
+    assert before == {label: p["y"] for label, p in point.items() if label != "far"}
+    assert all(not p["beyond"] for label, p in point.items() if label != "far")
+
+
+def test_an_axis_says_its_unit_and_direction_and_no_empty_bracket():
+    board = one([result_row(), *OTHERS])
+    assert describe_axis(board, "retain_log_likelihood") == (
+        "Log-likelihood of the rest (nats, higher is better)"
+    )
+    assert describe_axis(board, "forget_top1") == "images of zero still judged so (lower is better)"
+    for row in board.lines[0].cells:
+        row["measurements"][2] |= {"unit": None, "better": None}
+    assert describe_axis(board, "retain_log_likelihood") == "Log-likelihood of the rest"

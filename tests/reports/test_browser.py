@@ -93,7 +93,7 @@ def test_columns_of_numbers_are_sorted_as_numbers_and_what_is_missing_is_last(dr
     for row, base, n in zip(cells, (0.9, 0.1, 1.0, None), (1200, 90, 2000, 0), strict=False):
         row["measurements"][0] |= {"base": base, "n": n}
         row["measurements"][1]["extra"] = (
-            {"rates": {"x": n / 2000, "y": n / 25000, "z": 1.0}} if n else {}
+            {"best": {"x": n / 2000, "y": n / 25000, "z": 1.0}} if n else {}
         )
     script = """
       const found = {}, names = ['95 % interval', 'base', 'n', 'a'];
@@ -223,4 +223,92 @@ def test_a_thousand_cells_are_rendered_in_ten_seconds_and_open(driven):
     assert time.process_time() - begin < 10
     found, console = driven(page, "return d.querySelectorAll('table.board tbody tr').length")
     assert found == 43
+    assert console == []
+
+
+def crowded():
+    """Rows of thirty methods, most of them in one spot, with an outlier and long names."""
+    names = [f"method_{i}_with_a_long_name" for i in range(30)]
+    cells = [
+        result_row(
+            name, keep=-94.0 - 0.01 * i, forget=(0.01 + 0.0005 * i, 0.0, 0.06), flags=[f"note {i}"]
+        )
+        for i, name in enumerate(names)
+    ]
+    return [*cells, result_row("far", keep=-3e5), *OTHERS]
+
+
+def test_no_label_of_a_plot_lies_on_another(driven):
+    script = """
+      const found = [];
+      for (const svg of d.querySelectorAll('.plots svg')) {
+        const boxes = [...svg.querySelectorAll('text')].map((t) => [t.textContent, t.getBBox()]);
+        const labels = boxes.length;
+        for (const [i, [a, p]] of boxes.entries()) {
+          for (const [b, q] of boxes.slice(0, i)) {
+            const across = Math.min(p.x + p.width, q.x + q.width) - Math.max(p.x, q.x);
+            const down = Math.min(p.y + p.height, q.y + q.height) - Math.max(p.y, q.y);
+            if (across > 1 && down > 2) found.push([a, b, across, down]);
+          }
+        }
+        if (labels < 8) found.push('too few texts to compare');
+      }
+      return [d.querySelectorAll('.plots svg').length, found]"""
+    for cells in (crowded(), rows()):
+        (plots, overlaps), console = driven(render(cells), script)
+        assert plots >= 2
+        assert overlaps == []
+        assert console == []
+
+
+def test_nothing_is_wider_than_the_page_at_any_width_and_no_name_breaks_in_a_word(driven, tmp_path):
+    page = render(pictures(tmp_path, crowded()))
+    script = """
+      const found = [];
+      d.querySelectorAll('details').forEach((fold) => (fold.open = true));
+      for (const width of [400, 900, 1400]) {
+        w.frameElement.width = width;
+        const root = d.documentElement;
+        if (root.scrollWidth > width) found.push([width, root.scrollWidth]);
+        for (const element of d.body.querySelectorAll('*')) {
+          if (element.closest('.scroll table, svg, dialog')) continue;
+          if (element.getBoundingClientRect().right > width + 1) found.push([width, element.outerHTML.slice(0, 80)]);
+        }
+        for (const name of d.querySelectorAll('table.board td.name b, table.heat th[scope]')) {
+          for (const part of name.childNodes) {
+            const range = d.createRange();
+            range.selectNodeContents(part);
+            const lines = new Set([...range.getClientRects()].map((box) => Math.round(box.top)));
+            if (part.nodeType === 3 && lines.size > 1) found.push([width, name.textContent, part.textContent]);
+          }
+        }
+      }
+      return found"""
+    found, console = driven(page, script)
+    assert found == []
+    assert console == []
+
+
+def test_notes_of_a_row_and_the_matrix_and_all_measurements_are_filtered_with_the_board(driven):
+    script = """
+      const field = d.querySelector('input.filter');
+      field.value = 'method_7_';
+      field.dispatchEvent(new w.Event('input'));
+      const shown = (table) => [...d.querySelectorAll(table + ' tbody tr')].filter((r) => !r.hidden).length;
+      return [shown('table.board'), shown('table.heat'), d.querySelectorAll('table.runs').length, shown('table.runs')]"""
+    (board, heat, tables, runs), _ = driven(render(crowded()), script)
+    assert (board, heat, runs) == (1, 1, tables)
+    assert tables == 3
+
+
+def test_a_page_without_its_script_is_complete(driven, tmp_path):
+    """Folds open without it, and every number, name and picture is in the page."""
+    page = re.sub(r"<script>.*?</script>", "", render(pictures(tmp_path, rows())), flags=re.S)
+    script = """
+      return [d.querySelectorAll('table.board tbody tr').length, [...d.querySelectorAll('.seen img[src]')].length,
+              [...d.querySelectorAll('.find')].every((e) => e.hidden), d.querySelector('.origin').textContent]"""
+    (lines, images, hidden, origin), console = driven(page, script)
+    assert (lines, hidden) == (7, True)
+    assert images >= 2
+    assert "machine" in origin
     assert console == []

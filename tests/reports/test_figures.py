@@ -242,3 +242,15 @@ def test_packed_results_have_no_images_to_sort(tmp_path):
 def test_top_without_sort_is_refused(cli):
     done = cli("figure", "samples", "runs/none", "--top", "5", check=2)
     assert "by which score?" in done.stderr
+
+
+def test_a_value_far_from_all_others_stands_at_the_edge_with_its_number():
+    """The rule is the report's: what is far is drawn at the edge, collapsed or not."""
+    near = [result_row(f"m{i}", keep=-94.0 - 0.1 * i) for i in range(4)]
+    text = figures.render("tradeoff", board(*near, result_row("far", keep=-3e5)), "svg").decode()
+    assert "(-300000.00)" in text
+    ticks = [float(x.replace("−", "-")) for x in re.findall(r">([−-]\d+)</text>", text)]
+    assert ticks
+    assert min(ticks) >= -106  # retrain's −104 and a margin
+    assert not re.search(r"\(-9\d\.", text)
+    assert "retain_log_likelihood" not in text  # an axis has words

@@ -10,6 +10,7 @@ from sa_bench.statistics import (
     detectable,
     entropy,
     jackknife,
+    mcnemar,
     mean,
     over_bases,
     rate,
@@ -126,3 +127,14 @@ def test_unequal_bases_are_weighed_by_their_own_runs():
     assert np.mean(found) == pytest.approx(
         1.0, abs=0.35
     )  # by the mean number of runs it would be 2.3
+
+
+@pytest.mark.parametrize(
+    ("more", "less"), [(0, 0), (0, 1), (5, 0), (3, 9), (7, 7), (40, 12), (0, 200)]
+)
+def test_mcnemars_p_is_the_exact_binomial_tests(more, less):
+    from scipy import stats
+
+    expected = stats.binomtest(more, more + less).pvalue if more + less else 1.0
+    assert mcnemar(more, less) == pytest.approx(expected, rel=1e-12)
+    assert mcnemar(less, more) == mcnemar(more, less)
