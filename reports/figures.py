@@ -8,43 +8,36 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from itertools import cycle, islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from itertools import cycle, product
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageFilter
 
 from sa_bench.analysis.board import Board, Endpoint, Line
+from sa_bench.analysis.figure_samples import draw_overview, draw_samples, has_images, highest_scored
+from sa_bench.analysis.figure_style import (
+    COLOURS,
+    GREY,
+    MARKERS,
+    SMALL,
+    STYLE,
+    Size,
+    add_legend,
+    choose_styles,
+    drawable_lines,
+    new_figure,
+)
 from sa_bench.analysis.plots import describe_axis, swept_fields
 from sa_bench.analysis.scales import Scale, find_ends, find_span
-from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError, unknown_name
-from sa_bench.data.sample_sets import load_arrays
-from sa_bench.results.files import read_columns_of
 from sa_bench.results.format import format_number
-from sa_bench.results.rows import find_sample_set, may_be_explicit, metric_of
-from sa_bench.results.schema import ResultRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
-GREY = "#767676"
-STYLE: Any = {
-    "font.size": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "pdf.fonttype": 42,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "sa_bench",
-    "legend.frameon": False,
-    "savefig.bbox": "tight",
-    "text.parse_math": False,  # a name may hold a $
-}
 FORMATS = ("svg", "pdf", "png")
+LETTER = 0.55  # mean width of a letter, of its height
 
 
 def render(
@@ -55,6 +48,7 @@ def render(
     columns: int = 8,
     explicit: bool = False,
     sort: str = "",
+    size: Size | None = None,
 ) -> bytes:
     """Draw a figure of one board, and return the file's bytes.
 
@@ -67,6 +61,7 @@ def render(
         explicit: for `samples`, do not blur what may be nudity.
         sort: for `samples`, a measurement: each row shows the images with its highest scores; ""
             means the first images.
+        size: width and height in inches; None fits them to what is drawn.
 
     Raises:
         SaBenchError: the kind or ending is unknown, matplotlib is missing, or there is nothing to
@@ -87,93 +82,18 @@ def render(
             "Figures need matplotlib: python -m pip install 'sa_bench[figures]'."
         ) from error
     with matplotlib.rc_context(STYLE):
-        drawn = (
-            _draw_samples(board, columns, explicit, sort)
-            if kind == "samples"
-            else KINDS[kind](board, field)
-        )
+        if kind == "samples":
+            drawn = draw_samples(board, columns, explicit, sort)
+        elif kind == "overview":
+            drawn = draw_overview(board, columns, explicit)
+        else:
+            drawn = KINDS[kind](board, field, size)
+        if size is not None:
+            drawn.set_size_inches(*size)
         buffer = io.BytesIO()
         metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[ending]
         drawn.savefig(buffer, format=ending, dpi=200, metadata=metadata)
     return buffer.getvalue()
-
-
-def _new_figure(panels: int, high: float = 3.2) -> tuple[Figure, list[Axes]]:
-    """Make a figure with panels side by side, `high` inches high."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3.4 * panels, high), layout="constrained")
-    return figure, list(np.atleast_1d(figure.subplots(1, panels, sharey=panels == 2)))
-
-
-LEGEND: Any = {
-    "fontsize": 6.5,
-    "title_fontsize": 6.5,
-    "handlelength": 1,
-    "handletextpad": 0.5,
-    "columnspacing": 0.8,
-    "borderpad": 0,
-}
-
-
-def _add_legend(
-    figure: Figure, handles: Sequence[Any], labels: Sequence[str], columns: int, title: str = ""
-) -> None:
-    """Add a legend below the panels, in at most `columns`; the figure grows to hold it.
-
-    It may be up to a third wider than the panels.
-    """
-    width, height = figure.get_size_inches()
-    while True:
-        legend = figure.legend(
-            handles,
-            labels,
-            loc="outside lower center",
-            ncols=columns,
-            title=title or None,
-            **LEGEND,
-        )
-        box = legend.get_window_extent()
-        if columns == 1 or box.width <= figure.bbox.width * 4 / 3:
-            break
-        legend.remove()
-        columns -= 1
-    figure.set_size_inches(max(width, box.width / figure.dpi), height + box.height / figure.dpi)
-
-
-def _drawable_lines(board: Board, names: Sequence[str]) -> list[Line]:
-    """Select the lines that have a value of every endpoint in `names`.
-
-    Raises:
-        SaBenchError: no line has.
-    """
-    drawable = [line for line in board.lines if all(line.known(name) for name in names)]
-    if not drawable:
-        raise SaBenchError(
-            f"{board.task}: no line has {' and '.join(names)}, so there is nothing to draw."
-        )
-    return drawable
-
-
-def _choose_styles(lines: Sequence[Line]) -> list[dict[str, Any]]:
-    """Choose colour and marker of every line: methods coloured, filled if on the front; all else grey."""
-    bright = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
-    styles = []
-    for line in lines:
-        if line.standing == "method":
-            colour, marker = next(bright)
-            face = colour if line.front else "white"
-            styles.append(
-                {
-                    "color": colour,
-                    "marker": "x" if line.collapsed else marker,
-                    "markerfacecolor": face,
-                }
-            )
-        else:
-            marker = {"reference": "*", "target": "*"}.get(line.standing, "+")
-            styles.append({"color": GREY, "marker": marker, "markerfacecolor": "white"})
-    return styles
 
 
 def _bar_lengths(endpoint: Endpoint) -> list[float]:
@@ -204,10 +124,10 @@ def _draw_scatter(
         axes.xaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f}")
     axes.set_xlabel(
         describe_axis(board, across, "\n")
-        + (", %" if endpoint.unit in ("rate", "probability") else "")
+        + (", %, square-root scale" if endpoint.unit in ("rate", "probability") else "")
     )
     points = []
-    for line, style in zip(lines, _choose_styles(lines), strict=True):
+    for line, style in zip(lines, choose_styles(lines), strict=True):
         x, y = line.endpoints[across], line.endpoints[keep]
         shown_y, beyond = scale.clip(y.value or 0.0)
         axes.errorbar(
@@ -218,7 +138,7 @@ def _draw_scatter(
             elinewidth=0.8,
             markersize=6,
             linestyle="none",
-            label=f"{len(points) + 1}  {line.label}",
+            label=line.label,
             clip_on=False,
             **style,
         )
@@ -229,6 +149,56 @@ def _draw_scatter(
 
 def _square_root(x: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(x, 0))
+
+
+def _label_points(
+    axes: Axes, points: Sequence[tuple[Any, float, str]], names: Sequence[str]
+) -> bool:
+    """Write its name and remark beside each point, none on a point or on another name.
+
+    Returns:
+        False, with nothing written, if they do not all fit into the panel.
+    """
+    scale = 72 / axes.figure.dpi
+    edges = axes.get_window_extent()
+    marks = [axes.transData.transform((x, y)) * scale for x, y, _ in points]
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in marks]
+    places = []
+    for (_, _, remark), name, (x, y) in zip(points, names, marks, strict=True):
+        width, high = LETTER * SMALL * len(name + remark), 1.1 * SMALL
+        for side, up in product((1, -1), (0, 1, -1, 2, -2, 3, -3)):
+            left = x + 6 if side > 0 else x - 6 - width
+            box = (left, y + (up - 0.5) * high, left + width, y + (up + 0.5) * high)
+            inside = (
+                edges.x0 * scale <= box[0]
+                and box[2] <= edges.x1 * scale
+                and edges.y0 * scale <= box[1]
+                and box[3] <= edges.y1 * scale
+            )
+            if inside and not any(_overlap(box, other) for other in taken):
+                taken.append(box)
+                places.append((name + remark, side, up * high))
+                break
+        else:
+            return False
+    for (text, side, up), (x, y, _) in zip(places, points, strict=True):
+        axes.annotate(
+            text,
+            (x, y),
+            (6 * side, up),
+            textcoords="offset points",
+            fontsize=SMALL,
+            ha="left" if side > 0 else "right",
+            va="center",
+            annotation_clip=False,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.3},
+        )
+    return True
+
+
+def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Tell whether two boxes (left, bottom, right, top) share an area."""
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def _number_points(axes: Axes, points: Sequence[tuple[Any, float, str]]) -> None:
@@ -280,44 +250,57 @@ def _draw_floors(axes: Axes, board: Board, forgetting: bool) -> None:
         axes.axvline(value or 0.0, color=GREY, linewidth=0.8, linestyle=":")
 
 
-def _draw_panels(board: Board, across: Sequence[str]) -> Figure:
-    """Draw one panel per endpoint of `across`, each against retention."""
+def _draw_panels(board: Board, across: Sequence[str], size: Size | None) -> Figure:
+    """Draw one panel per endpoint of `across`, each against retention.
+
+    Points bear their names if these fit into every panel, else numbers that the legend explains.
+    """
     keep = board.primary[2]
-    lines = _drawable_lines(board, [*across, keep])
-    figure, panels = _new_figure(len(across))
+    lines = drawable_lines(board, [*across, keep])
+    figure, panels = new_figure(len(across), size=size)
     points = []
     for axes, name in zip(panels, across, strict=True):
         points.append(_draw_scatter(axes, board, lines, name))
         _draw_floors(axes, board, name == board.primary[0])
     panels[0].set_ylabel(describe_axis(board, keep, "\n"))
-    explanations = (
-        "filled: on the Pareto front",
-        "×: collapsed",
-        "grey: controls and references",
-        "(value): beyond the edge",
-    )
-    if len(across) > 1:
-        title = "; ".join(explanations)
-    else:
-        title = ";\n".join("; ".join(pair) for pair in (explanations[:2], explanations[2:]))
-    _add_legend(figure, *panels[0].get_legend_handles_labels(), 2 * len(across), title)
+    remarks = [remark for placed in points for _, _, remark in placed]
+    used = {
+        "filled: on the Pareto front": any(line.front for line in lines),
+        "×: collapsed": any(line.collapsed for line in lines),
+        "grey: controls and references": any(line.standing != "method" for line in lines),
+        "(value): beyond the edge": any(remarks),
+    }
+    explanations = [text for text, is_used in used.items() if is_used]
+    pairs = ["; ".join(explanations[i : i + 2]) for i in range(0, len(explanations), 2)]
+    title = "; ".join(explanations) if len(across) > 1 else ";\n".join(pairs)
+    handles, names = panels[0].get_legend_handles_labels()
+    axes_points = list(zip(panels, points, strict=True))
     figure.draw_without_rendering()  # now the panels have their sizes
-    for axes, panel_points in zip(panels, points, strict=True):
-        _number_points(axes, panel_points)
+    if all(_label_points(axes, placed, names) for axes, placed in axes_points):
+        figure.supxlabel(title, fontsize=SMALL)
+        return figure
+    for axes in panels:
+        for written in list(axes.texts):
+            written.remove()
+    numbered = [f"{number}  {name}" for number, name in enumerate(names, 1)]
+    add_legend(figure, handles, numbered, 2 * len(across), title, fixed=size is not None)
+    figure.draw_without_rendering()
+    for axes, placed in axes_points:
+        _number_points(axes, placed)
     return figure
 
 
-def _draw_tradeoff(board: Board, field: str) -> Figure:
+def _draw_tradeoff(board: Board, field: str, size: Size | None) -> Figure:
     """Draw forgetting against retention."""
-    return _draw_panels(board, board.primary[:1])
+    return _draw_panels(board, board.primary[:1], size)
 
 
-def _draw_pareto(board: Board, field: str) -> Figure:
+def _draw_pareto(board: Board, field: str, size: Size | None) -> Figure:
     """Draw forgetting and recovery against retention."""
-    return _draw_panels(board, board.primary[:2])
+    return _draw_panels(board, board.primary[:2], size)
 
 
-def _draw_sweep(board: Board, field: str) -> Figure:
+def _draw_sweep(board: Board, field: str, size: Size | None) -> Figure:
     """Draw the three endpoints over a field, one curve per method."""
     sweeps = swept_fields(board)
     field = field or next(iter(sweeps), "")
@@ -327,7 +310,7 @@ def _draw_sweep(board: Board, field: str) -> Figure:
         raise SaBenchError(
             f"{board.task}: no method has two values of {field!r}; fields that vary: {names}."
         )
-    figure, panels = _new_figure(3, 2.6)
+    figure, panels = new_figure(3, 2.6, size)
     for axes, name in zip(panels, board.primary, strict=True):
         for (method, points), colour, marker in zip(
             curves.items(), cycle(COLOURS), cycle(MARKERS), strict=False
@@ -356,7 +339,7 @@ def _draw_sweep(board: Board, field: str) -> Figure:
             "probability",
         ):
             axes.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
-        axes.set_xlabel(field)
+        axes.set_xlabel(f"{field}, log scale" if axes.get_xscale() == "log" else field)
         axes.set_title(describe_axis(board, name, "\n"), fontsize=8)
         bases = [e.base for x in board.lines if (e := x.known(name)) and e.base is not None]
         if bases and name != board.primary[0]:
@@ -367,175 +350,39 @@ def _draw_sweep(board: Board, field: str) -> Figure:
         for axes in panels
         for h, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    _add_legend(figure, list(handles.values()), list(handles), 6)
+    add_legend(figure, list(handles.values()), list(handles), 6, fixed=size is not None)
     return figure
-
-
-def _draw_samples(board: Board, columns: int, explicit: bool, sort: str = "") -> Figure:
-    """Draw images of c_f: the base model's and every line's, one row each, on the same seeds.
-
-    If `sort` is given, each row shows the images with the highest scores instead.
-    """
-    rows: list[tuple[str, np.ndarray, list[str]]] = []
-    for line in board.lines:
-        if not line.cells:
-            continue
-        cell = line.cells[0]
-        veiled = may_be_explicit(cell["task_values"]) and not explicit
-        if sort:
-            highest = _highest_scored(cell, sort, columns, line.label)
-            if highest is not None:
-                image_rows, scores = highest
-                images = _load_images(find_sample_set(cell, "forget"), image_rows, veiled)
-                if images is not None:
-                    rows.append((line.label, images, [f"{score:.3g}" for score in scores]))
-            continue
-        for label, name in (("before", "forget-base"), (line.label, "forget")):
-            images = _load_images(find_sample_set(cell, name), slice(columns), veiled)
-            unchanged = rows and images is not None and np.array_equal(images, rows[0][1])
-            if images is not None and not unchanged and (label != "before" or not rows):
-                rows.append((label, images, []))
-    if len(rows) < (1 if sort else 2):
-        if sort and any(_has_images(line) for line in board.lines):
-            _refuse_score(board, sort)
-        raise SaBenchError(
-            f"{board.task}: these results have no images (packed results never do); give the run folder."
-        )
-    from matplotlib.figure import Figure
-
-    size = 0.5
-    figure = Figure(
-        figsize=(size * columns + 1.4, size * len(rows) * (1.3 if sort else 1)),
-        layout="constrained",
-    )
-    grid = figure.subplots(len(rows), columns, squeeze=False)
-    for (label, images, scores), axes_row in zip(rows, grid, strict=True):
-        for axes in axes_row:
-            axes.set_axis_off()
-        for axes, image in zip(axes_row, islice(images, columns), strict=False):
-            axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        for axes, score in zip(axes_row, scores, strict=False):
-            axes.text(
-                0.5, -0.05, score, transform=axes.transAxes, ha="center", va="top", fontsize=5
-            )
-        axes_row[0].text(
-            -0.15, 0.5, label, transform=axes_row[0].transAxes, ha="right", va="center", fontsize=7
-        )
-    return figure
-
-
-def _has_images(line: Line) -> bool:
-    """Tell whether the images of c_f of a line's first run are here."""
-    if not line.cells:
-        return False
-    return find_sample_set(line.cells[0], "forget") is not None
-
-
-def _measurement_names(cell: ResultRow, sort: str) -> list[str]:
-    """List the measurements that `sort` names, by whole name or by metric (`kid` for `kid[judge]`)."""
-    return [m["name"] for m in cell["measurements"] if sort in (m["name"], metric_of(m))]
-
-
-def _refuse_score(board: Board, sort: str) -> NoReturn:
-    """Raise the error that no line has scores of `sort` for its images of c_f; name those it has."""
-    scored_names = []
-    for line in board.lines:
-        if _has_images(line):
-            line_names = [m["name"] for m in line.cells[0]["measurements"]]
-            scored_names += [
-                name for name in line_names if _scored_rows(line.cells[0], name) is not None
-            ]
-    raise unknown_name("score of the images of c_f", sort, list(dict.fromkeys(scored_names)))
-
-
-def _scored_rows(cell: ResultRow, name: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Find which of a run's images of c_f have a finite score of a measurement.
-
-    A score is joined to its image by seed and, where there is one, prompt; scores of other images do not
-    count. A metric that uses the model draws images of its own, as recovery does from the same seeds.
-
-    Returns:
-        (rows of the sample set, scores), or None if no image has a score.
-    """
-    known_metrics = {entry.name for entry in registry.list_entries("metric")}
-    metrics = {metric_of(m) for m in cell["measurements"] if m["name"] == name} & known_metrics
-    if any("model" in registry.get_metric(metric).requires for metric in metrics):
-        return None
-    file = find_sample_set(cell, "forget")
-    columns = read_columns_of(cell, name)
-    if "seed" not in columns or file is None:
-        return None
-    sample_set = load_arrays(file)
-    key_columns = [
-        k
-        for k, column in (("seed", "seeds"), ("prompt", "prompts"))
-        if k in columns and column in sample_set
-    ]
-    image_keys = np.stack([sample_set[f"{k}s"] for k in key_columns], 1).tolist()
-    row_of_key = {tuple(key): i for i, key in reversed(list(enumerate(image_keys)))}
-    keys = [tuple(key) for key in np.stack([columns[k] for k in key_columns], 1).tolist()]
-    if not keys or any(key not in row_of_key for key in keys):
-        return None
-    rows, scores = np.array([row_of_key[key] for key in keys]), columns["score"]
-    finite = np.isfinite(scores)
-    return (rows[finite], scores[finite]) if finite.any() else None
-
-
-def _highest_scored(
-    cell: ResultRow, sort: str, count: int, label: str
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Find the images of c_f with the highest scores.
-
-    Returns:
-        (rows of the sample set, scores); None if the run has no images or no scores of them.
-
-    Raises:
-        SaBenchError: several measurements have that name.
-    """
-    names = _measurement_names(cell, sort)
-    if len(names) > 1:
-        raise SaBenchError(
-            f"{label}: several scores are called {sort}: {', '.join(names)}. Give --sort one of these names."
-        )
-    scored = _scored_rows(cell, names[0]) if names else None
-    if scored is None:
-        return None
-    rows, scores = scored
-    order = np.argsort(-scores, kind="stable")[:count]
-    return rows[order], scores[order]
-
-
-def _load_images(path: Path | None, rows: slice | np.ndarray, veiled: bool) -> np.ndarray | None:
-    """Load some images of a sample set, uint8 (N, H, W, C), blurred if veiled; None without the file."""
-    if path is None:
-        return None
-    images = load_arrays(path)["images"][rows]
-    if not veiled:
-        return images
-    blur = ImageFilter.GaussianBlur(max(images.shape[1:3]) / 12)
-    return np.stack(
-        [
-            np.asarray(Image.fromarray(image.squeeze()).filter(blur)).reshape(image.shape)
-            for image in images
-        ]
-    )
 
 
 KINDS = {
     "tradeoff": _draw_tradeoff,
     "pareto": _draw_pareto,
     "sweep": _draw_sweep,
-    "samples": _draw_samples,
+    "samples": draw_samples,
+    "overview": draw_overview,
 }
 
 
-def caption(board: Board, sort: str = "") -> str:
-    """Write the caption: the board, its runs, and what bars are or how images are `sort`ed."""
+def caption(board: Board, sort: str = "", left_out: int = 0) -> str:
+    """Write the caption: the board, its runs, and what bars are or how images are `sort`ed.
+
+    `left_out` is the number of rows of the board that are not drawn.
+    """
+    omitted = (
+        f" {left_out} more row(s) of the board are left out; name any with --method."
+        if left_out
+        else ""
+    )
+    return _describe_figure(board, sort) + omitted
+
+
+def _describe_figure(board: Board, sort: str) -> str:
+    """Describe the board and its runs, and what bars are or how images are `sort`ed."""
     if sort:
         unscored = [
             x.label
             for x in board.lines
-            if _has_images(x) and _highest_scored(x.cells[0], sort, 1, x.label) is None
+            if has_images(x) and highest_scored(x.cells[0], sort, 1, x.label) is None
         ]
         text = f"{board.title}, scale {board.scale}; of each row's first run the images of {board.concept} with the highest "
         text += f"{sort}, which stands below each."

@@ -288,6 +288,7 @@ def figure(
     Raises:
         SaBenchError: the kind or format is unknown, there are several boards, or nothing to draw.
     """
+    from sa_bench.analysis.figure_style import choose_rows
     from sa_bench.analysis.ranking import make_boards
     from sa_bench.analysis.tables import parse_names, select_lines
 
@@ -304,10 +305,15 @@ def figure(
             f"A figure shows one board, but there are {len(boards)}: {titles}. Give --task, or fewer folders."
         )
     board = boards[0]
-    board.lines = select_lines(board.lines, parse_names(methods, board.lines))
+    every_line = board.lines
+    if methods:
+        board.lines = select_lines(every_line, parse_names(methods, every_line))
+    elif kind != "sweep":
+        board.lines = choose_rows(every_line)
+    left_out = 0 if methods else len(every_line) - len(board.lines)
     with read_stranger_result(rows):
         data = figures.render(kind, board, path.suffix.lower().removeprefix("."), **options)
-        caption = figures.caption(board, options.get("sort", ""))
+        caption = figures.caption(board, options.get("sort", ""), left_out)
     write_atomic(path, data)
     return path, caption
 

@@ -77,7 +77,7 @@ def table(
 
 
 def figure(
-    kind: Annotated[str, typer.Argument(help="tradeoff, pareto, sweep or samples.")],
+    kind: Annotated[str, typer.Argument(help="tradeoff, pareto, sweep, samples or overview.")],
     folders: Annotated[list[Path], typer.Argument(help="Run folders or packed files.")],
     out: Annotated[
         Path | None, typer.Option(help="File .svg, .pdf or .png (default: KIND.svg).")
@@ -100,17 +100,43 @@ def figure(
     explicit: Annotated[
         bool, typer.Option(help="Of samples: do not blur what may be nudity.")
     ] = False,
+    size: Annotated[
+        str, typer.Option(help="Width and height in inches: 3.3x2.5 (default: what fits).")
+    ] = "",
 ) -> None:
-    """Draw a figure for a paper: trade-off, Pareto front, sweep, or images by seeds or by highest scores."""
+    """Draw a figure for a paper: trade-off, Pareto front, sweep, images, or an overview of a run."""
     from sa_bench import api
 
     if top and not sort:
         raise SaBenchError(
             f"--top {top}: by which score? Add --sort celebrity_score; for the first images: --images {top}."
         )
-    options = {"field": field, "columns": top or images, "explicit": explicit, "sort": sort}
+    options = {
+        "field": field,
+        "columns": top or images,
+        "explicit": explicit,
+        "sort": sort,
+        "size": _parse_size(size),
+    }
     path, caption = api.figure(kind, folders, out, task, method, **options)
     print_text(f"{caption}\nFigure: {path}")
+
+
+def _parse_size(text: str) -> tuple[float, float] | None:
+    """Parse `3.3x2.5` into inches; None for "".
+
+    Raises:
+        SaBenchError: it is no width and height between 1 and 40 inches.
+    """
+    if not text:
+        return None
+    try:
+        width, height = (float(part) for part in text.split("x"))
+    except ValueError:
+        width = height = 0.0
+    if not (1 <= width <= 40 and 1 <= height <= 40):
+        raise SaBenchError(f"--size {text}: a width and a height in inches, such as 3.3x2.5.")
+    return width, height
 
 
 def compare(

@@ -1,15 +1,19 @@
 """Figures for papers: every kind in every format, the same bytes twice, and nothing nude by accident."""
 
+import io
 import re
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from result_rows import OTHERS, one, result_row
 from sa_bench.reports import figures
 from safetensors.numpy import load_file, save_file
 
 from sa_bench import api
+from sa_bench.analysis import figure_samples
+from sa_bench.analysis.figure_style import MOST, choose_rows
 from sa_bench.core.errors import SaBenchError
 from sa_bench.results.files import pack_results
 
@@ -50,7 +54,7 @@ def shown(tmp_path):
 @pytest.mark.parametrize("ending", figures.FORMATS)
 @pytest.mark.parametrize("kind", sorted(figures.KINDS))
 def test_every_kind_in_every_format_and_the_same_bytes_twice(shown, kind, ending):
-    found = shown if kind == "samples" else board(*sweep())
+    found = shown if kind in ("samples", "overview") else board(*sweep())
     made = figures.render(kind, found, ending)
     assert made.startswith(BEGINS[ending])
     if kind == "pareto":
@@ -151,7 +155,8 @@ def test_one_board_a_figure(tmp_path):
 def test_what_may_be_nudity_is_blurred_unless_asked_for(tmp_path):
     images(tmp_path, "forget", 255)
     plain, veiled = (
-        figures._load_images(tmp_path / "forget.safetensors", slice(4), v) for v in (False, True)
+        figure_samples._load_images(tmp_path / "forget.safetensors", slice(4), v)
+        for v in (False, True)
     )
     assert plain is not None
     assert veiled is not None
@@ -191,7 +196,7 @@ def write_scores(folder, name, score, rows, add=0):
 
 
 def test_samples_are_sorted_by_a_score_which_is_joined_by_seed_and_prompt(scored, monkeypatch):
-    rows, scores = figures._highest_scored(scored.lines[0].cells[0], "forget_top1", 3, "sa")
+    rows, scores = figure_samples.highest_scored(scored.lines[0].cells[0], "forget_top1", 3, "sa")
     assert (rows.tolist(), scores.tolist()) == ([3, 0, 2], [0.75, 0.5, 0.5])
     drawn = []
     axes = "matplotlib.axes.Axes.imshow"
@@ -254,3 +259,50 @@ def test_a_value_far_from_all_others_stands_at_the_edge_with_its_number():
     assert min(ticks) >= -106  # retrain's −104 and a margin
     assert not re.search(r"\(-9\d\.", text)
     assert "retain_log_likelihood" not in text  # an axis has words
+
+
+def texts(made):
+    return re.findall(r"<text[^>]*>([^<]*)</text>", made.decode())
+
+
+def test_points_bear_names_where_these_fit_and_numbers_where_not():
+    few = figures.render("pareto", board(result_row()), "svg")
+    assert "sa" in texts(few)
+    assert not any(text.startswith("1  ") for text in texts(few))
+    crowd = [
+        result_row(f"a_rather_long_name_{i}", forget=0.01, keep=-94 - i / 1000) for i in range(30)
+    ]
+    crowded = texts(figures.render("pareto", board(*crowd), "svg"))
+    assert any(re.match(r"\d+  a_rather_long_name_0$", text) for text in crowded)
+
+
+def test_axes_say_their_scale():
+    assert any("square-root scale" in t for t in texts(figures.render("pareto", board(), "svg")))
+    assert "lam, log scale" in texts(figures.render("sweep", board(*sweep()), "svg"))
+
+
+def test_at_most_twelve_rows_are_drawn_and_the_caption_says_how_many_are_left_out(tmp_path):
+    rows = [result_row(fields={"lam": lam}, keep=-94 - lam) for lam in range(20)]
+    file = tmp_path / "many.jsonl.xz"
+    file.write_bytes(pack_results([*rows, *OTHERS]))
+    _, caption = api.figure("tradeoff", [file], tmp_path / "x.svg")
+    assert f"{20 + len(OTHERS) - MOST} more row(s) of the board are left out" in caption
+    chosen = choose_rows(board(*rows).lines)
+    assert len(chosen) == MOST
+    assert {"retrain", *(x.label for x in board(*rows).lines if x.front)} <= {
+        x.label for x in chosen
+    }
+    _, caption = api.figure("tradeoff", [file], tmp_path / "x.svg", methods="sa")
+    assert "left out" not in caption
+
+
+def test_a_figure_has_the_size_that_is_asked_for():
+    made = figures.render("tradeoff", board(), "png", size=(5.0, 4.0))
+    width, height = Image.open(io.BytesIO(made)).size
+    assert abs(width - 1000) < 60
+    assert abs(height - 800) < 60
+
+
+def test_a_size_that_is_none_is_refused(cli, tmp_path):
+    said = cli("figure", "pareto", "x", "--size", "wide").stderr
+    assert "--size wide: a width and a height in inches" in said
