@@ -389,8 +389,11 @@ def group_images(
     task = row["task_values"]
     by_prompt = prompts is not None and (name == "forget" or bool((labels < 0).any()))
     keys = prompts if by_prompt and prompts is not None else labels
+    distinct = list(dict.fromkeys(keys.tolist()))
+    if by_prompt and len(distinct) > COLUMNS and len(distinct) == len(keys):
+        return [("one image a prompt", np.arange(len(keys)))]  # both rows of a column would differ
     groups = []
-    for key in list(dict.fromkeys(keys.tolist()))[:COLUMNS]:
+    for key in distinct[:COLUMNS]:
         indices = np.flatnonzero(keys == key)
         text = name_prompt(task, name, key) if by_prompt else name_class(task, key)
         groups.append((text, indices))
@@ -398,8 +401,10 @@ def group_images(
 
 
 def name_class(task: Mapping[str, Any], label: int) -> str:
-    """Name a class by its number."""
+    """Name a class by its number; a negative one stands for what is to be kept."""
     classes = task["classes"]
+    if label < 0:
+        return "what is kept"
     return classes[label] if 0 <= label < len(classes) else f"class {label}"
 
 

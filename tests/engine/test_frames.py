@@ -112,7 +112,7 @@ def test_files_cut_short_beside_a_result_are_named(tmp_path):
     with pytest.raises(SaBenchError, match=r"forget_top1\.parquet is no table of scores"):
         read_columns_of(result_row(folder=str(tmp_path)), "forget_top1")
     with pytest.raises(SaBenchError, match=r"forget\.safetensors holds no sample set"):
-        sheet(tmp_path / "forget.safetensors")
+        sheet(result_row(folder=str(tmp_path)), "forget")
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.xz"])

@@ -64,6 +64,14 @@ def test_images_of_prompts_stand_under_their_prompts(tmp_path):
     assert html.sheet(fewer, "forget").heads[0][0] == "prompt 1"
 
 
+def test_many_prompts_of_one_image_each_fill_both_rows(tmp_path):
+    prompts = {"test": ["{}"], "kept": [], "files": {"test": "prompts.csv"}}
+    write(tmp_path, "forget", [0] * 30, np.arange(30))
+    sheet = html.sheet(row_in(tmp_path, prompts=prompts), "forget")
+    assert sheet.heads == (("one image a prompt", 10),)
+    assert (opened(sheet)[-8:, :, 3] > 0).mean() > 0.7
+
+
 def test_prompts_that_are_to_be_kept_are_named_and_classes_are_where_there_are_any(tmp_path):
     prompts = {"test": ["a {}"], "kept": ["a dog", "a house"], "files": {}}
     write(tmp_path, "retain", [-1] * 4, [0, 0, 1, 1])
