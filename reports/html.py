@@ -29,6 +29,7 @@ from sa_bench.analysis import (
     plots,
     published,
     scales,
+    trainings,
     wording,
 )
 from sa_bench.analysis.board import Board, Line
@@ -62,6 +63,7 @@ MODULES = {
     "plots": plots,
     "published": published,
     "scales": scales,
+    "trainings": trainings,
     "wording": wording,
 }
 """Modules whose functions the template calls by their names."""
@@ -186,21 +188,29 @@ def judges_of(board: Board, name: str) -> list[str]:
 
 
 def describe_origin(boards: Sequence[Board]) -> list[tuple[str, str]]:
-    """Describe where a page's rows come from, as far as they say: days, version, machine, author."""
+    """Describe where a page's rows come from, as far as they say: days, version, commit, machine, author."""
     rows = [cell for board in boards for _, cell in cells(board)]
     dates = sorted(
         {day for row in rows if DAY.match(day := str(row["provenance"].get("finished", ""))[:10])}
     )
     versions = {row["provenance"]["versions"].get("sa_bench", "") for row in rows}
+    commits = {_shorten_commit(row["provenance"].get("commit", "")) for row in rows}
     machines = {describe_machine(row["provenance"]["hardware"]) for row in rows}
     authors = {origin for board in boards for origin in board.origins if origin != EDITED}
     facts = {
         "run": " to ".join(dict.fromkeys([*dates[:1], *dates[-1:]])),
         "sa_bench": ", ".join(sorted(versions - {""})),
+        "commit": ", ".join(sorted(commits - {""})),
         "machine": "; ".join(sorted(machines)),
         "by": ", ".join(sorted(authors)),
     }
     return [(title, text) for title, text in facts.items() if text]
+
+
+def _shorten_commit(commit: str) -> str:
+    """Shorten a commit to eight digits, and keep that there were changes."""
+    sha, _, changes = commit.partition(" ")
+    return f"{sha[:8]} {changes}".strip()
 
 
 def seeds(board: Board) -> dict[str, str]:
