@@ -10,9 +10,10 @@ from typing import Any
 
 from sa_bench.contracts import SMOKE_MODEL, ignore_event
 from sa_bench.core.errors import CellFailed, SaBenchError, first_line, unknown_name
+from sa_bench.core.progress_bar import ProgressBar
 from sa_bench.core.settings import expand_home, require_folders, store_folder
 from sa_bench.core.store import Store, write_atomic
-from sa_bench.engine.cells import OLD_ID, Cell, resolve
+from sa_bench.engine.cells import OLD_ID, Cell, resolve, title_cells
 from sa_bench.engine.validation import check_precision
 from sa_bench.results.bundles import BUNDLED
 from sa_bench.results.files import read_results
@@ -40,11 +41,12 @@ def run(
     out: str | Path | None = None,
     overwrite: bool = False,
     device: str = "cpu",
+    progress: bool = True,
 ) -> Any:
     """Run every combination, and return the measurements as a pandas table (see `load_results`).
 
     Tasks, methods and metrics are names, or paths of plug-in files; `metrics` are added to the
-    task's own.
+    task's own. A bar shows the stage of each cell unless `progress` is False.
 
     Raises:
         SaBenchError: something is unknown or out of range; raised before any work.
@@ -60,9 +62,17 @@ def run(
         metrics,
         sample_seeds,
     )
-    _, folder, _ = run_folder(
-        cells, jobs=jobs, out=Path(out) if out else None, overwrite=overwrite, device=device
-    )
+    with ProgressBar(progress) as bar:
+        bar.titles = title_cells(cells)
+        _, folder, _ = run_folder(
+            cells,
+            jobs=jobs,
+            out=Path(out) if out else None,
+            overwrite=overwrite,
+            device=device,
+            report=bar.update,
+            finished=lambda result: bar.finish(result["cell"]),
+        )
     return load_results(folder)
 
 
@@ -343,6 +353,7 @@ def evaluate(
     metrics: Sequence[str] = (),
     out: str | Path | None = None,
     report: Callable[[str, str, int, int], None] = ignore_event,
+    progress: bool = True,
 ) -> ResultRow:
     """Measure images made elsewhere, and return a result like a cell's, with method `external`.
 
@@ -353,18 +364,19 @@ def evaluate(
         sets: `task.field=value` overrides.
         metrics: further metrics, names or paths of plug-in files.
         out: folder for result.json.
-        report: called with progress.
+        report: called with progress, in place of a bar.
+        progress: whether a bar shows what is being measured.
     """
     from sa_bench.engine.external import evaluate_images
 
     require_folders()
-    with one_thread():
+    with one_thread(), ProgressBar(progress and report is ignore_event) as bar:
         return evaluate_images(
             expand_home(images),
             task,
             scale,
             list(sets),
             expand_home(out) if out else None,
-            report,
+            bar.update if bar.shown else report,
             metrics,
         )

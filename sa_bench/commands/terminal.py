@@ -1,8 +1,12 @@
-"""What a person sees while a run works and when it has finished. Quiet when not on a terminal."""
+"""What a person sees while a run works and when it has finished.
+
+Progress is bars on a terminal, and lines elsewhere.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
 from rich.console import Console
@@ -14,6 +18,7 @@ from sa_bench.analysis import cell_text
 from sa_bench.analysis.board import Board, Line
 from sa_bench.analysis.ranking import make_boards
 from sa_bench.analysis.wording import Notes
+from sa_bench.commands.progress import ProgressLog
 from sa_bench.core.escaping import escape_terminal
 from sa_bench.engine.cells import Cell, title_cells
 from sa_bench.results.format import format_number
@@ -23,11 +28,15 @@ WIDE = 110  # columns of a terminal from which on a table shows intervals, cost 
 
 
 class Live:
-    """Progress lines: one per working cell, with stage, count, rate and remaining time."""
+    """Progress of every working cell: its stage, count, rate and remaining time.
 
-    def __init__(self) -> None:
+    A terminal shows a bar for each cell; a log file gets lines (`ProgressLog`).
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Write progress to stderr; results go to stdout."""
         self.console = Console(stderr=True)
+        self.log = None if self.console.is_terminal else ProgressLog(self._say, clock)
         self.progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
@@ -56,11 +65,15 @@ class Live:
     def __enter__(self) -> Self:
         """Start the display."""
         self.progress.start()
+        if self.log is not None:
+            self.log.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stop the display."""
         self.progress.stop()
+        if self.log is not None:
+            self.log.stop()
 
     def announce(self, cells: Sequence[Cell]) -> None:
         """Print what is about to run."""
@@ -74,7 +87,11 @@ class Live:
 
     def update(self, cell: str, stage: str, done: int, total: int) -> None:
         """Show a stage's progress."""
-        text = escape_terminal(f"{self.titles.get(cell.rpartition('-')[2], cell)}: {stage}")
+        title = self.titles.get(cell.rpartition("-")[2], cell)
+        if self.log is not None:
+            self.log.update(cell, title, stage, done, total)
+            return
+        text = escape_terminal(f"{title}: {stage}")
         if cell not in self.bars or self.stages[cell] != stage:
             if cell in self.bars:
                 self.progress.remove_task(self.bars[cell])
@@ -91,6 +108,8 @@ class Live:
         name = next((n for n in self.bars if n.endswith(result["cell"])), None)
         if name is not None:
             self.progress.remove_task(self.bars.pop(name))
+        if self.log is not None:
+            self.log.finish(result["cell"])
         seconds = sum(c.get("wall_s", 0) for c in result["cost"].values() if not c.get("cached"))
         state = (
             f"done, {seconds:.0f} s of new work"
