@@ -82,6 +82,12 @@ ModelOption = Annotated[
         help="A Stable Diffusion to start from: diffusers folder, weight file or hub id (task.model)."
     ),
 ]
+WideOption = Annotated[
+    bool,
+    typer.Option(
+        "--wide", help="Print all columns of the table, in rows longer than the terminal."
+    ),
+]
 OutOption = Annotated[
     Path | None, typer.Option(help="Run folder (default: runs/<task>-<scale>-<hash>).")
 ]
@@ -286,6 +292,7 @@ def run(
     out: OutOption = None,
     overwrite: Annotated[bool, typer.Option(help="Replace another run in --out.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+    wide: WideOption = False,
 ) -> None:
     """Run every combination and render the report. The same command resumes."""
     from sa_bench import api
@@ -311,7 +318,7 @@ def run(
         )
     from sa_bench.engine.runner import exit_code
 
-    print_boards(results)
+    print_boards(results, wide)
     print_text(f"\nReport: {report}\nResults: {folder}")
     raise typer.Exit(exit_code(results))
 
@@ -332,6 +339,7 @@ def evaluate(
     trust: TrustOption = False,
     out: Annotated[Path | None, typer.Option(help="Write result.json into this folder.")] = None,
     device: Annotated[str, typer.Option(help="For a checkpoint: cpu, cuda, cuda:1.")] = "cpu",
+    wide: WideOption = False,
 ) -> None:
     """Measure images, or a checkpoint, that were made elsewhere."""
     from sa_bench import api
@@ -349,6 +357,7 @@ def evaluate(
             model=model,
             out=out,
             device=device,
+            wide=wide,
         )
     with Live() as live:
         result = api.evaluate(
@@ -360,7 +369,7 @@ def evaluate(
             out=out,
             report=live.update,
         )
-    print_measurements(result)
+    print_measurements(result, wide)
 
 
 @app.command()

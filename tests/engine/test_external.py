@@ -119,7 +119,8 @@ def test_the_command_measures_a_folder_and_writes_strict_json(cli, store, folder
     shown = cli(*command, store=store, check=0).stdout
     for text in (
         "forget_top1",
-        "n/a: needs the",
+        "n/a [1]",
+        "[1] needs the model; only images were given",
         "note: fid[judge-mnist]: N=27 < 50 feature dimensions",
     ):
         assert text in shown
