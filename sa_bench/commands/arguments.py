@@ -6,8 +6,7 @@ import re
 from typing import TextIO
 
 from sa_bench.core.escaping import escape_terminal
-from sa_bench.core.fields import split_list
-from sa_bench.core.seeds import check_seeds
+from sa_bench.core.lists import split_list
 from sa_bench.core.settings import expand_home
 
 
@@ -17,6 +16,8 @@ def parse_seeds(text: str, option: str) -> list[int]:
     Raises:
         SaBenchError: one of them is not a whole number.
     """
+    from sa_bench.core.seeds import check_seeds
+
     return check_seeds(split_list(text), option)
 
 
