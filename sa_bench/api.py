@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from sa_bench.core.progress_bar import ProgressBar
 from sa_bench.core.settings import expand_home, require_folders, store_folder
 from sa_bench.core.store import Store, write_atomic
 from sa_bench.engine.cells import OLD_ID, Cell, resolve, title_cells
+from sa_bench.engine.threads import one_thread
 from sa_bench.engine.validation import check_precision
 from sa_bench.results.bundles import BUNDLED
 from sa_bench.results.files import read_results
@@ -173,19 +173,6 @@ def require_device(device: str) -> None:
         raise SaBenchError(
             f"--device {device} cannot be used here: {first_line(error)}. Use --device cpu."
         ) from error
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Use one intra-op thread, so that results and timings do not depend on the core count."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def write_report(folders: Sequence[Path], out: Path | None, unblurred: bool = False) -> Path:
@@ -352,6 +339,8 @@ def evaluate(
     sets: Sequence[str] = (),
     metrics: Sequence[str] = (),
     out: str | Path | None = None,
+    name: str = "",
+    scores: str | Path | None = None,
     report: Callable[[str, str, int, int], None] = ignore_event,
     progress: bool = True,
 ) -> ResultRow:
@@ -364,13 +353,15 @@ def evaluate(
         sets: `task.field=value` overrides.
         metrics: further metrics, names or paths of plug-in files.
         out: folder for result.json.
+        name: what its line is called on a board; "" calls it `external`.
+        scores: file for the scores of each image (`.csv`).
         report: called with progress, in place of a bar.
         progress: whether a bar shows what is being measured.
     """
     from sa_bench.engine.external import evaluate_images
 
     require_folders()
-    with one_thread(), ProgressBar(progress and report is ignore_event) as bar:
+    with ProgressBar(progress and report is ignore_event) as bar:
         return evaluate_images(
             expand_home(images),
             task,
@@ -379,4 +370,6 @@ def evaluate(
             expand_home(out) if out else None,
             bar.update if bar.shown else report,
             metrics,
+            name,
+            expand_home(scores) if scores else None,
         )

@@ -366,7 +366,7 @@ def evaluate(
         Path,
         typer.Argument(
             metavar="IMAGES",
-            help="Folder with forget/ and retain/CLASS/, an NPZ with arr_0, or a Stable Diffusion checkpoint.",
+            help="Folder with forget/ and retain/CLASS/, an NPZ with arr_0, or the weights of a model.",
         ),
     ],
     task: TaskOption,
@@ -374,11 +374,28 @@ def evaluate(
     set_: SetOption = None,
     metric: MetricOption = "",
     model: ModelOption = "",
-    trust: TrustOption = False,
+    name: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=HOW,
+            help="What its line is called on a board (default: external).",
+        ),
+    ] = "",
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", rich_help_panel=HOW, help="Write result.json into this folder."
+            metavar="FOLDER",
+            rich_help_panel=HOW,
+            help="Write result.json and the scores of each image into this folder.",
+        ),
+    ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=HOW,
+            help="Write what the judges say of each image into this .csv.",
         ),
     ] = None,
     device: Annotated[
@@ -389,12 +406,19 @@ def evaluate(
     ] = "cpu",
     wide: WideOption = False,
 ) -> None:
-    """Measure images, or a checkpoint, that were made elsewhere."""
+    """Measure images, or a checkpoint, that were made elsewhere.
+
+    A checkpoint goes the way of `run --method checkpoint --set checkpoint.path=FILE`.
+    """
     from sa_bench import api
     from sa_bench.commands.terminal import Live, print_measurements
     from sa_bench.engine.external import is_checkpoint
 
     if is_checkpoint(images, task):
+        if name or scores:
+            raise SaBenchError(
+                f"{images} holds a model, and --name and --scores are for images; leave them out."
+            )
         sets = [*(set_ or []), f"checkpoint.path={images}"]
         run(
             task,
@@ -415,6 +439,8 @@ def evaluate(
             sets=[*(set_ or []), *([f"task.model={model}"] if model else [])],
             metrics=split_list(metric) if metric else [],
             out=out,
+            name=name,
+            scores=scores,
             report=live.update,
         )
     print_measurements(result, wide)

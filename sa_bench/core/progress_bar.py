@@ -23,6 +23,7 @@ class ProgressBar:
         """
         self.shown, self.file = shown, file
         self.bars: dict[str, Any] = {}
+        self.kinds: dict[str, str] = {}  # stage of each bar; all metrics are one, `measure`
         self.titles: Mapping[str, str] = {}
         """Title of each cell by its id; a cell without one is called by its name."""
 
@@ -39,21 +40,26 @@ class ProgressBar:
         """Show that `done` of `total` steps of a stage are done in the cell of that name."""
         if not self.shown:
             return
+        kind = "measure" if stage.startswith("measure ") else stage
         text = f"{self.titles.get(cell.rpartition('-')[2], cell)}: {stage}"
-        if cell in self.bars and self.bars[cell].desc != f"{text}: ":
+        if cell in self.bars and self.kinds[cell] != kind:
             self._close(cell)
         if cell not in self.bars:
-            every = 0.1 if _draws_over(self.file or sys.stderr) else SELDOM
+            draws_over = _draws_over(self.file or sys.stderr)
+            every = 0.1 if draws_over else SELDOM
+            self.kinds[cell] = kind
             self.bars[cell] = tqdm(
                 desc=text,
                 initial=done,
                 total=total,
                 leave=False,
                 file=self.file,
+                delay=0 if draws_over else SELDOM,
                 mininterval=every,
                 maxinterval=max(every, 10.0),
             )
         bar = self.bars[cell]
+        bar.set_description(text, refresh=False)
         bar.update(done - bar.n)
 
     def finish(self, cell: str) -> None:

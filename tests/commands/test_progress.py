@@ -106,7 +106,7 @@ def test_the_background_reminds_and_stops(lines):
 
 @pytest.mark.parametrize("shown", [True, False])
 def test_a_bar_shows_cell_and_stage_unless_it_is_turned_off(shown):
-    file = io.StringIO()
+    file = Terminal()
     with ProgressBar(shown, file) as bar:
         bar.titles = {"1": "mnist_0 × sa"}
         bar.update("mnist_0-sa-1", "forget sa", 1, 10)
@@ -117,6 +117,26 @@ def test_a_bar_shows_cell_and_stage_unless_it_is_turned_off(shown):
     assert ("mnist_0 × sa: forget sa:" in text) == shown
     assert ("mnist_0 × sa: sample retain:" in text) == shown
     assert shown or text == ""
+
+
+def test_a_bar_in_a_file_says_nothing_of_what_is_quick():
+    file = io.StringIO()
+    with ProgressBar(True, file) as bar:
+        for done in range(11):
+            bar.update("a-1", "forget sa", done, 10)
+    assert not file.getvalue().strip()
+
+
+def test_all_metrics_have_one_bar():
+    file = Terminal()
+    with ProgressBar(True, file) as bar:
+        bar.update("a-1", "measure fid", 0, 2)
+        first = bar.bars["a-1"]
+        bar.update("a-1", "measure kid", 1, 2)
+        assert bar.bars["a-1"] is first
+        assert first.desc == "a-1: measure kid: "
+        bar.update("a-1", "measure", 2, 2)
+        assert first.n == 2
 
 
 @pytest.mark.parametrize("shown", [True, False])
@@ -137,10 +157,20 @@ def test_run_hands_the_bar_on(monkeypatch, shown, store_env, tmp_path):
     )
 
 
+class Terminal(io.StringIO):
+    """A file that a bar can be drawn over."""
+
+    def isatty(self):
+        return True
+
+
 class Bar:
     """A bar that draws nothing."""
 
     n, desc = 0, ""
+
+    def set_description(self, text, refresh):
+        pass
 
     def update(self, n):
         pass
