@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import traceback
 from pathlib import Path
@@ -11,7 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sa_bench.commands.arguments import expand_home_argument, parse_seeds, print_text
+from sa_bench.commands.arguments import (
+    expand_home_argument,
+    parse_seeds,
+    print_text,
+    terminal_width,
+)
 from sa_bench.commands.completion import complete_components, complete_kinds, complete_tasks
 from sa_bench.commands.help import EXTEND, LOOK, MACHINE, PROGRAM, RUN, Commands, declare
 from sa_bench.commands.new import new_app
@@ -136,11 +140,6 @@ def _name_program() -> str:
     return "sa_bench" if completes or is_command or COMPLETION in os.environ else PROGRAM
 
 
-def _terminal_width() -> int | None:
-    """Return the width of the terminal, in characters; None where there is none."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
 def _describe_place(error: BaseException) -> str:
     """Describe an exception and the last place in the code that it went through."""
     frames = traceback.extract_tb(error.__traceback__)
@@ -245,7 +244,7 @@ def list_components(
     """List tasks, methods, metrics, suites and figures."""
     from sa_bench.commands.listing import list_kinds
 
-    print_text(list_kinds(kinds or [], _terminal_width()))
+    print_text(list_kinds(kinds or [], terminal_width()))
 
 
 @app.command(
@@ -281,7 +280,7 @@ def show(
     if rows:
         print_text(task_rows(name, scale, set_ or []).rstrip("\n"))
     else:
-        print_text(describe(name, _terminal_width()))
+        print_text(describe(name, terminal_width()))
 
 
 @app.command(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sa_bench.commands.arguments import print_text
+from sa_bench.commands.arguments import print_paragraphs, print_text, terminal_width
 from sa_bench.commands.completion import (
     complete_figures,
     complete_methods,
@@ -221,7 +221,7 @@ def compare(
     """
     from sa_bench import api
 
-    print_text(api.compare(folders, methods, task, at))
+    print_paragraphs(api.compare(folders, methods, task, at), terminal_width())
 
 
 def pack(
@@ -372,7 +372,7 @@ def explain(
     """Explain how a number came about, in plain words."""
     from sa_bench.commands.explain import explain as explain_cell
 
-    print_text(explain_cell(cell, metric))
+    print_paragraphs(explain_cell(cell, metric), terminal_width())
 
 
 def export(

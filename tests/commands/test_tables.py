@@ -7,6 +7,7 @@ from result_rows import measurement, one, result_row
 
 from sa_bench.analysis.ranking import make_boards
 from sa_bench.commands import terminal
+from sa_bench.commands.arguments import print_paragraphs
 from sa_bench.commands.columns import narrowest_width, print_columns
 from sa_bench.results.files import read_results
 
@@ -88,3 +89,15 @@ def test_reasons_of_missing_measurements_stand_below_the_table(capsys, monkeypat
     out = capsys.readouterr().out
     assert out.count("n/a [1]") == 2
     assert out.count("no face was found") == 1
+
+
+def test_sentences_break_between_words_and_commands_stay_whole(capsys):
+    text = "  " + "word " * 40 + "end\n\nMake it again: python -m sa_bench run " + "--set a=b " * 20
+    print_paragraphs(text, 80)
+    *sentence, empty, command = capsys.readouterr().out.splitlines()
+    assert all(row.startswith("  word") or row == "  end" for row in sentence)
+    assert max(map(len, sentence)) <= 80
+    assert " ".join(sentence).split() == ["word"] * 40 + ["end"]
+    assert (empty, command) == ("", text.splitlines()[-1])
+    print_paragraphs(text, None)
+    assert capsys.readouterr().out.splitlines() == text.splitlines()
