@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from sa_bench.contracts import SMOKE_MODEL, ignore_event
 from sa_bench.core.errors import CellFailed, SaBenchError, first_line, unknown_name
+from sa_bench.core.progress_bar import ProgressBar
 from sa_bench.core.settings import expand_home, require_folders, store_folder
 from sa_bench.core.store import Store, write_atomic
-from sa_bench.engine.cells import OLD_ID, Cell, resolve
+from sa_bench.engine.cells import OLD_ID, Cell, resolve, title_cells
+from sa_bench.engine.threads import one_thread
 from sa_bench.engine.validation import check_precision
 from sa_bench.results.bundles import BUNDLED
 from sa_bench.results.files import read_results
@@ -40,11 +41,12 @@ def run(
     out: str | Path | None = None,
     overwrite: bool = False,
     device: str = "cpu",
+    progress: bool = True,
 ) -> Any:
     """Run every combination, and return the measurements as a pandas table (see `load_results`).
 
     Tasks, methods and metrics are names, or paths of plug-in files; `metrics` are added to the
-    task's own.
+    task's own. A bar shows the stage of each cell unless `progress` is False.
 
     Raises:
         SaBenchError: something is unknown or out of range; raised before any work.
@@ -60,9 +62,17 @@ def run(
         metrics,
         sample_seeds,
     )
-    _, folder, _ = run_folder(
-        cells, jobs=jobs, out=Path(out) if out else None, overwrite=overwrite, device=device
-    )
+    with ProgressBar(progress) as bar:
+        bar.titles = title_cells(cells)
+        _, folder, _ = run_folder(
+            cells,
+            jobs=jobs,
+            out=Path(out) if out else None,
+            overwrite=overwrite,
+            device=device,
+            report=bar.update,
+            finished=lambda result: bar.finish(result["cell"]),
+        )
     return load_results(folder)
 
 
@@ -163,19 +173,6 @@ def require_device(device: str) -> None:
         raise SaBenchError(
             f"--device {device} cannot be used here: {first_line(error)}. Use --device cpu."
         ) from error
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Use one intra-op thread, so that results and timings do not depend on the core count."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def write_report(folders: Sequence[Path], out: Path | None, unblurred: bool = False) -> Path:
@@ -355,7 +352,10 @@ def evaluate(
     sets: Sequence[str] = (),
     metrics: Sequence[str] = (),
     out: str | Path | None = None,
+    name: str = "",
+    scores: str | Path | None = None,
     report: Callable[[str, str, int, int], None] = ignore_event,
+    progress: bool = True,
 ) -> ResultRow:
     """Measure images made elsewhere, and return a result like a cell's, with method `external`.
 
@@ -366,18 +366,23 @@ def evaluate(
         sets: `task.field=value` overrides.
         metrics: further metrics, names or paths of plug-in files.
         out: folder for result.json.
-        report: called with progress.
+        name: what its line is called on a board; "" calls it `external`.
+        scores: file for the scores of each image (`.csv`).
+        report: called with progress, in place of a bar.
+        progress: whether a bar shows what is being measured.
     """
     from sa_bench.engine.external import evaluate_images
 
     require_folders()
-    with one_thread():
+    with ProgressBar(progress and report is ignore_event) as bar:
         return evaluate_images(
             expand_home(images),
             task,
             scale,
             list(sets),
             expand_home(out) if out else None,
-            report,
+            bar.update if bar.shown else report,
             metrics,
+            name,
+            expand_home(scores) if scores else None,
         )

@@ -32,6 +32,7 @@ from sa_bench.contracts import FisherOptions, flatten, ignore_event
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.store import Store, digest
+from sa_bench.core.suite_files import list_suites
 from sa_bench.data import datasets
 from sa_bench.engine import benchmarks, suites
 from sa_bench.engine.cells import Cell, list_scales, resolve
@@ -215,7 +216,7 @@ def names() -> list[str]:
     """Every group of cells, whether or not anything fits into it."""
     tasks = sorted(entry.name for entry in registry.list_entries("task"))
     return [
-        *(f"suite {name}" for name, _ in suites.list_suites()),
+        *(f"suite {name}" for name, _ in list_suites()),
         *(f"task {t} {s}" for t in tasks for s in list_scales(registry.get_task(t))),
     ]
 

@@ -95,12 +95,11 @@ def _collect_lines(rows: list[ResultRow]) -> list[Line]:
     """
     unique: dict[str, ResultRow] = {}
     for row in rows:
-        settings = [row["method"], code_of(row), row["fields"], row.get("origin", "")]
-        key = _to_key([*settings, *run_of(row)])
+        key = _to_key([*_settings_of(row), *run_of(row)])
         unique[key] = merge_results(unique[key], row) if key in unique else row
     lines: dict[str, Line] = {}
     for row in unique.values():
-        key = _to_key([row["method"], code_of(row), row["fields"], row.get("origin", "")])
+        key = _to_key(_settings_of(row))
         line = lines.setdefault(
             key, Line(row["method"], row["method"], row["standing"], [], [], threat=threat_of(row))
         )
@@ -155,6 +154,12 @@ def _make_board(rows: list[ResultRow], remark: str) -> Board:
         board.headline = f"{smoke_flag[0].upper()}{smoke_flag[1:]}."
     board.ledger = [entry for line in board.lines for entry in _published_verdicts(board, line)]
     return board
+
+
+def _settings_of(row: ResultRow) -> list[Any]:
+    """List what tells the lines of a board apart: method, name, code, fields and origin."""
+    name = row.get("label", "")
+    return [row["method"], name, code_of(row), row["fields"], row.get("origin", "")]
 
 
 def _find_collapse(line: Line) -> str | None:
@@ -213,13 +218,15 @@ def _published_verdicts(board: Board, line: Line) -> list[dict[str, Any]]:
 def _label_lines(lines: list[Line]) -> None:
     """Label lines of one method by the fields, and the code, in which they differ.
 
-    A line from a stranger's bundle also gets the bundle's origin.
+    Images from elsewhere may bring a name of their own in the method's place. A line from a
+    stranger's bundle also gets the bundle's origin.
     """
     fields = {id(line): flatten((line.cells or line.failed)[0]["fields"]) for line in lines}
     codes = {id(line): code_of((line.cells or line.failed)[0]) for line in lines}
+    names = {id(line): (line.cells or line.failed)[0].get("label") or line.method for line in lines}
     for line in lines:
         own_fields = fields[id(line)]
-        siblings = [other for other in lines if other.method == line.method]
+        siblings = [other for other in lines if names[id(other)] == names[id(line)]]
         differing = [
             k
             for k in own_fields
@@ -228,7 +235,7 @@ def _label_lines(lines: list[Line]) -> None:
         settings = [f"{k}={str(own_fields[k]).removesuffix('.0')}" for k in differing]
         if len({codes[id(other)] for other in siblings}) > 1:
             settings.insert(0, f"code {codes[id(line)][:8] or 'of sa_bench'}")
-        line.label = " ".join([line.method, *settings]) + (
+        line.label = " ".join([names[id(line)], *settings]) + (
             f" · {line.origin}" if line.origin else ""
         )
 

@@ -12,7 +12,7 @@ from sa_bench.analysis.published import Verdict
 from sa_bench.analysis.ranking import make_boards
 from sa_bench.analysis.wording import FRONT, format_interval
 from sa_bench.core.errors import SaBenchError, unknown_name
-from sa_bench.core.fields import split_list
+from sa_bench.core.lists import split_list
 from sa_bench.results.format import format_number, format_unit
 from sa_bench.results.rows import metric_of
 from sa_bench.results.schema import ResultRow

@@ -21,7 +21,11 @@ class Notes:
 
     def number(self, endpoint: Endpoint | None) -> int:
         """Return the number, from 1, of the reason why `endpoint` has no value."""
-        reason = (endpoint.reason if endpoint else None) or "not measured"
+        return self.number_reason(endpoint.reason if endpoint else None)
+
+    def number_reason(self, reason: str | None) -> int:
+        """Return the number, from 1, of a reason; None stands for "not measured"."""
+        reason = reason or "not measured"
         if reason not in self.reasons:
             self.reasons.append(reason)
         return self.reasons.index(reason) + 1

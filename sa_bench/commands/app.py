@@ -10,7 +10,33 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sa_bench.commands.arguments import expand_home_argument, parse_seeds, print_text
+from sa_bench.commands.arguments import (
+    expand_home_argument,
+    parse_seeds,
+    print_text,
+    terminal_width,
+)
+from sa_bench.commands.completion import complete_components, complete_kinds, complete_tasks
+from sa_bench.commands.help import EXTEND, LOOK, MACHINE, PROGRAM, RUN, Commands, declare
+from sa_bench.commands.new import new_app
+from sa_bench.commands.options import (
+    HOW,
+    BaseOption,
+    JobsOption,
+    MethodOption,
+    MetricOption,
+    ModelOption,
+    OutOption,
+    SampleOption,
+    ScaleOption,
+    SeedOption,
+    SetOption,
+    SuiteOption,
+    SweepOption,
+    TaskOption,
+    TrustOption,
+    WideOption,
+)
 from sa_bench.commands.results import add_to
 from sa_bench.commands.store import store_app
 from sa_bench.core.errors import (
@@ -21,7 +47,7 @@ from sa_bench.core.errors import (
     name_missing_extra,
     print_notice,
 )
-from sa_bench.core.fields import split_list
+from sa_bench.core.lists import split_list
 from sa_bench.core.version import __version__
 
 if TYPE_CHECKING:
@@ -34,57 +60,26 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 os.environ.setdefault("KMP_BLOCKTIME", "0")
 
+EXAMPLES = (
+    "list methods",
+    "show sa",
+    "plan --task mnist_0 --method sa,retrain --scale quick",
+    "run --task mnist_0 --method sa,retrain --scale quick",
+    "run --help",
+)
 app = typer.Typer(
-    add_completion=False,
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Did this method make this model forget this concept, at what cost, how sure are we?",
+    epilog="\n".join(f"{PROGRAM} {example}" for example in EXAMPLES),
 )
-app.add_typer(store_app, name="store")
-new_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="A file to start a component from."
-)
-app.add_typer(new_app, name="new")
+app.add_typer(store_app, name="store", rich_help_panel=MACHINE)
+app.add_typer(new_app, name="new", rich_help_panel=EXTEND)
 
+COMPLETION = "_SA_BENCH_COMPLETE"  # set by a shell that asks for completions
 INTERRUPTED, READER_GONE = 130, 141  # exit codes of shells after SIGINT and SIGPIPE
-TaskOption = Annotated[
-    str, typer.Option("--task", "-t", help="Task, or several: a,b; a name or ./mine.py.")
-]
-MethodOption = Annotated[
-    str, typer.Option("--method", "-m", help="Method, or several: a,b; a name or ./mine.py.")
-]
-SuiteOption = Annotated[
-    str,
-    typer.Option(
-        help="A suite, or ./mine.toml, instead of --task, --method and all that belongs to them."
-    ),
-]
-SeedOption = Annotated[str, typer.Option(help="Forgetting seeds: 0,1,2.")]
-BaseOption = Annotated[str, typer.Option(help="Base model seeds: 0,1,2.")]
-SampleOption = Annotated[str, typer.Option(help="Seeds of the images measured: 0,1,2.")]
-ScaleOption = Annotated[str, typer.Option(help="full, paper or quick.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="field=value, sa.field=…, task.field=…")
-]
-SweepOption = Annotated[
-    list[str] | None, typer.Option("--sweep", help="field=a,b,c or a JSON list: one cell a value.")
-]
-MetricOption = Annotated[
-    str, typer.Option("--metric", help="Further metrics on top of the task's: names or ./mine.py.")
-]
-TrustOption = Annotated[
-    bool, typer.Option(help="Run the code of the .py files that the suite names.")
-]
-ModelOption = Annotated[
-    str,
-    typer.Option(
-        help="A Stable Diffusion to start from: diffusers folder, weight file or hub id (task.model)."
-    ),
-]
-OutOption = Annotated[
-    Path | None, typer.Option(help="Run folder (default: runs/<task>-<scale>-<hash>).")
-]
 
 
 def main() -> None:
@@ -98,6 +93,7 @@ def main() -> None:
             code = (
                 app(
                     [expand_home_argument(argument) for argument in sys.argv[1:]],
+                    prog_name=_name_program(),
                     standalone_mode=False,
                 )
                 or 0
@@ -121,6 +117,9 @@ def main() -> None:
         code = READER_GONE
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes once more
     except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the page of help
+            print_text(error, file=sys.stderr)
+            sys.exit(2)
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's usage errors
             print_notice(f"{error.format_message()} See --help.")
             sys.exit(2)
@@ -132,6 +131,13 @@ def main() -> None:
         print(file=sys.stderr)  # after the terminal's ^C
         print_notice("stopped. The same command continues where this one stopped.")
     sys.exit(code)
+
+
+def _name_program() -> str:
+    """Name this program as it was called; a shell completes the installed command alone."""
+    completes = {"--install-completion", "--show-completion"}.intersection(sys.argv)
+    is_command = Path(sys.argv[0]).stem == "sa_bench"
+    return "sa_bench" if completes or is_command or COMPLETION in os.environ else PROGRAM
 
 
 def _describe_place(error: BaseException) -> str:
@@ -224,28 +230,35 @@ def _resolve_cells(
     )
 
 
-@app.command("list")
-def list_components() -> None:
-    """List all tasks, methods, metrics and suites."""
-    from sa_bench.core.registry import ROOMS, list_broken, list_entries
-    from sa_bench.engine import suites
+@app.command("list", **declare(LOOK, "list", "list methods", "list tasks"))
+def list_components(
+    kinds: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KIND]...",
+            autocompletion=complete_kinds,
+            help="methods, metrics, tasks, suites or figures (default: all).",
+        ),
+    ] = None,
+) -> None:
+    """List tasks, methods, metrics, suites and figures."""
+    from sa_bench.commands.listing import list_kinds
 
-    for kind in ("task", "method", "metric"):
-        entries = list_entries(kind)
-        print_text(f"{ROOMS[kind]}:")
-        width = max(len(e.name) for e in entries)
-        for entry in entries:
-            print_text(f"  {entry.name:<{width}}  {entry.summary.replace('`', '')}")
-        for entry in list_broken(kind):
-            print_text(f"  {entry.name:<{width}}  (cannot be used: {entry.broken})")
-    print_text("suites:")
-    for name, summary in suites.list_suites():
-        print_text(f"  {name}  {summary}")
+    print_text(list_kinds(kinds or [], terminal_width()))
 
 
-@app.command()
+@app.command(
+    **declare(LOOK, "show sa", "show mnist_0", "show micro-1", "show nudity_i2p --rows > rows.csv")
+)
 def show(
-    name: str,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            autocompletion=complete_components,
+            help="A method, metric, task or suite, or ./mine.py.",
+        ),
+    ],
     rows: Annotated[
         bool,
         typer.Option(
@@ -256,15 +269,29 @@ def show(
     scale: ScaleOption = "full",
     set_: SetOption = None,
 ) -> None:
-    """Show fields, presets, source and documentation of a component; with --rows the images of a task."""
+    """Describe a component: what it does, its fields, its source.
+
+    With --rows it lists the images that a task asks for.
+    """
     from sa_bench.commands.show import describe, task_rows
 
     if not rows and (set_ or scale != "full"):
         raise SaBenchError("show takes --scale and --set only together with --rows.")
-    print_text(task_rows(name, scale, set_ or []).rstrip("\n") if rows else describe(name))
+    if rows:
+        print_text(task_rows(name, scale, set_ or []).rstrip("\n"))
+    else:
+        print_text(describe(name, terminal_width()))
 
 
-@app.command()
+@app.command(
+    **declare(
+        RUN,
+        "run --task mnist_0 --method sa,retrain --scale quick",
+        "run --task mnist_0 --method sa --sweep lam=1,10,50",
+        "run --task mnist_0 --method ./mine.py,retrain --seed 0,1,2",
+        "run --suite micro-1 --jobs 2 --out runs/micro",
+    )
+)
 def run(
     task: TaskOption = "",
     method: MethodOption = "",
@@ -280,14 +307,24 @@ def run(
     trust: TrustOption = False,
     without: Annotated[
         list[Path] | None,
-        typer.Option(help="Leave out cells that these run folders or packed files have."),
+        typer.Option(
+            metavar="RUN",
+            rich_help_panel=HOW,
+            help="Leave out cells that these run folders or packed files have.",
+        ),
     ] = None,
-    jobs: Annotated[int, typer.Option(help="Cells side by side, one thread each.")] = 1,
+    jobs: JobsOption = 1,
     out: OutOption = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace another run in --out.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", rich_help_panel=HOW, help="Replace another run in --out."),
+    ] = False,
+    device: Annotated[
+        str, typer.Option(metavar="DEVICE", rich_help_panel=HOW, help="cpu, cuda, cuda:1.")
+    ] = "cpu",
+    wide: WideOption = False,
 ) -> None:
-    """Run every combination and render the report. The same command resumes."""
+    """Forget and measure: every combination, then the report. The same command resumes."""
     from sa_bench import api
     from sa_bench.commands.terminal import Live, print_boards
 
@@ -311,17 +348,24 @@ def run(
         )
     from sa_bench.engine.runner import exit_code
 
-    print_boards(results)
+    print_boards(results, wide)
     print_text(f"\nReport: {report}\nResults: {folder}")
     raise typer.Exit(exit_code(results))
 
 
-@app.command()
+@app.command(
+    **declare(
+        RUN,
+        "evaluate images/ --task mnist_0 --name mine --out runs/mine",
+        "evaluate images.npz --task cifar10_airplane",
+    )
+)
 def evaluate(
     images: Annotated[
         Path,
         typer.Argument(
-            help="Folder with forget/ and retain/<class>/, an NPZ with arr_0, or a Stable Diffusion checkpoint."
+            metavar="IMAGES",
+            help="Folder with forget/ and retain/CLASS/, an NPZ with arr_0, or the weights of a model.",
         ),
     ],
     task: TaskOption,
@@ -329,16 +373,51 @@ def evaluate(
     set_: SetOption = None,
     metric: MetricOption = "",
     model: ModelOption = "",
-    trust: TrustOption = False,
-    out: Annotated[Path | None, typer.Option(help="Write result.json into this folder.")] = None,
-    device: Annotated[str, typer.Option(help="For a checkpoint: cpu, cuda, cuda:1.")] = "cpu",
+    name: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=HOW,
+            help="What its line is called on a board (default: external).",
+        ),
+    ] = "",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            rich_help_panel=HOW,
+            help="Write result.json and the scores of each image into this folder.",
+        ),
+    ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=HOW,
+            help="Write what the judges say of each image into this .csv.",
+        ),
+    ] = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="DEVICE", rich_help_panel=HOW, help="For a checkpoint: cpu, cuda, cuda:1."
+        ),
+    ] = "cpu",
+    wide: WideOption = False,
 ) -> None:
-    """Measure images, or a checkpoint, that were made elsewhere."""
+    """Measure images, or a checkpoint, that were made elsewhere.
+
+    A checkpoint goes the way of `run --method checkpoint --set checkpoint.path=FILE`.
+    """
     from sa_bench import api
     from sa_bench.commands.terminal import Live, print_measurements
     from sa_bench.engine.external import is_checkpoint
 
     if is_checkpoint(images, task):
+        if name or scores:
+            raise SaBenchError(
+                f"{images} holds a model, and --name and --scores are for images; leave them out."
+            )
         sets = [*(set_ or []), f"checkpoint.path={images}"]
         run(
             task,
@@ -349,6 +428,7 @@ def evaluate(
             model=model,
             out=out,
             device=device,
+            wide=wide,
         )
     with Live() as live:
         result = api.evaluate(
@@ -358,12 +438,20 @@ def evaluate(
             sets=[*(set_ or []), *([f"task.model={model}"] if model else [])],
             metrics=split_list(metric) if metric else [],
             out=out,
+            name=name,
+            scores=scores,
             report=live.update,
         )
-    print_measurements(result)
+    print_measurements(result, wide)
 
 
-@app.command()
+@app.command(
+    **declare(
+        LOOK,
+        "plan --task mnist_0 --method sa,retrain",
+        "plan --suite micro-1 --jobs 2",
+    )
+)
 def plan(
     task: TaskOption = "",
     method: MethodOption = "",
@@ -377,9 +465,12 @@ def plan(
     metric: MetricOption = "",
     model: ModelOption = "",
     trust: TrustOption = False,
-    jobs: Annotated[int, typer.Option(help="Cells side by side.")] = 1,
+    jobs: JobsOption = 1,
 ) -> None:
-    """Show what `run` would do: stages, stored artifacts, time, memory and disk. Runs nothing."""
+    """Show what `run` would do, and run nothing.
+
+    It lists stages, what the store already has, time, memory and disk.
+    """
     from sa_bench.commands.plan import describe_plan
     from sa_bench.core.settings import require_folders
 
@@ -392,13 +483,21 @@ def plan(
     print_text(describe_plan(cells, usable_jobs(jobs)))
 
 
-@app.command()
+@app.command(**declare(LOOK, "doctor", "doctor nudity_i2p"))
 def doctor(
     task: Annotated[
-        str, typer.Argument(help="Only what this task uses: a name or ./mine.py.")
+        str,
+        typer.Argument(
+            metavar="[TASK]",
+            autocompletion=complete_tasks,
+            help="Only what this task uses: a name or ./mine.py.",
+        ),
     ] = "",
 ) -> None:
-    """List assets, here or missing, how to get them, their licences and what each unlocks."""
+    """List weights and data: here or missing, and how to get them.
+
+    Each comes with its licence and with what it unlocks.
+    """
     from sa_bench.commands.doctor import describe_assets, describe_task_assets
 
     text, missing = describe_task_assets(task) if task else describe_assets()
@@ -406,20 +505,29 @@ def doctor(
     raise typer.Exit(3 if missing else 0)
 
 
-@app.command()
+@app.command(**declare(MACHINE, "fetch mnist", "fetch nudity_i2p --from /media/weights"))
 def fetch(
     names: Annotated[
         list[str],
-        typer.Argument(help="Assets as doctor lists them, hub ids (owner/name), or tasks."),
+        typer.Argument(
+            metavar="NAME...",
+            autocompletion=complete_tasks,
+            help="Assets as doctor lists them, hub ids (owner/name), or tasks.",
+        ),
     ],
     source: Annotated[
         Path | None,
         typer.Option(
-            "--from", help="Copy from this folder, by file name (or set SA_BENCH_MIRROR)."
+            "--from",
+            metavar="FOLDER",
+            help="Copy from this folder, by file name (or set SA_BENCH_MIRROR).",
         ),
     ] = None,
 ) -> None:
-    """Get weights, prompt files and models; for a task, all that it can use. The same command resumes."""
+    """Get weights, prompt files and models.
+
+    For a task that is all that it can use. The same command resumes.
+    """
     from sa_bench.commands import fetch as fetching
     from sa_bench.core.settings import mirror_folder
 
@@ -427,9 +535,21 @@ def fetch(
         fetching.fetch(name, source or mirror_folder())
 
 
-@app.command()
-def check(name: Annotated[str, typer.Argument(help="Component, or ./mine.py.")]) -> None:
-    """Check that a component keeps its contract, on a toy, in under a minute."""
+@app.command(**declare(EXTEND, "check ./mine.py", "check sa"))
+def check(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            autocompletion=complete_components,
+            help="A method, metric or task, or ./mine.py.",
+        ),
+    ],
+) -> None:
+    """Check that a component keeps its contract, in a minute.
+
+    It is tried on models that take seconds; every no comes with its reason.
+    """
     from sa_bench.commands.check import check as findings
     from sa_bench.commands.show import find_components
 
@@ -442,21 +562,6 @@ def check(name: Annotated[str, typer.Argument(help="Component, or ./mine.py.")])
             print_text(f"  {'ok  ' if finding.kept else 'FAIL'}  {finding.text}")
     every_finding = [finding for listed in by_component.values() for finding in listed]
     raise typer.Exit(0 if all(finding.kept for finding in every_finding) else 1)
-
-
-@new_app.command("method")
-def new_method(
-    name: str, folder: Annotated[Path, typer.Option("--in", help="Where to write it.")] = Path()
-) -> None:
-    """Write NAME.py, a method that runs as it is."""
-    from sa_bench.commands import new
-
-    path = new.new_method(name, folder)
-    print_text(f"Wrote {path}. Next:")
-    print_text(f"  python -m sa_bench check {path if path.is_absolute() else './' + str(path)}")
-    print_text(
-        f"  python -m sa_bench run --task mnist_0 --method ./{path},retrain,relabel --scale quick"
-    )
 
 
 add_to(app)

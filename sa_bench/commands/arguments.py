@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
+import sys
+import textwrap
 from typing import TextIO
 
 from sa_bench.core.escaping import escape_terminal
-from sa_bench.core.fields import split_list
-from sa_bench.core.seeds import check_seeds
+from sa_bench.core.lists import split_list
 from sa_bench.core.settings import expand_home
 
 
@@ -17,6 +19,8 @@ def parse_seeds(text: str, option: str) -> list[int]:
     Raises:
         SaBenchError: one of them is not a whole number.
     """
+    from sa_bench.core.seeds import check_seeds
+
     return check_seeds(split_list(text), option)
 
 
@@ -30,6 +34,32 @@ def expand_home_argument(argument: str) -> str:
     option = match[0] if match else ""
     path = argument.removeprefix(option)
     return f"{option}{expand_home(path)}" if path.startswith("~") else argument
+
+
+def print_paragraphs(text: str, width: int | None) -> None:
+    """Print sentences for people, broken between words where a line is longer than the terminal.
+
+    Command lines stay whole, to be copied.
+
+    Args:
+        text: its lines are paragraphs; what a line begins with, spaces, begins all its parts.
+        width: of the terminal, in characters; None breaks no line.
+    """
+    for line in text.splitlines():
+        if width is None or len(line) <= width or "python -m sa_bench" in line:
+            print_text(line)
+            continue
+        indent = line[: len(line) - len(line.lstrip())]
+        for part in textwrap.wrap(
+            line.strip(), max(20, width), initial_indent=indent, subsequent_indent=indent,
+            break_long_words=False, break_on_hyphens=False,
+        ):  # fmt: skip
+            print_text(part)
+
+
+def terminal_width() -> int | None:
+    """Return the width of the terminal, in characters; None where there is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def print_text(text: object, file: TextIO | None = None) -> None:

@@ -6,13 +6,22 @@ import contextlib
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import FrozenInstanceError, asdict, fields, replace
+from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from sa_bench.contracts import Diffusion, Generator, Metric, Prompted, Sampler, Task, ignore_event
+from sa_bench.contracts import (
+    Diffusion,
+    Generator,
+    Measured,
+    Metric,
+    Prompted,
+    Sampler,
+    Task,
+    ignore_event,
+)
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.store import Store
@@ -79,6 +88,8 @@ def _check_method(name: str) -> Iterator[Finding]:
     """Yield the findings on a method: declarations, then what it does on a toy."""
     cls = registry.get_method(name)
     yield from _check_declarations(cls)
+    if _list_without_default(cls):
+        return  # it cannot be made
     if cls.files:
         yield Finding(True, f"needs files ({', '.join(cls.files)}): not run")
         return
@@ -91,25 +102,39 @@ def _check_method(name: str) -> Iterator[Finding]:
     )
     before = weights(base_model)
 
-    def forget(seed: int = 0, **options: Any) -> tuple[torch.Tensor, ToyRun]:
+    def forget(seed: int = 0, **options: Any) -> tuple[Any, ToyRun]:
         run = ToyRun(base_model, task, seed, steps, **options)
-        return weights(cls(**quick_fields).forget(base_model.clone(), task, run)), run
+        return cls(**quick_fields).forget(base_model.clone(), task, run), run
 
-    first, run = forget()
+    def forgotten_weights(seed: int = 0, **options: Any) -> torch.Tensor:
+        return weights(forget(seed, **options)[0])
+
+    forgotten, run = forget()
+    if missing := _list_missing(forgotten, cls.supports):
+        lacks = "" if forgotten is None else f" (it lacks {', '.join(missing)})"
+        yield Finding(
+            False,
+            f"forget returned {_describe_value(forgotten)}, which is no {cls.supports.__name__}{lacks}: return model",
+        )
+        return
+    yield Finding(True, f"forget returned {_describe_value(forgotten)}")
+    first = weights(forgotten)
     yield Finding(bool(torch.isfinite(first).all()), "the toy's parameters are finite afterwards")
     yield Finding(
         torch.equal(weights(base_model), before),
         "θ* itself is left as it was (only the copy changes)",
     )
     torch.rand(3)  # what is drawn elsewhere must change nothing
-    again = torch.equal(forget()[0], first)
+    again = torch.equal(forgotten_weights(), first)
     yield Finding(again, "the same seed gives the same bits, all randomness comes from run.rng")
     declared, used = "data" in cls.needs, "data" in run.asked
     yield Finding(
         declared == used, f"needs = {cls.needs}: training data is {'' if used else 'not '}used"
     )
     if "train" in run.asked:
-        yield Finding(not torch.equal(forget(seed=1)[0], first), "another seed gives another model")
+        yield Finding(
+            not torch.equal(forgotten_weights(seed=1), first), "another seed gives another model"
+        )
         yield Finding(
             run.outside_moved == [],
             f"nothing outside the trained scope moved {run.outside_moved or ''}",
@@ -117,51 +142,84 @@ def _check_method(name: str) -> Iterator[Finding]:
         with tempfile.TemporaryDirectory() as folder:
             with contextlib.suppress(KeyboardInterrupt):
                 forget(folder=Path(folder), killed_at=KILLED_AT)
-            resumed, _ = forget(folder=Path(folder))
+            resumed = forgotten_weights(folder=Path(folder))
         yield Finding(
             torch.equal(resumed, first),
             f"killed at step {KILLED_AT} and resumed, it ends at the same bits",
         )
     requests = ", ".join(dict.fromkeys(run.asked)) or "nothing"
+    acts = not torch.equal(first, before) or cls.wraps() or cls.renders()
+    may_rest = cls.standing == "control"  # such as `original`
+    nothing = (
+        "" if acts or may_rest else "; no weight moved, and it acts on no image: it does nothing"
+    )
     if cls.supports is not Generator:
         size = float((first - before).norm() / before.norm())
         yield Finding(
-            True,
-            f"on a tiny text-to-image model, {steps} steps: weights moved by {size:.2g}; it asked for {requests}",
+            not nothing,
+            f"on a tiny text-to-image model, {steps} steps: weights moved by {size:.2g}; it asked for {requests}{nothing}",
         )
         return
     moved = (first - before).view_as(base_model.net.weight).norm(dim=1)
     yield Finding(
-        True,
-        f"on x|c ~ N(μ_c, I) with q = N(0, I), {STEPS} steps: μ of c_f moved by {moved[0]:.2f}, of the rest by "
-        f"at most {moved[1:].max():.2f}; it asked for {requests}",
+        not nothing,
+        f"on x|c ~ N(μ_c, I) with q = N(0, I), {STEPS} steps: μ of c_f moved by {moved[0]:.2g}, of the rest by "
+        f"at most {moved[1:].max():.2g}; it asked for {requests}{nothing}",
     )
+
+
+def _list_missing(model: Any, contract: type) -> list[str]:
+    """List the members of a contract that what `forget` returned lacks."""
+    names = {
+        name
+        for parent in contract.__mro__
+        for name in (*vars(parent), *vars(parent).get("__annotations__", ()))
+        if not name.startswith("_")
+    }
+    return sorted(name for name in names if not hasattr(model, name))
+
+
+def _describe_value(value: Any) -> str:
+    """Describe what a function returned: None, or its type."""
+    return "None" if value is None else f"an object of type {type(value).__name__}"
+
+
+def _list_without_default(cls: type[Any]) -> list[str]:
+    """List the fields of a dataclass that have no default."""
+    return [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
 
 
 def _check_declarations(cls: type[Any]) -> Iterator[Finding]:
     """Yield the findings on what a method declares."""
     names = {f.name for f in fields(cls)}
-    yield Finding(
-        cls.standing in ("method", "control", "reference", "target"), f"standing = {cls.standing!r}"
-    )
-    yield Finding(
-        cls.supports in (Generator, Diffusion, Prompted), f"supports = {cls.supports.__name__}"
-    )
-    yield Finding(set(cls.needs) <= {"data"}, f"needs = {cls.needs}")
-    yield Finding(
-        isinstance(cls.version, int) and bool(cls.source), "version is a number, source is given"
-    )
+    standings = ("method", "control", "reference", "target")
+    supported = (Generator, Diffusion, Prompted)
+    for name, value, kept, choices in (
+        ("standing", repr(cls.standing), cls.standing in standings, standings),
+        (
+            *("supports", cls.supports.__name__, cls.supports in supported),
+            [contract.__name__ for contract in supported],
+        ),
+        ("needs", repr(cls.needs), set(cls.needs) <= {"data"}, ("()", '("data",)')),
+    ):
+        allowed = "" if kept else f", which is none of {', '.join(choices)}"
+        yield Finding(kept, f"{name} = {value}{allowed}")
+    yield Finding(isinstance(cls.version, int), f"version = {cls.version!r}, a whole number")
+    source = f"source = {cls.source!r}" if cls.source else 'source is not given: source = "yours"'
+    yield Finding(bool(cls.source), source)
     unknown_fields = {key for preset in cls.presets.values() for key in preset} - names
     yield Finding(
         not unknown_fields,
         f"presets name its own fields{': not ' + ', '.join(unknown_fields) if unknown_fields else ''}",
     )
-    try:
-        cls().anything = 1
-        frozen = False
-    except FrozenInstanceError:
-        frozen = True
-    yield Finding(frozen, "the dataclass is frozen, with a default for every field")
+    frozen = cls.__dataclass_params__.frozen
+    yield Finding(
+        frozen, "the dataclass is frozen" if frozen else "@dataclass(frozen=True) is needed"
+    )
+    if missing := _list_without_default(cls):
+        yield Finding(False, f"without a default: {', '.join(missing)}; every field needs one")
+        return
+    yield Finding(True, "every field has a default")
     text = json.dumps(asdict(cls()))
     yield Finding(True, f"fields are plain values: {text if len(text) < 70 else text[:67] + '...'}")
 
@@ -179,9 +237,30 @@ SMALL = (
 def _check_metric(name: str) -> Iterator[Finding]:
     """Yield the findings on a metric, measured twice on a quick cell."""
     metric: Metric = registry.get_metric(name)
-    yield Finding(metric.better in ("lower", "higher", None), f"better = {metric.better!r}")
-    unknown_requirements = set(metric.requires) - set(all_requirements())
-    yield Finding(not unknown_requirements, f"requires = {metric.requires}")
+    yield Finding(
+        metric.better in ("lower", "higher", None),
+        f"better = {metric.better!r}, of 'lower', 'higher' and None",
+    )
+    unknown = sorted(set(metric.requires) - set(all_requirements()))
+    known = f"; unknown: {', '.join(unknown)}" if unknown else ""
+    yield Finding(not unknown, f"requires = {metric.requires}{known}")
+    unknown_fields = sorted(set(metric.fields) - {f.name for f in fields(Task)})
+    no_fields = f"; no fields of a task: {', '.join(unknown_fields)}" if unknown_fields else ""
+    yield Finding(not unknown_fields, f"fields = {metric.fields}{no_fields}")
+    if unknown or unknown_fields:
+        return  # it cannot be measured
+    declared = metric
+
+    def measure_and_check(view: Any) -> Measured:
+        value = declared.measure(view)
+        if not isinstance(value, Measured):
+            raise SaBenchError(
+                f"{name} returned {_describe_value(value)}; it must return Measured, such as bounded_mean(...) or "
+                'undefined("why").'
+            )
+        return value
+
+    metric = replace(declared, measure=measure_and_check)
     cell = resolve(["mnist_0"], ["relabel"], "quick", sets=SMALL, metrics=[name])[0]
     values = []
     with tempfile.TemporaryDirectory() as folder:

@@ -83,5 +83,5 @@ def _find_asset(name: str) -> Asset:
     except SaBenchError:
         tasks = [entry.name for entry in registry.list_entries("task")]
         raise unknown_name(
-            "asset or task", name, [*catalogue.CATALOGUE, *catalogue.DATA, *tasks]
+            "asset or task", name, [*catalogue.CATALOGUE, *catalogue.DATA, *tasks], "doctor"
         ) from None

@@ -7,31 +7,46 @@ from typing import Annotated
 
 import typer
 
-from sa_bench.commands.arguments import print_text
+from sa_bench.commands.arguments import print_paragraphs, print_text, terminal_width
+from sa_bench.commands.completion import (
+    complete_figures,
+    complete_methods,
+    complete_metrics,
+    complete_tasks,
+)
+from sa_bench.commands.help import READ, RUN, SHARE, declare
 from sa_bench.core.errors import SaBenchError
+
+RunsArgument = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="[RUN]...", help="Run folders or packed files."),
+]
+DeviceOption = Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1.")]
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this file to `app`."""
-    for command in (report, table, figure, compare, pack, bundle, verify, tune, explain, export):
-        app.command()(command)
+    for command, (group, *examples) in COMMANDS.items():
+        app.command(**declare(group, *examples))(command)
 
 
 def report(
-    folders: Annotated[
-        list[Path] | None, typer.Argument(help="Run folders or packed files.")
-    ] = None,
+    folders: RunsArgument = None,
     bundle: Annotated[
-        list[Path] | None, typer.Option(help="Results of others, shown beside with whose they are.")
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Results of others, shown beside with whose they are."),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="File .html or .md (default: report.html in the first folder)."),
+        typer.Option(
+            metavar="FILE", help="File .html or .md (default: report.html in the first folder)."
+        ),
     ] = None,
     explicit: Annotated[
         bool,
         typer.Option(
-            help="HTML: what may be nudity can be unblurred by a click (else it is not in the page)."
+            "--explicit",
+            help="HTML: what may be nudity can be unblurred by a click (else it is not in the page).",
         ),
     ] = False,
 ) -> None:
@@ -43,33 +58,57 @@ def report(
 
 def table(
     name: Annotated[
-        str, typer.Argument(help="leaderboard, table1 to table4, unlearndiffatk or i2p.")
+        str,
+        typer.Argument(
+            metavar="TABLE", help="leaderboard, table1 to table4, unlearndiffatk or i2p."
+        ),
     ],
-    folders: Annotated[
-        list[Path] | None, typer.Argument(help="Run folders or packed files.")
-    ] = None,
+    folders: RunsArgument = None,
     format_: Annotated[
-        str, typer.Option("--format", help="markdown, latex, csv or html.")
+        str, typer.Option("--format", metavar="FORMAT", help="markdown, latex, csv or html.")
     ] = "markdown",
     task: Annotated[
-        str, typer.Option("--task", "-t", help="Of a leaderboard: only these tasks: a,b.")
+        str,
+        typer.Option(
+            "--task",
+            "-t",
+            metavar="TASKS",
+            autocompletion=complete_tasks,
+            help="Of a leaderboard: only these tasks: a,b.",
+        ),
     ] = "",
     method: Annotated[
         str,
         typer.Option(
-            "--method", "-m", help="Only these, in this order: a,b; names or labels ('sa lam=3')."
+            "--method",
+            "-m",
+            metavar="METHODS",
+            autocompletion=complete_methods,
+            help="Only these, in this order: a,b; names or labels ('sa lam=3').",
         ),
     ] = "",
     metric: Annotated[
-        str, typer.Option("--metric", help="Columns (default: the three endpoints): a,b.")
+        str,
+        typer.Option(
+            "--metric",
+            metavar="METRICS",
+            autocompletion=complete_metrics,
+            help="Columns (default: the three endpoints): a,b.",
+        ),
     ] = "",
     layout: Annotated[
         str,
-        typer.Option(help="Of LaTeX: narrow (a column of two) or wide (default: by its columns)."),
+        typer.Option(
+            metavar="LAYOUT",
+            help="Of LaTeX: narrow (a column of two) or wide (default: by its columns).",
+        ),
     ] = "",
-    out: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it to this file.")] = None,
 ) -> None:
-    """Make a table for a paper: a published one with ours beside it, or a leaderboard."""
+    """Make a table for a paper.
+
+    It is a leaderboard, or a published table with our results beside it.
+    """
     from sa_bench import api
 
     text = api.table(name, folders or [], format_, task, method, metric, out, layout)
@@ -77,34 +116,72 @@ def table(
 
 
 def figure(
-    kind: Annotated[str, typer.Argument(help="tradeoff, pareto, sweep, samples or overview.")],
-    folders: Annotated[list[Path], typer.Argument(help="Run folders or packed files.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="FIGURE",
+            autocompletion=complete_figures,
+            help="tradeoff, pareto, sweep, samples or overview (`list figures` describes them).",
+        ),
+    ],
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders or packed files.")
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="File .svg, .pdf or .png (default: KIND.svg).")
+        Path | None,
+        typer.Option(metavar="FILE", help="File .svg, .pdf or .png (default: KIND.svg)."),
     ] = None,
-    task: Annotated[str, typer.Option("--task", "-t", help="Which, where there are several.")] = "",
-    method: Annotated[
-        str, typer.Option("--method", "-m", help="Only these: a,b; names or labels.")
+    task: Annotated[
+        str,
+        typer.Option(
+            "--task",
+            "-t",
+            metavar="TASK",
+            autocompletion=complete_tasks,
+            help="Which, where there are several.",
+        ),
     ] = "",
-    field: Annotated[str, typer.Option(help="Of a sweep: the field on the x axis.")] = "",
-    images: Annotated[int, typer.Option(min=1, help="Of samples: images a row.")] = 8,
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            "-m",
+            metavar="METHODS",
+            autocompletion=complete_methods,
+            help="Only these: a,b; names or labels.",
+        ),
+    ] = "",
+    field: Annotated[
+        str, typer.Option(metavar="FIELD", help="Of a sweep: the field on the x axis.")
+    ] = "",
+    images: Annotated[int, typer.Option(metavar="N", min=1, help="Of samples: images a row.")] = 8,
     sort: Annotated[
         str,
         typer.Option(
-            help="Of samples: of each row the images with the highest score: celebrity_score."
+            metavar="METRIC",
+            autocompletion=complete_metrics,
+            help="Of samples: of each row the images with the highest score: celebrity_score.",
         ),
     ] = "",
     top: Annotated[
-        int, typer.Option(min=0, help="With --sort: how many of them (default: --images).")
+        int,
+        typer.Option(metavar="N", min=0, help="With --sort: how many of them (default: --images)."),
     ] = 0,
     explicit: Annotated[
-        bool, typer.Option(help="Of samples: do not blur what may be nudity.")
+        bool, typer.Option("--explicit", help="Of samples: do not blur what may be nudity.")
     ] = False,
     size: Annotated[
-        str, typer.Option(help="Width and height in inches: 3.3x2.5 (default: what fits).")
+        str,
+        typer.Option(
+            metavar="WxH", help="Width and height in inches: 3.3x2.5 (default: what fits)."
+        ),
     ] = "",
 ) -> None:
-    """Draw a figure for a paper: trade-off, Pareto front, sweep, images, or an overview of a run."""
+    """Draw a figure for a paper.
+
+    It is a trade-off, a Pareto front, a sweep, images by seeds or by highest scores, or an overview
+    of a run.
+    """
     from sa_bench import api
 
     if top and not sort:
@@ -142,36 +219,60 @@ def _parse_size(text: str) -> tuple[float, float] | None:
 def compare(
     folders: Annotated[
         list[Path],
-        typer.Argument(help="Two runs, or one with --methods: run folders, cells, packed files."),
+        typer.Argument(
+            metavar="RUN...",
+            help="Two runs, or one with --methods: run folders, cells, packed files.",
+        ),
     ],
     methods: Annotated[
         str,
         typer.Option(
-            "--methods", "-m", help="The two lines: a,b; names or labels ('sa lam=1,sa lam=30')."
+            "--methods",
+            "-m",
+            metavar="METHODS",
+            autocompletion=complete_methods,
+            help="The two lines: a,b; names or labels ('sa lam=1,sa lam=30').",
         ),
     ] = "",
     task: Annotated[
-        str, typer.Option("--task", "-t", help="Of a run with several boards: only this task.")
+        str,
+        typer.Option(
+            "--task",
+            "-t",
+            metavar="TASK",
+            autocompletion=complete_tasks,
+            help="Of a run with several boards: only this task.",
+        ),
     ] = "",
     at: Annotated[
         str,
         typer.Option(
-            help="At matched forgetting, along each method's settings: forget_top1=0.003."
+            metavar="METRIC=LEVEL",
+            help="At matched forgetting, along each method's settings: forget_top1=0.003.",
         ),
     ] = "",
 ) -> None:
-    """Compare two lines: do these checkpoints differ, does the method, and what does it come from?"""
+    """Compare two lines of results.
+
+    Do these checkpoints differ, does the method, and what does it come from?
+    """
     from sa_bench import api
 
-    print_text(api.compare(folders, methods, task, at))
+    print_paragraphs(api.compare(folders, methods, task, at), terminal_width())
 
 
 def pack(
     folders: Annotated[
-        list[Path], typer.Argument(help="Run folders, or packed files, and last the new file.")
+        list[Path],
+        typer.Argument(
+            metavar="RUN... FILE", help="Run folders, or packed files, and last the new file."
+        ),
     ],
 ) -> None:
-    """Put results into one small file: NAME.jsonl.xz, which `report` and `load_results` read, or a table, NAME.parquet."""
+    """Put results into one small file.
+
+    NAME.jsonl.xz is read by `report` and `load_results`; NAME.parquet is a table.
+    """
     from sa_bench.core.store import write_atomic
     from sa_bench.results.files import PACKED, pack_results, read_results
     from sa_bench.results.frames import write_parquet
@@ -187,12 +288,16 @@ def pack(
 
 
 def bundle(
-    folders: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="The new file, NAME.sabench.zip (default: named after the run)."),
+        typer.Option(
+            metavar="FILE", help="The new file, NAME.sabench.zip (default: named after the run)."
+        ),
     ] = None,
-    by: Annotated[str, typer.Option(help="Who made these results; shown beside every row.")] = "",
+    by: Annotated[
+        str, typer.Option(metavar="NAME", help="Who made these results; shown beside every row.")
+    ] = "",
     without_images: Annotated[
         bool,
         typer.Option(
@@ -211,10 +316,16 @@ def bundle(
         typer.Option("--without-source", help="Of your own methods' code the hashes alone."),
     ] = False,
     licence: Annotated[
-        str, typer.Option(help="Licence of your own methods' code, which is packed too: MIT.")
+        str,
+        typer.Option(
+            metavar="NAME", help="Licence of your own methods' code, which is packed too: MIT."
+        ),
     ] = "",
 ) -> None:
-    """Put a run into one file for others to check: results, scores, images, hashes, environment."""
+    """Put a run into one file for others to check.
+
+    It holds results, scores, images, hashes and the environment.
+    """
     from sa_bench.results import bundles
     from sa_bench.results.files import read_results
 
@@ -238,22 +349,30 @@ def bundle(
 
 
 def verify(
-    file: Annotated[Path, typer.Argument(help="A bundle, NAME.sabench.zip.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle, NAME.sabench.zip.")],
     regenerate: Annotated[
-        int, typer.Option(help="Images of every set to make again from the weights, at random.")
+        int,
+        typer.Option(
+            metavar="N", help="Images of every set to make again from the weights, at random."
+        ),
     ] = 8,
     deep: Annotated[
         bool,
         typer.Option("--deep", help="Also what needs the model or a judge to be trained: slow."),
     ] = False,
-    limit: Annotated[float, typer.Option(help="GB that it may unpack to.")] = 16.0,
+    limit: Annotated[float, typer.Option(metavar="GB", help="Most that it may unpack to.")] = 16.0,
     plug_in: Annotated[
         list[Path] | None,
-        typer.Option(help="A file that defines a task, method or metric of it; it is run."),
+        typer.Option(
+            metavar="FILE", help="A file that defines a task, method or metric of it; it is run."
+        ),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+    device: DeviceOption = "cpu",
 ) -> None:
-    """Recompute what a bundle claims, and name the first difference (exit code 1)."""
+    """Recompute what a bundle claims.
+
+    The first difference is named (exit code 1).
+    """
     from sa_bench import api
     from sa_bench.commands.terminal import Live
     from sa_bench.commands.verify.verify import verify as verify_bundle
@@ -269,12 +388,20 @@ def verify(
 
 
 def tune(
-    folders: Annotated[list[Path], typer.Argument(help="Run folders of the tries.")],
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders of the tries.")
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="Also write it to this file, as Markdown; as `report` does.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Also write it to this file, as Markdown; as `report` does."
+        ),
     ] = None,
 ) -> None:
-    """Choose a setting for each method from the tries of a run: the objective, every try, the winner."""
+    """Choose a setting for each method from the tries of a run.
+
+    It prints the objective, every try, and the winner.
+    """
     from sa_bench import api
     from sa_bench.commands import tune as tuning
     from sa_bench.results.files import read_results
@@ -286,22 +413,29 @@ def tune(
 
 
 def explain(
-    cell: Annotated[Path, typer.Argument(help="A cell's folder in a run: runs/<run>/<cell>.")],
+    cell: Annotated[
+        Path, typer.Argument(metavar="CELL", help="A cell's folder in a run: runs/RUN/CELL.")
+    ],
     metric: Annotated[
-        str | None, typer.Option(help="One measurement (default: the three endpoints).")
+        str | None,
+        typer.Option(
+            metavar="METRIC",
+            autocompletion=complete_metrics,
+            help="One measurement (default: the three endpoints).",
+        ),
     ] = None,
 ) -> None:
     """Explain how a number came about, in plain words."""
     from sa_bench.commands.explain import explain as explain_cell
 
-    print_text(explain_cell(cell, metric))
+    print_paragraphs(explain_cell(cell, metric), terminal_width())
 
 
 def export(
-    cell: Annotated[Path, typer.Argument(help="A cell's folder in a run.")],
-    folder: Annotated[Path, typer.Argument(help="Where to; new.")],
+    cell: Annotated[Path, typer.Argument(metavar="CELL", help="A cell's folder in a run.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to; new.")],
     trust: Annotated[
-        bool, typer.Option(help="Run the code of the .py files that the result names.")
+        bool, typer.Option("--trust", help="Run the code of the .py files that the result names.")
     ] = False,
 ) -> None:
     """Write the forgotten model of a result as files, with a card."""
@@ -309,3 +443,30 @@ def export(
 
     for path in export_model(cell, folder, trust):
         print_text(path)
+
+
+COMMANDS = {
+    report: (READ, "report runs/demo", "report runs/demo runs/mine --out together.html"),
+    table: (
+        READ,
+        "table leaderboard runs/demo",
+        "table table1 runs/paper --format latex --out table1.tex",
+    ),
+    figure: (
+        READ,
+        "figure tradeoff runs/demo --out tradeoff.pdf",
+        "figure samples runs/demo --images 12",
+    ),
+    compare: (
+        READ,
+        "compare runs/demo --methods sa,esd",
+        "compare runs/demo --methods sa,l2 --at forget_top1=0.003",
+    ),
+    explain: (READ, "explain runs/demo/CELL", "explain runs/demo/CELL --metric fid"),
+    tune: (RUN, "tune runs/search", "tune runs/search --out tuning.md"),
+    pack: (SHARE, "pack runs/demo demo.jsonl.xz", "pack runs/demo demo.parquet"),
+    bundle: (SHARE, "bundle runs/demo --by 'Your name'"),
+    verify: (SHARE, "verify demo.sabench.zip", "verify demo.sabench.zip --deep"),
+    export: (SHARE, "export runs/demo/CELL forgotten-model"),
+}
+"""The commands of this file, each with its group and its examples."""

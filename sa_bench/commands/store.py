@@ -7,13 +7,17 @@ from typing import Annotated
 import typer
 
 from sa_bench.commands.arguments import print_text
+from sa_bench.commands.help import MACHINE, Commands, declare
 
 store_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="The store of finished stages."
+    cls=Commands,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Look after the store of finished stages.",
 )
 
 
-@store_app.command("ls")
+@store_app.command("ls", **declare(MACHINE))
 def store_ls() -> None:
     """List every artifact with its size."""
     from sa_bench.core.settings import store_folder
@@ -25,7 +29,7 @@ def store_ls() -> None:
         print_text(f"{entry.size / 2**20:10.2f} MiB  {entry.stage}/{entry.key}{unfinished}")
 
 
-@store_app.command("size")
+@store_app.command("size", **declare(MACHINE))
 def store_size() -> None:
     """Show the size per stage and in total."""
     from sa_bench.core.settings import store_folder
@@ -39,13 +43,17 @@ def store_size() -> None:
     print_text(f"{sum(sizes.values()) / 2**20:10.2f} MiB  in {store_folder()}")
 
 
-@store_app.command("gc")
+@store_app.command("gc", **declare(MACHINE, "store gc", "store gc --stage samples"))
 def store_gc(
     stage: Annotated[
-        list[str] | None, typer.Option(help="Also delete finished artifacts of this stage.")
+        list[str] | None,
+        typer.Option(metavar="STAGE", help="Also delete finished artifacts of this stage."),
     ] = None,
 ) -> None:
-    """Delete what killed runs left behind; artifacts in use and run folders are never touched."""
+    """Delete what killed runs left behind.
+
+    Artifacts in use and run folders are never touched.
+    """
     from sa_bench.core.errors import unknown_name
     from sa_bench.core.settings import store_folder
     from sa_bench.core.store import STAGES, Store

@@ -1,33 +1,39 @@
-"""What a person sees while a run works and when it has finished. Quiet when not on a terminal."""
+"""What a person sees while a run works and when it has finished.
+
+Progress is bars on a terminal, and lines elsewhere.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
 from sa_bench.analysis import cell_text
 from sa_bench.analysis.board import Board, Line
 from sa_bench.analysis.ranking import make_boards
 from sa_bench.analysis.wording import Notes
+from sa_bench.commands.columns import Column, choose_layout, narrowest_width, print_columns
+from sa_bench.commands.progress import ProgressLog
 from sa_bench.core.escaping import escape_terminal
 from sa_bench.engine.cells import Cell, title_cells
 from sa_bench.results.format import format_number
-from sa_bench.results.schema import ResultRow
-
-WIDE = 110  # columns of a terminal from which on a table shows intervals, cost and runs
+from sa_bench.results.schema import Measurement, ResultRow
 
 
 class Live:
-    """Progress lines: one per working cell, with stage, count, rate and remaining time."""
+    """Progress of every working cell: its stage, count, rate and remaining time.
 
-    def __init__(self) -> None:
+    A terminal shows a bar for each cell; a log file gets lines (`ProgressLog`).
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Write progress to stderr; results go to stdout."""
         self.console = Console(stderr=True)
+        self.log = None if self.console.is_terminal else ProgressLog(self._say, clock)
         self.progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
@@ -56,11 +62,15 @@ class Live:
     def __enter__(self) -> Self:
         """Start the display."""
         self.progress.start()
+        if self.log is not None:
+            self.log.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stop the display."""
         self.progress.stop()
+        if self.log is not None:
+            self.log.stop()
 
     def announce(self, cells: Sequence[Cell]) -> None:
         """Print what is about to run."""
@@ -74,7 +84,11 @@ class Live:
 
     def update(self, cell: str, stage: str, done: int, total: int) -> None:
         """Show a stage's progress."""
-        text = escape_terminal(f"{self.titles.get(cell.rpartition('-')[2], cell)}: {stage}")
+        title = self.titles.get(cell.rpartition("-")[2], cell)
+        if self.log is not None:
+            self.log.update(cell, title, stage, done, total)
+            return
+        text = escape_terminal(f"{title}: {stage}")
         if cell not in self.bars or self.stages[cell] != stage:
             if cell in self.bars:
                 self.progress.remove_task(self.bars[cell])
@@ -91,6 +105,8 @@ class Live:
         name = next((n for n in self.bars if n.endswith(result["cell"])), None)
         if name is not None:
             self.progress.remove_task(self.bars.pop(name))
+        if self.log is not None:
+            self.log.finish(result["cell"])
         seconds = sum(c.get("wall_s", 0) for c in result["cost"].values() if not c.get("cached"))
         state = (
             f"done, {seconds:.0f} s of new work"
@@ -105,8 +121,12 @@ def _list_numbers(values: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(set(values))))
 
 
-def print_boards(results: Sequence[ResultRow]) -> None:
-    """Print for each board the answer, a sentence per line, then the three endpoints."""
+def print_boards(results: Sequence[ResultRow], wide: bool = False) -> None:
+    """Print for each board the answer, a sentence per line, then the three endpoints.
+
+    The table has the columns that the terminal has room for; with `wide` it has all, and its rows
+    may be longer than a line.
+    """
     console = Console()
     console.soft_wrap = not console.is_terminal  # whole sentences in a log
     for board in make_boards(results):
@@ -124,8 +144,8 @@ def print_boards(results: Sequence[ResultRow]) -> None:
                 markup=False,
                 highlight=False,
             )
-        notes = Notes()
-        console.print(_endpoint_table(board, notes, wide=console.width >= WIDE))
+        columns, notes = endpoint_columns(board, None if wide else console.width)
+        print_columns(columns, console.width, wide)
         for number, reason in enumerate(notes.reasons, 1):
             console.print(escape_terminal(f"  [{number}] {reason}"), markup=False, highlight=False)
 
@@ -135,67 +155,111 @@ def _format_tag(line: Line) -> str:
     return f" [{line.tag}]" if line.tag else ""
 
 
-def _new_table(*headings: str) -> Table:
-    """Make a table with these headings."""
-    table = Table(title=None, show_edge=False, pad_edge=False)
-    for heading in headings:
-        table.add_column(Text(escape_terminal(heading)), overflow="fold")
-    return table
+def endpoint_columns(board: Board, width: int | None) -> tuple[list[Column], Notes]:
+    """Choose the columns of outcomes and endpoints, a row per line of the board.
 
+    Args:
+        board: has the lines.
+        width: of the terminal, in characters; None takes all columns. The more room there is, the
+            more is shown: intervals, runs, cost, the front.
 
-def _add_row(table: Table, *cells: str) -> None:
-    """Add a row of plain texts to a table."""
-    # as Text: in a plain string rich would take the brackets of `fid[judge-mnist]` for a style
-    table.add_row(*(Text(escape_terminal(cell)) for cell in cells))
-
-
-def _endpoint_table(board: Board, notes: Notes, wide: bool) -> Table:
-    """Make the table of outcomes and endpoints, a row per line of the board.
-
-    A narrow one has the values alone; a `wide` one their intervals, the front, cost and runs too.
+    Returns:
+        The columns, and the reasons that their cells number.
     """
-    ranked = any(line.rank for line in board.lines)
-    headings = ["method", "outcome", "still shown", "comes back", "kept"]
-    further = ["front", "cost", "runs"] if wide else []
-    table = _new_table(*(["#"] if ranked else []), *headings, *further)
-    for line in board.lines:
-        values = [
-            cell_text.format_endpoint(line.endpoints.get(name), notes, unit=True, interval=wide)
-            if line.cells
-            else cell_text.DASH
-            for name in board.primary
-        ]
-        service = " [service]" if line.threat == "service" else ""
-        cells = [line.label + service, line.outcome.word, *values]
-        if wide:
-            cost = cell_text.format_cost(line, clock=True)
-            cells += [line.pareto_label, cost, cell_text.count_runs(line)]
-        _add_row(table, *([cell_text.mark_rank(line)] if ranked else []), *cells)
-    return table
+    layouts = (
+        (" ", ("outcome", "front", "cost", "runs")),
+        ("\n", ("outcome", "front", "cost", "runs")),
+        ("\n", ("outcome", "cost", "runs")),
+        ("\n", ("outcome", "runs")),
+        ("", ("outcome", "runs")),
+        ("", ("outcome",)),
+        ("", ()),  # the sentences above the table have the outcomes too
+    )
+    columns, notes = [], Notes()
+    for between, further in layouts:
+        columns, notes = _make_columns(board, between, further)
+        if width is None or narrowest_width(columns) <= width:
+            break
+    return columns, notes
 
 
-def print_measurements(result: ResultRow) -> None:
-    """Print all measurements of one result."""
-    console = Console()
-    table = _new_table("metric", "value", "95 % interval", "n", "base", "better")
-    for m in result["measurements"]:
-        unit = m["unit"]
-        interval = (
-            ""
-            if m["low"] is None
-            else f"{format_number(m['low'], unit)} to {format_number(m['high'], unit)}"
-        )
-        value = format_number(m["value"], unit) if m["value"] is not None else f"n/a: {m['reason']}"
-        count = f"{m['n']} {m['n_unit']}s" if m["n"] else ""
-        _add_row(
-            table,
-            m["name"],
-            value,
-            interval,
-            count,
-            format_number(m["base"], unit),
-            m["better"] or "–",
-        )
-    console.print(table)
+def _make_columns(
+    board: Board, between: str, further: Collection[str]
+) -> tuple[list[Column], Notes]:
+    """Make the columns of a layout.
+
+    Args:
+        board: has the lines.
+        between: what stands between a value and its interval; "" leaves intervals out.
+        further: headings of the columns beside rank, method and endpoints.
+    """
+    notes, lines = Notes(), board.lines
+    values = [
+        [_format_cell(line, name, notes, between) for name in board.primary] for line in lines
+    ]
+    services = [" [service]" if line.threat == "service" else "" for line in lines]
+    labels = [line.label + service for line, service in zip(lines, services, strict=True)]
+    columns = {
+        "#": Column("#", [cell_text.mark_rank(line) for line in lines]),
+        "method": Column("method", labels, wraps=True),
+        "outcome": Column("outcome", [line.outcome.word for line in lines]),
+        **{
+            heading: Column(heading, [row[i] for row in values])
+            for i, heading in enumerate(("still shown", "comes back", "kept"))
+        },
+        "front": Column("front", [line.pareto_label for line in lines], wraps=True),
+        "cost": Column("cost", [cell_text.format_cost(line, clock=True) for line in lines]),
+        "runs": Column("runs", [cell_text.count_runs(line) for line in lines]),
+    }
+    left_out = {"outcome", "front", "cost", "runs"} - set(further)
+    if not any(line.rank for line in lines):
+        left_out.add("#")
+    return [column for name, column in columns.items() if name not in left_out], notes
+
+
+def _format_cell(line: Line, name: str, notes: Notes, between: str) -> str:
+    """Format an endpoint of a line, its interval after `between`; without one if that is ""."""
+    if not line.cells:
+        return cell_text.DASH
+    text = cell_text.format_endpoint(
+        line.endpoints.get(name), notes, unit=True, interval=bool(between)
+    )
+    return text.replace(" (", f"{between}(", 1) if between else text
+
+
+def print_measurements(result: ResultRow, wide: bool = False) -> None:
+    """Print all measurements of one result.
+
+    The table has the columns that the terminal has room for; with `wide` it has all.
+    """
+    console, rows, reasons = Console(), result["measurements"], Notes()
+    columns = [
+        Column("metric", [m["name"] for m in rows]),
+        Column("value", [_format_value(m, reasons) for m in rows]),
+        Column("95 % interval", [_format_range(m) for m in rows]),
+        Column("n", [cell_text.format_count(m["n"], m["n_unit"]) for m in rows]),
+        Column("base", [format_number(m["base"], m["unit"]) for m in rows]),
+        Column("better", [m["better"] or cell_text.DASH for m in rows]),
+    ]
+    layouts = [columns, columns[:-1], columns[:-2], columns[:-3], columns[:-4]]
+    columns = columns if wide else choose_layout(layouts, console.width)
+    print_columns(columns, console.width, wide)
+    for number, reason in enumerate(reasons.reasons, 1):
+        console.print(escape_terminal(f"  [{number}] {reason}"), markup=False, highlight=False)
     for flag in result["flags"]:
         console.print(escape_terminal(f"note: {flag}"), markup=False, highlight=False)
+
+
+def _format_value(m: Measurement, notes: Notes) -> str:
+    """Format a measurement's value with its unit, or n/a and the number of the reason."""
+    if m["value"] is None:
+        return f"n/a [{notes.number_reason(m['reason'])}]"
+    return format_number(m["value"], m["unit"])
+
+
+def _format_range(m: Measurement) -> str:
+    """Format a measurement's interval, with its unit once: `0.3 to 0.5 %`; "" without one."""
+    if m["low"] is None:
+        return ""
+    low, high = (format_number(m[end], m["unit"]) for end in ("low", "high"))
+    return f"{low.removesuffix(' %')} to {high}"

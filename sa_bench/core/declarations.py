@@ -31,6 +31,14 @@ def list_extras(metric: str, file: str = "") -> Mapping[str, Extra]:
     return {key: Extra(*entry) for key, entry in entries}
 
 
+def read_requirements(metric: str) -> tuple[str, ...]:
+    """Read what a metric requires, without importing it where its file says so in literals."""
+    requires = _read_metric(metric, "").get("requires")
+    if isinstance(requires, tuple) and all(isinstance(name, str) for name in requires):
+        return requires
+    return registry.get_metric(metric).requires
+
+
 def read_axis(metric: str) -> str:
     """Read the words of a metric's axis in figures; "" if it declares none."""
     return str(_read_metric(metric, "").get("axis", ""))

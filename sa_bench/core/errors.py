@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from sa_bench.core.escaping import escape_terminal, make_visible
 
 LONGEST = 2000  # most characters of a message
+FEW_NAMES = 8  # as many names are listed in a message; of more, the nearest
 
 
 class SaBenchError(Exception):
@@ -57,12 +58,30 @@ def last_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
 
 
-def unknown_name(kind: str, got: str, allowed: Iterable[str]) -> SaBenchError:
-    """Make an error that names `got`, its nearest neighbours, and all that is allowed."""
+def unknown_name(kind: str, got: str, allowed: Iterable[str], see: str = "") -> SaBenchError:
+    """Make an error that names `got`, its nearest neighbours, and all that is allowed.
+
+    Args:
+        kind: what was to be named.
+        got: the name that was given.
+        allowed: all names that exist.
+        see: the command that shows them, such as `list methods`; it stands in place of more than
+            `FEW_NAMES` of them. "" if there is none.
+    """
     names = sorted(allowed)
-    near = difflib.get_close_matches(got.lower(), [n.lower() for n in names], n=2, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(near)}? " if near else ""
-    return SaBenchError(f"Unknown {kind} {got!r}. {hint}Available: {', '.join(names)}.")
+    by_lower = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(got.lower(), by_lower, n=3, cutoff=0.5)
+    hint = f"Did you mean {_join_or([by_lower[name] for name in near])}? " if near else ""
+    if see and len(names) > FEW_NAMES:
+        all_names = f"`python -m sa_bench {see}` shows them all."
+    else:
+        all_names = f"Available: {', '.join(names)}."
+    return SaBenchError(f"Unknown {kind} {got!r}. {hint}{all_names}")
+
+
+def _join_or(names: list[str]) -> str:
+    """Join names in a sentence: `a, b or c`."""
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def print_notice(message: str) -> None:

@@ -16,18 +16,6 @@ from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError, unknown_name
 
 
-def split_list(joined: str) -> list[str]:
-    """Split `a,b` at its commas.
-
-    Raises:
-        SaBenchError: the list is empty.
-    """
-    items = [item.strip() for item in joined.split(",") if item.strip()]
-    if not items:
-        raise SaBenchError(f"An empty list: {joined!r}. Give names or numbers separated by commas.")
-    return items
-
-
 @lru_cache(maxsize=256)
 def _build_validator(cls: type[Any]) -> TypeAdapter[Any]:
     """Build the validator of a dataclass, once: it takes milliseconds for each of many cells."""
@@ -53,7 +41,7 @@ def assign(cls: type[Any], values: dict[str, Any], path: str, value: Any, what: 
     head, _, rest = path.partition(".")
     field_names = [declared.name for declared in fields(cls)]
     if head not in field_names:
-        raise unknown_name(f"field of {what}", head, field_names)
+        raise unknown_name(f"field of {what}", head, field_names, _name_page(what))
     hint = read_type_hints(cls)[head]
     # For `Prompts | None`, take `Prompts`.
     hint = next((option for option in get_args(hint) if is_dataclass(option)), hint)
@@ -70,6 +58,12 @@ def assign(cls: type[Any], values: dict[str, Any], path: str, value: Any, what: 
         values[head] = parse_list(value, f"{what}.{head}")
     else:
         values[head] = value
+
+
+def _name_page(what: str) -> str:
+    """Name the command that shows the fields of `method sa` or `task mnist_0.prompts`."""
+    kind, _, name = what.partition(" ")
+    return f"show {registry.reference(kind, name.partition('.')[0])}"
 
 
 def parse_list(text: str, what: str) -> list[Any]:

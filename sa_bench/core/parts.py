@@ -10,21 +10,23 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
-from torch import Tensor
 
 from sa_bench.core.errors import print_notice
 from sa_bench.core.store import PARTS, digest, write_atomic
+
+if TYPE_CHECKING:  # torch takes seconds to load, and what plans sample sets imports this file
+    from torch import Tensor
 
 __all__ = ["PARTS", "load_part", "load_record", "save_part", "save_record"]
 
 
 def save_part(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write `tensors` with their hash, atomically."""
+    from safetensors.torch import save
+
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomic(path, save(plain, {"sha256": _hash_tensors(plain)}))
 
@@ -36,6 +38,8 @@ def load_part(path: Path) -> dict[str, Tensor] | None:
         The tensors; None if the file is missing or damaged. A damaged file is deleted, with a
             one-line notice.
     """
+    from safetensors.torch import load_file
+
     if not path.is_file():
         return None
     try:
@@ -75,6 +79,8 @@ def load_record(path: Path) -> Any:
 
 def _hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Hash names, number formats, shapes and bytes with sha256."""
+    import torch
+
     hasher = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]

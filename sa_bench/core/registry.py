@@ -17,14 +17,18 @@ from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sa_bench.contracts import Method, Metric, Task
 from sa_bench.core import plug_ins
 from sa_bench.core.errors import CellFailed, SaBenchError, unknown_name
 from sa_bench.core.store import write_atomic
 
+if TYPE_CHECKING:  # pydantic takes longer to load than all that `list` does
+    from sa_bench.contracts import Metric, Task
+
 ROOMS = {"method": "methods", "task": "tasks", "metric": "metrics"}
+FACTS = {"standing": "method", "exposes": "", "supports": "Generator", "title": ""}
+"""What is read of a method without running it, with the defaults of `Method`."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Entry:
     standing: str = ""  # `Method.standing` of a method
     exposes: str = ""  # `Method.exposes` of a method
     title: str = ""  # `Method.title` of a method
+    supports: str = ""  # name of the class `Method.supports` of a method
     tops: Mapping[str, Path] = field(default_factory=dict)
     """Top-level packages of an installed plug-in, with the folder that each is imported from."""
     broken: str = ""  # why it cannot be used; "" if it can
@@ -192,24 +197,23 @@ def _parse_file(path: Path) -> ast.Module:
 
 
 def _read_facts(tree: ast.AST) -> dict[str, Any]:
-    """Read the `standing`, `exposes` and `title` that a method declares, without running it."""
-    facts = (
-        ("standing", Method.standing),
-        ("exposes", Method.exposes),
-        ("title", Method.title),
-    )
-    return {name: _read_constant(tree, name) or default for name, default in facts}
+    """Read what a method declares of `FACTS`, without running it."""
+    return {name: _read_constant(tree, name) or default for name, default in FACTS.items()}
 
 
 def _read_constant(tree: ast.AST, name: str) -> str:
-    """Read the text that an annotated class attribute is set to; "" if there is none."""
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.AnnAssign)
-            and isinstance(node.target, ast.Name)
-            and node.target.id == name
+    """Read the text or the name that a class attribute is set to; "" if there is none."""
+    body = getattr(tree, "body", [])
+    nested = [n for node in body if isinstance(node, ast.ClassDef) for n in node.body]
+    for node in [*body, *nested]:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if not isinstance(node, (ast.Assign, ast.AnnAssign)) or not any(
+            isinstance(target, ast.Name) and target.id == name for target in targets
         ):
-            return str(node.value.value) if isinstance(node.value, ast.Constant) else ""
+            continue
+        if isinstance(node.value, ast.Name):
+            return node.value.id
+        return str(node.value.value) if isinstance(node.value, ast.Constant) else ""
     return ""
 
 
@@ -368,7 +372,7 @@ def find(kind: str, name: str) -> Entry:
         for entry in list_broken(kind):
             if entry.name == name:
                 raise SaBenchError(f"The {kind} {name} cannot be used: {entry.broken}.")
-        raise unknown_name(kind, name, by_name)
+        raise unknown_name(kind, name, by_name, f"list {ROOMS[kind]}")
     return by_name[name]
 
 
@@ -516,6 +520,8 @@ def get_method(name: str) -> type[Any]:
     Raises:
         SaBenchError: the module has none, or several without names.
     """
+    from sa_bench.contracts import Method
+
     module = _load("method", name)
     classes = [
         value
@@ -536,6 +542,8 @@ def get_method(name: str) -> type[Any]:
 @lru_cache(maxsize=64)
 def _add_defaults(cls: type[Any]) -> type[Any]:
     """Derive a class from Method that has its defaults."""
+    from sa_bench.contracts import Method
+
     derived = type(
         cls.__name__, (cls, Method), {"__module__": cls.__module__, "__doc__": cls.__doc__}
     )
@@ -561,11 +569,15 @@ def get_presets(name: str) -> dict[tuple[str, str], dict[str, Any]]:
 
 def get_task(name: str) -> Task:
     """Load a task by name."""
+    from sa_bench.contracts import Task
+
     return _pick_instance(_load("task", name), Task, name)
 
 
 def get_metric(name: str) -> Metric:
     """Load a metric by name."""
+    from sa_bench.contracts import Metric
+
     return _pick_instance(_load("metric", name), Metric, name)
 
 

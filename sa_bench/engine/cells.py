@@ -390,7 +390,10 @@ def _route_settings(
             if not owners:
                 field_names = {f.name for m in methods for f in fields(registry.get_method(m))}
                 raise unknown_name(
-                    f"field of {', '.join(methods)}", head, field_names | {"task.<field>"}
+                    f"field of {', '.join(methods)}",
+                    head,
+                    field_names | {"task.<field>"},
+                    f"show {registry.reference('method', methods[0])}",
                 )
             if method in owners:
                 for_method[name] = value

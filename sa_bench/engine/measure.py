@@ -139,6 +139,7 @@ def measure_all(
         if path is not None:
             scores[shown_name] = path
         rows.append(measurement_with_base(chain, metric, measured, base_value))
+    chain.progress("measure", len(rows), len(rows))
     return rows, scores
 
 

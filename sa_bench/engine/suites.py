@@ -17,13 +17,12 @@ refused until `--trust` says that they were read.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError, unknown_name
-from sa_bench.core.registry import component_folder
+from sa_bench.core.suite_files import find_suite
 from sa_bench.core.untrusted_text import read_toml
 from sa_bench.engine.cells import Cell, add_cell, resolve
 
@@ -41,33 +40,6 @@ COUNTED = ("task", "method", "base_seed", "seed", "sample_seed")
 MOST = 100_000  # cells that one [[run]] may ask for
 
 
-def folder() -> Path:
-    """Folder of the suites that ship."""
-    return component_folder("task") / "suites"
-
-
-def list_suites() -> Iterator[tuple[str, str]]:
-    """Yield (name, first comment line) of every suite that ships."""
-    for path in sorted(folder().glob("*.toml")):
-        yield path.stem, path.read_text(encoding="utf-8-sig").splitlines()[0].lstrip("# ")
-
-
-def find_suite(reference: str) -> Path:
-    """Find the file of a suite given by name or path.
-
-    Raises:
-        SaBenchError: there is no such suite.
-    """
-    if reference.endswith(".toml") or "/" in reference:
-        if Path(reference).is_file():
-            return Path(reference)
-        raise SaBenchError(f"There is no suite file at {reference}.")
-    suite_names = [name for name, _ in list_suites()]
-    if reference not in suite_names:
-        raise unknown_name("suite", reference, suite_names)
-    return folder() / f"{reference}.toml"
-
-
 def resolve_suite(reference: str, trust: bool = False) -> list[Cell]:
     """Resolve every cell of a suite, in its order, without repeats.
 
@@ -80,24 +52,10 @@ def resolve_suite(reference: str, trust: bool = False) -> list[Cell]:
             `MOST` cells, or it names a plug-in without `trust`; names file and run.
     """
     path = find_suite(reference)
-    try:
-        suite = read_toml(path)
-    except (OSError, ValueError) as error:
-        raise SaBenchError(f"{path} is no suite: {error}.") from error
-    runs = suite.pop("run", None)
-    if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
-        raise SaBenchError(f"{path} is no suite: it needs [[run]] tables.")
-    if suite:
-        raise SaBenchError(
-            f"{path}: {next(iter(suite))} stands outside of every [[run]]; put it into each that needs it."
-        )
     cells: dict[str, Cell] = {}
-    for number, run in enumerate(runs, 1):
+    for number, run in enumerate(read_runs(path), 1):
         where = f"{path.name}, run {number}"
         scale = run.pop("scale", "full")
-        if not isinstance(scale, str):
-            raise SaBenchError(f"{where}: scale must be a text, got {scale!r}.")
-        _check_run(run, where)
         if not trust:
             registry.require_trusted(
                 [name for key in ("task", "method", "metric") for name in run.get(key, ())], where
@@ -125,6 +83,31 @@ def resolve_suite(reference: str, trust: bool = False) -> list[Cell]:
     if not cells:
         raise SaBenchError(f"{path} asks for no cell.")
     return list(cells.values())
+
+
+def read_runs(path: Path) -> list[dict[str, Any]]:
+    """Read the `[[run]]` tables of a suite's file, their keys and types checked.
+
+    Raises:
+        SaBenchError: the file is no suite; names file and run.
+    """
+    try:
+        suite = read_toml(path)
+    except (OSError, ValueError) as error:
+        raise SaBenchError(f"{path} is no suite: {error}.") from error
+    runs = suite.pop("run", None)
+    if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
+        raise SaBenchError(f"{path} is no suite: it needs [[run]] tables.")
+    if suite:
+        raise SaBenchError(
+            f"{path}: {next(iter(suite))} stands outside of every [[run]]; put it into each that needs it."
+        )
+    for number, run in enumerate(runs, 1):
+        where = f"{path.name}, run {number}"
+        if not isinstance(scale := run.get("scale", "full"), str):
+            raise SaBenchError(f"{where}: scale must be a text, got {scale!r}.")
+        _check_run({key: value for key, value in run.items() if key != "scale"}, where)
+    return runs
 
 
 def _check_run(run: Any, where: str) -> None:

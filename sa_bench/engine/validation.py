@@ -11,6 +11,7 @@ from typing import Any
 from sa_bench.contracts import SMOKE_MODEL, FisherOptions, Method, Prompted, Task
 from sa_bench.contracts.names import is_same_name, split_words
 from sa_bench.core import registry
+from sa_bench.core.declarations import read_requirements
 from sa_bench.core.errors import SaBenchError, unknown_name
 from sa_bench.data.assets.shipped import guard_card
 from sa_bench.models import schedule
@@ -99,7 +100,7 @@ def validate_task(task: Task, relabel_given: bool = False, size_given: bool = Fa
         )
     for name in task.primary:
         registry.find("metric", name)
-    if "forgetting" in registry.get_metric(task.primary[0]).requires:
+    if "forgetting" in read_requirements(task.primary[0]):
         raise SaBenchError(
             f"task.primary: {task.primary[0]} needs a forgetting endpoint, so it cannot be the first."
         )

@@ -121,6 +121,7 @@ class ResultRow(ValuesOfWords):
     task: str
     task_title: str
     method: str
+    label: NotRequired[str]  # what its line is called in place of the method; of images given
     fields: dict[str, Any]
     seed: int
     base_seed: int
@@ -216,6 +217,7 @@ class CheckedResult(BaseModel):
     task: str
     task_title: str
     method: str
+    label: str = ""
     fields: dict[str, Any]
     seed: int
     base_seed: int

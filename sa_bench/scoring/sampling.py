@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from sa_bench.contracts import (
     Condition,
@@ -29,6 +27,9 @@ from sa_bench.core.errors import NotFinite, SaBenchError
 from sa_bench.core.parts import PARTS, load_part, save_part
 from sa_bench.data import prompt_files
 from sa_bench.data.sample_sets import save_samples
+
+if TYPE_CHECKING:  # sets are planned before torch is loaded, which takes seconds
+    from torch import Tensor
 
 SHARD = 512  # images between two writes: a killed run loses no more
 SHARD_LARGE = 32  # the same for pretrained models, which take seconds per image
@@ -234,6 +235,8 @@ def draw_set(
         progress: called with (stage, done, total).
         shard_size: images between two writes; None takes `SHARD`.
     """
+    import torch
+
     planned_images, shards = plan_set(task, name), []
     shard_size = shard_size or SHARD
     for start in range(0, len(planned_images), shard_size):
@@ -273,6 +276,8 @@ def to_finite_images(model: Generator, x: Tensor) -> tuple[np.ndarray, np.ndarra
     everywhere;
     such an image is marked as not finite too.
     """
+    import torch
+
     images = model.to_images(x)
     finite = torch.isfinite(x.detach()).flatten(1).all(1).cpu().numpy()
     if model.black_is_broken:

@@ -191,7 +191,10 @@ def test_a_file_that_is_no_method_is_one_line(tmp_path, name, text, message):
             "replay = run.replay(); run.star.net.weight.data += 1",
             "θ* itself",
         ),
-        ("batch: Count = 256", "batch: Count", "required positional argument"),
+        ("batch: Count = 256", "batch: Count", "without a default: lr, steps, batch"),
+        ("return model", "pass", "forget returned None, which is no Generator"),
+        ("return model", "return 3", "forget returned an object of type int"),
+        ("run.train(", "(lambda *_: 0)(", "it does nothing"),
         ("frozen=True", "frozen=False", "frozen"),
         ('{"steps": 200}', '{"step": 200}', "presets"),
         ("remember.sum()", "remember.sum() * float('nan')", "loss became nan"),
@@ -199,7 +202,7 @@ def test_a_file_that_is_no_method_is_one_line(tmp_path, name, text, message):
 )
 def test_check_says_what_is_wrong_with_a_method(tmp_path, old, new, fault):
     text = EXAMPLE.read_text().replace(old, new).replace("lr: Rate = 1e-3", "lr: Rate = 1e-3")
-    if fault == "required positional argument":
+    if fault and fault.startswith("without a default"):
         text = text.replace("lr: Rate = 1e-3", "lr: Rate").replace(
             "steps: Count = 1_000", "steps: Count"
         )
@@ -210,6 +213,42 @@ def test_check_says_what_is_wrong_with_a_method(tmp_path, old, new, fault):
         assert faults == []
     else:
         assert any(fault in text for text in faults), faults
+
+
+def test_check_names_all_that_a_declaration_lacks_at_once(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\nfrom sa_bench.contracts import Method\n\n\n"
+        "@dataclass\nclass Mine(Method):\n    lr: float\n    standing = 'best'\n    needs = ('gpu',)\n"
+        "    presets = {('vae', 'full'): {'rate': 1}}\n\n    def forget(self, model, task, run):\n        ...\n"
+    )
+    registry.register("method", str(tmp_path / "mine.py"))
+    faults = [f.text for f in check("method", "mine") if not f.kept]
+    for text in ("standing", "needs", "source is not given", "rate", "frozen=True", "default: lr"):
+        assert any(text in fault for fault in faults), text
+    assert len(faults) == 6
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        (
+            "return bounded_mean(",
+            "return print(",
+            "brightness returned None; it must return Measured",
+        ),
+        ('requires=("samples",)', 'requires=("samplez",)', "unknown: samplez"),
+        ('fields=("concept",)', 'fields=("conzept",)', "no fields of a task: conzept"),
+        ("better=None", 'better="up"', "better = 'up', of 'lower', 'higher' and None"),
+    ],
+)
+def test_check_says_what_is_wrong_with_a_metric(tmp_path, store_env, old, new, fault):
+    text = METRIC.replace(old, new)
+    if "print" in new:
+        text = text.replace("return print(", "return print(*(), end='') if True else (")
+    (tmp_path / "brightness.py").write_text(text)
+    registry.register("metric", str(tmp_path / "brightness.py"))
+    faults = [f.text for f in check("metric", "brightness") if not f.kept]
+    assert any(fault in text for text in faults), faults
 
 
 def test_a_new_method_passes_check_and_nothing_is_overwritten(cli, tmp_path):

@@ -1,8 +1,12 @@
 """`evaluate`: a stranger's images get the values they deserve, or one line that says what is wrong."""
 
+import csv
 import json
 import math
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +21,7 @@ from sa_bench.core import registry
 from sa_bench.core.errors import MissingAsset, SaBenchError
 from sa_bench.data import datasets, mnist
 from sa_bench.data.sample_sets import load_samples
-from sa_bench.engine import external
+from sa_bench.engine import external, external_measure
 from sa_bench.engine.cells import resolve_task
 from sa_bench.models.vae import VAE
 from sa_bench.results.files import read_results
@@ -34,6 +38,7 @@ SETS = [
     f"task.metrics={METRICS}",
 ]  # fmt: skip
 EACH = 3  # images a class
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +124,8 @@ def test_the_command_measures_a_folder_and_writes_strict_json(cli, store, folder
     shown = cli(*command, store=store, check=0).stdout
     for text in (
         "forget_top1",
-        "n/a: needs the",
+        "n/a [1]",
+        "[1] needs the model; only images were given",
         "note: fid[judge-mnist]: N=27 < 50 feature dimensions",
     ):
         assert text in shown
@@ -140,6 +146,100 @@ def test_the_command_measures_a_folder_and_writes_strict_json(cli, store, folder
     assert found["forget_top1"]["n"] == EACH
     assert found["retain_log_likelihood"]["reason"] == "needs the model; only images were given"
     assert "seeds" in found["retain_drift"]["reason"]
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("wrong", ["no such path", "no sets", "a class twice", "labels", "size"])
+def test_a_wrong_layout_is_told_before_torch_is_loaded(folder, digits, tmp_path, wrong):
+    path, why = folder, ""
+    if wrong == "no such path":
+        path, why = tmp_path / "nowhere", "neither a folder"
+    elif wrong == "no sets":
+        path, why = folder / "retain" / "1", "neither forget/ nor retain/"
+    elif wrong == "a class twice":
+        shutil.copytree(folder / "retain" / "1", folder / "retain" / "one")
+        why = "are the same class"
+    elif wrong == "size":
+        Image.new("L", (512, 512)).save(folder / "forget" / "0.png")
+        why = "is 512x512, but 28x28 is needed"
+    else:
+        path, why = tmp_path / "x.npz", "add an integer array `labels`"
+        np.savez(path, digits.reshape(-1, 28, 28, 1))
+    code = (
+        "import sys\nfrom sa_bench.commands.app import main\n"
+        "sys.argv = ['sa_bench', 'evaluate', sys.argv[1], '--task', 'mnist_0', '--scale', 'quick']\n"
+        "try: main()\nexcept SystemExit as stop: code = stop.code\n"
+        "assert not {'torch', 'diffusers', 'pandas'} & set(sys.modules)\nsys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert why in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_name_is_what_the_line_is_called(folder, tmp_path):
+    rows = [evaluate(folder, name=name, out=tmp_path / name) for name in ("mine", "his")]
+    assert [row["label"] for row in rows] == ["mine", "his"]
+    assert "label" not in evaluate(folder)
+    (board,) = make_boards(read_results([tmp_path / "mine", tmp_path / "his"]))
+    assert {line.label for line in board.lines} == {"mine", "his"}
+    with pytest.raises(SaBenchError, match="holds another result"):
+        evaluate(folder, out=tmp_path / "mine")
+
+
+@pytest.mark.parametrize("name", ["x" * 61, "a\nb", " a", "\x1b[1m"])
+def test_a_name_that_cannot_stand_in_a_table_is_refused(folder, name):
+    with pytest.raises(SaBenchError, match="printable characters"):
+        evaluate(folder, name=name)
+
+
+@pytest.mark.parametrize("form", ["folder", "npz"])
+def test_the_scores_of_each_image_name_it(digits, folder, tmp_path, form):
+    order = np.random.default_rng(0).permutation(10 * EACH)
+    path = folder if form == "folder" else npz(tmp_path / "x.npz", digits, order=order)
+    result = evaluate(path, scores=tmp_path / "s.csv", out=tmp_path / "o")
+    rows = list(csv.DictReader((tmp_path / "s.csv").open()))
+    task = resolve_task("mnist_0", "quick", {})
+    assert len(rows) == 10 * EACH * len(task.judges)
+    assert {row["judge"] for row in rows} == set(task.judges)
+    for row in rows:
+        assert 1 / 10 <= float(row["probability"]) <= 1
+        if form == "folder":
+            assert (folder / row["image"]).is_file()
+            c = row["image"].split("/")[-2]
+        else:
+            c = str(np.repeat(np.arange(10), EACH)[order][int(row["image"])])
+        assert row["asked for"] == task.classes[0 if c == "forget" else int(c)]
+    assert np.mean([row["class"] == row["asked for"] for row in rows]) > 0.95  # real digits
+    seen = [row["class"] == "zero" for row in rows if row["set"] == "forget"]
+    assert values(result)["forget_top1"]["value"] == pytest.approx(np.mean(seen))
+    assert (tmp_path / "o" / "scores" / "forget_top1.parquet").is_file()
+    with pytest.raises(SaBenchError, match=r"ends in \.csv"):
+        evaluate(path, scores=tmp_path / "s.xlsx")
+
+
+@pytest.mark.parametrize("form", ["file", "folder"])
+def test_weights_go_the_way_of_the_method_checkpoint(cli, tmp_path, monkeypatch, form):
+    given = []
+    monkeypatch.setattr(
+        "sa_bench.engine.cells.resolve", lambda *words, **named: given.append(words) or [None]
+    )
+    monkeypatch.setattr("sa_bench.api.run_folder", lambda cells, **options: ([], "", ""))
+    path = tmp_path / "m" / "model.safetensors"
+    path.parent.mkdir()
+    path.write_bytes(b"")
+    path = path if form == "file" else path.parent
+    cli("evaluate", path, "--task", "mnist_0", check=0)
+    ((tasks, methods, _, _, _, sets, *_),) = given
+    assert (tasks, methods) == (["mnist_0"], ["checkpoint"])
+    assert sets == [f"checkpoint.path={path}"]
+    assert "--name" in cli("evaluate", path, "--task", "mnist_0", "--name", "x", check=2).stderr
 
 
 def test_a_folder_and_an_npz_of_the_same_images_measure_the_same(digits, folder, tmp_path):
@@ -442,7 +542,7 @@ def test_an_out_that_cannot_take_the_result_is_refused_before_any_work(
         (out / "result.json").write_text(text.get(there, "[]"))
         why = "holds another result. Choose another --out"
     before = {p: p.read_text() for p in tmp_path.glob("o/*")}
-    monkeypatch.setattr(external, "measure_all", None)
+    monkeypatch.setattr(external_measure, "measure_all", None)
     with pytest.raises(SaBenchError, match=why):
         evaluate(folder, out=out)
     assert {p: p.read_text() for p in tmp_path.glob("o/*")} == before
@@ -452,7 +552,7 @@ def test_an_out_that_cannot_take_the_result_is_refused_before_any_work(
 def test_an_out_that_looks_like_a_file_is_refused_before_any_work(
     folder, tmp_path, monkeypatch, name
 ):
-    monkeypatch.setattr(external, "measure_all", None)
+    monkeypatch.setattr(external_measure, "measure_all", None)
     with pytest.raises(
         SaBenchError, match=r"looks like a file; give a folder, result\.json is written into it"
     ):

@@ -3,6 +3,7 @@
 import pytest
 
 from sa_bench.core.errors import SaBenchError
+from sa_bench.core.suite_files import list_suites
 from sa_bench.engine import suites
 from sa_bench.engine.cells import cell_command, resolve
 
@@ -33,10 +34,10 @@ def test_cells_of_all_runs_each_once(tmp_path):
     assert found == [("sa", 1.0, 0), ("sa", 10.0, 0), ("l2", 50.0, 0), ("sa", 10.0, 1)]
 
 
-@pytest.mark.parametrize("name", [name for name, _ in suites.list_suites()])
+@pytest.mark.parametrize("name", [name for name, _ in list_suites()])
 def test_the_suites_that_ship_can_be_resolved_and_say_what_they_are(name):
     assert suites.resolve_suite(name)
-    assert len(dict(suites.list_suites())[name]) > 20
+    assert len(dict(list_suites())[name]) > 20
 
 
 @pytest.mark.parametrize(

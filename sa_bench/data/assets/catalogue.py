@@ -271,7 +271,7 @@ def get(name: str) -> Asset:
             "tasks that name it",
             "model",
         )
-    raise unknown_name("asset", name, [*CATALOGUE, *DATA])
+    raise unknown_name("asset", name, [*CATALOGUE, *DATA], "doctor")
 
 
 def get_dataset(name: str) -> Asset:
