@@ -12,7 +12,7 @@ FIGURES = {
     "overview": "Images before and after, and how much comes back by the attack.",
 }
 """What `figure` draws, by kind."""
-SCALES = ("full", "paper", "quick")
+SCALES = ("full", "paper", "small", "quick")
 KINDS = ("methods", "metrics", "tasks", "suites", "figures")
 """What `list` lists."""
 
