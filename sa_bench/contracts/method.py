@@ -170,7 +170,8 @@ class Run(Protocol):
     ) -> None:
         """Minimise `loss()` over the parameters of `scope`, until `stop()` is true if it is given.
 
-        Training can be resumed, and fails on NaN.
+        `loss()` returns a scalar, or None once it has set the gradients itself: an update rule of
+        your own, such as a projection, needs no loss. Training can be resumed, and fails on NaN.
         """
         ...
 

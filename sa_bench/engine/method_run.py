@@ -102,7 +102,7 @@ class MethodRun:
     def train(
         self,
         model: Generator,
-        loss: Callable[[], torch.Tensor],
+        loss: Callable[[], torch.Tensor | None],
         recipe: Recipe,
         scope: str = "full",
         pull: Pull | None = None,

@@ -92,7 +92,7 @@ def uses_bf16(precision: str, device: str = "cpu") -> bool:
 
 def fit(
     params: Mapping[str, torch.nn.Parameter],
-    loss: Callable[[], Tensor],
+    loss: Callable[[], Tensor | None],
     recipe: Recipe,
     *,
     rng: torch.Generator,
@@ -111,7 +111,8 @@ def fit(
 
     Args:
         params: the parameters to be trained, by name; everything else stays as it is.
-        loss: one step's scalar loss; draws all its randomness from `rng`.
+        loss: one step's scalar loss; draws all its randomness from `rng`. It may return None once it
+            has set the gradients itself, such as projected ones; then nothing is propagated back.
         recipe: steps, learning rate and schedule.
         rng: its state is part of the checkpoint.
         pull: an EWC pull added to the gradient of every step.
@@ -145,9 +146,8 @@ def fit(
         with torch.autocast(device, torch.bfloat16, enabled=bf16 and not recipe.exact):
             value = loss()
         # A finite loss is checked every step on the CPU; on a GPU that would stall the queue.
-        if (device == "cpu" or step % 50 == 0 or step == recipe.steps - 1) and not torch.isfinite(
-            value
-        ):
+        is_checked = device == "cpu" or step % 50 == 0 or step == recipe.steps - 1
+        if value is not None and is_checked and not torch.isfinite(value):
             raise CellFailed(
                 f"The loss became {float(value.detach())} at step {step} of {recipe.steps}; nothing "
                 "was saved from it. Lower the learning rate (--set lr=...) or the step count."
@@ -155,7 +155,8 @@ def fit(
         if stop is not None and stop():
             break
         curve.add(step, value)
-        value.backward(inputs=trained)  # no gradients of the rest, to save time and memory
+        if value is not None:
+            value.backward(inputs=trained)  # no gradients of the rest, to save time and memory
         if pull is not None:
             pull.add_to_gradients()
         if recipe.clip is not None:

@@ -37,9 +37,10 @@ class LossCurve:
         self.planned, self.done = steps, 0
         self.sums = torch.zeros(min(POINTS, max(1, steps)), device=device)
 
-    def add(self, step: int, loss: Tensor) -> None:
-        """Add the scalar loss of a step, counted from 0."""
-        self.sums[step * len(self.sums) // self.planned] += loss.detach()
+    def add(self, step: int, loss: Tensor | None) -> None:
+        """Add the scalar loss of a step, counted from 0; None for a step without one."""
+        block = step * len(self.sums) // self.planned
+        self.sums[block] += torch.nan if loss is None else loss.detach()
         self.done = step + 1
 
     def state(self) -> dict[str, Tensor]:
@@ -57,5 +58,6 @@ class LossCurve:
         blocks = torch.arange(self.done) * len(self.sums) // max(1, self.planned)
         counts = torch.bincount(blocks, minlength=len(self.sums))
         means = self.sums.cpu()[counts > 0] / counts[counts > 0]
+        means = means[means.isfinite()]  # blocks with a step that has no loss are left out
         end = ALL_DONE if self.done == self.planned else STOPPED
         return TrainingRecord(stage, self.done, self.planned, end, tuple(means.tolist()))

@@ -216,3 +216,30 @@ def test_of_an_averaged_training_the_average_is_the_result(tmp_path, own):
         moved = float((p.detach() - start[name]).abs().max().detach())
         assert 0 < moved < 0.05  # a thousandth of a path of some 3
         assert averages is None or torch.equal(averages[name], p.detach())
+
+
+def test_an_update_rule_of_its_own_sets_the_gradients_and_needs_no_loss(tmp_path):
+    """The gradient of one loss, projected off that of another, as the same steps by hand."""
+    recipe = replace(RECIPE, clip=None)
+
+    def projected(params, net):
+        first, second = (torch.autograd.grad(f, list(params.values())) for f in objectives(net))
+        for p, a, b in zip(params.values(), first, second, strict=True):
+            p.grad = a - (a * b).sum() / (b * b).sum() * b
+
+    def objectives(net):
+        return (net.weight**2).sum() + (net.bias**2).sum(), (net.weight.sum() + net.bias.sum()) ** 2
+
+    params, net = problem()
+    record = fit(params, lambda: projected(params, net), recipe, rng=torch.Generator())
+    assert record.steps == recipe.steps
+    assert record.losses == ()
+    by_hand, net = problem()
+    optimiser = torch.optim.Adam(by_hand.values(), lr=recipe.lr)
+    for step in range(recipe.steps):
+        optimiser.param_groups[0]["lr"] = recipe.rate(step)
+        optimiser.zero_grad()
+        projected(by_hand, net)
+        optimiser.step()
+    for name, p in params.items():
+        torch.testing.assert_close(p, by_hand[name])
