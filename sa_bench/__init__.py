@@ -11,15 +11,53 @@ if not (_Path(__file__).parent / "methods").is_dir():
     __path__.append(str(_Path(__file__).parent.parent))
 
 if _TYPE_CHECKING:
-    from sa_bench.api import evaluate, load_results, run
+    from sa_bench.commands.python import (
+        compare,
+        evaluate,
+        figure,
+        list_methods,
+        list_metrics,
+        list_suites,
+        list_tasks,
+        load_results,
+        plan,
+        report,
+        run,
+        table,
+    )
+    from sa_bench.core.errors import SaBenchError
 
-__all__ = ["__version__", "evaluate", "load_results", "run"]
+__all__ = [
+    "SaBenchError",
+    "__version__",
+    "compare",
+    "evaluate",
+    "figure",
+    "list_methods",
+    "list_metrics",
+    "list_suites",
+    "list_tasks",
+    "load_results",
+    "plan",
+    "report",
+    "run",
+    "table",
+]
 
 
 def __getattr__(name: str) -> object:
     """Load the Python interface on first use, so that `--help` and `list` never import torch."""
-    if name in ("run", "evaluate", "load_results"):
-        from sa_bench import api
+    if name == "SaBenchError":
+        from sa_bench.core import errors
 
-        return getattr(api, name)
+        return errors.SaBenchError
+    if name in __all__:
+        from sa_bench.commands import python
+
+        return getattr(python, name)
     raise AttributeError(f"module 'sa_bench' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the interface, loaded or not."""
+    return sorted(__all__)

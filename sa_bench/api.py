@@ -73,7 +73,9 @@ def run(
             report=bar.update,
             finished=lambda result: bar.finish(result["cell"]),
         )
-    return load_results(folder)
+    frame = load_results(folder)
+    frame.attrs["folder"] = str(folder)
+    return frame
 
 
 def run_folder(
@@ -232,42 +234,59 @@ def table(
     Raises:
         SaBenchError: the name, format or layout is unknown, or results cannot be read.
     """
-    renderer = importlib.import_module("sa_bench.reports.tables")
-    formats, layouts = renderer.FORMATS, renderer.LAYOUTS
-    if format not in formats:
-        raise unknown_name("table format", format, formats)
-    if layout and layout not in layouts:
-        raise unknown_name("LaTeX layout", layout, layouts)
-    if layout and format != "latex":
-        raise SaBenchError(f"--layout {layout} is for --format latex.")
-    results = read_results([Path(f) for f in folders])
-    with read_stranger_result(results):
-        made_tables = _make_tables(name, results, bool(folders), task, metrics, methods)
-    text = formats[format](made_tables, layout) if layout else formats[format](made_tables)
+    _check_table_format(format, layout)
+    text = format_tables(make_tables(name, folders, task, metrics, methods), format, layout)
     if out is not None:
         write_atomic(out, text.encode())
     return text
 
 
-def _make_tables(
+def make_tables(
     name: str,
-    results: Sequence[ResultRow],
-    has_folders: bool,
-    task: str | Sequence[str],
-    metrics: str | Sequence[str],
-    methods: str | Sequence[str],
+    folders: Sequence[Path] = (),
+    task: str | Sequence[str] = "",
+    metrics: str | Sequence[str] = "",
+    methods: str | Sequence[str] = (),
 ) -> list[Any]:
-    """Make the tables of that name: one per board of a leaderboard, else one."""
+    """Make the tables of that name: one per board of a leaderboard, else one.
+
+    Raises:
+        SaBenchError: the name is unknown, or results cannot be read.
+    """
     from sa_bench.analysis import tables
     from sa_bench.analysis.paper_tables import make_published_table
 
-    if name == "leaderboard":
-        if not has_folders:
+    results = read_results([Path(f) for f in folders])
+    with read_stranger_result(results):
+        if name != "leaderboard":
+            return [make_published_table(name, results)]
+        if not folders:
             raise SaBenchError(
                 "A leaderboard needs run folders: python -m sa_bench table leaderboard runs/demo."
             )
         return tables.make_leaderboards(results, task, metrics, methods)
-    return [make_published_table(name, results)]
+
+
+def format_tables(made_tables: Sequence[Any], format: str, layout: str = "") -> str:
+    """Write tables as `markdown`, `latex`, `csv` or `html`.
+
+    Raises:
+        SaBenchError: the format or layout is unknown.
+    """
+    _check_table_format(format, layout)
+    write = importlib.import_module("sa_bench.reports.tables").FORMATS[format]
+    return write(made_tables, layout) if layout else write(made_tables)
+
+
+def _check_table_format(format: str, layout: str) -> None:
+    """Refuse a format or layout that is unknown, and a layout of anything but LaTeX."""
+    renderer = importlib.import_module("sa_bench.reports.tables")
+    if format not in renderer.FORMATS:
+        raise unknown_name("table format", format, renderer.FORMATS)
+    if layout and layout not in renderer.LAYOUTS:
+        raise unknown_name("LaTeX layout", layout, renderer.LAYOUTS)
+    if layout and format != "latex":
+        raise SaBenchError(f"--layout {layout} is for --format latex.")
 
 
 def figure(

@@ -47,10 +47,18 @@ class PlannedStage:
 
 
 def describe_plan(cells: Sequence[Cell], jobs: int) -> str:
+    """Describe what a run of the cells would do; see `make_plan`."""
+    return make_plan(cells, jobs)[0]
+
+
+def make_plan(cells: Sequence[Cell], jobs: int) -> tuple[str, dict[str, list[PlannedStage]]]:
     """Describe cells stage by stage with what is shipped or stored, then time, memory and disk.
 
     Times are measured: seconds per step, sample or measurement of what this store holds from earlier
     runs on this machine, or of the shipped boards, scaled to this machine (see `stage_times`).
+
+    Returns:
+        (text, planned stages by the title of their cell).
     """
     store = Store(store_folder())
     times, claimed, titles = read_times(store), set(), title_cells(cells)
@@ -82,7 +90,7 @@ def describe_plan(cells: Sequence[Cell], jobs: int) -> str:
         *plan_lines({c.task.name: c.task for c in cells}.values()),
         f"disk:   about {disk:.0f} MiB in the store and the run folder; {free:.0f} GiB free at {store.root}",
     ]
-    return "\n".join(lines)
+    return "\n".join(lines), {titles[id]: stages for id, stages in stages_of.items()}
 
 
 def _group_cells(
