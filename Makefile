@@ -21,7 +21,7 @@ $(VENV)/.installed: $(VENV)/.demo
 	@touch $@
 
 demo: $(VENV)/.demo
-	$(BIN)/python -m sa_bench run --task mnist_0 --method original,sa,relabel,retrain --scale quick --jobs 2 --out runs/demo --overwrite
+	$(BIN)/python -m sa_bench run --task mnist_0 --method original,sa,relabel,retrain --set sa.lam=15 --scale quick --jobs 2 --out runs/demo --overwrite
 	@echo
 	@echo "Open runs/demo/report.html in a browser. Go on with:"
 	@echo "  $(BIN)/python -m sa_bench run --task mnist_0 --method sa --set lam=10 --scale quick"

@@ -12,11 +12,19 @@ import pytest
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from floors import FLOORS
+from readme_tables import (
+    QUESTIONS,
+    methods_table,
+    metrics_table,
+    on_the_boards_machine,
+    tasks_table,
+)
 
 from sa_bench.analysis.pairwise import compare_endpoint
 from sa_bench.analysis.ranking import make_boards
 from sa_bench.api import MARK, write_report
 from sa_bench.commands.check import check
+from sa_bench.commands.terminal import print_boards
 from sa_bench.core import registry
 from sa_bench.data.assets.shipped import guard_card
 from sa_bench.engine import suites
@@ -163,6 +171,15 @@ def readme_commands():
 def test_the_readmes_commands_resolve(cli, command, tmp_path, monkeypatch):
     """Of a suite the first cells are planned; test_suites resolves every suite that ships."""
     arguments = shlex.split(command)
+    on_the_boards_machine(monkeypatch.setattr)
+    (tmp_path / "drift.py").write_text(readme_code())
+    arguments = [x.replace("./drift.py", str(tmp_path / "drift.py")) for x in arguments]
+    if "--device" in arguments:  # a plan needs none
+        place = arguments.index("--device")
+        del arguments[place : place + 2]
+    if "--model" in arguments:  # a folder of the reader's
+        place = arguments.index("--model")
+        arguments[place : place + 2] = ["--scale", "quick"]
     resolve_suite = suites.resolve_suite
     monkeypatch.setattr(suites, "resolve_suite", lambda *given: resolve_suite(*given)[:3])
     if arguments[0] == "run":
@@ -172,7 +189,72 @@ def test_the_readmes_commands_resolve(cli, command, tmp_path, monkeypatch):
         cli(*arguments, check=0)
     else:
         reads = ("evaluate", "report", "figure", "table", "compare", "bundle")
-        assert arguments[0] in (*reads, "doctor", "store", "new", "check")
+        assert arguments[0] in (*reads, "doctor", "store", "new", "check", "fetch")
+
+
+def readme_code():
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    return code
+
+
+def test_the_readmes_method_is_the_one_that_extending_tries():
+    assert readme_code() == dict(EXAMPLES)["drift.py"]
+
+
+def test_the_readmes_tables_are_what_there_is(store_env, monkeypatch):
+    text = (ROOT / "README.md").read_text()
+    on_the_boards_machine(monkeypatch.setattr)
+    assert methods_table() in text
+    assert metrics_table() in text
+    assert tasks_table() in text
+    named = sorted(" ".join(QUESTIONS.values()).split())
+    assert named == sorted(entry.name for entry in registry.list_entries("metric"))
+
+
+def test_the_readme_shows_what_the_demo_printed(capsys, monkeypatch):
+    """Its table and its headline are those of docs/data/demo.jsonl.xz, whose run drew the picture."""
+    text = (ROOT / "README.md").read_text()
+    rows = read_results([DOCS / "data" / "demo.jsonl.xz"])
+    monkeypatch.setenv("COLUMNS", "80")
+    print_boards(rows)
+    printed = [x.rstrip() for x in capsys.readouterr().out.splitlines()]
+    table = [x for x in printed if set("│┃╇") & set(x)]
+    assert "\n".join(table) in text
+    (board,) = make_boards(rows)
+    headline = board.headline.partition(" Controls caught")[0].replace("sa hid", "`sa` hid")
+    assert headline.replace(" — ", ". ").lower() in " ".join(text.replace("*", "").split()).lower()
+    settings = re.search(r"run (--task mnist_0 .*) --jobs", (ROOT / "Makefile").read_text())[1]
+    assert all(settings in row["provenance"]["command"] for row in rows)
+
+
+def test_what_the_readme_found_is_in_the_board():
+    """75 to 95 % come back from what hid zero and kept the rest; forty times the base's distance."""
+    (board,) = (
+        b
+        for b in make_boards(read_results([DOCS / "data" / "micro-t2i-1.jsonl.xz"]))
+        if b.task == "mnist_0_t2i"
+    )
+    _, recovery, keep = board.primary
+    hidden = [x for x in board.lines if x.outcome.word == "HIDDEN" and len(x.cells) == 9]
+    kept = [x for x in hidden if x.endpoints[keep].value < 10]
+    shares = [round(100 * x.endpoints[recovery].value) for x in kept]
+    assert (min(shares), max(shares)) == (75, 95)
+    (salun,) = (x for x in board.lines if x.outcome.word == "ERASED")
+    assert round(salun.endpoints[keep].value / salun.endpoints[keep].base, -1) == 40
+    runs = sum(
+        len(read_results([DOCS / "data" / f"{name}.jsonl.xz"]))
+        for name in ("micro-1", "micro-ddpm-1", "micro-t2i-1")
+    )
+    assert f"{runs} runs, on CPUs" in (ROOT / "README.md").read_text()
+
+
+def test_the_readmes_memory_is_what_was_measured():
+    row = next(x for x in (DOCS / "gpu.md").read_text().splitlines() if x.startswith("| `full` |"))
+    attention = (DOCS / "gpu.md").read_text().partition("| `xattn` |")[2].partition("\n")[0]
+    text = (ROOT / "README.md").read_text()
+    assert "27.6 GiB" in row
+    assert "8.3 GiB" in attention
+    assert "`sa` peaks at 27.6 GiB, at 8.3 GiB in cross-attention" in text
 
 
 def test_make_targets_named_in_the_documents_exist():
@@ -191,7 +273,7 @@ def test_the_readmes_leaderboard_is_what_its_command_prints(cli):
     command, below = re.search(
         r"<!-- python -m sa_bench (table .*?) -->\n\n(.*?)\n\n", text, re.S
     ).groups()
-    printed = cli(*command.split(), cwd=ROOT, check=0).stdout
+    printed = cli(*shlex.split(command), cwd=ROOT, check=0).stdout
     assert [x for x in printed.splitlines() if x.startswith("|")] == below.splitlines()
 
 
