@@ -221,7 +221,7 @@ def _no_pair(left: Sequence[Side], right: Sequence[Side], one_run: bool) -> SaBe
     )
     if one_run and a.line is b.line:
         return SaBenchError(
-            f"{a.line.label} cannot be compared with itself; name two lines: --methods a,b."
+            f"{a.line.label} cannot be compared with itself; name two rows: --methods a,b."
         )
     if why := protocol_difference(a, b):
         return SaBenchError(
@@ -237,16 +237,16 @@ def _too_many(pairs: Sequence[tuple[Side, Side]]) -> SaBenchError:
     tasks = dict.fromkeys(a.board.task for a, _ in pairs)
     if len(tasks) > 1:
         return SaBenchError(
-            f"There are several boards of these lines; say which: --task {' or --task '.join(tasks)}."
+            f"There are several boards of these rows; say which: --task {' or --task '.join(tasks)}."
         )
     labels = dict.fromkeys(side.line.label for pair in pairs for side in pair)
     if len(labels) > 1:
         return SaBenchError(
-            f"Several lines fit; name two of: {', '.join(labels)} (--methods 'a,b')."
+            f"Several rows fit; name two of: {', '.join(labels)} (--methods 'a,b')."
         )
     titles = dict.fromkeys(f"{a.board.title}, scale {a.board.scale}" for a, _ in pairs)
     return SaBenchError(
-        f"There are several boards of these lines: {'; '.join(titles)}. Give folders that hold one."
+        f"There are several boards of these rows: {'; '.join(titles)}. Give folders that hold one."
     )
 
 

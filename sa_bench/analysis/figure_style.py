@@ -118,7 +118,7 @@ def drawable_lines(board: Board, names: Sequence[str]) -> list[Line]:
     drawable = [line for line in board.lines if all(line.known(name) for name in names)]
     if not drawable:
         raise SaBenchError(
-            f"{board.task}: no line has {' and '.join(names)}, so there is nothing to draw."
+            f"{board.task}: no row has {' and '.join(names)}, so there is nothing to draw."
         )
     return drawable
 

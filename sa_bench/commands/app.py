@@ -378,7 +378,7 @@ def evaluate(
         typer.Option(
             metavar="NAME",
             rich_help_panel=HOW,
-            help="What its line is called on a board (default: external).",
+            help="What its row is called on a board (default: external).",
         ),
     ] = "",
     out: Annotated[

@@ -231,7 +231,7 @@ def compare(
             "-m",
             metavar="METHODS",
             autocompletion=complete_methods,
-            help="The two lines: a,b; names or labels ('sa lam=1,sa lam=30').",
+            help="The two rows: a,b; names or labels ('sa lam=1,sa lam=30').",
         ),
     ] = "",
     task: Annotated[
@@ -252,7 +252,7 @@ def compare(
         ),
     ] = "",
 ) -> None:
-    """Compare two lines of results.
+    """Compare two rows of results.
 
     Do these checkpoints differ, does the method, and what does it come from?
     """

@@ -228,7 +228,7 @@ def tuned():
 def test_several_lines_of_a_method_must_be_told_apart(tmp_path):
     run = stored(tmp_path, tuned())
     with pytest.raises(
-        SaBenchError, match=r"Several lines fit; name two of: sa lam=1 rows=\[1\], l2, sa lam=30"
+        SaBenchError, match=r"Several rows fit; name two of: sa lam=1 rows=\[1\], l2, sa lam=30"
     ):
         api.compare([run], "sa,l2")
     assert "sa lam=30 rows=[1, 2] against l2" in words(run, methods="sa lam=30 rows=[1, 2],l2")
