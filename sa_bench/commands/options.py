@@ -65,7 +65,8 @@ ScaleOption = Annotated[
         metavar="SCALE",
         rich_help_panel=WHAT,
         autocompletion=complete_scales,
-        help="full: our protocol; paper: what was published; small: a first look at a large model; quick: a trial in minutes.",
+        help="full: our protocol; paper: what was published; small: a large model in a quarter of an "
+        "hour; quick: a trial in minutes.",
     ),
 ]
 SetOption = Annotated[
