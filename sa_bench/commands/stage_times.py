@@ -33,6 +33,10 @@ class StageTimes:
     own: Mapping[str, Duration] = field(default_factory=dict)  # a unit, by what it is a unit of
     peak_mib: float = 0.0  # largest peak memory of what ran here
     shipped: Mapping[str, Any] = field(default_factory=rates_card)
+    _measured: dict[tuple[int, int, tuple[str, ...]], tuple[Task, Duration | None]] = field(
+        default_factory=dict
+    )
+    """Estimates of measurements by (id of the task, base seed, metrics); many cells ask for the same."""
 
     @cached_property
     def speed(self) -> float:
@@ -85,6 +89,13 @@ class StageTimes:
         Returns:
             None if one of the metrics is unknown.
         """
+        asked = (id(chain.task), chain.base_seed, tuple(metrics))
+        if asked not in self._measured:  # the task is kept, so that its id stays its own
+            self._measured[asked] = (chain.task, self._estimate_metrics(chain, metrics))
+        return self._measured[asked][1]
+
+    def _estimate_metrics(self, chain: Chain, metrics: Sequence[str]) -> Duration | None:
+        """Estimate measurements one by one; None if one of them is unknown."""
         total = rates.NOTHING
         for name in metrics:
             key = digest(fingerprint(chain, registry.get_metric(name)))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sa_bench.core.errors import SaBenchError, unknown_name
+from sa_bench.core.file_state import cached_by, read_state
 from sa_bench.core.store import digest
 from sa_bench.data.assets.shipped import WEIGHTS
 
@@ -65,6 +67,12 @@ def judge_card(name: str) -> dict[str, Any]:
     path = WEIGHTS / f"judge-{name}.json"
     if not path.is_file():
         raise unknown_name("judge", name, [*list_judges(), *TRAINED])
+    return dict(_read_card(path))
+
+
+@cached_by(read_state, maxsize=64)
+def _read_card(path: Path) -> dict[str, Any]:
+    """Read a card once; every fingerprint asks for those of all judges."""
     return json.loads(path.read_text())
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -48,6 +49,22 @@ class PlannedImage:
     family: str = ""  # prompt family, in the set `families` alone
 
 
+class _SameTask:
+    """Compares a task as an object: its values are many and nested, and a plan of it is made often."""
+
+    def __init__(self, task: Task) -> None:
+        """Hold the task, so that its id stays its own."""
+        self.task = task
+
+    def __hash__(self) -> int:
+        """Hash the object."""
+        return id(self.task)
+
+    def __eq__(self, other: object) -> bool:
+        """Tell whether it is the same object."""
+        return isinstance(other, _SameTask) and other.task is self.task
+
+
 def plan_set(task: Task, name: str) -> list[PlannedImage]:
     """Plan the images of the task's set `name`: `forget` (c_f), `retain`, `families` or `leakage`.
 
@@ -63,6 +80,15 @@ def plan_set(task: Task, name: str) -> list[PlannedImage]:
     Raises:
         SaBenchError: the task has no such set.
     """
+    # a prompt file may be another one the next time
+    plan = _plan_once.__wrapped__ if task.prompt_options.files else _plan_once
+    return list(plan(_SameTask(task), name))
+
+
+@lru_cache(maxsize=64)
+def _plan_once(same_task: _SameTask, name: str) -> tuple[PlannedImage, ...]:
+    """Plan the images of a set; every stage and metric of a cell asks for the same."""
+    task = same_task.task
     planned_images: list[PlannedImage] = []
     prompt_numbers: dict[Condition, int] = {}
     seed_name = f"{name}@{task.sample_seed}" if task.sample_seed else name
@@ -79,7 +105,7 @@ def plan_set(task: Task, name: str) -> list[PlannedImage]:
             if isinstance(request.condition, str):
                 prompt = prompt_numbers.setdefault(request.condition, len(prompt_numbers))
             planned_images.append(PlannedImage(request, part.label, prompt, part.family))
-    return planned_images
+    return tuple(planned_images)
 
 
 def count_images(task: Task, name: str) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sa_bench.core.errors import SaBenchError
+from sa_bench.core.file_state import cached_by, read_state
 from sa_bench.core.store import file_digest
 
 WEIGHTS = Path(__file__).parents[2] / "weights"
@@ -39,8 +40,9 @@ def rates_card() -> dict[str, Any]:
     return json.loads((WEIGHTS / "rates.json").read_text())
 
 
+@cached_by(lambda file: (read_state(file), read_state(file.with_suffix(".json"))), maxsize=64)
 def verify_shipped(file: Path) -> str:
-    """Verify a shipped weight file against its card, and return its sha256.
+    """Verify a shipped weight file against its card, once while neither changes, and return its sha256.
 
     Raises:
         SaBenchError: the file was changed or damaged.
