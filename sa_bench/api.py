@@ -88,18 +88,26 @@ def run_folder(
     report: Callable[[str, str, int, int], None] = ignore_event,
     finished: Callable[[ResultRow], None] = lambda result: None,
     announce: Callable[[list[Cell]], None] = lambda cells: None,
+    part: tuple[int, int] | None = None,
 ) -> tuple[list[ResultRow], Path, Path]:
-    """Run `cells` and render the report: (results, run folder, report file)."""
+    """Run `cells` and render the report: (results, run folder, report file).
+
+    With `part`, (i, n), only the i-th of n shares of the cells is run, into the folder of all.
+    """
     from sa_bench.engine import runner
 
     require_folders()
     jobs = runner.usable_jobs(jobs)
     require_device(device)
-    for cell in cells:
+    share = runner.take_share(cells, part)
+    if not share:
+        raise SaBenchError(f"The run has {len(cells)} cell(s): part {part} of it has none.")
+    for cell in share:
         check_precision(cell.task, device)
-    require_data(cells)
+    require_data(share)
     folder = expand_home(out) if out else runner.default_out_folder(cells)
-    runner.prepare(folder, cells, overwrite)
+    runner.prepare(folder, cells, overwrite, part[1] if part else None)
+    cells = share
     announce(cells)
     with one_thread():
         results = runner.run_cells(
@@ -108,6 +116,13 @@ def run_folder(
     if not any(folder.glob("*/result.json")):
         raise CellFailed(str(results[0]["error"]))  # such as a full disk: no result was written
     return results, folder, write_report([folder], None)
+
+
+def describe_missing(folder: Path) -> str:
+    """Describe the cells of a run folder that have no result yet; "" if none is missing."""
+    from sa_bench.engine import runner
+
+    return runner.describe_missing(folder)
 
 
 def unfinished_cells(cells: list[Cell], without: Sequence[Path]) -> list[Cell]:

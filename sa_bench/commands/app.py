@@ -12,6 +12,7 @@ import typer
 
 from sa_bench.commands.arguments import (
     expand_home_argument,
+    parse_part,
     parse_seeds,
     print_text,
     terminal_width,
@@ -322,6 +323,14 @@ def run(
     device: Annotated[
         str, typer.Option(metavar="DEVICE", rich_help_panel=HOW, help="cpu, cuda, cuda:1.")
     ] = "cpu",
+    part: Annotated[
+        str,
+        typer.Option(
+            metavar="I/N",
+            rich_help_panel=HOW,
+            help="Only the I-th of N shares of the cells, into one folder: for arrays of jobs.",
+        ),
+    ] = "",
     wide: WideOption = False,
 ) -> None:
     """Forget and measure: every combination, then the report. The same command resumes."""
@@ -345,10 +354,13 @@ def run(
             report=live.update,
             finished=live.finish,
             announce=live.announce,
+            part=parse_part(part),
         )
-    from sa_bench.engine.runner import exit_code
+    from sa_bench.engine.runner import describe_missing, exit_code
 
     print_boards(results, wide)
+    if missing := describe_missing(folder):
+        print_text(f"\n{missing}")
     print_text(f"\nReport: {report}\nResults: {folder}")
     raise typer.Exit(exit_code(results))
 

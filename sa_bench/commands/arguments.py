@@ -8,9 +8,25 @@ import sys
 import textwrap
 from typing import TextIO
 
+from sa_bench.core.errors import SaBenchError
 from sa_bench.core.escaping import escape_terminal
 from sa_bench.core.lists import split_list
 from sa_bench.core.settings import expand_home
+
+
+def parse_part(text: str) -> tuple[int, int] | None:
+    """Parse a share `2/8` into (2, 8); None for "".
+
+    Raises:
+        SaBenchError: it is no share: not I/N, or I is not between 1 and N.
+    """
+    if not text:
+        return None
+    share, slash, shares = text.partition("/")
+    valid = bool(slash) and share.isdecimal() and shares.isdecimal()
+    if not (valid and 1 <= int(share) <= int(shares)):
+        raise SaBenchError(f"--part {text}: a share I/N with I from 1 to N, such as 2/8.")
+    return int(share), int(shares)
 
 
 def parse_seeds(text: str, option: str) -> list[int]:

@@ -54,6 +54,8 @@ def report(
     from sa_bench import api
 
     print_text(f"Report: {api.write_report([*(folders or []), *(bundle or [])], out, explicit)}")
+    for missing in filter(None, map(api.describe_missing, folders or [])):
+        print_text(missing)
 
 
 def table(

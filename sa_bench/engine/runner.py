@@ -40,6 +40,8 @@ from sa_bench.results.schema import ResultRow, TrainingValues, ValuesOfWords
 from sa_bench.results.threats import threat_model
 from sa_bench.scoring.cards import judge_card
 
+Part = tuple[int, int]
+"""Which share of a run's cells, counted from 1, and of how many."""
 Report = Callable[[str, str, int, int], None]
 """report(cell name, stage, done, total)"""
 
@@ -202,21 +204,52 @@ def _measure_cell(
     return result
 
 
-def prepare(out: Path, cells: Sequence[Cell], overwrite: bool) -> None:
+def take_share(cells: Sequence[Cell], part: Part | None) -> list[Cell]:
+    """Take the i-th of n shares of a run's cells; shares never overlap, and together they are the run."""
+    return list(cells) if part is None else list(cells)[part[0] - 1 :: part[1]]
+
+
+def describe_missing(out: Path) -> str:
+    """Describe the cells of a run folder that have no result yet, and the shares that they are of.
+
+    Returns:
+        "" if every cell has one, or the folder is no run's.
+    """
+    try:
+        manifest = read_json(out / "run.json")
+        names, parts = list(manifest["cells"]), int(manifest.get("parts", 0))
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    missing = [i for i, name in enumerate(names) if not (out / name / "result.json").is_file()]
+    if not missing:
+        return ""
+    text = f"{len(missing)} of the {len(names)} cells of {out} have no result yet"
+    if not parts:
+        return f"{text}: the same command goes on."
+    shares = sorted({i % parts + 1 for i in missing})
+    return f"{text}: they are of --part {', '.join(f'{i}/{parts}' for i in shares)}."
+
+
+def prepare(out: Path, cells: Sequence[Cell], overwrite: bool, parts: int | None = None) -> None:
     """Claim the run folder: the same cells resume, others are refused unless `overwrite`.
 
+    `parts` is the number of shares that the cells are divided into, if they are.
+
     Raises:
-        SaBenchError: the folder holds another run, or is a file.
+        SaBenchError: the folder holds another run or other shares, or is a file.
     """
     if out.exists() and not out.is_dir():
         raise SaBenchError(f"--out {out} is a file; give a folder.")
-    new_manifest = {"schema": SCHEMA, "cells": [cell.name for cell in cells]}
+    new_manifest: dict[str, Any] = {"schema": SCHEMA, "cells": [cell.name for cell in cells]}
+    if parts is not None:
+        new_manifest["parts"] = parts
     manifest = out / "run.json"
     # With the lock, the second of two simultaneous runs sees the cells of the first.
     with hold_lock(out / CLAIM, f"the run folder {out}"):
         if manifest.exists() and not overwrite:
             try:
-                old_cells = read_json(manifest)["cells"]
+                old_manifest = read_json(manifest)
+                old_cells, old_parts = old_manifest["cells"], old_manifest.get("parts")
             except (ValueError, KeyError, TypeError) as error:
                 raise SaBenchError(
                     f"{manifest} is damaged; add --overwrite or choose another --out."
@@ -226,6 +259,13 @@ def prepare(out: Path, cells: Sequence[Cell], overwrite: bool) -> None:
                     f"{out} holds another run ({len(old_cells)} cells). Choose another --out, or add --overwrite to "
                     "replace its list of cells (their folders stay)."
                 )
+            if parts is not None and old_parts not in (None, parts):
+                raise SaBenchError(
+                    f"{out} is divided into {old_parts} parts, not {parts}: use --part I/{old_parts}, or add "
+                    "--overwrite (results stay)."
+                )
+            if parts is None and old_parts is not None:
+                new_manifest["parts"] = old_parts
         write_atomic(manifest, (json.dumps(new_manifest, indent=1) + "\n").encode())
 
 

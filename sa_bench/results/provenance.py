@@ -16,8 +16,8 @@ from pathlib import Path
 from sa_bench.core.version import __version__
 from sa_bench.results.schema import Hardware, Provenance, ResultRow
 
-PLACES = ("--out", "--without")
-"""Options that only say where results go, and which of them exist already."""
+PLACES = ("--out", "--without", "--part")
+"""Options that only say where results go, which of them exist already, and which share is run."""
 PACKAGES = ("torch", "torchvision", "torch-fidelity", "numpy", "scipy", "pandas")
 OPTIONAL = ("diffusers", "transformers", "safetensors", "nudenet", "facenet-pytorch", "onnxruntime")
 

@@ -290,3 +290,55 @@ def test_cells_that_have_a_result_elsewhere_are_left_out(tmp_path):
 )
 def test_the_command_to_repeat_says_what_and_not_where(typed, kept):
     assert strip_output_options(typed.split()) == kept.split()
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 7])
+def test_shares_never_overlap_and_together_are_the_run(parts):
+    cells = resolve(["mnist_0"], ["sa", "relabel"], "quick", seeds=range(4))
+    shares = [runner.take_share(cells, (i, parts)) for i in range(1, parts + 1)]
+    assert sorted(c.id for share in shares for c in share) == sorted(c.id for c in cells)
+    sizes = [len(share) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+    assert runner.take_share(cells, None) == cells
+
+
+def test_shares_of_a_run_fill_one_folder_and_what_is_missing_is_named(tmp_path):
+    cells = resolve(["mnist_0"], ["relabel"], "quick", seeds=range(5))
+    runner.prepare(tmp_path, cells, overwrite=False, parts=3)
+    runner.prepare(tmp_path, cells, overwrite=False, parts=3)
+    for cell in runner.take_share(cells, (2, 3)):
+        (tmp_path / cell.name).mkdir()
+        (tmp_path / cell.name / "result.json").write_text("{}")
+    said = runner.describe_missing(tmp_path)
+    assert said.startswith(f"3 of the 5 cells of {tmp_path} have no result yet")
+    assert said.endswith("they are of --part 1/3, 3/3.")
+    with pytest.raises(SaBenchError, match="divided into 3 parts, not 2: use --part I/3"):
+        runner.prepare(tmp_path, cells, overwrite=False, parts=2)
+    runner.prepare(tmp_path, cells, overwrite=False)  # the whole run goes on from its shares
+    assert "--part" in runner.describe_missing(tmp_path)
+    for cell in cells:
+        (tmp_path / cell.name).mkdir(exist_ok=True)
+        (tmp_path / cell.name / "result.json").write_text("{}")
+    assert runner.describe_missing(tmp_path) == ""
+    assert runner.describe_missing(tmp_path / "none") == ""
+
+
+def test_one_share_runs_and_reports_and_the_next_completes_it(cli, tmp_path):
+    command = ["run", "--task", "mnist_0", "--method", "original,relabel", "--scale", "quick"]
+    for setting in (*QUICK, ONE):
+        command += ["--set", setting]
+    command += ["--out", str(tmp_path / "r")]
+    first = cli(*command, "--part", "1/2", check=0).stdout
+    assert "1 of the 2 cells" in first
+    assert "--part 2/2" in first
+    assert "--part 2/2" in cli("report", str(tmp_path / "r"), check=0).stdout
+    assert "have no result yet" not in cli(*command, "--part", "2/2", check=0).stdout
+    results = read_results([tmp_path / "r"])
+    assert {r["method"] for r in results} == {"original", "relabel"}
+    assert not any("--part" in r["provenance"]["command"] for r in results)
+
+
+@pytest.mark.parametrize("part", ["3/2", "0/2", "2", "a/b", "1/0", "-1/2", "1/2/3"])
+def test_a_share_that_is_none_is_refused(cli, part):
+    said = cli("run", "--task", "mnist_0", "--method", "sa", "--part", part, check=2).stderr
+    assert f"--part {part}: a share I/N" in said
