@@ -334,6 +334,7 @@ def run(
     wide: WideOption = False,
 ) -> None:
     """Forget and measure: every combination, then the report. The same command resumes."""
+    share = parse_part(part)
     from sa_bench import api
     from sa_bench.commands.terminal import Live, print_boards
 
@@ -354,7 +355,7 @@ def run(
             report=live.update,
             finished=live.finish,
             announce=live.announce,
-            part=parse_part(part),
+            part=share,
         )
     from sa_bench.engine.runner import describe_missing, exit_code
 
