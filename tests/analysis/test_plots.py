@@ -62,7 +62,7 @@ def test_labels_in_the_plots_do_not_overlap(tmp_path):
             "curve": [{"images": 1, "steps": 9, "value": 0.99, "low": 0.9, "high": 1.0}]
         }
     svgs = re.findall(
-        r'<svg(?! class="bar").*?</svg>',
+        r'<svg(?! class="(?:bar|loss)").*?</svg>',
         render([r | {"folder": str(tmp_path)} for r in (*rows, *OTHERS)]),
         re.S,
     )

@@ -540,7 +540,7 @@ def test_an_out_that_cannot_take_the_result_is_refused_before_any_work(
             "a run's cell": '{"method": "sa"}',
         }
         (out / "result.json").write_text(text.get(there, "[]"))
-        why = "holds another result. Choose another --out"
+        why = "holds another result. Choose another out"
     before = {p: p.read_text() for p in tmp_path.glob("o/*")}
     monkeypatch.setattr(external_measure, "measure_all", None)
     with pytest.raises(SaBenchError, match=why):
