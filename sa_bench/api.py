@@ -1,4 +1,4 @@
-"""The commands as Python functions: `sa_bench.run("mnist_0", "sa", seeds=[0, 1])` in a notebook."""
+"""What the commands do, for the command line and for Python alike (`sa_bench.commands.python`)."""
 
 from __future__ import annotations
 
@@ -12,70 +12,16 @@ from sa_bench.core.errors import CellFailed, SaBenchError, first_line, unknown_n
 from sa_bench.core.progress_bar import ProgressBar
 from sa_bench.core.settings import expand_home, require_folders, store_folder
 from sa_bench.core.store import Store, write_atomic
-from sa_bench.engine.cells import OLD_ID, Cell, resolve, title_cells
+from sa_bench.engine.cells import OLD_ID, Cell
 from sa_bench.engine.threads import one_thread
 from sa_bench.engine.validation import check_precision
 from sa_bench.results.bundles import BUNDLED
 from sa_bench.results.files import read_results
-from sa_bench.results.frames import load_results
 from sa_bench.results.schema import ResultRow
 from sa_bench.results.untrusted import read_stranger_result
 
 MARK = "<!-- written by sa_bench report -->"  # in a Markdown file all above this line is kept
 RENDERERS = {".html": "html", ".htm": "html", ".md": "markdown"}
-__all__ = ["compare", "evaluate", "load_results", "run", "run_folder", "write_report"]
-
-
-def run(
-    task: str | Sequence[str],
-    method: str | Sequence[str],
-    *,
-    seeds: Sequence[int] = (0,),
-    base_seeds: Sequence[int] = (0,),
-    sample_seeds: Sequence[int] = (0,),
-    scale: str = "full",
-    sets: Sequence[str] = (),
-    sweeps: Sequence[str] = (),
-    metrics: Sequence[str] = (),
-    jobs: int = 1,
-    out: str | Path | None = None,
-    overwrite: bool = False,
-    device: str = "cpu",
-    progress: bool = True,
-) -> Any:
-    """Run every combination, and return the measurements as a pandas table (see `load_results`).
-
-    Tasks, methods and metrics are names, or paths of plug-in files; `metrics` are added to the
-    task's own. A bar shows the stage of each cell unless `progress` is False.
-
-    Raises:
-        SaBenchError: something is unknown or out of range; raised before any work.
-    """
-    cells = resolve(
-        [task] if isinstance(task, str) else list(task),
-        [method] if isinstance(method, str) else list(method),
-        scale,
-        seeds,
-        base_seeds,
-        sets,
-        sweeps,
-        metrics,
-        sample_seeds,
-    )
-    with ProgressBar(progress) as bar:
-        bar.titles = title_cells(cells)
-        _, folder, _ = run_folder(
-            cells,
-            jobs=jobs,
-            out=Path(out) if out else None,
-            overwrite=overwrite,
-            device=device,
-            report=bar.update,
-            finished=lambda result: bar.finish(result["cell"]),
-        )
-    frame = load_results(folder)
-    frame.attrs["folder"] = str(folder)
-    return frame
 
 
 def run_folder(

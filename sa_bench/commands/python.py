@@ -23,7 +23,9 @@ from sa_bench.commands.listing import describe_families
 from sa_bench.contracts import Method, Task
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
+from sa_bench.core.progress_bar import ProgressBar
 from sa_bench.core.suite_files import list_suites as read_suites
+from sa_bench.engine.cells import Cell, resolve, title_cells
 from sa_bench.results.frames import load_results as read_frame
 
 if TYPE_CHECKING:
@@ -219,23 +221,22 @@ def run(
     Raises:
         SaBenchError: something is unknown or out of range; raised before any work.
     """
-    tasks, methods, own_sets = name_objects(task, method)
-    frame = api.run(
-        tasks,
-        methods,
-        seeds=list_seeds(seeds),
-        base_seeds=list_seeds(base_seeds),
-        sample_seeds=list_seeds(sample_seeds),
-        scale=scale,
-        sets=[*own_sets, *sets],
-        sweeps=sweeps,
-        metrics=metrics,
-        jobs=jobs,
-        out=out,
-        overwrite=overwrite,
-        device=device,
-        progress=progress,
+    cells = resolve_cells(
+        task, method, scale, seeds, base_seeds, sample_seeds, sets, sweeps, metrics
     )
+    with ProgressBar(progress) as bar:
+        bar.titles = title_cells(cells)
+        _, folder, _ = api.run_folder(
+            cells,
+            jobs=jobs,
+            out=Path(out) if out else None,
+            overwrite=overwrite,
+            device=device,
+            report=bar.update,
+            finished=lambda result: bar.finish(result["cell"]),
+        )
+    frame = read_frame(folder)
+    frame.attrs["folder"] = str(folder)
     return frame
 
 
@@ -259,19 +260,9 @@ def plan(
         SaBenchError: what `run` would raise before any work.
     """
     from sa_bench.commands.plan import make_plan
-    from sa_bench.engine.cells import resolve
 
-    tasks, methods, own_sets = name_objects(task, method)
-    cells = resolve(
-        tasks,
-        methods,
-        scale,
-        list_seeds(seeds),
-        list_seeds(base_seeds),
-        [*own_sets, *sets],
-        sweeps,
-        metrics,
-        list_seeds(sample_seeds),
+    cells = resolve_cells(
+        task, method, scale, seeds, base_seeds, sample_seeds, sets, sweeps, metrics
     )
     return Plan(*make_plan(cells, jobs))
 
@@ -406,6 +397,36 @@ def _list_entries(kind: str, facts: Sequence[str], families: bool = False) -> pd
             | {"summary": entry.summary.replace("`", "")}
             for entry in registry.list_entries(kind)
         ]
+    )
+
+
+def resolve_cells(
+    task: Names,
+    method: Names,
+    scale: str,
+    seeds: Seeds,
+    base_seeds: Seeds,
+    sample_seeds: Seeds,
+    sets: Sequence[str],
+    sweeps: Sequence[str],
+    metrics: Sequence[str],
+) -> list[Cell]:
+    """Resolve the cells of a run, whose tasks and methods may be objects.
+
+    Raises:
+        SaBenchError: anything is unknown or out of range.
+    """
+    tasks, methods, own_sets = name_objects(task, method)
+    return resolve(
+        tasks,
+        methods,
+        scale,
+        list_seeds(seeds),
+        list_seeds(base_seeds),
+        [*own_sets, *sets],
+        sweeps,
+        metrics,
+        list_seeds(sample_seeds),
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import sa_bench
 from sa_bench import api
-from sa_bench.commands import progress, terminal
+from sa_bench.commands import progress, python, terminal
 from sa_bench.core.progress_bar import ProgressBar
 
 
@@ -150,7 +150,7 @@ def test_run_hands_the_bar_on(monkeypatch, shown, store_env, tmp_path):
         return [], tmp_path, tmp_path
 
     monkeypatch.setattr(api, "run_folder", run_folder)
-    monkeypatch.setattr(api, "load_results", lambda folder: pd.DataFrame())
+    monkeypatch.setattr(python, "read_frame", lambda folder: pd.DataFrame())
     monkeypatch.setattr("sa_bench.core.progress_bar.tqdm", lambda **o: reports.append(o) or Bar())
     sa_bench.run("mnist_0", "sa", progress=shown)
     assert [o["desc"] for o in reports] == (

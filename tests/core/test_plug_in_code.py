@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from result_rows import OTHERS, result_row
 
+import sa_bench
 from sa_bench import api
 from sa_bench.analysis.ranking import make_boards
 from sa_bench.core import plug_ins, registry
@@ -66,7 +67,7 @@ def top1(frame):
 
 def run_here(path, tiny, out, **options):
     sets = [v for k, v in itertools.pairwise(tiny) if k == "--set"]
-    return api.run(
+    return sa_bench.run(
         "mnist_0",
         str(path),
         scale="quick",

@@ -600,14 +600,14 @@ def test_a_transparent_colour_of_16_bits_is_refused(tmp_path):
 
 @pytest.mark.parametrize("variable", ["SA_BENCH_DATA", "SA_BENCH_WEIGHTS", "SA_BENCH_MIRROR"])
 def test_a_named_folder_that_is_not_there_is_an_error_before_work(tmp_path, monkeypatch, variable):
-    from sa_bench import api
+    import sa_bench
     from sa_bench.core import settings
 
     monkeypatch.setenv(variable, str(tmp_path / "gone"))
     with pytest.raises(MissingAsset, match=rf"{variable}=.*gone does not exist"):
         settings.require_folders()
     with pytest.raises(MissingAsset, match=variable):
-        api.run("mnist_0", "relabel", scale="quick", out=tmp_path / "out")
+        sa_bench.run("mnist_0", "relabel", scale="quick", out=tmp_path / "out")
     with pytest.raises(MissingAsset, match=variable):
         api.evaluate(tmp_path, "mnist_0")
     assert not (tmp_path / "out").exists()
