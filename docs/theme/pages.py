@@ -1,0 +1,217 @@
+"""Make the pages of the documentation site that are not written in docs/ (a hook of mkdocs).
+
+README.md, CONTRIBUTING.md and CHANGELOG.md become pages. The reference is made from the code. Files
+of the repository that a page links to become pages of their own, so that every link leads somewhere
+in the site as it does on a code host.
+"""
+
+from __future__ import annotations
+
+import inspect
+import posixpath
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+from typer.main import get_command
+
+from sa_bench.commands.app import app
+from sa_bench.commands.show import describe
+from sa_bench.core.errors import SaBenchError
+from sa_bench.core.registry import list_entries
+from sa_bench.results import schema
+
+ROOT = Path(__file__).parents[2]
+MOVED = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+}
+"""Pages outside docs/, by their path in the repository, and their path in the site."""
+LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)#\s]+)")
+KINDS = {
+    "method": ("Methods", "A method turns the base model θ* into a model that forgot."),
+    "task": ("Tasks", "A task is a base model, a concept and the protocol that judges it."),
+    "metric": ("Metrics", "A metric turns sample sets, and where needed the model, into a number."),
+}
+SHOWN = "What `python -m sa_bench show NAME` prints."
+PYTHON = {
+    "Run, evaluate, read": ("api.run", "api.evaluate", "api.load_results"),
+    "Tables and figures": ("api.table", "api.figure", "api.compare", "api.write_report"),
+    "What a method is": ("contracts.method",),
+    "What a metric is": ("contracts.metric",),
+    "What a task is": ("contracts.task",),
+    "What a model is": ("contracts.model",),
+    "Sample sets": ("contracts.samples",),
+    "Intervals": ("statistics.intervals",),
+    "Intervals over prompts": ("statistics.clustered",),
+}
+"""What the page of the Python interface shows: functions, or whole modules, under their headings."""
+RESULT_TYPES = (
+    schema.ResultRow,
+    schema.ValuesOfWords,
+    schema.Measurement,
+    schema.JudgeValue,
+    schema.StageCost,
+    schema.Artifacts,
+    schema.TrainingValues,
+    schema.Provenance,
+    schema.Hardware,
+)
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the pages that are not in docs/."""
+    pages = {site: (ROOT / path).read_text("utf-8") for path, site in MOVED.items()}
+    pages["reference/command-line.md"] = "\n".join(write_command_line())
+    for kind, (title, sentence) in KINDS.items():
+        names = [entry.name for entry in list_entries(kind)]
+        pages[f"reference/{kind}s.md"] = write_components(title, sentence, names)
+    pages["reference/suites.md"] = write_suites()
+    pages["reference/python.md"] = "\n".join(write_python())
+    pages["reference/result-files.md"] = write_result_files()
+    for path in find_linked_files(files):
+        pages[find_page(path)] = write_source(path)
+    for site, text in pages.items():
+        files.append(File.generated(config, site, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+    """Turn links to files of the repository into links to their pages."""
+    origin = find_origin(page.file.src_uri)
+    here = posixpath.dirname(page.file.src_uri)
+
+    def relink(match: re.Match[str]) -> str:
+        return posixpath.relpath(find_page(resolve(origin, match[1])), here or ".")
+
+    return markdown if origin is None else LINK.sub(relink, markdown)
+
+
+def find_origin(site: str) -> str | None:
+    """Find the path in the repository of a page of the site; None if it is made from code."""
+    if site in MOVED.values():
+        return next(path for path, moved in MOVED.items() if moved == site)
+    return f"docs/{site}" if (ROOT / "docs" / site).is_file() else None
+
+
+def resolve(origin: str | None, link: str) -> str:
+    """Find the path in the repository that a link of the page `origin` leads to."""
+    return posixpath.normpath(posixpath.join(posixpath.dirname(origin or ""), link))
+
+
+def find_page(path: str) -> str:
+    """Find the path in the site of a file of the repository."""
+    if path in MOVED:
+        return MOVED[path]
+    inside = path.removeprefix("docs/")
+    is_kept = inside != path and not inside.startswith(("data", "examples"))
+    return inside if is_kept else f"source/{path}.md"
+
+
+def find_linked_files(files: Files) -> list[str]:
+    """List the files of the repository, without a page of their own, that pages link to."""
+    origins = [*MOVED, *(f"docs/{file.src_uri}" for file in files.documentation_pages())]
+    linked = {
+        resolve(origin, link)
+        for origin in origins
+        for link in LINK.findall((ROOT / origin).read_text("utf-8"))
+    }
+    return sorted(path for path in linked if find_page(path).startswith("source/"))
+
+
+def write_source(path: str) -> str:
+    """Write the page of a file of the repository; of a folder or a packed file, where it lies."""
+    file = ROOT / path
+    title = f"---\ntitle: {path}\nsearch: {{exclude: true}}\n---\n\n# {file.name}\n\n`{path}` in the repository"
+    if not file.is_file() or file.suffix == ".xz":
+        return f"{title}.\n"
+    return f"{title}:\n\n````{file.suffix.lstrip('.')}\n{file.read_text('utf-8')}\n````\n"
+
+
+def write_components(title: str, sentence: str, names: list[str]) -> str:
+    """Write the page of all components of a kind."""
+    parts = [f"## {name}\n\n{format_wrapped(describe(name))}" for name in names]
+    return "\n\n".join([f"# {title}", f"{sentence} {SHOWN}", *parts])
+
+
+def write_suites() -> str:
+    """Write the page of the suites that ship."""
+    parts = ["# Suites", "A suite is the cells of several runs under one name: `run --suite NAME`."]
+    for path in sorted((ROOT / "tasks" / "suites").glob("*.toml")):
+        try:
+            text = describe(path.stem)
+        except SaBenchError:  # `show` does not know suites: the file says the same
+            text = path.read_text("utf-8")
+        parts.append(f"## {path.stem}\n\n{format_wrapped(text)}")
+    return "\n\n".join(parts)
+
+
+def format_wrapped(text: str) -> str:
+    """Format text as a block whose long lines are broken on narrow screens."""
+    return f"````{{ .text .wrapped }}\n{text.strip()}\n````"
+
+
+def write_python() -> Iterator[str]:
+    """Yield the lines of the page that mkdocstrings fills from docstrings."""
+    yield "# Python\n\nRun, evaluate and read results from Python; what each part must be able to do.\n"
+    for heading, names in PYTHON.items():
+        yield f"## {heading}\n"
+        for name in names:
+            yield f"::: sa_bench.{name}"
+            if not name.startswith("api."):  # a module: its name is the heading above
+                yield "    options: {show_root_heading: false, show_root_toc_entry: false}"
+            yield ""
+
+
+def write_result_files() -> str:
+    """Write the page of the types of a result row, as the code declares them."""
+    parts = [
+        f"## {cls.__name__}\n\n````python\n{inspect.getsource(cls).strip()}\n````"
+        for cls in RESULT_TYPES
+    ]
+    sentence = (
+        f"The keys of `result.json`, schema {schema.SCHEMA}, one file a cell. Readers keep keys that they do not "
+        "know. [Results in pandas](../results-data.md) has the columns of the table that is made from them."
+    )
+    return "\n\n".join(["# Result files", sentence, *parts])
+
+
+def write_command_line() -> Iterator[str]:
+    """Yield the lines of the page of all commands, as `--help` has them."""
+    yield "# Command line\n\nEvery command is typed as `python -m sa_bench COMMAND`; `--help` prints the same.\n"
+    yield from write_command("python -m sa_bench", get_command(app), None)
+
+
+def write_command(called: str, command: Any, parent: Any) -> Iterator[str]:
+    """Yield a command's heading, usage, help, parameters and examples, then those of its commands."""
+    context = command.make_context(called, [], parent, resilient_parsing=True)
+    if parent is not None:
+        yield f"## {called.removeprefix('python -m sa_bench ')}\n"
+        yield f"{command.help}\n"
+        yield f"````{{ .text .wrapped }}\n{called} {' '.join(command.collect_usage_pieces(context))}\n````\n"
+        yield from write_parameters(command, context)
+        if examples := getattr(command, "epilog", None):
+            yield f"Examples:\n\n````{{ .text .wrapped }}\n{examples}\n````\n"
+    for name in getattr(command, "commands", {}):
+        yield from write_command(f"{called} {name}", command.commands[name], context)
+
+
+def write_parameters(command: Any, context: Any) -> Iterator[str]:
+    """Yield the table of a command's arguments and options."""
+    rows = []
+    for parameter in command.get_params(context):
+        if getattr(parameter, "hidden", False) or parameter.name == "help":
+            continue
+        name, text = parameter.get_help_record(context)
+        shown = f"`{name}`" if "|" not in name else f"<code>{name.replace('|', '&#124;')}</code>"
+        rows.append(f"| {shown} | {escape(text)} |")
+    if rows:
+        yield "\n".join(["| option | |", "|---|---|", *rows, ""])
+
+
+def escape(text: str) -> str:
+    """Escape what Markdown would read as a mark in a table."""
+    return re.sub(r"([|*_<>`\[\]])", r"\\\1", " ".join(text.split()))
