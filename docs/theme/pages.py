@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
+from typer.cli import get_docs_for_click
 from typer.main import get_command
 
 from sa_bench.commands.app import app
@@ -36,6 +37,7 @@ KINDS = {
     "task": ("Tasks", "A task is a base model, a concept and the protocol that judges it."),
     "metric": ("Metrics", "A metric turns sample sets, and where needed the model, into a number."),
 }
+PROGRAM = "python -m sa_bench"
 SHOWN = "What `python -m sa_bench show NAME` prints."
 PYTHON = {
     "Run, evaluate, read": ("api.run", "api.evaluate", "api.load_results"),
@@ -65,7 +67,7 @@ RESULT_TYPES = (
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages that are not in docs/."""
     pages = {site: (ROOT / path).read_text("utf-8") for path, site in MOVED.items()}
-    pages["reference/command-line.md"] = "\n".join(write_command_line())
+    pages["reference/command-line.md"] = write_command_line()
     for kind, (title, sentence) in KINDS.items():
         names = [entry.name for entry in list_entries(kind)]
         pages[f"reference/{kind}s.md"] = write_components(title, sentence, names)
@@ -179,39 +181,22 @@ def write_result_files() -> str:
     return "\n\n".join(["# Result files", sentence, *parts])
 
 
-def write_command_line() -> Iterator[str]:
-    """Yield the lines of the page of all commands, as `--help` has them."""
-    yield "# Command line\n\nEvery command is typed as `python -m sa_bench COMMAND`; `--help` prints the same.\n"
-    yield from write_command("python -m sa_bench", get_command(app), None)
+def write_command_line() -> str:
+    """Write the page of all commands with typer's own writer of documents."""
+    command = get_command(app)
+    set_as_markdown(command)
+    context = command.make_context(PROGRAM, [], resilient_parsing=True)
+    text = get_docs_for_click(obj=command, ctx=context, name=PROGRAM, title="Command line")
+    return re.sub(rf"^(#+) `{PROGRAM} (.+)`$", r"\1 \2", text, flags=re.MULTILINE)
 
 
-def write_command(called: str, command: Any, parent: Any) -> Iterator[str]:
-    """Yield a command's heading, usage, help, parameters and examples, then those of its commands."""
-    context = command.make_context(called, [], parent, resilient_parsing=True)
-    if parent is not None:
-        yield f"## {called.removeprefix('python -m sa_bench ')}\n"
-        yield f"{command.help}\n"
-        yield f"````{{ .text .wrapped }}\n{called} {' '.join(command.collect_usage_pieces(context))}\n````\n"
-        yield from write_parameters(command, context)
-        if examples := getattr(command, "epilog", None):
-            yield f"Examples:\n\n````{{ .text .wrapped }}\n{examples}\n````\n"
-    for name in getattr(command, "commands", {}):
-        yield from write_command(f"{called} {name}", command.commands[name], context)
-
-
-def write_parameters(command: Any, context: Any) -> Iterator[str]:
-    """Yield the table of a command's arguments and options."""
-    rows = []
-    for parameter in command.get_params(context):
-        if getattr(parameter, "hidden", False) or parameter.name == "help":
-            continue
-        name, text = parameter.get_help_record(context)
-        shown = f"`{name}`" if "|" not in name else f"<code>{name.replace('|', '&#124;')}</code>"
-        rows.append(f"| {shown} | {escape(text)} |")
-    if rows:
-        yield "\n".join(["| option | |", "|---|---|", *rows, ""])
-
-
-def escape(text: str) -> str:
-    """Escape what Markdown would read as a mark in a table."""
-    return re.sub(r"([|*_<>`\[\]])", r"\\\1", " ".join(text.split()))
+def set_as_markdown(command: Any) -> None:
+    """Escape the help texts of a command and of those below it, and fence their examples."""
+    command.help = (command.help or "").replace("<", "&lt;")
+    command.short_help = command.help.partition("\n\n")[0]  # else cut after 45 letters
+    if command.epilog:
+        command.epilog = f"**Examples**:\n\n```console\n{command.epilog}\n```"
+    for parameter in command.params:
+        parameter.help = (getattr(parameter, "help", None) or "").replace("<", "&lt;")
+    for below in getattr(command, "commands", {}).values():
+        set_as_markdown(below)

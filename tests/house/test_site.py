@@ -108,6 +108,7 @@ def test_the_reference_has_every_suite_command_and_key(pages):
         assert f'id="{name}"' in pages["reference/command-line.html"]
         for option in (o for p in command.params for o in p.opts if o.startswith("--")):
             assert option in pages["reference/command-line.html"], (name, option)
+    assert "retain/&lt;class&gt;/" in pages["reference/command-line.html"]  # as typed, and no tag
     for key in ResultRow.__annotations__:
         assert key in pages["reference/result-files.html"]
     assert 'id="sa_bench.api.run"' in pages["reference/python.html"]
