@@ -2,8 +2,10 @@
 
 import re
 import shlex
+import tomllib
 from contextlib import redirect_stdout
 from io import StringIO
+from itertools import chain
 from pathlib import Path
 from pydoc import locate
 from statistics import fmean
@@ -168,6 +170,16 @@ def test_the_glossary_says_what_reports_say(term):
     )
     text = normalise((DOCS / "glossary.md").read_text())
     assert normalise(f"{term}. {sentence}") in text.replace("`", "")
+
+
+def test_every_dependency_is_documented():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    needed = [*project["dependencies"], *chain(*(extras[e] for e in extras if e != "dev"))]
+    table = (DOCS / "dependencies.md").read_text().partition("## What is written by hand")[0]
+    for requirement in needed:
+        name = re.match(r"[\w-]+", requirement)[0]
+        assert f"`{name}`" in table, name
 
 
 def test_every_metric_is_documented():
