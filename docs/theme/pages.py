@@ -130,7 +130,8 @@ def write_source(path: str) -> str:
     title = f"---\ntitle: {path}\nsearch: {{exclude: true}}\n---\n\n# {file.name}\n\n`{path}` in the repository"
     if not file.is_file() or file.suffix == ".xz":
         return f"{title}.\n"
-    return f"{title}:\n\n````{file.suffix.lstrip('.')}\n{file.read_text('utf-8')}\n````\n"
+    language = {".ipynb": "json"}.get(file.suffix, file.suffix.lstrip("."))
+    return f"{title}:\n\n````{language}\n{file.read_text('utf-8')}\n````\n"
 
 
 def write_components(title: str, sentence: str, names: list[str]) -> str:
