@@ -18,6 +18,7 @@ from mkdocs.structure.files import File, Files
 from typer.cli import get_docs_for_click
 from typer.main import get_command
 
+import sa_bench
 from sa_bench.commands.app import app
 from sa_bench.commands.show import describe
 from sa_bench.core.errors import SaBenchError
@@ -39,18 +40,16 @@ KINDS = {
 }
 PROGRAM = "python -m sa_bench"
 SHOWN = "What `python -m sa_bench show NAME` prints."
-PYTHON = {
-    "Run, evaluate, read": ("api.run", "api.evaluate", "api.load_results"),
-    "Tables and figures": ("api.table", "api.figure", "api.compare", "api.write_report"),
-    "What a method is": ("contracts.method",),
-    "What a metric is": ("contracts.metric",),
-    "What a task is": ("contracts.task",),
-    "What a model is": ("contracts.model",),
-    "Sample sets": ("contracts.samples",),
-    "Intervals": ("statistics.intervals",),
-    "Intervals over prompts": ("statistics.clustered",),
+CONTRACTS = {
+    "What a method is": "contracts.method",
+    "What a metric is": "contracts.metric",
+    "What a task is": "contracts.task",
+    "What a model is": "contracts.model",
+    "Sample sets": "contracts.samples",
+    "Intervals": "statistics.intervals",
+    "Intervals over prompts": "statistics.clustered",
 }
-"""What the page of the Python interface shows: functions, or whole modules, under their headings."""
+"""Modules that own components use, by their headings on the page of the Python interface."""
 RESULT_TYPES = (
     schema.ResultRow,
     schema.ValuesOfWords,
@@ -160,13 +159,17 @@ def format_wrapped(text: str) -> str:
 def write_python() -> Iterator[str]:
     """Yield the lines of the page that mkdocstrings fills from docstrings."""
     yield "# Python\n\nRun, evaluate and read results from Python; what each part must be able to do.\n"
-    for heading, names in PYTHON.items():
-        yield f"## {heading}\n"
-        for name in names:
-            yield f"::: sa_bench.{name}"
-            if not name.startswith("api."):  # a module: its name is the heading above
-                yield "    options: {show_root_heading: false, show_root_toc_entry: false}"
-            yield ""
+    yield "## The commands\n\nAll of these are attributes of `sa_bench`.\n"
+    yield from (f"::: {address}\n" for address in list_interface())
+    for heading, module in CONTRACTS.items():
+        yield f"## {heading}\n\n::: sa_bench.{module}"
+        yield "    options: {show_root_heading: false, show_root_toc_entry: false}\n"
+
+
+def list_interface() -> list[str]:
+    """List where the names that `sa_bench` offers are defined."""
+    values = [getattr(sa_bench, name) for name in sa_bench.__all__ if name != "__version__"]
+    return [f"{value.__module__}.{value.__name__}" for value in values]
 
 
 def write_result_files() -> str:

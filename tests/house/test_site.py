@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+import sa_bench
 from sa_bench.commands.app import app
 from sa_bench.core import registry
 from sa_bench.results.schema import ResultRow
@@ -111,7 +112,8 @@ def test_the_reference_has_every_suite_command_and_key(pages):
     assert "retain/&lt;class&gt;/" in pages["reference/command-line.html"]  # as typed, and no tag
     for key in ResultRow.__annotations__:
         assert key in pages["reference/result-files.html"]
-    assert 'id="sa_bench.api.run"' in pages["reference/python.html"]
+    for value in (getattr(sa_bench, name) for name in sa_bench.__all__ if name != "__version__"):
+        assert f'id="{value.__module__}.{value.__name__}"' in pages["reference/python.html"]
 
 
 def test_the_search_finds_words_with_and_without_a_server(site):
