@@ -32,6 +32,8 @@ MOVED = {
     "CHANGELOG.md": "changelog.md",
 }
 """Pages outside docs/, by their path in the repository, and their path in the site."""
+FIRST = ("concepts.md", "glossary.md")
+"""Pages that search finds first: who looks for a word wants to know what it means."""
 LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)#\s]+)")
 KINDS = {
     "method": ("Methods", "A method turns the base model θ* into a model that forgot."),
@@ -81,7 +83,9 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Turn links to files of the repository into links to their pages."""
+    """Turn links to files of the repository into links to their pages, and let search begin with FIRST."""
+    if page.file.src_uri in FIRST:
+        page.meta["search"] = {"boost": 4}
     origin = find_origin(page.file.src_uri)
     here = posixpath.dirname(page.file.src_uri)
 
