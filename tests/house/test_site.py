@@ -93,6 +93,16 @@ def test_every_document_is_a_page(site):
         assert (site / name).with_suffix(".html").is_file(), name
 
 
+def test_marks_are_read_as_code_hosts_read_them(pages):
+    """The star of θ* begins no emphasis, and no mark of Markdown is left in a page's text."""
+    for name, html in pages.items():
+        article = html.partition("<article")[2].partition("</article")[0]
+        assert not re.search(r"\w<(?:em|strong)>", article), name
+        if not name.startswith("source/"):
+            text = re.sub(r"<(code|pre)\b.*?</\1>|<[^>]+>", "", article, flags=re.DOTALL)
+            assert not re.search(r"\*\*|\]\(|\|\s*---|^#+ |\\[_*`]", text, re.MULTILINE), name
+
+
 def test_the_readme_and_the_documents_link_to_each_other(pages):
     assert 'href="architecture.html"' in pages["index.html"]
     assert 'href="../index.html#what-these-numbers-may-claim"' in pages["boards/index.html"]
