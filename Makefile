@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH ?=
 
-.PHONY: demo test tests quick check audit fuzz bench coverage slow kills mutants lower gpu-check board-micro tune-micro board-paper board-ddpm tune-ddpm board-t2i tune-t2i results judges bases wheel clean
+.PHONY: demo test tests quick check audit fuzz bench coverage docs slow kills mutants lower gpu-check board-micro tune-micro board-paper board-ddpm tune-ddpm board-t2i tune-t2i results overview judges bases wheel clean
 
 # Two stamps: what the demo needs, and what the tests and checks need as well. Either can come first.
 $(VENV)/.demo: pyproject.toml
@@ -57,6 +57,11 @@ FUZZ_SECONDS ?= 600
 FUZZ_SEED ?= 0
 fuzz: $(VENV)/.installed
 	$(BIN)/python tests/fuzz/run.py $(FUZZ_SECONDS) $(FUZZ_SEED)
+
+# The documentation site; also read from the disk, without a server. A test builds it too.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "Open $(CURDIR)/site/index.html in a browser."
 
 bench: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/benchmarks -m slow --benchmark-json=.benchmarks/last.json
@@ -130,12 +135,17 @@ tune-t2i: $(VENV)/.installed
 	$(BIN)/python -m sa_bench run --suite tune-micro-t2i-1 --jobs 2 --out runs/tune-micro-t2i-1
 	$(BIN)/python -m sa_bench tune runs/tune-micro-t2i-1 --out docs/boards/tuning-micro-t2i.md
 
-# The pages and pictures of the boards in docs/data, a minute.
+# The pages and pictures of the boards in docs/data, a minute. docs/images/overview.png needs images, so it is made
+# of the demo: see `overview`.
 results: $(VENV)/.installed
 	$(BIN)/python -m sa_bench report docs/data/micro-1.jsonl.xz --out docs/boards/results-micro.md
 	$(BIN)/python -m sa_bench report docs/data/micro-ddpm-1.jsonl.xz --out docs/boards/results-micro-ddpm.md
 	$(BIN)/python -m sa_bench report docs/data/micro-t2i-1.jsonl.xz --out docs/boards/results-micro-t2i.md
 	$(BIN)/python -m sa_bench figure pareto docs/data/micro-ddpm-1.jsonl.xz --task mnist_0_ddpm_r1000 --out docs/images/micro-ddpm-r1000.svg
+
+# The picture of docs/concepts.md, of the run that `make demo` makes.
+overview: $(VENV)/.installed demo
+	$(BIN)/python -m sa_bench figure overview runs/demo --out docs/images/overview.png
 
 judges bases: $(VENV)/.installed
 	$(BIN)/python -m sa_bench.weights $@

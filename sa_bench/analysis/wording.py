@@ -95,7 +95,10 @@ RANKED = "Ranked are methods that forgot and are not shown to be recoverable, by
 
 TERMS = {
     "condition": "the numbers in the model by which it is asked for the concept",
-    "gate": "forgotten: the upper bound of what is still shown is at most the gate",
+    "gate": (
+        "the most that may still be shown: a row is forgotten if the upper bound of what it still shows is at most the "
+        "gate, which is chance unless the task sets another"
+    ),
     "floor": "what comes back in retrain, a model that never saw the concept; more than that was hidden",
     "rank": RANKED,
     "Pareto front": FRONT.removeprefix("Pareto front: "),

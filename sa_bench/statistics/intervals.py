@@ -315,7 +315,4 @@ def holm(p: Sequence[float | None]) -> list[float | None]:
 
 def entropy(p: np.ndarray) -> np.ndarray:
     """Compute −Σ p ln p over the last axis, in nats; 0·ln 0 = 0; NaN stays NaN."""
-    p = np.asarray(p, float)
-    return -np.where(
-        p > 0, p * np.log(np.where(p > 0, p, 1.0)), np.where(np.isnan(p), np.nan, 0.0)
-    ).sum(-1)
+    return scipy.special.entr(np.asarray(p, float)).sum(-1)
