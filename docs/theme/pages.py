@@ -21,7 +21,6 @@ from typer.main import get_command
 import sa_bench
 from sa_bench.commands.app import app
 from sa_bench.commands.show import describe
-from sa_bench.core.errors import SaBenchError
 from sa_bench.core.registry import list_entries
 from sa_bench.results import schema
 
@@ -147,11 +146,7 @@ def write_suites() -> str:
     """Write the page of the suites that ship."""
     parts = ["# Suites", "A suite is the cells of several runs under one name: `run --suite NAME`."]
     for path in sorted((ROOT / "tasks" / "suites").glob("*.toml")):
-        try:
-            text = describe(path.stem)
-        except SaBenchError:  # `show` does not know suites: the file says the same
-            text = path.read_text("utf-8")
-        parts.append(f"## {path.stem}\n\n{format_wrapped(text)}")
+        parts.append(f"## {path.stem}\n\n{format_wrapped(describe(path.stem))}")
     return "\n\n".join(parts)
 
 

@@ -609,7 +609,7 @@ def test_a_named_folder_that_is_not_there_is_an_error_before_work(tmp_path, monk
     with pytest.raises(MissingAsset, match=variable):
         sa_bench.run("mnist_0", "relabel", scale="quick", out=tmp_path / "out")
     with pytest.raises(MissingAsset, match=variable):
-        api.evaluate(tmp_path, "mnist_0")
+        sa_bench.evaluate(tmp_path, "mnist_0")
     assert not (tmp_path / "out").exists()
     monkeypatch.setenv(variable, str(tmp_path))
     settings.require_folders()
