@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image, ImageFilter
 
@@ -52,6 +52,7 @@ COLUMNS = 10  # images in a row of a grid
 ROWS = 2  # rows of a grid
 GAP = 2  # pixels between two images
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}$")
+TEMPLATES = Path(__file__).parent / "templates"
 TILE = 96  # pixels per side of the largest image in a grid
 MODULES = {
     "cell_text": cell_text,
@@ -78,37 +79,49 @@ def render(results: Sequence[ResultRow], at: Path | None = None, unblurred: bool
         unblurred: include what may be nudity, veiled until it is clicked; otherwise it is blurred
             in the page for good.
     """
+    boards = make_boards(results)
     of_this_page = {
         "link": lambda cell: link(cell, at),
         "pictures": lambda board: pictures(board, unblurred),
         "placed": once(),
+        "compare_first": pairwise.compare_first,
+        "method_page": lambda line: "",
+        "shown_words": list_shown_words(boards),
+        "style": read_template("report.css"),
+        "script": read_template("report.js"),
     }
-    boards = make_boards(results)
-    shown_words = {line.outcome.word for board in boards for line in board.lines}
-    return _load_template().render(boards=boards, shown_words=shown_words, **of_this_page)
+    return load_environment().get_template("report.html").render(boards=boards, **of_this_page)
+
+
+def list_shown_words(boards: Sequence[Board]) -> set[str]:
+    """List the outcomes of the lines of boards, for the glossary of their page."""
+    return {line.outcome.word for board in boards for line in board.lines}
+
+
+def read_template(name: str) -> Markup:
+    """Read a style sheet or a script of the pages, to be put into one as it is."""
+    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
 
 
 @cache
-def _load_template() -> Template:
-    """Compile the page's template, with all that is the same on every page."""
-    folder = Path(__file__).parent / "templates"
+def load_environment() -> Environment:
+    """Load the templates of all pages, with all that is the same on every page."""
     environment = Environment(
-        loader=FileSystemLoader(folder),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=_finalize,
     )
-    script = (folder / "report.js").read_text(encoding="utf-8")
     names: dict[str, Any] = environment.globals
-    names |= MODULES | {helper.__name__: helper for helper in HELPERS}
-    names |= {
-        "script": Markup(script),
-        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        "version": __version__,
-    }
-    return environment.get_template("report.html")
+    names |= MODULES | {helper.__name__: helper for helper in HELPERS} | {"version": __version__}
+    return environment
+
+
+def hash_of(text: str) -> str:
+    """Hash a style or a script as a page's policy names it: `sha256-…`."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def _finalize(value: Any) -> Any:
@@ -291,6 +304,7 @@ HELPERS = (
     commands,
     describe_origin,
     guard_card,
+    hash_of,
     judges_of,
     list_settings,
     made_with,

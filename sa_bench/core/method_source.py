@@ -59,7 +59,7 @@ def read_method(name: str) -> MethodSource | None:
 def _list_parents(cls: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> list[ast.ClassDef]:
     """List the classes of the same file that a class derives from, the most general one first."""
     names = [ast.unparse(base) for base in cls.bases]
-    parents = [classes[name] for name in names if name in classes]
+    parents = [classes[n] for n in names if n in classes and classes[n].lineno < cls.lineno]
     return [c for parent in parents for c in (*_list_parents(parent, classes), parent)]
 
 
