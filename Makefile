@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH ?=
 
-.PHONY: demo test tests quick check audit fuzz bench coverage slow kills mutants lower gpu-check board-micro tune-micro board-paper board-ddpm tune-ddpm board-t2i tune-t2i results judges bases wheel clean
+.PHONY: demo test tests quick check audit fuzz bench coverage slow kills mutants lower gpu-check board-micro tune-micro board-paper board-ddpm tune-ddpm board-t2i tune-t2i results site judges bases wheel clean
 
 # Two stamps: what the demo needs, and what the tests and checks need as well. Either can come first.
 $(VENV)/.demo: pyproject.toml
@@ -136,6 +136,10 @@ results: $(VENV)/.installed
 	$(BIN)/python -m sa_bench report docs/data/micro-ddpm-1.jsonl.xz --out docs/boards/results-micro-ddpm.md
 	$(BIN)/python -m sa_bench report docs/data/micro-t2i-1.jsonl.xz --out docs/boards/results-micro-t2i.md
 	$(BIN)/python -m sa_bench figure pareto docs/data/micro-ddpm-1.jsonl.xz --task mnist_0_ddpm_r1000 --out docs/images/micro-ddpm-r1000.svg
+
+# The leaderboard as static pages, to be put on any server or opened from the folder.
+site: $(VENV)/.installed
+	$(BIN)/python -m sa_bench site docs/data/*.jsonl.xz --out runs/site
 
 judges bases: $(VENV)/.installed
 	$(BIN)/python -m sa_bench.weights $@
