@@ -126,7 +126,10 @@ def hash_of(text: str) -> str:
 
 def _finalize(value: Any) -> Any:
     """Make control letters visible in what an expression of a template puts into the page; keep markup."""
-    return type(value)(make_visible(value)) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    visible = make_visible(value)
+    return value if visible == value else type(value)(visible)
 
 
 def once() -> Callable[[str], tuple[str, bool]]:
@@ -156,12 +159,28 @@ def titles(board: Board) -> dict[str, Measurement]:
     }
 
 
-def only_reason(board: Board, name: str) -> str:
-    """Return why no cell has a value of the measurement if it is the same in all, else ""."""
-    measurements = [
-        m for _, cell in cells(board) for m in cell["measurements"] if m["name"] == name
-    ]
-    reasons = {m["reason"] if m["value"] is None else "" for m in measurements}
+class Measured(NamedTuple):
+    """One measurement of one run."""
+
+    number: int  # of its line on the board
+    line: Line
+    cell: ResultRow
+    measurement: Measurement
+
+
+def list_measured(board: Board) -> dict[str, list[Measured]]:
+    """List the measurements of every run by name, in the order of the board."""
+    by_name: dict[str, list[Measured]] = {}
+    for number, line in enumerate(board.lines):
+        for cell in (*line.cells, *line.failed):
+            for m in cell["measurements"]:
+                by_name.setdefault(m["name"], []).append(Measured(number, line, cell, m))
+    return by_name
+
+
+def only_reason(measured: Sequence[Measured]) -> str:
+    """Return why no run has a value of a measurement if it is the same in all, else ""."""
+    reasons = {m["reason"] if m["value"] is None else "" for *_, m in measured}
     return (reasons.pop() or "") if len(reasons) == 1 else ""
 
 
@@ -190,14 +209,9 @@ def _say(value: Any) -> str:
     return "none" if value is None or value == "" else str(value)
 
 
-def judges_of(board: Board, name: str) -> list[str]:
+def judges_of(measured: Sequence[Measured]) -> list[str]:
     """List the judges that a measurement has a value of each by itself."""
-    measurements = (m for _, cell in cells(board) for m in cell["measurements"])
-    return list(
-        dict.fromkeys(
-            j["judge"] for m in measurements if m["name"] == name for j in m["judges"] or ()
-        )
-    )
+    return list(dict.fromkeys(j["judge"] for *_, m in measured for j in m["judges"] or ()))
 
 
 def describe_origin(boards: Sequence[Board]) -> list[tuple[str, str]]:
@@ -306,6 +320,7 @@ HELPERS = (
     guard_card,
     hash_of,
     judges_of,
+    list_measured,
     list_settings,
     made_with,
     memory,

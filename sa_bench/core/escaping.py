@@ -24,7 +24,8 @@ BEGINS = re.compile(r"^([-+=]|\d{1,9}(?=[.)]))")
 
 def find_steering_characters(text: str) -> list[str]:
     """List the characters that would steer what shows the text, without line ends and tabs."""
-    if text.isascii() and text.isprintable():
+    # What Python calls printable has none of these categories; nor has the space that breaks no line.
+    if text.replace("\u00a0", " ").isprintable():
         return []
     return [
         letter
