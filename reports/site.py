@@ -238,15 +238,16 @@ def list_pages(
     methods: dict[tuple[str, str], MethodPage] = {}
     tasks: dict[str, TaskPage] = {}
     for page in board_pages:
-        name = page.board.task
-        if name not in tasks:
-            tasks[name] = TaskPage(name, _name_page("tasks", name, taken))
-        tasks[name].boards.append(page)
+        task = page.board.task
+        if task not in tasks:
+            tasks[task] = TaskPage(task, _name_page("tasks", task, taken))
+        tasks[task].boards.append(page)
         for line in page.board.lines:
             row = (*line.cells, *line.failed)[0]
-            key = row.get("label") or line.method, code_of(row)
+            name, code = key = row.get("label") or line.method, code_of(row)
             if key not in methods:
-                methods[key] = _make_method_page(*key, line, _name_page("methods", key[0], taken))
+                path = _name_page("methods", f"{name}-{code[:8]}" if code else name, taken)
+                methods[key] = _make_method_page(name, code, line, path)
             methods[key].places.append((page, line))
     order = {standing: i for i, standing in enumerate(STANDINGS)}
     in_order = sorted(

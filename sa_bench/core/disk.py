@@ -154,7 +154,7 @@ def _restore_folder(path: Path) -> None:
             continue
         if folder.suffix == ".old" and not path.exists():
             folder.rename(path)
-        elif time.time() - folder.stat().st_mtime > OLD:
+        elif time.time() - folder.stat().st_ctime > OLD:
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -31,10 +31,11 @@
     parts.push(make("h2", "What is shown of their difference"));
     if (i === j) parts.push(make("p", "This is one row; choose two."));
     else if (chosen.pairs[key]) {
-      parts.push(table("differences", ["endpoint", "shown", "difference with its 95 % interval", "p (Holm)", "runs", "checkpoints differ"], chosen.pairs[key].map((pair) => {
-        const endpoint = make("td", pair.endpoint);
+      const heads = ["shown", "difference", "p (Holm)", "runs", "checkpoints differ"];
+      parts.push(table("index", ["endpoint", ...heads], chosen.pairs[key].map((pair) => {
+        const endpoint = make("td", pair.endpoint), texts = [pair.verdict, pair.difference, pair.p || "–", pair.runs, pair.checkpoints];
         endpoint.append(make("span", pair.metric, { class: "ci" }));
-        return row([endpoint, ...[pair.verdict, pair.difference, pair.p || "–", pair.runs, pair.checkpoints].map((text) => make("td", text))]);
+        return row([endpoint, ...texts.map((text, n) => make("td", text, { "data-head": heads[n] }))]);
       })));
     } else parts.push(make("p", chosen.reasons[chosen.missing[key]]));
     const link = make("p", undefined, { class: "meta" }), shown = [...Object.values(a.facts), ...Object.values(b.facts)].join(" ");
