@@ -178,6 +178,47 @@ def list_measured(board: Board) -> dict[str, list[Measured]]:
     return by_name
 
 
+class RunText(NamedTuple):
+    """The cells of one measurement of one run in the table of all runs."""
+
+    value: str
+    published: str  # with its verdict; "" where nothing was published for it
+    interval: str
+    n: str
+    base: str
+    judges: list[tuple[str, str]]  # value and value on constant grey of each judge, "" without
+
+
+def describe_run(run: Measured, judges: Sequence[str]) -> RunText:
+    """Describe one measurement of one run, with the values of `judges` in their order."""
+    m = run.measurement
+    unit, value = m["unit"], numbers.format_number(m["value"], m["unit"])
+    shown = f"n/a: {m['reason'] or 'the value is not finite'}"
+    published_text = ""
+    if told := published.verdict_on(run.cell, m):
+        number = numbers.format_number(told["published"], unit)
+        published_text = f"published {number} ({told['source']}): {told['verdict']}"
+    interval = ""
+    if m["low"] is not None and m["high"] is not None:
+        interval = (
+            f"{numbers.format_number(m['low'], unit)} to {numbers.format_number(m['high'], unit)}"
+        )
+    by_judge = {j["judge"]: j for j in m["judges"] or ()}
+    texts = []
+    for judge in judges:
+        j = by_judge.get(judge)
+        grey = numbers.format_number(j["grey"], unit) if j is not None and "grey" in j else ""
+        texts.append((numbers.format_number(j["value"], unit) if j is not None else "", grey))
+    return RunText(
+        shown if value == "n/a" else value + numbers.format_unit(unit),
+        published_text,
+        interval,
+        cell_text.format_count(m["n"], m["n_unit"]),
+        numbers.format_number(m["base"], unit),
+        texts,
+    )
+
+
 def only_reason(measured: Sequence[Measured]) -> str:
     """Return why no run has a value of a measurement if it is the same in all, else ""."""
     reasons = {m["reason"] if m["value"] is None else "" for *_, m in measured}
@@ -317,6 +358,7 @@ HELPERS = (
     cells,
     commands,
     describe_origin,
+    describe_run,
     guard_card,
     hash_of,
     judges_of,
