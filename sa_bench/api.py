@@ -248,8 +248,7 @@ def write_site(folders: Sequence[Path], out: Path, overwrite: bool = False) -> t
         pages = pages_of_site.render(make_boards(rows), report, bundles)
     with replace_folder_when_written(out) as folder:
         if out.is_dir():
-            keep = partial(_list_pages, mark=pages_of_site.MARK)
-            shutil.copytree(out, folder, symlinks=True, ignore=keep, dirs_exist_ok=True)
+            _copy_other_files(out, folder, pages_of_site.MARK)
         for path, text in pages.items():
             (folder / path).parent.mkdir(exist_ok=True)
             (folder / path).write_text(text, encoding="utf-8")
@@ -271,6 +270,22 @@ def _require_site_folder(out: Path, mark: str, overwrite: bool) -> None:
         f"{out} holds {names[0]} and no site of sa_bench. Choose another --out, or add --overwrite "
         "to write the pages beside what is there."
     )
+
+
+def _copy_other_files(old: Path, new: Path, mark: str) -> None:
+    """Copy what a folder holds beside the pages of a site.
+
+    Raises:
+        SaBenchError: something of it cannot be copied.
+    """
+    pages = partial(_list_pages, mark=mark)
+    try:
+        shutil.copytree(old, new, symlinks=True, ignore=pages, dirs_exist_ok=True)
+    except shutil.Error as error:
+        file, _, reason = error.args[0][0]
+        raise SaBenchError(
+            f"{file} cannot be kept ({reason}). Choose another --out, or move it away."
+        ) from error
 
 
 def _list_pages(folder: str, names: Sequence[str], mark: str) -> list[str]:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import html as markup
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -313,6 +314,12 @@ def test_with_overwrite_the_pages_are_written_beside_what_is_there(packed, tmp_p
     api.write_site([packed], out, overwrite=True)
     assert (out / "thesis.tex").read_text() == "years of work"
     assert (out / "submit.html").is_file()
+    os.mkfifo(out / "pipe")
+    before = (out / "index.html").read_text()
+    with pytest.raises(SaBenchError, match=r"pipe cannot be kept .* Choose another --out"):
+        api.write_site([packed], out)
+    assert (out / "index.html").read_text() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ours.jsonl.xz", "site"]
 
 
 def test_a_writer_that_fails_leaves_the_old_folder_and_nothing_else(tmp_path):
