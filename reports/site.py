@@ -116,15 +116,20 @@ class TaskPage:
     boards: list[BoardPage] = field(default_factory=list)
 
     @property
+    def main(self) -> BoardPage:
+        """The board that describes the task: the first without rows of others, if there is one."""
+        return next((page for page in self.boards if not page.board.origins), self.boards[0])
+
+    @property
     def values(self) -> Mapping[str, Any]:
-        """Its fields, as its first result has them; those that came later at their defaults."""
+        """Its fields, as a result has them; those that came later at their defaults."""
         defaults = {f.name: f.default for f in dataclasses.fields(Task) if f.default != MISSING}
-        return defaults | self.boards[0].rows[0]["task_values"]
+        return defaults | self.main.rows[0]["task_values"]
 
     @property
     def title(self) -> str:
         """What it is, in words."""
-        return self.boards[0].rows[0]["task_title"]
+        return self.main.rows[0]["task_title"]
 
     @property
     def prompts(self) -> list[tuple[str, list[str]]]:

@@ -228,6 +228,32 @@ def test_why_two_lines_are_not_compared_agrees_with_what_is_compared():
             assert bool(pairwise.explain_missing(a, b)) is ((a.label, b.label) not in compared)
 
 
+def test_failed_runs_and_missing_values_are_shown_with_their_reasons():
+    failed = result_row("uce", error="no GPU", folder="")
+    made = render([*rows(), failed, result_row("esd", keep="no real images", folder="")])
+    assert "1 of 1 failed" in Reader(made["methods/uce.html"]).text()
+    assert "n/a [1]" in Reader(made["methods/esd.html"]).text()
+    assert "[1] no real images" in Reader(made["methods/esd.html"]).text()
+    board = comparisons(made["compare.html"])[0]
+    (esd,) = [row for row in board["rows"] if row["label"] == "esd"]
+    number = board["notes"].index("no real images") + 1
+    assert esd["facts"]["kept"] == f"n/a [{number}]"
+    alone = render([failed])  # nothing but a failed run
+    assert "FAILED" in Reader(alone["index.html"]).text()
+    assert "mnist-cnn-0" in alone["tasks/mnist_0.html"]
+
+
+def test_images_from_elsewhere_have_a_page_of_the_name_that_they_were_given():
+    made = render([*rows(), result_row("external", label="Theirs", folder="")])
+    assert "Theirs" in Reader(made["methods/theirs.html"]).text()
+
+
+def test_a_task_is_described_by_our_own_board_where_there_is_one():
+    theirs = [row | {"origin": "Eve [1]", "task_title": "Eve's task"} for row in rows(scale="full")]
+    assert "<h1>Eve&#39;s task</h1>" in render(theirs)["tasks/mnist_0.html"]
+    assert "Eve&#39;s task</h1>" not in render([*theirs, *rows()])["tasks/mnist_0.html"]
+
+
 def test_a_pair_that_a_page_leaves_out_says_so(monkeypatch):
     monkeypatch.setattr(pairwise, "MATRIX", 2)
     first = comparisons(render(rows())["compare.html"])[0]
