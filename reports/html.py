@@ -126,7 +126,7 @@ def hash_of(text: str) -> str:
 
 def _finalize(value: Any) -> Any:
     """Make control letters visible in what an expression of a template puts into the page; keep markup."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or value.isprintable():  # of nearly every text of a page
         return value
     visible = make_visible(value)
     return value if visible == value else type(value)(visible)
