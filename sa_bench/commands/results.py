@@ -64,7 +64,7 @@ def site(
     out: Annotated[
         Path,
         typer.Option(metavar="FOLDER", help="Where to; pages of an earlier site are replaced."),
-    ] = Path("site"),
+    ] = Path("leaderboard"),
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Also into a folder that holds other files; they stay."),
@@ -491,7 +491,7 @@ COMMANDS = {
     tune: (RUN, "tune runs/search", "tune runs/search --out tuning.md"),
     pack: (SHARE, "pack runs/demo demo.jsonl.xz", "pack runs/demo demo.parquet"),
     bundle: (SHARE, "bundle runs/demo --by 'Your name'"),
-    site: (SHARE, "site runs/demo", "site docs/data/*.jsonl.xz --out site"),
+    site: (SHARE, "site runs/demo", "site docs/data/*.jsonl.xz --out leaderboard"),
     verify: (SHARE, "verify demo.sabench.zip", "verify demo.sabench.zip --deep"),
     export: (SHARE, "export runs/demo/CELL forgotten-model"),
 }
