@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH ?=
 
-.PHONY: demo test tests quick check audit fuzz bench coverage docs slow kills mutants lower gpu-check board-micro tune-micro board-paper board-ddpm tune-ddpm board-t2i tune-t2i results overview judges bases wheel clean
+.PHONY: demo test tests quick check audit fuzz bench coverage docs slow kills mutants lower gpu-check board-micro tune-micro board-paper board-ddpm tune-ddpm board-t2i tune-t2i results overview site judges bases wheel clean
 
 # Two stamps: what the demo needs, and what the tests and checks need as well. Either can come first.
 $(VENV)/.demo: pyproject.toml
@@ -146,6 +146,10 @@ results: $(VENV)/.installed
 # The picture of docs/concepts.md, of the run that `make demo` makes.
 overview: $(VENV)/.installed demo
 	$(BIN)/python -m sa_bench figure overview runs/demo --out docs/images/overview.png
+
+# The leaderboard as static pages, to be put on any server or opened from the folder.
+site: $(VENV)/.installed
+	$(BIN)/python -m sa_bench site docs/data/*.jsonl.xz --out runs/site
 
 judges bases: $(VENV)/.installed
 	$(BIN)/python -m sa_bench.weights $@

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image, ImageFilter
 
@@ -52,6 +52,7 @@ COLUMNS = 10  # images in a row of a grid
 ROWS = 2  # rows of a grid
 GAP = 2  # pixels between two images
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}$")
+TEMPLATES = Path(__file__).parent / "templates"
 TILE = 96  # pixels per side of the largest image in a grid
 MODULES = {
     "cell_text": cell_text,
@@ -78,42 +79,57 @@ def render(results: Sequence[ResultRow], at: Path | None = None, unblurred: bool
         unblurred: include what may be nudity, veiled until it is clicked; otherwise it is blurred
             in the page for good.
     """
+    boards = make_boards(results)
     of_this_page = {
         "link": lambda cell: link(cell, at),
         "pictures": lambda board: pictures(board, unblurred),
         "placed": once(),
+        "compare_first": pairwise.compare_first,
+        "method_page": lambda line: "",
+        "shown_words": list_shown_words(boards),
+        "style": read_template("report.css"),
+        "script": read_template("report.js"),
     }
-    boards = make_boards(results)
-    shown_words = {line.outcome.word for board in boards for line in board.lines}
-    return _load_template().render(boards=boards, shown_words=shown_words, **of_this_page)
+    return load_environment().get_template("report.html").render(boards=boards, **of_this_page)
+
+
+def list_shown_words(boards: Sequence[Board]) -> set[str]:
+    """List the outcomes of the lines of boards, for the glossary of their page."""
+    return {line.outcome.word for board in boards for line in board.lines}
+
+
+def read_template(name: str) -> Markup:
+    """Read a style sheet or a script of the pages, to be put into one as it is."""
+    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
 
 
 @cache
-def _load_template() -> Template:
-    """Compile the page's template, with all that is the same on every page."""
-    folder = Path(__file__).parent / "templates"
+def load_environment() -> Environment:
+    """Load the templates of all pages, with all that is the same on every page."""
     environment = Environment(
-        loader=FileSystemLoader(folder),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=_finalize,
     )
-    script = (folder / "report.js").read_text(encoding="utf-8")
     names: dict[str, Any] = environment.globals
-    names |= MODULES | {helper.__name__: helper for helper in HELPERS}
-    names |= {
-        "script": Markup(script),
-        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        "version": __version__,
-    }
-    return environment.get_template("report.html")
+    names |= MODULES | {helper.__name__: helper for helper in HELPERS} | {"version": __version__}
+    return environment
+
+
+def hash_of(text: str) -> str:
+    """Hash a style or a script as a page's policy names it: `sha256-…`."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def _finalize(value: Any) -> Any:
     """Make control letters visible in what an expression of a template puts into the page; keep markup."""
-    return type(value)(make_visible(value)) if isinstance(value, str) else value
+    if not isinstance(value, str) or value.isprintable():  # of nearly every text of a page
+        return value
+    visible = make_visible(value)
+    return value if visible == value else type(value)(visible)
 
 
 def once() -> Callable[[str], tuple[str, bool]]:
@@ -143,12 +159,69 @@ def titles(board: Board) -> dict[str, Measurement]:
     }
 
 
-def only_reason(board: Board, name: str) -> str:
-    """Return why no cell has a value of the measurement if it is the same in all, else ""."""
-    measurements = [
-        m for _, cell in cells(board) for m in cell["measurements"] if m["name"] == name
-    ]
-    reasons = {m["reason"] if m["value"] is None else "" for m in measurements}
+class Measured(NamedTuple):
+    """One measurement of one run."""
+
+    number: int  # of its line on the board
+    line: Line
+    cell: ResultRow
+    measurement: Measurement
+
+
+def list_measured(board: Board) -> dict[str, list[Measured]]:
+    """List the measurements of every run by name, in the order of the board."""
+    by_name: dict[str, list[Measured]] = {}
+    for number, line in enumerate(board.lines):
+        for cell in (*line.cells, *line.failed):
+            for m in cell["measurements"]:
+                by_name.setdefault(m["name"], []).append(Measured(number, line, cell, m))
+    return by_name
+
+
+class RunText(NamedTuple):
+    """The cells of one measurement of one run in the table of all runs."""
+
+    value: str
+    published: str  # with its verdict; "" where nothing was published for it
+    interval: str
+    n: str
+    base: str
+    judges: list[tuple[str, str]]  # value and value on constant grey of each judge, "" without
+
+
+def describe_run(run: Measured, judges: Sequence[str]) -> RunText:
+    """Describe one measurement of one run, with the values of `judges` in their order."""
+    m = run.measurement
+    unit, value = m["unit"], numbers.format_number(m["value"], m["unit"])
+    shown = f"n/a: {m['reason'] or 'the value is not finite'}"
+    published_text = ""
+    if told := published.verdict_on(run.cell, m):
+        number = numbers.format_number(told["published"], unit)
+        published_text = f"published {number} ({told['source']}): {told['verdict']}"
+    interval = ""
+    if m["low"] is not None and m["high"] is not None:
+        interval = (
+            f"{numbers.format_number(m['low'], unit)} to {numbers.format_number(m['high'], unit)}"
+        )
+    by_judge = {j["judge"]: j for j in m["judges"] or ()}
+    texts = []
+    for judge in judges:
+        j = by_judge.get(judge)
+        grey = numbers.format_number(j["grey"], unit) if j is not None and "grey" in j else ""
+        texts.append((numbers.format_number(j["value"], unit) if j is not None else "", grey))
+    return RunText(
+        shown if value == "n/a" else value + numbers.format_unit(unit),
+        published_text,
+        interval,
+        cell_text.format_count(m["n"], m["n_unit"]),
+        numbers.format_number(m["base"], unit),
+        texts,
+    )
+
+
+def only_reason(measured: Sequence[Measured]) -> str:
+    """Return why no run has a value of a measurement if it is the same in all, else ""."""
+    reasons = {m["reason"] if m["value"] is None else "" for *_, m in measured}
     return (reasons.pop() or "") if len(reasons) == 1 else ""
 
 
@@ -177,14 +250,9 @@ def _say(value: Any) -> str:
     return "none" if value is None or value == "" else str(value)
 
 
-def judges_of(board: Board, name: str) -> list[str]:
+def judges_of(measured: Sequence[Measured]) -> list[str]:
     """List the judges that a measurement has a value of each by itself."""
-    measurements = (m for _, cell in cells(board) for m in cell["measurements"])
-    return list(
-        dict.fromkeys(
-            j["judge"] for m in measurements if m["name"] == name for j in m["judges"] or ()
-        )
-    )
+    return list(dict.fromkeys(j["judge"] for *_, m in measured for j in m["judges"] or ()))
 
 
 def describe_origin(boards: Sequence[Board]) -> list[tuple[str, str]]:
@@ -290,8 +358,11 @@ HELPERS = (
     cells,
     commands,
     describe_origin,
+    describe_run,
     guard_card,
+    hash_of,
     judges_of,
+    list_measured,
     list_settings,
     made_with,
     memory,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sa_bench.contracts import SMOKE_MODEL, ignore_event
+from sa_bench.core.disk import replace_folder_when_written
 from sa_bench.core.errors import CellFailed, SaBenchError, first_line, unknown_name
 from sa_bench.core.progress_bar import ProgressBar
 from sa_bench.core.settings import expand_home, require_folders, store_folder
@@ -15,12 +18,13 @@ from sa_bench.core.store import Store, write_atomic
 from sa_bench.engine.cells import OLD_ID, Cell
 from sa_bench.engine.threads import one_thread
 from sa_bench.engine.validation import check_precision
-from sa_bench.results.bundles import BUNDLED
+from sa_bench.results.bundles import BUNDLED, manifest_facts, open_bundle
 from sa_bench.results.files import read_results
 from sa_bench.results.schema import ResultRow
 from sa_bench.results.untrusted import read_stranger_result
 
 MARK = "<!-- written by sa_bench report -->"  # in a Markdown file all above this line is kept
+HEAD = 1_000  # bytes of a page within which its mark stands
 RENDERERS = {".html": "html", ".htm": "html", ".md": "markdown"}
 
 
@@ -175,6 +179,117 @@ def write_page(path: Path, text: str) -> None:
         head, mark, _ = path.read_text(encoding="utf-8").partition(MARK)
         text = f"{head}{mark}\n\n{text.partition(chr(10))[2].lstrip()}" if mark else text
     write_atomic(path, text.encode())
+
+
+def write_site(folders: Sequence[Path], out: Path, overwrite: bool = False) -> tuple[Path, int]:
+    """Write the leaderboard as a site of static pages into the folder `out`.
+
+    What lies there stays as it is until all pages are written. Pages of an earlier site are replaced;
+    other files of the folder are kept.
+
+    Args:
+        folders: run folders, packed files and bundles.
+        out: the folder of the site.
+        overwrite: also write into a folder that holds other files and no site.
+
+    Returns:
+        The first page, and the number of pages.
+
+    Raises:
+        SaBenchError: there are no results, or `out` is a file or holds something else.
+    """
+    from sa_bench.analysis.ranking import make_boards
+
+    pages_of_site = importlib.import_module("sa_bench.reports.site")
+    out = expand_home(out).resolve()
+    _require_site_folder(out, pages_of_site.MARK, overwrite)
+    if not folders:
+        raise SaBenchError("A site needs results: python -m sa_bench site RUN... --out FOLDER.")
+    rows, bundles = _read_with_bundles(folders)
+    with read_stranger_result(rows):
+        report = importlib.import_module("sa_bench.reports.html")
+        pages = pages_of_site.render(make_boards(rows), report, bundles)
+    with replace_folder_when_written(out) as folder:
+        if out.is_dir():
+            _copy_other_files(out, folder, pages_of_site.MARK)
+        for path, text in pages.items():
+            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).write_text(text, encoding="utf-8")
+    return out / "index.html", len(pages)
+
+
+def _require_site_folder(out: Path, mark: str, overwrite: bool) -> None:
+    """Require that a site may be written into `out`: it is new, empty or holds one already.
+
+    Raises:
+        SaBenchError: it is a file, or holds something else and `overwrite` is False.
+    """
+    if out.exists() and not out.is_dir():
+        raise SaBenchError(f"--out {out} is a file; give a folder.")
+    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    if not names or overwrite or _list_pages(str(out), ["index.html"], mark):
+        return
+    raise SaBenchError(
+        f"{out} holds {names[0]} and no site of sa_bench. Choose another --out, or add --overwrite "
+        "to write the pages beside what is there."
+    )
+
+
+def _copy_other_files(old: Path, new: Path, mark: str) -> None:
+    """Copy what a folder holds beside the pages of a site.
+
+    Raises:
+        SaBenchError: something of it cannot be copied.
+    """
+    pages = partial(_list_pages, mark=mark)
+    try:
+        shutil.copytree(old, new, symlinks=True, ignore=pages, dirs_exist_ok=True)
+    except shutil.Error as error:
+        file, _, reason = error.args[0][0]
+        raise SaBenchError(
+            f"{file} cannot be kept ({reason}). Choose another --out, or move it away."
+        ) from error
+
+
+def _list_pages(folder: str, names: Sequence[str], mark: str) -> list[str]:
+    """List those of the files `names` of a folder that are pages of a site, by the mark in their head."""
+    pages = []
+    for name in names:
+        path = Path(folder) / name
+        if path.suffix == ".html" and path.is_file() and not path.is_symlink():
+            with path.open("rb") as file:
+                pages += [name] if mark.encode() in file.read(HEAD) else []
+    return pages
+
+
+def _read_with_bundles(
+    folders: Sequence[Path],
+) -> tuple[list[ResultRow], list[dict[str, Any]]]:
+    """Read results, and describe the bundles among their files with what a look at them found."""
+    rows: list[ResultRow] = []
+    descriptions: list[dict[str, Any]] = []
+    for path in folders:
+        if not path.name.endswith(BUNDLED):
+            rows += read_results([path])
+            continue
+        bundle = open_bundle(path)
+        rows_of_bundle = bundle.rows()
+        rows += rows_of_bundle
+        facts = manifest_facts(rows_of_bundle)
+        differing = [name for name, value in facts.items() if bundle.manifest.get(name) != value]
+        descriptions.append(
+            {
+                "file": path.name,
+                "origin": bundle.origin,
+                "sha256": bundle.sha256,
+                "cells": len(rows_of_bundle),
+                "files": len(bundle.manifest["members"]),
+                "problem": f"manifest.json has other {', '.join(differing)} than its results"
+                if differing
+                else "",
+            }
+        )
+    return rows, descriptions
 
 
 def table(

@@ -23,6 +23,12 @@ from sa_bench.statistics import ALPHA, clustered, holm, over_bases
 MATRIX = 24  # methods that a page compares with each other: more fit on none
 FEWEST = 5  # below this number of shared runs there is no interval and no p
 
+LEFT_OUT = (
+    "This page compares no more methods of the board with each other; these two can be compared by "
+    "python -m sa_bench compare."
+)
+"""Why a pair is not among those of `compare_first`, though nothing speaks against comparing it."""
+
 COMPARED = (
     "Two sentences, not one. *Methods differ*: over the runs that both have; with several base models Student's t over "
     "their means, so that it holds for another seed and another base, with a single one over its seeds, and nothing is "
@@ -61,11 +67,26 @@ def compare_all_pairs(board: Board) -> list[Comparison]:
     lines = [line for line in board.lines if line.standing == "method" and line.cells]
     comparisons = []
     for a, b in combinations(lines, 2):
-        if a.same_settings(b):  # one method of two origins: a reproduction
-            continue
-        if bool(a.collapsed) == bool(b.collapsed) and len(shared_runs(a, b)) >= FEWEST:
+        if not explain_missing(a, b):
             comparisons += _compare_pair(board, a, b)
     return comparisons
+
+
+def explain_missing(a: Line, b: Line) -> str:
+    """Explain why two lines of a board are not compared with each other; "" if they are."""
+    for line in (a, b):
+        if line.standing != "method":
+            return f"Only methods are compared with each other; {line.label} is a {line.standing}."
+        if not line.cells:
+            return f"No run of {line.label} was finished."
+    if a.same_settings(b):
+        return "Both are one method with the same settings: the one repeats the other."
+    if bool(a.collapsed) != bool(b.collapsed):
+        return "One of them collapsed; beside a method that did not, its numbers mislead."
+    shared = len(shared_runs(a, b))
+    if shared < FEWEST:
+        return f"Of base models and seeds they share {shared}; a comparison takes {FEWEST}."
+    return ""
 
 
 def compare_first(board: Board) -> tuple[list[Comparison], int]:
@@ -113,6 +134,16 @@ def _find_sign(row: Comparison, turned: bool) -> str:
         return NOT_SHOWN
     a_is_better = (row.difference < 0) == (row.better == "lower")
     return BETTER if a_is_better is not turned else WORSE
+
+
+def name_verdict(row: Comparison) -> str:
+    """Name which of both methods is shown to be better; that neither is, or that nothing can be said."""
+    if row.p is None:
+        return f"nothing is said: fewer than {FEWEST} runs, or no spread between them"
+    sign = _find_sign(row, turned=False)
+    return {BETTER: f"{row.a} is better", WORSE: f"{row.b} is better"}.get(
+        sign, "neither is shown to be better"
+    )
 
 
 def describe_comparison(row: Comparison, turned: bool = False) -> str:

@@ -75,6 +75,15 @@ def load_numbers() -> tuple[Published, ...]:
     return tuple(numbers)
 
 
+@lru_cache(maxsize=1)
+def _index_numbers() -> Mapping[tuple[str, str], list[Published]]:
+    """Sort the published numbers by task and metric: a page asks for one of every measurement."""
+    numbers: dict[tuple[str, str], list[Published]] = {}
+    for number in load_numbers():
+        numbers.setdefault((number.task, number.metric), []).append(number)
+    return numbers
+
+
 def parse_setting(setting: str) -> tuple[str, dict[str, float | str]]:
     """Parse a method and its fields: `sa lam=10` is ("sa", {"lam": 10.0})."""
     method, *pairs = setting.split(" ")
@@ -97,7 +106,9 @@ def find_published(row: ResultRow, metric: str) -> Published | None:
     Returns:
         A number that can be compared, else one that never can, else None.
     """
-    entries = [entry for entry in load_numbers() if entry.metric == metric and is_of(entry, row)]
+    entries = [
+        entry for entry in _index_numbers().get((row["task"], metric), ()) if is_of(entry, row)
+    ]
     return min(entries, key=lambda entry: bool(entry.never), default=None)
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import textwrap
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Sequence
 
 from sa_bench.commands.completion import FIGURES, KINDS
 from sa_bench.core.errors import unknown_name
+from sa_bench.core.family_contracts import describe_families
 from sa_bench.core.registry import ROOMS, list_broken, list_entries
 from sa_bench.core.suite_files import list_suites
 
@@ -65,28 +63,3 @@ def _format_rows(rows: Sequence[tuple[str, ...]], width: int | None) -> list[str
         parts = [row[-1]] if room is None else textwrap.wrap(row[-1], room, break_on_hyphens=False)
         lines += [start + (parts or [""])[0], *(" " * indent + part for part in parts[1:])]
     return [line.rstrip() for line in lines]
-
-
-def describe_families(contract: str) -> str:
-    """Name the model families that a method supports, by the contract that it asks of a model."""
-    families = [name for name, contracts in read_contracts().items() if contract in contracts]
-    return "all" if len(families) == len(read_contracts()) else ", ".join(families)
-
-
-@lru_cache(maxsize=1)
-def read_contracts() -> Mapping[str, tuple[str, ...]]:
-    """Read the contracts that each model family meets from its file: names of classes, by family."""
-    folder = Path(__file__).parents[1] / "models"
-    base = _read_assigned(folder / "family.py")
-    files = sorted((folder / "families").glob("[a-z]*.py"))
-    return {file.stem: _read_assigned(file) or base for file in files}
-
-
-def _read_assigned(file: Path) -> tuple[str, ...]:
-    """Read the names in the tuple that `contracts` is set to in a file; () if it is not."""
-    for node in ast.walk(ast.parse(file.read_bytes())):
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        is_contracts = any(isinstance(t, ast.Name) and t.id == "contracts" for t in targets)
-        if isinstance(node, (ast.Assign, ast.AnnAssign)) and is_contracts:
-            return tuple(n.id for n in getattr(node.value, "elts", ()) if isinstance(n, ast.Name))
-    return ()

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from sa_bench import api
-from sa_bench.commands.listing import describe_families
 from sa_bench.contracts import Method, Task
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
+from sa_bench.core.family_contracts import describe_families
 from sa_bench.core.progress_bar import ProgressBar
 from sa_bench.core.suite_files import list_suites as read_suites
 from sa_bench.engine.cells import Cell, resolve, title_cells

@@ -58,6 +58,31 @@ def report(
         print_text(missing)
 
 
+def site(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Run folders, packed files or bundles."),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(metavar="FOLDER", help="Where to; pages of an earlier site are replaced."),
+    ] = Path("leaderboard"),
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Also into a folder that holds other files; they stay."),
+    ] = False,
+) -> None:
+    """Write the leaderboard as a site.
+
+    It has a page for each board, method and task, one that compares any two rows, and one that says
+    how results get on a board. The pages load nothing from elsewhere.
+    """
+    from sa_bench import api
+
+    page, n = api.write_site(folders, out, overwrite)
+    print_text(f"Site: {page}, {n} pages")
+
+
 def table(
     name: Annotated[
         str,
@@ -468,6 +493,7 @@ COMMANDS = {
     tune: (RUN, "tune runs/search", "tune runs/search --out tuning.md"),
     pack: (SHARE, "pack runs/demo demo.jsonl.xz", "pack runs/demo demo.parquet"),
     bundle: (SHARE, "bundle runs/demo --by 'Your name'"),
+    site: (SHARE, "site runs/demo", "site docs/data/*.jsonl.xz --out leaderboard"),
     verify: (SHARE, "verify demo.sabench.zip", "verify demo.sabench.zip --deep"),
     export: (SHARE, "export runs/demo/CELL forgotten-model"),
 }

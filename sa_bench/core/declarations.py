@@ -73,7 +73,7 @@ def find_control(tasks: str) -> str:
 
 def _read_metric(name: str, file: str) -> Mapping[str, Any]:
     """Read the literal keywords of a metric's declaration."""
-    path = next((_find_file(e) for e in registry.list_entries("metric") if e.name == name), None)
+    path = next((find_file(e) for e in registry.list_entries("metric") if e.name == name), None)
     path = path or Path(file)
     path = path / "__init__.py" if file and path.is_dir() else path
     try:
@@ -82,7 +82,7 @@ def _read_metric(name: str, file: str) -> Mapping[str, Any]:
         return {}
 
 
-def _find_file(entry: registry.Entry) -> Path:
+def find_file(entry: registry.Entry) -> Path:
     """Return the file that defines a component."""
     if entry.path is None:
         stem = entry.module.rpartition(".")[2]

@@ -117,6 +117,47 @@ def replace_when_written(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def replace_folder_when_written(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`, which takes its place if the block ends without an error.
+
+    A killed writer leaves the old folder, also between the two renames: then the next writer puts it
+    back. What killed writers left beside `path` is deleted after `OLD` seconds.
+    """
+    with disk_errors(path.parent):
+        make_folder(path.parent)
+        _restore_folder(path)
+        stem = f".{path.name[:LONGEST]}.{uuid.uuid4().hex}"
+        temporary, replaced = path.with_name(f"{stem}.new"), path.with_name(f"{stem}.old")
+        temporary.mkdir()
+        try:
+            yield temporary
+            for file in (*temporary.rglob("*"), temporary):
+                if not file.is_symlink():
+                    sync(file)
+            share(temporary)
+            if path.exists():
+                path.rename(replaced)
+            temporary.rename(path)
+        finally:
+            if replaced.exists() and not path.exists():
+                replaced.rename(path)
+            for folder in (temporary, replaced):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _restore_folder(path: Path) -> None:
+    """Put back the folder that a killed writer had moved away, and delete what is left over."""
+    left_over = re.compile(rf"\.{re.escape(path.name[:LONGEST])}\.[0-9a-f]{{32}}\.(new|old)")
+    for folder in sorted(path.parent.iterdir(), key=lambda folder: folder.name):
+        if not left_over.fullmatch(folder.name):
+            continue
+        if folder.suffix == ".old" and not path.exists():
+            folder.rename(path)
+        elif time.time() - folder.stat().st_ctime > OLD:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _make_file_beside(path: Path) -> tuple[Path, int]:
     """Create an empty, locked file of a new name; the lock shows a sweep that its writer lives."""
     while True:

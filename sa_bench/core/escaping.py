@@ -24,15 +24,15 @@ BEGINS = re.compile(r"^([-+=]|\d{1,9}(?=[.)]))")
 
 def find_steering_characters(text: str) -> list[str]:
     """List the characters that would steer what shows the text, without line ends and tabs."""
-    if text.isascii() and text.isprintable():
+    # What Python calls printable has none of these categories; nor has the space that breaks no line.
+    if text.replace("\u00a0", " ").isprintable():
         return []
-    return [
+    steering = {
         letter
-        for letter in text
-        if letter not in "\n\t"
-        and letter not in JOINERS
-        and unicodedata.category(letter) in STEERING
-    ]
+        for letter in set(text) - set("\n\t" + JOINERS)
+        if unicodedata.category(letter) in STEERING
+    }
+    return [letter for letter in text if letter in steering] if steering else []
 
 
 def make_visible(text: object) -> str:

@@ -161,7 +161,7 @@ def _read_methods(tree: ast.Module) -> list[tuple[str, str, dict[str, Any]]]:
     """Read (name, docstring's first line, facts) of every class with a `name` of its own."""
     methods = []
     for node in tree.body:
-        if isinstance(node, ast.ClassDef) and (name := _read_constant(node, "name")):
+        if isinstance(node, ast.ClassDef) and (name := read_constant(node, "name")):
             methods.append(
                 (name, (ast.get_docstring(node) or "").partition("\n")[0], _read_facts(node))
             )
@@ -198,10 +198,10 @@ def _parse_file(path: Path) -> ast.Module:
 
 def _read_facts(tree: ast.AST) -> dict[str, Any]:
     """Read what a method declares of `FACTS`, without running it."""
-    return {name: _read_constant(tree, name) or default for name, default in FACTS.items()}
+    return {name: read_constant(tree, name) or default for name, default in FACTS.items()}
 
 
-def _read_constant(tree: ast.AST, name: str) -> str:
+def read_constant(tree: ast.AST, name: str) -> str:
     """Read the text or the name that a class attribute is set to; "" if there is none."""
     body = getattr(tree, "body", [])
     nested = [n for node in body if isinstance(node, ast.ClassDef) for n in node.body]

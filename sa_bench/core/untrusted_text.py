@@ -95,15 +95,15 @@ def _reject_constant(constant: str) -> float:
 
 def _require_shallow(value: Any) -> None:
     """Reject a value that is nested deeper than `DEEPEST` levels."""
-    level = [value]
+    level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(DEEPEST):
-        children = (
-            element.values() if isinstance(element, dict) else element
-            for element in level
-            if isinstance(element, (dict, list))
-        )
+        children = (element.values() if isinstance(element, dict) else element for element in level)
         level = [
-            child for values in children for child in values if isinstance(child, (dict, list))
+            child
+            for values in children
+            if not {dict, list}.isdisjoint(map(type, values))  # most are long lists of numbers
+            for child in values
+            if isinstance(child, (dict, list))
         ]
         if not level:
             return

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sa_bench.commands import show
 from sa_bench.commands.show import describe
-from sa_bench.core import registry
+from sa_bench.core import citations, registry
 from sa_bench.core.version import __version__
 
 SOURCES = [
@@ -30,19 +29,19 @@ SOURCES = [
     ],
 )
 def test_authors_and_year_are_the_key(source, keys):
-    assert show.cited_keys(source) == keys
+    assert citations.cited_keys(source) == keys
 
 
 @pytest.mark.parametrize(("name", "source"), SOURCES)
 def test_every_cited_work_has_an_entry(name, source):
     years = re.findall(r"\b(?:19\d\d|20[0-2]\d)\b", source)
-    assert len(show.cited_keys(source)) == len(years), source
-    assert set(show.cited_keys(source)) <= set(show.load_references())
+    assert len(citations.cited_keys(source)) == len(years), source
+    assert set(citations.cited_keys(source)) <= set(citations.load_references())
 
 
 def test_no_entry_is_there_for_nothing():
-    used = {key for _, source in SOURCES for key in show.cited_keys(source)}
-    assert used == set(show.load_references())
+    used = {key for _, source in SOURCES for key in citations.cited_keys(source)}
+    assert used == set(citations.load_references())
 
 
 def test_show_prints_the_entry():

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from sa_bench.commands.check import check
-from sa_bench.commands.field_comments import read_comments
-from sa_bench.commands.listing import describe_families, list_kinds, read_contracts
+from sa_bench.commands.listing import list_kinds
 from sa_bench.commands.show import describe
 from sa_bench.contracts import FisherOptions, Prompts, Sampler, Task
 from sa_bench.core import registry
 from sa_bench.core.errors import FEW_NAMES, SaBenchError, unknown_name
+from sa_bench.core.family_contracts import describe_families, read_contracts
+from sa_bench.core.field_comments import read_comments
 from sa_bench.core.suite_files import list_suites
 from sa_bench.engine.cells import resolve
 from sa_bench.engine.suites import read_runs

@@ -213,9 +213,9 @@ def test_the_readmes_tables_are_what_there_is(tmp_path, monkeypatch):
 
 
 def test_the_readme_shows_what_the_demo_printed(capsys, monkeypatch):
-    """Its table and its headline are those of docs/data/demo.jsonl.xz, whose run drew the picture."""
+    """Its table and its headline are those of docs/examples/demo.jsonl.xz, whose run drew the picture."""
     text = (ROOT / "README.md").read_text()
-    rows = read_results([DOCS / "data" / "demo.jsonl.xz"])
+    rows = read_results([DOCS / "examples" / "demo.jsonl.xz"])
     monkeypatch.setenv("COLUMNS", "80")
     print_boards(rows)
     printed = [x.rstrip() for x in capsys.readouterr().out.splitlines()]

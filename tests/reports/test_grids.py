@@ -9,6 +9,8 @@ from result_rows import OTHERS, one, result_row
 from sa_bench.reports import html
 from safetensors.numpy import save_file
 
+from sa_bench.analysis import pairwise
+
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -127,10 +129,17 @@ def test_settings_are_words_and_no_page_holds_raw_json():
 
 
 def test_another_page_can_include_one_board():
-    template = html._load_template().environment.get_template("board.html")
-    given = {"link": lambda cell: "", "pictures": lambda board: [], "placed": html.once()}
+    template = html.load_environment().get_template("board.html")
+    given = {
+        "link": lambda cell: "",
+        "pictures": lambda board: [],
+        "placed": html.once(),
+        "compare_first": pairwise.compare_first,
+        "method_page": lambda line: "sa.html",
+    }
     board = one([row | {"folder": ""} for row in (result_row(), *OTHERS)])
     text = template.render(board=board, open="", **given)
     assert text.count('<table class="board sortable">') == 1
     assert board.headline in text
+    assert text.count('<a href="sa.html">') == len(board.lines)
     assert "<html" not in text

@@ -183,13 +183,18 @@ def test_the_page_loads_nothing_from_anywhere(page):
     assert all(v.startswith(("data:image/webp;base64,", "#")) for v in loads)
     assert not re.search(r"https?://|url\(|@import", text)
     assert not {"link", "iframe", "object", "embed"} & {tag for tag, _ in seen.tags}
-    (script,) = re.findall(r"<script>(.*?)</script>", text, re.S)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     (policy,) = [
         a["content"] for tag, a in seen.tags if a.get("http-equiv") == "Content-Security-Policy"
     ]
-    allowed = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src"
-    assert policy == f"{allowed} 'sha256-{digest}'"
+    hashes = {}
+    for tag in ("style", "script"):
+        (inner,) = re.findall(f"<{tag}>(.*?)</{tag}>", text, re.S)
+        hashes[tag] = base64.b64encode(hashlib.sha256(inner.encode()).digest()).decode()
+    assert policy == (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{hashes['style']}'; "
+        f"script-src 'sha256-{hashes['script']}'; base-uri 'none'; form-action 'none'"
+    )
+    assert not [a for _, a in seen.tags if "style" in a]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, None])
@@ -362,7 +367,7 @@ def test_a_phone_needs_no_sideways_scrolling(page, tmp_path):
         "<details open>",
         page(*(r | {"concept": f"a_{long}"} for r in rows)),
     )
-    wide = inner.replace("</body>", "<div style='width: 500px'>x</div></body>")
+    wide = inner.replace("</body>", "<hr width=500></body>")
     frames = "".join(
         f'<iframe width="390" height="800" srcdoc="{html.escape(x)}"></iframe>'
         for x in (inner, wide)

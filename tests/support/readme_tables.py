@@ -4,8 +4,8 @@ import tempfile
 from pathlib import Path
 
 from sa_bench.commands import plan, stage_times
-from sa_bench.commands.listing import read_contracts
 from sa_bench.core import registry
+from sa_bench.core.family_contracts import read_contracts
 from sa_bench.engine.cells import resolve
 from sa_bench.engine.rates import NOTHING
 

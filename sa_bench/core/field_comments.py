@@ -21,11 +21,20 @@ def read_comments(cls: type) -> dict[str, str]:
     for parent in reversed(cls.__mro__):
         if is_dataclass(parent):
             try:
-                file = Path(inspect.getfile(parent))
-                comments |= _read_file(file, file.stat().st_mtime_ns).get(parent.__name__, {})
+                of_classes = read_comments_of_file(Path(inspect.getfile(parent)))
+                comments |= of_classes.get(parent.__name__, {})
             except (OSError, TypeError, SyntaxError, UnicodeDecodeError):
                 continue
     return comments
+
+
+def read_comments_of_file(path: Path) -> Mapping[str, Mapping[str, str]]:
+    """Read the comments of the fields of every class in a file, by class and field.
+
+    Raises:
+        OSError, SyntaxError, UnicodeDecodeError: the file cannot be read.
+    """
+    return _read_file(path, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
