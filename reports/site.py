@@ -142,7 +142,10 @@ class TaskPage:
 
 
 def render(
-    boards: Sequence[Board], report: Any, bundles: Sequence[Mapping[str, Any]] = ()
+    boards: Sequence[Board],
+    report: Any,
+    bundles: Sequence[Mapping[str, Any]] = (),
+    data_files: Sequence[str] = (),
 ) -> dict[str, str]:
     """Render every page of the site.
 
@@ -151,6 +154,7 @@ def render(
         report: the module `sa_bench.reports.html`, whose board section the pages hold.
         bundles: for the page on submitting: `file`, `origin`, `sha256`, `cells`, `files` and `problem`
             of each bundle that rows come from.
+        data_files: names of the files in `data/` that hold every run.
 
     Returns:
         The text of every page by its path in the site, such as `methods/sa.html`.
@@ -167,6 +171,7 @@ def render(
         "method_pages": method_pages,
         "task_pages": task_pages,
         "bundles": bundles,
+        "data_files": data_files,
         "compare_first": lambda board: compared[id(board)],
         "link": lambda row: "",
         "pictures": report.pictures,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from sa_bench.results.schema import ResultRow
 from sa_bench.results.untrusted import read_stranger_result
 
 MARK = "<!-- written by sa_bench report -->"  # in a Markdown file all above this line is kept
+LARGEST_DATA = 100 * 2**20  # bytes of a file that a site holds for its readers
 HEAD = 1_000  # bytes of a page within which its mark stands
 RENDERERS = {".html": "html", ".htm": "html", ".md": "markdown"}
 
@@ -166,8 +169,9 @@ def write_report(folders: Sequence[Path], out: Path | None, unblurred: bool = Fa
         if RENDERERS[path.suffix.lower()] == "html"
         else {}
     )
-    rows = read_results(folders)
-    with read_stranger_result(rows):
+    with _pause_collector():
+        rows = read_results(folders)
+    with read_stranger_result(rows), _pause_collector():
         text = renderer.render(rows, **options)
     write_page(path, text)
     return path
@@ -184,7 +188,8 @@ def write_page(path: Path, text: str) -> None:
 def write_site(folders: Sequence[Path], out: Path, overwrite: bool = False) -> tuple[Path, int]:
     """Write the leaderboard as a site of static pages into the folder `out`.
 
-    What lies there stays as it is until all pages are written. Pages of an earlier site are replaced;
+    The packed files and bundles that it is made from lie in `data/` there, for readers. What is in
+    `out` stays as it is until all pages are written. Pages of an earlier site are replaced;
     other files of the folder are kept.
 
     Args:
@@ -205,17 +210,46 @@ def write_site(folders: Sequence[Path], out: Path, overwrite: bool = False) -> t
     _require_site_folder(out, pages_of_site.MARK, overwrite)
     if not folders:
         raise SaBenchError("A site needs results: python -m sa_bench site RUN... --out FOLDER.")
-    rows, bundles = _read_with_bundles(folders)
-    with read_stranger_result(rows):
+    with _pause_collector():
+        rows, bundles = _read_with_bundles(folders)
+    with read_stranger_result(rows), _pause_collector():
         report = importlib.import_module("sa_bench.reports.html")
-        pages = pages_of_site.render(make_boards(rows), report, bundles)
+        data_files = _name_data_files(folders)
+        pages = pages_of_site.render(make_boards(rows), report, bundles, list(data_files))
     with replace_folder_when_written(out) as folder:
         if out.is_dir():
             _copy_other_files(out, folder, pages_of_site.MARK)
         for path, text in pages.items():
             (folder / path).parent.mkdir(exist_ok=True)
             (folder / path).write_text(text, encoding="utf-8")
+        for name, path in data_files.items():
+            (folder / "data").mkdir(exist_ok=True)
+            shutil.copyfile(path, folder / "data" / name)
     return out / "index.html", len(pages)
+
+
+def _name_data_files(folders: Sequence[Path]) -> dict[str, Path]:
+    """Name the packed files and bundles that are small enough to lie in a site; no name twice."""
+    files: dict[str, Path] = {}
+    for path in map(Path, folders):
+        if path.is_file() and path.stat().st_size <= LARGEST_DATA:
+            name = path.name
+            while name in files:
+                name = f"another-{name}"
+            files[name] = path
+    return files
+
+
+@contextmanager
+def _pause_collector() -> Iterator[None]:
+    """Search for no cycles meanwhile: of a million values that are read once and kept, it finds none."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _require_site_folder(out: Path, mark: str, overwrite: bool) -> None:

@@ -297,9 +297,21 @@ def packed(tmp_path):
 
 
 def texts(folder):
-    return {
-        p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file()
-    }
+    """What lies in a folder, but for the data that a site holds."""
+    files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+    return {name: p.read_text() for name, p in files.items() if not name.startswith("data/")}
+
+
+def test_a_site_holds_the_data_that_its_boards_are_of(packed, tmp_path):
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    (other / packed.name).write_bytes(packed.read_bytes())
+    page, _ = api.write_site([packed, other / packed.name], tmp_path / "site")
+    data = tmp_path / "site" / "data"
+    assert sorted(p.name for p in data.iterdir()) == [f"another-{packed.name}", packed.name]
+    assert (data / packed.name).read_bytes() == packed.read_bytes()
+    (board,) = (tmp_path / "site" / "boards").iterdir()
+    assert f'href="../data/{packed.name}"' in board.read_text()
 
 
 def test_a_site_is_written_again_without_pages_that_are_gone_and_keeps_other_files(
