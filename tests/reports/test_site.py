@@ -306,7 +306,7 @@ def test_a_site_holds_the_data_that_its_boards_are_of(packed, tmp_path):
     other = tmp_path / "elsewhere"
     other.mkdir()
     (other / packed.name).write_bytes(packed.read_bytes())
-    page, _ = api.write_site([packed, other / packed.name], tmp_path / "site")
+    api.write_site([packed, other / packed.name], tmp_path / "site")
     data = tmp_path / "site" / "data"
     assert sorted(p.name for p in data.iterdir()) == [f"another-{packed.name}", packed.name]
     assert (data / packed.name).read_bytes() == packed.read_bytes()
