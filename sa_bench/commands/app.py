@@ -335,12 +335,12 @@ def run(
 ) -> None:
     """Forget and measure: every combination, then the report. The same command resumes."""
     share = parse_part(part)
+    cells = _resolve_cells(  # before anything is loaded that a mistake does not need
+        suite, task, method, seed, base_seed, sample_seed, scale, set_, sweep, metric, model, trust
+    )
     from sa_bench import api
     from sa_bench.commands.terminal import Live, print_boards
 
-    cells = _resolve_cells(
-        suite, task, method, seed, base_seed, sample_seed, scale, set_, sweep, metric, model, trust
-    )
     if without:
         cells = api.unfinished_cells(cells, without)
     if suite and out is None:
