@@ -66,7 +66,7 @@ class Cell:
     def plain(self) -> dict[str, Any]:
         """Give the cell as JSON-ready values."""
         return {
-            "task": key_values(self.task),
+            "task": drop_optional_scales(key_values(self.task)),
             "method": self.method,
             "fields": self.keyed_fields(),
             "seed": self.seed,
@@ -90,7 +90,7 @@ class Cell:
         cls = registry.get_method(self.method)
         values = {
             **{key: row[key] for key in ("method", "seed", "base_seed", "scale", "overrides")},
-            "task": key_values(row["task_values"], Task),
+            "task": drop_optional_scales(key_values(row["task_values"], Task)),
             "fields": key_values(row["fields"], cls),
         }
         return self.id.startswith(row["cell"]) and digest(values) == self.id
@@ -98,6 +98,14 @@ class Cell:
     def build_method(self) -> Any:
         """Build the method's dataclass with this cell's fields."""
         return validate(registry.get_method(self.method), self.fields, f"method {self.method}")
+
+
+def drop_optional_scales(values: dict[str, Any]) -> dict[str, Any]:
+    """Drop the scales that came later from a task's values, so that cells of the others keep their ids."""
+    if "scales" not in values:
+        return values
+    scales = {k: v for k, v in values["scales"].items() if k not in OPTIONAL_SCALES}
+    return values | {"scales": scales}
 
 
 def cell_command(cell: Cell) -> str:
