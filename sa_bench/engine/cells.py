@@ -148,15 +148,22 @@ def title_cells(cells: Sequence[Cell]) -> dict[str, str]:
 
     Cells of one method are told apart by fields that differ.
     """
+    siblings: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        siblings.setdefault((cell.method, cell.task.name), []).append(cell)
+    differing = {
+        group: [k for k in first.fields if any(c.fields[k] != first.fields[k] for c in others)]
+        for group, (first, *others) in siblings.items()
+    }
+    overridden = dict.fromkeys(k for cell in cells for k in cell.overrides)
+    changed = {
+        k for k in overridden if any(c.overrides.get(k) != cells[0].overrides.get(k) for c in cells)
+    }
     titles = {}
     for cell in cells:
-        siblings = [c for c in cells if (c.method, c.task.name) == (cell.method, cell.task.name)]
-        differing = [k for k in cell.fields if any(o.fields[k] != cell.fields[k] for o in siblings)]
-        settings = "".join(f" {k}={cell.fields[k]}" for k in differing)
-        changes = {
-            k: v for k, v in cell.overrides.items() if any(o.overrides.get(k) != v for o in cells)
-        }
-        settings += "".join(f" {k}={v}" for k, v in changes.items())
+        fields = differing[cell.method, cell.task.name]
+        settings = "".join(f" {k}={cell.fields[k]}" for k in fields)
+        settings += "".join(f" {k}={v}" for k, v in cell.overrides.items() if k in changed)
         titles[cell.id] = (
             f"{cell.task.name} × {cell.method}{settings} (base {cell.base_seed}, seed {cell.seed})"
         )
