@@ -55,6 +55,7 @@ class ConceptAblation(Method[Prompted]):
     title: ClassVar[str] = "Concept Ablation"
     version: ClassVar[int] = 1
     supports: ClassVar[type] = Prompted
+    needs: ClassVar[tuple[str, ...]] = ("surrogate",)
     ignores: ClassVar[tuple[str, ...]] = ("replay",)
     source: ClassVar[str] = "Kumari et al. 2023, Eq. 4, 5; nupurkmr9/concept-ablation, diffusers/"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {

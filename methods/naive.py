@@ -59,6 +59,7 @@ class Naive(Method):
     title: ClassVar[str] = "Naive"
     version: ClassVar[int] = 1
     source: ClassVar[str] = "Heng & Soh 2023, Eq. 3 and Fig. 2, likelihoods replaced by ELBOs"
+    needs: ClassVar[tuple[str, ...]] = ("replay", "concept_samples")
     ablates: ClassVar[str] = "sa"  # its presets hold here too, for the fields that both have
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
         # SA's rate of 1e-3 passes the end within a few steps. 543.4 is what `auto` gives; published

@@ -26,7 +26,7 @@ class RetrainSurrogate(Method):
     title: ClassVar[str] = "Retrain on surrogate"
     version: ClassVar[int] = 2
     standing: ClassVar[str] = "target"
-    needs: ClassVar[tuple[str, ...]] = ("data",)
+    needs: ClassVar[tuple[str, ...]] = ("data", "surrogate")
     ignores: ClassVar[tuple[str, ...]] = ("replay",)
     source: ClassVar[str] = "the model that Heng & Soh 2023, Eq. 4 imitates"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {

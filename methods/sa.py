@@ -74,6 +74,7 @@ class SA(Method):
 
     title: ClassVar[str] = "SA"
     version: ClassVar[int] = 2
+    needs: ClassVar[tuple[str, ...]] = ("surrogate", "replay")
     source: ClassVar[str] = "Heng & Soh 2023, Eq. 4; official vae/train_forget.py"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
         ("vae", "full"): {"lam": 50.0, "batch": 128, "steps": 1_000, "lr": 1e-3},

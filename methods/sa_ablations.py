@@ -45,6 +45,7 @@ class Ablation(Method):
     times: Times = added_later("pairs")
     """How t is drawn, of diffusion models."""
 
+    needs: ClassVar[tuple[str, ...]] = ("surrogate", "replay")
     ablates: ClassVar[str] = "sa"
 
     def minimise(
@@ -73,6 +74,7 @@ class NoReplay(Ablation):
     half: bool = added_later(False)  # True: λ/2 Σ F d² as in the paper's Eq. 4
 
     name: ClassVar[str] = "no_gr"
+    needs: ClassVar[tuple[str, ...]] = ("surrogate",)
     title: ClassVar[str] = "SA without replay"
     version: ClassVar[int] = 1
     source: ClassVar[str] = "Heng & Soh 2023, Eq. 4 without its last expectation"

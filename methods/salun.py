@@ -83,6 +83,7 @@ class SalUn(Method[Diffusion]):
 
     title: ClassVar[str] = "SalUn"
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("replay", "concept_samples")
     supports: ClassVar[type] = Diffusion
     source: ClassVar[str] = (
         "Fan et al. 2024, Eq. 3, 4, 6; OPTML-Group/Unlearn-Saliency, SD/ and DDPM/"

@@ -13,7 +13,13 @@ from typing import Any
 
 from sa_bench.contracts import SMOKE_MODEL, ignore_event
 from sa_bench.core.disk import replace_folder_when_written
-from sa_bench.core.errors import CellFailed, SaBenchError, first_line, unknown_name
+from sa_bench.core.errors import (
+    CellFailed,
+    SaBenchError,
+    first_line,
+    name_missing_extra,
+    unknown_name,
+)
 from sa_bench.core.progress_bar import ProgressBar
 from sa_bench.core.settings import expand_home, require_folders, store_folder
 from sa_bench.core.store import Store, write_atomic
@@ -31,44 +37,93 @@ HEAD = 1_000  # bytes of a page within which its mark stands
 RENDERERS = {".html": "html", ".htm": "html", ".md": "markdown"}
 
 
+ENGINES = ("local", "ray")
+
+
 def run_folder(
     cells: list[Cell],
     *,
-    jobs: int,
+    jobs: int | str,
     out: Path | None,
     overwrite: bool,
     device: str,
-    report: Callable[[str, str, int, int], None] = ignore_event,
+    report: Callable[..., None] = ignore_event,
     finished: Callable[[ResultRow], None] = lambda result: None,
     announce: Callable[[list[Cell]], None] = lambda cells: None,
     part: tuple[int, int] | None = None,
+    engine: str = "local",
+    address: str = "",
+    verbose: bool = False,
 ) -> tuple[list[ResultRow], Path, Path]:
     """Run `cells` and render the report: (results, run folder, report file).
 
-    With `part`, (i, n), only the i-th of n shares of the cells is run, into the folder of all.
+    Args:
+        cells: the cells of the run.
+        jobs: number of workers; `auto` takes one for each processor or GPU.
+        out: the run folder; None names one.
+        overwrite: whether a folder of another run may be replaced.
+        device: `cpu`, `cuda`, or GPUs by name, `cuda:0,cuda:2`.
+        report: called with progress: (cell name, stage, done, total, worker).
+        finished: called with each result.
+        announce: called with the cells before work begins.
+        part: (i, n): only the i-th of n shares of the cells is run, into the folder of all.
+        engine: where workers are: `local` (this machine) or `ray` (a cluster).
+        address: of the Ray cluster; "" takes RAY_ADDRESS, else starts Ray here.
+        verbose: whether Ray's own lines are shown.
+
+    Raises:
+        SaBenchError: something is unknown, missing, or does not fit; raised before any work.
     """
     from sa_bench.engine import runner
+    from sa_bench.engine.placement import parse_jobs
 
     require_folders()
-    jobs = runner.usable_jobs(jobs)
-    require_device(device)
+    wanted = parse_jobs(jobs)
+    _check_engine(engine, address, device)
+    if engine == "local":
+        for name in device.split(","):
+            require_device(name.strip())
     share = runner.take_share(cells, part)
     if not share:
         raise SaBenchError(f"The run has {len(cells)} cell(s): part {part} of it has none.")
     for cell in share:
-        check_precision(cell.task, device)
+        check_precision(cell.task, device.partition(",")[0])
     require_data(share)
     folder = expand_home(out) if out else runner.default_out_folder(cells)
     runner.prepare(folder, cells, overwrite, part[1] if part else None)
     cells = share
+    place = runner.Placement(device, wanted, needed_mib(cells), engine, address, verbose)
     announce(cells)
     with one_thread():
         results = runner.run_cells(
-            cells, Store(store_folder()), folder, report, finished, jobs, device
+            cells, Store(store_folder()), folder, report, finished, placement=place
         )
     if not any(folder.glob("*/result.json")):
         raise CellFailed(str(results[0]["error"]))  # such as a full disk: no result was written
     return results, folder, write_report([folder], None)
+
+
+def _check_engine(engine: str, address: str, device: str) -> None:
+    """Refuse an engine that is unknown or not installed, and options that it does not have."""
+    if engine not in ENGINES:
+        raise unknown_name("engine", engine, ENGINES)
+    if engine == "local":
+        if address:
+            raise SaBenchError("--address is for --engine ray.")
+        return
+    with name_missing_extra("--engine ray"):
+        importlib.import_module("ray")
+    if device not in ("cpu", "cuda"):
+        raise SaBenchError(
+            f"--device {device}: with --engine ray give cpu or cuda; Ray places workers."
+        )
+
+
+def needed_mib(cells: Sequence[Cell]) -> int:
+    """Compute the memory that the largest of the cells needs for its models and training, in MiB."""
+    from sa_bench.engine.memory import needed_mib
+
+    return max(needed_mib(cell) for cell in {id(cell.task): cell for cell in cells}.values())
 
 
 def describe_missing(folder: Path) -> str:

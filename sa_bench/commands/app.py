@@ -22,7 +22,10 @@ from sa_bench.commands.help import EXTEND, LOOK, MACHINE, PROGRAM, RUN, Commands
 from sa_bench.commands.new import new_app
 from sa_bench.commands.options import (
     HOW,
+    AddressOption,
     BaseOption,
+    DeviceOption,
+    EngineOption,
     JobsOption,
     MethodOption,
     MetricOption,
@@ -36,6 +39,7 @@ from sa_bench.commands.options import (
     SweepOption,
     TaskOption,
     TrustOption,
+    VerboseOption,
     WideOption,
 )
 from sa_bench.commands.results import add_to
@@ -314,15 +318,16 @@ def run(
             help="Leave out cells that these run folders or packed files have.",
         ),
     ] = None,
-    jobs: JobsOption = 1,
+    jobs: JobsOption = "1",
     out: OutOption = None,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", rich_help_panel=HOW, help="Replace another run in --out."),
     ] = False,
-    device: Annotated[
-        str, typer.Option(metavar="DEVICE", rich_help_panel=HOW, help="cpu, cuda, cuda:1.")
-    ] = "cpu",
+    device: DeviceOption = "cpu",
+    engine: EngineOption = "local",
+    address: AddressOption = "",
+    verbose: VerboseOption = False,
     part: Annotated[
         str,
         typer.Option(
@@ -356,6 +361,9 @@ def run(
             finished=live.finish,
             announce=live.announce,
             part=share,
+            engine=engine,
+            address=address,
+            verbose=verbose,
         )
     from sa_bench.engine.runner import describe_missing, exit_code
 
@@ -478,7 +486,8 @@ def plan(
     metric: MetricOption = "",
     model: ModelOption = "",
     trust: TrustOption = False,
-    jobs: JobsOption = 1,
+    jobs: JobsOption = "1",
+    device: DeviceOption = "cpu",
 ) -> None:
     """Show what `run` would do, and run nothing.
 
@@ -488,12 +497,13 @@ def plan(
     from sa_bench.core.settings import require_folders
 
     require_folders()
-    from sa_bench.engine.runner import usable_jobs
+    from sa_bench.engine.placement import parse_jobs
 
+    workers = parse_jobs(jobs)
     cells = _resolve_cells(
         suite, task, method, seed, base_seed, sample_seed, scale, set_, sweep, metric, model, trust
     )
-    print_text(describe_plan(cells, usable_jobs(jobs)))
+    print_text(describe_plan(cells, workers, device))
 
 
 @app.command(**declare(LOOK, "doctor", "doctor nudity_i2p"))

@@ -44,6 +44,10 @@ class Finding(NamedTuple):
     text: str
 
 
+NEEDS = ("data", "surrogate", "replay", "concept_samples")
+"""What a method may say that it needs."""
+
+
 def check(kind: str, name: str) -> list[Finding]:
     """Check every clause of the contract of a method, metric or task; an exception is a finding too."""
     findings: list[Finding] = []
@@ -200,7 +204,7 @@ def _check_declarations(cls: type[Any]) -> Iterator[Finding]:
             *("supports", cls.supports.__name__, cls.supports in supported),
             [contract.__name__ for contract in supported],
         ),
-        ("needs", repr(cls.needs), set(cls.needs) <= {"data"}, ("()", '("data",)')),
+        ("needs", repr(cls.needs), set(cls.needs) <= set(NEEDS), tuple(map(repr, NEEDS))),
     ):
         allowed = "" if kept else f", which is none of {', '.join(choices)}"
         yield Finding(kept, f"{name} = {value}{allowed}")

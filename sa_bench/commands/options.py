@@ -114,8 +114,37 @@ ModelOption = Annotated[
     ),
 ]
 JobsOption = Annotated[
-    int,
-    typer.Option(metavar="N", rich_help_panel=HOW, help="Cells side by side, one thread each."),
+    str,
+    typer.Option(
+        metavar="N",
+        rich_help_panel=HOW,
+        help="Workers side by side: a number, or auto (one for each processor or GPU).",
+    ),
+]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        metavar="DEVICE", rich_help_panel=HOW, help="cpu, cuda, or GPUs by name: cuda:0,cuda:2."
+    ),
+]
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        metavar="ENGINE",
+        rich_help_panel=HOW,
+        help="Where workers are: local (this machine) or ray (a cluster).",
+    ),
+]
+AddressOption = Annotated[
+    str,
+    typer.Option(
+        metavar="HOST:PORT",
+        rich_help_panel=HOW,
+        help="Ray cluster: auto, HOST:PORT or ray://HOST:PORT; without it Ray starts here.",
+    ),
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", rich_help_panel=HOW, help="Show Ray's own lines too.")
 ]
 WideOption = Annotated[
     bool,

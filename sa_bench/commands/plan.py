@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain as chain_lists
 from itertools import combinations
@@ -14,27 +14,25 @@ from typing import Any
 from sa_bench.analysis.pairwise import FEWEST
 from sa_bench.commands.doctor import plan_lines
 from sa_bench.commands.stage_times import StageTimes, read_times
-from sa_bench.contracts import Task, ignore_event
+from sa_bench.contracts import Task
 from sa_bench.core import registry
-from sa_bench.core.errors import MissingAsset, MissingExtra
 from sa_bench.core.settings import store_folder
 from sa_bench.core.store import Store, digest
-from sa_bench.core.untrusted_text import read_json
 from sa_bench.data import datasets
 from sa_bench.data.assets.shipped import variance_card
 from sa_bench.engine.cells import Cell, title_cells
-from sa_bench.engine.measure import Subject, measure_inputs
+from sa_bench.engine.graph import STORED, TO_DO, Graph, Job, find_lengths, make_graph
+from sa_bench.engine.memory import LIBRARIES, PER_PARAMETER, count_parameters, has_base
+from sa_bench.engine.placement import describe_placement, list_gpus, place_workers
 from sa_bench.engine.rates import NOTHING, Duration
+from sa_bench.engine.scheduler import simulate
 from sa_bench.engine.stages import Chain
-from sa_bench.models import base_models
 from sa_bench.models.family import get_family
 from sa_bench.results import dose
-from sa_bench.scoring import requirements, sampling
+from sa_bench.scoring import sampling
 from sa_bench.statistics import detectable
 
 LISTED = 30  # up to this number cells are listed stage by stage, above it a line per setting
-PER_PARAMETER = 7 * 4  # bytes in training: weight, gradient, two moments, θ*, F, replay copy
-LIBRARIES = 600  # MiB that torch and other libraries take before any model
 
 
 @dataclass(frozen=True)
@@ -46,13 +44,17 @@ class PlannedStage:
     seconds: Duration | None  # of CPU still to spend; None if never measured anywhere
 
 
-def describe_plan(cells: Sequence[Cell], jobs: int) -> str:
+def describe_plan(cells: Sequence[Cell], jobs: int | None = 1, device: str = "cpu") -> str:
     """Describe what a run of the cells would do; see `make_plan`."""
-    return make_plan(cells, jobs)[0]
+    return make_plan(cells, jobs, device)[0]
 
 
-def make_plan(cells: Sequence[Cell], jobs: int) -> tuple[str, dict[str, list[PlannedStage]]]:
+def make_plan(
+    cells: Sequence[Cell], jobs: int | None = 1, device: str = "cpu"
+) -> tuple[str, dict[str, list[PlannedStage]]]:
     """Describe cells stage by stage with what is shipped or stored, then time, memory and disk.
+
+    `jobs` and `device` place the workers as for `run`; without a GPU here so many are assumed.
 
     Times are measured: seconds per step, sample or measurement of what this store holds from earlier
     runs on this machine, or of the shipped boards, scaled to this machine (see `stage_times`).
@@ -61,12 +63,12 @@ def make_plan(cells: Sequence[Cell], jobs: int) -> tuple[str, dict[str, list[Pla
         (text, planned stages by the title of their cell).
     """
     store = Store(store_folder())
-    times, claimed, titles = read_times(store), set(), title_cells(cells)
+    times, titles = read_times(store), title_cells(cells)
     scales = ", ".join(dict.fromkeys(cell.scale for cell in cells))
-    stages_of = {
-        c.id: list(_walk_chain(Chain(store, c, ignore_event), times, claimed)) for c in cells
-    }
-    total = _sum_durations(chain_lists.from_iterable(stages_of.values()))
+    parameters = max(count_parameters(c) for c in {id(c.task): c for c in cells}.values())
+    devices, placed = _place(device, jobs, round(LIBRARIES + parameters * PER_PARAMETER / 2**20))
+    graph, seconds = make_graph(cells, store, devices[0]), {}
+    stages_of = {c.id: list(_plan_cell(graph, c, times, seconds)) for c in cells}
     unknown = sum(any(s.seconds is None for s in stages) for stages in stages_of.values())
     lines = [f"{len(cells)} cell(s) at scale {scales}:"]
     if len(cells) <= LISTED:
@@ -76,14 +78,16 @@ def make_plan(cells: Sequence[Cell], jobs: int) -> tuple[str, dict[str, list[Pla
         ]
     else:
         lines += _group_cells(titles, stages_of)
-    processes = min(jobs, len(cells))
-    parameters = _count_parameters(Chain(store, cells[0], ignore_event))
+    processes = min(len(devices), len(graph.to_do()))
     images = max(_count_images(c.task) * prod(datasets.image_shape(c.task)) for c in cells)
     disk = len(cells) * (2 * 4 * parameters + 4 * images) / 2**20
     free = shutil.disk_usage(_nearest_folder(store.root)).free / 2**30
     lines += [
         "",
-        *_describe_time(total * (1 / processes), jobs, len(cells), unknown, times),
+        *_describe_time(
+            _find_makespan(graph, seconds, processes), len(devices), len(cells), unknown, times
+        ),
+        *placed,
         f"memory: {_describe_memory(times, parameters)} a process ({parameters:,} parameters), {processes} process(es)",
         *_describe_attacks(cells, times),
         *_describe_power(cells),
@@ -91,6 +95,38 @@ def make_plan(cells: Sequence[Cell], jobs: int) -> tuple[str, dict[str, list[Pla
         f"disk:   about {disk:.0f} MiB in the store and the run folder; {free:.0f} GiB free at {store.root}",
     ]
     return "\n".join(lines), {titles[id]: stages for id, stages in stages_of.items()}
+
+
+def _place(device: str, jobs: int | None, mib: int) -> tuple[list[str], list[str]]:
+    """Place the workers; return their devices, and the lines that say so, if there is a choice.
+
+    Raises:
+        SaBenchError: they do not fit on the GPUs of this machine.
+    """
+    if not device.startswith("cuda") or (jobs == 1 and device == "cuda"):
+        return place_workers(device, jobs, mib), []
+    gpus = list_gpus()
+    if not gpus:
+        count = jobs or len(device.split(","))
+        return ["cuda"] * count, [
+            f"place:  no GPU here; {count} worker(s) with one each are assumed"
+        ]
+    devices = place_workers(device, jobs, mib, gpus)
+    return devices, [f"place:  {describe_placement(devices)}"]
+
+
+def _find_makespan(graph: Graph, seconds: Mapping[str, Duration | None], workers: int) -> Duration:
+    """Find how long so many workers take for the graph, by a simulation of how jobs are handed out."""
+    known = {id: duration or NOTHING for id, duration in seconds.items()}
+    spans = []
+    for bound in ("low", "middle", "high"):
+        of_job = {id: getattr(known.get(id, NOTHING), bound) for id in graph.jobs}
+        if workers == 1:
+            spans.append(sum(of_job.values()))
+        else:
+            lengths = find_lengths(graph, lambda job, of_job=of_job: of_job[job.id])
+            spans.append(simulate(graph, of_job, workers, lengths))
+    return Duration(*spans)
 
 
 def _group_cells(
@@ -109,29 +145,6 @@ def _group_cells(
             f", about {_format_time(total.middle)} of CPU" if len(unfinished) > unknown else ""
         )
         yield f"  {title}: {summary}" + (f", {unknown} of unknown time" if unknown else "")
-
-
-def _count_parameters(chain: Chain) -> int:
-    """Count the parameters of the trained network; for a pretrained one not here, of Stable Diffusion 1.x."""
-    if not chain.task.model:
-        return sum(p.numel() for p in chain.architecture().net.parameters())
-    from sa_bench.models.scopes import SD_1, memory
-
-    config_file = chain.base.file / "unet" / "config.json" if _has_base(chain) else None
-    network_config = (
-        read_json(config_file) if config_file is not None and config_file.is_file() else SD_1
-    )
-    return memory(network_config)["weights"] // 4
-
-
-def _has_base(chain: Chain) -> bool:
-    """Tell whether the pretrained base model is on this machine."""
-    try:
-        return bool(chain.base.content)
-    except MissingExtra:
-        raise
-    except MissingAsset:
-        return False
 
 
 def _count_images(task: Task) -> int:
@@ -248,136 +261,122 @@ def _nearest_folder(path: Path) -> Path:
     return path
 
 
-def _walk_chain(
-    chain: Chain, times: StageTimes, claimed: set[tuple[str, str]]
+def _plan_cell(
+    graph: Graph, cell: Cell, times: StageTimes, seconds: dict[str, Duration | None]
 ) -> Iterator[PlannedStage]:
-    """Yield the chain's stages in order; `claimed` holds those that an earlier cell will make."""
-    cell, task = chain.cell, chain.task
-
-    def state(kind: str, key: str) -> str:
-        if chain.store.has(kind, key):
-            return "stored"
-        if (kind, key) in claimed:
-            return "shared"
-        claimed.add((kind, key))
-        return "to do"
-
-    def planned(what: str, kind: str, key: str, seconds: Duration | None) -> PlannedStage:
-        current = state(kind, key)
-        return PlannedStage(what, current, seconds if current == "to do" else NOTHING)
-
-    base = _plan_base(chain, times, planned)
-    yield base
-    # keys of later stages hold the base model's hash, which is not known before it is trained
-    if base.state not in ("here", "shipped", "stored"):
-        chain.assume_base(digest(_base_description(chain)))
-    steps = _count_steps(task.family, cell.fields)
-    *earlier, forget = chain.stages_of_forgetting()
-    for stage in (s for s in earlier if s.kind == "fisher"):
-        n = stage.inputs["options"]["n"]
-        yield planned(
-            f"fisher {n:,} samples",
-            "fisher",
-            stage.key,
-            times.estimate_fisher(task, stage.inputs),
-        )
-    forget_state = state("forget", forget.key)
-    if steps and forget_state == "to do":
-        for stage in (s for s in earlier if s.kind == "replay"):
-            n = stage.inputs["n"]
-            replay_stage = planned(
-                f"{stage.label} {n:,} images",
-                "replay",
-                stage.key,
-                times.draw_images(task, n),
-            )
-            if replay_stage.state == "to do":
-                yield replay_stage
-    fields = cell.keyed_fields()
-    seconds = times.forget(task, cell.method, fields, steps) if forget_state == "to do" else NOTHING
-    yield PlannedStage(f"forget {steps:,} steps" if steps else "forget", forget_state, seconds)
-    base_sets = [
-        state("samples", chain.sample_stage(n, base=True).key) for n in sampling.set_names(task)
-    ]
-    if forget_state == "stored":
-        yield from _plan_scoring(
-            chain, times, state, "to do" not in base_sets and "shared" not in base_sets
-        )
-    else:
-        yield from _plan_new_model(chain, times)
-    if "to do" in base_sets:
-        yield from (
-            replace(s, what=f"base model's {s.what}") for s in _plan_new_model(chain, times)
-        )
+    """Yield a cell's stages in order, and note the seconds of each job that is its own to do."""
+    jobs, chain = [graph.jobs[id] for id in graph.of_cell[cell.id]], graph.chains[cell.id]
+    steps = _count_steps(chain.task.family, cell.fields)
+    groups: dict[tuple[str, str, bool], list[Job]] = {}
+    for job in jobs:
+        stage, name, of_base, _ = job.address
+        name = "" if stage in ("samples", "measure") else name
+        groups.setdefault((stage, name, of_base), []).append(job)
+    if ("base", "", False) not in groups:
+        yield _plan_given_base(chain)
+    later: list[PlannedStage] = []
+    for (stage, name, of_base), members in groups.items():
+        if stage in ("judge", "result"):
+            continue
+        own = [job for job in members if job.cell is cell and job.state == TO_DO]
+        for job in own:
+            seconds[job.id] = _estimate(job, chain, times, steps)
+        planned = _plan_stage(stage, name, members, own, chain, steps, seconds)
+        if of_base:
+            later += [replace(planned, what=f"base model's {planned.what}")] if own else []
+        elif stage != "replay" or own:
+            yield planned
+    yield from later
 
 
-def _plan_base(
-    chain: Chain, times: StageTimes, planned: Callable[..., PlannedStage]
+def _plan_stage(
+    stage: str,
+    name: str,
+    members: Sequence[Job],
+    own: Sequence[Job],
+    chain: Chain,
+    steps: int,
+    seconds: Mapping[str, Duration | None],
 ) -> PlannedStage:
-    """Plan the base model: pretrained, shipped, or to be trained."""
-    cell, task = chain.cell, chain.task
-    if task.model:
-        return PlannedStage(
-            f"base {task.model}", "here" if _has_base(chain) else "missing", NOTHING
-        )
-    if base_models.find_shipped(task.family, task.dataset, task.base, cell.base_seed):
-        return PlannedStage("base", "shipped", NOTHING)
-    recipe = get_family(task.family).get_recipe(task.base)
-    data = datasets.data_content(task.dataset)
-    inputs = base_models.base_key_inputs(
-        task.family, task.dataset, data, task.base, cell.base_seed, chain.bf16
-    )
-    what = f"base {recipe.steps:,} steps"
-    return planned(what, "base", digest(inputs), times.train_base(task))
+    """Plan one stage of a cell, or all its sample sets or measurements.
+
+    Args:
+        stage: the stage's name.
+        name: of what it makes, where a cell has several.
+        members: the jobs that make it.
+        own: those that are to do and belong to no earlier cell.
+        chain: the cell's chain.
+        steps: training steps of the method.
+        seconds: estimates of jobs.
+    """
+    total: Duration | None = NOTHING
+    for job in own:
+        one = seconds[job.id]
+        total = None if total is None or one is None else total + one
+    state = "to do" if own else "shared"
+    if all(job.state == STORED for job in members):
+        state = "stored"
+    whole = [job for job in members if job.address.part < 0]
+    what = {
+        "base": lambda: f"base {_base_recipe_steps(chain):,} steps",
+        "replay": lambda: f"{name} {_count_of_set(chain, name):,} images",
+        "fisher": lambda: f"fisher {getattr(chain.cell.build_method(), name).n:,} samples",
+        "forget": lambda: f"forget {steps:,} steps" if steps else "forget",
+        "samples": lambda: f"samples {_count_images(chain.task):,} images",
+        "measure": lambda: f"{len(whole)} metrics",
+    }[stage]()
+    unfinished = [job for job in whole if job.state == TO_DO]
+    if stage == "measure" and own and 0 < len(unfinished) < len(whole):
+        what = f"{len(unfinished)} of {len(whole)} metrics"
+    if stage == "samples" and state == "stored":
+        what = "samples"
+    return PlannedStage(what, state, total)
 
 
-def _base_description(chain: Chain) -> dict[str, Any]:
-    """Describe a base model that does not exist yet, so that its key differs from others."""
-    task = chain.task
-    return {
-        "model": task.model,
-        "recipe": [task.family, task.dataset, task.base],
-        "seed": chain.cell.base_seed,
-    }
+def _plan_given_base(chain: Chain) -> PlannedStage:
+    """Plan a base model that is not trained here: pretrained or shipped."""
+    if chain.task.model:
+        state = "here" if has_base(chain.cell) else "missing"
+        return PlannedStage(f"base {chain.task.model}", state, NOTHING)
+    return PlannedStage("base", "shipped", NOTHING)
 
 
-def _plan_scoring(
-    chain: Chain, times: StageTimes, state: Callable[[str, str], str], base_sampled: bool
-) -> Iterator[PlannedStage]:
-    """Plan the sample sets and metrics of a model that is in the store."""
-    set_states = [
-        state("samples", chain.sample_stage(name).key) for name in sampling.set_names(chain.task)
-    ]
-    if any(current != "stored" for current in set_states):
-        yield from _plan_new_model(chain, times)
-        return
-    yield PlannedStage("samples", "stored", NOTHING)
-    metrics = [registry.get_metric(name) for name in chain.task.metrics]
-    # the others will be n/a
-    metrics = [m for m in metrics if not requirements.find_missing(m.requires)]
-    # a measurement's key holds the images that it is of, the base model's among them
-    if base_sampled:
-        subject = Subject(chain)
-        unmeasured = [
-            m.name
-            for m in metrics
-            if state("measure", digest(measure_inputs(chain, m, subject))) == "to do"
-        ]
-    else:
-        unmeasured = [m.name for m in metrics]
-    if unmeasured:
-        what = f"{len(unmeasured)} of {len(metrics)} metrics"
-        yield PlannedStage(what, "to do", times.measure(chain, unmeasured))
-    else:
-        yield PlannedStage(f"{len(metrics)} metrics", "stored", NOTHING)
+def _base_recipe_steps(chain: Chain) -> int:
+    """Count the steps of the base model's recipe."""
+    return get_family(chain.task.family).get_recipe(chain.task.base).steps
 
 
-def _plan_new_model(chain: Chain, times: StageTimes) -> Iterator[PlannedStage]:
-    """Plan sampling and scoring of a model that does not exist yet."""
-    task = chain.task
-    images = _count_images(task)
-    yield PlannedStage(f"samples {images:,} images", "to do", times.draw_images(task, images))
-    yield PlannedStage(f"{len(task.metrics)} metrics", "to do", times.measure(chain, task.metrics))
+def _count_of_set(chain: Chain, name: str) -> int:
+    """Count the images of a fixed set."""
+    fixed = chain.sets.fixed_set(name)
+    return 0 if fixed is None else len(fixed.conditions)
+
+
+def _estimate(job: Job, chain: Chain, times: StageTimes, steps: int) -> Duration | None:
+    """Estimate the seconds of a job; the parts of a stage share its time, and joining them takes none."""
+    task, cell = chain.task, chain.cell
+    stage, name, _, part = job.address
+    if part < 0 and any("#" in id for id in job.needs if id.startswith(job.id)):
+        return NOTHING
+    if stage == "base":
+        return times.train_base(task)
+    if stage == "replay":
+        return _share(times.draw_images(task, _count_of_set(chain, name)), job)
+    if stage == "fisher":
+        stage_inputs = {} if job.stage is None else job.stage.inputs
+        return _share(times.estimate_fisher(task, stage_inputs), job)
+    if stage == "forget":
+        return times.forget(task, cell.method, cell.keyed_fields(), steps)
+    if stage == "samples":
+        return _share(times.draw_images(task, sampling.count_images(task, name)), job)
+    return times.measure(chain, [name])
+
+
+def _share(duration: Duration | None, job: Job) -> Duration | None:
+    """Give a part's share of its stage's time."""
+    if duration is None or job.address.part < 0:
+        return duration
+    return duration * (1 / job.parts)
 
 
 def _count_steps(family: str, values: Mapping[str, Any]) -> int:

@@ -25,9 +25,9 @@ from sa_bench.results.schema import Measurement, ResultRow
 
 
 class Live:
-    """Progress of every working cell: its stage, count, rate and remaining time.
+    """Progress of every worker: its cell and stage, where it works, count, rate and remaining time.
 
-    A terminal shows a bar for each cell; a log file gets lines (`ProgressLog`).
+    A terminal shows a row for each worker; a log file gets lines (`ProgressLog`).
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -35,6 +35,7 @@ class Live:
         self.console = Console(stderr=True)
         self.log = None if self.console.is_terminal else ProgressLog(self._say, clock)
         self.progress = Progress(
+            TextColumn("{task.fields[worker]}", markup=False),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
@@ -82,19 +83,20 @@ class Live:
         seeds = f"bases {_list_numbers(c.base_seed for c in cells)}, seeds {_list_numbers(c.seed for c in cells)}"
         self._say(f"{len(cells)} cell(s): {names}; {seeds}")
 
-    def update(self, cell: str, stage: str, done: int, total: int) -> None:
-        """Show a stage's progress."""
+    def update(self, cell: str, stage: str, done: int, total: int, worker: str = "") -> None:
+        """Show a stage's progress; `worker` says who is at it, "" if there is only one."""
         title = self.titles.get(cell.rpartition("-")[2], cell)
         if self.log is not None:
             self.log.update(cell, title, stage, done, total)
             return
-        text = escape_terminal(f"{title}: {stage}")
-        if cell not in self.bars or self.stages[cell] != stage:
-            if cell in self.bars:
-                self.progress.remove_task(self.bars[cell])
-            self.bars[cell] = self.progress.add_task(text, total=total, rate="")
-            self.stages[cell] = stage
-        bar = self.bars[cell]
+        row, text = worker or cell, escape_terminal(f"{title}: {stage}")
+        if self.stages.get(row) != text:
+            if row in self.bars:
+                self.progress.remove_task(self.bars[row])
+            shown = escape_terminal(worker)
+            self.bars[row] = self.progress.add_task(text, total=total, rate="", worker=shown)
+            self.stages[row] = text
+        bar = self.bars[row]
         self.progress.update(bar, completed=done, total=total)
         speed = next((t.speed for t in self.progress.tasks if t.id == bar), None)
         self.progress.update(bar, rate=f"{speed:,.0f}/s" if speed else "")
@@ -102,9 +104,10 @@ class Live:
     def finish(self, result: ResultRow) -> None:
         """Print that a cell is done, or why it failed."""
         self.done += 1
-        name = next((n for n in self.bars if n.endswith(result["cell"])), None)
-        if name is not None:
-            self.progress.remove_task(self.bars.pop(name))
+        row = next((row for row in self.bars if row.endswith(result["cell"])), None)
+        if row is not None:  # a row of a worker stays: it goes on with something else
+            self.progress.remove_task(self.bars.pop(row))
+            self.stages.pop(row)
         if self.log is not None:
             self.log.finish(result["cell"])
         seconds = sum(c.get("wall_s", 0) for c in result["cost"].values() if not c.get("cached"))

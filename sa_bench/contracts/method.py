@@ -144,7 +144,7 @@ class Run(Protocol):
         ...
 
     def data(self) -> Source:
-        """Return real training images of the retained classes (only if `needs = ("data",)`)."""
+        """Return real training images of the retained classes (only with "data" among `needs`)."""
         ...
 
     def fisher(self, options: FisherOptions) -> dict[str, Tensor]:
@@ -200,7 +200,9 @@ class Method(Generic[Model]):
     supports: ClassVar[type] = Generator
     """Models that it can be applied to: Generator, Diffusion or Prompted."""
     needs: ClassVar[tuple[str, ...]] = ()
-    """`("data",)` if it learns from the real training set."""
+    """What it asks its Run for: "data" (the real training set; no method gets it that does not say so),
+    "surrogate", "replay" and "concept_samples" (sets of images that a run draws beforehand, each once;
+    what is not said here is drawn when it is asked for)."""
     source: ClassVar[str] = ""
     """The publication, with equation or file."""
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}

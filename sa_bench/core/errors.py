@@ -112,6 +112,7 @@ EXTRAS = {
     "onnxruntime": "nudity",
     "cv2": "nudity",
     "matplotlib": "figures",
+    "ray": "ray",
 }
 """Extra of the package that brings each library."""
 

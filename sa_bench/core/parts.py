@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from sa_bench.core.errors import print_notice
-from sa_bench.core.store import PARTS, digest, write_atomic
+from sa_bench.core.store import ATTEMPT, PARTS, digest, write_atomic
 
 if TYPE_CHECKING:  # torch takes seconds to load, and what plans sample sets imports this file
     from torch import Tensor
 
-__all__ = ["PARTS", "load_part", "load_record", "save_part", "save_record"]
+
+def parts_of(folder: Path) -> Path:
+    """Return where the stage that is made in `folder` keeps its parts: all attempts share them."""
+    return (folder.parent if folder.name.startswith(ATTEMPT) else folder) / PARTS
 
 
 def save_part(path: Path, tensors: Mapping[str, Tensor]) -> None:

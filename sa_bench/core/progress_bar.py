@@ -36,7 +36,7 @@ class ProgressBar:
         for cell in list(self.bars):
             self._close(cell)
 
-    def update(self, cell: str, stage: str, done: int, total: int) -> None:
+    def update(self, cell: str, stage: str, done: int, total: int, worker: str = "") -> None:
         """Show that `done` of `total` steps of a stage are done in the cell of that name."""
         if not self.shown:
             return

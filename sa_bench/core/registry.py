@@ -350,6 +350,12 @@ def get_plug_ins() -> PlugIns:
     return _known
 
 
+def hash_plug_in_files() -> dict[str, str]:
+    """Hash every file of the plug-ins of this process, as it was read: {path: sha256}."""
+    files = [file for source in _known.sources.values() for file in source.files.values()]
+    return {str(file.path.absolute()): file.sha256 for file in files}
+
+
 def adopt(registered: PlugIns) -> None:
     """Take over the plug-ins of another process with their code, so that both run the same."""
     global _known

@@ -1,9 +1,13 @@
 """Store artifacts: content-addressed, atomic, locked, resumable.
 
 An artifact is a folder `<root>/<stage>/<key>/` with the files of one finished stage and
-`meta.json`. While it is being made it is called `<key>.partial`, so a killed process leaves either
-a finished artifact or a partial one that the next run resumes; never half an artifact under the
-final name.
+`meta.json`. While it is being made, `<key>.partial/` holds a folder for each attempt, and the
+finished parts from which the next attempt goes on. A finished attempt is renamed to the artifact,
+so a killed process never leaves half an artifact under the final name.
+
+Locks keep two processes of one machine from doing the same work. Correctness does not rest on them,
+since many network file systems have none between machines: every attempt has a folder of its own,
+and of two that finish one is renamed, and the other takes what is there.
 
 The root holds `sa_bench-store.json` with the format's version. Other files in the root belong to
 somebody else: they are neither listed nor deleted.
@@ -16,6 +20,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -71,6 +76,7 @@ STAGES = (
 MARKER, FORMAT = "sa_bench-store.json", 1
 PARTS = ".parts"
 """Folder in a partial artifact from which the next attempt goes on; the rest is made anew."""
+ATTEMPT = "attempt-"  # how the folder of an attempt begins, before its machine and process
 NAME = re.compile(r"([0-9a-f]{16})(\.partial)?")
 GONE = ".gone"  # suffix of what is being deleted
 
@@ -165,51 +171,91 @@ class Store:
         stage: str,
         inputs: Mapping[str, Any],
         build: Callable[[Path], Mapping[str, Any] | None],
+        wait: bool = True,
     ) -> Artifact:
         """Return the artifact that `inputs` name; `build(folder)` makes it if it is missing.
 
         `build` writes its files into the folder it gets and returns what `meta.json` should record
-        (costs, counts). What it puts into the folder's `PARTS` (see `sa_bench.core.parts`) is there
+        (costs, counts). What it puts into `parts_of(folder)` (see `sa_bench.core.parts`) is there
         again when it is called after a kill, and is not part of the artifact. An artifact whose
         files were changed or lost since is made anew.
+
+        Raises:
+            Busy: another process makes it, and `wait` is False.
         """
         if stage not in STAGES:
             raise ValueError(f"{stage!r} is not a stage of a store: add it to STAGES")
         key = digest(inputs)
         if (artifact := self._take(stage, key)) is not None:
+            self._sweep_partial(stage, key)
             return artifact
         self._open()
-        with self._lock(stage, key):
+        with self._lock(stage, key, wait):
             if (artifact := self._take(stage, key)) is not None:
                 return artifact
-            with disk_errors(self.root):
-                self._build(stage, key, inputs, build)
+            try:
+                with disk_errors(self.root):
+                    self._build(stage, key, inputs, build)
+            except Exception:
+                if (artifact := self._take(stage, key)) is not None:
+                    return artifact  # another machine was quicker, and swept our attempt away
+                raise
             self._uses.note(f"{stage}/{key}")
         return self.get(stage, key, cached=False)
 
+    def parts_folder(self, stage: str, key: str) -> Path:
+        """Return where the finished parts of an unfinished artifact lie or would lie."""
+        return self.root / stage / f"{key}.partial" / PARTS
+
+    @contextmanager
+    def making_part(self, stage: str, key: str) -> Iterator[Path]:
+        """Give the folder for parts of an artifact that another call of `make` will finish.
+
+        Parts need no lock: each is a file that appears whole.
+
+        Raises:
+            CellFailed: the disk is full, or may not be written to.
+        """
+        self._open()
+        with disk_errors(self.root):
+            folder = self.parts_folder(stage, key)
+            self._uses.note(f"{stage}/{folder.parent.name}")
+            make_folder(folder)
+            yield folder
+
+    def _sweep_partial(self, stage: str, key: str) -> None:
+        """Delete what a process left that was killed after its artifact got its final name."""
+        partial = self.path(stage, key).with_name(f"{key}.partial")
+        if partial.is_dir():
+            with suppress(Busy), self._lock(stage, key, wait=False):
+                _delete(partial)
+
     def _build(self, stage: str, key: str, inputs: Mapping[str, Any], build: Callable) -> None:
-        """Build an artifact in its partial folder, write meta.json, and give it its final name."""
+        """Build an artifact in a folder of this attempt, write meta.json, and give it its final name."""
         final = self.path(stage, key)
         partial = final.with_name(f"{key}.partial")
-        _delete(final)
+        if final.exists() and not self.has(stage, key):
+            _delete(final)
         make_folder(partial)
         for left_over in partial.iterdir():
-            if left_over.name != PARTS:
+            if left_over.name != PARTS and not _is_alive_elsewhere(left_over.name):
                 _delete(left_over)
-        meta = dict(build(partial) or {})
-        _delete(partial / PARTS)
-        meta |= {"stage": stage, "inputs": dict(inputs), "content": content_hash(partial)}
+        attempt = partial / f"{ATTEMPT}{_name_process()}-{uuid.uuid4().hex[:8]}"
+        make_folder(attempt)
+        meta = dict(build(attempt) or {})
+        meta |= {"stage": stage, "inputs": dict(inputs), "content": content_hash(attempt)}
         # JSON turns every key of a dict into text; the hash of other keys is recorded beside it.
         if digest(json.loads(json.dumps(meta["inputs"], default=str))) != key:
             meta["named_by"] = canonical(inputs)
-        for path in (partial, *partial.rglob("*")):
+        for path in (attempt, *attempt.rglob("*")):
             share(path)
             if path.is_file():
                 sync(path)
-        write_atomic(partial / "meta.json", json.dumps(meta, indent=1, default=str).encode())
-        sync(partial)
-        partial.rename(final)
+        write_atomic(attempt / "meta.json", json.dumps(meta, indent=1, default=str).encode())
+        sync(attempt)
+        attempt.rename(final)  # fails if another machine's attempt has that name already
         sync(final.parent)
+        _delete(partial)
 
     def drop(self, stage: str, key: str) -> None:
         """Delete an artifact, finished or not, unless another process uses it."""
@@ -363,6 +409,35 @@ def _is_named(meta: Mapping[str, Any], stage: str, key: str) -> bool:
     if "named_by" in meta:
         return hashlib.sha256(str(meta["named_by"]).encode()).hexdigest()[:16] == key
     return digest(meta["inputs"]) == key
+
+
+def _name_process() -> str:
+    """Name this process among those of all machines: `host-pid`."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def _is_alive_elsewhere(name: str) -> bool:
+    """Return whether `name` is the folder of another process's attempt that may still be under way.
+
+    Of this machine's processes it is known; one of another machine is taken to be alive.
+    """
+    host, _, pid = name.removeprefix(ATTEMPT).rpartition("-")[0].rpartition("-")
+    if not name.startswith(ATTEMPT) or not pid.isdecimal():
+        return False
+    if host != socket.gethostname():
+        return True
+    return int(pid) != os.getpid() and _is_running(int(pid))
+
+
+def _is_running(pid: int) -> bool:
+    """Return whether a process of this machine has the number `pid`."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def _list_folder(folder: Path) -> list[Path]:

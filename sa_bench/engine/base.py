@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, cast
 
 from sa_bench.contracts import Generator, Progress, Recipe, Task
-from sa_bench.core.store import Store
+from sa_bench.core.store import Artifact, Store
 from sa_bench.data import datasets
-from sa_bench.engine import replay
+from sa_bench.engine.stage import Stage
 from sa_bench.models import base_models
 from sa_bench.models.family import get_family
 from sa_bench.scoring import sampling
@@ -22,6 +23,11 @@ class CellParts(Protocol):
     store: Store
     device: str
     progress: Progress
+    bf16: bool
+
+    def make(self, stage: Stage) -> Artifact:
+        """Make a stage or find it in the store."""
+        ...
 
     @property
     def base_seed(self) -> int:
@@ -51,13 +57,12 @@ class BaseSource(Protocol):
         """Images of a sample set between two writes."""
         ...
 
-    @property
-    def part_size(self) -> int | None:
-        """Images of a fixed set between two writes; None draws the whole set at once."""
-        ...
-
     def find(self) -> base_models.Base:
         """Find or make the weight file."""
+        ...
+
+    def stage(self) -> Stage | None:
+        """Give the stage of its training; None if it need not be trained."""
         ...
 
     def copy(self) -> Generator:
@@ -95,29 +100,47 @@ class TrainedBase:
         """Images of a sample set between two writes."""
         return sampling.SHARD
 
-    @property
-    def part_size(self) -> int | None:
-        """Images of a fixed set between two writes; None draws the whole set at once."""
-        return None if self.family.samples_are_cheap else replay.PART
-
     def find(self) -> base_models.Base:
         """Find the shipped weights, or train θ*."""
+        shipped, stage = self._shipped(), self.stage()
+        if shipped is not None or stage is None:
+            return cast(base_models.Base, shipped)
+        return base_models.trained_base(self.parts.make(stage), self.parts.bf16)
+
+    def _shipped(self) -> base_models.Base | None:
+        """Find the shipped weights; None if none ship."""
+        task = self.task
+        return base_models.find_shipped(task.family, task.dataset, task.base, self.parts.base_seed)
+
+    def stage(self) -> Stage | None:
+        """Give the stage of its training; None if it ships."""
         parts, task, seed = self.parts, self.task, self.parts.base_seed
-        shipped = base_models.find_shipped(task.family, task.dataset, task.base, seed)
-        if shipped is not None:
-            return shipped
-        data = datasets.load(task.dataset)
-        return base_models.train_base(
-            parts.store,
+        if self._shipped() is not None:
+            return None
+
+        def build(folder: Path) -> dict[str, object]:
+            train = datasets.load(task.dataset).train
+            return base_models.train_into(
+                folder,
+                task.family,
+                task.dataset,
+                (train.images, train.labels),
+                task.base,
+                seed,
+                parts.progress,
+                parts.device,
+                parts.bf16,
+            )
+
+        inputs = base_models.base_key_inputs(
             task.family,
             task.dataset,
-            (data.train.images, data.train.labels, data.content),
+            datasets.data_content(task.dataset),
             task.base,
             seed,
-            parts.progress,
-            parts.device,
-            task.train_precision,
+            parts.bf16,
         )
+        return Stage("base", "", inputs, build)
 
     def copy(self) -> Generator:
         """Load θ*."""
@@ -154,14 +177,13 @@ class GivenBase:
         """Images of a sample set between two writes."""
         return sampling.SHARD_LARGE
 
-    @property
-    def part_size(self) -> int | None:
-        """Images of a fixed set between two writes."""
-        return replay.PART_LARGE
-
     def find(self) -> base_models.Base:
         """Find the folder or file of the weights."""
         return base_models.find_pretrained(self.task.model, self.parts.store)
+
+    def stage(self) -> Stage | None:
+        """Give None: it is trained already."""
+        return None
 
     @cached_property
     def _open_model(self) -> Generator:

@@ -7,6 +7,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class Cell:
     code: Mapping[str, str] = field(default_factory=dict)
     """sha256 of each plug-in, by kind and name (`method mine`)."""
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Hash over the whole cell, 16 hex digits; old results have the first 8 of them."""
         return digest(self.plain())

@@ -24,13 +24,14 @@ from sa_bench.contracts import (
 )
 from sa_bench.core import registry
 from sa_bench.core.errors import MissingAsset, NotFinite, SaBenchError
-from sa_bench.core.parts import PARTS, load_record, save_record
+from sa_bench.core.parts import load_record, parts_of, save_record
 from sa_bench.core.store import digest, write_atomic
 from sa_bench.core.untrusted_text import read_json
 from sa_bench.data import datasets
 from sa_bench.data.sample_sets import hash_array, load_samples
 from sa_bench.engine.fingerprint import fingerprint, metric_name
-from sa_bench.engine.stages import Chain, Stage
+from sa_bench.engine.stage import Stage
+from sa_bench.engine.stages import Chain
 from sa_bench.results.rows import measurement_row, read_measured, write_measured
 from sa_bench.results.schema import Measurement
 from sa_bench.scoring import detectors, inception, requirements, sampling
@@ -58,7 +59,7 @@ def keep_detections(
     def build(folder: Path) -> None:
         for start in range(0, len(images), CHUNK):
             file, rows = f"{start:08d}.json", slice(start, start + CHUNK)
-            records = load_record(folder / PARTS / file)
+            records = load_record(parts_of(folder) / file)
             if records is None:
                 records = detector.detect(
                     images.images[rows],
@@ -67,7 +68,7 @@ def keep_detections(
                     chain.device,
                     lambda stage, done, _, s=start: chain.progress(stage, s + done, len(images)),
                 )
-                save_record(folder / PARTS / file, records)
+                save_record(parts_of(folder) / file, records)
             write_atomic(folder / file, json.dumps(records, allow_nan=False).encode())
 
     folder = chain.make(Stage("detections", f"detect {name}", inputs, build)).path
@@ -113,34 +114,45 @@ def measure(chain: Chain, metric: Metric, subject: Subject) -> tuple[dict[str, A
 
 
 def measure_all(
-    chain: Chain, subject: Subject, base: Subject | None
+    chain: Chain, subject: Subject, base: Subject | None, announce: bool = True
 ) -> tuple[list[Measurement], dict[str, Path]]:
     """Measure every metric of the task on `subject`, and on the base model unless `base` is None.
+
+    With `announce` each metric is reported before it is taken.
 
     Returns:
         The measurements, and the paths of the per-sample scores by metric name.
     """
     rows, scores = [], {}
-    # Real images are asked for once: every further metric would wait for the network again.
-    missing_images: MissingAsset | None = None
     for done, name in enumerate(chain.task.metrics):
         metric = registry.get_metric(name)
-        chain.progress(f"measure {name}", done, len(chain.task.metrics))
+        if announce:
+            chain.progress(f"measure {name}", done, len(chain.task.metrics))
         shown_name = metric_name(metric, chain.task.dataset)
-        measured, path, base_value = {"value": None, "reason": str(missing_images)}, None, None
+        path, base_value = None, None
         try:
-            if missing_images is None or "real" not in metric.requires:
-                measured, path = measure(chain, metric, subject)
-                if base is not None and (measured["value"] is not None or subject.sets is None):
-                    base_value, _ = measure(chain, metric, base)
+            require_images(chain, metric)
+            measured, path = measure(chain, metric, subject)
+            if base is not None and (measured["value"] is not None or subject.sets is None):
+                base_value, _ = measure(chain, metric, base)
         except MissingAsset as error:
-            missing_images = error
+            chain.missing_images = error
             measured = {"value": None, "reason": str(error)}
         if path is not None:
             scores[shown_name] = path
         rows.append(measurement_with_base(chain, metric, measured, base_value))
     chain.progress("measure", len(rows), len(rows))
     return rows, scores
+
+
+def require_images(chain: Chain, metric: Metric) -> None:
+    """Raise again why there are no real images, if the metric needs them and they were asked for.
+
+    Raises:
+        MissingAsset: there are none.
+    """
+    if chain.missing_images is not None and "real" in metric.requires:
+        raise chain.missing_images
 
 
 def measurement_with_base(

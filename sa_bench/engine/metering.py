@@ -6,19 +6,25 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from sa_bench.core.errors import CellFailed
-from sa_bench.core.store import PARTS, write_atomic
+from sa_bench.core.parts import load_record, parts_of, save_record
+from sa_bench.core.store import write_atomic
 from sa_bench.core.untrusted_text import read_json
 
-SPENT = f"{PARTS}/spent.json"
-"""File in the folder of an unfinished stage: seconds spent on it so far, over all attempts."""
+SPENT = "spent.json"
+"""File among the parts of an unfinished stage: seconds spent on it so far, over all attempts."""
+PART_COSTS = "cost-*.json"
+"""Files there with the cost of each part that was made by itself."""
 EVERY = 5.0  # seconds between two writes of that file; a killed run loses no more
+
+
+T = TypeVar("T")
 
 
 class Meter:
@@ -27,23 +33,49 @@ class Meter:
     The cost of a stage that was killed and resumed is that of all its attempts.
     """
 
-    def __init__(self, device: str) -> None:
-        """Begin with no stage under way."""
+    def __init__(self, device: str, divisor: int = 1) -> None:
+        """Begin with no stage under way; `divisor` is recorded, see `Chain`."""
+        self.divisor, self._divided = divisor, divisor
         self.device, self.cuda = device, torch.device(device).type == "cuda"
         self._open: list[_Stage] = []
         self._memory = ProcessMemory()
 
     def timed(self, build: Callable[[Path], Mapping | None], folder: Path) -> dict[str, Any]:
-        """Run `build(folder)` and return what it returns, with its `cost`."""
+        """Run `build(folder)` and return what it returns, with its `cost`.
+
+        The cost is the sum over all attempts and over the parts that other workers made.
+        """
+        parts = parts_of(folder)
+        meta, cost = self._time(lambda: dict(build(folder) or {}), parts / SPENT)
+        part_costs = [load_record(file) for file in sorted(parts.glob(PART_COSTS))]
+        return meta | {"cost": add_costs([cost, *filter(None, part_costs)])}
+
+    def timed_part(self, build: Callable[[Path, int], None], parts: Path, number: int) -> None:
+        """Make one part of a stage in the folder `parts`, and leave its cost there."""
+        file = parts / PART_COSTS.replace("*", f"{number:05d}")
+        _, cost = self._time(lambda: build(parts, number), parts / f"spent-{number:05d}.json")
+        if not file.is_file():
+            save_record(file, cost)
+
+    def note_divided(self, divisor: int) -> None:
+        """Note that the stage under way had to take its images in so many pieces."""
+        self._divided = max(self._divided, divisor)
+
+    def _time(self, build: Callable[[], T], spent: Path) -> tuple[T, dict[str, Any]]:
+        """Run `build` and return what it returns, and its cost over all attempts.
+
+        The file `spent` keeps what was spent so far, for the next attempt.
+        """
         if self.cuda:
             torch.cuda.init()  # a worker's device is not initialised before its first tensor
         self._record_peaks()
         if self._open:
             self._open[-1].note()
-        stage = _Stage(folder / SPENT)
+        self._divided = self.divisor
+        stage = _Stage(spent)
         self._open.append(stage)
         try:
-            meta = dict(build(folder) or {})
+            result = build()
         except BaseException:
             stage.note()
             raise
@@ -58,7 +90,9 @@ class Meter:
         cost: dict[str, Any] = {"wall_s": round(wall, 3), "cpu_s": round(cpu, 3), "peak_mib": peak}
         if self.cuda:
             cost["device_peak_mib"] = round(stage.device_peak)
-        return meta | {"cost": cost | {"device": self.device}}
+        if self._divided > 1:
+            cost["divisor"] = self._divided
+        return result, cost | {"device": self.device}
 
     def noting(self, progress: Callable[[str, int, int], None]) -> Callable[[str, int, int], None]:
         """Wrap `progress` so that each call may also save the cost of the innermost stage."""
@@ -83,6 +117,18 @@ class Meter:
                 stage.device_peak, torch.cuda.max_memory_allocated(self.device) / 2**20
             )
         torch.cuda.reset_peak_memory_stats(self.device)
+
+
+def add_costs(costs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Add up the seconds of a stage's parts; memory is that of the largest."""
+    total = dict(costs[0])
+    for cost in costs[1:]:
+        for name in ("wall_s", "cpu_s"):
+            total[name] = round(total[name] + cost[name], 3)
+        for name in ("peak_mib", "device_peak_mib", "divisor"):
+            peaks = [c[name] for c in (total, cost) if c.get(name) is not None]
+            total |= {name: max(peaks)} if peaks else {}
+    return total
 
 
 class ProcessMemory:

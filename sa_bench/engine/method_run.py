@@ -11,7 +11,7 @@ import torch
 from sa_bench.contracts import FisherOptions, Generator, Recipe, Source, image_seed
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
-from sa_bench.core.store import PARTS
+from sa_bench.core.parts import parts_of
 from sa_bench.data import datasets
 from sa_bench.training.loop import Pull, fit
 from sa_bench.training.record import TrainingRecord
@@ -127,7 +127,7 @@ class MethodRun:
             stop=stop,
             bf16=self.chain.bf16,
             average=average,
-            checkpoint=self.folder / PARTS / f"checkpoint-{len(self.trainings) + 1}.safetensors",
+            checkpoint=parts_of(self.folder) / f"checkpoint-{len(self.trainings) + 1}.safetensors",
             progress=self.chain.progress,
             stage=f"forget {self.chain.cell.method}",
         )

@@ -6,6 +6,8 @@ where it is cheap (VAE) new samples are drawn each time.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,8 +26,8 @@ from sa_bench.contracts import (
     image_seed,
     key_values,
 )
-from sa_bench.core.parts import load_part, save_part
-from sa_bench.core.store import PARTS, digest, file_digest, write_atomic
+from sa_bench.core.parts import load_part, parts_of, save_part
+from sa_bench.core.store import digest, file_digest, write_atomic
 from sa_bench.data import datasets, images
 from sa_bench.engine.cells import Cell
 from sa_bench.models.family import get_family
@@ -37,6 +39,10 @@ from sa_bench.training.sources import (
 )
 
 VERSION = 1  # raised when a fixed set of the same inputs comes to hold other samples
+PARTED_VERSION = 1  # the same for sets that are drawn in independent parts
+LONG = 1_000_000_000
+"""Values denoised from which on a set is drawn, and F estimated, in independent parts: on several devices,
+in any order. What is shorter takes minutes at most, and all of it comes from one generator."""
 PART, PART_LARGE = (512, 32)
 """Images of a fixed set between two writes, and the same for pretrained models."""
 SETS = ("surrogate", "replay", "own", "captioned")  # `own`: samples of c_f
@@ -62,6 +68,23 @@ class BaseSamples:
         """Take the cell; nothing is drawn yet."""
         self.cell, self.task = cell, cell.task
         self.cheap = get_family(self.task.family).samples_are_cheap
+
+    def is_long(self, looks: int) -> bool:
+        """Tell whether so many images through the network are worth more than one device."""
+        return not self.cheap and looks * math.prod(datasets.image_shape(self.task)) >= LONG
+
+    @property
+    def part_size(self) -> int | None:
+        """Images of a fixed set between two writes; None draws the whole set at once."""
+        if self.cheap:
+            return None
+        return PART_LARGE if self.task.model else PART
+
+    def _version_key(self, n: int) -> dict[str, Any]:
+        """Key of how a fixed set of `n` images is drawn."""
+        if not self.is_long(n * max(1, self.task.sampler.steps)):
+            return {"version": VERSION}
+        return {"version": PARTED_VERSION, "part": self.part_size}
 
     @property
     def images_per_class(self) -> int:
@@ -127,7 +150,7 @@ class BaseSamples:
         return {
             "n": self.images_per_class,
             "texts": texts,
-            "version": VERSION,
+            **self._version_key(self.images_per_class),
             "sampler": key_values(task.sampler),
         }
 
@@ -140,7 +163,7 @@ class BaseSamples:
         inputs |= task.prompt_key_inputs("texts", texts)
         if task.replay_images:
             inputs |= {"n": task.replay_images, "covered": task.covered, "seed": self.replay_seed}
-            inputs |= {"version": VERSION, "sampler": key_values(task.sampler)}
+            inputs |= {**self._version_key(task.replay_images), "sampler": key_values(task.sampler)}
         return inputs
 
     def _own_key_inputs(self) -> dict[str, Any]:
@@ -151,7 +174,7 @@ class BaseSamples:
         inputs: dict[str, Any] = {
             "n": self.images_per_class,
             "concept": task.concept,
-            "version": VERSION,
+            **self._version_key(self.images_per_class),
         }
         return inputs | {"sampler": key_values(task.sampler), **texts}
 
@@ -163,7 +186,34 @@ class BaseSamples:
             "n": self.images_per_class,
             "texts": self.shown_prompts,
         }
-        return inputs | {"version": VERSION, "sampler": key_values(self.task.sampler)}
+        return inputs | {
+            **self._version_key(self.images_per_class),
+            "sampler": key_values(self.task.sampler),
+        }
+
+
+def draw_part(
+    model: Callable[[], Generator],
+    fixed: FixedSet,
+    sampler: Sampler,
+    part_size: int,
+    parts: Path,
+    number: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw one part of a set with a generator of its own, or read it from the folder `parts`.
+
+    Returns:
+        Samples of θ*, and their conditions.
+    """
+    file = parts / f"part-{number:05d}.safetensors"
+    if (stored := load_part(file)) is None:
+        star = model()
+        start = number * part_size
+        conditions = star.conditions(fixed.conditions[start : start + part_size])
+        rng = torch.Generator().manual_seed(image_seed(f"{fixed.name}/{number}", fixed.seed))
+        stored = {"x": star.simulate(conditions, rng, sampler).cpu(), "c": conditions.cpu()}
+        save_part(file, stored)
+    return stored["x"], stored["c"]
 
 
 def draw_fixed_set(
@@ -174,7 +224,7 @@ def draw_fixed_set(
     progress: Progress,
     part_size: int | None,
 ) -> None:
-    """Draw samples of θ* for a set's conditions into `folder`, part by part.
+    """Draw samples of θ* for a set's conditions into `folder`, part by part, from one generator.
 
     A killed run resumes at the part that it was drawing.
 
@@ -190,7 +240,7 @@ def draw_fixed_set(
     conditions = model.conditions(fixed.conditions)
     samples: list[torch.Tensor] = []
     for number, part_conditions in enumerate(conditions.split(part_size or len(conditions))):
-        file = folder / PARTS / f"part-{number:05d}.safetensors"
+        file = parts_of(folder) / f"part-{number:05d}.safetensors"
         stored = load_part(file)  # with the generator's state
         if stored is None:
             stored = {
@@ -201,9 +251,12 @@ def draw_fixed_set(
         rng.set_state(stored["rng"])
         samples.append(stored["x"])
         progress(fixed.name, sum(map(len, samples)), len(conditions))
-    write_atomic(
-        folder / "replay.safetensors", save({"x": torch.cat(samples), "c": conditions.cpu()})
-    )
+    write_fixed_set(folder, torch.cat(samples), conditions.cpu())
+
+
+def write_fixed_set(folder: Path, x: torch.Tensor, c: torch.Tensor) -> None:
+    """Write samples and their conditions as the artifact of a fixed set."""
+    write_atomic(folder / "replay.safetensors", save({"x": x, "c": c}))
 
 
 def fresh_source(name: str, model: Generator, cell: Cell) -> Source:

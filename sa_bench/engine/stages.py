@@ -5,8 +5,8 @@ base → (replay, Fisher) → forget → sample sets; `sa_bench.engine.measure` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
@@ -15,16 +15,19 @@ import torch
 from safetensors.torch import load_file, save
 
 from sa_bench.contracts import (
+    Diffusion,
     FisherOptions,
     Generator,
     Judge,
     Progress,
+    Source,
     image_seed,
     key_values,
 )
 from sa_bench.core import registry
+from sa_bench.core.errors import MissingAsset
+from sa_bench.core.parts import load_part, parts_of, save_part
 from sa_bench.core.store import (
-    PARTS,
     Artifact,
     Store,
     content_hash,
@@ -41,11 +44,15 @@ from sa_bench.engine.replay import (
     BaseSamples,
     FixedSet,
     draw_fixed_set,
+    draw_part,
     foreign_surrogate,
     fresh_source,
+    write_fixed_set,
 )
+from sa_bench.engine.stage import Stage
 from sa_bench.models import base_models
 from sa_bench.models.family import get_family
+from sa_bench.models.passes import divide_passes
 from sa_bench.results.schema import StageCost
 from sa_bench.scoring import judges, sampling
 from sa_bench.training import fisher
@@ -53,24 +60,10 @@ from sa_bench.training.loop import uses_bf16
 from sa_bench.training.sources import FixedReplay, Relabelled
 
 FORGET_VERSION = 1  # raised when the engine's part of forgetting changes what it computes
+ALL_TIMESTEPS = 1000  # T of every diffusion model here: what `timesteps=0` takes
+SET_OF_NEED = {"surrogate": "surrogate", "replay": "replay", "own": "concept_samples"}
+"""What a method says that it needs, by the name of the fixed set."""
 SAMPLE_VERSION = 1  # raised when the engine's part of sampling changes what it computes
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One artifact of a chain: the inputs that name it, and the function that makes it."""
-
-    kind: str
-    """The kind of artifact: the store keeps each kind in a folder of its own."""
-    label: str
-    """Its name in costs and plans."""
-    inputs: Mapping[str, Any]
-    build: Callable[[Path], Mapping[str, Any] | None]
-
-    @property
-    def key(self) -> str:
-        """Name of the artifact in the store, 16 hex digits."""
-        return digest(self.inputs)
 
 
 class Chain:
@@ -83,6 +76,7 @@ class Chain:
         progress: Progress,
         device: str = "cpu",
         model_folder: Path | None = None,
+        divisor: int = 1,
     ) -> None:
         """Make nothing yet.
 
@@ -92,29 +86,73 @@ class Chain:
             progress: called with (stage, done, total) during everything slow.
             device: device of the models.
             model_folder: folder of a forgotten model from elsewhere; it replaces the forget stage.
+            divisor: pieces in which networks take their batches, where memory was too small for all at
+                once; training is not divided.
         """
         self.store, self.cell, self.device, self.model_folder = store, cell, device, model_folder
         self.sets = BaseSamples(cell)
         self.task, self.family = cell.task, get_family(cell.task.family)
         self.base_source: BaseSource = GivenBase(self) if cell.task.model else TrainedBase(self)
         self.bf16 = uses_bf16(self.task.train_precision, device)
+        self._divided: dict[int, Generator] = {}  # models whose passes are divided
+        self._label_of: dict[str, str] = {}  # first label of an artifact, by its key
+        self.made: set[str] = set()
+        """Keys of the artifacts that this run has made for the cell."""
+        self.wait = True
+        """Whether `make` waits while another process makes the stage, or raises `Busy`."""
+        self.missing_images: MissingAsset | None = None
+        """Why there are no real images, once they were asked for: every further metric would wait
+        for the network again."""
         self.cost: dict[str, StageCost] = {}
-        self._meter = Meter(device)
+        self.divisor = divisor
+        self._meter = Meter(device, divisor)
         self.progress = self._meter.noting(progress)
         self._sets: dict[tuple[str, bool], Artifact] = {}
+        self._loaded: tuple[bool, Generator] | None = None
+        """The model whose sets are being drawn, and whether it is θ*."""
 
     def make(self, stage: Stage) -> Artifact:
         """Make a stage or find it in the store, and record its cost under its label.
 
         The cost is in seconds and peak MiB, see `Meter`. A stage that this one asks for on its way
-        (F, for example) keeps its own cost.
+        (F, for example) keeps its own cost. Of a stage in parts those are made that are missing.
+
+        Raises:
+            Busy: another process makes it, and `wait` is False.
         """
+
+        def build(folder: Path) -> Mapping[str, Any] | None:
+            for number in range(stage.parts if stage.parts > 1 else 0):
+                stage.build_part(parts_of(folder), number)
+            return stage.build(folder)
+
         artifact = self.store.make(
-            stage.kind, stage.inputs, lambda folder: self._meter.timed(stage.build, folder)
+            stage.kind, stage.inputs, lambda folder: self._meter.timed(build, folder), self.wait
         )
-        cost = cast(StageCost, artifact.meta.get("cost", {}))  # from the stage's meta.json
-        self.cost[stage.label] = {**cost, "cached": artifact.cached}
+        self.note_cost(stage.label, artifact)
         return artifact
+
+    def note_cost(self, label: str, artifact: Artifact) -> None:
+        """Record an artifact's cost under a stage's label."""
+        cost = cast(StageCost, artifact.meta.get("cost", {}))  # from the stage's meta.json
+        if not artifact.cached:
+            self.made.add(artifact.key)
+        if label:  # an artifact with two names was made once
+            is_first = self._label_of.setdefault(artifact.key, label) == label
+            self.cost[label] = {**cost, "cached": artifact.key not in self.made or not is_first}
+
+    def note_costs_of_forgetting(self) -> None:
+        """Record what the stages before the forgotten model cost, wherever they were made."""
+        for stage in self.stages_of_forgetting()[:-1]:
+            if self.store.has(stage.kind, stage.key):
+                self.note_cost(stage.label, self.store.get(stage.kind, stage.key))
+
+    def make_part(self, stage: Stage, number: int) -> None:
+        """Make one part of a stage, unless the stage is finished; its cost waits beside it."""
+        if self.store.has(stage.kind, stage.key):
+            return
+        with self.store.making_part(stage.kind, stage.key) as parts:
+            self._meter.timed_part(stage.build_part, parts, number)
 
     @property
     def base_seed(self) -> int:
@@ -148,26 +186,42 @@ class Chain:
 
     def base_model_copy(self) -> Generator:
         """Make a copy of θ*."""
-        return self.base_source.copy()
+        return self._fit(self.base_source.copy())
 
     def base_model_view(self) -> Generator:
         """Give θ* for reading; a pretrained model has one open copy, since each takes GiB."""
-        return self.base_source.view()
+        return self._fit(self.base_source.view())
+
+    def _fit(self, model: Generator) -> Generator:
+        """Let a model's network take its batches in pieces, if memory was too small for all at once."""
+        if self.divisor > 1 and id(model) not in self._divided:
+            divide_passes(model.net, self.divisor)
+            self._divided[id(model)] = model
+        return model
 
     def stage_of_set(self, fixed: FixedSet) -> Stage:
         """Give the stage of a fixed set of θ*'s samples."""
+        sampler, size, n = self.task.sampler, self.sets.part_size, len(fixed.conditions)
+        inputs = {"base": self.base.content, **fixed.inputs}
+
+        def build_whole(folder: Path) -> None:
+            draw_fixed_set(self.base_model_view(), fixed, sampler, folder, self.progress, size)
+
+        if "part" not in fixed.inputs or size is None:
+            return Stage("replay", fixed.name, inputs, build_whole)
+        draw = partial(draw_part, self.base_model_view, fixed, sampler, size)
+
+        def build_part(parts: Path, number: int) -> None:
+            draw(parts, number)
+            self.progress(fixed.name, min(n, (number + 1) * size), n)
 
         def build(folder: Path) -> None:
-            draw_fixed_set(
-                self.base_model_view(),
-                fixed,
-                self.task.sampler,
-                folder,
-                self.progress,
-                self.base_source.part_size,
-            )
+            drawn = (draw(parts_of(folder), number) for number in range(count))
+            x, c = zip(*drawn, strict=True)
+            write_fixed_set(folder, torch.cat(x), torch.cat(c))
 
-        return Stage("replay", fixed.name, {"base": self.base.content, **fixed.inputs}, build)
+        count = -(-n // size)
+        return Stage("replay", fixed.name, inputs, build, count, build_part)
 
     def source(self, name: str) -> Any:
         """Make the source `name` of θ*'s samples: the stored set, or new samples each time."""
@@ -192,21 +246,51 @@ class Chain:
     def fisher_stage(self, options: FisherOptions) -> Stage:
         """Give the stage of F at θ*, shared by all methods and seeds with the same options."""
         task = self.task
+        from_replay = fisher.is_from_replay(options)
+
+        def write(folder: Path, F: Mapping[str, torch.Tensor], negative: float) -> dict[str, Any]:
+            write_atomic(folder / "fisher.safetensors", save({k: v.cpu() for k, v in F.items()}))
+            trace = float(sum(float(v.double().sum()) for v in F.values()))
+            return {"trace": trace, "negative": negative}
+
+        def build_whole(folder: Path) -> dict[str, Any]:
+            rng = torch.Generator().manual_seed(image_seed("fisher", 0))
+            F = self.family.estimate_fisher(
+                self.base_model_view(),
+                task,
+                options,
+                self.source("replay") if from_replay else None,
+                task.sampler,
+                rng,
+                lambda done: self.progress("fisher", done, options.n),
+                parts_of(folder) / "unfinished.safetensors",
+            )
+            return write(folder, *F)
+
+        def build_part(parts: Path, number: int) -> None:
+            file, part = parts / f"sums-{number:03d}.safetensors", shares[number]
+            if load_part(file) is not None:
+                return
+            unfinished = parts / f"unfinished-{number:03d}.safetensors"
+            sums = fisher.sum_part(
+                cast(Diffusion, self.base_model_view()),
+                task,
+                options,
+                cast(Source, self.source("replay") if from_replay else None),
+                task.sampler,
+                torch.Generator().manual_seed(image_seed("fisher", number)),
+                part,
+                lambda done: self.progress("fisher", part.start + done, options.n),
+                unfinished,
+                self.divisor,
+            )
+            save_part(file, sums)
+            unfinished.unlink(missing_ok=True)
 
         def build(folder: Path) -> dict[str, Any]:
-            model = self.base_model_view()
-            rng = torch.Generator().manual_seed(image_seed("fisher", 0))
-            tick = lambda done: self.progress("fisher", done, options.n)  # noqa: E731
-            unfinished = folder / PARTS / "unfinished.safetensors"
-            replay = self.source("replay")
-            F, negative = self.family.estimate_fisher(
-                model, task, options, replay, task.sampler, rng, tick, unfinished
-            )
-            write_atomic(folder / "fisher.safetensors", save({k: v.cpu() for k, v in F.items()}))
-            return {
-                "trace": float(sum(float(v.double().sum()) for v in F.values())),
-                "negative": negative,
-            }
+            files = [parts_of(folder) / f"sums-{i:03d}.safetensors" for i in range(len(shares))]
+            sums = (load_part(file) or {} for file in files)
+            return write(folder, *fisher.mean_of_sums(fisher.add_sums(sums), options.n))
 
         inputs: dict[str, Any] = {
             "version": fisher.VERSION,
@@ -218,7 +302,16 @@ class Chain:
         inputs |= task.prompt_key_inputs("words", task.classes)
         if options.set == "replay":
             inputs |= self.sets.replay_key()
-        return Stage("fisher", "fisher", inputs, build)
+        if not self._divides(options):
+            return Stage("fisher", "fisher", inputs, build_whole)
+        shares = fisher.split_samples(options.n)
+        inputs["shares"] = fisher.SHARES
+        return Stage("fisher", "fisher", inputs, build, len(shares), build_part)
+
+    def _divides(self, options: FisherOptions) -> bool:
+        """Tell whether F is a sum of parts, each with a generator of its own."""
+        looks = options.n * (options.timesteps or ALL_TIMESTEPS)
+        return self.family.has_timesteps and self.sets.is_long(looks)
 
     def fisher(self, options: FisherOptions) -> dict[str, torch.Tensor]:
         """Give F at θ* by parameter name."""
@@ -265,6 +358,8 @@ class Chain:
                 name: key_values(recipe) for name, recipe in self.family.recipes.items()
             }
             inputs |= self.family.data_key_inputs(task.base)
+        if any(self._divides(options) for _, options in self.fisher_fields()):
+            inputs["fisher_version"] = [fisher.VERSION, fisher.SHARES]
         inputs |= task.prompt_key_inputs("asked", task.prompts_for(task.concept, "forget"))
         if captioned := self.sets.key_inputs("captioned"):
             inputs["captioned"] = captioned
@@ -274,14 +369,23 @@ class Chain:
 
     def stages_of_forgetting(self) -> list[Stage]:
         """List the stages up to the model after forgetting, in order, without making them."""
+        stages = [self.fisher_stage(options) for _, options in self.fisher_fields()]
+        return [*stages, *(stage for _, stage in self.sets_of_forgetting()), self.forget_stage()]
+
+    def fisher_fields(self) -> list[tuple[str, FisherOptions]]:
+        """List the method's fields that ask for an F, with their options."""
+        fields = vars(self.cell.build_method()).items()
+        return [(name, value) for name, value in fields if isinstance(value, FisherOptions)]
+
+    def sets_of_forgetting(self) -> list[tuple[str, Stage]]:
+        """List the stored sets that the method says it learns from, with their stages."""
         method = self.cell.build_method()
-        stages = [
-            self.fisher_stage(v) for v in vars(method).values() if isinstance(v, FisherOptions)
-        ]
-        for name in ("surrogate", "replay", "captioned"):
-            if name not in method.ignores and (fixed := self.sets.fixed_set(name)) is not None:
-                stages.append(self.stage_of_set(fixed))
-        return [*stages, self.forget_stage()]
+        names = [name for name, need in SET_OF_NEED.items() if need in method.needs]
+        if any(fisher.is_from_replay(options) for _, options in self.fisher_fields()):
+            names += ["replay"] if "replay" not in names else []
+        names = [name for name in [*names, "captioned"] if name not in method.ignores]
+        found = [(name, self.sets.fixed_set(name)) for name in names]
+        return [(name, self.stage_of_set(fixed)) for name, fixed in found if fixed is not None]
 
     @cached_property
     def forgotten(self) -> Artifact:
@@ -305,6 +409,13 @@ class Chain:
     def trainings(self) -> list[dict[str, Any]]:
         """What was trained: the base model, unless it came ready-made, and the method's own trainings."""
         return [*self.base.trainings, *self.forgotten.meta.get("trainings", ())]
+
+    def _model_once(self, base: bool) -> Generator:
+        """Load θ* or the model after forgetting, or give the one that was loaded for the last part."""
+        if self._loaded is None or self._loaded[0] != base:
+            self._loaded = None
+            self._loaded = (base, self.base_model_view() if base else self.model())
+        return self._loaded[1]
 
     def model(self) -> Generator:
         """Load the model after forgetting."""
@@ -333,17 +444,21 @@ class Chain:
     def sample_stage(self, name: str, base: bool = False) -> Stage:
         """Give the stage of the sample set `name` of θ* or of the forgotten model, which must exist."""
         task, method = self.task, self.cell.build_method()
-        draw = partial(sampling.draw_set, shard_size=self.base_source.shard_size)
+        size, total = self.base_source.shard_size, sampling.count_images(task, name)
+        model = partial(self._model_once, base)
+
+        def build_part(parts: Path, number: int) -> None:
+            sampling.draw_shard(model, task, name, number, parts, size)
+            if self._loaded is not None:
+                self._meter.note_divided(getattr(self._loaded[1], "divided", 1))
+            self.progress(f"sample {name}", min(total, (number + 1) * size), total)
 
         def build(folder: Path) -> None:
-            model = self.base_model_view() if base else self.model()
-            if base or not method.renders():
-                draw(model, task, name, folder, self.progress)
-                return
-            raw = folder / PARTS / "raw"  # apart, so that a resumed run never filters twice
-            drawn = draw(model, task, name, raw, self.progress)
-            filtered = replace(drawn, images=method.render(drawn.images, drawn.labels, task))
-            save_samples(filtered, folder / f"{name}.safetensors")
+            drawn = sampling.draw_set(model, task, name, parts_of(folder), shard_size=size)
+            self._loaded = None
+            if not base and method.renders():  # here, so that a resumed run never filters twice
+                drawn = replace(drawn, images=method.render(drawn.images, drawn.labels, task))
+            save_samples(drawn, folder / f"{name}.safetensors")
 
         rows = sampling.requests_of_set(task, name)
         inputs: dict[str, Any] = {
@@ -357,9 +472,9 @@ class Chain:
         }
         if not base and method.renders():
             inputs["render"] = self._inference_key()
-        return Stage(
-            "samples", f"sample {name} (base)" if base else f"sample {name}", inputs, build
-        )
+        label = f"sample {name} (base)" if base else f"sample {name}"
+        shards = sampling.count_shards(task, name, size)
+        return Stage("samples", label, inputs, build, shards, build_part)
 
     def samples(self, name: str, base: bool = False) -> Artifact:
         """Draw the sample set `name` of the forgotten model, or of θ*, or read it from the store.

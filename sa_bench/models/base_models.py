@@ -13,7 +13,7 @@ import numpy as np
 
 from sa_bench.contracts import SMOKE_MODEL, Progress, Task, key_values
 from sa_bench.core.errors import SaBenchError, name_missing_extra
-from sa_bench.core.store import Store, file_digest
+from sa_bench.core.store import Artifact, Store, file_digest
 from sa_bench.data import datasets
 from sa_bench.data.assets import catalogue
 from sa_bench.data.assets.shipped import WEIGHTS, verify_shipped
@@ -194,17 +194,35 @@ def train_base(
     bf16 = uses_bf16(precision, device)
 
     def build(folder: Path) -> dict[str, object]:
-        model = new_model(family, dataset, name, seed).to(device)
-        recipe = get_family(family).get_recipe(name)
-        records = get_family(family).train(
-            model, images, labels, recipe, name, seed, folder, progress, bf16
+        return train_into(
+            folder, family, dataset, (images, labels), name, seed, progress, device, bf16
         )
-        model.save(folder)
-        return {"trainings": [record.plain() for record in records]}
 
-    artifact = store.make(
-        "base", base_key_inputs(family, dataset, data_hash, name, seed, bf16), build
-    )
+    inputs = base_key_inputs(family, dataset, data_hash, name, seed, bf16)
+    return trained_base(store.make("base", inputs, build), bf16)
+
+
+def train_into(
+    folder: Path,
+    family: str,
+    dataset: str,
+    data: tuple[np.ndarray, np.ndarray],  # images uint8 (N, H, W, C), labels (N,)
+    name: str,
+    seed: int,
+    progress: Progress | None,
+    device: str,
+    bf16: bool,
+) -> dict[str, object]:
+    """Train a base model into a folder, and return what is recorded of it."""
+    model = new_model(family, dataset, name, seed).to(device)
+    recipe = get_family(family).get_recipe(name)
+    records = get_family(family).train(model, *data, recipe, name, seed, folder, progress, bf16)
+    model.save(folder)
+    return {"trainings": [record.plain() for record in records]}
+
+
+def trained_base(artifact: Artifact, bf16: bool) -> Base:
+    """Describe the base model that an artifact of training holds."""
     file = artifact.path / "model.safetensors"
     trainings = tuple(artifact.meta.get("trainings", ()))
     return Base(file, file_digest(file), False, "bf16" if bf16 else "fp32", trainings)

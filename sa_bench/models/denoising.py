@@ -222,7 +222,11 @@ class Denoising:
             f"out of memory with {batch_size} images at once; trying {batch_size // 2} "
             f"(SA_BENCH_IMAGES_AT_ONCE={batch_size // 2} begins so)."
         )
+        self.divided = max(self.divided, self.together // (batch_size // 2))
         return batch_size // 2
+
+    divided = 1
+    """Into how many passes it had to divide what it samples at once, since memory ran out."""
 
     @property
     def together(self) -> int:

@@ -141,7 +141,7 @@ class Family:
         """
         import torch
 
-        from sa_bench.core.store import PARTS
+        from sa_bench.core.parts import parts_of
         from sa_bench.training.loop import fit
         from sa_bench.training.sources import Images
 
@@ -161,7 +161,7 @@ class Family:
             bf16=bf16,
             progress=progress,
             average=model.averages(),
-            checkpoint=folder / PARTS / "checkpoint.safetensors",
+            checkpoint=parts_of(folder) / "checkpoint.safetensors",
             stage=f"base {name}/{seed}",
         )
         return [record]

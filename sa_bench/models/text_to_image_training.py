@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sa_bench.contracts import Progress, Recipe
-from sa_bench.core.parts import PARTS
+from sa_bench.core.parts import parts_of
 from sa_bench.data import captions
 from sa_bench.models.micro_pipeline import SIZES
 from sa_bench.models.text_to_image import TextToImage
@@ -80,7 +80,7 @@ def train(
         rng=rng,
         progress=progress,
         bf16=bf16,
-        checkpoint=folder / PARTS / "checkpoint.safetensors",
+        checkpoint=parts_of(folder) / "checkpoint.safetensors",
         stage=f"base {model.base}/{seed}",
     )
     model.net.eval()
@@ -119,7 +119,7 @@ def autoencoder(
         Recipe(steps, 2e-3, 32, "cosine", min(50, steps // 2)),
         rng=rng,
         progress=progress,
-        checkpoint=folder / PARTS / "checkpoint-autoencoder.safetensors",
+        checkpoint=parts_of(folder) / "checkpoint-autoencoder.safetensors",
         stage=f"autoencoder {seed}",
     )
     vae.requires_grad_(False).eval()

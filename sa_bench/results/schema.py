@@ -49,6 +49,7 @@ class StageCost(TypedDict, total=False):
     device_peak_mib: int
     device: str
     cached: bool
+    divisor: int  # pieces in which networks took their batches, where memory was too small for all
 
 
 class Artifacts(TypedDict, total=False):

@@ -7,7 +7,7 @@ noise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -25,9 +25,8 @@ from sa_bench.contracts import (
     image_seed,
 )
 from sa_bench.core.errors import NotFinite, SaBenchError
-from sa_bench.core.parts import PARTS, load_part, save_part
+from sa_bench.core.parts import load_part, save_part
 from sa_bench.data import prompt_files
-from sa_bench.data.sample_sets import save_samples
 
 if TYPE_CHECKING:  # sets are planned before torch is loaded, which takes seconds
     from torch import Tensor
@@ -242,42 +241,60 @@ def pick_rows(task: Task, name: str, n: int) -> list[PlannedImage]:
 
 
 def draw_set(
-    model: Generator,
+    model: Callable[[], Generator],
     task: Task,
     name: str,
-    folder: Path,
+    parts: Path,
     progress: Progress | None = None,
     shard_size: int | None = None,
 ) -> SampleSet:
-    """Draw the sample set `name` into `folder` shard by shard, resuming from the shards kept there.
-
-    A kept shard is used only if it is whole and has the seeds that it should have.
+    """Draw the sample set `name` shard by shard, resuming from the shards kept in the folder `parts`.
 
     Args:
-        model: the model that draws.
+        model: gives the model that draws; called for every shard that is missing.
         task: the task that the set belongs to.
         name: name of the set.
-        folder: where the set and its shards are written.
+        parts: where shards are kept.
         progress: called with (stage, done, total).
         shard_size: images between two writes; None takes `SHARD`.
     """
+    shards: list[SampleSet] = []
+    total = count_images(task, name)
+    for number in range(count_shards(task, name, shard_size)):
+        shards.append(draw_shard(model, task, name, number, parts, shard_size))
+        if progress is not None:
+            progress(f"sample {name}", sum(map(len, shards)), total)
+    return SampleSet.concatenate(shards)
+
+
+def count_shards(task: Task, name: str, shard_size: int | None = None) -> int:
+    """Count the shards of the sample set `name`."""
+    return -(-count_images(task, name) // (shard_size or SHARD))
+
+
+def draw_shard(
+    model: Callable[[], Generator],
+    task: Task,
+    name: str,
+    number: int,
+    parts: Path,
+    shard_size: int | None = None,
+) -> SampleSet:
+    """Draw one shard of a set, or read it from the folder `parts`; see `draw_set`.
+
+    A kept shard is used only if it is whole and has the seeds that it should have.
+    """
     import torch
 
-    planned_images, shards = plan_set(task, name), []
     shard_size = shard_size or SHARD
-    for start in range(0, len(planned_images), shard_size):
-        planned_shard = planned_images[start : start + shard_size]
-        path = folder / PARTS / f"shard-{start:06d}.safetensors"
-        shard = _read_shard(path, planned_shard)
-        if shard is None:
-            shard = _draw_shard(model, task, planned_shard)
-            save_part(path, {k: torch.from_numpy(v) for k, v in shard.arrays().items()})
-        shards.append(shard)
-        if progress is not None:
-            progress(f"sample {name}", start + len(planned_shard), len(planned_images))
-    sample_set = SampleSet.concatenate(shards)
-    save_samples(sample_set, folder / f"{name}.safetensors")
-    return sample_set
+    start = number * shard_size
+    planned_shard = plan_set(task, name)[start : start + shard_size]
+    path = parts / f"shard-{start:06d}.safetensors"
+    shard = _read_shard(path, planned_shard)
+    if shard is None:
+        shard = _draw_shard(model(), task, planned_shard)
+        save_part(path, {k: torch.from_numpy(v) for k, v in shard.arrays().items()})
+    return shard
 
 
 def _draw_shard(model: Generator, task: Task, planned_shard: Sequence[PlannedImage]) -> SampleSet:

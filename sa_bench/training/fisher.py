@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,6 +41,9 @@ TOGETHER = ((10_000, 128), (16_000, 32))
 TOGETHER_LARGE = 4
 """Timesteps per pass for larger images, such as Stable Diffusion's latents; more exceed a small
 GPU's memory or a CPU's cache."""
+SHARES = 16
+"""Parts of an F that takes hours: each may be made on another device. The sums of one are as large as
+the model, so more would fill a disk."""
 EVERY = 120.0  # seconds between two checkpoints: the most that a kill costs
 
 
@@ -195,6 +199,71 @@ def estimate_over_time(
     return fisher_over_time(model, batches, options, rng, tick, unfinished)
 
 
+def is_from_replay(options: FisherOptions) -> bool:
+    """Tell whether F is estimated over samples of replay."""
+    return options.set == "replay" or options.draws == "once"
+
+
+def split_samples(n: int) -> list[range]:
+    """Split the samples of F into at most `SHARES` parts of one size, the last one smaller."""
+    size = -(-n // SHARES)
+    return [range(start, min(n, start + size)) for start in range(0, n, size)]
+
+
+def sum_part(
+    model: Diffusion,
+    task: Task,
+    options: FisherOptions,
+    replay: Source,
+    sampler: Sampler,
+    rng: torch.Generator,
+    part: range,
+    tick: Callable[[int], None] = lambda done: None,
+    checkpoint: Path | None = None,
+    divisor: int = 1,
+) -> dict[str, Tensor]:
+    """Sum one part of F: the squared gradients of the samples numbered `part`.
+
+    Args:
+        model: a diffusion model.
+        task: whose classes are sampled.
+        options: settings of the estimate.
+        replay: source of the samples for `options.set == "replay"`.
+        sampler: settings with which samples are drawn.
+        rng: the only source of randomness, of this part alone.
+        part: numbers of its samples.
+        tick: called with the number of samples done.
+        checkpoint: file from which the part goes on after a kill; None for none.
+        divisor: pieces in which the timesteps of a pass are taken, where memory is short.
+
+    Returns:
+        The sums by parameter name; `mean_of_sums` makes F of those of all parts.
+    """
+    unfinished = Kept(checkpoint)
+    if unfinished.count:
+        rng.set_state(unfinished.batch)
+    batches = sample_batches(
+        model,
+        task,
+        replace(options, n=len(part)),
+        replay,
+        sampler,
+        rng,
+        unfinished.count // BATCH * BATCH,
+        part.start,
+    )
+    return sum_over_time(model, batches, options, rng, tick, unfinished, divisor)[0]
+
+
+def add_sums(sums: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Add up the sums of parts in their order, one after another: they are as large as the model."""
+    total: dict[str, Tensor] = {}
+    for part in sums:
+        for name, value in part.items():
+            total[name] = total[name].add_(value) if name in total else value
+    return total
+
+
 def _report_progress(batches: Iterable[Batch], tick: Callable[[int], None]) -> Iterable[Batch]:
     """Yield the batches, and report after each how many samples are done."""
     done = 0
@@ -239,7 +308,35 @@ def fisher_over_time(
     tick: Callable[[int], None] = lambda done: None,
     unfinished: Kept | None = None,
 ) -> tuple[dict[str, Tensor], float]:
-    """Compute F of a diffusion model: the mean over images of (∇ Σ_t loss_t)².
+    """Compute F of a diffusion model from all its images at once; see `sum_over_time`.
+
+    Returns:
+        F by parameter name, and the proportion of entries that were estimated negative.
+    """
+    return mean_of_sums(*sum_over_time(model, batches, options, rng, tick, unfinished))
+
+
+def mean_of_sums(total: dict[str, Tensor], count: int) -> tuple[dict[str, Tensor], float]:
+    """Divide sums over `count` images, and set to 0 what was estimated negative.
+
+    Returns:
+        F by parameter name, and the proportion of entries that were estimated negative.
+    """
+    negative = sum(int((value < 0).sum()) for value in total.values())
+    share = negative / sum(value.numel() for value in total.values())
+    return {name: (value / count).clamp(min=0) for name, value in total.items()}, share
+
+
+def sum_over_time(
+    model: Diffusion,
+    batches: Iterable[tuple[Tensor, Any, Draw | None]],
+    options: FisherOptions,
+    rng: torch.Generator,
+    tick: Callable[[int], None] = lambda done: None,
+    unfinished: Kept | None = None,
+    divisor: int = 1,
+) -> tuple[dict[str, Tensor], int]:
+    """Sum (∇ Σ_t loss_t)² over images.
 
     The sum over t comes before the square, as in the paper and in the official ddpm/runners
     (save_fim). An image's timesteps go through the network as a batch. With fewer than all
@@ -249,7 +346,7 @@ def fisher_over_time(
     to 0 there.
 
     Returns:
-        F by parameter name, and the proportion of entries that were estimated negative.
+        The sums by parameter name, and the number of images.
     """
     params, unfinished = dict(model.net.named_parameters()), unfinished or Kept(None)
     total = {name: torch.zeros_like(p) for name, p in params.items()}
@@ -268,7 +365,9 @@ def fisher_over_time(
             x = (x + 1) / 2
         for i in range(first, len(x)):
             halves = [
-                _sum_gradients(model, params, x[i : i + 1], c[i : i + 1], t, rng, options.drop)
+                _sum_gradients(
+                    model, params, x[i : i + 1], c[i : i + 1], t, rng, options.drop, divisor
+                )
                 for t in draw_timesteps(model.timesteps, options, rng)
             ]
             for name, value in total.items():
@@ -278,9 +377,7 @@ def fisher_over_time(
             if i + 1 < len(x):
                 unfinished.save(total, count, state, rng.get_state())
         first = 0
-    negative = sum(int((value < 0).sum()) for value in total.values())
-    share = negative / sum(value.numel() for value in total.values())
-    return {name: (value / count).clamp(min=0) for name, value in total.items()}, share
+    return total, count
 
 
 def draw_timesteps(T: int, options: FisherOptions, rng: torch.Generator) -> list[Tensor]:
@@ -313,8 +410,11 @@ def _sum_gradients(
     t: Tensor,
     rng: torch.Generator,
     drop: float = 0.0,
+    divisor: int = 1,
 ) -> dict[str, Tensor]:
     """Compute ∇ Σ_t loss_t of one image, scaled to all T timesteps.
+
+    The timesteps of a pass are taken in `divisor` pieces, where memory is short.
 
     At each timestep the condition is null with probability `drop`. The official ddpm/runners'
     `save_fim` takes the loss's default, .1 (ddpm/functions/losses.py), and drops by row: an image
@@ -331,12 +431,20 @@ def _sum_gradients(
             conditions = torch.where(
                 dropped.view(-1, *[1] * (conditions.ndim - 1)), null, conditions
             )
-        loss = model.loss(x.expand(len(chunk), *x.shape[1:]), conditions, draw).sum()
-        for name, gradient in zip(
-            params, torch.autograd.grad(loss, list(params.values())), strict=True
-        ):
-            total[name] = total[name] + gradient if name in total else gradient
+        for rows in _split_rows(len(chunk), divisor):
+            few = Draw(draw.noise[rows], None if draw.t is None else draw.t[rows], draw.seed)
+            images = x.expand(len(few.noise), *x.shape[1:])
+            loss = model.loss(images, conditions[rows], few).sum()
+            gradients = torch.autograd.grad(loss, list(params.values()))
+            for name, gradient in zip(params, gradients, strict=True):
+                total[name] = total[name] + gradient if name in total else gradient
     return {name: gradient * (model.timesteps / len(t)) for name, gradient in total.items()}
+
+
+def _split_rows(n: int, divisor: int) -> list[slice]:
+    """Split `n` rows into `divisor` slices, or one a row."""
+    size = max(1, -(-n // divisor))
+    return [slice(start, start + size) for start in range(0, n, size)]
 
 
 def sample_batches(
@@ -347,8 +455,11 @@ def sample_batches(
     sampler: Sampler,
     rng: torch.Generator,
     start: int = 0,
+    first: int = 0,
 ) -> Iterable[Batch]:
     """Yield the samples over which F is the mean, in batches, from number `start` on.
+
+    `first` is the number in a fixed set of the sample that counts as number 0 here.
 
     Raises:
         SaBenchError: `targets="bernoulli"` for a model whose range is not [0, 1].
@@ -357,7 +468,7 @@ def sample_batches(
     for done in range(start, options.n, BATCH):
         n = min(BATCH, options.n - done)
         if options.draws == "once":
-            x, c = cast("FixedSource", replay).part(done, n)
+            x, c = cast("FixedSource", replay).part(first + done, n)
         elif options.set == "replay":
             x, c = replay.batch(n, rng)
         else:

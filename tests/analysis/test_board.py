@@ -17,8 +17,8 @@ CHANCE = 0.1  # mnist_0 has ten classes
 
 
 def test_hand_made_rows_have_the_shape_of_real_ones():
+    from sa_bench.engine.cell_results import blank_result
     from sa_bench.engine.cells import Cell
-    from sa_bench.engine.runner import blank_result
 
     real = blank_result(Cell(registry.get_task("mnist_0"), "sa", {}, 0, 0, "quick"), "")
     assert real.keys() == result_row().keys()

@@ -10,8 +10,8 @@ from sa_bench.core import registry
 from sa_bench.core.fields import split_setting
 from sa_bench.core.seeds import check_seeds
 from sa_bench.core.store import digest
+from sa_bench.engine.cell_results import blank_result
 from sa_bench.engine.cells import resolve
-from sa_bench.engine.runner import blank_result
 
 TABLES = [name for name, layout in load_layouts().items() if not layout.get("alone")]
 

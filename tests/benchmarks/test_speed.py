@@ -208,14 +208,14 @@ def test_scoring_a_cell_and_a_second_method(store_env, tmp_path, benchmark):
     from sa_bench.core.store import Store
     from sa_bench.data import datasets
     from sa_bench.engine.cells import resolve
-    from sa_bench.engine.runner import run_cell
+    from sa_bench.engine.runner import run_cells
 
     datasets.load("mnist")
     store = Store(tmp_path / "cold")
     sa, relabel = resolve(["mnist_0"], ["sa", "relabel"], sets=["sa.steps=50"])
 
     def cost(cell):
-        result = run_cell(cell, store, tmp_path / "runs", "", ignore_event)
+        (result,) = run_cells([cell], store, tmp_path / "runs", ignore_event, ignore_event)
         assert result["status"] == "done", result["error"]
         fresh = {k: v["wall_s"] for k, v in result["cost"].items() if not v["cached"]}
         return fresh, json.dumps(result["measurements"])

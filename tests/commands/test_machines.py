@@ -7,7 +7,7 @@ import os
 import pwd
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import platformdirs
@@ -18,8 +18,9 @@ from sa_bench.commands.arguments import expand_home_argument
 from sa_bench.core import errors, registry, settings
 from sa_bench.core.errors import NO_MEMORY, SaBenchError
 from sa_bench.core.store import Store
-from sa_bench.engine import external, runner, suites
+from sa_bench.engine import external, runner, suites, worker
 from sa_bench.engine.cells import resolve
+from sa_bench.engine.workers import Done, Lost, Place
 
 ROOT = Path(__file__).parents[2]
 FORK = multiprocessing.get_context("fork")
@@ -178,15 +179,63 @@ def test_a_byte_order_mark_is_read_over_in_plug_ins_and_suites(tmp_path):
 
 
 def test_without_a_further_process_the_cells_run_one_after_another(monkeypatch, tmp_path, capsys):
-    def none_left(self, *work):
+    def none_left(self):
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(ProcessPoolExecutor, "submit", none_left)
-    monkeypatch.setattr(runner, "run_cell", lambda cell, *work: {"cell": cell.id, "status": "done"})
+    monkeypatch.setattr(ForkServerProcess, "start", none_left)
+    monkeypatch.setattr(worker.Worker, "do", do_nothing)
     cells = resolve(["mnist_0"], ["original"], "quick", seeds=[0, 1, 2])
-    results = runner.run_cells(cells, Store(tmp_path), tmp_path, print, lambda result: None, jobs=2)
+    results = runner.run_cells(
+        cells,
+        Store(tmp_path),
+        tmp_path,
+        print,
+        lambda result: None,
+        placement=runner.Placement(jobs=2),
+    )
     assert [r["cell"] for r in results] == [c.id for c in cells]
     assert "no further process can be started here" in capsys.readouterr().err
+
+
+def do_nothing(self, order, report):
+    """Do an order without work."""
+    row = {"cell": order.cell.id, "status": "done"} if order.address.stage == "result" else None
+    return worker.Outcome(order.id, "done", row=row)
+
+
+class Killed:
+    """Two workers, of which that is killed whose order `dies(order, whether another has one)`."""
+
+    loses_alone = True
+
+    def __init__(self, dies):
+        self.places, self.dies = [Place("here", "cpu")] * 2, dies
+        self.orders, self.lost, self.beside_of_repeated = {}, set(), []
+
+    def start(self):
+        pass
+
+    def is_ready(self, number):
+        return True
+
+    def submit(self, number, order):
+        self.orders[number] = order
+
+    def wait(self, seconds):
+        events = []
+        for number, order in self.orders.items():
+            if order.id in self.lost:
+                self.beside_of_repeated.append(len(self.orders) - 1)
+            if self.dies(order, len(self.orders) > 1):
+                self.lost.add(order.id)
+                events.append(Lost(number, "killed"))
+            else:
+                events.append(Done(number, do_nothing(None, order, print)))
+        self.orders = {}
+        return events
+
+    def stop(self):
+        pass
 
 
 @pytest.mark.slow  # in this process: tests/models/test_text_to_image.py
@@ -228,20 +277,21 @@ def test_a_notice_survives_a_stderr_that_is_gone(monkeypatch):
 def test_cells_whose_process_was_killed_are_repeated_each_alone(monkeypatch, tmp_path):
     """Of three cells one is killed again; the two others, lost with it, are done."""
     first, second, third = resolve(["mnist_0"], ["original"], "quick", seeds=[0, 1, 2])
-    calls = []
 
-    def run(cells, jobs, work, report, keep):
-        calls.append(([cell.seed for cell in cells], jobs))
-        if len(calls) < 3:  # killed in the side-by-side run, then again while `first` was in work
-            return list(cells)
-        for cell in cells:
-            keep(cell, {"cell": cell.id, "status": "done"})
-        return []
+    def dies(order, beside):
+        return order.address.stage == "result" and (
+            order.cell is first or (beside and order.cell is second)
+        )
 
-    monkeypatch.setattr(runner, "_run_in_processes", run)
+    killed = Killed(dies)
     results = runner.run_cells(
-        [first, second, third], Store(tmp_path), tmp_path, print, lambda result: None, jobs=2
+        [first, second, third],
+        Store(tmp_path),
+        tmp_path,
+        print,
+        lambda result: None,
+        workers=killed,
     )
-    assert calls == [([0, 1, 2], 2), ([0, 1, 2], 1), ([1, 2], 1)]
     assert [r["status"] for r in results] == ["failed", "done", "done"]
     assert "killed, also when it ran alone" in results[0]["error"]
+    assert killed.beside_of_repeated == [0, 0]

@@ -83,8 +83,8 @@ def test_the_setting(tiny, monkeypatch):
 
 def test_the_numbers_behind_a_level_are_shown_and_kept(tmp_path):
     from sa_bench.commands.show import describe
+    from sa_bench.engine.cell_results import blank_result
     from sa_bench.engine.cells import resolve
-    from sa_bench.engine.runner import blank_result
 
     assert (
         'level=strong: {"delta": 7, "s_S": 2000.0, "lam": 0.025, "s_m": 0.5, "beta_m": 0.7}'

@@ -13,6 +13,7 @@ from sa_bench.core.store import Store
 from sa_bench.data.assets.shipped import rates_card
 from sa_bench.engine import rates
 from sa_bench.engine.cells import resolve
+from sa_bench.engine.graph import make_graph
 from sa_bench.engine.rates import NOTHING, Duration
 from sa_bench.engine.stages import Chain
 
@@ -140,17 +141,15 @@ class Untouched(Store):
 
 
 @pytest.mark.parametrize("sampled", [[], [("forget", False), ("retain", False)]])
-def test_a_plan_makes_nothing_and_calls_no_set_stored_that_is_not(tmp_path, sampled):
+def test_a_plan_makes_nothing_and_calls_no_set_stored_that_is_not(monkeypatch, tmp_path, sampled):
     """The base model's sets, and families of prompts, name measurements as well."""
     (cell,) = resolve(["mnist_0_t2i"], ["uce"], "quick", sets=["task.train_precision=fp32"])
 
-    def chain(keys=()):
-        one = Chain(Untouched(tmp_path, keys), cell, ignore_event)
-        one.__dict__["model_content"] = "a model"
-        return one
-
-    keys = {chain().sample_stage(name, base).key for name, base in sampled}
-    stages = list(plan._walk_chain(chain(keys), StageTimes(), set()))
+    monkeypatch.setattr(Chain, "model_content", "a model")
+    chain = Chain(Untouched(tmp_path), cell, ignore_event)
+    keys = {chain.sample_stage(name, base).key for name, base in sampled}
+    graph = make_graph([cell], Untouched(tmp_path, keys))
+    stages = list(plan._plan_cell(graph, cell, StageTimes(), {}))
     assert [s.state for s in stages if s.what.startswith("samples")] == ["to do"]
     assert any(s.what.startswith("base model's samples") for s in stages)
 

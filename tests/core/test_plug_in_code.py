@@ -13,7 +13,7 @@ from sa_bench import api
 from sa_bench.analysis.ranking import make_boards
 from sa_bench.core import plug_ins, registry
 from sa_bench.core.errors import CellFailed, SaBenchError
-from sa_bench.engine.cells import OLD_ID, Cell, add_cell, resolve
+from sa_bench.engine.cells import OLD_ID, add_cell, resolve
 from sa_bench.results.frames import load_results
 
 SCALED = '''"""`mine`: θ times a factor."""
@@ -266,7 +266,8 @@ def test_cells_whose_short_ids_collided_are_two():
 def test_a_collision_is_an_error(monkeypatch):
     (one,) = resolve(["mnist_0"], ["sa"])
     (two,) = resolve(["mnist_0"], ["sa"], seeds=[1])
-    monkeypatch.setattr(Cell, "id", "0" * 16)
+    for cell in (one, two):
+        monkeypatch.setitem(vars(cell), "id", "0" * 16)
     with pytest.raises(SaBenchError, match="have the same id"):
         add_cell({one.id: one}, two)
 

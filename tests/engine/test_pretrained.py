@@ -436,7 +436,7 @@ def test_no_report_shows_nudity_as_it_is(store, tmp_path, task, sets):
 
 def rows_of(cell, tmp_path):
     """A finished cell without measurements, in a folder of its own."""
-    from sa_bench.engine.runner import blank_result
+    from sa_bench.engine.cell_results import blank_result
 
     folder = tmp_path / cell.name
     folder.mkdir()

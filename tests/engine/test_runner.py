@@ -211,28 +211,6 @@ def test_an_exit_code_of_3_means_that_only_assets_are_missing():
     assert runner.exit_code([missing, broken]) == CellFailed.exit_code == 1
 
 
-def test_a_killed_worker_takes_nobody_down_and_is_tried_once_more_alone(tmp_path, monkeypatch):
-    cells = resolve(["mnist_0"], ["original", "relabel", "sa"], "quick")
-    calls = []
-
-    def side_by_side(cells, jobs, work, report, keep):
-        calls.append(([c.method for c in cells], jobs))
-        lost = [c for c in cells if c.method == "sa" or (jobs == 2 and c.method == "relabel")]
-        for cell in cells:
-            if cell not in lost:
-                keep(cell, {"status": "done", "method": cell.method})
-        return lost
-
-    monkeypatch.setattr(runner, "_run_in_processes", side_by_side)
-    found = runner.run_cells(
-        cells, Store(tmp_path), tmp_path, lambda *e: None, lambda r: None, jobs=2
-    )
-    assert calls == [(["original", "relabel", "sa"], 2), (["relabel", "sa"], 1)]
-    assert [r["status"] for r in found] == ["done", "done", "failed"]
-    assert "the same command resumes" in found[2]["error"]
-    assert json.loads((tmp_path / cells[2].name / "result.json").read_text())["status"] == "failed"
-
-
 def test_a_data_set_that_cannot_be_had_is_asked_for_once_and_leaves_the_other_metrics(
     tmp_path, monkeypatch
 ):

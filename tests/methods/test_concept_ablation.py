@@ -184,10 +184,12 @@ def test_all_attention_is_both_kinds(star):
 def test_a_plan_counts_the_images_of_captions(tmp_path):
     from sa_bench.commands import plan
     from sa_bench.commands.stage_times import StageTimes
+    from sa_bench.engine.graph import make_graph
 
     (cell,) = resolve(["mnist_0_t2i"], ["concept_ablation"], sets=["captions=true"])
     own = chain(tmp_path, cell)
-    stages = plan._walk_chain(own, StageTimes(shipped={"rates": {}}), set())
+    graph = make_graph([cell], own.store)
+    stages = plan._plan_cell(graph, cell, StageTimes(shipped={"rates": {}}), {})
     assert "captioned 100 images" in [stage.what for stage in stages]
 
 

@@ -8,13 +8,12 @@ import torch
 
 from sa_bench.contracts import Request, Sampler, SampleSet, image_seed
 from sa_bench.core.errors import SaBenchError
-from sa_bench.core.parts import PARTS
 from sa_bench.core.registry import get_task as find_task
 from sa_bench.data.sample_sets import load_samples, save_samples
 from sa_bench.models import vae
 from sa_bench.models.vae import VAE
 from sa_bench.scoring import sampling
-from sa_bench.scoring.sampling import draw_set, requests_of_set
+from sa_bench.scoring.sampling import count_shards, draw_set, requests_of_set
 
 
 @pytest.fixture
@@ -57,8 +56,8 @@ def test_the_same_seeds_give_two_models_the_same_noise():
 
 def test_resuming_makes_only_what_is_missing(task, tmp_path, small_shards, monkeypatch):
     model = VAE(seed=3)
-    whole = draw_set(model, task, "retain", tmp_path / "a")
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [PARTS, "retain.safetensors"]
+    whole = draw_set(lambda: model, task, "retain", tmp_path / "a")
+    assert len(list((tmp_path / "a").iterdir())) == count_shards(task, "retain") == 3
 
     # A run that is killed after two of its three shards.
     shards, original = [], sampling.save_part
@@ -71,12 +70,12 @@ def test_resuming_makes_only_what_is_missing(task, tmp_path, small_shards, monke
 
     monkeypatch.setattr(sampling, "save_part", save)
     with pytest.raises(KeyboardInterrupt):
-        draw_set(model, task, "retain", tmp_path / "b")
+        draw_set(lambda: model, task, "retain", tmp_path / "b")
     monkeypatch.setattr(sampling, "save_part", original)
     made = []
     sample = model.sample
     monkeypatch.setattr(model, "sample", lambda rows, s: made.append(len(rows)) or sample(rows, s))
-    again = draw_set(model, task, "retain", tmp_path / "b")
+    again = draw_set(lambda: model, task, "retain", tmp_path / "b")
     assert made == [45 - 32]
     assert np.array_equal(again.images, whole.images)
     assert np.array_equal(again.seeds, whole.seeds)
@@ -87,16 +86,16 @@ def test_a_damaged_shard_is_made_again_with_its_own_seeds(
     task, tmp_path, small_shards, monkeypatch, harm
 ):
     model = VAE(seed=3)
-    whole = draw_set(model, task, "retain", tmp_path / "a")
+    whole = draw_set(lambda: model, task, "retain", tmp_path / "a")
     folder = tmp_path / "b"
 
     def keep(rows, start):
         values = {k: torch.from_numpy(v) for k, v in whole.take(rows).arrays().items()}
-        sampling.save_part(folder / PARTS / f"shard-{start:06d}.safetensors", values)
+        sampling.save_part(folder / f"shard-{start:06d}.safetensors", values)
 
     for start in (0, 16, 32):
         keep(slice(start, start + 16), start)
-    shard = folder / PARTS / "shard-000016.safetensors"
+    shard = folder / "shard-000016.safetensors"
     if harm == "delete":
         shard.unlink()
     elif harm == "truncate":
@@ -110,13 +109,10 @@ def test_a_damaged_shard_is_made_again_with_its_own_seeds(
     else:
         keep(slice(0, 16), 16)
     keep(slice(0, 16), 9999)  # a stray one
-    save_samples(
-        whole.take(slice(0, 16)), folder / "retain.safetensors"
-    )  # made by nobody knows what
     made = []
     sample = model.sample
     monkeypatch.setattr(model, "sample", lambda rows, s: made.append(len(rows)) or sample(rows, s))
-    again = draw_set(model, task, "retain", folder)
+    again = draw_set(lambda: model, task, "retain", folder)
     assert made == [16]
     assert np.array_equal(again.images, whole.images)
     assert len(again) == 45

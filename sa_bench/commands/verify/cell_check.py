@@ -26,7 +26,7 @@ from sa_bench.core.untrusted_arrays import read_header, read_scores
 from sa_bench.core.version import __version__
 from sa_bench.data.prompt_files import with_texts
 from sa_bench.data.sample_sets import load_samples
-from sa_bench.engine import measure, runner
+from sa_bench.engine import cell_results, measure
 from sa_bench.engine.cells import ID, OLD_ID, Cell, resolve_task
 from sa_bench.engine.fingerprint import metric_name
 from sa_bench.engine.measure import LazyView, Subject
@@ -221,7 +221,7 @@ class CellCheck:
             self.tally.skip(self.unknown_method, f"name of {self.name}")
             return
         validate(registry.get_method(cell.method), cell.fields, f"method {cell.method}")
-        expected = runner.blank_result(cell, "")
+        expected = cell_results.blank_result(cell, "")
         # older results have shorter ids
         missing_letters = ID - OLD_ID if len(row["cell"]) == OLD_ID else 0
         expected["cell"] = cell.id[: ID - missing_letters]
