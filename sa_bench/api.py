@@ -135,6 +135,8 @@ def require_device(device: str) -> None:
     Raises:
         SaBenchError: it cannot.
     """
+    if device == "cpu":
+        return
     import torch
 
     try:

@@ -484,16 +484,17 @@ def plan(
 
     It lists stages, what the store already has, time, memory and disk.
     """
-    from sa_bench.commands.plan import describe_plan
     from sa_bench.core.settings import require_folders
-
-    require_folders()
     from sa_bench.engine.runner import usable_jobs
 
-    cells = _resolve_cells(
+    require_folders()
+    jobs = usable_jobs(jobs)
+    cells = _resolve_cells(  # before anything is loaded that a mistake does not need
         suite, task, method, seed, base_seed, sample_seed, scale, set_, sweep, metric, model, trust
     )
-    print_text(describe_plan(cells, usable_jobs(jobs)))
+    from sa_bench.commands.plan import describe_plan
+
+    print_text(describe_plan(cells, jobs))
 
 
 @app.command(**declare(LOOK, "doctor", "doctor nudity_i2p"))
@@ -563,12 +564,12 @@ def check(
 
     It is tried on models that take seconds; every no comes with its reason.
     """
-    from sa_bench.commands.check import check as findings
     from sa_bench.commands.show import find_components
 
-    by_component = {
-        (kind, component): findings(kind, component) for kind, component in find_components(name)
-    }
+    components = find_components(name)  # before torch is loaded, which a wrong name does not need
+    from sa_bench.commands.check import check as findings
+
+    by_component = {(kind, component): findings(kind, component) for kind, component in components}
     for (kind, component), component_findings in by_component.items():
         print_text(f"{kind} {component}:")
         for finding in component_findings:

@@ -8,10 +8,9 @@ from copy import copy
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from safetensors.numpy import load_file, save
 
 from sa_bench.contracts import (
@@ -35,7 +34,11 @@ from sa_bench.results.rows import measurement_row, read_measured, write_measured
 from sa_bench.results.schema import Measurement
 from sa_bench.scoring import detectors, inception, requirements, sampling
 from sa_bench.scoring.detectors import Beside, Record
-from sa_bench.scoring.judges import Judge
+
+if TYPE_CHECKING:  # what is measured already is read without torch
+    import torch
+
+    from sa_bench.scoring.judges import Judge
 
 CHUNK = 200  # images a file; a killed run loses no more
 
@@ -350,6 +353,8 @@ class LazyView:
 
     def rng(self, name: str) -> torch.Generator:
         """Give a random generator whose stream is the same for every model measured."""
+        import torch
+
         return torch.Generator().manual_seed(image_seed(f"measure/{name}", 0))
 
 

@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sa_bench.core.errors import CellFailed
 from sa_bench.core.store import PARTS, write_atomic
 from sa_bench.core.untrusted_text import read_json
@@ -29,13 +27,15 @@ class Meter:
 
     def __init__(self, device: str) -> None:
         """Begin with no stage under way."""
-        self.device, self.cuda = device, torch.device(device).type == "cuda"
+        self.device, self.cuda = device, device.partition(":")[0] == "cuda"
         self._open: list[_Stage] = []
         self._memory = ProcessMemory()
 
     def timed(self, build: Callable[[Path], Mapping | None], folder: Path) -> dict[str, Any]:
         """Run `build(folder)` and return what it returns, with its `cost`."""
         if self.cuda:
+            import torch
+
             torch.cuda.init()  # a worker's device is not initialised before its first tensor
         self._record_peaks()
         if self._open:
@@ -78,6 +78,8 @@ class Meter:
         self._memory.reset()
         if not self.cuda:
             return
+        import torch
+
         if stage is not None:
             stage.device_peak = max(
                 stage.device_peak, torch.cuda.max_memory_allocated(self.device) / 2**20

@@ -19,7 +19,6 @@ from sa_bench.data.assets import catalogue
 from sa_bench.data.assets.shipped import WEIGHTS, verify_shipped
 from sa_bench.models import schedule
 from sa_bench.models.family import get_family
-from sa_bench.training.loop import uses_bf16
 
 if TYPE_CHECKING:
     from sa_bench.models.text_to_image import TextToImage
@@ -190,6 +189,8 @@ def train_base(
 
     Training can be resumed; the model is stored under the precision that was used.
     """
+    from sa_bench.training.loop import uses_bf16  # loads torch
+
     images, labels, data_hash = data
     bf16 = uses_bf16(precision, device)
 
