@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sa_bench.contracts import Task, key_values
 from sa_bench.core import registry
@@ -14,11 +14,13 @@ from sa_bench.data.assets.shipped import rates_card
 from sa_bench.engine import rates
 from sa_bench.engine.fingerprint import fingerprint
 from sa_bench.engine.rates import ANY_METHOD, Duration, name_work, summarise
-from sa_bench.engine.stages import Chain
 from sa_bench.models.family import get_family
 from sa_bench.results import dose
 
-_probe_machine = cache(rates.probe_speed)  # once a process: it takes two seconds
+if TYPE_CHECKING:  # loads torch
+    from sa_bench.engine.stages import Chain
+
+_probe_machine = cache(rates.probe_speed)  # once a process: it takes a quarter of a second
 
 
 @dataclass
@@ -27,7 +29,7 @@ class StageTimes:
 
     What ran on this machine before is estimated from that, at the precision of its own sampler,
     batch and fingerprint. Anything else is estimated from the shipped boards, by family and data
-    set, and scaled by a probe of two seconds that runs once, when it is first needed.
+    set, and scaled by a short probe that runs once, when it is first needed.
     """
 
     own: Mapping[str, Duration] = field(default_factory=dict)  # a unit, by what it is a unit of

@@ -208,10 +208,11 @@ def test_a_plan_refuses_what_a_run_refuses():
         resolve(["mnist_0"], ["esd"])
 
 
-def test_the_probe_measures_for_two_seconds_of_its_clock():
-    """A second, then three: one step was done in between."""
-    readings = iter([0.0, 1.0, 3.0])
-    assert rates.probe_speed(clock=lambda: next(readings)) == pytest.approx(1 / 3)
+def test_the_probe_measures_until_its_time_is_over_by_its_clock():
+    """A fifth of a second, then two fifths: one step was done in between."""
+    readings = iter([0.0, 0.2, 0.4])
+    steps = rates.STEPS_OF_NETWORK
+    assert rates.probe_speed(clock=lambda: next(readings)) == pytest.approx(steps / 0.4)
 
 
 def test_rates_are_seconds_a_unit_of_results():
