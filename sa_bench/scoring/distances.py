@@ -6,7 +6,6 @@ Nothing here holds an N x N matrix: 45,000 against 45,000 features of 2,048 dime
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -73,13 +72,8 @@ class FrechetTo:
         self.mean, covariance = _mean_and_covariance(*_sum_moments(y, zero))
         self.mean += zero - self.shift
         self.trace = float(np.trace(covariance))
-        values, self.axes = np.linalg.eigh(covariance)
-        self.scaled_axes = self.axes * np.sqrt(values.clip(0))
-
-    @cached_property
-    def root(self) -> np.ndarray:
-        """Give R = Σ_y^½, (d, d)."""
-        return self.scaled_axes @ self.axes.T
+        values, vectors = np.linalg.eigh(covariance)
+        self.root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
 
     def __call__(self, rows: np.ndarray) -> float:
         """Compute the distance of `x[rows]`, at least two different rows."""
@@ -126,10 +120,9 @@ class FrechetTo:
         n = self.all[0]
         mean, covariance = _mean_and_covariance(*self.all)
         squares = (n - 1) * float(np.trace(covariance))
-        # V Λ_y^½ in place of R = V Λ_y^½ Vᵀ, which turns A and leaves its eigenvalues
-        values, vectors = np.linalg.eigh(self.scaled_axes.T @ covariance @ self.scaled_axes)
+        values, vectors = np.linalg.eigh(self.root @ covariance @ self.root)
         kept = values > RANK * values[-1]
-        values, basis = values[kept], vectors[:, kept].T @ self.scaled_axes.T
+        values, basis = values[kept], vectors[:, kept].T @ self.root
         root_of_all = float(np.sqrt(values).sum())
         value = self._combine(mean, squares / (n - 1), root_of_all)
         if not kept.all():  # the rounding of the others is part of the distance, as it always was
