@@ -158,7 +158,11 @@ def _list_names(module: str) -> frozenset[str]:
             names |= {alias.asname or alias.name for alias in node.names}
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+            bound = {target.id for target in targets if isinstance(target, ast.Name)}
+            # a package that loads its names late lists them
+            names |= (
+                set(ast.literal_eval(node.value)) if bound == {"__all__"} and node.value else bound
+            )
     return frozenset(names)
 
 

@@ -271,8 +271,8 @@ class LazyView:
             return next((reason for r in required if (reason := r.unfit_given(sets))), None)
         if missing := set(metric.sets) - set(sampling.set_names(self.task)) - {"leakage"}:
             return f"the task has no set {missing.pop()}"
-        generator = self.chain.family.load_generator()
-        return next((reason for r in required if (reason := r.unfit(self.task, generator))), None)
+        can = self.chain.family.can
+        return next((reason for r in required if (reason := r.unfit(self.task, can))), None)
 
     def real(self, name: str) -> SampleSet:
         """Load the real images called `name`."""

@@ -19,6 +19,8 @@ from sa_bench.data.assets import catalogue
 from sa_bench.data.assets.shipped import WEIGHTS, verify_shipped
 from sa_bench.models import schedule
 from sa_bench.models.family import get_family
+from sa_bench.models.recipes import PARAMETERS
+from sa_bench.training.precision import uses_bf16
 
 if TYPE_CHECKING:
     from sa_bench.models.text_to_image import TextToImage
@@ -158,6 +160,15 @@ def new_model(
     return get_family(family).new_model(dataset, name, seed, words)
 
 
+def count_parameters(task: Task) -> int:
+    """Count the parameters of the network that a task's base recipe trains; a usual one is not built."""
+    known = PARAMETERS.get((task.family, task.dataset, task.base))
+    if known is not None:
+        return known
+    model = new_model(task.family, task.dataset, task.base, words=task.classes)
+    return sum(p.numel() for p in model.net.parameters())
+
+
 def base_key_inputs(
     family: str, dataset: str, data_hash: str, name: str, seed: int, bf16: bool
 ) -> dict[str, object]:
@@ -189,8 +200,6 @@ def train_base(
 
     Training can be resumed; the model is stored under the precision that was used.
     """
-    from sa_bench.training.loop import uses_bf16  # loads torch
-
     images, labels, data_hash = data
     bf16 = uses_bf16(precision, device)
 

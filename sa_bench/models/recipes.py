@@ -35,3 +35,15 @@ TEXT_TO_IMAGE: Mapping[str, Recipe] = {
         steps=10, lr=1e-3, batch=8, schedule="cosine", warmup=2, clip=1.0, drop=0.1, mean=True
     ),
 }
+
+PARAMETERS: Mapping[tuple[str, str, str], int] = {
+    ("vae", "mnist", "cosine"): 1_081_120,
+    ("vae", "mnist", "paper"): 1_081_120,
+    ("vae", "mnist", "quick"): 1_081_120,
+    ("ddpm", "mnist16", "micro"): 707_716,
+    ("ddpm", "cifar10", "cifar10"): 38_312_323,
+    ("ddpm", "stl10", "stl10"): 82_842_243,
+    ("text_to_image", "mnist_canvas", "micro"): 1_077_572,
+}
+"""Parameters of the network that is trained, by family, data set and recipe, where it is known without
+building it; a test builds them all."""

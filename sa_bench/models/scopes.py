@@ -27,6 +27,8 @@ if TYPE_CHECKING:  # the scopes' names are asked for in messages, which need no 
 
 SD_1 = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
 """Stable Diffusion 1.x's U-Net, where it differs from UNet2DConditionModel's defaults."""
+SD_1_PARAMETERS = 859_520_964
+"""Parameters of that U-Net, known without building it."""
 SCOPES = ("full", "xattn", "noxattn", "selfattn", "attn", "esd-u", "kv")
 
 

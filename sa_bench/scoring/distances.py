@@ -114,10 +114,12 @@ class FrechetTo:
             group: number of each row's group, 0..groups−1, (N,).
         """
         rows_of_groups = [np.flatnonzero(group == g) for g in range(int(group.max()) + 1)]
-        if 3 * max(map(len, rows_of_groups)) > len(self.shift):
-            left_out = [self(np.flatnonzero(group != g)) for g in range(len(rows_of_groups))]
-            return self(np.arange(len(self.x))), np.array(left_out)
         n = self.all[0]
+        # images without variance have no eigenvalue but rounding
+        is_constant = not np.ptp(self.x, axis=0).any()
+        if is_constant or 3 * max(map(len, rows_of_groups)) > len(self.shift):
+            left_out = [self(np.flatnonzero(group != g)) for g in range(len(rows_of_groups))]
+            return self(np.arange(n)), np.array(left_out)
         mean, covariance = _mean_and_covariance(*self.all)
         squares = (n - 1) * float(np.trace(covariance))
         values, vectors = np.linalg.eigh(self.root @ covariance @ self.root)

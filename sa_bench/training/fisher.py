@@ -31,8 +31,9 @@ from sa_bench.contracts import (
 )
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.parts import load_part, save_part
+from sa_bench.training import versions
 
-VERSION = 1  # raised whenever the computed F changes
+VERSION = versions.FISHER
 Batch = tuple[Tensor, Any, Draw]
 BATCH = 1000
 TOGETHER = ((10_000, 128), (16_000, 32))

@@ -153,6 +153,17 @@ def test_fids_jackknife_is_that_of_leaving_out_each_group(n, d, steepness):
     assert np.abs(left_out - alone).max() < 1e-6 * distance.trace
 
 
+@pytest.mark.parametrize("distinct", [1, 2, 3, 30])
+def test_fids_jackknife_of_images_that_repeat(distinct):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(distinct, 64))[np.arange(100) % distinct]
+    distance, group = FrechetTo(x, rng.normal(size=(150, 64))), jackknife_groups(100, 20)
+    value, left_out = distance.leave_out(group)
+    assert value == distance(np.arange(100))
+    alone = np.array([distance(np.flatnonzero(group != g)) for g in range(20)])
+    assert np.abs(left_out - alone).max() < 1e-6 * distance.trace
+
+
 def test_groups_larger_than_the_dimensions_are_left_out_one_by_one():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(90, 6)), rng.normal(1, 1, size=(80, 6))

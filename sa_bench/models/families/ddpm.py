@@ -15,6 +15,7 @@ class DDPMFamily(Family):
 
     name = "ddpm"
     title = "DDPM"
+    abilities = ("variational_bound", "add_noise")
     contracts = (Generator, Diffusion)
     schedulers = ("ddim", "ddpm")
     most_steps = schedule.T

@@ -32,6 +32,7 @@ class TextToImageFamily(Family):
 
     name = "text_to_image"
     title = "text-to-image model"
+    abilities = ("add_noise",)
     contracts = (Generator, Diffusion, Prompted)
     schedulers = ("ddim", "ddpm")
     most_steps = schedule.T

@@ -15,6 +15,7 @@ class VAEFamily(Family):
 
     name = "vae"
     title = "VAE"
+    abilities = ("log_likelihood",)
     samples_are_cheap = True
     fisher_targets = ("means", "bernoulli")
     keys_all_base_sets = False
