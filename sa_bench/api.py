@@ -190,6 +190,8 @@ def require_device(device: str) -> None:
     Raises:
         SaBenchError: it cannot.
     """
+    if device == "cpu":
+        return
     import torch
 
     try:

@@ -493,16 +493,16 @@ def plan(
 
     It lists stages, what the store already has, time, memory and disk.
     """
-    from sa_bench.commands.plan import describe_plan
     from sa_bench.core.settings import require_folders
-
-    require_folders()
     from sa_bench.engine.placement import parse_jobs
 
+    require_folders()
     workers = parse_jobs(jobs)
-    cells = _resolve_cells(
+    cells = _resolve_cells(  # before anything is loaded that a mistake does not need
         suite, task, method, seed, base_seed, sample_seed, scale, set_, sweep, metric, model, trust
     )
+    from sa_bench.commands.plan import describe_plan
+
     print_text(describe_plan(cells, workers, device))
 
 
@@ -573,12 +573,12 @@ def check(
 
     It is tried on models that take seconds; every no comes with its reason.
     """
-    from sa_bench.commands.check import check as findings
     from sa_bench.commands.show import find_components
 
-    by_component = {
-        (kind, component): findings(kind, component) for kind, component in find_components(name)
-    }
+    components = find_components(name)  # before torch is loaded, which a wrong name does not need
+    from sa_bench.commands.check import check as findings
+
+    by_component = {(kind, component): findings(kind, component) for kind, component in components}
     for (kind, component), component_findings in by_component.items():
         print_text(f"{kind} {component}:")
         for finding in component_findings:

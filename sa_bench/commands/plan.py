@@ -116,17 +116,17 @@ def _place(device: str, jobs: int | None, mib: int) -> tuple[list[str], list[str
 
 
 def _find_makespan(graph: Graph, seconds: Mapping[str, Duration | None], workers: int) -> Duration:
-    """Find how long so many workers take for the graph, by a simulation of how jobs are handed out."""
-    known = {id: duration or NOTHING for id, duration in seconds.items()}
-    spans = []
-    for bound in ("low", "middle", "high"):
-        of_job = {id: getattr(known.get(id, NOTHING), bound) for id in graph.jobs}
-        if workers == 1:
-            spans.append(sum(of_job.values()))
-        else:
-            lengths = find_lengths(graph, lambda job, of_job=of_job: of_job[job.id])
-            spans.append(simulate(graph, of_job, workers, lengths))
-    return Duration(*spans)
+    """Find how long so many workers take for the graph, by a simulation of how jobs are handed out.
+
+    The ends of the range keep the ratio to the middle that the work itself has.
+    """
+    known = {id: duration for id, duration in seconds.items() if duration is not None}
+    work = sum(known.values(), NOTHING)
+    if workers == 1 or not work.middle:
+        return work * (1 / workers)
+    of_job = {id: known[id].middle if id in known else 0.0 for id in graph.jobs}
+    lengths = find_lengths(graph, lambda job: of_job[job.id])
+    return work * (simulate(graph, of_job, workers, lengths) / work.middle)
 
 
 def _group_cells(

@@ -407,7 +407,7 @@ def verify(
     if regenerate < 0:
         raise SaBenchError(f"--regenerate {regenerate}: at least 0.")
     api.require_device(device)
-    with Live() as live, api.one_thread():
+    with Live() as live:
         summary = verify_bundle(
             file, regenerate, deep, limit, device, [str(p) for p in plug_in or []], live.update
         )

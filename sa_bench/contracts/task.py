@@ -110,7 +110,7 @@ class Task:
     size: Amount = added_later(0)
     """Side of a pretrained model's images, in pixels."""
     train_precision: Literal["auto", "fp32", "bf16"] = added_later("auto")
-    """Precision of training, for base model and method; see sa_bench.training.loop.uses_bf16."""
+    """Precision of training, for base model and method; see sa_bench.training.precision."""
 
     # What methods learn from.
 

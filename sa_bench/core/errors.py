@@ -117,6 +117,18 @@ EXTRAS = {
 """Extra of the package that brings each library."""
 
 
+def require_library(name: str) -> None:
+    """Require that a library is installed, without loading it.
+
+    Raises:
+        ModuleNotFoundError: it is not.
+    """
+    if name in sys.modules and sys.modules[name] is None:  # as if it were not
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    if name not in sys.modules and importlib.util.find_spec(name) is None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
 @contextlib.contextmanager
 def name_missing_extra(what: str, library: str = "") -> Iterator[None]:
     """Turn the error for a missing library into one line that names the extra to install.

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from sa_bench.core import late_imports
 from sa_bench.core.errors import SaBenchError
 
 PREFIX = "sa_bench_plugin_"
@@ -327,8 +328,8 @@ class _Finder(MetaPathFinder, Loader):
         source = self.sources[package]
         if name in source.files:
             file = source.files[name]
-            vars(module)["__builtins__"] = {**vars(builtins), "__import__": _make_importer(source)}
-            exec(compile(file.data, str(file.path), "exec", dont_inherit=True), vars(module))
+            built_in = {**vars(builtins), "__import__": _make_importer(source)}
+            late_imports.run(module, ast.parse(file.data, str(file.path)), str(file.path), built_in)
 
 
 def _make_importer(source: Source) -> Any:

@@ -9,7 +9,6 @@ every key and every result.
 from __future__ import annotations
 
 import ast
-import importlib
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -19,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from sa_bench.core import plug_ins
+from sa_bench.core import late_imports, plug_ins
 from sa_bench.core.errors import CellFailed, SaBenchError, unknown_name
 from sa_bench.core.store import write_atomic
 
@@ -509,12 +508,12 @@ def plug_in_remarks(code: Mapping[str, str]) -> list[str]:
 
 
 def _load(kind: str, name: str) -> ModuleType:
-    """Import the module of a component."""
+    """Import the module of a component; what only its functions use is loaded with their first call."""
     code = _get_source(kind, name)
     return (
         plug_ins.load(code)
         if code is not None
-        else importlib.import_module(find(kind, name).module)
+        else late_imports.import_component(find(kind, name).module)
     )
 
 

@@ -25,6 +25,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,7 +78,8 @@ MARKER, FORMAT = "sa_bench-store.json", 1
 PARTS = ".parts"
 """Folder in a partial artifact from which the next attempt goes on; the rest is made anew."""
 ATTEMPT = "attempt-"  # how the folder of an attempt begins, before its machine and process
-NAME = re.compile(r"([0-9a-f]{16})(\.partial)?")
+KEY = 16  # hex digits of a key
+NAME = re.compile(rf"([0-9a-f]{{{KEY}}})(\.partial)?")
 GONE = ".gone"  # suffix of what is being deleted
 
 
@@ -86,9 +88,12 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
 
 
+_encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=str)
+
+
 def canonical(value: Any) -> str:
     """Return the text that `digest` hashes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return _encoder.encode(value)
 
 
 def file_digest(path: Path) -> str:
@@ -280,10 +285,17 @@ class Store:
 
     def iterate_meta(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Yield (stage, content of meta.json) of every finished artifact; skip unreadable ones."""
-        for stage, _, finished, path in self._walk_artifacts():
-            if finished:
-                with suppress(OSError, ValueError):
-                    yield stage, json.loads((path / "meta.json").read_bytes())
+        if not self.is_marked():
+            return
+        for stage in sorted(STAGES):  # by names alone: a store holds tens of thousands of them
+            with suppress(OSError), os.scandir(self.root / stage) as entries:
+                for entry in sorted(entries, key=lambda entry: entry.name):
+                    if len(entry.name) != KEY or not NAME.fullmatch(entry.name):
+                        continue
+                    with suppress(OSError, ValueError):
+                        if not entry.is_symlink():
+                            with FileIO(f"{entry.path}/meta.json") as file:
+                                yield stage, json.loads(file.read())
 
     def _walk_artifacts(self) -> Iterator[tuple[str, str, bool, Path]]:
         """Yield (stage, key, finished, folder) of every artifact."""

@@ -136,7 +136,7 @@ def make_result(chain: Chain, out: Path, command: str) -> ResultRow:
     from sa_bench.data import datasets
     from sa_bench.engine.flags import find_flags
     from sa_bench.engine.measure import Subject, measure_all
-    from sa_bench.scoring import judges, sampling
+    from sa_bench.scoring import sampling
 
     cell, folder = chain.cell, out / chain.cell.name
     registry.require_unchanged(cell.code)
@@ -170,6 +170,8 @@ def make_result(chain: Chain, out: Path, command: str) -> ResultRow:
     if trained_judges := [
         name for name in cell.task.judges if judge_card(name)["kind"] == "trained"
     ]:
+        from sa_bench.scoring import judges
+
         result["artifacts"]["judges"] = {name: judges.load(name).card for name in trained_judges}
     result["trainings"] = cast(list[TrainingValues], chain.trainings)
     result["provenance"]["precision"] = chain.precision

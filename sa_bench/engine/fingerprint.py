@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sa_bench.contracts import Metric, key_values
 from sa_bench.core import registry
 from sa_bench.engine import benchmarks
-from sa_bench.engine.stages import Chain
 from sa_bench.scoring import detectors, inception, requirements
+
+if TYPE_CHECKING:  # loads torch
+    from sa_bench.engine.stages import Chain
 
 
 def metric_name(metric: Metric, dataset: str) -> str:

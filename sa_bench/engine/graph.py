@@ -20,7 +20,7 @@ from sa_bench.engine.stage import Stage
 from sa_bench.engine.stages import Chain
 from sa_bench.scoring import detectors, sampling
 from sa_bench.scoring.cards import judge_card
-from sa_bench.training import fisher
+from sa_bench.training import fisher_plan
 
 STORED, TO_DO = ("stored", "to do")
 KEPT_RESULTS = ("inception", *detectors.NAMES)
@@ -234,7 +234,7 @@ class _CellJobs:
         for field_name, options in chain.fisher_fields():
             stage = chain.fisher_stage(options)
             if not is_stored or chain.store.has(stage.kind, stage.key):
-                is_from_replay = fisher.is_from_replay(options)
+                is_from_replay = fisher_plan.is_from_replay(options)
                 before = [sets["replay"]] if is_from_replay and "replay" in sets else []
                 address = Address("fisher", field_name)
                 needs.append(self._put(f"fisher/{stage.key}", address, [*base, *before], stage))

@@ -8,10 +8,9 @@ from copy import copy
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from safetensors.numpy import load_file, save
 
 from sa_bench.contracts import (
@@ -36,7 +35,11 @@ from sa_bench.results.rows import measurement_row, read_measured, write_measured
 from sa_bench.results.schema import Measurement
 from sa_bench.scoring import detectors, inception, requirements, sampling
 from sa_bench.scoring.detectors import Beside, Record
-from sa_bench.scoring.judges import Judge
+
+if TYPE_CHECKING:  # what is measured already is read without torch
+    import torch
+
+    from sa_bench.scoring.judges import Judge
 
 CHUNK = 200  # images a file; a killed run loses no more
 
@@ -280,8 +283,8 @@ class LazyView:
             return next((reason for r in required if (reason := r.unfit_given(sets))), None)
         if missing := set(metric.sets) - set(sampling.set_names(self.task)) - {"leakage"}:
             return f"the task has no set {missing.pop()}"
-        generator = self.chain.family.load_generator()
-        return next((reason for r in required if (reason := r.unfit(self.task, generator))), None)
+        can = self.chain.family.can
+        return next((reason for r in required if (reason := r.unfit(self.task, can))), None)
 
     def real(self, name: str) -> SampleSet:
         """Load the real images called `name`."""
@@ -362,6 +365,8 @@ class LazyView:
 
     def rng(self, name: str) -> torch.Generator:
         """Give a random generator whose stream is the same for every model measured."""
+        import torch
+
         return torch.Generator().manual_seed(image_seed(f"measure/{name}", 0))
 
 

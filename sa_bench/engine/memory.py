@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
 from sa_bench.contracts import ignore_event
 from sa_bench.core.errors import MissingAsset, MissingExtra
 from sa_bench.core.settings import store_folder
 from sa_bench.core.store import Store
+from sa_bench.core.untrusted_arrays import read_header
 from sa_bench.core.untrusted_text import read_json
 from sa_bench.engine.cells import Cell
 
@@ -19,14 +23,26 @@ def count_parameters(cell: Cell) -> int:
 
     chain = Chain(Store(store_folder()), cell, ignore_event)
     if not cell.task.model:
+        stage = chain.base_source.stage()
+        if stage is None or chain.store.has(stage.kind, stage.key):
+            return _count_in_file(chain.base.file)
         return sum(p.numel() for p in chain.architecture().net.parameters())
-    from sa_bench.models.scopes import SD_1, memory
+    from sa_bench.models.scopes import SD_1_PARAMETERS, memory
 
     config_file = chain.base.file / "unet" / "config.json" if has_base(cell) else None
-    network_config = (
-        read_json(config_file) if config_file is not None and config_file.is_file() else SD_1
-    )
-    return memory(network_config)["weights"] // 4
+    if config_file is None or not config_file.is_file():
+        return SD_1_PARAMETERS
+    return memory(read_json(config_file))["weights"] // 4
+
+
+def _count_in_file(file: Path) -> int:
+    """Count the parameters of the network in a base model's weight file, without loading it.
+
+    Of a text-to-image model's parts only the U-Net is trained to forget.
+    """
+    shapes = {k: v["shape"] for k, v in read_header(file).items() if k != "__metadata__"}
+    trained = [name for name in shapes if name.startswith("unet.")] or list(shapes)
+    return sum(math.prod(shapes[name]) for name in trained)
 
 
 def has_base(cell: Cell) -> bool:

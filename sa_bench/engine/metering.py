@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
 from sa_bench.core.errors import CellFailed
 from sa_bench.core.parts import load_record, parts_of, save_record
 from sa_bench.core.store import write_atomic
@@ -36,7 +34,7 @@ class Meter:
     def __init__(self, device: str, divisor: int = 1) -> None:
         """Begin with no stage under way; `divisor` is recorded, see `Chain`."""
         self.divisor, self._divided = divisor, divisor
-        self.device, self.cuda = device, torch.device(device).type == "cuda"
+        self.device, self.cuda = device, device.partition(":")[0] == "cuda"
         self._open: list[_Stage] = []
         self._memory = ProcessMemory()
 
@@ -67,6 +65,8 @@ class Meter:
         The file `spent` keeps what was spent so far, for the next attempt.
         """
         if self.cuda:
+            import torch
+
             torch.cuda.init()  # a worker's device is not initialised before its first tensor
         self._record_peaks()
         if self._open:
@@ -112,6 +112,8 @@ class Meter:
         self._memory.reset()
         if not self.cuda:
             return
+        import torch
+
         if stage is not None:
             stage.device_peak = max(
                 stage.device_peak, torch.cuda.max_memory_allocated(self.device) / 2**20

@@ -11,11 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from safetensors.torch import save
 
 from sa_bench.contracts import (
     Condition,
@@ -31,12 +29,9 @@ from sa_bench.core.store import digest, file_digest, write_atomic
 from sa_bench.data import datasets, images
 from sa_bench.engine.cells import Cell
 from sa_bench.models.family import get_family
-from sa_bench.training.sources import (
-    FreshReplay,
-    Images,
-    OtherClassSamples,
-    Relabelled,
-)
+
+if TYPE_CHECKING:  # keys are made without torch
+    import torch
 
 VERSION = 1  # raised when a fixed set of the same inputs comes to hold other samples
 PARTED_VERSION = 1  # the same for sets that are drawn in independent parts
@@ -208,6 +203,8 @@ def draw_part(
     file = parts / f"part-{number:05d}.safetensors"
     if (stored := load_part(file)) is None:
         star = model()
+        import torch
+
         start = number * part_size
         conditions = star.conditions(fixed.conditions[start : start + part_size])
         rng = torch.Generator().manual_seed(image_seed(f"{fixed.name}/{number}", fixed.seed))
@@ -236,6 +233,8 @@ def draw_fixed_set(
         progress: called with (set, done, total).
         part_size: samples a part; None for one part.
     """
+    import torch
+
     rng = torch.Generator().manual_seed(image_seed(fixed.name, fixed.seed))
     conditions = model.conditions(fixed.conditions)
     samples: list[torch.Tensor] = []
@@ -256,11 +255,15 @@ def draw_fixed_set(
 
 def write_fixed_set(folder: Path, x: torch.Tensor, c: torch.Tensor) -> None:
     """Write samples and their conditions as the artifact of a fixed set."""
+    from safetensors.torch import save
+
     write_atomic(folder / "replay.safetensors", save({"x": x, "c": c}))
 
 
 def fresh_source(name: str, model: Generator, cell: Cell) -> Source:
     """Make the source `name` of samples that are drawn anew each time."""
+    from sa_bench.training.sources import FreshReplay, OtherClassSamples
+
     task = cell.task
     if name == "replay":
         return FreshReplay(model, task.covered, task.sampler)
@@ -270,6 +273,8 @@ def fresh_source(name: str, model: Generator, cell: Cell) -> Source:
 
 def foreign_surrogate(model: Generator, cell: Cell) -> Source:
     """Make the source of a surrogate from outside the model: images of a folder, or noise."""
+    from sa_bench.training.sources import Images, Relabelled
+
     task, (kind, _, argument) = cell.task, cell.task.surrogate.partition(":")
     c_f = task.prompts_for(task.concept, "forget")
     if kind == "folder":

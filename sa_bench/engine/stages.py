@@ -9,16 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, cast
-
-import torch
-from safetensors.torch import load_file, save
+from typing import TYPE_CHECKING, Any, cast
 
 from sa_bench.contracts import (
     Diffusion,
     FisherOptions,
     Generator,
-    Judge,
     Progress,
     Source,
     image_seed,
@@ -39,7 +35,6 @@ from sa_bench.data.sample_sets import save_samples
 from sa_bench.engine.base import BaseSource, GivenBase, TrainedBase
 from sa_bench.engine.cells import Cell
 from sa_bench.engine.metering import Meter
-from sa_bench.engine.method_run import MethodRun
 from sa_bench.engine.replay import (
     BaseSamples,
     FixedSet,
@@ -52,12 +47,15 @@ from sa_bench.engine.replay import (
 from sa_bench.engine.stage import Stage
 from sa_bench.models import base_models
 from sa_bench.models.family import get_family
-from sa_bench.models.passes import divide_passes
 from sa_bench.results.schema import StageCost
-from sa_bench.scoring import judges, sampling
-from sa_bench.training import fisher
-from sa_bench.training.loop import uses_bf16
-from sa_bench.training.sources import FixedReplay, Relabelled
+from sa_bench.scoring import sampling
+from sa_bench.training import fisher_plan
+from sa_bench.training.precision import uses_bf16
+
+if TYPE_CHECKING:  # keys are made, and what is stored is found, without torch
+    import torch
+
+    from sa_bench.contracts import Judge
 
 FORGET_VERSION = 1  # raised when the engine's part of forgetting changes what it computes
 ALL_TIMESTEPS = 1000  # T of every diffusion model here: what `timesteps=0` takes
@@ -195,6 +193,8 @@ class Chain:
     def _fit(self, model: Generator) -> Generator:
         """Let a model's network take its batches in pieces, if memory was too small for all at once."""
         if self.divisor > 1 and id(model) not in self._divided:
+            from sa_bench.models.passes import divide_passes
+
             divide_passes(model.net, self.divisor)
             self._divided[id(model)] = model
         return model
@@ -217,6 +217,8 @@ class Chain:
 
         def build(folder: Path) -> None:
             drawn = (draw(parts_of(folder), number) for number in range(count))
+            import torch
+
             x, c = zip(*drawn, strict=True)
             write_fixed_set(folder, torch.cat(x), torch.cat(c))
 
@@ -225,6 +227,10 @@ class Chain:
 
     def source(self, name: str) -> Any:
         """Make the source `name` of θ*'s samples: the stored set, or new samples each time."""
+        from safetensors.torch import load_file
+
+        from sa_bench.training.sources import FixedReplay
+
         fixed = self.sets.fixed_set(name)
         if fixed is None:
             return fresh_source(name, self.base_model_view(), self.cell)
@@ -236,6 +242,8 @@ class Chain:
 
     def surrogate(self, model: Generator) -> Any:
         """Make the source q(x|c_f), labelled c_f for `model`."""
+        from sa_bench.training.sources import Relabelled
+
         task, kind = self.task, self.task.surrogate.partition(":")[0]
         if kind not in ("class", "prompt"):
             return foreign_surrogate(model, self.cell)
@@ -246,14 +254,18 @@ class Chain:
     def fisher_stage(self, options: FisherOptions) -> Stage:
         """Give the stage of F at θ*, shared by all methods and seeds with the same options."""
         task = self.task
-        from_replay = fisher.is_from_replay(options)
+        from_replay = fisher_plan.is_from_replay(options)
 
         def write(folder: Path, F: Mapping[str, torch.Tensor], negative: float) -> dict[str, Any]:
+            from safetensors.torch import save
+
             write_atomic(folder / "fisher.safetensors", save({k: v.cpu() for k, v in F.items()}))
             trace = float(sum(float(v.double().sum()) for v in F.values()))
             return {"trace": trace, "negative": negative}
 
         def build_whole(folder: Path) -> dict[str, Any]:
+            import torch
+
             rng = torch.Generator().manual_seed(image_seed("fisher", 0))
             F = self.family.estimate_fisher(
                 self.base_model_view(),
@@ -271,6 +283,10 @@ class Chain:
             file, part = parts / f"sums-{number:03d}.safetensors", shares[number]
             if load_part(file) is not None:
                 return
+            import torch
+
+            from sa_bench.training import fisher
+
             unfinished = parts / f"unfinished-{number:03d}.safetensors"
             sums = fisher.sum_part(
                 cast(Diffusion, self.base_model_view()),
@@ -288,12 +304,14 @@ class Chain:
             unfinished.unlink(missing_ok=True)
 
         def build(folder: Path) -> dict[str, Any]:
+            from sa_bench.training import fisher
+
             files = [parts_of(folder) / f"sums-{i:03d}.safetensors" for i in range(len(shares))]
             sums = (load_part(file) or {} for file in files)
             return write(folder, *fisher.mean_of_sums(fisher.add_sums(sums), options.n))
 
         inputs: dict[str, Any] = {
-            "version": fisher.VERSION,
+            "version": fisher_plan.VERSION,
             "base": self.base.content,
             "options": key_values(options),
             "concept": None if options.set == "all" else task.concept,
@@ -304,8 +322,8 @@ class Chain:
             inputs |= self.sets.replay_key()
         if not self._divides(options):
             return Stage("fisher", "fisher", inputs, build_whole)
-        shares = fisher.split_samples(options.n)
-        inputs["shares"] = fisher.SHARES
+        shares = fisher_plan.split_samples(options.n)
+        inputs["shares"] = fisher_plan.SHARES
         return Stage("fisher", "fisher", inputs, build, len(shares), build_part)
 
     def _divides(self, options: FisherOptions) -> bool:
@@ -315,12 +333,16 @@ class Chain:
 
     def fisher(self, options: FisherOptions) -> dict[str, torch.Tensor]:
         """Give F at θ* by parameter name."""
+        from safetensors.torch import load_file
+
         return load_file(self.make(self.fisher_stage(options)).path / "fisher.safetensors")
 
     def forget_stage(self) -> Stage:
         """Give the stage of the model after forgetting."""
 
         def build(folder: Path) -> dict[str, Any]:
+            from sa_bench.engine.method_run import MethodRun
+
             run = MethodRun(self, folder)
             model = self.cell.build_method().forget(self.base_model_copy(), self.task, run)
             model.save(folder)
@@ -345,7 +367,7 @@ class Chain:
             "base": self.base.content,
             "concept": task.concept,
             "sampler": key_values(task.sampler),
-            "fisher_version": fisher.VERSION,
+            "fisher_version": fisher_plan.VERSION,
             "bf16": self.bf16,
             "data": None,
             "recipes": None,
@@ -359,7 +381,7 @@ class Chain:
             }
             inputs |= self.family.data_key_inputs(task.base)
         if any(self._divides(options) for _, options in self.fisher_fields()):
-            inputs["fisher_version"] = [fisher.VERSION, fisher.SHARES]
+            inputs["fisher_version"] = [fisher_plan.VERSION, fisher_plan.SHARES]
         inputs |= task.prompt_key_inputs("asked", task.prompts_for(task.concept, "forget"))
         if captioned := self.sets.key_inputs("captioned"):
             inputs["captioned"] = captioned
@@ -381,7 +403,7 @@ class Chain:
         """List the stored sets that the method says it learns from, with their stages."""
         method = self.cell.build_method()
         names = [name for name, need in SET_OF_NEED.items() if need in method.needs]
-        if any(fisher.is_from_replay(options) for _, options in self.fisher_fields()):
+        if any(fisher_plan.is_from_replay(options) for _, options in self.fisher_fields()):
             names += ["replay"] if "replay" not in names else []
         names = [name for name in [*names, "captioned"] if name not in method.ignores]
         found = [(name, self.sets.fixed_set(name)) for name in names]
@@ -488,6 +510,8 @@ class Chain:
     @cached_property
     def judges(self) -> Mapping[str, Judge]:
         """Judges of the task's panel by name; what they say of a set serves every metric."""
+        from sa_bench.scoring import judges
+
         return {name: judges.CachedJudge(judges.load(name)) for name in self.task.judges}
 
     def drop_images(self, base: bool = False) -> None:

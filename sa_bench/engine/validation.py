@@ -152,7 +152,7 @@ def validate_task(task: Task, relabel_given: bool = False, size_given: bool = Fa
     elif kind == "folder":
         if not Path(argument).is_dir():
             raise SaBenchError(f"task.surrogate: no folder at {argument!r}.")
-        from sa_bench.data import datasets, images  # loads torch, so only where it is needed
+        from sa_bench.data import datasets, images  # load numpy, so only where they are needed
 
         height, width, channels = datasets.image_shape(task)
         # An unsuitable image is refused here, before any work.
@@ -240,7 +240,7 @@ def _check_pretrained(task: Task, size_given: bool) -> Task:
         raise SaBenchError(
             f"task.size={task.size}: images of Stable Diffusion have sides of whole eights, e.g. {near}."
         )
-    from sa_bench.models import base_models  # loads torch
+    from sa_bench.models import base_models  # loads numpy, so only where it is needed
 
     if task.needs_weights:
         from sa_bench.models.checkpoints import layouts

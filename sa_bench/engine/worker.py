@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from sa_bench.core import registry
 from sa_bench.core.errors import MissingAsset, is_out_of_memory, name_missing_extra
 from sa_bench.core.locks import Busy
@@ -21,7 +19,6 @@ from sa_bench.engine.measure import Subject, measure, require_images
 from sa_bench.engine.stage import Stage
 from sa_bench.engine.stages import Chain
 from sa_bench.results.schema import ResultRow
-from sa_bench.scoring import judges
 
 DIVISIBLE = ("replay", "fisher", "samples", "measure")
 """Stages whose networks can take less at once when memory is short; training cannot, unchanged."""
@@ -136,6 +133,8 @@ class Worker:
         elif address.stage == "measure":
             _measure(chain, address)
         elif address.stage == "judge":
+            from sa_bench.scoring import judges
+
             judges.load(address.name)
         elif address.stage == "base":
             _ = chain.base
@@ -149,6 +148,8 @@ class Worker:
 
 def _free_memory() -> None:
     """Give back what a failed attempt still holds."""
+    import torch
+
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sa_bench.contracts import SMOKE_MODEL, Progress, Task, key_values
-from sa_bench.core.errors import SaBenchError, name_missing_extra
+from sa_bench.core.errors import SaBenchError, name_missing_extra, require_library
 from sa_bench.core.store import Artifact, Store, file_digest
 from sa_bench.data import datasets
 from sa_bench.data.assets import catalogue
 from sa_bench.data.assets.shipped import WEIGHTS, verify_shipped
 from sa_bench.models import schedule
 from sa_bench.models.family import get_family
-from sa_bench.training.loop import uses_bf16
+from sa_bench.models.recipes import PARAMETERS
+from sa_bench.training.precision import uses_bf16
 
 if TYPE_CHECKING:
     from sa_bench.models.text_to_image import TextToImage
@@ -52,12 +53,17 @@ def find_pretrained(source: str, store: Store) -> Base:
         MissingAsset: it is not on this machine.
     """
     with name_missing_extra("text-to-image", "transformers"):
-        from sa_bench.models import micro_pipeline
+        require_library("transformers")
+    if source != SMOKE_MODEL and not Path(source).exists():
+        catalogue.need(catalogue.get_model(source))  # before anything heavy is imported
+    with name_missing_extra("text-to-image", "transformers"):
         from sa_bench.models.checkpoints import load
 
     if source == SMOKE_MODEL:
 
         def build(folder: Path) -> None:
+            from sa_bench.models import micro_pipeline
+
             micro_pipeline.smoke(folder)
 
         source = str(store.make("base", {"smoke": SMOKE_VERSION}, build).path)
@@ -157,6 +163,15 @@ def new_model(
     """
     get_family(family).get_recipe(name)
     return get_family(family).new_model(dataset, name, seed, words)
+
+
+def count_parameters(task: Task) -> int:
+    """Count the parameters of the network that a task's base recipe trains; a usual one is not built."""
+    known = PARAMETERS.get((task.family, task.dataset, task.base))
+    if known is not None:
+        return known
+    model = new_model(task.family, task.dataset, task.base, words=task.classes)
+    return sum(p.numel() for p in model.net.parameters())
 
 
 def base_key_inputs(

@@ -21,22 +21,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sa_bench.contracts import Condition, Draw, Recipe, Sampler
+from sa_bench.contracts import Condition, Draw, Sampler
 from sa_bench.core import settings
 from sa_bench.core.errors import SaBenchError, last_line
 from sa_bench.core.store import write_atomic
+from sa_bench.models import recipes
 from sa_bench.models.denoising import CHUNK, Denoising, grey_levels, times
-
-RECIPES = {
-    "micro": Recipe(
-        steps=3_000, lr=2e-3, batch=64, schedule="cosine", warmup=100, clip=1.0, drop=0.1
-    ),
-    "quick": Recipe(steps=400, lr=2e-3, batch=64, schedule="cosine", warmup=50, clip=1.0, drop=0.1),
-    # Official ddpm/configs: 800,000 iterations on CIFAR10, 250,000 on STL10; 2e-4 and 128 for both.
-    "cifar10": Recipe(steps=800_000, lr=2e-4, batch=128, clip=1.0, ema=0.9999, drop=0.1, flip=True),
-    "stl10": Recipe(steps=250_000, lr=2e-4, batch=128, clip=1.0, ema=0.9999, drop=0.1, flip=True),
-    "tiny": Recipe(steps=20, lr=1e-3, batch=16, clip=1.0, ema=0.9, drop=0.1, flip=True),
-}
 
 
 @dataclass(frozen=True)
@@ -143,7 +133,7 @@ class DDPM(Denoising):
     """The diffusion model of the Generator contract. Model space is (N, C, H, W) in [-1, 1]."""
 
     family = "ddpm"
-    recipes = RECIPES
+    recipes = recipes.DDPM
     range = (-1.0, 1.0)
     timesteps = T
 
@@ -171,7 +161,7 @@ class DDPM(Denoising):
         if settings.gradient_checkpointing():
             self.net.enable_gradient_checkpointing()
         self.average: UNet2DModel | None = None
-        if RECIPES[base].ema is not None:
+        if self.recipes[base].ema is not None:
             self.average = copy.deepcopy(self.net).requires_grad_(False)
         self.alphas: Tensor = DDPMScheduler(num_train_timesteps=T, **self.betas).alphas_cumprod
         self.substituted: tuple[int, Tensor] | None = None

@@ -57,6 +57,15 @@ class Family:
     Families that came before the further sets name `retain` alone, so that old results are found.
     """
 
+    abilities: tuple[str, ...] | None = None
+    """Methods of its models that metrics may require; None asks the class, which loads torch."""
+
+    def can(self, ability: str) -> bool:
+        """Tell whether its models have the method `ability`, such as `log_likelihood`."""
+        if self.abilities is None:
+            return hasattr(self.load_generator(), ability)
+        return ability in self.abilities
+
     @property
     def has_timesteps(self) -> bool:
         """True if its models are diffusion models."""

@@ -20,7 +20,6 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from sa_bench.contracts import Recipe
 from sa_bench.data import captions
 
 LENGTH = 16  # tokens per prompt, with its first and last
@@ -34,17 +33,6 @@ SCHEDULE: dict[str, Any] = {
     "steps_offset": 1,
     "prediction_type": "epsilon",
     "timestep_spacing": "leading",
-}
-RECIPES = {
-    "micro": Recipe(
-        steps=3_000, lr=1e-3, batch=64, schedule="cosine", warmup=100, clip=1.0, drop=0.1, mean=True
-    ),
-    "quick": Recipe(
-        steps=300, lr=1e-3, batch=32, schedule="cosine", warmup=30, clip=1.0, drop=0.1, mean=True
-    ),
-    "tiny": Recipe(
-        steps=10, lr=1e-3, batch=8, schedule="cosine", warmup=2, clip=1.0, drop=0.1, mean=True
-    ),
 }
 
 

@@ -18,15 +18,17 @@ block's `emb_layers` (time_emb_proj) stay trainable under `noxattn`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from sa_bench.core.errors import unknown_name
 
+if TYPE_CHECKING:  # the scopes' names are asked for in messages, which need no torch
+    from torch import nn
+
 SD_1 = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
 """Stable Diffusion 1.x's U-Net, where it differs from UNet2DConditionModel's defaults."""
+SD_1_PARAMETERS = 859_520_964
+"""Parameters of that U-Net, known without building it."""
 SCOPES = ("full", "xattn", "noxattn", "selfattn", "attn", "esd-u", "kv")
 
 
@@ -64,7 +66,9 @@ def memory(net: nn.Module | Mapping[str, Any], scope: str = "full") -> dict[str,
     Raises:
         SaBenchError: there is no such scope.
     """
-    if not isinstance(net, nn.Module):
+    import torch
+
+    if not isinstance(net, torch.nn.Module):
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
         with torch.device("meta"):
@@ -83,6 +87,8 @@ def memory(net: nn.Module | Mapping[str, Any], scope: str = "full") -> dict[str,
 
 def _belongs(name: str, module: nn.Module, scope: str) -> bool:
     """Return whether a parameter belongs to a scope."""
+    from torch import nn
+
     is_cross_attention = ".attn2." in name
     match scope:
         case "xattn":

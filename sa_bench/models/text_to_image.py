@@ -28,7 +28,7 @@ from sa_bench.contracts import Condition, Defence, Draw, Precision, Sampler
 from sa_bench.core import settings
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.store import write_atomic
-from sa_bench.models import micro_pipeline
+from sa_bench.models import micro_pipeline, recipes
 from sa_bench.models.checkpoints.layouts import Weights
 from sa_bench.models.denoising import Denoising, cast, grey_levels, times
 from sa_bench.models.guidance import plain
@@ -44,7 +44,7 @@ class TextToImage(Denoising):
     """The latent diffusion model that implements the Generator contract."""
 
     family = "text_to_image"
-    recipes = micro_pipeline.RECIPES
+    recipes = recipes.TEXT_TO_IMAGE
     range = (-3.0, 3.0)  # roughly, for latents; they have no bounds
     timesteps = T
     null = ""

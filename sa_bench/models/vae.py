@@ -21,16 +21,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sa_bench.contracts import Condition, Draw, Recipe, Request, Sampler
+from sa_bench.contracts import Condition, Draw, Request, Sampler
 from sa_bench.core.errors import SaBenchError, last_line
 from sa_bench.core.store import write_atomic
-
-RECIPES = {
-    # 2e-3 with a cosine reaches in 15,000 steps what the paper's constant 1e-4 does in 100,000.
-    "cosine": Recipe(steps=15_000, lr=2e-3, batch=256, schedule="cosine", warmup=200),
-    "paper": Recipe(steps=100_000, lr=1e-4, batch=256),
-    "quick": Recipe(steps=2_000, lr=3e-3, batch=128, schedule="cosine", warmup=100),
-}
+from sa_bench.models import recipes
 
 
 class Network(nn.Module):
@@ -114,7 +108,7 @@ class VAE:
 
     family = "vae"
     black_is_broken = False
-    recipes = RECIPES
+    recipes = recipes.VAE
     range = (0.0, 1.0)
 
     def __init__(

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sa_bench.contracts import SampleSet
 from sa_bench.data.assets.shipped import guard_card
-from sa_bench.scoring.features import extract, is_in_manifold
-from sa_bench.scoring.judges import Judge, majority_vote
 from sa_bench.statistics import wilson
+
+if TYPE_CHECKING:  # its bounds are read where nothing is measured, and without torch
+    from sa_bench.scoring.judges import Judge
 
 QUANTITIES = ("worst class", "recall")
 
@@ -51,6 +53,9 @@ def measure_shares(
         designated: name of the judge whose features recall uses.
         extractor: name of the feature extractor.
     """
+    from sa_bench.scoring.features import extract, is_in_manifold
+    from sa_bench.scoring.judges import majority_vote
+
     votes_of_model, _ = majority_vote(judges, images.images, images.labels)
     votes_of_base, _ = majority_vote(judges, base.images, base.labels)
     class_shares = []

@@ -12,11 +12,24 @@ import torch
 
 from sa_bench.contracts import Measured, SampleSet
 from sa_bench.scoring.features import is_in_manifold
-from sa_bench.statistics import Estimate, clustered, jackknife, jackknife_groups, rate
+from sa_bench.statistics import (
+    Estimate,
+    clustered,
+    combine_left_out,
+    jackknife,
+    jackknife_groups,
+    rate,
+)
 
 ROUNDING = 1e-6
 """Relative error of a Fréchet distance, as a share of the covariances' traces: the square root of a
 covariance of float32 features is no more exact."""
+QUADRATURE = 1e-6
+"""Relative error of the integral behind `FrechetTo.leave_out`. Nearly all of it is the same for every
+group and cancels in the jackknife: the half-width is exact to about 1e-7 of itself."""
+RANK, SMALLEST = 1e-14, 1e-22
+"""Share of the largest eigenvalue below which one is 0 but for rounding, and the smallest to which
+an integral over eigenvalues is exact where the rows left out make one 0."""
 OfRows = Callable[[np.ndarray], float]
 """Gives the distance to the real images for the generated images with these row numbers."""
 
@@ -45,7 +58,7 @@ class FrechetTo:
     Equal to torch-fidelity's to rounding, by tr (Σ_x Σ_y)^½ = tr (R Σ_x R)^½ with R = Σ_y^½: this
     matrix is symmetric, so that no eigenvalue is complex, and R is computed once. Leaving a few
     rows out costs only those rows. Measured at d = 2,048, N = M = 10,000 on one CPU core: 1.2 s a
-    distance (torch-fidelity: 5.2 s), 29 s with the jackknife of 20 groups.
+    distance (torch-fidelity: 5.2 s).
     """
 
     def __init__(self, x: np.ndarray, y: np.ndarray) -> None:
@@ -73,10 +86,94 @@ class FrechetTo:
             n, total, outer = _sum_moments(self.x[rows], self.shift)
         mean, covariance = _mean_and_covariance(n, total, outer)
         product = np.linalg.eigvalsh(self.root @ covariance @ self.root)
+        root = float(np.sqrt(product.clip(0)).sum())
+        return self._combine(mean, float(np.trace(covariance)), root)
+
+    def _combine(self, mean: np.ndarray, trace: float, root: float) -> float:
+        """Combine a mean (d,), tr Σ_x and tr (Σ_x Σ_y)^½ to the distance."""
         difference = mean - self.mean
-        traces = float(np.trace(covariance)) + self.trace
-        root = 2 * float(np.sqrt(product.clip(0)).sum())
-        return _clip_rounding(float(difference @ difference) + traces - root, traces)
+        traces = trace + self.trace
+        return _clip_rounding(float(difference @ difference) + traces - 2 * root, traces)
+
+    def leave_out(self, group: np.ndarray) -> tuple[float, np.ndarray]:
+        """Compute the distance of all rows, and those without each group, (groups,).
+
+        Together they cost about twice what the distance of all rows costs.
+
+        Without the rows of a group the matrix R Σ_x R is c (A − U Uᵀ), where A is that of all rows
+        and U has a column a row left out, and one for the mean. With A = Q Λ Qᵀ and B = Qᵀ U
+
+            tr (A − U Uᵀ)^½ = tr A^½ + 1/π ∫ log det (1 − Bᵀ (Λ + s²)⁻¹ B) ds,   s from 0 to ∞,
+
+        since ∫ log ((b + s²) / (a + s²)) ds = π (√b − √a) for each eigenvalue. The integral is a sum
+        over points that lie as densely as the eigenvalues do on a logarithmic scale: the substitution
+        of Hale, Higham & Trefethen 2008 (Section 4, method 3), with a geometric rate. Groups of more
+        than a third of `d` rows are left out one by one.
+
+        Args:
+            group: number of each row's group, 0..groups−1, (N,).
+        """
+        rows_of_groups = [np.flatnonzero(group == g) for g in range(int(group.max()) + 1)]
+        n = self.all[0]
+        # images without variance have no eigenvalue but rounding
+        is_constant = not np.ptp(self.x, axis=0).any()
+        if is_constant or 3 * max(map(len, rows_of_groups)) > len(self.shift):
+            left_out = [self(np.flatnonzero(group != g)) for g in range(len(rows_of_groups))]
+            return self(np.arange(n)), np.array(left_out)
+        mean, covariance = _mean_and_covariance(*self.all)
+        squares = (n - 1) * float(np.trace(covariance))
+        values, vectors = np.linalg.eigh(self.root @ covariance @ self.root)
+        kept = values > RANK * values[-1]
+        values, basis = values[kept], vectors[:, kept].T @ self.root
+        root_of_all = float(np.sqrt(values).sum())
+        value = self._combine(mean, squares / (n - 1), root_of_all)
+        if not kept.all():  # the rounding of the others is part of the distance, as it always was
+            value = self(np.arange(n))
+        distances = []
+        for rows in rows_of_groups:
+            z = self.x[rows] - self.shift - mean
+            left = n - len(rows)
+            moved = -z.sum(0) / left  # the mean of the others, from that of all
+            columns = np.vstack([z, np.sqrt(left) * moved])
+            change = _integrate_change(values, basis @ columns.T / np.sqrt(n - 1))
+            root = np.sqrt((n - 1) / (left - 1)) * max(0.0, root_of_all + change)
+            trace = (squares - float((columns**2).sum())) / (left - 1)
+            distances.append(self._combine(mean + moved, trace, root))
+        return value, np.array(distances)
+
+
+def _integrate_change(values: np.ndarray, B: np.ndarray) -> float:
+    """Compute tr (Λ − B Bᵀ)^½ − tr Λ^½ for `values` Λ > 0 (r,) ascending, and B (r, k) with k < r.
+
+    The difference Λ − B Bᵀ has no negative eigenvalue but for rounding.
+    """
+    from scipy.special import ellipj, ellipkm1
+
+    scaled, identity = np.empty_like(B), np.eye(B.shape[1])
+
+    def inner(shift: float) -> np.ndarray:
+        """Compute 1 − Bᵀ (Λ + shift)⁻¹ B."""
+        np.multiply(B, (values + shift)[:, None] ** -0.5, out=scaled)
+        return identity - scaled.T @ scaled
+
+    def log_determinant(matrix: np.ndarray) -> float:
+        try:
+            return 2 * float(np.log(np.diagonal(np.linalg.cholesky(matrix))).sum())
+        except np.linalg.LinAlgError:  # singular but for rounding
+            return float(np.log(np.linalg.eigvalsh(matrix).clip(np.finfo(float).eps)).sum())
+
+    # no eigenvalue of the difference is smaller than this one, unless it is 0 but for rounding
+    lowest = values[0] * float(np.linalg.eigvalsh(inner(0.0))[0])
+    ratio = max(SMALLEST, lowest / values[-1])
+    low, high = np.sqrt(ratio * values[-1]), np.sqrt(values[-1])
+    half = int(np.ceil((3 - np.log(ratio)) * -np.log(QUADRATURE) / (4 * np.pi**2)))
+    step = float(ellipkm1(ratio)) / (2 * half)
+    sn, cn, dn, _ = ellipj((np.arange(half) + 0.5) * step, 1 - ratio)
+    # s = low sc(u), and the other half of the period by sc(K − u) = (high / low) / sc(u)
+    points = np.concatenate([low * sn / cn, high * cn / sn])
+    weights = step * np.concatenate([low * dn / cn**2, high * dn / sn**2])
+    logs = np.array([log_determinant(inner(float(point) ** 2)) for point in points])
+    return float(weights @ logs) / np.pi
 
 
 def _sum_moments(
@@ -124,6 +221,8 @@ def measure_frechet(distance: OfRows, x: np.ndarray, y: np.ndarray, images: Samp
     groups = min(20, n // 2)
     if groups < 2:
         value, low, high = distance(np.arange(n)), None, None
+    elif isinstance(distance, FrechetTo):
+        value, low, high = combine_left_out(*distance.leave_out(jackknife_groups(n, groups)))
     else:
         value, low, high = jackknife(distance, n, groups)
     fewer = min(n, len(y))

@@ -12,15 +12,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from sa_bench.contracts import SampleSet, View
-from sa_bench.scoring.judges import Judge, panel_view
-from sa_bench.scoring.likelihood import take_per_class
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # metrics say what they are without torch
+    from torch import Tensor
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+
+    from sa_bench.scoring.judges import Judge
 
 LAYER = "penultimate"
 ROUNDING = 1e-10
@@ -36,6 +35,7 @@ def register_extractor(name: str, judge: Judge) -> type[FeatureExtractorBase]:
     """
     if (name, judge.content) in _registered:
         return _registered[name, judge.content]
+    import torch
     from torch_fidelity import register_feature_extractor  # brings torchvision: two seconds
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
@@ -73,6 +73,10 @@ def register_extractor(name: str, judge: Judge) -> type[FeatureExtractorBase]:
 
 def extract(name: str, judge: Judge, images: np.ndarray) -> np.ndarray:
     """Extract features (N, d) float64 of `images`, uint8 (N, H, W, C), by the registered extractor."""
+    import torch
+
+    from sa_bench.scoring.judges import panel_view
+
     images = panel_view({name: judge}, images)
     network = register_extractor(name, judge)(name, [LAYER])
     with torch.no_grad():
@@ -88,6 +92,8 @@ def is_in_manifold(
     precision = is_in_manifold(generated, real), recall = is_in_manifold(real, generated), as 0/1
     (N,). Source: Kynkäänniemi et al. 2019, Eq. 1-2 (the point itself is not its own neighbour).
     """
+    import torch
+
     s, q = (torch.from_numpy(points).double() for points in (support, query))
     lengths = (s * s).sum(1)
 
@@ -119,6 +125,8 @@ class FeaturePair(NamedTuple):
 
 def judge_features(view: View) -> FeaturePair:
     """Extract judge features of generated and real retained images."""
+    from sa_bench.scoring.likelihood import take_per_class
+
     judge, name = view.judges[view.task.designated], f"judge-{view.task.dataset}"
     images = view.samples["retain"]
     real = take_per_class(view.real("retain_test"), view.task.feature_images)
@@ -139,6 +147,8 @@ def inception_features(
         prepare: applied to the uint8 images (N, H, W, C) of both sides before the network sees
             them.
     """
+    from sa_bench.scoring.likelihood import take_per_class
+
     images = view.samples["retain"]
     real = take_per_class(view.real("retain_train"), view.task.feature_images)
     x, y = (
@@ -159,6 +169,8 @@ def stretch_as_published(images: np.ndarray, chunk: int = 1000) -> np.ndarray:
     The official code stretched floats and then rounded; here the images are 8-bit already, so that
     the stretch widens their rounding.
     """
+    import torch
+
     stretched = np.empty_like(images)
     for start in range(0, len(images), chunk):
         x = torch.from_numpy(images[start : start + chunk]).float() / 255

@@ -32,8 +32,8 @@ class Requirement:
     """Says in one line what is missing on this machine; None if nothing is."""
     facts: Facts = lambda task, metric: {}
     """Gives the entries that it adds to the fingerprint of a metric."""
-    unfit: Callable[[Task, type], str] = lambda task, family: ""
-    """Says why a task, or its model family, does not meet it; "" if it does."""
+    unfit: Callable[[Task, Callable[[str], bool]], str] = lambda task, can: ""
+    """Says why a task, or a model that `can` do some things, does not meet it; "" if it does."""
     unfit_given: Callable[[Mapping[str, SampleSet]], str] = lambda sets: ""
     """Says why images alone, without a model, do not meet it; "" if they do."""
     from_model: bool = False
@@ -76,9 +76,7 @@ def _require_model(name: str, able: str = "", reason: str = "") -> Requirement:
     """
     return Requirement(
         name,
-        unfit=lambda task, family: (
-            "" if not able or hasattr(family, able) else reason.format(task.family)
-        ),
+        unfit=lambda task, can: "" if not able or can(able) else reason.format(task.family),
         unfit_given=lambda sets: "needs the model; only images were given",
         from_model=True,
     )
@@ -111,7 +109,7 @@ OWN = (
             "dataset": task.dataset,
             "data": datasets.data_content(task.dataset),
         },
-        unfit=lambda task, family: (
+        unfit=lambda task, can: (
             "the task brings no real images" if task.dataset == datasets.NONE else ""
         ),
         optional=True,
@@ -125,7 +123,7 @@ OWN = (
     Requirement(
         "judges",
         facts=lambda task, metric: {"judges": _hash_judges(task.judges)},
-        unfit=lambda task, family: (
+        unfit=lambda task, can: (
             "" if task.judges else "the task has no judges; detectors stand in for them"
         ),
     ),

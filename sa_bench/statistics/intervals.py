@@ -155,6 +155,12 @@ def jackknife(
     group = jackknife_groups(n, groups, clusters)
     value = estimate(np.arange(n))
     left_out = np.array([estimate(np.flatnonzero(group != g)) for g in range(groups)])
+    return combine_left_out(value, left_out)
+
+
+def combine_left_out(value: float, left_out: np.ndarray) -> Estimate:
+    """Compute the jackknife's interval from the value and the estimates without each group, (groups,)."""
+    groups = len(left_out)
     error = np.sqrt((groups - 1) / groups * ((left_out - left_out.mean()) ** 2).sum())
     half = float(student.compute_quantile(1 - ALPHA / 2, groups - 1) * error)
     return Estimate(value, value - half, value + half)

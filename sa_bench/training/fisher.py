@@ -33,7 +33,6 @@ from sa_bench.contracts import (
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.parts import load_part, save_part
 
-VERSION = 1  # raised whenever the computed F changes
 Batch = tuple[Tensor, Any, Draw]
 BATCH = 1000
 TOGETHER = ((10_000, 128), (16_000, 32))
@@ -41,9 +40,6 @@ TOGETHER = ((10_000, 128), (16_000, 32))
 TOGETHER_LARGE = 4
 """Timesteps per pass for larger images, such as Stable Diffusion's latents; more exceed a small
 GPU's memory or a CPU's cache."""
-SHARES = 16
-"""Parts of an F that takes hours: each may be made on another device. The sums of one are as large as
-the model, so more would fill a disk."""
 EVERY = 120.0  # seconds between two checkpoints: the most that a kill costs
 
 
@@ -197,17 +193,6 @@ def estimate_over_time(
         model, task, options, replay, sampler, rng, unfinished.count // BATCH * BATCH
     )
     return fisher_over_time(model, batches, options, rng, tick, unfinished)
-
-
-def is_from_replay(options: FisherOptions) -> bool:
-    """Tell whether F is estimated over samples of replay."""
-    return options.set == "replay" or options.draws == "once"
-
-
-def split_samples(n: int) -> list[range]:
-    """Split the samples of F into at most `SHARES` parts of one size, the last one smaller."""
-    size = -(-n // SHARES)
-    return [range(start, min(n, start + size)) for start in range(0, n, size)]
 
 
 def sum_part(

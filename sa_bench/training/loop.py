@@ -13,6 +13,7 @@ from torch import Tensor
 from sa_bench.contracts import Progress, Recipe
 from sa_bench.core.errors import CellFailed
 from sa_bench.core.parts import load_part, save_part
+from sa_bench.training.precision import uses_bf16 as uses_bf16
 from sa_bench.training.record import LossCurve, TrainingRecord
 
 TRAINERS: Mapping[str, Mapping[str, Any]] = {
@@ -68,26 +69,6 @@ class Pull:
         for p, anchor, weight in zip(self.params, self.anchors, self.weights, strict=True):
             total += float((weight * (p - anchor) ** 2).sum()) / 2
         return total
-
-
-def is_bf16_fast(device: str = "cpu") -> bool:
-    """Return whether `device` multiplies bf16 in hardware; if not, autocast only costs accuracy."""
-    if device != "cpu":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capability = getattr(torch.backends.cpu, "get_cpu_capability", lambda: "")()
-    try:
-        flags = Path("/proc/cpuinfo").read_text(errors="ignore")
-    except OSError:
-        return False
-    return "AVX512" in capability and ("avx512_bf16" in flags or "amx_bf16" in flags)
-
-
-def uses_bf16(precision: str, device: str = "cpu") -> bool:
-    """Return whether training is autocast to bf16.
-
-    It is if `precision` is `bf16`, or if it is `auto` and the device multiplies bf16 in hardware.
-    """
-    return precision == "bf16" or (precision == "auto" and is_bf16_fast(device))
 
 
 def fit(

@@ -11,7 +11,7 @@ from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.store import Store
 from sa_bench.data.assets.shipped import rates_card
-from sa_bench.engine import rates
+from sa_bench.engine import memory, rates
 from sa_bench.engine.cells import resolve
 from sa_bench.engine.graph import make_graph
 from sa_bench.engine.rates import NOTHING, Duration
@@ -207,10 +207,11 @@ def test_a_plan_refuses_what_a_run_refuses():
         resolve(["mnist_0"], ["esd"])
 
 
-def test_the_probe_measures_for_two_seconds_of_its_clock():
-    """A second, then three: one step was done in between."""
-    readings = iter([0.0, 1.0, 3.0])
-    assert rates.probe_speed(clock=lambda: next(readings)) == pytest.approx(1 / 3)
+def test_the_probe_measures_until_its_time_is_over_by_its_clock():
+    """A fifth of a second, then two fifths: one step was done in between."""
+    readings = iter([0.0, 0.2, 0.4])
+    steps = rates.STEPS_OF_NETWORK
+    assert rates.probe_speed(clock=lambda: next(readings)) == pytest.approx(steps / 0.4)
 
 
 def test_rates_are_seconds_a_unit_of_results():
@@ -245,3 +246,11 @@ def test_rates_are_seconds_a_unit_of_results():
         "measure recovery: vae on mnist": [2.0],
         "sample: vae on mnist": [0.5],
     }
+
+
+@pytest.mark.parametrize("task", ["mnist_0", "mnist_0_ddpm", "mnist_0_t2i"])
+def test_parameters_are_counted_without_loading_the_model(tmp_path, task):
+    (cell,) = resolve([task], ["original"])
+    net = Chain(Store(tmp_path), cell, ignore_event).architecture().net
+    assert memory.count_parameters(cell) == sum(p.numel() for p in net.parameters())
+    assert memory.needed_mib(cell) > 600

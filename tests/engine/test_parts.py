@@ -18,7 +18,7 @@ from sa_bench.engine.stages import Chain
 from sa_bench.engine.worker import Order, Worker
 from sa_bench.engine.workers import Done, Place
 from sa_bench.scoring import sampling
-from sa_bench.training import fisher
+from sa_bench.training import fisher, fisher_plan
 
 TINY = [
     "task.n_forget=8", "task.n_retain=1", "task.sampler.steps=3", "task.replay_images=18",
@@ -32,7 +32,7 @@ def divided(monkeypatch):
     monkeypatch.setattr(replay, "LONG", 1)
     monkeypatch.setattr(replay, "PART", 5)
     monkeypatch.setattr(sampling, "SHARD", 4)
-    monkeypatch.setattr(fisher, "SHARES", 3)
+    monkeypatch.setattr(fisher_plan, "SHARES", 3)
 
 
 def cells_of(methods=("sa",)):
@@ -98,7 +98,7 @@ def test_f_in_parts_is_f_in_one_go(divided, tmp_path, store_env):
     chain = Chain(Store(tmp_path), cell, ignore_event)
     options = FisherOptions(n=7, timesteps=3, set="replay")
     model, source = chain.base_model_view(), chain.source("replay")
-    shares, rng = fisher.split_samples(options.n), torch.Generator()
+    shares, rng = fisher_plan.split_samples(options.n), torch.Generator()
 
     def batches():
         for number, part in enumerate(shares):
@@ -137,7 +137,7 @@ def test_a_killed_part_costs_that_part(divided, tmp_path, store_env, monkeypatch
     made.append(None)
     again = Chain(Store(tmp_path), cell, ignore_event)
     again.make(stage_of(again))
-    assert made[2:] == fisher.split_samples(7)[1:]
+    assert made[2:] == fisher_plan.split_samples(7)[1:]
     assert again.cost["fisher"]["wall_s"] > 0
 
 

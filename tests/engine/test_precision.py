@@ -1,6 +1,7 @@
 """Sampling in reduced precision, gradients from few activations, and images that are no images."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from sa_bench.engine.validation import check_precision
 from sa_bench.models import base_models
 from sa_bench.models.ddpm import DDPM
 from sa_bench.models.text_to_image import TextToImage
-from sa_bench.training import loop
+from sa_bench.training import precision
 from sa_bench.training.loop import fit
 
 DDIM = Sampler("ddim", steps=4, guidance=5.0)
@@ -134,7 +135,7 @@ def test_what_training_calculates_in_is_used_named_and_recorded(
     from sa_bench.models.vae import VAE
 
     seen, loss = [], VAE.loss
-    monkeypatch.setattr(loop, "is_bf16_fast", lambda device="cpu": has_bf16)
+    monkeypatch.setattr(precision, "is_bf16_fast", lambda device="cpu": has_bf16)
     monkeypatch.setattr(
         VAE, "loss", lambda *a: seen.append(torch.is_autocast_enabled("cpu")) or loss(*a)
     )
@@ -152,7 +153,7 @@ def test_what_training_calculates_in_is_used_named_and_recorded(
 def test_what_is_not_trained_has_no_precision_and_the_official_trainer_none_but_fp32(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(loop, "is_bf16_fast", lambda device="cpu": True)
+    monkeypatch.setattr(precision, "is_bf16_fast", lambda device="cpu": True)
     for method, sets, used in (
         ("original", [], "nothing trained"), ("no_ewc", ["steps=1", "batch=4", "trainer=ldm"], "fp32"),
     ):  # fmt: skip
@@ -244,3 +245,15 @@ def test_what_is_not_finite_is_black_and_said_without_a_warning(tiny, value):
     y = torch.zeros(2, *pixels.shape)
     y[0, 0, 0, 0] = value
     assert [int(image.max()) for image in pixels.to_images(y)] == [0, 128]
+
+
+def test_bf16_is_fast_where_torch_takes_its_avx512_kernels(monkeypatch):
+    """As torch itself says on this machine, whose processor may have bf16 or not."""
+    flags = Path("/proc/cpuinfo")
+    has_bf16 = flags.is_file() and bool(
+        {"avx512_bf16", "amx_bf16"} & set(flags.read_text().split())
+    )
+    capability = torch.backends.cpu.get_cpu_capability()
+    assert precision.is_bf16_fast() == ("AVX512" in capability and has_bf16)
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+    assert not precision.is_bf16_fast()

@@ -15,7 +15,8 @@ import torch
 from sa_bench.contracts import FisherOptions, Recipe, Sampler
 from sa_bench.models.ddpm import DDPM
 from sa_bench.training.fisher import fisher_over_time
-from sa_bench.training.loop import Pull, fit, is_bf16_fast
+from sa_bench.training.loop import Pull, fit
+from sa_bench.training.precision import is_bf16_fast
 from sa_bench.training.sources import FixedReplay, UniformNoise, losses
 
 SHAPES = {"cifar10": (32, 32, 3), "stl10": (64, 64, 3), "tiny": (16, 16, 3)}

@@ -12,7 +12,7 @@ from sa_bench.contracts import SampleSet, samples
 from sa_bench.core import registry
 from sa_bench.scoring import distances, features, judges
 from sa_bench.scoring.distances import FrechetTo, extrapolate_fid, frechet_distance, jackknife_kid
-from sa_bench.statistics import jackknife_groups
+from sa_bench.statistics import combine_left_out, jackknife, jackknife_groups
 
 
 def by_torch_fidelity(x, y):
@@ -129,6 +129,48 @@ def test_the_fast_fid_is_torch_fidelitys_whatever_rows_are_left_out(dtype):
         assert distance(rows) == pytest.approx(
             frechet_distance(x[rows].astype(float), y.astype(float)), rel=1e-6
         )
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "steepness"),
+    [(400, 60, 0.0), (400, 60, 2.0), (50, 60, 1.0), (40, 150, 1.0), (403, 90, 0.5), (90, 40, 1.0)],
+)
+def test_fids_jackknife_is_that_of_leaving_out_each_group(n, d, steepness):
+    """Within 2e-6 of the half-width, also with fewer images than dimensions; the value to rounding."""
+    rng = np.random.default_rng(0)
+    scale = np.arange(1, d + 1.0) ** -steepness
+    turn = np.linalg.qr(rng.normal(size=(d, d)))[0]
+    x, y = ((rng.normal(0.1, 1, size=(m, d)) * scale @ turn).clip(-1) for m in (n, n + 30))
+    distance, groups = FrechetTo(x, y), min(20, n // 2)
+    one_by_one = jackknife(distance, n, groups)
+    value, left_out = distance.leave_out(jackknife_groups(n, groups))
+    together = combine_left_out(value, left_out)
+    assert value == pytest.approx(one_by_one.value, rel=1e-11)
+    half = one_by_one.high - one_by_one.value
+    assert together.high - together.value == pytest.approx(half, rel=2e-6)
+    group = jackknife_groups(n, groups)
+    alone = np.array([distance(np.flatnonzero(group != g)) for g in range(groups)])
+    assert np.abs(left_out - alone).max() < 1e-6 * distance.trace
+
+
+@pytest.mark.parametrize("distinct", [1, 2, 3, 30])
+def test_fids_jackknife_of_images_that_repeat(distinct):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(distinct, 64))[np.arange(100) % distinct]
+    distance, group = FrechetTo(x, rng.normal(size=(150, 64))), jackknife_groups(100, 20)
+    value, left_out = distance.leave_out(group)
+    assert value == distance(np.arange(100))
+    alone = np.array([distance(np.flatnonzero(group != g)) for g in range(20)])
+    assert np.abs(left_out - alone).max() < 1e-6 * distance.trace
+
+
+def test_groups_larger_than_the_dimensions_are_left_out_one_by_one():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(90, 6)), rng.normal(1, 1, size=(80, 6))
+    distance, group = FrechetTo(x, y), jackknife_groups(90, 9)
+    value, left_out = distance.leave_out(group)
+    assert value == distance(np.arange(90))
+    assert left_out.tolist() == [distance(np.flatnonzero(group != g)) for g in range(9)]
 
 
 @pytest.mark.parametrize("fid", [pytest.param(by_torch_fidelity, marks=pytest.mark.slow), by_ours])

@@ -11,7 +11,7 @@ from torch import nn
 
 from sa_bench.contracts import Bound, Diffusion, Draw, Likelihood, Recipe, Request, Sampler
 from sa_bench.core.errors import SaBenchError
-from sa_bench.models.ddpm import DDPM, NETWORKS, RECIPES, T, unet
+from sa_bench.models.ddpm import DDPM, NETWORKS, T, unet
 from sa_bench.training.loop import Pull, fit
 
 DDIM = Sampler("ddim", steps=4, guidance=2.0)
@@ -45,8 +45,8 @@ def test_the_networks_have_the_papers_widths(base, side, millions):
         attends = [kind.startswith("Attn") for kind in net.config.down_block_types]
         assert [side // 2**i for i, on in enumerate(attends) if on] == [16]
         assert {m.p for m in net.modules() if isinstance(m, nn.Dropout) and m.p} == {0.1}
-        assert RECIPES[base].ema == 0.9999
-        assert RECIPES[base].drop == 0.1
+        assert DDPM.recipes[base].ema == 0.9999
+        assert DDPM.recipes[base].drop == 0.1
 
 
 def test_the_schedule_is_hos():

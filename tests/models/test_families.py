@@ -55,6 +55,48 @@ def test_a_model_meets_the_contracts_that_its_family_declares():
         assert get_family(name).has_timesteps == hasattr(model, "timesteps")
 
 
+def test_a_family_declares_what_its_models_can_do():
+    """What metrics may require; and the recipes are those of its models."""
+    for name in list_families():
+        declared, generator = get_family(name), get_family(name).load_generator()
+        for ability in ("log_likelihood", "variational_bound", "add_noise"):
+            assert declared.can(ability) == hasattr(generator, ability), (name, ability)
+        assert declared.recipes == generator.recipes
+    assert Family.can(_OfToy(), "loss")
+    assert not Family.can(_OfToy(), "log_likelihood_of_nothing")
+
+
+def test_known_counts_of_parameters_are_those_of_the_networks():
+    import torch
+
+    from sa_bench.data import datasets
+    from sa_bench.models import scopes
+    from sa_bench.models.ddpm import NETWORKS, unet
+    from sa_bench.models.recipes import PARAMETERS
+
+    for (name, dataset, recipe), count in PARAMETERS.items():
+        if name == "ddpm":
+            height, width, channels = datasets.SHAPES[dataset]
+            with torch.device("meta"):
+                net = unet(NETWORKS[recipe], (height, width), channels, 10)
+        else:
+            net = base_models.new_model(name, dataset, recipe).net
+        assert sum(p.numel() for p in net.parameters()) == count, (name, recipe)
+    task = resolve_task("cifar10_airplane", "quick", {})
+    built = base_models.new_model("ddpm", "cifar10", "tiny").net
+    assert base_models.count_parameters(task) == sum(p.numel() for p in built.parameters())
+    assert scopes.memory(scopes.SD_1)["weights"] == 4 * scopes.SD_1_PARAMETERS
+
+
+class _OfToy(Family):
+    """A family that declares no abilities: its class is asked."""
+
+    def _import_generator(self):
+        from sa_bench.models.toy import Gaussian
+
+        return Gaussian
+
+
 def test_tasks_are_validated_without_torch():
     code = (
         "import sys; from sa_bench.models.family import get_family, list_families; "

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sa_bench.commands.verify import tolerance
-from sa_bench.commands.verify.cell_check import CellCheck, Tally, describe_difference
 from sa_bench.contracts import ignore_event
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.settings import require_folders
+from sa_bench.engine.threads import one_thread
 from sa_bench.results.bundles import LIMIT, Bundle, Differs, manifest_facts, open_bundle
+
+if TYPE_CHECKING:  # loads torch
+    from sa_bench.commands.verify.cell_check import Tally
 
 REGENERATED = 8  # default number of images per sample set that are generated again
 UNPROVED = (
@@ -55,7 +59,21 @@ def verify(
     for path in plug_ins:
         registry.register(registry.detect_kind(Path(path)), path)
     bundle = open_bundle(file, limit)
-    rows = bundle.rows()
+    with one_thread():
+        return _check_bundle(bundle, regenerate, deep, device, report)
+
+
+def _check_bundle(
+    bundle: Bundle,
+    regenerate: int,
+    deep: bool,
+    device: str,
+    report: Callable[[str, str, int, int], None],
+) -> list[str]:
+    """Recompute what an opened bundle claims; arguments and errors are those of `verify`."""
+    from sa_bench.commands.verify.cell_check import CellCheck, Tally, describe_difference
+
+    file, rows = bundle.file, bundle.rows()
     claimed = {k: bundle.manifest.get(k) for k in manifest_facts(rows)}
     if difference := tolerance.first_difference(claimed, manifest_facts(rows)):
         raise Differs(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,12 @@ def variance_card() -> dict[str, Any]:
 def rates_card() -> dict[str, Any]:
     """Read what work took on the machine of the shipped boards: `rates` a unit, and its `speed`."""
     return json.loads((WEIGHTS / "rates.json").read_text())
+
+
+@cache
+def gpu_rates_card() -> dict[str, Any]:
+    """Read what work on large models took on one GPU: its name, and `figures` as docs/gpu.md prints them."""
+    return json.loads((WEIGHTS / "rates-gpu.json").read_text())
 
 
 @cached_by(lambda file: (read_state(file), read_state(file.with_suffix(".json"))), maxsize=64)

@@ -9,13 +9,13 @@ import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-
-from safetensors.torch import load_file
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sa_bench.core import untrusted_arrays, untrusted_text
 from sa_bench.core.errors import SaBenchError, first_line
+
+if TYPE_CHECKING:  # a layout is recognised before torch is loaded
+    from torch import Tensor
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 ACCEPTED = (
@@ -361,6 +361,8 @@ def read_tensors(path: Path, weights: Weights = "auto") -> dict[str, Tensor]:
     """
     if _recognise_format(path) == "safetensors":
         header(path)
+        from safetensors.torch import load_file
+
         try:
             tensors = load_file(path)
         except Exception as error:  # a number format that torch does not have
@@ -476,4 +478,6 @@ def _pick_tensors(value: Any) -> dict[str, Tensor]:
     """Pick the tensors from a mapping; none from anything else."""
     if not isinstance(value, Mapping):
         return {}
+    from torch import Tensor
+
     return {str(key): entry.detach() for key, entry in value.items() if isinstance(entry, Tensor)}

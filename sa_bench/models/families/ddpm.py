@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sa_bench.contracts import Diffusion, Generator
-from sa_bench.models import schedule
+from sa_bench.contracts import Diffusion, Generator, Recipe
+from sa_bench.models import recipes, schedule
 from sa_bench.models.family import Family
 
 
@@ -15,12 +15,18 @@ class DDPMFamily(Family):
 
     name = "ddpm"
     title = "DDPM"
+    abilities = ("variational_bound", "add_noise")
     contracts = (Generator, Diffusion)
     schedulers = ("ddim", "ddpm")
     most_steps = schedule.T
     spacing = schedule.TRAILING
     precisions = ("fp32", "bf16", "fp16")
     keys_all_base_sets = False
+
+    @property
+    def recipes(self) -> Mapping[str, Recipe]:
+        """Recipes that its base models are trained by, by name; read without torch."""
+        return recipes.DDPM
 
     def _import_generator(self) -> type:
         from sa_bench.models.ddpm import DDPM

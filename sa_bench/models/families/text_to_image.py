@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from sa_bench.contracts import (
     key_values,
 )
 from sa_bench.core.errors import name_missing_extra
-from sa_bench.models import schedule
+from sa_bench.models import recipes, schedule
 from sa_bench.models.family import Family
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class TextToImageFamily(Family):
 
     name = "text_to_image"
     title = "text-to-image model"
+    abilities = ("add_noise",)
     contracts = (Generator, Diffusion, Prompted)
     schedulers = ("ddim", "ddpm")
     most_steps = schedule.T
@@ -39,6 +40,11 @@ class TextToImageFamily(Family):
     precisions = ("fp32", "bf16", "fp16")
     fewest_quick = 96
     opens_checkpoints = True
+
+    @property
+    def recipes(self) -> Mapping[str, Recipe]:
+        """Recipes that its base models are trained by, by name; read without torch."""
+        return recipes.TEXT_TO_IMAGE
 
     def _import_generator(self) -> type:
         with name_missing_extra("text-to-image", "transformers"):
