@@ -63,7 +63,7 @@ def make_plan(
         (text, planned stages by the title of their cell).
     """
     store = Store(store_folder())
-    times, titles = read_times(store), title_cells(cells)
+    times, titles = read_times(store, device), title_cells(cells)
     scales = ", ".join(dict.fromkeys(cell.scale for cell in cells))
     parameters = max(count_parameters(c) for c in {id(c.task): c for c in cells}.values())
     devices, placed = _place(device, jobs, round(LIBRARIES + parameters * PER_PARAMETER / 2**20))
@@ -87,6 +87,7 @@ def make_plan(
         *_describe_time(
             _find_makespan(graph, seconds, processes), len(devices), len(cells), unknown, times
         ),
+        *([f"        {note}"] if (note := times.describe_gpu()) else []),
         *placed,
         f"memory: {_describe_memory(times, parameters)} a process ({parameters:,} parameters), {processes} process(es)",
         *_describe_attacks(cells, times),

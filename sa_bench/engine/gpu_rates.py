@@ -74,7 +74,10 @@ def estimate(
     """
     base = _name_large_base(task)
     if task.needs_weights and task.size == SIDE:
-        names = {f"{kind}: {', '.join(filter(None, (STABLE_DIFFUSION, precision, scope)))}": ""}
+        names = {_name_figure(kind, precision, scope): ""}
+        if scope and precision in LIKE:
+            of_other = f"{kind} in {precision} is taken to be as in {LIKE[precision]}"
+            names[_name_figure(kind, LIKE[precision], scope)] = of_other
     elif base and precision in LIKE:
         of_other = f"{kind} in {precision} is taken to be as in {LIKE[precision]}"
         names = {f"{kind}: {base}, {precision}": "", f"{kind}: {base}, {LIKE[precision]}": of_other}
@@ -86,6 +89,11 @@ def estimate(
         if figure and all(settings.get(k) == v for k, v in figure.get("only", {}).items()):
             return GPUTime(units * seconds_a_unit(figure), borrowed)
     return None
+
+
+def _name_figure(kind: str, precision: str, scope: str) -> str:
+    """Name a figure of Stable Diffusion."""
+    return f"{kind}: {', '.join(filter(None, (STABLE_DIFFUSION, precision, scope)))}"
 
 
 def seconds_a_unit(figure: Mapping[str, Any]) -> float:

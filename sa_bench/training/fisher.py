@@ -449,7 +449,10 @@ def sample_batches(
     Raises:
         SaBenchError: `targets="bernoulli"` for a model whose range is not [0, 1].
     """
-    classes = torch.tensor(range(len(task.classes)) if options.set == "all" else task.retain)
+    if options.set == "concept":
+        classes = torch.tensor([task.concept])
+    else:
+        classes = torch.tensor(range(len(task.classes)) if options.set == "all" else task.retain)
     for done in range(start, options.n, BATCH):
         n = min(BATCH, options.n - done)
         if options.draws == "once":

@@ -1,11 +1,14 @@
 """The graph of a run: every stage once, in an order that can be done; parts; what its order costs."""
 
+import shlex
 from collections import Counter
 from pathlib import Path
 
+import cluster_table
 import pytest
-from graphs import QUICK, small_cells
+from graphs import small_cells
 
+from sa_bench import api
 from sa_bench.contracts import ignore_event
 from sa_bench.core.locks import hold_lock
 from sa_bench.core.store import Store
@@ -14,6 +17,7 @@ from sa_bench.engine.cells import resolve
 from sa_bench.engine.driver import Driver
 from sa_bench.engine.graph import STORED, TO_DO, find_lengths, make_graph, result_id
 from sa_bench.engine.scheduler import Scheduler, bound, simulate
+from sa_bench.engine.suites import resolve_suite
 from sa_bench.engine.worker import Outcome
 from sa_bench.engine.workers import OneProcess, Run
 
@@ -201,4 +205,42 @@ def test_a_driver_keeps_what_is_done_when_it_goes_on_elsewhere(tmp_path):
     driver.drive(OneProcess(Run(store.root, tmp_path / "run", ""), "cpu"))
     assert driver.results[cells[0].id] == {"status": "done"}
     assert driver.results[cells[1].id]["method"] == "original"
-    assert QUICK
+
+
+def test_the_page_on_clusters_holds_what_the_simulation_gives(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
+    assert cluster_table.make_table(tmp_path) in page
+
+
+def test_sixty_four_gpus_are_used_well_on_a_real_graph(tmp_path):
+    """Table 2 at the paper's budget: within 1.15 of the shortest possible, five times."""
+    graph, seconds = cluster_table.plan_suite("table2", tmp_path)
+    for seed in cluster_table.SEEDS:
+        assert cluster_table.ratio(graph, seconds, 64, seed) <= 1.15
+
+
+@pytest.mark.parametrize("name", cluster_table.SUITES)
+def test_a_tables_suite_is_what_its_empty_cells_ask_for(name):
+    """The commands below the table, in one file."""
+    asked = {cell.id for command in fill_commands(name) for cell in command}
+    assert {cell.id for cell in resolve_suite(name)} == asked
+
+
+def fill_commands(name):
+    text = api.table(name)
+    for line in text.splitlines():
+        if not line.startswith("python -m sa_bench run "):
+            continue
+        words = shlex.split(line)[4:]
+        values = {}
+        for option, value in zip(words[::2], words[1::2], strict=True):
+            values.setdefault(option, []).append(value)
+        numbers = {
+            option: [int(n) for n in values.get(option, ["0"])[0].split(",")]
+            for option in ("--seed", "--base-seed", "--sample-seed")
+        }
+        yield resolve(
+            values["--task"][0].split(","), values["--method"][0].split(","), values["--scale"][0],
+            seeds=numbers["--seed"], base_seeds=numbers["--base-seed"], sample_seeds=numbers["--sample-seed"],
+            sets=values.get("--set", []),
+        )  # fmt: skip

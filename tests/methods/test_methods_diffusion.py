@@ -48,8 +48,11 @@ def sample(model, texts, sampler=DDIM):
     return model.sample([Request(text, i) for i, text in enumerate(texts)], sampler)
 
 
+LONG = ("salun", "sa_esd", "erasediff", "scissorhands", "advunlearn")
+
+
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow if n == "salun" else ()) for n in DIFFUSION]
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in LONG else ()) for n in DIFFUSION]
 )
 def test_every_method_keeps_its_contract(name):
     found = check("method", name)
@@ -366,7 +369,7 @@ def test_momentum_at_a_random_timestep_is_where_a_trajectory_tends_to(rng):
     assert not torch.allclose(steps[0], at_once, atol=1e-2)
 
 
-SERVICE = {"sld", "negative_prompt", "prompt_filter", "blank", "noise"}
+SERVICE = {"sld", "negative_prompt", "prompt_filter", "blank", "noise", "spm"}
 
 
 @pytest.mark.parametrize("name", METHODS)
