@@ -372,13 +372,15 @@ def find(kind: str, name: str) -> Entry:
     Raises:
         SaBenchError: the name is unknown (the message names the nearest), or the plug-in is broken.
     """
-    by_name = {e.name: e for e in list_entries(kind)}
-    if name not in by_name:
-        for entry in list_broken(kind):
-            if entry.name == name:
-                raise SaBenchError(f"The {kind} {name} cannot be used: {entry.broken}.")
-        raise unknown_name(kind, name, by_name, f"list {ROOMS[kind]}")
-    return by_name[name]
+    if (by_path := _known.by_path.get((kind, name))) is not None:
+        return by_path
+    for entry in (*_list_built_in(kind), *_list_installed(kind)):  # asked for thousands of times
+        if entry.name == name and not entry.broken:
+            return entry
+    for entry in list_broken(kind):
+        if entry.name == name:
+            raise SaBenchError(f"The {kind} {name} cannot be used: {entry.broken}.")
+    raise unknown_name(kind, name, [e.name for e in list_entries(kind)], f"list {ROOMS[kind]}")
 
 
 def _get_source(kind: str, name: str) -> plug_ins.Source | None:

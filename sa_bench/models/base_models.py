@@ -52,6 +52,8 @@ def find_pretrained(source: str, store: Store) -> Base:
         SaBenchError: it is none of these.
         MissingAsset: it is not on this machine.
     """
+    if source != SMOKE_MODEL and not Path(source).exists():
+        catalogue.need(catalogue.get_model(source))  # before anything heavy is imported
     with name_missing_extra("text-to-image", "transformers"):
         require_library("transformers")
     if source != SMOKE_MODEL and not Path(source).exists():

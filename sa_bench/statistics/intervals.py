@@ -9,14 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import scipy  # its submodules are imported on first use: stats alone takes a second
+import scipy  # its submodules are imported on first use
 
 from sa_bench.contracts import Measured, undefined
 from sa_bench.statistics import student
 
 if TYPE_CHECKING:
     import scipy.special
-    import scipy.stats
 
 ALPHA = 0.05
 
@@ -301,9 +300,9 @@ def detectable(
     low, high = 0.0, 200.0  # in standard errors
     for _ in range(60):
         middle = (low + high) / 2
-        detection_probability = scipy.stats.nct.sf(limit, df, middle) + scipy.stats.nct.cdf(
-            -limit, df, middle
-        )
+        # the noncentral t of scipy.stats to the last digit; that module takes a second to import
+        below, above = (float(scipy.special.nctdtr(df, middle, t)) for t in (-limit, limit))
+        detection_probability = below + 1 - above
         low, high = (middle, high) if detection_probability < power else (low, middle)
     return error * high
 

@@ -388,3 +388,25 @@ def test_needing_is_exit_3():
     with pytest.raises(MissingAsset):
         catalogue.need("alexnet")
     assert isinstance(CATALOGUE["alexnet"], Asset)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"XDG_CACHE_HOME": "/somewhere"}, {"TORCH_HOME": "~/models", "XDG_CACHE_HOME": "/x"}]
+)  # fmt: skip
+def test_torchs_own_folder_is_found_without_torch(settings, monkeypatch):
+    import sys
+    from pathlib import Path
+
+    from torch import hub
+
+    from sa_bench.data.assets import locate
+
+    for name in ("XDG_CACHE_HOME", "TORCH_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(hub, "_hub_dir", None)
+    asked = locate._find_torch_hub()
+    assert asked == Path(hub.get_dir())
+    monkeypatch.delitem(sys.modules, "torch")
+    assert locate._find_torch_hub() == asked

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import importlib.util
+import os
+import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -22,9 +24,7 @@ def list_places(name: str, hub: str = "") -> list[Path]:
         name: of the file or folder.
         hub: the Hugging Face repository that is the same folder; "" if there is none.
     """
-    from torch.hub import get_dir
-
-    user_folder, torch_hub = weights_folder(), Path(get_dir())
+    user_folder, torch_hub = weights_folder(), _find_torch_hub()
     folders = [
         store_folder() / "weights",
         torch_hub / "checkpoints",
@@ -34,6 +34,16 @@ def list_places(name: str, hub: str = "") -> list[Path]:
     path_in_folder = name.partition("/")[2]
     cached = hub_file(hub, path_in_folder or "model.safetensors") if hub else None
     return [*places, *([cached if path_in_folder else cached.parent] if cached else [])]
+
+
+def _find_torch_hub() -> Path:
+    """Find the folder `torch.hub.get_dir()`; torch is asked only if it is loaded, which takes seconds."""
+    if "torch" in sys.modules:
+        from torch.hub import get_dir
+
+        return Path(get_dir())
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(os.environ.get("TORCH_HOME", f"{cache}/torch")).expanduser() / "hub"
 
 
 def hub_file(repository: str, file: str, kind: str = "model") -> Path | None:
