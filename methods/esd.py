@@ -30,6 +30,7 @@ from sa_bench.contracts import (
     added_later,
 )
 from sa_bench.training.sources import sample_conditions
+from sa_bench.training.targets import negative_guidance
 
 
 @dataclass(frozen=True)
@@ -75,16 +76,13 @@ class ESD(Method[Diffusion]):
             c_f = [task.classes[task.concept]]
         sampler = replace(task.sampler, guidance=self.guidance, steps=self.ddim_steps)
         levels = torch.tensor(star.levels(sampler))
-        null = star.conditions([star.null] * self.batch)
 
         def objective() -> Tensor:
             c = sample_conditions(star, c_f, self.batch, run.rng)
             k = int(torch.randint(self.ddim_steps, (1,), generator=run.rng))
             x_t = (star if self.frozen else model).sample_until(c, k, run.rng, sampler)
             t = levels[k].expand(self.batch).to(x_t.device)
-            with torch.no_grad():
-                on, free = star.predict(x_t, t, c), star.predict(x_t, t, null)
-                target = (on if self.start == "concept" else free) - self.eta * (on - free)
+            target = negative_guidance(star, x_t, t, c, self.eta, self.start)
             with model.with_dropout(model.dropout_seed(run.rng)):
                 return ((model.predict(x_t, t, c) - target) ** 2).mean()
 

@@ -70,8 +70,8 @@ class FisherOptions:
     """Samples."""
     targets: Literal["means", "bernoulli"] = "means"
     """Decoder means (as in the official code) or draws from p(x|θ*)."""
-    set: Literal["all", "retain", "replay"] = "all"
-    """Classes that are sampled; the official code includes c_f."""
+    set: Literal["all", "retain", "replay", "concept"] = "all"
+    """Classes that are sampled: the official code includes c_f; `concept` is c_f alone, by its name."""
     draws: Literal["replacement", "once"] = added_later("replacement")
     """How samples are taken from a fixed replay set: with replacement, or `once` in its order."""
     timesteps: Annotated[int, Field(ge=0)] = added_later(0)

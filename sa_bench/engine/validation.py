@@ -378,7 +378,7 @@ def check_fisher(method: Method[Any], task: Task, what: str) -> None:
             raise SaBenchError(
                 f"{what}: {name}.targets={options.targets} is a setting of VAEs; use {name}.targets=means."
             )
-        if task.retains_prompts and options.set != "replay":
+        if task.retains_prompts and options.set not in ("replay", "concept"):
             raise SaBenchError(
                 f"{what}: {name}.set={options.set}: {task.name} has no classes to sample; use {name}.set=replay."
             )

@@ -1,0 +1,100 @@
+"""`scissorhands`: Scissorhands (Wu & Harandi, ECCV 2024): cut what the concept hangs on, then repair the rest.
+
+    s_i = |θ*_i Σ ∂L_f/∂θ_i|                         connection sensitivity of c_f, over a few batches
+    θ_i ← a new random value                          for the share of each layer's weights with the largest s_i
+    g = ∇L_r − max(0, ⟨∇L_r, ∇L_f⟩ / ‖∇L_f‖²) ∇L_f    repair: descend on replay, never towards c_f
+
+L_f is the loss of θ on images of c_f, L_r on replay. A step that would make c_f likelier loses that part: what is left is
+orthogonal to ∇L_f, which is the solution of the paper's quadratic programme with its one constraint.
+
+Differs from the code: images of c_f and of the rest are the model's own; the constraint has no margin. Only tensors with
+two or more dimensions are cut, and each layer loses the same share. New values are PyTorch's own uniform
+initialisation; averaged weights get them too. The share, and steps and rates, are ours.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sa_bench.contracts import Count, Diffusion, Method, Rate, Recipe, Run, Source, Task
+
+
+@dataclass(frozen=True)
+class Scissorhands(Method[Diffusion]):
+    """Fields: what is cut, and the repair."""
+
+    share: Annotated[float, Field(ge=0, le=1)] = 0.02  # of each layer's weights that are cut
+    saliency: Count = 20  # batches that the sensitivity is summed over
+    lr: Rate = 1e-5  # Adam
+    steps: Count = 1_000
+    batch: Count = 8  # images of c_f and replay images each
+    scope: str = "full"
+
+    title: ClassVar[str] = "Scissorhands"
+    version: ClassVar[int] = 1
+    supports: ClassVar[type] = Diffusion
+    ignores: ClassVar[tuple[str, ...]] = ("surrogate",)
+    source: ClassVar[str] = "Wu & Harandi 2024, Algorithm 1"
+    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
+        ("ddpm", scale): {"lr": 1e-4, "batch": 128} for scale in ("full", "quick", "paper")
+    }
+
+    def forget(self, model: Diffusion, task: Task, run: Run) -> Diffusion:
+        """Cut, then repair for `steps` steps."""
+        concept_samples, replay = run.concept_samples(), run.replay()
+        self.cut(model, concept_samples, run)
+        params = list(model.parameters(self.scope).values())
+
+        def objective() -> None:
+            gradients = []
+            for source in (concept_samples, replay):
+                x, c = source.batch(self.batch, run.rng)
+                loss = model.loss(x, c, model.draw(self.batch, run.rng)).mean()
+                gradients += [torch.autograd.grad(loss, params)]
+            for p, g in zip(params, project(gradients[1], gradients[0]), strict=True):
+                p.grad = g
+
+        run.train(model, objective, Recipe(self.steps, self.lr, self.batch), self.scope)
+        return model
+
+    def cut(self, model: Diffusion, concept_samples: Source, run: Run) -> None:
+        """Draw the most sensitive share of every layer's weights anew, in place."""
+        params = {n: p for n, p in model.parameters(self.scope).items() if p.ndim > 1}
+        total = [torch.zeros_like(p) for p in params.values()]
+        for _ in range(self.saliency):
+            x, c = concept_samples.batch(self.batch, run.rng)
+            loss = model.loss(x, c, model.draw(self.batch, run.rng)).mean()
+            for sums, g in zip(
+                total, torch.autograd.grad(loss, list(params.values())), strict=True
+            ):
+                sums += g
+        averages = model.averages() or {}
+        with torch.no_grad():
+            for (name, p), gradient in zip(params.items(), total, strict=True):
+                chosen = choose_largest((p * gradient).abs(), self.share)
+                bound = prod(p.shape[1:]) ** -0.5
+                new = (2 * torch.rand(p.shape, generator=run.rng) - 1).to(p) * bound
+                for weight in (p, averages.get(name)):
+                    if weight is not None:
+                        weight.copy_(torch.where(chosen, new, weight))
+
+
+def choose_largest(values: Tensor, share: float) -> Tensor:
+    """Choose the `share` of entries with the largest values, True there; the number is rounded."""
+    n = round(share * values.numel())
+    chosen = torch.zeros(values.numel(), dtype=torch.bool, device=values.device)
+    chosen[values.flatten().topk(n).indices] = True
+    return chosen.view_as(values)
+
+
+def project(g_r: Sequence[Tensor], g_f: Sequence[Tensor]) -> list[Tensor]:
+    """Take from g_r its part along g_f, if a step down g_r would be one down g_f."""
+    square = float(sum((g.double() ** 2).sum() for g in g_f))
+    product = float(sum((a.double() * b.double()).sum() for a, b in zip(g_r, g_f, strict=True)))
+    factor = max(0.0, product / square) if square else 0.0
+    return [a - factor * b for a, b in zip(g_r, g_f, strict=True)]
