@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from sa_bench.contracts import Method, Prompted, Run, Task, Weight
+from sa_bench.models.text_projections import edit_projections, encode_last_token
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,7 @@ class UCE(Method[Prompted]):
             retained = torch.stack(
                 [encode_last_token(model, task.classes[c]) for c in task.covered]
             )
-        outer = self.erase * erased.T @ erased + self.preserve * retained.T @ retained
-        right = self.mu * torch.eye(len(outer), device=outer.device, dtype=outer.dtype) + outer
-        for parameter in model.parameters(self.scope).values():
-            W = parameter.double()
-            values = (W @ guide)[:, None].expand(-1, len(erased))
-            retained_part = self.preserve * (W @ retained.T) @ retained
-            left = self.mu * W + self.erase * values @ erased + retained_part
-            parameter.copy_(torch.linalg.solve(right, left, left=False))
+        projections = model.parameters(self.scope).values()
+        weights = (self.erase, self.preserve, self.mu)
+        edit_projections(projections, erased, guide, retained, *weights)
         return model
-
-
-def encode_last_token(model: Prompted, text: str) -> Tensor:
-    """Encode `text` and take the state at its last token before the end, (width,) float64."""
-    c = model.conditions([text])
-    end = int((c[0] == c[0].max()).nonzero()[0])  # the end token has the highest number
-    return model.encoded(c)[0, max(0, end - 1)].double()

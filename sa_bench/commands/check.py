@@ -88,6 +88,13 @@ def weights(model: Generator) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters().values()])
 
 
+def all_weights(model: Any) -> torch.Tensor:
+    """Copy every parameter, and those of a text encoder, into one vector."""
+    text = getattr(model, "text", None)
+    states = [] if text is None else [p.detach().flatten() for p in text.parameters()]
+    return torch.cat([weights(model), *states])
+
+
 def _check_method(name: str) -> Iterator[Finding]:
     """Yield the findings on a method: declarations, then what it does on a toy."""
     cls = registry.get_method(name)
@@ -104,14 +111,14 @@ def _check_method(name: str) -> Iterator[Finding]:
         if cls.supports is Generator
         else {f.name: SLOW[f.name] for f in fields(cls) if f.name in SLOW}
     )
-    before = weights(base_model)
+    before = all_weights(base_model)
 
     def forget(seed: int = 0, **options: Any) -> tuple[Any, ToyRun]:
         run = ToyRun(base_model, task, seed, steps, **options)
         return cls(**quick_fields).forget(base_model.clone(), task, run), run
 
     def forgotten_weights(seed: int = 0, **options: Any) -> torch.Tensor:
-        return weights(forget(seed, **options)[0])
+        return all_weights(forget(seed, **options)[0])
 
     forgotten, run = forget()
     if missing := _list_missing(forgotten, cls.supports):
@@ -122,10 +129,10 @@ def _check_method(name: str) -> Iterator[Finding]:
         )
         return
     yield Finding(True, f"forget returned {_describe_value(forgotten)}")
-    first = weights(forgotten)
+    first = all_weights(forgotten)
     yield Finding(bool(torch.isfinite(first).all()), "the toy's parameters are finite afterwards")
     yield Finding(
-        torch.equal(weights(base_model), before),
+        torch.equal(all_weights(base_model), before),
         "θ* itself is left as it was (only the copy changes)",
     )
     torch.rand(3)  # what is drawn elsewhere must change nothing

@@ -466,16 +466,18 @@ class TextToImage(Denoising):
     def parameters(self, scope: str = "full") -> dict[str, nn.Parameter]:
         """Return the U-Net's parameters of a scope by name.
 
-        The scope `joint` is the whole U-Net and the text encoder, whose names begin with
-        `text_encoder.`.
+        The scope `text` is the text encoder, whose names begin with `text_encoder.`; `joint` is the
+        whole U-Net and the text encoder. Both let the text encoder be trained from then on.
         """
-        if scope == "joint":
+        if scope in ("joint", "text"):
             self.text.requires_grad_(True)
+            self.forget_texts()
             text_parameters = {
                 f"text_encoder.{name}": parameter
                 for name, parameter in self.text.named_parameters()
             }
-            return dict(self.net.named_parameters()) | text_parameters
+            net_parameters = dict(self.net.named_parameters()) if scope == "joint" else {}
+            return net_parameters | text_parameters
         return within(self.net, scope)
 
     def averages(self) -> None:

@@ -449,8 +449,10 @@ def sample_batches(
     Raises:
         SaBenchError: `targets="bernoulli"` for a model whose range is not [0, 1].
     """
-    sampled = {"all": range(len(task.classes)), "concept": (task.concept,)}
-    classes = torch.tensor(sampled.get(options.set, task.retain))
+    if options.set == "concept":
+        classes = torch.tensor([task.concept])
+    else:
+        classes = torch.tensor(range(len(task.classes)) if options.set == "all" else task.retain)
     for done in range(start, options.n, BATCH):
         n = min(BATCH, options.n - done)
         if options.draws == "once":

@@ -366,7 +366,7 @@ def test_momentum_at_a_random_timestep_is_where_a_trajectory_tends_to(rng):
     assert not torch.allclose(steps[0], at_once, atol=1e-2)
 
 
-SERVICE = {"sld", "negative_prompt", "prompt_filter", "blank", "noise"}
+SERVICE = {"sld", "negative_prompt", "prompt_filter", "blank", "noise", "spm"}
 
 
 @pytest.mark.parametrize("name", METHODS)

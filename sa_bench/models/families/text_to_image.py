@@ -61,10 +61,10 @@ class TextToImageFamily(Family):
         model.precision = precision
 
     def list_scopes(self) -> tuple[str, ...]:
-        """List the parts of the U-Net, and `joint`: U-Net and text encoder."""
+        """List the parts of the U-Net, `text`, the text encoder, and `joint`, both."""
         from sa_bench.models.scopes import SCOPES
 
-        return (*SCOPES, "joint")
+        return (*SCOPES, "text", "joint")
 
     def data_key_inputs(self, recipe: str) -> dict[str, Any]:
         """Return the version of the captions, and the sizes of the networks and canvases."""

@@ -1,0 +1,172 @@
+"""Put low-rank adapters onto layers of a network: trained alone, switched off, merged into the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Adapters:
+    """Low-rank adapters: a layer's output W x + b becomes W x + b + B (A x), rank(B A) = r.
+
+    A convolution's A has the layer's kernel, stride and padding, and B is pointwise. `Run.train` takes an object of this
+    class in a model's place: its parameters are A and B alone.
+    """
+
+    def __init__(
+        self, net: nn.Module, chosen: Callable[[str], bool], rank: int, rng: torch.Generator
+    ) -> None:
+        """Put adapters onto the Linear and Conv2d layers of `net` that `chosen` says yes to by name.
+
+        A starts uniform as a layer of its size, B at 0, so that nothing is changed at first.
+        """
+        self.net, self.is_on = net, True
+        self.outputs: list[Tensor] | None = None
+        """Outputs B (A x) of every layer in the order of the calls, while `record` is used."""
+        self.layers: dict[str, nn.Module] = {
+            name: module
+            for name, module in net.named_modules()
+            if isinstance(module, nn.Linear | nn.Conv2d) and chosen(name)
+        }
+        self.down: dict[str, nn.Parameter] = {}
+        self.up: dict[str, nn.Parameter] = {}
+        self._handles = []
+        for name, layer in self.layers.items():
+            weight: Any = layer.weight
+            down = (2 * torch.rand(rank, *weight.shape[1:], generator=rng) - 1).to(weight)
+            self.down[name] = nn.Parameter(down * weight[0].numel() ** -0.5)
+            self.up[name] = nn.Parameter(torch.zeros(weight.shape[0], rank).to(weight))
+            self._handles += [layer.register_forward_hook(self._add(name))]
+
+    def _add(self, name: str) -> Callable[..., Tensor]:
+        """Return the hook of a layer, which adds the adapter's output."""
+
+        def add(layer: Any, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
+            if not self.is_on:
+                return out
+            down, up = self.down[name], self.up[name]
+            if isinstance(layer, nn.Conv2d):
+                inner = F.conv2d(args[0], down, None, layer.stride, layer.padding)
+                added = F.conv2d(inner, up[:, :, None, None])
+            else:
+                added = F.linear(F.linear(args[0], down), up)
+            if self.outputs is not None:
+                self.outputs.append(added)
+            return out + added
+
+        return add
+
+    def parameters(self, scope: str = "full") -> dict[str, nn.Parameter]:
+        """Return A and B by name, whatever the scope."""
+        parts = (("down", self.down), ("up", self.up))
+        return {f"{name}.{part}": p for part, group in parts for name, p in group.items()}
+
+    def averages(self) -> None:
+        """Return None: there are no averaged weights."""
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Switch the adapters off within the block."""
+        was_on, self.is_on = self.is_on, False
+        try:
+            yield
+        finally:
+            self.is_on = was_on
+
+    @contextmanager
+    def record(self) -> Iterator[list[Tensor]]:
+        """Record what the adapters add within the block: a tensor for every call of a layer."""
+        self.outputs = []
+        try:
+            yield self.outputs
+        finally:
+            self.outputs = None
+
+    def updates(self) -> dict[str, Tensor]:
+        """Compute B A of every layer by name, in the shape of its weight."""
+        return {
+            name: (self.up[name] @ self.down[name].flatten(1)).view_as(self.down_like(name))
+            for name in self.layers
+        }
+
+    def down_like(self, name: str) -> Tensor:
+        """Return a layer's weight."""
+        weight: Any = self.layers[name].weight
+        return weight
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Add B A to the layers' weights, and take the adapters off."""
+        for name, update in self.updates().items():
+            self.down_like(name).add_(update)
+        for handle in self._handles:
+            handle.remove()
+
+
+class Gate:
+    """A switch on some layers' weights: W* + γ(c) Δ instead of W* + Δ, γ in [0, 1] for each image by its text."""
+
+    def __init__(self, concept: Tensor, null: Tensor) -> None:
+        """Take what γ is computed from.
+
+        Args:
+            concept: text-encoder states (k, width) that stand for the concept.
+            null: those of the empty prompt, (length, width); a text no more like the concept than it has γ = 0.
+        """
+        self.concept = F.normalize(concept, dim=1)
+        self.least = float(self._compare(null[None]))
+        self.value = torch.ones(1)
+        """γ of the images that are on their way through the network, (N,)."""
+
+    def _compare(self, states: Tensor) -> Tensor:
+        """Compute the largest cosine between a text's states and the concept's, (N,)."""
+        return (F.normalize(states.float(), dim=2) @ self.concept.T).amax((1, 2))
+
+    def strength(self, states: Tensor) -> Tensor:
+        """Compute γ of texts by their states (N, length, width): (N,) in [0, 1]."""
+        return ((self._compare(states) - self.least) / (1 - self.least)).clamp(0, 1)
+
+    def read(self, net: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
+        """Read the texts of a forward pass, as its hook."""
+        self.value = self.strength(kwargs["encoder_hidden_states"])
+
+    def put_on(self, net: nn.Module, stars: Mapping[str, Tensor]) -> None:
+        """Set the weights of `stars` to θ*, and add what they differed by, times γ, in every forward pass.
+
+        Args:
+            net: a U-Net.
+            stars: weights of θ* by the names of `net`'s parameters.
+        """
+        net.register_forward_pre_hook(self.read, with_kwargs=True)
+        for name, module in net.named_modules():
+            weight: Any = getattr(module, "weight", None)
+            star = stars.get(f"{name}.weight")
+            if not isinstance(module, nn.Linear | nn.Conv2d) or star is None:
+                continue
+            difference = weight.detach() - star.to(weight)
+            if not bool(difference.any()):
+                continue
+            with torch.no_grad():
+                weight.copy_(star)
+            module.register_forward_hook(GatedDifference(self, difference))
+
+
+class GatedDifference:
+    """The hook of one gated layer; an object, so that a copied network has a copied gate."""
+
+    def __init__(self, gate: Gate, difference: Tensor) -> None:
+        """Take the gate, and Δ in the shape of the weight."""
+        self.gate, self.difference = gate, difference
+
+    def __call__(self, layer: Any, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        """Add γ Δ x to the layer's output."""
+        if isinstance(layer, nn.Conv2d):
+            added = F.conv2d(args[0], self.difference, None, layer.stride, layer.padding)
+        else:
+            added = F.linear(args[0], self.difference)
+        return out + added * self.gate.value.view(-1, *[1] * (added.ndim - 1)).to(added)

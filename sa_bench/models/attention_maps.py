@@ -1,0 +1,53 @@
+"""Record where a U-Net's cross-attention looks: its maps, with gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sa_bench.contracts import Prompted
+
+
+@contextmanager
+def record_attention(net: nn.Module) -> Iterator[list[Tensor]]:
+    """Record the maps of every cross-attention (`attn2`) within the block, in the order of the layers.
+
+    Each forward pass adds a map a layer, (N, heads, places, tokens): softmax(Q Kᵀ / √width) over the tokens. They are
+    computed beside the layer, which stays as it is; gradients flow through them.
+    """
+    maps: list[Tensor] = []
+
+    def record(module: Any, args: Any, kwargs: Any) -> None:
+        hidden, states = args[0], kwargs["encoder_hidden_states"]
+        query, key = (
+            projected.unflatten(2, (module.heads, -1)).transpose(1, 2)
+            for projected in (module.to_q(hidden), module.to_k(states))
+        )
+        scores = query @ key.transpose(2, 3) * module.scale
+        maps.append(scores.float().softmax(3))
+
+    handles = [
+        module.register_forward_pre_hook(record, with_kwargs=True)
+        for name, module in net.named_modules()
+        if name.endswith("attn2")
+    ]
+    try:
+        yield maps
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def find_tokens(model: Prompted, text: str, end: bool = False) -> Tensor:
+    """Find the places of a prompt's own tokens, (length,) bool; with `end`, that of its end token too.
+
+    The first place, which begins every prompt, is none of them, nor is the padding.
+    """
+    c = model.conditions([text])[0]
+    last = int((c == c.max()).nonzero()[0])  # the end token has the highest number
+    places = torch.arange(len(c), device=c.device)
+    return (places > 0) & (places < last + end)

@@ -1,0 +1,264 @@
+"""`fmn`, `spm`, `advunlearn`, `receler`: each loss written out on fixed draws, and what each leaves alone."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from prompted import FirstStep, draw_like, make_tiny
+
+from sa_bench.commands.check import all_weights, weights
+from sa_bench.contracts import Request, Sampler
+from sa_bench.core import registry
+from sa_bench.models.attention_maps import find_tokens, record_attention
+from sa_bench.models.soft_prompts import Prefix
+from sa_bench.models.toy import ToyRun
+
+B = 4
+
+
+@pytest.fixture
+def tiny():
+    return make_tiny()
+
+
+def first_step(name, model, task, move=None, **values):
+    run = FirstStep(model, task, move=move)
+    method = registry.get_method(name)(batch=B, **values)
+    return method.forget(model.clone(), task, run), run
+
+
+def forget(name, model, task, steps, **values):
+    run = ToyRun(model, task, steps=steps)
+    return registry.get_method(name)(batch=B, **values).forget(model.clone(), task, run)
+
+
+def esds_target(model, x_t, t, eta):
+    """The paper's, from the empty prompt."""
+    with torch.no_grad():
+        on, free = (
+            model.predict(x_t, t, model.conditions([text] * len(t))) for text in ("zero", "")
+        )
+    return free - eta * (on - free)
+
+
+def error(a, b):
+    return ((a - b) ** 2).mean()
+
+
+@pytest.mark.parametrize("end", [True, False])
+def test_fmns_loss_is_the_attention_to_the_concepts_tokens(tiny, end):
+    model, _task = tiny
+    _, run = first_step("fmn", *tiny, end=end)
+    rng = torch.Generator().manual_seed(0)
+    x_t, t, _ = draw_like(model, run.concept_samples(), B, rng)
+    with torch.no_grad(), record_attention(model.net) as maps:
+        model.predict(x_t, t, model.conditions(["zero"] * B))
+    places = [1, 2] if end else [1]  # "zero" is one token, after the first
+    wanted = sum((A[..., places] ** 2).sum(3).mean() for A in maps)
+    torch.testing.assert_close(run.losses[0], wanted, atol=1e-6, rtol=1e-5)
+    assert run.scopes == ["xattn"]
+    assert run.recipes[0].decay == 0.01
+
+
+def test_fmn_turns_attention_away(tiny, rng):
+    model, _task = tiny
+    edited = forget("fmn", *tiny, steps=30, lr=1e-2)
+    x, t = torch.randn(B, *model.shape, generator=rng), torch.tensor([5, 300, 600, 900])
+    tokens = find_tokens(model, "zero", end=True)
+    drawn = []
+    for each in (model, edited):
+        with torch.no_grad(), record_attention(each.net) as maps:
+            each.predict(x, t, model.conditions(["zero"] * B))
+        drawn += [float(torch.stack([A[..., tokens].sum(3).mean() for A in maps]).mean())]
+    assert drawn[1] < 0.5 * drawn[0]
+
+
+def grow(params):
+    """Move every adapter off its start, at which it does nothing."""
+    for name, p in params.items():
+        if name.endswith(".up"):
+            p.copy_(0.1 * torch.ones_like(p))
+
+
+def add_updates(model, method, task, chosen, rank):
+    """θ* + B A with the adapters that `grow` made, by plain addition to the weights."""
+    rng, moved = torch.Generator().manual_seed(0), model.clone()
+    with torch.no_grad():
+        for name, module in moved.net.named_modules():
+            if type(module).__name__ in ("Linear", "Conv2d", "LoRACompatibleLinear") and chosen(
+                name
+            ):
+                W = module.weight
+                down = (2 * torch.rand(rank, *W.shape[1:], generator=rng) - 1) * W[
+                    0
+                ].numel() ** -0.5
+                W += (0.1 * torch.ones(len(W), rank) @ down.flatten(1)).view_as(W)
+    return moved, rng
+
+
+def test_spms_loss_is_esds_and_the_anchors(tiny):
+    model, task = tiny
+    _, run = first_step("spm", *tiny, move=grow, anchoring=7.0, eta=1.5)
+    moved, rng = add_updates(model, "spm", task, lambda n: ".attentions." in n, 1)
+    star, retained = FirstStep(model, task), FirstStep(model, task).replay()
+    x, _ = star.concept_samples().batch(B, rng)
+    draw = model.draw(B, rng)
+    x_t, t = model.add_noise(x, draw), draw.t
+    x_r, t_r, c_r = draw_like(model, retained, B, rng)
+    zero = model.conditions(["zero"] * B)
+    with torch.no_grad():
+        erase = error(moved.predict(x_t, t, zero), esds_target(model, x_t, t, 1.5))
+        drift = (moved.predict(x_r, t_r, c_r) - model.predict(x_r, t_r, c_r)) ** 2
+        concept = model.encoded(zero)[0, 1]
+        cosines = torch.cosine_similarity(model.encoded(c_r), concept[None, None], dim=2)
+        weight = 1 - cosines.amax(1).clamp(min=0)
+    wanted = erase + 7.0 * (weight * drift.flatten(1).mean(1)).mean()
+    torch.testing.assert_close(run.losses[0], wanted, atol=1e-5, rtol=1e-4)
+    assert all(name.endswith((".down", ".up")) for name in run.gradients)
+
+
+def test_spm_acts_on_the_concept_alone_when_images_are_made(tiny, tmp_path):
+    """The file holds θ* + BA; loaded and wrapped, the empty prompt is θ*'s and the concept's images are not."""
+    new, task = tiny
+    new.save(tmp_path)
+    star = new.clone().load(tmp_path)
+    assert star.origin is not None
+    edited = forget("spm", star, task, steps=20, lr=0.05, anchoring=0.0)
+    sampler = Sampler("ddim", steps=3, guidance=1.0)
+    requests = [Request("zero", 0), Request("", 1)]
+    before, merged = star.sample(requests, sampler), edited.sample(requests, sampler)
+    gated = registry.get_method("spm")().wrap(edited, task).sample(requests, sampler)
+    assert not torch.allclose(merged[1], before[1], atol=1e-3)
+    torch.testing.assert_close(gated[1], before[1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(gated[0], merged[0], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(gated[0], before[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("warmup", [0, 1])
+def test_advunlearns_loss_with_and_without_an_attacker(tiny, warmup):
+    """One step of the attacker, of the sign of the gradient of ‖ε_θ(x_t, [p, c_f]) − ε*(x_t, c_f)‖²."""
+    model, _task = tiny
+    values = {"warmup": warmup, "steps": 1, "attack_steps": 1, "attack_rate": 0.5, "utility": 0.2}
+    _edited, run = first_step("advunlearn", *tiny, retained=3, vectors=2, **values)
+    rng = torch.Generator().manual_seed(0)
+    x_t, t, _ = draw_like(model, run.concept_samples(), B, rng)
+    torch.randint(1, (B,), generator=rng)
+    zero, attacked = (model.conditions([text] * B) for text in ("zero", "* zero"))
+    if not warmup:
+        prefix = Prefix(model, 2, rng)
+        value = prefix.value.clone().requires_grad_(True)
+        with model.condition("*").substitute(value):
+            gap = error(model.predict(x_t, t, attacked), model.predict(x_t, t, zero).detach())
+        (gradient,) = torch.autograd.grad(gap, [value])
+        stepped = (value - 0.5 * prefix.size * gradient.sign()).detach()
+        with model.condition("*").substitute(stepped), torch.no_grad():
+            predicted = model.predict(x_t, t, attacked)
+    else:
+        predicted = model.predict(x_t, t, zero).detach()
+    # Nothing has moved yet: the retained prompts are predicted as by θ*, and their term is 0.
+    torch.testing.assert_close(
+        run.losses[0], error(predicted, esds_target(model, x_t, t, 1.0)), atol=1e-5, rtol=1e-4
+    )
+    assert run.scopes == ["text"]
+    assert all(name.startswith("text_encoder.") for name in run.gradients)
+    assert run.gradients["text_encoder.final_layer_norm.weight"].abs().max() > 0
+
+
+def test_advunlearns_utility_is_the_drift_of_the_retained_prompts(tiny):
+    model, task = tiny
+
+    def louder(params):
+        for p in params.values():
+            p *= 1.1
+
+    losses = [
+        first_step("advunlearn", *tiny, move=louder, steps=1, warmup=1, retained=3, utility=u)[
+            1
+        ].losses[0]
+        for u in (0.0, 2.0)
+    ]
+    rng = torch.Generator().manual_seed(0)
+    run = FirstStep(model, task)
+    draw_like(model, run.concept_samples(), B, rng)
+    torch.randint(1, (B,), generator=rng)
+    x_r, t_r, c_r = draw_like(model, run.replay(), 3, rng)
+    moved = model.clone()
+    with torch.no_grad():
+        louder(moved.parameters("text"))
+        drift = error(moved.predict(x_r, t_r, c_r), model.predict(x_r, t_r, c_r))
+    torch.testing.assert_close(losses[1] - losses[0], 2.0 * drift, atol=1e-5, rtol=1e-3)
+
+
+def test_advunlearn_trains_the_text_encoder_alone_and_leaves_it_frozen(tiny):
+    model, _task = tiny
+    edited = forget("advunlearn", *tiny, steps=3, warmup=1, attack_steps=2, lr=1e-3)
+    assert torch.equal(weights(edited), weights(model))
+    assert not torch.equal(all_weights(edited), all_weights(model))
+    assert not any(p.requires_grad for p in edited.text.parameters())
+    zero = edited.conditions(["zero"])
+    assert not torch.allclose(edited.encoded(zero), model.encoded(zero), atol=1e-4)
+
+
+@pytest.mark.parametrize("locality", [0.0, 3.0])
+def test_recelers_loss_is_esds_for_the_soft_prompt_and_what_is_erased_elsewhere(tiny, locality):
+    model, task = tiny
+    values = {"rank": 2, "vectors": 2, "attack_steps": 0, "locality": locality}
+    _, run = first_step("receler", *tiny, move=grow, **values)
+    chosen = lambda n: n.endswith("attn2.to_out.0")  # noqa: E731
+    moved, rng = add_updates(model, "receler", task, chosen, 2)
+    x_t, t, _ = draw_like(model, run.concept_samples(), B, rng)
+    torch.randint(1, (B,), generator=rng)
+    zero, attacked = (model.conditions([text] * B) for text in ("zero", "* zero"))
+    with torch.no_grad(), record_attention(model.net) as maps:
+        model.predict(x_t, t, zero)
+    inside = [A.mean(1)[..., 1] > A.mean(1)[..., 1].mean(1, keepdim=True) for A in maps]
+    seen = []
+    layers = [m for n, m in moved.net.named_modules() if chosen(n)]
+    stars = [m for n, m in model.net.named_modules() if chosen(n)]
+    handles = [
+        layer.register_forward_hook(
+            lambda m, args, out, star=star: seen.append(out - star(args[0]))
+        )
+        for layer, star in zip(layers, stars, strict=True)
+    ]
+    prefix = Prefix(model, 2, rng)
+    with moved.condition("*").substitute(prefix.value), torch.no_grad():
+        predicted = moved.predict(x_t, t, attacked)
+    for handle in handles:
+        handle.remove()
+    outside = [((o * ~M[..., None]) ** 2).mean() for o, M in zip(seen, inside, strict=True)]
+    wanted = error(predicted, esds_target(model, x_t, t, 1.0)) + locality * sum(outside) / len(seen)
+    torch.testing.assert_close(run.losses[0], wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_receler_changes_the_output_projections_of_cross_attention_alone(tiny):
+    model, _task = tiny
+    edited = forget("receler", *tiny, steps=3, attack_steps=1, lr=1e-2)
+    moved = {n for n, p in edited.parameters().items() if not torch.equal(p, model.parameters()[n])}
+    assert moved
+    assert all(name.endswith("attn2.to_out.0.weight") for name in moved)
+
+
+@pytest.mark.parametrize("name", ["spm", "receler"])
+def test_adapters_that_are_not_trained_leave_the_bases_bits(name, tiny):
+    edited, _ = first_step(name, *tiny)
+    assert torch.equal(weights(edited), weights(tiny[0]))
+
+
+def test_what_a_methods_prompts_for_the_concept_are(tiny):
+    """Several prompts that ask for c_f all take part."""
+    model, task = tiny
+    several = replace(task, prompts=replace(task.prompts, forget=("a {}", "the {}")))
+    seen = set()
+    conditions = type(model).conditions
+
+    class Watched(type(model)):
+        def conditions(self, values):
+            seen.update(v for v in values if isinstance(v, str))
+            return conditions(self, values)
+
+    model.__class__ = Watched
+    for name in ("fmn", "receler", "advunlearn"):
+        seen.clear()
+        first_step(name, model, several)
+        assert {"a zero", "the zero"} <= seen, name
