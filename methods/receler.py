@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sa_bench.contracts import Count, Method, Prompted, Rate, Recipe, Run, Task, Weight
 from sa_bench.models.adapters import Adapters
-from sa_bench.models.attention_maps import find_tokens, record_attention
+from sa_bench.models.attention_maps import find_places, find_tokens, record_attention
 from sa_bench.models.soft_prompts import Prefix
 from sa_bench.training.targets import negative_guidance
 
@@ -39,7 +39,7 @@ class Receler(Method[Prompted]):
     vectors: Count = 4  # of the soft prompt
     attack_steps: Annotated[int, Field(ge=0)] = 5
     attack_rate: Rate = 0.2  # length of a step, in spreads of an embedding's values
-    lr: Rate = 3e-4  # Adam
+    adapter_lr: Rate = 3e-4  # Adam, of A and B
     steps: Count = 500
     batch: Count = 8
 
@@ -79,20 +79,9 @@ class Receler(Method[Prompted]):
                 predicted = model.predict(x_t, t, c_attacked)
             return ((predicted - target) ** 2).mean() + self.locality * outside(added, masks)
 
-        run.train(erasers, objective, Recipe(self.steps, self.lr, self.batch))  # pyrefly: ignore[bad-argument-type]
+        run.train(erasers, objective, Recipe(self.steps, self.adapter_lr, self.batch))  # pyrefly: ignore[bad-argument-type]
         erasers.merge()
         return model
-
-
-def find_places(A: Tensor, tokens: Tensor) -> Tensor:
-    """Find the places that look at the concept's tokens more than the mean place does, (N, places) bool.
-
-    Args:
-        A: a layer's attention map, (N, heads, places, length).
-        tokens: the concept's tokens, (N, length) bool.
-    """
-    attention = (A.mean(1) * tokens[:, None, :]).sum(2)
-    return attention > attention.mean(1, keepdim=True)
 
 
 def outside(added: list[Tensor], masks: list[Tensor]) -> Tensor:

@@ -36,7 +36,7 @@ class SPM(Method[Prompted]):
     eta: Weight = 1.0  # η, how far beyond the unconditional prediction
     anchoring: Weight = 1000.0  # ρ, weight of latent anchoring
     rank: Count = 1
-    lr: Rate = 1e-4  # AdamW
+    adapter_lr: Rate = 1e-4  # AdamW, of A and B
     steps: Count = 3_000
     batch: Count = 1  # images of c_f and replay images each
     decay: Weight = 0.01  # AdamW's weight decay
@@ -75,7 +75,7 @@ class SPM(Method[Prompted]):
             weight = 1 - compare(model.encoded(c_r), concept)
             return erase + self.anchoring * (weight * drift).mean()
 
-        recipe = Recipe(self.steps, self.lr, self.batch, decay=self.decay)
+        recipe = Recipe(self.steps, self.adapter_lr, self.batch, decay=self.decay)
         run.train(adapters, objective, recipe)  # pyrefly: ignore[bad-argument-type]
         adapters.merge()
         return model

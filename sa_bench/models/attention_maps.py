@@ -51,3 +51,14 @@ def find_tokens(model: Prompted, text: str, end: bool = False) -> Tensor:
     last = int((c == c.max()).nonzero()[0])  # the end token has the highest number
     places = torch.arange(len(c), device=c.device)
     return (places > 0) & (places < last + end)
+
+
+def find_places(A: Tensor, tokens: Tensor) -> Tensor:
+    """Find the places that look at the concept's tokens more than the mean place does, (N, places) bool.
+
+    Args:
+        A: a layer's attention map, (N, heads, places, length).
+        tokens: the concept's tokens, (N, length) bool.
+    """
+    attention = (A.mean(1) * tokens[:, None, :]).sum(2)
+    return attention > attention.mean(1, keepdim=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -75,3 +76,43 @@ def find_survivor(
         left = left + W.T @ W
         right = right + W.T @ (star @ c)
     return torch.linalg.solve(left, right)
+
+
+class Term(NamedTuple):
+    """A term w Σ_i ‖V e_i − M g_i‖² of a projection's fit; one pair of embeddings (e, g) for each i."""
+
+    weight: float  # w
+    outputs: Tensor  # M (out, width)
+    cross: Tensor  # Σ_i g_i e_iᵀ (width, width) float64
+    gram: Tensor  # Σ_i e_i e_iᵀ (width, width) float64
+
+
+@torch.no_grad()
+def fit_projection(terms: Sequence[Term], W: Tensor, ridge: float) -> Tensor:
+    """Fit the projection that reads embeddings as given outputs, (out, width) float64.
+
+    argmin_V Σ_terms w Σ_i ‖V e_i − M g_i‖² + μ ‖V − W‖² = [Σ w M Σ g eᵀ + μ W] [Σ w Σ e eᵀ + μ I]⁻¹.
+
+    Source: Lu et al. 2024, Eq. 4 and 8; the last term keeps it solvable.
+
+    Args:
+        terms: what the projection is fitted to.
+        W: (out, width), which it is where the terms say nothing.
+        ridge: μ > 0.
+    """
+    left = ridge * W.double()
+    right = ridge * torch.eye(W.shape[1], device=W.device, dtype=torch.float64)
+    for term in terms:
+        left = left + term.weight * term.outputs.double() @ term.cross
+        right = right + term.weight * term.gram
+    return torch.linalg.solve(right, left, left=False)
+
+
+@torch.no_grad()
+def sum_squares(model: Prompted, texts: Sequence[str]) -> Tensor:
+    """Compute Σ e eᵀ over the states of all tokens of all `texts`, (width, width) float64."""
+    grams = []
+    for start in range(0, len(texts), 64):
+        states = model.encoded(model.conditions(texts[start : start + 64])).flatten(0, 1).double()
+        grams.append(states.T @ states)
+    return torch.stack(grams).sum(0)

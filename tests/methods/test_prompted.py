@@ -123,7 +123,7 @@ def test_spm_acts_on_the_concept_alone_when_images_are_made(tiny, tmp_path):
     new.save(tmp_path)
     star = new.clone().load(tmp_path)
     assert star.origin is not None
-    edited = forget("spm", star, task, steps=20, lr=0.05, anchoring=0.0)
+    edited = forget("spm", star, task, steps=20, adapter_lr=0.05, anchoring=0.0)
     sampler = Sampler("ddim", steps=3, guidance=1.0)
     requests = [Request("zero", 0), Request("", 1)]
     before, merged = star.sample(requests, sampler), edited.sample(requests, sampler)
@@ -233,7 +233,7 @@ def test_recelers_loss_is_esds_for_the_soft_prompt_and_what_is_erased_elsewhere(
 
 def test_receler_changes_the_output_projections_of_cross_attention_alone(tiny):
     model, _task = tiny
-    edited = forget("receler", *tiny, steps=3, attack_steps=1, lr=1e-2)
+    edited = forget("receler", *tiny, steps=3, attack_steps=1, adapter_lr=1e-2)
     moved = {n for n, p in edited.parameters().items() if not torch.equal(p, model.parameters()[n])}
     assert moved
     assert all(name.endswith("attn2.to_out.0.weight") for name in moved)
