@@ -5,10 +5,10 @@
     3. W = argmin_V Σ ‖V e_c − (W' + B A) e_c‖² + λ₂ Σ ‖V e_p − W' e_p‖²         fused into one matrix
 
 for the keys' and values' projections of every cross-attention. e_f are states of the tokens after c_f's own in prompts
-that name it, e_g those of the same tokens where the anchor stands in its place; e_c the states of such prompts, e_p
-those of the retained prompts. A_l is the attention map of layer l, M_l the places of the image that show c_f. Timesteps
-are drawn by the paper's importance, ∝ σ(.05 (t − 200)) − σ(.05 (t − 400)). Both closed forms have a small μ ‖V − W‖²
-besides.
+that name it, e_g those of the same tokens where the anchor stands in its place; e_c states of c_f's own tokens, e_p
+those of all tokens of the retained prompts. A_l is the attention map of layer l, M_l the places of the image that show
+c_f. Timesteps are drawn by the paper's importance, ∝ σ(.05 (t − 200)) − σ(.05 (t − 400)). Both closed forms have a
+small μ ‖V − W‖² besides.
 
 Differs from the code: the masks come from θ*'s own attention (places that look at c_f's tokens more than the mean place
 does), where the code asks Grounded-SAM; the retained prompts are replay's, where it has captions of COCO and of the
@@ -47,7 +47,11 @@ class MACE(Method[Prompted]):
     version: ClassVar[int] = 1
     supports: ClassVar[type] = Prompted
     source: ClassVar[str] = "Lu et al. 2024, Eq. 3-8; Shilin-LU/MACE"
-    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
+    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
+        # Ours: a small model's projections are larger.
+        ("text_to_image", "full"): {"adapter_lr": 1e-2},
+        ("text_to_image", "quick"): {"adapter_lr": 3e-2},
+    }
 
     def forget(self, model: Prompted, task: Task, run: Run) -> Prompted:
         """Refine, train the adapter, fuse."""
@@ -57,10 +61,10 @@ class MACE(Method[Prompted]):
         pairs = [(template, phrase) for phrase in phrases for template in templates]
         around = [align(model, template, phrase, anchor) for template, phrase in pairs]
         e_f, e_g = (torch.cat(states) for states in zip(*around, strict=True))
-        named = [template.replace("{}", phrase) for template, phrase in pairs]
+        e_c = torch.cat([read_phrase(model, template, phrase) for template, phrase in pairs])
         others = [str(c) for c in dict.fromkeys(task.replay_conditions())]
-        gram_c, gram_p = sum_squares(model, named), sum_squares(model, others)
-        share = len(named) / len(others)  # so that λ does not depend on the number of prompts
+        gram_c, gram_p = e_c.T @ e_c, sum_squares(model, others)
+        share = len(pairs) / len(others)  # so that λ does not depend on the number of prompts
         projections = model.parameters(self.scope)
         masks = Masks(model.clone(), texts)
 
@@ -146,6 +150,18 @@ def list_templates(task: Task) -> list[str]:
     return templates or [text for text in own_prompts.CAPTIONS if "{}" in text]
 
 
+def find_phrase(model: Prompted, template: str, phrase: str) -> tuple[int, int]:
+    """Find the places of a phrase's tokens in a prompt: the first, and the one after the last."""
+    start = 1 + int(find_tokens(model, template.partition("{}")[0].strip()).sum())
+    return start, start + int(find_tokens(model, phrase).sum())
+
+
+def read_phrase(model: Prompted, template: str, phrase: str) -> Tensor:
+    """Encode a prompt, and return the states of the phrase's own tokens, (k, width) float64."""
+    states = model.encoded(model.conditions([template.replace("{}", phrase)]))[0].double()
+    return states[slice(*find_phrase(model, template, phrase))]
+
+
 def align(model: Prompted, template: str, phrase: str, anchor: str) -> tuple[Tensor, Tensor]:
     """Encode a prompt twice, and return the states of the tokens after the phrase and after the anchor, (k, width) each.
 
@@ -153,8 +169,6 @@ def align(model: Prompted, template: str, phrase: str, anchor: str) -> tuple[Ten
     """
     prompts = [template.replace("{}", words) for words in (phrase, anchor)]
     states = model.encoded(model.conditions(prompts)).double()
-    head = template.partition("{}")[0].strip()
-    before = int(find_tokens(model, head).sum())
-    ends = [1 + before + int(find_tokens(model, words).sum()) for words in (phrase, anchor)]
+    ends = [find_phrase(model, template, words)[1] for words in (phrase, anchor)]
     k = states.shape[1] - max(ends)
     return states[0, ends[0] : ends[0] + k], states[1, ends[1] : ends[1] + k]

@@ -48,7 +48,11 @@ class Receler(Method[Prompted]):
     supports: ClassVar[type] = Prompted
     ignores: ClassVar[tuple[str, ...]] = ("replay", "surrogate")
     source: ClassVar[str] = "Huang et al. 2024, Eq. 3-7; jasper0314-huang/Receler"
-    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
+    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
+        # Fewer steps, longer ones.
+        ("text_to_image", "full"): {"adapter_lr": 1e-3, "steps": 150},
+        ("text_to_image", "quick"): {"adapter_lr": 3e-3, "steps": 60},
+    }
 
     def forget(self, model: Prompted, task: Task, run: Run) -> Prompted:
         """Train the erasers, and merge them."""

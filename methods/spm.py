@@ -48,7 +48,11 @@ class SPM(Method[Prompted]):
     source: ClassVar[str] = (
         "Lyu et al. 2024, Eq. 3-6; Con6924/SPM, src/configs/prompt.py and infer_spm.py"
     )
-    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
+    presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
+        # Ours: a few dozen steps have to do what takes 3,000, and ρ must let them.
+        ("text_to_image", "full"): {"adapter_lr": 3e-3, "anchoring": 10.0, "steps": 150},
+        ("text_to_image", "quick"): {"adapter_lr": 1e-2, "anchoring": 10.0, "steps": 60},
+    }
 
     def forget(self, model: Prompted, task: Task, run: Run) -> Prompted:
         """Train the adapters, and merge them."""

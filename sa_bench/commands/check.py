@@ -34,7 +34,11 @@ from sa_bench.scoring.requirements import all_requirements
 
 STEPS = 40  # steps of every training on the toy; of diffusion models one more than KILLED_AT
 KILLED_AT = 7  # the step at which the interrupted training stops
-SLOW = {"ddim_steps": 4, "saliency": 3}  # fields that only cost time, on the text-to-image model
+SLOW = {
+    "ddim_steps": 4,
+    "saliency": 3,
+    "attack_steps": 2,
+}  # fields that only cost time, on the text-to-image model
 
 
 class Finding(NamedTuple):

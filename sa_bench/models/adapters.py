@@ -90,12 +90,12 @@ class Adapters:
     def updates(self) -> dict[str, Tensor]:
         """Compute B A of every layer by name, in the shape of its weight."""
         return {
-            name: (self.up[name] @ self.down[name].flatten(1)).view_as(self.down_like(name))
+            name: (self.up[name] @ self.down[name].flatten(1)).view_as(self.get_weight(name))
             for name in self.layers
         }
 
-    def down_like(self, name: str) -> Tensor:
-        """Return a layer's weight."""
+    def get_weight(self, name: str) -> Tensor:
+        """Return the weight of the layer `name`."""
         weight: Any = self.layers[name].weight
         return weight
 
@@ -103,7 +103,7 @@ class Adapters:
     def merge(self) -> None:
         """Add B A to the layers' weights, and take the adapters off."""
         for name, update in self.updates().items():
-            self.down_like(name).add_(update)
+            self.get_weight(name).add_(update)
         for handle in self._handles:
             handle.remove()
 
@@ -122,6 +122,10 @@ class Gate:
         self.least = float(self._compare(null[None]))
         self.value = torch.ones(1)
         """γ of the images that are on their way through the network, (N,)."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy gets: γ without the gradients of a pass that is over."""
+        return {**self.__dict__, "value": self.value.detach()}
 
     def _compare(self, states: Tensor) -> Tensor:
         """Compute the largest cosine between a text's states and the concept's, (N,)."""

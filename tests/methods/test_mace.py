@@ -55,6 +55,14 @@ def test_the_words_after_the_concept_are_aligned_with_those_after_the_anchor(tin
     assert torch.equal(other, states["a red digit and three"][4:])
 
 
+def test_the_phrases_own_tokens_are_read_in_their_prompt(tiny):
+    from sa_bench.methods.mace import read_phrase
+
+    model = tiny[0]
+    states = model.encoded(model.conditions(["a red digit and three"]))[0].double()
+    assert torch.equal(read_phrase(model, "a {} and three", "red digit"), states[2:4])
+
+
 def test_timesteps_are_drawn_where_the_paper_draws_them():
     from sa_bench.methods.mace import focus_timesteps
 

@@ -48,8 +48,11 @@ def sample(model, texts, sampler=DDIM):
     return model.sample([Request(text, i) for i, text in enumerate(texts)], sampler)
 
 
+LONG = ("salun", "sa_esd", "erasediff", "scissorhands", "advunlearn")
+
+
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow if n == "salun" else ()) for n in DIFFUSION]
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in LONG else ()) for n in DIFFUSION]
 )
 def test_every_method_keeps_its_contract(name):
     found = check("method", name)

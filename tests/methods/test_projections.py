@@ -158,9 +158,24 @@ def test_scissorhands_first_step_is_the_projected_gradient():
     )
     product = float(g_r @ g_f)
     assert product > 0
+    assert float(by_hand(forget_loss)[0]) < model.uninformed
     wanted = g_r - product / float(g_f @ g_f) * g_f
     torch.testing.assert_close(flat(run.gradients), wanted, rtol=1e-4, atol=1e-5)
     assert abs(float(flat(run.gradients) @ g_f)) < 1e-3 * float(g_r.norm() * g_f.norm())
+
+
+def test_scissorhands_constraint_rests_where_nothing_is_known():
+    def alike(w, e):
+        return ((eps(w, e, noisy(X_R, NOISE_R, T_R), T_R, C_F) - NOISE_R) ** 2).sum(1).mean()
+
+    model = Small()
+    model.uninformed = 0.01
+    run = ByGradient(model)
+    run.replay = lambda: Always(X_R, [FORGET] * N)
+    registry.get_method("scissorhands")(batch=N, share=0.0, saliency=1).forget(
+        model, small_task(), run
+    )
+    torch.testing.assert_close(flat(run.gradients), flat(by_hand(alike)[1]), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
