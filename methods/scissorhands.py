@@ -8,10 +8,10 @@ L_f is the loss of θ on images of c_f, L_r on replay. A step that would make c_
 orthogonal to ∇L_f, which is the solution of the paper's quadratic programme with its one constraint.
 
 Differs from the code: images of c_f and of the rest are the model's own; the constraint has no margin, and rests where
-nothing is known of c_f's images any more (`naive` explains the number): gradients of small batches are correlated by
-chance, so that what is allowed through raises L_f for ever, and wrecks the rest. Only tensors with
-two or more dimensions are cut, and each layer loses the same share. New values are PyTorch's own uniform
-initialisation; averaged weights get them too. The share, and steps and rates, are ours.
+nothing is known of c_f's images any more (`naive` explains the number): without that the repair goes on raising L_f, and
+on a small DDPM it lost a good part of the rest even where nothing had been cut. Only tensors with two or more dimensions
+are cut, and each layer loses the same share. New values are PyTorch's own uniform initialisation; averaged weights get
+them too. The share, and steps and rates, are ours.
 """
 
 from collections.abc import Mapping, Sequence
