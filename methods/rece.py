@@ -28,7 +28,7 @@ class RECE(Method[Prompted]):
     """Fields of the paper, and UCE's weights."""
 
     rounds: Annotated[int, Field(ge=0)] = 3  # T
-    ridge: Rate = 0.1  # λ, how short c' is kept
+    ridge: Rate = 0.01  # λ, how short c' is kept
     erase: Weight = 1.0  # e
     preserve: Weight = 1.0  # p
     mu: Weight = 0.5  # μ, how firmly W itself is kept

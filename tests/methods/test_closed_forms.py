@@ -53,7 +53,9 @@ def test_a_round_erases_the_embedding_that_survived(tiny):
     matrices = [
         [
             W.detach().double()
-            for W in forget("rece", model, task, rounds=n, mu=1e-3).parameters("kv").values()
+            for W in forget("rece", model, task, rounds=n, ridge=0.1, mu=1e-3)
+            .parameters("kv")
+            .values()
         ]
         for n in (0, 1)
     ]
