@@ -47,6 +47,7 @@ class AdvUnlearn(Method[Prompted]):
 
     title: ClassVar[str] = "AdvUnlearn"
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("replay", "concept_samples")
     supports: ClassVar[type] = Prompted
     ignores: ClassVar[tuple[str, ...]] = ("surrogate",)
     source: ClassVar[str] = "Zhang et al. 2024, Eq. 4-6; OPTML-Group/AdvUnlearn"

@@ -45,6 +45,7 @@ class MACE(Method[Prompted]):
 
     title: ClassVar[str] = "MACE"
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("concept_samples",)
     supports: ClassVar[type] = Prompted
     source: ClassVar[str] = "Lu et al. 2024, Eq. 3-8; Shilin-LU/MACE"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {

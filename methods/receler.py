@@ -45,6 +45,7 @@ class Receler(Method[Prompted]):
 
     title: ClassVar[str] = "Receler"
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("concept_samples",)
     supports: ClassVar[type] = Prompted
     ignores: ClassVar[tuple[str, ...]] = ("replay", "surrogate")
     source: ClassVar[str] = "Huang et al. 2024, Eq. 3-7; jasper0314-huang/Receler"

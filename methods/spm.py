@@ -43,6 +43,7 @@ class SPM(Method[Prompted]):
 
     title: ClassVar[str] = "SPM"
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("replay", "concept_samples")
     supports: ClassVar[type] = Prompted
     ignores: ClassVar[tuple[str, ...]] = ("surrogate",)
     source: ClassVar[str] = (
