@@ -46,8 +46,8 @@ class AdvUnlearn(Method[Prompted]):
     scope: str = "text"  # or a part of the U-Net
 
     title: ClassVar[str] = "AdvUnlearn"
-    needs: ClassVar[tuple[str, ...]] = ("replay", "concept_samples")
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("replay", "concept_samples")
     supports: ClassVar[type] = Prompted
     ignores: ClassVar[tuple[str, ...]] = ("surrogate",)
     source: ClassVar[str] = "Zhang et al. 2024, Eq. 4-6; OPTML-Group/AdvUnlearn"

@@ -38,10 +38,9 @@ class EraseDiff(Method[Diffusion]):
     scope: str = "full"
 
     title: ClassVar[str] = "EraseDiff"
-    needs: ClassVar[tuple[str, ...]] = ("replay", "concept_samples")
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("replay", "concept_samples")
     supports: ClassVar[type] = Diffusion
-    ignores: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = "Wu et al. 2025, Algorithm 1; BOME's multiplier, Liu et al. 2022, Eq. 5"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
         ("ddpm", scale): {"target": "uniform", "lr": 1e-4, "steps": 1_000, "batch": 128}

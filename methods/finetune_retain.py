@@ -30,8 +30,8 @@ class FinetuneRetain(Method):
     scope: str = "full"
 
     title: ClassVar[str] = "Fine-tuning"
-    needs: ClassVar[tuple[str, ...]] = ("replay",)
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("replay",)
     ignores: ClassVar[tuple[str, ...]] = ("surrogate",)
     source: ClassVar[str] = "Golatkar et al. 2020, the baseline `fine-tune`"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {

@@ -35,8 +35,8 @@ class FMN(Method[Prompted]):
     scope: str = "xattn"  # or `full`
 
     title: ClassVar[str] = "Forget-Me-Not"
-    needs: ClassVar[tuple[str, ...]] = ("concept_samples",)
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("concept_samples",)
     supports: ClassVar[type] = Prompted
     ignores: ClassVar[tuple[str, ...]] = ("replay", "surrogate")
     source: ClassVar[str] = "Zhang et al. 2023, Eq. 4; SHI-Labs/Forget-Me-Not, src/train_attn.py"

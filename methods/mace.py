@@ -44,8 +44,8 @@ class MACE(Method[Prompted]):
     scope: str = "kv"
 
     title: ClassVar[str] = "MACE"
-    needs: ClassVar[tuple[str, ...]] = ("concept_samples",)
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("concept_samples",)
     supports: ClassVar[type] = Prompted
     source: ClassVar[str] = "Lu et al. 2024, Eq. 3-8; Shilin-LU/MACE"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {

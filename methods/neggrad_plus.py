@@ -35,8 +35,8 @@ class NegGradPlus(Method):
     scope: str = "full"
 
     title: ClassVar[str] = "NegGrad+"
-    needs: ClassVar[tuple[str, ...]] = ("replay", "concept_samples")
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("replay", "concept_samples")
     ignores: ClassVar[tuple[str, ...]] = ("surrogate",)
     source: ClassVar[str] = "Kurmanji et al. 2023, Section 5; meghdadk/SCRUB"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {

@@ -44,8 +44,8 @@ class Receler(Method[Prompted]):
     batch: Count = 8
 
     title: ClassVar[str] = "Receler"
-    needs: ClassVar[tuple[str, ...]] = ("concept_samples",)
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("concept_samples",)
     supports: ClassVar[type] = Prompted
     ignores: ClassVar[tuple[str, ...]] = ("replay", "surrogate")
     source: ClassVar[str] = "Huang et al. 2024, Eq. 3-7; jasper0314-huang/Receler"

@@ -57,8 +57,8 @@ class SAESD(Method[Diffusion]):
     """How t is drawn; sa_bench.training.sources.draw_losses."""
 
     title: ClassVar[str] = "SA with ESD's target"
-    needs: ClassVar[tuple[str, ...]] = ("replay", "concept_samples")
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("replay", "concept_samples")
     supports: ClassVar[type] = Diffusion
     ignores: ClassVar[tuple[str, ...]] = ("surrogate",)
     source: ClassVar[str] = (

@@ -38,8 +38,8 @@ class Scissorhands(Method[Diffusion]):
     scope: str = "full"
 
     title: ClassVar[str] = "Scissorhands"
-    needs: ClassVar[tuple[str, ...]] = ("replay", "concept_samples")
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("replay", "concept_samples")
     supports: ClassVar[type] = Diffusion
     ignores: ClassVar[tuple[str, ...]] = ("surrogate",)
     source: ClassVar[str] = "Wu & Harandi 2024, Algorithm 1"

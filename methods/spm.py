@@ -42,8 +42,8 @@ class SPM(Method[Prompted]):
     decay: Weight = 0.01  # AdamW's weight decay
 
     title: ClassVar[str] = "SPM"
-    needs: ClassVar[tuple[str, ...]] = ("replay", "concept_samples")
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("replay", "concept_samples")
     supports: ClassVar[type] = Prompted
     ignores: ClassVar[tuple[str, ...]] = ("surrogate",)
     source: ClassVar[str] = (

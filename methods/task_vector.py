@@ -32,8 +32,8 @@ class TaskVector(Method):
     scope: str = "full"
 
     title: ClassVar[str] = "Task vector"
-    needs: ClassVar[tuple[str, ...]] = ("concept_samples",)
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("concept_samples",)
     ignores: ClassVar[tuple[str, ...]] = ("replay", "surrogate")
     source: ClassVar[str] = "Ilharco et al. 2023, Section 2; Pham et al., arXiv:2404.03631"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
