@@ -1,0 +1,105 @@
+"""Many workers against one, in one run: processes, two nodes of Ray, and what the engine itself costs."""
+
+import os
+import time
+
+import pytest
+
+from sa_bench.contracts import ignore_event
+from sa_bench.core.store import Store
+from sa_bench.data import datasets
+from sa_bench.engine import runner
+from sa_bench.engine.cell_results import make_result
+from sa_bench.engine.cells import resolve
+from sa_bench.engine.ray_workers import Demand, RayWorkers
+from sa_bench.engine.runner import Placement
+from sa_bench.engine.stages import Chain
+from sa_bench.engine.workers import Run
+
+pytestmark = pytest.mark.slow
+SETTINGS = [
+    "task.n_forget=100",
+    "task.n_retain=20",
+    "task.metrics=forget_top1,retain_drift,recovery",
+]
+
+
+def board():
+    """Twelve quick cells of a cold board that share F and the base model's images."""
+    cells = []
+    for method in ("sa", "l2", "no_ewc", "permuted_f"):
+        steps = [f"{method}.steps=400"]
+        cells += resolve(["mnist_0"], [method], "quick", sets=[*SETTINGS, *steps], seeds=[0, 1, 2])
+    return cells
+
+
+def timed(folder, placement=None, workers=None):
+    """Seconds of the board on a cold store, and its forgetting."""
+    cells = board()
+    start = time.perf_counter()
+    rows = runner.run_cells(
+        cells,
+        Store(folder / "store"),
+        folder / "run",
+        ignore_event,
+        ignore_event,
+        placement,
+        workers,
+    )
+    seconds = time.perf_counter() - start
+    assert {row["status"] for row in rows} == {"done"}
+    return seconds, [row["measurements"][0]["value"] for row in rows]
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two processors")
+def test_two_workers_against_one(store_env, tmp_path, benchmark):
+    """Each of two processes, and of two Ray nodes with a processor each, does its half.
+
+    What starts a worker is not counted in a board's hours: it is printed beside.
+    """
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    datasets.load("mnist")
+    one, values = timed(tmp_path / "one")
+    two, of_two = timed(tmp_path / "two", Placement(jobs=2))
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
+    cluster.add_node(num_cpus=1)
+    try:
+        folder = tmp_path / "ray"
+        run = Run(folder / "store", folder / "run", "")
+        workers = RayWorkers(run, Demand("cpu", 2, 100), cluster.address)
+        on_ray, of_ray = timed(folder, workers=workers)
+    finally:
+        cluster.shutdown()
+    assert values == of_two == of_ray
+    benchmark.pedantic(lambda: None, rounds=1)
+    benchmark.extra_info |= {
+        "what": "Twelve quick VAE cells on a cold store, two workers",
+        "figure": f"{two:.0f} s with --jobs 2, {on_ray:.0f} s on two Ray nodes, start included",
+        "target": "≥ 1.8 x one worker", "against": f"{one / two:.2f} x and {one / on_ray:.2f} x of one worker's {one:.0f} s",
+    }  # fmt: skip
+    assert one / two >= 1.8
+    assert one / on_ray >= 1.8
+
+
+def test_the_engine_costs_little(store_env, tmp_path, benchmark):
+    """The board through graph and scheduler, and the same cells by hand, one after another."""
+    datasets.load("mnist")
+    (tmp_path / "warm").mkdir()
+    timed(tmp_path / "warm")  # what is imported once
+    through, _ = timed(tmp_path / "engine")
+    folder = tmp_path / "hand"
+    store = Store(folder / "store")
+    start = time.perf_counter()
+    for cell in board():
+        make_result(Chain(store, cell, ignore_event), folder / "run", "")
+    by_hand = time.perf_counter() - start
+    benchmark.pedantic(lambda: None, rounds=1)
+    benchmark.extra_info |= {
+        "what": "Twelve quick VAE cells through the engine", "figure": f"{through:.1f} s", "target": "≤ 1.05 of by hand",
+        "against": f"{through / by_hand:.3f} of the same stages called one after another ({by_hand:.1f} s)",
+    }  # fmt: skip
+    assert through / by_hand <= 1.05
