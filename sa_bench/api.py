@@ -54,6 +54,7 @@ def run_folder(
     engine: str = "local",
     address: str = "",
     verbose: bool = False,
+    weigh: Any = None,
 ) -> tuple[list[ResultRow], Path, Path]:
     """Run `cells` and render the report: (results, run folder, report file).
 
@@ -70,6 +71,8 @@ def run_folder(
         engine: where workers are: `local` (this machine) or `ray` (a cluster).
         address: of the Ray cluster; "" takes RAY_ADDRESS, else starts Ray here.
         verbose: whether Ray's own lines are shown.
+        weigh: estimates the seconds of a job (`sa_bench.commands.plan.estimate_jobs`), so that several workers
+            begin with the longest chains; None keeps to the order of the cells.
 
     Raises:
         SaBenchError: something is unknown, missing, or does not fit; raised before any work.
@@ -96,7 +99,7 @@ def run_folder(
     announce(cells)
     with one_thread():
         results = runner.run_cells(
-            cells, Store(store_folder()), folder, report, finished, placement=place
+            cells, Store(store_folder()), folder, report, finished, placement=place, weigh=weigh
         )
     if not any(folder.glob("*/result.json")):
         raise CellFailed(str(results[0]["error"]))  # such as a full disk: no result was written

@@ -364,6 +364,7 @@ def run(
             engine=engine,
             address=address,
             verbose=verbose,
+            weigh=_estimate_jobs(jobs, engine, device),
         )
     from sa_bench.engine.runner import describe_missing, exit_code
 
@@ -372,6 +373,15 @@ def run(
         print_text(f"\n{missing}")
     print_text(f"\nReport: {report}\nResults: {folder}")
     raise typer.Exit(exit_code(results))
+
+
+def _estimate_jobs(jobs: str, engine: str, device: str) -> object:
+    """Return what estimates jobs for several workers; None for one, which keeps to the cells' order."""
+    if jobs == "1" and engine == "local":
+        return None
+    from sa_bench.commands.plan import estimate_jobs
+
+    return estimate_jobs(device.partition(",")[0])
 
 
 @app.command(

@@ -21,7 +21,7 @@ from sa_bench.core.store import Store, digest
 from sa_bench.data import datasets
 from sa_bench.data.assets.shipped import variance_card
 from sa_bench.engine.cells import Cell, title_cells
-from sa_bench.engine.graph import STORED, TO_DO, Graph, Job, find_lengths, make_graph
+from sa_bench.engine.graph import STORED, TO_DO, Graph, Job, Weigh, find_lengths, make_graph
 from sa_bench.engine.memory import LIBRARIES, PER_PARAMETER, count_parameters, has_base
 from sa_bench.engine.placement import describe_placement, list_gpus, place_workers
 from sa_bench.engine.rates import NOTHING, Duration
@@ -126,7 +126,7 @@ def _find_makespan(graph: Graph, seconds: Mapping[str, Duration | None], workers
     if workers == 1 or not work.middle:
         return work * (1 / workers)
     of_job = {id: known[id].middle if id in known else 0.0 for id in graph.jobs}
-    lengths = find_lengths(graph, lambda job: of_job[job.id])
+    lengths = find_lengths(graph, lambda job, chain: of_job[job.id])
     return work * (simulate(graph, of_job, workers, lengths) / work.middle)
 
 
@@ -371,6 +371,24 @@ def _estimate(job: Job, chain: Chain, times: StageTimes, steps: int) -> Duration
     if stage == "samples":
         return _share(times.draw_images(task, sampling.count_images(task, name)), job)
     return times.measure(chain, [name])
+
+
+def estimate_jobs(device: str) -> Weigh:
+    """Return a function that estimates the seconds of a run's jobs, to begin with what takes longest.
+
+    Only their ratios matter, so that this machine's speed is not probed.
+    """
+    times = replace(read_times(Store(store_folder()), device))
+    vars(times)["speed"] = 1.0
+
+    def weigh(job: Job, chain: Chain) -> float:
+        if job.address.stage in ("judge", "result"):
+            return 0.0
+        steps = _count_steps(chain.task.family, chain.cell.fields)
+        duration = _estimate(job, chain, times, steps)
+        return 0.0 if duration is None else duration.middle
+
+    return weigh
 
 
 def _share(duration: Duration | None, job: Job) -> Duration | None:

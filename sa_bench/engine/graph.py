@@ -290,8 +290,8 @@ class _CellJobs:
         return ids
 
 
-Weigh = Callable[[Job], float]
-"""Estimates the seconds of a job."""
+Weigh = Callable[[Job, Chain], float]
+"""Estimates the seconds of a job, given its cell's chain."""
 
 
 def find_lengths(graph: Graph, weigh: Weigh) -> dict[str, float]:
@@ -302,7 +302,7 @@ def find_lengths(graph: Graph, weigh: Weigh) -> dict[str, float]:
     """
     below: dict[str, float] = {}  # longest chain that ends with the job
     for job in graph.jobs.values():
-        own = weigh(job) if job.state == TO_DO else 0.0
+        own = weigh(job, graph.chains[job.cell.id]) if job.state == TO_DO else 0.0
         below[job.id] = own + max((below[id] for id in job.needs), default=0.0)
     lengths: dict[str, float] = {}
     for ids in graph.of_cell.values():

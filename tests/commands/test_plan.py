@@ -13,7 +13,7 @@ from sa_bench.core.store import Store
 from sa_bench.data.assets.shipped import rates_card
 from sa_bench.engine import memory, rates
 from sa_bench.engine.cells import resolve
-from sa_bench.engine.graph import make_graph
+from sa_bench.engine.graph import find_lengths, make_graph
 from sa_bench.engine.rates import NOTHING, Duration
 from sa_bench.engine.stages import Chain
 
@@ -254,3 +254,13 @@ def test_parameters_are_counted_without_loading_the_model(tmp_path, task):
     net = Chain(Store(tmp_path), cell, ignore_event).architecture().net
     assert memory.count_parameters(cell) == sum(p.numel() for p in net.parameters())
     assert memory.needed_mib(cell) > 600
+
+
+def test_the_longest_chain_is_begun_first_by_what_is_known_of_times(monkeypatch, tmp_path):
+    """retrain takes longer than relabel, on a machine where nothing ran."""
+    monkeypatch.setenv("SA_BENCH_STORE", str(tmp_path))
+    cells = resolve(["mnist_0"], ["relabel", "retrain"])
+    graph = make_graph(cells, Store(tmp_path))
+    lengths = find_lengths(graph, plan.estimate_jobs("cpu"))
+    relabel, retrain = (lengths[graph.of_cell[cell.id][-1]] for cell in cells)
+    assert 0 < relabel < retrain

@@ -154,7 +154,7 @@ def test_the_longest_chain_begins_first_and_equal_ones_keep_their_order(tmp_path
     graph = make_graph(cells, Store(tmp_path))
     slow = {"sa": 100.0}
 
-    def weigh(job):
+    def weigh(job, chain):
         return slow.get(job.cell.method, 1.0) if job.address.stage == "forget" else 0.1
 
     scheduler = Scheduler(graph, find_lengths(graph, weigh))
@@ -173,7 +173,7 @@ def test_a_simulated_run_is_no_shorter_than_possible_and_little_longer(tmp_path,
         tmp_path, ["mnist_0"], ["sa", "l2", "no_gr", "no_ewc", "relabel"], seeds=range(6)
     )
     seconds = {id: 1.0 + (i * 7919 % 13) for i, id in enumerate(graph.jobs)}
-    lengths = find_lengths(graph, lambda job: seconds[job.id])
+    lengths = find_lengths(graph, lambda job, chain: seconds[job.id])
     span, least = simulate(graph, seconds, workers, lengths), bound(graph, seconds, workers)
     assert least <= span * (1 + 1e-9)
     assert span <= 1.3 * least

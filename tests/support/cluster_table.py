@@ -29,7 +29,7 @@ def plan_suite(name, store):
 
 def hours(graph, seconds, workers):
     """Simulate a run whose scheduler knows the times; in hours."""
-    lengths = find_lengths(graph, lambda job: seconds[job.id])
+    lengths = find_lengths(graph, lambda job, chain: seconds[job.id])
     return simulate(graph, seconds, workers, lengths) / 3600
 
 
@@ -37,7 +37,7 @@ def ratio(graph, seconds, workers, seed):
     """Divide a simulated run by the shortest possible, where times vary and the scheduler knows their means."""
     dice = random.Random(seed)
     varied = {id: value * dice.lognormvariate(0, SPREAD) for id, value in seconds.items()}
-    lengths = find_lengths(graph, lambda job: seconds[job.id])
+    lengths = find_lengths(graph, lambda job, chain: seconds[job.id])
     return simulate(graph, varied, workers, lengths) / bound(graph, varied, workers)
 
 
