@@ -26,7 +26,7 @@ ROUNDING = 1e-6
 covariance of float32 features is no more exact."""
 QUADRATURE = 1e-6
 """Relative error of the integral behind `FrechetTo.leave_out`. Nearly all of it is the same for every
-group and cancels in the jackknife: the half-width is exact to about 1e-7 of itself."""
+group and cancels in the jackknife: the half-width is exact to about 1e-6 of itself."""
 RANK, SMALLEST = 1e-14, 1e-22
 """Share of the largest eigenvalue below which one is 0 but for rounding, and the smallest to which
 an integral over eigenvalues is exact where the rows left out make one 0."""
@@ -124,7 +124,9 @@ class FrechetTo:
         squares = (n - 1) * float(np.trace(covariance))
         values, vectors = np.linalg.eigh(self.root @ covariance @ self.root)
         kept = values > RANK * values[-1]
-        values, basis = values[kept], vectors[:, kept].T @ self.root
+        if not kept.all():
+            values, vectors = values[kept], vectors[:, kept]
+        basis = vectors.T @ self.root / np.sqrt(n - 1)
         root_of_all = float(np.sqrt(values).sum())
         value = self._combine(mean, squares / (n - 1), root_of_all)
         if not kept.all():  # the rounding of the others is part of the distance, as it always was
@@ -135,7 +137,7 @@ class FrechetTo:
             left = n - len(rows)
             moved = -z.sum(0) / left  # the mean of the others, from that of all
             columns = np.vstack([z, np.sqrt(left) * moved])
-            change = _integrate_change(values, basis @ columns.T / np.sqrt(n - 1))
+            change = _integrate_change(values, basis @ columns.T)
             root = np.sqrt((n - 1) / (left - 1)) * max(0.0, root_of_all + change)
             trace = (squares - float((columns**2).sum())) / (left - 1)
             distances.append(self._combine(mean + moved, trace, root))

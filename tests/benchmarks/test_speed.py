@@ -49,17 +49,19 @@ def model():
     return VAE().load(found.file)
 
 
-def timed(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def timed(call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    start = clock()
     call()
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def alternate(rounds: int, *sides: Callable[[], object]) -> list[float]:
+def alternate(
+    rounds: int, *sides: Callable[[], object], clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
     """Median seconds of each side; a round runs every side once, so that noise hits all alike."""
     for side in sides:
         side()
-    times = [[timed(side) for side in sides] for _ in range(rounds)]
+    times = [[timed(side, clock) for side in sides] for _ in range(rounds)]
     return [median(column) for column in zip(*times, strict=True)]
 
 
@@ -352,11 +354,11 @@ def test_fid_with_its_jackknife(benchmark):
         return FrechetTo(x, y).leave_out(group)
 
     assert together()[0] == pytest.approx(alone(), rel=1e-9)
-    seconds, of_value = alternate(5, together, alone)
+    seconds, of_value = alternate(5, together, alone, clock=time.process_time)
     benchmark.pedantic(together, rounds=1)
     ratio = seconds / of_value
     benchmark.extra_info |= {
-        "what": "FID of 5,000 images in 2,048 dimensions with its jackknife of 20 groups", "figure": f"{seconds:.1f} s",
+        "what": "FID of 5,000 images in 2,048 dimensions with its jackknife", "figure": f"{seconds:.1f} s of CPU",
         "target": "≤ 2 of FID alone", "against": f"{ratio:.2f} of FID alone ({of_value:.1f} s)",
     }  # fmt: skip
     assert ratio <= 2
