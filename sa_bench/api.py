@@ -78,10 +78,11 @@ def run_folder(
         SaBenchError: something is unknown, missing, or does not fit; raised before any work.
     """
     from sa_bench.engine import runner
-    from sa_bench.engine.placement import parse_jobs
+    from sa_bench.engine.placement import check_device, parse_jobs
 
     require_folders()
     wanted = parse_jobs(jobs)
+    check_device(device)
     _check_engine(engine, address, device)
     if engine == "local":
         for name in device.split(","):

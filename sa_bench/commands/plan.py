@@ -23,7 +23,7 @@ from sa_bench.data.assets.shipped import variance_card
 from sa_bench.engine.cells import Cell, title_cells
 from sa_bench.engine.graph import STORED, TO_DO, Graph, Job, Weigh, find_lengths, make_graph
 from sa_bench.engine.memory import LIBRARIES, PER_PARAMETER, count_parameters, has_base
-from sa_bench.engine.placement import describe_placement, list_gpus, place_workers
+from sa_bench.engine.placement import check_device, describe_placement, list_gpus, place_workers
 from sa_bench.engine.rates import NOTHING, Duration
 from sa_bench.engine.scheduler import simulate
 from sa_bench.engine.stages import Chain
@@ -62,6 +62,7 @@ def make_plan(
     Returns:
         (text, planned stages by the title of their cell).
     """
+    check_device(device)
     store = Store(store_folder())
     times, titles = read_times(store, device), title_cells(cells)
     scales = ", ".join(dict.fromkeys(cell.scale for cell in cells))
@@ -369,7 +370,8 @@ def _estimate(job: Job, chain: Chain, times: StageTimes, steps: int) -> Duration
     if stage == "forget":
         return times.forget(task, cell.method, cell.keyed_fields(), steps)
     if stage == "samples":
-        return _share(times.draw_images(task, sampling.count_images(task, name)), job)
+        drawn_by = "" if job.address.of_base else cell.method
+        return _share(times.draw_images(task, sampling.count_images(task, name), drawn_by), job)
     return times.measure(chain, [name])
 
 

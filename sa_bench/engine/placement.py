@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,18 @@ def list_gpus() -> list[Gpu]:
         Gpu(i, torch.cuda.get_device_properties(i).total_memory // 2**20)
         for i in range(torch.cuda.device_count())
     ]
+
+
+def check_device(device: str) -> None:
+    """Refuse words that are no device, before torch is loaded.
+
+    Raises:
+        SaBenchError: it is none of cpu, cuda, cuda:0, or several GPUs with commas.
+    """
+    names = [name.strip() for name in device.split(",")]
+    is_known = all(re.fullmatch(r"cpu|mps|cuda(:\d+)?", name) for name in names)
+    if not is_known or (len(names) > 1 and not all(name.startswith("cuda:") for name in names)):
+        raise SaBenchError(f"--device {device}: give cpu, cuda, or GPUs by name, cuda:0,cuda:2.")
 
 
 def parse_jobs(text: str | int) -> int | None:
