@@ -380,6 +380,8 @@ def _examine_nodes(ray: Any, run: Run) -> None:
         for node, answer in answers.items():
             try:
                 found = ray.get(answer, timeout=EXAMINED)
+            except ray.exceptions.TaskUnschedulableError:  # it has just left the cluster
+                continue
             except Exception as error:
                 raise SaBenchError(
                     f"The node {node} cannot work here: {_last_line(error)}. Install the same sa_bench there."
