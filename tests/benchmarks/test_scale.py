@@ -17,18 +17,14 @@ from sa_bench.engine.stages import Chain
 from sa_bench.engine.workers import Run
 
 pytestmark = pytest.mark.slow
-SETTINGS = [
-    "task.n_forget=100",
-    "task.n_retain=20",
-    "task.metrics=forget_top1,retain_drift,recovery",
-]
+SETTINGS = ["task.n_forget=100", "task.n_retain=20", "task.metrics=forget_top1,retain_drift"]
 
 
 def board():
     """Twelve quick cells of a cold board that share F and the base model's images."""
     cells = []
     for method in ("sa", "l2", "no_ewc", "permuted_f"):
-        steps = [f"{method}.steps=400"]
+        steps = [f"{method}.steps=250"]
         cells += resolve(["mnist_0"], [method], "quick", sets=[*SETTINGS, *steps], seeds=[0, 1, 2])
     return cells
 
@@ -53,10 +49,7 @@ def timed(folder, placement=None, workers=None):
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two processors")
 def test_two_workers_against_one(store_env, tmp_path, benchmark):
-    """Each of two processes, and of two Ray nodes with a processor each, does its half.
-
-    What starts a worker is not counted in a board's hours: it is printed beside.
-    """
+    """Each of two processes, and of two Ray nodes with a processor each, does its half."""
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
@@ -67,22 +60,25 @@ def test_two_workers_against_one(store_env, tmp_path, benchmark):
         initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
     )
     cluster.add_node(num_cpus=1)
+    spans, of_ray = {}, {}
     try:
-        folder = tmp_path / "ray"
-        run = Run(folder / "store", folder / "run", "")
-        workers = RayWorkers(run, Demand("cpu", 2, 100), cluster.address)
-        on_ray, of_ray = timed(folder, workers=workers)
+        for jobs in (1, 2):
+            folder = tmp_path / f"ray-{jobs}"
+            run = Run(folder / "store", folder / "run", "")
+            workers = RayWorkers(run, Demand("cpu", jobs, 100), cluster.address)
+            spans[jobs], of_ray[jobs] = timed(folder, workers=workers)
     finally:
         cluster.shutdown()
-    assert values == of_two == of_ray
+    assert values == of_two == of_ray[1] == of_ray[2]
     benchmark.pedantic(lambda: None, rounds=1)
     benchmark.extra_info |= {
-        "what": "Twelve quick VAE cells on a cold store, two workers",
-        "figure": f"{two:.0f} s with --jobs 2, {on_ray:.0f} s on two Ray nodes, start included",
-        "target": "≥ 1.8 x one worker", "against": f"{one / two:.2f} x and {one / on_ray:.2f} x of one worker's {one:.0f} s",
+        "what": "Twelve quick VAE cells on a cold store, two workers against one, start included",
+        "figure": f"{two:.0f} s with --jobs 2, {spans[2]:.0f} s on two Ray nodes", "target": "≥ 1.8 x one worker",
+        "against": f"{one / two:.2f} x of one process ({one:.0f} s), {spans[1] / spans[2]:.2f} x of one Ray node",
     }  # fmt: skip
+    print(benchmark.extra_info)
     assert one / two >= 1.8
-    assert one / on_ray >= 1.8
+    assert spans[1] / spans[2] >= 1.8
 
 
 def test_the_engine_costs_little(store_env, tmp_path, benchmark):
@@ -102,4 +98,5 @@ def test_the_engine_costs_little(store_env, tmp_path, benchmark):
         "what": "Twelve quick VAE cells through the engine", "figure": f"{through:.1f} s", "target": "≤ 1.05 of by hand",
         "against": f"{through / by_hand:.3f} of the same stages called one after another ({by_hand:.1f} s)",
     }  # fmt: skip
+    print(benchmark.extra_info)
     assert through / by_hand <= 1.05
