@@ -23,6 +23,8 @@ from sa_bench.engine.cells import Cell, title_cells
 from sa_bench.results.format import format_number
 from sa_bench.results.schema import Measurement, ResultRow
 
+WIDE = 100  # columns of a terminal that leave room for bars
+
 
 class Live:
     """Progress of every worker: its cell and stage, where it works, count, rate and remaining time.
@@ -37,7 +39,7 @@ class Live:
         self.progress = Progress(
             TextColumn("{task.fields[worker]}", markup=False),
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
+            *([BarColumn(bar_width=24)] if self.console.width >= WIDE else []),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}", markup=False),
             TimeRemainingColumn(compact=True),
@@ -89,6 +91,8 @@ class Live:
         if self.log is not None:
             self.log.update(cell, title, stage, done, total)
             return
+        if worker:  # its name takes room
+            title = title.replace(" (base ", ", b").replace(", seed ", " s").removesuffix(")")
         row, text = worker or cell, escape_terminal(f"{title}: {stage}")
         if self.stages.get(row) != text:
             if row in self.bars:

@@ -120,7 +120,7 @@ class Driver:
                 event.stage,
                 event.done,
                 event.total,
-                f"{event.worker + 1}, {at.node} {at.device}",
+                f"{event.worker + 1} {at.node}{f' {at.device}' if ':' in at.device else ''}",
             )
             return
         job = self._job_of.pop(event.worker)
