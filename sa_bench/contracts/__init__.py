@@ -6,6 +6,7 @@ engine knows only the interfaces in these files, never a concrete component. The
 else of this package.
 """
 
+from sa_bench.contracts.attacks import Coding, FineTuning, Stress
 from sa_bench.contracts.keys import (
     LARGEST_SEED,
     Count,
@@ -52,12 +53,14 @@ __all__ = [
     "LARGEST_SEED",
     "SMOKE_MODEL",
     "Bound",
+    "Coding",
     "Condition",
     "Count",
     "Defence",
     "Diffusion",
     "Draw",
     "Extra",
+    "FineTuning",
     "FisherOptions",
     "FixedSource",
     "Generator",
@@ -80,6 +83,7 @@ __all__ = [
     "Seed",
     "Slot",
     "Source",
+    "Stress",
     "Task",
     "Times",
     "View",

@@ -72,6 +72,12 @@ class Metric:
     extras: Mapping[str, Extra | None] = field(default_factory=dict)
     """How each key of `Measured.extra` is shown; None for one that has a place of its own."""
     axis: str = ""  # words of its axis in figures, with c_f for the concept; "" uses its name
+    attack: str = ""
+    """What an attacker needs, if it is an attack whose value is a rate of c_f.
+
+    `service`: only queries; `weights`: the model itself. The worst of a row's attacks says what
+    survives.
+    """
 
 
 def metric(
@@ -87,10 +93,11 @@ def metric(
     sets: tuple[str, ...] = ("forget", "retain"),
     extras: Mapping[str, Any] | None = None,
     axis: str = "",
+    attack: str = "",
 ) -> Any:
     """Declare the function `measure(view) -> Measured` a metric, named after the function.
 
-    `extras` and `axis` are read from the source by reports, which import no metric: write literals,
+    `extras`, `axis` and `attack` are read from the source by reports, which import no metric: write literals,
     `extras={"families": ("prompts", "rate")}`, with the fields of `Extra`.
     """
 
@@ -114,6 +121,7 @@ def metric(
             sets,
             entries,
             axis,
+            attack,
         )
 
     return declare

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from sa_bench.contracts.attacks import Coding, FineTuning, Stress
 from sa_bench.contracts.keys import Count, Rate, Seed, Weight, added_later
 from sa_bench.contracts.model import Condition, Sampler
 from sa_bench.contracts.names import mentions
@@ -193,6 +194,17 @@ class Task:
     """Images judged at each point of the grid."""
     recovery_vectors: Annotated[tuple[Count, ...], OneOrMore] = added_later((1,))
     """Numbers of new vectors that replace c_f's name, for a text-to-image model."""
+
+    # What the further attacks may spend.
+
+    relearn: FineTuning = added_later(FineTuning())
+    """Budget of relearning c_f from its images."""
+    resurgence: FineTuning = added_later(FineTuning())
+    """Budget of fine-tuning on what is retained."""
+    stress: Stress = added_later(Stress())
+    """What the weights go through."""
+    coding: Coding = added_later(Coding())
+    """How images of c_f are coded."""
 
     # What changes with method and scale.
 

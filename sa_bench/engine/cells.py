@@ -6,7 +6,7 @@ import itertools
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -230,14 +230,15 @@ def resolve_task(name: str, scale: str, overrides: Mapping[str, str]) -> Task:
             value = json.dumps(_find_prompt_set(value.removeprefix("set:")))
         assign(Task, values, path, value, f"task {name}")
     merged = {f.name: getattr(task, f.name) for f in fields(Task)} | values
-    sampler = values.get("sampler", {})
-    if not isinstance(sampler, Mapping):
-        raise SaBenchError(
-            f"task {name}: sampler={sampler!r} has fields of its own; set one, e.g. task.sampler.steps."
-        )
-    merged["sampler"] = asdict(task.sampler) | dict(sampler)
-    if task.prompts is not None:
-        merged["prompts"] = asdict(task.prompts) | values["prompts"]
+    for name_of_field, value in {f.name: getattr(task, f.name) for f in fields(Task)}.items():
+        if is_dataclass(value) and not isinstance(value, type):
+            part = values.get(name_of_field, {})
+            if not isinstance(part, Mapping):
+                raise SaBenchError(
+                    f"task {name}: {name_of_field}={part!r} has fields of its own; set one, e.g. "
+                    f"task.{name_of_field}.{fields(value)[0].name}."
+                )
+            merged[name_of_field] = asdict(value) | dict(part)
     task = validate(Task, merged, f"task {name}")
     return validate_task(task, "relabel_to" in overrides, "size" in overrides)
 

@@ -94,6 +94,10 @@ def validate_task(task: Task, relabel_given: bool = False, size_given: bool = Fa
         task = replace(task, relabel_to=(task.concept + 1) % len(task.classes))
     if list(task.recovery_budgets) != sorted(set(task.recovery_budgets)):
         raise SaBenchError("task.recovery_budgets must ascend, e.g. 0,30,100.")
+    for name in ("relearn", "resurgence"):
+        steps = getattr(task, name).steps
+        if list(steps) != sorted(set(steps)) or steps[0] != 0:
+            raise SaBenchError(f"task.{name}.steps must begin with 0 and ascend, e.g. 0,20,80.")
     if len(set(task.primary)) != 3:
         raise SaBenchError(
             "task.primary needs three metrics, for forgetting, recovery and retention; task.metrics says what is measured."

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddim_inverse import DDIMInverseScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
@@ -257,6 +258,49 @@ class Denoising:
         steps, rng = self.levels(noiseless), torch.Generator()
         start = next((i for i, t in enumerate(steps) if t <= level), len(steps))
         return self._denoise(x_t, c, sampler.guidance, noiseless, rng, start=start)
+
+    @torch.no_grad()
+    def invert(self, x: Tensor, c: Tensor, sampler: Sampler) -> Tensor:
+        """Run DDIM backwards from images `x` to the noise x_T that leads to them, without guidance.
+
+        Source: Song et al. 2021 (DDIM), Section 4.3; Mokady et al. 2023, Section 3.
+        """
+        net = self.network(sampler).eval()
+        schedule: dict[str, Any] = {"num_train_timesteps": self.timesteps, "clip_sample": False}
+        inverse = DDIMInverseScheduler(**schedule | {"timestep_spacing": "trailing"} | self.betas)
+        inverse.set_timesteps(sampler.steps)
+        step: Any = inverse.step
+        for t in inverse.timesteps.tolist():
+            out = self.output(net, x, torch.full((len(x),), max(t, 0), device=x.device), c)
+            x = step(out, t, x).prev_sample
+        return x
+
+    @torch.no_grad()
+    def inpaint(
+        self, x: Tensor, known: Tensor, c: Tensor, rng: torch.Generator, sampler: Sampler
+    ) -> Tensor:
+        """Fill in the unknown part of `x` (N, C, H, W), by the sampler's steps without new noise.
+
+        Before each step the known part is put back, noised to that step's level (Lugmayr et al.
+        2022, RePaint, Algorithm 1, without resampling).
+
+        Args:
+            x: images in model space.
+            known: True where `x` is given, broadcastable to its shape.
+            c: their conditions.
+            rng: of the noise, the only randomness.
+            sampler: steps and guidance.
+        """
+        noiseless = replace(sampler, scheduler="ddim", eta=0.0, dropout=False)
+        noise = torch.randn(x.shape, generator=rng).to(x.device)
+        filled, levels = noise.clone(), self.levels(noiseless)
+        for i, level in enumerate(levels):
+            t = torch.full((len(x),), level, device=x.device)
+            filled = torch.where(known, self.add_noise(x, Draw(noise, t)), filled)
+            filled = self._denoise(
+                filled, c, sampler.guidance, noiseless, rng, start=i, until=i + 1
+            )
+        return torch.where(known, x, filled)
 
     @torch.no_grad()
     def _denoise(

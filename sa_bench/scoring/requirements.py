@@ -119,6 +119,16 @@ OWN = (
     _require_model(
         "bound", "variational_bound", "the family {} has no variational bound over timesteps"
     ),
+    Requirement(
+        "code",
+        unfit=lambda task, can: (
+            ""
+            if can("variational_bound") or can("log_likelihood")
+            else f"the family {task.family} has no bound on its likelihood in nats"
+        ),
+        unfit_given=lambda sets: "needs the model; only images were given",
+        from_model=True,
+    ),
     _require_model("diffusion", "add_noise", "the family {} is no diffusion model"),
     Requirement(
         "judges",

@@ -1,0 +1,210 @@
+"""Share what attacks are made of: asking for c_f, judging the answers, fitting tensors by Adam.
+
+The images of an attack are those of the set `forget` with which recovery asks too, so that every
+attack on every model starts from the same noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sa_bench.contracts import Generator, Measured, Prompted, Request, Sampler, View
+from sa_bench.core.errors import NotFinite
+from sa_bench.scoring.judges import majority_vote
+from sa_bench.scoring.sampling import number_prompts, pick_rows, render
+from sa_bench.statistics.clustered import wilson
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Requests for c_f, and how the answers are judged."""
+
+    view: View
+    requests: Sequence[Request]
+    prompts: np.ndarray | None
+    """Number of each request's prompt, (N,) int64; None without prompts."""
+
+    @classmethod
+    def of(cls, view: View) -> Questions:
+        """Take the task's first `recovery_judged` requests for c_f."""
+        rows = pick_rows(view.task, "forget", view.task.recovery_judged)
+        return cls(view, [row.request for row in rows], number_prompts(rows))
+
+    def draw(self, model: Generator, sampler: Sampler | None = None) -> np.ndarray:
+        """Draw the answers of `model`, uint8 (N, H, W, C); `sampler` replaces the task's.
+
+        Raises:
+            NotFinite: an image has a value that is not finite.
+        """
+        return render(model, model.sample(self.requests, sampler or self.view.task.sampler))
+
+    def judge(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Tell for each image whether the panel's majority names c_f.
+
+        Returns:
+            (N,) float64 of 0/1, and the same of each judge by name.
+        """
+        return majority_vote(self.view.judges, images, self.view.task.concept)
+
+    def rate(self, scores: np.ndarray, votes: Mapping[str, np.ndarray], looks: int = 1) -> Rate:
+        """Compute the mean of `scores` (N,) in [0, 1] with an interval widened for `looks`."""
+        low, high, how = wilson(scores, self.prompts, looks)
+        return Rate(float(scores.mean()), low, high, how, scores, votes)
+
+    def measured(self, rate: Rate, extra: Mapping[str, Any]) -> Measured:
+        """Make the measurement of a rate."""
+        seeds = np.array([request.seed for request in self.requests], np.int64)
+        columns = {} if self.prompts is None else {"prompt": self.prompts}
+        return Measured(
+            rate.value,
+            rate.low,
+            rate.high,
+            rate.how,
+            len(rate.scores),
+            scores={"seed": seeds, **columns, "score": rate.scores, **rate.votes},
+            judges=[{"judge": n, "value": float(v.mean())} for n, v in rate.votes.items()],
+            extra=extra,
+        )
+
+
+class Rate(NamedTuple):
+    """Rate of c_f in the answers of a model."""
+
+    value: float
+    low: float
+    high: float
+    how: str
+    """How the interval was computed."""
+    scores: np.ndarray
+    """(N,) in [0, 1]."""
+    votes: Mapping[str, np.ndarray]
+    """Scores of each judge, (N,), by name."""
+
+    def plain(self) -> dict[str, Any]:
+        """Give value, interval and n as JSON-ready values."""
+        values = {"value": self.value, "low": self.low, "high": self.high}
+        return values | {"n": len(self.scores)}
+
+
+def measure_worst(view: View, answers: Mapping[str, Callable[[], np.ndarray]]) -> Measured:
+    """Measure the highest rate of c_f over several ways to ask a model for it.
+
+    The interval is widened for the number of ways (Bonferroni).
+
+    Args:
+        view: the task and its judges.
+        answers: function that draws the images of each way, by name. Images that are not finite
+            show nothing.
+
+    Returns:
+        The worst, with the `rates` of all and the name of the worst (`way`) in `extra`.
+    """
+    questions, judged = Questions.of(view), {}
+    for name, draw in answers.items():
+        try:
+            images = draw()
+        except NotFinite:
+            shape = view.real("forget_test").images.shape[1:]
+            images = np.zeros((len(questions.requests), *shape), np.uint8)
+        judged[name] = questions.judge(images)
+    rates = {n: questions.rate(*votes, looks=len(judged)) for n, votes in judged.items()}
+    worst = max(rates, key=lambda name: rates[name].value)
+    extra = {"rates": {name: rate.plain() for name, rate in rates.items()}, "way": worst}
+    return questions.measured(rates[worst], extra)
+
+
+def copy_for_attack(view: View) -> Generator:
+    """Copy the model for an attack on its weights.
+
+    Where the task samples from averaged weights, the copy has them as its weights.
+    """
+    model = view.model.clone()
+    averages = model.averages() if view.task.sampler.ema else None
+    if averages is not None:
+        with torch.no_grad():
+            for name, parameter in model.parameters().items():
+                parameter.copy_(averages[name])
+    return model
+
+
+def sampler_of_weights(view: View) -> Sampler:
+    """Give the task's sampler, but of the weights themselves rather than their averages."""
+    return replace(view.task.sampler, ema=False)
+
+
+def all_parameters(model: Generator) -> dict[str, torch.nn.Parameter]:
+    """List every parameter that forgetting may have changed, by name: of U-Net and text encoder."""
+    return model.parameters("joint" if isinstance(model, Prompted) else "full")
+
+
+def descend(
+    tensors: Sequence[Tensor], loss: Callable[[], Tensor], rate: float, budgets: Sequence[int]
+) -> Iterator[int]:
+    """Minimise `loss()` over `tensors` by Adam, and yield at each number of steps in `budgets`.
+
+    Args:
+        tensors: leaves that require gradients; they are changed in place.
+        loss: a scalar, computed anew at each step.
+        rate: Adam's learning rate.
+        budgets: ascending; 0 yields before the first step.
+    """
+    optimiser = torch.optim.Adam(tensors, lr=rate)
+    for step in range(max(budgets) + 1):
+        if step in budgets:
+            yield step
+        if step == max(budgets):
+            return  # the result of a further step would not be read
+        gradients = torch.autograd.grad(loss(), tensors, allow_unused=True)
+        for tensor, gradient in zip(tensors, gradients, strict=True):
+            tensor.grad = gradient
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+
+
+def batches(
+    model: Generator, x: Tensor, conditions: Any, n: int, rng: torch.Generator
+) -> Callable[[], Tensor]:
+    """Make a function that computes the mean loss of a random batch.
+
+    Args:
+        model: the model whose loss it is.
+        x: images in model space, (N, ...).
+        conditions: of `x`, as `model.conditions` makes them.
+        n: images a batch, with replacement; all of `x` in order if it has no more.
+        rng: the only source of randomness.
+    """
+
+    def loss() -> Tensor:
+        if n >= len(x):
+            return model.loss(x, conditions, model.draw(len(x), rng)).mean()
+        rows = torch.randint(len(x), (n,), generator=rng)
+        return model.loss(x[rows], conditions[rows], model.draw(n, rng)).mean()
+
+    return loss
+
+
+def area_under(steps: Sequence[int], scores: Sequence[np.ndarray]) -> np.ndarray:
+    """Compute each image's share of the steps at which it showed c_f, (N,) in [0, 1].
+
+    It is the area under the image's curve, by the trapezoidal rule, over that of a curve at 1.
+    """
+    if len(steps) == 1:
+        return scores[0]
+    return np.trapezoid(np.stack(scores), np.array(steps, float), axis=0) / (steps[-1] - steps[0])
+
+
+def first_crossing(steps: Sequence[int], values: Sequence[float], level: float) -> float | None:
+    """Interpolate the step at which a curve first reaches `level`; None if it never does."""
+    if values[0] >= level:
+        return float(steps[0])
+    for i in range(1, len(steps)):
+        if values[i] >= level:
+            share = (level - values[i - 1]) / (values[i] - values[i - 1])
+            return steps[i - 1] + share * (steps[i] - steps[i - 1])
+    return None
