@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from sa_bench.contracts import Sampler, Task
+from sa_bench.contracts import Coding, FineTuning, Sampler, Task
 
 PRESETS = {
     "steps": 100,
@@ -61,6 +61,9 @@ mnist_0_ddpm = Task(
     recovery_strong=0.0,
     recovery_batch=8,
     recovery_judged=40,
+    relearn=FineTuning(steps=(0, 10, 20, 40), batch=16),
+    resurgence=FineTuning(steps=(0, 20, 40), batch=16),
+    coding=Coding(images=32, weights_rate=3e-5),
     feature_images=100,
     bound_steps=30,
     # As in the paper's DDPM runs replay is one set of the base's own images, drawn once.
@@ -101,4 +104,22 @@ mnist_0_ddpm_cover5 = replace(
     replay_every=2,
     score="uncovered",
     presets={**PRESETS, "fisher": {"n": 100, "timesteps": 200, "set": "replay"}},
+)
+
+# Several concepts: one after the other, each from the model after the one before, and all at once.
+mnist_0_ddpm_sequence = replace(
+    mnist_0_ddpm,
+    name="mnist_0_ddpm_sequence",
+    title="MNIST at 16 pixels, a DDPM forgets the digits 0, 1, 2 and 3 in turn",
+    then=(1, 2, 3),
+    relabel_to=9,
+    metrics=("forget_top1", "forgotten_others", *mnist_0_ddpm.metrics[1:]),
+)
+
+mnist_0_ddpm_together = replace(
+    mnist_0_ddpm_sequence,
+    name="mnist_0_ddpm_together",
+    title="MNIST at 16 pixels, a DDPM forgets the digits 0, 1, 2 and 3 at once",
+    then=(),
+    also=(1, 2, 3),
 )

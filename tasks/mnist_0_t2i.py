@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from sa_bench.contracts import Prompts, Sampler, Task
+from sa_bench.contracts import FineTuning, Prompts, Sampler, Task
 from sa_bench.data import captions
 
 PRESETS = {
@@ -82,6 +82,8 @@ mnist_0_t2i = Task(
     recovery_batch=8,
     recovery_judged=24,  # one a prompt
     recovery_vectors=(1, 4),
+    relearn=FineTuning(steps=(0, 10, 20, 40), batch=16),
+    resurgence=FineTuning(steps=(0, 20, 40), batch=16),
     feature_images=100,
     family_images=24,
     replay_images=900,
@@ -123,4 +125,23 @@ mnist_0_t2i_noise = replace(
     name="mnist_0_t2i_noise",
     title="MNIST from captions, a small Stable Diffusion forgets the digit 0, which becomes noise",
     surrogate="noise",
+)
+
+# Several concepts: one after the other, each from the model after the one before, and all at once.
+mnist_0_t2i_sequence = replace(
+    mnist_0_t2i,
+    name="mnist_0_t2i_sequence",
+    title="MNIST from captions, a small Stable Diffusion forgets the digits 0, 1, 2 and 3 in turn",
+    then=(1, 2, 3),
+    surrogate="class:9",
+    relabel_to=9,
+    metrics=("forget_top1", "forgotten_others", *mnist_0_t2i.metrics[1:]),
+)
+
+mnist_0_t2i_together = replace(
+    mnist_0_t2i_sequence,
+    name="mnist_0_t2i_together",
+    title="MNIST from captions, a small Stable Diffusion forgets the digits 0, 1, 2 and 3 at once",
+    then=(),
+    also=(1, 2, 3),
 )

@@ -17,6 +17,7 @@ from sa_bench.contracts import (
     Generator,
     Progress,
     Source,
+    Task,
     image_seed,
     key_values,
 )
@@ -44,6 +45,7 @@ from sa_bench.engine.replay import (
     fresh_source,
     write_fixed_set,
 )
+from sa_bench.engine.sequences import forget_in_turn
 from sa_bench.engine.stage import Stage
 from sa_bench.models import base_models
 from sa_bench.models.family import get_family
@@ -108,6 +110,11 @@ class Chain:
         self._sets: dict[tuple[str, bool], Artifact] = {}
         self._loaded: tuple[bool, Generator] | None = None
         """The model whose sets are being drawn, and whether it is θ*."""
+
+    def of_step(self, task: Task) -> Chain:
+        """Make the chain of one step of a sequence, with this cell's method, seeds and store."""
+        cell = replace(self.cell, task=task)
+        return Chain(self.store, cell, self.progress, self.device, divisor=self.divisor)
 
     def make(self, stage: Stage) -> Artifact:
         """Make a stage or find it in the store, and record its cost under its label.
@@ -241,7 +248,15 @@ class Chain:
         return FixedReplay(stored["x"], stored["c"], self.base_source.flip, used)
 
     def surrogate(self, model: Generator) -> Any:
-        """Make the source q(x|c_f), labelled c_f for `model`."""
+        """Make the source q(x|c_f), labelled c_f for `model`, or any of several concepts."""
+        from sa_bench.training.sources import Relabelled
+
+        source = self._surrogate_of_one(model)
+        conditions = self.task.conditions_of_concepts()
+        return Relabelled(source, model, conditions) if self.task.also else source
+
+    def _surrogate_of_one(self, model: Generator) -> Any:
+        """Make the source q(x|c_f), labelled c_f."""
         from sa_bench.training.sources import Relabelled
 
         task, kind = self.task, self.task.surrogate.partition(":")[0]
@@ -341,6 +356,8 @@ class Chain:
         """Give the stage of the model after forgetting."""
 
         def build(folder: Path) -> dict[str, Any]:
+            if self.task.then:
+                return forget_in_turn(self, folder)
             from sa_bench.engine.method_run import MethodRun
 
             run = MethodRun(self, folder)
@@ -382,7 +399,10 @@ class Chain:
             inputs |= self.family.data_key_inputs(task.base)
         if any(self._divides(options) for _, options in self.fisher_fields()):
             inputs["fisher_version"] = [fisher_plan.VERSION, fisher_plan.SHARES]
-        inputs |= task.prompt_key_inputs("asked", task.prompts_for(task.concept, "forget"))
+        inputs |= {
+            name: value for name in ("also", "then", "gone") if (value := getattr(task, name))
+        }
+        inputs |= task.prompt_key_inputs("asked", task.conditions_of_concepts())
         if captioned := self.sets.key_inputs("captioned"):
             inputs["captioned"] = captioned
         if "replay" not in method.ignores and (replay := self.sets.replay_key()):

@@ -93,9 +93,9 @@ class TextToImageFamily(Family):
         )
 
     def data_without_concept(
-        self, model: Any, train: SampleSet, recipe: Recipe, seed: int, concept: int
+        self, model: Any, train: SampleSet, recipe: Recipe, seed: int, absent: Sequence[int]
     ) -> Source:
-        """Return the base model's captioned canvases, without those that show the digit `concept`."""
+        """Return the base model's captioned canvases, without those that show a digit of `absent`."""
         import numpy as np
 
         from sa_bench.data import captions
@@ -103,7 +103,7 @@ class TextToImageFamily(Family):
 
         n, rng = micro_pipeline.SIZES[model.base].canvases, np.random.default_rng(seed)
         canvases, texts, digits = captions.draw_captioned(train.images, train.labels, n, rng)
-        rows = np.flatnonzero(~(digits == concept).any(1))
+        rows = np.flatnonzero(~np.isin(digits, absent).any(1))
         return text_to_image_training.encoded(
             model, canvases[rows], [texts[i] for i in rows], recipe.drop
         )
