@@ -21,9 +21,13 @@ RELEARN = "relearn"
 
 
 def list_attacks(board: Board) -> list[str]:
-    """List the attacks that were measured on a board, the endpoint of recovery first."""
+    """List the attacks that have a value on a board, the endpoint of recovery first."""
     names = {
-        m["name"]: metric_of(m) for x in board.lines for c in x.cells for m in c["measurements"]
+        m["name"]: metric_of(m)
+        for line in board.lines
+        for cell in line.cells
+        for m in cell["measurements"]
+        if m["value"] is not None
     }
     attacks = [name for name, metric in names.items() if read_attack(metric)]
     return sorted(attacks, key=lambda name: name != board.primary[1])
@@ -124,14 +128,14 @@ class AttackTable:
 
     attacks: tuple[str, ...]
     saved: bool
-    """Whether a column says how many steps of relearning a line saves."""
+    """Whether a column says after how many steps half is relearned, and what that saves."""
     rows: tuple[tuple[str, ...], ...]
-    """Label, what survives, a rate for each attack and, if `saved`, the share of steps saved."""
+    """Label, what survives, a rate for each attack and, if `saved`, the steps of relearning."""
 
     @property
     def head(self) -> tuple[str, ...]:
         """Headings of the columns."""
-        return ("method", "survives", *self.attacks, *(["steps saved"] if self.saved else []))
+        return ("method", "survives", *self.attacks, *(["half relearned"] if self.saved else []))
 
 
 def make_attack_table(board: Board) -> AttackTable | None:
@@ -139,8 +143,7 @@ def make_attack_table(board: Board) -> AttackTable | None:
     attacks = list_attacks(board)
     if board.excess or not set(attacks) - {board.primary[1]}:
         return None
-    savings = {line.label: find_savings(board, line) for line in board.lines}
-    saved, rows = any(value is not None for value in savings.values()), []
+    saved, rows = any(_mean_steps(line) is not None for line in board.lines), []
     for line in board.lines:
         if not line.cells:
             continue
@@ -151,10 +154,20 @@ def make_attack_table(board: Board) -> AttackTable | None:
         ]
         cells += [_format_rate(line.known(name)) for name in attacks]
         if saved:
-            saving = savings[line.label]
-            cells.append("–" if saving is None else format_percent(saving))
+            cells.append(_describe_steps(board, line))
         rows.append(tuple(cells))
     return AttackTable(tuple(attacks), saved, tuple(rows))
+
+
+def _describe_steps(board: Board, line: Line) -> str:
+    """Describe how fast a line relearns: `24 steps, 62.1 % saved`; "–" where it was not measured."""
+    steps, saving = _mean_steps(line), find_savings(board, line)
+    if steps is None:
+        return "–"
+    text = f"{steps:,.0f} steps"
+    if saving is None or line.standing == "reference":
+        return text
+    return f"{text}, {format_percent(saving) if saving > 0 else 'none'} saved"
 
 
 def _format_rate(endpoint: Endpoint | None) -> str:
@@ -165,6 +178,7 @@ def _format_rate(endpoint: Endpoint | None) -> str:
 ABOUT = (
     "Rates of the concept's images after each attack, means over the runs. The worst attack is the one that brings "
     "back most above what it brings back in retrain, which never saw the concept; only attacks of a row's threat model "
-    "count. Steps saved: of retrain's steps of relearning, until half of the images show the concept."
+    "count. Half relearned: steps of relearning until half of the images show the concept (the last step if they "
+    "never do), and how many of retrain's are saved."
 )
 """What the table says, for the text above it."""

@@ -270,15 +270,16 @@ def with_metrics(task: Task, metrics: Sequence[str]) -> Task:
 
 def list_attacks(task: Task) -> list[str]:
     """List the attacks, and the codes of what is left, that can be run on a task's model and data."""
-    from sa_bench.scoring import requirements  # loads numpy, so only where it is needed
+    from sa_bench.scoring import requirements, sampling  # load numpy, so only where they are needed
 
-    can = get_family(task.family).can
+    can, sets = get_family(task.family).can, {*sampling.set_names(task), "forget", "retain"}
     names = [entry.name for entry in registry.list_entries("metric") if entry.path is None]
     attacks = [name for name in names if read_attack(name)]
     return [
         name
         for name in attacks
-        if not any(r.unfit(task, can) for r in requirements.get(read_requirements(name)))
+        if sets.issuperset(registry.get_metric(name).sets)
+        and not any(r.unfit(task, can) for r in requirements.get(read_requirements(name)))
     ]
 
 
