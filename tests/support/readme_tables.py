@@ -24,7 +24,7 @@ QUESTIONS = {
     "Is the rest kept?": (
         "retain_accuracy retain_log_likelihood retain_bound denoising_loss kid fid precision recall inception_kid "
         "inception_fid inception_precision inception_recall inception_kid_to_base clip_score lpips retain_drift "
-        "guidance_curve official_fid official_precision official_recall"
+        "guidance_curve weights_changed official_fid official_precision official_recall"
     ),
     "Or is all of it a wreck?": "collapse collapse_prompts",
 }
