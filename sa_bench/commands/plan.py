@@ -271,7 +271,7 @@ def _plan_cell(
     steps = _count_steps(chain.task.family, cell.fields)
     groups: dict[tuple[str, str, bool], list[Job]] = {}
     for job in jobs:
-        stage, name, of_base, _ = job.address
+        stage, name, of_base, *_ = job.address
         name = "" if stage in ("samples", "measure") else name
         groups.setdefault((stage, name, of_base), []).append(job)
     if ("base", "", False) not in groups:
@@ -357,7 +357,7 @@ def _count_of_set(chain: Chain, name: str) -> int:
 def _estimate(job: Job, chain: Chain, times: StageTimes, steps: int) -> Duration | None:
     """Estimate the seconds of a job; the parts of a stage share its time, and joining them takes none."""
     task, cell = chain.task, chain.cell
-    stage, name, _, part = job.address
+    stage, name, _, part, _ = job.address
     if part < 0 and any("#" in id for id in job.needs if id.startswith(job.id)):
         return NOTHING
     if stage == "base":

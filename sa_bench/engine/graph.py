@@ -38,6 +38,8 @@ class Address(NamedTuple):
     """Whether samples and measurements are the base model's."""
     part: int = -1
     """Number of the part; -1 for the whole stage, which is made from its parts."""
+    key: str = ""
+    """Key of the stage that the part is of, where a measurement came upon it; else ""."""
 
 
 @dataclass
@@ -61,7 +63,7 @@ class Job:
     @property
     def label(self) -> str:
         """Its name for people."""
-        stage, name, of_base, part = self.address
+        stage, name, of_base, part, _ = self.address
         text = stage if not name or stage == "fisher" else f"{stage} {name}"
         text = name if stage == "replay" else text.replace("samples ", "sample ")
         return text + (" (base)" if of_base else "") + (f", part {part + 1}" if part >= 0 else "")
