@@ -16,6 +16,7 @@ from sa_bench.commands.doctor import plan_lines
 from sa_bench.commands.stage_times import StageTimes, read_times
 from sa_bench.contracts import Task
 from sa_bench.core import registry
+from sa_bench.core.collector import pause_collector
 from sa_bench.core.settings import store_folder
 from sa_bench.core.store import Store, digest
 from sa_bench.data import datasets
@@ -49,6 +50,7 @@ def describe_plan(cells: Sequence[Cell], jobs: int | None = 1, device: str = "cp
     return make_plan(cells, jobs, device)[0]
 
 
+@pause_collector()
 def make_plan(
     cells: Sequence[Cell], jobs: int | None = 1, device: str = "cpu"
 ) -> tuple[str, dict[str, list[PlannedStage]]]:

@@ -527,9 +527,14 @@ def get_method(name: str) -> type[Any]:
     Raises:
         SaBenchError: the module has none, or several without names.
     """
+    return _find_method(_load("method", name), name)
+
+
+@lru_cache(maxsize=256)
+def _find_method(module: ModuleType, name: str) -> type[Any]:
+    """Find the class of the method `name` in a module; every stage of a cell asks for it."""
     from sa_bench.contracts import Method
 
-    module = _load("method", name)
     classes = [
         value
         for value in vars(module).values()

@@ -111,6 +111,7 @@ class _Protocols:
     def __init__(self) -> None:
         self._ids: dict[int, tuple[Task, str]] = {}
         self._metrics: dict[str, list[Metric]] = {}
+        self._judges: dict[str, list[str]] = {}
         self.base_sets: dict[str, list[str]] = {}
         """Ids of the sample sets of a base model, by the model and the protocol."""
         self.base_measures: dict[str, dict[str, str]] = {}
@@ -121,6 +122,13 @@ class _Protocols:
         if id(task) not in self._ids:  # the task is kept, so that its id stays its own
             self._ids[id(task)] = (task, digest(key_values(task)))
         return self._ids[id(task)][1]
+
+    def trained_judges(self, task: Task) -> list[str]:
+        """List the task's judges that are trained on first use."""
+        name = self.name(task)
+        if name not in self._judges:
+            self._judges[name] = [j for j in task.judges if judge_card(j)["kind"] == "trained"]
+        return self._judges[name]
 
     def metrics(self, chain: Chain) -> list[Metric]:
         """List the task's metrics that can be taken here."""
@@ -155,8 +163,7 @@ class _CellJobs:
         self.protocols.base_sets[of_base_and_task] = base_sets
         judges = [
             self._put(f"judge/{name}", Address("judge", name), [], None)
-            for name in chain.task.judges
-            if judge_card(name)["kind"] == "trained"
+            for name in self.protocols.trained_judges(chain.task)
         ]
         of_base = self.protocols.base_measures.get(of_base_and_task)
         if of_base is None:
