@@ -42,9 +42,8 @@ if TYPE_CHECKING:  # what is measured already is read without torch
     from sa_bench.scoring.judges import Judge
 
 CHUNK = 200  # images in a part of a detector's records; a killed run loses no more
-FEATURES = (
-    512  # the same for Inception's features; a multiple of its batch, so no bit depends on it
-)
+FEATURES = 1024
+"""The same for Inception's features; a multiple of the network's batch, so that no bit depends on it."""
 
 
 def keep_detections(
