@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shlex
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
@@ -80,9 +81,13 @@ class Cell:
             **({"code": dict(self.code)} if self.code else {}),
         }
 
+    @cached_property
+    def _keyed_fields(self) -> dict[str, Any]:
+        return key_values(self.fields, registry.get_method(self.method))
+
     def keyed_fields(self) -> dict[str, Any]:
         """Give the method's fields as they enter keys."""
-        return key_values(self.fields, registry.get_method(self.method))
+        return dict(self._keyed_fields)
 
     def is_of(self, row: ResultRow) -> bool:
         """Test whether a result row is this cell's.
@@ -351,7 +356,7 @@ def resolve(
     for task_name, method in itertools.product(tasks, methods):
         for combination in itertools.product(*choices):
             for_task, for_method = _route_settings([*settings, *combination], method, methods)
-            task = with_metrics(resolve_task(task_name, scale, for_task), metrics)
+            task = _share(with_metrics(resolve_task(task_name, scale, for_task), metrics))
             if task.open:
                 for_task = _normalise_names(for_task, task, registry.get_task(task_name).classes)
             for_task = {k: v for k, v in for_task.items() if (k, v) != ("sample_seed", "0")}
@@ -372,6 +377,22 @@ def resolve(
                     cells, Cell(task, method, resolved, seed, base_seed, scale, for_task, code)
                 )
     return list(cells.values())
+
+
+_tasks: deque[Task] = deque(maxlen=64)
+"""The last resolved tasks, all different."""
+
+
+def _share(task: Task) -> Task:
+    """Return the resolved task that equals this one, or this one if there is none.
+
+    What is found once for a task is remembered for the object: hundreds of cells have the same.
+    """
+    for other in _tasks:
+        if other == task:
+            return other
+    _tasks.append(task)
+    return task
 
 
 def _normalise_names(

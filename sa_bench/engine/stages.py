@@ -46,7 +46,7 @@ from sa_bench.engine.replay import (
     write_fixed_set,
 )
 from sa_bench.engine.sequences import forget_in_turn
-from sa_bench.engine.stage import Stage
+from sa_bench.engine.stage import Divided, PartMade, PartsMissing, Stage
 from sa_bench.models import base_models
 from sa_bench.models.family import get_family
 from sa_bench.results.schema import StageCost
@@ -100,6 +100,11 @@ class Chain:
         """Keys of the artifacts that this run has made for the cell."""
         self.wait = True
         """Whether `make` waits while another process makes the stage, or raises `Busy`."""
+        self.joinable: frozenset[str] | None = None
+        """Keys of the stages whose parts several workers have made. At any other stage with parts `make`
+        stops, for all workers to make them. None: this process makes all parts itself."""
+        self.wanted_part: tuple[str, int] | None = None
+        """Key of a stage and number of its part, where `make` stops when it is made."""
         self.missing_images: MissingAsset | None = None
         """Why there are no real images, once they were asked for: every further metric would wait
         for the network again."""
@@ -124,7 +129,11 @@ class Chain:
 
         Raises:
             Busy: another process makes it, and `wait` is False.
+            PartMade: it is the stage of `wanted_part`.
+            PartsMissing: all workers are to make its parts first, see `joinable`.
         """
+        if stage.parts > 1:
+            self._stop_at_parts(stage)
 
         def build(folder: Path) -> Mapping[str, Any] | None:
             for number in range(stage.parts if stage.parts > 1 else 0):
@@ -136,6 +145,16 @@ class Chain:
         )
         self.note_cost(stage.label, artifact)
         return artifact
+
+    def _stop_at_parts(self, stage: Stage) -> None:
+        """Stop a measurement at a stage with parts, if several workers make them; see `make`."""
+        if self.wanted_part is not None and self.wanted_part[0] == stage.key:
+            self.make_part(stage, self.wanted_part[1])
+            raise PartMade
+        if self.joinable is None or stage.key in self.joinable:
+            return
+        if not self.store.has(stage.kind, stage.key):
+            raise PartsMissing(Divided(stage.kind, stage.key, stage.parts))
 
     def note_cost(self, label: str, artifact: Artifact) -> None:
         """Record an artifact's cost under a stage's label."""

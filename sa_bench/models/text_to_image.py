@@ -58,7 +58,7 @@ class TextToImage(Denoising):
             words: names of the task's classes, which integer conditions stand for.
             seed: of the initialisation.
         """
-        sizes = micro_pipeline.SIZES[base]
+        sizes = recipes.SIZES[base]
         tokenizer = micro_pipeline.tokenizer()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
