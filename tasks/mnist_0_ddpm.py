@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from sa_bench.contracts import Coding, FineTuning, Sampler, Task
+from sa_bench.contracts import Sampler, Task
 
 PRESETS = {
     "steps": 100,
@@ -61,9 +61,6 @@ mnist_0_ddpm = Task(
     recovery_strong=0.0,
     recovery_batch=8,
     recovery_judged=40,
-    relearn=FineTuning(steps=(0, 10, 20, 40), batch=16),
-    resurgence=FineTuning(steps=(0, 20, 40), batch=16),
-    coding=Coding(images=32, weights_rate=3e-5),
     feature_images=100,
     bound_steps=30,
     # As in the paper's DDPM runs replay is one set of the base's own images, drawn once.

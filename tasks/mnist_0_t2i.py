@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from sa_bench.contracts import FineTuning, Prompts, Sampler, Task
+from sa_bench.contracts import Prompts, Sampler, Task
 from sa_bench.data import captions
 
 PRESETS = {
@@ -82,8 +82,6 @@ mnist_0_t2i = Task(
     recovery_batch=8,
     recovery_judged=24,  # one a prompt
     recovery_vectors=(1, 4),
-    relearn=FineTuning(steps=(0, 10, 20, 40), batch=16),
-    resurgence=FineTuning(steps=(0, 20, 40), batch=16),
     feature_images=100,
     family_images=24,
     replay_images=900,

@@ -205,7 +205,7 @@ class Task:
 
     relearn: FineTuning = added_later(FineTuning())
     """Budget of relearning c_f from its images."""
-    resurgence: FineTuning = added_later(FineTuning(rates=(1e-4, 1e-3)))
+    resurgence: FineTuning = added_later(FineTuning(steps=(0, 20, 40)))
     """Budget of fine-tuning on what is retained."""
     stress: Stress = added_later(Stress())
     """What the weights go through."""
