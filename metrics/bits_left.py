@@ -6,6 +6,8 @@ Sender and receiver share the model, fit it to what was sent, and go on; blocks 
 that knows c_f needs few bits from the first block on; one that never knew pays for learning it (Voita & Titov 2020,
 Whitney et al. 2020). No judge and no dose enter. What is still known is `retrain`'s length minus the model's.
 
+The VAE's −ELBO is a cross-entropy of grey values: there differences of lengths mean something, their height does not.
+
 Two codes: `bits_left` fits c_f's own condition alone, `bits_left_weights` all weights.
 """
 
@@ -22,7 +24,15 @@ from sa_bench.scoring.inversion import list_starts, prompts_with_name
 from sa_bench.statistics import mean
 
 SOURCE = "prequential code length (Dawid 1984), as a probe: Voita & Titov 2020; −ELBO or, for a DDPM, its variational bound"
-FIELDS = ("concept", "coding", "bound_steps", "recovery_starts", "recovery_vectors", "prompts")
+FIELDS = (
+    "concept",
+    "coding",
+    "bound_steps",
+    "recovery_starts",
+    "recovery_vectors",
+    "prompts",
+    "sampler",
+)
 
 
 @metric(
@@ -75,7 +85,7 @@ def send_by_shortest(view: View, weights_too: bool) -> Measured:
         The mean code length of an image in bits with Student's interval; `first` and `last` are those of the first and
             the last block.
     """
-    starts = list_starts(view)
+    starts = list_starts(view, copy_for_attack(view))
     codes = {name: send(view, start, weights_too) for name, start in starts.items()}
     best = min(codes, key=lambda name: sum(block.sum() for block in codes[name]))
     bits = np.concatenate(codes[best]) + log2(len(starts)) / sum(map(len, codes[best]))

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from sa_bench.contracts import Condition, Measured, View, metric
-from sa_bench.scoring.attacks import Questions, measure_worst
-from sa_bench.scoring.sampling import render
+from sa_bench.scoring.attacks import Questions, keep_finite, measure_worst
+from sa_bench.scoring.sampling import to_finite_images
 
 
 @metric(
@@ -38,21 +38,24 @@ def probe_inversion(view: View) -> Measured:
     """
     task, model, questions = view.task, cast(Any, view.model), Questions.of(view)
     x = model.encode(view.real("forget_test").images[: len(questions.requests)])
-    asked = [request.condition for request in questions.requests][: len(x)]
+    questions = questions.first(len(x))
+    asked = [request.condition for request in questions.requests]
     known = torch.zeros(x.shape[1:], dtype=torch.bool, device=x.device)
     known[..., : x.shape[-1] // 2] = True
 
     def draw_from_noise(conditions: list[Condition]) -> np.ndarray:
         c = model.conditions(conditions)
         noise = model.invert(x, c, task.sampler)
-        return render(model, model.finish(noise, c, model.timesteps, task.sampler))
+        x_0 = model.finish(noise, c, model.timesteps, task.sampler)
+        return keep_finite(*to_finite_images(model, x_0))
 
     def fill_in(conditions: list[Condition]) -> np.ndarray:
         c, rng = model.conditions(conditions), view.rng("inpainting")
-        return render(model, model.inpaint(x, known, c, rng, task.sampler))
+        x_0 = model.inpaint(x, known, c, rng, task.sampler)
+        return keep_finite(*to_finite_images(model, x_0))
 
     ways: dict[str, Callable[[], np.ndarray]] = {}
     for name, conditions in (("own", asked), ("null", [model.null] * len(x))):
         ways[f"inverted, {name}"] = partial(draw_from_noise, conditions)
         ways[f"inpainted, {name}"] = partial(fill_in, conditions)
-    return measure_worst(view, ways)
+    return measure_worst(questions, ways)

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from sa_bench.contracts import Measured, View, metric
+from sa_bench.core.errors import NotFinite
 from sa_bench.scoring.attacks import (
     Questions,
     all_parameters,
@@ -65,11 +66,15 @@ def relearn(view: View) -> Measured:
     rate after the most steps. `half`: the step, interpolated, at which half of the images show c_f; None if they never do.
     """
     budget, questions = view.task.relearn, Questions.of(view)
-    outcomes = [
-        (start, lr, _attack(view, questions, value, lr))
-        for start, value in list_starts(view).items()
-        for lr in budget.rates
-    ]
+    outcomes, broken = [], None
+    for start, value in list_starts(view, copy_for_attack(view)).items():
+        for lr in budget.rates:
+            try:
+                outcomes.append((start, lr, _attack(view, questions, value, lr)))
+            except NotFinite as error:  # it diverged: another point of the grid may not
+                broken = error
+    if not outcomes and broken is not None:
+        raise broken
     areas = [area_under(budget.steps, [s for s, _ in judged]) for _, _, judged in outcomes]
     worst = max(range(len(areas)), key=lambda i: areas[i].mean())
     start, lr, judged = outcomes[worst]

@@ -1,12 +1,15 @@
 """Stress: does forgetting outlive what happens to any released model?
 
-    θ* + α (θ − θ*)        an edit undone in part, or overdone (Ilharco et al. 2023)
     round(θ)               weights of 8 bits (Zhang et al., ICLR 2025: quantisation brings back what was forgotten)
     prune(θ)               the smallest 10 % of each layer's weights become 0
     θ + BA                 the LoRA of another class on top
     another sampler        ancestral for DDIM and the other way round; twice the steps; half and double guidance
 
-Each is done alone; the way that brings back most counts.
+Each is done alone; the way that brings back most counts. Beside the value stands how far an edit is from being none:
+
+    θ* + α (θ − θ*)        an edit undone in part, or overdone (Ilharco et al. 2023)
+
+which needs θ*, and whoever has θ* needs no attack: it is never counted.
 """
 
 from collections.abc import Callable
@@ -18,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from sa_bench.contracts import Generator, Measured, Sampler, View, metric
+from sa_bench.contracts import Diffusion, Generator, Measured, Sampler, View, metric
+from sa_bench.core.errors import SaBenchError
 from sa_bench.scoring.attacks import (
     Questions,
     all_parameters,
@@ -40,14 +44,15 @@ from sa_bench.scoring.inversion import prompts_with_name
     source="interpolation (Ilharco et al. 2023), quantisation (Zhang et al. 2025), magnitude pruning, a LoRA (Hu et al. "
     "2022) of another class, other settings of the sampler; each alone",
     fields=("concept", "judges", "recovery_judged", "relabel_to", "stress", "prompts", "sampler"),
-    extras={"rates": ("way", "rate"), "way": None},
+    extras={"rates": ("way", "rate"), "interpolated": ("θ* + α (θ − θ*)", "rate"), "way": None},
     axis="come back under a mild change",
     attack="weights",
 )
 def stress(view: View) -> Measured:
     """Measure the highest top-1 rate of c_f over mild changes of the weights and of the sampler.
 
-    Wilson's interval is widened for the number of changes. `rates` has each, with `none` for the model as it is.
+    Wilson's interval is widened for the number of changes. `rates` has each, with `none` for the model as it is;
+    `interpolated` has the rates at each α, which do not count. A part that acts by hooks, an adapter's, is in both.
     """
     questions, budget, sampler = Questions.of(view), view.task.stress, view.task.sampler
 
@@ -57,19 +62,24 @@ def stress(view: View) -> Measured:
         return questions.draw(model, sampler_of_weights(view))
 
     ways: dict[str, Callable[[], np.ndarray]] = {"none": lambda: questions.draw(view.model)}
-    for alpha in budget.alphas:
-        ways[f"alpha {alpha:g}"] = partial(draw_changed, partial(interpolate, alpha=alpha))
     ways[f"{budget.bits} bits"] = partial(draw_changed, quantise)
     ways[f"{budget.pruned:.0%} pruned"] = partial(draw_changed, prune)
     ways["a LoRA of another class"] = partial(draw_changed, add_lora)
-    for name, other in list_samplers(sampler).items():
+    for name, other in list_samplers(view.model, sampler).items():
         ways[name] = partial(questions.draw, view.model, other)
-    return measure_worst(view, ways)
+    worst, interpolated = measure_worst(questions, ways), {}
+    for alpha in budget.alphas:
+        images = draw_changed(partial(interpolate, alpha=alpha))
+        interpolated[f"α = {alpha:g}"] = questions.rate(*questions.judge(images)).plain()
+    return replace(worst, extra={**worst.extra, "interpolated": interpolated})
 
 
-def list_samplers(sampler: Sampler) -> dict[str, Sampler]:
-    """List other settings of a diffusion model's sampler by name; none for a VAE, which has no steps."""
-    if sampler.scheduler not in ("ddim", "ddpm"):
+def list_samplers(model: Generator, sampler: Sampler) -> dict[str, Sampler]:
+    """List other settings of a diffusion model's sampler by name, as far as the model can sample with them.
+
+    A VAE has no steps, and so none.
+    """
+    if not isinstance(model, Diffusion):
         return {}
     other = {"ddim": "ddpm", "ddpm": "ddim"}[sampler.scheduler]
     samplers = {
@@ -79,13 +89,24 @@ def list_samplers(sampler: Sampler) -> dict[str, Sampler]:
     if sampler.guidance != 1:
         samplers["half the guidance"] = replace(sampler, guidance=sampler.guidance / 2)
         samplers["double guidance"] = replace(sampler, guidance=2 * sampler.guidance)
-    return samplers
+    return {name: other for name, other in samplers.items() if _can_sample(model, other)}
+
+
+def _can_sample(model: Diffusion, sampler: Sampler) -> bool:
+    """Tell whether the model's noise schedule allows the sampler's steps."""
+    try:
+        model.levels(sampler)
+    except SaBenchError:
+        return False
+    return True
 
 
 @torch.no_grad()
 def interpolate(view: View, model: Generator, alpha: float) -> None:
     """Move the weights to θ* + α (θ − θ*); weights that θ* has not, an adapter's, stay."""
-    star = all_parameters(view.base_model)
+    base = view.base_model
+    averages = base.averages() if view.task.sampler.ema else None
+    star = all_parameters(base) if averages is None else averages
     for name, parameter in all_parameters(model).items():
         if name in star:
             parameter.lerp_(star[name].to(parameter), 1 - alpha)
@@ -129,7 +150,10 @@ class LowRank(nn.Module):
 
 
 def add_lora(view: View, model: Generator) -> None:
-    """Fit a LoRA of the class `relabel_to` to its real images, on every linear layer and convolution."""
+    """Fit a LoRA of another class to its real images, on every linear layer and convolution.
+
+    The class is `relabel_to`, or the first scored one where that has no images among the retained.
+    """
     task, rng = view.task, view.rng("stress")
     layers = [m for m in model.net.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     for parameter in model.net.parameters():
@@ -140,8 +164,9 @@ def add_lora(view: View, model: Generator) -> None:
         parametrize.register_parametrization(layer, "weight", low_rank)
         tensors += [low_rank.a, low_rank.b]
     real = view.real("retain_train")
-    images = real.images[real.labels == task.relabel_to][: task.stress.images]
-    asked = prompts_with_name(replace(task, concept=task.relabel_to))
+    other = task.relabel_to if task.relabel_to in task.scored else task.scored[0]
+    images = real.images[real.labels == other][: task.stress.images]
+    asked = prompts_with_name(replace(task, concept=other))
     labels = model.conditions([asked[i % len(asked)] for i in range(len(images))])
     loss = batches(model, model.encode(images), labels, task.stress.batch, rng)
     for _ in descend(tensors, loss, [task.stress.rate] * len(tensors), (task.stress.steps,)):

@@ -2,7 +2,8 @@
 
 Every attack of the row's threat model counts: of one that holds the weights all of them, of one that
 may only query those that need no more. Attacks differ in how much they bring back in a model that
-never knew c_f, so the worst is the one with the most above that floor. Its bounds hold for all of
+never knew c_f, so the worst is the one that is most surely above that floor: the one with the
+highest lower bound of the difference, among those shown to bring back more. Its bounds hold for all of
 the row's attacks together (Bonferroni over attacks).
 """
 
@@ -33,6 +34,12 @@ def list_attacks(board: Board) -> list[str]:
     return sorted(attacks, key=lambda name: name != board.primary[1])
 
 
+def _list_references(board: Board) -> list[Line]:
+    """List the reference lines that are ours or, where there is none, those of strangers' bundles."""
+    lines = [line for line in board.lines if line.standing == "reference"]
+    return [line for line in lines if not line.origin] or lines
+
+
 def find_floors(board: Board) -> dict[str, Endpoint]:
     """Find what each attack brings back in the reference, where nothing was ever learnt.
 
@@ -40,8 +47,7 @@ def find_floors(board: Board) -> dict[str, Endpoint]:
     where there is none of our own. A `target` (retrained with the surrogate in c_f's place) is no
     floor: it was taught something for c_f.
     """
-    lines = [line for line in board.lines if line.standing == "reference"]
-    lines = [line for line in lines if not line.origin] or lines
+    lines = _list_references(board)
     floors = {}
     for name in [*list_attacks(board), board.primary[1]]:
         values = [e for line in lines if (e := line.known(name)) is not None]
@@ -81,6 +87,14 @@ def find_survival(board: Board, line: Line, floors: dict[str, Endpoint]) -> Surv
     return max(outcomes, key=lambda o: (severity[o.comes_back], o.low), default=None)
 
 
+def combine(line: Line) -> str:
+    """Decide whether any of a line's attacks undoes it; `no` only if none is left unclear."""
+    verdicts = {line.refitted} | ({line.survival.comes_back} if line.survival else set())
+    if "yes" in verdicts:
+        return "yes"
+    return line.refitted if len(verdicts) == 1 or line.refitted != "no" else "unclear"
+
+
 def _judge_attack(name: str, attacked: Endpoint, floor: Endpoint | None, attacks: int) -> Survival:
     """Judge one of a line's attacks."""
     value, estimate = attacked.value or 0.0, attacked.estimate
@@ -102,7 +116,7 @@ def find_savings(board: Board, line: Line) -> float | None:
     Returns:
         The share, of means over runs; None without such runs of the line or of a reference.
     """
-    references = [other for other in board.lines if other.standing == "reference"]
+    references = _list_references(board)
     steps = _mean_steps(line)
     floor = [s for other in references if (s := _mean_steps(other)) is not None]
     if steps is None or not floor or min(floor) == 0:

@@ -97,7 +97,10 @@ class Line:
     forgotten: bool | None = None
     no_claim: str = ""
     """Why forgetting proves nothing though it was measured: the base model does not show c_f."""
-    recoverable: str = "unknown"  # `yes`, `no`, `unclear`, `unknown`
+    refitted: str = "unknown"
+    """Whether more comes back by recovery than in the reference: `yes`, `no`, `unclear`, `unknown`."""
+    recoverable: str = "unknown"
+    """The same by any of its attacks: `no` only if it is by none."""
     survival: Survival | None = None
     """What its worst attack brings back; None if none was measured."""
     collapsed: str | None = None

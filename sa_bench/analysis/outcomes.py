@@ -55,7 +55,7 @@ def _describe_exposure(board: Board, line: Line) -> str:
     """Describe which endpoint catches a control."""
     if exposed_by := board.exposed.get(line.label):
         return f"caught by {exposed_by}"
-    return "not caught: recovery unknown" if line.recoverable == "unknown" else "NOT caught"
+    return "not caught: recovery unknown" if line.refitted == "unknown" else "NOT caught"
 
 
 def _name_remedy(board: Board, forget: Endpoint) -> str:
@@ -80,10 +80,9 @@ def _find_recovery_outcome(board: Board, line: Line, floor: Endpoint | None) -> 
     if floor is None or floor.estimate is None or recovery.estimate is None:
         return Outcome("NOT SHOWN", "forgotten; without retrain nothing says whether it comes back")
     word = {"yes": "HIDDEN", "no": "ERASED"}.get(line.recoverable, "NOT SHOWN")
-    worst = line.survival
-    if word != "HIDDEN" and worst is not None and worst.comes_back == "yes":
-        return Outcome("HIDDEN", worst.describe())
-    return Outcome(word, describe_gap(recovery, floor, line.recoverable))
+    if line.survival is not None and line.recoverable != line.refitted:
+        return Outcome(word, line.survival.describe())
+    return Outcome(word, describe_gap(recovery, floor, line.refitted))
 
 
 def describe_gap(recovery: Endpoint, floor: Endpoint, recoverable: str) -> str:

@@ -64,9 +64,9 @@ def load_predictions(file: Path) -> list[Prediction]:
 
 
 def judge_prediction(prediction: Prediction, board: Board) -> Judged:
-    """Compare a prediction with a board; of a method with several rows the first counts."""
+    """Compare a prediction with a board; of a method with several rows that of the most runs counts."""
     values: dict[str, Endpoint] = {}
-    for line in board.lines:
+    for line in sorted(board.lines, key=lambda line: (-len(line.cells), line.label)):
         endpoint = line.known(prediction.metric)
         if endpoint is not None and endpoint.estimate is not None:
             values.setdefault(line.method, endpoint)

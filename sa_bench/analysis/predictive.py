@@ -80,13 +80,19 @@ def correlate(
     theirs = np.array([published[name] for name in methods])
     tau = _tau(np.array([fmean(predictor[name]) for name in methods]), theirs)
     rng, taus = np.random.default_rng(0), []
+    most_bases = max(len(predictor[name]) for name in methods)
     for _ in range(RESAMPLES):
-        rows = rng.integers(len(methods), size=len(methods))
-        drawn = [fmean(rng.choice(predictor[methods[i]], len(predictor[methods[i]]))) for i in rows]
+        rows, bases = rng.integers(len(methods), size=len(methods)), rng.random(most_bases)
+        drawn = [_mean_over(predictor[methods[i]], bases) for i in rows]
         if len(set(rows.tolist())) > 2:
             taus.append(_tau(np.array(drawn), theirs[rows]))
     low, high = np.nanquantile(taus, [0.025, 0.975])
     return Correlation(tau, float(low), float(high), methods)
+
+
+def _mean_over(values: Sequence[float], drawn: np.ndarray) -> float:
+    """Average the values of drawn base models; `drawn` holds their places in [0, 1), for every method."""
+    return fmean(values[int(place * len(values))] for place in drawn[: len(values)])
 
 
 def _tau(a: np.ndarray, b: np.ndarray) -> float:

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from sa_bench.analysis.attacks import find_floors, find_survival, judge_gap
+from sa_bench.analysis.attacks import combine, find_floors, find_survival, judge_gap
 from sa_bench.analysis.board import Board, Endpoint, Line, run_of
 from sa_bench.analysis.gates import MORE, Reading, estimate
 from sa_bench.analysis.outcomes import find_outcome
@@ -146,6 +146,7 @@ def _make_board(rows: list[ResultRow], remark: str) -> Board:
     for line in board.lines:
         _judge(board, line, floor)
         line.survival = find_survival(board, line, floors)
+        line.recoverable = combine(line)
     _mark_front(board)
     _rank(board, floor)
     for line in board.lines:
@@ -305,13 +306,13 @@ def _judge(board: Board, line: Line, floor: Endpoint | None) -> None:
         line.no_claim = _no_claim(board, forget)
         line.forgotten = None if line.no_claim else forget.bounds[1] <= board.chance
     if recovery is not None and recovery.value is not None and board.excess:
-        line.recoverable = "yes" if recovery.bounds[0] <= 0 else "unclear"
+        line.refitted = "yes" if recovery.bounds[0] <= 0 else "unclear"
     elif recovery is not None and recovery.value is not None and floor is not None:
-        line.recoverable = judge_gap(recovery, floor)
+        line.refitted = judge_gap(recovery, floor)
     if line.standing == "control":
         if line.forgotten is False:
             board.exposed[line.label] = "forgetting"
-        elif line.recoverable == "yes":
+        elif line.refitted == "yes":
             board.exposed[line.label] = "recovery"
 
 

@@ -154,11 +154,11 @@ def describe_line(board: Board, line: Line, floor: Endpoint | None) -> str:
         )
         clauses.append(f"whoever has its weights has the base model{base_rate}")
     if recovery is not None and board.excess:
-        clauses.append(_describe_refit(recovery, line.recoverable, line))
+        clauses.append(_describe_refit(recovery, line.refitted, line))
     elif recovery is not None:
         when = " when its condition is fitted again"
         if floor is not None and line.standing != "reference":
-            text = describe_gap(recovery, floor, line.recoverable)
+            text = describe_gap(recovery, floor, line.refitted)
         else:
             text = f"{format_percent(recovery.value)} come back"
         clauses.append(text.replace(" come back", f" come back{when}", 1))
@@ -287,6 +287,12 @@ def _describe_winner(board: Board, methods: list[Line], floor: Endpoint | None) 
         )
     if ranked:
         return _describe_leader(board, ranked, floor)
+    if by_attacks := [line for line in hidden if line.refitted != "yes" and line.survival]:
+        causes = "; ".join(f"{x.label} {x.survival.describe()}" for x in by_attacks if x.survival)
+        return (
+            f"Nobody wins: {_list_labels(hidden)} hid {board.concept} without erasing it — it comes back under attack: "
+            f"{causes}."
+        )
     if hidden:
         least = min(line.endpoints[board.primary[1]].value or 0.0 for line in hidden)
         return (

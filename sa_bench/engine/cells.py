@@ -274,7 +274,7 @@ def with_metrics(task: Task, metrics: Sequence[str]) -> Task:
 
 
 def list_attacks(task: Task) -> list[str]:
-    """List the attacks, and the codes of what is left, that can be run on a task's model and data."""
+    """List the attacks that can be run on a task's model and data."""
     from sa_bench.scoring import requirements, sampling  # load numpy, so only where they are needed
 
     can, sets = get_family(task.family).can, {*sampling.set_names(task), "forget", "retain"}

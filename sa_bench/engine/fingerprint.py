@@ -47,6 +47,7 @@ def fingerprint(chain: Chain, metric: Metric) -> dict[str, Any]:
         entries["forgetting"] = fingerprint(chain, registry.get_metric(task.primary[0]))
     if detector_facts := detectors.fingerprint(metric.requires):
         entries["detectors"] = detector_facts
+    entries |= {n: list(v) for n in ("also", "then") if (v := getattr(task, n))}
     if task.scored != task.retain:  # what `retain` means to every metric of this task
         entries["scored"] = list(task.scored)
     return entries | dict(metric.protocol)

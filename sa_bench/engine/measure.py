@@ -102,11 +102,14 @@ def role_of(name: str, metric: Metric, primary: Sequence[str]) -> str:
 
 def measure_inputs(chain: Chain, metric: Metric, subject: Subject) -> dict[str, Any]:
     """Collect what names a measurement."""
-    return {
+    inputs: dict[str, Any] = {
         "metric": metric.name,
         "fingerprint": fingerprint(chain, metric),
         "subject": subject.inputs(metric),
     }
+    if chain.task.sample_seed and requirements.asks_model(metric):  # it draws images of its own
+        inputs["sample_seed"] = chain.task.sample_seed
+    return inputs
 
 
 def measure(chain: Chain, metric: Metric, subject: Subject) -> tuple[dict[str, Any], Path | None]:

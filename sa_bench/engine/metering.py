@@ -25,6 +25,12 @@ EVERY = 5.0  # seconds between two writes of that file; a killed run loses no mo
 T = TypeVar("T")
 
 
+def note_cost(parts: Path, number: int, cost: Mapping[str, Any]) -> None:
+    """Leave the cost of a part, made as an artifact of its own, in the folder `parts` of the whole."""
+    if cost:
+        save_record(parts / PART_COSTS.replace("*", f"{number:05d}"), dict(cost))
+
+
 class Meter:
     """Meters nested stages: what an inner stage costs is not counted to the outer one.
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sa_bench.contracts import Generator, Task
+from sa_bench.core.parts import parts_of
 from sa_bench.core.store import Artifact
 from sa_bench.engine.base import BaseSource, CellParts, TrainedBase
+from sa_bench.engine.metering import note_cost
 from sa_bench.models import base_models
 
 
@@ -72,16 +74,19 @@ def forget_in_turn(chain: Steps, folder: Path) -> dict[str, Any]:
     Each step is an artifact of its own: its method sees the model after the step before as θ*, takes
     replay and F from it, and what is gone is neither forgotten again nor replayed.
 
+    The cost of the whole is that of all steps, wherever they were made.
+
     Returns:
         What the forget stage records: precision, and the trainings of all steps.
     """
     step: Steps | None = None
     trainings: list[Any] = []
-    for task in list_steps(chain.task):
+    for number, task in enumerate(list_steps(chain.task)):
         earlier, step = step, chain.of_step(task)
         if earlier is not None:
             step.base_source = EarlierStep(step, earlier)
         trainings += step.forgotten.meta.get("trainings", ())
+        note_cost(parts_of(folder), number, step.forgotten.meta.get("cost", {}))
     if step is None:
         raise ValueError(f"{chain.task.name} has no concept to forget")
     step.model().save(folder)

@@ -119,7 +119,9 @@ class Chain:
     def of_step(self, task: Task) -> Chain:
         """Make the chain of one step of a sequence, with this cell's method, seeds and store."""
         cell = replace(self.cell, task=task)
-        return Chain(self.store, cell, self.progress, self.device, divisor=self.divisor)
+        step = Chain(self.store, cell, self.progress, self.device, divisor=self.divisor)
+        step._meter = self._meter  # what a step costs is not counted to the whole a second time
+        return step
 
     def make(self, stage: Stage) -> Artifact:
         """Make a stage or find it in the store, and record its cost under its label.
@@ -352,6 +354,8 @@ class Chain:
             "sampler": key_values(task.sampler),
         }
         inputs |= task.prompt_key_inputs("words", task.classes)
+        if options.set == "retain" and len(task.absent) > 1:
+            inputs["retain"] = task.retain
         if options.set == "replay":
             inputs |= self.sets.replay_key()
         if not self._divides(options):
@@ -434,12 +438,16 @@ class Chain:
         return [*stages, *(stage for _, stage in self.sets_of_forgetting()), self.forget_stage()]
 
     def fisher_fields(self) -> list[tuple[str, FisherOptions]]:
-        """List the method's fields that ask for an F, with their options."""
+        """List the method's fields that ask for an F, with their options; none of a whole sequence."""
+        if self.task.then:  # each of its steps has its own
+            return []
         fields = vars(self.cell.build_method()).items()
         return [(name, value) for name, value in fields if isinstance(value, FisherOptions)]
 
     def sets_of_forgetting(self) -> list[tuple[str, Stage]]:
-        """List the stored sets that the method says it learns from, with their stages."""
+        """List the stored sets that the method learns from, with their stages; none of a sequence."""
+        if self.task.then:
+            return []
         method = self.cell.build_method()
         names = [name for name, need in SET_OF_NEED.items() if need in method.needs]
         if any(fisher_plan.is_from_replay(options) for _, options in self.fisher_fields()):

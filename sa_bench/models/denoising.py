@@ -270,10 +270,16 @@ class Denoising:
         inverse = DDIMInverseScheduler(**schedule | {"timestep_spacing": "trailing"} | self.betas)
         inverse.set_timesteps(sampler.steps)
         step: Any = inverse.step
-        for t in inverse.timesteps.tolist():
-            out = self.output(net, x, torch.full((len(x),), max(t, 0), device=x.device), c)
-            x = step(out, t, x).prev_sample
-        return x
+        inverted = []
+        for latents, conditions in zip(x.split(self.together), c.split(self.together), strict=True):
+            x_t = latents
+            with cast(sampler.precision, x.device):
+                for t in inverse.timesteps.tolist():
+                    times_t = torch.full((len(x_t),), max(t, 0), device=x.device)
+                    out = self.output(net, x_t, times_t, conditions).float()
+                    x_t = step(out, t, x_t).prev_sample
+            inverted.append(x_t)
+        return torch.cat(inverted)
 
     @torch.no_grad()
     def inpaint(

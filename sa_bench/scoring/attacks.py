@@ -17,7 +17,7 @@ from torch import Tensor
 from sa_bench.contracts import Generator, Measured, Prompted, Request, Sampler, View
 from sa_bench.core.errors import NotFinite
 from sa_bench.scoring.judges import majority_vote
-from sa_bench.scoring.sampling import number_prompts, pick_rows, render
+from sa_bench.scoring.sampling import number_prompts, pick_rows, to_finite_images
 from sa_bench.statistics.clustered import wilson
 
 
@@ -41,10 +41,18 @@ class Questions:
     def draw(self, model: Generator, sampler: Sampler | None = None) -> np.ndarray:
         """Draw the answers of `model`, uint8 (N, H, W, C); `sampler` replaces the task's.
 
+        An image with a value that is not finite is black, so that it shows nothing.
+
         Raises:
-            NotFinite: an image has a value that is not finite.
+            NotFinite: no image is finite.
         """
-        return render(model, model.sample(self.requests, sampler or self.view.task.sampler))
+        samples = model.sample(self.requests, sampler or self.view.task.sampler)
+        return keep_finite(*to_finite_images(model, samples))
+
+    def first(self, n: int) -> Questions:
+        """Take the first `n` requests."""
+        prompts = None if self.prompts is None else self.prompts[:n]
+        return replace(self, requests=self.requests[:n], prompts=prompts)
 
     def judge(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Tell for each image whether the panel's majority names the concept.
@@ -94,27 +102,43 @@ class Rate(NamedTuple):
         return values | {"n": len(self.scores)}
 
 
-def measure_worst(view: View, answers: Mapping[str, Callable[[], np.ndarray]]) -> Measured:
+def keep_finite(images: np.ndarray, finite: np.ndarray) -> np.ndarray:
+    """Blacken the images (N, H, W, C) that are not `finite`, (N,) bool.
+
+    Raises:
+        NotFinite: none is finite. A model that draws nothing has not forgotten.
+    """
+    if len(finite) and not finite.any():
+        raise NotFinite(f"none of the {len(images)} images is finite (NaN or infinite values)")
+    return np.where(finite[:, None, None, None], images, np.uint8(0))
+
+
+def measure_worst(
+    questions: Questions, answers: Mapping[str, Callable[[], np.ndarray]]
+) -> Measured:
     """Measure the highest rate of c_f over several ways to ask a model for it.
 
     The interval is widened for the number of ways (Bonferroni).
 
     Args:
-        view: the task and its judges.
-        answers: function that draws the images of each way, by name. Images that are not finite
-            show nothing.
+        questions: what is asked, and how it is judged.
+        answers: function that draws the images of each way, by name; a way whose images are none
+            finite is left out.
 
     Returns:
         The worst, with the `rates` of all and the name of the worst (`way`) in `extra`.
+
+    Raises:
+        NotFinite: no way gives a finite image.
     """
-    questions, judged = Questions.of(view), {}
+    judged, broken = {}, None
     for name, draw in answers.items():
         try:
-            images = draw()
-        except NotFinite:
-            shape = view.real("forget_test").images.shape[1:]
-            images = np.zeros((len(questions.requests), *shape), np.uint8)
-        judged[name] = questions.judge(images)
+            judged[name] = questions.judge(draw())
+        except NotFinite as error:
+            broken = error
+    if not judged and broken is not None:
+        raise broken
     rates = {n: questions.rate(*votes, looks=len(judged)) for n, votes in judged.items()}
     worst = max(rates, key=lambda name: rates[name].value)
     extra = {"rates": {name: rate.plain() for name, rate in rates.items()}, "way": worst}

@@ -93,12 +93,13 @@ def prompts_with_name(task: Task) -> list[Condition]:
     return [name]
 
 
-def list_starts(view: View) -> dict[str, Tensor]:
+def list_starts(view: View, attacked: Generator | None = None) -> dict[str, Tensor]:
     """List the initial values of the fit by name, each in every number of vectors.
 
-    They are c_f's own condition, the mean of the others', and zero.
+    They are c_f's own condition, the mean of the others', and zero, in the model `attacked` or,
+    without it, the view's.
     """
-    task, model = view.task, view.model
+    task, model = view.task, attacked or view.model
     slot = model.condition(task.concept)
     others = [start_vectors(model.condition(c), 1) for c in task.retain] or [start_vectors(slot, 1)]
     mean, starts = torch.stack(others).mean(0), {}

@@ -53,7 +53,18 @@ def test_a_row_that_another_attack_undoes_is_hidden_and_says_by_which():
     assert outcome.word == "HIDDEN"
     assert "by stress" in outcome.bound
     assert "its worst attack brings back 60.0 % by stress" in line(board, "sa").sentence
+    assert line(board, "sa").rank is None
+    assert board.headline.startswith("Nobody wins: sa hid zero without erasing it")
+    assert "sa 60.0 % by stress" in board.headline
     assert line(one([ERASED, *OTHERS]), "sa").outcome.word == "ERASED"
+    unclear = line(one([attacked(ERASED, stress=0.12), FLOOR, *OTHERS[1:]]), "sa")
+    assert (unclear.survival.comes_back, unclear.outcome.word) == ("unclear", "NOT SHOWN")
+    assert "by stress" in unclear.outcome.bound
+    without_floor = line(one([attacked(ERASED, stress=0.9), *OTHERS]), "sa")
+    assert (without_floor.survival.comes_back, without_floor.outcome.word) == (
+        "unknown",
+        "NOT SHOWN",
+    )
     harmless = one([attacked(ERASED, stress=0.0), FLOOR, *OTHERS[1:]])
     assert line(harmless, "sa").outcome.word == "ERASED"
 

@@ -11,7 +11,7 @@ NAMES = ("a", "b", "c", "d", "e")
 
 def test_the_same_order_gives_one_and_the_reverse_minus_one():
     published = dict(zip(NAMES, (1.0, 2.0, 3.0, 4.0, 5.0), strict=True))
-    same = {name: [10 * value, 10 * value] for name, value in published.items()}
+    same = {name: [10 * value, 11 * value] for name, value in published.items()}
     found = correlate(same, published)
     assert found.methods == NAMES
     assert [found.tau, found.low, found.high] == pytest.approx([1, 1, 1])

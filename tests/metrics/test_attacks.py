@@ -4,17 +4,19 @@ import importlib
 from dataclasses import replace
 from math import log, log2
 
+import numpy as np
 import pytest
 import torch
 
 from sa_bench.commands.check import weights
 from sa_bench.contracts import ignore_event
 from sa_bench.core import registry
-from sa_bench.core.errors import SaBenchError
+from sa_bench.core.errors import NotFinite, SaBenchError
 from sa_bench.core.store import Store
 from sa_bench.engine.cells import resolve
-from sa_bench.engine.measure import LazyView, Subject
+from sa_bench.engine.measure import LazyView, Subject, measure_inputs
 from sa_bench.engine.stages import Chain
+from sa_bench.scoring.attacks import Questions, keep_finite, measure_worst
 
 stress = importlib.import_module("sa_bench.metrics.stress")
 bits = importlib.import_module("sa_bench.metrics.bits_left")
@@ -42,8 +44,7 @@ ATTACKS = ("relearn", "resurgence", "stress", "probe_inversion", "bits_left", "b
 
 @pytest.mark.parametrize("task", SMALL)
 @pytest.mark.parametrize("name", ATTACKS)
-def test_relabel_is_found_and_no_weight_is_changed(name, task, store_env):
-    """`relabel` shows no zero, and knows every one: attacks that may change weights or noise bring it back."""
+def test_no_weight_is_changed_and_the_value_is_what_its_scores_say(name, task, store_env):
     view, attack = look(store_env, task, "relabel"), registry.get_metric(name)
     if reason := view.lacks(attack):
         assert (task, name) in {
@@ -60,6 +61,68 @@ def test_relabel_is_found_and_no_weight_is_changed(name, task, store_env):
     assert found.low <= found.value <= found.high
     assert len(found.scores["score"]) == found.n
     assert found.scores["score"].mean() == pytest.approx(found.value)
+
+
+def test_relearning_finds_relabel(store_env):
+    """It shows no zero, and knows every one: 40 steps bring back more than in the model as it is."""
+    view = look(
+        store_env, "mnist_0", "relabel", "task.relearn.steps=0,40", "task.relearn.rates=1e-4"
+    )
+    found = registry.get_metric("relearn").measure(view)
+    assert found.extra["end"]["low"] > 0.3
+    assert registry.get_metric("forget_top1").measure(view).value == 0
+
+
+def test_stress_runs_where_replay_covers_some_classes_only(store_env):
+    """The class whose LoRA is fitted must have images among those that are scored."""
+    SMALL["mnist_0_cover5"] = SMALL["mnist_0"]
+    try:
+        view = look(store_env, "mnist_0_cover5", "relabel")
+        assert view.task.relabel_to not in view.task.scored
+        assert (
+            "a LoRA of another class" in registry.get_metric("stress").measure(view).extra["rates"]
+        )
+    finally:
+        del SMALL["mnist_0_cover5"]
+
+
+def test_settings_that_a_schedule_does_not_allow_are_no_way(store_env):
+    view = look(store_env, "mnist_0_ddpm", "original")
+    whole = replace(view.task.sampler, steps=1000)
+    assert "twice the steps" not in stress.list_samplers(view.model, whole)
+    assert "twice the steps" in stress.list_samplers(view.model, view.task.sampler)
+
+
+def test_images_that_are_not_finite_show_nothing_and_a_way_without_others_is_left_out(store_env):
+    view = look(store_env, "mnist_0", "original")
+    questions, image = Questions.of(view).first(2), view.real("forget_test").images[:2]
+    half = keep_finite(image, np.array([True, False]))
+    found = measure_worst(questions, {"half": lambda: half, "whole": lambda: image[[0, 0]]})
+    assert {name: rate["value"] for name, rate in found.extra["rates"].items()} == {
+        "half": 0.5,
+        "whole": 1.0,
+    }
+
+    def none():
+        return keep_finite(image, np.zeros(2, bool))
+
+    found = measure_worst(questions, {"none": none, "half": lambda: half})
+    assert set(found.extra["rates"]) == {"half"}
+    assert found.interval.endswith("Bonferroni(1)")
+    with pytest.raises(NotFinite, match="none of the 2 images"):
+        measure_worst(questions, {"none": none})
+
+
+def test_what_is_retained_and_which_images_are_drawn_are_in_the_key(store_env):
+    def inputs(*sets):
+        view = look(store_env, "mnist_0", "original", *sets)
+        return measure_inputs(view.chain, registry.get_metric("relearn"), view.subject)
+
+    plain = inputs()
+    assert "sample_seed" not in plain
+    assert inputs("task.also=1,2") != plain
+    assert inputs("task.then=1,2")["fingerprint"] != plain["fingerprint"]
+    assert inputs("task.sample_seed=1") == {**plain, "sample_seed": 1}
 
 
 def test_a_model_that_forgot_nothing_has_it_all_at_every_step(store_env):
@@ -81,7 +144,6 @@ def test_the_worst_of_several_ways_counts_and_its_interval_is_widened(store_env)
     assert found.interval.endswith(f"Bonferroni({len(rates)})")
     assert {
         "none",
-        "alpha 0.5",
         "8 bits",
         "10% pruned",
         "a LoRA of another class",
