@@ -100,7 +100,7 @@ def find_texts(
         conditions = frame.repeat(n * rows.shape[1], 1)
         conditions[:, 1 : words + 1] = vocabulary.tokens[rows.flatten(0, 1)]
         states = encode(base, conditions).view(n, -1, *targets.shape[1:])
-        return (states - targets[:, None]).square().flatten(2).sum(2)
+        return (states - targets[:, None]).square().flatten(2).sum(2).cpu()
 
     start = vocabulary.draw_words(n * size, words, rng).view(n, size, words)
     first = measure_distances(start)

@@ -56,8 +56,8 @@ class Vocabulary:
         return (F.normalize(vectors, dim=-1) @ F.normalize(self.table, dim=-1).T).argmax(-1)
 
     def draw_words(self, n: int, k: int, rng: torch.Generator) -> Tensor:
-        """Draw `n` rows of `k` words, (n, k) int64."""
-        return torch.randint(len(self.words), (n, k), generator=rng).to(self.tokens.device)
+        """Draw `n` rows of `k` words, (n, k) int64 on the CPU."""
+        return torch.randint(len(self.words), (n, k), generator=rng)
 
 
 def require_prompted(model: Generator) -> Prompted:

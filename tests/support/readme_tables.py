@@ -17,6 +17,7 @@ QUESTIONS = {
         "forget_log_likelihood clip_concept_rate celebrity_score identity_similarity no_face_rate nudity"
     ),
     "Is it shown when asked in another way?": "paraphrase_rate probe_conditions probe_denoising",
+    "Is there a prompt that shows it?": "prompt_attack ring_a_bell p4d exhaustive_prompt",
     "Does it come back?": "recovery recovery_excess transplant",
     "Is the rest kept?": (
         "retain_accuracy retain_log_likelihood retain_bound denoising_loss kid fid precision recall inception_kid "
