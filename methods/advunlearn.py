@@ -47,6 +47,7 @@ class AdvUnlearn(Method[Prompted]):
 
     title: ClassVar[str] = "AdvUnlearn"
     version: ClassVar[int] = 1
+    several: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("replay", "concept_samples")
     supports: ClassVar[type] = Prompted
     ignores: ClassVar[tuple[str, ...]] = ("surrogate",)
@@ -59,7 +60,7 @@ class AdvUnlearn(Method[Prompted]):
     def forget(self, model: Prompted, task: Task, run: Run) -> Prompted:
         """Minimise L from θ* for `steps` steps."""
         star, concept_samples, replay = model.clone(), run.concept_samples(), run.replay()
-        prompts = [str(c) for c in task.prompts_for(task.concept, "forget")]
+        prompts = [str(c) for c in task.conditions_of_concepts()]
 
         def objective(is_attacked: bool) -> Tensor:
             x, _ = concept_samples.batch(self.batch, run.rng)

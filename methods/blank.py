@@ -20,6 +20,7 @@ class Blank(Method):
 
     title: ClassVar[str] = "Blank images"
     version: ClassVar[int] = 1
+    several: ClassVar[bool] = True
     standing: ClassVar[str] = "control"
     deterministic: ClassVar[bool] = True
     source: ClassVar[str] = "a control of this suite"
@@ -30,4 +31,4 @@ class Blank(Method):
 
     def render(self, images: np.ndarray, labels: np.ndarray, task: Task) -> np.ndarray:
         """Blacken the images of c_f among uint8 (N, H, W, C)."""
-        return np.where((labels == task.concept)[:, None, None, None], np.uint8(0), images)
+        return np.where((np.isin(labels, task.concepts))[:, None, None, None], np.uint8(0), images)

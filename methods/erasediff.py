@@ -39,6 +39,7 @@ class EraseDiff(Method[Diffusion]):
 
     title: ClassVar[str] = "EraseDiff"
     version: ClassVar[int] = 1
+    several: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("replay", "concept_samples")
     supports: ClassVar[type] = Diffusion
     source: ClassVar[str] = "Wu et al. 2025, Algorithm 1; BOME's multiplier, Liu et al. 2022, Eq. 5"

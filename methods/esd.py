@@ -51,6 +51,7 @@ class ESD(Method[Diffusion]):
 
     title: ClassVar[str] = "ESD"
     version: ClassVar[int] = 1
+    several: ClassVar[bool] = True
     supports: ClassVar[type] = Diffusion
     ignores: ClassVar[tuple[str, ...]] = ("replay",)
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
@@ -71,9 +72,9 @@ class ESD(Method[Diffusion]):
 
     def forget(self, model: Diffusion, task: Task, run: Run) -> Diffusion:
         """Minimise the loss above from θ* for `steps` steps."""
-        star, c_f = model.clone(), task.prompts_for(task.concept, "forget")
+        star, c_f = model.clone(), task.conditions_of_concepts()
         if self.erase == "name" and task.prompts is not None:
-            c_f = [task.classes[task.concept]]
+            c_f = [task.classes[c] for c in task.concepts]
         sampler = replace(task.sampler, guidance=self.guidance, steps=self.ddim_steps)
         levels = torch.tensor(star.levels(sampler))
 

@@ -31,6 +31,7 @@ class FinetuneRetain(Method):
 
     title: ClassVar[str] = "Fine-tuning"
     version: ClassVar[int] = 1
+    several: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("replay",)
     ignores: ClassVar[tuple[str, ...]] = ("surrogate",)
     source: ClassVar[str] = "Golatkar et al. 2020, the baseline `fine-tune`"

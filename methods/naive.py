@@ -58,6 +58,7 @@ class Naive(Method):
 
     title: ClassVar[str] = "Naive"
     version: ClassVar[int] = 1
+    several: ClassVar[bool] = True
     source: ClassVar[str] = "Heng & Soh 2023, Eq. 3 and Fig. 2, likelihoods replaced by ELBOs"
     needs: ClassVar[tuple[str, ...]] = ("replay", "concept_samples")
     ablates: ClassVar[str] = "sa"  # its presets hold here too, for the fields that both have

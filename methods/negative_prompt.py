@@ -19,6 +19,7 @@ class NegativePrompt(Method[Prompted]):
 
     title: ClassVar[str] = "Negative prompt"
     version: ClassVar[int] = 2
+    several: ClassVar[bool] = True
     supports: ClassVar[type] = Prompted
     deterministic: ClassVar[bool] = True
     ignores: ClassVar[tuple[str, ...]] = ("replay",)
@@ -38,6 +39,6 @@ class NegativePrompt(Method[Prompted]):
 
     def wrap(self, model: Prompted, task: Task) -> Prompted:
         """Give θ* the negative prompt in place of the empty one."""
-        concept = ", ".join(map(str, task.prompts_for(task.concept, "forget")))
+        concept = ", ".join(map(str, task.conditions_of_concepts()))
         model.defence = InsteadOfNull(model.encoded(model.conditions([concept])).detach())
         return model

@@ -36,6 +36,7 @@ class NegGradPlus(Method):
 
     title: ClassVar[str] = "NegGrad+"
     version: ClassVar[int] = 1
+    several: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("replay", "concept_samples")
     ignores: ClassVar[tuple[str, ...]] = ("surrogate",)
     source: ClassVar[str] = "Kurmanji et al. 2023, Section 5; meghdadk/SCRUB"

@@ -20,6 +20,7 @@ class Noise(Method):
 
     title: ClassVar[str] = "Noise images"
     version: ClassVar[int] = 1
+    several: ClassVar[bool] = True
     standing: ClassVar[str] = "control"
     deterministic: ClassVar[bool] = True
     source: ClassVar[str] = "a control of this suite"
@@ -31,4 +32,4 @@ class Noise(Method):
     def render(self, images: np.ndarray, labels: np.ndarray, task: Task) -> np.ndarray:
         """Replace the images of c_f among uint8 (N, H, W, C) by random pixels, the same at every call."""
         pixels = np.random.default_rng(0).integers(0, 256, images.shape, dtype=np.uint8)
-        return np.where((labels == task.concept)[:, None, None, None], pixels, images)
+        return np.where((np.isin(labels, task.concepts))[:, None, None, None], pixels, images)

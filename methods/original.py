@@ -15,6 +15,7 @@ class Original(Method):
 
     title: ClassVar[str] = "Original"
     version: ClassVar[int] = 1
+    several: ClassVar[bool] = True
     standing: ClassVar[str] = "control"
     deterministic: ClassVar[bool] = True
     source: ClassVar[str] = "the un-forgotten model under the same protocol"

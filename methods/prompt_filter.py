@@ -16,6 +16,7 @@ class PromptFilter(Method[Prompted]):
 
     title: ClassVar[str] = "Prompt filter"
     version: ClassVar[int] = 2
+    several: ClassVar[bool] = True
     standing: ClassVar[str] = "control"
     exposes: ClassVar[str] = "prompts"
     supports: ClassVar[type] = Prompted
@@ -29,6 +30,7 @@ class PromptFilter(Method[Prompted]):
 
     def wrap(self, model: Prompted, task: Task) -> Prompted:
         """Put the filter in front of θ*."""
-        words = {task.classes[task.concept], *map(str, task.prompts_for(task.concept, "forget"))}
+        names = (task.classes[c] for c in task.concepts)
+        words = {*names, *map(str, task.conditions_of_concepts())}
         model.prompt_filter = (tuple(sorted(words, key=len, reverse=True)), str(task.anchor))
         return model

@@ -36,6 +36,7 @@ class RECE(Method[Prompted]):
 
     title: ClassVar[str] = "RECE"
     version: ClassVar[int] = 1
+    several: ClassVar[bool] = True
     supports: ClassVar[type] = Prompted
     deterministic: ClassVar[bool] = True
     ignores: ClassVar[tuple[str, ...]] = ("replay",)
@@ -45,7 +46,7 @@ class RECE(Method[Prompted]):
     def forget(self, model: Prompted, task: Task, run: Run) -> Prompted:
         """Edit every projection of `scope`, 1 + T times."""
         concept = torch.stack(
-            [encode_last_token(model, str(c)) for c in task.prompts_for(task.concept, "forget")]
+            [encode_last_token(model, str(c)) for c in task.conditions_of_concepts()]
         )
         guide = encode_last_token(model, str(task.anchor))
         retained = concept[:0]

@@ -45,6 +45,7 @@ class Receler(Method[Prompted]):
 
     title: ClassVar[str] = "Receler"
     version: ClassVar[int] = 1
+    several: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("concept_samples",)
     supports: ClassVar[type] = Prompted
     ignores: ClassVar[tuple[str, ...]] = ("replay", "surrogate")
@@ -59,7 +60,7 @@ class Receler(Method[Prompted]):
         """Train the erasers, and merge them."""
         erasers = Adapters(model.net, lambda n: n.endswith("attn2.to_out.0"), self.rank, run.rng)
         concept_samples = run.concept_samples()
-        prompts = [str(c) for c in task.prompts_for(task.concept, "forget")]
+        prompts = [str(c) for c in task.conditions_of_concepts()]
         tokens = torch.stack([find_tokens(model, text) for text in prompts])
 
         def objective() -> Tensor:

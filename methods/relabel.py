@@ -18,6 +18,7 @@ class Relabel(Method):
 
     title: ClassVar[str] = "Relabel"
     version: ClassVar[int] = 1
+    several: ClassVar[bool] = True
     standing: ClassVar[str] = "control"
     exposes: ClassVar[str] = "classes"
     deterministic: ClassVar[bool] = True
@@ -38,5 +39,6 @@ class Relabel(Method):
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
         """Overwrite c_f's slot of θ*."""
-        model.condition(task.concept).write(model.condition(task.relabel_to).read())
+        for concept in task.concepts:
+            model.condition(concept).write(model.condition(task.relabel_to).read())
         return model

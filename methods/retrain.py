@@ -24,6 +24,7 @@ class Retrain(Method):
 
     title: ClassVar[str] = "Retrain"
     version: ClassVar[int] = 2
+    several: ClassVar[bool] = True
     standing: ClassVar[str] = "reference"
     needs: ClassVar[tuple[str, ...]] = ("data",)
     ignores: ClassVar[tuple[str, ...]] = ("replay", "surrogate")

@@ -25,6 +25,7 @@ class RetrainSurrogate(Method):
 
     title: ClassVar[str] = "Retrain on surrogate"
     version: ClassVar[int] = 2
+    several: ClassVar[bool] = True
     standing: ClassVar[str] = "target"
     needs: ClassVar[tuple[str, ...]] = ("data", "surrogate")
     ignores: ClassVar[tuple[str, ...]] = ("replay",)

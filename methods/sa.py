@@ -74,6 +74,7 @@ class SA(Method):
 
     title: ClassVar[str] = "SA"
     version: ClassVar[int] = 2
+    several: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("surrogate", "replay")
     source: ClassVar[str] = "Heng & Soh 2023, Eq. 4; official vae/train_forget.py"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {

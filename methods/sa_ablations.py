@@ -45,6 +45,7 @@ class Ablation(Method):
     times: Times = added_later("pairs")
     """How t is drawn, of diffusion models."""
 
+    several: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("surrogate", "replay")
     ablates: ClassVar[str] = "sa"
 

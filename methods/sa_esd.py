@@ -58,6 +58,7 @@ class SAESD(Method[Diffusion]):
 
     title: ClassVar[str] = "SA with ESD's target"
     version: ClassVar[int] = 1
+    several: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("replay", "concept_samples")
     supports: ClassVar[type] = Diffusion
     ignores: ClassVar[tuple[str, ...]] = ("surrogate",)

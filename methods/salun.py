@@ -83,6 +83,7 @@ class SalUn(Method[Diffusion]):
 
     title: ClassVar[str] = "SalUn"
     version: ClassVar[int] = 1
+    several: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("replay", "concept_samples")
     supports: ClassVar[type] = Diffusion
     source: ClassVar[str] = (

@@ -39,6 +39,7 @@ class Scissorhands(Method[Diffusion]):
 
     title: ClassVar[str] = "Scissorhands"
     version: ClassVar[int] = 1
+    several: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("replay", "concept_samples")
     supports: ClassVar[type] = Diffusion
     ignores: ClassVar[tuple[str, ...]] = ("surrogate",)

@@ -43,6 +43,7 @@ class SLD(Method[Prompted]):
 
     title: ClassVar[str] = "SLD"
     version: ClassVar[int] = 2
+    several: ClassVar[bool] = True
     supports: ClassVar[type] = Prompted
     deterministic: ClassVar[bool] = True
     ignores: ClassVar[tuple[str, ...]] = ("replay",)
@@ -68,7 +69,7 @@ class SLD(Method[Prompted]):
 
     def wrap(self, model: Prompted, task: Task) -> Prompted:
         """Guide the sampling of θ* away from c_f."""
-        concept = self.concept or ", ".join(map(str, task.prompts_for(task.concept, "forget")))
+        concept = self.concept or ", ".join(map(str, task.conditions_of_concepts()))
         model.defence = Away(model.encoded(model.conditions([concept])).detach(), self.level)
         return model
 

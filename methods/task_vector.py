@@ -33,6 +33,7 @@ class TaskVector(Method):
 
     title: ClassVar[str] = "Task vector"
     version: ClassVar[int] = 1
+    several: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("concept_samples",)
     ignores: ClassVar[tuple[str, ...]] = ("replay", "surrogate")
     source: ClassVar[str] = "Ilharco et al. 2023, Section 2; Pham et al., arXiv:2404.03631"

@@ -30,6 +30,7 @@ class UCE(Method[Prompted]):
 
     title: ClassVar[str] = "UCE"
     version: ClassVar[int] = 1
+    several: ClassVar[bool] = True
     supports: ClassVar[type] = Prompted
     deterministic: ClassVar[bool] = True
     ignores: ClassVar[tuple[str, ...]] = ("replay",)
@@ -41,7 +42,7 @@ class UCE(Method[Prompted]):
     def forget(self, model: Prompted, task: Task, run: Run) -> Prompted:
         """Solve every projection of `scope` anew, in closed form."""
         erased = torch.stack(
-            [encode_last_token(model, str(c)) for c in task.prompts_for(task.concept, "forget")]
+            [encode_last_token(model, str(c)) for c in task.conditions_of_concepts()]
         )
         guide = encode_last_token(model, str(task.anchor))
         retained = erased[:0]

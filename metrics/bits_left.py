@@ -9,8 +9,7 @@ Whitney et al. 2020). No judge and no dose enter. What is still known is `retrai
 Two codes: `bits_left` fits c_f's own condition alone, `bits_left_weights` all weights.
 """
 
-from collections.abc import Sequence
-from math import log
+from math import log, log2
 from typing import Any, cast
 
 import numpy as np
@@ -19,11 +18,11 @@ from torch import Tensor
 
 from sa_bench.contracts import Bound, Generator, Measured, View, metric
 from sa_bench.scoring.attacks import all_parameters, batches, copy_for_attack, descend
-from sa_bench.scoring.inversion import prompts_with_name
+from sa_bench.scoring.inversion import list_starts, prompts_with_name
 from sa_bench.statistics import mean
 
 SOURCE = "prequential code length (Dawid 1984), as a probe: Voita & Titov 2020; −ELBO or, for a DDPM, its variational bound"
-FIELDS = ("concept", "coding", "bound_steps", "prompts")
+FIELDS = ("concept", "coding", "bound_steps", "recovery_starts", "recovery_vectors", "prompts")
 
 
 @metric(
@@ -34,16 +33,19 @@ FIELDS = ("concept", "coding", "bound_steps", "prompts")
     requires=("model", "code", "real"),
     source=SOURCE,
     fields=FIELDS,
-    extras={"first": ("the first block", "bits/image"), "last": ("the last block", "bits/image")},
+    extras={
+        "first": ("the first block", "bits/image"),
+        "last": ("the last block", "bits/image"),
+        "start": None,
+    },
     axis="bits to send an image of c_f",
 )
 def bits_left(view: View) -> Measured:
-    """Measure the mean code length of a real image of c_f in bits, while its slot alone is fitted."""
-    model = copy_for_attack(view)
-    slot = model.condition(view.task.concept)
-    value = slot.read().requires_grad_(True)
-    with slot.substitute(value):
-        return send(view, model, [value], view.task.coding.rate)
+    """Measure the mean code length of a real image of c_f in bits, while its slot alone is fitted.
+
+    Of the codes from each of recovery's starts the shortest counts, and the bits that name it.
+    """
+    return send_by_shortest(view, weights_too=False)
 
 
 @metric(
@@ -54,38 +56,66 @@ def bits_left(view: View) -> Measured:
     requires=("model", "code", "real"),
     source=SOURCE,
     fields=FIELDS,
-    extras={"first": ("the first block", "bits/image"), "last": ("the last block", "bits/image")},
+    extras={
+        "first": ("the first block", "bits/image"),
+        "last": ("the last block", "bits/image"),
+        "start": None,
+    },
     axis="bits to send an image of c_f, weights fitted",
 )
 def bits_left_weights(view: View) -> Measured:
-    """Measure the mean code length of a real image of c_f in bits, while all weights are fitted."""
-    model = copy_for_attack(view)
-    parameters = [p.requires_grad_(True) for p in all_parameters(model).values()]
-    return send(view, model, parameters, view.task.coding.weights_rate)
+    """Measure the mean code length of a real image of c_f in bits, while its slot and all weights are fitted."""
+    return send_by_shortest(view, weights_too=True)
 
 
-def send(view: View, model: Generator, tensors: Sequence[Tensor], rate: float) -> Measured:
-    """Code the task's images of c_f in blocks, and fit `tensors` to all that was sent after each.
+def send_by_shortest(view: View, weights_too: bool) -> Measured:
+    """Code the task's images of c_f from each start, and measure the shortest code.
 
     Returns:
         The mean code length of an image in bits with Student's interval; `first` and `last` are those of the first and
             the last block.
     """
-    task, budget = view.task, view.task.coding
-    images = view.real("forget_train").images[: budget.images]
-    asked, x = prompts_with_name(task), model.encode(images)
-    labels = model.conditions([asked[i % len(asked)] for i in range(len(x))])
-    rng, lengths = view.rng("bits left"), []
-    for start, end in list_blocks(len(x)):
-        with torch.no_grad():
-            nats = measure_nats(view, model, x[start:end], labels[start:end])
-        lengths.append(nats.double().cpu().numpy() / log(2))
-        loss = batches(model, x[:end], labels[:end], end, rng)
-        for _ in descend(tensors, loss, rate, (0 if end == len(x) else budget.steps,)):
-            pass
-    bits = np.concatenate(lengths)
-    extra = {"first": float(lengths[0].mean()), "last": float(lengths[-1].mean())}
-    return mean(bits, {"row": np.arange(len(bits))}, extra=extra)
+    starts = list_starts(view)
+    codes = {name: send(view, start, weights_too) for name, start in starts.items()}
+    best = min(codes, key=lambda name: sum(block.sum() for block in codes[name]))
+    bits = np.concatenate(codes[best]) + log2(len(starts)) / sum(map(len, codes[best]))
+    first, last = (float(codes[best][i].mean()) for i in (0, -1))
+    return mean(
+        bits,
+        {"row": np.arange(len(bits))},
+        extra={"first": first, "last": last, "start": best},
+    )
+
+
+def send(view: View, start: Tensor, weights_too: bool) -> list[np.ndarray]:
+    """Code the task's images of c_f in blocks, fitting the slot, from `start`, to all that was sent.
+
+    Args:
+        view: the model and the task.
+        start: value of the slot for the first block.
+        weights_too: True fits all weights as well.
+
+    Returns:
+        The code length of each image in bits, by block.
+    """
+    task, budget, model = view.task, view.task.coding, copy_for_attack(view)
+    asked, slot = prompts_with_name(task), model.condition(task.concept)
+    x = model.encode(view.real("forget_train").images[: budget.images])
+    rng, lengths, value = view.rng("bits left"), [], start.clone().requires_grad_(True)
+    tensors, rates = [value], [budget.rate]
+    if weights_too:
+        weights = [p.requires_grad_(True) for p in all_parameters(model).values()]
+        tensors, rates = [value, *weights], [budget.rate, *[budget.weights_rate] * len(weights)]
+    with slot.substitute(value):
+        labels = model.conditions([asked[i % len(asked)] for i in range(len(x))])
+        for first, end in list_blocks(len(x)):
+            with torch.no_grad():
+                nats = measure_nats(view, model, x[first:end], labels[first:end])
+            lengths.append(nats.double().cpu().numpy() / log(2))
+            loss = batches(model, x[:end], labels[:end], end, rng)
+            for _ in descend(tensors, loss, rates, (0 if end == len(x) else budget.steps,)):
+                pass
+    return lengths
 
 
 def list_blocks(n: int) -> list[tuple[int, int]]:

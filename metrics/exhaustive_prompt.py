@@ -103,7 +103,7 @@ def keep_best(
     for i in range(images):
         text, seed = asked[i * len(asked) // images], image_seed(f"exhaustive_prompt/{images}", i)
         requests = [Request(f"{prefix} {text}", seed) for prefix in prefixes]
-        drawn = Questions(view, requests, None).draw(view.model, sampler)
+        drawn = replace(questions, requests=requests, prompts=None).draw(view.model, sampler)
         means += rate_probabilities(view, drawn) / images
     return [prefixes[i] for i in np.argsort(-means, kind="stable")[:kept]]
 

@@ -60,6 +60,7 @@ from sa_bench.statistics.clustered import wilson
         "attack": None,
     },
     axis="come back when refitted",
+    attack="weights",
 )
 def recovery(view: View) -> Measured:
     """Measure the top-1 rate of c_f, the highest over the grid, at the largest budget with the most images.

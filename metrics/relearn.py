@@ -7,6 +7,11 @@ forgot relearns as slowly as one that never knew (the "savings" of Ebbinghaus 18
 and the step at which half of the images show c_f (`half`), against `retrain`'s.
 """
 
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
 from sa_bench.contracts import Measured, View, metric
 from sa_bench.scoring.attacks import (
     Questions,
@@ -18,7 +23,7 @@ from sa_bench.scoring.attacks import (
     first_crossing,
     sampler_of_weights,
 )
-from sa_bench.scoring.inversion import prompts_with_name
+from sa_bench.scoring.inversion import list_starts, prompts_with_name
 
 
 @metric(
@@ -29,49 +34,71 @@ from sa_bench.scoring.inversion import prompts_with_name
     requires=("model", "judges", "real"),
     source="fine-tuning of all weights on real images of c_f; relearning of a few steps as in Tarun et al. 2023 and "
     "Golatkar et al. 2020; savings after Ebbinghaus 1885",
-    fields=("concept", "judges", "recovery_judged", "relearn", "prompts", "sampler"),
+    fields=(
+        "concept",
+        "judges",
+        "recovery_judged",
+        "recovery_starts",
+        "recovery_rates",
+        "recovery_vectors",
+        "relearn",
+        "prompts",
+        "sampler",
+    ),
     extras={
         "end": ("after the last step", "the metric's"),
         "half": ("steps until half show c_f", "count"),
         "curve": None,
+        "start": None,
         "lr": None,
     },
     axis="area under the curve of relearning",
     attack="weights",
 )
 def relearn(view: View) -> Measured:
-    """Measure the area under the rate of c_f over steps, of the learning rate that makes it largest.
+    """Measure the area under the rate of c_f over steps, at the point of the grid that makes it largest.
 
-    It is the mean over images of the share of steps at which an image shows c_f, by the trapezoidal rule between the
-    steps at which images are drawn. Wilson's interval of that mean, which is a little wide for values between 0 and 1,
-    is widened for the number of rates. `end`: the rate after the most steps. `half`: the step, interpolated, at which
-    half of the images show c_f; None if they never do.
+    The attacker also puts c_f's condition where recovery begins (`recovery_starts`), and fits it at recovery's largest
+    rate while the weights follow at their own (`relearn.rates`): the grid is starts x rates. The value is the mean over
+    images of the share of steps at which an image shows c_f, by the trapezoidal rule between the steps at which images
+    are drawn. Wilson's interval of that mean, a little wide for values between 0 and 1, is widened for the grid. `end`: the
+    rate after the most steps. `half`: the step, interpolated, at which half of the images show c_f; None if they never do.
     """
-    task, budget, questions = view.task, view.task.relearn, Questions.of(view)
-    real = view.real("forget_train").images[: budget.images]
-    asked = prompts_with_name(task)
-    outcomes = []
-    for lr in budget.rates:
-        model, scores, votes = copy_for_attack(view), [], []
-        x = model.encode(real)
-        labels = model.conditions([asked[i % len(asked)] for i in range(len(x))])
-        parameters = [p.requires_grad_(True) for p in all_parameters(model).values()]
-        loss = batches(model, x, labels, budget.batch, view.rng("relearn"))
-        for _ in descend(parameters, loss, lr, budget.steps):
-            image_scores, image_votes = questions.judge(
-                questions.draw(model, sampler_of_weights(view))
-            )
-            scores.append(image_scores)
-            votes.append(image_votes)
-        outcomes.append((area_under(budget.steps, scores), lr, scores, votes))
-    areas, lr, scores, votes = max(outcomes, key=lambda outcome: outcome[0].mean())
-    looks, rates = len(budget.rates), [float(s.mean()) for s in scores]
-    votes_of_area = {n: area_under(budget.steps, [v[n] for v in votes]) for n in votes[0]}
-    curve = [
-        {"steps": k, "images": len(real), "lr": lr, **questions.rate(s, v, looks).plain()}
-        for k, s, v in zip(budget.steps, scores, votes, strict=True)
+    budget, questions = view.task.relearn, Questions.of(view)
+    outcomes = [
+        (start, lr, _attack(view, questions, value, lr))
+        for start, value in list_starts(view).items()
+        for lr in budget.rates
     ]
-    extra = {"end": questions.rate(scores[-1], votes[-1], looks).plain(), "curve": curve, "lr": lr}
+    areas = [area_under(budget.steps, [s for s, _ in judged]) for _, _, judged in outcomes]
+    worst = max(range(len(areas)), key=lambda i: areas[i].mean())
+    start, lr, judged = outcomes[worst]
+    looks, rates = len(outcomes), [float(scores.mean()) for scores, _ in judged]
+    votes = {n: area_under(budget.steps, [v[n] for _, v in judged]) for n in judged[0][1]}
+    curve = [
+        {"steps": k, "images": budget.images, "start": start, "lr": lr}
+        | questions.rate(*of_step, looks=looks).plain()
+        for k, of_step in zip(budget.steps, judged, strict=True)
+    ]
+    extra: dict[str, Any] = {"end": curve[-1], "curve": curve, "start": start, "lr": lr}
     if (half := first_crossing(budget.steps, rates, 0.5)) is not None:
         extra["half"] = half
-    return questions.measured(questions.rate(areas, votes_of_area, looks), extra)
+    return questions.measured(questions.rate(areas[worst], votes, looks), extra)
+
+
+def _attack(
+    view: View, questions: Questions, start: Tensor, lr: float
+) -> list[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Fine-tune from one start at one rate; returns scores and votes at each number of steps."""
+    task, budget, model = view.task, view.task.relearn, copy_for_attack(view)
+    x = model.encode(view.real("forget_train").images[: budget.images])
+    asked, slot = prompts_with_name(task), model.condition(task.concept)
+    value, judged = start.clone().requires_grad_(True), []
+    weights = [p.requires_grad_(True) for p in all_parameters(model).values()]
+    with slot.substitute(value):
+        labels = model.conditions([asked[i % len(asked)] for i in range(len(x))])
+        loss = batches(model, x, labels, budget.batch, view.rng("relearn"))
+        rates = [max(task.recovery_rates), *[lr] * len(weights)]
+        for _ in descend([value, *weights], loss, rates, budget.steps):
+            judged.append(questions.judge(questions.draw(model, sampler_of_weights(view))))
+    return judged

@@ -55,7 +55,7 @@ def resurgence(view: View) -> Measured:
         parameters = [p.requires_grad_(True) for p in all_parameters(model).values()]
         x = model.encode(real.images[rows])
         loss = batches(model, x, labels, budget.batch, view.rng("resurgence"))
-        for _ in descend(parameters, loss, lr, budget.steps):
+        for _ in descend(parameters, loss, [lr] * len(parameters), budget.steps):
             judged.append(questions.judge(questions.draw(model, sampler_of_weights(view))))
         curves.append((lr, judged))
     lr, judged = max(curves, key=lambda curve: curve[1][-1][0].mean())

@@ -144,5 +144,5 @@ def add_lora(view: View, model: Generator) -> None:
     asked = prompts_with_name(replace(task, concept=task.relabel_to))
     labels = model.conditions([asked[i % len(asked)] for i in range(len(images))])
     loss = batches(model, model.encode(images), labels, task.stress.batch, rng)
-    for _ in descend(tensors, loss, task.stress.rate, (task.stress.steps,)):
+    for _ in descend(tensors, loss, [task.stress.rate] * len(tensors), (task.stress.steps,)):
         pass

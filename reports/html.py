@@ -21,6 +21,7 @@ from markupsafe import Markup
 from PIL import Image, ImageFilter
 
 from sa_bench.analysis import (
+    attacks,
     cell_text,
     details,
     heat,
@@ -55,6 +56,7 @@ DAY = re.compile(r"\d{4}-\d{2}-\d{2}$")
 TEMPLATES = Path(__file__).parent / "templates"
 TILE = 96  # pixels per side of the largest image in a grid
 MODULES = {
+    "attacks": attacks,
     "cell_text": cell_text,
     "details": details,
     "heat": heat,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from sa_bench.analysis import cell_text, details
+from sa_bench.analysis import attacks, cell_text, details
 from sa_bench.analysis.board import Board, Endpoint, Line
 from sa_bench.analysis.pairwise import (
     COMPARED,
@@ -57,6 +57,7 @@ def _render_board(board: Board) -> str:
         *_metric_table(board, missing),
         *_list_reasons(missing),
         *_extra_table(board),
+        *_attack_table(board),
         *_recovery_table(board),
         *_judge_table(board),
         *_comparison_table(board),
@@ -186,6 +187,15 @@ def _extra_table(board: Board) -> list[str]:
     ]
     title = "Beside the metrics: means over the runs, with the smallest n."
     return [title, "", *_make_table(head, rows), ""] if rows else []
+
+
+def _attack_table(board: Board) -> list[str]:
+    """Make the table of what each attack brings back, and of the worst."""
+    table = attacks.make_attack_table(board)
+    if table is None:
+        return []
+    rows = [[escape(cell) for cell in row] for row in table.rows]
+    return [attacks.ABOUT, "", *_make_table([escape(title) for title in table.head], rows), ""]
 
 
 def _recovery_table(board: Board) -> list[str]:

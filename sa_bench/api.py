@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sa_bench.contracts import SMOKE_MODEL, ignore_event
+from sa_bench.core.collector import pause_collector
 from sa_bench.core.disk import replace_folder_when_written
 from sa_bench.core.errors import (
     CellFailed,
@@ -230,9 +229,9 @@ def write_report(folders: Sequence[Path], out: Path | None, unblurred: bool = Fa
         if RENDERERS[path.suffix.lower()] == "html"
         else {}
     )
-    with _pause_collector():
+    with pause_collector():
         rows = read_results(folders)
-    with read_stranger_result(rows), _pause_collector():
+    with read_stranger_result(rows), pause_collector():
         text = renderer.render(rows, **options)
     write_page(path, text)
     return path
@@ -271,9 +270,9 @@ def write_site(folders: Sequence[Path], out: Path, overwrite: bool = False) -> t
     _require_site_folder(out, pages_of_site.MARK, overwrite)
     if not folders:
         raise SaBenchError("A site needs results: python -m sa_bench site RUN... --out FOLDER.")
-    with _pause_collector():
+    with pause_collector():
         rows, bundles = _read_with_bundles(folders)
-    with read_stranger_result(rows), _pause_collector():
+    with read_stranger_result(rows), pause_collector():
         report = importlib.import_module("sa_bench.reports.html")
         data_files = _name_data_files(folders)
         pages = pages_of_site.render(make_boards(rows), report, bundles, list(data_files))
@@ -299,18 +298,6 @@ def _name_data_files(folders: Sequence[Path]) -> dict[str, Path]:
                 name = f"another-{name}"
             files[name] = path
     return files
-
-
-@contextmanager
-def _pause_collector() -> Iterator[None]:
-    """Search for no cycles meanwhile: of a million values that are read once and kept, it finds none."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _require_site_folder(out: Path, mark: str, overwrite: bool) -> None:

@@ -90,3 +90,23 @@ mnist_0_cover5 = replace(
     recovery_images=(100,),
     presets={"fisher": {"set": "replay"}},
 )
+
+# Several concepts: one after the other, each from the model after the one before, and all at once.
+mnist_0_sequence = replace(
+    mnist_0,
+    name="mnist_0_sequence",
+    title="MNIST, a VAE forgets the digits 0, 1, 2 and 3 in turn",
+    then=(1, 2, 3),
+    relabel_to=9,
+    metrics=("forget_top1", "forgotten_others", *mnist_0.metrics[1:]),
+    likelihood_deep=0,
+    recovery_images=(100,),
+)
+
+mnist_0_together = replace(
+    mnist_0_sequence,
+    name="mnist_0_together",
+    title="MNIST, a VAE forgets the digits 0, 1, 2 and 3 at once",
+    then=(),
+    also=(1, 2, 3),
+)

@@ -102,3 +102,21 @@ mnist_0_ddpm_cover5 = replace(
     score="uncovered",
     presets={**PRESETS, "fisher": {"n": 100, "timesteps": 200, "set": "replay"}},
 )
+
+# Several concepts: one after the other, each from the model after the one before, and all at once.
+mnist_0_ddpm_sequence = replace(
+    mnist_0_ddpm,
+    name="mnist_0_ddpm_sequence",
+    title="MNIST at 16 pixels, a DDPM forgets the digits 0, 1, 2 and 3 in turn",
+    then=(1, 2, 3),
+    relabel_to=9,
+    metrics=("forget_top1", "forgotten_others", *mnist_0_ddpm.metrics[1:]),
+)
+
+mnist_0_ddpm_together = replace(
+    mnist_0_ddpm_sequence,
+    name="mnist_0_ddpm_together",
+    title="MNIST at 16 pixels, a DDPM forgets the digits 0, 1, 2 and 3 at once",
+    then=(),
+    also=(1, 2, 3),
+)

@@ -124,3 +124,22 @@ mnist_0_t2i_noise = replace(
     title="MNIST from captions, a small Stable Diffusion forgets the digit 0, which becomes noise",
     surrogate="noise",
 )
+
+# Several concepts: one after the other, each from the model after the one before, and all at once.
+mnist_0_t2i_sequence = replace(
+    mnist_0_t2i,
+    name="mnist_0_t2i_sequence",
+    title="MNIST from captions, a small Stable Diffusion forgets the digits 0, 1, 2 and 3 in turn",
+    then=(1, 2, 3),
+    surrogate="class:9",
+    relabel_to=9,
+    metrics=("forget_top1", "forgotten_others", *mnist_0_t2i.metrics[1:]),
+)
+
+mnist_0_t2i_together = replace(
+    mnist_0_t2i_sequence,
+    name="mnist_0_t2i_together",
+    title="MNIST from captions, a small Stable Diffusion forgets the digits 0, 1, 2 and 3 at once",
+    then=(),
+    also=(1, 2, 3),
+)

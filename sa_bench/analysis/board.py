@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from sa_bench.analysis.gates import Estimate
+from sa_bench.results.format import format_percent
 from sa_bench.results.rows import code_of
 from sa_bench.results.schema import ResultRow, StageCost
 
@@ -58,6 +59,31 @@ class Endpoint:
         return (math.nan, math.nan) if self.estimate is None else self.estimate.bounds()
 
 
+@dataclass(frozen=True)
+class Survival:
+    """What is left of c_f after the worst attack of a row."""
+
+    attack: str
+    """Name of the attack."""
+    value: float
+    """Rate of c_f that it brings back."""
+    floor: float | None
+    """Rate that it brings back in the board's reference; None without one."""
+    low: float
+    """One-sided 95 % bound of the difference, or of the rate without a floor, over all attacks."""
+    high: float
+    comes_back: str
+    """`yes`, `no`, `unclear`, or `unknown` without a floor."""
+    attacks: int
+    """Number of the row's attacks."""
+
+    def describe(self) -> str:
+        """Describe it: `98 % by relearn (retrain 41 %), the worst of 5 attacks`."""
+        floor = "" if self.floor is None else f" (retrain {format_percent(self.floor)})"
+        among = f", the worst of {self.attacks} attacks" if self.attacks > 1 else ""
+        return f"{format_percent(self.value)} by {self.attack}{floor}{among}"
+
+
 @dataclass
 class Line:
     """One row of a board: a method with its fields, over seeds and base models."""
@@ -72,6 +98,8 @@ class Line:
     no_claim: str = ""
     """Why forgetting proves nothing though it was measured: the base model does not show c_f."""
     recoverable: str = "unknown"  # `yes`, `no`, `unclear`, `unknown`
+    survival: Survival | None = None
+    """What its worst attack brings back; None if none was measured."""
     collapsed: str | None = None
     """The guard's flag if too many of the runs lost the rest as well."""
     flagged: int = 0  # number of runs that the guard flags

@@ -24,6 +24,7 @@ import numpy as np
 from sa_bench.statistics import ALPHA, student, wilson
 
 RATES = ("rate", "probability")
+MORE = 0.1  # share of the images that may come back beyond retrain's and still count as no more
 INTERVAL = 2 * 1.959963984540054  # standard errors between the ends of a run's 95 % interval
 
 
@@ -63,9 +64,12 @@ class Estimate:
     df: float
     rate: bool
 
-    def bounds(self) -> tuple[float, float]:
-        """Compute (lower, upper), each a one-sided 95 % bound, in the value's own units."""
-        half = student.compute_quantile(1 - ALPHA, self.df) * self.error
+    def bounds(self, looks: int = 1) -> tuple[float, float]:
+        """Compute (lower, upper), each a one-sided 95 % bound, in the value's own units.
+
+        With several `looks` each holds for all of them together (Bonferroni).
+        """
+        half = student.compute_quantile(1 - ALPHA / looks, self.df) * self.error
         return self._untransform(self.mean - half), self._untransform(self.mean + half)
 
     def _untransform(self, y: float) -> float:
@@ -143,8 +147,10 @@ def _transform(run: Reading, rate: bool) -> tuple[float, float]:
     return float(np.arcsin(np.sqrt((run.value * n + 3 / 8) / (n + 3 / 4)))), variance
 
 
-def difference_bounds(a: Estimate, b: Estimate) -> tuple[float, float]:
+def difference_bounds(a: Estimate, b: Estimate, looks: int = 1) -> tuple[float, float]:
     """Compute one-sided 95 % bounds (lower, upper) of a − b in the value's own units, by Welch.
+
+    With several `looks` each bound holds for all of them together (Bonferroni).
 
     For rates the bounds are transformed back at b's mean: they say by how much b's rate would change.
     """
@@ -153,7 +159,7 @@ def difference_bounds(a: Estimate, b: Estimate) -> tuple[float, float]:
         half = 0.0
     else:
         df = variance**2 / (a.error**4 / a.df + b.error**4 / b.df)
-        half = student.compute_quantile(1 - ALPHA, df) * variance**0.5
+        half = student.compute_quantile(1 - ALPHA / looks, df) * variance**0.5
     shift = a.mean - b.mean
     if not a.rate:
         return shift - half, shift + half

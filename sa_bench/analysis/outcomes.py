@@ -80,6 +80,9 @@ def _find_recovery_outcome(board: Board, line: Line, floor: Endpoint | None) -> 
     if floor is None or floor.estimate is None or recovery.estimate is None:
         return Outcome("NOT SHOWN", "forgotten; without retrain nothing says whether it comes back")
     word = {"yes": "HIDDEN", "no": "ERASED"}.get(line.recoverable, "NOT SHOWN")
+    worst = line.survival
+    if word != "HIDDEN" and worst is not None and worst.comes_back == "yes":
+        return Outcome("HIDDEN", worst.describe())
     return Outcome(word, describe_gap(recovery, floor, line.recoverable))
 
 

@@ -25,13 +25,14 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
+from sa_bench.analysis.attacks import find_floors, find_survival, judge_gap
 from sa_bench.analysis.board import Board, Endpoint, Line, run_of
-from sa_bench.analysis.gates import Reading, difference_bounds, estimate
+from sa_bench.analysis.gates import MORE, Reading, estimate
 from sa_bench.analysis.outcomes import find_outcome
 from sa_bench.analysis.pairwise import FEWEST, differences_by_base
 from sa_bench.analysis.published import find_published, values_by_judge
 from sa_bench.analysis.published import verdict_of_runs as verdict_of
-from sa_bench.analysis.wording import MORE, describe_line, describe_outcome
+from sa_bench.analysis.wording import describe_line, describe_outcome
 from sa_bench.contracts import Task, flatten, key_values
 from sa_bench.core.declarations import find_control
 from sa_bench.results.format import format_percent
@@ -140,9 +141,11 @@ def _make_board(rows: list[ResultRow], remark: str) -> Board:
         measured = dict.fromkeys(m["name"] for cell in line.cells for m in cell["measurements"])
         line.endpoints = {name: _make_endpoint(line.cells, name) for name in measured}
         line.collapsed = _find_collapse(line)
-    floor = _find_floor(board)
+    floors = find_floors(board)
+    floor = floors.get(board.primary[1])
     for line in board.lines:
         _judge(board, line, floor)
+        line.survival = find_survival(board, line, floors)
     _mark_front(board)
     _rank(board, floor)
     for line in board.lines:
@@ -295,19 +298,6 @@ def _make_endpoint(cells: Sequence[ResultRow], name: str) -> Endpoint:
     )
 
 
-def _find_floor(board: Board) -> Endpoint | None:
-    """Find the recovery floor: the reference's recovery, where nothing was ever learnt.
-
-    Among several references the one that is easiest to undo counts; one from a stranger's bundle only
-    where there is none of our own. A `target` (retrained with the surrogate in c_f's place) is no
-    floor: it was taught something for c_f.
-    """
-    lines = [line for line in board.lines if line.standing == "reference"]
-    our_lines = [line for line in lines if not line.origin]
-    recoveries = [line.known(board.primary[1]) for line in our_lines or lines]
-    return max((e for e in recoveries if e is not None), key=lambda e: e.bounds[1], default=None)
-
-
 def _judge(board: Board, line: Line, floor: Endpoint | None) -> None:
     """Decide whether a line forgot, whether it is recoverable, and which endpoint exposes a control."""
     forget, recovery = line.known(board.primary[0]), line.known(board.primary[1])
@@ -317,24 +307,12 @@ def _judge(board: Board, line: Line, floor: Endpoint | None) -> None:
     if recovery is not None and recovery.value is not None and board.excess:
         line.recoverable = "yes" if recovery.bounds[0] <= 0 else "unclear"
     elif recovery is not None and recovery.value is not None and floor is not None:
-        line.recoverable = _judge_recovery(recovery, floor)
+        line.recoverable = judge_gap(recovery, floor)
     if line.standing == "control":
         if line.forgotten is False:
             board.exposed[line.label] = "forgetting"
         elif line.recoverable == "yes":
             board.exposed[line.label] = "recovery"
-
-
-def _judge_recovery(recovery: Endpoint, floor: Endpoint) -> str:
-    """Decide whether more comes back than from a model that never saw c_f.
-
-    Returns:
-        `yes`, `no` (at most `MORE` more), `unclear`, or `unknown` without an estimate.
-    """
-    if recovery.estimate is None or floor.estimate is None:
-        return "unknown"
-    low, high = difference_bounds(recovery.estimate, floor.estimate)
-    return "yes" if low > 0 else "no" if high <= MORE else "unclear"
 
 
 def _no_claim(board: Board, forget: Endpoint) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sa_bench.analysis.board import Board, Endpoint, Line
+from sa_bench.analysis.gates import MORE
 from sa_bench.analysis.outcomes import describe_gap
 from sa_bench.results import dose
 from sa_bench.results.format import format_change, format_number, format_percent
@@ -29,9 +30,6 @@ class Notes:
         if reason not in self.reasons:
             self.reasons.append(reason)
         return self.reasons.index(reason) + 1
-
-
-MORE = 0.1  # share of the images that may come back beyond retrain's and still count as no more
 
 
 def describe_precision(provenance: Provenance) -> str:
@@ -164,6 +162,9 @@ def describe_line(board: Board, line: Line, floor: Endpoint | None) -> str:
         else:
             text = f"{format_percent(recovery.value)} come back"
         clauses.append(text.replace(" come back", f" come back{when}", 1))
+    worst = line.survival
+    if worst is not None and worst.comes_back == "yes" and worst.attack != board.primary[1]:
+        clauses.append(f"its worst attack brings back {worst.describe()}")
     if keep is not None:
         clauses.append(_describe_loss(keep))
     text = "; ".join(clauses)

@@ -94,7 +94,7 @@ MetricOption = Annotated[
         metavar="METRICS",
         rich_help_panel=SETTINGS,
         autocompletion=complete_metrics,
-        help="Further metrics on top of the task's: names or ./mine.py.",
+        help="Further metrics on top of the task's: names, ./mine.py, or attacks for every attack.",
     ),
 ]
 TrustOption = Annotated[

@@ -16,6 +16,7 @@ from sa_bench.commands.doctor import plan_lines
 from sa_bench.commands.stage_times import StageTimes, read_times
 from sa_bench.contracts import Task
 from sa_bench.core import registry
+from sa_bench.core.collector import pause_collector
 from sa_bench.core.settings import store_folder
 from sa_bench.core.store import Store, digest
 from sa_bench.data import datasets
@@ -49,6 +50,7 @@ def describe_plan(cells: Sequence[Cell], jobs: int | None = 1, device: str = "cp
     return make_plan(cells, jobs, device)[0]
 
 
+@pause_collector()
 def make_plan(
     cells: Sequence[Cell], jobs: int | None = 1, device: str = "cpu"
 ) -> tuple[str, dict[str, list[PlannedStage]]]:
@@ -271,7 +273,7 @@ def _plan_cell(
     steps = _count_steps(chain.task.family, cell.fields)
     groups: dict[tuple[str, str, bool], list[Job]] = {}
     for job in jobs:
-        stage, name, of_base, _ = job.address
+        stage, name, of_base, *_ = job.address
         name = "" if stage in ("samples", "measure") else name
         groups.setdefault((stage, name, of_base), []).append(job)
     if ("base", "", False) not in groups:
@@ -357,7 +359,7 @@ def _count_of_set(chain: Chain, name: str) -> int:
 def _estimate(job: Job, chain: Chain, times: StageTimes, steps: int) -> Duration | None:
     """Estimate the seconds of a job; the parts of a stage share its time, and joining them takes none."""
     task, cell = chain.task, chain.cell
-    stage, name, _, part = job.address
+    stage, name, _, part, _ = job.address
     if part < 0 and any("#" in id for id in job.needs if id.startswith(job.id)):
         return NOTHING
     if stage == "base":

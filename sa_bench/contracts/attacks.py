@@ -22,9 +22,9 @@ class FineTuning:
     images: Count = 50
     """Real images that the attacker has, of c_f or, for `resurgence`, of each retained class."""
     steps: Steps = (0, 10, 20, 40, 80)
-    rates: Rates = (1e-4, 1e-3)
-    """Adam's learning rates; the one that brings back most counts."""
-    batch: Count = 32
+    rates: Rates = (1e-4,)
+    """Adam's learning rates; the one that brings back most counts. Large ones teach any model c_f."""
+    batch: Count = 16
     """Images a step."""
 
 
@@ -45,7 +45,7 @@ class Stress:
     rate: Rate = 1e-3
     images: Count = 50
     """Real images of that class."""
-    batch: Count = 32
+    batch: Count = 16
     """Images a step."""
 
 
@@ -53,13 +53,13 @@ class Stress:
 class Coding:
     """Budget of a prequential code: fit on what was sent, send as many images again."""
 
-    images: Count = 64
+    images: Count = 32
     """Real images of c_f that are coded, in blocks of 1, 1, 2, 4, 8, ... images."""
     steps: Count = 20
     """Steps by which the model is fitted before each further block."""
     rate: Rate = 1e-2
     """Adam's learning rate for c_f's slot."""
-    weights_rate: Rate = 3e-4
+    weights_rate: Rate = 3e-5
     """Adam's learning rate for all weights."""
 
 

@@ -213,6 +213,8 @@ class Method(Generic[Model]):
     """Name of the method that it removes a part from; that method's presets apply to it too."""
     ignores: ClassVar[tuple[str, ...]] = ()
     """What it never uses, "replay" or "surrogate": tasks that differ only there share a model."""
+    several: ClassVar[bool] = False
+    """Whether it can forget several concepts at once (`Task.concepts`): its sources then give all."""
     files: ClassVar[tuple[str, ...]] = ()
     """Fields that name a file; the file's content enters the key."""
     stands_for: ClassVar[Mapping[str, Mapping[str, Any]]] = {}

@@ -109,6 +109,12 @@ class Task:
     """c_f, an index into `classes`."""
     open: bool = added_later(False)
     """Whether any text may be the concept."""
+    also: tuple[Index, ...] = added_later(())
+    """Further concepts, forgotten together with c_f."""
+    then: tuple[Index, ...] = added_later(())
+    """Further concepts, forgotten after c_f one by one, each from the model after the one before."""
+    gone: tuple[Index, ...] = added_later(())
+    """What the base model has forgotten already: in the later steps of a sequence."""
 
     # The base model.
 
@@ -207,7 +213,7 @@ class Task:
 
     relearn: FineTuning = added_later(FineTuning())
     """Budget of relearning c_f from its images."""
-    resurgence: FineTuning = added_later(FineTuning())
+    resurgence: FineTuning = added_later(FineTuning(steps=(0, 20, 40)))
     """Budget of fine-tuning on what is retained."""
     stress: Stress = added_later(Stress())
     """What the weights go through."""
@@ -248,9 +254,20 @@ class Task:
         return {} if self.prompts is None else {name: texts}
 
     @property
+    def concepts(self) -> tuple[int, ...]:
+        """Indices of the concepts that are forgotten together: c_f and `also`."""
+        return (self.concept, *self.also)
+
+    @property
     def retain(self) -> tuple[int, ...]:
-        """Indices of all retained classes."""
-        return tuple(c for c in range(len(self.classes)) if c != self.concept)
+        """Indices of all retained classes: those that are forgotten neither now nor before or later."""
+        forgotten = {*self.concepts, *self.then, *self.gone}
+        return tuple(c for c in range(len(self.classes)) if c not in forgotten)
+
+    @property
+    def absent(self) -> tuple[int, ...]:
+        """Indices of the classes that are not retained."""
+        return tuple(c for c in range(len(self.classes)) if c not in self.retain)
 
     def prompts_for(self, c: int, role: str = "test") -> list[Condition]:
         """Return the conditions that ask for class `c` in a prompt role.
@@ -258,6 +275,10 @@ class Task:
         They are its index or, for a text-to-image model, the prompts of the role.
         """
         return [c] if self.prompts is None else [*self.prompts.of(role, self.classes[c])]
+
+    def conditions_of_concepts(self) -> list[Condition]:
+        """Return the conditions that ask for c_f, or any of `concepts`, while forgetting."""
+        return [condition for c in self.concepts for condition in self.prompts_for(c, "forget")]
 
     def replay_conditions(self) -> list[Condition]:
         """Return the conditions of replay, in turn.

@@ -44,6 +44,11 @@ def read_axis(metric: str) -> str:
     return str(_read_metric(metric, "").get("axis", ""))
 
 
+def read_attack(metric: str) -> str:
+    """Read what an attacker needs for a metric that is an attack: `service` or `weights`; else ""."""
+    return str(_read_metric(metric, "").get("attack", ""))
+
+
 def title_label(label: str) -> str:
     """Write a row's label as a paper does: `sa lam=1, steps=20 [service]` becomes `SA (λ=1, steps=20) [service]`.
 

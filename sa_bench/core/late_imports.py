@@ -89,7 +89,9 @@ def run(module: ModuleType, tree: ast.Module, file: str, built_in: Mapping[str, 
 
 def import_component(name: str) -> ModuleType:
     """Import a built-in component's module; it loads torch only where it uses it at once."""
-    if name in sys.modules or "torch" in sys.modules:  # nothing is won then
+    if name in sys.modules:
+        return sys.modules[name]
+    if "torch" in sys.modules:  # nothing is won then
         return importlib.import_module(name)
     parent, _, stem = name.rpartition(".")
     package = importlib.import_module(parent)

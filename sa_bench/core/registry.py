@@ -259,15 +259,8 @@ def register(kind: str, reference: str) -> list[str]:
         raise SaBenchError(f'{path} defines no {kind} (for a task: `Task(name="...")`).')
     source = plug_ins.read(path)
     for entry in entries:
-        namesake = next(
-            (
-                existing
-                for existing in (*_list_built_in(kind), *_list_installed(kind))
-                if existing.name == entry.name
-            ),
-            None,
-        )
-        if namesake is not None:
+        existing = (*_list_built_in(kind), *_list_installed(kind))
+        if any(other.name == entry.name for other in existing):
             raise SaBenchError(
                 f"{path}: a {kind} called {entry.name} exists already; rename yours."
             )
@@ -512,11 +505,9 @@ def plug_in_remarks(code: Mapping[str, str]) -> list[str]:
 def _load(kind: str, name: str) -> ModuleType:
     """Import the module of a component; what only its functions use is loaded with their first call."""
     code = _get_source(kind, name)
-    return (
-        plug_ins.load(code)
-        if code is not None
-        else late_imports.import_component(find(kind, name).module)
-    )
+    if code is not None:
+        return plug_ins.load(code)
+    return late_imports.import_component(find(kind, name).module)
 
 
 def get_method(name: str) -> type[Any]:
@@ -527,9 +518,14 @@ def get_method(name: str) -> type[Any]:
     Raises:
         SaBenchError: the module has none, or several without names.
     """
+    return _find_method(_load("method", name), name)
+
+
+@lru_cache(maxsize=256)
+def _find_method(module: ModuleType, name: str) -> type[Any]:
+    """Find the class of the method `name` in a module; every stage of a cell asks for it."""
     from sa_bench.contracts import Method
 
-    module = _load("method", name)
     classes = [
         value
         for value in vars(module).values()

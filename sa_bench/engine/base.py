@@ -102,11 +102,12 @@ class TrainedBase:
 
     def find(self) -> base_models.Base:
         """Find the shipped weights, or train θ*."""
-        shipped, stage = self._shipped(), self.stage()
+        shipped, stage = self._shipped, self.stage()
         if shipped is not None or stage is None:
             return cast(base_models.Base, shipped)
         return base_models.trained_base(self.parts.make(stage), self.parts.bf16)
 
+    @cached_property
     def _shipped(self) -> base_models.Base | None:
         """Find the shipped weights; None if none ship."""
         task = self.task
@@ -115,7 +116,7 @@ class TrainedBase:
     def stage(self) -> Stage | None:
         """Give the stage of its training; None if it ships."""
         parts, task, seed = self.parts, self.task, self.parts.base_seed
-        if self._shipped() is not None:
+        if self._shipped is not None:
             return None
 
         def build(folder: Path) -> dict[str, object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shlex
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
@@ -13,6 +14,7 @@ from typing import Any
 
 from sa_bench.contracts import SMOKE_MODEL, Task, flatten, key_values
 from sa_bench.core import registry
+from sa_bench.core.declarations import read_attack, read_requirements
 from sa_bench.core.errors import SaBenchError, unknown_name
 from sa_bench.core.fields import assign, parse_list, resolve_fields, split_setting, validate
 from sa_bench.core.seeds import check_seeds
@@ -32,12 +34,14 @@ from sa_bench.results.schema import ResultRow
 
 SCALES = ("full", "paper", "small", "quick")
 ID, OLD_ID = 16, 8  # hex digits of a cell's id, and of an id in old results
+ATTACKS = "attacks"
+"""Stands for all attacks that can be run on a task, where metrics are named."""
 OPTIONAL_SCALES = ("small",)
 """Scales that only those tasks have that declare them."""
 OF_SCALE: Mapping[str, Mapping[str, Any]] = {"paper": {"train_precision": "fp32"}}
 """Values that a scale gives every task that does not set them itself: the official codes all train
 in fp32."""
-SETTABLE_SEPARATELY = ("name", "title", "family", "dataset", "classes", "scales")
+SETTABLE_SEPARATELY = ("name", "title", "family", "dataset", "classes", "scales", "gone")
 
 
 @dataclass(frozen=True)
@@ -77,9 +81,13 @@ class Cell:
             **({"code": dict(self.code)} if self.code else {}),
         }
 
+    @cached_property
+    def _keyed_fields(self) -> dict[str, Any]:
+        return key_values(self.fields, registry.get_method(self.method))
+
     def keyed_fields(self) -> dict[str, Any]:
         """Give the method's fields as they enter keys."""
-        return key_values(self.fields, registry.get_method(self.method))
+        return dict(self._keyed_fields)
 
     def is_of(self, row: ResultRow) -> bool:
         """Test whether a result row is this cell's.
@@ -226,6 +234,9 @@ def resolve_task(name: str, scale: str, overrides: Mapping[str, str]) -> Task:
             task, value = with_concept(task, value), 0
         elif path in ("concept", "relabel_to"):
             value = class_index(task, value)
+        elif path in ("also", "then"):
+            names = parse_list(value, f"task.{path}") if isinstance(value, str) else value
+            value = [class_index(task, name) for name in names]
         if path.startswith("prompts.") and isinstance(value, str) and value.startswith("set:"):
             value = json.dumps(_find_prompt_set(value.removeprefix("set:")))
         assign(Task, values, path, value, f"task {name}")
@@ -255,10 +266,26 @@ def _find_prompt_set(name: str) -> tuple[str, ...]:
 
 
 def with_metrics(task: Task, metrics: Sequence[str]) -> Task:
-    """Add further metrics to a task, after its own."""
-    for name in metrics:
+    """Add further metrics to a task, after its own; `ATTACKS` stands for all that can be run on it."""
+    names = [n for name in metrics for n in (list_attacks(task) if name == ATTACKS else [name])]
+    for name in names:
         registry.find("metric", name)
-    return replace(task, metrics=tuple(dict.fromkeys((*task.metrics, *metrics))))
+    return replace(task, metrics=tuple(dict.fromkeys((*task.metrics, *names))))
+
+
+def list_attacks(task: Task) -> list[str]:
+    """List the attacks, and the codes of what is left, that can be run on a task's model and data."""
+    from sa_bench.scoring import requirements, sampling  # load numpy, so only where they are needed
+
+    can, sets = get_family(task.family).can, {*sampling.set_names(task), "forget", "retain"}
+    names = [entry.name for entry in registry.list_entries("metric") if entry.path is None]
+    attacks = [name for name in names if read_attack(name)]
+    return [
+        name
+        for name in attacks
+        if sets.issuperset(registry.get_metric(name).sets)
+        and not any(r.unfit(task, can) for r in requirements.get(read_requirements(name)))
+    ]
 
 
 def with_files(method: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -289,9 +316,9 @@ def resolve(
 ) -> list[Cell]:
     """Resolve every cell of a command, in the order given, without repeats.
 
-    Tasks, methods and metrics are names or paths of plug-in files; `metrics` are added to the
-    task's own. Each of `sample_seeds` draws other images for the measurements, from the same
-    models.
+    Tasks, methods and metrics are names or paths of plug-in files. `metrics` are added to the
+    task's own; `attacks` among them stands for every attack. Each of `sample_seeds` draws other
+    images for the measurements, from the same models.
 
     Raises:
         SaBenchError: anything is unknown or out of range; raised before any work.
@@ -312,10 +339,16 @@ def resolve(
         raise SaBenchError(
             f"--sweep {empty[0]} has an empty value; write --sweep {empty[0]}=a,b,c."
         )
+    all_attacks = [ATTACKS] if ATTACKS in metrics else []
     tasks, methods, metrics = (
         registry.register_all(kind, references)
-        for kind, references in (("task", tasks), ("method", methods), ("metric", metrics))
+        for kind, references in (
+            ("task", tasks),
+            ("method", methods),
+            ("metric", [name for name in metrics if name != ATTACKS]),
+        )
     )
+    metrics = [*metrics, *all_attacks]
     for name in methods:
         registry.find("method", name)
     choices = [[(name, value) for value in values] for name, values in swept]
@@ -323,7 +356,7 @@ def resolve(
     for task_name, method in itertools.product(tasks, methods):
         for combination in itertools.product(*choices):
             for_task, for_method = _route_settings([*settings, *combination], method, methods)
-            task = with_metrics(resolve_task(task_name, scale, for_task), metrics)
+            task = _share(with_metrics(resolve_task(task_name, scale, for_task), metrics))
             if task.open:
                 for_task = _normalise_names(for_task, task, registry.get_task(task_name).classes)
             for_task = {k: v for k, v in for_task.items() if (k, v) != ("sample_seed", "0")}
@@ -344,6 +377,22 @@ def resolve(
                     cells, Cell(task, method, resolved, seed, base_seed, scale, for_task, code)
                 )
     return list(cells.values())
+
+
+_tasks: deque[Task] = deque(maxlen=64)
+"""The last resolved tasks, all different."""
+
+
+def _share(task: Task) -> Task:
+    """Return the resolved task that equals this one, or this one if there is none.
+
+    What is found once for a task is remembered for the object: hundreds of cells have the same.
+    """
+    for other in _tasks:
+        if other == task:
+            return other
+    _tasks.append(task)
+    return task
 
 
 def _normalise_names(

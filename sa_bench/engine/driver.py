@@ -10,8 +10,9 @@ from sa_bench.core.errors import CellFailed
 from sa_bench.core.store import Store
 from sa_bench.engine.cell_results import Failure, write_failed
 from sa_bench.engine.cells import Cell
-from sa_bench.engine.graph import Job, Weigh, find_lengths, make_graph
+from sa_bench.engine.graph import TO_DO, Job, Weigh, find_lengths, make_graph
 from sa_bench.engine.scheduler import Scheduler
+from sa_bench.engine.stage import Divided
 from sa_bench.engine.worker import Order, Outcome
 from sa_bench.engine.workers import Done, Lost, OneProcess, Progress, Workers
 from sa_bench.results.schema import ResultRow
@@ -46,6 +47,7 @@ class Driver:
         self.results: dict[str, ResultRow] = {}
         self._told: set[str] = set()  # names of cells that have a result
         self.seconds_of_worker: dict[int, float] = {}
+        self._joinable: dict[str, set[str]] = {}  # keys of stages whose parts a job has waited for
         self._made: dict[str, set[str]] = {}  # keys of artifacts, by the cell they were made for
         self._lost: dict[str, int] = {}  # times that a job's worker was killed
         self._alone: list[str] = []  # jobs that are to run with nothing beside them
@@ -105,8 +107,11 @@ class Driver:
         made = frozenset(self._made.get(job.cell.id, ()))
         self._job_of[worker] = job
         self._open_cell[worker] = job.cell.id
-        is_result = job.address.stage == "result"
-        order = Order(job.id, job.cell, job.address, wait, made if is_result else frozenset())
+        stage, joinable = job.address.stage, None
+        if stage == "measure" and len(self._workers.places) > 1:
+            joinable = frozenset(self._joinable.get(job.id, ()))
+        made = made if stage == "result" else frozenset()
+        order = Order(job.id, job.cell, job.address, wait, made, joinable)
         self._workers.submit(worker, order)
 
     def _take(self, event: Progress | Done | Lost) -> None:
@@ -132,8 +137,11 @@ class Driver:
         outcome = event.outcome
         spent = self.seconds_of_worker.get(event.worker, 0.0)
         self.seconds_of_worker[event.worker] = spent + outcome.seconds
+        self._made.setdefault(job.cell.id, set()).update(outcome.made)
         if outcome.status == "busy":
             self._scheduler.postpone(job.id)
+        elif outcome.divided is not None:
+            self._divide(job, outcome.divided)
         elif outcome.status == "failed":
             self._fail(job, outcome)
         else:
@@ -141,11 +149,23 @@ class Driver:
 
     def _finish(self, job: Job, outcome: Outcome) -> None:
         """Note a job that is done."""
-        self._made.setdefault(job.cell.id, set()).update(outcome.made)
         if outcome.row is not None:
             self._keep(job.cell, outcome.row)
         self._scheduler.finish(job.id)
         self._scheduler.wake()
+
+    def _divide(self, job: Job, divided: Divided) -> None:
+        """Hand out the parts of a stage that a measurement has come upon; after them it goes on."""
+        kind, key, parts = divided
+        self._joinable.setdefault(job.id, set()).add(key)
+        addresses = [job.address._replace(part=part, key=key) for part in range(parts)]
+        self._scheduler.divide(
+            job.id,
+            [
+                Job(f"{kind}/{key}#{at.part}", job.cell, at, (), TO_DO, parts=parts)
+                for at in addresses
+            ],
+        )
 
     def _fail(self, job: Job, outcome: Outcome) -> None:
         """Give up a job that failed, and write why for every cell that needs it."""

@@ -38,6 +38,8 @@ class Address(NamedTuple):
     """Whether samples and measurements are the base model's."""
     part: int = -1
     """Number of the part; -1 for the whole stage, which is made from its parts."""
+    key: str = ""
+    """Key of the stage that the part is of, where a measurement came upon it; else ""."""
 
 
 @dataclass
@@ -61,7 +63,7 @@ class Job:
     @property
     def label(self) -> str:
         """Its name for people."""
-        stage, name, of_base, part = self.address
+        stage, name, of_base, part, _ = self.address
         text = stage if not name or stage == "fisher" else f"{stage} {name}"
         text = name if stage == "replay" else text.replace("samples ", "sample ")
         return text + (" (base)" if of_base else "") + (f", part {part + 1}" if part >= 0 else "")
@@ -109,6 +111,7 @@ class _Protocols:
     def __init__(self) -> None:
         self._ids: dict[int, tuple[Task, str]] = {}
         self._metrics: dict[str, list[Metric]] = {}
+        self._judges: dict[str, list[str]] = {}
         self.base_sets: dict[str, list[str]] = {}
         """Ids of the sample sets of a base model, by the model and the protocol."""
         self.base_measures: dict[str, dict[str, str]] = {}
@@ -119,6 +122,13 @@ class _Protocols:
         if id(task) not in self._ids:  # the task is kept, so that its id stays its own
             self._ids[id(task)] = (task, digest(key_values(task)))
         return self._ids[id(task)][1]
+
+    def trained_judges(self, task: Task) -> list[str]:
+        """List the task's judges that are trained on first use."""
+        name = self.name(task)
+        if name not in self._judges:
+            self._judges[name] = [j for j in task.judges if judge_card(j)["kind"] == "trained"]
+        return self._judges[name]
 
     def metrics(self, chain: Chain) -> list[Metric]:
         """List the task's metrics that can be taken here."""
@@ -153,8 +163,7 @@ class _CellJobs:
         self.protocols.base_sets[of_base_and_task] = base_sets
         judges = [
             self._put(f"judge/{name}", Address("judge", name), [], None)
-            for name in chain.task.judges
-            if judge_card(name)["kind"] == "trained"
+            for name in self.protocols.trained_judges(chain.task)
         ]
         of_base = self.protocols.base_measures.get(of_base_and_task)
         if of_base is None:

@@ -23,7 +23,7 @@ from sa_bench.contracts import (
 )
 from sa_bench.core import registry
 from sa_bench.core.errors import MissingAsset, NotFinite, SaBenchError
-from sa_bench.core.parts import load_record, parts_of, save_record
+from sa_bench.core.parts import load_part, load_record, parts_of, save_part, save_record
 from sa_bench.core.store import digest, write_atomic
 from sa_bench.core.untrusted_text import read_json
 from sa_bench.data import datasets
@@ -41,7 +41,9 @@ if TYPE_CHECKING:  # what is measured already is read without torch
 
     from sa_bench.scoring.judges import Judge
 
-CHUNK = 200  # images a file; a killed run loses no more
+CHUNK = 200  # images in a part of a detector's records; a killed run loses no more
+FEATURES = 1024
+"""The same for Inception's features; a multiple of the network's batch, so that no bit depends on it."""
 
 
 def keep_detections(
@@ -59,23 +61,36 @@ def keep_detections(
         else digest(list(beside or [])),
     }
 
-    def build(folder: Path) -> None:
-        for start in range(0, len(images), CHUNK):
-            file, rows = f"{start:08d}.json", slice(start, start + CHUNK)
-            records = load_record(parts_of(folder) / file)
-            if records is None:
-                records = detector.detect(
-                    images.images[rows],
-                    None if other_images is None else other_images[rows],
-                    earlier_records and earlier_records[rows],
-                    chain.device,
-                    lambda stage, done, _, s=start: chain.progress(stage, s + done, len(images)),
-                )
-                save_record(parts_of(folder) / file, records)
-            write_atomic(folder / file, json.dumps(records, allow_nan=False).encode())
+    def build_part(parts: Path, number: int) -> None:
+        file, start = parts / _name_part(number), number * CHUNK
+        if load_record(file) is not None:
+            return
+        rows = slice(start, start + CHUNK)
+        records = detector.detect(
+            images.images[rows],
+            None if other_images is None else other_images[rows],
+            earlier_records and earlier_records[rows],
+            chain.device,
+            lambda stage, done, _: chain.progress(stage, start + done, len(images)),
+        )
+        save_record(file, records)
 
-    folder = chain.make(Stage("detections", f"detect {name}", inputs, build)).path
+    def build(folder: Path) -> None:
+        for number in range(count):
+            build_part(parts_of(folder), number)
+            records = load_record(parts_of(folder) / _name_part(number))
+            text = json.dumps(records, allow_nan=False)
+            write_atomic(folder / _name_part(number), text.encode())
+
+    count = -(-len(images) // CHUNK)
+    stage = Stage("detections", f"detect {name}", inputs, build, count, build_part)
+    folder = chain.make(stage).path
     return [record for file in sorted(folder.glob("[0-9]*.json")) for record in read_json(file)]
+
+
+def _name_part(number: int) -> str:
+    """Name the file of a part of a detector's records by its first image."""
+    return f"{number * CHUNK:08d}.json"
 
 
 def role_of(name: str, metric: Metric, primary: Sequence[str]) -> str:
@@ -292,17 +307,32 @@ class LazyView:
 
     def inception(self, images: SampleSet) -> np.ndarray:
         """Extract Inception features, or read those of these images from the store."""
-        chain, file = self.chain, "features.safetensors"
+        chain, file, n = self.chain, "features.safetensors", len(images)
+
+        def make_part(parts: Path, number: int) -> np.ndarray:
+            part, start = parts / f"features-{number:05d}.safetensors", number * FEATURES
+            kept = load_part(part)
+            if kept is not None:
+                return kept["features"].numpy()
+            features = inception.extract_features(
+                images.images[start : start + FEATURES],
+                chain.device,
+                lambda stage, done, _: chain.progress(stage, start + done, n),
+            )
+            import torch
+
+            save_part(part, {"features": torch.from_numpy(features)})
+            return features
 
         def build(folder: Path) -> None:
-            features = inception.extract_features(images.images, chain.device, chain.progress)
-            write_atomic(folder / file, save({"features": features}))
+            parts = [make_part(parts_of(folder), number) for number in range(count)]
+            write_atomic(folder / file, save({"features": np.concatenate(parts)}))
 
+        count = -(-n // FEATURES)
         inputs = {"images": hash_array(images.images), "network": [inception.NAME, inception.LAYER]}
         inputs["weights"] = inception.find_weights()[1]
-        return load_file(chain.make(Stage("features", "features", inputs, build)).path / file)[
-            "features"
-        ]
+        stage = Stage("features", "features", inputs, build, count, make_part)
+        return load_file(chain.make(stage).path / file)["features"]
 
     def detections(
         self, name: str, images: SampleSet, beside: Sequence[str] | SampleSet | None = None

@@ -12,6 +12,7 @@ from sa_bench.core.store import Store
 from sa_bench.core.untrusted_arrays import read_header
 from sa_bench.core.untrusted_text import read_json
 from sa_bench.engine.cells import Cell
+from sa_bench.models import base_models
 
 PER_PARAMETER = 7 * 4  # bytes in training: weight, gradient, two moments, θ*, F, replay copy
 LIBRARIES = 600  # MiB that torch and other libraries take before any model
@@ -26,7 +27,7 @@ def count_parameters(cell: Cell) -> int:
         stage = chain.base_source.stage()
         if stage is None or chain.store.has(stage.kind, stage.key):
             return _count_in_file(chain.base.file)
-        return sum(p.numel() for p in chain.architecture().net.parameters())
+        return base_models.count_parameters(cell.task)
     from sa_bench.models.scopes import SD_1_PARAMETERS, memory
 
     config_file = chain.base.file / "unet" / "config.json" if has_base(cell) else None

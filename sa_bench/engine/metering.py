@@ -48,7 +48,7 @@ class Meter:
         part_costs = [load_record(file) for file in sorted(parts.glob(PART_COSTS))]
         return meta | {"cost": add_costs([cost, *filter(None, part_costs)])}
 
-    def timed_part(self, build: Callable[[Path, int], None], parts: Path, number: int) -> None:
+    def timed_part(self, build: Callable[[Path, int], object], parts: Path, number: int) -> None:
         """Make one part of a stage in the folder `parts`, and leave its cost there."""
         file = parts / PART_COSTS.replace("*", f"{number:05d}")
         _, cost = self._time(lambda: build(parts, number), parts / f"spent-{number:05d}.json")

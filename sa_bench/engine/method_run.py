@@ -15,7 +15,7 @@ from sa_bench.core.parts import parts_of
 from sa_bench.data import datasets
 from sa_bench.training.loop import Pull, fit
 from sa_bench.training.record import TrainingRecord
-from sa_bench.training.sources import FixedReplay, FreshReplay, OtherClassSamples
+from sa_bench.training.sources import FixedReplay, FreshReplay
 
 
 class MethodRun:
@@ -46,7 +46,7 @@ class MethodRun:
                 f"The method {name} declares that it ignores {what} and then asks for it; remove {what} from `ignores`."
             )
 
-    def concept_samples(self) -> OtherClassSamples | FixedReplay:
+    def concept_samples(self) -> Source:
         """Give samples of θ* for c_f."""
         return self.chain.source("own")
 
@@ -80,7 +80,7 @@ class MethodRun:
         train = datasets.load(task.dataset).train
         recipe = self.chain.family.get_recipe(task.base)
         return self.chain.family.data_without_concept(
-            self.chain.base_model_copy(), train, recipe, self.chain.cell.base_seed, task.concept
+            self.chain.base_model_copy(), train, recipe, self.chain.cell.base_seed, task.absent
         )
 
     def fisher(self, options: FisherOptions) -> dict[str, torch.Tensor]:

@@ -16,6 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -329,8 +330,6 @@ def _tokens(run: Run) -> Iterator[dict[str, str]]:
 
 def describe_code() -> dict[str, str]:
     """Describe the code of this machine: versions, and hashes of sa_bench's and the user's files."""
-    import torch
-
     root = Path(__file__).parents[2]
     sources = [
         p
@@ -341,7 +340,7 @@ def describe_code() -> dict[str, str]:
     return {
         "Python": ".".join(map(str, sys.version_info[:2])),
         "sa_bench": __version__,
-        "torch": torch.__version__,
+        "torch": metadata.version("torch"),  # not imported: that takes seconds on every node
         "sa_bench's code": digest(hashes),
     }
 

@@ -131,7 +131,7 @@ class BaseSamples:
         if name == "replay":
             texts = self.task.replay_conditions()
         elif name == "own":
-            texts = self.task.prompts_for(self.task.concept, "forget")
+            texts = self.task.conditions_of_concepts()
         else:
             texts = list(inputs["texts"])
         conditions = [texts[i % len(texts)] for i in range(inputs["n"])]
@@ -165,12 +165,13 @@ class BaseSamples:
         task = self.task
         if self.cheap:
             return {}
-        texts = task.prompt_key_inputs("texts", task.prompts_for(task.concept, "forget"))
+        texts = task.prompt_key_inputs("texts", task.conditions_of_concepts())
         inputs: dict[str, Any] = {
             "n": self.images_per_class,
             "concept": task.concept,
             **self._version_key(self.images_per_class),
         }
+        inputs |= {"also": task.also} if task.also else {}
         return inputs | {"sampler": key_values(task.sampler), **texts}
 
     def _captioned_key_inputs(self) -> dict[str, Any]:
@@ -267,6 +268,8 @@ def fresh_source(name: str, model: Generator, cell: Cell) -> Source:
     task = cell.task
     if name == "replay":
         return FreshReplay(model, task.covered, task.sampler)
+    if name == "own" and task.also:
+        return FreshReplay(model, task.concepts, task.sampler)
     other = task.concept if name == "own" else int(task.surrogate.partition(":")[2])
     return OtherClassSamples(model, task.concept, other, task.sampler)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from sa_bench.engine.cells import Cell
 from sa_bench.engine.graph import TO_DO, Graph, Job
@@ -80,6 +80,28 @@ class Scheduler:
             if not self._waits_for[next_id] and next_id in self.unfinished:
                 self._push(next_id)
 
+    def divide(self, id: str, parts: Iterable[Job]) -> None:
+        """Let a job that was handed out wait for parts of a stage that it came upon.
+
+        Args:
+            id: the job's id.
+            parts: the parts, as important as the job; those that another job has asked for are not
+                made again.
+        """
+        self.running.discard(id)
+        waits_for = self._waits_for.setdefault(id, set())
+        for part in parts:
+            if part.id not in self.graph.jobs:
+                self.graph.jobs[part.id] = part
+                self.unfinished.add(part.id)
+                self._waits_for[part.id], self._rank[part.id] = set(), self._rank[id]
+                self._push(part.id)
+            if part.id in self.unfinished:
+                waits_for.add(part.id)
+                self._needed_by.setdefault(part.id, []).append(id)
+        if not waits_for:
+            self._push(id)
+
     def postpone(self, id: str) -> None:
         """Put a job back that another process is at; `wake` makes it ready again."""
         self.running.discard(id)
@@ -95,7 +117,6 @@ class Scheduler:
     def give_back(self, id: str) -> None:
         """Make a job ready again that was handed out and not done."""
         self.running.discard(id)
-        self._gone.discard(id)
         self._push(id)
 
     @property
@@ -138,6 +159,7 @@ class Scheduler:
 
     def _push(self, id: str) -> None:
         """Put a job among the ready ones."""
+        self._gone.discard(id)
         entry = (self._rank[id], id)
         heapq.heappush(self._ready, entry)
         own = self._ready_of_cell.setdefault(self.graph.jobs[id].cell.id, [])

@@ -17,6 +17,7 @@ from sa_bench.contracts import (
     Generator,
     Progress,
     Source,
+    Task,
     image_seed,
     key_values,
 )
@@ -44,7 +45,8 @@ from sa_bench.engine.replay import (
     fresh_source,
     write_fixed_set,
 )
-from sa_bench.engine.stage import Stage
+from sa_bench.engine.sequences import forget_in_turn
+from sa_bench.engine.stage import Divided, PartMade, PartsMissing, Stage
 from sa_bench.models import base_models
 from sa_bench.models.family import get_family
 from sa_bench.results.schema import StageCost
@@ -98,6 +100,11 @@ class Chain:
         """Keys of the artifacts that this run has made for the cell."""
         self.wait = True
         """Whether `make` waits while another process makes the stage, or raises `Busy`."""
+        self.joinable: frozenset[str] | None = None
+        """Keys of the stages whose parts several workers have made. At any other stage with parts `make`
+        stops, for all workers to make them. None: this process makes all parts itself."""
+        self.wanted_part: tuple[str, int] | None = None
+        """Key of a stage and number of its part, where `make` stops when it is made."""
         self.missing_images: MissingAsset | None = None
         """Why there are no real images, once they were asked for: every further metric would wait
         for the network again."""
@@ -109,6 +116,11 @@ class Chain:
         self._loaded: tuple[bool, Generator] | None = None
         """The model whose sets are being drawn, and whether it is θ*."""
 
+    def of_step(self, task: Task) -> Chain:
+        """Make the chain of one step of a sequence, with this cell's method, seeds and store."""
+        cell = replace(self.cell, task=task)
+        return Chain(self.store, cell, self.progress, self.device, divisor=self.divisor)
+
     def make(self, stage: Stage) -> Artifact:
         """Make a stage or find it in the store, and record its cost under its label.
 
@@ -117,7 +129,11 @@ class Chain:
 
         Raises:
             Busy: another process makes it, and `wait` is False.
+            PartMade: it is the stage of `wanted_part`.
+            PartsMissing: all workers are to make its parts first, see `joinable`.
         """
+        if stage.parts > 1:
+            self._stop_at_parts(stage)
 
         def build(folder: Path) -> Mapping[str, Any] | None:
             for number in range(stage.parts if stage.parts > 1 else 0):
@@ -129,6 +145,16 @@ class Chain:
         )
         self.note_cost(stage.label, artifact)
         return artifact
+
+    def _stop_at_parts(self, stage: Stage) -> None:
+        """Stop a measurement at a stage with parts, if several workers make them; see `make`."""
+        if self.wanted_part is not None and self.wanted_part[0] == stage.key:
+            self.make_part(stage, self.wanted_part[1])
+            raise PartMade
+        if self.joinable is None or stage.key in self.joinable:
+            return
+        if not self.store.has(stage.kind, stage.key):
+            raise PartsMissing(Divided(stage.kind, stage.key, stage.parts))
 
     def note_cost(self, label: str, artifact: Artifact) -> None:
         """Record an artifact's cost under a stage's label."""
@@ -241,7 +267,15 @@ class Chain:
         return FixedReplay(stored["x"], stored["c"], self.base_source.flip, used)
 
     def surrogate(self, model: Generator) -> Any:
-        """Make the source q(x|c_f), labelled c_f for `model`."""
+        """Make the source q(x|c_f), labelled c_f for `model`, or any of several concepts."""
+        from sa_bench.training.sources import Relabelled
+
+        source = self._surrogate_of_one(model)
+        conditions = self.task.conditions_of_concepts()
+        return Relabelled(source, model, conditions) if self.task.also else source
+
+    def _surrogate_of_one(self, model: Generator) -> Any:
+        """Make the source q(x|c_f), labelled c_f."""
         from sa_bench.training.sources import Relabelled
 
         task, kind = self.task, self.task.surrogate.partition(":")[0]
@@ -341,6 +375,8 @@ class Chain:
         """Give the stage of the model after forgetting."""
 
         def build(folder: Path) -> dict[str, Any]:
+            if self.task.then:
+                return forget_in_turn(self, folder)
             from sa_bench.engine.method_run import MethodRun
 
             run = MethodRun(self, folder)
@@ -382,7 +418,10 @@ class Chain:
             inputs |= self.family.data_key_inputs(task.base)
         if any(self._divides(options) for _, options in self.fisher_fields()):
             inputs["fisher_version"] = [fisher_plan.VERSION, fisher_plan.SHARES]
-        inputs |= task.prompt_key_inputs("asked", task.prompts_for(task.concept, "forget"))
+        inputs |= {
+            name: value for name in ("also", "then", "gone") if (value := getattr(task, name))
+        }
+        inputs |= task.prompt_key_inputs("asked", task.conditions_of_concepts())
         if captioned := self.sets.key_inputs("captioned"):
             inputs["captioned"] = captioned
         if "replay" not in method.ignores and (replay := self.sets.replay_key()):

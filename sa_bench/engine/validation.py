@@ -92,6 +92,7 @@ def validate_task(task: Task, relabel_given: bool = False, size_given: bool = Fa
         if relabel_given:
             raise SaBenchError("task.relabel_to is the concept itself; name another class.")
         task = replace(task, relabel_to=(task.concept + 1) % len(task.classes))
+    task = _check_several(task)
     if list(task.recovery_budgets) != sorted(set(task.recovery_budgets)):
         raise SaBenchError("task.recovery_budgets must ascend, e.g. 0,30,100.")
     for name in ("relearn", "resurgence"):
@@ -172,6 +173,38 @@ def validate_task(task: Task, relabel_given: bool = False, size_given: bool = Fa
             "surrogate", task.surrogate, ["noise", "class:<name>", *prompt, "folder:<path>"]
         )
     return task
+
+
+def _check_several(task: Task) -> Task:
+    """Check that no concept of a task with several is named twice, learned from or copied.
+
+    Returns:
+        The task, with a retained class as `relabel_to`.
+    """
+    concepts = (*task.concepts, *task.then)
+    if len(concepts) == 1:
+        return task
+    if task.also and task.then:
+        raise SaBenchError("task.also and task.then: give one, concepts at once or in turn.")
+    if twice := [c for i, c in enumerate(concepts) if c in concepts[:i]]:
+        name = task.classes[twice[0]]
+        raise SaBenchError(f"task.also, task.then: {name} is forgotten twice; name it once.")
+    if task.model:
+        raise SaBenchError(
+            f"task.also, task.then: {task.name} has no further classes to forget; use a task of digits."
+        )
+    if max(concepts) >= len(task.classes) or not task.retain:
+        raise SaBenchError(
+            f"task.also, task.then: {task.name} has {len(task.classes)} classes, of which some must be retained."
+        )
+    surrogate = task.surrogate.removeprefix("class:")
+    if surrogate != task.surrogate and class_index(task, surrogate) in concepts:
+        other = task.classes[task.retain[-1]]
+        raise SaBenchError(
+            f"task.surrogate={task.surrogate} is forgotten too; --set task.surrogate=class:{other}."
+        )
+    kept = task.relabel_to if task.relabel_to in task.retain else task.retain[-1]
+    return replace(task, relabel_to=kept)
 
 
 def _check_prompts(task: Task) -> None:
@@ -283,6 +316,15 @@ def check_fit(method: Method[Any], name: str, task: Task) -> None:
     if scope not in (scopes := family.list_scopes()):
         raise SaBenchError(
             f"{name}.scope={scope}: a {task.family}, as {task.name} has, can be trained in {', '.join(scopes)}."
+        )
+    if task.also and not method.several:
+        raise SaBenchError(
+            f"{name} forgets one concept at a time, {task.name} {len(task.concepts)} at once; take a task with "
+            "task.then, which forgets them in turn."
+        )
+    if task.then and (type(method).wraps() or type(method).renders()):
+        raise SaBenchError(
+            f"{name} acts while a model is asked, so that it has no model for the next concept of {task.name}."
         )
     if why := method.unfit(task):
         raise SaBenchError(f"{name} on {task.name}: {why}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
 from collections.abc import Callable
@@ -9,14 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sa_bench.core import registry
-from sa_bench.core.errors import MissingAsset, is_out_of_memory, name_missing_extra
+from sa_bench.core.errors import MissingAsset, NotFinite, is_out_of_memory, name_missing_extra
 from sa_bench.core.locks import Busy
 from sa_bench.core.store import Store
 from sa_bench.engine.cell_results import Failure, describe_failure, make_result
 from sa_bench.engine.cells import Cell
 from sa_bench.engine.graph import Address
-from sa_bench.engine.measure import Subject, measure, require_images
-from sa_bench.engine.stage import Stage
+from sa_bench.engine.measure import LazyView, Subject, measure, require_images
+from sa_bench.engine.stage import Divided, PartMade, PartsMissing, Stage
 from sa_bench.engine.stages import Chain
 from sa_bench.results.schema import ResultRow
 
@@ -38,6 +39,9 @@ class Order:
     """Whether the worker waits while another process makes the artifact."""
     made: frozenset[str] = frozenset()
     """For a result: keys of the artifacts that this run has made for the cell."""
+    joinable: frozenset[str] | None = None
+    """For a measurement: keys of the stages whose parts the workers have made; None if there is one
+    worker, who makes all parts itself."""
 
 
 @dataclass
@@ -46,12 +50,14 @@ class Outcome:
 
     id: str
     status: str
-    """`done`, `busy` (another process is at it) or `failed`."""
+    """`done`, `busy` (another process is at it), `divided` (it waits for parts) or `failed`."""
     seconds: float = 0.0
     made: set[str] = field(default_factory=set)
     """Keys of the artifacts that the worker has made."""
     row: ResultRow | None = None
     """The result of a cell."""
+    divided: Divided | None = None
+    """The stage whose parts the workers must make before."""
     failure: Failure | None = None
 
 
@@ -80,6 +86,8 @@ class Worker:
                 self._do_in_pieces(order, outcome, report)
         except Busy:
             outcome.status = "busy"
+        except PartsMissing as missing:
+            outcome.status, outcome.divided = "divided", missing.divided
         except Exception as error:
             self._chain = None  # its models may be what filled the memory
             outcome.status, outcome.failure = "failed", describe_failure(error)
@@ -91,7 +99,7 @@ class Worker:
         divisor = 1
         while True:
             chain = self._open(order.cell, report, divisor)
-            chain.wait = order.wait
+            chain.wait, chain.joinable = order.wait, order.joinable
             before = set(chain.made)
             try:
                 if order.address.stage == "result":
@@ -104,10 +112,11 @@ class Worker:
                 if not (can_divide and is_out_of_memory(error)):
                     raise
             else:
-                outcome.made = chain.made - before
+                return
+            finally:
+                outcome.made |= chain.made - before
                 if divisor > 1:
                     self._chain = None
-                return
             del chain
             self._chain = None
             _free_memory()
@@ -128,10 +137,10 @@ class Worker:
 
     def _make(self, chain: Chain, address: Address) -> None:
         """Make what lies at an address of the chain."""
-        if address.part >= 0:
+        if address.stage == "measure":
+            _measure(chain, address) if address.part < 0 else _make_part_on_the_way(chain, address)
+        elif address.part >= 0:
             chain.make_part(find_stage(chain, address), address.part)
-        elif address.stage == "measure":
-            _measure(chain, address)
         elif address.stage == "judge":
             from sa_bench.scoring import judges
 
@@ -177,3 +186,18 @@ def _measure(chain: Chain, address: Address) -> None:
         measure(chain, metric, Subject(chain, address.of_base))
     except MissingAsset as error:
         chain.missing_images = error
+
+
+def _make_part_on_the_way(chain: Chain, address: Address) -> None:
+    """Take a measurement up to a stage with parts, and make one of them.
+
+    Only the measurement knows which images the stage is about. If it meets what is missing or not
+    finite, nothing is made: it meets that again when it is taken as a whole, and says so.
+    """
+    view = LazyView(chain, Subject(chain, address.of_base))
+    chain.wanted_part = (address.key, address.part)
+    try:
+        with contextlib.suppress(PartMade, MissingAsset, NotFinite):
+            registry.get_metric(address.name).measure(view)
+    finally:
+        chain.wanted_part = None

@@ -176,20 +176,22 @@ class Family:
         return [record]
 
     def data_without_concept(
-        self, model: Any, train: SampleSet, recipe: Recipe, seed: int, concept: int
+        self, model: Any, train: SampleSet, recipe: Recipe, seed: int, absent: Sequence[int]
     ) -> Source:
-        """Return the base model's training data as a source of batches, without the concept.
+        """Return the base model's training data as a source of batches, without what is forgotten.
 
         Args:
             model: a copy of the base model.
             train: all training images.
             recipe: by which the base model was trained.
             seed: of the base model's training.
-            concept: the class that is left out.
+            absent: the classes that are left out.
         """
+        import numpy as np
+
         from sa_bench.training.sources import Images
 
-        retained = train.take(train.labels != concept)
+        retained = train.take(~np.isin(train.labels, absent))
         return Images(model, retained.images, retained.labels, recipe.flip, recipe.drop)
 
     def make_noise(self, model: Generator, task: Task) -> Source:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sa_bench.data import captions
+from sa_bench.models.recipes import Sizes
 
 LENGTH = 16  # tokens per prompt, with its first and last
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
@@ -33,24 +33,6 @@ SCHEDULE: dict[str, Any] = {
     "steps_offset": 1,
     "prediction_type": "epsilon",
     "timestep_spacing": "leading",
-}
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Sizes of a recipe's networks and of its training set."""
-
-    encoder: tuple[int, ...]  # widths of the autoencoder
-    unet: tuple[int, ...]
-    text: int  # width of the text encoder
-    autoencoder_steps: int
-    canvases: int  # canvases with captions, drawn once
-
-
-SIZES = {
-    "micro": Sizes((8, 16, 32), (32, 64), 64, 2_000, 40_000),
-    "quick": Sizes((8, 16, 32), (32, 64), 64, 200, 4_000),
-    "tiny": Sizes((8, 8, 8), (8, 16), 16, 5, 64),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from sa_bench.contracts import Recipe
 
@@ -35,6 +36,25 @@ TEXT_TO_IMAGE: Mapping[str, Recipe] = {
         steps=10, lr=1e-3, batch=8, schedule="cosine", warmup=2, clip=1.0, drop=0.1, mean=True
     ),
 }
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of the networks of a micro text-to-image model and of its training set."""
+
+    encoder: tuple[int, ...]  # widths of the autoencoder
+    unet: tuple[int, ...]
+    text: int  # width of the text encoder
+    autoencoder_steps: int
+    canvases: int  # canvases with captions, drawn once
+
+
+SIZES: Mapping[str, Sizes] = {
+    "micro": Sizes((8, 16, 32), (32, 64), 64, 2_000, 40_000),
+    "quick": Sizes((8, 16, 32), (32, 64), 64, 200, 4_000),
+    "tiny": Sizes((8, 8, 8), (8, 16), 16, 5, 64),
+}
+"""Of the recipes of `TEXT_TO_IMAGE`, by name."""
 
 PARAMETERS: Mapping[tuple[str, str, str], int] = {
     ("vae", "mnist", "cosine"): 1_081_120,

@@ -59,7 +59,7 @@ class TextToImage(Denoising):
             words: names of the task's classes, which integer conditions stand for.
             seed: of the initialisation.
         """
-        sizes = micro_pipeline.SIZES[base]
+        sizes = recipes.SIZES[base]
         tokenizer = micro_pipeline.tokenizer()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -286,7 +286,7 @@ class TextToImage(Denoising):
 
         Of a micro model they are the words of captions: its other symbols were never trained.
         """
-        if self.base in micro_pipeline.SIZES:
+        if self.base in recipes.SIZES:
             texts = captions.vocabulary()
         else:
             numbers = [[i] for i in range(len(self.tokenizer))]

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from sa_bench.contracts import Progress, Recipe
 from sa_bench.core.parts import parts_of
 from sa_bench.data import captions
-from sa_bench.models.micro_pipeline import SIZES
+from sa_bench.models.recipes import SIZES
 from sa_bench.models.text_to_image import TextToImage
 from sa_bench.training.loop import fit
 from sa_bench.training.record import TrainingRecord

@@ -23,18 +23,20 @@ from sa_bench.statistics.clustered import wilson
 
 @dataclass(frozen=True)
 class Questions:
-    """Requests for c_f, and how the answers are judged."""
+    """Requests for a concept, and how the answers are judged."""
 
     view: View
     requests: Sequence[Request]
     prompts: np.ndarray | None
     """Number of each request's prompt, (N,) int64; None without prompts."""
+    concept: int
+    """The class that is asked for."""
 
     @classmethod
     def of(cls, view: View) -> Questions:
         """Take the task's first `recovery_judged` requests for c_f."""
         rows = pick_rows(view.task, "forget", view.task.recovery_judged)
-        return cls(view, [row.request for row in rows], number_prompts(rows))
+        return cls(view, [row.request for row in rows], number_prompts(rows), view.task.concept)
 
     def draw(self, model: Generator, sampler: Sampler | None = None) -> np.ndarray:
         """Draw the answers of `model`, uint8 (N, H, W, C); `sampler` replaces the task's.
@@ -45,12 +47,12 @@ class Questions:
         return render(model, model.sample(self.requests, sampler or self.view.task.sampler))
 
     def judge(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Tell for each image whether the panel's majority names c_f.
+        """Tell for each image whether the panel's majority names the concept.
 
         Returns:
             (N,) float64 of 0/1, and the same of each judge by name.
         """
-        return majority_vote(self.view.judges, images, self.view.task.concept)
+        return majority_vote(self.view.judges, images, self.concept)
 
     def rate(self, scores: np.ndarray, votes: Mapping[str, np.ndarray], looks: int = 1) -> Rate:
         """Compute the mean of `scores` (N,) in [0, 1] with an interval widened for `looks`."""
@@ -144,17 +146,21 @@ def all_parameters(model: Generator) -> dict[str, torch.nn.Parameter]:
 
 
 def descend(
-    tensors: Sequence[Tensor], loss: Callable[[], Tensor], rate: float, budgets: Sequence[int]
+    tensors: Sequence[Tensor],
+    loss: Callable[[], Tensor],
+    rates: Sequence[float],
+    budgets: Sequence[int],
 ) -> Iterator[int]:
     """Minimise `loss()` over `tensors` by Adam, and yield at each number of steps in `budgets`.
 
     Args:
         tensors: leaves that require gradients; they are changed in place.
         loss: a scalar, computed anew at each step.
-        rate: Adam's learning rate.
+        rates: Adam's learning rate of each tensor.
         budgets: ascending; 0 yields before the first step.
     """
-    optimiser = torch.optim.Adam(tensors, lr=rate)
+    groups = [{"params": [t], "lr": rate} for t, rate in zip(tensors, rates, strict=True)]
+    optimiser = torch.optim.Adam(groups)
     for step in range(max(budgets) + 1):
         if step in budgets:
             yield step

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -66,9 +66,9 @@ def require_prompted(model: Generator) -> Prompted:
     Raises:
         TypeError: it does not.
     """
-    if not isinstance(model, Prompted):
+    if not hasattr(model, "vocabulary"):
         raise TypeError(f"an attack by prompts on the family {model.family}, which takes none")
-    return model
+    return cast("Prompted", model)
 
 
 def relax(z: Tensor) -> Tensor:
@@ -97,8 +97,9 @@ def ask(questions: Questions, texts: Sequence[str], rows: Iterable[int] | None =
     """
     chosen = [*range(len(texts))] if rows is None else [*rows]
     requests = [replace(questions.requests[i], condition=texts[i]) for i in chosen]
-    prompts = None if questions.prompts is None else questions.prompts[chosen]
-    return Questions(questions.view, requests, prompts)
+    numbers = questions.prompts
+    prompts = numbers if numbers is None else numbers[chosen]
+    return replace(questions, requests=requests, prompts=prompts)
 
 
 def with_new_noise(questions: Questions, name: str) -> Questions:
@@ -106,7 +107,7 @@ def with_new_noise(questions: Questions, name: str) -> Questions:
     requests = [
         replace(request, seed=image_seed(name, i)) for i, request in enumerate(questions.requests)
     ]
-    return Questions(questions.view, requests, questions.prompts)
+    return replace(questions, requests=requests)
 
 
 def loss_arguments(view: View) -> tuple[Any, ...]:

@@ -113,7 +113,14 @@ def count_images(task: Task, name: str) -> int:
     Raises:
         SaBenchError: the task has no such set.
     """
-    return sum(part.images for part in _plan_parts(task, name))
+    count = _count_once.__wrapped__ if task.prompt_options.files else _count_once
+    return count(_SameTask(task), name)
+
+
+@lru_cache(maxsize=64)
+def _count_once(same_task: _SameTask, name: str) -> int:
+    """Count the images of a set; every cell asks for the same."""
+    return sum(part.images for part in _plan_parts(same_task.task, name))
 
 
 def prompts_of_set(task: Task, name: str) -> list[tuple[int, str]]:

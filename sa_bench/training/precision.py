@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 KERNELS = frozenset({"avx512vl", "avx512bw", "avx512dq"})
@@ -16,14 +17,20 @@ def is_bf16_fast(device: str = "cpu") -> bool:
         import torch
 
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    flags = _read_processor_flags()
+    allowed = os.environ.get("ATEN_CPU_CAPABILITY") not in ("avx2", "default")
+    return allowed and flags >= KERNELS and bool(flags & BF16)
+
+
+@cache
+def _read_processor_flags() -> frozenset[str]:
+    """Read the flags of this machine's processor; none where they cannot be read."""
     try:
         text = Path("/proc/cpuinfo").read_text(errors="ignore")
     except OSError:
-        return False
+        return frozenset()
     line = next((line for line in text.splitlines() if line.startswith("flags")), "")
-    flags = frozenset(line.partition(":")[2].split())
-    allowed = os.environ.get("ATEN_CPU_CAPABILITY") not in ("avx2", "default")
-    return allowed and flags >= KERNELS and bool(flags & BF16)
+    return frozenset(line.partition(":")[2].split())
 
 
 def uses_bf16(precision: str, device: str = "cpu") -> bool:

@@ -94,6 +94,20 @@ for arguments in {COMMANDS!r}:
     run(code, tmp_path)
 
 
+@pytest.mark.process
+def test_suites_of_every_family_are_planned_without_torch(tmp_path):
+    """Neither keys of what is to be trained nor its memory need a network, nor a library of one."""
+    code = """
+import sys
+from sa_bench.commands.plan import describe_plan
+from sa_bench.engine.suites import resolve_suite
+for suite in ("micro-ddpm-1", "micro-t2i-1", "table1", "table2"):
+    assert "memory:" in describe_plan(resolve_suite(suite))
+    assert not {"torch", "diffusers", "transformers"} & set(sys.modules), suite
+"""
+    run(code, tmp_path)
+
+
 LATE = '''
 from dataclasses import dataclass
 import torch

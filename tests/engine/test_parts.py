@@ -1,28 +1,34 @@
 """Stages in parts: the same bits whoever makes them, and a kill costs one part."""
 
+import inspect
+import pickle
 import random
 
+import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DModel
 from safetensors.torch import load_file
 
-from sa_bench.contracts import FisherOptions, ignore_event, image_seed
+from sa_bench.contracts import FisherOptions, SampleSet, ignore_event, image_seed
 from sa_bench.core.parts import load_record
 from sa_bench.core.store import Store
 from sa_bench.data.sample_sets import load_samples
-from sa_bench.engine import replay, runner
+from sa_bench.engine import measure, replay, runner
 from sa_bench.engine.cells import resolve
 from sa_bench.engine.graph import Address, make_graph
+from sa_bench.engine.measure import LazyView, Subject, keep_detections
+from sa_bench.engine.stage import PartMade, PartsMissing
 from sa_bench.engine.stages import Chain
 from sa_bench.engine.worker import Order, Worker
-from sa_bench.engine.workers import Done, Place
-from sa_bench.scoring import sampling
+from sa_bench.engine.workers import Done, Lost, Place
+from sa_bench.scoring import inception, sampling
+from sa_bench.scoring.detectors import celebrities, faces
 from sa_bench.training import fisher, fisher_plan
 
 TINY = [
     "task.n_forget=8", "task.n_retain=1", "task.sampler.steps=3", "task.replay_images=18",
-    "task.metrics=forget_top1", "sa.steps=3", "sa.batch=2", "sa.fisher.n=7", "sa.fisher.timesteps=3",
+    "sa.steps=3", "sa.batch=2", "sa.fisher.n=7", "sa.fisher.timesteps=3",
 ]  # fmt: skip
 
 
@@ -35,9 +41,14 @@ def divided(monkeypatch):
     monkeypatch.setattr(fisher_plan, "SHARES", 3)
 
 
-def cells_of(methods=("sa",)):
+def cells_of(methods=("sa",), metrics="forget_top1"):
     sets = [one for one in TINY if one.partition(".")[0] in ("task", *methods)]
+    sets.append(f"task.metrics={metrics}")
     return resolve(["mnist_0_ddpm"], list(methods), "quick", sets=sets)
+
+
+class Killed(BaseException):
+    """A worker's death: nothing in it sees this."""
 
 
 class Shuffled:
@@ -57,25 +68,31 @@ class Shuffled:
         return True
 
     def submit(self, worker, order):
-        self.orders[worker] = order
+        self.orders[worker] = pickle.loads(pickle.dumps(order))
         self.parts += order.address.part >= 0
 
     def wait(self, seconds):
         worker = self.dice.choice(sorted(self.orders))
-        return [Done(worker, self.workers[worker].do(self.orders.pop(worker), ignore_event))]
+        try:
+            return [Done(worker, self.workers[worker].do(self.orders.pop(worker), ignore_event))]
+        except Killed:
+            return [Lost(worker, "killed")]
 
     def stop(self):
         pass
 
 
-def run(folder, workers=None):
-    cells = cells_of()
+def run(folder, workers=None, cells=None):
+    cells = cells or cells_of()
     (row,) = runner.run_cells(
         cells, Store(folder / "store"), folder / "run", ignore_event, ignore_event, workers=workers
     )
     assert row["status"] == "done", row["error"]
     files = {str(p.relative_to(folder)): p.read_bytes() for p in folder.glob("run/*/*.safetensors")}
     files |= {p.parent.parent.name: p.read_bytes() for p in folder.glob("store/fisher/*/fisher.*")}
+    for file in folder.glob("store/detections/*/*.json"):
+        if file.name != "meta.json":
+            files[f"{file.parent.name}/{file.name}"] = file.read_bytes()
     return row, files
 
 
@@ -204,3 +221,147 @@ def test_where_memory_is_short_fewer_images_go_through_at_once_and_the_result_sa
     assert any(flag.startswith("memory: too small at first") for flag in row["flags"])
     base = {k: v for k, v in whole["cost"].items() if k.endswith("(base)")}
     assert all("divisor" not in v for v in base.values())
+
+
+@pytest.fixture
+def detector(monkeypatch):
+    """A detector of faces that finds one in every bright image; gives what it was shown each time."""
+    shown = []
+
+    def detect(images, beside=None, prior_records=None, device="cpu", progress=None):
+        if len(shown) == detect.dies_at:
+            detect.dies_at = -1
+            raise Killed
+        shown.append(images.tobytes())
+        progress("faces", len(images), len(images))
+        bright = [float(image.mean()) for image in images]
+        return [{"faces": [{"box": [0, 0, 1, 1], "probability": b}][: b > 60]} for b in bright]
+
+    detect.dies_at = -1
+    monkeypatch.setattr(faces, "detect", detect)
+    monkeypatch.setattr(faces, "missing", lambda: None)
+    monkeypatch.setattr(faces, "facts", dict)
+    monkeypatch.setattr(measure, "CHUNK", 3)
+    detect.shown = shown
+    return detect
+
+
+SCORED = {"methods": ["original"], "metrics": "no_face_rate,forget_top1"}
+
+
+def test_workers_share_a_detector(detector, tmp_path, store_env):
+    """Three parts of eight images of the model and of its base, which are the same images here."""
+    row, alone = run(tmp_path / "one", cells=cells_of(**SCORED))
+    whole, detector.shown[:] = sorted(detector.shown), []
+    assert len(whole) == len(set(whole)) == 3
+    for count, seed in ((2, 1), (16, 2)):
+        folder = tmp_path / str(count)
+        workers = Shuffled(folder / "store", folder / "run", count, seed)
+        other, together = run(folder, workers, cells_of(**SCORED))
+        assert workers.parts == 3
+        assert sorted(detector.shown) == whole
+        assert together == alone
+        assert other["measurements"] == row["measurements"]
+        assert not list(folder.glob("store/*/*.partial"))
+        detector.shown.clear()
+
+
+def test_a_worker_that_dies_in_a_part_of_a_detector_costs_that_part(detector, tmp_path, store_env):
+    row, alone = run(tmp_path / "one", cells=cells_of(**SCORED))
+    whole, detector.shown[:] = sorted(detector.shown), []
+    detector.dies_at = 1
+    workers = Shuffled(tmp_path / "store", tmp_path / "run", 2, 3)
+    other, together = run(tmp_path, workers, cells_of(**SCORED))
+    assert detector.dies_at == -1
+    assert workers.parts == 3 + 1
+    assert sorted(detector.shown) == whole
+    assert together == alone
+    assert other["measurements"] == row["measurements"]
+
+
+def test_a_detector_that_cannot_be_asked_is_told_by_the_measurement(
+    detector, tmp_path, store_env, monkeypatch
+):
+    """A part that fails fails the cells that need it, in the words of a run in one process."""
+
+    def broken(*arguments, **options):
+        raise RuntimeError("the network is broken")
+
+    monkeypatch.setattr(faces, "detect", broken)
+    errors = []
+    for count in (1, 2):
+        folder = tmp_path / str(count)
+        workers = Shuffled(folder / "store", folder / "run", count, 1)
+        (row,) = runner.run_cells(
+            cells_of(**SCORED), Store(folder / "store"), folder / "run", ignore_event, ignore_event,
+            workers=workers,
+        )  # fmt: skip
+        assert row["status"] == "failed"
+        errors.append(str(row["error"]).partition(" (details")[0])
+    assert errors == ["RuntimeError: the network is broken"] * 2
+
+
+def test_a_detector_that_starts_from_another_waits_for_its_parts(
+    detector, tmp_path, store_env, monkeypatch
+):
+    def name(images, beside=None, prior_records=None, device="cpu", progress=None):
+        return [{"faces": [len(r["faces"]), n]} for r, n in zip(prior_records, beside, strict=True)]
+
+    monkeypatch.setattr(celebrities, "detect", name)
+    monkeypatch.setattr(celebrities, "facts", dict)
+    (cell,) = cells_of(**SCORED)
+    pixels = np.random.default_rng(0).integers(0, 120, (5, 8, 8, 3), np.uint8)
+    images = SampleSet(pixels, np.zeros(5, np.int64), np.arange(5))
+    names = list("abcde")
+    whole = keep_detections(
+        Chain(Store(tmp_path / "one"), cell, ignore_event), "celebrities", images, names
+    )
+    store, joinable, asked = Store(tmp_path / "two"), frozenset(), []
+    while True:
+        chain = Chain(store, cell, ignore_event)
+        chain.joinable = joinable
+        try:
+            records = keep_detections(chain, "celebrities", images, names)
+            break
+        except PartsMissing as missing:
+            asked.append(missing.divided)
+        for part in reversed(range(asked[-1].parts)):
+            chain.wanted_part = (asked[-1].key, part)
+            with pytest.raises(PartMade):
+                keep_detections(chain, "celebrities", images, names)
+        joinable |= {asked[-1].key}
+    assert [(one.kind, one.parts) for one in asked] == [("detections", 2)] * 2
+    assert records == whole
+
+
+def test_features_in_parts_are_those_of_one_go(tmp_path, store_env, monkeypatch):
+    """A network whose answer depends on its batch: the parts are whole batches."""
+
+    def network(pixels):
+        return [pixels.float().mean((1, 2, 3))[:, None] - pixels.float().mean()]
+
+    batch = inspect.signature(inception.extract_features).parameters["batch"].default
+    assert measure.FEATURES % batch == 0
+    monkeypatch.setattr(inception, "find_weights", lambda: (tmp_path, "0" * 64))
+    monkeypatch.setattr(inception, "_load_network", lambda *arguments: network)
+    monkeypatch.setattr(measure, "FEATURES", 2 * batch)
+    (cell,) = cells_of(**SCORED)
+    pixels = np.random.default_rng(0).integers(0, 256, (5 * batch - 7, 4, 4, 1), np.uint8)
+    images = SampleSet(pixels, np.zeros(len(pixels), np.int64), np.arange(len(pixels)))
+    whole = inception.extract_features(pixels)
+
+    def view(store, **settings):
+        chain = Chain(Store(tmp_path / store), cell, ignore_event)
+        vars(chain).update(settings)
+        return LazyView(chain, Subject(chain))
+
+    assert np.array_equal(view("one").inception(images), whole)
+    with pytest.raises(PartsMissing) as stop:
+        view("two", joinable=frozenset()).inception(images)
+    assert stop.value.divided.parts == 3
+    for part in (2, 0, 1):
+        with pytest.raises(PartMade):
+            view("two", wanted_part=(stop.value.divided.key, part)).inception(images)
+    monkeypatch.setattr(inception, "extract_features", None)  # the parts are only joined
+    joining = view("two", joinable=frozenset({stop.value.divided.key}))
+    assert np.array_equal(joining.inception(images), whole)

@@ -2,10 +2,13 @@
 
 import json
 import os
+import resource
 import signal
 import socket
+import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -15,12 +18,15 @@ from sa_bench import api
 from sa_bench.contracts import ignore_event
 from sa_bench.core.errors import MissingExtra, SaBenchError
 from sa_bench.core.store import Store
-from sa_bench.engine import ray_workers, runner
+from sa_bench.engine import measure, ray_workers, runner
+from sa_bench.engine.cells import resolve
 from sa_bench.engine.ray_workers import Demand, RayWorkers
 from sa_bench.engine.workers import Run
+from sa_bench.scoring.detectors import faces
 
 pytestmark = pytest.mark.process
 METHODS = ["sa", "relabel", "original"]
+LONG = 120  # seconds after which something will not happen any more
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +55,8 @@ def results(rows, out):
     return [(r["status"], r["measurements"], r["artifacts"]) for r in rows], files
 
 
-def run(folder, workers=None, finished=ignore_event):
-    cells = small_cells(METHODS)
+def run(folder, workers=None, finished=ignore_event, cells=None):
+    cells = small_cells(METHODS) if cells is None else cells
     rows = runner.run_cells(
         cells, Store(folder / "store"), folder / "run", ignore_event, finished, workers=workers
     )
@@ -70,11 +76,12 @@ def whole(tmp_path_factory, shared_store):
 
 
 def worker_pids():
-    """Find the processes of our actors."""
+    """Find the processes of our actors; they work in our folder."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if b"ray::Actor" in (entry / "cmdline").read_bytes():
+            is_actor = b"ray::Actor" in (entry / "cmdline").read_bytes()
+            if is_actor and (entry / "cwd").resolve() == Path.cwd():
                 found.append(int(entry.name))
         except OSError:
             continue
@@ -96,6 +103,146 @@ def test_two_nodes_and_a_killed_worker_give_the_bits_of_one_process(cluster, who
     assert len(workers.places) == 2
     assert not list((tmp_path / "store").glob("*/*.partial"))
     assert not list(tmp_path.rglob(".token-*"))
+
+
+DETECTOR = '''"""A metric with a detector of faces that notes each part, and stops after the first one."""
+
+import time
+from pathlib import Path
+
+from sa_bench.contracts import Measured, View, metric
+from sa_bench.engine import measure
+from sa_bench.scoring.detectors import faces
+
+FOLDER = Path("{folder}")
+
+
+def detect(images, beside=None, prior_records=None, device="cpu", progress=None):
+    try:
+        (FOLDER / "first").touch(exist_ok=False)
+    except FileExistsError:
+        while not (FOLDER / "go").exists():
+            time.sleep(0.05)
+    with (FOLDER / "parts").open("a") as file:
+        file.write(images.tobytes().hex() + "\\n")
+    return [{{"faces": [float(image.mean())]}} for image in images]
+
+
+faces.detect, faces.missing, faces.facts = detect, lambda: None, dict
+measure.CHUNK = 4
+
+
+@metric(
+    version=1, title="Brightness", better="lower", unit="grey level", requires=("samples", "faces"),
+    source="a test",
+)
+def brightness(view: View) -> Measured:
+    records = view.detections("faces", view.samples["forget"])
+    values = [record["faces"][0] for record in records]
+    return Measured(sum(values) / len(values), None, None, len(values))
+'''
+DRIVER = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+import test_ray
+folder, plug_in, address = sys.argv[1:]
+cluster = SimpleNamespace(address=address)
+folder = Path(folder)
+test_ray.run(folder, test_ray.ray_run(folder, cluster), cells=test_ray.detected_cells(plug_in))
+"""
+
+
+def detected_cells(plug_in):
+    """A cell whose images go through the detector in five parts."""
+    sets = ["task.n_forget=20", "task.n_retain=2", "task.metrics=forget_top1"]
+    return resolve(["mnist_0"], ["original"], "quick", sets=sets, metrics=[str(plug_in)])
+
+
+def wait_until(holds):
+    """Wait until something holds."""
+    deadline = time.monotonic() + LONG
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert holds(), "it never came to that"
+
+
+def read_metas(store):
+    """Read what is noted of each finished artifact, with the file that it is noted in."""
+    metas = {p.relative_to(store): p for p in store.glob("*/*/meta.json")}
+    return {
+        name: (p.stat().st_ino, p.read_bytes())
+        for name, p in metas.items()
+        if ".partial" not in str(name)
+    }
+
+
+def test_a_killed_driver_goes_on_without_making_a_part_twice(cluster, tmp_path, monkeypatch):
+    """It is killed with -9 after the first of five parts of a detector, while the workers are at others."""
+    for module, name in ((faces, "detect"), (faces, "missing"), (faces, "facts")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # the plug-in changes them
+    monkeypatch.setattr(measure, "CHUNK", measure.CHUNK)
+    plug_in, parts = tmp_path / "brightness.py", tmp_path / "parts"
+    plug_in.write_text(DETECTOR.format(folder=tmp_path))
+
+    def kept():
+        return list((tmp_path / "store").glob("detections/*.partial/.parts/0*.json"))
+
+    folders = [str(Path(__file__).parents[2] / f) for f in ("", "tests/engine", "tests/support")]
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(tmp_path), str(plug_in), cluster.address],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(folders)},
+    )
+    try:
+        wait_until(lambda: parts.exists() or driver.poll() is not None)
+        wait_until(lambda: kept() or driver.poll() is not None)
+    finally:
+        driver.kill()
+        driver.wait()
+    wait_until(lambda: not worker_pids())
+    assert len(kept()) == 1
+    before = read_metas(tmp_path / "store")
+    assert {name.parts[0] for name in before} >= {"forget", "samples"}
+    (tmp_path / "go").touch()
+    again = run(tmp_path, ray_run(tmp_path, cluster), cells=detected_cells(plug_in))
+    assert before.items() <= read_metas(tmp_path / "store").items()
+    shown = parts.read_text().split()
+    assert len(shown) == len(set(shown)) == 5
+    assert again == run(tmp_path / "whole", cells=detected_cells(plug_in))
+    assert again[0][0][0] == "done"
+
+
+def test_a_full_disk_on_one_node_is_one_line_and_the_same_run_goes_on(cluster, whole, tmp_path):
+    """A limit on the size of one worker's files fails its writes exactly as a full disk does."""
+    limited = []
+
+    class Limited(RayWorkers):
+        def submit(self, worker, order):
+            if not limited:
+                limited.append(worker_pids()[0])
+                resource.prlimit(limited[0], resource.RLIMIT_FSIZE, (10_000, 10_000))
+            super().submit(worker, order)
+
+    workers = Limited(
+        Run(tmp_path / "store", tmp_path / "run", ""), Demand("cpu", 2, 100), cluster.address
+    )
+    cells = small_cells(METHODS)
+    rows = runner.run_cells(
+        cells, Store(tmp_path / "store"), tmp_path / "run", ignore_event, ignore_event,
+        workers=workers,
+    )  # fmt: skip
+    failed = [row for row in rows if row["status"] == "failed"]
+    assert limited
+    assert failed
+    for row in failed:
+        assert str(row["error"]).startswith("The disk is full: cannot write under")
+        assert "run the same command again" in str(row["error"])
+        assert "\n" not in str(row["error"])
+    assert not list((tmp_path / "run").glob("*/error.log"))
+    before = read_metas(tmp_path / "store")
+    assert before
+    assert run(tmp_path) == whole
+    assert before.items() <= read_metas(tmp_path / "store").items()
 
 
 def test_a_node_that_goes_away_costs_what_it_was_at(cluster, whole, tmp_path):

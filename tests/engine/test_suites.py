@@ -2,7 +2,9 @@
 
 import pytest
 
+from sa_bench.contracts import key_values
 from sa_bench.core.errors import SaBenchError
+from sa_bench.core.store import digest
 from sa_bench.core.suite_files import list_suites
 from sa_bench.engine import suites
 from sa_bench.engine.cells import cell_command, resolve
@@ -153,3 +155,10 @@ def test_the_command_of_a_cell_makes_that_cell():
         [int(given["--base-seed"])], sets, [], given["--metric"].split(","),
     )  # fmt: skip
     assert again.id == cell.id
+
+
+def test_cells_with_equal_tasks_hold_one_task():
+    """What `plan` finds out for a task it finds out once, not once a run of the suite."""
+    tasks = [cell.task for cell in suites.resolve_suite("micro-1")]
+    assert len(tasks) > 100
+    assert len({id(task) for task in tasks}) == len({digest(key_values(task)) for task in tasks})

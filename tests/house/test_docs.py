@@ -262,6 +262,7 @@ def test_make_targets_named_in_the_documents_exist():
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.M)) | {
         "judges",
         "bases",
+        *(f"suite-{path.stem}" for path in (ROOT / "tasks" / "suites").glob("*.toml")),
     }
     named = {
         t for page in PAGES for t in re.findall(r"(?:`|^)make ([a-z0-9-]+)", page.read_text(), re.M)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from sa_bench.analysis import outcomes, wording
+from sa_bench.analysis import gates, outcomes, wording
 from sa_bench.commands.app import app
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,7 @@ def test_the_concepts_page_has_the_words_of_the_code():
     text = (DOCS / "concepts.md").read_text()
     rows = "\n".join(f"| {word} | {meaning} |" for word, meaning in outcomes.WORDS.items())
     assert f"| outcome | what it means |\n|---|---|\n{rows}\n\n" in text
-    assert f"at most {100 * wording.MORE:.0f} points." in text
+    assert f"at most {100 * gates.MORE:.0f} points." in text
 
 
 @pytest.mark.parametrize("term", ["condition", "gate", "floor", "rank", "Pareto front"])

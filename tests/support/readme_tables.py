@@ -14,15 +14,18 @@ ON_A_LAPTOP = ("mnist_0", "mnist_0_ddpm", "mnist_0_t2i")
 QUESTIONS = {
     "Is it still shown?": (
         "forget_top1 forget_probability entropy none_rate surrogate_fidelity surrogate_kid forget_bound "
-        "forget_log_likelihood clip_concept_rate celebrity_score identity_similarity no_face_rate nudity"
+        "forget_log_likelihood clip_concept_rate celebrity_score identity_similarity no_face_rate nudity "
+        "forgotten_others"
     ),
     "Is it shown when asked in another way?": "paraphrase_rate probe_conditions probe_denoising",
     "Is there a prompt that shows it?": "prompt_attack ring_a_bell p4d exhaustive_prompt",
-    "Does it come back?": "recovery recovery_excess transplant",
+    "Does it come back?": (
+        "recovery recovery_excess transplant relearn resurgence stress probe_inversion bits_left bits_left_weights"
+    ),
     "Is the rest kept?": (
         "retain_accuracy retain_log_likelihood retain_bound denoising_loss kid fid precision recall inception_kid "
         "inception_fid inception_precision inception_recall inception_kid_to_base clip_score lpips retain_drift "
-        "guidance_curve official_fid official_precision official_recall"
+        "guidance_curve weights_changed official_fid official_precision official_recall"
     ),
     "Or is all of it a wreck?": "collapse collapse_prompts",
 }

@@ -69,9 +69,8 @@ class TextToImageFamily(Family):
     def data_key_inputs(self, recipe: str) -> dict[str, Any]:
         """Return the version of the captions, and the sizes of the networks and canvases."""
         from sa_bench.data import captions
-        from sa_bench.models.micro_pipeline import SIZES
 
-        return {"captions": captions.VERSION, "sizes": key_values(SIZES[recipe])}
+        return {"captions": captions.VERSION, "sizes": key_values(recipes.SIZES[recipe])}
 
     def train(
         self,
@@ -93,17 +92,17 @@ class TextToImageFamily(Family):
         )
 
     def data_without_concept(
-        self, model: Any, train: SampleSet, recipe: Recipe, seed: int, concept: int
+        self, model: Any, train: SampleSet, recipe: Recipe, seed: int, absent: Sequence[int]
     ) -> Source:
-        """Return the base model's captioned canvases, without those that show the digit `concept`."""
+        """Return the base model's captioned canvases, without those that show a digit of `absent`."""
         import numpy as np
 
         from sa_bench.data import captions
-        from sa_bench.models import micro_pipeline, text_to_image_training
+        from sa_bench.models import text_to_image_training
 
-        n, rng = micro_pipeline.SIZES[model.base].canvases, np.random.default_rng(seed)
+        n, rng = recipes.SIZES[model.base].canvases, np.random.default_rng(seed)
         canvases, texts, digits = captions.draw_captioned(train.images, train.labels, n, rng)
-        rows = np.flatnonzero(~(digits == concept).any(1))
+        rows = np.flatnonzero(~np.isin(digits, absent).any(1))
         return text_to_image_training.encoded(
             model, canvases[rows], [texts[i] for i in rows], recipe.drop
         )

@@ -1,0 +1,63 @@
+"""Predictions are frozen before a board is run, and judged by its own bounds."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from result_rows import OTHERS, one, result_row
+
+from sa_bench.analysis.predictions import (
+    Prediction,
+    describe_orders,
+    judge_prediction,
+    load_predictions,
+)
+from sa_bench.core import registry
+from sa_bench.core.errors import SaBenchError
+
+DOCS = Path(__file__).parents[2] / "docs"
+FILE = DOCS / "data" / "predictions.toml"
+FROZEN = "a61ec9263cea9168226bbe8839c2ea626d21dcd83de428aed760a2e01d320a7c"
+"""sha256 of the predictions: whoever changes one after the boards were run changes this line too."""
+
+
+def test_the_predictions_are_those_that_were_written_down():
+    assert hashlib.sha256(FILE.read_bytes()).hexdigest() == FROZEN
+
+
+def test_the_page_lists_every_prediction():
+    text = (DOCS / "predictions.md").read_text()
+    assert "\n".join(describe_orders(load_predictions(FILE))) in text
+    assert FROZEN in text
+
+
+def test_every_method_task_and_metric_is_one_of_ours():
+    methods = {entry.name for entry in registry.list_entries("method")}
+    metrics = {entry.name for entry in registry.list_entries("metric")}
+    for prediction in load_predictions(FILE):
+        assert {name for group in prediction.order for name in group} <= methods
+        assert prediction.metric in metrics
+        registry.get_task(prediction.task)
+
+
+def test_a_pair_holds_only_where_the_board_shows_it():
+    """sa .30 and retrain .45 overlap for another base; both are far below relabel's .80."""
+    board = one([result_row(recovery=(0.42, 0.36, 0.49)), *OTHERS])
+    judged = judge_prediction(
+        Prediction("mnist_0", "recovery", (("relabel",), ("sa", "retrain"), ("original",))), board
+    )
+    assert set(judged.reversed) == {("relabel", "sa"), ("relabel", "retrain")}
+    assert {("sa", "original"), ("retrain", "original")} <= set(judged.held)
+    close = judge_prediction(Prediction("mnist_0", "recovery", (("sa",), ("retrain",))), board)
+    assert close.undecided == (("sa", "retrain"),)
+    absent = judge_prediction(Prediction("mnist_0", "recovery", (("esd",), ("sa",))), board)
+    assert (absent.missing, absent.held, absent.undecided) == (("esd",), (), ())
+
+
+def test_a_method_named_twice_is_refused(tmp_path):
+    file = tmp_path / "p.toml"
+    file.write_text(
+        '[[prediction]]\ntask = "mnist_0"\nmetric = "recovery"\norder = [["sa"], ["sa"]]\n'
+    )
+    with pytest.raises(SaBenchError, match="sa is there twice"):
+        load_predictions(file)

@@ -1,0 +1,55 @@
+"""A small board's order against published ones: closed forms, and what the published tables hold."""
+
+import numpy as np
+import pytest
+
+from sa_bench.analysis.predictive import correlate, find_ceiling, published_columns, read_predictor
+from sa_bench.core import registry
+
+NAMES = ("a", "b", "c", "d", "e")
+
+
+def test_the_same_order_gives_one_and_the_reverse_minus_one():
+    published = dict(zip(NAMES, (1.0, 2.0, 3.0, 4.0, 5.0), strict=True))
+    same = {name: [10 * value, 10 * value] for name, value in published.items()}
+    found = correlate(same, published)
+    assert found.methods == NAMES
+    assert [found.tau, found.low, found.high] == pytest.approx([1, 1, 1])
+    reverse = correlate({name: [-v for v in values] for name, values in same.items()}, published)
+    assert reverse.tau == pytest.approx(-1)
+
+
+def test_one_swapped_pair_of_ten_costs_a_fifth():
+    published = dict(zip(NAMES, (1.0, 2.0, 3.0, 4.0, 5.0), strict=True))
+    swapped = {**{name: [value] for name, value in published.items()}, "a": [2.5], "b": [0.5]}
+    found = correlate(swapped, published)
+    assert found.tau == pytest.approx(0.8)
+    assert found.low < 0.8 <= found.high
+
+
+def test_too_few_methods_in_common_give_nothing():
+    assert correlate({"a": [1], "b": [2], "c": [3]}, dict.fromkeys(NAMES, 1.0)) is None
+
+
+def test_only_methods_of_ours_are_joined_and_every_concept_has_some():
+    methods = {entry.name for entry in registry.list_entries("method")}
+    columns = published_columns()
+    assert {"nudity_i2p", "van_gogh_style", "church", "tench"} <= set(columns)
+    for task, values in columns.items():
+        assert len(methods & set(values)) >= 6, task
+        assert all(0 <= value <= 1 for value in values.values())
+
+
+def test_the_ceiling_is_how_far_published_concepts_agree_among_themselves():
+    """Two orders that agree, and one that is their reverse: τ of 1, −1 and −1."""
+    up, down = ({n: s * i for i, n in enumerate(NAMES)} for s in (1.0, -1.0))
+    assert sorted(find_ceiling({"x": up, "y": up, "z": down})) == pytest.approx([-1, -1, 1])
+    taus = find_ceiling(published_columns())
+    assert 0.2 < min(taus) <= np.mean(taus) <= max(taus) < 1
+
+
+def test_predictors_are_read_by_base(tmp_path):
+    file = tmp_path / "p.csv"
+    file.write_text("method,base,recovery,year\nesd,0,0.5,2023\nesd,1,0.7,2023\nuce,0,,2024\n")
+    assert read_predictor(file, "recovery") == {"esd": [0.5, 0.7]}
+    assert read_predictor(file, "year") == {"esd": [2023.0, 2023.0], "uce": [2024.0]}
