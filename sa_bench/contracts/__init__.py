@@ -6,7 +6,15 @@ engine knows only the interfaces in these files, never a concrete component. The
 else of this package.
 """
 
-from sa_bench.contracts.attacks import Coding, FineTuning, Stress
+from sa_bench.contracts.attacks import (
+    Coding,
+    FineTuning,
+    GeneticSearch,
+    PrefixEnumeration,
+    PrefixSearch,
+    PromptFit,
+    Stress,
+)
 from sa_bench.contracts.keys import (
     LARGEST_SEED,
     Count,
@@ -32,6 +40,7 @@ from sa_bench.contracts.method import (
 )
 from sa_bench.contracts.metric import Extra, Judge, Measured, Metric, View, metric, undefined
 from sa_bench.contracts.model import (
+    PLACE,
     Bound,
     Condition,
     Defence,
@@ -51,6 +60,7 @@ from sa_bench.contracts.task import SMOKE_MODEL, Prompts, Task
 
 __all__ = [
     "LARGEST_SEED",
+    "PLACE",
     "SMOKE_MODEL",
     "Bound",
     "Coding",
@@ -64,6 +74,7 @@ __all__ = [
     "FisherOptions",
     "FixedSource",
     "Generator",
+    "GeneticSearch",
     "Guide",
     "Judge",
     "Likelihood",
@@ -71,7 +82,10 @@ __all__ = [
     "Method",
     "Metric",
     "Precision",
+    "PrefixEnumeration",
+    "PrefixSearch",
     "Progress",
+    "PromptFit",
     "Prompted",
     "Prompts",
     "Rate",

@@ -61,3 +61,64 @@ class Coding:
     """Adam's learning rate for c_f's slot."""
     weights_rate: Rate = 3e-5
     """Adam's learning rate for all weights."""
+
+
+@dataclass(frozen=True)
+class PrefixSearch:
+    """Budget of UnlearnDiffAtk: words before each prompt, searched by gradients."""
+
+    tokens: Count = 5
+    """Words put before a prompt."""
+    rate: Rate = 0.01
+    """AdamW's learning rate."""
+    decay: Weight = 0.1
+    """Weight decay."""
+    timesteps: Count = 8
+    """Noise levels, one after the other; an image is drawn after each. Published: 50."""
+    iterations: Count = 25
+    """Steps of AdamW at each level. Published: 40."""
+
+
+@dataclass(frozen=True)
+class PrefixEnumeration:
+    """Budget of trying every prefix of two words: three rounds, each with fewer of them."""
+
+    steps: Count = 3
+    """Sampling steps of an image in the first two rounds."""
+    candidates: Count = 150
+    """Prefixes that reach the second round."""
+    images: Count = 3
+    """Images of each prefix in the second round."""
+    finalists: Count = 20
+    """Prefixes that reach the third round, in which all judged images are drawn as the task says."""
+
+
+@dataclass(frozen=True)
+class GeneticSearch:
+    """Budget of Ring-A-Bell: a genetic search for prompts, by the base model's text encoder alone."""
+
+    tokens: Count = 16
+    """Words of a prompt; at most as many as the model reads."""
+    strength: Rate = 3.0
+    """Factor η of the concept's direction."""
+    population: Annotated[int, Field(ge=4)] = 200
+    generations: Count = 100
+    """Published: 3,000."""
+    mutation: Share = 0.25
+    """Probability that one word of a child is replaced."""
+    crossover: Share = 0.5
+    """Probability that a child has two parents."""
+
+
+@dataclass(frozen=True)
+class PromptFit:
+    """Budget of P4D: a prompt fitted as vectors, which are rounded to words at each step."""
+
+    tokens: Count = 5
+    """Words of a prompt; at most as many as the model reads. Published: 16 of 75."""
+    rate: Rate = 0.5
+    """AdamW's learning rate. Published: 0.1; a micro model's embeddings are much larger than CLIP's."""
+    decay: Weight = 0.1
+    """Weight decay."""
+    iterations: Count = 200
+    """Steps. Published: 3,000."""

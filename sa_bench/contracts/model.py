@@ -88,6 +88,10 @@ text.
 """
 
 
+PLACE = "*"
+"""A word of one token in every vocabulary of CLIP's kind, which vectors stand in for."""
+
+
 class Slot(Protocol):
     """The parameters that belong to one condition alone: a class column, an embedding row, a token.
 
@@ -104,7 +108,10 @@ class Slot(Protocol):
         ...
 
     def substitute(self, value: Tensor) -> AbstractContextManager[None]:
-        """Use `value` (k,) in place of the slot within the block; gradients flow into `value`."""
+        """Use `value` (k,) in place of the slot within the block; gradients flow into `value`.
+
+        A phrase also takes (N, k): a value for each of the N prompts that the model is asked for.
+        """
         ...
 
 
@@ -266,6 +273,28 @@ class Prompted(Diffusion, Protocol):
     prompt_filter: tuple[tuple[str, ...], str] | None
     """Filter of prompts: (words, the text that replaces them); None if there is none."""
     defence: Defence | None  # guidance of a method that acts at sampling
+
+    @property
+    def embeddings(self) -> Tensor:
+        """Table of token embeddings, (tokens, width)."""
+        ...
+
+    @property
+    def longest(self) -> int:
+        """Most tokens of a prompt, without its first and its last; what is longer is cut off."""
+        ...
+
+    def tokens_of(self, text: str) -> tuple[int, ...]:
+        """Return the token numbers of `text` without the first and the last token of a prompt."""
+        ...
+
+    def vocabulary(self) -> dict[int, str]:
+        """List the words that anybody can type, by token number.
+
+        Each is one token and reaches the model as it is typed: words that the prompt filter
+        replaces are left out.
+        """
+        ...
 
     def loss(self, x: Tensor, c: Any, draw: Draw, sampler: Sampler | None = None) -> Tensor:
         """Compute a Generator's loss or, with `sampler`, the loss of the guided prediction.

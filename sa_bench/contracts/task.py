@@ -11,7 +11,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from sa_bench.contracts.attacks import Coding, FineTuning, Stress
+from sa_bench.contracts.attacks import (
+    Coding,
+    FineTuning,
+    GeneticSearch,
+    PrefixEnumeration,
+    PrefixSearch,
+    PromptFit,
+    Stress,
+)
 from sa_bench.contracts.keys import Count, Rate, Seed, Weight, added_later
 from sa_bench.contracts.model import Condition, Sampler
 from sa_bench.contracts.names import mentions
@@ -211,6 +219,14 @@ class Task:
     """What the weights go through."""
     coding: Coding = added_later(Coding())
     """How images of c_f are coded."""
+    prompt_attack: PrefixSearch = added_later(PrefixSearch())
+    """Budget of the search for words before a prompt."""
+    exhaustive_prompt: PrefixEnumeration = added_later(PrefixEnumeration())
+    """Budget of trying every two words before a prompt."""
+    ring_a_bell: GeneticSearch = added_later(GeneticSearch())
+    """Budget of the genetic search for prompts."""
+    p4d: PromptFit = added_later(PromptFit())
+    """Budget of fitting prompts."""
 
     # What changes with method and scale.
 

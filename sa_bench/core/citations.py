@@ -10,7 +10,7 @@ import unicodedata
 from functools import lru_cache
 from pathlib import Path
 
-CITED = re.compile(r"\b([A-Z][\w-]+)(?: et al\.| & [A-Z][\w-]+)? \(?(?:19\d\d|20[0-2]\d)\b")
+CITED = re.compile(r"\b([A-Z][\w-]+)(?: et al\.| & [A-Z][\w-]+)? \(?((?:19\d\d|20[0-2]\d)[a-z]?)\b")
 
 
 @lru_cache(maxsize=1)
@@ -22,10 +22,11 @@ def load_references() -> dict[str, str]:
 
 
 def cited_keys(source: str) -> list[str]:
-    """List the keys that a source names, in its order: `["heng2023"]` for "Heng & Soh 2023, Eq. 4"."""
-    keys = [
-        f"{_strip_accents(match[1])}{match[0].strip()[-4:]}" for match in CITED.finditer(source)
-    ]
+    """List the keys that a source names, in its order: `["heng2023"]` for "Heng & Soh 2023, Eq. 4".
+
+    A letter tells works of one year apart: "Zhang et al. 2024b" is `zhang2024b`.
+    """
+    keys = [f"{_strip_accents(match[1])}{match[2]}" for match in CITED.finditer(source)]
     return list(dict.fromkeys(keys))
 
 

@@ -40,8 +40,13 @@ class Phrase:
 
     @contextmanager
     def substitute(self, value: Tensor) -> Iterator[None]:
-        """Use the vectors `value` (k · width,), k ≥ 1, for the phrase within the block."""
-        self.model.substituted = (self.tokens, value.view(-1, self.width))
+        """Use the vectors `value`, k ≥ 1 of them, for the phrase within the block.
+
+        Args:
+            value: (k · width,) for every prompt alike, or (N, k · width) for each of N prompts.
+        """
+        vectors = value.view(*value.shape[:-1], -1, self.width)
+        self.model.substituted = (self.tokens, vectors)
         try:
             yield
         finally:
@@ -76,3 +81,27 @@ def replaced(c: Tensor, tokens: Sequence[int], k: int, end: int) -> tuple[Tensor
         rows.append(new_row)
         places.append(new_places)
     return torch.tensor(rows, device=c.device), torch.tensor(places, device=c.device)
+
+
+def fill_places(out: Tensor, places: Tensor, vectors: Tensor) -> Tensor:
+    """Put vectors into their places among the token embeddings `out` (N, L, width).
+
+    Args:
+        out: the embeddings.
+        places: number of the vector at each token, −1 for none, (N, L).
+        vectors: (k, width), or (N, k, width) for each row.
+
+    Raises:
+        SaBenchError: rows with places are other than N.
+    """
+    numbers = places.clamp(min=0)
+    if vectors.ndim == 2:
+        return torch.where((places >= 0)[..., None], vectors[numbers], out)
+    if not (places >= 0).any():
+        return out  # the empty prompt of guidance, whatever its number of rows
+    if len(vectors) != len(out):
+        raise SaBenchError(
+            f"{len(vectors)} prompts have vectors of their own; {len(out)} prompts were asked for."
+        )
+    rows = torch.arange(len(out), device=out.device)[:, None]
+    return torch.where((places >= 0)[..., None], vectors[rows, numbers], out)

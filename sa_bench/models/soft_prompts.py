@@ -8,10 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from sa_bench.contracts import Prompted
-
-PLACE = "*"
-"""A word of one token in every vocabulary of CLIP's kind, which the vectors replace."""
+from sa_bench.contracts import PLACE, Prompted
 
 
 class Prefix:

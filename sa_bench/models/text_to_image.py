@@ -28,11 +28,12 @@ from sa_bench.contracts import Condition, Defence, Draw, Precision, Sampler
 from sa_bench.core import settings
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.store import write_atomic
+from sa_bench.data import captions
 from sa_bench.models import micro_pipeline, recipes
 from sa_bench.models.checkpoints.layouts import Weights
 from sa_bench.models.denoising import Denoising, cast, grey_levels, times
 from sa_bench.models.guidance import plain
-from sa_bench.models.phrases import Phrase, replaced
+from sa_bench.models.phrases import Phrase, fill_places, replaced
 from sa_bench.models.scopes import within
 
 T = 1000  # diffusion steps
@@ -275,6 +276,30 @@ class TextToImage(Denoising):
             raise SaBenchError("An empty phrase has no tokens.")
         return tokens
 
+    @property
+    def longest(self) -> int:
+        """Most tokens of a prompt, without its first and its last."""
+        return self.tokenizer.model_max_length - 2
+
+    def vocabulary(self) -> dict[int, str]:
+        """List the words of one token that come through the prompt filter as they are, by token.
+
+        Of a micro model they are the words of captions: its other symbols were never trained.
+        """
+        if self.base in recipes.SIZES:
+            texts = captions.vocabulary()
+        else:
+            numbers = [[i] for i in range(len(self.tokenizer))]
+            texts = [
+                text.strip()
+                for text in self.tokenizer.batch_decode(numbers, skip_special_tokens=True)
+            ]
+        texts = [
+            t for t in dict.fromkeys(texts) if t.isprintable() and t and self._get_prompt(t) == t
+        ]
+        rows = self.tokenizer(texts, verbose=False).input_ids
+        return {row[1]: text for text, row in zip(texts, rows, strict=True) if len(row) == 3}
+
     def truncated_prompts(self, texts: Sequence[str]) -> list[int]:
         """Return the indices of prompts that are cut off.
 
@@ -328,10 +353,10 @@ class TextToImage(Denoising):
         if self.substituted is None:
             return self.text(c)[0]
         tokens, vectors = self.substituted
-        c, places = replaced(c, tokens, len(vectors), self.tokenizer.eos_token_id)
+        c, places = replaced(c, tokens, vectors.shape[-2], self.tokenizer.eos_token_id)
 
         def put_vectors(module: nn.Module, args: Any, out: Tensor) -> Tensor:
-            return torch.where((places >= 0)[..., None], vectors[places.clamp(min=0)], out)
+            return fill_places(out, places, vectors)
 
         handle = self.text.get_input_embeddings().register_forward_hook(put_vectors)
         try:

@@ -129,6 +129,11 @@ OWN = (
         unfit_given=lambda sets: "needs the model; only images were given",
         from_model=True,
     ),
+    _require_model(
+        "prompted",
+        "vocabulary",
+        "the family {} is asked for a class, not in words that can be searched",
+    ),
     _require_model("diffusion", "add_noise", "the family {} is no diffusion model"),
     Requirement(
         "judges",

@@ -18,6 +18,7 @@ QUESTIONS = {
         "forgotten_others"
     ),
     "Is it shown when asked in another way?": "paraphrase_rate probe_conditions probe_denoising",
+    "Is there a prompt that shows it?": "prompt_attack ring_a_bell p4d exhaustive_prompt",
     "Does it come back?": (
         "recovery recovery_excess transplant relearn resurgence stress probe_inversion bits_left bits_left_weights"
     ),

@@ -32,7 +32,7 @@ class TextToImageFamily(Family):
 
     name = "text_to_image"
     title = "text-to-image model"
-    abilities = ("add_noise",)
+    abilities = ("add_noise", "vocabulary")
     contracts = (Generator, Diffusion, Prompted)
     schedulers = ("ddim", "ddpm")
     most_steps = schedule.T
