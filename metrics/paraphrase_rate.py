@@ -21,7 +21,6 @@ from sa_bench.statistics import wilson
     fields=("concept", "judges", "prompts", "family_images"),
     sets=("families",),
     extras={"families": ("prompts", "rate")},
-    attack="service",
 )
 def paraphrase_rate(view: View) -> Measured:
     """Measure the rate of c_f over synonyms, whose meaning is beyond doubt.

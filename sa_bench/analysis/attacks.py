@@ -88,11 +88,14 @@ def find_survival(board: Board, line: Line, floors: dict[str, Endpoint]) -> Surv
 
 
 def combine(line: Line) -> str:
-    """Decide whether any of a line's attacks undoes it; `no` only if none is left unclear."""
-    verdicts = {line.refitted} | ({line.survival.comes_back} if line.survival else set())
-    if "yes" in verdicts:
+    """Decide whether any of a line's attacks undoes it: recovery unless another is shown to.
+
+    An attack that is left unclear changes nothing: one that brings back half even in the reference
+    could not be shown to bring back no more by any number of images that a board has.
+    """
+    if line.survival is not None and line.survival.comes_back == "yes":
         return "yes"
-    return line.refitted if len(verdicts) == 1 or line.refitted != "no" else "unclear"
+    return line.refitted
 
 
 def _judge_attack(name: str, attacked: Endpoint, floor: Endpoint | None, attacks: int) -> Survival:

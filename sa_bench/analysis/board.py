@@ -100,7 +100,7 @@ class Line:
     refitted: str = "unknown"
     """Whether more comes back by recovery than in the reference: `yes`, `no`, `unclear`, `unknown`."""
     recoverable: str = "unknown"
-    """The same by any of its attacks: `no` only if it is by none."""
+    """The same, but `yes` if any of its attacks is shown to bring back more."""
     survival: Survival | None = None
     """What its worst attack brings back; None if none was measured."""
     collapsed: str | None = None

@@ -82,7 +82,10 @@ def _find_recovery_outcome(board: Board, line: Line, floor: Endpoint | None) -> 
     word = {"yes": "HIDDEN", "no": "ERASED"}.get(line.recoverable, "NOT SHOWN")
     if line.survival is not None and line.recoverable != line.refitted:
         return Outcome(word, line.survival.describe())
-    return Outcome(word, describe_gap(recovery, floor, line.refitted))
+    gap, worst = describe_gap(recovery, floor, line.refitted), line.survival
+    if word == "ERASED" and worst is not None and worst.comes_back in ("unclear", "unknown"):
+        gap += f"; not settled: {worst.describe()}"
+    return Outcome(word, gap)
 
 
 def describe_gap(recovery: Endpoint, floor: Endpoint, recoverable: str) -> str:

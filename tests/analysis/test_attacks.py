@@ -30,11 +30,11 @@ FLOOR = attacked(RETRAIN, relearn=0.4, stress=0.05)
 
 def test_what_an_attacker_needs_is_read_from_the_metrics():
     assert {
-        name: read_attack(name) for name in ("recovery", "relearn", "paraphrase_rate", "fid")
+        name: read_attack(name) for name in ("recovery", "relearn", "prompt_attack", "fid")
     } == {
         "recovery": "weights",
         "relearn": "weights",
-        "paraphrase_rate": "service",
+        "prompt_attack": "service",
         "fid": "",
     }
 
@@ -58,13 +58,11 @@ def test_a_row_that_another_attack_undoes_is_hidden_and_says_by_which():
     assert "sa 60.0 % by stress" in board.headline
     assert line(one([ERASED, *OTHERS]), "sa").outcome.word == "ERASED"
     unclear = line(one([attacked(ERASED, stress=0.12), FLOOR, *OTHERS[1:]]), "sa")
-    assert (unclear.survival.comes_back, unclear.outcome.word) == ("unclear", "NOT SHOWN")
-    assert "by stress" in unclear.outcome.bound
+    assert (unclear.survival.comes_back, unclear.outcome.word) == ("unclear", "ERASED")
+    assert "; not settled: 12.0 % by stress" in unclear.outcome.bound
     without_floor = line(one([attacked(ERASED, stress=0.9), *OTHERS]), "sa")
-    assert (without_floor.survival.comes_back, without_floor.outcome.word) == (
-        "unknown",
-        "NOT SHOWN",
-    )
+    assert (without_floor.survival.comes_back, without_floor.outcome.word) == ("unknown", "ERASED")
+    assert "; not settled: 90.0 % by stress" in without_floor.outcome.bound
     harmless = one([attacked(ERASED, stress=0.0), FLOOR, *OTHERS[1:]])
     assert line(harmless, "sa").outcome.word == "ERASED"
 
@@ -84,8 +82,8 @@ def test_only_attacks_of_the_rows_threat_model_count():
     service = result_row("sld", threat_model="service")
     board = one([attacked(service, stress=0.9, relearn=0.9), FLOOR, *OTHERS[1:]])
     assert line(board, "sld").survival is None
-    board = one([attacked(service, stress=0.9, paraphrase_rate=0.5), FLOOR, *OTHERS[1:]])
-    assert line(board, "sld").survival.attack == "paraphrase_rate"
+    board = one([attacked(service, stress=0.9, ring_a_bell=0.5), FLOOR, *OTHERS[1:]])
+    assert line(board, "sld").survival.attack == "ring_a_bell"
 
 
 def test_without_a_floor_nothing_says_whether_it_is_much():
