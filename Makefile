@@ -135,7 +135,7 @@ tune-t2i: $(VENV)/.installed
 	$(BIN)/python -m sa_bench run --suite tune-micro-t2i-1 --jobs 2 --out runs/tune-micro-t2i-1
 	$(BIN)/python -m sa_bench tune runs/tune-micro-t2i-1 --out docs/boards/tuning-micro-t2i.md
 
-# Any suite, resumed where it was stopped: suite-micro-2, suite-micro-ddpm-2, suite-micro-t2i-2, suite-digits-2, and the
+# Any suite, resumed where it was stopped: suite-micro-2, suite-micro-ddpm-2, suite-micro-t2i-2, suite-digits-2, suite-prompts-2, and the
 # searches before them, suite-tune-micro-2, suite-tune-micro-ddpm-2, suite-tune-micro-t2i-2.
 suite-%: $(VENV)/.installed
 	$(BIN)/python -m sa_bench plan --suite $* --jobs 2
