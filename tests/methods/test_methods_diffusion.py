@@ -498,9 +498,9 @@ def test_the_filter_strikes_every_word_for_the_concept_in_any_case(tiny):
 
     task = SimpleNamespace(
         classes=("nudity",),
-        concept=0,
+        concepts=(0,),
         anchor="a coat",
-        prompts_for=lambda c, role: ["naked", "nudity", "nudity, naked"],
+        conditions_of_concepts=lambda: ["naked", "nudity", "nudity, naked"],
     )
     model = registry.get_method("prompt_filter")().wrap(tiny.clone(), task)
     assert model._get_prompt("a NAKED man, nudity") == "a a coat man, a coat"
