@@ -19,11 +19,11 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from sa_bench.contracts import Diffusion, Generator, Measured, Sampler, View, metric
 from sa_bench.core.errors import SaBenchError
 from sa_bench.scoring.attacks import (
+    LowRank,
     Questions,
     all_parameters,
     batches,
@@ -101,52 +101,36 @@ def _can_sample(model: Diffusion, sampler: Sampler) -> bool:
     return True
 
 
-@torch.no_grad()
 def interpolate(view: View, model: Generator, alpha: float) -> None:
     """Move the weights to θ* + α (θ − θ*); weights that θ* has not, an adapter's, stay."""
-    base = view.base_model
-    averages = base.averages() if view.task.sampler.ema else None
-    star = all_parameters(base) if averages is None else averages
-    for name, parameter in all_parameters(model).items():
-        if name in star:
-            parameter.lerp_(star[name].to(parameter), 1 - alpha)
+    with torch.no_grad():
+        base = view.base_model
+        averages = base.averages() if view.task.sampler.ema else None
+        star = all_parameters(base) if averages is None else averages
+        for name, parameter in all_parameters(model).items():
+            if name in star:
+                parameter.lerp_(star[name].to(parameter), 1 - alpha)
 
 
-@torch.no_grad()
 def quantise(view: View, model: Generator) -> None:
     """Round every matrix to the task's number of bits, symmetrically, with a scale for each output."""
-    levels = 2 ** (view.task.stress.bits - 1) - 1
-    for parameter in all_parameters(model).values():
-        if parameter.ndim > 1:
-            rows = parameter.flatten(1)
-            scale = rows.abs().amax(1, keepdim=True).clamp(min=1e-12) / levels
-            parameter.copy_(((rows / scale).round() * scale).view_as(parameter))
+    with torch.no_grad():
+        levels = 2 ** (view.task.stress.bits - 1) - 1
+        for parameter in all_parameters(model).values():
+            if parameter.ndim > 1:
+                rows = parameter.flatten(1)
+                scale = rows.abs().amax(1, keepdim=True).clamp(min=1e-12) / levels
+                parameter.copy_(((rows / scale).round() * scale).view_as(parameter))
 
 
-@torch.no_grad()
 def prune(view: View, model: Generator) -> None:
     """Set the task's share of every matrix's weights, those of the smallest size, to 0."""
-    for parameter in all_parameters(model).values():
-        count = int(view.task.stress.pruned * parameter.numel())
-        if parameter.ndim > 1 and count:
-            threshold = parameter.abs().flatten().kthvalue(count).values
-            parameter.masked_fill_(parameter.abs() <= threshold, 0.0)
-
-
-class LowRank(nn.Module):
-    """Adds B A to a weight, seen as a matrix; B begins at 0 (Hu et al. 2022)."""
-
-    def __init__(self, weight: Tensor, rank: int, rng: torch.Generator) -> None:
-        """Draw A from `rng`, with variance 1 / inputs."""
-        super().__init__()
-        outputs, inputs = weight.flatten(1).shape
-        a = torch.randn(rank, inputs, generator=rng) / inputs**0.5
-        self.a = nn.Parameter(a.to(weight))
-        self.b = nn.Parameter(torch.zeros(outputs, rank).to(weight))
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """Return the changed weight, in its own shape."""
-        return weight + (self.b @ self.a).view_as(weight)
+    with torch.no_grad():
+        for parameter in all_parameters(model).values():
+            count = int(view.task.stress.pruned * parameter.numel())
+            if parameter.ndim > 1 and count:
+                threshold = parameter.abs().flatten().kthvalue(count).values
+                parameter.masked_fill_(parameter.abs() <= threshold, 0.0)
 
 
 def add_lora(view: View, model: Generator) -> None:
@@ -161,7 +145,7 @@ def add_lora(view: View, model: Generator) -> None:
     tensors: list[Tensor] = []
     for layer in layers:
         low_rank = LowRank(layer.weight, task.stress.rank, rng)
-        parametrize.register_parametrization(layer, "weight", low_rank)
+        nn.utils.parametrize.register_parametrization(layer, "weight", low_rank)
         tensors += [low_rank.a, low_rank.b]
     real = view.real("retain_train")
     other = task.relabel_to if task.relabel_to in task.scored else task.scored[0]

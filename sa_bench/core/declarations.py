@@ -44,6 +44,12 @@ def read_axis(metric: str) -> str:
     return str(_read_metric(metric, "").get("axis", ""))
 
 
+def read_sets(metric: str) -> tuple[str, ...]:
+    """Read the sample sets that a metric reads, without importing it."""
+    sets = _read_metric(metric, "").get("sets")
+    return sets if isinstance(sets, tuple) else ("forget", "retain")
+
+
 def read_attack(metric: str) -> str:
     """Read what an attacker needs for a metric that is an attack: `service` or `weights`; else ""."""
     return str(_read_metric(metric, "").get("attack", ""))

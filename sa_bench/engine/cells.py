@@ -14,7 +14,7 @@ from typing import Any
 
 from sa_bench.contracts import SMOKE_MODEL, Task, flatten, key_values
 from sa_bench.core import registry
-from sa_bench.core.declarations import read_attack, read_requirements
+from sa_bench.core.declarations import read_attack, read_requirements, read_sets
 from sa_bench.core.errors import SaBenchError, unknown_name
 from sa_bench.core.fields import assign, parse_list, resolve_fields, split_setting, validate
 from sa_bench.core.seeds import check_seeds
@@ -283,7 +283,7 @@ def list_attacks(task: Task) -> list[str]:
     return [
         name
         for name in attacks
-        if sets.issuperset(registry.get_metric(name).sets)
+        if sets.issuperset(read_sets(name))
         and not any(r.unfit(task, can) for r in requirements.get(read_requirements(name)))
     ]
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sa_bench.contracts import Generator, Measured, Prompted, Request, Sampler, View
 from sa_bench.core.errors import NotFinite
@@ -238,3 +238,19 @@ def first_crossing(steps: Sequence[int], values: Sequence[float], level: float) 
             share = (level - values[i - 1]) / (values[i] - values[i - 1])
             return steps[i - 1] + share * (steps[i] - steps[i - 1])
     return None
+
+
+class LowRank(nn.Module):
+    """Adds B A to a weight, seen as a matrix; B begins at 0 (Hu et al. 2022)."""
+
+    def __init__(self, weight: Tensor, rank: int, rng: torch.Generator) -> None:
+        """Draw A from `rng`, with variance 1 / inputs."""
+        super().__init__()
+        outputs, inputs = weight.flatten(1).shape
+        a = torch.randn(rank, inputs, generator=rng) / inputs**0.5
+        self.a = nn.Parameter(a.to(weight))
+        self.b = nn.Parameter(torch.zeros(outputs, rank).to(weight))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the changed weight, in its own shape."""
+        return weight + (self.b @ self.a).view_as(weight)

@@ -1,6 +1,8 @@
 """Attacks on weights: limiting cases in which the answer is known, and what no attack may change."""
 
 import importlib
+import subprocess
+import sys
 from dataclasses import replace
 from math import log, log2
 
@@ -16,7 +18,7 @@ from sa_bench.core.store import Store
 from sa_bench.engine.cells import resolve
 from sa_bench.engine.measure import LazyView, Subject, measure_inputs
 from sa_bench.engine.stages import Chain
-from sa_bench.scoring.attacks import Questions, keep_finite, measure_worst
+from sa_bench.scoring.attacks import LowRank, Questions, keep_finite, measure_worst
 
 stress = importlib.import_module("sa_bench.metrics.stress")
 bits = importlib.import_module("sa_bench.metrics.bits_left")
@@ -191,7 +193,7 @@ def test_rounding_and_pruning_do_what_they_say(store_env):
 
 def test_a_low_rank_layer_begins_as_the_layer_and_stays_of_its_rank():
     weight = torch.randn(6, 2, 3, 3, generator=torch.Generator().manual_seed(0))
-    layer = stress.LowRank(weight, 2, torch.Generator().manual_seed(1))
+    layer = LowRank(weight, 2, torch.Generator().manual_seed(1))
     assert torch.equal(layer(weight), weight)
     layer.b.data.normal_(generator=torch.Generator().manual_seed(2))
     change = (layer(weight) - weight).flatten(1)
@@ -256,6 +258,29 @@ def test_inpainting_keeps_what_is_known(store_env):
     )
     assert torch.equal(filled[..., :8], x[..., :8])
     assert not torch.equal(filled[..., 8:], x[..., 8:])
+
+
+@pytest.mark.process
+def test_attacks_are_named_without_torch():
+    code = """
+import sys
+from sa_bench.core import registry
+from sa_bench.engine.cells import resolve
+for task in ("mnist_0", "mnist_0_ddpm", "mnist_0_t2i"):
+    (cell,) = resolve([task], ["sa"], metrics=["attacks", "weights_changed", "forgotten_others"])
+    print(*cell.task.metrics)
+    for name in cell.task.metrics:
+        registry.get_metric(name)
+print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    vae, ddpm, t2i, loaded = done.stdout.splitlines()
+    assert loaded == "False"
+    assert {"relearn", "resurgence", "stress"} <= set(vae.split())
+    assert "probe_inversion" not in vae
+    assert "probe_inversion" in ddpm
+    assert {"prompt_attack", "ring_a_bell"} <= set(t2i.split())
+    assert not {"prompt_attack", "bits_left"} & set(ddpm.split())
 
 
 @pytest.mark.parametrize(
