@@ -24,7 +24,7 @@ def board():
     """Twelve quick cells of a cold board that share F and the base model's images."""
     cells = []
     for method in ("sa", "l2", "no_ewc", "permuted_f"):
-        steps = [f"{method}.steps=300"]
+        steps = [f"{method}.steps=600"]
         cells += resolve(["mnist_0"], [method], "quick", sets=[*SETTINGS, *steps], seeds=[0, 1, 2])
     return cells
 
