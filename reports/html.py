@@ -23,6 +23,7 @@ from PIL import Image, ImageFilter
 from sa_bench.analysis import (
     attacks,
     cell_text,
+    concepts,
     details,
     heat,
     outcomes,
@@ -58,6 +59,7 @@ TILE = 96  # pixels per side of the largest image in a grid
 MODULES = {
     "attacks": attacks,
     "cell_text": cell_text,
+    "concepts": concepts,
     "details": details,
     "heat": heat,
     "numbers": numbers,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from sa_bench.analysis import attacks, cell_text, details
+from sa_bench.analysis import attacks, cell_text, concepts, details
 from sa_bench.analysis.board import Board, Endpoint, Line
 from sa_bench.analysis.pairwise import (
     COMPARED,
@@ -28,8 +28,33 @@ from sa_bench.results.schema import Measurement, ResultRow
 
 
 def render(results: Sequence[ResultRow]) -> str:
-    """Render one section per board: answer, endpoints, other metrics, recovery by dose, commands."""
-    return "# Results\n\n" + "\n".join(map(_render_board, make_boards(results))).rstrip() + "\n"
+    """Render one section per board: answer, endpoints, other metrics, recovery by dose, commands.
+
+    Before them stands one over concepts where boards differ in their concept alone.
+    """
+    boards = make_boards(results)
+    sections = [*_concept_tables(boards), *map(_render_board, boards)]
+    return "# Results\n\n" + "\n".join(sections).rstrip() + "\n"
+
+
+def _concept_tables(boards: Sequence[Board]) -> list[str]:
+    """Render a section for each group of boards that differ in their concept alone."""
+    return [
+        "\n".join(
+            [
+                f"## {escape(table.title)}",
+                "",
+                concepts.ABOUT,
+                "",
+                *_make_table(
+                    [escape(title) for title in table.head],
+                    [[escape(cell) for cell in row] for row in table.rows],
+                ),
+                "",
+            ]
+        )
+        for table in concepts.make_concept_tables(boards)
+    ]
 
 
 def _render_board(board: Board) -> str:

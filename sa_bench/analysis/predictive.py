@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -12,7 +13,12 @@ from statistics import fmean
 import numpy as np
 from scipy.stats import kendalltau
 
+from sa_bench.analysis.board import Line
 from sa_bench.analysis.published import load_numbers
+from sa_bench.analysis.ranking import make_boards
+from sa_bench.core.registry import list_entries
+from sa_bench.results.rows import metric_of
+from sa_bench.results.schema import ResultRow
 
 FEWEST = 4  # methods in common, below which no correlation is computed
 RESAMPLES = 2000
@@ -27,6 +33,19 @@ OURS = {
     "ScissorHands": "scissorhands",
 }
 """Names of the published tables that differ from ours."""
+PREDICTORS = (
+    "prompt_attack",
+    "ring_a_bell",
+    "recovery",
+    "relearn",
+    "resurgence",
+    "stress",
+    "probe_inversion",
+    "forget_top1",
+)
+"""Metrics of the small board that may predict: rates of c_f, so that more should mean more on Stable Diffusion."""
+NULLS = ("weights_kept", "years_ago")
+"""Dumb predictors, signed so that more should mean more: share of weights left as they were, age of the method's paper."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +69,70 @@ def published_columns(metric: str = PUBLISHED) -> dict[str, dict[str, float]]:
     return columns
 
 
+def write_predictors(rows: Sequence[ResultRow], task: str, file: Path) -> None:
+    """Write the predictors of a board's methods, a line for each base model, as `read_predictor` reads them.
+
+    References and controls are no methods and are left out. Of a method with several rows that of the most runs
+    counts, then that whose label comes first.
+    """
+    lines: dict[str, Line] = {}
+    boards = [board for board in make_boards(rows) if board.task == task]
+    every_line = [line for board in boards for line in board.lines if line.standing == "method"]
+    for line in sorted(every_line, key=lambda line: (-len(line.cells), line.label)):
+        if line.cells:
+            lines.setdefault(line.method, line)
+    with file.open("w", newline="", encoding="utf-8") as written:
+        table = csv.writer(written, lineterminator="\n")
+        table.writerow(["method", "base", *PREDICTORS, *NULLS])
+        for method, line in sorted(lines.items()):
+            for cell in sorted(line.cells, key=lambda cell: (cell["base_seed"], cell["seed"])):
+                found = {metric_of(m): m["value"] for m in cell["measurements"]}
+                changed, year = found.get("weights_changed"), find_year(method)
+                values = [
+                    *(found.get(name) for name in PREDICTORS),
+                    None if changed is None else 1 - changed,
+                    None if year is None else -year,
+                ]
+                texts = ["" if value is None else format(value, ".6g") for value in values]
+                table.writerow([method, cell["base_seed"], *texts])
+
+
+def find_year(method: str) -> int | None:
+    """Find the year in which a method was published, as its first line names it; None if it names none."""
+    summary = next((x.summary for x in list_entries("method") if x.name == method), "")
+    found = re.search(r"\b20[0-2]\d\b", summary)
+    return None if found is None else int(found[0])
+
+
+def describe_correlations(file: Path, metric: str = PUBLISHED) -> list[list[str]]:
+    """Describe τ of every predictor with every published concept: rows of a table, its head first.
+
+    The last row is what published concepts reach among themselves.
+    """
+    columns = published_columns(metric)
+    with file.open(newline="", encoding="utf-8") as rows:
+        methods = {row["method"] for row in csv.DictReader(rows)}
+    tasks = [task for task in columns if len(methods & set(columns[task])) >= FEWEST]
+    table = [["predictor", *(f"{task} ({len(methods & set(columns[task]))})" for task in tasks)]]
+    for name in (*PREDICTORS, *NULLS):
+        found = [correlate(read_predictor(file, name), columns[task]) for task in tasks]
+        table.append([name, *map(_describe_correlation, found)])
+    ceiling = []
+    for task in tasks:
+        pairs = [{task: columns[task], x: columns[x]} for x in columns if x != task]
+        taus = [tau for pair in pairs for tau in find_ceiling(pair)]
+        ceiling.append(f"{fmean(taus):.2f}" if taus else "–")
+    table.append(["another concept of Stable Diffusion", *ceiling])
+    return table
+
+
+def _describe_correlation(found: Correlation | None) -> str:
+    """Describe it as `0.41 (−0.20 to 0.86)`; "–" where there is none, as with a constant predictor."""
+    if found is None:
+        return "–"
+    return f"{found.tau:.2f} ({found.low:.2f} to {found.high:.2f})"
+
+
 def read_predictor(file: Path, name: str) -> dict[str, list[float]]:
     """Read the values of one predictor, of each base model in turn, by method.
 
@@ -68,7 +151,7 @@ def read_predictor(file: Path, name: str) -> dict[str, list[float]]:
 def correlate(
     predictor: Mapping[str, Sequence[float]], published: Mapping[str, float]
 ) -> Correlation | None:
-    """Compute Kendall's τ-b over the methods that both have; None with fewer than `FEWEST`.
+    """Compute Kendall's τ-b over the methods that both have; None with fewer than `FEWEST` or without differences.
 
     Args:
         predictor: values of each base model, by method; their mean gives the order.
@@ -79,6 +162,8 @@ def correlate(
         return None
     theirs = np.array([published[name] for name in methods])
     tau = _tau(np.array([fmean(predictor[name]) for name in methods]), theirs)
+    if np.isnan(tau):
+        return None
     rng, taus = np.random.default_rng(0), []
     most_bases = max(len(predictor[name]) for name in methods)
     for _ in range(RESAMPLES):

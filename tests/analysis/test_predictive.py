@@ -2,8 +2,19 @@
 
 import numpy as np
 import pytest
+from result_rows import RELABEL, RETRAIN, measurement, result_row
 
-from sa_bench.analysis.predictive import correlate, find_ceiling, published_columns, read_predictor
+from sa_bench.analysis.predictive import (
+    NULLS,
+    PREDICTORS,
+    correlate,
+    describe_correlations,
+    find_ceiling,
+    find_year,
+    published_columns,
+    read_predictor,
+    write_predictors,
+)
 from sa_bench.core import registry
 
 NAMES = ("a", "b", "c", "d", "e")
@@ -53,3 +64,44 @@ def test_predictors_are_read_by_base(tmp_path):
     file.write_text("method,base,recovery,year\nesd,0,0.5,2023\nesd,1,0.7,2023\nuce,0,,2024\n")
     assert read_predictor(file, "recovery") == {"esd": [0.5, 0.7]}
     assert read_predictor(file, "year") == {"esd": [2023.0, 2023.0], "uce": [2024.0]}
+
+
+def test_predictors_of_a_board_are_written_with_signs_that_should_agree(tmp_path):
+    """Controls and references are left out; weights kept and age rise with what should come back."""
+    changed = {"title": "Share of weights", "unit": "rate", "better": None}
+    rows = []
+    for method, share in (("esd", 0.1), ("uce", 0.02)):
+        for base in (1, 0):
+            row = result_row(method, recovery=0.3 + base / 10, base_seed=base)
+            row["measurements"].append(measurement("weights_changed", share, declared=changed))
+            rows.append(row)
+    file = tmp_path / "p.csv"
+    write_predictors([*rows, RETRAIN, RELABEL], "mnist_0", file)
+    assert read_predictor(file, "recovery") == {"esd": [0.3, 0.4], "uce": [0.3, 0.4]}
+    assert read_predictor(file, "weights_kept") == {"esd": [0.9, 0.9], "uce": [0.98, 0.98]}
+    assert read_predictor(file, "years_ago") == {"esd": [-2023, -2023], "uce": [-2024, -2024]}
+    assert read_predictor(file, "prompt_attack") == {}
+
+
+def test_the_first_line_of_a_method_names_its_year():
+    years = {name: find_year(name) for name in ("esd", "erasediff", "task_vector", "relabel")}
+    assert years == {"esd": 2023, "erasediff": 2025, "task_vector": 2023, "relabel": None}
+
+
+def test_the_table_says_of_each_predictor_how_it_agrees_and_what_could_be_reached(tmp_path):
+    """A predictor that is the published column itself has τ = 1; a constant one has none."""
+    published = published_columns()["van_gogh_style"]
+    file = tmp_path / "p.csv"
+    names = ["method", "base", *PREDICTORS, *NULLS]
+    lines = [
+        ",".join([method, "0", *([str(value)] * len(PREDICTORS)), "0.5", "-2023"])
+        for method, value in published.items()
+    ]
+    file.write_text("\n".join([",".join(names), *lines]) + "\n")
+    head, *rows, last = describe_correlations(file)
+    column = next(i for i, title in enumerate(head) if title.startswith("van_gogh_style"))
+    assert {row[0] for row in rows} == {*PREDICTORS, *NULLS}
+    assert all(row[column].startswith("1.00") for row in rows if row[0] in PREDICTORS)
+    assert all(row[column] == "–" for row in rows if row[0] in NULLS)
+    assert last[0] == "another concept of Stable Diffusion"
+    assert 0 < float(last[column]) < 1

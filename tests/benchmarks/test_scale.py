@@ -20,18 +20,18 @@ pytestmark = pytest.mark.slow
 SETTINGS = ["task.n_forget=100", "task.n_retain=20", "task.metrics=forget_top1,retain_drift"]
 
 
-def board():
+def board(steps=600):
     """Twelve quick cells of a cold board that share F and the base model's images."""
     cells = []
     for method in ("sa", "l2", "no_ewc", "permuted_f"):
-        steps = [f"{method}.steps=600"]
-        cells += resolve(["mnist_0"], [method], "quick", sets=[*SETTINGS, *steps], seeds=[0, 1, 2])
+        sets = [*SETTINGS, f"{method}.steps={steps}"]
+        cells += resolve(["mnist_0"], [method], "quick", sets=sets, seeds=[0, 1, 2])
     return cells
 
 
-def timed(folder, placement=None, workers=None):
+def timed(folder, placement=None, workers=None, steps=600):
     """Seconds of the board on a cold store, and its forgetting."""
-    cells = board()
+    cells = board(steps)
     start = time.perf_counter()
     rows = runner.run_cells(
         cells,
@@ -85,12 +85,12 @@ def test_the_engine_costs_little(store_env, tmp_path, benchmark):
     """The board through graph and scheduler, and the same cells by hand, one after another."""
     datasets.load("mnist")
     (tmp_path / "warm").mkdir()
-    timed(tmp_path / "warm")  # what is imported once
-    through, _ = timed(tmp_path / "engine")
+    timed(tmp_path / "warm", steps=1)  # what is imported once
+    through, _ = timed(tmp_path / "engine", steps=200)
     folder = tmp_path / "hand"
     store = Store(folder / "store")
     start = time.perf_counter()
-    for cell in board():
+    for cell in board(200):
         make_result(Chain(store, cell, ignore_event), folder / "run", "")
     by_hand = time.perf_counter() - start
     benchmark.pedantic(lambda: None, rounds=1)
