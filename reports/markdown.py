@@ -48,7 +48,13 @@ def _concept_tables(boards: Sequence[Board]) -> list[str]:
                 "",
                 *_make_table(
                     [escape(title) for title in table.head],
-                    [[escape(cell) for cell in row] for row in table.rows],
+                    [
+                        [
+                            escape(text + (f" ({small_print})" if small_print else ""))
+                            for text, small_print in row
+                        ]
+                        for row in table.rows
+                    ],
                 ),
                 "",
             ]

@@ -24,7 +24,7 @@ from sa_bench.analysis.attacks import list_attacks
 from sa_bench.analysis.board import Board, Endpoint, Line
 from sa_bench.analysis.gates import RATES
 from sa_bench.contracts import Task, key_values
-from sa_bench.results.format import format_change, format_number
+from sa_bench.results.format import format_change, format_number, format_unit
 from sa_bench.results.rows import code_of, metric_of
 from sa_bench.statistics.random_effects import RandomEffects, summarise
 
@@ -32,7 +32,7 @@ FEWEST = 3  # concepts of a row, below which nothing is said of another one
 LEFT_OUT = ("concept", "metrics", "sample_seed")
 """Values of a task in which boards of one table may differ."""
 ABOUT = (
-    "Means over concepts with their 95 % interval, and in brackets the interval of the value measured of another concept; "
+    "Means over concepts with their 95 % interval, and that of the value measured of another concept; "
     "of values that are no rates the change against the base model. Random effects: Paule and Mandel's variance between "
     "concepts, Hartung and Knapp's interval. All concepts share the base models: another base model is not covered."
 )
@@ -47,7 +47,8 @@ class ConceptTable:
     scale: str
     concepts: tuple[str, ...]
     head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[tuple[str, str], ...], ...]
+    """Of each method its cells: (text, small print)."""
 
     @property
     def title(self) -> str:
@@ -84,17 +85,22 @@ def _make_table(boards: Sequence[Board]) -> ConceptTable:
         for line in board.lines:
             if line.cells:
                 lines.setdefault(_settings_of(line), []).append(line)
+    summaries = [
+        [_describe([_find_by_metric(line, name) for line in of_method]) for name in names]
+        for of_method in lines.values()
+    ]
+    shown = [i for i in range(len(names)) if any(row[i][1] for row in summaries)]
     rows = []
-    for of_method in lines.values():
-        summaries = [_describe([_find_by_metric(x, name) for x in of_method]) for name in names]
+    for of_method, row in zip(lines.values(), summaries, strict=True):
         outcomes = Counter(line.outcome.word for line in of_method)
         words = ", ".join(f"{word} {count}" for word, count in outcomes.most_common())
-        rows.append((of_method[0].label, str(len(of_method)), words, *summaries))
+        texts = (of_method[0].label, str(len(of_method)), words)
+        rows.append((*((text, "") for text in texts), *(row[i] for i in shown)))
     return ConceptTable(
         boards[0].task,
         boards[0].scale,
         tuple(board.concept for board in boards),
-        ("method", "concepts", "outcomes", *names),
+        ("method", "concepts", "outcomes", *(names[i] for i in shown)),
         tuple(rows),
     )
 
@@ -133,17 +139,22 @@ def summarise_endpoints(endpoints: Sequence[Endpoint]) -> RandomEffects | None:
     return summarise(values, variances) if len(values) >= FEWEST else None
 
 
-def _describe(of_concepts: Sequence[Endpoint | None]) -> str:
-    """Describe an endpoint over concepts: `1.2 %, 0.4 to 2.6 % (another: 0.0 to 7.1 %)`; "–" without a summary."""
+def _describe(of_concepts: Sequence[Endpoint | None]) -> tuple[str, str]:
+    """Describe an endpoint over concepts: `1.2 %` and `0.4 % to 2.6 %, another: 0.0 % to 7.1 %`.
+
+    Returns:
+        The mean and the small print below it; "–" and "" without a summary.
+    """
     endpoints = [e for e in of_concepts if e is not None]
     summary = summarise_endpoints(endpoints)
     if summary is None:
-        return "–"
+        return "–", ""
     unit = endpoints[0].unit
     if unit in RATES:
-        mean, low, high, next_low, next_high = (
+        texts = [
             format_number(math.sin(min(max(y, 0), math.pi / 2)) ** 2, unit) for y in summary[:5]
-        )
+        ]
     else:
-        mean, low, high, next_low, next_high = (format_change(y, unit) for y in summary[:5])
-    return f"{mean}, {low} to {high} (another: {next_low} to {next_high})"
+        texts = [format_change(y, unit) for y in summary[:5]]
+    ends = [text.removesuffix(format_unit(unit)) for text in texts[1:]]
+    return texts[0], f"{ends[0]} to {ends[1]}, another: {ends[2]} to {ends[3]}"
