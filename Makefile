@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH ?=
 
-.PHONY: demo test tests quick check audit fuzz bench coverage docs slow kills mutants lower gpu-check board-micro tune-micro board-paper board-ddpm tune-ddpm board-t2i tune-t2i results overview site judges bases wheel clean
+.PHONY: demo test tests quick check audit fuzz bench coverage docs slow kills mutants lower gpu-check board-micro tune-micro board-paper board-ddpm tune-ddpm board-t2i tune-t2i board-micro-2 board-micro-ddpm-2 board-micro-t2i-2 tune-micro-2 tune-micro-ddpm-2 tune-micro-t2i-2 results overview site judges bases wheel clean
 
 # Two stamps: what the demo needs, and what the tests and checks need as well. Either can come first.
 $(VENV)/.demo: pyproject.toml
@@ -135,8 +135,20 @@ tune-t2i: $(VENV)/.installed
 	$(BIN)/python -m sa_bench run --suite tune-micro-t2i-1 --jobs 2 --out runs/tune-micro-t2i-1
 	$(BIN)/python -m sa_bench tune runs/tune-micro-t2i-1 --out docs/boards/tuning-micro-t2i.md
 
-# Any suite, resumed where it was stopped: suite-micro-2, suite-micro-ddpm-2, suite-micro-t2i-2, suite-digits-2, suite-prompts-2, and the
-# searches before them, suite-tune-micro-2, suite-tune-micro-ddpm-2, suite-tune-micro-t2i-2.
+# The second boards: every method, every attack, several concepts. On one processor of the first boards' machine about 2 CPU-hours (VAE), 5 and 9.
+board-micro-2 board-micro-ddpm-2 board-micro-t2i-2: board-%: $(VENV)/.installed
+	$(BIN)/python -m sa_bench plan --suite $* --jobs 2
+	$(BIN)/python -m sa_bench run --suite $* --jobs 2 --out runs/$*
+	$(BIN)/python -m sa_bench pack runs/$* docs/data/$*.jsonl.xz
+	$(BIN)/python -m sa_bench report docs/data/$*.jsonl.xz --out docs/boards/results-$*.md
+
+# The searches before them.
+tune-micro-2 tune-micro-ddpm-2 tune-micro-t2i-2: tune-%: $(VENV)/.installed
+	$(BIN)/python -m sa_bench run --suite tune-$* --jobs 2 --out runs/tune-$*
+	$(BIN)/python -m sa_bench pack runs/tune-$* docs/data/tune-$*.jsonl.xz
+	$(BIN)/python -m sa_bench tune runs/tune-$* --out docs/boards/tuning-$*.md
+
+# Any suite, resumed where it was stopped: suite-digits-2, suite-prompts-2.
 suite-%: $(VENV)/.installed
 	$(BIN)/python -m sa_bench plan --suite $* --jobs 2
 	$(BIN)/python -m sa_bench run --suite $* --jobs 2 --out runs/$*

@@ -94,3 +94,35 @@ def describe_orders(predictions: Sequence[Prediction]) -> list[str]:
         f"- `{p.task}`, `{p.metric}`: {' < '.join(', '.join(group) for group in p.order)}"
         for p in predictions
     ]
+
+
+def describe_judged(predictions: Sequence[Prediction], boards: Sequence[Board]) -> list[str]:
+    """Write what became of each prediction as a table in Markdown; tasks without a board are not run yet.
+
+    Of several boards of a task that with the most runs counts.
+    """
+    largest: dict[str, Board] = {}
+    for board in boards:
+        known = largest.get(board.task)
+        if known is None or _count_runs(board) > _count_runs(known):
+            largest[board.task] = board
+    lines = [
+        "| task | metric | held | reversed | undecided | which were reversed |",
+        "|---|---|---|---|---|---|",
+    ]
+    for p in predictions:
+        if p.task not in largest:
+            lines.append(f"| `{p.task}` | `{p.metric}` | not run yet | | | |")
+            continue
+        judged = judge_prediction(p, largest[p.task])
+        wrong = ", ".join(f"{low} < {high}" for low, high in judged.reversed)
+        absent = f"no value: {', '.join(judged.missing)}" if judged.missing else ""
+        remark = "; ".join(filter(None, (wrong, absent))) or "–"
+        counts = (len(judged.held), len(judged.reversed), len(judged.undecided))
+        lines.append(f"| `{p.task}` | `{p.metric}` | {' | '.join(map(str, counts))} | {remark} |")
+    return lines
+
+
+def _count_runs(board: Board) -> int:
+    """Count the runs of a board."""
+    return sum(len(line.cells) for line in board.lines)

@@ -8,6 +8,7 @@ from result_rows import OTHERS, one, result_row
 
 from sa_bench.analysis.predictions import (
     Prediction,
+    describe_judged,
     describe_orders,
     judge_prediction,
     load_predictions,
@@ -61,3 +62,14 @@ def test_a_method_named_twice_is_refused(tmp_path):
     )
     with pytest.raises(SaBenchError, match="sa is there twice"):
         load_predictions(file)
+
+
+def test_the_table_says_what_became_of_each_prediction():
+    board = one([result_row(recovery=(0.42, 0.36, 0.49)), *OTHERS])
+    predictions = [
+        Prediction("mnist_0", "recovery", (("relabel",), ("sa", "esd"), ("original",))),
+        Prediction("mnist_0_ddpm", "recovery", (("sa",), ("original",))),
+    ]
+    _, _, first, second = describe_judged(predictions, [board])
+    assert first == "| `mnist_0` | `recovery` | 2 | 1 | 0 | relabel < sa; no value: esd |"
+    assert second == "| `mnist_0_ddpm` | `recovery` | not run yet | | | |"
