@@ -36,7 +36,7 @@ class TaskVector(Method):
     several: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("concept_samples",)
     ignores: ClassVar[tuple[str, ...]] = ("replay", "surrogate")
-    source: ClassVar[str] = "Ilharco et al. 2023, Section 2; Pham et al., arXiv:2404.03631"
+    source: ClassVar[str] = "Ilharco et al. 2023, Section 2; Pham et al. 2024b"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
         ("vae", scale): {"lr": 1e-3, "steps": 300, "batch": 128}
         for scale in ("full", "quick", "paper")
