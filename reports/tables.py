@@ -373,7 +373,7 @@ LETTERS = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", "[": "{[}", "*": "{*}",  # after a row's end both are syntax
     '"': "{''}",  # the straight one is in no font of the default encoding
-    "−": "--", "–": "--", "—": "---", "±": r"$\pm$", "†": r"$\dagger$", "‡": r"$\ddagger$", "×": r"$\times$",
+    "−": "$-$", "–": "--", "—": "---", "±": r"$\pm$", "†": r"$\dagger$", "‡": r"$\ddagger$", "×": r"$\times$",
     "≥": r"$\geq$", "≤": r"$\leq$", "≠": r"$\neq$", "≈": r"$\approx$", "→": r"$\to$", "∞": r"$\infty$", "‖": r"$\|$",
     "·": r"$\cdot$", "°": r"$^\circ$", "⁄": "/", "‘": "`", "’": "'", "“": "``", "”": "''", "\u00a0": "~",
     "ß": r"\ss{}", "æ": r"\ae{}", "Æ": r"\AE{}", "œ": r"\oe{}", "Œ": r"\OE{}", "ø": r"\o{}", "Ø": r"\O{}",
@@ -384,11 +384,17 @@ ACCENTS = {
     "\u0308": '"', "\u030a": "r", "\u030b": "H", "\u030c": "v", "\u0323": "d", "\u0327": "c", "\u0331": "b",
 }  # fmt: skip
 
+NEGATIVE = re.compile(r"(?<![\w.)\]-])-(?=\.?\d)")
+"""The hyphen of a negative number, not that of a range or of a name."""
+
 
 def tex(text: str) -> str:
-    """Escape `text` for LaTeX; letters that cannot be set are decomposed (NFKD) or named: `[U+5317]`."""
+    """Escape `text` for LaTeX; letters that cannot be set are decomposed (NFKD) or named: `[U+5317]`.
+
+    The hyphen before a number becomes a minus sign.
+    """
     letters: list[str] = []
-    for letter in _decompose(text):
+    for letter in _decompose(NEGATIVE.sub("−", text)):
         if letter in ACCENTS and letters and len(letters[-1]) == 1 and letters[-1].isalpha():
             letters[-1] = f"\\{ACCENTS[letter]}{{{letters[-1]}}}"
         elif letter in LETTERS:

@@ -388,6 +388,18 @@ def test_latex_sets_verdicts_margins_and_claims_and_not_as_comments():
     assert "Ours: mean over runs" in text
 
 
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("-93.6 (-95.1 to -.5)", "$-$93.6 ($-$95.1 to $-$.5)"),
+        ("sa − esd", "sa $-$ esd"),
+        ("lr=1e-05, mnist-cnn-0, 2026-11-30", "lr=1e-05, mnist-cnn-0, 2026-11-30"),
+    ],
+)
+def test_only_the_hyphen_before_a_negative_number_becomes_a_minus_sign(text, source):
+    assert tex(text) == source
+
+
 def test_a_narrow_table_has_its_intervals_below_and_no_front():
     (table,) = make_leaderboards(
         [result_row("sa", scale="full", seed=s, keep=-93.0 - s) for s in range(3)]
@@ -396,11 +408,11 @@ def test_a_narrow_table_has_its_intervals_below_and_no_front():
     text = latex([table], "narrow")
     assert "\\begin{table}\n" in text
     assert "Pareto" not in text
-    assert "\\tiny (-95.00, -94.00, -93.00)" in text
-    assert re.search(r"^SA & .* & -94.00 \\\\\[-2pt\]$", text, re.M)
+    assert "\\tiny ($-$95.00, $-$94.00, $-$93.00)" in text
+    assert re.search(r"^SA & .* & \$-\$94.00 \\\\\[-2pt\]$", text, re.M)
     wide = latex([table], "wide")
     assert "\\begin{table*}" in wide
-    assert "-94.00 (-95.00, -94.00, -93.00)" in wide
+    assert "$-$94.00 ($-$95.00, $-$94.00, $-$93.00)" in wide
     assert wide.count("Pareto") > 1
 
 
