@@ -203,13 +203,14 @@ def read_times(store: Store, device: str = "cpu") -> StageTimes:
     """
     times_of: dict[bool, dict[str, list[float]]] = {False: {}, True: {}}
     peaks: list[float] = [0.0]
+    digests: dict[str, str] = {}
     for stage, meta in store.iterate_meta():
         cost, inputs = meta.get("cost", {}), meta.get("inputs", {})
         peaks += [peak] if (peak := cost.get("peak_mib")) else []
         on_gpu = gpu_rates.is_gpu(cost.get("device", "cpu"))
         seconds, seconds_by_name = cost.get("wall_s" if on_gpu else "cpu_s"), times_of[on_gpu]
         if seconds is not None:
-            names, count = _split_cost(stage, inputs)
+            names, count = _split_cost(stage, inputs, digests)
             for name in names:
                 seconds_by_name.setdefault(name, []).append(seconds / max(1, count))
             if inputs.get("metric") == "recovery_excess":
@@ -225,8 +226,16 @@ def read_times(store: Store, device: str = "cpu") -> StageTimes:
     return StageTimes(own, max(peaks), device, own_gpu)
 
 
-def _split_cost(stage: str, inputs: Mapping[str, Any]) -> tuple[list[str], int]:
-    """Return (names of the unit, number of units) that the cost of an artifact is divided by."""
+def _split_cost(
+    stage: str, inputs: Mapping[str, Any], digests: dict[str, str]
+) -> tuple[list[str], int]:
+    """Return (names of the unit, number of units) that the cost of an artifact is divided by.
+
+    Args:
+        stage: of the artifact.
+        inputs: that it was made from.
+        digests: of fingerprints by their text, filled here; thousands of artifacts share a few.
+    """
     if stage == "base":
         return [f"base step {inputs['family']} {_recipe_name(inputs)}"], int(
             inputs["recipe"]["steps"]
@@ -244,8 +253,10 @@ def _split_cost(stage: str, inputs: Mapping[str, Any]) -> tuple[list[str], int]:
         return [name], int(fields.get("steps") or recipe.get("steps", 0))
     if stage != "measure":
         return [], 1
-    name = f"measure {inputs['metric']}"
-    return [name, f"{name} {digest(inputs['fingerprint'])}"], 1
+    name, text = f"measure {inputs['metric']}", repr(inputs["fingerprint"])
+    if text not in digests:
+        digests[text] = digest(inputs["fingerprint"])
+    return [name, f"{name} {digests[text]}"], 1
 
 
 def _sample_name(sampler: Mapping[str, Any]) -> str:
