@@ -37,6 +37,12 @@ class RetrainSurrogate(Method):
         ("text_to_image", "quick"): {"recipe": "quick", "scope": "joint"},
     }
 
+    def unfit(self, task: Task) -> str:
+        """Say why it is no target for concepts that are forgotten in turn; "" for others."""
+        if not task.then:
+            return ""
+        return "its last model has the surrogate for the last concept alone; take a task with task.also"
+
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
         """Train a new model on the retained classes and the surrogate."""
         model, recipe = run.fresh(), run.recipe(self.recipe)

@@ -29,8 +29,8 @@ from sa_bench.results.rows import code_of, metric_of
 from sa_bench.statistics.random_effects import RandomEffects, summarise
 
 FEWEST = 3  # concepts of a row, below which nothing is said of another one
-LEFT_OUT = ("concept", "metrics", "sample_seed")
-"""Values of a task in which boards of one table may differ."""
+LEFT_OUT = ("concept", "relabel_to", "metrics", "sample_seed")
+"""Values of a task in which boards of one table may differ; another concept may bring another `relabel_to`."""
 ABOUT = (
     "Means over concepts with their 95 % interval, and that of the value measured of another concept; "
     "of values that are no rates the change against the base model. Random effects: Paule and Mandel's variance between "

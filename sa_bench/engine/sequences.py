@@ -54,6 +54,10 @@ class EarlierStep(TrainedBase):
         file = forgotten.path / "model.safetensors"
         return base_models.Base(file, self.earlier.model_content, False, precision)
 
+    def copy(self) -> Generator:
+        """Load it; a file of what differs from its base could not be loaded alone."""
+        return self.earlier.model()
+
     def stage(self) -> None:
         """Give None: it is no training of a base model."""
         return None
@@ -68,8 +72,11 @@ def list_steps(task: Task) -> list[Task]:
     ]
 
 
-def forget_in_turn(chain: Steps, folder: Path) -> dict[str, Any]:
+def forget_in_turn(chain: Steps, folder: Path, last_alone: bool) -> dict[str, Any]:
     """Run a cell's method on each concept of its sequence in turn, and save the last model.
+
+    With `last_alone` only the last step is done, in which all that is to be gone is: a reference, which is trained from
+    scratch, builds on no model of before.
 
     Each step is an artifact of its own: its method sees the model after the step before as θ*, takes
     replay and F from it, and what is gone is neither forgotten again nor replayed.
@@ -81,7 +88,8 @@ def forget_in_turn(chain: Steps, folder: Path) -> dict[str, Any]:
     """
     step: Steps | None = None
     trainings: list[Any] = []
-    for number, task in enumerate(list_steps(chain.task)):
+    tasks = list_steps(chain.task)
+    for number, task in enumerate(tasks[-1:] if last_alone else tasks):
         earlier, step = step, chain.of_step(task)
         if earlier is not None:
             step.base_source = EarlierStep(step, earlier)

@@ -380,7 +380,8 @@ class Chain:
 
         def build(folder: Path) -> dict[str, Any]:
             if self.task.then:
-                return forget_in_turn(self, folder)
+                standing = registry.get_method(self.cell.method).standing
+                return forget_in_turn(self, folder, last_alone=standing == "reference")
             from sa_bench.engine.method_run import MethodRun
 
             run = MethodRun(self, folder)

@@ -10,6 +10,7 @@ from sa_bench.reports import html, markdown
 
 from sa_bench.analysis.concepts import make_concept_tables
 from sa_bench.analysis.ranking import make_boards
+from sa_bench.engine.cells import resolve
 from sa_bench.statistics.random_effects import summarise
 
 DIGITS = ("zero", "one", "two", "three", "four")
@@ -68,7 +69,8 @@ def rows_of(digits, **values):
     rows = []
     for i, digit in enumerate(digits):
         row = result_row(concept=digit, overrides={"concept": i}, forget=0.01 + 0.01 * i, **values)
-        row["task_values"] |= {"concept": i}
+        (cell,) = resolve(["mnist_0"], ["sa"], "quick", sets=[f"task.concept={i}"])
+        row["task_values"] |= {"concept": i, "relabel_to": cell.task.relabel_to}
         rows.append(row)
     return rows
 

@@ -1,5 +1,7 @@
 """Tasks that forget several concepts: in turn, each from the model after the one before, or at once."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from sa_bench.engine.measure import LazyView, Subject
 from sa_bench.engine.method_run import MethodRun
 from sa_bench.engine.sequences import list_steps
 from sa_bench.engine.stages import Chain
+from sa_bench.models import recipes
 
 SHORT = ["task.recovery_judged=20", "task.recovery_budgets=0,5"]
 SA = ["sa.steps=3", "sa.batch=8", "sa.fisher.n=20"]
@@ -86,12 +89,14 @@ def test_the_first_step_is_that_of_the_task_with_one_concept(store_env):
     assert first.forget_stage().key != alone.forget_stage().key
 
 
-@pytest.mark.parametrize("task", ["mnist_0_together", "mnist_0_sequence"])
+@pytest.mark.parametrize("task", ["mnist_0_together", "mnist_0_sequence", "mnist_0_t2i_sequence"])
 def test_relabel_hides_every_concept(task, store_env):
-    chain = chain_of(store_env, task, "relabel")
+    chain = chain_of(store_env, task, "relabel", "task.n_forget=8", "task.n_retain=1")
     model = chain.model()
     for concept in range(4):
         assert torch.equal(model.condition(concept).read(), model.condition(9).read())
+    if task == "mnist_0_t2i_sequence":
+        return
     view = LazyView(chain, Subject(chain))
     found = registry.get_metric("forgotten_others").measure(view)
     assert found.value <= 0.05
@@ -101,6 +106,18 @@ def test_relabel_hides_every_concept(task, store_env):
     )
     assert base.value > 0.9
     assert base.interval.endswith("Bonferroni(3)")
+
+
+def test_a_reference_trains_once_for_all_that_is_to_be_gone(store_env, monkeypatch):
+    monkeypatch.setitem(recipes.VAE, "quick", replace(recipes.VAE["quick"], steps=10))
+    chain = chain_of(store_env, "mnist_0_sequence", "retrain")
+    assert len(chain.forgotten.meta["trainings"]) == 1
+    assert len(chain_of(store_env, "mnist_0_sequence", "sa", *SA).forgotten.meta["trainings"]) == 4
+
+
+def test_the_target_of_a_sequence_is_refused(store_env):
+    with pytest.raises(SaBenchError, match="the surrogate for the last concept alone"):
+        chain_of(store_env, "mnist_0_sequence", "retrain_surrogate")
 
 
 def test_the_sources_of_several_concepts_ask_for_each(store_env):
