@@ -97,7 +97,7 @@ class AdvUnlearn(Method[Prompted]):
             if steps:
                 recipe = Recipe(steps, self.lr, self.batch)
                 run.train(model, partial(objective, is_attacked), recipe, self.scope)
-        for parameter in model.parameters(self.scope).values():
-            if self.scope == "text":
+        if self.scope == "text":
+            for parameter in model.parameters(self.scope).values():
                 parameter.requires_grad_(False)
         return model

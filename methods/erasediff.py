@@ -8,10 +8,10 @@ for classes, the current prediction for the anchor for texts. g is the dynamic b
 multiplier is κ, since λ is SA's): both losses descend where they can, and where they are opposed L_f comes first. θ_K
 counts as a constant, so ∇q = ∇L_f.
 
-Differs from the code: a step sees one batch of each, with the same images and noise for θ and θ_K, so that q compares
-like with like; the code draws them separately. φ vanishes where q ≤ 0, as BOME's condition allows, so that K is not without
-effect. Images of c_f and replay are the model's own. K and η are ours, with the rate of the inner steps; of the code's
-settings we know no more than its rates (1e-5 on Stable Diffusion).
+Differs from the code: L_f(θ) and L_f(θ_K) are of one batch, with the same images and noise, so that q compares like with
+like; the code draws them separately. Each of the K inner steps has a batch of its own. φ vanishes where q ≤ 0, as BOME's
+condition allows, so that K is not without effect. Images of c_f and replay are the model's own. K and η are ours, with the
+rate of the inner steps; of the code's settings we know no more than its rates (1e-5 on Stable Diffusion).
 """
 
 from collections.abc import Mapping, Sequence

@@ -4,9 +4,11 @@
 
 Sender and receiver share the model, fit it to what was sent, and go on; blocks have 1, 1, 2, 4, 8, … images. A model
 that knows c_f needs few bits from the first block on; one that never knew pays for learning it (Voita & Titov 2020,
-Whitney et al. 2020). No judge and no dose enter. What is still known is `retrain`'s length minus the model's.
+Whitney et al. 2020). No judge enters; the steps after each block are a dose. `relabel`, which unlearns nothing, shows what
+such a fit does not find again, `retrain` what a model pays that never knew.
 
-The VAE's −ELBO is a cross-entropy of grey values: there differences of lengths mean something, their height does not.
+The VAE's −ELBO is a cross-entropy of grey values, with the model's own encoder: there differences of lengths mean
+something, their height does not, and what the encoder forgot is part of them.
 
 Two codes: `bits_left` fits c_f's own condition alone, `bits_left_weights` all weights.
 """

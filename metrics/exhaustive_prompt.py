@@ -52,7 +52,7 @@ def exhaustive_prompt(view: View) -> Measured:
 
     One prefix serves all prompts. The finalists were chosen on other noise, so that the value is a maximum over the
     finalists alone; Wilson's interval is widened for their number. `any`: the share of images that show c_f with at least
-    one finalist, which is what a search with an attack of its own for each prompt can at best reach.
+    one finalist; a search with a prefix of its own for each prompt can reach at least that.
     """
     task, model = view.task, require_prompted(view.model)
     budget = task.exhaustive_prompt

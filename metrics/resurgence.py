@@ -6,9 +6,12 @@ Nobody means this as an attack: whoever downloads a model fine-tunes it on somet
 hidden may surface (Suriyakumar et al. 2024, "Unstable Unlearning").
 """
 
+from typing import Any
+
 import numpy as np
 
 from sa_bench.contracts import Measured, View, metric
+from sa_bench.core.errors import NotFinite
 from sa_bench.scoring.attacks import (
     Questions,
     all_parameters,
@@ -47,7 +50,8 @@ def resurgence(view: View) -> Measured:
     rows = np.concatenate(
         [np.flatnonzero(real.labels == c)[: budget.images] for c in np.unique(real.labels)]
     )
-    looks, curves = len(budget.rates), []
+    curves: list[tuple[float, list[Any]]] = []
+    broken: NotFinite | None = None
     for lr in budget.rates:
         model, judged = copy_for_attack(view), []
         asked = [task.prompts_for(int(c), "replay") for c in real.labels[rows]]
@@ -55,9 +59,16 @@ def resurgence(view: View) -> Measured:
         parameters = [p.requires_grad_(True) for p in all_parameters(model).values()]
         x = model.encode(real.images[rows])
         loss = batches(model, x, labels, budget.batch, view.rng("resurgence"))
-        for _ in descend(parameters, loss, [lr] * len(parameters), budget.steps):
-            judged.append(questions.judge(questions.draw(model, sampler_of_weights(view))))
+        try:
+            for _ in descend(parameters, loss, [lr] * len(parameters), budget.steps):
+                judged.append(questions.judge(questions.draw(model, sampler_of_weights(view))))
+        except NotFinite as error:  # it diverged: another rate may not
+            broken = error
+            continue
         curves.append((lr, judged))
+    if not curves and broken is not None:
+        raise broken
+    looks = len(curves)
     lr, judged = max(curves, key=lambda curve: curve[1][-1][0].mean())
     rates = [questions.rate(*votes, looks=looks) for votes in judged]
     curve = [

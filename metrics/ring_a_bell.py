@@ -50,7 +50,8 @@ def ring_a_bell(view: View) -> Measured:
 
     There are two searches: one may use every word, as published, the other leaves out c_f's own name, as who expects a
     filter of that name would. The one that brings back more is the value, and Wilson's interval, over images or over
-    prompts where several come from one, is widened for the two. Nothing is chosen by the attacked model.
+    prompts where several come from one, is widened for the two. The attacked model chooses no word, but which of the two
+    searches counts.
     """
     budget, model, base = view.task.ring_a_bell, view.model, require_prompted(view.base_model)
     questions = Questions.of(view)

@@ -2,9 +2,10 @@
 
 Every attack of the row's threat model counts: of one that holds the weights all of them, of one that
 may only query those that need no more. Attacks differ in how much they bring back in a model that
-never knew c_f, so the worst is the one that is most surely above that floor: the one with the
-highest lower bound of the difference, among those shown to bring back more. Its bounds hold for all of
-the row's attacks together (Bonferroni over attacks).
+never knew c_f, so the worst is the one that is most surely above that floor: of those shown to bring
+back more the one with the highest lower bound of the difference, else of those left unclear, else of
+the rest. Without a floor it is the one with the highest rate. Its bounds hold for all of the row's
+attacks together (Bonferroni over attacks).
 """
 
 from __future__ import annotations
@@ -84,12 +85,18 @@ def find_survival(board: Board, line: Line, floors: dict[str, Endpoint]) -> Surv
         for name, endpoint in attacks.items()
     ]
     severity = {"yes": 3, "unclear": 2, "unknown": 1, "no": 0}
-    return max(outcomes, key=lambda o: (severity[o.comes_back], o.low), default=None)
+
+    def order(outcome: Survival) -> tuple[int, float]:
+        surest = outcome.low if outcome.floor is not None else outcome.value
+        return severity[outcome.comes_back], surest
+
+    return max(outcomes, key=order, default=None)
 
 
 def combine(line: Line) -> str:
     """Decide whether any of a line's attacks undoes it: recovery unless another is shown to.
 
+    Recovery decides for rows of either threat model: a `service` row holds what the base model does.
     An attack that is left unclear changes nothing: one that brings back half even in the reference
     could not be shown to bring back no more by any number of images that a board has.
     """

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sa_bench.analysis.board import Board, Endpoint
+from sa_bench.analysis.board import Board, Line
 from sa_bench.analysis.gates import difference_bounds
+from sa_bench.analysis.pairwise import differences_by_base
 from sa_bench.core.errors import SaBenchError
+from sa_bench.statistics import ALPHA, over_bases
 
 
 @dataclass(frozen=True)
@@ -64,28 +66,44 @@ def load_predictions(file: Path) -> list[Prediction]:
 
 
 def judge_prediction(prediction: Prediction, board: Board) -> Judged:
-    """Compare a prediction with a board; of a method with several rows that of the most runs counts."""
-    values: dict[str, Endpoint] = {}
+    """Compare a prediction with a board.
+
+    Of a method with several rows that of the most runs counts, of several with as many the one whose label comes first
+    (of `sld` the level max).
+    """
+    values: dict[str, Line] = {}
     for line in sorted(board.lines, key=lambda line: (-len(line.cells), line.label)):
         endpoint = line.known(prediction.metric)
         if endpoint is not None and endpoint.estimate is not None:
-            values.setdefault(line.method, endpoint)
+            values.setdefault(line.method, line)
     outcomes: dict[str, list[tuple[str, str]]] = {"held": [], "reversed": [], "undecided": []}
     for low, high in prediction.pairs():
         if low in values and high in values:
-            outcomes[_judge_pair(values[low], values[high])].append((low, high))
+            outcome = _judge_pair(values[low], values[high], prediction.metric)
+            outcomes[outcome].append((low, high))
     names = [name for group in prediction.order for name in group]
     missing = tuple(name for name in names if name not in values)
     held, reversed_pairs, undecided = (tuple(outcomes[key]) for key in outcomes)
     return Judged(prediction, held, reversed_pairs, undecided, missing)
 
 
-def _judge_pair(low: Endpoint, high: Endpoint) -> str:
-    """Judge the difference of two estimates: `held` if it is shown to be as predicted."""
-    if low.estimate is None or high.estimate is None:
+def _judge_pair(low: Line, high: Line, metric: str) -> str:
+    """Judge the difference of two rows: `held` if it is shown to be as predicted, each sign at one-sided 5 %.
+
+    Rates by the bounds of their gates; other values, whose spread between runs is not known beforehand, by Student's t
+    over the base models' mean differences of shared runs.
+    """
+    one, other = low.endpoints[metric].estimate, high.endpoints[metric].estimate
+    if one is None or other is None:
         return "undecided"
-    lower, upper = difference_bounds(high.estimate, low.estimate)
-    return "held" if lower > 0 else "reversed" if upper < 0 else "undecided"
+    if one.rate:
+        lower, upper = difference_bounds(other, one)
+        return "held" if lower > 0 else "reversed" if upper < 0 else "undecided"
+    by_base = differences_by_base(metric, high, low)
+    difference = over_bases(by_base) if by_base else None
+    if difference is None or difference.p is None or difference.p > 2 * ALPHA:
+        return "undecided"
+    return "held" if difference.mean > 0 else "reversed"
 
 
 def describe_orders(predictions: Sequence[Prediction]) -> list[str]:

@@ -21,6 +21,8 @@ from sa_bench.results.rows import metric_of
 from sa_bench.results.schema import ResultRow
 
 FEWEST = 4  # methods in common, below which no correlation is computed
+FEWEST_RESAMPLED = 8
+"""Methods in common, below which there is no interval: resampled, so few give intervals that collapse or miss."""
 RESAMPLES = 2000
 PUBLISHED = "attack_success[UnlearnDiffAtk]"
 OURS = {
@@ -53,9 +55,11 @@ class Correlation:
     """Kendall's τ of a predictor's order of methods with a published one."""
 
     tau: float
-    low: float
-    """95 % interval by resampling methods and bases; wide with so few of them."""
-    high: float
+    p: float
+    """Probability of a |τ| so large if the two orders had nothing to do with each other; exact without ties."""
+    low: float | None
+    """95 % interval by resampling methods and bases; None with fewer than `FEWEST_RESAMPLED`."""
+    high: float | None
     methods: tuple[str, ...]
 
 
@@ -127,10 +131,11 @@ def describe_correlations(file: Path, metric: str = PUBLISHED) -> list[list[str]
 
 
 def _describe_correlation(found: Correlation | None) -> str:
-    """Describe it as `0.41 (−0.20 to 0.86)`; "–" where there is none, as with a constant predictor."""
+    """Describe it as `0.41 (-0.20 to 0.86), p = 0.12`; "–" where there is none, as with a constant predictor."""
     if found is None:
         return "–"
-    return f"{found.tau:.2f} ({found.low:.2f} to {found.high:.2f})"
+    interval = "" if found.low is None else f" ({found.low:.2f} to {found.high:.2f})"
+    return f"{found.tau:.2f}{interval}, p = {found.p:.2f}"
 
 
 def read_predictor(file: Path, name: str) -> dict[str, list[float]]:
@@ -161,9 +166,12 @@ def correlate(
     if len(methods) < FEWEST:
         return None
     theirs = np.array([published[name] for name in methods])
-    tau = _tau(np.array([fmean(predictor[name]) for name in methods]), theirs)
+    found = kendalltau([fmean(predictor[name]) for name in methods], theirs)
+    tau, p = float(found.statistic), float(found.pvalue)
     if np.isnan(tau):
         return None
+    if len(methods) < FEWEST_RESAMPLED:
+        return Correlation(tau, p, None, None, methods)
     rng, taus = np.random.default_rng(0), []
     most_bases = max(len(predictor[name]) for name in methods)
     for _ in range(RESAMPLES):
@@ -172,7 +180,7 @@ def correlate(
         if len(set(rows.tolist())) > 2:
             taus.append(_tau(np.array(drawn), theirs[rows]))
     low, high = np.nanquantile(taus, [0.025, 0.975])
-    return Correlation(tau, float(low), float(high), methods)
+    return Correlation(tau, p, float(low), float(high), methods)
 
 
 def _mean_over(values: Sequence[float], drawn: np.ndarray) -> float:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sa_bench.core import registry
-from sa_bench.core.errors import SaBenchError, first_line, name_missing_extra
+from sa_bench.core.errors import SaBenchError, first_line, last_line, name_missing_extra
 from sa_bench.core.store import Store, digest, file_digest, write_atomic
 from sa_bench.core.version import __version__
 from sa_bench.engine.worker import Order, Outcome, Worker
@@ -31,6 +31,7 @@ ANSWER = 10.0  # seconds within which an address must answer
 EXAMINED = 120.0  # seconds within which a node must have started a process and answered
 LOOK = 1.0  # seconds between two looks at how far an actor is
 PORT = 6379  # of a Ray head whose address names none
+STARTS = 4  # tries to start each worker, if none comes up
 PREFIXES = ("SA_BENCH_", "OMP_", "HF_")
 """Environment variables of the driver that hold for the workers too."""
 
@@ -70,6 +71,8 @@ class RayWorkers:
         self._working: dict[Any, int] = {}  # references to outcomes
         self._looking: dict[Any, int] = {}  # references to progress
         self._looked = 0.0
+        self._failed_starts = 0
+        """Starts of workers that failed, since one came up."""
         self._is_lost: list[Event] = []
 
     def start(self) -> None:
@@ -148,7 +151,14 @@ class RayWorkers:
                 raise SaBenchError(
                     f"--jobs {jobs or 1}: the cluster has {cpus} CPU(s), and every worker takes one."
                 )
-            return jobs or cpus, 0.0
+            room = min(cpus, int(resources.get("memory", 0) / 2**20 / max(1, self.demand.mib)))
+            if (jobs or 1) > room:
+                memory = int(resources.get("memory", 0) / 2**20)
+                raise SaBenchError(
+                    f"--jobs {jobs or 1}: every worker needs {self.demand.mib:,} MiB by computation, and the cluster has "
+                    f"{memory:,} MiB for workers; give fewer, or `ray start --memory` more."
+                )
+            return jobs or room, 0.0
         gpus = int(resources.get("GPU", 0))
         if not gpus:
             raise SaBenchError("--device cuda: no node of the cluster has a GPU. Use --device cpu.")
@@ -181,9 +191,16 @@ class RayWorkers:
             worker = self._starting.pop(reference)
             try:
                 node, mib = self._ray.get(reference)
-            except self._ray.exceptions.RayError:
+            except self._ray.exceptions.RayError as error:
+                self._failed_starts += 1
+                if self._failed_starts >= STARTS * len(self._actors):
+                    raise SaBenchError(
+                        f"--engine ray: no worker came up in {self._failed_starts} tries ({last_line(error)}). `ray "
+                        "status` and `ray logs` say more."
+                    ) from error
                 self._replace(worker)
                 return []
+            self._failed_starts = 0
             self.places[worker] = Place(node, self.demand.device)
             if mib is not None and self._share * mib < self.demand.mib and self._share < 1:
                 raise SaBenchError(

@@ -90,6 +90,10 @@ def test_without_a_floor_nothing_says_whether_it_is_much():
     worst = line(one([attacked(ERASED, stress=0.6), RELABEL]), "sa").survival
     assert (worst.attack, worst.comes_back, worst.floor) == ("stress", "unknown", None)
     assert worst.describe() == "60.0 % by stress, the worst of 2 attacks"
+    few = attacked(ERASED)
+    uncertain = measurement("relearn", (0.4, 0.1, 0.7), 0.99, RATE)
+    few["measurements"].append(uncertain)
+    assert line(one([few, RELABEL]), "sa").survival.attack == "relearn", "the highest rate counts"
 
 
 @pytest.mark.parametrize(("half", "saved"), [(0, 1.0), (10, 0.75), (40, 0.0), (None, -1.0)])

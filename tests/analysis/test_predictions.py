@@ -73,3 +73,19 @@ def test_the_table_says_what_became_of_each_prediction():
     _, _, first, second = describe_judged(predictions, [board])
     assert first == "| `mnist_0` | `recovery` | 2 | 1 | 0 | relabel < sa; no value: esd |"
     assert second == "| `mnist_0_ddpm` | `recovery` | not run yet | | | |"
+
+
+def test_values_that_are_no_rates_are_judged_by_paired_differences_of_base_models():
+    """Two rows whose values differ by 1.0 on each of three bases, though bases differ by ten times that."""
+    rows = []
+    for base in range(3):
+        for method, more in (("sa", 0.0), ("esd", 1.0 + base / 50)):
+            keep = -90.0 + 10 * base + more
+            rows.append(result_row(method, keep=(keep, keep - 5, keep + 5), base_seed=base))
+    board = one(rows)
+    expected = Prediction("mnist_0", "retain_log_likelihood", (("sa",), ("esd",)))
+    assert judge_prediction(expected, board).held == (("sa", "esd"),)
+    reverse = Prediction("mnist_0", "retain_log_likelihood", (("esd",), ("sa",)))
+    assert judge_prediction(reverse, board).reversed == (("esd", "sa"),)
+    alone = one([row for row in rows if row["base_seed"] == 0])
+    assert judge_prediction(expected, alone).undecided == (("sa", "esd"),)

@@ -330,16 +330,42 @@ def test_more_workers_than_the_cluster_has_room_for_are_refused(tmp_path):
     class Small:
         @staticmethod
         def cluster_resources():
-            return {"CPU": 2.0}
+            return {"CPU": 2.0, "memory": 3000 * 2.0**20}
 
     for demand, said in (
         (Demand("cpu", 3, 1), "--jobs 3: the cluster has 2 CPU"),
+        (Demand("cpu", 2, 2000), "--jobs 2: every worker needs 2,000 MiB .* 3,000 MiB for workers"),
         (Demand("cuda", 1, 1), "no node of the cluster has a GPU"),
     ):
         workers = RayWorkers(Run(tmp_path, tmp_path, ""), demand)
         workers._ray = Small
         with pytest.raises(SaBenchError, match=said):
             workers._count_workers()
+
+
+def test_workers_that_never_come_up_are_told_of(tmp_path):
+    """Every start fails: the run ends with what the last one said, and does not wait for ever."""
+
+    class Failing:
+        class exceptions:
+            class RayError(Exception):
+                pass
+
+        @staticmethod
+        def get(reference):
+            raise Failing.exceptions.RayError("Traceback ...\nRuntimeError: CUDA is sick")
+
+    class Dead:
+        class describe:
+            remote = staticmethod(object)
+
+    workers = RayWorkers(Run(tmp_path, tmp_path, ""), Demand("cuda", 1, 1))
+    workers._ray, workers._make_actor, workers._actors = Failing, Dead, [Dead]
+    workers._starting = {"first": 0}
+    for _ in range(3):
+        workers._take(next(iter(workers._starting)))
+    with pytest.raises(SaBenchError, match=r"no worker came up in 4 tries \(RuntimeError: CUDA"):
+        workers._take(next(iter(workers._starting)))
 
 
 @pytest.mark.parametrize(
