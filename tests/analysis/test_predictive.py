@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from result_rows import RELABEL, RETRAIN, measurement, result_row
 
+from sa_bench.analysis import predictive
 from sa_bench.analysis.predictive import (
     NULLS,
     PREDICTORS,
@@ -92,8 +93,11 @@ def test_the_first_line_of_a_method_names_its_year():
     assert years == {"esd": 2023, "erasediff": 2025, "task_vector": 2023, "relabel": None}
 
 
-def test_the_table_says_of_each_predictor_how_it_agrees_and_what_could_be_reached(tmp_path):
+def test_the_table_says_of_each_predictor_how_it_agrees_and_what_could_be_reached(
+    tmp_path, monkeypatch
+):
     """A predictor that is the published column itself has τ = 1; a constant one has none."""
+    monkeypatch.setattr(predictive, "RESAMPLES", 50)
     published = published_columns()["van_gogh_style"]
     file = tmp_path / "p.csv"
     names = ["method", "base", *PREDICTORS, *NULLS]
