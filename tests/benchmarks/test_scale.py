@@ -1,6 +1,9 @@
 """Many workers against one, in one run: processes, two nodes of Ray, and what the engine itself costs."""
 
+import json
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -12,7 +15,6 @@ from sa_bench.engine import runner
 from sa_bench.engine.cell_results import make_result
 from sa_bench.engine.cells import resolve
 from sa_bench.engine.ray_workers import Demand, RayWorkers
-from sa_bench.engine.runner import Placement
 from sa_bench.engine.stages import Chain
 from sa_bench.engine.workers import Run
 
@@ -29,7 +31,7 @@ def board(steps=600):
     return cells
 
 
-def timed(folder, placement=None, workers=None, steps=600):
+def timed(folder, workers=None, steps=600):
     """Seconds of the board on a cold store, and its forgetting."""
     cells = board(steps)
     start = time.perf_counter()
@@ -39,7 +41,7 @@ def timed(folder, placement=None, workers=None, steps=600):
         folder / "run",
         ignore_event,
         ignore_event,
-        placement,
+        None,
         workers,
     )
     seconds = time.perf_counter() - start
@@ -47,37 +49,69 @@ def timed(folder, placement=None, workers=None, steps=600):
     return seconds, [row["measurements"][0]["value"] for row in rows]
 
 
+def commanded(folder, jobs):
+    """Seconds of twelve quick cells as a person waits for them, by one command on a cold store; and all their values."""
+    words = "run --task mnist_0 --method sa,l2,no_ewc,permuted_f --scale quick --seed 0,1,2"
+    command = [sys.executable, "-m", "sa_bench", *words.split()]
+    folder.mkdir()
+    start = time.perf_counter()
+    subprocess.run(
+        [*command, "--jobs", str(jobs), "--out", str(folder / "run")],
+        env={**os.environ, "SA_BENCH_STORE": str(folder / "store")},
+        check=True,
+        capture_output=True,
+    )
+    seconds = time.perf_counter() - start
+    rows = [json.loads(path.read_text()) for path in sorted(folder.glob("run/*/result.json"))]
+    assert len(rows) == 12
+    return seconds, [[m["value"] for m in row["measurements"]] for row in rows]
+
+
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two processors")
-def test_two_workers_against_one(store_env, tmp_path, benchmark):
-    """Each of two processes, and of two Ray nodes with a processor each, does its half."""
+def test_two_processes_against_one(store_env, tmp_path, benchmark):
+    """Two processes do the board in little more than half the time of one."""
+    datasets.load("mnist")
+    one, values = commanded(tmp_path / "one", 1)
+    two, of_two = commanded(tmp_path / "two", 2)
+    assert values == of_two
+    benchmark.pedantic(lambda: None, rounds=1)
+    benchmark.extra_info |= {
+        "what": "Twelve quick VAE cells by one command on a cold store, start and report included",
+        "figure": f"{two:.0f} s with --jobs 2", "target": "≥ 1.8 x one process",
+        "against": f"{one / two:.2f} x of one process ({one:.0f} s)",
+    }  # fmt: skip
+    print(benchmark.extra_info)
+    assert one / two >= 1.8
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two processors")
+def test_two_nodes_against_one(store_env, tmp_path, benchmark):
+    """Two Ray nodes with a processor each do the board in little more than half the time of one."""
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
     datasets.load("mnist")
-    one, values = timed(tmp_path / "one")
-    two, of_two = timed(tmp_path / "two", Placement(jobs=2))
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
     )
     cluster.add_node(num_cpus=1)
-    spans, of_ray = {}, {}
+    spans, values = {}, {}
     try:
         for jobs in (1, 2):
             folder = tmp_path / f"ray-{jobs}"
             run = Run(folder / "store", folder / "run", "")
             workers = RayWorkers(run, Demand("cpu", jobs, 100), cluster.address)
-            spans[jobs], of_ray[jobs] = timed(folder, workers=workers)
+            spans[jobs], values[jobs] = timed(folder, workers=workers)
     finally:
         cluster.shutdown()
-    assert values == of_two == of_ray[1] == of_ray[2]
+    assert values[1] == values[2]
     benchmark.pedantic(lambda: None, rounds=1)
     benchmark.extra_info |= {
-        "what": "Twelve quick VAE cells on a cold store, two workers against one, start included",
-        "figure": f"{two:.0f} s with --jobs 2, {spans[2]:.0f} s on two Ray nodes", "target": "≥ 1.8 x one worker",
-        "against": f"{one / two:.2f} x of one process ({one:.0f} s), {spans[1] / spans[2]:.2f} x of one Ray node",
+        "what": "Twelve quick VAE cells on a cold store, two Ray nodes against one, start of the workers included",
+        "figure": f"{spans[2]:.0f} s on two nodes", "target": "≥ 1.8 x one node",
+        "against": f"{spans[1] / spans[2]:.2f} x of one node ({spans[1]:.0f} s)",
     }  # fmt: skip
     print(benchmark.extra_info)
-    assert one / two >= 1.8
     assert spans[1] / spans[2] >= 1.8
 
 
