@@ -90,14 +90,19 @@ def key_values(value: Any, cls: type | None = None) -> Any:
             if members is not None and name not in members:
                 continue
             # A tuple and the list that JSON makes of it give the same values.
-            member = key_values(getattr(value, name) if members is None else members[name], nested)
+            member = getattr(value, name) if members is None else members[name]
+            if type(member) not in SCALARS:
+                member = key_values(member, nested)
             if not (later and member == default):
                 values[name] = member
         return values
     if isinstance(value, Mapping):
-        return {key: key_values(member) for key, member in value.items()}
+        return {
+            key: member if type(member) in SCALARS else key_values(member)
+            for key, member in value.items()
+        }
     if isinstance(value, (list, tuple)):
-        return [key_values(member) for member in value]
+        return [member if type(member) in SCALARS else key_values(member) for member in value]
     return value
 
 

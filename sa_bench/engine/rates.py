@@ -21,7 +21,7 @@ LOW, HIGH = 0.05, 0.95
 """Quantiles of measured times that bound a range."""
 RECOVERY = ("recovery", "recovery_excess")
 ANY_METHOD = "any method"
-PROBE_SECONDS = 0.25
+PROBE_SECONDS = 0.1
 SIDE = 64
 """Rows and columns of the probe's matrices."""
 STEPS_OF_NETWORK = 0.125

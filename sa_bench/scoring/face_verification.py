@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import expit
+import scipy  # its submodules are imported on first use
+
+if TYPE_CHECKING:
+    import scipy.optimize
+    import scipy.special
 
 FAR = 0.01  # share of images of others that may pass for the person
 RIDGE = 1e-3  # keeps the slope finite where the two sides do not overlap
@@ -32,7 +35,7 @@ class Person:
 
     def probability(self, cosine: np.ndarray) -> np.ndarray:
         """Compute the probability that a face is the person's, with equal priors."""
-        return expit(self.slope * cosine + self.offset)
+        return scipy.special.expit(self.slope * cosine + self.offset)
 
 
 def split_halves(prompts: np.ndarray | None, n: int) -> tuple[np.ndarray, str]:
@@ -93,7 +96,7 @@ def _fit_logistic(positive: np.ndarray, negative: np.ndarray) -> tuple[float, fl
         up, down = slope * positive + offset, slope * negative + offset
         return float(np.logaddexp(0, -up).mean() + np.logaddexp(0, down).mean() + RIDGE * slope**2)
 
-    slope, offset = minimize(loss, np.zeros(2)).x
+    slope, offset = scipy.optimize.minimize(loss, np.zeros(2)).x
     return float(slope), float(offset)
 
 

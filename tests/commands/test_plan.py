@@ -208,10 +208,11 @@ def test_a_plan_refuses_what_a_run_refuses():
 
 
 def test_the_probe_measures_until_its_time_is_over_by_its_clock():
-    """A fifth of a second, then two fifths: one step was done in between."""
-    readings = iter([0.0, 0.2, 0.4])
+    """The first reading is before its time is over, the next behind it: one step was done in between."""
+    time = rates.PROBE_SECONDS
+    readings = iter([0.0, 0.8 * time, 1.6 * time])
     steps = rates.STEPS_OF_NETWORK
-    assert rates.probe_speed(clock=lambda: next(readings)) == pytest.approx(steps / 0.4)
+    assert rates.probe_speed(clock=lambda: next(readings)) == pytest.approx(steps / (1.6 * time))
 
 
 def test_rates_are_seconds_a_unit_of_results():
