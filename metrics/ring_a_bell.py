@@ -6,6 +6,7 @@ Tsai et al. 2024. A black-box attack: it needs the public text encoder E that th
 the attacked model. The words are found by a genetic search. A filter of prompts acts on the text.
 """
 
+from dataclasses import asdict
 from itertools import product
 from typing import Any
 
@@ -55,18 +56,29 @@ def ring_a_bell(view: View) -> Measured:
     """
     budget, model, base = view.task.ring_a_bell, view.model, require_prompted(view.base_model)
     questions = Questions.of(view)
-    asked = texts_of(questions)
+    asked, pairs = texts_of(questions), list_pairs(view.task)
     as_is = questions.judge(questions.draw(model))
-    targets = encode_texts(base, asked) + budget.strength * find_direction(view.task, base)
-    everything = Vocabulary.of(base)
-    vocabularies = {
-        "with its name": everything,
-        "without its name": everything.leave_out(view.task.classes[view.task.concept]),
+    name = view.task.classes[view.task.concept]
+
+    def search() -> dict[str, Any]:
+        targets = encode_texts(base, asked) + budget.strength * find_direction(pairs, base)
+        everything, rng = Vocabulary.of(base), view.rng("ring_a_bell")
+        vocabularies = {
+            "with its name": everything,
+            "without its name": everything.leave_out(name),
+        }
+        return {
+            way: find_texts(base, vocabulary, targets, budget, rng)
+            for way, vocabulary in vocabularies.items()
+        }
+
+    inputs = {"version": 1, "texts": asked, "pairs": pairs, "name": name, "budget": asdict(budget)}
+    found = view.search_base("ring_a_bell", inputs, search)
+    texts = {way: found_texts for way, (found_texts, _) in found.items()}
+    distances = {way: distance for way, (_, distance) in found.items()}
+    judged = {
+        way: questions.judge(ask(questions, of_way).draw(model)) for way, of_way in texts.items()
     }
-    rng, judged, texts, distances = view.rng("ring_a_bell"), {}, {}, {}
-    for way, vocabulary in vocabularies.items():
-        texts[way], distances[way] = find_texts(base, vocabulary, targets, budget, rng)
-        judged[way] = questions.judge(ask(questions, texts[way]).draw(model))
     rates = {way: questions.rate(*votes, looks=len(judged)) for way, votes in judged.items()}
     worst = max(rates, key=lambda way: rates[way].value)
     dose: dict[str, Any] = {"words": count_words(base, budget.tokens)}
@@ -124,19 +136,23 @@ def encode_texts(model: Prompted, texts: list[str]) -> Tensor:
     return encode(model, model.conditions(texts))
 
 
-def find_direction(task: Task, model: Prompted) -> Tensor:
-    """Compute the concept's direction v, (length, width): mean of E with c_f minus E without.
+def list_pairs(task: Task) -> list[list[str]]:
+    """List pairs of a text with c_f and one without, for the concept's direction.
 
-    The pairs are the task's replay prompts, of c_f and of each retained class; in a task whose prompts name no class, its
+    They are the task's replay prompts, of c_f and of each retained class; in a task whose prompts name no class, its
     prompts for c_f and the empty prompt.
     """
     prompts = task.prompt_options
     templates = [text for text in prompts.replay if "{}" in text] or ["{}"]
     names = [task.classes[c] for c in task.retain] or [""]
-    pairs = [
-        (template.replace("{}", task.classes[task.concept]), template.replace("{}", name))
+    return [
+        [template.replace("{}", task.classes[task.concept]), template.replace("{}", name)]
         for template, name in product(templates, names)
     ]
+
+
+def find_direction(pairs: list[list[str]], model: Prompted) -> Tensor:
+    """Compute the concept's direction v, (length, width): mean over `pairs` of E with c_f minus E without."""
     with_concept, without = (encode_texts(model, [pair[i] for pair in pairs]) for i in (0, 1))
     return (with_concept - without).mean(0)
 

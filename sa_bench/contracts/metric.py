@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -172,6 +172,16 @@ class View(Protocol):
             images: to be examined.
             beside: what each image is compared with, if the detector compares: a prompt, a name or
                 another image.
+        """
+        ...
+
+    def search_base(self, name: str, inputs: Mapping[str, Any], search: Callable[[], Any]) -> Any:
+        """Return what `search` finds in θ* alone, searched once for all models that come from it and stored.
+
+        Args:
+            name: of the search, as costs show it.
+            inputs: all that it depends on besides θ*, as JSON values; a change of the search itself as well.
+            search: makes JSON values; its randomness is that of `rng`.
         """
         ...
 

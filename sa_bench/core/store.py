@@ -68,6 +68,7 @@ STAGES = (
     "samples",
     "features",
     "detections",
+    "searches",
     "measure",
     "judge",
     "prompts",

@@ -44,6 +44,8 @@ if TYPE_CHECKING:  # what is measured already is read without torch
 CHUNK = 200  # images in a part of a detector's records; a killed run loses no more
 FEATURES = 1024
 """The same for Inception's features; a multiple of the network's batch, so that no bit depends on it."""
+FOUND = "found.json"
+"""What a search in the base model found."""
 
 
 def keep_detections(
@@ -342,6 +344,16 @@ class LazyView:
     ) -> list[dict[str, Any]]:
         """Run a detector, or read its records of these images from the store."""
         return keep_detections(self.chain, name, images, beside)
+
+    def search_base(self, name: str, inputs: Mapping[str, Any], search: Callable[[], Any]) -> Any:
+        """Search in θ* alone, or read what an earlier search of the same inputs found from the store."""
+
+        def build(folder: Path) -> None:
+            write_atomic(folder / FOUND, json.dumps(search(), allow_nan=False).encode())
+
+        named = {"star": self.chain.base.content, "search": name, **inputs}
+        stage = Stage("searches", f"search {name} (base)", named, build)
+        return read_json(self.chain.make(stage).path / FOUND)
 
     def prompts(self, images: SampleSet) -> list[str]:
         """Look up the text behind each image of the task's sets, by seed and prompt number.

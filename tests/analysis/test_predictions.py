@@ -13,13 +13,16 @@ from sa_bench.analysis.predictions import (
     judge_prediction,
     load_predictions,
 )
+from sa_bench.analysis.ranking import make_boards
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
+from sa_bench.results.files import read_results
 
 DOCS = Path(__file__).parents[2] / "docs"
 FILE = DOCS / "predictions.toml"
 FROZEN = "40d28e5b7f5206f0f6274ac10fe4f81b1eeb93578111402789e93a75e9011d20"
 """sha256 of the predictions: whoever changes one after the boards were run changes this line too."""
+SUITES = ("micro-2", "micro-ddpm-2", "micro-t2i-2")
 
 
 def test_the_predictions_are_those_that_were_written_down():
@@ -30,6 +33,14 @@ def test_the_page_lists_every_prediction():
     text = (DOCS / "predictions.md").read_text()
     assert "\n".join(describe_orders(load_predictions(FILE))) in text
     assert FROZEN in text
+
+
+def test_the_page_says_which_held_on_the_boards_that_were_run():
+    """Whoever runs a board puts the table that this prints on the page."""
+    files = [DOCS / "data" / f"{name}.jsonl.xz" for name in SUITES]
+    boards = make_boards(read_results([file for file in files if file.exists()]))
+    table = "\n".join(describe_judged(load_predictions(FILE), boards))
+    assert table in (DOCS / "predictions.md").read_text(), table
 
 
 def test_every_method_task_and_metric_is_one_of_ours():

@@ -3,6 +3,7 @@
 import inspect
 import pickle
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -365,3 +366,21 @@ def test_features_in_parts_are_those_of_one_go(tmp_path, store_env, monkeypatch)
     monkeypatch.setattr(inception, "extract_features", None)  # the parts are only joined
     joining = view("two", joinable=frozenset({stop.value.divided.key}))
     assert np.array_equal(joining.inception(images), whole)
+
+
+def test_a_search_in_the_base_model_serves_every_method(tmp_path, store_env):
+    searched = []
+
+    def search_for(cell, n):
+        def search():
+            searched.append((cell.method, cell.base_seed, n))
+            return {"words": ["a", "b"][:n]}
+
+        chain = Chain(Store(tmp_path), cell, ignore_event)
+        return LazyView(chain, Subject(chain)).search_base("words", {"n": n}, search)
+
+    sa, relabel = cells_of(("sa", "relabel"))
+    assert search_for(sa, 1) == search_for(relabel, 1) == {"words": ["a"]}
+    assert search_for(relabel, 2) == {"words": ["a", "b"]}
+    search_for(replace(sa, base_seed=1), 1)
+    assert searched == [("sa", 0, 1), ("relabel", 0, 2), ("sa", 1, 1)]

@@ -1,5 +1,6 @@
 """Attacks by prompt: what they compute on fixed tensors, their limiting cases, and what they refuse."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -56,6 +57,7 @@ def view(tiny):
         base_model=tiny.clone(),
         judges={},
         rng=lambda name: torch.Generator().manual_seed(0),
+        search_base=lambda name, inputs, search: json.loads(json.dumps(search())),
     )
 
 
@@ -331,7 +333,10 @@ def test_the_direction_of_a_concept_is_the_mean_difference_of_states(tiny):
         for one, other in pairs
     ]
     wanted = torch.cat(states).mean(0)
-    torch.testing.assert_close(ring_a_bell.find_direction(task, tiny), wanted, atol=1e-5, rtol=1e-4)
+    listed = ring_a_bell.list_pairs(task)
+    assert listed == [list(pair) for pair in pairs]
+    found = ring_a_bell.find_direction(listed, tiny)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
 
 def test_the_worse_of_two_searches_counts_and_one_of_them_never_types_the_name(view, panel):
