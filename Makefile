@@ -157,6 +157,7 @@ suite-%: $(VENV)/.installed
 # of the demo: see `overview`.
 results: $(VENV)/.installed
 	$(BIN)/python -m sa_bench report docs/data/micro-1.jsonl.xz --out docs/boards/results-micro.md
+	$(BIN)/python -m sa_bench report docs/data/micro-2.jsonl.xz --out docs/boards/results-micro-2.md
 	$(BIN)/python -m sa_bench report docs/data/micro-ddpm-1.jsonl.xz --out docs/boards/results-micro-ddpm.md
 	$(BIN)/python -m sa_bench report docs/data/micro-t2i-1.jsonl.xz --out docs/boards/results-micro-t2i.md
 	$(BIN)/python -m sa_bench figure pareto docs/data/micro-ddpm-1.jsonl.xz --task mnist_0_ddpm_r1000 --out docs/images/micro-ddpm-r1000.svg

@@ -244,9 +244,9 @@ def test_what_the_readme_found_is_in_the_board():
     assert round(salun.endpoints[keep].value / salun.endpoints[keep].base, -1) == 40
     runs = sum(
         len(read_results([DOCS / "data" / f"{name}.jsonl.xz"]))
-        for name in ("micro-1", "micro-ddpm-1", "micro-t2i-1")
+        for name in ("micro-1", "micro-2", "micro-ddpm-1", "micro-t2i-1")
     )
-    assert f"{runs} runs, on CPUs" in (ROOT / "README.md").read_text()
+    assert f"{runs:,} runs, on CPUs" in (ROOT / "README.md").read_text()
 
 
 def test_the_readmes_memory_is_what_was_measured():
@@ -396,3 +396,32 @@ def test_the_table_of_rooms_names_them_all():
     text = (DOCS / "architecture.md").read_text()
     rooms = set(re.findall(r"^\| `(?:sa_bench/)?(\w+)(?:/|\.py)` \|", text, re.M))
     assert rooms == set().union(*FLOORS)
+
+
+def test_the_table_of_the_vaes_second_reading_is_of_its_data():
+    """Means over the runs of each row, as the page's table writes them."""
+    rows = [
+        row
+        for row in read_results([DOCS / "data" / "micro-2.jsonl.xz"])
+        if row["task"] == "mnist_0"
+    ]
+    page = (DOCS / "boards" / "reading-micro-2.md").read_text()
+    shown = re.findall(r"^\| `(\w+)`(?: λ = (\d+))? \| (.+) \|$", page, re.M)
+    assert len(shown) == 9
+    for method, lam, columns in shown:
+        runs = [
+            row
+            for row in rows
+            if row["method"] == method and (not lam or row["fields"]["lam"] == float(lam))
+        ]
+        values = {
+            name: [m for row in runs for m in row["measurements"] if m["name"] == name]
+            for name in ("forget_top1", "recovery", "relearn", "bits_left", "retain_log_likelihood")
+        }
+        means = {name: fmean(m["value"] for m in found) for name, found in values.items()}
+        kept = fmean(m["value"] - m["base"] for m in values["retain_log_likelihood"])
+        forgot, recovery, relearn, bits, nats = columns.split(" | ")
+        for text, name in ((forgot, "forget_top1"), (recovery, "recovery"), (relearn, "relearn")):
+            assert float(text.partition(" %")[0]) == pytest.approx(100 * means[name], abs=0.051)
+        assert float(bits) == pytest.approx(means["bits_left"], abs=0.051)
+        assert float(nats.replace("−", "-")) == pytest.approx(kept, abs=0.0051)
