@@ -168,7 +168,7 @@ overview: $(VENV)/.installed demo
 
 # The leaderboard as static pages, to be put on any server or opened from the folder.
 site: $(VENV)/.installed
-	$(BIN)/python -m sa_bench site docs/data/micro-1.jsonl.xz docs/data/micro-ddpm-1.jsonl.xz docs/data/micro-t2i-1.jsonl.xz --out runs/site
+	$(BIN)/python -m sa_bench site docs/data/micro-1.jsonl.xz docs/data/micro-2.jsonl.xz docs/data/micro-ddpm-1.jsonl.xz docs/data/micro-t2i-1.jsonl.xz --out runs/site
 
 judges bases: $(VENV)/.installed
 	$(BIN)/python -m sa_bench.weights $@
