@@ -95,21 +95,41 @@ def is_in_manifold(
     import torch
 
     s, q = (torch.from_numpy(points).double() for points in (support, query))
-    lengths = (s * s).sum(1)
-
-    def square_distances(points: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute squared distances to the support points, and their rounding errors, (n, M)."""
-        total = (points * points).sum(1)[:, None] + lengths
-        return torch.addmm(total, points, s.T, alpha=-2).clamp(min=0), ROUNDING * total
-
-    radii = torch.cat(
-        [square_distances(rows)[0].kthvalue(k + 1, dim=1).values for rows in s.split(chunk)]
-    )
+    radii = _measure_radii(s, k, chunk)
     inside = []
     for rows in q.split(chunk):
-        distances, rounding = square_distances(rows)
+        distances, rounding = _square_distances(rows, s)
         inside.append((distances <= radii + rounding).any(1))
     return torch.cat(inside).double().numpy()
+
+
+def _measure_radii(points: Tensor, k: int, chunk: int) -> Tensor:
+    """Measure each point's squared distance to its k-th neighbour, (N,); each pair of points is looked at once."""
+    import torch
+
+    blocks = points.split(chunk)
+    nearest = [points.new_empty(len(rows), 0) for rows in blocks]
+
+    def keep(i: int, distances: Tensor) -> None:
+        known = torch.cat([nearest[i], distances], 1)
+        smallest = known.topk(min(k + 1, known.shape[1]), 1, largest=False)
+        nearest[i] = smallest.values
+
+    for i, rows in enumerate(blocks):
+        for j in range(i, len(blocks)):
+            distances, _ = _square_distances(rows, blocks[j])
+            keep(i, distances)
+            if j > i:
+                keep(j, distances.T)
+    return torch.cat([known.kthvalue(k + 1, dim=1).values for known in nearest])
+
+
+def _square_distances(points: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute squared distances and their rounding errors, both (N, M)."""
+    import torch
+
+    total = (points * points).sum(1)[:, None] + (others * others).sum(1)
+    return torch.addmm(total, points, others.T, alpha=-2).clamp(min=0), ROUNDING * total
 
 
 class FeaturePair(NamedTuple):
