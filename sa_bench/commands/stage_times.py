@@ -20,7 +20,7 @@ from sa_bench.results import dose
 if TYPE_CHECKING:  # loads torch
     from sa_bench.engine.stages import Chain
 
-_probe_machine = cache(rates.probe_speed)  # once a process: it takes a quarter of a second
+_probe_machine = cache(rates.probe_speed)  # once a process: it takes a tenth of a second
 
 
 @dataclass

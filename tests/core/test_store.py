@@ -375,3 +375,14 @@ def test_a_groups_store_is_open_to_the_group_whatever_the_umask(tmp_path):
         mode = path.stat().st_mode
         assert mode & 0o060 == 0o060, path
         assert not path.is_dir() or mode & 0o2010 == 0o2010, path
+
+
+def test_the_newest_artifacts_of_each_stage_tell_what_stages_take(tmp_path):
+    store = Store(tmp_path)
+    for stage in ("base", "measure"):
+        for n in range(4):
+            folder = store.make(stage, {"n": n}, build).path
+            os.utime(folder, (n, n))
+    told = [(stage, meta["inputs"]["n"]) for stage, meta in store.iterate_meta(newest=2)]
+    assert sorted(told) == [("base", 2), ("base", 3), ("measure", 2), ("measure", 3)]
+    assert len(list(store.iterate_meta())) == 8
