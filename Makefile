@@ -145,7 +145,7 @@ board-micro-2 board-micro-ddpm-2 board-micro-t2i-2: board-%: $(VENV)/.installed
 # The searches before them.
 tune-micro-2 tune-micro-ddpm-2 tune-micro-t2i-2: tune-%: $(VENV)/.installed
 	$(BIN)/python -m sa_bench run --suite tune-$* --jobs 2 --out runs/tune-$*
-	$(BIN)/python -m sa_bench pack runs/tune-$* docs/data/tune-$*.jsonl.xz
+	$(BIN)/python -m sa_bench pack runs/tune-$* docs/data/searches/tune-$*.jsonl.xz
 	$(BIN)/python -m sa_bench tune runs/tune-$* --out docs/boards/tuning-$*.md
 
 # Any suite, resumed where it was stopped: suite-digits-2, suite-prompts-2.

@@ -23,7 +23,7 @@ def measure_distance(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measure
     """
     if min(len(x), len(y)) < 2:
         return Measured(
-            None, reason=f"{min(len(x), len(y))} image(s): a covariance needs at least 2"
+            None, reason=f"a covariance needs at least 2 images, not {min(len(x), len(y))}"
         )
     return measure_frechet(FrechetTo(x, y), x, y, images)
 

@@ -29,6 +29,7 @@ from sa_bench.analysis.figure_style import (
 )
 from sa_bench.analysis.plots import describe_axis, swept_fields
 from sa_bench.analysis.scales import Scale, find_ends, find_span
+from sa_bench.core.counts import describe_count
 from sa_bench.core.errors import SaBenchError, unknown_name
 from sa_bench.results.format import format_number
 
@@ -369,7 +370,7 @@ def caption(board: Board, sort: str = "", left_out: int = 0) -> str:
     `left_out` is the number of rows of the board that are not drawn.
     """
     omitted = (
-        f" {left_out} more row(s) of the board are left out; name any with --method."
+        f" {describe_count(left_out, 'more row')} of the board are left out; name any with --method."
         if left_out
         else ""
     )
@@ -389,10 +390,12 @@ def _describe_figure(board: Board, sort: str) -> str:
         return text + (f" Without a score: {', '.join(unscored)}." if unscored else "")
     keep = board.primary[2]
     runs = sorted({len(x.cells) for x in board.lines if x.cells})
-    run_count = f"{runs[0]}" if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
+    run_count = (
+        describe_count(runs[0], "run") if len(runs) == 1 else f"{runs[0]} to {runs[-1]} runs"
+    )
     base = next((e.base for x in board.lines if (e := x.known(keep)) and e.base is not None), None)
     unit = next((e.unit for x in board.lines if (e := x.known(keep))), None)
-    text = f"{board.title}, scale {board.scale}; {run_count} run(s) a row. "
+    text = f"{board.title}, scale {board.scale}; {run_count} a row. "
     text += "Bars: one run's 95 % interval, of several the lowest and highest."
     return text + (
         f" Base model: {format_number(base, unit)} {unit or ''}".rstrip() + "."

@@ -11,7 +11,7 @@ from sa_bench.analysis.pairwise import (
     format_checkpoints,
     format_difference_of,
 )
-from sa_bench.analysis.published import claim_verdicts
+from sa_bench.analysis.published import claim_verdicts, count_verdicts
 from sa_bench.analysis.ranking import make_boards
 from sa_bench.analysis.wording import (
     FRONT,
@@ -326,7 +326,8 @@ def _claim_table(board: Board) -> list[str]:
         for v in verdicts
     ]
     head = ["claim", "source", "here", "verdict"]
-    return ["Claims:", "", *_make_table(head, rows), ""] if rows else []
+    summary = f"Claims (orderings by p < .05 after Holm): {count_verdicts(verdicts)}."
+    return [summary, "", *_make_table(head, rows), ""] if rows else []
 
 
 def _judge_table(board: Board) -> list[str]:

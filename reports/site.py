@@ -10,9 +10,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
 from itertools import combinations
+from textwrap import dedent
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from sa_bench.analysis import cell_text, pairwise
 from sa_bench.analysis.board import Board, Line
@@ -31,6 +32,7 @@ from sa_bench.results.schema import ResultRow
 MARK = '<meta name="generator" content="sa_bench site">'
 """Stands in every page, so that a folder of pages is known again."""
 STANDINGS = ("method", "control", "reference", "target")  # in the order of the pages
+FAMILIES = {"vae": "VAE", "ddpm": "DDPM"}
 LONGEST = 60  # characters of a file's name
 PROMPTS = {
     "forget": "while forgetting",
@@ -54,6 +56,12 @@ class BoardPage:
     def rows(self) -> list[ResultRow]:
         """All results of the board, failed ones too."""
         return [row for line in self.board.lines for row in (*line.cells, *line.failed)]
+
+    @property
+    def family(self) -> str:
+        """Model family of the task, in words."""
+        family = self.rows[0]["task_values"]["family"]
+        return FAMILIES.get(family, family.replace("_", "-"))
 
     @property
     def methods(self) -> list[Line]:
@@ -83,12 +91,20 @@ class MethodPage:
     places: list[tuple[BoardPage, Line]] = field(default_factory=list)
 
     @property
-    def paragraphs(self) -> list[str]:
-        """What its file says: the first paragraph, and the rest as it stands there."""
-        if self.source is None:
-            return []
-        first, _, rest = self.source.documentation.partition("\n\n")
-        return [part for part in (" ".join(first.split()), rest.strip("\n")) if part]
+    def paragraphs(self) -> list[tuple[str, str]]:
+        """What its file says, in parts: (`text`, a paragraph as one line) or (`formula`, as it stands there)."""
+        parts = [] if self.source is None else self.source.documentation.split("\n\n")
+        return [
+            ("formula", dedent(part).strip("\n"))
+            if part.startswith(" ")
+            else ("text", " ".join(part.split()))
+            for part in parts
+            if part.strip()
+        ]
+
+    def stands_on(self, pages: Sequence[BoardPage]) -> bool:
+        """Tell whether it has a row on any of these boards."""
+        return any(where is page for where, _ in self.places for page in pages)
 
     @property
     def boards(self) -> list[tuple[BoardPage, list[Line]]]:
@@ -168,6 +184,7 @@ def render(
         "script": report.read_template("report.js") + report.read_template("site/site.js"),
         "mark": Markup(MARK),
         "board_pages": board_pages,
+        "families": _group_by_family(board_pages),
         "method_pages": method_pages,
         "task_pages": task_pages,
         "bundles": bundles,
@@ -176,6 +193,7 @@ def render(
         "link": lambda row: "",
         "pictures": report.pictures,
         "title_label": title_label,
+        "mark_code": _mark_code,
         "Notes": Notes,
     }
 
@@ -266,6 +284,14 @@ def list_pages(
     return board_pages, in_order, list(tasks.values())
 
 
+def _group_by_family(pages: Sequence[BoardPage]) -> dict[str, list[BoardPage]]:
+    """Group boards by the model family of their task, in the order of the pages."""
+    groups: dict[str, list[BoardPage]] = {}
+    for page in pages:
+        groups.setdefault(page.family, []).append(page)
+    return groups
+
+
 def _make_method_page(name: str, code: str, line: Line, path: str) -> MethodPage:
     """Make the page of a method: what its file says if it is known here, else what its results say.
 
@@ -311,10 +337,22 @@ def _list_fields(values: Mapping[str, Any], say: Any) -> list[tuple[str, str, st
     """List name, value and meaning of the fields of a task, but for its prompts and what scales change."""
     comments = read_comments(Task)
     return [
-        (name, say({name: value}).removeprefix(f"{name} = "), comments.get(name, ""))
+        (name, _list_values(name, value, say), comments.get(name, ""))
         for name, value in values.items()
         if name not in ("prompts", "scales", "presets", "name", "title")
     ]
+
+
+def _mark_code(text: str) -> Markup:
+    """Turn what stands between back quotes into code, and escape everything."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def _list_values(name: str, value: Any, say: Any) -> str:
+    """List the values of one field; of a field with parts each by its name: `images = 50; steps = 0, 10`."""
+    parts = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+    text = say(parts if isinstance(parts, Mapping) and parts else {name: parts})
+    return text.removeprefix(f"{name} = ")
 
 
 def _list_compared(

@@ -11,6 +11,7 @@ from typing import Any
 
 from sa_bench.contracts import SMOKE_MODEL, ignore_event
 from sa_bench.core.collector import pause_collector
+from sa_bench.core.counts import describe_count
 from sa_bench.core.disk import replace_folder_when_written
 from sa_bench.core.errors import (
     CellFailed,
@@ -88,7 +89,9 @@ def run_folder(
             require_device(name.strip())
     share = runner.take_share(cells, part)
     if not share:
-        raise SaBenchError(f"The run has {len(cells)} cell(s): part {part} of it has none.")
+        raise SaBenchError(
+            f"The run has {describe_count(len(cells), 'cell')}: part {part} of it has none."
+        )
     for cell in share:
         check_precision(cell.task, device.partition(",")[0])
     require_data(share)
@@ -151,7 +154,7 @@ def unfinished_cells(cells: list[Cell], without: Sequence[Path]) -> list[Cell]:
     ]
     if not unfinished:
         raise SaBenchError(
-            f"Nothing is left to run: all {len(cells)} cell(s) have a finished result in --without."
+            f"Nothing is left to run: all {describe_count(len(cells), 'cell')} have a finished result in --without."
         )
     return unfinished
 

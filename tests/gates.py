@@ -129,7 +129,7 @@ def tables(trials=4000, images=500):
     other, more = fit("recovery")
     yield (
         f"Spread of runs on the three micro boards, fitted: between base models {spread.base:.3f}, between seeds "
-        f"{spread.seed:.3f}, {spread.df:.1f} degrees of freedom, from {lines} lines of forgetting (of recovery, from "
+        f"{spread.seed:.3f}, {spread.df:.1f} degrees of freedom, from {lines} rows of forgetting (of recovery, from "
         f"{more}: {other.base:.3f}, {other.seed:.3f}, {other.df:.1f}; its intervals are widened for the attacker's grid)."
     )
     yield ""

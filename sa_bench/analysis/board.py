@@ -188,6 +188,8 @@ class Board:
     exposed: dict[str, str] = field(default_factory=dict)
     """Label of a control to the endpoint that exposes it: `forgetting` or `recovery`."""
     gate: float = 0.0  # the task's gate; 0 if it declares none
+    changes: str = ""
+    """What its runs changed of the task, in words; "" if nothing."""
     trick: str = ""
     """Name of the control that unlearns nothing and shows no c_f in such a task; "" if there is none."""
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from sa_bench.analysis.compare import Answer, Side, Versus
 from sa_bench.analysis.pairwise import FEWEST, format_difference, format_difference_of, is_rate
+from sa_bench.core.counts import describe_count
 from sa_bench.results.format import format_number
 from sa_bench.results.rows import code_of
 from sa_bench.statistics import ALPHA
@@ -86,7 +87,10 @@ def _describe_runs(versus: Versus, names: tuple[str, str]) -> Iterator[str]:
     """Yield what must be known of the compared runs and of each side."""
     pairs, bases = len(versus.runs), {x["base_seed"] for x, _ in versus.runs}
     if versus.matched:
-        yield f"{pairs} shared run(s), the same base model and forgetting seed on both sides, on {len(bases)} base model(s)."
+        yield (
+            f"{describe_count(pairs, 'shared run')}, the same base model and forgetting seed on both sides, on "
+            f"{describe_count(len(bases), 'base model')}."
+        )
     else:
         (x, y), *_ = versus.runs
         yield (
@@ -94,7 +98,7 @@ def _describe_runs(versus: Versus, names: tuple[str, str]) -> Iterator[str]:
             "the methods nothing can be said."
         )
     if versus.same:
-        yield f"Note: {versus.same} of {pairs} pair(s) are one and the same model on both sides."
+        yield f"Note: {versus.same} of {describe_count(pairs, 'pair')} are one and the same model on both sides."
     for side, name in zip((versus.a, versus.b), names, strict=True):
         yield from _describe_side(side, name, pairs)
 
@@ -110,7 +114,7 @@ def _describe_side(side: Side, name: str, pairs: int) -> Iterator[str]:
         total = len(line.failed) + len(line.cells)
         yield f"Note: {len(line.failed)} of {total} runs of {name} failed and are left out: {line.failed[0]['error']}"
     if len(line.cells) > pairs:
-        yield f"Note: {len(line.cells) - pairs} further run(s) of {name} have no partner and are left out."
+        yield f"Note: {describe_count(len(line.cells) - pairs, 'further run')} of {name} without a partner: left out."
 
 
 def _describe_answer(versus: Versus, answer: Answer, names: tuple[str, str]) -> Iterator[str]:

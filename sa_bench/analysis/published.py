@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
@@ -14,12 +15,13 @@ from sa_bench.analysis.board import Board, Line
 from sa_bench.analysis.pairwise import FEWEST, Comparison, compare_endpoint, format_difference_of
 from sa_bench.contracts import flatten, key_values
 from sa_bench.core import registry
+from sa_bench.core.counts import describe_count
 from sa_bench.core.fields import resolve_fields
 from sa_bench.core.registry import component_folder
 from sa_bench.results.format import format_number
 from sa_bench.results.rows import metric_of
 from sa_bench.results.schema import Measurement, ResultRow
-from sa_bench.statistics import student
+from sa_bench.statistics import ALPHA, holm, student
 
 FEWEST_RUNS = 3  # below this number of runs, or of judges, a verdict is inconclusive
 
@@ -245,10 +247,11 @@ def verdict_of_runs(
     if len(by_run) < FEWEST_RUNS or (len(judges) < FEWEST_RUNS and not without_judges):
         if without_judges:
             return evidence | {
-                "verdict": f"inconclusive ({len(by_run)} run(s); {FEWEST_RUNS} are needed)"
+                "verdict": f"inconclusive ({describe_count(len(by_run), 'run')}; {FEWEST_RUNS} are needed)"
             }
         return evidence | {
-            "verdict": f"inconclusive ({len(by_run)} run(s) and {len(judges)} judge(s) of the published recipe; "
+            "verdict": f"inconclusive ({describe_count(len(by_run), 'run')} and "
+            f"{describe_count(len(judges), 'judge')} of the published recipe; "
             f"{FEWEST_RUNS} of each are needed)"
         }
     mean, half_width = prediction_interval(
@@ -300,11 +303,12 @@ def load_claims() -> tuple[Claim, ...]:
 def claim_verdicts(board: Board) -> list[Verdict]:
     """Judge every claim about the board's task.
 
-    At scale `quick`, or with an overridden field of the task, no claim is judged.
+    At scale `quick`, or with an overridden field of the task, no claim is judged. An ordering holds or is reversed if
+    the difference has p < .05, by Holm over all orderings that the board can judge.
     """
     if any(cell["overrides"] for line in board.lines for cell in line.cells):
         return []  # another concept or surrogate is another experiment
-    verdicts = []
+    thresholds, orderings = [], []
     for claim in load_claims() if board.scale != "quick" else ():
         if claim.task != board.task:
             continue
@@ -313,12 +317,26 @@ def claim_verdicts(board: Board) -> list[Verdict]:
             if left.known(name) is None:
                 continue
             if claim.relation != "better":
-                verdicts.append(Verdict(claim, *_judge_threshold(claim, left, name)))
+                thresholds.append(Verdict(claim, *_judge_threshold(claim, left, name)))
             for right in _lines_of(board, claim.right):
                 comparison = compare_endpoint(name, left, right)
                 if comparison is not None:
-                    verdicts.append(Verdict(claim, *_judge_ordering(comparison)))
-    return verdicts
+                    orderings.append((claim, comparison))
+    adjusted_p = holm([comparison.p for _, comparison in orderings])
+    return thresholds + [
+        Verdict(claim, *_judge_ordering(replace(comparison, p=p)))
+        for (claim, comparison), p in zip(orderings, adjusted_p, strict=True)
+    ]
+
+
+def count_verdicts(verdicts: Sequence[Verdict]) -> str:
+    """Count verdicts of each kind: `3 hold, 0 are reversed, 5 cannot be told`."""
+    counts = Counter(verdict.verdict for verdict in verdicts)
+    held, turned, untold = (counts[word] for word in ("holds", "reversed", "cannot be told"))
+    return (
+        f"{held} {'holds' if held == 1 else 'hold'}, {turned} {'is' if turned == 1 else 'are'} reversed, "
+        f"{untold} cannot be told"
+    )
 
 
 def _lines_of(board: Board, setting: str) -> list[Line]:
@@ -350,8 +368,10 @@ def _judge_ordering(comparison: Comparison) -> tuple[str, str]:
             f"in all {comparison.runs} runs alike, and a spread that was not seen is not none"
         )
         return "cannot be told", f"{text}; {too_few if comparison.runs < FEWEST else no_spread}"
-    text += f", {comparison.runs} runs on {comparison.bases} base model(s)"
-    if comparison.low <= 0 <= comparison.high:
+    text += f", {comparison.runs} runs on {describe_count(comparison.bases, 'base model')}"
+    if comparison.p is not None:
+        text += f", p = {comparison.p:.2g}"
+    if comparison.p is None or comparison.p >= ALPHA:
         return "cannot be told", text
     return ("holds" if sign * comparison.difference > 0 else "reversed"), text
 

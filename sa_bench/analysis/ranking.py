@@ -34,6 +34,7 @@ from sa_bench.analysis.published import find_published, values_by_judge
 from sa_bench.analysis.published import verdict_of_runs as verdict_of
 from sa_bench.analysis.wording import describe_line, describe_outcome
 from sa_bench.contracts import Task, flatten, key_values
+from sa_bench.core.counts import describe_count
 from sa_bench.core.declarations import find_control
 from sa_bench.results.format import format_percent
 from sa_bench.results.rows import code_of, metric_of
@@ -113,13 +114,25 @@ def _collect_lines(rows: list[ResultRow]) -> list[Line]:
     return list(lines.values())
 
 
+def _describe_overrides(row: ResultRow) -> str:
+    """Describe what a run changed of its task: `two in its place, train_precision=fp32`; "" if nothing.
+
+    Another concept is named, since the task's title names the concept that it has by default.
+    """
+    return ", ".join(
+        f"{row['concept']} in its place" if name == "concept" else f"{name}={value}"
+        for name, value in row["overrides"].items()
+        if name != "sample_seed"
+    )
+
+
 def _make_board(rows: list[ResultRow], remark: str) -> Board:
     """Make the board of rows of one protocol; `remark` is added to its title."""
     lines = _collect_lines(rows)
     first = rows[0]
-    title = first["task_title"]
-    if overrides := {k: v for k, v in first["overrides"].items() if k != "sample_seed"}:
-        title += " (" + ", ".join(f"{k}={v}" for k, v in overrides.items()) + ")"
+    title, changes = first["task_title"], _describe_overrides(first)
+    if changes:
+        title += f" ({changes})"
     # A feature-space metric is named with its extractor: `kid` is measured as `kid[judge-mnist]`.
     names = {metric_of(m): m["name"] for row in rows for m in row["measurements"]}
     metrics: Sequence[str] = first["task_values"]["primary"]
@@ -135,6 +148,7 @@ def _make_board(rows: list[ResultRow], remark: str) -> Board:
         lines,
         gate=first["task_values"].get("gate", 0.0),
         trick=find_control("prompts" if first["task_values"].get("prompts") else "classes"),
+        changes=changes,
     )
     _label_lines(board.lines)
     for line in board.lines:
@@ -258,7 +272,8 @@ def reproduction_note(board: Board, line: Line) -> str:
         samples = {run_of(c): c["artifacts"].get("samples") for c in line.cells}
         if shared := [key for key in samples if key in other_samples]:
             identical = sum(samples[key] == other_samples[key] for key in shared)
-            note += f" Repeats {len(shared)} run(s) of {other.label}, {identical} of them with the very same images."
+            note += f" Repeats {describe_count(len(shared), 'run')} of {other.label}, "
+            note += f"{identical} of them with the very same images."
     return note
 
 

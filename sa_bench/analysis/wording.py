@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from sa_bench.analysis.board import Board, Endpoint, Line
 from sa_bench.analysis.gates import MORE
 from sa_bench.analysis.outcomes import describe_gap
+from sa_bench.core.counts import describe_count
 from sa_bench.results import dose
 from sa_bench.results.format import format_change, format_number, format_percent
 from sa_bench.results.schema import Provenance
@@ -76,10 +78,16 @@ def bundle_note(board: Board) -> str:
 
 
 def _describe_loss(keep: Endpoint | None) -> str:
-    """Describe what the rest lost against the base model."""
+    """Describe what the rest lost against the base model: how much, and whether that is worse."""
     if keep is None or keep.value is None or keep.base is None:
         return "what the rest lost is not known"
-    return f"the rest: {format_change(keep.value - keep.base, keep.unit)} against the base"
+    change = format_change(keep.value - keep.base, keep.unit)
+    if keep.better is None:
+        return f"the rest: {change} against the base"
+    if not re.search("[1-9]", change):
+        return "the rest: as in the base"
+    is_better = (keep.better == "higher") == (keep.value > keep.base)
+    return f"the rest: {change.lstrip('+-')} {'better' if is_better else 'worse'} than in the base"
 
 
 FRONT = (
@@ -124,6 +132,15 @@ def describe_gates(board: Board) -> str:
     return (
         f"{text} Hidden: the difference to retrain, the floor, is shown to be above 0; erased: it is shown to be at most "
         f"{100 * MORE:.0f} points."
+    )
+
+
+def _describe_values(keep: Endpoint) -> str:
+    """Describe the two values behind a loss: ` (12.38 against 0.32)`; "" where one is not known."""
+    if keep.value is None or keep.base is None:
+        return ""
+    return (
+        f" ({format_number(keep.value, keep.unit)} against {format_number(keep.base, keep.unit)})"
     )
 
 
@@ -234,8 +251,9 @@ def _describe_winner(board: Board, methods: list[Line], floor: Endpoint | None) 
     """Describe who leads among `methods` of one threat model, or why nobody can be named."""
     finished = [line for line in methods if line.cells]
     forgot = [line for line in finished if line.forgotten]
+    whole = [line for line in forgot if not line.collapsed]
     ranked = [line for line in finished if line.rank]
-    hidden = [line for line in forgot if line.recoverable == "yes"]
+    hidden = [line for line in whole if line.recoverable == "yes"]
     name = board.primary[0]
     if not methods:
         return "Only controls and references so far: add a method."
@@ -261,6 +279,11 @@ def _describe_winner(board: Board, methods: list[Line], floor: Endpoint | None) 
             f"No method here made the model forget {board.concept}: {format_percent(best.endpoints[name].value)} of the "
             f"images of {best.label}, the best, are still judged so; {_name_gate(board)} is {format_percent(board.chance)}."
         )
+    if not whole:
+        return (
+            f"Nobody can be ranked: {_list_labels(forgot)} forgot {board.concept} and nearly everything else with it "
+            "(collapsed)."
+        )
     if board.excess:
         if ranked:
             _, recovery, keep = (ranked[0].endpoints[name] for name in board.primary)
@@ -273,7 +296,7 @@ def _describe_winner(board: Board, methods: list[Line], floor: Endpoint | None) 
                 f"Nobody wins: {_list_labels(hidden)} hid {board.concept}; with its words fitted again the loss is not "
                 "shown to be above the base model's."
             )
-        return f"Nobody can be ranked: {'; '.join(f'{x.label} ({format_outcome(x)})' for x in forgot[:3])}."
+        return f"Nobody can be ranked: {'; '.join(f'{x.label} ({format_outcome(x)})' for x in whole[:3])}."
     if floor is None:
         references = [line for line in board.lines if line.standing == "reference"]
         remedy = (
@@ -282,7 +305,7 @@ def _describe_winner(board: Board, methods: list[Line], floor: Endpoint | None) 
             else "add --method retrain"
         )
         return (
-            f"{_list_labels(forgot)} forgot {board.concept}, but without the floor of a retrain row nobody can say "
+            f"{_list_labels(whole)} forgot {board.concept}, but without the floor of a retrain row nobody can say "
             f"whether it can be undone: {remedy}."
         )
     if ranked:
@@ -300,7 +323,9 @@ def _describe_winner(board: Board, methods: list[Line], floor: Endpoint | None) 
             f"{'at least ' if len(hidden) > 1 else ''}{format_percent(least)} of the images show it again once its "
             f"condition alone is refitted, against {format_percent(floor.value)} for a model that never saw it."
         )
-    return f"Nobody can be ranked: {'; '.join(f'{x.label} ({format_outcome(x)})' for x in forgot[:3])}."
+    return (
+        f"Nobody can be ranked: {'; '.join(f'{x.label} ({format_outcome(x)})' for x in whole[:3])}."
+    )
 
 
 def _describe_leader(board: Board, ranked: list[Line], floor: Endpoint) -> str:
@@ -319,7 +344,7 @@ def _describe_leader(board: Board, ranked: list[Line], floor: Endpoint) -> str:
         f"{first.label} {'wins' if settled and not tied else 'leads'}: it forgot {board.concept}; "
         f"{format_percent(recovery.value)} comes back once its condition alone is refitted, "
         f"{'no more than' if settled else 'not clearly more than'} the {format_percent(floor.value)} of a model that never "
-        f"saw it; {_describe_loss(first.endpoints[keep])}."
+        f"saw it; {_describe_loss(first.endpoints[keep])}{_describe_values(first.endpoints[keep])}."
     )
     if tied:
         text += f" On the rest {_list_labels(tied)} cannot be told from it: intervals overlap."
@@ -330,7 +355,8 @@ def describe_protocol(board: Board) -> str:
     """Describe how images were made and how many: needed to reproduce an FID."""
     task = next(c["task_values"] for line in board.lines for c in (*line.cells, *line.failed))
     sampler, real_images = task["sampler"], task["feature_images"]
-    settings = f"{sampler['scheduler']}, {sampler['steps']} steps, η = {sampler['eta']:g}, guidance {sampler['guidance']:g}"
+    settings = f"{sampler['scheduler']}, {describe_count(sampler['steps'], 'step')}, η = {sampler['eta']:g}"
+    settings += f", guidance {sampler['guidance']:g}"
     settings += ", EMA weights" if sampler["ema"] else ""
     if task.get("prompts"):
         settings += f", {sampler.get('precision', 'fp32')}, noise from generators on the CPU, no safety checker"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +17,16 @@ from sa_bench.commands.arguments import (
     terminal_width,
 )
 from sa_bench.commands.completion import complete_components, complete_kinds, complete_tasks
-from sa_bench.commands.help import EXTEND, LOOK, MACHINE, PROGRAM, RUN, Commands, declare
+from sa_bench.commands.failures import describe_machine_failure, describe_misuse, describe_place
+from sa_bench.commands.help import (
+    EXTEND,
+    LOOK,
+    MACHINE,
+    PROGRAM,
+    RUN,
+    Commands,
+    declare,
+)
 from sa_bench.commands.new import new_app
 from sa_bench.commands.options import (
     HOW,
@@ -45,10 +53,7 @@ from sa_bench.commands.options import (
 from sa_bench.commands.results import add_to
 from sa_bench.commands.store import store_app
 from sa_bench.core.errors import (
-    NO_MEMORY,
     SaBenchError,
-    first_line,
-    is_out_of_memory,
     name_missing_extra,
     print_notice,
 )
@@ -115,7 +120,7 @@ def main() -> None:
         # click takes the early end of a file for the end of a terminal's input
         if isinstance(stop.__cause__, EOFError):
             print_notice(
-                f"a file ends where more of it was expected ({_describe_place(stop.__cause__)}); get it again."
+                f"a file ends where more of it was expected ({describe_place(stop.__cause__)}); get it again."
             )
             code = 1
     except BrokenPipeError:  # `| head` has read enough; files that were written are complete
@@ -126,9 +131,9 @@ def main() -> None:
             print_text(error, file=sys.stderr)
             sys.exit(2)
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's usage errors
-            print_notice(f"{error.format_message()} See --help.")
+            print_notice(describe_misuse(error.format_message(), sys.argv[1:]))
             sys.exit(2)
-        if (message := _describe_machine_failure(error)) is None:
+        if (message := describe_machine_failure(error)) is None:
             raise
         print_notice(message)
         code = 1
@@ -143,28 +148,6 @@ def _name_program() -> str:
     completes = {"--install-completion", "--show-completion"}.intersection(sys.argv)
     is_command = Path(sys.argv[0]).stem == "sa_bench"
     return "sa_bench" if completes or is_command or COMPLETION in os.environ else PROGRAM
-
-
-def _describe_place(error: BaseException) -> str:
-    """Describe an exception and the last place in the code that it went through."""
-    frames = traceback.extract_tb(error.__traceback__)
-    if not frames:
-        return first_line(error)
-    return f"{first_line(error)}, {Path(frames[-1].filename).name} line {frames[-1].lineno}"
-
-
-def _describe_machine_failure(error: Exception) -> str | None:
-    """Describe a failure of the machine that no command has reported: no memory, a full disk.
-
-    Returns:
-        None for any other exception.
-    """
-    from sa_bench.core.disk import describe_failure
-
-    if is_out_of_memory(error):
-        return f"{NO_MEMORY} ({first_line(error)})"
-    where = getattr(error, "filename", None) or "standard output"
-    return describe_failure(error, Path(str(where))) if isinstance(error, OSError) else None
 
 
 @app.callback(invoke_without_command=True)

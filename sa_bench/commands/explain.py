@@ -6,7 +6,7 @@ import inspect
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from sa_bench.analysis import details
 from sa_bench.analysis.board import seconds_spent
@@ -15,7 +15,7 @@ from sa_bench.analysis.trainings import describe_trainings
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError, unknown_name
 from sa_bench.core.untrusted_arrays import read_scores
-from sa_bench.core.untrusted_text import read_object
+from sa_bench.results.files import read_cell
 from sa_bench.results.format import format_number
 from sa_bench.results.rows import metric_of
 from sa_bench.results.schema import Measurement, ResultRow
@@ -35,17 +35,16 @@ def explain(cell: Path, metric: str | None) -> str:
     Raises:
         SaBenchError: there is no result, or no such measurement.
     """
-    path = cell / "result.json" if cell.is_dir() else cell
+    for kind in ("method", "metric", "task"):
+        if not cell.exists() and str(cell) in {entry.name for entry in registry.list_entries(kind)}:
+            raise SaBenchError(f"{cell} is a {kind}: python -m sa_bench show {cell}")
+    row, path = read_cell(cell)
     try:
-        row = cast(ResultRow, read_object(path))
         edited_file = find_edited(row, path.parent)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SaBenchError(f"{cell} is no cell folder with a result.json ({error}).") from error
-    try:
         return _explain_result(row, path.parent, metric, edited_file)
     except SaBenchError:
         raise
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, OSError) as error:
         raise SaBenchError(
             f"{path} is not what `run` writes ({type(error).__name__}: {error})."
         ) from error

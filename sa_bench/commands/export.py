@@ -20,9 +20,9 @@ from sa_bench.core.escaping import escape_markdown, fence_code
 from sa_bench.core.locks import hold_lock
 from sa_bench.core.settings import store_folder
 from sa_bench.core.store import Store, copy_atomic, disk_errors, write_atomic
-from sa_bench.core.untrusted_text import read_object
 from sa_bench.engine.cells import Cell, resolve
 from sa_bench.engine.stages import Chain
+from sa_bench.results.files import read_cell
 from sa_bench.results.format import format_number
 from sa_bench.results.schema import ResultRow
 
@@ -85,13 +85,14 @@ def export(result: Path, folder: Path, trust: bool = False) -> list[Path]:
 
 def _read_result(result: Path) -> ResultRow:
     """Read the finished result of a cell."""
-    path = result / "result.json" if result.is_dir() else result
+    row, path = read_cell(result)
     try:
-        row = cast(ResultRow, read_object(path))
         if row["status"] != "done":
             raise SaBenchError(f"{path}: this cell failed ({row['error']}); there is no model.")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SaBenchError(f"{result} is no cell folder with a result.json ({error}).") from error
+    except (KeyError, TypeError) as error:
+        raise SaBenchError(
+            f"{path} is not what `run` writes ({type(error).__name__}: {error})."
+        ) from error
     return row
 
 

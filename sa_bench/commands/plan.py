@@ -17,6 +17,7 @@ from sa_bench.commands.stage_times import StageTimes, read_times
 from sa_bench.contracts import Task
 from sa_bench.core import registry
 from sa_bench.core.collector import pause_collector
+from sa_bench.core.counts import describe_count
 from sa_bench.core.settings import store_folder
 from sa_bench.core.store import Store, digest
 from sa_bench.data import datasets
@@ -73,7 +74,7 @@ def make_plan(
     graph, seconds = make_graph(cells, store, devices[0]), {}
     stages_of = {c.id: list(_plan_cell(graph, c, times, seconds)) for c in cells}
     unknown = sum(any(s.seconds is None for s in stages) for stages in stages_of.values())
-    lines = [f"{len(cells)} cell(s) at scale {scales}:"]
+    lines = [f"{describe_count(len(cells), 'cell')} at scale {scales}:"]
     if len(cells) <= LISTED:
         lines += [
             f"  {titles[id]}: {' · '.join(map(_format_stage, stages))}"
@@ -92,7 +93,8 @@ def make_plan(
         ),
         *([f"        {note}"] if (note := times.describe_gpu()) else []),
         *placed,
-        f"memory: {_describe_memory(times, parameters)} a process ({parameters:,} parameters), {processes} process(es)",
+        f"memory: {_describe_memory(times, parameters)} a process ({parameters:,} parameters), "
+        + describe_count(processes, "process"),
         *_describe_attacks(cells, times),
         *_describe_power(cells),
         *plan_lines({c.task.name: c.task for c in cells}.values()),
@@ -107,14 +109,15 @@ def _place(device: str, jobs: int | None, mib: int) -> tuple[list[str], list[str
     Raises:
         SaBenchError: they do not fit on the GPUs of this machine.
     """
-    if not device.startswith("cuda") or (jobs == 1 and device == "cuda"):
+    if not device.startswith("cuda"):
         return place_workers(device, jobs, mib), []
     gpus = list_gpus()
     if not gpus:
         count = jobs or len(device.split(","))
-        return ["cuda"] * count, [
-            f"place:  no GPU here; {count} worker(s) with one each are assumed"
-        ]
+        assumed = "one is" if count == 1 else f"{count} are"
+        return ["cuda"] * count, [f"place:  no GPU here; {assumed} assumed"]
+    if jobs == 1 and device == "cuda":
+        return place_workers(device, jobs, mib), []
     devices = place_workers(device, jobs, mib, gpus)
     return devices, [f"place:  {describe_placement(devices)}"]
 
@@ -144,7 +147,7 @@ def _group_cells(
         unfinished = [stages for stages in cells if any(s.state == "to do" for s in stages)]
         unknown = sum(any(s.seconds is None for s in stages) for stages in unfinished)
         total = _sum_durations(chain_lists.from_iterable(unfinished))
-        summary = f"{len(cells)} cell(s), {len(unfinished)} to do"
+        summary = f"{describe_count(len(cells), 'cell')}, {len(unfinished)} to do"
         summary += (
             f", about {_format_time(total.middle)} of CPU" if len(unfinished) > unknown else ""
         )
@@ -170,7 +173,7 @@ def _describe_power(cells: Sequence[Cell]) -> Iterator[str]:
                 )
         shared = max((a & b for a, b in combinations(lines.values(), 2)), key=len, default=set())
         if len(shared) < FEWEST:
-            yield f"tells:  {task}: nothing of methods, no two of them share {FEWEST} runs"
+            yield f"tells:  {task}: not which method is better, no two of them share {FEWEST} runs"
             continue
         bases = len({base for base, _ in shared})
         seeds = len(shared) // bases
@@ -191,7 +194,7 @@ def _describe_power(cells: Sequence[Cell]) -> Iterator[str]:
                 )
         scope = "" if bases > 1 else ", on this base model alone"
         summary = f"differences from {', '.join(differences)} on (80 % power{scope})"
-        yield f"tells:  {task}, {bases} base(s) x {seeds} seed(s): {summary}"
+        yield f"tells:  {task}, {describe_count(bases, 'base')} x {describe_count(seeds, 'seed')}: {summary}"
 
 
 def _describe_attacks(cells: Sequence[Cell], times: StageTimes) -> Iterator[str]:
@@ -203,7 +206,7 @@ def _describe_attacks(cells: Sequence[Cell], times: StageTimes) -> Iterator[str]
         cost = (
             "time unknown" if duration is None else f"about {_format_time(duration.middle)} a model"
         )
-        yield f"attack: {task.name}, {dose.count_fits(task)} fit(s) of {dose.describe_dose(spent)}; {cost}"
+        yield f"attack: {task.name}, {describe_count(dose.count_fits(task), 'fit')} of {dose.describe_dose(spent)}; {cost}"
 
 
 def _describe_time(
@@ -211,10 +214,13 @@ def _describe_time(
 ) -> Iterator[str]:
     """Yield the range of the whole run's time, of how many cells it is, and where its rates are from."""
     if unknown == cells and not total.middle:
-        yield "time:   unknown: nothing like it has run on this machine yet (try --scale quick first)"
+        yield "time:   unknown: nothing like it has run on this machine yet"
         return
-    without = f", without {unknown} cell(s) of which a stage never ran" if unknown else ""
-    yield f"time:   {_format_range(total)} with --jobs {jobs}{without}"
+    least, without = "", ""
+    if unknown:
+        least = "at least "
+        without = f"; of {describe_count(unknown, 'cell')} the time of a stage is not known"
+    yield f"time:   {least}{_format_range(total)} with --jobs {jobs}{without}"
     if times.probed:
         yield (
             "        What never ran here is estimated from the shipped boards; "

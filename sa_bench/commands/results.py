@@ -15,6 +15,7 @@ from sa_bench.commands.completion import (
     complete_tasks,
 )
 from sa_bench.commands.help import READ, RUN, SHARE, declare
+from sa_bench.core.counts import describe_count
 from sa_bench.core.errors import SaBenchError
 
 RunsArgument = Annotated[
@@ -311,7 +312,9 @@ def pack(
         )
     rows = read_results(sources)
     write_atomic(file, write_parquet(rows) if file.suffix == ".parquet" else pack_results(rows))
-    print_text(f"{len(rows)} result(s) in {file}, {file.stat().st_size / 1e6:.1f} MB")
+    print_text(
+        f"{describe_count(len(rows), 'result')} in {file}, {file.stat().st_size / 1e6:.1f} MB"
+    )
 
 
 def bundle(
@@ -368,10 +371,12 @@ def bundle(
         source=not without_source,
         licence=licence,
     )
-    print_text(f"{len(rows)} result(s) in {file}, {file.stat().st_size / 1e6:.1f} MB")
+    print_text(
+        f"{describe_count(len(rows), 'result')} in {file}, {file.stat().st_size / 1e6:.1f} MB"
+    )
     for why in dict.fromkeys(entry["why"] for entry in manifest["left_out"].values()):
         n = sum(entry["why"] == why for entry in manifest["left_out"].values())
-        print_text(f"Left out, {why}: {n} file(s); their hashes are in it.")
+        print_text(f"Left out, {why}: {describe_count(n, 'file')}; their hashes are in it.")
     print_text(f"Check it: python -m sa_bench verify {file}")
 
 

@@ -18,6 +18,7 @@ from sa_bench.analysis.ranking import make_boards
 from sa_bench.analysis.wording import Notes
 from sa_bench.commands.columns import Column, choose_layout, narrowest_width, print_columns
 from sa_bench.commands.progress import ProgressLog
+from sa_bench.core.counts import describe_count
 from sa_bench.core.escaping import escape_terminal
 from sa_bench.engine.cells import Cell, title_cells
 from sa_bench.results.format import format_number
@@ -83,7 +84,7 @@ class Live:
         )
         names = f"{', '.join(tasks)} × {', '.join(methods)}"
         seeds = f"bases {_list_numbers(c.base_seed for c in cells)}, seeds {_list_numbers(c.seed for c in cells)}"
-        self._say(f"{len(cells)} cell(s): {names}; {seeds}")
+        self._say(f"{describe_count(len(cells), 'cell')}: {names}; {seeds}")
 
     def update(self, cell: str, stage: str, done: int, total: int, worker: str = "") -> None:
         """Show a stage's progress; `worker` says who is at it, "" if there is only one."""

@@ -29,8 +29,9 @@ def check_seed(value: Any, where: str) -> int:
     except TypeError:
         seed = -1
     if not 0 <= seed <= LARGEST_SEED:
+        several = ", or several: 0,1,2" if where.startswith("--") else ""
         raise SaBenchError(
-            f"{where} is {value!r}, must be a whole number from 0 to {LARGEST_SEED:,}."
+            f"{where} is {value!r}, must be a whole number from 0 to {LARGEST_SEED:,}{several}."
         )
     return seed
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 from sa_bench.core.errors import SaBenchError, unknown_name
@@ -15,9 +17,13 @@ def folder() -> Path:
 
 
 def list_suites() -> Iterator[tuple[str, str]]:
-    """Yield (name, first comment line) of every suite that ships."""
+    """Yield (name, first sentence of its comment) of every suite that ships."""
     for path in sorted(folder().glob("*.toml")):
-        yield path.stem, path.read_text(encoding="utf-8-sig").splitlines()[0].lstrip("# ")
+        lines = takewhile(
+            lambda line: line.startswith("#"), path.read_text(encoding="utf-8-sig").splitlines()
+        )
+        comment = " ".join(line.lstrip("# ") for line in lines)
+        yield path.stem, re.split(r"(?<=\.) (?=[A-Z0-9])", comment)[0]
 
 
 def find_suite(reference: str) -> Path:

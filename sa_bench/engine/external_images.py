@@ -49,6 +49,10 @@ def read_sets(path: Path, task: Task) -> ExternalImages:
         return _read_folder(path, task)
     if path.suffix.lower() == ".npz" and path.is_file():
         return _read_npz(path, task)
+    if not path.exists():
+        raise SaBenchError(
+            f"There is no {path}. Give a folder with forget/ and retain/<class>/, an .npz file, or weights."
+        )
     raise SaBenchError(
         f"{path} is neither a folder with forget/ and retain/<class>/ nor an .npz file nor weights."
     )

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sa_bench.core import registry
+from sa_bench.core.counts import describe_count
 from sa_bench.core.errors import SaBenchError, first_line, last_line, name_missing_extra
 from sa_bench.core.store import Store, digest, file_digest, write_atomic
 from sa_bench.core.version import __version__
@@ -149,7 +150,7 @@ class RayWorkers:
             cpus = int(resources.get("CPU", 0))
             if cpus < 1 or (jobs or 1) > cpus:
                 raise SaBenchError(
-                    f"--jobs {jobs or 1}: the cluster has {cpus} CPU(s), and every worker takes one."
+                    f"--jobs {jobs or 1}: the cluster has {describe_count(cpus, 'CPU')}, and every worker takes one."
                 )
             room = min(cpus, int(resources.get("memory", 0) / 2**20 / max(1, self.demand.mib)))
             if (jobs or 1) > room:

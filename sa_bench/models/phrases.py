@@ -33,7 +33,7 @@ class Phrase:
         """
         if value.numel() != len(self.tokens) * self.width:
             raise SaBenchError(
-                f"The phrase has {len(self.tokens)} token(s) of {self.width} values; {value.numel()} were given."
+                f"The phrase has {len(self.tokens)} x {self.width} values (tokens x width); {value.numel()} were given."
             )
         self.model.embeddings[list(self.tokens)] = value.view(-1, self.width)
         self.model.forget_texts()

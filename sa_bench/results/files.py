@@ -17,7 +17,7 @@ from sa_bench.core.escaping import escape_terminal
 from sa_bench.core.file_state import cached_by, read_state
 from sa_bench.core.store import write_atomic
 from sa_bench.core.untrusted_arrays import read_scores
-from sa_bench.core.untrusted_text import read_json, read_packed
+from sa_bench.core.untrusted_text import read_json, read_object, read_packed
 from sa_bench.results.bundles import BUNDLED, open_bundle
 from sa_bench.results.rows import UNITS, _plain, to_json
 from sa_bench.results.schema import SCHEMA, CheckedResult, ResultRow
@@ -30,6 +30,25 @@ CLAIM = ".claim.lock"  # lies in a folder of results while a process writes ther
 def write_result(folder: Path, row: ResultRow) -> None:
     """Write `result.json` into `folder`, with the hashes of the files beside it and of itself."""
     write_atomic(folder / "result.json", to_json(add_seal(_plain(row), folder)).encode())
+
+
+def read_cell(cell: Path) -> tuple[ResultRow, Path]:
+    """Read the result of one cell from its folder or its `result.json`; also returns the file.
+
+    Raises:
+        SaBenchError: it is neither, or the file is not what `run` writes.
+    """
+    path = cell / "result.json" if cell.is_dir() else cell
+    where = "give a cell's folder as `run` made it, runs/RUN/CELL."
+    if path.name.endswith((PACKED, BUNDLED)):
+        raise SaBenchError(f"{cell} holds the results of many cells: {where}")
+    if not path.is_file():
+        held = "holds no result.json" if cell.is_dir() else "is no file and no folder"
+        raise SaBenchError(f"{cell} {held}: {where}")
+    try:
+        return cast(ResultRow, read_object(path)), path
+    except (OSError, ValueError) as error:
+        raise SaBenchError(f"{path} is not what `run` writes ({error}): {where}") from error
 
 
 def read_results(folders: Iterable[Path]) -> list[ResultRow]:

@@ -120,7 +120,7 @@ def mean(scores: np.ndarray, columns: Mapping[str, np.ndarray], **more: Any) -> 
     """Measure the mean of unbounded scores with Student's t interval; undefined with NaN."""
     n = len(scores)
     if n < 2:
-        return undefined(f"{n} image(s): an interval needs at least 2")
+        return undefined(f"an interval needs at least 2 images, not {n}")
     if not_finite := int((~np.isfinite(scores)).sum()):
         return undefined(f"{not_finite} of {n} scores are not finite")
     half = student.compute_quantile(1 - ALPHA / 2, n - 1) * scores.std(ddof=1) / np.sqrt(n)

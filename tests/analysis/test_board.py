@@ -209,7 +209,8 @@ def test_another_protocol_is_another_board(row):
         ["other"],
     ]
     for key, value in row["overrides"].items():
-        assert f"{key}={value}" in found[1].title
+        changed_to = f"{row['concept']} in its place" if key == "concept" else f"{key}={value}"
+        assert changed_to in found[1].title
 
 
 def test_another_fingerprint_is_another_board_and_a_failed_cell_has_none():
@@ -316,7 +317,7 @@ def test_a_retention_metric_that_is_better_when_lower_ranks_that_way():
         rows.append(row)
     found = one(rows)
     assert {x.label: x.rank for x in found.lines if x.rank} == {"near": 1, "far": 2}
-    assert "the rest: +1 against the base" in found.headline
+    assert "the rest: 1 worse than in the base (2 against 1)" in found.headline
 
 
 def test_a_model_that_does_not_depend_on_the_seed_counts_once():

@@ -74,7 +74,7 @@ def test_both_questions_are_answered_with_effect_interval_and_p(tmp_path):
     assert found.effect == pytest.approx(1.3 / 5, rel=0.15)
     text = words(tmp_path, methods="sa,l2")
     assert (
-        "9 shared run(s), the same base model and forgetting seed on both sides, on 3 base model(s)."
+        "9 shared runs, the same base model and forgetting seed on both sides, on 3 base models."
         in text
     )
     assert "Do these checkpoints differ? Yes, in favour of sa: +1." in text
@@ -117,7 +117,7 @@ def test_below_five_shared_runs_there_are_points_and_no_p(tmp_path, shared):
     text = words(tmp_path, methods="sa,l2")
     points = ", ".join(f"+{1 + s}" for s in range(shared))
     assert f"Not told below 5 shared runs. Difference of each run: {points} nats." in text
-    assert "2 further run(s) of l2 have no partner and are left out." in text
+    assert "2 further runs of l2 without a partner: left out." in text
     assert answers(tmp_path, methods="sa,l2")["retention"].methods.p is None
     if shared == 1:
         assert "forgetting seed needs several seeds" in text
@@ -166,7 +166,7 @@ def test_another_protocol_is_refused_with_the_first_difference(tmp_path, monkeyp
 def test_the_same_run_twice_is_told(tmp_path):
     run = stored(tmp_path, runs("sa", 1, 2), likelihoods)
     text = words(run, run)
-    assert "2 of 2 pair(s) are one and the same model on both sides." in text
+    assert "2 of 2 pairs are one and the same model on both sides." in text
     assert text.count("Do these checkpoints differ? No: both sides are the same models.") == 3
     assert f"sa of {tmp_path} against sa of {tmp_path}" in text
 

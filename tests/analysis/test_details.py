@@ -240,7 +240,9 @@ def test_what_is_read_is_what_is_declared(entry):
     )
 
 
-@pytest.mark.parametrize("packed", sorted((ROOT / "docs" / "data").iterdir()), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "packed", sorted((ROOT / "docs" / "data").rglob("*.xz")), ids=lambda p: p.name
+)
 def test_every_extra_that_is_stored_is_declared(packed):
     stored = {
         (metric_of(m), key)

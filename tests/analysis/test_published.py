@@ -198,7 +198,7 @@ def test_a_board_at_scale_paper_carries_the_verdict_of_all_its_runs():
     )
     assert found["low"] < 0.058 < found["high"]
     (alone,) = make_boards(rows[:1])
-    assert alone.ledger[0]["verdict"].startswith("inconclusive (1 run(s)")
+    assert alone.ledger[0]["verdict"].startswith("inconclusive (1 run")
 
 
 def test_a_metric_without_judges_is_predicted_from_its_runs():
@@ -213,7 +213,7 @@ def test_a_metric_without_judges_is_predicted_from_its_runs():
     assert found["mean"] == pytest.approx(11.0)
     assert found["high"] - found["mean"] == pytest.approx(4.3027 * (1 + 1 / 3) ** 0.5, rel=1e-4)
     assert found["verdict"].startswith("inconclusive (too noisy")
-    assert told(entry, runs[:2])["verdict"] == "inconclusive (2 run(s); 3 are needed)"
+    assert told(entry, runs[:2])["verdict"] == "inconclusive (2 runs; 3 are needed)"
     near = [published.values_by_judge({"judges": None, "value": v}) for v in (9.6, 9.7, 9.65)]
     assert told(entry, near)["verdict"] == "consistent"
 

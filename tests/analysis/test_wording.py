@@ -52,7 +52,7 @@ def test_the_headline_says_who_won_and_why():
     ).headline
     assert text.startswith(
         "sa wins: it forgot zero; 30.0 % comes back once its condition alone is refitted, no more than the 45.0 % "
-        "of a model that never saw it; the rest: -1.00 nats against the base."
+        "of a model that never saw it; the rest: 1.00 nats worse than in the base (-94.00 against -93.00)."
     )
 
 
@@ -105,7 +105,17 @@ def test_a_collapsed_model_is_not_ranked_and_says_so():
     assert line(board, "sa").rank is None
     assert line(board, "sa").outcome.word == "COLLAPSED"
     assert "collapse: recall 0.00" in line(board, "sa").sentence
-    assert "wins" not in board.headline
+    assert board.headline.startswith(
+        "Nobody can be ranked: sa forgot zero and nearly everything else with it (collapsed)."
+    )
+
+
+def test_the_headline_does_not_count_what_collapsed_among_those_that_hid_the_concept():
+    rows = [
+        result_row(recovery=0.9),
+        result_row("esd", recovery=0.9, flags=["collapse: recall 0.00"]),
+    ]
+    assert one([*rows, *OTHERS]).headline.startswith("Nobody wins: sa hid zero without erasing it")
 
 
 def test_too_few_images_are_said_to_be_too_few_and_not_a_failure_to_forget():

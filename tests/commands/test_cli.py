@@ -59,6 +59,12 @@ def test_start_up_is_light(arguments):
         (["run", "--task", "mnist_0", "--method", "sa", "--scale", "fast"], "Available: full, paper, quick"),
         (["run", "--task", "mnist_0", "--method", "sa", "--seed", "one"], "whole number from 0"),
         (["run", "--task", "mnist_0", "--method", "sa", "--seed", "-1"], "must be a whole number from 0"),
+        (["run", "--task", "mnist_0", "--method", "sa", "--seed", "0-2"], "or several: 0,1,2"),
+        (["run", "--task", "mnist_0", "--method", "sa", "lam=3"], "go behind --set"),
+        (["--task", "mnist_0", "run"], "Options follow the command"),
+        (["explain", "sa"], "sa is a method: python -m sa_bench show sa"),
+        (["explain", "nowhere"], "nowhere is no file and no folder: give a cell's folder"),
+        (["explain", "docs/data/micro-1.jsonl.xz"], "holds the results of many cells"),
         (["run", "--task", "mnist_0", "--method", "sa", "--jobs", "0"], "at least 1"),
         (["run", "--task", "mnist_0", "--method", "sa", "--device", "cuda:9"], "--device cuda:9"),
         (["run", "--task", "mnist_0", "--method", "sa", "--sweep", "lam=1,,2"], "empty value"),
@@ -66,7 +72,7 @@ def test_start_up_is_light(arguments):
         (["run", "--task", "mnist_0"], "--task and --method, or --suite"),
         (["run", "--task", "mnist_0", "--method", "original", "--set", "sa.lam=1"], "not among --method original"),
         (["show", "relable"], "Did you mean relabel"),
-        (["evaluate", "nowhere", "--task", "mnist_0"], "neither a folder"),
+        (["evaluate", "nowhere", "--task", "mnist_0"], "There is no nowhere. Give a folder"),
         (["report", "nowhere"], "no result.json"),
         (["store", "gc", "--stage", "sample"], "Did you mean samples?"),
         *[
@@ -170,7 +176,7 @@ def test_plan_and_doctor_run_nothing(cli, tmp_path):
     out = cli(
         "plan", "--task", "mnist_0", "--method", "sa,retrain", "--seed", "0,1", store=store, check=0
     ).stdout
-    assert "4 cell(s)" in out
+    assert "4 cells" in out
     assert "base shipped" in out
     done = cli("doctor", store=store)
     assert done.returncode == 3

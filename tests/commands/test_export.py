@@ -35,7 +35,7 @@ def test_a_model_is_written_with_its_card_and_loads(store_env, tmp_path):
 def test_what_changes_no_weight_is_not_handed_out_and_no_result_is_named(store_env, tmp_path):
     with pytest.raises(SaBenchError, match="changes no weight"):
         export(made(tmp_path, "blank"), tmp_path / "out")
-    with pytest.raises(SaBenchError, match="no cell folder"):
+    with pytest.raises(SaBenchError, match="is no file and no folder"):
         export(tmp_path / "nothing", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

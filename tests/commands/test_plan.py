@@ -45,7 +45,7 @@ def tells(task="mnist_0", scale="full", **runs):
 def test_more_runs_tell_smaller_differences():
     (few,) = tells(seeds=[0, 1, 2], base_seeds=[0, 1, 2])
     (many,) = tells(seeds=range(8), base_seeds=[0, 1, 2])
-    assert few.startswith("tells:  mnist_0, 3 base(s) x 3 seed(s): differences from recovery ")
+    assert few.startswith("tells:  mnist_0, 3 bases x 3 seeds: differences from recovery ")
 
     def nats(line):
         return float(line.partition("retain_log_likelihood ")[2].split()[0])
@@ -56,7 +56,9 @@ def test_more_runs_tell_smaller_differences():
 
 @pytest.mark.parametrize("runs", [{}, {"base_seeds": [0, 1, 2]}, {"seeds": [0, 1, 2, 3]}])
 def test_what_the_report_will_not_compare_is_not_promised(runs):
-    assert tells(**runs) == ["tells:  mnist_0: nothing of methods, no two of them share 5 runs"]
+    assert tells(**runs) == [
+        "tells:  mnist_0: not which method is better, no two of them share 5 runs"
+    ]
     alone = resolve(["mnist_0"], ["sa", "retrain"], seeds=range(8))
     assert list(plan._describe_power(alone)) == tells(**runs)
 
@@ -86,8 +88,8 @@ def test_many_cells_are_told_by_setting_and_add_up():
     titles = {i: f"mnist_0 × sa lam={lam} (base {i}, seed 0)" for i, lam in enumerate((1, 1, 5))}
     said = list(plan._group_cells(titles, {0: stages[:1], 1: stages, 2: done}))
     assert said == [
-        "  mnist_0 × sa lam=1: 2 cell(s), 2 to do, about 3.0 min of CPU, 1 of unknown time",
-        "  mnist_0 × sa lam=5: 1 cell(s), 0 to do",
+        "  mnist_0 × sa lam=1: 2 cells, 2 to do, about 3.0 min of CPU, 1 of unknown time",
+        "  mnist_0 × sa lam=5: 1 cell, 0 to do",
     ]
 
 
@@ -111,7 +113,9 @@ def test_a_plan_says_the_dose_of_the_attack_and_what_it_costs():
 
     cells = resolve(["concept"], ["original", "sa"], "quick")
     (line,) = plan._describe_attacks(cells, StageTimes())
-    said = "attack: concept, 1 fit(s) of 2 steps of 4 images, 1/10,000 of the published attack's 80,000; "
+    said = (
+        "attack: concept, 1 fit of 2 steps of 4 images, 1/10,000 of the published attack's 80,000; "
+    )
     assert line == said + "time unknown"
     prints = {
         "recovery_budgets": [0, 4], "recovery_batch": 4, "recovery_rates": [0.01], "recovery_starts": ["own"],

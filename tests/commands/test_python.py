@@ -56,7 +56,7 @@ def test_a_run_gives_a_table_and_its_folder(store_env, tmp_path):
 
 def test_a_plan_is_a_text_and_a_table(store_env):
     plan = sa_bench.plan("mnist_0", ["sa", "relabel"], seeds=1, scale="quick")
-    assert "2 cell(s) at scale quick" in str(plan)
+    assert "2 cells at scale quick" in str(plan)
     assert "<pre>" in plan._repr_html_()
     frame = plan.frame
     assert set(frame["cell"]) == set(plan.stages)

@@ -561,7 +561,7 @@ def test_two_origins_merge_and_nobody_is_taken_for_us(made, here, tmp_path):
         "relabel · Bob <b>",
     }
     (ada,) = (x for x in board.lines if x.label.startswith("relabel · Ada"))
-    assert "Repeats 1 run(s) of relabel, 1 of them with the very same images." in ada.sentence
+    assert "Repeats 1 run of relabel, 1 of them with the very same images." in ada.sentence
     assert "Repeats" not in line(board, "relabel").sentence
     text = api.write_report([made[0], made[1], bob], tmp_path / "out.html").read_text()
     assert "relabel · Bob &lt;b&gt; [" in text

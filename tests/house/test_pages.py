@@ -66,6 +66,6 @@ def test_the_commands_of_the_pages_can_be_typed(cli, command):
         if "--out" in arguments:
             place = arguments.index("--out")
             del arguments[place : place + 2]
-        assert "cell(s)" in cli("plan", *arguments, check=0).stdout
+        assert " at scale " in cli("plan", *arguments, check=0).stdout
     elif name in ("list", "show", "plan"):
         cli(name, *arguments, check=0)

@@ -286,7 +286,7 @@ def test_at_most_twelve_rows_are_drawn_and_the_caption_says_how_many_are_left_ou
     file = tmp_path / "many.jsonl.xz"
     file.write_bytes(pack_results([*rows, *OTHERS]))
     _, caption = api.figure("tradeoff", [file], tmp_path / "x.svg")
-    assert f"{20 + len(OTHERS) - MOST} more row(s) of the board are left out" in caption
+    assert f"{20 + len(OTHERS) - MOST} more rows of the board are left out" in caption
     chosen = choose_rows(board(*rows).lines)
     assert len(chosen) == MOST
     assert {"retrain", *(x.label for x in board(*rows).lines if x.front)} <= {

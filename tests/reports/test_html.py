@@ -88,7 +88,7 @@ def test_the_first_screen_reads_as_expected(page):
         "1 sa in words ERASED.",
         "1.0 % of its images of zero are still judged so (at most 8.5 % for another base and seed); 30.0 % come back when "
         "its condition is fitted again, at most",
-        "points more than retrain's 45.0 %; the rest: -1.00 nats against the base. On the Pareto front. "
+        "points more than retrain's 45.0 %; the rest: 1.00 nats worse than in the base. On the Pareto front. "
         "ERASED 30.0 % come back",
         "1.0 % -1.0 to 3.0 %; n = 200 images 30.0 % 20.0 to 35.0 %; n = 200 images -1.00 nats -94.00 nats, "
         "-94.02 to -93.98; n = 200 images; base -93.00 2 s CPU 800 MiB, cpu; 1 run",
@@ -143,7 +143,7 @@ def test_controls_and_references_are_marked_in_every_table(page):
 def page_with(page, text):
     """Every text that a user or a method can bring in begins with `text`."""
     ours = {
-        "concept": f"{text} concept", "overrides": {"concept": f"{text} override"}, "flags": [f"{text} flag"],
+        "concept": f"{text} concept", "overrides": {"surrogate": f"{text} override"}, "flags": [f"{text} flag"],
         "task_title": f"{text} title", "provenance": result_row()["provenance"]
         | {"command": f"{text} command", "cell_command": f"{text} row"},
     }  # fmt: skip
@@ -511,7 +511,7 @@ def test_a_published_fid_can_be_repeated_from_the_report(page, kind):
     else:
         text = markdown.render([row | {"folder": ""}])
         parts = [
-            "ddim, 1000 steps, η = 0.5, guidance 2",
+            "ddim, 1,000 steps, η = 0.5, guidance 2",
             "5,000 of each retained class",
             "all real ones",
         ]

@@ -19,7 +19,7 @@ from sa_bench.results.files import pack_results, read_results, unpack_results, w
 from sa_bench.results.frames import load_results
 from sa_bench.results.sealing import EDITED
 
-SHIPPED = Path(__file__).parents[2] / "docs" / "data" / "tune-micro-t2i-1.jsonl.xz"
+SHIPPED = Path(__file__).parents[2] / "docs" / "data" / "searches" / "tune-micro-t2i-1.jsonl.xz"
 
 
 @pytest.fixture

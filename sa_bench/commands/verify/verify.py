@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from sa_bench.commands.verify import tolerance
 from sa_bench.contracts import ignore_event
 from sa_bench.core import registry
+from sa_bench.core.counts import describe_count
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.settings import require_folders
 from sa_bench.engine.threads import one_thread
@@ -112,7 +113,11 @@ def summarise(tally: Tally, bundle: Bundle) -> list[str]:
         f"intervals: {count('intervals', 0)} made again from the scores",
         f"metrics: {count('metrics', 0)} recomputed from the images, {count('bases', 0)} values of base models beside them",
         f"images: {count('images', 0)} made again from the weights"
-        + (f", the largest difference {tally.largest} grey level(s)" if count("images", 0) else ""),
+        + (
+            f", the largest difference {describe_count(tally.largest, 'grey level')}"
+            if count("images", 0)
+            else ""
+        ),
     ]
     if any("source" in kind for kind in tally.counts):
         licence = bundle.manifest.get("licence") or "none named"
