@@ -10,9 +10,10 @@ encoder can be put before other U-Nets. The defaults are the code's: η = 1, k =
 spread of an embedding's values (the unit here, so that it means the same in a small model), 200 of 1,000 steps of
 warm-up, Adam at 1e-5; ρ = 0.3 as for nudity.
 
-Differs from the code: x_t is a noised image of c_f by θ*, where the code samples it from the model being trained; the
-retained prompts are replay's, with replay's images, where the code has five prompts of COCO's objects. At scales
-other than `paper` the attacker has 10 steps, and the warm-up is 20 steps: ours.
+Differs from the code: the attacker's steps are those of its `fast_at`, while its default takes them with Adam, and x_t
+and t stay the same from step to step; x_t is a noised image of c_f by θ*, where the code samples it from the model being
+trained; the retained prompts are replay's, with replay's images, where the code has five prompts of COCO's objects. At
+scales other than `paper` the attacker has 10 steps, and the warm-up is 20 steps: ours.
 """
 
 from collections.abc import Mapping

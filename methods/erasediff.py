@@ -4,14 +4,16 @@
     g = ∇L_r + κ ∇q,      κ = max(0, [φ(θ) − ⟨∇L_r, ∇q⟩] / ‖∇q‖²),      φ = η ‖∇q‖² while q > 0, else 0
 
 L_r is replay's loss. L_f(θ) = E ‖ε_θ(x_t, c_f, t) − y‖² on images of c_f, with a wrong target y: uniform noise on [0, 1]
-for classes, the current prediction for the anchor for texts. g is the dynamic barrier of BOME (Liu et al. 2022, Eq. 5; the
-multiplier is κ, since λ is SA's): both losses descend where they can, and where they are opposed L_f comes first. θ_K
-counts as a constant, so ∇q = ∇L_f.
+for classes, the prediction for the anchor for texts: of the current model, as in the code, or of θ* (`frozen`). g is the
+dynamic barrier of BOME (Liu et al. 2022, Eq. 5; the multiplier is κ, since λ is SA's): both losses descend where they
+can, and where they are opposed L_f comes first. θ_K counts as a constant, so ∇q = ∇L_f.
 
 Differs from the code: L_f(θ) and L_f(θ_K) are of one batch, with the same images and noise, so that q compares like with
-like; the code draws them separately. Each of the K inner steps has a batch of its own. φ vanishes where q ≤ 0, as BOME's
-condition allows, so that K is not without effect. Images of c_f and replay are the model's own. K and η are ours, with the
-rate of the inner steps; of the code's settings we know no more than its rates (1e-5 on Stable Diffusion).
+like; the code draws them separately. y is computed once for both, at θ. Each of the K inner steps has a batch of its own,
+and is plain gradient descent; the code takes K epochs with Adam. φ vanishes where q ≤ 0, as BOME's condition allows, so
+that K is not without effect; the code has a constant in κ's place (0.1; 1 in train_cls.sh), and no condition. Images of c_f
+and replay are the model's own. η and the rate of the inner steps are ours; K = 1, 1e-5 and batches are the code's on
+Stable Diffusion.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +33,9 @@ class EraseDiff(Method[Diffusion]):
     eta: Weight = 1.0  # η, how firmly L_f is made to descend
     inner: Count = 1  # K, gradient steps on L_f that say how far it could descend
     inner_lr: Rate = 1e-3  # of those steps, plain gradient descent
-    target: Literal["uniform", "anchor"] = "anchor"  # y
+    target: Literal["uniform", "anchor", "frozen"] = (
+        "anchor"  # y; frozen: θ*'s prediction for the anchor
+    )
     lr: Rate = 1e-5  # Adam
     steps: Count = 500
     batch: Count = 8  # images of c_f and replay images each
@@ -52,24 +56,25 @@ class EraseDiff(Method[Diffusion]):
         """Take `steps` steps along g from θ*."""
         concept_samples, replay = run.concept_samples(), run.replay()
         anchor = model.conditions([task.anchor] * self.batch)
+        star = model.clone() if self.target == "frozen" else model
         params = list(model.parameters(self.scope).values())
 
-        def forget_loss(x: Tensor, c: Any, draw: Draw, noise: Tensor) -> Tensor:
+        def forget_loss(x: Tensor, c: Any, draw: Draw, y: Tensor) -> Tensor:
             """Compute L_f of a batch, in the unit of the model's loss."""
             x_t, t = model.add_noise(x, draw), draw.require_t()
             with model.with_dropout(draw.seed):
-                y = noise
-                if self.target == "anchor":
-                    with torch.no_grad():
-                        y = model.predict(x_t, t, anchor)
                 error = model.predict(x_t, t, c).float() - y
             return (error**2).mean() * model.uninformed
 
         def forget_batch() -> tuple[Tensor, Any, Draw, Tensor]:
-            """Draw images of c_f with all that L_f needs besides θ."""
+            """Draw images of c_f with all that L_f needs besides θ; y is of θ as it is now."""
             x, c = concept_samples.batch(self.batch, run.rng)
             draw = model.draw(self.batch, run.rng)
-            return x, c, draw, torch.rand(x.shape, generator=run.rng).to(x.device)
+            y = torch.rand(x.shape, generator=run.rng).to(x.device)
+            if self.target != "uniform":
+                with torch.no_grad(), star.with_dropout(draw.seed):
+                    y = star.predict(star.add_noise(x, draw), draw.require_t(), anchor)
+            return x, c, draw, y
 
         def objective() -> None:
             x_r, c_r = replay.batch(self.batch, run.rng)

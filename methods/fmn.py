@@ -4,8 +4,8 @@
 
 A_l is the map of a cross-attention layer, softmax(Q Kᵀ/√d), over heads, places and tokens. Nothing says what takes the
 concept's place, and nothing holds the rest, so that training is short: 35 steps of AdamW at 2e-6 on one image in the code
-(configs/attn.yaml, scale `paper`), on a few images of c_f. The end token of the prompt counts among c_f's (`end`), as in the
-code with `use_pooler`: it has read the concept too.
+(configs/attn.yaml, scale `paper`), on a few images of c_f. End tokens of the prompt count among c_f's (`end`), as in the
+code with `use_pooler`: they have read the concept too. Where prompts are padded with them, all padding counts.
 
 Differs from the code: images of c_f are the model's own, asked for and noised by the prompt that names c_f; the code may
 first fit a token to real images by textual inversion. The norm is squared and averaged over images, heads and places, so
@@ -32,7 +32,7 @@ class FMN(Method[Prompted]):
     steps: Count = 35
     batch: Count = 1
     decay: Weight = 0.01  # AdamW's weight decay, PyTorch's default
-    scope: str = "xattn"  # or `full`
+    scope: str = "full"  # or `xattn`
 
     title: ClassVar[str] = "Forget-Me-Not"
     version: ClassVar[int] = 1

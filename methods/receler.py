@@ -10,8 +10,10 @@ the erasers are merged into the output projections.
 
 Differs from the paper: an eraser is linear, B (A h) on the layer's input, so that it can be merged, where the paper's has
 an activation between; the soft prompt stands before the concept and is fitted anew in each step, by a few steps of the
-gradient's sign, where the paper keeps a learnt one; M_l is of the layer's own resolution and its threshold the mean. x_t
-is a noised image of c_f by θ*. r, ρ, and rates are ours.
+gradient's sign, where the code keeps one that Adam learns behind it (16 vectors, 50 steps each time); M_l is of the
+layer's own resolution and its threshold the mean, where the code has 16 × 16 places and 0.1; the mask's term is averaged
+over all places. x_t is a noised image of c_f by θ*. ρ, 500 steps and 3e-4 are the code's; r (128 there) and batches are
+ours.
 """
 
 from collections.abc import Mapping

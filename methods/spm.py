@@ -9,9 +9,11 @@ into the weights; when images are made θ* takes its place again, and B A acts b
 
 Differs from the code: c_r are the replay prompts, with replay's images, where the code draws random embeddings near
 c_f's norm and keeps them with probability w. γ(c) is the largest cosine between a state of the prompt and the state at
-the last token of c_f, less that of the empty prompt, rescaled to reach 1: the code takes the larger of the pooled
-embeddings' cosine and the share of common tokens. Without averaging over seeds of noise and without restarts of
-the rate. A gate acts around the weights, so that who holds them turns it off: the threat model is `service`.
+the last token of c_f, less that of the empty prompt, rescaled to reach 1: the code takes the larger of the embeddings'
+cosine, all tokens together, and the share of c_f's tokens in the prompt, so that γ is 1 wherever c_f is named; here it is
+about 0.8 there on the micro model. x_t is a noised image, where the code samples it with the adapters on. Without
+averaging over seeds of noise, warm-up and restarts of the rate. A gate acts around the weights, so that who holds them
+turns it off: the threat model is `service`.
 """
 
 from collections.abc import Mapping

@@ -43,14 +43,26 @@ def record_attention(net: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def find_tokens(model: Prompted, text: str, end: bool = False) -> Tensor:
-    """Find the places of a prompt's own tokens, (length,) bool; with `end`, that of its end token too.
+    """Find the places of a prompt's own tokens, (length,) bool; with `end`, those of end tokens too.
 
-    The first place, which begins every prompt, is none of them, nor is the padding.
+    The first place, which begins every prompt, is none of them. Stable Diffusion 1.x pads with the end token, so that with
+    `end` its padding counts.
+    """
+    return find_words(model, text, 0, None, end)
+
+
+def find_words(
+    model: Prompted, text: str, start: int, stop: int | None, end: bool = False
+) -> Tensor:
+    """Find the places of a prompt's tokens from `start` to `stop`, counted without the first place, (length,) bool.
+
+    `stop` is None for all up to the first end token. With `end` the places of end tokens count as well.
     """
     c = model.conditions([text])[0]
-    last = int((c == c.max()).nonzero()[0])  # the end token has the highest number
-    places = torch.arange(len(c), device=c.device)
-    return (places > 0) & (places < last + end)
+    is_end = c == c.max()  # the end token has the highest number
+    places = torch.arange(len(c), device=c.device) - 1
+    stop = int(is_end.nonzero()[0]) - 1 if stop is None else stop
+    return ((places >= start) & (places < stop)) | (is_end & end)
 
 
 def find_places(A: Tensor, tokens: Tensor) -> Tensor:

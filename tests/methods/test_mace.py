@@ -75,7 +75,9 @@ def test_timesteps_are_drawn_where_the_paper_draws_them():
     torch.testing.assert_close(focus_timesteps(10), weight[::100])
 
 
-def test_the_adapters_loss_is_attention_to_the_concept_where_it_is_shown(tiny):
+@pytest.mark.parametrize("end", [True, False])
+def test_the_adapters_loss_is_attention_to_the_concept_where_it_is_shown(tiny, end):
+    """Prompts are drawn from the templates; with `end` the padding counts, which is the end token again and again."""
     from sa_bench.methods.mace import focus_timesteps
 
     model, task = tiny
@@ -88,7 +90,7 @@ def test_the_adapters_loss_is_attention_to_the_concept_where_it_is_shown(tiny):
             super().train(model, loss, recipe, scope, pull, stop)
 
     run = Noting(model, task)
-    registry.get_method("mace")(batch=B).forget(model.clone(), task, run)
+    registry.get_method("mace")(batch=B, end=end).forget(model.clone(), task, run)
     rng, moved = torch.Generator().manual_seed(0), model.clone()
     moved.net.load_state_dict(refined)
     for name, p in model.parameters("kv").items():  # A of each layer is drawn in their order
@@ -97,16 +99,24 @@ def test_the_adapters_loss_is_attention_to_the_concept_where_it_is_shown(tiny):
     x, _ = run.concept_samples().batch(B, rng)
     t = torch.multinomial(focus_timesteps(1000), B, replacement=True, generator=rng)
     draw = model.draw(B, rng, t)
-    x_t, zero = model.add_noise(x, draw), model.conditions(["zero"] * B)
+    templates = [text for text in task.prompt_options.replay if "{}" in text]
+    which = torch.randint(len(templates), (B,), generator=rng).tolist()
+    texts = [templates[i].replace("{}", "zero") for i in which]
+    x_t, zero = model.add_noise(x, draw), model.conditions(texts)
+    words = [1 + text.split().index("zero") for text in texts]  # every word is one token
     wanted = torch.zeros(())
     with torch.no_grad(), record_attention(model.net) as before:
         model.predict(x_t, t, zero)
     with torch.no_grad(), record_attention(moved.net) as maps:
         moved.predict(x_t, t, zero)
     for A, A_star in zip(maps, before, strict=True):
-        seen = A_star.mean(1)[..., 1]  # (N, places): to "zero", the one word
-        shown = seen > seen.mean(1, keepdim=True)
-        wanted = wanted + (A[..., 1] * shown[:, None]).square().mean()
+        energies = []
+        for n, (text, word) in enumerate(zip(texts, words, strict=True)):
+            seen = A_star[n].mean(0)[:, word]  # (places,): to "zero", the one word
+            places = [word, *range(1 + len(text.split()), A.shape[3])] if end else [word]
+            at_concept = A[n][:, :, places] * (seen > seen.mean())[None, :, None]
+            energies.append(at_concept.square().sum(2).mean())
+        wanted = wanted + torch.stack(energies).mean()
     torch.testing.assert_close(run.losses[0], wanted, atol=1e-6, rtol=1e-4)
 
 

@@ -84,7 +84,7 @@ def test_sa_esd_with_eta_0_and_no_replay_has_nothing_to_do():
     assert all(float(g.abs().max()) == 0 for g in run.gradients.values())
 
 
-@pytest.mark.parametrize("target", ["uniform", "anchor"])
+@pytest.mark.parametrize("target", ["uniform", "anchor", "frozen"])
 def test_erasediffs_step_is_bomes(target):
     """g = ∇L_r + κ ∇L_f with κ = max(0, η − ⟨∇L_r, ∇L_f⟩ / ‖∇L_f‖²): then ⟨g, ∇L_f⟩ = η ‖∇L_f‖² where κ > 0."""
     start, eta = Linear(), 0.8
@@ -115,6 +115,29 @@ def test_erasediff_keeps_the_rest_alone_where_the_concept_can_descend_no_further
     registry.get_method("erasediff")(**values).forget(model, small_task(), run)
     g_r = flat(by_hand(lambda w, e: keep_loss(w, e, NOISE, T))[1])
     assert float((flat(run.gradients) - g_r).norm()) <= float(g_r.norm())
+
+
+def test_erasediffs_constraint_compares_with_one_target():
+    """A short step on L_f can descend, whatever moves the anchor's prediction meanwhile: q > 0, so that η counts."""
+    model = Small()
+    run = ByGradient(model)
+    values = {"batch": N, "target": "anchor", "inner_lr": 1e-3}
+    registry.get_method("erasediff")(**values, eta=50.0).forget(model, small_task(), run)
+    firm = flat(run.gradients)
+    run = ByGradient(model := Small())
+    registry.get_method("erasediff")(**values, eta=0.0).forget(model, small_task(), run)
+    assert float((firm - flat(run.gradients)).norm()) > 1
+
+
+def test_scissorhands_cuts_among_all_tensors_and_sums_the_sizes_of_gradients():
+    from sa_bench.methods.scissorhands import choose_largest
+
+    first, second = (
+        torch.tensor([[5.0, 1.0]]),
+        torch.tensor([[4.0, 3.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0]]),
+    )
+    a, b = choose_largest([first, second], 0.2)
+    assert (a.tolist(), b.tolist()) == ([[True, False]], [[True] + [False] * 7])
 
 
 def test_erasediffs_multiplier_by_hand():
@@ -179,7 +202,7 @@ def test_scissorhands_constraint_rests_where_nothing_is_known():
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_scissorhands_cuts_the_most_sensitive_share_of_a_layer(share):
+def test_scissorhands_cuts_the_most_sensitive_share_of_all_weights(share):
     """|θ ∂L_f/∂θ| of e, the one tensor with two dimensions: one of two inputs, so new values lie within 1/√2."""
     model, start = Small(), Linear()
     g = by_hand(lambda w, e: ((eps(w, e, noisy(X, NOISE, T), T, C_F) - NOISE) ** 2).sum(1).mean())

@@ -53,10 +53,11 @@ def test_fmns_loss_is_the_attention_to_the_concepts_tokens(tiny, end):
     x_t, t, _ = draw_like(model, run.concept_samples(), B, rng)
     with torch.no_grad(), record_attention(model.net) as maps:
         model.predict(x_t, t, model.conditions(["zero"] * B))
-    places = [1, 2] if end else [1]  # "zero" is one token, after the first
+    length = maps[0].shape[3]  # "zero" is one token, after the first; the padding is the end token
+    places = list(range(1, length)) if end else [1]
     wanted = sum((A[..., places] ** 2).sum(3).mean() for A in maps)
     torch.testing.assert_close(run.losses[0], wanted, atol=1e-6, rtol=1e-5)
-    assert run.scopes == ["xattn"]
+    assert run.scopes == ["full"]
     assert run.recipes[0].decay == 0.01
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from sa_bench.contracts import Request, Sampler
 from sa_bench.models.adapters import Adapters, Gate
-from sa_bench.models.attention_maps import find_tokens, record_attention
+from sa_bench.models.attention_maps import find_tokens, find_words, record_attention
 from sa_bench.models.soft_prompts import Prefix
 
 
@@ -95,8 +95,11 @@ def test_a_prompts_own_tokens_are_between_its_first_and_its_end(tiny):
     words = find_tokens(tiny, "a photo of a three")
     assert words.nonzero().flatten().tolist() == [1, 2, 3, 4, 5]
     with_end = find_tokens(tiny, "a photo of a three", end=True)
-    assert with_end.nonzero().flatten().tolist() == [1, 2, 3, 4, 5, 6]
-    assert c[6] == tiny.tokenizer.eos_token_id
+    assert with_end.nonzero().flatten().tolist() == list(range(1, len(c)))
+    assert (c[6:] == tiny.tokenizer.eos_token_id).all()  # the padding is the end token too
+    three = find_words(tiny, "a photo of a three", 4, 5)
+    assert three.nonzero().flatten().tolist() == [5]
+    assert find_words(tiny, "a photo of a three", 4, 5, end=True).sum() == 1 + len(c) - 6
 
 
 def test_a_prefix_stands_before_the_words_and_reaches_the_text_encoder(tiny, rng):
