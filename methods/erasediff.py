@@ -42,7 +42,7 @@ class EraseDiff(Method[Diffusion]):
     scope: str = "full"
 
     title: ClassVar[str] = "EraseDiff"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     several: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("replay", "concept_samples")
     supports: ClassVar[type] = Diffusion

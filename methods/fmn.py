@@ -35,7 +35,7 @@ class FMN(Method[Prompted]):
     scope: str = "full"  # or `xattn`
 
     title: ClassVar[str] = "Forget-Me-Not"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("concept_samples",)
     supports: ClassVar[type] = Prompted
     ignores: ClassVar[tuple[str, ...]] = ("replay", "surrogate")

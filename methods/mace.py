@@ -46,7 +46,7 @@ class MACE(Method[Prompted]):
     scope: str = "kv"
 
     title: ClassVar[str] = "MACE"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("concept_samples",)
     supports: ClassVar[type] = Prompted
     source: ClassVar[str] = "Lu et al. 2024, Eq. 3-8; Shilin-LU/MACE"
