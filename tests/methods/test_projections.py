@@ -129,15 +129,25 @@ def test_erasediffs_constraint_compares_with_one_target():
     assert float((firm - flat(run.gradients)).norm()) > 1
 
 
-def test_scissorhands_cuts_among_all_tensors_and_sums_the_sizes_of_gradients():
-    from sa_bench.methods.scissorhands import choose_largest
-
-    first, second = (
-        torch.tensor([[5.0, 1.0]]),
-        torch.tensor([[4.0, 3.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0]]),
+def test_scissorhands_sums_the_sizes_of_gradients(monkeypatch):
+    """s = |θ| (|g of one batch| + |g of the next|), where gradients of opposite signs do not cancel."""
+    seen, start = [], Linear()
+    monkeypatch.setattr(
+        "sa_bench.methods.scissorhands.choose_largest",
+        lambda values, share: seen.append(values) or torch.zeros_like(values, dtype=torch.bool),
     )
-    a, b = choose_largest([first, second], 0.2)
-    assert (a.tolist(), b.tolist()) == ([[True, False]], [[True] + [False] * 7])
+    model = Small()
+    method = registry.get_method("scissorhands")(batch=N, saliency=2)
+    method.cut(model, Always(X, [FORGET] * N), OneStep(model))
+    sizes = 0
+    for noise, t in ((NOISE, T), (NOISE_R, T_R)):
+        gradients = by_hand(
+            lambda w, e, noise=noise, t=t: (
+                ((eps(w, e, noisy(X, noise, t), t, C_F) - noise) ** 2).sum(1).mean()
+            )
+        )[1]
+        sizes = sizes + gradients["e"].abs()
+    torch.testing.assert_close(seen[0], start.e.detach().abs() * sizes, rtol=1e-4, atol=1e-6)
 
 
 def test_erasediffs_multiplier_by_hand():
@@ -202,7 +212,7 @@ def test_scissorhands_constraint_rests_where_nothing_is_known():
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_scissorhands_cuts_the_most_sensitive_share_of_all_weights(share):
+def test_scissorhands_cuts_the_most_sensitive_share_of_a_layer(share):
     """|θ ∂L_f/∂θ| of e, the one tensor with two dimensions: one of two inputs, so new values lie within 1/√2."""
     model, start = Small(), Linear()
     g = by_hand(lambda w, e: ((eps(w, e, noisy(X, NOISE, T), T, C_F) - NOISE) ** 2).sum(1).mean())
