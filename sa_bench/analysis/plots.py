@@ -260,7 +260,7 @@ def recovery_curves(board: Board) -> dict[str, Any]:
         return {"lines": []}
     most_steps = max(p["steps"] for _, points in curves for p in points) or 1
     named = choose_named([line for line, _ in curves])
-    bottom, right = TOP + PLOT, 268.0
+    bottom, right = TOP + PLOT, 228.0
 
     def up(rate: float) -> float:
         return bottom - (bottom - TOP) * rate
@@ -281,7 +281,7 @@ def recovery_curves(board: Board) -> dict[str, Any]:
                 {"steps": steps, "rate": fmean(rates), "x": x, "y": y, "ys": (up(low), up(high))}
             )
         is_named = any(line is other for other in named)
-        label = shorten(line.label, 17) if is_named else ""
+        label = shorten(line.label, 22) if is_named else ""
         lines.append({"line": line, "path": path, "label": label})
     labelled = [entry for entry in lines if entry["label"]]
     places = spread_apart([entry["path"][-1]["y"] for entry in labelled], TOP, bottom)
