@@ -159,6 +159,7 @@ results: $(VENV)/.installed
 	$(BIN)/python -m sa_bench report docs/data/micro-1.jsonl.xz --out docs/boards/results-micro.md
 	$(BIN)/python -m sa_bench report docs/data/micro-2.jsonl.xz --out docs/boards/results-micro-2.md
 	$(BIN)/python -m sa_bench report docs/data/micro-ddpm-1.jsonl.xz --out docs/boards/results-micro-ddpm.md
+	$(BIN)/python -m sa_bench report docs/data/micro-ddpm-2.jsonl.xz --out docs/boards/results-micro-ddpm-2.md
 	$(BIN)/python -m sa_bench report docs/data/micro-t2i-1.jsonl.xz --out docs/boards/results-micro-t2i.md
 	$(BIN)/python -m sa_bench figure pareto docs/data/micro-ddpm-1.jsonl.xz --task mnist_0_ddpm_r1000 --out docs/images/micro-ddpm-r1000.svg
 
@@ -168,7 +169,7 @@ overview: $(VENV)/.installed demo
 
 # The leaderboard as static pages, to be put on any server or opened from the folder.
 site: $(VENV)/.installed
-	$(BIN)/python -m sa_bench site docs/data/micro-1.jsonl.xz docs/data/micro-2.jsonl.xz docs/data/micro-ddpm-1.jsonl.xz docs/data/micro-t2i-1.jsonl.xz --out runs/site
+	$(BIN)/python -m sa_bench site docs/data/micro-1.jsonl.xz docs/data/micro-2.jsonl.xz docs/data/micro-ddpm-1.jsonl.xz docs/data/micro-ddpm-2.jsonl.xz docs/data/micro-t2i-1.jsonl.xz --out runs/site
 
 judges bases: $(VENV)/.installed
 	$(BIN)/python -m sa_bench.weights $@

@@ -245,7 +245,7 @@ def test_what_the_readme_found_is_in_the_board():
     assert round(salun.endpoints[keep].value / salun.endpoints[keep].base, -1) == 40
     runs = sum(
         len(read_results([DOCS / "data" / f"{name}.jsonl.xz"]))
-        for name in ("micro-1", "micro-2", "micro-ddpm-1", "micro-t2i-1")
+        for name in ("micro-1", "micro-2", "micro-ddpm-1", "micro-ddpm-2", "micro-t2i-1")
     )
     assert f"{runs:,} runs, on CPUs" in (ROOT / "README.md").read_text()
 
@@ -399,16 +399,21 @@ def test_the_table_of_rooms_names_them_all():
     assert rooms == set().union(*FLOORS)
 
 
-def test_the_table_of_the_vaes_second_reading_is_of_its_data():
-    """Means over the runs of each row, as the page's table writes them."""
+@pytest.mark.parametrize(
+    ("suite", "task", "retention", "count", "digits"),
+    [
+        ("micro-2", "mnist_0", "retain_log_likelihood", 9, (1, 2)),
+        ("micro-ddpm-2", "mnist_0_ddpm", "retain_bound", 11, (0, 3)),
+    ],
+)
+def test_the_table_of_a_second_reading_is_of_its_data(suite, task, retention, count, digits):
+    """Means over the runs of each row, as the page's table writes them; `digits` of bits left and of what is kept."""
     rows = [
-        row
-        for row in read_results([DOCS / "data" / "micro-2.jsonl.xz"])
-        if row["task"] == "mnist_0"
+        row for row in read_results([DOCS / "data" / f"{suite}.jsonl.xz"]) if row["task"] == task
     ]
-    page = (DOCS / "boards" / "reading-micro-2.md").read_text()
-    shown = re.findall(r"^\| `(\w+)`(?: λ = (\d+))? \| (.+) \|$", page, re.M)
-    assert len(shown) == 9
+    page = (DOCS / "boards" / f"reading-{suite}.md").read_text()
+    shown = re.findall(r"^\| `(\w+)`(?: λ = ([\d.]+))? \| (.+) \|$", page, re.M)
+    assert len(shown) == count
     for method, lam, columns in shown:
         runs = [
             row
@@ -417,12 +422,13 @@ def test_the_table_of_the_vaes_second_reading_is_of_its_data():
         ]
         values = {
             name: [m for row in runs for m in row["measurements"] if m["name"] == name]
-            for name in ("forget_top1", "recovery", "relearn", "bits_left", "retain_log_likelihood")
+            for name in ("forget_top1", "recovery", "relearn", "bits_left", retention)
         }
         means = {name: fmean(m["value"] for m in found) for name, found in values.items()}
-        kept = fmean(m["value"] - m["base"] for m in values["retain_log_likelihood"])
+        kept = fmean(m["value"] - m["base"] for m in values[retention])
         forgot, recovery, relearn, bits, nats = columns.split(" | ")
         for text, name in ((forgot, "forget_top1"), (recovery, "recovery"), (relearn, "relearn")):
             assert float(text.partition(" %")[0]) == pytest.approx(100 * means[name], abs=0.051)
-        assert float(bits) == pytest.approx(means["bits_left"], abs=0.051)
-        assert float(nats.replace("−", "-")) == pytest.approx(kept, abs=0.0051)
+        half = [0.51 * 10**-n for n in digits]
+        assert float(bits) == pytest.approx(means["bits_left"], abs=half[0])
+        assert float(nats.replace("−", "-")) == pytest.approx(kept, abs=half[1])
