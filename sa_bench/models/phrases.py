@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sa_bench.core.counts import describe_count
 from sa_bench.core.errors import SaBenchError
 
 
@@ -33,7 +34,8 @@ class Phrase:
         """
         if value.numel() != len(self.tokens) * self.width:
             raise SaBenchError(
-                f"The phrase has {len(self.tokens)} x {self.width} values (tokens x width); {value.numel()} were given."
+                f"The phrase has {describe_count(len(self.tokens), 'token')} of {self.width} values; "
+                f"{value.numel()} were given."
             )
         self.model.embeddings[list(self.tokens)] = value.view(-1, self.width)
         self.model.forget_texts()
