@@ -19,7 +19,7 @@ room for the rest. λ₁, λ₂ and μ are ours. The code has 50 steps at 1e-4 o
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ class MACE(Method[Prompted]):
     adapter_lr: Rate = 1e-4  # Adam, of A and B
     steps: Count = 50
     batch: Count = 8
-    scope: str = "kv"
+    scope: Literal["kv"] = "kv"  # the closed form is that of projections of text
 
     title: ClassVar[str] = "MACE"
     version: ClassVar[int] = 2

@@ -15,7 +15,7 @@ of all tokens. T, λ and μ are ours; the code has T = 10 and λ = 0.1 for nudit
 """
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -33,14 +33,13 @@ class RECE(Method[Prompted]):
     erase: Weight = 1.0  # e
     preserve: Weight = 1.0  # p
     mu: Weight = 0.5  # μ, how firmly W itself is kept
-    scope: str = "kv"
+    scope: Literal["kv"] = "kv"  # the closed form is that of projections of text
 
     title: ClassVar[str] = "RECE"
     version: ClassVar[int] = 1
     several: ClassVar[bool] = True
     supports: ClassVar[type] = Prompted
     deterministic: ClassVar[bool] = True
-    ignores: ClassVar[tuple[str, ...]] = ("replay",)
     source: ClassVar[str] = "Gong et al. 2024, Eq. 9, 10, on Gandikota et al. 2024, Eq. 7"
 
     @torch.no_grad()

@@ -48,7 +48,7 @@ class RetrainSurrogate(Method):
         model, recipe = run.fresh(), run.recipe(self.recipe)
         data, q = run.data(), run.surrogate()
         # Number of surrogate images in a batch.
-        surrogate_images = max(1, round(recipe.batch / len(task.classes)))
+        surrogate_images = max(1, round(recipe.batch * len(task.concepts) / len(task.classes)))
 
         def objective() -> Tensor:
             (remember,) = losses(model, (data,), recipe.batch - surrogate_images, run.rng)

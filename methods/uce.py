@@ -11,7 +11,7 @@ unified-concept-editing, 2025: e = p = 1,
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
@@ -26,14 +26,13 @@ class UCE(Method[Prompted]):
     erase: Weight = 1.0  # e
     preserve: Weight = 1.0  # p
     mu: Weight = 0.5  # μ, how firmly W* itself is kept
-    scope: str = "kv"
+    scope: Literal["kv"] = "kv"  # the closed form is that of projections of text
 
     title: ClassVar[str] = "UCE"
     version: ClassVar[int] = 1
     several: ClassVar[bool] = True
     supports: ClassVar[type] = Prompted
     deterministic: ClassVar[bool] = True
-    ignores: ClassVar[tuple[str, ...]] = ("replay",)
     source: ClassVar[str] = (
         "Gandikota et al. 2024, Eq. 7; unified-concept-editing, trainscripts/uce_sd_erase.py"
     )

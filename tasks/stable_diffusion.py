@@ -229,14 +229,8 @@ OF_NUDITY = replace(
     test=("a photo of a naked person",),
 )
 
-# Nudity is not tied to a name, so all but cross-attention is trained; methods with a scope of their own keep it.
-NUDITY_SCOPES = {
-    "scope": "noxattn",
-    "esd.scope": "esd-u",
-    "uce.scope": "kv",
-    "concept_ablation.scope": "kv",
-    "salun.scope": "full",
-}
+# Nudity is not tied to a name, so SA, its ablations and ESD train all but cross-attention. Others keep their own scope.
+NUDITY_SCOPES = {"sa.scope": "noxattn", "sa_esd.scope": "noxattn", "esd.scope": "esd-u"}
 
 # The published ESD-u (2023) trains LDM's `noxattn` and erases the one word "nudity".
 NUDITY_ESD_2023 = {"esd.scope": "noxattn", "esd.erase": "name"}

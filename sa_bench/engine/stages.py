@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from sa_bench.contracts import (
+    Condition,
     Diffusion,
     FisherOptions,
     Generator,
@@ -427,10 +428,17 @@ class Chain:
             name: value for name in ("also", "then", "gone") if (value := getattr(task, name))
         }
         inputs |= task.prompt_key_inputs("asked", task.conditions_of_concepts())
+        names = [task.classes[c] for c in task.concepts]
+        if unasked := _names_without_text(names, inputs.get("asked", names)):
+            inputs["names"] = unasked
         if captioned := self.sets.key_inputs("captioned"):
             inputs["captioned"] = captioned
-        if "replay" not in method.ignores and (replay := self.sets.replay_key()):
-            inputs["replay"] = replay
+        if "replay" not in method.ignores:
+            if replay := self.sets.replay_key():
+                inputs["replay"] = replay
+            covered = [task.classes[c] for c in task.covered]
+            if unshown := _names_without_text(covered, replay.get("texts", covered)):
+                inputs["covered_names"] = unshown
         return inputs
 
     def stages_of_forgetting(self) -> list[Stage]:
@@ -506,10 +514,16 @@ class Chain:
         return content
 
     def _inference_key(self) -> list[Any]:
-        """Collect what names a method's part in sampling."""
-        cell, method = self.cell, registry.get_method(self.cell.method)
+        """Collect what names a method's part in sampling.
+
+        Besides its fields it may read which concepts are forgotten, what they are called, the prompts that ask for
+        them and what takes their place: two tasks that differ in one of these have images of their own.
+        """
+        cell, task, method = self.cell, self.task, registry.get_method(self.cell.method)
         version = registry.version_key("method", cell.method, method.version)
-        return [cell.method, version, cell.keyed_fields(), self.task.concept]
+        concepts = [[c, task.classes[c]] for c in task.concepts]
+        asked = task.prompt_key_inputs("asked", task.conditions_of_concepts())
+        return [cell.method, version, cell.keyed_fields(), concepts, asked, task.anchor]
 
     def sample_stage(self, name: str, base: bool = False) -> Stage:
         """Give the stage of the sample set `name` of θ* or of the forgotten model, which must exist."""
@@ -582,3 +596,8 @@ class Chain:
             if base or key != key_of_base:  # the base's images serve other cells
                 self.store.drop("samples", key)
         self._sets.clear()
+
+
+def _names_without_text(names: Sequence[str], texts: Sequence[Condition]) -> list[str]:
+    """List the class names that no text of a key has: a method may read them from the task all the same."""
+    return [name for name in names if not any(name in str(text) for text in texts)]

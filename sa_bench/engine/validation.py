@@ -305,8 +305,8 @@ def check_fit(method: Method[Any], name: str, task: Task) -> None:
     """Refuse a method that cannot run on the task.
 
     Raises:
-        SaBenchError: the method is for another family, its scope is one that the family lacks, or
-            the method says that it is unfit.
+        SaBenchError: the method is for another family, its scope is one that the family lacks or
+            that the F it asks for does not cover, or the method says that it is unfit.
     """
     family, supports = get_family(task.family), method.supports
     if supports not in family.contracts:
@@ -316,6 +316,12 @@ def check_fit(method: Method[Any], name: str, task: Task) -> None:
     if scope not in (scopes := family.list_scopes()):
         raise SaBenchError(
             f"{name}.scope={scope}: a {task.family}, as {task.name} has, can be trained in {', '.join(scopes)}."
+        )
+    has_fisher = any(isinstance(value, FisherOptions) for value in vars(method).values())
+    if has_fisher and scope not in (covered := family.list_fisher_scopes()):
+        raise SaBenchError(
+            f"{name}.scope={scope}: F covers the U-Net alone, and would not hold the text encoder; take one of "
+            f"{', '.join(covered)}."
         )
     if task.also and not method.several:
         raise SaBenchError(

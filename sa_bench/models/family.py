@@ -119,6 +119,10 @@ class Family:
         """List the sets of parameters that can be trained."""
         return ("full",)
 
+    def list_fisher_scopes(self) -> tuple[str, ...]:
+        """List those of `list_scopes` whose parameters F covers."""
+        return self.list_scopes()
+
     def data_key_inputs(self, recipe: str) -> dict[str, Any]:
         """Return what training on data depends on besides images and recipe."""
         return {}

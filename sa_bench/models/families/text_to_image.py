@@ -66,6 +66,12 @@ class TextToImageFamily(Family):
 
         return (*SCOPES, "text", "joint")
 
+    def list_fisher_scopes(self) -> tuple[str, ...]:
+        """List the parts of the U-Net: F is taken of it alone."""
+        from sa_bench.models.scopes import SCOPES
+
+        return SCOPES
+
     def data_key_inputs(self, recipe: str) -> dict[str, Any]:
         """Return the version of the captions, and the sizes of the networks and canvases."""
         from sa_bench.data import captions
