@@ -12,7 +12,7 @@ from sa_bench.statistics import clustered
     version=2,
     title="CLIP score of retained images and their prompts",
     better="higher",
-    unit="100 cos",
+    unit="CLIP score",
     requires=("samples", "clip"),
     source="Hessel et al. 2021 without their factor 2.5 and cut at 0; ViT-B/32 and 100 cos as in UCE and MACE",
     fields=("concept",),

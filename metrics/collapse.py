@@ -30,9 +30,9 @@ def collapse(view: View) -> Measured:
             f"{min(len(images), len(base))} images of the rest: the guard needs at least 20"
         )
     real = take_per_class(view.real("retain_test"), task.feature_images)
-    shares = collapse_guard.measure_shares(
-        images, base, real, view.judges, task.designated, f"judge-{task.dataset}"
-    )
+    shares = collapse_guard.measure_shares(images, base, real, view.judges, task.designated)
+    if not shares:
+        return undefined("the base model itself shows none of the rest: nothing can be lost")
     limit = collapse_guard.bounds(task.dataset)
     worst = min(shares.values(), key=lambda s: s.share)
     extra = {

@@ -19,7 +19,7 @@ from sa_bench.scoring.features import (
 def measure_distance(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
     """Measure FID of the features `x` (N, d) of `images` against `y` (M, d).
 
-    The interval is over images, by delete-a-group jackknife.
+    The interval is over images, or over prompts where several come from one, by delete-a-group jackknife.
     """
     if min(len(x), len(y)) < 2:
         return Measured(
@@ -35,7 +35,7 @@ def measure_distance(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measure
     unit=None,
     requires=("samples", "real", "features"),
     source="Heusel et al. 2017 through torch-fidelity; estimand E[FID_N] at the N shown, FID∞ beside it",
-    fields=("concept", "designated", "feature_images"),
+    fields=("concept", "designated", "feature_images", "prompts"),
     extras={
         "infinity": ("at infinitely many images", "the metric's"),
         "n_real": None,
@@ -57,7 +57,7 @@ def fid(view: View) -> Measured:
     unit=None,
     requires=("samples", "real", "inception"),
     source="Heusel et al. 2017 in torch-fidelity's inception-v3-compat, layer 2048; estimand E[FID_N], FID∞ beside it",
-    fields=("concept", "feature_images"),
+    fields=("concept", "feature_images", "prompts"),
     extras={
         "infinity": ("at infinitely many images", "the metric's"),
         "n_real": None,
@@ -79,7 +79,7 @@ def inception_fid(view: View) -> Measured:
     unit=None,
     requires=("samples", "real", "inception"),
     source="the official code's evaluator, re-done in inception-v3-compat; compares with Table 1 and nothing else",
-    fields=("concept", "feature_images"),
+    fields=("concept", "feature_images", "prompts"),
     protocol=PROTOCOL,
     extras={
         "infinity": ("at infinitely many images", "the metric's"),

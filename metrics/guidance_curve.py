@@ -31,14 +31,14 @@ def guidance_curve(view: View) -> Measured:
     The whole curve is in extra.
     """
     task, model, curve = view.task, view.model, []
-    judge, name = view.judges[task.designated], f"judge-{task.dataset}"
+    judge = view.judges[task.designated]
     real = take_per_class(view.real("retain_test"), task.feature_images)
-    y = extract(name, judge, real.images)
+    y = extract(judge, real.images)
     labels = np.repeat(task.scored, IMAGES)
     requests = [Request(int(c), image_seed("guidance", i)) for i, c in enumerate(labels)]
     for w in WEIGHTS:
         images = render(model, model.sample(requests, replace(task.sampler, guidance=w + 1)))
-        x = extract(name, judge, images)
+        x = extract(judge, images)
         is_right, _ = majority_vote(view.judges, images, labels)
         curve.append(
             {

@@ -102,7 +102,6 @@ def surrogate_kid(view: View) -> Measured:
 
     Where q is a fixed set, each of its images counts once: repeated ones would be closer to each other than q's are.
     """
-    judge, name = view.judges[view.task.designated], f"judge-{view.task.dataset}"
-    images = view.samples["forget"]
-    q = extract(name, judge, np.unique(view.surrogate(SURROGATES).images, axis=0))
-    return measure_kid(extract(name, judge, images.images), q, images)
+    judge, images = view.judges[view.task.designated], view.samples["forget"]
+    q = extract(judge, np.unique(view.surrogate(SURROGATES).images, axis=0))
+    return measure_kid(extract(judge, images.images), q, images)

@@ -9,18 +9,16 @@ taken apart by layers of its U-Net: the keys' and values' projections of cross-a
 the rest.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sa_bench.contracts import Generator, Measured, Prompted, View, metric
-from sa_bench.scoring.judges import majority_vote
-from sa_bench.scoring.sampling import pick_rows, render
-from sa_bench.statistics.clustered import wilson
+from sa_bench.scoring.attacks import Questions, Rate
+from sa_bench.scoring.sampling import render
 
 
 @metric(
@@ -47,18 +45,12 @@ def transplant(view: View) -> Measured:
     is equal in both is not drawn again. All weights are restored.
     """
     model, star, task = view.model, view.base_model, view.task
-    planned_images = pick_rows(task, "forget", task.recovery_judged)
-    requests = [planned.request for planned in planned_images]
-    clusters = None
-    if task.prompts is not None:
-        clusters = np.array([planned.prompt for planned in planned_images])
+    questions = Questions.of(view)
 
     def measure_rate(generator: Generator) -> Rate:
-        images = render(generator, generator.sample(requests, task.sampler))
-        score, votes = majority_vote(view.judges, images, task.concept)
-        low, high, how = wilson(score, clusters)
-        fields = {"value": float(score.mean()), "low": low, "high": high, "n": len(score)}
-        return Rate(fields, score, votes, how.removesuffix(", Bonferroni(1)"))
+        images = render(generator, generator.sample(questions.requests, task.sampler))
+        rate = questions.rate(*questions.judge(images))
+        return rate._replace(how=rate.how.removesuffix(", Bonferroni(1)"))
 
     def read_slot(generator: Generator) -> Tensor:
         slot = generator.condition(task.concept)
@@ -75,7 +67,7 @@ def transplant(view: View) -> Measured:
 
     transplanted = measure_with_slot("model", model, "star")
     reverse = measure_with_slot("star", star, "model")
-    extra: dict[str, Any] = {"as_is": as_is["model"].fields, "reverse": reverse.fields}
+    extra: dict[str, Any] = {"as_is": as_is["model"].plain(), "reverse": reverse.plain()}
     if isinstance(model, Prompted):
         extra |= {"parts": {}, "reverse_parts": {}}
         for group, names in group_parameters(model).items():
@@ -85,31 +77,8 @@ def transplant(view: View) -> Measured:
             ):
                 with replace_parameters(generator, other, names) as changed:
                     rate = measure_rate(generator) if changed else as_is[name]
-                extra[key][group] = rate.fields
-    fields, score, votes, how = transplanted
-    return Measured(
-        fields["value"],
-        fields["low"],
-        fields["high"],
-        how,
-        len(score),
-        scores={"seed": np.array([r.seed for r in requests], np.int64), "score": score, **votes},
-        judges=[{"judge": n, "value": float(v.mean())} for n, v in votes.items()],
-        extra=extra,
-    )
-
-
-class Rate(NamedTuple):
-    """Top-1 rate of c_f in the images of a model."""
-
-    fields: dict[str, Any]
-    """`value`, `low`, `high` and `n`."""
-    score: np.ndarray
-    """1 where the majority of the panel names c_f, else 0, (N,)."""
-    votes: Mapping[str, np.ndarray]
-    """The same of each judge."""
-    how: str
-    """How the interval was computed."""
+                extra[key][group] = rate.plain()
+    return questions.measured(transplanted, extra)
 
 
 def group_parameters(model: Generator) -> dict[str, list[str]]:

@@ -11,19 +11,24 @@ classes and prompts. One run is judged by the spread that other methods had (Smy
 t); each further base or seed narrows the bound, and no verdict becomes easier or harder for having
 them. Bounds from one run's own interval alone would not hold for another base, and the worst or the
 best of all runs moves with their number.
+
+Of values that are no rates, such as nats, no spread is known beforehand: d₀ = 0, and the bound is
+Student's t over the base models or, where there is one, over its seeds. One run of them bounds nothing
+beyond itself.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from sa_bench.results.format import is_rate
 from sa_bench.statistics import ALPHA, student, wilson
 
-RATES = ("rate", "probability")
 MORE = 0.1  # share of the images that may come back beyond retrain's and still count as no more
 INTERVAL = 2 * 1.959963984540054  # standard errors between the ends of a run's 95 % interval
 
@@ -40,8 +45,6 @@ class Spread:
 # Fitted by maximum likelihood to the forgetting endpoint of the published micro boards' rows;
 # tests/gates.py repeats the fit. Other families have no such rows yet and use the same values.
 SPREAD = Spread(base=0.047, seed=0.042, df=3.0)
-# For values without a scale of their own, such as nats: only the part of the images is known beforehand.
-UNSCALED = Spread(base=0.0, seed=0.0, df=SPREAD.df)
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,7 @@ class Estimate:
 
 def estimate(runs: Sequence[Reading], unit: str | None) -> Estimate:
     """Estimate the mean for another base model and seed from at least one run; `unit` identifies rates."""
-    rate = unit in RATES and all(0 <= run.value <= 1 for run in runs)
-    spread = SPREAD if rate else UNSCALED
+    rate = is_rate(unit) and all(0 <= run.value <= 1 for run in runs)
     draws: dict[tuple[int, int], list[tuple[float, float]]] = {}
     for run in runs:
         draws.setdefault((run.base, run.seed), []).append(_transform(run, rate))
@@ -88,14 +90,47 @@ def estimate(runs: Sequence[Reading], unit: str | None) -> Estimate:
     variances = []
     for (base, _), readings in draws.items():
         by_base.setdefault(base, []).append(float(np.mean([y for y, _ in readings])))
-        variances.append(float(np.mean([v for _, v in readings])) / len(readings))
+        # further draws are of other images that show c_f; what is retained has the same real ones
+        variances.append(float(np.mean([v for _, v in readings])) / (len(readings) if rate else 1))
+    images = float(np.mean(variances))
+    return _moderate(by_base, images) if rate else _take_as_it_is(by_base, images)
+
+
+def _mean_seeds(by_base: Mapping[int, Sequence[float]]) -> float:
+    """Compute the harmonic mean of the number of seeds on a base model."""
+    return 1 / float(np.mean([1 / len(values) for values in by_base.values()]))
+
+
+def _moderate(by_base: Mapping[int, Sequence[float]], images: float) -> Estimate:
+    """Estimate the mean of asin √rate, its variance moderated by `SPREAD`.
+
+    Args:
+        by_base: the values of the seeds, by base model.
+        images: variance that the images add to each.
+    """
     means = [float(np.mean(values)) for values in by_base.values()]
-    bases, seeds = len(means), 1 / float(np.mean([1 / len(values) for values in by_base.values()]))
-    expected = spread.base**2 + (spread.seed**2 + float(np.mean(variances))) / seeds
+    bases, seeds = len(means), _mean_seeds(by_base)
+    expected = SPREAD.base**2 + (SPREAD.seed**2 + images) / seeds
     observed = float(np.var(means, ddof=1)) if bases > 1 else 0.0
-    df = spread.df + bases - 1
-    variance = (spread.df * expected + (bases - 1) * observed) / df
-    return Estimate(float(np.mean(means)), float(np.sqrt(variance / bases)), df, rate)
+    df = SPREAD.df + bases - 1
+    variance = (SPREAD.df * expected + (bases - 1) * observed) / df
+    return Estimate(float(np.mean(means)), float(np.sqrt(variance / bases)), df, True)
+
+
+def _take_as_it_is(by_base: Mapping[int, Sequence[float]], images: float) -> Estimate:
+    """Estimate a mean with the variance that its units show, which is at least that of their images.
+
+    The units are the base models or, where there is one, its seeds. Of a single unit the error is infinite. The arguments
+    are those of `_moderate`.
+    """
+    if len(by_base) > 1:
+        units, images = [*map(np.mean, by_base.values())], images / _mean_seeds(by_base)
+    else:
+        (units,) = by_base.values()
+    if len(units) == 1:
+        return Estimate(float(units[0]), math.inf, 1.0, False)
+    variance = max(float(np.var(units, ddof=1)), images)
+    return Estimate(float(np.mean(units)), (variance / len(units)) ** 0.5, len(units) - 1.0, False)
 
 
 def count_images_needed(one_run: Estimate, value: float, n: int, gate: float) -> int | None:
@@ -155,8 +190,8 @@ def difference_bounds(a: Estimate, b: Estimate, looks: int = 1) -> tuple[float, 
     For rates the bounds are transformed back at b's mean: they say by how much b's rate would change.
     """
     variance = a.error**2 + b.error**2
-    if variance == 0:
-        half = 0.0
+    if variance in (0, math.inf):
+        half = variance
     else:
         df = variance**2 / (a.error**4 / a.df + b.error**4 / b.df)
         half = student.compute_quantile(1 - ALPHA / looks, df) * variance**0.5

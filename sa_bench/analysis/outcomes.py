@@ -5,6 +5,8 @@ A page, a sentence and a table say the same word, since all take it from `find_o
 
 from __future__ import annotations
 
+import math
+
 from sa_bench.analysis.board import Board, Endpoint, Line, Outcome
 from sa_bench.analysis.gates import count_images_needed, difference_bounds
 from sa_bench.results.format import format_number, format_percent
@@ -75,6 +77,9 @@ def _find_recovery_outcome(board: Board, line: Line, floor: Endpoint | None) -> 
         return Outcome("NOT SHOWN", "forgotten; recovery was not measured")
     if board.excess:
         low, high = recovery.bounds
+        if math.isinf(high):
+            loss = f"loss {format_number(recovery.value, recovery.unit)} above the base's"
+            return Outcome("NOT SHOWN", f"{loss} in one run; more seeds would tell")
         text = f"loss {format_number(low, recovery.unit)} to {format_number(high, recovery.unit)} above the base's"
         return Outcome("HIDDEN" if high <= 0 else "NOT SHOWN", text)
     if floor is None or floor.estimate is None or recovery.estimate is None:

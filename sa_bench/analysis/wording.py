@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 
@@ -291,10 +292,10 @@ def _describe_winner(board: Board, methods: list[Line], floor: Endpoint | None) 
                 f"{ranked[0].label} leads: it forgot {board.concept}; {_describe_refit(recovery, 'unclear', ranked[0])}; "
                 f"{_describe_loss(keep)}. No retrained model says how much of that is erasure."
             )
-        if hidden:
+        if denoise_again := [line for line in whole if line.outcome.word == "HIDDEN"]:
             return (
-                f"Nobody wins: {_list_labels(hidden)} hid {board.concept}; with its words fitted again the loss is not "
-                "shown to be above the base model's."
+                f"Nobody wins: {_list_labels(denoise_again)} hid {board.concept}; with its words fitted again the loss is "
+                "no higher than the base model's."
             )
         return f"Nobody can be ranked: {'; '.join(f'{x.label} ({format_outcome(x)})' for x in whole[:3])}."
     if floor is None:
@@ -347,7 +348,8 @@ def _describe_leader(board: Board, ranked: list[Line], floor: Endpoint) -> str:
         f"saw it; {_describe_loss(first.endpoints[keep])}{_describe_values(first.endpoints[keep])}."
     )
     if tied:
-        text += f" On the rest {_list_labels(tied)} cannot be told from it: intervals overlap."
+        why = "intervals overlap" if math.isfinite(low) else "one run shows nothing of another"
+        text += f" On the rest {_list_labels(tied)} cannot be told from it: {why}."
     return text
 
 

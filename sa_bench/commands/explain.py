@@ -16,7 +16,7 @@ from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError, unknown_name
 from sa_bench.core.untrusted_arrays import read_scores
 from sa_bench.results.files import read_cell
-from sa_bench.results.format import format_number
+from sa_bench.results.format import format_number, format_unit
 from sa_bench.results.rows import metric_of
 from sa_bench.results.schema import Measurement, ResultRow
 from sa_bench.results.sealing import EDITED, find_edited
@@ -90,7 +90,7 @@ def _describe_cell(row: ResultRow) -> str:
 
 def _explain_measurement(row: ResultRow, m: Measurement, folder: Path) -> Iterator[str]:
     """Yield the lines that explain one measurement."""
-    unit = f" {m['unit']}" if m["unit"] and m["unit"] not in ("rate", "probability") else ""
+    unit = format_unit(m["unit"])
     yield f"{m['name']}: {m['title']}."
     yield f"  {_define_metric(metric_of(m))}"
     if m["value"] is None:
@@ -146,9 +146,9 @@ def _count_votes(m: Measurement, folder: Path) -> str:
     if m["unit"] != "rate" or not path.is_file():
         return ""
     scores = read_scores(path)
-    if "score" not in scores:
+    if "score" not in scores or not scores["score"].isin((0, 1)).all():
         return ""
-    return f" ({int(scores['score'].to_numpy().sum())} of {len(scores)} in {path.name})"
+    return f" ({int(scores['score'].sum())} of {len(scores)} in {path.name})"
 
 
 def _describe_widening(interval: str) -> str:

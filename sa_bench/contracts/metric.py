@@ -63,7 +63,7 @@ class Metric:
     title: str
     better: str | None  # `lower`, `higher` or None (a diagnostic without direction)
     unit: str | None
-    requires: tuple[str, ...]  # names from sa_bench.scoring.requirements.REQUIREMENTS
+    requires: tuple[str, ...]  # names of requirements, in sa_bench.scoring.requirements
     source: str
     measure: Any  # (View) -> Measured
     fields: tuple[str, ...] = ()  # fields of the task on which the value depends

@@ -143,11 +143,14 @@ class Generator(Protocol):
         ...
 
     def conditions(self, values: Sequence[Condition] | np.ndarray | Tensor) -> Any:
-        """Convert `values` to what `loss` takes: (N,) int64 for classes, a list for prompts."""
+        """Convert `values` to what `loss` takes, a tensor of N rows: of classes (N,) int64."""
         ...
 
     def loss(self, x: Tensor, c: Any, draw: Draw) -> Tensor:
-        """Compute the negative ELBO of every sample, (N,) nats; `x` is (N, ...) in model space."""
+        """Compute the negative ELBO of every sample, (N,); `x` is (N, ...) in model space.
+
+        It is in nats where the family has a bound (VAE), else the loss that stands for it: a squared error.
+        """
         ...
 
     def sample(self, requests: Sequence[Request], sampler: Sampler) -> Tensor:

@@ -132,6 +132,8 @@ def examine_judge(judge: Any, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     """
     import numpy as np  # cards are read without it
 
+    from sa_bench.statistics import entropy
+
     p = judge.probabilities(x)
     right = p[:, :10].argmax(1) == y
     grey = np.full((1, *x.shape[1:]), 128, np.uint8)
@@ -143,6 +145,8 @@ def examine_judge(judge: Any, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     }
     for name, images in (("grey", grey), ("noise", noise), ("blank", np.zeros_like(grey))):
         q = judge.probabilities(images)
-        h = -(q * np.log(np.clip(q, 1e-300, None))).sum(1).mean()
-        card[name] = {"entropy": float(h), "probability": [float(v) for v in q.mean(0)]}
+        card[name] = {
+            "entropy": float(entropy(q).mean()),
+            "probability": [float(v) for v in q.mean(0)],
+        }
     return card

@@ -41,9 +41,10 @@ def measure_shares(
     real: SampleSet,
     judges: Mapping[str, Judge],
     designated: str,
-    extractor: str,
 ) -> dict[str, ShareOfBase]:
     """Measure both quantities of `images` as shares of those of `base`.
+
+    A quantity of which the base model itself has nothing is left out.
 
     Args:
         images: retained images of the model.
@@ -51,7 +52,6 @@ def measure_shares(
         real: real images, for recall.
         judges: the panel.
         designated: name of the judge whose features recall uses.
-        extractor: name of the feature extractor.
     """
     from sa_bench.scoring.features import extract, is_in_manifold
     from sa_bench.scoring.judges import majority_vote
@@ -72,11 +72,16 @@ def measure_shares(
     # many images a class.
     counts = {c: min(int((s.labels == c).sum()) for s in (images, base)) for c in classes}
     equal_sets = [s.take(_first_rows(s.labels, counts)) for s in (images, base)]
-    x, b, y = (extract(extractor, judges[designated], s.images) for s in (*equal_sets, real))
+    x, b, y = (extract(judges[designated], s.images) for s in (*equal_sets, real))
     covered, reference = is_in_manifold(y, x), float(is_in_manifold(y, b).mean())
-    high = wilson(float(covered.sum()), len(covered))[1]
-    recall = _divide_by_base(ShareOfBase(float(covered.mean()), reference, 0.0, high, ""))
-    return {"worst class": min(class_shares, key=lambda s: s.high), "recall": recall}
+    shares = {}
+    if class_shares:
+        shares["worst class"] = min(class_shares, key=lambda s: s.high)
+    if reference > 0:
+        high = wilson(float(covered.sum()), len(covered))[1]
+        recall = ShareOfBase(float(covered.mean()), reference, 0.0, high, "")
+        shares["recall"] = _divide_by_base(recall)
+    return shares
 
 
 def _first_rows(labels: np.ndarray, counts: Mapping[int, int]) -> np.ndarray:

@@ -6,6 +6,7 @@ Nothing here holds an N x N matrix: 45,000 against 45,000 features of 2,048 dime
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -214,19 +215,50 @@ def extrapolate_fid(
     return float(np.polyfit(inverse, distances, 1)[1])
 
 
+class JackknifePlan(NamedTuple):
+    """What a delete-a-group jackknife leaves out."""
+
+    groups: int
+    """Number of groups; below 2 there is no interval."""
+    clusters: np.ndarray | None
+    """Prompt of each image, (N,), whose images stay together; None if images are the units."""
+    n: int
+    """Number of units: of prompts or images."""
+
+    @property
+    def unit(self) -> str:
+        """Name of the units."""
+        return "images" if self.clusters is None else "prompts"
+
+    @property
+    def how(self) -> str:
+        """Name of the interval, as results have it."""
+        suffix = "" if self.clusters is None else f", clustered by {self.n} prompts"
+        return f"jackknife({self.groups}){suffix}"
+
+
+def _plan_jackknife(images: SampleSet) -> JackknifePlan:
+    """Plan a jackknife over images or, where several come from one, over prompts."""
+    units = clustered.clusters_of(images.prompts)
+    clusters, n = (None, len(images)) if units is None else units
+    return JackknifePlan(min(20, n // 2), clusters, n)
+
+
 def measure_frechet(distance: OfRows, x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
     """Measure FID of `x` (N, d) against `y` (M, d).
 
-    The interval is over generated images, by delete-a-group jackknife.
+    The interval is over generated images or, where several come from one, over prompts, by
+    delete-a-group jackknife.
     """
     n, d = x.shape
-    groups = min(20, n // 2)
-    if groups < 2:
+    units = _plan_jackknife(images)
+    if units.groups < 2:
         value, low, high = distance(np.arange(n)), None, None
     elif isinstance(distance, FrechetTo):
-        value, low, high = combine_left_out(*distance.leave_out(jackknife_groups(n, groups)))
+        group = jackknife_groups(n, units.groups, units.clusters)
+        value, low, high = combine_left_out(*distance.leave_out(group))
     else:
-        value, low, high = jackknife(distance, n, groups)
+        value, low, high = jackknife(distance, n, units.groups, units.clusters)
     fewer = min(n, len(y))
     warning = f"N={fewer} < {d} feature dimensions: biased upward" if fewer < d else None
     extra = {
@@ -235,7 +267,7 @@ def measure_frechet(distance: OfRows, x: np.ndarray, y: np.ndarray, images: Samp
         "infinity": extrapolate_fid(distance, n, d),
         "warning": warning,
     }
-    how = f"jackknife({groups})" if groups > 1 else None
+    how = units.how if units.groups > 1 else None
     return Measured(value, low, high, how, n, scores={"seed": images.seeds}, extra=extra)
 
 
@@ -310,16 +342,14 @@ def measure_kid(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:
             len(x),
             extra={"n_real": len(y), "warning": "a set against itself"},
         )
-    units = clustered.clusters_of(images.prompts)
-    clusters, n = (None, len(x)) if units is None else units
-    groups = min(20, n // 2)
-    if groups < 2:
-        what = "images" if units is None else "prompts"
-        return Measured(None, reason=f"{n} {what}: KID's interval needs at least 4")
-    value, low, high = jackknife_kid(x, y, groups, clusters)
-    how = f"jackknife({groups})" + ("" if units is None else f", clustered by {n} prompts")
+    if len(y) < 2:
+        return Measured(None, reason=f"KID needs at least 2 real images, not {len(y)}")
+    units = _plan_jackknife(images)
+    if units.groups < 2:
+        return Measured(None, reason=f"{units.n} {units.unit}: KID's interval needs at least 4")
+    value, low, high = jackknife_kid(x, y, units.groups, units.clusters)
     scores, extra = {"seed": images.seeds}, {"n_real": len(y)}
-    return Measured(value, low, high, how, len(x), scores=scores, extra=extra)
+    return Measured(value, low, high, units.how, len(x), scores=scores, extra=extra)
 
 
 def measure_precision(x: np.ndarray, y: np.ndarray, images: SampleSet) -> Measured:

@@ -1,8 +1,6 @@
-"""Feature extractors behind torch-fidelity's interface.
+"""Features of images, by the designated judge or by Inception, and the manifold that they span.
 
-The designated judge's features are registered there as `judge-<dataset>`, so that FID, KID,
-precision and recall are computed by torch-fidelity on other features. They are named accordingly:
-`fid[judge-mnist]` is never called FID.
+A distance in a judge's features is named after it: `fid[judge-mnist]` is never called FID.
 """
 
 from __future__ import annotations
@@ -17,71 +15,19 @@ from sa_bench.contracts import SampleSet, View
 
 if TYPE_CHECKING:  # metrics say what they are without torch
     from torch import Tensor
-    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
     from sa_bench.scoring.judges import Judge
 
-LAYER = "penultimate"
 ROUNDING = 1e-10
 """Rounding of a squared distance, as a share of the two squared lengths: networks repeat the
 features of one image to about 1e-6."""
-_registered: dict[tuple[str, str], type[FeatureExtractorBase]] = {}  # by name and judge
 
 
-def register_extractor(name: str, judge: Judge) -> type[FeatureExtractorBase]:
-    """Register a judge's features as a torch-fidelity extractor, once a process; return its class.
-
-    The first judge of a process is registered as `name`, another one as `name-<hash>`.
-    """
-    if (name, judge.content) in _registered:
-        return _registered[name, judge.content]
-    import torch
-    from torch_fidelity import register_feature_extractor  # brings torchvision: two seconds
-    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-
-    class JudgeFeatures(FeatureExtractorBase):
-        """Extracts penultimate features from uint8 (N, C, H, W)."""
-
-        def __init__(self, name: str, features_list: list[str], **_: object) -> None:
-            super().__init__(name, features_list)
-
-        @staticmethod
-        def get_provided_features_list() -> tuple[str, ...]:
-            return (LAYER,)
-
-        @staticmethod
-        def get_default_feature_layer_for_metric(metric: str) -> str:
-            return LAYER
-
-        @staticmethod
-        def can_be_compiled() -> bool:
-            return False
-
-        @staticmethod
-        def get_dummy_input_for_compile() -> Tensor:
-            return torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
-
-        def forward(self, input: Tensor) -> tuple[Tensor]:
-            images = input[:, : judge.channels].permute(0, 2, 3, 1).cpu().numpy()
-            return (torch.from_numpy(judge.features(images)),)
-
-    taken = any(registered_name == name for registered_name, _ in _registered)
-    register_feature_extractor(f"{name}-{judge.content[:8]}" if taken else name, JudgeFeatures)
-    _registered[name, judge.content] = JudgeFeatures
-    return JudgeFeatures
-
-
-def extract(name: str, judge: Judge, images: np.ndarray) -> np.ndarray:
-    """Extract features (N, d) float64 of `images`, uint8 (N, H, W, C), by the registered extractor."""
-    import torch
-
+def extract(judge: Judge, images: np.ndarray) -> np.ndarray:
+    """Extract a judge's features (N, d) float64 of `images`, uint8 (N, H, W, C), as its panel sees them."""
     from sa_bench.scoring.judges import panel_view
 
-    images = panel_view({name: judge}, images)
-    network = register_extractor(name, judge)(name, [LAYER])
-    with torch.no_grad():
-        (features,) = network(torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2))
-    return features.numpy()
+    return judge.features(panel_view({judge.name: judge}, images))
 
 
 def is_in_manifold(
@@ -147,12 +93,9 @@ def judge_features(view: View) -> FeaturePair:
     """Extract judge features of generated and real retained images."""
     from sa_bench.scoring.likelihood import take_per_class
 
-    judge, name = view.judges[view.task.designated], f"judge-{view.task.dataset}"
-    images = view.samples["retain"]
+    judge, images = view.judges[view.task.designated], view.samples["retain"]
     real = take_per_class(view.real("retain_test"), view.task.feature_images)
-    return FeaturePair(
-        extract(name, judge, images.images), extract(name, judge, real.images), images
-    )
+    return FeaturePair(extract(judge, images.images), extract(judge, real.images), images)
 
 
 def inception_features(

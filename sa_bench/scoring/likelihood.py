@@ -84,7 +84,8 @@ def noise_errors(
     measured = cast("Diffusion", view.model if model is None else model)
     rng, steps, total = view.rng(name), view.task.bound_steps, np.zeros(len(x))
     for k in range(steps):
-        t = ((k + torch.rand(len(x), generator=rng)) * measured.timesteps / steps).long()
+        t = (k + torch.rand(len(x), generator=rng)) * measured.timesteps / steps
+        t = t.long().clamp(max=measured.timesteps - 1)  # in float32 the last part may reach T
         draw = measured.draw(len(x), rng, t)
         for rows in torch.arange(len(x)).split(64 if x[0].numel() < 10_000 else 4):
             noise, t_of_rows = draw.noise[rows], t[rows].to(x.device)

@@ -221,10 +221,8 @@ def paired(
         low, high = max(-1.0, min(low, value)), min(1.0, max(high, value))
     if units is None and set(np.unique(np.concatenate([a, b]))) <= {0.0, 1.0}:
         p = mcnemar(int((differences > 0).sum()), int((differences < 0).sum()))
+    elif error == 0:  # a spread that was not seen is not none; their common sign needs none
+        p = mcnemar(k, 0) if value else 1.0
     else:
-        p = (
-            float(not centre)
-            if error == 0
-            else 2 * student.compute_upper_tail(abs(centre) / error, k - 1)
-        )
+        p = 2 * student.compute_upper_tail(abs(centre) / error, k - 1)
     return Paired(value, low, high, p, n, k, "image" if units is None else "prompt")

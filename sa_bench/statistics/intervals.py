@@ -297,14 +297,8 @@ def detectable(
     spread = of_base**2 + of_seed**2 / seeds if bases > 1 else of_seed**2
     error, df = (spread / units) ** 0.5, units - 1
     limit = student.compute_quantile(1 - ALPHA / comparisons / 2, df)
-    low, high = 0.0, 200.0  # in standard errors
-    for _ in range(60):
-        middle = (low + high) / 2
-        # the noncentral t of scipy.stats to the last digit; that module takes a second to import
-        below, above = (float(scipy.special.nctdtr(df, middle, t)) for t in (-limit, limit))
-        detection_probability = below + 1 - above
-        low, high = (middle, high) if detection_probability < power else (low, middle)
-    return error * high
+    # the noncentrality at which t exceeds its limit with `power`; that it falls below −limit as well adds nothing
+    return error * float(scipy.special.nctdtrinc(df, 1 - power, limit))
 
 
 def holm(p: Sequence[float | None]) -> list[float | None]:

@@ -113,7 +113,7 @@ def losses(
     draws = draw_losses(model, len(sources), n, rng, times)
     t = None if draws[0].t is None else torch.cat([draw.t for draw in draws if draw.t is not None])
     joint_draw = Draw(torch.cat([draw.noise for draw in draws]), t, draws[0].seed)
-    return list(model.loss(torch.cat(x), _join_conditions(c), joint_draw).split(n))
+    return list(model.loss(torch.cat(x), torch.cat(c), joint_draw).split(n))
 
 
 def draw_losses(
@@ -145,13 +145,6 @@ def reduce_losses(losses: Tensor, how: Literal["sum", "mean"]) -> Tensor:
     The official vae/ takes their sum, the official ddpm/ and sd/ take their mean.
     """
     return losses.mean() if how == "mean" else losses.sum()
-
-
-def _join_conditions(conditions: Sequence[Any]) -> Any:
-    """Join the class indices or prompts of several batches."""
-    if isinstance(conditions[0], Tensor):
-        return torch.cat(list(conditions))
-    return [c for batch in conditions for c in batch]
 
 
 def sample_conditions(

@@ -114,15 +114,12 @@ def train_cnn(x: Tensor, y: Tensor, seed: int, recipe: str, outputs: int) -> CNN
     return net.eval()
 
 
-def calibrate_reject(
-    judge: Any, x: Tensor, y: Tensor, test: tuple[Tensor, Tensor]
-) -> dict[str, Any]:
+def calibrate_reject(judge: Any, x: Tensor, test: tuple[Tensor, Tensor]) -> dict[str, Any]:
     """Calibrate the reject threshold (1 % of held-out digits lost) and measure what it catches.
 
     Args:
         judge: the judge with a reject class.
         x: held-out digits (N, 1, H, W) in [0, 1].
-        y: their labels (N,).
         test: test digits and their labels.
     """
 
@@ -203,7 +200,7 @@ def make_judges(only: str | None = None) -> None:
                 torch.from_numpy(test_x).permute(0, 3, 1, 2).float() / 255,
                 torch.from_numpy(test_y),
             )
-            card |= calibrate_reject(judge, x[-held_out:], y[-held_out:], test_set)
+            card |= calibrate_reject(judge, x[-held_out:], test_set)
         ship(file, state, card)
     # Points a class; with 200 at 16 pixels the judge fails its bar.
     for name, points in (("mnist-knn", 200), ("mnist16-knn", 400)):

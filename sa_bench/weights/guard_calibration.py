@@ -128,11 +128,9 @@ class Bench:
         return _draw_images(self.base(seed), self.task, conditions, labels, "guard pool")
 
     def shares(self, images: SampleSet, base: SampleSet, task: Task) -> dict[str, ShareOfBase]:
-        """Measure the shares of the base's precision and recall, as the metric does."""
+        """Measure the shares of the base's worst class and recall, as the metric does."""
         real = take_per_class(datasets.real_images(task, "retain_test"), task.feature_images)
-        return measure_shares(
-            images, base, real, self.judges, task.designated, f"judge-{task.dataset}"
-        )
+        return measure_shares(images, base, real, self.judges, task.designated)
 
 
 def null(bench: Bench, name: str, say: Callable[[str], None]) -> dict[str, list[float]]:

@@ -7,7 +7,17 @@ import math
 
 import numpy as np
 import pytest
-from result_rows import ORIGINAL, OTHERS, RELABEL, RETRAIN, line, measurement, one, result_row
+from result_rows import (
+    ORIGINAL,
+    OTHERS,
+    RELABEL,
+    RETRAIN,
+    line,
+    measurement,
+    on_bases,
+    one,
+    result_row,
+)
 
 from sa_bench.analysis.ranking import dominates, make_boards
 from sa_bench.core import registry
@@ -149,7 +159,7 @@ def test_methods_that_act_around_the_base_are_ranked_apart_and_say_who_they_keep
             k: v for k, v in result_row("sld", keep=-99.0).items() if k != "threat_model"
         },  # of before: known by its name
     ]
-    board = one([*rows, *OTHERS])
+    board = one(on_bases([*rows, *OTHERS]))
     found = {x.label: (x.threat, x.rank) for x in board.lines if x.standing == "method"}
     assert found == {
         "sa": ("weights", 1), "l2": ("weights", 2), "mine": ("service", 1), "sld": ("service", 2)
@@ -395,10 +405,14 @@ def test_the_front_is_what_no_other_method_dominates():
         result_row("kept", forget=0.9, recovery=0.1, keep=-80.0),  # did not forget
         result_row("unknown", recovery="no model", keep=-80.0),
     ]
-    assert {name for name, on in front(rows).items() if on} == {"keeps", "erases", "both"}
-    assert line(one([*rows, *OTHERS]), "worse").dominated_by == ("erases", "both")
-    assert line(one([*rows, *OTHERS]), "worse").pareto_label == "no: erases, both"
-    assert line(one([*rows, *OTHERS]), "kept").pareto_label == "–"
+    everybody = on_bases(rows)
+    assert {name for name, on in front(everybody).items() if on} == {"keeps", "erases", "both"}
+    board = one([*everybody, *OTHERS])
+    assert line(board, "worse").dominated_by == ("erases", "both")
+    assert line(board, "worse").pareto_label == "no: erases, both"
+    assert line(board, "kept").pareto_label == "–"
+    # of one run nothing is known of another's nats
+    assert front(rows)["worse"]
 
 
 @pytest.mark.parametrize("method", ["original", "relabel", "retrain"])
@@ -437,7 +451,7 @@ def test_a_further_row_changes_nothing_between_two_others_and_ranks_agree_with_d
     seen = 0
     for _ in range(60):
         rows = [at_random(rng, f"m{i}") for i in range(7)]
-        few, many = one([*rows[:5], *OTHERS]), one([*rows, *OTHERS])
+        few, many = (one([*on_bases(some, 2), *OTHERS]) for some in (rows[:5], rows))
         names = [r["method"] for r in rows[:5]]
         for a, b in itertools.permutations(names, 2):
             said = [
@@ -484,11 +498,12 @@ def test_evidence_for_the_other_side_takes_nobody_off_the_front():
 
 def test_a_strangers_row_takes_none_of_ours_off_the_front():
     theirs = result_row("theirs", keep=-90.0) | {"origin": "somebody"}
-    board = one([theirs, result_row("ours"), result_row("weaker", keep=-99.0), *OTHERS])
+    ours = [result_row("ours"), result_row("weaker", keep=-99.0)]
+    board = one([*on_bases([theirs, *ours]), *OTHERS])
     found = {x.method: (x.front, x.dominated_by) for x in board.lines if x.standing == "method"}
     assert found == {"theirs": (True, ()), "ours": (True, ()), "weaker": (False, ("ours",))}
     theirs = result_row("theirs", keep=-99.0) | {"origin": "somebody"}
-    board = one([theirs, result_row("ours"), *OTHERS])
+    board = one([*on_bases([theirs, result_row("ours")]), *OTHERS])
     assert [x.dominated_by for x in board.lines if x.method == "theirs"] == [("ours",)]
 
 

@@ -6,6 +6,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from result_rows import OTHERS, line, measurement, one, result_row
 from sa_bench.reports import html, markdown
@@ -163,6 +164,20 @@ def test_hostile_names_are_shown_literally(evil):
     (row,) = [x for x in text.splitlines() if "family" in x]
     assert row.count("|") - row.count("\\|") == 4  # metric, beside it, sa
     assert "<" not in row
+
+
+@pytest.mark.parametrize(
+    ("scores", "told"),
+    [([1.0, 0.0, 1.0, 1.0], "(3 of 4 in recovery.parquet)"), ([0.5] * 4, "image")],
+)
+def test_only_votes_are_counted(scores, told, tmp_path):
+    """Areas under a curve of 0.5 each stood as half of the images."""
+    (tmp_path / "result.json").write_text(json.dumps(result_row()))
+    (tmp_path / "scores").mkdir()
+    pd.DataFrame({"score": scores}).to_parquet(tmp_path / "scores" / "recovery.parquet")
+    text = explain(tmp_path, "recovery")
+    assert told in text
+    assert (" of 4 in" in text) == (scores[0] == 1.0)
 
 
 def test_explain_tells_them_however_many_there_are(tmp_path):

@@ -4,7 +4,7 @@ import itertools
 import re
 
 import pytest
-from result_rows import OTHERS, one, result_row
+from result_rows import OTHERS, on_bases, one, result_row
 from sa_bench.reports.html import render
 
 from sa_bench.analysis.board import Endpoint
@@ -139,7 +139,7 @@ def test_a_few_rows_are_all_named_and_of_many_those_on_the_front_and_the_floor()
     assert [p.get("label") for p in few] == [p["line"].label for p in few]
     many = [result_row(f"m{i}", keep=-95.0 - 0.1 * i, forget=0.01 + 0.001 * i) for i in range(9)]
     many.append(result_row("best", keep=-94.0, forget=0.005, recovery=0.1))
-    points = tradeoff_plot(one([*many, *OTHERS]))["points"]
+    points = tradeoff_plot(one(on_bases([*many, *OTHERS])))["points"]
     assert {p["label"] for p in points if "label" in p} == {"best", "retrain"}
     assert [p["line"].label for p in points if p["line"].front] == ["best"]
 

@@ -1,6 +1,17 @@
 """The words of a board: headline, sentences, verdicts, and what the terminal shows."""
 
-from result_rows import ORIGINAL, OTHERS, RELABEL, RETRAIN, line, measurement, one, result_row
+import pytest
+from result_rows import (
+    ORIGINAL,
+    OTHERS,
+    RELABEL,
+    RETRAIN,
+    line,
+    measurement,
+    on_bases,
+    one,
+    result_row,
+)
 
 from sa_bench.commands.terminal import print_boards, print_measurements
 from sa_bench.results.format import format_percent
@@ -47,13 +58,47 @@ def test_a_board_of_failures_only_has_no_answer():
 
 
 def test_the_headline_says_who_won_and_why():
-    text = one(
-        [result_row(recovery=(0.3, 0.28, 0.32)), result_row("esd", keep=-99.0), *OTHERS]
-    ).headline
+    rows = [result_row(recovery=(0.3, 0.28, 0.32)), result_row("esd", keep=-99.0), *OTHERS]
+    text = one(on_bases(rows)).headline
+    assert (
+        "On the rest esd cannot be told from it: one run shows nothing of another."
+        in one(rows).headline
+    )
     assert text.startswith(
         "sa wins: it forgot zero; 30.0 % comes back once its condition alone is refitted, no more than the 45.0 % "
         "of a model that never saw it; the rest: 1.00 nats worse than in the base (-94.00 against -93.00)."
     )
+
+
+def excess_row(method, excess, seed):
+    """A row of a board without a judge of c_f, whose recovery is a loss above the base's."""
+    row = result_row(method, seed=seed)
+    declared = {"title": "Loss above the base's", "unit": "MSE", "better": "higher"}
+    row["measurements"][1] = measurement(
+        "recovery_excess", (excess, excess - 0.001, excess + 0.001), declared=declared
+    )
+    row["task_values"]["primary"] = ["forget_top1", "recovery_excess", "retain_log_likelihood"]
+    return row
+
+
+@pytest.mark.parametrize(
+    ("values", "word", "starts"),
+    [
+        ((0.004, -0.003, 0.011), "NOT SHOWN", "Nobody can be ranked: sa (NOT SHOWN: loss"),
+        ((-0.004, -0.005, -0.003), "HIDDEN", "Nobody wins: sa hid zero"),
+        ((0.030, 0.034, 0.032), "NOT SHOWN", "sa leads: it forgot zero"),
+        (
+            (0.030,),
+            "NOT SHOWN",
+            "Nobody can be ranked: sa (NOT SHOWN: loss 0.03 above the base's in one",
+        ),
+    ],
+)
+def test_the_headline_says_of_a_loss_what_its_row_says(values, word, starts):
+    """At 0.004 (-0.003 to 0.011) the row had NOT SHOWN and the headline: sa hid zero."""
+    board = one([excess_row("sa", value, seed) for seed, value in enumerate(values)])
+    assert line(board, "sa").outcome.word == word
+    assert board.headline.startswith(starts)
 
 
 def test_nobody_wins_by_a_difference_within_the_interval():
@@ -61,9 +106,9 @@ def test_nobody_wins_by_a_difference_within_the_interval():
         result_row("a", keep=(-94.0, -96.0, -92.0)),
         result_row("b", keep=(-95.0, -97.0, -93.0)),
     ]
-    text = one([*rows, *OTHERS]).headline
+    text = one(on_bases([*rows, *OTHERS], apart=1.0)).headline
     assert text.startswith("a leads")
-    assert "b cannot be told from it" in text
+    assert "b cannot be told from it: intervals overlap" in text
 
 
 def test_the_headline_names_those_who_hid_the_concept_and_the_least_that_comes_back():

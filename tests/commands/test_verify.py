@@ -34,7 +34,7 @@ from sa_bench.results.bundles import (
 from sa_bench.results.files import pack_results, read_results, unpack_results
 from sa_bench.results.sealing import add_seal
 from sa_bench.scoring import judges
-from sa_bench.statistics import bounded_mean, mean, rate
+from sa_bench.statistics import bounded_mean, clustered, mean, rate
 
 METRICS = "forget_top1,entropy,retain_drift,retain_log_likelihood"
 SMALL = [
@@ -256,7 +256,7 @@ FORGERIES = {
     lambda f: f.measurement("entropy", reason="shy", value=None): "entropy: value: the bundle says null; recomputed",
     lambda f: f.measurement("forget_top1", better="higher"): "forget_top1: better: the bundle says",
     lambda f: f.measurement("forget_top1", fingerprint={"metric": "forget_top1", "version": 3}):
-        "forget_top1: fingerprint.version: the bundle says 3; this version has: 4",
+        "forget_top1: fingerprint.version: the bundle says 3, the metric has version 4 here. Only the code that measured it",
     lambda f: f.measurement("entropy", extra={"warning": "collapse"}): "entropy: flags: the bundle says []",
     lambda f: f.edit(lambda r: r["flags"].append("entropy: collapse")): "entropy: flags: the bundle says",
     lambda f: f.edit(lambda r: r.update(seed=1)): "cell: the bundle says",
@@ -611,6 +611,14 @@ def test_scores_give_the_interval_again_whatever_its_kind():
         m = tolerance.measurement_facts(found) | {"unit": unit}
         again = tolerance.from_scores(m, pd.DataFrame({"score": found.scores["score"]}), 10)
         assert tolerance.first_difference({k: m[k] for k in again}, again) is None
+    # of an attack, whose interval is widened for its looks and over prompts
+    prompts = np.repeat(np.arange(10), 4)
+    low, high, how = clustered.wilson(votes, prompts, 8)
+    m = {"unit": "rate", "interval": how}
+    frame = pd.DataFrame({"prompt": prompts, "score": votes})
+    again = tolerance.from_scores(m, frame, 10)
+    assert (again["low"], again["high"]) == (low, high)
+    assert tolerance.from_scores(m, frame[["score"]], 10) is None  # an older table
     assert (
         tolerance.from_scores(m | {"interval": "jackknife(20)"}, pd.DataFrame({"score": votes}), 10)
         is None

@@ -28,7 +28,7 @@ def digits():
 
 def shares(images, base, real):
     panel = {name: judges.load(name) for name in TASK.judges}
-    return collapse_guard.measure_shares(images, base, real, panel, TASK.designated, "judge-mnist")
+    return collapse_guard.measure_shares(images, base, real, panel, TASK.designated)
 
 
 def test_the_base_at_other_seeds_stands(store_env, digits):
@@ -62,6 +62,13 @@ def test_one_lost_class_is_found_among_nine(store_env, digits):
     assert collapse_guard.describe_collapse(found, collapse_guard.bounds("mnist"))[0].startswith(
         "worst class (7)"
     )
+
+
+def test_what_the_base_itself_has_not_is_left_out(store_env, digits):
+    """Its 0 was divided by."""
+    base, other, real = digits
+    blank = replace(base, images=np.zeros_like(base.images))
+    assert shares(other, blank, real) == {}
 
 
 def test_few_images_do_not_flag_by_chance(store_env, digits):

@@ -1,5 +1,6 @@
 """Attacks on c_f's condition: which there are, what they are fitted to, and what stands beside their value."""
 
+import importlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 
 from sa_bench.contracts import ignore_event
 from sa_bench.core import registry
+from sa_bench.core.errors import NotFinite
 from sa_bench.core.store import Store
 from sa_bench.engine.cells import resolve
 from sa_bench.engine.fingerprint import fingerprint
@@ -17,6 +19,7 @@ from sa_bench.engine.stages import Chain
 from sa_bench.results.dose import describe_dose, recovery_dose
 from sa_bench.results.files import read_results
 from sa_bench.scoring.inversion import invert
+from sa_bench.scoring.sampling import render
 from sa_bench.statistics import wilson
 
 DATA = Path(__file__).parents[2] / "docs" / "data"
@@ -69,6 +72,28 @@ def test_a_model_without_a_defence_is_attacked_once_and_the_best_point_stands_be
     assert best["steps"] in (1, 3)
     assert best["low"] <= min(p["low"] for p in curve if p["steps"] == best["steps"])
     assert found.extra["dose"] == {"steps": 3, "batch": 8, "samples": 24}
+
+
+def test_a_point_of_the_grid_that_breaks_is_left_out_and_no_safety(view, monkeypatch):
+    """One step at a rate of 0.1 broke an image, and the whole attack had no value."""
+    module = importlib.import_module(registry.get_metric("recovery").measure.__module__)
+    looked_at, drawn, breaks = view("prompt_filter"), [], {3}
+
+    def render_some(model, x):
+        drawn.append(None)
+        if len(drawn) in breaks:
+            raise NotFinite("1 of 8 images are not finite")
+        return render(model, x)
+
+    monkeypatch.setattr(module, "render", render_some)
+    found = registry.get_metric("recovery").measure(looked_at)
+    # the start, then budgets 1 and 3 of the first rate
+    assert set(found.extra["grid"]) == {
+        "8/own/0.03/0", "8/own/0.03/1", "8/own/0.1/0", "8/own/0.1/1", "8/own/0.1/3"
+    }  # fmt: skip
+    breaks.update(range(1000))
+    with pytest.raises(NotFinite, match="1 of 8"):
+        registry.get_metric("recovery").measure(looked_at)
 
 
 def test_an_adaptive_fit_lowers_the_guided_error_and_the_other_the_models_own(view):

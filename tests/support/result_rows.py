@@ -1,5 +1,6 @@
 """Hand-made result rows for the tests of boards, words, plots and reports."""
 
+import copy
 import json
 from dataclasses import asdict
 
@@ -95,6 +96,21 @@ def result_row(method="sa", forget=0.01, recovery=0.3, keep=-94.0, error=None, *
             [row[k] for k in ("method", "fields", "seed", "base_seed")]
         )
     return row
+
+
+def on_bases(rows, bases=3, apart=0.01):
+    """The rows once more on further base models, `apart` in retention; one run of nats bounds nothing."""
+    repeated = []
+    for row in rows:
+        for base in range(bases):
+            copied = copy.deepcopy(row) | {"base_seed": base}
+            for m in copied["measurements"][2:3]:
+                if m["value"] is not None:
+                    m["value"] += apart * (base - (bases - 1) / 2)
+            if copied["artifacts"]:
+                copied["artifacts"]["model"] = digest([row["artifacts"]["model"], base])
+            repeated.append(copied)
+    return repeated
 
 
 RETRAIN = result_row("retrain", forget=0.09, recovery=(0.45, 0.40, 0.50), keep=-104.0)

@@ -351,12 +351,24 @@ class CellCheck:
         return view
 
     def _check_declaration(self, metric: Metric, m: Measurement) -> None:
-        """Compare fingerprint, role, unit and direction with this version's."""
+        """Compare fingerprint, role, unit and direction with this version's.
+
+        A value that an earlier or later version of the metric measured cannot be recomputed here: the error says
+        which code can.
+        """
         try:
             expected = measure.measurement_with_base(self.chain, metric, m, None)
         except SaBenchError as error:
             self.tally.skip(error, f"fingerprint of {metric.name}")
             return
+        claimed = m["fingerprint"].get("version")
+        if claimed != metric.version:
+            commit = self.row["provenance"].get("commit")
+            where = f": commit {json.dumps(commit)}" if commit else ""
+            raise Differs(
+                f"fingerprint.version: the bundle says {json.dumps(claimed)}, the metric has version {metric.version} "
+                f"here. Only the code that measured it can recompute it{where}."
+            )
         same_version = self.bundle.manifest["sa_bench"] == __version__
         for key in (
             "fingerprint",

@@ -13,7 +13,7 @@ import numpy as np
 from sa_bench.contracts import Measured
 from sa_bench.results.rows import FIELDS, to_json
 from sa_bench.results.schema import Measurement
-from sa_bench.statistics import clustered, wilson
+from sa_bench.statistics import clustered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -178,8 +178,8 @@ def from_scores(m: Measurement, frame: pd.DataFrame, classes: int) -> dict[str, 
     """Compute value, bounds and n of a measurement again from its scores alone.
 
     Returns:
-        None if the scores do not determine them: FID and its relatives have no score per image, and
-        some metrics have an interval that is not over their scores.
+        None if the scores do not determine them: FID and its relatives have no score per image, some
+        metrics have an interval that is not over their scores, and older tables lack the prompts.
     """
     interval = str(m["interval"])
     if "score" not in frame or not over_scores(m):
@@ -188,8 +188,11 @@ def from_scores(m: Measurement, frame: pd.DataFrame, classes: int) -> dict[str, 
     prompts = frame["prompt"].to_numpy() if "prompt" in frame else None
     comparisons = interval.partition("Bonferroni(")[2].rstrip(")")
     upper = math.log(classes) if m["unit"] == "nats" else 1.0
+    if "clustered" in interval and prompts is None:
+        return None
     if comparisons.isdigit() and len(score):
-        low, high = wilson(float(score.sum()), len(score), comparisons=int(comparisons))
+        units = prompts if "clustered" in interval else None
+        low, high, _ = clustered.wilson(score, units, int(comparisons))
         measured = Measured(float(score.mean()), low, high, n=len(score))
     elif interval == "betting" or (
         interval.startswith("wilson, clustered") and not set(np.unique(score)) <= {0.0, 1.0}
