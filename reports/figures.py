@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sa_bench.analysis.attacks import find_floors
 from sa_bench.analysis.board import Board, Endpoint, Line
 from sa_bench.analysis.figure_samples import draw_overview, draw_samples, has_images, highest_scored
 from sa_bench.analysis.figure_style import (
@@ -31,7 +32,7 @@ from sa_bench.analysis.plots import describe_axis, swept_fields
 from sa_bench.analysis.scales import Scale, find_ends, find_span
 from sa_bench.core.counts import describe_count
 from sa_bench.core.errors import SaBenchError, unknown_name
-from sa_bench.results.format import format_number
+from sa_bench.results.format import format_number, is_rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -117,7 +118,7 @@ def _draw_scatter(
     scale = Scale(low - margin, high + margin)
     axes.set_ylim(scale.low, scale.high)
     endpoint = lines[0].endpoints[across]
-    if endpoint.unit in ("rate", "probability"):
+    if is_rate(endpoint.unit):
         # most rates of interest are small
         axes.set_xscale("function", functions=(_square_root, np.square))
         axes.set_xlim(0, 1.02)
@@ -125,7 +126,7 @@ def _draw_scatter(
         axes.xaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f}")
     axes.set_xlabel(
         describe_axis(board, across, "\n")
-        + (", %, square-root scale" if endpoint.unit in ("rate", "probability") else "")
+        + (", %, square-root scale" if is_rate(endpoint.unit) else "")
     )
     points = []
     for line, style in zip(lines, choose_styles(lines), strict=True):
@@ -241,14 +242,8 @@ def _draw_floors(axes: Axes, board: Board, forgetting: bool) -> None:
     """Draw the gate or, for recovery, what comes back in a model that never saw c_f."""
     if forgetting:
         axes.axvline(board.chance, color=GREY, linewidth=0.8, linestyle="--")
-        return
-    floors = [
-        f.value
-        for x in board.lines
-        if x.standing == "reference" and (f := x.known(board.primary[1]))
-    ]
-    for value in floors:
-        axes.axvline(value or 0.0, color=GREY, linewidth=0.8, linestyle=":")
+    elif floor := find_floors(board).get(board.primary[1]):
+        axes.axvline(floor.value or 0.0, color=GREY, linewidth=0.8, linestyle=":")
 
 
 def _draw_panels(board: Board, across: Sequence[str], size: Size | None) -> Figure:

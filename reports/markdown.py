@@ -23,7 +23,7 @@ from sa_bench.analysis.wording import (
 from sa_bench.core.escaping import escape_markdown as escape
 from sa_bench.core.escaping import escape_paragraph, fence_code
 from sa_bench.core.version import __version__
-from sa_bench.results.format import describe_machine, format_number, format_percent
+from sa_bench.results.format import describe_machine, format_number, format_percent, format_unit
 from sa_bench.results.schema import Measurement, ResultRow
 
 
@@ -160,9 +160,8 @@ def _endpoint_table(board: Board, missing: Notes) -> list[str]:
 
 def _describe_unit(m: Measurement) -> str:
     """Describe a measurement's better direction and its unit; rates include their % themselves."""
-    return (m["better"] or "no direction") + (
-        "" if m["unit"] in (None, "rate", "probability") else f", {m['unit']}"
-    )
+    unit = format_unit(m["unit"]).strip()
+    return (m["better"] or "no direction") + (f", {unit}" if unit else "")
 
 
 def _describe_runs(board: Board) -> str:
@@ -269,7 +268,7 @@ def _recovery_table(board: Board) -> list[str]:
 def _published_table(board: Board) -> list[str]:
     """Make the table of published numbers beside ours, with verdicts."""
     rows = []
-    for e in board.ledger:
+    for e in board.verdicts:
         ours = format_number(e["ours"], e["unit"])
         if "low" in e:
             low, high = format_number(e["low"], e["unit"]), format_number(e["high"], e["unit"])

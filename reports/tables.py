@@ -15,6 +15,7 @@ from sa_bench.core.declarations import title_label
 from sa_bench.core.escaping import escape_html as page_text
 from sa_bench.core.escaping import escape_markdown as md
 from sa_bench.core.escaping import escape_paragraph, escape_spreadsheet, fence_code, make_visible
+from sa_bench.results.format import is_rate
 
 MARKS = {
     "consistent": "$=$",
@@ -331,8 +332,7 @@ def _format_published(entry: Entry, unit: str | None) -> str:
     """Format the published value with all the digits that were printed."""
     if entry.published is None:
         return ""
-    rate = unit in ("rate", "probability")
-    return f"{100 * entry.published:.4g} %" if rate else f"{entry.published:g}"
+    return f"{100 * entry.published:.4g} %" if is_rate(unit) else f"{entry.published:g}"
 
 
 def _format_cell(entry: Entry, unit: str | None) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from sa_bench.analysis.board import Board, Endpoint, Line, Survival
 from sa_bench.analysis.gates import MORE, difference_bounds
@@ -114,6 +115,30 @@ def _judge_attack(name: str, attacked: Endpoint, floor: Endpoint | None, attacks
     low, high = difference_bounds(estimate, floor.estimate, attacks)
     comes_back = judge_gap(attacked, floor, attacks)
     return Survival(name, value, floor.value, low, high, comes_back, attacks)
+
+
+def find_curve(line: Line, name: str) -> dict[int, list[dict[str, Any]]]:
+    """Find the points of an attack's curve over all runs of a line, by steps, ascending.
+
+    Where the attack was run with several numbers of images, those with the most count.
+
+    Args:
+        line: the row.
+        name: of the attack's measurement, whose `curve` holds `images`, `steps`, `value`, `low` and `high`.
+    """
+    points = [
+        point
+        for cell in line.cells
+        for m in cell["measurements"]
+        if m["name"] == name
+        for point in (m["extra"] or {}).get("curve") or []
+    ]
+    most = max((point["images"] for point in points), default=0)
+    curve: dict[int, list[dict[str, Any]]] = {}
+    for point in sorted(points, key=lambda point: point["steps"]):
+        if point["images"] == most:
+            curve.setdefault(point["steps"], []).append(point)
+    return curve
 
 
 def find_savings(board: Board, line: Line) -> float | None:

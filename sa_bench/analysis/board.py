@@ -183,8 +183,8 @@ class Board:
     primary: tuple[str, ...]  # names of measurements: forgetting, recovery, retention
     lines: list[Line]
     headline: str = ""
-    ledger: list[dict[str, Any]] = field(default_factory=list)
-    """Published numbers, with our verdicts."""
+    verdicts: list[dict[str, Any]] = field(default_factory=list)
+    """What was published for its rows, with the verdict on each."""
     exposed: dict[str, str] = field(default_factory=dict)
     """Label of a control to the endpoint that exposes it: `forgetting` or `recovery`."""
     gate: float = 0.0  # the task's gate; 0 if it declares none

@@ -19,7 +19,6 @@ from sa_bench.analysis.pairwise import (
     compare_endpoint,
     differences_by_base,
     find_measurement,
-    is_rate,
     paired_scores,
     shared_runs,
 )
@@ -27,6 +26,7 @@ from sa_bench.analysis.ranking import make_boards
 from sa_bench.contracts import Task, key_values
 from sa_bench.core.errors import SaBenchError, unknown_name
 from sa_bench.results.files import read_results
+from sa_bench.results.format import is_rate
 from sa_bench.results.schema import Measurement, ResultRow
 from sa_bench.statistics import ALPHA, clustered, components, holm, sampling
 from sa_bench.statistics.clustered import Paired

@@ -6,9 +6,15 @@ import textwrap
 from collections.abc import Iterator
 
 from sa_bench.analysis.compare import Answer, Side, Versus
-from sa_bench.analysis.pairwise import FEWEST, format_difference, format_difference_of, is_rate
+from sa_bench.analysis.pairwise import FEWEST, format_difference, format_difference_of
 from sa_bench.core.counts import describe_count
-from sa_bench.results.format import format_number
+from sa_bench.results.format import (
+    format_amount,
+    format_number,
+    format_unit,
+    is_rate,
+    unit_of_change,
+)
 from sa_bench.results.rows import code_of
 from sa_bench.statistics import ALPHA
 
@@ -41,7 +47,7 @@ def format_comparison(versus: Versus) -> str:
     for answer in versus.answers:
         title = answer.title.replace("c_f", versus.a.board.concept)
         unit = answer.unit
-        suffix = "" if unit is None or is_rate(unit) else f" {unit}"
+        suffix = format_unit(unit)
         paragraphs += [
             "",
             f"{answer.role.capitalize()}: {title} ({answer.name}, {answer.better} is better)",
@@ -122,11 +128,11 @@ def _describe_answer(versus: Versus, answer: Answer, names: tuple[str, str]) -> 
     yield f"Do these checkpoints differ? {_describe_checkpoints(versus, answer, names)}"
     if versus.matched:
         yield f"Does the method differ? {_describe_methods(answer, names)}"
-    yield f"Spread: {_describe_spread(versus, answer)}"
+    yield f"Spread: {_describe_spread(answer)}"
     if judges := answer.spread.judges:
         low, high = (pick(judges, key=lambda name: judges[name]) for pick in (min, max))
-        ends = [f"{_format_value(judges[name], answer, '+')} ({name})" for name in (low, high)]
-        unit = _unit_suffix(answer)
+        ends = [f"{format_amount(judges[name], answer.unit, '+')} ({name})" for name in (low, high)]
+        unit = unit_of_change(answer.unit)
         yield f"Judges, each alone: from {ends[0]} to {ends[1]}{unit}; {len(judges)} judges."
 
 
@@ -168,11 +174,15 @@ def _describe_methods(answer: Answer, names: tuple[str, str]) -> str:
     """Answer whether the methods differ."""
     comparison = answer.methods
     if comparison is not None and comparison.p is None and comparison.runs >= FEWEST:
-        difference = f"{_format_value(comparison.difference, answer, '+')}{_unit_suffix(answer)}"
+        difference = (
+            f"{format_amount(comparison.difference, answer.unit, '+')}{unit_of_change(answer.unit)}"
+        )
         return f"Not told: all {comparison.runs} runs differ by {difference}, and a spread that was not seen is not none."
     if comparison is None or comparison.p is None:
-        differences = [_format_value(point, answer, "+") for point in answer.points[: FEWEST - 1]]
-        each = f"{', '.join(differences)}{_unit_suffix(answer)}"
+        differences = [
+            format_amount(point, answer.unit, "+") for point in answer.points[: FEWEST - 1]
+        ]
+        each = f"{', '.join(differences)}{unit_of_change(answer.unit)}"
         return f"Not told below {FEWEST} shared runs. Difference of each run: {each}."
     verdict = (
         f"Yes, in favour of {_favoured(comparison.difference, answer, names)}"
@@ -188,12 +198,12 @@ def _describe_methods(answer: Answer, names: tuple[str, str]) -> str:
     return f"{verdict}: {format_difference_of(comparison)}, {_format_p(comparison.p)}{effect}, over {units}."
 
 
-def _describe_spread(versus: Versus, answer: Answer) -> str:
+def _describe_spread(answer: Answer) -> str:
     """Describe the components of the spread in the endpoint's unit, and those that remain unknown."""
     spread, components, missing_components = answer.spread, [], []
     if spread.together is not None:
         components.append(
-            f"base training and forgetting seed together {_format_value(spread.together, answer)}"
+            f"base training and forgetting seed together {format_amount(spread.together, answer.unit)}"
         )
         missing_components.append("the two apart need several seeds a base")
     else:
@@ -203,33 +213,20 @@ def _describe_spread(versus: Versus, answer: Answer) -> str:
             ("forgetting seed", spread.seed, "needs several seeds"),
         ):
             if value is not None:
-                components.append(f"{what} {_format_value(value, answer)}")
+                components.append(f"{what} {format_amount(value, answer.unit)}")
             else:
                 missing_components.append(f"{what} {requirement}")
     if spread.images is not None:
         prompted = answer.checkpoints is not None and answer.checkpoints.unit == "prompt"
         components.append(
-            f"drawing of {'prompts' if prompted else 'images'} {_format_value(spread.images, answer)}"
+            f"drawing of {'prompts' if prompted else 'images'} {format_amount(spread.images, answer.unit)}"
         )
     else:
         missing_components.append(f"drawing of images: {answer.why or 'other images in each pair'}")
-    sentences = [", ".join(components) + _unit_suffix(answer)] if components else []
+    sentences = [", ".join(components) + unit_of_change(answer.unit)] if components else []
     if missing_components:
         sentences.append(f"not told: {', '.join(missing_components)}")
     return "; ".join(sentences) + "."
-
-
-def _unit_suffix(answer: Answer) -> str:
-    """Return the unit to print behind a difference; "" if there is none."""
-    unit = answer.unit
-    return " points" if is_rate(unit) else f" {unit}" if unit else ""
-
-
-def _format_value(value: float, answer: Answer, sign: str = "") -> str:
-    """Format a difference without its unit; rates in points."""
-    if is_rate(answer.unit):
-        return format(100 * value, f"{sign}.1f")
-    return format(value, f"{sign}.3g")
 
 
 def _format_p(p: float) -> str:

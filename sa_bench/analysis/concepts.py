@@ -22,9 +22,8 @@ from typing import Any
 
 from sa_bench.analysis.attacks import list_attacks
 from sa_bench.analysis.board import Board, Endpoint, Line
-from sa_bench.analysis.gates import RATES
 from sa_bench.contracts import Task, key_values
-from sa_bench.results.format import format_change, format_number, format_unit
+from sa_bench.results.format import format_change, format_number, format_unit, is_rate
 from sa_bench.results.rows import code_of, metric_of
 from sa_bench.statistics.random_effects import RandomEffects, summarise
 
@@ -129,7 +128,7 @@ def summarise_endpoints(endpoints: Sequence[Endpoint]) -> RandomEffects | None:
     Returns:
         For rates on the scale of asin √p, for other values of the change against the base model.
     """
-    if endpoints and endpoints[0].unit in RATES:
+    if endpoints and is_rate(endpoints[0].unit):
         estimates = [e.estimate for e in endpoints if e.estimate is not None and e.estimate.rate]
         values = [e.mean for e in estimates]
         variances = [e.error**2 for e in estimates]
@@ -150,7 +149,7 @@ def _describe(of_concepts: Sequence[Endpoint | None]) -> tuple[str, str]:
     if summary is None:
         return "–", ""
     unit = endpoints[0].unit
-    if unit in RATES:
+    if is_rate(unit):
         texts = [
             format_number(math.sin(min(max(y, 0), math.pi / 2)) ** 2, unit) for y in summary[:5]
         ]

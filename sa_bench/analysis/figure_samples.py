@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from PIL import Image, ImageFilter
 
+from sa_bench.analysis.attacks import find_curve
 from sa_bench.analysis.board import Board, Line
 from sa_bench.analysis.figure_style import choose_styles
 from sa_bench.core import registry
@@ -93,7 +95,7 @@ def draw_overview(board: Board, columns: int, explicit: bool) -> Figure:
             images = _load_images(find_sample_set(cell, name), slice(columns), veiled)
             if images is not None and not any(np.array_equal(images, old) for _, old in rows):
                 rows.append((label, images))
-    curves = [(line, curve) for line in board.lines if (curve := find_curve(board, line))]
+    curves = [(line, curve) for line in board.lines if (curve := find_mean_curve(board, line))]
     if len(rows) < 2 or not curves:
         missing = "no images (packed results never do)" if len(rows) < 2 else "no curve of recovery"
         raise SaBenchError(f"{board.task}: these results have {missing}; give the run folder.")
@@ -112,25 +114,19 @@ def draw_overview(board: Board, columns: int, explicit: bool) -> Figure:
         axes_row[0].text(
             -0.2, 0.5, label, transform=axes_row[0].transAxes, ha="right", va="center", fontsize=7
         )
-    _draw_curves(right.subplots(), curves, board)
+    _draw_curves(right.subplots(), curves)
     right.subplots_adjust(0.17, 0.19, 0.74, 0.82)
     right.suptitle(f"{board.concept} comes back when its condition is fitted again", fontsize=8)
     return figure
 
 
-def find_curve(board: Board, line: Line) -> list[tuple[int, float]]:
-    """Find (steps, share that comes back) of a row's first run, for the most images; [] without a curve."""
-    for m in line.cells[0]["measurements"] if line.cells else ():
-        points = (m["extra"] or {}).get("curve") or []
-        if m["name"] == board.primary[1] and points:
-            most = max(p["images"] for p in points)
-            return [(p["steps"], p["value"]) for p in points if p["images"] == most]
-    return []
+def find_mean_curve(board: Board, line: Line) -> list[tuple[int, float]]:
+    """Find (steps, share that comes back), the mean over a row's runs; [] without a curve."""
+    curve = find_curve(line, board.primary[1])
+    return [(steps, fmean(p["value"] for p in points)) for steps, points in curve.items()]
 
 
-def _draw_curves(
-    axes: Axes, curves: Sequence[tuple[Line, Sequence[tuple[int, float]]]], board: Board
-) -> None:
+def _draw_curves(axes: Axes, curves: Sequence[tuple[Line, Sequence[tuple[int, float]]]]) -> None:
     """Draw a curve a row, each named at its end."""
     styles = choose_styles([line for line, _ in curves])
     for (line, points), style in zip(curves, styles, strict=True):

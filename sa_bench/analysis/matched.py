@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from statistics import fmean
 
 import numpy as np
@@ -170,18 +169,15 @@ def interpolate(
     """
     if level < front[0].forgetting:
         return None
-    for a, b in pairwise(front):
-        if a.forgetting < level < b.forgetting:
-            share = (level - a.forgetting) / (b.forgetting - a.forgetting)
-            return (
-                a.retention + share * (b.retention - a.retention),
-                a.recovery + share * (b.recovery - a.recovery),
-                (a.label, b.label),
-            )
-    last = max(
-        (point for point in front if point.forgetting <= level), key=lambda point: point.forgetting
+    levels = [point.forgetting for point in front]
+    retention, recovery = (
+        float(np.interp(level, levels, values))
+        for values in ([p.retention for p in front], [p.recovery for p in front])
     )
-    return last.retention, last.recovery, (last.label,)
+    before = max(i for i, forgetting in enumerate(levels) if forgetting <= level)
+    is_between = levels[before] < level < levels[-1]
+    neighbours = front[before : before + 1 + is_between]
+    return retention, recovery, tuple(point.label for point in neighbours)
 
 
 def _describe_position(reached: Reached) -> str:

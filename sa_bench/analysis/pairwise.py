@@ -8,6 +8,7 @@ another base model. The first statement can be certain where the second is not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -17,6 +18,7 @@ import numpy as np
 
 from sa_bench.analysis.board import Board, Line, run_of
 from sa_bench.results.files import read_columns_of
+from sa_bench.results.format import format_change, is_rate, unit_of_change
 from sa_bench.results.schema import Measurement, ResultRow
 from sa_bench.statistics import ALPHA, clustered, holm, over_bases
 
@@ -236,11 +238,6 @@ def paired_scores(a: ResultRow, b: ResultRow, name: str) -> Scores | str:
     return Scores(left["score"], right["score"], prompts, keys)
 
 
-def is_rate(unit: str | None) -> bool:
-    """Tell whether scores lie in [0, 1], so that differences are printed in points."""
-    return unit in ("rate", "probability")
-
-
 def compare_endpoint(name: str, a: Line, b: Line) -> Comparison | None:
     """Compare measurement `name` of two lines over their shared runs; None if there are none."""
     left, right = cells_by_run(a), cells_by_run(b)
@@ -289,16 +286,19 @@ def format_difference_of(row: Comparison) -> str:
 
 
 def format_difference(value: float, low: float | None, high: float | None, unit: str | None) -> str:
-    """Format a difference of an endpoint in `unit`, with its interval if there is one."""
+    """Format a difference of an endpoint in `unit`, with its interval if there is one.
 
-    def plain(number: float, sign: str = "") -> str:
-        return format(100 * number, f"{sign}.1f") if is_rate(unit) else format(number, f"{sign}.2f")
-
-    suffix = " points" if is_rate(unit) else f" {unit}" if unit else ""
-    text = f"{plain(value, '+')}{suffix}"
-    if low is not None and high is not None:
-        text += f" (95 %: {plain(low)} to {plain(high)})"
-    return text
+    All three numbers have as many decimals as show three digits of the largest: 0.0042, not 0.00.
+    """
+    if low is None or high is None:
+        return format_change(value, unit)
+    factor = 100 if is_rate(unit) else 1
+    largest = factor * max(map(abs, (value, low, high)))
+    decimals = max(2, 2 - math.floor(math.log10(largest))) if 0 < largest < math.inf else 2
+    decimals = 1 if is_rate(unit) else decimals
+    shown, lower, upper = (f"{factor * x:.{decimals}f}" for x in (value, low, high))
+    sign = "" if value < 0 else "+"
+    return f"{sign}{shown}{unit_of_change(unit)} (95 %: {lower} to {upper})"
 
 
 def format_checkpoints(row: Comparison) -> str:

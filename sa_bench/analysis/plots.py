@@ -13,11 +13,12 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
+from sa_bench.analysis.attacks import find_curve
 from sa_bench.analysis.board import Board, Line
-from sa_bench.analysis.scales import RATES, Scale, find_ends, find_span
+from sa_bench.analysis.scales import Scale, find_ends, find_span
 from sa_bench.contracts import flatten
 from sa_bench.core.declarations import read_axis
-from sa_bench.results.format import format_number, format_unit
+from sa_bench.results.format import format_number, format_unit, is_rate
 from sa_bench.results.rows import metric_of
 
 # in units of the view box
@@ -153,7 +154,7 @@ def tradeoff_plot(board: Board) -> dict[str, Any]:
         return {"points": []}
     lines = [line for line, _, _ in drawn]
     ticks = nice_ticks(*find_span(lines, keep))
-    scale, rate = Scale(ticks[0], ticks[-1]), drawn[0][1].unit in RATES
+    scale, rate = Scale(ticks[0], ticks[-1]), is_rate(drawn[0][1].unit)
     span = [0.0, 1.0] if rate else nice_ticks(*find_span(lines, forgetting))
     width = Scale(span[0], span[-1])
     named = [id(line) for line in choose_named(lines)]
@@ -246,19 +247,10 @@ def place_labels(points: list[Point], bottom: float) -> None:
 
 def recovery_curves(board: Board) -> dict[str, Any]:
     """Compute the recovery curves over steps, at the most images; a line's mean over its cells."""
-    name, curves = board.primary[1], []
-    for line in board.lines:
-        extras = [
-            m["extra"] or {} for c in line.cells for m in c["measurements"] if m["name"] == name
-        ]
-        points = [p for extra in extras for p in extra.get("curve", [])]
-        if points:
-            curves.append(
-                (line, [p for p in points if p["images"] == max(q["images"] for q in points)])
-            )
+    curves = [(x, curve) for x in board.lines if (curve := find_curve(x, board.primary[1]))]
     if not curves:
         return {"lines": []}
-    most_steps = max(p["steps"] for _, points in curves for p in points) or 1
+    most_steps = max(max(curve) for _, curve in curves) or 1
     named = choose_named([line for line, _ in curves])
     bottom, right = TOP + PLOT, 228.0
 
@@ -266,10 +258,9 @@ def recovery_curves(board: Board) -> dict[str, Any]:
         return bottom - (bottom - TOP) * rate
 
     lines: list[RecoveryCurve] = []
-    for line, points in curves:
+    for line, curve in curves:
         path: list[RecoveryPoint] = []
-        for steps in sorted({p["steps"] for p in points}):
-            points_here = [p for p in points if p["steps"] == steps]
+        for steps, points_here in curve.items():
             rates = [p["value"] for p in points_here]
             low, high = (
                 (points_here[0]["low"], points_here[0]["high"])
@@ -293,7 +284,7 @@ def recovery_curves(board: Board) -> dict[str, Any]:
         "up": up,
         "bottom": bottom,
         "right": right,
-        "images": curves[0][1][0]["images"],
+        "images": next(iter(curves[0][1].values()))[0]["images"],
         "steps": [
             s
             for i, s in enumerate(steps)
@@ -380,7 +371,7 @@ def _make_panel(
     for line, y in zip(lines, places, strict=True):
         line["ly"] = y
     first = next(e for points in endpoints_of.values() for _, e in points)
-    rate = first.unit in RATES
+    rate = is_rate(first.unit)
     return {
         "field": field,
         "name": name,

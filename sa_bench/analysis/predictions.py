@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from sa_bench.analysis.board import Board, Line
 from sa_bench.analysis.gates import difference_bounds
 from sa_bench.analysis.pairwise import differences_by_base
-from sa_bench.core.errors import SaBenchError
+from sa_bench.core.errors import SaBenchError, first_line
 from sa_bench.statistics import ALPHA, over_bases
 
 
@@ -50,18 +52,24 @@ class Judged:
 
 
 def load_predictions(file: Path) -> list[Prediction]:
-    """Read predictions from a TOML file.
+    """Read predictions from a TOML file: tables `[[prediction]]` with `task`, `metric` and `order`.
 
     Raises:
-        SaBenchError: a method is named twice in one order.
+        SaBenchError: the file is not there or is no such file, or a method is named twice in one order.
     """
-    predictions = []
-    for entry in tomllib.loads(file.read_text(encoding="utf-8"))["prediction"]:
-        order = tuple(map(tuple, entry["order"]))
-        names = [name for group in order for name in group]
+    try:
+        entries = tomllib.loads(file.read_text(encoding="utf-8"))["prediction"]
+        predictions = TypeAdapter(list[Prediction]).validate_python(entries)
+    except (OSError, ValueError, KeyError) as error:
+        why = "not what it should be" if isinstance(error, ValidationError) else first_line(error)
+        raise SaBenchError(
+            f"{file} cannot be read as predictions ({why}). It needs tables [[prediction]], each with a task, a metric "
+            'and an order of groups: order = [["retrain"], ["sa", "esd"], ["original"]].'
+        ) from error
+    for prediction in predictions:
+        names = [name for group in prediction.order for name in group]
         if twice := [name for i, name in enumerate(names) if name in names[:i]]:
-            raise SaBenchError(f"{file}: {twice[0]} is there twice for {entry['metric']}.")
-        predictions.append(Prediction(entry["task"], entry["metric"], order))
+            raise SaBenchError(f"{file}: {twice[0]} is there twice for {prediction.metric}.")
     return predictions
 
 

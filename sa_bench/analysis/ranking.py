@@ -170,7 +170,7 @@ def _make_board(rows: list[ResultRow], remark: str) -> Board:
     all_flags = {flag for line in board.lines for cell in line.cells for flag in cell["flags"]}
     if smoke_flag := next((flag for flag in all_flags if flag.startswith("smoke run")), None):
         board.headline = f"{smoke_flag[0].upper()}{smoke_flag[1:]}."
-    board.ledger = [entry for line in board.lines for entry in _published_verdicts(board, line)]
+    board.verdicts = [entry for line in board.lines for entry in _published_verdicts(line)]
     return board
 
 
@@ -212,15 +212,26 @@ def merge_results(first: ResultRow, second: ResultRow) -> ResultRow:
     }
 
 
-def _published_verdicts(board: Board, line: Line) -> list[dict[str, Any]]:
+def _published_verdicts(line: Line) -> list[dict[str, Any]]:
     """List what was published for this line's metrics, with the verdict of all its runs together."""
     verdicts = []
     for name in line.endpoints:
-        measurements = [m for cell in line.cells for m in cell["measurements"] if m["name"] == name]
-        entry = find_published(line.cells[0], metric_of(measurements[0]))
+        measured = [
+            (run_of(cell)[:2], m)
+            for cell in line.cells
+            for m in cell["measurements"]
+            if m["name"] == name
+        ]
+        entry = find_published(line.cells[0], metric_of(measured[0][1]))
         if entry is None:
             continue
-        by_run = [values_by_judge(m) for m in measurements if m["value"] is not None]
+        # another draw of images changes nothing where real ones are measured: that is no further run
+        distinct = {
+            _to_key([run, values_by_judge(m)]): values_by_judge(m)
+            for run, m in measured
+            if m["value"] is not None
+        }
+        by_run = [*distinct.values()]
         verdicts.append(
             {
                 "label": line.label,

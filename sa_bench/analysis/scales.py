@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sa_bench.analysis.attacks import find_floors
 from sa_bench.analysis.board import Board, Endpoint, Line
+from sa_bench.results.format import is_rate
 
 FAR = 10.0  # how many spans of the middle half a value may lie beyond that half
-RATES = ("rate", "probability")
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def find_span(lines: Sequence[Line], name: str) -> tuple[float, float]:
         ValueError: no line has a value.
     """
     measured = [(line, endpoint) for line in lines if (endpoint := line.known(name))]
-    kept = [pair for pair in measured if not pair[0].collapsed] or measured[:1]
+    kept = [pair for pair in measured if not pair[0].collapsed] or measured
     quarter, three_quarters = np.quantile(
         [endpoint.value or 0.0 for _, endpoint in kept], [0.25, 0.75]
     )
@@ -88,7 +89,7 @@ def find_scale(board: Board, name: str) -> Scale | None:
     if not measured:
         return None
     tick = _find_tick(board, name)
-    if measured[0].unit in RATES:
+    if is_rate(measured[0].unit):
         return Scale(0.0, 1.0, tick)
     low, high = find_span(board.lines, name)
     ends = [low, high, *([] if tick is None else [tick])]
@@ -99,15 +100,11 @@ def _find_tick(board: Board, name: str) -> float | None:
     """Find what an endpoint's values are compared with; None without it."""
     if name == board.primary[0]:
         return board.chance
-    if name == board.primary[1] and not board.excess:
-        floors = [
-            endpoint.value or 0.0
-            for line in board.lines
-            if line.standing == "reference" and (endpoint := line.known(name))
-        ]
-        return max(floors, default=None)
-    if name == board.primary[1]:
+    if name == board.primary[1] and board.excess:
         return 0.0
+    if name == board.primary[1]:
+        floor = find_floors(board).get(name)
+        return None if floor is None else floor.value
     bases = [
         endpoint.base
         for line in board.lines

@@ -13,7 +13,7 @@ from sa_bench.analysis.ranking import make_boards
 from sa_bench.analysis.wording import FRONT, format_interval
 from sa_bench.core.errors import SaBenchError, unknown_name
 from sa_bench.core.lists import split_list
-from sa_bench.results.format import format_number, format_unit
+from sa_bench.results.format import format_number, format_unit, is_rate
 from sa_bench.results.rows import metric_of
 from sa_bench.results.schema import ResultRow
 from sa_bench.results.sealing import EDITED
@@ -130,7 +130,7 @@ def interval_of(line: Line, endpoint: Endpoint) -> tuple[float | None, float | N
     for cell, point in zip(line.cells, endpoint.points, strict=True):
         by_base.setdefault(cell["base_seed"], []).append(point)
     _, low, high, _ = over_bases(by_base)
-    if low is None or high is None or endpoint.unit not in ("rate", "probability"):
+    if low is None or high is None or not is_rate(endpoint.unit):
         return low, high
     return max(0.0, low), min(1.0, high)
 

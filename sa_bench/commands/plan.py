@@ -31,6 +31,7 @@ from sa_bench.engine.scheduler import simulate
 from sa_bench.engine.stages import Chain
 from sa_bench.models.family import get_family
 from sa_bench.results import dose
+from sa_bench.results.format import format_amount, is_rate, unit_of_change
 from sa_bench.scoring import sampling
 from sa_bench.statistics import detectable
 
@@ -183,14 +184,10 @@ def _describe_power(cells: Sequence[Cell]) -> Iterator[str]:
                 variance["base"], variance["seed"], bases, seeds, comparisons=len(cards[task])
             )
             if smallest is not None:
-                rate = variance["unit"] in ("rate", "probability")
-                text = (
-                    f"{100 * smallest:.1f} points"
-                    if rate
-                    else f"{smallest:.2f} {variance['unit'] or ''}".strip()
-                )
+                unit = variance["unit"]
+                text = format_amount(smallest, unit) + unit_of_change(unit)
                 differences.append(
-                    f"{name} {'none that a rate can have' if rate and smallest > 1 else text}"
+                    f"{name} {'none that a rate can have' if is_rate(unit) and smallest > 1 else text}"
                 )
         scope = "" if bases > 1 else ", on this base model alone"
         summary = f"differences from {', '.join(differences)} on (80 % power{scope})"

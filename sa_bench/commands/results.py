@@ -444,6 +444,21 @@ def tune(
     print_text(text)
 
 
+def predictions(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Orders of methods, as docs/predictions.toml.")
+    ],
+    folders: RunsArgument = None,
+) -> None:
+    """Tell which predicted orders held in these runs.
+
+    Without runs, list them with the file's sha256, which shows later that they were not changed.
+    """
+    from sa_bench import api
+
+    print_text(api.judge_predictions(file, folders or []))
+
+
 def explain(
     cell: Annotated[
         Path, typer.Argument(metavar="CELL", help="A cell's folder in a run: runs/RUN/CELL.")
@@ -493,6 +508,11 @@ COMMANDS = {
         READ,
         "compare runs/demo --methods sa,esd",
         "compare runs/demo --methods sa,l2 --at forget_top1=0.003",
+    ),
+    predictions: (
+        READ,
+        "predictions docs/predictions.toml",
+        "predictions docs/predictions.toml docs/data/micro-2.jsonl.xz",
     ),
     explain: (READ, "explain runs/demo/CELL", "explain runs/demo/CELL --metric fid"),
     tune: (RUN, "tune runs/search", "tune runs/search --out tuning.md"),

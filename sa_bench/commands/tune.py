@@ -15,6 +15,7 @@ from itertools import combinations
 from statistics import fmean
 from typing import Any
 
+from sa_bench.analysis.board import seconds_spent
 from sa_bench.contracts import flatten
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.escaping import escape_markdown
@@ -41,7 +42,7 @@ class Try:
     bounds: tuple[float, float]  # its 95 % interval, all images together
     passes: bool
     keep: float  # mean over cells of the retention endpoint, larger is better
-    seconds: float  # CPU seconds of forgetting
+    seconds: float  # of forgetting: of CPU, on another device of wall time
     runs: int
     unit: str | None  # of `keep`
 
@@ -137,7 +138,7 @@ def _make_try(
         wilson(rate * n, n),
         all(m["high"] is not None and m["high"] <= chance for _, m in forget),
         sign * fmean(value for value, _ in keep),
-        sum(r["cost"].get("forget", {}).get("cpu_s", 0.0) for r in rows),
+        sum(seconds_spent(r["cost"].get("forget", {})) or 0.0 for r in rows),
         len(rows),
         keep[0][1]["unit"],
     )

@@ -69,7 +69,7 @@ def join(
     joined = _join_by_table(folder, files, labels, planned_images, task, name)
     joined = joined or _join_by_name(folder, files, labels, planned_images, name)
     if joined is None:
-        return _join_by_count(labels, planned_images, task)
+        return _join_by_count(labels, planned_images)
     _require_all(folder, files, joined.rows, planned_images, name)
     for file, label, i in zip(files, labels, joined.rows, strict=True):
         if planned_images[i].label != label:
@@ -167,7 +167,7 @@ def _join_by_table(
             if image_name not in line_of_file:
                 raise SaBenchError(f"{image} is not in {path}. Add a line, or remove the image.")
             where, fields = line_of_file.pop(image_name)
-            rows.append(_find_row_of_line(where, fields, label, planned_images, task, name))
+            rows.append(_find_row_of_line(where, fields, label, planned_images, name))
         if line_of_file:
             where, fields = next(iter(line_of_file.values()))
             raise SaBenchError(
@@ -182,7 +182,6 @@ def _find_row_of_line(
     fields: Mapping[str, str],
     label: int,
     planned_images: Sequence[PlannedImage],
-    task: Task,
     name: str,
 ) -> int:
     """Find the row that a line of a table names, and check the line's seed and prompt against it.
@@ -301,9 +300,7 @@ def _list_readings(planned_images: Sequence[PlannedImage]) -> dict[str, dict[tup
     return readings
 
 
-def _join_by_count(
-    labels: Sequence[int], planned_images: Sequence[PlannedImage], task: Task
-) -> Joined | None:
+def _join_by_count(labels: Sequence[int], planned_images: Sequence[PlannedImage]) -> Joined | None:
     """Match the k-th image of a class to the class's k-th row; None if the counts differ.
 
     Only for text-to-image tasks; for others the order of images carries no meaning.

@@ -56,9 +56,6 @@ def find_pretrained(source: str, store: Store) -> Base:
         catalogue.need(catalogue.get_model(source))  # before anything heavy is imported
     with name_missing_extra("text-to-image", "transformers"):
         require_library("transformers")
-    if source != SMOKE_MODEL and not Path(source).exists():
-        catalogue.need(catalogue.get_model(source))  # before anything heavy is imported
-    with name_missing_extra("text-to-image", "transformers"):
         from sa_bench.models.checkpoints import load
 
     if source == SMOKE_MODEL:

@@ -208,14 +208,6 @@ def _result_files(folder: Path) -> list[Path]:
     return sorted(result_files)
 
 
-def read_scores_of(row: ResultRow, name: str) -> np.ndarray | None:
-    """Read a measurement's per-image scores from its run folder or packed file.
-
-    Returns None if there are none.
-    """
-    return read_columns_of(row, name).get("score")
-
-
 def read_columns_of(row: ResultRow, name: str) -> dict[str, np.ndarray]:
     """Read the per-image columns of a measurement: `score` and, if stored, `seed` and `prompt`.
 

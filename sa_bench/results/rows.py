@@ -108,7 +108,6 @@ def measurement_row(
         "source": declared["source"],
         "base": base.get("value") if base else None,
         "fingerprint": dict(fingerprint),
-        "ledger": None,
     }
 
 

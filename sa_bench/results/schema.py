@@ -102,7 +102,6 @@ class Measurement(TypedDict):
     better: str | None
     source: str
     base: float | None
-    ledger: NotRequired[dict[str, Any] | None]
     fingerprint: dict[str, Any]
 
 
@@ -196,7 +195,7 @@ class CheckedMeasurement(BaseModel):
     better: str | None
     source: str
     base: float | None
-    ledger: dict[str, Any] | None = None
+    ledger: dict[str, Any] | None = None  # in results of older versions; nothing reads it
     fingerprint: dict[str, Any]
 
 

@@ -115,7 +115,7 @@ def test_p_is_by_holm_over_the_three_endpoints_for_either_question(tmp_path):
 def test_below_five_shared_runs_there_are_points_and_no_p(tmp_path, shared):
     stored(tmp_path, [*runs("sa", 1, shared), *runs("l2", 1, shared + 2, lambda b, s: -95.0 - s)])
     text = words(tmp_path, methods="sa,l2")
-    points = ", ".join(f"+{1 + s}" for s in range(shared))
+    points = ", ".join(f"+{1 + s:.2f}" for s in range(shared))
     assert f"Not told below 5 shared runs. Difference of each run: {points} nats." in text
     assert "2 further runs of l2 without a partner: left out." in text
     assert answers(tmp_path, methods="sa,l2")["retention"].methods.p is None
@@ -128,7 +128,9 @@ def test_below_five_shared_runs_there_are_points_and_no_p(tmp_path, shared):
 
 def test_one_seed_a_base_tells_the_two_together(tmp_path):
     stored(tmp_path, [*runs("sa", 3, 1), *runs("l2", 3, 1, lambda base, seed: -95.0 - base)])
-    assert "base training and forgetting seed together 1 nats" in words(tmp_path, methods="sa,l2")
+    assert "base training and forgetting seed together 1.00 nats" in words(
+        tmp_path, methods="sa,l2"
+    )
 
 
 def changed(row, **values):

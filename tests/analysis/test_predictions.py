@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from command_line import call_main
 from result_rows import OTHERS, one, result_row
 
 from sa_bench.analysis.predictions import (
@@ -73,6 +74,35 @@ def test_a_method_named_twice_is_refused(tmp_path):
     )
     with pytest.raises(SaBenchError, match="sa is there twice"):
         load_predictions(file)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "order = [",
+        "[[other]]",
+        '[[prediction]]\ntask = "mnist_0"',
+        '[[prediction]]\ntask = "mnist_0"\nmetric = "recovery"\norder = ["sa", "esd"]',
+    ],
+)
+def test_a_file_that_is_no_predictions_is_told_in_one_line(text, tmp_path):
+    file = tmp_path / "p.toml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(SaBenchError, match="cannot be read as predictions") as told:
+        load_predictions(file)
+    assert "\n" not in str(told.value)
+
+
+def test_the_command_lists_predictions_with_their_hash_and_says_which_held(tmp_path):
+    listed = call_main("predictions", FILE, store=tmp_path, cwd=tmp_path).stdout
+    assert listed.startswith(f"sha256 {FROZEN}")
+    assert "- `mnist_0`, `recovery`: retrain < relabel, no_ewc < sa, l2 < original" in listed
+    board = DOCS / "data" / "micro-2.jsonl.xz"
+    judged = call_main("predictions", FILE, board, store=tmp_path, cwd=tmp_path).stdout
+    assert "| `mnist_0` | `recovery` |" in judged
+    assert "| `mnist_0_ddpm` | `recovery` | not run yet | | | |" in judged
 
 
 def test_the_table_says_what_became_of_each_prediction():

@@ -190,7 +190,7 @@ def test_a_board_at_scale_paper_carries_the_verdict_of_all_its_runs():
         )
         rows.append(row)
     (board,) = make_boards(rows)
-    (found,) = board.ledger
+    (found,) = board.verdicts
     assert (found["label"], found["metric"], found["verdict"]) == (
         "sa",
         "forget_probability",
@@ -198,7 +198,7 @@ def test_a_board_at_scale_paper_carries_the_verdict_of_all_its_runs():
     )
     assert found["low"] < 0.058 < found["high"]
     (alone,) = make_boards(rows[:1])
-    assert alone.ledger[0]["verdict"].startswith("inconclusive (1 run")
+    assert alone.verdicts[0]["verdict"].startswith("inconclusive (1 run")
 
 
 def test_a_metric_without_judges_is_predicted_from_its_runs():

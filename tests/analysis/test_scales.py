@@ -53,6 +53,9 @@ def test_ticks_are_the_gate_the_floor_and_the_base_model():
     assert recovery.tick == 0.45
     assert kept.tick == -93.0
     assert find_scale(board, "kid") is None
+    # the floor is ours where there is one, as for the verdicts
+    theirs = result_row("retrain", recovery=0.9, fields={"steps": 5}) | {"origin": "eve"}
+    assert find_scale(one([result_row(), theirs, *OTHERS]), board.primary[1]).tick == 0.45
 
 
 def test_heat_goes_from_the_worst_to_the_best_whichever_side_is_better():

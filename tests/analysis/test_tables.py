@@ -9,7 +9,7 @@ import subprocess
 from dataclasses import asdict, replace
 
 import pytest
-from result_rows import OTHERS, measurement, result_row
+from result_rows import OTHERS, measurement, on_bases, result_row
 from sa_bench.reports.tables import FORMATS, comma_separated, latex, markdown, page, tex
 
 from sa_bench.analysis import published as claims
@@ -151,9 +151,10 @@ def test_best_is_bold_only_beyond_both_intervals():
         (found,) = make_leaderboards(rows)
         return [row.label for row in found.rows if row.entries[3].best]
 
-    assert best(rows[:2] + rows[3:]) == ["sa"]
-    assert best(rows) == []  # naive reaches into sa's interval
-    assert best([rows[0], *rows[3:]]) == []  # nobody to be better than
+    assert best(on_bases(rows[:2] + rows[3:], apart=0.1)) == ["sa"]
+    assert best(rows[:2] + rows[3:]) == []  # of one run nothing is known of another's nats
+    assert best(on_bases(rows, apart=0.5)) == []  # naive reaches into sa's interval
+    assert best(on_bases([rows[0], *rows[3:]])) == []  # nobody to be better than
 
 
 def test_nothing_is_bold_where_a_run_has_no_interval():
@@ -175,10 +176,10 @@ def test_nothing_is_bold_where_a_run_has_no_interval():
             if row.entries[3].best
         ]
 
-    assert best(rows("sa", -94.0, 1, False), rows("l2", -95.0, 1, False)) == ["sa"]
-    assert best(rows("sa", -94.0, 1, True), rows("l2", -95.0, 1, False)) == []
-    assert best(rows("sa", -94.0, 1, False), rows("l2", -95.0, 1, True)) == []
-    assert best(rows("sa", -94.0, 5, True), rows("l2", -95.0, 1, False)) == ["sa"]
+    assert best(rows("sa", -94.0, 3, False), rows("l2", -95.0, 3, False)) == ["sa"]
+    assert best(rows("sa", -94.0, 3, True), rows("l2", -95.0, 3, False)) == []
+    assert best(rows("sa", -94.0, 3, False), rows("l2", -95.0, 3, True)) == []
+    assert best(rows("sa", -94.0, 5, True), rows("l2", -95.0, 3, False)) == ["sa"]
 
 
 def test_a_selection_by_label_over_boards_and_what_is_unknown(cli, tmp_path):
@@ -249,7 +250,7 @@ def test_a_leaderboard_shows_the_front_collapse_and_cost():
         result_row("kept", forget=0.9),
         *OTHERS,
     ]
-    (found,) = make_leaderboards(rows)
+    (found,) = make_leaderboards(on_bases(rows))
     assert [c.title for c in found.columns[4:]] == ["Pareto front", "CPU s to forget"]
     front = {row.label: (row.entries[4].text, row.entries[4].value) for row in found.rows}
     assert front == {

@@ -8,7 +8,7 @@ from archives import write_cifar10, write_stl10
 
 from sa_bench.core.file_state import cached_by, cached_digest, read_state
 from sa_bench.data import datasets
-from sa_bench.results.files import read_scores_of
+from sa_bench.results.files import read_columns_of
 
 
 def test_a_file_that_is_replaced_is_read_again_though_size_and_time_are_the_same(tmp_path):
@@ -58,4 +58,4 @@ def test_scores_of_a_run_made_again_are_read_again(tmp_path):
     row = {"folder": str(tmp_path), "task_values": {"prompts": None}}
     for score in (0.0, 1.0):
         pd.DataFrame({"score": [score]}).to_parquet(tmp_path / "scores" / "fid.parquet")
-        assert read_scores_of(row, "fid").tolist() == [score]
+        assert read_columns_of(row, "fid")["score"].tolist() == [score]
