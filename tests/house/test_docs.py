@@ -189,7 +189,7 @@ def test_the_readmes_commands_resolve(cli, command, tmp_path, monkeypatch):
     elif arguments[0] in ("list", "show", "plan"):
         cli(*arguments, check=0)
     else:
-        reads = ("evaluate", "report", "figure", "table", "compare", "bundle")
+        reads = ("evaluate", "report", "figure", "table", "compare", "predictions", "bundle")
         assert arguments[0] in (*reads, "doctor", "store", "new", "check", "fetch")
 
 
