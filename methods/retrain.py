@@ -34,6 +34,7 @@ class Retrain(Method):
         ("vae", "paper"): {"recipe": "paper"},
         ("text_to_image", "full"): {"recipe": "micro", "scope": "joint"},
         ("text_to_image", "quick"): {"recipe": "quick", "scope": "joint"},
+        ("text_to_image", "paper"): {"recipe": "micro", "scope": "joint"},
     }
 
     @staticmethod

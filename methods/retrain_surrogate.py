@@ -35,6 +35,7 @@ class RetrainSurrogate(Method):
         ("vae", "paper"): {"recipe": "paper"},
         ("text_to_image", "full"): {"recipe": "micro", "scope": "joint"},
         ("text_to_image", "quick"): {"recipe": "quick", "scope": "joint"},
+        ("text_to_image", "paper"): {"recipe": "micro", "scope": "joint"},
     }
 
     def unfit(self, task: Task) -> str:

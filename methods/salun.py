@@ -108,21 +108,21 @@ class SalUn(Method[Diffusion]):
         pseudo = model.conditions([task.anchor] * self.batch)
         teacher = model.clone() if self.target == "frozen" else model
         masks = self.masks(model, concept_samples, run)
+        null = model.conditions([model.null])
 
         def objective() -> Tensor:
             x, c = concept_samples.batch(self.batch, run.rng)
             draw = model.draw(self.batch, run.rng)
             t = draw.require_t()
-            x_t, c = model.add_noise(x, draw), drop_conditions(model, c, self.drop, run.rng)
-            c_pseudo = drop_conditions(model, pseudo, self.drop, run.rng)
+            x_t, c = model.add_noise(x, draw), drop_conditions(c, null, self.drop, run.rng)
+            c_pseudo = drop_conditions(pseudo, null, self.drop, run.rng)
             with model.with_dropout(draw.seed):
                 with torch.no_grad():
                     target = teacher.predict(x_t, t, c_pseudo)
                 forget = ((model.predict(x_t, t, c) - target) ** 2).mean()
             x_r, c_r = remain.batch(self.batch, run.rng)
-            c_r = drop_conditions(
-                model, c_r if self.remain == "replay" else pseudo, self.drop, run.rng
-            )
+            c_r = c_r if self.remain == "replay" else pseudo
+            c_r = drop_conditions(c_r, null, self.drop, run.rng)
             return (
                 forget + self.alpha * model.loss(x_r, c_r, model.draw(self.batch, run.rng)).mean()
             )

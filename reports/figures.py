@@ -330,10 +330,7 @@ def _draw_sweep(board: Board, field: str, size: Size | None) -> Figure:
             # matplotlib's own formatter writes TeX
             axes.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
             axes.xaxis.set_minor_formatter(lambda v, _: "")
-        if next(x.endpoints[name] for x in board.lines if name in x.endpoints).unit in (
-            "rate",
-            "probability",
-        ):
+        if is_rate(next(x.endpoints[name] for x in board.lines if name in x.endpoints).unit):
             axes.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
         axes.set_xlabel(f"{field}, log scale" if axes.get_xscale() == "log" else field)
         axes.set_title(describe_axis(board, name, "\n"), fontsize=8)

@@ -38,6 +38,8 @@ from sa_bench.analysis.board import Board, Line
 from sa_bench.analysis.ranking import make_boards
 from sa_bench.analysis.wording import describe_precision
 from sa_bench.contracts import flatten
+from sa_bench.contracts.names import mentions
+from sa_bench.contracts.task import Prompts
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.escaping import make_visible
 from sa_bench.core.version import __version__
@@ -315,8 +317,9 @@ def made_with(board: Board) -> list[str]:
 
 
 def commands(board: Board) -> list[str]:
-    """List the commands as typed, each once."""
-    return list(dict.fromkeys(cell["provenance"]["command"] for _, cell in cells(board)))
+    """List the commands as typed, each once; a notebook has none."""
+    typed = (cell["provenance"]["command"] for _, cell in cells(board))
+    return list(dict.fromkeys(filter(None, typed)))
 
 
 def cards(board: Board) -> list[dict[str, Any]]:
@@ -499,6 +502,10 @@ def name_prompt(task: Mapping[str, Any], name: str, number: int) -> str:
     role, images = ("test", task["n_forget"]) if name == "forget" else ("kept", task["n_retain"])
     concept = name_class(task, task["concept"])
     texts = [*dict.fromkeys(text.replace("{}", concept) for text in prompts.get(role) or ())]
+    if role == "kept":  # prompts that mention c_f are not asked
+        of_names = {key: prompts[key] for key in ("forget", "synonyms", "names") if key in prompts}
+        names = Prompts(**of_names).list_names(concept)
+        texts = [text for text in texts if not mentions(text, names)]
     if role in (prompts.get("files") or {}) or not number < len(texts) <= images:
         return f"prompt {number + 1}"
     return texts[number]

@@ -171,7 +171,7 @@ def _describe_runs(board: Board) -> str:
     seeds = sorted({c["seed"] for line in board.lines for c in line.cells})
     if board.pretrained:
         return f"{text} Forgetting seeds {seeds}; base {escape(board.pretrained)}."
-    return f"{text} Base models {bases}, forgetting seeds {seeds}; every judge and every base ships with the package."
+    return f"{text} Base models {bases}, forgetting seeds {seeds}."
 
 
 def _format_protocol(board: Board) -> str:
@@ -360,7 +360,7 @@ def _judge_table(board: Board) -> list[str]:
 def _describe_provenance(board: Board) -> list[str]:
     """Describe how to repeat the board: commands, machine, versions, precision, failed cells."""
     cells = [c for line in board.lines for c in (*line.cells, *line.failed)]
-    commands = dict.fromkeys(c["provenance"]["command"] for c in cells)
+    commands = dict.fromkeys(filter(None, (c["provenance"]["command"] for c in cells)))
     provenance = cells[0]["provenance"]
     precision = dict.fromkeys(filter(None, (describe_precision(c["provenance"]) for c in cells)))
     versions = ", ".join(f"{k} {v}" for k, v in provenance["versions"].items())
@@ -370,10 +370,7 @@ def _describe_provenance(board: Board) -> list[str]:
         for c in line.failed
     ]
     return [
-        "Repeat it:",
-        "",
-        *fence_code(commands),
-        "",
+        *(["Repeat it:", "", *fence_code(commands), ""] if commands else []),
         f"{escape(describe_machine(provenance['hardware']))}; {escape(versions)}; written by sa\\_bench {__version__}.",
         *(f"{escape(text[0].upper() + text[1:])}." for text in precision),
         *(["", "Failed cells:", "", *failed] if failed else []),

@@ -241,9 +241,19 @@ def write_report(folders: Sequence[Path], out: Path | None, unblurred: bool = Fa
 
 
 def write_page(path: Path, text: str) -> None:
-    """Write a report; in a Markdown file with the line `MARK` all above it stays, instead of the title."""
+    """Write a report; in a Markdown file with the line `MARK` all above it stays, instead of the title.
+
+    Raises:
+        SaBenchError: the file that is there is no text in UTF-8.
+    """
     if path.suffix.lower() == ".md" and path.is_file():
-        head, mark, _ = path.read_text(encoding="utf-8").partition(MARK)
+        try:
+            written = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise SaBenchError(
+                f"{path} is no text in UTF-8, so that nobody can tell what of it is to stay; name another file."
+            ) from error
+        head, mark, _ = written.partition(MARK)
         text = f"{head}{mark}\n\n{text.partition(chr(10))[2].lstrip()}" if mark else text
     write_atomic(path, text.encode())
 

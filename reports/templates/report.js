@@ -4,7 +4,16 @@
 
   // Sorting: every heading of a sortable table is a button; the first click sorts in ascending order. A column is
   // numeric if each of its cells begins with a number; cells without a value come last in either order.
-  const text = (cell) => (cell ? cell.dataset.v ?? cell.firstChild?.textContent.trim() ?? "" : "");
+  // What a cell says first: its text up to the first element, but for the places where a long name may be broken.
+  const words = (cell) => {
+    let said = "";
+    for (const node of cell.childNodes) {
+      if (node.nodeType !== Node.TEXT_NODE && node.nodeName !== "WBR") return said.trim() || node.textContent.trim();
+      said += node.textContent;
+    }
+    return said.trim();
+  };
+  const text = (cell) => (cell ? cell.dataset.v ?? words(cell) : "");
   const missing = (s) => s === "" || s === "–" || s.startsWith("n/a");
   const number = (s) => parseFloat(s.replace(/(\d),(?=\d{3})/g, "$1").replace(/^−/, "-"));
   for (const table of all("table.sortable")) {

@@ -12,7 +12,6 @@ FIGURES = {
     "overview": "Images before and after, and how much comes back by the attack.",
 }
 """What `figure` draws, by kind."""
-SCALES = ("full", "paper", "small", "quick")
 KINDS = ("methods", "metrics", "tasks", "suites", "figures")
 """What `list` lists."""
 
@@ -41,6 +40,13 @@ def list_names(*kinds: str) -> list[str]:
     return names + [name for name, _ in list_suites() if "suite" in kinds]
 
 
+def list_scales() -> tuple[str, ...]:
+    """List the scales."""
+    from sa_bench.engine.cells import SCALES
+
+    return SCALES
+
+
 complete_tasks = complete_list(lambda: list_names("task"))
 complete_methods = complete_list(lambda: list_names("method"))
 complete_metrics = complete_list(lambda: list_names("metric"))
@@ -48,4 +54,4 @@ complete_suites = complete_list(lambda: list_names("suite"))
 complete_components = complete_list(lambda: list_names("task", "method", "metric", "suite"))
 complete_figures = complete_list(lambda: FIGURES)
 complete_kinds = complete_list(lambda: KINDS)
-complete_scales = complete_list(lambda: SCALES)
+complete_scales = complete_list(list_scales)

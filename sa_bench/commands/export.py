@@ -58,6 +58,8 @@ def export(result: Path, folder: Path, trust: bool = False) -> list[Path]:
             f"{cell.method} acts when images are made and changes no weight: the exported model would be the base model."
         )
     chain = Chain(Store(store_folder()), cell, ignore_event)
+    used = row["provenance"].get("precision", {}).get("forgetting")
+    chain.bf16 = chain.bf16 if used is None else used == "bf16"  # as on the run's machine
     if not chain.store.has("forget", chain.forget_stage().key):
         raise MissingAsset(
             f"The store no longer has this model. Make it again: {row['provenance'].get('cell_command')}"

@@ -84,11 +84,10 @@ class StageTimes:
     def estimate_fisher(self, task: Task, inputs: Mapping[str, Any]) -> Duration | None:
         """Estimate a Fisher diagonal, given the inputs of its stage; None if unknown."""
         n = int(inputs["options"]["n"])
-        looks = n * int(inputs["options"].get("timesteps") or 1)
-        timesteps = gpu_rates.count_timesteps(inputs["options"])
+        looks = gpu_rates.count_looks(inputs["options"], task.family)
         return (
             self._from_own(_fisher_name(inputs), n, task)
-            or self._from_gpu("fisher", task, timesteps)
+            or self._from_gpu("fisher", task, looks)
             or self._from_shipped("fisher", task, looks)
         )
 

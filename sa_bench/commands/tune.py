@@ -201,7 +201,7 @@ def report(tries: Sequence[Try]) -> str:
             "",
         ]
         lines += [
-            "| method | setting | still judged c_f | passes | retention | CPU s | |",
+            "| method | setting | still judged c_f | passes | retention | s to forget | |",
             "|" + " --- |" * 7,
         ]
         curves = []

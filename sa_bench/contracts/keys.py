@@ -9,19 +9,22 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import field, fields, is_dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 
 from pydantic import Field
 
 
-def added_later(default: Any) -> Any:
+def added_later(default: Any, by_content: bool = False) -> Any:
     """Declare a dataclass field that was added after results existed.
 
     It is left out of cache keys while it has its default value, so that old results keep their
-    names. `added_later(dict)` gives each instance an empty dict of its own.
+    names. `added_later(dict)` gives each instance an empty dict of its own. With `by_content` it
+    holds references to files, `path@hash`, of which the hash alone enters keys.
     """
     if default is dict:
-        return field(default_factory=dict, metadata={"later": True})
+        metadata = {"later": True, "by_content": by_content}
+        return field(default_factory=dict, metadata=metadata)
     return field(default=default, metadata={"later": True})
 
 
@@ -57,6 +60,8 @@ class _KeyField(NamedTuple):
     """Its default as it would enter a key, if `later`."""
     dataclass: type | None
     """The dataclass that it holds, if it holds one."""
+    by_content: bool
+    """Whether it holds references to files."""
 
 
 @lru_cache(maxsize=256)
@@ -68,10 +73,16 @@ def _list_key_fields(cls: type) -> tuple[_KeyField, ...]:
             later = bool(declared.metadata.get("later"))
             default = {} if declared.default_factory is dict else declared.default
             nested = _dataclass_of_field(cls, declared.name)
-            key_fields.append(
-                _KeyField(declared.name, later, key_values(default) if later else None, nested)
-            )
+            by_content = bool(declared.metadata.get("by_content"))
+            default = key_values(default) if later else None
+            key_fields.append(_KeyField(declared.name, later, default, nested, by_content))
     return tuple(key_fields)
+
+
+def _drop_path(reference: str) -> str:
+    """Drop the path of a reference to a file, `/home/ada/mine.txt@0123`; an asset's name stays."""
+    name, at, content = reference.rpartition("@")
+    return f"{at}{content}" if Path(name).is_absolute() else reference
 
 
 def key_values(value: Any, cls: type | None = None) -> Any:
@@ -86,11 +97,13 @@ def key_values(value: Any, cls: type | None = None) -> Any:
     cls = type(value) if is_dataclass(value) else cls
     if cls is not None and is_dataclass(cls):
         values, members = {}, value if isinstance(value, Mapping) else None
-        for name, later, default, nested in _list_key_fields(cls):
+        for name, later, default, nested, by_content in _list_key_fields(cls):
             if members is not None and name not in members:
                 continue
             # A tuple and the list that JSON makes of it give the same values.
             member = getattr(value, name) if members is None else members[name]
+            if by_content:
+                member = {role: _drop_path(reference) for role, reference in member.items()}
             if type(member) not in SCALARS:
                 member = key_values(member, nested)
             if not (later and member == default):
@@ -136,7 +149,9 @@ LARGEST_SEED = 2**32 - 1
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+MOST = 10**8
+"""Images or steps beyond which nobody means what they typed."""
+Count = Annotated[int, Field(ge=1, le=MOST)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
 

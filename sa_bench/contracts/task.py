@@ -20,7 +20,7 @@ from sa_bench.contracts.attacks import (
     PromptFit,
     Stress,
 )
-from sa_bench.contracts.keys import Count, Rate, Seed, Weight, added_later
+from sa_bench.contracts.keys import MOST, Count, Rate, Seed, Weight, added_later
 from sa_bench.contracts.model import Condition, Sampler
 from sa_bench.contracts.names import mentions
 
@@ -52,7 +52,7 @@ class Prompts:
     """Captions of what replaces c_f, for methods that learn it in context; () uses their own."""
     names: Mapping[str, tuple[str, ...]] = added_later(dict)
     """Further words that mention a class, by class name."""
-    files: Mapping[str, str] = added_later(dict)
+    files: Mapping[str, str] = added_later(dict, by_content=True)
     """Prompt file by role (`sa_bench.data.prompt_files`)."""
     rows: Literal["fixed", "own"] = added_later("fixed")
     """Guidance and size of a prompt file's images: `fixed` by the sampler, or each row's `own`."""
@@ -79,12 +79,19 @@ class Prompts:
             return [*self.texts[role]]
         return [template.replace("{}", name) for template in getattr(self, role)]
 
+    def list_names(self, name: str) -> list[str]:
+        """List what mentions the class `name`: itself, its other names, and prompts that stand for it while forgetting."""
+        other_names = (*self.synonyms.get(name, ()), *self.names.get(name, ()))
+        return [name, *other_names, *(text for text in self.forget if "{}" not in text)]
+
 
 NO_PROMPTS = Prompts()
 
 Index = Annotated[int, Field(ge=0)]
-Amount = Annotated[int, Field(ge=0)]
+Amount = Annotated[int, Field(ge=0, le=MOST)]
 """A number that may be 0; what 0 means stands at the field."""
+Images = Annotated[int, Field(ge=1, le=10**6)]
+"""Images of a sample set or of a class of it, each of which a plan lists."""
 Start = Literal["own", "mean", "zero"]
 OneOrMore = Field(min_length=1)
 
@@ -149,9 +156,9 @@ class Task:
     sampler: Sampler
     prompts: Prompts | None = added_later(None)
     """Prompts of a text-to-image task; None for a class-conditional model."""
-    n_forget: Count
+    n_forget: Images
     """Images of c_f."""
-    n_retain: Count
+    n_retain: Images
     """Images of each retained class."""
     family_images: Amount = added_later(0)
     """Images per family of further prompts."""
@@ -301,18 +308,7 @@ class Task:
         It mentions c_f by the name of its class, by its other names, or by a prompt that stands for
         it while forgetting, however they are written.
         """
-        name, prompts = self.classes[self.concept], self.prompts
-        if prompts is None:
-            return mentions(prompt, [name])
-        other_names = (*prompts.synonyms.get(name, ()), *prompts.names.get(name, ()))
-        return mentions(
-            prompt,
-            [
-                name,
-                *other_names,
-                *(template for template in prompts.forget if "{}" not in template),
-            ],
-        )
+        return mentions(prompt, self.prompt_options.list_names(self.classes[self.concept]))
 
     @property
     def retains_prompts(self) -> bool:

@@ -17,6 +17,7 @@ from sa_bench.core.untrusted_text import read_json
 from sa_bench.engine.cells import resolve_task, task_overrides, with_metrics
 from sa_bench.engine.external_images import read_sets
 from sa_bench.engine.validation import check_precision
+from sa_bench.models.checkpoints import layouts
 from sa_bench.models.family import get_family
 from sa_bench.results.files import CLAIM
 from sa_bench.results.schema import ResultRow
@@ -138,24 +139,18 @@ def _is_result_of(file: Path, command: dict[str, Any]) -> bool:
         return False
 
 
-WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-"""Endings of weight files."""
-
-
 def is_checkpoint(path: Path, task_name: str) -> bool:
     """True if `path` holds the weights of a model and not images."""
     if any((path / name).exists() for name in ("forget", "retain")):
         return False
     if path.is_file():
-        return path.suffix.lower() in WEIGHTS
+        return path.suffix.lower() in layouts.SUFFIXES
     if not path.is_dir() or not any(
-        p.suffix.lower() in WEIGHTS or p.name in ("model_index.json", "unet", "unet_ema")
+        p.suffix.lower() in layouts.SUFFIXES or p.name in ("model_index.json", "unet", "unet_ema")
         for p in path.iterdir()
     ):
         return False
     (name, *_) = registry.register("task", task_name)
     if not get_family(registry.get_task(name).family).opens_checkpoints:
         return (path / "model.safetensors").is_file()
-    from sa_bench.models.checkpoints import layouts
-
     return bool(layouts.layout(str(path)))

@@ -15,6 +15,7 @@ from sa_bench.contracts import Task
 from sa_bench.core import registry
 from sa_bench.data.assets.shipped import gpu_rates_card
 from sa_bench.models import schedule
+from sa_bench.models.family import get_family
 
 STABLE_DIFFUSION, SIDE = "stable diffusion", 512
 LIKE: Mapping[str, str] = {"fp32": "bf16", "bf16": "fp32"}
@@ -103,9 +104,14 @@ def seconds_a_unit(figure: Mapping[str, Any]) -> float:
     return 1 / per_second if unit.endswith("/s") else float(number) / figure["units"]
 
 
-def count_timesteps(options: Mapping[str, Any]) -> int:
-    """Count the timesteps of all images that an estimate of F looks at; 0 in the options means all."""
-    return int(options["n"]) * int(options.get("timesteps") or schedule.T)
+def count_looks(options: Mapping[str, Any], family: str) -> int:
+    """Count the gradients that an estimate of F takes: one an image or, of a diffusion model, a timestep of an image.
+
+    `timesteps` of 0 in the options means all.
+    """
+    has_timesteps = get_family(family).has_timesteps
+    per_image = int(options.get("timesteps") or schedule.T) if has_timesteps else 1
+    return int(options.get("n") or 1) * per_image
 
 
 def list_kinds(method: str) -> list[str]:

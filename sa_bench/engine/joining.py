@@ -66,7 +66,7 @@ def join(
             class or prompt that is not the row's; names the file.
     """
     planned_images = plan_set(task, name)
-    joined = _join_by_table(folder, files, labels, planned_images, task, name)
+    joined = _join_by_table(folder, files, labels, planned_images, name)
     joined = joined or _join_by_name(folder, files, labels, planned_images, name)
     if joined is None:
         return _join_by_count(labels, planned_images)
@@ -134,7 +134,6 @@ def _join_by_table(
     files: Sequence[Path],
     labels: Sequence[int],
     planned_images: Sequence[PlannedImage],
-    task: Task,
     name: str,
 ) -> Joined | None:
     """Match the images by `rows.csv` or `metadata.csv`; None if the folder has neither."""

@@ -401,7 +401,7 @@ def _examine_nodes(ray: Any, run: Run) -> None:
                 continue
             except Exception as error:
                 raise SaBenchError(
-                    f"The node {node} cannot work here: {_last_line(error)}. Install the same sa_bench there."
+                    f"The node {node} cannot work here: {last_line(error)}. Install the same sa_bench there."
                 ) from error
             _require_same(node, found, expected, tokens, run)
 
@@ -436,9 +436,3 @@ def _require_same(
         raise SaBenchError(
             f"The node {node} differs: {name} is {found.get(name)} there and {value} here. Install the same there."
         )
-
-
-def _last_line(error: Exception) -> str:
-    """Give the last line of an error that came over from a node: the others are its traceback."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -200,7 +200,7 @@ def run_cells(
     _record_workers(out, workers.places, driver.seconds_of_worker, time.monotonic() - began)
     for cell in cells:  # at the end, since the base's images serve every cell of the run
         if not cell.task.keep_images:
-            _drop_images(cell, store)
+            _drop_images(cell, store, workers.places[0].device)
     return [driver.results[cell.id] for cell in cells]
 
 
@@ -222,12 +222,12 @@ def _record_workers(
         write_atomic(manifest, (json.dumps(values, indent=1) + "\n").encode())
 
 
-def _drop_images(cell: Cell, store: Store) -> None:
-    """Delete the base's images of c_f."""
+def _drop_images(cell: Cell, store: Store, device: str) -> None:
+    """Delete the base's images of c_f, of a run on `device`."""
     from sa_bench.engine.stages import Chain
 
     with contextlib.suppress(SaBenchError):
-        Chain(store, cell, ignore_event).drop_images(base=True)
+        Chain(store, cell, ignore_event, device).drop_images(base=True)
 
 
 def exit_code(results: Sequence[ResultRow]) -> int:

@@ -49,6 +49,7 @@ from sa_bench.engine.replay import (
 from sa_bench.engine.sequences import forget_in_turn
 from sa_bench.engine.stage import Divided, PartMade, PartsMissing, Stage
 from sa_bench.models import base_models
+from sa_bench.models.checkpoints import layouts
 from sa_bench.models.family import get_family
 from sa_bench.results.schema import StageCost
 from sa_bench.scoring import sampling
@@ -397,7 +398,7 @@ class Chain:
         """Collect what names the model after forgetting."""
         cell, task = self.cell, self.task
         method = registry.get_method(cell.method)
-        files = {name: content_hash(Path(cell.fields[name])) for name in method.files}
+        files = {name: _hash_weights(Path(cell.fields[name])) for name in method.files}
         inputs: dict[str, Any] = {
             "version": [
                 FORGET_VERSION,
@@ -583,6 +584,9 @@ class Chain:
             base: False deletes this cell's images; True those of the base model, with the set that
                 methods learn from.
         """
+        made = self.base_source.stage()
+        if made is not None and not self.store.has(made.kind, made.key):
+            return  # without its base model a task has no images
         concept_set = self.sets.fixed_set("own")
         if base and concept_set is not None:
             self.store.drop("replay", self.stage_of_set(concept_set).key)
@@ -596,6 +600,13 @@ class Chain:
             if base or key != key_of_base:  # the base's images serve other cells
                 self.store.drop("samples", key)
         self._sets.clear()
+
+
+def _hash_weights(path: Path) -> str:
+    """Hash a file or folder that a method reads, with the files beside it that say how it is read."""
+    companions = layouts.list_companions(path)
+    hashes = [content_hash(file) for file in (path, *companions)]
+    return digest(hashes) if companions else hashes[0]
 
 
 def _names_without_text(names: Sequence[str], texts: Sequence[Condition]) -> list[str]:

@@ -138,6 +138,10 @@ def validate_task(task: Task, relabel_given: bool = False, size_given: bool = Fa
         )
     takes_prompts = task.prompts is not None
     if takes_prompts:
+        if Prompted not in get_family(task.family).contracts:
+            raise SaBenchError(
+                f"task.prompts: {task.name} asks a {task.family} for classes; prompts are for text-to-image models."
+            )
         _check_prompts(task)
     for name in filter(None, (*task.judges, task.designated, task.reject_judge)):
         require_bar(judge_card(name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from sa_bench.core.errors import (
 )
 from sa_bench.core.settings import images_at_once
 from sa_bench.models import schedule
+from sa_bench.models.guidance import plain
 
 CHUNK = 64  # images per forward pass on a CPU; more exceed its cache
 CHUNK_GPU = 512
@@ -87,8 +88,6 @@ class Denoising:
     timesteps: int  # T
     betas: dict[str, Any]  # noise settings of diffusers' schedulers
     alphas: Tensor  # (T,) ᾱ
-    chunk: ClassVar[int] = CHUNK
-    chunk_gpu: ClassVar[int] = CHUNK_GPU
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -167,16 +166,19 @@ class Denoising:
     def sample(self, requests: Sequence[Request], sampler: Sampler) -> Tensor:
         """Sample one image per request, (N, C, H, W) in model space, each from its own generator.
 
-        If memory runs out, fewer images are sampled at once.
+        If memory runs out, fewer images are sampled at once. With dropout the images of a pass share
+        its randomness: then as many go through at once on every machine.
 
         Raises:
             SaBenchError: a size that the model cannot make, or more than one size.
+            CellFailed: there is not enough memory.
         """
         shapes, samples = {self.grid(request.size) for request in requests}, []
         if len(shapes) > 1:
             raise SaBenchError(f"The images of one set must have one size, not {len(shapes)}.")
         shape = shapes.pop() if shapes else self.shape
-        done, batch_size = 0, images_at_once() or self.together
+        fixed = self.per_pass[0] if sampler.dropout else None
+        done, batch_size = 0, fixed or images_at_once() or self.together
         while done < len(requests):
             batch = requests[done : done + batch_size]
             try:
@@ -184,7 +186,7 @@ class Denoising:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                batch_size = self._halve_batch(len(batch), error)
+                batch_size = self._halve_batch(len(batch), error, fixed)
                 continue
             done += len(batch)
         return torch.cat(samples) if samples else torch.empty(0, *self.shape)
@@ -206,15 +208,20 @@ class Denoising:
         guidance = s.view(-1, 1, 1, 1).to(self.device) if own_guidance else sampler.guidance
         return self._denoise(x.to(self.device), c, guidance, sampler, rngs)
 
-    def _halve_batch(self, batch_size: int, error: BaseException) -> int:
+    def _halve_batch(self, batch_size: int, error: BaseException, fixed: int | None) -> int:
         """Halve the number of images per pass after memory ran out, with a notice.
 
         Raises:
-            CellFailed: it was one already.
+            CellFailed: it was one already, or another number would be other images (`fixed`).
         """
-        if batch_size == 1:
+        if batch_size == 1 or fixed:
+            many = (
+                f"{fixed} images at once, which share dropout's randomness,"
+                if fixed
+                else "one image at a time"
+            )
             raise CellFailed(
-                f"Out of memory while sampling one image at a time on {self.device} ({first_line(error)}). Close what else "
+                f"Out of memory while sampling {many} on {self.device} ({first_line(error)}). Close what else "
                 "uses it, take a smaller --set task.size or --set task.sampler.precision=fp16, or another --device."
             ) from error
         if self.device.type == "cuda":
@@ -230,17 +237,26 @@ class Denoising:
     """Into how many passes it had to divide what it samples at once, since memory ran out."""
 
     @property
+    def per_pass(self) -> tuple[int, int]:
+        """Images per forward pass on a CPU and on a GPU."""
+        return CHUNK, CHUNK_GPU
+
+    @property
     def together(self) -> int:
-        """Images per forward pass."""
-        return self.chunk if self.device.type == "cpu" else self.chunk_gpu
+        """Images per forward pass on this device."""
+        cpu, gpu = self.per_pass
+        return cpu if self.device.type == "cpu" else gpu
 
     def simulate(self, c: Tensor, rng: torch.Generator, sampler: Sampler) -> Tensor:
-        """Draw many samples, (N, C, H, W) in model space, from one generator."""
+        """Draw many samples, (N, C, H, W) in model space, from one generator.
+
+        Where the sampler adds noise at its steps, as many go through at once on every machine: the
+        generator serves one pass after the other.
+        """
+        adds_noise = sampler.scheduler == "ddpm" or sampler.eta > 0 or sampler.dropout
+        size = self.per_pass[0] if adds_noise else self.together
         return torch.cat(
-            [
-                self.sample_until(chunk, sampler.steps, rng, sampler)
-                for chunk in c.split(self.together)
-            ]
+            [self.sample_until(chunk, sampler.steps, rng, sampler) for chunk in c.split(size)]
         )
 
     def levels(self, sampler: Sampler) -> list[int]:
@@ -377,4 +393,4 @@ class Denoising:
         unconditional, conditional = self.output(
             net, torch.cat([x, x]), torch.cat([t, t]), conditions
         ).chunk(2)
-        return unconditional + s * (conditional - unconditional)
+        return plain((unconditional, conditional), t, s)

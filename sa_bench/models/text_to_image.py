@@ -184,13 +184,9 @@ class TextToImage(Denoising):
         return self.text.get_input_embeddings().weight
 
     @property
-    def together(self) -> int:
-        """Images per forward pass.
-
-        Of 512 pixels: 1 on a CPU, 8 on a GPU; of the small models 32 and 512.
-        """
-        is_small = self.shape[1] <= 16
-        return (32 if is_small else 1) if self.device.type == "cpu" else (512 if is_small else 8)
+    def per_pass(self) -> tuple[int, int]:
+        """Images per forward pass on a CPU and on a GPU: fewer of 512 pixels than of the small models."""
+        return (32, 512) if self.shape[1] <= 16 else (1, 8)
 
     @property
     def decoded(self) -> int:

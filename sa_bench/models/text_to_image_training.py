@@ -22,6 +22,7 @@ from sa_bench.models.recipes import SIZES
 from sa_bench.models.text_to_image import TextToImage
 from sa_bench.training.loop import fit
 from sa_bench.training.record import TrainingRecord
+from sa_bench.training.sources import drop_conditions
 
 ENCODED = 256  # canvases per forward pass
 
@@ -41,10 +42,7 @@ class Captioned:
         rows = torch.randint(len(self.mean), (n,), generator=rng)
         noise = torch.randn(n, *self.mean.shape[1:], generator=rng).to(self.mean.device)
         x, c = self.mean[rows] + self.deviation[rows] * noise, self.c[rows]
-        if self.drop:
-            dropped = (torch.rand(n, generator=rng) < self.drop).to(c.device)
-            c = torch.where(dropped[:, None], self.null, c)
-        return x, c
+        return x, drop_conditions(c, self.null, self.drop, rng)
 
 
 def train(

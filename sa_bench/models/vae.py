@@ -131,8 +131,8 @@ class VAE:
         return self.net.enc1.weight.device
 
     def fresh(self, seed: int) -> VAE:
-        """Initialise a model of the same shape."""
-        return VAE(self.size, self.classes, self.latents, self.hidden, seed)
+        """Initialise a model of the same shape, on the same device."""
+        return VAE(self.size, self.classes, self.latents, self.hidden, seed).to(str(self.device))
 
     def to(self, device: str) -> Self:
         """Move the model to `device`."""

@@ -108,8 +108,13 @@ def _read_cpu_name() -> str:
 
 
 def command_line() -> str:
-    """Write the command that repeats the running one."""
-    return "python -m sa_bench " + shlex.join(strip_output_options(sys.argv[1:]))
+    """Write the command that repeats the running one; "" in a notebook or another session without one."""
+    program, *arguments = sys.argv or [""]
+    name = Path(program).name
+    if name in ("sa_bench", "sa_bench.exe", "__main__.py") or "sa_bench" in Path(program).parts:
+        return "python -m sa_bench " + shlex.join(strip_output_options(arguments))
+    is_script = name.endswith(".py") and "ipykernel" not in name
+    return shlex.join(["python", program, *arguments]) if is_script else ""
 
 
 def strip_output_options(arguments: Sequence[str]) -> list[str]:

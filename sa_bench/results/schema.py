@@ -102,6 +102,7 @@ class Measurement(TypedDict):
     better: str | None
     source: str
     base: float | None
+    ledger: NotRequired[dict[str, Any] | None]  # in results of older versions; nothing reads it
     fingerprint: dict[str, Any]
 
 
@@ -195,7 +196,7 @@ class CheckedMeasurement(BaseModel):
     better: str | None
     source: str
     base: float | None
-    ledger: dict[str, Any] | None = None  # in results of older versions; nothing reads it
+    ledger: dict[str, Any] | None = None
     fingerprint: dict[str, Any]
 
 

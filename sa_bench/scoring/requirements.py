@@ -50,7 +50,7 @@ def _fingerprint_samples(task: Task, metric: Metric) -> dict[str, Any]:
         entries["prompts"] = digest(key_values(task.prompts))[:16]
     if task.prompt_options.files:
         entries |= {
-            "files": dict(task.prompt_options.files),
+            "files": key_values(task.prompt_options)["files"],
             "seed_rule": "the row's, else sha256(set/i)",
         }
     return entries

@@ -32,6 +32,7 @@ from sa_bench.contracts import (
 )
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.parts import load_part, save_part
+from sa_bench.training.sources import drop_conditions
 
 Batch = tuple[Tensor, Any, Draw]
 BATCH = 1000
@@ -410,12 +411,7 @@ def _sum_gradients(
     for chunk in t.split(chunk_size):
         draw = model.draw(len(chunk), rng, chunk)
         conditions = c.expand(len(chunk), *c.shape[1:])
-        if drop:
-            dropped = (torch.rand(len(chunk), generator=rng) < drop).to(conditions.device)
-            null = model.conditions([model.null]).to(conditions)
-            conditions = torch.where(
-                dropped.view(-1, *[1] * (conditions.ndim - 1)), null, conditions
-            )
+        conditions = drop_conditions(conditions, model.conditions([model.null]), drop, rng)
         for rows in _split_rows(len(chunk), divisor):
             few = Draw(draw.noise[rows], None if draw.t is None else draw.t[rows], draw.seed)
             images = x.expand(len(few.noise), *x.shape[1:])

@@ -97,7 +97,8 @@ def fit(
         recipe: steps, learning rate and schedule.
         rng: its state is part of the checkpoint.
         pull: an EWC pull added to the gradient of every step.
-        stop: called before every step; True ends the training there.
+        stop: called once the loss of a step is computed, before the step is taken; True ends the
+            training there.
         bf16: autocast the loss to bfloat16 (weights and Adam stay float32).
         average: averaged weights by the names of `params`; updated with the recipe's `ema` after
             every step.
@@ -127,7 +128,8 @@ def fit(
         with torch.autocast(device, torch.bfloat16, enabled=bf16 and not recipe.exact):
             value = loss()
         # A finite loss is checked every step on the CPU; on a GPU that would stall the queue.
-        is_checked = device == "cpu" or step % 50 == 0 or step == recipe.steps - 1
+        is_due = checkpoint is not None and time.monotonic() - saved > every
+        is_checked = is_due or device == "cpu" or step % 50 == 0 or step == recipe.steps - 1
         if value is not None and is_checked and not torch.isfinite(value):
             raise CellFailed(
                 f"The loss became {float(value.detach())} at step {step} of {recipe.steps}; nothing "
@@ -146,7 +148,7 @@ def fit(
         if averages:
             torch._foreach_lerp_(averages, [t.detach() for t in tensors], 1 - (recipe.ema or 0.0))
         now = time.monotonic()
-        if checkpoint is not None and now - saved > every:
+        if checkpoint is not None and is_due:
             _save(checkpoint, step + 1, names, tensors, averages, optimiser, rng, curve)
             saved = now
         if progress is not None and now - shown > 0.5:
@@ -208,10 +210,11 @@ def _restore(
         return 0
     for name, tensor in zip(names, tensors, strict=True):
         tensor.copy_(state[f"param.{name}"])
-        optimiser.state[tensor] = {
-            key: state[f"{key}.{name}"].to(tensor.device)
-            for key in ("step", "exp_avg", "exp_avg_sq")
-        }
+        if f"step.{name}" in state:  # a parameter without a gradient so far has none
+            optimiser.state[tensor] = {
+                key: state[f"{key}.{name}"].to(tensor.device)
+                for key in ("step", "exp_avg", "exp_avg_sq")
+            }
     for name, value in zip(names, averages, strict=False):
         value.copy_(state[f"average.{name}"])
     rng.set_state(state["rng"])

@@ -30,13 +30,13 @@ class Images:
     def batch(self, n: int, rng: torch.Generator) -> tuple[Tensor, Any]:
         """Return `n` images and their labels."""
         rows = torch.randint(len(self.images), (n,), generator=rng).numpy()
-        x, labels = self.model.encode(self.images[rows]), torch.from_numpy(self.labels[rows])
+        x, c = self.model.encode(self.images[rows]), self.model.conditions(self.labels[rows])
         if self.flip:
             x = mirror_at_random(x, rng)
         if self.drop:
-            null = int(cast("Diffusion", self.model).null)
-            labels = labels.masked_fill(torch.rand(n, generator=rng) < self.drop, null)
-        return x, self.model.conditions(labels)
+            null = self.model.conditions([cast("Diffusion", self.model).null])
+            c = drop_conditions(c, null, self.drop, rng)
+        return x, c
 
 
 def mirror_at_random(x: Tensor, rng: torch.Generator) -> Tensor:
@@ -156,17 +156,15 @@ def sample_conditions(
     return model.conditions([texts[int(i)] for i in torch.randint(len(texts), (n,), generator=rng)])
 
 
-def drop_conditions(model: Any, c: Tensor, share: float, rng: torch.Generator) -> Tensor:
-    """Replace each of the conditions `c` (N, ...) by the null condition with probability `share`.
+def drop_conditions(c: Tensor, null: Tensor, share: float, rng: torch.Generator) -> Tensor:
+    """Replace each of the conditions `c` (N, ...) by `null` (1, ...) with probability `share`.
 
     With `share` 0 nothing is drawn.
     """
     if not share:
         return c
     chosen = (torch.rand(len(c), generator=rng) < share).to(c.device)
-    return torch.where(
-        chosen.view(-1, *[1] * (c.ndim - 1)), model.conditions([model.null] * len(c)), c
-    )
+    return torch.where(chosen.view(-1, *[1] * (c.ndim - 1)), null.to(c), c)
 
 
 @dataclass

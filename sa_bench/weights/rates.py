@@ -12,6 +12,7 @@ from pathlib import Path
 from sa_bench.core import registry
 from sa_bench.core.store import write_atomic
 from sa_bench.data.assets.shipped import WEIGHTS
+from sa_bench.engine import gpu_rates
 from sa_bench.engine.rates import (
     ANY_METHOD,
     count_denoised_images,
@@ -66,7 +67,7 @@ def _split(stage: str, row: ResultRow) -> list[tuple[str, int]]:
         return [(f"measure {name}", count_scored_images(name, task))] if current else []
     if kind == "fisher":
         options = fields.get("fisher") or {}
-        return [("fisher", int(options.get("n") or 1) * int(options.get("timesteps") or 1))]
+        return [("fisher", gpu_rates.count_looks(options, task["family"]))]
     if kind == "forget":
         images = count_trained_images(fields, task["family"])
         trains = "steps" in fields or "recipe" in fields

@@ -1,5 +1,7 @@
 """Sampling where memory is short: fewer images at once, said aloud, and the same images."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -68,6 +70,37 @@ def test_another_error_is_not_taken_for_it(tiny, monkeypatch):
     scarce(monkeypatch, 0, RuntimeError("shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="shapes"):
         tiny.sample([Request(0, 0)], SAMPLER)
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+def test_images_do_not_depend_on_how_many_are_drawn_at_once(dropout, tiny, monkeypatch):
+    """With dropout its randomness is a pass's: two at once were other images than four."""
+    rows, sampler = [Request(i % 3, i) for i in range(4)], replace(SAMPLER, dropout=dropout)
+    whole = tiny.to_images(tiny.sample(rows, sampler)).astype(int)
+    monkeypatch.setenv("SA_BENCH_IMAGES_AT_ONCE", "2")
+    assert np.abs(tiny.to_images(tiny.sample(rows, sampler)).astype(int) - whole).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "sampler", [Sampler("ddpm", 3), Sampler("ddim", 3), Sampler("ddim", 3, 0.5)]
+)
+def test_replay_is_the_same_on_a_machine_that_draws_more_at_once(sampler, tiny, monkeypatch):
+    """One generator serves the noise of one pass after the other."""
+
+    def simulate():
+        c = tiny.conditions([0, 1, 2, 0])
+        return tiny.simulate(c, torch.Generator().manual_seed(0), sampler)
+
+    monkeypatch.setattr(DDPM, "per_pass", (2, 4))
+    on_cpu = simulate()
+    monkeypatch.setattr(DDPM, "together", 4)  # as on a GPU
+    torch.testing.assert_close(simulate(), on_cpu, atol=1e-4, rtol=0)
+
+
+def test_dropout_is_not_drawn_of_fewer_images_where_memory_is_short(tiny, monkeypatch):
+    scarce(monkeypatch, 2, MemoryError())
+    with pytest.raises(CellFailed, match="64 images at once, which share dropout's randomness"):
+        tiny.sample([Request(0, i) for i in range(4)], replace(SAMPLER, dropout=True))
 
 
 def test_the_setting(tiny, monkeypatch):

@@ -51,6 +51,13 @@ def test_the_units_of_stable_diffusion_are_those_of_the_page():
     assert "a random point of 50 DDIM steps" in page
 
 
+def test_all_timesteps_are_a_thousand_and_a_vae_has_none():
+    """F over all of them was planned as over one: 0 s for 2 minutes."""
+    assert gpu_rates.count_looks({"n": 5, "timesteps": 0}, "ddpm") == 5000
+    assert gpu_rates.count_looks({"n": 5, "timesteps": 20}, "text_to_image") == 100
+    assert gpu_rates.count_looks({"n": 5}, "vae") == 5
+
+
 def test_the_card_names_the_gpu_of_the_page():
     assert f"one {CARD['device']}" in " ".join(PAGE.split())
 

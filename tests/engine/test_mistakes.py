@@ -70,6 +70,7 @@ MISTAKES = [
     (T2I, "sa", {"sets": ["task.prompts.test=a {x}"]}),
     ("nudity_i2p", "sa", {"sets": ["task.prompts.files.test=large.csv", "task.prompts.rows=own"]}),
     (VAE, "sa", {"sets": ["task.model=x"]}),
+    (VAE, "sa", {"sets": ["task.prompts.test=x"]}),
     (SD, "sa", {"sets": ["task.size=100"]}),
     (SD, "sa", {"sets": ["task.model=unet"]}),
     (SD, "sa", {"sets": ["task.replay_images=0"]}),

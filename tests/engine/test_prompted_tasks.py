@@ -82,6 +82,24 @@ def test_a_files_rows_keep_their_seeds_once(task, tmp_path):
     assert fixed.prompts.files["test"].startswith(file + "@")
 
 
+def test_a_prompt_file_counts_by_its_content_wherever_it_lies(tmp_path):
+    """Its path was in keys and fingerprints: two people with one file had boards of their own."""
+    from sa_bench.contracts import key_values
+
+    tasks = []
+    for folder in ("ada", "ben"):
+        (tmp_path / folder).mkdir()
+        file = tmp_path / folder / "mine.txt"
+        file.write_text("one\ntwo\n")
+        tasks.append(resolve_task("celeb_brad_pitt", "quick", {"prompts.files.test": str(file)}))
+    keys = [key_values(task) for task in tasks]
+    assert keys[0] == keys[1]
+    assert "mine.txt" not in str(keys[0])
+    assert [
+        sampling.plan_set(task, "forget") for task in tasks
+    ]  # each is still read from its place
+
+
 def test_a_changed_prompt_file_is_another_task(tmp_path):
     file = tmp_path / "mine.txt"
     file.write_text("one\ntwo\n")

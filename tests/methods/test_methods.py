@@ -16,6 +16,7 @@ from sa_bench.contracts import FisherOptions, Generator, Recipe, Sampler, ignore
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.fields import resolve_fields
+from sa_bench.engine import stages
 from sa_bench.engine.cells import SCALES, list_scales, resolve, resolve_task
 from sa_bench.models.toy import Gaussian, ToyRun
 from sa_bench.training.sources import OtherClassSamples
@@ -426,6 +427,26 @@ def test_no_task_sets_the_scope_of_every_method(name):
     task = registry.get_task(name)
     for presets in (task.presets, *(values.get("presets", {}) for values in task.scales.values())):
         assert "scope" not in presets
+
+
+@pytest.mark.parametrize("method", ["retrain", "retrain_surrogate"])
+@pytest.mark.parametrize("scale", ["quick", "full", "paper"])
+def test_a_model_that_is_trained_from_scratch_trains_its_text_encoder_too(method, scale):
+    """At scale `paper` it stayed random."""
+    (cell,) = resolve(["mnist_0_t2i"], [method], scale)
+    assert cell.fields["scope"] == "joint"
+
+
+def test_a_lora_is_known_by_the_settings_beside_it(tmp_path):
+    """Its alpha lies in another file, and a changed one gave the model of before."""
+    file, settings = tmp_path / "adapter_model.safetensors", tmp_path / "adapter_config.json"
+    save_file({"a": torch.zeros(1)}, file)
+    hashes = []
+    for alpha in (2, 16):
+        settings.write_text(json.dumps({"lora_alpha": alpha}))
+        hashes.append(stages._hash_weights(file))
+    settings.unlink()
+    assert len({*hashes, stages._hash_weights(file)}) == 3
 
 
 CHURCH, GARBAGE = ["task.concept=a church"], ["task.concept=a garbage truck"]

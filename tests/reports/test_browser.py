@@ -125,6 +125,19 @@ def test_columns_of_numbers_are_sorted_as_numbers_and_what_is_missing_is_last(dr
     assert console == []
 
 
+def test_names_are_sorted_by_all_of_their_words(driven):
+    """A name may be broken behind its underscore: no_gr and no_ewc were the same to the sort."""
+    cells = [result_row(name) for name in ("no_gr", "no_ewc", "sa", "l2")]
+    script = """
+      const table = d.querySelector('table.heat'), head = table.tHead.rows[0].cells[0];
+      head.querySelector('button').click();
+      return [...table.tBodies[0].rows].map((row) => row.cells[0].textContent)"""
+    names, console = driven(render([*cells, *OTHERS]), script)
+    assert names == sorted(names)
+    assert {"no_ewc", "no_gr"} < set(names)
+    assert console == []
+
+
 def test_the_list_of_boards_needs_no_sideways_scrolling_on_a_phone(driven):
     page = render([*rows(), result_row(scale="full")])
     script = """

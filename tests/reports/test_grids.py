@@ -79,6 +79,11 @@ def test_prompts_that_are_to_be_kept_are_named_and_classes_are_where_there_are_a
     write(tmp_path, "retain", [-1] * 4, [0, 0, 1, 1])
     row = row_in(tmp_path, prompts=prompts, n_retain=4)
     assert [text for text, _ in html.sheet(row, "retain").heads] == ["a dog", "a house"]
+    # a prompt that mentions c_f is not asked, and the captions were one off from there on
+    named = prompts | {"kept": ["two zeros", "a dog", "a house"], "forget": ["{}"]}
+    row = row_in(tmp_path, prompts=named, n_retain=4)
+    assert [text for text, _ in html.sheet(row, "retain").heads] == ["a dog", "a house"]
+    row = row_in(tmp_path, prompts=prompts, n_retain=4)
     write(tmp_path, "retain", [1, 1, 2, 2], [0, 1, 2, 3])
     assert [text for text, _ in html.sheet(row, "retain").heads] == ["one", "two"]
     write(tmp_path, "retain", [1, 99])

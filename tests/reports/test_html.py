@@ -18,6 +18,7 @@ from sa_bench.reports import html as html_report
 from sa_bench.reports.html import render
 from safetensors.numpy import save_file
 
+from sa_bench.core.errors import SaBenchError
 from sa_bench.scoring.cards import judge_card
 
 HOSTILE = [
@@ -463,6 +464,9 @@ def test_a_markdown_report_keeps_what_a_person_wrote_above_it(tmp_path):
     assert plain.partition("\n\n")[2] in first
     write_report([tmp_path], out)
     assert out.read_text() == first
+    out.write_bytes("# Größe".encode("latin-1"))
+    with pytest.raises(SaBenchError, match="is no text in UTF-8"):
+        write_report([tmp_path], out)
 
 
 def test_the_guards_card_is_shown_only_with_the_bounds_that_were_used():

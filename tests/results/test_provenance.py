@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -49,6 +50,25 @@ def test_no_commit_is_named_without_git(monkeypatch):
     )
     monkeypatch.setattr(provenance.subprocess, "run", refuse)
     assert provenance._read_commit() == ""
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (
+            ["/env/bin/sa_bench", "run", "--out", "x", "--task", "mnist_0"],
+            "python -m sa_bench run --task mnist_0",
+        ),
+        (["/env/sa_bench/__main__.py", "list"], "python -m sa_bench list"),
+        (["study.py", "--fast"], "python study.py --fast"),
+        (["/env/ipykernel_launcher.py", "-f", "/root/k.json"], ""),
+        ([""], ""),
+    ],
+)
+def test_the_command_that_repeats_a_run_is_the_one_that_was_typed(argv, expected, monkeypatch):
+    """From a notebook it was `python -m sa_bench -f /root/k.json`."""
+    monkeypatch.setattr(sys, "argv", argv)
+    assert provenance.command_line() == expected
 
 
 def test_results_name_the_commit_where_there_is_one(monkeypatch):

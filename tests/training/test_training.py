@@ -65,6 +65,19 @@ def test_killed_and_resumed_training_ends_at_the_same_bits(tmp_path, kill):
     assert torch.equal(torch.rand(1, generator=rng), after)
 
 
+def test_a_training_resumes_where_a_parameter_has_had_no_gradient(tmp_path):
+    """Adam has no state of it, and resuming asked for one."""
+    used, unused = torch.nn.Linear(3, 2), torch.nn.Linear(2, 2)
+    params = dict(torch.nn.Sequential(used, unused).named_parameters())
+    options = {"checkpoint": tmp_path / "c.safetensors", "every": 0.0}
+    rng = torch.Generator().manual_seed(5)
+    with pytest.raises(KeyboardInterrupt):
+        fit(params, noisy_loss(used, rng, [], 7), RECIPE, rng=rng, **options)
+    seen = []
+    fit(params, noisy_loss(used, rng, seen), RECIPE, rng=rng, **options)
+    assert len(seen) == RECIPE.steps - 6
+
+
 def test_a_finished_training_is_not_done_twice(tmp_path):
     """Nor is one that the method stopped, and its record says so both times."""
     params, net = problem()

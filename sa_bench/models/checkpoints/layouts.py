@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # a layout is recognised before torch is loaded
     from torch import Tensor
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+"""Endings of weight files."""
 ACCEPTED = (
     "Accepted: a diffusers folder (model_index.json), a U-Net (folder or file), one file in the names of the original "
     "Stable Diffusion (.ckpt, .safetensors), a LoRA, changed.safetensors of `export`, a hub id (owner/name)"
@@ -69,6 +70,14 @@ class Found(NamedTuple):
     both: str = ""  # names of both sets if a network is stored averaged and raw; "" if it is not
     averaged: bool = False  # True if the averaged weights are taken
     unet: Path | None = None  # a pipeline's U-Net folder if it is not unet/
+
+
+def list_companions(file: Path) -> list[Path]:
+    """List the files beside a weight file that say how it is read: its `.yaml`, and a LoRA's `adapter_config.json`."""
+    if not file.is_file():
+        return []
+    candidates = (file.with_suffix(".yaml"), file.parent / "adapter_config.json")
+    return [candidate for candidate in candidates if candidate.is_file()]
 
 
 def layout(source: str) -> str:

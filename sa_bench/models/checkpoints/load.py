@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sa_bench.core.errors import SaBenchError, last_line
 from sa_bench.core.file_state import cached_digest
-from sa_bench.models.checkpoints import diffusers_folder, lora, single_file
+from sa_bench.models.checkpoints import diffusers_folder, layouts, lora, single_file
 from sa_bench.models.checkpoints.diffusers_folder import (
     NOISE,
     STEMS,
@@ -138,11 +138,7 @@ def content(source: str) -> str:
     if checkpoint.path.is_dir():
         files = [*weight_files(checkpoint.path, *STEMS["unet"]), checkpoint.path / "config.json"]
         return _hash_json(sorted((file.name, _hash_meaning(file)) for file in files))
-    companion_files = (
-        checkpoint.path.with_suffix(".yaml"),
-        checkpoint.path.parent / "adapter_config.json",
-    )
-    companion_digests = [cached_digest(file) for file in companion_files if file.is_file()]
+    companion_digests = [cached_digest(file) for file in layouts.list_companions(checkpoint.path)]
     return (
         _hash_json([cached_digest(checkpoint.path), *companion_digests])
         if companion_digests
