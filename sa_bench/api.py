@@ -539,8 +539,7 @@ def judge_predictions(file: str | Path, folders: Sequence[str | Path] = ()) -> s
 
     Args:
         file: a TOML file of predictions, such as docs/predictions.toml.
-        folders: run folders, packed files or bundles; without any, the predictions are listed with the
-            file's sha256.
+        folders: runs or packed files; without any, the predictions are listed with the file's sha256.
 
     Raises:
         SaBenchError: the file or the results cannot be read.

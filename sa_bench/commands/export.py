@@ -57,10 +57,8 @@ def export(result: Path, folder: Path, trust: bool = False) -> list[Path]:
         raise SaBenchError(
             f"{cell.method} acts when images are made and changes no weight: the exported model would be the base model."
         )
-    chain = Chain(Store(store_folder()), cell, ignore_event)
-    used = row["provenance"].get("precision", {}).get("forgetting")
-    chain.bf16 = chain.bf16 if used is None else used == "bf16"  # as on the run's machine
-    if not chain.store.has("forget", chain.forget_stage().key):
+    chain = _find_chain(cell)
+    if chain is None:
         raise MissingAsset(
             f"The store no longer has this model. Make it again: {row['provenance'].get('cell_command')}"
         )
@@ -83,6 +81,19 @@ def export(result: Path, folder: Path, trust: bool = False) -> list[Path]:
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _find_chain(cell: Cell) -> Chain | None:
+    """Find the chain whose model is in the store: the run's device may have trained in another precision."""
+    for bf16 in (False, True):
+        chain = Chain(Store(store_folder()), cell, ignore_event)
+        chain.bf16 = bf16
+        base = chain.base_source.stage()
+        if base is not None and not chain.store.has(base.kind, base.key):
+            continue
+        if chain.store.has("forget", chain.forget_stage().key):
+            return chain
+    return None
 
 
 def _read_result(result: Path) -> ResultRow:

@@ -511,8 +511,8 @@ COMMANDS = {
     ),
     predictions: (
         READ,
-        "predictions docs/predictions.toml",
-        "predictions docs/predictions.toml docs/data/micro-2.jsonl.xz",
+        "predictions mine.toml",
+        "predictions mine.toml runs/mine",
     ),
     explain: (READ, "explain runs/demo/CELL", "explain runs/demo/CELL --metric fid"),
     tune: (RUN, "tune runs/search", "tune runs/search --out tuning.md"),

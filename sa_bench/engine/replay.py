@@ -7,7 +7,7 @@ where it is cheap (VAE) new samples are drawn each time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -285,3 +285,8 @@ def foreign_surrogate(model: Generator, cell: Cell) -> Source:
         pixels, _ = images.read_folder(Path(argument), channels, (height, width))
         return Relabelled(Images(model, pixels, np.full(len(pixels), task.concept)), model, c_f)
     return get_family(task.family).make_noise(model, task)
+
+
+def names_without_text(names: Sequence[str], texts: Sequence[Condition]) -> list[str]:
+    """List the class names that no text of a key has: a method may read them from the task all the same."""
+    return [name for name in names if not any(name in str(text) for text in texts)]

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from sa_bench.contracts import (
-    Condition,
     Diffusion,
     FisherOptions,
     Generator,
@@ -28,7 +27,6 @@ from sa_bench.core.parts import load_part, parts_of, save_part
 from sa_bench.core.store import (
     Artifact,
     Store,
-    content_hash,
     digest,
     write_atomic,
 )
@@ -44,6 +42,7 @@ from sa_bench.engine.replay import (
     draw_part,
     foreign_surrogate,
     fresh_source,
+    names_without_text,
     write_fixed_set,
 )
 from sa_bench.engine.sequences import forget_in_turn
@@ -398,7 +397,7 @@ class Chain:
         """Collect what names the model after forgetting."""
         cell, task = self.cell, self.task
         method = registry.get_method(cell.method)
-        files = {name: _hash_weights(Path(cell.fields[name])) for name in method.files}
+        files = {name: layouts.hash_weights(Path(cell.fields[name])) for name in method.files}
         inputs: dict[str, Any] = {
             "version": [
                 FORGET_VERSION,
@@ -430,7 +429,7 @@ class Chain:
         }
         inputs |= task.prompt_key_inputs("asked", task.conditions_of_concepts())
         names = [task.classes[c] for c in task.concepts]
-        if unasked := _names_without_text(names, inputs.get("asked", names)):
+        if unasked := names_without_text(names, inputs.get("asked", names)):
             inputs["names"] = unasked
         if captioned := self.sets.key_inputs("captioned"):
             inputs["captioned"] = captioned
@@ -438,7 +437,7 @@ class Chain:
             if replay := self.sets.replay_key():
                 inputs["replay"] = replay
             covered = [task.classes[c] for c in task.covered]
-            if unshown := _names_without_text(covered, replay.get("texts", covered)):
+            if unshown := names_without_text(covered, replay.get("texts", covered)):
                 inputs["covered_names"] = unshown
         return inputs
 
@@ -515,11 +514,7 @@ class Chain:
         return content
 
     def _inference_key(self) -> list[Any]:
-        """Collect what names a method's part in sampling.
-
-        Besides its fields it may read which concepts are forgotten, what they are called, the prompts that ask for
-        them and what takes their place: two tasks that differ in one of these have images of their own.
-        """
+        """Collect what names a method's part in sampling: its fields, and what it may read of its task's words."""
         cell, task, method = self.cell, self.task, registry.get_method(self.cell.method)
         version = registry.version_key("method", cell.method, method.version)
         concepts = [[c, task.classes[c]] for c in task.concepts]
@@ -600,15 +595,3 @@ class Chain:
             if base or key != key_of_base:  # the base's images serve other cells
                 self.store.drop("samples", key)
         self._sets.clear()
-
-
-def _hash_weights(path: Path) -> str:
-    """Hash a file or folder that a method reads, with the files beside it that say how it is read."""
-    companions = layouts.list_companions(path)
-    hashes = [content_hash(file) for file in (path, *companions)]
-    return digest(hashes) if companions else hashes[0]
-
-
-def _names_without_text(names: Sequence[str], texts: Sequence[Condition]) -> list[str]:
-    """List the class names that no text of a key has: a method may read them from the task all the same."""
-    return [name for name in names if not any(name in str(text) for text in texts)]

@@ -88,7 +88,7 @@ def test_the_completion_is_that_of_the_installed_command(cli):
 
 
 def test_what_completion_and_listing_name_is_what_there_is():
-    assert completion.SCALES == SCALES
+    assert completion.list_scales() == SCALES
     assert [*completion.FIGURES] == [*figures.KINDS]
     for name, default in registry.FACTS.items():
         declared = getattr(Method, name)

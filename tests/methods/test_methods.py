@@ -16,8 +16,8 @@ from sa_bench.contracts import FisherOptions, Generator, Recipe, Sampler, ignore
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.fields import resolve_fields
-from sa_bench.engine import stages
 from sa_bench.engine.cells import SCALES, list_scales, resolve, resolve_task
+from sa_bench.models.checkpoints import layouts
 from sa_bench.models.toy import Gaussian, ToyRun
 from sa_bench.training.sources import OtherClassSamples
 
@@ -444,9 +444,9 @@ def test_a_lora_is_known_by_the_settings_beside_it(tmp_path):
     hashes = []
     for alpha in (2, 16):
         settings.write_text(json.dumps({"lora_alpha": alpha}))
-        hashes.append(stages._hash_weights(file))
+        hashes.append(layouts.hash_weights(file))
     settings.unlink()
-    assert len({*hashes, stages._hash_weights(file)}) == 3
+    assert len({*hashes, layouts.hash_weights(file)}) == 3
 
 
 CHURCH, GARBAGE = ["task.concept=a church"], ["task.concept=a garbage truck"]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from result_rows import OTHERS, one, result_row
+from result_rows import OTHERS, on_bases, one, result_row
 from sa_bench.reports import figures
 from safetensors.numpy import load_file, save_file
 
@@ -282,7 +282,7 @@ def test_axes_say_their_scale():
 
 
 def test_at_most_twelve_rows_are_drawn_and_the_caption_says_how_many_are_left_out(tmp_path):
-    rows = [result_row(fields={"lam": lam}, keep=-94 - lam) for lam in range(20)]
+    rows = on_bases([result_row(fields={"lam": lam}, keep=-94 - lam) for lam in range(20)])
     file = tmp_path / "many.jsonl.xz"
     file.write_bytes(pack_results([*rows, *OTHERS]))
     _, caption = api.figure("tradeoff", [file], tmp_path / "x.svg")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sa_bench.core import untrusted_arrays, untrusted_text
 from sa_bench.core.errors import SaBenchError, first_line
+from sa_bench.core.store import content_hash, digest
 
 if TYPE_CHECKING:  # a layout is recognised before torch is loaded
     from torch import Tensor
@@ -78,6 +79,13 @@ def list_companions(file: Path) -> list[Path]:
         return []
     candidates = (file.with_suffix(".yaml"), file.parent / "adapter_config.json")
     return [candidate for candidate in candidates if candidate.is_file()]
+
+
+def hash_weights(path: Path) -> str:
+    """Hash a weight file or a folder of them, with the files beside it that say how it is read."""
+    companions = list_companions(path)
+    hashes = [content_hash(file) for file in (path, *companions)]
+    return digest(hashes) if companions else hashes[0]
 
 
 def layout(source: str) -> str:
