@@ -9,14 +9,10 @@ is marked as not published.
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
-import sys
 import tarfile
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -25,8 +21,8 @@ import numpy as np
 from sa_bench.core.errors import CellFailed, MissingAsset, SaBenchError, first_line
 from sa_bench.core.locks import hold_lock
 from sa_bench.core.store import digest, disk_errors
+from sa_bench.data.assets.download import download, drop
 
-TIMEOUT = 4.0  # most seconds of a server's silence
 LARGEST = 2**30  # most bytes of a member; the largest one, STL10's test_X.bin, has 221 MB
 
 Arrays = dict[str, np.ndarray]
@@ -118,8 +114,8 @@ class Archive:
             return self._read(stored_file, parse)
         except CellFailed:  # a disk's failure, which no other source would mend
             raise
-        except (SaBenchError, OSError, HTTPException) as error:
-            attempts.append(f"{self.url}: {first_line(error)}")
+        except (SaBenchError, OSError) as error:
+            attempts.append(first_line(error))
         raise MissingAsset(
             f"{self.title} is not available ({'; '.join(attempts)}). Put {self.file} ({self.size}) into a folder "
             "and set SA_BENCH_DATA to it, or go online once."
@@ -186,39 +182,28 @@ class Archive:
     def _fetch(self, target: Path) -> None:
         """Download to a hidden name, compare the checksum, rename; one process at a time.
 
+        What an earlier attempt has left is continued.
+
         Raises:
-            SaBenchError: what came is not the published archive.
-            OSError: the server cannot be reached.
+            SaBenchError: what came is not the published archive, or the server cannot be reached.
+            CellFailed: the disk is full.
         """
-        partial_file, md5, stamp_before = (
-            target.with_name(f".{target.name}.part"),
-            _md5(),
-            _read_stamp(target),
-        )
+        partial_file, stamp_before = target.with_name(f".{target.name}.part"), _read_stamp(target)
         with disk_errors(target.parent):
             target.parent.mkdir(parents=True, exist_ok=True)
             with hold_lock(target.with_name(f".{target.name}.lock"), self.title):
                 if _read_stamp(target) != stamp_before:  # another process was quicker
                     return
-                if sys.stderr.isatty():
-                    print(f"Fetching {self.title} ({self.size}) from {self.url}", file=sys.stderr)
-                try:
-                    with (
-                        urllib.request.urlopen(self.url, timeout=TIMEOUT) as answer,
-                        partial_file.open("wb") as file,
-                    ):
-                        while block := answer.read(2**20):
-                            md5.update(block)
-                            file.write(block)
-                        file.flush()
-                        os.fsync(file.fileno())
-                    if md5.hexdigest() != self.md5:
-                        raise SaBenchError(
-                            f"{self.url} sent another file than the published archive (md5 {md5.hexdigest()})"
-                        )
-                    partial_file.replace(target)
-                finally:
-                    partial_file.unlink(missing_ok=True)
+                download(self.url, partial_file, self.title, is_hash_known=True)
+                with partial_file.open("rb") as file:
+                    md5 = hashlib.file_digest(file, _md5).hexdigest()
+                if md5 != self.md5:
+                    drop(partial_file)
+                    raise SaBenchError(
+                        f"{self.url} sent another file than the published archive (md5 {md5})"
+                    )
+                partial_file.replace(target)
+                drop(partial_file)  # what the server called this version
 
 
 def _read_stamp(path: Path) -> tuple[int, int] | None:

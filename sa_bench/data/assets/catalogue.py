@@ -18,10 +18,10 @@ from sa_bench.core.untrusted_text import read_object
 from sa_bench.data import cifar10, stl10
 from sa_bench.data.archives import Archive
 from sa_bench.data.assets import locate
+from sa_bench.data.assets.download import HUGGING_FACE, LARGEST
 
 Kind = Literal["weights", "prompts", "model", "data"]
 GITHUB = "https://raw.githubusercontent.com"
-HUGGING_FACE = "https://huggingface.co"
 SA = f"{GITHUB}/clear-nus/selective-amnesia/047b600dfbdf17a98bf87b9019dc1db83512260d/sd"
 SA_FIM = f"{GITHUB}/clear-nus/selective-amnesia/589e8d4c7b3e6b291e2d7d0915e75631ce9de1be/sd"
 ESD = f"{GITHUB}/rohitgandikota/erasing/3d10dd1b2df4ec4e74edcadac4200c7401585138/data"
@@ -389,9 +389,6 @@ def list_places(asset: Asset) -> list[Path]:
     elif in_hub := IN_HUB.fullmatch(asset.url):
         places += filter(None, [locate.hub_file(in_hub[1], in_hub[2], "dataset")])
     return places
-
-
-LARGEST = 2**33  # most bytes of a file whose size is not known
 
 
 def largest_download(asset: Asset) -> int:

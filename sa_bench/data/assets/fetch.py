@@ -23,6 +23,7 @@ from sa_bench.data.assets import catalogue, locate
 from sa_bench.data.assets.catalogue import Asset
 from sa_bench.data.assets.download import (
     DISK,
+    HUGGING_FACE,
     Refused,
     Unreachable,
     describe_address,
@@ -330,7 +331,7 @@ def _download_from_hub(asset: Asset, say: Say) -> Path:
 def _explain_refusal(asset: Asset, refused: Refused) -> str:
     """Explain a refusal, and say what to do."""
     local_hint = f"A local copy goes to {catalogue.download_target(asset)}."
-    if not asset.url.startswith(catalogue.HUGGING_FACE) or refused.code not in (401, 403, 404):
+    if not asset.url.startswith(HUGGING_FACE) or refused.code not in (401, 403, 404):
         is_temporary = refused.code in (408, 425, 429) or refused.code >= 500
         return (
             f"{refused}: {'try again later' if is_temporary else 'it may have moved'}. {local_hint}"
