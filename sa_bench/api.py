@@ -22,7 +22,7 @@ from sa_bench.core.errors import (
 )
 from sa_bench.core.progress_bar import ProgressBar
 from sa_bench.core.settings import expand_home, require_folders, store_folder
-from sa_bench.core.store import Store, file_digest, write_atomic
+from sa_bench.core.store import Store, write_atomic
 from sa_bench.engine.cells import OLD_ID, Cell
 from sa_bench.engine.threads import one_thread
 from sa_bench.engine.validation import check_precision
@@ -532,28 +532,6 @@ def compare(folders: Sequence[str | Path], methods: str = "", task: str = "", at
             return matched.compare_at(board, names, at)
         a, b = select_lines(paths, methods, task)
         return compare_text.format_comparison(compare_lines(a, b))
-
-
-def judge_predictions(file: str | Path, folders: Sequence[str | Path] = ()) -> str:
-    """Tell which predicted orders of methods held, as a table in Markdown.
-
-    Args:
-        file: a TOML file of predictions, such as docs/predictions.toml.
-        folders: runs or packed files; without any, the predictions are listed with the file's sha256.
-
-    Raises:
-        SaBenchError: the file or the results cannot be read.
-    """
-    from sa_bench.analysis import predictions
-    from sa_bench.analysis.ranking import make_boards
-
-    predicted = predictions.load_predictions(Path(file))
-    if not folders:
-        listed = predictions.describe_orders(predicted)
-        return "\n".join([f"sha256 {file_digest(Path(file))}", "", *listed])
-    results = read_results([Path(folder) for folder in folders])
-    with read_stranger_result(results):
-        return "\n".join(predictions.describe_judged(predicted, make_boards(results)))
 
 
 def evaluate(

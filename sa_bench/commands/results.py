@@ -454,9 +454,29 @@ def predictions(
 
     Without runs, list them with the file's sha256, which shows later that they were not changed.
     """
-    from sa_bench import api
+    from sa_bench.commands.predictions import judge_predictions
 
-    print_text(api.judge_predictions(file, folders or []))
+    print_text(judge_predictions(file, folders or []))
+
+
+def correlate(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Predictors of methods, a CSV.")],
+    folders: RunsArgument = None,
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="TASK", autocompletion=complete_tasks, help="Of these runs."),
+    ] = None,
+) -> None:
+    """Compare a board's order of methods with published ones.
+
+    With runs, write FILE of them and print its sha256; only a second call compares.
+    """
+    from sa_bench.commands import predictions as of_predictions
+
+    if folders:
+        print_text(of_predictions.write_predictors(file, folders, task))
+    else:
+        print_text(of_predictions.describe_correlations(file))
 
 
 def explain(
@@ -513,6 +533,11 @@ COMMANDS = {
         READ,
         "predictions mine.toml",
         "predictions mine.toml runs/mine",
+    ),
+    correlate: (
+        READ,
+        "correlate mine.csv runs/mine --task mnist_0_t2i",
+        "correlate mine.csv",
     ),
     explain: (READ, "explain runs/demo/CELL", "explain runs/demo/CELL --metric fid"),
     tune: (RUN, "tune runs/search", "tune runs/search --out tuning.md"),
