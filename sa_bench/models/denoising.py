@@ -191,6 +191,15 @@ class Denoising:
             done += len(batch)
         return torch.cat(samples) if samples else torch.empty(0, *self.shape)
 
+    def drawn_with(self, row: int, n: int, sampler: Sampler) -> range:
+        """List which of the `n` rows of a set have to be sampled with `row` for it to be the same image.
+
+        With dropout those of its pass, which share dropout's randomness; else the row alone.
+        """
+        size = self.per_pass[0] if sampler.dropout else 1
+        start = row // size * size
+        return range(start, min(start + size, n))
+
     def _sample_batch(
         self, requests: Sequence[Request], shape: tuple[int, ...], sampler: Sampler
     ) -> Tensor:

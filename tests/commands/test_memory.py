@@ -17,7 +17,7 @@ SAMPLER = Sampler("ddim", 2)
 
 @pytest.fixture(scope="module")
 def tiny():
-    return DDPM("micro", (16, 16, 1), 3)
+    return DDPM("tiny", (16, 16, 1), 3)  # the network has dropout
 
 
 def scarce(monkeypatch, most, error):
@@ -95,6 +95,20 @@ def test_replay_is_the_same_on_a_machine_that_draws_more_at_once(sampler, tiny, 
     on_cpu = simulate()
     monkeypatch.setattr(DDPM, "together", 4)  # as on a GPU
     torch.testing.assert_close(simulate(), on_cpu, atol=1e-4, rtol=0)
+
+
+def test_a_pass_of_a_set_is_drawn_again_alone(tiny, monkeypatch):
+    """Of a set with dropout a few rows alone are other images; those of one pass are the same."""
+    monkeypatch.setattr(DDPM, "per_pass", (3, 3))
+    requests = [Request(i % 3, i) for i in range(7)]
+    noisy = replace(SAMPLER, dropout=True)
+    whole = tiny.sample(requests, noisy)
+    rows = tiny.drawn_with(4, 7, noisy)
+    assert list(rows) == [3, 4, 5]
+    assert list(tiny.drawn_with(6, 7, noisy)) == [6]
+    assert list(tiny.drawn_with(4, 7, SAMPLER)) == [4]
+    torch.testing.assert_close(tiny.sample([requests[i] for i in rows], noisy), whole[list(rows)])
+    assert not torch.allclose(tiny.sample([requests[4], requests[6]], noisy)[0], whole[4])
 
 
 def test_dropout_is_not_drawn_of_fewer_images_where_memory_is_short(tiny, monkeypatch):

@@ -32,6 +32,7 @@ from sa_bench.engine.fingerprint import metric_name
 from sa_bench.engine.measure import LazyView, Subject
 from sa_bench.engine.stages import Chain
 from sa_bench.models import base_models
+from sa_bench.models.denoising import Denoising
 from sa_bench.results.bundles import BASE, MODEL, Bundle, Differs, find_source, set_hash
 from sa_bench.results.provenance import same_environment
 from sa_bench.results.rows import to_json
@@ -556,6 +557,8 @@ class CellCheck:
         task, method = self.cell.task, None if base else self.cell.build_method()
         stored = Stored(self.chain, self.folder, base).sample_set(name)
         rows = np.sort(np.random.default_rng().permutation(len(stored))[: self.regenerate])
+        if len(rows) and isinstance(model, Denoising) and task.sampler.dropout:
+            rows = np.array(model.drawn_with(int(rows[0]), len(stored), task.sampler))
         planned = sampling.plan_set(task, name)
         regenerated = stored.images.copy()
         regenerated[rows], _ = sampling.generate_images(
