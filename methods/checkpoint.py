@@ -34,9 +34,10 @@ class Checkpoint(Method):
         A file that holds no part of such a model is refused here, before any work.
         """
         from sa_bench.models import base_models
-        from sa_bench.models.checkpoints import load
 
         if task.family == "text_to_image":
+            from sa_bench.models.checkpoints import load
+
             if why := load.unfit(self.path, self.strength, self.weights):
                 return why
         elif (self.strength, self.weights) != (1.0, "auto"):
@@ -49,10 +50,10 @@ class Checkpoint(Method):
 
     def remarks(self, task: Task) -> list[str]:
         """Say which weights were taken, where there are several, and how."""
-        from sa_bench.models.checkpoints import load
-
         if task.family != "text_to_image":
             return []
+        from sa_bench.models.checkpoints import load
+
         return load.remarks(self.path, self.strength, self.weights)
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:

@@ -356,8 +356,12 @@ KINDS = {
 }
 
 
-def caption(board: Board, sort: str = "", left_out: int = 0) -> str:
-    """Write the caption: the board, its runs, and what bars are or how images are `sort`ed.
+OF_IMAGES = ("samples", "overview")
+"""Kinds that show images and no bars."""
+
+
+def caption(board: Board, kind: str, sort: str = "", left_out: int = 0) -> str:
+    """Write the caption of a figure of this `kind`: the board, its runs, and what is drawn of them.
 
     `left_out` is the number of rows of the board that are not drawn.
     """
@@ -366,11 +370,12 @@ def caption(board: Board, sort: str = "", left_out: int = 0) -> str:
         if left_out
         else ""
     )
-    return _describe_figure(board, sort) + omitted
+    describe = _describe_images if kind in OF_IMAGES else _describe_bars
+    return describe(board, sort) + omitted
 
 
-def _describe_figure(board: Board, sort: str) -> str:
-    """Describe the board and its runs, and what bars are or how images are `sort`ed."""
+def _describe_images(board: Board, sort: str) -> str:
+    """Describe the board and which images of it are drawn, `sort`ed by a score or the first ones."""
     if sort:
         unscored = [
             x.label
@@ -380,6 +385,11 @@ def _describe_figure(board: Board, sort: str) -> str:
         text = f"{board.title}, scale {board.scale}; of each row's first run the images of {board.concept} with the highest "
         text += f"{sort}, which stands below each."
         return text + (f" Without a score: {', '.join(unscored)}." if unscored else "")
+    return f"{board.title}, scale {board.scale}; the first images of each row's first run, none chosen."
+
+
+def _describe_bars(board: Board, sort: str) -> str:
+    """Describe the board, its runs, and what bars are."""
     keep = board.primary[2]
     runs = sorted({len(x.cells) for x in board.lines if x.cells})
     run_count = (

@@ -72,10 +72,12 @@ def _render_board(board: Board) -> str:
         escape_paragraph(board.headline),
         "",
     ]
-    lines += [
-        f"- **{escape(line.label)}**{_format_tag(line)}: {escape(line.sentence)}"
-        for line in board.lines
-    ]
+    everywhere, notes_by_line = cell_text.list_notes(board)
+    for line, notes in zip(board.lines, notes_by_line, strict=True):
+        lines += [f"- **{escape(line.label)}**{_format_tag(line)}: {escape(line.sentence)}"]
+        lines += [f"  - {escape(note)}" for note in notes]
+    if everywhere:
+        lines += ["", *(f"- Every row: {escape(note)}" for note in everywhere)]
     lines += [
         "",
         *_endpoint_table(board, missing),

@@ -59,6 +59,7 @@ HEAD = (
     "published",
     "verdict",
     "reason",
+    "text",
 )
 STYLE = """body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem }
 table { border-collapse: collapse } .wide { overflow-x: auto }
@@ -240,7 +241,7 @@ def markdown(tables: Sequence[Table]) -> str:
 
 
 def comma_separated(tables: Sequence[Table]) -> str:
-    """Write one line per entry as CSV.
+    """Write one line per entry as CSV; `text` is the entry as the other formats print it, without its interval.
 
     `low` and `high` are 95 % bounds: of one run its interval; of five or more, Student's t over base
     models.
@@ -255,7 +256,7 @@ def comma_separated(tables: Sequence[Table]) -> str:
                 numbers.append(" ".join(repr(float(v)) for v in e.points))
                 published = "" if e.published is None else repr(float(e.published))
                 first = (table.name, row.group, row.label, c.metric or c.title, c.unit or "")
-                rest = (escape_spreadsheet(text) for text in (e.verdict, e.reason))
+                rest = (escape_spreadsheet(text) for text in (e.verdict, e.reason, e.text))
                 writer.writerow(
                     [
                         *map(escape_spreadsheet, first),

@@ -33,6 +33,8 @@ from sa_bench.results.untrusted import read_stranger_result
 
 MARK = "<!-- written by sa_bench report -->"  # in a Markdown file all above this line is kept
 LARGEST_DATA = 100 * 2**20  # bytes of a file that a site holds for its readers
+TABLE_FORMATS = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".html": "html"}
+"""Formats of tables by the ending of their file."""
 HEAD = 1_000  # bytes of a page within which its mark stands
 RENDERERS = {".html": "html", ".htm": "html", ".md": "markdown"}
 
@@ -390,7 +392,7 @@ def _read_with_bundles(
 def table(
     name: str,
     folders: Sequence[Path] = (),
-    format: str = "markdown",
+    format: str = "",
     task: str | Sequence[str] = "",
     methods: str | Sequence[str] = (),
     metrics: str | Sequence[str] = (),
@@ -400,11 +402,15 @@ def table(
     """Make a published table (`table1` to `table4`) with our results beside it, or a `leaderboard`.
 
     Only a leaderboard uses `task`, `methods` (names or labels) and `metrics`, each as `a,b` or a list.
-    `layout` is for LaTeX: `narrow` (a column of two), `wide` (the page), or "" for what fits.
+    `layout` is for LaTeX: `narrow` (a column of two), `wide` (the page), or "" for what fits. Without a format the
+    ending of `out` says it.
 
     Raises:
-        SaBenchError: the name, format or layout is unknown, or results cannot be read.
+        SaBenchError: the name, format, ending or layout is unknown, or results cannot be read.
     """
+    format = format or (TABLE_FORMATS.get(out.suffix.lower(), "") if out else "markdown")
+    if not format and out is not None:
+        raise SaBenchError(f"{out}: add --format, or an ending of {', '.join(TABLE_FORMATS)}.")
     _check_table_format(format, layout)
     text = format_tables(make_tables(name, folders, task, metrics, methods), format, layout)
     if out is not None:
@@ -500,12 +506,18 @@ def figure(
     left_out = 0 if methods else len(every_line) - len(board.lines)
     with read_stranger_result(rows):
         data = figures.render(kind, board, path.suffix.lower().removeprefix("."), **options)
-        caption = figures.caption(board, options.get("sort", ""), left_out)
+        caption = figures.caption(board, kind, options.get("sort", ""), left_out)
     write_atomic(path, data)
     return path, caption
 
 
-def compare(folders: Sequence[str | Path], methods: str = "", task: str = "", at: str = "") -> str:
+def compare(
+    folders: Sequence[str | Path],
+    methods: str = "",
+    task: str = "",
+    at: str = "",
+    width: int | None = None,
+) -> str:
     """Compare two lines of results on the three endpoints, and return a text.
 
     `sa_bench.analysis.compare` has the numbers.
@@ -517,6 +529,7 @@ def compare(folders: Sequence[str | Path], methods: str = "", task: str = "", at
         task: use only boards of this task; "" means any.
         at: a level of forgetting, `forget_top1=0.003`. Compares two methods there, each interpolated
             along its settings, instead of two settings; "" for the latter.
+        width: columns of the text where they are fewer than its own.
 
     Raises:
         SaBenchError: results cannot be read or paired, or their protocols differ.
@@ -529,9 +542,11 @@ def compare(folders: Sequence[str | Path], methods: str = "", task: str = "", at
     with read_stranger_result(bundles):
         if at:
             board, names = select_sweeps(paths, methods, task)
-            return matched.compare_at(board, names, at)
-        a, b = select_lines(paths, methods, task)
-        return compare_text.format_comparison(compare_lines(a, b))
+            text = matched.compare_at(board, names, at)
+        else:
+            a, b = select_lines(paths, methods, task)
+            text = compare_text.format_comparison(compare_lines(a, b))
+    return compare_text.wrap(text, min(width or compare_text.WIDTH, compare_text.WIDTH))
 
 
 def evaluate(

@@ -36,7 +36,7 @@ SMALL_PRINT = (
 
 
 def format_comparison(versus: Versus) -> str:
-    """Format a comparison as plain text of at most `WIDTH` columns."""
+    """Format a comparison as plain text, a line for each paragraph; `wrap` breaks them."""
     a, b = versus.a.line, versus.b.line
     names = _names(versus)
     paragraphs = [
@@ -60,15 +60,20 @@ def format_comparison(versus: Versus) -> str:
         )
         paragraphs += [f"  {line}" for line in _describe_answer(versus, answer, names)]
     paragraphs += ["", SMALL_PRINT]
+    return "\n".join(paragraphs)
+
+
+def wrap(text: str, width: int = WIDTH) -> str:
+    """Break the lines of a comparison at `width` columns; what goes on is indented further."""
     return "\n".join(
         textwrap.fill(
             paragraph,
-            WIDTH,
+            width,
             subsequent_indent=" " * (4 if paragraph.startswith(" ") else 0),
             break_long_words=False,
             break_on_hyphens=False,
         )
-        for paragraph in paragraphs
+        for paragraph in text.splitlines()
     )
 
 

@@ -154,7 +154,10 @@ def _name_numbers(form: str, value: Any, classes: Sequence[str]) -> Any:
     if form == "firsts" and isinstance(
         value, Mapping
     ):  # (share, upper bound, value, base's, where)
-        return {k: v[0] for k, v in value.items() if isinstance(v, Sequence) and v}
+        pairs = {k: v[:2] for k, v in value.items() if isinstance(v, Sequence) and len(v) > 1}
+        return {k: v[0] for k, v in pairs.items()} | {
+            f"{k}, at most": v[1] for k, v in pairs.items()
+        }
     if form == "dose" and isinstance(value, Mapping):
         dose_words = {"steps": "steps", "batch": "images a step", "samples": "images in all"}
         return {words: value[k] for k, words in dose_words.items() if k in value}

@@ -36,7 +36,7 @@ def find_outcome(board: Board, line: Line, floor: Endpoint | None) -> Outcome:
         word = "FLOOR" if line.standing == "reference" else "TARGET"
         return Outcome(word, "undertrained" if undertrained else "")
     if line.standing == "control":
-        return Outcome("CONTROL", _describe_exposure(board, line))
+        return Outcome("CONTROL", _describe_exposure(board, line, floor))
     if line.collapsed:
         return Outcome("COLLAPSED", f"{line.flagged} of {len(line.cells)} runs")
     if line.no_claim:
@@ -53,11 +53,16 @@ def find_outcome(board: Board, line: Line, floor: Endpoint | None) -> Outcome:
     return _find_recovery_outcome(board, line, floor)
 
 
-def _describe_exposure(board: Board, line: Line) -> str:
-    """Describe which endpoint catches a control."""
+def _describe_exposure(board: Board, line: Line, floor: Endpoint | None) -> str:
+    """Describe which endpoint catches a control; `floor` is the recovery of the board's reference."""
     if exposed_by := board.exposed.get(line.label):
         return f"caught by {exposed_by}"
-    return "not caught: recovery unknown" if line.refitted == "unknown" else "NOT caught"
+    if line.refitted != "unknown":
+        return "NOT caught"
+    recovery = line.known(board.primary[1])
+    if recovery is not None and floor is None and not board.excess:
+        return "not caught: without retrain nothing says whether what comes back is much"
+    return "not caught: recovery unknown"
 
 
 def _name_remedy(board: Board, forget: Endpoint) -> str:

@@ -12,7 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 from sa_bench.analysis.board import Board, Line
 from sa_bench.analysis.gates import difference_bounds
 from sa_bench.analysis.pairwise import differences_by_base
-from sa_bench.core.errors import SaBenchError, first_line
+from sa_bench.core.errors import SaBenchError, find_nearest, first_line
+from sa_bench.core.registry import list_entries
 from sa_bench.statistics import ALPHA, over_bases
 
 
@@ -114,6 +115,27 @@ def _judge_pair(low: Line, high: Line, metric: str) -> str:
     return "held" if difference.mean > 0 else "reversed"
 
 
+def describe_unknown(predictions: Sequence[Prediction]) -> list[str]:
+    """Describe the names that this suite does not have, with the nearest that it has; [] if there is none.
+
+    They may be a user's own, or slips, which cannot be mended once the file is frozen.
+    """
+    named = {
+        "task": [p.task for p in predictions],
+        "metric": [p.metric for p in predictions],
+        "method": [name for p in predictions for group in p.order for name in group],
+    }
+    described = []
+    for kind, names in named.items():
+        known = {entry.name for entry in list_entries(kind)}
+        for name in dict.fromkeys(names):
+            if name not in known:
+                near = find_nearest(name, known)
+                hint = f", or did you mean {near[0]}?" if near else "?"
+                described.append(f"`{name}` is no {kind} of this suite: your own{hint}")
+    return described
+
+
 def describe_orders(predictions: Sequence[Prediction]) -> list[str]:
     """Write each prediction as a line of Markdown: `sa, no_ewc < retrain < original`."""
     return [
@@ -133,19 +155,19 @@ def describe_judged(predictions: Sequence[Prediction], boards: Sequence[Board]) 
         if known is None or _count_runs(board) > _count_runs(known):
             largest[board.task] = board
     lines = [
-        "| task | metric | held | reversed | undecided | which were reversed |",
-        "|---|---|---|---|---|---|",
+        "| task | metric | held | reversed | undecided | which were reversed | without a value |",
+        "|---|---|---|---|---|---|---|",
     ]
     for p in predictions:
         if p.task not in largest:
-            lines.append(f"| `{p.task}` | `{p.metric}` | not run yet | | | |")
+            lines.append(f"| `{p.task}` | `{p.metric}` | not run yet | | | | |")
             continue
         judged = judge_prediction(p, largest[p.task])
-        wrong = ", ".join(f"{low} < {high}" for low, high in judged.reversed)
-        absent = f"no value: {', '.join(judged.missing)}" if judged.missing else ""
-        remark = "; ".join(filter(None, (wrong, absent))) or "–"
+        wrong = ", ".join(f"{low} < {high}" for low, high in judged.reversed) or "–"
+        absent = ", ".join(judged.missing) or "–"
         counts = (len(judged.held), len(judged.reversed), len(judged.undecided))
-        lines.append(f"| `{p.task}` | `{p.metric}` | {' | '.join(map(str, counts))} | {remark} |")
+        cells = [f"`{p.task}`", f"`{p.metric}`", *map(str, counts), wrong, absent]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 

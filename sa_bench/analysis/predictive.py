@@ -167,7 +167,7 @@ def describe_correlations(file: Path) -> list[str]:
     The last row of a table is what the published concepts reach among themselves.
 
     Raises:
-        SaBenchError: the file cannot be read or lacks a column.
+        SaBenchError: the file cannot be read, lacks a column, or has too few methods in common with what was published.
     """
     names = (*PREDICTORS, *NULLS)
     predictors = {name: read_predictor(file, name) for name in names}
@@ -190,6 +190,11 @@ def describe_correlations(file: Path) -> list[str]:
         text += [
             f"| another concept of Stable Diffusion | {' | '.join(_ceilings(columns, tasks))} |"
         ]
+    if not text:
+        named = ", ".join(sorted(methods)) or "none"
+        raise SaBenchError(
+            f"no published table has {FEWEST} methods in common with {file}, whose methods are: {named}"
+        )
     return text[1:]
 
 

@@ -38,6 +38,7 @@ from sa_bench.commands.options import (
     MethodOption,
     MetricOption,
     ModelOption,
+    OneTaskOption,
     OutOption,
     SampleOption,
     ScaleOption,
@@ -382,7 +383,7 @@ def evaluate(
             help="Folder with forget/ and retain/CLASS/, an NPZ with arr_0, or the weights of a model.",
         ),
     ],
-    task: TaskOption,
+    task: OneTaskOption,
     scale: ScaleOption = "full",
     set_: SetOption = None,
     metric: MetricOption = "",
@@ -521,7 +522,7 @@ def doctor(
     raise typer.Exit(3 if missing else 0)
 
 
-@app.command(**declare(MACHINE, "fetch mnist", "fetch nudity_i2p --from /media/weights"))
+@app.command(**declare(MACHINE, "fetch mnist_0", "fetch nudity_i2p --from /media/weights"))
 def fetch(
     names: Annotated[
         list[str],

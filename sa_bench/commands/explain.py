@@ -21,6 +21,7 @@ from sa_bench.results.rows import metric_of
 from sa_bench.results.schema import Measurement, ResultRow
 from sa_bench.results.sealing import EDITED, find_edited
 
+EXTERNAL = "external"  # method of rows whose images were given
 INTERVALS = {
     "wilson": "Wilson's score interval for a rate",
     "betting": "the betting interval for a bounded mean (Waudby-Smith & Ramdas)",
@@ -55,13 +56,17 @@ def _explain_result(row: ResultRow, folder: Path, metric: str | None, edited_fil
     measurements = row["measurements"]
     names = {metric_of(m): m for m in measurements} | {m["name"]: m for m in measurements}
     if metric is not None and metric not in names:
+        if metric in {entry.name for entry in registry.list_entries("metric")}:
+            raise SaBenchError(
+                f"{metric} was not measured here; the run's command with --metric {metric} measures it too."
+            )
         raise unknown_name("measurement", metric, {m["name"] for m in measurements})
     chosen = [names[metric]] if metric else [m for m in measurements if m["role"] == "primary"]
     paragraphs = [f"Beware: {edited_file} was {EDITED}."] if edited_file else []
     paragraphs.append(_describe_cell(row))
     if row["status"] != "done":
         paragraphs.append(f"It failed: {row['error']}")
-    elif metric is None:
+    elif metric is None and row["method"] != EXTERNAL:
         paragraphs.append("\n".join(["Training:", *(f"  {x}." for x in describe_trainings(row))]))
     paragraphs += ["\n".join(_explain_measurement(row, m, folder)) for m in chosen]
     if metric is None and measurements:
@@ -75,6 +80,12 @@ def _explain_result(row: ResultRow, folder: Path, metric: str | None, edited_fil
 
 def _describe_cell(row: ResultRow) -> str:
     """Describe in a sentence what was run."""
+    if row["method"] == EXTERNAL:
+        named = f" ({row['label']})" if row.get("label") else ""
+        return (
+            f"{row['task_title']}, scale {row['scale']}: images that were made elsewhere{named}, to forget "
+            f"{row['concept']}. How they were made is not known here."
+        )
     fields = ", ".join(f"{k} = {v}" for k, v in row["fields"].items()) or "no fields"
     cost = row["cost"].get("forget", {})
     device = cost.get("device", "cpu")

@@ -27,6 +27,17 @@ TaskOption = Annotated[
         help="Task, or several: a,b; a name or ./mine.py.",
     ),
 ]
+OneTaskOption = Annotated[
+    str,
+    typer.Option(
+        "--task",
+        "-t",
+        metavar="TASK",
+        rich_help_panel=WHAT,
+        autocompletion=complete_tasks,
+        help="One task: a name or ./mine.py.",
+    ),
+]
 MethodOption = Annotated[
     str,
     typer.Option(

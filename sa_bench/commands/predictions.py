@@ -25,7 +25,8 @@ def judge_predictions(file: Path, folders: Sequence[Path]) -> str:
     """
     predicted = predictions.load_predictions(file)
     if not folders:
-        listed = predictions.describe_orders(predicted)
+        unknown = [f"Beware: {text}" for text in predictions.describe_unknown(predicted)]
+        listed = [*unknown, *([""] if unknown else []), *predictions.describe_orders(predicted)]
         return "\n".join([f"sha256 {file_digest(file)}", "", *listed])
     results = read_results(folders)
     with read_stranger_result(results):

@@ -15,7 +15,7 @@ from sa_bench.commands.completion import (
     complete_tasks,
 )
 from sa_bench.commands.help import READ, RUN, SHARE, declare
-from sa_bench.core.counts import describe_count
+from sa_bench.core.counts import describe_count, describe_size
 from sa_bench.core.errors import SaBenchError
 
 RunsArgument = Annotated[
@@ -93,8 +93,13 @@ def table(
     ],
     folders: RunsArgument = None,
     format_: Annotated[
-        str, typer.Option("--format", metavar="FORMAT", help="markdown, latex, csv or html.")
-    ] = "markdown",
+        str,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="markdown, latex, csv or html (default: what FILE's ending says, else markdown).",
+        ),
+    ] = "",
     task: Annotated[
         str,
         typer.Option(
@@ -286,7 +291,7 @@ def compare(
     """
     from sa_bench import api
 
-    print_paragraphs(api.compare(folders, methods, task, at), terminal_width())
+    print_text(api.compare(folders, methods, task, at, terminal_width()))
 
 
 def pack(
@@ -313,7 +318,7 @@ def pack(
     rows = read_results(sources)
     write_atomic(file, write_parquet(rows) if file.suffix == ".parquet" else pack_results(rows))
     print_text(
-        f"{describe_count(len(rows), 'result')} in {file}, {file.stat().st_size / 1e6:.1f} MB"
+        f"{describe_count(len(rows), 'result')} in {file}, {describe_size(file.stat().st_size)}"
     )
 
 
@@ -372,7 +377,7 @@ def bundle(
         licence=licence,
     )
     print_text(
-        f"{describe_count(len(rows), 'result')} in {file}, {file.stat().st_size / 1e6:.1f} MB"
+        f"{describe_count(len(rows), 'result')} in {file}, {describe_size(file.stat().st_size)}"
     )
     for why in dict.fromkeys(entry["why"] for entry in manifest["left_out"].values()):
         n = sum(entry["why"] == why for entry in manifest["left_out"].values())

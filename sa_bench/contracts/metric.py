@@ -49,7 +49,7 @@ class Extra(NamedTuple):
     """What the entry holds.
 
     `""`: a number, an entry with `value` or `mean` (and `n`), or a table of those. `classes`: such
-    a table by class. `firsts`: a table of lists, of which the first number is shown. `points`: a
+    a table by class. `firsts`: a table of lists, which begin with a number and its upper bound. `points`: a
     list of tables, each named by its `w`. `dose`: what `sa_bench.results.dose` computes.
     """
 

@@ -75,7 +75,7 @@ def describe_failure(error: Exception, where: Path) -> str | None:
         return f"No permission to write under {where}. Set SA_BENCH_STORE (or --out) to a folder you own."
     name, reason = error.filename2 or error.filename or where, os.strerror(error.errno or 0).lower()
     if error.errno in UNUSABLE:
-        return f"Cannot write {name}: {reason}. Give another --out (or SA_BENCH_STORE)."
+        return f"Cannot write {name}: {reason}. Write to another place (--out, FILE or SA_BENCH_STORE)."
     if error.errno in FAILING:
         return (
             f"The disk fails at {name}: {reason}. Point SA_BENCH_STORE (and --out) to another disk, "

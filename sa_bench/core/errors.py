@@ -44,8 +44,12 @@ class CellFailed(SaBenchError):
     exit_code = 1
 
 
-class NotFinite(SaBenchError):
-    """Images with NaN or infinite values, which cannot be measured."""
+class Unmeasurable(SaBenchError):
+    """Images of which a metric has no value; the message is the reason that stands in its place."""
+
+
+class NotFinite(Unmeasurable):
+    """Images with NaN or infinite values."""
 
 
 def first_line(error: BaseException) -> str:
@@ -69,14 +73,20 @@ def unknown_name(kind: str, got: str, allowed: Iterable[str], see: str = "") -> 
             `FEW_NAMES` of them. "" if there is none.
     """
     names = sorted(allowed)
-    by_lower = {name.lower(): name for name in names}
-    near = difflib.get_close_matches(got.lower(), by_lower, n=3, cutoff=0.5)
-    hint = f"Did you mean {_join_or([by_lower[name] for name in near])}? " if near else ""
+    near = find_nearest(got, names)
+    hint = f"Did you mean {_join_or(near)}? " if near else ""
     if see and len(names) > FEW_NAMES:
         all_names = f"`python -m sa_bench {see}` shows them all."
     else:
         all_names = f"Available: {', '.join(names)}."
     return SaBenchError(f"Unknown {kind} {got!r}. {hint}{all_names}")
+
+
+def find_nearest(got: str, names: Iterable[str]) -> list[str]:
+    """Find up to three names that `got` may have meant, the nearest first, whatever their case."""
+    by_lower = {name.lower(): name for name in sorted(names)}
+    near = difflib.get_close_matches(got.lower(), by_lower, n=3, cutoff=0.5)
+    return [by_lower[name] for name in near]
 
 
 def _join_or(names: list[str]) -> str:

@@ -373,6 +373,10 @@ def find(kind: str, name: str) -> Entry:
     for entry in list_broken(kind):
         if entry.name == name:
             raise SaBenchError(f"The {kind} {name} cannot be used: {entry.broken}.")
+    if Path(f"{name}.py").is_file():
+        raise SaBenchError(
+            f"Unknown {kind} {name!r}. For the file {name}.py here write ./{name}.py."
+        )
     raise unknown_name(kind, name, [e.name for e in list_entries(kind)], f"list {ROOMS[kind]}")
 
 

@@ -25,6 +25,7 @@ from sa_bench.data import png
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 # Recognised by content: Pillow would run Ghostscript on an EPS called x.png.
+ALPHA = ("RGBA", "LA", "PA")  # Pillow's modes with an alpha channel
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 MAX_PIXELS = 50_000_000  # a decompression bomb is refused, not decoded
 HOW_TO_SAVE = (
@@ -69,6 +70,15 @@ def is_lossy(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(12)
     return start.startswith(b"\xff\xd8") or (start[:4] == b"RIFF" and start[8:] == b"WEBP")
+
+
+def is_transparent(path: Path) -> bool:
+    """Tell whether an image has an alpha channel or a transparent colour, in which something may be drawn."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.mode in ALPHA or "transparency" in image.info
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False  # a table, an array, or what was refused before
 
 
 def read_image(path: Path, channels: int) -> np.ndarray:
@@ -165,7 +175,7 @@ def _flatten_on_white(image: Image.Image) -> Image.Image:
         if transparent is not None:
             grey[deep == transparent] = 255
         return Image.fromarray(grey)
-    if transparent is not None or image.mode in ("RGBA", "LA", "PA"):
+    if transparent is not None or image.mode in ALPHA:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return image

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from sa_bench.contracts import SMOKE_MODEL, Task, flatten, key_values
@@ -18,6 +17,7 @@ from sa_bench.core.declarations import read_attack, read_requirements, read_sets
 from sa_bench.core.errors import SaBenchError, unknown_name
 from sa_bench.core.fields import assign, parse_list, resolve_fields, split_setting, validate
 from sa_bench.core.seeds import check_seeds
+from sa_bench.core.settings import expand_home
 from sa_bench.core.store import digest
 from sa_bench.data import own_prompts
 from sa_bench.engine.validation import (
@@ -297,9 +297,10 @@ def with_files(method: str, values: dict[str, Any]) -> dict[str, Any]:
     for name in registry.get_method(method).files:
         if not values[name]:
             raise SaBenchError(f"{method} needs a file: --set {method}.{name}=FILE.")
-        if not Path(values[name]).exists():
+        path = expand_home(values[name])
+        if not path.exists():
             raise SaBenchError(f"method {method}: {name}={values[name]!r} does not exist.")
-        values[name] = str(Path(values[name]).resolve())
+        values[name] = str(path.resolve())
     return values
 
 

@@ -74,6 +74,7 @@ def _read_folder(path: Path, task: Task) -> ExternalImages:
         class_sets, files = [], []
         for label, folder in sorted(folders.items()):
             pixels, image_files = images.read_folder(folder, channels, (height, width))
+            _refuse_one_number_twice(image_files)
             class_sets.append(_as_set(pixels, np.full(len(pixels), label)))
             files += image_files
         sample_set = SampleSet.concatenate(class_sets)
@@ -90,6 +91,22 @@ def _read_folder(path: Path, task: Task) -> ExternalImages:
         external.sets[name], external.names[name] = sample_set, names
         external.files.extend(files)
     return external
+
+
+def _refuse_one_number_twice(files: Sequence[Path]) -> None:
+    """Refuse two files of one folder with the same number, such as 1.png and 00001.png: one is a copy or left over.
+
+    Raises:
+        SaBenchError: there are two.
+    """
+    file_of_number: dict[int, Path] = {}
+    for file in files:
+        if file.stem.isascii() and file.stem.isdigit():
+            first = file_of_number.setdefault(int(file.stem), file)
+            if first != file:
+                raise SaBenchError(
+                    f"{first} and {file} have the same number; remove one, or name them apart."
+                )
 
 
 def _order_by_row(images: SampleSet, numbers: Sequence[int], task: Task, name: str) -> SampleSet:

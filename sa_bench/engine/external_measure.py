@@ -91,6 +91,11 @@ def _measure_sets(
         notes.append(
             f"lossy input: {lossy_files} of the files are JPEG or WebP, which changes feature distances"
         )
+    if transparent_files := sum(map(images.is_transparent, files)):
+        notes.append(
+            f"transparent input: {transparent_files} of the files have an alpha channel or a transparent colour; what is "
+            "transparent counts as white"
+        )
     if unused_files := _list_unused_files(path, files, out):
         notes.append(
             f"not used: {', '.join(map(repr, unused_files[:3]))}{', …' if len(unused_files) > 3 else ''}"

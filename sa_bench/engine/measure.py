@@ -22,7 +22,7 @@ from sa_bench.contracts import (
     undefined,
 )
 from sa_bench.core import registry
-from sa_bench.core.errors import MissingAsset, NotFinite, SaBenchError
+from sa_bench.core.errors import MissingAsset, NotFinite, SaBenchError, Unmeasurable
 from sa_bench.core.parts import load_part, load_record, parts_of, save_part, save_record
 from sa_bench.core.store import digest, write_atomic
 from sa_bench.core.untrusted_text import read_json
@@ -127,7 +127,7 @@ def measure(chain: Chain, metric: Metric, subject: Subject) -> tuple[dict[str, A
     def build(folder: Path) -> None:
         try:
             write_measured(folder, metric.measure(view))
-        except NotFinite as error:
+        except Unmeasurable as error:
             write_measured(folder, undefined(str(error)))
 
     inputs = measure_inputs(chain, metric, subject)
@@ -198,8 +198,14 @@ class Subject:
         self.chain, self.base, self.sets = chain, base, sets
 
     def sample_set(self, name: str) -> SampleSet:
-        """Load the sample set `name`."""
+        """Load the sample set `name`.
+
+        Raises:
+            Unmeasurable: images from elsewhere were given without it.
+        """
         if self.sets is not None:
+            if name not in self.sets:
+                raise Unmeasurable(f"needs the images of {name}/")
             return self.sets[name]
         return load_samples(self.chain.samples(name, self.base).path / f"{name}.safetensors")
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,6 +26,7 @@ from sa_bench.core import settings
 from sa_bench.core.errors import SaBenchError, last_line
 from sa_bench.core.store import write_atomic
 from sa_bench.models import recipes
+from sa_bench.models.checkpoints.layouts import read_state
 from sa_bench.models.denoising import CHUNK, Denoising, grey_levels, times
 
 
@@ -391,8 +392,8 @@ class DDPM(Denoising):
                 file.
         """
         path = path / "model.safetensors" if path.is_dir() else path
+        state = {key: tensor.float() for key, tensor in read_state(path).items()}
         try:
-            state = {key: tensor.float() for key, tensor in load_file(path).items()}
             if not_finite := [
                 name for name, value in state.items() if not bool(torch.isfinite(value).all())
             ]:

@@ -17,7 +17,7 @@ from typing import Self
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,6 +25,7 @@ from sa_bench.contracts import Condition, Draw, Request, Sampler
 from sa_bench.core.errors import SaBenchError, last_line
 from sa_bench.core.store import write_atomic
 from sa_bench.models import recipes
+from sa_bench.models.checkpoints.layouts import read_state
 
 
 class Network(nn.Module):
@@ -309,8 +310,8 @@ class VAE:
                 file.
         """
         path = path / "model.safetensors" if path.is_dir() else path
+        state = {key: tensor.float() for key, tensor in read_state(path).items()}
         try:
-            state = {key: tensor.float() for key, tensor in load_file(path).items()}
             if not_finite := [
                 name for name, value in state.items() if not bool(torch.isfinite(value).all())
             ]:

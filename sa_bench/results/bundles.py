@@ -307,6 +307,8 @@ def open_bundle(file: Path, limit: float = LIMIT) -> Bundle:
         Differs: a member is missing, changed, or not listed in the manifest.
     """
     if not file.is_file():
+        if file.is_dir():
+            raise SaBenchError(f"{file} is a folder; `bundle {file}` makes a bundle of a run.")
         raise SaBenchError(f"There is no bundle {file}.")
     if not is_zip(file):
         with file.open("rb") as opened_file:
@@ -346,7 +348,9 @@ def _inspect_members(archive: zipfile.ZipFile, limit: float) -> Iterator[zipfile
     for info in infos:
         kind = stat.S_IFMT(info.external_attr >> 16)
         if not _is_member_name(info.filename) or kind not in (0, stat.S_IFREG):
-            raise SaBenchError(f"it holds {info.filename!r}, which no bundle has (a path or link).")
+            raise SaBenchError(
+                f"it holds {info.filename!r}, which no bundle has: neither of its files nor a plug-in's code."
+            )
         if info.filename.endswith(".json") and info.file_size > LARGEST_TEXT:
             raise SaBenchError(
                 f"{info.filename} has {info.file_size:,} bytes, which cannot be right."

@@ -26,6 +26,7 @@ FROM_RESULT = (
     "error",
     "cell",
     "concept",
+    "origin",
 )
 FROM_MEASUREMENT = (
     "name",
@@ -63,7 +64,7 @@ def write_parquet(rows: Sequence[ResultRow]) -> bytes:
     for row in rows:
         result_columns = {k: row.get(k) for k in FROM_RESULT}
         result_columns |= {k: row["cost"].get("forget", {}).get(k) for k in FROM_COST}
-        result_columns["code"] = code_of(row)
+        result_columns |= {"origin": row.get("origin", ""), "code": code_of(row)}
         for m in row["measurements"] or [{}]:
             texts = {k: json.dumps(m.get(k, row.get(k)), sort_keys=True) for k in AS_JSON}
             records.append(result_columns | {k: m.get(k) for k in FROM_MEASUREMENT} | texts)

@@ -95,13 +95,7 @@ def _require_detector(name: str) -> Requirement:
 
 
 OWN = (
-    Requirement(
-        "samples",
-        facts=_fingerprint_samples,
-        unfit_given=lambda sets: (
-            "" if {"forget", "retain"} <= set(sets) else "needs the sets forget/ and retain/"
-        ),
-    ),
+    Requirement("samples", facts=_fingerprint_samples),
     Requirement("base"),
     Requirement(
         "real",

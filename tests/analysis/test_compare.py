@@ -173,6 +173,15 @@ def test_the_same_run_twice_is_told(tmp_path):
     assert f"sa of {tmp_path} against sa of {tmp_path}" in text
 
 
+@pytest.mark.parametrize("width", [60, 80, None])
+def test_a_comparison_fits_the_terminal(tmp_path, width):
+    one = stored(tmp_path, [*runs("sa", 2, 2), *runs("l2", 2, 2, lambda b, s: -95.0 - b), RETRAIN])
+    text = api.compare([one], "sa,l2", width=width)
+    longest = max(map(len, text.splitlines()))
+    assert longest <= (width or 110)
+    assert longest > (width or 110) - 20, "as wide as it may be"
+
+
 def test_the_same_method_of_two_runs_is_compared(tmp_path):
     """What a new version of torch, say, changed: other models of the same seeds."""
     one, two = runs("sa", 1, 2), runs("sa", 1, 2, lambda b, s: -95.0)

@@ -14,6 +14,7 @@ from sa_bench.reports import html, markdown
 from sa_bench.analysis.details import details_table, extra_numbers
 from sa_bench.commands.explain import explain
 from sa_bench.core import declarations, registry
+from sa_bench.core.errors import SaBenchError
 from sa_bench.results.files import read_results
 from sa_bench.results.rows import metric_of
 
@@ -76,6 +77,15 @@ def test_the_tables_of_the_metrics_become_rows():
     assert not any(label.startswith(("images of the surrogate", "apart")) for label in identity)
     points = [{"w": w, "frechet": 5.0 + w} for w in (0, 2)]
     assert told("guidance_curve", {"curve": points})["at: w = 2, frechet"] == ("7", None)
+
+
+def test_shares_of_the_guard_stand_with_the_upper_bounds_that_decide():
+    shares = {"worst class": [0.9, 0.95, 0.8, 0.89, "3"], "recall": [0.7, 0.75, 0.6, 0.86, ""]}
+    found = told("collapse", {"shares": shares})
+    assert {label: text for label, (text, _) in found.items()} == {
+        "share of the base: worst class": "90.0 %", "share of the base: recall": "70.0 %",
+        "share of the base: worst class, at most": "95.0 %", "share of the base: recall, at most": "75.0 %",
+    }  # fmt: skip
 
 
 def test_classes_have_their_names():
@@ -189,6 +199,23 @@ def test_explain_tells_them_however_many_there_are(tmp_path):
     assert "family 59 50.0 % (n = 7)." in text
     assert "  mine: [1, 2]" in text
     assert "long" not in text
+
+
+def test_explain_says_of_images_from_elsewhere_that_it_does_not_know_how_they_were_made(tmp_path):
+    row = result_row("external") | {"label": "mine"}
+    (tmp_path / "result.json").write_text(json.dumps(row))
+    text = explain(tmp_path, None)
+    assert "images that were made elsewhere (mine), to forget zero" in text
+    assert "How they were made is not known here" in text
+    assert "Training:" not in text
+
+
+def test_explain_tells_a_metric_that_was_not_measured_from_none(tmp_path):
+    (tmp_path / "result.json").write_text(json.dumps(result_row()))
+    with pytest.raises(SaBenchError, match=r"relearn was not measured here; .* --metric relearn"):
+        explain(tmp_path, "relearn")
+    with pytest.raises(SaBenchError, match="Unknown measurement 'recovry'"):
+        explain(tmp_path, "recovry")
 
 
 PLUG_IN = """

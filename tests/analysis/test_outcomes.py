@@ -79,6 +79,15 @@ def test_references_controls_and_targets_have_their_own_words():
     assert {outcome.word for outcome in outcomes.values()} <= WORDS.keys()
 
 
+def test_a_control_is_not_judged_without_a_floor():
+    alone = [row for row in OTHERS if row is not RETRAIN]
+    outcome = line(one([result_row(forget=0.5), *alone]), "relabel").outcome
+    assert outcome == (
+        "CONTROL",
+        "not caught: without retrain nothing says whether what comes back is much",
+    )
+
+
 def test_a_floor_that_was_trained_for_less_says_so():
     short = [
         result_row(method, standing=standing, flags=[f"{UNDERTRAINED[standing]}: by quick"])

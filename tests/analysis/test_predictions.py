@@ -11,6 +11,7 @@ from sa_bench.analysis.predictions import (
     Prediction,
     describe_judged,
     describe_orders,
+    describe_unknown,
     judge_prediction,
     load_predictions,
 )
@@ -102,7 +103,16 @@ def test_the_command_lists_predictions_with_their_hash_and_says_which_held(tmp_p
     board = DOCS / "data" / "micro-2.jsonl.xz"
     judged = call_main("predictions", FILE, board, store=tmp_path, cwd=tmp_path).stdout
     assert "| `mnist_0` | `recovery` |" in judged
-    assert "| `mnist_0_ddpm` | `recovery` | not run yet | | | |" in judged
+    assert "| `mnist_0_ddpm` | `recovery` | not run yet | | | | |" in judged
+
+
+def test_a_name_that_the_suite_does_not_have_is_said_before_the_file_is_frozen():
+    own = Prediction("mnist_0", "recovry", (("drift", "retrain"), ("original",)))
+    assert describe_unknown([own]) == [
+        "`recovry` is no metric of this suite: your own, or did you mean recovery?",
+        "`drift` is no method of this suite: your own?",
+    ]
+    assert describe_unknown(load_predictions(FILE)) == []
 
 
 def test_the_table_says_what_became_of_each_prediction():
@@ -112,8 +122,8 @@ def test_the_table_says_what_became_of_each_prediction():
         Prediction("mnist_0_ddpm", "recovery", (("sa",), ("original",))),
     ]
     _, _, first, second = describe_judged(predictions, [board])
-    assert first == "| `mnist_0` | `recovery` | 2 | 1 | 0 | relabel < sa; no value: esd |"
-    assert second == "| `mnist_0_ddpm` | `recovery` | not run yet | | | |"
+    assert first == "| `mnist_0` | `recovery` | 2 | 1 | 0 | relabel < sa | esd |"
+    assert second == "| `mnist_0_ddpm` | `recovery` | not run yet | | | | |"
 
 
 def test_values_that_are_no_rates_are_judged_by_paired_differences_of_base_models():

@@ -176,4 +176,8 @@ def test_the_command_writes_predictors_once_and_compares_in_a_second_call(cli, t
     cli("correlate", file, packed, "--task", "mnist_0")
     file.write_text(file.read_text().replace("0.", "1."))
     assert "written once" in cli("correlate", file, packed, "--task", "mnist_0", check=2).stderr
+    (tmp_path / "few.csv").write_text(",".join(["method", "base", *PREDICTORS, *NULLS]) + "\n")
+    assert (
+        "no published table has 4 methods" in cli("correlate", tmp_path / "few.csv", check=2).stderr
+    )
     assert "cannot read" in cli("correlate", tmp_path / "none.csv", check=2).stderr

@@ -12,6 +12,7 @@ import pytest
 from result_rows import OTHERS, measurement, on_bases, result_row
 from sa_bench.reports.tables import FORMATS, comma_separated, latex, markdown, page, tex
 
+from sa_bench import api
 from sa_bench.analysis import published as claims
 from sa_bench.analysis import published as ledger
 from sa_bench.analysis.paper_tables import load_layouts, make_published_table
@@ -308,6 +309,30 @@ def test_fewer_images_than_published_get_no_verdict_and_do_not_stand_in_for_as_m
         assert cell.verdict == "consistent"
     cell = named(make_published_table("table1", few), "mnist_0", "sa lam=100").entries[4]
     assert cell.verdict == "not comparable: n_forget=50 instead of 1000"
+
+
+def test_csv_has_the_words_of_columns_without_numbers():
+    rows = csv.DictReader(io.StringIO(comma_separated(make_leaderboards([result_row(), *OTHERS]))))
+    words = {(row["method"], row["metric"]): row["text"] for row in rows}
+    assert words["sa", "outcome"] == "ERASED"
+    assert words["relabel [control]", "outcome"] == "CONTROL"
+    assert words["sa", "Pareto front"] == "yes"
+    assert words["sa", "forget_top1"] == "1.0 %"
+
+
+@pytest.mark.parametrize(
+    ("name", "begins"),
+    [("b.tex", "%"), ("b.csv", "table,group"), ("b.html", "<!doctype"), ("b.md", "## ")],
+)
+def test_the_ending_of_the_file_says_the_format(tmp_path, name, begins):
+    source, out = tmp_path / "some.jsonl.xz", tmp_path / name
+    source.write_bytes(pack_results([result_row(), *OTHERS]))
+    api.table("leaderboard", [source], out=out)
+    assert out.read_text().startswith(begins)
+    with pytest.raises(SaBenchError, match=r"b\.txt: add --format, or an ending of \.md"):
+        api.table("leaderboard", [source], out=tmp_path / "b.txt")
+    api.table("leaderboard", [source], "csv", out=tmp_path / "b.txt")
+    assert (tmp_path / "b.txt").read_text().startswith("table,group")
 
 
 def test_csv_has_every_run_and_never_calls_their_span_an_interval():

@@ -249,7 +249,7 @@ FORGERIES = {
     lost_images: "retain.safetensors: these images are missing",
     other_weights: "model: the bundle says ",
     other_weights_and_their_hash: "forget: image ",
-    a_lost_metric: "task_values.metrics: the bundle says ",
+    a_lost_metric: "task_values.metrics: the bundle lacks entropy",
     lambda f: f.measurement("forget_top1", value=0.25): "forget_top1: value: the bundle says 0.25; its scores give",
     lambda f: f.measurement("entropy", high=0.1): "entropy: high: the bundle says 0.1; its scores give",
     lambda f: f.measurement("retain_drift", base=3.0): "retain_drift: base: the bundle says 3.0; recomputed: 0.0",

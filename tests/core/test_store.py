@@ -136,7 +136,7 @@ def test_a_name_that_cannot_be_written_is_one_line(tmp_path):
         tmp_path / "file" / "y" / "x",
         tmp_path / ("x" * 300),
     ):
-        with pytest.raises(CellFailed, match="Give another --out") as found:
+        with pytest.raises(CellFailed, match="Write to another place") as found:
             write_atomic(path, b"x")
         assert "\n" not in str(found.value)
     assert not list(tmp_path.rglob(".*"))

@@ -37,6 +37,10 @@ SETS = [
     "task.n_forget=20", "task.n_retain=10", "task.feature_images=10", "task.likelihood_images=1",
     f"task.metrics={METRICS}",
 ]  # fmt: skip
+OF_SET = {
+    "forget": {"forget_top1", "forget_probability", "entropy", "none_rate", "surrogate_fidelity"},
+    "retain": {"retain_accuracy", "kid", "fid", "precision", "recall", "retain_drift"},
+}
 EACH = 3  # images a class
 ROOT = Path(__file__).parents[2]
 
@@ -369,6 +373,7 @@ WRONG_FOLDERS = {
     "the concept by name": (copy("forget", "retain/Zero"), "zero is the concept; put it into forget/"),
     "a class twice": (copy("retain/1", "retain/one"), "are the same class"),
     "an image outside its class": (copy("retain/1/0.png", "retain/0.png"), "is in no class folder"),
+    "one number twice": (copy("forget/1.png", "forget/0001.png"), "have the same number"),
     "an unreadable image": (file("retain/4/1.png"), "4/1.png cannot be read as an image"),
 }  # fmt: skip
 
@@ -386,6 +391,15 @@ def test_another_size_names_the_file_and_both_sizes(folder, task):
     assert "retain/5/1.png is 512x600, but 28x28 is needed" in text
 
 
+def test_what_is_transparent_is_said_to_count_as_white(digits, folder):
+    assert not any("transparent" in flag for flag in evaluate(folder)["flags"])
+    for i, image in enumerate(digits[0]):
+        ink = Image.fromarray(np.zeros_like(image))
+        Image.merge("LA", (ink, Image.fromarray(image))).save(folder / "forget" / f"{i}.png")
+    flags = evaluate(folder)["flags"]
+    assert any(f.startswith(f"transparent input: {EACH} of the files") for f in flags)
+
+
 @pytest.mark.parametrize("name", ["x.npy", "x.zip"])
 def test_a_path_that_is_neither_says_what_would_be(tmp_path, task, name):
     (tmp_path / name).write_text("x")
@@ -396,10 +410,10 @@ def test_a_path_that_is_neither_says_what_would_be(tmp_path, task, name):
 
 @pytest.mark.parametrize("lost", ["forget", "retain"])
 @pytest.mark.parametrize("form", ["folder", "npz"])
-def test_a_set_that_was_not_given_is_not_available_and_never_zero(
+def test_what_needs_a_set_that_was_not_given_is_not_available_and_the_rest_is_measured(
     digits, folder, tmp_path, lost, form
 ):
-    path = folder
+    path, whole = folder, values(evaluate(folder))
     if form == "folder":
         shutil.rmtree(folder / lost)
     else:
@@ -408,10 +422,18 @@ def test_a_set_that_was_not_given_is_not_available_and_never_zero(
             tmp_path / "x.npz", digits, order=np.flatnonzero((labels == 0) == (lost == "retain"))
         )
     result = evaluate(path)
+    kept = OF_SET["retain" if lost == "forget" else "forget"]
     for m in result["measurements"]:
+        name = m["name"].partition("[")[0]
+        if name in kept:
+            assert m["value"] == whole[m["name"]]["value"]
+            continue
         assert m["value"] is None
         assert m["low"] is None
-        assert m["reason"], m["name"]
+        if name in OF_SET[lost]:
+            assert m["reason"] == f"needs the images of {lost}/"
+        else:
+            assert "needs the model" in m["reason"]
     assert lost not in result["artifacts"]["counts"]
 
 

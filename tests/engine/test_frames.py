@@ -46,6 +46,13 @@ def test_every_measurement_is_a_row_and_a_failed_cell_one_too():
     assert pq.read_schema(io.BytesIO(data)).metadata[b"sa_bench_schema"] == str(SCHEMA).encode()
 
 
+def test_whose_bundle_a_row_comes_from_is_a_column():
+    rows = [result_row() | {"origin": "Ada [9da55c6a]"}, *OTHERS]
+    frame = pd.read_parquet(io.BytesIO(write_parquet(rows)))
+    assert set(frame[frame.method == "sa"].origin) == {"Ada [9da55c6a]"}
+    assert set(frame[frame.method != "sa"].origin) == {""}
+
+
 def test_pack_writes_it(tmp_path):
     source, out = tmp_path / "some.jsonl.xz", tmp_path / "results.parquet"
     source.write_bytes(pack_results([result_row(), *OTHERS]))

@@ -16,7 +16,7 @@ from sa_bench.contracts import FisherOptions, Generator, Recipe, Sampler, ignore
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.fields import resolve_fields
-from sa_bench.engine.cells import SCALES, list_scales, resolve, resolve_task
+from sa_bench.engine.cells import SCALES, list_scales, resolve, resolve_task, with_files
 from sa_bench.models.checkpoints import layouts
 from sa_bench.models.toy import Gaussian, ToyRun
 from sa_bench.training.sources import OtherClassSamples
@@ -343,11 +343,22 @@ def test_checkpoint_loads_what_somebody_else_made(gaussian, task, tmp_path):
 
 @pytest.mark.parametrize(
     ("sets", "message"),
-    [([], "--set checkpoint.path=FILE"), (["checkpoint.path=/no/such/file"], "does not exist")],
+    [
+        ([], "--set checkpoint.path=FILE"),
+        (["checkpoint.path=/no/such/file"], "does not exist"),
+    ],
 )
 def test_checkpoint_asks_for_its_file_before_any_work(sets, message):
     with pytest.raises(SaBenchError, match=message):
         resolve(["mnist_0"], ["checkpoint"], sets=sets)
+
+
+def test_a_path_below_home_is_found(tmp_path, monkeypatch):
+    """A shell leaves the ~ in checkpoint.path=~/x as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "x.safetensors").touch()
+    values = with_files("checkpoint", {"path": "~/x.safetensors"})
+    assert values["path"] == str((tmp_path / "x.safetensors").resolve())
 
 
 @pytest.mark.parametrize("task", ["mnist_0", "mnist_0_ddpm", "mnist_0_t2i"])

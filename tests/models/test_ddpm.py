@@ -230,7 +230,7 @@ def test_saved_and_loaded_it_is_the_same(tiny, tmp_path):
     with pytest.raises(SaBenchError, match="is not a DDPM of this shape"):
         DDPM("micro").load(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"<html>")
-    with pytest.raises(SaBenchError, match=r"model\.safetensors is not a DDPM"):
+    with pytest.raises(SaBenchError, match=r"model\.safetensors is not a complete safetensors"):
         DDPM("tiny", (16, 16, 3)).load(tmp_path)
 
 

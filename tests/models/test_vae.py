@@ -104,8 +104,18 @@ def test_a_wrong_weight_file_is_named(small, tmp_path, harm):
         path.write_text("not safetensors")
     elif harm == "no file":
         path.unlink()
-    with pytest.raises(SaBenchError, match=r"model\.safetensors is not a VAE of this shape"):
+    why = {
+        "text": r"model\.safetensors is not a complete safetensors file",
+        "no file": r"There is no .*model\.safetensors",
+    }.get(harm, r"model\.safetensors is not a VAE of this shape")
+    with pytest.raises(SaBenchError, match=why):
         small.load(tmp_path)
+
+
+def test_a_file_of_torch_save_is_refused_with_what_to_do(small, tmp_path):
+    torch.save(small.net.state_dict(), tmp_path / "mine.pt")
+    with pytest.raises(SaBenchError, match=r"mine\.pt is a file of torch\.save.*save_file"):
+        small.load(tmp_path / "mine.pt")
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ def test_samples_are_sorted_by_a_score_which_is_joined_by_seed_and_prompt(scored
     assert drawn == [4, 1]  # two of `sa`, none of `relabel`, which has no scores
     assert ">0.75<" in text
     assert ">0.5<" in text
-    said = figures.caption(scored, "forget_top1")
+    said = figures.caption(scored, "samples", "forget_top1")
     assert "images of zero with the highest forget_top1" in said
     assert said.endswith("Without a score: relabel.")
 

@@ -411,6 +411,19 @@ def text_columns(text, row):
     return lines[at].count("|")
 
 
+def test_markdown_has_the_notes_of_the_page():
+    """Under its row what one row says, once what every row does."""
+    markdown = importlib.import_module("sa_bench.reports.markdown")
+    rows = [result_row(), *OTHERS]
+    for row in rows:
+        row["flags"] = ["every_one: few images"]
+    rows[0]["flags"] = [*rows[0]["flags"], "450 images, but 1800 behind the base's values"]
+    lines = markdown.render(rows).splitlines()
+    own = lines.index("  - 450 images, but 1800 behind the base's values")
+    assert lines[own - 1].startswith("- **sa**")
+    assert lines.count("- Every row: every\\_one: few images") == 1
+
+
 def test_markdown_says_n_a_with_the_reason():
     markdown = importlib.import_module("sa_bench.reports.markdown")
     text = markdown.render(

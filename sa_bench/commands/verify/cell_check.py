@@ -80,7 +80,19 @@ class Tally:
 
 
 def describe_difference(where: str, claimed: Any, recomputed: Any, how: str = "recomputed") -> str:
-    """Describe in one line what a bundle claims and what was recomputed, each cut to 90 letters."""
+    """Describe in one line what a bundle claims and what was recomputed, each cut to 90 letters.
+
+    Of two lists of names only those that one of them lacks.
+    """
+    if all(
+        isinstance(x, list) and all(isinstance(n, str) for n in x) for x in (claimed, recomputed)
+    ):
+        lacks = [name for name in recomputed if name not in claimed]
+        adds = [name for name in claimed if name not in recomputed]
+        told = [f"lacks {', '.join(lacks)}"] if lacks else []
+        told += [f"has {', '.join(adds)} besides"] if adds else []
+        if told:
+            return f"{where}: the bundle {' and '.join(told)}."
     a, b = (
         text if len(text := json.dumps(v)) <= 90 else text[:90] + "…" for v in (claimed, recomputed)
     )

@@ -333,6 +333,25 @@ def _read_dtypes(path: Path, weights: Weights) -> tuple[dict[str, str], str, boo
     )
 
 
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file.
+
+    Raises:
+        SaBenchError: there is no such file, it is of another kind, or it is damaged.
+    """
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise SaBenchError(f"There is no {path}.")
+    if path.suffix.lower() in SUFFIXES[1:]:
+        raise SaBenchError(
+            f"{path} is a file of torch.save, which is read for Stable Diffusion alone; write its tensors with "
+            "safetensors.torch.save_file(state_dict, FILE)."
+        )
+    header(path)
+    return load_file(path)
+
+
 def header(path: Path) -> dict[str, Any]:
     """Read a safetensors file's own table of its tensors and `__metadata__`.
 

@@ -30,6 +30,7 @@ from sa_bench.models.checkpoints.layouts import (
     locate,
     read_all,
     read_json,
+    read_state,
     read_tensors,
     weight_files,
 )
@@ -282,9 +283,8 @@ def restore(model: Model, path: Path) -> None:
             names the file.
     """
     path = path / "model.safetensors" if path.is_dir() else path
-    model_tensors = model.state()
+    model_tensors, saved_tensors = model.state(), read_state(path)
     try:
-        saved_tensors = load_file(path)
         require_matching(saved_tensors, model_tensors, "here")
         require_all(model_tensors, saved_tensors, "here")
     except Exception as error:
