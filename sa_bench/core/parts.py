@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,25 @@ from sa_bench.core.store import ATTEMPT, PARTS, digest, write_atomic
 
 if TYPE_CHECKING:  # torch takes seconds to load, and what plans sample sets imports this file
     from torch import Tensor
+
+
+_listeners: list[Callable[[], object]] = []
+
+
+@contextmanager
+def on_kept(listen: Callable[[], object]) -> Iterator[None]:
+    """Call `listen` within the block after each part that is kept, in place of whom an outer block names."""
+    _listeners.append(listen)
+    try:
+        yield
+    finally:
+        _listeners.pop()
+
+
+def _tell_kept() -> None:
+    """Tell the innermost listener that a part was kept."""
+    if _listeners:
+        _listeners[-1]()
 
 
 def parts_of(folder: Path) -> Path:
@@ -32,6 +52,7 @@ def save_part(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomic(path, save(plain, {"sha256": _hash_tensors(plain)}))
+    _tell_kept()
 
 
 def load_part(path: Path) -> dict[str, Tensor] | None:
@@ -60,6 +81,7 @@ def save_record(path: Path, value: Any) -> None:
     """Write a JSON value with its hash, atomically."""
     document = json.dumps(value, allow_nan=False)
     write_atomic(path, json.dumps({"digest": digest(document), "text": document}).encode())
+    _tell_kept()
 
 
 def load_record(path: Path) -> Any:

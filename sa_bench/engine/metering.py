@@ -11,17 +11,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sa_bench.core.errors import CellFailed
-from sa_bench.core.parts import load_record, parts_of, save_record
+from sa_bench.core.parts import load_record, on_kept, parts_of, save_record
 from sa_bench.core.store import write_atomic
 from sa_bench.core.untrusted_text import read_json
 
 SPENT = "spent.json"
-"""File among the parts of an unfinished stage: seconds spent on it so far, over all attempts."""
+"""File among the parts of an unfinished stage: seconds spent on what is kept of it, over all attempts."""
 PART_COSTS = "cost-*.json"
 """Files there with the cost of each part that was made by itself."""
-EVERY = 5.0  # seconds between two writes of that file; a killed run loses no more
-
-
 T = TypeVar("T")
 
 
@@ -34,7 +31,8 @@ def note_cost(parts: Path, number: int, cost: Mapping[str, Any]) -> None:
 class Meter:
     """Meters nested stages: what an inner stage costs is not counted to the outer one.
 
-    The cost of a stage that was killed and resumed is that of all its attempts.
+    The cost of a stage that was killed and resumed is that of what it is made of: what an attempt did after the last
+    part or checkpoint that it kept is done again, and not counted.
     """
 
     def __init__(self, device: str, divisor: int = 1) -> None:
@@ -47,7 +45,7 @@ class Meter:
     def timed(self, build: Callable[[Path], Mapping | None], folder: Path) -> dict[str, Any]:
         """Run `build(folder)` and return what it returns, with its `cost`.
 
-        The cost is the sum over all attempts and over the parts that other workers made.
+        The cost is the sum over all that attempts kept and over the parts that other workers made.
         """
         parts = parts_of(folder)
         meta, cost = self._time(lambda: dict(build(folder) or {}), parts / SPENT)
@@ -66,25 +64,21 @@ class Meter:
         self._divided = max(self._divided, divisor)
 
     def _time(self, build: Callable[[], T], spent: Path) -> tuple[T, dict[str, Any]]:
-        """Run `build` and return what it returns, and its cost over all attempts.
+        """Run `build` and return what it returns, and its cost with that of earlier attempts.
 
-        The file `spent` keeps what was spent so far, for the next attempt.
+        The file `spent` keeps, for the next attempt, what was spent when a part was last kept.
         """
         if self.cuda:
             import torch
 
             torch.cuda.init()  # a worker's device is not initialised before its first tensor
         self._record_peaks()
-        if self._open:
-            self._open[-1].note()
         self._divided = self.divisor
         stage = _Stage(spent)
         self._open.append(stage)
         try:
-            result = build()
-        except BaseException:
-            stage.note()
-            raise
+            with on_kept(stage.note):
+                result = build()
         finally:
             self._record_peaks()
             self._open.pop()
@@ -99,16 +93,6 @@ class Meter:
         if self._divided > 1:
             cost["divisor"] = self._divided
         return result, cost | {"device": self.device}
-
-    def noting(self, progress: Callable[[str, int, int], None]) -> Callable[[str, int, int], None]:
-        """Wrap `progress` so that each call may also save the cost of the innermost stage."""
-
-        def report_and_note(stage: str, done: int, total: int) -> None:
-            progress(stage, done, total)
-            if self._open and time.monotonic() - self._open[-1].noted > EVERY:
-                self._open[-1].note()
-
-        return report_and_note
 
     def _record_peaks(self) -> None:
         """Add the peaks since the last reset to the innermost stage, and reset them."""
@@ -186,7 +170,6 @@ class _Stage:
         """Read what earlier attempts spent from `file`, if there were any."""
         self.file, self.device_peak = file, 0.0  # MiB
         self.peak: float | None = None  # MiB of the process; None if unknown
-        self.noted = time.monotonic()
         self.began = _read_clocks()
         self.inner = (0.0, 0.0)  # seconds of inner stages, in this attempt
         try:
@@ -196,7 +179,7 @@ class _Stage:
             self.earlier = (0.0, 0.0)
 
     def spent(self) -> tuple[float, float]:
-        """Sum the wall and CPU seconds of all attempts, without those of inner stages."""
+        """Sum the wall and CPU seconds of this attempt and of what earlier ones kept, without those of inner stages."""
         now = zip(_read_clocks(), self.began, self.inner, self.earlier, strict=True)
         wall, cpu = (clock - began - inner + earlier for clock, began, inner, earlier in now)
         return wall, cpu
@@ -212,7 +195,6 @@ class _Stage:
 
         Where they cannot be written they are not counted.
         """
-        self.noted = time.monotonic()
         try:
             write_atomic(self.file, json.dumps([round(s, 3) for s in self.spent()]).encode())
         except (OSError, CellFailed):

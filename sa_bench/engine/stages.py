@@ -112,7 +112,7 @@ class Chain:
         self.cost: dict[str, StageCost] = {}
         self.divisor = divisor
         self._meter = Meter(device, divisor)
-        self.progress = self._meter.noting(progress)
+        self.progress = progress
         self._sets: dict[tuple[str, bool], Artifact] = {}
         self._loaded: tuple[bool, Generator] | None = None
         """The model whose sets are being drawn, and whether it is θ*."""

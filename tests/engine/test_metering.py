@@ -8,7 +8,7 @@ import pytest
 import torch
 from result_rows import result_row
 
-from sa_bench.contracts import ignore_event
+from sa_bench.core.parts import parts_of, save_part
 from sa_bench.core.store import write_atomic
 from sa_bench.engine import metering
 from sa_bench.engine.metering import SPENT, Meter
@@ -115,24 +115,18 @@ class Clock:
         monkeypatch.setattr("sa_bench.engine.metering.time.process_time", lambda: self.now / 2)
 
 
-def test_a_stage_that_was_killed_costs_what_all_its_attempts_did(monkeypatch, tmp_path):
-    """A kill leaves no time to write: what counts is the last note, made as progress is told."""
-    clock, killed = Clock(monkeypatch), RuntimeError("killed")
-    meter = Meter("cpu")
-    told = meter.noting(ignore_event)
+def test_a_stage_that_was_killed_costs_what_it_kept_and_what_was_done_since(monkeypatch, tmp_path):
+    """What came after the last checkpoint is done again: counted twice, a kill would make a method dear."""
+    clock = Clock(monkeypatch)
 
     def begins(folder):
         clock.now += 40
-        told("forget", 40, 100)
-        clock.now += 3
-        told("forget", 43, 100)  # too early for another note
-        monkeypatch.setattr("sa_bench.engine.metering._Stage.note", lambda stage: None)
-        raise killed
+        save_part(parts_of(folder) / "checkpoint.safetensors", {"x": torch.zeros(1)})
+        clock.now += 13
+        raise KeyboardInterrupt
 
-    with pytest.raises(RuntimeError):
-        meter.timed(begins, tmp_path)
-    monkeypatch.undo()
-    clock = Clock(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        Meter("cpu").timed(begins, tmp_path)
 
     def goes_on(folder):
         clock.now += 60
@@ -150,7 +144,9 @@ def test_what_an_inner_stage_spent_before_it_was_killed_stays_its_own(monkeypatc
         clock.now += 10
 
         def build(folder):
-            clock.now += 30
+            clock.now += 10
+            save_part(parts_of(folder) / "x.safetensors", {"x": torch.zeros(1)})
+            clock.now += 20
             if fails:
                 raise KeyboardInterrupt
 
@@ -161,8 +157,10 @@ def test_what_an_inner_stage_spent_before_it_was_killed_stays_its_own(monkeypatc
         meter.timed(lambda folder: outer(folder, True), tmp_path)
     meter = Meter("cpu")
     facts = meter.timed(lambda folder: outer(folder, False), tmp_path)
-    assert facts["inner"]["wall_s"] == 60.0
-    assert facts["cost"]["wall_s"] == 20.0
+    assert facts["inner"]["wall_s"] == 40.0, "30 and 10 until a part was kept"
+    assert facts["cost"]["wall_s"] == 10.0, (
+        "the outer stage kept nothing: its first 10 are done again"
+    )
 
 
 def test_a_note_that_cannot_be_written_or_read_ends_nothing(monkeypatch, tmp_path):
@@ -170,14 +168,13 @@ def test_a_note_that_cannot_be_written_or_read_ends_nothing(monkeypatch, tmp_pat
     write_atomic(tmp_path / SPENT, b"[")
     (tmp_path / SPENT).chmod(0o400)
     meter = Meter("cpu")
-    told = meter.noting(ignore_event)
 
     def full(path, data):
         raise OSError(28, "No space left on device")
 
     def build(folder):
         clock.now += 7
-        told("forget", 1, 2)
+        save_part(parts_of(folder) / "x.safetensors", {"x": torch.zeros(1)})
 
     monkeypatch.setattr("sa_bench.engine.metering.write_atomic", full)
     assert meter.timed(build, tmp_path)["cost"]["wall_s"] == 7.0
