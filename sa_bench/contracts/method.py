@@ -189,7 +189,7 @@ class Method(Generic[Model]):
     name: ClassVar[str] = ""
     """Name on the command line; "" uses the name of its file."""
     title: ClassVar[str] = ""
-    """Name in the tables and figures of a paper: `SA`; "" uses the name on the command line."""
+    """Name in a paper's tables, of a method that ships or is installed: `SA`; else the name on the command line."""
     version: ClassVar[int] = 1
     """Raised whenever the same fields give another model."""
     standing: ClassVar[str] = "method"
