@@ -25,6 +25,7 @@ class Checkpoint(Method):
     title: ClassVar[str] = "Checkpoint"
     version: ClassVar[int] = 1
     deterministic: ClassVar[bool] = True
+    made_elsewhere: ClassVar[bool] = True
     files: ClassVar[tuple[str, ...]] = ("path",)
     source: ClassVar[str] = "the file that is given"
 

@@ -301,8 +301,12 @@ def _draw_sweep(board: Board, field: str, size: Size | None) -> Figure:
     sweeps = swept_fields(board)
     field = field or next(iter(sweeps), "")
     curves = sweeps.get(field, {})
+    if not sweeps:
+        raise SaBenchError(
+            f"{board.task}: no method has several values of a field; make some: run --sweep lam=1,10,50."
+        )
     if not curves:
-        names = ", ".join(sweeps) or "none"
+        names = ", ".join(sweeps)
         raise SaBenchError(
             f"{board.task}: no method has two values of {field!r}; fields that vary: {names}."
         )

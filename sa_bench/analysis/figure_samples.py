@@ -58,12 +58,21 @@ def draw_samples(board: Board, columns: int, explicit: bool, sort: str = "") -> 
         )
     from matplotlib.figure import Figure
 
-    size = 0.5
-    figure = Figure(
-        figsize=(size * columns + 1.4, size * len(rows) * (1.3 if sort else 1)),
-        layout="constrained",
-    )
+    columns = min(columns, max(len(images) for _, images, _ in rows))
+    size = 0.5  # inches of an image
+    label_width = 0.25 + 0.06 * max(len(label) for label, _, _ in rows)  # of letters of 7 points
+    width, height = size * columns + label_width, size * len(rows) * (1.3 if sort else 1)
+    figure = Figure(figsize=(width, height))
     grid = figure.subplots(len(rows), columns, squeeze=False)
+    margin = 0.05 / height
+    figure.subplots_adjust(
+        label_width / width,
+        margin + 0.13 / height * bool(sort),
+        0.99,
+        1 - margin,
+        0.06,
+        0.4 if sort else 0.06,
+    )
     for (label, images, scores), axes_row in zip(rows, grid, strict=True):
         for axes in axes_row:
             axes.set_axis_off()

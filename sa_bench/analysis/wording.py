@@ -182,7 +182,9 @@ def describe_line(board: Board, line: Line, floor: Endpoint | None) -> str:
         clauses.append(text.replace(" come back", f" come back{when}", 1))
     worst = line.survival
     if worst is not None and worst.comes_back == "yes" and worst.attack != board.primary[1]:
-        clauses.append(f"its worst attack brings back {worst.describe()}")
+        clauses.append(
+            f"its worst attack, the one furthest above its floor, brings back {worst.describe()}"
+        )
     if keep is not None:
         clauses.append(_describe_loss(keep))
     text = "; ".join(clauses)

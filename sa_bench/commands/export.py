@@ -115,6 +115,10 @@ def cell_of_result(row: ResultRow, trust: bool = False) -> Cell:
     Raises:
         SaBenchError: the command names a plug-in and is not trusted, or does not make one cell.
     """
+    if row.get("method") == "external":
+        raise SaBenchError(
+            "These are images that `evaluate` measured; there is no model to export."
+        )
     try:
         provenance = row["provenance"]
         if "cell_command" not in provenance:

@@ -25,6 +25,7 @@ from sa_bench.data.assets.shipped import variance_card
 from sa_bench.engine.cells import Cell, title_cells
 from sa_bench.engine.graph import STORED, TO_DO, Graph, Job, Weigh, find_lengths, make_graph
 from sa_bench.engine.memory import LIBRARIES, PER_PARAMETER, count_parameters, has_base
+from sa_bench.engine.needs import describe_unfit
 from sa_bench.engine.placement import check_device, describe_placement, list_gpus, place_workers
 from sa_bench.engine.rates import NOTHING, Duration
 from sa_bench.engine.scheduler import simulate
@@ -98,6 +99,10 @@ def make_plan(
         + describe_count(processes, "process"),
         *_describe_attacks(cells, times),
         *_describe_power(cells),
+        *(
+            f"n/a:    {text}"
+            for text in describe_unfit({c.task.name: c.task for c in cells}.values())
+        ),
         *plan_lines({c.task.name: c.task for c in cells}.values()),
         f"disk:   about {disk:.0f} MiB in the store and the run folder; {free:.0f} GiB free at {store.root}",
     ]

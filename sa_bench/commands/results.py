@@ -187,7 +187,9 @@ def figure(
     field: Annotated[
         str, typer.Option(metavar="FIELD", help="Of a sweep: the field on the x axis.")
     ] = "",
-    images: Annotated[int, typer.Option(metavar="N", min=1, help="Of samples: images a row.")] = 8,
+    images: Annotated[
+        int, typer.Option(metavar="N", min=1, max=100, help="Of samples: images a row.")
+    ] = 8,
     sort: Annotated[
         str,
         typer.Option(
@@ -443,6 +445,10 @@ def tune(
     from sa_bench.commands import tune as tuning
     from sa_bench.results.files import read_results
 
+    if out is not None and out.suffix.lower() != ".md":
+        raise SaBenchError(
+            f"{out}: the search is written as Markdown; name it {out.with_suffix('.md')}."
+        )
     text = tuning.report(tuning.collect_tries(read_results(folders)))
     if out is not None:
         api.write_page(out, text)

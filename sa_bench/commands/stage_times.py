@@ -67,7 +67,12 @@ class StageTimes:
             return ""
         card = gpu_rates.gpu_rates_card()
         notes = "".join(f"; {note}" for note in self._borrowed if note)
-        return f"Large models by figures of one {card['device']} ({card['page']}), not scaled to another GPU{notes}."
+        slower = (
+            ""
+            if gpu_rates.is_gpu(self.device)
+            else "; a CPU takes many times as long (--device cuda)"
+        )
+        return f"Large models by figures of one {card['device']} ({card['page']}), not scaled to another GPU{notes}{slower}."
 
     def train_base(self, task: Task) -> Duration | None:
         """Estimate the training of the task's base model; None if unknown."""

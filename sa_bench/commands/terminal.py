@@ -21,6 +21,7 @@ from sa_bench.commands.progress import ProgressLog
 from sa_bench.core.counts import describe_count
 from sa_bench.core.escaping import escape_terminal
 from sa_bench.engine.cells import Cell, title_cells
+from sa_bench.engine.needs import describe_unfit
 from sa_bench.results.format import format_number
 from sa_bench.results.schema import Measurement, ResultRow
 
@@ -85,6 +86,8 @@ class Live:
         names = f"{', '.join(tasks)} × {', '.join(methods)}"
         seeds = f"bases {_list_numbers(c.base_seed for c in cells)}, seeds {_list_numbers(c.seed for c in cells)}"
         self._say(f"{describe_count(len(cells), 'cell')}: {names}; {seeds}")
+        for text in describe_unfit({c.task.name: c.task for c in cells}.values()):
+            self._say(f"n/a: {text}")
 
     def update(self, cell: str, stage: str, done: int, total: int, worker: str = "") -> None:
         """Show a stage's progress; `worker` says who is at it, "" if there is only one."""

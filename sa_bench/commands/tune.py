@@ -1,7 +1,8 @@
 """Choice of settings: from a declared space, by a declared objective, on concepts not reported.
 
 Objective: forget as much as can be had for non-inferior retention. A try passes if c_f is forgotten on
-every concept it was tried on (upper bound at most chance). Of the tries that keep the rest within a margin
+every concept it was tried on (the upper bound of each run at most the gate; that of a board holds for another base
+and seed too and is wider). Of the tries that keep the rest within a margin
 (of the point estimates) of the best that passes, the one with the lowest rate of c_f wins; of those whose
 rate cannot be told from it (95 % intervals over all images overlap), the one that keeps most.
 """
@@ -17,6 +18,7 @@ from typing import Any
 
 from sa_bench.analysis.board import seconds_spent
 from sa_bench.contracts import flatten
+from sa_bench.core.counts import describe_count
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.escaping import escape_markdown
 from sa_bench.results.format import format_percent
@@ -85,8 +87,8 @@ def collect_tries(results: Sequence[ResultRow]) -> list[Try]:
         siblings = [other_rows for key, other_rows in groups.items() if key[:2] == (task, method)]
         if len({frozenset(s) for s in siblings}) > 1:
             raise SaBenchError(
-                f"{task}, {method}: not every setting was tried on the same concepts and seeds; finish the search first "
-                "(the same `run` command goes on)."
+                f"{task}, {method}: {_describe_gap(siblings)}. A search tries every setting on the same concepts, bases "
+                "and seeds; where a run was stopped, the same command goes on. A finished board is no search."
             )
         tries.append(
             _make_try(task, method, list(rows.values()), [next(iter(s.values())) for s in siblings])
@@ -99,6 +101,17 @@ def collect_tries(results: Sequence[ResultRow]) -> list[Try]:
             *(v for v in t.fields.values() if type(v) in (int, float)),
         ),
     )
+
+
+def _describe_gap(siblings: Sequence[Mapping[str, ResultRow]]) -> str:
+    """Describe the setting of the fewest runs: `lam=1.5 has 3 runs, others up to 9`."""
+    fewest = min(siblings, key=len)
+    fields = [flatten(next(iter(rows.values()))["fields"]) for rows in siblings]
+    own = flatten(next(iter(fewest.values()))["fields"])
+    differing = [k for k in own if any(other.get(k) != own[k] for other in fields)]
+    setting = ", ".join(f"{k}={own[k]}" for k in differing) or "a setting"
+    runs = f"{describe_count(len(fewest), 'run')}, others up to {max(map(len, siblings))}"
+    return f"{setting} has {runs}, or on other concepts or seeds"
 
 
 def _to_key(value: Any) -> str:

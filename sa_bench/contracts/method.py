@@ -192,6 +192,8 @@ class Method(Generic[Model]):
     """Name in a paper's tables, of a method that ships or is installed: `SA`; else the name on the command line."""
     version: ClassVar[int] = 1
     """Raised whenever the same fields give another model."""
+    made_elsewhere: ClassVar[bool] = False
+    """Whether the forgetting itself happened elsewhere, so that its cost is not known."""
     standing: ClassVar[str] = "method"
     """`method`, `control` (must never win), `reference` (the floor) or `target`."""
     exposes: ClassVar[str] = ""

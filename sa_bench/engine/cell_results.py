@@ -158,7 +158,8 @@ def make_result(chain: Chain, out: Path, command: str) -> ResultRow:
         )
     if data_note := datasets.data_remark(cell.task.dataset):
         result["flags"].append(data_note)
-    result["cost"] = chain.cost
+    unknown = ("forget",) if registry.get_method(cell.method).made_elsewhere else ()
+    result["cost"] = {name: cost for name, cost in chain.cost.items() if name not in unknown}
     result["flags"] += _describe_divided(chain.cost)
     sets = {name: chain.samples(name) for name in sampling.set_names(cell.task)}
     result["flags"] += find_flags(chain, sets)

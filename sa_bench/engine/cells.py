@@ -160,8 +160,13 @@ def title_cells(cells: Sequence[Cell]) -> dict[str, str]:
     siblings: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         siblings.setdefault((cell.method, cell.task.name), []).append(cell)
+    fields_of = {cell.id: flatten(cell.fields) for cell in cells}
     differing = {
-        group: [k for k in first.fields if any(c.fields[k] != first.fields[k] for c in others)]
+        group: [
+            k
+            for k, value in fields_of[first.id].items()
+            if any(fields_of[c.id].get(k) != value for c in others)
+        ]
         for group, (first, *others) in siblings.items()
     }
     overridden = dict.fromkeys(k for cell in cells for k in cell.overrides)
@@ -171,7 +176,7 @@ def title_cells(cells: Sequence[Cell]) -> dict[str, str]:
     titles = {}
     for cell in cells:
         fields = differing[cell.method, cell.task.name]
-        settings = "".join(f" {k}={cell.fields[k]}" for k in fields)
+        settings = "".join(f" {k}={fields_of[cell.id].get(k)}" for k in fields)
         settings += "".join(f" {k}={v}" for k, v in cell.overrides.items() if k in changed)
         titles[cell.id] = (
             f"{cell.task.name} × {cell.method}{settings} (base {cell.base_seed}, seed {cell.seed})"
@@ -340,6 +345,9 @@ def resolve(
         raise SaBenchError(
             f"--sweep {empty[0]} has an empty value; write --sweep {empty[0]}=a,b,c."
         )
+    if both := {name for name, _ in swept} & {name for name, _ in settings}:
+        name = min(both)
+        raise SaBenchError(f"{name} is in --sweep and in --set; leave out one of them.")
     all_attacks = [ATTACKS] if ATTACKS in metrics else []
     tasks, methods, metrics = (
         registry.register_all(kind, references)

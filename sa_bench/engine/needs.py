@@ -11,6 +11,7 @@ from sa_bench.core import registry
 from sa_bench.core.errors import MissingAsset
 from sa_bench.data.assets import catalogue
 from sa_bench.data.assets.catalogue import Asset
+from sa_bench.models.family import get_family
 from sa_bench.scoring import requirements
 from sa_bench.scoring.cards import TRAINED
 
@@ -76,6 +77,18 @@ def assets_of(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(asset for r in requirements.get(names) for asset in r.assets))
 
 
+def describe_unfit(tasks: Iterable[Task]) -> list[str]:
+    """Describe the metrics that a task of these cannot have, whatever is fetched: `prompt_attack on mnist_0: …`."""
+    described = []
+    for task in tasks:
+        can = get_family(task.family).can
+        for name in task.metrics:
+            required = requirements.get(registry.get_metric(name).requires)
+            if reason := next((why for r in required if (why := r.unfit(task, can))), None):
+                described.append(f"{name} on {task.name}: {reason}")
+    return described
+
+
 def need_primary(task: Task) -> None:
     """Check that the files and packages of the task's primary metrics are here.
 
@@ -98,7 +111,7 @@ def need_primary(task: Task) -> None:
 
 
 def need_files(task: Task, quick: bool) -> None:
-    """Check that the base model and the files of the task's primary metrics are here, all at once.
+    """Check that what no cell goes without and the files of the task's primary metrics are here, all at once.
 
     A single missing file is left to its own check, which says more of it.
 
@@ -110,11 +123,11 @@ def need_files(task: Task, quick: bool) -> None:
         MissingAsset: two or more are missing; names each, its size and the one command that gets
             them.
     """
-    names = [task.model] if task.needs_weights else []
+    assets = [need.asset for need in needs_of_task(task) if need.vital]
     if not quick:
         primary = [registry.get_metric(m) for m in task.primary if m in task.metrics]
-        names += assets_of(name for metric in primary for name in metric.requires)
-    assets = [catalogue.get_model(n) if n == task.model else catalogue.get(n) for n in names]
+        names = assets_of(name for metric in primary for name in metric.requires)
+        assets += [asset for name in names if (asset := catalogue.get(name)) not in assets]
     missing = [asset for asset in assets if asset.url and catalogue.find(asset) is None]
     if len(missing) < 2:
         return

@@ -343,7 +343,7 @@ def _inspect_members(archive: zipfile.ZipFile, limit: float) -> Iterator[zipfile
     size = sum(info.file_size for info in infos)
     if size > limit * 1e9:
         raise SaBenchError(
-            f"it would unpack to {size / 1e9:.1f} GB, more than {limit:g}. If you trust it: verify --limit GB."
+            f"it would unpack to {size / 1e9:.3g} GB, more than {limit:g}. If you trust it: verify --limit GB."
         )
     for info in infos:
         kind = stat.S_IFMT(info.external_attr >> 16)

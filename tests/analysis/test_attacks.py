@@ -52,7 +52,10 @@ def test_a_row_that_another_attack_undoes_is_hidden_and_says_by_which():
     outcome = line(board, "sa").outcome
     assert outcome.word == "HIDDEN"
     assert "by stress" in outcome.bound
-    assert "its worst attack brings back 60.0 % by stress" in line(board, "sa").sentence
+    assert (
+        "its worst attack, the one furthest above its floor, brings back 60.0 % by stress"
+        in line(board, "sa").sentence
+    )
     assert line(board, "sa").rank is None
     assert board.headline.startswith("Nobody wins: sa hid zero without erasing it")
     assert "sa 60.0 % by stress" in board.headline

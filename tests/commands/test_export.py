@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from result_rows import result_row
 
 import sa_bench
 from sa_bench.commands.export import cell_of_result, export
@@ -35,6 +36,11 @@ def test_a_model_is_written_with_its_card_and_loads(store_env, tmp_path):
 def test_what_changes_no_weight_is_not_handed_out_and_no_result_is_named(store_env, tmp_path):
     with pytest.raises(SaBenchError, match="changes no weight"):
         export(made(tmp_path, "blank"), tmp_path / "out")
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "result.json").write_text(json.dumps(result_row("external")))
+    with pytest.raises(SaBenchError, match="images that `evaluate` measured; there is no model"):
+        export(images, tmp_path / "out")
     with pytest.raises(SaBenchError, match="is no file and no folder"):
         export(tmp_path / "nothing", tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -15,6 +15,8 @@ from sa_bench.core import registry
 from sa_bench.core.errors import MissingAsset, SaBenchError
 from sa_bench.data.assets import catalogue
 from sa_bench.data.assets.catalogue import CATALOGUE, Asset
+from sa_bench.engine import needs
+from sa_bench.engine.cells import resolve_task, with_metrics
 from sa_bench.engine.needs import needs_of_task
 from sa_bench.scoring.detectors import clip, identity
 
@@ -358,7 +360,7 @@ def test_a_run_does_not_start_without_what_its_primary_metrics_look_through(nowh
     )
     with pytest.raises(MissingAsset, match="primary lpips: needs alexnet"):
         run(scale, "task.primary=retain_drift,recovery_excess,lpips")
-    with pytest.raises(MissingAsset, match="primary inception_kid: needs weights-inception"):
+    with pytest.raises(MissingAsset, match="needs 2 files that are not here: resnet34-imagenet"):
         api.require_data(resolve(["cifar10_airplane"], ["original"], scale))
     api.require_data(resolve(["cifar10_airplane"], ["original"], "quick"))
     api.require_data(resolve(["mnist_0"], ["original"], scale))
@@ -410,3 +412,19 @@ def test_torchs_own_folder_is_found_without_torch(settings, monkeypatch):
     assert asked == Path(hub.get_dir())
     monkeypatch.delitem(sys.modules, "torch")
     assert locate._find_torch_hub() == asked
+
+
+def test_every_file_that_no_cell_goes_without_is_named_at_once(monkeypatch):
+    monkeypatch.setattr(catalogue, "find", lambda asset: None)
+    with pytest.raises(MissingAsset) as told:
+        needs.need_files(resolve_task("cifar10_airplane", "full", {}), quick=False)
+    for part in ("resnet34-imagenet (87 MB)", "inception-v3-compat", "fetch cifar10_airplane"):
+        assert part in str(told.value)
+
+
+def test_a_metric_that_a_task_cannot_have_is_named():
+    with_attack = with_metrics(registry.get_task("mnist_0"), ["prompt_attack"])
+    assert needs.describe_unfit([with_attack]) == [
+        "prompt_attack on mnist_0: the family vae is no diffusion model"
+    ]
+    assert needs.describe_unfit([registry.get_task("mnist_0_t2i")]) == []

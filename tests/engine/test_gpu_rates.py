@@ -96,7 +96,8 @@ def test_stable_diffusion_is_planned_by_the_figures(device):
     assert estimated.middle == pytest.approx(1000 / 16.9)
     assert not times.probed, "these figures are scaled by nothing"
     assert times.describe_gpu() == (
-        "Large models by figures of one NVIDIA H100 80GB HBM3 (docs/gpu.md), not scaled to another GPU."
+        "Large models by figures of one NVIDIA H100 80GB HBM3 (docs/gpu.md), not scaled to another GPU"
+        + ("; a CPU takes many times as long (--device cuda)." if device == "cpu" else ".")
     )
 
 
@@ -126,7 +127,7 @@ def test_an_ablation_takes_as_long_as_what_it_ablates():
 
 
 def test_a_large_ddpm_says_which_figure_is_of_another_precision():
-    times = StageTimes()
+    times = StageTimes(device="cuda")
     (cell,) = resolve(["cifar10_airplane"], ["sa"])
     base = times.train_base(cell.task)
     assert base is not None

@@ -64,6 +64,7 @@ MISTAKES = [
     (VAE, "sa", {"sets": ["task.surrogate=folder:/none"]}),
     (VAE, "sa", {"sets": ["task.surrogate=folder:."]}),
     (VAE, "sa", {"sets": ["task.surrogate=nose"]}),
+    (VAE, "sa", {"sets": ["lam=3"], "sweeps": ["lam=1,10"]}),
     (SD, "sa", {"scale": "quick", "sets": ['task.classes=["brad pitt"]', "task.leakage_images=9"]}),
     (SD, "sa", {"scale": "quick", "sets": ["task.prompts.leakage=a person"]}),
     (T2I, "sa", {"sets": ["task.prompts.test=[]"]}),

@@ -14,7 +14,7 @@ from sa_bench.core.errors import CellFailed, SaBenchError
 from sa_bench.core.store import Store
 from sa_bench.data.sample_sets import load_samples
 from sa_bench.engine import runner
-from sa_bench.engine.cells import resolve
+from sa_bench.engine.cells import resolve, title_cells
 from sa_bench.engine.stages import Chain
 from sa_bench.results.files import pack_results, read_results
 from sa_bench.results.frames import load_results
@@ -191,6 +191,20 @@ def test_cells_are_told_apart_by_everything_that_makes_a_result():
     assert len(ids(sweeps=["lam=1,10", "steps=5,6,7"])) == 6
     assert len(ids(sweeps=["lam=1,1"], seeds=[0, 0])) == 1
     assert ids(sweeps=['lam=[1, "10"]']) == ids(sweeps=["lam=1,10"])
+
+
+def test_a_field_is_set_or_swept_and_not_both():
+    with pytest.raises(SaBenchError, match="lam is in --sweep and in --set"):
+        resolve(["mnist_0"], ["sa"], sets=["lam=5"], sweeps=["lam=1,10"])
+    cells = resolve(["mnist_0"], ["sa", "l2"], sets=["lam=5"], sweeps=["sa.lam=1,10"])
+    assert [cell.fields["lam"] for cell in cells] == [1, 10, 5]
+
+
+def test_cells_are_told_apart_by_the_setting_within_a_field():
+    cells = resolve(["mnist_0"], ["sa"], "quick", sweeps=["sa.fisher.n=100,200"])
+    assert list(title_cells(cells).values()) == [
+        f"mnist_0 × sa fisher.n={n} (base 0, seed 0)" for n in (100, 200)
+    ]
 
 
 def test_a_sweep_over_values_that_hold_commas_is_a_json_list():

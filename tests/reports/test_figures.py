@@ -113,7 +113,7 @@ def test_a_wreck_does_not_stretch_the_axis():
 
 
 def test_a_sweep_needs_a_field_that_varies():
-    with pytest.raises(SaBenchError, match="fields that vary: none"):
+    with pytest.raises(SaBenchError, match="no method has several values of a field"):
         figures.render("sweep", board(result_row()), "svg")
     with pytest.raises(SaBenchError, match="fields that vary: lam"):
         figures.render("sweep", board(*sweep()), "svg", field="steps")
@@ -205,6 +205,8 @@ def test_samples_are_sorted_by_a_score_which_is_joined_by_seed_and_prompt(scored
     assert drawn == [4, 1]  # two of `sa`, none of `relabel`, which has no scores
     assert ">0.75<" in text
     assert ">0.5<" in text
+    many = figures.render("samples", scored, "svg", columns=10_000, sort="forget_top1").decode()
+    assert many.count(">0.5<") == 2, "no more columns than there are images"
     said = figures.caption(scored, "samples", "forget_top1")
     assert "images of zero with the highest forget_top1" in said
     assert said.endswith("Without a score: relabel.")
