@@ -18,6 +18,7 @@ from sa_bench.commands.help import READ, RUN, SHARE, declare
 from sa_bench.core.counts import describe_count, describe_size
 from sa_bench.core.errors import SaBenchError
 
+MOST_IMAGES = 100  # in a row of a figure
 RunsArgument = Annotated[
     list[Path] | None,
     typer.Argument(metavar="[RUN]...", help="Run folders or packed files."),
@@ -188,7 +189,7 @@ def figure(
         str, typer.Option(metavar="FIELD", help="Of a sweep: the field on the x axis.")
     ] = "",
     images: Annotated[
-        int, typer.Option(metavar="N", min=1, max=100, help="Of samples: images a row.")
+        int, typer.Option(metavar="N", min=1, help="Of samples: images a row, at most 100.")
     ] = 8,
     sort: Annotated[
         str,
@@ -223,6 +224,8 @@ def figure(
         raise SaBenchError(
             f"--top {top}: by which score? Add --sort celebrity_score; for the first images: --images {top}."
         )
+    if images > MOST_IMAGES:
+        raise SaBenchError(f"--images {images}: at most {MOST_IMAGES} fit in a row.")
     options = {
         "field": field,
         "columns": top or images,

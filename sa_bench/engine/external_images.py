@@ -74,7 +74,6 @@ def _read_folder(path: Path, task: Task) -> ExternalImages:
         class_sets, files = [], []
         for label, folder in sorted(folders.items()):
             pixels, image_files = images.read_folder(folder, channels, (height, width))
-            _refuse_one_number_twice(image_files)
             class_sets.append(_as_set(pixels, np.full(len(pixels), label)))
             files += image_files
         sample_set = SampleSet.concatenate(class_sets)
@@ -82,6 +81,8 @@ def _read_folder(path: Path, task: Task) -> ExternalImages:
             _require_all(sample_set, task, path / name)
         names = [file.relative_to(path).as_posix() for file in files]
         joined = joining.join(path / name, files, sample_set.labels.tolist(), task, name)
+        if joined is None or joined.how == joining.COUNT:
+            _refuse_one_number_twice(files)
         if joined is not None:
             external.joins[name] = joined.how
             sample_set = _order_by_row(sample_set, joined.rows, task, name)
@@ -99,10 +100,10 @@ def _refuse_one_number_twice(files: Sequence[Path]) -> None:
     Raises:
         SaBenchError: there are two.
     """
-    file_of_number: dict[int, Path] = {}
+    file_of_number: dict[tuple[Path, int], Path] = {}
     for file in files:
         if file.stem.isascii() and file.stem.isdigit():
-            first = file_of_number.setdefault(int(file.stem), file)
+            first = file_of_number.setdefault((file.parent, int(file.stem)), file)
             if first != file:
                 raise SaBenchError(
                     f"{first} and {file} have the same number; remove one, or name them apart."

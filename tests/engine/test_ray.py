@@ -213,13 +213,17 @@ def test_a_killed_driver_goes_on_without_making_a_part_twice(cluster, tmp_path, 
 
 
 def test_a_full_disk_on_one_node_is_one_line_and_the_same_run_goes_on(cluster, whole, tmp_path):
-    """A limit on the size of one worker's files fails its writes exactly as a full disk does."""
+    """A limit on the size of one worker's files fails its writes exactly as a full disk does.
+
+    It is set once something is finished, on the worker that gets the next order.
+    """
     limited = []
 
     class Limited(RayWorkers):
         def submit(self, worker, order):
-            if not limited:
-                limited.append(worker_pids()[0])
+            if not limited and read_metas(tmp_path / "store"):
+                pid = self._actors[worker].__ray_call__.remote(lambda _: os.getpid())
+                limited.append(self._ray.get(pid))
                 resource.prlimit(limited[0], resource.RLIMIT_FSIZE, (10_000, 10_000))
             super().submit(worker, order)
 

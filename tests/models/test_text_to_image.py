@@ -284,7 +284,7 @@ def test_wrong_weights_are_named(tiny, tmp_path):
     with pytest.raises(SaBenchError, match=r"unet\.conv_in\.bias is missing"):
         TextToImage("tiny", captions.WORDS).load(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"<!DOCTYPE html>")
-    with pytest.raises(SaBenchError, match="not a text-to-image model"):
+    with pytest.raises(SaBenchError, match="is not a complete safetensors file"):
         TextToImage("tiny", captions.WORDS).load(tmp_path)
 
 

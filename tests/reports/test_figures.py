@@ -251,6 +251,11 @@ def test_top_without_sort_is_refused(cli):
     assert "by which score?" in done.stderr
 
 
+def test_more_images_than_fit_in_a_row_are_refused(cli):
+    done = cli("figure", "samples", "runs/none", "--images", "101", check=2)
+    assert "--images 101: at most 100" in done.stderr
+
+
 def test_a_value_far_from_all_others_stands_at_the_edge_with_its_number():
     """The rule is the report's: what is far is drawn at the edge, collapsed or not."""
     near = [result_row(f"m{i}", keep=-94.0 - 0.1 * i) for i in range(4)]
