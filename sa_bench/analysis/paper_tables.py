@@ -83,8 +83,7 @@ def make_published_table(name: str, results: Sequence[ResultRow]) -> Table:
     claims = [
         v for board in make_boards(results) if board.task in tasks for v in claim_verdicts(board)
     ]
-    units = {m: x.unit for line in lines for m, x in by_metric(line[1]).items()}
-    heads = tuple(Column(c["title"], c.get("unit", units.get(c["metric"]))) for c in columns)
+    heads = tuple(Column(c["title"], _find_unit(c)) for c in columns)
     return Table(
         name,
         layout["title"],
@@ -94,6 +93,13 @@ def make_published_table(name: str, results: Sequence[ResultRow]) -> Table:
         tuple(claims),
         margins=margins,
     )
+
+
+def _find_unit(column: Mapping[str, Any]) -> str | None:
+    """Find a column's unit: its own, else that of its metric; None for what no metric of ours measures."""
+    metric = column["metric"]
+    known = metric in {entry.name for entry in registry.list_entries("metric")}
+    return column.get("unit", registry.get_metric(metric).unit if known else None)
 
 
 def _format_margins(column: Mapping[str, Any], numbers: Sequence[Published]) -> str:

@@ -26,16 +26,6 @@ FEWEST = 4  # methods in common, below which no correlation is computed
 FEWEST_RESAMPLED = 8
 """Methods in common, below which there is no interval: resampled, so few give intervals that collapse or miss."""
 RESAMPLES = 2000
-OURS = {
-    "AdvUnlearn": "advunlearn",
-    "EraseDiff": "erasediff",
-    "FMN": "fmn",
-    "MACE": "mace",
-    "RECE": "rece",
-    "SPM": "spm",
-    "ScissorHands": "scissorhands",
-}
-"""Names of the published tables that differ from ours."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +89,11 @@ class Correlation:
 
 
 def published_columns(metric: str) -> dict[str, dict[str, float]]:
-    """Read a published metric by task and method, the methods by our names."""
+    """Read a published metric by task and method."""
     columns: dict[str, dict[str, float]] = {}
     for number in load_numbers():
         if number.metric == metric:
-            method = OURS.get(number.method, number.method)
-            columns.setdefault(number.task, {}).setdefault(method, number.value)
+            columns.setdefault(number.task, {}).setdefault(number.method, number.value)
     return columns
 
 

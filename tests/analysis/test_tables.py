@@ -51,12 +51,19 @@ def named(table, group, label):
 def test_ours_stands_beside_the_published_value_with_its_verdict():
     found = make_published_table("table1", [run(s, p) for s, p in enumerate((0.055, 0.060, 0.065))])
     cell = named(found, "mnist_0", "sa lam=100").entries[4]
-    assert (cell.text, cell.runs, cell.scale, cell.published) == ("6.0 %", 3, "paper", 0.058)
-    assert cell.interval == "5.5, 6.0, 6.5"
+    assert (cell.text, cell.runs, cell.scale, cell.published) == ("0.06", 3, "paper", 0.058)
+    assert cell.interval == "0.055, 0.06, 0.065"
     assert cell.verdict == "consistent"
     entropy = named(found, "mnist_0", "sa lam=100").entries[3]
     assert (entropy.text, entropy.reason) == ("", "nothing to be seen")
     assert any("nothing to be seen" in note for note in found.notes)
+
+
+def test_a_published_number_reads_the_same_with_and_without_results():
+    """A share was 0.967 without results and 96.7 % with any: its unit was that of a measurement, not of the metric."""
+    heads = [make_published_table("table1", rows).columns for rows in ([], [run(0, 0.06)])]
+    assert heads[0] == heads[1]
+    assert [c.unit for c in heads[0]][-2:] == ["nats", "fraction"]
 
 
 @pytest.mark.parametrize("write", FORMATS.values(), ids=FORMATS)
@@ -290,7 +297,7 @@ def test_all_formats_carry_the_same_numbers_and_hostile_names_as_text():
         e.value for t in found for r in t.rows for e in r.entries if e.value is not None
     }
     for written in (markdown(found), page(found), latex(found)):
-        assert "6.0" in written
+        assert "0.06" in written
         assert "n/a" in written
     assert "<b>x</b>" not in markdown(found) + page(found)
     assert r"a\_b \& 50\% \#1" in latex(found)
@@ -404,8 +411,8 @@ def test_latex_sets_verdicts_margins_and_claims_and_not_as_comments():
     text = "\n".join(
         x for x in latex([replace(table, claims=(claim,))]).splitlines() if x[0] != "%"
     )
-    assert r"5.8 \%\textsuperscript{$=$}" in text
-    assert r"96.7 \%\textsuperscript{$\neq$}" in text
+    assert r"0.058\textsuperscript{$=$}" in text
+    assert r"0.967\textsuperscript{$\neq$}" in text
     assert r"2.19\textsuperscript{?1}" in text
     assert r"\textsuperscript{$\neq$} differs" in text
     assert re.search(r"^1: inconclusive ", text, re.M)
