@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("svg", "pdf", "png")
 LETTER = 0.55  # mean width of a letter, of its height
+MOST_TICKS = 6  # swept values that are all named on a logarithmic axis
 
 
 def render(
@@ -123,7 +124,7 @@ def _draw_scatter(
         axes.set_xscale("function", functions=(_square_root, np.square))
         axes.set_xlim(0, 1.02)
         axes.set_xticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 1])
-        axes.xaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f}")
+        axes.xaxis.set_major_formatter(lambda v, _: f"{100 * v:.4g}")
     axes.set_xlabel(
         describe_axis(board, across, "\n")
         + (", %, square-root scale" if is_rate(endpoint.unit) else "")
@@ -329,13 +330,15 @@ def _draw_sweep(board: Board, field: str, size: Size | None) -> Figure:
                 label=method,
             )
         xs = [x for points in curves.values() for x, _ in points]
-        if min(xs) > 0 and max(xs) / min(xs) > 10:
+        if min(xs) > 0 and max(xs) >= 10 * min(xs):
             axes.set_xscale("log")
+            if len(set(xs)) <= MOST_TICKS:
+                axes.set_xticks(sorted(set(xs)))
             # matplotlib's own formatter writes TeX
             axes.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
             axes.xaxis.set_minor_formatter(lambda v, _: "")
         if is_rate(next(x.endpoints[name] for x in board.lines if name in x.endpoints).unit):
-            axes.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
+            axes.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.4g} %")
         axes.set_xlabel(f"{field}, log scale" if axes.get_xscale() == "log" else field)
         axes.set_title(describe_axis(board, name, "\n"), fontsize=8)
         bases = [e.base for x in board.lines if (e := x.known(name)) and e.base is not None]

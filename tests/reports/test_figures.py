@@ -105,6 +105,24 @@ def test_a_name_may_hold_a_dollar_sign_and_a_logarithmic_axis_has_plain_numbers(
         assert "mathdefault" not in text
 
 
+def test_the_numbers_of_an_axis_are_those_of_its_ticks(monkeypatch):
+    """A tick at 87.5 % read 88 %; of a decade of settings only the ends were named."""
+    drawn = []
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.savefig", lambda figure, *file, **options: drawn.append(figure)
+    )
+    rows = [
+        result_row(fields={"lam": lam}, recovery=back)
+        for lam, back in ((0.1, 0.87), (0.3, 0.94), (1.0, 0.99))
+    ]
+    figures.render("sweep", board(*rows), "svg")
+    shown, back, _ = drawn[-1].axes
+    drawn[-1].draw_without_rendering()
+    values, labels = back.get_yticks(), [label.get_text() for label in back.get_yticklabels()]
+    assert [float(label.removesuffix(" %")) for label in labels] == pytest.approx(100 * values)
+    assert [label.get_text() for label in shown.get_xticklabels()] == ["0.1", "0.3", "1"]
+
+
 def test_a_wreck_does_not_stretch_the_axis():
     ruined = result_row("ruin", keep=-900.0, flags=["collapse: worst class"])
     text = figures.render("tradeoff", board(result_row(), ruined), "svg").decode()
