@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH ?=
 
-.PHONY: demo test tests quick check audit fuzz bench coverage docs slow kills mutants lower gpu-check board-micro tune-micro board-paper board-ddpm tune-ddpm board-t2i tune-t2i board-micro-2 board-micro-ddpm-2 board-micro-t2i-2 tune-micro-2 tune-micro-ddpm-2 tune-micro-t2i-2 results overview site judges bases wheel clean
+.PHONY: demo test tests quick check audit fuzz bench coverage docs slow kills mutants lower gpu-check board-micro tune-micro board-paper board-ddpm tune-ddpm board-t2i tune-t2i board-micro-2 board-micro-ddpm-2 board-micro-t2i-2 tune-micro-2 tune-micro-ddpm-2 tune-micro-ddpm-3 tune-micro-t2i-2 tune-micro-t2i-3 results overview site judges bases wheel clean
 
 # Two stamps: what the demo needs, and what the tests and checks need as well. Either can come first.
 $(VENV)/.demo: pyproject.toml
@@ -143,7 +143,7 @@ board-micro-2 board-micro-ddpm-2 board-micro-t2i-2: board-%: $(VENV)/.installed
 	$(BIN)/python -m sa_bench report docs/data/$*.jsonl.xz --out docs/boards/results-$*.md
 
 # The searches before them.
-tune-micro-2 tune-micro-ddpm-2 tune-micro-t2i-2: tune-%: $(VENV)/.installed
+tune-micro-2 tune-micro-ddpm-2 tune-micro-ddpm-3 tune-micro-t2i-2 tune-micro-t2i-3: tune-%: $(VENV)/.installed
 	$(BIN)/python -m sa_bench run --suite tune-$* --jobs 2 --out runs/tune-$*
 	$(BIN)/python -m sa_bench pack runs/tune-$* docs/data/searches/tune-$*.jsonl.xz
 	$(BIN)/python -m sa_bench tune runs/tune-$* --out docs/boards/tuning-$*.md

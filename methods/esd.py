@@ -8,7 +8,9 @@ c_from = c_f and η = 2, which equals the paper's own formula (c_from empty) wit
 `paper` follows the code of 2023 (train-esd.py), which Heng & Soh used: x_t from the edited model, 1,000 steps at 1e-5. One
 detail of it is not repeated: it drew t between the sampler's levels and stopped x_t about two steps beyond t. ESD-x trains
 cross-attention (`scope=xattn`, for names and styles), ESD-u everything else (`scope=esd-u`, for concepts that no single
-word names; in 2023 LDM's `noxattn`, and nudity by that one word: `erase=name`).
+word names; in 2023 LDM's `noxattn`, and nudity by that one word: `erase=name`). Classes are ours: a DDPM's averaged weights
+become the trained ones, since at the base's own rate they would hardly follow so short a training. On Stable Diffusion x_t
+comes from the task's sampler, where the code of 2025 has the pipeline's own.
 """
 
 from collections.abc import Mapping
@@ -87,5 +89,6 @@ class ESD(Method[Diffusion]):
             with model.with_dropout(model.dropout_seed(run.rng)):
                 return ((model.predict(x_t, t, c) - target) ** 2).mean()
 
-        run.train(model, objective, Recipe(self.steps, self.lr, self.batch), self.scope)
+        recipe = Recipe(self.steps, self.lr, self.batch, ema=0.0)
+        run.train(model, objective, recipe, self.scope)
         return model

@@ -7,6 +7,7 @@ nothing to speed it up. Every method with a replay term contains it, so that wha
 beyond this row.
 
 Differs from the literature: the images are the model's own, −ELBO replaces a classifier's loss. Rate and steps are ours.
+A base's averaged weights become the trained ones: at the base's own rate they would hardly follow so short a training.
 """
 
 from collections.abc import Mapping
@@ -48,5 +49,6 @@ class FinetuneRetain(Method):
             (remember,) = losses(model, (replay,), self.batch, run.rng)
             return reduce_losses(remember, self.reduction)
 
-        run.train(model, objective, Recipe(self.steps, self.lr, self.batch), self.scope)
+        recipe = Recipe(self.steps, self.lr, self.batch, ema=0.0)
+        run.train(model, objective, recipe, self.scope)
         return model

@@ -8,6 +8,7 @@ and training short; it ends early at `stop_at`, where the model knows nothing ab
 the number). α, and `stop_at`, are ours: the paper searches β for each task. Unlike `naive`, nothing pulls towards θ*.
 
 Differs from the paper: images of c_f and of the rest are the model's own, −ELBO replaces a classifier's loss.
+A base's averaged weights become the trained ones: at the base's own rate they would hardly follow so short a training.
 """
 
 from collections.abc import Mapping
@@ -59,6 +60,6 @@ class NegGradPlus(Method):
                 forget, self.reduction
             )
 
-        recipe = Recipe(self.steps, self.lr, self.batch)
+        recipe = Recipe(self.steps, self.lr, self.batch, ema=0.0)
         run.train(model, objective, recipe, self.scope, stop=lambda: mean_loss >= end)
         return model

@@ -6,8 +6,9 @@
 c' is a pseudo label: the anchor. The mask uses the error of the guided prediction, as in the code (`mask=guided`, the
 default); `mask=plain` uses that of ε_θ(x_t, c_f, t) alone, as the board micro-t2i-1 did (on its model the two agree in
 65 % of the weights, half by chance). The target is the current model's prediction, as in the code; `target="frozen"`
-takes that of θ* (why it matters: `concept_ablation`). The settings are those of SD/train-scripts (nudity: α = 0.1, 1e-5,
-one epoch of 800 images by 8, x_r are images of the pseudo prompt: `remain=pseudo`) and, for classes, of DDPM/ (CIFAR10:
+takes that of θ* (why it matters: `concept_ablation`). The settings are those of SD/: for a thing α = 0.5, 1e-5, five
+epochs of a class of Imagenette by 8 (README, random_label.py); for nudity α = 0.1, one epoch of 800 images by 8, and x_r are
+images of the pseudo prompt (nsfw_removal.py: `remain=pseudo`). For classes they are those of DDPM/ (CIFAR10:
 α = 1e-3, 1,000 steps of 128 at 1e-4, w = 2, c = ∅ in a tenth of the images, no averaged weights; the second term is summed
 over the image, the first is a mean, as here). The code has no settings for STL10, which here takes its task's batch of 64.
 
@@ -38,8 +39,8 @@ from sa_bench.contracts import (
 )
 from sa_bench.training.sources import drop_conditions
 
-# Official SD/train-scripts: generate_mask.py and nsfw_removal.py.
-SD: Mapping[str, Any] = {"mask": "guided", "guidance": 7.5}
+# Official SD/train-scripts: generate_mask.py and, for a thing, random_label.py; nudity's α is its tasks'.
+SD: Mapping[str, Any] = {"alpha": 0.5, "mask": "guided", "guidance": 7.5}
 # Official DDPM/: README, configs/cifar10_saliency_unlearn.yml and runners; the mask from one epoch of 5,000 images.
 DDPM: Mapping[str, Any] = {
     "alpha": 1e-3,
@@ -90,9 +91,9 @@ class SalUn(Method[Diffusion]):
         "Fan et al. 2024, Eq. 3, 4, 6; OPTML-Group/Unlearn-Saliency, SD/ and DDPM/"
     )
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
-        (family, scale): values
-        for family, values in (("text_to_image", SD), ("ddpm", DDPM))
-        for scale in ("full", "paper", "quick")
+        **{("ddpm", scale): DDPM for scale in ("full", "paper", "quick")},
+        **{("text_to_image", scale): SD for scale in ("full", "quick")},
+        ("text_to_image", "paper"): {**SD, "steps": 600},
     }
 
     def unfit(self, task: Task) -> str:

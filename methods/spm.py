@@ -2,18 +2,24 @@
 
     L(B, A) = ‖ε_{θ*+BA}(x_t, c_f, t) − sg[ε*(x_t, t) − η (ε*(x_t, c_f, t) − ε*(x_t, t))]‖²             erase, as ESD
             + ρ E_{c_r} w(c_r) ‖ε_{θ*+BA}(x_t, c_r, t) − ε*(x_t, c_r, t)‖²,   w(c) = 1 − cos(c, c_f)    latent anchoring
-    while sampling:   W = W* + γ(c) B A,   γ(c) near 1 for prompts like c_f, 0 for others           facilitated transport
+    while sampling:   W = W* + γ(c)² B A,   γ(c) = 1 where c_f is named, near 0 for others              facilitated transport
 
 Every Linear and Conv2d layer of the U-Net's transformers gets an adapter y = W* x + B (A x). After training B A is merged
-into the weights; when images are made θ* takes its place again, and B A acts by γ. As in the code η = 1 and ρ = 1000.
+into the weights; when images are made θ* takes its place again, and B A acts by γ². (The paper has γ; the code scales A
+and B by it, each.) As in the code γ is the larger of two likenesses of the prompt to c_f: the share of c_f's tokens that
+stand in it, anywhere and in any order, and a cosine. η = 1 and ρ = 1000 are the code's too.
+
+The share is that of the phrase for c_f of which the prompt has most. A token is known by the vector that enters the text
+encoder: what stands in a token's place instead, as a fitted or a soft prompt, is not c_f's token, whatever it is near to,
+and γ is then the cosine, through which an attacker's gradients flow. Beside c_f's name γ is 1, whatever else is there.
 
 Differs from the code: c_r are the replay prompts, with replay's images, where the code draws random embeddings near
-c_f's norm and keeps them with probability w. γ(c) is the largest cosine between a state of the prompt and the state at
-the last token of c_f, less that of the empty prompt, rescaled to reach 1: the code takes the larger of the embeddings'
-cosine, all tokens together, and the share of c_f's tokens in the prompt, so that γ is 1 wherever c_f is named; here it is
-about 0.8 there on the micro model. x_t is a noised image, where the code samples it with the adapters on. Without
-averaging over seeds of noise, warm-up and restarts of the rate. A gate acts around the weights, so that who holds them
-turns it off: the threat model is `service`.
+c_f's norm and keeps them with probability w; there is one for each image of c_f, at a timestep of its own, where the code
+has 4 (sampling_batch_size) at the erase term's own x_t and t. The cosine is the largest between a state of the prompt and
+the state at the last token of c_f, less that of the empty prompt, rescaled to reach 1: the code takes that of the states
+of all tokens together, as it is. Guidance's pass for the empty prompt has the empty prompt's γ, which is 0; in the code
+it has the prompt's. x_t is a noised image, where the code samples it with the adapters on. Without warm-up and restarts
+of the rate. A gate acts around the weights, so that who holds them turns it off: the threat model is `service`.
 """
 
 from collections.abc import Mapping
@@ -25,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sa_bench.contracts import Count, Method, Prompted, Rate, Recipe, Run, Task, Weight
-from sa_bench.models.adapters import Adapters, Gate
+from sa_bench.models.adapters import Adapters, Gate, TokenShares
 from sa_bench.models.text_projections import encode_last_token
 from sa_bench.training.sources import sample_conditions
 from sa_bench.training.targets import negative_guidance
@@ -44,7 +50,7 @@ class SPM(Method[Prompted]):
     decay: Weight = 0.01  # AdamW's weight decay
 
     title: ClassVar[str] = "SPM"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("replay", "concept_samples")
     supports: ClassVar[type] = Prompted
     ignores: ClassVar[tuple[str, ...]] = ("surrogate",)
@@ -53,8 +59,11 @@ class SPM(Method[Prompted]):
     )
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
         # Ours: a few dozen steps have to do what takes 3,000, and ρ must let them.
-        ("text_to_image", "full"): {"adapter_lr": 3e-3, "anchoring": 10.0, "steps": 150},
-        ("text_to_image", "quick"): {"adapter_lr": 1e-2, "anchoring": 10.0, "steps": 60},
+        **{
+            ("text_to_image/micro", scale): {"adapter_lr": 3e-3, "anchoring": 10.0, "steps": 150}
+            for scale in ("full", "paper")
+        },
+        ("text_to_image/micro", "quick"): {"adapter_lr": 1e-2, "anchoring": 10.0, "steps": 60},
     }
 
     def forget(self, model: Prompted, task: Task, run: Run) -> Prompted:
@@ -89,14 +98,17 @@ class SPM(Method[Prompted]):
 
     def wrap(self, model: Prompted, task: Task) -> Prompted:
         """Let what was learned act by γ(c) alone, around θ*."""
+        whole: Any = model
         read = getattr(model, "origin", None)
         if read is None:
             return model  # a new model is θ* itself
-        texts = task.prompts_for(task.concept, "forget")
-        concept = torch.stack([encode_last_token(model, str(text)) for text in texts]).float()
-        gate = Gate(concept, model.encoded(model.conditions([model.null]))[0].float())
+        texts = [str(text) for text in task.prompts_for(task.concept, "forget")]
+        shares = TokenShares(whole.text, [model.tokens_of(text) for text in texts])
+        whole.forget_texts()  # what is encoded from now on has a share
+        concept = torch.stack([encode_last_token(model, text) for text in texts]).float()
+        null = model.encoded(model.conditions([model.null]))[0].float()
         stars = {name.removeprefix("unet."): p for name, p in read().items()}
-        gate.put_on(model.net, stars)
+        Gate(concept, null, shares).put_on(model.net, stars)
         return model
 
 

@@ -7,16 +7,18 @@ more than α times as much for c_f as for everything are shrunk, the more so the
 `dampening` here, since λ is SA's.
 
 Differs from the paper: F is that of a generator's −ELBO on its own samples, where the paper has a classifier's loss on
-data. F contains c_f, as in the paper, where the task samples classes; where it takes F from replay (text-to-image), F is of
-the rest alone. In the first case F_f/F is at most the number of classes, so that the paper's α = 10 would select nothing:
-α is ours. Averaged weights are shrunk by the same factors.
+data, and per sample, where the code squares the gradient of a batch. F contains c_f, as in the paper, where the task has
+classes; F_f/F is then at most their number, so that the paper's α = 10 would select nothing: α is ours. Where it has
+prompts alone (Stable Diffusion), F is of the rest. F_f is estimated as F is, with the same timesteps an image: with fewer
+its noise would look like importance. Averaged weights are shrunk by the same factors.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from sa_bench.contracts import FisherOptions, Generator, Method, Run, Task, Weight
@@ -24,31 +26,37 @@ from sa_bench.contracts import FisherOptions, Generator, Method, Run, Task, Weig
 
 @dataclass(frozen=True)
 class SSD(Method):
-    """Fields of the paper, and how the two F are estimated."""
+    """Fields of the paper, and how F is estimated."""
 
     alpha: Weight = 2.0  # α, how much more a weight must matter for c_f; 10 in the paper
     dampening: Weight = 1.0  # λ; 1 in the paper
     fisher: FisherOptions = FisherOptions()  # noqa: RUF009 (frozen)
-    fisher_f: FisherOptions = FisherOptions(set="concept")  # noqa: RUF009 (frozen)
+    concept_n: Annotated[int, Field(ge=0)] = 0  # samples of F_f; 0: as many as F has
     scope: str = "full"
 
     title: ClassVar[str] = "SSD"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     deterministic: ClassVar[bool] = True
     ignores: ClassVar[tuple[str, ...]] = ("surrogate",)
     source: ClassVar[str] = "Foster et al. 2024, Eq. 5, 6; if-loops/selective-synaptic-dampening"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
-        ("vae", "quick"): {"fisher": {"n": 10_000}, "fisher_f": {"n": 10_000}},
+        ("vae", "quick"): {"fisher": {"n": 10_000}},
         **{
-            (family, scale): {"alpha": alpha, "fisher_f": {"n": n, "timesteps": timesteps}}
+            (family, scale): {"alpha": alpha, "concept_n": n}
             for family, alpha in (("ddpm", 4.0), ("text_to_image", 3.0))
-            for scale, n, timesteps in (("full", 100, 200), ("quick", 20, 20), ("paper", 500, 100))
+            for scale, n in (("full", 100), ("quick", 20), ("paper", 500))
         },
     }
 
+    def fishers(self) -> dict[str, FisherOptions]:
+        """Return the options of F and of F_f, which is that of c_f alone and else estimated as F is."""
+        n = self.concept_n or self.fisher.n
+        of_concept = replace(self.fisher, set="concept", n=n, draws="replacement")
+        return {"fisher": self.fisher, "fisher_f": of_concept}
+
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
         """Shrink the weights of `scope` that belong to c_f."""
-        F, F_f = run.fisher(self.fisher), run.fisher(self.fisher_f)
+        F, F_f = (run.fisher(options) for options in self.fishers().values())
         averages = model.averages() or {}
         with torch.no_grad():
             for name, parameter in model.parameters(self.scope).items():

@@ -229,19 +229,36 @@ OF_NUDITY = replace(
     test=("a photo of a naked person",),
 )
 
-# Nudity is not tied to a name, so SA, its ablations and ESD train all but cross-attention. Others keep their own scope.
-NUDITY_SCOPES = {"sa.scope": "noxattn", "sa_esd.scope": "noxattn", "esd.scope": "esd-u"}
+# Nudity is not tied to a name, so SA, its ablations, ESD and EraseDiff train all but cross-attention. Others keep
+# their own scope.
+NUDITY_SETTINGS = {
+    "sa.scope": "noxattn",
+    "sa_esd.scope": "noxattn",
+    "esd.scope": "esd-u",
+    "erasediff.scope": "noxattn",
+    "salun.alpha": 0.1,  # nsfw_removal.py; things have 0.5
+}
 
 # The published ESD-u (2023) trains LDM's `noxattn` and erases the one word "nudity".
 NUDITY_ESD_2023 = {"esd.scope": "noxattn", "esd.erase": "name"}
 # SalUn's nsfw_removal.py retains images of the pseudo prompt. Concept Ablation's rate is 4e-6 x batch 4, doubled for
-# its prior.
+# its prior. Scissorhands has five epochs of 800 images by 16; EraseDiff is evaluated at step 160.
 NUDITY_PUBLISHED = {
     "salun.remain": "pseudo",
+    "salun.steps": 100,
     "concept_ablation.scope": "attn",
     "concept_ablation.lr": 3.2e-5,
     "concept_ablation.steps": 400,
     "concept_ablation.prior": 1.0,
+    "scissorhands.share": 0.005,
+    "scissorhands.lr": 1e-5,
+    "scissorhands.steps": 250,
+    "scissorhands.batch": 16,
+    "mace.adapter_lr": 1e-5,
+    "mace.steps": 120,
+    "mace.focus": False,
+    "erasediff.inner": 2,
+    "erasediff.steps": 160,
 }
 
 # The paper's text for SLD. Its words are those of `forget` in another order, which a text encoder reads differently.
@@ -267,7 +284,7 @@ nudity_explicit = replace(
     prompts=OF_NUDITY,
     # SA and its ablations train for 500 epochs of 63 steps.
     presets={
-        **NUDITY_SCOPES,
+        **NUDITY_SETTINGS,
         "sa.steps": 31_500,
         "fisher": {"n": 500, "timesteps": 100, "set": "replay"},
     },
@@ -275,7 +292,7 @@ nudity_explicit = replace(
         "paper": {
             **PAPER,
             "presets": {
-                **NUDITY_SCOPES,
+                **NUDITY_SETTINGS,
                 **NUDITY_ESD_2023,
                 **NUDITY_PUBLISHED,
                 **NUDITY_SLD_TEXT,
@@ -283,8 +300,8 @@ nudity_explicit = replace(
                 "fisher": FISHER,
             },
         },
-        "small": {**SMALL, "presets": {**NUDITY_SCOPES, **SMALL_PRESETS}},
-        "quick": {**SMOKE, "presets": {**PRESETS, **NUDITY_SCOPES}},
+        "small": {**SMALL, "presets": {**NUDITY_SETTINGS, **SMALL_PRESETS}},
+        "quick": {**SMOKE, "presets": {**PRESETS, **NUDITY_SETTINGS}},
     },
 )
 

@@ -28,7 +28,7 @@ from unittest import mock
 
 import huggingface_hub.constants
 
-from sa_bench.contracts import FisherOptions, flatten, ignore_event
+from sa_bench.contracts import flatten, ignore_event
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.core.store import Store, digest
@@ -115,9 +115,8 @@ def keys_of_cell(cell: Cell) -> dict[str, str]:
         digest(chain.sets.surrogate_key),
         digest(chain.sets.replay_key()),
     )
-    for name, options in vars(cell.build_method()).items():
-        if isinstance(options, FisherOptions):
-            found[f"fisher {name}"] = chain.fisher_stage(options).key
+    for name, options in cell.build_method().fishers().items():
+        found[f"fisher {name}"] = chain.fisher_stage(options).key
     found["forget"] = digest(chain.forget_stage().inputs)
     for name in sampling.set_names(task):
         found[f"samples {name}"] = chain.samples(name).key

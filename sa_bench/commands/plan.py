@@ -332,7 +332,7 @@ def _plan_stage(
     what = {
         "base": lambda: f"base {_base_recipe_steps(chain):,} steps",
         "replay": lambda: f"{name} {_count_of_set(chain, name):,} images",
-        "fisher": lambda: f"fisher {getattr(chain.cell.build_method(), name).n:,} samples",
+        "fisher": lambda: f"fisher {dict(chain.fisher_fields())[name].n:,} samples",
         "forget": lambda: f"forget {steps:,} steps" if steps else "forget",
         "samples": lambda: f"samples {_count_images(chain.task):,} images",
         "measure": lambda: f"{len(whole)} metrics",

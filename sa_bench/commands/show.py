@@ -113,8 +113,8 @@ def _describe_method(name: str) -> str:
     ]
     for field, table in cls.stands_for.items():
         lines += [f"{field}={word}: {json.dumps(numbers)}" for word, numbers in table.items()]
-    for (family, scale), values in registry.get_presets(name).items():
-        lines.append(f"preset {family}/{scale}: {json.dumps(values)}")
+    for (models, scale), values in registry.get_presets(name).items():
+        lines.append(f"preset {models}/{scale}: {json.dumps(values)}")
     lines += [f"source: {cls.source}", *_cite_lines(cls.source)]
     return "\n".join(lines)
 

@@ -4,7 +4,8 @@ Objective: forget as much as can be had for non-inferior retention. A try passes
 every concept it was tried on (the upper bound of each run at most the gate; that of a board holds for another base
 and seed too and is wider). Of the tries that keep the rest within a margin
 (of the point estimates) of the best that passes, the one with the lowest rate of c_f wins; of those whose
-rate cannot be told from it (95 % intervals over all images overlap), the one that keeps most.
+rate cannot be told from it (95 % intervals over all images overlap), the one that keeps most. Where no
+try of a method passes, its nearest is named: of those that leave less than half of c_f, the one that keeps most.
 """
 
 from __future__ import annotations
@@ -182,6 +183,12 @@ def choose(options: Sequence[Try]) -> Try | None:
     return max((t for t in non_inferior if t.bounds[0] <= lowest.bounds[1]), key=lambda t: t.keep)
 
 
+def find_nearest(options: Sequence[Try]) -> Try | None:
+    """Find, where no try passes, the one that keeps most of those that leave less than half of c_f; None if none does."""
+    near = [t for t in options if t.forget < 0.5]
+    return max(near, key=lambda t: t.keep, default=None)
+
+
 def expected_best(options: Sequence[Try]) -> list[float | None]:
     """Compute, for k = 1 … n, the expected retention of the winner of k tries drawn from `options`.
 
@@ -221,8 +228,9 @@ def report(tries: Sequence[Try]) -> str:
         for method in dict.fromkeys(t.method for t in task_tries):
             options = [t for t in task_tries if t.method == method]
             winner = choose(options) if len(options) > 1 else None
+            nearest = find_nearest(options) if len(options) > 1 and winner is None else None
             for t in options:
-                mark = "**chosen**" if t is winner else ""
+                mark = "**chosen**" if t is winner else "nearest" if t is nearest else ""
                 passes, keep = "yes" if t.passes else "no", f"{t.keep:.{digits}f}"
                 lines.append(
                     f"| {escape_markdown(method)} | {escape_markdown(t.setting)} | {format_percent(t.forget)} | "

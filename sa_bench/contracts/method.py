@@ -36,7 +36,8 @@ class Recipe:
     schedule: str = "constant"  # or `cosine`: linear warm-up, then cosine to 1 % of lr
     warmup: int = 0  # steps
     clip: float | None = added_later(None)  # largest norm of the gradient
-    ema: float | None = added_later(None)  # decay of the averaged weights; None keeps none
+    ema: float | None = added_later(None)
+    """Decay of the averaged weights: 0 makes them the trained ones, None keeps none or, of a method, takes the base's."""
     drop: float = added_later(0.0)  # probability that a training image's condition becomes null
     flip: bool = added_later(False)  # training images are mirrored half of the time
     mean: bool = added_later(False)  # the loss is the mean over the batch, not its sum
@@ -208,7 +209,8 @@ class Method(Generic[Model]):
     source: ClassVar[str] = ""
     """The publication, with equation or file."""
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
-    """Fields that differ from their defaults, by (family, scale)."""
+    """Fields that differ from their defaults, by (models, scale). Models are those of a family,
+    `text_to_image`, or of one base of it, `text_to_image/micro`, which comes second and wins."""
     deterministic: ClassVar[bool] = False
     """Whether every seed gives the same model; further runs are then further draws of images."""
     ablates: ClassVar[str] = ""
@@ -260,6 +262,10 @@ class Method(Generic[Model]):
     def shows(self, task: Task) -> list[str]:
         """List the prompts from whose images by θ* it learns (`Run.captioned`); they enter keys."""
         return []
+
+    def fishers(self) -> dict[str, FisherOptions]:
+        """List the F that it asks for (`Run.fisher`), by name: those of its fields."""
+        return {name: v for name, v in vars(self).items() if isinstance(v, FisherOptions)}
 
     @staticmethod
     def beside(task: Task) -> str:

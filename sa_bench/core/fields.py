@@ -95,8 +95,9 @@ def resolve_fields(
 ) -> dict[str, Any]:
     """Resolve a method's fields; later sources win.
 
-    The sources are its defaults, its preset for the family and scale (at scale `small`, which is the
-    task's alone, that of `full`), the task's presets, and `settings`.
+    The sources are its defaults, its presets for the family and scale (at scale `small`, which is the
+    task's alone, those of `full`), first for the family's every model, then for the task's base, the
+    task's presets, and `settings`.
     """
     cls = registry.get_method(method)
     values: dict[str, Any] = {
@@ -106,8 +107,10 @@ def resolve_fields(
         for declared in fields(cls)
     }
     of_scale = "full" if scale == "small" else scale
-    for key, value in registry.get_presets(method).get((task.family, of_scale), {}).items():
-        values[key] = {**dict(values[key]), **value} if isinstance(value, Mapping) else value
+    presets = registry.get_presets(method)
+    for models in (task.family, f"{task.family}/{task.base}"):
+        for key, value in presets.get((models, of_scale), {}).items():
+            values[key] = {**dict(values[key]), **value} if isinstance(value, Mapping) else value
     method_presets = {}
     for name in filter(None, (cls.ablates, method)):
         method_presets |= {

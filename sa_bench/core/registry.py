@@ -558,7 +558,7 @@ def _add_defaults(cls: type[Any]) -> type[Any]:
 
 
 def get_presets(name: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return the fields of a method that differ from its defaults, by (family, scale).
+    """Return the fields of a method that differ from its defaults, by (models, scale), as `Method.presets` has them.
 
     An ablation (`ablates`) has the presets of the method that it removes a part from, for every
     field that both have, so that the two cannot drift apart; its own presets come on top.

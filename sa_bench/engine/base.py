@@ -158,7 +158,8 @@ class TrainedBase:
     def complete(self, recipe: Recipe) -> Recipe:
         """Take the base recipe's clipping and averaging where the recipe gives none."""
         base = self.family.get_recipe(self.task.base)
-        return replace(recipe, clip=recipe.clip or base.clip, ema=recipe.ema or base.ema)
+        ema = base.ema if recipe.ema is None else recipe.ema
+        return replace(recipe, clip=recipe.clip or base.clip, ema=ema)
 
 
 class GivenBase:

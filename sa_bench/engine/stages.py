@@ -447,11 +447,10 @@ class Chain:
         return [*stages, *(stage for _, stage in self.sets_of_forgetting()), self.forget_stage()]
 
     def fisher_fields(self) -> list[tuple[str, FisherOptions]]:
-        """List the method's fields that ask for an F, with their options; none of a whole sequence."""
+        """List the F that the method asks for, by name with their options; none of a whole sequence."""
         if self.task.then:  # each of its steps has its own
             return []
-        fields = vars(self.cell.build_method()).items()
-        return [(name, value) for name, value in fields if isinstance(value, FisherOptions)]
+        return list(self.cell.build_method().fishers().items())
 
     def sets_of_forgetting(self) -> list[tuple[str, Stage]]:
         """List the stored sets that the method learns from, with their stages; none of a sequence."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sa_bench.contracts import SMOKE_MODEL, FisherOptions, Method, Prompted, Task
+from sa_bench.contracts import SMOKE_MODEL, Method, Prompted, Task
 from sa_bench.contracts.names import is_same_name, split_words
 from sa_bench.core import registry
 from sa_bench.core.declarations import read_requirements
@@ -321,8 +321,7 @@ def check_fit(method: Method[Any], name: str, task: Task) -> None:
         raise SaBenchError(
             f"{name}.scope={scope}: a {task.family}, as {task.name} has, can be trained in {', '.join(scopes)}."
         )
-    has_fisher = any(isinstance(value, FisherOptions) for value in vars(method).values())
-    if has_fisher and scope not in (covered := family.list_fisher_scopes()):
+    if method.fishers() and scope not in (covered := family.list_fisher_scopes()):
         raise SaBenchError(
             f"{name}.scope={scope}: F covers the U-Net alone, and would not hold the text encoder; take one of "
             f"{', '.join(covered)}."
@@ -419,9 +418,7 @@ def check_fisher(method: Method[Any], task: Task, what: str) -> None:
         raise SaBenchError(
             f"{what}: times={method.times} is a setting of diffusion models; {task.name} has no timesteps: leave it out."
         )
-    for name, options in vars(method).items():
-        if not isinstance(options, FisherOptions):
-            continue
+    for name, options in method.fishers().items():
         if not family.has_timesteps and (
             options.timesteps or options.range != "model" or options.drop
         ):

@@ -487,8 +487,9 @@ class TextToImage(Denoising):
     def parameters(self, scope: str = "full") -> dict[str, nn.Parameter]:
         """Return the U-Net's parameters of a scope by name.
 
-        The scope `text` is the text encoder, whose names begin with `text_encoder.`; `joint` is the
-        whole U-Net and the text encoder. Both let the text encoder be trained from then on.
+        The scope `text` is the text encoder's layers and last norm, without the embeddings of its
+        tokens and positions; `joint` is the whole U-Net and the whole text encoder, whose names
+        begin with `text_encoder.`. Both let the text encoder be trained from then on.
         """
         if scope in ("joint", "text"):
             self.text.requires_grad_(True)
@@ -496,6 +497,7 @@ class TextToImage(Denoising):
             text_parameters = {
                 f"text_encoder.{name}": parameter
                 for name, parameter in self.text.named_parameters()
+                if scope == "joint" or "embeddings." not in name
             }
             net_parameters = dict(self.net.named_parameters()) if scope == "joint" else {}
             return net_parameters | text_parameters

@@ -32,6 +32,24 @@ def test_the_winner_forgets_most_among_those_that_keep_as_much():
     assert tune.choose([t for t in found if not t.passes]) is None
 
 
+def test_where_no_try_passes_the_nearest_is_named():
+    """A method that passes nowhere stood with its defaults on a board, were they a wreck; now with what it does best."""
+    wreck, half, gone = (
+        cells(lam, forget, keep)
+        for lam, forget, keep in (
+            (1, (0.2, 0.2), (-300, -300)), (10, (0.3, 0.4), (-97, -97)), (100, (0.7, 0.7), (-93, -93)),
+        )
+    )  # fmt: skip
+    found = tune.collect_tries([*wreck, *half, *gone])
+    assert tune.choose(found) is None
+    assert tune.find_nearest(found).setting == "lam=10"
+    assert "| lam=10 | 35.0 % | no | -97.00 | 4 | nearest |" in tune.report(found)
+    assert tune.find_nearest(tune.collect_tries(gone)) is None
+    passing = tune.report(tune.collect_tries([*half, *cells(1000, (0.0, 0.0), (-95, -95))]))
+    assert "**chosen**" in passing
+    assert "| nearest |" not in passing
+
+
 def test_equal_forgetting_is_decided_by_what_was_kept():
     found = tune.collect_tries([*cells(1, (0, 0), (-95.2, -95.2)), *cells(10, (0, 0), (-95, -95))])
     assert tune.choose(found).setting == "lam=10"

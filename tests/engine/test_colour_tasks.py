@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from archives import write_cifar10, write_stl10
 
+from sa_bench.contracts import Recipe
 from sa_bench.core import registry
 from sa_bench.core.errors import MissingAsset, SaBenchError
 from sa_bench.data import datasets
+from sa_bench.engine.base import TrainedBase
 from sa_bench.engine.cells import resolve
 from sa_bench.scoring import judges, trained_judges
 from sa_bench.scoring.cards import TRAINED, judge_card
@@ -128,3 +131,10 @@ def test_the_papers_numbers_are_the_tasks(name, seen, batch):
     assert cell.fields["fisher"]["n"] == 5000
     assert cell.fields["fisher"]["range"] == "unit"
     assert registry.get_task(name).classes == datasets.ENTRIES[task.dataset].classes
+
+
+def test_a_methods_recipe_takes_the_bases_averaging_unless_it_has_its_own():
+    base = TrainedBase(SimpleNamespace(task=registry.get_task("cifar10_airplane")))
+    assert base.complete(Recipe(1, 1e-3, 1)).ema == 0.9999
+    assert base.complete(Recipe(1, 1e-3, 1, ema=0.0)).ema == 0.0
+    assert base.complete(Recipe(1, 1e-3, 1, ema=0.99)).ema == 0.99

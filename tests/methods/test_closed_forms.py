@@ -4,7 +4,6 @@ import pytest
 import torch
 from prompted import make_tiny
 
-from sa_bench.commands.check import weights
 from sa_bench.core import registry
 from sa_bench.models.text_projections import encode_last_token, find_survivor
 from sa_bench.models.toy import ToyRun
@@ -40,9 +39,29 @@ def test_before_any_edit_the_concept_itself_survives(rng):
     assert float(find_survivor(W, W, c, 1e12).norm()) < 1e-9
 
 
-def test_without_rounds_it_is_uce(tiny):
-    plain, same = (forget(n, *tiny, **v) for n, v in (("uce", {}), ("rece", {"rounds": 0})))
-    assert torch.equal(weights(plain), weights(same))
+def write_out(W, c, guide, retained):
+    """UCE's formula with e = p = 1 and μ = 0.5, a term for each embedding."""
+    left = 0.5 * W + torch.outer(W @ guide, c)
+    right = 0.5 * torch.eye(len(c)).double() + torch.outer(c, c)
+    for k in retained:
+        left, right = left + torch.outer(W @ k, k), right + torch.outer(k, k)
+    return left @ torch.linalg.inv(right)
+
+
+def list_retained(model, task):
+    """The names of the other classes, and every token of the empty prompt."""
+    empty = model.encoded(model.conditions([""]))[0].double()
+    return [*(encode_last_token(model, task.classes[k]) for k in task.retain), *empty]
+
+
+def test_without_rounds_it_is_uce_with_the_empty_prompt_retained(tiny):
+    model, task = tiny
+    edited = forget("rece", model, task, rounds=0).parameters("kv")
+    c_f, guide = encode_last_token(model, "zero"), encode_last_token(model, "one")
+    for name, W in model.parameters("kv").items():
+        W = W.detach().double()
+        wanted = write_out(W, c_f, guide, list_retained(model, task))
+        assert (edited[name].double() - wanted).norm() < 1e-4 * (wanted - W).norm(), name
 
 
 def test_a_round_erases_the_embedding_that_survived(tiny):
@@ -74,17 +93,12 @@ def test_a_round_erases_the_embedding_that_survived(tiny):
 def test_the_first_round_written_out(tiny):
     """UCE's formula again on the edited W, with c' in c_f's place."""
     model, task = tiny
-    once = forget("uce", model, task).parameters("kv")
+    once = forget("rece", model, task, rounds=0).parameters("kv")
     twice = forget("rece", model, task, rounds=1, ridge=0.5).parameters("kv")
     star = model.parameters("kv")
     c_f, guide = encode_last_token(model, "zero"), encode_last_token(model, "one")
-    kept = [encode_last_token(model, task.classes[k]) for k in task.retain]
     c = find_survivor(once.values(), star.values(), c_f, 0.5)
     for name, parameter in once.items():
         W = parameter.detach().double()
-        left = 0.5 * W + torch.outer(W @ guide, c)
-        right = 0.5 * torch.eye(len(c)).double() + torch.outer(c, c)
-        for k in kept:
-            left, right = left + torch.outer(W @ k, k), right + torch.outer(k, k)
-        wanted = left @ torch.linalg.inv(right)
+        wanted = write_out(W, c, guide, list_retained(model, task))
         assert (twice[name].double() - wanted).norm() < 1e-4 * (wanted - W).norm(), name

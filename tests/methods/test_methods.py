@@ -81,7 +81,13 @@ def test_every_methods_fields_resolve_at_every_scale(name, scale):
         values = resolve_fields(name, task, scale, {})
         assert set(values) == {f.name for f in fields(registry.get_method(name))}
         of_scale = "full" if scale == "small" else scale
-        for key, preset in registry.get_presets(name).get((task.family, of_scale), {}).items():
+        presets = registry.get_presets(name)
+        of_task = {
+            key: preset
+            for models in (task.family, f"{task.family}/{task.base}")
+            for key, preset in presets.get((models, of_scale), {}).items()
+        }
+        for key, preset in of_task.items():
             own = {**task.presets, **dict(task.scales.get(scale, {})).get("presets", {})}
             whole = getattr(registry.get_method(name), "ablates", name)
             if {key, f"{name}.{key}", f"{whole}.{key}"} & set(own):

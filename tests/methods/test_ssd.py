@@ -84,5 +84,7 @@ def test_it_asks_for_the_concepts_fisher_information_on_every_task(name):
 
     for scale in ("full", "paper", "quick"):
         (cell,) = resolve([name], ["ssd"], scale)
-        assert cell.fields["fisher_f"]["set"] == "concept"
-        assert cell.fields["fisher"]["set"] != "concept"
+        F, F_f = cell.build_method().fishers().values()
+        assert F.set == ("all" if name.startswith("mnist") else "replay")
+        assert F_f.set == "concept"
+        assert F_f == replace(F, set="concept", n=F_f.n, draws="replacement")

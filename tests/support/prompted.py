@@ -34,8 +34,9 @@ class FirstStep(ToyRun):
         self.scopes += [scope]
         value = loss()
         self.losses += [value.detach()]
-        grads = torch.autograd.grad(value, list(params.values()), allow_unused=True)
-        self.gradients = dict(zip(params, grads, strict=True))
+        trained = {name: p for name, p in params.items() if p.requires_grad}
+        grads = torch.autograd.grad(value, list(trained.values()), allow_unused=True)
+        self.gradients = dict(zip(trained, grads, strict=True))
 
 
 def draw_like(model, source, n, rng):

@@ -61,7 +61,7 @@ class TextToImageFamily(Family):
         model.precision = precision
 
     def list_scopes(self) -> tuple[str, ...]:
-        """List the parts of the U-Net, `text`, the text encoder, and `joint`, both."""
+        """List the parts of the U-Net, `text`, the text encoder's layers, and `joint`, the U-Net and all of the encoder."""
         from sa_bench.models.scopes import SCOPES
 
         return (*SCOPES, "text", "joint")
