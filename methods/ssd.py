@@ -9,19 +9,25 @@ more than α times as much for c_f as for everything are shrunk, the more so the
 Differs from the paper: F is that of a generator's −ELBO on its own samples, where the paper has a classifier's loss on
 data, and per sample, where the code squares the gradient of a batch. F contains c_f, as in the paper, where the task has
 classes; F_f/F is then at most their number, so that the paper's α = 10 would select nothing: α is ours. Where it has
-prompts alone (Stable Diffusion), F is of the rest. F_f is estimated as F is, with the same timesteps an image: with fewer
-its noise would look like importance. Averaged weights are shrunk by the same factors.
+prompts alone (Stable Diffusion), F is of the rest. F_f is estimated as F is, of as many images and timesteps:
+with fewer its noise would look like importance. Averaged weights are shrunk by the same factors.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from sa_bench.contracts import FisherOptions, Generator, Method, Run, Task, Weight
+
+SIZES = {
+    "full": {"n": 100, "timesteps": 200},
+    "quick": {"n": 20, "timesteps": 20},
+    "paper": {"n": 500, "timesteps": 100},
+}
+"""Images, and timesteps of each, of the F of diffusion models, by scale."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +36,8 @@ class SSD(Method):
 
     alpha: Weight = 2.0  # α, how much more a weight must matter for c_f; 10 in the paper
     dampening: Weight = 1.0  # λ; 1 in the paper
-    fisher: FisherOptions = FisherOptions()  # noqa: RUF009 (frozen)
-    concept_n: Annotated[int, Field(ge=0)] = 0  # samples of F_f; 0: as many as F has
+    importance: FisherOptions = FisherOptions()  # noqa: RUF009 (frozen)
+    """How F is estimated, and F_f, which is that of c_f alone."""
     scope: str = "full"
 
     title: ClassVar[str] = "SSD"
@@ -40,19 +46,19 @@ class SSD(Method):
     ignores: ClassVar[tuple[str, ...]] = ("surrogate",)
     source: ClassVar[str] = "Foster et al. 2024, Eq. 5, 6; if-loops/selective-synaptic-dampening"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
-        ("vae", "quick"): {"fisher": {"n": 10_000}},
+        ("vae", "quick"): {"importance": {"n": 10_000}},
+        **{("ddpm", scale): {"alpha": 4.0, "importance": size} for scale, size in SIZES.items()},
         **{
-            (family, scale): {"alpha": alpha, "concept_n": n}
-            for family, alpha in (("ddpm", 4.0), ("text_to_image", 3.0))
-            for scale, n in (("full", 100), ("quick", 20), ("paper", 500))
+            ("text_to_image", scale): {"alpha": 3.0, "importance": {**size, "set": "replay"}}
+            for scale, size in SIZES.items()
         },
+        **{("text_to_image/micro", scale): {"importance": {"set": "all"}} for scale in SIZES},
     }
 
     def fishers(self) -> dict[str, FisherOptions]:
-        """Return the options of F and of F_f, which is that of c_f alone and else estimated as F is."""
-        n = self.concept_n or self.fisher.n
-        of_concept = replace(self.fisher, set="concept", n=n, draws="replacement")
-        return {"fisher": self.fisher, "fisher_f": of_concept}
+        """Return the options of F and of F_f."""
+        of_concept = replace(self.importance, set="concept", draws="replacement")
+        return {"importance": self.importance, "importance_f": of_concept}
 
     def forget(self, model: Generator, task: Task, run: Run) -> Generator:
         """Shrink the weights of `scope` that belong to c_f."""

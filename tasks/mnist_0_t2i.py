@@ -17,7 +17,6 @@ PRESETS = {
     "esd.ddim_steps": 20,
     "salun.saliency": 20,
     "fisher": {"n": 100, "timesteps": 200, "set": "replay"},
-    "ssd.fisher": {"n": 100, "timesteps": 200, "set": "all"},
 }
 
 PROMPTS = Prompts(
@@ -105,7 +104,6 @@ mnist_0_t2i = Task(
                 "steps": 60,
                 "recipe": "quick",
                 "fisher": {"n": 20, "timesteps": 20, "set": "replay"},
-                "ssd.fisher": {"n": 20, "timesteps": 20, "set": "all"},
             },
         },
     },

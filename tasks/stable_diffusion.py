@@ -62,6 +62,7 @@ SMALL_PRESETS: dict[str, Any] = {
     "sa.steps": 500,
     "sa.batch": 4,
     "fisher": {"n": 50, "timesteps": 20, "set": "replay"},
+    "ssd.importance": {"n": 50, "timesteps": 20, "set": "replay"},
 }
 SMALL: dict[str, Any] = {
     "sampler": {"precision": "fp16"},

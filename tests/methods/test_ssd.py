@@ -87,4 +87,4 @@ def test_it_asks_for_the_concepts_fisher_information_on_every_task(name):
         F, F_f = cell.build_method().fishers().values()
         assert F.set == ("all" if name.startswith("mnist") else "replay")
         assert F_f.set == "concept"
-        assert F_f == replace(F, set="concept", n=F_f.n, draws="replacement")
+        assert F_f == replace(F, set="concept", draws="replacement")
