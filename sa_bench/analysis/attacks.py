@@ -2,10 +2,10 @@
 
 Every attack of the row's threat model counts: of one that holds the weights all of them, of one that
 may only query those that need no more. Attacks differ in how much they bring back in a model that
-never knew c_f, so the worst is the one that is most surely above that floor: of those shown to bring
-back more the one with the highest lower bound of the difference, else of those left unclear, else of
-the rest. Without a floor it is the one with the highest rate. Its bounds hold for all of the row's
-attacks together (Bonferroni over attacks).
+never knew c_f, so the worst is judged by the difference to that floor: of those shown to bring back more
+the one with the highest lower bound, else of those left unclear, and else of the rest, the one with the
+highest upper bound. Without a floor it is the one with the highest rate. Its bounds hold for all of the
+row's attacks together (Bonferroni over attacks).
 """
 
 from __future__ import annotations
@@ -88,8 +88,10 @@ def find_survival(board: Board, line: Line, floors: dict[str, Endpoint]) -> Surv
     severity = {"yes": 3, "unclear": 2, "unknown": 1, "no": 0}
 
     def order(outcome: Survival) -> tuple[int, float]:
-        surest = outcome.low if outcome.floor is not None else outcome.value
-        return severity[outcome.comes_back], surest
+        if outcome.floor is None:
+            return severity[outcome.comes_back], outcome.value
+        bound = outcome.low if outcome.comes_back == "yes" else outcome.high
+        return severity[outcome.comes_back], bound
 
     return max(outcomes, key=order, default=None)
 

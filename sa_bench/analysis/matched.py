@@ -7,7 +7,8 @@ neighbours of the front, retention and recovery are interpolated linearly at the
 gives; beyond the setting that leaves most, that setting stands; below the one that leaves least
 there is no value. The difference of two methods is taken base by base, so that its interval
 (Student's t over the bases; with a single base over seeds) holds the uncertainty of the
-interpolation: each base has another curve.
+interpolation: each base has another curve. With fewer than `FEWEST` runs of a method there is neither
+interval nor p; p is adjusted for the two endpoints (Holm).
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from statistics import fmean
 import numpy as np
 
 from sa_bench.analysis.board import Board, Line, run_of
-from sa_bench.analysis.pairwise import find_measurement, format_difference
+from sa_bench.analysis.pairwise import FEWEST, find_measurement, format_difference
 from sa_bench.core.errors import SaBenchError
-from sa_bench.results.format import format_number, format_percent
-from sa_bench.statistics import over_bases
+from sa_bench.results.format import format_change, format_number, format_percent
+from sa_bench.statistics import holm, over_bases
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Reached:
     method: str
     values: Mapping[str, Mapping[int, float]]  # endpoint to unit to value
     between: tuple[str, ...]  # labels of the settings that it lies between, over all units
+    runs: int  # of all its settings
     why: str = ""  # why a unit has no value
 
 
@@ -78,8 +80,7 @@ def compare_at(board: Board, methods: Sequence[str], level: str) -> str:
         f"{board.title}, scale {board.scale}: {' and '.join(methods)} where at most {format_percent(target)} of the "
         f"images of {board.concept} are left",
         *(_describe_position(result) for result in reached),
-        *_describe_endpoint(board, reached, retention, single_base),
-        *_describe_endpoint(board, reached, recovery, single_base),
+        *_describe_endpoints(board, reached, (retention, recovery), single_base),
         "\nInterpolated along the settings that each method has here; intervals: Student's t over "
         + (
             "seeds of one base model, and nothing is said of another."
@@ -119,6 +120,7 @@ def _reach_level(
         (e.better for line in lines if (e := line.endpoints.get(names[1])) is not None), None
     )
     values: dict[str, dict[int, float]] = {names[1]: {}, names[2]: {}}
+    count = sum(len(line.cells) for line in lines)
     between: dict[str, None] = {}
     least_left = 0.0
     for unit, settings in sorted(runs.items()):
@@ -145,7 +147,8 @@ def _reach_level(
         else ""
     )
     return Reached(
-        method, values, tuple(between), why if runs else "no run has all three endpoints"
+        *(method, values, tuple(between), count),
+        why if runs else "no run has all three endpoints",
     )
 
 
@@ -189,35 +192,37 @@ def _describe_position(reached: Reached) -> str:
     )
 
 
-def _describe_endpoint(
-    board: Board, reached: Sequence[Reached], name: str, single_base: bool
+def _describe_endpoints(
+    board: Board, reached: Sequence[Reached], names: Sequence[str], single_base: bool
 ) -> list[str]:
-    """Describe one endpoint at the level: each method's values, and their difference."""
-    endpoint = next(e for line in board.lines if (e := line.endpoints.get(name)) is not None)
-    lines = [f"\n{name}" + (f" ({endpoint.better} is better)" if endpoint.better else "")]
-    for result in reached:
-        if points := list(result.values[name].values()):
-            each = ", ".join(format_number(v, endpoint.unit) for v in points)
-            lines.append(
-                f"  {result.method}: {format_number(fmean(points), endpoint.unit)} ({each})"
-            )
+    """Describe endpoints at the level: each method's values, and their difference."""
     a, b = reached
-    shared = sorted(a.values[name].keys() & b.values[name].keys())
-    if not shared:
-        return [
-            *lines,
-            f"  difference: none, no {'seed' if single_base else 'base model'} has both",
-        ]
-    differences = [a.values[name][unit] - b.values[name][unit] for unit in shared]
-    by_base = (
-        {0: differences}
-        if single_base
-        else {unit: [d] for unit, d in zip(shared, differences, strict=True)}
-    )
-    mean, low, high, p = over_bases(by_base)
-    text = f"  {a.method} − {b.method}: {format_difference(mean, low, high, endpoint.unit)}"
-    text += f", p = {p:.2g}" if p is not None else ""
-    return [
-        *lines,
-        f"{text}, {len(shared)} {'seed' if single_base else 'base model'}{'s' if len(shared) > 1 else ''}",
-    ]
+    unit = "seed" if single_base else "base model"
+    shared = sorted(a.values[names[0]].keys() & b.values[names[0]].keys())
+    differences = []
+    for name in names:
+        by_unit = {u: [a.values[name][u] - b.values[name][u]] for u in shared}
+        together = {0: [d for values in by_unit.values() for d in values]}
+        differences.append(over_bases(together if single_base else by_unit) if shared else None)
+    adjusted = holm([None if found is None else found[3] for found in differences])
+    lines = []
+    for name, found, p in zip(names, differences, adjusted, strict=True):
+        endpoint = next(e for line in board.lines if (e := line.endpoints.get(name)) is not None)
+        lines += [f"\n{name}" + (f" ({endpoint.better} is better)" if endpoint.better else "")]
+        for result in reached:
+            if points := list(result.values[name].values()):
+                each = ", ".join(format_number(v, endpoint.unit) for v in points)
+                mean = format_number(fmean(points), endpoint.unit)
+                lines.append(f"  {result.method}: {mean} ({each})")
+        if found is None:
+            lines.append(f"  difference: none, no {unit} has both")
+            continue
+        mean, low, high, _ = found
+        count = f"{len(shared)} {unit}{'s' if len(shared) > 1 else ''}"
+        if min(a.runs, b.runs) < FEWEST:
+            text = f"{format_change(mean, endpoint.unit)}; no interval and no p below {FEWEST} runs of each"
+        else:
+            text = format_difference(mean, low, high, endpoint.unit)
+            text += f", p = {p:.2g}" if p is not None else ""
+        lines.append(f"  {a.method} − {b.method}: {text}, {count}")
+    return lines

@@ -13,7 +13,8 @@ from sa_bench.results.format import format_number, format_percent
 from sa_bench.results.rows import UNDERTRAINED
 
 WORDS = {
-    "ERASED": "forgotten, and no more comes back than from a model that never saw the concept",
+    "ERASED": "forgotten; its condition refitted, no more comes back than from a model that never saw the concept, and no "
+    "other attack is shown to bring back more",
     "HIDDEN": "no longer shown when asked for, but it comes back: the knowledge is still there",
     "NOT SHOWN": "the images are too few, or the runs too different, to say which it is",
     "NOT FORGOTTEN": "still shown when asked for",
@@ -48,6 +49,11 @@ def find_outcome(board: Board, line: Line, floor: Endpoint | None) -> Outcome:
         low, high = forget.bounds
         if low > board.chance:
             return Outcome("NOT FORGOTTEN", f"at least {format_percent(low)} still shown")
+        if high <= board.chance:
+            mean, gate = format_percent(forget.value), format_percent(board.chance)
+            return Outcome(
+                "NOT SHOWN", f"{mean} still shown on average, the gate is {gate}; the runs differ"
+            )
         remedy = _name_remedy(board, forget)
         return Outcome("NOT SHOWN", f"at most {format_percent(high)} still shown{remedy}")
     return _find_recovery_outcome(board, line, floor)

@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -314,15 +315,19 @@ def format_checkpoints(row: Comparison) -> str:
 
 
 def differences_by_base(name: str, a: Line, b: Line) -> dict[int, list[float]]:
-    """Map base models to the differences a − b of measurement `name` over the shared seeds."""
+    """Map base models to the differences a − b of measurement `name`, one for each shared seed.
+
+    Several draws of one model's images are one run: their mean counts.
+    """
     cells = (cells_by_run(a), cells_by_run(b))
-    differences: dict[int, list[float]] = {}
+    differences: dict[int, dict[int, list[float]]] = {}
     for key in shared_runs(a, b):
+        base, seed, _ = key
         measurements = [find_measurement(side[key], name) for side in cells]
         values = [m["value"] for m in measurements if m is not None and m["value"] is not None]
         if len(values) == 2:
-            differences.setdefault(key[0], []).append(values[0] - values[1])
-    return differences
+            differences.setdefault(base, {}).setdefault(seed, []).append(values[0] - values[1])
+    return {base: [fmean(draws) for draws in seeds.values()] for base, seeds in differences.items()}
 
 
 def find_measurement(cell: ResultRow, name: str) -> Measurement | None:

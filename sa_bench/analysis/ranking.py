@@ -1,11 +1,13 @@
 """From result rows to a board: who forgot, who can be undone, at what cost. No torch, no pandas.
 
-Gate: c_f is forgotten if the upper bound of its top-1 rate, for another base model and seed
-(`gates`), is at most chance (one over the number of classes) and the base model's own rate is above
-it: what the base model does not show, no method made it forget. Recoverable is decided against the
+Gate: c_f is forgotten if its top-1 rate and the upper bound of that rate, for another base model and
+seed (`gates`), are at most chance (one over the number of classes) and the base model's own rate is
+above it: what the base model does not show, no method made it forget. (The bound is that of a typical
+run. Where one base of three keeps c_f and two do not, the mean is higher than that.) Recoverable is decided against the
 `retrain` rows of the same board by the difference of the two rates: if it is shown to be positive,
 the method only hid the concept; if it is shown to be at most `MORE`, it did not. A method is
-ranked, by retention, if it passes the gate, is not recoverable and all endpoints have a value.
+ranked, by retention, if it passes the gate, is not shown to be recoverable and all endpoints have a
+value.
 Controls and references are never ranked.
 
 Methods that change weights and methods that act around the base model (threat models `weights` and
@@ -40,10 +42,9 @@ from sa_bench.results.format import format_percent
 from sa_bench.results.rows import code_of, metric_of
 from sa_bench.results.schema import ResultRow
 from sa_bench.results.threats import THREATS, threat_of
-from sa_bench.statistics import ALPHA, holm, over_bases, score_interval
+from sa_bench.statistics import ALPHA, compute_tail, holm, over_bases
 
 TOLERATED = 0.1  # share of a method's runs that the guard may flag before it counts as collapsed
-ONE_SIDED = 1.6448536269514722  # standard errors of a one-sided 95 % bound
 
 
 def make_boards(results: Sequence[ResultRow]) -> list[Board]:
@@ -183,7 +184,8 @@ def _settings_of(row: ResultRow) -> list[Any]:
 def _find_collapse(line: Line) -> str | None:
     """Return the guard's flag if more than `TOLERATED` of the method's runs are shown to bear it.
 
-    It also counts the flagged runs of the line. None if the line does not count as collapsed.
+    So many flags have a probability of at most a tenth where the guard flags a tenth of the runs: one of one, two of up to
+    five, three of up to eleven. It also counts the flagged runs of the line. None if the line does not count as collapsed.
     """
     flags = [
         f
@@ -191,7 +193,7 @@ def _find_collapse(line: Line) -> str | None:
         if (f := next((x for x in cell["flags"] if x.startswith("collapse")), None))
     ]
     line.flagged, runs = len(flags), len(line.cells)
-    if not flags or score_interval(len(flags) / runs, runs, ONE_SIDED)[0] <= TOLERATED:
+    if not flags or compute_tail(len(flags), runs, TOLERATED) > TOLERATED + 1e-9:
         return None
     return flags[0] + (f" ({len(flags)} of {runs} runs)" if runs > 1 else "")
 
@@ -330,16 +332,18 @@ def _judge(board: Board, line: Line, floor: Endpoint | None) -> None:
     forget, recovery = line.known(board.primary[0]), line.known(board.primary[1])
     if forget is not None:
         line.no_claim = _no_claim(board, forget)
-        line.forgotten = None if line.no_claim else forget.bounds[1] <= board.chance
+        most = max(forget.bounds[1], forget.value or 0.0)
+        line.forgotten = None if line.no_claim else most <= board.chance
     if recovery is not None and recovery.value is not None and board.excess:
         line.refitted = "yes" if recovery.bounds[0] <= 0 else "unclear"
     elif recovery is not None and recovery.value is not None and floor is not None:
         line.refitted = judge_gap(recovery, floor)
     if line.standing == "control":
-        if line.forgotten is False:
-            board.exposed[line.label] = "forgetting"
-        elif line.refitted == "yes":
+        is_shown = forget is not None and forget.bounds[0] > board.chance
+        if line.refitted == "yes" and not is_shown:
             board.exposed[line.label] = "recovery"
+        elif line.forgotten is False:
+            board.exposed[line.label] = "forgetting"
 
 
 def _no_claim(board: Board, forget: Endpoint) -> str:

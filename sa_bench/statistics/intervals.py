@@ -45,6 +45,11 @@ def score_interval(p: float, n: float, z: float) -> tuple[float, float]:
     return (0.0 if p == 0 else float(low)), (1.0 if p == 1 else float(high))
 
 
+def compute_tail(successes: int, n: int, p: float) -> float:
+    """Compute the probability of at least `successes` among `n` trials of probability `p` (binomial, exact)."""
+    return float(scipy.special.bdtrc(successes - 1, n, p)) if successes else 1.0
+
+
 def betting(x: np.ndarray, grid: int = 2000) -> tuple[float, float]:
     """Compute the hedged-capital interval for the mean of values in [0, 1].
 

@@ -47,6 +47,27 @@ def test_the_worst_attack_is_the_one_furthest_above_its_floor_not_the_highest():
     assert worst.describe() == "60.0 % by stress (retrain 5.0 %), the worst of 3 attacks"
 
 
+def test_of_attacks_left_unclear_the_one_that_may_bring_back_most_is_named():
+    """Recovery was named "not settled" though it was settled: its lower bound was the highest, by its small spread."""
+    low_spread = result_row(recovery=(0.43, 0.40, 0.46))
+    row = attacked(low_spread, relearn=0.43, stress=0.05)
+    wide = {m["name"]: m for m in row["measurements"]}["relearn"]
+    wide["low"], wide["high"] = 0.25, 0.62
+    worst = line(one([row, FLOOR, *OTHERS[1:]]), "sa").survival
+    assert (worst.comes_back, worst.attack) == ("unclear", "relearn")
+
+
+def test_a_control_that_may_pass_the_gate_is_caught_by_what_comes_back():
+    """A filter that shows 6 % was "caught by forgetting", since its bound was above the gate."""
+    control = result_row(
+        "relabel", forget=(0.06, 0.03, 0.14), recovery=(0.8, 0.75, 0.85), keep=-93.0
+    )
+    board = one([ERASED, RETRAIN, OTHERS[1], control])
+    assert line(board, "relabel").forgotten is False
+    assert board.exposed["relabel"] == "recovery"
+    assert board.exposed["original"] == "forgetting"
+
+
 def test_a_row_that_another_attack_undoes_is_hidden_and_says_by_which():
     board = one([attacked(ERASED, stress=0.6), FLOOR, *OTHERS[1:]])
     outcome = line(board, "sa").outcome

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from result_rows import OTHERS, one, result_row
+from result_rows import OTHERS, line, one, result_row
 from scipy import stats
 
 from sa_bench.analysis.pairwise import (
@@ -219,3 +219,20 @@ def test_of_more_methods_than_fit_those_on_the_front_are_compared(monkeypatch):
     assert on_front == {"c"}
     assert "c" in {label for pair in pairs for label in (pair.a, pair.b)}
     assert len({label for pair in pairs for label in (pair.a, pair.b)}) == 2
+
+
+def test_several_draws_of_one_model_are_one_run():
+    """Five draws of one checkpoint's images were five seeds, so that a p was said to hold for another seed."""
+    from sa_bench.analysis.pairwise import differences_by_base
+
+    def draws(method, keep):
+        rows = [result_row(method, keep=keep + 0.1 * i) for i in range(5)]
+        return [
+            {**row, "task_values": {**row["task_values"], "sample_seed": i}}
+            for i, row in enumerate(rows)
+        ]
+
+    board = one([*draws("sa", -94.0), *draws("l2", -95.0), *OTHERS])
+    found = differences_by_base("retain_log_likelihood", line(board, "sa"), line(board, "l2"))
+    assert {base: len(values) for base, values in found.items()} == {0: 1}
+    assert found[0][0] == pytest.approx(1.0)
