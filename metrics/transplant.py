@@ -5,11 +5,12 @@
 A cut wire works again at once (`relabel`); a model that never knew c_f shows nothing (`retrain`); nor does one whose body
 was bent, though fitting the slot again bends it back (`recovery`). The slot of a class is its column or its row; of a
 prompt the token rows of c_f's name, which are θ*'s own where the text encoder is frozen. So a text-to-image model is also
-taken apart by layers of its U-Net: the keys' and values' projections of cross-attention, where words enter; self-attention;
-the rest.
+taken apart: the text encoder's layers; of the U-Net the keys' and values' projections of cross-attention, where words enter,
+self-attention and the rest. `retrain` has a text encoder of its own from another beginning: a slot or a part of θ* means
+nothing to it, so that its rates are 0 whatever it knows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -81,14 +82,24 @@ def transplant(view: View) -> Measured:
     return questions.measured(transplanted, extra)
 
 
+def list_parameters(model: Generator) -> dict[str, torch.nn.Parameter]:
+    """List the parameters of the U-Net and the text encoder's layers by name; its embeddings are what slots are made of."""
+    text: Any = getattr(model, "text", None)
+    layers = {} if text is None else dict(text.named_parameters())
+    of_text = {f"text_encoder.{n}": p for n, p in layers.items() if "embeddings" not in n}
+    return {**model.parameters(), **of_text}
+
+
 def group_parameters(model: Generator) -> dict[str, list[str]]:
-    """Divide the U-Net's parameters, by name, into keys and values, self-attention and the rest."""
+    """Divide the parameters, by name, into the text encoder's layers and, of the U-Net, the three groups above."""
+    net = [*model.parameters()]
     groups = {
+        "text encoder": [name for name in list_parameters(model) if name not in net],
         "keys and values": [*model.parameters("kv")],
         "self-attention": [*model.parameters("selfattn")],
     }
     grouped = {name for names in groups.values() for name in names}
-    return {**groups, "the rest": [name for name in model.parameters() if name not in grouped]}
+    return {**groups, "the rest": [name for name in net if name not in grouped]}
 
 
 @contextmanager
@@ -97,18 +108,22 @@ def replace_parameters(model: Generator, other: Generator, names: list[str]) -> 
 
     Yields True if any of them differs.
     """
-    parameters, source = model.parameters(), other.parameters()
+    parameters, source = list_parameters(model), list_parameters(other)
     replaced = {
         name: parameters[name].detach().clone()
         for name in names
         if not torch.equal(parameters[name], source[name])
     }
-    try:
+
+    def put(values: Mapping[str, Tensor]) -> None:
         with torch.no_grad():
             for name in replaced:
-                parameters[name].copy_(source[name])
+                parameters[name].copy_(values[name])
+        if (forget := getattr(model, "forget_texts", None)) is not None:
+            forget()
+
+    try:
+        put(source)
         yield bool(replaced)
     finally:
-        with torch.no_grad():
-            for name, value in replaced.items():
-                parameters[name].copy_(value)
+        put(replaced)

@@ -158,6 +158,10 @@ class View(Protocol):
         """Load real images: `forget_train`, `forget_test`, `retain_train` or `retain_test`."""
         ...
 
+    def show(self, images: np.ndarray, label: int) -> np.ndarray:
+        """Filter images (N, H, W, C) of class `label` as the method's `render` does, where an attacker may only ask."""
+        ...
+
     def inception(self, images: SampleSet) -> np.ndarray:
         """Return (N, 2048) float32 features of the Inception network, computed once and stored."""
         ...

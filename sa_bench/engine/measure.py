@@ -111,6 +111,10 @@ def measure_inputs(chain: Chain, metric: Metric, subject: Subject) -> dict[str, 
     }
     if chain.task.sample_seed and requirements.asks_model(metric):  # it draws images of its own
         inputs["sample_seed"] = chain.task.sample_seed
+    if not subject.base and metric.attack == "service" and chain.cell.build_method().renders():
+        inputs["filter"] = (
+            chain.cell.method
+        )  # the model is θ*; what is asked of it goes through the filter
     return inputs
 
 
@@ -120,7 +124,7 @@ def measure(chain: Chain, metric: Metric, subject: Subject) -> tuple[dict[str, A
     Returns:
         The measurement, and the path of its per-sample scores (Parquet) or None.
     """
-    view = LazyView(chain, subject)
+    view = LazyView(chain, subject, offered=metric.attack == "service")
     if reason := view.lacks(metric):
         return asdict(undefined(reason)), None
 
@@ -249,9 +253,10 @@ class Subject:
 class LazyView:
     """The contract's View over a subject; everything is loaded on first use."""
 
-    def __init__(self, chain: Chain, subject: Subject) -> None:
-        """Load nothing yet."""
+    def __init__(self, chain: Chain, subject: Subject, offered: bool = False) -> None:
+        """Load nothing yet; `offered` shows images as whoever may only ask sees them."""
         self.chain, self.subject, self.task = chain, subject, chain.task
+        self.offered = offered
         self.samples = _LazySets(self._load_samples)
         self.base = _LazySets(self._load_base_samples)
 
@@ -269,6 +274,13 @@ class LazyView:
                 f"none of the {len(images)} images of {name} is finite (NaN or infinite values)"
             )
         return replace(images.take(images.finite), finite=None)
+
+    def show(self, images: np.ndarray, label: int) -> np.ndarray:
+        """Filter images (N, H, W, C) that were asked for as class `label`, if the method does and only asking is allowed."""
+        if not self.offered or self.subject.base:
+            return images
+        labels = np.full(len(images), label)
+        return self.chain.cell.build_method().render(images, labels, self.task)
 
     def _load_base_samples(self, name: str) -> SampleSet:
         """Load θ*'s set `name`, without the images whose partner `_load_samples` leaves out.

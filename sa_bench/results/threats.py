@@ -15,10 +15,9 @@ SERVICES = ("blank", "negative_prompt", "noise", "prompt_filter", "sld")
 def threat_model(method: Any) -> ThreatModel:
     """Determine the threat model of a method, given as its class or an instance.
 
-    `weights`: the attacker holds the weights, which forgetting changed. `service`: the weights are
-    θ* and the method acts around them, while the model samples (`wrap`) or on its images
-    (`render`). Whoever has the weights turns such a method off, so that under `weights` its
-    recovery is the base model's by definition.
+    `weights`: the attacker holds the weights, which forgetting changed. `service`: the method acts
+    around θ*, while the model samples (`wrap`) or on its images (`render`). Whoever has the weights
+    turns such a method off, so that under `weights` its recovery is the base model's by definition.
     """
     return "service" if method.wraps() or method.renders() else "weights"
 

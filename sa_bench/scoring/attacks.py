@@ -41,13 +41,15 @@ class Questions:
     def draw(self, model: Generator, sampler: Sampler | None = None) -> np.ndarray:
         """Draw the answers of `model`, uint8 (N, H, W, C); `sampler` replaces the task's.
 
-        An image with a value that is not finite is black, so that it shows nothing.
+        An image with a value that is not finite is black, so that it shows nothing. Of an attack that may only ask, a
+        filter of the method acts on the images.
 
         Raises:
             NotFinite: no image is finite.
         """
         samples = model.sample(self.requests, sampler or self.view.task.sampler)
-        return keep_finite(*to_finite_images(model, samples))
+        images = keep_finite(*to_finite_images(model, samples))
+        return self.view.show(images, self.concept) if model is self.view.model else images
 
     def first(self, n: int) -> Questions:
         """Take the first `n` requests."""

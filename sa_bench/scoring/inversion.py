@@ -1,17 +1,21 @@
 """Condition inversion: c_f's own condition is fitted again, and everything else stays as it is.
 
 A model whose weights are θ* and that is defended at sampling meets two attacks. The *unadaptive*
-attack fits the network's own prediction, as if there were no defence; the *adaptive* attack fits
-the guided prediction that the defence makes of it, with the defence's text and the task's guidance
-fixed (as Pham et al. 2024 do for SLD and negative prompts). Both count.
+attack fits the network's own prediction to the noise, as if there were no defence. The *adaptive*
+attack fits the guided prediction that the defence makes of it, with the defence's text and the
+task's guidance fixed, to the guided prediction of θ* for c_f's own words, as Pham et al. 2024 do for
+SLD and negative prompts (concept_inversion.py: `model_target`). Fitted to the noise, as it was here
+at first, the guided prediction asks for words that undershoot by the guidance. Both attacks count.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from sa_bench.contracts import Condition, Generator, Slot, Task, View
+from sa_bench.contracts import Condition, Draw, Generator, Slot, Task, View
 
 
 def list_attacks(model: Generator) -> dict[str, bool]:
@@ -41,15 +45,18 @@ def invert(
         start: initial value of the slot.
         lr: Adam's learning rate.
         budgets: numbers of steps after which the slot is read.
-        adaptive: True minimises the error of the guided prediction that the model's defence makes
-            instead.
+        adaptive: True brings the guided prediction that the model's defence makes to that of the same
+            weights without it.
 
     Returns:
         The value of the slot after each of `budgets` steps.
     """
-    model, c, n = view.model, view.task.concept, view.task.recovery_batch or len(x)
+    model: Any = view.model
+    c, n = view.task.concept, view.task.recovery_batch or len(x)
     slot, rng, conditions = model.condition(c), view.rng("recovery"), prompts_with_name(view.task)
-    loss_arguments = (view.task.sampler,) if adaptive else ()
+    own = (
+        model.conditions([conditions[i % len(conditions)] for i in range(n)]) if adaptive else None
+    )
     with slot.substitute(start):
         labels = model.conditions([conditions[i % len(conditions)] for i in range(n)])
     value = start.clone().requires_grad_(True)
@@ -62,14 +69,33 @@ def invert(
             break  # the result of a further step would not be read
         gradient = torch.zeros_like(start)
         for _ in range(accumulated):
+            images = x if n == len(x) else x[torch.randint(len(x), (n,), generator=rng)]
+            draw = model.draw(n, rng)
+            target = None if own is None else predict_undefended(view, images, own, draw)
             with slot.substitute(value):
-                batch_images = x if n == len(x) else x[torch.randint(len(x), (n,), generator=rng)]
-                loss = model.loss(batch_images, labels, model.draw(n, rng), *loss_arguments).mean()
+                if target is None:
+                    loss = model.loss(images, labels, draw).mean()
+                else:
+                    x_t, t = model.add_noise(images, draw), draw.require_t()
+                    error = model.predict(x_t, t, labels, view.task.sampler).float() - target
+                    loss = (error**2).mean()
             (partial_gradient,) = torch.autograd.grad(loss, [value])
             gradient += partial_gradient / accumulated
         value.grad = gradient
         optimiser.step()
     return path
+
+
+@torch.no_grad()
+def predict_undefended(view: View, images: Tensor, c: Tensor, draw: Draw) -> Tensor:
+    """Predict what the model's weights would under the task's guidance if no defence took part, shaped like `images`."""
+    model: Any = view.model
+    defence, model.defence = model.defence, None
+    try:
+        x_t, t = model.add_noise(images, draw), draw.require_t()
+        return model.predict(x_t, t, c, view.task.sampler).float()
+    finally:
+        model.defence = defence
 
 
 def start_vectors(slot: Slot, k: int) -> Tensor:

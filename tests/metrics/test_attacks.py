@@ -115,6 +115,26 @@ def test_images_that_are_not_finite_show_nothing_and_a_way_without_others_is_lef
         measure_worst(questions, {"none": none})
 
 
+def test_a_filter_acts_where_an_attacker_may_only_ask(store_env):
+    """`blank` was asked without its filter by every attack by prompt: it showed 0 % and, asked so, what the base shows."""
+    blank = look(store_env, "mnist_0_t2i", "blank")
+    seen = {}
+    for offered in (True, False):
+        view = LazyView(blank.chain, Subject(blank.chain), offered)
+        seen[offered] = Questions.of(view).first(2).draw(view.model)
+    assert not seen[True].any()
+    assert seen[False].any()
+    base = LazyView(blank.chain, Subject(blank.chain, base=True), offered=True)
+    assert Questions.of(base).first(2).draw(base.model).any()
+
+    def inputs(method, name):
+        chain = look(store_env, "mnist_0_t2i", method).chain
+        return measure_inputs(chain, registry.get_metric(name), Subject(chain))
+
+    assert inputs("blank", "ring_a_bell") != inputs("original", "ring_a_bell")
+    assert inputs("blank", "recovery") == inputs("original", "recovery")
+
+
 def test_what_is_retained_and_which_images_are_drawn_are_in_the_key(store_env):
     def inputs(*sets):
         view = look(store_env, "mnist_0", "original", *sets)

@@ -18,7 +18,7 @@ from sa_bench.engine.measure import LazyView, Subject
 from sa_bench.engine.stages import Chain
 from sa_bench.results.dose import describe_dose, recovery_dose
 from sa_bench.results.files import read_results
-from sa_bench.scoring.inversion import invert
+from sa_bench.scoring.inversion import invert, predict_undefended
 from sa_bench.scoring.sampling import render
 from sa_bench.statistics import wilson
 
@@ -96,8 +96,11 @@ def test_a_point_of_the_grid_that_breaks_is_left_out_and_no_safety(view, monkeyp
         registry.get_metric("recovery").measure(looked_at)
 
 
-def test_an_adaptive_fit_lowers_the_guided_error_and_the_other_the_models_own(view):
-    """From another digit's words: from c_f's own there is nothing to be gained on this model."""
+def test_an_adaptive_fit_leads_to_what_is_predicted_without_the_defence(view):
+    """Pham et al.'s target is θ*'s guided prediction for c_f's own words; the noise itself made the attack much weaker.
+
+    From another digit's words: from c_f's own there is little to be gained on this model.
+    """
     seen = view("sld", "recovery_batch=8", "sampler.steps=10")
     model, task = seen.model, seen.task
     x = model.encode(seen.real("forget_train").images[:8])
@@ -105,14 +108,27 @@ def test_an_adaptive_fit_lowers_the_guided_error_and_the_other_the_models_own(vi
     rng = torch.Generator().manual_seed(1)
     draws = [model.draw(8, rng) for _ in range(4)]
 
-    def error(value, *sampler):
-        c = model.conditions(["a zero"] * 8)
+    c = model.conditions(["a zero"] * 8)
+
+    def error(value):
         with torch.no_grad(), slot.substitute(value):
-            return sum(float(model.loss(x, c, draw, *sampler).mean()) for draw in draws)
+            return sum(float(model.loss(x, c, draw).mean()) for draw in draws)
+
+    def distance(value):
+        total = 0.0
+        for draw in draws:
+            x_t, t = model.add_noise(x, draw), draw.require_t()
+            target = seen.base_model.predict(x_t, t, c, task.sampler)
+            torch.testing.assert_close(predict_undefended(seen, x, c, draw), target)
+            with torch.no_grad(), slot.substitute(value):
+                total += float(((model.predict(x_t, t, c, task.sampler) - target) ** 2).mean())
+        return total
 
     plain, adaptive = (invert(seen, x, start, 0.1, (0, 15), way)[-1] for way in (False, True))
-    assert error(adaptive, task.sampler) < 0.85 * error(start, task.sampler)
-    assert error(plain) < 0.98 * error(adaptive)
+    assert model.defence is not None
+    assert distance(adaptive) < 0.6 * distance(start)
+    assert error(plain) < error(adaptive)
+    assert not torch.equal(plain, adaptive)
 
 
 def test_gradients_of_several_batches_are_averaged_before_a_step(gaussian):
