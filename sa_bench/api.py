@@ -482,7 +482,7 @@ def figure(
         SaBenchError: the kind or format is unknown, there are several boards, or nothing to draw.
     """
     from sa_bench.analysis.figure_style import choose_rows
-    from sa_bench.analysis.ranking import make_boards
+    from sa_bench.analysis.ranking import make_boards, too_many_boards
     from sa_bench.analysis.tables import parse_names, select_lines
 
     path = out or Path(f"{kind}.svg")
@@ -493,10 +493,7 @@ def figure(
     if not boards:
         raise SaBenchError(f"No results of task {task} are in there.")
     if len(boards) > 1:
-        titles = "; ".join(f"{b.task} at scale {b.scale}" for b in boards)
-        raise SaBenchError(
-            f"A figure shows one board, but there are {len(boards)}: {titles}. Give --task, or fewer folders."
-        )
+        raise too_many_boards(boards, "A figure shows one board")
     board = boards[0]
     every_line = board.lines
     if methods:

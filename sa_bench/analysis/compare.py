@@ -22,7 +22,7 @@ from sa_bench.analysis.pairwise import (
     paired_scores,
     shared_runs,
 )
-from sa_bench.analysis.ranking import make_boards
+from sa_bench.analysis.ranking import make_boards, too_many_boards
 from sa_bench.contracts import Task, key_values
 from sa_bench.core.errors import SaBenchError, unknown_name
 from sa_bench.results.files import read_results
@@ -112,10 +112,7 @@ def select_sweeps(folders: Sequence[Path], methods: str, task: str = "") -> tupl
             "method with a result here", (missing_methods or names)[0], known_methods
         )
     if len(matching_boards) > 1:
-        titles = "; ".join(f"{b.task} · scale {b.scale}" for b in matching_boards)
-        raise SaBenchError(
-            f"{folders[0]} holds several boards of these methods; name one with --task: {titles}."
-        )
+        raise too_many_boards(matching_boards, "--at compares on one board")
     return matching_boards[0], names
 
 
@@ -234,20 +231,16 @@ def _no_pair(left: Sequence[Side], right: Sequence[Side], one_run: bool) -> SaBe
 
 def _too_many(pairs: Sequence[tuple[Side, Side]]) -> SaBenchError:
     """Build the error that says how to choose among several pairs."""
-    tasks = dict.fromkeys(a.board.task for a, _ in pairs)
-    if len(tasks) > 1:
-        return SaBenchError(
-            f"There are several boards of these rows; say which: --task {' or --task '.join(tasks)}."
-        )
+    sides = [{id(pair[i].board): pair[i].board for pair in pairs} for i in (0, 1)]
+    boards = list(max(sides, key=len).values())
+    if len({board.task for board in boards}) > 1:
+        return too_many_boards(boards, "Rows are compared on one board")
     labels = dict.fromkeys(side.line.label for pair in pairs for side in pair)
     if len(labels) > 1:
         return SaBenchError(
             f"Several rows fit; name two of: {', '.join(labels)} (--methods 'a,b')."
         )
-    titles = dict.fromkeys(f"{a.board.title}, scale {a.board.scale}" for a, _ in pairs)
-    return SaBenchError(
-        f"There are several boards of these rows: {'; '.join(titles)}. Give folders that hold one."
-    )
+    return too_many_boards(boards, "Rows are compared on one board")
 
 
 ROLES = ("forgetting", "recovery", "retention")

@@ -38,6 +38,7 @@ from sa_bench.analysis.wording import describe_line, describe_outcome
 from sa_bench.contracts import Task, flatten, key_values
 from sa_bench.core.counts import describe_count
 from sa_bench.core.declarations import find_control
+from sa_bench.core.errors import SaBenchError
 from sa_bench.results.format import format_percent
 from sa_bench.results.rows import code_of, metric_of
 from sa_bench.results.schema import ResultRow
@@ -83,6 +84,21 @@ def make_boards(results: Sequence[ResultRow]) -> list[Board]:
             remark = f" · another fingerprint: {', '.join(changed)}" if changed else ""
             boards.append(_make_board(rows, remark))
     return boards
+
+
+def too_many_boards(boards: Sequence[Board], what: str) -> SaBenchError:
+    """Build the error that says which boards there are, and how to choose one of them.
+
+    Args:
+        boards: more than one.
+        what: the beginning of the sentence: `A figure shows one board`.
+    """
+    names = dict.fromkeys(f"{b.task} at scale {b.scale}" for b in boards)
+    if len(names) < len(boards):  # another concept, say, or other settings
+        names = dict.fromkeys(f"{b.title}, scale {b.scale}" for b in boards)
+    one_each = len({b.task for b in boards}) == len(boards)
+    remedy = "Give --task" if one_each else "Give the folders of one board's cells"
+    return SaBenchError(f"{what}, but there are {len(boards)}: {'; '.join(names)}. {remedy}.")
 
 
 def _to_key(value: Any) -> str:

@@ -270,7 +270,10 @@ def test_a_run_with_several_boards_needs_a_task(tmp_path):
         for row in (*runs("sa", 1, 1), *runs("l2", 1, 1, lambda b, s: -99.0))
     ]
     run = stored(tmp_path, [*runs("sa", 1, 1), *runs("l2", 1, 1), *other])
-    with pytest.raises(SaBenchError, match="say which: --task mnist_0 or --task mnist_0_r1000"):
+    with pytest.raises(
+        SaBenchError,
+        match=r"there are 2: mnist_0 at scale \w+; mnist_0_r1000 at scale \w+\. Give --task",
+    ):
         api.compare([run], "sa,l2")
     assert answers(run, methods="sa,l2", task="mnist_0_r1000")["retention"].points == (5.0,)
     assert words(run, task="mnist_0").startswith(

@@ -368,3 +368,12 @@ def test_verify_runs_no_other_code_under_a_results_name(tmp_path):
     assert "its method is not registered here" in check._unknown("method", "mine")
     check.code = {"method sa": "0" * 64}  # a plug-in that bears a built-in one's name
     assert "differs here" in check._unknown("method", "sa")
+
+
+def test_a_folder_that_is_no_plug_in_is_named_as_what_it_is(tmp_path):
+    for read in (registry.detect_kind, lambda path: registry.register("method", str(path))):
+        with pytest.raises(SaBenchError, match=r"has no __init__\.py, so no \w+ can be read"):
+            read(tmp_path)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(SaBenchError, match="is a run's folder and no component; `report`"):
+        registry.detect_kind(tmp_path)

@@ -768,7 +768,7 @@ def test_a_tasks_name_fetches_what_it_can_use(nowhere, monkeypatch):
 def test_unknown_names_are_answered():
     refused("alexnt", "Did you mean alexnet", error=SaBenchError)
     refused("cifar10_aeroplane", "Did you mean cifar10_airplane", error=SaBenchError)
-    refused("./none.py", "There is no file ./none.py", error=SaBenchError)
+    refused("./none.py", "/none.py, so no task can be read from it", error=SaBenchError)
 
 
 def test_the_command(cli, nowhere, tmp_path, monkeypatch):

@@ -159,7 +159,16 @@ def test_nothing_to_draw_is_said(tmp_path):
 def test_one_board_a_figure(tmp_path):
     file, out = tmp_path / "two.jsonl.xz", tmp_path / "a.pdf"
     file.write_bytes(pack_results([result_row(), result_row(scale="full"), *OTHERS]))
-    with pytest.raises(SaBenchError, match="one board, but there are 2"):
+    with pytest.raises(
+        SaBenchError, match=r"one board, but there are 2: .* Give the folders of one"
+    ):
+        api.figure("pareto", [file], out)
+    other = result_row(overrides={"concept": "3"}, concept="three", seed=1)
+    other["task_values"] = {**other["task_values"], "concept": 3}
+    file.write_bytes(pack_results([result_row(), other, *OTHERS]))
+    with pytest.raises(
+        SaBenchError, match=r"; .*\(three in its place\), .* Give the folders of one"
+    ):
         api.figure("pareto", [file], out)
     file.write_bytes(pack_results([result_row(), *OTHERS]))
     assert api.figure("pareto", [file], out)[0] == out
