@@ -119,6 +119,23 @@ def read_installed(module: str, tops: Mapping[str, Path]) -> Source:
     return _read(module, root, tops)
 
 
+def find_definition(path: Path, kind: str) -> Path:
+    """Find the file in which a plug-in's components are defined: itself, or its package's `__init__.py`.
+
+    Raises:
+        SaBenchError: there is no such file, or the folder is no package.
+    """
+    file = path / "__init__.py" if path.is_dir() else path
+    if file.is_file():
+        return file
+    if (path / "run.json").is_file():
+        raise SaBenchError(
+            f"{path} is a run's folder and no {kind}; `report`, `export` and `compare` read runs."
+        )
+    missing = f"{path} has no __init__.py" if path.is_dir() else f"There is no file {path}"
+    raise SaBenchError(f"{missing}, so no {kind} can be read from it.")
+
+
 def find_module_file(module: str, root: Path) -> Path | None:
     """Find the file that `module` is imported from below `root`; None if there is none."""
     located = dict(_locate(module, root)).get(module)

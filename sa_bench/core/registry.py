@@ -251,7 +251,7 @@ def register(kind: str, reference: str) -> list[str]:
             return [reference]
         reference = str(entry.path)  # named by path earlier in this process: read it again
     path = Path(reference).expanduser().resolve()
-    file = _find_source(path, kind)
+    file = plug_ins.find_definition(path, kind)
     entries = _read(kind, file, file.stem)
     if not entries:
         raise SaBenchError(f'{path} defines no {kind} (for a task: `Task(name="...")`).')
@@ -265,23 +265,6 @@ def register(kind: str, reference: str) -> list[str]:
         _known.by_path[kind, entry.name] = replace(entry, path=path, by_path=True)
         _known.sources[kind, entry.name] = source
     return [entry.name for entry in entries]
-
-
-def _find_source(path: Path, kind: str) -> Path:
-    """Find the file in which a plug-in's components are defined: itself, or its package's `__init__.py`.
-
-    Raises:
-        SaBenchError: there is no such file, or the folder is no package.
-    """
-    file = path / "__init__.py" if path.is_dir() else path
-    if file.is_file():
-        return file
-    if (path / "run.json").is_file():
-        raise SaBenchError(
-            f"{path} is a run's folder and no {kind}; `report`, `export` and `compare` read runs."
-        )
-    missing = f"{path} has no __init__.py" if path.is_dir() else f"There is no file {path}"
-    raise SaBenchError(f"{missing}, so no {kind} can be read from it.")
 
 
 def register_all(kind: str, references: Iterable[str]) -> list[str]:
@@ -335,7 +318,7 @@ def require_trusted(references: Iterable[str], where: str) -> None:
 
 def detect_kind(path: Path) -> str:
     """Detect from the source of a plug-in file what it defines: task, metric or method."""
-    tree = _parse_file(_find_source(path, "component"))
+    tree = _parse_file(plug_ins.find_definition(path, "component"))
     if _read_task_titles(tree):
         return "task"
     decorators = [
