@@ -64,10 +64,8 @@ class MACE(Method[Prompted]):
     supports: ClassVar[type] = Prompted
     source: ClassVar[str] = "Lu et al. 2024, Eq. 3-8; Shilin-LU/MACE"
     presets: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {
-        ("text_to_image/micro", scale): {
-            "adapter_lr": 3e-3
-        }  # ours: a small model's projections are larger
-        for scale in ("full", "paper", "quick")
+        ("text_to_image/micro", scale): {"adapter_lr": 3e-3, "lambda_1": 30.0, "lambda_2": 30.0}
+        for scale in ("full", "paper", "quick")  # ours, found by search on other digits
     }
 
     def forget(self, model: Prompted, task: Task, run: Run) -> Prompted:
