@@ -3,8 +3,9 @@
     min_θ L_r(θ)   subject to   q(θ) = L_f(θ) − L_f(θ_K) ≤ 0,      θ_K: θ after K gradient steps on L_f
     g = ∇L_r + κ ∇q,      κ = max(0, [φ(θ) − ⟨∇L_r, ∇q⟩] / ‖∇q‖²),      φ = η ‖∇q‖² while q > 0, else 0
 
-L_r is replay's loss. L_f(θ) = E ‖ε_θ(x_t, c_f, t) − y‖² on images of c_f, with a wrong target y. For classes x_t is made
-with uniform noise on [0, 1] in ε's place, and y is that noise. For texts y is the prediction for the anchor: of the current
+L_r is replay's loss. L_f(θ) = E ‖ε_θ(x_t, c_f, t) − y‖² on images of c_f, with a wrong target y. For classes y is uniform
+noise on [0, 1], and x_t is made with it in ε's place, as in the code; with `noise=gaussian` x_t is made with Gaussian noise,
+as images are drawn. For texts y is the prediction for the anchor: of the current
 model, as in the code, or of θ* (`frozen`). g is the
 dynamic barrier of BOME (Liu et al. 2022, Eq. 5; the multiplier is κ, since λ is SA's): both losses descend where they
 can, and where they are opposed L_f comes first. θ_K counts as a constant, so ∇q = ∇L_f.
@@ -26,7 +27,18 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sa_bench.contracts import Count, Diffusion, Draw, Method, Rate, Recipe, Run, Task, Weight
+from sa_bench.contracts import (
+    Count,
+    Diffusion,
+    Draw,
+    Method,
+    Rate,
+    Recipe,
+    Run,
+    Task,
+    Weight,
+    added_later,
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,8 @@ class EraseDiff(Method[Diffusion]):
     target: Literal["uniform", "anchor", "frozen"] = (
         "anchor"  # y; frozen: θ*'s prediction for the anchor
     )
+    noise: Literal["uniform", "gaussian"] = added_later("uniform")
+    """What x_t is made with where y is uniform noise."""
     lr: Rate = 1e-5  # Adam
     steps: Count = 500
     batch: Count = 8  # images of c_f and replay images each
@@ -78,7 +92,7 @@ class EraseDiff(Method[Diffusion]):
             draw = model.draw(self.batch, run.rng)
             y = torch.rand(x.shape, generator=run.rng).to(x.device)
             if self.target == "uniform":
-                return x, c, draw._replace(noise=y), y
+                return x, c, draw._replace(noise=y) if self.noise == "uniform" else draw, y
             with torch.no_grad(), star.with_dropout(draw.seed):
                 y = star.predict(star.add_noise(x, draw), draw.require_t(), anchor)
             return x, c, draw, y
