@@ -11,13 +11,13 @@ dynamic barrier of BOME (Liu et al. 2022, Eq. 5; the multiplier is κ, since λ 
 can, and where they are opposed L_f comes first. θ_K counts as a constant, so ∇q = ∇L_f.
 
 Differs from the code: L_f(θ) and L_f(θ_K) are of one batch, with the same images and noise, so that q compares like with
-like; the code draws them separately. y is computed once for both, at θ. Each of the K inner steps has a batch of its own,
-and is plain gradient descent; the code takes K epochs with Adam. φ vanishes where q ≤ 0, as BOME's condition allows, so
-that K is not without effect. The code has a constant in κ's place (0.1 by default, 1 in its scripts) or, where that is
-negative, max(0, 0.1 − cos(∇L_r, ∇q)). Images of c_f and replay are the model's own. Averaged weights
-follow at 0.99, as in the code. η and the rate of the inner steps are
-ours. Scale `paper` on Stable Diffusion has the scripts' K = 1, 1e-5, batches of 16 and the 60 steps that they call enough
-for a class; nudity has K = 2, 160 steps and all layers but cross-attention.
+like; the code draws them separately. y is computed once for both, at θ. Each of the K inner steps has a batch of its own
+and is one of Adam at the outer rate; the code takes K epochs of them. (Plain gradient descent would have to fit the loss's
+unit: where its steps are too long L_f(θ_K) is above L_f(θ), and no constraint is left.) φ vanishes where q ≤ 0, as BOME's
+condition allows, so that K is not without effect. The code has a constant in κ's place (0.1 by default, 1 in its scripts)
+or, where that is negative, max(0, 0.1 − cos(∇L_r, ∇q)). Images of c_f and replay are the model's own. Averaged weights
+follow at 0.99, as in the code. η is ours. Scale `paper` on Stable Diffusion has the scripts' K = 1, 1e-5, batches of 16 and
+the 60 steps that they call enough for a class; nudity has K = 2, 160 steps and all layers but cross-attention.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,19 +47,18 @@ class EraseDiff(Method[Diffusion]):
 
     eta: Weight = 1.0  # η, how firmly L_f is made to descend
     inner: Count = 1  # K, gradient steps on L_f that say how far it could descend
-    inner_lr: Rate = 1e-3  # of those steps, plain gradient descent
     target: Literal["uniform", "anchor", "frozen"] = (
         "anchor"  # y; frozen: θ*'s prediction for the anchor
     )
     noise: Literal["uniform", "gaussian"] = added_later("uniform")
     """What x_t is made with where y is uniform noise."""
-    lr: Rate = 1e-5  # Adam
+    lr: Rate = 1e-5  # Adam, of all steps
     steps: Count = 500
     batch: Count = 8  # images of c_f and replay images each
     scope: str = "full"
 
     title: ClassVar[str] = "EraseDiff"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     several: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("replay", "concept_samples")
     supports: ClassVar[type] = Diffusion
@@ -102,10 +101,9 @@ class EraseDiff(Method[Diffusion]):
             retained = model.loss(x_r, c_r, model.draw(self.batch, run.rng)).mean()
             g_r = torch.autograd.grad(retained, params)
             batch, start = forget_batch(), [p.detach().clone() for p in params]
+            inner = torch.optim.Adam(params, self.lr)
             for _ in range(self.inner):
-                descend(
-                    params, torch.autograd.grad(forget_loss(*forget_batch()), params), self.inner_lr
-                )
+                descend(inner, params, torch.autograd.grad(forget_loss(*forget_batch()), params))
             with torch.no_grad():
                 reachable = forget_loss(*batch)
                 put_back(params, start)
@@ -121,11 +119,13 @@ class EraseDiff(Method[Diffusion]):
         return model
 
 
-@torch.no_grad()
-def descend(params: Sequence[Tensor], gradients: Sequence[Tensor], lr: float) -> None:
-    """Take one step of plain gradient descent, in place."""
-    for p, g in zip(params, gradients, strict=True):
-        p -= lr * g
+def descend(
+    optimizer: torch.optim.Optimizer, params: Sequence[Tensor], gradients: Sequence[Tensor]
+) -> None:
+    """Take one step of an optimizer along given gradients, in place."""
+    for p, gradient in zip(params, gradients, strict=True):
+        p.grad = gradient
+    optimizer.step()
     torch.clear_autocast_cache()  # which holds the weights of before in bfloat16
 
 

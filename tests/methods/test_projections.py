@@ -105,7 +105,7 @@ def test_erasediffs_step_is_bomes(target, made_with):
     model = Small()
     run = ByGradient(model)
     method = registry.get_method("erasediff")(
-        batch=N, eta=eta, target=target, noise=made_with, inner_lr=1e-3
+        batch=N, eta=eta, target=target, noise=made_with, lr=1e-3
     )
     method.forget(model, small_task(), run)
     assert kappa > 0
@@ -117,7 +117,7 @@ def test_erasediff_keeps_the_rest_alone_where_the_concept_can_descend_no_further
     """Inner steps so long that L_f grows: q ≤ 0 and η counts for nothing; only what would undo L_f is taken out."""
     model = Small()
     run = ByGradient(model)
-    values = {"batch": N, "eta": 50.0, "target": "uniform", "inner_lr": 100.0}
+    values = {"batch": N, "eta": 50.0, "target": "uniform", "lr": 100.0}
     registry.get_method("erasediff")(**values).forget(model, small_task(), run)
     g_r = flat(by_hand(lambda w, e: keep_loss(w, e, NOISE, T))[1])
     assert float((flat(run.gradients) - g_r).norm()) <= float(g_r.norm())
@@ -127,12 +127,25 @@ def test_erasediffs_constraint_compares_with_one_target():
     """A short step on L_f can descend, whatever moves the anchor's prediction meanwhile: q > 0, so that η counts."""
     model = Small()
     run = ByGradient(model)
-    values = {"batch": N, "target": "anchor", "inner_lr": 1e-3}
+    values = {"batch": N, "target": "anchor", "lr": 1e-3}
     registry.get_method("erasediff")(**values, eta=50.0).forget(model, small_task(), run)
     firm = flat(run.gradients)
     run = ByGradient(model := Small())
     registry.get_method("erasediff")(**values, eta=0.0).forget(model, small_task(), run)
     assert float((firm - flat(run.gradients)).norm()) > 1
+
+
+def test_erasediffs_constraint_acts_whatever_the_losss_unit(monkeypatch):
+    """Where L_f is a sum over pixels, plain descent at a rate for means ended above it: q ≤ 0, and η never counted."""
+    monkeypatch.setattr(Small, "uninformed", 1e6)
+    run = ByGradient(model := Small())
+    method = registry.get_method("erasediff")(batch=N, target="uniform", eta=2.0, lr=1e-3)
+    method.forget(model, small_task(), run)
+    g_f = flat(run.gradients)
+    run = ByGradient(model := Small())
+    method = registry.get_method("erasediff")(batch=N, target="uniform", eta=0.0, lr=1e-3)
+    method.forget(model, small_task(), run)
+    assert float(g_f.norm()) > 1e3 * float(flat(run.gradients).norm())
 
 
 def test_scissorhands_sums_the_sizes_of_gradients(monkeypatch):
@@ -245,7 +258,8 @@ def test_erasediffs_reachable_loss_is_that_of_the_moved_weights_in_bf16_too():
     before = [p.detach().clone() for p in params]
     with torch.autocast("cpu", torch.bfloat16):
         start = layer(x)
-        descend(params, torch.autograd.grad(start.float().square().mean(), params), 1.0)
+        gradients = torch.autograd.grad(start.float().square().mean(), params)
+        descend(torch.optim.SGD(params, 1.0), params, gradients)
         moved = layer(x)
         put_back(params, before)
         assert float((moved - start).detach().abs().max()) > 0.01
