@@ -28,6 +28,7 @@ from sa_bench.engine.threads import one_thread
 from sa_bench.engine.validation import check_precision
 from sa_bench.results.bundles import BUNDLED, manifest_facts, open_bundle
 from sa_bench.results.files import read_results
+from sa_bench.results.rows import version_of
 from sa_bench.results.schema import ResultRow
 from sa_bench.results.untrusted import read_stranger_result
 
@@ -144,6 +145,8 @@ def describe_missing(folder: Path) -> str:
 def unfinished_cells(cells: list[Cell], without: Sequence[Path]) -> list[Cell]:
     """Select the cells that have no finished result in `without` (run folders, packed files).
 
+    A result of another version of its method is none.
+
     Raises:
         SaBenchError: these cannot be read, or no cell remains to be run.
     """
@@ -152,7 +155,12 @@ def unfinished_cells(cells: list[Cell], without: Sequence[Path]) -> list[Cell]:
         if row["status"] == "done":
             finished.setdefault(row["cell"][:OLD_ID], []).append(row)
     unfinished = [
-        cell for cell in cells if not any(map(cell.is_of, finished.get(cell.id[:OLD_ID], ())))
+        cell
+        for cell in cells
+        if not any(
+            cell.is_of(row) and version_of(row) in (None, cell.method_version)
+            for row in finished.get(cell.id[:OLD_ID], ())
+        )
     ]
     if not unfinished:
         raise SaBenchError(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from sa_bench.analysis.gates import Estimate
 from sa_bench.results.format import format_percent
-from sa_bench.results.rows import code_of
+from sa_bench.results.rows import code_of, version_of
 from sa_bench.results.schema import ResultRow, StageCost
 
 
@@ -121,13 +121,14 @@ class Line:
         return next((cell.get("origin") or "" for cell in (*self.cells, *self.failed)), "")
 
     def same_settings(self, other: Line) -> bool:
-        """Tell whether both are one method, of the same code, with the same fields.
+        """Tell whether both are one method, of the same code and version, with the same fields.
 
         Two such lines of different origins are a reproduction.
         """
         first, second = ((*line.cells, *line.failed)[0] for line in (self, other))
         same_code = (self.method, code_of(first)) == (other.method, code_of(second))
-        return same_code and first["fields"] == second["fields"]
+        same_version = len({version_of(first), version_of(second)} - {None}) < 2
+        return same_code and same_version and first["fields"] == second["fields"]
 
     def known(self, name: str) -> Endpoint | None:
         """Return the endpoint `name` if it has a value, else None."""

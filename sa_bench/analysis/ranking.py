@@ -40,7 +40,7 @@ from sa_bench.core.counts import describe_count
 from sa_bench.core.declarations import find_control
 from sa_bench.core.errors import SaBenchError
 from sa_bench.results.format import format_percent
-from sa_bench.results.rows import code_of, metric_of
+from sa_bench.results.rows import code_of, metric_of, version_of
 from sa_bench.results.schema import ResultRow
 from sa_bench.results.threats import THREATS, threat_of
 from sa_bench.statistics import ALPHA, compute_tail, holm, over_bases
@@ -107,20 +107,22 @@ def _to_key(value: Any) -> str:
 
 
 def _collect_lines(rows: list[ResultRow]) -> list[Line]:
-    """Sort the rows of one protocol into lines by method, code, fields and origin.
+    """Sort the rows of one protocol into lines by method, its code and version, fields and origin.
 
     The same cell may lie in several run folders; counted twice it would look like a second run. One
     from a stranger's bundle is another measurement and stands in a line of its own.
     """
-    unique: dict[str, ResultRow] = {}
+    versions = _find_versions(rows)
+    unique: dict[tuple[str, str], ResultRow] = {}
     for row in rows:
-        key = _to_key([*_settings_of(row), *run_of(row)])
+        of_line = _to_key([*_settings_of(row), versions[id(row)]])
+        key = (of_line, _to_key(run_of(row)))
         unique[key] = merge_results(unique[key], row) if key in unique else row
     lines: dict[str, Line] = {}
-    for row in unique.values():
-        key = _to_key(_settings_of(row))
+    for (of_line, _), row in unique.items():
         line = lines.setdefault(
-            key, Line(row["method"], row["method"], row["standing"], [], [], threat=threat_of(row))
+            of_line,
+            Line(row["method"], row["method"], row["standing"], [], [], threat=threat_of(row)),
         )
         model, draw = row["artifacts"].get("model"), run_of(row)[-1]
         known_models = [(cell["artifacts"].get("model"), run_of(cell)[-1]) for cell in line.cells]
@@ -197,6 +199,23 @@ def _settings_of(row: ResultRow) -> list[Any]:
     return [row["method"], name, code_of(row), row["fields"], row.get("origin", "")]
 
 
+def _find_versions(rows: Sequence[ResultRow]) -> dict[int, int | None]:
+    """Find the version of its method that made each row, by the row's id.
+
+    Rows of before it was recorded count as of the earliest version that others of the same settings have.
+    """
+    known: dict[str, int] = {}
+    for row in rows:
+        if (version := version_of(row)) is not None:
+            key = _to_key(_settings_of(row))
+            known[key] = min(version, known.get(key, version))
+    return {
+        id(row): known.get(_to_key(_settings_of(row))) if version is None else version
+        for row in rows
+        for version in [version_of(row)]
+    }
+
+
 def _find_collapse(line: Line) -> str | None:
     """Return the guard's flag if more than `TOLERATED` of the method's runs are shown to bear it.
 
@@ -270,6 +289,10 @@ def _label_lines(lines: list[Line]) -> None:
     """
     fields = {id(line): flatten((line.cells or line.failed)[0]["fields"]) for line in lines}
     codes = {id(line): code_of((line.cells or line.failed)[0]) for line in lines}
+    versions = {
+        id(line): next((v for c in (*line.cells, *line.failed) if (v := version_of(c))), None)
+        for line in lines
+    }
     names = {id(line): (line.cells or line.failed)[0].get("label") or line.method for line in lines}
     for line in lines:
         own_fields = fields[id(line)]
@@ -282,6 +305,9 @@ def _label_lines(lines: list[Line]) -> None:
         settings = [f"{k}={str(own_fields[k]).removesuffix('.0')}" for k in differing]
         if len({codes[id(other)] for other in siblings}) > 1:
             settings.insert(0, f"code {codes[id(line)][:8] or 'of sa_bench'}")
+        same = [other for other in siblings if fields[id(other)] == own_fields]
+        if len({versions[id(other)] for other in same} - {None}) > 1:
+            settings.insert(0, f"version {versions[id(line)]}")
         line.label = " ".join([names[id(line)], *settings]) + (
             f" · {line.origin}" if line.origin else ""
         )

@@ -100,6 +100,7 @@ def blank_result(cell: Cell, command: str, device: str = "cpu") -> ResultRow:
             "started": started,
             "finished": started,
             "plug_ins": plug_ins,
+            "method_version": cell.method_version,
             "precision": {},
         },
     }

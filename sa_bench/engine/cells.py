@@ -89,6 +89,11 @@ class Cell:
         """Give the method's fields as they enter keys."""
         return dict(self._keyed_fields)
 
+    @property
+    def method_version(self) -> int:
+        """Version of the method's code."""
+        return registry.get_method(self.method).version
+
     def is_of(self, row: ResultRow) -> bool:
         """Test whether a result row is this cell's.
 

@@ -126,6 +126,11 @@ def code_of(row: ResultRow) -> str:
     return str(plug_in.get("sha256", ""))
 
 
+def version_of(row: ResultRow) -> int | None:
+    """Get the version of the method's code that made a result; None in results of before it was recorded."""
+    return row["provenance"].get("method_version")
+
+
 def metric_of(measurement: Measurement) -> str:
     """Get a measurement's registered metric: `inception_fid` for `fid[inception-v3-compat]`."""
     return measurement["fingerprint"].get("metric", measurement["name"]).partition("[")[0]

@@ -37,6 +37,7 @@ class Provenance(TypedDict):
     started: NotRequired[str]
     finished: NotRequired[str]
     plug_ins: NotRequired[dict[str, Any]]  # "method x" to path and sha256 of its code
+    method_version: NotRequired[int]
     precision: NotRequired[dict[str, str]]
 
 
@@ -173,6 +174,7 @@ class CheckedProvenance(BaseModel):
     versions: dict[str, str]
     hardware: CheckedHardware
     assets: dict[str, str]
+    method_version: int | None = None
     precision: dict[str, str] = {}
 
 

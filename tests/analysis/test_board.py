@@ -341,6 +341,24 @@ def test_siblings_are_told_apart_by_the_fields_that_differ():
     }
 
 
+def of_version(version, **changes):
+    row = copy.deepcopy(result_row(**changes))
+    row["provenance"]["method_version"] = version
+    if version is None:
+        del row["provenance"]["method_version"]
+    return row
+
+
+def test_runs_of_two_versions_of_a_method_are_two_rows():
+    """Seeds of one code and seeds of another were pooled; what names no version counts as of the earliest."""
+    rows = [of_version(v, seed=seed) for seed, v in enumerate((None, 2, 3, 2))]
+    board = one([*rows, *OTHERS])
+    runs = {x.label: [c["seed"] for c in x.cells] for x in board.lines if x.method == "sa"}
+    assert runs == {"sa version 2": [0, 1, 3], "sa version 3": [2]}
+    (alone,) = (x for x in one([*rows[:2], rows[3], *OTHERS]).lines if x.method == "sa")
+    assert (alone.label, len(alone.cells)) == ("sa", 3)
+
+
 def ranks(rows):
     return {x.label: x.rank for x in one([*rows, *OTHERS]).lines if x.standing == "method"}
 

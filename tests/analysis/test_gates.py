@@ -185,9 +185,12 @@ def test_the_page_shows_what_the_script_measures():
     spread, _ = measured.fit()
     assert f"between base models {spread.base:.3f}, between seeds {spread.seed:.3f}" in told
     rows = [
-        [float(x) for x in re.findall(r"(\d\.\d\d) \(", line)]
+        [(float(x), float(y)) for x, y in re.findall(r"(\d\.\d\d) \((\d\.\d\d)\)", line)]
         for line in told.splitlines()
         if " % |" in line
     ]
-    assert len(rows) == len(measured.RATES)
-    assert all(x <= 0.06 for x in rows[measured.RATES.index(0.1)])
+    assert len(rows) == len(measured.RATES) + len(measured.EXCESS)
+    assert all(x <= 0.06 for x, _ in rows[measured.RATES.index(0.1)])
+    of_attacks = dict(zip(measured.EXCESS, rows[len(measured.RATES) :], strict=True))
+    assert all(more <= 0.06 for more, _ in of_attacks[0.0])
+    assert all(no_more <= 0.06 for _, no_more in of_attacks[gates.MORE])

@@ -271,6 +271,22 @@ def test_cells_that_have_a_result_elsewhere_are_left_out(tmp_path):
             api.unfinished_cells(cells[:1], [tmp_path / there])
 
 
+@pytest.mark.parametrize(("version", "left"), [(99, True), (None, False), (0, False)])
+def test_a_result_of_another_version_of_the_method_is_run_again(tmp_path, version, left):
+    """0 stands for the version of today, None for results that name none."""
+    cells = resolve(["mnist_0"], ["sa", "l2"], "quick")
+    folder = tmp_path / "run" / cells[0].name
+    folder.mkdir(parents=True)
+    row = result_row("sa") | {"cell": cells[0].id}
+    version = cells[0].method_version if version == 0 else version
+    row["provenance"] = {**row["provenance"], "method_version": version}
+    if version is None:
+        del row["provenance"]["method_version"]
+    (folder / "result.json").write_text(json.dumps(row))
+    found = api.unfinished_cells(cells, [tmp_path / "run"])
+    assert [c.method for c in found] == (["sa", "l2"] if left else ["l2"])
+
+
 @pytest.mark.parametrize(
     ("typed", "kept"),
     [

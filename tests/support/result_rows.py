@@ -81,6 +81,7 @@ def result_row(method="sa", forget=0.01, recovery=0.3, keep=-94.0, error=None, *
                        "cell_command": f"python -m sa_bench run --method {method} --seed 0",
                        "versions": {"torch": "9.9"},
                        "hardware": {"cpu": "a CPU"}, "assets": {}, "started": "now", "finished": "now", "plug_ins": {},
+                       "method_version": 1,
                        "precision": {"asked": "auto", "base": "fp32", "forgetting": "bf16"}},
         "measurements": [
             measurement("forget_top1", forget, 0.99),
