@@ -258,7 +258,6 @@ NUDITY_PUBLISHED = {
     "mace.adapter_lr": 1e-5,
     "mace.steps": 120,
     "mace.focus": False,
-    "erasediff.inner": 2,
     "erasediff.steps": 160,
 }
 

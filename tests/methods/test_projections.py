@@ -27,7 +27,6 @@ from closed_form import (
     small_task,
 )
 
-from sa_bench.commands.check import weights
 from sa_bench.core import registry
 
 C_F, C_R = torch.tensor([FORGET] * N), torch.tensor([KEPT] * N)
@@ -110,42 +109,18 @@ def test_erasediffs_step_is_bomes(target, made_with):
     method.forget(model, small_task(), run)
     assert kappa > 0
     torch.testing.assert_close(flat(run.gradients), g_r + kappa * g_f, rtol=1e-4, atol=1e-5)
-    assert torch.equal(weights(model), weights(Small())), "the inner steps were taken back"
 
 
-def test_erasediff_keeps_the_rest_alone_where_the_concept_can_descend_no_further():
-    """Inner steps so long that L_f grows: q ≤ 0 and η counts for nothing; only what would undo L_f is taken out."""
-    model = Small()
-    run = ByGradient(model)
-    values = {"batch": N, "eta": 50.0, "target": "uniform", "lr": 100.0}
-    registry.get_method("erasediff")(**values).forget(model, small_task(), run)
-    g_r = flat(by_hand(lambda w, e: keep_loss(w, e, NOISE, T))[1])
-    assert float((flat(run.gradients) - g_r).norm()) <= float(g_r.norm())
-
-
-def test_erasediffs_constraint_compares_with_one_target():
-    """A short step on L_f can descend, whatever moves the anchor's prediction meanwhile: q > 0, so that η counts."""
-    model = Small()
-    run = ByGradient(model)
-    values = {"batch": N, "target": "anchor", "lr": 1e-3}
-    registry.get_method("erasediff")(**values, eta=50.0).forget(model, small_task(), run)
-    firm = flat(run.gradients)
-    run = ByGradient(model := Small())
-    registry.get_method("erasediff")(**values, eta=0.0).forget(model, small_task(), run)
-    assert float((firm - flat(run.gradients)).norm()) > 1
-
-
-def test_erasediffs_constraint_acts_whatever_the_losss_unit(monkeypatch):
-    """Where L_f is a sum over pixels, plain descent at a rate for means ended above it: q ≤ 0, and η never counted."""
+def test_erasediffs_constraint_acts_whatever_the_losss_unit_and_rate(monkeypatch):
+    """η used to count for nothing where an inner step on L_f ended above it: q ≤ 0, and half of c_f stayed."""
+    norms = {}
     monkeypatch.setattr(Small, "uninformed", 1e6)
-    run = ByGradient(model := Small())
-    method = registry.get_method("erasediff")(batch=N, target="uniform", eta=2.0, lr=1e-3)
-    method.forget(model, small_task(), run)
-    g_f = flat(run.gradients)
-    run = ByGradient(model := Small())
-    method = registry.get_method("erasediff")(batch=N, target="uniform", eta=0.0, lr=1e-3)
-    method.forget(model, small_task(), run)
-    assert float(g_f.norm()) > 1e3 * float(flat(run.gradients).norm())
+    for eta in (0.0, 2.0):
+        run = ByGradient(model := Small())
+        values = {"batch": N, "target": "uniform", "lr": 100.0, "eta": eta}
+        registry.get_method("erasediff")(**values).forget(model, small_task(), run)
+        norms[eta] = float(flat(run.gradients).norm())
+    assert norms[2.0] > 1e3 * norms[0.0]
 
 
 def test_scissorhands_sums_the_sizes_of_gradients(monkeypatch):
@@ -247,20 +222,3 @@ def test_scissorhands_cuts_the_most_sensitive_share_of_a_layer(share):
     assert set(moved.nonzero().flatten().tolist()) == wanted
     assert torch.equal(model.net.w, start.w)
     assert float(model.net.e.detach().flatten()[moved].abs().sum()) <= len(wanted) / sqrt(2)
-
-
-def test_erasediffs_reachable_loss_is_that_of_the_moved_weights_in_bf16_too():
-    """Autocast keeps weights in bfloat16 from pass to pass: those of before the inner steps came back as q = 0."""
-    from sa_bench.methods.erasediff import descend, put_back
-
-    layer = torch.nn.Linear(64, 64)
-    params, x = list(layer.parameters()), torch.randn(8, 64)
-    before = [p.detach().clone() for p in params]
-    with torch.autocast("cpu", torch.bfloat16):
-        start = layer(x)
-        gradients = torch.autograd.grad(start.float().square().mean(), params)
-        descend(torch.optim.SGD(params, 1.0), params, gradients)
-        moved = layer(x)
-        put_back(params, before)
-        assert float((moved - start).detach().abs().max()) > 0.01
-        assert torch.equal(layer(x), start)
