@@ -33,18 +33,22 @@ def judge_predictions(file: Path, folders: Sequence[Path]) -> str:
         return "\n".join(predictions.describe_judged(predicted, make_boards(results)))
 
 
-def write_predictors(file: Path, folders: Sequence[Path], task: str | None) -> str:
+def write_predictors(
+    file: Path, folders: Sequence[Path], task: str | None, chosen_rows: Sequence[str] = ()
+) -> str:
     """Write the predictors of a board's methods as a CSV, and return its line of sha256sum.
 
-    Nothing published is read, so that the file can be frozen before anyone compares. A file that is there stays.
+    No published number enters, so that the file can be frozen before anyone compares. A file that is there stays.
 
     Args:
         file: to be written.
         folders: runs or packed files.
         task: of the board; may be None where the results have one task alone.
+        chosen_rows: names of the rows that speak for methods with several.
 
     Raises:
-        SaBenchError: the results cannot be read or hold no such method, or the file is there and differs.
+        SaBenchError: the results cannot be read, hold no such method or several boards, or nothing decides which row of a
+            method counts, or the file is there and differs.
     """
     results = read_results(folders)
     with read_stranger_result(results):
@@ -53,10 +57,10 @@ def write_predictors(file: Path, folders: Sequence[Path], task: str | None) -> s
             raise SaBenchError(
                 f"these results have several tasks: add --task with one of {', '.join(tasks)}"
             )
-        text = predictive.format_predictors(results, task or tasks[0]).encode()
+        text = predictive.format_predictors(results, task or tasks[0], chosen_rows).encode()
     if file.exists() and file.read_bytes() != text:
         raise SaBenchError(
-            f"{file} is there and differs: predictors are written once; name another file, or delete it"
+            f"{file} is there and differs: predictors are written once; name another file"
         )
     write_atomic(file, text)
     return f"{file_digest(file)}  {file}"

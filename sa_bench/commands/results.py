@@ -480,6 +480,14 @@ def correlate(
         str | None,
         typer.Option(metavar="TASK", autocompletion=complete_tasks, help="Of these runs."),
     ] = None,
+    row: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ROW",
+            help="Name of the row that speaks for a method with several; repeatable "
+            "(default: the one with the method's own settings).",
+        ),
+    ] = None,
 ) -> None:
     """Compare a board's order of methods with published ones.
 
@@ -488,7 +496,7 @@ def correlate(
     from sa_bench.commands import predictions as of_predictions
 
     if folders:
-        print_text(of_predictions.write_predictors(file, folders, task))
+        print_text(of_predictions.write_predictors(file, folders, task, row or ()))
     else:
         print_text(of_predictions.describe_correlations(file))
 
