@@ -46,17 +46,35 @@ def find_outcome(board: Board, line: Line, floor: Endpoint | None) -> Outcome:
     if forget is None:
         return Outcome("NOT SHOWN", "forgetting was not measured")
     if not line.forgotten:
-        low, high = forget.bounds
+        gated, of_what = find_gated(board, line, forget)
+        low, high = gated.bounds
         if low > board.chance:
-            return Outcome("NOT FORGOTTEN", f"at least {format_percent(low)} still shown")
+            return Outcome("NOT FORGOTTEN", f"at least {format_percent(low)}{of_what} still shown")
         if high <= board.chance:
-            mean, gate = format_percent(forget.value), format_percent(board.chance)
-            return Outcome(
-                "NOT SHOWN", f"{mean} still shown on average, the gate is {gate}; the runs differ"
-            )
-        remedy = _name_remedy(board, forget)
-        return Outcome("NOT SHOWN", f"at most {format_percent(high)} still shown{remedy}")
+            mean, gate = format_percent(gated.value), format_percent(board.chance)
+            text = f"{mean}{of_what} still shown on average, the gate is {gate}; the runs differ"
+            return Outcome("NOT SHOWN", text)
+        remedy = _name_remedy(board, gated)
+        return Outcome("NOT SHOWN", f"at most {format_percent(high)}{of_what} still shown{remedy}")
     return _find_recovery_outcome(board, line, floor)
+
+
+def find_gated(board: Board, line: Line, forget: Endpoint) -> tuple[Endpoint, str]:
+    """Find the rate that the forgetting gate decides on: of several forgotten concepts that of the worst.
+
+    It is one that is shown to be above the gate if there is any, and then the one that may be highest.
+
+    Args:
+        board: the row's.
+        line: a row.
+        forget: its rate of c_f, the first of them.
+
+    Returns:
+        the rate, and ` of another concept` where it is not c_f's.
+    """
+    rates = [(forget, ""), (line.known("forgotten_others"), " of another concept")]
+    measured = [(rate, of_what) for rate, of_what in rates if rate is not None]
+    return max(measured, key=lambda x: (x[0].bounds[0] > board.chance, x[0].bounds[1]))
 
 
 def _describe_exposure(board: Board, line: Line, floor: Endpoint | None) -> str:

@@ -6,7 +6,7 @@ import csv
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import StringIO
 from itertools import combinations, permutations
 from pathlib import Path
@@ -14,7 +14,7 @@ from statistics import fmean
 
 import numpy as np
 
-from sa_bench.analysis.board import Line
+from sa_bench.analysis.board import Line, seconds_spent
 from sa_bench.analysis.published import load_numbers
 from sa_bench.analysis.ranking import make_boards, too_many_boards
 from sa_bench.core.errors import SaBenchError, first_line
@@ -41,11 +41,13 @@ class Target:
     """Metrics of the small board of which more should mean more; the first is the one that was named beforehand."""
     sign: int = 1
     """-1 where less of the published value means more of what the predictors measure."""
-    nulls: Mapping[str, int] = field(default_factory=lambda: {"weights_changed": -1, "year": -1})
-    """Signs of the dumb predictors: -1 where more of one should mean less."""
+    more_is_less: tuple[str, ...] = ("weights_changed", "distance", "seconds", "year")
+    """Of the dumb predictors those of which more should mean less."""
 
+    def sign_of(self, name: str) -> int:
+        """Return the sign that a predictor's order has to have against the published one."""
+        return -self.sign if name in self.more_is_less else self.sign
 
-DAMAGE = {"weights_changed": 1, "year": -1}
 
 TARGETS = (
     Target(
@@ -67,19 +69,21 @@ TARGETS = (
         "inception_fid",
         "FID of the rest",
         ("kid", "denoising_loss", "retain_drift"),
-        nulls=DAMAGE,
+        more_is_less=("year",),
     ),
     Target(
         "clip_score",
         "CLIP score of the rest, the lower the more",
         ("kid", "denoising_loss", "retain_drift"),
         sign=-1,
-        nulls=DAMAGE,
+        more_is_less=("year",),
     ),
 )
 PREDICTORS = tuple(dict.fromkeys(name for target in TARGETS for name in target.predictors))
 NULLS = {
     "weights_changed": "share of weights changed",
+    "distance": "how far weights moved",
+    "seconds": "CPU time of forgetting",
     "year": "year of the citation",
 }
 """Dumb predictors, which know nothing of what a model draws."""
@@ -168,7 +172,7 @@ def format_predictors(rows: Sequence[ResultRow], task: str, chosen_rows: Sequenc
         for base in sorted({cell["base_seed"] for cell in line.cells}):
             cells = [cell for cell in line.cells if cell["base_seed"] == base]
             values = [_average(name, cells) for name in PREDICTORS]
-            nulls = [_average("weights_changed", cells), find_year(method)]
+            nulls = _find_nulls(cells, method)
             texts = ["" if value is None else repr(value) for value in (*values, *nulls)]
             collapsed = "yes" if line.collapsed else "no"
             table.writerow([method, line.label, base, collapsed, *texts])
@@ -215,8 +219,28 @@ def _find_candidates(lines: Sequence[Line], chosen_rows: Sequence[str]) -> Seque
 def _average(name: str, cells: Sequence[ResultRow]) -> float | None:
     """Average a metric over the runs of one base model; None where it was not measured in each."""
     found = [m["value"] for cell in cells for m in cell["measurements"] if metric_of(m) == name]
-    values = [value for value in found if value is not None]
-    return fmean(values) if len(values) == len(cells) else None
+    return _mean_of_all(found, len(cells))
+
+
+def _mean_of_all(values: Sequence[float | None], n: int) -> float | None:
+    """Average n values; None if there are fewer."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if len(known) == n else None
+
+
+def _find_nulls(cells: Sequence[ResultRow], method: str) -> list[float | None]:
+    """Find the values of `NULLS` of one base model's runs, in their order; None of one that is not known."""
+    changed = [
+        m for cell in cells for m in cell["measurements"] if metric_of(m) == "weights_changed"
+    ]
+    distances = [(m["extra"] or {}).get("distance") for m in changed]
+    seconds = [seconds_spent(cell["cost"].get("forget", {})) for cell in cells]
+    return [
+        _average("weights_changed", cells),
+        _mean_of_all(distances, len(cells)),
+        _mean_of_all(seconds, len(cells)),
+        find_year(method),
+    ]
 
 
 def find_year(method: str) -> int | None:
@@ -459,7 +483,7 @@ def _describe_target(file: Path, target: Target, predictors: Mapping[str, Predic
     """Describe one published measurement: by concept, by predictor, and beside the dumb ones."""
     columns = published_columns(target.metric)
     found = {
-        name: correlate(predictors[name], columns, target.sign * target.nulls.get(name, 1))
+        name: correlate(predictors[name], columns, target.sign_of(name))
         for name in (*target.predictors, *NULLS)
     }
     if all(correlation is None for correlation in found.values()):
@@ -471,12 +495,12 @@ def _describe_target(file: Path, target: Target, predictors: Mapping[str, Predic
         text += [""]
     text += ["| predictor | methods | mean τ | lowest | highest | p |", "|---|---|---|---|---|---|"]
     for name, correlation in found.items():
-        turned = ", reversed" if target.nulls.get(name) == -1 else ""
+        turned = ", reversed" if name in target.more_is_less else ""
         title = f"{NULLS[name]}{turned}" if name in NULLS else f"`{name}`"
         text += [f"| {title} | {_describe_row(correlation)} |"]
     text += [""]
     for null in NULLS:
-        signs = (target.sign, target.sign * target.nulls[null])
+        signs = (target.sign, target.sign_of(null))
         apart = difference(predictors[main], predictors[null], columns, signs)
         if apart is not None:
             text += [

@@ -6,7 +6,7 @@ above it: what the base model does not show, no method made it forget. (The boun
 run. Where one base of three keeps c_f and two do not, the mean is higher than that.) Recoverable is decided against the
 `retrain` rows of the same board by the difference of the two rates: if it is shown to be positive,
 the method only hid the concept; if it is shown to be at most `MORE`, it did not. A method is
-ranked, by retention, if it passes the gate, is not shown to be recoverable and all endpoints have a
+ranked, by retention, if it passes the gate, is shown not to be recoverable and all endpoints have a
 value.
 Controls and references are never ranked.
 
@@ -29,8 +29,8 @@ from typing import Any
 
 from sa_bench.analysis.attacks import combine, find_floors, find_survival, judge_gap
 from sa_bench.analysis.board import Board, Endpoint, Line, run_of
-from sa_bench.analysis.gates import MORE, Reading, estimate
-from sa_bench.analysis.outcomes import find_outcome
+from sa_bench.analysis.gates import Reading, estimate
+from sa_bench.analysis.outcomes import find_gated, find_outcome
 from sa_bench.analysis.pairwise import FEWEST, differences_by_base
 from sa_bench.analysis.published import find_published, values_by_judge
 from sa_bench.analysis.published import verdict_of_runs as verdict_of
@@ -181,7 +181,7 @@ def _make_board(rows: list[ResultRow], remark: str) -> Board:
         line.survival = find_survival(board, line, floors)
         line.recoverable = combine(line)
     _mark_front(board)
-    _rank(board, floor)
+    _rank(board)
     for line in board.lines:
         line.outcome = find_outcome(board, line, floor)
         line.sentence = describe_line(board, line, floor) + reproduction_note(board, line)
@@ -374,7 +374,8 @@ def _judge(board: Board, line: Line, floor: Endpoint | None) -> None:
     forget, recovery = line.known(board.primary[0]), line.known(board.primary[1])
     if forget is not None:
         line.no_claim = _no_claim(board, forget)
-        most = max(forget.bounds[1], forget.value or 0.0)
+        gated, _ = find_gated(board, line, forget)
+        most = max(gated.bounds[1], gated.value or 0.0)
         line.forgotten = None if line.no_claim else most <= board.chance
     if recovery is not None and recovery.value is not None and board.excess:
         line.refitted = "yes" if recovery.bounds[0] <= 0 else "unclear"
@@ -470,26 +471,25 @@ def _mark_front(board: Board) -> None:
         line.front, line.dominated_by = not dominating_labels, tuple(dominating_labels)
 
 
-def _rank(board: Board, floor: Endpoint | None) -> None:
-    """Rank methods that forgot and are not shown to be undone by retention; then sort the board's lines.
+def _rank(board: Board) -> None:
+    """Rank methods that are shown to have erased by retention; then sort the board's lines.
 
-    Methods of which more came back than `MORE` above the floor come last. Ties in retention are broken
-    by recovery and then by forgetting, as `dominates` would.
+    What is unclear has no rank: the fewer the images and runs, the more would be. Only where recovery is an excess, which
+    shows no erasure, methods that are not shown to be recoverable are ranked. Ties in retention are broken by recovery and
+    then by forgetting, as `dominates` would.
     """
 
-    def order(line: Line) -> tuple[bool, list[float]]:
-        recovery = line.endpoints[board.primary[1]].value or 0.0
-        more_came_back = (
-            floor is not None and not board.excess and recovery > (floor.value or 0.0) + MORE
-        )
-        return more_came_back, [_cost_of(line.endpoints[name]) for name in reversed(board.primary)]
+    def order(line: Line) -> list[float]:
+        return [_cost_of(line.endpoints[name]) for name in reversed(board.primary)]
+
+    shown = ("no", "unclear") if board.excess else ("no",)
 
     candidates = [
         line
         for line in board.lines
         if line.standing == "method"
         and line.forgotten
-        and line.recoverable in ("no", "unclear")
+        and line.recoverable in shown
         and line.known(board.primary[2])
         and not line.collapsed
     ]

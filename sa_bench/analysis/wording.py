@@ -98,7 +98,7 @@ FRONT = (
 )
 
 
-RANKED = "Ranked are methods that forgot and are not shown to be recoverable, by what was kept."
+RANKED = "Ranked are methods that are shown to have erased, by what was kept."
 
 TERMS = {
     "condition": "the numbers in the model by which it is asked for the concept",
@@ -174,7 +174,7 @@ def describe_line(board: Board, line: Line, floor: Endpoint | None) -> str:
     if recovery is not None and board.excess:
         clauses.append(_describe_refit(recovery, line.refitted, line))
     elif recovery is not None:
-        when = " when its condition is fitted again"
+        when = f" when its condition is fitted again{_describe_dose(line)}"
         if floor is not None and line.standing != "reference":
             text = describe_gap(recovery, floor, line.refitted)
         else:
@@ -198,6 +198,13 @@ def describe_line(board: Board, line: Line, floor: Endpoint | None) -> str:
     if errors:
         text += f" {len(errors)} of {len(errors) + len(line.cells)} cells failed: {errors[0]}"
     return text
+
+
+def _describe_dose(line: Line) -> str:
+    """Describe the dose of recovery: ` in 100 steps of 8 images`; "" if the task gives none."""
+    task = line.cells[0]["task_values"]
+    spent = dose.recovery_dose(task, max(task.get("recovery_images") or [0]))
+    return f" in {spent['steps']:,} steps of {spent['batch']:,} images" if spent["samples"] else ""
 
 
 def _describe_refit(recovery: Endpoint, recoverable: str, line: Line) -> str:
@@ -338,16 +345,13 @@ def _describe_leader(board: Board, ranked: list[Line], floor: Endpoint) -> str:
     tied = [
         line
         for line in ranked[1:]
-        if line.recoverable == first.recoverable
-        and line.endpoints[keep].bounds[0] <= high
-        and line.endpoints[keep].bounds[1] >= low
+        if line.endpoints[keep].bounds[0] <= high and line.endpoints[keep].bounds[1] >= low
     ]
-    settled = first.recoverable == "no"
     text = (
-        f"{first.label} {'wins' if settled and not tied else 'leads'}: it forgot {board.concept}; "
-        f"{format_percent(recovery.value)} comes back once its condition alone is refitted, "
-        f"{'no more than' if settled else 'not clearly more than'} the {format_percent(floor.value)} of a model that never "
-        f"saw it; {_describe_loss(first.endpoints[keep])}{_describe_values(first.endpoints[keep])}."
+        f"{first.label} {'leads' if tied else 'wins'}: it forgot {board.concept}; "
+        f"{format_percent(recovery.value)} comes back once its condition alone is refitted{_describe_dose(first)}, "
+        f"no more than the {format_percent(floor.value)} of a model that never saw it; "
+        f"{_describe_loss(first.endpoints[keep])}{_describe_values(first.endpoints[keep])}."
     )
     if tied:
         why = "intervals overlap" if math.isfinite(low) else "one run shows nothing of another"

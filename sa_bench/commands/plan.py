@@ -293,7 +293,8 @@ def _plan_cell(
         own = [job for job in members if job.cell is cell and job.state == TO_DO]
         for job in own:
             seconds[job.id] = _estimate(job, chain, times, steps)
-        planned = _plan_stage(stage, name, members, own, chain, steps, seconds)
+        maker = graph.chains[members[0].cell.id]  # its names are those of the job's address
+        planned = _plan_stage(stage, name, members, own, chain, maker, steps, seconds)
         if of_base:
             later += [replace(planned, what=f"base model's {planned.what}")] if own else []
         elif stage != "replay" or own:
@@ -307,6 +308,7 @@ def _plan_stage(
     members: Sequence[Job],
     own: Sequence[Job],
     chain: Chain,
+    maker: Chain,
     steps: int,
     seconds: Mapping[str, Duration | None],
 ) -> PlannedStage:
@@ -318,6 +320,7 @@ def _plan_stage(
         members: the jobs that make it.
         own: those that are to do and belong to no earlier cell.
         chain: the cell's chain.
+        maker: the chain of the cell that makes it, whose method may call the same F by another name.
         steps: training steps of the method.
         seconds: estimates of jobs.
     """
@@ -331,8 +334,8 @@ def _plan_stage(
     whole = [job for job in members if job.address.part < 0]
     what = {
         "base": lambda: f"base {_base_recipe_steps(chain):,} steps",
-        "replay": lambda: f"{name} {_count_of_set(chain, name):,} images",
-        "fisher": lambda: f"fisher {dict(chain.fisher_fields())[name].n:,} samples",
+        "replay": lambda: f"{name} {_count_of_set(maker, name):,} images",
+        "fisher": lambda: f"fisher {dict(maker.fisher_fields())[name].n:,} samples",
         "forget": lambda: f"forget {steps:,} steps" if steps else "forget",
         "samples": lambda: f"samples {_count_images(chain.task):,} images",
         "measure": lambda: f"{len(whole)} metrics",

@@ -18,14 +18,14 @@ ROWS = [
     result_row("relabel", recovery=0.9),
     result_row("noise", recovery="too few images"),
     result_row("blank", forget=0.6),
-    result_row("retrain"),
+    result_row("retrain", recovery=0.5),
     result_row("naive", error="no memory"),
 ]
 FIELDS = ("rank", "outcome", "forget", "recovery", "keep", "cost", "runs")
 KEPT = "-94.00 (-94.02 to -93.98)"
 GOLDEN = {
-    "sa": ("1", "NOT SHOWN", "1.0 % (1.0, 1.0)", "30.0 % (30.0, 30.0)", "-93.50 (-94.00, -93.00)", "2", "2"),
-    "retrain": ("–", "FLOOR", "1.0 % (-1.0 to 3.0)", "30.0 % (28.0 to 32.0)", KEPT, "2", "1"),
+    "sa": ("1", "ERASED", "1.0 % (1.0, 1.0)", "30.0 % (30.0, 30.0)", "-93.50 (-94.00, -93.00)", "2", "2"),
+    "retrain": ("–", "FLOOR", "1.0 % (-1.0 to 3.0)", "50.0 % (48.0 to 52.0)", KEPT, "2", "1"),
     "relabel": ("–", "CONTROL", "1.0 % (-1.0 to 3.0)", "90.0 % (88.0 to 92.0)", KEPT, "2", "1"),
     "noise": ("–", "NOT SHOWN", "1.0 % (-1.0 to 3.0)", "n/a [1]", KEPT, "2", "1"),
     "blank": ("–", "NOT FORGOTTEN", "60.0 % (58.0 to 62.0)", "30.0 % (28.0 to 32.0)", KEPT, "2", "1"),
@@ -85,7 +85,7 @@ def test_a_narrow_terminal_shows_the_values_alone(capsys, monkeypatch):
     rows = [row for row in capsys.readouterr().out.splitlines() if "│" in row]
     assert len(rows) == len({row["method"] for row in ROWS})
     assert cells_of("\n".join(rows), "│", "sa") == [
-        *("1", "sa", "NOT SHOWN", "1.0 %", "30.0 %", "-93.50 nats")
+        *("1", "sa", "ERASED", "1.0 %", "30.0 %", "-93.50 nats")
     ]
 
 

@@ -95,12 +95,18 @@ def test_a_claim_may_be_about_two_settings_of_a_method(monkeypatch):
     assert published.claim_verdicts(one([*runs[1], *third])) == []
 
 
-def test_another_concept_is_another_experiment():
-    rows = [
-        result_row("sa", overrides={"concept": 3}),
-        result_row("no_gr", overrides={"concept": 3}),
-    ]
-    assert published.claim_verdicts(one(rows)) == []
+@pytest.mark.parametrize(
+    ("overrides", "judged"),
+    [
+        ({"concept": 3}, False),
+        ({"train_precision": "fp32", "surrogate": "class:1"}, False),
+        ({"train_precision": "fp32", "recovery_judged": 48}, True),
+    ],
+)
+def test_another_concept_is_another_experiment_and_another_precision_is_none(overrides, judged):
+    """Boards in fp32, as the paper is, had no ledger of its claims."""
+    rows = line("sa", -94, overrides=overrides)
+    assert bool(published.claim_verdicts(one(rows))) is judged
 
 
 def test_every_claim_names_what_is_there():

@@ -65,8 +65,9 @@ def test_the_headline_says_who_won_and_why():
         in one(rows).headline
     )
     assert text.startswith(
-        "sa wins: it forgot zero; 30.0 % comes back once its condition alone is refitted, no more than the 45.0 % "
-        "of a model that never saw it; the rest: 1.00 nats worse than in the base (-94.00 against -93.00)."
+        "sa wins: it forgot zero; 30.0 % comes back once its condition alone is refitted in 100 steps of 100 images, "
+        "no more than the 45.0 % of a model that never saw it; the rest: "
+        "1.00 nats worse than in the base (-94.00 against -93.00)."
     )
 
 

@@ -107,6 +107,14 @@ def test_what_a_method_learns_from_is_planned_where_it_learns(monkeypatch, tmp_p
     assert sum("base model's samples" in line for line in lines.values()) == 2
 
 
+def test_methods_that_call_the_same_f_by_other_names_are_planned(monkeypatch, tmp_path):
+    """`ssd` calls F `importance`: beside `sa` a plan on a new machine ended in a KeyError."""
+    monkeypatch.setenv("SA_BENCH_STORE", str(tmp_path))
+    said = plan.describe_plan(resolve(["mnist_0"], ["sa", "ssd"]), 1)
+    lines = [line for line in said.splitlines() if " × " in line]
+    assert ["fisher" in line for line in lines] == [True, True]
+
+
 def test_a_plan_says_the_dose_of_the_attack_and_what_it_costs():
     """Of what was measured once, at another dose: 16 images took 8 s, so 8 images take 4 s."""
     from types import SimpleNamespace

@@ -88,7 +88,7 @@ def test_the_first_screen_reads_as_expected(page):
         "Controls caught: relabel (by recovery).",
         "1 sa in words ERASED.",
         "1.0 % of its images of zero are still judged so (at most 8.5 % for another base and seed); 30.0 % come back when "
-        "its condition is fitted again, at most",
+        "its condition is fitted again in 100 steps of 100 images, at most",
         "points more than retrain's 45.0 %; the rest: 1.00 nats worse than in the base. On the Pareto front. "
         "ERASED 30.0 % come back",
         "1.0 % -1.0 to 3.0 %; n = 200 images 30.0 % 20.0 to 35.0 %; n = 200 images -1.00 nats -94.00 nats, "
