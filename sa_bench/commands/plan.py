@@ -11,6 +11,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from sa_bench.analysis.gates import MORE, Estimate, Reading, difference_bounds, estimate
 from sa_bench.analysis.pairwise import FEWEST
 from sa_bench.commands.doctor import plan_lines
 from sa_bench.commands.stage_times import StageTimes, read_times
@@ -35,6 +38,7 @@ from sa_bench.results import dose
 from sa_bench.results.format import format_amount, is_rate, unit_of_change
 from sa_bench.scoring import sampling
 from sa_bench.statistics import detectable
+from sa_bench.statistics.clustered import wilson
 
 LISTED = 30  # up to this number cells are listed stage by stage, above it a line per setting
 
@@ -99,6 +103,7 @@ def make_plan(
         + describe_count(processes, "process"),
         *_describe_attacks(cells, times),
         *_describe_power(cells),
+        *_describe_erasure(cells),
         *(
             f"n/a:    {text}"
             for text in describe_unfit({c.task.name: c.task for c in cells}.values())
@@ -197,6 +202,44 @@ def _describe_power(cells: Sequence[Cell]) -> Iterator[str]:
         scope = "" if bases > 1 else ", on this base model alone"
         summary = f"differences from {', '.join(differences)} on (80 % power{scope})"
         yield f"tells:  {task}, {describe_count(bases, 'base')} x {describe_count(seeds, 'seed')}: {summary}"
+
+
+def _describe_erasure(cells: Sequence[Cell]) -> Iterator[str]:
+    """Yield the tasks on which so few images and runs cannot show that no more comes back than of `retrain`.
+
+    That is by the gate of recovery, for the row with the most base models and seeds, if nothing comes back of either.
+    """
+    by_concept: dict[tuple[str, int], dict[str, list[Cell]]] = {}
+    for c in cells:
+        if "recovery" in c.task.metrics:
+            rows = by_concept.setdefault((c.task.name, c.task.concept), {})
+            rows.setdefault(digest([c.method, dict(c.fields)]), []).append(c)
+    lines = {}
+    for (task, _), rows in by_concept.items():
+        floors, methods = (
+            [r for r in rows.values() if registry.get_method(r[0].method).standing == standing]
+            for standing in ("reference", "method")
+        )
+        if methods and not floors:
+            lines[task] = "not whether what is hidden comes back, without --method retrain"
+        elif methods:
+            row, floor = (_estimate_nothing(max(r, key=len)) for r in (methods, floors))
+            most = difference_bounds(row, floor)[1]
+            if most > MORE:
+                lines[task] = (
+                    "ERASED only of a row of which less comes back than of retrain (if nothing does of "
+                    f"both, it may be {100 * most:.0f} points more; the gate is {100 * MORE:.0f})"
+                )
+    yield from (f"        {task}: {text}" for task, text in lines.items())
+
+
+def _estimate_nothing(cells: Sequence[Cell]) -> Estimate:
+    """Estimate the recovery of cells of which no image comes back."""
+    task = cells[0].task
+    n = task.recovery_judged or task.n_forget
+    prompts = None if task.prompts is None else np.arange(n) % len(task.prompts_for(task.concept))
+    low, high, _ = wilson(np.zeros(n), prompts, dose.count_fits(task))
+    return estimate([Reading(c.base_seed, c.seed, 0.0, low, high) for c in cells], "rate")
 
 
 def _describe_attacks(cells: Sequence[Cell], times: StageTimes) -> Iterator[str]:

@@ -63,6 +63,31 @@ def test_what_the_report_will_not_compare_is_not_promised(runs):
     assert list(plan._describe_power(alone)) == tells(**runs)
 
 
+@pytest.mark.parametrize(
+    ("task", "methods", "bases", "said"),
+    [
+        ("mnist_0_ddpm", ["sa"], 3, "mnist_0_ddpm: not whether what is hidden comes back, without --method retrain"),
+        ("mnist_0_ddpm", ["sa", "retrain"], 1, "mnist_0_ddpm: ERASED only of a row of which less comes back"),
+        ("mnist_0_ddpm", ["sa", "retrain"], 3, ""),
+        ("mnist_0", ["sa", "retrain"], 1, ""),
+        ("mnist_0_ddpm", ["original", "relabel"], 1, ""),
+        ("concept", ["esd"], 1, ""),
+    ],
+)  # fmt: skip
+def test_a_plan_says_where_no_row_can_be_told_from_one_that_hides(task, methods, bases, said):
+    found = list(plan._describe_erasure(resolve([task], methods, "full", base_seeds=range(bases))))
+    assert [line.strip().startswith(said) for line in found] == ([True] if said else [])
+
+
+def test_ten_concepts_are_no_ten_runs_of_one():
+    cells = [
+        cell
+        for digit in range(3)
+        for cell in resolve(["mnist_0_ddpm"], ["sa", "retrain"], sets=[f"task.concept={digit}"])
+    ]
+    assert len(list(plan._describe_erasure(cells))) == 1
+
+
 def test_one_base_model_speaks_for_itself():
     (line,) = tells(seeds=range(8))
     assert "on this base model alone" in line
