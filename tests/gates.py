@@ -24,6 +24,7 @@ RUNS = ((1, 1), (3, 1), (3, 3), (3, 8))  # (bases, seeds on each)
 RATES = (0.01, 0.02, 0.03, 0.04, 0.05, 0.07, 0.10, 0.13)
 GATE = 0.1
 FLOOR = 0.2  # what an attack brings back in retrain, in the simulation
+FLAGGED = (0.02, 0.1, 0.3, 0.5, 0.8)  # shares of all runs
 EXCESS = (-0.1, 0.0, 0.1, 0.2, 0.3, 0.5, 0.7)  # what it brings back beyond that
 ATTACKS = (
     (48, 16, 3),
@@ -162,7 +163,7 @@ def tables(trials=4000, images=500):
     spread, lines = fit()
     other, more = fit("recovery")
     yield (
-        f"Spread of runs on the three micro boards, fitted: between base models {spread.base:.3f}, between seeds "
+        f"Spread of runs on the three first micro boards, fitted: between base models {spread.base:.3f}, between seeds "
         f"{spread.seed:.3f}, {spread.df:.1f} degrees of freedom, from {lines} rows of forgetting (of recovery, from "
         f"{more}: {other.base:.3f}, {other.seed:.3f}, {other.df:.1f}; its intervals are widened for the attacker's grid)."
     )
@@ -196,6 +197,33 @@ def tables(trials=4000, images=500):
         cells = [comes_back(excess, *attack, trials=trials) for attack in ATTACKS]
         words = " | ".join(f"{more:.2f} ({no_more:.2f})" for more, no_more in cells)
         yield f"| {100 * (FLOOR + excess):.0f} % | {words} |"
+    yield ""
+    yield from collapse_table()
+
+
+def collapses(flagged, runs):
+    """Probability that a row of so many runs counts as collapsed where the guard flags a share of all runs."""
+    from sa_bench.analysis.ranking import TOLERATED
+    from sa_bench.statistics import compute_tail
+
+    fewest = next(
+        k for k in range(1, runs + 2) if compute_tail(k, runs, TOLERATED) <= TOLERATED + 1e-9
+    )
+    return compute_tail(fewest, runs, flagged)
+
+
+def collapse_table():
+    """The collapse gate as Markdown lines; exact, nothing is drawn."""
+    yield (
+        "Probability that a row counts as collapsed, by the share of all its method's runs that the guard would flag; "
+        "exact. At a tenth every such row is an error."
+    )
+    yield ""
+    runs = [b * s for b, s in RUNS]
+    yield f"| flagged in truth | {' | '.join(f'{n} run' + ('s' if n > 1 else '') for n in runs)} |"
+    yield f"| --- |{' --- |' * len(runs)}"
+    for flagged in FLAGGED:
+        yield f"| {flagged:g} | {' | '.join(f'{collapses(flagged, n):.2f}' for n in runs)} |"
 
 
 if __name__ == "__main__":

@@ -194,3 +194,12 @@ def test_the_page_shows_what_the_script_measures():
     of_attacks = dict(zip(measured.EXCESS, rows[len(measured.RATES) :], strict=True))
     assert all(more <= 0.06 for more, _ in of_attacks[0.0])
     assert all(no_more <= 0.06 for _, no_more in of_attacks[gates.MORE])
+    assert "\n".join(measured.collapse_table()) in told
+
+
+def test_no_row_collapses_by_chance_more_often_than_one_in_ten():
+    """Where the guard flags a tenth of all runs; more runs tell more surely when it flags half."""
+    by_runs = [(measured.collapses(0.1, n), measured.collapses(0.5, n)) for n in (1, 3, 9, 24)]
+    assert all(error <= 0.1 + 1e-9 for error, _ in by_runs)
+    power = [power for _, power in by_runs]
+    assert power == sorted(power)
