@@ -148,7 +148,7 @@ tune-micro-2 tune-micro-ddpm-2 tune-micro-ddpm-3 tune-micro-t2i-2 tune-micro-t2i
 	$(BIN)/python -m sa_bench pack runs/tune-$* docs/data/searches/tune-$*.jsonl.xz
 	$(BIN)/python -m sa_bench tune runs/tune-$* --out docs/boards/tuning-$*.md
 
-# Any suite, resumed where it was stopped: suite-digits-2, suite-prompts-2.
+# Any suite, resumed where it was stopped: suite-digits-2, suite-digits-ddpm-2, suite-prompts-2.
 suite-%: $(VENV)/.installed
 	$(BIN)/python -m sa_bench plan --suite $* --jobs 2
 	$(BIN)/python -m sa_bench run --suite $* --jobs 2 --out runs/$*
