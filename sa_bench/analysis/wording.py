@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from sa_bench.analysis.board import Board, Endpoint, Line
 from sa_bench.analysis.gates import MORE
-from sa_bench.analysis.outcomes import describe_gap
+from sa_bench.analysis.outcomes import describe_gap, find_gated
 from sa_bench.core.counts import describe_count
 from sa_bench.results import dose
 from sa_bench.results.format import format_change, format_number, format_percent
@@ -274,21 +274,21 @@ def _describe_winner(board: Board, methods: list[Line], floor: Endpoint | None) 
             return f"No answer: {reason}, so that nothing here can have been forgotten."
         if all(line.forgotten is None for line in finished):
             return "No answer: forgetting was not measured."
-        best = min(
-            (x for x in finished if x.known(name)), key=lambda x: x.endpoints[name].value or 0.0
-        )
-        if (best.endpoints[name].value or 0.0) <= board.chance:
-            rate, upper = best.endpoints[name].value, best.endpoints[name].bounds[1]
+        rates = [
+            (x.label, *find_gated(board, x, forget))
+            for x in finished
+            if (forget := x.known(name)) is not None
+        ]
+        best, gated, of_what = min(rates, key=lambda x: x[1].value or 0.0)
+        concepts = f"{board.concept} and the others" if of_what else board.concept
+        still = f"{format_percent(gated.value)} of the images{of_what} are still judged so with {best}, the best"
+        gate = f"{_name_gate(board)} is {format_percent(board.chance)}"
+        if (gated.value or 0.0) <= board.chance:
             return (
-                f"No method here is shown to have made the model forget {board.concept}: {format_percent(rate)} of "
-                f"the images of {best.label}, the best, are still judged so, but for another base and seed it may be "
-                f"up to {format_percent(upper)}, and {_name_gate(board)} is {format_percent(board.chance)}; more images, "
-                "seeds or bases would tell."
+                f"No method here is shown to have made the model forget {concepts}: {still}, but for another base and seed "
+                f"it may be up to {format_percent(gated.bounds[1])}, and {gate}; more images, seeds or bases would tell."
             )
-        return (
-            f"No method here made the model forget {board.concept}: {format_percent(best.endpoints[name].value)} of the "
-            f"images of {best.label}, the best, are still judged so; {_name_gate(board)} is {format_percent(board.chance)}."
-        )
+        return f"No method here made the model forget {concepts}: {still}; {gate}."
     if not whole:
         return (
             f"Nobody can be ranked: {_list_labels(forgot)} forgot {board.concept} and nearly everything else with it "

@@ -179,6 +179,8 @@ def test_of_several_concepts_the_worst_has_to_pass_the_gate(others, outcome, sai
     sa = line(one([row, *OTHERS]), "sa")
     assert (sa.outcome.word, sa.forgotten, sa.front) == (outcome, not said, not said)
     assert said in sa.outcome.bound
+    headline = one([row, *OTHERS]).headline
+    assert ("forget zero and the others: " in headline) is bool(said)
 
 
 def test_further_runs_of_one_recovery_settle_what_one_leaves_open():

@@ -121,7 +121,7 @@ def test_the_headline_names_those_who_hid_the_concept_and_the_least_that_comes_b
 
 def test_no_method_forgetting_is_said_with_the_best_rate_and_chance():
     text = one([result_row(forget=0.5), result_row("esd", forget=0.34), *OTHERS]).headline
-    assert "34.0 % of the images of esd, the best, are still judged so; chance is 10.0 %" in text
+    assert "34.0 % of the images are still judged so with esd, the best; chance is 10.0 %" in text
 
 
 def test_controls_alone_ask_for_a_method():
