@@ -6,11 +6,15 @@ A page, a sentence and a table say the same word, since all take it from `find_o
 from __future__ import annotations
 
 import math
+from collections import Counter
+from statistics import fmean
 
-from sa_bench.analysis.board import Board, Endpoint, Line, Outcome
-from sa_bench.analysis.gates import count_images_needed, difference_bounds
+from sa_bench.analysis.board import Board, Endpoint, Line, Outcome, run_of
+from sa_bench.analysis.gates import Reading, count_images_needed, difference_bounds, estimate
+from sa_bench.analysis.pairwise import find_measurement
 from sa_bench.results.format import format_number, format_percent
 from sa_bench.results.rows import UNDERTRAINED
+from sa_bench.statistics import wilson
 
 WORDS = {
     "ERASED": "forgotten; its condition refitted, no more comes back than from a model that never saw the concept, and no "
@@ -75,6 +79,42 @@ def find_gated(board: Board, line: Line, forget: Endpoint) -> tuple[Endpoint, st
     rates = [(forget, ""), (line.known("forgotten_others"), " of another concept")]
     measured = [(rate, of_what) for rate, of_what in rates if rate is not None]
     return max(measured, key=lambda x: (x[0].bounds[0] > board.chance, x[0].bounds[1]))
+
+
+def find_dissent(board: Board, line: Line) -> list[str]:
+    """Find the judges by which alone a row's forgetting gate would be decided otherwise, in words.
+
+    Only judges of a kind of their own count: most of a panel are of one kind (`mnist-cnn-0`, `mnist-cnn-1`), share their
+    errors and outvote any other.
+    """
+    forget = line.known(board.primary[0])
+    if line.standing != "method" or line.forgotten is None or forget is None:
+        return []
+    readings: dict[str, list[Reading]] = {}
+    for cell in line.cells:
+        found = find_measurement(cell, board.primary[0])
+        if found is None or found["unit"] != "rate" or not found["n"]:
+            continue
+        kinds = Counter(_kind_of(judge["judge"]) for judge in found["judges"] or [])
+        for judge in found["judges"] or []:
+            if len(kinds) > 1 and kinds[_kind_of(judge["judge"])] == 1:
+                interval = wilson(judge["value"] * found["n"], found["n"])
+                reading = Reading(*run_of(cell)[:2], judge["value"], *interval)
+                readings.setdefault(judge["judge"], []).append(reading)
+    said, panel_passes = [], max(forget.bounds[1], forget.value or 0.0) <= board.chance
+    for judge, runs in readings.items():
+        rate, most = fmean(run.value for run in runs), estimate(runs, "rate").bounds()[1]
+        if (max(rate, most) <= board.chance) != panel_passes:
+            said.append(
+                f"By {judge} alone {format_percent(rate)} are still judged so (at most {format_percent(most)}), "
+                f"which {'misses' if panel_passes else 'passes'} the gate."
+            )
+    return said
+
+
+def _kind_of(judge: str) -> str:
+    """Return the kind of a judge: `mnist-cnn` of `mnist-cnn-0`."""
+    return judge.rstrip("0123456789").rstrip("-")
 
 
 def _describe_exposure(board: Board, line: Line, floor: Endpoint | None) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from sa_bench.analysis.board import Board, Endpoint, Line
 from sa_bench.analysis.gates import MORE
-from sa_bench.analysis.outcomes import describe_gap, find_gated
+from sa_bench.analysis.outcomes import describe_gap, find_dissent, find_gated
 from sa_bench.core.counts import describe_count
 from sa_bench.results import dose
 from sa_bench.results.format import format_change, format_number, format_percent
@@ -195,6 +195,8 @@ def describe_line(board: Board, line: Line, floor: Endpoint | None) -> str:
         text += f" {line.collapsed}."
     elif line.flagged:
         text += f" The guard flags {line.flagged} of {len(line.cells)} runs."
+    if not line.collapsed:
+        text += "".join(f" {dissent}" for dissent in find_dissent(board, line))
     if errors:
         text += f" {len(errors)} of {len(errors) + len(line.cells)} cells failed: {errors[0]}"
     return text

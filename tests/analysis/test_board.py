@@ -164,6 +164,30 @@ def test_recoverable_is_the_difference_to_the_floor(recovery, verdict, ranked):
 
 
 @pytest.mark.parametrize(
+    ("forget", "knn", "said"),
+    [
+        (0.01, 0.2, "By knn alone 20.0 % are still judged so (at most "),
+        (0.01, 0.0, ""),
+        (0.3, 0.0, "By knn alone 0.0 % are still judged so (at most "),
+        (0.3, 0.3, ""),
+    ],
+)
+def test_a_judge_of_another_kind_that_would_decide_otherwise_is_named(forget, knn, said):
+    """Five networks of one kind outvote the nearest neighbour, whatever it sees."""
+    row = result_row(forget=forget)
+    row["measurements"][0]["judges"] = [
+        *({"judge": f"cnn-{i}", "value": 0.9} for i in range(5)),
+        {"judge": "knn", "value": knn},
+    ]
+    board = one([row, *OTHERS])
+    assert said in line(board, "sa").sentence
+    assert "cnn-" not in line(board, "sa").sentence
+    verdict = "misses the gate" if forget == 0.01 else "passes the gate"
+    assert (verdict in line(board, "sa").sentence) == bool(said)
+    assert "alone" not in line(board, "retrain").sentence
+
+
+@pytest.mark.parametrize(
     ("others", "outcome", "said"),
     [
         ((0.0, 0.0, 0.01), "ERASED", ""),
