@@ -177,6 +177,7 @@ def read_metas(store):
     }
 
 
+@pytest.mark.slow
 def test_a_killed_driver_goes_on_without_making_a_part_twice(cluster, tmp_path, monkeypatch):
     """It is killed with -9 after the first of five parts of a detector, while the workers are at others."""
     for module, name in ((faces, "detect"), (faces, "missing"), (faces, "facts")):
@@ -212,6 +213,7 @@ def test_a_killed_driver_goes_on_without_making_a_part_twice(cluster, tmp_path, 
     assert again[0][0][0] == "done"
 
 
+@pytest.mark.slow
 def test_a_full_disk_on_one_node_is_one_line_and_the_same_run_goes_on(cluster, whole, tmp_path):
     """A limit on the size of one worker's files fails its writes exactly as a full disk does.
 
@@ -249,6 +251,7 @@ def test_a_full_disk_on_one_node_is_one_line_and_the_same_run_goes_on(cluster, w
     assert before.items() <= read_metas(tmp_path / "store").items()
 
 
+@pytest.mark.slow
 def test_a_node_that_goes_away_costs_what_it_was_at(cluster, whole, tmp_path):
     """The second node is removed in the middle: the first one does the rest."""
     gone = threading.Event()
