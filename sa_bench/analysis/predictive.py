@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
-from itertools import combinations, permutations
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 
@@ -21,13 +21,18 @@ from sa_bench.core.errors import SaBenchError, first_line
 from sa_bench.core.registry import get_method, list_entries
 from sa_bench.results.rows import metric_of, version_of
 from sa_bench.results.schema import ResultRow
+from sa_bench.statistics.rank_correlation import (
+    average_bases,
+    average_taus,
+    compute_interval,
+    compute_taus,
+    list_orders,
+    resample,
+)
 
 FEWEST = 4  # methods in common, below which no correlation is computed
 FEWEST_RESAMPLED = 6
 """Methods in common, below which there is no interval, and no pair of published concepts counts."""
-RESAMPLES = 10_000
-MOST_ENUMERATED = 8  # methods, up to which all orders are tried
-DECIMALS = 12  # to which means are equal
 
 
 @dataclass(frozen=True)
@@ -286,50 +291,6 @@ def read_predictor(file: Path, name: str, with_collapsed: bool = True) -> Predic
 # ---- Kendall's τ
 
 
-def compute_taus(x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Compute Kendall's τ-b of many orders with one.
-
-    Args:
-        x: (orders, methods).
-        y: (methods,).
-        weights: how often each method counts, (orders, methods); once each by default.
-
-    Returns:
-        (orders,); NaN where either side is constant.
-    """
-    first, second = np.triu_indices(x.shape[1], 1)
-    in_x = np.sign(x[:, first] - x[:, second])
-    in_y = np.sign(y[first] - y[second])
-    pairs = np.ones_like(in_x) if weights is None else weights[:, first] * weights[:, second]
-    untied = (pairs * abs(in_x)).sum(1) * (pairs * abs(in_y)).sum(1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return (pairs * in_x * in_y).sum(1) / np.sqrt(untied)
-
-
-def mean_taus(
-    x: np.ndarray,
-    columns: Mapping[str, np.ndarray],
-    weights: np.ndarray | None = None,
-) -> np.ndarray:
-    """Average τ-b of many orders over published columns, (orders,).
-
-    Args:
-        x: (orders, methods).
-        columns: a published value of each method by concept, (methods,); NaN of one that has none.
-        weights: as of `compute_taus`.
-    """
-    taus = []
-    for values in columns.values():
-        known = ~np.isnan(values)
-        taus.append(
-            compute_taus(x[:, known], values[known], None if weights is None else weights[:, known])
-        )
-    found = np.array(taus)
-    counted = (~np.isnan(found)).sum(0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(counted, np.nansum(found, 0) / counted, np.nan)
-
-
 def correlate(
     predictor: Predictors, columns: Mapping[str, Mapping[str, float]], sign: int = 1
 ) -> Correlation | None:
@@ -343,18 +304,18 @@ def correlate(
     methods, published = _join(predictor.methods, columns, sign)
     if not published:
         return None
-    order = _average_bases(predictor.choose(methods)[None])
-    taus = {name: float(mean_taus(order, {name: y})[0]) for name, y in published.items()}
+    order = average_bases(predictor.choose(methods)[None])
+    taus = {name: float(average_taus(order, {name: y})[0]) for name, y in published.items()}
     taus = {name: tau for name, tau in taus.items() if not math.isnan(tau)}
     if not taus:
         return None
     published = {name: published[name] for name in taus}
-    shuffled = mean_taus(order[0][_shuffles(len(methods))], published)
+    shuffled = average_taus(order[0][list_orders(len(methods))], published)
     reached = float(np.mean(shuffled >= fmean(taus.values()) - 1e-9))
     low = high = None
     if len(methods) >= FEWEST_RESAMPLED:
-        drawn, weights = _resample([predictor.choose(methods)])
-        low, high = _interval(mean_taus(drawn[0], published, weights))
+        drawn, weights = resample([predictor.choose(methods)])
+        low, high = compute_interval(average_taus(drawn[0], published, weights))
     return Correlation(taus, methods, reached, low, high)
 
 
@@ -380,12 +341,12 @@ def difference(
     if len(methods) < FEWEST_RESAMPLED or predictor.bases != null.bases:
         return None
     sides = [predictor.choose(methods) * signs[0], null.choose(methods) * signs[1]]
-    here = [float(mean_taus(_average_bases(side[None]), published)[0]) for side in sides]
+    here = [float(average_taus(average_bases(side[None]), published)[0]) for side in sides]
     if not np.isfinite(here).all():
         return None
-    drawn, weights = _resample(sides)
-    apart = mean_taus(drawn[0], published, weights) - mean_taus(drawn[1], published, weights)
-    return (here[0] - here[1], *_interval(apart))
+    drawn, weights = resample(sides)
+    apart = average_taus(drawn[0], published, weights) - average_taus(drawn[1], published, weights)
+    return (here[0] - here[1], *compute_interval(apart))
 
 
 def _join(
@@ -402,39 +363,6 @@ def _join(
         concept: sign * np.array([values.get(name, math.nan) for name in joined])
         for concept, values in shared.items()
     }
-
-
-def _average_bases(values: np.ndarray) -> np.ndarray:
-    """Average (…, bases, methods) over base models, so that equal sums are equal: (…, methods)."""
-    return np.round(values.mean(-2), DECIMALS)
-
-
-def _shuffles(n: int) -> np.ndarray:
-    """Return orders of n methods: all of them up to `MOST_ENUMERATED`, above that a sample with the order as it is."""
-    if n <= MOST_ENUMERATED:
-        return np.array(list(permutations(range(n))))
-    rng = np.random.default_rng(0)
-    shuffled = rng.permuted(np.tile(np.arange(n), (RESAMPLES - 1, 1)), axis=1)
-    return np.concatenate([np.arange(n)[None], shuffled])
-
-
-def _resample(sides: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
-    """Draw methods and base models with replacement, the same for all sides, each (bases, methods).
-
-    Returns:
-        the means over the drawn base models, (resamples, methods) each, and how often each method was drawn.
-    """
-    rng = np.random.default_rng(0)
-    bases, methods = sides[0].shape
-    weights = rng.multinomial(methods, [1 / methods] * methods, size=RESAMPLES)
-    drawn = rng.integers(bases, size=(RESAMPLES, bases))
-    return [_average_bases(side[drawn]) for side in sides], weights
-
-
-def _interval(taus: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % interval of resampled values; of those that exist."""
-    low, high = np.nanquantile(taus, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def find_ceiling(

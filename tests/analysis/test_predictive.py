@@ -16,20 +16,20 @@ from sa_bench.analysis.predictive import (
     PREDICTORS,
     TARGETS,
     Predictors,
-    compute_taus,
     correlate,
     describe_correlations,
     difference,
     find_ceiling,
     find_year,
     format_predictors,
-    mean_taus,
     published_columns,
     read_predictor,
 )
 from sa_bench.core import registry
 from sa_bench.core.errors import SaBenchError
 from sa_bench.results.files import read_results
+from sa_bench.statistics import rank_correlation
+from sa_bench.statistics.rank_correlation import average_taus, compute_taus
 
 NAMES = ("a", "b", "c", "d", "e")
 DOCS = Path(__file__).parents[2] / "docs"
@@ -120,7 +120,7 @@ def test_concepts_count_alike_and_names_are_shuffled_for_all_at_once():
     both = correlate(ours, {"x": one, "y": fewer})
     assert both.taus == {"x": pytest.approx(0.8), "y": pytest.approx(2 / 3)}
     x, rest = np.array([[1.0, 2, 3, 5, 4]]), {"y": np.array([np.nan, 2.0, 3, 4, 5])}
-    assert mean_taus(x, rest)[0] == pytest.approx(2 / 3)
+    assert average_taus(x, rest)[0] == pytest.approx(2 / 3)
 
 
 def test_means_that_differ_by_rounding_alone_are_ties():
@@ -289,7 +289,7 @@ def test_the_first_line_of_a_method_names_its_year():
 
 def test_the_page_says_how_each_predictor_agrees_and_what_could_be_reached(tmp_path, monkeypatch):
     """A predictor that is the published column itself has τ = 1; a constant one has none."""
-    monkeypatch.setattr(predictive, "RESAMPLES", 200)
+    monkeypatch.setattr(rank_correlation, "RESAMPLES", 200)
     published = published_columns(POST_ASR)["van_gogh_style"]
     file = tmp_path / "p.csv"
     write(file, [(m, "0", "yes" if m == "uce" else "no", str(v)) for m, v in published.items()])
